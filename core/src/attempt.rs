@@ -1,0 +1,202 @@
+//! Attempts: one leased execution of a job, and the one place where stale writes are refused.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AgentId, AttemptId, BootId, Digest, JobId, SessionId, TaskId};
+use crate::time::Timestamp;
+
+/// Why an attempt has no authority any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// Its last event was accepted.
+    Finished,
+    /// Its agent's daemon was started anew.
+    AgentRestarted,
+    /// Its agent closed the connection and did not come back in time.
+    AgentGone,
+    /// Its agent was silent for too long.
+    AgentSilent,
+}
+
+/// Whether an attempt may write.
+///
+/// ```text
+///   Live --Finished event--------------> Ended
+///     \---agent restarted/gone/silent--> Ended
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptState {
+    /// Its writes are accepted.
+    Live,
+    /// Its writes are refused.
+    Ended {
+        /// Why.
+        reason: EndReason,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// One leased execution of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Its id.
+    pub id: AttemptId,
+    /// The job it executes.
+    pub job: JobId,
+    /// The session of that job.
+    pub session: SessionId,
+    /// The task of that session.
+    pub task: TaskId,
+    /// From 1 within the job: the epoch.
+    pub number: u32,
+    /// Hash of the token that its writes must carry.
+    pub token_hash: Digest,
+    /// Who executes it.
+    pub agent: AgentId,
+    /// The start of that agent that was given it.
+    pub boot: BootId,
+    /// Until when its agent may act without hearing from the coordinator.
+    pub lease_until: Timestamp,
+    /// Number of the last event that was stored.
+    pub acked_seq: u64,
+    /// Whether it may write.
+    pub state: AttemptState,
+}
+
+/// What to do with a batch of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Admission {
+    /// Store all but the first `skip`, which are stored already.
+    Accept {
+        /// How many to leave out.
+        skip: usize,
+    },
+    /// Events are missing before this batch; the sender starts again after `acked_seq`.
+    Gap {
+        /// The last event that was stored.
+        acked_seq: u64,
+    },
+    /// The writer has no authority.
+    Stale(StaleWriter),
+}
+
+/// Why a writer has no authority over an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StaleWriter {
+    /// The token is not the attempt's.
+    #[error("the token is not that of the attempt")]
+    WrongToken,
+    /// The caller is not the agent that was given the attempt.
+    #[error("the attempt was given to another agent")]
+    WrongAgent,
+    /// The attempt ended.
+    #[error("the attempt has ended")]
+    Ended,
+}
+
+impl Attempt {
+    /// Says whether a writer who shows this token may write.
+    ///
+    /// # Errors
+    /// When it may not; the writer must stop.
+    pub fn authorise(&self, token_hash: &Digest) -> Result<(), StaleWriter> {
+        if self.token_hash != *token_hash {
+            return Err(StaleWriter::WrongToken);
+        }
+        match self.state {
+            AttemptState::Live => Ok(()),
+            AttemptState::Ended { .. } => Err(StaleWriter::Ended),
+        }
+    }
+
+    /// Decides on a batch of `count` events that begins with number `first`.
+    ///
+    /// A batch that was stored whole is accepted again even after the attempt ended:
+    /// its sender never got the acknowledgement.
+    pub fn admit(&self, token_hash: &Digest, first: u64, count: usize) -> Admission {
+        if self.token_hash != *token_hash {
+            return Admission::Stale(StaleWriter::WrongToken);
+        }
+        let last = first.saturating_add(count as u64).saturating_sub(1);
+        if last <= self.acked_seq {
+            return Admission::Accept { skip: count };
+        }
+        if let Err(stale) = self.authorise(token_hash) {
+            return Admission::Stale(stale);
+        }
+        if first == 0 || first > self.acked_seq + 1 {
+            return Admission::Gap {
+                acked_seq: self.acked_seq,
+            };
+        }
+        Admission::Accept {
+            skip: usize::try_from(self.acked_seq + 1 - first).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// Takes the attempt's authority away. False when it had none.
+    pub fn end(&mut self, reason: EndReason, now: Timestamp) -> bool {
+        match self.state {
+            AttemptState::Live => {
+                self.state = AttemptState::Ended { reason, at: now };
+                true
+            }
+            AttemptState::Ended { .. } => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::AttemptToken;
+
+    fn attempt(acked_seq: u64, state: AttemptState) -> Attempt {
+        Attempt {
+            id: AttemptId::from_random(1),
+            job: JobId::from_random(2),
+            session: SessionId::from_random(3),
+            task: TaskId::from_random(4),
+            number: 1,
+            token_hash: AttemptToken::from_random(5).hash(),
+            agent: AgentId::from_random(6),
+            boot: BootId::from_random(7),
+            lease_until: Timestamp::from_millis(1000),
+            acked_seq,
+            state,
+        }
+    }
+
+    #[test]
+    fn admits_by_token_authority_and_sequence() {
+        let token = AttemptToken::from_random(5).hash();
+        let other = AttemptToken::from_random(6).hash();
+        let ended = AttemptState::Ended {
+            reason: EndReason::AgentSilent,
+            at: Timestamp::from_millis(5),
+        };
+        let live = AttemptState::Live;
+        let cases = [
+            (0, live, &token, 1, 3, Admission::Accept { skip: 0 }),
+            (2, live, &token, 1, 3, Admission::Accept { skip: 2 }),
+            (3, live, &token, 1, 3, Admission::Accept { skip: 3 }),
+            (3, live, &token, 5, 1, Admission::Gap { acked_seq: 3 }),
+            (0, live, &token, 0, 1, Admission::Accept { skip: 1 }),
+            (0, live, &token, 0, 2, Admission::Gap { acked_seq: 0 }),
+            (0, live, &other, 1, 1, Admission::Stale(StaleWriter::WrongToken)),
+            (3, ended, &token, 1, 3, Admission::Accept { skip: 3 }),
+            (3, ended, &token, 4, 1, Admission::Stale(StaleWriter::Ended)),
+        ];
+        for (acked, state, token, first, count, expected) in cases {
+            assert_eq!(
+                attempt(acked, state).admit(token, first, count),
+                expected,
+                "acked {acked} first {first} count {count}"
+            );
+        }
+    }
+}

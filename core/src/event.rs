@@ -1,0 +1,209 @@
+//! State events: what an attempt tells about itself, numbered from 1.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::id::{Digest, Oid};
+use crate::time::Timestamp;
+use crate::usage::{PicoUsd, Usage};
+
+/// What part of its work an attempt is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Fetching the base and making the workspace.
+    Preparing,
+    /// Running the task's set-up command.
+    Setup,
+    /// The adapter works.
+    Working,
+    /// The verify command runs.
+    Verifying,
+    /// The result is committed and sent.
+    Uploading,
+}
+
+/// How a file differs from the base commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// Not in the base.
+    Added,
+    /// Other content, mode or type.
+    Modified,
+    /// Gone.
+    Deleted,
+    /// As in the base again, after it was reported changed.
+    Reverted,
+}
+
+/// One changed file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileChange {
+    /// Relative to the worktree; bytes that are not UTF-8 are shown as U+FFFD.
+    pub path: String,
+    /// How it differs.
+    pub kind: ChangeKind,
+    /// Lines added; 0 for binary files.
+    pub added: u64,
+    /// Lines removed; 0 for binary files.
+    pub removed: u64,
+}
+
+/// The size of a change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffStat {
+    /// Files that differ.
+    pub files: u32,
+    /// Lines added.
+    pub added: u64,
+    /// Lines removed.
+    pub removed: u64,
+}
+
+/// The most paths a [`ResultCommit`] lists.
+pub const MAX_RESULT_PATHS: usize = 1000;
+
+/// A commit that a session wants to land. Its parent is the task's base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResultCommit {
+    /// The commit.
+    pub commit: Oid,
+    /// How much it changes.
+    pub diff: DiffStat,
+    /// Changed paths, sorted, [`MAX_RESULT_PATHS`] at most.
+    pub paths: Vec<String>,
+    /// Those of them that it deletes.
+    pub deleted: Vec<String>,
+}
+
+/// What verify decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerdictKind {
+    /// The command ended with 0.
+    Passed,
+    /// The command ended with anything else: the session's fault.
+    Failed,
+    /// The command could not be run: not the session's fault.
+    Errored,
+}
+
+/// What verify decided, where, and how long that took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The decision.
+    pub kind: VerdictKind,
+    /// Exit code of the deciding command, when it ran and was not killed.
+    pub exit_code: Option<i32>,
+    /// One sentence.
+    pub message: String,
+    /// Setup and verify together.
+    pub duration: Duration,
+    /// Name of the agent that ran it.
+    pub agent: String,
+    /// Operating system and architecture of that machine.
+    pub environment: String,
+}
+
+/// The streams of output that an attempt has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputStream {
+    /// What the program wrote to standard output.
+    Stdout,
+    /// What the program wrote to standard error.
+    Stderr,
+    /// The provider's raw messages, a JSON object per line.
+    Transcript,
+}
+
+impl OutputStream {
+    /// Every stream.
+    pub const ALL: [Self; 3] = [Self::Stdout, Self::Stderr, Self::Transcript];
+
+    /// The name used in paths and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::Transcript => "transcript",
+        }
+    }
+}
+
+/// How an attempt ended, as its agent saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptOutcome {
+    /// A session job: the adapter ended well; the result came before.
+    Claimed,
+    /// A verify job: this is the verdict.
+    Verdict(Verdict),
+    /// It failed.
+    Failed(Failure),
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventBody {
+    /// The attempt is at another part of its work.
+    PhaseChanged(Phase),
+    /// One line for people.
+    Activity(String),
+    /// Tokens used since the last such event.
+    UsageRecorded {
+        /// As the provider names it.
+        model: String,
+        /// What was used.
+        usage: Usage,
+        /// What the program says it cost.
+        reported: Option<PicoUsd>,
+        /// True when the tokens come from metered API responses.
+        metered: bool,
+    },
+    /// A model call failed and will be made again.
+    CallRetried {
+        /// Why.
+        failure: Failure,
+        /// The wait before the next call.
+        delay: Duration,
+        /// The number of the call that failed, from 1.
+        attempt: u32,
+    },
+    /// Files differ from the base in another way than before.
+    FilesChanged(Vec<FileChange>),
+    /// Output passed its cap.
+    OutputTruncated {
+        /// Which stream.
+        stream: OutputStream,
+        /// Its length; later bytes were dropped.
+        at: u64,
+    },
+    /// Something a person should know, and that stops nothing.
+    Warning(String),
+    /// The result is ready; its objects are in this thin pack against the base.
+    ResultCommitted {
+        /// The result.
+        result: ResultCommit,
+        /// Blob of the pack.
+        pack: Digest,
+    },
+    /// The attempt ended. Always the last event.
+    Finished(AttemptOutcome),
+}
+
+/// One numbered event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Consecutive within the attempt, from 1.
+    pub seq: u64,
+    /// By the agent's clock; for showing only.
+    pub at: Timestamp,
+    /// What happened.
+    pub body: EventBody,
+}

@@ -1,0 +1,345 @@
+//! Names of things: ids, digests, git object ids and tokens.
+//!
+//! Each is a type of its own, so that one never stands in for another. This file
+//! parses and prints them; it never invents one, because that needs randomness.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+/// Says why a text is not an id of the kind asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not {expected}")]
+pub struct InvalidId {
+    /// What was given.
+    pub text: String,
+    /// What would have been right, with its article.
+    pub expected: &'static str,
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(into = "String", try_from = "String")]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// Wraps 128 bits that the caller drew at random.
+            #[must_use]
+            pub const fn from_random(bits: u128) -> Self {
+                Self(Uuid::from_u128(bits))
+            }
+
+            /// The first eight characters: what people see, enough to tell a few thousand apart.
+            #[must_use]
+            pub fn short(&self) -> String {
+                let mut text = self.to_string();
+                text.truncate(8);
+                text
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.simple().fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0.simple())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let invalid = || InvalidId {
+                    text: text.chars().take(80).collect(),
+                    expected: "an id of 32 hex digits",
+                };
+                if text.len() != 32 {
+                    return Err(invalid());
+                }
+                Uuid::try_parse(text).map(Self).map_err(|_| invalid())
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.to_string()
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+    };
+}
+
+id!(
+    /// A task: what a person asked for.
+    TaskId
+);
+id!(
+    /// A session: one adapter working on a task.
+    SessionId
+);
+id!(
+    /// A job: the unit that is placed and leased.
+    JobId
+);
+id!(
+    /// An attempt: one leased execution of a job.
+    AttemptId
+);
+id!(
+    /// An agent: the daemon on a worker machine. It outlives restarts.
+    AgentId
+);
+id!(
+    /// One start of an agent daemon.
+    BootId
+);
+id!(
+    /// One offer of a job to an agent. It lives in the coordinator's memory only.
+    OfferId
+);
+
+macro_rules! hex_name {
+    ($(#[$doc:meta])* $name:ident, $expected:literal, $($len:literal)|+) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(into = "String", try_from = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The lower-case hex text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let hex = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+                if hex && matches!(text.len(), $($len)|+) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(InvalidId {
+                        text: text.chars().take(80).collect(),
+                        expected: $expected,
+                    })
+                }
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+    };
+}
+
+hex_name!(
+    /// SHA-256 of some bytes: how contexts, packs and other blobs are addressed.
+    Digest,
+    "a SHA-256 digest of 64 lower-case hex digits",
+    64
+);
+hex_name!(
+    /// A full git object id (SHA-1 or SHA-256). Abbreviations are refused.
+    Oid,
+    "a full git object id of 40 or 64 lower-case hex digits",
+    40 | 64
+);
+hex_name!(
+    /// The secret that lets an agent speak for an attempt: 128 random bits.
+    AttemptToken,
+    "an attempt token of 32 lower-case hex digits",
+    32
+);
+
+impl Digest {
+    /// The digest of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(hex::encode(Sha256::digest(bytes)))
+    }
+
+    /// Wraps the raw digest that a streaming hasher produced.
+    #[must_use]
+    pub fn from_raw(raw: [u8; 32]) -> Self {
+        Self(hex::encode(raw))
+    }
+}
+
+impl AttemptToken {
+    /// Wraps 128 bits that the caller drew at random.
+    #[must_use]
+    pub fn from_random(bits: u128) -> Self {
+        Self(format!("{bits:032x}"))
+    }
+
+    /// What is stored in place of the token.
+    #[must_use]
+    pub fn hash(&self) -> Digest {
+        Digest::of(self.0.as_bytes())
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(into = "String", try_from = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text of the name.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({:?})"), self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let first = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+                let rest = text
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'));
+                // ".." and ".lock" would be special in a path or to git.
+                if first && rest && text.len() <= 100 && !text.contains("..") && !text.ends_with(".lock") {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(InvalidId {
+                        text: text.chars().take(120).collect(),
+                        expected: $what,
+                    })
+                }
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+    };
+}
+
+name!(
+    /// A project: the scope of repositories, contexts, tasks and rights.
+    ProjectId,
+    "a project name (up to 100 lower-case letters, digits, '.', '_', '-'; a letter or digit first)"
+);
+name!(
+    /// A repository that the coordinator holds, unique in its project.
+    RepositoryName,
+    "a repository name (up to 100 lower-case letters, digits, '.', '_', '-'; a letter or digit first)"
+);
+name!(
+    /// An adapter: `claude-code`, `claude-api`, or one from a manifest.
+    AdapterName,
+    "an adapter name (up to 100 lower-case letters, digits, '.', '_', '-'; a letter or digit first)"
+);
+name!(
+    /// A session's name within its task.
+    SessionName,
+    "a session name (up to 100 lower-case letters, digits, '.', '_', '-'; a letter or digit first)"
+);
+
+impl Default for ProjectId {
+    /// The project of people who do not use projects.
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_print_what_they_parse() {
+        let id = TaskId::from_random(0x1234_5678_9abc_def0_1234_5678_9abc_def0);
+        assert_eq!(id.to_string(), "123456789abcdef0123456789abcdef0");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(id.short(), "12345678");
+    }
+
+    #[test]
+    fn refuses_what_is_not_whole() {
+        for text in [
+            "",
+            "12345678",
+            "12345678-9abc-def0-1234-56789abcdef0",
+            "g23456789abcdef0123456789abcdef0",
+        ] {
+            assert!(text.parse::<TaskId>().is_err(), "{text}");
+        }
+        for text in ["", "abcdef", "ABCDEF0123456789ABCDEF0123456789ABCDEF01"] {
+            assert!(text.parse::<Oid>().is_err(), "{text}");
+        }
+        for text in ["", ".", "..", "a..b", "-x", "A", "a/b", "x.lock", "a b"] {
+            assert!(text.parse::<RepositoryName>().is_err(), "{text}");
+        }
+        assert!("my_repo-1.2".parse::<RepositoryName>().is_ok());
+    }
+}

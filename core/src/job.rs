@@ -1,0 +1,285 @@
+//! Jobs: the unit that is placed and leased, and every move of a job and its session.
+//!
+//! ```text
+//!   Queued --start--> Leased --finish--> Done
+//!     ^                 |
+//!     \----- retry -----/  (a failure worth repeating, or a lost agent)
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::attempt::EndReason;
+use crate::event::{AttemptOutcome, VerdictKind};
+use crate::failure::{Failure, FailureKind};
+use crate::id::{AttemptId, JobId, Oid, SessionId, TaskId};
+use crate::recovery::{self, Decision, History};
+use crate::session::{Session, SessionState};
+use crate::task::TaskSpec;
+use crate::time::Timestamp;
+
+/// What a job is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum JobKind {
+    /// An adapter works on the task.
+    Session,
+    /// A result is checked in a clean checkout.
+    Verify {
+        /// What to check.
+        commit: Oid,
+    },
+}
+
+impl JobKind {
+    /// The name used in rows and on the wire.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Verify { .. } => "verify",
+        }
+    }
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum JobState {
+    /// It may be offered to an agent.
+    Queued {
+        /// Not before this time.
+        not_before: Timestamp,
+    },
+    /// An attempt is live.
+    Leased {
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// Nothing more will be tried.
+    Done,
+}
+
+/// The unit that is placed and leased.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// Its task.
+    pub task: TaskId,
+    /// Its session.
+    pub session: SessionId,
+    /// What it is for.
+    pub kind: JobKind,
+    /// Where it stands.
+    pub state: JobState,
+    /// Attempts started.
+    pub started: u32,
+    /// Attempts that failed by themselves.
+    pub failed: u32,
+    /// Attempts whose agent was lost.
+    pub lost: u32,
+}
+
+/// Why a job cannot be started now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CannotStart {
+    /// It has a live attempt.
+    #[error("the job is being worked on")]
+    Leased,
+    /// It is over.
+    #[error("the job is over")]
+    Done,
+}
+
+/// What has to be stored and done after a job moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Moved {
+    /// The job waits again.
+    Requeued,
+    /// The job is over, and this one has to be made.
+    Then(JobKind),
+    /// The job is over.
+    Over,
+}
+
+impl Job {
+    /// A job that waits.
+    #[must_use]
+    pub const fn new(id: JobId, task: TaskId, session: SessionId, kind: JobKind, now: Timestamp) -> Self {
+        Self {
+            id,
+            task,
+            session,
+            kind,
+            state: JobState::Queued { not_before: now },
+            started: 0,
+            failed: 0,
+            lost: 0,
+        }
+    }
+
+    /// Gives the job to an attempt, whose number is [`Job::started`] afterwards.
+    ///
+    /// # Errors
+    /// When it is not waiting.
+    pub fn start(
+        &mut self,
+        attempt: AttemptId,
+        session: &mut Session,
+        agent: &str,
+        now: Timestamp,
+    ) -> Result<(), CannotStart> {
+        match self.state {
+            JobState::Queued { .. } => {}
+            JobState::Leased { .. } => return Err(CannotStart::Leased),
+            JobState::Done => return Err(CannotStart::Done),
+        }
+        self.state = JobState::Leased { attempt };
+        self.started += 1;
+        session.started_at = session.started_at.or(Some(now));
+        match &self.kind {
+            JobKind::Session => {
+                session.agent = Some(agent.to_owned());
+                session.attempts = self.started;
+                session.pending_result = None;
+                session.state = SessionState::Running { attempt };
+            }
+            JobKind::Verify { .. } => {
+                if let Some(result) = session.state.result().cloned() {
+                    session.state = SessionState::Verifying { result, attempt };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a live attempt by its own last event.
+    pub fn finish(
+        &mut self,
+        spec: &TaskSpec,
+        session: &mut Session,
+        outcome: &AttemptOutcome,
+        now: Timestamp,
+    ) -> Moved {
+        match (outcome, &self.kind) {
+            (AttemptOutcome::Failed(failure), _) => self.fail(spec, session, failure, now),
+            _ if session.cancel_requested => self.over(session, SessionState::Cancelled, now),
+            (AttemptOutcome::Claimed, JobKind::Session) => {
+                match (session.pending_result.take(), &spec.policy.verify.verify) {
+                    (Some(result), Some(_)) => {
+                        self.state = JobState::Done;
+                        let commit = result.commit.clone();
+                        session.state = SessionState::Claimed { result };
+                        Moved::Then(JobKind::Verify { commit })
+                    }
+                    (None, Some(_)) => {
+                        let failure = Failure::new(
+                            FailureKind::NoChange,
+                            "the session said it was done, and sent no result",
+                        );
+                        self.fail(spec, session, &failure, now)
+                    }
+                    (result, None) => self.over(session, SessionState::Unverified { result, verdict: None }, now),
+                }
+            }
+            (AttemptOutcome::Verdict(verdict), JobKind::Verify { .. }) => {
+                let Some(result) = session.state.result().cloned() else {
+                    return self.over(session, session.state.clone(), now);
+                };
+                let verdict = verdict.clone();
+                match verdict.kind {
+                    VerdictKind::Passed => self.over(session, SessionState::Verified { result, verdict }, now),
+                    VerdictKind::Failed => self.over(session, SessionState::Rejected { result, verdict }, now),
+                    VerdictKind::Errored => {
+                        self.failed += 1;
+                        // An agent without the toolchain must not decide; another may have it.
+                        if self.failed < MAX_ERRORED_VERDICTS {
+                            self.requeue(session, now)
+                        } else {
+                            self.over(
+                                session,
+                                SessionState::Unverified {
+                                    result: Some(result),
+                                    verdict: Some(verdict),
+                                },
+                                now,
+                            )
+                        }
+                    }
+                }
+            }
+            (AttemptOutcome::Claimed, JobKind::Verify { .. }) | (AttemptOutcome::Verdict(_), JobKind::Session) => {
+                let failure = Failure::new(
+                    FailureKind::Unknown,
+                    "the agent reported an outcome of another kind of job",
+                );
+                self.fail(spec, session, &failure, now)
+            }
+        }
+    }
+
+    /// Ends a live attempt whose agent lost its authority.
+    pub fn lose(&mut self, spec: &TaskSpec, session: &mut Session, reason: EndReason, now: Timestamp) -> Moved {
+        let why = match reason {
+            EndReason::AgentRestarted => "the agent was restarted",
+            EndReason::AgentGone => "the agent closed its connection and did not come back",
+            EndReason::AgentSilent => "the agent was silent for too long",
+            EndReason::Finished => "the attempt ended",
+        };
+        self.fail(spec, session, &Failure::new(FailureKind::AgentLost, why), now)
+    }
+
+    /// Stops a job that no attempt works on. `None` when one does: its agent has to be told.
+    pub fn cancel(&mut self, session: &mut Session, now: Timestamp) -> Option<Moved> {
+        match self.state {
+            JobState::Queued { .. } => Some(self.over(session, SessionState::Cancelled, now)),
+            JobState::Leased { .. } | JobState::Done => None,
+        }
+    }
+
+    fn fail(&mut self, spec: &TaskSpec, session: &mut Session, failure: &Failure, now: Timestamp) -> Moved {
+        if session.cancel_requested || failure.kind == FailureKind::Cancelled {
+            return self.over(session, SessionState::Cancelled, now);
+        }
+        if failure.kind == FailureKind::AgentLost {
+            self.lost += 1;
+        } else {
+            self.failed += 1;
+        }
+        let history = History {
+            failed: self.failed,
+            lost: self.lost,
+            max_attempts: spec.policy.max_attempts,
+        };
+        match recovery::decide(history, failure) {
+            Decision::Retry(delay) => self.requeue(session, now + delay),
+            Decision::GiveUp => self.over(
+                session,
+                SessionState::Failed {
+                    failure: failure.clone(),
+                },
+                now,
+            ),
+        }
+    }
+
+    fn requeue(&mut self, session: &mut Session, not_before: Timestamp) -> Moved {
+        self.state = JobState::Queued { not_before };
+        session.state = match (&self.kind, session.state.result().cloned()) {
+            (JobKind::Verify { .. }, Some(result)) => SessionState::Claimed { result },
+            (JobKind::Verify { .. } | JobKind::Session, _) => SessionState::Queued,
+        };
+        Moved::Requeued
+    }
+
+    fn over(&mut self, session: &mut Session, state: SessionState, now: Timestamp) -> Moved {
+        self.state = JobState::Done;
+        session.state = state;
+        session.ended_at = Some(now);
+        Moved::Over
+    }
+}
+
+/// Verify attempts that may end without a decision before the session counts as unverified.
+pub const MAX_ERRORED_VERDICTS: u32 = 2;

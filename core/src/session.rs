@@ -1,0 +1,268 @@
+//! Sessions: one adapter working on the task, and what is known of it.
+//!
+//! ```text
+//!  Queued -> Running -> Claimed -> Verifying -> Verified | Rejected | Unverified
+//!    ^         |   \________________________/
+//!    \--retry--/ \--> Failed                  (any state before the last) -> Cancelled
+//! ```
+//! A session without a verify command goes from Running to Unverified. The moves are
+//! made in `job`, because jobs are what start and end.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Event, EventBody, ResultCommit, Verdict};
+use crate::failure::Failure;
+use crate::id::{AdapterName, AttemptId, SessionId, SessionName, TaskId};
+use crate::time::Timestamp;
+use crate::usage::{PicoUsd, Usage};
+
+/// Where a session stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum SessionState {
+    /// It waits for an agent, for the first time or again.
+    Queued,
+    /// An agent works on it.
+    Running {
+        /// The live attempt.
+        attempt: AttemptId,
+    },
+    /// It says it is done; its verify job waits.
+    Claimed {
+        /// What it wants to land.
+        result: ResultCommit,
+    },
+    /// Its result is being checked.
+    Verifying {
+        /// What it wants to land.
+        result: ResultCommit,
+        /// The live attempt of the verify job.
+        attempt: AttemptId,
+    },
+    /// Verify passed.
+    Verified {
+        /// What it wants to land.
+        result: ResultCommit,
+        /// The decision.
+        verdict: Verdict,
+    },
+    /// Verify failed.
+    Rejected {
+        /// What it wanted to land.
+        result: ResultCommit,
+        /// The decision.
+        verdict: Verdict,
+    },
+    /// It says it is done, and nothing could or should check that.
+    Unverified {
+        /// What it wants to land; `None` for a session without a workspace.
+        result: Option<ResultCommit>,
+        /// Why verify could not decide; `None` when there is no verify command.
+        verdict: Option<Verdict>,
+    },
+    /// It gave up.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+    /// It was stopped.
+    Cancelled,
+}
+
+impl SessionState {
+    /// True when nothing will change any more.
+    #[must_use]
+    pub const fn is_terminal(&self) -> bool {
+        match self {
+            Self::Queued | Self::Running { .. } | Self::Claimed { .. } | Self::Verifying { .. } => false,
+            Self::Verified { .. }
+            | Self::Rejected { .. }
+            | Self::Unverified { .. }
+            | Self::Failed { .. }
+            | Self::Cancelled => true,
+        }
+    }
+
+    /// What it wants to land, if it got that far.
+    #[must_use]
+    pub const fn result(&self) -> Option<&ResultCommit> {
+        match self {
+            Self::Claimed { result }
+            | Self::Verifying { result, .. }
+            | Self::Verified { result, .. }
+            | Self::Rejected { result, .. } => Some(result),
+            Self::Unverified { result, .. } => result.as_ref(),
+            Self::Queued | Self::Running { .. } | Self::Failed { .. } | Self::Cancelled => None,
+        }
+    }
+
+    /// The decision on it, if there is one.
+    #[must_use]
+    pub const fn verdict(&self) -> Option<&Verdict> {
+        match self {
+            Self::Verified { verdict, .. } | Self::Rejected { verdict, .. } => Some(verdict),
+            Self::Unverified { verdict, .. } => verdict.as_ref(),
+            Self::Queued
+            | Self::Running { .. }
+            | Self::Claimed { .. }
+            | Self::Verifying { .. }
+            | Self::Failed { .. }
+            | Self::Cancelled => None,
+        }
+    }
+
+    /// The attempt that works on it now.
+    #[must_use]
+    pub const fn attempt(&self) -> Option<AttemptId> {
+        match self {
+            Self::Running { attempt } | Self::Verifying { attempt, .. } => Some(*attempt),
+            Self::Queued
+            | Self::Claimed { .. }
+            | Self::Verified { .. }
+            | Self::Rejected { .. }
+            | Self::Unverified { .. }
+            | Self::Failed { .. }
+            | Self::Cancelled => None,
+        }
+    }
+}
+
+/// What a session used of one model, by one way of counting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelUsage {
+    /// As the provider names it.
+    pub model: String,
+    /// True when the tokens come from metered API responses.
+    pub metered: bool,
+    /// Tokens.
+    pub usage: Usage,
+    /// What the program said it cost.
+    pub reported: Option<PicoUsd>,
+}
+
+/// One adapter working on the task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Its id.
+    pub id: SessionId,
+    /// Its task.
+    pub task: TaskId,
+    /// Its name in the task, which also finds its assignment.
+    pub name: SessionName,
+    /// Who works.
+    pub adapter: AdapterName,
+    /// The model asked for.
+    pub model: Option<String>,
+    /// Where it stands.
+    pub state: SessionState,
+    /// Someone asked for it to stop; it ends at the next occasion.
+    pub cancel_requested: bool,
+    /// Name of the agent that holds or last held it.
+    pub agent: Option<String>,
+    /// Attempts of its session job that were started.
+    pub attempts: u32,
+    /// The last thing it did.
+    pub activity: Option<(String, Timestamp)>,
+    /// What it used, by model.
+    pub usage: Vec<ModelUsage>,
+    /// Model calls that were made again.
+    pub call_retries: u32,
+    /// A result that was sent and not yet claimed.
+    pub pending_result: Option<ResultCommit>,
+    /// Start of its first attempt.
+    pub started_at: Option<Timestamp>,
+    /// When it came to its last state.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl Session {
+    /// A session that waits.
+    #[must_use]
+    pub const fn new(
+        id: SessionId,
+        task: TaskId,
+        name: SessionName,
+        adapter: AdapterName,
+        model: Option<String>,
+    ) -> Self {
+        Self {
+            id,
+            task,
+            name,
+            adapter,
+            model,
+            state: SessionState::Queued,
+            cancel_requested: false,
+            agent: None,
+            attempts: 0,
+            activity: None,
+            usage: Vec::new(),
+            call_retries: 0,
+            pending_result: None,
+            started_at: None,
+            ended_at: None,
+        }
+    }
+
+    /// Tokens of all models together.
+    #[must_use]
+    pub fn total_usage(&self) -> Usage {
+        let mut total = Usage::default();
+        for entry in &self.usage {
+            total += entry.usage;
+        }
+        total
+    }
+
+    /// Takes in what an event says about the session, its end apart.
+    pub fn record(&mut self, event: &Event, now: Timestamp) {
+        match &event.body {
+            EventBody::Activity(summary) => self.activity = Some((summary.clone(), now)),
+            EventBody::UsageRecorded {
+                model,
+                usage,
+                reported,
+                metered,
+            } => self.add_usage(model, *metered, *usage, *reported),
+            EventBody::CallRetried { failure, delay, .. } => {
+                self.call_retries = self.call_retries.saturating_add(1);
+                let text = format!("{failure}; trying again in {:.1} s", delay.as_secs_f64());
+                self.activity = Some((text, now));
+            }
+            EventBody::ResultCommitted { result, .. } => self.pending_result = Some(result.clone()),
+            EventBody::FilesChanged(files) => {
+                if let [first, rest @ ..] = files.as_slice() {
+                    let text = match rest.len() {
+                        0 => format!("changed {}", first.path),
+                        n => format!("changed {} and {n} more", first.path),
+                    };
+                    self.activity = Some((text, now));
+                }
+            }
+            EventBody::Warning(text) => self.activity = Some((format!("warning: {text}"), now)),
+            EventBody::PhaseChanged(_) | EventBody::OutputTruncated { .. } | EventBody::Finished(_) => {}
+        }
+    }
+
+    fn add_usage(&mut self, model: &str, metered: bool, usage: Usage, reported: Option<PicoUsd>) {
+        let found = self
+            .usage
+            .iter_mut()
+            .find(|entry| entry.model == model && entry.metered == metered);
+        match found {
+            Some(entry) => {
+                entry.usage += usage;
+                entry.reported = match (entry.reported, reported) {
+                    (Some(a), Some(b)) => Some(a.saturating_add(b)),
+                    (a, b) => a.or(b),
+                };
+            }
+            None => self.usage.push(ModelUsage {
+                model: model.to_owned(),
+                metered,
+                usage,
+                reported,
+            }),
+        }
+    }
+}

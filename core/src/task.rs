@@ -1,0 +1,258 @@
+//! Tasks: what a person asked for, checked once on the way in, and when it is over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionName, TaskId};
+use crate::session::SessionState;
+use crate::time::Timestamp;
+
+/// Labels of agents, and what tasks require of them.
+pub type Labels = BTreeMap<String, String>;
+
+/// A commit of a repository that the coordinator holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryRef {
+    /// Which repository.
+    pub name: RepositoryName,
+    /// The commit that every session starts from.
+    pub base: Oid,
+}
+
+/// One session to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// Unique in the task.
+    pub name: SessionName,
+    /// Who works.
+    pub adapter: AdapterName,
+    /// `None` = the adapter's default.
+    pub model: Option<String>,
+    /// RFC 7396 merge patch over the base context, as JSON text.
+    pub context_delta: Option<String>,
+    /// Labels the agent must carry besides the task's.
+    pub requirements: Labels,
+}
+
+/// How a claimed result is checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyPolicy {
+    /// Shell command that prepares a clean checkout.
+    pub setup: Option<String>,
+    /// Shell command that decides. `None` = nothing is checked.
+    pub verify: Option<String>,
+    /// Globs of paths that are restored from the base before verify runs.
+    pub protect: Vec<String>,
+    /// For setup and verify together.
+    pub timeout: Duration,
+}
+
+impl Default for VerifyPolicy {
+    fn default() -> Self {
+        Self {
+            setup: None,
+            verify: None,
+            protect: Vec::new(),
+            timeout: Duration::from_secs(30 * 60),
+        }
+    }
+}
+
+/// The limits and rules of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// How results are checked.
+    pub verify: VerifyPolicy,
+    /// Wall-clock limit of one attempt.
+    pub timeout: Duration,
+    /// Limit of an attempt without any output.
+    pub idle_timeout: Duration,
+    /// Attempts of one session; losing an agent does not count.
+    pub max_attempts: u32,
+    /// Labels every agent of this task must carry.
+    pub requirements: Labels,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            verify: VerifyPolicy::default(),
+            timeout: Duration::from_secs(60 * 60),
+            idle_timeout: Duration::from_secs(10 * 60),
+            max_attempts: 2,
+            requirements: Labels::new(),
+        }
+    }
+}
+
+/// Everything a person decides about a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// The scope it belongs to.
+    pub project: ProjectId,
+    /// What to do, in words.
+    pub prompt: String,
+    /// `None` = sessions run without a workspace.
+    pub repository: Option<RepositoryRef>,
+    /// Digest of the base context; `None` = no context.
+    pub context_base: Option<Digest>,
+    /// One session each.
+    pub assignments: Vec<Assignment>,
+    /// Limits and rules.
+    pub policy: Policy,
+}
+
+/// Why a spec cannot be a task.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSpec {
+    /// There is nothing to do.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// The prompt is longer than any model takes.
+    #[error("the prompt has {0} bytes; at most {MAX_PROMPT_BYTES} are taken")]
+    PromptTooLong(usize),
+    /// Nobody is to do it.
+    #[error("no session is asked for; name an adapter")]
+    NoAssignment,
+    /// More sessions than one task may have.
+    #[error("{0} sessions are asked for; at most {MAX_SESSIONS} are taken")]
+    TooManySessions(usize),
+    /// Two sessions have one name.
+    #[error("two sessions are named {0:?}")]
+    DuplicateName(SessionName),
+    /// Verify needs a commit to check.
+    #[error("a verify command needs a repository")]
+    VerifyWithoutRepository,
+    /// A delta needs a base.
+    #[error("session {0:?} has a context delta, and the task has no base context")]
+    DeltaWithoutBase(SessionName),
+    /// A limit of zero would end every attempt at once.
+    #[error("{0} must be more than zero")]
+    ZeroLimit(&'static str),
+}
+
+/// The longest prompt taken, in bytes.
+pub const MAX_PROMPT_BYTES: usize = 16 << 20;
+/// The most sessions one task may have.
+pub const MAX_SESSIONS: usize = 256;
+
+impl TaskSpec {
+    /// Checks what no type can.
+    ///
+    /// # Errors
+    /// Says the first thing that is wrong.
+    pub fn validate(&self) -> Result<(), InvalidSpec> {
+        if self.prompt.trim().is_empty() {
+            return Err(InvalidSpec::EmptyPrompt);
+        }
+        if self.prompt.len() > MAX_PROMPT_BYTES {
+            return Err(InvalidSpec::PromptTooLong(self.prompt.len()));
+        }
+        if self.assignments.is_empty() {
+            return Err(InvalidSpec::NoAssignment);
+        }
+        if self.assignments.len() > MAX_SESSIONS {
+            return Err(InvalidSpec::TooManySessions(self.assignments.len()));
+        }
+        if self.policy.verify.verify.is_some() && self.repository.is_none() {
+            return Err(InvalidSpec::VerifyWithoutRepository);
+        }
+        for (limit, what) in [
+            (self.policy.timeout, "the time-out"),
+            (self.policy.idle_timeout, "the idle time-out"),
+            (self.policy.verify.timeout, "the verify time-out"),
+        ] {
+            if limit.is_zero() {
+                return Err(InvalidSpec::ZeroLimit(what));
+            }
+        }
+        if self.policy.max_attempts == 0 {
+            return Err(InvalidSpec::ZeroLimit("the number of attempts"));
+        }
+        let mut names = BTreeSet::new();
+        for assignment in &self.assignments {
+            if !names.insert(&assignment.name) {
+                return Err(InvalidSpec::DuplicateName(assignment.name.clone()));
+            }
+            if assignment.context_delta.is_some() && self.context_base.is_none() {
+                return Err(InvalidSpec::DeltaWithoutBase(assignment.name.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The assignment of this name.
+    #[must_use]
+    pub fn assignment(&self, name: &SessionName) -> Option<&Assignment> {
+        self.assignments.iter().find(|a| a.name == *name)
+    }
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// A session has not ended.
+    Running,
+    /// A result may be landed.
+    Succeeded,
+    /// Every session ended and no result may be landed.
+    Failed,
+    /// It was stopped before any result could be landed.
+    Cancelled,
+}
+
+impl TaskState {
+    /// True when nothing will change any more.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        !matches!(self, Self::Running)
+    }
+}
+
+/// A task as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Its id.
+    pub id: TaskId,
+    /// What was asked for.
+    pub spec: TaskSpec,
+    /// Where it stands.
+    pub state: TaskState,
+    /// When it was stored.
+    pub created_at: Timestamp,
+    /// When its last session ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl Task {
+    /// Ends the task when every session has ended. True when that changed it.
+    pub fn settle<'a>(&mut self, sessions: impl IntoIterator<Item = &'a SessionState>, now: Timestamp) -> bool {
+        if self.state.is_terminal() {
+            return false;
+        }
+        let (mut landable, mut cancelled) = (false, false);
+        for session in sessions {
+            match session {
+                SessionState::Queued
+                | SessionState::Running { .. }
+                | SessionState::Claimed { .. }
+                | SessionState::Verifying { .. } => return false,
+                SessionState::Verified { .. } => landable = true,
+                // Without a verify command nothing better than a claim exists.
+                SessionState::Unverified { .. } => landable |= self.spec.policy.verify.verify.is_none(),
+                SessionState::Cancelled => cancelled = true,
+                SessionState::Rejected { .. } | SessionState::Failed { .. } => {}
+            }
+        }
+        self.state = match (landable, cancelled) {
+            (true, _) => TaskState::Succeeded,
+            (false, true) => TaskState::Cancelled,
+            (false, false) => TaskState::Failed,
+        };
+        self.ended_at = Some(now);
+        true
+    }
+}

@@ -1,0 +1,30 @@
+//! Compiles `kage/v1/*.proto` without protoc: protox parses, tonic-prost-build generates.
+
+use std::path::PathBuf;
+
+const FILES: [&str; 8] = [
+    "kage/v1/value.proto",
+    "kage/v1/task.proto",
+    "kage/v1/event.proto",
+    "kage/v1/task_service.proto",
+    "kage/v1/context_service.proto",
+    "kage/v1/fleet_service.proto",
+    "kage/v1/agent_service.proto",
+    "kage/v1/event_service.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo::rerun-if-changed=kage/v1");
+    let descriptors = protox::compile(FILES, ["."])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("kage.v1.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    tonic_prost_build::configure()
+        // Its `connect` would clash with `AgentService.Connect`; clients are made from a channel.
+        .build_transport(false)
+        .bytes(".kage.v1.OutputBatch.data")
+        .bytes(".kage.v1.OutputChunk.data")
+        .bytes(".kage.v1.PutContextRequest.content")
+        .bytes(".kage.v1.GetContextResponse.content")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
