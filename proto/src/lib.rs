@@ -4,6 +4,11 @@
 //! Wire types stop here: services decode into domain types at their edge, and
 //! `tonic::Status` is built and read in `status` only.
 
+pub mod blob;
+pub mod client;
+pub mod convert;
+pub mod status;
+
 /// The generated types and services of package `kage.v1`. Their documentation is in the `.proto` files.
 #[allow(
     missing_docs,
@@ -27,3 +32,5 @@ pub const PROTOCOL_MIN: u32 = 1;
 pub const MAX_INLINE: usize = 64 << 10;
 /// The largest message accepted.
 pub const MAX_MESSAGE: usize = 1 << 20;
+/// The largest message of TaskService, whose tasks carry their prompt whole.
+pub const MAX_TASK_MESSAGE: usize = kage_core::task::MAX_PROMPT_BYTES + (4 << 20);

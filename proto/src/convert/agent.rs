@@ -1,0 +1,417 @@
+//! What agents and coordinator tell each other: who an agent is, what an attempt has
+//! to do, and the key that proves authority over it. The domain side of these messages
+//! is defined here, because only the two ends of the control session use it.
+
+use std::time::Duration;
+
+use kage_core::id::{
+    AdapterName, AgentId, AttemptId, AttemptToken, BootId, Digest, Oid, ProjectId, SessionId, SessionName, TaskId,
+};
+use kage_core::task::{Labels, RepositoryRef, VerifyPolicy};
+
+use super::{InvalidField, millis, non_empty, parse, parse_optional, required};
+use crate::v1;
+use crate::v1::work::Kind;
+
+/// Names an attempt and proves the right to speak for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptKey {
+    /// Which attempt.
+    pub attempt: AttemptId,
+    /// The proof.
+    pub token: AttemptToken,
+}
+
+impl From<AttemptKey> for v1::AttemptKey {
+    fn from(key: AttemptKey) -> Self {
+        Self {
+            attempt_id: key.attempt.to_string(),
+            token: key.token.into(),
+        }
+    }
+}
+
+impl TryFrom<v1::AttemptKey> for AttemptKey {
+    type Error = InvalidField;
+
+    fn try_from(key: v1::AttemptKey) -> Result<Self, InvalidField> {
+        Ok(Self {
+            attempt: parse("attempt_id", &key.attempt_id)?,
+            token: parse("token", &key.token)?,
+        })
+    }
+}
+
+/// An adapter as an agent offers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapter {
+    /// What tasks call it.
+    pub name: AdapterName,
+    /// What the program printed of its own version; empty when it is not a program.
+    pub version: String,
+    /// Why it cannot be used there; `None` = it can.
+    pub unavailable: Option<String>,
+}
+
+impl From<Adapter> for v1::AdapterInfo {
+    fn from(adapter: Adapter) -> Self {
+        Self {
+            name: adapter.name.into(),
+            version: adapter.version,
+            unavailable: adapter.unavailable.unwrap_or_default(),
+        }
+    }
+}
+
+impl TryFrom<v1::AdapterInfo> for Adapter {
+    type Error = InvalidField;
+
+    fn try_from(adapter: v1::AdapterInfo) -> Result<Self, InvalidField> {
+        Ok(Self {
+            name: parse("name", &adapter.name)?,
+            version: adapter.version,
+            unavailable: non_empty(adapter.unavailable),
+        })
+    }
+}
+
+/// The first message of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Which agent; the same after a restart.
+    pub agent: AgentId,
+    /// Which start of its daemon.
+    pub boot: BootId,
+    /// The oldest and newest protocol it speaks.
+    pub protocols: std::ops::RangeInclusive<u32>,
+    /// What people call it.
+    pub name: String,
+    /// How many attempts it runs at once.
+    pub slots: u32,
+    /// What it says about its machine.
+    pub labels: Labels,
+    /// What it can run.
+    pub adapters: Vec<Adapter>,
+    /// Attempts that this boot still runs or has unacknowledged events of.
+    pub running: Vec<AttemptKey>,
+    /// Its process id.
+    pub pid: u32,
+    /// Its build.
+    pub version: String,
+}
+
+impl From<Hello> for v1::Hello {
+    fn from(hello: Hello) -> Self {
+        Self {
+            agent_id: hello.agent.to_string(),
+            boot_id: hello.boot.to_string(),
+            protocol_min: *hello.protocols.start(),
+            protocol_max: *hello.protocols.end(),
+            name: hello.name,
+            slots: hello.slots,
+            labels: hello.labels.into_iter().collect(),
+            adapters: hello.adapters.into_iter().map(Into::into).collect(),
+            running: hello.running.into_iter().map(Into::into).collect(),
+            pid: hello.pid,
+            version: hello.version,
+        }
+    }
+}
+
+impl TryFrom<v1::Hello> for Hello {
+    type Error = InvalidField;
+
+    fn try_from(hello: v1::Hello) -> Result<Self, InvalidField> {
+        if hello.name.is_empty() || hello.name.len() > 100 {
+            return Err(InvalidField::new("name", "must have 1 to 100 bytes"));
+        }
+        if hello.protocol_min > hello.protocol_max {
+            return Err(InvalidField::new("protocol_min", "is larger than protocol_max"));
+        }
+        Ok(Self {
+            agent: parse("agent_id", &hello.agent_id)?,
+            boot: parse("boot_id", &hello.boot_id)?,
+            protocols: hello.protocol_min..=hello.protocol_max,
+            name: hello.name,
+            slots: hello.slots,
+            labels: hello.labels.into_iter().collect(),
+            adapters: hello
+                .adapters
+                .into_iter()
+                .enumerate()
+                .map(|(i, a)| {
+                    a.try_into()
+                        .map_err(|e: InvalidField| e.within(format_args!("adapters[{i}]")))
+                })
+                .collect::<Result<_, _>>()?,
+            running: attempt_keys(hello.running)?,
+            pid: hello.pid,
+            version: hello.version,
+        })
+    }
+}
+
+/// Decodes the `running` list of Hello and Heartbeat.
+///
+/// # Errors
+/// When one of the keys is malformed.
+pub fn attempt_keys(keys: Vec<v1::AttemptKey>) -> Result<Vec<AttemptKey>, InvalidField> {
+    keys.into_iter()
+        .enumerate()
+        .map(|(i, key)| {
+            key.try_into()
+                .map_err(|e: InvalidField| e.within(format_args!("running[{i}]")))
+        })
+        .collect()
+}
+
+/// Where the text of a prompt is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PromptText {
+    /// In the message.
+    Inline(String),
+    /// On the blob plane: it is longer than [`crate::MAX_INLINE`].
+    Blob(Digest),
+}
+
+/// What a session attempt has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionWork {
+    /// The session's name.
+    pub name: SessionName,
+    /// Who works.
+    pub adapter: AdapterName,
+    /// `None` = the adapter's default.
+    pub model: Option<String>,
+    /// What to do.
+    pub prompt: PromptText,
+    /// Digest of the base context.
+    pub context_base: Option<Digest>,
+    /// Merge patch over it.
+    pub context_delta: Option<String>,
+    /// Members of the base that some session overrides, as JSON pointers.
+    pub overridden: Vec<String>,
+    /// Wall-clock limit.
+    pub timeout: Duration,
+    /// Limit without any output.
+    pub idle_timeout: Duration,
+}
+
+/// What a verify attempt has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifyWork {
+    /// The commit to check.
+    pub commit: Oid,
+    /// How.
+    pub policy: VerifyPolicy,
+}
+
+/// The kinds of work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WorkKind {
+    /// An adapter works on the task.
+    Session(SessionWork),
+    /// A result is checked.
+    Verify(VerifyWork),
+}
+
+/// What an attempt is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work {
+    /// The task.
+    pub task: TaskId,
+    /// Its session.
+    pub session: SessionId,
+    /// Number of this attempt, from 1.
+    pub attempt: u32,
+    /// The scope of repository, contexts and blobs.
+    pub project: ProjectId,
+    /// `None` = no workspace.
+    pub repository: Option<RepositoryRef>,
+    /// The work itself.
+    pub kind: WorkKind,
+}
+
+impl From<SessionWork> for v1::SessionWork {
+    fn from(work: SessionWork) -> Self {
+        let (prompt, prompt_digest) = match work.prompt {
+            PromptText::Inline(text) => (text, String::new()),
+            PromptText::Blob(digest) => (String::new(), digest.into()),
+        };
+        Self {
+            name: work.name.into(),
+            adapter: work.adapter.into(),
+            model: work.model.unwrap_or_default(),
+            prompt,
+            prompt_digest,
+            context_base: work.context_base.map(Into::into).unwrap_or_default(),
+            context_delta: work.context_delta.unwrap_or_default(),
+            overridden: work.overridden,
+            timeout_ms: millis(work.timeout),
+            idle_timeout_ms: millis(work.idle_timeout),
+        }
+    }
+}
+
+impl TryFrom<v1::SessionWork> for SessionWork {
+    type Error = InvalidField;
+
+    fn try_from(work: v1::SessionWork) -> Result<Self, InvalidField> {
+        Ok(Self {
+            name: parse("name", &work.name)?,
+            adapter: parse("adapter", &work.adapter)?,
+            model: non_empty(work.model),
+            prompt: match parse_optional("prompt_digest", &work.prompt_digest)? {
+                Some(digest) => PromptText::Blob(digest),
+                None => PromptText::Inline(work.prompt),
+            },
+            context_base: parse_optional("context_base", &work.context_base)?,
+            context_delta: non_empty(work.context_delta),
+            overridden: work.overridden,
+            timeout: Duration::from_millis(work.timeout_ms),
+            idle_timeout: Duration::from_millis(work.idle_timeout_ms),
+        })
+    }
+}
+
+impl From<VerifyWork> for v1::VerifyWork {
+    fn from(work: VerifyWork) -> Self {
+        Self {
+            commit: work.commit.into(),
+            policy: Some(work.policy.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::VerifyWork> for VerifyWork {
+    type Error = InvalidField;
+
+    fn try_from(work: v1::VerifyWork) -> Result<Self, InvalidField> {
+        Ok(Self {
+            commit: parse("commit", &work.commit)?,
+            policy: required("policy", work.policy)?.into(),
+        })
+    }
+}
+
+impl From<Work> for v1::Work {
+    fn from(work: Work) -> Self {
+        Self {
+            task_id: work.task.to_string(),
+            session_id: work.session.to_string(),
+            attempt: work.attempt,
+            project: work.project.into(),
+            repository: work.repository.map(Into::into),
+            kind: Some(match work.kind {
+                WorkKind::Session(session) => Kind::Session(session.into()),
+                WorkKind::Verify(verify) => Kind::Verify(verify.into()),
+            }),
+        }
+    }
+}
+
+impl TryFrom<v1::Work> for Work {
+    type Error = InvalidField;
+
+    /// Fails with field `kind` when the kind of work is newer than this build.
+    fn try_from(work: v1::Work) -> Result<Self, InvalidField> {
+        Ok(Self {
+            task: parse("task_id", &work.task_id)?,
+            session: parse("session_id", &work.session_id)?,
+            attempt: work.attempt,
+            project: super::task::project("project", &work.project)?,
+            repository: work
+                .repository
+                .map(RepositoryRef::try_from)
+                .transpose()
+                .map_err(|e| e.within("repository"))?,
+            kind: match required("kind", work.kind)? {
+                Kind::Session(session) => {
+                    WorkKind::Session(session.try_into().map_err(|e: InvalidField| e.within("session"))?)
+                }
+                Kind::Verify(verify) => {
+                    WorkKind::Verify(verify.try_into().map_err(|e: InvalidField| e.within("verify"))?)
+                }
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session_work(prompt: PromptText) -> WorkKind {
+        WorkKind::Session(SessionWork {
+            name: "one".parse().unwrap(),
+            adapter: "shell".parse().unwrap(),
+            model: Some("m".into()),
+            prompt,
+            context_base: Some(Digest::of(b"base")),
+            context_delta: Some("{}".into()),
+            overridden: vec!["/a/b".into()],
+            timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(2),
+        })
+    }
+
+    #[test]
+    fn work_survives_the_wire() {
+        let kinds = [
+            session_work(PromptText::Inline("do it".into())),
+            session_work(PromptText::Blob(Digest::of(b"long"))),
+            WorkKind::Verify(VerifyWork {
+                commit: "c".repeat(40).parse().unwrap(),
+                policy: VerifyPolicy::default(),
+            }),
+        ];
+        for kind in kinds {
+            let work = Work {
+                task: TaskId::from_random(1),
+                session: SessionId::from_random(2),
+                attempt: 3,
+                project: ProjectId::default(),
+                repository: None,
+                kind,
+            };
+            assert_eq!(Work::try_from(v1::Work::from(work.clone())), Ok(work));
+        }
+    }
+
+    #[test]
+    fn unknown_work_names_its_kind() {
+        let work = v1::Work {
+            task_id: TaskId::from_random(1).to_string(),
+            session_id: SessionId::from_random(1).to_string(),
+            ..Default::default()
+        };
+        assert_eq!(Work::try_from(work).unwrap_err().field, "kind");
+    }
+
+    #[test]
+    fn hello_survives_the_wire() {
+        let hello = Hello {
+            agent: AgentId::from_random(1),
+            boot: BootId::from_random(2),
+            protocols: 1..=2,
+            name: "worker".into(),
+            slots: 4,
+            labels: [("os".to_owned(), "linux".to_owned())].into(),
+            adapters: vec![Adapter {
+                name: "shell".parse().unwrap(),
+                version: "1".into(),
+                unavailable: Some("no sh".into()),
+            }],
+            running: vec![AttemptKey {
+                attempt: AttemptId::from_random(3),
+                token: AttemptToken::from_random(4),
+            }],
+            pid: 77,
+            version: "0.1.0".into(),
+        };
+        assert_eq!(Hello::try_from(v1::Hello::from(hello.clone())), Ok(hello.clone()));
+        let mut nameless = v1::Hello::from(hello);
+        nameless.name.clear();
+        assert_eq!(Hello::try_from(nameless).unwrap_err().field, "name");
+    }
+}

@@ -1,0 +1,352 @@
+//! State events and output streams.
+
+use std::time::Duration;
+
+use kage_core::event::{AttemptOutcome, ChangeKind, Event, EventBody, FileChange, OutputStream, Phase};
+use kage_core::time::Timestamp;
+use kage_core::usage::PicoUsd;
+
+use super::{InvalidField, enumerated, millis, parse, required, unspecified};
+use crate::v1;
+use crate::v1::event::Body;
+use crate::v1::finished::Outcome;
+
+impl From<Phase> for v1::Phase {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Preparing => Self::Preparing,
+            Phase::Setup => Self::Setup,
+            Phase::Working => Self::Working,
+            Phase::Verifying => Self::Verifying,
+            Phase::Uploading => Self::Uploading,
+        }
+    }
+}
+
+fn phase(number: i32) -> Result<Phase, InvalidField> {
+    Ok(match enumerated("phase", number)? {
+        v1::Phase::Unspecified => return Err(unspecified("phase")),
+        v1::Phase::Preparing => Phase::Preparing,
+        v1::Phase::Setup => Phase::Setup,
+        v1::Phase::Working => Phase::Working,
+        v1::Phase::Verifying => Phase::Verifying,
+        v1::Phase::Uploading => Phase::Uploading,
+    })
+}
+
+impl From<OutputStream> for v1::OutputStream {
+    fn from(stream: OutputStream) -> Self {
+        match stream {
+            OutputStream::Stdout => Self::Stdout,
+            OutputStream::Stderr => Self::Stderr,
+            OutputStream::Transcript => Self::Transcript,
+        }
+    }
+}
+
+/// The stream of this number on the wire.
+///
+/// # Errors
+/// When there is none; `field` names where the number was.
+pub fn output_stream(field: &str, number: i32) -> Result<OutputStream, InvalidField> {
+    Ok(match enumerated(field, number)? {
+        v1::OutputStream::Unspecified => return Err(unspecified(field)),
+        v1::OutputStream::Stdout => OutputStream::Stdout,
+        v1::OutputStream::Stderr => OutputStream::Stderr,
+        v1::OutputStream::Transcript => OutputStream::Transcript,
+    })
+}
+
+impl From<ChangeKind> for v1::ChangeKind {
+    fn from(kind: ChangeKind) -> Self {
+        match kind {
+            ChangeKind::Added => Self::Added,
+            ChangeKind::Modified => Self::Modified,
+            ChangeKind::Deleted => Self::Deleted,
+            ChangeKind::Reverted => Self::Reverted,
+        }
+    }
+}
+
+impl From<FileChange> for v1::FileChange {
+    fn from(change: FileChange) -> Self {
+        Self {
+            path: change.path,
+            kind: v1::ChangeKind::from(change.kind).into(),
+            added: change.added,
+            removed: change.removed,
+        }
+    }
+}
+
+impl TryFrom<v1::FileChange> for FileChange {
+    type Error = InvalidField;
+
+    fn try_from(change: v1::FileChange) -> Result<Self, InvalidField> {
+        let kind = match enumerated("kind", change.kind)? {
+            v1::ChangeKind::Unspecified => return Err(unspecified("kind")),
+            v1::ChangeKind::Added => ChangeKind::Added,
+            v1::ChangeKind::Modified => ChangeKind::Modified,
+            v1::ChangeKind::Deleted => ChangeKind::Deleted,
+            v1::ChangeKind::Reverted => ChangeKind::Reverted,
+        };
+        Ok(Self {
+            path: change.path,
+            kind,
+            added: change.added,
+            removed: change.removed,
+        })
+    }
+}
+
+impl From<AttemptOutcome> for v1::Finished {
+    fn from(outcome: AttemptOutcome) -> Self {
+        Self {
+            outcome: Some(match outcome {
+                AttemptOutcome::Claimed => Outcome::Claimed(v1::Claimed {}),
+                AttemptOutcome::Verdict(verdict) => Outcome::Verdict(verdict.into()),
+                AttemptOutcome::Failed(failure) => Outcome::Failure(failure.into()),
+            }),
+        }
+    }
+}
+
+impl TryFrom<v1::Finished> for AttemptOutcome {
+    type Error = InvalidField;
+
+    fn try_from(finished: v1::Finished) -> Result<Self, InvalidField> {
+        Ok(match required("outcome", finished.outcome)? {
+            Outcome::Claimed(v1::Claimed {}) => Self::Claimed,
+            Outcome::Verdict(verdict) => {
+                Self::Verdict(verdict.try_into().map_err(|e: InvalidField| e.within("verdict"))?)
+            }
+            Outcome::Failure(failure) => Self::Failed(failure.into()),
+        })
+    }
+}
+
+impl From<EventBody> for Body {
+    fn from(body: EventBody) -> Self {
+        match body {
+            EventBody::PhaseChanged(phase) => Self::PhaseChanged(v1::PhaseChanged {
+                phase: v1::Phase::from(phase).into(),
+            }),
+            EventBody::Activity(summary) => Self::Activity(v1::Activity { summary }),
+            EventBody::UsageRecorded {
+                model,
+                usage,
+                reported,
+                metered,
+            } => Self::UsageRecorded(v1::UsageRecorded {
+                model,
+                usage: Some(usage.into()),
+                reported_pico: reported.map(|amount| amount.0),
+                metered,
+            }),
+            EventBody::CallRetried {
+                failure,
+                delay,
+                attempt,
+            } => Self::CallRetried(v1::CallRetried {
+                failure: Some(failure.into()),
+                delay_ms: millis(delay),
+                attempt,
+            }),
+            EventBody::FilesChanged(files) => Self::FilesChanged(v1::FilesChanged {
+                files: files.into_iter().map(Into::into).collect(),
+            }),
+            EventBody::OutputTruncated { stream, at } => Self::OutputTruncated(v1::OutputTruncated {
+                stream: v1::OutputStream::from(stream).into(),
+                at,
+            }),
+            EventBody::Warning(message) => Self::Warning(v1::Warning { message }),
+            EventBody::ResultCommitted { result, pack } => Self::ResultCommitted(v1::ResultCommitted {
+                result: Some(result.into()),
+                pack: pack.into(),
+            }),
+            EventBody::Finished(outcome) => Self::Finished(outcome.into()),
+        }
+    }
+}
+
+impl TryFrom<Body> for EventBody {
+    type Error = InvalidField;
+
+    fn try_from(body: Body) -> Result<Self, InvalidField> {
+        Ok(match body {
+            Body::PhaseChanged(v1::PhaseChanged { phase: number }) => Self::PhaseChanged(phase(number)?),
+            Body::Activity(v1::Activity { summary }) => Self::Activity(summary),
+            Body::UsageRecorded(recorded) => Self::UsageRecorded {
+                model: recorded.model,
+                usage: required("usage", recorded.usage)?.into(),
+                reported: recorded.reported_pico.map(PicoUsd),
+                metered: recorded.metered,
+            },
+            Body::CallRetried(retried) => Self::CallRetried {
+                failure: required("failure", retried.failure)?.into(),
+                delay: Duration::from_millis(retried.delay_ms),
+                attempt: retried.attempt,
+            },
+            Body::FilesChanged(changed) => Self::FilesChanged(
+                changed
+                    .files
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, file)| {
+                        file.try_into()
+                            .map_err(|e: InvalidField| e.within(format_args!("files[{i}]")))
+                    })
+                    .collect::<Result<_, _>>()?,
+            ),
+            Body::OutputTruncated(truncated) => Self::OutputTruncated {
+                stream: output_stream("stream", truncated.stream)?,
+                at: truncated.at,
+            },
+            Body::Warning(v1::Warning { message }) => Self::Warning(message),
+            Body::ResultCommitted(committed) => Self::ResultCommitted {
+                result: required("result", committed.result)?
+                    .try_into()
+                    .map_err(|e: InvalidField| e.within("result"))?,
+                pack: parse("pack", &committed.pack)?,
+            },
+            Body::Finished(finished) => Self::Finished(finished.try_into()?),
+        })
+    }
+}
+
+impl From<Event> for v1::Event {
+    fn from(event: Event) -> Self {
+        Self {
+            seq: event.seq,
+            at_ms: event.at.as_millis(),
+            body: Some(event.body.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::Event> for Event {
+    type Error = InvalidField;
+
+    fn try_from(event: v1::Event) -> Result<Self, InvalidField> {
+        Ok(Self {
+            seq: event.seq,
+            at: Timestamp::from_millis(event.at_ms),
+            body: required("body", event.body)?
+                .try_into()
+                .map_err(|e: InvalidField| e.within("body"))?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kage_core::event::{DiffStat, ResultCommit, Verdict, VerdictKind};
+    use kage_core::failure::{Failure, FailureKind};
+    use kage_core::id::Digest;
+    use kage_core::usage::Usage;
+
+    use super::*;
+
+    fn bodies() -> Vec<EventBody> {
+        let change = |kind| FileChange {
+            path: "src/lib.rs".into(),
+            kind,
+            added: 3,
+            removed: 4,
+        };
+        let failure = Failure::new(FailureKind::Overloaded, "busy");
+        let mut bodies: Vec<_> = [
+            Phase::Preparing,
+            Phase::Setup,
+            Phase::Working,
+            Phase::Verifying,
+            Phase::Uploading,
+        ]
+        .map(EventBody::PhaseChanged)
+        .into();
+        bodies.extend(OutputStream::ALL.map(|stream| EventBody::OutputTruncated { stream, at: 9 }));
+        bodies.extend([
+            EventBody::Activity("reads a file".into()),
+            EventBody::UsageRecorded {
+                model: "m".into(),
+                usage: Usage {
+                    input: 1,
+                    cache_write_5m: 2,
+                    cache_write_1h: 3,
+                    cache_read: 4,
+                    output: 5,
+                    reasoning: 6,
+                },
+                reported: Some(PicoUsd(7)),
+                metered: true,
+            },
+            EventBody::CallRetried {
+                failure: failure.clone(),
+                delay: Duration::from_millis(250),
+                attempt: 2,
+            },
+            EventBody::FilesChanged(
+                [
+                    ChangeKind::Added,
+                    ChangeKind::Modified,
+                    ChangeKind::Deleted,
+                    ChangeKind::Reverted,
+                ]
+                .map(change)
+                .into(),
+            ),
+            EventBody::Warning("careful".into()),
+            EventBody::ResultCommitted {
+                result: ResultCommit {
+                    commit: "a".repeat(40).parse().unwrap(),
+                    diff: DiffStat {
+                        files: 1,
+                        added: 2,
+                        removed: 3,
+                    },
+                    paths: vec!["a".into()],
+                    deleted: vec!["b".into()],
+                },
+                pack: Digest::of(b"pack"),
+            },
+            EventBody::Finished(AttemptOutcome::Claimed),
+            EventBody::Finished(AttemptOutcome::Failed(failure)),
+            EventBody::Finished(AttemptOutcome::Verdict(Verdict {
+                kind: VerdictKind::Failed,
+                exit_code: Some(1),
+                message: "no".into(),
+                duration: Duration::from_millis(5),
+                agent: "a1".into(),
+                environment: "e".into(),
+            })),
+        ]);
+        bodies
+    }
+
+    #[test]
+    fn every_event_survives_the_wire() {
+        for (seq, body) in bodies().into_iter().enumerate() {
+            let event = Event {
+                seq: seq as u64,
+                at: Timestamp::from_millis(123_456),
+                body,
+            };
+            assert_eq!(Event::try_from(v1::Event::from(event.clone())), Ok(event));
+        }
+    }
+
+    #[test]
+    fn names_the_field_that_is_wrong() {
+        let wrong = v1::Event {
+            seq: 1,
+            at_ms: 0,
+            body: Some(Body::FilesChanged(v1::FilesChanged {
+                files: vec![v1::FileChange::default()],
+            })),
+        };
+        let error = Event::try_from(wrong).unwrap_err();
+        assert_eq!(error.to_string(), "body.files[0].kind: is unspecified");
+        let empty = Event::try_from(v1::Event::default()).unwrap_err();
+        assert_eq!(empty.to_string(), "body: is missing");
+    }
+}

@@ -1,0 +1,104 @@
+//! What a session wants to land, and what verify decided about it.
+
+use std::time::Duration;
+
+use kage_core::event::{ResultCommit, Verdict, VerdictKind};
+
+use super::{InvalidField, enumerated, millis, parse, required, unspecified};
+use crate::v1;
+
+impl From<ResultCommit> for v1::ResultCommit {
+    fn from(result: ResultCommit) -> Self {
+        Self {
+            commit: result.commit.into(),
+            diff: Some(result.diff.into()),
+            paths: result.paths,
+            deleted: result.deleted,
+        }
+    }
+}
+
+impl TryFrom<v1::ResultCommit> for ResultCommit {
+    type Error = InvalidField;
+
+    fn try_from(result: v1::ResultCommit) -> Result<Self, InvalidField> {
+        Ok(Self {
+            commit: parse("commit", &result.commit)?,
+            diff: required("diff", result.diff)?.into(),
+            paths: result.paths,
+            deleted: result.deleted,
+        })
+    }
+}
+
+impl From<VerdictKind> for v1::VerdictKind {
+    fn from(kind: VerdictKind) -> Self {
+        match kind {
+            VerdictKind::Passed => Self::Passed,
+            VerdictKind::Failed => Self::Failed,
+            VerdictKind::Errored => Self::Errored,
+        }
+    }
+}
+
+impl From<Verdict> for v1::Verdict {
+    fn from(verdict: Verdict) -> Self {
+        Self {
+            kind: v1::VerdictKind::from(verdict.kind).into(),
+            exit_code: verdict.exit_code,
+            message: verdict.message,
+            duration_ms: millis(verdict.duration),
+            agent: verdict.agent,
+            environment: verdict.environment,
+        }
+    }
+}
+
+impl TryFrom<v1::Verdict> for Verdict {
+    type Error = InvalidField;
+
+    fn try_from(verdict: v1::Verdict) -> Result<Self, InvalidField> {
+        let kind = match enumerated("kind", verdict.kind)? {
+            v1::VerdictKind::Unspecified => return Err(unspecified("kind")),
+            v1::VerdictKind::Passed => VerdictKind::Passed,
+            v1::VerdictKind::Failed => VerdictKind::Failed,
+            v1::VerdictKind::Errored => VerdictKind::Errored,
+        };
+        Ok(Self {
+            kind,
+            exit_code: verdict.exit_code,
+            message: verdict.message,
+            duration: Duration::from_millis(verdict.duration_ms),
+            agent: verdict.agent,
+            environment: verdict.environment,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_survive_the_wire() {
+        for (kind, exit_code) in [
+            (VerdictKind::Passed, Some(0)),
+            (VerdictKind::Failed, Some(101)),
+            (VerdictKind::Errored, None),
+        ] {
+            let verdict = Verdict {
+                kind,
+                exit_code,
+                message: "m".into(),
+                duration: Duration::from_millis(77),
+                agent: "a".into(),
+                environment: "linux x86_64".into(),
+            };
+            assert_eq!(Verdict::try_from(v1::Verdict::from(verdict.clone())), Ok(verdict));
+        }
+        assert_eq!(
+            Verdict::try_from(v1::Verdict::default()).map_err(|e| e.field),
+            Err("kind".to_owned())
+        );
+    }
+}

@@ -1,0 +1,267 @@
+//! Tasks as people ask for them: spec, assignments, policy.
+
+use std::time::Duration;
+
+use kage_core::id::ProjectId;
+use kage_core::task::{Assignment, Policy, RepositoryRef, Task, TaskSpec, TaskState, VerifyPolicy};
+
+use super::{InvalidField, millis, non_empty, optional_millis, parse, parse_optional};
+use crate::v1;
+
+/// The project of this name; an empty one is the default project.
+///
+/// # Errors
+/// When it is not a name.
+pub fn project(field: &str, name: &str) -> Result<ProjectId, InvalidField> {
+    Ok(parse_optional(field, name)?.unwrap_or_default())
+}
+
+impl From<RepositoryRef> for v1::Repository {
+    fn from(repository: RepositoryRef) -> Self {
+        Self {
+            name: repository.name.into(),
+            base_commit: repository.base.into(),
+        }
+    }
+}
+
+impl TryFrom<v1::Repository> for RepositoryRef {
+    type Error = InvalidField;
+
+    fn try_from(repository: v1::Repository) -> Result<Self, InvalidField> {
+        Ok(Self {
+            name: parse("name", &repository.name)?,
+            base: parse("base_commit", &repository.base_commit)?,
+        })
+    }
+}
+
+impl From<Assignment> for v1::Assignment {
+    fn from(assignment: Assignment) -> Self {
+        Self {
+            name: assignment.name.into(),
+            adapter: assignment.adapter.into(),
+            model: assignment.model.unwrap_or_default(),
+            context_delta: assignment.context_delta.unwrap_or_default(),
+            requirements: assignment.requirements.into_iter().collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::Assignment> for Assignment {
+    type Error = InvalidField;
+
+    fn try_from(assignment: v1::Assignment) -> Result<Self, InvalidField> {
+        Ok(Self {
+            name: parse("name", &assignment.name)?,
+            adapter: parse("adapter", &assignment.adapter)?,
+            model: non_empty(assignment.model),
+            context_delta: non_empty(assignment.context_delta),
+            requirements: assignment.requirements.into_iter().collect(),
+        })
+    }
+}
+
+/// A limit that is 0 on the wire was not set.
+fn limit(wire_ms: u64, default: Duration) -> Duration {
+    if wire_ms == 0 {
+        default
+    } else {
+        Duration::from_millis(wire_ms)
+    }
+}
+
+impl From<VerifyPolicy> for v1::VerifyPolicy {
+    fn from(policy: VerifyPolicy) -> Self {
+        Self {
+            setup: policy.setup.unwrap_or_default(),
+            verify: policy.verify.unwrap_or_default(),
+            protect: policy.protect,
+            timeout_ms: millis(policy.timeout),
+        }
+    }
+}
+
+impl From<v1::VerifyPolicy> for VerifyPolicy {
+    fn from(policy: v1::VerifyPolicy) -> Self {
+        Self {
+            setup: non_empty(policy.setup),
+            verify: non_empty(policy.verify),
+            protect: policy.protect,
+            timeout: limit(policy.timeout_ms, Self::default().timeout),
+        }
+    }
+}
+
+impl From<Policy> for v1::Policy {
+    fn from(policy: Policy) -> Self {
+        Self {
+            verify: Some(policy.verify.into()),
+            timeout_ms: millis(policy.timeout),
+            idle_timeout_ms: millis(policy.idle_timeout),
+            max_attempts: policy.max_attempts,
+            requirements: policy.requirements.into_iter().collect(),
+        }
+    }
+}
+
+impl From<v1::Policy> for Policy {
+    fn from(policy: v1::Policy) -> Self {
+        let default = Self::default();
+        Self {
+            verify: policy.verify.map(Into::into).unwrap_or_default(),
+            timeout: limit(policy.timeout_ms, default.timeout),
+            idle_timeout: limit(policy.idle_timeout_ms, default.idle_timeout),
+            max_attempts: match policy.max_attempts {
+                0 => default.max_attempts,
+                n => n,
+            },
+            requirements: policy.requirements.into_iter().collect(),
+        }
+    }
+}
+
+impl From<TaskSpec> for v1::TaskSpec {
+    fn from(spec: TaskSpec) -> Self {
+        Self {
+            project: spec.project.into(),
+            prompt: spec.prompt,
+            repository: spec.repository.map(Into::into),
+            context_base: spec.context_base.map(Into::into).unwrap_or_default(),
+            assignments: spec.assignments.into_iter().map(Into::into).collect(),
+            policy: Some(spec.policy.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::TaskSpec> for TaskSpec {
+    type Error = InvalidField;
+
+    fn try_from(spec: v1::TaskSpec) -> Result<Self, InvalidField> {
+        Ok(Self {
+            project: project("project", &spec.project)?,
+            prompt: spec.prompt,
+            repository: spec
+                .repository
+                .map(RepositoryRef::try_from)
+                .transpose()
+                .map_err(|e| e.within("repository"))?,
+            context_base: parse_optional("context_base", &spec.context_base)?,
+            assignments: spec
+                .assignments
+                .into_iter()
+                .enumerate()
+                .map(|(i, a)| Assignment::try_from(a).map_err(|e| e.within(format_args!("assignments[{i}]"))))
+                .collect::<Result<_, _>>()?,
+            policy: spec.policy.map(Into::into).unwrap_or_default(),
+        })
+    }
+}
+
+impl From<TaskState> for v1::TaskState {
+    fn from(state: TaskState) -> Self {
+        match state {
+            TaskState::Running => Self::Running,
+            TaskState::Succeeded => Self::Succeeded,
+            TaskState::Failed => Self::Failed,
+            TaskState::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// A task and its sessions, which the caller converted already.
+#[must_use]
+pub fn task(task: Task, sessions: Vec<v1::Session>) -> v1::Task {
+    v1::Task {
+        id: task.id.to_string(),
+        spec: Some(task.spec.into()),
+        state: v1::TaskState::from(task.state).into(),
+        sessions,
+        created_at_ms: task.created_at.as_millis(),
+        ended_at_ms: optional_millis(task.ended_at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kage_core::id::Digest;
+
+    use super::*;
+
+    fn spec() -> TaskSpec {
+        let labels = |k: &str| [(k.to_owned(), "v".to_owned())].into();
+        TaskSpec {
+            project: "p1".parse().unwrap(),
+            prompt: "fix it".into(),
+            repository: Some(RepositoryRef {
+                name: "repo".parse().unwrap(),
+                base: "b".repeat(64).parse().unwrap(),
+            }),
+            context_base: Some(Digest::of(b"{}")),
+            assignments: vec![
+                Assignment {
+                    name: "one".parse().unwrap(),
+                    adapter: "claude-api".parse().unwrap(),
+                    model: Some("m".into()),
+                    context_delta: Some("{\"a\":1}".into()),
+                    requirements: labels("gpu"),
+                },
+                Assignment {
+                    name: "two".parse().unwrap(),
+                    adapter: "shell".parse().unwrap(),
+                    model: None,
+                    context_delta: None,
+                    requirements: Default::default(),
+                },
+            ],
+            policy: Policy {
+                verify: VerifyPolicy {
+                    setup: Some("make".into()),
+                    verify: Some("make test".into()),
+                    protect: vec!["tests/**".into()],
+                    timeout: Duration::from_secs(3),
+                },
+                timeout: Duration::from_secs(4),
+                idle_timeout: Duration::from_secs(5),
+                max_attempts: 6,
+                requirements: labels("os"),
+            },
+        }
+    }
+
+    #[test]
+    fn specs_survive_the_wire() {
+        let full = spec();
+        assert_eq!(TaskSpec::try_from(v1::TaskSpec::from(full.clone())), Ok(full));
+    }
+
+    #[test]
+    fn what_is_not_set_is_the_default() {
+        let wire = v1::TaskSpec {
+            prompt: "x".into(),
+            ..Default::default()
+        };
+        let spec = TaskSpec::try_from(wire).unwrap();
+        assert_eq!(spec.policy, Policy::default());
+        assert_eq!(spec.project, ProjectId::default());
+        assert_eq!((spec.repository, spec.context_base), (None, None));
+        let policy = Policy::from(v1::Policy {
+            verify: Some(v1::VerifyPolicy::default()),
+            ..Default::default()
+        });
+        assert_eq!(policy, Policy::default());
+    }
+
+    #[test]
+    fn names_the_field_that_is_wrong() {
+        let mut wire = v1::TaskSpec::from(spec());
+        wire.assignments[1].adapter = "No Such".into();
+        let error = TaskSpec::try_from(wire).unwrap_err();
+        assert_eq!(error.field, "assignments[1].adapter");
+        let mut wire = v1::TaskSpec::from(spec());
+        if let Some(repository) = &mut wire.repository {
+            repository.base_commit = "HEAD".into();
+        }
+        assert_eq!(TaskSpec::try_from(wire).unwrap_err().field, "repository.base_commit");
+    }
+}

@@ -1,0 +1,280 @@
+//! How a call fails. The only place that builds or reads `tonic::Status`: services
+//! return [`ApiError`], clients get one back with the same facts. The facts travel as
+//! `google.rpc` details: ErrorInfo (a stable reason), BadRequest, RetryInfo.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::convert::InvalidField;
+
+/// The ErrorInfo domain of every reason.
+pub const DOMAIN: &str = "kage.v1";
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// The request is wrong and stays wrong.
+    #[error("{}", list(violations))]
+    InvalidArgument {
+        /// Every field that is known to be wrong.
+        violations: Vec<InvalidField>,
+    },
+    /// There is no such thing.
+    #[error("{what} was not found")]
+    NotFound {
+        /// What, with the name that was asked for.
+        what: String,
+    },
+    /// The request id was used before for something else, or a name is taken.
+    #[error("{message}")]
+    Conflict {
+        /// What is in the way.
+        message: String,
+    },
+    /// The request is right, and not possible as things are.
+    #[error("{message}")]
+    FailedPrecondition {
+        /// What has to be done first.
+        message: String,
+    },
+    /// No token, or a wrong one.
+    #[error("the bearer token is missing or wrong")]
+    Unauthenticated,
+    /// The caller is known and may not.
+    #[error("{message}")]
+    PermissionDenied {
+        /// What it may not.
+        message: String,
+    },
+    /// A limit is reached.
+    #[error("{message}")]
+    ResourceExhausted {
+        /// Which limit.
+        message: String,
+        /// When another try makes sense.
+        retry: Option<Duration>,
+    },
+    /// The coordinator cannot be reached or is going away; the outcome may be unknown.
+    #[error("{message}")]
+    Unavailable {
+        /// In which way.
+        message: String,
+        /// When another try makes sense.
+        retry: Option<Duration>,
+    },
+    /// The other side does not know this call.
+    #[error("{message}")]
+    Unimplemented {
+        /// Which.
+        message: String,
+    },
+    /// A fault of the coordinator.
+    #[error("{message}")]
+    Internal {
+        /// What it says about it.
+        message: String,
+    },
+}
+
+fn list(violations: &[InvalidField]) -> String {
+    let texts: Vec<_> = violations.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
+
+impl ApiError {
+    /// A request with one wrong field.
+    pub fn invalid(field: impl Into<String>, problem: impl std::fmt::Display) -> Self {
+        InvalidField::new(field, problem).into()
+    }
+
+    /// True when the same call may succeed later without anything else being done.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::ResourceExhausted { .. } | Self::Unavailable { .. } => true,
+            Self::InvalidArgument { .. }
+            | Self::NotFound { .. }
+            | Self::Conflict { .. }
+            | Self::FailedPrecondition { .. }
+            | Self::Unauthenticated
+            | Self::PermissionDenied { .. }
+            | Self::Unimplemented { .. }
+            | Self::Internal { .. } => false,
+        }
+    }
+
+    /// The stable word for this kind of error, on the wire and in JSON output.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::InvalidArgument { .. } => "INVALID_ARGUMENT",
+            Self::NotFound { .. } => "NOT_FOUND",
+            Self::Conflict { .. } => "CONFLICT",
+            Self::FailedPrecondition { .. } => "FAILED_PRECONDITION",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::PermissionDenied { .. } => "PERMISSION_DENIED",
+            Self::ResourceExhausted { .. } => "RESOURCE_EXHAUSTED",
+            Self::Unavailable { .. } => "UNAVAILABLE",
+            Self::Unimplemented { .. } => "UNIMPLEMENTED",
+            Self::Internal { .. } => "INTERNAL",
+        }
+    }
+
+    const fn code(&self) -> Code {
+        match self {
+            Self::InvalidArgument { .. } => Code::InvalidArgument,
+            Self::NotFound { .. } => Code::NotFound,
+            Self::Conflict { .. } => Code::AlreadyExists,
+            Self::FailedPrecondition { .. } => Code::FailedPrecondition,
+            Self::Unauthenticated => Code::Unauthenticated,
+            Self::PermissionDenied { .. } => Code::PermissionDenied,
+            Self::ResourceExhausted { .. } => Code::ResourceExhausted,
+            Self::Unavailable { .. } => Code::Unavailable,
+            Self::Unimplemented { .. } => Code::Unimplemented,
+            Self::Internal { .. } => Code::Internal,
+        }
+    }
+}
+
+impl From<InvalidField> for ApiError {
+    fn from(violation: InvalidField) -> Self {
+        Self::InvalidArgument {
+            violations: vec![violation],
+        }
+    }
+}
+
+/// The metadata key of the name of what was not found.
+const WHAT: &str = "what";
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        let mut details = ErrorDetails::new();
+        let mut metadata = std::collections::HashMap::new();
+        match &error {
+            ApiError::InvalidArgument { violations } => {
+                for violation in violations {
+                    details.add_bad_request_violation(&violation.field, &violation.problem);
+                }
+            }
+            ApiError::ResourceExhausted { retry, .. } | ApiError::Unavailable { retry, .. } => {
+                if retry.is_some() {
+                    details.set_retry_info(*retry);
+                }
+            }
+            ApiError::NotFound { what } => {
+                metadata.insert(WHAT.to_owned(), what.clone());
+            }
+            ApiError::Conflict { .. }
+            | ApiError::FailedPrecondition { .. }
+            | ApiError::Unauthenticated
+            | ApiError::PermissionDenied { .. }
+            | ApiError::Unimplemented { .. }
+            | ApiError::Internal { .. } => {}
+        }
+        details.set_error_info(error.reason(), DOMAIN, metadata);
+        Self::with_error_details(error.code(), error.to_string(), details)
+    }
+}
+
+impl From<Status> for ApiError {
+    fn from(status: Status) -> Self {
+        let message = status.message().to_owned();
+        let details = status.get_error_details();
+        let retry = details.retry_info().and_then(|info| info.retry_delay);
+        match status.code() {
+            Code::InvalidArgument | Code::OutOfRange => {
+                let mut violations: Vec<_> = details
+                    .bad_request()
+                    .into_iter()
+                    .flat_map(|bad| &bad.field_violations)
+                    .map(|v| InvalidField::new(&v.field, &v.description))
+                    .collect();
+                if violations.is_empty() {
+                    violations.push(InvalidField::new("request", message));
+                }
+                Self::InvalidArgument { violations }
+            }
+            Code::NotFound => Self::NotFound {
+                what: details
+                    .error_info()
+                    .and_then(|info| info.metadata.get(WHAT).cloned())
+                    .unwrap_or(message),
+            },
+            Code::AlreadyExists | Code::Aborted => Self::Conflict { message },
+            Code::FailedPrecondition => Self::FailedPrecondition { message },
+            Code::Unauthenticated => Self::Unauthenticated,
+            Code::PermissionDenied => Self::PermissionDenied { message },
+            Code::ResourceExhausted => Self::ResourceExhausted { message, retry },
+            // A call that was cut may or may not have had its effect: the same as no answer.
+            Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => Self::Unavailable { message, retry },
+            Code::Unimplemented => Self::Unimplemented { message },
+            // tonic reports a connection that broke under a call as Unknown.
+            Code::Unknown if std::error::Error::source(&status).is_some() => Self::Unavailable { message, retry },
+            Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => Self::Internal { message },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_survives_the_wire() {
+        let message = || "words".to_owned();
+        let retry = Some(Duration::from_millis(1500));
+        let errors = [
+            ApiError::InvalidArgument {
+                violations: vec![
+                    InvalidField::new("a.b", "is wrong"),
+                    InvalidField::new("c", "is missing"),
+                ],
+            },
+            ApiError::NotFound { what: "task 12".into() },
+            ApiError::Conflict { message: message() },
+            ApiError::FailedPrecondition { message: message() },
+            ApiError::Unauthenticated,
+            ApiError::PermissionDenied { message: message() },
+            ApiError::ResourceExhausted {
+                message: message(),
+                retry,
+            },
+            ApiError::Unavailable {
+                message: message(),
+                retry: None,
+            },
+            ApiError::Unavailable {
+                message: message(),
+                retry,
+            },
+            ApiError::Unimplemented { message: message() },
+            ApiError::Internal { message: message() },
+        ];
+        for error in errors {
+            let status = Status::from(error.clone());
+            let info = status.get_error_details().error_info().cloned();
+            assert_eq!(
+                info.map(|i| (i.reason, i.domain)),
+                Some((error.reason().to_owned(), DOMAIN.to_owned()))
+            );
+            assert_eq!(ApiError::from(status), error);
+        }
+    }
+
+    #[test]
+    fn reads_statuses_of_others() {
+        let cases = [
+            (Code::DeadlineExceeded, "UNAVAILABLE"),
+            (Code::Cancelled, "UNAVAILABLE"),
+            (Code::Aborted, "CONFLICT"),
+            (Code::OutOfRange, "INVALID_ARGUMENT"),
+            (Code::Unknown, "INTERNAL"),
+        ];
+        for (code, reason) in cases {
+            assert_eq!(ApiError::from(Status::new(code, "x")).reason(), reason, "{code:?}");
+        }
+    }
+}
