@@ -1,0 +1,76 @@
+//! What an agent is told at its start: parsed and checked once, before anything is opened.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kage_core::task::Labels;
+
+/// How an agent runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it keeps its id, outbox, mirrors and worktrees. Held by an exclusive lock.
+    pub state_dir: PathBuf,
+    /// `http://HOST:PORT` of the coordinator.
+    pub coordinator_url: String,
+    /// What it shows with every request. Never logged.
+    pub token: Secret,
+    /// What people call it.
+    pub name: String,
+    /// How many attempts run at once.
+    pub slots: u32,
+    /// What tasks may require.
+    pub labels: Labels,
+    /// How much it keeps and how long it waits.
+    pub limits: Limits,
+}
+
+/// A text that must not be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a token file's content; white space around it is no part of the token.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.trim().to_owned())
+    }
+
+    /// The text itself.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Bounds of what an agent keeps and of how long it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one output stream; what comes after is read and dropped.
+    pub output_cap: u64,
+    /// Undelivered output of all attempts together; beyond it programs are not read from.
+    pub undelivered_output: u64,
+    /// Undelivered events of all attempts together, in bytes.
+    pub undelivered_events: u32,
+    /// How long running attempts may go on after a shutdown was asked for.
+    pub drain: Duration,
+    /// How long a program has to end after it was told to.
+    pub stop_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            output_cap: 256 << 20,
+            undelivered_output: 4 << 30,
+            undelivered_events: 64 << 20,
+            drain: Duration::from_secs(60),
+            stop_grace: Duration::from_secs(15),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The agent's state directory: who may use it, the agent's id, and where things are.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use kage_core::id::{AgentId, AttemptId, Digest, InvalidId, ProjectId, RepositoryName};
+
+use crate::ports::Random;
+
+/// Why a state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another agent uses it.
+    #[error("the state directory {path} is in use by another agent; give each its own with --state")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file of it could not be read or written.
+    #[error("cannot use {path}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The id file holds something else.
+    #[error("{path} does not hold an agent id; remove it to be a new agent")]
+    AgentId {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: InvalidId,
+    },
+}
+
+/// A locked state directory. The lock lasts as long as this value.
+#[derive(Debug)]
+pub struct StateDir {
+    root: PathBuf,
+    agent: AgentId,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Makes and locks the directory, and reads the agent's id or draws one.
+    ///
+    /// # Errors
+    /// When another agent holds it, or it cannot be written.
+    pub fn open(root: &Path, random: &Random) -> Result<Self, StateError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StateError::Io { path, source }
+        };
+        std::fs::create_dir_all(root).map_err(io(root))?;
+        let lock_path = root.join("lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(io(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StateError::Locked { path: root.to_owned() }),
+            Err(TryLockError::Error(source)) => {
+                return Err(StateError::Io {
+                    path: lock_path,
+                    source,
+                });
+            }
+        }
+        let agent = agent_id(&root.join("agent-id"), random)?;
+        Ok(Self {
+            root: root.to_owned(),
+            agent,
+            _lock: lock,
+        })
+    }
+
+    /// The agent's id. It outlives restarts.
+    #[must_use]
+    pub const fn agent(&self) -> AgentId {
+        self.agent
+    }
+
+    /// Where things are.
+    #[must_use]
+    pub fn paths(&self) -> Paths {
+        Paths {
+            root: self.root.clone(),
+        }
+    }
+}
+
+fn agent_id(path: &Path, random: &Random) -> Result<AgentId, StateError> {
+    let io = |source| StateError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    match std::fs::read_to_string(path) {
+        Ok(text) => text.trim().parse().map_err(|source| StateError::AgentId {
+            path: path.to_owned(),
+            source,
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let id = AgentId::from_random(random());
+            // Renamed into place, so that a crash leaves no half id.
+            let fresh = path.with_extension("new");
+            std::fs::write(&fresh, format!("{id}\n")).map_err(io)?;
+            File::open(&fresh).and_then(|file| file.sync_all()).map_err(io)?;
+            std::fs::rename(&fresh, path).map_err(io)?;
+            Ok(id)
+        }
+        Err(error) => Err(io(error)),
+    }
+}
+
+/// Where the things of a state directory are.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    root: PathBuf,
+}
+
+impl Paths {
+    /// The database of undelivered events.
+    #[must_use]
+    pub fn outbox(&self) -> PathBuf {
+        self.root.join("outbox.db")
+    }
+
+    /// Output that is not delivered yet, a folder per attempt.
+    #[must_use]
+    pub fn output(&self) -> PathBuf {
+        self.root.join("output")
+    }
+
+    /// The bare mirror of one repository.
+    #[must_use]
+    pub fn mirror(&self, project: &ProjectId, repository: &RepositoryName) -> PathBuf {
+        self.root
+            .join("mirrors")
+            .join(project.as_str())
+            .join(format!("{repository}.git"))
+    }
+
+    /// Every mirror.
+    #[must_use]
+    pub fn mirrors(&self) -> PathBuf {
+        self.root.join("mirrors")
+    }
+
+    /// Worktrees, one per attempt.
+    #[must_use]
+    pub fn worktrees(&self) -> PathBuf {
+        self.root.join("worktrees")
+    }
+
+    /// The worktree of one attempt.
+    #[must_use]
+    pub fn worktree(&self, attempt: AttemptId) -> PathBuf {
+        self.worktrees().join(attempt.to_string())
+    }
+
+    /// Scratch folders, one per attempt.
+    #[must_use]
+    pub fn scratches(&self) -> PathBuf {
+        self.root.join("scratch")
+    }
+
+    /// The scratch folder of one attempt.
+    #[must_use]
+    pub fn scratch(&self, attempt: AttemptId) -> PathBuf {
+        self.scratches().join(attempt.to_string())
+    }
+
+    /// Base contexts by digest.
+    #[must_use]
+    pub fn contexts(&self) -> PathBuf {
+        self.root.join("contexts")
+    }
+
+    /// One base context.
+    #[must_use]
+    pub fn context(&self, digest: &Digest) -> PathBuf {
+        self.contexts().join(digest.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn keeps_its_id_and_is_held_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let random: Random = Arc::new(rand::random::<u128>);
+        let first = StateDir::open(dir.path(), &random).unwrap();
+        let id = first.agent();
+        assert!(matches!(
+            StateDir::open(dir.path(), &random),
+            Err(StateError::Locked { .. })
+        ));
+        drop(first);
+        assert_eq!(StateDir::open(dir.path(), &random).unwrap().agent(), id);
+    }
+}
