@@ -1,1 +1,3 @@
-//! Not written yet.
+//! The command line of Kage Bunshin, and what only it needs.
+
+pub mod scripted;

@@ -1,0 +1,288 @@
+//! Token counts and prompt-cache accounting of the scripted model: deterministic, from bytes,
+//! after the provider's documented rules (exact prefix, entries at breakpoints only, minimum
+//! length by model, a look-up that walks back at most 20 blocks). It does not know HTTP.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use super::request::{CacheTtl, Request};
+
+/// Tokens of one call by billing class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CallUsage {
+    /// Neither read from nor written to the cache.
+    pub input: u64,
+    /// Written for five minutes.
+    pub cache_write_5m: u64,
+    /// Written for an hour.
+    pub cache_write_1h: u64,
+    /// Read from the cache.
+    pub cache_read: u64,
+    /// Produced.
+    pub output: u64,
+    /// Part of `output` that is reasoning.
+    pub reasoning: u64,
+}
+
+/// Tokens of some bytes: a quarter, rounded up.
+pub(super) fn tokens(bytes: usize) -> u64 {
+    bytes.div_ceil(4) as u64
+}
+
+/// Tokens of a whole prompt.
+pub(super) fn prompt_tokens(request: &Request) -> u64 {
+    request
+        .segments
+        .iter()
+        .map(|segment| tokens(segment.content.len()))
+        .sum()
+}
+
+/// The digest of a prefix, with everything that separates caches: organisation and model.
+type Prefix = [u8; 32];
+
+#[derive(Debug)]
+struct Entry {
+    ttl: CacheTtl,
+    expires: Instant,
+}
+
+/// The provider's prompt cache.
+#[derive(Debug, Default)]
+pub(super) struct PromptCache {
+    entries: HashMap<Prefix, Entry>,
+}
+
+/// What a call's prompt costs, and the entries that exist once its response begins.
+#[derive(Debug, Default)]
+pub(super) struct Accounting {
+    pub(super) usage: CallUsage,
+    writes: Vec<(Prefix, CacheTtl, Instant)>,
+}
+
+const LOOK_BACK: usize = 20;
+
+impl PromptCache {
+    /// Accounts for a prompt. What it writes is not readable before `begin`.
+    pub(super) fn look_up(&mut self, organisation: &str, request: &Request, now: Instant) -> Accounting {
+        let prefixes = prefixes(organisation, request);
+        let minimum = minimum_tokens(&request.model);
+        let breakpoints: Vec<(usize, CacheTtl)> = request
+            .segments
+            .iter()
+            .enumerate()
+            .filter_map(|(index, segment)| Some((index, segment.breakpoint?)))
+            .filter(|(index, _)| prefixes[*index].1 >= minimum)
+            .collect();
+        let hit = breakpoints.iter().rev().find_map(|(breakpoint, _)| {
+            let first = breakpoint.saturating_sub(LOOK_BACK - 1);
+            (first..=*breakpoint)
+                .rev()
+                .find(|index| self.touch(&prefixes[*index].0, now))
+        });
+        let mut accounting = Accounting::default();
+        let mut covered = hit.map_or(0, |index| prefixes[index].1);
+        accounting.usage.cache_read = covered;
+        for (index, ttl) in breakpoints {
+            if hit.is_some_and(|hit| index <= hit) {
+                continue;
+            }
+            let (prefix, end) = prefixes[index];
+            match ttl {
+                CacheTtl::FiveMinutes => accounting.usage.cache_write_5m += end - covered,
+                CacheTtl::OneHour => accounting.usage.cache_write_1h += end - covered,
+            }
+            covered = end;
+            // The clock runs from the start of the request.
+            accounting.writes.push((prefix, ttl, now));
+        }
+        accounting.usage.input = prompt_tokens(request) - covered;
+        accounting
+    }
+
+    /// The response begins: what the call wrote can be read from now on.
+    pub(super) fn begin(&mut self, accounting: &Accounting) {
+        for (prefix, ttl, from) in &accounting.writes {
+            let entry = Entry {
+                ttl: *ttl,
+                expires: *from + lifetime(*ttl),
+            };
+            self.entries.insert(*prefix, entry);
+        }
+    }
+
+    /// Whether an entry lives; using it starts its time anew.
+    fn touch(&mut self, prefix: &Prefix, now: Instant) -> bool {
+        match self.entries.get_mut(prefix) {
+            Some(entry) if entry.expires > now => {
+                entry.expires = now + lifetime(entry.ttl);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+}
+
+fn lifetime(ttl: CacheTtl) -> Duration {
+    match ttl {
+        CacheTtl::FiveMinutes => Duration::from_secs(5 * 60),
+        CacheTtl::OneHour => Duration::from_secs(60 * 60),
+    }
+}
+
+/// The digest and the token count of every prefix that ends with a segment.
+fn prefixes(organisation: &str, request: &Request) -> Vec<(Prefix, u64)> {
+    let mut chain: Prefix = Sha256::digest(format!("{organisation}\0{}", request.model)).into();
+    let mut count = 0;
+    request
+        .segments
+        .iter()
+        .map(|segment| {
+            chain = Sha256::new()
+                .chain_update(chain)
+                .chain_update(segment.content.as_bytes())
+                .finalize()
+                .into();
+            count += tokens(segment.content.len());
+            (chain, count)
+        })
+        .collect()
+}
+
+/// The shortest prefix that is cached; shorter ones are silently not.
+fn minimum_tokens(model: &str) -> u64 {
+    const TABLE: [(&str, u64); 12] = [
+        ("claude-opus-4-7", 2048),
+        ("claude-opus-4-5", 4096),
+        ("claude-opus-4-6", 4096),
+        ("claude-haiku-4-5", 4096),
+        ("claude-opus-5", 512),
+        ("claude-sonnet-5-5", 512),
+        ("claude-haiku-5-5", 512),
+        ("claude-fable-5", 512),
+        ("claude-mythos-5", 512),
+        ("claude-opus-4-8", 1024),
+        ("claude-sonnet-5", 1024),
+        ("claude-sonnet-4", 1024),
+    ];
+    TABLE
+        .iter()
+        .find(|(prefix, _)| model.starts_with(prefix))
+        .map_or(1024, |(_, minimum)| *minimum)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::super::request::Segment;
+    use super::*;
+
+    fn request(parts: &[(usize, Option<CacheTtl>)]) -> Request {
+        Request {
+            model: "claude-sonnet-5-5".to_owned(),
+            stream: true,
+            turn: 0,
+            prompt: String::new(),
+            tools: HashSet::new(),
+            segments: parts
+                .iter()
+                .enumerate()
+                .map(|(index, (tokens, breakpoint))| Segment {
+                    content: format!("{index:04}").repeat(*tokens),
+                    breakpoint: *breakpoint,
+                })
+                .collect(),
+        }
+    }
+
+    const SHORT: Option<CacheTtl> = Some(CacheTtl::FiveMinutes);
+    const LONG: Option<CacheTtl> = Some(CacheTtl::OneHour);
+
+    fn usage(input: u64, write_5m: u64, write_1h: u64, read: u64) -> CallUsage {
+        CallUsage {
+            input,
+            cache_write_5m: write_5m,
+            cache_write_1h: write_1h,
+            cache_read: read,
+            ..CallUsage::default()
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_written_first_and_read_after_the_response_began() {
+        let mut cache = PromptCache::default();
+        let now = Instant::now();
+        let first = request(&[(600, LONG), (100, SHORT), (7, None)]);
+        let accounting = cache.look_up("o", &first, now);
+        assert_eq!(accounting.usage, usage(7, 100, 600, 0));
+        assert_eq!(
+            cache.look_up("o", &first, now).usage,
+            usage(7, 100, 600, 0),
+            "not begun"
+        );
+        cache.begin(&accounting);
+        assert_eq!(cache.look_up("o", &first, now).usage, usage(7, 0, 0, 700));
+        assert_eq!(cache.look_up("other", &first, now).usage.cache_read, 0);
+        let longer = request(&[(600, LONG), (100, None), (7, None), (50, SHORT)]);
+        assert_eq!(
+            cache.look_up("o", &longer, now).usage,
+            usage(0, 57, 0, 700),
+            "walks back"
+        );
+    }
+
+    #[test]
+    fn a_changed_block_loses_everything_after_it() {
+        let mut cache = PromptCache::default();
+        let now = Instant::now();
+        let accounting = cache.look_up("o", &request(&[(600, SHORT), (100, SHORT)]), now);
+        cache.begin(&accounting);
+        assert_eq!(
+            cache.look_up("o", &request(&[(600, SHORT), (101, SHORT)]), now).usage,
+            usage(0, 101, 0, 600)
+        );
+        assert_eq!(
+            cache.look_up("o", &request(&[(601, SHORT), (100, SHORT)]), now).usage,
+            usage(0, 701, 0, 0)
+        );
+    }
+
+    #[test]
+    fn too_short_a_prefix_is_silently_not_cached() {
+        let mut cache = PromptCache::default();
+        let accounting = cache.look_up("o", &request(&[(511, SHORT), (3, None)]), Instant::now());
+        assert_eq!(accounting.usage, usage(514, 0, 0, 0));
+    }
+
+    #[test]
+    fn entries_expire_unless_they_are_used() {
+        let mut cache = PromptCache::default();
+        let start = Instant::now();
+        let call = request(&[(600, SHORT)]);
+        let accounting = cache.look_up("o", &call, start);
+        cache.begin(&accounting);
+        let minutes = |n: u64| start + Duration::from_secs(60 * n);
+        assert_eq!(cache.look_up("o", &call, minutes(4)).usage.cache_read, 600);
+        assert_eq!(cache.look_up("o", &call, minutes(8)).usage.cache_read, 600);
+        assert_eq!(cache.look_up("o", &call, minutes(13)).usage.cache_read, 0);
+    }
+
+    #[test]
+    fn the_look_up_walks_back_twenty_blocks_at_most() {
+        let mut cache = PromptCache::default();
+        let now = Instant::now();
+        let accounting = cache.look_up("o", &request(&[(600, SHORT)]), now);
+        cache.begin(&accounting);
+        let tail = |blocks: usize| {
+            let mut parts = vec![(600, None)];
+            parts.extend(vec![(1, None); blocks]);
+            parts.last_mut().expect("there is one").1 = SHORT;
+            request(&parts)
+        };
+        assert_eq!(cache.look_up("o", &tail(19), now).usage.cache_read, 600);
+        assert_eq!(cache.look_up("o", &tail(20), now).usage.cache_read, 0);
+    }
+}

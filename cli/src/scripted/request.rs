@@ -1,0 +1,510 @@
+//! Reads a Messages API request and enforces the provider's documented rules on the way: what
+//! parses here, the provider would take. It does not know scripts, caches or HTTP.
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use super::script::ApiError;
+
+/// The endpoint a request came to; counting tokens needs no `max_tokens`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Messages,
+    CountTokens,
+}
+
+/// How long a cache entry lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CacheTtl {
+    FiveMinutes,
+    OneHour,
+}
+
+/// A piece of the prompt in the order in which the model reads it: tools, system, messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) content: String,
+    pub(super) breakpoint: Option<CacheTtl>,
+}
+
+/// A request that keeps the rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) model: String,
+    pub(super) stream: bool,
+    /// How many assistant messages it holds.
+    pub(super) turn: usize,
+    /// The text of the system prompt and of all user messages.
+    pub(super) prompt: String,
+    pub(super) tools: HashSet<String>,
+    pub(super) segments: Vec<Segment>,
+}
+
+const MAX_BREAKPOINTS: usize = 4;
+
+const FIELDS: [&str; 21] = [
+    "cache_control",
+    "container",
+    "context_management",
+    "diagnostics",
+    "inference_geo",
+    "max_tokens",
+    "mcp_servers",
+    "messages",
+    "metadata",
+    "model",
+    "output_config",
+    "service_tier",
+    "speed",
+    "stop_sequences",
+    "stream",
+    "system",
+    "temperature",
+    "thinking",
+    "tool_choice",
+    "tools",
+    "top_p",
+];
+
+/// The signature of a thinking block, by which it is known again.
+pub(super) fn sign(thinking: &str) -> String {
+    hex::encode(Sha256::digest(thinking.as_bytes()))
+}
+
+/// Reads a body.
+pub(super) fn parse(body: &Value, endpoint: Endpoint) -> Result<Request, ApiError> {
+    let body = object("body", body)?;
+    if let Some(unknown) = body.keys().find(|key| !FIELDS.contains(&key.as_str())) {
+        return Err(ApiError::invalid(format!("{unknown}: Extra inputs are not permitted")));
+    }
+    let model = string("model", body.get("model"))?;
+    if endpoint == Endpoint::Messages && body.get("max_tokens").and_then(Value::as_u64).unwrap_or(0) == 0 {
+        return Err(ApiError::invalid("max_tokens: Field required, greater than 0"));
+    }
+    let mut reader = Reader::default();
+    for (index, tool) in array("tools", body.get("tools"))?.iter().enumerate() {
+        reader.tool(index, object("tools", tool)?)?;
+    }
+    for block in blocks("system", body.get("system"))? {
+        reader.system(&block)?;
+    }
+    reader.messages(array("messages", body.get("messages"))?)?;
+    // The automatic breakpoint: on the last block.
+    if let Some(ttl) = cache_control("cache_control", body)?
+        && let Some(last) = reader.segments.last_mut()
+    {
+        last.breakpoint = Some(ttl);
+    }
+    check_breakpoints(&reader.segments)?;
+    Ok(Request {
+        model: model.to_owned(),
+        stream: body.get("stream").and_then(Value::as_bool).unwrap_or(false),
+        turn: reader.turn,
+        prompt: reader.prompt,
+        tools: reader.tools,
+        segments: reader.segments,
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    User,
+    Assistant,
+}
+
+#[derive(Debug, Default)]
+struct Reader {
+    segments: Vec<Segment>,
+    prompt: String,
+    tools: HashSet<String>,
+    turn: usize,
+    tool_calls: HashSet<String>,
+    /// Calls of the last assistant message, not answered yet.
+    unanswered: Vec<String>,
+}
+
+impl Reader {
+    fn tool(&mut self, index: usize, tool: &Map<String, Value>) -> Result<(), ApiError> {
+        let name = string("tools.name", tool.get("name"))?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if name.len() > 128 || !name.chars().all(plain) {
+            return Err(ApiError::invalid(format!(
+                "tools.{index}.name: String should match pattern '^[a-zA-Z0-9_-]{{1,128}}$'"
+            )));
+        }
+        let custom = tool
+            .get("type")
+            .is_none_or(|kind| kind == "custom" || kind == &Value::Null);
+        if custom && tool.get("input_schema").and_then(|schema| schema.get("type")) != Some(&Value::from("object")) {
+            return Err(ApiError::invalid(format!(
+                "tools.{index}.input_schema.type: Field required, must be \"object\""
+            )));
+        }
+        if !self.tools.insert(name.to_owned()) {
+            return Err(ApiError::invalid("tools: Tool names must be unique"));
+        }
+        self.segment("tool", tool)
+    }
+
+    fn system(&mut self, block: &Map<String, Value>) -> Result<(), ApiError> {
+        self.prompt_text("system", block)?;
+        self.segment("system", block)
+    }
+
+    fn messages(&mut self, messages: &[Value]) -> Result<(), ApiError> {
+        if messages.is_empty() {
+            return Err(ApiError::invalid("messages: at least one message is required"));
+        }
+        let mut previous = None;
+        for (index, message) in messages.iter().enumerate() {
+            let at = format!("messages.{index}");
+            let message = object(&at, message)?;
+            let blocks = blocks(&at, message.get("content"))?;
+            if blocks.is_empty() {
+                return Err(ApiError::invalid(format!("{at}: content must not be empty")));
+            }
+            let role = match string(&format!("{at}.role"), message.get("role"))? {
+                "user" => Role::User,
+                "assistant" => Role::Assistant,
+                // A note to the model between turns. It takes no turn of its own.
+                "system" if previous == Some(Role::User) => {
+                    for block in blocks {
+                        self.system(&block)?;
+                    }
+                    continue;
+                }
+                other => return Err(ApiError::invalid(format!("{at}.role: unexpected \"{other}\" here"))),
+            };
+            if previous == Some(role) || (previous.is_none() && role == Role::Assistant) {
+                return Err(ApiError::invalid(format!(
+                    "{at}: roles must alternate between \"user\" and \"assistant\", and \"user\" is first"
+                )));
+            }
+            match role {
+                Role::User => self.user(&at, &blocks)?,
+                Role::Assistant => self.assistant(&at, &blocks)?,
+            }
+            previous = Some(role);
+        }
+        if previous == Some(Role::Assistant) {
+            self.all_answered("the end")?;
+            return Err(ApiError::invalid(
+                "messages: the conversation must end with a user message",
+            ));
+        }
+        Ok(())
+    }
+
+    fn user(&mut self, at: &str, blocks: &[Map<String, Value>]) -> Result<(), ApiError> {
+        let mut results_over = false;
+        for block in blocks {
+            let kind = string(&format!("{at}.content.type"), block.get("type"))?;
+            match kind {
+                "tool_result" if results_over => {
+                    return Err(ApiError::invalid(format!(
+                        "{at}: tool_result blocks must come before all other content"
+                    )));
+                }
+                "tool_result" => {
+                    let id = string(&format!("{at}.tool_use_id"), block.get("tool_use_id"))?;
+                    let Some(position) = self.unanswered.iter().position(|open| open == id) else {
+                        return Err(ApiError::invalid(format!(
+                            "{at}: unexpected tool_use_id found in tool_result blocks: {id}. Each tool_result block \
+                             must have a corresponding tool_use block in the previous message."
+                        )));
+                    };
+                    self.unanswered.remove(position);
+                }
+                "text" => {
+                    results_over = true;
+                    self.prompt_text(at, block)?;
+                }
+                "image" | "document" | "search_result" => results_over = true,
+                other => {
+                    return Err(ApiError::invalid(format!(
+                        "{at}: block of type \"{other}\" in a user message"
+                    )));
+                }
+            }
+            self.segment("user", block)?;
+        }
+        self.all_answered(at)
+    }
+
+    fn assistant(&mut self, at: &str, blocks: &[Map<String, Value>]) -> Result<(), ApiError> {
+        for block in blocks {
+            match string(&format!("{at}.content.type"), block.get("type"))? {
+                "text" => {
+                    string(&format!("{at}.text"), block.get("text"))?;
+                }
+                "tool_use" => {
+                    let id = string(&format!("{at}.id"), block.get("id"))?;
+                    string(&format!("{at}.name"), block.get("name"))?;
+                    object(&format!("{at}.input"), block.get("input").unwrap_or(&Value::Null))?;
+                    if !self.tool_calls.insert(id.to_owned()) {
+                        return Err(ApiError::invalid(format!("{at}: tool_use ids must be unique: {id}")));
+                    }
+                    self.unanswered.push(id.to_owned());
+                }
+                "thinking" => {
+                    let thinking = string(&format!("{at}.thinking"), block.get("thinking"))?;
+                    if block.get("signature").and_then(Value::as_str) != Some(&sign(thinking)) {
+                        return Err(ApiError::invalid(format!("{at}: Invalid signature in thinking block")));
+                    }
+                }
+                "redacted_thinking" => {}
+                other => {
+                    return Err(ApiError::invalid(format!(
+                        "{at}: block of type \"{other}\" in an assistant message"
+                    )));
+                }
+            }
+            self.segment("assistant", block)?;
+        }
+        self.turn += 1;
+        Ok(())
+    }
+
+    fn all_answered(&self, at: &str) -> Result<(), ApiError> {
+        if self.unanswered.is_empty() {
+            return Ok(());
+        }
+        Err(ApiError::invalid(format!(
+            "{at}: tool_use ids were found without tool_result blocks immediately after: {}. Each tool_use block \
+             must have a corresponding tool_result block in the next message.",
+            self.unanswered.join(", ")
+        )))
+    }
+
+    fn prompt_text(&mut self, at: &str, block: &Map<String, Value>) -> Result<(), ApiError> {
+        let text = string(&format!("{at}.text"), block.get("text"))?;
+        self.prompt.push_str(text);
+        self.prompt.push('\n');
+        Ok(())
+    }
+
+    fn segment(&mut self, section: &str, block: &Map<String, Value>) -> Result<(), ApiError> {
+        let breakpoint = cache_control(section, block)?;
+        let mut content = block.clone();
+        content.remove("cache_control");
+        self.segments.push(Segment {
+            content: format!("{section} {}", Value::Object(content)),
+            breakpoint,
+        });
+        Ok(())
+    }
+}
+
+fn check_breakpoints(segments: &[Segment]) -> Result<(), ApiError> {
+    let breakpoints: Vec<CacheTtl> = segments.iter().filter_map(|segment| segment.breakpoint).collect();
+    if breakpoints.len() > MAX_BREAKPOINTS {
+        return Err(ApiError::invalid(format!(
+            "A maximum of {MAX_BREAKPOINTS} blocks with cache_control may be provided. Found {}.",
+            breakpoints.len()
+        )));
+    }
+    if breakpoints
+        .windows(2)
+        .any(|pair| pair == [CacheTtl::FiveMinutes, CacheTtl::OneHour])
+    {
+        return Err(ApiError::invalid(
+            "a ttl='1h' cache_control block must not come after a ttl='5m' cache_control block",
+        ));
+    }
+    Ok(())
+}
+
+fn cache_control(at: &str, block: &Map<String, Value>) -> Result<Option<CacheTtl>, ApiError> {
+    let Some(control) = block.get("cache_control").filter(|control| !control.is_null()) else {
+        return Ok(None);
+    };
+    if control.get("type") != Some(&Value::from("ephemeral")) {
+        return Err(ApiError::invalid(format!(
+            "{at}.cache_control.type: must be \"ephemeral\""
+        )));
+    }
+    match control.get("ttl").map(Value::as_str) {
+        None | Some(Some("5m")) => Ok(Some(CacheTtl::FiveMinutes)),
+        Some(Some("1h")) => Ok(Some(CacheTtl::OneHour)),
+        Some(_) => Err(ApiError::invalid(format!(
+            "{at}.cache_control.ttl: must be \"5m\" or \"1h\""
+        ))),
+    }
+}
+
+/// Content as blocks: a string is one text block.
+fn blocks(at: &str, content: Option<&Value>) -> Result<Vec<Map<String, Value>>, ApiError> {
+    match content {
+        None => Ok(Vec::new()),
+        Some(Value::String(text)) => {
+            let mut block = Map::new();
+            block.insert("type".to_owned(), Value::from("text"));
+            block.insert("text".to_owned(), Value::from(text.as_str()));
+            Ok(vec![block])
+        }
+        other => array(at, other)?
+            .iter()
+            .map(|block| object(at, block).cloned())
+            .collect(),
+    }
+}
+
+fn object<'a>(at: &str, value: &'a Value) -> Result<&'a Map<String, Value>, ApiError> {
+    value
+        .as_object()
+        .ok_or_else(|| ApiError::invalid(format!("{at}: Input should be an object")))
+}
+
+fn array<'a>(at: &str, value: Option<&'a Value>) -> Result<&'a [Value], ApiError> {
+    match value {
+        None => Ok(&[]),
+        Some(value) => value
+            .as_array()
+            .map(Vec::as_slice)
+            .ok_or_else(|| ApiError::invalid(format!("{at}: Input should be a list"))),
+    }
+}
+
+fn string<'a>(at: &str, value: Option<&'a Value>) -> Result<&'a str, ApiError> {
+    match value.and_then(Value::as_str) {
+        Some(text) if !text.is_empty() => Ok(text),
+        Some(_) => Err(ApiError::invalid(format!("{at}: must be non-empty"))),
+        None => Err(ApiError::invalid(format!("{at}: Field required, a string"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    type Change = Box<dyn FnOnce(&mut Value)>;
+
+    fn refusal(change: impl FnOnce(&mut Value)) -> String {
+        let mut body = conversation();
+        change(&mut body);
+        let error = parse(&body, Endpoint::Messages).expect_err("must be refused");
+        assert_eq!((error.status, error.kind.as_str()), (400, "invalid_request_error"));
+        error.message
+    }
+
+    fn conversation() -> Value {
+        json!({
+            "model": "m", "max_tokens": 100, "stream": true,
+            "tools": [{"name": "bash", "input_schema": {"type": "object"}}],
+            "system": [{"type": "text", "text": "base", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
+            "messages": [
+                {"role": "user", "content": "do it"},
+                {"role": "assistant", "content": [
+                    {"type": "thinking", "thinking": "hm", "signature": sign("hm")},
+                    {"type": "tool_use", "id": "t1", "name": "bash", "input": {}},
+                    {"type": "tool_use", "id": "t2", "name": "bash", "input": {}},
+                ]},
+                {"role": "user", "content": [
+                    {"type": "tool_result", "tool_use_id": "t2", "content": "x"},
+                    {"type": "tool_result", "tool_use_id": "t1", "content": "y"},
+                    {"type": "text", "text": "go on", "cache_control": {"type": "ephemeral"}},
+                ]},
+            ],
+        })
+    }
+
+    #[test]
+    fn a_conversation_that_keeps_the_rules_is_read() {
+        let request = parse(&conversation(), Endpoint::Messages).unwrap();
+        assert_eq!(request.turn, 1);
+        assert_eq!(request.prompt, "base\ndo it\ngo on\n");
+        assert_eq!(request.segments.len(), 9);
+        assert_eq!(request.segments[1].breakpoint, Some(CacheTtl::OneHour));
+        assert_eq!(request.segments[8].breakpoint, Some(CacheTtl::FiveMinutes));
+        assert!(!request.segments[1].content.contains("cache_control"));
+    }
+
+    #[test]
+    fn max_tokens_is_needed_except_for_counting() {
+        let mut body = conversation();
+        body.as_object_mut().unwrap().remove("max_tokens");
+        assert!(parse(&body, Endpoint::CountTokens).is_ok());
+        assert!(
+            parse(&body, Endpoint::Messages)
+                .unwrap_err()
+                .message
+                .contains("max_tokens")
+        );
+    }
+
+    #[test]
+    fn every_broken_rule_is_named() {
+        let table: Vec<(&str, Change)> = vec![
+            ("frobnicate: Extra", Box::new(|b| b["frobnicate"] = json!(1))),
+            ("model: Field required", Box::new(|b| b["model"] = json!(null))),
+            ("messages: at least one", Box::new(|b| b["messages"] = json!([]))),
+            (
+                "roles must alternate",
+                Box::new(|b| b["messages"][1]["role"] = json!("user")),
+            ),
+            (
+                "without tool_result blocks immediately after: t1",
+                Box::new(|b| b["messages"][2]["content"][1] = json!({"type": "text", "text": "z"})),
+            ),
+            (
+                "unexpected tool_use_id",
+                Box::new(|b| b["messages"][2]["content"][0]["tool_use_id"] = json!("t9")),
+            ),
+            (
+                "tool_result blocks must come before",
+                Box::new(|b| {
+                    let content = b["messages"][2]["content"].as_array_mut().unwrap();
+                    content.rotate_right(1);
+                }),
+            ),
+            (
+                "without tool_result blocks immediately after: t1, t2",
+                Box::new(|b| {
+                    b["messages"].as_array_mut().unwrap().pop();
+                }),
+            ),
+            (
+                "Invalid signature",
+                Box::new(|b| b["messages"][1]["content"][0]["thinking"] = json!("other")),
+            ),
+            (
+                "must not come after a ttl='5m'",
+                Box::new(|b| {
+                    b["tools"][0]["cache_control"] = json!({"type": "ephemeral"});
+                }),
+            ),
+            (
+                "A maximum of 4 blocks",
+                Box::new(|b| {
+                    let block = json!({"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}});
+                    b["system"] = json!([block, block, block, block]);
+                }),
+            ),
+            (
+                "must be non-empty",
+                Box::new(|b| b["messages"][0]["content"] = json!("")),
+            ),
+            (
+                "Tool names must be unique",
+                Box::new(|b| b["tools"] = json!([b["tools"][0], b["tools"][0]])),
+            ),
+            ("input_schema", Box::new(|b| b["tools"] = json!([{"name": "x"}]))),
+        ];
+        for (part, change) in table {
+            let message = refusal(change);
+            assert!(message.contains(part), "{part:?} is not in {message:?}");
+        }
+    }
+
+    #[test]
+    fn a_note_of_the_system_between_turns_takes_no_turn() {
+        let mut body = conversation();
+        let note = json!({"role": "system", "content": [{"type": "text", "text": "env"}]});
+        body["messages"].as_array_mut().unwrap().insert(1, note);
+        assert_eq!(parse(&body, Endpoint::Messages).unwrap().turn, 1);
+    }
+}
