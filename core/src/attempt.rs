@@ -99,14 +99,12 @@ pub enum StaleWriter {
 }
 
 impl Attempt {
-    /// Says whether a writer who shows this token may write.
+    /// Says whether this agent, who shows this token, may write.
     ///
     /// # Errors
     /// When it may not; the writer must stop.
-    pub fn authorise(&self, token_hash: &Digest) -> Result<(), StaleWriter> {
-        if self.token_hash != *token_hash {
-            return Err(StaleWriter::WrongToken);
-        }
+    pub fn authorise(&self, token_hash: &Digest, agent: AgentId) -> Result<(), StaleWriter> {
+        self.identify(token_hash, agent)?;
         match self.state {
             AttemptState::Live => Ok(()),
             AttemptState::Ended { .. } => Err(StaleWriter::Ended),
@@ -117,15 +115,15 @@ impl Attempt {
     ///
     /// A batch that was stored whole is accepted again even after the attempt ended:
     /// its sender never got the acknowledgement.
-    pub fn admit(&self, token_hash: &Digest, first: u64, count: usize) -> Admission {
-        if self.token_hash != *token_hash {
-            return Admission::Stale(StaleWriter::WrongToken);
+    pub fn admit(&self, token_hash: &Digest, agent: AgentId, first: u64, count: usize) -> Admission {
+        if let Err(stale) = self.identify(token_hash, agent) {
+            return Admission::Stale(stale);
         }
         let last = first.saturating_add(count as u64).saturating_sub(1);
         if last <= self.acked_seq {
             return Admission::Accept { skip: count };
         }
-        if let Err(stale) = self.authorise(token_hash) {
+        if let Err(stale) = self.authorise(token_hash, agent) {
             return Admission::Stale(stale);
         }
         if first == 0 || first > self.acked_seq + 1 {
@@ -136,6 +134,16 @@ impl Attempt {
         Admission::Accept {
             skip: usize::try_from(self.acked_seq + 1 - first).unwrap_or(usize::MAX),
         }
+    }
+
+    fn identify(&self, token_hash: &Digest, agent: AgentId) -> Result<(), StaleWriter> {
+        if self.token_hash != *token_hash {
+            return Err(StaleWriter::WrongToken);
+        }
+        if self.agent != agent {
+            return Err(StaleWriter::WrongAgent);
+        }
+        Ok(())
     }
 
     /// Takes the attempt's authority away. False when it had none.
@@ -180,6 +188,7 @@ mod tests {
             at: Timestamp::from_millis(5),
         };
         let live = AttemptState::Live;
+        let agent = AgentId::from_random(6);
         let cases = [
             (0, live, &token, 1, 3, Admission::Accept { skip: 0 }),
             (2, live, &token, 1, 3, Admission::Accept { skip: 2 }),
@@ -193,10 +202,21 @@ mod tests {
         ];
         for (acked, state, token, first, count, expected) in cases {
             assert_eq!(
-                attempt(acked, state).admit(token, first, count),
+                attempt(acked, state).admit(token, agent, first, count),
                 expected,
                 "acked {acked} first {first} count {count}"
             );
         }
+    }
+    #[test]
+    fn refuses_another_agent_even_with_the_token() {
+        let token = AttemptToken::from_random(5).hash();
+        let live = attempt(3, AttemptState::Live);
+        let stranger = AgentId::from_random(60);
+        assert_eq!(live.authorise(&token, stranger), Err(StaleWriter::WrongAgent));
+        assert_eq!(
+            live.admit(&token, stranger, 1, 3),
+            Admission::Stale(StaleWriter::WrongAgent)
+        );
     }
 }

@@ -207,3 +207,68 @@ pub struct Event {
     /// What happened.
     pub body: EventBody,
 }
+
+/// Why a batch of events is not one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidBatch {
+    /// There is nothing in it.
+    #[error("the batch has no events")]
+    Empty,
+    /// Numbers are missing, repeated or out of order inside the batch.
+    #[error("event {0} does not follow the one before it")]
+    NotConsecutive(u64),
+    /// Something comes after the last event.
+    #[error("event {0} comes after the event that ended the attempt")]
+    AfterEnd(u64),
+}
+
+/// Checks that a batch is consecutive and ends where its attempt ends.
+///
+/// # Errors
+/// Says what is wrong with the first event that is.
+pub fn check_batch(events: &[Event]) -> Result<(), InvalidBatch> {
+    if events.is_empty() {
+        return Err(InvalidBatch::Empty);
+    }
+    for pair in events.windows(2) {
+        let [before, event] = pair else { continue };
+        if before.seq.checked_add(1) != Some(event.seq) {
+            return Err(InvalidBatch::NotConsecutive(event.seq));
+        }
+        if matches!(before.body, EventBody::Finished(_)) {
+            return Err(InvalidBatch::AfterEnd(event.seq));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(seq: u64, body: EventBody) -> Event {
+        Event {
+            seq,
+            at: Timestamp::from_millis(1),
+            body,
+        }
+    }
+
+    #[test]
+    fn batches_are_consecutive_and_end_with_the_end() {
+        let note = |seq| event(seq, EventBody::Activity("x".to_owned()));
+        let end = |seq| event(seq, EventBody::Finished(AttemptOutcome::Claimed));
+        let cases = [
+            (vec![], Err(InvalidBatch::Empty)),
+            (vec![note(4)], Ok(())),
+            (vec![note(4), note(5), end(6)], Ok(())),
+            (vec![note(4), note(6)], Err(InvalidBatch::NotConsecutive(6))),
+            (vec![note(4), note(4)], Err(InvalidBatch::NotConsecutive(4))),
+            (vec![end(4), note(5)], Err(InvalidBatch::AfterEnd(5))),
+            (vec![note(u64::MAX), note(0)], Err(InvalidBatch::NotConsecutive(0))),
+        ];
+        for (events, expected) in cases {
+            assert_eq!(check_batch(&events), expected, "{events:?}");
+        }
+    }
+}

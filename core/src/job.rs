@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::attempt::EndReason;
 use crate::event::{AttemptOutcome, VerdictKind};
 use crate::failure::{Failure, FailureKind};
-use crate::id::{AttemptId, JobId, Oid, SessionId, TaskId};
+use crate::id::{AgentId, AttemptId, JobId, Oid, SessionId, TaskId};
 use crate::recovery::{self, Decision, History};
 use crate::session::{Session, SessionState};
-use crate::task::TaskSpec;
+use crate::task::Policy;
 use crate::time::Timestamp;
 
 /// What a job is for.
@@ -78,6 +78,17 @@ pub struct Job {
     pub failed: u32,
     /// Attempts whose agent was lost.
     pub lost: u32,
+    /// Where the next attempt had best be.
+    pub affinity: Affinity,
+}
+
+/// Where an attempt had best be. A wish: an agent that fits is better than none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Affinity {
+    /// The agent that has what the last attempt left behind.
+    pub prefer: Option<AgentId>,
+    /// The agent that has just shown that it cannot, or that must not judge itself.
+    pub avoid: Option<AgentId>,
 }
 
 /// Why a job cannot be started now.
@@ -116,6 +127,10 @@ impl Job {
             started: 0,
             failed: 0,
             lost: 0,
+            affinity: Affinity {
+                prefer: None,
+                avoid: None,
+            },
         }
     }
 
@@ -154,19 +169,21 @@ impl Job {
         Ok(())
     }
 
-    /// Ends a live attempt by its own last event.
+    /// Ends a live attempt by its own last event, which came from `agent`.
     pub fn finish(
         &mut self,
-        spec: &TaskSpec,
+        policy: &Policy,
         session: &mut Session,
         outcome: &AttemptOutcome,
+        agent: AgentId,
         now: Timestamp,
     ) -> Moved {
+        self.affinity = Affinity::default();
         match (outcome, &self.kind) {
-            (AttemptOutcome::Failed(failure), _) => self.fail(spec, session, failure, now),
+            (AttemptOutcome::Failed(failure), _) => self.fail(policy, session, failure, now),
             _ if session.cancel_requested => self.over(session, SessionState::Cancelled, now),
             (AttemptOutcome::Claimed, JobKind::Session) => {
-                match (session.pending_result.take(), &spec.policy.verify.verify) {
+                match (session.pending_result.take(), &policy.verify.verify) {
                     (Some(result), Some(_)) => {
                         self.state = JobState::Done;
                         let commit = result.commit.clone();
@@ -178,7 +195,7 @@ impl Job {
                             FailureKind::NoChange,
                             "the session said it was done, and sent no result",
                         );
-                        self.fail(spec, session, &failure, now)
+                        self.fail(policy, session, &failure, now)
                     }
                     (result, None) => self.over(session, SessionState::Unverified { result, verdict: None }, now),
                 }
@@ -194,6 +211,7 @@ impl Job {
                     VerdictKind::Errored => {
                         self.failed += 1;
                         // An agent without the toolchain must not decide; another may have it.
+                        self.affinity.avoid = Some(agent);
                         if self.failed < MAX_ERRORED_VERDICTS {
                             self.requeue(session, now)
                         } else {
@@ -214,20 +232,28 @@ impl Job {
                     FailureKind::Unknown,
                     "the agent reported an outcome of another kind of job",
                 );
-                self.fail(spec, session, &failure, now)
+                self.fail(policy, session, &failure, now)
             }
         }
     }
 
-    /// Ends a live attempt whose agent lost its authority.
-    pub fn lose(&mut self, spec: &TaskSpec, session: &mut Session, reason: EndReason, now: Timestamp) -> Moved {
+    /// Ends a live attempt of `agent` that lost its authority.
+    pub fn lose(
+        &mut self,
+        policy: &Policy,
+        session: &mut Session,
+        reason: EndReason,
+        agent: AgentId,
+        now: Timestamp,
+    ) -> Moved {
+        self.affinity.prefer = Some(agent);
         let why = match reason {
             EndReason::AgentRestarted => "the agent was restarted",
             EndReason::AgentGone => "the agent closed its connection and did not come back",
             EndReason::AgentSilent => "the agent was silent for too long",
             EndReason::Finished => "the attempt ended",
         };
-        self.fail(spec, session, &Failure::new(FailureKind::AgentLost, why), now)
+        self.fail(policy, session, &Failure::new(FailureKind::AgentLost, why), now)
     }
 
     /// Stops a job that no attempt works on. `None` when one does: its agent has to be told.
@@ -238,7 +264,7 @@ impl Job {
         }
     }
 
-    fn fail(&mut self, spec: &TaskSpec, session: &mut Session, failure: &Failure, now: Timestamp) -> Moved {
+    fn fail(&mut self, policy: &Policy, session: &mut Session, failure: &Failure, now: Timestamp) -> Moved {
         if session.cancel_requested || failure.kind == FailureKind::Cancelled {
             return self.over(session, SessionState::Cancelled, now);
         }
@@ -250,7 +276,7 @@ impl Job {
         let history = History {
             failed: self.failed,
             lost: self.lost,
-            max_attempts: spec.policy.max_attempts,
+            max_attempts: policy.max_attempts,
         };
         match recovery::decide(history, failure) {
             Decision::Retry(delay) => self.requeue(session, now + delay),
@@ -283,3 +309,142 @@ impl Job {
 
 /// Verify attempts that may end without a decision before the session counts as unverified.
 pub const MAX_ERRORED_VERDICTS: u32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{DiffStat, ResultCommit, Verdict};
+    use crate::task::VerifyPolicy;
+    use std::time::Duration;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000);
+
+    fn session() -> Session {
+        Session::new(
+            SessionId::from_random(1),
+            TaskId::from_random(2),
+            "a".parse().unwrap(),
+            "adapter".parse().unwrap(),
+            None,
+        )
+    }
+
+    fn job(kind: JobKind) -> Job {
+        Job::new(
+            JobId::from_random(3),
+            TaskId::from_random(2),
+            SessionId::from_random(1),
+            kind,
+            NOW,
+        )
+    }
+
+    fn checked() -> Policy {
+        Policy {
+            verify: VerifyPolicy {
+                verify: Some("true".to_owned()),
+                ..VerifyPolicy::default()
+            },
+            ..Policy::default()
+        }
+    }
+
+    fn result() -> ResultCommit {
+        ResultCommit {
+            commit: "1".repeat(40).parse().unwrap(),
+            diff: DiffStat::default(),
+            paths: vec!["a".to_owned()],
+            deleted: vec![],
+        }
+    }
+
+    fn verdict(kind: VerdictKind) -> AttemptOutcome {
+        AttemptOutcome::Verdict(Verdict {
+            kind,
+            exit_code: None,
+            message: "x".to_owned(),
+            duration: Duration::ZERO,
+            agent: "b".to_owned(),
+            environment: "linux".to_owned(),
+        })
+    }
+
+    fn agent() -> AgentId {
+        AgentId::from_random(9)
+    }
+
+    #[test]
+    fn a_claim_with_a_verify_command_waits_for_its_verdict() {
+        let (mut session, mut job) = (session(), job(JobKind::Session));
+        job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
+        assert_eq!(
+            job.start(AttemptId::from_random(5), &mut session, "a", NOW),
+            Err(CannotStart::Leased)
+        );
+        session.pending_result = Some(result());
+        let moved = job.finish(&checked(), &mut session, &AttemptOutcome::Claimed, agent(), NOW);
+        let commit = result().commit;
+        assert_eq!(moved, Moved::Then(JobKind::Verify { commit }));
+        assert_eq!(session.state, SessionState::Claimed { result: result() });
+        assert_eq!(
+            job.start(AttemptId::from_random(5), &mut session, "a", NOW),
+            Err(CannotStart::Done)
+        );
+    }
+
+    #[test]
+    fn a_lost_attempt_is_repeated_where_it_was() {
+        let (mut session, mut job) = (session(), job(JobKind::Session));
+        job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
+        let moved = job.lose(&checked(), &mut session, EndReason::AgentRestarted, agent(), NOW);
+        assert_eq!(moved, Moved::Requeued);
+        assert_eq!(job.affinity.prefer, Some(agent()));
+        assert_eq!((job.lost, job.failed), (1, 0));
+        assert_eq!(session.state, SessionState::Queued);
+    }
+
+    #[test]
+    fn a_cancelled_session_is_not_repeated() {
+        let (mut session, mut job) = (session(), job(JobKind::Session));
+        job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
+        assert_eq!(job.cancel(&mut session, NOW), None);
+        session.cancel_requested = true;
+        let moved = job.lose(&checked(), &mut session, EndReason::AgentGone, agent(), NOW);
+        assert_eq!((moved, &session.state), (Moved::Over, &SessionState::Cancelled));
+    }
+
+    #[test]
+    fn an_errored_verdict_is_repeated_elsewhere_and_then_left_open() {
+        let commit = result().commit;
+        let (mut session, mut job) = (session(), job(JobKind::Verify { commit }));
+        session.state = SessionState::Claimed { result: result() };
+        job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
+        let errored = verdict(VerdictKind::Errored);
+        let moved = job.finish(&checked(), &mut session, &errored, agent(), NOW);
+        assert_eq!(moved, Moved::Requeued);
+        assert_eq!(job.affinity.avoid, Some(agent()));
+        assert_eq!(session.state, SessionState::Claimed { result: result() });
+
+        job.start(AttemptId::from_random(5), &mut session, "c", NOW).unwrap();
+        let moved = job.finish(&checked(), &mut session, &errored, agent(), NOW);
+        assert_eq!(moved, Moved::Over);
+        assert!(matches!(
+            session.state,
+            SessionState::Unverified { verdict: Some(_), .. }
+        ));
+    }
+
+    #[test]
+    fn passed_and_failed_decide() {
+        for (kind, passed) in [(VerdictKind::Passed, true), (VerdictKind::Failed, false)] {
+            let commit = result().commit;
+            let (mut session, mut job) = (session(), job(JobKind::Verify { commit }));
+            session.state = SessionState::Claimed { result: result() };
+            job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
+            let moved = job.finish(&checked(), &mut session, &verdict(kind), agent(), NOW);
+            assert_eq!(moved, Moved::Over);
+            assert_eq!(matches!(session.state, SessionState::Verified { .. }), passed);
+            assert_eq!(matches!(session.state, SessionState::Rejected { .. }), !passed);
+        }
+    }
+}

@@ -6,6 +6,7 @@
 pub mod attempt;
 pub mod event;
 pub mod failure;
+pub mod fleet;
 pub mod id;
 pub mod job;
 pub mod prompt;

@@ -69,18 +69,90 @@ pub enum SessionState {
     Cancelled,
 }
 
+/// A [`SessionState`] without what it carries: what counts and lists need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SessionStateKind {
+    /// See [`SessionState::Queued`].
+    Queued,
+    /// See [`SessionState::Running`].
+    Running,
+    /// See [`SessionState::Claimed`].
+    Claimed,
+    /// See [`SessionState::Verifying`].
+    Verifying,
+    /// See [`SessionState::Verified`].
+    Verified,
+    /// See [`SessionState::Rejected`].
+    Rejected,
+    /// See [`SessionState::Unverified`].
+    Unverified,
+    /// See [`SessionState::Failed`].
+    Failed,
+    /// See [`SessionState::Cancelled`].
+    Cancelled,
+}
+
+impl SessionStateKind {
+    /// Every kind.
+    pub const ALL: [Self; 9] = [
+        Self::Queued,
+        Self::Running,
+        Self::Claimed,
+        Self::Verifying,
+        Self::Verified,
+        Self::Rejected,
+        Self::Unverified,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
+    /// The name used in rows and for people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Claimed => "claimed",
+            Self::Verifying => "verifying",
+            Self::Verified => "verified",
+            Self::Rejected => "rejected",
+            Self::Unverified => "unverified",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// True when nothing will change any more.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        match self {
+            Self::Queued | Self::Running | Self::Claimed | Self::Verifying => false,
+            Self::Verified | Self::Rejected | Self::Unverified | Self::Failed | Self::Cancelled => true,
+        }
+    }
+}
+
 impl SessionState {
+    /// The state without what it carries.
+    #[must_use]
+    pub const fn kind(&self) -> SessionStateKind {
+        match self {
+            Self::Queued => SessionStateKind::Queued,
+            Self::Running { .. } => SessionStateKind::Running,
+            Self::Claimed { .. } => SessionStateKind::Claimed,
+            Self::Verifying { .. } => SessionStateKind::Verifying,
+            Self::Verified { .. } => SessionStateKind::Verified,
+            Self::Rejected { .. } => SessionStateKind::Rejected,
+            Self::Unverified { .. } => SessionStateKind::Unverified,
+            Self::Failed { .. } => SessionStateKind::Failed,
+            Self::Cancelled => SessionStateKind::Cancelled,
+        }
+    }
+
     /// True when nothing will change any more.
     #[must_use]
     pub const fn is_terminal(&self) -> bool {
-        match self {
-            Self::Queued | Self::Running { .. } | Self::Claimed { .. } | Self::Verifying { .. } => false,
-            Self::Verified { .. }
-            | Self::Rejected { .. }
-            | Self::Unverified { .. }
-            | Self::Failed { .. }
-            | Self::Cancelled => true,
-        }
+        self.kind().is_terminal()
     }
 
     /// What it wants to land, if it got that far.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionName, TaskId};
-use crate::session::SessionState;
+use crate::session::SessionStateKind;
 use crate::time::Timestamp;
 
 /// Labels of agents, and what tasks require of them.
@@ -227,32 +227,58 @@ pub struct Task {
     pub ended_at: Option<Timestamp>,
 }
 
-impl Task {
-    /// Ends the task when every session has ended. True when that changed it.
-    pub fn settle<'a>(&mut self, sessions: impl IntoIterator<Item = &'a SessionState>, now: Timestamp) -> bool {
-        if self.state.is_terminal() {
-            return false;
+/// What a task comes to once every session has ended; `None` while one has not.
+#[must_use]
+pub fn settle(policy: &Policy, sessions: impl IntoIterator<Item = SessionStateKind>) -> Option<TaskState> {
+    let (mut landable, mut cancelled) = (false, false);
+    for session in sessions {
+        match session {
+            SessionStateKind::Queued
+            | SessionStateKind::Running
+            | SessionStateKind::Claimed
+            | SessionStateKind::Verifying => return None,
+            SessionStateKind::Verified => landable = true,
+            // Without a verify command nothing better than a claim exists.
+            SessionStateKind::Unverified => landable |= policy.verify.verify.is_none(),
+            SessionStateKind::Cancelled => cancelled = true,
+            SessionStateKind::Rejected | SessionStateKind::Failed => {}
         }
-        let (mut landable, mut cancelled) = (false, false);
-        for session in sessions {
-            match session {
-                SessionState::Queued
-                | SessionState::Running { .. }
-                | SessionState::Claimed { .. }
-                | SessionState::Verifying { .. } => return false,
-                SessionState::Verified { .. } => landable = true,
-                // Without a verify command nothing better than a claim exists.
-                SessionState::Unverified { .. } => landable |= self.spec.policy.verify.verify.is_none(),
-                SessionState::Cancelled => cancelled = true,
-                SessionState::Rejected { .. } | SessionState::Failed { .. } => {}
-            }
-        }
-        self.state = match (landable, cancelled) {
-            (true, _) => TaskState::Succeeded,
-            (false, true) => TaskState::Cancelled,
-            (false, false) => TaskState::Failed,
+    }
+    Some(match (landable, cancelled) {
+        (true, _) => TaskState::Succeeded,
+        (false, true) => TaskState::Cancelled,
+        (false, false) => TaskState::Failed,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settles_when_every_session_has_ended() {
+        use SessionStateKind as S;
+        let checked = Policy {
+            verify: VerifyPolicy {
+                verify: Some("true".to_owned()),
+                ..VerifyPolicy::default()
+            },
+            ..Policy::default()
         };
-        self.ended_at = Some(now);
-        true
+        let unchecked = Policy::default();
+        let cases: [(&Policy, &[SessionStateKind], Option<TaskState>); 9] = [
+            (&checked, &[S::Verified, S::Running], None),
+            (&checked, &[S::Queued], None),
+            (&checked, &[S::Failed, S::Claimed], None),
+            (&checked, &[S::Verified, S::Failed], Some(TaskState::Succeeded)),
+            (&checked, &[S::Verified, S::Cancelled], Some(TaskState::Succeeded)),
+            (&checked, &[S::Unverified, S::Rejected], Some(TaskState::Failed)),
+            (&unchecked, &[S::Unverified, S::Failed], Some(TaskState::Succeeded)),
+            (&checked, &[S::Cancelled, S::Failed], Some(TaskState::Cancelled)),
+            (&checked, &[S::Rejected], Some(TaskState::Failed)),
+        ];
+        for (policy, sessions, expected) in cases {
+            assert_eq!(settle(policy, sessions.iter().copied()), expected, "{sessions:?}");
+        }
     }
 }
