@@ -1,1 +1,3 @@
-//! Not written yet.
+//! The coordinator: it holds the state of every task and places the work.
+
+pub mod store;

@@ -1,0 +1,340 @@
+//! What may be asked of the store, and what comes back: one type per command, one type per
+//! outcome. How a command is decided is in `apply`; this file only names things.
+
+use kage_core::attempt::{EndReason, StaleWriter};
+use kage_core::event::{Event, InvalidBatch};
+use kage_core::fleet::Agent;
+use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::job::{Affinity, JobKind};
+use kage_core::task::{Labels, TaskSpec};
+use kage_core::time::Timestamp;
+
+/// What makes a client's call one call, however often it is sent.
+///
+/// Unique per principal and kind of command. The same id with the same payload has the
+/// outcome of the first call; with another payload it is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Who calls.
+    pub principal: String,
+    /// The caller's own id for the call.
+    pub id: String,
+    /// Digest of what is asked for, the id apart.
+    pub payload: Digest,
+}
+
+/// Stores a task, its sessions and their jobs.
+#[derive(Debug, Clone)]
+pub struct CreateTask {
+    /// Makes it one call.
+    pub request: Request,
+    /// A fresh id.
+    pub task: TaskId,
+    /// What is asked for: valid, its repository and context present.
+    pub spec: TaskSpec,
+    /// Fresh ids, one pair per assignment, in their order.
+    pub sessions: Vec<(SessionId, JobId)>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// A task is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// Its id: that of the first call when this one repeats it.
+    pub task: TaskId,
+    /// True when this call repeats an earlier one, and nothing changed.
+    pub repeated: bool,
+    /// What followed.
+    pub changes: Changes,
+}
+
+/// Stops every session of a task that has not ended.
+#[derive(Debug, Clone)]
+pub struct CancelTask {
+    /// Makes it one call.
+    pub request: Request,
+    /// Which task.
+    pub task: TaskId,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Gives a waiting job to an agent that accepted it.
+#[derive(Debug, Clone)]
+pub struct StartAttempt {
+    /// The job's task.
+    pub task: TaskId,
+    /// The job.
+    pub job: JobId,
+    /// A fresh id.
+    pub attempt: AttemptId,
+    /// The number that was offered; see [`super::Work::number`].
+    pub number: u32,
+    /// Hash of the token that was offered.
+    pub token_hash: Digest,
+    /// Who accepted.
+    pub agent: AgentId,
+    /// Its present start.
+    pub boot: BootId,
+    /// Its name, for people.
+    pub agent_name: String,
+    /// Until when it may act without being heard of.
+    pub lease_until: Timestamp,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Whether an attempt was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Start {
+    /// It is live: work may begin.
+    Started(Changes),
+    /// The job moved on since it was offered; its agent is told to stop.
+    NotStartable,
+}
+
+/// What an agent shows when it speaks for an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Hash of the token that came with the message.
+    pub token_hash: Digest,
+}
+
+/// Extends the leases that an agent's heartbeat names.
+#[derive(Debug, Clone)]
+pub struct RenewLeases {
+    /// Who was heard of.
+    pub agent: AgentId,
+    /// Its present start.
+    pub boot: BootId,
+    /// What it runs.
+    pub claims: Vec<Claim>,
+    /// The new end of the leases; a lease is never shortened.
+    pub lease_until: Timestamp,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Which leases were extended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Renewed {
+    /// These were.
+    pub renewed: Vec<AttemptId>,
+    /// These have no authority: their agent is told to stop them.
+    pub refused: Vec<AttemptId>,
+}
+
+/// Stores a batch of an attempt's events and does what they ask for.
+#[derive(Debug, Clone)]
+pub struct AppendEvents {
+    /// Whose events, and the proof.
+    pub claim: Claim,
+    /// Who sends them.
+    pub agent: AgentId,
+    /// Consecutive events.
+    pub events: Vec<Event>,
+    /// A fresh id, used when the end of the attempt makes a verify job.
+    pub next_job: JobId,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// What became of a batch of events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Appended {
+    /// Every event up to `seq` is durable.
+    Acked {
+        /// The last stored event.
+        seq: u64,
+        /// What followed.
+        changes: Changes,
+    },
+    /// Events before the batch are missing: the sender starts again after `acked_seq`.
+    Gap {
+        /// The last stored event.
+        acked_seq: u64,
+    },
+    /// The sender has no authority (any more): it stops the attempt.
+    Stale(StaleWriter),
+    /// No such attempt was ever started: the sender stops it.
+    UnknownAttempt,
+    /// The batch contradicts itself.
+    Invalid(InvalidBatch),
+}
+
+/// Which attempts end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// Those of this agent that were given to another start than `boot`.
+    OtherBoots {
+        /// The agent.
+        agent: AgentId,
+        /// Its present start.
+        boot: BootId,
+    },
+    /// Those given to this start of an agent.
+    Boot {
+        /// The agent.
+        agent: AgentId,
+        /// The start.
+        boot: BootId,
+    },
+    /// These, as far as they are live.
+    These(Vec<AttemptId>),
+    /// Those of these whose lease ended before now: a renewed one stays.
+    Expired(Vec<AttemptId>),
+}
+
+/// Takes the authority of attempts away, and decides what becomes of their jobs.
+#[derive(Debug, Clone)]
+pub struct EndAttempts {
+    /// Which.
+    pub which: Ending,
+    /// Why.
+    pub reason: EndReason,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Extends every live lease: a starting coordinator could not be heard of.
+#[derive(Debug, Clone)]
+pub struct ExtendAllLeases {
+    /// The new end; a lease is never shortened.
+    pub lease_until: Timestamp,
+}
+
+/// Stores who an agent is. Whether it drains stays as it was.
+#[derive(Debug, Clone)]
+pub struct RecordAgent {
+    /// The agent as its Hello describes it; `draining` is not looked at.
+    pub agent: Agent,
+}
+
+/// Says that an agent takes no more work, or takes work again.
+#[derive(Debug, Clone)]
+pub struct SetDraining {
+    /// Makes a client's call one call; `None` when the agent itself says so.
+    pub request: Option<Request>,
+    /// Which agent.
+    pub agent: AgentId,
+    /// What it shall be.
+    pub draining: bool,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Stores that a base context is there. Its bytes are a blob, durable before.
+#[derive(Debug, Clone)]
+pub struct PutContext {
+    /// Makes it one call.
+    pub request: Request,
+    /// Its scope.
+    pub project: ProjectId,
+    /// Its name.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// A base context is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContextPut {
+    /// False when it was stored before. A repeated call says what the first one said.
+    pub created: bool,
+}
+
+/// Counts that a base context was sent to an agent.
+#[derive(Debug, Clone)]
+pub struct RecordContextSent {
+    /// Its scope.
+    pub project: ProjectId,
+    /// Its name.
+    pub digest: Digest,
+    /// To whom.
+    pub agent: AgentId,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// Forgets requests that are too old to be repeated.
+#[derive(Debug, Clone)]
+pub struct PruneRequests {
+    /// Those older than this.
+    pub before: Timestamp,
+}
+
+/// How long a request can be repeated: 7 days.
+pub const REQUEST_LIFETIME: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 60 * 60);
+
+/// What followed from a command: whom to wake, whom to tell.
+///
+/// It is handed out after the commit. Two callers may get theirs in another order than
+/// their commands were committed, so it is a reason to look, not a log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Changes {
+    /// Jobs that wait now.
+    pub queued: Vec<QueuedJob>,
+    /// Jobs that waited and do no longer, because they were cancelled.
+    pub withdrawn: Vec<JobId>,
+    /// Attempts whose agent is to be told to stop. They keep their authority until it did.
+    pub stop: Vec<StopAttempt>,
+    /// Attempts that lost their authority.
+    pub ended: Vec<EndedAttempt>,
+    /// Sessions that changed.
+    pub sessions: Vec<SessionId>,
+    /// Tasks that have something new to show: events, or a state.
+    pub tasks: Vec<TaskId>,
+}
+
+/// A job that may be offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedJob {
+    /// The job.
+    pub job: JobId,
+    /// Its task.
+    pub task: TaskId,
+    /// Its session.
+    pub session: SessionId,
+    /// Its project.
+    pub project: ProjectId,
+    /// What it is for.
+    pub kind: JobKind,
+    /// The adapter of its session.
+    pub adapter: AdapterName,
+    /// Labels that its agent must carry: the task's and the session's.
+    pub requirements: Labels,
+    /// Not to be started before.
+    pub not_before: Timestamp,
+    /// When it began to wait, this time.
+    pub queued_at: Timestamp,
+    /// Where it had best be.
+    pub affinity: Affinity,
+}
+
+/// An attempt that is to be stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StopAttempt {
+    /// Which.
+    pub attempt: AttemptId,
+    /// Who has it.
+    pub agent: AgentId,
+}
+
+/// An attempt that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedAttempt {
+    /// Which.
+    pub attempt: AttemptId,
+    /// Who had it.
+    pub agent: AgentId,
+    /// Why.
+    pub reason: EndReason,
+}

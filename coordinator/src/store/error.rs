@@ -1,0 +1,162 @@
+//! How the store fails, seen from outside.
+
+use std::path::PathBuf;
+
+use kage_core::id::{JobId, TaskId};
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The request id was used for something else.
+    #[error("request id {id:?} was used for another request")]
+    RequestConflict {
+        /// The id.
+        id: String,
+    },
+    /// The command names something that is not stored.
+    #[error("no {what} {id} is stored")]
+    NotFound {
+        /// "task", "agent", ...
+        what: &'static str,
+        /// Its id as text.
+        id: String,
+    },
+    /// An id that should be fresh is in use.
+    #[error("the id of a new {what} is in use")]
+    IdTaken {
+        /// "task", "job", ...
+        what: &'static str,
+    },
+    /// A task came with another number of session ids than it has assignments.
+    #[error("task {task} has {assignments} assignments and {sessions} session ids")]
+    SessionCount {
+        /// The task.
+        task: TaskId,
+        /// How many are asked for.
+        assignments: usize,
+        /// How many ids were supplied.
+        sessions: usize,
+    },
+    /// The commit was answered with an error: the command may have been carried out or not.
+    /// Read, or repeat the call with the same request id.
+    #[error("the outcome of the commit is not known")]
+    Unknown {
+        /// What the engine said, shared by all commands of the commit.
+        #[source]
+        source: std::sync::Arc<EngineError>,
+    },
+    /// Nothing was carried out, because the engine failed.
+    #[error("the store did not carry out the command")]
+    Engine {
+        /// What the engine said.
+        #[source]
+        source: std::sync::Arc<EngineError>,
+    },
+    /// The store was shut down; nothing was carried out.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Why a read has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The engine failed.
+    #[error("the store could not be read")]
+    Engine(#[from] EngineError),
+    /// The thread that read is gone.
+    #[error("the read was cut off")]
+    Interrupted,
+}
+
+/// What went wrong inside an engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The database refused or failed.
+    #[error("database error")]
+    Sqlite(#[source] rusqlite::Error),
+    /// A stored row cannot be what this program wrote.
+    #[error("a stored {what} cannot be read")]
+    Corrupt {
+        /// What it should be.
+        what: &'static str,
+        /// Why it is not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A value has no place in a row.
+    #[error("a {what} cannot be stored")]
+    Unstorable {
+        /// What it is.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A row that another one points at is missing.
+    #[error("job {job} is stored without its {what}")]
+    Dangling {
+        /// The row that points.
+        job: JobId,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// The database could not be opened again after a failed commit.
+    #[error("the database could not be opened again")]
+    Reopen(#[source] Box<OpenError>),
+    /// Another command of the same transaction broke it off.
+    #[error("the transaction was broken off")]
+    BrokenOff,
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The linked SQLite has known faults in WAL mode.
+    #[error("SQLite {found} is too old; {required} or later is required")]
+    SqliteTooOld {
+        /// What is linked.
+        found: &'static str,
+        /// What is required.
+        required: &'static str,
+    },
+    /// The file belongs to another program.
+    #[error("{} is not a database of Kage Bunshin (application id {found:#x})", path.display())]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+        /// Its application id.
+        found: u32,
+    },
+    /// A newer program wrote it.
+    #[error("{} has schema {found}; this program knows schemas up to {known}", path.display())]
+    SchemaTooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: u32,
+        /// The newest known schema.
+        known: u32,
+    },
+    /// The database would not keep what it acknowledges.
+    #[error("{} cannot be put into {what} mode (it stays {found:?})", path.display())]
+    Setting {
+        /// The file.
+        path: PathBuf,
+        /// What was asked for.
+        what: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// The database refused or failed.
+    #[error("{} cannot be opened", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The writer's thread cannot be started.
+    #[error("no thread can be started for the store")]
+    Thread(#[source] std::io::Error),
+}

@@ -1,0 +1,180 @@
+//! What may be read from the store, and how much at a time. Reads see what is committed and
+//! never wait for writes.
+
+use kage_core::attempt::Attempt;
+use kage_core::event::Event;
+use kage_core::id::{AgentId, AttemptId, BootId, JobId, SessionId, SessionName, TaskId};
+use kage_core::job::Job;
+use kage_core::session::Session;
+use kage_core::task::{Task, TaskSpec};
+use kage_core::time::Timestamp;
+
+/// A task with its sessions, in the order of its assignments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskView {
+    /// The task.
+    pub task: Task,
+    /// Its sessions.
+    pub sessions: Vec<Session>,
+    /// Position of its last event: everything up to it is reflected in the sessions.
+    pub last_event: u64,
+}
+
+/// What a text of a person names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Named {
+    /// One task.
+    One(TaskId),
+    /// None.
+    NotFound,
+    /// More than one.
+    Ambiguous,
+}
+
+/// Shortest prefix of a task's id that is looked up.
+pub const MIN_PREFIX: usize = 4;
+
+/// One page of tasks, newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskPage {
+    /// The tasks.
+    pub tasks: Vec<TaskView>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<PageToken>,
+}
+
+/// Where a page of tasks begins. Tasks stored later never shift it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageToken(pub(super) u64);
+
+impl std::fmt::Display for PageToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "t{:x}", self.0)
+    }
+}
+
+/// A text that no page of tasks came with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the page token is not one that was handed out")]
+pub struct InvalidPageToken;
+
+impl std::str::FromStr for PageToken {
+    type Err = InvalidPageToken;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPageToken> {
+        let digits = text.strip_prefix('t').ok_or(InvalidPageToken)?;
+        let token = u64::from_str_radix(digits, 16)
+            .map(Self)
+            .map_err(|_| InvalidPageToken)?;
+        // One spelling only, and nothing that a row number cannot be.
+        (token.to_string() == text && i64::try_from(token.0).is_ok())
+            .then_some(token)
+            .ok_or(InvalidPageToken)
+    }
+}
+
+/// Everything an offer of a job says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work {
+    /// What was asked for.
+    pub spec: TaskSpec,
+    /// The session.
+    pub session: Session,
+    /// The job.
+    pub job: Job,
+    /// The number that the next attempt has.
+    pub number: u32,
+}
+
+/// An attempt and what its events and files are shown with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptView {
+    /// The attempt.
+    pub attempt: Attempt,
+    /// Name of the agent that has or had it.
+    pub agent_name: String,
+    /// "session" or "verify".
+    pub job_kind: &'static str,
+    /// Name of the session.
+    pub session_name: SessionName,
+    /// When it was started.
+    pub started_at: Timestamp,
+}
+
+/// An event of a task, with its place among all events of the task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskEvent {
+    /// Consecutive within the task, from 1.
+    pub pos: u64,
+    /// The attempt that told it.
+    pub attempt: AttemptId,
+    /// Number of that attempt in its job.
+    pub number: u32,
+    /// "session" or "verify".
+    pub job_kind: &'static str,
+    /// The session.
+    pub session: SessionId,
+    /// Its name.
+    pub session_name: SessionName,
+    /// Name of the agent.
+    pub agent_name: String,
+    /// The event.
+    pub event: Event,
+}
+
+/// An attempt that has authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveAttempt {
+    /// Which.
+    pub attempt: AttemptId,
+    /// Its job.
+    pub job: JobId,
+    /// Its session.
+    pub session: SessionId,
+    /// Its task.
+    pub task: TaskId,
+    /// Who has it.
+    pub agent: AgentId,
+    /// The start of that agent.
+    pub boot: BootId,
+    /// The end of its lease.
+    pub lease_until: Timestamp,
+}
+
+/// How often a base context was stored and sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextStats {
+    /// Its size in bytes.
+    pub size: u64,
+    /// How often it was put.
+    pub times_put: u64,
+    /// Sessions that use it.
+    pub sessions: u64,
+    /// Bytes of their deltas.
+    pub delta_bytes: u64,
+    /// To whom it was sent, by agent.
+    pub sent: Vec<ContextSent>,
+}
+
+/// How often a base context was sent to one agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextSent {
+    /// To whom.
+    pub agent: AgentId,
+    /// The agent's name; empty when it was never recorded.
+    pub agent_name: String,
+    /// How often.
+    pub times: u64,
+    /// Bytes of all times together.
+    pub bytes: u64,
+}
+
+/// What is going on, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Jobs that wait.
+    pub queued: u64,
+    /// Jobs that are worked on.
+    pub leased: u64,
+}
