@@ -10,7 +10,7 @@ use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::Failure;
 use kage_core::id::{AdapterName, AttemptId, SessionName};
 use kage_core::prompt::Prompt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// What an adapter is told about the session it works on.
@@ -32,6 +32,9 @@ pub struct SessionInput {
     pub timeout: Duration,
     /// Limit without any output or event.
     pub idle_timeout: Duration,
+    /// True while the attempt's lease is in doubt: the program is stopped, and no model
+    /// call is made.
+    pub frozen: watch::Receiver<bool>,
 }
 
 /// How an adapter's work ended.

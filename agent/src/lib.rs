@@ -6,6 +6,7 @@
 pub mod adapter;
 pub mod config;
 pub mod ports;
+pub mod process;
 pub mod state;
 
 pub use config::{Config, Limits, Secret};

@@ -1,0 +1,294 @@
+//! Runs programs so that nothing of them is left behind: not after they end, not after
+//! they are stopped, not when the agent dies.
+//!
+//! On Linux a *warden* stands between the agent and the program (see [`warden`]); elsewhere
+//! the program's process group is all that is known of it. This file owns what callers
+//! see; [`drive`] moves output and watches the clocks, [`child`] starts and signals.
+//!
+//! ```text
+//! agent --socket--> warden (own session, subreaper) --> program (own group) --> anything
+//!   ^------- stdout, stderr: pipes, read only while the caller takes output -------'
+//! ```
+
+mod child;
+mod drive;
+mod environment;
+#[cfg(target_os = "linux")]
+mod tree;
+#[cfg(target_os = "linux")]
+mod warden;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use environment::Environment;
+
+/// The hidden first argument that turns this executable into a warden.
+pub const WARDEN_ARGUMENT: &str = "__warden";
+
+/// What a program reads from its standard input.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Stdin {
+    /// Nothing: `/dev/null`.
+    #[default]
+    Null,
+    /// These bytes, then the end.
+    Bytes(Bytes),
+    /// A file's content.
+    File(PathBuf),
+}
+
+/// A program to run. Its environment is exactly what is given here.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// A path, or a name to look up in the `PATH` of `env`.
+    pub program: OsString,
+    /// Its arguments, without the program's own name.
+    pub args: Vec<OsString>,
+    /// Its whole environment.
+    pub env: BTreeMap<OsString, OsString>,
+    /// Where it starts.
+    pub cwd: PathBuf,
+    /// What it reads.
+    pub stdin: Stdin,
+}
+
+/// How long a program may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Wall-clock limit.
+    pub timeout: Duration,
+    /// Limit without a byte of output. Time in which nobody took the output, or in which
+    /// the program was frozen, does not count.
+    pub idle_timeout: Duration,
+    /// Time between the polite signal and the last one.
+    pub grace: Duration,
+}
+
+/// What a caller can do to a running program.
+#[derive(Debug, Clone)]
+pub struct Control {
+    /// Cancelled = end the program and everything it started.
+    pub stop: CancellationToken,
+    /// True = the program must not run for now.
+    pub frozen: watch::Receiver<bool>,
+}
+
+impl Control {
+    /// A control that can stop but never freezes.
+    #[must_use]
+    pub fn stop_only(stop: CancellationToken) -> Self {
+        Self {
+            stop,
+            frozen: watch::channel(false).1,
+        }
+    }
+}
+
+/// Which of a program's two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pipe {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Some output, in the order in which it was read; 64 KiB at most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// Where it was written.
+    pub pipe: Pipe,
+    /// What was written.
+    pub bytes: Bytes,
+}
+
+/// How the program itself ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+}
+
+impl Status {
+    /// True for exit code 0.
+    #[must_use]
+    pub const fn success(self) -> bool {
+        matches!(self, Self::Code(0))
+    }
+
+    /// The exit code as a shell would show it: 128 + the signal for a killed program.
+    #[must_use]
+    pub const fn shell_code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => signal.saturating_add(128),
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+/// Why the program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Of its own accord.
+    Itself,
+    /// The caller stopped it.
+    Stopped,
+    /// It took longer than [`Limits::timeout`].
+    TimedOut,
+    /// It wrote nothing for [`Limits::idle_timeout`].
+    Idle,
+    /// Nobody takes its output any more.
+    Unread,
+}
+
+/// The end of a program and of everything it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Why.
+    pub cause: Cause,
+    /// How.
+    pub status: Status,
+    /// Descendants that could not be killed (another user's, or stuck in the kernel).
+    pub survivors: u32,
+}
+
+/// Why a program could not be run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The program cannot be started.
+    #[error("cannot start {program:?}")]
+    Spawn {
+        /// What was to be started.
+        program: OsString,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The warden cannot be started.
+    #[error("cannot start the warden {executable:?}")]
+    Warden {
+        /// The executable that was to be the warden.
+        executable: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The warden ended without a report, so the program's end is not known.
+    #[error("the warden of {program:?} was lost")]
+    WardenLost {
+        /// What was running.
+        program: OsString,
+    },
+    /// Its end cannot be waited for.
+    #[error("cannot wait for {program:?}")]
+    Wait {
+        /// What was running.
+        program: OsString,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// How far a program can be kept from leaving something behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Containment {
+    /// A warden: every descendant is found and killed, also when the agent dies.
+    Warden,
+    /// The process group only: a descendant that leaves the group survives, and so does
+    /// everything when the agent is killed.
+    ProcessGroup,
+}
+
+impl fmt::Display for Containment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Warden => "warden (every descendant is ended, also when the agent dies)",
+            Self::ProcessGroup => "process group (a descendant that leaves its group survives)",
+        })
+    }
+}
+
+/// Starts programs.
+#[derive(Debug, Clone, Default)]
+pub struct Runner {
+    /// The executable that becomes a warden: one whose `main` begins with
+    /// [`warden_main_if_asked`]. `None` = process groups only.
+    pub warden: Option<PathBuf>,
+}
+
+impl Runner {
+    /// The best that this system can do, for an executable whose `main` begins with
+    /// [`warden_main_if_asked`].
+    #[must_use]
+    pub fn this_executable() -> Self {
+        // Not `current_exe`: this link also works after the file was replaced by an upgrade.
+        Self {
+            warden: cfg!(target_os = "linux").then(|| PathBuf::from("/proc/self/exe")),
+        }
+    }
+
+    /// How far programs are kept from leaving something behind.
+    #[must_use]
+    pub fn containment(&self) -> Containment {
+        match &self.warden {
+            Some(_) if cfg!(target_os = "linux") => Containment::Warden,
+            Some(_) | None => Containment::ProcessGroup,
+        }
+    }
+
+    /// Runs a program until it and everything it started is gone.
+    ///
+    /// Output goes to `output`; while that is full the program's pipes are not read, so the
+    /// program waits. Dropping the future ends the program too, without waiting for it.
+    ///
+    /// # Errors
+    /// When the program cannot be started, or its end cannot be learnt. How it ended
+    /// (an exit code, a time limit) is no error.
+    pub async fn run(
+        &self,
+        command: Command,
+        limits: Limits,
+        control: Control,
+        output: mpsc::Sender<Chunk>,
+    ) -> Result<Ended, RunError> {
+        let child = child::Child::start(self, &command, limits.grace).await?;
+        drive::drive(child, limits, control, output).await
+    }
+}
+
+/// Becomes a warden when the command line says so, and then never returns. To be called
+/// first in `main`, before any thread is started.
+pub fn warden_main_if_asked() {
+    #[cfg(target_os = "linux")]
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == WARDEN_ARGUMENT)
+    {
+        std::process::exit(warden::main());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+//! Moves a program's output to whoever takes it, and watches the clocks meanwhile.
+//!
+//! One chunk at most waits to be taken; while it does, no pipe is read, so the program
+//! blocks instead of memory filling up. Stop, freeze and the clocks work all the same.
+
+use std::future::pending;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::child::Child;
+use super::{Cause, Chunk, Control, Ended, Limits, Pipe, RunError, Status};
+
+/// The most bytes in a chunk.
+const CHUNK: usize = 64 * 1024;
+/// How long, after the end, a pipe may stay open and silent: only something that escaped
+/// holds it then.
+const QUIET: Duration = Duration::from_secs(1);
+/// How long a program that was told to end may hold us, on top of its grace period.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Reader<R> {
+    pipe: Pipe,
+    from: Option<R>,
+    buffer: BytesMut,
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    fn new(pipe: Pipe, from: Option<R>) -> Self {
+        Self {
+            pipe,
+            from,
+            buffer: BytesMut::new(),
+        }
+    }
+
+    /// The next bytes; empty at the end, after which it must not be called. Cancel-safe.
+    async fn next(&mut self) -> Bytes {
+        let Some(from) = &mut self.from else {
+            return pending().await;
+        };
+        if self.buffer.capacity() < 4096 {
+            self.buffer.reserve(CHUNK);
+        }
+        let room = self.buffer.capacity().min(CHUNK);
+        match from.take(room as u64).read_buf(&mut self.buffer).await {
+            Ok(0) => self.from = None,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot read output");
+                self.from = None;
+            }
+        }
+        self.buffer.split().freeze()
+    }
+
+    fn chunk(&self, bytes: Bytes) -> Option<Chunk> {
+        (!bytes.is_empty()).then_some(Chunk { pipe: self.pipe, bytes })
+    }
+}
+
+/// What the loop selected.
+enum Input {
+    Stop,
+    Frozen(bool),
+    NoFreezer,
+    TimedOut,
+    Idle,
+    Output(Option<Chunk>),
+    Taken,
+    NobodyTakes,
+    Ended(Result<(Status, u32), RunError>),
+    Overdue,
+}
+
+/// Runs the child to its end.
+pub(super) async fn drive(
+    mut child: Child,
+    limits: Limits,
+    mut control: Control,
+    output: mpsc::Sender<Chunk>,
+) -> Result<Ended, RunError> {
+    let (stdout, stderr) = child.take_pipes();
+    let mut stdout = Reader::new(Pipe::Stdout, stdout);
+    let mut stderr = Reader::new(Pipe::Stderr, stderr);
+
+    let deadline = Instant::now() + limits.timeout;
+    let mut active = Instant::now();
+    let mut waiting: Option<Chunk> = None;
+    let mut frozen = false;
+    let mut freezer = true;
+    let mut taken = true;
+    let mut cause: Option<Cause> = None;
+    // Set once the program was told to end, and again when it did.
+    let mut overdue: Option<Instant> = None;
+    let mut end: Option<(Status, u32)> = None;
+
+    if *control.frozen.borrow_and_update() {
+        frozen = true;
+        child.freeze(true).await;
+    }
+    loop {
+        if let Some((status, survivors)) = end
+            && waiting.is_none()
+            && stdout.from.is_none()
+            && stderr.from.is_none()
+        {
+            return Ok(Ended {
+                cause: cause.unwrap_or(Cause::Itself),
+                status,
+                survivors,
+            });
+        }
+        let running = end.is_none() && cause.is_none();
+        let quiet_at = active + QUIET;
+        let input = tokio::select! {
+            biased;
+            () = control.stop.cancelled(), if cause.is_none() => Input::Stop,
+            changed = control.frozen.changed(), if freezer && running => match changed {
+                Ok(()) => Input::Frozen(*control.frozen.borrow_and_update()),
+                Err(_) => Input::NoFreezer,
+            },
+            () = sleep_until(deadline), if running => Input::TimedOut,
+            () = sleep_until(active + limits.idle_timeout), if running && !frozen && waiting.is_none() => Input::Idle,
+            ended = child.ended(), if end.is_none() => Input::Ended(ended),
+            () = sleep_until(overdue.unwrap_or(deadline)), if overdue.is_some() => Input::Overdue,
+            () = sleep_until(quiet_at), if end.is_some() && waiting.is_none() => Input::Overdue,
+            permit = output.reserve(), if taken && waiting.is_some() => match (permit, waiting.take()) {
+                (Ok(permit), Some(chunk)) => {
+                    permit.send(chunk);
+                    Input::Taken
+                }
+                (Ok(_), None) => Input::Taken,
+                (Err(_), _) => Input::NobodyTakes,
+            },
+            bytes = stdout.next(), if waiting.is_none() && stdout.from.is_some() => Input::Output(stdout.chunk(bytes)),
+            bytes = stderr.next(), if waiting.is_none() && stderr.from.is_some() => Input::Output(stderr.chunk(bytes)),
+        };
+        let reason = match input {
+            Input::Output(chunk) => {
+                active = Instant::now();
+                waiting = chunk.filter(|_| taken);
+                None
+            }
+            Input::Taken => {
+                active = Instant::now();
+                None
+            }
+            Input::Frozen(now) => {
+                frozen = now;
+                active = Instant::now();
+                child.freeze(now).await;
+                None
+            }
+            Input::NoFreezer => {
+                freezer = false;
+                None
+            }
+            Input::Ended(ended) => {
+                end = Some(ended?);
+                active = Instant::now();
+                // A caller that stopped the program may not be taking its last words.
+                overdue = cause.map(|_| Instant::now() + limits.grace);
+                None
+            }
+            Input::Overdue => {
+                let Some((status, survivors)) = end else {
+                    return Err(child.abandon());
+                };
+                return Ok(Ended {
+                    cause: cause.unwrap_or(Cause::Itself),
+                    status,
+                    survivors,
+                });
+            }
+            Input::Stop => Some(Cause::Stopped),
+            Input::TimedOut => Some(Cause::TimedOut),
+            Input::Idle => Some(Cause::Idle),
+            Input::NobodyTakes => {
+                taken = false;
+                cause.is_none().then_some(Cause::Unread)
+            }
+        };
+        if let Some(reason) = reason {
+            if end.is_none() {
+                cause = Some(reason);
+                child.stop().await;
+                overdue = Some(Instant::now() + limits.grace + PATIENCE);
+            } else {
+                // It had ended by itself; only its output is still on the way.
+                cause = Some(Cause::Itself);
+                overdue = Some(Instant::now() + limits.grace);
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The warden: a tiny process between the agent and one program, Linux only.
+//!
+//! It leads a session of its own and is a child subreaper, so every descendant of the
+//! program stays its descendant whatever it forks or detaches. It takes orders on its
+//! standard input, a socket; when that closes, the agent is gone and so is everything
+//! below the warden soon after. Blocking code and three threads: no runtime is needed.
+//!
+//! ```text
+//! Running --program ended / Stop / socket closed--> Asking (TERM, grace) --> Killing (STOP, KILL) --> report
+//! ```
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, setsid, wait};
+
+use super::Status;
+use super::child::{Message, Order, Start, StartStdin};
+use super::tree;
+
+/// How long what a program leaves running may take to end itself.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(1);
+/// How long to go on killing before the rest is reported as survivors.
+const KILLING: Duration = Duration::from_secs(10);
+/// How often to look for new descendants while killing.
+const KILL_ROUND: Duration = Duration::from_millis(20);
+
+/// What the threads tell the main one.
+enum Input {
+    Order(Order),
+    AgentGone,
+    Ended(Status),
+    /// No child is left; in a subreaper that means no descendant either.
+    Empty,
+}
+
+/// Runs one program. Returns the warden's own exit code, which nobody relies on.
+pub(super) fn main() -> i32 {
+    match run() {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}
+
+fn run() -> io::Result<()> {
+    let mut agent = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut orders = BufReader::new(agent.try_clone()?);
+    let Some(Order::Start(start)) = read_order(&mut orders)? else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let grace = start.grace;
+    let program = match become_warden().and_then(|()| spawn(start, &mut orders)) {
+        Ok(pid) => pid,
+        Err(error) => {
+            return send(
+                &mut agent,
+                &Message::SpawnFailed {
+                    os_error: error.raw_os_error(),
+                    message: error.to_string(),
+                },
+            );
+        }
+    };
+    send(&mut agent, &Message::Started { pid: program })?;
+
+    // Two senders, each waiting for the one receiver: full only means that they wait.
+    let (inputs, received) = sync_channel(16);
+    let reaped = inputs.clone();
+    thread::Builder::new()
+        .name("reap".to_owned())
+        .spawn(move || reap(program, &reaped))?;
+    thread::Builder::new()
+        .name("orders".to_owned())
+        .spawn(move || listen(orders, &inputs))?;
+
+    let (status, survivors) = guard(&received, grace);
+    let message = Message::Ended {
+        status: status.unwrap_or(Status::Signal(Signal::KILL.as_raw())),
+        survivors: u32::try_from(survivors).unwrap_or(u32::MAX),
+    };
+    send(&mut agent, &message)
+}
+
+fn become_warden() -> io::Result<()> {
+    setsid()?;
+    set_child_subreaper(Some(getpid()))?;
+    Ok(())
+}
+
+fn read_order(orders: &mut BufReader<UnixStream>) -> io::Result<Option<Order>> {
+    let mut line = String::new();
+    if orders.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_str(&line)?))
+}
+
+fn send(agent: &mut UnixStream, message: &Message) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    agent.write_all(&line)
+}
+
+/// Starts the program in a process group of its own.
+fn spawn(start: Start, orders: &mut BufReader<UnixStream>) -> io::Result<i32> {
+    let stdin = match start.stdin {
+        StartStdin::Null => Stdio::null(),
+        StartStdin::File(path) => Stdio::from(File::open(path)?),
+        StartStdin::Bytes(len) => {
+            let mut file = File::from(memfd_create("stdin", MemfdFlags::CLOEXEC)?);
+            io::copy(&mut orders.take(len as u64), &mut file)?;
+            file.rewind()?;
+            Stdio::from(file)
+        }
+    };
+    let child = Command::new(&start.program)
+        .args(&start.args)
+        .env_clear()
+        .envs(start.env)
+        .current_dir(&start.cwd)
+        .stdin(stdin)
+        .stdout(Stdio::inherit())
+        .stderr(Stdio::inherit())
+        .process_group(0)
+        .spawn()?;
+    // Reaped by `reap`, with every other descendant that comes to us.
+    i32::try_from(child.id()).map_err(io::Error::other)
+}
+
+/// Reaps children until there is none.
+fn reap(program: i32, inputs: &SyncSender<Input>) {
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if Pid::from_raw(program) == Some(pid) => {
+                if let Some(status) = ended(status)
+                    && inputs.send(Input::Ended(status)).is_err()
+                {
+                    return;
+                }
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            // ECHILD. Nothing can come after it: only descendants become our children.
+            Err(_) => {
+                let _main_ended = inputs.send(Input::Empty);
+                return;
+            }
+        }
+    }
+}
+
+fn ended(status: WaitStatus) -> Option<Status> {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Some(Status::Code(code)),
+        (None, Some(signal)) => Some(Status::Signal(signal)),
+        (None, None) => None,
+    }
+}
+
+fn listen(mut orders: BufReader<UnixStream>, inputs: &SyncSender<Input>) {
+    while let Ok(Some(order)) = read_order(&mut orders) {
+        if inputs.send(Input::Order(order)).is_err() {
+            return;
+        }
+    }
+    let _main_ended = inputs.send(Input::AgentGone);
+}
+
+/// Waits for a reason to end, then ends everything.
+fn guard(received: &Receiver<Input>, grace: Duration) -> (Option<Status>, usize) {
+    let mut status = None;
+    let mut empty = false;
+    let mut patience = grace;
+    while let Ok(input) = received.recv() {
+        match input {
+            Input::Order(Order::Freeze) => tree::stop_all(),
+            Input::Order(Order::Thaw) => {
+                tree::signal_all(Signal::CONT);
+            }
+            Input::Order(Order::Stop | Order::Start(_)) | Input::AgentGone => break,
+            Input::Ended(how) => {
+                status = Some(how);
+                patience = grace.min(LEFTOVER_GRACE);
+                break;
+            }
+            Input::Empty => {
+                empty = true;
+                break;
+            }
+        }
+    }
+    if !empty && tree::count() > 0 {
+        tree::signal_all(Signal::TERM);
+        // What is frozen takes the polite signal only when it goes on.
+        tree::signal_all(Signal::CONT);
+    }
+    empty = empty || wait_until_empty(received, patience, &mut status);
+    let killing = Instant::now();
+    while !empty && killing.elapsed() < KILLING {
+        tree::stop_all();
+        tree::signal_all(Signal::KILL);
+        empty = wait_until_empty(received, KILL_ROUND, &mut status);
+    }
+    (status, if empty { 0 } else { tree::count() })
+}
+
+/// True when no descendant is left before the time is up.
+fn wait_until_empty(received: &Receiver<Input>, time: Duration, status: &mut Option<Status>) -> bool {
+    let deadline = Instant::now() + time;
+    loop {
+        match received.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Input::Ended(how)) => *status = Some(how),
+            Ok(Input::Empty) => return true,
+            Ok(Input::Order(_) | Input::AgentGone) => {}
+            Err(RecvTimeoutError::Timeout) => return false,
+            // Cannot be: the reaper ends only after Empty.
+            Err(RecvTimeoutError::Disconnected) => return tree::count() == 0,
+        }
+    }
+}
