@@ -1,1 +1,27 @@
-//! Not written yet.
+//! Everything Kage Bunshin does with git: the only crate that spawns `git` or opens
+//! libgit2. It owns how git is made safe to run on repositories that nobody vouches for,
+//! and the repositories that Kage itself keeps. A user's own repository is read through a
+//! private git directory ([`user_repo`], [`snapshot`]) and written only by [`landing`].
+//!
+//! Functions that spawn `git` are `async` and cancel-safe: dropping one kills the process
+//! and everything that it started. Functions that use libgit2 ([`diff`]) block.
+
+pub mod error;
+
+pub mod command;
+
+mod lock;
+
+pub mod diff;
+pub mod landing;
+pub mod mirror;
+pub mod smart_http;
+pub mod snapshot;
+pub mod user_repo;
+pub mod worktree;
+
+pub use command::Auth;
+pub use error::GitError;
+pub use mirror::{Expected, Mirror};
+pub use user_repo::UserRepo;
+pub use worktree::Worktree;

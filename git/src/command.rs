@@ -1,0 +1,433 @@
+//! The one place that starts a `git` process. It owns the environment that makes git safe
+//! on repositories nobody vouches for: nothing is inherited but a short list, no system or
+//! user configuration, and every setting that names a program is overridden through
+//! `GIT_CONFIG_COUNT`, which (unlike `-c`) takes any name and never shows on a command line.
+//! It does not know what the commands mean.
+//!
+//! Settings whose names a repository chooses (`filter.X.clean`, `diff.X.textconv`,
+//! `merge.X.driver`) cannot be overridden without knowing X. Whatever touches files
+//! therefore runs on a private git directory ([`crate::shadow`]) that has none.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+
+use kage_core::id::Oid;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+
+use crate::error::GitError;
+
+/// How to authenticate to a remote.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub enum Auth {
+    /// Not at all.
+    #[default]
+    None,
+    /// `Authorization: Bearer ...` on every request.
+    Bearer(String),
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Bearer(_) => f.write_str("Bearer(..)"),
+        }
+    }
+}
+
+/// Whose configuration files git reads besides the repository's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConfigFiles {
+    /// Nobody's.
+    None,
+    /// The user's, for reading values. The overrides below still win.
+    User,
+}
+
+/// What git reads.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Nothing,
+    Bytes(Vec<u8>),
+    File(File),
+}
+
+/// Settings that win over anything a repository says.
+const NEUTRAL: &[(&str, &str)] = &[
+    ("core.hooksPath", "/dev/null"),
+    ("core.fsmonitor", "false"),
+    ("core.untrackedCache", "false"),
+    ("core.pager", "cat"),
+    ("core.editor", "false"),
+    ("core.askPass", ""),
+    ("core.sshCommand", "false"),
+    ("core.gitProxy", "none"),
+    ("core.alternateRefsCommand", ":"),
+    // Acknowledged means durable: every object, pack, index and ref is flushed.
+    ("core.fsync", "all"),
+    ("core.fsyncMethod", "batch"),
+    ("credential.helper", ""),
+    ("credential.interactive", "false"),
+    ("commit.gpgSign", "false"),
+    ("tag.gpgSign", "false"),
+    ("push.gpgSign", "false"),
+    ("log.showSignature", "false"),
+    ("gpg.program", "false"),
+    ("submodule.recurse", "false"),
+    ("fetch.recurseSubmodules", "false"),
+    ("push.recurseSubmodules", "no"),
+    ("protocol.ext.allow", "never"),
+    ("http.followRedirects", "false"),
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+    ("transfer.fsckObjects", "true"),
+    ("fetch.unpackLimit", "1"),
+    ("receive.unpackLimit", "1"),
+    ("fetch.writeCommitGraph", "false"),
+    ("diff.external", ""),
+    ("diff.renames", "false"),
+    ("color.ui", "false"),
+    ("advice.detachedHead", "false"),
+    ("safe.directory", "*"),
+    ("safe.bareRepository", "all"),
+];
+
+/// Flaws of old but honest histories that a check of every object would stumble over.
+const TOLERATED_FLAWS: &[&str] = &[
+    "badTimezone",
+    "missingSpaceBeforeDate",
+    "missingEmail",
+    "zeroPaddedDate",
+    "zeroPaddedFilemode",
+];
+
+/// What a child may see of this process's environment.
+const INHERITED: &[&str] = &[
+    "PATH",
+    "TMPDIR",
+    "TZ",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "http_proxy",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+];
+
+const STDOUT_LIMIT: usize = 256 << 20;
+const STDERR_LIMIT: usize = 64 << 10;
+
+/// One run of git.
+#[derive(Debug)]
+pub(crate) struct GitCommand {
+    operation: &'static str,
+    command: Command,
+    config: Vec<(String, String)>,
+    input: Input,
+    output: Option<File>,
+}
+
+impl GitCommand {
+    /// `git <operation>`, on nothing yet.
+    pub(crate) fn new(operation: &'static str) -> Self {
+        Self::with_config(operation, ConfigFiles::None)
+    }
+
+    pub(crate) fn with_config(operation: &'static str, files: ConfigFiles) -> Self {
+        let mut command = Command::new("git");
+        command.env_clear();
+        for name in INHERITED {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_ALLOW_PROTOCOL", "http:https:file")
+            .env("GIT_PROTOCOL_FROM_USER", "0")
+            .env("LC_ALL", "C");
+        match files {
+            // Without a HOME there is no ~/.netrc, ~/.config/git/ignore or attributes either.
+            ConfigFiles::None => {
+                command
+                    .env("HOME", "/dev/null")
+                    .env("GIT_CONFIG_NOSYSTEM", "1")
+                    .env("GIT_ATTR_NOSYSTEM", "1")
+                    .env("GIT_CONFIG_GLOBAL", "/dev/null");
+            }
+            ConfigFiles::User => {
+                for name in ["HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM"] {
+                    if let Some(value) = std::env::var_os(name) {
+                        command.env(name, value);
+                    }
+                }
+            }
+        }
+        command.arg(operation).kill_on_drop(true).process_group(0);
+        let mut config: Vec<(String, String)> = Vec::with_capacity(NEUTRAL.len() + 16);
+        config.extend(NEUTRAL.iter().map(|(key, value)| ((*key).into(), (*value).into())));
+        for flaw in TOLERATED_FLAWS {
+            config.push((format!("receive.fsck.{flaw}"), "ignore".into()));
+            config.push((format!("fetch.fsck.{flaw}"), "ignore".into()));
+        }
+        Self {
+            operation,
+            command,
+            config,
+            input: Input::Nothing,
+            output: None,
+        }
+    }
+
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    pub(crate) fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Works on this git directory, whatever the current directory is.
+    pub(crate) fn git_dir(self, path: &Path) -> Self {
+        self.env("GIT_DIR", path)
+    }
+
+    pub(crate) fn current_dir(mut self, path: &Path) -> Self {
+        self.command.current_dir(path);
+        self
+    }
+
+    /// Adds a setting; a later one wins over an earlier one.
+    pub(crate) fn config(mut self, key: &str, value: &str) -> Self {
+        self.config.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn auth(self, auth: &Auth) -> Self {
+        match auth {
+            Auth::None => self,
+            Auth::Bearer(token) => self.config("http.extraHeader", &format!("Authorization: Bearer {token}")),
+        }
+    }
+
+    pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.input = Input::Bytes(bytes.into());
+        self
+    }
+
+    pub(crate) fn stdin_file(mut self, file: File) -> Self {
+        self.input = Input::File(file);
+        self
+    }
+
+    /// Sends what git prints to a file.
+    pub(crate) fn stdout_file(mut self, file: File) -> Self {
+        self.output = Some(file);
+        self
+    }
+
+    /// Runs to the end; anything but exit code 0 is an error.
+    pub(crate) async fn run(self) -> Result<Vec<u8>, GitError> {
+        let operation = self.operation;
+        let done = self.run_to_end().await?;
+        if done.status.success() {
+            Ok(done.stdout)
+        } else {
+            Err(done.failure(operation))
+        }
+    }
+
+    /// Runs to the end, where exit code 1 is an answer: `None`.
+    pub(crate) async fn run_or_no(self) -> Result<Option<Vec<u8>>, GitError> {
+        let operation = self.operation;
+        let done = self.run_to_end().await?;
+        match done.status.code() {
+            Some(0) => Ok(Some(done.stdout)),
+            Some(1) => Ok(None),
+            Some(_) | None => Err(done.failure(operation)),
+        }
+    }
+
+    /// Runs to the end; the answer is whether it ended with 0. A signal is an error.
+    pub(crate) async fn run_to_status(self) -> Result<bool, GitError> {
+        let operation = self.operation;
+        let done = self.run_to_end().await?;
+        match done.status.code() {
+            Some(code) => Ok(code == 0),
+            None => Err(done.failure(operation)),
+        }
+    }
+
+    /// Runs to the end and reads one object id.
+    pub(crate) async fn run_for_oid(self) -> Result<Oid, GitError> {
+        let operation = self.operation;
+        parse_oid(operation, &self.run().await?)
+    }
+
+    async fn run_to_end(mut self) -> Result<Done, GitError> {
+        let operation = self.operation;
+        let failed = |source| GitError::Spawn { operation, source };
+        let bytes = match std::mem::replace(&mut self.input, Input::Nothing) {
+            Input::Nothing => {
+                self.command.stdin(Stdio::null());
+                None
+            }
+            Input::File(file) => {
+                self.command.stdin(file);
+                None
+            }
+            Input::Bytes(bytes) => {
+                self.command.stdin(Stdio::piped());
+                Some(bytes)
+            }
+        };
+        match self.output.take() {
+            Some(file) => self.command.stdout(file),
+            None => self.command.stdout(Stdio::piped()),
+        };
+        self.command.stderr(Stdio::piped());
+        let mut group = self.start()?;
+        let (stdin, stdout, stderr) = (
+            group.child.stdin.take(),
+            group.child.stdout.take(),
+            group.child.stderr.take(),
+        );
+        let write = async {
+            if let (Some(mut pipe), Some(bytes)) = (stdin, bytes) {
+                match pipe.write_all(&bytes).await {
+                    // It said no before it read everything; its exit code tells.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                    other => other?,
+                }
+            }
+            Ok::<_, io::Error>(())
+        };
+        let (_, stdout, stderr) = tokio::try_join!(
+            write,
+            read_bounded(stdout, STDOUT_LIMIT),
+            read_bounded(stderr, STDERR_LIMIT)
+        )
+        .map_err(failed)?;
+        let status = group.child.wait().await.map_err(failed)?;
+        if stdout.cut {
+            return Err(GitError::TooMuchOutput {
+                operation,
+                limit: STDOUT_LIMIT,
+            });
+        }
+        Ok(Done {
+            status,
+            stdout: stdout.bytes,
+            stderr: stderr.bytes,
+        })
+    }
+
+    /// Starts it with all three streams as pipes.
+    pub(crate) fn spawn_piped(mut self) -> Result<ProcessGroup, GitError> {
+        self.command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        self.start()
+    }
+
+    fn start(mut self) -> Result<ProcessGroup, GitError> {
+        self.command.env("GIT_CONFIG_COUNT", self.config.len().to_string());
+        for (number, (key, value)) in self.config.iter().enumerate() {
+            self.command.env(format!("GIT_CONFIG_KEY_{number}"), key);
+            self.command.env(format!("GIT_CONFIG_VALUE_{number}"), value);
+        }
+        let child = self.command.spawn().map_err(|source| GitError::Spawn {
+            operation: self.operation,
+            source,
+        })?;
+        Ok(ProcessGroup { child })
+    }
+}
+
+/// A running git and what it started; dropping it before its end kills them all.
+#[derive(Debug)]
+pub(crate) struct ProcessGroup {
+    pub(crate) child: Child,
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        // No id = it ended and was reaped, and the number may be another's by now.
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(group) = id.and_then(rustix::process::Pid::from_raw)
+            && let Err(error) = rustix::process::kill_process_group(group, rustix::process::Signal::KILL)
+        {
+            tracing::debug!(%error, "git was gone already");
+        }
+    }
+}
+
+struct Done {
+    status: ExitStatus,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Done {
+    fn failure(&self, operation: &'static str) -> GitError {
+        failure(operation, self.status, &self.stderr)
+    }
+}
+
+/// The error for a git that ended badly.
+pub(crate) fn failure(operation: &'static str, status: ExitStatus, stderr: &[u8]) -> GitError {
+    GitError::Failed {
+        operation,
+        exit: status.to_string(),
+        stderr: String::from_utf8_lossy(stderr).trim().to_owned(),
+    }
+}
+
+/// The start of a stream.
+#[derive(Debug, Default)]
+pub(crate) struct Bounded {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) cut: bool,
+}
+
+/// Reads a stream to its end and keeps at most `limit` bytes, so that the writer never waits.
+pub(crate) async fn read_bounded(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> io::Result<Bounded> {
+    let mut kept = Bounded::default();
+    let Some(mut stream) = stream else {
+        return Ok(kept);
+    };
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = stream.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(kept);
+        }
+        let room = limit.saturating_sub(kept.bytes.len()).min(read);
+        kept.bytes.extend_from_slice(&buffer[..room]);
+        kept.cut |= room < read;
+    }
+}
+
+/// Reads an object id that git printed on a line of its own.
+pub(crate) fn parse_oid(operation: &'static str, output: &[u8]) -> Result<Oid, GitError> {
+    std::str::from_utf8(output)
+        .ok()
+        .and_then(|text| text.trim_end().parse().ok())
+        .ok_or_else(|| GitError::unexpected(operation, output))
+}

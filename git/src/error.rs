@@ -1,0 +1,120 @@
+//! How a git operation fails, whichever of the two ways to run git it used. Operations that
+//! can be refused for reasons a person must hear about have error types of their own.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Says why a git operation did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// git could not be started.
+    #[error("git {operation} could not be started; is git installed and on PATH?")]
+    Spawn {
+        /// What was wanted, such as `fetch`.
+        operation: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// git ran and said no.
+    #[error("git {operation} failed ({exit}): {stderr}")]
+    Failed {
+        /// What was wanted.
+        operation: &'static str,
+        /// Exit code or signal, as text.
+        exit: String,
+        /// What git printed, trimmed and bounded.
+        stderr: String,
+    },
+    /// git printed more than anything here can use.
+    #[error("git {operation} printed more than {limit} bytes")]
+    TooMuchOutput {
+        /// What was wanted.
+        operation: &'static str,
+        /// The bound.
+        limit: usize,
+    },
+    /// git printed something that this crate does not understand.
+    #[error("git {operation} printed something unexpected: {output:?}")]
+    Unexpected {
+        /// What was wanted.
+        operation: &'static str,
+        /// The start of what it printed.
+        output: String,
+    },
+    /// libgit2 failed.
+    #[error("could not {action}")]
+    Library {
+        /// What was wanted, in words.
+        action: &'static str,
+        /// The cause.
+        #[source]
+        source: git2::Error,
+    },
+    /// The file system failed.
+    #[error("could not {action} {}", path.display())]
+    Io {
+        /// What was wanted, in words.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A pattern is not a glob.
+    #[error("{pattern:?} is not a path pattern")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// The cause.
+        #[source]
+        source: globset::Error,
+    },
+    /// A path of a tree may not be written to a disk.
+    #[error("the path {path:?} is not safe to write")]
+    UnsafePath {
+        /// The path.
+        path: String,
+    },
+    /// The blocking thread did not come back.
+    #[error("could not finish {action}")]
+    Interrupted {
+        /// What was wanted, in words.
+        action: &'static str,
+    },
+}
+
+impl GitError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    pub(crate) fn library(action: &'static str) -> impl FnOnce(git2::Error) -> Self {
+        move |source| Self::Library { action, source }
+    }
+
+    pub(crate) fn unexpected(operation: &'static str, output: &[u8]) -> Self {
+        let shown = output.get(..200).unwrap_or(output);
+        Self::Unexpected {
+            operation,
+            output: String::from_utf8_lossy(shown).into_owned(),
+        }
+    }
+}
+
+/// Runs `work`, which uses libgit2 or many files, where it may block.
+pub(crate) async fn blocking<T, E>(
+    action: &'static str,
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<GitError> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(_) => Err(GitError::Interrupted { action }.into()),
+    }
+}

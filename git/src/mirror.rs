@@ -1,0 +1,259 @@
+//! A bare repository that Kage owns: the coordinator's, an agent's, or the command line's
+//! cache of results. It owns references, objects coming in and packs going out, and that
+//! what it says is done survives a power cut. The truth about results is elsewhere (pack
+//! blobs and rows); a mirror can always be rebuilt.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use kage_core::id::Oid;
+use tempfile::NamedTempFile;
+
+use crate::command::{Auth, GitCommand, parse_oid};
+use crate::error::{GitError, blocking};
+use crate::lock;
+
+const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\tfsync = all\n\
+    [gc]\n\tauto = 0\n[maintenance]\n\tauto = false\n[transfer]\n\tfsckObjects = true\n";
+
+/// A bare repository of Kage's own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Mirror {
+    path: PathBuf,
+}
+
+/// What a reference must be for an update to happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// Anything, or not there.
+    Anything,
+    /// Not there.
+    Absent,
+    /// Exactly this.
+    At(Oid),
+}
+
+impl Mirror {
+    /// Opens the repository at `path`, after making it when there is none.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub async fn open_or_init(path: impl Into<PathBuf>) -> Result<Self, GitError> {
+        let path = path.into();
+        blocking("making a repository", move || {
+            fs::create_dir_all(&path).map_err(GitError::io("create", &path))?;
+            let path = fs::canonicalize(&path).map_err(GitError::io("resolve", &path))?;
+            // HEAD comes last: a repository whose making was cut short is made again.
+            if !path.join("HEAD").exists() {
+                for folder in ["objects/pack", "objects/info", "refs/heads", "refs/kage", "info"] {
+                    let folder = path.join(folder);
+                    fs::create_dir_all(&folder).map_err(GitError::io("create", &folder))?;
+                }
+                write_durably(&path.join("config"), CONFIG.as_bytes())?;
+                write_durably(&path.join("HEAD"), b"ref: refs/heads/none\n")?;
+                for folder in ["objects", "refs", ""] {
+                    flush_folder(&path.join(folder))?;
+                }
+                flush_folder(path.parent().unwrap_or(&path))?;
+            }
+            Ok(Self { path })
+        })
+        .await
+    }
+
+    /// Where it is, absolute.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn objects(&self) -> PathBuf {
+        self.path.join("objects")
+    }
+
+    pub(crate) fn git(&self, operation: &'static str) -> GitCommand {
+        GitCommand::new(operation).git_dir(&self.path).current_dir(&self.path)
+    }
+
+    /// Fetches `refspecs` (`refs/kage/bases/X:refs/kage/bases/X`) from `url`. Fetches into
+    /// one repository wait for each other, so what two of them want is sent once.
+    ///
+    /// # Errors
+    /// When the remote refuses, cannot be reached or lacks a reference.
+    pub async fn fetch(&self, url: &str, auth: &Auth, refspecs: &[&str]) -> Result<(), GitError> {
+        let _lock = lock::acquire(&self.path).await?;
+        self.git("fetch")
+            .auth(auth)
+            .args([
+                "--quiet",
+                "--no-tags",
+                "--no-write-fetch-head",
+                "--no-recurse-submodules",
+                "--no-auto-maintenance",
+                "--end-of-options",
+                url,
+            ])
+            .args(refspecs)
+            .run()
+            .await?;
+        let targets = refspecs.iter().filter_map(|spec| spec.split_once(':'));
+        let names = targets.map(|(_, name)| name.to_owned()).collect();
+        self.flush(names).await
+    }
+
+    /// Whether the commit and all it needs are here.
+    ///
+    /// # Errors
+    /// When git cannot run.
+    pub async fn has_commit(&self, commit: &Oid) -> Result<bool, GitError> {
+        let name = format!("{commit}^{{commit}}");
+        let found = self.git("cat-file").args(["-e", name.as_str()]).run_to_status().await?;
+        Ok(found)
+    }
+
+    /// What a reference points at.
+    ///
+    /// # Errors
+    /// When git cannot run.
+    pub async fn resolve(&self, reference: &str) -> Result<Option<Oid>, GitError> {
+        let found = self
+            .git("rev-parse")
+            .args(["--quiet", "--verify", "--end-of-options", reference])
+            .run_or_no()
+            .await?;
+        found.map(|output| parse_oid("rev-parse", &output)).transpose()
+    }
+
+    /// Takes in a pack (thin is fine) whose new objects are all reachable from `tip`. Either
+    /// everything is here afterwards, checked and complete, or nothing is.
+    ///
+    /// # Errors
+    /// When the pack is damaged, holds a malformed object, or lacks something `tip` needs.
+    pub async fn ingest_pack(&self, pack: File, tip: &Oid) -> Result<(), GitError> {
+        let objects = self.objects();
+        let incoming = tempfile::Builder::new()
+            .prefix("incoming-")
+            .tempdir_in(&objects)
+            .map_err(GitError::io("make a folder in", &objects))?;
+        let packs = incoming.path().join("pack");
+        fs::create_dir(&packs).map_err(GitError::io("create", &packs))?;
+        let quarantined = |operation| {
+            self.git(operation)
+                .env("GIT_OBJECT_DIRECTORY", incoming.path())
+                .env("GIT_ALTERNATE_OBJECT_DIRECTORIES", &objects)
+        };
+        quarantined("index-pack")
+            .args(["--stdin", "--fix-thin", "--strict"])
+            .stdin_file(pack)
+            .run()
+            .await?;
+        // Walks from the tip to what references already vouch for.
+        quarantined("rev-list")
+            .args(["--objects", "--quiet", "--stdin"])
+            .stdin(format!("{tip}\n--not\n--all\n"))
+            .run()
+            .await?;
+        let target = objects.join("pack");
+        blocking("taking in a pack", move || {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(&packs).map_err(GitError::io("list", &packs))? {
+                names.push(entry.map_err(GitError::io("list", &packs))?.file_name());
+            }
+            // git looks for .idx files, so those come last.
+            names.sort_by_key(|name| Path::new(name).extension() == Some(OsStr::new("idx")));
+            for name in names {
+                let to = target.join(&name);
+                fs::rename(packs.join(&name), &to).map_err(GitError::io("create", &to))?;
+            }
+            flush_folder(&target)
+        })
+        .await
+    }
+
+    /// Points `name` at `new`, if it is what is expected. Durable when it returns.
+    ///
+    /// # Errors
+    /// When the reference is something else, or `new` is not here.
+    pub async fn update_ref(&self, name: &str, new: &Oid, expected: &Expected) -> Result<(), GitError> {
+        let _lock = lock::acquire(&self.path).await?;
+        let command = match expected {
+            Expected::Anything => format!("update {name}\0{new}\0\0"),
+            Expected::Absent => format!("create {name}\0{new}\0"),
+            Expected::At(old) => format!("update {name}\0{new}\0{old}\0"),
+        };
+        self.git("update-ref")
+            .args(["--no-deref", "-z", "--stdin"])
+            .stdin(command)
+            .run()
+            .await?;
+        self.flush(vec![name.to_owned()]).await
+    }
+
+    /// A pack with what `want` needs beyond what `have` needs; deltas may lean on the latter.
+    ///
+    /// # Errors
+    /// When one of them is not here.
+    pub async fn thin_pack(&self, want: &Oid, have: &[Oid]) -> Result<NamedTempFile, GitError> {
+        let pack = NamedTempFile::new_in(&self.path).map_err(GitError::io("make a file in", &self.path))?;
+        let output = pack.reopen().map_err(GitError::io("open", pack.path()))?;
+        let mut wanted = format!("{want}\n--not\n");
+        for commit in have {
+            wanted.push_str(commit.as_str());
+            wanted.push('\n');
+        }
+        self.git("pack-objects")
+            .args([
+                "--revs",
+                "--thin",
+                "--stdout",
+                "--quiet",
+                "--delta-base-offset",
+                "--no-use-bitmap-index",
+            ])
+            .stdin(wanted)
+            .stdout_file(output)
+            .run()
+            .await?;
+        Ok(pack)
+    }
+
+    /// Makes finished reference updates and packs survive a power cut: git flushes files,
+    /// but not the folders that name them.
+    pub(crate) async fn flush(&self, references: Vec<String>) -> Result<(), GitError> {
+        let path = self.path.clone();
+        blocking("flushing a repository", move || {
+            let mut folders = vec![path.join("objects/pack"), path.join("objects")];
+            for name in &references {
+                let mut folder = Path::new(name).parent();
+                while let Some(part) = folder.filter(|part| !part.as_os_str().is_empty()) {
+                    folders.push(path.join(part));
+                    folder = part.parent();
+                }
+            }
+            folders.sort();
+            folders.dedup();
+            for folder in folders {
+                match flush_folder(&folder) {
+                    Err(GitError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                    other => other?,
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), GitError> {
+    use io::Write as _;
+    let mut file = File::create(path).map_err(GitError::io("create", path))?;
+    file.write_all(bytes).map_err(GitError::io("write", path))?;
+    file.sync_all().map_err(GitError::io("flush", path))
+}
+
+fn flush_folder(path: &Path) -> Result<(), GitError> {
+    let folder = File::open(path).map_err(GitError::io("open", path))?;
+    folder.sync_all().map_err(GitError::io("flush", path))
+}
