@@ -6,11 +6,16 @@
 pub mod attempt;
 pub mod event;
 pub mod failure;
+pub mod failure_table;
 pub mod fleet;
 pub mod id;
 pub mod job;
+pub mod placement;
+pub mod price;
 pub mod prompt;
 pub mod recovery;
+pub mod report;
+pub mod risk;
 pub mod session;
 pub mod task;
 pub mod time;

@@ -1,0 +1,500 @@
+//! Classifies failures from what providers and programs say: an HTTP answer first, and,
+//! where there is nothing structured, the words of an error, by a table that users extend
+//! (`core/data/failures.toml`). What to do about a failure is `recovery`'s business.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use regex::{Regex, RegexBuilder};
+use serde::Deserialize;
+
+use crate::failure::{Failure, FailureKind};
+use crate::time::Timestamp;
+
+/// A provider's answer that is an error: an HTTP response, or an error inside a stream
+/// that began well and therefore has no status of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProviderError<'a> {
+    /// HTTP status; `None` for an error event in a stream.
+    pub status: Option<u16>,
+    /// The provider's own class, such as `overloaded_error`.
+    pub error_type: Option<&'a str>,
+    /// The provider's finer code, such as `enforced_spend_limit_reached`.
+    pub error_code: Option<&'a str>,
+    /// The provider's words.
+    pub message: &'a str,
+    /// The wait it asked for.
+    pub retry_after: Option<Duration>,
+}
+
+impl ProviderError<'_> {
+    /// The failure that this answer is. The kind comes from the status, corrected by the
+    /// provider's own class, code and words where they say more.
+    #[must_use]
+    pub fn classify(&self) -> Failure {
+        let mut message = self.message.trim().to_owned();
+        if message.is_empty() {
+            message = "the provider gave no reason".to_owned();
+        }
+        if let Some(status) = self.status {
+            message = format!("HTTP {status}: {message}");
+        }
+        Failure {
+            kind: self.kind(),
+            message,
+            retry_after: self.retry_after,
+        }
+    }
+
+    fn kind(&self) -> FailureKind {
+        if self.spent() {
+            return FailureKind::QuotaExhausted;
+        }
+        match (self.status, self.error_type.and_then(kind_of_type)) {
+            (Some(status), by_type) => match kind_of_status(status) {
+                // Providers put several things under 400, and some send errors with 200.
+                Some(FailureKind::InvalidRequest) if self.too_long() => FailureKind::ContextOverflow,
+                Some(FailureKind::InvalidRequest) => match by_type {
+                    Some(kind @ (FailureKind::Auth | FailureKind::QuotaExhausted)) => kind,
+                    Some(_) | None => FailureKind::InvalidRequest,
+                },
+                Some(kind) => kind,
+                None => by_type.unwrap_or(FailureKind::Unknown),
+            },
+            (None, Some(FailureKind::InvalidRequest)) if self.too_long() => FailureKind::ContextOverflow,
+            (None, by_type) => by_type.unwrap_or(FailureKind::Unknown),
+        }
+    }
+
+    /// True when an account or plan is used up: waiting a moment would not help.
+    fn spent(&self) -> bool {
+        const CODES: [&str; 4] = [
+            "enforced_spend_limit_reached",
+            "insufficient_quota",
+            "usage_limit_reached",
+            "billing_error",
+        ];
+        let named = |name: Option<&str>| name.is_some_and(|name| CODES.contains(&name));
+        named(self.error_code) || named(self.error_type) || contains(self.message, "credit balance is too low")
+    }
+
+    fn too_long(&self) -> bool {
+        self.error_code == Some("context_length_exceeded")
+            || contains(self.message, "prompt is too long")
+            || contains(self.message, "maximum context length")
+    }
+}
+
+fn contains(text: &str, lower: &str) -> bool {
+    text.to_ascii_lowercase().contains(lower)
+}
+
+/// What an HTTP status means. `None` for one that is no error.
+///
+/// 500 and 502 are `Network`: the call did not get through, and a repetition is safe and
+/// likely to help; 503 and 529 say that there is no capacity. A request that is too large
+/// in bytes (413) is a context that is too large.
+fn kind_of_status(status: u16) -> Option<FailureKind> {
+    Some(match status {
+        401 | 403 => FailureKind::Auth,
+        402 => FailureKind::QuotaExhausted,
+        408 | 504 => FailureKind::Timeout,
+        413 => FailureKind::ContextOverflow,
+        429 => FailureKind::RateLimited,
+        503 | 529 => FailureKind::Overloaded,
+        400..=499 => FailureKind::InvalidRequest,
+        500..=599 => FailureKind::Network,
+        _ => return None,
+    })
+}
+
+/// What a provider's own class means.
+fn kind_of_type(error_type: &str) -> Option<FailureKind> {
+    Some(match error_type {
+        "authentication_error" | "permission_error" => FailureKind::Auth,
+        "billing_error" => FailureKind::QuotaExhausted,
+        "invalid_request_error" | "not_found_error" | "conflict_error" => FailureKind::InvalidRequest,
+        "request_too_large" => FailureKind::ContextOverflow,
+        "rate_limit_error" => FailureKind::RateLimited,
+        "overloaded_error" => FailureKind::Overloaded,
+        "timeout_error" => FailureKind::Timeout,
+        "api_error" => FailureKind::Network,
+        _ => return None,
+    })
+}
+
+/// Reads a `retry-after` header: seconds, or a date to compare with `now`.
+#[must_use]
+pub fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
+    let at = u64::try_from(at.as_millisecond()).ok()?;
+    Some(Timestamp::from_millis(at).since(now))
+}
+
+/// Why a text is not a failure table.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidRules {
+    /// It is not TOML of the right shape.
+    #[error("the failure table is not valid")]
+    Toml(#[source] Box<toml::de::Error>),
+    /// A pattern is not a regular expression.
+    #[error("the pattern {pattern:?} is not a regular expression")]
+    Pattern {
+        /// What was given.
+        pattern: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<regex::Error>,
+    },
+}
+
+/// What words of errors mean.
+#[derive(Debug, Clone, Default)]
+pub struct FailureTable {
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug, Clone)]
+struct Rule {
+    pattern: Regex,
+    /// Empty = all.
+    adapters: Vec<String>,
+    kind: FailureKind,
+}
+
+static BUILTIN: LazyLock<FailureTable> = LazyLock::new(|| {
+    FailureTable::parse(include_str!("../data/failures.toml")).expect("the tests parse the built-in failure table")
+});
+
+impl FailureTable {
+    /// The table that comes with the program.
+    #[must_use]
+    pub fn builtin() -> &'static Self {
+        &BUILTIN
+    }
+
+    /// Reads a table.
+    ///
+    /// # Errors
+    /// Says the first thing that is wrong.
+    pub fn parse(text: &str) -> Result<Self, InvalidRules> {
+        let file: TableFile = toml::from_str(text).map_err(|e| InvalidRules::Toml(Box::new(e)))?;
+        let rules = file.rule.into_iter().map(RuleFile::into_rule);
+        Ok(Self {
+            rules: rules.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Puts `other`'s rules before these.
+    #[must_use]
+    pub fn overlay(self, mut other: Self) -> Self {
+        other.rules.extend(self.rules);
+        other
+    }
+
+    /// The failure that an adapter's words tell of, its message being the line that did.
+    /// `None` when no rule matches. The caller bounds the text: the end of what a program wrote.
+    #[must_use]
+    pub fn classify(&self, adapter: &str, text: &str) -> Option<Failure> {
+        self.rules
+            .iter()
+            .filter(|rule| rule.adapters.is_empty() || rule.adapters.iter().any(|name| name == adapter))
+            .find_map(|rule| {
+                let found = rule.pattern.find(text)?;
+                Some(Failure::new(rule.kind, line_around(text, found.start())))
+            })
+    }
+}
+
+/// The most characters of a matched line that become a failure's message.
+const MAX_MESSAGE: usize = 400;
+
+fn line_around(text: &str, at: usize) -> String {
+    let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    let line = text[start..].lines().next().unwrap_or_default().trim();
+    line.chars().take(MAX_MESSAGE).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TableFile {
+    #[serde(default)]
+    rule: Vec<RuleFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleFile {
+    pattern: String,
+    #[serde(default)]
+    adapters: Vec<String>,
+    kind: FailureKind,
+}
+
+impl RuleFile {
+    fn into_rule(self) -> Result<Rule, InvalidRules> {
+        let pattern = RegexBuilder::new(&self.pattern)
+            .case_insensitive(true)
+            .build()
+            .map_err(|e| InvalidRules::Pattern {
+                pattern: self.pattern,
+                source: Box::new(e),
+            })?;
+        Ok(Rule {
+            pattern,
+            adapters: self.adapters,
+            kind: self.kind,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn http_answers_are_classified() {
+        use FailureKind as K;
+        let plain = |status, message| ProviderError {
+            status: Some(status),
+            message,
+            ..ProviderError::default()
+        };
+        let typed = |status, error_type, message| ProviderError {
+            status,
+            error_type: Some(error_type),
+            message,
+            ..ProviderError::default()
+        };
+        let coded = |status, error_code| ProviderError {
+            status: Some(status),
+            error_code: Some(error_code),
+            ..ProviderError::default()
+        };
+        let cases = [
+            (plain(400, "bad"), K::InvalidRequest),
+            (plain(401, ""), K::Auth),
+            (plain(402, ""), K::QuotaExhausted),
+            (plain(403, ""), K::Auth),
+            (plain(404, ""), K::InvalidRequest),
+            (plain(408, ""), K::Timeout),
+            (plain(413, ""), K::ContextOverflow),
+            (plain(429, ""), K::RateLimited),
+            (plain(500, ""), K::Network),
+            (plain(502, "<html>"), K::Network),
+            (plain(503, ""), K::Overloaded),
+            (plain(504, ""), K::Timeout),
+            (plain(529, ""), K::Overloaded),
+            (plain(302, ""), K::Unknown),
+            (
+                plain(400, "Your credit balance is too low to use it"),
+                K::QuotaExhausted,
+            ),
+            (plain(400, "Prompt is too long: 250000 tokens"), K::ContextOverflow),
+            (coded(400, "context_length_exceeded"), K::ContextOverflow),
+            (coded(429, "enforced_spend_limit_reached"), K::QuotaExhausted),
+            (coded(429, "insufficient_quota"), K::QuotaExhausted),
+            (typed(Some(400), "authentication_error", ""), K::Auth),
+            (typed(Some(400), "billing_error", ""), K::QuotaExhausted),
+            // Inside a stream there is no status, or it is 200.
+            (typed(None, "overloaded_error", "Overloaded"), K::Overloaded),
+            (typed(Some(200), "overloaded_error", "Overloaded"), K::Overloaded),
+            (typed(None, "rate_limit_error", ""), K::RateLimited),
+            (
+                typed(None, "invalid_request_error", "prompt is too long"),
+                K::ContextOverflow,
+            ),
+            (typed(None, "something_new", ""), K::Unknown),
+        ];
+        for (error, kind) in cases {
+            assert_eq!(error.classify().kind, kind, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn the_wait_and_the_words_are_kept() {
+        let error = ProviderError {
+            status: Some(429),
+            message: " slow down ",
+            retry_after: Some(Duration::from_secs(7)),
+            ..ProviderError::default()
+        };
+        let failure = error.classify();
+        assert_eq!(failure.message, "HTTP 429: slow down");
+        assert_eq!(failure.retry_after, Some(Duration::from_secs(7)));
+        let empty = ProviderError::default().classify();
+        assert_eq!(empty.message, "the provider gave no reason");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = Timestamp::from_millis(784_111_777_000);
+        let cases = [
+            ("30", Some(30)),
+            (" 0 ", Some(0)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("-1", None),
+            ("soon", None),
+        ];
+        for (text, seconds) in cases {
+            assert_eq!(
+                parse_retry_after(text, now),
+                seconds.map(Duration::from_secs),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn words_of_programs_are_classified() {
+        use FailureKind as K;
+        let cases = [
+            ("claude-code", "Credit balance is too low", K::QuotaExhausted),
+            (
+                "claude-code",
+                "You've hit your 5-hour limit · resets 10:24am (UTC)",
+                K::QuotaExhausted,
+            ),
+            (
+                "claude-code",
+                "API Error: Request rejected (429) · slow down",
+                K::RateLimited,
+            ),
+            (
+                "claude-code",
+                "API Error: 529 Overloaded. Try again later.",
+                K::Overloaded,
+            ),
+            ("claude-code", "API Error: 500 internal", K::Network),
+            ("claude-code", "Invalid API key · Fix external API key", K::Auth),
+            ("claude-code", "Failed to authenticate. API Error: 403 no", K::Auth),
+            ("claude-code", "Not logged in · Please run /login", K::Auth),
+            ("claude-code", "Prompt is too long · 1", K::ContextOverflow),
+            (
+                "claude-code",
+                "There's an issue with the selected model (x).",
+                K::InvalidRequest,
+            ),
+            (
+                "claude-code",
+                "API Error: Connection refused connect ECONNREFUSED 127.0.0.1:1",
+                K::Network,
+            ),
+            ("claude-code", "Request timed out. Check it.", K::Timeout),
+            ("claude-code", "Reached maximum budget ($0.2)", K::BudgetExceeded),
+            (
+                "codex",
+                "exceeded retry limit, last status: 429 Too Many Requests",
+                K::RateLimited,
+            ),
+            (
+                "codex",
+                "You’ve hit your usage limit. Try again later.",
+                K::QuotaExhausted,
+            ),
+            (
+                "codex",
+                "Quota exceeded. Check your plan and billing details.",
+                K::QuotaExhausted,
+            ),
+            (
+                "codex",
+                "Selected model is at capacity. Please try a different model.",
+                K::Overloaded,
+            ),
+            (
+                "codex",
+                "unexpected status 401 Unauthorized: x, url: http://h/v1",
+                K::Auth,
+            ),
+            ("codex", "unexpected status 403 Forbidden: x", K::Auth),
+            ("codex", "unexpected status 502 Bad Gateway: <html>", K::Network),
+            (
+                "codex",
+                "stream disconnected before completion: closed early",
+                K::Network,
+            ),
+            ("codex", "Missing environment variable: `KAGE_KEY`.", K::Auth),
+            (
+                "codex",
+                "Codex ran out of room in the model's context window. Start anew.",
+                K::ContextOverflow,
+            ),
+            ("gemini", "got status: 400. {\"reason\":\"API_KEY_INVALID\"}", K::Auth),
+            (
+                "gemini",
+                "TerminalQuotaError: You have exhausted your daily quota",
+                K::QuotaExhausted,
+            ),
+            ("qwen", "[API Error: 401 Incorrect API key provided]", K::Auth),
+            ("aider", "litellm.AuthenticationError: AuthenticationError: no", K::Auth),
+            ("aider", "litellm.RateLimitError: slow", K::RateLimited),
+            (
+                "my-cli",
+                "fatal: could not read from remote repository",
+                K::CorruptedState,
+            ),
+        ];
+        for (adapter, text, kind) in cases {
+            let found = FailureTable::builtin().classify(adapter, text);
+            assert_eq!(found.map(|failure| failure.kind), Some(kind), "{adapter}: {text}");
+        }
+    }
+
+    #[test]
+    fn work_that_speaks_of_errors_is_no_failure() {
+        for text in [
+            "",
+            "added 429 lines to src/limits.rs",
+            "the test of line 503 passes now",
+            "error: expected 500 items, found 3",
+            "all done",
+        ] {
+            assert_eq!(FailureTable::builtin().classify("claude-code", text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_rule_of_one_adapter_is_not_for_others_and_the_line_is_shown() {
+        let text = "starting\n  litellm.RateLimitError: slow down \nbye";
+        let found = FailureTable::builtin().classify("aider", text).unwrap();
+        assert_eq!(found.message, "litellm.RateLimitError: slow down");
+        assert_eq!(FailureTable::builtin().classify("codex", text), None);
+    }
+
+    #[test]
+    fn rules_of_a_user_come_first() {
+        let own = "[[rule]]\npattern = 'the hamster rate limit'\nkind = 'adapter_crash'\n";
+        let own = FailureTable::parse(own).unwrap();
+        let table = FailureTable::builtin().clone().overlay(own);
+        let kind = |text| table.classify("x", text).map(|failure| failure.kind);
+        assert_eq!(kind("The Hamster RATE LIMIT"), Some(FailureKind::AdapterCrash));
+        assert_eq!(kind("a rate limit"), Some(FailureKind::RateLimited));
+    }
+
+    #[test]
+    fn a_bad_table_says_what_is_wrong() {
+        let cases = [
+            (
+                "[[rule]]\npattern = '('\nkind = 'auth'",
+                "the pattern \"(\" is not a regular expression",
+            ),
+            (
+                "[[rule]]\npattern = 'x'\nkind = 'hungry'",
+                "the failure table is not valid",
+            ),
+            (
+                "[[rule]]\npatern = 'x'\nkind = 'auth'",
+                "the failure table is not valid",
+            ),
+        ];
+        for (text, message) in cases {
+            assert_eq!(FailureTable::parse(text).unwrap_err().to_string(), message);
+        }
+    }
+}
