@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::time::Duration;
 
 use crate::id::{AdapterName, AgentId, JobId, TaskId};
+use crate::job::Affinity;
 use crate::task::Labels;
 use crate::time::Timestamp;
 
@@ -29,10 +30,8 @@ pub struct Waiting<'a> {
     pub not_before: Timestamp,
     /// When it was queued.
     pub queued_at: Timestamp,
-    /// The agent to take only when no other is free: for a verify job, the session's.
-    pub avoid: Option<AgentId>,
-    /// The agent to take when it is free: for a repeated attempt, the one before.
-    pub prefer: Option<AgentId>,
+    /// Where it had best be: an agent to take if it is free, one to take only if no other is.
+    pub affinity: Affinity,
 }
 
 /// What placement sees of a connected agent.
@@ -144,7 +143,7 @@ impl<'a> Fleet<'a> {
     }
 
     fn take(&mut self, job: &Waiting<'a>) -> Option<AgentId> {
-        let preferred = job.prefer.and_then(|id| {
+        let preferred = job.affinity.prefer.and_then(|id| {
             let index = self.agents.iter().position(|agent| agent.id == id)?;
             (self.slots[index] > 0 && self.agents[index].fits(job)).then_some(index)
         });
@@ -167,7 +166,7 @@ impl<'a> Fleet<'a> {
                 .collect()
         });
         let first = freshest(pool, slots)?;
-        if job.avoid != Some(agents[first].id) {
+        if job.affinity.avoid != Some(agents[first].id) {
             return Some(first);
         }
         let aside = pool.pop();

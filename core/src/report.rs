@@ -12,7 +12,7 @@ use crate::event::DiffStat;
 use crate::id::{SessionName, TaskId};
 use crate::price::{PriceTable, session_money};
 use crate::risk::{Assessment, Risk, assess};
-use crate::session::{Session, SessionState};
+use crate::session::{Session, SessionState, SessionStateKind};
 use crate::task::Task;
 use crate::time::Timestamp;
 use crate::usage::{Money, Usage};
@@ -113,16 +113,16 @@ enum Standing {
 }
 
 const fn standing(state: &SessionState) -> Standing {
-    match state {
-        SessionState::Verified { .. } => Standing::Verified,
-        SessionState::Unverified { .. } => Standing::Unverified,
-        SessionState::Queued
-        | SessionState::Running { .. }
-        | SessionState::Claimed { .. }
-        | SessionState::Verifying { .. } => Standing::Open,
-        SessionState::Rejected { .. } => Standing::Rejected,
-        SessionState::Failed { .. } => Standing::Failed,
-        SessionState::Cancelled => Standing::Cancelled,
+    match state.kind() {
+        SessionStateKind::Verified => Standing::Verified,
+        SessionStateKind::Unverified => Standing::Unverified,
+        SessionStateKind::Queued
+        | SessionStateKind::Running
+        | SessionStateKind::Claimed
+        | SessionStateKind::Verifying => Standing::Open,
+        SessionStateKind::Rejected => Standing::Rejected,
+        SessionStateKind::Failed => Standing::Failed,
+        SessionStateKind::Cancelled => Standing::Cancelled,
     }
 }
 
