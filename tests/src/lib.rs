@@ -1,1 +1,8 @@
-//! Not written yet.
+//! What the end-to-end stories and the benchmarks stand on: real programs in processes of
+//! their own, temporary state, sample repositories, and waiting for conditions. It asserts
+//! nothing about Kage Bunshin; that is for the stories in `tests/e2e`.
+
+pub mod process;
+pub mod programs;
+pub mod repo;
+pub mod wait;

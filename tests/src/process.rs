@@ -1,0 +1,159 @@
+//! A daemon in a process of its own: started with a clean environment, logged to a file,
+//! stopped politely or killed, and never left behind.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+use crate::wait::wait_for;
+
+/// How to start a daemon, any number of times.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// What logs and messages call it.
+    pub name: String,
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// Its whole environment.
+    pub environment: BTreeMap<String, OsString>,
+    /// Where its output goes; appended to.
+    pub log: PathBuf,
+}
+
+/// A running daemon. Dropping it kills its process group.
+#[derive(Debug)]
+pub struct Daemon {
+    launch: Launch,
+    child: Child,
+}
+
+impl Launch {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When the program or the log cannot be opened.
+    pub fn start(&self) -> std::io::Result<Daemon> {
+        let log = File::options().append(true).create(true).open(&self.log)?;
+        let child = Command::new(&self.program)
+            .args(&self.arguments)
+            .env_clear()
+            .envs(&self.environment)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0)
+            .spawn()?;
+        Ok(Daemon {
+            launch: self.clone(),
+            child,
+        })
+    }
+}
+
+impl Daemon {
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it was started.
+    #[must_use]
+    pub fn launch(&self) -> &Launch {
+        &self.launch
+    }
+
+    /// What it has printed so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read(&self.launch.log).map_or_else(
+            |error| format!("(no log: {error})"),
+            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
+        )
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Panics
+    /// When the kernel does not know the child.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        let what = format!("{} ends after SIGTERM", self.launch.name);
+        wait_for(&what, async || self.ended()).await
+    }
+
+    /// Sends a signal to the daemon itself, not to its children.
+    pub fn signal(&self, signal: Signal) {
+        // It may have ended; whoever waits for it notices.
+        let _ended = kill_process(self.group(), signal);
+    }
+
+    /// Kills it as a power cut would (SIGKILL to its whole group) and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ended = kill_process_group(self.group(), Signal::KILL);
+        let _status = self.child.wait();
+    }
+
+    fn group(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- log of {} ----\n{}", self.launch.name, tail(&self.log(), 80));
+        }
+        self.kill();
+    }
+}
+
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// The processes that work below a directory or were given it in their environment: what a
+/// daemon started, wherever it hid itself in the process tree.
+#[must_use]
+pub fn processes_of(directory: &Path) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let needle = directory.as_os_str().as_encoded_bytes();
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid: &u32| {
+            let process = PathBuf::from(format!("/proc/{pid}"));
+            let inside = std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(directory));
+            let told = std::fs::read(process.join("environ"))
+                .is_ok_and(|environ| environ.windows(needle.len()).any(|window| window == needle));
+            inside || told
+        })
+        .collect()
+}
+
+/// Kills every process of a directory.
+pub fn kill_processes_of(directory: &Path) {
+    for pid in processes_of(directory) {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ended = kill_process(pid, Signal::KILL);
+        }
+    }
+}

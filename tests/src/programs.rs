@@ -1,0 +1,92 @@
+//! Where the programs under test are, and what to do when one that tests need is missing.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// The directory with the workspace's own programs, which are built when they are not known
+/// to be up to date.
+///
+/// # Panics
+/// When they cannot be built: then no story can be told.
+#[must_use]
+pub fn directory() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let this = std::env::current_exe().expect("a running program has a path");
+        // target/debug/deps/e2e-0123 or target/debug/kage-bench
+        let parent = this.parent().expect("a program is in a directory");
+        let directory = if parent.ends_with("deps") {
+            parent.parent().expect("deps is in the profile's directory")
+        } else {
+            parent
+        };
+        // `scripts/test` has built them; a lone `cargo test -p kage-tests` has not.
+        if std::env::var_os("KAGE_BINARIES").is_none_or(|state| state != "ready") {
+            build();
+        }
+        directory.to_owned()
+    })
+}
+
+/// Builds the whole workspace, like everybody else: selecting packages would unify other
+/// features and compile everything again.
+fn build() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--workspace", "--bins", "--quiet"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .stdin(Stdio::null())
+        .status()
+        .expect("cargo starts");
+    assert!(status.success(), "the programs under test do not build");
+}
+
+/// One of the workspace's programs: `kage`, `kage-coordinator` or `kage-agent`.
+///
+/// # Panics
+/// When there is no such program.
+#[must_use]
+pub fn own(name: &str) -> PathBuf {
+    let path = directory().join(name);
+    assert!(path.is_file(), "{} does not exist", path.display());
+    path
+}
+
+/// The real `claude` program, if `scripts/test` has installed it or `KAGE_CLAUDE` names one.
+#[must_use]
+pub fn claude() -> Option<PathBuf> {
+    let installed = || {
+        let profile = directory();
+        profile
+            .parent()
+            .map(|target| target.join("npm/node_modules/.bin/claude"))
+    };
+    std::env::var_os("KAGE_CLAUDE")
+        .map(PathBuf::from)
+        .or_else(installed)
+        .filter(|path| path.is_file())
+}
+
+/// Says loudly that a test proves nothing here, and has it counted by `scripts/test`.
+///
+/// # Panics
+/// In CI: there everything that tests need is installed.
+pub fn skip(test: &str, reason: &str) {
+    assert!(
+        std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+        "{test} would be skipped in CI: {reason}"
+    );
+    // Straight to the stream: the test harness hides what a passing test prints.
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "!! SKIPPED {test}: {reason}").expect("stderr can be written");
+    if let Some(path) = std::env::var_os("KAGE_SKIPPED") {
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .expect("the list of skipped tests can be written");
+        writeln!(file, "{test}: {reason}").expect("the list of skipped tests can be written");
+    }
+}

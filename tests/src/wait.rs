@@ -1,0 +1,23 @@
+//! Waiting for a condition with a deadline: the only way in which tests let time pass.
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test fails. Generous: a busy machine is no bug.
+pub const DEADLINE: Duration = Duration::from_secs(90);
+
+const POLL: Duration = Duration::from_millis(20);
+
+/// Asks again and again until there is an answer.
+///
+/// # Panics
+/// When there is none at the deadline; the message says what was waited for.
+pub async fn wait_for<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = condition().await {
+            return answer;
+        }
+        assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -1,0 +1,6 @@
+//! Stories through real processes: what only the wiring can get wrong. One binary, so that
+//! the programs under test are found and built once.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
+mod claude_cli;
