@@ -4,12 +4,14 @@
 //! randomness. Modules are listed foundation first; each uses only those above it.
 
 pub mod attempt;
+pub mod context;
 pub mod event;
 pub mod failure;
 pub mod failure_table;
 pub mod fleet;
 pub mod id;
 pub mod job;
+pub mod json;
 pub mod placement;
 pub mod price;
 pub mod prompt;
