@@ -9,6 +9,11 @@ pub mod ports;
 pub mod process;
 pub mod state;
 
+mod ledger;
+mod mask;
+pub mod outbox;
+mod output;
+
 pub use config::{Config, Limits, Secret};
 pub use ports::{Ports, Registry};
 

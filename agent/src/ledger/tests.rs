@@ -1,0 +1,157 @@
+use kage_core::event::{AttemptOutcome, EventBody};
+use kage_core::id::AttemptToken;
+
+use super::*;
+
+fn key(n: u128) -> AttemptKey {
+    AttemptKey {
+        attempt: AttemptId::from_random(n),
+        token: AttemptToken::from_random(n),
+    }
+}
+
+fn event(seq: u64, body: EventBody) -> Stored {
+    Stored::new(v1::Event {
+        seq,
+        at_ms: 0,
+        body: Some(body.into()),
+    })
+}
+
+fn activity(seq: u64) -> Stored {
+    event(seq, EventBody::Activity(format!("{seq}")))
+}
+
+fn finished(seq: u64) -> Stored {
+    event(seq, EventBody::Finished(AttemptOutcome::Claimed))
+}
+
+fn ledger(n: u128, stored: impl IntoIterator<Item = Stored>) -> Ledger {
+    let mut ledger = Ledger::default();
+    assert_eq!(ledger.apply(Change::Opened(key(n))), Progress::default());
+    for stored in stored {
+        assert_eq!(
+            ledger.apply(Change::Committed(key(n).attempt, stored)),
+            Progress::default()
+        );
+    }
+    ledger
+}
+
+fn seqs(next: Next) -> Vec<u64> {
+    match next {
+        Next::Events(_, events) => events.iter().map(|event| event.seq).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn events_are_batched_acknowledged_and_forgotten() {
+    let mut ledger = ledger(1, [activity(1), activity(2), finished(3)]);
+    assert_eq!(seqs(ledger.next()), [1, 2, 3]);
+    assert_eq!(ledger.next(), Next::Nothing);
+    let progress = ledger.acked_events(key(1).attempt, 2);
+    assert_eq!((progress.acked, progress.delivered), (Some(2), false));
+    let progress = ledger.acked_events(key(1).attempt, 3);
+    assert!(progress.delivered);
+    assert!(ledger.is_empty());
+}
+
+#[test]
+fn a_gap_is_sent_again() {
+    let mut ledger = ledger(1, [activity(1), activity(2)]);
+    assert_eq!(seqs(ledger.next()), [1, 2]);
+    assert_eq!(ledger.acked_events(key(1).attempt, 0), Progress::default());
+    assert_eq!(seqs(ledger.next()), [1, 2]);
+}
+
+#[test]
+fn finished_waits_for_output_and_other_events_do_not() {
+    let mut ledger = ledger(1, [activity(1), finished(2)]);
+    let _ = ledger.apply(Change::Grew(key(1).attempt, OutputStream::Stdout, 100_000));
+    assert_eq!(seqs(ledger.next()), [1]);
+    let mut sent = 0;
+    loop {
+        match ledger.next() {
+            Next::Output { offset, length, .. } => {
+                assert_eq!(offset, sent);
+                sent += length as u64;
+            }
+            Next::Nothing => break,
+            Next::Events(..) => panic!("finished overtook output"),
+        }
+    }
+    assert_eq!(sent, 100_000);
+    assert_eq!(
+        ledger
+            .acked_output(key(1).attempt, OutputStream::Stdout, 65_536)
+            .output_bytes,
+        65_536
+    );
+    assert_eq!(ledger.next(), Next::Nothing);
+    let _ = ledger.acked_output(key(1).attempt, OutputStream::Stdout, 100_000);
+    assert_eq!(seqs(ledger.next()), [2]);
+    assert!(ledger.acked_events(key(1).attempt, 2).delivered);
+}
+
+#[test]
+fn attempts_take_turns_and_events_go_first() {
+    let mut ledger = Ledger::default();
+    for n in [1, 2] {
+        let _ = ledger.apply(Change::Opened(key(n)));
+        let _ = ledger.apply(Change::Grew(key(n).attempt, OutputStream::Stdout, 200_000));
+    }
+    let turn = |ledger: &mut Ledger| match ledger.next() {
+        Next::Output { key, .. } => key,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(turn(&mut ledger), key(1));
+    assert_eq!(turn(&mut ledger), key(2));
+    let _ = ledger.apply(Change::Committed(key(2).attempt, activity(1)));
+    assert_eq!(seqs(ledger.next()), [1]);
+    assert_eq!(turn(&mut ledger), key(1));
+}
+
+#[test]
+fn what_is_on_its_way_is_bounded() {
+    let mut ledger = ledger(1, []);
+    let _ = ledger.apply(Change::Grew(key(1).attempt, OutputStream::Stdout, 3 * WINDOW));
+    let mut sent = 0;
+    while let Next::Output { length, .. } = ledger.next() {
+        sent += length as u64;
+    }
+    assert_eq!(sent, WINDOW);
+    let _ = ledger.acked_output(key(1).attempt, OutputStream::Stdout, 1);
+    assert!(ledger.has_next());
+    ledger.resend();
+    assert!(matches!(ledger.next(), Next::Output { offset: 1, .. }));
+}
+
+#[test]
+fn a_refused_attempt_gives_its_space_back() {
+    let stored = activity(1);
+    let size = u64::from(stored.size);
+    let mut ledger = ledger(1, [stored]);
+    let _ = ledger.apply(Change::Grew(key(1).attempt, OutputStream::Stderr, 50));
+    let progress = ledger.drop_attempt(key(1).attempt);
+    assert_eq!((progress.event_bytes, progress.output_bytes), (size, 50));
+    let late = activity(2);
+    let size = u64::from(late.size);
+    assert_eq!(ledger.apply(Change::Committed(key(1).attempt, late)).event_bytes, size);
+    assert!(ledger.is_empty());
+}
+
+#[test]
+fn leftovers_are_delivered_and_take_no_space() {
+    let leftover = Leftover {
+        key: key(1),
+        events: vec![activity(4), finished(5)],
+        output: vec![(OutputStream::Stdout, 10, 10)],
+    };
+    let mut ledger = Ledger::new(vec![leftover]);
+    assert!(ledger.has_leftovers());
+    assert_eq!(seqs(ledger.next()), [4, 5]);
+    let progress = ledger.acked_events(key(1).attempt, 5);
+    assert_eq!((progress.event_bytes, progress.delivered), (0, true));
+    assert!(!ledger.has_leftovers());
+}

@@ -1,0 +1,262 @@
+//! Masking of secrets in what leaves an attempt: each known value, and what base64, URLs
+//! and JSON make of it, becomes `***`. Output comes in pieces, so a piece's end that may
+//! be the beginning of a secret is held back until the next one decides.
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
+use bytes::Bytes;
+
+/// What stands where a secret was.
+pub(crate) const MASK: &str = "***";
+
+/// Values shorter than this are not masked: they would hit ordinary words.
+const SHORTEST: usize = 6;
+
+/// The patterns of a set of secrets. `None` inside = there are no secrets.
+#[derive(Debug, Clone)]
+pub(crate) struct Masker(Option<Patterns>);
+
+#[derive(Debug, Clone)]
+struct Patterns {
+    automaton: AhoCorasick,
+    forms: Vec<Vec<u8>>,
+    longest: usize,
+}
+
+impl Masker {
+    /// A masker for these values.
+    pub(crate) fn new(secrets: &[String]) -> Self {
+        let mut forms: Vec<Vec<u8>> = secrets
+            .iter()
+            .map(|secret| secret.trim())
+            .filter(|secret| secret.len() >= SHORTEST)
+            .flat_map(forms)
+            .collect();
+        forms.sort_unstable();
+        forms.dedup();
+        let longest = forms.iter().map(Vec::len).max().unwrap_or(0);
+        let automaton = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(&forms);
+        match automaton {
+            Ok(automaton) if longest > 0 => Self(Some(Patterns {
+                automaton,
+                forms,
+                longest,
+            })),
+            Ok(_) => Self(None),
+            Err(error) => {
+                // Only sets of gigabytes are refused; nobody has so many keys.
+                tracing::error!(%error, "secrets cannot be masked");
+                Self(None)
+            }
+        }
+    }
+
+    /// Masks a whole text.
+    pub(crate) fn text(&self, text: String) -> String {
+        match &self.0 {
+            Some(patterns) if patterns.automaton.is_match(&text) => {
+                let masks = vec![MASK; patterns.forms.len()];
+                patterns.automaton.replace_all(&text, &masks)
+            }
+            Some(_) | None => text,
+        }
+    }
+
+    /// A masker of one stream.
+    pub(crate) fn stream(&self) -> StreamMasker {
+        StreamMasker {
+            masker: self.clone(),
+            held: Vec::new(),
+        }
+    }
+}
+
+impl Patterns {
+    /// Where the undecided end of `text` begins, looking from `from` on: the first place
+    /// from which the rest of the text is the beginning of a longer form.
+    fn undecided(&self, text: &[u8], from: usize) -> usize {
+        let first = text.len().saturating_sub(self.longest - 1).max(from);
+        (first..text.len())
+            .find(|&at| {
+                let rest = &text[at..];
+                self.forms
+                    .iter()
+                    .any(|form| form.len() > rest.len() && form.starts_with(rest))
+            })
+            .unwrap_or(text.len())
+    }
+}
+
+/// Masks one stream, piece by piece.
+#[derive(Debug)]
+pub(crate) struct StreamMasker {
+    masker: Masker,
+    held: Vec<u8>,
+}
+
+impl StreamMasker {
+    /// Takes a piece and returns what is decided.
+    pub(crate) fn push(&mut self, piece: Bytes) -> Bytes {
+        let Some(patterns) = &self.masker.0 else {
+            return piece;
+        };
+        let text = if self.held.is_empty() {
+            piece
+        } else {
+            self.held.extend_from_slice(&piece);
+            std::mem::take(&mut self.held).into()
+        };
+        let mut end = patterns.undecided(&text, 0);
+        let mut masked: Option<Vec<u8>> = None;
+        let mut at = 0;
+        for found in patterns.automaton.find_iter(&text) {
+            // What begins in the undecided part may yet be a longer form.
+            if found.start() >= end {
+                break;
+            }
+            let out = masked.get_or_insert_with(|| Vec::with_capacity(text.len()));
+            out.extend_from_slice(&text[at..found.start()]);
+            out.extend_from_slice(MASK.as_bytes());
+            at = found.end();
+            if at > end {
+                end = patterns.undecided(&text, at);
+            }
+        }
+        self.held.extend_from_slice(&text[end..]);
+        match masked {
+            None => text.slice(..end),
+            Some(mut out) => {
+                out.extend_from_slice(&text[at..end]);
+                out.into()
+            }
+        }
+    }
+
+    /// What was held back; the stream is over.
+    pub(crate) fn finish(&mut self) -> Bytes {
+        let held = std::mem::take(&mut self.held);
+        match &self.masker.0 {
+            Some(patterns) if patterns.automaton.is_match(&held) => {
+                let masks = vec![MASK; patterns.forms.len()];
+                patterns.automaton.replace_all_bytes(&held, &masks).into()
+            }
+            Some(_) | None => held.into(),
+        }
+    }
+}
+
+/// A value and what common encodings make of it.
+fn forms(secret: &str) -> Vec<Vec<u8>> {
+    let mut forms = vec![secret.as_bytes().to_vec()];
+    if let Ok(quoted) = serde_json::to_string(secret) {
+        forms.push(quoted.as_bytes()[1..quoted.len() - 1].to_vec());
+    }
+    forms.push(
+        url::form_urlencoded::byte_serialize(secret.as_bytes())
+            .collect::<String>()
+            .into_bytes(),
+    );
+    let percent: String = secret
+        .bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+            other => format!("%{other:02X}"),
+        })
+        .collect();
+    forms.push(percent.into_bytes());
+    for alphabet in [&alphabet::STANDARD, &alphabet::URL_SAFE] {
+        let engine = GeneralPurpose::new(alphabet, NO_PAD);
+        // Within a longer text the value begins at one of three places of a group of
+        // three bytes; the characters that mix it with its neighbours are left out.
+        for shift in 0..3 {
+            let mut bytes = vec![0; shift];
+            bytes.extend_from_slice(secret.as_bytes());
+            let text = engine.encode(&bytes);
+            let first = (shift * 8).div_ceil(6);
+            let last = bytes.len() * 8 / 6;
+            forms.push(text.as_bytes()[first..last].to_vec());
+        }
+    }
+    forms.retain(|form| form.len() >= SHORTEST);
+    forms
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Leftmost-longest replacement, byte by byte.
+    fn naive(text: &[u8], forms: &[Vec<u8>]) -> Vec<u8> {
+        let (mut out, mut at) = (Vec::new(), 0);
+        while at < text.len() {
+            let longest = forms.iter().filter(|f| text[at..].starts_with(f)).map(Vec::len).max();
+            match longest {
+                Some(length) => {
+                    out.extend_from_slice(MASK.as_bytes());
+                    at += length;
+                }
+                None => {
+                    out.push(text[at]);
+                    at += 1;
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn masks_what_encodings_make_of_a_secret() {
+        let secret = "sk-\"a/b+c=42";
+        let masker = Masker::new(&[secret.to_owned()]);
+        let base64 = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        for text in [
+            secret.to_owned(),
+            serde_json::to_string(secret).unwrap(),
+            "sk-%22a%2Fb%2Bc%3D42".to_owned(),
+            base64(secret),
+            base64(&format!("user:{secret}")),
+            base64(&format!("me:{secret}!")),
+        ] {
+            assert!(masker.text(text.clone()).contains(MASK), "{text}");
+        }
+        assert_eq!(masker.text("nothing".into()), "nothing");
+    }
+
+    #[test]
+    fn holds_back_only_what_may_be_a_secret() {
+        let mut stream = Masker::new(&["secret-key".into()]).stream();
+        assert_eq!(stream.push(Bytes::from_static(b"hello\n")), "hello\n");
+        assert_eq!(stream.push(Bytes::from_static(b"a secret")), "a ");
+        assert_eq!(stream.push(Bytes::from_static(b"-key!")), "***!");
+        assert_eq!(stream.push(Bytes::from_static(b"sec")), "");
+        assert_eq!(stream.finish(), "sec");
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_are_masked_like_the_whole(
+            secrets in prop::collection::vec("[ab]{6,9}", 1..4),
+            text in "[abc]{0,80}",
+            cuts in prop::collection::vec(0_usize..80, 0..12),
+        ) {
+            let masker = Masker::new(&secrets);
+            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            let mut stream = masker.stream();
+            let mut out = Vec::new();
+            for pair in cuts.windows(2) {
+                out.extend_from_slice(&stream.push(Bytes::copy_from_slice(&text.as_bytes()[pair[0]..pair[1]])));
+            }
+            out.extend_from_slice(&stream.finish());
+            let forms = &masker.0.as_ref().unwrap().forms;
+            prop_assert_eq!(String::from_utf8(out).unwrap(), String::from_utf8(naive(text.as_bytes(), forms)).unwrap());
+        }
+    }
+}
