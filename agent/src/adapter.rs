@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::Failure;
-use kage_core::id::{AdapterName, AttemptId, SessionName};
+use kage_core::id::{AdapterName, AttemptId, SessionId, SessionName, TaskId};
 use kage_core::prompt::Prompt;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,10 @@ use tokio_util::sync::CancellationToken;
 /// What an adapter is told about the session it works on.
 #[derive(Debug, Clone)]
 pub struct SessionInput {
+    /// The task, for `KAGE_TASK`.
+    pub task: TaskId,
+    /// The session, for `KAGE_SESSION`.
+    pub session: SessionId,
     /// The attempt, for names of files and processes.
     pub attempt: AttemptId,
     /// The session's name.
@@ -24,6 +28,8 @@ pub struct SessionInput {
     pub model: Option<String>,
     /// What to do.
     pub prompt: Prompt,
+    /// The task's base context as a file, for `KAGE_BASE_CONTEXT`. Shared: read it only.
+    pub base_context: Option<PathBuf>,
     /// Where to work; `None` for a task without a repository.
     pub worktree: Option<PathBuf>,
     /// A folder of the attempt's own for HOME, TMPDIR and prompt files. Removed afterwards.
@@ -118,6 +124,11 @@ pub trait Adapter: Send + Sync {
 
     /// Values that must never appear in output: keys and tokens it holds.
     fn secrets(&self) -> Vec<String>;
+
+    /// Whether sessions need their scratch folder to exist.
+    fn uses_scratch(&self) -> bool {
+        true
+    }
 
     /// Works until it is done, fails, or `stop` is cancelled; nothing it started is left.
     fn run(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd>;
