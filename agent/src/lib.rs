@@ -8,6 +8,7 @@ pub mod config;
 pub mod ports;
 pub mod process;
 pub mod state;
+pub mod tools;
 
 mod ledger;
 mod mask;
