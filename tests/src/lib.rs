@@ -2,7 +2,11 @@
 //! their own, temporary state, sample repositories, and waiting for conditions. It asserts
 //! nothing about Kage Bunshin; that is for the stories in `tests/e2e`.
 
+pub mod wait;
+
 pub mod process;
 pub mod programs;
 pub mod repo;
-pub mod wait;
+
+pub mod cluster;
+pub mod tasks;

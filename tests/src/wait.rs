@@ -7,17 +7,25 @@ pub const DEADLINE: Duration = Duration::from_secs(90);
 
 const POLL: Duration = Duration::from_millis(20);
 
+/// Asks again and again until there is an answer; `None` when there is none at the deadline.
+pub async fn poll<T>(mut condition: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = condition().await {
+            return Some(answer);
+        }
+        if start.elapsed() > DEADLINE {
+            return None;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
 /// Asks again and again until there is an answer.
 ///
 /// # Panics
 /// When there is none at the deadline; the message says what was waited for.
-pub async fn wait_for<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = condition().await {
-            return answer;
-        }
-        assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
-        tokio::time::sleep(POLL).await;
-    }
+pub async fn wait_for<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let answer = poll(condition).await;
+    answer.unwrap_or_else(|| panic!("waited {DEADLINE:?} in vain: {what}"))
 }

@@ -1,0 +1,365 @@
+//! A whole system in processes of its own: a coordinator, agents, and a client of both.
+//! State is in a temporary directory, which is kept when `KAGE_KEEP=1` says so.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use kage_proto::client::Client;
+use kage_proto::v1;
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::process::{Daemon, Launch, kill_processes_of};
+use crate::programs;
+use crate::wait::wait_for;
+
+/// Programs that take the arguments of `kage-coordinator` and `kage-agent`.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// The program and its first arguments.
+    pub coordinator: (PathBuf, Vec<OsString>),
+    /// The program and its first arguments.
+    pub agent: (PathBuf, Vec<OsString>),
+}
+
+impl Programs {
+    /// The workspace's own.
+    #[must_use]
+    pub fn own() -> Self {
+        Self {
+            coordinator: (programs::own("kage-coordinator"), Vec::new()),
+            agent: (programs::own("kage-agent"), Vec::new()),
+        }
+    }
+}
+
+/// A running system. Dropping it kills everything it started.
+#[derive(Debug)]
+pub struct Cluster {
+    programs: Programs,
+    // Daemons are dropped, so killed, before their directory is removed.
+    coordinator: Option<Daemon>,
+    agents: Vec<Daemon>,
+    url: String,
+    token: String,
+    root: Root,
+}
+
+/// The temporary directory of a system.
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    // Removes the directory when it is dropped, unless it is to be kept.
+    _temporary: Option<TempDir>,
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        kill_processes_of(&self.path);
+    }
+}
+
+/// How to start an agent.
+#[derive(Debug, Clone, Default)]
+pub struct AgentOptions {
+    /// What people call it, and the name of its directory.
+    pub name: String,
+    /// Attempts at once; 0 = the default.
+    pub slots: u32,
+    /// What tasks may require.
+    pub labels: BTreeMap<String, String>,
+    /// Additional environment: keys and addresses of model providers.
+    pub environment: BTreeMap<String, OsString>,
+    /// Manifests of process adapters: file name without `.toml` and content.
+    pub manifests: Vec<(String, String)>,
+    /// The coordinator's address as this agent sees it; `None` = its real one.
+    pub coordinator_url: Option<String>,
+}
+
+impl AgentOptions {
+    /// An agent with defaults.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a variable to its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Adds a process adapter.
+    #[must_use]
+    pub fn manifest(mut self, name: &str, content: impl Into<String>) -> Self {
+        self.manifests.push((name.to_owned(), content.into()));
+        self
+    }
+
+    /// Takes so many attempts at once.
+    #[must_use]
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.slots = slots;
+        self
+    }
+
+    /// Carries a label.
+    #[must_use]
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.labels.insert(key.to_owned(), value.to_owned());
+        self
+    }
+}
+
+impl Cluster {
+    /// Starts a coordinator of the workspace's own programs.
+    pub async fn start() -> Self {
+        Self::start_with(Programs::own()).await
+    }
+
+    /// Starts a coordinator.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_with(programs: Programs) -> Self {
+        let temporary = tempfile::Builder::new()
+            .prefix("kage-cluster-")
+            .tempdir()
+            .expect("a temporary directory can be made");
+        let root = if std::env::var_os("KAGE_KEEP").is_some_and(|keep| keep == "1") {
+            let path = temporary.keep();
+            eprintln!("KAGE_KEEP=1: state is kept in {}", path.display());
+            Root { path, _temporary: None }
+        } else {
+            Root {
+                path: temporary.path().to_owned(),
+                _temporary: Some(temporary),
+            }
+        };
+        for directory in ["home", "logs", "tmp", "repositories"] {
+            std::fs::create_dir(root.path.join(directory)).expect("a directory can be made");
+        }
+        let mut cluster = Self {
+            programs,
+            coordinator: None,
+            agents: Vec::new(),
+            url: String::new(),
+            token: String::new(),
+            root,
+        };
+        cluster.start_coordinator("127.0.0.1:0").await;
+        cluster
+    }
+
+    async fn start_coordinator(&mut self, listen: &str) {
+        let data = self.data_dir();
+        let endpoint = data.join("endpoint");
+        // One that was killed could not remove it.
+        let _absent = std::fs::remove_file(&endpoint);
+        let (program, mut arguments) = self.programs.coordinator.clone();
+        arguments.extend(["--data-dir".into(), data.clone().into()]);
+        arguments.extend(["--listen".into(), listen.into()]);
+        let launch = self.launch("coordinator", program, arguments, BTreeMap::new());
+        let mut daemon = launch.start().expect("the coordinator's program starts");
+        self.url = wait_for("the coordinator says where it listens", async || {
+            let ended = daemon.ended();
+            assert!(ended.is_none(), "the coordinator ended ({ended:?}):\n{}", daemon.log());
+            std::fs::read_to_string(&endpoint).ok()
+        })
+        .await
+        .trim()
+        .to_owned();
+        let token = std::fs::read_to_string(data.join("token")).expect("a coordinator that listens has a token");
+        self.token = token.trim().to_owned();
+        self.coordinator = Some(daemon);
+    }
+
+    /// Starts an agent and waits until the coordinator knows it. Returns its process id.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn add_agent(&mut self, options: AgentOptions) -> u32 {
+        let state = self.agent_dir(&options.name);
+        let adapters = state.join("adapters");
+        std::fs::create_dir_all(&adapters).expect("a directory can be made");
+        for (name, content) in &options.manifests {
+            std::fs::write(adapters.join(format!("{name}.toml")), content).expect("a manifest can be written");
+        }
+        let (program, mut arguments) = self.programs.agent.clone();
+        let url = options.coordinator_url.clone().unwrap_or_else(|| self.url.clone());
+        arguments.extend(["--state".into(), state.into()]);
+        arguments.extend(["--coordinator".into(), url.into()]);
+        arguments.extend(["--token-file".into(), self.data_dir().join("token").into()]);
+        arguments.extend(["--name".into(), options.name.clone().into()]);
+        arguments.extend(["--adapters".into(), adapters.into()]);
+        if options.slots > 0 {
+            arguments.extend(["--slots".into(), options.slots.to_string().into()]);
+        }
+        for (key, value) in &options.labels {
+            arguments.extend(["--label".into(), format!("{key}={value}").into()]);
+        }
+        let launch = self.launch(&options.name, program, arguments, options.environment);
+        let daemon = launch.start().expect("the agent's program starts");
+        let pid = daemon.pid();
+        self.agents.push(daemon);
+        self.connected(&options.name).await;
+        pid
+    }
+
+    /// Waits until an agent is connected.
+    ///
+    /// # Panics
+    /// When it is not in time.
+    pub async fn connected(&mut self, name: &str) -> v1::Agent {
+        let client = self.client();
+        let daemon = self.agents.iter_mut().find(|daemon| daemon.launch().name == name);
+        let daemon = daemon.expect("an agent that was added");
+        wait_for(&format!("agent {name} is connected"), async || {
+            let ended = daemon.ended();
+            assert!(ended.is_none(), "agent {name} ended ({ended:?}):\n{}", daemon.log());
+            let agents = list_agents(&client).await?;
+            agents
+                .into_iter()
+                .find(|agent| agent.name == name && agent.state() == v1::AgentState::Connected)
+        })
+        .await
+    }
+
+    fn launch(
+        &self,
+        name: &str,
+        program: PathBuf,
+        arguments: Vec<OsString>,
+        environment: BTreeMap<String, OsString>,
+    ) -> Launch {
+        let mut all: BTreeMap<String, OsString> = BTreeMap::from([
+            ("HOME".to_owned(), self.root.path.join("home").into()),
+            ("TMPDIR".to_owned(), self.root.path.join("tmp").into()),
+            ("LANG".to_owned(), "C.UTF-8".into()),
+            ("PATH".to_owned(), std::env::var_os("PATH").unwrap_or_default()),
+            ("GIT_CONFIG_NOSYSTEM".to_owned(), "1".into()),
+        ]);
+        if let Some(log) = std::env::var_os("RUST_LOG") {
+            all.insert("RUST_LOG".to_owned(), log);
+        }
+        all.extend(environment);
+        Launch {
+            name: name.to_owned(),
+            program,
+            arguments,
+            environment: all,
+            log: self.root.path.join("logs").join(name),
+        }
+    }
+
+    /// A new connection to the coordinator. It connects anew when the coordinator was restarted.
+    ///
+    /// # Panics
+    /// When the coordinator's address is none.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::connect_lazy(&self.url, &self.token).expect("the coordinator wrote a usable address")
+    }
+
+    /// Where the coordinator listens.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The token that opens everything.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The directory of all state.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root.path
+    }
+
+    /// The coordinator's data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.root.path.join("coordinator")
+    }
+
+    /// An agent's state directory.
+    #[must_use]
+    pub fn agent_dir(&self, name: &str) -> PathBuf {
+        self.root.path.join("agents").join(name)
+    }
+
+    /// A directory for a repository.
+    #[must_use]
+    pub fn repository_dir(&self, name: &str) -> PathBuf {
+        self.root.path.join("repositories").join(name)
+    }
+
+    /// Kills the coordinator as a power cut would, and starts it again on the same port and state.
+    ///
+    /// # Panics
+    /// When it does not come back.
+    pub async fn crash_coordinator(&mut self) {
+        let mut daemon = self.coordinator.take().expect("the coordinator runs");
+        daemon.kill();
+        drop(daemon);
+        self.restart_coordinator().await;
+    }
+
+    /// Asks the coordinator to end, and starts it again on the same port and state.
+    ///
+    /// # Panics
+    /// When it does not end, or does not come back.
+    pub async fn stop_coordinator(&mut self) {
+        let daemon = self.coordinator.take().expect("the coordinator runs");
+        let status = daemon.stop().await;
+        assert!(status.success(), "the coordinator ended with {status}");
+        self.restart_coordinator().await;
+    }
+
+    async fn restart_coordinator(&mut self) {
+        let listen = self.url.trim_start_matches("http://").to_owned();
+        self.start_coordinator(&listen).await;
+    }
+
+    /// Kills an agent as a power cut would; what it runs goes on until the agent is started
+    /// again or the system is dropped.
+    ///
+    /// # Panics
+    /// When there is no such agent.
+    pub fn kill_agent(&mut self, name: &str) -> Launch {
+        let index = self.agents.iter().position(|daemon| daemon.launch().name == name);
+        let mut daemon = self.agents.remove(index.expect("an agent that was added"));
+        daemon.kill();
+        daemon.launch().clone()
+    }
+
+    /// Sends a signal to an agent.
+    ///
+    /// # Panics
+    /// When there is no such agent.
+    pub fn signal_agent(&self, name: &str, signal: Signal) {
+        let daemon = self.agents.iter().find(|daemon| daemon.launch().name == name);
+        daemon.expect("an agent that was added").signal(signal);
+    }
+
+    /// The agents that the coordinator knows.
+    ///
+    /// # Panics
+    /// When the coordinator does not answer.
+    pub async fn agents(&self) -> Vec<v1::Agent> {
+        list_agents(&self.client()).await.expect("the coordinator answers")
+    }
+}
+
+async fn list_agents(client: &Client) -> Option<Vec<v1::Agent>> {
+    let response = client.fleet().list_agents(v1::ListAgentsRequest {}).await.ok()?;
+    Some(response.into_inner().agents)
+}
