@@ -53,7 +53,7 @@ pub fn assess(result: &ResultCommit, spec: &TaskSpec) -> Assessment {
         let is_protected = protected.is_match(path);
         let decides = |yes: bool| if yes && !is_protected { Risk::High } else { Risk::Low };
         let found = if commands.name(path) {
-            Some(("changes what the verify command names", decides(true)))
+            Some(("changes what the setup or verify command names", decides(true)))
         } else {
             let group = rules.groups.iter().find(|group| group.globs.is_match(path));
             group.map(|group| (group.says.as_str(), decides(group.decides_verify)))
@@ -151,14 +151,8 @@ impl CommandFiles {
 
 /// Changed paths outside those that the prompt names; none when it names none.
 fn outside<'a>(prompt: &str, paths: &'a [String], rules: &Rules) -> Vec<&'a str> {
-    let named: Vec<&str> = prompt
-        .split(|c: char| c.is_whitespace() || "\"'`,;()[]{}<>".contains(c))
-        .map(|word| word.trim_end_matches([':', '.', '!', '?']))
-        .map(|word| word.trim_start_matches("./").trim_end_matches('/'))
-        .filter(|word| {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
-            !word.is_empty() && word.chars().all(plain)
-        })
+    let named: BTreeSet<&str> = words(prompt)
+        .into_iter()
         .filter(|word| {
             // "and/or" looks like a folder: a word without an extension is one only if a
             // changed path says so.
@@ -172,11 +166,34 @@ fn outside<'a>(prompt: &str, paths: &'a [String], rules: &Rules) -> Vec<&'a str>
     paths.iter().map(String::as_str).filter(|path| !inside(path)).collect()
 }
 
-/// True when `path` is `name`, lies below it, or ends with it.
+/// The words of a prompt that have only the characters of usual paths, without what prose
+/// and compilers put around them (`./src/lib.rs:10:5,` is `src/lib.rs`). Links are no paths.
+fn words(prompt: &str) -> BTreeSet<&str> {
+    let mut end = prompt.len().min(MAX_READ);
+    while !prompt.is_char_boundary(end) {
+        end -= 1;
+    }
+    prompt[..end]
+        .split(|c: char| c.is_whitespace() || "\"'`,;()[]{}<>".contains(c))
+        .filter(|word| !word.contains("://"))
+        .filter_map(|word| word.split(':').next())
+        .map(|word| word.trim_end_matches(['.', '!', '?', '/']).trim_start_matches("./"))
+        .filter(|word| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+            !word.is_empty() && word.chars().all(plain)
+        })
+        .collect()
+}
+
+/// Bytes of a prompt that are searched for paths. Longer ones carry pasted material.
+const MAX_READ: usize = 64 << 10;
+
+/// True when `path` is `name`, lies below it or ends with it, or when `name` is its
+/// absolute form.
 fn is_within(path: &str, name: &str) -> bool {
     let below = |rest: Option<&str>| rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     let above = |rest: Option<&str>| rest.is_some_and(|rest| rest.ends_with('/'));
-    below(path.strip_prefix(name)) || above(path.strip_suffix(name))
+    below(path.strip_prefix(name)) || above(path.strip_suffix(name)) || above(name.strip_suffix(path))
 }
 
 struct Rules {
@@ -205,10 +222,7 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
         toml::from_str(include_str!("../data/risk.toml")).expect("the tests read the built-in risk rules");
     let groups = file.group.into_iter().map(|group| Group {
         globs: set(group.globs.iter().map(|glob| {
-            let glob = GlobBuilder::new(glob)
-                .literal_separator(true)
-                .case_insensitive(true)
-                .build();
+            let glob = GlobBuilder::new(glob).literal_separator(true).build();
             glob.expect("the tests read the built-in globs")
         })),
         says: group.says,
@@ -255,4 +269,183 @@ struct GroupFile {
 struct PromptFile {
     extensions: BTreeSet<String>,
     not_paths: BTreeSet<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::DiffStat;
+    use crate::id::ProjectId;
+    use crate::task::{Policy, VerifyPolicy};
+
+    fn spec(prompt: &str, setup: &str, verify: &str, protect: &[&str]) -> TaskSpec {
+        TaskSpec {
+            project: ProjectId::default(),
+            prompt: prompt.to_owned(),
+            repository: None,
+            context_base: None,
+            assignments: Vec::new(),
+            policy: Policy {
+                verify: VerifyPolicy {
+                    setup: Some(setup.to_owned()),
+                    verify: Some(verify.to_owned()),
+                    protect: protect.iter().map(ToString::to_string).collect(),
+                    ..VerifyPolicy::default()
+                },
+                ..Policy::default()
+            },
+        }
+    }
+
+    fn result(paths: &[&str], deleted: &[&str]) -> ResultCommit {
+        ResultCommit {
+            commit: "a".repeat(40).parse().unwrap(),
+            diff: DiffStat {
+                files: u32::try_from(paths.len()).unwrap(),
+                added: 1,
+                removed: 0,
+            },
+            paths: paths.iter().map(ToString::to_string).collect(),
+            deleted: deleted.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn paths_that_decide_verify_are_high_and_others_to_look_at_are_low() {
+        let cases = [
+            ("src/calc.py", Risk::None),
+            ("src/latest.java", Risk::None),
+            ("src/contest/protest.rs", Risk::None),
+            ("docs/testing.md", Risk::None),
+            ("tests/test_calc.py", Risk::High),
+            ("a/b/tests/data.json", Risk::High),
+            ("Tests/AppTests/a.swift", Risk::High),
+            ("test_calc.py", Risk::High),
+            ("pkg/calc_test.go", Risk::High),
+            ("src/calc.test.ts", Risk::High),
+            ("src/CalcTest.java", Risk::High),
+            ("test.sh", Risk::High),
+            ("conftest.py", Risk::High),
+            ("jest.config.js", Risk::High),
+            ("src/__snapshots__/a.snap", Risk::High),
+            ("Makefile", Risk::High),
+            ("core/build.rs", Risk::High),
+            ("Cargo.toml", Risk::High),
+            (".cargo/config.toml", Risk::High),
+            ("web/package.json", Risk::High),
+            ("scripts/ci-helper", Risk::High),
+            (".github/workflows/ci.yml", Risk::Low),
+            ("Cargo.lock", Risk::Low),
+            ("web/package-lock.json", Risk::Low),
+        ];
+        let spec = spec("fix the sum", "true", "make check", &[]);
+        for (path, risk) in cases {
+            let found = assess(&result(&[path], &[]), &spec);
+            assert_eq!(found.risk, risk, "{path}: {:?}", found.flags);
+            assert_eq!(found.flags.is_empty(), risk == Risk::None, "{path}: {:?}", found.flags);
+        }
+    }
+
+    #[test]
+    fn files_that_the_commands_name_are_high() {
+        let cases = [
+            ("sh check.sh", "check.sh", Risk::High),
+            ("cd sub && ./check.sh --all", "sub/check.sh", Risk::High),
+            ("python3 tools/verify.py; true", "tools/verify.py", Risk::High),
+            ("sh -c 'exec ./run-it'", "run-it", Risk::High),
+            ("node checks/*.js", "checks/a.js", Risk::High),
+            ("node checks/*.js", "checks/deep/a.js", Risk::None),
+            ("sh check.sh", "sub/precheck.sh", Risk::None),
+            // A bare word is a path only as a whole: "check" is not "src/check".
+            ("make check", "src/check", Risk::None),
+            ("cd src && make", "src/a.c", Risk::None),
+        ];
+        for (command, path, risk) in cases {
+            for (setup, verify) in [(command, "true"), ("true", command)] {
+                let found = assess(&result(&[path], &[]), &spec("do it", setup, verify, &[]));
+                assert_eq!(found.risk, risk, "{command}: {path}: {:?}", found.flags);
+            }
+        }
+    }
+
+    #[test]
+    fn protected_paths_are_flagged_and_cannot_cheat() {
+        let cases: [(&[&str], &[&str], Risk); 6] = [
+            (&["tests/**"], &["tests/a.py"], Risk::Low),
+            (&["tests/**"], &["tests/a.py", "Makefile"], Risk::High),
+            (&["*.sh"], &["check.sh"], Risk::Low),
+            // `*` stays in one folder, and what is not surely restored is not protected.
+            (&["*"], &["tests/a.py"], Risk::High),
+            (&["tests"], &["tests/a.py"], Risk::High),
+            (&["src/**"], &["src/a.py"], Risk::Low),
+        ];
+        for (protect, paths, risk) in cases {
+            let found = assess(&result(paths, &[]), &spec("do it", "true", "sh check.sh", protect));
+            assert_eq!(found.risk, risk, "{protect:?} {paths:?}: {:?}", found.flags);
+            assert!(!found.flags.is_empty());
+        }
+    }
+
+    #[test]
+    fn paths_that_the_prompt_names_are_where_changes_belong() {
+        let cases: [(&str, &[&str], bool); 14] = [
+            ("fix the sum", &["src/a.py"], false),
+            ("fix src/a.py", &["src/a.py"], false),
+            ("fix src/a.py", &["src/a.py", "src/b.py"], true),
+            ("fix (`./src/a.py`).", &["src/a.py"], false),
+            ("error at src/a.py:10:5, fix it", &["src/a.py"], false),
+            ("error at src/a.py:10:5, fix it", &["src/b.py"], true),
+            ("fix /home/me/project/src/a.py!", &["src/a.py"], false),
+            ("fix a.py", &["src/a.py"], false),
+            ("fix a.py", &["src/aa.py"], true),
+            ("change src/parser and nothing else", &["src/parser/a.rs"], false),
+            ("change src/parser/ only", &["src/parser/a.rs", "src/lexer.rs"], true),
+            ("sum and/or product", &["src/a.rs"], false),
+            ("see https://example.org/a.html", &["src/a.rs"], false),
+            ("a Node.js program, e.g. v1.2", &["src/a.js"], false),
+        ];
+        for (prompt, paths, leaves) in cases {
+            let found = assess(&result(paths, &[]), &spec(prompt, "true", "true", &[]));
+            let expected = if leaves { Risk::Low } else { Risk::None };
+            assert_eq!(found.risk, expected, "{prompt}: {paths:?}: {:?}", found.flags);
+        }
+    }
+
+    #[test]
+    fn flags_name_the_worst_first_and_a_few_paths() {
+        let paths = [
+            "Cargo.lock",
+            "old.rs",
+            "tests/a",
+            "tests/b",
+            "tests/c",
+            "tests/d",
+            "tests/e",
+        ];
+        let found = assess(&result(&paths, &["old.rs"]), &spec("do it", "true", "true", &[]));
+        assert_eq!(
+            found.flags,
+            [
+                "changes tests: tests/a, tests/b, tests/c and 2 more",
+                "changes lock files: Cargo.lock",
+                "deletes files: old.rs",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_not_listed_may_be_anything() {
+        let mut many = result(&["src/a.rs"], &[]);
+        many.diff.files = 1200;
+        let found = assess(&many, &spec("do it", "true", "true", &[]));
+        assert_eq!(found.risk, Risk::High);
+        assert_eq!(found.flags, ["changes 1200 files, of which only 1 could be judged"]);
+    }
+
+    #[test]
+    fn a_long_prompt_is_cut_between_characters() {
+        let prompt = format!("x{}", "é".repeat(MAX_READ));
+        let found = assess(&result(&["src/a.rs"], &[]), &spec(&prompt, "true", "true", &[]));
+        assert_eq!(found.risk, Risk::None);
+    }
 }
