@@ -1,0 +1,332 @@
+//! Placement by tables, and against a naive form of its rules.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_millis(100_000);
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+fn agent_id(n: u128) -> AgentId {
+    AgentId::from_random(n)
+}
+
+/// What views and waiting jobs borrow from.
+struct Needs {
+    codex: AdapterName,
+    none: Labels,
+    linux: Labels,
+    both: BTreeSet<AdapterName>,
+    claude: BTreeSet<AdapterName>,
+    no_adapter: BTreeSet<AdapterName>,
+}
+
+impl Needs {
+    fn new() -> Self {
+        let name = |text: &str| text.parse::<AdapterName>().unwrap();
+        Self {
+            codex: name("codex"),
+            none: Labels::new(),
+            linux: Labels::from([("os".to_owned(), "linux".to_owned())]),
+            both: [name("codex"), name("claude-code")].into(),
+            claude: [name("claude-api"), name("claude-code")].into(),
+            no_adapter: BTreeSet::new(),
+        }
+    }
+
+    fn job(&self, n: u128, task: u128) -> Waiting<'_> {
+        Waiting {
+            job: JobId::from_random(n),
+            task: TaskId::from_random(task),
+            held: 0,
+            adapter: None,
+            requirements: &self.none,
+            not_before: at(0),
+            queued_at: at(0),
+            affinity: Affinity::default(),
+        }
+    }
+
+    fn agent<'a>(&'a self, n: u128, name: &'a str, free_slots: u32) -> AgentView<'a> {
+        AgentView {
+            id: agent_id(n),
+            name,
+            free_slots,
+            labels: &self.none,
+            adapters: &self.no_adapter,
+            draining: false,
+        }
+    }
+}
+
+/// The numbers of jobs and agents, in the order of the offers.
+fn placed(waiting: &[Waiting<'_>], agents: &[AgentView<'_>]) -> Vec<(u128, u128)> {
+    let number = |text: String| u128::from_str_radix(&text, 16).unwrap();
+    place(waiting, agents, NOW)
+        .assignments
+        .into_iter()
+        .map(|(job, agent)| (number(job.to_string()), number(agent.to_string())))
+        .collect()
+}
+
+#[test]
+fn jobs_spread_over_agents_by_free_slots() {
+    let needs = Needs::new();
+    let jobs: Vec<_> = (1..=5).map(|n| needs.job(n, 1)).collect();
+    let agents = [needs.agent(1, "a", 1), needs.agent(2, "b", 3)];
+    assert_eq!(placed(&jobs, &agents), [(1, 2), (2, 2), (3, 1), (4, 2)]);
+}
+
+#[test]
+fn tasks_take_turns_and_what_they_hold_counts() {
+    let needs = Needs::new();
+    let agents = [needs.agent(1, "a", 4)];
+    let first = |n| needs.job(n, 1);
+    let second = |n| Waiting {
+        queued_at: at(50),
+        ..needs.job(n, 2)
+    };
+    let jobs = [first(1), first(2), first(3), second(11), second(12)];
+    assert_eq!(placed(&jobs, &agents), [(1, 1), (11, 1), (2, 1), (12, 1)]);
+
+    let mut jobs = jobs;
+    for job in &mut jobs[..3] {
+        job.held = 2;
+    }
+    assert_eq!(placed(&jobs, &agents), [(11, 1), (12, 1), (1, 1), (2, 1)]);
+}
+
+#[test]
+fn a_job_that_nobody_takes_holds_up_no_other() {
+    let needs = Needs::new();
+    let codex = Waiting {
+        adapter: Some(&needs.codex),
+        ..needs.job(1, 1)
+    };
+    let linux = Waiting {
+        requirements: &needs.linux,
+        ..needs.job(2, 1)
+    };
+    let agents = [needs.agent(1, "a", 2)];
+    assert_eq!(placed(&[codex, linux, needs.job(3, 1)], &agents), [(3, 1)]);
+
+    let able = AgentView {
+        adapters: &needs.both,
+        labels: &needs.linux,
+        ..agents[0]
+    };
+    assert_eq!(placed(&[codex, linux, needs.job(3, 1)], &[able]), [(1, 1), (2, 1)]);
+    let draining = AgentView { draining: true, ..able };
+    assert_eq!(placed(&[codex, linux, needs.job(3, 1)], &[draining]), []);
+}
+
+#[test]
+fn wishes_are_followed_when_they_can_be() {
+    let needs = Needs::new();
+    let wish = |prefer: Option<u128>, avoid: Option<u128>| Waiting {
+        affinity: Affinity {
+            prefer: prefer.map(agent_id),
+            avoid: avoid.map(agent_id),
+        },
+        requirements: &needs.linux,
+        ..needs.job(1, 1)
+    };
+    // Agents 1 and 2 fit, 3 does not.
+    let cases = [
+        ((3, 1), wish(None, None), 1),
+        ((3, 1), wish(None, Some(1)), 2),
+        ((3, 0), wish(None, Some(1)), 1),
+        ((3, 1), wish(Some(2), None), 2),
+        ((3, 0), wish(Some(2), None), 1),
+        ((3, 1), wish(Some(3), None), 1),
+        ((3, 1), wish(Some(9), Some(9)), 1),
+    ];
+    for ((first, second), job, expected) in cases {
+        let fits = |n, name, slots| AgentView {
+            labels: &needs.linux,
+            ..needs.agent(n, name, slots)
+        };
+        let agents = [fits(1, "a", first), fits(2, "b", second), needs.agent(3, "c", 9)];
+        assert_eq!(placed(&[job], &agents), [(1, expected)], "{:?}", job.affinity);
+    }
+}
+
+#[test]
+fn jobs_that_may_not_start_wake_the_caller_even_when_all_is_full() {
+    let needs = Needs::new();
+    let later = |n, millis| Waiting {
+        not_before: at(millis),
+        ..needs.job(n, 1)
+    };
+    let jobs = [later(1, 130_000), later(2, 120_000), later(3, 100_000)];
+    for (slots, offers) in [(0, 0), (5, 1)] {
+        let placement = place(&jobs, &[needs.agent(1, "a", slots)], NOW);
+        assert_eq!(placement.next_wakeup, Some(at(120_000)));
+        assert_eq!(placement.assignments.len(), offers);
+    }
+    assert_eq!(place(&[], &[], NOW), Placement::default());
+}
+
+#[test]
+fn waiting_is_explained_honestly() {
+    let needs = Needs::new();
+    let codex = Waiting {
+        adapter: Some(&needs.codex),
+        ..needs.job(1, 1)
+    };
+    let later = |millis| Waiting {
+        not_before: at(millis),
+        ..codex
+    };
+    let linux = Waiting {
+        requirements: &needs.linux,
+        ..codex
+    };
+    let able = |n, name, slots| AgentView {
+        adapters: &needs.both,
+        ..needs.agent(n, name, slots)
+    };
+    let claude = AgentView {
+        adapters: &needs.claude,
+        ..needs.agent(9, "c", 4)
+    };
+    let drains = |n, name| AgentView {
+        draining: true,
+        ..able(n, name, 2)
+    };
+    let cases = [
+        (later(111_001), vec![], "tries again in 12 s"),
+        (later(100_001), vec![able(1, "a", 1)], "tries again in 1 s"),
+        (later(400_000), vec![], "tries again in 5 min"),
+        (codex, vec![], "no agent is connected"),
+        (
+            codex,
+            vec![claude],
+            "no agent has the adapter codex; the fleet has claude-api, claude-code",
+        ),
+        (
+            codex,
+            vec![needs.agent(1, "a", 1)],
+            "no agent has the adapter codex; the fleet has none at all",
+        ),
+        (
+            linux,
+            vec![able(1, "a", 1)],
+            "no agent fits: it waits for an agent with codex and os=linux",
+        ),
+        (
+            codex,
+            vec![able(1, "a", 0), claude],
+            "waits for an agent with codex; only a has it, and is full",
+        ),
+        (
+            codex,
+            vec![able(1, "a", 0), able(2, "b", 0), claude],
+            "waits for an agent with codex; two have it, both full",
+        ),
+        (
+            codex,
+            vec![able(1, "a", 0), able(2, "b", 0), able(3, "c", 0)],
+            "waits for an agent with codex; three have it, all full",
+        ),
+        (
+            codex,
+            vec![drains(1, "a")],
+            "waits for an agent with codex; only a has it, and takes no new jobs",
+        ),
+        (
+            codex,
+            vec![drains(1, "a"), drains(2, "b")],
+            "waits for an agent with codex; two have it, and take no new jobs",
+        ),
+        (
+            codex,
+            vec![able(1, "a", 1)],
+            "waits for an agent with codex; its turn comes next",
+        ),
+        (
+            needs.job(1, 1),
+            vec![able(1, "a", 0), able(2, "b", 0)],
+            "waits for any agent; two are connected, both full",
+        ),
+    ];
+    for (job, agents, text) in cases {
+        assert_eq!(why_waiting(&job, &agents, NOW), text);
+    }
+}
+
+/// The rules of [`place`] word by word, without heaps.
+fn naive(waiting: &[Waiting<'_>], agents: &[AgentView<'_>]) -> Vec<(JobId, AgentId)> {
+    let mut slots: Vec<u32> = agents.iter().map(|agent| agent.free_slots).collect();
+    let mut queue: Vec<_> = waiting
+        .iter()
+        .enumerate()
+        .filter(|(_, job)| job.not_before <= NOW)
+        .map(|(index, job)| {
+            let before = waiting[..index]
+                .iter()
+                .filter(|other| other.task == job.task && other.not_before <= NOW)
+                .count();
+            (job.held + u32::try_from(before).unwrap(), job.queued_at, index)
+        })
+        .collect();
+    queue.sort_unstable();
+    let mut assignments = Vec::new();
+    for (_, _, index) in queue {
+        let job = &waiting[index];
+        let best = (0..agents.len())
+            .filter(|agent| slots[*agent] > 0 && agents[*agent].fits(job))
+            .max_by_key(|agent| {
+                let id = Some(agents[*agent].id);
+                let wanted = job.affinity.prefer == id;
+                let unwanted = job.affinity.avoid == id;
+                (wanted, !unwanted, slots[*agent], Reverse(*agent))
+            });
+        if let Some(best) = best {
+            slots[best] -= 1;
+            assignments.push((job.job, agents[best].id));
+        }
+    }
+    assignments
+}
+
+proptest! {
+    #[test]
+    fn places_as_the_naive_rules_do(
+        jobs in prop::collection::vec((0..4_u128, any::<[bool; 3]>(), 0..3_u64, prop::option::of(0..5_u128), prop::option::of(0..5_u128)), 0..40),
+        fleet in prop::collection::vec((0..5_u32, any::<[bool; 3]>()), 0..5),
+    ) {
+        let needs = Needs::new();
+        let mut waiting: Vec<_> = jobs
+            .iter()
+            .zip(1..)
+            .map(|((task, [codex, linux, later], queued, prefer, avoid), n)| Waiting {
+                held: u32::try_from(*task).unwrap(),
+                adapter: codex.then_some(&needs.codex),
+                requirements: if *linux { &needs.linux } else { &needs.none },
+                not_before: if *later { at(NOW.as_millis() + 1) } else { NOW },
+                queued_at: at(*queued),
+                affinity: Affinity { prefer: prefer.map(agent_id), avoid: avoid.map(agent_id) },
+                ..needs.job(n, *task)
+            })
+            .collect();
+        waiting.sort_by_key(|job| job.queued_at);
+        let agents: Vec<_> = fleet
+            .iter()
+            .zip(0..)
+            .map(|((slots, [codex, linux, draining]), n)| AgentView {
+                adapters: if *codex { &needs.both } else { &needs.claude },
+                labels: if *linux { &needs.linux } else { &needs.none },
+                draining: *draining,
+                ..needs.agent(n, "x", *slots)
+            })
+            .collect();
+        let placement = place(&waiting, &agents, NOW);
+        prop_assert_eq!(&placement.assignments, &naive(&waiting, &agents));
+        let later = waiting.iter().any(|job| job.not_before > NOW);
+        prop_assert_eq!(placement.next_wakeup.is_some(), later);
+    }
+}

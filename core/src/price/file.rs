@@ -1,0 +1,145 @@
+//! Reads a price table from its file, exactly: prices are decimal text and never floats.
+//! What the rows mean is `price`'s business.
+
+use std::collections::BTreeMap;
+
+use jiff::civil::Date;
+use serde::Deserialize;
+
+use super::PriceRow;
+use crate::time::Timestamp;
+use crate::usage::PicoUsd;
+
+/// Why a text is not a price table.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidPrices {
+    /// It is not TOML of the right shape.
+    #[error("the price table is not valid")]
+    Toml(#[source] Box<toml::de::Error>),
+    /// A price is not a decimal number of dollars.
+    #[error("{field} of {model} is {text:?}, not a decimal number of at most {PLACES} places")]
+    Price {
+        /// Whose price.
+        model: String,
+        /// Which price.
+        field: &'static str,
+        /// What was given.
+        text: String,
+    },
+    /// A first day is not a day.
+    #[error("from of {model} is {text:?}, not a day like 2026-01-31")]
+    From {
+        /// Whose price.
+        model: String,
+        /// What was given.
+        text: String,
+    },
+    /// Two rows of a model begin on the same day.
+    #[error("{model} has two prices that begin at the same time")]
+    Duplicate {
+        /// Whose prices.
+        model: String,
+    },
+}
+
+/// By model; each list is sorted by `from`.
+type Rows = BTreeMap<String, Vec<PriceRow>>;
+
+pub(super) fn read(text: &str) -> Result<(Rows, BTreeMap<String, String>), InvalidPrices> {
+    let file: TableFile = toml::from_str(text).map_err(|e| InvalidPrices::Toml(Box::new(e)))?;
+    let mut rows = Rows::new();
+    for entry in file.price {
+        let (model, row) = entry.into_row()?;
+        let list = rows.entry(model.clone()).or_default();
+        match list.binary_search_by_key(&row.from, |other| other.from) {
+            Ok(_) => return Err(InvalidPrices::Duplicate { model }),
+            Err(at) => list.insert(at, row),
+        }
+    }
+    Ok((rows, file.aliases))
+}
+
+/// Places after the point that a price per million tokens may have: one more would be less
+/// than a pico-dollar per token.
+const PLACES: usize = 6;
+
+/// Pico-dollars per token from the decimal text of dollars per million tokens.
+pub(super) fn per_token(text: &str) -> Option<PicoUsd> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(part) || part.len() > PLACES {
+        return None;
+    }
+    let whole = whole.parse::<i64>().ok()?.checked_mul(1_000_000)?;
+    let part = format!("{part:0<PLACES$}").parse::<i64>().ok()?;
+    whole.checked_add(part).map(PicoUsd)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TableFile {
+    #[serde(default)]
+    aliases: BTreeMap<String, String>,
+    #[serde(default)]
+    price: Vec<RowFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RowFile {
+    model: String,
+    provider: String,
+    from: Option<String>,
+    input: String,
+    output: String,
+    cache_read: Option<String>,
+    cache_write_5m: Option<String>,
+    cache_write_1h: Option<String>,
+    min_cacheable: Option<u64>,
+    context_window: Option<u64>,
+    max_output: Option<u64>,
+    long_context: Option<u64>,
+    source: String,
+}
+
+impl RowFile {
+    fn into_row(self) -> Result<(String, PriceRow), InvalidPrices> {
+        let model = self.model;
+        let price = |field, text: &str| {
+            per_token(text).ok_or_else(|| InvalidPrices::Price {
+                model: model.clone(),
+                field,
+                text: text.to_owned(),
+            })
+        };
+        let optional = |field, text: Option<&String>| text.map(|text| price(field, text)).transpose();
+        let from = self.from.map(|text| {
+            midnight(&text).ok_or_else(|| InvalidPrices::From {
+                model: model.clone(),
+                text,
+            })
+        });
+        let row = PriceRow {
+            from: from.transpose()?,
+            input: price("input", &self.input)?,
+            output: price("output", &self.output)?,
+            cache_read: optional("cache_read", self.cache_read.as_ref())?,
+            cache_write_5m: optional("cache_write_5m", self.cache_write_5m.as_ref())?,
+            cache_write_1h: optional("cache_write_1h", self.cache_write_1h.as_ref())?,
+            provider: self.provider,
+            min_cacheable: self.min_cacheable,
+            context_window: self.context_window,
+            max_output: self.max_output,
+            long_context: self.long_context,
+            source: self.source,
+        };
+        Ok((model, row))
+    }
+}
+
+/// The first instant of a day, in UTC.
+pub(super) fn midnight(day: &str) -> Option<Timestamp> {
+    let day: Date = day.parse().ok()?;
+    let start = day.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
+    u64::try_from(start.as_millisecond()).ok().map(Timestamp::from_millis)
+}
