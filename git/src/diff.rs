@@ -1,8 +1,10 @@
 //! What differs between two commits of a mirror, for people and reports, computed by
 //! libgit2 alone: no pager, external diff or textconv can run. These functions block.
+
 use std::path::Path;
 
-use kage_core::event::{DiffStat, FileChange};
+use git2::{Delta, DiffFormat, DiffOptions, Repository};
+use kage_core::event::{ChangeKind, DiffStat, FileChange, MAX_RESULT_PATHS, ResultCommit};
 use kage_core::id::Oid;
 
 use crate::error::GitError;
@@ -12,8 +14,23 @@ use crate::error::GitError;
 pub struct Difference {
     /// How much.
     pub stat: DiffStat,
-    /// Every changed path with its counts, sorted.
+    /// Every changed path with its counts, in git's order. Renames are a deletion and an addition.
     pub files: Vec<FileChange>,
+}
+
+impl Difference {
+    /// What a session reports about a commit that differs like this.
+    #[must_use]
+    pub fn describe(&self, commit: Oid) -> ResultCommit {
+        let listed = self.files.get(..MAX_RESULT_PATHS).unwrap_or(&self.files);
+        let gone = listed.iter().filter(|file| file.kind == ChangeKind::Deleted);
+        ResultCommit {
+            commit,
+            diff: self.stat,
+            paths: listed.iter().map(|file| file.path.clone()).collect(),
+            deleted: gone.map(|file| file.path.clone()).collect(),
+        }
+    }
 }
 
 /// What changed from `base` to `commit` in the repository at `repository`.
@@ -21,8 +38,33 @@ pub struct Difference {
 /// # Errors
 /// When one of them is not there.
 pub fn between(repository: &Path, base: &Oid, commit: &Oid) -> Result<Difference, GitError> {
-    let _ = (repository, base, commit);
-    unimplemented!("next push")
+    with_diff(repository, base, commit, |diff| {
+        let mut difference = Difference::default();
+        for (number, delta) in diff.deltas().enumerate() {
+            let kind = match delta.status() {
+                Delta::Added => ChangeKind::Added,
+                Delta::Deleted => ChangeKind::Deleted,
+                _ => ChangeKind::Modified,
+            };
+            let path = delta.new_file().path_bytes().or(delta.old_file().path_bytes());
+            // No patch = binary or a submodule: nothing to count.
+            let (_, added, removed) = match git2::Patch::from_diff(diff, number)? {
+                Some(patch) => patch.line_stats()?,
+                None => (0, 0, 0),
+            };
+            let file = FileChange {
+                path: String::from_utf8_lossy(path.unwrap_or_default()).into_owned(),
+                kind,
+                added: added as u64,
+                removed: removed as u64,
+            };
+            difference.stat.files = difference.stat.files.saturating_add(1);
+            difference.stat.added += file.added;
+            difference.stat.removed += file.removed;
+            difference.files.push(file);
+        }
+        Ok(difference)
+    })
 }
 
 /// The same as a unified patch that `git apply` takes.
@@ -30,6 +72,33 @@ pub fn between(repository: &Path, base: &Oid, commit: &Oid) -> Result<Difference
 /// # Errors
 /// When one of them is not there.
 pub fn patch(repository: &Path, base: &Oid, commit: &Oid) -> Result<Vec<u8>, GitError> {
-    let _ = (repository, base, commit);
-    unimplemented!("next push")
+    with_diff(repository, base, commit, |diff| {
+        let mut text = Vec::new();
+        diff.print(DiffFormat::Patch, |_, _, line| {
+            if matches!(line.origin(), '+' | '-' | ' ') {
+                text.push(line.origin() as u8);
+            }
+            text.extend_from_slice(line.content());
+            true
+        })?;
+        Ok(text)
+    })
+}
+
+fn with_diff<T>(
+    repository: &Path,
+    base: &Oid,
+    commit: &Oid,
+    read: impl FnOnce(&git2::Diff<'_>) -> Result<T, git2::Error>,
+) -> Result<T, GitError> {
+    let compare = || {
+        let repository = Repository::open_bare(repository)?;
+        let old = repository.find_commit(git2::Oid::from_str(base.as_str())?)?.tree()?;
+        let new = repository.find_commit(git2::Oid::from_str(commit.as_str())?)?.tree()?;
+        let mut options = DiffOptions::new();
+        options.show_binary(true).id_abbrev(40);
+        let diff = repository.diff_tree_to_tree(Some(&old), Some(&new), Some(&mut options))?;
+        read(&diff)
+    };
+    compare().map_err(GitError::library("compare two commits"))
 }

@@ -71,6 +71,12 @@ pub enum GitError {
         #[source]
         source: globset::Error,
     },
+    /// git left a file out without calling that a failure.
+    #[error("git did not take {path:?}: it cannot store a file of that name")]
+    NotTaken {
+        /// Which.
+        path: String,
+    },
     /// A path of a tree may not be written to a disk.
     #[error("the path {path:?} is not safe to write")]
     UnsafePath {

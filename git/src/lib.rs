@@ -11,6 +11,8 @@ pub mod error;
 pub mod command;
 
 mod lock;
+mod patterns;
+mod shadow;
 
 pub mod diff;
 pub mod landing;

@@ -1,33 +1,114 @@
-//! A session's working directory.
+//! A session's working directory: a commit checked out, what changed in it, and the commit
+//! made of it at the end. It owns both git directories of such a place:
+//!
+//! ```text
+//! <worktree>/.git                    the session's: an ordinary repository that borrows
+//!                                    the mirror's objects (objects/info/alternates)
+//! <mirror>/checkouts/<digest>        Kage's: the index of the base, and no configuration
+//!                                    that a session could have written
+//! ```
+//!
+//! This is instead of `git worktree add`, whose `.git` file hands the session the mirror's
+//! configuration, references and hooks, and whose metadata races with fetches. What a
+//! session does with git (config, commit, branch, gc, even deleting `.git`) stays in its
+//! own repository and changes nothing about how Kage reads the files. Not protected: a
+//! process of the same user can still write to the mirror by its path; only containment
+//! prevents that.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
-use kage_core::event::{FileChange, ResultCommit};
-use kage_core::id::Oid;
+use kage_core::event::{ChangeKind, FileChange, ResultCommit};
+use kage_core::id::{Digest, Oid};
+use tempfile::TempPath;
 
-use crate::error::GitError;
+use crate::diff;
+use crate::error::{GitError, blocking};
 use crate::mirror::Mirror;
+use crate::patterns::Patterns;
+use crate::shadow::{IDENTITY, Shadow, make_repository};
+
+const KAGE_CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n";
+
+/// Lines of untracked files above this are not counted.
+const MAX_COUNTED_BYTES: u64 = 8 << 20;
+
+/// Flags for every diff of a worktree: no program runs, no submodule is entered.
+const DIFF: &[&str] = &[
+    "-z",
+    "--no-ext-diff",
+    "--no-textconv",
+    "--no-renames",
+    "--no-color",
+    "--ignore-submodules=dirty",
+];
 
 /// A checked-out commit that a session may change.
 #[derive(Debug)]
 pub struct Worktree {
+    mirror: Mirror,
     path: PathBuf,
     base: Oid,
+    shadow: Shadow,
+    /// Lines of untracked files as last counted, so that asking every second stays cheap.
+    counted: Arc<Mutex<HashMap<PathBuf, Counted>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    size: u64,
+    modified: Option<SystemTime>,
+    lines: u64,
 }
 
 impl Worktree {
-    /// Checks `commit` out at `path`, which does not exist or is empty.
+    /// Checks `commit` out at `path`, which does not exist or is empty. After an error or a
+    /// cancelled call, [`Worktree::remove`] clears what was made.
     ///
     /// # Errors
     /// When the commit is not in the mirror or the file system refuses.
     pub async fn create(mirror: &Mirror, path: impl Into<PathBuf>, commit: &Oid) -> Result<Self, GitError> {
-        let _ = mirror;
-        Ok(Self {
-            path: path.into(),
-            base: commit.clone(),
+        let (mirror, path, base) = (mirror.clone(), path.into(), commit.clone());
+        let worktree = blocking("making a worktree", move || {
+            fs::create_dir_all(&path).map_err(GitError::io("create", &path))?;
+            let path = fs::canonicalize(&path).map_err(GitError::io("resolve", &path))?;
+            let private = private_dir(&mirror, &path);
+            let shadow = Shadow::new(&private, &path, Some(mirror.objects()));
+            shadow.make(&base, KAGE_CONFIG, &[])?;
+            let (name, email) = IDENTITY;
+            let config = format!("{KAGE_CONFIG}[user]\n\tname = {name}\n\temail = {email}\n[gc]\n\tauto = 0\n");
+            make_repository(&path.join(".git"), &base, &config, &[mirror.objects()])?;
+            Ok::<_, GitError>(Self {
+                mirror,
+                path,
+                base,
+                shadow,
+                counted: Arc::default(),
+            })
         })
+        .await?;
+        worktree
+            .shadow
+            .git("read-tree")
+            .args(["--reset", "-u", "--end-of-options"])
+            .arg(worktree.base.as_str())
+            .run()
+            .await?;
+        let (from, to) = (worktree.shadow.index(), worktree.path.join(".git/index"));
+        blocking("making a worktree", move || {
+            fs::copy(&from, &to).map(drop).map_err(GitError::io("create", &to))
+        })
+        .await?;
+        Ok(worktree)
     }
 
-    /// Where it is.
+    /// Where it is, absolute.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -39,38 +120,365 @@ impl Worktree {
         &self.base
     }
 
-    /// What differs from the base now.
+    /// What differs from the base now, sorted by path. Ignored files are not looked at.
+    /// Cheap enough to ask every second.
     ///
     /// # Errors
     /// When git fails.
     pub async fn changes(&self) -> Result<Vec<FileChange>, GitError> {
-        unimplemented!("next push")
+        let tracked = async {
+            let output = self
+                .shadow
+                .git("diff")
+                .args(DIFF)
+                .args(["--raw", "--numstat", "--no-abbrev"])
+                .run()
+                .await?;
+            parse_tracked(&output)
+        };
+        let (mut changes, untracked) = tokio::try_join!(tracked, self.untracked())?;
+        let (root, counted) = (self.path.clone(), Arc::clone(&self.counted));
+        let added = blocking("counting lines", move || {
+            Ok::<_, GitError>(count_all(&root, &untracked, &counted))
+        })
+        .await?;
+        changes.extend(added);
+        changes.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(changes)
     }
 
-    /// Commits the whole state to the mirror, parent = base; `None` when nothing differs.
+    /// Commits the whole state (untracked files too, ignored ones not) to the mirror with
+    /// the base as its only parent, whatever the session did with its own index and
+    /// branches; `None` when nothing differs. Files of nested repositories come along as
+    /// plain files; of a submodule only its commit id does.
     ///
     /// # Errors
-    /// When any file could not be taken.
+    /// When any file could not be taken; there is no partial result.
     pub async fn commit_result(&self, message: &str) -> Result<Option<ResultCommit>, GitError> {
-        let _ = message;
-        unimplemented!("next push")
+        let index = self.index_copy().await?;
+        let git = |operation| self.shadow.git(operation).env("GIT_INDEX_FILE", &*index);
+        let status = git("diff-files").args(DIFF).arg("--name-status").run().await?;
+        let (mut gone, mut present) = (Vec::new(), Vec::new());
+        let mut parts = split(&status);
+        while let Some(kind) = parts.next() {
+            let path = parts
+                .next()
+                .ok_or_else(|| GitError::unexpected("diff-files", &status))?;
+            let list = if kind == b"D" { &mut gone } else { &mut present };
+            list.extend_from_slice(path);
+            list.push(0);
+        }
+        let untracked = self.untracked().await?;
+        for path in &untracked {
+            present.extend_from_slice(path);
+            present.push(0);
+        }
+        if !gone.is_empty() {
+            // Without a look at the disk: the path may lie beyond a new symbolic link.
+            git("update-index")
+                .args(["--force-remove", "-z", "--stdin"])
+                .stdin(gone)
+                .run()
+                .await?;
+        }
+        git("update-index")
+            .args(["--add", "--remove", "--replace", "-z", "--stdin"])
+            .stdin(present)
+            .run()
+            .await?;
+        // git skips names that it never stores (`git~1`) and still ends with 0.
+        let taken = git("ls-files").arg("-z").run().await?;
+        let taken: HashSet<&[u8]> = split(&taken).collect();
+        let still_there = |path: &&Vec<u8>| fs::symlink_metadata(self.path.join(OsStr::from_bytes(path))).is_ok();
+        let mut missing = untracked.iter().filter(|path| !taken.contains(path.as_slice()));
+        if let Some(path) = missing.find(still_there) {
+            let path = String::from_utf8_lossy(path).into_owned();
+            return Err(GitError::NotTaken { path });
+        }
+        let tree = git("write-tree").run_for_oid().await?;
+        let base_tree = git("rev-parse")
+            .args(["--verify", "--end-of-options"])
+            .arg(format!("{}^{{tree}}", self.base))
+            .run_for_oid()
+            .await?;
+        if tree == base_tree {
+            return Ok(None);
+        }
+        let commit = self.shadow.commit_tree(&tree, &[&self.base], message).await?;
+        let (repository, base) = (self.mirror.path().to_owned(), self.base.clone());
+        blocking("comparing a result", move || {
+            let difference = diff::between(&repository, &base, &commit)?;
+            Ok(Some(difference.describe(commit)))
+        })
+        .await
     }
 
-    /// Makes paths that match a glob what they are in `base`; returns the paths that changed.
+    /// Makes every path that matches a pattern what it is in `base`: other content is
+    /// replaced, missing files come back, files that `base` lacks are deleted. Never
+    /// follows a symbolic link. Returns the paths it changed, sorted.
     ///
     /// # Errors
-    /// When a pattern is malformed or git fails.
+    /// When a pattern is malformed, git fails or the file system refuses.
     pub async fn restore_paths(&self, base: &Oid, globs: &[String]) -> Result<Vec<String>, GitError> {
-        let _ = (base, globs);
-        unimplemented!("next push")
+        let patterns = Patterns::new(globs)?;
+        let index = self.index_copy().await?;
+        let git = |operation| self.shadow.git(operation).env("GIT_INDEX_FILE", &*index);
+        git("read-tree")
+            .args(["--reset", "--end-of-options", base.as_str()])
+            .run()
+            .await?;
+        let kept: Vec<PathBuf> = paths_of(&git("ls-files").arg("-z").run().await?);
+        let mut differing = paths_of(&git("diff").args(DIFF).arg("--name-only").run().await?);
+        differing.retain(|path| patterns.matches(path));
+        let root = self.path.clone();
+        let mut changed = blocking("restoring protected paths", move || {
+            let kept = kept.into_iter().collect();
+            delete_unknown(&root, &patterns, &kept)
+        })
+        .await?;
+        let mut list = Vec::new();
+        for path in &differing {
+            list.extend_from_slice(path.as_os_str().as_bytes());
+            list.push(0);
+        }
+        // Replaces what stands in the way, symbolic links among the parents included.
+        git("checkout-index")
+            .args(["--force", "--quiet", "-z", "--stdin"])
+            .stdin(list)
+            .run()
+            .await?;
+        changed.extend(differing);
+        let mut shown: Vec<String> = changed.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        shown.sort();
+        shown.dedup();
+        Ok(shown)
     }
 
-    /// Deletes the worktree at `path` of `mirror` and what Kage kept about it; also after a crash.
+    /// Deletes the worktree at `path` of `mirror` and what Kage kept about it; not being
+    /// there is fine, so it also clears up after a crash. Whoever calls has the result.
     ///
     /// # Errors
     /// When the file system refuses.
     pub async fn remove(mirror: &Mirror, path: &Path) -> Result<(), GitError> {
-        let _ = (mirror, path);
-        unimplemented!("next push")
+        let (mirror, path) = (mirror.clone(), path.to_owned());
+        blocking("removing a worktree", move || {
+            let real = match fs::canonicalize(&path) {
+                Ok(real) => real,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => path,
+                Err(error) => return Err(GitError::io("resolve", &path)(error)),
+            };
+            for folder in [&real, &private_dir(&mirror, &real)] {
+                match fs::remove_dir_all(folder) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(GitError::io("delete", folder)(error));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            Ok(())
+        })
+        .await
     }
+
+    /// An index of its own to work on; the original keeps describing the base.
+    async fn index_copy(&self) -> Result<TempPath, GitError> {
+        let (from, folder) = (self.shadow.index(), self.shadow.git_dir().to_owned());
+        blocking("copying an index", move || {
+            let copy = tempfile::Builder::new()
+                .prefix("index-")
+                .tempfile_in(&folder)
+                .map_err(GitError::io("make a file in", &folder))?
+                .into_temp_path();
+            fs::copy(&from, &copy).map_err(GitError::io("copy", &from))?;
+            Ok(copy)
+        })
+        .await
+    }
+
+    /// Files that the base does not have and that are not ignored, as bytes.
+    async fn untracked(&self) -> Result<Vec<Vec<u8>>, GitError> {
+        let mut found = Vec::new();
+        // Relative to the worktree; empty or ending in a slash.
+        let mut folders: Vec<Vec<u8>> = vec![Vec::new()];
+        let mut nested = Vec::new();
+        while let Some(folder) = folders.pop() {
+            let inside = folder.is_empty();
+            let shadow = self.shadow.over(&self.path.join(OsStr::from_bytes(&folder)));
+            let mut list = shadow.git("ls-files").args(["--others", "--exclude-standard", "-z"]);
+            if inside {
+                // Tools hide their own files there without touching the project's .gitignore.
+                let own = self.path.join(".git/info/exclude");
+                if fs::symlink_metadata(&own).is_ok_and(|meta| meta.is_file()) {
+                    list = list.arg("--exclude-from").arg(own);
+                }
+            } else {
+                // Seen as a repository of its own, where nothing is tracked.
+                list = list.env("GIT_INDEX_FILE", self.shadow.git_dir().join("no-index"));
+            }
+            for name in split(&list.run().await?) {
+                let path = [folder.as_slice(), name].concat();
+                if path.ends_with(b"/") {
+                    folders.push(path);
+                } else if inside {
+                    found.push(path);
+                } else {
+                    nested.push(path);
+                }
+            }
+        }
+        if !nested.is_empty() {
+            found.extend(self.not_ignored(nested).await?);
+        }
+        Ok(found)
+    }
+
+    /// Those of `paths` that the worktree's own rules do not ignore.
+    async fn not_ignored(&self, mut paths: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, GitError> {
+        let mut list = paths.join(&0);
+        list.push(0);
+        let ignored = self
+            .shadow
+            .git("check-ignore")
+            .args(["--no-index", "-z", "--stdin"])
+            .stdin(list)
+            .run_or_no()
+            .await?
+            .unwrap_or_default();
+        let ignored: HashSet<&[u8]> = split(&ignored).collect();
+        paths.retain(|path| !ignored.contains(path.as_slice()));
+        Ok(paths)
+    }
+}
+
+/// Where Kage's own git directory of the worktree at `path` is.
+fn private_dir(mirror: &Mirror, path: &Path) -> PathBuf {
+    let digest = Digest::of(path.as_os_str().as_bytes());
+    let name: String = digest.as_str().chars().take(32).collect();
+    mirror.path().join("checkouts").join(name)
+}
+
+fn split(output: &[u8]) -> impl Iterator<Item = &[u8]> {
+    output.split(|byte| *byte == 0).filter(|part| !part.is_empty())
+}
+
+fn paths_of(output: &[u8]) -> Vec<PathBuf> {
+    split(output)
+        .map(|path| PathBuf::from(OsStr::from_bytes(path)))
+        .collect()
+}
+
+/// Reads `diff --raw --numstat -z`: first `:modes ids kind NUL path` of every path, then
+/// `added TAB removed TAB path`.
+fn parse_tracked(output: &[u8]) -> Result<Vec<FileChange>, GitError> {
+    let wrong = || GitError::unexpected("diff", output);
+    let mut kinds = HashMap::new();
+    let mut counts = HashMap::new();
+    let mut parts = split(output);
+    while let Some(part) = parts.next() {
+        if part.starts_with(b":") {
+            let kind = match part.last().ok_or_else(wrong)? {
+                b'D' => ChangeKind::Deleted,
+                b'A' => ChangeKind::Added,
+                _ => ChangeKind::Modified,
+            };
+            kinds.insert(parts.next().ok_or_else(wrong)?, kind);
+        } else {
+            let mut fields = part.splitn(3, |byte| *byte == b'\t');
+            // "-" = binary.
+            let mut number = || Some(std::str::from_utf8(fields.next()?).ok()?.parse().unwrap_or(0));
+            let (added, removed): (Option<u64>, Option<u64>) = (number(), number());
+            let path = fields.next().ok_or_else(wrong)?;
+            counts.insert(path, (added.ok_or_else(wrong)?, removed.ok_or_else(wrong)?));
+        }
+    }
+    let change = |(path, kind): (&[u8], ChangeKind)| {
+        let (added, removed) = counts.get(path).copied().unwrap_or_default();
+        FileChange {
+            path: String::from_utf8_lossy(path).into_owned(),
+            kind,
+            added,
+            removed,
+        }
+    };
+    Ok(kinds.into_iter().map(change).collect())
+}
+
+/// The untracked files with their lines, from the last count where nothing moved.
+fn count_all(root: &Path, paths: &[Vec<u8>], counted: &Mutex<HashMap<PathBuf, Counted>>) -> Vec<FileChange> {
+    // A count is right or absent, whatever a panic interrupted.
+    let before = std::mem::take(&mut *counted.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut after = HashMap::with_capacity(paths.len());
+    let mut changes = Vec::with_capacity(paths.len());
+    for path in paths {
+        let relative = PathBuf::from(OsStr::from_bytes(path));
+        // Gone since it was listed: the next look will say so.
+        let Ok(meta) = fs::symlink_metadata(root.join(&relative)) else {
+            continue;
+        };
+        let now = Counted {
+            size: meta.len(),
+            modified: meta.modified().ok(),
+            lines: 0,
+        };
+        let lines = match before.get(&relative) {
+            Some(old) if old.size == now.size && old.modified == now.modified => old.lines,
+            Some(_) | None => count_lines(&root.join(&relative), &meta).unwrap_or(0),
+        };
+        changes.push(FileChange {
+            path: relative.to_string_lossy().into_owned(),
+            kind: ChangeKind::Added,
+            added: lines,
+            removed: 0,
+        });
+        after.insert(relative, Counted { lines, ..now });
+    }
+    *counted.lock().unwrap_or_else(PoisonError::into_inner) = after;
+    changes
+}
+
+/// Lines as git counts them: the last one needs no newline, binary files have none.
+fn count_lines(path: &Path, meta: &Metadata) -> io::Result<u64> {
+    if meta.is_symlink() {
+        return Ok(1);
+    }
+    if !meta.is_file() || meta.len() > MAX_COUNTED_BYTES {
+        return Ok(0);
+    }
+    let mut bytes = Vec::new();
+    // A symbolic link that took its place meanwhile is refused.
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let file = rustix::fs::open(path, flags | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+    fs::File::from(file).take(MAX_COUNTED_BYTES).read_to_end(&mut bytes)?;
+    if bytes.iter().take(8000).any(|byte| *byte == 0) {
+        return Ok(0);
+    }
+    let ended = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+    Ok(ended + u64::from(bytes.last().is_some_and(|byte| *byte != b'\n')))
+}
+
+/// Deletes matching files that are not in `kept`; returns which.
+fn delete_unknown(root: &Path, patterns: &Patterns, kept: &HashSet<PathBuf>) -> Result<Vec<PathBuf>, GitError> {
+    let mut deleted = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        let here = root.join(&folder);
+        for entry in fs::read_dir(&here).map_err(GitError::io("list", &here))? {
+            let entry = entry.map_err(GitError::io("list", &here))?;
+            let (name, kind) = (
+                entry.file_name(),
+                entry.file_type().map_err(GitError::io("read", &here))?,
+            );
+            let path = folder.join(&name);
+            if kind.is_dir() {
+                if name != ".git" {
+                    folders.push(path);
+                }
+            } else if patterns.matches(&path) && !kept.contains(&path) {
+                let full = root.join(&path);
+                fs::remove_file(&full).map_err(GitError::io("delete", &full))?;
+                deleted.push(path);
+            }
+        }
+    }
+    Ok(deleted)
 }

@@ -1,0 +1,118 @@
+//! A temporary folder with a HOME, and plain git in it.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use kage_core::id::Oid;
+use kage_git::{Auth, Mirror};
+use tempfile::TempDir;
+
+/// A folder that goes away with the test.
+pub(crate) struct Sandbox {
+    folder: TempDir,
+}
+
+impl Sandbox {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("home")).unwrap();
+        Self { folder }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        fs::canonicalize(self.folder.path()).unwrap().join(name)
+    }
+
+    fn plain(&self, folder: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new("git");
+        command
+            .current_dir(folder)
+            .args(args)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("HOME", self.path("home"))
+            .env("GIT_CONFIG_NOSYSTEM", "1");
+        for who in ["AUTHOR", "COMMITTER"] {
+            command.env(format!("GIT_{who}_NAME"), "Ann");
+            command.env(format!("GIT_{who}_EMAIL"), "ann@example.com");
+        }
+        command
+    }
+
+    /// Plain git, which must succeed; its trimmed output.
+    pub(crate) fn git(&self, folder: &Path, args: &[&str]) -> String {
+        let done = self.plain(folder, args).output().unwrap();
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "git {args:?}: {stderr}");
+        String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
+    }
+
+    /// Plain git that may fail.
+    pub(crate) fn try_git(&self, folder: &Path, args: &[&str]) -> Result<String, String> {
+        let done = self.plain(folder, args).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if done.status.success() {
+            Ok(text(&done.stdout))
+        } else {
+            Err(text(&done.stderr))
+        }
+    }
+
+    /// Plain git with something on its standard input.
+    pub(crate) fn git_with_input(&self, folder: &Path, args: &[&str], input: &[u8]) -> Vec<u8> {
+        let mut child = self
+            .plain(folder, args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let done = child.wait_with_output().unwrap();
+        assert!(done.status.success(), "git {args:?}");
+        done.stdout
+    }
+
+    /// A repository with these files in one commit on `main`.
+    pub(crate) fn repository(&self, name: &str, files: &[(&str, &str)]) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(&path).unwrap();
+        self.git(&path, &["init", "--quiet", "-b", "main"]);
+        for (file, content) in files {
+            write(&path.join(file), content);
+        }
+        self.commit(&path, "start");
+        path
+    }
+
+    /// Commits everything.
+    pub(crate) fn commit(&self, repository: &Path, message: &str) -> Oid {
+        self.git(repository, &["add", "-A"]);
+        self.git(repository, &["commit", "--quiet", "--allow-empty", "-m", message]);
+        self.head(repository)
+    }
+
+    pub(crate) fn head(&self, repository: &Path) -> Oid {
+        self.git(repository, &["rev-parse", "HEAD"]).parse().unwrap()
+    }
+
+    /// A mirror that has the repository's HEAD as a base.
+    pub(crate) async fn mirror(&self, name: &str, repository: &Path) -> (Mirror, Oid) {
+        let mirror = Mirror::open_or_init(self.path(name)).await.unwrap();
+        let head = self.head(repository);
+        let spec = format!("HEAD:refs/kage/bases/{head}");
+        mirror.fetch(&url(repository), &Auth::None, &[&spec]).await.unwrap();
+        (mirror, head)
+    }
+}
+
+pub(crate) fn url(path: &Path) -> String {
+    format!("file://{}", path.display())
+}
+
+/// Writes a file and the folders it needs.
+pub(crate) fn write(path: &Path, content: impl AsRef<[u8]>) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, content).unwrap();
+}

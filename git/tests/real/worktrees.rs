@@ -1,0 +1,278 @@
+//! Worktrees: what a session does to one and what comes out of it.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use kage_core::event::{ChangeKind, DiffStat};
+use kage_git::{Auth, GitError, Worktree};
+use tokio::task::JoinSet;
+
+use crate::sandbox::{Sandbox, url, write};
+
+#[tokio::test]
+async fn a_result_holds_the_whole_state() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository(
+        "source",
+        &[
+            (".gitignore", "ignored/\n*.log\n"),
+            ("kept", "k\n"),
+            ("edited", "1\n2\n3\n"),
+            ("gone", "g\n"),
+            ("script", "#!/bin/sh\n"),
+            ("file-to-folder", "f\n"),
+            ("folder-to-link/inner", "i\n"),
+            ("link-to-file-target", "t\n"),
+        ],
+    );
+    let (mirror, base) = sandbox.mirror("m.git", &source).await;
+    let worktree = Worktree::create(&mirror, sandbox.path("w/1"), &base).await.unwrap();
+    let top = worktree.path().to_owned();
+    assert_eq!(worktree.changes().await.unwrap(), []);
+    assert_eq!(worktree.commit_result("none").await.unwrap(), None);
+    assert_eq!(sandbox.git(&top, &["status", "--porcelain"]), "");
+
+    write(&top.join("edited"), "1\ntwo\n3\n4\n");
+    fs::remove_file(top.join("gone")).unwrap();
+    fs::set_permissions(top.join("script"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(top.join("file-to-folder")).unwrap();
+    write(&top.join("file-to-folder/inner"), "x\ny");
+    fs::remove_dir_all(top.join("folder-to-link")).unwrap();
+    symlink("/etc", top.join("folder-to-link")).unwrap();
+    write(&top.join("ignored/secret"), "s");
+    write(&top.join("a.log"), "l");
+    write(&top.join("with space\nand newline"), "n\n");
+    write(&top.join(OsStr::from_bytes(b"latin-\xe9")), "b\n");
+    write(&top.join("binary"), b"\0\x01\x02\n");
+    // What a session does with git stays its own.
+    sandbox.git(&top, &["add", "edited"]);
+    sandbox.git(&top, &["commit", "-q", "-m", "the session's own"]);
+    sandbox.git(&top, &["config", "core.fileMode", "false"]);
+    sandbox.git(&top, &["rm", "-q", "--cached", "kept"]);
+
+    let changes = worktree.changes().await.unwrap();
+    let shown: Vec<_> = changes
+        .iter()
+        .map(|c| (c.path.as_str(), c.kind, c.added, c.removed))
+        .collect();
+    let expected = [
+        ("binary", ChangeKind::Added, 0, 0),
+        ("edited", ChangeKind::Modified, 2, 1),
+        ("file-to-folder", ChangeKind::Deleted, 0, 1),
+        ("file-to-folder/inner", ChangeKind::Added, 2, 0),
+        ("folder-to-link", ChangeKind::Added, 1, 0),
+        ("folder-to-link/inner", ChangeKind::Deleted, 0, 1),
+        ("gone", ChangeKind::Deleted, 0, 1),
+        ("latin-\u{fffd}", ChangeKind::Added, 1, 0),
+        ("script", ChangeKind::Modified, 0, 0),
+        ("with space\nand newline", ChangeKind::Added, 1, 0),
+    ];
+    assert_eq!(shown, expected);
+
+    let result = worktree.commit_result("the result\n").await.unwrap().unwrap();
+    assert_eq!(
+        result.diff,
+        DiffStat {
+            files: 10,
+            added: 7,
+            removed: 4
+        }
+    );
+    assert_eq!(result.deleted, ["file-to-folder", "folder-to-link/inner", "gone"]);
+    let show = |format: &str| sandbox.git(mirror.path(), &["log", "-1", format, result.commit.as_str()]);
+    assert_eq!(
+        show("--format=%P|%an|%ae|%cn|%ce|%B"),
+        format!("{base}|Kage Bunshin|kage@localhost|Kage Bunshin|kage@localhost|the result")
+    );
+    let tree = sandbox.git(
+        mirror.path(),
+        &[
+            "ls-tree",
+            "-r",
+            "-z",
+            "--format=%(objectmode) %(path)",
+            result.commit.as_str(),
+        ],
+    );
+    let tree: Vec<_> = tree.split('\0').filter(|line| !line.is_empty()).collect();
+    assert_eq!(
+        tree,
+        [
+            "100644 .gitignore",
+            "100644 binary",
+            "100644 edited",
+            "100644 file-to-folder/inner",
+            "120000 folder-to-link",
+            "100644 kept",
+            "100644 \"latin-\\351\"",
+            "100644 link-to-file-target",
+            "100755 script",
+            "100644 \"with space\\nand newline\"",
+        ]
+    );
+    assert!(top.join("ignored/secret").exists() && top.join("a.log").exists());
+
+    Worktree::remove(&mirror, &top).await.unwrap();
+    Worktree::remove(&mirror, &top).await.unwrap();
+    assert!(!top.exists());
+    assert_eq!(fs::read_dir(mirror.path().join("checkouts")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn nested_repositories_come_along_as_files() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository("source", &[("a", "a\n"), (".gitignore", "*.log\n")]);
+    let (mirror, base) = sandbox.mirror("m.git", &source).await;
+    let worktree = Worktree::create(&mirror, sandbox.path("w"), &base).await.unwrap();
+    let top = worktree.path();
+    for (nested, commits) in [("born", true), ("unborn", false), ("born/deeper", true)] {
+        let folder = top.join(nested);
+        write(&folder.join("file"), "f\n");
+        write(&folder.join("hidden.log"), "f\n");
+        write(&folder.join("own"), "f\n");
+        write(&folder.join(".gitignore"), "own\n");
+        sandbox.git(&folder, &["init", "-q"]);
+        if commits {
+            sandbox.commit(&folder, "nested");
+        }
+    }
+    let expected = [
+        "born/.gitignore",
+        "born/deeper/.gitignore",
+        "born/deeper/file",
+        "born/file",
+        "unborn/.gitignore",
+        "unborn/file",
+    ];
+    let changes = worktree.changes().await.unwrap();
+    let paths: Vec<_> = changes.iter().map(|c| c.path.as_str()).collect();
+    assert_eq!(paths, expected);
+    let result = worktree.commit_result("nested").await.unwrap().unwrap();
+    assert_eq!(result.paths, expected);
+    for nested in ["born", "unborn", "born/deeper"] {
+        assert!(top.join(nested).join(".git/HEAD").exists(), "nothing was renamed");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_wrecks_its_git_directory_loses_nothing() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository("source", &[("a", "a\n")]);
+    let (mirror, base) = sandbox.mirror("m.git", &source).await;
+    let worktree = Worktree::create(&mirror, sandbox.path("w"), &base).await.unwrap();
+    fs::remove_dir_all(worktree.path().join(".git")).unwrap();
+    write(&worktree.path().join(".git"), "gitdir: /nowhere\n");
+    write(&worktree.path().join("b"), "b\n");
+    let result = worktree.commit_result("b").await.unwrap().unwrap();
+    assert_eq!(result.paths, ["b"]);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_taken_is_an_error_not_a_smaller_result() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository("source", &[("a", "a\n")]);
+    let (mirror, base) = sandbox.mirror("m.git", &source).await;
+    let worktree = Worktree::create(&mirror, sandbox.path("w"), &base).await.unwrap();
+    write(&worktree.path().join("b"), "b\n");
+    // Some systems take this name for ".git", so git stores it nowhere.
+    write(&worktree.path().join("git~1"), "c\n");
+    let refused = worktree.commit_result("b").await;
+    assert!(
+        matches!(&refused, Err(GitError::NotTaken { path }) if path == "git~1"),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn restoring_protected_paths_undoes_every_kind_of_change() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository(
+        "source",
+        &[
+            ("src/lib.rs", "lib\n"),
+            ("tests/edited.rs", "e\n"),
+            ("tests/gone.rs", "g\n"),
+            ("tests/deep/x.rs", "x\n"),
+            ("ci/check", "c\n"),
+            ("Makefile", "m\n"),
+        ],
+    );
+    let (mirror, base) = sandbox.mirror("m.git", &source).await;
+    let session = Worktree::create(&mirror, sandbox.path("w"), &base).await.unwrap();
+    let top = session.path();
+    write(&top.join("src/lib.rs"), "better\n");
+    write(&top.join("tests/edited.rs"), "weaker\n");
+    fs::remove_file(top.join("tests/gone.rs")).unwrap();
+    write(&top.join("tests/added.rs"), "a\n");
+    fs::remove_dir_all(top.join("tests/deep")).unwrap();
+    let outside = sandbox.path("outside");
+    write(&outside.join("x.rs"), "untouched\n");
+    symlink(&outside, top.join("tests/deep")).unwrap();
+    fs::remove_dir_all(top.join("ci")).unwrap();
+    write(&top.join("ci"), "a file now\n");
+    fs::remove_file(top.join("Makefile")).unwrap();
+    write(&top.join("Makefile/inner"), "a folder now\n");
+    let result = session.commit_result("r").await.unwrap().unwrap();
+
+    let clean = Worktree::create(&mirror, sandbox.path("v"), &result.commit)
+        .await
+        .unwrap();
+    let globs = ["tests/**", "ci/*", "Makefile"].map(str::to_owned);
+    let restored = clean.restore_paths(&base, &globs).await.unwrap();
+    assert_eq!(
+        restored,
+        [
+            "Makefile",
+            "Makefile/inner",
+            "ci/check",
+            "tests/added.rs",
+            "tests/deep",
+            "tests/deep/x.rs",
+            "tests/edited.rs",
+            "tests/gone.rs"
+        ]
+    );
+    let read = |path: &str| fs::read_to_string(clean.path().join(path)).unwrap();
+    assert_eq!(read("src/lib.rs"), "better\n");
+    assert_eq!(read("tests/edited.rs"), "e\n");
+    assert_eq!(read("tests/gone.rs"), "g\n");
+    assert_eq!(read("tests/deep/x.rs"), "x\n");
+    assert_eq!(read("ci/check"), "c\n");
+    assert_eq!(read("Makefile"), "m\n");
+    assert!(!clean.path().join("tests/added.rs").exists());
+    assert_eq!(fs::read_to_string(outside.join("x.rs")).unwrap(), "untouched\n");
+    assert!(clean.restore_paths(&base, &["[".to_owned()]).await.is_err());
+}
+
+#[tokio::test]
+async fn many_worktrees_are_made_while_the_mirror_fetches() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository("source", &[("a", "a\n"), ("b/c", "c\n")]);
+    let (mirror, base) = sandbox.mirror("m.git", &source).await;
+    write(&source.join("a"), "newer\n");
+    let newer = sandbox.commit(&source, "newer");
+    let mut work = JoinSet::new();
+    for number in 0..8 {
+        let (mirror, base, newer) = (mirror.clone(), base.clone(), newer.clone());
+        let (path, url) = (sandbox.path(&format!("w/{number}")), url(&source));
+        work.spawn(async move {
+            let spec = format!("HEAD:refs/kage/bases/{newer}");
+            let specs = [spec.as_str()];
+            let fetch = mirror.fetch(&url, &Auth::None, &specs);
+            let create = Worktree::create(&mirror, &path, &base);
+            let (fetched, worktree) = tokio::join!(fetch, create);
+            fetched.unwrap();
+            let worktree = worktree.unwrap();
+            write(&path.join("own"), format!("{number}\n"));
+            worktree.commit_result("own").await.unwrap().unwrap().commit
+        });
+    }
+    let mut results = work.join_all().await;
+    results.sort();
+    results.dedup();
+    assert_eq!(results.len(), 8);
+    assert!(mirror.has_commit(&newer).await.unwrap());
+    sandbox.git(mirror.path(), &["fsck", "--strict", "--no-dangling"]);
+}
