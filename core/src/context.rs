@@ -159,7 +159,7 @@ fn has_null(value: &Json, nulls: Nulls, path: &mut Vec<String>) -> bool {
 }
 
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 
 #[cfg(test)]
 mod tests {

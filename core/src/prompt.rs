@@ -92,3 +92,170 @@ fn push_value(text: &mut String, value: &Json) {
 fn push_json(text: &mut String, value: &Json) {
     write!(text, "{value:#}").expect("a string takes everything");
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::context::sample::{context, contexts};
+    use crate::context::{Split, overridden, split};
+
+    fn render_all(task: &str, split: &Split) -> Vec<Prompt> {
+        let places = overridden(split.deltas.iter().flatten());
+        let prompts = split.deltas.iter();
+        prompts
+            .map(|delta| render(task, Some(&split.base), delta.as_ref(), &places).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn reads_well() {
+        let split = split(&[
+            context(
+                r#"{"goal":"Make it async.\nKeep the API.","limits":{"cpu":2,"ram":"4 GB"},"paths":["src","tests"],"style":"terse"}"#,
+            ),
+            context(
+                r#"{"goal":"Make it async.\nKeep the API.","limits":{"cpu":8,"ram":"4 GB"},"paths":["src","tests"]}"#,
+            ),
+        ]);
+        let prompts = render_all("Do it.\n", &split);
+        let shared = r#"# Context
+
+## goal
+
+Make it async.
+Keep the API.
+
+## limits
+
+{
+  "ram": "4 GB"
+}
+
+## paths
+
+[
+  "src",
+  "tests"
+]
+
+"#;
+        let first = r#"What follows is for this session alone.
+
+# Context of this session
+
+Where a heading occurred above already, this belongs to it as well.
+
+## limits
+
+{
+  "cpu": 2
+}
+
+## style
+
+terse
+
+# Task
+
+Do it.
+"#;
+        assert_eq!(prompts[0].shared, shared);
+        assert_eq!(prompts[0].own, first);
+        assert_eq!(prompts[1].shared, shared);
+        assert!(prompts[1].own.contains("\"cpu\": 8") && !prompts[1].own.contains("terse"));
+    }
+
+    #[test]
+    fn shows_odd_keys_and_values() {
+        let base = context(r#"{"":"x"," a":" ","b\nc":true,"d":"","e":" text\n"}"#);
+        let prompt = render("t", Some(&base), None, &[]).unwrap();
+        let expected = "# Context\n\n## \"\"\n\nx\n\n## \" a\"\n\n\" \"\n\n## \"b\\nc\"\n\ntrue\n\n## d\n\n\"\"\n\n## e\n\n text\n\n\n";
+        assert_eq!(prompt.shared, expected);
+    }
+
+    #[test]
+    fn needs_no_context() {
+        let prompt = render("Fix the build.", None, None, &[]).unwrap();
+        assert_eq!(prompt.shared, "");
+        assert_eq!(prompt.own, format!("{OPENING}# Task\n\nFix the build."));
+        // With nothing in common, a session's context is all its own.
+        let delta = Patch::parse(br#"{"a":"x"}"#).unwrap();
+        let prompt = render("t", None, Some(&delta), &[]).unwrap();
+        assert_eq!(prompt.shared, "");
+        assert!(
+            prompt
+                .own
+                .ends_with("# Context of this session\n\n## a\n\nx\n\n# Task\n\nt")
+        );
+    }
+
+    #[test]
+    fn refuses_an_unlisted_override() {
+        let base = context(r#"{"a":"x"}"#);
+        let delta = Patch::parse(br#"{"a":"y"}"#).unwrap();
+        let refused = render("t", Some(&base), Some(&delta), &[]);
+        assert_eq!(refused, Err(NotOverridden("/a".parse().unwrap())));
+    }
+
+    /// Replaces every leaf by a string that no other place and no other value has.
+    fn mark(members: &Members, path: &str) -> Members {
+        let marked = |(key, value): (&String, &Json)| {
+            let path = format!("{path}/{}", hex::encode(key));
+            let value = match value {
+                Json::Object(inner) if !inner.is_empty() => Json::Object(mark(inner, &path)),
+                leaf => Json::String(format!("<{path}={}>", hex::encode(leaf.to_string()))),
+            };
+            (key.clone(), value)
+        };
+        members.iter().map(marked).collect()
+    }
+
+    fn marks(members: &Members) -> Vec<&str> {
+        let mut found = Vec::new();
+        for value in members.values() {
+            match value {
+                Json::Object(inner) => found.extend(marks(inner)),
+                Json::String(mark) => found.push(mark.as_str()),
+                other => panic!("{other} is not marked"),
+            }
+        }
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn tells_each_session_all_its_own_and_nothing_else(contexts in contexts(1..=5)) {
+            let contexts: Vec<Context> = contexts
+                .iter()
+                .map(|context| Context::parse(Json::Object(mark(context.members(), "")).to_string().as_bytes()).unwrap())
+                .collect();
+            let prompts = render_all("the task", &split(&contexts));
+            for (context, prompt) in contexts.iter().zip(&prompts) {
+                prop_assert_eq!(&prompt.shared, &prompts[0].shared);
+                prop_assert!(prompt.own.starts_with(OPENING));
+                prop_assert!(prompt.own.ends_with("\n\n# Task\n\nthe task"));
+                let told = [&*prompt.shared, &*prompt.own].concat();
+                let mine = marks(context.members());
+                for mark in contexts.iter().flat_map(|other| marks(other.members())) {
+                    let times = usize::from(mine.contains(&mark));
+                    prop_assert_eq!(told.matches(mark).count(), times, "{} in {}", mark, told);
+                }
+                // Only what all have is shared.
+                for other in &contexts {
+                    let theirs = marks(other.members());
+                    for mark in mine.iter().filter(|mark| prompt.shared.contains(**mark)) {
+                        prop_assert!(theirs.contains(mark), "{} is not in {}", mark, other);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The claude CLI's system prompt depends on characters up to the 21st of what it is asked.
+    #[test]
+    fn the_opening_is_long_enough() {
+        assert!(OPENING.chars().count() > 20);
+    }
+}

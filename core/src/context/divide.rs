@@ -14,8 +14,11 @@ use crate::json::{Json, JsonPointer, Members};
 /// A session's context in two parts that have no leaf in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Divided {
-    /// What every session has: for deltas that [`split`](super::split) made, every leaf
-    /// that is equal in all of them.
+    /// Leaves that every session has, and with the same value.
+    ///
+    /// For deltas that [`split`](super::split) made these are all such leaves but a few
+    /// bytes: those in an object that the base lacks, because what the sessions have in
+    /// common in it is shorter than the patches' `"key":{}` around it would be.
     pub shared: Members,
     /// The rest of this session's.
     pub own: Members,
@@ -206,6 +209,25 @@ mod tests {
     }
 
     #[test]
+    fn shares_nothing_that_is_not_worth_an_opening() {
+        let contexts = [
+            context(r#"{"a long key":{"c":1,"x":1}}"#),
+            context(r#"{"a long key":{"c":1,"y":2}}"#),
+        ];
+        let split = split(&contexts);
+        assert_eq!(split.base.canonical(), "{}");
+        let divided = divide(&split.base, &contexts[0], &overridden(split.deltas.iter().flatten()));
+        let own = contexts[0].members().clone();
+        assert_eq!(
+            divided,
+            Ok(Divided {
+                shared: Members::new(),
+                own
+            })
+        );
+    }
+
+    #[test]
     fn refuses_a_delta_that_is_not_listed() {
         let base = context(r#"{"a":{"x":1,"y":{}}}"#);
         for (delta, path) in [
@@ -237,9 +259,19 @@ mod tests {
         found
     }
 
+    fn has_object_around(members: &Members, path: &[String]) -> bool {
+        match path {
+            [] | [_] => true,
+            [key, rest @ ..] => match members.get(key) {
+                Some(Json::Object(inner)) => has_object_around(inner, rest),
+                Some(_) | None => false,
+            },
+        }
+    }
+
     proptest! {
         #[test]
-        fn shares_exactly_what_all_have(contexts in contexts(1..=5)) {
+        fn shares_what_all_have(contexts in contexts(1..=5)) {
             let split = split(&contexts);
             let overridden = overridden(split.deltas.iter().flatten());
             let mut common = leaves(contexts[0].members());
@@ -247,6 +279,7 @@ mod tests {
                 let theirs = leaves(context.members());
                 common.retain(|path, leaf| theirs.get(path) == Some(leaf));
             }
+            common.retain(|path, _| has_object_around(split.base.members(), path.tokens()));
             for context in &contexts {
                 let divided = divide(&split.base, context, &overridden).unwrap();
                 prop_assert_eq!(&leaves(&divided.shared), &common);
