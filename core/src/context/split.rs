@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn splits_by_value_not_by_name() {
         let long = r#""a text that is long enough to be worth sharing""#;
-        let cases: [(&[&str], &str, &[&str]); 9] = [
+        let cases: [(&[&str], &str, &[&str]); 10] = [
             (&[], "{}", &[]),
             (&[r#"{"a":1}"#], r#"{"a":1}"#, &[""]),
             (&["{}", "{}"], "{}", &["", ""]),
@@ -258,6 +258,12 @@ mod tests {
                 &[r#"{"a":{}}"#, r#"{"a":{"b":1}}"#, r#"{"a":5}"#],
                 r#"{"a":5}"#,
                 &[r#"{"a":{}}"#, r#"{"a":{"b":1}}"#, ""],
+            ),
+            // A value that a session has goes before a mixture, even an empty one.
+            (
+                &[r#"{"a":1}"#, r#"{"a":1}"#, r#"{"b":2}"#],
+                r#"{"a":1}"#,
+                &["", "", r#"{"a":null,"b":2}"#],
             ),
             // Arrays are atomic.
             (
