@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::context::{InvalidContext, Patch};
 use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionName, TaskId};
 use crate::session::SessionStateKind;
 use crate::time::Timestamp;
@@ -128,6 +129,15 @@ pub enum InvalidSpec {
     /// A delta needs a base.
     #[error("session {0:?} has a context delta, and the task has no base context")]
     DeltaWithoutBase(SessionName),
+    /// A delta is not a merge patch that can be applied.
+    #[error("session {session:?} has an invalid context delta")]
+    InvalidDelta {
+        /// Whose.
+        session: SessionName,
+        /// What is wrong with it.
+        #[source]
+        problem: InvalidContext,
+    },
     /// A limit of zero would end every attempt at once.
     #[error("{0} must be more than zero")]
     ZeroLimit(&'static str),
@@ -176,9 +186,16 @@ impl TaskSpec {
             if !names.insert(&assignment.name) {
                 return Err(InvalidSpec::DuplicateName(assignment.name.clone()));
             }
-            if assignment.context_delta.is_some() && self.context_base.is_none() {
+            let Some(delta) = &assignment.context_delta else {
+                continue;
+            };
+            if self.context_base.is_none() {
                 return Err(InvalidSpec::DeltaWithoutBase(assignment.name.clone()));
             }
+            Patch::parse(delta.as_bytes()).map_err(|problem| InvalidSpec::InvalidDelta {
+                session: assignment.name.clone(),
+                problem,
+            })?;
         }
         Ok(())
     }
@@ -279,6 +296,44 @@ mod tests {
         ];
         for (policy, sessions, expected) in cases {
             assert_eq!(settle(policy, sessions.iter().copied()), expected, "{sessions:?}");
+        }
+    }
+
+    #[test]
+    fn takes_deltas_that_can_be_applied() {
+        let spec = |base: Option<&[u8]>, delta: &str| TaskSpec {
+            project: ProjectId::default(),
+            prompt: "do it".to_owned(),
+            repository: None,
+            context_base: base.map(Digest::of),
+            assignments: vec![Assignment {
+                name: "one".parse().unwrap(),
+                adapter: "echo".parse().unwrap(),
+                model: None,
+                context_delta: Some(delta.to_owned()),
+                requirements: Labels::new(),
+            }],
+            policy: Policy::default(),
+        };
+        let session: SessionName = "one".parse().unwrap();
+        let invalid = |problem| {
+            Err(InvalidSpec::InvalidDelta {
+                session: session.clone(),
+                problem,
+            })
+        };
+        let cases = [
+            (None, "{}", Err(InvalidSpec::DeltaWithoutBase(session.clone()))),
+            (Some(&b"{}"[..]), r#"{"a":null}"#, Ok(())),
+            (Some(b"{}"), "[]", invalid(InvalidContext::NotAnObject)),
+            (
+                Some(b"{}"),
+                r#"{"a":[null]}"#,
+                invalid(InvalidContext::Null("/a/0".parse().unwrap())),
+            ),
+        ];
+        for (base, delta, expected) in cases {
+            assert_eq!(spec(base, delta).validate(), expected, "{delta}");
         }
     }
 }
