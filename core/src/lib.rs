@@ -6,6 +6,7 @@
 pub mod id;
 pub mod time;
 pub mod json;
+pub mod pattern;
 pub mod usage;
 pub mod price;
 pub mod failure;

@@ -1,71 +1,13 @@
-//! Path patterns as people write them for `--protect` and `--include`. A pattern without a
-//! slash matches a name at any depth, one with a slash matches from the top; a pattern that
-//! matches a folder matches everything in it. `*` stays within a name, `**` does not.
+//! The path patterns of `kage_core`, and their errors as this crate's.
 
-use std::path::Path;
-
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use kage_core::pattern::InvalidPattern;
+pub(crate) use kage_core::pattern::Patterns;
 
 use crate::error::GitError;
 
-/// Some patterns, ready to match.
-#[derive(Debug, Clone)]
-pub(crate) struct Patterns(GlobSet);
-
-impl Patterns {
-    pub(crate) fn new(patterns: &[String]) -> Result<Self, GitError> {
-        let mut set = GlobSetBuilder::new();
-        for pattern in patterns {
-            let wrong = |source| GitError::Pattern {
-                pattern: pattern.clone(),
-                source,
-            };
-            let trimmed = pattern.strip_prefix("./").unwrap_or(pattern).trim_end_matches('/');
-            let full = match trimmed.strip_prefix('/') {
-                Some(from_top) => from_top.to_owned(),
-                None if trimmed.contains('/') => trimmed.to_owned(),
-                None => format!("**/{trimmed}"),
-            };
-            let glob = GlobBuilder::new(&full).literal_separator(true).build().map_err(wrong)?;
-            set.add(glob);
-        }
-        let whole = |source| GitError::Pattern {
-            pattern: patterns.join(" "),
-            source,
-        };
-        set.build().map(Self).map_err(whole)
-    }
-
-    /// Whether the path, relative to the top, or a folder it is in matches.
-    pub(crate) fn matches(&self, path: &Path) -> bool {
-        path.ancestors()
-            .filter(|part| !part.as_os_str().is_empty())
-            .any(|part| self.0.is_match(part))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_match_anywhere_and_paths_from_the_top() {
-        for (pattern, path, expected) in [
-            ("tests", "tests/a.rs", true),
-            ("tests/", "deep/tests/a.rs", true),
-            ("*.lock", "a/b/Cargo.lock", true),
-            ("tests/*.rs", "tests/a.rs", true),
-            ("tests/*.rs", "tests/deep/a.rs", false),
-            ("tests/*.rs", "deep/tests/a.rs", false),
-            ("tests/**", "tests/deep/a.rs", true),
-            ("/tests", "deep/tests/a.rs", false),
-            ("./a/b", "a/b", true),
-            ("test", "tests/a.rs", false),
-        ] {
-            let patterns = Patterns::new(&[pattern.to_owned()]).unwrap();
-            assert_eq!(patterns.matches(Path::new(path)), expected, "{pattern} on {path}");
-        }
-        assert!(!Patterns::new(&[]).unwrap().matches(Path::new("a")));
-        assert!(Patterns::new(&["[".to_owned()]).is_err());
+impl From<InvalidPattern> for GitError {
+    fn from(invalid: InvalidPattern) -> Self {
+        let InvalidPattern { pattern, source } = invalid;
+        Self::Pattern { pattern, source }
     }
 }
