@@ -3,12 +3,14 @@
 //! (`core/data/risk.toml`).
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::event::ResultCommit;
+use crate::pattern::Patterns;
 use crate::task::TaskSpec;
 
 /// How risky a result is; ordered, the least first.
@@ -44,13 +46,16 @@ pub struct Assessment {
 pub fn assess(result: &ResultCommit, spec: &TaskSpec) -> Assessment {
     let rules = &*RULES;
     let policy = &spec.policy.verify;
-    let protected = globs(policy.protect.iter().map(String::as_str));
+    // A task with a malformed pattern is refused; here it protects nothing.
+    let protected = Patterns::new(&policy.protect).ok();
     let commands = CommandFiles::of([&policy.setup, &policy.verify].into_iter().flatten());
 
     let mut high = Findings::default();
     let mut low = Findings::default();
     for path in &result.paths {
-        let is_protected = protected.is_match(path);
+        let is_protected = protected
+            .as_ref()
+            .is_some_and(|patterns| patterns.matches(Path::new(path)));
         let decides = |yes: bool| if yes && !is_protected { Risk::High } else { Risk::Low };
         let found = if commands.name(path) {
             Some(("changes what the setup or verify command names", decides(true)))
@@ -370,14 +375,15 @@ mod tests {
 
     #[test]
     fn protected_paths_are_flagged_and_cannot_cheat() {
-        let cases: [(&[&str], &[&str], Risk); 6] = [
+        let cases: [(&[&str], &[&str], Risk); 8] = [
+            (&["tests"], &["tests/a.py"], Risk::Low),
             (&["tests/**"], &["tests/a.py"], Risk::Low),
             (&["tests/**"], &["tests/a.py", "Makefile"], Risk::High),
             (&["*.sh"], &["check.sh"], Risk::Low),
-            // `*` stays in one folder, and what is not surely restored is not protected.
-            (&["*"], &["tests/a.py"], Risk::High),
-            (&["tests"], &["tests/a.py"], Risk::High),
-            (&["src/**"], &["src/a.py"], Risk::Low),
+            (&["src"], &["src/a.py"], Risk::Low),
+            (&["tests/*.py"], &["tests/deep/a.py"], Risk::High),
+            (&["/check.sh"], &["sub/check.sh"], Risk::High),
+            (&["tests", "["], &["tests/a.py"], Risk::High),
         ];
         for (protect, paths, risk) in cases {
             let found = assess(&result(paths, &[]), &spec("do it", "true", "sh check.sh", protect));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::{InvalidContext, Patch};
 use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionName, TaskId};
+use crate::pattern::Patterns;
 use crate::session::SessionStateKind;
 use crate::time::Timestamp;
 
@@ -138,6 +139,9 @@ pub enum InvalidSpec {
         #[source]
         problem: InvalidContext,
     },
+    /// What is to be restored from the base cannot be told.
+    #[error("the protected path {0:?} is not a path pattern")]
+    ProtectPattern(String),
     /// A limit of zero would end every attempt at once.
     #[error("{0} must be more than zero")]
     ZeroLimit(&'static str),
@@ -168,6 +172,9 @@ impl TaskSpec {
         }
         if self.policy.verify.verify.is_some() && self.repository.is_none() {
             return Err(InvalidSpec::VerifyWithoutRepository);
+        }
+        if let Err(invalid) = Patterns::new(&self.policy.verify.protect) {
+            return Err(InvalidSpec::ProtectPattern(invalid.pattern));
         }
         for (limit, what) in [
             (self.policy.timeout, "the time-out"),
@@ -334,6 +341,56 @@ mod tests {
         ];
         for (base, delta, expected) in cases {
             assert_eq!(spec(base, delta).validate(), expected, "{delta}");
+        }
+    }
+
+    #[test]
+    fn a_spec_is_refused_for_what_no_type_can_rule_out() {
+        type Change = fn(&mut TaskSpec);
+        let assignment = |name: &str| Assignment {
+            name: name.parse().unwrap(),
+            adapter: "claude-api".parse().unwrap(),
+            model: None,
+            context_delta: None,
+            requirements: Labels::new(),
+        };
+        let good = TaskSpec {
+            project: ProjectId::default(),
+            prompt: "do it".to_owned(),
+            repository: None,
+            context_base: None,
+            assignments: vec![assignment("a"), assignment("b")],
+            policy: Policy::default(),
+        };
+        let cases: [(Change, Result<(), InvalidSpec>); 8] = [
+            (|_| {}, Ok(())),
+            (|spec| spec.prompt = " \n".to_owned(), Err(InvalidSpec::EmptyPrompt)),
+            (|spec| spec.assignments.clear(), Err(InvalidSpec::NoAssignment)),
+            (
+                |spec| spec.assignments[1].name = spec.assignments[0].name.clone(),
+                Err(InvalidSpec::DuplicateName("a".parse().unwrap())),
+            ),
+            (
+                |spec| spec.policy.verify.verify = Some("true".to_owned()),
+                Err(InvalidSpec::VerifyWithoutRepository),
+            ),
+            (
+                |spec| spec.assignments[1].context_delta = Some("{}".to_owned()),
+                Err(InvalidSpec::DeltaWithoutBase("b".parse().unwrap())),
+            ),
+            (
+                |spec| spec.policy.verify.protect = vec!["tests".to_owned(), "a[".to_owned()],
+                Err(InvalidSpec::ProtectPattern("a[".to_owned())),
+            ),
+            (
+                |spec| spec.policy.idle_timeout = Duration::ZERO,
+                Err(InvalidSpec::ZeroLimit("the idle time-out")),
+            ),
+        ];
+        for (change, expected) in cases {
+            let mut spec = good.clone();
+            change(&mut spec);
+            assert_eq!(spec.validate(), expected);
         }
     }
 }
