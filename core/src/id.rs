@@ -34,6 +34,12 @@ macro_rules! id {
                 Self(Uuid::from_u128(bits))
             }
 
+            /// The 128 bits: what a row holds.
+            #[must_use]
+            pub const fn as_bits(&self) -> u128 {
+                self.0.as_u128()
+            }
+
             /// The first eight characters: what people see, enough to tell a few thousand apart.
             #[must_use]
             pub fn short(&self) -> String {

@@ -6,10 +6,12 @@
 //!     \----- retry -----/  (a failure worth repeating, or a lost agent)
 //! ```
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::EndReason;
-use crate::event::{AttemptOutcome, VerdictKind};
+use crate::event::{AttemptOutcome, Verdict, VerdictKind};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AgentId, AttemptId, JobId, Oid, SessionId, TaskId};
 use crate::recovery::{self, Decision, History};
@@ -102,16 +104,24 @@ pub enum CannotStart {
     Done,
 }
 
-/// What has to be stored and done after a job moved.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where a job came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Moved {
     /// The job waits again.
     Requeued,
-    /// The job is over, and this one has to be made.
-    Then(JobKind),
     /// The job is over.
     Over,
+}
+
+/// What has to be stored and done after an attempt finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Finish {
+    /// The job moved; nothing else follows.
+    Moved(Moved),
+    /// The job is over, and this one has to be made.
+    Then(JobKind),
 }
 
 impl Job {
@@ -177,9 +187,9 @@ impl Job {
         outcome: &AttemptOutcome,
         agent: AgentId,
         now: Timestamp,
-    ) -> Moved {
+    ) -> Finish {
         self.affinity = Affinity::default();
-        match (outcome, &self.kind) {
+        let moved = match (outcome, &self.kind) {
             (AttemptOutcome::Failed(failure), _) => self.fail(policy, session, failure, now),
             _ if session.cancel_requested => self.over(session, SessionState::Cancelled, now),
             (AttemptOutcome::Claimed, JobKind::Session) => {
@@ -188,7 +198,7 @@ impl Job {
                         self.state = JobState::Done;
                         let commit = result.commit.clone();
                         session.state = SessionState::Claimed { result };
-                        Moved::Then(JobKind::Verify { commit })
+                        return Finish::Then(JobKind::Verify { commit });
                     }
                     (None, Some(_)) => {
                         let failure = Failure::new(
@@ -202,7 +212,7 @@ impl Job {
             }
             (AttemptOutcome::Verdict(verdict), JobKind::Verify { .. }) => {
                 let Some(result) = session.state.result().cloned() else {
-                    return self.over(session, session.state.clone(), now);
+                    return Finish::Moved(self.over(session, session.state.clone(), now));
                 };
                 let verdict = verdict.clone();
                 match verdict.kind {
@@ -234,7 +244,8 @@ impl Job {
                 );
                 self.fail(policy, session, &failure, now)
             }
-        }
+        };
+        Finish::Moved(moved)
     }
 
     /// Ends a live attempt of `agent` that lost its authority.
@@ -256,12 +267,16 @@ impl Job {
         self.fail(policy, session, &Failure::new(FailureKind::AgentLost, why), now)
     }
 
-    /// Stops a job that no attempt works on. `None` when one does: its agent has to be told.
-    pub fn cancel(&mut self, session: &mut Session, now: Timestamp) -> Option<Moved> {
-        match self.state {
-            JobState::Queued { .. } => Some(self.over(session, SessionState::Cancelled, now)),
-            JobState::Leased { .. } | JobState::Done => None,
+    /// Stops a job that no attempt works on. False when one does: its agent has to be told.
+    pub fn cancel(&mut self, session: &mut Session, now: Timestamp) -> bool {
+        let waits = match self.state {
+            JobState::Queued { .. } => true,
+            JobState::Leased { .. } | JobState::Done => false,
+        };
+        if waits {
+            let (Moved::Over | Moved::Requeued) = self.over(session, SessionState::Cancelled, now);
         }
+        waits
     }
 
     fn fail(&mut self, policy: &Policy, session: &mut Session, failure: &Failure, now: Timestamp) -> Moved {
@@ -280,13 +295,26 @@ impl Job {
         };
         match recovery::decide(history, failure) {
             Decision::Retry(delay) => self.requeue(session, now + delay),
-            Decision::GiveUp => self.over(
-                session,
-                SessionState::Failed {
-                    failure: failure.clone(),
-                },
-                now,
-            ),
+            Decision::GiveUp => {
+                let state = match (&self.kind, session.state.result().cloned()) {
+                    // A check that never came about says nothing about the work.
+                    (JobKind::Verify { .. }, Some(result)) => SessionState::Unverified {
+                        result: Some(result),
+                        verdict: Some(Verdict {
+                            kind: VerdictKind::Errored,
+                            exit_code: None,
+                            message: failure.to_string(),
+                            duration: Duration::ZERO,
+                            agent: String::new(),
+                            environment: String::new(),
+                        }),
+                    },
+                    (JobKind::Verify { .. } | JobKind::Session, _) => SessionState::Failed {
+                        failure: failure.clone(),
+                    },
+                };
+                self.over(session, state, now)
+            }
         }
     }
 
@@ -313,9 +341,8 @@ pub const MAX_ERRORED_VERDICTS: u32 = 2;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{DiffStat, ResultCommit, Verdict};
+    use crate::event::{DiffStat, ResultCommit};
     use crate::task::VerifyPolicy;
-    use std::time::Duration;
 
     const NOW: Timestamp = Timestamp::from_millis(1_000);
 
@@ -384,7 +411,7 @@ mod tests {
         session.pending_result = Some(result());
         let moved = job.finish(&checked(), &mut session, &AttemptOutcome::Claimed, agent(), NOW);
         let commit = result().commit;
-        assert_eq!(moved, Moved::Then(JobKind::Verify { commit }));
+        assert_eq!(moved, Finish::Then(JobKind::Verify { commit }));
         assert_eq!(session.state, SessionState::Claimed { result: result() });
         assert_eq!(
             job.start(AttemptId::from_random(5), &mut session, "a", NOW),
@@ -407,7 +434,7 @@ mod tests {
     fn a_cancelled_session_is_not_repeated() {
         let (mut session, mut job) = (session(), job(JobKind::Session));
         job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
-        assert_eq!(job.cancel(&mut session, NOW), None);
+        assert!(!job.cancel(&mut session, NOW));
         session.cancel_requested = true;
         let moved = job.lose(&checked(), &mut session, EndReason::AgentGone, agent(), NOW);
         assert_eq!((moved, &session.state), (Moved::Over, &SessionState::Cancelled));
@@ -421,13 +448,13 @@ mod tests {
         job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
         let errored = verdict(VerdictKind::Errored);
         let moved = job.finish(&checked(), &mut session, &errored, agent(), NOW);
-        assert_eq!(moved, Moved::Requeued);
+        assert_eq!(moved, Finish::Moved(Moved::Requeued));
         assert_eq!(job.affinity.avoid, Some(agent()));
         assert_eq!(session.state, SessionState::Claimed { result: result() });
 
         job.start(AttemptId::from_random(5), &mut session, "c", NOW).unwrap();
         let moved = job.finish(&checked(), &mut session, &errored, agent(), NOW);
-        assert_eq!(moved, Moved::Over);
+        assert_eq!(moved, Finish::Moved(Moved::Over));
         assert!(matches!(
             session.state,
             SessionState::Unverified { verdict: Some(_), .. }
@@ -442,9 +469,23 @@ mod tests {
             session.state = SessionState::Claimed { result: result() };
             job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
             let moved = job.finish(&checked(), &mut session, &verdict(kind), agent(), NOW);
-            assert_eq!(moved, Moved::Over);
+            assert_eq!(moved, Finish::Moved(Moved::Over));
             assert_eq!(matches!(session.state, SessionState::Verified { .. }), passed);
             assert_eq!(matches!(session.state, SessionState::Rejected { .. }), !passed);
         }
+    }
+
+    #[test]
+    fn a_check_that_cannot_be_made_is_not_the_sessions_fault() {
+        let commit = result().commit;
+        let (mut session, mut job) = (session(), job(JobKind::Verify { commit }));
+        session.state = SessionState::Claimed { result: result() };
+        job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
+        let failed = AttemptOutcome::Failed(Failure::new(FailureKind::Unknown, "no disk"));
+        let moved = job.finish(&checked(), &mut session, &failed, agent(), NOW);
+        assert_eq!(moved, Finish::Moved(Moved::Over));
+        let verdict = session.state.verdict().map(|verdict| verdict.kind);
+        assert_eq!(verdict, Some(VerdictKind::Errored));
+        assert_eq!(session.state.result(), Some(&result()));
     }
 }
