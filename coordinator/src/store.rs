@@ -1,20 +1,289 @@
 //! The one truth: tasks, sessions, jobs, attempts, events, agents and contexts.
 //!
 //! A command goes in, core decides on the rows it concerns, and the rows and the outcome
-//! come back together: `store.apply(CreateTask { .. }).await?` is durable when it returns.
-//! Decisions are in `kage_core`; this module only loads, saves and serialises them.
+//! come back together: what `store.apply(CreateTask { .. }).await?` returns is durable.
+//! Decisions are in `kage_core`; this module only loads, saves and serialises them. It reads
+//! no clock and draws no ids: commands carry both.
+//!
+//! ```text
+//!   Store --apply--> writer thread -> apply (written once) -> Rows: SQLite | model
+//!         \--reads--> readers -----------------------------> Reads: SQLite | model
+//! ```
 
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use kage_core::fleet::Agent;
+use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, TaskId};
+use kage_core::time::Timestamp;
+use tokio::sync::mpsc;
+
+mod apply;
+mod call;
 mod command;
 mod error;
+mod model;
 mod query;
+mod readers;
+mod rows;
+mod sqlite;
+mod writer;
 
+pub use apply::Command;
 pub use command::{
     AppendEvents, Appended, CancelTask, Changes, Claim, ContextPut, CreateTask, Created, EndAttempts, EndedAttempt,
-    Ending, ExtendAllLeases, PruneRequests, PutContext, QueuedJob, REQUEST_LIFETIME, RecordAgent, RecordContextSent,
-    RenewLeases, Renewed, Request, SetDraining, Start, StartAttempt, StopAttempt,
+    Ending, ExtendAllLeases, PutContext, QueuedJob, REQUEST_LIFETIME, RecordAgent, RecordContextSent, RenewLeases,
+    Renewed, Request, SetDraining, Start, StartAttempt, StopAttempt,
 };
 pub use error::{EngineError, OpenError, ReadError, StoreError};
 pub use query::{
     AttemptView, ContextSent, ContextStats, Counts, InvalidPageToken, LiveAttempt, MIN_PREFIX, Named, PageToken,
     TaskEvent, TaskPage, TaskView, Work,
 };
+
+use call::{Call, Fate, Pending, Verdict};
+use model::Model;
+use query::Reads;
+use readers::Readers;
+use sqlite::Database;
+use writer::{Message, Writer};
+
+/// The most tasks on one page, and the most events of one read.
+pub const MAX_PAGE: u32 = 1000;
+
+/// A handle to the store. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    engine: Engine,
+}
+
+#[derive(Debug, Clone)]
+enum Engine {
+    Sqlite {
+        writer: mpsc::Sender<Message>,
+        thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+        readers: Arc<Readers>,
+    },
+    Memory(Arc<Mutex<Model>>),
+}
+
+impl Store {
+    /// Opens the database at this path, or makes it. Blocks on the disk: for start-up.
+    ///
+    /// # Errors
+    /// When this program must not or cannot use it.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let (database, connection) = Database::new(path)?;
+        let readers = Arc::new(Readers::new(database.clone())?);
+        let (writer, messages) = mpsc::channel(writer::WAITING);
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || Writer::new(database, connection, messages).run())
+            .map_err(OpenError::Thread)?;
+        Ok(Self {
+            engine: Engine::Sqlite {
+                writer,
+                thread: Arc::new(Mutex::new(Some(thread))),
+                readers,
+            },
+        })
+    }
+
+    /// A store that forgets everything when its last handle is dropped.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self {
+            engine: Engine::Memory(Arc::default()),
+        }
+    }
+
+    /// Carries out a command. When it returns `Ok`, its effects are durable.
+    ///
+    /// # Errors
+    /// When it may not be carried out, or the engine failed; see [`StoreError`] for which
+    /// errors mean that nothing was stored.
+    pub async fn apply<C: Command>(&self, command: C) -> Result<C::Outcome, StoreError> {
+        let (mut pending, answer) = Pending::new(command);
+        match &self.engine {
+            Engine::Sqlite { writer, .. } => writer::send(writer, Box::new(pending)).await?,
+            Engine::Memory(model) => {
+                let mut model = lock(model);
+                match pending.apply(&mut *model) {
+                    Verdict::Keep => model.keep(),
+                    Verdict::TakeBack | Verdict::EngineFailed => model.take_back(),
+                }
+                drop(model);
+                Box::new(pending).answer(&Fate::Committed);
+            }
+        }
+        // Without an answer the writer's thread died, at a moment nobody knows.
+        let unknown = |_| StoreError::Unknown {
+            source: Arc::new(EngineError::BrokenOff),
+        };
+        answer.await.map_err(unknown)?
+    }
+
+    /// Carries out what waits, refuses what comes later, and lets go of the database.
+    pub async fn close(&self) {
+        let Engine::Sqlite { writer, thread, .. } = &self.engine else {
+            return;
+        };
+        // An error means that it is closed already.
+        drop(writer.send(Message::Close).await);
+        let thread = lock(thread).take();
+        if let Some(thread) = thread
+            && tokio::task::spawn_blocking(move || thread.join()).await.is_err()
+        {
+            tracing::error!("the store's thread ended in a panic");
+        }
+    }
+
+    /// A task with its sessions.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn task(&self, id: TaskId) -> Result<Option<TaskView>, ReadError> {
+        self.read(move |reads| reads.task(id)).await
+    }
+
+    /// The task that a person means by an id or the beginning of one.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn find_task(&self, text: &str) -> Result<Named, ReadError> {
+        let prefix = text.trim().to_ascii_lowercase();
+        let hex = prefix.bytes().all(|b| b.is_ascii_hexdigit());
+        if !hex || !(MIN_PREFIX..=32).contains(&prefix.len()) {
+            return Ok(Named::NotFound);
+        }
+        let found = self.read(move |reads| reads.tasks_with_prefix(&prefix)).await?;
+        Ok(match found.as_slice() {
+            [] => Named::NotFound,
+            [id] => Named::One(*id),
+            [..] => Named::Ambiguous,
+        })
+    }
+
+    /// A page of a project's tasks, newest first.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn tasks(
+        &self,
+        project: &ProjectId,
+        after: Option<PageToken>,
+        limit: u32,
+    ) -> Result<TaskPage, ReadError> {
+        let project = project.clone();
+        let limit = limit.clamp(1, MAX_PAGE);
+        self.read(move |reads| reads.tasks(&project, after, limit)).await
+    }
+
+    /// Everything an offer of a job says.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn work(&self, task: TaskId, job: JobId) -> Result<Option<Work>, ReadError> {
+        self.read(move |reads| reads.work(task, job)).await
+    }
+
+    /// Every job that waits, the longest waiting first.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn queued_jobs(&self) -> Result<Vec<QueuedJob>, ReadError> {
+        self.read(|reads| reads.queued_jobs()).await
+    }
+
+    /// An attempt.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn attempt(&self, id: AttemptId) -> Result<Option<AttemptView>, ReadError> {
+        self.read(move |reads| reads.attempt(id)).await
+    }
+
+    /// Every attempt of a task, in the order they were started.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn attempts_of(&self, task: TaskId) -> Result<Vec<AttemptView>, ReadError> {
+        self.read(move |reads| reads.attempts_of(task)).await
+    }
+
+    /// The attempts that have authority, of one agent or of all, in the order they were started.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn live_attempts(&self, agent: Option<AgentId>) -> Result<Vec<LiveAttempt>, ReadError> {
+        self.read(move |reads| reads.live_attempts(agent)).await
+    }
+
+    /// The live attempts whose lease ended.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn expired(&self, now: Timestamp) -> Result<Vec<LiveAttempt>, ReadError> {
+        self.read(move |reads| reads.expired(now)).await
+    }
+
+    /// The events of a task after a position, in order.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn events(&self, task: TaskId, after: u64, limit: u32) -> Result<Vec<TaskEvent>, ReadError> {
+        let limit = limit.clamp(1, MAX_PAGE);
+        self.read(move |reads| reads.events(task, after, limit)).await
+    }
+
+    /// Every agent that was ever recorded, by name. Which are connected is not known here.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn agents(&self) -> Result<Vec<Agent>, ReadError> {
+        self.read(|reads| reads.agents()).await
+    }
+
+    /// The size of a base context; `None` when it was never put.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn context_size(&self, project: &ProjectId, digest: &Digest) -> Result<Option<u64>, ReadError> {
+        let (project, digest) = (project.clone(), digest.clone());
+        self.read(move |reads| reads.context_size(&project, &digest)).await
+    }
+
+    /// How often a base context was stored and sent; `None` when it was never put.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn context_stats(&self, project: &ProjectId, digest: &Digest) -> Result<Option<ContextStats>, ReadError> {
+        let (project, digest) = (project.clone(), digest.clone());
+        self.read(move |reads| reads.context_stats(&project, &digest)).await
+    }
+
+    /// What is going on, in numbers.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn counts(&self) -> Result<Counts, ReadError> {
+        self.read(|reads| reads.counts()).await
+    }
+
+    async fn read<T, F>(&self, read: F) -> Result<T, ReadError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn Reads) -> Result<T, EngineError> + Send + 'static,
+    {
+        match &self.engine {
+            Engine::Sqlite { readers, .. } => readers.clone().read(read).await,
+            Engine::Memory(model) => Ok(read(&*lock(model))?),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A command that panics is a fault of this program; others are told what is stored.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -208,7 +208,7 @@ pub struct ExtendAllLeases {
     pub lease_until: Timestamp,
 }
 
-/// Stores who an agent is. Whether it drains stays as it was.
+/// Stores who an agent is. A new start of it takes work again; the same one drains on.
 #[derive(Debug, Clone)]
 pub struct RecordAgent {
     /// The agent as its Hello describes it; `draining` is not looked at.
@@ -263,14 +263,7 @@ pub struct RecordContextSent {
     pub bytes: u64,
 }
 
-/// Forgets requests that are too old to be repeated.
-#[derive(Debug, Clone)]
-pub struct PruneRequests {
-    /// Those older than this.
-    pub before: Timestamp,
-}
-
-/// How long a request can be repeated: 7 days.
+/// How long a request can be repeated, at least: 7 days.
 pub const REQUEST_LIFETIME: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 60 * 60);
 
 /// What followed from a command: whom to wake, whom to tell.

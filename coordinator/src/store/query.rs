@@ -3,11 +3,15 @@
 
 use kage_core::attempt::Attempt;
 use kage_core::event::Event;
-use kage_core::id::{AgentId, AttemptId, BootId, JobId, SessionId, SessionName, TaskId};
+use kage_core::fleet::Agent;
+use kage_core::id::{AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, SessionName, TaskId};
 use kage_core::job::Job;
 use kage_core::session::Session;
 use kage_core::task::{Task, TaskSpec};
 use kage_core::time::Timestamp;
+
+use super::command::QueuedJob;
+use super::error::EngineError;
 
 /// A task with its sessions, in the order of its assignments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,4 +181,23 @@ pub struct Counts {
     pub queued: u64,
     /// Jobs that are worked on.
     pub leased: u64,
+}
+
+/// Every read, once per engine.
+pub(super) trait Reads {
+    fn task(&self, id: TaskId) -> Result<Option<TaskView>, EngineError>;
+    fn tasks(&self, project: &ProjectId, after: Option<PageToken>, limit: u32) -> Result<TaskPage, EngineError>;
+    /// `prefix` is lower-case hex, 4 to 32 digits.
+    fn tasks_with_prefix(&self, prefix: &str) -> Result<Vec<TaskId>, EngineError>;
+    fn work(&self, task: TaskId, job: JobId) -> Result<Option<Work>, EngineError>;
+    fn queued_jobs(&self) -> Result<Vec<QueuedJob>, EngineError>;
+    fn attempt(&self, id: AttemptId) -> Result<Option<AttemptView>, EngineError>;
+    fn attempts_of(&self, task: TaskId) -> Result<Vec<AttemptView>, EngineError>;
+    fn live_attempts(&self, agent: Option<AgentId>) -> Result<Vec<LiveAttempt>, EngineError>;
+    fn expired(&self, now: Timestamp) -> Result<Vec<LiveAttempt>, EngineError>;
+    fn events(&self, task: TaskId, after: u64, limit: u32) -> Result<Vec<TaskEvent>, EngineError>;
+    fn agents(&self) -> Result<Vec<Agent>, EngineError>;
+    fn context_size(&self, project: &ProjectId, digest: &Digest) -> Result<Option<u64>, EngineError>;
+    fn context_stats(&self, project: &ProjectId, digest: &Digest) -> Result<Option<ContextStats>, EngineError>;
+    fn counts(&self) -> Result<Counts, EngineError>;
 }

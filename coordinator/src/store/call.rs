@@ -1,0 +1,92 @@
+//! A command on its way to an engine: carried out once, answered once, with its type erased.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::apply::Command;
+use super::error::{EngineError, StoreError};
+use super::rows::{Failed, Rows};
+
+/// What became of the transaction that a command was part of.
+#[derive(Debug, Clone)]
+pub(super) enum Fate {
+    /// Everything in it is durable.
+    Committed,
+    /// It may be durable or not.
+    Unknown(Arc<EngineError>),
+    /// Nothing of it was stored.
+    BrokenOff(Arc<EngineError>),
+}
+
+/// Whether what a command wrote is to be kept.
+#[derive(Debug)]
+#[must_use]
+pub(super) enum Verdict {
+    /// It is.
+    Keep,
+    /// It is not: the command was refused.
+    TakeBack,
+    /// It is not: the engine failed.
+    EngineFailed,
+}
+
+/// A command whose type the engine does not know.
+pub(super) trait Call: Send {
+    /// Carries it out. Called once.
+    fn apply(&mut self, rows: &mut dyn Rows) -> Verdict;
+
+    /// Answers the caller. A caller who went away does not mind.
+    fn answer(self: Box<Self>, fate: &Fate);
+}
+
+/// A command and the one who waits for it.
+#[derive(Debug)]
+pub(super) struct Pending<C: Command> {
+    command: Option<C>,
+    outcome: Option<Result<C::Outcome, StoreError>>,
+    reply: oneshot::Sender<Result<C::Outcome, StoreError>>,
+}
+
+impl<C: Command> Pending<C> {
+    /// The command and where its answer comes out.
+    pub(super) fn new(command: C) -> (Self, oneshot::Receiver<Result<C::Outcome, StoreError>>) {
+        let (reply, answer) = oneshot::channel();
+        let pending = Self {
+            command: Some(command),
+            outcome: None,
+            reply,
+        };
+        (pending, answer)
+    }
+}
+
+impl<C: Command> Call for Pending<C> {
+    fn apply(&mut self, rows: &mut dyn Rows) -> Verdict {
+        let Some(command) = self.command.take() else {
+            return Verdict::TakeBack;
+        };
+        let (outcome, verdict) = match command.apply(rows) {
+            Ok(outcome) => (Ok(outcome), Verdict::Keep),
+            Err(Failed::Refused(error)) => (Err(error), Verdict::TakeBack),
+            Err(Failed::Engine(error)) => {
+                let source = Arc::new(error);
+                (Err(StoreError::Engine { source }), Verdict::EngineFailed)
+            }
+        };
+        self.outcome = Some(outcome);
+        verdict
+    }
+
+    fn answer(self: Box<Self>, fate: &Fate) {
+        let answer = match (fate, self.outcome) {
+            (Fate::Committed, Some(outcome)) => outcome,
+            (Fate::Unknown(source), _) => Err(StoreError::Unknown { source: source.clone() }),
+            // What was decided in a transaction that is gone was decided on rows that are gone.
+            (Fate::BrokenOff(source), _) => Err(StoreError::Engine { source: source.clone() }),
+            (Fate::Committed, None) => Err(StoreError::Closed),
+        };
+        // The caller may have stopped waiting; what was done stays done.
+        drop(self.reply.send(answer));
+    }
+}

@@ -1,0 +1,177 @@
+//! The rows that commands load and save: the port that every engine implements. Functions
+//! are small and decide nothing; each works inside the transaction of one command.
+
+use kage_core::attempt::Attempt;
+use kage_core::event::Event;
+use kage_core::fleet::Agent;
+use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::job::Job;
+use kage_core::session::{Session, SessionStateKind};
+use kage_core::task::{Labels, Policy, Task, TaskState};
+use kage_core::time::Timestamp;
+
+use super::error::{EngineError, StoreError};
+
+/// Why a command ends without an outcome. Whatever it wrote is taken back.
+#[derive(Debug)]
+pub enum Failed {
+    /// It may not be carried out.
+    Refused(StoreError),
+    /// The engine failed.
+    Engine(EngineError),
+}
+
+impl From<EngineError> for Failed {
+    fn from(source: EngineError) -> Self {
+        Self::Engine(source)
+    }
+}
+
+/// The part of a task that changes, and what decides on it. The prompt stays where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskHead {
+    /// Its id.
+    pub id: TaskId,
+    /// Its scope.
+    pub project: ProjectId,
+    /// Its rules.
+    pub policy: Policy,
+    /// Where it stands.
+    pub state: TaskState,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Position of its last event.
+    pub last_event: u64,
+}
+
+/// A job and what placing it takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobRow {
+    /// The job.
+    pub job: Job,
+    /// The adapter of its session.
+    pub adapter: AdapterName,
+    /// Labels its agent must carry.
+    pub requirements: Labels,
+    /// When it began to wait, this time.
+    pub queued_at: Timestamp,
+}
+
+/// What is shown with an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptNote {
+    /// Name of its agent.
+    pub agent_name: String,
+    /// Name of its job's kind.
+    pub job_kind: &'static str,
+    /// When it was started.
+    pub started_at: Timestamp,
+}
+
+/// A client's call, as it is found again.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestKey {
+    /// Who called.
+    pub principal: String,
+    /// What kind of command.
+    pub method: &'static str,
+    /// The caller's id for it.
+    pub id: String,
+}
+
+/// What a client's call asked for, and what it was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestRow {
+    /// Digest of what was asked for.
+    pub payload: Digest,
+    /// What the reply is made from.
+    pub reply: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A base context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContextRow {
+    /// Its size in bytes.
+    pub size: u64,
+    /// How often it was put.
+    pub times_put: u64,
+    /// Sessions that use it.
+    pub sessions: u64,
+    /// Bytes of their deltas.
+    pub delta_bytes: u64,
+}
+
+/// The rows of one engine, inside the transaction of one command.
+///
+/// `insert_*` refuses an id that is in use; `save_*` replaces a row that was loaded before.
+pub trait Rows {
+    /// A call made before.
+    fn request(&mut self, key: &RequestKey) -> Result<Option<RequestRow>, Failed>;
+    /// Remembers a call.
+    fn insert_request(&mut self, key: &RequestKey, row: &RequestRow) -> Result<(), Failed>;
+    /// Forgets those of the `limit` oldest calls that were made before `before`.
+    fn forget_requests(&mut self, before: Timestamp, limit: u32) -> Result<(), Failed>;
+
+    /// Stores a task.
+    fn insert_task(&mut self, task: &Task) -> Result<(), Failed>;
+    /// A task, its spec apart.
+    fn task(&mut self, id: TaskId) -> Result<Option<TaskHead>, Failed>;
+    /// Saves state, end and last event.
+    fn save_task(&mut self, task: &TaskHead) -> Result<(), Failed>;
+
+    /// Stores a session at its place among those of the task.
+    fn insert_session(&mut self, session: &Session, position: usize) -> Result<(), Failed>;
+    /// A session.
+    fn session(&mut self, task: TaskId, id: SessionId) -> Result<Option<Session>, Failed>;
+    /// Saves everything that changes.
+    fn save_session(&mut self, session: &Session) -> Result<(), Failed>;
+    /// Where the sessions of a task stand, each kind once.
+    fn session_states(&mut self, task: TaskId) -> Result<Vec<SessionStateKind>, Failed>;
+
+    /// Stores a job.
+    fn insert_job(&mut self, row: &JobRow) -> Result<(), Failed>;
+    /// A job.
+    fn job(&mut self, task: TaskId, id: JobId) -> Result<Option<JobRow>, Failed>;
+    /// Saves everything that changes.
+    fn save_job(&mut self, row: &JobRow) -> Result<(), Failed>;
+    /// The jobs of a task that are not over, by id.
+    fn open_jobs(&mut self, task: TaskId) -> Result<Vec<JobRow>, Failed>;
+
+    /// Stores an attempt.
+    fn insert_attempt(&mut self, attempt: &Attempt, note: &AttemptNote) -> Result<(), Failed>;
+    /// An attempt.
+    fn attempt(&mut self, id: AttemptId) -> Result<Option<Attempt>, Failed>;
+    /// Saves lease, last event and state.
+    fn save_attempt(&mut self, attempt: &Attempt) -> Result<(), Failed>;
+    /// The live attempts of an agent, oldest first.
+    fn live_attempts(&mut self, agent: AgentId) -> Result<Vec<Attempt>, Failed>;
+    /// Extends every live lease that ends earlier.
+    fn extend_leases(&mut self, until: Timestamp) -> Result<(), Failed>;
+
+    /// Stores an event at its position in the task.
+    fn insert_event(&mut self, task: TaskId, pos: u64, attempt: AttemptId, event: &Event) -> Result<(), Failed>;
+
+    /// The present start of an agent.
+    fn agent_boot(&mut self, id: AgentId) -> Result<Option<BootId>, Failed>;
+    /// An agent.
+    fn agent(&mut self, id: AgentId) -> Result<Option<Agent>, Failed>;
+    /// Stores or replaces an agent.
+    fn put_agent(&mut self, agent: &Agent) -> Result<(), Failed>;
+    /// Notes when an agent was last heard of.
+    fn save_agent_seen(&mut self, id: AgentId, at: Timestamp) -> Result<(), Failed>;
+
+    /// A base context.
+    fn context(&mut self, project: &ProjectId, digest: &Digest) -> Result<Option<ContextRow>, Failed>;
+    /// Stores or replaces a base context.
+    fn put_context(&mut self, project: &ProjectId, digest: &Digest, row: &ContextRow) -> Result<(), Failed>;
+    /// Counts one more sending of a base context.
+    fn add_context_sent(
+        &mut self,
+        project: &ProjectId,
+        digest: &Digest,
+        agent: AgentId,
+        bytes: u64,
+    ) -> Result<(), Failed>;
+}

@@ -1,0 +1,201 @@
+//! SQLite: how its file is opened, checked and brought to the present schema. What is read
+//! and written is in the modules below this one; the thread that writes is `writer`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::OpenError;
+
+mod reads;
+mod record;
+mod rows;
+mod schema;
+mod value;
+
+pub(super) use rows::SqliteRows;
+
+/// The first release without the WAL-reset fault, as numbers and as text.
+const REQUIRED_SQLITE: (i32, &str) = (3_051_003, "3.51.3");
+/// Marks a file as ours: "KAGE" in ASCII.
+const APPLICATION_ID: u32 = 0x4b41_4745;
+/// How long a statement waits for a lock of another process, such as a backup tool.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Statements kept prepared per connection: more than there are.
+const PREPARED: usize = 128;
+
+/// One database file.
+#[derive(Debug, Clone)]
+pub(super) struct Database {
+    path: PathBuf,
+}
+
+impl Database {
+    /// A database at this path, made when it does not exist.
+    ///
+    /// # Errors
+    /// When this program must not or cannot use it.
+    pub(super) fn new(path: &Path) -> Result<(Self, Connection), OpenError> {
+        check_version(rusqlite::version_number(), rusqlite::version())?;
+        let database = Self { path: path.to_owned() };
+        let mut writer = database.open_writer()?;
+        database.check_owner(&writer)?;
+        schema::migrate(&mut writer, path)?;
+        Ok((database, writer))
+    }
+
+    /// A connection that writes.
+    pub(super) fn open_writer(&self) -> Result<Connection, OpenError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags).map_err(|source| self.failed(source))?;
+        self.configure(&connection)?;
+        let mode = connection
+            .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))
+            .map_err(|source| self.failed(source))?;
+        if mode != "wal" {
+            return Err(OpenError::Setting {
+                path: self.path.clone(),
+                what: "WAL",
+                found: mode,
+            });
+        }
+        connection
+            .execute_batch(
+                // Without FULL an acknowledged commit can be lost with the power.
+                "PRAGMA synchronous = FULL;
+                 PRAGMA foreign_keys = ON;
+                 PRAGMA cache_size = -65536;
+                 PRAGMA wal_autocheckpoint = 4000;
+                 PRAGMA journal_size_limit = 67108864;",
+            )
+            .map_err(|source| self.failed(source))?;
+        let synchronous: i64 = connection
+            .pragma_query_value(None, "synchronous", |row| row.get(0))
+            .map_err(|source| self.failed(source))?;
+        if synchronous != 2 {
+            return Err(OpenError::Setting {
+                path: self.path.clone(),
+                what: "synchronous = FULL",
+                found: synchronous.to_string(),
+            });
+        }
+        Ok(connection)
+    }
+
+    /// A connection that reads, beside the writer.
+    pub(super) fn open_reader(&self) -> Result<Connection, OpenError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags).map_err(|source| self.failed(source))?;
+        self.configure(&connection)?;
+        connection
+            .execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192;")
+            .map_err(|source| self.failed(source))?;
+        Ok(connection)
+    }
+
+    fn configure(&self, connection: &Connection) -> Result<(), OpenError> {
+        connection.set_prepared_statement_cache_capacity(PREPARED);
+        connection
+            .busy_timeout(BUSY_TIMEOUT)
+            .and_then(|()| {
+                connection.execute_batch(
+                    // A mapped file turns a disk error into a signal that ends the program.
+                    "PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF;",
+                )
+            })
+            .map_err(|source| self.failed(source))
+    }
+
+    fn check_owner(&self, connection: &Connection) -> Result<(), OpenError> {
+        let found: u32 = connection
+            .pragma_query_value(None, "application_id", |row| row.get(0))
+            .map_err(|source| self.failed(source))?;
+        let tables: i64 = connection
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+            .map_err(|source| self.failed(source))?;
+        if found == APPLICATION_ID || (found == 0 && tables == 0) {
+            return Ok(());
+        }
+        Err(OpenError::NotOurs {
+            path: self.path.clone(),
+            found,
+        })
+    }
+
+    fn failed(&self, source: rusqlite::Error) -> OpenError {
+        OpenError::Sqlite {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+fn check_version(number: i32, found: &'static str) -> Result<(), OpenError> {
+    let (least, required) = REQUIRED_SQLITE;
+    if number < least {
+        return Err(OpenError::SqliteTooOld { found, required });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open_error(path: &Path) -> OpenError {
+        Database::new(path).map(|_| ()).unwrap_err()
+    }
+
+    #[test]
+    fn refuses_an_old_sqlite() {
+        assert!(check_version(3_051_002, "3.51.2").is_err());
+        assert!(check_version(3_051_003, "3.51.3").is_ok());
+        assert!(check_version(rusqlite::version_number(), rusqlite::version()).is_ok());
+    }
+
+    #[test]
+    fn refuses_a_newer_schema_and_leaves_it_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        drop(Database::new(&path).unwrap());
+        let newer = schema::KNOWN + 1;
+        Connection::open(&path)
+            .unwrap()
+            .pragma_update(None, "user_version", newer)
+            .unwrap();
+        let error = open_error(&path);
+        assert!(
+            matches!(error, OpenError::SchemaTooNew { found, .. } if found == newer),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn refuses_the_database_of_another_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch("CREATE TABLE notes(text TEXT)")
+            .unwrap();
+        assert!(matches!(open_error(&path), OpenError::NotOurs { found: 0, .. }));
+        Connection::open(&path)
+            .unwrap()
+            .pragma_update(None, "application_id", 7)
+            .unwrap();
+        assert!(matches!(open_error(&path), OpenError::NotOurs { found: 7, .. }));
+    }
+
+    #[test]
+    fn migrating_twice_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        drop(Database::new(&path).unwrap());
+        let (_, connection) = Database::new(&path).unwrap();
+        let version: u32 = connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .unwrap();
+        assert_eq!(version, schema::KNOWN);
+    }
+}

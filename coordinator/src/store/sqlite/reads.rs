@@ -1,0 +1,377 @@
+//! What is read from SQLite, each answer from one snapshot.
+
+use kage_core::fleet::Agent;
+use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, TaskId};
+use kage_core::session::Session;
+use kage_core::task::Task;
+use kage_core::time::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+
+use super::record::{
+    self, ATTEMPT_COLUMNS, JOB_COLUMNS, SESSION_COLUMNS, agent_columns, attempt_columns, job_columns, session_columns,
+};
+use super::value::{
+    failed, get, get_id, get_int, get_job_kind, get_json, get_optional_time, get_parsed, get_task_state, get_time, id,
+    int, time,
+};
+use crate::store::apply::waiting;
+use crate::store::command::QueuedJob;
+use crate::store::error::EngineError;
+use crate::store::query::{
+    AttemptView, ContextSent, ContextStats, Counts, LiveAttempt, PageToken, Reads, TaskEvent, TaskPage, TaskView, Work,
+};
+
+type Result<T> = std::result::Result<T, EngineError>;
+
+fn one<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+    read: impl FnOnce(&Row<'_>) -> Result<T>,
+) -> Result<Option<T>> {
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let mut rows = statement.query(params).map_err(failed)?;
+    rows.next().map_err(failed)?.map(read).transpose()
+}
+
+fn all<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+    read: impl Fn(&Row<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let mut rows = statement.query(params).map_err(failed)?;
+    let mut values = Vec::new();
+    while let Some(row) = rows.next().map_err(failed)? {
+        values.push(read(row)?);
+    }
+    Ok(values)
+}
+
+/// Several statements on one snapshot.
+fn snapshot<T>(connection: &Connection, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    let transaction = connection.unchecked_transaction().map_err(failed)?;
+    let value = read(&transaction)?;
+    transaction.finish().map_err(failed)?;
+    Ok(value)
+}
+
+macro_rules! task_columns {
+    () => {
+        "t.n, t.id, t.state, t.created_at, t.ended_at, t.last_event, p.spec FROM tasks t JOIN specs p ON p.task = t.n"
+    };
+}
+
+/// A task without its sessions, and its number.
+fn task_row(row: &Row<'_>) -> Result<(i64, TaskView)> {
+    let task = Task {
+        id: get_id(row, 1)?,
+        state: get_task_state(row, 2)?,
+        created_at: get_time(row, 3)?,
+        ended_at: get_optional_time(row, 4)?,
+        spec: get_json(row, 6, "task")?,
+    };
+    let view = TaskView {
+        task,
+        sessions: Vec::new(),
+        last_event: get_int(row, 5)?,
+    };
+    Ok((get(row, 0)?, view))
+}
+
+fn sessions(connection: &Connection, n: i64, task: TaskId) -> Result<Vec<Session>> {
+    all(
+        connection,
+        concat!(
+            "SELECT ",
+            session_columns!(),
+            " FROM sessions s WHERE s.task = ?1 ORDER BY s.position"
+        ),
+        params![n],
+        |row| record::session(row, task),
+    )
+}
+
+macro_rules! view_columns {
+    () => {
+        concat!(
+            attempt_columns!(),
+            ", a.agent_name, a.job_kind, s.name, a.started_at FROM attempts a JOIN tasks t ON t.n = a.task \
+             JOIN sessions s ON s.task = a.task AND s.id = a.session"
+        )
+    };
+}
+
+fn attempt_view(row: &Row<'_>) -> Result<AttemptView> {
+    Ok(AttemptView {
+        attempt: record::attempt(row)?,
+        agent_name: get(row, ATTEMPT_COLUMNS)?,
+        job_kind: get_job_kind(row, ATTEMPT_COLUMNS + 1)?,
+        session_name: get_parsed(row, ATTEMPT_COLUMNS + 2, "session name")?,
+        started_at: get_time(row, ATTEMPT_COLUMNS + 3)?,
+    })
+}
+
+macro_rules! live_columns {
+    () => {
+        "a.id, a.job, a.session, t.id, a.agent, a.boot, a.lease_until FROM attempts a JOIN tasks t ON t.n = a.task \
+         WHERE a.ended_at IS NULL"
+    };
+}
+
+fn live(row: &Row<'_>) -> Result<LiveAttempt> {
+    Ok(LiveAttempt {
+        attempt: get_id(row, 0)?,
+        job: get_id(row, 1)?,
+        session: get_id(row, 2)?,
+        task: get_id(row, 3)?,
+        agent: get_id(row, 4)?,
+        boot: get_id(row, 5)?,
+        lease_until: get_time(row, 6)?,
+    })
+}
+
+/// The smallest and the largest id with this prefix.
+fn prefix_range(prefix: &str) -> Option<(TaskId, TaskId)> {
+    let low = format!("{prefix:0<32}").parse().ok()?;
+    let high = format!("{prefix:f<32}").parse().ok()?;
+    Some((low, high))
+}
+
+impl Reads for Connection {
+    fn task(&self, task: TaskId) -> Result<Option<TaskView>> {
+        snapshot(self, |snapshot| {
+            let found = one(
+                snapshot,
+                concat!("SELECT ", task_columns!(), " WHERE t.id = ?1"),
+                params![id(task)],
+                task_row,
+            )?;
+            let Some((n, mut view)) = found else { return Ok(None) };
+            view.sessions = sessions(snapshot, n, task)?;
+            Ok(Some(view))
+        })
+    }
+
+    fn tasks(&self, project: &ProjectId, after: Option<PageToken>, limit: u32) -> Result<TaskPage> {
+        snapshot(self, |snapshot| {
+            // One more than asked for, to know whether there is another page.
+            let mut found = all(
+                snapshot,
+                concat!(
+                    "SELECT ",
+                    task_columns!(),
+                    " WHERE t.project = ?1 AND t.n < ?2 ORDER BY t.n DESC LIMIT ?3"
+                ),
+                params![
+                    project.as_str(),
+                    after.map_or(i64::MAX, |token| int(token.0)),
+                    i64::from(limit) + 1
+                ],
+                task_row,
+            )?;
+            let next = found
+                .get(limit as usize)
+                .and_then(|(n, _)| u64::try_from(n + 1).ok())
+                .map(PageToken);
+            found.truncate(limit as usize);
+            let mut tasks = Vec::with_capacity(found.len());
+            for (n, mut view) in found {
+                view.sessions = sessions(snapshot, n, view.task.id)?;
+                tasks.push(view);
+            }
+            Ok(TaskPage { tasks, next })
+        })
+    }
+
+    fn tasks_with_prefix(&self, prefix: &str) -> Result<Vec<TaskId>> {
+        let Some((low, high)) = prefix_range(prefix) else {
+            return Ok(Vec::new());
+        };
+        all(
+            self,
+            "SELECT id FROM tasks WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT 2",
+            params![id(low), id(high)],
+            |row| get_id(row, 0),
+        )
+    }
+
+    fn work(&self, task: TaskId, job: JobId) -> Result<Option<Work>> {
+        one(
+            self,
+            concat!(
+                "SELECT ",
+                session_columns!(),
+                ", ",
+                job_columns!(),
+                ", p.spec FROM tasks t JOIN specs p ON p.task = t.n JOIN jobs j ON j.task = t.n \
+                 JOIN sessions s ON s.task = t.n AND s.id = j.session WHERE t.id = ?1 AND j.id = ?2"
+            ),
+            params![id(task), id(job)],
+            |row| {
+                let job = record::job_at(row, SESSION_COLUMNS, task)?.job;
+                Ok(Work {
+                    spec: get_json(row, SESSION_COLUMNS + JOB_COLUMNS, "task")?,
+                    session: record::session(row, task)?,
+                    number: job.started + 1,
+                    job,
+                })
+            },
+        )
+    }
+
+    fn queued_jobs(&self) -> Result<Vec<QueuedJob>> {
+        let found = all(
+            self,
+            concat!(
+                "SELECT ",
+                job_columns!(),
+                ", t.id, t.project FROM jobs j JOIN tasks t ON t.n = j.task WHERE j.state < 2 AND j.state = 0 \
+                 ORDER BY j.queued_at, j.id"
+            ),
+            params![],
+            |row| {
+                let job = record::job(row, get_id(row, JOB_COLUMNS)?)?;
+                Ok(waiting(&job, &get_parsed(row, JOB_COLUMNS + 1, "project")?))
+            },
+        )?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    fn attempt(&self, attempt: AttemptId) -> Result<Option<AttemptView>> {
+        one(
+            self,
+            concat!("SELECT ", view_columns!(), " WHERE a.id = ?1"),
+            params![id(attempt)],
+            attempt_view,
+        )
+    }
+
+    fn attempts_of(&self, task: TaskId) -> Result<Vec<AttemptView>> {
+        all(
+            self,
+            concat!("SELECT ", view_columns!(), " WHERE t.id = ?1 ORDER BY a.n"),
+            params![id(task)],
+            attempt_view,
+        )
+    }
+
+    fn live_attempts(&self, agent: Option<AgentId>) -> Result<Vec<LiveAttempt>> {
+        match agent {
+            Some(agent) => all(
+                self,
+                concat!("SELECT ", live_columns!(), " AND a.agent = ?1 ORDER BY a.n"),
+                params![id(agent)],
+                live,
+            ),
+            None => all(
+                self,
+                concat!("SELECT ", live_columns!(), " ORDER BY a.n"),
+                params![],
+                live,
+            ),
+        }
+    }
+
+    fn expired(&self, now: Timestamp) -> Result<Vec<LiveAttempt>> {
+        all(
+            self,
+            concat!("SELECT ", live_columns!(), " AND a.lease_until <= ?1 ORDER BY a.n"),
+            params![time(now)],
+            live,
+        )
+    }
+
+    fn events(&self, task: TaskId, after: u64, limit: u32) -> Result<Vec<TaskEvent>> {
+        all(
+            self,
+            "SELECT e.pos, a.id, a.number, a.job_kind, a.session, s.name, a.agent_name, e.event \
+             FROM events e JOIN attempts a ON a.n = e.attempt \
+             JOIN sessions s ON s.task = e.task AND s.id = a.session \
+             WHERE e.task = (SELECT n FROM tasks WHERE id = ?1) AND e.pos > ?2 ORDER BY e.pos LIMIT ?3",
+            params![id(task), int(after), limit],
+            |row| {
+                Ok(TaskEvent {
+                    pos: get_int(row, 0)?,
+                    attempt: get_id(row, 1)?,
+                    number: get(row, 2)?,
+                    job_kind: get_job_kind(row, 3)?,
+                    session: get_id(row, 4)?,
+                    session_name: get_parsed(row, 5, "session name")?,
+                    agent_name: get(row, 6)?,
+                    event: get_json(row, 7, "event")?,
+                })
+            },
+        )
+    }
+
+    fn agents(&self) -> Result<Vec<Agent>> {
+        all(
+            self,
+            concat!("SELECT ", agent_columns!(), " FROM agents ORDER BY name, id"),
+            params![],
+            record::agent,
+        )
+    }
+
+    fn context_size(&self, project: &ProjectId, digest: &Digest) -> Result<Option<u64>> {
+        one(
+            self,
+            "SELECT size FROM contexts WHERE project = ?1 AND digest = ?2",
+            params![project.as_str(), digest.as_str()],
+            |row| get_int(row, 0),
+        )
+    }
+
+    fn context_stats(&self, project: &ProjectId, digest: &Digest) -> Result<Option<ContextStats>> {
+        snapshot(self, |snapshot| {
+            let found = one(
+                snapshot,
+                "SELECT size, times_put, sessions, delta_bytes FROM contexts WHERE project = ?1 AND digest = ?2",
+                params![project.as_str(), digest.as_str()],
+                |row| {
+                    Ok(ContextStats {
+                        size: get_int(row, 0)?,
+                        times_put: get_int(row, 1)?,
+                        sessions: get_int(row, 2)?,
+                        delta_bytes: get_int(row, 3)?,
+                        sent: Vec::new(),
+                    })
+                },
+            )?;
+            let Some(mut stats) = found else { return Ok(None) };
+            stats.sent = all(
+                snapshot,
+                "SELECT c.agent, coalesce(a.name, ''), c.times, c.bytes FROM contexts_sent c \
+                 LEFT JOIN agents a ON a.id = c.agent WHERE c.project = ?1 AND c.digest = ?2 ORDER BY c.agent",
+                params![project.as_str(), digest.as_str()],
+                |row| {
+                    Ok(ContextSent {
+                        agent: get_id(row, 0)?,
+                        agent_name: get(row, 1)?,
+                        times: get_int(row, 2)?,
+                        bytes: get_int(row, 3)?,
+                    })
+                },
+            )?;
+            Ok(Some(stats))
+        })
+    }
+
+    fn counts(&self) -> Result<Counts> {
+        // One statement per state, so that each is a range of the index of open jobs; SQLite
+        // uses that index only where its own condition stands.
+        let count = |sql| -> Result<u64> {
+            let found: Option<i64> = self
+                .prepare_cached(sql)
+                .and_then(|mut statement| statement.query_row([], |row| row.get(0)).optional())
+                .map_err(failed)?;
+            Ok(u64::try_from(found.unwrap_or_default()).unwrap_or_default())
+        };
+        Ok(Counts {
+            queued: count("SELECT count(*) FROM jobs WHERE state < 2 AND state = 0")?,
+            leased: count("SELECT count(*) FROM jobs WHERE state < 2 AND state = 1")?,
+        })
+    }
+}

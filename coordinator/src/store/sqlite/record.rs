@@ -1,0 +1,170 @@
+//! Whole rows as domain values. Each has the list of its columns, which every query that
+//! reads it begins with, and the function that reads them in that order.
+
+use kage_core::attempt::Attempt;
+use kage_core::fleet::Agent;
+use kage_core::id::TaskId;
+use kage_core::job::{Affinity, Job, JobKind, JobState};
+use kage_core::session::Session;
+use rusqlite::Row;
+
+use super::value::{
+    corrupt, get, get_attempt_state, get_id, get_int, get_json, get_optional_id, get_optional_json, get_optional_time,
+    get_parsed, get_time,
+};
+use crate::store::error::EngineError;
+use crate::store::rows::JobRow;
+
+/// Columns of `sessions s`, for [`session`].
+macro_rules! session_columns {
+    () => {
+        "s.id, s.detail, s.name, s.adapter, s.model, s.cancel_requested, s.agent, s.attempts, s.activity, \
+         s.activity_at, s.usage, s.call_retries, s.pending_result, s.started_at, s.ended_at"
+    };
+}
+pub(super) use session_columns;
+
+/// How many those are.
+pub(super) const SESSION_COLUMNS: usize = 15;
+
+pub(super) fn session(row: &Row<'_>, task: TaskId) -> Result<Session, EngineError> {
+    let activity: Option<String> = get(row, 8)?;
+    let activity_at = get_optional_time(row, 9)?;
+    Ok(Session {
+        id: get_id(row, 0)?,
+        task,
+        state: get_json(row, 1, "session state")?,
+        name: get_parsed(row, 2, "session name")?,
+        adapter: get_parsed(row, 3, "adapter name")?,
+        model: get(row, 4)?,
+        cancel_requested: get(row, 5)?,
+        agent: get(row, 6)?,
+        attempts: get(row, 7)?,
+        activity: activity.zip(activity_at),
+        usage: get_optional_json(row, 10, "usage")?.unwrap_or_default(),
+        call_retries: get(row, 11)?,
+        pending_result: get_optional_json(row, 12, "result")?,
+        started_at: get_optional_time(row, 13)?,
+        ended_at: get_optional_time(row, 14)?,
+    })
+}
+
+/// Columns of `jobs j`, for [`job`].
+macro_rules! job_columns {
+    () => {
+        "j.id, j.state, j.session, j.verifies, j.attempt, j.not_before, j.started, j.failed, j.lost, j.prefer, \
+         j.avoid, j.adapter, j.requirements, j.queued_at"
+    };
+}
+pub(super) use job_columns;
+
+/// How many those are.
+pub(super) const JOB_COLUMNS: usize = 14;
+
+const QUEUED: i64 = 0;
+const LEASED: i64 = 1;
+const DONE: i64 = 2;
+
+/// State, attempt and earliest start of a job, as columns.
+pub(super) fn job_state(state: JobState) -> (i64, Option<[u8; 16]>, Option<i64>) {
+    match state {
+        JobState::Queued { not_before } => (QUEUED, None, Some(super::value::time(not_before))),
+        JobState::Leased { attempt } => (LEASED, Some(super::value::id(attempt)), None),
+        JobState::Done => (DONE, None, None),
+    }
+}
+
+pub(super) fn job(row: &Row<'_>, task: TaskId) -> Result<JobRow, EngineError> {
+    job_at(row, 0, task)
+}
+
+/// Reads [`job_columns`] that begin at column `first`.
+pub(super) fn job_at(row: &Row<'_>, first: usize, task: TaskId) -> Result<JobRow, EngineError> {
+    let missing = |what| move || corrupt(what)(format!("a {what} is missing"));
+    let state = match get::<i64>(row, first + 1)? {
+        QUEUED => JobState::Queued {
+            not_before: get_optional_time(row, first + 5)?.ok_or_else(missing("start of a queued job"))?,
+        },
+        LEASED => JobState::Leased {
+            attempt: get_optional_id(row, first + 4)?.ok_or_else(missing("attempt of a leased job"))?,
+        },
+        DONE => JobState::Done,
+        other => return Err(corrupt("job state")(format!("{other} is not a job state"))),
+    };
+    let kind = match get::<Option<String>>(row, first + 3)? {
+        None => JobKind::Session,
+        Some(commit) => JobKind::Verify {
+            commit: commit.parse().map_err(corrupt("commit"))?,
+        },
+    };
+    Ok(JobRow {
+        job: Job {
+            id: get_id(row, first)?,
+            task,
+            session: get_id(row, first + 2)?,
+            kind,
+            state,
+            started: get(row, first + 6)?,
+            failed: get(row, first + 7)?,
+            lost: get(row, first + 8)?,
+            affinity: Affinity {
+                prefer: get_optional_id(row, first + 9)?,
+                avoid: get_optional_id(row, first + 10)?,
+            },
+        },
+        adapter: get_parsed(row, first + 11, "adapter name")?,
+        requirements: get_optional_json(row, first + 12, "labels")?.unwrap_or_default(),
+        queued_at: get_time(row, first + 13)?,
+    })
+}
+
+/// Columns of `attempts a` joined with its task `t`, for [`attempt`].
+macro_rules! attempt_columns {
+    () => {
+        "a.id, a.job, a.session, t.id, a.number, a.token_hash, a.agent, a.boot, a.lease_until, a.acked_seq, \
+         a.ended_at, a.end_reason"
+    };
+}
+pub(super) use attempt_columns;
+
+/// How many those are.
+pub(super) const ATTEMPT_COLUMNS: usize = 12;
+
+pub(super) fn attempt(row: &Row<'_>) -> Result<Attempt, EngineError> {
+    Ok(Attempt {
+        id: get_id(row, 0)?,
+        job: get_id(row, 1)?,
+        session: get_id(row, 2)?,
+        task: get_id(row, 3)?,
+        number: get(row, 4)?,
+        token_hash: get_parsed(row, 5, "digest")?,
+        agent: get_id(row, 6)?,
+        boot: get_id(row, 7)?,
+        lease_until: get_time(row, 8)?,
+        acked_seq: get_int(row, 9)?,
+        state: get_attempt_state(row, 10)?,
+    })
+}
+
+/// Columns of `agents`, for [`agent`].
+macro_rules! agent_columns {
+    () => {
+        "id, name, boot, labels, adapters, slots, pid, version, draining, seen_at"
+    };
+}
+pub(super) use agent_columns;
+
+pub(super) fn agent(row: &Row<'_>) -> Result<Agent, EngineError> {
+    Ok(Agent {
+        id: get_id(row, 0)?,
+        name: get(row, 1)?,
+        boot: get_id(row, 2)?,
+        labels: get_json(row, 3, "labels")?,
+        adapters: get_json(row, 4, "adapters")?,
+        slots: get(row, 5)?,
+        pid: get(row, 6)?,
+        version: get(row, 7)?,
+        draining: get(row, 8)?,
+        seen_at: get_time(row, 9)?,
+    })
+}

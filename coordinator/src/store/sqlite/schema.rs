@@ -1,0 +1,185 @@
+//! The tables, as numbered steps from an empty file to the present. A step that was released
+//! is never edited: a new one follows it.
+//!
+//! Ids are 16 bytes of randomness, so what is looked up by an id needs an index whose pages
+//! lie anywhere. Only tasks, attempts and requests pay for that; everything else is kept
+//! next to its task, whose number `n` grows with time.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::APPLICATION_ID;
+use crate::store::error::OpenError;
+
+const STEPS: &[&str] = &["
+CREATE TABLE tasks (
+    n           INTEGER PRIMARY KEY,
+    id          BLOB NOT NULL UNIQUE,
+    project     TEXT NOT NULL,
+    state       TEXT NOT NULL,
+    created_at  INTEGER NOT NULL,
+    ended_at    INTEGER,
+    last_event  INTEGER NOT NULL,
+    policy      TEXT NOT NULL
+) STRICT;
+CREATE INDEX tasks_by_project ON tasks (project, n);
+
+-- Apart from the task, because it may be large and never changes.
+CREATE TABLE specs (
+    task  INTEGER PRIMARY KEY REFERENCES tasks (n),
+    spec  TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE sessions (
+    task              INTEGER NOT NULL REFERENCES tasks (n),
+    id                BLOB NOT NULL,
+    position          INTEGER NOT NULL,
+    state             TEXT NOT NULL,
+    detail            TEXT NOT NULL,
+    name              TEXT NOT NULL,
+    adapter           TEXT NOT NULL,
+    model             TEXT,
+    cancel_requested  INTEGER NOT NULL,
+    agent             TEXT,
+    attempts          INTEGER NOT NULL,
+    activity          TEXT,
+    activity_at       INTEGER,
+    usage             TEXT,
+    call_retries      INTEGER NOT NULL,
+    pending_result    TEXT,
+    started_at        INTEGER,
+    ended_at          INTEGER,
+    PRIMARY KEY (task, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE jobs (
+    task          INTEGER NOT NULL REFERENCES tasks (n),
+    id            BLOB NOT NULL,
+    state         INTEGER NOT NULL,
+    session       BLOB NOT NULL,
+    verifies      TEXT,
+    attempt       BLOB,
+    not_before    INTEGER,
+    started       INTEGER NOT NULL,
+    failed        INTEGER NOT NULL,
+    lost          INTEGER NOT NULL,
+    prefer        BLOB,
+    avoid         BLOB,
+    adapter       TEXT NOT NULL,
+    requirements  TEXT,
+    queued_at     INTEGER NOT NULL,
+    PRIMARY KEY (task, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX jobs_open ON jobs (state) WHERE state < 2;
+
+CREATE TABLE attempts (
+    n            INTEGER PRIMARY KEY,
+    id           BLOB NOT NULL UNIQUE,
+    task         INTEGER NOT NULL REFERENCES tasks (n),
+    job          BLOB NOT NULL,
+    number       INTEGER NOT NULL,
+    session      BLOB NOT NULL,
+    token_hash   TEXT NOT NULL,
+    agent        BLOB NOT NULL,
+    boot         BLOB NOT NULL,
+    lease_until  INTEGER NOT NULL,
+    acked_seq    INTEGER NOT NULL,
+    ended_at     INTEGER,
+    end_reason   TEXT,
+    agent_name   TEXT NOT NULL,
+    job_kind     TEXT NOT NULL,
+    started_at   INTEGER NOT NULL,
+    UNIQUE (task, job, number)
+) STRICT;
+CREATE INDEX attempts_live ON attempts (agent) WHERE ended_at IS NULL;
+
+CREATE TABLE events (
+    task     INTEGER NOT NULL REFERENCES tasks (n),
+    pos      INTEGER NOT NULL,
+    attempt  INTEGER NOT NULL REFERENCES attempts (n),
+    event    TEXT NOT NULL,
+    PRIMARY KEY (task, pos)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE agents (
+    id        BLOB NOT NULL PRIMARY KEY,
+    name      TEXT NOT NULL,
+    boot      BLOB NOT NULL,
+    labels    TEXT NOT NULL,
+    adapters  TEXT NOT NULL,
+    slots     INTEGER NOT NULL,
+    pid       INTEGER NOT NULL,
+    version   TEXT NOT NULL,
+    draining  INTEGER NOT NULL,
+    seen_at   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE contexts (
+    project      TEXT NOT NULL,
+    digest       TEXT NOT NULL,
+    size         INTEGER NOT NULL,
+    times_put    INTEGER NOT NULL,
+    sessions     INTEGER NOT NULL,
+    delta_bytes  INTEGER NOT NULL,
+    PRIMARY KEY (project, digest)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE contexts_sent (
+    project  TEXT NOT NULL,
+    digest   TEXT NOT NULL,
+    agent    BLOB NOT NULL,
+    times    INTEGER NOT NULL,
+    bytes    INTEGER NOT NULL,
+    PRIMARY KEY (project, digest, agent),
+    FOREIGN KEY (project, digest) REFERENCES contexts (project, digest)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE requests (
+    n          INTEGER PRIMARY KEY,
+    principal  TEXT NOT NULL,
+    method     TEXT NOT NULL,
+    id         TEXT NOT NULL,
+    payload    TEXT NOT NULL,
+    reply      TEXT NOT NULL,
+    at         INTEGER NOT NULL,
+    UNIQUE (principal, method, id)
+) STRICT;
+"];
+
+/// The newest schema that this program knows.
+#[expect(clippy::cast_possible_truncation, reason = "there are a handful of steps")]
+pub(super) const KNOWN: u32 = STEPS.len() as u32;
+
+/// Takes every step that the file has not taken, each in a transaction of its own.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Sqlite {
+        path: path.to_owned(),
+        source,
+    };
+    loop {
+        // The write lock comes first, so that two programs never take one step both.
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed)?;
+        let found: u32 = transaction
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(failed)?;
+        if found > KNOWN {
+            return Err(OpenError::SchemaTooNew {
+                path: path.to_owned(),
+                found,
+                known: KNOWN,
+            });
+        }
+        let Some(step) = STEPS.get(found as usize) else {
+            return Ok(());
+        };
+        transaction
+            .execute_batch(step)
+            .and_then(|()| transaction.pragma_update(None, "user_version", found + 1))
+            .and_then(|()| transaction.pragma_update(None, "application_id", APPLICATION_ID))
+            .and_then(|()| transaction.commit())
+            .map_err(failed)?;
+    }
+}

@@ -1,0 +1,208 @@
+//! Domain values as column values, and back. A value that this program cannot have written
+//! is corruption, and said to be.
+
+use kage_core::attempt::{AttemptState, EndReason};
+use kage_core::id::{AgentId, AttemptId, BootId, JobId, SessionId, TaskId};
+use kage_core::session::SessionStateKind;
+use kage_core::task::TaskState;
+use kage_core::time::Timestamp;
+use rusqlite::Row;
+use rusqlite::types::FromSql;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::store::error::EngineError;
+
+/// Wraps what the database said.
+pub(super) fn failed(source: rusqlite::Error) -> EngineError {
+    EngineError::Sqlite(source)
+}
+
+/// Says that a stored value is not what it should be.
+pub(super) fn corrupt<E>(what: &'static str) -> impl FnOnce(E) -> EngineError
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    move |source| EngineError::Corrupt {
+        what,
+        source: source.into(),
+    }
+}
+
+/// A column.
+pub(super) fn get<T: FromSql>(row: &Row<'_>, index: usize) -> Result<T, EngineError> {
+    row.get(index).map_err(failed)
+}
+
+/// An id as a column.
+pub(super) trait Id: Copy {
+    fn bits(self) -> u128;
+    fn of(bits: u128) -> Self;
+}
+
+macro_rules! ids {
+    ($($name:ident),*) => {$(
+        impl Id for $name {
+            fn bits(self) -> u128 {
+                self.as_bits()
+            }
+
+            fn of(bits: u128) -> Self {
+                Self::from_random(bits)
+            }
+        }
+    )*};
+}
+
+ids!(TaskId, SessionId, JobId, AttemptId, AgentId, BootId);
+
+pub(super) fn id<I: Id>(id: I) -> [u8; 16] {
+    id.bits().to_be_bytes()
+}
+
+pub(super) fn get_id<I: Id>(row: &Row<'_>, index: usize) -> Result<I, EngineError> {
+    get::<[u8; 16]>(row, index).map(|bytes| I::of(u128::from_be_bytes(bytes)))
+}
+
+pub(super) fn get_optional_id<I: Id>(row: &Row<'_>, index: usize) -> Result<Option<I>, EngineError> {
+    let bytes = get::<Option<[u8; 16]>>(row, index)?;
+    Ok(bytes.map(|bytes| I::of(u128::from_be_bytes(bytes))))
+}
+
+/// A count as a column. Columns end at `i64::MAX`, which no count of ours comes near.
+pub(super) fn int(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+pub(super) fn get_int(row: &Row<'_>, index: usize) -> Result<u64, EngineError> {
+    u64::try_from(get::<i64>(row, index)?).map_err(corrupt("count"))
+}
+
+pub(super) fn time(at: Timestamp) -> i64 {
+    int(at.as_millis())
+}
+
+pub(super) fn get_time(row: &Row<'_>, index: usize) -> Result<Timestamp, EngineError> {
+    get_int(row, index).map(Timestamp::from_millis)
+}
+
+pub(super) fn get_optional_time(row: &Row<'_>, index: usize) -> Result<Option<Timestamp>, EngineError> {
+    match get::<Option<i64>>(row, index)? {
+        None => Ok(None),
+        Some(millis) => {
+            let millis = u64::try_from(millis).map_err(corrupt("time"))?;
+            Ok(Some(Timestamp::from_millis(millis)))
+        }
+    }
+}
+
+/// A value as JSON text.
+pub(super) fn json<T: Serialize>(what: &'static str, value: &T) -> Result<String, EngineError> {
+    serde_json::to_string(value).map_err(|source| EngineError::Unstorable {
+        what,
+        source: Box::new(source),
+    })
+}
+
+pub(super) fn get_json<T: DeserializeOwned>(row: &Row<'_>, index: usize, what: &'static str) -> Result<T, EngineError> {
+    let text = row.get_ref(index).map_err(failed)?.as_str().map_err(corrupt(what))?;
+    serde_json::from_str(text).map_err(corrupt(what))
+}
+
+pub(super) fn get_optional_json<T: DeserializeOwned>(
+    row: &Row<'_>,
+    index: usize,
+    what: &'static str,
+) -> Result<Option<T>, EngineError> {
+    let text = row
+        .get_ref(index)
+        .map_err(failed)?
+        .as_str_or_null()
+        .map_err(corrupt(what))?;
+    text.map(serde_json::from_str).transpose().map_err(corrupt(what))
+}
+
+/// A text that names something.
+pub(super) fn get_parsed<T>(row: &Row<'_>, index: usize, what: &'static str) -> Result<T, EngineError>
+where
+    T: std::str::FromStr,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    let text = row.get_ref(index).map_err(failed)?.as_str().map_err(corrupt(what))?;
+    text.parse().map_err(corrupt(what))
+}
+
+pub(super) const fn task_state(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Running => "running",
+        TaskState::Succeeded => "succeeded",
+        TaskState::Failed => "failed",
+        TaskState::Cancelled => "cancelled",
+    }
+}
+
+pub(super) fn get_task_state(row: &Row<'_>, index: usize) -> Result<TaskState, EngineError> {
+    let states = [
+        TaskState::Running,
+        TaskState::Succeeded,
+        TaskState::Failed,
+        TaskState::Cancelled,
+    ];
+    get_name(row, index, "task state", &states, |state| task_state(*state))
+}
+
+pub(super) fn get_session_state(row: &Row<'_>, index: usize) -> Result<SessionStateKind, EngineError> {
+    let states = SessionStateKind::ALL;
+    get_name(row, index, "session state", &states, |state| state.as_str())
+}
+
+const fn end_reason(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Finished => "finished",
+        EndReason::AgentRestarted => "agent_restarted",
+        EndReason::AgentGone => "agent_gone",
+        EndReason::AgentSilent => "agent_silent",
+    }
+}
+
+/// End and reason of an attempt; both empty while it is live.
+pub(super) fn attempt_state(state: AttemptState) -> (Option<i64>, Option<&'static str>) {
+    match state {
+        AttemptState::Live => (None, None),
+        AttemptState::Ended { reason, at } => (Some(time(at)), Some(end_reason(reason))),
+    }
+}
+
+/// Reads what [`attempt_state`] made: end at `index`, reason after it.
+pub(super) fn get_attempt_state(row: &Row<'_>, index: usize) -> Result<AttemptState, EngineError> {
+    let Some(at) = get_optional_time(row, index)? else {
+        return Ok(AttemptState::Live);
+    };
+    let reasons = [
+        EndReason::Finished,
+        EndReason::AgentRestarted,
+        EndReason::AgentGone,
+        EndReason::AgentSilent,
+    ];
+    let reason = get_name(row, index + 1, "end of an attempt", &reasons, |reason| {
+        end_reason(*reason)
+    })?;
+    Ok(AttemptState::Ended { reason, at })
+}
+
+/// The names of job kinds, as text that outlives the row.
+pub(super) fn get_job_kind(row: &Row<'_>, index: usize) -> Result<&'static str, EngineError> {
+    get_name(row, index, "job kind", &["session", "verify"], |name| name)
+}
+
+fn get_name<T: Copy>(
+    row: &Row<'_>,
+    index: usize,
+    what: &'static str,
+    all: &[T],
+    name: impl Fn(&T) -> &'static str,
+) -> Result<T, EngineError> {
+    let text = row.get_ref(index).map_err(failed)?.as_str().map_err(corrupt(what))?;
+    let found = all.iter().find(|value| name(value) == text).copied();
+    found.ok_or_else(|| corrupt(what)(format!("{text:?} is not a {what}")))
+}

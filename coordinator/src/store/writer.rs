@@ -1,0 +1,140 @@
+//! The one thread that writes to SQLite. It takes what waits, up to a group, into one
+//! transaction with a savepoint per command, commits once, and only then answers.
+//!
+//! ```text
+//!   receive -> BEGIN IMMEDIATE -> (SAVEPOINT, command, RELEASE | ROLLBACK TO)* -> COMMIT -> answer
+//!                                                                               \-> failed: answer
+//!                                                                                   "unknown", reopen
+//! ```
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use tokio::sync::mpsc;
+
+use super::call::{Call, Fate, Verdict};
+use super::error::{EngineError, StoreError};
+use super::sqlite::{Database, SqliteRows};
+
+/// Commands of one commit at most: beyond that a commit costs more than it saves.
+const GROUP: usize = 256;
+/// Commands that may wait. When it is full, callers wait for their turn to wait: that is
+/// how a slow disk slows the network down instead of filling memory.
+pub(super) const WAITING: usize = 1024;
+
+/// What the writer is asked.
+pub(super) enum Message {
+    /// Carry out a command.
+    Call(Box<dyn Call>),
+    /// Carry out what waits already, then end.
+    Close,
+}
+
+/// The state of the thread.
+pub(super) struct Writer {
+    database: Database,
+    /// `None` after a commit failed, until the file could be opened again.
+    connection: Option<Connection>,
+    messages: mpsc::Receiver<Message>,
+}
+
+impl Writer {
+    /// A writer on this connection.
+    pub(super) const fn new(database: Database, connection: Connection, messages: mpsc::Receiver<Message>) -> Self {
+        Self {
+            database,
+            connection: Some(connection),
+            messages,
+        }
+    }
+
+    /// Works until every handle is gone or one of them closes the store.
+    pub(super) fn run(mut self) {
+        let mut group = Vec::with_capacity(GROUP);
+        while let Some(message) = self.messages.blocking_recv() {
+            self.take(message, &mut group);
+            while group.len() < GROUP {
+                let Ok(message) = self.messages.try_recv() else { break };
+                self.take(message, &mut group);
+            }
+            self.carry_out(&mut group);
+        }
+    }
+
+    fn take(&mut self, message: Message, group: &mut Vec<Box<dyn Call>>) {
+        match message {
+            Message::Call(call) => group.push(call),
+            // What waits is still received; nothing new gets in.
+            Message::Close => self.messages.close(),
+        }
+    }
+
+    fn carry_out(&mut self, group: &mut Vec<Box<dyn Call>>) {
+        if group.is_empty() {
+            return;
+        }
+        let fate = match self.connection() {
+            Ok(connection) => transaction(connection, group),
+            Err(error) => Fate::BrokenOff(Arc::new(error)),
+        };
+        if let Fate::Unknown(error) = &fate {
+            tracing::error!(%error, commands = group.len(), "commit failed; opening the database again");
+            // What the connection believes cannot be trusted any more; the file is the truth.
+            self.connection = None;
+        }
+        for call in group.drain(..) {
+            call.answer(&fate);
+        }
+    }
+
+    fn connection(&mut self) -> Result<&mut Connection, EngineError> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self
+                .database
+                .open_writer()
+                .map_err(|error| EngineError::Reopen(Box::new(error)))?,
+        };
+        Ok(self.connection.insert(connection))
+    }
+}
+
+/// Carries the group out in one transaction.
+fn transaction(connection: &Connection, group: &mut [Box<dyn Call>]) -> Fate {
+    let run = |sql| {
+        connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute([]))
+            .map_err(EngineError::Sqlite)
+    };
+    if let Err(error) = run("BEGIN IMMEDIATE") {
+        return Fate::BrokenOff(Arc::new(error));
+    }
+    for call in group.iter_mut() {
+        let released = run("SAVEPOINT command").and_then(|_| {
+            match call.apply(&mut SqliteRows::new(connection)) {
+                Verdict::Keep => {}
+                Verdict::TakeBack | Verdict::EngineFailed => {
+                    run("ROLLBACK TO command")?;
+                }
+            }
+            run("RELEASE command")
+        });
+        // A full disk or a failed read makes SQLite give up the whole transaction.
+        if let Err(error) = released {
+            if !connection.is_autocommit() {
+                drop(run("ROLLBACK"));
+            }
+            return Fate::BrokenOff(Arc::new(error));
+        }
+    }
+    match run("COMMIT") {
+        Ok(_) => Fate::Committed,
+        Err(error) => Fate::Unknown(Arc::new(error)),
+    }
+}
+
+/// Sends a command to the writer.
+pub(super) async fn send(writer: &mpsc::Sender<Message>, call: Box<dyn Call>) -> Result<(), StoreError> {
+    writer.send(Message::Call(call)).await.map_err(|_| StoreError::Closed)
+}
