@@ -22,6 +22,8 @@ use tokio::sync::mpsc;
 mod apply;
 mod call;
 mod command;
+#[cfg(test)]
+mod conformance;
 mod error;
 mod model;
 mod query;

@@ -1,0 +1,86 @@
+//! What every engine must do, as one set of stories that is run on each, and random command
+//! sequences whose every outcome and answer is compared with the model's.
+
+use std::future::Future;
+
+use tempfile::TempDir;
+
+use super::Store;
+
+mod fixture;
+mod invariants;
+mod stories;
+
+/// A store of one engine, and what it lives in.
+struct Opened {
+    store: Store,
+    _dir: Option<TempDir>,
+}
+
+fn sqlite() -> Opened {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("kage.db")).unwrap();
+    Opened { store, _dir: Some(dir) }
+}
+
+fn memory() -> Opened {
+    Opened {
+        store: Store::in_memory(),
+        _dir: None,
+    }
+}
+
+fn run<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(future)
+}
+
+/// Makes each story a test of each engine.
+macro_rules! conformance {
+    ($($story:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(#[test]
+            fn $story() {
+                let opened = super::sqlite();
+                super::run(super::stories::$story(opened.store.clone()));
+            })*
+        }
+
+        mod in_memory {
+            $(#[test]
+            fn $story() {
+                let opened = super::memory();
+                super::run(super::stories::$story(opened.store.clone()));
+            })*
+        }
+    };
+}
+
+conformance!(
+    a_task_goes_from_queued_to_verified,
+    a_rejected_result_fails_the_task,
+    an_errored_verdict_is_repeated_elsewhere_then_left_open,
+    a_task_without_verify_succeeds_by_a_claim,
+    creating_twice_is_creating_once,
+    a_request_id_is_good_for_one_payload,
+    a_request_can_be_repeated_for_seven_days,
+    a_refused_command_leaves_nothing_behind,
+    a_stale_token_is_refused,
+    another_agent_is_refused,
+    a_gap_is_named_and_a_repeat_is_acknowledged,
+    nothing_is_taken_after_the_end,
+    a_batch_that_contradicts_itself_is_refused,
+    cancelling_ends_what_waits_and_stops_what_runs,
+    a_new_start_of_an_agent_ends_the_older_ones_attempts,
+    an_attempt_starts_once_and_for_the_present_start_only,
+    leases_are_renewed_for_their_holder_only,
+    an_expired_lease_ends_unless_it_was_renewed,
+    usage_and_activity_add_up,
+    pages_are_newest_first_and_stay_put,
+    tasks_are_found_by_a_prefix,
+    agents_are_remembered_with_their_drain,
+    contexts_count_puts_uses_and_sends,
+);

@@ -1,0 +1,220 @@
+//! Words for stories: tasks, agents and events with small numbers for ids.
+
+use std::time::Duration;
+
+use kage_core::event::{AttemptOutcome, DiffStat, Event, EventBody, ResultCommit, Verdict, VerdictKind};
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::fleet::{AdapterInfo, Agent};
+use kage_core::id::{AgentId, AttemptId, AttemptToken, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::task::{Assignment, Labels, Policy, RepositoryRef, TaskSpec, VerifyPolicy};
+use kage_core::time::Timestamp;
+
+use crate::store::{
+    AppendEvents, Appended, Changes, Claim, CreateTask, QueuedJob, RecordAgent, Request, Start, StartAttempt, Store,
+};
+
+/// Milliseconds after the beginning of the story.
+pub(super) fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(1_700_000_000_000 + millis)
+}
+
+pub(super) fn task_id(n: u128) -> TaskId {
+    // Different first digits, so that a short prefix tells them apart.
+    TaskId::from_random((n << 96) | n)
+}
+
+pub(super) fn attempt_id(n: u128) -> AttemptId {
+    AttemptId::from_random(n)
+}
+
+pub(super) fn agent_id(n: u128) -> AgentId {
+    AgentId::from_random(n)
+}
+
+pub(super) fn boot_id(n: u128) -> BootId {
+    BootId::from_random(n)
+}
+
+pub(super) fn token(attempt: AttemptId) -> Digest {
+    AttemptToken::from_random(attempt.as_bits()).hash()
+}
+
+pub(super) fn request(n: u128) -> Request {
+    Request {
+        principal: "user".to_owned(),
+        id: format!("request-{n}"),
+        payload: Digest::of(&n.to_be_bytes()),
+    }
+}
+
+/// A task with sessions `s0`, `s1`, ...
+pub(super) fn spec(sessions: usize, verify: Option<&str>) -> TaskSpec {
+    let assignments = (0..sessions).map(|n| Assignment {
+        name: format!("s{n}").parse().unwrap(),
+        adapter: "scripted".parse().unwrap(),
+        model: (n % 2 == 1).then(|| "model".to_owned()),
+        context_delta: None,
+        requirements: Labels::from([("os".to_owned(), "linux".to_owned())]),
+    });
+    TaskSpec {
+        project: ProjectId::default(),
+        prompt: "do it".to_owned(),
+        repository: Some(RepositoryRef {
+            name: "repo".parse().unwrap(),
+            base: "b".repeat(40).parse().unwrap(),
+        }),
+        context_base: None,
+        assignments: assignments.collect(),
+        policy: Policy {
+            verify: VerifyPolicy {
+                verify: verify.map(str::to_owned),
+                ..VerifyPolicy::default()
+            },
+            requirements: Labels::from([("gpu".to_owned(), "no".to_owned())]),
+            ..Policy::default()
+        },
+    }
+}
+
+/// Task `n`, with job and session ids made from its number.
+pub(super) fn create(n: u128, spec: TaskSpec, now: Timestamp) -> CreateTask {
+    let sessions = (0..spec.assignments.len() as u128)
+        .map(|i| (SessionId::from_random(n * 1000 + i), JobId::from_random(n * 1000 + i)))
+        .collect();
+    CreateTask {
+        request: request(n),
+        task: task_id(n),
+        spec,
+        sessions,
+        now,
+    }
+}
+
+pub(super) fn agent(n: u128, boot: u128) -> Agent {
+    Agent {
+        id: agent_id(n),
+        name: format!("agent-{n}"),
+        boot: boot_id(boot),
+        labels: Labels::from([("os".to_owned(), "linux".to_owned())]),
+        adapters: vec![AdapterInfo {
+            name: "scripted".parse().unwrap(),
+            version: "1".to_owned(),
+            unavailable: None,
+        }],
+        slots: 4,
+        pid: 100,
+        version: "0.1.0".to_owned(),
+        draining: false,
+        seen_at: at(0),
+    }
+}
+
+/// Agents 1 and 2, each in start 1.
+pub(super) async fn two_agents(store: &Store) {
+    for n in [1, 2] {
+        store.apply(RecordAgent { agent: agent(n, 1) }).await.unwrap();
+    }
+}
+
+pub(super) fn start(job: &QueuedJob, attempt: u128, number: u32, agent: u128, now: Timestamp) -> StartAttempt {
+    StartAttempt {
+        task: job.task,
+        job: job.job,
+        attempt: attempt_id(attempt),
+        number,
+        token_hash: token(attempt_id(attempt)),
+        agent: agent_id(agent),
+        boot: boot_id(1),
+        agent_name: format!("agent-{agent}"),
+        lease_until: now + Duration::from_secs(30),
+        now,
+    }
+}
+
+/// Starts an attempt that can be started.
+pub(super) async fn started(store: &Store, job: &QueuedJob, attempt: u128, number: u32, agent: u128) {
+    let outcome = store
+        .apply(start(job, attempt, number, agent, at(attempt as u64)))
+        .await;
+    assert!(matches!(outcome, Ok(Start::Started(_))), "{outcome:?}");
+}
+
+pub(super) fn event(seq: u64, body: EventBody) -> Event {
+    Event { seq, at: at(seq), body }
+}
+
+pub(super) fn activity(seq: u64) -> Event {
+    event(seq, EventBody::Activity(format!("step {seq}")))
+}
+
+pub(super) fn result() -> ResultCommit {
+    ResultCommit {
+        commit: "c".repeat(40).parse().unwrap(),
+        diff: DiffStat {
+            files: 1,
+            added: 2,
+            removed: 3,
+        },
+        paths: vec!["a.txt".to_owned()],
+        deleted: vec![],
+    }
+}
+
+pub(super) fn committed(seq: u64) -> Event {
+    let body = EventBody::ResultCommitted {
+        result: result(),
+        pack: Digest::of(b"pack"),
+    };
+    event(seq, body)
+}
+
+pub(super) fn claimed(seq: u64) -> Event {
+    event(seq, EventBody::Finished(AttemptOutcome::Claimed))
+}
+
+pub(super) fn crashed(seq: u64) -> Event {
+    let failure = Failure::new(FailureKind::AdapterCrash, "it crashed");
+    event(seq, EventBody::Finished(AttemptOutcome::Failed(failure)))
+}
+
+pub(super) fn verdict(seq: u64, kind: VerdictKind) -> Event {
+    let verdict = Verdict {
+        kind,
+        exit_code: Some(1),
+        message: "it ran".to_owned(),
+        duration: Duration::from_millis(5),
+        agent: "agent-2".to_owned(),
+        environment: "linux x86_64".to_owned(),
+    };
+    event(seq, EventBody::Finished(AttemptOutcome::Verdict(verdict)))
+}
+
+pub(super) fn append(attempt: u128, agent: u128, events: Vec<Event>) -> AppendEvents {
+    AppendEvents {
+        claim: Claim {
+            attempt: attempt_id(attempt),
+            token_hash: token(attempt_id(attempt)),
+        },
+        agent: agent_id(agent),
+        events,
+        next_job: JobId::from_random((1 << 100) + attempt),
+        now: at(10_000 + attempt as u64),
+    }
+}
+
+/// Appends events that are taken, and says what followed.
+pub(super) async fn appended(store: &Store, attempt: u128, agent: u128, events: Vec<Event>) -> Changes {
+    let last = events.last().map(|event| event.seq);
+    match store.apply(append(attempt, agent, events)).await.unwrap() {
+        Appended::Acked { seq, changes } => {
+            assert_eq!(Some(seq), last);
+            changes
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Appends events that are taken.
+pub(super) async fn told(store: &Store, attempt: u128, agent: u128, events: Vec<Event>) {
+    drop(appended(store, attempt, agent, events).await);
+}

@@ -1,0 +1,143 @@
+//! What holds at every moment, whatever was done: I1 to I6 of the reliability research, as
+//! far as a store can break them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kage_core::attempt::AttemptState;
+use kage_core::id::{AttemptId, JobId, ProjectId, TaskId};
+use kage_core::session::SessionState;
+use kage_core::task::TaskState;
+
+use crate::store::{AttemptView, MAX_PAGE, Store, TaskEvent, TaskView};
+
+/// Everything that can be read about tasks.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Seen {
+    tasks: BTreeMap<TaskId, (TaskView, Vec<AttemptView>, Vec<TaskEvent>)>,
+}
+
+/// Reads everything, checks it by itself, and against what was seen before.
+pub(super) async fn check(store: &Store, before: &Seen) -> Seen {
+    let mut seen = Seen::default();
+    let page = store.tasks(&ProjectId::default(), None, MAX_PAGE).await.unwrap();
+    let queued = store.queued_jobs().await.unwrap();
+    let live = store.live_attempts(None).await.unwrap();
+    let mut tokens = BTreeSet::new();
+    for view in page.tasks {
+        let id = view.task.id;
+        let attempts = store.attempts_of(id).await.unwrap();
+        let events = store.events(id, 0, MAX_PAGE).await.unwrap();
+        for attempt in &attempts {
+            assert!(
+                tokens.insert(attempt.attempt.token_hash.clone()),
+                "I2: a token is used twice"
+            );
+        }
+        one_live_attempt_per_session(&view, &attempts);
+        numbers_rise(&attempts);
+        sequences_have_no_gap(&attempts, &events);
+        assert_eq!(view.last_event, events.len() as u64);
+        for session in &view.sessions {
+            let waits = queued.iter().filter(|job| job.session == session.id).count();
+            let works = live.iter().filter(|attempt| attempt.session == session.id).count();
+            let open = usize::from(!session.state.is_terminal());
+            assert_eq!(waits + works, open, "an open session has one open job: {session:?}");
+        }
+        let open = view.sessions.iter().any(|session| !session.state.is_terminal());
+        assert_eq!(
+            open,
+            view.task.state == TaskState::Running,
+            "a task ends with its last session"
+        );
+        seen.tasks.insert(id, (view, attempts, events));
+    }
+    assert_eq!(
+        live.iter().map(|attempt| attempt.attempt).collect::<BTreeSet<_>>(),
+        seen.live(),
+        "the list of live attempts is that of the tasks"
+    );
+    seen.follows(before);
+    seen
+}
+
+impl Seen {
+    fn live(&self) -> BTreeSet<AttemptId> {
+        let attempts = self.tasks.values().flat_map(|(_, attempts, _)| attempts);
+        attempts
+            .filter(|attempt| attempt.attempt.state == AttemptState::Live)
+            .map(|attempt| attempt.attempt.id)
+            .collect()
+    }
+
+    /// Ends stay as they are, and events are only ever added.
+    fn follows(&self, before: &Self) {
+        for (id, (view, attempts, events)) in &before.tasks {
+            let (now, attempts_now, events_now) = self.tasks.get(id).expect("a task is never forgotten");
+            if view.task.state.is_terminal() {
+                assert_eq!(now.task, view.task, "I5: a task that ended changed");
+            }
+            for session in view.sessions.iter().filter(|session| session.state.is_terminal()) {
+                let same = now.sessions.iter().find(|now| now.id == session.id);
+                assert_eq!(
+                    same.map(|now| &now.state),
+                    Some(&session.state),
+                    "I5: a session that ended changed"
+                );
+            }
+            for (was, is) in attempts.iter().zip(attempts_now) {
+                assert_eq!(was.attempt.id, is.attempt.id);
+                if was.attempt.state != AttemptState::Live {
+                    assert_eq!(was, is, "I3: an attempt without authority changed");
+                }
+            }
+            assert_eq!(
+                events_now.get(..events.len()),
+                Some(events.as_slice()),
+                "I4: an event changed"
+            );
+        }
+    }
+}
+
+fn one_live_attempt_per_session(view: &TaskView, attempts: &[AttemptView]) {
+    for session in &view.sessions {
+        let live: Vec<_> = attempts
+            .iter()
+            .filter(|a| a.attempt.session == session.id && a.attempt.state == AttemptState::Live)
+            .map(|a| a.attempt.id)
+            .collect();
+        assert!(live.len() <= 1, "I1: {} has live attempts {live:?}", session.id);
+        assert_eq!(
+            live.first().copied(),
+            session.state.attempt(),
+            "I1: {:?}",
+            session.state
+        );
+        if let SessionState::Claimed { .. } = session.state {
+            assert!(live.is_empty());
+        }
+    }
+}
+
+fn numbers_rise(attempts: &[AttemptView]) {
+    let mut last: BTreeMap<JobId, u32> = BTreeMap::new();
+    for view in attempts {
+        let number = last.entry(view.attempt.job).or_default();
+        assert_eq!(view.attempt.number, *number + 1, "I2: numbers rise by one");
+        *number += 1;
+    }
+}
+
+fn sequences_have_no_gap(attempts: &[AttemptView], events: &[TaskEvent]) {
+    let mut last: BTreeMap<AttemptId, u64> = BTreeMap::new();
+    for (expected, event) in (1..).zip(events) {
+        assert_eq!(event.pos, expected, "I4: positions have no gap");
+        let seq = last.entry(event.attempt).or_default();
+        assert_eq!(event.event.seq, *seq + 1, "I4: numbers have no gap");
+        *seq += 1;
+    }
+    for view in attempts {
+        let stored = last.get(&view.attempt.id).copied().unwrap_or_default();
+        assert_eq!(view.attempt.acked_seq, stored, "I4: what is acknowledged is stored");
+    }
+}
