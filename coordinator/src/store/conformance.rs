@@ -1,8 +1,6 @@
 //! What every engine must do, as one set of stories that is run on each, and random command
 //! sequences whose every outcome and answer is compared with the model's.
 
-use std::future::Future;
-
 use tempfile::TempDir;
 
 use super::Store;
