@@ -60,6 +60,16 @@ impl Drop for Root {
     }
 }
 
+/// A process adapter, described by nothing but a manifest, that runs a script.
+pub const SHELL: &str = "shell";
+
+const SHELL_MANIFEST: &str = r#"
+name = "shell"
+command = "sh"
+args = ["{manifest_dir}/{model}.sh"]
+prompt = { pass = "stdin" }
+"#;
+
 /// How to start an agent.
 #[derive(Debug, Clone, Default)]
 pub struct AgentOptions {
@@ -73,6 +83,8 @@ pub struct AgentOptions {
     pub environment: BTreeMap<String, OsString>,
     /// Manifests of process adapters: file name without `.toml` and content.
     pub manifests: Vec<(String, String)>,
+    /// Scripts of the adapter [`SHELL`]: name and content.
+    pub scripts: Vec<(String, String)>,
     /// The coordinator's address as this agent sees it; `None` = its real one.
     pub coordinator_url: Option<String>,
 }
@@ -99,6 +111,33 @@ impl AgentOptions {
     pub fn manifest(mut self, name: &str, content: impl Into<String>) -> Self {
         self.manifests.push((name.to_owned(), content.into()));
         self
+    }
+
+    /// Adds the adapter [`SHELL`] and a script for it: a session's model names its script.
+    #[must_use]
+    pub fn script(mut self, name: &str, content: impl Into<String>) -> Self {
+        self.scripts.push((name.to_owned(), content.into()));
+        self
+    }
+
+    /// Points the adapters of Claude at a server.
+    #[must_use]
+    pub fn anthropic(self, url: &str) -> Self {
+        self.env("ANTHROPIC_BASE_URL", url)
+            .env("ANTHROPIC_API_KEY", "sk-ant-scripted")
+    }
+
+    /// Finds a program that is not installed on the machine.
+    ///
+    /// # Panics
+    /// When it is in no directory.
+    #[must_use]
+    pub fn with_path_of(self, program: &Path) -> Self {
+        let directory = program.parent().expect("a program is in a directory").as_os_str();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let paths = std::iter::once(directory.into()).chain(std::env::split_paths(&path));
+        let joined = std::env::join_paths(paths).expect("no directory has a colon in its name");
+        self.env("PATH", joined)
     }
 
     /// Takes so many attempts at once.
@@ -189,6 +228,12 @@ impl Cluster {
         std::fs::create_dir_all(&adapters).expect("a directory can be made");
         for (name, content) in &options.manifests {
             std::fs::write(adapters.join(format!("{name}.toml")), content).expect("a manifest can be written");
+        }
+        if !options.scripts.is_empty() {
+            std::fs::write(adapters.join("shell.toml"), SHELL_MANIFEST).expect("a manifest can be written");
+        }
+        for (name, content) in &options.scripts {
+            std::fs::write(adapters.join(format!("{name}.sh")), content).expect("a script can be written");
         }
         let (program, mut arguments) = self.programs.agent.clone();
         let url = options.coordinator_url.clone().unwrap_or_else(|| self.url.clone());

@@ -9,4 +9,8 @@ pub mod programs;
 pub mod repo;
 
 pub mod cluster;
+
+pub mod blobs;
 pub mod tasks;
+
+pub mod bench;

@@ -22,9 +22,7 @@ impl Repo {
     /// When it cannot be written.
     #[must_use]
     pub fn sample(path: &Path) -> Self {
-        std::fs::create_dir_all(path).expect("the directory can be made");
-        let repo = Self { path: path.to_owned() };
-        repo.git(&["init", "--quiet", "--initial-branch=main"]);
+        let repo = Self::empty(path);
         repo.write("add.sh", "add() { echo $(($1 - $2)); }\n");
         repo.write(
             "test.sh",
@@ -34,6 +32,18 @@ impl Repo {
         );
         repo.write(".gitignore", "*.cache\n");
         repo.commit("a project with a bug");
+        repo
+    }
+
+    /// A repository without a commit.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn empty(path: &Path) -> Self {
+        std::fs::create_dir_all(path).expect("the directory can be made");
+        let repo = Self { path: path.to_owned() };
+        repo.git(&["init", "--quiet", "--initial-branch=main"]);
         repo
     }
 

@@ -1,0 +1,13 @@
+//! Whole-system benchmarks through the public API: each figure stands beside a named
+//! baseline that was measured in the same run. Data is seeded and incompressible, and
+//! checksums are compared at the far end. Nothing here takes a path that production does not.
+
+pub mod adapter;
+pub mod baseline;
+pub mod figure;
+pub mod fleet;
+pub mod machine;
+
+pub mod context;
+pub mod dispatch;
+pub mod stream;

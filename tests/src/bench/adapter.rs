@@ -1,0 +1,180 @@
+//! Adapters that only the benchmarks have. They do as little as they can, behind the same port
+//! as every other adapter: events, output, leases and fences are the real agent's.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use kage_agent::Registry;
+use kage_agent::adapter::{Adapter, AdapterEnd, AdapterInfo, Reporter, ReporterClosed, SessionInput};
+use kage_core::event::{EventBody, OutputStream};
+use kage_core::failure::{Failure, FailureKind};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+/// What an adapter of the benchmarks does. The session's model says how much of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BenchAdapter {
+    /// Says when it was started and what it was given, and ends.
+    Nothing,
+    /// Prints seeded noise. Model: `SEED,BYTES`.
+    Noise,
+    /// Prints lines that say when they were printed. Model: `LINES,MICROSECONDS` between them.
+    Lines,
+}
+
+impl BenchAdapter {
+    /// What tasks call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "bench-nothing",
+            Self::Noise => "bench-noise",
+            Self::Lines => "bench-lines",
+        }
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// When a name is none.
+    pub fn registry() -> anyhow::Result<Registry> {
+        [Self::Nothing, Self::Noise, Self::Lines]
+            .into_iter()
+            .map(|adapter| Ok((adapter.name().parse()?, Arc::new(adapter) as Arc<dyn Adapter>)))
+            .collect()
+    }
+
+    async fn work(self, input: SessionInput, reporter: &Reporter) -> Result<(), WorkError> {
+        match self {
+            Self::Nothing => {
+                let shared = hex::encode(Sha256::digest(input.prompt.shared.as_bytes()));
+                let summary = format!("{} {shared}", now_nanos());
+                reporter.event(EventBody::Activity(summary)).await?;
+            }
+            Self::Noise => {
+                let (seed, mut left) = two_numbers(input.model.as_deref())?;
+                let mut noise = Noise::new(seed);
+                while left > 0 {
+                    let size = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+                    reporter.output(OutputStream::Stdout, noise.take(size)).await?;
+                    left -= size as u64;
+                }
+            }
+            Self::Lines => {
+                let (lines, pause) = two_numbers(input.model.as_deref())?;
+                let mut ticks = tokio::time::interval(Duration::from_micros(pause.max(1)));
+                for _ in 0..lines {
+                    ticks.tick().await;
+                    let line = format!("{} {PADDING}\n", now_nanos());
+                    reporter.output(OutputStream::Stdout, line.into()).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// As much as a pipe holds.
+const CHUNK: usize = 64 << 10;
+/// Makes lines about as long as a program's.
+const PADDING: &str = "a line of output of about the length that programs print";
+
+enum WorkError {
+    Closed,
+    Model,
+}
+
+impl From<ReporterClosed> for WorkError {
+    fn from(_: ReporterClosed) -> Self {
+        Self::Closed
+    }
+}
+
+impl Adapter for BenchAdapter {
+    fn info(&self) -> AdapterInfo {
+        AdapterInfo {
+            name: self.name().parse().expect("the names above are names"),
+            version: String::new(),
+            unavailable: None,
+        }
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn run(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {
+        async move {
+            let worked = stop.run_until_cancelled(self.work(input, &reporter)).await;
+            match worked {
+                Some(Ok(())) => AdapterEnd::Done { summary: String::new() },
+                Some(Err(WorkError::Model)) => AdapterEnd::Failed(Failure::new(
+                    FailureKind::InvalidRequest,
+                    "the model must be two numbers",
+                )),
+                None | Some(Err(WorkError::Closed)) => AdapterEnd::Stopped,
+            }
+        }
+        .boxed()
+    }
+}
+
+fn two_numbers(model: Option<&str>) -> Result<(u64, u64), WorkError> {
+    let (first, second) = model.and_then(|model| model.split_once(',')).ok_or(WorkError::Model)?;
+    let number = |text: &str| text.parse().map_err(|_| WorkError::Model);
+    Ok((number(first)?, number(second)?))
+}
+
+/// Nanoseconds since the Unix epoch. Sender and receiver are on one machine and read one clock.
+#[must_use]
+pub fn now_nanos() -> u64 {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Bytes that are the same for the same seed, and that nothing compresses.
+#[derive(Debug)]
+pub struct Noise(SmallRng);
+
+impl Noise {
+    /// The noise of a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(SmallRng::seed_from_u64(seed))
+    }
+
+    /// The next bytes.
+    #[must_use]
+    pub fn take(&mut self, size: usize) -> Bytes {
+        let mut bytes = BytesMut::zeroed(size);
+        self.0.fill_bytes(&mut bytes);
+        bytes.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_is_the_same_for_a_seed_however_it_is_cut() {
+        let mut whole = Noise::new(7);
+        let mut pieces = Noise::new(7);
+        let whole = whole.take(4096);
+        let pieces: Vec<u8> = (0..4).flat_map(|_| pieces.take(1024)).collect();
+        assert_eq!(whole, pieces);
+        assert_ne!(whole, Noise::new(8).take(4096));
+    }
+
+    #[test]
+    fn every_adapter_is_registered_under_its_name() {
+        let registry = BenchAdapter::registry().unwrap();
+        assert_eq!(registry.len(), 3);
+        assert!(registry.iter().all(|(name, adapter)| adapter.info().name == *name));
+    }
+}

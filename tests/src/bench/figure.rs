@@ -1,0 +1,109 @@
+//! A measured figure, and how it is shown to people and programs.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// One figure beside its baseline. `kage-bench --format json` prints one such object per line.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Figure {
+    /// The benchmark.
+    pub bench: &'static str,
+    /// What of it.
+    pub case: &'static str,
+    /// The measured value.
+    pub value: f64,
+    /// Its unit.
+    pub unit: &'static str,
+    /// What it is compared with.
+    pub baseline: String,
+    /// The baseline's value, in the same unit.
+    pub baseline_value: f64,
+    /// Value over baseline value.
+    pub ratio: f64,
+}
+
+impl Figure {
+    /// A figure with its ratio.
+    #[must_use]
+    pub fn new(
+        bench: &'static str,
+        case: &'static str,
+        (value, unit): (f64, &'static str),
+        (baseline, baseline_value): (impl Into<String>, f64),
+    ) -> Self {
+        Self {
+            bench,
+            case,
+            value,
+            unit,
+            baseline: baseline.into(),
+            baseline_value,
+            ratio: value / baseline_value,
+        }
+    }
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:<10} {:<12} {:>12} {:<11} {:>8.3} x {} ({})",
+            self.bench,
+            self.case,
+            number(self.value),
+            self.unit,
+            self.ratio,
+            self.baseline,
+            number(self.baseline_value),
+        )
+    }
+}
+
+/// Three digits that matter, without noise behind the point of large numbers.
+fn number(value: f64) -> String {
+    match value.abs() {
+        large if large >= 100.0 => format!("{value:.0}"),
+        middle if middle >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+/// A Markdown table of figures.
+#[must_use]
+pub fn markdown(figures: &[Figure]) -> String {
+    let mut table = String::from(
+        "| bench | case | value | unit | baseline | its value | ratio |\n|---|---|---:|---|---|---:|---:|\n",
+    );
+    for figure in figures {
+        table.push_str(&format!(
+            "| {} | {} | {} | {} | {} | {} | {:.3} |\n",
+            figure.bench,
+            figure.case,
+            number(figure.value),
+            figure.unit,
+            figure.baseline,
+            number(figure.baseline_value),
+            figure.ratio,
+        ));
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_one_object_with_the_documented_members() {
+        let figure = Figure::new("dispatch", "throughput", (500.0, "sessions/s"), ("echo", 1000.0));
+        assert_eq!(
+            serde_json::to_string(&figure).unwrap(),
+            r#"{"bench":"dispatch","case":"throughput","value":500.0,"unit":"sessions/s","baseline":"echo","baseline_value":1000.0,"ratio":0.5}"#
+        );
+        assert_eq!(
+            markdown(&[figure]).lines().last().unwrap(),
+            "| dispatch | throughput | 500 | sessions/s | echo | 1000 | 0.500 |"
+        );
+    }
+}
