@@ -4,6 +4,7 @@
 //! workspace of its own, and delivers events and output until they are acknowledged.
 
 pub mod adapter;
+pub mod adapters;
 pub mod config;
 pub mod ports;
 pub mod process;

@@ -24,6 +24,7 @@ use crate::process::{Control, Runner};
 use root::Root;
 
 pub use bounded::HeadTail;
+pub(crate) use bounded::one_line;
 
 /// The tools of one session.
 #[derive(Debug, Clone)]

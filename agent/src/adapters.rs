@@ -1,0 +1,113 @@
+//! Makes the adapters of an agent from its configuration: plain data in, a registry out.
+//!
+//! Two families: the Messages API loop ([`claude_api`]) and programs described by manifests
+//! ([`manifest`], [`cli`]). One that cannot be used here stays in the registry and says why.
+
+pub mod claude_api;
+pub mod cli;
+pub mod manifest;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use kage_core::id::AdapterName;
+
+use crate::adapter::Adapter;
+use crate::ports::Registry;
+use crate::process::Runner;
+use claude_api::{ClaudeApi, ClaudeApiConfig};
+use cli::CliAdapter;
+use manifest::{Manifest, ManifestError};
+
+/// The manifests that come with the program.
+const BUILTIN: &[(&str, &str)] = &[("claude-code.toml", include_str!("../data/claude-code.toml"))];
+
+/// What adapters are made from.
+#[derive(Debug, Clone, Default)]
+pub struct AdapterConfig {
+    /// The agent's environment: where programs, keys and base URLs are found.
+    pub env: BTreeMap<OsString, OsString>,
+    /// Folders with manifests of the user's; one that is not there is empty.
+    pub manifest_dirs: Vec<PathBuf>,
+    /// How programs are started.
+    pub runner: Runner,
+    /// The Messages API adapter.
+    pub claude_api: ClaudeApiConfig,
+}
+
+impl AdapterConfig {
+    /// The configuration of an agent with this environment.
+    #[must_use]
+    pub fn new(env: BTreeMap<OsString, OsString>, runner: Runner) -> Self {
+        Self {
+            env,
+            manifest_dirs: Vec::new(),
+            runner,
+            claude_api: ClaudeApiConfig::default(),
+        }
+    }
+}
+
+/// Why the adapters could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A manifest is wrong.
+    #[error("cannot load an adapter manifest")]
+    Manifest(#[source] ManifestError),
+    /// Two adapters have one name.
+    #[error("there are two adapters named {name}; the second is from {source_name}")]
+    Duplicate {
+        /// The name.
+        name: AdapterName,
+        /// The file that came second.
+        source_name: String,
+    },
+    /// No HTTP client can be made.
+    #[error("cannot prepare the HTTP client")]
+    Http(#[source] reqwest::Error),
+    /// The model key's file cannot be read.
+    #[error("cannot read the key file {path}")]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Looks a variable up that must be text to be useful.
+pub(crate) fn text<'a>(env: &'a BTreeMap<OsString, OsString>, name: &str) -> Option<&'a str> {
+    let value = env.get(OsStr::new(name))?.to_str()?.trim();
+    (!value.is_empty()).then_some(value)
+}
+
+/// Makes every adapter. Programs are asked for their versions, all at the same time.
+///
+/// # Errors
+/// When a manifest is wrong or names clash. A program that is missing is no error.
+pub async fn load(config: AdapterConfig) -> Result<Registry, LoadError> {
+    let mut manifests = Vec::new();
+    for (name, text) in BUILTIN {
+        manifests.push(Manifest::parse(text, name.as_ref()).map_err(LoadError::Manifest)?);
+    }
+    for dir in &config.manifest_dirs {
+        manifests.extend(manifest::read_folder(dir).map_err(LoadError::Manifest)?);
+    }
+
+    let api = ClaudeApi::new(&config)?;
+    let mut registry = Registry::new();
+    registry.insert(api.info().name, Arc::new(api));
+    let sources: Vec<String> = manifests.iter().map(|m| m.source.display().to_string()).collect();
+    let adapters = join_all(manifests.into_iter().map(|manifest| CliAdapter::new(manifest, &config))).await;
+    for (adapter, source_name) in adapters.into_iter().zip(sources) {
+        let name = adapter.info().name;
+        if registry.insert(name.clone(), Arc::new(adapter)).is_some() {
+            return Err(LoadError::Duplicate { name, source_name });
+        }
+    }
+    Ok(registry)
+}

@@ -1,0 +1,381 @@
+//! The adapter for the Messages API: an agentic loop in the agent itself.
+//!
+//! This file owns the loop: call, run the tools that the model asks for, call again.
+//! [`call`] makes one call with its retries, [`conversation`] holds what is sent,
+//! [`stream`] reads what comes, [`usage`] counts it.
+//!
+//! ```text
+//!        +--------------- tool results, "go on" ---------------+
+//!        v                                                     |
+//! wait while frozen -> call (few retries) -> message -> stop reason -> Done | Failed
+//! ```
+
+mod call;
+mod conversation;
+mod stream;
+pub(super) mod usage;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use kage_core::event::{EventBody, OutputStream};
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::id::AdapterName;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{AdapterConfig, LoadError, text};
+use crate::adapter::{Adapter, AdapterEnd, AdapterInfo, Reporter, ReporterClosed, SessionInput};
+use crate::process::{Control, Environment, Runner};
+use crate::tools::{Toolbox, describe, one_line};
+use call::Caller;
+use conversation::{Conversation, ToolAnswer};
+use stream::{Message, StopReason};
+
+/// What tasks call this adapter.
+pub const NAME: &str = "claude-api";
+/// Where requests go when nothing else is said.
+pub const DEFAULT_BASE_URL: &str = "https://api.anthropic.com";
+/// The model when the task names none.
+pub const DEFAULT_MODEL: &str = "claude-sonnet-5-5";
+
+/// How the adapter works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaudeApiConfig {
+    /// Where requests go; before `ANTHROPIC_BASE_URL` when set.
+    pub base_url: Option<String>,
+    /// A file with the key, used when `ANTHROPIC_API_KEY` is not set.
+    pub key_file: Option<PathBuf>,
+    /// The model when the task names none.
+    pub model: String,
+    /// The most tokens of one answer.
+    pub max_tokens: u32,
+    /// The most calls of one session, retries not counted.
+    pub max_iterations: u32,
+    /// How often one call is made at most.
+    pub max_calls: u32,
+    /// Wait before the first repetition; each further one doubles it.
+    pub backoff: Duration,
+}
+
+impl Default for ClaudeApiConfig {
+    fn default() -> Self {
+        Self {
+            base_url: None,
+            key_file: None,
+            model: DEFAULT_MODEL.to_owned(),
+            max_tokens: 32_000,
+            max_iterations: 20,
+            max_calls: 4,
+            backoff: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The adapter.
+#[derive(Debug)]
+pub struct ClaudeApi {
+    config: ClaudeApiConfig,
+    base_url: String,
+    key: Option<String>,
+    client: reqwest::Client,
+    env: BTreeMap<OsString, OsString>,
+    runner: Runner,
+}
+
+/// Why the loop ended early.
+enum Halt {
+    Failed(Failure),
+    Stopped,
+}
+
+impl From<ReporterClosed> for Halt {
+    fn from(_: ReporterClosed) -> Self {
+        Self::Stopped
+    }
+}
+
+impl ClaudeApi {
+    /// The adapter with its key, base URL and HTTP client. A missing key makes it
+    /// unavailable and is no error.
+    ///
+    /// # Errors
+    /// When the key file that was named cannot be read, or there can be no HTTP client.
+    pub fn new(config: &AdapterConfig) -> Result<Self, LoadError> {
+        let own = config.claude_api.clone();
+        let key = match (text(&config.env, "ANTHROPIC_API_KEY"), &own.key_file) {
+            (Some(key), _) => Some(key.to_owned()),
+            (None, Some(path)) => {
+                let key = std::fs::read_to_string(path).map_err(|source| LoadError::KeyFile {
+                    path: path.clone(),
+                    source,
+                })?;
+                Some(key.trim().to_owned()).filter(|key| !key.is_empty())
+            }
+            (None, None) => None,
+        };
+        let base_url = own
+            .base_url
+            .as_deref()
+            .or_else(|| text(&config.env, "ANTHROPIC_BASE_URL"));
+        Ok(Self {
+            base_url: base_url.unwrap_or(DEFAULT_BASE_URL).trim_end_matches('/').to_owned(),
+            config: own,
+            key,
+            client: call::client().map_err(LoadError::Http)?,
+            env: config.env.clone(),
+            runner: config.runner.clone(),
+        })
+    }
+
+    /// Runs the loop within the session's time, then makes sure that it has really ended.
+    async fn run_within(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> AdapterEnd {
+        let Some(key) = &self.key else {
+            return AdapterEnd::Failed(Failure::new(FailureKind::AdapterUnavailable, NO_KEY));
+        };
+        let timeout = input.timeout;
+        let halt = stop.child_token();
+        let mut session = match self.session(key, input, reporter, halt.clone()).await {
+            Ok(session) => session,
+            Err(failure) => return AdapterEnd::Failed(failure),
+        };
+        let mut work = std::pin::pin!(session.work());
+        let (end, timed_out) = tokio::select! {
+            end = &mut work => (end, false),
+            () = tokio::time::sleep(timeout) => {
+                // The loop is told to stop instead of dropped: it ends the tool it runs.
+                halt.cancel();
+                (work.await, true)
+            }
+        };
+        match end {
+            Ok(summary) => AdapterEnd::Done { summary },
+            Err(Halt::Failed(failure)) => AdapterEnd::Failed(failure),
+            Err(Halt::Stopped) if timed_out && !stop.is_cancelled() => {
+                let message = format!("the session ran for {} seconds and was ended", timeout.as_secs());
+                AdapterEnd::Failed(Failure::new(FailureKind::Timeout, message))
+            }
+            Err(Halt::Stopped) => AdapterEnd::Stopped,
+        }
+    }
+
+    async fn session(
+        &self,
+        key: &str,
+        input: SessionInput,
+        reporter: Reporter,
+        halt: CancellationToken,
+    ) -> Result<Session<'_>, Failure> {
+        let env = Environment::for_session(&self.env, &input.scratch);
+        let (runner, worktree, scratch) = (self.runner.clone(), input.worktree.clone(), input.scratch.clone());
+        let tools = tokio::task::spawn_blocking(move || {
+            for folder in ["home", "tmp"] {
+                std::fs::create_dir_all(scratch.join(folder))?;
+            }
+            let folder = match worktree {
+                Some(worktree) => worktree,
+                None => {
+                    let work = scratch.join("work");
+                    std::fs::create_dir_all(&work)?;
+                    work
+                }
+            };
+            Toolbox::open(&folder, env.into_map(), runner)
+        });
+        let tools = tools
+            .await
+            .map_err(std::io::Error::other)
+            .and_then(|opened| opened)
+            .map_err(|error| {
+                Failure::new(
+                    FailureKind::CorruptedState,
+                    format!("cannot open the session's folders: {error}"),
+                )
+            })?;
+        let model = input.model.unwrap_or_else(|| self.config.model.clone());
+        Ok(Session {
+            config: &self.config,
+            conversation: Conversation::new(model, self.config.max_tokens, &input.prompt),
+            caller: Caller {
+                client: self.client.clone(),
+                url: format!("{}/v1/messages", self.base_url),
+                key: key.to_owned(),
+                idle: input.idle_timeout,
+                max_calls: self.config.max_calls,
+                backoff: self.config.backoff,
+            },
+            tools,
+            reporter,
+            control: Control {
+                stop: halt,
+                frozen: input.frozen,
+            },
+        })
+    }
+}
+
+const NO_KEY: &str = "set ANTHROPIC_API_KEY in the agent's environment, or name a key file";
+
+/// One session's loop.
+struct Session<'a> {
+    config: &'a ClaudeApiConfig,
+    conversation: Conversation,
+    caller: Caller,
+    tools: Toolbox,
+    reporter: Reporter,
+    control: Control,
+}
+
+impl Session<'_> {
+    async fn work(&mut self) -> Result<String, Halt> {
+        for line in self.conversation.unwritten() {
+            self.transcript(line).await?;
+        }
+        for _ in 0..self.config.max_iterations {
+            self.thawed().await?;
+            let message = self
+                .caller
+                .call(&self.conversation.body(), &self.reporter, &self.control)
+                .await?;
+            self.transcript(message.transcript_line()).await?;
+            if let Some(summary) = self.answer(&message).await? {
+                return Ok(summary);
+            }
+            for line in self.conversation.unwritten() {
+                self.transcript(line).await?;
+            }
+        }
+        let calls = self.config.max_iterations;
+        Err(Halt::Failed(Failure::new(
+            FailureKind::LogicError,
+            format!("the model was not done after {calls} turns"),
+        )))
+    }
+
+    /// Deals with a message. `Some` = the model is done.
+    async fn answer(&mut self, message: &Message) -> Result<Option<String>, Halt> {
+        let failed = |kind, text: &str| Err(Halt::Failed(Failure::new(kind, text)));
+        match &message.stop_reason {
+            StopReason::EndTurn | StopReason::StopSequence => Ok(Some(message.text())),
+            StopReason::ToolUse => {
+                self.conversation.assistant(message);
+                let answers = self.run_tools(message).await?;
+                if answers.is_empty() {
+                    return failed(
+                        FailureKind::AdapterCrash,
+                        "the model stopped for a tool that it did not name",
+                    );
+                }
+                self.conversation.tool_results(answers);
+                Ok(None)
+            }
+            StopReason::MaxTokens => {
+                // A call that was cut in the middle is answered, not run.
+                self.conversation.assistant(message);
+                let cut = message.tool_calls().map(|call| ToolAnswer {
+                    id: call.id.to_owned(),
+                    text: "not run: your message was cut off at the limit of tokens; use smaller steps".to_owned(),
+                    is_error: true,
+                });
+                let cut: Vec<ToolAnswer> = cut.collect();
+                if cut.is_empty() {
+                    self.conversation
+                        .user("Your message was cut off at the limit of tokens. Go on.");
+                } else {
+                    self.conversation.tool_results(cut);
+                }
+                Ok(None)
+            }
+            // The provider paused a long turn; sending it back lets it go on.
+            StopReason::PauseTurn => {
+                self.conversation.assistant(message);
+                Ok(None)
+            }
+            StopReason::Refusal => failed(FailureKind::InvalidRequest, "the model refused the task"),
+            StopReason::ContextWindow => failed(
+                FailureKind::ContextOverflow,
+                "the conversation no longer fits the model",
+            ),
+            StopReason::Other(reason) => {
+                let text = format!("the model stopped for a reason that is not known: {reason}");
+                failed(FailureKind::Unknown, &text)
+            }
+        }
+    }
+
+    async fn run_tools(&mut self, message: &Message) -> Result<Vec<ToolAnswer>, Halt> {
+        let mut answers = Vec::new();
+        for call in message.tool_calls() {
+            let line = describe(call.name, call.input);
+            self.print(format!("> {line}\n")).await?;
+            self.reporter.event(EventBody::Activity(line)).await?;
+            let result = self.tools.call(call.name, call.input, &self.control).await;
+            if self.control.stop.is_cancelled() {
+                return Err(Halt::Stopped);
+            }
+            let shown = if call.name == "bash" || result.is_error {
+                format!("{}\n", one_line(&result.text, 2000))
+            } else {
+                String::new()
+            };
+            self.print(shown).await?;
+            answers.push(ToolAnswer {
+                id: call.id.to_owned(),
+                text: result.text,
+                is_error: result.is_error,
+            });
+        }
+        Ok(answers)
+    }
+
+    async fn thawed(&mut self) -> Result<(), Halt> {
+        thawed(&mut self.control.frozen, &self.control.stop).await
+    }
+
+    async fn print(&self, text: String) -> Result<(), ReporterClosed> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.reporter.output(OutputStream::Stdout, Bytes::from(text)).await
+    }
+
+    async fn transcript(&self, mut line: String) -> Result<(), ReporterClosed> {
+        line.push('\n');
+        self.reporter.output(OutputStream::Transcript, Bytes::from(line)).await
+    }
+}
+
+/// Waits until the attempt may work.
+async fn thawed(frozen: &mut watch::Receiver<bool>, stop: &CancellationToken) -> Result<(), Halt> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(Halt::Stopped),
+        // An error means that nobody can freeze or thaw any more; then it is not frozen.
+        _thawed_or_nobody = frozen.wait_for(|frozen| !frozen) => Ok(()),
+    }
+}
+
+impl Adapter for ClaudeApi {
+    fn info(&self) -> AdapterInfo {
+        AdapterInfo {
+            name: NAME.parse::<AdapterName>().expect("the name is a literal that fits"),
+            version: String::new(),
+            unavailable: self.key.is_none().then(|| NO_KEY.to_owned()),
+        }
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        self.key.iter().cloned().collect()
+    }
+
+    fn run(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {
+        Box::pin(self.run_within(input, reporter, stop))
+    }
+}
+
+#[cfg(test)]
+mod tests;

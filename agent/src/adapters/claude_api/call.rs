@@ -1,0 +1,288 @@
+//! One call of the Messages API with its few retries. Everything that a call costs is
+//! reported here, also that of calls that break off.
+
+use std::sync::Once;
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use kage_core::event::{EventBody, OutputStream};
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::parse_retry_after;
+use kage_core::time::Timestamp;
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use sse_stream::SseStream;
+
+use super::stream::{ApiError, Assembly, Message, Progress};
+use super::{Halt, thawed};
+use crate::adapter::Reporter;
+use crate::process::Control;
+
+/// The longest wait that a call sits out. A longer one is left to the task's recovery.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The longest back-off of our own choice.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+/// The most bytes of an error's body that are read.
+const ERROR_BODY: usize = 64 << 10;
+const CONNECT: Duration = Duration::from_secs(20);
+
+/// The client for all calls. Redirects are refused: they would take the key elsewhere.
+pub(super) fn client() -> reqwest::Result<reqwest::Client> {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        // An error means that the program installed one already, which is as good.
+        let _already_there = rustls::crypto::ring::default_provider().install_default();
+    });
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("kage/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+/// How calls are made.
+pub(super) struct Caller {
+    pub(super) client: reqwest::Client,
+    pub(super) url: String,
+    pub(super) key: String,
+    /// The longest silence of the provider.
+    pub(super) idle: Duration,
+    pub(super) max_calls: u32,
+    pub(super) backoff: Duration,
+}
+
+/// How one call ended.
+enum Outcome {
+    Message(Box<Message>),
+    /// It may help to make it again when its kind says so.
+    Failed(Failure),
+}
+
+/// Whether the same call may succeed a little later.
+fn passes(kind: FailureKind) -> bool {
+    match kind {
+        FailureKind::RateLimited | FailureKind::Overloaded | FailureKind::Network | FailureKind::Timeout => true,
+        FailureKind::QuotaExhausted
+        | FailureKind::Auth
+        | FailureKind::InvalidRequest
+        | FailureKind::ContextOverflow
+        | FailureKind::ContextUnavailable
+        | FailureKind::CorruptedState
+        | FailureKind::LogicError
+        | FailureKind::NoChange
+        | FailureKind::AdapterCrash
+        | FailureKind::AdapterUnavailable
+        | FailureKind::AgentLost
+        | FailureKind::BudgetExceeded
+        | FailureKind::Cancelled
+        | FailureKind::Unknown => false,
+    }
+}
+
+/// The wait before the next call: what the provider asked for or our own back-off, and
+/// always a little more, so that callers who failed together do not return together.
+fn delay(asked: Option<Duration>, backoff: Duration, attempt: u32, random: f64) -> Duration {
+    let own = backoff
+        .saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)))
+        .min(LONGEST_BACKOFF);
+    let wait = asked.map_or(own, |asked| asked.max(own.min(Duration::from_millis(100))));
+    wait + wait.mul_f64(0.25 * random.clamp(0.0, 1.0))
+}
+
+impl Caller {
+    /// Makes the call, again where that may help.
+    pub(super) async fn call(&self, body: &[u8], reporter: &Reporter, control: &Control) -> Result<Message, Halt> {
+        let body = Bytes::copy_from_slice(body);
+        let mut attempt = 1;
+        loop {
+            let outcome = tokio::select! {
+                biased;
+                () = control.stop.cancelled() => return Err(Halt::Stopped),
+                outcome = self.once(body.clone(), reporter) => outcome?,
+            };
+            let failure = match outcome {
+                Outcome::Message(message) => return Ok(*message),
+                Outcome::Failed(failure) => failure,
+            };
+            let too_long = failure.retry_after.is_some_and(|asked| asked > LONGEST_WAIT);
+            if attempt >= self.max_calls || too_long || !passes(failure.kind) {
+                return Err(Halt::Failed(failure));
+            }
+            let delay = delay(failure.retry_after, self.backoff, attempt, rand::random());
+            reporter
+                .event(EventBody::CallRetried {
+                    failure,
+                    delay,
+                    attempt,
+                })
+                .await?;
+            tokio::select! {
+                biased;
+                () = control.stop.cancelled() => return Err(Halt::Stopped),
+                () = tokio::time::sleep(delay) => {}
+            }
+            thawed(&mut control.frozen.clone(), &control.stop).await?;
+            attempt += 1;
+        }
+    }
+
+    async fn once(&self, body: Bytes, reporter: &Reporter) -> Result<Outcome, Halt> {
+        let request = self
+            .client
+            .post(&self.url)
+            .header("x-api-key", &self.key)
+            .header("anthropic-version", "2023-06-01")
+            .header(CONTENT_TYPE, "application/json")
+            .body(body);
+        let response = match tokio::time::timeout(self.idle, request.send()).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Ok(Outcome::Failed(network(&error))),
+            Err(_) => return Ok(Outcome::Failed(self.silent())),
+        };
+        if !response.status().is_success() {
+            return Ok(Outcome::Failed(self.refusal(response).await));
+        }
+        let mut assembly = Assembly::default();
+        let end = self.read(response, &mut assembly, reporter).await;
+        // Billed even when the answer broke off.
+        if !assembly.usage().is_zero() {
+            let usage = EventBody::UsageRecorded {
+                model: assembly.model().to_owned(),
+                usage: assembly.usage(),
+                reported: None,
+                metered: true,
+            };
+            reporter.event(usage).await?;
+        }
+        Ok(match end? {
+            None => Outcome::Message(Box::new(assembly.finish())),
+            Some(failure) => Outcome::Failed(failure),
+        })
+    }
+
+    /// Reads the stream to its end. `None` = the message is whole.
+    async fn read(
+        &self,
+        response: reqwest::Response,
+        assembly: &mut Assembly,
+        reporter: &Reporter,
+    ) -> Result<Option<Failure>, Halt> {
+        let mut events = SseStream::from_bytes_stream(response.bytes_stream());
+        let mut mid_line = false;
+        let failure = loop {
+            let event = match tokio::time::timeout(self.idle, events.next()).await {
+                Ok(Some(Ok(event))) => event,
+                Ok(Some(Err(error))) => {
+                    break Failure::new(FailureKind::Network, format!("the stream was cut: {error}"));
+                }
+                Ok(None) => break Failure::new(FailureKind::Network, "the stream ended before the message did"),
+                Err(_) => break self.silent(),
+            };
+            let Some(data) = event.data else {
+                continue;
+            };
+            match assembly.event(&data) {
+                Progress::None => {}
+                Progress::Text(text) if text.is_empty() => {}
+                Progress::Text(text) => {
+                    mid_line = !text.ends_with('\n');
+                    reporter.output(OutputStream::Stdout, Bytes::from(text)).await?;
+                }
+                Progress::Complete => {
+                    if mid_line {
+                        reporter.output(OutputStream::Stdout, Bytes::from_static(b"\n")).await?;
+                    }
+                    return Ok(None);
+                }
+                Progress::Failed(failure) => break failure,
+            }
+        };
+        if mid_line {
+            reporter
+                .output(OutputStream::Stdout, Bytes::from_static(b" [broken off]\n"))
+                .await?;
+        }
+        Ok(Some(failure))
+    }
+
+    fn silent(&self) -> Failure {
+        let message = format!("the provider said nothing for {} seconds", self.idle.as_secs());
+        Failure::new(FailureKind::Timeout, message)
+    }
+
+    /// What an answer that is an error means.
+    async fn refusal(&self, mut response: reqwest::Response) -> Failure {
+        #[derive(serde::Deserialize)]
+        struct Body {
+            error: ApiError,
+        }
+        let status = response.status().as_u16();
+        let now = UNIX_EPOCH.elapsed().unwrap_or_default();
+        let now = Timestamp::from_millis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+        let asked = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok());
+        let asked = asked.and_then(|value| parse_retry_after(value, now));
+        let mut body = Vec::new();
+        while let Ok(Ok(Some(chunk))) = tokio::time::timeout(self.idle, response.chunk()).await {
+            body.extend_from_slice(&chunk);
+            if body.len() > ERROR_BODY {
+                break;
+            }
+        }
+        let error = match serde_json::from_slice::<Body>(&body) {
+            Ok(body) => body.error,
+            // A proxy's page, say.
+            Err(_) => ApiError {
+                message: crate::tools::one_line(&String::from_utf8_lossy(&body), 200),
+                ..ApiError::default()
+            },
+        };
+        error.classify(Some(status), asked)
+    }
+}
+
+/// A failure before there was an answer. The URL is left out: it is in the configuration.
+fn network(error: &reqwest::Error) -> Failure {
+    let mut words = String::from("the provider cannot be reached");
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        words = format!("{words}: {cause}");
+        source = cause.source();
+    }
+    let kind = if error.is_timeout() {
+        FailureKind::Timeout
+    } else if error.is_builder() {
+        FailureKind::InvalidRequest
+    } else {
+        FailureKind::Network
+    };
+    Failure::new(kind, words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_obey_the_provider_and_are_never_shorter() {
+        let second = Duration::from_secs(1);
+        for (asked, attempt, random, expected) in [
+            (None, 1, 0.0, Duration::from_secs(1)),
+            (None, 3, 0.0, Duration::from_secs(4)),
+            (None, 30, 0.0, LONGEST_BACKOFF),
+            (None, 1, 1.0, Duration::from_millis(1250)),
+            (Some(Duration::from_secs(7)), 1, 0.0, Duration::from_secs(7)),
+            (Some(Duration::from_secs(8)), 1, 1.0, Duration::from_secs(10)),
+            // "At once" is still not a busy loop.
+            (Some(Duration::ZERO), 1, 0.0, Duration::from_millis(100)),
+        ] {
+            assert_eq!(
+                delay(asked, second, attempt, random),
+                expected,
+                "{asked:?} {attempt} {random}"
+            );
+        }
+    }
+}

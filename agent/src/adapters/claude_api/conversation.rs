@@ -1,0 +1,248 @@
+//! What is sent: tools, system, messages, in that order, with cache breakpoints.
+//!
+//! What all sessions of a task share comes first and is the same bytes in each: tool
+//! definitions, then the system text, then the base. A breakpoint ends it. Two more are at
+//! the last two messages of the user, so that each call reads what the one before wrote.
+
+use kage_core::prompt::Prompt;
+use serde::Serialize;
+use serde::ser::SerializeSeq as _;
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Value, json};
+
+use super::stream::{Block, Message};
+use crate::tools;
+
+/// What the model is told before anything else. The same for every session, so it names
+/// no path, model or session.
+const SYSTEM: &str = "You are a software engineer working alone on one task in a git worktree. \
+Use the tools to look at the code, change it and check your change; all paths are relative to the root of the worktree. \
+Nobody can answer questions, so decide sensibly yourself. Change only what the task needs, do not commit, \
+and do not weaken tests to make them pass. When the task is done, say in one or two sentences what you did.";
+
+/// How many messages of the user end with a breakpoint.
+const RECENT: usize = 2;
+
+/// What a tool gave.
+#[derive(Debug, Clone)]
+pub(super) struct ToolAnswer {
+    pub(super) id: String,
+    pub(super) text: String,
+    pub(super) is_error: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Sent {
+    User(Vec<Value>),
+    /// The model's own blocks, as they came.
+    Assistant(Vec<Block>),
+}
+
+/// A conversation as it will be sent.
+#[derive(Debug, Clone)]
+pub(super) struct Conversation {
+    model: String,
+    max_tokens: u32,
+    tools: Box<RawValue>,
+    system: Vec<Value>,
+    messages: Vec<Sent>,
+    /// How many messages the transcript has, or gets from elsewhere.
+    written: usize,
+}
+
+fn breakpoint(block: &mut Value) {
+    block["cache_control"] = json!({"type": "ephemeral"});
+}
+
+impl Conversation {
+    /// A conversation that begins with this prompt.
+    pub(super) fn new(model: String, max_tokens: u32, prompt: &Prompt) -> Self {
+        let mut system = vec![json!({"type": "text", "text": SYSTEM})];
+        if !prompt.shared.is_empty() {
+            system.push(json!({"type": "text", "text": prompt.shared}));
+        }
+        if let Some(last) = system.last_mut() {
+            breakpoint(last);
+        }
+        Self {
+            model,
+            max_tokens,
+            tools: to_raw_value(&tools::definitions()).expect("JSON values always serialise"),
+            system,
+            messages: vec![Sent::User(vec![json!({"type": "text", "text": prompt.own})])],
+            written: 0,
+        }
+    }
+
+    /// Appends what the model said. A message without blocks is nothing to send back.
+    pub(super) fn assistant(&mut self, message: &Message) {
+        if !message.blocks.is_empty() {
+            self.messages.push(Sent::Assistant(message.blocks.clone()));
+        }
+    }
+
+    /// Appends the answers to the model's tool calls.
+    pub(super) fn tool_results(&mut self, answers: Vec<ToolAnswer>) {
+        let block = |answer: ToolAnswer| {
+            let mut block = json!({
+                "type": "tool_result",
+                "tool_use_id": answer.id,
+                // The provider refuses empty text.
+                "content": if answer.text.is_empty() { "[empty]" } else { &answer.text },
+            });
+            if answer.is_error {
+                block["is_error"] = Value::Bool(true);
+            }
+            block
+        };
+        self.messages.push(Sent::User(answers.into_iter().map(block).collect()));
+    }
+
+    /// Appends words of the user.
+    pub(super) fn user(&mut self, text: &str) {
+        let block = json!({"type": "text", "text": text});
+        match self.messages.last_mut() {
+            // Roles alternate.
+            Some(Sent::User(blocks)) => blocks.push(block),
+            Some(Sent::Assistant(_)) | None => self.messages.push(Sent::User(vec![block])),
+        }
+    }
+
+    /// Lines for the transcript: messages of the user that it does not have yet.
+    pub(super) fn unwritten(&mut self) -> Vec<String> {
+        let new = &self.messages[self.written.min(self.messages.len())..];
+        let lines = new.iter().filter_map(|message| match message {
+            Sent::User(blocks) => Some(json!({"role": "user", "content": blocks}).to_string()),
+            Sent::Assistant(_) => None,
+        });
+        let lines = lines.collect();
+        self.written = self.messages.len();
+        lines
+    }
+
+    /// The body of the next request.
+    pub(super) fn body(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            model: &'a str,
+            max_tokens: u32,
+            stream: bool,
+            tools: &'a RawValue,
+            system: &'a [Value],
+            messages: Messages<'a>,
+        }
+        let body = Body {
+            model: &self.model,
+            max_tokens: self.max_tokens,
+            stream: true,
+            tools: &self.tools,
+            system: &self.system,
+            messages: Messages(&self.messages),
+        };
+        serde_json::to_vec(&body).expect("JSON values and raw JSON always serialise")
+    }
+}
+
+struct Messages<'a>(&'a [Sent]);
+
+impl Serialize for Messages<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct One<'a, C: Serialize + ?Sized> {
+            role: &'static str,
+            content: &'a C,
+        }
+        let users = self.0.iter().filter(|message| matches!(message, Sent::User(_))).count();
+        let mut user = 0;
+        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
+        for message in self.0 {
+            match message {
+                Sent::User(blocks) => {
+                    user += 1;
+                    let mut blocks = blocks.clone();
+                    if user + RECENT > users
+                        && let Some(last) = blocks.last_mut()
+                    {
+                        breakpoint(last);
+                    }
+                    list.serialize_element(&One {
+                        role: "user",
+                        content: &blocks,
+                    })?;
+                }
+                Sent::Assistant(blocks) => list.serialize_element(&One {
+                    role: "assistant",
+                    content: blocks,
+                })?,
+            }
+        }
+        list.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompt(own: &str) -> Prompt {
+        Prompt {
+            shared: "the base".to_owned(),
+            own: own.to_owned(),
+        }
+    }
+
+    fn answer(id: &str) -> ToolAnswer {
+        ToolAnswer {
+            id: id.to_owned(),
+            text: "done".to_owned(),
+            is_error: false,
+        }
+    }
+
+    #[test]
+    fn sessions_share_their_bytes_up_to_their_own_part() {
+        let body = |own| String::from_utf8(Conversation::new("m".to_owned(), 10, &prompt(own)).body()).unwrap();
+        let (one, two) = (body("first"), body("second"));
+        let split = one.find("first").unwrap();
+        assert_eq!(one[..split], two[..split]);
+        assert!(one[..split].contains("the base"));
+    }
+
+    #[test]
+    fn breakpoints_end_the_base_and_the_last_two_user_messages() {
+        let mut conversation = Conversation::new("m".to_owned(), 10, &prompt("task"));
+        for id in ["a", "b", "c"] {
+            conversation.tool_results(vec![answer(id), answer("last")]);
+        }
+        let body: Value = serde_json::from_slice(&conversation.body()).unwrap();
+        let marked = |value: &Value| value.get("cache_control").is_some();
+        assert_eq!(
+            body["system"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(marked)
+                .collect::<Vec<_>>(),
+            [false, true]
+        );
+        let messages = body["messages"].as_array().unwrap();
+        let marks: Vec<Vec<bool>> = messages
+            .iter()
+            .map(|message| message["content"].as_array().unwrap().iter().map(marked).collect())
+            .collect();
+        assert_eq!(
+            marks,
+            [vec![false], vec![false, false], vec![false, true], vec![false, true]]
+        );
+    }
+
+    #[test]
+    fn the_transcript_gets_each_user_message_once() {
+        let mut conversation = Conversation::new("m".to_owned(), 10, &prompt("task"));
+        assert_eq!(conversation.unwritten().len(), 1);
+        assert_eq!(conversation.unwritten().len(), 0);
+        conversation.tool_results(vec![answer("a")]);
+        let lines = conversation.unwritten();
+        assert!(lines.len() == 1 && lines[0].contains("\"tool_use_id\":\"a\"") && !lines[0].contains("cache_control"));
+    }
+}

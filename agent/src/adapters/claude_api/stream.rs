@@ -1,0 +1,496 @@
+//! Puts a message together from the events of a stream. Pure: bytes come from elsewhere.
+//!
+//! Blocks keep every field that the provider sent, in its own bytes: thinking signatures
+//! must come back exactly as they were.
+
+use std::collections::BTreeMap;
+
+use kage_core::failure::Failure;
+use kage_core::failure_table::ProviderError;
+use kage_core::usage::Usage;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::usage;
+
+/// The most bytes of one message. The provider's own limits are far below.
+const MAX_MESSAGE: usize = 32 << 20;
+
+/// Why the model stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum StopReason {
+    EndTurn,
+    StopSequence,
+    ToolUse,
+    MaxTokens,
+    PauseTurn,
+    Refusal,
+    ContextWindow,
+    Other(String),
+}
+
+impl StopReason {
+    fn parse(text: &str) -> Self {
+        match text {
+            "end_turn" => Self::EndTurn,
+            "stop_sequence" => Self::StopSequence,
+            "tool_use" => Self::ToolUse,
+            "max_tokens" => Self::MaxTokens,
+            "pause_turn" => Self::PauseTurn,
+            "refusal" => Self::Refusal,
+            "model_context_window_exceeded" => Self::ContextWindow,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}
+
+/// A block of content: its fields as the provider wrote them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Block(BTreeMap<String, Box<RawValue>>);
+
+impl Block {
+    fn text(&self, field: &str) -> Option<String> {
+        serde_json::from_str(self.0.get(field)?.get()).ok()
+    }
+
+    fn set(&mut self, field: &str, value: Box<RawValue>) {
+        self.0.insert(field.to_owned(), value);
+    }
+}
+
+/// A tool that the model asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ToolCall<'a> {
+    pub(super) id: &'a str,
+    pub(super) name: &'a str,
+    /// JSON, as the model wrote it.
+    pub(super) input: &'a str,
+}
+
+/// A whole message.
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub(super) id: String,
+    pub(super) model: String,
+    pub(super) blocks: Vec<Block>,
+    pub(super) stop_reason: StopReason,
+    pub(super) usage: Usage,
+    raw_stop_reason: String,
+    calls: Vec<(String, String, String)>,
+}
+
+impl Message {
+    /// What it says in words.
+    pub(super) fn text(&self) -> String {
+        let texts = self.blocks.iter().filter_map(|block| block.text("text"));
+        texts.collect::<Vec<_>>().join("\n").trim().to_owned()
+    }
+
+    pub(super) fn tool_calls(&self) -> impl Iterator<Item = ToolCall<'_>> {
+        self.calls.iter().map(|(id, name, input)| ToolCall { id, name, input })
+    }
+
+    /// The message as one line of a transcript.
+    pub(super) fn transcript_line(&self) -> String {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            role: &'a str,
+            id: &'a str,
+            model: &'a str,
+            content: &'a [Block],
+            stop_reason: &'a str,
+            usage: &'a Usage,
+        }
+        let line = Line {
+            role: "assistant",
+            id: &self.id,
+            model: &self.model,
+            content: &self.blocks,
+            stop_reason: &self.raw_stop_reason,
+            usage: &self.usage,
+        };
+        serde_json::to_string(&line).expect("maps with text keys and raw JSON always serialise")
+    }
+}
+
+/// What an event means for those who wait.
+#[derive(Debug, Clone, PartialEq)]
+#[must_use]
+pub(super) enum Progress {
+    /// Nothing to show.
+    None,
+    /// The model said this.
+    Text(String),
+    /// The message is whole.
+    Complete,
+    /// The stream ended in an error.
+    Failed(Failure),
+}
+
+/// A block whose end has not come yet.
+#[derive(Debug, Default)]
+struct Open {
+    block: Block,
+    /// What deltas appended, by field.
+    grown: BTreeMap<&'static str, String>,
+    /// Deltas that are lists of objects: citations.
+    citations: Vec<Value>,
+}
+
+/// A message in the making.
+#[derive(Debug, Default)]
+pub(super) struct Assembly {
+    id: String,
+    model: String,
+    open: BTreeMap<u64, Open>,
+    done: BTreeMap<u64, Block>,
+    calls: BTreeMap<u64, (String, String, String)>,
+    stop_reason: Option<String>,
+    usage: Usage,
+    bytes: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Event {
+    MessageStart {
+        message: Start,
+    },
+    ContentBlockStart {
+        index: u64,
+        content_block: Block,
+    },
+    ContentBlockDelta {
+        index: u64,
+        delta: Delta,
+    },
+    ContentBlockStop {
+        index: u64,
+    },
+    MessageDelta {
+        delta: End,
+        #[serde(default)]
+        usage: Value,
+    },
+    MessageStop,
+    Error {
+        error: ApiError,
+    },
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+struct Start {
+    id: String,
+    model: String,
+    #[serde(default)]
+    usage: Value,
+}
+
+#[derive(Deserialize)]
+struct End {
+    #[serde(default)]
+    stop_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Delta {
+    TextDelta {
+        text: String,
+    },
+    InputJsonDelta {
+        partial_json: String,
+    },
+    ThinkingDelta {
+        thinking: String,
+    },
+    SignatureDelta {
+        signature: String,
+    },
+    CitationsDelta {
+        citation: Value,
+    },
+    #[serde(other)]
+    Other,
+}
+
+/// The provider's error object, in a stream or as a whole answer.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct ApiError {
+    #[serde(default, rename = "type")]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) message: String,
+    #[serde(default)]
+    pub(super) details: Option<Value>,
+}
+
+impl ApiError {
+    /// The failure that it is, with what HTTP says about it.
+    pub(super) fn classify(&self, status: Option<u16>, retry_after: Option<std::time::Duration>) -> Failure {
+        ProviderError {
+            status,
+            error_type: Some(self.kind.as_str()).filter(|kind| !kind.is_empty()),
+            error_code: self
+                .details
+                .as_ref()
+                .and_then(|details| details.get("error_code")?.as_str()),
+            message: &self.message,
+            retry_after,
+        }
+        .classify()
+    }
+}
+
+impl Assembly {
+    /// Tokens counted so far: what the provider bills even when the stream is cut.
+    pub(super) fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// The model as the provider names it; empty before the message began.
+    pub(super) fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Takes the data of one event.
+    pub(super) fn event(&mut self, data: &str) -> Progress {
+        self.bytes = self.bytes.saturating_add(data.len());
+        if self.bytes > MAX_MESSAGE {
+            return broken("the message is longer than any should be");
+        }
+        // Deserialised in two steps: raw JSON does not survive a tagged enum.
+        let event = match parse_event(data) {
+            Ok(event) => event,
+            Err(error) => return broken(&format!("an event is not understood: {error}")),
+        };
+        match event {
+            Event::MessageStart { message } => {
+                self.id = message.id;
+                self.model = message.model;
+                usage::update(&mut self.usage, &message.usage);
+                Progress::None
+            }
+            Event::ContentBlockStart { index, content_block } => {
+                let open = Open {
+                    block: content_block,
+                    ..Open::default()
+                };
+                self.open.insert(index, open);
+                Progress::None
+            }
+            Event::ContentBlockDelta { index, delta } => self.delta(index, delta),
+            Event::ContentBlockStop { index } => {
+                if let Some(open) = self.open.remove(&index) {
+                    self.close(index, open);
+                }
+                Progress::None
+            }
+            Event::MessageDelta { delta, usage } => {
+                if delta.stop_reason.is_some() {
+                    self.stop_reason = delta.stop_reason;
+                }
+                usage::update(&mut self.usage, &usage);
+                Progress::None
+            }
+            Event::MessageStop => Progress::Complete,
+            Event::Error { error } => Progress::Failed(error.classify(None, None)),
+            Event::Other => Progress::None,
+        }
+    }
+
+    fn delta(&mut self, index: u64, delta: Delta) -> Progress {
+        let Some(open) = self.open.get_mut(&index) else {
+            return broken("a block goes on that did not begin");
+        };
+        let mut grow = |field: &'static str, more: &str| open.grown.entry(field).or_default().push_str(more);
+        match delta {
+            Delta::TextDelta { text } => {
+                grow("text", &text);
+                return Progress::Text(text);
+            }
+            Delta::InputJsonDelta { partial_json } => grow("input", &partial_json),
+            Delta::ThinkingDelta { thinking } => grow("thinking", &thinking),
+            Delta::SignatureDelta { signature } => grow("signature", &signature),
+            Delta::CitationsDelta { citation } => open.citations.push(citation),
+            Delta::Other => {}
+        }
+        Progress::None
+    }
+
+    fn close(&mut self, index: u64, mut open: Open) {
+        for (field, grown) in open.grown {
+            if field == "input" {
+                // Cut input is no JSON; an empty object keeps the message well-formed, and
+                // the call is not run.
+                let raw = RawValue::from_string(grown).or_else(|_| RawValue::from_string("{}".to_owned()));
+                if let Ok(raw) = raw {
+                    open.block.set(field, raw);
+                }
+            } else {
+                let all = open.block.text(field).unwrap_or_default() + &grown;
+                if let Ok(raw) = to_raw_value(&all) {
+                    open.block.set(field, raw);
+                }
+            }
+        }
+        if !open.citations.is_empty()
+            && let Ok(raw) = to_raw_value(&open.citations)
+        {
+            open.block.set("citations", raw);
+        }
+        if open.block.text("type").as_deref() == Some("tool_use") {
+            let text = |field| open.block.text(field).unwrap_or_default();
+            let input = open.block.0.get("input").map_or("{}", |raw| raw.get()).to_owned();
+            self.calls.insert(index, (text("id"), text("name"), input));
+        }
+        self.done.insert(index, open.block);
+    }
+
+    /// The message, once it is complete.
+    pub(super) fn finish(mut self) -> Message {
+        for (index, open) in std::mem::take(&mut self.open) {
+            self.close(index, open);
+        }
+        let raw_stop_reason = self.stop_reason.unwrap_or_default();
+        Message {
+            id: self.id,
+            model: self.model,
+            blocks: self.done.into_values().collect(),
+            stop_reason: StopReason::parse(&raw_stop_reason),
+            usage: self.usage,
+            raw_stop_reason,
+            calls: self.calls.into_values().collect(),
+        }
+    }
+}
+
+fn broken(why: &str) -> Progress {
+    Progress::Failed(Failure::new(
+        kage_core::failure::FailureKind::Network,
+        format!("the model's answer broke off: {why}"),
+    ))
+}
+
+fn parse_event(data: &str) -> serde_json::Result<Event> {
+    #[derive(Deserialize)]
+    struct Kind<'a> {
+        #[serde(borrow, rename = "type")]
+        kind: std::borrow::Cow<'a, str>,
+    }
+    #[derive(Deserialize)]
+    struct BlockStart {
+        index: u64,
+        content_block: Block,
+    }
+    if serde_json::from_str::<Kind<'_>>(data)?.kind == "content_block_start" {
+        let BlockStart { index, content_block } = serde_json::from_str(data)?;
+        return Ok(Event::ContentBlockStart { index, content_block });
+    }
+    serde_json::from_str(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIXTURE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/messages/tool_use.sse"));
+
+    fn data(fixture: &str) -> impl Iterator<Item = &str> {
+        fixture.lines().filter_map(|line| line.strip_prefix("data: "))
+    }
+
+    #[test]
+    fn a_recorded_stream_becomes_a_message() {
+        let mut assembly = Assembly::default();
+        let mut said = String::new();
+        let mut complete = 0;
+        for event in data(FIXTURE) {
+            match assembly.event(event) {
+                Progress::None => {}
+                Progress::Text(text) => said.push_str(&text),
+                Progress::Complete => complete += 1,
+                Progress::Failed(failure) => panic!("{failure}"),
+            }
+        }
+        let message = assembly.finish();
+        assert_eq!((complete, said.as_str()), (1, "I will write it."));
+        assert_eq!(message.stop_reason, StopReason::ToolUse);
+        assert_eq!(message.text(), "I will write it.");
+        let calls: Vec<_> = message
+            .tool_calls()
+            .map(|call| (call.id, call.name, call.input))
+            .collect();
+        // The number and the order of keys are as the model wrote them.
+        let input = "{\"path\": \"a.txt\", \"content\": \"caf\\u00e9 1.10\", \"big\": 12345678901234567890.10}";
+        assert_eq!(calls, [("toolu_1", "write_file", input)]);
+        let usage = Usage {
+            input: 12,
+            cache_write_5m: 1500,
+            cache_read: 300,
+            output: 57,
+            ..Usage::default()
+        };
+        assert_eq!(message.usage, usage);
+
+        let line = message.transcript_line();
+        assert!(line.contains(r#""signature":"Eq/+0=A==""#), "{line}");
+        assert!(line.contains(r#""thinking":"Let me see.""#), "{line}");
+        assert!(line.contains(input), "{line}");
+        // What is not known is kept as well.
+        assert!(line.contains(r#""data":"x\/y""#), "{line}");
+    }
+
+    #[test]
+    fn an_error_inside_the_stream_is_classified() {
+        use kage_core::failure::FailureKind as K;
+        for (kind, expected) in [
+            ("overloaded_error", K::Overloaded),
+            ("rate_limit_error", K::RateLimited),
+            ("api_error", K::Network),
+        ] {
+            let event = format!(r#"{{"type":"error","error":{{"type":"{kind}","message":"no"}}}}"#);
+            let Progress::Failed(failure) = Assembly::default().event(&event) else {
+                panic!("{kind}");
+            };
+            assert_eq!(failure.kind, expected);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_a_failure_and_new_events_are_passed_over() {
+        for event in [
+            "",
+            "{",
+            "[]",
+            r#"{"type":"content_block_delta","index":3,"delta":{"type":"text_delta","text":"x"}}"#,
+        ] {
+            assert!(
+                matches!(Assembly::default().event(event), Progress::Failed(_)),
+                "{event}"
+            );
+        }
+        for event in [r#"{"type":"ping"}"#, r#"{"type":"something_new","x":[1]}"#] {
+            assert_eq!(Assembly::default().event(event), Progress::None, "{event}");
+        }
+    }
+
+    #[test]
+    fn input_that_was_cut_leaves_a_well_formed_message() {
+        let mut assembly = Assembly::default();
+        for event in [
+            r#"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"t","name":"bash","input":{}}}"#,
+            r#"{"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"{\"comm"}}"#,
+            r#"{"type":"message_delta","delta":{"stop_reason":"max_tokens"},"usage":{"output_tokens":3}}"#,
+        ] {
+            assert_eq!(assembly.event(event), Progress::None);
+        }
+        let message = assembly.finish();
+        assert_eq!(message.stop_reason, StopReason::MaxTokens);
+        assert_eq!(message.tool_calls().next().map(|call| call.input), Some("{}"));
+    }
+}

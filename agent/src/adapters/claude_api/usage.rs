@@ -1,0 +1,103 @@
+//! Token counts of the Messages API, by billing class.
+
+use kage_core::usage::Usage;
+use serde_json::Value;
+
+/// Reads a `usage` object. The provider's `input_tokens` excludes everything cached.
+pub(crate) fn parse(value: &Value) -> Option<Usage> {
+    let mut usage = Usage::default();
+    update(&mut usage, value).then_some(usage)
+}
+
+/// Puts what a later `usage` object says in place: its counts are totals, and it leaves out
+/// what has not changed. False when it is no object.
+pub(super) fn update(usage: &mut Usage, value: &Value) -> bool {
+    let Some(object) = value.as_object() else {
+        return false;
+    };
+    let number = |key: &str| object.get(key).and_then(Value::as_u64);
+    let deep = |outer: &str, inner: &str| object.get(outer)?.get(inner)?.as_u64();
+    if let Some(input) = number("input_tokens") {
+        usage.input = input;
+    }
+    if let Some(read) = number("cache_read_input_tokens") {
+        usage.cache_read = read;
+    }
+    let hour = deep("cache_creation", "ephemeral_1h_input_tokens");
+    let five = deep("cache_creation", "ephemeral_5m_input_tokens");
+    if let Some(written) = number("cache_creation_input_tokens") {
+        // What is not said to live for an hour lives for five minutes.
+        usage.cache_write_1h = hour.unwrap_or(usage.cache_write_1h).min(written);
+        usage.cache_write_5m = written - usage.cache_write_1h;
+    } else {
+        usage.cache_write_1h = hour.unwrap_or(usage.cache_write_1h);
+        usage.cache_write_5m = five.unwrap_or(usage.cache_write_5m);
+    }
+    if let Some(output) = number("output_tokens") {
+        usage.output = output;
+    }
+    if let Some(thinking) = deep("output_tokens_details", "thinking_tokens") {
+        usage.reasoning = thinking;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn classes_are_told_apart() {
+        let cases = [
+            (json!({"input_tokens": 5, "output_tokens": 7}), (5, 0, 0, 0, 7)),
+            (
+                json!({"input_tokens": 1, "cache_creation_input_tokens": 30, "cache_read_input_tokens": 9, "output_tokens": 0}),
+                (1, 30, 0, 9, 0),
+            ),
+            (
+                json!({"cache_creation_input_tokens": 30,
+                       "cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20}}),
+                (0, 10, 20, 0, 0),
+            ),
+            (
+                json!({"cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20}}),
+                (0, 10, 20, 0, 0),
+            ),
+        ];
+        for (value, classes) in cases {
+            let u = parse(&value).unwrap();
+            assert_eq!(
+                (u.input, u.cache_write_5m, u.cache_write_1h, u.cache_read, u.output),
+                classes,
+                "{value}"
+            );
+        }
+        assert_eq!(parse(&json!(null)), None);
+    }
+
+    #[test]
+    fn later_counts_are_totals_and_keep_what_they_leave_out() {
+        let mut usage = parse(
+            &json!({"input_tokens": 5, "cache_creation_input_tokens": 8, "output_tokens": 1,
+            "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 8}}),
+        )
+        .unwrap();
+        update(
+            &mut usage,
+            &json!({"output_tokens": 40, "output_tokens_details": {"thinking_tokens": 12}}),
+        );
+        update(
+            &mut usage,
+            &json!({"cache_creation_input_tokens": 8, "output_tokens": 41}),
+        );
+        let expected = Usage {
+            input: 5,
+            cache_write_1h: 8,
+            output: 41,
+            reasoning: 12,
+            ..Usage::default()
+        };
+        assert_eq!(usage, expected);
+    }
+}

@@ -1,0 +1,388 @@
+//! The adapter for programs: runs one as its manifest says and turns its output into reports.
+//!
+//! Exit codes alone lie, so a run has succeeded only when the program ended with 0 *and* its
+//! output says so. Whether the tree really changed is decided by the attempt.
+
+mod claude_stream;
+mod launch;
+mod lines;
+mod text_output;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use kage_core::event::{EventBody, OutputStream};
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::FailureTable;
+use kage_core::time::Timestamp;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::manifest::{Manifest, ParserKind, Version, fill};
+use super::{AdapterConfig, text};
+use crate::adapter::{Adapter, AdapterEnd, AdapterInfo, Report, Reporter, ReporterClosed, SessionInput};
+use crate::process::{Cause, Chunk, Command, Control, Ended, Limits, Pipe, RunError, Runner, Status, Stdin};
+use crate::tools::{HeadTail, one_line};
+use claude_stream::ClaudeStream;
+use lines::{Line, Lines};
+use text_output::TextOutput;
+
+/// The longest line of machine output that is understood.
+const MAX_LINE: usize = 16 << 20;
+/// Bytes of output, from either end, in which a failure's reason is looked for.
+const REASON: usize = 8 << 10;
+/// How long a program may take to tell its version.
+const VERSION_TIME: Duration = Duration::from_secs(20);
+/// Time between the polite signal and the last one.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A program as an adapter.
+#[derive(Debug)]
+pub struct CliAdapter {
+    manifest: Manifest,
+    /// Where the program is, or why it cannot be used.
+    program: Result<PathBuf, String>,
+    version: String,
+    snapshot: BTreeMap<OsString, OsString>,
+    runner: Runner,
+}
+
+impl CliAdapter {
+    /// Looks for the program and asks for its version.
+    pub async fn new(manifest: Manifest, config: &AdapterConfig) -> Self {
+        let dir = manifest.source.parent().unwrap_or(Path::new("")).display().to_string();
+        let command = fill(&manifest.command, &BTreeMap::from([("manifest_dir", dir)]));
+        let mut adapter = Self {
+            program: launch::find_program(&command, &config.env)
+                .ok_or_else(|| format!("the program {command:?} is not installed, or not in the agent's PATH")),
+            version: String::new(),
+            manifest,
+            snapshot: config.env.clone(),
+            runner: config.runner.clone(),
+        };
+        if let Ok(program) = adapter.program.clone() {
+            match adapter.ask_version(&program).await {
+                Ok(version) => adapter.version = version,
+                Err(problem) => adapter.program = Err(problem),
+            }
+        }
+        let require = &adapter.manifest.env.require;
+        if adapter.program.is_ok()
+            && !require.is_empty()
+            && !require.iter().any(|name| text(&config.env, name).is_some())
+        {
+            adapter.program = Err(format!("set {} in the agent's environment", require.join(" or ")));
+        }
+        adapter
+    }
+
+    /// The version that the program prints, when it is one that works.
+    async fn ask_version(&self, program: &Path) -> Result<String, String> {
+        let Some(rule) = &self.manifest.version else {
+            return Ok(String::new());
+        };
+        let failed = |problem: String| format!("{} does not tell its version: {problem}", program.display());
+        let home = tempfile::tempdir().map_err(|error| failed(error.to_string()))?;
+        for folder in ["home", "tmp"] {
+            std::fs::create_dir(home.path().join(folder)).map_err(|error| failed(error.to_string()))?;
+        }
+        let command = Command {
+            program: program.into(),
+            args: rule.args.iter().map(OsString::from).collect(),
+            env: crate::process::Environment::for_session(&self.snapshot, home.path()).into_map(),
+            cwd: home.path().to_owned(),
+            stdin: Stdin::Null,
+        };
+        let limits = Limits {
+            timeout: VERSION_TIME,
+            idle_timeout: VERSION_TIME,
+            grace: Duration::from_secs(1),
+        };
+        // The reader below waits for nothing else.
+        let (sender, mut chunks) = mpsc::channel::<Chunk>(4);
+        let gather = async {
+            let mut printed = HeadTail::new(4096);
+            while let Some(chunk) = chunks.recv().await {
+                if chunk.pipe == Pipe::Stdout {
+                    printed.push(&chunk.bytes);
+                }
+            }
+            printed.text()
+        };
+        let control = Control::stop_only(CancellationToken::new());
+        let (ended, printed) = tokio::join!(self.runner.run(command, limits, control, sender), gather);
+        let ended = ended.map_err(|error| failed(error.to_string()))?;
+        let line = one_line(printed.lines().find(|line| !line.trim().is_empty()).unwrap_or(""), 100);
+        if !ended.status.success() {
+            return Err(failed(format!("it ended with {}", ended.status)));
+        }
+        match (&rule.min, Version::find(&line)) {
+            (Some(min), Some(found)) if found < *min => Err(format!(
+                "{} is version {found}, and {min} is the oldest that works",
+                program.display()
+            )),
+            (Some(_), None) => Err(failed(format!("{line:?} is no version"))),
+            (Some(_) | None, Some(_) | None) => Ok(line),
+        }
+    }
+
+    fn limits(&self, input: &SessionInput) -> Limits {
+        let watchdog = &self.manifest.watchdog;
+        let within = |asked: Duration, limit: Option<Duration>| limit.map_or(asked, |limit| asked.min(limit));
+        Limits {
+            timeout: within(input.timeout, watchdog.timeout_seconds),
+            idle_timeout: within(input.idle_timeout, watchdog.idle_seconds),
+            grace: GRACE,
+        }
+    }
+
+    async fn work(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> AdapterEnd {
+        let program = match &self.program {
+            Ok(program) => program.clone(),
+            Err(problem) => return AdapterEnd::Failed(Failure::new(FailureKind::AdapterUnavailable, problem)),
+        };
+        let limits = self.limits(&input);
+        let control = Control {
+            stop,
+            frozen: input.frozen.clone(),
+        };
+        let (manifest, snapshot) = (self.manifest.clone(), self.snapshot.clone());
+        let command = tokio::task::spawn_blocking(move || {
+            let place = launch::Place {
+                program: &program,
+                snapshot: &snapshot,
+                root: rustix::process::geteuid().is_root(),
+            };
+            launch::command(&manifest, &input, place)
+        });
+        let command = match command.await.map_err(std::io::Error::other).and_then(|made| made) {
+            Ok(command) => command,
+            Err(error) => {
+                let problem = format!("cannot prepare the session's folders: {error}");
+                return AdapterEnd::Failed(Failure::new(FailureKind::AdapterCrash, problem));
+            }
+        };
+        let mut run = Run {
+            adapter: self,
+            parser: Parser::new(self.manifest.parser),
+            reason: HeadTail::new(REASON),
+            reporter,
+        };
+        // Full while the attempt's outbox is: then the program's pipes are not read.
+        let (sender, chunks) = mpsc::channel(4);
+        let (ended, told) = tokio::join!(self.runner.run(command, limits, control, sender), run.take(chunks));
+        match (ended, told) {
+            (Err(error), _) => AdapterEnd::Failed(start_failure(&error)),
+            (Ok(_), Err(ReporterClosed)) => AdapterEnd::Stopped,
+            (Ok(ended), Ok(())) => run.end(ended, limits).await,
+        }
+    }
+}
+
+fn start_failure(error: &RunError) -> Failure {
+    let chain = match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    let kind = match error {
+        RunError::Spawn { .. } | RunError::Warden { .. } => FailureKind::AdapterUnavailable,
+        RunError::WardenLost { .. } | RunError::Wait { .. } => FailureKind::AdapterCrash,
+    };
+    Failure::new(kind, chain)
+}
+
+#[derive(Debug)]
+enum Parser {
+    Text(TextOutput),
+    Claude(Lines, Box<ClaudeStream>),
+}
+
+impl Parser {
+    fn new(kind: ParserKind) -> Self {
+        match kind {
+            ParserKind::Text => Self::Text(TextOutput::new()),
+            ParserKind::ClaudeStreamJson => Self::Claude(Lines::new(MAX_LINE), Box::default()),
+        }
+    }
+
+    fn stdout(&mut self, bytes: Bytes) -> Vec<Report> {
+        match self {
+            Self::Text(output) => output.chunk(bytes),
+            Self::Claude(lines, stream) => lines
+                .push(&bytes)
+                .into_iter()
+                .flat_map(|line| of_line(stream, line))
+                .collect(),
+        }
+    }
+
+    fn finish(&mut self) -> Vec<Report> {
+        match self {
+            Self::Text(_) => Vec::new(),
+            Self::Claude(lines, stream) => {
+                let mut reports: Vec<Report> = lines.finish().map(|line| of_line(stream, line)).unwrap_or_default();
+                reports.extend(stream.unreported());
+                reports
+            }
+        }
+    }
+}
+
+fn of_line(stream: &mut ClaudeStream, line: Line) -> Vec<Report> {
+    match line {
+        Line::Whole(line) if line.is_empty() => Vec::new(),
+        Line::Whole(line) => stream.line(&line),
+        Line::TooLong { bytes } => vec![Report::Event(EventBody::Warning(format!(
+            "a line of {bytes} bytes in the program's output was dropped"
+        )))],
+    }
+}
+
+/// One run of the program, as far as its output goes.
+struct Run<'a> {
+    adapter: &'a CliAdapter,
+    parser: Parser,
+    /// Both ends of everything it wrote, for finding out why it failed.
+    reason: HeadTail,
+    reporter: Reporter,
+}
+
+impl Run<'_> {
+    async fn take(&mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<(), ReporterClosed> {
+        while let Some(Chunk { pipe, bytes }) = chunks.recv().await {
+            self.reason.push(&bytes);
+            let reports = match pipe {
+                Pipe::Stdout => self.parser.stdout(bytes),
+                Pipe::Stderr => vec![Report::Output(OutputStream::Stderr, bytes)],
+            };
+            self.tell(reports).await?;
+        }
+        let reports = self.parser.finish();
+        self.tell(reports).await
+    }
+
+    async fn tell(&self, reports: Vec<Report>) -> Result<(), ReporterClosed> {
+        for report in reports {
+            match report {
+                Report::Event(body) => self.reporter.event(body).await?,
+                Report::Output(stream, bytes) => self.reporter.output(stream, bytes).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self, ended: Ended, limits: Limits) -> AdapterEnd {
+        if ended.survivors > 0 {
+            let warning = format!("{} processes of the session could not be ended", ended.survivors);
+            if self.reporter.event(EventBody::Warning(warning)).await.is_err() {
+                return AdapterEnd::Stopped;
+            }
+        }
+        let too_long = |what: &str, limit: Duration| {
+            let message = format!("the program {what} for {} seconds and was ended", limit.as_secs());
+            AdapterEnd::Failed(Failure::new(FailureKind::Timeout, message))
+        };
+        match ended.cause {
+            Cause::Stopped | Cause::Unread => AdapterEnd::Stopped,
+            Cause::TimedOut => too_long("ran", limits.timeout),
+            Cause::Idle => too_long("wrote nothing", limits.idle_timeout),
+            Cause::Itself => match self.judge(ended.status) {
+                Ok(summary) => AdapterEnd::Done { summary },
+                Err(failure) => AdapterEnd::Failed(failure),
+            },
+        }
+    }
+
+    /// Success or not, by everything that the program said.
+    fn judge(&mut self, status: Status) -> Result<String, Failure> {
+        let wrote = self.reason.text();
+        if let Some(failure) = self.by_manifest(status, &wrote) {
+            return Err(failure);
+        }
+        match &mut self.parser {
+            Parser::Text(output) if status.success() => Ok(output.summary()),
+            Parser::Text(_) => Err(self.by_words(status, &wrote)),
+            Parser::Claude(_, stream) => {
+                let now = UNIX_EPOCH.elapsed().unwrap_or_default();
+                let now = Timestamp::from_millis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+                match stream.outcome(now) {
+                    Some(Ok(summary)) if status.success() => Ok(summary),
+                    Some(Err(failure)) if failure.kind != FailureKind::Unknown => Err(failure),
+                    Some(Err(failure)) => Err(self.by_words(status, &failure.message)),
+                    None if status.success() => Err(Failure::new(
+                        FailureKind::AdapterCrash,
+                        "the program ended without a result, as when it is interrupted",
+                    )),
+                    Some(Ok(_)) | None => Err(self.by_words(status, &wrote)),
+                }
+            }
+        }
+    }
+
+    fn by_manifest(&self, status: Status, wrote: &str) -> Option<Failure> {
+        let code = match status {
+            Status::Code(code) => Some(code),
+            Status::Signal(_) => None,
+        };
+        self.adapter.manifest.failures.iter().find_map(|rule| {
+            let applies = match rule.exit_code {
+                Some(of) => code == Some(of),
+                None => !status.success(),
+            };
+            if !applies {
+                return None;
+            }
+            let message = match &rule.pattern {
+                Some(pattern) => {
+                    let found = pattern.find(wrote)?;
+                    one_line(line_around(wrote, found.start()), 400)
+                }
+                None => format!("the program ended with {status}"),
+            };
+            Some(Failure::new(rule.kind, message))
+        })
+    }
+
+    fn by_words(&self, status: Status, words: &str) -> Failure {
+        let name = self.adapter.manifest.name.as_str();
+        FailureTable::builtin().classify(name, words).unwrap_or_else(|| {
+            let last = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("");
+            let message = format!("the program ended with {status}: {}", one_line(last, 400));
+            Failure::new(FailureKind::AdapterCrash, message.trim_end_matches([':', ' ']))
+        })
+    }
+}
+
+fn line_around(text: &str, at: usize) -> &str {
+    let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    text[start..].lines().next().unwrap_or_default()
+}
+
+impl Adapter for CliAdapter {
+    fn info(&self) -> AdapterInfo {
+        AdapterInfo {
+            name: self.manifest.name.clone(),
+            version: self.version.clone(),
+            unavailable: self.program.as_ref().err().cloned(),
+        }
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        let names = self.manifest.env.secret.iter();
+        names
+            .filter_map(|name| text(&self.snapshot, name))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn run(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {
+        Box::pin(self.work(input, reporter, stop))
+    }
+}
+
+#[cfg(test)]
+mod tests;

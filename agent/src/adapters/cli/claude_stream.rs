@@ -1,0 +1,531 @@
+//! Reads the `stream-json` output of Claude Code: one JSON object per line, the order of
+//! keys not fixed. Anything that is not understood is passed over; nothing here fails.
+//!
+//! A run is a success only when a `result` line says so in every way it can: subtype
+//! `success`, `is_error` false. API errors come with subtype `success` and `is_error` true,
+//! and an interrupted run ends with exit code 0 and no `result` line at all.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kage_core::event::{EventBody, OutputStream};
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::ProviderError;
+use kage_core::time::Timestamp;
+use kage_core::usage::{PicoUsd, Usage};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::adapter::Report;
+use crate::tools::one_line;
+
+/// Characters of a line for people.
+const ACTIVITY: usize = 200;
+
+/// What a run's output said so far.
+#[derive(Debug, Default)]
+pub(super) struct ClaudeStream {
+    /// The last `result` line.
+    result: Option<ResultLine>,
+    /// When a used-up limit starts anew, in seconds since the epoch.
+    resets_at: Option<u64>,
+    /// What was reported of each model; the program counts from its start.
+    reported: BTreeMap<String, (Usage, PicoUsd)>,
+    /// Usage by message, for runs that end without a `result` line.
+    messages: BTreeMap<String, (String, Usage)>,
+    last_text: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ResultLine {
+    #[serde(default)]
+    subtype: String,
+    #[serde(default)]
+    is_error: bool,
+    #[serde(default)]
+    terminal_reason: Option<String>,
+    #[serde(default)]
+    api_error_status: Option<u16>,
+    #[serde(default)]
+    api_error_type: Option<String>,
+    #[serde(default)]
+    api_error: Option<String>,
+    #[serde(default)]
+    result: Option<String>,
+    #[serde(default)]
+    errors: Vec<String>,
+    #[serde(default, rename = "modelUsage")]
+    model_usage: BTreeMap<String, ModelUsage>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ModelUsage {
+    #[serde(default)]
+    input_tokens: u64,
+    #[serde(default)]
+    output_tokens: u64,
+    #[serde(default)]
+    cache_read_input_tokens: u64,
+    #[serde(default)]
+    cache_creation_input_tokens: u64,
+    #[serde(default, rename = "cacheCreationEphemeral1hInputTokens")]
+    cache_creation_1h: u64,
+    #[serde(default)]
+    thinking_tokens: u64,
+    #[serde(default, rename = "costUSD")]
+    cost_usd: f64,
+}
+
+impl ModelUsage {
+    fn usage(&self) -> Usage {
+        let hour = self.cache_creation_1h.min(self.cache_creation_input_tokens);
+        Usage {
+            input: self.input_tokens,
+            cache_write_5m: self.cache_creation_input_tokens - hour,
+            cache_write_1h: hour,
+            cache_read: self.cache_read_input_tokens,
+            output: self.output_tokens,
+            reasoning: self.thinking_tokens,
+        }
+    }
+}
+
+/// Dollars as the program wrote them, to the last of their twelve places.
+fn pico(dollars: f64) -> PicoUsd {
+    if !dollars.is_finite() || dollars < 0.0 {
+        return PicoUsd(0);
+    }
+    // The shortest decimal that is this number is the one the program wrote.
+    let text = format!("{dollars}");
+    let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
+    let part: String = part.chars().chain(std::iter::repeat('0')).take(12).collect();
+    let digits = format!("{whole}{part}");
+    PicoUsd(digits.parse().unwrap_or(i64::MAX))
+}
+
+fn minus(all: Usage, before: Usage) -> Usage {
+    Usage {
+        input: all.input.saturating_sub(before.input),
+        cache_write_5m: all.cache_write_5m.saturating_sub(before.cache_write_5m),
+        cache_write_1h: all.cache_write_1h.saturating_sub(before.cache_write_1h),
+        cache_read: all.cache_read.saturating_sub(before.cache_read),
+        output: all.output.saturating_sub(before.output),
+        reasoning: all.reasoning.saturating_sub(before.reasoning),
+    }
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
+    value.get(key)?.as_str()
+}
+
+fn activity(line: &str) -> Report {
+    Report::Event(EventBody::Activity(one_line(line, ACTIVITY)))
+}
+
+fn readable(line: &str) -> Report {
+    Report::Output(OutputStream::Stdout, Bytes::from(format!("{line}\n")))
+}
+
+impl ClaudeStream {
+    /// Takes one line and gives what is to be reported.
+    pub(super) fn line(&mut self, line: &[u8]) -> Vec<Report> {
+        let Ok(value) = serde_json::from_slice::<Value>(line) else {
+            // Not an event: something the program, or what it loads, printed.
+            return vec![readable(&String::from_utf8_lossy(line))];
+        };
+        let mut raw = line.to_vec();
+        raw.push(b'\n');
+        let mut reports = vec![Report::Output(OutputStream::Transcript, raw.into())];
+        match text(&value, "type") {
+            Some("assistant") => self.assistant(&value, &mut reports),
+            Some("user") => tool_results(&value, &mut reports),
+            Some("system") => system(&value, &mut reports),
+            Some("rate_limit_event") => self.rate_limit(&value, &mut reports),
+            Some("result") => self.result(value, &mut reports),
+            Some(_) | None => {}
+        }
+        reports
+    }
+
+    fn assistant(&mut self, value: &Value, reports: &mut Vec<Report>) {
+        let Some(message) = value.get("message") else {
+            return;
+        };
+        if let (Some(id), Some(model), Some(usage)) = (
+            text(message, "id"),
+            text(message, "model").filter(|model| *model != "<synthetic>"),
+            message.get("usage").and_then(crate::adapters::claude_api::usage::parse),
+        ) {
+            self.messages.insert(id.to_owned(), (model.to_owned(), usage));
+        }
+        for block in message.get("content").and_then(Value::as_array).into_iter().flatten() {
+            match text(block, "type") {
+                Some("text") => {
+                    let words = text(block, "text").unwrap_or_default();
+                    if !words.trim().is_empty() {
+                        words.clone_into(&mut self.last_text);
+                        reports.push(readable(words));
+                        reports.push(activity(words));
+                    }
+                }
+                Some("tool_use") => {
+                    let line = describe(block);
+                    reports.push(readable(&format!("> {line}")));
+                    reports.push(activity(&line));
+                }
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    fn rate_limit(&mut self, value: &Value, reports: &mut Vec<Report>) {
+        let Some(info) = value.get("rate_limit_info") else {
+            return;
+        };
+        let kind = text(info, "rateLimitType").unwrap_or("usage");
+        match text(info, "status") {
+            Some("rejected") => self.resets_at = info.get("resetsAt").and_then(Value::as_u64),
+            Some("allowed_warning") => {
+                let used = info.get("utilization").and_then(Value::as_f64).unwrap_or(0.0) * 100.0;
+                let warning = format!("{used:.0} % of the {kind} limit of this login is used");
+                reports.push(Report::Event(EventBody::Warning(warning)));
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    fn result(&mut self, value: Value, reports: &mut Vec<Report>) {
+        let result: ResultLine = match serde_json::from_value(value) {
+            Ok(result) => result,
+            Err(error) => {
+                let warning = format!("the program's result line is not understood: {error}");
+                reports.push(Report::Event(EventBody::Warning(warning)));
+                return;
+            }
+        };
+        for (model, counted) in &result.model_usage {
+            let (usage, cost) = (counted.usage(), pico(counted.cost_usd));
+            let before = self.reported.insert(model.clone(), (usage, cost)).unwrap_or_default();
+            let new = minus(usage, before.0);
+            if !new.is_zero() {
+                reports.push(Report::Event(EventBody::UsageRecorded {
+                    model: model.clone(),
+                    usage: new,
+                    reported: Some(PicoUsd(cost.0.saturating_sub(before.1.0))),
+                    metered: false,
+                }));
+            }
+        }
+        self.result = Some(result);
+    }
+
+    /// Usage that no `result` line told of: what the messages said when they began.
+    pub(super) fn unreported(&mut self) -> Vec<Report> {
+        if self.result.is_some() {
+            return Vec::new();
+        }
+        let mut models = BTreeMap::<String, Usage>::new();
+        for (model, usage) in std::mem::take(&mut self.messages).into_values() {
+            *models.entry(model).or_default() += usage;
+        }
+        let models = models.into_iter().filter(|(_, usage)| !usage.is_zero());
+        let event = |(model, usage)| {
+            Report::Event(EventBody::UsageRecorded {
+                model,
+                usage,
+                reported: None,
+                metered: false,
+            })
+        };
+        models.map(event).collect()
+    }
+
+    /// How the program says that it ended: its last words, or a failure, or `None` when it
+    /// said nothing. A failure of kind `Unknown` says nothing about its kind.
+    pub(super) fn outcome(&self, now: Timestamp) -> Option<Result<String, Failure>> {
+        let result = self.result.as_ref()?;
+        let words = result.result.clone().unwrap_or_else(|| result.errors.join("; "));
+        if result.subtype == "success" && !result.is_error {
+            let summary = if words.is_empty() {
+                self.last_text.clone()
+            } else {
+                words
+            };
+            return Some(Ok(summary));
+        }
+        let message = if words.is_empty() {
+            result.subtype.clone()
+        } else {
+            words
+        };
+        let mut failure = ProviderError {
+            status: result.api_error_status,
+            error_type: result.api_error_type.as_deref(),
+            error_code: result.api_error.as_deref(),
+            message: &message,
+            retry_after: None,
+        }
+        .classify();
+        failure.message = message;
+        if result.api_error.as_deref() == Some("connection_failed") {
+            failure.kind = FailureKind::Network;
+        }
+        match result.terminal_reason.as_deref() {
+            Some("prompt_too_long") => failure.kind = FailureKind::ContextOverflow,
+            Some("max_turns") => failure.kind = FailureKind::LogicError,
+            Some("budget_exhausted") => failure.kind = FailureKind::BudgetExceeded,
+            Some(_) | None => {}
+        }
+        if let Some(at) = self.resets_at {
+            failure.kind = FailureKind::QuotaExhausted;
+            failure.retry_after = Some(Timestamp::from_millis(at.saturating_mul(1000)).since(now));
+        }
+        Some(Err(failure))
+    }
+}
+
+fn describe(block: &Value) -> String {
+    let name = text(block, "name").unwrap_or("tool");
+    let telling = ["file_path", "command", "pattern", "path", "description", "url", "query"];
+    let about = block
+        .get("input")
+        .and_then(|input| telling.iter().find_map(|key| text(input, key)));
+    match about {
+        Some(about) => one_line(&format!("{name} {about}"), ACTIVITY),
+        None => name.to_owned(),
+    }
+}
+
+fn tool_results(value: &Value, reports: &mut Vec<Report>) {
+    let content = value.get("message").and_then(|message| message.get("content"));
+    for block in content.and_then(Value::as_array).into_iter().flatten() {
+        if block.get("is_error").and_then(Value::as_bool) == Some(true) {
+            let words = text(block, "content").unwrap_or("the tool failed");
+            reports.push(readable(&format!("  failed: {}", one_line(words, ACTIVITY))));
+        }
+    }
+}
+
+fn system(value: &Value, reports: &mut Vec<Report>) {
+    let number = |key| value.get(key).and_then(Value::as_u64);
+    match text(value, "subtype") {
+        Some("api_retry") => {
+            let words = text(value, "error").unwrap_or("unknown");
+            let status = number("error_status").and_then(|status| u16::try_from(status).ok());
+            let failure = match status {
+                Some(_) => ProviderError {
+                    status,
+                    message: words,
+                    ..ProviderError::default()
+                }
+                .classify(),
+                None => Failure::new(
+                    FailureKind::Network,
+                    format!("the call was cut or got no answer ({words})"),
+                ),
+            };
+            reports.push(Report::Event(EventBody::CallRetried {
+                failure,
+                delay: Duration::from_millis(number("retry_delay_ms").unwrap_or(0)),
+                attempt: u32::try_from(number("attempt").unwrap_or(1)).unwrap_or(u32::MAX),
+            }));
+        }
+        Some("permission_denied") => {
+            let tool = text(value, "tool_name").unwrap_or("a tool");
+            reports.push(activity(&format!("{tool} was denied")));
+        }
+        Some("init") => {
+            let model = text(value, "model").unwrap_or("an unnamed model");
+            reports.push(activity(&format!("started with {model}")));
+        }
+        Some(_) | None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(fixture: &str) -> (ClaudeStream, Vec<Report>) {
+        let mut stream = ClaudeStream::default();
+        let mut reports: Vec<Report> = fixture.lines().flat_map(|line| stream.line(line.as_bytes())).collect();
+        reports.extend(stream.unreported());
+        (stream, reports)
+    }
+
+    fn events(reports: &[Report]) -> Vec<&EventBody> {
+        let event = |report| match report {
+            &Report::Event(ref body) => Some(body),
+            Report::Output(..) => None,
+        };
+        reports.iter().filter_map(event).collect()
+    }
+
+    fn stream_text(reports: &[Report], of: OutputStream) -> String {
+        let mut text = Vec::new();
+        for report in reports {
+            if let Report::Output(stream, bytes) = report
+                && *stream == of
+            {
+                text.extend_from_slice(bytes);
+            }
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    macro_rules! fixture {
+        ($name:literal) => {
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/fixtures/claude/",
+                $name,
+                ".jsonl"
+            ))
+        };
+    }
+
+    #[test]
+    fn a_good_run_is_told_event_by_event() {
+        let (stream, reports) = read(fixture!("success"));
+        let usage = Usage {
+            input: 2,
+            cache_write_5m: 22310,
+            cache_read: 22170,
+            output: 37,
+            ..Usage::default()
+        };
+        assert_eq!(
+            events(&reports),
+            [
+                &EventBody::Activity("started with claude-sonnet-4-5".to_owned()),
+                &EventBody::Activity("Write /work/out.txt".to_owned()),
+                &EventBody::Activity("Done: wrote the file as asked.".to_owned()),
+                &EventBody::UsageRecorded {
+                    model: "claude-sonnet-4-5".to_owned(),
+                    usage,
+                    reported: Some(PicoUsd(90_874_500_000)),
+                    metered: false,
+                },
+            ]
+        );
+        assert_eq!(
+            stream_text(&reports, OutputStream::Stdout),
+            "> Write /work/out.txt\nDone: wrote the file as asked.\n"
+        );
+        assert_eq!(stream_text(&reports, OutputStream::Transcript), fixture!("success"));
+        let outcome = stream.outcome(Timestamp::from_millis(0));
+        assert_eq!(outcome, Some(Ok("Done: wrote the file as asked.".to_owned())));
+    }
+
+    #[test]
+    fn every_bad_end_has_its_kind() {
+        use FailureKind as K;
+        let cases = [
+            (fixture!("rate429"), K::RateLimited, "API Error: Request rejected (429)"),
+            (fixture!("auth401"), K::Auth, "Invalid API key"),
+            (
+                fixture!("max_turns"),
+                K::LogicError,
+                "Reached maximum number of turns (2)",
+            ),
+            (fixture!("budget"), K::BudgetExceeded, "Reached maximum budget ($0.2)"),
+            (fixture!("limit"), K::QuotaExhausted, "You've hit your 5-hour limit"),
+            (fixture!("refused"), K::Network, "API Error: Connection refused"),
+            (fixture!("too_long"), K::ContextOverflow, "Prompt is too long"),
+        ];
+        for (fixture, kind, words) in cases {
+            let (stream, _) = read(fixture);
+            let Some(Err(failure)) = stream.outcome(Timestamp::from_millis(0)) else {
+                panic!("{words}");
+            };
+            assert_eq!(failure.kind, kind, "{failure}");
+            assert!(failure.message.starts_with(words), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_used_up_limit_says_when_it_starts_anew() {
+        let (stream, _) = read(fixture!("limit"));
+        let now = Timestamp::from_millis((1_795_343_054 - 600) * 1000);
+        let Some(Err(failure)) = stream.outcome(now) else {
+            panic!("not a failure");
+        };
+        assert_eq!(failure.retry_after, Some(Duration::from_secs(600)));
+    }
+
+    #[test]
+    fn retries_are_events_and_a_call_that_recovers_is_a_success() {
+        let (stream, reports) = read(fixture!("cut"));
+        let retried = EventBody::CallRetried {
+            failure: Failure::new(FailureKind::Network, "the call was cut or got no answer (unknown)"),
+            delay: Duration::from_millis(588),
+            attempt: 1,
+        };
+        assert!(events(&reports).contains(&&retried));
+        assert!(matches!(stream.outcome(Timestamp::from_millis(0)), Some(Ok(_))));
+
+        let (_, reports) = read(fixture!("rate429"));
+        let first = events(&reports).into_iter().find_map(|event| match event {
+            EventBody::CallRetried {
+                failure,
+                delay,
+                attempt,
+            } => Some((failure.kind, *delay, *attempt)),
+            _ => None,
+        });
+        assert_eq!(first, Some((FailureKind::RateLimited, Duration::from_millis(1026), 1)));
+    }
+
+    #[test]
+    fn an_interrupted_run_has_no_outcome_and_keeps_the_usage_it_saw() {
+        let whole = fixture!("success");
+        let cut = &whole[..whole.find("\"type\":\"result\"").unwrap()];
+        let cut = &cut[..cut.rfind('\n').unwrap()];
+        let (stream, reports) = read(cut);
+        assert_eq!(stream.outcome(Timestamp::from_millis(0)), None);
+        let Some(EventBody::UsageRecorded { usage, reported, .. }) = events(&reports).last() else {
+            panic!("no usage");
+        };
+        assert_eq!((usage.input, usage.cache_write_5m, usage.cache_read), (2, 22310, 22170));
+        assert_eq!(*reported, None);
+    }
+
+    #[test]
+    fn nothing_that_a_program_prints_is_fatal() {
+        let odd = [
+            "",
+            "plain words",
+            "{",
+            "null",
+            "[]",
+            "{\"type\":7}",
+            "{\"type\":\"assistant\"}",
+            "{\"type\":\"assistant\",\"message\":{\"content\":\"x\",\"usage\":3}}",
+            "{\"type\":\"user\",\"message\":{\"content\":[7]}}",
+            "{\"type\":\"system\",\"subtype\":\"api_retry\",\"error_status\":99999999}",
+            "{\"type\":\"result\",\"modelUsage\":[]}",
+            "{\"type\":\"result\",\"modelUsage\":{\"m\":{\"costUSD\":-1,\"inputTokens\":1}}}",
+        ];
+        let mut stream = ClaudeStream::default();
+        for line in odd {
+            stream.line(line.as_bytes());
+        }
+        stream.line(b"\xff\xfe");
+        assert!(matches!(stream.outcome(Timestamp::from_millis(0)), Some(Err(_))));
+    }
+
+    #[test]
+    fn dollars_are_exact() {
+        for (dollars, pico_dollars) in [
+            (0.090_874_5, 90_874_500_000),
+            (1e-7, 100_000),
+            (12.0, 12_000_000_000_000),
+            (f64::NAN, 0),
+            (-3.0, 0),
+        ] {
+            assert_eq!(pico(dollars), PicoUsd(pico_dollars), "{dollars}");
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! Manifests with small scripts in the place of programs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+
+use kage_core::id::{AttemptId, SessionId, TaskId};
+use kage_core::prompt::Prompt;
+use kage_core::usage::PicoUsd;
+use tokio::sync::watch;
+
+use super::*;
+
+struct Place {
+    folder: tempfile::TempDir,
+    env: BTreeMap<OsString, OsString>,
+}
+
+struct Told {
+    end: AdapterEnd,
+    events: Vec<EventBody>,
+    stdout: String,
+    stderr: String,
+    transcript: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["bin", "tree", "scratch"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", folder.path().join("bin").display());
+        let env = [("PATH", path.as_str()), ("MY_KEY", "key-123456"), ("UNLISTED", "x")]
+            .map(|(name, value)| (name.into(), value.into()))
+            .into();
+        Self { folder, env }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn program(&self, name: &str, script: &str) {
+        let path = self.path("bin").join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    async fn adapter(&self, manifest: &str) -> CliAdapter {
+        let manifest = Manifest::parse(manifest, &self.path("x.toml")).unwrap();
+        CliAdapter::new(manifest, &AdapterConfig::new(self.env.clone(), Runner::default())).await
+    }
+
+    fn input(&self, shared: &str, own: &str) -> SessionInput {
+        SessionInput {
+            task: TaskId::from_random(1),
+            session: SessionId::from_random(2),
+            attempt: AttemptId::from_random(0x1234_5678_9abc_4def_8123_4567_89ab_cdef),
+            name: "s-1".parse().unwrap(),
+            model: Some("m-1".to_owned()),
+            prompt: Prompt {
+                shared: shared.to_owned(),
+                own: own.to_owned(),
+            },
+            base_context: (!shared.is_empty()).then(|| self.path("context.json")),
+            worktree: Some(self.path("tree")),
+            scratch: self.path("scratch"),
+            timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(60),
+            frozen: watch::channel(false).1,
+        }
+    }
+
+    async fn run(&self, manifest: &str, input: SessionInput) -> Told {
+        let adapter = self.adapter(manifest).await;
+        assert_eq!(adapter.info().unavailable, None);
+        run(Arc::new(adapter), input, CancellationToken::new()).await
+    }
+}
+
+async fn run(adapter: Arc<dyn Adapter>, input: SessionInput, stop: CancellationToken) -> Told {
+    let (reporter, mut reports) = Reporter::channel(8);
+    let gather = async {
+        let (mut events, mut output) = (Vec::new(), BTreeMap::<OutputStream, Vec<u8>>::new());
+        while let Some(report) = reports.recv().await {
+            match report {
+                Report::Event(body) => events.push(body),
+                Report::Output(stream, bytes) => output.entry(stream).or_default().extend_from_slice(&bytes),
+            }
+        }
+        (events, output)
+    };
+    let (end, (events, mut output)) = tokio::join!(adapter.run(input, reporter, stop), gather);
+    let mut text = |stream| String::from_utf8(output.remove(&stream).unwrap_or_default()).unwrap();
+    Told {
+        end,
+        events,
+        stdout: text(OutputStream::Stdout),
+        stderr: text(OutputStream::Stderr),
+        transcript: text(OutputStream::Transcript),
+    }
+}
+
+fn done(summary: &str) -> AdapterEnd {
+    AdapterEnd::Done {
+        summary: summary.to_owned(),
+    }
+}
+
+fn kind(end: &AdapterEnd) -> Option<FailureKind> {
+    match end {
+        AdapterEnd::Failed(failure) => Some(failure.kind),
+        AdapterEnd::Done { .. } | AdapterEnd::Stopped => None,
+    }
+}
+
+#[tokio::test]
+async fn a_script_works_in_the_worktree_with_exactly_its_environment() {
+    let place = Place::new();
+    place.program(
+        "tool",
+        "env | sort > env.txt; pwd; cat > prompt.txt; echo oops >&2; echo; echo all done",
+    );
+    let manifest = "name = 'x'\ncommand = 'tool'\n[env]\nsecret = ['MY_KEY']\nset = { A = '{session_name} {model}' }";
+    let told = place.run(manifest, place.input("base\n", "do it")).await;
+
+    assert_eq!(told.end, done("all done"));
+    let tree = fs::canonicalize(place.path("tree")).unwrap();
+    assert_eq!(told.stdout, format!("{}\n\nall done\n", tree.display()));
+    assert_eq!(told.stderr, "oops\n");
+    assert!(matches!(&told.events[..], [EventBody::Activity(_), ..]));
+    assert_eq!(fs::read_to_string(tree.join("prompt.txt")).unwrap(), "base\ndo it");
+
+    let env = fs::read_to_string(tree.join("env.txt")).unwrap();
+    let names: Vec<&str> = env
+        .lines()
+        .filter_map(|line| line.split_once('=').map(|(name, _)| name))
+        .filter(|name| !["PWD", "_", "SHLVL", "OLDPWD"].contains(name))
+        .collect();
+    let expected = [
+        "A",
+        "HOME",
+        "KAGE_BASE_CONTEXT",
+        "KAGE_SESSION",
+        "KAGE_TASK",
+        "MY_KEY",
+        "PATH",
+        "TERM",
+        "TMPDIR",
+    ];
+    assert_eq!(names, expected);
+    assert!(env.contains("A=s-1 m-1\n"));
+    assert!(env.contains(&format!("HOME={}\n", place.path("scratch/home").display())));
+    assert!(place.path("scratch/tmp").is_dir());
+}
+
+#[tokio::test]
+async fn prompts_and_bases_go_where_the_manifest_says_and_long_ones_are_no_arguments() {
+    let place = Place::new();
+    place.program(
+        "tool",
+        "for a in \"$@\"; do echo \"<$(printf %s \"$a\" | wc -c)>\"; done; wc -c",
+    );
+    let long = "p".repeat(200 << 10);
+    let arg = "name = 'x'\ncommand = 'tool'\nargs = [['-p', '{prompt}'], ['-b', '{base}']]\n\
+               [prompt]\npass = 'arg'\nlong = 'stdin'\n[base]\npass = 'arg'";
+    let file = "name = 'x'\ncommand = 'sh'\nargs = ['-c', 'wc -c < $0; wc -c < $1', '{prompt_file}', '{base_file}']\n\
+                [prompt]\npass = 'file'\nopening = '12345'\n[base]\npass = 'file'";
+    let cases = [
+        (arg, "base", "task", "<2>\n<4>\n<2>\n<4>\n0\n"),
+        (arg, "", "task", "<2>\n<4>\n0\n"),
+        (arg, "base", &long, "<2>\n<4>\n204800\n"),
+        (arg, &long, "task", "204804\n"),
+        (file, "base", &long, "204805\n4\n"),
+    ];
+    for (manifest, shared, own, stdout) in cases {
+        let told = place.run(manifest, place.input(shared, own)).await;
+        assert_eq!(told.stdout, stdout, "{} {}", shared.len(), own.len());
+    }
+}
+
+#[tokio::test]
+async fn failures_are_found_by_rule_then_by_words() {
+    let place = Place::new();
+    let manifest = "name = 'x'\ncommand = 'tool'\n\
+        [[failure]]\nexit_code = 53\nkind = 'logic_error'\n\
+        [[failure]]\nexit_code = 0\npattern = 'litellm\\.RateLimitError'\nkind = 'rate_limited'\n\
+        [[failure]]\npattern = 'the hamster is tired'\nkind = 'overloaded'\n";
+    let cases = [
+        ("exit 53", Some(FailureKind::LogicError)),
+        ("echo litellm.RateLimitError: slow", Some(FailureKind::RateLimited)),
+        ("echo the hamster is tired >&2; exit 1", Some(FailureKind::Overloaded)),
+        ("echo the hamster is tired", None),
+        ("echo something odd; exit 1", Some(FailureKind::AdapterCrash)),
+        ("kill -SEGV $$", Some(FailureKind::AdapterCrash)),
+    ];
+    for (script, expected) in cases {
+        place.program("tool", script);
+        let told = place.run(manifest, place.input("", "task")).await;
+        assert_eq!(kind(&told.end), expected, "{script}: {:?}", told.end);
+    }
+    let AdapterEnd::Failed(failure) = place.run(manifest, place.input("", "")).await.end else {
+        panic!("not a failure");
+    };
+    assert!(
+        failure.message.starts_with("the program ended with signal 11"),
+        "{failure}"
+    );
+}
+
+#[tokio::test]
+async fn watchdogs_and_stop_end_the_program() {
+    let place = Place::new();
+    place.program("tool", "echo begun; sleep 60");
+    let manifest = "name = 'x'\ncommand = 'tool'\n[watchdog]\nidle_seconds = 1\n";
+    let told = place.run(manifest, place.input("", "")).await;
+    assert_eq!(kind(&told.end), Some(FailureKind::Timeout));
+
+    let adapter = Arc::new(place.adapter("name = 'x'\ncommand = 'tool'").await);
+    let stop = CancellationToken::new();
+    let (reporter, mut reports) = Reporter::channel(8);
+    let adapter: Arc<dyn Adapter> = adapter;
+    let stop_when_begun = async {
+        let first = reports.recv().await;
+        stop.cancel();
+        while reports.recv().await.is_some() {}
+        first
+    };
+    let (end, first) = tokio::join!(
+        adapter.run(place.input("", ""), reporter, stop.clone()),
+        stop_when_begun
+    );
+    assert!(matches!(first, Some(Report::Output(OutputStream::Stdout, bytes)) if bytes == "begun\n"));
+    assert_eq!(end, AdapterEnd::Stopped);
+}
+
+#[tokio::test]
+async fn an_attempt_that_no_longer_listens_ends_the_program() {
+    let place = Place::new();
+    place.program("tool", "yes");
+    let adapter = place.adapter("name = 'x'\ncommand = 'tool'").await;
+    let (reporter, reports) = Reporter::channel(1);
+    drop(reports);
+    let end = adapter
+        .run(place.input("", ""), reporter, CancellationToken::new())
+        .await;
+    assert_eq!(end, AdapterEnd::Stopped);
+}
+
+/// Prints a fixture and ends as told.
+fn claude(place: &Place, fixture: &str, end: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures/claude")
+        .join(fixture);
+    place.program("claude", &format!("cat '{}' 2>/dev/null; {end}", path.display()));
+    "name = 'claude-code'\ncommand = 'claude'\nparser = 'claude-stream-json'".to_owned()
+}
+
+#[tokio::test]
+async fn claude_has_succeeded_only_when_everything_says_so() {
+    let place = Place::new();
+    let cases = [
+        ("success.jsonl", "", None),
+        ("success.jsonl", "exit 1", Some(FailureKind::AdapterCrash)),
+        // Interrupted: exit code 0 and no result line.
+        ("absent.jsonl", "", Some(FailureKind::AdapterCrash)),
+        ("rate429.jsonl", "exit 1", Some(FailureKind::RateLimited)),
+        ("rate429.jsonl", "", Some(FailureKind::RateLimited)),
+        ("budget.jsonl", "exit 1", Some(FailureKind::BudgetExceeded)),
+        (
+            "absent.jsonl",
+            "echo 'Invalid API key · Fix external API key' >&2; exit 1",
+            Some(FailureKind::Auth),
+        ),
+    ];
+    for (fixture, end, expected) in cases {
+        let manifest = claude(&place, fixture, end);
+        let told = place.run(&manifest, place.input("", "task")).await;
+        assert_eq!(kind(&told.end), expected, "{fixture} {end}: {:?}", told.end);
+        if expected.is_none() {
+            assert_eq!(told.end, done("Done: wrote the file as asked."));
+            assert!(told.transcript.lines().count() == 5 && told.stdout.starts_with("> Write "));
+            let cost = told.events.iter().find_map(|event| match event {
+                EventBody::UsageRecorded { reported, .. } => *reported,
+                _ => None,
+            });
+            assert_eq!(cost, Some(PicoUsd(90_874_500_000)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_be_used_says_why() {
+    let place = Place::new();
+    place.program("old", "echo 1.9.12 '(Old)'");
+    place.program("broken", "exit 3");
+    place.program("new", "echo v1.10.0");
+    let version = "\n[version]\nargs = ['--version']\nmin = '1.10'";
+    let cases = [
+        ("command = 'nowhere'".to_owned(), Some("is not installed"), ""),
+        (
+            format!("command = 'old'{version}"),
+            Some("1.10 is the oldest that works"),
+            "",
+        ),
+        (
+            format!("command = 'broken'{version}"),
+            Some("it ended with exit code 3"),
+            "",
+        ),
+        (format!("command = 'new'{version}"), None, "v1.10.0"),
+        (
+            "command = 'new'\n[env]\nrequire = ['A_KEY', 'B_KEY']".to_owned(),
+            Some("set A_KEY or B_KEY"),
+            "",
+        ),
+        (
+            "command = 'new'\n[env]\nrequire = ['A_KEY', 'MY_KEY']".to_owned(),
+            None,
+            "",
+        ),
+        ("command = '{manifest_dir}/bin/new'".to_owned(), None, ""),
+    ];
+    for (text, problem, version) in cases {
+        let info = place.adapter(&format!("name = 'x'\n{text}")).await.info();
+        match (problem, info.unavailable) {
+            (Some(problem), Some(said)) => assert!(said.contains(problem), "{text}: {said}"),
+            (None, None) => assert_eq!(info.version, version),
+            (expected, said) => panic!("{text}: expected {expected:?}, got {said:?}"),
+        }
+    }
+    let adapter = place.adapter("name = 'x'\ncommand = 'nowhere'").await;
+    let told = run(Arc::new(adapter), place.input("", ""), CancellationToken::new()).await;
+    assert_eq!(kind(&told.end), Some(FailureKind::AdapterUnavailable));
+}
+
+#[tokio::test]
+async fn secrets_are_named_for_masking() {
+    let place = Place::new();
+    let adapter = place
+        .adapter("name = 'x'\ncommand = 'sh'\n[env]\nsecret = ['MY_KEY', 'ABSENT']")
+        .await;
+    assert_eq!(adapter.secrets(), ["key-123456"]);
+}
+
+#[tokio::test]
+async fn the_built_in_manifest_makes_the_command_line_that_claude_wants() {
+    let mut place = Place::new();
+    place.env.insert("ANTHROPIC_API_KEY".into(), "sk-ant-test".into());
+    place.program(
+        "claude",
+        "if [ \"$1\" = --version ]; then echo '2.1.330 (Claude Code)'; exit; fi\n\
+         for a in \"$@\"; do echo \"[$a]\"; done\n\
+         echo \"$CLAUDE_CONFIG_DIR $ANTHROPIC_API_KEY $DISABLE_AUTOUPDATER $IS_SANDBOX\"",
+    );
+    let config = AdapterConfig::new(place.env.clone(), Runner::default());
+    let registry = crate::adapters::load(config).await.unwrap();
+    let adapter = &registry[&"claude-code".parse::<kage_core::id::AdapterName>().unwrap()];
+    assert_eq!(adapter.info().version, "2.1.330 (Claude Code)");
+    assert_eq!(adapter.secrets(), ["sk-ant-test"]);
+
+    let told = run(
+        Arc::clone(adapter),
+        place.input("the base", "the task"),
+        CancellationToken::new(),
+    )
+    .await;
+    let base = place.path("scratch/base.md");
+    assert_eq!(fs::read_to_string(&base).unwrap(), "the base");
+    // Lines that are no events are shown; empty ones, as in the prompt, are not.
+    let sandbox = if rustix::process::geteuid().is_root() {
+        " 1"
+    } else {
+        " "
+    };
+    let expected = format!(
+        "[-p]\n[--output-format]\n[stream-json]\n[--verbose]\n[--permission-mode]\n[bypassPermissions]\n\
+         [--strict-mcp-config]\n[--session-id]\n[12345678-9abc-4def-8123-456789abcdef]\n[--model]\n[m-1]\n\
+         [--append-system-prompt-file]\n[{}]\n[--]\n[This is the task to work on:\nthe task]\n{} sk-ant-test 1{sandbox}\n",
+        base.display(),
+        place.path("scratch/claude").display(),
+    );
+    assert_eq!(told.stdout, expected);
+
+    // A long prompt is read from standard input, and nothing stands after the options.
+    let long = "x".repeat(200 << 10);
+    let told = run(Arc::clone(adapter), place.input("", &long), CancellationToken::new()).await;
+    assert!(
+        !told.stdout.contains("[--]") && told.stdout.len() < 2000,
+        "{}",
+        told.stdout
+    );
+}
+
+#[tokio::test]
+async fn two_adapters_cannot_have_one_name() {
+    let place = Place::new();
+    let mut config = AdapterConfig::new(place.env.clone(), Runner::default());
+    config.manifest_dirs = vec![place.path("tree")];
+    fs::write(place.path("tree/a.toml"), "name = 'mine'\ncommand = 'sh'").unwrap();
+    assert!(
+        crate::adapters::load(config.clone())
+            .await
+            .unwrap()
+            .contains_key(&"mine".parse().unwrap())
+    );
+    for name in ["mine", "claude-code", "claude-api"] {
+        fs::write(place.path("tree/b.toml"), format!("name = '{name}'\ncommand = 'sh'")).unwrap();
+        let error = crate::adapters::load(config.clone())
+            .await
+            .err()
+            .map(|error| error.to_string());
+        assert!(error.is_some_and(|error| error.contains(name)), "{name}");
+    }
+}

@@ -1,0 +1,540 @@
+//! Manifests: how to run a program as an adapter, written as TOML and compiled into nothing.
+//!
+//! It owns their shape, their checks and filling in placeholders; running is `cli`'s.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kage_core::failure::FailureKind;
+use kage_core::id::AdapterName;
+use regex::Regex;
+use serde::{Deserialize, Deserializer, de};
+
+/// Beyond this, a text is not passed as an argument: Linux takes 128 KiB in one.
+pub const LONG: usize = 100 << 10;
+
+/// Every placeholder that arguments and values may contain.
+const PLACEHOLDERS: &[&str] = &[
+    "prompt",
+    "prompt_file",
+    "base",
+    "base_file",
+    "model",
+    "session_id",
+    "session_name",
+    "worktree",
+    "scratch",
+    "manifest_dir",
+];
+
+/// A manifest, checked.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Where it was read from.
+    #[serde(skip)]
+    pub source: PathBuf,
+    /// What tasks call the adapter.
+    pub name: AdapterName,
+    /// The program: a name to look up in PATH, or a path. May use `{manifest_dir}`.
+    pub command: String,
+    /// Its arguments. A list in the list is left out whole when one of its placeholders
+    /// has no value.
+    #[serde(default)]
+    pub args: Vec<Argument>,
+    /// The model when the task names none.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// How its output is read.
+    #[serde(default)]
+    pub parser: ParserKind,
+    /// How it gets the prompt.
+    #[serde(default)]
+    pub prompt: PromptRule,
+    /// How it gets what all sessions of a task share.
+    #[serde(default)]
+    pub base: BaseRule,
+    /// Its environment.
+    #[serde(default)]
+    pub env: EnvRule,
+    /// How it tells its version.
+    #[serde(default)]
+    pub version: Option<VersionRule>,
+    /// Limits that a task may lower, not raise.
+    #[serde(default)]
+    pub watchdog: Watchdog,
+    /// What its exit codes and words mean, before the built-in table is asked.
+    #[serde(default, rename = "failure")]
+    pub failures: Vec<FailureRule>,
+}
+
+/// An argument, or several that belong together.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Argument {
+    /// Always there; a placeholder without a value is empty.
+    One(String),
+    /// There when all its placeholders have values.
+    Group(Vec<String>),
+}
+
+/// How a program's output is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ParserKind {
+    /// As text; exit code 0 is success.
+    #[default]
+    Text,
+    /// As the `stream-json` of Claude Code.
+    ClaudeStreamJson,
+}
+
+/// The ways to hand a text to a program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pass {
+    /// In an argument, where `{prompt}` or `{base}` stands.
+    Arg,
+    /// On standard input.
+    #[default]
+    Stdin,
+    /// In a file, whose path is `{prompt_file}` or `{base_file}`.
+    File,
+}
+
+/// How a program gets the prompt.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromptRule {
+    /// The usual way.
+    #[serde(default)]
+    pub pass: Pass,
+    /// The way of prompts longer than [`LONG`], when the usual one is an argument.
+    #[serde(default)]
+    pub long: Pass,
+    /// What every prompt begins with.
+    #[serde(default)]
+    pub opening: String,
+}
+
+/// How a program gets the shared base.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BasePass {
+    /// Before the prompt, as one text.
+    #[default]
+    Prompt,
+    /// In an argument, where `{base}` stands; before the prompt when it is too long.
+    Arg,
+    /// In a file, whose path is `{base_file}`.
+    File,
+}
+
+/// How a program gets the shared base.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseRule {
+    /// The way.
+    #[serde(default)]
+    pub pass: BasePass,
+}
+
+/// A program's environment, beside what every session program gets.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnvRule {
+    /// Taken from the agent's environment when there. Stronger than `set`.
+    #[serde(default)]
+    pub inherit: Vec<String>,
+    /// Like `inherit`; the values are masked in output.
+    #[serde(default)]
+    pub secret: Vec<String>,
+    /// Like `inherit`; without any of these the adapter cannot be used.
+    #[serde(default)]
+    pub require: Vec<String>,
+    /// Set to these values, which may contain placeholders.
+    #[serde(default)]
+    pub set: BTreeMap<String, String>,
+    /// Set as well when the agent runs as root.
+    #[serde(default)]
+    pub as_root: BTreeMap<String, String>,
+}
+
+/// How a program tells its version.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VersionRule {
+    /// Arguments that make it print its version.
+    pub args: Vec<String>,
+    /// The oldest that works, such as `2.1.0`.
+    #[serde(default)]
+    pub min: Option<Version>,
+}
+
+/// Limits of one run.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Watchdog {
+    /// Wall-clock limit.
+    #[serde(default, deserialize_with = "seconds")]
+    pub timeout_seconds: Option<Duration>,
+    /// Limit without output.
+    #[serde(default, deserialize_with = "seconds")]
+    pub idle_seconds: Option<Duration>,
+}
+
+/// What an exit code, or words of the output, mean. A rule without an exit code is asked
+/// only when the program failed; `exit_code = 0` finds failures of programs that end with 0.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailureRule {
+    /// The code the program ended with.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+    /// What is in the end of its output, standard error included.
+    #[serde(default, deserialize_with = "pattern")]
+    pub pattern: Option<Regex>,
+    /// What that is.
+    pub kind: FailureKind,
+}
+
+/// A version as numbers, compared from the left.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Version(Vec<u64>);
+
+impl Version {
+    /// The first thing in a text that looks like a version.
+    #[must_use]
+    pub fn find(text: &str) -> Option<Self> {
+        text.split(|c: char| !c.is_ascii_digit() && c != '.')
+            .find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit()))
+            .and_then(|word| {
+                let numbers = word.trim_end_matches('.').split('.').map(str::parse);
+                numbers.collect::<Result<Vec<u64>, _>>().ok().map(Self)
+            })
+    }
+}
+
+impl TryFrom<String> for Version {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::find(&text).ok_or_else(|| format!("{text:?} is not a version such as 2.1.0"))
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let numbers: Vec<String> = self.0.iter().map(u64::to_string).collect();
+        f.write_str(&numbers.join("."))
+    }
+}
+
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    match u64::deserialize(deserializer)? {
+        0 => Err(de::Error::custom("a limit of 0 seconds")),
+        seconds => Ok(Some(Duration::from_secs(seconds))),
+    }
+}
+
+fn pattern<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Regex>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Regex::new(&text).map(Some).map_err(de::Error::custom)
+}
+
+/// Why a manifest is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The file or folder cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not TOML of the right shape; the source says where.
+    #[error("{path} is not a manifest")]
+    Toml {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong, with line and key.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// It has the right shape and makes no sense.
+    #[error("{path}: {problem}")]
+    Invalid {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Reads every `*.toml` of a folder, sorted by name. A folder that is not there is empty.
+///
+/// # Errors
+/// At the first file that is not a manifest.
+pub fn read_folder(folder: &Path) -> Result<Vec<Manifest>, ManifestError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ManifestError::Read { path, source }
+    };
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(folder)(error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed(folder))?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).map_err(failed(&path))?;
+            Manifest::parse(&text, &path)
+        })
+        .collect()
+}
+
+impl Manifest {
+    /// Reads a manifest. `source` is where the text came from.
+    ///
+    /// # Errors
+    /// Says what is wrong: an unknown key, an unknown placeholder, or a prompt that would
+    /// not reach the program.
+    pub fn parse(text: &str, source: &Path) -> Result<Self, ManifestError> {
+        let mut manifest: Self = toml::from_str(text).map_err(|error| ManifestError::Toml {
+            path: source.to_owned(),
+            source: Box::new(error),
+        })?;
+        manifest.source = source.to_owned();
+        manifest.check().map_err(|problem| ManifestError::Invalid {
+            path: source.to_owned(),
+            problem,
+        })?;
+        Ok(manifest)
+    }
+
+    /// Every text that may contain placeholders.
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let args = self.args.iter().flat_map(|argument| match argument {
+            Argument::One(one) => std::slice::from_ref(one),
+            Argument::Group(group) => group.as_slice(),
+        });
+        let values = self.env.set.values().chain(self.env.as_root.values());
+        args.chain(values).map(String::as_str).chain([self.command.as_str()])
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.command.trim().is_empty() {
+            return Err("`command` is empty".to_owned());
+        }
+        for text in self.texts() {
+            if let Some(unknown) = placeholders(text).find(|name| !PLACEHOLDERS.contains(name)) {
+                return Err(format!(
+                    "{{{unknown}}} is not a placeholder; there are {}",
+                    PLACEHOLDERS.join(", ")
+                ));
+            }
+        }
+        let uses = |name: &str| self.texts().any(|text| placeholders(text).any(|found| found == name));
+        let needs = [
+            (self.prompt.pass == Pass::Arg, "prompt", "prompt.pass = \"arg\""),
+            (self.prompt.pass == Pass::File, "prompt_file", "prompt.pass = \"file\""),
+            (self.base.pass == BasePass::Arg, "base", "base.pass = \"arg\""),
+            (self.base.pass == BasePass::File, "base_file", "base.pass = \"file\""),
+        ];
+        for (needed, name, because) in needs {
+            if needed && !uses(name) {
+                return Err(format!("{because} needs {{{name}}} somewhere in `args`"));
+            }
+        }
+        if self.prompt.pass == Pass::Arg {
+            match self.prompt.long {
+                Pass::Arg => {
+                    return Err(
+                        "prompt.long must be \"stdin\" or \"file\": long prompts do not fit an argument".to_owned(),
+                    );
+                }
+                Pass::File if !uses("prompt_file") => {
+                    return Err("prompt.long = \"file\" needs {prompt_file} somewhere in `args`".to_owned());
+                }
+                Pass::File | Pass::Stdin => {}
+            }
+        }
+        if let Some(rule) = self
+            .failures
+            .iter()
+            .find(|rule| rule.exit_code.is_none() && rule.pattern.is_none())
+        {
+            return Err(format!(
+                "a failure rule ({:?}) has neither exit_code nor pattern",
+                rule.kind
+            ));
+        }
+        Ok(())
+    }
+
+    /// The arguments with their placeholders filled in.
+    #[must_use]
+    pub fn arguments(&self, values: &BTreeMap<&str, String>) -> Vec<String> {
+        let mut args = Vec::new();
+        for argument in &self.args {
+            match argument {
+                Argument::One(one) => args.push(fill(one, values)),
+                Argument::Group(group) => {
+                    let complete = |text: &String| placeholders(text).all(|name| values.contains_key(name));
+                    if group.iter().all(complete) {
+                        args.extend(group.iter().map(|text| fill(text, values)));
+                    }
+                }
+            }
+        }
+        args
+    }
+}
+
+/// The placeholders of a text: words in braces. Other braces, as in shell scripts and
+/// JSON, mean nothing.
+fn placeholders(text: &str) -> impl Iterator<Item = &str> {
+    text.match_indices('{').filter_map(|(at, _)| {
+        // `${name}` is the shell's.
+        if text[..at].ends_with('$') {
+            return None;
+        }
+        let rest = &text[at + 1..];
+        let name = &rest[..rest.find('}')?];
+        let word = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        word.then_some(name)
+    })
+}
+
+/// Fills placeholders in, in one pass: what a value contains is not looked at again.
+pub(super) fn fill(text: &str, values: &BTreeMap<&str, String>) -> String {
+    let mut filled = String::new();
+    let mut rest = text;
+    while let Some(name) = placeholders(rest).next() {
+        let at = placeholder_at(rest, name);
+        filled.push_str(&rest[..at]);
+        filled.push_str(values.get(name).map_or("", String::as_str));
+        rest = &rest[at + name.len() + 2..];
+    }
+    filled.push_str(rest);
+    filled
+}
+
+fn placeholder_at(text: &str, name: &str) -> usize {
+    // `name` is a slice of `text`, one byte after its brace.
+    name.as_ptr().addr() - text.as_ptr().addr() - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Manifest, ManifestError> {
+        Manifest::parse(text, Path::new("/etc/x.toml"))
+    }
+
+    #[test]
+    fn the_smallest_manifest_reads_its_prompt_from_standard_input() {
+        let manifest = parse("name = 'x'\ncommand = 'x'").unwrap();
+        assert_eq!(manifest.prompt.pass, Pass::Stdin);
+        assert_eq!(manifest.parser, ParserKind::Text);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_the_path() {
+        let cases = [
+            ("name = 'x'", "missing field `command`"),
+            ("name = 'X y'\ncommand = 'x'", "is not an adapter name"),
+            ("name = 'x'\ncommand = 'x'\ncolour = 'red'", "unknown field `colour`"),
+            (
+                "name = 'x'\ncommand = 'x'\n[env]\ninherits = ['A']",
+                "unknown field `inherits`",
+            ),
+            (
+                "name = 'x'\ncommand = 'x'\nargs = ['{promt}']",
+                "{promt} is not a placeholder",
+            ),
+            ("name = 'x'\ncommand = 'x'\n[prompt]\npass = 'arg'", "needs {prompt}"),
+            (
+                "name = 'x'\ncommand = 'x'\nargs = ['{prompt}']\n[prompt]\npass = 'arg'\nlong = 'arg'",
+                "do not fit an argument",
+            ),
+            ("name = 'x'\ncommand = 'x'\n[base]\npass = 'file'", "needs {base_file}"),
+            (
+                "name = 'x'\ncommand = 'x'\n[[failure]]\nkind = 'auth'",
+                "neither exit_code nor pattern",
+            ),
+            (
+                "name = 'x'\ncommand = 'x'\n[[failure]]\npattern = '('\nkind = 'auth'",
+                "regex parse error",
+            ),
+            (
+                "name = 'x'\ncommand = 'x'\n[[failure]]\nexit_code = 1\nkind = 'sad'",
+                "unknown variant `sad`",
+            ),
+            ("name = 'x'\ncommand = 'x'\n[watchdog]\nidle_seconds = 0", "0 seconds"),
+            ("name = 'x'\ncommand = ' '", "`command` is empty"),
+        ];
+        for (text, problem) in cases {
+            let error = parse(text).unwrap_err();
+            let chain = format!(
+                "{error}: {}",
+                std::error::Error::source(&error).map_or_else(String::new, ToString::to_string)
+            );
+            assert!(
+                chain.contains("/etc/x.toml") && chain.contains(problem),
+                "{text}\n{chain}"
+            );
+        }
+    }
+
+    #[test]
+    fn groups_without_values_are_left_out_and_values_are_not_looked_into() {
+        let manifest = parse(
+            "name = 'x'\ncommand = 'x'\nargs = ['a', ['--model', '{model}'], ['--', '{prompt}'], '{base}', '${x} {} {\"j\": 1}']",
+        )
+        .unwrap();
+        let values = BTreeMap::from([("prompt", "say {model} to {base}".to_owned())]);
+        assert_eq!(
+            manifest.arguments(&values),
+            ["a", "--", "say {model} to {base}", "", "${x} {} {\"j\": 1}"]
+        );
+        let values = BTreeMap::from([("model", "m".to_owned())]);
+        assert_eq!(manifest.arguments(&values)[1..3], ["--model", "m"]);
+    }
+
+    #[test]
+    fn versions_are_found_and_compared_as_numbers() {
+        let find = |text| Version::find(text).map(|version| version.to_string());
+        assert_eq!(find("2.1.330 (Claude Code)").as_deref(), Some("2.1.330"));
+        assert_eq!(find("aider v0.86.2\n").as_deref(), Some("0.86.2"));
+        assert_eq!(find("no digits"), None);
+        assert!(Version::find("2.1.9") < Version::find("2.1.10"));
+    }
+
+    #[test]
+    fn folders_are_read_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b", "a"] {
+            let text = format!("name = '{name}'\ncommand = 'x'");
+            std::fs::write(folder.path().join(format!("{name}.toml")), text).unwrap();
+        }
+        std::fs::write(folder.path().join("notes.txt"), "not a manifest").unwrap();
+        let found = read_folder(folder.path()).unwrap();
+        assert_eq!(found.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(read_folder(&folder.path().join("absent")).unwrap().is_empty());
+    }
+}
