@@ -5,8 +5,10 @@ use tempfile::TempDir;
 
 use super::Store;
 
+mod durable;
 mod fixture;
 mod invariants;
+mod random;
 mod stories;
 
 /// A store of one engine, and what it lives in.

@@ -100,7 +100,7 @@ impl Writer {
 }
 
 /// Carries the group out in one transaction.
-fn transaction(connection: &Connection, group: &mut [Box<dyn Call>]) -> Fate {
+pub(super) fn transaction(connection: &Connection, group: &mut [Box<dyn Call>]) -> Fate {
     let run = |sql| {
         connection
             .prepare_cached(sql)

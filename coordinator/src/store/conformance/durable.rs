@@ -1,0 +1,190 @@
+//! What only a database has to get right: that it is still there after it was closed, and
+//! that one command's trouble stays that command's trouble.
+
+use std::path::Path;
+
+use kage_core::id::JobId;
+use rusqlite::Connection;
+
+use super::fixture::{
+    activity, append, appended, at, claimed, committed, create, request, spec, started, task_id, two_agents,
+};
+use super::invariants::{Seen, check};
+use super::run;
+use crate::store::call::{Call, Fate, Pending};
+use crate::store::sqlite::Database;
+use crate::store::writer::transaction;
+use crate::store::{CancelTask, Store, StoreError};
+
+/// Does something to the file that no program of ours does.
+fn meddle(path: &Path, sql: &str) {
+    Connection::open(path).unwrap().execute_batch(sql).unwrap();
+}
+
+#[test]
+fn a_closed_store_is_the_same_when_it_is_opened_again() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        let store = Store::open(&path).unwrap();
+        two_agents(&store).await;
+        let jobs = store
+            .apply(create(1, spec(3, Some("true")), at(1)))
+            .await
+            .unwrap()
+            .changes
+            .queued;
+        started(&store, &jobs[0], 1, 1, 1).await;
+        started(&store, &jobs[1], 2, 1, 2).await;
+        let changes = appended(&store, 1, 1, vec![activity(1), committed(2), claimed(3)]).await;
+        started(&store, &changes.queued[0], 3, 1, 2).await;
+        let before = check(&store, &Seen::default()).await;
+        let agents = store.agents().await.unwrap();
+        store.close().await;
+        let refused = store.apply(append(2, 2, vec![activity(1)])).await;
+        assert!(matches!(refused, Err(StoreError::Closed)), "{refused:?}");
+        drop(store);
+
+        let store = Store::open(&path).unwrap();
+        assert_eq!(check(&store, &before).await, before);
+        assert_eq!(store.agents().await.unwrap(), agents);
+        let again = store.apply(create(1, spec(3, Some("true")), at(9))).await.unwrap();
+        assert!(again.repeated, "requests are remembered");
+        drop(appended(&store, 2, 2, vec![activity(1)]).await);
+    });
+}
+
+#[test]
+fn callers_of_one_commit_each_get_their_own_answer() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, connection) = Database::new(&dir.path().join("kage.db")).unwrap();
+        let mut clash = create(2, spec(2, None), at(1));
+        clash.sessions[1].1 = clash.sessions[0].1;
+        let cancel = |task, n| CancelTask {
+            request: request(n),
+            task: task_id(task),
+            now: at(2),
+        };
+        let (first, first_answer) = Pending::new(create(1, spec(1, None), at(1)));
+        let (second, second_answer) = Pending::new(clash);
+        let (third, third_answer) = Pending::new(cancel(2, 50));
+        let (fourth, fourth_answer) = Pending::new(cancel(1, 51));
+        let mut group: Vec<Box<dyn Call>> = vec![Box::new(first), Box::new(second), Box::new(third), Box::new(fourth)];
+        let fate = transaction(&connection, &mut group);
+        assert!(matches!(fate, Fate::Committed), "{fate:?}");
+        for call in group {
+            call.answer(&fate);
+        }
+        assert!(first_answer.await.unwrap().is_ok());
+        let second = second_answer.await.unwrap();
+        assert!(matches!(second, Err(StoreError::IdTaken { what: "job" })), "{second:?}");
+        let third = third_answer.await.unwrap();
+        assert!(
+            matches!(third, Err(StoreError::NotFound { .. })),
+            "nothing of task 2 was left: {third:?}"
+        );
+        assert_eq!(
+            fourth_answer.await.unwrap().unwrap().withdrawn,
+            [JobId::from_random(1000)]
+        );
+    });
+}
+
+#[test]
+fn a_failed_statement_harms_only_its_own_command() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        let store = Store::open(&path).unwrap();
+        meddle(
+            &path,
+            "CREATE TRIGGER trouble AFTER INSERT ON requests WHEN new.id = 'request-2' \
+             BEGIN SELECT RAISE(ABORT, 'trouble'); END",
+        );
+        let (one, two, three) = tokio::join!(
+            store.apply(create(1, spec(1, None), at(1))),
+            store.apply(create(2, spec(1, None), at(1))),
+            store.apply(create(3, spec(1, None), at(1))),
+        );
+        assert!(one.is_ok() && three.is_ok(), "{one:?} {three:?}");
+        assert!(matches!(two, Err(StoreError::Engine { .. })), "{two:?}");
+        assert_eq!(store.task(task_id(2)).await.unwrap(), None);
+        assert_eq!(store.queued_jobs().await.unwrap().len(), 2);
+    });
+}
+
+#[test]
+fn a_transaction_that_the_engine_gives_up_is_refused_whole() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        let (_, connection) = Database::new(&path).unwrap();
+        meddle(
+            &path,
+            "CREATE TRIGGER trouble AFTER INSERT ON requests WHEN new.id = 'request-2' \
+             BEGIN SELECT RAISE(ROLLBACK, 'trouble'); END",
+        );
+        let (first, first_answer) = Pending::new(create(1, spec(1, None), at(1)));
+        let (second, second_answer) = Pending::new(create(2, spec(1, None), at(1)));
+        let mut group: Vec<Box<dyn Call>> = vec![Box::new(first), Box::new(second)];
+        let fate = transaction(&connection, &mut group);
+        for call in group {
+            call.answer(&fate);
+        }
+        for answer in [first_answer.await.unwrap(), second_answer.await.unwrap()] {
+            assert!(matches!(answer, Err(StoreError::Engine { .. })), "{answer:?}");
+        }
+        drop(connection);
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.task(task_id(1)).await.unwrap(), None);
+        assert!(!store.apply(create(1, spec(1, None), at(1))).await.unwrap().repeated);
+    });
+}
+
+#[test]
+fn after_a_failed_commit_the_outcome_is_unknown_and_the_store_goes_on() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        let store = Store::open(&path).unwrap();
+        // A reference that is checked at the commit, and points nowhere.
+        meddle(
+            &path,
+            "CREATE TABLE trouble (n INTEGER REFERENCES tasks (n) DEFERRABLE INITIALLY DEFERRED); \
+             CREATE TRIGGER trouble AFTER INSERT ON requests WHEN new.id = 'request-2' \
+             BEGIN INSERT INTO trouble VALUES (-1); END",
+        );
+        store.apply(create(1, spec(1, None), at(1))).await.unwrap();
+        let failed = store.apply(create(2, spec(1, None), at(1))).await;
+        assert!(matches!(failed, Err(StoreError::Unknown { .. })), "{failed:?}");
+        assert_eq!(store.task(task_id(2)).await.unwrap(), None);
+        meddle(&path, "DROP TRIGGER trouble");
+        // The caller repeats the call: this time it is carried out, once.
+        assert!(!store.apply(create(2, spec(1, None), at(1))).await.unwrap().repeated);
+        assert_eq!(store.queued_jobs().await.unwrap().len(), 2);
+    });
+}
+
+#[test]
+fn many_callers_at_once_are_all_answered() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("kage.db")).unwrap();
+        let mut callers = tokio::task::JoinSet::new();
+        for n in 1..=200 {
+            let store = store.clone();
+            callers.spawn(async move {
+                store
+                    .apply(create(n, spec(1, None), at(1)))
+                    .await
+                    .map(|created| created.task)
+            });
+        }
+        let mut created: Vec<_> = callers.join_all().await.into_iter().map(Result::unwrap).collect();
+        created.sort();
+        let expected: Vec<_> = (1..=200).map(task_id).collect();
+        assert_eq!(created, expected);
+        assert_eq!(store.counts().await.unwrap().queued, 200);
+    });
+}

@@ -1,0 +1,426 @@
+//! Random commands, given to SQLite and to the model alike: every outcome and every answer
+//! must be the same, and the invariants hold after each step.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use kage_core::attempt::EndReason;
+use kage_core::event::{Event, VerdictKind};
+use kage_core::id::{Digest, ProjectId};
+use kage_core::time::Timestamp;
+use proptest::prelude::*;
+
+use super::fixture::{
+    activity, agent, agent_id, append, at, attempt_id, boot_id, claimed, committed, crashed, create, request, spec,
+    start, task_id, token, verdict,
+};
+use super::invariants::{Seen, check};
+use super::{memory, run, sqlite};
+use crate::store::{
+    Appended, CancelTask, Changes, Claim, Command, EndAttempts, Ending, ExtendAllLeases, MAX_PAGE, PutContext,
+    QueuedJob, RecordAgent, RecordContextSent, RenewLeases, SetDraining, Start, Store,
+};
+
+/// How an attempt's batch of events ends.
+#[derive(Debug, Clone, Copy)]
+enum Last {
+    More,
+    Commits,
+    Claims,
+    Crashes,
+    Decides(VerdictKind),
+}
+
+/// One step. Numbers are small, so that steps meet; those of jobs and attempts count what
+/// there is.
+#[derive(Debug, Clone)]
+enum Step {
+    Create {
+        task: u128,
+        request: u128,
+        sessions: usize,
+        verify: bool,
+        context: bool,
+    },
+    Cancel {
+        task: u128,
+        request: u128,
+    },
+    Start {
+        job: usize,
+        agent: u128,
+        boot: u128,
+        late: bool,
+    },
+    Append {
+        attempt: usize,
+        offset: i64,
+        count: u64,
+        last: Last,
+        stranger: bool,
+    },
+    Renew {
+        agent: u128,
+        boot: u128,
+        attempts: Vec<usize>,
+    },
+    EndOthers {
+        agent: u128,
+        boot: u128,
+    },
+    EndBoot {
+        agent: u128,
+        boot: u128,
+    },
+    EndThese {
+        attempts: Vec<usize>,
+        expired: bool,
+    },
+    Extend,
+    Hello {
+        agent: u128,
+        boot: u128,
+    },
+    Drain {
+        agent: u128,
+        request: Option<u128>,
+    },
+    PutContext {
+        request: u128,
+    },
+    SendContext {
+        agent: u128,
+    },
+    Wait {
+        millis: u64,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let last = prop_oneof![
+        3 => Just(Last::More),
+        3 => Just(Last::Commits),
+        5 => Just(Last::Claims),
+        2 => Just(Last::Crashes),
+        2 => Just(Last::Decides(VerdictKind::Passed)),
+        1 => Just(Last::Decides(VerdictKind::Failed)),
+        2 => Just(Last::Decides(VerdictKind::Errored)),
+    ];
+    let offset = prop_oneof![8 => Just(0i64), 1 => -3..0i64, 1 => 1..3i64];
+    let rarely = || prop::bool::weighted(0.1);
+    let attempts = || prop::collection::vec(0..20usize, 0..4);
+    prop_oneof![
+        4 => (1..7u128, 1..9u128, 1..4usize, any::<bool>(), rarely())
+            .prop_map(|(task, request, sessions, verify, context)| Step::Create { task, request, sessions, verify, context }),
+        1 => (1..7u128, 1..5u128).prop_map(|(task, request)| Step::Cancel { task, request }),
+        8 => (0..20usize, 1..4u128, 1..3u128, rarely())
+            .prop_map(|(job, agent, boot, late)| Step::Start { job, agent, boot, late }),
+        10 => (0..20usize, offset, 0..4u64, last, rarely())
+            .prop_map(|(attempt, offset, count, last, stranger)| Step::Append { attempt, offset, count, last, stranger }),
+        1 => (1..4u128, 1..3u128, attempts())
+            .prop_map(|(agent, boot, attempts)| Step::Renew { agent, boot, attempts }),
+        1 => (1..4u128, 1..3u128).prop_map(|(agent, boot)| Step::EndOthers { agent, boot }),
+        1 => (1..4u128, 1..3u128).prop_map(|(agent, boot)| Step::EndBoot { agent, boot }),
+        1 => (attempts(), any::<bool>()).prop_map(|(attempts, expired)| Step::EndThese { attempts, expired }),
+        1 => Just(Step::Extend),
+        3 => (1..4u128, 1..3u128).prop_map(|(agent, boot)| Step::Hello { agent, boot }),
+        1 => (1..4u128, prop::option::of(1..4u128)).prop_map(|(agent, request)| Step::Drain { agent, request }),
+        1 => (1..4u128).prop_map(|request| Step::PutContext { request }),
+        1 => (1..4u128).prop_map(|agent| Step::SendContext { agent }),
+        1 => (1..100_000u64).prop_map(|millis| Step::Wait { millis }),
+    ]
+}
+
+/// Both engines, and what the steps refer to by number.
+struct Pair {
+    sqlite: Store,
+    memory: Store,
+    now: Timestamp,
+    jobs: Vec<QueuedJob>,
+    attempts: u128,
+    next_job: u128,
+    seen: Seen,
+}
+
+impl Pair {
+    async fn apply<C: Command<Outcome: Debug> + Clone>(&self, command: C) -> Option<C::Outcome> {
+        let on_sqlite = self.sqlite.apply(command.clone()).await;
+        let in_memory = self.memory.apply(command).await;
+        assert_eq!(format!("{on_sqlite:?}"), format!("{in_memory:?}"));
+        on_sqlite.ok()
+    }
+
+    fn learn(&mut self, changes: Changes) {
+        for job in changes.queued {
+            self.jobs.retain(|known| known.job != job.job);
+            self.jobs.push(job);
+        }
+    }
+
+    fn attempt(&self, n: usize) -> u128 {
+        1 + n as u128 % self.attempts.max(1)
+    }
+
+    async fn step(&mut self, step: Step) {
+        let now = self.now;
+        match step {
+            Step::Create {
+                task,
+                request: key,
+                sessions,
+                verify,
+                context,
+            } => {
+                let mut command = create(task, spec(sessions, verify.then_some("true")), now);
+                command.request = request(key);
+                if context {
+                    command.spec.context_base = Some(Digest::of(b"context"));
+                    command.spec.assignments[0].context_delta = Some("{}".to_owned());
+                }
+                command.request.payload = Digest::of(format!("{task} {:?}", command.spec).as_bytes());
+                if let Some(created) = self.apply(command).await {
+                    self.learn(created.changes);
+                }
+            }
+            Step::Cancel { task, request: key } => {
+                let mut command = CancelTask {
+                    request: request(key),
+                    task: task_id(task),
+                    now,
+                };
+                command.request.payload = Digest::of(&task.to_be_bytes());
+                if let Some(changes) = self.apply(command).await {
+                    self.learn(changes);
+                }
+            }
+            Step::Start { job, agent, boot, late } => self.start(job, agent, boot, late).await,
+            Step::Append {
+                attempt,
+                offset,
+                count,
+                last,
+                stranger,
+            } => {
+                let attempt = self.attempt(attempt);
+                self.append(attempt, offset, count, last, stranger).await;
+            }
+            Step::Renew { agent, boot, attempts } => {
+                let claim = |n| {
+                    let attempt = attempt_id(self.attempt(n));
+                    Claim {
+                        attempt,
+                        token_hash: token(attempt),
+                    }
+                };
+                let command = RenewLeases {
+                    agent: agent_id(agent),
+                    boot: boot_id(boot),
+                    claims: attempts.into_iter().map(claim).collect(),
+                    lease_until: now + Duration::from_secs(30),
+                    now,
+                };
+                self.apply(command).await;
+            }
+            Step::EndOthers { agent, boot } => {
+                let which = Ending::OtherBoots {
+                    agent: agent_id(agent),
+                    boot: boot_id(boot),
+                };
+                self.end(which, EndReason::AgentRestarted).await;
+            }
+            Step::EndBoot { agent, boot } => {
+                let which = Ending::Boot {
+                    agent: agent_id(agent),
+                    boot: boot_id(boot),
+                };
+                self.end(which, EndReason::AgentGone).await;
+            }
+            Step::EndThese { attempts, expired } => {
+                let ids = attempts.into_iter().map(|n| attempt_id(self.attempt(n))).collect();
+                let which = if expired {
+                    Ending::Expired(ids)
+                } else {
+                    Ending::These(ids)
+                };
+                self.end(which, EndReason::AgentSilent).await;
+            }
+            Step::Extend => {
+                let lease_until = now + Duration::from_secs(60);
+                self.apply(ExtendAllLeases { lease_until }).await;
+            }
+            Step::Hello { agent: id, boot } => {
+                let mut hello = agent(id, boot);
+                hello.seen_at = now;
+                self.apply(RecordAgent { agent: hello }).await;
+            }
+            Step::Drain { agent, request: key } => {
+                let command = SetDraining {
+                    request: key.map(request),
+                    agent: agent_id(agent),
+                    draining: true,
+                    now,
+                };
+                self.apply(command).await;
+            }
+            Step::PutContext { request: key } => {
+                let command = PutContext {
+                    request: request(key),
+                    project: ProjectId::default(),
+                    digest: Digest::of(b"context"),
+                    size: 7,
+                    now,
+                };
+                self.apply(command).await;
+            }
+            Step::SendContext { agent } => {
+                let command = RecordContextSent {
+                    project: ProjectId::default(),
+                    digest: Digest::of(b"context"),
+                    agent: agent_id(agent),
+                    bytes: 7,
+                };
+                self.apply(command).await;
+            }
+            Step::Wait { millis } => self.now = now + Duration::from_millis(millis),
+        }
+    }
+
+    async fn start(&mut self, job: usize, agent: u128, boot: u128, late: bool) {
+        let Some(job) = self.jobs.get(job % self.jobs.len().max(1)).cloned() else {
+            return;
+        };
+        let work = self.sqlite.work(job.task, job.job).await.unwrap().unwrap();
+        let number = work.number - u32::from(late);
+        self.attempts += 1;
+        let mut command = start(&job, self.attempts, number, agent, self.now);
+        command.boot = boot_id(boot);
+        match self.apply(command).await {
+            Some(Start::Started(changes)) => self.learn(changes),
+            // An attempt that was never started is written to as well.
+            Some(Start::NotStartable) | None => {}
+        }
+    }
+
+    async fn append(&mut self, attempt: u128, offset: i64, count: u64, last: Last, stranger: bool) {
+        let view = self.sqlite.attempt(attempt_id(attempt)).await.unwrap();
+        let (acked, agent) = view.map_or((0, 1), |view| (view.attempt.acked_seq, view.attempt.agent.as_bits()));
+        let first = (acked + 1).saturating_add_signed(offset);
+        let mut events: Vec<Event> = (first..first + count).map(activity).collect();
+        let end = first + count;
+        match last {
+            Last::More => {}
+            Last::Commits => events.push(committed(end)),
+            Last::Claims => events.extend([committed(end), claimed(end + 1)]),
+            Last::Crashes => events.push(crashed(end)),
+            Last::Decides(kind) => events.push(verdict(end, kind)),
+        }
+        let mut command = append(attempt, agent + u128::from(stranger), events);
+        self.next_job += 1;
+        command.next_job = kage_core::id::JobId::from_random((1 << 100) + self.next_job);
+        command.now = self.now;
+        if let Some(Appended::Acked { changes, .. }) = self.apply(command).await {
+            self.learn(changes);
+        }
+    }
+
+    async fn end(&mut self, which: Ending, reason: EndReason) {
+        let command = EndAttempts {
+            which,
+            reason,
+            now: self.now,
+        };
+        if let Some(changes) = self.apply(command).await {
+            self.learn(changes);
+        }
+    }
+
+    /// Asks both everything.
+    async fn compare(&mut self) {
+        let (a, b) = (&self.sqlite, &self.memory);
+        let project = ProjectId::default();
+        let digest = Digest::of(b"context");
+        let mut token = None;
+        loop {
+            let page = a.tasks(&project, token, 2).await.unwrap();
+            assert_eq!(page, b.tasks(&project, token, 2).await.unwrap());
+            for view in &page.tasks {
+                let id = view.task.id;
+                assert_eq!(a.task(id).await.unwrap().as_ref(), Some(view));
+                assert_eq!(b.task(id).await.unwrap().as_ref(), Some(view));
+                assert_eq!(a.attempts_of(id).await.unwrap(), b.attempts_of(id).await.unwrap());
+                assert_eq!(a.events(id, 1, 5).await.unwrap(), b.events(id, 1, 5).await.unwrap());
+                let events = a.events(id, 0, MAX_PAGE).await.unwrap();
+                assert_eq!(events, b.events(id, 0, MAX_PAGE).await.unwrap());
+                let prefix = id.short();
+                assert_eq!(a.find_task(&prefix).await.unwrap(), b.find_task(&prefix).await.unwrap());
+            }
+            token = page.next;
+            if token.is_none() {
+                break;
+            }
+        }
+        for job in &self.jobs {
+            let work = a.work(job.task, job.job).await.unwrap();
+            assert_eq!(work, b.work(job.task, job.job).await.unwrap());
+        }
+        for n in 1..=self.attempts {
+            let attempt = attempt_id(n);
+            assert_eq!(a.attempt(attempt).await.unwrap(), b.attempt(attempt).await.unwrap());
+        }
+        for agent in [None, Some(agent_id(1)), Some(agent_id(2))] {
+            assert_eq!(
+                a.live_attempts(agent).await.unwrap(),
+                b.live_attempts(agent).await.unwrap()
+            );
+        }
+        assert_eq!(a.expired(self.now).await.unwrap(), b.expired(self.now).await.unwrap());
+        assert_eq!(a.queued_jobs().await.unwrap(), b.queued_jobs().await.unwrap());
+        assert_eq!(a.agents().await.unwrap(), b.agents().await.unwrap());
+        assert_eq!(a.counts().await.unwrap(), b.counts().await.unwrap());
+        let stats = a.context_stats(&project, &digest).await.unwrap();
+        assert_eq!(stats, b.context_stats(&project, &digest).await.unwrap());
+        let size = a.context_size(&project, &digest).await.unwrap();
+        assert_eq!(size, b.context_size(&project, &digest).await.unwrap());
+        self.seen = check(a, &self.seen).await;
+    }
+}
+
+/// Fewer cases than usual, because every step of each waits for the disk. The long tier
+/// asks for more through `PROPTEST_CASES`.
+fn config() -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok());
+    ProptestConfig {
+        cases: asked.unwrap_or(40),
+        max_shrink_iters: 400,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn engines_agree_on_every_outcome_and_answer(steps in prop::collection::vec(step(), 1..60)) {
+        let (on_sqlite, in_memory) = (sqlite(), memory());
+        run(async {
+            let mut pair = Pair {
+                sqlite: on_sqlite.store.clone(),
+                memory: in_memory.store.clone(),
+                now: at(0),
+                jobs: Vec::new(),
+                attempts: 0,
+                next_job: 0,
+                seen: Seen::default(),
+            };
+            for boot in 1..=3 {
+                pair.step(Step::Hello { agent: boot, boot: 1 }).await;
+            }
+            for step in steps {
+                pair.step(step).await;
+                pair.compare().await;
+            }
+        });
+    }
+}
