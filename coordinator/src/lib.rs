@@ -1,3 +1,34 @@
 //! The coordinator: it holds the state of every task and places the work.
+//!
+//! Modules stand in the order in which they build on each other.
+
+pub mod config;
+pub mod ports;
+
+mod data_dir;
+mod telemetry;
 
 pub mod store;
+
+mod blobs;
+mod topics;
+mod output;
+mod repositories;
+mod board;
+mod coordinator;
+mod cursor;
+mod dispatch;
+mod results;
+mod view;
+mod append;
+mod watch;
+mod services;
+mod http;
+mod auth;
+mod server;
+mod start;
+
+pub use config::{Config, InvalidConfig, Timings};
+pub use data_dir::DataDirError;
+pub use ports::{Clock, Ports, Random};
+pub use start::{RunError, run};

@@ -10,6 +10,7 @@ use kage_core::time::Timestamp;
 
 pub mod agent;
 pub mod event;
+pub mod report;
 pub mod result;
 pub mod session;
 pub mod task;
@@ -79,7 +80,9 @@ pub(crate) fn non_empty(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-pub(crate) fn millis(duration: Duration) -> u64 {
+/// Whole milliseconds, as every duration on the wire.
+#[must_use]
+pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

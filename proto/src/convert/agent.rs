@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use kage_core::fleet::AdapterInfo;
 use kage_core::id::{
     AdapterName, AgentId, AttemptId, AttemptToken, BootId, Digest, Oid, ProjectId, SessionId, SessionName, TaskId,
 };
@@ -14,7 +15,7 @@ use crate::v1;
 use crate::v1::work::Kind;
 
 /// Names an attempt and proves the right to speak for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AttemptKey {
     /// Which attempt.
     pub attempt: AttemptId,
@@ -42,19 +43,8 @@ impl TryFrom<v1::AttemptKey> for AttemptKey {
     }
 }
 
-/// An adapter as an agent offers it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Adapter {
-    /// What tasks call it.
-    pub name: AdapterName,
-    /// What the program printed of its own version; empty when it is not a program.
-    pub version: String,
-    /// Why it cannot be used there; `None` = it can.
-    pub unavailable: Option<String>,
-}
-
-impl From<Adapter> for v1::AdapterInfo {
-    fn from(adapter: Adapter) -> Self {
+impl From<AdapterInfo> for v1::AdapterInfo {
+    fn from(adapter: AdapterInfo) -> Self {
         Self {
             name: adapter.name.into(),
             version: adapter.version,
@@ -63,7 +53,7 @@ impl From<Adapter> for v1::AdapterInfo {
     }
 }
 
-impl TryFrom<v1::AdapterInfo> for Adapter {
+impl TryFrom<v1::AdapterInfo> for AdapterInfo {
     type Error = InvalidField;
 
     fn try_from(adapter: v1::AdapterInfo) -> Result<Self, InvalidField> {
@@ -91,7 +81,7 @@ pub struct Hello {
     /// What it says about its machine.
     pub labels: Labels,
     /// What it can run.
-    pub adapters: Vec<Adapter>,
+    pub adapters: Vec<AdapterInfo>,
     /// Attempts that this boot still runs or has unacknowledged events of.
     pub running: Vec<AttemptKey>,
     /// Its process id.
@@ -397,7 +387,7 @@ mod tests {
             name: "worker".into(),
             slots: 4,
             labels: [("os".to_owned(), "linux".to_owned())].into(),
-            adapters: vec![Adapter {
+            adapters: vec![AdapterInfo {
                 name: "shell".parse().unwrap(),
                 version: "1".into(),
                 unavailable: Some("no sh".into()),

@@ -1,0 +1,260 @@
+//! Blobs: bytes addressed by their SHA-256, written whole or not at all and durable
+//! before anyone hears of them. HTTP is in `http::blobs`; rows that refer to blobs are
+//! the store's.
+
+use std::ops::Range;
+use std::path::Path;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt as _};
+use kage_core::id::{Digest, ProjectId};
+use object_store::local::LocalFileSystem;
+use object_store::{
+    GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore as _, ObjectStoreExt as _, WriteMultipart,
+};
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
+
+/// Why a blob could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BlobError {
+    /// The bytes are others than the name says.
+    #[error("the content has digest {actual}")]
+    DigestMismatch {
+        /// What the bytes hash to.
+        actual: Digest,
+    },
+    /// There is no such blob.
+    #[error("there is no blob {0}")]
+    NotFound(Digest),
+    /// More bytes than a blob may have.
+    #[error("a blob has at most {MAX_BLOB_BYTES} bytes")]
+    TooLarge,
+    /// The sender broke off.
+    #[error("the content broke off")]
+    Body(#[source] axum::Error),
+    /// A temporary copy could not be made.
+    #[error("a temporary copy could not be written")]
+    Spool(#[source] std::io::Error),
+    /// The disk or object store failed.
+    #[error("the blob store failed")]
+    Store(#[source] object_store::Error),
+}
+
+/// The largest blob taken.
+pub(crate) const MAX_BLOB_BYTES: u64 = 8 << 30;
+/// What is read into memory at once, for packs and contexts.
+const CHUNK: usize = 1 << 20;
+
+/// A blob that is being read.
+pub(crate) struct Blob {
+    /// Of the whole blob.
+    pub(crate) size: u64,
+    /// What part `bytes` are.
+    pub(crate) range: Range<u64>,
+    /// The bytes.
+    pub(crate) bytes: BoxStream<'static, object_store::Result<Bytes>>,
+}
+
+/// The blobs of every project.
+#[derive(Debug)]
+pub(crate) struct Blobs {
+    store: LocalFileSystem,
+}
+
+impl Blobs {
+    /// Blobs under this directory, which exists.
+    pub(crate) fn open(root: &Path) -> Result<Self, BlobError> {
+        let store = LocalFileSystem::new_with_prefix(root)
+            .map_err(BlobError::Store)?
+            .with_fsync(true);
+        Ok(Self { store })
+    }
+
+    /// Stores a stream of bytes that must have this digest. False when it was there.
+    pub(crate) async fn put(
+        &self,
+        project: &ProjectId,
+        digest: &Digest,
+        mut body: impl Stream<Item = Result<Bytes, axum::Error>> + Unpin,
+    ) -> Result<bool, BlobError> {
+        let path = location(project, digest);
+        let known = self.size(project, digest).await?.is_some();
+        let mut hasher = Sha256::new();
+        let mut size = 0_u64;
+        let mut upload = if known {
+            // The bytes are checked all the same: the caller may hold something else.
+            None
+        } else {
+            let upload = self.store.put_multipart(&path).await.map_err(BlobError::Store)?;
+            Some(WriteMultipart::new_with_chunk_size(upload, CHUNK))
+        };
+        let problem = loop {
+            match body.next().await {
+                None => break None,
+                Some(Err(error)) => break Some(BlobError::Body(error)),
+                Some(Ok(bytes)) => {
+                    size += bytes.len() as u64;
+                    if size > MAX_BLOB_BYTES {
+                        break Some(BlobError::TooLarge);
+                    }
+                    hasher.update(&bytes);
+                    if let Some(upload) = &mut upload {
+                        if let Err(error) = upload.wait_for_capacity(4).await {
+                            break Some(BlobError::Store(error));
+                        }
+                        upload.put(bytes);
+                    }
+                }
+            }
+        };
+        let problem = problem.or_else(|| {
+            let actual = Digest::from_raw(hasher.finalize().into());
+            (actual != *digest).then_some(BlobError::DigestMismatch { actual })
+        });
+        match (problem, upload) {
+            (None, Some(upload)) => {
+                upload.finish().await.map_err(BlobError::Store)?;
+                Ok(true)
+            }
+            (None, None) => Ok(false),
+            (Some(problem), upload) => {
+                if let Some(upload) = upload
+                    && let Err(error) = upload.abort().await
+                {
+                    tracing::warn!(%digest, %error, "cannot remove a part of a blob");
+                }
+                Err(problem)
+            }
+        }
+    }
+
+    /// Stores bytes that are at hand. False when they were there.
+    pub(crate) async fn put_bytes(&self, project: &ProjectId, bytes: Bytes) -> Result<(Digest, bool), BlobError> {
+        let digest = Digest::of(&bytes);
+        let body = futures_util::stream::iter([Ok(bytes)]);
+        let created = self.put(project, &digest, body).await?;
+        Ok((digest, created))
+    }
+
+    /// The size of a blob; `None` when there is none.
+    pub(crate) async fn size(&self, project: &ProjectId, digest: &Digest) -> Result<Option<u64>, BlobError> {
+        match self.store.head(&location(project, digest)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(BlobError::Store(error)),
+        }
+    }
+
+    /// Opens a blob, or a part of it.
+    pub(crate) async fn get(
+        &self,
+        project: &ProjectId,
+        digest: &Digest,
+        range: Option<GetRange>,
+    ) -> Result<Blob, BlobError> {
+        let options = GetOptions {
+            range,
+            ..GetOptions::default()
+        };
+        let result = self.find(project, digest, options).await?;
+        Ok(Blob {
+            size: result.meta.size,
+            range: result.range.clone(),
+            bytes: result.into_stream(),
+        })
+    }
+
+    /// A blob as a file that is open for reading.
+    pub(crate) async fn file(&self, project: &ProjectId, digest: &Digest) -> Result<std::fs::File, BlobError> {
+        let result = self.find(project, digest, GetOptions::default()).await?;
+        match result.payload {
+            GetResultPayload::File(file, _) => Ok(file),
+            GetResultPayload::Stream(mut bytes) => {
+                let file = tempfile::tempfile().map_err(BlobError::Spool)?;
+                let mut spool = tokio::fs::File::from_std(file);
+                while let Some(bytes) = bytes.next().await {
+                    let bytes = bytes.map_err(BlobError::Store)?;
+                    spool.write_all(&bytes).await.map_err(BlobError::Spool)?;
+                }
+                spool.rewind().await.map_err(BlobError::Spool)?;
+                Ok(spool.into_std().await)
+            }
+        }
+    }
+
+    async fn find(&self, project: &ProjectId, digest: &Digest, options: GetOptions) -> Result<GetResult, BlobError> {
+        let found = self.store.get_opts(&location(project, digest), options).await;
+        found.map_err(|error| match error {
+            object_store::Error::NotFound { .. } => BlobError::NotFound(digest.clone()),
+            error => BlobError::Store(error),
+        })
+    }
+
+    /// A blob that is known to be small, whole.
+    pub(crate) async fn read(&self, project: &ProjectId, digest: &Digest) -> Result<Bytes, BlobError> {
+        let result = self.find(project, digest, GetOptions::default()).await?;
+        result.bytes().await.map_err(BlobError::Store)
+    }
+}
+
+/// Two hex digits of folder keep directories small.
+fn location(project: &ProjectId, digest: &Digest) -> object_store::path::Path {
+    let digest = digest.as_str();
+    object_store::path::Path::from_iter([project.as_str(), &digest[..2], digest])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(parts: &[&'static [u8]]) -> impl Stream<Item = Result<Bytes, axum::Error>> + Unpin + use<> {
+        let parts: Vec<_> = parts.iter().map(|part| Ok(Bytes::from_static(part))).collect();
+        futures_util::stream::iter(parts)
+    }
+
+    #[tokio::test]
+    async fn stores_what_has_the_digest_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let project = ProjectId::default();
+        let digest = Digest::of(b"hello world");
+        assert_eq!(blobs.size(&project, &digest).await.unwrap(), None);
+        let wrong = blobs.put(&project, &digest, body(&[b"hello"])).await;
+        assert!(matches!(wrong, Err(BlobError::DigestMismatch { .. })));
+        assert_eq!(blobs.size(&project, &digest).await.unwrap(), None);
+        assert!(
+            blobs
+                .put(&project, &digest, body(&[b"hello ", b"world"]))
+                .await
+                .unwrap()
+        );
+        assert!(!blobs.put(&project, &digest, body(&[b"hello world"])).await.unwrap());
+        assert_eq!(&blobs.read(&project, &digest).await.unwrap()[..], b"hello world");
+        let part = blobs
+            .get(&project, &digest, Some(GetRange::Bounded(6..11)))
+            .await
+            .unwrap();
+        assert_eq!((part.size, part.range.clone()), (11, 6..11));
+        let other = "other".parse().unwrap();
+        assert!(matches!(blobs.read(&other, &digest).await, Err(BlobError::NotFound(_))));
+    }
+
+    #[tokio::test]
+    async fn a_broken_upload_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let project = ProjectId::default();
+        let digest = Digest::of(b"hello");
+        let broken = futures_util::stream::iter([
+            Ok(Bytes::from_static(b"hello")),
+            Err(axum::Error::new(std::io::Error::other("gone"))),
+        ]);
+        assert!(matches!(
+            blobs.put(&project, &digest, broken).await,
+            Err(BlobError::Body(_))
+        ));
+        assert_eq!(blobs.size(&project, &digest).await.unwrap(), None);
+    }
+}

@@ -1,0 +1,249 @@
+use kage_core::attempt::EndReason;
+use kage_core::fleet::AdapterInfo;
+use kage_core::id::{BootId, ProjectId};
+use kage_core::job::Affinity;
+use kage_core::task::Labels;
+
+use super::deadline::Due;
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_millis(1_000);
+
+struct Table {
+    board: Board,
+    start: Instant,
+}
+
+fn table() -> Table {
+    Table {
+        board: Board::new(Timings::default()),
+        start: Instant::now(),
+    }
+}
+
+fn agent(n: u128, slots: u32) -> Agent {
+    Agent {
+        id: AgentId::from_random(n),
+        name: format!("agent-{n}"),
+        boot: BootId::from_random(n),
+        labels: Labels::new(),
+        adapters: vec![AdapterInfo {
+            name: "shell".parse().unwrap(),
+            version: String::new(),
+            unavailable: None,
+        }],
+        slots,
+        pid: 1,
+        version: String::new(),
+        draining: false,
+        seen_at: NOW,
+    }
+}
+
+fn job(n: u128) -> QueuedJob {
+    QueuedJob {
+        job: JobId::from_random(n),
+        task: TaskId::from_random(n),
+        session: SessionId::from_random(n),
+        project: ProjectId::default(),
+        kind: JobKind::Session,
+        adapter: "shell".parse().unwrap(),
+        requirements: Labels::new(),
+        not_before: NOW,
+        queued_at: NOW,
+        affinity: Affinity::default(),
+    }
+}
+
+fn offered(n: u128) -> Offered {
+    Offered {
+        attempt: AttemptId::from_random(n),
+        token_hash: Digest::of(b"token"),
+        number: 1,
+    }
+}
+
+type Inbox = mpsc::Receiver<Result<v1::ConnectResponse, tonic::Status>>;
+
+impl Table {
+    fn join(&mut self, agent: Agent, claimed: &[AttemptId]) -> (Joined, Inbox) {
+        let (outbox, inbox) = mpsc::channel(8);
+        (self.board.join(agent, outbox, claimed, self.start), inbox)
+    }
+
+    fn place(&mut self) -> Vec<Pick> {
+        self.board.place(NOW, self.start).picks
+    }
+
+    fn offer(&mut self, n: u128, pick: Pick) -> OfferId {
+        let id = OfferId::from_random(n);
+        self.board.prepare(id, pick, self.start);
+        self.board
+            .send(id, offered(n), v1::ConnectResponse::default(), self.start);
+        id
+    }
+
+    fn run(&mut self, n: u128, pick: Pick) -> AttemptId {
+        let (agent, serial, task) = (pick.agent, pick.serial, pick.job.task);
+        let id = self.offer(n, pick);
+        let (_, offered) = self.board.accept(id, agent, serial).unwrap();
+        assert!(self.board.started(agent, serial, task, offered.attempt, self.start));
+        offered.attempt
+    }
+}
+
+#[test]
+fn offers_as_many_jobs_as_there_are_slots() {
+    let mut t = table();
+    for n in 1..=3 {
+        t.board.enqueue(job(n));
+    }
+    assert!(t.place().is_empty());
+    let (_joined, mut inbox) = t.join(agent(1, 2), &[]);
+    let picks = t.place();
+    assert_eq!(picks.len(), 2);
+    assert!(t.place().is_empty());
+    assert_eq!(t.board.waiting.len(), 1);
+    let attempt = t.run(1, picks[0].clone());
+    inbox.try_recv().unwrap().unwrap();
+    assert!(t.place().is_empty());
+    t.board.ended(AgentId::from_random(1), attempt);
+    assert_eq!(t.place().len(), 1);
+}
+
+#[test]
+fn an_unanswered_offer_goes_back_unharmed() {
+    let mut t = table();
+    t.board.enqueue(job(1));
+    let (joined, _inbox) = t.join(agent(1, 1), &[]);
+    let pick = t.place().remove(0);
+    let id = t.offer(1, pick);
+    assert!(!t.board.due(t.start + Duration::from_secs(4)).requeued);
+    assert!(t.board.due(t.start + Duration::from_secs(5)).requeued);
+    assert!(t.board.accept(id, AgentId::from_random(1), joined.serial).is_none());
+    assert_eq!(t.place().len(), 1);
+}
+
+#[test]
+fn a_refused_job_goes_elsewhere() {
+    let mut t = table();
+    t.board.enqueue(job(1));
+    let (_first, _inbox) = t.join(agent(1, 1), &[]);
+    let pick = t.place().remove(0);
+    let id = t.offer(1, pick);
+    t.board.refuse(id, AgentId::from_random(2), t.start);
+    assert!(t.place().is_empty(), "another agent cannot refuse it");
+    t.board.refuse(id, AgentId::from_random(1), t.start);
+    let placed = t.board.place(NOW, t.start);
+    assert!(placed.picks.is_empty());
+    assert_eq!(placed.next, Some(NOW + Timings::default().refusal));
+    let (_second, _inbox2) = t.join(agent(2, 1), &[]);
+    assert_eq!(t.place().remove(0).agent, AgentId::from_random(2));
+}
+
+#[test]
+fn a_refusal_is_forgiven() {
+    let mut t = table();
+    t.board.enqueue(job(1));
+    let (_first, _inbox) = t.join(agent(1, 1), &[]);
+    let pick = t.place().remove(0);
+    let id = t.offer(1, pick);
+    t.board.refuse(id, AgentId::from_random(1), t.start);
+    let later = t.start + Timings::default().refusal;
+    assert_eq!(t.board.place(NOW, later).picks.len(), 1);
+}
+
+#[test]
+fn a_newer_connection_replaces_the_older() {
+    let mut t = table();
+    t.board.enqueue(job(1));
+    t.board.enqueue(job(2));
+    let (first, _inbox) = t.join(agent(1, 2), &[]);
+    let mut picks = t.place();
+    let attempt = t.run(1, picks.remove(0));
+    let id = t.offer(2, picks.remove(0));
+    let (second, _inbox2) = t.join(agent(1, 2), &[]);
+    assert!(first.cut.is_cancelled());
+    assert_eq!(second.forgotten, vec![attempt]);
+    assert!(t.board.accept(id, AgentId::from_random(1), first.serial).is_none());
+    t.board.leave(AgentId::from_random(1), first.serial, t.start);
+    assert_eq!(t.board.connected(), 1);
+    let (third, _inbox3) = t.join(agent(1, 2), &[attempt]);
+    assert!(third.forgotten.is_empty());
+}
+
+#[test]
+fn a_start_on_a_connection_that_is_gone_does_not_count() {
+    let mut t = table();
+    t.board.enqueue(job(1));
+    let (joined, _inbox) = t.join(agent(1, 1), &[]);
+    let pick = t.place().remove(0);
+    let id = t.offer(1, pick);
+    let me = AgentId::from_random(1);
+    let (job, offered) = t.board.accept(id, me, joined.serial).unwrap();
+    t.board.leave(me, joined.serial, t.start);
+    assert!(!t.board.started(me, joined.serial, job.task, offered.attempt, t.start));
+    assert_eq!(t.board.presence(me).busy, 0);
+}
+
+#[test]
+fn agents_are_lost_after_grace_silence_or_a_lease() {
+    let timings = Timings::default();
+    let mut t = table();
+    let (joined, _inbox) = t.join(agent(1, 1), &[]);
+    let me = AgentId::from_random(1);
+    t.board.leave(me, joined.serial, t.start);
+    assert_eq!(t.board.due(t.start), Due::default());
+    let boot = BootId::from_random(1);
+    assert_eq!(
+        t.board.due(t.start + timings.grace).lost,
+        [(me, boot, EndReason::AgentGone)]
+    );
+    assert_eq!(t.board.due(t.start + timings.grace), Due::default(), "told once");
+
+    let (joined, _inbox) = t.join(agent(1, 1), &[]);
+    let silent = t.start + timings.lost_after;
+    assert_eq!(t.board.due(silent).lost, [(me, boot, EndReason::AgentSilent)]);
+    assert!(joined.cut.is_cancelled());
+
+    let (joined, _inbox) = t.join(agent(1, 1), &[]);
+    t.board.enqueue(job(1));
+    let pick = t.place().remove(0);
+    let attempt = t.run(1, pick);
+    let expired = t.start + timings.lease_ttl;
+    t.board.heard(me, joined.serial, NOW, expired);
+    assert_eq!(t.board.due(expired).expired, [attempt]);
+    t.board.renewed(me, &[attempt], expired);
+    assert_eq!(t.board.due(expired), Due::default());
+}
+
+#[test]
+fn a_stop_reaches_an_agent_that_was_away() {
+    let mut t = table();
+    t.board.enqueue(job(1));
+    let (joined, mut inbox) = t.join(agent(1, 1), &[]);
+    let pick = t.place().remove(0);
+    let attempt = t.run(1, pick);
+    inbox.try_recv().unwrap().unwrap();
+    let me = AgentId::from_random(1);
+    t.board.stop(me, attempt);
+    let told = inbox.try_recv().unwrap().unwrap();
+    assert_eq!(told, stop_message(attempt, "the session was cancelled"));
+    t.board.leave(me, joined.serial, t.start);
+    assert_eq!(t.board.to_stop(&[attempt]), [attempt]);
+    t.board.ended(me, attempt);
+    assert!(t.board.to_stop(&[attempt]).is_empty());
+}
+
+#[test]
+fn says_why_a_session_waits() {
+    let mut t = table();
+    t.board.enqueue(job(1));
+    let session = SessionId::from_random(1);
+    assert_eq!(
+        t.board.why_waiting(session, NOW).as_deref(),
+        Some("no agent is connected")
+    );
+    t.board.withdraw(JobId::from_random(1));
+    assert_eq!(t.board.why_waiting(session, NOW), None);
+}

@@ -1,0 +1,119 @@
+//! What a coordinator is told at its start: parsed and checked once, before anything is opened.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How a coordinator runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where everything it knows is kept. Held by an exclusive lock.
+    pub data_dir: PathBuf,
+    /// Where it listens: loopback only, because nothing is encrypted. Port 0 = any.
+    pub listen: SocketAddr,
+    /// How long it waits for what.
+    pub timings: Timings,
+}
+
+impl Config {
+    /// The defaults over this directory, on any free loopback port.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            timings: Timings::default(),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), InvalidConfig> {
+        if !self.listen.ip().is_loopback() {
+            return Err(InvalidConfig::NotLoopback(self.listen));
+        }
+        let timings = &self.timings;
+        if timings.heartbeat.is_zero() || timings.lease_ttl <= timings.heartbeat {
+            return Err(InvalidConfig::LeaseTooShort);
+        }
+        if timings.lost_after <= timings.heartbeat {
+            return Err(InvalidConfig::LostTooSoon);
+        }
+        Ok(())
+    }
+}
+
+/// How long a coordinator waits for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timings {
+    /// How often agents say that they are there.
+    pub heartbeat: Duration,
+    /// How long an agent may act without hearing from the coordinator.
+    pub lease_ttl: Duration,
+    /// After so long without a word from a connected agent its attempts end.
+    pub lost_after: Duration,
+    /// After so long without a connection an agent's attempts end.
+    pub grace: Duration,
+    /// After so long without an answer an offer is taken back.
+    pub offer: Duration,
+    /// So long a job is not offered again to an agent that refused it.
+    pub refusal: Duration,
+    /// After so long without a connection an agent kills what it froze.
+    pub max_detached: Duration,
+    /// How long open calls have to end at a shutdown.
+    pub drain: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(5),
+            lease_ttl: Duration::from_secs(60),
+            lost_after: Duration::from_secs(20),
+            grace: Duration::from_secs(5),
+            offer: Duration::from_secs(5),
+            refusal: Duration::from_secs(30),
+            max_detached: Duration::from_secs(10 * 60),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidConfig {
+    /// Tokens would cross a network in the clear.
+    #[error(
+        "cannot listen on {0}: connections are not encrypted yet, so only loopback addresses \
+         (127.0.0.1, [::1]) are allowed; use an SSH tunnel to reach this coordinator from elsewhere"
+    )]
+    NotLoopback(SocketAddr),
+    /// A lease would run out between two heartbeats.
+    #[error("the lease ttl must be longer than the heartbeat interval, which must be more than zero")]
+    LeaseTooShort,
+    /// Every agent would be lost between two heartbeats.
+    #[error("lost_after must be longer than the heartbeat interval")]
+    LostTooSoon,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_cannot_work() {
+        let good = Config::new("/nowhere");
+        assert_eq!(good.check(), Ok(()));
+        let open = Config {
+            listen: SocketAddr::from(([0, 0, 0, 0], 7700)),
+            ..good.clone()
+        };
+        let error = open.check().unwrap_err();
+        assert_eq!(error, InvalidConfig::NotLoopback(open.listen));
+        assert!(error.to_string().contains("not encrypted"));
+        let mut short = good.clone();
+        short.timings.lease_ttl = short.timings.heartbeat;
+        assert_eq!(short.check(), Err(InvalidConfig::LeaseTooShort));
+        let mut soon = good;
+        soon.timings.lost_after = soon.timings.heartbeat;
+        assert_eq!(soon.check(), Err(InvalidConfig::LostTooSoon));
+    }
+}

@@ -1,0 +1,188 @@
+//! What every service shares: the store and what hangs on it, and the one place where
+//! the changes that a command brought about are followed up.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kage_core::id::AttemptId;
+use kage_core::price::PriceTable;
+use kage_core::time::Timestamp;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::blobs::Blobs;
+use crate::board::Board;
+use crate::config::Timings;
+use crate::output::Outputs;
+use crate::ports::{Clock, Random};
+use crate::repositories::Repositories;
+use crate::store::{Changes, Store};
+use crate::telemetry;
+use crate::topics::Topics;
+
+/// Everything the services work with.
+pub(crate) struct Coordinator {
+    pub(crate) store: Store,
+    pub(crate) blobs: Blobs,
+    pub(crate) repositories: Repositories,
+    pub(crate) outputs: Outputs,
+    pub(crate) topics: Arc<Topics>,
+    pub(crate) fences: Arc<Fences>,
+    pub(crate) prices: PriceTable,
+    pub(crate) timings: Timings,
+    pub(crate) clock: Clock,
+    pub(crate) random: Random,
+    /// Says that placing may now come to something. One permit is enough: the dispatcher
+    /// looks at everything.
+    pub(crate) placeable: Notify,
+    /// Everything that runs besides connections; waited for at the end.
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled when a shutdown began.
+    pub(crate) closing: CancellationToken,
+    pub(crate) board: Mutex<Board>,
+}
+
+impl Coordinator {
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    pub(crate) fn random(&self) -> u128 {
+        (self.random)()
+    }
+
+    /// The board, for a few lines without an await.
+    pub(crate) fn board(&self) -> MutexGuard<'_, Board> {
+        // It is a memory of the store; a panic in between loses no truth.
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes and tells whoever is concerned by what was committed.
+    pub(crate) fn follow(&self, changes: Changes) {
+        let Changes {
+            queued,
+            withdrawn,
+            stop,
+            ended,
+            sessions: _,
+            tasks,
+        } = changes;
+        let placeable = !queued.is_empty() || !ended.is_empty();
+        {
+            let mut board = self.board();
+            for job in queued {
+                board.enqueue(job);
+            }
+            for job in withdrawn {
+                board.withdraw(job);
+            }
+            for stop in stop {
+                board.stop(stop.agent, stop.attempt);
+            }
+            for end in &ended {
+                board.ended(end.agent, end.attempt);
+            }
+        }
+        for end in ended {
+            telemetry::attempt_ended(end.reason);
+            self.fences.close(end.attempt);
+        }
+        for task in tasks {
+            self.topics.rows_changed(task);
+        }
+        if placeable {
+            self.placeable.notify_one();
+        }
+    }
+}
+
+impl std::fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Coordinator").finish_non_exhaustive()
+    }
+}
+
+/// The attempts that are being written to: closing one stops its output at once, without
+/// a look into the store for every batch.
+#[derive(Debug, Default)]
+pub(crate) struct Fences(Mutex<HashMap<AttemptId, Fence>>);
+
+#[derive(Debug, Clone)]
+struct Fence {
+    closed: CancellationToken,
+    holders: usize,
+}
+
+impl Fences {
+    /// Registers a writer. To be called before the store is asked whether it may write,
+    /// so that no end is missed.
+    pub(crate) fn hold(self: &Arc<Self>, attempt: AttemptId) -> Held {
+        let mut fences = self.lock();
+        let fence = fences.entry(attempt).or_insert_with(|| Fence {
+            closed: CancellationToken::new(),
+            holders: 0,
+        });
+        fence.holders += 1;
+        Held {
+            fences: Arc::clone(self),
+            attempt,
+            closed: fence.closed.clone(),
+        }
+    }
+
+    fn close(&self, attempt: AttemptId) {
+        if let Some(fence) = self.lock().get(&attempt) {
+            fence.closed.cancel();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<AttemptId, Fence>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One writer's view of its fence.
+#[derive(Debug)]
+pub(crate) struct Held {
+    fences: Arc<Fences>,
+    attempt: AttemptId,
+    closed: CancellationToken,
+}
+
+impl Held {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut fences = self.fences.lock();
+        if let Some(fence) = fences.get_mut(&self.attempt) {
+            fence.holders -= 1;
+            if fence.holders == 0 {
+                fences.remove(&self.attempt);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fence_closes_for_all_its_writers_and_is_forgotten_with_the_last() {
+        let fences = Arc::new(Fences::default());
+        let attempt = AttemptId::from_random(1);
+        fences.close(attempt);
+        let first = fences.hold(attempt);
+        let second = fences.hold(attempt);
+        assert!(!first.is_closed());
+        fences.close(attempt);
+        assert!(first.is_closed() && second.is_closed());
+        drop((first, second));
+        assert!(fences.lock().is_empty());
+    }
+}

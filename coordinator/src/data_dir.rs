@@ -1,0 +1,210 @@
+//! The data directory: who may use it, its token, its endpoint file, and where things are.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::ports::Random;
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// Another coordinator uses it.
+    #[error("the data directory {path} is in use by another coordinator")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file of it could not be read or written.
+    #[error("cannot use {path}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Someone else may read or could have guessed the token.
+    #[error("the token file {path} {problem}; remove it to get a new one")]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
+    let path = path.to_owned();
+    move |source| DataDirError::Io { path, source }
+}
+
+/// A locked data directory. The lock lasts as long as this value.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    root: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes and locks the directory.
+    pub(crate) fn open(root: &Path) -> Result<Self, DataDirError> {
+        for path in [
+            root.to_owned(),
+            root.join("repos"),
+            root.join("blobs"),
+            root.join("output"),
+        ] {
+            std::fs::create_dir_all(&path).map_err(failed(&path))?;
+        }
+        let path = root.join("lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(failed(&path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self {
+                root: root.to_owned(),
+                _lock: lock,
+            }),
+            Err(TryLockError::WouldBlock) => Err(DataDirError::Locked { path: root.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(DataDirError::Io { path, source }),
+        }
+    }
+
+    /// Reads the token, or draws one at the first start.
+    pub(crate) fn token(&self, random: &Random) -> Result<String, DataDirError> {
+        let path = self.root.join("token");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let token = text.trim();
+                if token.len() < 32 || !token.bytes().all(|b| b.is_ascii_graphic()) {
+                    return Err(DataDirError::Token {
+                        path,
+                        problem: "does not hold a token of at least 32 printable characters",
+                    });
+                }
+                if !is_private(&path).map_err(failed(&path))? {
+                    return Err(DataDirError::Token {
+                        path,
+                        problem: "can be read by other users",
+                    });
+                }
+                Ok(token.to_owned())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let token = format!("{:032x}{:032x}", random(), random());
+                self.write_private("token", &token)?;
+                Ok(token)
+            }
+            Err(source) => Err(DataDirError::Io { path, source }),
+        }
+    }
+
+    /// Tells clients where calls are answered. The file goes when the value returned does.
+    pub(crate) fn announce(&self, address: SocketAddr) -> Result<Announced, DataDirError> {
+        self.write_private("endpoint", &format!("http://{address}\n"))?;
+        Ok(Announced(self.root.join("endpoint")))
+    }
+
+    /// A whole file or none, that only its owner reads.
+    fn write_private(&self, name: &str, content: &str) -> Result<(), DataDirError> {
+        let path = self.root.join(name);
+        // A temporary file is made with mode 0600.
+        let mut file = tempfile::NamedTempFile::new_in(&self.root).map_err(failed(&path))?;
+        file.write_all(content.as_bytes()).map_err(failed(&path))?;
+        file.as_file().sync_all().map_err(failed(&path))?;
+        file.persist(&path).map_err(|error| failed(&path)(error.error))?;
+        Ok(())
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.root.join("kage.db")
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    pub(crate) fn repositories(&self) -> PathBuf {
+        self.root.join("repos")
+    }
+
+    pub(crate) fn output(&self) -> PathBuf {
+        self.root.join("output")
+    }
+}
+
+/// The endpoint file; dropping this removes it.
+#[derive(Debug)]
+pub(crate) struct Announced(PathBuf);
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "cannot remove the endpoint file");
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_private(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::PermissionsExt as _;
+    Ok(std::fs::metadata(path)?.permissions().mode() & 0o077 == 0)
+}
+
+#[cfg(not(unix))]
+fn is_private(_path: &Path) -> io::Result<bool> {
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn counting() -> Random {
+        let next = std::sync::atomic::AtomicU32::new(1);
+        Arc::new(move || next.fetch_add(1, std::sync::atomic::Ordering::Relaxed).into())
+    }
+
+    #[test]
+    fn one_coordinator_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataDir::open(dir.path()).unwrap();
+        assert!(matches!(DataDir::open(dir.path()), Err(DataDirError::Locked { .. })));
+        drop(first);
+        DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn the_token_is_drawn_once_and_stays_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let random = counting();
+        let token = data.token(&random).unwrap();
+        assert_eq!(token.len(), 64);
+        assert_eq!(data.token(&random).unwrap(), token);
+        let path = dir.path().join("token");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(data.token(&random), Err(DataDirError::Token { .. })));
+    }
+
+    #[test]
+    fn the_endpoint_file_goes_with_its_guard() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let announced = data.announce(SocketAddr::from(([127, 0, 0, 1], 7700))).unwrap();
+        let path = dir.path().join("endpoint");
+        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "http://127.0.0.1:7700");
+        drop(announced);
+        assert!(!path.exists());
+    }
+}

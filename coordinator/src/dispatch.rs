@@ -1,0 +1,174 @@
+//! The dispatcher: one task that looks at the board whenever placing may come to
+//! something, offers what was placed, and carries out what time brings about. Which job
+//! goes where is decided in `kage_core::placement`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kage_core::attempt::EndReason;
+use kage_core::context::{Patch, overridden};
+use kage_core::id::{AttemptId, AttemptToken, Digest, OfferId};
+use kage_core::job::{JobKind, JobState};
+use kage_core::task::TaskSpec;
+use kage_core::time::Timestamp;
+use kage_proto::convert::agent::{AttemptKey, PromptText, SessionWork, VerifyWork, Work, WorkKind};
+use kage_proto::{MAX_INLINE, v1};
+use tokio::time::MissedTickBehavior;
+
+use crate::board::{self, Offered, Pick};
+use crate::coordinator::Coordinator;
+use crate::store::{self, EndAttempts, Ending};
+
+/// The wait after the store failed to carry out something that must be done.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Places jobs until a shutdown begins.
+pub(crate) async fn run(coordinator: Arc<Coordinator>) {
+    let mut tick = tokio::time::interval(board::tick(&coordinator.timings));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next: Option<Timestamp> = None;
+    loop {
+        let wait = next.map_or(Duration::MAX, |at| at.since(coordinator.now()));
+        tokio::select! {
+            () = coordinator.closing.cancelled() => return,
+            () = coordinator.placeable.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+            _ = tick.tick() => {
+                if !pass_time(&coordinator) {
+                    continue;
+                }
+            }
+        }
+        let placed = coordinator.board().place(coordinator.now(), Instant::now());
+        next = placed.next;
+        for pick in placed.picks {
+            let id = OfferId::from_random(coordinator.random());
+            coordinator.board().prepare(id, pick.clone(), Instant::now());
+            coordinator.tasks.spawn(offer(Arc::clone(&coordinator), id, pick));
+        }
+    }
+}
+
+/// True when jobs went back to the queue.
+fn pass_time(coordinator: &Arc<Coordinator>) -> bool {
+    let due = coordinator.board().due(Instant::now());
+    for (agent, boot, reason) in due.lost {
+        tracing::warn!(%agent, ?reason, "agent lost");
+        let which = Ending::Boot { agent, boot };
+        coordinator.tasks.spawn(end(Arc::clone(coordinator), which, reason));
+    }
+    if !due.expired.is_empty() {
+        let which = Ending::Expired(due.expired);
+        coordinator
+            .tasks
+            .spawn(end(Arc::clone(coordinator), which, EndReason::AgentSilent));
+    }
+    due.requeued
+}
+
+/// Ends attempts. Goes on until the store has done it: nobody else would.
+pub(crate) async fn end(coordinator: Arc<Coordinator>, which: Ending, reason: EndReason) {
+    loop {
+        let command = EndAttempts {
+            which: which.clone(),
+            reason,
+            now: coordinator.now(),
+        };
+        match coordinator.store.apply(command).await {
+            Ok(changes) => return coordinator.follow(changes),
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cannot end attempts"),
+        }
+        tokio::select! {
+            () = coordinator.closing.cancelled() => return,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+/// Reads what the job is about and offers it.
+async fn offer(coordinator: Arc<Coordinator>, id: OfferId, pick: Pick) {
+    let (task, job) = (pick.job.task, pick.job.job);
+    let work = match coordinator.store.work(task, job).await {
+        Ok(Some(work)) if matches!(work.job.state, JobState::Queued { .. }) => work,
+        Ok(_) => {
+            // It moved on: whatever moved it has said so, or will.
+            coordinator.board().drop_offer(id);
+            coordinator.placeable.notify_one();
+            return;
+        }
+        Err(error) => {
+            // The offer's deadline puts the job back into the queue.
+            tracing::error!(%task, %job, error = &error as &dyn std::error::Error, "cannot read a job");
+            return;
+        }
+    };
+    let attempt = AttemptId::from_random(coordinator.random());
+    let token = AttemptToken::from_random(coordinator.random());
+    let offered = Offered {
+        attempt,
+        token_hash: token.hash(),
+        number: work.number,
+    };
+    let message = v1::ConnectResponse {
+        message: Some(v1::connect_response::Message::Offer(v1::Offer {
+            offer_id: id.to_string(),
+            key: Some(AttemptKey { attempt, token }.into()),
+            work: Some(describe(work).into()),
+        })),
+    };
+    coordinator.board().send(id, offered, message, Instant::now());
+}
+
+fn describe(work: store::Work) -> Work {
+    let store::Work {
+        spec,
+        session,
+        job,
+        number,
+    } = work;
+    let kind = match job.kind {
+        JobKind::Session => {
+            let overridden = overridden_members(&spec);
+            let delta = spec.assignment(&session.name).and_then(|a| a.context_delta.clone());
+            WorkKind::Session(SessionWork {
+                name: session.name,
+                adapter: session.adapter,
+                model: session.model,
+                prompt: if spec.prompt.len() > MAX_INLINE {
+                    PromptText::Blob(Digest::of(spec.prompt.as_bytes()))
+                } else {
+                    PromptText::Inline(spec.prompt)
+                },
+                context_base: spec.context_base,
+                context_delta: delta,
+                overridden,
+                timeout: spec.policy.timeout,
+                idle_timeout: spec.policy.idle_timeout,
+            })
+        }
+        JobKind::Verify { commit } => WorkKind::Verify(VerifyWork {
+            commit,
+            policy: spec.policy.verify,
+        }),
+    };
+    Work {
+        task: job.task,
+        session: session.id,
+        attempt: number,
+        project: spec.project,
+        repository: spec.repository,
+        kind,
+    }
+}
+
+/// The same for every session of a task, so that they render the same shared prefix.
+fn overridden_members(spec: &TaskSpec) -> Vec<String> {
+    let deltas: Vec<_> = spec
+        .assignments
+        .iter()
+        .filter_map(|assignment| assignment.context_delta.as_deref())
+        // CreateTask took none that does not parse.
+        .filter_map(|delta| Patch::parse(delta.as_bytes()).ok())
+        .collect();
+    overridden(&deltas).iter().map(ToString::to_string).collect()
+}

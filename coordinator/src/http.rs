@@ -1,0 +1,48 @@
+//! What is served besides gRPC on the same port: blobs, git and metrics.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+
+use crate::coordinator::Coordinator;
+use crate::telemetry::{self, Levels};
+
+mod blobs;
+mod git;
+
+/// The routes.
+pub(crate) fn routes(coordinator: Arc<Coordinator>) -> Router {
+    Router::new()
+        .merge(blobs::routes())
+        .merge(git::routes())
+        .route("/metrics", get(metrics))
+        .with_state(coordinator)
+}
+
+async fn metrics(State(coordinator): State<Arc<Coordinator>>) -> Response {
+    let Some(recorder) = telemetry::install() else {
+        return (StatusCode::NOT_FOUND, "this process records its metrics elsewhere\n").into_response();
+    };
+    let counts = match coordinator.store.counts().await {
+        Ok(counts) => counts,
+        Err(error) => return failed(&error),
+    };
+    let agents_connected = coordinator.board().connected();
+    telemetry::levels(Levels {
+        agents_connected,
+        jobs_waiting: counts.queued,
+        jobs_leased: counts.leased,
+    });
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()).into_response()
+}
+
+/// A fault of the coordinator: told whole in the log only.
+fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
+    tracing::error!(error, "request failed");
+    (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
+}

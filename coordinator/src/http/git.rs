@@ -1,0 +1,128 @@
+//! Git smart HTTP: `/git/{project}/{repository}/...`. git itself answers, through
+//! `kage_git::smart_http`; this file is the HTTP around it.
+
+use std::io;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use futures_util::TryStreamExt as _;
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
+use kage_core::id::{InvalidId, ProjectId, RepositoryName};
+use kage_git::Mirror;
+use kage_git::smart_http::{ServeError, Service, advertise, serve};
+use serde::Deserialize;
+use tokio_util::io::StreamReader;
+
+use super::failed;
+use crate::coordinator::Coordinator;
+
+pub(super) fn routes() -> Router<Arc<Coordinator>> {
+    Router::new()
+        .route("/git/{project}/{repository}/info/refs", get(references))
+        .route("/git/{project}/{repository}/{service}", post(exchange))
+}
+
+#[derive(Debug, Deserialize)]
+struct Asked {
+    service: Option<String>,
+}
+
+async fn references(
+    State(coordinator): State<Arc<Coordinator>>,
+    Path((project, repository)): Path<(String, String)>,
+    Query(asked): Query<Asked>,
+    headers: HeaderMap,
+) -> Response {
+    let Some(service) = asked.service.as_deref().and_then(Service::from_name) else {
+        return (StatusCode::FORBIDDEN, "only git's smart protocol is served\n").into_response();
+    };
+    let mirror = match mirror(&coordinator, &project, &repository, service).await {
+        Ok(mirror) => mirror,
+        Err(refusal) => return *refusal,
+    };
+    match advertise(&mirror, service, protocol(&headers)).await {
+        Ok(bytes) => {
+            let headers = [
+                (CONTENT_TYPE, service.advertisement_type()),
+                (CACHE_CONTROL, "no-cache"),
+            ];
+            (headers, bytes).into_response()
+        }
+        Err(error) => problem(&error),
+    }
+}
+
+async fn exchange(
+    State(coordinator): State<Arc<Coordinator>>,
+    Path((project, repository, service)): Path<(String, String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let Some(service) = Service::from_name(&service) else {
+        return (StatusCode::NOT_FOUND, "no such git service\n").into_response();
+    };
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if content_type != Some(service.request_type()) {
+        let text = format!("the content type must be {}\n", service.request_type());
+        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, text).into_response();
+    }
+    let gzip = match headers.get(CONTENT_ENCODING).map(http::HeaderValue::as_bytes) {
+        None | Some(b"identity") => false,
+        Some(b"gzip" | b"x-gzip") => true,
+        Some(_) => return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "only gzip is understood\n").into_response(),
+    };
+    let mirror = match mirror(&coordinator, &project, &repository, service).await {
+        Ok(mirror) => mirror,
+        Err(refusal) => return *refusal,
+    };
+    let body = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+    match serve(&mirror, service, protocol(&headers), gzip, body).await {
+        Ok(reply) => {
+            let headers = [(CONTENT_TYPE, service.result_type()), (CACHE_CONTROL, "no-cache")];
+            (headers, Body::from_stream(reply)).into_response()
+        }
+        Err(error) => problem(&error),
+    }
+}
+
+/// The repository that the path names. A push makes it, a fetch does not.
+async fn mirror(
+    coordinator: &Coordinator,
+    project: &str,
+    repository: &str,
+    service: Service,
+) -> Result<Mirror, Box<Response>> {
+    let refuse = |error: InvalidId| Box::new((StatusCode::BAD_REQUEST, format!("{error}\n")).into_response());
+    let project: ProjectId = project.parse().map_err(refuse)?;
+    let name: RepositoryName = repository.parse().map_err(refuse)?;
+    let opened = match service {
+        Service::ReceivePack => coordinator.repositories.open_or_init(&project, &name).await.map(Some),
+        Service::UploadPack => coordinator.repositories.open(&project, &name).await,
+    };
+    match opened {
+        Ok(Some(mirror)) => Ok(mirror),
+        Ok(None) => {
+            let text = format!("nothing was pushed to repository {name} yet\n");
+            Err(Box::new((StatusCode::NOT_FOUND, text).into_response()))
+        }
+        Err(error) => Err(Box::new(failed(&error))),
+    }
+}
+
+fn protocol(headers: &HeaderMap) -> Option<&str> {
+    headers.get("git-protocol").and_then(|value| value.to_str().ok())
+}
+
+fn problem(error: &ServeError) -> Response {
+    let status = match error {
+        ServeError::Refused { .. } => StatusCode::FORBIDDEN,
+        ServeError::Malformed { .. } | ServeError::Body(_) => StatusCode::BAD_REQUEST,
+        ServeError::Git(_) => return failed(error),
+    };
+    (status, format!("{error}\n")).into_response()
+}

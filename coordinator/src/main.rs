@@ -1,0 +1,65 @@
+//! `kage-coordinator`: parses, waits for a signal, sets the exit code. Everything else is in the library.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use kage_coordinator::{Config, Ports, run};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Holds the state of every task and places the work.
+#[derive(Debug, Parser)]
+#[command(name = "kage-coordinator", version)]
+struct Arguments {
+    /// Where everything is kept.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Where to listen; loopback only.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7700")]
+    listen: SocketAddr,
+}
+
+/// What sysexits.h calls an internal error.
+const INTERNAL: u8 = 70;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(EnvFilter::try_from_env("KAGE_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
+        .init();
+    let config = Config {
+        listen: arguments.listen,
+        ..Config::new(arguments.data_dir)
+    };
+    match serve(config).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kage-coordinator: {error:#}");
+            ExitCode::from(INTERNAL)
+        }
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let running = run(config, Ports::system(), shutdown.clone());
+    tokio::pin!(running);
+    loop {
+        tokio::select! {
+            result = &mut running => return Ok(result?),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if shutdown.is_cancelled() {
+            anyhow::bail!("stopped by a second signal");
+        }
+        shutdown.cancel();
+    }
+}

@@ -1,0 +1,74 @@
+//! The gRPC services: they decode requests into domain types, ask the store and the
+//! board, and encode the answers. This file holds what all of them share: request ids
+//! and how the store's errors look from outside.
+
+use std::error::Error;
+
+use kage_core::id::Digest;
+use kage_proto::status::ApiError;
+use serde::Serialize;
+
+use crate::store::{ReadError, Request, StoreError};
+
+pub(crate) mod agent;
+pub(crate) mod context;
+pub(crate) mod event;
+pub(crate) mod fleet;
+pub(crate) mod task;
+
+/// Until there are several tokens, everybody is the owner.
+const PRINCIPAL: &str = "owner";
+const MAX_REQUEST_ID: usize = 128;
+
+/// What makes a call one call, however often it is sent.
+fn request(id: &str, payload: &impl Serialize) -> Result<Request, ApiError> {
+    if id.is_empty() || id.len() > MAX_REQUEST_ID {
+        return Err(ApiError::invalid(
+            "request_id",
+            format_args!("must be an id of the caller's own with 1 to {MAX_REQUEST_ID} characters"),
+        ));
+    }
+    let bytes = serde_json::to_vec(payload).map_err(|error| internal("a request cannot be kept", &error))?;
+    Ok(Request {
+        principal: PRINCIPAL.to_owned(),
+        id: id.to_owned(),
+        payload: Digest::of(&bytes),
+    })
+}
+
+/// Says the whole story in the log, and outside only what is for outside.
+pub(crate) fn internal(message: &str, error: &(dyn Error + 'static)) -> ApiError {
+    tracing::error!(error, message);
+    ApiError::Internal {
+        message: message.to_owned(),
+    }
+}
+
+pub(crate) fn store_error(error: StoreError) -> ApiError {
+    match &error {
+        StoreError::RequestConflict { .. } => ApiError::Conflict {
+            message: error.to_string(),
+        },
+        StoreError::NotFound { what, id } => ApiError::NotFound {
+            what: format!("{what} {id}"),
+        },
+        StoreError::Unknown { .. } => {
+            tracing::error!(error = &error as &dyn Error, "commit of unknown outcome");
+            ApiError::Unavailable {
+                message: "the outcome of the call is not known; send it again with the same request id".to_owned(),
+                retry: None,
+            }
+        }
+        StoreError::Closed => ApiError::Unavailable {
+            message: "the coordinator is shutting down".to_owned(),
+            retry: None,
+        },
+        StoreError::Engine { .. } | StoreError::IdTaken { .. } | StoreError::SessionCount { .. } => {
+            internal("the store failed", &error)
+        }
+    }
+}
+
+pub(crate) fn read_error(error: ReadError) -> ApiError {
+    internal("the store could not be read", &error)
+}

@@ -1,0 +1,393 @@
+//! AgentService: the control session of an agent, from its Hello to the end of its
+//! connection. What is known of agents is on the board; what is true is in the store.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kage_core::attempt::EndReason;
+use kage_core::fleet::Agent;
+use kage_core::id::{AgentId, AttemptId, BootId, OfferId};
+use kage_proto::convert::agent::{AttemptKey, Hello, attempt_keys};
+use kage_proto::convert::{millis, parse};
+use kage_proto::status::ApiError;
+use kage_proto::v1::agent_service_server::AgentService;
+use kage_proto::v1::connect_request::Message as FromAgent;
+use kage_proto::v1::connect_response::Message as ToAgent;
+use kage_proto::{PROTOCOL, PROTOCOL_MIN, v1};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::fleet::drain_message;
+use super::store_error;
+use crate::board::{Joined, Outbox, Serial, stop_message};
+use crate::coordinator::Coordinator;
+use crate::store::{Claim, EndAttempts, Ending, RecordAgent, RenewLeases, SetDraining, Start, StartAttempt};
+use crate::{dispatch, telemetry};
+
+/// Messages that wait for the network. An agent that lets them pile up is cut off.
+const QUEUED_MESSAGES: usize = 1024;
+/// How long a connection may take to say who it is.
+const HELLO: Duration = Duration::from_secs(10);
+/// The most attempts an agent may run at once.
+const MAX_SLOTS: u32 = 1024;
+
+#[derive(Debug)]
+pub(crate) struct Agents(pub(crate) Arc<Coordinator>);
+
+#[tonic::async_trait]
+impl AgentService for Agents {
+    type ConnectStream = ReceiverStream<Result<v1::ConnectResponse, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::ConnectRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let (outbox, stream) = mpsc::channel(QUEUED_MESSAGES);
+        let coordinator = Arc::clone(&self.0);
+        self.0.tasks.spawn(async move {
+            if let Err(error) = converse(coordinator, request.into_inner(), outbox.clone()).await {
+                tracing::warn!(%error, "control session ended");
+                outbox.send(Err(error.into())).await.ok();
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+async fn converse(
+    coordinator: Arc<Coordinator>,
+    mut inbound: Streaming<v1::ConnectRequest>,
+    outbox: Outbox,
+) -> Result<(), ApiError> {
+    let first = tokio::time::timeout(HELLO, inbound.message())
+        .await
+        .map_err(|_| ApiError::invalid("message", "no hello came in time"))?;
+    let hello = match first?.and_then(|request| request.message) {
+        Some(FromAgent::Hello(hello)) => Hello::try_from(hello).map_err(|invalid| invalid.within("hello"))?,
+        Some(FromAgent::Accept(_) | FromAgent::Refuse(_) | FromAgent::Heartbeat(_) | FromAgent::Draining(_)) | None => {
+            return Err(ApiError::invalid("message", "the first message must be a hello"));
+        }
+    };
+    let protocol = agreed_protocol(&hello)?;
+    let (session, joined) = Session::open(Arc::clone(&coordinator), hello, protocol, outbox).await?;
+    let agent = session.agent;
+    tracing::info!(%agent, name = session.name, "agent connected");
+    let result = session.run(inbound, joined.cut).await;
+    coordinator.board().leave(agent, joined.serial, Instant::now());
+    coordinator.placeable.notify_one();
+    tracing::info!(%agent, "agent disconnected");
+    result
+}
+
+/// The newest protocol that both sides speak.
+fn agreed_protocol(hello: &Hello) -> Result<u32, ApiError> {
+    let newest = PROTOCOL.min(*hello.protocols.end());
+    if newest < PROTOCOL_MIN || newest < *hello.protocols.start() {
+        let (min, max) = (hello.protocols.start(), hello.protocols.end());
+        return Err(ApiError::FailedPrecondition {
+            message: format!(
+                "the agent speaks protocols {min} to {max}, this coordinator {PROTOCOL_MIN} to {PROTOCOL}; \
+                 update the older of the two"
+            ),
+        });
+    }
+    Ok(newest)
+}
+
+/// One connection of an agent.
+struct Session {
+    coordinator: Arc<Coordinator>,
+    agent: AgentId,
+    boot: BootId,
+    name: String,
+    serial: Serial,
+    outbox: Outbox,
+    starts: JoinSet<()>,
+}
+
+impl Session {
+    /// Takes the agent in: ends what older starts of it ran, extends what it still runs,
+    /// and says which of that is to stop.
+    async fn open(
+        coordinator: Arc<Coordinator>,
+        hello: Hello,
+        protocol: u32,
+        outbox: Outbox,
+    ) -> Result<(Self, Joined), ApiError> {
+        let (id, boot) = (hello.agent, hello.boot);
+        let agent = Agent {
+            id,
+            name: hello.name.clone(),
+            boot,
+            labels: hello.labels,
+            adapters: hello.adapters,
+            slots: hello.slots.min(MAX_SLOTS),
+            pid: hello.pid,
+            version: hello.version,
+            draining: false,
+            seen_at: coordinator.now(),
+        };
+        let store = &coordinator.store;
+        let record = RecordAgent { agent: agent.clone() };
+        store.apply(record).await.map_err(store_error)?;
+        let older = EndAttempts {
+            which: Ending::OtherBoots { agent: id, boot },
+            reason: EndReason::AgentRestarted,
+            now: coordinator.now(),
+        };
+        let changes = store.apply(older).await.map_err(store_error)?;
+        coordinator.follow(changes);
+        let renewed = store
+            .apply(renewal(&coordinator, id, boot, hello.running))
+            .await
+            .map_err(store_error)?;
+        let agents = store.agents().await.map_err(super::read_error)?;
+        let draining = agents.iter().any(|known| known.id == id && known.draining);
+        let welcome = v1::Welcome {
+            protocol,
+            heartbeat_interval_ms: millis(coordinator.timings.heartbeat),
+            lease_ttl_ms: millis(coordinator.timings.lease_ttl),
+            max_detached_ms: millis(coordinator.timings.max_detached),
+            stop: renewed.refused.iter().map(ToString::to_string).collect(),
+        };
+        send(&outbox, ToAgent::Welcome(welcome))?;
+        let joined = {
+            let now = Instant::now();
+            let mut board = coordinator.board();
+            let agent = Agent { draining, ..agent };
+            let joined = board.join(agent, outbox.clone(), &renewed.renewed, now);
+            board.renewed(id, &renewed.renewed, now);
+            for attempt in board.to_stop(&renewed.renewed) {
+                board.tell(id, stop_message(attempt, "the session was cancelled"));
+            }
+            if draining {
+                board.tell(id, drain_message());
+            }
+            joined
+        };
+        if !joined.forgotten.is_empty() {
+            let which = Ending::These(joined.forgotten.clone());
+            dispatch::end(Arc::clone(&coordinator), which, EndReason::AgentGone).await;
+        }
+        coordinator.placeable.notify_one();
+        let session = Self {
+            coordinator,
+            agent: id,
+            boot,
+            name: hello.name,
+            serial: joined.serial,
+            outbox,
+            starts: JoinSet::new(),
+        };
+        Ok((session, joined))
+    }
+
+    async fn run(
+        mut self,
+        mut inbound: Streaming<v1::ConnectRequest>,
+        cut: tokio_util::sync::CancellationToken,
+    ) -> Result<(), ApiError> {
+        let closing = self.coordinator.closing.clone();
+        let result = loop {
+            tokio::select! {
+                message = inbound.message() => match message {
+                    Ok(Some(request)) => {
+                        if let Err(error) = self.handle(request).await {
+                            break Err(error);
+                        }
+                    }
+                    Ok(None) => break Ok(()),
+                    Err(error) => {
+                        tracing::debug!(%error, "control session broke off");
+                        break Ok(());
+                    }
+                },
+                Some(_) = self.starts.join_next() => {}
+                () = cut.cancelled() => break Err(ApiError::Conflict {
+                    message: "another connection of this agent took over, or it did not read".to_owned(),
+                }),
+                () = closing.cancelled() => break Ok(()),
+                () = self.outbox.closed() => break Ok(()),
+            }
+        };
+        // A start that is being stored is seen to its end.
+        while self.starts.join_next().await.is_some() {}
+        result
+    }
+
+    async fn handle(&mut self, request: v1::ConnectRequest) -> Result<(), ApiError> {
+        let now = Instant::now();
+        self.coordinator
+            .board()
+            .heard(self.agent, self.serial, self.coordinator.now(), now);
+        match request.message {
+            Some(FromAgent::Accept(accept)) => self.accept(parse("accept.offer_id", &accept.offer_id)?),
+            Some(FromAgent::Refuse(refuse)) => {
+                let offer: OfferId = parse("refuse.offer_id", &refuse.offer_id)?;
+                tracing::info!(agent = %self.agent, reason = refuse.reason, "offer refused");
+                telemetry::offer_refused();
+                self.coordinator.board().refuse(offer, self.agent, now);
+                self.coordinator.placeable.notify_one();
+            }
+            Some(FromAgent::Heartbeat(heartbeat)) => self.heartbeat(heartbeat).await?,
+            Some(FromAgent::Draining(v1::Draining {})) => self.draining().await?,
+            Some(FromAgent::Hello(_)) => return Err(ApiError::invalid("message", "a second hello")),
+            // A newer agent says something that an older coordinator does not know.
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Stores the attempt beside the loop: commits of several starts go together.
+    fn accept(&mut self, offer: OfferId) {
+        let coordinator = Arc::clone(&self.coordinator);
+        let (agent, boot, serial) = (self.agent, self.boot, self.serial);
+        let accepted = coordinator.board().accept(offer, agent, serial);
+        let Some((job, offered)) = accepted else {
+            // Taken back meanwhile: the agent never hears that it may begin, and forgets it.
+            return;
+        };
+        let (name, outbox) = (self.name.clone(), self.outbox.clone());
+        self.starts.spawn(async move {
+            let attempt = offered.attempt;
+            let now = coordinator.now();
+            let command = StartAttempt {
+                task: job.task,
+                job: job.job,
+                attempt,
+                number: offered.number,
+                token_hash: offered.token_hash,
+                agent,
+                boot,
+                agent_name: name,
+                lease_until: now + coordinator.timings.lease_ttl,
+                now,
+            };
+            match coordinator.store.apply(command).await {
+                Ok(Start::Started(changes)) => {
+                    telemetry::attempt_started(&job.kind);
+                    let here = coordinator
+                        .board()
+                        .started(agent, serial, job.task, attempt, Instant::now());
+                    coordinator.follow(changes);
+                    let granted = ToAgent::Granted(v1::Granted {
+                        attempt_id: attempt.to_string(),
+                    });
+                    if !here || send(&outbox, granted).is_err() {
+                        let which = Ending::These(vec![attempt]);
+                        dispatch::end(coordinator, which, EndReason::AgentGone).await;
+                    }
+                }
+                Ok(Start::NotStartable) => {
+                    not_started(&coordinator, agent, attempt, &job);
+                }
+                Err(error) => {
+                    tracing::error!(%attempt, error = &error as &dyn std::error::Error, "cannot start an attempt");
+                    // It may be stored all the same. Ending it is right in both cases; if it
+                    // was not, the job waits as before.
+                    not_started(&coordinator, agent, attempt, &job);
+                    let which = Ending::These(vec![attempt]);
+                    dispatch::end(Arc::clone(&coordinator), which, EndReason::AgentGone).await;
+                    coordinator.board().enqueue(job);
+                    coordinator.placeable.notify_one();
+                }
+            }
+        });
+    }
+
+    async fn heartbeat(&mut self, heartbeat: v1::Heartbeat) -> Result<(), ApiError> {
+        let running = attempt_keys(heartbeat.running)?;
+        let command = renewal(&self.coordinator, self.agent, self.boot, running);
+        let outcome = self.coordinator.store.apply(command).await.map_err(store_error)?;
+        self.coordinator
+            .board()
+            .renewed(self.agent, &outcome.renewed, Instant::now());
+        for attempt in outcome.refused {
+            self.say(stop_message(attempt, "the attempt has no authority any more"))?;
+        }
+        let renewed = outcome.renewed.iter().map(AttemptId::to_string).collect();
+        let sequence = heartbeat.sequence;
+        send(
+            &self.outbox,
+            ToAgent::HeartbeatAck(v1::HeartbeatAck { sequence, renewed }),
+        )
+    }
+
+    async fn draining(&mut self) -> Result<(), ApiError> {
+        self.coordinator.board().set_draining(self.agent, true);
+        let command = SetDraining {
+            request: None,
+            agent: self.agent,
+            draining: true,
+            now: self.coordinator.now(),
+        };
+        self.coordinator.store.apply(command).await.map_err(store_error)
+    }
+
+    fn say(&self, message: v1::ConnectResponse) -> Result<(), ApiError> {
+        self.outbox.try_send(Ok(message)).map_err(|_| not_reading())
+    }
+}
+
+fn not_started(coordinator: &Coordinator, agent: AgentId, attempt: AttemptId, job: &crate::store::QueuedJob) {
+    let mut board = coordinator.board();
+    board.not_started(agent, job.task);
+    board.tell(agent, stop_message(attempt, "the job moved on before it was started"));
+    drop(board);
+    coordinator.placeable.notify_one();
+}
+
+fn renewal(coordinator: &Coordinator, agent: AgentId, boot: BootId, running: Vec<AttemptKey>) -> RenewLeases {
+    let now = coordinator.now();
+    let claims = running.into_iter().map(|key| Claim {
+        attempt: key.attempt,
+        token_hash: key.token.hash(),
+    });
+    RenewLeases {
+        agent,
+        boot,
+        claims: claims.collect(),
+        lease_until: now + coordinator.timings.lease_ttl,
+        now,
+    }
+}
+
+fn send(outbox: &Outbox, message: ToAgent) -> Result<(), ApiError> {
+    let message = v1::ConnectResponse { message: Some(message) };
+    outbox.try_send(Ok(message)).map_err(|_| not_reading())
+}
+
+fn not_reading() -> ApiError {
+    ApiError::ResourceExhausted {
+        message: "the agent does not read what it is sent".to_owned(),
+        retry: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_common_protocol_is_agreed() {
+        let hello = |protocols| Hello {
+            agent: AgentId::from_random(1),
+            boot: BootId::from_random(1),
+            protocols,
+            name: "a".to_owned(),
+            slots: 1,
+            labels: Default::default(),
+            adapters: Vec::new(),
+            running: Vec::new(),
+            pid: 1,
+            version: String::new(),
+        };
+        let agreed = |protocols| agreed_protocol(&hello(protocols)).ok();
+        assert_eq!(agreed(1..=1), Some(1));
+        assert_eq!(agreed(1..=7), Some(PROTOCOL));
+        assert_eq!(agreed(0..=0), None);
+        assert_eq!(agreed(PROTOCOL + 1..=PROTOCOL + 2), None);
+    }
+}

@@ -1,0 +1,159 @@
+//! EventService: the stream on which an agent delivers events and output of all its attempts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kage_core::id::AgentId;
+use kage_proto::blob::AGENT_HEADER;
+use kage_proto::convert::agent::AttemptKey;
+use kage_proto::convert::{self, InvalidField};
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+use kage_proto::v1::append_request::Batch;
+use kage_proto::v1::append_response;
+use kage_proto::v1::event_service_server::EventService;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::append::{Lane, Responses, disk_error, response};
+use crate::coordinator::Coordinator;
+use crate::output::OutputAck;
+
+/// Answers that wait for the network. An agent that does not read them is not read from.
+const QUEUED_RESPONSES: usize = 256;
+/// Batches of one attempt that wait for its lane; 64 KiB each at most. When it is full
+/// nothing more is read from the connection.
+const QUEUED_BATCHES: usize = 16;
+
+#[derive(Debug)]
+pub(crate) struct Events(pub(crate) Arc<Coordinator>);
+
+#[tonic::async_trait]
+impl EventService for Events {
+    type AppendStream = ReceiverStream<Result<v1::AppendResponse, Status>>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<v1::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let agent = match request.metadata().get(AGENT_HEADER).map(|value| value.to_str()) {
+            None => None,
+            Some(text) => {
+                let text = text.unwrap_or_default();
+                Some(convert::parse::<AgentId>(AGENT_HEADER, text).map_err(ApiError::from)?)
+            }
+        };
+        let (responses, stream) = mpsc::channel(QUEUED_RESPONSES);
+        let (acks, acknowledged) = mpsc::channel(QUEUED_RESPONSES);
+        let delivery = Delivery {
+            coordinator: Arc::clone(&self.0),
+            agent,
+            lanes: HashMap::new(),
+            running: JoinSet::new(),
+            acks,
+            responses: responses.clone(),
+        };
+        self.0.tasks.spawn(forward(acknowledged, responses));
+        self.0.tasks.spawn(delivery.run(request.into_inner()));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// Passes acknowledgements of output on.
+async fn forward(mut acks: mpsc::Receiver<OutputAck>, responses: Responses) {
+    while let Some(ack) = acks.recv().await {
+        let message = match ack.length {
+            Ok(offset) => {
+                let stream = v1::OutputStream::from(ack.stream).into();
+                let acked = v1::OutputAck { stream, offset };
+                Ok(response(ack.attempt, append_response::Result::AckedOutput(acked)))
+            }
+            Err(error) => Err(disk_error(&error).into()),
+        };
+        if responses.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Delivery {
+    coordinator: Arc<Coordinator>,
+    agent: Option<AgentId>,
+    lanes: HashMap<AttemptKey, mpsc::Sender<Batch>>,
+    running: JoinSet<AttemptKey>,
+    acks: mpsc::Sender<OutputAck>,
+    responses: Responses,
+}
+
+impl Delivery {
+    async fn run(mut self, mut inbound: Streaming<v1::AppendRequest>) {
+        loop {
+            tokio::select! {
+                message = inbound.message() => match message {
+                    Ok(Some(request)) => {
+                        if let Err(invalid) = self.deliver(request).await {
+                            self.responses.send(Err(ApiError::from(invalid).into())).await.ok();
+                            break;
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::debug!(%error, "delivery broke off");
+                        break;
+                    }
+                },
+                Some(ended) = self.running.join_next() => {
+                    if let Ok(key) = ended {
+                        self.forget(&key);
+                    }
+                }
+                () = self.responses.closed() => break,
+                () = self.coordinator.closing.cancelled() => break,
+            }
+        }
+        // What was read is carried out and answered before the stream ends.
+        self.lanes.clear();
+        while self.running.join_next().await.is_some() {}
+    }
+
+    async fn deliver(&mut self, request: v1::AppendRequest) -> Result<(), InvalidField> {
+        let key = request.key.ok_or_else(|| InvalidField::new("key", "is missing"))?;
+        let key = AttemptKey::try_from(key).map_err(|invalid| invalid.within("key"))?;
+        let mut batch = request.batch.ok_or_else(|| InvalidField::new("batch", "is missing"))?;
+        loop {
+            let lane = self.lane(&key);
+            match lane.send(batch).await {
+                Ok(()) => return Ok(()),
+                Err(mpsc::error::SendError(back)) => {
+                    // The lane ended with its attempt; a new one answers what is late.
+                    batch = back;
+                    self.lanes.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn lane(&mut self, key: &AttemptKey) -> mpsc::Sender<Batch> {
+        if let Some(lane) = self.lanes.get(key) {
+            return lane.clone();
+        }
+        let (batches, queue) = mpsc::channel(QUEUED_BATCHES);
+        let lane = Lane::new(
+            Arc::clone(&self.coordinator),
+            key.clone(),
+            self.agent,
+            self.acks.clone(),
+        );
+        self.running.spawn(lane.run(queue, self.responses.clone()));
+        self.lanes.insert(key.clone(), batches.clone());
+        batches
+    }
+
+    fn forget(&mut self, key: &AttemptKey) {
+        if self.lanes.get(key).is_some_and(mpsc::Sender::is_closed) {
+            self.lanes.remove(key);
+        }
+    }
+}

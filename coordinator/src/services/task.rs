@@ -1,0 +1,260 @@
+//! TaskService: create, look at, cancel, watch and compare tasks.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kage_core::context::Patch;
+use kage_core::id::{Digest, JobId, SessionId, TaskId};
+use kage_core::report;
+use kage_core::task::TaskSpec;
+use kage_proto::convert::event::output_stream;
+use kage_proto::convert::{self, InvalidField};
+use kage_proto::status::ApiError;
+use kage_proto::v1::task_service_server::TaskService;
+use kage_proto::{MAX_INLINE, v1};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{internal, read_error, request, store_error};
+use crate::coordinator::Coordinator;
+use crate::cursor::Cursor;
+use crate::store::{CancelTask, CreateTask, InvalidPageToken, Named, PageToken, TaskView};
+use crate::view::Prompt;
+use crate::watch::{self, Watch};
+use crate::{telemetry, view};
+
+/// The largest delta of one session; it travels inside an offer.
+const MAX_DELTA: usize = 512 << 10;
+const PAGE_SIZE: u32 = 20;
+const MAX_PAGE_SIZE: u32 = 100;
+
+#[derive(Debug)]
+pub(crate) struct Tasks(pub(crate) Arc<Coordinator>);
+
+#[tonic::async_trait]
+impl TaskService for Tasks {
+    async fn create_task(
+        &self,
+        message: Request<v1::CreateTaskRequest>,
+    ) -> Result<Response<v1::CreateTaskResponse>, Status> {
+        let message = message.into_inner();
+        let spec = message.spec.ok_or_else(|| ApiError::invalid("spec", "is missing"))?;
+        let spec = TaskSpec::try_from(spec).map_err(|invalid| ApiError::from(invalid.within("spec")))?;
+        let request = request(&message.request_id, &spec)?;
+        self.check(&spec).await?;
+        if spec.prompt.len() > MAX_INLINE {
+            let prompt = Bytes::copy_from_slice(spec.prompt.as_bytes());
+            let stored = self.0.blobs.put_bytes(&spec.project, prompt).await;
+            stored.map_err(|error| internal("the prompt could not be stored", &error))?;
+        }
+        let fresh = || {
+            (
+                SessionId::from_random(self.0.random()),
+                JobId::from_random(self.0.random()),
+            )
+        };
+        let command = CreateTask {
+            request,
+            task: TaskId::from_random(self.0.random()),
+            sessions: spec.assignments.iter().map(|_| fresh()).collect(),
+            spec,
+            now: self.0.now(),
+        };
+        let created = self.0.store.apply(command).await.map_err(store_error)?;
+        if !created.repeated {
+            telemetry::task_created();
+        }
+        self.0.follow(created.changes);
+        let task = self.shown(created.task).await?;
+        Ok(Response::new(v1::CreateTaskResponse { task: Some(task) }))
+    }
+
+    async fn get_task(&self, message: Request<v1::GetTaskRequest>) -> Result<Response<v1::GetTaskResponse>, Status> {
+        let id = self.find(&message.get_ref().task_id).await?;
+        let task = self.shown(id).await?;
+        Ok(Response::new(v1::GetTaskResponse { task: Some(task) }))
+    }
+
+    async fn list_tasks(
+        &self,
+        message: Request<v1::ListTasksRequest>,
+    ) -> Result<Response<v1::ListTasksResponse>, Status> {
+        let message = message.into_inner();
+        let project = convert::task::project("project", &message.project).map_err(ApiError::from)?;
+        let after = match message.page_token.as_str() {
+            "" => None,
+            text => {
+                let invalid = |error: InvalidPageToken| ApiError::invalid("page_token", error);
+                Some(text.parse::<PageToken>().map_err(invalid)?)
+            }
+        };
+        let size = match message.page_size {
+            0 => PAGE_SIZE,
+            size => size.min(MAX_PAGE_SIZE),
+        };
+        let page = self.0.store.tasks(&project, after, size).await.map_err(read_error)?;
+        let tasks = page.tasks.into_iter();
+        Ok(Response::new(v1::ListTasksResponse {
+            tasks: tasks.map(|task| view::task(&self.0, task, Prompt::Short)).collect(),
+            next_page_token: page.next.map(|token| token.to_string()).unwrap_or_default(),
+        }))
+    }
+
+    async fn cancel_task(
+        &self,
+        message: Request<v1::CancelTaskRequest>,
+    ) -> Result<Response<v1::CancelTaskResponse>, Status> {
+        let message = message.into_inner();
+        let task = self.find(&message.task_id).await?;
+        let command = CancelTask {
+            request: request(&message.request_id, &task)?,
+            task,
+            now: self.0.now(),
+        };
+        let changes = self.0.store.apply(command).await.map_err(store_error)?;
+        self.0.follow(changes);
+        let task = self.shown(task).await?;
+        Ok(Response::new(v1::CancelTaskResponse { task: Some(task) }))
+    }
+
+    type WatchTaskStream = ReceiverStream<Result<v1::WatchTaskResponse, Status>>;
+
+    async fn watch_task(
+        &self,
+        message: Request<v1::WatchTaskRequest>,
+    ) -> Result<Response<Self::WatchTaskStream>, Status> {
+        let message = message.into_inner();
+        let task = self.find(&message.task_id).await?;
+        let streams: Result<_, InvalidField> = message
+            .output
+            .iter()
+            .map(|number| output_stream("output", *number))
+            .collect();
+        let session = convert::parse_optional("session", &message.session).map_err(ApiError::from)?;
+        if let Some(session) = &session {
+            let view = self.stored(task).await?;
+            if view.task.spec.assignment(session).is_none() {
+                return Err(ApiError::NotFound {
+                    what: format!("session {session}"),
+                }
+                .into());
+            }
+        }
+        let watch = Watch {
+            cursor: Cursor::decode(&message.cursor, task).map_err(ApiError::from)?,
+            streams: streams.map_err(ApiError::from)?,
+            session,
+            follow: message.follow,
+        };
+        let (responses, stream) = mpsc::channel(watch::QUEUED_RESPONSES);
+        self.0.tasks.spawn(watch::run(Arc::clone(&self.0), watch, responses));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn get_report(
+        &self,
+        message: Request<v1::GetReportRequest>,
+    ) -> Result<Response<v1::GetReportResponse>, Status> {
+        let id = self.find(&message.get_ref().task_id).await?;
+        let view = self.stored(id).await?;
+        let report = report::rank(&view.task, &view.sessions, &self.0.prices, self.0.now());
+        let provisional = report.provisional;
+        Ok(Response::new(v1::GetReportResponse {
+            report: Some(report.into()),
+            provisional,
+        }))
+    }
+}
+
+impl Tasks {
+    /// The task that a person names by its id or a prefix of it.
+    async fn find(&self, text: &str) -> Result<TaskId, ApiError> {
+        match self.0.store.find_task(text).await.map_err(read_error)? {
+            Named::One(id) => Ok(id),
+            Named::NotFound => Err(ApiError::NotFound {
+                what: format!("task {text}"),
+            }),
+            Named::Ambiguous => Err(ApiError::invalid(
+                "task_id",
+                format_args!("{text} is the beginning of several ids; give more of it"),
+            )),
+        }
+    }
+
+    async fn stored(&self, id: TaskId) -> Result<TaskView, ApiError> {
+        let view = self.0.store.task(id).await.map_err(read_error)?;
+        view.ok_or_else(|| ApiError::NotFound {
+            what: format!("task {id}"),
+        })
+    }
+
+    async fn shown(&self, id: TaskId) -> Result<v1::Task, ApiError> {
+        Ok(view::task(&self.0, self.stored(id).await?, Prompt::Whole))
+    }
+
+    /// Checks what the store cannot: that everything the spec names is here and readable.
+    async fn check(&self, spec: &TaskSpec) -> Result<(), ApiError> {
+        spec.validate().map_err(|invalid| ApiError::invalid("spec", invalid))?;
+        for (index, assignment) in spec.assignments.iter().enumerate() {
+            let Some(delta) = &assignment.context_delta else {
+                continue;
+            };
+            let field = format!("spec.assignments[{index}].context_delta");
+            if delta.len() > MAX_DELTA {
+                let problem = format_args!("has {} bytes; at most {MAX_DELTA} are taken", delta.len());
+                return Err(ApiError::invalid(field, problem));
+            }
+            Patch::parse(delta.as_bytes()).map_err(|error| ApiError::invalid(field, chain(&error)))?;
+        }
+        if let Some(base) = &spec.context_base {
+            self.check_context(spec, base).await?;
+        }
+        if let Some(repository) = &spec.repository {
+            let opened = self.0.repositories.open(&spec.project, &repository.name).await;
+            let mirror = opened.map_err(|error| internal("the repository could not be opened", &error))?;
+            let present = match mirror {
+                None => false,
+                Some(mirror) => mirror
+                    .has_commit(&repository.base)
+                    .await
+                    .map_err(|error| internal("the repository could not be read", &error))?,
+            };
+            if !present {
+                let (name, base) = (&repository.name, &repository.base);
+                return Err(ApiError::FailedPrecondition {
+                    message: format!("commit {base} is not in repository {name}; push it as refs/kage/bases/{base}"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_context(&self, spec: &TaskSpec, base: &Digest) -> Result<(), ApiError> {
+        let size = self
+            .0
+            .store
+            .context_size(&spec.project, base)
+            .await
+            .map_err(read_error)?;
+        match size {
+            Some(_) => Ok(()),
+            None => Err(ApiError::FailedPrecondition {
+                message: format!("base context {base} is not stored; send it with PutContext"),
+            }),
+        }
+    }
+}
+
+/// An error and everything that led to it, in one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

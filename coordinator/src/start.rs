@@ -1,0 +1,225 @@
+//! Start-up and shutdown, in phases: each takes the one before by value, so that nothing
+//! is served before what it needs is there, and what was opened is closed in reverse.
+//!
+//! ```text
+//!   check -> lock data dir, token -> open store, extend leases -> fill board -> bind -> announce -> serve
+//! ```
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use kage_core::price::PriceTable;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::Door;
+use crate::blobs::{BlobError, Blobs};
+use crate::board::Board;
+use crate::config::{Config, InvalidConfig};
+use crate::coordinator::{Coordinator, Fences};
+use crate::data_dir::{DataDir, DataDirError};
+use crate::output::Outputs;
+use crate::ports::Ports;
+use crate::repositories::Repositories;
+use crate::server::{self, ReflectionError, Stopping};
+use crate::services::fleet::drain_message;
+use crate::store::{ExtendAllLeases, OpenError, ReadError, Store, StoreError};
+use crate::topics::Topics;
+use crate::{dispatch, telemetry};
+
+/// Why a coordinator did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It was told what cannot be.
+    #[error("the configuration cannot be used")]
+    Config(#[source] InvalidConfig),
+    /// Its directory cannot be used.
+    #[error("the data directory cannot be used")]
+    DataDir(#[source] DataDirError),
+    /// Its database cannot be opened.
+    #[error("the store cannot be opened")]
+    Open(#[source] OpenError),
+    /// Its database cannot be written.
+    #[error("the store cannot be written")]
+    Store(#[source] StoreError),
+    /// Its database cannot be read.
+    #[error("the store cannot be read")]
+    Read(#[source] ReadError),
+    /// Its blobs cannot be opened.
+    #[error("the blobs cannot be opened")]
+    Blobs(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The address is taken or not this machine's.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The service descriptions in this program are broken.
+    #[error("gRPC reflection cannot be set up")]
+    Reflection(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<BlobError> for RunError {
+    fn from(error: BlobError) -> Self {
+        Self::Blobs(Box::new(error))
+    }
+}
+
+impl From<ReflectionError> for RunError {
+    fn from(error: ReflectionError) -> Self {
+        Self::Reflection(Box::new(error))
+    }
+}
+
+/// Runs a coordinator until `shutdown` is cancelled and what was open has ended.
+///
+/// # Errors
+/// When it cannot start; see [`RunError`].
+pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> Result<(), RunError> {
+    config.check().map_err(RunError::Config)?;
+    let on_ready = ports.on_ready;
+    let held = Held::open(&config.data_dir, &ports.random)?;
+    let filled = held.fill(&config, ports.clock, ports.random).await?;
+    let listener = TcpListener::bind(config.listen).await;
+    let address = |listener: &TcpListener| listener.local_addr();
+    let listen_error = |source| RunError::Listen {
+        address: config.listen,
+        source,
+    };
+    let listener = listener.map_err(listen_error)?;
+    let bound = address(&listener).map_err(listen_error)?;
+    let announced = filled.data.announce(bound).map_err(RunError::DataDir)?;
+    tracing::info!(%bound, "coordinator ready");
+    if let Some(on_ready) = on_ready {
+        // Whoever asked may have given up.
+        on_ready.send(bound).ok();
+    }
+    let result = filled.serve(listener, shutdown).await;
+    drop(announced);
+    result
+}
+
+/// The data directory is ours.
+struct Held {
+    data: DataDir,
+    door: Door,
+}
+
+/// Everything is in memory that has to be before the first call.
+struct Filled {
+    data: DataDir,
+    door: Door,
+    coordinator: Arc<Coordinator>,
+}
+
+impl Held {
+    fn open(root: &std::path::Path, random: &crate::ports::Random) -> Result<Self, RunError> {
+        let data = DataDir::open(root).map_err(RunError::DataDir)?;
+        let token = data.token(random).map_err(RunError::DataDir)?;
+        let door = Door::new(&token);
+        Ok(Self { data, door })
+    }
+
+    async fn fill(
+        self,
+        config: &Config,
+        clock: crate::ports::Clock,
+        random: crate::ports::Random,
+    ) -> Result<Filled, RunError> {
+        telemetry::install();
+        let Self { data, door } = self;
+        let store = Store::open(&data.database()).map_err(RunError::Open)?;
+        // Nobody could reach us while we were away: that is nobody's silence.
+        let lease_until = clock() + config.timings.lease_ttl;
+        store
+            .apply(ExtendAllLeases { lease_until })
+            .await
+            .map_err(RunError::Store)?;
+        let board = fill_board(&store, config).await?;
+        let topics = Arc::new(Topics::default());
+        let coordinator = Arc::new(Coordinator {
+            store,
+            blobs: Blobs::open(&data.blobs())?,
+            repositories: Repositories::new(data.repositories()),
+            outputs: Outputs::new(data.output(), Arc::clone(&topics)),
+            topics,
+            fences: Arc::new(Fences::default()),
+            prices: PriceTable::builtin().clone(),
+            timings: config.timings,
+            clock,
+            random,
+            placeable: Notify::new(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            board: Mutex::new(board),
+        });
+        Ok(Filled {
+            data,
+            door,
+            coordinator,
+        })
+    }
+}
+
+async fn fill_board(store: &Store, config: &Config) -> Result<Board, RunError> {
+    let mut board = Board::new(config.timings);
+    for job in store.queued_jobs().await.map_err(RunError::Read)? {
+        board.enqueue(job);
+    }
+    let mut running: HashMap<_, Vec<_>> = HashMap::new();
+    for live in store.live_attempts(None).await.map_err(RunError::Read)? {
+        running.entry(live.agent).or_default().push((live.attempt, live.task));
+    }
+    let now = Instant::now();
+    for agent in store.agents().await.map_err(RunError::Read)? {
+        let attempts = running.remove(&agent.id).unwrap_or_default();
+        board.expect(agent, attempts, now);
+    }
+    Ok(board)
+}
+
+impl Filled {
+    async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), RunError> {
+        let Self {
+            data,
+            door,
+            coordinator,
+        } = self;
+        let router = server::router(&coordinator, door).await?;
+        let stopping = Stopping {
+            gracefully: CancellationToken::new(),
+            now: CancellationToken::new(),
+        };
+        coordinator.tasks.spawn(dispatch::run(Arc::clone(&coordinator)));
+        let server = server::serve(listener, router, stopping.clone());
+        tokio::pin!(server);
+        tokio::select! {
+            () = &mut server => {}
+            () = shutdown.cancelled() => {
+                tracing::info!("shutting down");
+                coordinator.board().tell_all(&drain_message());
+                // Streams that would never end by themselves end now; calls are finished.
+                coordinator.closing.cancel();
+                stopping.gracefully.cancel();
+                if tokio::time::timeout(coordinator.timings.drain, &mut server).await.is_err() {
+                    tracing::warn!("calls were still open; dropped");
+                    stopping.now.cancel();
+                    server.await;
+                }
+            }
+        }
+        coordinator.tasks.close();
+        coordinator.tasks.wait().await;
+        coordinator.outputs.close().await;
+        coordinator.store.close().await;
+        drop(data);
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! Metrics: every name and label, described once. `/metrics` renders them.
+
+use std::sync::OnceLock;
+
+use kage_core::attempt::EndReason;
+use kage_core::job::JobKind;
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+const TASKS_CREATED: &str = "kage_tasks_created_total";
+const ATTEMPTS_STARTED: &str = "kage_attempts_started_total";
+const ATTEMPTS_ENDED: &str = "kage_attempts_ended_total";
+const EVENTS: &str = "kage_events_total";
+const OUTPUT_BYTES: &str = "kage_output_bytes_total";
+const OFFERS_REFUSED: &str = "kage_offers_refused_total";
+const AGENTS_CONNECTED: &str = "kage_agents_connected";
+const JOBS_WAITING: &str = "kage_jobs_waiting";
+const JOBS_LEASED: &str = "kage_jobs_leased";
+
+const KIND: &str = "kind";
+const REASON: &str = "reason";
+
+/// One recorder per process: the `metrics` facade has no other.
+static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+
+/// Installs the recorder. `None` when the program that embeds this library has its own.
+pub(crate) fn install() -> Option<PrometheusHandle> {
+    RECORDER
+        .get_or_init(|| {
+            let recorder = PrometheusBuilder::new().build_recorder();
+            let handle = recorder.handle();
+            metrics::set_global_recorder(recorder).ok()?;
+            describe_counter!(TASKS_CREATED, "Tasks that were stored.");
+            describe_counter!(ATTEMPTS_STARTED, "Attempts that were started, by kind of job.");
+            describe_counter!(ATTEMPTS_ENDED, "Attempts that lost their authority, by reason.");
+            describe_counter!(EVENTS, "State events that were stored.");
+            describe_counter!(OUTPUT_BYTES, "Bytes of output that agents delivered.");
+            describe_counter!(OFFERS_REFUSED, "Offers that agents refused.");
+            describe_gauge!(AGENTS_CONNECTED, "Agents that are connected now.");
+            describe_gauge!(JOBS_WAITING, "Jobs that wait for an agent now.");
+            describe_gauge!(JOBS_LEASED, "Jobs that agents work on now.");
+            Some(handle)
+        })
+        .clone()
+}
+
+pub(crate) fn task_created() {
+    counter!(TASKS_CREATED).increment(1);
+}
+
+pub(crate) fn attempt_started(kind: &JobKind) {
+    counter!(ATTEMPTS_STARTED, KIND => kind.as_str()).increment(1);
+}
+
+pub(crate) fn attempt_ended(reason: EndReason) {
+    let reason = match reason {
+        EndReason::Finished => "finished",
+        EndReason::AgentRestarted => "agent_restarted",
+        EndReason::AgentGone => "agent_gone",
+        EndReason::AgentSilent => "agent_silent",
+    };
+    counter!(ATTEMPTS_ENDED, REASON => reason).increment(1);
+}
+
+pub(crate) fn events(count: usize) {
+    counter!(EVENTS).increment(count as u64);
+}
+
+pub(crate) fn output_bytes(count: usize) {
+    counter!(OUTPUT_BYTES).increment(count as u64);
+}
+
+pub(crate) fn offer_refused() {
+    counter!(OFFERS_REFUSED).increment(1);
+}
+
+/// What is counted anew for each scrape.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Levels {
+    pub(crate) agents_connected: usize,
+    pub(crate) jobs_waiting: u64,
+    pub(crate) jobs_leased: u64,
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "gauges are floats; counts stay far below 2^52"
+)]
+pub(crate) fn levels(levels: Levels) {
+    gauge!(AGENTS_CONNECTED).set(levels.agents_connected as f64);
+    gauge!(JOBS_WAITING).set(levels.jobs_waiting as f64);
+    gauge!(JOBS_LEASED).set(levels.jobs_leased as f64);
+}

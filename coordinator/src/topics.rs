@@ -1,0 +1,81 @@
+//! Wake-ups of those who watch a task: two version numbers per watched task, nothing
+//! else. A watcher that was woken reads from the store and the output files at its own
+//! pace, so that a slow one holds up nobody.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kage_core::id::TaskId;
+use tokio::sync::watch;
+
+/// What has changed of a task, counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Version {
+    /// Rows: events and states.
+    pub(crate) rows: u64,
+    /// Durable output.
+    pub(crate) output: u64,
+}
+
+/// The tasks that somebody watches.
+#[derive(Debug, Default)]
+pub(crate) struct Topics(Mutex<HashMap<TaskId, watch::Sender<Version>>>);
+
+impl Topics {
+    /// Wakes the caller at every change from now on.
+    pub(crate) fn subscribe(&self, task: TaskId) -> watch::Receiver<Version> {
+        let mut topics = self.lock();
+        topics
+            .entry(task)
+            .or_insert_with(|| watch::Sender::new(Version::default()))
+            .subscribe()
+    }
+
+    /// Events or states of the task were committed.
+    pub(crate) fn rows_changed(&self, task: TaskId) {
+        self.bump(task, |version| version.rows += 1);
+    }
+
+    /// Output of the task became durable.
+    pub(crate) fn output_grew(&self, task: TaskId) {
+        self.bump(task, |version| version.output += 1);
+    }
+
+    fn bump(&self, task: TaskId, change: impl FnOnce(&mut Version)) {
+        if let Entry::Occupied(topic) = self.lock().entry(task) {
+            // Nobody can subscribe meanwhile: that needs the lock.
+            if topic.get().receiver_count() == 0 {
+                topic.remove();
+            } else {
+                topic.get().send_modify(change);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, watch::Sender<Version>>> {
+        // A version number cannot be left half-changed by a panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wakes_watchers_and_forgets_tasks_that_nobody_watches() {
+        let topics = Topics::default();
+        let task = TaskId::from_random(1);
+        topics.rows_changed(task);
+        assert!(topics.lock().is_empty());
+        let mut watcher = topics.subscribe(task);
+        assert!(!watcher.has_changed().unwrap());
+        topics.rows_changed(task);
+        topics.output_grew(task);
+        assert_eq!(*watcher.borrow_and_update(), Version { rows: 1, output: 1 });
+        drop(watcher);
+        topics.rows_changed(task);
+        assert!(topics.lock().is_empty());
+    }
+}

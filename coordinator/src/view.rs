@@ -1,0 +1,94 @@
+//! Tasks and agents as clients see them: rows of the store, with money from the price
+//! table and what only the board knows (why a session waits, who is connected).
+
+use kage_core::fleet::Agent;
+use kage_core::price::session_money;
+use kage_core::session::SessionStateKind;
+use kage_proto::convert::session::session;
+use kage_proto::{convert, v1};
+
+use crate::coordinator::Coordinator;
+use crate::store::TaskView;
+
+/// How much of a task's prompt is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Prompt {
+    /// All of it.
+    Whole,
+    /// Its beginning: lists and updates would otherwise repeat megabytes.
+    Short,
+}
+
+/// The length of a short prompt, in bytes.
+const SHORT_PROMPT: usize = 4 << 10;
+
+/// A task and its sessions.
+pub(crate) fn task(coordinator: &Coordinator, view: TaskView, prompt: Prompt) -> v1::Task {
+    let now = coordinator.now();
+    let sessions = view
+        .sessions
+        .iter()
+        .map(|row| {
+            let money = session_money(&row.usage, &coordinator.prices, row.started_at.unwrap_or(now));
+            let waiting = match row.state.kind() {
+                SessionStateKind::Queued | SessionStateKind::Claimed => coordinator.board().why_waiting(row.id, now),
+                SessionStateKind::Running
+                | SessionStateKind::Verifying
+                | SessionStateKind::Verified
+                | SessionStateKind::Rejected
+                | SessionStateKind::Unverified
+                | SessionStateKind::Failed
+                | SessionStateKind::Cancelled => None,
+            };
+            session(row, money, waiting)
+        })
+        .collect();
+    let mut task = view.task;
+    if prompt == Prompt::Short {
+        shorten(&mut task.spec.prompt);
+    }
+    convert::task::task(task, sessions)
+}
+
+fn shorten(text: &mut String) {
+    let end = text.floor_char_boundary(SHORT_PROMPT);
+    text.truncate(end);
+}
+
+/// An agent, connected or not.
+pub(crate) fn agent(coordinator: &Coordinator, stored: Agent) -> v1::Agent {
+    let board = coordinator.board();
+    let presence = board.presence(stored.id);
+    let agent = board.agent(stored.id).cloned().unwrap_or(stored);
+    drop(board);
+    v1::Agent {
+        id: agent.id.to_string(),
+        name: agent.name,
+        state: presence.state.into(),
+        slots: agent.slots,
+        busy: presence.busy,
+        labels: agent.labels.into_iter().collect(),
+        adapters: agent.adapters.into_iter().map(Into::into).collect(),
+        pid: agent.pid,
+        version: agent.version,
+        last_seen_ms: agent.seen_at.as_millis(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_prompt_ends_between_characters() {
+        let mut text = "ä".repeat(SHORT_PROMPT);
+        shorten(&mut text);
+        assert_eq!(text.len(), SHORT_PROMPT);
+        let mut odd = format!("a{}", "ä".repeat(SHORT_PROMPT));
+        shorten(&mut odd);
+        assert_eq!(odd.len(), SHORT_PROMPT - 1);
+        let mut small = "small".to_owned();
+        shorten(&mut small);
+        assert_eq!(small, "small");
+    }
+}
