@@ -138,7 +138,8 @@ pub fn processes_of(directory: &Path) -> Vec<u32> {
     let needle = directory.as_os_str().as_encoded_bytes();
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid: &u32| {
+        .filter(|pid: &u32| *pid != std::process::id())
+        .filter(|pid| {
             let process = PathBuf::from(format!("/proc/{pid}"));
             let inside = std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(directory));
             let told = std::fs::read(process.join("environ"))
@@ -155,5 +156,52 @@ pub fn kill_processes_of(directory: &Path) {
         if let Some(pid) = pid {
             let _ended = kill_process(pid, Signal::KILL);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn launch(directory: &Path, script: &str) -> Launch {
+        Launch {
+            name: "sh".to_owned(),
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            environment: BTreeMap::from([
+                ("PATH".to_owned(), "/usr/bin:/bin".into()),
+                ("HOME".to_owned(), directory.into()),
+            ]),
+            log: directory.join("log"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_ends_when_it_is_asked_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.02; done";
+        let daemon = launch(directory.path(), script).start().unwrap();
+        wait_for("it is ready", async || daemon.log().contains("ready").then_some(())).await;
+        let status = daemon.stop().await;
+        assert_eq!(status.code(), Some(3));
+        assert_eq!(
+            std::fs::read_to_string(directory.path().join("log")).unwrap(),
+            "ready\nbye\n"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_escaped_the_process_group_is_found_by_its_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "setsid sh -c 'echo away; exec sleep 1000' & wait";
+        let daemon = launch(directory.path(), script).start().unwrap();
+        wait_for("it is away", async || daemon.log().contains("away").then_some(())).await;
+        drop(daemon);
+        assert_eq!(processes_of(directory.path()).len(), 1);
+        kill_processes_of(directory.path());
+        wait_for("it is gone", async || {
+            processes_of(directory.path()).is_empty().then_some(())
+        })
+        .await;
     }
 }
