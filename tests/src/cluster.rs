@@ -204,7 +204,9 @@ impl Cluster {
         arguments.extend(["--data-dir".into(), data.clone().into()]);
         arguments.extend(["--listen".into(), listen.into()]);
         let launch = self.launch("coordinator", program, arguments, BTreeMap::new());
-        let mut daemon = launch.start().expect("the coordinator's program starts");
+        let mut daemon = launch
+            .start()
+            .unwrap_or_else(|error| panic!("{launch:?} does not start: {error}"));
         self.url = wait_for("the coordinator says where it listens", async || {
             let ended = daemon.ended();
             assert!(ended.is_none(), "the coordinator ended ({ended:?}):\n{}", daemon.log());
@@ -249,7 +251,9 @@ impl Cluster {
             arguments.extend(["--label".into(), format!("{key}={value}").into()]);
         }
         let launch = self.launch(&options.name, program, arguments, options.environment);
-        let daemon = launch.start().expect("the agent's program starts");
+        let daemon = launch
+            .start()
+            .unwrap_or_else(|error| panic!("{launch:?} does not start: {error}"));
         let pid = daemon.pid();
         self.agents.push(daemon);
         self.connected(&options.name).await;
@@ -289,8 +293,10 @@ impl Cluster {
             ("PATH".to_owned(), std::env::var_os("PATH").unwrap_or_default()),
             ("GIT_CONFIG_NOSYSTEM".to_owned(), "1".into()),
         ]);
-        if let Some(log) = std::env::var_os("RUST_LOG") {
-            all.insert("RUST_LOG".to_owned(), log);
+        for filter in ["KAGE_LOG", "RUST_LOG"] {
+            if let Some(value) = std::env::var_os(filter) {
+                all.insert(filter.to_owned(), value);
+            }
         }
         all.extend(environment);
         Launch {

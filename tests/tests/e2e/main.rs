@@ -3,4 +3,5 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod access;
 mod claude_cli;
