@@ -1,3 +1,24 @@
-//! The command line of Kage Bunshin, and what only it needs.
+//! The command line: what people type, and how results are shown.
+//!
+//! It talks to a coordinator like any other client. `kage coordinator`, `kage agent run`
+//! and `kage up` run the two libraries in this process.
 
 pub mod scripted;
+
+pub mod args;
+pub mod assignments;
+pub mod output;
+pub mod view;
+pub mod settings;
+pub mod state;
+pub mod http;
+pub mod connect;
+pub mod exit;
+pub mod watch;
+pub mod progress;
+pub mod contexts;
+pub mod base;
+pub mod result;
+mod daemon;
+pub mod command;
+mod demo;

@@ -14,9 +14,11 @@ mod lock;
 mod patterns;
 mod shadow;
 
+pub mod creation;
 pub mod diff;
 pub mod landing;
 pub mod mirror;
+pub mod program;
 pub mod smart_http;
 pub mod snapshot;
 pub mod user_repo;

@@ -1,0 +1,384 @@
+//! What can be typed: subcommands, flags and their help. No behaviour.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Run one coding task as many parallel sessions of different AI tools, check every
+/// result with the project's own command, and land the best as a git commit.
+#[derive(Debug, Parser)]
+#[command(name = "kage", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// Flags that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// How to print results: text for people, one JSON document, or a JSON object per line.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+    /// Folder of Kage's state [default: $XDG_STATE_HOME/kage or ~/.local/state/kage].
+    #[arg(long, global = true, env = "KAGE_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Say more on standard error (-v: info, -vv: debug).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Tables and sentences.
+    Human,
+    /// One JSON document at the end.
+    Json,
+    /// A JSON object per line, as things happen.
+    Jsonl,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a task in this repository and wait for its results.
+    Run(Run),
+    /// List tasks, newest first.
+    Ls(Ls),
+    /// Show a task: its sessions, and why they wait or failed.
+    Show(TaskArg),
+    /// Print what the sessions wrote.
+    Logs(Logs),
+    /// Print a session's change as a patch.
+    Diff(Pick),
+    /// Compare the sessions of a task, best first.
+    Compare(Compare),
+    /// Put a session's change into the working tree, without committing.
+    Apply(Apply),
+    /// Merge a session's result into the current branch.
+    Merge(Merge),
+    /// Stop the sessions of a task.
+    Stop(TaskArg),
+    /// Wait until a task has ended.
+    Wait(Wait),
+    /// Show the shared context of a task and what sharing saved.
+    Context(ContextCommand),
+    /// Start a coordinator and an agent on this machine.
+    Up(Up),
+    /// Run an agent, or look after agents.
+    Agent(AgentCommand),
+    /// Run a coordinator.
+    Coordinator(Coordinator),
+    /// Check what this machine has and lacks.
+    Doctor,
+    /// Show the whole thing on a sample repository with scripted models.
+    Demo(Demo),
+}
+
+/// `kage run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// What to do, in words; `-` reads it from standard input.
+    #[arg(required_unless_present = "prompt_file")]
+    pub prompt: Option<String>,
+    /// Read the prompt from a file.
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub prompt_file: Option<PathBuf>,
+    /// Who works on it: adapters, each with an optional model (`claude-api:claude-opus-5-5`).
+    #[arg(
+        long = "with",
+        value_name = "ADAPTER[:MODEL],...",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub with: Vec<String>,
+    /// How many sessions of each.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub repeat: u32,
+    /// Command that decides whether a result is good, run in a clean checkout of it.
+    #[arg(long, value_name = "CMD")]
+    pub verify: Option<String>,
+    /// Command that prepares a clean checkout for verify.
+    #[arg(long, value_name = "CMD")]
+    pub setup: Option<String>,
+    /// Paths that are put back as they were before verify runs.
+    #[arg(long, value_name = "GLOB")]
+    pub protect: Vec<String>,
+    /// The repository.
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub repo: PathBuf,
+    /// Start from HEAD and leave uncommitted work out.
+    #[arg(long)]
+    pub committed: bool,
+    /// Take these untracked files along although they are large or look like secrets.
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Context that sessions get: a JSON file for all, or ADAPTER=FILE for one.
+    #[arg(long, value_name = "[ADAPTER=]FILE")]
+    pub context: Vec<String>,
+    /// Labels that the agents must carry.
+    #[arg(long, value_name = "KEY=VALUE,...", value_delimiter = ',')]
+    pub agents: Vec<String>,
+    /// Longest time one attempt may take.
+    #[arg(long, default_value = "60m", value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Longest time an attempt may go without any output.
+    #[arg(long, default_value = "10m", value_name = "TIME", value_parser = parse_duration)]
+    pub idle_timeout: Duration,
+    /// Longest time set-up and verify may take together.
+    #[arg(long, default_value = "30m", value_name = "TIME", value_parser = parse_duration)]
+    pub verify_timeout: Duration,
+    /// Attempts of one session, lost agents not counted.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub max_attempts: u32,
+    /// Return as soon as the task is stored.
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Apply the best result to the working tree when it is verified.
+    #[arg(long, conflicts_with = "detach")]
+    pub apply: bool,
+}
+
+/// `kage ls`.
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// How many.
+    #[arg(short = 'n', long, default_value_t = 20)]
+    pub limit: u32,
+}
+
+/// A task, for commands that take nothing else.
+#[derive(Debug, Args)]
+pub struct TaskArg {
+    /// Id of the task, or its first characters [default: the newest].
+    pub task: Option<String>,
+}
+
+/// `kage logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Id of the task, or its first characters [default: the newest].
+    pub task: Option<String>,
+    /// Only this session.
+    #[arg(long, value_name = "NAME")]
+    pub session: Option<String>,
+    /// Go on until the task has ended.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Print the provider's raw messages instead of the programs' output.
+    #[arg(long)]
+    pub transcript: bool,
+}
+
+/// A session of a task.
+#[derive(Debug, Args)]
+pub struct Pick {
+    /// Id of the task, or its first characters [default: the newest].
+    pub task: Option<String>,
+    /// Which session [default: the winner].
+    #[arg(long, value_name = "NAME")]
+    pub session: Option<String>,
+}
+
+/// `kage compare`.
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// Id of the task, or its first characters [default: the newest].
+    pub task: Option<String>,
+    /// Print a Markdown table, for a pull request.
+    #[arg(long)]
+    pub markdown: bool,
+}
+
+/// `kage apply`.
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// Which result.
+    #[command(flatten)]
+    pub pick: Pick,
+    /// Only show what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The repository.
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub repo: PathBuf,
+    /// Take a result that was not verified.
+    #[arg(long)]
+    pub unverified: bool,
+}
+
+/// `kage merge`.
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// Which result, where, and whether to do it.
+    #[command(flatten)]
+    pub apply: Apply,
+    /// What to do where both sides changed the same lines.
+    #[arg(long, value_enum, default_value_t = Strategy::Auto)]
+    pub strategy: Strategy,
+}
+
+/// What to do where both sides changed the same lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Strategy {
+    /// Refuse.
+    Auto,
+    /// The session's side wins.
+    Theirs,
+    /// Leave conflict markers to be resolved by hand.
+    Manual,
+}
+
+/// `kage wait`.
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// Id of the task, or its first characters [default: the newest].
+    pub task: Option<String>,
+    /// Give up after this time.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// `kage context`.
+#[derive(Debug, Args)]
+pub struct ContextCommand {
+    /// What about it.
+    #[command(subcommand)]
+    pub command: ContextSubcommand,
+}
+
+/// `kage context show|stats`.
+#[derive(Debug, Subcommand)]
+pub enum ContextSubcommand {
+    /// Print the shared base.
+    Show(TaskArg),
+    /// Print how often the base was stored and sent.
+    Stats(TaskArg),
+}
+
+/// `kage up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Stay in the background and end when there has been nothing to do for a while.
+    #[arg(long)]
+    pub background: bool,
+    /// Sessions that may run here at the same time [default: half the cores, two at least].
+    #[arg(long)]
+    pub slots: Option<u32>,
+}
+
+/// `kage agent`.
+#[derive(Debug, Args)]
+pub struct AgentCommand {
+    /// What about agents.
+    #[command(subcommand)]
+    pub command: AgentSubcommand,
+}
+
+/// `kage agent run|ls|drain`.
+#[derive(Debug, Subcommand)]
+pub enum AgentSubcommand {
+    /// Run an agent on this machine.
+    Run(AgentRun),
+    /// List agents.
+    Ls,
+    /// Let an agent finish what it runs and take no more.
+    Drain {
+        /// Name or id of the agent.
+        agent: String,
+    },
+}
+
+/// `kage agent run`.
+#[derive(Debug, Args)]
+pub struct AgentRun {
+    /// Address of the coordinator [default: the one on this machine].
+    #[arg(long, value_name = "URL", requires = "token_file")]
+    pub coordinator: Option<String>,
+    /// File that holds the coordinator's token.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// What people call it [default: the host's name].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Sessions that may run at the same time [default: half the cores, two at least].
+    #[arg(long)]
+    pub slots: Option<u32>,
+    /// What tasks can ask for.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
+    /// Folder of this agent's state [default: agent/ in the state folder].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Folder of adapter manifests [default: ~/.config/kage/adapters].
+    #[arg(long, value_name = "DIR")]
+    pub adapters: Vec<PathBuf>,
+}
+
+/// `kage coordinator`.
+#[derive(Debug, Args)]
+pub struct Coordinator {
+    /// Address to listen on; loopback only.
+    #[arg(long, default_value = "127.0.0.1:7443", value_name = "ADDR")]
+    pub listen: std::net::SocketAddr,
+    /// Folder of its data [default: coordinator/ in the state folder].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// `kage demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Keep the sample repository and all state, and say where they are.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Reads `90s`, `10m`, `2h` or a number of seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("{text:?} is not a time such as 90s, 10m or 2h"))?;
+    let seconds = match unit {
+        "s" => Some(number),
+        "m" => number.checked_mul(60),
+        "h" => number.checked_mul(3600),
+        _ => None,
+    };
+    match seconds {
+        Some(0) => Err("the time must be more than zero".to_owned()),
+        Some(seconds) => Ok(Duration::from_secs(seconds)),
+        None => Err(format!("{text:?} is not a time such as 90s, 10m or 2h")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn reads_times() {
+        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
+        for text in ["", "m", "0", "1d", "-5s", "1.5h"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! From `--with` and `--repeat` to the sessions of a task.
+
+use std::collections::BTreeMap;
+
+use kage_core::id::{AdapterName, InvalidId, SessionName};
+
+/// One entry of `--with`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worker {
+    /// Who works.
+    pub adapter: AdapterName,
+    /// The model asked for.
+    pub model: Option<String>,
+    /// What the session is called.
+    pub name: SessionName,
+}
+
+/// Why `--with` makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidWorker {
+    /// The adapter's name cannot be one.
+    #[error("--with {entry:?}")]
+    Adapter {
+        /// What was given.
+        entry: String,
+        /// Why not.
+        #[source]
+        source: InvalidId,
+    },
+    /// Nothing follows the colon.
+    #[error("--with {0:?} names no model after the colon; leave the colon out for the adapter's default")]
+    EmptyModel(String),
+}
+
+/// Reads `ADAPTER[:MODEL]` entries and names `repeat` sessions for each.
+///
+/// A session is called after its adapter; where that would not be unique, a number follows.
+///
+/// # Errors
+/// Says which entry is wrong.
+pub fn workers(with: &[String], repeat: u32) -> Result<Vec<Worker>, InvalidWorker> {
+    let mut entries = Vec::new();
+    for entry in with {
+        let (adapter, model) = match entry.split_once(':') {
+            Some((_, "")) => return Err(InvalidWorker::EmptyModel(entry.clone())),
+            Some((adapter, model)) => (adapter, Some(model.to_owned())),
+            None => (entry.as_str(), None),
+        };
+        let adapter: AdapterName = adapter.trim().parse().map_err(|source| InvalidWorker::Adapter {
+            entry: entry.clone(),
+            source,
+        })?;
+        for _ in 0..repeat {
+            entries.push((adapter.clone(), model.clone()));
+        }
+    }
+    let mut totals: BTreeMap<&AdapterName, u32> = BTreeMap::new();
+    for (adapter, _) in &entries {
+        *totals.entry(adapter).or_default() += 1;
+    }
+    let mut seen: BTreeMap<&AdapterName, u32> = BTreeMap::new();
+    entries
+        .iter()
+        .map(|(adapter, model)| {
+            let number = seen.entry(adapter).or_default();
+            *number += 1;
+            let name = match totals.get(adapter) {
+                Some(1) | None => adapter.to_string(),
+                Some(_) => format!("{adapter}-{number}"),
+            };
+            let name = name.parse().map_err(|source| InvalidWorker::Adapter {
+                entry: adapter.to_string(),
+                source,
+            })?;
+            Ok(Worker {
+                adapter: adapter.clone(),
+                model: model.clone(),
+                name,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(with: &[&str], repeat: u32) -> Vec<String> {
+        let with: Vec<String> = with.iter().map(|s| (*s).to_owned()).collect();
+        workers(&with, repeat)
+            .unwrap()
+            .into_iter()
+            .map(|w| w.name.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn names_sessions_after_their_adapters() {
+        assert_eq!(names(&["claude-code", "codex"], 1), ["claude-code", "codex"]);
+        assert_eq!(names(&["codex"], 2), ["codex-1", "codex-2"]);
+        assert_eq!(
+            names(
+                &["claude-api:claude-opus-5-5", "codex", "claude-api:claude-sonnet-5-5"],
+                1
+            ),
+            ["claude-api-1", "codex", "claude-api-2"]
+        );
+    }
+
+    #[test]
+    fn refuses_what_names_nobody() {
+        for entry in ["", "Codex", "a b", "codex:"] {
+            assert!(workers(&[entry.to_owned()], 1).is_err(), "{entry:?}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `kage context`: the base that the sessions of a task share, and what sharing saved.
+
+use anyhow::Context as _;
+use kage_core::id::{Digest, ProjectId};
+use kage_proto::blob;
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+use serde::Serialize;
+
+use super::{Session, task};
+use crate::connect::Access;
+use crate::exit::{Exit, Refusal};
+use crate::view;
+
+#[derive(Debug, Serialize)]
+struct StatsJson {
+    digest: String,
+    size: u64,
+    times_put: u64,
+    sessions: u64,
+    delta_bytes: u64,
+    sent: Vec<SentJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct SentJson {
+    agent: String,
+    times: u64,
+    bytes: u64,
+}
+
+pub(super) async fn show(session: &Session, asked: Option<String>) -> anyhow::Result<Exit> {
+    let access = session.existing().await?;
+    let (project, digest) = base_of(&access, asked).await?;
+    let request = v1::GetContextRequest {
+        project: project.to_string(),
+        digest: digest.to_string(),
+    };
+    let response = access
+        .client
+        .contexts()
+        .get_context(request)
+        .await
+        .map_err(ApiError::from)?;
+    let response = response.into_inner();
+    let mut content = if response.content.is_empty() {
+        download(&access, &project, &digest).await?
+    } else {
+        response.content.to_vec()
+    };
+    content.push(b'\n');
+    session.out.raw(&content)?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn stats(session: &Session, asked: Option<String>) -> anyhow::Result<Exit> {
+    let access = session.existing().await?;
+    let (project, digest) = base_of(&access, asked).await?;
+    let request = v1::GetContextStatsRequest {
+        project: project.to_string(),
+        digest: digest.to_string(),
+    };
+    let response = access.client.contexts().get_context_stats(request).await;
+    let stats = response.map_err(ApiError::from)?.into_inner();
+    let json = StatsJson {
+        digest: digest.to_string(),
+        size: stats.size,
+        times_put: stats.times_put,
+        sessions: stats.sessions,
+        delta_bytes: stats.delta_bytes,
+        sent: stats
+            .sent
+            .into_iter()
+            .map(|s| SentJson {
+                agent: s.agent,
+                times: s.times,
+                bytes: s.bytes,
+            })
+            .collect(),
+    };
+    session.out.result(&json)?;
+    let sent: u64 = json.sent.iter().map(|s| s.bytes).sum();
+    let mut text = format!(
+        "base {}: {} bytes, used by {} sessions whose deltas have {} bytes\nsent: {sent} bytes in all; one copy per session would be {} bytes\n",
+        view::short_id(&json.digest),
+        json.size,
+        json.sessions,
+        json.delta_bytes,
+        json.size.saturating_mul(json.sessions),
+    );
+    for row in &json.sent {
+        text += &format!("  {}: {} times, {} bytes\n", row.agent, row.times, row.bytes);
+    }
+    session.out.text(&text)?;
+    Ok(Exit::Done)
+}
+
+async fn base_of(access: &Access, asked: Option<String>) -> anyhow::Result<(ProjectId, Digest)> {
+    let task = task(access, asked).await?;
+    let spec = task.spec.context("the coordinator sent a task without a spec")?;
+    if spec.context_base.is_empty() {
+        let message = format!(
+            "task {} has no context; `kage run --context FILE` gives one",
+            view::short_id(&task.id)
+        );
+        return Err(Refusal::not_found(message).into());
+    }
+    Ok((spec.project.parse()?, spec.context_base.parse()?))
+}
+
+async fn download(access: &Access, project: &ProjectId, digest: &Digest) -> anyhow::Result<Vec<u8>> {
+    let url = format!("{}{}", access.url, blob::blob_path(project, digest));
+    let response = crate::http::client()?
+        .get(url)
+        .header(http::header::AUTHORIZATION, blob::bearer(&access.token))
+        .send()
+        .await?
+        .error_for_status()?;
+    let bytes = response.bytes().await?.to_vec();
+    anyhow::ensure!(
+        Digest::of(&bytes) == *digest,
+        "the coordinator sent other bytes than asked for"
+    );
+    Ok(bytes)
+}

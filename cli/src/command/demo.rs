@@ -1,0 +1,16 @@
+//! `kage demo`: makes the folder that the demo works in, and removes it afterwards.
+
+use super::Session;
+use crate::args::Demo;
+use crate::demo;
+use crate::exit::Exit;
+use crate::output::note;
+
+pub(super) async fn run(session: &Session, args: &Demo) -> anyhow::Result<Exit> {
+    let root = tempfile::Builder::new().prefix("kage-demo-").tempdir()?;
+    let exit = demo::show(session, root.path()).await;
+    if args.keep || exit.is_err() {
+        note(&format!("everything is kept in {}", root.keep().display()));
+    }
+    exit
+}

@@ -1,0 +1,139 @@
+//! `kage doctor`: what this machine has and lacks, and what to do about it.
+
+use kage_agent::process::Runner;
+use serde::Serialize;
+
+use super::Session;
+use crate::connect;
+use crate::daemon;
+use crate::exit::Exit;
+use crate::view;
+
+#[derive(Debug, Serialize)]
+struct Diagnosis {
+    version: &'static str,
+    system: String,
+    /// Version of the bundled SQLite.
+    sqlite: &'static str,
+    git: Option<String>,
+    /// How far a session's processes are kept from leaving something behind.
+    containment: String,
+    state_dir: String,
+    /// Free bytes where the state is kept.
+    free_bytes: Option<u64>,
+    /// Address of this machine's coordinator, when one runs.
+    coordinator: Option<String>,
+    adapters: Vec<Adapter>,
+    problems: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Adapter {
+    name: String,
+    version: String,
+    unavailable: Option<String>,
+}
+
+/// Below this the disk counts as full: a mirror and a few worktrees have to fit.
+const LOW_DISK: u64 = 2 << 30;
+
+pub(super) async fn run(session: &Session) -> anyhow::Result<Exit> {
+    let diagnosis = diagnose(session).await;
+    session.out.result(&diagnosis)?;
+    session.out.text(&words(&diagnosis))?;
+    Ok(if diagnosis.problems.is_empty() {
+        Exit::Done
+    } else {
+        Exit::TaskFailed
+    })
+}
+
+async fn diagnose(session: &Session) -> Diagnosis {
+    let mut problems = Vec::new();
+    let git = git_version().await;
+    if git.is_none() {
+        problems.push("git cannot be run; install git 2.38 or newer and put it on PATH".to_owned());
+    }
+    let free_bytes = free_bytes(session.state.path());
+    if free_bytes.is_some_and(|free| free < LOW_DISK) {
+        problems.push(format!(
+            "only {} MiB are free in {}; make room, or set KAGE_STATE_DIR to a folder on another disk",
+            free_bytes.unwrap_or_default() >> 20,
+            session.state.path().display()
+        ));
+    }
+    let adapters = match daemon::registry(session, Vec::new()).await {
+        Ok(registry) => registry
+            .values()
+            .map(|adapter| {
+                let info = adapter.info();
+                Adapter {
+                    name: info.name.to_string(),
+                    version: info.version,
+                    unavailable: info.unavailable,
+                }
+            })
+            .collect(),
+        Err(error) => {
+            problems.push(format!("{error:#}"));
+            Vec::new()
+        }
+    };
+    if !adapters.is_empty() && adapters.iter().all(|a: &Adapter| a.unavailable.is_some()) {
+        problems.push("no adapter can be used here; see the reasons above".to_owned());
+    }
+    Diagnosis {
+        version: env!("CARGO_PKG_VERSION"),
+        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        sqlite: rusqlite::version(),
+        git,
+        containment: Runner::this_executable().containment().to_string(),
+        state_dir: session.state.path().display().to_string(),
+        free_bytes,
+        coordinator: connect::running(&session.state).await.map(|access| access.url),
+        adapters,
+        problems,
+    }
+}
+
+async fn git_version() -> Option<String> {
+    kage_git::program::version().await.ok()
+}
+
+fn free_bytes(path: &std::path::Path) -> Option<u64> {
+    // The folder may not exist yet; what counts is the disk it would be on.
+    let existing = path.ancestors().find(|dir| dir.exists())?;
+    let stat = rustix::fs::statvfs(existing).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+fn words(diagnosis: &Diagnosis) -> String {
+    let mut text = format!(
+        "kage         {} ({})\nsqlite       {}\ngit          {}\ncontainment  {}\nstate        {} ({})\ncoordinator  {}\n",
+        diagnosis.version,
+        diagnosis.system,
+        diagnosis.sqlite,
+        diagnosis.git.as_deref().unwrap_or("missing"),
+        diagnosis.containment,
+        diagnosis.state_dir,
+        diagnosis.free_bytes.map_or_else(
+            || "free space unknown".to_owned(),
+            |free| format!("{} MiB free", free >> 20)
+        ),
+        diagnosis.coordinator.as_deref().unwrap_or("none runs here"),
+    );
+    text += &view::table(
+        &["adapter", "version", "usable"],
+        diagnosis.adapters.iter().map(|a| {
+            vec![
+                a.name.clone(),
+                a.version.clone(),
+                a.unavailable.clone().unwrap_or_else(|| "yes".to_owned()),
+            ]
+        }),
+    );
+    for problem in &diagnosis.problems {
+        text += &format!("\nproblem: {problem}");
+    }
+    text
+}

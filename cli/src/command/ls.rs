@@ -1,0 +1,70 @@
+//! `kage ls`: tasks, newest first.
+
+use kage_core::time::Timestamp;
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+
+use super::Session;
+use crate::args::{Format, Ls};
+use crate::exit::Exit;
+use crate::view::{self, TaskJson};
+
+pub(super) async fn run(session: &Session, args: &Ls) -> anyhow::Result<Exit> {
+    let access = session.existing().await?;
+    let mut tasks = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let wanted = args
+            .limit
+            .saturating_sub(u32::try_from(tasks.len()).unwrap_or(u32::MAX));
+        if wanted == 0 {
+            break;
+        }
+        let request = v1::ListTasksRequest {
+            project: String::new(),
+            page_size: wanted.min(100),
+            page_token,
+        };
+        let page = access
+            .client
+            .tasks()
+            .list_tasks(request)
+            .await
+            .map_err(ApiError::from)?;
+        let page = page.into_inner();
+        tasks.extend(page.tasks);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    match session.out.format() {
+        Format::Human if tasks.is_empty() => session.out.text("no tasks yet; start one with `kage run`")?,
+        Format::Human => session.out.text(&view::table(
+            &["task", "state", "sessions", "created", "prompt"],
+            tasks.iter().map(row),
+        ))?,
+        Format::Json => {
+            let tasks: Vec<_> = tasks.iter().map(TaskJson::of_task).collect();
+            session.out.result(&tasks)?;
+        }
+        Format::Jsonl => {
+            for task in &tasks {
+                session.out.happening(&TaskJson::of_task(task))?;
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn row(task: &v1::Task) -> Vec<String> {
+    let ended = task.sessions.iter().filter(|s| view::session_ended(s.state())).count();
+    let prompt = task.spec.as_ref().map_or("", |s| s.prompt.as_str());
+    vec![
+        view::short_id(&task.id).to_owned(),
+        view::task_state(task.state()).to_owned(),
+        format!("{ended}/{} ended", task.sessions.len()),
+        Timestamp::from_millis(task.created_at_ms).to_string(),
+        view::one_line(prompt, 60),
+    ]
+}

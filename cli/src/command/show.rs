@@ -1,0 +1,72 @@
+//! `kage show`: a task and its sessions as they are now.
+
+use kage_proto::v1;
+
+use super::{Session, task};
+use crate::exit::Exit;
+use crate::view::{self, TaskJson};
+
+pub(super) async fn run(session: &Session, asked: Option<String>) -> anyhow::Result<Exit> {
+    let access = session.existing().await?;
+    let task = task(&access, asked).await?;
+    session.out.result(&TaskJson::of_task(&task))?;
+    session.out.text(&heading(&task))?;
+    session.out.text(&view::table(
+        &[
+            "session", "adapter", "state", "agent", "tries", "tokens", "money", "last",
+        ],
+        task.sessions.iter().map(row),
+    ))?;
+    Ok(Exit::Done)
+}
+
+fn heading(task: &v1::Task) -> String {
+    let spec = task.spec.as_ref();
+    let prompt = spec.map_or("", |s| s.prompt.as_str());
+    let mut text = format!(
+        "task {}  {}\nprompt: {}\n",
+        task.id,
+        view::task_state(task.state()),
+        view::one_line(prompt, 200)
+    );
+    if let Some(repository) = spec.and_then(|s| s.repository.as_ref()) {
+        text += &format!(
+            "base: {} of {}\n",
+            view::short_id(&repository.base_commit),
+            repository.name
+        );
+    }
+    if let Some(verify) = spec.and_then(|s| s.policy.as_ref()).and_then(|p| p.verify.as_ref())
+        && !verify.verify.is_empty()
+    {
+        text += &format!("verify: {}\n", view::one_line(&verify.verify, 200));
+    }
+    text
+}
+
+fn row(session: &v1::Session) -> Vec<String> {
+    let last = if let Some(failure) = &session.failure {
+        &failure.message
+    } else if let Some(verdict) = &session.verdict {
+        &verdict.message
+    } else if !session.waiting.is_empty() {
+        &session.waiting
+    } else {
+        &session.activity
+    };
+    let adapter = if session.model.is_empty() {
+        session.adapter.clone()
+    } else {
+        format!("{}:{}", session.adapter, session.model)
+    };
+    vec![
+        session.name.clone(),
+        adapter,
+        view::session_state(session.state()).to_owned(),
+        session.agent.clone(),
+        session.attempts.to_string(),
+        view::short_count(view::tokens(session.usage.as_ref())),
+        view::money(&session.money),
+        view::one_line(last, 100),
+    ]
+}

@@ -1,0 +1,169 @@
+//! Finding a coordinator: the one that settings name, or this machine's daemon, started
+//! when there is none.
+//!
+//! The daemon is `kage up --background` of this very program. Two commands that need it
+//! at once start one, because starting is done under a file lock.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use kage_proto::client::{Client, ConnectError};
+use tokio::time::Instant;
+
+use crate::settings::Settings;
+use crate::state::StateDir;
+
+/// How long a daemon may take until it answers.
+const START_LIMIT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
+/// Where a coordinator is, and the right to use it.
+#[derive(Clone)]
+pub struct Access {
+    /// `http://HOST:PORT`
+    pub url: String,
+    /// The bearer token.
+    pub token: String,
+    /// A connection to it.
+    pub client: Client,
+}
+
+/// Why there is no coordinator to talk to.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// A file that should hold a token or an address cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A URL without a token.
+    #[error("coordinator.url is set and coordinator.token_file is not; set it to a file that holds the token")]
+    NoTokenFile,
+    /// It does not answer.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Nothing runs here, and this command does not start anything.
+    #[error("no coordinator runs on this machine; start one with `kage up`, or set coordinator.url")]
+    NotRunning,
+    /// The daemon could not be started.
+    #[error("cannot start the daemon")]
+    Spawn(#[source] std::io::Error),
+    /// The daemon did not come up.
+    #[error("the daemon did not answer within {} s; its log is {log}", START_LIMIT.as_secs())]
+    Silent {
+        /// Where it says why.
+        log: PathBuf,
+    },
+    /// The daemon ended at once.
+    #[error("the daemon ended with {status}; its log is {log}")]
+    Died {
+        /// How.
+        status: std::process::ExitStatus,
+        /// Where it says why.
+        log: PathBuf,
+    },
+}
+
+/// What to do when no coordinator runs on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenAbsent {
+    /// Start the daemon.
+    Start,
+    /// Say so.
+    Fail,
+}
+
+/// Connects to the coordinator that settings name, else to this machine's.
+///
+/// # Errors
+/// See [`AccessError`].
+pub async fn access(settings: &Settings, state: &StateDir, absent: WhenAbsent) -> Result<Access, AccessError> {
+    if let Some(url) = &settings.coordinator.url {
+        let file = settings
+            .coordinator
+            .token_file
+            .clone()
+            .ok_or(AccessError::NoTokenFile)?;
+        let token = read(file)?;
+        return connect(url.clone(), token).await;
+    }
+    if let Some(access) = running(state).await {
+        return Ok(access);
+    }
+    match absent {
+        WhenAbsent::Start => start(state).await,
+        WhenAbsent::Fail => Err(AccessError::NotRunning),
+    }
+}
+
+/// The coordinator that runs on this machine, if one does and answers.
+pub async fn running(state: &StateDir) -> Option<Access> {
+    let url = std::fs::read_to_string(state.endpoint()).ok()?;
+    let token = std::fs::read_to_string(state.token()).ok()?;
+    connect(url.trim().to_owned(), token.trim().to_owned()).await.ok()
+}
+
+async fn connect(url: String, token: String) -> Result<Access, AccessError> {
+    let client = Client::connect(&url, &token).await?;
+    Ok(Access { url, token, client })
+}
+
+fn read(path: PathBuf) -> Result<String, AccessError> {
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(source) => Err(AccessError::Read { path, source }),
+    }
+}
+
+async fn start(state: &StateDir) -> Result<Access, AccessError> {
+    std::fs::create_dir_all(state.path()).map_err(AccessError::Spawn)?;
+    let lock = File::create(state.start_lock()).map_err(AccessError::Spawn)?;
+    // Waits for whoever is starting it now; then it runs already.
+    let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))
+        .await
+        .map_err(|e| AccessError::Spawn(std::io::Error::other(e)))?
+        .map_err(AccessError::Spawn)?;
+    if let Some(access) = running(state).await {
+        return Ok(access);
+    }
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(state.daemon_log())
+        .map_err(AccessError::Spawn)?;
+    let program = std::env::current_exe().map_err(AccessError::Spawn)?;
+    let mut daemon = std::process::Command::new(program);
+    daemon
+        .args(["up", "--background", "--state-dir"])
+        .arg(state.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
+    // In a group of its own it does not get the Ctrl-C of the command that started it.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut daemon, 0);
+    let mut daemon = daemon.spawn().map_err(AccessError::Spawn)?;
+    let deadline = Instant::now() + START_LIMIT;
+    loop {
+        if let Some(access) = running(state).await {
+            drop(lock);
+            return Ok(access);
+        }
+        if let Some(status) = daemon.try_wait().map_err(AccessError::Spawn)? {
+            let log = state.daemon_log();
+            return Err(AccessError::Died { status, log });
+        }
+        if Instant::now() >= deadline {
+            return Err(AccessError::Silent {
+                log: state.daemon_log(),
+            });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -1,0 +1,127 @@
+//! The demo: the real thing on a sample repository, with scripted models. Coordinator and
+//! agents are processes of their own; only the model's answers are made up, and it says so.
+
+mod fleet;
+mod model;
+mod sample;
+
+use std::fs;
+use std::path::Path;
+
+use kage_core::task::{Labels, Policy, TaskSpec, VerifyPolicy};
+use kage_git::snapshot::SnapshotOptions;
+use kage_proto::v1;
+
+use crate::assignments::{self, Worker};
+use crate::command::{Session, apply, run};
+use crate::connect::Access;
+use crate::exit::Exit;
+use crate::output::note;
+use crate::state::StateDir;
+use crate::{base, result, view};
+
+const AGENTS: [&str; 3] = ["agent-1", "agent-2", "agent-3"];
+const SHELL_ADAPTER: &str = include_str!("../data/demo/shell-fixer.toml");
+
+/// Shows everything once. `root` holds the sample repository and all state.
+pub(crate) async fn show(session: &Session, root: &Path) -> anyhow::Result<Exit> {
+    note("This is Kage Bunshin at work on a sample repository. The models are SCRIPTED: their answers");
+    note("are fixed and cost nothing. Everything else is real: processes, gRPC, git, verification.\n");
+    let repository = sample::create(&root.join("shop")).await?;
+    let (_, before) = sample::test(repository.root()).await?;
+    note("The sample's test fails:");
+    note(&indented(&before));
+
+    let adapters = root.join("adapters");
+    fs::create_dir_all(&adapters)?;
+    fs::write(adapters.join("shell-fixer.toml"), SHELL_ADAPTER)?;
+    let state = StateDir::resolve(Some(&root.join("state")))?;
+    let model = model::start().await?;
+    let model_url = model.url();
+    let env = [
+        ("ANTHROPIC_BASE_URL", model_url.as_str()),
+        ("ANTHROPIC_API_KEY", "sk-ant-scripted-demo"),
+    ];
+    let (fleet, access) = fleet::Fleet::start(&state, &AGENTS, &adapters, &env).await?;
+    let session = Session {
+        state,
+        ..session.clone()
+    };
+    let exit = run_task(&session, &access, &repository).await;
+    fleet.stop().await;
+    exit
+}
+
+async fn run_task(session: &Session, access: &Access, repository: &kage_git::UserRepo) -> anyhow::Result<Exit> {
+    let with = [
+        format!("claude-api:{}", model::SOLVER),
+        format!("claude-api:{}", model::LIMITED),
+        "shell-fixer".to_owned(),
+    ];
+    note(&format!(
+        "$ kage run '{}' \\\n    --with {} --verify '{}'",
+        sample::PROMPT,
+        with.join(","),
+        sample::VERIFY
+    ));
+    let spec = spec(access, repository, &assignments::workers(&with, 1)?).await?;
+    let task = run::create(access, spec).await?;
+    let Some(task) = run::follow(session, access, task).await? else {
+        return Ok(Exit::Interrupted);
+    };
+    let report = crate::command::report(access, &task.id)
+        .await?
+        .report
+        .unwrap_or_default();
+    note("\n$ kage compare");
+    note(&view::table(&view::REPORT_HEADER, view::report_rows(&report)));
+    land(session, access, repository, &task, &report).await?;
+    let (status, after) = sample::test(repository.root()).await?;
+    note("The sample's test now:");
+    note(&indented(&after));
+    session.out.result(&view::TaskJson::of_report(task.state(), &report))?;
+    Ok(if status.success() { Exit::Done } else { Exit::TaskFailed })
+}
+
+async fn spec(access: &Access, repository: &kage_git::UserRepo, workers: &[Worker]) -> anyhow::Result<TaskSpec> {
+    let project = kage_core::id::ProjectId::default();
+    let base = base::send(access, &project, repository, &SnapshotOptions::default()).await?;
+    Ok(TaskSpec {
+        project,
+        prompt: sample::PROMPT.to_owned(),
+        repository: Some(base),
+        context_base: None,
+        assignments: workers.iter().map(|w| run::assignment(w.clone(), None)).collect(),
+        policy: Policy {
+            verify: VerifyPolicy {
+                verify: Some(sample::VERIFY.to_owned()),
+                ..VerifyPolicy::default()
+            },
+            requirements: Labels::new(),
+            ..Policy::default()
+        },
+    })
+}
+
+async fn land(
+    session: &Session,
+    access: &Access,
+    repository: &kage_git::UserRepo,
+    task: &v1::Task,
+    report: &v1::Report,
+) -> anyhow::Result<()> {
+    let chosen = result::choose(report, None)?;
+    let fetched = result::fetch(access, &session.state, task, chosen).await?;
+    let (mirror, base, commit) = (fetched.mirror.clone(), fetched.base.clone(), fetched.commit.clone());
+    let patch = tokio::task::spawn_blocking(move || kage_git::diff::patch(mirror.path(), &base, &commit)).await??;
+    note("\n$ kage diff");
+    note(&indented(&String::from_utf8_lossy(&patch)));
+    note("$ kage apply");
+    let paths = apply::land(repository, &fetched).await?;
+    note(&apply::landed(&fetched, &paths, true, None));
+    Ok(())
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect()
+}

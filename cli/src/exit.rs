@@ -1,0 +1,142 @@
+//! Exit codes, and the one place where errors become words for people.
+
+use std::process::ExitCode;
+
+use kage_proto::client::ConnectError;
+use kage_proto::status::ApiError;
+
+use crate::assignments::InvalidWorker;
+use crate::connect::AccessError;
+use crate::output::note;
+use crate::settings::SettingsError;
+
+/// How the process ends. The numbers are public: scripts rely on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// The task ended without a result to land.
+    TaskFailed = 1,
+    /// What was typed makes no sense, or cannot be done as things are.
+    Usage = 2,
+    /// A time limit passed.
+    Timeout = 3,
+    /// No such task, session, agent or repository.
+    NotFound = 4,
+    /// Not allowed.
+    Denied = 5,
+    /// The coordinator cannot be reached.
+    Unavailable = 8,
+    /// A defect of Kage's.
+    Internal = 70,
+    /// Interrupted by Ctrl-C.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Something a command will not do, with the reason in words and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// How the process ends.
+    pub exit: Exit,
+    /// Why, and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    /// What was typed makes no sense, or cannot be done as things are.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::Usage,
+            message: message.into(),
+        }
+    }
+
+    /// There is no such thing.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::NotFound,
+            message: message.into(),
+        }
+    }
+}
+
+/// Tells the person what went wrong, and returns how to end.
+pub fn report(error: &anyhow::Error) -> Exit {
+    // `kage ls | head` is not a failure.
+    if is_closed_pipe(error) {
+        return Exit::Done;
+    }
+    note(&format!("error: {error:#}"));
+    let (exit, hint) = classify(error);
+    if let Some(hint) = hint {
+        note(&format!("hint: {hint}"));
+    }
+    exit
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn classify(error: &anyhow::Error) -> (Exit, Option<&'static str>) {
+    for cause in error.chain() {
+        if let Some(refusal) = cause.downcast_ref::<Refusal>() {
+            return (refusal.exit, None);
+        }
+        if let Some(api) = cause.downcast_ref::<ApiError>() {
+            return classify_api(api);
+        }
+        if let Some(access) = cause.downcast_ref::<AccessError>() {
+            return classify_access(access);
+        }
+        if cause.is::<SettingsError>() || cause.is::<InvalidWorker>() {
+            return (Exit::Usage, None);
+        }
+    }
+    (Exit::Internal, None)
+}
+
+const fn classify_api(error: &ApiError) -> (Exit, Option<&'static str>) {
+    match error {
+        ApiError::InvalidArgument { .. } | ApiError::Conflict { .. } | ApiError::FailedPrecondition { .. } => {
+            (Exit::Usage, None)
+        }
+        ApiError::NotFound { .. } => (Exit::NotFound, Some("`kage ls` lists tasks, `kage agent ls` agents")),
+        ApiError::Unauthenticated => (
+            Exit::Denied,
+            Some("coordinator.token_file must be the `token` file of that coordinator's data folder"),
+        ),
+        ApiError::PermissionDenied { .. } => (Exit::Denied, None),
+        ApiError::ResourceExhausted { .. } | ApiError::Unavailable { .. } => (
+            Exit::Unavailable,
+            Some("what was stored is safe; try again when the coordinator runs"),
+        ),
+        ApiError::Unimplemented { .. } => (
+            Exit::Unavailable,
+            Some("the coordinator is of another version than this program"),
+        ),
+        ApiError::Internal { .. } => (Exit::Internal, None),
+    }
+}
+
+const fn classify_access(error: &AccessError) -> (Exit, Option<&'static str>) {
+    match error {
+        AccessError::NoTokenFile | AccessError::Read { .. } => (Exit::Usage, None),
+        AccessError::Connect(ConnectError::Address { .. } | ConnectError::Token) => (Exit::Usage, None),
+        AccessError::Connect(ConnectError::Unreachable { .. })
+        | AccessError::NotRunning
+        | AccessError::Spawn(_)
+        | AccessError::Silent { .. }
+        | AccessError::Died { .. } => (Exit::Unavailable, None),
+    }
+}

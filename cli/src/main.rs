@@ -1,0 +1,32 @@
+//! The command people type. Everything it does is in the library.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use kage::args::Cli;
+use kage::{command, exit};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    // An agent starts this program again to watch over what a session runs.
+    kage_agent::process::warden_main_if_asked();
+    let cli = Cli::parse();
+    let level = match cli.global.verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("KAGE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::report(&error.into()).into(),
+    };
+    runtime
+        .block_on(command::dispatch(cli))
+        .unwrap_or_else(|error| exit::report(&error))
+        .into()
+}

@@ -1,0 +1,198 @@
+//! Live progress of a task: a row per session on a terminal, plain lines elsewhere.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use kage_proto::v1;
+use kage_proto::v1::event::Body;
+
+use crate::output::note;
+use crate::view;
+
+/// Shows what happens to one task, on standard error.
+#[derive(Debug)]
+pub enum Progress {
+    /// Rows that are painted over.
+    Rows(Rows),
+    /// A line per happening.
+    Lines(Lines),
+}
+
+/// The state of the rows.
+#[derive(Debug, Default)]
+pub struct Rows {
+    area: MultiProgress,
+    bars: BTreeMap<String, ProgressBar>,
+}
+
+/// What was said of each session last.
+#[derive(Debug, Default)]
+pub struct Lines {
+    states: BTreeMap<String, v1::SessionState>,
+}
+
+impl Progress {
+    /// Rows when standard error is a terminal, lines otherwise.
+    #[must_use]
+    pub fn new() -> Self {
+        if std::io::stderr().is_terminal() {
+            Self::Rows(Rows::default())
+        } else {
+            Self::Lines(Lines::default())
+        }
+    }
+
+    /// Shows the task as it is now.
+    pub fn task(&mut self, task: &v1::Task) {
+        match self {
+            Self::Rows(rows) => rows.task(task),
+            Self::Lines(lines) => lines.task(task),
+        }
+    }
+
+    /// Shows one event. On a terminal only those that no later task shows.
+    pub fn event(&mut self, event: &v1::SessionEvent) {
+        let Some(text) = event.event.as_ref().and_then(|e| e.body.as_ref()).and_then(describe) else {
+            return;
+        };
+        match self {
+            Self::Rows(rows) => rows.activity(&event.session, &text),
+            Self::Lines(_) => note(&format!("{}: {text}", event.session)),
+        }
+    }
+
+    /// Leaves the rows as they are.
+    pub fn finish(&mut self) {
+        match self {
+            Self::Rows(rows) => {
+                for bar in rows.bars.values() {
+                    bar.abandon();
+                }
+            }
+            Self::Lines(_) => {}
+        }
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Rows {
+    fn task(&mut self, task: &v1::Task) {
+        let width = task.sessions.iter().map(|s| s.name.len()).max().unwrap_or_default();
+        for session in &task.sessions {
+            let bar = self.bar(&session.name);
+            bar.set_prefix(format!(
+                "{:width$}  {:<10}  {:<12}  {:>7}  {:<16}",
+                session.name,
+                view::session_state(session.state()),
+                view::one_line(&session.agent, 12),
+                view::short_count(view::tokens(session.usage.as_ref())),
+                view::one_line(&view::money(&session.money), 24),
+            ));
+            let activity = if session.waiting.is_empty() {
+                &session.activity
+            } else {
+                &session.waiting
+            };
+            bar.set_message(view::one_line(activity, 60));
+            if view::session_ended(session.state()) && !bar.is_finished() {
+                let last = session
+                    .failure
+                    .as_ref()
+                    .map(|f| f.message.clone())
+                    .or_else(|| session.verdict.as_ref().map(|v| v.message.clone()))
+                    .unwrap_or_default();
+                bar.abandon_with_message(view::one_line(&last, 60));
+            }
+        }
+    }
+
+    fn activity(&mut self, session: &str, text: &str) {
+        if let Some(bar) = self.bars.get(session)
+            && !bar.is_finished()
+        {
+            bar.set_message(view::one_line(text, 60));
+        }
+    }
+
+    fn bar(&mut self, name: &str) -> ProgressBar {
+        let area = &self.area;
+        self.bars
+            .entry(name.to_owned())
+            .or_insert_with(|| {
+                let bar = area.add(ProgressBar::new_spinner());
+                if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {elapsed:>4}  {msg}") {
+                    bar.set_style(style);
+                }
+                bar.enable_steady_tick(Duration::from_millis(250));
+                bar
+            })
+            .clone()
+    }
+}
+
+impl Lines {
+    fn task(&mut self, task: &v1::Task) {
+        for session in &task.sessions {
+            let state = session.state();
+            if self.states.insert(session.name.clone(), state) == Some(state) {
+                continue;
+            }
+            let mut line = format!("{}: {}", session.name, view::session_state(state));
+            if !session.agent.is_empty() && state == v1::SessionState::Running {
+                line += &format!(" on {}", session.agent);
+            }
+            if !session.waiting.is_empty() {
+                line += &format!(", {}", session.waiting);
+            }
+            if let Some(failure) = &session.failure {
+                line += &format!(": {}", view::one_line(&failure.message, 200));
+            }
+            if let Some(verdict) = &session.verdict {
+                line += &format!(": {}", view::one_line(&verdict.message, 200));
+            }
+            note(&line);
+        }
+    }
+}
+
+/// One line for an event, or nothing when a person would not miss it.
+#[must_use]
+pub fn describe(body: &Body) -> Option<String> {
+    match body {
+        Body::Activity(activity) => Some(view::one_line(&activity.summary, 160)),
+        Body::CallRetried(retried) => {
+            let why = retried.failure.as_ref().map_or("a call failed", |f| f.message.as_str());
+            let wait = view::short_duration(retried.delay_ms);
+            Some(format!("{}; trying again in {wait}", view::one_line(why, 120)))
+        }
+        Body::FilesChanged(changed) => {
+            let files: Vec<String> = changed
+                .files
+                .iter()
+                .take(3)
+                .map(|f| format!("{} +{} -{}", f.path, f.added, f.removed))
+                .collect();
+            let more = changed.files.len().saturating_sub(files.len());
+            let tail = if more == 0 {
+                String::new()
+            } else {
+                format!(" and {more} more")
+            };
+            Some(format!("changed {}{tail}", files.join(", ")))
+        }
+        Body::Warning(warning) => Some(format!("warning: {}", view::one_line(&warning.message, 200))),
+        Body::OutputTruncated(cut) => Some(format!("output cut after {} bytes", cut.at)),
+        Body::ResultCommitted(result) => {
+            let commit = result.result.as_ref().map_or("", |r| r.commit.as_str());
+            Some(format!("result {}", view::short_id(commit)))
+        }
+        Body::PhaseChanged(_) | Body::UsageRecorded(_) | Body::Finished(_) => None,
+    }
+}

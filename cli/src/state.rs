@@ -1,0 +1,77 @@
+//! Where Kage keeps its state on this machine.
+
+use std::path::{Path, PathBuf};
+
+/// The folders and files of one state directory.
+#[derive(Debug, Clone)]
+pub struct StateDir(PathBuf);
+
+/// There is no home directory to put state into.
+#[derive(Debug, thiserror::Error)]
+#[error("no home directory is known; set KAGE_STATE_DIR to a folder that Kage may write")]
+pub struct NoHome;
+
+impl StateDir {
+    /// The directory asked for, or the user's own.
+    ///
+    /// # Errors
+    /// When none was asked for and the user has no home.
+    pub fn resolve(asked: Option<&Path>) -> Result<Self, NoHome> {
+        if let Some(dir) = asked {
+            return Ok(Self(std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())));
+        }
+        let base = directories::BaseDirs::new().ok_or(NoHome)?;
+        let state = base
+            .state_dir()
+            .map_or_else(|| base.data_local_dir().to_owned(), Path::to_owned);
+        Ok(Self(state.join("kage")))
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The coordinator's data.
+    #[must_use]
+    pub fn coordinator(&self) -> PathBuf {
+        self.0.join("coordinator")
+    }
+
+    /// Says where the running coordinator listens.
+    #[must_use]
+    pub fn endpoint(&self) -> PathBuf {
+        self.coordinator().join("endpoint")
+    }
+
+    /// The coordinator's token, mode 0600.
+    #[must_use]
+    pub fn token(&self) -> PathBuf {
+        self.coordinator().join("token")
+    }
+
+    /// The local agent's state.
+    #[must_use]
+    pub fn agent(&self) -> PathBuf {
+        self.0.join("agent")
+    }
+
+    /// The bare repositories that results are fetched into.
+    #[must_use]
+    pub fn results(&self) -> PathBuf {
+        self.0.join("results")
+    }
+
+    /// What the background daemon says.
+    #[must_use]
+    pub fn daemon_log(&self) -> PathBuf {
+        self.0.join("daemon.log")
+    }
+
+    /// Held while a daemon is being started, so that two commands start one.
+    #[must_use]
+    pub fn start_lock(&self) -> PathBuf {
+        self.0.join("start.lock")
+    }
+}

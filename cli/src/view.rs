@@ -1,0 +1,431 @@
+//! Tasks and reports as they are shown: the JSON that scripts read, and the words and
+//! numbers that tables use. No printing.
+
+use std::collections::BTreeMap;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use kage_core::usage::PicoUsd;
+use kage_proto::v1;
+use serde::Serialize;
+
+/// A task with its sessions, best first when a report was asked for.
+#[derive(Debug, Serialize)]
+pub struct TaskJson {
+    /// Its id.
+    pub task: String,
+    /// Where it stands.
+    pub state: &'static str,
+    /// The session to land.
+    pub winner: Option<String>,
+    /// Every session.
+    pub sessions: Vec<SessionJson>,
+}
+
+/// One session.
+#[derive(Debug, Serialize)]
+pub struct SessionJson {
+    /// Its name in the task.
+    pub name: String,
+    /// Who worked.
+    pub adapter: String,
+    /// The model asked for.
+    pub model: Option<String>,
+    /// Where it ran.
+    pub agent: Option<String>,
+    /// Where it stands.
+    pub state: &'static str,
+    /// What verify decided.
+    pub verdict: Option<&'static str>,
+    /// Tokens by class.
+    pub usage: BTreeMap<&'static str, u64>,
+    /// One entry per provenance.
+    pub money: Vec<MoneyJson>,
+    /// From its first start to its end.
+    pub duration_ms: Option<u64>,
+    /// How much it changes.
+    pub diff: Option<DiffJson>,
+    /// How risky landing it is; absent without a report.
+    pub risk: Option<&'static str>,
+    /// Why.
+    pub flags: Vec<String>,
+    /// The commit to land.
+    pub commit: Option<String>,
+    /// Why it failed.
+    pub failure: Option<String>,
+    /// Why it waits.
+    pub waiting: Option<String>,
+    /// Attempts started.
+    pub attempts: u32,
+    /// Model calls made again.
+    pub call_retries: u32,
+}
+
+/// An amount of one provenance.
+#[derive(Debug, Serialize)]
+pub struct MoneyJson {
+    /// Decimal, exact; absent when no price is known.
+    pub amount: Option<String>,
+    /// ISO 4217.
+    pub currency: String,
+    /// billed, reported, estimated or unknown.
+    pub provenance: &'static str,
+}
+
+/// The size of a change.
+#[derive(Debug, Serialize)]
+pub struct DiffJson {
+    /// Files that differ.
+    pub files: u32,
+    /// Lines added.
+    pub added: u64,
+    /// Lines removed.
+    pub removed: u64,
+}
+
+impl TaskJson {
+    /// A task without a report.
+    #[must_use]
+    pub fn of_task(task: &v1::Task) -> Self {
+        Self {
+            task: task.id.clone(),
+            state: task_state(task.state()),
+            winner: None,
+            sessions: task.sessions.iter().map(|s| SessionJson::new(s, None)).collect(),
+        }
+    }
+
+    /// A task with its report: sessions best first.
+    #[must_use]
+    pub fn of_report(state: v1::TaskState, report: &v1::Report) -> Self {
+        Self {
+            task: report.task_id.clone(),
+            state: task_state(state),
+            winner: non_empty(&report.winner),
+            sessions: report
+                .rows
+                .iter()
+                .filter_map(|row| row.session.as_ref().map(|s| SessionJson::new(s, Some(row))))
+                .collect(),
+        }
+    }
+}
+
+impl SessionJson {
+    fn new(session: &v1::Session, row: Option<&v1::ReportRow>) -> Self {
+        Self {
+            name: session.name.clone(),
+            adapter: session.adapter.clone(),
+            model: non_empty(&session.model),
+            agent: non_empty(&session.agent),
+            state: session_state(session.state()),
+            verdict: session.verdict.as_ref().map(|v| verdict(v.kind())),
+            usage: usage_classes(session.usage.as_ref()),
+            money: session.money.iter().map(money_json).collect(),
+            duration_ms: duration_ms(session),
+            diff: session
+                .result
+                .as_ref()
+                .and_then(|r| r.diff.as_ref())
+                .map(|diff| DiffJson {
+                    files: diff.files,
+                    added: diff.added,
+                    removed: diff.removed,
+                }),
+            risk: row.map(|row| risk(row.risk())),
+            flags: row.map(|row| row.flags.clone()).unwrap_or_default(),
+            commit: session.result.as_ref().map(|r| r.commit.clone()),
+            failure: session.failure.as_ref().map(|f| f.message.clone()),
+            waiting: non_empty(&session.waiting),
+            attempts: session.attempts,
+            call_retries: session.call_retries,
+        }
+    }
+}
+
+fn non_empty(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// From the session's first start to its end, when it has both.
+#[must_use]
+pub fn duration_ms(session: &v1::Session) -> Option<u64> {
+    (session.started_at_ms > 0 && session.ended_at_ms > 0)
+        .then(|| session.ended_at_ms.saturating_sub(session.started_at_ms))
+}
+
+/// Tokens by the names of the classes; all of them, also those that are zero.
+fn usage_classes(usage: Option<&v1::Usage>) -> BTreeMap<&'static str, u64> {
+    let usage = usage.copied().unwrap_or_default();
+    BTreeMap::from([
+        ("input", usage.input),
+        ("cache_write_5m", usage.cache_write_5m),
+        ("cache_write_1h", usage.cache_write_1h),
+        ("cache_read", usage.cache_read),
+        ("output", usage.output),
+        ("reasoning", usage.reasoning),
+    ])
+}
+
+fn money_json(money: &v1::Money) -> MoneyJson {
+    MoneyJson {
+        amount: money.pico.map(|pico| PicoUsd(pico).to_string()),
+        currency: money.currency.clone(),
+        provenance: provenance(money.provenance()),
+    }
+}
+
+/// All tokens, each counted once.
+#[must_use]
+pub fn tokens(usage: Option<&v1::Usage>) -> u64 {
+    usage.map_or(0, |u| {
+        u.input + u.cache_write_5m + u.cache_write_1h + u.cache_read + u.output
+    })
+}
+
+/// A count in few characters: `950`, `12.3k`, `4.5M`.
+#[must_use]
+pub fn short_count(count: u64) -> String {
+    match count {
+        0..1_000 => count.to_string(),
+        1_000..1_000_000 => format!("{}.{}k", count / 1_000, count % 1_000 / 100),
+        _ => format!("{}.{}M", count / 1_000_000, count % 1_000_000 / 100_000),
+    }
+}
+
+/// Amounts side by side, each with where it comes from unless it is billed.
+#[must_use]
+pub fn money(amounts: &[v1::Money]) -> String {
+    let texts: Vec<String> = amounts
+        .iter()
+        .map(|money| match (money.pico, money.provenance()) {
+            (Some(pico), v1::Provenance::Billed) => format!("${}", dollars(pico)),
+            (Some(pico), other) => format!("${} {}", dollars(pico), provenance(other)),
+            (None, _) => "price unknown".to_owned(),
+        })
+        .collect();
+    if texts.is_empty() {
+        "-".to_owned()
+    } else {
+        texts.join(", ")
+    }
+}
+
+/// Dollars for a table: four places, rounded half up. JSON has the exact amount.
+fn dollars(pico: i64) -> String {
+    let units = (pico + 50_000_000) / 100_000_000;
+    format!("{}.{:04}", units / 10_000, units % 10_000)
+}
+
+/// A time in few characters.
+#[must_use]
+pub fn short_duration(millis: u64) -> String {
+    match millis {
+        0..60_000 => format!("{}.{} s", millis / 1_000, millis % 1_000 / 100),
+        60_000..3_600_000 => format!("{} m {:02} s", millis / 60_000, millis % 60_000 / 1_000),
+        _ => format!("{} h {:02} m", millis / 3_600_000, millis % 3_600_000 / 60_000),
+    }
+}
+
+/// The first characters of an id: what people type.
+#[must_use]
+pub fn short_id(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
+}
+
+/// The first line of a text, cut to at most `width` characters.
+#[must_use]
+pub fn one_line(text: &str, width: usize) -> String {
+    let line: String = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if line.chars().count() <= width {
+        return line;
+    }
+    line.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// A table as every command prints it.
+#[must_use]
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_BORDERS_ONLY)
+        .set_header(header.iter().copied());
+    if let Some(width) = terminal_width() {
+        table
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(width);
+    }
+    for row in rows {
+        table.add_row(row);
+    }
+    table.to_string()
+}
+
+/// Columns of the terminal; `None` when neither output goes to one, and lines may be long.
+fn terminal_width() -> Option<u16> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout())
+        .or_else(|_| rustix::termios::tcgetwinsize(std::io::stderr()))
+        .ok()?;
+    (size.ws_col > 0).then_some(size.ws_col)
+}
+
+/// What a report says about its sessions, best first.
+#[must_use]
+pub fn report_rows(report: &v1::Report) -> Vec<Vec<String>> {
+    report
+        .rows
+        .iter()
+        .filter_map(|row| row.session.as_ref().map(|session| (row, session)))
+        .map(|(row, session)| {
+            let mark = if session.name == report.winner { "*" } else { "" };
+            vec![
+                format!("{}{mark}", row.rank),
+                session.name.clone(),
+                session_state(session.state()).to_owned(),
+                session.result.as_ref().and_then(|r| r.diff.as_ref()).map_or_else(
+                    || "-".to_owned(),
+                    |d| format!("{} files +{} -{}", d.files, d.added, d.removed),
+                ),
+                risk(row.risk()).to_owned(),
+                short_count(tokens(session.usage.as_ref())),
+                money(&session.money),
+                duration_ms(session).map_or_else(|| "-".to_owned(), short_duration),
+                notes(row, session),
+            ]
+        })
+        .collect()
+}
+
+/// The header of [`report_rows`].
+pub const REPORT_HEADER: [&str; 9] = [
+    "#", "session", "state", "change", "risk", "tokens", "money", "time", "notes",
+];
+
+fn notes(row: &v1::ReportRow, session: &v1::Session) -> String {
+    let mut notes = row.flags.clone();
+    notes.extend(row.history.iter().cloned());
+    if let Some(failure) = &session.failure {
+        notes.push(one_line(&failure.message, 160));
+    }
+    if let Some(verdict) = &session.verdict
+        && verdict.kind() != v1::VerdictKind::Passed
+    {
+        notes.push(one_line(&verdict.message, 160));
+    }
+    notes.join("; ")
+}
+
+/// The word for a task's state.
+#[must_use]
+pub const fn task_state(state: v1::TaskState) -> &'static str {
+    match state {
+        v1::TaskState::Unspecified => "unknown",
+        v1::TaskState::Running => "running",
+        v1::TaskState::Succeeded => "succeeded",
+        v1::TaskState::Failed => "failed",
+        v1::TaskState::Cancelled => "cancelled",
+    }
+}
+
+/// The word for a session's state.
+#[must_use]
+pub const fn session_state(state: v1::SessionState) -> &'static str {
+    match state {
+        v1::SessionState::Unspecified => "unknown",
+        v1::SessionState::Queued => "queued",
+        v1::SessionState::Running => "running",
+        v1::SessionState::Claimed => "claimed",
+        v1::SessionState::Verifying => "verifying",
+        v1::SessionState::Verified => "verified",
+        v1::SessionState::Rejected => "rejected",
+        v1::SessionState::Unverified => "unverified",
+        v1::SessionState::Failed => "failed",
+        v1::SessionState::Cancelled => "cancelled",
+    }
+}
+
+/// True when a session's state will not change any more.
+#[must_use]
+pub const fn session_ended(state: v1::SessionState) -> bool {
+    match state {
+        v1::SessionState::Unspecified
+        | v1::SessionState::Queued
+        | v1::SessionState::Running
+        | v1::SessionState::Claimed
+        | v1::SessionState::Verifying => false,
+        v1::SessionState::Verified
+        | v1::SessionState::Rejected
+        | v1::SessionState::Unverified
+        | v1::SessionState::Failed
+        | v1::SessionState::Cancelled => true,
+    }
+}
+
+/// The word for a verdict.
+#[must_use]
+pub const fn verdict(kind: v1::VerdictKind) -> &'static str {
+    match kind {
+        v1::VerdictKind::Unspecified => "unknown",
+        v1::VerdictKind::Passed => "passed",
+        v1::VerdictKind::Failed => "failed",
+        v1::VerdictKind::Errored => "errored",
+    }
+}
+
+const fn risk(risk: v1::Risk) -> &'static str {
+    match risk {
+        v1::Risk::Unspecified => "unknown",
+        v1::Risk::None => "none",
+        v1::Risk::Low => "low",
+        v1::Risk::High => "high",
+    }
+}
+
+const fn provenance(provenance: v1::Provenance) -> &'static str {
+    match provenance {
+        v1::Provenance::Billed => "billed",
+        v1::Provenance::Reported => "reported",
+        v1::Provenance::Estimated => "estimated",
+        v1::Provenance::Unspecified | v1::Provenance::Unknown => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_fit_a_table() {
+        assert_eq!(short_count(950), "950");
+        assert_eq!(short_count(12_345), "12.3k");
+        assert_eq!(short_count(4_560_000), "4.5M");
+        assert_eq!(short_duration(1_250), "1.2 s");
+        assert_eq!(short_duration(61_000), "1 m 01 s");
+        assert_eq!(dollars(12_345_678_900), "0.0123");
+        assert_eq!(one_line("a\u{1b}[31m\nb", 10), "a [31m");
+        assert_eq!(one_line("abcdef", 4), "abc…");
+    }
+
+    #[test]
+    fn provenance_is_never_hidden() {
+        let of = |pico, provenance: v1::Provenance| v1::Money {
+            pico,
+            currency: "USD".into(),
+            provenance: provenance.into(),
+        };
+        assert_eq!(money(&[]), "-");
+        assert_eq!(
+            money(&[
+                of(Some(15_000_000_000), v1::Provenance::Billed),
+                of(Some(20_000_000_000), v1::Provenance::Reported),
+                of(None, v1::Provenance::Unknown),
+            ]),
+            "$0.0150, $0.0200 reported, price unknown"
+        );
+    }
+}
