@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::{AdapterConfig, LoadError, text};
 use crate::adapter::{Adapter, AdapterEnd, AdapterInfo, Reporter, ReporterClosed, SessionInput};
 use crate::process::{Control, Environment, Runner};
-use crate::tools::{Toolbox, describe, one_line};
+use crate::tools::{HeadTail, Toolbox, describe};
 use call::Caller;
 use conversation::{Conversation, ToolAnswer};
 use stream::{Message, StopReason};
@@ -218,6 +218,8 @@ impl ClaudeApi {
     }
 }
 
+/// Bytes of a tool's answer, from either end, that people are shown.
+const SHOWN: usize = 2048;
 const NO_KEY: &str = "set ANTHROPIC_API_KEY in the agent's environment, or name a key file";
 
 /// One session's loop.
@@ -317,12 +319,11 @@ impl Session<'_> {
             if self.control.stop.is_cancelled() {
                 return Err(Halt::Stopped);
             }
-            let shown = if call.name == "bash" || result.is_error {
-                format!("{}\n", one_line(&result.text, 2000))
-            } else {
-                String::new()
-            };
-            self.print(shown).await?;
+            if call.name == "bash" || result.is_error {
+                let mut shown = HeadTail::new(SHOWN);
+                shown.push(result.text.as_bytes());
+                self.print(format!("{}\n", shown.text().trim_end())).await?;
+            }
             answers.push(ToolAnswer {
                 id: call.id.to_owned(),
                 text: result.text,
@@ -337,9 +338,6 @@ impl Session<'_> {
     }
 
     async fn print(&self, text: String) -> Result<(), ReporterClosed> {
-        if text.is_empty() {
-            return Ok(());
-        }
         self.reporter.output(OutputStream::Stdout, Bytes::from(text)).await
     }
 

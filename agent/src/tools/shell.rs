@@ -40,17 +40,15 @@ pub(super) async fn run(toolbox: &Toolbox, call: Bash, control: &Control) -> Res
     };
     let (ended, mut text) = tokio::join!(toolbox.runner.run(command, limits, control.clone(), sender), gather);
     let ended = ended.map_err(|error| Refused::new(format!("the shell cannot be run: {error}")))?;
+    let mark = match ended.cause {
+        Cause::Itself if ended.status.success() && text.is_empty() => return Ok("[no output]".to_owned()),
+        Cause::Itself if ended.status.success() => return Ok(text),
+        Cause::Itself => ended.status.to_string(),
+        Cause::TimedOut | Cause::Idle => format!("ended after {} seconds: it took too long", timeout.as_secs()),
+        Cause::Stopped | Cause::Unread => "stopped".to_owned(),
+    };
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
-    match ended.cause {
-        Cause::Itself if ended.status.success() && text.is_empty() => Ok("[no output]".to_owned()),
-        Cause::Itself if ended.status.success() => Ok(text),
-        Cause::Itself => Err(Refused::new(format!("{text}[{}]", ended.status))),
-        Cause::TimedOut | Cause::Idle => Err(Refused::new(format!(
-            "{text}[ended after {} seconds: it took too long]",
-            timeout.as_secs()
-        ))),
-        Cause::Stopped | Cause::Unread => Err(Refused::new(format!("{text}[stopped]"))),
-    }
+    Err(Refused::new(format!("{text}[{mark}]")))
 }

@@ -152,34 +152,22 @@ pub(super) struct Assembly {
     bytes: usize,
 }
 
-#[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+/// An event of a stream, by its `type`. Not a tagged enum: raw JSON does not survive one.
 enum Event {
-    MessageStart {
-        message: Start,
-    },
-    ContentBlockStart {
-        index: u64,
-        content_block: Block,
-    },
-    ContentBlockDelta {
-        index: u64,
-        delta: Delta,
-    },
-    ContentBlockStop {
-        index: u64,
-    },
-    MessageDelta {
-        delta: End,
-        #[serde(default)]
-        usage: Value,
-    },
+    MessageStart(MessageStart),
+    BlockStart(BlockStart),
+    BlockDelta(BlockDelta),
+    BlockStop(BlockStop),
+    MessageDelta(MessageDelta),
     MessageStop,
-    Error {
-        error: ApiError,
-    },
-    #[serde(other)]
+    Error(ErrorEvent),
+    /// A ping, or something newer than this program.
     Other,
+}
+
+#[derive(Deserialize)]
+struct MessageStart {
+    message: Start,
 }
 
 #[derive(Deserialize)]
@@ -191,31 +179,76 @@ struct Start {
 }
 
 #[derive(Deserialize)]
+struct BlockStart {
+    index: u64,
+    content_block: Block,
+}
+
+#[derive(Deserialize)]
+struct BlockDelta {
+    index: u64,
+    delta: Delta,
+}
+
+#[derive(Deserialize)]
+struct BlockStop {
+    index: u64,
+}
+
+#[derive(Deserialize)]
+struct MessageDelta {
+    delta: End,
+    #[serde(default)]
+    usage: Value,
+}
+
+#[derive(Deserialize)]
 struct End {
     #[serde(default)]
     stop_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+struct ErrorEvent {
+    error: ApiError,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type")]
 enum Delta {
-    TextDelta {
-        text: String,
-    },
-    InputJsonDelta {
-        partial_json: String,
-    },
-    ThinkingDelta {
-        thinking: String,
-    },
-    SignatureDelta {
-        signature: String,
-    },
-    CitationsDelta {
-        citation: Value,
-    },
+    #[serde(rename = "text_delta")]
+    Text { text: String },
+    #[serde(rename = "input_json_delta")]
+    InputJson { partial_json: String },
+    #[serde(rename = "thinking_delta")]
+    Thinking { thinking: String },
+    #[serde(rename = "signature_delta")]
+    Signature { signature: String },
+    #[serde(rename = "citations_delta")]
+    Citations { citation: Value },
     #[serde(other)]
     Other,
+}
+
+impl Event {
+    fn parse(data: &str) -> serde_json::Result<Self> {
+        #[derive(Deserialize)]
+        struct Kind {
+            #[serde(rename = "type")]
+            kind: String,
+        }
+        let kind = serde_json::from_str::<Kind>(data)?.kind;
+        Ok(match kind.as_str() {
+            "message_start" => Self::MessageStart(serde_json::from_str(data)?),
+            "content_block_start" => Self::BlockStart(serde_json::from_str(data)?),
+            "content_block_delta" => Self::BlockDelta(serde_json::from_str(data)?),
+            "content_block_stop" => Self::BlockStop(serde_json::from_str(data)?),
+            "message_delta" => Self::MessageDelta(serde_json::from_str(data)?),
+            "message_stop" => Self::MessageStop,
+            "error" => Self::Error(serde_json::from_str(data)?),
+            _ => Self::Other,
+        })
+    }
 }
 
 /// The provider's error object, in a stream or as a whole answer.
@@ -263,19 +296,18 @@ impl Assembly {
         if self.bytes > MAX_MESSAGE {
             return broken("the message is longer than any should be");
         }
-        // Deserialised in two steps: raw JSON does not survive a tagged enum.
-        let event = match parse_event(data) {
+        let event = match Event::parse(data) {
             Ok(event) => event,
             Err(error) => return broken(&format!("an event is not understood: {error}")),
         };
         match event {
-            Event::MessageStart { message } => {
+            Event::MessageStart(MessageStart { message }) => {
                 self.id = message.id;
                 self.model = message.model;
                 usage::update(&mut self.usage, &message.usage);
                 Progress::None
             }
-            Event::ContentBlockStart { index, content_block } => {
+            Event::BlockStart(BlockStart { index, content_block }) => {
                 let open = Open {
                     block: content_block,
                     ..Open::default()
@@ -283,14 +315,14 @@ impl Assembly {
                 self.open.insert(index, open);
                 Progress::None
             }
-            Event::ContentBlockDelta { index, delta } => self.delta(index, delta),
-            Event::ContentBlockStop { index } => {
+            Event::BlockDelta(BlockDelta { index, delta }) => self.delta(index, delta),
+            Event::BlockStop(BlockStop { index }) => {
                 if let Some(open) = self.open.remove(&index) {
                     self.close(index, open);
                 }
                 Progress::None
             }
-            Event::MessageDelta { delta, usage } => {
+            Event::MessageDelta(MessageDelta { delta, usage }) => {
                 if delta.stop_reason.is_some() {
                     self.stop_reason = delta.stop_reason;
                 }
@@ -298,7 +330,7 @@ impl Assembly {
                 Progress::None
             }
             Event::MessageStop => Progress::Complete,
-            Event::Error { error } => Progress::Failed(error.classify(None, None)),
+            Event::Error(ErrorEvent { error }) => Progress::Failed(error.classify(None, None)),
             Event::Other => Progress::None,
         }
     }
@@ -309,14 +341,14 @@ impl Assembly {
         };
         let mut grow = |field: &'static str, more: &str| open.grown.entry(field).or_default().push_str(more);
         match delta {
-            Delta::TextDelta { text } => {
+            Delta::Text { text } => {
                 grow("text", &text);
                 return Progress::Text(text);
             }
-            Delta::InputJsonDelta { partial_json } => grow("input", &partial_json),
-            Delta::ThinkingDelta { thinking } => grow("thinking", &thinking),
-            Delta::SignatureDelta { signature } => grow("signature", &signature),
-            Delta::CitationsDelta { citation } => open.citations.push(citation),
+            Delta::InputJson { partial_json } => grow("input", &partial_json),
+            Delta::Thinking { thinking } => grow("thinking", &thinking),
+            Delta::Signature { signature } => grow("signature", &signature),
+            Delta::Citations { citation } => open.citations.push(citation),
             Delta::Other => {}
         }
         Progress::None
@@ -374,24 +406,6 @@ fn broken(why: &str) -> Progress {
         kage_core::failure::FailureKind::Network,
         format!("the model's answer broke off: {why}"),
     ))
-}
-
-fn parse_event(data: &str) -> serde_json::Result<Event> {
-    #[derive(Deserialize)]
-    struct Kind<'a> {
-        #[serde(borrow, rename = "type")]
-        kind: std::borrow::Cow<'a, str>,
-    }
-    #[derive(Deserialize)]
-    struct BlockStart {
-        index: u64,
-        content_block: Block,
-    }
-    if serde_json::from_str::<Kind<'_>>(data)?.kind == "content_block_start" {
-        let BlockStart { index, content_block } = serde_json::from_str(data)?;
-        return Ok(Event::ContentBlockStart { index, content_block });
-    }
-    serde_json::from_str(data)
 }
 
 #[cfg(test)]

@@ -356,11 +356,14 @@ mod tests {
     }
 
     fn events(reports: &[Report]) -> Vec<&EventBody> {
-        let event = |report| match report {
-            &Report::Event(ref body) => Some(body),
-            Report::Output(..) => None,
-        };
-        reports.iter().filter_map(event).collect()
+        let mut events = Vec::new();
+        for report in reports {
+            match report {
+                Report::Event(body) => events.push(body),
+                Report::Output(..) => {}
+            }
+        }
+        events
     }
 
     fn stream_text(reports: &[Report], of: OutputStream) -> String {
