@@ -1,10 +1,20 @@
-//! Bringing a result home into a person's repository, decided completely before anything
-//! is touched.
-use kage_core::id::Oid;
+//! Bringing a result home into a person's repository: the only code that writes to one.
+//! Both ways are decided completely before anything is touched, in a private git directory
+//! that reads the person's objects and the mirror's. `apply` writes files only; `merge`
+//! makes a commit on the current branch. Executing a plan first checks that nothing it
+//! relies on has changed since, and undoes what it did when a step fails.
+
+mod apply;
+mod files;
+mod merge;
+mod tree;
+
+use std::path::Path;
+
+pub use apply::{ApplyPlan, plan_apply};
+pub use merge::{MergePlan, Merged, plan_merge};
 
 use crate::error::GitError;
-use crate::mirror::Mirror;
-use crate::user_repo::UserRepo;
 
 /// What happens to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,86 +100,19 @@ pub enum LandingError {
     Git(#[from] GitError),
 }
 
-/// What `apply` would do.
-#[derive(Debug)]
-pub struct ApplyPlan {
-    paths: Vec<PlannedPath>,
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
-impl ApplyPlan {
-    /// Every path of the result, sorted.
-    #[must_use]
-    pub fn paths(&self) -> &[PlannedPath] {
-        &self.paths
+impl From<files::Undone> for LandingError {
+    fn from(undone: files::Undone) -> Self {
+        match undone {
+            files::Undone::Changed(path) => Self::ChangedMeanwhile { path: shown(&path) },
+            files::Undone::Failed { path, source } => Self::Git(GitError::Io {
+                action: "write",
+                path,
+                source,
+            }),
+        }
     }
-
-    /// Does it: files only; index, HEAD and references stay as they are.
-    ///
-    /// # Errors
-    /// When something changed since the plan, or the file system refuses.
-    pub async fn execute(self) -> Result<(), LandingError> {
-        unimplemented!("next push")
-    }
-}
-
-/// Plans to bring what `result` (a commit of `mirror`) changes into the working tree.
-///
-/// # Errors
-/// When it conflicts, with every conflict.
-pub async fn plan_apply(
-    repository: &UserRepo,
-    mirror: &Mirror,
-    base: &Oid,
-    result: &Oid,
-) -> Result<ApplyPlan, LandingError> {
-    let _ = (repository, mirror, base, result);
-    unimplemented!("next push")
-}
-
-/// What `merge` would do.
-#[derive(Debug)]
-pub struct MergePlan {
-    paths: Vec<PlannedPath>,
-}
-
-/// How a merge ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Merged {
-    /// As a commit on the branch.
-    Committed(Oid),
-    /// With conflicts left for the person to resolve and commit.
-    LeftConflicts,
-    /// The branch has the result already.
-    AlreadyThere,
-}
-
-impl MergePlan {
-    /// Every path that changes on the branch, sorted.
-    #[must_use]
-    pub fn paths(&self) -> &[PlannedPath] {
-        &self.paths
-    }
-
-    /// Does it.
-    ///
-    /// # Errors
-    /// When something changed since the plan, or the file system refuses.
-    pub async fn execute(self) -> Result<Merged, LandingError> {
-        unimplemented!("next push")
-    }
-}
-
-/// Plans to merge `result` (a commit of `mirror`) into the current branch.
-///
-/// # Errors
-/// When it conflicts and the strategy refuses that, or touched paths are dirty.
-pub async fn plan_merge(
-    repository: &UserRepo,
-    mirror: &Mirror,
-    result: &Oid,
-    strategy: Strategy,
-    message: &str,
-) -> Result<MergePlan, LandingError> {
-    let _ = (repository, mirror, result, strategy, message);
-    unimplemented!("next push")
 }

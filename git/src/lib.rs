@@ -13,6 +13,7 @@ pub mod command;
 mod lock;
 mod patterns;
 mod shadow;
+mod staging;
 
 pub mod creation;
 pub mod diff;

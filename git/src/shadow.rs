@@ -21,6 +21,8 @@ pub(crate) struct Shadow {
     git_dir: PathBuf,
     work_tree: PathBuf,
     objects: PathBuf,
+    /// Whether what is written outlives this process's use of it.
+    lasting: bool,
 }
 
 impl Shadow {
@@ -30,6 +32,7 @@ impl Shadow {
         Self {
             git_dir: git_dir.to_owned(),
             work_tree: work_tree.to_owned(),
+            lasting: objects.is_some(),
             objects: objects.unwrap_or_else(|| git_dir.join("objects")),
         }
     }
@@ -53,6 +56,7 @@ impl Shadow {
             .env("GIT_WORK_TREE", &self.work_tree)
             .env("GIT_OBJECT_DIRECTORY", &self.objects)
             .current_dir(&self.work_tree)
+            .config("core.fsync", if self.lasting { "all" } else { "none" })
     }
 
     /// The same files through another folder of theirs.

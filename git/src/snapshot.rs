@@ -1,9 +1,22 @@
-//! The base of a task from a person's repository.
+//! The base of a task, taken from a person's repository: HEAD, and a commit of uncommitted
+//! work on top. It owns what comes along and what stays behind. The repository itself is
+//! only read: the commit is made with a copy of the index, and its objects live in a
+//! temporary folder that borrows the person's.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
 use kage_core::id::Oid;
 
-use crate::command::Auth;
+use crate::command::{Auth, GitCommand};
 use crate::error::GitError;
-use crate::user_repo::UserRepo;
+use crate::patterns::Patterns;
+use crate::shadow::Shadow;
+use crate::staging::{Changes, lines, split};
+use crate::user_repo::{UserRepo, UserShadow};
 
 /// What to take.
 #[derive(Debug, Clone, Default)]
@@ -66,7 +79,39 @@ pub struct Snapshot {
     pub left_out: Vec<LeftOut>,
     /// What else to tell.
     pub warnings: Vec<Warning>,
+    store: UserShadow,
 }
+
+/// Names that usually hold a secret; patterns as in `.gitignore`.
+const SECRET_NAMES: &[&str] = &[
+    ".env",
+    ".env.*",
+    ".envrc",
+    "*.pem",
+    "*.key",
+    "*.p12",
+    "*.pfx",
+    "*.jks",
+    "*.keystore",
+    "*.kdbx",
+    "id_rsa*",
+    "id_dsa*",
+    "id_ecdsa*",
+    "id_ed25519*",
+    ".netrc",
+    ".npmrc",
+    ".pypirc",
+    ".pgpass",
+    ".htpasswd",
+    ".git-credentials",
+    "credentials.json",
+    "service-account*.json",
+    "secrets.*",
+    ".aws",
+    ".ssh",
+    ".gnupg",
+    ".kube",
+];
 
 /// Says why no snapshot was made.
 #[derive(Debug, thiserror::Error)]
@@ -102,13 +147,141 @@ pub enum SnapshotError {
 }
 
 impl Snapshot {
-    /// Takes one. Nothing in the repository changes.
+    /// Takes one. Nothing in the repository changes. Submodules and files behind Git LFS
+    /// come along as git stores them (a commit id, a pointer), with a warning.
     ///
     /// # Errors
     /// When it cannot be complete.
     pub async fn take(repository: &UserRepo, options: &SnapshotOptions) -> Result<Self, SnapshotError> {
-        let _ = (repository, options);
-        unimplemented!("next push")
+        if repository.is_shallow() {
+            return Err(SnapshotError::Shallow);
+        }
+        if repository.is_partial() {
+            return Err(SnapshotError::Partial);
+        }
+        let head = repository.head().await?.ok_or(SnapshotError::NoCommits)?;
+        let store = repository.shadow(&head, &[]).await?;
+        let git = |operation| store.shadow.git(operation);
+        if options.committed || !store.shadow.index().exists() {
+            git("read-tree").args(["--end-of-options", head.as_str()]).run().await?;
+        }
+        let (filters, warnings) = look_at_tracked(&store.shadow).await?;
+        let mut snapshot = Self {
+            base: head.clone(),
+            head,
+            left_out: Vec::new(),
+            warnings,
+            store,
+        };
+        if !options.committed {
+            snapshot.take_uncommitted(repository, options, &filters).await?;
+        }
+        Ok(snapshot)
+    }
+
+    async fn take_uncommitted(
+        &mut self,
+        repository: &UserRepo,
+        options: &SnapshotOptions,
+        filters: &HashMap<Vec<u8>, String>,
+    ) -> Result<(), SnapshotError> {
+        let shadow = self.store.shadow.clone();
+        let git = |operation| shadow.git(operation);
+        // Its exit code says that something differs; what, the next command tells.
+        git("update-index")
+            .args(["-q", "--refresh", "--ignore-submodules"])
+            .run_to_status()
+            .await?;
+        let unmerged = git("diff")
+            .args([
+                "--name-only",
+                "--diff-filter=U",
+                "-z",
+                "--no-ext-diff",
+                "--ignore-submodules",
+            ])
+            .run()
+            .await?;
+        let paths: BTreeSet<String> = split(&unmerged).map(shown).collect();
+        if !paths.is_empty() {
+            return Err(SnapshotError::Unmerged {
+                paths: paths.into_iter().collect(),
+            });
+        }
+        let mut changes = Changes::tracked(git).await?;
+        for path in &changes.modified {
+            if let Some(filter) = filters.get(path).filter(|name| repository.has_filter(name)) {
+                return Err(SnapshotError::FilteredPath {
+                    path: shown(path),
+                    filter: filter.clone(),
+                });
+            }
+        }
+        changes.untracked = self.choose_untracked(repository.root(), git, options).await?;
+        let new_filters = filters_of(git, &changes.untracked).await?;
+        for (path, filter) in &new_filters {
+            if repository.has_filter(filter) {
+                return Err(SnapshotError::FilteredPath {
+                    path: shown(path),
+                    filter: filter.clone(),
+                });
+            }
+        }
+        changes.stage(repository.root(), git).await?;
+        let tree = git("write-tree").run_for_oid().await?;
+        let committed = git("rev-parse")
+            .args(["--verify", "--end-of-options"])
+            .arg(format!("{}^{{tree}}", self.head))
+            .run_for_oid()
+            .await?;
+        if tree != committed {
+            let message = "Uncommitted work\n\nTaken by kage run as the base of a task.\n";
+            self.base = shadow.commit_tree(&tree, &[&self.head], message).await?;
+        }
+        Ok(())
+    }
+
+    /// Untracked files that come along; the others are put on the list of those left out.
+    async fn choose_untracked(
+        &mut self,
+        root: &Path,
+        git: impl Fn(&'static str) -> GitCommand,
+        options: &SnapshotOptions,
+    ) -> Result<Vec<Vec<u8>>, GitError> {
+        let wanted = Patterns::new(&options.include)?;
+        let names: Vec<String> = SECRET_NAMES.iter().map(|name| (*name).to_owned()).collect();
+        let secret = Patterns::new(&names)?;
+        let listed = git("ls-files")
+            .args(["--others", "--exclude-standard", "-z"])
+            .run()
+            .await?;
+        let mut taken = Vec::new();
+        for path in split(&listed) {
+            let relative = Path::new(OsStr::from_bytes(path));
+            // Gone since it was listed.
+            let Ok(meta) = fs::symlink_metadata(root.join(relative)) else {
+                continue;
+            };
+            let reason = if meta.is_dir() {
+                Some(LeftOutReason::NestedRepository)
+            } else if wanted.matches(relative) {
+                None
+            } else if secret.matches(relative) {
+                Some(LeftOutReason::SecretName)
+            } else if meta.len() > MAX_UNTRACKED_BYTES {
+                Some(LeftOutReason::Large { size: meta.len() })
+            } else {
+                None
+            };
+            match reason {
+                None => taken.push(path.to_owned()),
+                Some(reason) => self.left_out.push(LeftOut {
+                    path: shown(path),
+                    reason,
+                }),
+            }
+        }
+        Ok(taken)
     }
 
     /// Sends the base to `url` as `refs/kage/bases/<base>`. Already there = done.
@@ -116,7 +289,74 @@ impl Snapshot {
     /// # Errors
     /// When the remote refuses or cannot be reached.
     pub async fn push(&self, url: &str, auth: &Auth) -> Result<(), GitError> {
-        let _ = (url, auth);
-        unimplemented!("next push")
+        let name = format!("refs/kage/bases/{}", self.base);
+        let git = |operation| self.store.shadow.git(operation).auth(auth);
+        let pushed = git("push")
+            .args(["--quiet", "--no-verify", "--no-follow-tags", "--end-of-options", url])
+            .arg(format!("{}:{name}", self.base))
+            .run()
+            .await;
+        let Err(error) = pushed else {
+            return Ok(());
+        };
+        // Somebody else may have sent the same base at the same time.
+        let there = git("ls-remote")
+            .args(["--end-of-options", url, name.as_str()])
+            .run()
+            .await;
+        match there {
+            Ok(found) if found.starts_with(self.base.as_str().as_bytes()) => Ok(()),
+            Ok(_) | Err(_) => Err(error),
+        }
     }
+}
+
+/// The filters of tracked paths, and what to warn about.
+async fn look_at_tracked(shadow: &Shadow) -> Result<(HashMap<Vec<u8>, String>, Vec<Warning>), GitError> {
+    let git = |operation| shadow.git(operation);
+    let listed = git("ls-files").args(["--stage", "-z"]).run().await?;
+    let (mut paths, mut submodules) = (Vec::new(), Vec::new());
+    for entry in split(&listed) {
+        // "mode id stage TAB path"
+        let tab = entry.iter().position(|byte| *byte == b'\t');
+        let (_, path) = entry.split_at(tab.ok_or_else(|| GitError::unexpected("ls-files", entry))? + 1);
+        if entry.starts_with(b"160000") {
+            submodules.push(shown(path));
+        }
+        paths.push(path.to_owned());
+    }
+    let filters = filters_of(git, &paths).await?;
+    let mut warnings = Vec::new();
+    if !submodules.is_empty() {
+        warnings.push(Warning::Submodules { paths: submodules });
+    }
+    let count = filters.values().filter(|name| *name == "lfs").count();
+    if count > 0 {
+        warnings.push(Warning::LargeFilePointers { count });
+    }
+    Ok((filters, warnings))
+}
+
+/// The filter that .gitattributes names, for those paths that have one.
+pub(crate) async fn filters_of(
+    git: impl Fn(&'static str) -> GitCommand,
+    paths: &[Vec<u8>],
+) -> Result<HashMap<Vec<u8>, String>, GitError> {
+    let output = git("check-attr")
+        .args(["-z", "--stdin", "filter"])
+        .stdin(lines(paths))
+        .run()
+        .await?;
+    let mut filters = HashMap::new();
+    let mut parts = split(&output);
+    while let (Some(path), Some(_), Some(value)) = (parts.next(), parts.next(), parts.next()) {
+        if !matches!(value, b"unspecified" | b"unset" | b"set") {
+            filters.insert(path.to_owned(), shown(value));
+        }
+    }
+    Ok(filters)
+}
+
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
 }

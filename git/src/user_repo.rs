@@ -1,12 +1,53 @@
-//! A person's own repository, found and described but never changed here.
+//! A person's own repository, found and described but never changed here. It owns which of
+//! the person's settings are honoured: values that say what a file's bytes mean, never
+//! anything that names a program.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::error::GitError;
+use kage_core::id::Oid;
+use tempfile::TempDir;
+
+use crate::command::{ConfigFiles, GitCommand, parse_oid};
+use crate::error::{GitError, blocking};
+use crate::shadow::{IDENTITY, Shadow};
+use crate::staging::split;
+
+/// The settings that are honoured, as git lists them.
+const HONOURED: &[&str] = &[
+    "core.autocrlf",
+    "core.eol",
+    "core.filemode",
+    "core.symlinks",
+    "core.ignorecase",
+    "core.precomposeunicode",
+];
 
 /// A person's repository.
 #[derive(Debug, Clone)]
 pub struct UserRepo {
     root: PathBuf,
+    git_dir: PathBuf,
+    common_dir: PathBuf,
+    shallow: bool,
+    settings: Settings,
+}
+
+/// What the configuration says.
+#[derive(Debug, Clone, Default)]
+struct Settings {
+    honoured: Vec<(String, String)>,
+    excludes_file: Option<PathBuf>,
+    attributes_file: Option<PathBuf>,
+    /// Names of configured filters that would change what is stored.
+    filters: HashSet<String>,
+    partial: bool,
+    name: Option<String>,
+    email: Option<String>,
 }
 
 /// Says why no repository was found.
@@ -19,9 +60,9 @@ pub enum DiscoverError {
         path: PathBuf,
     },
     /// A bare repository has no files to work on.
-    #[error("{} is a bare repository; run this in a checkout", path.display())]
+    #[error("{} is not in the files of a repository; run this in a checkout", path.display())]
     Bare {
-        /// The repository.
+        /// Where the search began.
         path: PathBuf,
     },
     /// Only SHA-1 repositories are supported.
@@ -35,14 +76,64 @@ pub enum DiscoverError {
     Git(#[from] GitError),
 }
 
+/// A private git directory over a person's files; goes away when dropped.
+#[derive(Debug)]
+pub(crate) struct UserShadow {
+    pub(crate) shadow: Shadow,
+    pub(crate) folder: TempDir,
+}
+
 impl UserRepo {
     /// Finds the repository that `path` is in.
     ///
     /// # Errors
     /// When there is none that can be worked on.
     pub async fn discover(path: &Path) -> Result<Self, DiscoverError> {
-        let _ = path;
-        unimplemented!("next push")
+        let questions = [
+            "--path-format=absolute",
+            "--git-dir",
+            "--git-common-dir",
+            "--show-object-format",
+            "--is-shallow-repository",
+            "--show-toplevel",
+        ];
+        let asked = GitCommand::with_config("rev-parse", ConfigFiles::User)
+            .current_dir(path)
+            .args(questions)
+            .run()
+            .await;
+        let answers = match asked {
+            Ok(answers) => answers,
+            Err(GitError::Failed { stderr, .. }) if stderr.contains("not a git repository") => {
+                return Err(DiscoverError::NotARepository { path: path.to_owned() });
+            }
+            Err(GitError::Failed { stderr, .. }) if stderr.contains("work tree") => {
+                return Err(DiscoverError::Bare { path: path.to_owned() });
+            }
+            Err(GitError::Spawn { .. }) if !path.is_dir() => {
+                return Err(DiscoverError::NotARepository { path: path.to_owned() });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // The top folder comes last: it alone may well hold a line break.
+        let text = answers.strip_suffix(b"\n").unwrap_or(&answers);
+        let parts: Vec<&[u8]> = text.splitn(5, |byte| *byte == b'\n').collect();
+        let [git_dir, common_dir, format, shallow, root] = parts.as_slice() else {
+            return Err(GitError::unexpected("rev-parse", &answers).into());
+        };
+        if *format != b"sha1" {
+            let format = String::from_utf8_lossy(format).into_owned();
+            return Err(DiscoverError::ObjectFormat { format });
+        }
+        let path_of = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+        let root = path_of(root);
+        Ok(Self {
+            settings: Settings::read(&root).await?,
+            root,
+            git_dir: path_of(git_dir),
+            common_dir: path_of(common_dir),
+            shallow: *shallow == b"true",
+        })
     }
 
     /// The top folder of its working tree, absolute.
@@ -54,6 +145,181 @@ impl UserRepo {
     /// A short name for people: the top folder's. Not unique, and not yet a `RepositoryName`.
     #[must_use]
     pub fn name(&self) -> String {
-        unimplemented!("next push")
+        let name = self.root.file_name().unwrap_or(OsStr::new("root"));
+        name.to_string_lossy().into_owned()
+    }
+
+    /// The commit that HEAD names; `None` before the first one.
+    ///
+    /// # Errors
+    /// When git fails.
+    pub async fn head(&self) -> Result<Option<Oid>, GitError> {
+        let found = self
+            .git("rev-parse")
+            .args(["--quiet", "--verify", "--end-of-options", "HEAD^{commit}"])
+            .run_or_no()
+            .await?;
+        found.map(|output| parse_oid("rev-parse", &output)).transpose()
+    }
+
+    /// git on the real git directory, without its programs. Only for what reads no file
+    /// through a filter.
+    pub(crate) fn git(&self, operation: &'static str) -> GitCommand {
+        GitCommand::new(operation)
+            .git_dir(&self.git_dir)
+            .env("GIT_WORK_TREE", &self.root)
+            .current_dir(&self.root)
+    }
+
+    pub(crate) fn git_dir(&self) -> &Path {
+        &self.git_dir
+    }
+
+    pub(crate) fn is_shallow(&self) -> bool {
+        self.shallow
+    }
+
+    pub(crate) fn is_partial(&self) -> bool {
+        self.settings.partial
+    }
+
+    /// Whether the person's git would run a program of that name on a file's content.
+    pub(crate) fn has_filter(&self, name: &str) -> bool {
+        self.settings.filters.contains(name)
+    }
+
+    /// Whether the executable bit means something here.
+    pub(crate) fn trusts_mode(&self) -> bool {
+        let mut settings = self.settings.honoured.iter().rev();
+        settings
+            .find(|(key, _)| key == "core.filemode")
+            .is_none_or(|(_, value)| value != "false")
+    }
+
+    /// Who the person is to git; Kage's own identity when they never said.
+    pub(crate) fn identity(&self) -> (&str, &str) {
+        match (&self.settings.name, &self.settings.email) {
+            (Some(name), Some(email)) => (name, email),
+            (None, _) | (_, None) => IDENTITY,
+        }
+    }
+
+    /// A private git directory over the person's files, with a copy of their index. It can
+    /// read their objects and those in `others`; what it writes goes away with it.
+    pub(crate) async fn shadow(&self, head: &Oid, others: &[PathBuf]) -> Result<UserShadow, GitError> {
+        let (repository, head) = (self.clone(), head.clone());
+        let mut alternates = vec![self.common_dir.join("objects")];
+        alternates.extend_from_slice(others);
+        blocking("making a private git directory", move || {
+            let folder = tempfile::Builder::new()
+                .prefix("kage-git-")
+                .tempdir()
+                .map_err(GitError::io("make a folder in", &std::env::temp_dir()))?;
+            let git_dir = folder.path().join("git");
+            let shadow = Shadow::new(&git_dir, &repository.root, None);
+            shadow.make(&head, &repository.settings.to_config(), &alternates)?;
+            copy_if_there(&repository.git_dir.join("index"), &shadow.index())?;
+            // The other half of a split index has the same name prefix everywhere.
+            let entries = fs::read_dir(&repository.git_dir).map_err(GitError::io("list", &repository.git_dir))?;
+            for entry in entries {
+                let name = entry.map_err(GitError::io("list", &repository.git_dir))?.file_name();
+                if name.as_bytes().starts_with(b"sharedindex.") {
+                    copy_if_there(&repository.git_dir.join(&name), &git_dir.join(&name))?;
+                }
+            }
+            for name in ["info/exclude", "info/attributes"] {
+                copy_if_there(&repository.common_dir.join(name), &git_dir.join(name))?;
+            }
+            Ok(UserShadow { shadow, folder })
+        })
+        .await
+    }
+}
+
+impl Settings {
+    async fn read(root: &Path) -> Result<Self, GitError> {
+        let listed = GitCommand::with_config("config", ConfigFiles::User)
+            .current_dir(root)
+            .args(["--list", "-z", "--show-scope"])
+            .run()
+            .await?;
+        let mut settings = Self {
+            excludes_file: in_config_home("ignore"),
+            attributes_file: in_config_home("attributes"),
+            ..Self::default()
+        };
+        let mut parts = split(&listed);
+        while let (Some(scope), Some(entry)) = (parts.next(), parts.next()) {
+            let entry = String::from_utf8_lossy(entry);
+            // A key without "=" is a boolean that is true.
+            let (key, value) = entry.split_once('\n').unwrap_or((&entry, "true"));
+            // What this crate itself passes is not the person's.
+            if scope != b"command" {
+                settings.take(root, key, value);
+            }
+        }
+        Ok(settings)
+    }
+
+    fn take(&mut self, root: &Path, key: &str, value: &str) {
+        match key {
+            "core.excludesfile" => self.excludes_file = Some(expand(root, value)),
+            "core.attributesfile" => self.attributes_file = Some(expand(root, value)),
+            "user.name" => self.name = Some(value.to_owned()),
+            "user.email" => self.email = Some(value.to_owned()),
+            "extensions.partialclone" => self.partial = true,
+            key if HONOURED.contains(&key) => self.honoured.push((key.to_owned(), value.to_owned())),
+            key => {
+                let filter = key.strip_prefix("filter.").and_then(|rest| rest.rsplit_once('.'));
+                if let Some((name, "clean" | "smudge" | "process")) = filter {
+                    self.filters.insert(name.to_owned());
+                }
+                self.partial |= key.starts_with("remote.") && key.ends_with(".promisor") && value == "true";
+            }
+        }
+    }
+
+    /// The text of a configuration file that says the same.
+    fn to_config(&self) -> String {
+        let mut text = "[core]\n\trepositoryformatversion = 0\n\tbare = false\n".to_owned();
+        let mut line = |key: &str, value: &str| {
+            let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            text.push_str(&format!("\t{key} = \"{escaped}\"\n"));
+        };
+        for (key, value) in &self.honoured {
+            line(key.trim_start_matches("core."), value);
+        }
+        for (key, path) in [
+            ("excludesFile", &self.excludes_file),
+            ("attributesFile", &self.attributes_file),
+        ] {
+            if let Some(path) = path.as_ref().and_then(|path| path.to_str()) {
+                line(key, path);
+            }
+        }
+        text
+    }
+}
+
+/// `~/x` and relative paths as git reads them.
+fn expand(root: &Path, value: &str) -> PathBuf {
+    match (value.strip_prefix("~/"), std::env::home_dir()) {
+        (Some(rest), Some(home)) => home.join(rest),
+        (Some(_), None) | (None, _) => root.join(value),
+    }
+}
+
+fn in_config_home(name: &str) -> Option<PathBuf> {
+    let named = std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty());
+    let folder = named
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|home| home.join(".config")))?;
+    Some(folder.join("git").join(name))
+}
+
+fn copy_if_there(from: &Path, to: &Path) -> Result<(), GitError> {
+    match fs::copy(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("copy", from)(error)),
+        Ok(_) | Err(_) => Ok(()),
     }
 }

@@ -33,21 +33,12 @@ use crate::error::{GitError, blocking};
 use crate::mirror::Mirror;
 use crate::patterns::Patterns;
 use crate::shadow::{IDENTITY, Shadow, make_repository};
+use crate::staging::{Changes, DIFF, split};
 
 const KAGE_CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n";
 
 /// Lines of untracked files above this are not counted.
 const MAX_COUNTED_BYTES: u64 = 8 << 20;
-
-/// Flags for every diff of a worktree: no program runs, no submodule is entered.
-const DIFF: &[&str] = &[
-    "-z",
-    "--no-ext-diff",
-    "--no-textconv",
-    "--no-renames",
-    "--no-color",
-    "--ignore-submodules=dirty",
-];
 
 /// A checked-out commit that a session may change.
 #[derive(Debug)]
@@ -157,44 +148,9 @@ impl Worktree {
     pub async fn commit_result(&self, message: &str) -> Result<Option<ResultCommit>, GitError> {
         let index = self.index_copy().await?;
         let git = |operation| self.shadow.git(operation).env("GIT_INDEX_FILE", &*index);
-        let status = git("diff-files").args(DIFF).arg("--name-status").run().await?;
-        let (mut gone, mut present) = (Vec::new(), Vec::new());
-        let mut parts = split(&status);
-        while let Some(kind) = parts.next() {
-            let path = parts
-                .next()
-                .ok_or_else(|| GitError::unexpected("diff-files", &status))?;
-            let list = if kind == b"D" { &mut gone } else { &mut present };
-            list.extend_from_slice(path);
-            list.push(0);
-        }
-        let untracked = self.untracked().await?;
-        for path in &untracked {
-            present.extend_from_slice(path);
-            present.push(0);
-        }
-        if !gone.is_empty() {
-            // Without a look at the disk: the path may lie beyond a new symbolic link.
-            git("update-index")
-                .args(["--force-remove", "-z", "--stdin"])
-                .stdin(gone)
-                .run()
-                .await?;
-        }
-        git("update-index")
-            .args(["--add", "--remove", "--replace", "-z", "--stdin"])
-            .stdin(present)
-            .run()
-            .await?;
-        // git skips names that it never stores (`git~1`) and still ends with 0.
-        let taken = git("ls-files").arg("-z").run().await?;
-        let taken: HashSet<&[u8]> = split(&taken).collect();
-        let still_there = |path: &&Vec<u8>| fs::symlink_metadata(self.path.join(OsStr::from_bytes(path))).is_ok();
-        let mut missing = untracked.iter().filter(|path| !taken.contains(path.as_slice()));
-        if let Some(path) = missing.find(still_there) {
-            let path = String::from_utf8_lossy(path).into_owned();
-            return Err(GitError::NotTaken { path });
-        }
+        let mut changes = Changes::tracked(git).await?;
+        changes.untracked = self.untracked().await?;
+        changes.stage(&self.path, git).await?;
         let tree = git("write-tree").run_for_oid().await?;
         let base_tree = git("rev-parse")
             .args(["--verify", "--end-of-options"])
@@ -355,10 +311,6 @@ fn private_dir(mirror: &Mirror, path: &Path) -> PathBuf {
     let digest = Digest::of(path.as_os_str().as_bytes());
     let name: String = digest.as_str().chars().take(32).collect();
     mirror.path().join("checkouts").join(name)
-}
-
-fn split(output: &[u8]) -> impl Iterator<Item = &[u8]> {
-    output.split(|byte| *byte == 0).filter(|part| !part.is_empty())
 }
 
 fn paths_of(output: &[u8]) -> Vec<PathBuf> {

@@ -1,0 +1,300 @@
+//! Looking at and writing single files beneath a folder without ever following a symbolic
+//! link out of it: every parent is opened one name at a time, refusing links. It owns the
+//! undo of a half-done set of writes. It knows nothing of git.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use kage_core::id::Digest;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+/// What is at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Seen {
+    Absent,
+    File {
+        content: Digest,
+        executable: bool,
+    },
+    Link(Vec<u8>),
+    Folder,
+    /// A device, a pipe, a socket.
+    Special,
+    /// Something that is not a folder is where a parent should be: this.
+    Beyond(PathBuf),
+}
+
+/// What a path is to become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Target {
+    Absent,
+    File { bytes: Vec<u8>, executable: bool },
+    Link(Vec<u8>),
+}
+
+/// One write: it happens only if the path still is what was seen.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) path: PathBuf,
+    pub(super) seen: Seen,
+    pub(super) target: Target,
+}
+
+/// Why a set of writes did not happen. What had been done was undone.
+#[derive(Debug)]
+pub(super) enum Undone {
+    Changed(PathBuf),
+    Failed { path: PathBuf, source: io::Error },
+}
+
+/// What undoes a set of writes that did happen.
+#[derive(Debug, Default)]
+pub(super) struct Undo(Vec<(PathBuf, Target, u32)>);
+
+/// A folder that nothing here leaves.
+#[derive(Debug)]
+pub(super) struct Beneath {
+    root: OwnedFd,
+}
+
+impl Beneath {
+    pub(super) fn open(root: &Path) -> io::Result<Self> {
+        let root = rustix::fs::open(
+            root,
+            OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY,
+            Mode::empty(),
+        )?;
+        Ok(Self { root })
+    }
+
+    /// What is at `path` now.
+    pub(super) fn look(&self, path: &Path) -> io::Result<Seen> {
+        let (parent, name) = match self.parent(path, false)? {
+            Parent::Open(parent, name) => (parent, name),
+            Parent::Absent => return Ok(Seen::Absent),
+            Parent::Blocked(by) => return Ok(Seen::Beyond(by)),
+        };
+        let stat = match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(Seen::Absent),
+            other => other?,
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Ok(Seen::File {
+                content: Digest::of(&read(&parent, name)?),
+                executable: stat.st_mode & 0o100 != 0,
+            }),
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(&parent, name, Vec::new())?;
+                Ok(Seen::Link(target.into_bytes()))
+            }
+            FileType::Directory => Ok(Seen::Folder),
+            _ => Ok(Seen::Special),
+        }
+    }
+
+    /// Does all steps or none. Deletions come first, so that a file can take a folder's place.
+    pub(super) fn carry_out(&self, steps: &[Step]) -> Result<Undo, Undone> {
+        let failed = |step: &Step, source| Undone::Failed {
+            path: step.path.clone(),
+            source,
+        };
+        for step in steps {
+            if self.look(&step.path).map_err(|error| failed(step, error))? != step.seen {
+                return Err(Undone::Changed(step.path.clone()));
+            }
+        }
+        let mut undo = Undo::default();
+        let (deletions, writes): (Vec<&Step>, Vec<&Step>) =
+            steps.iter().partition(|step| step.target == Target::Absent);
+        for step in deletions.into_iter().chain(writes) {
+            let done = self
+                .remember(&step.path, &mut undo)
+                .and_then(|mode| self.put(&step.path, &step.target, mode));
+            if let Err(error) = done {
+                self.undo(undo);
+                return Err(failed(step, error));
+            }
+        }
+        Ok(undo)
+    }
+
+    /// Puts back what was there, as well as it can.
+    pub(super) fn undo(&self, undo: Undo) {
+        let (deletions, writes): (Vec<_>, Vec<_>) =
+            undo.0.into_iter().partition(|(_, target, _)| *target == Target::Absent);
+        for (path, target, mode) in deletions.into_iter().chain(writes) {
+            if let Err(error) = self.put(&path, &target, Some(mode)) {
+                tracing::error!(path = %path.display(), %error, "a file could not be put back");
+            }
+        }
+    }
+
+    /// Notes what is at `path`; returns the mode of a file.
+    fn remember(&self, path: &Path, undo: &mut Undo) -> io::Result<Option<u32>> {
+        let Parent::Open(parent, name) = self.parent(path, false)? else {
+            undo.0.push((path.to_owned(), Target::Absent, 0));
+            return Ok(None);
+        };
+        let stat = match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => None,
+            other => Some(other?),
+        };
+        let mode = stat.map_or(0, |stat| stat.st_mode);
+        let kind = stat.map(|stat| FileType::from_raw_mode(stat.st_mode));
+        let target = match kind {
+            Some(FileType::RegularFile) => Target::File {
+                bytes: read(&parent, name)?,
+                executable: mode & 0o100 != 0,
+            },
+            Some(FileType::Symlink) => Target::Link(rustix::fs::readlinkat(&parent, name, Vec::new())?.into_bytes()),
+            // An empty folder: whatever is put in its place goes away with the undo.
+            Some(_) | None => Target::Absent,
+        };
+        undo.0.push((path.to_owned(), target, mode & 0o7777));
+        Ok((kind == Some(FileType::RegularFile)).then_some(mode & 0o7777))
+    }
+
+    fn put(&self, path: &Path, target: &Target, mode: Option<u32>) -> io::Result<()> {
+        if *target == Target::Absent {
+            return self.delete(path);
+        }
+        let (parent, name) = match self.parent(path, true)? {
+            Parent::Open(parent, name) => (parent, name),
+            Parent::Absent | Parent::Blocked(_) => return Err(Errno::NOTDIR.into()),
+        };
+        match rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOENT | Errno::NOTDIR) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let temporary = format!(".kage-{}-{}", std::process::id(), Digest::of(name.as_bytes()));
+        let temporary: String = temporary.chars().take(40).collect();
+        let written = match target {
+            Target::File { bytes, executable } => {
+                write(&parent, &temporary, bytes, new_mode(mode, *executable), mode.is_some())
+            }
+            Target::Link(to) => rustix::fs::symlinkat(to.as_slice(), &parent, temporary.as_str()).map_err(Into::into),
+            Target::Absent => Ok(()),
+        };
+        let placed = written.and_then(|()| Ok(rustix::fs::renameat(&parent, temporary.as_str(), &parent, name)?));
+        if placed.is_err()
+            && let Err(error) = rustix::fs::unlinkat(&parent, temporary.as_str(), AtFlags::empty())
+        {
+            tracing::debug!(%error, "the temporary file was never made");
+        }
+        placed
+    }
+
+    /// Deletes a file and the folders that this leaves empty, as git does.
+    fn delete(&self, path: &Path) -> io::Result<()> {
+        if let Parent::Open(parent, name) = self.parent(path, false)? {
+            match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
+                Err(Errno::NOENT) | Ok(()) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut folder = path.parent();
+        while let Some(empty) = folder.filter(|folder| !folder.as_os_str().is_empty()) {
+            let Parent::Open(parent, name) = self.parent(empty, false)? else {
+                break;
+            };
+            if rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR).is_err() {
+                break;
+            }
+            folder = empty.parent();
+        }
+        Ok(())
+    }
+
+    /// Opens the folder that `path` is in, without following a link.
+    fn parent<'a>(&self, path: &'a Path, create: bool) -> io::Result<Parent<'a>> {
+        let mut names = Vec::new();
+        for component in path.components() {
+            match component {
+                Component::Normal(name) => names.push(name),
+                _ => return Err(io::Error::from(io::ErrorKind::InvalidInput)),
+            }
+        }
+        let Some(last) = names.pop() else {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        };
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+        let mut folder = self.root.try_clone()?;
+        let mut walked = PathBuf::new();
+        for name in names {
+            walked.push(name);
+            let mut opened = rustix::fs::openat(&folder, name, flags, Mode::empty());
+            if create && matches!(opened, Err(Errno::NOENT)) {
+                rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o777))?;
+                opened = rustix::fs::openat(&folder, name, flags, Mode::empty());
+            }
+            folder = match opened {
+                Err(Errno::NOENT) => return Ok(Parent::Absent),
+                Err(Errno::NOTDIR | Errno::LOOP) => return Ok(Parent::Blocked(walked)),
+                other => other?,
+            };
+        }
+        Ok(Parent::Open(folder, last))
+    }
+}
+
+enum Parent<'a> {
+    Open(OwnedFd, &'a std::ffi::OsStr),
+    Absent,
+    Blocked(PathBuf),
+}
+
+/// The permissions of a file whose executable bit is as wanted.
+fn new_mode(old: Option<u32>, executable: bool) -> u32 {
+    match (old, executable) {
+        (None, true) => 0o777,
+        (None, false) => 0o666,
+        // Whoever may read may execute, as git does it.
+        (Some(mode), true) => mode | ((mode & 0o444) >> 2),
+        (Some(mode), false) => mode & !0o111,
+    }
+}
+
+fn read(parent: &OwnedFd, name: &std::ffi::OsStr) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    let mut bytes = Vec::new();
+    File::from(file).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// `exact` = the mode is a former file's and the umask does not apply.
+fn write(parent: &OwnedFd, name: &str, bytes: &[u8], mode: u32, exact: bool) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(mode);
+    let file = rustix::fs::openat(parent, name, flags, mode)?;
+    if exact {
+        rustix::fs::fchmod(&file, mode)?;
+    }
+    let mut file = File::from(file);
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Reads a file of a folder of this crate's own.
+pub(super) fn read_own(path: &Path) -> io::Result<Target> {
+    let parent = rustix::fs::openat(
+        CWD,
+        path.parent().unwrap_or(Path::new("/")),
+        OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY,
+        Mode::empty(),
+    )?;
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let stat = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+        let target = rustix::fs::readlinkat(&parent, name, Vec::new())?;
+        return Ok(Target::Link(target.into_bytes()));
+    }
+    Ok(Target::File {
+        bytes: read(&parent, name)?,
+        executable: stat.st_mode & 0o100 != 0,
+    })
+}

@@ -1,0 +1,595 @@
+//! `kage merge`: a result as a merge commit on the current branch.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use git2::{FileFavor, IndexConflict, IndexEntry, MergeFileInput, MergeFileOptions, MergeOptions, Repository};
+use kage_core::id::Oid;
+
+use super::files::{Beneath, Seen, Step, Target};
+use super::tree::{Change, Changed, Entry, Present, check_paths, difference, makes_room, present, rendered, same};
+use super::{LandedAs, LandingError, Obstacle, PlannedPath, Strategy, shown};
+use crate::error::{GitError, blocking};
+use crate::mirror::Mirror;
+use crate::staging::split;
+use crate::user_repo::{UserRepo, UserShadow};
+
+/// The bits of an index entry's flags that hold its stage.
+const STAGE: u16 = 0x3000;
+const NO_OBJECT: &str = "0000000000000000000000000000000000000000";
+
+/// What `merge` would do.
+#[derive(Debug)]
+pub struct MergePlan {
+    repository: UserRepo,
+    store: UserShadow,
+    head: Oid,
+    branch: Vec<u8>,
+    result: Oid,
+    message: String,
+    index: Option<Vec<u8>>,
+    paths: Vec<PlannedPath>,
+    steps: Vec<Step>,
+    /// Input of `update-index --index-info`.
+    staged: Vec<u8>,
+    new_index: Vec<u8>,
+    /// Objects that the repository needs, with what they need.
+    needed: Vec<String>,
+    end: Merged,
+}
+
+/// How a merge ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Merged {
+    /// As a commit on the branch.
+    Committed(Oid),
+    /// With conflicts left for the person to resolve and commit.
+    LeftConflicts,
+    /// The branch has the result already.
+    AlreadyThere,
+}
+
+impl MergePlan {
+    /// Every path that changes on the branch, sorted.
+    #[must_use]
+    pub fn paths(&self) -> &[PlannedPath] {
+        &self.paths
+    }
+
+    /// How it will end, if nothing changes until then.
+    #[must_use]
+    pub fn end(&self) -> &Merged {
+        &self.end
+    }
+
+    /// Does it: objects, then files, then the index, then the branch. When a step fails,
+    /// files and index are put back; objects that nothing names stay, which harms nothing.
+    ///
+    /// # Errors
+    /// When something changed since the plan, or the file system refuses.
+    pub async fn execute(self) -> Result<Merged, LandingError> {
+        if self.end == Merged::AlreadyThere {
+            return Ok(self.end);
+        }
+        let changed = |what: &str| LandingError::ChangedMeanwhile { path: what.to_owned() };
+        if self.repository.head().await?.as_ref() != Some(&self.head)
+            || branch(&self.repository).await?.as_ref() != Some(&self.branch)
+        {
+            return Err(changed("HEAD"));
+        }
+        if read_index(&self.repository)? != self.index {
+            return Err(changed("the index"));
+        }
+        self.send_objects().await?;
+        let (root, steps) = (self.repository.root().to_owned(), self.steps);
+        let (beneath, undo) = blocking("writing files", move || {
+            let beneath = Beneath::open(&root).map_err(GitError::io("open", &root))?;
+            let undo = beneath.carry_out(&steps)?;
+            Ok::<_, LandingError>((beneath, undo))
+        })
+        .await?;
+        let finish = Finish {
+            repository: &self.repository,
+            head: &self.head,
+            result: &self.result,
+            message: &self.message,
+            old_index: self.index.as_deref(),
+            new_index: &self.new_index,
+            end: &self.end,
+        };
+        let Err(error) = finish.run().await else {
+            return Ok(self.end);
+        };
+        blocking("undoing a merge", move || {
+            beneath.undo(undo);
+            Ok::<_, GitError>(())
+        })
+        .await?;
+        Err(error.into())
+    }
+
+    async fn send_objects(&self) -> Result<(), GitError> {
+        let pack = self.store.folder.path().join("pack");
+        let output = fs::File::create(&pack).map_err(GitError::io("create", &pack))?;
+        let wanted = format!("{}\n--not\n{}\n", self.needed.join("\n"), self.head);
+        self.store
+            .shadow
+            .git("pack-objects")
+            .args(["--revs", "--stdout", "--quiet"])
+            .stdin(wanted)
+            .stdout_file(output)
+            .run()
+            .await?;
+        let input = fs::File::open(&pack).map_err(GitError::io("open", &pack))?;
+        self.repository
+            .git("index-pack")
+            .args(["--stdin", "--strict"])
+            .stdin_file(input)
+            .run()
+            .await
+            .map(drop)
+    }
+}
+
+/// Plans to merge `result` (a commit of `mirror`) into the current branch.
+///
+/// # Errors
+/// When it conflicts and the strategy refuses that, or touched paths are dirty.
+pub async fn plan_merge(
+    repository: &UserRepo,
+    mirror: &Mirror,
+    result: &Oid,
+    strategy: Strategy,
+    message: &str,
+) -> Result<MergePlan, LandingError> {
+    refuse_in_progress(repository.git_dir())?;
+    let branch = branch(repository).await?.ok_or(LandingError::NotOnABranch)?;
+    let head = repository.head().await?.ok_or(LandingError::NotOnABranch)?;
+    let index = read_index(repository)?;
+    let store = repository.shadow(&head, &[mirror.objects()]).await?;
+    let outcome = blocking("merging two commits", {
+        let (git_dir, head, result) = (store.shadow.git_dir().to_owned(), head.clone(), result.clone());
+        move || compute(&git_dir, &head, &result, strategy)
+    })
+    .await?;
+    let mut plan = MergePlan {
+        repository: repository.clone(),
+        store,
+        head,
+        branch,
+        result: result.clone(),
+        message: message.to_owned(),
+        index,
+        paths: Vec::new(),
+        steps: Vec::new(),
+        staged: Vec::new(),
+        new_index: Vec::new(),
+        needed: vec![result.to_string()],
+        end: Merged::AlreadyThere,
+    };
+    let Some(outcome) = outcome else {
+        return Ok(plan);
+    };
+    check_paths(repository, &plan.store, &outcome.changed).await?;
+    let present = present(repository, &plan.store, outcome.changed.keys().cloned().collect()).await?;
+    refuse_dirty(&plan, &outcome.changed, &present).await?;
+    plan.end = match &outcome.tree {
+        Some(tree) => {
+            let commit = plan.commit(tree).await?;
+            plan.needed = vec![commit.to_string()];
+            Merged::Committed(commit)
+        }
+        None => Merged::LeftConflicts,
+    };
+    plan.prepare(outcome, &present).await?;
+    Ok(plan)
+}
+
+impl MergePlan {
+    async fn commit(&self, tree: &git2::Oid) -> Result<Oid, GitError> {
+        let (name, email) = self.repository.identity();
+        self.store
+            .shadow
+            .git("commit-tree")
+            .args(["-p", self.head.as_str(), "-p", self.result.as_str()])
+            .arg(tree.to_string())
+            .env("GIT_AUTHOR_NAME", name)
+            .env("GIT_AUTHOR_EMAIL", email)
+            .env("GIT_COMMITTER_NAME", name)
+            .env("GIT_COMMITTER_EMAIL", email)
+            .stdin(self.message.as_str())
+            .run_for_oid()
+            .await
+    }
+
+    /// Works out every write, to files and to the index.
+    async fn prepare(&mut self, outcome: Outcome, present: &HashMap<PathBuf, Present>) -> Result<(), GitError> {
+        let differs = |change: &Change| change.before != change.after;
+        let writes = outcome.changed.iter().filter(|(_, change)| differs(change));
+        let wanted: Vec<(PathBuf, Entry)> = writes
+            .filter_map(|(path, change)| Some((path.clone(), change.after?)))
+            .collect();
+        let mut files = rendered(&self.store, &wanted).await?;
+        for (path, change) in outcome.changed {
+            let conflict = outcome.conflicts.get(&path);
+            let landed_as = match (conflict, change.before, change.after) {
+                (Some(_), _, _) => LandedAs::Conflicted,
+                (None, _, None) => LandedAs::Deleted,
+                (None, None, Some(_)) => LandedAs::Created,
+                (None, Some(_), Some(_)) => LandedAs::Updated,
+            };
+            self.paths.push(PlannedPath {
+                path: shown(&path),
+                landed_as,
+            });
+            match conflict {
+                Some(stages) => {
+                    self.stage(&path, 0, None);
+                    for (stage, entry) in (1..).zip(stages) {
+                        if entry.is_some() {
+                            self.stage(&path, stage, *entry);
+                        }
+                    }
+                }
+                None => self.stage(&path, 0, change.after),
+            }
+            if change.before != change.after {
+                let seen = present.get(&path).map_or(Seen::Absent, |it| it.seen.clone());
+                let target = files.remove(&path).unwrap_or(Target::Absent);
+                self.steps.push(Step { path, seen, target });
+            }
+        }
+        self.new_index = self.changed_index().await?;
+        Ok(())
+    }
+
+    /// The index with the changes. Made in the private git directory: git compares files
+    /// when it writes an index, and in the person's own it would run filters for that.
+    async fn changed_index(&mut self) -> Result<Vec<u8>, GitError> {
+        let path = self.store.folder.path().join("new-index");
+        if let Some(bytes) = &self.index {
+            fs::write(&path, bytes).map_err(GitError::io("write", &path))?;
+        }
+        self.store
+            .shadow
+            .git("update-index")
+            .args(["-z", "--index-info"])
+            .env("GIT_INDEX_FILE", &path)
+            .stdin(std::mem::take(&mut self.staged))
+            .run()
+            .await?;
+        fs::read(&path).map_err(GitError::io("read", &path))
+    }
+
+    /// Adds a line of `--index-info`; `None` removes the path.
+    fn stage(&mut self, path: &Path, stage: u8, entry: Option<Entry>) {
+        let line = match entry {
+            Some(entry) => {
+                if self.end == Merged::LeftConflicts {
+                    self.needed.push(entry.id.to_string());
+                }
+                format!("{:06o} {} {stage}\t", entry.mode, entry.id)
+            }
+            None => format!("0 {NO_OBJECT}\t"),
+        };
+        self.staged.extend_from_slice(line.as_bytes());
+        self.staged.extend_from_slice(path.as_os_str().as_bytes());
+        self.staged.push(0);
+    }
+}
+
+/// What remains after the files are written.
+struct Finish<'a> {
+    repository: &'a UserRepo,
+    head: &'a Oid,
+    result: &'a Oid,
+    message: &'a str,
+    old_index: Option<&'a [u8]>,
+    new_index: &'a [u8],
+    end: &'a Merged,
+}
+
+impl Finish<'_> {
+    async fn run(self) -> Result<(), GitError> {
+        let git_dir = self.repository.git_dir();
+        replace_index(git_dir, self.new_index)?;
+        let ended = self.end().await;
+        if let (Err(_), Some(old)) = (&ended, self.old_index) {
+            replace_index(git_dir, old)?;
+        }
+        ended
+    }
+
+    async fn end(&self) -> Result<(), GitError> {
+        let git_dir = self.repository.git_dir();
+        match self.end {
+            Merged::Committed(commit) => {
+                let (name, email) = self.repository.identity();
+                self.repository
+                    .git("update-ref")
+                    .args(["-m", "kage merge", "HEAD", commit.as_str(), self.head.as_str()])
+                    .env("GIT_COMMITTER_NAME", name)
+                    .env("GIT_COMMITTER_EMAIL", email)
+                    .run()
+                    .await
+                    .map(drop)
+            }
+            Merged::LeftConflicts => {
+                replace(git_dir, "MERGE_MSG", self.message.as_bytes())?;
+                replace(git_dir, "MERGE_MODE", b"")?;
+                replace(git_dir, "MERGE_HEAD", format!("{}\n", self.result).as_bytes())
+            }
+            Merged::AlreadyThere => Ok(()),
+        }
+    }
+}
+
+/// A merge in a private git directory.
+struct Outcome {
+    /// From HEAD to what the files will be, conflicted ones included.
+    changed: Changed,
+    /// Base, ours and theirs of conflicts that are left to the person.
+    conflicts: BTreeMap<PathBuf, [Option<Entry>; 3]>,
+    /// The merged tree; `None` when conflicts are left.
+    tree: Option<git2::Oid>,
+}
+
+/// Merges; `None` = the branch has the result already.
+fn compute(git_dir: &Path, head: &Oid, result: &Oid, strategy: Strategy) -> Result<Option<Outcome>, LandingError> {
+    let failed = |error| LandingError::from(GitError::library("merge two commits")(error));
+    let repository = Repository::open_bare(git_dir).map_err(failed)?;
+    let commit = |id: &Oid| repository.find_commit(git2::Oid::from_str(id.as_str())?);
+    let (ours, theirs) = (commit(head).map_err(failed)?, commit(result).map_err(failed)?);
+    match repository.merge_base(ours.id(), theirs.id()) {
+        Ok(base) if base == theirs.id() => return Ok(None),
+        Ok(_) => {}
+        Err(error) if error.code() == git2::ErrorCode::NotFound => return Err(LandingError::Unrelated),
+        Err(error) => return Err(failed(error)),
+    }
+    let mut options = MergeOptions::new();
+    if strategy == Strategy::Theirs {
+        options.file_favor(FileFavor::Theirs);
+    }
+    let merge = || {
+        let mut index = repository.merge_commits(&ours, &theirs, Some(&options))?;
+        let conflicts = index.conflicts()?.collect::<Result<Vec<IndexConflict>, _>>()?;
+        let mut left = Vec::new();
+        for conflict in conflicts {
+            let entries = [&conflict.ancestor, &conflict.our, &conflict.their];
+            let paths: BTreeSet<PathBuf> = entries.into_iter().flatten().map(path_of).collect();
+            for path in paths {
+                index.conflict_remove(&path)?;
+            }
+            // While it is undecided the tree has our side, which is what is there now.
+            let kept = match strategy {
+                Strategy::Theirs => &conflict.their,
+                Strategy::Auto | Strategy::Manual => &conflict.our,
+            };
+            if let Some(entry) = kept {
+                index.add(&unstaged(entry))?;
+            }
+            if strategy != Strategy::Theirs {
+                left.push(conflict);
+            }
+        }
+        let tree = index.write_tree_to(&repository)?;
+        let changed = difference(&repository, &ours.tree()?, &repository.find_tree(tree)?)?;
+        Ok((left, tree, changed))
+    };
+    let (left, tree, mut changed) = merge().map_err(failed)?;
+    if strategy == Strategy::Auto && !left.is_empty() {
+        let conflicts = left.iter().filter_map(|conflict| {
+            let path = [&conflict.our, &conflict.their, &conflict.ancestor]
+                .into_iter()
+                .flatten()
+                .next()?;
+            Some(Obstacle {
+                path: shown(&path_of(path)),
+                reason: describe(conflict),
+            })
+        });
+        return Err(LandingError::Conflicts {
+            conflicts: conflicts.collect(),
+        });
+    }
+    let tree = left.is_empty().then_some(tree);
+    let mut conflicts: BTreeMap<PathBuf, [Option<Entry>; 3]> = BTreeMap::new();
+    for conflict in &left {
+        let sides = [&conflict.ancestor, &conflict.our, &conflict.their];
+        for (stage, entry) in sides.into_iter().enumerate() {
+            if let Some(entry) = entry {
+                conflicts.entry(path_of(entry)).or_default()[stage] = Some(entry_of(entry));
+            }
+        }
+    }
+    for (path, [base, our, their]) in &conflicts {
+        let after = marked(&repository, *base, *our, *their).map_err(failed)?;
+        changed.insert(path.clone(), Change { before: *our, after });
+    }
+    Ok(Some(Outcome {
+        changed,
+        conflicts,
+        tree,
+    }))
+}
+
+fn describe(conflict: &IndexConflict) -> &'static str {
+    match (&conflict.ancestor, &conflict.our, &conflict.their) {
+        (_, Some(_), None) => "the result deletes it and your branch changed it",
+        (_, None, Some(_)) => "your branch deleted it and the result changed it",
+        (None, _, _) => "both added it with different content",
+        (Some(_), _, _) => "both changed the same part of it",
+    }
+}
+
+/// The file that shows a conflict: both sides between markers, or the side that is left.
+fn marked(
+    repository: &Repository,
+    base: Option<Entry>,
+    our: Option<Entry>,
+    their: Option<Entry>,
+) -> Result<Option<Entry>, git2::Error> {
+    let (Some(ours), Some(theirs)) = (our, their) else {
+        return Ok(our.or(their));
+    };
+    if !ours.is_file() || !theirs.is_file() {
+        return Ok(our);
+    }
+    let (our_blob, their_blob) = (repository.find_blob(ours.id)?, repository.find_blob(theirs.id)?);
+    if our_blob.is_binary() || their_blob.is_binary() {
+        return Ok(our);
+    }
+    let base_blob = match base.filter(|entry| entry.is_file()) {
+        Some(entry) => Some(repository.find_blob(entry.id)?),
+        None => None,
+    };
+    let (mut ancestor, mut mine, mut other) = (MergeFileInput::new(), MergeFileInput::new(), MergeFileInput::new());
+    ancestor.content(base_blob.as_ref().map_or(b"".as_slice(), |blob| blob.content()));
+    mine.content(our_blob.content());
+    other.content(their_blob.content());
+    let mut options = MergeFileOptions::new();
+    options.our_label("HEAD").their_label("result");
+    let merged = git2::merge_file(&ancestor, &mine, &other, Some(&mut options))?;
+    let id = repository.blob(merged.content())?;
+    Ok(Some(Entry::file(id, ours.is_executable())))
+}
+
+fn path_of(entry: &IndexEntry) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(&entry.path))
+}
+
+fn entry_of(entry: &IndexEntry) -> Entry {
+    Entry {
+        mode: entry.mode,
+        id: entry.id,
+    }
+}
+
+/// The same entry as one that is decided.
+fn unstaged(entry: &IndexEntry) -> IndexEntry {
+    IndexEntry {
+        ctime: entry.ctime,
+        mtime: entry.mtime,
+        dev: entry.dev,
+        ino: entry.ino,
+        mode: entry.mode,
+        uid: entry.uid,
+        gid: entry.gid,
+        file_size: entry.file_size,
+        id: entry.id,
+        flags: entry.flags & !STAGE,
+        flags_extended: 0,
+        path: entry.path.clone(),
+    }
+}
+
+/// Refuses when a touched path is not what HEAD has, in the index or on the disk.
+async fn refuse_dirty(
+    plan: &MergePlan,
+    changed: &Changed,
+    present: &HashMap<PathBuf, Present>,
+) -> Result<(), LandingError> {
+    let listed = plan
+        .store
+        .shadow
+        .git("diff-index")
+        .args([
+            "--cached",
+            "--name-only",
+            "-z",
+            "--no-renames",
+            "--end-of-options",
+            plan.head.as_str(),
+        ])
+        .run()
+        .await?;
+    let staged: HashSet<&Path> = split(&listed).map(|path| Path::new(OsStr::from_bytes(path))).collect();
+    let trusts_mode = plan.repository.trusts_mode();
+    let mut paths = Vec::new();
+    for (path, change) in changed {
+        let here = present.get(path);
+        let clean = here.is_some_and(|here| match &here.seen {
+            Seen::Folder => change.before.is_none() && makes_room(changed, path),
+            Seen::Beyond(by) => change.before.is_none() && changed.get(by).is_some_and(|it| it.after.is_none()),
+            Seen::Absent | Seen::File { .. } | Seen::Link(_) | Seen::Special => {
+                here.seen != Seen::Special && same(here.entry, change.before, trusts_mode)
+            }
+        });
+        let reason = match (staged.contains(path.as_path()), clean, change.before) {
+            (true, _, _) => "it has staged changes",
+            (false, false, Some(_)) => "it has uncommitted changes",
+            (false, false, None) => "something untracked is there",
+            (false, true, _) => continue,
+        };
+        paths.push(Obstacle {
+            path: shown(path),
+            reason,
+        });
+    }
+    if paths.is_empty() {
+        Ok(())
+    } else {
+        Err(LandingError::Dirty { paths })
+    }
+}
+
+fn refuse_in_progress(git_dir: &Path) -> Result<(), LandingError> {
+    for (name, operation) in [
+        ("MERGE_HEAD", "merge"),
+        ("CHERRY_PICK_HEAD", "cherry-pick"),
+        ("REVERT_HEAD", "revert"),
+        ("rebase-merge", "rebase"),
+        ("rebase-apply", "rebase"),
+    ] {
+        if git_dir.join(name).exists() {
+            return Err(LandingError::InProgress { operation });
+        }
+    }
+    Ok(())
+}
+
+/// The branch that HEAD is on.
+async fn branch(repository: &UserRepo) -> Result<Option<Vec<u8>>, GitError> {
+    repository
+        .git("symbolic-ref")
+        .args(["--quiet", "HEAD"])
+        .run_or_no()
+        .await
+}
+
+fn read_index(repository: &UserRepo) -> Result<Option<Vec<u8>>, GitError> {
+    let path = repository.git_dir().join("index");
+    match fs::read(&path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(GitError::io("read", &path)(error)),
+    }
+}
+
+/// Replaces the index as git does, so that the two never write it at the same time.
+fn replace_index(git_dir: &Path, bytes: &[u8]) -> Result<(), GitError> {
+    let (path, lock) = (git_dir.join("index"), git_dir.join("index.lock"));
+    let file = fs::File::options().write(true).create_new(true).open(&lock);
+    let mut file = file.map_err(GitError::io("create", &lock))?;
+    let replaced = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&lock, &path));
+    replaced.map_err(|error| {
+        if let Err(error) = fs::remove_file(&lock) {
+            tracing::warn!(%error, "the index stays locked");
+        }
+        GitError::io("replace", &path)(error)
+    })
+}
+
+/// Writes a file of a git directory, whole or not at all.
+fn replace(git_dir: &Path, name: &str, bytes: &[u8]) -> Result<(), GitError> {
+    let (path, new) = (git_dir.join(name), git_dir.join(format!("{name}.kage")));
+    fs::write(&new, bytes).map_err(GitError::io("write", &new))?;
+    fs::rename(&new, &path).map_err(GitError::io("replace", &path))
+}
