@@ -50,6 +50,8 @@ pub(crate) struct Progress {
     pub(crate) output_bytes: u64,
     /// Nothing of the attempt is left to deliver.
     pub(crate) delivered: bool,
+    /// It was delivered and has output files.
+    pub(crate) had_output: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -103,6 +105,10 @@ impl Entry {
 
     fn output_delivered(&self) -> bool {
         self.output.iter().all(|output| output.acked >= output.length)
+    }
+
+    fn has_output(&self) -> bool {
+        self.output.iter().any(|output| output.length > 0)
     }
 
     fn delivered(&self) -> bool {
@@ -214,13 +220,24 @@ impl Ledger {
                     };
                 }
             },
-            Change::Grew(attempt, stream, length) => {
-                if let Some(entry) = self.entries.get_mut(&attempt) {
+            Change::Grew {
+                attempt,
+                stream,
+                length,
+                added,
+            } => match self.entries.get_mut(&attempt) {
+                Some(entry) => {
                     let output = &mut entry.output[index(stream)];
                     output.length = output.length.max(length);
                     self.queue_output(attempt, stream);
                 }
-            }
+                None => {
+                    return Progress {
+                        output_bytes: added,
+                        ..Progress::default()
+                    };
+                }
+            },
         }
         Progress::default()
     }
@@ -303,6 +320,7 @@ impl Ledger {
             event_bytes: if entry.leftover { 0 } else { event_bytes },
             output_bytes: 0,
             delivered: entry.delivered(),
+            had_output: entry.has_output(),
         };
         if progress.delivered {
             self.entries.remove(&attempt);
@@ -337,6 +355,7 @@ impl Ledger {
             event_bytes: 0,
             output_bytes: if entry.leftover { 0 } else { acked },
             delivered: entry.delivered(),
+            had_output: true,
         };
         if progress.delivered {
             self.entries.remove(&attempt);
@@ -360,6 +379,7 @@ impl Ledger {
         self.in_flight = self.in_flight.saturating_sub(on_its_way);
         Progress {
             delivered: true,
+            had_output: entry.has_output(),
             ..entry.undelivered()
         }
     }

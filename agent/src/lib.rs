@@ -3,25 +3,58 @@
 //! It connects to a coordinator, takes jobs, runs an adapter (or a verify command) in a
 //! workspace of its own, and delivers events and output until they are acknowledged.
 
-pub mod adapter;
-pub mod adapters;
 pub mod config;
 pub mod ports;
+pub mod adapter;
 pub mod process;
 pub mod state;
 pub mod tools;
+pub mod adapters;
 
-mod ledger;
+mod backoff;
+mod live;
 mod mask;
-pub mod outbox;
 mod output;
+pub mod outbox;
+mod ledger;
+mod delivery;
+mod recorder;
+mod lease;
+mod blobs;
+mod contexts;
+mod workspace;
+mod attempt;
+mod connection;
 
 pub use config::{Config, Limits, Secret};
 pub use ports::{Ports, Registry};
 
-use tokio_util::sync::CancellationToken;
+use std::sync::Arc;
+use std::time::Duration;
 
+use kage_core::id::BootId;
+use kage_proto::convert::agent::Adapter;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::attempt::Shop;
+use crate::blobs::Blobs;
+use crate::connection::Connection;
+use crate::contexts::Contexts;
+use crate::delivery::{Backlog, Delivery};
+use crate::ledger::Ledger;
+use crate::live::Live;
+use crate::mask::Masker;
+use crate::outbox::{Opened, OutboxError, OutboxThread};
 use crate::state::{StateDir, StateError};
+use crate::workspace::Workspaces;
+
+/// How long what an earlier start left may delay Hello: it counts only until the
+/// coordinator knows of the restart.
+const LEFTOVERS_FIRST: Duration = Duration::from_secs(3);
+/// How long the last events may take to be delivered at the end. What is not stays in
+/// the outbox for the next start.
+const LAST_DELIVERY: Duration = Duration::from_secs(10);
 
 /// Why an agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +62,15 @@ pub enum RunError {
     /// Its state directory cannot be used.
     #[error("cannot use the state directory")]
     State(#[source] StateError),
+    /// Its outbox cannot be used.
+    #[error("cannot open the outbox")]
+    Outbox(#[source] OutboxError),
+    /// Its HTTP client cannot be made.
+    #[error("cannot make an HTTP client")]
+    Http(#[source] reqwest::Error),
+    /// A blocking part of the start was cut short: the runtime is shutting down.
+    #[error("the start was interrupted")]
+    Interrupted,
 }
 
 /// Runs an agent until `shutdown` is cancelled and what it ran is finished or handed back.
@@ -36,8 +78,165 @@ pub enum RunError {
 /// # Errors
 /// When it cannot start. Losing the coordinator is no error: it connects again, forever.
 pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> Result<(), RunError> {
-    let state = StateDir::open(&config.state_dir, &ports.random).map_err(RunError::State)?;
-    tracing::info!(agent = %state.agent(), name = %config.name, "agent started");
-    shutdown.cancelled().await;
+    let stored = Stored::open(&config, &ports).await?;
+    let delivering = stored.deliver(config, ports)?;
+    delivering.workspaces_swept().await;
+    let adapters = delivering.probe_adapters().await?;
+    delivering.work(adapters, shutdown).await;
     Ok(())
+}
+
+/// First phase: the state directory is locked and what is in it was read.
+struct Stored {
+    state: StateDir,
+    opened: Opened,
+}
+
+impl Stored {
+    async fn open(config: &Config, ports: &Ports) -> Result<Self, RunError> {
+        let (root, random, limits) = (config.state_dir.clone(), Arc::clone(&ports.random), config.limits);
+        let opening = tokio::task::spawn_blocking(move || {
+            let state = StateDir::open(&root, &random).map_err(RunError::State)?;
+            let paths = state.paths();
+            let opened = outbox::open(
+                &paths.outbox(),
+                &paths.output(),
+                limits.undelivered_events,
+                limits.undelivered_output,
+            )
+            .map_err(RunError::Outbox)?;
+            Ok(Self { state, opened })
+        });
+        opening.await.map_err(|_| RunError::Interrupted)?
+    }
+
+    /// Begins to deliver what an earlier start left.
+    fn deliver(self, config: Config, ports: Ports) -> Result<Delivering, RunError> {
+        // Where nobody chose before, TLS is ring's everywhere in this process.
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
+            tracing::debug!("a TLS provider is installed already");
+        }
+        let paths = self.state.paths();
+        let agent = self.state.agent();
+        let blobs = Blobs::new(
+            &config.coordinator_url,
+            config.token.clone(),
+            agent,
+            Arc::clone(&ports.random),
+        )
+        .map_err(RunError::Http)?;
+        let live = Live::default();
+        let secrets: Vec<_> = ports
+            .adapters
+            .values()
+            .flat_map(|adapter| adapter.secrets())
+            .chain([config.token.reveal().to_owned()])
+            .collect();
+        let (delivery, backlog) = Delivery::new(delivery::Parts {
+            ledger: Ledger::new(self.opened.leftovers),
+            changes: self.opened.changes,
+            settled: self.opened.settled,
+            outbox: self.opened.outbox.clone(),
+            live: live.clone(),
+            output_dir: paths.output(),
+            agent,
+            coordinator_url: config.coordinator_url.clone(),
+            token: config.token.clone(),
+            random: Arc::clone(&ports.random),
+        });
+        let tasks = TaskTracker::new();
+        let end_delivery = CancellationToken::new();
+        tasks.spawn(delivery.run(end_delivery.clone()));
+        let shop = Arc::new(Shop {
+            name: config.name.clone(),
+            adapters: ports.adapters.clone(),
+            runner: ports.runner.clone(),
+            clock: Arc::clone(&ports.clock),
+            limits: config.limits,
+            outbox: self.opened.outbox,
+            live,
+            masker: Masker::new(&secrets),
+            contexts: Contexts::new(paths.clone(), blobs.clone()),
+            workspaces: Workspaces::new(paths.clone(), &config.coordinator_url, &config.token),
+            blobs,
+            paths,
+        });
+        Ok(Delivering {
+            state: self.state,
+            config,
+            ports,
+            shop,
+            backlog,
+            tasks,
+            end_delivery,
+            thread: self.opened.thread,
+        })
+    }
+}
+
+/// Second phase: what an earlier start left is being delivered.
+struct Delivering {
+    state: StateDir,
+    config: Config,
+    ports: Ports,
+    shop: Arc<Shop>,
+    backlog: tokio::sync::watch::Receiver<Backlog>,
+    tasks: TaskTracker,
+    end_delivery: CancellationToken,
+    thread: OutboxThread,
+}
+
+impl Delivering {
+    async fn workspaces_swept(&self) {
+        self.shop.workspaces.sweep().await;
+    }
+
+    /// Asks every adapter what it is; a program may be started for that.
+    async fn probe_adapters(&self) -> Result<Vec<Adapter>, RunError> {
+        let registry = self.ports.adapters.clone();
+        let probing = tokio::task::spawn_blocking(move || {
+            let infos = registry.values().map(|adapter| adapter.info());
+            infos
+                .map(|info| Adapter {
+                    name: info.name,
+                    version: info.version,
+                    unavailable: info.unavailable,
+                })
+                .collect()
+        });
+        probing.await.map_err(|_| RunError::Interrupted)
+    }
+
+    /// Last phase: takes work until it is told to end, then delivers the rest.
+    async fn work(mut self, adapters: Vec<Adapter>, shutdown: CancellationToken) {
+        let delivered = self.backlog.wait_for(|backlog| !backlog.leftovers);
+        let first = async { drop(tokio::time::timeout(LEFTOVERS_FIRST, delivered).await) };
+        shutdown.run_until_cancelled(first).await;
+        tracing::info!(agent = %self.state.agent(), name = %self.config.name, "agent started");
+        Connection::new(connection::Parts {
+            shop: Arc::clone(&self.shop),
+            agent: self.state.agent(),
+            boot: BootId::from_random((self.ports.random)()),
+            slots: self.config.slots,
+            labels: self.config.labels,
+            adapters,
+            coordinator_url: self.config.coordinator_url,
+            token: self.config.token,
+            random: self.ports.random,
+            shutdown,
+            hand_back: self.ports.hand_back.clone(),
+        })
+        .run()
+        .await;
+        let rest = self.backlog.wait_for(|backlog| !backlog.any);
+        let rest = async { drop(tokio::time::timeout(LAST_DELIVERY, rest).await) };
+        rest.await;
+        self.end_delivery.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        // The outbox ends when its last handle is gone.
+        drop(self.shop);
+        self.thread.join().await;
+        tracing::info!("agent ended");
+    }
 }

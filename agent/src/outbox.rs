@@ -58,8 +58,13 @@ pub(crate) enum Change {
     Opened(AttemptKey),
     /// An event was committed.
     Committed(AttemptId, Stored),
-    /// An output file has this length now.
-    Grew(AttemptId, OutputStream, u64),
+    /// An output file has this length now, of which the last `added` bytes are new.
+    Grew {
+        attempt: AttemptId,
+        stream: OutputStream,
+        length: u64,
+        added: u64,
+    },
 }
 
 /// What an earlier start of this agent left undelivered.
@@ -301,15 +306,24 @@ impl Outbox {
             .map_err(|_| OutboxClosed)
     }
 
-    /// Says that an output file has this length now.
+    /// Says that an output file has this length now, of which `added` bytes are new.
     ///
     /// # Errors
     /// When the agent ends.
-    pub(crate) async fn grew(&self, attempt: AttemptId, stream: OutputStream, length: u64) -> Result<(), OutboxClosed> {
-        self.changes
-            .send(vec![Change::Grew(attempt, stream, length)])
-            .await
-            .map_err(|_| OutboxClosed)
+    pub(crate) async fn grew(
+        &self,
+        attempt: AttemptId,
+        stream: OutputStream,
+        length: u64,
+        added: u64,
+    ) -> Result<(), OutboxClosed> {
+        let grew = Change::Grew {
+            attempt,
+            stream,
+            length,
+            added,
+        };
+        self.changes.send(vec![grew]).await.map_err(|_| OutboxClosed)
     }
 }
 

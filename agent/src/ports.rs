@@ -8,6 +8,7 @@ use kage_core::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapter::Adapter;
+use crate::process::Runner;
 
 /// The adapters of this agent by name.
 pub type Registry = BTreeMap<AdapterName, Arc<dyn Adapter>>;
@@ -23,6 +24,8 @@ pub type Random = Arc<dyn Fn() -> u128 + Send + Sync>;
 pub struct Ports {
     /// Who can work on sessions here.
     pub adapters: Registry,
+    /// Starts programs.
+    pub runner: Runner,
     /// The time of day.
     pub clock: Clock,
     /// Randomness for ids and jitter.
@@ -32,11 +35,13 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// The machine's clock and randomness.
+    /// The machine's clock and randomness, and programs without a warden: only an executable
+    /// that can become one (see [`crate::process::warden_main_if_asked`]) sets another runner.
     #[must_use]
     pub fn system(adapters: Registry) -> Self {
         Self {
             adapters,
+            runner: Runner::default(),
             clock: Arc::new(|| {
                 let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
                 Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))

@@ -38,6 +38,15 @@ fn ledger(n: u128, stored: impl IntoIterator<Item = Stored>) -> Ledger {
     ledger
 }
 
+fn grew(n: u128, stream: OutputStream, length: u64) -> Change {
+    Change::Grew {
+        attempt: key(n).attempt,
+        stream,
+        length,
+        added: length,
+    }
+}
+
 fn seqs(next: Next) -> Vec<u64> {
     match next {
         Next::Events(_, events) => events.iter().map(|event| event.seq).collect(),
@@ -68,7 +77,7 @@ fn a_gap_is_sent_again() {
 #[test]
 fn finished_waits_for_output_and_other_events_do_not() {
     let mut ledger = ledger(1, [activity(1), finished(2)]);
-    let _ = ledger.apply(Change::Grew(key(1).attempt, OutputStream::Stdout, 100_000));
+    let _ = ledger.apply(grew(1, OutputStream::Stdout, 100_000));
     assert_eq!(seqs(ledger.next()), [1]);
     let mut sent = 0;
     loop {
@@ -99,7 +108,7 @@ fn attempts_take_turns_and_events_go_first() {
     let mut ledger = Ledger::default();
     for n in [1, 2] {
         let _ = ledger.apply(Change::Opened(key(n)));
-        let _ = ledger.apply(Change::Grew(key(n).attempt, OutputStream::Stdout, 200_000));
+        let _ = ledger.apply(grew(n, OutputStream::Stdout, 200_000));
     }
     let turn = |ledger: &mut Ledger| match ledger.next() {
         Next::Output { key, .. } => key,
@@ -115,7 +124,7 @@ fn attempts_take_turns_and_events_go_first() {
 #[test]
 fn what_is_on_its_way_is_bounded() {
     let mut ledger = ledger(1, []);
-    let _ = ledger.apply(Change::Grew(key(1).attempt, OutputStream::Stdout, 3 * WINDOW));
+    let _ = ledger.apply(grew(1, OutputStream::Stdout, 3 * WINDOW));
     let mut sent = 0;
     while let Next::Output { length, .. } = ledger.next() {
         sent += length as u64;
@@ -132,12 +141,13 @@ fn a_refused_attempt_gives_its_space_back() {
     let stored = activity(1);
     let size = u64::from(stored.size);
     let mut ledger = ledger(1, [stored]);
-    let _ = ledger.apply(Change::Grew(key(1).attempt, OutputStream::Stderr, 50));
+    let _ = ledger.apply(grew(1, OutputStream::Stderr, 50));
     let progress = ledger.drop_attempt(key(1).attempt);
     assert_eq!((progress.event_bytes, progress.output_bytes), (size, 50));
     let late = activity(2);
     let size = u64::from(late.size);
     assert_eq!(ledger.apply(Change::Committed(key(1).attempt, late)).event_bytes, size);
+    assert_eq!(ledger.apply(grew(1, OutputStream::Stderr, 70)).output_bytes, 70);
     assert!(ledger.is_empty());
 }
 

@@ -1,0 +1,220 @@
+//! One granted attempt, from its grant to its last event. This file owns what every kind
+//! of attempt shares: it is opened in the outbox, raced against the order to stop, ended
+//! by exactly one `Finished`, and cleaned up. What is done in between is in the folder.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kage_core::event::{AttemptOutcome, EventBody, Phase};
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::id::AttemptId;
+use kage_core::task::RepositoryRef;
+use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use crate::blobs::Blobs;
+use crate::config::Limits;
+use crate::contexts::Contexts;
+use crate::live::{Live, Stop, StopReason};
+use crate::mask::Masker;
+use crate::outbox::{Outbox, OutboxClosed};
+use crate::output;
+use crate::ports::{Clock, Registry};
+use crate::process::Runner;
+use crate::recorder::Recording;
+use crate::state::Paths;
+use crate::workspace::{Workspaces, remove_folder};
+
+mod changes;
+mod session;
+mod verify;
+
+/// What all attempts of an agent use.
+pub(crate) struct Shop {
+    pub(crate) name: String,
+    pub(crate) adapters: Registry,
+    pub(crate) runner: Runner,
+    pub(crate) clock: Clock,
+    pub(crate) limits: Limits,
+    pub(crate) paths: Paths,
+    pub(crate) outbox: Outbox,
+    pub(crate) live: Live,
+    pub(crate) masker: Masker,
+    pub(crate) blobs: Blobs,
+    pub(crate) contexts: Contexts,
+    pub(crate) workspaces: Workspaces,
+}
+
+/// What one attempt was granted.
+pub(crate) struct Grant {
+    pub(crate) key: AttemptKey,
+    pub(crate) work: Work,
+    pub(crate) stop: Stop,
+    pub(crate) frozen: watch::Receiver<bool>,
+    /// Given back before the end is told, so that the coordinator never knows of a free
+    /// slot earlier than this agent.
+    pub(crate) slot: OwnedSemaphorePermit,
+}
+
+/// One attempt at work.
+struct Attempt {
+    shop: Arc<Shop>,
+    id: AttemptId,
+    work: Work,
+    stop: Stop,
+    frozen: watch::Receiver<bool>,
+    recording: Recording,
+}
+
+/// Why an attempt's work ended early.
+enum Ended {
+    /// It failed.
+    Failed(Failure),
+    /// The agent ends; nobody takes events any more.
+    Closed,
+}
+
+impl From<OutboxClosed> for Ended {
+    fn from(OutboxClosed: OutboxClosed) -> Self {
+        Self::Closed
+    }
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Shop {
+    fn recording(&self, attempt: AttemptId) -> Recording {
+        Recording {
+            attempt,
+            outbox: self.outbox.clone(),
+            clock: Arc::clone(&self.clock),
+            masker: self.masker.clone(),
+            output_dir: self.paths.output(),
+            output_cap: self.limits.output_cap,
+        }
+    }
+
+    /// Ends an attempt whose own task is gone.
+    pub(crate) async fn crashed(&self, attempt: AttemptId, why: &str) {
+        let failure = Failure::new(FailureKind::AdapterCrash, format!("the attempt crashed: {why}"));
+        let finished = EventBody::Finished(AttemptOutcome::Failed(failure));
+        if let Err(error) = self.recording(attempt).post(finished).await {
+            tracing::debug!(%attempt, %error, "crash is not reported");
+        }
+    }
+}
+
+/// Runs an attempt to its end.
+pub(crate) async fn run(shop: Arc<Shop>, grant: Grant) {
+    let id = grant.key.attempt;
+    if shop.outbox.open_attempt(grant.key).await.is_err() {
+        return;
+    }
+    let attempt = Attempt {
+        recording: shop.recording(id),
+        id,
+        work: grant.work,
+        stop: grant.stop,
+        frozen: grant.frozen,
+        shop,
+    };
+    let mut used = Used::default();
+    let worked = match &attempt.work.kind {
+        WorkKind::Session(work) => session::run(&attempt, work, &mut used).await,
+        WorkKind::Verify(work) => verify::run(&attempt, work, &mut used).await,
+    };
+    drop(grant.slot);
+    let outcome = match worked {
+        Ok(outcome) => outcome,
+        Err(Ended::Failed(failure)) => AttemptOutcome::Failed(failure),
+        Err(Ended::Closed) => return,
+    };
+    tracing::info!(outcome = outcome_name(&outcome), "attempt ended");
+    if attempt.recording.post(EventBody::Finished(outcome)).await.is_err() {
+        tracing::debug!("the end is not reported");
+    }
+    attempt.clean(used).await;
+}
+
+const fn outcome_name(outcome: &AttemptOutcome) -> &'static str {
+    match outcome {
+        AttemptOutcome::Claimed => "claimed",
+        AttemptOutcome::Verdict(_) => "verdict",
+        AttemptOutcome::Failed(_) => "failed",
+    }
+}
+
+/// What an attempt made on this machine and has to take away again.
+#[derive(Debug, Default)]
+struct Used {
+    workspace: Option<crate::workspace::Workspace>,
+    scratch: Option<PathBuf>,
+}
+
+impl Attempt {
+    /// Does something unless the attempt has to stop.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Ended> {
+        match self.stop.token().run_until_cancelled(work).await {
+            Some(done) => done.map_err(Ended::Failed),
+            None => Err(self.stopped().into()),
+        }
+    }
+
+    /// How the attempt ends after it was told to stop.
+    fn stopped(&self) -> Failure {
+        match self.stop.reason() {
+            Some(reason) => reason.failure(),
+            None => StopReason::Ordered(String::new()).failure(),
+        }
+    }
+
+    async fn phase(&self, phase: Phase) -> Result<(), OutboxClosed> {
+        self.recording.post(EventBody::PhaseChanged(phase)).await
+    }
+
+    fn repository(&self) -> Option<&RepositoryRef> {
+        self.work.repository.as_ref()
+    }
+
+    /// Makes the folder for HOME and TMPDIR.
+    async fn scratch(&self, used: &mut Used) -> Result<PathBuf, Failure> {
+        let scratch = self.shop.paths.scratch(self.id);
+        used.scratch = Some(scratch.clone());
+        for folder in ["home", "tmp"] {
+            let folder = scratch.join(folder);
+            tokio::fs::create_dir_all(&folder).await.map_err(|error| {
+                Failure::new(
+                    FailureKind::Unknown,
+                    format!("cannot make {}: {error}", folder.display()),
+                )
+            })?;
+        }
+        Ok(scratch)
+    }
+
+    /// Takes away what the attempt made. Its result is in the coordinator's hands by now.
+    async fn clean(self, used: Used) {
+        if let Some(workspace) = used.workspace {
+            self.shop.workspaces.remove(self.id, workspace).await;
+        }
+        if let Some(scratch) = used.scratch {
+            remove_folder(scratch).await;
+        }
+        // A refused attempt was forgotten, with its files, while it still wrote.
+        if self.stop.reason().is_some() && !self.shop.live.contains(self.id) {
+            let (dir, id) = (self.shop.paths.output(), self.id);
+            let removed = tokio::task::spawn_blocking(move || output::remove(&dir, id)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(%error, "output was not removed");
+            }
+        }
+    }
+}
+
+/// How long a program that was told to stop may outlive its grace period before it is abandoned.
+const ABANDON: Duration = Duration::from_secs(30);

@@ -1,0 +1,111 @@
+//! Tells which files of a worktree changed while a session works on them: looks from time
+//! to time, more rarely the longer a look takes, and reports only what is new.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kage_core::event::{ChangeKind, EventBody, FileChange};
+use kage_git::Worktree;
+use tokio::time::Instant;
+
+use crate::outbox::OutboxClosed;
+use crate::recorder::Recording;
+use crate::workspace::chain;
+
+/// The wait after a look that found something new.
+const SHORTEST: Duration = Duration::from_millis(300);
+/// The longest wait between two looks, unless a look itself takes long.
+const LONGEST: Duration = Duration::from_secs(3);
+/// A look may take one part in this many of the time.
+const SHARE: u32 = 20;
+/// Files of one event, so that it stays a small message.
+const FILES: usize = 200;
+
+/// The changes of one worktree that were reported.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    reported: BTreeMap<String, FileChange>,
+}
+
+impl Changes {
+    /// Looks and reports until it is dropped; returns only when the agent ends.
+    pub(super) async fn watch(&mut self, tree: &Worktree, recording: &Recording) -> OutboxClosed {
+        let mut wait = SHORTEST;
+        loop {
+            tokio::time::sleep(wait).await;
+            let began = Instant::now();
+            let new = match self.look(tree, recording).await {
+                Ok(new) => new,
+                Err(closed) => return closed,
+            };
+            wait = if new { SHORTEST } else { (wait * 2).min(LONGEST) };
+            wait = wait.max(began.elapsed() * SHARE);
+        }
+    }
+
+    /// Reports what is new. True when something was.
+    pub(super) async fn look(&mut self, tree: &Worktree, recording: &Recording) -> Result<bool, OutboxClosed> {
+        let now = match tree.changes().await {
+            Ok(now) => now,
+            Err(error) => {
+                // The program may be in the middle of something; the next look tells more.
+                tracing::debug!(error = chain(&error), "worktree cannot be looked at");
+                return Ok(false);
+            }
+        };
+        let news = self.update(now);
+        for files in news.chunks(FILES) {
+            recording.post(EventBody::FilesChanged(files.to_vec())).await?;
+        }
+        Ok(!news.is_empty())
+    }
+
+    /// What differs from the last report, in the order of paths.
+    fn update(&mut self, now: Vec<FileChange>) -> Vec<FileChange> {
+        let now: BTreeMap<_, _> = now.into_iter().map(|change| (change.path.clone(), change)).collect();
+        let gone = self.reported.keys().filter(|path| !now.contains_key(*path));
+        let mut news: Vec<_> = gone
+            .map(|path| FileChange {
+                path: path.clone(),
+                kind: ChangeKind::Reverted,
+                added: 0,
+                removed: 0,
+            })
+            .chain(
+                now.values()
+                    .filter(|change| self.reported.get(&change.path) != Some(change))
+                    .cloned(),
+            )
+            .collect();
+        news.sort_by(|a, b| a.path.cmp(&b.path));
+        self.reported = now;
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(path: &str, kind: ChangeKind, added: u64) -> FileChange {
+        FileChange {
+            path: path.to_owned(),
+            kind,
+            added,
+            removed: 0,
+        }
+    }
+
+    #[test]
+    fn reports_each_difference_once() {
+        let mut changes = Changes::default();
+        let a1 = change("a", ChangeKind::Added, 1);
+        let b1 = change("b", ChangeKind::Modified, 1);
+        let a2 = change("a", ChangeKind::Added, 2);
+        assert_eq!(changes.update(vec![b1.clone(), a1.clone()]), [a1.clone(), b1.clone()]);
+        assert_eq!(changes.update(vec![a1, b1.clone()]), []);
+        assert_eq!(changes.update(vec![a2.clone(), b1]), [a2.clone()]);
+        assert_eq!(changes.update(vec![a2.clone()]), [change("b", ChangeKind::Reverted, 0)]);
+        assert_eq!(changes.update(vec![a2]), []);
+    }
+}

@@ -1,0 +1,259 @@
+//! A verify attempt: a clean worktree of a result, protected paths as they were in the
+//! base, then the setup and verify commands. It decides *failed* only when the verify
+//! command ran and said so; whatever kept it from running is *errored*.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use kage_core::event::{AttemptOutcome, EventBody, OutputStream, Phase, Verdict, VerdictKind};
+use kage_core::failure::{Failure, FailureKind};
+use kage_proto::convert::agent::VerifyWork;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use super::{Attempt, Ended, Used};
+use crate::adapter::Reporter;
+use crate::process::{Cause, Chunk, Command, Control, Environment, Limits, Pipe, Status, Stdin};
+use crate::workspace::chain;
+
+/// Chunks that wait for the recorder. When full, the command waits.
+const CHUNKS: usize = 8;
+/// Reports that wait for the recorder.
+const REPORTS: usize = 32;
+/// How much of the end of the output a verdict may quote.
+const TAIL: usize = 2048;
+/// Lines of it that it does quote.
+const LINES: usize = 5;
+
+/// How one command ended.
+enum Ran {
+    /// It ended by itself.
+    Ended(Status),
+    /// It could not be run to its end, and why.
+    Not(String),
+}
+
+/// Checks a result.
+pub(super) async fn run(attempt: &Attempt, work: &VerifyWork, used: &mut Used) -> Result<AttemptOutcome, Ended> {
+    attempt.phase(Phase::Preparing).await?;
+    let Some(repository) = attempt.repository() else {
+        let text = "a verify job without a repository cannot be run";
+        return Err(Failure::new(FailureKind::InvalidRequest, text).into());
+    };
+    let base = &repository.base;
+    let making = attempt.shop.workspaces.for_verify(
+        attempt.id,
+        &attempt.work.project,
+        &repository.name,
+        base,
+        attempt.work.session,
+        &work.commit,
+    );
+    let workspace = attempt
+        .unless_stopped(async { making.await.map_err(|error| error.failure()) })
+        .await?;
+    let tree = &used.workspace.insert(workspace).tree;
+    let path = tree.path().to_owned();
+    if !work.policy.protect.is_empty() {
+        let restoring = tree.restore_paths(base, &work.policy.protect);
+        let restored = attempt
+            .unless_stopped(async {
+                restoring
+                    .await
+                    .map_err(|error| Failure::new(FailureKind::CorruptedState, chain(&error)))
+            })
+            .await?;
+        if !restored.is_empty() {
+            let text = format!("protected, restored from the base: {}", restored.join(", "));
+            attempt.recording.post(EventBody::Activity(text)).await?;
+        }
+    }
+    let scratch = attempt.scratch(used).await?;
+    let mut shell = Shell::new(attempt, path, environment(attempt, &scratch), work);
+    let verdict = decide(attempt, work, &mut shell).await;
+    shell.finish().await?;
+    let (kind, exit_code, message) = verdict?;
+    if attempt.stop.reason().is_some() {
+        return Err(attempt.stopped().into());
+    }
+    Ok(AttemptOutcome::Verdict(Verdict {
+        kind,
+        exit_code,
+        message,
+        duration: shell.began.elapsed(),
+        agent: attempt.shop.name.clone(),
+        environment: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+    }))
+}
+
+async fn decide(
+    attempt: &Attempt,
+    work: &VerifyWork,
+    shell: &mut Shell<'_>,
+) -> Result<(VerdictKind, Option<i32>, String), Ended> {
+    if let Some(setup) = &work.policy.setup {
+        attempt.phase(Phase::Setup).await?;
+        match shell.run(setup).await {
+            Ran::Ended(status) if status.success() => {}
+            Ran::Ended(status) => {
+                let text = shell.message(&format!("setup failed with {status}"));
+                return Ok((VerdictKind::Errored, Some(status.shell_code()), text));
+            }
+            Ran::Not(why) => return Ok((VerdictKind::Errored, None, format!("setup: {why}"))),
+        }
+    }
+    attempt.phase(Phase::Verifying).await?;
+    let Some(verify) = &work.policy.verify else {
+        let text = "there is no verify command".to_owned();
+        return Ok((VerdictKind::Errored, None, text));
+    };
+    Ok(match shell.run(verify).await {
+        Ran::Ended(status) if status.success() => (VerdictKind::Passed, Some(0), "verify passed".to_owned()),
+        Ran::Ended(status) => {
+            let text = shell.message(&format!("verify failed with {status}"));
+            (VerdictKind::Failed, Some(status.shell_code()), text)
+        }
+        Ran::Not(why) => (VerdictKind::Errored, None, format!("verify: {why}")),
+    })
+}
+
+fn environment(attempt: &Attempt, scratch: &std::path::Path) -> BTreeMap<OsString, OsString> {
+    let own: BTreeMap<_, _> = std::env::vars_os().collect();
+    let mut environment = Environment::for_session(&own, scratch);
+    environment.set("KAGE_TASK", attempt.work.task.to_string());
+    environment.set("KAGE_SESSION", attempt.work.session.to_string());
+    environment.into_map()
+}
+
+/// Runs commands in the worktree, one after the other, into the same output.
+struct Shell<'a> {
+    attempt: &'a Attempt,
+    worktree: PathBuf,
+    environment: BTreeMap<OsString, OsString>,
+    began: Instant,
+    deadline: Instant,
+    reporter: Option<Reporter>,
+    recorder: JoinSet<Result<(), crate::outbox::OutboxClosed>>,
+    /// The end of the output.
+    tail: VecDeque<u8>,
+}
+
+impl<'a> Shell<'a> {
+    fn new(
+        attempt: &'a Attempt,
+        worktree: PathBuf,
+        environment: BTreeMap<OsString, OsString>,
+        work: &VerifyWork,
+    ) -> Self {
+        let (reporter, reports) = Reporter::channel(REPORTS);
+        let mut recorder = JoinSet::new();
+        let (active, _) = watch::channel(Instant::now());
+        recorder.spawn(attempt.recording.clone().run(reports, active).in_current_span());
+        Self {
+            attempt,
+            worktree,
+            environment,
+            began: Instant::now(),
+            deadline: Instant::now() + work.policy.timeout,
+            reporter: Some(reporter),
+            recorder,
+            tail: VecDeque::new(),
+        }
+    }
+
+    /// Runs one command by the shell.
+    async fn run(&mut self, command: &str) -> Ran {
+        self.tail.clear();
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let command = Command {
+            program: "/bin/sh".into(),
+            args: vec!["-c".into(), command.into()],
+            env: self.environment.clone(),
+            cwd: self.worktree.clone(),
+            stdin: Stdin::Null,
+        };
+        let limits = Limits {
+            timeout: left,
+            // A quiet test run is nothing unusual.
+            idle_timeout: left,
+            grace: self.attempt.shop.limits.stop_grace,
+        };
+        let control = Control {
+            stop: self.attempt.stop.token().clone(),
+            frozen: self.attempt.frozen.clone(),
+        };
+        let (sender, mut chunks) = mpsc::channel::<Chunk>(CHUNKS);
+        let running = self.attempt.shop.runner.run(command, limits, control, sender);
+        let reporter = self.reporter.clone();
+        let tail = &mut self.tail;
+        let forwarding = async {
+            while let Some(chunk) = chunks.recv().await {
+                let stream = match chunk.pipe {
+                    Pipe::Stdout => OutputStream::Stdout,
+                    Pipe::Stderr => OutputStream::Stderr,
+                };
+                tail.extend(&chunk.bytes[chunk.bytes.len().saturating_sub(TAIL)..]);
+                let surplus = tail.len().saturating_sub(TAIL);
+                tail.drain(..surplus);
+                let sent = match &reporter {
+                    Some(reporter) => reporter.output(stream, chunk.bytes).await,
+                    None => Ok(()),
+                };
+                if sent.is_err() {
+                    break;
+                }
+            }
+        };
+        let (ended, ()) = tokio::join!(running, forwarding);
+        match ended {
+            Ok(ended) => match ended.cause {
+                Cause::Itself => Ran::Ended(ended.status),
+                Cause::Stopped => Ran::Not("it was stopped".to_owned()),
+                Cause::TimedOut | Cause::Idle => Ran::Not("it took longer than the time-out".to_owned()),
+                Cause::Unread => Ran::Not("its output could not be kept".to_owned()),
+            },
+            Err(error) => Ran::Not(chain(&error)),
+        }
+    }
+
+    /// A sentence and the last lines of the output.
+    fn message(&self, what: &str) -> String {
+        let tail: Vec<u8> = self.tail.iter().copied().collect();
+        let text = String::from_utf8_lossy(&tail);
+        let lines: Vec<_> = text
+            .lines()
+            .map(str::trim_end)
+            .filter(|line| !line.is_empty())
+            .collect();
+        let last = &lines[lines.len().saturating_sub(LINES)..];
+        if last.is_empty() {
+            what.to_owned()
+        } else {
+            format!("{what}: {}", last.join("\n"))
+        }
+    }
+
+    /// Waits until all output is recorded, unless the attempt was stopped.
+    async fn finish(&mut self) -> Result<(), Ended> {
+        self.reporter = None;
+        let recorded = self.recorder.join_next();
+        let recorded = if self.attempt.stop.reason().is_some() {
+            tokio::time::timeout(self.attempt.shop.limits.stop_grace, recorded)
+                .await
+                .unwrap_or(None)
+        } else {
+            recorded.await
+        };
+        match recorded {
+            Some(Ok(result)) => result.map_err(Ended::from),
+            Some(Err(error)) => {
+                let text = format!("the recorder crashed: {error}");
+                Err(Failure::new(FailureKind::AdapterCrash, text).into())
+            }
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The blob plane as an agent uses it: gets and puts by digest over HTTP. A coordinator
+//! that is away is waited for, because its restart is only a long disconnect; the caller
+//! drops the future when it has to stop.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::id::{AgentId, Digest, ProjectId};
+use kage_proto::blob::{AGENT_HEADER, bearer, blob_path};
+use reqwest::StatusCode;
+use sha2::Digest as _;
+
+use crate::backoff::Backoff;
+use crate::config::Secret;
+use crate::ports::Random;
+
+/// Silence after which a request counts as lost.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Requests for one blob before it counts as out of reach.
+const TRIES: u32 = 60;
+
+/// Why a blob could not be moved.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BlobError {
+    /// The coordinator does not have it.
+    #[error("the coordinator has no blob {digest}")]
+    Missing {
+        /// Which.
+        digest: Digest,
+    },
+    /// What came has another digest.
+    #[error("what the coordinator sent as blob {digest} is something else")]
+    Mismatch {
+        /// Which was asked for.
+        digest: Digest,
+    },
+    /// The coordinator refuses, and would refuse again.
+    #[error("the coordinator answered {status} for blob {digest}")]
+    Refused {
+        /// Which.
+        digest: Digest,
+        /// How.
+        status: StatusCode,
+    },
+    /// The coordinator was away for too long.
+    #[error("the coordinator could not be reached")]
+    Unreachable(#[source] reqwest::Error),
+    /// A file of this agent could not be read.
+    #[error("cannot read {path}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl BlobError {
+    /// How an attempt that needs the blob fails.
+    pub(crate) fn failure(&self, what: &str) -> Failure {
+        let kind = match self {
+            Self::Missing { .. } | Self::Mismatch { .. } => FailureKind::ContextUnavailable,
+            Self::Refused { .. } | Self::Io { .. } => FailureKind::Unknown,
+            Self::Unreachable(_) => FailureKind::Network,
+        };
+        Failure::new(kind, format!("{what}: {self}"))
+    }
+}
+
+/// A client of the blob plane. Cloning shares its connections.
+#[derive(Clone)]
+pub(crate) struct Blobs {
+    client: reqwest::Client,
+    coordinator_url: String,
+    token: Secret,
+    agent: AgentId,
+    random: Random,
+}
+
+impl std::fmt::Debug for Blobs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Blobs").finish_non_exhaustive()
+    }
+}
+
+impl Blobs {
+    /// A client for this coordinator.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be made.
+    pub(crate) fn new(
+        coordinator_url: &str,
+        token: Secret,
+        agent: AgentId,
+        random: Random,
+    ) -> Result<Self, reqwest::Error> {
+        Ok(Self {
+            client: reqwest::Client::builder()
+                .connect_timeout(SILENCE)
+                .read_timeout(SILENCE)
+                .no_proxy()
+                .build()?,
+            coordinator_url: coordinator_url.trim_end_matches('/').to_owned(),
+            token,
+            agent,
+            random,
+        })
+    }
+
+    fn request(&self, method: reqwest::Method, project: &ProjectId, digest: &Digest) -> reqwest::RequestBuilder {
+        self.client
+            .request(
+                method,
+                format!("{}{}", self.coordinator_url, blob_path(project, digest)),
+            )
+            .header(http::header::AUTHORIZATION, bearer(self.token.reveal()))
+            .header(AGENT_HEADER, self.agent.to_string())
+    }
+
+    /// Gets a blob whole and checks it.
+    ///
+    /// # Errors
+    /// When the coordinator does not have it or stays away.
+    pub(crate) async fn get(&self, project: &ProjectId, digest: &Digest) -> Result<Bytes, BlobError> {
+        let mut tries = Tries::default();
+        loop {
+            let received = async {
+                let response = self.request(reqwest::Method::GET, project, digest).send().await?;
+                let status = response.status();
+                Ok((status, response.bytes().await?))
+            };
+            match received.await {
+                Ok((StatusCode::OK, bytes)) => {
+                    return if Digest::of(&bytes) == *digest {
+                        Ok(bytes)
+                    } else {
+                        Err(BlobError::Mismatch { digest: digest.clone() })
+                    };
+                }
+                Ok((status, _)) => tries.refused(status, digest, &self.random).await?,
+                Err(error) => tries.failed(error, &self.random).await?,
+            }
+        }
+    }
+
+    /// Puts a file's content and returns its digest. It is durable then.
+    ///
+    /// # Errors
+    /// When the coordinator refuses it or stays away.
+    pub(crate) async fn put_file(&self, project: &ProjectId, path: &Path) -> Result<Digest, BlobError> {
+        let io = |source| BlobError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let owned = path.to_owned();
+        let (digest, length) = tokio::task::spawn_blocking(move || digest_of(&owned))
+            .await
+            .map_err(|error| io(std::io::Error::other(error)))?
+            .map_err(io)?;
+        let mut tries = Tries::default();
+        loop {
+            let file = tokio::fs::File::open(path).await.map_err(io)?;
+            let sent = self
+                .request(reqwest::Method::PUT, project, &digest)
+                .header(http::header::CONTENT_LENGTH, length)
+                .body(file)
+                .send();
+            match sent.await {
+                Ok(response) if response.status().is_success() => return Ok(digest),
+                Ok(response) => tries.refused(response.status(), &digest, &self.random).await?,
+                Err(error) => tries.failed(error, &self.random).await?,
+            }
+        }
+    }
+}
+
+/// How often one blob was asked for.
+#[derive(Default)]
+struct Tries {
+    made: u32,
+    backoff: Backoff,
+}
+
+impl Tries {
+    async fn refused(&mut self, status: StatusCode, digest: &Digest, random: &Random) -> Result<(), BlobError> {
+        self.made += 1;
+        let passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        match status {
+            StatusCode::NOT_FOUND => Err(BlobError::Missing { digest: digest.clone() }),
+            _ if passing && self.made < TRIES => {
+                tokio::time::sleep(self.backoff.next(random)).await;
+                Ok(())
+            }
+            status => Err(BlobError::Refused {
+                digest: digest.clone(),
+                status,
+            }),
+        }
+    }
+
+    async fn failed(&mut self, error: reqwest::Error, random: &Random) -> Result<(), BlobError> {
+        self.made += 1;
+        if self.made >= TRIES {
+            return Err(BlobError::Unreachable(error));
+        }
+        tracing::debug!(%error, "blob request failed");
+        tokio::time::sleep(self.backoff.next(random)).await;
+        Ok(())
+    }
+}
+
+fn digest_of(path: &Path) -> std::io::Result<(Digest, u64)> {
+    let mut file = std::fs::File::open(path)?;
+    let mut hasher = sha2::Sha256::new();
+    let length = std::io::copy(&mut file, &mut HashWriter(&mut hasher))?;
+    Ok((Digest::from_raw(hasher.finalize().into()), length))
+}
+
+struct HashWriter<'h>(&'h mut sha2::Sha256);
+
+impl std::io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,541 @@
+//! The control session: one task that owns the connection to the coordinator, the leases
+//! and the attempts that run. It connects forever; a coordinator that is away is a long
+//! disconnect, during which attempts go on and are frozen only when their leases end.
+//!
+//! ```text
+//!   Down --wait--> Connecting --> Up (Hello, then Welcome) --broken or silent--> Down
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use kage_core::id::{AgentId, AttemptId, BootId};
+use kage_core::task::Labels;
+use kage_proto::client::{Client, ConnectError};
+use kage_proto::convert::agent::{Adapter, AttemptKey, Hello, Work, WorkKind};
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+use kage_proto::v1::connect_request::Message as ToCoordinator;
+use kage_proto::v1::connect_response::Message as FromCoordinator;
+use kage_proto::{PROTOCOL, PROTOCOL_MIN};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::attempt::{self, Grant, Shop};
+use crate::backoff::Backoff;
+use crate::config::Secret;
+use crate::lease::{Effect, Leases, Terms};
+use crate::live::{Stop, StopReason};
+use crate::ports::Random;
+
+/// Messages that wait for the connection. When full, the coordinator takes nothing, and
+/// the connection counts as dead.
+const OUTBOUND: usize = 1024;
+/// How long connecting and Welcome may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Heartbeat intervals without a word from the coordinator after which it counts as away.
+const SILENT_INTERVALS: u32 = 3;
+/// What leases are reckoned with until the first Welcome; nothing runs before it.
+const FIRST_TERMS: Terms = Terms {
+    ttl: Duration::from_secs(20),
+    max_detached: Duration::from_secs(600),
+};
+
+/// What a control session needs.
+pub(crate) struct Parts {
+    pub(crate) shop: Arc<Shop>,
+    pub(crate) agent: AgentId,
+    pub(crate) boot: BootId,
+    pub(crate) slots: u32,
+    pub(crate) labels: Labels,
+    pub(crate) adapters: Vec<Adapter>,
+    pub(crate) coordinator_url: String,
+    pub(crate) token: Secret,
+    pub(crate) random: Random,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) hand_back: CancellationToken,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("cannot connect")]
+    Connect(#[source] ConnectError),
+    #[error("the control session ended")]
+    Call(#[source] ApiError),
+    #[error("the coordinator is silent")]
+    Silent,
+    #[error("the coordinator closed the control session")]
+    Closed,
+    #[error("the coordinator does not take messages")]
+    Full,
+}
+
+struct Connected {
+    outbound: mpsc::Sender<v1::ConnectRequest>,
+    inbound: tonic::Streaming<v1::ConnectResponse>,
+    /// When the last message came, or the connection was made.
+    heard: Instant,
+    /// What Welcome said; `None` before it.
+    welcome: Option<Welcomed>,
+}
+
+struct Welcomed {
+    interval: Duration,
+    next: Instant,
+    sequence: u64,
+    /// Heartbeats without answer, and when they were sent.
+    asked: BTreeMap<u64, Instant>,
+}
+
+enum Link {
+    Down { until: Instant },
+    Connecting(BoxFuture<'static, Result<Connected, LinkError>>),
+    Up(Box<Connected>),
+}
+
+/// An accepted offer that is not granted yet. It holds its slot.
+struct Accepted {
+    key: AttemptKey,
+    work: Work,
+    slot: OwnedSemaphorePermit,
+    at: Instant,
+}
+
+/// Whether and how the agent ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    /// It takes work.
+    Taking,
+    /// It takes none, because the coordinator said so.
+    Draining,
+    /// It ends when what runs is finished, or hands it back at this time.
+    Finishing { until: Instant },
+    /// It ends when what runs is stopped, or abandons it at this time.
+    HandingBack { until: Instant },
+}
+
+/// What the loop takes up next.
+enum Input {
+    Retry,
+    Connected(Result<Connected, LinkError>),
+    Message(Result<Option<v1::ConnectResponse>, tonic::Status>),
+    Heartbeat,
+    Silent,
+    LeaseDue,
+    AttemptEnded(Result<(Id, ()), JoinError>),
+    Shutdown,
+    HandBack,
+    CourseDue,
+}
+
+pub(crate) struct Connection {
+    parts: Parts,
+    link: Link,
+    backoff: Backoff,
+    course: Course,
+    slots: Arc<Semaphore>,
+    accepted: HashMap<AttemptId, Accepted>,
+    leases: Leases,
+    running: JoinSet<()>,
+    attempts: HashMap<Id, AttemptId>,
+    frozen: HashMap<AttemptId, watch::Sender<bool>>,
+}
+
+impl Connection {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(parts.slots as usize)),
+            parts,
+            link: Link::Down { until: Instant::now() },
+            backoff: Backoff::default(),
+            course: Course::Taking,
+            accepted: HashMap::new(),
+            leases: Leases::new(FIRST_TERMS),
+            running: JoinSet::new(),
+            attempts: HashMap::new(),
+            frozen: HashMap::new(),
+        }
+    }
+
+    /// Runs until the agent is told to end and nothing runs any more.
+    pub(crate) async fn run(mut self) {
+        while !self.is_over() {
+            match self.input().await {
+                Input::Retry => self.link = Link::Connecting(Box::pin(self.connect())),
+                Input::Connected(Ok(connected)) => self.link = Link::Up(Box::new(connected)),
+                Input::Connected(Err(error)) => self.down(&error),
+                Input::Message(Ok(Some(message))) => self.message(message),
+                Input::Message(Ok(None)) => self.down(&LinkError::Closed),
+                Input::Message(Err(status)) => self.down(&LinkError::Call(status.into())),
+                Input::Heartbeat => self.heartbeat(),
+                Input::Silent => self.down(&LinkError::Silent),
+                Input::LeaseDue => {
+                    for effect in self.leases.due(Instant::now()) {
+                        self.carry_out(effect);
+                    }
+                }
+                Input::AttemptEnded(joined) => self.attempt_ended(joined).await,
+                Input::Shutdown => {
+                    tracing::info!("shutting down: no more work is taken");
+                    let until = Instant::now() + self.parts.shop.limits.drain;
+                    self.stop_taking(Course::Finishing { until });
+                }
+                Input::HandBack => self.hand_back(),
+                Input::CourseDue => match self.course {
+                    Course::Taking | Course::Draining => {}
+                    Course::Finishing { .. } => self.hand_back(),
+                    Course::HandingBack { .. } => {
+                        tracing::error!(attempts = self.running.len(), "attempts did not stop and are abandoned");
+                        self.running.abort_all();
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self.course {
+            Course::Taking | Course::Draining => false,
+            Course::Finishing { .. } | Course::HandingBack { .. } => self.running.is_empty(),
+        }
+    }
+
+    async fn input(&mut self) -> Input {
+        let (until, may_shut_down, may_hand_back) = match self.course {
+            Course::Taking | Course::Draining => (None, true, true),
+            Course::Finishing { until } => (Some(until), false, true),
+            Course::HandingBack { until } => (Some(until), false, false),
+        };
+        let lease = self.leases.next();
+        let link = async {
+            match &mut self.link {
+                Link::Down { until } => {
+                    tokio::time::sleep_until(*until).await;
+                    Input::Retry
+                }
+                Link::Connecting(connecting) => Input::Connected(connecting.await),
+                Link::Up(connected) => connected.next().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.parts.hand_back.cancelled(), if may_hand_back => Input::HandBack,
+            () = self.parts.shutdown.cancelled(), if may_shut_down => Input::Shutdown,
+            () = sleep_until(until), if until.is_some() => Input::CourseDue,
+            () = sleep_until(lease), if lease.is_some() => Input::LeaseDue,
+            Some(joined) = self.running.join_next_with_id() => Input::AttemptEnded(joined),
+            input = link => input,
+        }
+    }
+
+    fn connect(&self) -> impl Future<Output = Result<Connected, LinkError>> + Send + 'static {
+        let url = self.parts.coordinator_url.clone();
+        let token = self.parts.token.clone();
+        let hello = Hello {
+            agent: self.parts.agent,
+            boot: self.parts.boot,
+            protocols: PROTOCOL_MIN..=PROTOCOL,
+            name: self.parts.shop.name.clone(),
+            slots: self.parts.slots,
+            labels: self.parts.labels.clone(),
+            adapters: self.parts.adapters.clone(),
+            running: self.parts.shop.live.keys(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        async move {
+            let connecting = async {
+                let client = Client::connect(&url, token.reveal())
+                    .await
+                    .map_err(LinkError::Connect)?;
+                let (outbound, messages) = mpsc::channel(OUTBOUND);
+                outbound
+                    .try_send(request(ToCoordinator::Hello(hello.into())))
+                    .map_err(|_| LinkError::Full)?;
+                let response = client.agent().connect(ReceiverStream::new(messages)).await;
+                let inbound = response.map_err(|status| LinkError::Call(status.into()))?.into_inner();
+                Ok(Connected {
+                    outbound,
+                    inbound,
+                    heard: Instant::now(),
+                    welcome: None,
+                })
+            };
+            tokio::time::timeout(CONNECT, connecting)
+                .await
+                .unwrap_or(Err(LinkError::Silent))
+        }
+    }
+
+    /// The connection is gone. Accepted offers return to the coordinator unharmed.
+    fn down(&mut self, error: &LinkError) {
+        let wait = self.backoff.next(&self.parts.random);
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            ?wait,
+            "not connected to the coordinator"
+        );
+        self.accepted.clear();
+        self.link = Link::Down {
+            until: Instant::now() + wait,
+        };
+    }
+
+    fn send(&mut self, message: ToCoordinator) {
+        if let Link::Up(connected) = &self.link
+            && connected.outbound.try_send(request(message)).is_err()
+        {
+            self.down(&LinkError::Full);
+        }
+    }
+
+    fn message(&mut self, message: v1::ConnectResponse) {
+        let now = Instant::now();
+        if let Link::Up(connected) = &mut self.link {
+            connected.heard = now;
+        }
+        match message.message {
+            Some(FromCoordinator::Welcome(welcome)) => self.welcome(&welcome),
+            Some(FromCoordinator::Offer(offer)) => self.offer(offer),
+            Some(FromCoordinator::Granted(granted)) => self.granted(&granted.attempt_id),
+            Some(FromCoordinator::HeartbeatAck(ack)) => self.heartbeat_ack(&ack),
+            Some(FromCoordinator::Stop(stop)) => {
+                if let Some(attempt) = parse(&stop.attempt_id) {
+                    tracing::info!(%attempt, reason = stop.reason, "told to stop");
+                    self.accepted.remove(&attempt);
+                    self.parts.shop.live.stop(attempt, StopReason::Ordered(stop.reason));
+                }
+            }
+            Some(FromCoordinator::Drain(v1::Drain {})) => {
+                tracing::info!("told to drain");
+                self.stop_taking(Course::Draining);
+            }
+            // A newer coordinator says something that this agent does not know.
+            None => tracing::debug!("unknown message"),
+        }
+    }
+
+    fn welcome(&mut self, welcome: &v1::Welcome) {
+        let Link::Up(connected) = &mut self.link else {
+            return;
+        };
+        let millis = Duration::from_millis;
+        connected.welcome = Some(Welcomed {
+            interval: millis(welcome.heartbeat_interval_ms.max(10)),
+            // At once: it renews the leases of what went on during the disconnect.
+            next: Instant::now(),
+            sequence: 0,
+            asked: BTreeMap::new(),
+        });
+        self.backoff.reset();
+        self.leases.set_terms(Terms {
+            ttl: millis(welcome.lease_ttl_ms.max(10)),
+            max_detached: millis(welcome.max_detached_ms),
+        });
+        tracing::info!(protocol = welcome.protocol, "connected to the coordinator");
+        for attempt in welcome.stop.iter().filter_map(|id| parse(id)) {
+            let reason = StopReason::Ordered("the coordinator gave it up".to_owned());
+            self.parts.shop.live.stop(attempt, reason);
+        }
+        match self.course {
+            Course::Taking => {}
+            Course::Draining | Course::Finishing { .. } | Course::HandingBack { .. } => {
+                self.send(ToCoordinator::Draining(v1::Draining {}));
+            }
+        }
+    }
+
+    fn offer(&mut self, offer: v1::Offer) {
+        let offer_id = offer.offer_id.clone();
+        let answer = match self.consider(offer) {
+            Ok(accepted) => {
+                self.accepted.insert(accepted.key.attempt, accepted);
+                ToCoordinator::Accept(v1::Accept { offer_id })
+            }
+            Err(reason) => {
+                tracing::info!(reason, "offer refused");
+                ToCoordinator::Refuse(v1::Refuse { offer_id, reason })
+            }
+        };
+        self.send(answer);
+    }
+
+    /// Whether an offer can be taken, or why not.
+    fn consider(&self, offer: v1::Offer) -> Result<Accepted, String> {
+        if self.course != Course::Taking {
+            return Err("the agent takes no more work".to_owned());
+        }
+        let key = offer.key.ok_or("the offer has no key")?;
+        let key = AttemptKey::try_from(key).map_err(|error| format!("the key cannot be read: {error}"))?;
+        let work = offer.work.ok_or("the offer has no work")?;
+        let work = Work::try_from(work).map_err(|error| format!("the work cannot be read: {error}"))?;
+        if let WorkKind::Session(session) = &work.kind
+            && !self.parts.shop.adapters.contains_key(&session.adapter)
+        {
+            return Err(format!("the agent has no adapter {}", session.adapter));
+        }
+        let slot = Arc::clone(&self.slots)
+            .try_acquire_owned()
+            .map_err(|_| "every slot is taken".to_owned())?;
+        Ok(Accepted {
+            key,
+            work,
+            slot,
+            at: Instant::now(),
+        })
+    }
+
+    /// The lease is durable: the attempt begins.
+    fn granted(&mut self, attempt_id: &str) {
+        let Some(Accepted { key, work, slot, at }) = parse(attempt_id).and_then(|id| self.accepted.remove(&id)) else {
+            tracing::warn!(attempt = attempt_id, "granted an attempt that was not accepted");
+            return;
+        };
+        let attempt = key.attempt;
+        let kind = match work.kind {
+            WorkKind::Session(_) => "session",
+            WorkKind::Verify(_) => "verify",
+        };
+        let span = tracing::info_span!("attempt", task = %work.task, session = %work.session, %attempt, kind);
+        let stop = Stop::default();
+        let (freeze, frozen) = watch::channel(false);
+        self.parts.shop.live.insert(key.clone(), stop.clone());
+        self.frozen.insert(attempt, freeze);
+        self.leases.grant(attempt, at);
+        let grant = Grant {
+            key,
+            work,
+            stop,
+            frozen,
+            slot,
+        };
+        let running = attempt::run(Arc::clone(&self.parts.shop), grant).instrument(span);
+        let handle = self.running.spawn(running);
+        self.attempts.insert(handle.id(), attempt);
+    }
+
+    fn heartbeat(&mut self) {
+        let running = self.parts.shop.live.keys().into_iter().map(Into::into).collect();
+        let Link::Up(connected) = &mut self.link else {
+            return;
+        };
+        let Some(welcome) = &mut connected.welcome else {
+            return;
+        };
+        let now = Instant::now();
+        welcome.next = now + welcome.interval;
+        welcome.sequence += 1;
+        welcome.asked.insert(welcome.sequence, now);
+        let sequence = welcome.sequence;
+        self.send(ToCoordinator::Heartbeat(v1::Heartbeat { sequence, running }));
+    }
+
+    fn heartbeat_ack(&mut self, ack: &v1::HeartbeatAck) {
+        let Link::Up(connected) = &mut self.link else {
+            return;
+        };
+        let Some(asked) = connected.welcome.as_mut().and_then(|welcome| {
+            let asked = welcome.asked.remove(&ack.sequence);
+            // Earlier ones will not be answered any more.
+            welcome.asked = welcome.asked.split_off(&ack.sequence);
+            asked
+        }) else {
+            tracing::debug!(sequence = ack.sequence, "acknowledged a heartbeat that was not sent");
+            return;
+        };
+        for attempt in ack.renewed.iter().filter_map(|id| parse(id)) {
+            if let Some(effect) = self.leases.renew(attempt, asked) {
+                self.carry_out(effect);
+            }
+        }
+    }
+
+    fn carry_out(&self, effect: Effect) {
+        let freeze = |attempt: AttemptId, frozen: bool| {
+            tracing::warn!(%attempt, frozen, "the lease decides");
+            if let Some(sender) = self.frozen.get(&attempt) {
+                sender.send_replace(frozen);
+            }
+        };
+        match effect {
+            Effect::Freeze(attempt) => freeze(attempt, true),
+            Effect::Thaw(attempt) => freeze(attempt, false),
+            Effect::Kill(attempt) => self.parts.shop.live.stop(attempt, StopReason::Detached),
+        }
+    }
+
+    async fn attempt_ended(&mut self, joined: Result<(Id, ()), JoinError>) {
+        let (id, crash) = match joined {
+            Ok((id, ())) => (id, None),
+            Err(error) => (error.id(), Some(error.to_string())),
+        };
+        let Some(attempt) = self.attempts.remove(&id) else {
+            return;
+        };
+        self.leases.end(attempt);
+        self.frozen.remove(&attempt);
+        if let Some(why) = crash {
+            tracing::error!(%attempt, why, "attempt crashed");
+            self.parts.shop.crashed(attempt, &why).await;
+        }
+    }
+
+    fn stop_taking(&mut self, course: Course) {
+        self.course = course;
+        self.accepted.clear();
+        self.send(ToCoordinator::Draining(v1::Draining {}));
+    }
+
+    fn hand_back(&mut self) {
+        tracing::info!(attempts = self.running.len(), "handing running attempts back");
+        let patience = self.parts.shop.limits.stop_grace * 2 + Duration::from_secs(10);
+        let until = Instant::now() + patience;
+        self.stop_taking(Course::HandingBack { until });
+        self.parts.shop.live.stop_all(&StopReason::HandedBack);
+    }
+}
+
+impl Connected {
+    /// What happens next on a connection. Cancel-safe.
+    async fn next(&mut self) -> Input {
+        let (silent, heartbeat) = match &self.welcome {
+            None => (self.heard + CONNECT, None),
+            Some(welcome) => (
+                self.heard + (welcome.interval * SILENT_INTERVALS).max(Duration::from_secs(2)),
+                Some(welcome.next),
+            ),
+        };
+        tokio::select! {
+            biased;
+            () = sleep_until(heartbeat), if heartbeat.is_some() => Input::Heartbeat,
+            message = self.inbound.message() => Input::Message(message),
+            () = tokio::time::sleep_until(silent) => Input::Silent,
+        }
+    }
+}
+
+const fn request(message: ToCoordinator) -> v1::ConnectRequest {
+    v1::ConnectRequest { message: Some(message) }
+}
+
+fn parse(attempt_id: &str) -> Option<AttemptId> {
+    let parsed = attempt_id.parse();
+    if parsed.is_err() {
+        tracing::warn!(attempt = attempt_id, "the coordinator named a malformed attempt");
+    }
+    parsed.ok()
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

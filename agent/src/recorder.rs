@@ -1,0 +1,320 @@
+//! The recorder of one attempt: takes what its adapter reports, masks secrets, appends
+//! output to files and posts events. When there is no space for undelivered data it does
+//! not take more, so the program's pipes fill up; nothing is dropped but what comes after
+//! a stream's cap.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kage_core::event::{AttemptOutcome, EventBody, OutputStream};
+use kage_core::failure::Failure;
+use kage_core::id::AttemptId;
+use kage_proto::MAX_INLINE;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::adapter::Report;
+use crate::mask::{Masker, StreamMasker};
+use crate::outbox::{Outbox, OutboxClosed};
+use crate::output;
+use crate::ports::Clock;
+
+/// How long output may wait for more before it is written and sent.
+const FLUSH_AFTER: Duration = Duration::from_millis(50);
+/// Reports taken at once.
+const REPORTS: usize = 32;
+/// The wait before output that could not be written is written again.
+const WRITE_RETRY: Duration = Duration::from_secs(1);
+/// The longest text of an event for people, in bytes.
+const TEXT: usize = 4096;
+
+/// What a recorder needs.
+#[derive(Clone)]
+pub(crate) struct Recording {
+    pub(crate) attempt: AttemptId,
+    pub(crate) outbox: Outbox,
+    pub(crate) clock: Clock,
+    pub(crate) masker: Masker,
+    pub(crate) output_dir: PathBuf,
+    pub(crate) output_cap: u64,
+}
+
+impl Recording {
+    /// Posts an event, masked.
+    ///
+    /// # Errors
+    /// When the agent ends.
+    pub(crate) async fn post(&self, body: EventBody) -> Result<(), OutboxClosed> {
+        let body = self.masked(body);
+        self.outbox.post(self.attempt, (self.clock)(), body).await
+    }
+
+    fn masked(&self, body: EventBody) -> EventBody {
+        match body {
+            EventBody::Activity(text) => EventBody::Activity(shortened(self.masker.text(text))),
+            EventBody::Warning(text) => EventBody::Warning(shortened(self.masker.text(text))),
+            EventBody::CallRetried {
+                failure,
+                delay,
+                attempt,
+            } => EventBody::CallRetried {
+                failure: self.masked_failure(failure),
+                delay,
+                attempt,
+            },
+            EventBody::Finished(AttemptOutcome::Failed(failure)) => {
+                EventBody::Finished(AttemptOutcome::Failed(self.masked_failure(failure)))
+            }
+            EventBody::Finished(AttemptOutcome::Verdict(mut verdict)) => {
+                verdict.message = shortened(self.masker.text(verdict.message));
+                EventBody::Finished(AttemptOutcome::Verdict(verdict))
+            }
+            EventBody::Finished(AttemptOutcome::Claimed)
+            | EventBody::PhaseChanged(_)
+            | EventBody::UsageRecorded { .. }
+            | EventBody::FilesChanged(_)
+            | EventBody::OutputTruncated { .. }
+            | EventBody::ResultCommitted { .. } => body,
+        }
+    }
+
+    fn masked_failure(&self, failure: Failure) -> Failure {
+        Failure {
+            message: shortened(self.masker.text(failure.message)),
+            ..failure
+        }
+    }
+
+    /// Records until every reporter is gone. `active` is told whenever something came.
+    ///
+    /// # Errors
+    /// When the agent ends.
+    pub(crate) async fn run(
+        self,
+        mut reports: mpsc::Receiver<Report>,
+        active: watch::Sender<Instant>,
+    ) -> Result<(), OutboxClosed> {
+        let mut recorder = Recorder {
+            streams: OutputStream::ALL.map(|stream| StreamRecord::new(stream, &self.masker)),
+            recording: self,
+            stalled: false,
+        };
+        let mut batch = Vec::with_capacity(REPORTS);
+        loop {
+            let due = recorder.due();
+            tokio::select! {
+                count = reports.recv_many(&mut batch, REPORTS) => {
+                    if count == 0 {
+                        break;
+                    }
+                    active.send_replace(Instant::now());
+                    for report in batch.drain(..) {
+                        recorder.take(report).await?;
+                    }
+                    // Waiting for space is not idling.
+                    active.send_replace(Instant::now());
+                }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    recorder.flush_due().await?;
+                }
+            }
+        }
+        recorder.finish().await
+    }
+}
+
+/// One stream's way from the reporter to its file.
+struct StreamRecord {
+    stream: OutputStream,
+    masker: StreamMasker,
+    file: Option<File>,
+    /// Masked and not written yet.
+    pending: Vec<Bytes>,
+    pending_bytes: usize,
+    /// When `pending` has to be written.
+    due: Option<Instant>,
+    /// Length of the file.
+    written: u64,
+    truncated: bool,
+}
+
+impl StreamRecord {
+    fn new(stream: OutputStream, masker: &Masker) -> Self {
+        Self {
+            stream,
+            masker: masker.stream(),
+            file: None,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            due: None,
+            written: 0,
+            truncated: false,
+        }
+    }
+}
+
+struct Recorder {
+    recording: Recording,
+    streams: [StreamRecord; 3],
+    stalled: bool,
+}
+
+impl Recorder {
+    /// When output has to be written next.
+    fn due(&self) -> Option<Instant> {
+        self.streams.iter().filter_map(|record| record.due).min()
+    }
+
+    async fn take(&mut self, report: Report) -> Result<(), OutboxClosed> {
+        match report {
+            // The end is the attempt's to tell, once.
+            Report::Event(EventBody::Finished(_)) => Ok(()),
+            Report::Event(body) => self.recording.post(body).await,
+            Report::Output(stream, bytes) => {
+                let at = match stream {
+                    OutputStream::Stdout => 0,
+                    OutputStream::Stderr => 1,
+                    OutputStream::Transcript => 2,
+                };
+                let masked = self.streams[at].masker.push(bytes);
+                self.keep(at, masked).await
+            }
+        }
+    }
+
+    /// Keeps masked output, up to the cap, and writes it when there is enough.
+    async fn keep(&mut self, at: usize, mut bytes: Bytes) -> Result<(), OutboxClosed> {
+        let record = &mut self.streams[at];
+        if record.truncated || bytes.is_empty() {
+            return Ok(());
+        }
+        let room = self.recording.output_cap - record.written - record.pending_bytes as u64;
+        let fits = usize::try_from(room).unwrap_or(usize::MAX);
+        let truncated = bytes.len() > fits;
+        bytes.truncate(fits);
+        record.truncated = truncated;
+        while !bytes.is_empty() {
+            // Pieces of a batch each, so that space is waited for in small steps.
+            let piece = bytes.split_to(bytes.len().min(MAX_INLINE));
+            let size = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+            if !self.recording.outbox.output_space().try_take(size) {
+                // What is pending must be on its way, or no space would ever come.
+                self.flush(at).await?;
+                if !self.stalled {
+                    self.stalled = true;
+                    let text = "stalled: the agent keeps as much undelivered output as it may; the program waits";
+                    self.recording.post(EventBody::Warning(text.to_owned())).await?;
+                }
+                self.recording.outbox.output_space().take(size).await;
+            }
+            let record = &mut self.streams[at];
+            record.pending_bytes += piece.len();
+            record.pending.push(piece);
+            record.due.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
+            if record.pending_bytes >= MAX_INLINE {
+                self.flush(at).await?;
+            }
+        }
+        if truncated {
+            self.flush(at).await?;
+            let stream = self.streams[at].stream;
+            let at = self.recording.output_cap;
+            self.recording.post(EventBody::OutputTruncated { stream, at }).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush_due(&mut self) -> Result<(), OutboxClosed> {
+        let now = Instant::now();
+        for at in 0..self.streams.len() {
+            if self.streams[at].due.is_some_and(|due| due <= now) {
+                self.flush(at).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is pending and says so to delivery.
+    async fn flush(&mut self, at: usize) -> Result<(), OutboxClosed> {
+        let record = &mut self.streams[at];
+        record.due = None;
+        if record.pending.is_empty() {
+            return Ok(());
+        }
+        let (stream, length) = (record.stream, record.written);
+        let bytes = std::mem::take(&mut record.pending_bytes);
+        let mut pending = std::mem::take(&mut record.pending);
+        let mut file = record.file.take();
+        let mut warned = false;
+        loop {
+            let (dir, attempt) = (self.recording.output_dir.clone(), self.recording.attempt);
+            let writing = tokio::task::spawn_blocking(move || {
+                let result = match file.map_or_else(|| output::create(&dir, attempt, stream), Ok) {
+                    Ok(mut open) => {
+                        let result = output::append(&mut open, length, &pending);
+                        file = Some(open);
+                        result
+                    }
+                    Err(error) => {
+                        file = None;
+                        Err(error)
+                    }
+                };
+                (file, pending, result)
+            });
+            let Ok((back, unwritten, result)) = writing.await else {
+                // The runtime is shutting down and starts no more blocking work.
+                return Err(OutboxClosed);
+            };
+            (file, pending) = (back, unwritten);
+            match result {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::error!(attempt = %self.recording.attempt, %error, "output cannot be written");
+                    if !warned {
+                        warned = true;
+                        let text = format!("stalled: the agent cannot write output ({error}); the program waits");
+                        self.recording.post(EventBody::Warning(text)).await?;
+                    }
+                    tokio::time::sleep(WRITE_RETRY).await;
+                }
+            }
+        }
+        let record = &mut self.streams[at];
+        record.file = file;
+        record.written += bytes as u64;
+        self.recording
+            .outbox
+            .grew(self.recording.attempt, stream, record.written, bytes as u64)
+            .await
+    }
+
+    async fn finish(mut self) -> Result<(), OutboxClosed> {
+        for at in 0..self.streams.len() {
+            let held = self.streams[at].masker.finish();
+            self.keep(at, held).await?;
+            self.flush(at).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Recorder {
+    /// An attempt that was stopped while it waited for space does not keep what it took.
+    fn drop(&mut self) {
+        let pending: usize = self.streams.iter().map(|record| record.pending_bytes).sum();
+        self.recording.outbox.output_space().give_bytes(pending as u64);
+    }
+}
+
+/// Cuts a text for people to a length that fits an event.
+fn shortened(mut text: String) -> String {
+    if text.len() > TEXT {
+        let end = text.floor_char_boundary(TEXT);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}

@@ -1,0 +1,212 @@
+//! Worktrees for attempts: a bare mirror per repository, filled from the coordinator, and
+//! a worktree per attempt, removed when the attempt is over. All git is `kage-git`'s.
+
+use std::path::{Path, PathBuf};
+
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::id::{AttemptId, Oid, ProjectId, RepositoryName, SessionId};
+use kage_git::{Auth, GitError, Mirror, Worktree};
+use kage_proto::blob::repository_path;
+
+use crate::config::Secret;
+use crate::state::Paths;
+
+/// Why a workspace could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorkspaceError {
+    #[error("the mirror cannot be used")]
+    Mirror(#[source] GitError),
+    #[error("the commit {commit} could not be fetched")]
+    Fetch {
+        commit: Oid,
+        #[source]
+        source: GitError,
+    },
+    #[error("the commit {commit} is not in the coordinator's repository")]
+    Missing { commit: Oid },
+    #[error("the worktree cannot be made")]
+    Create(#[source] GitError),
+}
+
+impl WorkspaceError {
+    /// How the attempt fails.
+    pub(crate) fn failure(&self) -> Failure {
+        let kind = match self {
+            Self::Fetch { .. } => FailureKind::Network,
+            Self::Mirror(_) | Self::Missing { .. } | Self::Create(_) => FailureKind::CorruptedState,
+        };
+        Failure::new(kind, chain(self))
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Where an attempt works.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    pub(crate) mirror: Mirror,
+    pub(crate) tree: Worktree,
+}
+
+/// Makes and removes workspaces.
+#[derive(Debug)]
+pub(crate) struct Workspaces {
+    paths: Paths,
+    coordinator_url: String,
+    auth: Auth,
+}
+
+impl Workspaces {
+    pub(crate) fn new(paths: Paths, coordinator_url: &str, token: &Secret) -> Self {
+        Self {
+            paths,
+            coordinator_url: coordinator_url.trim_end_matches('/').to_owned(),
+            auth: Auth::Bearer(token.reveal().to_owned()),
+        }
+    }
+
+    /// A worktree of the base commit.
+    ///
+    /// # Errors
+    /// When the commit cannot be had.
+    pub(crate) async fn for_session(
+        &self,
+        attempt: AttemptId,
+        project: &ProjectId,
+        repository: &RepositoryName,
+        base: &Oid,
+    ) -> Result<Workspace, WorkspaceError> {
+        let mirror = self.mirror(project, repository).await?;
+        self.fetch(&mirror, project, repository, base, &base_ref(base)).await?;
+        self.checkout(attempt, mirror, base).await
+    }
+
+    /// A clean worktree of a session's result; the base is in its mirror as well.
+    ///
+    /// # Errors
+    /// When one of the commits cannot be had.
+    pub(crate) async fn for_verify(
+        &self,
+        attempt: AttemptId,
+        project: &ProjectId,
+        repository: &RepositoryName,
+        base: &Oid,
+        session: SessionId,
+        result: &Oid,
+    ) -> Result<Workspace, WorkspaceError> {
+        let mirror = self.mirror(project, repository).await?;
+        self.fetch(&mirror, project, repository, base, &base_ref(base)).await?;
+        let reference = format!("refs/kage/results/{session}");
+        self.fetch(&mirror, project, repository, result, &reference).await?;
+        self.checkout(attempt, mirror, result).await
+    }
+
+    async fn mirror(&self, project: &ProjectId, repository: &RepositoryName) -> Result<Mirror, WorkspaceError> {
+        Mirror::open_or_init(self.paths.mirror(project, repository))
+            .await
+            .map_err(WorkspaceError::Mirror)
+    }
+
+    /// Fetches a commit that is not here yet.
+    async fn fetch(
+        &self,
+        mirror: &Mirror,
+        project: &ProjectId,
+        repository: &RepositoryName,
+        commit: &Oid,
+        reference: &str,
+    ) -> Result<(), WorkspaceError> {
+        if mirror.has_commit(commit).await.map_err(WorkspaceError::Mirror)? {
+            return Ok(());
+        }
+        let url = format!("{}{}", self.coordinator_url, repository_path(project, repository));
+        let refspec = format!("+{reference}:{reference}");
+        mirror
+            .fetch(&url, &self.auth, &[&refspec])
+            .await
+            .map_err(|source| WorkspaceError::Fetch {
+                commit: commit.clone(),
+                source,
+            })?;
+        if mirror.has_commit(commit).await.map_err(WorkspaceError::Mirror)? {
+            Ok(())
+        } else {
+            Err(WorkspaceError::Missing { commit: commit.clone() })
+        }
+    }
+
+    async fn checkout(&self, attempt: AttemptId, mirror: Mirror, commit: &Oid) -> Result<Workspace, WorkspaceError> {
+        let path = self.paths.worktree(attempt);
+        let tree = Worktree::create(&mirror, path, commit)
+            .await
+            .map_err(WorkspaceError::Create)?;
+        Ok(Workspace { mirror, tree })
+    }
+
+    /// Removes what an attempt worked in. What cannot be removed is swept at the next start.
+    pub(crate) async fn remove(&self, attempt: AttemptId, workspace: Workspace) {
+        let path = workspace.tree.path().to_owned();
+        if let Err(error) = Worktree::remove(&workspace.mirror, &path).await {
+            tracing::warn!(%attempt, error = chain(&error), "worktree was not removed");
+        }
+    }
+
+    /// Removes the worktrees and scratch folders of earlier starts.
+    pub(crate) async fn sweep(&self) {
+        let mirrors = self.paths.mirrors();
+        for worktree in folders(&self.paths.worktrees()) {
+            // Which repository it belongs to is not known, and removing it from another changes nothing.
+            for project in folders(&mirrors) {
+                for path in folders(&project) {
+                    match Mirror::open_or_init(path).await {
+                        Ok(mirror) => {
+                            if let Err(error) = Worktree::remove(&mirror, &worktree).await {
+                                tracing::warn!(worktree = %worktree.display(), error = chain(&error), "not swept");
+                            }
+                        }
+                        Err(error) => tracing::warn!(error = chain(&error), "mirror cannot be opened"),
+                    }
+                }
+            }
+            remove_folder(worktree).await;
+        }
+        for scratch in folders(&self.paths.scratches()) {
+            remove_folder(scratch).await;
+        }
+    }
+}
+
+fn base_ref(base: &Oid) -> String {
+    format!("refs/kage/bases/{base}")
+}
+
+/// The folders directly in `dir`; none when it is not there.
+fn folders(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect()
+}
+
+/// Removes a folder and all in it; it may be gone already.
+pub(crate) async fn remove_folder(path: PathBuf) {
+    match tokio::fs::remove_dir_all(&path).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(path = %path.display(), %error, "folder was not removed"),
+    }
+}
