@@ -123,10 +123,9 @@ pub(crate) async fn run(shop: Arc<Shop>, grant: Grant) {
         frozen: grant.frozen,
         shop,
     };
-    let mut used = Used::default();
     let worked = match &attempt.work.kind {
-        WorkKind::Session(work) => session::run(&attempt, work, &mut used).await,
-        WorkKind::Verify(work) => verify::run(&attempt, work, &mut used).await,
+        WorkKind::Session(work) => session::run(&attempt, work).await,
+        WorkKind::Verify(work) => verify::run(&attempt, work).await,
     };
     drop(grant.slot);
     let outcome = match worked {
@@ -138,7 +137,7 @@ pub(crate) async fn run(shop: Arc<Shop>, grant: Grant) {
     if attempt.recording.post(EventBody::Finished(outcome)).await.is_err() {
         tracing::debug!("the end is not reported");
     }
-    attempt.clean(used).await;
+    attempt.clean().await;
 }
 
 const fn outcome_name(outcome: &AttemptOutcome) -> &'static str {
@@ -147,13 +146,6 @@ const fn outcome_name(outcome: &AttemptOutcome) -> &'static str {
         AttemptOutcome::Verdict(_) => "verdict",
         AttemptOutcome::Failed(_) => "failed",
     }
-}
-
-/// What an attempt made on this machine and has to take away again.
-#[derive(Debug, Default)]
-struct Used {
-    workspace: Option<crate::workspace::Workspace>,
-    scratch: Option<PathBuf>,
 }
 
 impl Attempt {
@@ -182,9 +174,8 @@ impl Attempt {
     }
 
     /// Makes the folder for HOME and TMPDIR.
-    async fn scratch(&self, used: &mut Used) -> Result<PathBuf, Failure> {
+    async fn scratch(&self) -> Result<PathBuf, Failure> {
         let scratch = self.shop.paths.scratch(self.id);
-        used.scratch = Some(scratch.clone());
         for folder in ["home", "tmp"] {
             let folder = scratch.join(folder);
             tokio::fs::create_dir_all(&folder).await.map_err(|error| {
@@ -198,12 +189,20 @@ impl Attempt {
     }
 
     /// Takes away what the attempt made. Its result is in the coordinator's hands by now.
-    async fn clean(self, used: Used) {
-        if let Some(workspace) = used.workspace {
-            self.shop.workspaces.remove(self.id, workspace).await;
+    async fn clean(self) {
+        if let Some(repository) = self.repository() {
+            let (project, name) = (&self.work.project, &repository.name);
+            self.shop.workspaces.remove(self.id, project, name).await;
         }
-        if let Some(scratch) = used.scratch {
-            remove_folder(scratch).await;
+        let scratch = match &self.work.kind {
+            WorkKind::Session(work) => {
+                let adapter = self.shop.adapters.get(&work.adapter);
+                adapter.is_some_and(|adapter| adapter.uses_scratch())
+            }
+            WorkKind::Verify(_) => true,
+        };
+        if scratch {
+            remove_folder(self.shop.paths.scratch(self.id)).await;
         }
         // A refused attempt was forgotten, with its files, while it still wrote.
         if self.stop.reason().is_some() && !self.shop.live.contains(self.id) {

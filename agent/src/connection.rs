@@ -203,7 +203,9 @@ impl Connection {
     fn is_over(&self) -> bool {
         match self.course {
             Course::Taking | Course::Draining => false,
-            Course::Finishing { .. } | Course::HandingBack { .. } => self.running.is_empty(),
+            // What was accepted may be granted already.
+            Course::Finishing { .. } => self.running.is_empty() && self.accepted.is_empty(),
+            Course::HandingBack { .. } => self.running.is_empty(),
         }
     }
 
@@ -315,7 +317,9 @@ impl Connection {
             }
             Some(FromCoordinator::Drain(v1::Drain {})) => {
                 tracing::info!("told to drain");
-                self.stop_taking(Course::Draining);
+                if self.course == Course::Taking {
+                    self.stop_taking(Course::Draining);
+                }
             }
             // A newer coordinator says something that this agent does not know.
             None => tracing::debug!("unknown message"),
@@ -430,6 +434,9 @@ impl Connection {
             return;
         };
         let now = Instant::now();
+        // The coordinator took the offer back after all, and says nothing then.
+        let terms = self.leases.terms();
+        self.accepted.retain(|_, accepted| now - accepted.at < terms.ttl);
         welcome.next = now + welcome.interval;
         welcome.sequence += 1;
         welcome.asked.insert(welcome.sequence, now);
@@ -489,7 +496,6 @@ impl Connection {
 
     fn stop_taking(&mut self, course: Course) {
         self.course = course;
-        self.accepted.clear();
         self.send(ToCoordinator::Draining(v1::Draining {}));
     }
 
@@ -498,6 +504,7 @@ impl Connection {
         let patience = self.parts.shop.limits.stop_grace * 2 + Duration::from_secs(10);
         let until = Instant::now() + patience;
         self.stop_taking(Course::HandingBack { until });
+        self.accepted.clear();
         self.parts.shop.live.stop_all(&StopReason::HandedBack);
     }
 }

@@ -66,6 +66,11 @@ impl Leases {
         }
     }
 
+    /// How long leases last.
+    pub(crate) const fn terms(&self) -> Terms {
+        self.terms
+    }
+
     /// The coordinator's terms, at each Welcome.
     pub(crate) const fn set_terms(&mut self, terms: Terms) {
         self.terms = terms;

@@ -153,10 +153,14 @@ impl Workspaces {
         Ok(Workspace { mirror, tree })
     }
 
-    /// Removes what an attempt worked in. What cannot be removed is swept at the next start.
-    pub(crate) async fn remove(&self, attempt: AttemptId, workspace: Workspace) {
-        let path = workspace.tree.path().to_owned();
-        if let Err(error) = Worktree::remove(&workspace.mirror, &path).await {
+    /// Removes what an attempt worked in, also when its making was cut short. What cannot
+    /// be removed is swept at the next start.
+    pub(crate) async fn remove(&self, attempt: AttemptId, project: &ProjectId, repository: &RepositoryName) {
+        let removed = match Mirror::open_or_init(self.paths.mirror(project, repository)).await {
+            Ok(mirror) => Worktree::remove(&mirror, &self.paths.worktree(attempt)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
             tracing::warn!(%attempt, error = chain(&error), "worktree was not removed");
         }
     }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::changes::Changes;
-use super::{ABANDON, Attempt, Ended, Used};
+use super::{ABANDON, Attempt, Ended};
 use crate::adapter::{Adapter, AdapterEnd, Report, Reporter, SessionInput};
 use crate::outbox::OutboxClosed;
 use crate::workspace::{Workspace, chain};
@@ -29,7 +29,7 @@ const REPORTS: usize = 32;
 const SUMMARY: usize = 500;
 
 /// Works on a session.
-pub(super) async fn run(attempt: &Attempt, work: &SessionWork, used: &mut Used) -> Result<AttemptOutcome, Ended> {
+pub(super) async fn run(attempt: &Attempt, work: &SessionWork) -> Result<AttemptOutcome, Ended> {
     attempt.phase(Phase::Preparing).await?;
     let Some(adapter) = attempt.shop.adapters.get(&work.adapter).cloned() else {
         let text = format!("this agent has no adapter {}", work.adapter);
@@ -42,16 +42,15 @@ pub(super) async fn run(attempt: &Attempt, work: &SessionWork, used: &mut Used) 
             prepared.map_err(|error| error.failure())
         })
         .await?;
+    let mut workspace = None;
     if let Some(repository) = attempt.repository() {
         let workspaces = &attempt.shop.workspaces;
         let making = workspaces.for_session(attempt.id, project, &repository.name, &repository.base);
-        let workspace = attempt
-            .unless_stopped(async { making.await.map_err(|error| error.failure()) })
-            .await?;
-        used.workspace = Some(workspace);
+        let making = attempt.unless_stopped(async { making.await.map_err(|error| error.failure()) });
+        workspace = Some(making.await?);
     }
     let scratch = if adapter.uses_scratch() {
-        attempt.scratch(used).await?
+        attempt.scratch().await?
     } else {
         attempt.shop.paths.scratch(attempt.id)
     };
@@ -63,10 +62,7 @@ pub(super) async fn run(attempt: &Attempt, work: &SessionWork, used: &mut Used) 
         model: work.model.clone(),
         prompt: prepared.prompt,
         base_context: prepared.base,
-        worktree: used
-            .workspace
-            .as_ref()
-            .map(|workspace| workspace.tree.path().to_owned()),
+        worktree: workspace.as_ref().map(|workspace| workspace.tree.path().to_owned()),
         scratch,
         timeout: work.timeout,
         idle_timeout: work.idle_timeout,
@@ -74,8 +70,7 @@ pub(super) async fn run(attempt: &Attempt, work: &SessionWork, used: &mut Used) 
     };
     attempt.phase(Phase::Working).await?;
     let mut changes = Changes::default();
-    let workspace = used.workspace.as_ref();
-    let end = match workspace {
+    let end = match &workspace {
         Some(Workspace { tree, .. }) => {
             tokio::select! {
                 end = work_on(attempt, adapter, input) => end,
@@ -95,7 +90,7 @@ pub(super) async fn run(attempt: &Attempt, work: &SessionWork, used: &mut Used) 
         AdapterEnd::Failed(failure) => return Err(failure.into()),
         AdapterEnd::Stopped => return Err(attempt.stopped().into()),
     }
-    if let Some(workspace) = workspace {
+    if let Some(workspace) = &workspace {
         changes.look(&workspace.tree, &attempt.recording).await?;
         upload(attempt, work, workspace).await?;
     }

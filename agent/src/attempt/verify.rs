@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::{Attempt, Ended, Used};
+use super::{Attempt, Ended};
 use crate::adapter::Reporter;
 use crate::process::{Cause, Chunk, Command, Control, Environment, Limits, Pipe, Status, Stdin};
 use crate::workspace::chain;
@@ -37,7 +37,7 @@ enum Ran {
 }
 
 /// Checks a result.
-pub(super) async fn run(attempt: &Attempt, work: &VerifyWork, used: &mut Used) -> Result<AttemptOutcome, Ended> {
+pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptOutcome, Ended> {
     attempt.phase(Phase::Preparing).await?;
     let Some(repository) = attempt.repository() else {
         let text = "a verify job without a repository cannot be run";
@@ -55,7 +55,7 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork, used: &mut Used) -
     let workspace = attempt
         .unless_stopped(async { making.await.map_err(|error| error.failure()) })
         .await?;
-    let tree = &used.workspace.insert(workspace).tree;
+    let tree = &workspace.tree;
     let path = tree.path().to_owned();
     if !work.policy.protect.is_empty() {
         let restoring = tree.restore_paths(base, &work.policy.protect);
@@ -71,7 +71,7 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork, used: &mut Used) -
             attempt.recording.post(EventBody::Activity(text)).await?;
         }
     }
-    let scratch = attempt.scratch(used).await?;
+    let scratch = attempt.scratch().await?;
     let mut shell = Shell::new(attempt, path, environment(attempt, &scratch), work);
     let verdict = decide(attempt, work, &mut shell).await;
     shell.finish().await?;

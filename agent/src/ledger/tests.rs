@@ -77,7 +77,10 @@ fn a_gap_is_sent_again() {
 #[test]
 fn finished_waits_for_output_and_other_events_do_not() {
     let mut ledger = ledger(1, [activity(1), finished(2)]);
-    let _ = ledger.apply(grew(1, OutputStream::Stdout, 100_000));
+    assert_eq!(
+        ledger.apply(grew(1, OutputStream::Stdout, 100_000)),
+        Progress::default()
+    );
     assert_eq!(seqs(ledger.next()), [1]);
     let mut sent = 0;
     loop {
@@ -98,7 +101,11 @@ fn finished_waits_for_output_and_other_events_do_not() {
         65_536
     );
     assert_eq!(ledger.next(), Next::Nothing);
-    let _ = ledger.acked_output(key(1).attempt, OutputStream::Stdout, 100_000);
+    assert!(
+        !ledger
+            .acked_output(key(1).attempt, OutputStream::Stdout, 100_000)
+            .delivered
+    );
     assert_eq!(seqs(ledger.next()), [2]);
     assert!(ledger.acked_events(key(1).attempt, 2).delivered);
 }
@@ -107,8 +114,11 @@ fn finished_waits_for_output_and_other_events_do_not() {
 fn attempts_take_turns_and_events_go_first() {
     let mut ledger = Ledger::default();
     for n in [1, 2] {
-        let _ = ledger.apply(Change::Opened(key(n)));
-        let _ = ledger.apply(grew(n, OutputStream::Stdout, 200_000));
+        assert_eq!(ledger.apply(Change::Opened(key(n))), Progress::default());
+        assert_eq!(
+            ledger.apply(grew(n, OutputStream::Stdout, 200_000)),
+            Progress::default()
+        );
     }
     let turn = |ledger: &mut Ledger| match ledger.next() {
         Next::Output { key, .. } => key,
@@ -116,7 +126,10 @@ fn attempts_take_turns_and_events_go_first() {
     };
     assert_eq!(turn(&mut ledger), key(1));
     assert_eq!(turn(&mut ledger), key(2));
-    let _ = ledger.apply(Change::Committed(key(2).attempt, activity(1)));
+    assert_eq!(
+        ledger.apply(Change::Committed(key(2).attempt, activity(1))),
+        Progress::default()
+    );
     assert_eq!(seqs(ledger.next()), [1]);
     assert_eq!(turn(&mut ledger), key(1));
 }
@@ -124,13 +137,19 @@ fn attempts_take_turns_and_events_go_first() {
 #[test]
 fn what_is_on_its_way_is_bounded() {
     let mut ledger = ledger(1, []);
-    let _ = ledger.apply(grew(1, OutputStream::Stdout, 3 * WINDOW));
+    assert_eq!(
+        ledger.apply(grew(1, OutputStream::Stdout, 3 * WINDOW)),
+        Progress::default()
+    );
     let mut sent = 0;
     while let Next::Output { length, .. } = ledger.next() {
         sent += length as u64;
     }
     assert_eq!(sent, WINDOW);
-    let _ = ledger.acked_output(key(1).attempt, OutputStream::Stdout, 1);
+    assert_eq!(
+        ledger.acked_output(key(1).attempt, OutputStream::Stdout, 1).acked,
+        Some(1)
+    );
     assert!(ledger.has_next());
     ledger.resend();
     assert!(matches!(ledger.next(), Next::Output { offset: 1, .. }));
@@ -141,7 +160,7 @@ fn a_refused_attempt_gives_its_space_back() {
     let stored = activity(1);
     let size = u64::from(stored.size);
     let mut ledger = ledger(1, [stored]);
-    let _ = ledger.apply(grew(1, OutputStream::Stderr, 50));
+    assert_eq!(ledger.apply(grew(1, OutputStream::Stderr, 50)), Progress::default());
     let progress = ledger.drop_attempt(key(1).attempt);
     assert_eq!((progress.event_bytes, progress.output_bytes), (size, 50));
     let late = activity(2);

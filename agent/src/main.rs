@@ -1,0 +1,134 @@
+//! The agent as a program of its own: reads its arguments, waits for signals, sets the
+//! exit code. Everything else is [`kage_agent::run`].
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use kage_agent::{Config, Limits, Ports, Secret};
+use kage_core::task::Labels;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Works on sessions for a coordinator.
+#[derive(Debug, Parser)]
+#[command(name = "kage-agent", version)]
+struct Arguments {
+    /// Address of the coordinator, such as http://127.0.0.1:7340.
+    #[arg(long, value_name = "URL")]
+    coordinator: String,
+    /// File that holds the coordinator's token.
+    #[arg(long, value_name = "FILE")]
+    token_file: PathBuf,
+    /// Where the agent keeps its state. Every agent of a machine has its own.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// What people call it; the host's name when absent.
+    #[arg(long)]
+    name: Option<String>,
+    /// How many attempts run at once.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    slots: u32,
+    /// A label that tasks may require; may be repeated.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// Seconds that running attempts get to finish after the first signal.
+    #[arg(long, default_value_t = Limits::default().drain.as_secs())]
+    drain_seconds: u64,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err("a label is KEY=VALUE".to_owned()),
+    }
+}
+
+impl Arguments {
+    fn config(self) -> anyhow::Result<Config> {
+        let token = std::fs::read_to_string(&self.token_file)
+            .with_context(|| format!("cannot read the token file {}", self.token_file.display()))?;
+        let state_dir = match self.state {
+            Some(dir) => dir,
+            None => default_state_dir()?,
+        };
+        Ok(Config {
+            state_dir,
+            coordinator_url: self.coordinator,
+            token: Secret::new(&token),
+            name: self.name.unwrap_or_else(host_name),
+            slots: self.slots,
+            labels: self.labels.into_iter().collect::<Labels>(),
+            limits: Limits {
+                drain: Duration::from_secs(self.drain_seconds),
+                ..Limits::default()
+            },
+        })
+    }
+}
+
+fn default_state_dir() -> anyhow::Result<PathBuf> {
+    let from = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let base = if let Some(dir) = from("KAGE_STATE_DIR") {
+        dir
+    } else if let Some(dir) = from("XDG_STATE_HOME") {
+        dir.join("kage")
+    } else if let Some(home) = from("HOME") {
+        home.join(".local/state/kage")
+    } else {
+        bail!("HOME is not set; say where the agent keeps its state with --state");
+    };
+    Ok(base.join("agent"))
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn main() -> ExitCode {
+    kage_agent::process::warden_main_if_asked();
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "kage_agent=info,warn".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    match start(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn start(arguments: Arguments) -> anyhow::Result<()> {
+    let config = arguments.config()?;
+    let mut ports = Ports::system(kage_agent::Registry::new());
+    ports.runner = kage_agent::process::Runner::this_executable();
+    let shutdown = CancellationToken::new();
+    let hand_back = ports.hand_back.clone();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let running = kage_agent::run(config, ports, shutdown.clone());
+    tokio::pin!(running);
+    loop {
+        tokio::select! {
+            result = &mut running => return result.map_err(anyhow::Error::from),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if shutdown.is_cancelled() {
+            hand_back.cancel();
+        }
+        shutdown.cancel();
+    }
+}
