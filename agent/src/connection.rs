@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use kage_core::fleet::AdapterInfo;
 use kage_core::id::{AgentId, AttemptId, BootId};
 use kage_core::task::Labels;
 use kage_proto::client::{Client, ConnectError};
-use kage_proto::convert::agent::{Adapter, AttemptKey, Hello, Work, WorkKind};
+use kage_proto::convert::agent::{AttemptKey, Hello, Work, WorkKind};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::connect_request::Message as ToCoordinator;
@@ -54,7 +55,7 @@ pub(crate) struct Parts {
     pub(crate) boot: BootId,
     pub(crate) slots: u32,
     pub(crate) labels: Labels,
-    pub(crate) adapters: Vec<Adapter>,
+    pub(crate) adapters: Vec<AdapterInfo>,
     pub(crate) coordinator_url: String,
     pub(crate) token: Secret,
     pub(crate) random: Random,

@@ -32,8 +32,8 @@ pub use ports::{Ports, Registry};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kage_core::fleet::AdapterInfo;
 use kage_core::id::BootId;
-use kage_proto::convert::agent::Adapter;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -81,8 +81,7 @@ pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> R
     let stored = Stored::open(&config, &ports).await?;
     let delivering = stored.deliver(config, ports)?;
     delivering.workspaces_swept().await;
-    let adapters = delivering.probe_adapters().await?;
-    delivering.work(adapters, shutdown).await;
+    delivering.work(shutdown).await;
     Ok(())
 }
 
@@ -191,28 +190,25 @@ impl Delivering {
         self.shop.workspaces.sweep().await;
     }
 
-    /// Asks every adapter what it is; a program may be started for that.
-    async fn probe_adapters(&self) -> Result<Vec<Adapter>, RunError> {
-        let registry = self.ports.adapters.clone();
-        let probing = tokio::task::spawn_blocking(move || {
-            let infos = registry.values().map(|adapter| adapter.info());
-            infos
-                .map(|info| Adapter {
-                    name: info.name,
-                    version: info.version,
-                    unavailable: info.unavailable,
-                })
-                .collect()
-        });
-        probing.await.map_err(|_| RunError::Interrupted)
+    /// What every adapter says of itself.
+    fn adapters(&self) -> Vec<AdapterInfo> {
+        let infos = self.ports.adapters.values().map(|adapter| adapter.info());
+        infos
+            .map(|info| AdapterInfo {
+                name: info.name,
+                version: info.version,
+                unavailable: info.unavailable,
+            })
+            .collect()
     }
 
     /// Last phase: takes work until it is told to end, then delivers the rest.
-    async fn work(mut self, adapters: Vec<Adapter>, shutdown: CancellationToken) {
+    async fn work(mut self, shutdown: CancellationToken) {
         let delivered = self.backlog.wait_for(|backlog| !backlog.leftovers);
         let first = async { drop(tokio::time::timeout(LEFTOVERS_FIRST, delivered).await) };
         shutdown.run_until_cancelled(first).await;
         tracing::info!(agent = %self.state.agent(), name = %self.config.name, "agent started");
+        let adapters = self.adapters();
         Connection::new(connection::Parts {
             shop: Arc::clone(&self.shop),
             agent: self.state.agent(),

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
+use kage_agent::adapters::{self, AdapterConfig};
+use kage_agent::process::{Runner, warden_main_if_asked};
 use kage_agent::{Config, Limits, Ports, Secret};
 use kage_core::task::Labels;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,6 +36,9 @@ struct Arguments {
     /// A label that tasks may require; may be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
+    /// A folder with adapter manifests; may be repeated.
+    #[arg(long, value_name = "DIR")]
+    adapters: Vec<PathBuf>,
     /// Seconds that running attempts get to finish after the first signal.
     #[arg(long, default_value_t = Limits::default().drain.as_secs())]
     drain_seconds: u64,
@@ -92,7 +97,7 @@ fn host_name() -> String {
 }
 
 fn main() -> ExitCode {
-    kage_agent::process::warden_main_if_asked();
+    warden_main_if_asked();
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -111,9 +116,13 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn start(arguments: Arguments) -> anyhow::Result<()> {
+    let manifests = arguments.adapters.clone();
     let config = arguments.config()?;
-    let mut ports = Ports::system(kage_agent::Registry::new());
-    ports.runner = kage_agent::process::Runner::this_executable();
+    let runner = Runner::this_executable();
+    let mut adapters = AdapterConfig::new(std::env::vars_os().collect(), runner.clone());
+    adapters.manifest_dirs = manifests;
+    let mut ports = Ports::system(adapters::load(adapters).await?);
+    ports.runner = runner;
     let shutdown = CancellationToken::new();
     let hand_back = ports.hand_back.clone();
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
