@@ -125,8 +125,7 @@ const INHERITED: &[&str] = &[
 const STDOUT_LIMIT: usize = 256 << 20;
 const STDERR_LIMIT: usize = 64 << 10;
 
-/// One run of git.
-#[derive(Debug)]
+/// One run of git. Not `Debug`: its settings may hold a token.
 pub(crate) struct GitCommand {
     operation: &'static str,
     command: Command,
@@ -430,4 +429,74 @@ pub(crate) fn parse_oid(operation: &'static str, output: &[u8]) -> Result<Oid, G
         .ok()
         .and_then(|text| text.trim_end().parse().ok())
         .ok_or_else(|| GitError::unexpected(operation, output))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_token_never_shows() {
+        let auth = Auth::Bearer("hunter2".to_owned());
+        let command = GitCommand::new("fetch").auth(&auth).arg("x");
+        assert_eq!(format!("{auth:?}"), "Bearer(..)");
+        let arguments: Vec<_> = command.command.as_std().get_args().collect();
+        assert_eq!(arguments, ["fetch", "x"]);
+    }
+
+    #[tokio::test]
+    async fn a_failure_says_what_git_said() {
+        let failed = GitCommand::new("cat-file").arg("--nonsense").run().await;
+        let Err(GitError::Failed {
+            operation,
+            exit,
+            stderr,
+        }) = failed
+        else {
+            panic!("{failed:?}");
+        };
+        assert_eq!((operation, exit.as_str()), ("cat-file", "exit status: 129"));
+        assert!(stderr.contains("nonsense"), "{stderr}");
+    }
+
+    #[tokio::test]
+    async fn dropping_a_running_git_kills_all_of_its_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder_path = folder.path();
+        GitCommand::new("init")
+            .arg("--quiet")
+            .current_dir(folder_path)
+            .run()
+            .await
+            .unwrap();
+        // An alias that is a shell command: a child of git that waits for its input.
+        let mut group = GitCommand::new("wait-here")
+            .current_dir(folder_path)
+            .config("alias.wait-here", "!echo $$; cat; true")
+            .spawn_piped()
+            .unwrap();
+        let mut stdout = group.child.stdout.take().unwrap();
+        let mut pid = String::new();
+        while !pid.ends_with('\n') {
+            pid.push(char::from(stdout.read_u8().await.unwrap()));
+        }
+        let shell = format!("/proc/{}/stat", pid.trim());
+        // A zombie that init has not collected yet is dead enough.
+        let alive = || std::fs::read_to_string(&shell).is_ok_and(|stat| !stat.contains(") Z "));
+        if !std::path::Path::new("/proc/self/stat").exists() {
+            eprintln!("SKIPPED: no /proc");
+            return;
+        }
+        assert!(alive());
+        let stdin = group.child.stdin.take();
+        drop(group);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while alive() {
+            assert!(Instant::now() < deadline, "the shell outlived git");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(stdin);
+    }
 }

@@ -4,10 +4,14 @@
 //! makes a commit on the current branch. Executing a plan first checks that nothing it
 //! relies on has changed since, and undoes what it did when a step fails.
 
-mod apply;
 mod files;
-mod merge;
+
 mod tree;
+
+mod apply;
+mod three_way;
+
+mod merge;
 
 use std::path::Path;
 

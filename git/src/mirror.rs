@@ -103,7 +103,7 @@ impl Mirror {
         self.flush(names).await
     }
 
-    /// Whether the commit and all it needs are here.
+    /// Whether the commit is here. What comes in is checked to be complete when it does.
     ///
     /// # Errors
     /// When git cannot run.

@@ -266,7 +266,7 @@ impl Snapshot {
                 Some(LeftOutReason::NestedRepository)
             } else if wanted.matches(relative) {
                 None
-            } else if secret.matches(relative) {
+            } else if secret.matches(relative) && !is_example(relative) {
                 Some(LeftOutReason::SecretName)
             } else if meta.len() > MAX_UNTRACKED_BYTES {
                 Some(LeftOutReason::Large { size: meta.len() })
@@ -355,6 +355,12 @@ pub(crate) async fn filters_of(
         }
     }
     Ok(filters)
+}
+
+/// `.env.example` and its like are there to be shared.
+fn is_example(path: &Path) -> bool {
+    let ending = path.extension().and_then(OsStr::to_str);
+    ending.is_some_and(|ending| matches!(ending, "example" | "sample" | "template" | "dist"))
 }
 
 fn shown(path: &[u8]) -> String {

@@ -53,6 +53,7 @@ async fn uncommitted_work_comes_along_and_nothing_changes() {
     write(&source.join("x.log"), "ignored\n");
     write(&source.join("large"), vec![b'x'; (5 << 20) + 1]);
     write(&source.join(".env"), "KEY=1\n");
+    write(&source.join(".env.example"), "KEY=\n");
     write(&source.join("wanted.pem"), "public\n");
     write(&source.join("nested/file"), "n\n");
     sandbox.git(&source.join("nested"), &["init", "-q"]);
@@ -73,6 +74,7 @@ async fn uncommitted_work_comes_along_and_nothing_changes() {
     assert_eq!(
         tree,
         [
+            "100644 .env.example",
             "100644 .gitignore",
             "100644 a",
             "100644 kept",
