@@ -1,0 +1,357 @@
+//! A coordinator in this process and agents written against the generated client.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use kage_coordinator::{Config, Ports, RunError, run};
+use kage_core::event::{AttemptOutcome, Event, EventBody, OutputStream};
+use kage_core::fleet::AdapterInfo;
+use kage_core::id::{AgentId, BootId};
+use kage_core::task::{Assignment, TaskSpec};
+use kage_core::time::Timestamp;
+use kage_proto::client::Client;
+use kage_proto::convert::agent::{AttemptKey, Hello, Work};
+use kage_proto::v1;
+use kage_proto::v1::connect_request::Message as FromAgent;
+use kage_proto::v1::connect_response::Message as ToAgent;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+
+/// Nothing here takes longer, unless it hangs.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits for something, and fails when it does not come.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} did not happen in {DEADLINE:?}"),
+    }
+}
+
+pub(crate) struct Cluster {
+    pub(crate) address: SocketAddr,
+    pub(crate) token: String,
+    pub(crate) client: Client,
+    shutdown: CancellationToken,
+    running: JoinHandle<Result<(), RunError>>,
+}
+
+impl Cluster {
+    pub(crate) async fn start(dir: &Path) -> Self {
+        let mut config = Config::new(dir);
+        config.timings.heartbeat = Duration::from_millis(100);
+        config.timings.grace = Duration::from_millis(200);
+        config.timings.refusal = Duration::from_millis(200);
+        config.timings.drain = Duration::from_millis(500);
+        let (ready, address) = oneshot::channel();
+        let ports = Ports {
+            on_ready: Some(ready),
+            ..Ports::system()
+        };
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(run(config, ports, shutdown.clone()));
+        let address = soon("start", address).await.expect("it starts");
+        let token = std::fs::read_to_string(dir.join("token")).unwrap();
+        let client = Client::connect(&format!("http://{address}"), &token).await.unwrap();
+        Self {
+            address,
+            token,
+            client,
+            shutdown,
+            running,
+        }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        soon("shutdown", self.running).await.unwrap().unwrap();
+    }
+
+    pub(crate) async fn create(&self, spec: TaskSpec) -> v1::Task {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let request = v1::CreateTaskRequest {
+            request_id: format!("create-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
+            spec: Some(spec.into()),
+        };
+        let reply = self.client.tasks().create_task(request).await.unwrap();
+        reply.into_inner().task.unwrap()
+    }
+
+    pub(crate) async fn get(&self, task_id: &str) -> v1::Task {
+        let request = v1::GetTaskRequest {
+            task_id: task_id.to_owned(),
+        };
+        self.client
+            .tasks()
+            .get_task(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .task
+            .unwrap()
+    }
+
+    pub(crate) async fn watch(&self, task_id: &str, cursor: &str, follow: bool) -> Streaming<v1::WatchTaskResponse> {
+        let request = v1::WatchTaskRequest {
+            task_id: task_id.to_owned(),
+            cursor: cursor.to_owned(),
+            output: vec![v1::OutputStream::Stdout.into()],
+            session: String::new(),
+            follow,
+        };
+        self.client.tasks().watch_task(request).await.unwrap().into_inner()
+    }
+
+    /// An HTTP/1.1 request; the status and the body that came back.
+    pub(crate) async fn http(&self, head: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, Vec<u8>) {
+        let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        let mut request = format!("{head} HTTP/1.1\r\nhost: kage\r\nconnection: close\r\n");
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        request.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.write_all(body).await.unwrap();
+        let mut reply = Vec::new();
+        soon("reply", stream.read_to_end(&mut reply)).await.unwrap();
+        let end = reply.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+        let status = std::str::from_utf8(&reply[9..12]).unwrap().parse().unwrap();
+        (status, reply[end + 4..].to_vec())
+    }
+
+    pub(crate) fn bearer(&self) -> String {
+        format!("Bearer {}", self.token)
+    }
+}
+
+pub(crate) fn spec(sessions: &[&str]) -> TaskSpec {
+    TaskSpec {
+        project: Default::default(),
+        prompt: "do it".into(),
+        repository: None,
+        context_base: None,
+        assignments: sessions
+            .iter()
+            .map(|name| Assignment {
+                name: name.parse().unwrap(),
+                adapter: "noop".parse().unwrap(),
+                model: None,
+                context_delta: None,
+                requirements: Default::default(),
+            })
+            .collect(),
+        policy: Default::default(),
+    }
+}
+
+/// An agent that does what the test says.
+pub(crate) struct FakeAgent {
+    pub(crate) hello: Hello,
+    control: mpsc::Sender<v1::ConnectRequest>,
+    messages: Streaming<v1::ConnectResponse>,
+    delivery: mpsc::Sender<v1::AppendRequest>,
+    answers: Streaming<v1::AppendResponse>,
+    /// Came while something else was waited for.
+    early: VecDeque<ToAgent>,
+    pub(crate) welcome: v1::Welcome,
+}
+
+pub(crate) fn hello(n: u128, slots: u32) -> Hello {
+    Hello {
+        agent: AgentId::from_random(n),
+        boot: BootId::from_random(n),
+        protocols: 1..=1,
+        name: format!("fake-{n}"),
+        slots,
+        labels: Default::default(),
+        adapters: vec![AdapterInfo {
+            name: "noop".parse().unwrap(),
+            version: String::new(),
+            unavailable: None,
+        }],
+        running: Vec::new(),
+        pid: 1,
+        version: "test".into(),
+    }
+}
+
+/// A job that the agent was granted.
+#[derive(Clone)]
+pub(crate) struct Granted {
+    pub(crate) key: AttemptKey,
+    pub(crate) work: Work,
+}
+
+impl FakeAgent {
+    pub(crate) async fn connect(cluster: &Cluster, hello: Hello) -> Self {
+        let (control, requests) = mpsc::channel(64);
+        control
+            .send(from_agent(FromAgent::Hello(hello.clone().into())))
+            .await
+            .unwrap();
+        let messages = cluster
+            .client
+            .agent()
+            .connect(ReceiverStream::new(requests))
+            .await
+            .unwrap();
+        let (delivery, batches) = mpsc::channel(64);
+        let answers = cluster
+            .client
+            .events()
+            .append(ReceiverStream::new(batches))
+            .await
+            .unwrap();
+        let mut agent = Self {
+            hello,
+            control,
+            messages: messages.into_inner(),
+            delivery,
+            answers: answers.into_inner(),
+            early: VecDeque::new(),
+            welcome: v1::Welcome::default(),
+        };
+        let ToAgent::Welcome(welcome) = agent.next().await else {
+            panic!("the first message is a welcome");
+        };
+        agent.welcome = welcome;
+        agent
+    }
+
+    async fn receive(&mut self) -> ToAgent {
+        let message = soon("a message to the agent", self.messages.message()).await;
+        message.unwrap().expect("the session goes on").message.unwrap()
+    }
+
+    pub(crate) async fn next(&mut self) -> ToAgent {
+        match self.early.pop_front() {
+            Some(message) => message,
+            None => self.receive().await,
+        }
+    }
+
+    /// The first message of a kind; others are kept for later.
+    async fn first<T>(&mut self, is: impl Fn(&ToAgent) -> Option<T>) -> T {
+        if let Some(at) = self.early.iter().position(|message| is(message).is_some()) {
+            return self.early.remove(at).and_then(|message| is(&message)).unwrap();
+        }
+        loop {
+            let message = self.receive().await;
+            match is(&message) {
+                Some(found) => return found,
+                None => self.early.push_back(message),
+            }
+        }
+    }
+
+    /// What ends the control session.
+    pub(crate) async fn end(&mut self) -> Option<tonic::Status> {
+        loop {
+            match soon("the end of the session", self.messages.message()).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(status) => return Some(status),
+            }
+        }
+    }
+
+    pub(crate) async fn offer(&mut self) -> v1::Offer {
+        self.first(|message| match message {
+            ToAgent::Offer(offer) => Some(offer.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    pub(crate) async fn say(&self, message: FromAgent) {
+        self.control.send(from_agent(message)).await.unwrap();
+    }
+
+    /// Takes the next offer.
+    pub(crate) async fn take(&mut self) -> Granted {
+        let offer = self.offer().await;
+        self.say(FromAgent::Accept(v1::Accept {
+            offer_id: offer.offer_id,
+        }))
+        .await;
+        let key = AttemptKey::try_from(offer.key.unwrap()).unwrap();
+        let attempt = key.attempt.to_string();
+        self.first(|message| match message {
+            ToAgent::Granted(granted) if granted.attempt_id == attempt => Some(()),
+            _ => None,
+        })
+        .await;
+        let work = Work::try_from(offer.work.unwrap()).unwrap();
+        Granted { key, work }
+    }
+
+    pub(crate) async fn send_events(&self, key: &AttemptKey, first: u64, bodies: Vec<EventBody>) {
+        let events = (first..).zip(bodies).map(|(seq, body)| Event {
+            seq,
+            at: Timestamp::from_millis(seq),
+            body,
+        });
+        let batch = v1::EventBatch {
+            events: events.map(Into::into).collect(),
+        };
+        self.deliver(key, v1::append_request::Batch::Events(batch)).await;
+    }
+
+    pub(crate) async fn send_output(&self, key: &AttemptKey, offset: u64, data: &[u8]) {
+        let batch = v1::OutputBatch {
+            stream: v1::OutputStream::from(OutputStream::Stdout).into(),
+            offset,
+            data: data.to_vec().into(),
+        };
+        self.deliver(key, v1::append_request::Batch::Output(batch)).await;
+    }
+
+    async fn deliver(&self, key: &AttemptKey, batch: v1::append_request::Batch) {
+        let request = v1::AppendRequest {
+            key: Some(key.clone().into()),
+            batch: Some(batch),
+        };
+        self.delivery.send(request).await.unwrap();
+    }
+
+    pub(crate) async fn answer(&mut self) -> v1::append_response::Result {
+        let answer = soon("an answer to a delivery", self.answers.message()).await;
+        answer.unwrap().expect("the delivery goes on").result.unwrap()
+    }
+
+    /// Reads answers until events up to `seq` are acknowledged.
+    pub(crate) async fn acked(&mut self, seq: u64) {
+        loop {
+            match self.answer().await {
+                v1::append_response::Result::AckedSeq(acked) if acked >= seq => return,
+                v1::append_response::Result::AckedSeq(_) | v1::append_response::Result::AckedOutput(_) => {}
+                v1::append_response::Result::Rejected(rejected) => panic!("rejected: {}", rejected.reason),
+            }
+        }
+    }
+
+    pub(crate) async fn rejected(&mut self) -> String {
+        loop {
+            match self.answer().await {
+                v1::append_response::Result::AckedSeq(_) | v1::append_response::Result::AckedOutput(_) => {}
+                v1::append_response::Result::Rejected(rejected) => return rejected.reason,
+            }
+        }
+    }
+
+    pub(crate) async fn finish(&mut self, key: &AttemptKey, seq: u64, outcome: AttemptOutcome) {
+        self.send_events(key, seq, vec![EventBody::Finished(outcome)]).await;
+        self.acked(seq).await;
+    }
+}
+
+fn from_agent(message: FromAgent) -> v1::ConnectRequest {
+    v1::ConnectRequest { message: Some(message) }
+}
