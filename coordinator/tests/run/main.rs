@@ -1,5 +1,7 @@
 //! A whole coordinator in this process, seen through its port only.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 mod cluster;
 mod control;
 mod delivery;
