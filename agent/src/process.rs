@@ -14,6 +14,8 @@ mod child;
 mod drive;
 mod environment;
 #[cfg(target_os = "linux")]
+mod link;
+#[cfg(target_os = "linux")]
 mod tree;
 #[cfg(target_os = "linux")]
 mod warden;

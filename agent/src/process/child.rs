@@ -4,58 +4,18 @@
 //! driver. Everything ends when a [`Child`] is dropped.
 
 use std::ffi::OsString;
-use std::io;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{ChildStderr, ChildStdout};
 use tokio::time::Instant;
 
+#[cfg(target_os = "linux")]
+use super::link::{Link, Message, Order};
 use super::{Command, RunError, Runner, Status, Stdin};
-
-/// What the agent writes to a warden: [`Order::Start`] first, with the bytes for standard
-/// input after its line. A closed socket means the same as [`Order::Stop`].
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Order {
-    Start(Start),
-    Freeze,
-    Thaw,
-    Stop,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Start {
-    pub(super) program: OsString,
-    pub(super) args: Vec<OsString>,
-    pub(super) env: Vec<(OsString, OsString)>,
-    pub(super) cwd: PathBuf,
-    pub(super) stdin: StartStdin,
-    pub(super) grace: Duration,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum StartStdin {
-    Null,
-    /// This many bytes follow.
-    Bytes(usize),
-    File(PathBuf),
-}
-
-/// What a warden writes to the agent, one line each.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Message {
-    Started { pid: i32 },
-    SpawnFailed { os_error: Option<i32>, message: String },
-    Ended { status: Status, survivors: u32 },
-}
 
 /// A running program. Dropping it ends the program and what belongs to it.
 #[derive(Debug)]
@@ -68,17 +28,8 @@ pub(super) struct Child {
 #[derive(Debug)]
 enum Hold {
     #[cfg(target_os = "linux")]
-    Warden(Warden),
+    Warden(Link),
     Group(Group),
-}
-
-#[cfg(target_os = "linux")]
-#[derive(Debug)]
-struct Warden {
-    orders: tokio::net::unix::OwnedWriteHalf,
-    messages: tokio::io::Lines<tokio::io::BufReader<tokio::net::unix::OwnedReadHalf>>,
-    /// The program's own group, to end what can be ended should the warden be lost.
-    group: Option<Pid>,
 }
 
 #[derive(Debug)]
@@ -125,7 +76,12 @@ impl Child {
     pub(super) async fn start(runner: &Runner, command: &Command, grace: Duration) -> Result<Self, RunError> {
         #[cfg(target_os = "linux")]
         if let Some(executable) = &runner.warden {
-            return Self::start_warden(executable, command, grace).await;
+            let (link, process) = Link::start(executable, command, grace).await?;
+            return Ok(Self {
+                program: command.program.clone(),
+                process,
+                hold: Hold::Warden(link),
+            });
         }
         #[cfg(not(target_os = "linux"))]
         let _ = runner;
@@ -175,81 +131,6 @@ impl Child {
         })
     }
 
-    #[cfg(target_os = "linux")]
-    async fn start_warden(executable: &PathBuf, command: &Command, grace: Duration) -> Result<Self, RunError> {
-        use std::os::fd::OwnedFd;
-        use tokio::io::AsyncBufReadExt as _;
-
-        let warden_error = |source| RunError::Warden {
-            executable: executable.clone(),
-            source,
-        };
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(warden_error)?;
-        ours.set_nonblocking(true).map_err(warden_error)?;
-        let mut process = {
-            // The command owns the warden's end of the socket; dropping it here is what
-            // makes the warden's death visible as an end of file.
-            let mut warden = std::process::Command::new(executable);
-            std::os::unix::process::CommandExt::arg0(&mut warden, "kage-warden");
-            let mut warden = tokio::process::Command::from(warden);
-            warden
-                .arg(super::WARDEN_ARGUMENT)
-                .env_clear()
-                .current_dir("/")
-                .stdin(Stdio::from(OwnedFd::from(theirs)))
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped());
-            warden.spawn().map_err(warden_error)?
-        };
-        let (messages, orders) = tokio::net::UnixStream::from_std(ours)
-            .map_err(warden_error)?
-            .into_split();
-        let mut warden = Warden {
-            orders,
-            messages: tokio::io::BufReader::new(messages).lines(),
-            group: None,
-        };
-
-        let (stdin, bytes) = match &command.stdin {
-            Stdin::Null => (StartStdin::Null, &[][..]),
-            Stdin::Bytes(bytes) => (StartStdin::Bytes(bytes.len()), &bytes[..]),
-            Stdin::File(path) => (StartStdin::File(path.clone()), &[][..]),
-        };
-        let start = Order::Start(Start {
-            program: command.program.clone(),
-            args: command.args.clone(),
-            env: command.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            cwd: command.cwd.clone(),
-            stdin,
-            grace,
-        });
-        warden.send(&start).await.map_err(warden_error)?;
-        warden.orders.write_all(bytes).await.map_err(warden_error)?;
-
-        match warden.receive().await.map_err(warden_error)? {
-            Some(Message::Started { pid }) => warden.group = Pid::from_raw(pid),
-            Some(Message::SpawnFailed { os_error, message }) => {
-                let source = os_error.map_or_else(|| io::Error::other(message), io::Error::from_raw_os_error);
-                process.wait().await.map_err(warden_error)?;
-                return Err(RunError::Spawn {
-                    program: command.program.clone(),
-                    source,
-                });
-            }
-            Some(Message::Ended { .. }) | None => {
-                process.wait().await.map_err(warden_error)?;
-                return Err(RunError::WardenLost {
-                    program: command.program.clone(),
-                });
-            }
-        }
-        Ok(Self {
-            program: command.program.clone(),
-            process,
-            hold: Hold::Warden(warden),
-        })
-    }
-
     /// The program's pipes; there the first time only.
     pub(super) fn take_pipes(&mut self) -> (Option<ChildStdout>, Option<ChildStderr>) {
         (self.process.stdout.take(), self.process.stderr.take())
@@ -260,7 +141,7 @@ impl Child {
     pub(super) async fn stop(&mut self) {
         match &mut self.hold {
             #[cfg(target_os = "linux")]
-            Hold::Warden(warden) => warden.order(&Order::Stop).await,
+            Hold::Warden(link) => link.order(&Order::Stop).await,
             Hold::Group(group) => {
                 signal_group(group.pid, Signal::TERM);
                 // A stopped program takes the polite signal only when it goes on.
@@ -274,7 +155,7 @@ impl Child {
     pub(super) async fn freeze(&mut self, frozen: bool) {
         match &mut self.hold {
             #[cfg(target_os = "linux")]
-            Hold::Warden(warden) => warden.order(if frozen { &Order::Freeze } else { &Order::Thaw }).await,
+            Hold::Warden(link) => link.order(if frozen { &Order::Freeze } else { &Order::Thaw }).await,
             Hold::Group(group) => signal_group(group.pid, if frozen { Signal::STOP } else { Signal::CONT }),
         }
     }
@@ -284,10 +165,10 @@ impl Child {
     pub(super) async fn ended(&mut self) -> Result<(Status, u32), RunError> {
         match &mut self.hold {
             #[cfg(target_os = "linux")]
-            Hold::Warden(warden) => match warden.receive().await {
+            Hold::Warden(link) => match link.receive().await {
                 Ok(Some(Message::Ended { status, survivors })) => Ok((status, survivors)),
                 Ok(Some(Message::Started { .. } | Message::SpawnFailed { .. }) | None) | Err(_) => {
-                    signal_group(warden.group, Signal::KILL);
+                    signal_group(link.group, Signal::KILL);
                     Err(RunError::WardenLost {
                         program: self.program.clone(),
                     })
@@ -325,34 +206,11 @@ impl Child {
     pub(super) fn abandon(&mut self) -> RunError {
         match &mut self.hold {
             #[cfg(target_os = "linux")]
-            Hold::Warden(warden) => signal_group(warden.group, Signal::KILL),
+            Hold::Warden(link) => signal_group(link.group, Signal::KILL),
             Hold::Group(group) => signal_group(group.pid, Signal::KILL),
         }
         RunError::WardenLost {
             program: self.program.clone(),
-        }
-    }
-}
-
-#[cfg(target_os = "linux")]
-impl Warden {
-    async fn send(&mut self, order: &Order) -> io::Result<()> {
-        let mut line = serde_json::to_vec(order)?;
-        line.push(b'\n');
-        self.orders.write_all(&line).await
-    }
-
-    /// Sends an order to a warden that may just have ended.
-    async fn order(&mut self, order: &Order) {
-        if let Err(error) = self.send(order).await {
-            tracing::debug!(%error, "the warden takes no orders any more");
-        }
-    }
-
-    async fn receive(&mut self) -> io::Result<Option<Message>> {
-        match self.messages.next_line().await? {
-            Some(line) => Ok(Some(serde_json::from_str(&line)?)),
-            None => Ok(None),
         }
     }
 }

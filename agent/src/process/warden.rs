@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, setsid, wait};
 
 use super::Status;
-use super::child::{Message, Order, Start, StartStdin};
+use super::link::{Message, Order, Start, StartStdin};
 use super::tree;
 
 /// How long what a program leaves running may take to end itself.

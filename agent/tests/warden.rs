@@ -1,0 +1,265 @@
+//! What only a warden can do: nothing of a program is left, whatever it detaches and
+//! whoever dies. Linux only; elsewhere there is no warden.
+#![cfg(target_os = "linux")]
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kage_agent::process::{
+    Cause, Chunk, Command, Containment, Control, Ended, Limits, RunError, Runner, Status, Stdin,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+/// Tells the test below that it is to be the agent that gets killed.
+const VICTIM: &str = "KAGE_TEST_VICTIM";
+
+fn runner() -> Runner {
+    Runner {
+        warden: Some(env!("CARGO_BIN_EXE_kage-agent").into()),
+    }
+}
+
+fn limits() -> Limits {
+    Limits {
+        timeout: Duration::from_secs(60),
+        idle_timeout: Duration::from_secs(60),
+        grace: Duration::from_millis(300),
+    }
+}
+
+fn sh(script: &str, cwd: &Path) -> Command {
+    Command {
+        program: "sh".into(),
+        args: vec!["-c".into(), script.into()],
+        env: [("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())].into(),
+        cwd: cwd.to_owned(),
+        stdin: Stdin::Null,
+    }
+}
+
+async fn run(command: Command, limits: Limits, control: Control) -> (Result<Ended, RunError>, String) {
+    let (sender, mut chunks) = mpsc::channel::<Chunk>(1);
+    let runner = runner();
+    let gather = async {
+        let mut output = Vec::new();
+        while let Some(chunk) = chunks.recv().await {
+            output.extend_from_slice(&chunk.bytes);
+        }
+        String::from_utf8(output).expect("what the scripts print is UTF-8")
+    };
+    tokio::join!(runner.run(command, limits, control, sender), gather)
+}
+
+fn free() -> Control {
+    Control::stop_only(CancellationToken::new())
+}
+
+/// Starts what escapes a process group: a session of its own, twice forked, deaf to the
+/// polite signal. Each writes its process number into a file before the script goes on.
+const ESCAPE: &str = "
+    detach() { setsid sh -c \"trap '' TERM HUP; echo \\$\\$ > $1.new; mv $1.new $1; while :; do sleep 0.05; done\" >&- 2>&- <&- & }
+    (detach one &)
+    (setsid sh -c \"(sh -c 'echo \\$\\$ > two.new; mv two.new two; exec sleep 1000' &)\" &)
+    while [ ! -e one ] || [ ! -e two ]; do sleep 0.01; done
+";
+
+fn pid(folder: &Path, name: &str) -> Option<i32> {
+    std::fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok()
+}
+
+fn alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // A zombie is dead; whoever inherited it has not looked yet.
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.trim().is_empty() && !rest.trim_start().starts_with('Z'))
+}
+
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[tokio::test]
+async fn the_status_and_every_byte_come_through() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(runner().containment(), Containment::Warden);
+    for (script, status) in [
+        ("exit 0", Status::Code(0)),
+        ("exit 42", Status::Code(42)),
+        ("kill -KILL $$", Status::Signal(9)),
+        ("kill -SEGV $$", Status::Signal(11)),
+    ] {
+        let (ended, _) = run(sh(script, folder.path()), limits(), free()).await;
+        let ended = ended.unwrap();
+        assert_eq!(
+            (ended.cause, ended.status, ended.survivors),
+            (Cause::Itself, status, 0),
+            "{script}"
+        );
+    }
+    let mut command = sh("cat; pwd; cat /proc/self/environ", folder.path());
+    command.stdin = Stdin::Bytes(Bytes::from(vec![b'x'; 300_000]));
+    let (_, output) = run(command, limits(), free()).await;
+    let rest = output.trim_start_matches('x');
+    assert_eq!(output.len() - rest.len(), 300_000);
+    let cwd = std::fs::canonicalize(folder.path()).unwrap();
+    let rest = rest.strip_prefix(&format!("{}\n", cwd.display())).unwrap();
+    let names: Vec<_> = rest
+        .split('\0')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(
+        names.contains(&"PATH")
+            && names
+                .iter()
+                .all(|name| ["PATH", "PWD", "OLDPWD", "_", "SHLVL"].contains(name))
+    );
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_start_is_an_error() {
+    let mut command = sh("", Path::new("/"));
+    command.program = "/nonexistent/program".into();
+    let (ended, _) = run(command, limits(), free()).await;
+    let Err(RunError::Spawn { source, .. }) = ended else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn what_a_program_leaves_running_ends_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ended, output) = run(
+        sh(&format!("{ESCAPE} echo bye; exit 3"), folder.path()),
+        limits(),
+        free(),
+    )
+    .await;
+    let ended = ended.unwrap();
+    assert_eq!(
+        (ended.status, ended.survivors, output.as_str()),
+        (Status::Code(3), 0, "bye\n")
+    );
+    for name in ["one", "two"] {
+        assert!(!alive(pid(folder.path(), name).unwrap()), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn stopping_ends_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let stop = CancellationToken::new();
+    let path = folder.path().to_owned();
+    let command = sh(&format!("{ESCAPE} sleep 1000"), &path);
+    let stop_when_begun = async {
+        let (stop, path) = (stop.clone(), path.clone());
+        let begun = move || {
+            wait_for("both are running", || {
+                path.join("one").exists() && path.join("two").exists()
+            })
+        };
+        tokio::task::spawn_blocking(begun).await.unwrap();
+        stop.cancel();
+    };
+    let control = Control::stop_only(stop.clone());
+    let ((ended, _), ()) = tokio::join!(run(command, limits(), control), stop_when_begun);
+    let ended = ended.unwrap();
+    assert_eq!(
+        (ended.cause, ended.status, ended.survivors),
+        (Cause::Stopped, Status::Signal(15), 0)
+    );
+    for name in ["one", "two"] {
+        assert!(!alive(pid(&path, name).unwrap()), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_fork_bomb_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    // Each one lives for a moment and starts the next in a session of its own.
+    let script =
+        "trap '' TERM; echo 'setsid sh ./next & sleep 0.02' > next; for i in 1 2 3 4; do sh ./next & done; sleep 1000";
+    let short = Limits {
+        timeout: Duration::from_millis(300),
+        ..limits()
+    };
+    let (ended, _) = run(sh(script, folder.path()), short, free()).await;
+    let ended = ended.unwrap();
+    assert_eq!((ended.cause, ended.survivors), (Cause::TimedOut, 0));
+}
+
+#[tokio::test]
+async fn freezing_reaches_what_left_the_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let (freeze, frozen) = watch::channel(false);
+    let stop = CancellationToken::new();
+    let control = Control {
+        stop: stop.clone(),
+        frozen,
+    };
+    let script = "setsid sh -c 'while :; do echo x >> ticks; sleep 0.01; done' & wait";
+    let ticks = folder.path().join("ticks");
+    let size = move || std::fs::metadata(&ticks).map_or(0, |found| found.len());
+    let watch = async {
+        let watching = move || {
+            wait_for("it ticks", || size() > 0);
+            freeze.send_replace(true);
+            // Frozen once the size stays the same for longer than many ticks take.
+            wait_for("it stands still", || {
+                let before = size();
+                std::thread::sleep(Duration::from_millis(200));
+                size() == before
+            });
+            let before = size();
+            freeze.send_replace(false);
+            wait_for("it goes on", || size() > before);
+            freeze.send_replace(true);
+        };
+        tokio::task::spawn_blocking(watching).await.unwrap();
+        // Frozen programs can be ended as well.
+        stop.cancel();
+    };
+    let ((ended, _), ()) = tokio::join!(run(sh(script, folder.path()), limits(), control), watch);
+    let ended = ended.unwrap();
+    assert_eq!((ended.cause, ended.survivors), (Cause::Stopped, 0));
+}
+
+#[tokio::test]
+#[ignore = "not a test of its own: the agent that is killed in the test below"]
+async fn victim() {
+    let folder = std::env::var_os(VICTIM).expect("the test below says where");
+    let folder = Path::new(&folder);
+    let (ended, _) = run(sh(&format!("{ESCAPE} sleep 1000"), folder), limits(), free()).await;
+    panic!("the program was to run until the agent is killed: {ended:?}");
+}
+
+#[test]
+fn everything_ends_when_the_agent_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "victim", "--ignored"])
+        .env(VICTIM, folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pids = || Some([pid(folder.path(), "one")?, pid(folder.path(), "two")?]);
+    wait_for("both are running", || pids().is_some());
+    let pids = pids().unwrap();
+    assert!(pids.iter().all(|pid| alive(*pid)));
+    // SIGKILL: the agent cannot do anything about it any more.
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    wait_for("nothing is left", || !pids.iter().any(|pid| alive(*pid)));
+}
