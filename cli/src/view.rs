@@ -289,7 +289,7 @@ pub fn report_rows(report: &v1::Report) -> Vec<Vec<String>> {
                 session_state(session.state()).to_owned(),
                 session.result.as_ref().and_then(|r| r.diff.as_ref()).map_or_else(
                     || "-".to_owned(),
-                    |d| format!("{} files +{} -{}", d.files, d.added, d.removed),
+                    |d| format!("{} +{} -{}", counted(d.files as usize, "file"), d.added, d.removed),
                 ),
                 risk(row.risk()).to_owned(),
                 short_count(tokens(session.usage.as_ref())),
@@ -307,17 +307,22 @@ pub const REPORT_HEADER: [&str; 9] = [
 ];
 
 fn notes(row: &v1::ReportRow, session: &v1::Session) -> String {
-    let mut notes = row.flags.clone();
-    notes.extend(row.history.iter().cloned());
-    if let Some(failure) = &session.failure {
-        notes.push(one_line(&failure.message, 160));
-    }
-    if let Some(verdict) = &session.verdict
-        && verdict.kind() != v1::VerdictKind::Passed
-    {
-        notes.push(one_line(&verdict.message, 160));
-    }
-    notes.join("; ")
+    let failure = session.failure.as_ref().map(|f| f.message.as_str());
+    row.flags
+        .iter()
+        .chain(&row.history)
+        .map(String::as_str)
+        .chain(failure)
+        .map(|note| one_line(note, 120))
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// A number and its noun: `1 file`, `2 files`.
+#[must_use]
+pub fn counted(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
 }
 
 /// The word for a task's state.

@@ -29,7 +29,11 @@ pub(super) async fn run(session: &Session, asked: Option<String>) -> anyhow::Res
             view::short_id(&task.id),
             view::task_state(task.state())
         ),
-        n => format!("task {}: {n} sessions are being stopped", view::short_id(&task.id)),
+        n => format!(
+            "task {}: stopping {}",
+            view::short_id(&task.id),
+            view::counted(n, "session")
+        ),
     })?;
     Ok(Exit::Done)
 }
