@@ -54,7 +54,7 @@ use crate::workspace::Workspaces;
 const LEFTOVERS_FIRST: Duration = Duration::from_secs(3);
 /// How long the last events may take to be delivered at the end. What is not stays in
 /// the outbox for the next start.
-const LAST_DELIVERY: Duration = Duration::from_secs(10);
+const LAST_DELIVERY: Duration = Duration::from_secs(5);
 
 /// Why an agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,425 @@
+//! The agent as a whole, against a coordinator in this process: grants, cut connections,
+//! leases, refusals, restarts and shutdown.
+
+#![expect(clippy::unwrap_used, reason = "what fails here is the test")]
+
+mod coordinator;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use coordinator::{DEADLINE, Served};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use kage_agent::adapter::{Adapter, AdapterEnd, AdapterInfo, Reporter, SessionInput};
+use kage_agent::{Config, Limits, Ports, Registry, Secret};
+use kage_core::event::{EventBody, OutputStream};
+use kage_core::failure::FailureKind;
+use kage_proto::convert::agent::{PromptText, SessionWork, WorkKind};
+use kage_proto::v1;
+use kage_proto::v1::connect_response::Message as ToAgent;
+use kage_proto::v1::event::Body;
+use kage_proto::v1::finished::Outcome;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const SECRET: &str = "key-0123456789";
+
+/// Does what the prompt says.
+struct Scripted;
+
+impl Adapter for Scripted {
+    fn info(&self) -> AdapterInfo {
+        AdapterInfo {
+            name: "scripted".parse().unwrap(),
+            version: "1".to_owned(),
+            unavailable: None,
+        }
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        vec![SECRET.to_owned()]
+    }
+
+    fn uses_scratch(&self) -> bool {
+        false
+    }
+
+    fn run(&self, mut input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {
+        async move {
+            let (_, task) = input.prompt.own.split_once("# Task\n\n").unwrap();
+            let mut words = task.split(' ');
+            match words.next().unwrap() {
+                "wait" => {
+                    stop.cancelled().await;
+                    return AdapterEnd::Stopped;
+                }
+                "panic" => panic!("scripted"),
+                "print" => {
+                    let bytes: usize = words.next().unwrap().parse().unwrap();
+                    for start in (0..bytes).step_by(1000) {
+                        let piece: Vec<u8> = (start..bytes.min(start + 1000)).map(byte).collect();
+                        if reporter.output(OutputStream::Stdout, piece.into()).await.is_err() {
+                            return AdapterEnd::Stopped;
+                        }
+                    }
+                }
+                "leak" => {
+                    let (first, second) = SECRET.split_at(5);
+                    for piece in ["the key is ", first, second, "!"] {
+                        let piece = Bytes::from_static(piece.as_bytes());
+                        reporter.output(OutputStream::Stderr, piece).await.unwrap();
+                    }
+                    let text = EventBody::Activity(format!("echo {SECRET}"));
+                    reporter.event(text).await.unwrap();
+                }
+                "freeze" => {
+                    input.frozen.wait_for(|frozen| *frozen).await.unwrap();
+                    reporter.event(EventBody::Activity("frozen".to_owned())).await.unwrap();
+                    input.frozen.wait_for(|frozen| !*frozen).await.unwrap();
+                    reporter.event(EventBody::Activity("thawed".to_owned())).await.unwrap();
+                }
+                "nothing" => {}
+                other => panic!("{other}"),
+            }
+            AdapterEnd::Done { summary: String::new() }
+        }
+        .boxed()
+    }
+}
+
+/// The byte at a place of what `print` prints.
+fn byte(at: usize) -> u8 {
+    u8::try_from(at.wrapping_mul(2_654_435_761) >> 7 & 0xff).unwrap()
+}
+
+fn work(task: &str) -> WorkKind {
+    WorkKind::Session(SessionWork {
+        name: "one".parse().unwrap(),
+        adapter: "scripted".parse().unwrap(),
+        model: None,
+        prompt: PromptText::Inline(task.to_owned()),
+        context_base: None,
+        context_delta: None,
+        overridden: Vec::new(),
+        timeout: Duration::from_secs(60),
+        idle_timeout: Duration::from_secs(60),
+    })
+}
+
+struct Agent {
+    shutdown: CancellationToken,
+    hand_back: CancellationToken,
+    running: JoinHandle<Result<(), kage_agent::RunError>>,
+}
+
+impl Agent {
+    fn start(served: &Served, state: &Path, limits: Limits) -> Self {
+        let adapter: Arc<dyn Adapter> = Arc::new(Scripted);
+        let ports = Ports::system(Registry::from([("scripted".parse().unwrap(), adapter)]));
+        let config = Config {
+            state_dir: state.to_owned(),
+            coordinator_url: format!("http://{}", served.address),
+            token: Secret::new("token"),
+            name: "tester".to_owned(),
+            slots: 2,
+            labels: [("os".to_owned(), "test".to_owned())].into(),
+            limits,
+        };
+        let shutdown = CancellationToken::new();
+        Self {
+            hand_back: ports.hand_back.clone(),
+            running: tokio::spawn(kage_agent::run(config, ports, shutdown.clone())),
+            shutdown,
+        }
+    }
+
+    async fn end(self) {
+        self.shutdown.cancel();
+        self.ended().await;
+    }
+
+    async fn ended(self) {
+        let ended = tokio::time::timeout(DEADLINE, self.running).await;
+        ended.expect("the agent ends").unwrap().unwrap();
+    }
+}
+
+fn failure(events: &[v1::Event]) -> v1::Failure {
+    match events.last().and_then(|event| event.body.clone()) {
+        Some(Body::Finished(v1::Finished {
+            outcome: Some(Outcome::Failure(failure)),
+        })) => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn kind(kind: FailureKind) -> i32 {
+    v1::FailureKind::from(kind).into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_granted_session_is_told_from_phase_to_claim() {
+    let served = Served::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(1).await;
+    let attempt = served.coordinator.grant(1, work("nothing")).await;
+    let events = served.coordinator.finished(&attempt).await;
+    let bodies: Vec<_> = events.iter().map(|event| event.body.clone().unwrap()).collect();
+    let phase = |phase: v1::Phase| Body::PhaseChanged(v1::PhaseChanged { phase: phase.into() });
+    let claimed = Outcome::Claimed(v1::Claimed {});
+    assert_eq!(
+        bodies,
+        [
+            phase(v1::Phase::Preparing),
+            phase(v1::Phase::Working),
+            Body::Finished(v1::Finished { outcome: Some(claimed) })
+        ]
+    );
+    let hello = served.coordinator.with(|kept| kept.hellos[0].clone());
+    assert_eq!(
+        (hello.name.as_str(), hello.slots, hello.running.len()),
+        ("tester", 2, 0)
+    );
+    assert_eq!(hello.adapters[0].name, "scripted");
+    agent.end().await;
+
+    assert_eq!(std::fs::read_dir(state.path().join("output")).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_is_whole_after_connections_broke() {
+    const BYTES: usize = 3_000_000;
+    let served = Served::start().await;
+    served.coordinator.with(|kept| kept.cut_after = vec![7, 1, 20]);
+    let state = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(1).await;
+    let attempt = served.coordinator.grant(1, work(&format!("print {BYTES}"))).await;
+    let events = served.coordinator.finished(&attempt).await;
+    assert!(events.iter().enumerate().all(|(at, event)| event.seq == at as u64 + 1));
+    let (output, appends) = served.coordinator.with(|kept| {
+        let stream = v1::OutputStream::Stdout.into();
+        (kept.output.remove(&(attempt, stream)).unwrap(), kept.appends)
+    });
+    assert_eq!(output.len(), BYTES);
+    assert!(output.iter().enumerate().all(|(at, found)| *found == byte(at)));
+    assert!(appends >= 4, "{appends}");
+    agent.end().await;
+    assert_eq!(std::fs::read_dir(state.path().join("output")).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn little_space_slows_output_and_loses_nothing() {
+    const BYTES: usize = 400_000;
+    let served = Served::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        undelivered_output: 70_000,
+        ..Limits::default()
+    };
+    let agent = Agent::start(&served, state.path(), limits);
+    served.coordinator.connected(1).await;
+    let attempt = served.coordinator.grant(1, work(&format!("print {BYTES}"))).await;
+    served.coordinator.finished(&attempt).await;
+    let stream = v1::OutputStream::Stdout.into();
+    let output = served.coordinator.with(|kept| kept.output[&(attempt, stream)].clone());
+    assert!(output.len() == BYTES && output.iter().enumerate().all(|(at, found)| *found == byte(at)));
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_beyond_the_cap_is_dropped_and_said_so() {
+    let served = Served::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        output_cap: 5000,
+        ..Limits::default()
+    };
+    let agent = Agent::start(&served, state.path(), limits);
+    served.coordinator.connected(1).await;
+    let attempt = served.coordinator.grant(1, work("print 90000")).await;
+    let events = served.coordinator.finished(&attempt).await;
+    let truncated: Vec<_> = events
+        .iter()
+        .filter_map(|event| match &event.body {
+            Some(Body::OutputTruncated(truncated)) => Some(truncated.at),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(truncated, [5000]);
+    let stream = v1::OutputStream::Stdout.into();
+    assert_eq!(
+        served.coordinator.with(|kept| kept.output[&(attempt, stream)].len()),
+        5000
+    );
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_do_not_leave_the_agent() {
+    let served = Served::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(1).await;
+    let attempt = served.coordinator.grant(1, work("leak")).await;
+    let events = served.coordinator.finished(&attempt).await;
+    let stream = v1::OutputStream::Stderr.into();
+    let output = served.coordinator.with(|kept| kept.output[&(attempt, stream)].clone());
+    assert_eq!(output, b"the key is ***!");
+    let said = events
+        .iter()
+        .any(|event| matches!(&event.body, Some(Body::Activity(activity)) if activity.summary == "echo ***"));
+    assert!(said, "{events:?}");
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panicking_adapter_ends_its_attempt_only() {
+    let served = Served::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(1).await;
+    let crashed = served.coordinator.grant(1, work("panic")).await;
+    let events = served.coordinator.finished(&crashed).await;
+    assert_eq!(failure(&events).kind, kind(FailureKind::AdapterCrash));
+    let next = served.coordinator.grant(2, work("nothing")).await;
+    served.coordinator.finished(&next).await;
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stop_and_time_limits_end_an_attempt() {
+    let served = Served::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(1).await;
+    let stopped = served.coordinator.grant(1, work("wait")).await;
+    served.coordinator.say(ToAgent::Stop(v1::Stop {
+        attempt_id: stopped.clone(),
+        reason: "not wanted".to_owned(),
+    }));
+    let told = failure(&served.coordinator.finished(&stopped).await);
+    assert_eq!(
+        (told.kind, told.message.as_str()),
+        (kind(FailureKind::Cancelled), "not wanted")
+    );
+
+    for (n, timeout, idle_timeout) in [(2, 100, 60_000), (3, 60_000, 100)] {
+        let WorkKind::Session(mut session) = work("wait") else {
+            unreachable!("it is a session")
+        };
+        session.timeout = Duration::from_millis(timeout);
+        session.idle_timeout = Duration::from_millis(idle_timeout);
+        let slow = served.coordinator.grant(n, WorkKind::Session(session)).await;
+        let told = failure(&served.coordinator.finished(&slow).await);
+        assert_eq!(told.kind, kind(FailureKind::Timeout), "{told:?}");
+    }
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_not_renewed_freezes() {
+    let served = Served::start().await;
+    served.coordinator.with(|kept| {
+        kept.renews = false;
+        kept.lease_ttl = Duration::from_millis(300);
+    });
+    let state = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(1).await;
+    let attempt = served.coordinator.grant(1, work("freeze")).await;
+    served
+        .coordinator
+        .until("frozen", |kept| {
+            let events = kept.events.get(&attempt)?;
+            events
+                .iter()
+                .any(|event| matches!(&event.body, Some(Body::Activity(told)) if told.summary == "frozen"))
+                .then_some(())
+        })
+        .await;
+    served.coordinator.with(|kept| kept.renews = true);
+    let events = served.coordinator.finished(&attempt).await;
+    assert!(
+        matches!(&events[events.len() - 2].body, Some(Body::Activity(told)) if told.summary == "thawed"),
+        "{events:?}"
+    );
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refuses_what_it_cannot_do_and_stops_what_is_refused() {
+    let served = Served::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    let coordinator = &served.coordinator;
+    coordinator.connected(1).await;
+    coordinator.with(|kept| {
+        kept.rejected
+            .insert(kage_core::id::AttemptId::from_random(1).to_string());
+    });
+    coordinator.grant(1, work("wait")).await;
+    coordinator.grant(2, work("wait")).await;
+    let second = kage_core::id::AttemptId::from_random(2).to_string();
+    // The first is stopped by the refusal of its events, which frees its slot.
+    let mut n = 10;
+    loop {
+        n += 1;
+        let offered = coordinator.offer(n, work("nothing"));
+        let answer = coordinator.until("an answer", |kept| {
+            let refused = kept.refused.iter().find(|refuse| refuse.offer_id == offered);
+            let accepted = kept.accepted.contains(&offered);
+            (accepted || refused.is_some()).then(|| refused.map(|refuse| refuse.reason.clone()))
+        });
+        match answer.await {
+            Some(reason) => assert_eq!(reason, "every slot is taken"),
+            None => break,
+        }
+        tokio::task::yield_now().await;
+    }
+    coordinator.say(ToAgent::Drain(v1::Drain {}));
+    coordinator.until("draining", |kept| kept.drained.then_some(())).await;
+    let late = coordinator.offer(99, work("nothing"));
+    let reason = coordinator.until("refusal", |kept| {
+        let refused = kept.refused.iter().find(|refuse| refuse.offer_id == late);
+        refused.map(|refuse| refuse.reason.clone())
+    });
+    assert_eq!(reason.await, "the agent takes no more work");
+    agent.hand_back.cancel();
+    let told = failure(&coordinator.finished(&second).await);
+    assert_eq!(told.kind, kind(FailureKind::AgentLost));
+    agent.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_agent_delivers_what_was_left() {
+    let served = Served::start().await;
+    served.coordinator.with(|kept| kept.acks = false);
+    let state = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(1).await;
+    let attempt = served.coordinator.grant(1, work("nothing")).await;
+    // Nothing is acknowledged: the outbox keeps it beyond the agent's end.
+    let outbox = state.path().join("outbox.db-wal");
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while std::fs::metadata(&outbox).map_or(0, |file| file.len()) == 0 {
+        assert!(std::time::Instant::now() < deadline, "nothing was written");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    agent.end().await;
+    served.coordinator.with(|kept| kept.acks = true);
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.finished(&attempt).await;
+    served.coordinator.connected(2).await;
+    let (first, second) = served
+        .coordinator
+        .with(|kept| (kept.hellos[0].clone(), kept.hellos[1].clone()));
+    assert_eq!(first.agent_id, second.agent_id);
+    assert_ne!(first.boot_id, second.boot_id);
+    assert_eq!(second.running, []);
+    agent.end().await;
+}
