@@ -481,13 +481,14 @@ impl Board {
         };
         let id = agent.id;
         self.take_back_all(id);
-        let mut forgotten = Vec::new();
+        let mut forgotten = HashMap::new();
         match self.members.get_mut(&id) {
             Some(member) => {
                 if let Presently::Connected(old) = &member.presently {
                     old.cut.cancel();
                 }
-                forgotten.extend(member.running.keys().filter(|attempt| !claimed.contains(attempt)));
+                let lost = member.running.extract_if(|attempt, _| !claimed.contains(attempt));
+                forgotten.extend(lost);
                 member.usable = usable(&agent);
                 member.agent = agent;
                 member.presently = Presently::Connected(link);
@@ -505,7 +506,14 @@ impl Board {
                 );
             }
         }
-        Joined { serial, cut, forgotten }
+        for running in forgotten.values() {
+            self.let_go(running.task);
+        }
+        Joined {
+            serial,
+            cut,
+            forgotten: forgotten.into_keys().collect(),
+        }
     }
 
     /// Attempts that a returning agent still has authority over, and should stop.
@@ -556,14 +564,6 @@ impl Board {
                 link.cut.cancel();
                 false
             }
-        }
-    }
-
-    /// Sends a message to every agent.
-    pub(crate) fn tell_all(&mut self, message: &v1::ConnectResponse) {
-        let agents: Vec<_> = self.members.keys().copied().collect();
-        for agent in agents {
-            self.tell(agent, message.clone());
         }
     }
 

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kage_core::attempt::EndReason;
+use kage_core::attempt::{AttemptState, EndReason};
 use kage_core::context::{Patch, overridden};
-use kage_core::id::{AttemptId, AttemptToken, Digest, OfferId};
+use kage_core::id::{AgentId, AttemptId, AttemptToken, Digest, OfferId};
 use kage_core::job::{JobKind, JobState};
 use kage_core::task::TaskSpec;
 use kage_core::time::Timestamp;
@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::board::{self, Offered, Pick};
 use crate::coordinator::Coordinator;
-use crate::store::{self, EndAttempts, Ending};
+use crate::store::{self, AttemptView, EndAttempts, Ending};
 
 /// The wait after the store failed to carry out something that must be done.
 const RETRY: Duration = Duration::from_secs(1);
@@ -58,10 +58,7 @@ fn pass_time(coordinator: &Arc<Coordinator>) -> bool {
         coordinator.tasks.spawn(end(Arc::clone(coordinator), which, reason));
     }
     if !due.expired.is_empty() {
-        let which = Ending::Expired(due.expired);
-        coordinator
-            .tasks
-            .spawn(end(Arc::clone(coordinator), which, EndReason::AgentSilent));
+        coordinator.tasks.spawn(expire(Arc::clone(coordinator), due.expired));
     }
     due.requeued
 }
@@ -81,6 +78,20 @@ pub(crate) async fn end(coordinator: Arc<Coordinator>, which: Ending, reason: En
         tokio::select! {
             () = coordinator.closing.cancelled() => return,
             () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+/// Ends attempts whose lease nobody renewed, and forgets those that had ended before.
+async fn expire(coordinator: Arc<Coordinator>, expired: Vec<(AgentId, AttemptId)>) {
+    let which = Ending::Expired(expired.iter().map(|(_, attempt)| *attempt).collect());
+    end(Arc::clone(&coordinator), which, EndReason::AgentSilent).await;
+    for (agent, attempt) in expired {
+        let view = coordinator.store.attempt(attempt).await;
+        let over = |view: &AttemptView| matches!(view.attempt.state, AttemptState::Ended { .. });
+        if matches!(&view, Ok(view) if view.as_ref().is_none_or(over)) {
+            coordinator.board().ended(agent, attempt);
+            coordinator.placeable.notify_one();
         }
     }
 }

@@ -26,7 +26,6 @@ use crate::output::Outputs;
 use crate::ports::Ports;
 use crate::repositories::Repositories;
 use crate::server::{self, ReflectionError, Stopping};
-use crate::services::fleet::drain_message;
 use crate::store::{ExtendAllLeases, OpenError, ReadError, Store, StoreError};
 use crate::topics::Topics;
 use crate::{dispatch, telemetry};
@@ -174,13 +173,21 @@ async fn fill_board(store: &Store, config: &Config) -> Result<Board, RunError> {
         board.enqueue(job);
     }
     let mut running: HashMap<_, Vec<_>> = HashMap::new();
-    for live in store.live_attempts(None).await.map_err(RunError::Read)? {
+    let live = store.live_attempts(None).await.map_err(RunError::Read)?;
+    for live in &live {
         running.entry(live.agent).or_default().push((live.attempt, live.task));
     }
     let now = Instant::now();
     for agent in store.agents().await.map_err(RunError::Read)? {
         let attempts = running.remove(&agent.id).unwrap_or_default();
         board.expect(agent, attempts, now);
+    }
+    for live in live {
+        let view = store.task(live.task).await.map_err(RunError::Read)?;
+        let mut sessions = view.into_iter().flat_map(|view| view.sessions);
+        if sessions.any(|session| session.id == live.session && session.cancel_requested) {
+            board.stop(live.agent, live.attempt);
+        }
     }
     Ok(board)
 }
@@ -204,8 +211,8 @@ impl Filled {
             () = &mut server => {}
             () = shutdown.cancelled() => {
                 tracing::info!("shutting down");
-                coordinator.board().tell_all(&drain_message());
-                // Streams that would never end by themselves end now; calls are finished.
+                // Streams that would never end by themselves end now; calls are finished. Agents
+                // are not told to drain: to them this is a disconnect like any other.
                 coordinator.closing.cancel();
                 stopping.gracefully.cancel();
                 if tokio::time::timeout(coordinator.timings.drain, &mut server).await.is_err() {

@@ -159,7 +159,7 @@ impl Watcher<'_> {
         if first {
             self.snapshot(view.clone(), Shown::of(&view)).await?;
         }
-        loop {
+        while self.watch.cursor.event < view.last_event {
             let after = self.watch.cursor.event;
             let events = store.events(self.task, after, PAGE).await.map_err(read_error)?;
             if events.is_empty() {

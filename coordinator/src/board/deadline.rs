@@ -1,12 +1,15 @@
 //! What time alone brings about: unanswered offers, agents that stay away or are silent,
 //! leases that nobody renewed.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kage_core::attempt::EndReason;
 use kage_core::id::{AgentId, AttemptId, BootId};
 
 use super::{Board, Presently};
+
+/// The wait before the store is asked once more about a lease that ran out.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What has to be ended in the store.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -15,7 +18,7 @@ pub(crate) struct Due {
     /// Starts of agents whose attempts all end.
     pub(crate) lost: Vec<(AgentId, BootId, EndReason)>,
     /// Attempts whose lease ended while their agent was there.
-    pub(crate) expired: Vec<AttemptId>,
+    pub(crate) expired: Vec<(AgentId, AttemptId)>,
     /// An offer went back to the queue.
     pub(crate) requeued: bool,
 }
@@ -52,8 +55,13 @@ impl Board {
                     due.lost.push((*id, boot, reason));
                 }
                 None => {
-                    let ended = member.running.iter().filter(|(_, run)| run.lease_until <= now);
-                    due.expired.extend(ended.map(|(attempt, _)| *attempt));
+                    for (attempt, running) in &mut member.running {
+                        if running.lease_until <= now {
+                            // The store is asked, and asked again when it could not answer.
+                            running.lease_until = now + ASK_AGAIN;
+                            due.expired.push((*id, *attempt));
+                        }
+                    }
                 }
             }
         }

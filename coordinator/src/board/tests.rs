@@ -165,6 +165,7 @@ fn a_newer_connection_replaces_the_older() {
     let (second, _inbox2) = t.join(agent(1, 2), &[]);
     assert!(first.cut.is_cancelled());
     assert_eq!(second.forgotten, vec![attempt]);
+    assert_eq!(t.board.presence(AgentId::from_random(1)).busy, 0);
     assert!(t.board.accept(id, AgentId::from_random(1), first.serial).is_none());
     t.board.leave(AgentId::from_random(1), first.serial, t.start);
     assert_eq!(t.board.connected(), 1);
@@ -212,7 +213,8 @@ fn agents_are_lost_after_grace_silence_or_a_lease() {
     let attempt = t.run(1, pick);
     let expired = t.start + timings.lease_ttl;
     t.board.heard(me, joined.serial, NOW, expired);
-    assert_eq!(t.board.due(expired).expired, [attempt]);
+    assert_eq!(t.board.due(expired).expired, [(me, attempt)]);
+    assert_eq!(t.board.due(expired), Due::default(), "asked once for now");
     t.board.renewed(me, &[attempt], expired);
     assert_eq!(t.board.due(expired), Due::default());
 }

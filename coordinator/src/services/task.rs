@@ -7,7 +7,8 @@ use bytes::Bytes;
 use kage_core::context::Patch;
 use kage_core::id::{Digest, JobId, SessionId, TaskId};
 use kage_core::report;
-use kage_core::task::TaskSpec;
+use kage_core::session::Session;
+use kage_core::task::{Task, TaskSpec, TaskState};
 use kage_proto::convert::event::output_stream;
 use kage_proto::convert::{self, InvalidField};
 use kage_proto::status::ApiError;
@@ -62,12 +63,15 @@ impl TaskService for Tasks {
             spec,
             now: self.0.now(),
         };
+        let new = as_created(&command);
         let created = self.0.store.apply(command).await.map_err(store_error)?;
-        if !created.repeated {
-            telemetry::task_created();
-        }
         self.0.follow(created.changes);
-        let task = self.shown(created.task).await?;
+        let task = if created.repeated {
+            self.shown(created.task).await?
+        } else {
+            telemetry::task_created();
+            view::task(&self.0, new, Prompt::Whole)
+        };
         Ok(Response::new(v1::CreateTaskResponse { task: Some(task) }))
     }
 
@@ -171,6 +175,10 @@ impl TaskService for Tasks {
 impl Tasks {
     /// The task that a person names by its id or a prefix of it.
     async fn find(&self, text: &str) -> Result<TaskId, ApiError> {
+        if let Ok(id) = text.parse() {
+            // Whether there is such a task turns out when it is read.
+            return Ok(id);
+        }
         match self.0.store.find_task(text).await.map_err(read_error)? {
             Named::One(id) => Ok(id),
             Named::NotFound => Err(ApiError::NotFound {
@@ -244,6 +252,32 @@ impl Tasks {
                 message: format!("base context {base} is not stored; send it with PutContext"),
             }),
         }
+    }
+}
+
+/// The task as it is when the command was carried out; reading it back would cost every
+/// caller a look into the database.
+fn as_created(command: &CreateTask) -> TaskView {
+    let assignments = command.spec.assignments.iter().zip(&command.sessions);
+    let sessions = assignments.map(|(assignment, (id, _))| {
+        Session::new(
+            *id,
+            command.task,
+            assignment.name.clone(),
+            assignment.adapter.clone(),
+            assignment.model.clone(),
+        )
+    });
+    TaskView {
+        task: Task {
+            id: command.task,
+            spec: command.spec.clone(),
+            state: TaskState::Running,
+            created_at: command.now,
+            ended_at: None,
+        },
+        sessions: sessions.collect(),
+        last_event: 0,
     }
 }
 

@@ -144,6 +144,31 @@ async fn a_cancelled_session_is_stopped_and_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_is_not_forgotten_by_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(dir.path()).await;
+    let task = cluster.create(spec(&["one"])).await;
+    let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
+    let granted = agent.take().await;
+    let mut back = agent.hello.clone();
+    back.running = vec![granted.key.clone()];
+    let request = v1::CancelTaskRequest {
+        request_id: "c1".into(),
+        task_id: task.id,
+    };
+    cluster.client.tasks().cancel_task(request).await.unwrap();
+    cluster.stop().await;
+    let cluster = Cluster::start(dir.path()).await;
+    let mut agent = FakeAgent::connect(&cluster, back).await;
+    assert!(agent.welcome.stop.is_empty(), "it may still tell its end");
+    let ToAgent::Stop(stop) = agent.next().await else {
+        panic!("the agent is told to stop");
+    };
+    assert_eq!(stop.attempt_id, granted.key.attempt.to_string());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_that_never_heard_of_its_grant_is_given_anew() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(dir.path()).await;
