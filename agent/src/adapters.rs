@@ -15,9 +15,9 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use kage_core::id::AdapterName;
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, SessionInput};
 use crate::ports::Registry;
-use crate::process::Runner;
+use crate::process::{Environment, Runner};
 use claude_api::{ClaudeApi, ClaudeApiConfig};
 use cli::CliAdapter;
 use manifest::{Manifest, ManifestError};
@@ -80,9 +80,18 @@ pub enum LoadError {
 }
 
 /// Looks a variable up that must be text to be useful.
-pub(crate) fn text<'a>(env: &'a BTreeMap<OsString, OsString>, name: &str) -> Option<&'a str> {
+fn text<'a>(env: &'a BTreeMap<OsString, OsString>, name: &str) -> Option<&'a str> {
     let value = env.get(OsStr::new(name))?.to_str()?.trim();
     (!value.is_empty()).then_some(value)
+}
+
+/// Tells a session's programs what they work on.
+fn name_session(env: &mut Environment, input: &SessionInput) {
+    env.set("KAGE_TASK", input.task.to_string());
+    env.set("KAGE_SESSION", input.session.to_string());
+    if let Some(context) = &input.base_context {
+        env.set("KAGE_BASE_CONTEXT", context.as_os_str());
+    }
 }
 
 /// Makes every adapter. Programs are asked for their versions, all at the same time.

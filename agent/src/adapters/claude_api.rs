@@ -28,7 +28,7 @@ use kage_core::id::AdapterName;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{AdapterConfig, LoadError, text};
+use super::{AdapterConfig, LoadError, name_session, text};
 use crate::adapter::{Adapter, AdapterEnd, AdapterInfo, Reporter, ReporterClosed, SessionInput};
 use crate::process::{Control, Environment, Runner};
 use crate::tools::{HeadTail, Toolbox, describe};
@@ -170,7 +170,8 @@ impl ClaudeApi {
         reporter: Reporter,
         halt: CancellationToken,
     ) -> Result<Session<'_>, Failure> {
-        let env = Environment::for_session(&self.env, &input.scratch);
+        let mut env = Environment::for_session(&self.env, &input.scratch);
+        name_session(&mut env, &input);
         let (runner, worktree, scratch) = (self.runner.clone(), input.worktree.clone(), input.scratch.clone());
         let tools = tokio::task::spawn_blocking(move || {
             for folder in ["home", "tmp"] {

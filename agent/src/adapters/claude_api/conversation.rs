@@ -74,10 +74,16 @@ impl Conversation {
         }
     }
 
-    /// Appends what the model said. A message without blocks is nothing to send back.
+    /// Appends what the model said, as far as the provider takes it back.
     pub(super) fn assistant(&mut self, message: &Message) {
-        if !message.blocks.is_empty() {
-            self.messages.push(Sent::Assistant(message.blocks.clone()));
+        let blocks: Vec<Block> = message
+            .blocks
+            .iter()
+            .filter(|block| block.can_be_sent())
+            .cloned()
+            .collect();
+        if !blocks.is_empty() {
+            self.messages.push(Sent::Assistant(blocks));
         }
     }
 

@@ -58,6 +58,17 @@ impl Block {
     fn set(&mut self, field: &str, value: Box<RawValue>) {
         self.0.insert(field.to_owned(), value);
     }
+
+    /// False for what the provider would refuse to get back: empty text, and thinking that
+    /// was cut before it was signed.
+    pub(super) fn can_be_sent(&self) -> bool {
+        let given = |field| self.text(field).is_some_and(|text| !text.is_empty());
+        match self.text("type").as_deref() {
+            Some("text") => given("text"),
+            Some("thinking") => given("signature"),
+            Some(_) | None => true,
+        }
+    }
 }
 
 /// A tool that the model asks for.
@@ -494,6 +505,20 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_sent_back_is_known() {
+        for (block, can) in [
+            (r#"{"type":"text","text":"x"}"#, true),
+            (r#"{"type":"text","text":""}"#, false),
+            (r#"{"type":"thinking","thinking":"x","signature":""}"#, false),
+            (r#"{"type":"thinking","thinking":"","signature":"s"}"#, true),
+            (r#"{"type":"server_tool_use","id":"x"}"#, true),
+        ] {
+            let block: Block = serde_json::from_str(block).unwrap();
+            assert_eq!(block.can_be_sent(), can, "{block:?}");
+        }
+    }
+
+    #[test]
     fn input_that_was_cut_leaves_a_well_formed_message() {
         let mut assembly = Assembly::default();
         for event in [
@@ -504,6 +529,7 @@ mod tests {
             assert_eq!(assembly.event(event), Progress::None);
         }
         let message = assembly.finish();
+        assert!(message.blocks.iter().all(Block::can_be_sent));
         assert_eq!(message.stop_reason, StopReason::MaxTokens);
         assert_eq!(message.tool_calls().next().map(|call| call.input), Some("{}"));
     }

@@ -218,7 +218,11 @@ async fn the_loop_runs_tools_and_reports_everything() {
             json!({"type": "text", "text": "Writing."}),
             tool("t1", "write_file", json!({"path": "a.txt", "content": "hello"})),
             tool("t2", "read_file", json!({"path": "../secret"})),
-            tool("t3", "bash", json!({"command": "cat a.txt"})),
+            tool(
+                "t3",
+                "bash",
+                json!({"command": "cat a.txt; echo \" [$ANTHROPIC_API_KEY]$KAGE_SESSION\""}),
+            ),
         ],
         "tool_use",
     );
@@ -250,7 +254,7 @@ async fn the_loop_runs_tools_and_reports_everything() {
             usage(5),
             activity("write_file a.txt"),
             activity("read_file ../secret"),
-            activity("bash cat a.txt"),
+            activity("bash cat a.txt; echo \" [$ANTHROPIC_API_KEY]$KAGE_SESSION\""),
             usage(5),
         ]
     );
@@ -261,7 +265,8 @@ async fn the_loop_runs_tools_and_reports_everything() {
         told.stdout
     );
     assert!(
-        told.stdout.ends_with("> bash cat a.txt\nhello\nAll done.\n"),
+        told.stdout
+            .ends_with("hello []00000000000000000000000000000002\nAll done.\n"),
         "{}",
         told.stdout
     );
@@ -293,7 +298,7 @@ async fn the_loop_runs_tools_and_reports_everything() {
         .collect();
     assert_eq!(ids, ["t1", "t2", "t3"]);
     assert_eq!(results[1]["is_error"], true);
-    assert_eq!(results[2]["content"], "hello");
+    assert_eq!(results[2]["content"], "hello []00000000000000000000000000000002\n");
 }
 
 #[tokio::test]

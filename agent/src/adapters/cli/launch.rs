@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::adapter::SessionInput;
 use crate::adapters::manifest::{BasePass, LONG, Manifest, Pass, fill};
+use crate::adapters::name_session;
 use crate::process::{Command, Environment, Stdin};
 
 /// Where a command is made from, beside the session.
@@ -111,11 +112,7 @@ fn environment(
     }
     let inherited = rule.inherit.iter().chain(&rule.secret).chain(&rule.require);
     env.inherit(place.snapshot, inherited.map(String::as_str));
-    env.set("KAGE_TASK", input.task.to_string());
-    env.set("KAGE_SESSION", input.session.to_string());
-    if let Some(context) = &input.base_context {
-        env.set("KAGE_BASE_CONTEXT", context.as_os_str());
-    }
+    name_session(&mut env, input);
     env.into_map()
 }
 
