@@ -376,7 +376,7 @@ async fn the_built_in_manifest_makes_the_command_line_that_claude_wants() {
     };
     let expected = format!(
         "[-p]\n[--output-format]\n[stream-json]\n[--verbose]\n[--permission-mode]\n[bypassPermissions]\n\
-         [--strict-mcp-config]\n[--session-id]\n[12345678-9abc-4def-8123-456789abcdef]\n[--model]\n[m-1]\n\
+         [--strict-mcp-config]\n[--tools]\n[Bash,Edit,Read,Write,Glob,Grep]\n[--session-id]\n[12345678-9abc-4def-8123-456789abcdef]\n[--model]\n[m-1]\n\
          [--append-system-prompt-file]\n[{}]\n[--]\n[This is the task to work on:\nthe task]\n{} sk-ant-test 1{sandbox}\n",
         base.display(),
         place.path("scratch/claude").display(),
