@@ -4,4 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod access;
+mod cancel;
 mod claude_cli;
+mod claude_code;
+mod crash;
+mod long_prompt;
+mod three_agents;
+mod verdicts;
+mod watching;
+mod worktree;

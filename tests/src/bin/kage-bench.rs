@@ -1,0 +1,174 @@
+//! `kage-bench`: measures the whole system and says how it compares with the bare parts.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+use kage_agent::adapters::AdapterConfig;
+use kage_agent::process::Runner;
+use kage_core::task::Labels;
+use kage_tests::bench::adapter::BenchAdapter;
+use kage_tests::bench::figure::{Figure, markdown};
+use kage_tests::bench::machine::Machine;
+use kage_tests::bench::{baseline, context, dispatch, stream};
+use tokio_util::sync::CancellationToken;
+
+/// Benchmarks of Kage Bunshin.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// How figures are printed.
+    #[arg(long, value_enum, default_value = "human", global = true)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A line per figure.
+    Human,
+    /// A JSON object per figure.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sessions per second, and the time from submit to accept.
+    Dispatch,
+    /// Output from programs to a watcher: MiB per second, and the time of a line.
+    Stream,
+    /// Bytes on the wire when sessions share a base context.
+    Context,
+    /// Everything, written to docs/benchmarks.md as well.
+    All,
+    /// This program as the coordinator that is measured.
+    #[command(hide = true)]
+    ServeCoordinator {
+        #[arg(long)]
+        data_dir: PathBuf,
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// This program as an agent with the benchmarks' adapters.
+    #[command(hide = true)]
+    ServeAgent {
+        #[arg(long)]
+        state: PathBuf,
+        #[arg(long)]
+        coordinator: String,
+        #[arg(long)]
+        token_file: PathBuf,
+        #[arg(long)]
+        name: String,
+        #[arg(long)]
+        adapters: PathBuf,
+        #[arg(long)]
+        slots: u32,
+    },
+    /// This program as the bare transport.
+    #[command(hide = true)]
+    ServeBare { endpoint: PathBuf },
+}
+
+fn main() -> ExitCode {
+    // The agent runs programs through this executable.
+    kage_agent::process::warden_main_if_asked();
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kage-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let format = arguments.format;
+    match arguments.command {
+        Command::Dispatch => print(&dispatch::run(dispatch::Size::default()).await?, format),
+        Command::Stream => print(&stream::run(stream::Size::default()).await?, format),
+        Command::Context => print(&context::run(context::Size::default()).await?, format),
+        Command::All => all(format).await,
+        Command::ServeCoordinator { data_dir, listen } => {
+            let config = kage_coordinator::Config {
+                listen,
+                ..kage_coordinator::Config::new(data_dir)
+            };
+            // Nobody stops it politely: what is measured is kept by nobody.
+            let ports = kage_coordinator::Ports::system();
+            Ok(kage_coordinator::run(config, ports, CancellationToken::new()).await?)
+        }
+        Command::ServeAgent {
+            state,
+            coordinator,
+            token_file,
+            name,
+            adapters,
+            slots,
+        } => {
+            let token = std::fs::read_to_string(&token_file).context("the token file can be read")?;
+            let config = kage_agent::Config {
+                state_dir: state,
+                coordinator_url: coordinator,
+                token: kage_agent::Secret::new(&token),
+                name,
+                slots,
+                labels: Labels::default(),
+                limits: kage_agent::Limits::default(),
+            };
+            serve_agent(config, &adapters).await
+        }
+        Command::ServeBare { endpoint } => baseline::serve(&endpoint).await,
+    }
+}
+
+/// Serves as an agent whose adapters are the benchmarks' and those of a folder of manifests.
+async fn serve_agent(config: kage_agent::Config, adapters: &Path) -> anyhow::Result<()> {
+    let runner = Runner::this_executable();
+    let mut loaded = AdapterConfig::new(std::env::vars_os().collect(), runner.clone());
+    loaded.manifest_dirs = vec![adapters.to_owned()];
+    let mut registry = kage_agent::adapters::load(loaded).await?;
+    registry.extend(BenchAdapter::registry()?);
+    let mut ports = kage_agent::Ports::system(registry);
+    ports.runner = runner;
+    Ok(kage_agent::run(config, ports, CancellationToken::new()).await?)
+}
+
+async fn all(format: Format) -> anyhow::Result<()> {
+    let mut figures = dispatch::run(dispatch::Size::default()).await?;
+    print(&figures, format)?;
+    let more = stream::run(stream::Size::default()).await?;
+    print(&more, format)?;
+    figures.extend(more);
+    let more = context::run(context::Size::default()).await?;
+    print(&more, format)?;
+    figures.extend(more);
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md"));
+    std::fs::create_dir_all(path.parent().context("docs is a directory")?)?;
+    let machine = Machine::this(&std::env::temp_dir());
+    std::fs::write(path, document(&machine, &figures)).context("docs/benchmarks.md can be written")
+}
+
+fn document(machine: &Machine, figures: &[Figure]) -> String {
+    format!(
+        "# Benchmarks\n\n\
+         Written by `cargo run --release -p kage-tests --bin kage-bench -- all`. Every figure stands beside a\n\
+         baseline of the same run; coordinator, agents and the client are processes of one machine and share it.\n\n\
+         Machine: {machine}.\n\n{}",
+        markdown(figures)
+    )
+}
+
+#[expect(clippy::print_stdout, reason = "figures are what this program prints")]
+fn print(figures: &[Figure], format: Format) -> anyhow::Result<()> {
+    for figure in figures {
+        match format {
+            Format::Human => println!("{figure}"),
+            Format::Json => println!("{}", serde_json::to_string(figure)?),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! What verify is run on: the result in a clean checkout, and nothing that a session left
+//! beside it or did to the tests.
+
+use kage_proto::v1;
+use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
+use kage_tests::repo::{Repo, SOLUTION, VERIFY};
+use kage_tests::tasks::{Describe, session, task, verdict};
+
+/// An ignored file makes the test pass where it lies; the commit does not hold it.
+const IGNORED: &str = "\
+cat >/dev/null
+echo 'add() { echo $(($1 + $2)); }' > generated.cache
+echo 'a change, so that there is a result' > notes.txt
+sh test.sh && echo 'passes here'
+";
+
+/// The solution is in a file that git did not know.
+const UNTRACKED: &str = "\
+cat >/dev/null
+mkdir -p lib
+echo 'add() { echo $(($1 + $2)); }' > lib/sum.sh
+echo '. ./lib/sum.sh' > add.sh
+";
+
+/// The test is made to pass.
+const CHEAT: &str = "cat >/dev/null; echo 'exit 0' > test.sh";
+
+fn solve() -> String {
+    format!("cat >/dev/null; cat > add.sh <<'END'\n# Fixed, with a comment to be longer.\n{SOLUTION}END\n")
+}
+
+async fn run(spec: impl FnOnce(&Repo) -> v1::TaskSpec) -> (v1::Task, v1::Report) {
+    let mut cluster = Cluster::start().await;
+    let options = AgentOptions::named("agent")
+        .slots(2)
+        .script("ignored", IGNORED)
+        .script("untracked", UNTRACKED)
+        .script("cheat", CHEAT)
+        .script("solve", solve());
+    cluster.add_agent(options).await;
+    let repo = Repo::sample(&cluster.repository_dir("sample"));
+    cluster.push_base(&repo);
+    let id = cluster.create(spec(&repo)).await;
+    let ended = cluster.ended(&id).await;
+    let report = cluster.report(&id).await;
+    (ended, report)
+}
+
+#[tokio::test]
+async fn an_ignored_file_does_not_help_and_an_untracked_one_is_part_of_the_result() {
+    let (ended, report) = run(|repo| {
+        task("make the test pass")
+            .on(repo)
+            .verified_by(VERIFY)
+            .session("ignored", SHELL, "ignored")
+            .session("untracked", SHELL, "untracked")
+    })
+    .await;
+    let ignored = session(&ended, "ignored");
+    assert_eq!(verdict(ignored), v1::VerdictKind::Failed, "{ignored:#?}");
+    assert_eq!(ignored.state(), v1::SessionState::Rejected);
+    assert_eq!(ignored.result.as_ref().unwrap().paths, ["notes.txt"]);
+
+    let untracked = session(&ended, "untracked");
+    assert_eq!(verdict(untracked), v1::VerdictKind::Passed, "{untracked:#?}");
+    assert_eq!(untracked.result.as_ref().unwrap().paths, ["add.sh", "lib/sum.sh"]);
+    assert_eq!(report.winner, "untracked");
+}
+
+#[tokio::test]
+async fn a_session_that_edits_the_tests_is_flagged_and_ranks_below() {
+    let (ended, report) = run(|repo| {
+        task("make the test pass")
+            .on(repo)
+            .verified_by(VERIFY)
+            .session("cheat", SHELL, "cheat")
+            .session("honest", SHELL, "solve")
+    })
+    .await;
+    assert_eq!(verdict(session(&ended, "cheat")), v1::VerdictKind::Passed);
+    assert_eq!(report.winner, "honest", "{report:#?}");
+    let [first, second] = &report.rows[..] else {
+        panic!("two rows: {report:#?}")
+    };
+    assert_eq!(first.session.as_ref().unwrap().name, "honest");
+    assert!(first.flags.is_empty(), "{first:#?}");
+    assert_eq!(second.risk(), v1::Risk::High, "{second:#?}");
+    assert!(second.flags.iter().any(|flag| flag.contains("test.sh")), "{second:#?}");
+}
+
+#[tokio::test]
+async fn protected_files_are_restored_before_verify_runs() {
+    let (ended, _) = run(|repo| {
+        let protect = |policy: &mut v1::Policy| {
+            policy.verify.as_mut().unwrap().protect = vec!["test.sh".to_owned()];
+        };
+        task("make the test pass")
+            .on(repo)
+            .verified_by(VERIFY)
+            .policy(protect)
+            .session("cheat", SHELL, "cheat")
+    })
+    .await;
+    assert_eq!(verdict(session(&ended, "cheat")), v1::VerdictKind::Failed, "{ended:#?}");
+    assert_eq!(ended.state(), v1::TaskState::Failed);
+}
