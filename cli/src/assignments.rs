@@ -1,8 +1,9 @@
-//! From `--with` and `--repeat` to the sessions of a task.
+//! From `--with`, `--repeat` and labels to the sessions of a task.
 
 use std::collections::BTreeMap;
 
 use kage_core::id::{AdapterName, InvalidId, SessionName};
+use kage_core::task::{Assignment, Labels};
 
 /// One entry of `--with`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +14,20 @@ pub struct Worker {
     pub model: Option<String>,
     /// What the session is called.
     pub name: SessionName,
+}
+
+impl Worker {
+    /// What the task says about it.
+    #[must_use]
+    pub fn assignment(self, context_delta: Option<String>) -> Assignment {
+        Assignment {
+            name: self.name,
+            adapter: self.adapter,
+            model: self.model,
+            context_delta,
+            requirements: Labels::new(),
+        }
+    }
 }
 
 /// Why `--with` makes no sense.
@@ -77,6 +92,33 @@ pub fn workers(with: &[String], repeat: u32) -> Result<Vec<Worker>, InvalidWorke
                 model: model.clone(),
                 name,
             })
+        })
+        .collect()
+}
+
+/// A label without a key or a value.
+#[derive(Debug, thiserror::Error)]
+#[error("{flag} {entry:?} is not KEY=VALUE")]
+pub struct InvalidLabel {
+    /// The flag it was given to.
+    pub flag: String,
+    /// What was given.
+    pub entry: String,
+}
+
+/// Reads `KEY=VALUE` entries.
+///
+/// # Errors
+/// Says which entry is wrong.
+pub fn labels(flag: &str, entries: &[String]) -> Result<Labels, InvalidLabel> {
+    entries
+        .iter()
+        .map(|entry| match entry.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            Some(_) | None => Err(InvalidLabel {
+                flag: flag.to_owned(),
+                entry: entry.clone(),
+            }),
         })
         .collect()
 }

@@ -89,7 +89,7 @@ async fn store(access: &Access, project: &ProjectId, digest: &Digest, content: S
         upload(access, project, digest, content.clone()).await?;
     }
     let request = v1::PutContextRequest {
-        request_id: crate::command::request_id(),
+        request_id: crate::tasks::request_id(),
         project: project.to_string(),
         digest: digest.to_string(),
         content: if inline { content } else { bytes::Bytes::new() },

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::command::Session;
+use crate::invocation::Invocation;
 use crate::output::note;
 use crate::settings;
 
@@ -91,14 +91,14 @@ pub(crate) async fn coordinator(data_dir: PathBuf, listen: SocketAddr) -> anyhow
 }
 
 /// Runs an agent until it is told to end.
-pub(crate) async fn agent(session: &Session, options: AgentOptions) -> anyhow::Result<()> {
+pub(crate) async fn agent(invocation: &Invocation, options: AgentOptions) -> anyhow::Result<()> {
     let shutdown = Shutdown::default();
     let mut tasks = JoinSet::new();
     tasks.spawn(shutdown.clone().by_signals());
-    run_agent(session, options, &shutdown).await
+    run_agent(invocation, options, &shutdown).await
 }
 
-async fn run_agent(session: &Session, options: AgentOptions, shutdown: &Shutdown) -> anyhow::Result<()> {
+async fn run_agent(invocation: &Invocation, options: AgentOptions, shutdown: &Shutdown) -> anyhow::Result<()> {
     let config = kage_agent::Config {
         state_dir: options.state_dir,
         coordinator_url: options.url,
@@ -106,12 +106,12 @@ async fn run_agent(session: &Session, options: AgentOptions, shutdown: &Shutdown
         name: options.name.unwrap_or_else(host_name),
         slots: options
             .slots
-            .or(session.settings.agent.slots)
+            .or(invocation.settings.agent.slots)
             .unwrap_or_else(default_slots),
         labels: options.labels,
         limits: kage_agent::Limits::default(),
     };
-    let registry = registry(session, options.manifest_dirs).await?;
+    let registry = registry(invocation, options.manifest_dirs).await?;
     let mut ports = kage_agent::Ports::system(registry);
     ports.hand_back = shutdown.hand_back.clone();
     kage_agent::run(config, ports, shutdown.finish.clone()).await?;
@@ -119,10 +119,10 @@ async fn run_agent(session: &Session, options: AgentOptions, shutdown: &Shutdown
 }
 
 /// The adapters of this machine: built in, of the user, of the settings, of the command line.
-pub(crate) async fn registry(session: &Session, more: Vec<PathBuf>) -> anyhow::Result<kage_agent::Registry> {
+pub(crate) async fn registry(invocation: &Invocation, more: Vec<PathBuf>) -> anyhow::Result<kage_agent::Registry> {
     let manifest_dirs = settings::user_adapters()
         .into_iter()
-        .chain(session.settings.agent.adapters.iter().cloned())
+        .chain(invocation.settings.agent.adapters.iter().cloned())
         .chain(more)
         .collect();
     let mut config = AdapterConfig::new(std::env::vars_os().collect(), Runner::this_executable());
@@ -131,7 +131,7 @@ pub(crate) async fn registry(session: &Session, more: Vec<PathBuf>) -> anyhow::R
 }
 
 /// Runs a coordinator and an agent of the same machine.
-pub(crate) async fn up(session: &Session, slots: Option<u32>, background: bool) -> anyhow::Result<()> {
+pub(crate) async fn up(invocation: &Invocation, slots: Option<u32>, background: bool) -> anyhow::Result<()> {
     let shutdown = Shutdown::default();
     let mut signals = JoinSet::new();
     signals.spawn(shutdown.clone().by_signals());
@@ -141,7 +141,7 @@ pub(crate) async fn up(session: &Session, slots: Option<u32>, background: bool) 
     let mut ports = kage_coordinator::Ports::system();
     let (ready, address) = oneshot::channel();
     ports.on_ready = Some(ready);
-    let config = kage_coordinator::Config::new(session.state.coordinator());
+    let config = kage_coordinator::Config::new(invocation.state.coordinator());
     let mut coordinator = JoinSet::new();
     coordinator.spawn(kage_coordinator::run(config, ports, coordinator_end.clone()));
 
@@ -156,7 +156,7 @@ pub(crate) async fn up(session: &Session, slots: Option<u32>, background: bool) 
     };
     let address = address.context("the coordinator ended before it was ready")?;
     let url = format!("http://{address}");
-    let token = std::fs::read_to_string(session.state.token()).context("cannot read the coordinator's token")?;
+    let token = std::fs::read_to_string(invocation.state.token()).context("cannot read the coordinator's token")?;
     note(&format!("up: {url}"));
     let client = Client::connect_lazy(&url, &token)?;
     let options = AgentOptions {
@@ -165,10 +165,10 @@ pub(crate) async fn up(session: &Session, slots: Option<u32>, background: bool) 
         name: None,
         slots,
         labels: Labels::new(),
-        state_dir: session.state.agent(),
+        state_dir: invocation.state.agent(),
         manifest_dirs: Vec::new(),
     };
-    let agent = run_agent(session, options, &shutdown);
+    let agent = run_agent(invocation, options, &shutdown);
     let idle = async {
         if background {
             until_idle(&client).await;

@@ -13,18 +13,18 @@ use kage_git::snapshot::SnapshotOptions;
 use kage_proto::v1;
 
 use crate::assignments::{self, Worker};
-use crate::command::{Session, apply, run};
 use crate::connect::Access;
 use crate::exit::Exit;
+use crate::invocation::Invocation;
 use crate::output::note;
 use crate::state::StateDir;
-use crate::{base, result, view};
+use crate::{base, follow, landing, result, tasks, view};
 
 const AGENTS: [&str; 3] = ["agent-1", "agent-2", "agent-3"];
 const SHELL_ADAPTER: &str = include_str!("../data/demo/shell-fixer.toml");
 
 /// Shows everything once. `root` holds the sample repository and all state.
-pub(crate) async fn show(session: &Session, root: &Path) -> anyhow::Result<Exit> {
+pub(crate) async fn show(invocation: &Invocation, root: &Path) -> anyhow::Result<Exit> {
     note("This is Kage Bunshin at work on a sample repository. The models are SCRIPTED: their answers");
     note("are fixed and cost nothing. Everything else is real: processes, gRPC, git, verification.\n");
     let repository = sample::create(&root.join("shop")).await?;
@@ -43,16 +43,16 @@ pub(crate) async fn show(session: &Session, root: &Path) -> anyhow::Result<Exit>
         ("ANTHROPIC_API_KEY", "sk-ant-scripted-demo"),
     ];
     let (fleet, access) = fleet::Fleet::start(&state, &AGENTS, &adapters, &env).await?;
-    let session = Session {
+    let invocation = Invocation {
         state,
-        ..session.clone()
+        ..invocation.clone()
     };
-    let exit = run_task(&session, &access, &repository).await;
+    let exit = run_task(&invocation, &access, &repository).await;
     fleet.stop().await;
     exit
 }
 
-async fn run_task(session: &Session, access: &Access, repository: &kage_git::UserRepo) -> anyhow::Result<Exit> {
+async fn run_task(invocation: &Invocation, access: &Access, repository: &kage_git::UserRepo) -> anyhow::Result<Exit> {
     let with = [
         format!("claude-api:{}", model::SOLVER),
         format!("claude-api:{}", model::LIMITED),
@@ -65,21 +65,20 @@ async fn run_task(session: &Session, access: &Access, repository: &kage_git::Use
         sample::VERIFY
     ));
     let spec = spec(access, repository, &assignments::workers(&with, 1)?).await?;
-    let task = run::create(access, spec).await?;
-    let Some(task) = run::follow(session, access, task).await? else {
+    let task = tasks::create(access, spec).await?;
+    let Some(task) = follow::follow(invocation.out, access, task).await? else {
         return Ok(Exit::Interrupted);
     };
-    let report = crate::command::report(access, &task.id)
-        .await?
-        .report
-        .unwrap_or_default();
+    let report = tasks::report(access, &task.id).await?.report.unwrap_or_default();
     note("\n$ kage compare");
     note(&view::table(&view::REPORT_HEADER, view::report_rows(&report)));
-    land(session, access, repository, &task, &report).await?;
+    land(invocation, access, repository, &task, &report).await?;
     let (status, after) = sample::test(repository.root()).await?;
     note("The sample's test now:");
     note(&indented(&after));
-    session.out.result(&view::TaskJson::of_report(task.state(), &report))?;
+    invocation
+        .out
+        .result(&view::TaskJson::of_report(task.state(), &report))?;
     Ok(if status.success() { Exit::Done } else { Exit::TaskFailed })
 }
 
@@ -91,7 +90,7 @@ async fn spec(access: &Access, repository: &kage_git::UserRepo, workers: &[Worke
         prompt: sample::PROMPT.to_owned(),
         repository: Some(base),
         context_base: None,
-        assignments: workers.iter().map(|w| run::assignment(w.clone(), None)).collect(),
+        assignments: workers.iter().map(|w| w.clone().assignment(None)).collect(),
         policy: Policy {
             verify: VerifyPolicy {
                 verify: Some(sample::VERIFY.to_owned()),
@@ -104,21 +103,21 @@ async fn spec(access: &Access, repository: &kage_git::UserRepo, workers: &[Worke
 }
 
 async fn land(
-    session: &Session,
+    invocation: &Invocation,
     access: &Access,
     repository: &kage_git::UserRepo,
     task: &v1::Task,
     report: &v1::Report,
 ) -> anyhow::Result<()> {
     let chosen = result::choose(report, None)?;
-    let fetched = result::fetch(access, &session.state, task, chosen).await?;
+    let fetched = result::fetch(access, &invocation.state, task, chosen).await?;
     let (mirror, base, commit) = (fetched.mirror.clone(), fetched.base.clone(), fetched.commit.clone());
     let patch = tokio::task::spawn_blocking(move || kage_git::diff::patch(mirror.path(), &base, &commit)).await??;
     note("\n$ kage diff");
     note(&indented(&String::from_utf8_lossy(&patch)));
     note("$ kage apply");
-    let paths = apply::land(repository, &fetched).await?;
-    note(&apply::landed(&fetched, &paths, true, None));
+    let paths = landing::land(repository, &fetched).await?;
+    note(&landing::landed(&fetched, &paths, true, None));
     Ok(())
 }
 

@@ -2,10 +2,14 @@
 
 use std::process::ExitCode;
 
+use kage_agent::adapters::LoadError;
+use kage_coordinator::InvalidConfig;
+use kage_git::snapshot::SnapshotError;
+use kage_git::user_repo::DiscoverError;
 use kage_proto::client::ConnectError;
 use kage_proto::status::ApiError;
 
-use crate::assignments::InvalidWorker;
+use crate::assignments::{InvalidLabel, InvalidWorker};
 use crate::connect::AccessError;
 use crate::output::note;
 use crate::settings::SettingsError;
@@ -99,11 +103,21 @@ fn classify(error: &anyhow::Error) -> (Exit, Option<&'static str>) {
         if let Some(access) = cause.downcast_ref::<AccessError>() {
             return classify_access(access);
         }
-        if cause.is::<SettingsError>() || cause.is::<InvalidWorker>() {
+        if is_usage(cause) {
             return (Exit::Usage, None);
         }
     }
     (Exit::Internal, None)
+}
+
+fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<SettingsError>()
+        || cause.is::<InvalidWorker>()
+        || cause.is::<InvalidLabel>()
+        || cause.is::<SnapshotError>()
+        || cause.is::<DiscoverError>()
+        || cause.is::<LoadError>()
+        || cause.is::<InvalidConfig>()
 }
 
 const fn classify_api(error: &ApiError) -> (Exit, Option<&'static str>) {

@@ -6,11 +6,13 @@ use kage_proto::status::ApiError;
 use kage_proto::v1;
 use serde::Serialize;
 
-use super::{Session, request_id, run};
 use crate::args::AgentRun;
+use crate::assignments;
 use crate::connect;
 use crate::daemon;
 use crate::exit::{Exit, Refusal};
+use crate::invocation::Invocation;
+use crate::tasks;
 use crate::view;
 
 #[derive(Debug, Serialize)]
@@ -34,7 +36,7 @@ struct AdapterJson<'a> {
     unavailable: Option<&'a str>,
 }
 
-pub(super) async fn run(session: Session, args: AgentRun) -> anyhow::Result<Exit> {
+pub(super) async fn run(invocation: Invocation, args: AgentRun) -> anyhow::Result<Exit> {
     let (url, token) = match (args.coordinator, args.token_file) {
         (Some(url), Some(file)) => {
             let token = std::fs::read_to_string(&file)
@@ -44,26 +46,26 @@ pub(super) async fn run(session: Session, args: AgentRun) -> anyhow::Result<Exit
         }
         (Some(_), None) => return Err(Refusal::usage("--coordinator needs --token-file").into()),
         (None, _) => match (
-            &session.settings.coordinator.url,
-            connect::running(&session.state).await,
+            &invocation.settings.coordinator.url,
+            connect::running(&invocation.state).await,
         ) {
             (Some(_), _) | (None, None) => {
-                let access = session.existing().await?;
+                let access = invocation.existing().await?;
                 (access.url, access.token)
             }
             (None, Some(access)) => (access.url, access.token),
         },
     };
-    let labels: Labels = run::labels("--label", &args.label)?;
+    let labels: Labels = assignments::labels("--label", &args.label)?;
     daemon::agent(
-        &session,
+        &invocation,
         daemon::AgentOptions {
             url,
             token,
             name: args.name,
             slots: args.slots,
             labels,
-            state_dir: args.state.unwrap_or_else(|| session.state.agent()),
+            state_dir: args.state.unwrap_or_else(|| invocation.state.agent()),
             manifest_dirs: args.adapters,
         },
     )
@@ -71,19 +73,19 @@ pub(super) async fn run(session: Session, args: AgentRun) -> anyhow::Result<Exit
     Ok(Exit::Done)
 }
 
-pub(super) async fn ls(session: &Session) -> anyhow::Result<Exit> {
-    let access = session.existing().await?;
+pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
     let response = access.client.fleet().list_agents(v1::ListAgentsRequest {}).await;
     let agents = response.map_err(ApiError::from)?.into_inner().agents;
     let json: Vec<_> = agents.iter().map(agent_json).collect();
-    session.out.result(&json)?;
-    session.out.text(&view::table(
+    invocation.out.result(&json)?;
+    invocation.out.text(&view::table(
         &["agent", "name", "state", "pid", "busy", "labels", "adapters"],
         agents.iter().map(row),
     ))?;
     for agent in &agents {
         for adapter in agent.adapters.iter().filter(|a| !a.unavailable.is_empty()) {
-            session.out.text(&format!(
+            invocation.out.text(&format!(
                 "{}: {} cannot be used: {}",
                 agent.name, adapter.name, adapter.unavailable
             ))?;
@@ -92,10 +94,10 @@ pub(super) async fn ls(session: &Session) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-pub(super) async fn drain(session: &Session, agent: String) -> anyhow::Result<Exit> {
-    let access = session.existing().await?;
+pub(super) async fn drain(invocation: &Invocation, agent: String) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
     let request = v1::DrainAgentRequest {
-        request_id: request_id(),
+        request_id: tasks::request_id(),
         agent,
     };
     let response = access
@@ -105,8 +107,8 @@ pub(super) async fn drain(session: &Session, agent: String) -> anyhow::Result<Ex
         .await
         .map_err(ApiError::from)?;
     let agent = response.into_inner().agent.unwrap_or_default();
-    session.out.result(&agent_json(&agent))?;
-    session.out.text(&format!(
+    invocation.out.result(&agent_json(&agent))?;
+    invocation.out.text(&format!(
         "{} takes no more work; it still runs {}",
         agent.name, agent.busy
     ))?;

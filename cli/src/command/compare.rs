@@ -1,21 +1,22 @@
 //! `kage compare`: the sessions of a task, best first, with everything the order depends on.
 
-use super::{Session, report, task};
 use crate::args::Compare;
 use crate::exit::Exit;
+use crate::invocation::Invocation;
 use crate::output::note;
+use crate::tasks;
 use crate::view::{self, TaskJson};
 
-pub(super) async fn run(session: &Session, args: Compare) -> anyhow::Result<Exit> {
-    let access = session.existing().await?;
-    let task = task(&access, args.task).await?;
-    let response = report(&access, &task.id).await?;
+pub(super) async fn run(invocation: &Invocation, args: Compare) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let task = tasks::find(&access, args.task).await?;
+    let response = tasks::report(&access, &task.id).await?;
     let report = response.report.unwrap_or_default();
-    session.out.result(&TaskJson::of_report(task.state(), &report))?;
+    invocation.out.result(&TaskJson::of_report(task.state(), &report))?;
     if args.markdown {
-        session.out.text(&markdown(&view::report_rows(&report)))?;
+        invocation.out.text(&markdown(&view::report_rows(&report)))?;
     } else {
-        session
+        invocation
             .out
             .text(&view::table(&view::REPORT_HEADER, view::report_rows(&report)))?;
     }

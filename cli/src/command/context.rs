@@ -7,9 +7,10 @@ use kage_proto::status::ApiError;
 use kage_proto::v1;
 use serde::Serialize;
 
-use super::{Session, task};
 use crate::connect::Access;
 use crate::exit::{Exit, Refusal};
+use crate::invocation::Invocation;
+use crate::tasks;
 use crate::view;
 
 #[derive(Debug, Serialize)]
@@ -29,8 +30,8 @@ struct SentJson {
     bytes: u64,
 }
 
-pub(super) async fn show(session: &Session, asked: Option<String>) -> anyhow::Result<Exit> {
-    let access = session.existing().await?;
+pub(super) async fn show(invocation: &Invocation, asked: Option<String>) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
     let (project, digest) = base_of(&access, asked).await?;
     let request = v1::GetContextRequest {
         project: project.to_string(),
@@ -49,12 +50,12 @@ pub(super) async fn show(session: &Session, asked: Option<String>) -> anyhow::Re
         response.content.to_vec()
     };
     content.push(b'\n');
-    session.out.raw(&content)?;
+    invocation.out.raw(&content)?;
     Ok(Exit::Done)
 }
 
-pub(super) async fn stats(session: &Session, asked: Option<String>) -> anyhow::Result<Exit> {
-    let access = session.existing().await?;
+pub(super) async fn stats(invocation: &Invocation, asked: Option<String>) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
     let (project, digest) = base_of(&access, asked).await?;
     let request = v1::GetContextStatsRequest {
         project: project.to_string(),
@@ -78,7 +79,7 @@ pub(super) async fn stats(session: &Session, asked: Option<String>) -> anyhow::R
             })
             .collect(),
     };
-    session.out.result(&json)?;
+    invocation.out.result(&json)?;
     let sent: u64 = json.sent.iter().map(|s| s.bytes).sum();
     let mut text = format!(
         "base {}: {} bytes, used by {} sessions whose deltas have {} bytes\nsent: {sent} bytes in all; one copy per session would be {} bytes\n",
@@ -91,12 +92,12 @@ pub(super) async fn stats(session: &Session, asked: Option<String>) -> anyhow::R
     for row in &json.sent {
         text += &format!("  {}: {} times, {} bytes\n", row.agent, row.times, row.bytes);
     }
-    session.out.text(&text)?;
+    invocation.out.text(&text)?;
     Ok(Exit::Done)
 }
 
 async fn base_of(access: &Access, asked: Option<String>) -> anyhow::Result<(ProjectId, Digest)> {
-    let task = task(access, asked).await?;
+    let task = tasks::find(access, asked).await?;
     let spec = task.spec.context("the coordinator sent a task without a spec")?;
     if spec.context_base.is_empty() {
         let message = format!(

@@ -1,20 +1,21 @@
 //! `kage diff`: a session's change as a patch that `git apply` takes.
 
-use super::{Session, report, task};
 use crate::args::Pick;
 use crate::exit::Exit;
+use crate::invocation::Invocation;
 use crate::result;
+use crate::tasks;
 
-pub(super) async fn run(session: &Session, args: Pick) -> anyhow::Result<Exit> {
-    let access = session.existing().await?;
-    let task = task(&access, args.task).await?;
-    let report = report(&access, &task.id).await?.report.unwrap_or_default();
+pub(super) async fn run(invocation: &Invocation, args: Pick) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let task = tasks::find(&access, args.task).await?;
+    let report = tasks::report(&access, &task.id).await?.report.unwrap_or_default();
     let chosen = result::choose(&report, args.session.as_deref())?;
-    let fetched = result::fetch(&access, &session.state, &task, chosen).await?;
+    let fetched = result::fetch(&access, &invocation.state, &task, chosen).await?;
     let patch = tokio::task::spawn_blocking(move || {
         kage_git::diff::patch(fetched.mirror.path(), &fetched.base, &fetched.commit)
     })
     .await??;
-    session.out.raw(&patch)?;
+    invocation.out.raw(&patch)?;
     Ok(Exit::Done)
 }

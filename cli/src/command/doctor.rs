@@ -3,10 +3,10 @@
 use kage_agent::process::Runner;
 use serde::Serialize;
 
-use super::Session;
 use crate::connect;
 use crate::daemon;
 use crate::exit::Exit;
+use crate::invocation::Invocation;
 use crate::view;
 
 #[derive(Debug, Serialize)]
@@ -37,10 +37,10 @@ struct Adapter {
 /// Below this the disk counts as full: a mirror and a few worktrees have to fit.
 const LOW_DISK: u64 = 2 << 30;
 
-pub(super) async fn run(session: &Session) -> anyhow::Result<Exit> {
-    let diagnosis = diagnose(session).await;
-    session.out.result(&diagnosis)?;
-    session.out.text(&words(&diagnosis))?;
+pub(super) async fn run(invocation: &Invocation) -> anyhow::Result<Exit> {
+    let diagnosis = diagnose(invocation).await;
+    invocation.out.result(&diagnosis)?;
+    invocation.out.text(&words(&diagnosis))?;
     Ok(if diagnosis.problems.is_empty() {
         Exit::Done
     } else {
@@ -48,21 +48,21 @@ pub(super) async fn run(session: &Session) -> anyhow::Result<Exit> {
     })
 }
 
-async fn diagnose(session: &Session) -> Diagnosis {
+async fn diagnose(invocation: &Invocation) -> Diagnosis {
     let mut problems = Vec::new();
     let git = git_version().await;
     if git.is_none() {
         problems.push("git cannot be run; install git 2.38 or newer and put it on PATH".to_owned());
     }
-    let free_bytes = free_bytes(session.state.path());
+    let free_bytes = free_bytes(invocation.state.path());
     if free_bytes.is_some_and(|free| free < LOW_DISK) {
         problems.push(format!(
             "only {} MiB are free in {}; make room, or set KAGE_STATE_DIR to a folder on another disk",
             free_bytes.unwrap_or_default() >> 20,
-            session.state.path().display()
+            invocation.state.path().display()
         ));
     }
-    let adapters = match daemon::registry(session, Vec::new()).await {
+    let adapters = match daemon::registry(invocation, Vec::new()).await {
         Ok(registry) => registry
             .values()
             .map(|adapter| {
@@ -88,9 +88,9 @@ async fn diagnose(session: &Session) -> Diagnosis {
         sqlite: rusqlite::version(),
         git,
         containment: Runner::this_executable().containment().to_string(),
-        state_dir: session.state.path().display().to_string(),
+        state_dir: invocation.state.path().display().to_string(),
         free_bytes,
-        coordinator: connect::running(&session.state).await.map(|access| access.url),
+        coordinator: connect::running(&invocation.state).await.map(|access| access.url),
         adapters,
         problems,
     }

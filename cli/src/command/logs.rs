@@ -4,10 +4,11 @@ use kage_proto::v1;
 use kage_proto::v1::watch_task_response::Item;
 use serde::Serialize;
 
-use super::{Session, task};
 use crate::args::{Format, Logs};
 use crate::exit::{Exit, Refusal};
+use crate::invocation::Invocation;
 use crate::output::note;
+use crate::tasks;
 use crate::watch::{Request, Watch};
 
 /// A piece of output. Bytes that are not UTF-8 are replaced; offsets count the real ones.
@@ -21,9 +22,9 @@ struct ChunkJson<'a> {
     text: std::borrow::Cow<'a, str>,
 }
 
-pub(super) async fn run(session: &Session, args: Logs) -> anyhow::Result<Exit> {
-    let access = session.existing().await?;
-    let task = task(&access, args.task).await?;
+pub(super) async fn run(invocation: &Invocation, args: Logs) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let task = tasks::find(&access, args.task).await?;
     if let Some(name) = &args.session
         && !task.sessions.iter().any(|s| s.name == *name)
     {
@@ -49,7 +50,7 @@ pub(super) async fn run(session: &Session, args: Logs) -> anyhow::Result<Exit> {
     let mut source = String::new();
     while let Some(item) = watch.next().await? {
         let Item::Output(chunk) = item else { continue };
-        match session.out.format() {
+        match invocation.out.format() {
             Format::Human => {
                 let this = format!("{} ({}, attempt {})", chunk.session, chunk.job, chunk.attempt);
                 // Where output of several sources is mixed, say whose it is when it changes.
@@ -57,9 +58,9 @@ pub(super) async fn run(session: &Session, args: Logs) -> anyhow::Result<Exit> {
                     note(&format!("==> {this} <=="));
                     source = this;
                 }
-                session.out.raw(&chunk.data)?;
+                invocation.out.raw(&chunk.data)?;
             }
-            Format::Json | Format::Jsonl => session.out.result(&ChunkJson {
+            Format::Json | Format::Jsonl => invocation.out.result(&ChunkJson {
                 session: &chunk.session,
                 job: &chunk.job,
                 attempt: chunk.attempt,

@@ -4,13 +4,13 @@ use kage_core::time::Timestamp;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 
-use super::Session;
 use crate::args::{Format, Ls};
 use crate::exit::Exit;
+use crate::invocation::Invocation;
 use crate::view::{self, TaskJson};
 
-pub(super) async fn run(session: &Session, args: &Ls) -> anyhow::Result<Exit> {
-    let access = session.existing().await?;
+pub(super) async fn run(invocation: &Invocation, args: &Ls) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
     let mut tasks = Vec::new();
     let mut page_token = String::new();
     loop {
@@ -38,19 +38,19 @@ pub(super) async fn run(session: &Session, args: &Ls) -> anyhow::Result<Exit> {
             break;
         }
     }
-    match session.out.format() {
-        Format::Human if tasks.is_empty() => session.out.text("no tasks yet; start one with `kage run`")?,
-        Format::Human => session.out.text(&view::table(
+    match invocation.out.format() {
+        Format::Human if tasks.is_empty() => invocation.out.text("no tasks yet; start one with `kage run`")?,
+        Format::Human => invocation.out.text(&view::table(
             &["task", "state", "sessions", "created", "prompt"],
             tasks.iter().map(row),
         ))?,
         Format::Json => {
             let tasks: Vec<_> = tasks.iter().map(TaskJson::of_task).collect();
-            session.out.result(&tasks)?;
+            invocation.out.result(&tasks)?;
         }
         Format::Jsonl => {
             for task in &tasks {
-                session.out.happening(&TaskJson::of_task(task))?;
+                invocation.out.happening(&TaskJson::of_task(task))?;
             }
         }
     }

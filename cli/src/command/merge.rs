@@ -3,17 +3,19 @@
 use kage_git::UserRepo;
 use kage_git::landing::{self, Merged};
 
-use super::apply::{pick, refusal, tell};
-use super::{Session, task};
+use super::apply::pick;
 use crate::args::{Merge, Strategy};
 use crate::exit::Exit;
+use crate::invocation::Invocation;
+use crate::landing::{refusal, tell};
 use crate::output::note;
+use crate::tasks;
 use crate::view;
 
-pub(super) async fn run(session: &Session, args: Merge) -> anyhow::Result<Exit> {
-    let access = session.existing().await?;
-    let task = task(&access, args.apply.pick.task.clone()).await?;
-    let fetched = pick(session, &access, &task, &args.apply).await?;
+pub(super) async fn run(invocation: &Invocation, args: Merge) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let task = tasks::find(&access, args.apply.pick.task.clone()).await?;
+    let fetched = pick(invocation, &access, &task, &args.apply).await?;
     let repository = UserRepo::discover(&args.apply.repo).await?;
     let strategy = match args.strategy {
         Strategy::Auto => landing::Strategy::Auto,
@@ -32,18 +34,18 @@ pub(super) async fn run(session: &Session, args: Merge) -> anyhow::Result<Exit> 
         .map_err(refusal)?;
     let paths = plan.paths().to_vec();
     if args.apply.dry_run {
-        tell(session.out, &task, &fetched, &paths, false, None)?;
+        tell(invocation.out, &task, &fetched, &paths, false, None)?;
         return Ok(Exit::Done);
     }
     match plan.execute().await.map_err(refusal)? {
-        Merged::Committed(commit) => tell(session.out, &task, &fetched, &paths, true, Some(commit.to_string()))?,
+        Merged::Committed(commit) => tell(invocation.out, &task, &fetched, &paths, true, Some(commit.to_string()))?,
         Merged::LeftConflicts => {
-            tell(session.out, &task, &fetched, &paths, true, None)?;
+            tell(invocation.out, &task, &fetched, &paths, true, None)?;
             note("resolve the marked conflicts, then `git add` them and `git commit`");
             return Ok(Exit::TaskFailed);
         }
         Merged::AlreadyThere => {
-            tell(session.out, &task, &fetched, &[], true, None)?;
+            tell(invocation.out, &task, &fetched, &[], true, None)?;
             note("the branch has this result already");
         }
     }

@@ -2,16 +2,17 @@
 
 use kage_proto::v1;
 
-use super::{Session, task};
 use crate::exit::Exit;
+use crate::invocation::Invocation;
+use crate::tasks;
 use crate::view::{self, TaskJson};
 
-pub(super) async fn run(session: &Session, asked: Option<String>) -> anyhow::Result<Exit> {
-    let access = session.existing().await?;
-    let task = task(&access, asked).await?;
-    session.out.result(&TaskJson::of_task(&task))?;
-    session.out.text(&heading(&task))?;
-    session.out.text(&view::table(
+pub(super) async fn run(invocation: &Invocation, asked: Option<String>) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let task = tasks::find(&access, asked).await?;
+    invocation.out.result(&TaskJson::of_task(&task))?;
+    invocation.out.text(&heading(&task))?;
+    invocation.out.text(&view::table(
         &[
             "session", "adapter", "state", "agent", "tries", "tokens", "money", "last",
         ],

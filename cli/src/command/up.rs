@@ -1,11 +1,11 @@
 //! `kage up`: a coordinator and an agent in one process, for one machine.
 
-use super::Session;
 use crate::args::Up;
 use crate::daemon;
 use crate::exit::Exit;
+use crate::invocation::Invocation;
 
-pub(super) async fn run(session: Session, args: Up) -> anyhow::Result<Exit> {
-    daemon::up(&session, args.slots, args.background).await?;
+pub(super) async fn run(invocation: Invocation, args: Up) -> anyhow::Result<Exit> {
+    daemon::up(&invocation, args.slots, args.background).await?;
     Ok(Exit::Done)
 }

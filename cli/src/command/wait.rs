@@ -3,16 +3,17 @@
 use kage_proto::v1;
 use kage_proto::v1::watch_task_response::Item;
 
-use super::{Session, report, task};
 use crate::args::Wait;
 use crate::connect::Access;
 use crate::exit::{Exit, Refusal};
+use crate::invocation::Invocation;
+use crate::tasks;
 use crate::view::{self, TaskJson};
 use crate::watch::{Request, Watch};
 
-pub(super) async fn run(session: &Session, args: Wait) -> anyhow::Result<Exit> {
-    let access = session.existing().await?;
-    let task = task(&access, args.task).await?;
+pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let task = tasks::find(&access, args.task).await?;
     let ended = match args.timeout {
         None => end_of(&access, task).await?,
         Some(limit) => match tokio::time::timeout(limit, end_of(&access, task)).await {
@@ -26,9 +27,9 @@ pub(super) async fn run(session: &Session, args: Wait) -> anyhow::Result<Exit> {
             }
         },
     };
-    let report = report(&access, &ended.id).await?.report.unwrap_or_default();
-    session.out.result(&TaskJson::of_report(ended.state(), &report))?;
-    session.out.text(&format!(
+    let report = tasks::report(&access, &ended.id).await?.report.unwrap_or_default();
+    invocation.out.result(&TaskJson::of_report(ended.state(), &report))?;
+    invocation.out.text(&format!(
         "task {} {}",
         view::short_id(&ended.id),
         view::task_state(ended.state())

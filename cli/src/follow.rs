@@ -1,0 +1,104 @@
+//! Showing a task while it runs, and what Ctrl-C means meanwhile.
+
+use std::io::IsTerminal as _;
+
+use kage_proto::v1;
+use kage_proto::v1::watch_task_response::Item;
+use serde::Serialize;
+
+use crate::connect::Access;
+use crate::output::{Output, note};
+use crate::progress::{self, Progress};
+use crate::tasks;
+use crate::view::{self, TaskJson};
+use crate::watch::{Request, Watch};
+
+#[derive(Debug, Serialize)]
+struct HappeningJson<'a> {
+    session: &'a str,
+    job: &'a str,
+    attempt: u32,
+    at_ms: u64,
+    text: String,
+}
+
+/// Shows the task until it has ended. `None` when the person let it go on without them.
+///
+/// # Errors
+/// When the coordinator is gone for good, or standard output is closed.
+pub async fn follow(out: Output, access: &Access, task: v1::Task) -> anyhow::Result<Option<v1::Task>> {
+    let request = Request {
+        task: task.id.clone(),
+        follow: true,
+        ..Default::default()
+    };
+    let mut watch = Watch::new(access.client.clone(), request);
+    let mut progress = Progress::new();
+    let mut last = task;
+    loop {
+        let item = tokio::select! {
+            item = watch.next() => item?,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                progress.finish();
+                if interrupt(access, &last).await? {
+                    return Ok(None);
+                }
+                // A watch step that was cut short begins again at its cursor.
+                continue;
+            }
+        };
+        match item {
+            Some(Item::Task(task)) => {
+                progress.task(&task);
+                out.happening(&TaskJson::of_task(&task))?;
+                last = task;
+            }
+            Some(Item::Event(event)) => {
+                progress.event(&event);
+                let inner = event.event.as_ref();
+                if let Some(text) = inner.and_then(|e| e.body.as_ref()).and_then(progress::describe) {
+                    out.happening(&HappeningJson {
+                        session: &event.session,
+                        job: &event.job,
+                        attempt: event.attempt,
+                        at_ms: inner.map_or(0, |e| e.at_ms),
+                        text,
+                    })?;
+                }
+            }
+            Some(Item::Output(_)) => {}
+            None => break,
+        }
+    }
+    progress.finish();
+    Ok(Some(last))
+}
+
+/// Asks whether to let the task go on or to stop it. True = let it go on, without us.
+async fn interrupt(access: &Access, task: &v1::Task) -> anyhow::Result<bool> {
+    let id = view::short_id(&task.id);
+    if std::io::stdin().is_terminal() {
+        note("\ninterrupted: [d]etach and let it go on, [s]top it, or anything else to keep watching?");
+        let answer = tokio::task::spawn_blocking(|| {
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).map(|_| line)
+        });
+        let answer = tokio::select! {
+            answer = answer => answer??,
+            // A second Ctrl-C means it.
+            again = tokio::signal::ctrl_c() => { again?; "s".to_owned() }
+        };
+        match answer.trim().chars().next().map(|c| c.to_ascii_lowercase()) {
+            Some('d') => {
+                note(&format!("task {id} goes on; `kage wait {id}` waits for it"));
+                return Ok(true);
+            }
+            Some('s') => {}
+            Some(_) | None => return Ok(false),
+        }
+    }
+    tasks::cancel(access, &task.id).await?;
+    note(&format!("stopping task {id}"));
+    Ok(false)
+}

@@ -1,0 +1,36 @@
+//! What every command has: settings, the state directory, where results are printed, and
+//! the coordinator to talk to.
+
+use crate::connect::{self, Access, AccessError, WhenAbsent};
+use crate::output::Output;
+use crate::settings::Settings;
+use crate::state::StateDir;
+
+/// One run of the program.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// From files and the environment.
+    pub settings: Settings,
+    /// Where state is kept.
+    pub state: StateDir,
+    /// Where results are printed.
+    pub out: Output,
+}
+
+impl Invocation {
+    /// The coordinator, which must run.
+    ///
+    /// # Errors
+    /// When none does, or it cannot be reached.
+    pub async fn existing(&self) -> Result<Access, AccessError> {
+        connect::access(&self.settings, &self.state, WhenAbsent::Fail).await
+    }
+
+    /// The coordinator, started when this machine has none.
+    ///
+    /// # Errors
+    /// When it cannot be started or reached.
+    pub async fn started(&self) -> Result<Access, AccessError> {
+        connect::access(&self.settings, &self.state, WhenAbsent::Start).await
+    }
+}

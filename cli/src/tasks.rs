@@ -1,0 +1,98 @@
+//! Tasks on the coordinator: found, created, reported on.
+
+use anyhow::Context as _;
+use kage_core::task::TaskSpec;
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+
+use crate::connect::Access;
+use crate::exit::Refusal;
+
+/// The task asked for, or the newest.
+///
+/// # Errors
+/// When there is none.
+pub async fn find(access: &Access, asked: Option<String>) -> anyhow::Result<v1::Task> {
+    let Some(task_id) = asked else {
+        let request = v1::ListTasksRequest {
+            page_size: 1,
+            ..Default::default()
+        };
+        let newest = access
+            .client
+            .tasks()
+            .list_tasks(request)
+            .await
+            .map_err(ApiError::from)?;
+        return newest
+            .into_inner()
+            .tasks
+            .into_iter()
+            .next()
+            .ok_or_else(|| Refusal::not_found("there is no task yet; start one with `kage run`").into());
+    };
+    let request = v1::GetTaskRequest { task_id };
+    let response = access.client.tasks().get_task(request).await.map_err(ApiError::from)?;
+    response.into_inner().task.context("the coordinator sent no task")
+}
+
+/// The report of a task as it is now.
+///
+/// # Errors
+/// When the coordinator cannot tell.
+pub async fn report(access: &Access, task_id: &str) -> anyhow::Result<v1::GetReportResponse> {
+    let request = v1::GetReportRequest {
+        task_id: task_id.to_owned(),
+    };
+    let response = access
+        .client
+        .tasks()
+        .get_report(request)
+        .await
+        .map_err(ApiError::from)?;
+    Ok(response.into_inner())
+}
+
+/// An id that makes a call safe to repeat.
+#[must_use]
+pub fn request_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// Stores a task. A lost reply is asked for again with the same id, so that it is stored once.
+///
+/// # Errors
+/// When the coordinator refuses it or cannot be reached.
+pub async fn create(access: &Access, spec: TaskSpec) -> anyhow::Result<v1::Task> {
+    let request = v1::CreateTaskRequest {
+        request_id: request_id(),
+        spec: Some(spec.into()),
+    };
+    let mut last = access.client.tasks().create_task(request.clone()).await;
+    if last
+        .as_ref()
+        .is_err_and(|status| status.code() == tonic::Code::Unavailable)
+    {
+        last = access.client.tasks().create_task(request).await;
+    }
+    let response = last.map_err(ApiError::from)?.into_inner();
+    response.task.context("the coordinator sent no task")
+}
+
+/// Asks for every session of a task to stop.
+///
+/// # Errors
+/// When there is no such task, or the coordinator cannot be reached.
+pub async fn cancel(access: &Access, task_id: &str) -> anyhow::Result<v1::Task> {
+    let request = v1::CancelTaskRequest {
+        request_id: request_id(),
+        task_id: task_id.to_owned(),
+    };
+    let response = access
+        .client
+        .tasks()
+        .cancel_task(request)
+        .await
+        .map_err(ApiError::from)?;
+    response.into_inner().task.context("the coordinator sent no task")
+}
