@@ -1,0 +1,65 @@
+"""Runs coding tasks on a Kage Bunshin coordinator.
+
+    import kage
+
+    with kage.connect("http://127.0.0.1:7700", token) as client:
+        task = client.submit(kage.TaskSpec(prompt="...", assignments=[...]))
+        for item in client.watch(task.id, output=[kage.OUTPUT_STREAM_STDOUT]):
+            ...
+        print(client.report(task.id).winner)
+
+Every message of the protocol is in `kage.v1`; those a client needs are also here.
+"""
+
+from kage.client import Client, Item, Watch, connect
+from kage.errors import KageError, Violation
+from kage.v1.event_pb2 import (
+    OUTPUT_STREAM_STDERR,
+    OUTPUT_STREAM_STDOUT,
+    OUTPUT_STREAM_TRANSCRIPT,
+    Event,
+    OutputStream,
+)
+from kage.v1.fleet_service_pb2 import Agent
+from kage.v1.task_pb2 import (
+    Assignment,
+    Policy,
+    Report,
+    ReportRow,
+    Repository,
+    Session,
+    SessionState,
+    Task,
+    TaskSpec,
+    TaskState,
+    VerifyPolicy,
+)
+from kage.v1.task_service_pb2 import OutputChunk, SessionEvent
+
+__all__ = [
+    "OUTPUT_STREAM_STDERR",
+    "OUTPUT_STREAM_STDOUT",
+    "OUTPUT_STREAM_TRANSCRIPT",
+    "Agent",
+    "Assignment",
+    "Client",
+    "Event",
+    "Item",
+    "KageError",
+    "OutputChunk",
+    "OutputStream",
+    "Policy",
+    "Report",
+    "ReportRow",
+    "Repository",
+    "Session",
+    "SessionEvent",
+    "SessionState",
+    "Task",
+    "TaskSpec",
+    "TaskState",
+    "VerifyPolicy",
+    "Violation",
+    "Watch",
+    "connect",
+]

@@ -1,0 +1,246 @@
+"""What a program asks of a coordinator: run tasks, watch them, compare their results.
+
+Messages are those of `kage.v1`, unchanged; their documentation is in the `.proto`
+files. This file adds the token, request ids, one safe retry, and watches that survive
+a broken connection.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+
+from kage.errors import KageError
+from kage.v1 import fleet_service_pb2, fleet_service_pb2_grpc
+from kage.v1 import task_service_pb2, task_service_pb2_grpc
+from kage.v1.event_pb2 import OutputStream
+from kage.v1.fleet_service_pb2 import Agent
+from kage.v1.task_pb2 import Report, Task, TaskSpec
+from kage.v1.task_service_pb2 import OutputChunk, SessionEvent
+
+#: What a watch yields. The task comes first, and again whenever it changed state.
+Item = Task | SessionEvent | OutputChunk
+
+#: Seconds that one call may take; a watch may take forever.
+CALL_TIMEOUT = 30.0
+#: Seconds between two tries of a watch to connect again: from, to.
+BACKOFF = (0.1, 2.0)
+
+# Tasks carry their prompt whole: 16 MiB at most, and some room.
+_MAX_MESSAGE = 20 << 20
+#: How every connection to a coordinator is set up.
+OPTIONS = [
+    ("grpc.max_send_message_length", _MAX_MESSAGE),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE),
+    # A half-open connection is noticed while a watch is silent.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Otherwise a client waits up to two minutes for a coordinator that was restarted.
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    # Clients of different coordinators, or tests, never share a connection.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+def connect(url: str, token: str) -> Client:
+    """A client of the coordinator at this address, such as `http://127.0.0.1:7700`.
+
+    Address and token are what the coordinator writes into the files `endpoint` and
+    `token` of its data directory. Nothing is sent before the first call, so a wrong
+    address or token shows there, as UNAVAILABLE or UNAUTHENTICATED.
+    """
+    return Client(channel(url), token)
+
+
+def channel(url: str) -> grpc.Channel:
+    """The channel of `connect`, for services that have no method here."""
+    return grpc.insecure_channel(target(url), options=OPTIONS)
+
+
+def target(url: str) -> str:
+    """The host and port of a coordinator's address."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname or not parts.port:
+        raise ValueError(f"{url!r} is not the address of a coordinator, such as http://127.0.0.1:7700")
+    return parts.netloc
+
+
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    """The metadata that carries the token."""
+    return (("authorization", f"Bearer {token.strip()}"),)
+
+
+class Client:
+    """A connection to a coordinator. Methods raise `KageError`; threads may share it."""
+
+    def __init__(self, channel: grpc.Channel, token: str) -> None:
+        self._channel = channel
+        self._metadata = bearer(token)
+        self._tasks: Any = task_service_pb2_grpc.TaskServiceStub(channel)
+        self._fleet: Any = fleet_service_pb2_grpc.FleetServiceStub(channel)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection and every watch on it. What was submitted goes on."""
+        self._channel.close()
+
+    def submit(self, spec: TaskSpec, request_id: str | None = None) -> Task:
+        """Stores a task and queues its sessions; when this returns, it is durable.
+
+        A call of unknown outcome is sent once more under the same request id, which
+        has the same effect as one call. Whoever wants to try again after that, or after
+        a crash, gives a `request_id` of its own: the same id with the same spec always
+        returns the same task.
+        """
+        request = task_service_pb2.CreateTaskRequest(request_id=request_id or _fresh(), spec=spec)
+        return self._twice(self._tasks.CreateTask, request).task
+
+    def get(self, task_id: str) -> Task:
+        """A task by its id, or by a prefix of it that only one task has."""
+        request = task_service_pb2.GetTaskRequest(task_id=task_id)
+        return self._call(self._tasks.GetTask, request).task
+
+    def list(self, project: str = "") -> Iterator[Task]:
+        """Every task of a project, newest first, fetched in pages as they are read."""
+        page_token = ""
+        while True:
+            request = task_service_pb2.ListTasksRequest(project=project, page_token=page_token)
+            reply = self._call(self._tasks.ListTasks, request)
+            yield from reply.tasks
+            page_token = reply.next_page_token
+            if not page_token:
+                return
+
+    def cancel(self, task_id: str) -> Task:
+        """Stops every session that has not ended. To cancel an ended task changes nothing."""
+        request = task_service_pb2.CancelTaskRequest(request_id=_fresh(), task_id=task_id)
+        return self._twice(self._tasks.CancelTask, request).task
+
+    def report(self, task_id: str) -> Report:
+        """The comparison of a task's sessions, best first; provisional while some run."""
+        request = task_service_pb2.GetReportRequest(task_id=task_id)
+        return self._call(self._tasks.GetReport, request).report
+
+    def agents(self) -> tuple[Agent, ...]:
+        """The worker machines."""
+        reply = self._call(self._fleet.ListAgents, fleet_service_pb2.ListAgentsRequest())
+        return tuple(reply.agents)
+
+    def watch(
+        self,
+        task_id: str,
+        *,
+        cursor: str = "",
+        output: Iterable[OutputStream] = (),
+        session: str = "",
+        follow: bool = True,
+        patience: float = 60.0,
+    ) -> Watch:
+        """Everything that happens to a task, from the beginning or from a cursor on.
+
+        `output` names the streams whose bytes are wanted besides events, `session` the
+        only session that is. Without `follow` the watch ends after what is there now,
+        otherwise with the task. A broken connection is made again from the last cursor
+        on; only after `patience` seconds without success the error is raised.
+        """
+        request = task_service_pb2.WatchTaskRequest(
+            task_id=task_id, cursor=cursor, output=output, session=session, follow=follow
+        )
+
+        def start(request: task_service_pb2.WatchTaskRequest) -> Any:
+            return self._tasks.WatchTask(request, metadata=self._metadata)
+
+        return Watch(start, request, patience)
+
+    def _call(self, method: Any, request: Any) -> Any:
+        try:
+            return method(request, metadata=self._metadata, timeout=CALL_TIMEOUT)
+        except grpc.RpcError as error:
+            raise KageError.of(error) from error
+
+    def _twice(self, method: Any, request: Any) -> Any:
+        try:
+            return self._call(method, request)
+        except KageError as error:
+            if error.reason != "UNAVAILABLE":
+                raise
+            time.sleep(error.retry_after or BACKOFF[0])
+            return self._call(method, request)
+
+
+class Watch(Iterator[Item]):
+    """A running watch: iterate over it. It never repeats or skips an event or a byte."""
+
+    #: Where the watch is: what was yielded so far comes before it. Kept, it resumes a
+    #: later watch of the same task, also from another process.
+    cursor: str
+
+    def __init__(
+        self,
+        start: Callable[[task_service_pb2.WatchTaskRequest], Any],
+        request: task_service_pb2.WatchTaskRequest,
+        patience: float,
+    ) -> None:
+        self.cursor = request.cursor
+        self._start = start
+        self._request = request
+        self._patience = patience
+        self._failing_since: float | None = None
+        self._delay = BACKOFF[0]
+        self._closed = False
+        self._call = start(request)
+
+    def __next__(self) -> Item:
+        while True:
+            try:
+                response = next(self._call)
+            except grpc.RpcError as error:
+                if self._closed:
+                    raise StopIteration from None
+                self._again(KageError.of(error))
+                continue
+            self._failing_since, self._delay = None, BACKOFF[0]
+            self.cursor = response.cursor
+            kind = response.WhichOneof("item")
+            # A newer coordinator tells something that this client does not know.
+            if kind is not None:
+                return getattr(response, kind)
+
+    def close(self) -> None:
+        """Ends the watch; whoever iterates over it comes to the end."""
+        self._closed = True
+        self._call.cancel()
+
+    def _again(self, error: KageError) -> None:
+        """Connects again from the cursor on, or raises."""
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        if error.reason != "UNAVAILABLE" or now - self._failing_since >= self._patience:
+            raise error
+        # Many watchers of one coordinator do not come back in the same moment.
+        time.sleep(error.retry_after or self._delay * random.uniform(0.5, 1.0))
+        self._delay = min(self._delay * 2, BACKOFF[1])
+        self._request.cursor = self.cursor
+        self._call = self._start(self._request)
+
+
+def _fresh() -> str:
+    return uuid.uuid4().hex

@@ -1,0 +1,147 @@
+"""The client and the example agent against a real coordinator."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import unittest
+from pathlib import Path
+
+import kage
+from cluster import Agent, Coordinator, Proxy, shell_task, wait_for
+
+OUTPUT = [kage.OUTPUT_STREAM_STDOUT, kage.OUTPUT_STREAM_STDERR]
+
+
+class Live(unittest.TestCase):
+    coordinator: Coordinator
+    client: kage.Client
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.coordinator = Coordinator()
+        cls.addClassCleanup(cls.coordinator.close)
+        cls.client = kage.connect(cls.coordinator.url, cls.coordinator.token)
+        cls.addClassCleanup(cls.client.close)
+        agent = Agent(cls.coordinator)
+        cls.addClassCleanup(lambda: cls._expect_clean_end(agent.close()))
+        wait_for("agent", cls.client.agents)
+
+    @staticmethod
+    def _expect_clean_end(code: int) -> None:
+        assert code == 0, f"the agent ended with {code}"
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.gate = Path(folder.name) / "gate"
+
+    def gated(self, before: str, after: str) -> kage.TaskSpec:
+        """A command that waits in its middle until the test opens the gate."""
+        return shell_task(f"{before}; while [ ! -e {self.gate} ]; do sleep 0.02; done; {after}")
+
+    def check_whole(self, items: list[kage.Item]) -> dict[int, bytes]:
+        """Checks that nothing was skipped or repeated, and returns the output by stream."""
+        events = [item.event for item in items if isinstance(item, kage.SessionEvent)]
+        self.assertEqual([event.seq for event in events], list(range(1, len(events) + 1)))
+        self.assertEqual(events[-1].WhichOneof("body"), "finished")
+        output: dict[int, bytes] = {stream: b"" for stream in OUTPUT}
+        for chunk in items:
+            if isinstance(chunk, kage.OutputChunk):
+                self.assertEqual(chunk.offset, len(output[chunk.stream]))
+                output[chunk.stream] += chunk.data
+        return output
+
+    def test_the_agent_is_in_the_fleet(self) -> None:
+        (agent,) = self.client.agents()
+        self.assertEqual(agent.name, "py")
+        self.assertEqual([adapter.name for adapter in agent.adapters], ["py-shell"])
+
+    def test_a_task_is_watched_to_its_end_over_a_broken_connection(self) -> None:
+        proxy = Proxy(self.coordinator.url)
+        self.addCleanup(proxy.close)
+        with kage.connect(proxy.url, self.coordinator.token) as client:
+            task = client.submit(self.gated("echo one", "echo two >&2; echo three"))
+            items: list[kage.Item] = []
+            watch = client.watch(task.id, output=OUTPUT)
+            for item in watch:
+                items.append(item)
+                if isinstance(item, kage.OutputChunk) and item.data == b"one\n":
+                    before = proxy.connections
+                    proxy.cut()
+                    self.gate.touch()
+        self.assertGreater(proxy.connections, before)
+        output = self.check_whole(items)
+        self.assertEqual(output[kage.OUTPUT_STREAM_STDOUT], b"one\nthree\n")
+        self.assertEqual(output[kage.OUTPUT_STREAM_STDERR], b"two\n")
+        last = [item for item in items if isinstance(item, kage.Task)][-1]
+        self.assertEqual(last.state, kage.TaskState.TASK_STATE_SUCCEEDED)
+
+        report = self.client.report(task.id)
+        self.assertFalse(report.provisional)
+        self.assertEqual([(row.session.name, row.session.agent) for row in report.rows], [("one", "py")])
+        self.assertEqual(self.client.get(task.id[:12]).id, task.id)
+        # The cursor of the last item is after everything, also for another process.
+        rest = [*self.client.watch(task.id, output=OUTPUT, cursor=watch.cursor)]
+        self.assertEqual([type(item) for item in rest], [kage.Task])
+
+    def test_a_killed_coordinator_costs_nothing(self) -> None:
+        task = self.client.submit(self.gated("seq 1 20000", "seq 20001 40000; exit 3"))
+        items: list[kage.Item] = []
+        killed = False
+        for item in self.client.watch(task.id, output=OUTPUT):
+            items.append(item)
+            if isinstance(item, kage.OutputChunk) and not killed:
+                killed = True
+                self.coordinator.kill()
+                self.gate.touch()
+                self.coordinator.start()
+        output = self.check_whole(items)
+        self.assertEqual(output[kage.OUTPUT_STREAM_STDOUT], b"".join(b"%d\n" % n for n in range(1, 40001)))
+        (session,) = self.client.get(task.id).sessions
+        self.assertEqual(session.failure.message, "the command ended with 3")
+
+    def test_a_cancelled_task_leaves_no_process(self) -> None:
+        task = self.client.submit(shell_task("echo $$; exec sleep 600"))
+        pid = 0
+        for item in self.client.watch(task.id, output=OUTPUT):
+            if isinstance(item, kage.OutputChunk):
+                pid = int(item.data)
+                self.client.cancel(task.id)
+        self.assertEqual(self.client.get(task.id).state, kage.TaskState.TASK_STATE_CANCELLED)
+        self.assertTrue(pid)
+        wait_for("end of the command", lambda: not os.path.exists(f"/proc/{pid}"))
+        # To cancel twice changes nothing.
+        self.client.cancel(task.id)
+
+    def test_tasks_are_listed_newest_first(self) -> None:
+        # More than one page.
+        made = [self.client.submit(shell_task("true")).id for _ in range(25)]
+        listed = [task.id for task in self.client.list()]
+        self.assertEqual(listed[: len(made)], made[::-1])
+        for task_id in made:
+            self.client.cancel(task_id)
+
+    def test_a_request_id_names_one_task(self) -> None:
+        spec = shell_task("true")
+        first = self.client.submit(spec, request_id="the-same")
+        self.assertEqual(self.client.submit(spec, request_id="the-same").id, first.id)
+        with self.assertRaises(kage.KageError) as caught:
+            self.client.submit(shell_task("false"), request_id="the-same")
+        self.assertEqual(caught.exception.reason, "CONFLICT")
+
+    def test_errors_carry_their_facts(self) -> None:
+        with kage.connect(self.coordinator.url, "0" * 64) as stranger:
+            with self.assertRaises(kage.KageError) as caught:
+                stranger.submit(shell_task("true"))
+            self.assertEqual(caught.exception.reason, "UNAUTHENTICATED")
+            with self.assertRaises(kage.KageError) as caught:
+                next(stranger.watch("0" * 32))
+            self.assertEqual(caught.exception.reason, "UNAUTHENTICATED")
+        with self.assertRaises(kage.KageError) as caught:
+            self.client.get("0" * 32)
+        self.assertEqual(caught.exception.reason, "NOT_FOUND")
+        with self.assertRaises(kage.KageError) as caught:
+            self.client.submit(kage.TaskSpec(assignments=[kage.Assignment(name="A b", adapter="x")]))
+        self.assertEqual(caught.exception.reason, "INVALID_ARGUMENT")
+        self.assertIn("name", caught.exception.violations[0].field)

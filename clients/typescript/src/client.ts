@@ -1,0 +1,254 @@
+/**
+ * What a program asks of a coordinator: run tasks, watch them, compare their results.
+ *
+ * Messages are those of `kage.v1`, unchanged; their documentation is in the `.proto`
+ * files. This file adds the token, request ids, one safe retry, and watches that survive
+ * a broken connection.
+ */
+
+import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { createClient, type Client as Stub, type Transport } from "@connectrpc/connect";
+import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+
+import { KageError } from "./errors.js";
+import type { OutputStream } from "./gen/kage/v1/event_pb.js";
+import { type Agent, FleetService } from "./gen/kage/v1/fleet_service_pb.js";
+import type { Report, Task, TaskSpecSchema } from "./gen/kage/v1/task_pb.js";
+import { TaskService, type WatchTaskResponse } from "./gen/kage/v1/task_service_pb.js";
+
+/** A task to run, as a plain object: fields that are left out have their defaults. */
+export type Spec = MessageInitShape<typeof TaskSpecSchema>;
+
+/** What a watch yields. The task comes first, and again whenever it changed state. */
+export type Item = Exclude<WatchTaskResponse["item"], { case: undefined }>;
+
+/** How long one call may take; a watch may take forever. */
+const CALL_TIMEOUT_MS = 30_000;
+/** How long a watch waits before it connects again: at first, at most. */
+const BACKOFF_MS = { first: 100, most: 2_000 } as const;
+
+/**
+ * A client of the coordinator at this address, such as `http://127.0.0.1:7700`.
+ *
+ * Address and token are what the coordinator writes into the files `endpoint` and `token`
+ * of its data directory. Nothing is sent before the first call, so a wrong address or
+ * token shows there, as UNAVAILABLE or UNAUTHENTICATED.
+ */
+export function connect(url: string, token: string): Client {
+  const { protocol, port } = new URL(url);
+  if (protocol !== "http:" || port === "") {
+    throw new TypeError(`${url} is not the address of a coordinator, such as http://127.0.0.1:7700`);
+  }
+  const authorization = `Bearer ${token.trim()}`;
+  // Pings notice a half-open connection while a watch is silent.
+  const sessionManager = new Http2SessionManager(url, { pingIntervalMs: 20_000, pingTimeoutMs: 10_000 });
+  const transport = createGrpcTransport({
+    baseUrl: url,
+    sessionManager,
+    interceptors: [
+      (next) => (request) => {
+        request.header.set("authorization", authorization);
+        return next(request);
+      },
+    ],
+  });
+  return new Client(transport, () => sessionManager.abort());
+}
+
+/** What {@link Client.submit} may be told. */
+export interface SubmitOptions {
+  /** Names this submission: the same id with the same spec always returns the same task. */
+  readonly requestId?: string;
+}
+
+/** What {@link Client.watch} may be told. */
+export interface WatchOptions {
+  /** Where to begin; from an earlier watch of the same task. */
+  readonly cursor?: string;
+  /** Streams whose bytes are wanted besides events. */
+  readonly output?: readonly OutputStream[];
+  /** The only session that is wanted, by name. */
+  readonly session?: string;
+  /** False = end after what is there now; otherwise the watch ends with the task. */
+  readonly follow?: boolean;
+  /** How long to go on trying when the coordinator cannot be reached. */
+  readonly patienceMs?: number;
+}
+
+/** A connection to a coordinator. Methods reject with `KageError`. */
+export class Client {
+  readonly #tasks: Stub<typeof TaskService>;
+  readonly #fleet: Stub<typeof FleetService>;
+  readonly #close: () => void;
+
+  /** Over any transport of Connect; {@link connect} makes the usual one. */
+  constructor(transport: Transport, close: () => void = () => {}) {
+    this.#tasks = createClient(TaskService, transport);
+    this.#fleet = createClient(FleetService, transport);
+    this.#close = close;
+  }
+
+  /** Ends the connection and every call on it. What was submitted goes on. */
+  close(): void {
+    this.#close();
+  }
+
+  /**
+   * Stores a task and queues its sessions; when this resolves, it is durable.
+   *
+   * A call of unknown outcome is sent once more under the same request id, which has the
+   * same effect as one call. Whoever wants to try again after that, or after a crash,
+   * gives a `requestId` of its own.
+   */
+  async submit(spec: Spec, { requestId = randomUUID() }: SubmitOptions = {}): Promise<Task> {
+    const reply = await twice(() => this.#tasks.createTask({ requestId, spec }, { timeoutMs: CALL_TIMEOUT_MS }));
+    return present(reply.task);
+  }
+
+  /** A task by its id, or by a prefix of it that only one task has. */
+  async get(taskId: string): Promise<Task> {
+    const reply = await once(() => this.#tasks.getTask({ taskId }, { timeoutMs: CALL_TIMEOUT_MS }));
+    return present(reply.task);
+  }
+
+  /** Every task of a project, newest first, fetched in pages as they are read. */
+  async *list(project = ""): AsyncGenerator<Task, void, undefined> {
+    let pageToken = "";
+    do {
+      const request = { project, pageToken };
+      const reply = await once(() => this.#tasks.listTasks(request, { timeoutMs: CALL_TIMEOUT_MS }));
+      yield* reply.tasks;
+      pageToken = reply.nextPageToken;
+    } while (pageToken !== "");
+  }
+
+  /** Stops every session that has not ended. To cancel an ended task changes nothing. */
+  async cancel(taskId: string): Promise<Task> {
+    const requestId = randomUUID();
+    const reply = await twice(() => this.#tasks.cancelTask({ requestId, taskId }, { timeoutMs: CALL_TIMEOUT_MS }));
+    return present(reply.task);
+  }
+
+  /** The comparison of a task's sessions, best first; provisional while some run. */
+  async report(taskId: string): Promise<Report> {
+    const reply = await once(() => this.#tasks.getReport({ taskId }, { timeoutMs: CALL_TIMEOUT_MS }));
+    return present(reply.report);
+  }
+
+  /** The worker machines. */
+  async agents(): Promise<Agent[]> {
+    const reply = await once(() => this.#fleet.listAgents({}, { timeoutMs: CALL_TIMEOUT_MS }));
+    return reply.agents;
+  }
+
+  /**
+   * Everything that happens to a task, from the beginning or from a cursor on. A broken
+   * connection is made again from the last cursor on; only when that does not succeed for
+   * `patienceMs` (a minute, unless said otherwise) the error is thrown.
+   */
+  watch(taskId: string, options: WatchOptions = {}): Watch {
+    return new Watch(this.#tasks, taskId, options);
+  }
+}
+
+/** A running watch: iterate over it, once. It never repeats or skips an event or a byte. */
+export class Watch implements AsyncIterable<Item> {
+  readonly #tasks: Stub<typeof TaskService>;
+  readonly #taskId: string;
+  readonly #options: WatchOptions;
+  readonly #closing = new AbortController();
+  #cursor: string;
+
+  /** What {@link Client.watch} calls. */
+  constructor(tasks: Stub<typeof TaskService>, taskId: string, options: WatchOptions) {
+    this.#tasks = tasks;
+    this.#taskId = taskId;
+    this.#options = options;
+    this.#cursor = options.cursor ?? "";
+  }
+
+  /**
+   * Where the watch is: what was yielded so far comes before it. Kept, it resumes a later
+   * watch of the same task, also from another process.
+   */
+  get cursor(): string {
+    return this.#cursor;
+  }
+
+  /** Ends the watch; whoever iterates over it comes to the end. */
+  close(): void {
+    this.#closing.abort();
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Item, void, undefined> {
+    const { signal } = this.#closing;
+    const { output = [], session = "", follow = true, patienceMs = 60_000 } = this.#options;
+    let failingSince: number | undefined;
+    let delayMs: number = BACKOFF_MS.first;
+    try {
+      while (!signal.aborted) {
+        const request = { taskId: this.#taskId, cursor: this.#cursor, output: [...output], session, follow };
+        try {
+          for await (const response of this.#tasks.watchTask(request, { signal })) {
+            failingSince = undefined;
+            delayMs = BACKOFF_MS.first;
+            this.#cursor = response.cursor;
+            // A newer coordinator tells something that this client does not know.
+            if (response.item.case !== undefined) {
+              yield response.item;
+            }
+          }
+          return;
+        } catch (cause) {
+          if (signal.aborted) {
+            return;
+          }
+          const error = KageError.of(cause);
+          failingSince ??= performance.now();
+          if (error.reason !== "UNAVAILABLE" || performance.now() - failingSince >= patienceMs) {
+            throw error;
+          }
+          // Many watchers of one coordinator do not come back in the same moment.
+          const wait = error.retryAfterMs ?? delayMs * (0.5 + Math.random() / 2);
+          // It fails when the watch is closed, which the loop sees.
+          await sleep(wait, undefined, { signal }).catch(() => undefined);
+          delayMs = Math.min(delayMs * 2, BACKOFF_MS.most);
+        }
+      }
+    } finally {
+      // Whoever stops iterating ends the call, too.
+      this.#closing.abort();
+    }
+  }
+}
+
+async function once<Reply>(call: () => Promise<Reply>): Promise<Reply> {
+  try {
+    return await call();
+  } catch (cause) {
+    throw KageError.of(cause);
+  }
+}
+
+/** For calls that carry a request id, so that two have the effect of one. */
+async function twice<Reply>(call: () => Promise<Reply>): Promise<Reply> {
+  try {
+    return await once(call);
+  } catch (error) {
+    if (!(error instanceof KageError) || error.reason !== "UNAVAILABLE") {
+      throw error;
+    }
+    await sleep(error.retryAfterMs ?? BACKOFF_MS.first);
+    return await once(call);
+  }
+}
+
+function present<Value>(value: Value | undefined): Value {
+  if (value === undefined) {
+    throw new KageError("INTERNAL", "the coordinator's reply is empty");
+  }
+  return value;
+}

@@ -1,0 +1,23 @@
+/**
+ * Runs coding tasks on a Kage Bunshin coordinator. Begin with {@link connect}.
+ *
+ * Every message of the protocol is in `@kage-bunshin/client/v1/*`; those a client needs
+ * are also here.
+ */
+
+export { Client, connect, type Item, type Spec, type SubmitOptions, Watch, type WatchOptions } from "./client.js";
+export { KageError, type Reason, type Violation } from "./errors.js";
+export { type Event, OutputStream } from "./gen/kage/v1/event_pb.js";
+export { type Agent, AgentState } from "./gen/kage/v1/fleet_service_pb.js";
+export {
+  type Report,
+  type ReportRow,
+  Risk,
+  type Session,
+  SessionState,
+  type Task,
+  TaskState,
+  VerdictKind,
+} from "./gen/kage/v1/task_pb.js";
+export type { OutputChunk, SessionEvent } from "./gen/kage/v1/task_service_pb.js";
+export { type Money, Provenance, type Usage } from "./gen/kage/v1/value_pb.js";

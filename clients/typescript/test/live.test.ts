@@ -1,0 +1,184 @@
+/** The client and the Python example agent against a real coordinator. */
+
+import assert from "node:assert/strict";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+
+import { type Client, connect, type Item, KageError, OutputStream, TaskState, type Watch } from "../src/index.js";
+import { Agent, Coordinator, Proxy, shellTask, waitFor } from "./cluster.js";
+
+const OUTPUT = [OutputStream.STDOUT, OutputStream.STDERR] as const;
+
+let coordinator: Coordinator;
+let agent: Agent;
+let client: Client;
+
+before(async () => {
+  coordinator = await Coordinator.start();
+  agent = new Agent(coordinator);
+  client = connect(coordinator.url, coordinator.token);
+  await waitFor("agent", async () => (await client.agents())[0]);
+});
+
+after(async () => {
+  client.close();
+  assert.equal(await agent.close(), 0, "the agent's exit code");
+  await coordinator.close();
+});
+
+/** A failure with this reason, for `assert.rejects`. */
+function because(reason: string): (error: unknown) => boolean {
+  return (error) => error instanceof KageError && error.reason === reason;
+}
+
+async function all(watch: Watch): Promise<Item[]> {
+  const items: Item[] = [];
+  for await (const item of watch) {
+    items.push(item);
+  }
+  return items;
+}
+
+/** Checks that nothing was skipped or repeated, and returns the output by stream. */
+function checkWhole(items: readonly Item[]): Record<number, string> {
+  const events = items.flatMap((item) => (item.case === "event" && item.value.event ? [item.value.event] : []));
+  assert.deepEqual(
+    events.map((event) => event.seq),
+    events.map((_, index) => BigInt(index + 1)),
+  );
+  assert.equal(events.at(-1)?.body.case, "finished");
+  const output = new Map<OutputStream, Buffer>(OUTPUT.map((stream) => [stream, Buffer.alloc(0)]));
+  for (const item of items) {
+    if (item.case === "output") {
+      const { stream, offset, data } = item.value;
+      const sofar = output.get(stream) ?? Buffer.alloc(0);
+      assert.equal(offset, BigInt(sofar.length));
+      output.set(stream, Buffer.concat([sofar, data]));
+    }
+  }
+  return Object.fromEntries([...output].map(([stream, bytes]) => [stream, bytes.toString()]));
+}
+
+test("the agent is in the fleet", async () => {
+  const agents = await client.agents();
+  assert.deepEqual(
+    agents.map(({ name, adapters }) => [name, adapters.map((adapter) => adapter.name)]),
+    [["py", ["py-shell"]]],
+  );
+});
+
+test("a task is watched to its end over a broken connection", async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "kage-gate-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const gate = join(folder, "gate");
+  const proxy = await Proxy.start(coordinator.url);
+  t.after(() => proxy.close());
+  const proxied = connect(proxy.url, coordinator.token);
+  t.after(() => proxied.close());
+
+  const task = await proxied.submit(
+    shellTask(`echo one; while [ ! -e ${gate} ]; do sleep 0.02; done; echo two >&2; seq 1 20000`),
+  );
+  const watch = proxied.watch(task.id, { output: OUTPUT });
+  const items: Item[] = [];
+  let before = 0;
+  for await (const item of watch) {
+    items.push(item);
+    if (item.case === "output" && before === 0) {
+      before = proxy.connections;
+      proxy.cut();
+      writeFileSync(gate, "");
+    }
+  }
+  assert.ok(proxy.connections > before, "it connected again");
+  const numbers = Array.from({ length: 20000 }, (_, index) => `${index + 1}\n`).join("");
+  assert.deepEqual(checkWhole(items), {
+    [OutputStream.STDOUT]: `one\n${numbers}`,
+    [OutputStream.STDERR]: "two\n",
+  });
+  const last = items.filter((item) => item.case === "task").at(-1);
+  assert.equal(last?.value.state, TaskState.SUCCEEDED);
+
+  const report = await client.report(task.id);
+  assert.equal(report.provisional, false);
+  assert.deepEqual(
+    report.rows.map(({ session }) => [session?.name, session?.agent]),
+    [["one", "py"]],
+  );
+  assert.equal((await client.get(task.id.slice(0, 12))).id, task.id);
+
+  // The cursor of the last item is after everything, also for another process.
+  const rest = await all(client.watch(task.id, { output: OUTPUT, cursor: watch.cursor }));
+  assert.deepEqual(
+    rest.map((item) => item.case),
+    ["task"],
+  );
+});
+
+test("a cancelled task leaves no process", async () => {
+  const task = await client.submit(shellTask("echo $$; exec sleep 600"));
+  let pid = 0;
+  for await (const item of client.watch(task.id, { output: OUTPUT })) {
+    if (item.case === "output") {
+      pid = Number(Buffer.from(item.value.data).toString());
+      await client.cancel(task.id);
+    }
+  }
+  assert.equal((await client.get(task.id)).state, TaskState.CANCELLED);
+  assert.ok(pid > 0);
+  await waitFor("end of the command", () => (existsSync(`/proc/${pid}`) ? undefined : true));
+  // To cancel twice changes nothing.
+  await client.cancel(task.id);
+});
+
+test("a watch can be left or closed before its task ends", async () => {
+  const task = await client.submit(shellTask("sleep 600"));
+  for await (const item of client.watch(task.id)) {
+    assert.equal(item.case, "task");
+    break;
+  }
+  const watch = client.watch(task.id);
+  for await (const item of watch) {
+    if (item.case === "event") {
+      watch.close();
+    }
+  }
+  assert.equal((await client.get(task.id)).state, TaskState.RUNNING);
+  await client.cancel(task.id);
+});
+
+test("tasks are listed newest first", async () => {
+  const made: string[] = [];
+  // More than one page.
+  for (let count = 0; count < 25; count += 1) {
+    made.unshift((await client.submit(shellTask("true"))).id);
+  }
+  const listed: string[] = [];
+  for await (const task of client.list()) {
+    listed.push(task.id);
+  }
+  assert.deepEqual(listed.slice(0, made.length), made);
+  await Promise.all(made.map((id) => client.cancel(id)));
+});
+
+test("a request id names one task", async () => {
+  const options = { requestId: "the-same" };
+  const first = await client.submit(shellTask("true"), options);
+  assert.equal((await client.submit(shellTask("true"), options)).id, first.id);
+  await assert.rejects(client.submit(shellTask("false"), options), because("CONFLICT"));
+});
+
+test("errors carry their facts", async (t) => {
+  const stranger = connect(coordinator.url, "0".repeat(64));
+  t.after(() => stranger.close());
+  await assert.rejects(stranger.submit(shellTask("true")), because("UNAUTHENTICATED"));
+  await assert.rejects(all(stranger.watch("0".repeat(32))), because("UNAUTHENTICATED"));
+  await assert.rejects(client.get("0".repeat(32)), because("NOT_FOUND"));
+  const wrong = { assignments: [{ name: "A b", adapter: "x" }] };
+  await assert.rejects(client.submit(wrong), (error) => {
+    assert.ok(because("INVALID_ARGUMENT")(error));
+    return (error as KageError).violations.some(({ field }) => field.includes("name"));
+  });
+});
