@@ -108,6 +108,10 @@ impl Adapter for BenchAdapter {
         Vec::new()
     }
 
+    fn uses_scratch(&self) -> bool {
+        false
+    }
+
     fn run(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {
         async move {
             let worked = stop.run_until_cancelled(self.work(input, &reporter)).await;
