@@ -181,7 +181,7 @@ impl Connection {
                         self.carry_out(effect);
                     }
                 }
-                Input::AttemptEnded(joined) => self.attempt_ended(joined).await,
+                Input::AttemptEnded(joined) => self.attempt_ended(joined),
                 Input::Shutdown => {
                     tracing::info!("shutting down: no more work is taken");
                     let until = Instant::now() + self.parts.shop.limits.drain;
@@ -479,7 +479,7 @@ impl Connection {
         }
     }
 
-    async fn attempt_ended(&mut self, joined: Result<(Id, ()), JoinError>) {
+    fn attempt_ended(&mut self, joined: Result<(Id, ()), JoinError>) {
         let (id, crash) = match joined {
             Ok((id, ())) => (id, None),
             Err(error) => (error.id(), Some(error.to_string())),
@@ -491,7 +491,9 @@ impl Connection {
         self.frozen.remove(&attempt);
         if let Some(why) = crash {
             tracing::error!(%attempt, why, "attempt crashed");
-            self.parts.shop.crashed(attempt, &why).await;
+            // Beside the loop: it may have to wait for space, and heartbeats must not.
+            let shop = Arc::clone(&self.parts.shop);
+            self.running.spawn(async move { shop.crashed(attempt, &why).await });
         }
     }
 
