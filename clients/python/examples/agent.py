@@ -43,6 +43,7 @@ from kage.v1.fleet_service_pb2 import AdapterInfo
 from kage.v1.value_pb2 import (
     FAILURE_KIND_ADAPTER_CRASH,
     FAILURE_KIND_ADAPTER_UNAVAILABLE,
+    FAILURE_KIND_AGENT_LOST,
     FAILURE_KIND_CANCELLED,
     FAILURE_KIND_TIMEOUT,
     Failure,
@@ -151,7 +152,8 @@ class Attempt:
             self._signal(signal.SIGSTOP if doubtful else signal.SIGCONT)
         limits = self.work.session
         if now > self.held_until + max_detached:
-            self.end(Failure(kind=FAILURE_KIND_CANCELLED, message="the coordinator was away for too long"))
+            # Not "cancelled": somebody may take it up again.
+            self.end(Failure(kind=FAILURE_KIND_AGENT_LOST, message="the coordinator was away for too long"))
         elif now - self._started > limits.timeout_ms / 1000:
             self.end(Failure(kind=FAILURE_KIND_TIMEOUT, message="the attempt took too long"))
         elif now - self._last_output > limits.idle_timeout_ms / 1000:
@@ -337,7 +339,11 @@ class Agent:
         while True:
             await asyncio.sleep(self._terms.heartbeat_interval_ms / 1000)
             sequence += 1
-            asks[sequence] = time.monotonic()
+            asks[sequence] = now = time.monotonic()
+            # An offer that was taken back before its acceptance arrived is never granted.
+            for attempt_id, (_, accepted_at) in list(self._accepted.items()):
+                if now - accepted_at > self._terms.lease_ttl_ms / 1000:
+                    del self._accepted[attempt_id]
             running = [attempt.key for attempt in self._attempts.values()]
             heartbeat = control.Heartbeat(sequence=sequence, running=running)
             outbound.put_nowait(control.ConnectRequest(heartbeat=heartbeat))
@@ -361,10 +367,10 @@ class Agent:
                 self._start(message.granted.attempt_id)
             elif kind == "heartbeat_ack":
                 # Counted from when it was asked: the coordinator's own count began later.
-                held_until = asks.pop(message.heartbeat_ack.sequence) + self._terms.lease_ttl_ms / 1000
+                asked = asks.pop(message.heartbeat_ack.sequence, None)
                 for attempt_id in message.heartbeat_ack.renewed:
-                    if attempt_id in self._attempts:
-                        self._attempts[attempt_id].held_until = held_until
+                    if asked is not None and attempt_id in self._attempts:
+                        self._attempts[attempt_id].held_until = asked + self._terms.lease_ttl_ms / 1000
             elif kind == "stop":
                 # An accepted offer that is stopped was never granted.
                 self._accepted.pop(message.stop.attempt_id, None)
@@ -394,6 +400,10 @@ class Agent:
         return ""
 
     def _start(self, attempt_id: str) -> None:
+        if attempt_id not in self._accepted:
+            # Not told in heartbeats, so that its lease ends.
+            log.warning("granted attempt %s, which was not accepted", attempt_id)
+            return
         offer, asked = self._accepted.pop(attempt_id)
         attempt = Attempt(offer, self._wake, asked + self._terms.lease_ttl_ms / 1000)
         self._attempts[attempt_id] = attempt

@@ -18,7 +18,7 @@ from agent import BATCH_BYTES, Attempt  # noqa: E402
 from kage.v1 import agent_service_pb2 as control  # noqa: E402
 from kage.v1.event_pb2 import OUTPUT_STREAM_STDOUT  # noqa: E402
 from kage.v1.event_service_pb2 import AppendRequest, AppendResponse, OutputAck  # noqa: E402
-from kage.v1.value_pb2 import FAILURE_KIND_CANCELLED, FAILURE_KIND_TIMEOUT  # noqa: E402
+from kage.v1.value_pb2 import FAILURE_KIND_AGENT_LOST, FAILURE_KIND_TIMEOUT  # noqa: E402
 
 MINUTE = 60_000
 
@@ -91,7 +91,7 @@ class AnAttempt(unittest.IsolatedAsyncioTestCase):
         await self.until(lambda: state() != "T")
         attempt.check(attempt.held_until + 601, 50, 600)
         await asyncio.wait_for(run, DEADLINE)
-        self.assertEqual(self.failure(attempt), FAILURE_KIND_CANCELLED)
+        self.assertEqual(self.failure(attempt), FAILURE_KIND_AGENT_LOST)
 
     async def test_ends_at_its_limits(self) -> None:
         for limits in [(1, MINUTE), (MINUTE, 1)]:
