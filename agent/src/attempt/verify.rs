@@ -23,10 +23,11 @@ use crate::workspace::chain;
 const CHUNKS: usize = 8;
 /// Reports that wait for the recorder.
 const REPORTS: usize = 32;
-/// How much of the end of the output a verdict may quote.
+/// How much of the end of the output is looked at for a line to quote.
 const TAIL: usize = 2048;
-/// Lines of it that it does quote.
-const LINES: usize = 5;
+/// What a shell ends with when a command cannot be executed, or is not there.
+const NOT_EXECUTABLE: i32 = 126;
+const NOT_FOUND: i32 = 127;
 
 /// How one command ended.
 enum Ran {
@@ -112,6 +113,11 @@ async fn decide(
     };
     Ok(match shell.run(verify).await {
         Ran::Ended(status) if status.success() => (VerdictKind::Passed, Some(0), "verify passed".to_owned()),
+        // A tool that this machine lacks says nothing about the result.
+        Ran::Ended(status) if matches!(status.shell_code(), NOT_EXECUTABLE | NOT_FOUND) => {
+            let text = shell.message(&format!("verify could not be run here ({status})"));
+            (VerdictKind::Errored, Some(status.shell_code()), text)
+        }
         Ran::Ended(status) => {
             let text = shell.message(&format!("verify failed with {status}"));
             (VerdictKind::Failed, Some(status.shell_code()), text)
@@ -219,20 +225,13 @@ impl<'a> Shell<'a> {
         }
     }
 
-    /// A sentence and the last lines of the output.
+    /// A sentence and the last line of the output; the rest is in the logs.
     fn message(&self, what: &str) -> String {
         let tail: Vec<u8> = self.tail.iter().copied().collect();
         let text = String::from_utf8_lossy(&tail);
-        let lines: Vec<_> = text
-            .lines()
-            .map(str::trim_end)
-            .filter(|line| !line.is_empty())
-            .collect();
-        let last = &lines[lines.len().saturating_sub(LINES)..];
-        if last.is_empty() {
-            what.to_owned()
-        } else {
-            format!("{what}: {}", last.join("\n"))
+        match text.lines().map(str::trim).rfind(|line| !line.is_empty()) {
+            Some(last) => format!("{what}: {last}"),
+            None => what.to_owned(),
         }
     }
 
