@@ -13,6 +13,7 @@ use kage_tests::bench::adapter::BenchAdapter;
 use kage_tests::bench::figure::{Figure, markdown};
 use kage_tests::bench::machine::Machine;
 use kage_tests::bench::{baseline, context, dispatch, stream};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
 
 /// Benchmarks of Kage Bunshin.
@@ -75,7 +76,15 @@ enum Command {
 fn main() -> ExitCode {
     // The agent runs programs through this executable.
     kage_agent::process::warden_main_if_asked();
-    match run(Arguments::parse()) {
+    let arguments = Arguments::parse();
+    if matches!(
+        arguments.command,
+        Command::ServeCoordinator { .. } | Command::ServeAgent { .. } | Command::ServeBare { .. }
+    ) {
+        // When the benchmark is interrupted, what it measures must not go on without it.
+        let _unsupported = set_parent_process_death_signal(Some(Signal::KILL));
+    }
+    match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("kage-bench: {error:#}");
