@@ -262,6 +262,11 @@ class Agent:
         """Takes no more work; `serve` returns when what runs is finished."""
         self._draining.set()
 
+    @property
+    def draining(self) -> bool:
+        """True when it takes no more work."""
+        return self._draining.is_set()
+
     async def serve(self) -> None:
         """Serves until it is drained. Raises `KageError` when that makes no sense."""
         limits = asyncio.create_task(self._enforce())
@@ -281,7 +286,7 @@ class Agent:
             await asyncio.gather(*self._runs)
 
     def _idle(self) -> bool:
-        return self._draining.is_set() and not self._attempts and not self._accepted
+        return self.draining and not self._attempts and not self._accepted
 
     async def _session(self) -> None:
         """One connection for control and one for delivery, so that neither waits for the other."""
@@ -389,7 +394,7 @@ class Agent:
     def _refusal(self, work: control.Work) -> str:
         """Why this work is not taken; empty = it is."""
         running = sum(not attempt.finished for attempt in self._attempts.values())
-        if self._draining.is_set():
+        if self.draining:
             return "the agent is draining"
         if running + len(self._accepted) >= self._slots:
             return "every slot is taken"
@@ -502,10 +507,19 @@ async def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     agent = Agent(arguments.url, arguments.token_file.read_text(), arguments.name, arguments.slots)
-    loop = asyncio.get_running_loop()
+    serving = asyncio.create_task(agent.serve())
+
+    def stop() -> None:
+        if agent.draining:
+            serving.cancel()
+        agent.drain()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, agent.drain)
-    await agent.serve()
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        sys.exit("agent: stopped by a second signal")
 
 
 if __name__ == "__main__":

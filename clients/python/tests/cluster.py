@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -72,19 +71,31 @@ class Coordinator:
 class Agent:
     """The example agent as a process."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: Coordinator, token_file: Path | None = None) -> None:
+        token_file = token_file or coordinator.token_file
         self._process = subprocess.Popen(
-            [sys.executable, AGENT, "--url", coordinator.url, "--token-file", coordinator.token_file, "--name", "py"],
+            [sys.executable, AGENT, "--url", coordinator.url, "--token-file", token_file, "--name", "py"],
         )
 
     def close(self) -> int:
         """Asks it to drain, and says how it ended."""
         return end(self._process)
 
+    def ask_to_end(self) -> None:
+        """Sends the signal of `close` and does not wait."""
+        self._process.terminate()
+
+    def wait(self) -> int:
+        """Says how it ended by itself."""
+        try:
+            return self._process.wait(DEADLINE)
+        finally:
+            self._process.kill()
+
 
 def end(process: subprocess.Popen[bytes]) -> int:
     """Ends a process politely, or else not."""
-    process.send_signal(signal.SIGTERM)
+    process.terminate()
     try:
         return process.wait(DEADLINE)
     finally:

@@ -61,11 +61,11 @@ class ClientOfAFlakyServer(unittest.TestCase):
         self.client = kage.connect(f"http://127.0.0.1:{port}", "token")
         self.addCleanup(self.client.close)
 
-    def fail(self, code: grpc.StatusCode, *facts: Any) -> None:  # type: ignore[override]
+    def will_fail(self, code: grpc.StatusCode, *facts: Any) -> None:
         self.flaky.failures.append((code, details(code, *facts) if facts else ()))
 
     def test_submit_tries_once_more_under_the_same_request_id(self) -> None:
-        self.fail(grpc.StatusCode.UNAVAILABLE)
+        self.will_fail(grpc.StatusCode.UNAVAILABLE)
         self.assertEqual(self.client.submit(kage.TaskSpec()).id, "a")
         first, second = self.flaky.requests
         self.assertTrue(first.request_id)
@@ -82,7 +82,7 @@ class ClientOfAFlakyServer(unittest.TestCase):
             self.assertEqual((caught.exception.reason, len(self.flaky.requests)), (code.name, calls))
 
     def test_a_watch_resumes_from_its_cursor(self) -> None:
-        self.fail(grpc.StatusCode.UNAVAILABLE)
+        self.will_fail(grpc.StatusCode.UNAVAILABLE)
         watch = self.client.watch("a")
         self.assertEqual(len([*watch]), 2)
         self.assertEqual([request.cursor for request in self.flaky.requests], ["", "2"])
@@ -100,7 +100,7 @@ class ClientOfAFlakyServer(unittest.TestCase):
         bad = error_details_pb2.BadRequest()
         bad.field_violations.add(field="spec.prompt", description="is empty")
         retry = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=1, nanos=500_000_000))
-        self.fail(grpc.StatusCode.INVALID_ARGUMENT, info, bad, retry)
+        self.will_fail(grpc.StatusCode.INVALID_ARGUMENT, info, bad, retry)
         with self.assertRaises(kage.KageError) as caught:
             self.client.submit(kage.TaskSpec())
         error = caught.exception
@@ -111,7 +111,7 @@ class ClientOfAFlakyServer(unittest.TestCase):
 
     def test_reasons_of_other_domains_are_not_taken(self) -> None:
         info = error_details_pb2.ErrorInfo(reason="THEIRS", domain="example.org")
-        self.fail(grpc.StatusCode.NOT_FOUND, info)
+        self.will_fail(grpc.StatusCode.NOT_FOUND, info)
         with self.assertRaises(kage.KageError) as caught:
             self.client.submit(kage.TaskSpec())
         self.assertEqual(caught.exception.reason, "NOT_FOUND")

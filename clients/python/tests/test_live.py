@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kage
 from cluster import Agent, Coordinator, Proxy, shell_task, wait_for
+from kage.v1.fleet_service_pb2 import AGENT_STATE_DRAINING
 
 OUTPUT = [kage.OUTPUT_STREAM_STDOUT, kage.OUTPUT_STREAM_STDERR]
 
@@ -40,11 +41,17 @@ class Live(unittest.TestCase):
         """A command that waits in its middle until the test opens the gate."""
         return shell_task(f"{before}; while [ ! -e {self.gate} ]; do sleep 0.02; done; {after}")
 
+    def submit(self, client: kage.Client, spec: kage.TaskSpec) -> kage.Task:
+        """Submits a task that does not outlive the test."""
+        task = client.submit(spec)
+        self.addCleanup(self.client.cancel, task.id)
+        return task
+
     def check_whole(self, items: list[kage.Item]) -> dict[int, bytes]:
         """Checks that nothing was skipped or repeated, and returns the output by stream."""
         events = [item.event for item in items if isinstance(item, kage.SessionEvent)]
         self.assertEqual([event.seq for event in events], list(range(1, len(events) + 1)))
-        self.assertEqual(events[-1].WhichOneof("body"), "finished")
+        self.assertEqual([event.WhichOneof("body") for event in events], ["phase_changed", "activity", "finished"])
         output: dict[int, bytes] = {stream: b"" for stream in OUTPUT}
         for chunk in items:
             if isinstance(chunk, kage.OutputChunk):
@@ -61,7 +68,7 @@ class Live(unittest.TestCase):
         proxy = Proxy(self.coordinator.url)
         self.addCleanup(proxy.close)
         with kage.connect(proxy.url, self.coordinator.token) as client:
-            task = client.submit(self.gated("echo one", "echo two >&2; echo three"))
+            task = self.submit(client, self.gated("echo one", "echo two >&2; echo three"))
             items: list[kage.Item] = []
             watch = client.watch(task.id, output=OUTPUT)
             for item in watch:
@@ -86,7 +93,7 @@ class Live(unittest.TestCase):
         self.assertEqual([type(item) for item in rest], [kage.Task])
 
     def test_a_killed_coordinator_costs_nothing(self) -> None:
-        task = self.client.submit(self.gated("seq 1 20000", "seq 20001 40000; exit 3"))
+        task = self.submit(self.client, self.gated("seq 1 20000", "seq 20001 40000; exit 3"))
         items: list[kage.Item] = []
         killed = False
         for item in self.client.watch(task.id, output=OUTPUT):
@@ -102,7 +109,7 @@ class Live(unittest.TestCase):
         self.assertEqual(session.failure.message, "the command ended with 3")
 
     def test_a_cancelled_task_leaves_no_process(self) -> None:
-        task = self.client.submit(shell_task("echo $$; exec sleep 600"))
+        task = self.submit(self.client, shell_task("echo $$; exec sleep 600"))
         pid = 0
         for item in self.client.watch(task.id, output=OUTPUT):
             if isinstance(item, kage.OutputChunk):
@@ -116,11 +123,9 @@ class Live(unittest.TestCase):
 
     def test_tasks_are_listed_newest_first(self) -> None:
         # More than one page.
-        made = [self.client.submit(shell_task("true")).id for _ in range(25)]
+        made = [self.submit(self.client, shell_task("true")).id for _ in range(25)]
         listed = [task.id for task in self.client.list()]
         self.assertEqual(listed[: len(made)], made[::-1])
-        for task_id in made:
-            self.client.cancel(task_id)
 
     def test_a_request_id_names_one_task(self) -> None:
         spec = shell_task("true")
@@ -145,3 +150,30 @@ class Live(unittest.TestCase):
             self.client.submit(kage.TaskSpec(assignments=[kage.Assignment(name="A b", adapter="x")]))
         self.assertEqual(caught.exception.reason, "INVALID_ARGUMENT")
         self.assertIn("name", caught.exception.violations[0].field)
+
+
+class TheAgentEnds(unittest.TestCase):
+    def setUp(self) -> None:
+        self.coordinator = Coordinator()
+        self.addCleanup(self.coordinator.close)
+
+    def test_when_it_is_not_let_in(self) -> None:
+        with tempfile.NamedTemporaryFile("w") as wrong:
+            wrong.write("0" * 64)
+            wrong.flush()
+            self.assertEqual(Agent(self.coordinator, Path(wrong.name)).wait(), 1)
+
+    def test_after_what_it_runs_or_by_a_second_signal_at_once(self) -> None:
+        agent = Agent(self.coordinator)
+        self.addCleanup(agent.close)
+        with kage.connect(self.coordinator.url, self.coordinator.token) as client:
+            task = client.submit(shell_task("echo $$; exec sleep 600"))
+            for item in client.watch(task.id, output=OUTPUT):
+                if isinstance(item, kage.OutputChunk):
+                    pid = int(item.data)
+                    break
+            agent.ask_to_end()
+            wait_for("draining agent", lambda: client.agents()[0].state == AGENT_STATE_DRAINING)
+            self.assertTrue(os.path.exists(f"/proc/{pid}"))
+        self.assertEqual(agent.close(), 1)
+        self.assertFalse(os.path.exists(f"/proc/{pid}"))
