@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::OpenError;
@@ -98,7 +99,10 @@ impl Database {
         connection.set_prepared_statement_cache_capacity(PREPARED);
         connection
             .busy_timeout(BUSY_TIMEOUT)
-            .and_then(|()| {
+            // Plans must not depend on bound values: else every cached statement that meets a
+            // partial index is compiled anew each time other values are bound to it.
+            .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true))
+            .and_then(|_| {
                 connection.execute_batch(
                     // A mapped file turns a disk error into a signal that ends the program.
                     "PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF;",
