@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::local_failure;
 use kage_core::id::AttemptId;
 use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
@@ -179,10 +180,8 @@ impl Attempt {
         for folder in ["home", "tmp"] {
             let folder = scratch.join(folder);
             tokio::fs::create_dir_all(&folder).await.map_err(|error| {
-                Failure::new(
-                    FailureKind::Unknown,
-                    format!("cannot make {}: {error}", folder.display()),
-                )
+                let message = format!("cannot make {}: {error}", folder.display());
+                local_failure(FailureKind::CorruptedState, message)
             })?;
         }
         Ok(scratch)

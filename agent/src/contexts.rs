@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use kage_core::context::{Context, InvalidContext, Patch};
 use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::local_failure;
 use kage_core::id::{Digest, ProjectId};
 use kage_core::json::InvalidPointer;
 use kage_core::prompt::{self, Prompt};
@@ -46,7 +47,7 @@ impl PromptError {
         match self {
             Self::Prompt(error) => error.failure("the prompt could not be fetched"),
             Self::Base(error) => error.failure("the base context could not be fetched"),
-            Self::Io { source, .. } => Failure::new(FailureKind::ContextUnavailable, format!("{self}: {source}")),
+            Self::Io { source, .. } => local_failure(FailureKind::ContextUnavailable, format!("{self}: {source}")),
             Self::NotText => Failure::new(FailureKind::InvalidRequest, self.to_string()),
             Self::Malformed(source) => Failure::new(FailureKind::InvalidRequest, format!("{self}: {source}")),
             Self::Pointer(source) => Failure::new(FailureKind::InvalidRequest, format!("{self}: {source}")),

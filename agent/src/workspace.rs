@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::local_failure;
 use kage_core::id::{AttemptId, Oid, ProjectId, RepositoryName, SessionId};
 use kage_git::{Auth, GitError, Mirror, Worktree};
 use kage_proto::blob::repository_path;
@@ -35,7 +36,7 @@ impl WorkspaceError {
             Self::Fetch { .. } => FailureKind::Network,
             Self::Mirror(_) | Self::Missing { .. } | Self::Create(_) => FailureKind::CorruptedState,
         };
-        Failure::new(kind, chain(self))
+        local_failure(kind, chain(self))
     }
 }
 

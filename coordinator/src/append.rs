@@ -8,6 +8,7 @@ use std::sync::Arc;
 use kage_core::attempt::EndReason;
 use kage_core::event::{Event, EventBody, OutputStream, ResultCommit};
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::recovery::Jitter;
 use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::AttemptKey;
 use kage_proto::convert::event::output_stream;
@@ -146,6 +147,7 @@ impl Lane {
             agent,
             events,
             next_job: JobId::from_random(self.coordinator.random()),
+            jitter: Jitter::from_random(self.coordinator.random()),
             now: self.coordinator.now(),
         };
         match self.coordinator.store.apply(command).await.map_err(store_error)? {

@@ -31,7 +31,10 @@ pub(crate) fn task(coordinator: &Coordinator, view: TaskView, prompt: Prompt) ->
         .map(|row| {
             let money = session_money(&row.usage, &coordinator.prices, row.started_at.unwrap_or(now));
             let waiting = match row.state.kind() {
-                SessionStateKind::Queued | SessionStateKind::Claimed => coordinator.board().why_waiting(row.id, now),
+                SessionStateKind::Queued | SessionStateKind::Claimed => {
+                    let held = row.incidents.last().and_then(|incident| incident.waiting(now));
+                    held.or_else(|| coordinator.board().why_waiting(row.id, now))
+                }
                 SessionStateKind::Running
                 | SessionStateKind::Verifying
                 | SessionStateKind::Verified

@@ -39,6 +39,8 @@ pub enum FailureKind {
     AdapterCrash,
     /// The adapter cannot be started on this agent.
     AdapterUnavailable,
+    /// The agent's machine has no room left on a disk.
+    DiskFull,
     /// The agent was lost, restarted or drained.
     AgentLost,
     /// The money or token limit is reached.
@@ -66,6 +68,7 @@ impl fmt::Display for FailureKind {
             Self::NoChange => "no change",
             Self::AdapterCrash => "adapter crashed",
             Self::AdapterUnavailable => "adapter unavailable",
+            Self::DiskFull => "disk full",
             Self::AgentLost => "agent lost",
             Self::BudgetExceeded => "budget exceeded",
             Self::Cancelled => "cancelled",
@@ -81,7 +84,7 @@ pub struct Failure {
     pub kind: FailureKind,
     /// One sentence for people; names what to do where something can be done.
     pub message: String,
-    /// How long the provider asked to wait.
+    /// How long the provider asked to wait; of a used-up quota, until it resets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<Duration>,
 }

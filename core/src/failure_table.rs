@@ -213,6 +213,15 @@ impl FailureTable {
     }
 }
 
+/// A failure of a machine's own files or programs, which is a full disk's when its words say so.
+#[must_use]
+pub fn local_failure(kind: FailureKind, message: String) -> Failure {
+    let full = FailureTable::builtin()
+        .classify("", &message)
+        .is_some_and(|found| found.kind == FailureKind::DiskFull);
+    Failure::new(if full { FailureKind::DiskFull } else { kind }, message)
+}
+
 /// The most characters of a matched line that become a failure's message.
 const MAX_MESSAGE: usize = 400;
 

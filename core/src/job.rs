@@ -14,7 +14,7 @@ use crate::attempt::EndReason;
 use crate::event::{AttemptOutcome, Verdict, VerdictKind};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AgentId, AttemptId, JobId, Oid, SessionId, TaskId};
-use crate::recovery::{self, Decision, History};
+use crate::recovery::{self, Action, Decision, History, Incident, Jitter};
 use crate::session::{Session, SessionState};
 use crate::task::Policy;
 use crate::time::Timestamp;
@@ -80,6 +80,9 @@ pub struct Job {
     pub failed: u32,
     /// Attempts whose agent was lost.
     pub lost: u32,
+    /// Attempts that met a used-up limit.
+    #[serde(default)]
+    pub held: u32,
     /// Where the next attempt had best be.
     pub affinity: Affinity,
 }
@@ -137,6 +140,7 @@ impl Job {
             started: 0,
             failed: 0,
             lost: 0,
+            held: 0,
             affinity: Affinity {
                 prefer: None,
                 avoid: None,
@@ -179,18 +183,20 @@ impl Job {
         Ok(())
     }
 
-    /// Ends a live attempt by its own last event, which came from `agent`.
+    /// Ends a live attempt by its own last event, which came from `agent`. Waits that follow
+    /// grow by `jitter`.
     pub fn finish(
         &mut self,
         policy: &Policy,
         session: &mut Session,
         outcome: &AttemptOutcome,
         agent: AgentId,
+        jitter: Jitter,
         now: Timestamp,
     ) -> Finish {
         self.affinity = Affinity::default();
         let moved = match (outcome, &self.kind) {
-            (AttemptOutcome::Failed(failure), _) => self.fail(policy, session, failure, now),
+            (AttemptOutcome::Failed(failure), _) => self.fail(policy, session, failure, agent, jitter, now),
             _ if session.cancel_requested => self.over(session, SessionState::Cancelled, now),
             (AttemptOutcome::Claimed, JobKind::Session) => {
                 match (session.pending_result.take(), &policy.verify.verify) {
@@ -205,7 +211,7 @@ impl Job {
                             FailureKind::NoChange,
                             "the session said it was done, and sent no result",
                         );
-                        self.fail(policy, session, &failure, now)
+                        self.fail(policy, session, &failure, agent, jitter, now)
                     }
                     (result, None) => self.over(session, SessionState::Unverified { result, verdict: None }, now),
                 }
@@ -220,20 +226,14 @@ impl Job {
                     VerdictKind::Failed => self.over(session, SessionState::Rejected { result, verdict }, now),
                     VerdictKind::Errored => {
                         self.failed += 1;
-                        // An agent without the toolchain must not decide; another may have it.
-                        self.affinity.avoid = Some(agent);
-                        if self.failed < MAX_ERRORED_VERDICTS {
-                            self.requeue(session, now)
-                        } else {
-                            self.over(
-                                session,
-                                SessionState::Unverified {
-                                    result: Some(result),
-                                    verdict: Some(verdict),
-                                },
-                                now,
-                            )
-                        }
+                        let words = format!("verify came to no decision: {}", verdict.message);
+                        let failure = Failure::new(FailureKind::Unknown, words);
+                        let decision = recovery::decide_errored(self.failed, now);
+                        let unverified = SessionState::Unverified {
+                            result: Some(result),
+                            verdict: Some(verdict),
+                        };
+                        self.follow(session, failure, decision, agent, unverified, now)
                     }
                 }
             }
@@ -242,7 +242,7 @@ impl Job {
                     FailureKind::Unknown,
                     "the agent reported an outcome of another kind of job",
                 );
-                self.fail(policy, session, &failure, now)
+                self.fail(policy, session, &failure, agent, jitter, now)
             }
         };
         Finish::Moved(moved)
@@ -264,7 +264,9 @@ impl Job {
             EndReason::AgentSilent => "the agent was silent for too long",
             EndReason::Finished => "the attempt ended",
         };
-        self.fail(policy, session, &Failure::new(FailureKind::AgentLost, why), now)
+        let failure = Failure::new(FailureKind::AgentLost, why);
+        // A lost agent's jobs are tried again at once: there is no wait to spread.
+        self.fail(policy, session, &failure, agent, Jitter::NONE, now)
     }
 
     /// Stops a job that no attempt works on. False when one does: its agent has to be told.
@@ -279,42 +281,84 @@ impl Job {
         waits
     }
 
-    fn fail(&mut self, policy: &Policy, session: &mut Session, failure: &Failure, now: Timestamp) -> Moved {
+    fn fail(
+        &mut self,
+        policy: &Policy,
+        session: &mut Session,
+        failure: &Failure,
+        agent: AgentId,
+        jitter: Jitter,
+        now: Timestamp,
+    ) -> Moved {
         if session.cancel_requested || failure.kind == FailureKind::Cancelled {
             return self.over(session, SessionState::Cancelled, now);
         }
-        if failure.kind == FailureKind::AgentLost {
-            self.lost += 1;
+        // Neither of the first two says anything about the work.
+        let counter = if failure.kind == FailureKind::AgentLost {
+            &mut self.lost
+        } else if failure.kind == FailureKind::QuotaExhausted {
+            &mut self.held
         } else {
-            self.failed += 1;
-        }
+            &mut self.failed
+        };
+        *counter += 1;
         let history = History {
             failed: self.failed,
             lost: self.lost,
+            held: self.held,
             max_attempts: policy.max_attempts,
         };
-        match recovery::decide(history, failure) {
-            Decision::Retry(delay) => self.requeue(session, now + delay),
-            Decision::GiveUp => {
-                let state = match (&self.kind, session.state.result().cloned()) {
-                    // A check that never came about says nothing about the work.
-                    (JobKind::Verify { .. }, Some(result)) => SessionState::Unverified {
-                        result: Some(result),
-                        verdict: Some(Verdict {
-                            kind: VerdictKind::Errored,
-                            exit_code: None,
-                            message: failure.to_string(),
-                            duration: Duration::ZERO,
-                            agent: String::new(),
-                            environment: String::new(),
-                        }),
-                    },
-                    (JobKind::Verify { .. } | JobKind::Session, _) => SessionState::Failed {
-                        failure: failure.clone(),
-                    },
+        let decision = recovery::decide(history, failure, jitter, now);
+        let given_up = match (&self.kind, session.state.result().cloned()) {
+            // A check that never came about says nothing about the work.
+            (JobKind::Verify { .. }, Some(result)) => SessionState::Unverified {
+                result: Some(result),
+                verdict: Some(Verdict {
+                    kind: VerdictKind::Errored,
+                    exit_code: None,
+                    message: failure.to_string(),
+                    duration: Duration::ZERO,
+                    agent: String::new(),
+                    environment: String::new(),
+                }),
+            },
+            (JobKind::Verify { .. } | JobKind::Session, _) => SessionState::Failed {
+                failure: failure.clone(),
+            },
+        };
+        self.follow(session, failure.clone(), decision, agent, given_up, now)
+    }
+
+    /// Does what was decided about a failure on `agent`, and keeps it with the session.
+    fn follow(
+        &mut self,
+        session: &mut Session,
+        failure: Failure,
+        decision: Decision,
+        agent: AgentId,
+        given_up: SessionState,
+        now: Timestamp,
+    ) -> Moved {
+        let action = decision.action;
+        let verify = matches!(self.kind, JobKind::Verify { .. });
+        session.note(Incident {
+            at: now,
+            verify,
+            attempt: self.started,
+            agent: session.agent.clone().filter(|_| !verify),
+            failure,
+            decision,
+        });
+        match action {
+            Action::RetryCurrent { at } | Action::HoldUntil { at } => self.requeue(session, at),
+            Action::MoveAgent { at } => {
+                self.affinity = Affinity {
+                    prefer: None,
+                    avoid: Some(agent),
                 };
-                self.over(session, state, now)
+                self.requeue(session, at)
             }
+            Action::Escalate => self.over(session, given_up, now),
         }
     }
 
@@ -334,9 +378,6 @@ impl Job {
         Moved::Over
     }
 }
-
-/// Verify attempts that may end without a decision before the session counts as unverified.
-pub const MAX_ERRORED_VERDICTS: u32 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -409,7 +450,14 @@ mod tests {
             Err(CannotStart::Leased)
         );
         session.pending_result = Some(result());
-        let moved = job.finish(&checked(), &mut session, &AttemptOutcome::Claimed, agent(), NOW);
+        let moved = job.finish(
+            &checked(),
+            &mut session,
+            &AttemptOutcome::Claimed,
+            agent(),
+            Jitter::NONE,
+            NOW,
+        );
         let commit = result().commit;
         assert_eq!(moved, Finish::Then(JobKind::Verify { commit }));
         assert_eq!(session.state, SessionState::Claimed { result: result() });
@@ -431,6 +479,51 @@ mod tests {
     }
 
     #[test]
+    fn what_was_decided_is_done_and_kept() {
+        let (mut session, mut job) = (session(), job(JobKind::Session));
+        let mut fail = |job: &mut Job, kind, retry_after| {
+            job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
+            let mut failure = Failure::new(kind, "x");
+            failure.retry_after = retry_after;
+            let outcome = AttemptOutcome::Failed(failure);
+            let moved = job.finish(&checked(), &mut session, &outcome, agent(), Jitter::MOST, NOW);
+            (moved, session.clone())
+        };
+        let waits = |seconds| JobState::Queued {
+            not_before: NOW + Duration::from_secs(seconds),
+        };
+
+        let reset = Some(Duration::from_secs(400));
+        let (moved, held) = fail(&mut job, FailureKind::QuotaExhausted, reset);
+        assert_eq!(moved, Finish::Moved(Moved::Requeued));
+        assert_eq!((job.state, job.held, job.failed), (waits(500), 1, 0));
+        assert_eq!(job.affinity, Affinity::default());
+        assert_eq!(held.state, SessionState::Queued);
+        assert_eq!(
+            held.incidents[0].waiting(NOW).unwrap(),
+            "held until 00:08 UTC: the plan's limit is used up until then; waiting costs nothing \
+             (attempt 1: quota exhausted: x)"
+        );
+        assert_eq!(held.incidents[0].waiting(NOW + Duration::from_secs(500)), None);
+
+        let _requeued = fail(&mut job, FailureKind::DiskFull, None);
+        let not_before = NOW + Duration::from_millis(2_500);
+        assert_eq!(job.state, JobState::Queued { not_before });
+        assert_eq!((job.failed, job.affinity.avoid), (1, Some(agent())));
+
+        let (moved, ended) = fail(&mut job, FailureKind::Auth, None);
+        assert_eq!((moved, job.state), (Finish::Moved(Moved::Over), JobState::Done));
+        assert!(matches!(ended.state, SessionState::Failed { .. }));
+        let numbers: Vec<_> = ended.incidents.iter().map(|incident| incident.attempt).collect();
+        assert_eq!(numbers, [1, 2, 3]);
+        assert_eq!(
+            ended.incidents[2].words(),
+            "attempt 3: not authorised: x; given up: no repetition cures a key or login that is refused; \
+             set it on the agent and run again"
+        );
+    }
+
+    #[test]
     fn a_cancelled_session_is_not_repeated() {
         let (mut session, mut job) = (session(), job(JobKind::Session));
         job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
@@ -447,13 +540,13 @@ mod tests {
         session.state = SessionState::Claimed { result: result() };
         job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
         let errored = verdict(VerdictKind::Errored);
-        let moved = job.finish(&checked(), &mut session, &errored, agent(), NOW);
+        let moved = job.finish(&checked(), &mut session, &errored, agent(), Jitter::NONE, NOW);
         assert_eq!(moved, Finish::Moved(Moved::Requeued));
         assert_eq!(job.affinity.avoid, Some(agent()));
         assert_eq!(session.state, SessionState::Claimed { result: result() });
 
         job.start(AttemptId::from_random(5), &mut session, "c", NOW).unwrap();
-        let moved = job.finish(&checked(), &mut session, &errored, agent(), NOW);
+        let moved = job.finish(&checked(), &mut session, &errored, agent(), Jitter::NONE, NOW);
         assert_eq!(moved, Finish::Moved(Moved::Over));
         assert!(matches!(
             session.state,
@@ -468,7 +561,7 @@ mod tests {
             let (mut session, mut job) = (session(), job(JobKind::Verify { commit }));
             session.state = SessionState::Claimed { result: result() };
             job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
-            let moved = job.finish(&checked(), &mut session, &verdict(kind), agent(), NOW);
+            let moved = job.finish(&checked(), &mut session, &verdict(kind), agent(), Jitter::NONE, NOW);
             assert_eq!(moved, Finish::Moved(Moved::Over));
             assert_eq!(matches!(session.state, SessionState::Verified { .. }), passed);
             assert_eq!(matches!(session.state, SessionState::Rejected { .. }), !passed);
@@ -481,8 +574,8 @@ mod tests {
         let (mut session, mut job) = (session(), job(JobKind::Verify { commit }));
         session.state = SessionState::Claimed { result: result() };
         job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
-        let failed = AttemptOutcome::Failed(Failure::new(FailureKind::Unknown, "no disk"));
-        let moved = job.finish(&checked(), &mut session, &failed, agent(), NOW);
+        let failed = AttemptOutcome::Failed(Failure::new(FailureKind::InvalidRequest, "no repository"));
+        let moved = job.finish(&checked(), &mut session, &failed, agent(), Jitter::NONE, NOW);
         assert_eq!(moved, Finish::Moved(Moved::Over));
         let verdict = session.state.verdict().map(|verdict| verdict.kind);
         assert_eq!(verdict, Some(VerdictKind::Errored));

@@ -6,12 +6,11 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
-use std::time::Duration;
 
 use crate::id::{AdapterName, AgentId, JobId, TaskId};
 use crate::job::Affinity;
 use crate::task::Labels;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, in_words};
 
 #[cfg(test)]
 mod tests;
@@ -260,15 +259,5 @@ fn count(n: usize) -> String {
         3 => "three".to_owned(),
         4 => "four".to_owned(),
         _ => n.to_string(),
-    }
-}
-
-/// Rounded up, so that nobody is told "in 0 s".
-fn in_words(wait: Duration) -> String {
-    let seconds = wait.as_millis().div_ceil(1000);
-    if seconds < 120 {
-        format!("{seconds} s")
-    } else {
-        format!("{} min", seconds.div_ceil(60))
     }
 }

@@ -1,115 +1,450 @@
-//! What to do about a failure: try again, and when, or give up.
+//! What to do about a failure: again, elsewhere, later, or not at all, and why.
+//!
+//! ```text
+//!   worth repeating -----------> RetryCurrent   (after a wait, or when the provider said)
+//!   the machine's fault -------> MoveAgent
+//!   a limit is used up --------> HoldUntil      (its reset; nothing runs, nothing costs)
+//!   no cure, or tried enough --> Escalate       (and what a person should do)
+//! ```
+//! There are no checkpoints yet, so every repetition begins at the base. With them come the
+//! actions that go back instead: to the last checkpoint for a corrupted state, and to the
+//! last one that passed verify for a logic error, which is given up until then.
+//!
+//! It decides about attempts. Single model calls are repeated by adapters, a few times.
 
+use std::fmt;
 use std::time::Duration;
 
-use crate::failure::{Failure, FailureKind};
+use serde::{Deserialize, Serialize};
 
-/// What was tried so far, and what may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use crate::failure::{Failure, FailureKind};
+use crate::time::{Timestamp, in_words};
+
+#[cfg(test)]
+mod tests;
+
+/// What was tried so far, the failure to decide on included, and what may be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct History {
     /// Attempts that ended by a failure of their own.
     pub failed: u32,
     /// Attempts that ended because their agent was lost, restarted or drained.
     pub lost: u32,
+    /// Attempts that ended because a limit was used up.
+    pub held: u32,
     /// How many attempts may fail.
     pub max_attempts: u32,
 }
 
 /// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum Action {
+    /// The same job again.
+    RetryCurrent {
+        /// Not before this time.
+        at: Timestamp,
+    },
+    /// The same job again, on another agent if one fits.
+    MoveAgent {
+        /// Not before this time.
+        at: Timestamp,
+    },
+    /// The same job again when a limit was reset. Nothing runs until then.
+    HoldUntil {
+        /// The reset, or the next time to look.
+        at: Timestamp,
+    },
+    /// Nothing more by itself: the reason says what a person should do.
+    Escalate,
+}
+
+impl Action {
+    /// The earliest time of the next attempt; `None` when there is none.
+    #[must_use]
+    pub const fn next_attempt(self) -> Option<Timestamp> {
+        match self {
+            Self::RetryCurrent { at } | Self::MoveAgent { at } | Self::HoldUntil { at } => Some(at),
+            Self::Escalate => None,
+        }
+    }
+
+    /// What is done, seen from `now`: "again after 12 s".
+    #[must_use]
+    pub fn words(self, now: Timestamp) -> String {
+        let after = |at: Timestamp| match at.since(now) {
+            Duration::ZERO => "at once".to_owned(),
+            wait => format!("after {}", in_words(wait)),
+        };
+        match self {
+            Self::RetryCurrent { at } => format!("again {}", after(at)),
+            Self::MoveAgent { at } => format!("again {}, on another agent if one fits", after(at)),
+            Self::HoldUntil { at } => format!("held until {}", at.to_minute(now)),
+            Self::Escalate => "given up".to_owned(),
+        }
+    }
+}
+
+/// How sure a decision is to be the right one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confidence {
+    /// The failure is not understood; this is the cheapest thing that may help.
+    Low,
+    /// It usually helps.
+    Medium,
+    /// The failure says what to do.
+    High,
+}
+
+impl fmt::Display for Confidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        })
+    }
+}
+
+/// What to do, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[must_use]
-pub enum Decision {
-    /// Try again after this delay.
-    Retry(Duration),
-    /// No further attempt makes sense.
-    GiveUp,
+pub struct Decision {
+    /// What to do.
+    #[serde(flatten)]
+    pub action: Action,
+    /// Why; when it is given up, what a person should do. A clause that follows a colon.
+    pub reason: String,
+    /// How sure that is.
+    pub confidence: Confidence,
+}
+
+/// A random part of waits, so that what failed together does not come back together.
+/// Waits only grow by it, by a quarter at most: nobody comes before they were asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Jitter(u32);
+
+impl Jitter {
+    /// Waits stay as they are.
+    pub const NONE: Self = Self(0);
+    /// Waits grow as much as they may.
+    pub const MOST: Self = Self(u32::MAX);
+
+    /// A jitter from random bits.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
+    pub const fn from_random(bits: u128) -> Self {
+        Self(bits as u32)
+    }
+
+    fn spread(self, wait: Duration) -> Duration {
+        let more = wait.as_millis() / 4 * u128::from(self.0) / u128::from(u32::MAX);
+        wait.saturating_add(Duration::from_millis(u64::try_from(more).unwrap_or(u64::MAX)))
+    }
+}
+
+/// A failure of an attempt, and what was decided about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incident {
+    /// When.
+    pub at: Timestamp,
+    /// True when it was an attempt to check the result.
+    pub verify: bool,
+    /// Number of the attempt within its job.
+    pub attempt: u32,
+    /// Name of the agent that worked on the session, if it was no check.
+    pub agent: Option<String>,
+    /// What went wrong.
+    pub failure: Failure,
+    /// What followed.
+    pub decision: Decision,
+}
+
+impl Incident {
+    /// One line for people: "attempt 1: rate limited: HTTP 429: slow down; again after 12 s: ...".
+    #[must_use]
+    pub fn words(&self) -> String {
+        let done = self.decision.action.words(self.at);
+        format!("{}; {done}: {}", self.what(), self.decision.reason)
+    }
+
+    /// Why the next attempt has not begun. `None` when its time has come, or there is none.
+    #[must_use]
+    pub fn waiting(&self, now: Timestamp) -> Option<String> {
+        self.decision.action.next_attempt().filter(|at| *at > now)?;
+        let next = self.decision.action.words(now);
+        Some(format!("{next}: {} ({})", self.decision.reason, self.what()))
+    }
+
+    fn what(&self) -> String {
+        let job = if self.verify { "verify attempt" } else { "attempt" };
+        let place = match (&self.agent, self.decision.action) {
+            (Some(agent), Action::MoveAgent { .. }) => format!(" on {agent}"),
+            (Some(_) | None, _) => String::new(),
+        };
+        format!("{job} {}{place}: {}", self.attempt, self.failure)
+    }
 }
 
 /// Lost attempts that are made good before a job counts as one that kills agents.
 pub const MAX_LOST: u32 = 5;
+/// Holds of one job before a person has to look.
+pub const MAX_HOLDS: u32 = 32;
+/// A used-up limit is tried again so often when nobody said when it resets.
+pub const PROBE: Duration = Duration::from_secs(15 * 60);
+/// The longest wait that is kept when a provider asks for it: a weekly limit and a day.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(8 * 24 * 60 * 60);
 /// The wait before the second attempt; it doubles from one to the next.
 pub const FIRST_DELAY: Duration = Duration::from_secs(2);
-const MAX_DELAY: Duration = Duration::from_secs(5 * 60);
+/// The same where a provider is short of capacity, and adapters have repeated calls before.
+pub const CAPACITY_DELAY: Duration = Duration::from_secs(15);
+/// Verify attempts that may end without a decision before the session counts as unverified.
+pub const MAX_ERRORED_VERDICTS: u32 = 2;
 
-/// Decides whether a job is tried again after `failure`, which `history` already counts.
+const MAX_DELAY: Duration = Duration::from_secs(5 * 60);
+/// Attempts, the first included, at failures that a repetition cures now and then.
+const DOUBTFUL_ATTEMPTS: u32 = 2;
+
+/// Decides what to do about `failure`, which `history` already counts.
 ///
-/// Losing an agent has a limit of its own. What a repetition cannot cure (a refused
-/// key, an invalid request, a used-up quota, wrong work) is never retried by itself.
-pub fn decide(history: History, failure: &Failure) -> Decision {
+/// A lost agent and a used-up limit have limits of their own: they say nothing about the
+/// work. What a repetition cannot cure (a refused key, an invalid request, wrong work) is
+/// never repeated.
+pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestamp) -> Decision {
+    use Confidence::{High, Low, Medium};
+    use FailureKind as Kind;
+
+    if let Some(wait) = failure.retry_after.filter(|wait| *wait > LONGEST_WAIT) {
+        let reason = format!(
+            "the provider asks to wait for {}, which is longer than Kage waits; use another account or adapter",
+            in_words(wait)
+        );
+        return escalate(reason, High);
+    }
+    let again = Again {
+        history,
+        failure,
+        jitter,
+        now,
+    };
     match failure.kind {
-        FailureKind::AgentLost if history.lost <= MAX_LOST => Decision::Retry(Duration::ZERO),
-        FailureKind::RateLimited
-        | FailureKind::Overloaded
-        | FailureKind::Network
-        | FailureKind::AdapterCrash
-        | FailureKind::CorruptedState
-        | FailureKind::ContextUnavailable
-            if history.failed < history.max_attempts =>
-        {
-            let doubled = FIRST_DELAY.saturating_mul(1 << history.failed.saturating_sub(1).min(16));
-            Decision::Retry(doubled.min(MAX_DELAY).max(failure.retry_after.unwrap_or_default()))
+        Kind::RateLimited => again.here(
+            CAPACITY_DELAY,
+            Medium,
+            "limits of a rate pass by themselves",
+            "run fewer sessions at once on this account, or raise its limit",
+        ),
+        Kind::Overloaded => again.here(
+            CAPACITY_DELAY,
+            Medium,
+            "the provider's capacity comes back by itself",
+            "run it again later, or with another model",
+        ),
+        Kind::Network => again.here(
+            FIRST_DELAY,
+            Medium,
+            "a cut connection usually comes back",
+            "see whether the agent's machine reaches the provider and the coordinator",
+        ),
+        Kind::ContextUnavailable => again.here(
+            FIRST_DELAY,
+            Medium,
+            "what is missing is fetched anew",
+            "send the context or the prompt again with a new run",
+        ),
+        Kind::Timeout => again.once().here(
+            FIRST_DELAY,
+            Low,
+            "a program that hung once need not hang again; a second time it is the task",
+            "give it more time (--timeout, --idle-timeout) or a smaller task",
+        ),
+        // One crash may be anybody's; from the second on, the machine is suspected.
+        Kind::AdapterCrash if history.failed <= 1 => again.here(
+            FIRST_DELAY,
+            Medium,
+            "a crash is often not repeated",
+            "read what the program wrote: kage logs",
+        ),
+        Kind::AdapterCrash => again.elsewhere(
+            Medium,
+            "it crashed again, which may be this machine",
+            "read what the program wrote: kage logs",
+        ),
+        Kind::CorruptedState => again.elsewhere(
+            Medium,
+            "another machine has a mirror and a worktree of its own",
+            "look at the repository in the agent's state folder",
+        ),
+        Kind::AdapterUnavailable => again.elsewhere(
+            High,
+            "another machine may have the adapter in working order",
+            "kage doctor on the agent's machine says what the adapter lacks",
+        ),
+        Kind::DiskFull => again.elsewhere(
+            High,
+            "another machine has room, and this one may get some meanwhile",
+            "make room on the agent's machine",
+        ),
+        Kind::Unknown => again.once().elsewhere(
+            Low,
+            "nobody knows this failure, so it is tried once more, elsewhere",
+            "read what was written (kage logs), and teach Kage the words of it in failures.toml",
+        ),
+        Kind::QuotaExhausted => again.held(),
+        Kind::AgentLost if history.lost <= MAX_LOST => Decision {
+            action: Action::RetryCurrent { at: now },
+            reason: "losing an agent says nothing about the work".to_owned(),
+            confidence: High,
+        },
+        Kind::AgentLost => {
+            let lost = history.lost;
+            let reason = format!("{lost} agents were lost with it, so it may be what ends them; look at their logs");
+            escalate(reason, Medium)
         }
-        FailureKind::AgentLost
-        | FailureKind::RateLimited
-        | FailureKind::Overloaded
-        | FailureKind::Network
-        | FailureKind::AdapterCrash
-        | FailureKind::CorruptedState
-        | FailureKind::ContextUnavailable
-        | FailureKind::Timeout
-        | FailureKind::QuotaExhausted
-        | FailureKind::Auth
-        | FailureKind::InvalidRequest
-        | FailureKind::ContextOverflow
-        | FailureKind::LogicError
-        | FailureKind::NoChange
-        | FailureKind::AdapterUnavailable
-        | FailureKind::BudgetExceeded
-        | FailureKind::Cancelled
-        | FailureKind::Unknown => Decision::GiveUp,
+        Kind::Auth => escalate(
+            "no repetition cures a key or login that is refused; set it on the agent and run again",
+            High,
+        ),
+        Kind::InvalidRequest => escalate(
+            "the same request would be refused again; check model, settings and prompt",
+            High,
+        ),
+        Kind::ContextOverflow => escalate(
+            "it would grow too long again; give it a smaller task or context, or a model with a larger window",
+            High,
+        ),
+        Kind::LogicError => escalate(
+            "the work itself is wrong, and would be done from the start again; read it, and say more in the prompt",
+            Medium,
+        ),
+        Kind::NoChange => escalate(
+            "it did nothing and said it was done; read what it wrote (kage logs), and say more in the prompt",
+            Medium,
+        ),
+        Kind::BudgetExceeded => escalate("what it may cost is spent; raise the limit and run again", High),
+        Kind::Cancelled => escalate("it was asked to stop", High),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Decides what to do when verify came to no decision for the `errored`th time: that is
+/// nobody's failure, and what it lacked another agent may have.
+pub fn decide_errored(errored: u32, now: Timestamp) -> Decision {
+    if errored < MAX_ERRORED_VERDICTS {
+        return Decision {
+            action: Action::MoveAgent { at: now },
+            reason: "another machine may have what set-up and verify need".to_owned(),
+            confidence: Confidence::Medium,
+        };
+    }
+    escalate(
+        "set-up and verify cannot be run; look at their output (kage logs) and at what they need",
+        Confidence::Medium,
+    )
+}
 
-    fn history(failed: u32, lost: u32) -> History {
-        History {
-            failed,
-            lost,
-            max_attempts: 3,
+fn escalate(reason: impl Into<String>, confidence: Confidence) -> Decision {
+    Decision {
+        action: Action::Escalate,
+        reason: reason.into(),
+        confidence,
+    }
+}
+
+/// Trying again, within limits.
+#[derive(Clone, Copy)]
+struct Again<'a> {
+    history: History,
+    failure: &'a Failure,
+    jitter: Jitter,
+    now: Timestamp,
+}
+
+impl Again<'_> {
+    /// At most one repetition.
+    fn once(mut self) -> Self {
+        self.history.max_attempts = self.history.max_attempts.min(DOUBTFUL_ATTEMPTS);
+        self
+    }
+
+    fn here(self, first: Duration, confidence: Confidence, why: &str, otherwise: &str) -> Decision {
+        let Some((at, confidence, reason)) = self.when(first, confidence, why) else {
+            return self.spent(otherwise);
+        };
+        Decision {
+            action: Action::RetryCurrent { at },
+            reason,
+            confidence,
         }
     }
 
-    #[test]
-    fn decides_by_kind_and_history() {
-        let seconds = Duration::from_secs;
-        let cases = [
-            (FailureKind::AgentLost, history(0, 1), Decision::Retry(Duration::ZERO)),
-            (FailureKind::AgentLost, history(0, MAX_LOST + 1), Decision::GiveUp),
-            (FailureKind::Network, history(1, 0), Decision::Retry(seconds(2))),
-            (FailureKind::Network, history(2, 0), Decision::Retry(seconds(4))),
-            (FailureKind::Network, history(3, 0), Decision::GiveUp),
-            (FailureKind::Auth, history(1, 0), Decision::GiveUp),
-            (FailureKind::NoChange, history(1, 0), Decision::GiveUp),
-        ];
-        for (kind, history, expected) in cases {
-            assert_eq!(
-                decide(history, &Failure::new(kind, "x")),
-                expected,
-                "{kind} {history:?}"
-            );
+    fn elsewhere(self, confidence: Confidence, why: &str, otherwise: &str) -> Decision {
+        let Some((at, confidence, reason)) = self.when(FIRST_DELAY, confidence, why) else {
+            return self.spent(otherwise);
+        };
+        Decision {
+            action: Action::MoveAgent { at },
+            reason,
+            confidence,
         }
     }
 
-    #[test]
-    fn obeys_retry_after() {
-        let mut failure = Failure::new(FailureKind::RateLimited, "x");
-        failure.retry_after = Some(Duration::from_secs(90));
-        assert_eq!(
-            decide(history(1, 0), &failure),
-            Decision::Retry(Duration::from_secs(90))
-        );
+    /// When the next attempt begins, how sure that is, and why. `None` when there is none left.
+    fn when(self, first: Duration, confidence: Confidence, why: &str) -> Option<(Timestamp, Confidence, String)> {
+        if self.history.failed >= self.history.max_attempts {
+            return None;
+        }
+        let doubled = |first: Duration| {
+            let doubled = first.saturating_mul(1 << self.history.failed.saturating_sub(1).min(16));
+            doubled.min(MAX_DELAY)
+        };
+        let (wait, confidence, reason) = match self.failure.retry_after {
+            // It says nothing about a second refusal, so that one still waits longer.
+            Some(asked) => (
+                asked.max(doubled(FIRST_DELAY)),
+                Confidence::High,
+                format!("the provider asked for {} (retry-after)", in_words(asked)),
+            ),
+            None => (doubled(first), confidence, why.to_owned()),
+        };
+        Some((self.now + self.jitter.spread(wait), confidence, reason))
+    }
+
+    fn spent(self, otherwise: &str) -> Decision {
+        let reason = match self.history.failed {
+            1 => format!("no more attempts are allowed; {otherwise}"),
+            n => format!("{n} attempts failed; {otherwise}"),
+        };
+        escalate(reason, Confidence::Medium)
+    }
+
+    fn held(self) -> Decision {
+        if self.history.held > MAX_HOLDS {
+            let reason =
+                format!("the limit was still used up after {MAX_HOLDS} holds; raise it, or use another account");
+            return escalate(reason, Confidence::Medium);
+        }
+        let (wait, confidence, reason) = match self.failure.retry_after {
+            Some(reset) => (
+                reset,
+                Confidence::High,
+                "the plan's limit is used up until then; waiting costs nothing".to_owned(),
+            ),
+            None => {
+                let every = in_words(PROBE);
+                let reason = format!(
+                    "the plan's limit or credit is used up, and nobody said until when, so it is tried every {every}; \
+                     waiting costs nothing"
+                );
+                (PROBE, Confidence::Medium, reason)
+            }
+        };
+        Decision {
+            action: Action::HoldUntil {
+                at: self.now + self.jitter.spread(wait),
+            },
+            reason,
+            confidence,
+        }
     }
 }

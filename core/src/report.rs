@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::event::DiffStat;
 use crate::id::{SessionName, TaskId};
 use crate::price::{PriceTable, session_money};
+use crate::recovery::{Action, Incident};
 use crate::risk::{Assessment, Risk, assess};
 use crate::session::{Session, SessionState, SessionStateKind};
 use crate::task::Task;
@@ -174,10 +175,19 @@ fn history(session: &Session) -> Vec<String> {
         1 => lines.push("repeated 1 model call".to_owned()),
         n => lines.push(format!("repeated {n} model calls")),
     }
+    lines.extend(session.incidents.iter().map(Incident::words));
     if let Some(verdict) = session.state.verdict() {
-        lines.push(format!("verify on {}: {}", verdict.agent, verdict.message));
+        let place = match verdict.agent.as_str() {
+            "" => String::new(),
+            agent => format!(" on {agent}"),
+        };
+        lines.push(format!("verify{place}: {}", verdict.message));
     }
-    if let SessionState::Failed { failure } = &session.state {
+    let told = session
+        .incidents
+        .last()
+        .is_some_and(|incident| incident.decision.action == Action::Escalate);
+    if let (SessionState::Failed { failure }, false) = (&session.state, told) {
         lines.push(format!("failed: {failure}"));
     }
     lines
@@ -189,6 +199,7 @@ mod tests {
     use crate::event::{ResultCommit, Verdict, VerdictKind};
     use crate::failure::{Failure, FailureKind};
     use crate::id::{AttemptId, ProjectId, SessionId};
+    use crate::recovery::{Confidence, Decision};
     use crate::session::ModelUsage;
     use crate::task::{Policy, TaskSpec, TaskState, VerifyPolicy};
     use crate::usage::{PicoUsd, Provenance};
@@ -429,6 +440,20 @@ mod tests {
         let mut cheat = spent(verified("cheat", 7, &["tests/a"]), "claude-sonnet-5-5", 3, true, None);
         cheat.attempts = 2;
         cheat.call_retries = 1;
+        cheat.note(Incident {
+            at: START,
+            verify: false,
+            attempt: 1,
+            agent: Some("w1".to_owned()),
+            failure: Failure::new(FailureKind::DiskFull, "no room"),
+            decision: Decision {
+                action: Action::MoveAgent {
+                    at: START + Duration::from_secs(2),
+                },
+                reason: "why".to_owned(),
+                confidence: Confidence::High,
+            },
+        });
         let report = ranked(&task(Some("true")), &[cheat.clone(), failed("b")]);
         let expected = ReportRow {
             rank: 1,
@@ -447,6 +472,7 @@ mod tests {
             history: vec![
                 "took 2 attempts".to_owned(),
                 "repeated 1 model call".to_owned(),
+                "attempt 1 on w1: disk full: no room; again after 2 s, on another agent if one fits: why".to_owned(),
                 "verify on a: it says so".to_owned(),
             ],
         };

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{Event, EventBody, ResultCommit, Verdict};
 use crate::failure::Failure;
 use crate::id::{AdapterName, AttemptId, SessionId, SessionName, TaskId};
+use crate::recovery::Incident;
 use crate::time::Timestamp;
 use crate::usage::{PicoUsd, Usage};
 
@@ -212,6 +213,11 @@ pub struct ModelUsage {
     pub reported: Option<PicoUsd>,
 }
 
+/// How many failures a session remembers.
+pub const MAX_INCIDENTS: usize = 16;
+/// How many bytes of a failure's message it remembers: sessions are written often.
+const MAX_INCIDENT: usize = 300;
+
 /// One adapter working on the task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
@@ -239,6 +245,9 @@ pub struct Session {
     pub usage: Vec<ModelUsage>,
     /// Model calls that were made again.
     pub call_retries: u32,
+    /// Its last failures, oldest first, each with what was decided about it.
+    #[serde(default)]
+    pub incidents: Vec<Incident>,
     /// A result that was sent and not yet claimed.
     pub pending_result: Option<ResultCommit>,
     /// Start of its first attempt.
@@ -270,6 +279,7 @@ impl Session {
             activity: None,
             usage: Vec::new(),
             call_retries: 0,
+            incidents: Vec::new(),
             pending_result: None,
             started_at: None,
             ended_at: None,
@@ -314,6 +324,16 @@ impl Session {
             EventBody::Warning(text) => self.activity = Some((format!("warning: {text}"), now)),
             EventBody::PhaseChanged(_) | EventBody::OutputTruncated { .. } | EventBody::Finished(_) => {}
         }
+    }
+
+    /// Keeps a failure and what was decided about it, and forgets the oldest of many.
+    pub fn note(&mut self, mut incident: Incident) {
+        let end = incident.failure.message.floor_char_boundary(MAX_INCIDENT);
+        incident.failure.message.truncate(end);
+        if self.incidents.len() >= MAX_INCIDENTS {
+            self.incidents.remove(0);
+        }
+        self.incidents.push(incident);
     }
 
     fn add_usage(&mut self, model: &str, metered: bool, usage: Usage, reported: Option<PicoUsd>) {

@@ -28,6 +28,41 @@ impl Timestamp {
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+
+    /// The minute, for people: "14:05 UTC", with its date when that is not the one of `now`.
+    #[must_use]
+    pub fn to_minute(self, now: Self) -> String {
+        let utc = |time: Self| {
+            let millis = i64::try_from(time.0).unwrap_or(i64::MAX);
+            let at = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
+            at.to_zoned(jiff::tz::TimeZone::UTC)
+        };
+        let (at, now) = (utc(self), utc(now));
+        let clock = format!("{:02}:{:02} UTC", at.hour(), at.minute());
+        if at.date() == now.date() {
+            clock
+        } else {
+            format!("{} {clock}", at.date())
+        }
+    }
+}
+
+/// A wait for people: "12 s", "5 min". Rounded up, so that nobody is told "0 s".
+#[must_use]
+pub fn in_words(wait: Duration) -> String {
+    const MINUTE: u128 = 60;
+    const HOUR: u128 = 60 * MINUTE;
+    const DAY: u128 = 24 * HOUR;
+    let seconds = wait.as_millis().div_ceil(1000);
+    if seconds < 2 * MINUTE {
+        format!("{seconds} s")
+    } else if seconds < 3 * HOUR {
+        format!("{} min", seconds.div_ceil(MINUTE))
+    } else if seconds < 3 * DAY {
+        format!("{} h", seconds.div_ceil(HOUR))
+    } else {
+        format!("{} days", seconds.div_ceil(DAY))
+    }
 }
 
 impl std::ops::Add<Duration> for Timestamp {
@@ -46,5 +81,31 @@ impl fmt::Display for Timestamp {
             Ok(at) => write!(f, "{at:.3}"),
             Err(_) => write!(f, "{}ms", self.0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_and_minutes_are_for_people() {
+        let cases = [
+            (1, "1 s"),
+            (118_001, "119 s"),
+            (120_001, "3 min"),
+            (900_000, "15 min"),
+            (4 * 3_600_000, "4 h"),
+            (8 * 24 * 3_600_000, "8 days"),
+        ];
+        for (millis, words) in cases {
+            assert_eq!(in_words(Duration::from_millis(millis)), words);
+        }
+        let now = Timestamp::from_millis(14 * 3_600_000 + 5 * 60_000);
+        assert_eq!(now.to_minute(now), "14:05 UTC");
+        let later = now + Duration::from_secs(10 * 3600);
+        assert_eq!(later.to_minute(now), "1970-01-02 00:05 UTC");
+        let never = Timestamp::from_millis(u64::MAX);
+        assert!(never.to_minute(now).ends_with("22:00 UTC"), "{}", never.to_minute(now));
     }
 }

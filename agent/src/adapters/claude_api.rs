@@ -24,6 +24,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::local_failure;
 use kage_core::id::AdapterName;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -192,10 +193,8 @@ impl ClaudeApi {
             .map_err(std::io::Error::other)
             .and_then(|opened| opened)
             .map_err(|error| {
-                Failure::new(
-                    FailureKind::CorruptedState,
-                    format!("cannot open the session's folders: {error}"),
-                )
+                let problem = format!("cannot open the session's folders: {error}");
+                local_failure(FailureKind::CorruptedState, problem)
             })?;
         let model = input.model.unwrap_or_else(|| self.config.model.clone());
         Ok(Session {

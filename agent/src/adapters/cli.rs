@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
-use kage_core::failure_table::FailureTable;
+use kage_core::failure_table::{FailureTable, local_failure};
 use kage_core::time::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -163,7 +163,7 @@ impl CliAdapter {
             Ok(command) => command,
             Err(error) => {
                 let problem = format!("cannot prepare the session's folders: {error}");
-                return AdapterEnd::Failed(Failure::new(FailureKind::AdapterCrash, problem));
+                return AdapterEnd::Failed(local_failure(FailureKind::AdapterCrash, problem));
             }
         };
         let mut run = Run {

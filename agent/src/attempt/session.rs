@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::local_failure;
 use kage_proto::convert::agent::SessionWork;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -198,7 +199,7 @@ async fn upload(attempt: &Attempt, work: &SessionWork, workspace: &Workspace) ->
     attempt.phase(Phase::Uploading).await?;
     let message = format!("{}: session {} of task {}", work.adapter, work.name, attempt.work.task);
     let uploading = async {
-        let git = |error: kage_git::GitError| Failure::new(FailureKind::CorruptedState, chain(&error));
+        let git = |error: kage_git::GitError| local_failure(FailureKind::CorruptedState, chain(&error));
         let Some(result) = workspace.tree.commit_result(&message).await.map_err(git)? else {
             let text = "the adapter said it was done, and nothing had changed";
             return Err(Failure::new(FailureKind::NoChange, text));

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use kage_core::event::{AttemptOutcome, EventBody, OutputStream, Phase, Verdict, VerdictKind};
 use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::local_failure;
 use kage_proto::convert::agent::VerifyWork;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -64,7 +65,7 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
             .unless_stopped(async {
                 restoring
                     .await
-                    .map_err(|error| Failure::new(FailureKind::CorruptedState, chain(&error)))
+                    .map_err(|error| local_failure(FailureKind::CorruptedState, chain(&error)))
             })
             .await?;
         if !restored.is_empty() {

@@ -8,6 +8,7 @@ use kage_core::event::{AttemptOutcome, EventBody, check_batch};
 use kage_core::fleet::Agent;
 use kage_core::id::{AttemptId, JobId};
 use kage_core::job::{Affinity, Finish, Job, JobKind, JobState, Moved};
+use kage_core::recovery::Jitter;
 use kage_core::session::Session;
 use kage_core::task::{self, Assignment, Labels, Policy, Task, TaskState};
 use kage_core::time::Timestamp;
@@ -265,7 +266,7 @@ impl Command for AppendEvents {
                 session: &mut session,
                 head: &mut head,
             };
-            ended.finish(rows, outcome, self.next_job, self.now, &mut changes)?;
+            ended.finish(rows, outcome, self.next_job, self.jitter, self.now, &mut changes)?;
         } else if session != before {
             rows.save_session(&session)?;
         }
@@ -425,6 +426,7 @@ impl End<'_> {
         rows: &mut dyn Rows,
         outcome: &AttemptOutcome,
         next_job: JobId,
+        jitter: Jitter,
         now: Timestamp,
         changes: &mut Changes,
     ) -> Result<(), Failed> {
@@ -433,7 +435,7 @@ impl End<'_> {
         let finish = self
             .row
             .job
-            .finish(&self.head.policy, self.session, outcome, agent, now);
+            .finish(&self.head.policy, self.session, outcome, agent, jitter, now);
         match finish {
             Finish::Moved(moved) => self.moved(rows, moved, EndReason::Finished, now, changes),
             Finish::Then(kind) => {

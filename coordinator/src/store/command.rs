@@ -6,6 +6,7 @@ use kage_core::event::{Event, InvalidBatch};
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::job::{Affinity, JobKind};
+use kage_core::recovery::Jitter;
 use kage_core::task::{Labels, TaskSpec};
 use kage_core::time::Timestamp;
 
@@ -139,6 +140,8 @@ pub struct AppendEvents {
     pub events: Vec<Event>,
     /// A fresh id, used when the end of the attempt makes a verify job.
     pub next_job: JobId,
+    /// Fresh randomness, used when the end of the attempt makes its job wait.
+    pub jitter: Jitter,
     /// The time.
     pub now: Timestamp,
 }

@@ -64,6 +64,7 @@ conformance!(
     a_rejected_result_fails_the_task,
     an_errored_verdict_is_repeated_elsewhere_then_left_open,
     a_task_without_verify_succeeds_by_a_claim,
+    a_used_up_limit_holds_the_session_until_its_reset,
     creating_twice_is_creating_once,
     a_request_id_is_good_for_one_payload,
     a_request_can_be_repeated_for_seven_days,

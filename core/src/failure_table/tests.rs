@@ -193,6 +193,19 @@ fn words_of_programs_are_classified() {
 }
 
 #[test]
+fn a_full_disk_is_told_from_what_fails_because_of_it() {
+    let of = |message: &str| local_failure(FailureKind::CorruptedState, message.to_owned()).kind;
+    assert_eq!(
+        of("fatal: Unable to create '/w/index.lock': No space left on device"),
+        FailureKind::DiskFull
+    );
+    assert_eq!(
+        of("fatal: Unable to create '/w/index.lock': File exists"),
+        FailureKind::CorruptedState
+    );
+}
+
+#[test]
 fn work_that_speaks_of_errors_is_no_failure() {
     for text in [
         "",

@@ -72,6 +72,7 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::NoChange
         | FailureKind::AdapterCrash
         | FailureKind::AdapterUnavailable
+        | FailureKind::DiskFull
         | FailureKind::AgentLost
         | FailureKind::BudgetExceeded
         | FailureKind::Cancelled

@@ -7,7 +7,7 @@ use kage_core::id::JobId;
 use rusqlite::Connection;
 
 use super::fixture::{
-    activity, append, appended, at, claimed, committed, create, request, spec, started, task_id, two_agents,
+    activity, append, appended, at, claimed, committed, create, exhausted, request, spec, started, task_id, two_agents,
 };
 use super::invariants::{Seen, check};
 use super::run;
@@ -51,6 +51,31 @@ fn a_closed_store_is_the_same_when_it_is_opened_again() {
         let again = store.apply(create(1, spec(3, Some("true")), at(9))).await.unwrap();
         assert!(again.repeated, "requests are remembered");
         drop(appended(&store, 2, 2, vec![activity(1)]).await);
+    });
+}
+
+#[test]
+fn a_database_from_before_incidents_is_opened_as_it_is() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        let store = Store::open(&path).unwrap();
+        two_agents(&store).await;
+        let created = store.apply(create(1, spec(1, None), at(1))).await.unwrap();
+        let before = check(&store, &Seen::default()).await;
+        store.close().await;
+        drop(store);
+        meddle(
+            &path,
+            "ALTER TABLE sessions DROP COLUMN incidents; ALTER TABLE jobs DROP COLUMN held; PRAGMA user_version = 1",
+        );
+
+        let store = Store::open(&path).unwrap();
+        assert_eq!(check(&store, &before).await, before);
+        started(&store, &created.changes.queued[0], 1, 1, 1).await;
+        drop(appended(&store, 1, 1, vec![exhausted(1)]).await);
+        let view = store.task(task_id(1)).await.unwrap().unwrap();
+        assert_eq!(view.sessions[0].incidents.len(), 1);
     });
 }
 

@@ -6,6 +6,7 @@ use kage_core::event::{AttemptOutcome, DiffStat, Event, EventBody, ResultCommit,
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::fleet::{AdapterInfo, Agent};
 use kage_core::id::{AgentId, AttemptId, AttemptToken, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::recovery::Jitter;
 use kage_core::task::{Assignment, Labels, Policy, RepositoryRef, TaskSpec, VerifyPolicy};
 use kage_core::time::Timestamp;
 
@@ -177,6 +178,13 @@ pub(super) fn crashed(seq: u64) -> Event {
     event(seq, EventBody::Finished(AttemptOutcome::Failed(failure)))
 }
 
+/// A plan's limit is used up for a hundred seconds.
+pub(super) fn exhausted(seq: u64) -> Event {
+    let mut failure = Failure::new(FailureKind::QuotaExhausted, "the limit is used up");
+    failure.retry_after = Some(Duration::from_secs(100));
+    event(seq, EventBody::Finished(AttemptOutcome::Failed(failure)))
+}
+
 pub(super) fn verdict(seq: u64, kind: VerdictKind) -> Event {
     let verdict = Verdict {
         kind,
@@ -198,6 +206,7 @@ pub(super) fn append(attempt: u128, agent: u128, events: Vec<Event>) -> AppendEv
         agent: agent_id(agent),
         events,
         next_job: JobId::from_random((1 << 100) + attempt),
+        jitter: Jitter::from_random(attempt),
         now: at(10_000 + attempt as u64),
     }
 }

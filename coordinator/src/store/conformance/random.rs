@@ -11,8 +11,8 @@ use kage_core::time::Timestamp;
 use proptest::prelude::*;
 
 use super::fixture::{
-    activity, agent, agent_id, append, at, attempt_id, boot_id, claimed, committed, crashed, create, request, spec,
-    start, task_id, token, verdict,
+    activity, agent, agent_id, append, at, attempt_id, boot_id, claimed, committed, crashed, create, exhausted,
+    request, spec, start, task_id, token, verdict,
 };
 use super::invariants::{Seen, check};
 use super::{memory, run, sqlite};
@@ -28,6 +28,7 @@ enum Last {
     Commits,
     Claims,
     Crashes,
+    RunsOut,
     Decides(VerdictKind),
 }
 
@@ -102,6 +103,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Last::Commits),
         5 => Just(Last::Claims),
         2 => Just(Last::Crashes),
+        1 => Just(Last::RunsOut),
         2 => Just(Last::Decides(VerdictKind::Passed)),
         1 => Just(Last::Decides(VerdictKind::Failed)),
         2 => Just(Last::Decides(VerdictKind::Errored)),
@@ -312,6 +314,7 @@ impl Pair {
             Last::Commits => events.push(committed(end)),
             Last::Claims => events.extend([committed(end), claimed(end + 1)]),
             Last::Crashes => events.push(crashed(end)),
+            Last::RunsOut => events.push(exhausted(end)),
             Last::Decides(kind) => events.push(verdict(end, kind)),
         }
         let mut command = append(attempt, agent + u128::from(stranger), events);

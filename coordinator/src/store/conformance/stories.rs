@@ -6,13 +6,14 @@ use kage_core::attempt::{EndReason, StaleWriter};
 use kage_core::event::{EventBody, InvalidBatch, VerdictKind};
 use kage_core::id::{Digest, JobId, ProjectId, SessionId};
 use kage_core::job::JobKind;
+use kage_core::recovery::{Action, Jitter};
 use kage_core::session::{SessionState, SessionStateKind};
 use kage_core::task::TaskState;
 use kage_core::usage::{PicoUsd, Usage};
 
 use super::fixture::{
     activity, agent, agent_id, append, appended, at, attempt_id, boot_id, claimed, committed, crashed, create, event,
-    request, result, spec, start, started, task_id, token, told, two_agents, verdict,
+    exhausted, request, result, spec, start, started, task_id, token, told, two_agents, verdict,
 };
 use super::invariants::{Seen, check};
 use crate::store::{
@@ -123,6 +124,38 @@ pub(super) async fn an_errored_verdict_is_repeated_elsewhere_then_left_open(stor
     told(&store, 3, 1, vec![verdict(1, VerdictKind::Errored)]).await;
     assert_eq!(state(&store, 0).await, SessionStateKind::Unverified);
     assert_eq!(view(&store).await.task.state, TaskState::Failed);
+    end(&store).await;
+}
+
+pub(super) async fn a_used_up_limit_holds_the_session_until_its_reset(store: Store) {
+    let jobs = begin(&store, 1, None).await;
+    let mut job = jobs[0].clone();
+    // More often than attempts may fail: a limit says nothing about the work.
+    for attempt in 1..=4 {
+        let number = u32::try_from(attempt).unwrap();
+        started(&store, &job, attempt, number, 1).await;
+        let mut command = append(attempt, 1, vec![exhausted(1)]);
+        command.jitter = Jitter::MOST;
+        let now = command.now;
+        let Appended::Acked { changes, .. } = store.apply(command).await.unwrap() else {
+            panic!("the end is taken");
+        };
+        job = changes.queued[0].clone();
+        assert_eq!(job.not_before, now + Duration::from_secs(125), "the reset and jitter");
+        assert_eq!(store.queued_jobs().await.unwrap(), [job.clone()]);
+        let session = &view(&store).await.sessions[0];
+        assert_eq!(
+            (session.state.kind(), session.incidents.len()),
+            (SessionStateKind::Queued, number as usize)
+        );
+        let last = session.incidents.last().unwrap();
+        assert_eq!((last.attempt, last.at), (number, now));
+        let at = job.not_before;
+        assert_eq!(last.decision.action, Action::HoldUntil { at });
+    }
+    started(&store, &job, 5, 5, 1).await;
+    told(&store, 5, 1, vec![claimed(1)]).await;
+    assert_eq!(view(&store).await.task.state, TaskState::Succeeded);
     end(&store).await;
 }
 

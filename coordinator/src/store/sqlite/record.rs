@@ -19,13 +19,14 @@ use crate::store::rows::JobRow;
 macro_rules! session_columns {
     () => {
         "s.id, s.detail, s.name, s.adapter, s.model, s.cancel_requested, s.agent, s.attempts, s.activity, \
-         s.activity_at, s.usage, s.call_retries, s.pending_result, s.started_at, s.ended_at"
+         s.activity_at, s.usage, s.call_retries, s.pending_result, s.started_at, s.ended_at, \
+         s.incidents"
     };
 }
 pub(super) use session_columns;
 
 /// How many those are.
-pub(super) const SESSION_COLUMNS: usize = 15;
+pub(super) const SESSION_COLUMNS: usize = 16;
 
 pub(super) fn session(row: &Row<'_>, task: TaskId) -> Result<Session, EngineError> {
     let activity: Option<String> = get(row, 8)?;
@@ -46,6 +47,7 @@ pub(super) fn session(row: &Row<'_>, task: TaskId) -> Result<Session, EngineErro
         pending_result: get_optional_json(row, 12, "result")?,
         started_at: get_optional_time(row, 13)?,
         ended_at: get_optional_time(row, 14)?,
+        incidents: get_optional_json(row, 15, "incidents")?.unwrap_or_default(),
     })
 }
 
@@ -53,13 +55,13 @@ pub(super) fn session(row: &Row<'_>, task: TaskId) -> Result<Session, EngineErro
 macro_rules! job_columns {
     () => {
         "j.id, j.state, j.session, j.verifies, j.attempt, j.not_before, j.started, j.failed, j.lost, j.prefer, \
-         j.avoid, j.adapter, j.requirements, j.queued_at"
+         j.avoid, j.adapter, j.requirements, j.queued_at, j.held"
     };
 }
 pub(super) use job_columns;
 
 /// How many those are.
-pub(super) const JOB_COLUMNS: usize = 14;
+pub(super) const JOB_COLUMNS: usize = 15;
 
 const QUEUED: i64 = 0;
 const LEASED: i64 = 1;
@@ -107,6 +109,7 @@ pub(super) fn job_at(row: &Row<'_>, first: usize, task: TaskId) -> Result<JobRow
             started: get(row, first + 6)?,
             failed: get(row, first + 7)?,
             lost: get(row, first + 8)?,
+            held: get(row, first + 14)?,
             affinity: Affinity {
                 prefer: get_optional_id(row, first + 9)?,
                 avoid: get_optional_id(row, first + 10)?,

@@ -101,6 +101,14 @@ fn usage_json(session: &Session) -> Result<Option<String>, EngineError> {
     json("usage", &session.usage).map(Some)
 }
 
+/// The failures of a session as a column.
+fn incidents_json(session: &Session) -> Result<Option<String>, EngineError> {
+    if session.incidents.is_empty() {
+        return Ok(None);
+    }
+    json("incidents", &session.incidents).map(Some)
+}
+
 fn pending_json(session: &Session) -> Result<Option<String>, EngineError> {
     let result = session.pending_result.as_ref();
     result.map(|result| json("result", result)).transpose()
@@ -196,9 +204,9 @@ impl Rows for SqliteRows<'_> {
         self.insert(
             "session",
             "INSERT INTO sessions (task, id, position, state, detail, name, adapter, model, cancel_requested, agent, \
-             attempts, activity, activity_at, usage, call_retries, pending_result, started_at, ended_at) \
+             attempts, activity, activity_at, usage, call_retries, pending_result, started_at, ended_at, incidents) \
              VALUES ((SELECT n FROM tasks WHERE id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, \
-             ?15, ?16, ?17, ?18)",
+             ?15, ?16, ?17, ?18, ?19)",
             params![
                 id(session.task),
                 id(session.id),
@@ -218,6 +226,7 @@ impl Rows for SqliteRows<'_> {
                 pending_json(session)?,
                 session.started_at.map(time),
                 session.ended_at.map(time),
+                incidents_json(session)?,
             ],
         )
     }
@@ -238,7 +247,8 @@ impl Rows for SqliteRows<'_> {
         self.execute(
             "UPDATE sessions SET state = ?3, detail = ?4, cancel_requested = ?5, agent = ?6, attempts = ?7, \
              activity = ?8, activity_at = ?9, usage = ?10, call_retries = ?11, pending_result = ?12, \
-             started_at = ?13, ended_at = ?14 WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND id = ?2",
+             started_at = ?13, ended_at = ?14, incidents = ?15 \
+             WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND id = ?2",
             params![
                 id(session.task),
                 id(session.id),
@@ -254,6 +264,7 @@ impl Rows for SqliteRows<'_> {
                 pending_json(session)?,
                 session.started_at.map(time),
                 session.ended_at.map(time),
+                incidents_json(session)?,
             ],
         )
     }
@@ -280,8 +291,9 @@ impl Rows for SqliteRows<'_> {
         self.insert(
             "job",
             "INSERT INTO jobs (task, id, state, session, verifies, attempt, not_before, started, failed, lost, \
-             prefer, avoid, adapter, requirements, queued_at) \
-             VALUES ((SELECT n FROM tasks WHERE id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+             prefer, avoid, adapter, requirements, queued_at, held) \
+             VALUES ((SELECT n FROM tasks WHERE id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, \
+             ?15, ?16)",
             params![
                 id(row.job.task),
                 id(row.job.id),
@@ -298,6 +310,7 @@ impl Rows for SqliteRows<'_> {
                 row.adapter.as_str(),
                 requirements,
                 time(row.queued_at),
+                row.job.held,
             ],
         )
     }
@@ -318,7 +331,7 @@ impl Rows for SqliteRows<'_> {
         let (state, attempt, not_before) = record::job_state(row.job.state);
         self.execute(
             "UPDATE jobs SET state = ?3, attempt = ?4, not_before = ?5, started = ?6, failed = ?7, lost = ?8, \
-             prefer = ?9, avoid = ?10, queued_at = ?11 \
+             prefer = ?9, avoid = ?10, queued_at = ?11, held = ?12 \
              WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND id = ?2",
             params![
                 id(row.job.task),
@@ -332,6 +345,7 @@ impl Rows for SqliteRows<'_> {
                 row.job.affinity.prefer.map(id),
                 row.job.affinity.avoid.map(id),
                 time(row.queued_at),
+                row.job.held,
             ],
         )
     }

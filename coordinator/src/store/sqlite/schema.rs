@@ -12,7 +12,8 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::APPLICATION_ID;
 use crate::store::error::OpenError;
 
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
 CREATE TABLE tasks (
     n           INTEGER PRIMARY KEY,
     id          BLOB NOT NULL UNIQUE,
@@ -145,7 +146,12 @@ CREATE TABLE requests (
     at         INTEGER NOT NULL,
     UNIQUE (principal, method, id)
 ) STRICT;
-"];
+",
+    "
+ALTER TABLE sessions ADD COLUMN incidents TEXT;
+ALTER TABLE jobs ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
+",
+];
 
 /// The newest schema that this program knows.
 #[expect(clippy::cast_possible_truncation, reason = "there are a handful of steps")]

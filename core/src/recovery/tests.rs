@@ -1,0 +1,199 @@
+//! Every kind of failure, as it arises and as it is decided on, by a table.
+
+use super::*;
+use crate::failure_table::{FailureTable, ProviderError};
+
+const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+fn seconds(seconds: u64) -> Timestamp {
+    NOW + Duration::from_secs(seconds)
+}
+
+/// After the first failure of a job that may fail three times.
+fn first(failure: &Failure) -> Decision {
+    let history = History {
+        failed: 1,
+        lost: 1,
+        held: 1,
+        max_attempts: 3,
+    };
+    decide(history, failure, Jitter::NONE, NOW)
+}
+
+/// After as many failures as the job may have.
+fn last(failure: &Failure) -> Decision {
+    let history = History {
+        failed: 3,
+        lost: MAX_LOST + 1,
+        held: MAX_HOLDS + 1,
+        max_attempts: 3,
+    };
+    decide(history, failure, Jitter::NONE, NOW)
+}
+
+fn answer(status: u16, message: &str, retry_after: Option<u64>) -> Failure {
+    ProviderError {
+        status: Some(status),
+        message,
+        retry_after: retry_after.map(Duration::from_secs),
+        ..ProviderError::default()
+    }
+    .classify()
+}
+
+fn words(text: &str) -> Failure {
+    FailureTable::builtin().classify("my-cli", text).unwrap()
+}
+
+fn quota(reset: Option<u64>) -> Failure {
+    Failure {
+        retry_after: reset.map(Duration::from_secs),
+        ..Failure::new(FailureKind::QuotaExhausted, "the 5-hour limit is used up")
+    }
+}
+
+#[test]
+fn each_failure_has_its_decision() {
+    use Action::{Escalate, HoldUntil, MoveAgent, RetryCurrent};
+    use Confidence::{High, Low, Medium};
+    let plain = |kind| Failure::new(kind, "x");
+    let again = |after| RetryCurrent { at: seconds(after) };
+    let moved = MoveAgent { at: seconds(2) };
+    let cases = [
+        ("429", answer(429, "slow down", None), again(15), Medium),
+        ("429, retry-after", answer(429, "slow down", Some(12)), again(12), High),
+        (
+            "429, a day",
+            answer(429, "slow down", Some(86_400)),
+            again(86_400),
+            High,
+        ),
+        (
+            "429, a month",
+            answer(429, "slow down", Some(30 * 86_400)),
+            Escalate,
+            High,
+        ),
+        ("529", answer(529, "busy", None), again(15), Medium),
+        ("529, retry-after", answer(529, "busy", Some(40)), again(40), High),
+        ("503", answer(503, "busy", None), again(15), Medium),
+        ("500", answer(500, "oops", None), again(2), Medium),
+        ("502", answer(502, "<html>", None), again(2), Medium),
+        ("connection cut", words("read ECONNRESET"), again(2), Medium),
+        ("time-out", plain(FailureKind::Timeout), again(2), Low),
+        ("401", answer(401, "no", None), Escalate, High),
+        ("400", answer(400, "bad", None), Escalate, High),
+        ("too long", answer(400, "prompt is too long", None), Escalate, High),
+        ("signal", plain(FailureKind::AdapterCrash), again(2), Medium),
+        ("exit 0, no change", plain(FailureKind::NoChange), Escalate, Medium),
+        ("verify failed", plain(FailureKind::LogicError), Escalate, Medium),
+        ("agent lost", plain(FailureKind::AgentLost), again(0), High),
+        ("disk full", words("git: No space left on device"), moved, High),
+        ("index.lock", words("Unable to create 'x/index.lock'"), moved, Medium),
+        ("no program", plain(FailureKind::AdapterUnavailable), moved, High),
+        ("no context", plain(FailureKind::ContextUnavailable), again(2), Medium),
+        (
+            "quota, reset",
+            quota(Some(3_600)),
+            HoldUntil { at: seconds(3_600) },
+            High,
+        ),
+        ("quota, no reset", quota(None), HoldUntil { at: seconds(900) }, Medium),
+        ("quota, a year", quota(Some(365 * 86_400)), Escalate, High),
+        ("budget", plain(FailureKind::BudgetExceeded), Escalate, High),
+        ("cancelled", plain(FailureKind::Cancelled), Escalate, High),
+        (
+            "unknown",
+            plain(FailureKind::Unknown),
+            MoveAgent { at: seconds(2) },
+            Low,
+        ),
+    ];
+    for (name, failure, action, confidence) in cases {
+        let decision = first(&failure);
+        assert_eq!((decision.action, decision.confidence), (action, confidence), "{name}");
+        assert!(!decision.reason.is_empty(), "{name}");
+        let decision = last(&failure);
+        assert_eq!(decision.action, Escalate, "{name}, at the end");
+        assert!(!decision.reason.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn waits_double_and_crashes_move() {
+    let after = |kind, failed| {
+        let history = History {
+            failed,
+            max_attempts: 20,
+            ..History::default()
+        };
+        decide(history, &Failure::new(kind, "x"), Jitter::NONE, NOW).action
+    };
+    let waits = [(1, 2), (2, 4), (3, 8), (8, 256), (9, 300), (19, 300)];
+    for (failed, wait) in waits {
+        let at = seconds(wait);
+        assert_eq!(after(FailureKind::Network, failed), Action::RetryCurrent { at });
+    }
+    let at = seconds(4);
+    assert_eq!(after(FailureKind::AdapterCrash, 2), Action::MoveAgent { at });
+    // What may be the task's own fault is repeated once, whatever is allowed.
+    assert_eq!(after(FailureKind::Timeout, 2), Action::Escalate);
+    assert_eq!(after(FailureKind::Unknown, 2), Action::Escalate);
+}
+
+#[test]
+fn holds_and_losses_do_not_count_as_failures() {
+    let spent = History {
+        failed: 3,
+        lost: MAX_LOST,
+        held: MAX_HOLDS,
+        max_attempts: 3,
+    };
+    for kind in [FailureKind::AgentLost, FailureKind::QuotaExhausted] {
+        let decision = decide(spent, &Failure::new(kind, "x"), Jitter::NONE, NOW);
+        assert!(decision.action.next_attempt().is_some(), "{kind}");
+    }
+}
+
+#[test]
+fn jitter_only_lengthens_and_by_a_quarter_at_most() {
+    let history = History {
+        failed: 1,
+        max_attempts: 2,
+        ..History::default()
+    };
+    for failure in [answer(429, "x", Some(100)), answer(529, "x", None), quota(Some(1_000))] {
+        let wait = |jitter| {
+            let decision = decide(history, &failure, jitter, NOW);
+            decision.action.next_attempt().unwrap().since(NOW)
+        };
+        let least = wait(Jitter::NONE);
+        assert_eq!(wait(Jitter::MOST), least + least / 4);
+        let some = wait(Jitter::from_random(0x8000_0000));
+        assert!(least < some && some < wait(Jitter::MOST));
+    }
+}
+
+#[test]
+fn a_check_without_a_decision_moves_once() {
+    assert_eq!(decide_errored(1, NOW).action, Action::MoveAgent { at: NOW });
+    assert_eq!(decide_errored(MAX_ERRORED_VERDICTS, NOW).action, Action::Escalate);
+}
+
+#[test]
+fn an_incident_reads_back_as_it_was_stored() {
+    let incident = Incident {
+        at: NOW,
+        verify: true,
+        attempt: 2,
+        agent: None,
+        failure: answer(429, "slow", Some(7)),
+        decision: first(&answer(429, "slow", Some(7))),
+    };
+    let text = serde_json::to_string(&incident).unwrap();
+    assert_eq!(serde_json::from_str::<Incident>(&text).unwrap(), incident);
+    assert_eq!(
+        incident.words(),
+        "verify attempt 2: rate limited: HTTP 429: slow; again after 7 s: the provider asked for 7 s (retry-after)"
+    );
+}
