@@ -1,6 +1,7 @@
 //! Sessions as people see them. The way back does not exist: a client shows wire
 //! sessions and decodes the parts that it decides on (verdict, result, failure).
 
+use kage_core::recovery::{Action, Confidence, Incident};
 use kage_core::session::{Session, SessionState};
 use kage_core::usage::Money;
 
@@ -60,6 +61,46 @@ pub fn session(session: &Session, money: impl IntoIterator<Item = Money>, waitin
         started_at_ms: optional_millis(session.started_at),
         ended_at_ms: optional_millis(session.ended_at),
         call_retries: session.call_retries,
+        incidents: session.incidents.iter().map(Into::into).collect(),
+    }
+}
+
+impl From<&Incident> for v1::Incident {
+    fn from(incident: &Incident) -> Self {
+        let decision = &incident.decision;
+        Self {
+            at_ms: incident.at.as_millis(),
+            job: if incident.verify { "verify" } else { "session" }.to_owned(),
+            attempt: incident.attempt,
+            agent: incident.agent.clone().unwrap_or_default(),
+            failure: Some(incident.failure.clone().into()),
+            action: v1::RecoveryAction::from(decision.action).into(),
+            next_attempt_at_ms: optional_millis(decision.action.next_attempt()),
+            reason: decision.reason.clone(),
+            confidence: v1::Confidence::from(decision.confidence).into(),
+            summary: incident.words(),
+        }
+    }
+}
+
+impl From<Action> for v1::RecoveryAction {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::RetryCurrent { .. } => Self::RetryCurrent,
+            Action::MoveAgent { .. } => Self::MoveAgent,
+            Action::HoldUntil { .. } => Self::HoldUntil,
+            Action::Escalate => Self::Escalate,
+        }
+    }
+}
+
+impl From<Confidence> for v1::Confidence {
+    fn from(confidence: Confidence) -> Self {
+        match confidence {
+            Confidence::Low => Self::Low,
+            Confidence::Medium => Self::Medium,
+            Confidence::High => Self::High,
+        }
     }
 }
 
@@ -67,6 +108,8 @@ pub fn session(session: &Session, money: impl IntoIterator<Item = Money>, waitin
 mod tests {
     use kage_core::failure::{Failure, FailureKind};
     use kage_core::id::{AttemptId, SessionId, TaskId};
+    use kage_core::recovery::Decision;
+    use kage_core::time::Timestamp;
 
     use super::*;
 
@@ -91,5 +134,37 @@ mod tests {
         };
         let wire = session(&domain, [], None);
         assert_eq!(wire.failure.map(|f| f.message), Some("no key".into()));
+    }
+
+    #[test]
+    fn shows_each_decision() {
+        let at = Timestamp::from_millis(1_000);
+        for (action, wire, next) in [
+            (Action::RetryCurrent { at }, v1::RecoveryAction::RetryCurrent, 1_000),
+            (Action::MoveAgent { at }, v1::RecoveryAction::MoveAgent, 1_000),
+            (Action::HoldUntil { at }, v1::RecoveryAction::HoldUntil, 1_000),
+            (Action::Escalate, v1::RecoveryAction::Escalate, 0),
+        ] {
+            let incident = Incident {
+                at,
+                verify: false,
+                attempt: 2,
+                agent: Some("w1".into()),
+                failure: Failure::new(FailureKind::Network, "cut"),
+                decision: Decision {
+                    action,
+                    reason: "why".into(),
+                    confidence: Confidence::Medium,
+                },
+            };
+            let shown = v1::Incident::from(&incident);
+            assert_eq!((shown.action(), shown.next_attempt_at_ms), (wire, next));
+            assert_eq!(
+                (shown.job.as_str(), shown.attempt, shown.agent.as_str()),
+                ("session", 2, "w1")
+            );
+            assert_eq!(shown.confidence(), v1::Confidence::Medium);
+            assert!(shown.summary.starts_with("attempt 2"), "{}", shown.summary);
+        }
     }
 }
