@@ -40,8 +40,8 @@ pub use command::{
 };
 pub use error::{EngineError, OpenError, ReadError, StoreError};
 pub use query::{
-    AttemptView, ContextSent, ContextStats, Counts, InvalidPageToken, LiveAttempt, MIN_PREFIX, Named, PageToken,
-    TaskEvent, TaskPage, TaskView, Work,
+    AttemptView, ContextSent, ContextStats, Counts, InvalidPageToken, LiveAttempt, MIN_PREFIX, Named, News, PageToken,
+    TaskEvent, TaskPage, TaskView, Watched, Work,
 };
 
 use call::{Call, Fate, Pending, Verdict};
@@ -147,6 +147,32 @@ impl Store {
     /// When the engine failed.
     pub async fn task(&self, id: TaskId) -> Result<Option<TaskView>, ReadError> {
         self.read(move |reads| reads.task(id)).await
+    }
+
+    /// What a watcher does not know yet, in one visit to the database: the task as it is,
+    /// its attempts when they are wanted, and its next events.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn news(&self, watched: Watched) -> Result<Option<News>, ReadError> {
+        let limit = watched.limit.clamp(1, MAX_PAGE);
+        self.read(move |reads| {
+            let Some(view) = reads.task(watched.task)? else {
+                return Ok(None);
+            };
+            let attempts = if watched.attempts {
+                reads.attempts_of(watched.task)?
+            } else {
+                Vec::new()
+            };
+            let events = if view.last_event > watched.after {
+                reads.events(watched.task, watched.after, limit)?
+            } else {
+                Vec::new()
+            };
+            Ok(Some(News { view, attempts, events }))
+        })
+        .await
     }
 
     /// The task that a person means by an id or the beginning of one.

@@ -19,7 +19,7 @@ use crate::append::disk_error;
 use crate::coordinator::Coordinator;
 use crate::cursor::Cursor;
 use crate::services::read_error;
-use crate::store::{AttemptView, TaskEvent, TaskView};
+use crate::store::{AttemptView, News, TaskEvent, TaskView, Watched};
 use crate::topics::Version;
 use crate::view;
 
@@ -142,32 +142,28 @@ impl Watcher<'_> {
 
     /// Delivers what is new in rows. True when the task has ended.
     async fn rows(&mut self) -> Result<bool, Stopped> {
-        let store = &self.coordinator.store;
-        let view = store.task(self.task).await.map_err(read_error)?;
-        let view = view.ok_or_else(|| ApiError::NotFound {
-            what: format!("task {}", self.task),
-        })?;
-        if !self.watch.streams.is_empty() {
-            self.attempts = store.attempts_of(self.task).await.map_err(read_error)?;
-            if let Some(session) = &self.watch.session {
-                self.attempts.retain(|attempt| attempt.session_name == *session);
-            }
+        let News {
+            view,
+            attempts,
+            mut events,
+        } = self.news().await?;
+        self.attempts = attempts;
+        if let Some(session) = &self.watch.session {
+            self.attempts.retain(|attempt| attempt.session_name == *session);
         }
         let ended = view.task.state.is_terminal();
         let shown = Shown::of(&view);
-        let first = self.shown.is_none();
-        if first {
+        if self.shown.is_none() {
             self.snapshot(view.clone(), Shown::of(&view)).await?;
         }
-        while self.watch.cursor.event < view.last_event {
-            let after = self.watch.cursor.event;
-            let events = store.events(self.task, after, PAGE).await.map_err(read_error)?;
-            if events.is_empty() {
-                break;
-            }
+        while !events.is_empty() {
             for event in events {
                 self.event(event).await?;
             }
+            if self.watch.cursor.event >= view.last_event {
+                break;
+            }
+            events = self.news().await?.events;
         }
         if ended {
             // The last snapshot comes after everything that led to it.
@@ -177,6 +173,19 @@ impl Watcher<'_> {
             self.snapshot(view, shown).await?;
         }
         Ok(ended)
+    }
+
+    async fn news(&self) -> Result<News, ApiError> {
+        let watched = Watched {
+            task: self.task,
+            after: self.watch.cursor.event,
+            limit: PAGE,
+            attempts: !self.watch.streams.is_empty(),
+        };
+        let news = self.coordinator.store.news(watched).await.map_err(read_error)?;
+        news.ok_or_else(|| ApiError::NotFound {
+            what: format!("task {}", self.task),
+        })
     }
 
     async fn snapshot(&mut self, view: TaskView, shown: Shown) -> Result<(), Stopped> {

@@ -106,6 +106,30 @@ pub struct AttemptView {
     pub started_at: Timestamp,
 }
 
+/// What a watcher asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watched {
+    /// The task.
+    pub task: TaskId,
+    /// The position of the last event that the watcher got.
+    pub after: u64,
+    /// How many events to read at most.
+    pub limit: u32,
+    /// Whether its attempts are wanted.
+    pub attempts: bool,
+}
+
+/// What a watcher does not know yet. The events may be newer than the task beside them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct News {
+    /// The task as it is.
+    pub view: TaskView,
+    /// Its attempts, in the order they were started; empty when they were not asked for.
+    pub attempts: Vec<AttemptView>,
+    /// Its next events, in order.
+    pub events: Vec<TaskEvent>,
+}
+
 /// An event of a task, with its place among all events of the task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskEvent {
