@@ -199,7 +199,8 @@ impl FailureTable {
         other
     }
 
-    /// The failure that an adapter's words tell of, its message being the line that did.
+    /// The failure that an adapter's words tell of, its message being the line that did, with
+    /// the wait that the line names.
     /// `None` when no rule matches. The caller bounds the text: the end of what a program wrote.
     #[must_use]
     pub fn classify(&self, adapter: &str, text: &str) -> Option<Failure> {
@@ -208,7 +209,12 @@ impl FailureTable {
             .filter(|rule| rule.adapters.is_empty() || rule.adapters.iter().any(|name| name == adapter))
             .find_map(|rule| {
                 let found = rule.pattern.find(text)?;
-                Some(Failure::new(rule.kind, line_around(text, found.start())))
+                let line = line_around(text, found.start());
+                let retry_after = passes(rule.kind).then(|| wait_in_words(&line)).flatten();
+                Some(Failure {
+                    retry_after,
+                    ..Failure::new(rule.kind, line)
+                })
             })
     }
 }
@@ -220,6 +226,60 @@ pub fn local_failure(kind: FailureKind, message: String) -> Failure {
         .classify("", &message)
         .is_some_and(|found| found.kind == FailureKind::DiskFull);
     Failure::new(if full { FailureKind::DiskFull } else { kind }, message)
+}
+
+/// Whether time cures it, so that a wait in the words beside it is about that.
+const fn passes(kind: FailureKind) -> bool {
+    match kind {
+        FailureKind::RateLimited | FailureKind::Overloaded | FailureKind::QuotaExhausted => true,
+        FailureKind::Network
+        | FailureKind::Timeout
+        | FailureKind::Auth
+        | FailureKind::InvalidRequest
+        | FailureKind::ContextOverflow
+        | FailureKind::ContextUnavailable
+        | FailureKind::CorruptedState
+        | FailureKind::LogicError
+        | FailureKind::NoChange
+        | FailureKind::AdapterCrash
+        | FailureKind::AdapterUnavailable
+        | FailureKind::DiskFull
+        | FailureKind::AgentLost
+        | FailureKind::BudgetExceeded
+        | FailureKind::Cancelled
+        | FailureKind::Unknown => false,
+    }
+}
+
+/// What comes before a wait that is told in words, and the wait: numbers with their units.
+static WAIT: LazyLock<Regex> = LazyLock::new(|| {
+    let pattern = r#"(?i)(?:retry[-_ ]after(?:[-_ ](?:seconds|secs))?|(?:try again|retry|resets?|retrying) (?:in|after))["': =]{0,4}((?:\d+(?:\.\d+)?[\s]?[a-z]*[, ]{0,2}(?:and )?)+)"#;
+    Regex::new(pattern).expect("the tests use the pattern")
+});
+
+/// One number of a wait and its unit.
+static PART: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?i)(\d+(?:\.\d+)?)\s?([a-z]*)").expect("the tests use the pattern"));
+
+/// The wait that a line names: "retry-after: 20", "Try again in 1 day 3 hours".
+fn wait_in_words(line: &str) -> Option<Duration> {
+    let parts = WAIT.captures(line)?.get(1)?.as_str();
+    let mut wait = None;
+    for part in PART.captures_iter(parts) {
+        let seconds = match part[2].to_ascii_lowercase().as_str() {
+            "ms" | "millisecond" | "milliseconds" => 0.001,
+            "" | "s" | "sec" | "secs" | "second" | "seconds" => 1.0,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60.0,
+            "h" | "hr" | "hrs" | "hour" | "hours" => 3_600.0,
+            "d" | "day" | "days" => 86_400.0,
+            // Whatever it is counts something else.
+            _ => break,
+        };
+        let number: f64 = part[1].parse().ok()?;
+        let part = Duration::try_from_secs_f64(number * seconds).ok()?;
+        wait = Some(wait.unwrap_or(Duration::ZERO).saturating_add(part));
+    }
+    wait
 }
 
 /// The most characters of a matched line that become a failure's message.

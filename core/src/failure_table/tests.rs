@@ -193,6 +193,38 @@ fn words_of_programs_are_classified() {
 }
 
 #[test]
+fn a_wait_that_is_told_in_words_is_kept() {
+    let cases = [
+        ("HTTP 429: slow down (retry-after: 12)", Some(12_000)),
+        ("429 Too Many Requests, \"retry_after\": 1.5", Some(1_500)),
+        ("rate limit reached. Please try again in 20s.", Some(20_000)),
+        ("rate limit reached, retry in 350ms", Some(350)),
+        (
+            "You've hit your usage limit. Try again in 1 day 3 hours 20 minutes.",
+            Some(98_400_000),
+        ),
+        (
+            "You've hit your usage limit. Try again in 2 hours and 5 minutes",
+            Some(7_500_000),
+        ),
+        ("quota exceeded; resets in 3 h", Some(10_800_000)),
+        ("You've hit your usage limit. Try again later.", None),
+        ("rate limit: try again in 3 fortnights", None),
+        ("rate limit of 40 requests", None),
+        // Of other failures a wait means nothing.
+        ("connection refused, retrying in 5 s", None),
+    ];
+    for (text, millis) in cases {
+        let found = FailureTable::builtin().classify("x", text).unwrap();
+        assert_eq!(
+            found.retry_after,
+            millis.map(Duration::from_millis),
+            "{text:?}: {found:?}"
+        );
+    }
+}
+
+#[test]
 fn a_full_disk_is_told_from_what_fails_because_of_it() {
     let of = |message: &str| local_failure(FailureKind::CorruptedState, message.to_owned()).kind;
     assert_eq!(
