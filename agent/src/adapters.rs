@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use kage_core::failure_table::FailureTable;
 use kage_core::id::AdapterName;
 
 use crate::adapter::{Adapter, SessionInput};
@@ -32,6 +33,8 @@ pub struct AdapterConfig {
     pub env: BTreeMap<OsString, OsString>,
     /// Folders with manifests of the user's; one that is not there is empty.
     pub manifest_dirs: Vec<PathBuf>,
+    /// What the user knows of the words of failures; comes before what the program knows.
+    pub failures: FailureTable,
     /// How programs are started.
     pub runner: Runner,
     /// The Messages API adapter.
@@ -45,6 +48,7 @@ impl AdapterConfig {
         Self {
             env,
             manifest_dirs: Vec::new(),
+            failures: FailureTable::default(),
             runner,
             claude_api: ClaudeApiConfig::default(),
         }

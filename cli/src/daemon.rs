@@ -127,6 +127,7 @@ pub(crate) async fn registry(invocation: &Invocation, more: Vec<PathBuf>) -> any
         .collect();
     let mut config = AdapterConfig::new(std::env::vars_os().collect(), Runner::this_executable());
     config.manifest_dirs = manifest_dirs;
+    config.failures = settings::failures()?;
     Ok(adapters::load(config).await?)
 }
 

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use config::{Environment, File, FileFormat};
+use kage_core::failure_table::{FailureTable, InvalidRules};
 use serde::Deserialize;
 
 /// Everything that can be set outside the command line.
@@ -81,6 +82,24 @@ pub enum SettingsError {
         #[source]
         source: config::ConfigError,
     },
+    /// The user's failure table is wrong.
+    #[error("the failure table {path} is wrong")]
+    Failures {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: InvalidRules,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {path}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// The folder of the user's settings, if the user has a home.
@@ -93,6 +112,35 @@ pub fn user_dir() -> Option<PathBuf> {
 #[must_use]
 pub fn user_adapters() -> Option<PathBuf> {
     user_dir().map(|dir| dir.join("adapters"))
+}
+
+/// What the user knows of the words of failures: `failures.toml`, beside `config.toml`.
+///
+/// # Errors
+/// When the file cannot be read or is no failure table.
+pub fn failures() -> Result<FailureTable, SettingsError> {
+    match user_dir() {
+        Some(dir) => read_failures(&dir.join("failures.toml")),
+        None => Ok(FailureTable::default()),
+    }
+}
+
+/// What `failures.toml` says; one that is not there says nothing.
+fn read_failures(path: &Path) -> Result<FailureTable, SettingsError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(FailureTable::default()),
+        Err(source) => {
+            return Err(SettingsError::Unreadable {
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    FailureTable::parse(&text).map_err(|source| SettingsError::Failures {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Reads every source. `project` is the top of the repository, for commands that have one.
@@ -133,7 +181,26 @@ pub fn load(project: Option<&Path>) -> Result<Settings, SettingsError> {
 
 #[cfg(test)]
 mod tests {
+    use kage_core::failure::FailureKind;
+
     use super::*;
+
+    #[test]
+    fn a_failure_table_need_not_be_there_and_must_be_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("failures.toml");
+        assert_eq!(
+            read_failures(&file).unwrap().classify("x", "the hamster is tired"),
+            None
+        );
+
+        std::fs::write(&file, "[[rule]]\npattern = 'hamster'\nkind = 'overloaded'\n").unwrap();
+        let found = read_failures(&file).unwrap().classify("x", "the hamster is tired");
+        assert_eq!(found.map(|failure| failure.kind), Some(FailureKind::Overloaded));
+
+        std::fs::write(&file, "[[rule]]\npattern = '('\nkind = 'overloaded'\n").unwrap();
+        assert!(matches!(read_failures(&file), Err(SettingsError::Failures { .. })));
+    }
 
     #[test]
     fn a_project_decides_about_runs_only() {

@@ -49,6 +49,7 @@ pub struct CliAdapter {
     version: String,
     snapshot: BTreeMap<OsString, OsString>,
     runner: Runner,
+    failures: FailureTable,
 }
 
 impl CliAdapter {
@@ -63,6 +64,7 @@ impl CliAdapter {
             manifest,
             snapshot: config.env.clone(),
             runner: config.runner.clone(),
+            failures: FailureTable::builtin().clone().overlay(config.failures.clone()),
         };
         if let Ok(program) = adapter.program.clone() {
             match adapter.ask_version(&program).await {
@@ -349,7 +351,7 @@ impl Run<'_> {
 
     fn by_words(&self, status: Status, words: &str) -> Failure {
         let name = self.adapter.manifest.name.as_str();
-        FailureTable::builtin().classify(name, words).unwrap_or_else(|| {
+        self.adapter.failures.classify(name, words).unwrap_or_else(|| {
             let last = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("");
             let message = format!("the program ended with {status}: {}", one_line(last, 400));
             Failure::new(FailureKind::AdapterCrash, message.trim_end_matches([':', ' ']))

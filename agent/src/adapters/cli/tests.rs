@@ -210,6 +210,22 @@ async fn failures_are_found_by_rule_then_by_words() {
 }
 
 #[tokio::test]
+async fn what_the_user_knows_comes_before_what_the_program_knows() {
+    let place = Place::new();
+    place.program("tool", "echo rate limit of hamsters >&2; exit 1");
+    let manifest = "name = 'x'\ncommand = 'tool'";
+    let told = place.run(manifest, place.input("", "")).await;
+    assert_eq!(kind(&told.end), Some(FailureKind::RateLimited));
+
+    let mut config = AdapterConfig::new(place.env.clone(), Runner::default());
+    config.failures = FailureTable::parse("[[rule]]\npattern = 'hamsters'\nkind = 'auth'\n").unwrap();
+    let manifest = Manifest::parse(manifest, &place.path("x.toml")).unwrap();
+    let adapter = Arc::new(CliAdapter::new(manifest, &config).await);
+    let told = run(adapter, place.input("", ""), CancellationToken::new()).await;
+    assert_eq!(kind(&told.end), Some(FailureKind::Auth));
+}
+
+#[tokio::test]
 async fn watchdogs_and_stop_end_the_program() {
     let place = Place::new();
     place.program("tool", "echo begun; sleep 60");
