@@ -58,6 +58,8 @@ pub enum Command {
     Diff(Pick),
     /// Compare the sessions of a task, best first.
     Compare(Compare),
+    /// Say what Kage does about an error, or did about those of a task.
+    Explain(Explain),
     /// Put a session's change into the working tree, without committing.
     Apply(Apply),
     /// Merge a session's result into the current branch.
@@ -193,6 +195,18 @@ pub struct Compare {
     /// Print a Markdown table, for a pull request.
     #[arg(long)]
     pub markdown: bool,
+}
+
+/// `kage explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// Words of an error, or `-` for those on standard input; or the id of a task, or its
+    /// first four characters or more [default: the newest task].
+    #[arg(value_name = "TEXT|TASK")]
+    pub what: Vec<String>,
+    /// The adapter whose words these are: it may have rules of its own.
+    #[arg(long, value_name = "ADAPTER")]
+    pub adapter: Option<String>,
 }
 
 /// `kage apply`.

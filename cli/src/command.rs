@@ -15,6 +15,7 @@ mod coordinator;
 mod demo;
 mod diff;
 mod doctor;
+mod explain;
 mod logs;
 mod ls;
 mod merge;
@@ -41,6 +42,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Logs(args) => logs::run(&invocation, args).await,
         Command::Diff(args) => diff::run(&invocation, args).await,
         Command::Compare(args) => compare::run(&invocation, args).await,
+        Command::Explain(args) => explain::run(&invocation, args).await,
         Command::Apply(args) => apply::run(&invocation, args).await,
         Command::Merge(args) => merge::run(&invocation, args).await,
         Command::Stop(args) => stop::run(&invocation, args.task).await,

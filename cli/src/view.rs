@@ -52,6 +52,9 @@ pub struct SessionJson {
     pub commit: Option<String>,
     /// Why it failed.
     pub failure: Option<String>,
+    /// What went wrong on the way and what was done about it, a sentence each; empty without
+    /// a report.
+    pub history: Vec<String>,
     /// Why it waits.
     pub waiting: Option<String>,
     /// Attempts started.
@@ -135,6 +138,7 @@ impl SessionJson {
             flags: row.map(|row| row.flags.clone()).unwrap_or_default(),
             commit: session.result.as_ref().map(|r| r.commit.clone()),
             failure: session.failure.as_ref().map(|f| f.message.clone()),
+            history: row.map(|row| row.history.clone()).unwrap_or_default(),
             waiting: non_empty(&session.waiting),
             attempts: session.attempts,
             call_retries: session.call_retries,

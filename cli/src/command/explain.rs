@@ -1,0 +1,368 @@
+//! `kage explain`: what Kage does about an error, and why; or what it did about those of a
+//! task. What is done is decided in core and by the coordinator; this only shows it.
+
+use std::io::Read as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::FailureTable;
+use kage_core::recovery::{Decision, History, Jitter, MAX_HOLDS, MAX_LOST, decide};
+use kage_core::task::Policy;
+use kage_core::time::Timestamp;
+use kage_proto::v1;
+use serde::Serialize;
+
+use crate::args::Explain;
+use crate::exit::{Exit, Refusal};
+use crate::invocation::Invocation;
+use crate::settings;
+use crate::tasks;
+use crate::view;
+
+/// How many characters of an id are enough to name a task.
+const ID: std::ops::RangeInclusive<usize> = 4..=32;
+
+pub(super) async fn run(invocation: &Invocation, args: Explain) -> anyhow::Result<Exit> {
+    let words = match args.what.as_slice() {
+        [] if args.adapter.is_none() => return of_task(invocation, None).await,
+        [] => return Err(Refusal::usage("--adapter needs the words of an error").into()),
+        [id] if args.adapter.is_none() && is_id(id) => return of_task(invocation, Some(id.clone())).await,
+        [dash] if dash == "-" => {
+            let mut bytes = Vec::new();
+            std::io::stdin()
+                .read_to_end(&mut bytes)
+                .context("cannot read the error from standard input")?;
+            String::from_utf8_lossy(&bytes).into_owned()
+        }
+        words => words.join(" "),
+    };
+    let table = FailureTable::builtin().clone().overlay(settings::failures()?);
+    let millis = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis();
+    let now = Timestamp::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
+    let answer = Answer::new(&table, args.adapter.as_deref().unwrap_or_default(), &words, now);
+    invocation.out.result(&answer)?;
+    invocation.out.text(&answer.words(now))?;
+    Ok(Exit::Done)
+}
+
+fn is_id(text: &str) -> bool {
+    ID.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// What would be done about an error.
+#[derive(Debug, Serialize)]
+struct Answer {
+    kind: FailureKind,
+    /// False when no rule knows the words.
+    known: bool,
+    message: String,
+    /// How long the words ask to wait.
+    retry_after_ms: Option<u64>,
+    max_attempts: u32,
+    /// After the first failure of a session.
+    #[serde(serialize_with = "decision_json")]
+    first: Decision,
+    /// After as many as it may have.
+    #[serde(serialize_with = "decision_json")]
+    last: Decision,
+}
+
+/// A decision, by the names that incidents have on the wire.
+#[derive(Debug, Serialize)]
+struct DecisionJson<'a> {
+    action: &'static str,
+    next_attempt_at_ms: Option<u64>,
+    reason: &'a str,
+    confidence: &'static str,
+}
+
+fn decision_json<S: serde::Serializer>(decision: &Decision, serializer: S) -> Result<S::Ok, S::Error> {
+    let json = DecisionJson {
+        action: action(decision.action.into()),
+        next_attempt_at_ms: decision.action.next_attempt().map(Timestamp::as_millis),
+        reason: &decision.reason,
+        confidence: confidence(decision.confidence.into()),
+    };
+    json.serialize(serializer)
+}
+
+const fn action(action: v1::RecoveryAction) -> &'static str {
+    match action {
+        v1::RecoveryAction::Unspecified => "unknown",
+        v1::RecoveryAction::RetryCurrent => "retry_current",
+        v1::RecoveryAction::MoveAgent => "move_agent",
+        v1::RecoveryAction::HoldUntil => "hold_until",
+        v1::RecoveryAction::Escalate => "escalate",
+    }
+}
+
+const fn confidence(confidence: v1::Confidence) -> &'static str {
+    match confidence {
+        v1::Confidence::Unspecified => "unknown",
+        v1::Confidence::Low => "low",
+        v1::Confidence::Medium => "medium",
+        v1::Confidence::High => "high",
+    }
+}
+
+impl Answer {
+    fn new(table: &FailureTable, adapter: &str, words: &str, now: Timestamp) -> Self {
+        let found = table.classify(adapter, words);
+        let known = found.is_some();
+        // As agents do with a program that ends with such words.
+        let failure = found.unwrap_or_else(|| {
+            let last = words.lines().rev().find(|line| !line.trim().is_empty());
+            Failure::new(FailureKind::AdapterCrash, view::one_line(last.unwrap_or_default(), 400))
+        });
+        let max_attempts = Policy::default().max_attempts;
+        let first = History {
+            failed: 1,
+            lost: 1,
+            held: 1,
+            max_attempts,
+        };
+        let last = History {
+            failed: max_attempts,
+            lost: MAX_LOST + 1,
+            held: MAX_HOLDS + 1,
+            max_attempts,
+        };
+        Self {
+            kind: failure.kind,
+            known,
+            retry_after_ms: failure.retry_after.map(millis),
+            max_attempts,
+            first: decide(first, &failure, Jitter::NONE, now),
+            last: decide(last, &failure, Jitter::NONE, now),
+            message: failure.message,
+        }
+    }
+
+    fn words(&self, now: Timestamp) -> String {
+        let mut text = format!("kind      {}\nbecause   {}\n", self.kind, self.message);
+        if !self.known {
+            text += "          no rule knows these words: a program that ends with them has crashed;\n          \
+                     rules of your own go into failures.toml beside config.toml\n";
+        }
+        // What is given up at once is given up at last, too.
+        let last = self.first.action.next_attempt().map(|_| ("at last", &self.last));
+        for (when, decision) in [("at first", &self.first)].into_iter().chain(last) {
+            text += &format!(
+                "{when:<9} {}: {} (confidence: {})\n",
+                decision.action.words(now),
+                decision.reason,
+                decision.confidence
+            );
+        }
+        text
+    }
+}
+
+fn millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What happened to the sessions of a task.
+#[derive(Debug, Serialize)]
+struct TaskAnswer<'a> {
+    task: &'a str,
+    state: &'static str,
+    sessions: Vec<SessionAnswer<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct SessionAnswer<'a> {
+    name: &'a str,
+    state: &'static str,
+    waiting: Option<&'a str>,
+    incidents: Vec<IncidentJson<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct IncidentJson<'a> {
+    at_ms: u64,
+    job: &'a str,
+    attempt: u32,
+    agent: Option<&'a str>,
+    kind: FailureKind,
+    message: String,
+    #[serde(flatten)]
+    decision: DecisionJson<'a>,
+}
+
+async fn of_task(invocation: &Invocation, asked: Option<String>) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let task = tasks::find(&access, asked).await?;
+    let sessions = task.sessions.iter().map(|session| SessionAnswer {
+        name: &session.name,
+        state: view::session_state(session.state()),
+        waiting: (!session.waiting.is_empty()).then_some(session.waiting.as_str()),
+        incidents: session.incidents.iter().map(incident).collect(),
+    });
+    let answer = TaskAnswer {
+        task: &task.id,
+        state: view::task_state(task.state()),
+        sessions: sessions.collect(),
+    };
+    invocation.out.result(&answer)?;
+    invocation.out.text(&task_words(&task))?;
+    Ok(Exit::Done)
+}
+
+fn task_words(task: &v1::Task) -> String {
+    let mut text = format!(
+        "task {}  {}\n",
+        view::short_id(&task.id),
+        view::task_state(task.state())
+    );
+    for session in &task.sessions {
+        text += &format!("{} ({})\n", session.name, view::session_state(session.state()));
+        for incident in &session.incidents {
+            let at = Timestamp::from_millis(incident.at_ms);
+            text += &format!("  {}  {}\n", at.to_minute(at), view::one_line(&incident.summary, 600));
+        }
+        if !session.waiting.is_empty() {
+            text += &format!("  now: {}\n", session.waiting);
+        } else if session.incidents.is_empty() {
+            text += match &session.failure {
+                Some(failure) => format!("  failed: {}\n", failure.message),
+                None => "  nothing failed\n".to_owned(),
+            }
+            .as_str();
+        }
+    }
+    text
+}
+
+fn incident(incident: &v1::Incident) -> IncidentJson<'_> {
+    let failure: Failure = incident.failure.clone().unwrap_or_default().into();
+    IncidentJson {
+        at_ms: incident.at_ms,
+        job: &incident.job,
+        attempt: incident.attempt,
+        agent: (!incident.agent.is_empty()).then_some(incident.agent.as_str()),
+        kind: failure.kind,
+        message: failure.message,
+        decision: DecisionJson {
+            action: action(incident.action()),
+            next_attempt_at_ms: (incident.next_attempt_at_ms > 0).then_some(incident.next_attempt_at_ms),
+            reason: &incident.reason,
+            confidence: confidence(incident.confidence()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(0);
+
+    fn words(adapter: &str, text: &str) -> String {
+        Answer::new(FailureTable::builtin(), adapter, text, NOW).words(NOW)
+    }
+
+    #[test]
+    fn an_error_is_explained() {
+        insta::assert_snapshot!(words("", "HTTP 429 too many requests, retry-after: 12"), @r#"
+        kind      rate limited
+        because   HTTP 429 too many requests, retry-after: 12
+        at first  again after 12 s: the provider asked for 12 s (retry-after) (confidence: high)
+        at last   given up: 2 attempts failed; run fewer sessions at once on this account, or raise its limit (confidence: medium)
+        "#);
+        insta::assert_snapshot!(words("aider", "litellm.AuthenticationError: no"), @r#"
+        kind      not authorised
+        because   litellm.AuthenticationError: no
+        at first  given up: no repetition cures a key or login that is refused; set it on the agent and run again (confidence: high)
+        "#);
+        insta::assert_snapshot!(words("codex", "You've hit your usage limit. Try again in 2 hours."), @r#"
+        kind      quota exhausted
+        because   You've hit your usage limit. Try again in 2 hours.
+        at first  held until 02:00 UTC: the plan's limit is used up until then; waiting costs nothing (confidence: high)
+        at last   given up: the limit was still used up after 32 holds; raise it, or use another account (confidence: medium)
+        "#);
+        insta::assert_snapshot!(words("", "what\nthe hamster says\n"), @r#"
+        kind      adapter crashed
+        because   the hamster says
+                  no rule knows these words: a program that ends with them has crashed;
+                  rules of your own go into failures.toml beside config.toml
+        at first  again after 2 s: a crash is often not repeated (confidence: medium)
+        at last   given up: 2 attempts failed; read what the program wrote: kage logs (confidence: medium)
+        "#);
+    }
+
+    #[test]
+    fn scripts_read_the_same() {
+        let answer = Answer::new(FailureTable::builtin(), "", "git: No space left on device", NOW);
+        insta::assert_snapshot!(serde_json::to_string_pretty(&answer).unwrap(), @r#"
+        {
+          "kind": "disk_full",
+          "known": true,
+          "message": "git: No space left on device",
+          "retry_after_ms": null,
+          "max_attempts": 2,
+          "first": {
+            "action": "move_agent",
+            "next_attempt_at_ms": 2000,
+            "reason": "another machine has room, and this one may get some meanwhile",
+            "confidence": "high"
+          },
+          "last": {
+            "action": "escalate",
+            "next_attempt_at_ms": null,
+            "reason": "2 attempts failed; make room on the agent's machine",
+            "confidence": "medium"
+          }
+        }
+        "#);
+    }
+
+    #[test]
+    fn ids_are_told_from_words() {
+        assert!(is_id("0a1b") && is_id(&"f".repeat(32)));
+        for text in ["", "503", "rate limited", "dead beef", "overloaded"] {
+            assert!(!is_id(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_task_is_explained_by_its_sessions() {
+        let session = |name: &str| v1::Session {
+            name: name.to_owned(),
+            ..Default::default()
+        };
+        let task = v1::Task {
+            id: "0123456789abcdef".to_owned(),
+            state: v1::TaskState::Running.into(),
+            sessions: vec![
+                v1::Session {
+                    state: v1::SessionState::Queued.into(),
+                    waiting: "held until 14:05 UTC: why (attempt 1: quota exhausted: x)".to_owned(),
+                    incidents: vec![v1::Incident {
+                        at_ms: 13 * 3_600_000,
+                        summary: "attempt 1: quota exhausted: x; held until 14:05 UTC: why".to_owned(),
+                        ..Default::default()
+                    }],
+                    ..session("held")
+                },
+                v1::Session {
+                    state: v1::SessionState::Running.into(),
+                    ..session("fine")
+                },
+            ],
+            ..Default::default()
+        };
+        insta::assert_snapshot!(task_words(&task), @r#"
+        task 01234567  running
+        held (queued)
+          13:00 UTC  attempt 1: quota exhausted: x; held until 14:05 UTC: why
+          now: held until 14:05 UTC: why (attempt 1: quota exhausted: x)
+        fine (running)
+          nothing failed
+        "#);
+    }
+}
