@@ -9,6 +9,7 @@ mod claude_cli;
 mod claude_code;
 mod crash;
 mod long_prompt;
+mod recovery;
 mod three_agents;
 mod verdicts;
 mod watching;
