@@ -25,6 +25,8 @@ pub enum Progress {
 pub struct Rows {
     area: MultiProgress,
     bars: BTreeMap<String, ProgressBar>,
+    /// Characters that the last column may have.
+    room: usize,
 }
 
 /// What was said of each session last.
@@ -85,31 +87,46 @@ impl Default for Progress {
 impl Rows {
     fn task(&mut self, task: &v1::Task) {
         let width = task.sessions.iter().map(|s| s.name.len()).max().unwrap_or_default();
+        // What the columns before it leave of a line.
+        self.room = usize::from(view::terminal_width().unwrap_or(80))
+            .saturating_sub(width + 68)
+            .max(20);
         for session in &task.sessions {
             let bar = self.bar(&session.name);
-            bar.set_prefix(format!(
+            if bar.is_finished() {
+                continue;
+            }
+            let row = format!(
                 "{:width$}  {:<10}  {:<12}  {:>7}  {:<16}",
                 session.name,
                 view::session_state(session.state()),
                 view::one_line(&session.agent, 12),
                 view::short_count(view::tokens(session.usage.as_ref())),
                 view::one_line(&view::money(&session.money), 24),
-            ));
-            let activity = if session.waiting.is_empty() {
-                &session.activity
-            } else {
-                &session.waiting
-            };
-            bar.set_message(view::one_line(activity, 60));
-            if view::session_ended(session.state()) && !bar.is_finished() {
-                let last = session
-                    .failure
-                    .as_ref()
-                    .map(|f| f.message.clone())
-                    .or_else(|| session.verdict.as_ref().map(|v| v.message.clone()))
-                    .unwrap_or_default();
-                bar.abandon_with_message(view::one_line(&last, 60));
+            );
+            if !view::session_ended(session.state()) {
+                let activity = if session.waiting.is_empty() {
+                    &session.activity
+                } else {
+                    &session.waiting
+                };
+                bar.set_prefix(row);
+                bar.set_message(view::one_line(activity, self.room));
+                continue;
             }
+            let last = session
+                .failure
+                .as_ref()
+                .map(|f| f.message.clone())
+                .or_else(|| session.verdict.as_ref().map(|v| v.message.clone()))
+                .unwrap_or_default();
+            // The clock of the row would go on: an ended session shows its own time.
+            let time = view::duration_ms(session).map_or_else(String::new, view::short_duration);
+            if let Ok(style) = ProgressStyle::with_template("  {prefix}  {msg}") {
+                bar.set_style(style);
+            }
+            bar.set_prefix(format!("{row}  {time:>8}"));
+            bar.abandon_with_message(view::one_line(&last, self.room));
         }
     }
 
@@ -117,7 +134,7 @@ impl Rows {
         if let Some(bar) = self.bars.get(session)
             && !bar.is_finished()
         {
-            bar.set_message(view::one_line(text, 60));
+            bar.set_message(view::one_line(text, self.room));
         }
     }
 
@@ -127,7 +144,7 @@ impl Rows {
             .entry(name.to_owned())
             .or_insert_with(|| {
                 let bar = area.add(ProgressBar::new_spinner());
-                if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {elapsed:>4}  {msg}") {
+                if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {elapsed:>8}  {msg}") {
                     bar.set_style(style);
                 }
                 bar.enable_steady_tick(Duration::from_millis(250));

@@ -271,7 +271,8 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
 }
 
 /// Columns of the terminal; `None` when neither output goes to one, and lines may be long.
-fn terminal_width() -> Option<u16> {
+#[must_use]
+pub fn terminal_width() -> Option<u16> {
     let size = rustix::termios::tcgetwinsize(std::io::stdout())
         .or_else(|_| rustix::termios::tcgetwinsize(std::io::stderr()))
         .ok()?;
