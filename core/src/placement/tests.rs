@@ -16,6 +16,7 @@ fn agent_id(n: u128) -> AgentId {
 
 /// What views and waiting jobs borrow from.
 struct Needs {
+    project: ProjectId,
     codex: AdapterName,
     none: Labels,
     linux: Labels,
@@ -28,6 +29,7 @@ impl Needs {
     fn new() -> Self {
         let name = |text: &str| text.parse::<AdapterName>().unwrap();
         Self {
+            project: ProjectId::default(),
             codex: name("codex"),
             none: Labels::new(),
             linux: Labels::from([("os".to_owned(), "linux".to_owned())]),
@@ -41,6 +43,7 @@ impl Needs {
         Waiting {
             job: JobId::from_random(n),
             task: TaskId::from_random(task),
+            project: &self.project,
             held: 0,
             adapter: None,
             requirements: &self.none,
@@ -56,6 +59,7 @@ impl Needs {
             name,
             free_slots,
             labels: &self.none,
+            project: None,
             adapters: &self.no_adapter,
             draining: false,
         }
