@@ -19,9 +19,10 @@ const GIT_PUSH: &str = "git push";
 const METRICS: &str = "GET /metrics";
 
 /// A route and the roles that may call it. The owner may call everything.
-pub(crate) type Row = (&'static str, &'static [Role]);
+pub type Row = (&'static str, &'static [Role]);
 
-pub(crate) const TABLE: &[Row] = &[
+/// Every route, once.
+pub const TABLE: &[Row] = &[
     ("/kage.v1.TaskService/CreateTask", SUBMITTERS),
     ("/kage.v1.TaskService/CancelTask", SUBMITTERS),
     ("/kage.v1.TaskService/GetTask", READERS),

@@ -19,7 +19,7 @@ mod output;
 mod repositories;
 mod board;
 mod coordinator;
-mod access;
+pub mod access;
 mod auth;
 mod cursor;
 mod dispatch;
