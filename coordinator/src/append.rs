@@ -82,9 +82,20 @@ impl Lane {
 
     /// Takes batches until the attempt is finished or the connection ends.
     pub(crate) async fn run(mut self, mut batches: mpsc::Receiver<Batch>, responses: Responses) -> AttemptKey {
-        while let Some(batch) = batches.recv().await {
+        let mut next = None;
+        loop {
+            let batch = match next.take() {
+                Some(batch) => batch,
+                None => match batches.recv().await {
+                    Some(batch) => batch,
+                    None => break,
+                },
+            };
             let after = match batch {
-                Batch::Events(events) => self.events(events, &responses).await,
+                Batch::Events(mut events) => {
+                    next = join(&mut events, &mut batches);
+                    self.events(events, &responses).await
+                }
                 Batch::Output(output) => self.output(output, &responses).await,
             };
             match after {
@@ -344,6 +355,30 @@ impl Lane {
         let response = response(self.key.attempt, result);
         // An agent that is gone sends it again.
         responses.send(Ok(response)).await.ok();
+    }
+}
+
+/// The most events that are committed together.
+const JOINED_EVENTS: usize = 512;
+
+/// Adds the events that came while the last ones were committed, so that they cost one
+/// commit together. Returns the batch after them, when it was taken out to look at it.
+fn join(events: &mut v1::EventBatch, batches: &mut mpsc::Receiver<Batch>) -> Option<Batch> {
+    while events.events.len() < JOINED_EVENTS {
+        match batches.try_recv() {
+            Ok(Batch::Events(more)) if follows(events, &more) => events.events.extend(more.events),
+            Ok(other) => return Some(other),
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+/// Whether one batch continues where the other ends. One that is sent again does not.
+fn follows(events: &v1::EventBatch, more: &v1::EventBatch) -> bool {
+    match (events.events.last(), more.events.first()) {
+        (Some(last), Some(first)) => last.seq.checked_add(1) == Some(first.seq),
+        (Some(_) | None, _) => false,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod programs;
 pub mod repo;
 
 pub mod cluster;
+pub mod command;
 
 pub mod blobs;
 pub mod tasks;

@@ -28,6 +28,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
     let repository = UserRepo::discover(&args.repo).await?;
     invocation.settings = settings::load(Some(repository.root()))?;
     let workers = assignments::workers(&args.with, args.repeat)?;
+    let policy = policy(&args, &invocation.settings.run)?;
     let prompt = prompt(&args)?;
     let access = invocation.started().await?;
     let project = ProjectId::default();
@@ -47,7 +48,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
             .zip(shared.deltas)
             .map(|(worker, delta)| worker.assignment(delta))
             .collect(),
-        policy: policy(&args, &invocation.settings.run)?,
+        policy,
     };
     spec.validate().map_err(|e| Refusal::usage(e.to_string()))?;
     let task = tasks::create(&access, spec).await?;

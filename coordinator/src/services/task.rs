@@ -132,7 +132,11 @@ impl TaskService for Tasks {
         message: Request<v1::WatchTaskRequest>,
     ) -> Result<Response<Self::WatchTaskStream>, Status> {
         let message = message.into_inner();
-        let task = self.find(&message.task_id).await?;
+        // A whole id needs no search: the watch itself finds out whether there is such a task.
+        let task = match message.task_id.parse() {
+            Ok(id) => id,
+            Err(_) => self.find(&message.task_id).await?,
+        };
         let streams: Result<_, InvalidField> = message
             .output
             .iter()

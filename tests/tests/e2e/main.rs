@@ -6,6 +6,7 @@
 mod access;
 mod cancel;
 mod claude_cli;
+mod command_line;
 mod claude_code;
 mod crash;
 mod long_prompt;
