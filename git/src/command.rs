@@ -479,6 +479,27 @@ mod tests {
         assert_eq!(arguments, ["fetch", "x"]);
     }
 
+    #[test]
+    fn tls_is_checked_with_the_ca_given_and_shows_the_certificate_given() {
+        let auth = Auth::Tls(TlsAuth {
+            token: Some("hunter2".to_owned()),
+            ca: Some("/ca.pem".into()),
+            identity: Some(("/own.pem".into(), "/own.key".into())),
+        });
+        assert!(!format!("{auth:?}").contains("hunter2"));
+        let command = GitCommand::new("fetch").auth(&auth);
+        let expected = [
+            ("http.sslVerify", "true"),
+            ("http.sslCAInfo", "/ca.pem"),
+            ("http.sslCert", "/own.pem"),
+            ("http.sslKey", "/own.key"),
+            ("http.extraHeader", "Authorization: Bearer hunter2"),
+        ];
+        let last: Vec<_> = command.config.iter().rev().take(5).rev().collect();
+        let last: Vec<_> = last.into_iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(last, expected);
+    }
+
     #[tokio::test]
     async fn a_failure_says_what_git_said() {
         let failed = GitCommand::new("cat-file").arg("--nonsense").run().await;

@@ -17,6 +17,7 @@ use kage_agent::adapter::{Adapter, AdapterEnd, AdapterInfo, Reporter, SessionInp
 use kage_agent::{Config, Limits, Ports, Registry};
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::FailureKind;
+use kage_proto::client::Credentials;
 use kage_proto::convert::agent::{PromptText, SessionWork, WorkKind};
 use kage_proto::v1;
 use kage_proto::v1::connect_response::Message as ToAgent;

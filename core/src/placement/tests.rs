@@ -104,6 +104,27 @@ fn tasks_take_turns_and_what_they_hold_counts() {
 }
 
 #[test]
+fn an_agent_of_a_project_works_for_that_project_only() {
+    let needs = Needs::new();
+    let other: ProjectId = "other".parse().unwrap();
+    let there = Waiting {
+        project: &other,
+        ..needs.job(2, 2)
+    };
+    let bound = AgentView {
+        project: Some(&other),
+        ..needs.agent(1, "bound", 5)
+    };
+    assert_eq!(placed(&[needs.job(1, 1), there], &[bound]), [(2, 1)]);
+    let free = needs.agent(2, "free", 1);
+    assert_eq!(placed(&[needs.job(1, 1), there], &[bound, free]), [(1, 2), (2, 1)]);
+    assert_eq!(
+        why_waiting(&needs.job(1, 1), &[bound], NOW),
+        "no agent that is connected works for project default"
+    );
+}
+
+#[test]
 fn a_job_that_nobody_takes_holds_up_no_other() {
     let needs = Needs::new();
     let codex = Waiting {
