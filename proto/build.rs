@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 10] = [
     "kage/v1/value.proto",
     "kage/v1/task.proto",
     "kage/v1/event.proto",
@@ -11,6 +11,8 @@ const FILES: [&str; 8] = [
     "kage/v1/fleet_service.proto",
     "kage/v1/agent_service.proto",
     "kage/v1/event_service.proto",
+    "kage/v1/enrollment_service.proto",
+    "kage/v1/access_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

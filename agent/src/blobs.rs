@@ -8,13 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::id::{AgentId, Digest, ProjectId};
-use kage_proto::blob::{AGENT_HEADER, bearer, blob_path};
+use kage_proto::blob::{AGENT_HEADER, blob_path};
+use kage_proto::client::Credentials;
 use reqwest::StatusCode;
 use sha2::Digest as _;
 
 use crate::backoff::Backoff;
-use crate::config::Secret;
 use crate::ports::Random;
+use crate::trust::http_client;
 
 /// Silence after which a request counts as lost.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -75,7 +76,6 @@ impl BlobError {
 pub(crate) struct Blobs {
     client: reqwest::Client,
     coordinator_url: String,
-    token: Secret,
     agent: AgentId,
     random: Random,
 }
@@ -93,18 +93,17 @@ impl Blobs {
     /// When the HTTP client cannot be made.
     pub(crate) fn new(
         coordinator_url: &str,
-        token: Secret,
+        credentials: &Credentials,
         agent: AgentId,
         random: Random,
     ) -> Result<Self, reqwest::Error> {
         Ok(Self {
-            client: reqwest::Client::builder()
+            client: http_client(credentials)?
                 .connect_timeout(SILENCE)
                 .read_timeout(SILENCE)
                 .no_proxy()
                 .build()?,
             coordinator_url: coordinator_url.trim_end_matches('/').to_owned(),
-            token,
             agent,
             random,
         })
@@ -116,7 +115,6 @@ impl Blobs {
                 method,
                 format!("{}{}", self.coordinator_url, blob_path(project, digest)),
             )
-            .header(http::header::AUTHORIZATION, bearer(self.token.reveal()))
             .header(AGENT_HEADER, self.agent.to_string())
     }
 

@@ -4,16 +4,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kage_core::task::Labels;
+use kage_proto::client::Credentials;
 
 /// How an agent runs.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where it keeps its id, outbox, mirrors and worktrees. Held by an exclusive lock.
     pub state_dir: PathBuf,
-    /// `http://HOST:PORT` of the coordinator.
+    /// `https://HOST:PORT` of the coordinator, or `http://` on loopback.
     pub coordinator_url: String,
-    /// What it shows with every request. Never logged.
-    pub token: Secret,
+    /// What it shows with every request, and whom it trusts. Never logged.
+    pub credentials: Credentials,
     /// What people call it.
     pub name: String,
     /// How many attempts run at once.
@@ -22,30 +23,6 @@ pub struct Config {
     pub labels: Labels,
     /// How much it keeps and how long it waits.
     pub limits: Limits,
-}
-
-/// A text that must not be printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a token file's content; white space around it is no part of the token.
-    #[must_use]
-    pub fn new(text: &str) -> Self {
-        Self(text.trim().to_owned())
-    }
-
-    /// The text itself.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(..)")
-    }
 }
 
 /// Bounds of what an agent keeps and of how long it waits.

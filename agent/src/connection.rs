@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::{AgentId, AttemptId, BootId};
 use kage_core::task::Labels;
-use kage_proto::client::{Client, ConnectError};
+use kage_proto::client::{Client, ConnectError, Credentials};
 use kage_proto::convert::agent::{AttemptKey, Hello, Work, WorkKind};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
@@ -30,7 +30,6 @@ use tracing::Instrument as _;
 
 use crate::attempt::{self, Grant, Shop};
 use crate::backoff::Backoff;
-use crate::config::Secret;
 use crate::lease::{Effect, Leases, Terms};
 use crate::live::{Stop, StopReason};
 use crate::ports::Random;
@@ -57,7 +56,7 @@ pub(crate) struct Parts {
     pub(crate) labels: Labels,
     pub(crate) adapters: Vec<AdapterInfo>,
     pub(crate) coordinator_url: String,
-    pub(crate) token: Secret,
+    pub(crate) credentials: Credentials,
     pub(crate) random: Random,
     pub(crate) shutdown: CancellationToken,
     pub(crate) hand_back: CancellationToken,
@@ -240,7 +239,7 @@ impl Connection {
 
     fn connect(&self) -> impl Future<Output = Result<Connected, LinkError>> + Send + 'static {
         let url = self.parts.coordinator_url.clone();
-        let token = self.parts.token.clone();
+        let credentials = self.parts.credentials.clone();
         let hello = Hello {
             agent: self.parts.agent,
             boot: self.parts.boot,
@@ -255,7 +254,7 @@ impl Connection {
         };
         async move {
             let connecting = async {
-                let client = Client::connect(&url, token.reveal())
+                let client = Client::connect_as(&url, &credentials)
                     .await
                     .map_err(LinkError::Connect)?;
                 let (outbound, messages) = mpsc::channel(OUTBOUND);
@@ -286,6 +285,11 @@ impl Connection {
             "not connected to the coordinator"
         );
         self.accepted.clear();
+        if let LinkError::Call(ApiError::PermissionDenied { .. }) = error {
+            // Not away, but against it: nothing that this agent does counts any more.
+            let reason = StopReason::Ordered("the coordinator shut this agent out".to_owned());
+            self.parts.shop.live.stop_all(&reason);
+        }
         self.link = Link::Down {
             until: Instant::now() + wait,
         };

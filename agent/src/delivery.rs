@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use kage_core::event::OutputStream;
 use kage_core::id::{AgentId, AttemptId};
 use kage_proto::blob::AGENT_HEADER;
-use kage_proto::client::{Client, ConnectError};
+use kage_proto::client::{Client, ConnectError, Credentials};
 use kage_proto::convert::event::output_stream;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
@@ -25,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataValue;
 
 use crate::backoff::Backoff;
-use crate::config::Secret;
 use crate::ledger::{Ledger, Next, Progress};
 use crate::live::{Live, StopReason};
 use crate::outbox::{Change, Outbox, Settled};
@@ -51,7 +50,7 @@ pub(crate) struct Parts {
     pub(crate) output_dir: PathBuf,
     pub(crate) agent: AgentId,
     pub(crate) coordinator_url: String,
-    pub(crate) token: Secret,
+    pub(crate) credentials: Credentials,
     pub(crate) random: Random,
 }
 
@@ -210,11 +209,11 @@ impl Delivery {
 
     fn connect(&self) -> impl Future<Output = Result<Connected, LinkError>> + Send + 'static {
         let url = self.parts.coordinator_url.clone();
-        let token = self.parts.token.clone();
+        let credentials = self.parts.credentials.clone();
         let agent = self.parts.agent;
         async move {
             let connecting = async {
-                let client = Client::connect(&url, token.reveal())
+                let client = Client::connect_as(&url, &credentials)
                     .await
                     .map_err(LinkError::Connect)?;
                 let (outbound, messages) = mpsc::channel(OUTBOUND);

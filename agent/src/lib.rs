@@ -11,6 +11,9 @@ pub mod state;
 pub mod tools;
 pub mod adapters;
 
+pub mod enrolment;
+pub mod trust;
+
 mod backoff;
 mod live;
 mod mask;
@@ -26,7 +29,7 @@ mod workspace;
 mod attempt;
 mod connection;
 
-pub use config::{Config, Limits, Secret};
+pub use config::{Config, Limits};
 pub use ports::{Ports, Registry};
 
 use std::sync::Arc;
@@ -111,15 +114,11 @@ impl Stored {
 
     /// Begins to deliver what an earlier start left.
     fn deliver(self, config: Config, ports: Ports) -> Result<Delivering, RunError> {
-        // Where nobody chose before, TLS is ring's everywhere in this process.
-        if rustls::crypto::ring::default_provider().install_default().is_err() {
-            tracing::debug!("a TLS provider is installed already");
-        }
         let paths = self.state.paths();
         let agent = self.state.agent();
         let blobs = Blobs::new(
             &config.coordinator_url,
-            config.token.clone(),
+            &config.credentials,
             agent,
             Arc::clone(&ports.random),
         )
@@ -129,7 +128,7 @@ impl Stored {
             .adapters
             .values()
             .flat_map(|adapter| adapter.secrets())
-            .chain([config.token.reveal().to_owned()])
+            .chain(config.credentials.token.clone())
             .collect();
         let (delivery, backlog) = Delivery::new(delivery::Parts {
             ledger: Ledger::new(self.opened.leftovers),
@@ -140,7 +139,7 @@ impl Stored {
             output_dir: paths.output(),
             agent,
             coordinator_url: config.coordinator_url.clone(),
-            token: config.token.clone(),
+            credentials: config.credentials.clone(),
             random: Arc::clone(&ports.random),
         });
         let tasks = TaskTracker::new();
@@ -156,7 +155,7 @@ impl Stored {
             live,
             masker: Masker::new(&secrets),
             contexts: Contexts::new(paths.clone(), blobs.clone()),
-            workspaces: Workspaces::new(paths.clone(), &config.coordinator_url, &config.token),
+            workspaces: Workspaces::new(paths.clone(), &config.coordinator_url, &config.credentials),
             blobs,
             paths,
         });
@@ -217,7 +216,7 @@ impl Delivering {
             labels: self.config.labels,
             adapters,
             coordinator_url: self.config.coordinator_url,
-            token: self.config.token,
+            credentials: self.config.credentials,
             random: self.ports.random,
             shutdown,
             hand_back: self.ports.hand_back.clone(),

@@ -9,8 +9,9 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use kage_agent::adapters::{self, AdapterConfig};
 use kage_agent::process::{Runner, warden_main_if_asked};
-use kage_agent::{Config, Limits, Ports, Secret};
+use kage_agent::{Config, Limits, Ports, enrolment};
 use kage_core::task::Labels;
+use kage_proto::client::{Credentials, PemFile};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -21,9 +22,13 @@ struct Arguments {
     /// Address of the coordinator, such as http://127.0.0.1:7340.
     #[arg(long, value_name = "URL")]
     coordinator: String,
-    /// File that holds the coordinator's token.
+    /// File that holds the coordinator's token; without it the agent shows the certificate
+    /// that it got when it joined (`kage agent run --join`).
     #[arg(long, value_name = "FILE")]
-    token_file: PathBuf,
+    token_file: Option<PathBuf>,
+    /// File with the certificate of the coordinator's CA, for a token over https.
+    #[arg(long, value_name = "FILE", requires = "token_file")]
+    ca_file: Option<PathBuf>,
     /// Where the agent keeps its state. Every agent of a machine has its own.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -53,16 +58,29 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 impl Arguments {
     fn config(self) -> anyhow::Result<Config> {
-        let token = std::fs::read_to_string(&self.token_file)
-            .with_context(|| format!("cannot read the token file {}", self.token_file.display()))?;
         let state_dir = match self.state {
             Some(dir) => dir,
             None => default_state_dir()?,
         };
+        let credentials = match self.token_file {
+            Some(file) => {
+                let token = std::fs::read_to_string(&file)
+                    .with_context(|| format!("cannot read the token file {}", file.display()))?;
+                let ca = self.ca_file.map(|file| {
+                    PemFile::read(&file).with_context(|| format!("cannot read the CA file {}", file.display()))
+                });
+                Credentials {
+                    ca: ca.transpose()?,
+                    ..Credentials::bearer(&token)
+                }
+            }
+            None => enrolment::stored(&state_dir)?
+                .context("this agent has not joined: give --token-file, or join with `kage agent run --join`")?,
+        };
         Ok(Config {
             state_dir,
             coordinator_url: self.coordinator,
-            token: Secret::new(&token),
+            credentials,
             name: self.name.unwrap_or_else(host_name),
             slots: self.slots,
             labels: self.labels.into_iter().collect::<Labels>(),

@@ -87,6 +87,15 @@ impl StateDir {
         self.agent
     }
 
+    /// Takes the id that a coordinator gave it.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub(crate) fn adopt(&self, agent: AgentId) -> Result<(), StateError> {
+        let path = self.root.join("agent-id");
+        write_id(&path, agent).map_err(|source| StateError::Io { path, source })
+    }
+
     /// Where things are.
     #[must_use]
     pub fn paths(&self) -> Paths {
@@ -108,15 +117,19 @@ fn agent_id(path: &Path, random: &Random) -> Result<AgentId, StateError> {
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let id = AgentId::from_random(random());
-            // Renamed into place, so that a crash leaves no half id.
-            let fresh = path.with_extension("new");
-            std::fs::write(&fresh, format!("{id}\n")).map_err(io)?;
-            File::open(&fresh).and_then(|file| file.sync_all()).map_err(io)?;
-            std::fs::rename(&fresh, path).map_err(io)?;
+            write_id(path, id).map_err(io)?;
             Ok(id)
         }
         Err(error) => Err(io(error)),
     }
+}
+
+fn write_id(path: &Path, id: AgentId) -> io::Result<()> {
+    // Renamed into place, so that a crash leaves no half id.
+    let fresh = path.with_extension("new");
+    std::fs::write(&fresh, format!("{id}\n"))?;
+    File::open(&fresh).and_then(|file| file.sync_all())?;
+    std::fs::rename(&fresh, path)
 }
 
 /// Where the things of a state directory are.

@@ -8,9 +8,10 @@ use kage_core::failure_table::local_failure;
 use kage_core::id::{AttemptId, Oid, ProjectId, RepositoryName, SessionId};
 use kage_git::{Auth, GitError, Mirror, Worktree};
 use kage_proto::blob::repository_path;
+use kage_proto::client::Credentials;
 
-use crate::config::Secret;
 use crate::state::Paths;
+use crate::trust::git_auth;
 
 /// Why a workspace could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -68,11 +69,11 @@ pub(crate) struct Workspaces {
 }
 
 impl Workspaces {
-    pub(crate) fn new(paths: Paths, coordinator_url: &str, token: &Secret) -> Self {
+    pub(crate) fn new(paths: Paths, coordinator_url: &str, credentials: &Credentials) -> Self {
         Self {
             paths,
             coordinator_url: coordinator_url.trim_end_matches('/').to_owned(),
-            auth: Auth::Bearer(token.reveal().to_owned()),
+            auth: git_auth(credentials),
         }
     }
 

@@ -1,10 +1,11 @@
 //! The base of a task: the person's repository as it is now, on the coordinator.
 
 use anyhow::Context as _;
+use kage_agent::trust::git_auth;
 use kage_core::id::{Digest, ProjectId, RepositoryName};
 use kage_core::task::RepositoryRef;
+use kage_git::UserRepo;
 use kage_git::snapshot::{LeftOut, LeftOutReason, Snapshot, SnapshotOptions, Warning};
-use kage_git::{Auth, UserRepo};
 use kage_proto::blob;
 
 use crate::connect::Access;
@@ -30,7 +31,7 @@ pub async fn send(
     let name = repository_name(repository)?;
     let url = format!("{}{}", access.url, blob::repository_path(project, &name));
     snapshot
-        .push(&url, &Auth::Bearer(access.token.clone()))
+        .push(&url, &git_auth(&access.credentials))
         .await
         .context("cannot send the repository to the coordinator")?;
     Ok(RepositoryRef {

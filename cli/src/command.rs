@@ -1,6 +1,6 @@
 //! The subcommands, a file each.
 
-use crate::args::{AgentSubcommand, Cli, Command, ContextSubcommand};
+use crate::args::{AgentSubcommand, Cli, Command, ContextSubcommand, TokenSubcommand};
 use crate::exit::Exit;
 use crate::invocation::Invocation;
 use crate::output::Output;
@@ -22,6 +22,7 @@ mod merge;
 mod run;
 mod show;
 mod stop;
+mod token;
 mod up;
 mod wait;
 
@@ -56,8 +57,14 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             AgentSubcommand::Run(args) => agents::run(invocation, args).await,
             AgentSubcommand::Ls => agents::ls(&invocation).await,
             AgentSubcommand::Drain { agent } => agents::drain(&invocation, agent).await,
+            AgentSubcommand::Revoke { agent } => agents::revoke(&invocation, agent).await,
         },
         Command::Coordinator(args) => coordinator::run(invocation, args).await,
+        Command::Token(args) => match args.command {
+            TokenSubcommand::Create(args) => token::create(&invocation, args).await,
+            TokenSubcommand::Ls => token::ls(&invocation).await,
+            TokenSubcommand::Revoke { token } => token::revoke(&invocation, token).await,
+        },
         Command::Doctor => doctor::run(&invocation).await,
         Command::Demo(args) => demo::run(&invocation, &args).await,
     }

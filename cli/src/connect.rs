@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use kage_proto::client::{Client, ConnectError};
+use kage_proto::client::{Client, ConnectError, Credentials, PemFile};
 use tokio::time::Instant;
 
 use crate::settings::Settings;
@@ -22,10 +22,10 @@ const POLL: Duration = Duration::from_millis(20);
 /// Where a coordinator is, and the right to use it.
 #[derive(Clone)]
 pub struct Access {
-    /// `http://HOST:PORT`
+    /// `http://HOST:PORT` or `https://HOST:PORT`
     pub url: String,
-    /// The bearer token.
-    pub token: String,
+    /// Who calls, and whom it trusts.
+    pub credentials: Credentials,
     /// A connection to it.
     pub client: Client,
 }
@@ -45,6 +45,12 @@ pub enum AccessError {
     /// A URL without a token.
     #[error("coordinator.url is set and coordinator.token_file is not; set it to a file that holds the token")]
     NoTokenFile,
+    /// An https URL without a CA.
+    #[error(
+        "coordinator.url is https and coordinator.ca_file is not set; set it to a copy of the coordinator's \
+         tls/ca.pem"
+    )]
+    NoCaFile,
     /// It does not answer.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -90,8 +96,13 @@ pub async fn access(settings: &Settings, state: &StateDir, absent: WhenAbsent) -
             .token_file
             .clone()
             .ok_or(AccessError::NoTokenFile)?;
-        let token = read(file)?;
-        return connect(url.clone(), token).await;
+        let mut credentials = Credentials::bearer(&read(file)?);
+        if let Some(file) = &settings.coordinator.ca_file {
+            credentials = credentials.trusting(read_ca(file.clone())?);
+        } else if url.starts_with("https:") {
+            return Err(AccessError::NoCaFile);
+        }
+        return connect(url.clone(), credentials).await;
     }
     if let Some(access) = running(state).await {
         return Ok(access);
@@ -106,12 +117,24 @@ pub async fn access(settings: &Settings, state: &StateDir, absent: WhenAbsent) -
 pub async fn running(state: &StateDir) -> Option<Access> {
     let url = std::fs::read_to_string(state.endpoint()).ok()?;
     let token = std::fs::read_to_string(state.token()).ok()?;
-    connect(url.trim().to_owned(), token.trim().to_owned()).await.ok()
+    let mut credentials = Credentials::bearer(&token);
+    if url.starts_with("https:") {
+        credentials = credentials.trusting(PemFile::read(state.ca()).ok()?);
+    }
+    connect(url.trim().to_owned(), credentials).await.ok()
 }
 
-async fn connect(url: String, token: String) -> Result<Access, AccessError> {
-    let client = Client::connect(&url, &token).await?;
-    Ok(Access { url, token, client })
+async fn connect(url: String, credentials: Credentials) -> Result<Access, AccessError> {
+    let client = Client::connect_as(&url, &credentials).await?;
+    Ok(Access {
+        url,
+        credentials,
+        client,
+    })
+}
+
+fn read_ca(path: PathBuf) -> Result<PemFile, AccessError> {
+    PemFile::read(&path).map_err(|source| AccessError::Read { path, source })
 }
 
 fn read(path: PathBuf) -> Result<String, AccessError> {

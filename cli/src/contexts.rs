@@ -105,9 +105,8 @@ async fn store(access: &Access, project: &ProjectId, digest: &Digest, content: S
 
 async fn upload(access: &Access, project: &ProjectId, digest: &Digest, content: bytes::Bytes) -> anyhow::Result<()> {
     let url = format!("{}{}", access.url, blob::blob_path(project, digest));
-    crate::http::client()?
+    crate::http::client(access)?
         .put(url)
-        .header(http::header::AUTHORIZATION, blob::bearer(&access.token))
         .body(content)
         .send()
         .await

@@ -1,7 +1,6 @@
 //! Running a coordinator, an agent, or both in this process, until a signal or idleness
 //! ends them.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use anyhow::Context as _;
 use kage_agent::adapters::{self, AdapterConfig};
 use kage_agent::process::Runner;
 use kage_core::task::Labels;
-use kage_proto::client::Client;
+use kage_proto::client::{Client, Credentials};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,8 +30,8 @@ const IDLE_POLL: Duration = Duration::from_secs(20);
 pub(crate) struct AgentOptions {
     /// Where its coordinator is.
     pub(crate) url: String,
-    /// The right to talk to it.
-    pub(crate) token: String,
+    /// What it shows there.
+    pub(crate) credentials: Credentials,
     /// What people call it; `None` = the host's name.
     pub(crate) name: Option<String>,
     /// How many sessions run at once; `None` = by cores.
@@ -69,20 +68,17 @@ impl Shutdown {
 }
 
 /// Runs a coordinator until it is told to end.
-pub(crate) async fn coordinator(data_dir: PathBuf, listen: SocketAddr) -> anyhow::Result<()> {
+pub(crate) async fn coordinator(config: kage_coordinator::Config) -> anyhow::Result<()> {
     let shutdown = Shutdown::default();
-    let config = kage_coordinator::Config {
-        listen,
-        ..kage_coordinator::Config::new(data_dir)
-    };
+    let scheme = if config.speaks_tls() { "https" } else { "http" };
     let mut ports = kage_coordinator::Ports::system();
     let (ready, address) = oneshot::channel();
     ports.on_ready = Some(ready);
     let mut tasks = JoinSet::new();
     tasks.spawn(shutdown.clone().by_signals());
-    tasks.spawn(async {
+    tasks.spawn(async move {
         if let Ok(address) = address.await {
-            note(&format!("coordinator: http://{address}"));
+            note(&format!("coordinator: {scheme}://{address}"));
         }
         Ok(())
     });
@@ -102,7 +98,7 @@ async fn run_agent(invocation: &Invocation, options: AgentOptions, shutdown: &Sh
     let config = kage_agent::Config {
         state_dir: options.state_dir,
         coordinator_url: options.url,
-        token: kage_agent::Secret::new(&options.token),
+        credentials: options.credentials,
         name: options.name.unwrap_or_else(host_name),
         slots: options
             .slots
@@ -162,7 +158,7 @@ pub(crate) async fn up(invocation: &Invocation, slots: Option<u32>, background: 
     let client = Client::connect_lazy(&url, &token)?;
     let options = AgentOptions {
         url,
-        token,
+        credentials: Credentials::bearer(&token),
         name: None,
         slots,
         labels: Labels::new(),

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use kage_agent::adapters::LoadError;
+use kage_agent::enrolment::JoinError;
 use kage_coordinator::InvalidConfig;
 use kage_git::snapshot::SnapshotError;
 use kage_git::user_repo::DiscoverError;
@@ -103,11 +104,27 @@ fn classify(error: &anyhow::Error) -> (Exit, Option<&'static str>) {
         if let Some(access) = cause.downcast_ref::<AccessError>() {
             return classify_access(access);
         }
+        if let Some(join) = cause.downcast_ref::<JoinError>()
+            && let Some(exit) = classify_join(join)
+        {
+            return (exit, None);
+        }
         if is_usage(cause) {
             return (Exit::Usage, None);
         }
     }
     (Exit::Internal, None)
+}
+
+/// `None` = its source says it.
+const fn classify_join(error: &JoinError) -> Option<Exit> {
+    match error {
+        JoinError::Address { .. } | JoinError::State(_) | JoinError::Io { .. } => Some(Exit::Usage),
+        JoinError::Unreachable { .. } | JoinError::Silent { .. } | JoinError::Connect(_) => Some(Exit::Unavailable),
+        JoinError::OtherCa { .. } => Some(Exit::Denied),
+        JoinError::Refused(_) => None,
+        JoinError::Key(_) | JoinError::Answer(_) | JoinError::Interrupted => Some(Exit::Internal),
+    }
 }
 
 fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
@@ -128,7 +145,10 @@ const fn classify_api(error: &ApiError) -> (Exit, Option<&'static str>) {
         ApiError::NotFound { .. } => (Exit::NotFound, Some("`kage ls` lists tasks, `kage agent ls` agents")),
         ApiError::Unauthenticated => (
             Exit::Denied,
-            Some("coordinator.token_file must be the `token` file of that coordinator's data folder"),
+            Some(
+                "coordinator.token_file must hold a token of that coordinator: one of `kage token create`, or the \
+                 `token` file of its data folder",
+            ),
         ),
         ApiError::PermissionDenied { .. } => (Exit::Denied, None),
         ApiError::ResourceExhausted { .. } | ApiError::Unavailable { .. } => (
@@ -145,8 +165,10 @@ const fn classify_api(error: &ApiError) -> (Exit, Option<&'static str>) {
 
 const fn classify_access(error: &AccessError) -> (Exit, Option<&'static str>) {
     match error {
-        AccessError::NoTokenFile | AccessError::Read { .. } => (Exit::Usage, None),
-        AccessError::Connect(ConnectError::Address { .. } | ConnectError::Token) => (Exit::Usage, None),
+        AccessError::NoTokenFile | AccessError::NoCaFile | AccessError::Read { .. } => (Exit::Usage, None),
+        AccessError::Connect(ConnectError::Address { .. } | ConnectError::Token | ConnectError::Tls { .. }) => {
+            (Exit::Usage, None)
+        }
         AccessError::Connect(ConnectError::Unreachable { .. })
         | AccessError::NotRunning
         | AccessError::Spawn(_)

@@ -1,9 +1,11 @@
 //! The HTTP client for the blob plane.
 
-/// A client that speaks to the coordinator.
+use crate::connect::Access;
+
+/// A client that speaks to the coordinator, and shows it who calls.
 ///
 /// # Errors
 /// When the TLS library cannot be set up.
-pub fn client() -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder().build()
+pub fn client(access: &Access) -> reqwest::Result<reqwest::Client> {
+    kage_agent::trust::http_client(&access.credentials)?.build()
 }

@@ -2,8 +2,9 @@
 //! repository of Kage's own, fetched from the coordinator over git.
 
 use anyhow::Context as _;
+use kage_agent::trust::git_auth;
 use kage_core::id::{Oid, ProjectId, RepositoryName};
-use kage_git::{Auth, Mirror};
+use kage_git::Mirror;
 use kage_proto::blob;
 use kage_proto::v1;
 
@@ -84,7 +85,7 @@ pub async fn fetch(
         mirror
             .fetch(
                 &url,
-                &Auth::Bearer(access.token.clone()),
+                &git_auth(&access.credentials),
                 &refspecs.each_ref().map(String::as_str),
             )
             .await

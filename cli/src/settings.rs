@@ -26,10 +26,12 @@ pub struct Settings {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CoordinatorSettings {
-    /// `http://127.0.0.1:7443`
+    /// `https://HOST:7443`, or `http://` on loopback.
     pub url: Option<String>,
     /// File that holds the token.
     pub token_file: Option<PathBuf>,
+    /// File with the certificate of the coordinator's CA, for https.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[run]`

@@ -51,6 +51,12 @@ impl StateDir {
         self.coordinator().join("token")
     }
 
+    /// The certificate of the coordinator's CA, when it speaks TLS.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.coordinator().join("tls").join("ca.pem")
+    }
+
     /// The local agent's state.
     #[must_use]
     pub fn agent(&self) -> PathBuf {

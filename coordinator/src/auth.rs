@@ -1,81 +1,369 @@
-//! The door: every gRPC call and every HTTP request shows the bearer token, whatever its
-//! path. One token = all rights.
+//! The door: finds out whose call it is, from the bearer token or the certificate of the
+//! connection, and lets in what `access` allows. Every gRPC call and every HTTP request
+//! passes here, whatever its path.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
-use kage_core::id::Digest;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use kage_core::access::Role;
+use kage_core::id::{AgentId, Digest, ProjectId, TokenId};
+use kage_core::task::Labels;
+use kage_core::time::Timestamp;
 use kage_proto::status::ApiError;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
-/// What the token must hash to. The token itself is not kept.
-#[derive(Debug, Clone)]
-pub(crate) struct Door(Arc<Digest>);
+use crate::access::{self, Answer};
+use crate::identities::Identities;
+use crate::ports::Clock;
 
-impl Door {
-    pub(crate) fn new(token: &str) -> Self {
-        Self(Arc::new(Digest::of(token.as_bytes())))
+/// Whose certificate a connection was made with; checked against the CA when it was.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer {
+    pub(crate) agent: AgentId,
+    /// The end of the certificate: a connection may outlive it, its rights do not.
+    pub(crate) until: Timestamp,
+}
+
+/// Whose call it is.
+#[derive(Debug, Clone)]
+pub(crate) enum Principal {
+    /// Has the coordinator's own token.
+    Owner,
+    Person {
+        token: TokenId,
+        role: Role,
+    },
+    Agent {
+        id: AgentId,
+        project: ProjectId,
+        labels: Labels,
+    },
+    Stranger,
+}
+
+impl Principal {
+    pub(crate) const fn role(&self) -> Role {
+        match self {
+            Self::Owner => Role::Owner,
+            Self::Person { role, .. } => *role,
+            Self::Agent { .. } => Role::Agent,
+            Self::Stranger => Role::Stranger,
+        }
     }
 
-    /// Digests are compared, and whole, so that the time says nothing about the token.
-    fn admits(&self, headers: &HeaderMap) -> bool {
-        let Some(shown) = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
-            return false;
-        };
-        let Some((scheme, token)) = shown.split_once(' ') else {
-            return false;
-        };
-        let shown = Digest::of(token.trim().as_bytes());
-        let pairs = shown.as_str().bytes().zip(self.0.as_str().bytes());
-        let difference = pairs.fold(0, |difference, (a, b)| difference | (a ^ b));
-        scheme.eq_ignore_ascii_case("bearer") && difference == 0
+    /// Under which name its request ids are kept.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Owner => "owner".to_owned(),
+            Self::Person { token, .. } => format!("token:{token}"),
+            Self::Agent { id, .. } => format!("agent:{id}"),
+            Self::Stranger => "stranger".to_owned(),
+        }
+    }
+
+    /// An agent speaks for itself; the owner's word counts for any.
+    pub(crate) fn may_speak_for(&self, agent: AgentId) -> Result<(), ApiError> {
+        match self {
+            Self::Owner => Ok(()),
+            Self::Agent { id, .. } if *id == agent => Ok(()),
+            Self::Agent { .. } | Self::Person { .. } | Self::Stranger => Err(ApiError::PermissionDenied {
+                message: format!("the caller is not agent {agent}"),
+            }),
+        }
+    }
+
+    /// An agent is bound to its project; people are not.
+    pub(crate) fn may_use(&self, project: &ProjectId) -> Result<(), ApiError> {
+        match self {
+            Self::Agent { project: own, .. } if own != project => Err(ApiError::PermissionDenied {
+                message: format!("the agent joined for project {own}, not for {project}"),
+            }),
+            Self::Owner | Self::Agent { .. } | Self::Person { .. } | Self::Stranger => Ok(()),
+        }
     }
 }
 
-/// Lets a request in or answers it in the way its protocol understands.
-pub(crate) async fn guard(State(door): State<Door>, request: Request, next: Next) -> Response {
-    if door.admits(request.headers()) {
-        return next.run(request).await;
+/// What a door has to know.
+#[derive(Clone)]
+pub(crate) struct Door {
+    /// What the owner's token must hash to. The token itself is not kept.
+    owner: Digest,
+    identities: Arc<Identities>,
+    clock: Clock,
+}
+
+/// Who was let in, and until when.
+struct Admitted {
+    principal: Principal,
+    revoked: Option<CancellationToken>,
+}
+
+impl Door {
+    pub(crate) fn new(token: &str, identities: Arc<Identities>, clock: Clock) -> Self {
+        Self {
+            owner: Digest::of(token.as_bytes()),
+            identities,
+            clock,
+        }
     }
-    let content_type = request.headers().get(CONTENT_TYPE);
+
+    /// Finds out whose call it is. A token counts before the connection's certificate.
+    fn recognise(&self, headers: &HeaderMap, peer: Option<Peer>) -> Result<Admitted, ApiError> {
+        let denied = |message: &str| ApiError::PermissionDenied {
+            message: message.to_owned(),
+        };
+        if let Some(header) = headers.get(AUTHORIZATION) {
+            let hash = header.to_str().ok().and_then(bearer).ok_or(ApiError::Unauthenticated)?;
+            if same(&hash, &self.owner) {
+                return Ok(Admitted {
+                    principal: Principal::Owner,
+                    revoked: None,
+                });
+            }
+            let person = self.identities.holder(&hash).ok_or(ApiError::Unauthenticated)?;
+            if person.revoked.is_cancelled() {
+                return Err(denied("the token was revoked"));
+            }
+            return Ok(Admitted {
+                principal: Principal::Person {
+                    token: person.token,
+                    role: person.role,
+                },
+                revoked: Some(person.revoked),
+            });
+        }
+        let Some(peer) = peer else {
+            return Ok(Admitted {
+                principal: Principal::Stranger,
+                revoked: None,
+            });
+        };
+        let agent = self.identities.enrolled(peer.agent);
+        let agent = agent.ok_or_else(|| denied("this coordinator does not know the agent of the certificate"))?;
+        if agent.revoked.is_cancelled() {
+            return Err(denied("the agent was revoked"));
+        }
+        if peer.until <= (self.clock)() {
+            return Err(denied("the agent's certificate has expired; it has to join again"));
+        }
+        Ok(Admitted {
+            principal: Principal::Agent {
+                id: agent.id,
+                project: agent.project,
+                labels: agent.labels,
+            },
+            revoked: Some(agent.revoked),
+        })
+    }
+
+    fn admit(&self, request: &Request) -> Result<Admitted, ApiError> {
+        let peer = request.extensions().get::<Peer>().copied();
+        let admitted = self.recognise(request.headers(), peer)?;
+        let role = admitted.principal.role();
+        match access::may(role, request.method(), request.uri()) {
+            Answer::Allowed => Ok(admitted),
+            _ if role == Role::Stranger => Err(ApiError::Unauthenticated),
+            Answer::Denied(route) => Err(ApiError::PermissionDenied {
+                message: format!("a caller with the role {role} may not use {route}"),
+            }),
+            Answer::Unknown => Err(ApiError::Unimplemented {
+                message: "there is no such call".to_owned(),
+            }),
+        }
+    }
+}
+
+/// The digest of what is shown.
+fn bearer(header: &str) -> Option<Digest> {
+    let (scheme, token) = header.split_once(' ')?;
+    let bearer = scheme.eq_ignore_ascii_case("bearer");
+    bearer.then(|| Digest::of(token.trim().as_bytes()))
+}
+
+/// Digests are compared, and whole, so that the time says nothing about the token.
+pub(crate) fn same(one: &Digest, other: &Digest) -> bool {
+    let pairs = one.as_str().bytes().zip(other.as_str().bytes());
+    pairs.fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}
+
+/// Lets a request in or answers it in the way its protocol understands.
+pub(crate) async fn guard(State(door): State<Door>, mut request: Request, next: Next) -> Response {
+    match door.admit(&request) {
+        Ok(Admitted { principal, revoked }) => {
+            request.extensions_mut().insert(principal);
+            let response = next.run(request).await;
+            match revoked {
+                None => response,
+                Some(revoked) => response.map(|body| Body::new(UntilRevoked::new(body, revoked))),
+            }
+        }
+        Err(error) => refuse(request.headers(), error),
+    }
+}
+
+fn refuse(headers: &HeaderMap, error: ApiError) -> Response {
+    let content_type = headers.get(CONTENT_TYPE);
     let grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     if grpc {
-        Status::from(ApiError::Unauthenticated).into_http()
-    } else {
-        let challenge = [(WWW_AUTHENTICATE, "Bearer")];
-        let text = format!("{}\n", ApiError::Unauthenticated);
-        (StatusCode::UNAUTHORIZED, challenge, text).into_response()
+        return Status::from(error).into_http();
+    }
+    let text = format!("{error}\n");
+    match error {
+        ApiError::Unauthenticated => (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], text).into_response(),
+        ApiError::Unimplemented { .. } => (StatusCode::NOT_FOUND, text).into_response(),
+        _ => (StatusCode::FORBIDDEN, text).into_response(),
+    }
+}
+
+/// A body that breaks off when its reader lost the right to it.
+struct UntilRevoked {
+    body: Body,
+    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl UntilRevoked {
+    fn new(body: Body, revoked: CancellationToken) -> Self {
+        Self {
+            body,
+            revoked: Box::pin(revoked.cancelled_owned()),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the caller's rights were revoked")]
+struct Revoked;
+
+impl HttpBody for UntilRevoked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.revoked.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err(axum::Error::new(Revoked))));
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Enrolment, PersonToken};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn headers(header: Option<&str>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(text) = header {
+            headers.insert(AUTHORIZATION, text.parse().unwrap());
+        }
+        headers
+    }
+
+    fn door() -> (Door, Arc<Identities>) {
+        let identities = Arc::new(Identities::default());
+        let door = Door::new("secret", Arc::clone(&identities), Arc::new(|| NOW));
+        (door, identities)
+    }
 
     #[test]
-    fn only_the_token_opens() {
-        let door = Door::new("secret");
+    fn only_a_token_opens() {
+        let (door, identities) = door();
+        let mut token = PersonToken {
+            id: TokenId::from_random(1),
+            hash: Digest::of(b"person"),
+            role: Role::Submit,
+            name: "ci".to_owned(),
+            created_at: NOW,
+            revoked_at: None,
+        };
+        identities.person(&token);
         let cases = [
-            (Some("Bearer secret"), true),
-            (Some("bearer secret"), true),
-            (Some("Bearer secret "), true),
-            (Some("Bearer Secret"), false),
-            (Some("Bearer secre"), false),
-            (Some("Bearer "), false),
-            (Some("Basic secret"), false),
-            (Some("secret"), false),
-            (None, false),
+            (Some("Bearer secret"), Ok(Role::Owner)),
+            (Some("bearer secret"), Ok(Role::Owner)),
+            (Some("Bearer secret "), Ok(Role::Owner)),
+            (Some("Bearer person"), Ok(Role::Submit)),
+            (Some("Bearer Secret"), Err("UNAUTHENTICATED")),
+            (Some("Bearer secre"), Err("UNAUTHENTICATED")),
+            (Some("Bearer "), Err("UNAUTHENTICATED")),
+            (Some("Basic secret"), Err("UNAUTHENTICATED")),
+            (Some("secret"), Err("UNAUTHENTICATED")),
+            (None, Ok(Role::Stranger)),
         ];
-        for (header, admitted) in cases {
-            let mut headers = HeaderMap::new();
-            if let Some(text) = header {
-                headers.insert(AUTHORIZATION, text.parse().unwrap());
-            }
-            assert_eq!(door.admits(&headers), admitted, "{header:?}");
+        let role = |header| {
+            let admitted = door.recognise(&headers(header), None);
+            admitted.map(|a| a.principal.role()).map_err(|error| error.reason())
+        };
+        for (header, expected) in cases {
+            assert_eq!(role(header), expected, "{header:?}");
         }
+        token.revoked_at = Some(NOW);
+        identities.person(&token);
+        assert_eq!(role(Some("Bearer person")), Err("PERMISSION_DENIED"));
+    }
+
+    #[test]
+    fn a_certificate_is_good_while_it_lasts_and_its_agent_is_in() {
+        let (door, identities) = door();
+        let agent = AgentId::from_random(1);
+        let peer = |until| Some(Peer { agent, until });
+        let role = |peer| {
+            let admitted = door.recognise(&headers(None), peer);
+            admitted.map(|a| a.principal.role()).map_err(|error| error.to_string())
+        };
+        let later = Timestamp::from_millis(NOW.as_millis() + 1);
+        assert!(role(peer(later)).unwrap_err().contains("does not know"));
+        identities.agent(&Enrolment {
+            agent,
+            project: ProjectId::default(),
+            labels: Labels::new(),
+            enrolled_at: NOW,
+            revoked_at: None,
+        });
+        assert_eq!(role(peer(later)), Ok(Role::Agent));
+        assert!(role(peer(NOW)).unwrap_err().contains("expired"));
+        // Whoever shows a token means the token.
+        let shown = door.recognise(&headers(Some("Bearer wrong")), peer(later));
+        assert!(matches!(shown.err(), Some(ApiError::Unauthenticated)));
+        identities.revoke_agent(agent);
+        assert!(role(peer(later)).unwrap_err().contains("revoked"));
+    }
+
+    #[test]
+    fn an_agent_speaks_for_itself_and_its_project() {
+        let (one, other) = (AgentId::from_random(1), AgentId::from_random(2));
+        let agent = Principal::Agent {
+            id: one,
+            project: ProjectId::default(),
+            labels: Labels::new(),
+        };
+        assert!(agent.may_speak_for(one).is_ok() && agent.may_speak_for(other).is_err());
+        assert!(Principal::Owner.may_speak_for(other).is_ok());
+        assert!(Principal::Stranger.may_speak_for(one).is_err());
+        let elsewhere: ProjectId = "elsewhere".parse().unwrap();
+        assert!(agent.may_use(&ProjectId::default()).is_ok() && agent.may_use(&elsewhere).is_err());
+        assert!(Principal::Owner.may_use(&elsewhere).is_ok());
     }
 }

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use kage_core::fleet::Agent;
-use kage_core::id::{AdapterName, AgentId, AttemptId, Digest, JobId, OfferId, SessionId, TaskId};
+use kage_core::id::{AdapterName, AgentId, AttemptId, Digest, JobId, OfferId, ProjectId, SessionId, TaskId};
 use kage_core::job::JobKind;
 use kage_core::placement::{AgentView, Waiting, place, why_waiting};
 use kage_core::time::Timestamp;
@@ -96,6 +96,8 @@ enum Presently {
 struct Member {
     agent: Agent,
     usable: BTreeSet<AdapterName>,
+    /// The only project it works for, if it is bound to one.
+    project: Option<ProjectId>,
     presently: Presently,
     running: HashMap<AttemptId, Running>,
     /// Offers and starts in flight: each takes a slot.
@@ -141,6 +143,7 @@ impl Member {
             free_slots: self.agent.slots.saturating_sub(self.busy()),
             labels: &self.agent.labels,
             adapters: &self.usable,
+            project: self.project.as_ref(),
             draining: self.agent.draining,
         })
     }
@@ -276,6 +279,7 @@ impl Board {
         Waiting {
             job: job.job,
             task: job.task,
+            project: &job.project,
             held: self.held.get(&job.task).copied().unwrap_or(0),
             adapter: match job.kind {
                 JobKind::Session => Some(&job.adapter),
@@ -461,6 +465,7 @@ impl Board {
             agent.id,
             Member {
                 usable: usable(&agent),
+                project: None,
                 agent,
                 presently,
                 running,
@@ -498,6 +503,7 @@ impl Board {
                     id,
                     Member {
                         usable: usable(&agent),
+                        project: None,
                         agent,
                         presently: Presently::Connected(link),
                         running: HashMap::new(),
@@ -513,6 +519,13 @@ impl Board {
             serial,
             cut,
             forgotten: forgotten.into_keys().collect(),
+        }
+    }
+
+    /// Binds an agent to a project, or to none.
+    pub(crate) fn scope(&mut self, agent: AgentId, project: Option<ProjectId>) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.project = project;
         }
     }
 

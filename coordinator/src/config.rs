@@ -9,8 +9,12 @@ use std::time::Duration;
 pub struct Config {
     /// Where everything it knows is kept. Held by an exclusive lock.
     pub data_dir: PathBuf,
-    /// Where it listens: loopback only, because nothing is encrypted. Port 0 = any.
+    /// Where it listens. Port 0 = any.
     pub listen: SocketAddr,
+    /// Speak TLS on loopback too. On any other address nothing else is spoken.
+    pub tls: bool,
+    /// Names and addresses under which others reach it, besides those that it finds itself.
+    pub public_names: Vec<String>,
     /// How long it waits for what.
     pub timings: Timings,
 }
@@ -22,14 +26,19 @@ impl Config {
         Self {
             data_dir: data_dir.into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: false,
+            public_names: Vec::new(),
             timings: Timings::default(),
         }
     }
 
+    /// True when connections are encrypted: always, unless only this machine can make them.
+    #[must_use]
+    pub fn speaks_tls(&self) -> bool {
+        self.tls || !self.listen.ip().is_loopback()
+    }
+
     pub(crate) fn check(&self) -> Result<(), InvalidConfig> {
-        if !self.listen.ip().is_loopback() {
-            return Err(InvalidConfig::NotLoopback(self.listen));
-        }
         let timings = &self.timings;
         if timings.heartbeat.is_zero() || timings.lease_ttl <= timings.heartbeat {
             return Err(InvalidConfig::LeaseTooShort);
@@ -80,12 +89,6 @@ impl Default for Timings {
 /// Why a configuration cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidConfig {
-    /// Tokens would cross a network in the clear.
-    #[error(
-        "cannot listen on {0}: connections are not encrypted yet, so only loopback addresses \
-         (127.0.0.1, [::1]) are allowed; use an SSH tunnel to reach this coordinator from elsewhere"
-    )]
-    NotLoopback(SocketAddr),
     /// A lease would run out between two heartbeats.
     #[error("the lease ttl must be longer than the heartbeat interval, which must be more than zero")]
     LeaseTooShort,
@@ -99,16 +102,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nothing_but_loopback_goes_without_tls() {
+        let cases = [
+            ("127.0.0.1:1", false, false),
+            ("[::1]:1", false, false),
+            ("127.0.0.1:1", true, true),
+            ("0.0.0.0:1", false, true),
+            ("[::]:1", false, true),
+            ("10.0.0.1:1", false, true),
+        ];
+        for (listen, tls, expected) in cases {
+            let config = Config {
+                listen: listen.parse().unwrap(),
+                tls,
+                ..Config::new("/nowhere")
+            };
+            assert_eq!(config.speaks_tls(), expected, "{listen}");
+        }
+    }
+
+    #[test]
     fn refuses_what_cannot_work() {
         let good = Config::new("/nowhere");
         assert_eq!(good.check(), Ok(()));
-        let open = Config {
-            listen: SocketAddr::from(([0, 0, 0, 0], 7700)),
-            ..good.clone()
-        };
-        let error = open.check().unwrap_err();
-        assert_eq!(error, InvalidConfig::NotLoopback(open.listen));
-        assert!(error.to_string().contains("not encrypted"));
         let mut short = good.clone();
         short.timings.lease_ttl = short.timings.heartbeat;
         assert_eq!(short.check(), Err(InvalidConfig::LeaseTooShort));

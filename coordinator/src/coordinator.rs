@@ -11,12 +11,15 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::authority::Authority;
 use crate::blobs::Blobs;
 use crate::board::Board;
 use crate::config::Timings;
+use crate::identities::Identities;
 use crate::output::Outputs;
 use crate::ports::{Clock, Random};
 use crate::repositories::Repositories;
+use crate::secrets::Secrets;
 use crate::store::{Changes, Store};
 use crate::telemetry;
 use crate::topics::Topics;
@@ -31,6 +34,12 @@ pub(crate) struct Coordinator {
     pub(crate) fences: Arc<Fences>,
     pub(crate) prices: PriceTable,
     pub(crate) timings: Timings,
+    /// Who is known.
+    pub(crate) identities: Arc<Identities>,
+    /// What the secrets of tokens are made of.
+    pub(crate) secrets: Secrets,
+    /// Signs certificates; `None` without TLS.
+    pub(crate) authority: Option<Arc<Authority>>,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
     /// Says that placing may now come to something. One permit is enough: the dispatcher

@@ -1,8 +1,9 @@
-//! The data directory: who may use it, its token, its endpoint file, and where things are.
+//! The data directory: who may use it, its token, its endpoint file, its TLS
+//! files, and where things are.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::ports::Random;
@@ -104,21 +105,27 @@ impl DataDir {
         }
     }
 
-    /// Tells clients where calls are answered. The file goes when the value returned does.
-    pub(crate) fn announce(&self, address: SocketAddr) -> Result<Announced, DataDirError> {
-        self.write_private("endpoint", &format!("http://{address}\n"))?;
+    /// Tells clients of this machine where calls are answered. The file goes when the value
+    /// returned does.
+    pub(crate) fn announce(&self, scheme: &str, mut address: SocketAddr) -> Result<Announced, DataDirError> {
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        self.write_private("endpoint", &format!("{scheme}://{address}\n"))?;
         Ok(Announced(self.root.join("endpoint")))
+    }
+
+    /// Where certificates and keys are.
+    pub(crate) fn tls(&self) -> Result<TlsDir, DataDirError> {
+        TlsDir::open(&self.root)
     }
 
     /// A whole file or none, that only its owner reads.
     fn write_private(&self, name: &str, content: &str) -> Result<(), DataDirError> {
-        let path = self.root.join(name);
-        // A temporary file is made with mode 0600.
-        let mut file = tempfile::NamedTempFile::new_in(&self.root).map_err(failed(&path))?;
-        file.write_all(content.as_bytes()).map_err(failed(&path))?;
-        file.as_file().sync_all().map_err(failed(&path))?;
-        file.persist(&path).map_err(|error| failed(&path)(error.error))?;
-        Ok(())
+        write_private(&self.root, name, content)
     }
 
     pub(crate) fn database(&self) -> PathBuf {
@@ -135,6 +142,46 @@ impl DataDir {
 
     pub(crate) fn output(&self) -> PathBuf {
         self.root.join("output")
+    }
+}
+
+fn write_private(folder: &Path, name: &str, content: &str) -> Result<(), DataDirError> {
+    let path = folder.join(name);
+    // A temporary file is made with mode 0600.
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed(&path))?;
+    file.write_all(content.as_bytes()).map_err(failed(&path))?;
+    file.as_file().sync_all().map_err(failed(&path))?;
+    file.persist(&path).map_err(|error| failed(&path)(error.error))?;
+    Ok(())
+}
+
+/// The folder of certificates and keys; only its owner reads what is in it.
+#[derive(Debug)]
+pub(crate) struct TlsDir(PathBuf);
+
+impl TlsDir {
+    pub(crate) fn open(root: &Path) -> Result<Self, DataDirError> {
+        let path = root.join("tls");
+        std::fs::create_dir_all(&path).map_err(failed(&path))?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// `None` when there is no such file.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<String>, DataDirError> {
+        let path = self.0.join(name);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(DataDirError::Io { path, source }),
+        }
+    }
+
+    pub(crate) fn write(&self, name: &str, content: &str) -> Result<(), DataDirError> {
+        write_private(&self.0, name, content)
     }
 }
 
@@ -201,10 +248,13 @@ mod tests {
     fn the_endpoint_file_goes_with_its_guard() {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(dir.path()).unwrap();
-        let announced = data.announce(SocketAddr::from(([127, 0, 0, 1], 7700))).unwrap();
+        let announced = data.announce("http", SocketAddr::from(([127, 0, 0, 1], 7700))).unwrap();
         let path = dir.path().join("endpoint");
         assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "http://127.0.0.1:7700");
         drop(announced);
         assert!(!path.exists());
+        let announced = data.announce("https", SocketAddr::from(([0, 0, 0, 0], 7700))).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "https://127.0.0.1:7700");
+        drop(announced);
     }
 }

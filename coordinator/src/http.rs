@@ -9,6 +9,8 @@ use axum::routing::get;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
+use kage_proto::status::ApiError;
+
 use crate::coordinator::Coordinator;
 use crate::telemetry::{self, Levels};
 
@@ -39,6 +41,11 @@ async fn metrics(State(coordinator): State<Arc<Coordinator>>) -> Response {
         jobs_leased: counts.leased,
     });
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()).into_response()
+}
+
+/// Why a caller may not, in HTTP's words.
+fn forbidden(error: &ApiError) -> Box<Response> {
+    Box::new((StatusCode::FORBIDDEN, format!("{error}\n")).into_response())
 }
 
 /// A fault of the coordinator: told whole in the log only.

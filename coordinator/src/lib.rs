@@ -7,15 +7,20 @@ pub mod ports;
 
 mod data_dir;
 mod telemetry;
+mod secrets;
+mod authority;
 
 pub mod store;
 
+mod identities;
 mod blobs;
 mod topics;
 mod output;
 mod repositories;
 mod board;
 mod coordinator;
+pub mod access;
+mod auth;
 mod cursor;
 mod dispatch;
 mod results;
@@ -24,10 +29,10 @@ mod append;
 mod watch;
 mod services;
 mod http;
-mod auth;
 mod server;
 mod start;
 
+pub use authority::AuthorityError;
 pub use config::{Config, InvalidConfig, Timings};
 pub use data_dir::DataDirError;
 pub use ports::{Clock, Ports, Random};

@@ -17,9 +17,15 @@ struct Arguments {
     /// Where everything is kept.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// Where to listen; loopback only.
+    /// Where to listen. On any address but loopback it speaks TLS.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7700")]
     listen: SocketAddr,
+    /// Speak TLS on loopback too.
+    #[arg(long)]
+    tls: bool,
+    /// A name or address under which others reach it; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    public_name: Vec<String>,
 }
 
 /// What sysexits.h calls an internal error.
@@ -34,6 +40,8 @@ async fn main() -> ExitCode {
         .init();
     let config = Config {
         listen: arguments.listen,
+        tls: arguments.tls,
+        public_names: arguments.public_name,
         ..Config::new(arguments.data_dir)
     };
     match serve(config).await {

@@ -8,20 +8,43 @@ use kage_core::id::Digest;
 use kage_proto::status::ApiError;
 use serde::Serialize;
 
+use crate::auth::Principal;
 use crate::store::{ReadError, Request, StoreError};
 
+pub(crate) mod access;
 pub(crate) mod agent;
 pub(crate) mod context;
+pub(crate) mod enrollment;
 pub(crate) mod event;
 pub(crate) mod fleet;
 pub(crate) mod task;
 
-/// Until there are several tokens, everybody is the owner.
-const PRINCIPAL: &str = "owner";
 const MAX_REQUEST_ID: usize = 128;
 
+/// Whose call it is. The door has said so; where it has not, nobody's.
+fn principal<T>(request: &tonic::Request<T>) -> Principal {
+    let told = request.extensions().get::<Principal>();
+    told.cloned().unwrap_or(Principal::Stranger)
+}
+
+/// Without TLS there is no CA, and nothing to join.
+fn no_tls() -> ApiError {
+    ApiError::FailedPrecondition {
+        message: "this coordinator has no certificates: start it with --tls, or let it listen on an address that \
+                  other machines reach"
+            .to_owned(),
+    }
+}
+
+/// The coordinator's own token was replaced since the first call.
+fn not_repeatable() -> ApiError {
+    ApiError::Conflict {
+        message: "the token of this request cannot be shown again; ask for a new one".to_owned(),
+    }
+}
+
 /// What makes a call one call, however often it is sent.
-fn request(id: &str, payload: &impl Serialize) -> Result<Request, ApiError> {
+fn request(caller: &Principal, id: &str, payload: &impl Serialize) -> Result<Request, ApiError> {
     if id.is_empty() || id.len() > MAX_REQUEST_ID {
         return Err(ApiError::invalid(
             "request_id",
@@ -30,7 +53,7 @@ fn request(id: &str, payload: &impl Serialize) -> Result<Request, ApiError> {
     }
     let bytes = serde_json::to_vec(payload).map_err(|error| internal("a request cannot be kept", &error))?;
     Ok(Request {
-        principal: PRINCIPAL.to_owned(),
+        principal: caller.name(),
         id: id.to_owned(),
         payload: Digest::of(&bytes),
     })

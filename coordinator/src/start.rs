@@ -2,7 +2,8 @@
 //! is served before what it needs is there, and what was opened is closed in reverse.
 //!
 //! ```text
-//!   check -> lock data dir, token -> open store, extend leases -> fill board -> bind -> announce -> serve
+//!   check -> lock data dir, token, certificates -> open store, extend leases -> fill board, identities
+//!         -> bind -> announce -> serve
 //! ```
 
 use std::collections::HashMap;
@@ -13,19 +14,23 @@ use std::time::Instant;
 use kage_core::price::PriceTable;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Door;
+use crate::authority::{self, Authority, AuthorityError};
 use crate::blobs::{BlobError, Blobs};
 use crate::board::Board;
 use crate::config::{Config, InvalidConfig};
 use crate::coordinator::{Coordinator, Fences};
 use crate::data_dir::{DataDir, DataDirError};
+use crate::identities::Identities;
 use crate::output::Outputs;
 use crate::ports::Ports;
 use crate::repositories::Repositories;
-use crate::server::{self, ReflectionError, Stopping};
+use crate::secrets::Secrets;
+use crate::server::{self, ReflectionError, Served, Stopping};
 use crate::store::{ExtendAllLeases, OpenError, ReadError, Store, StoreError};
 use crate::topics::Topics;
 use crate::{dispatch, telemetry};
@@ -39,6 +44,9 @@ pub enum RunError {
     /// Its directory cannot be used.
     #[error("the data directory cannot be used")]
     DataDir(#[source] DataDirError),
+    /// It cannot speak TLS.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] AuthorityError),
     /// Its database cannot be opened.
     #[error("the store cannot be opened")]
     Open(#[source] OpenError),
@@ -83,8 +91,8 @@ impl From<ReflectionError> for RunError {
 /// When it cannot start; see [`RunError`].
 pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> Result<(), RunError> {
     config.check().map_err(RunError::Config)?;
+    let held = Held::open(&config, &ports)?;
     let on_ready = ports.on_ready;
-    let held = Held::open(&config.data_dir, &ports.random)?;
     let filled = held.fill(&config, ports.clock, ports.random).await?;
     let listener = TcpListener::bind(config.listen).await;
     let address = |listener: &TcpListener| listener.local_addr();
@@ -94,8 +102,9 @@ pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> R
     };
     let listener = listener.map_err(listen_error)?;
     let bound = address(&listener).map_err(listen_error)?;
-    let announced = filled.data.announce(bound).map_err(RunError::DataDir)?;
-    tracing::info!(%bound, "coordinator ready");
+    let scheme = if config.speaks_tls() { "https" } else { "http" };
+    let announced = filled.data.announce(scheme, bound).map_err(RunError::DataDir)?;
+    tracing::info!(%bound, scheme, "coordinator ready");
     if let Some(on_ready) = on_ready {
         // Whoever asked may have given up.
         on_ready.send(bound).ok();
@@ -108,7 +117,8 @@ pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> R
 /// The data directory is ours.
 struct Held {
     data: DataDir,
-    door: Door,
+    token: String,
+    authority: Option<Arc<Authority>>,
 }
 
 /// Everything is in memory that has to be before the first call.
@@ -119,11 +129,18 @@ struct Filled {
 }
 
 impl Held {
-    fn open(root: &std::path::Path, random: &crate::ports::Random) -> Result<Self, RunError> {
-        let data = DataDir::open(root).map_err(RunError::DataDir)?;
-        let token = data.token(random).map_err(RunError::DataDir)?;
-        let door = Door::new(&token);
-        Ok(Self { data, door })
+    fn open(config: &Config, ports: &Ports) -> Result<Self, RunError> {
+        let data = DataDir::open(&config.data_dir).map_err(RunError::DataDir)?;
+        let token = data.token(&ports.random).map_err(RunError::DataDir)?;
+        let authority = if config.speaks_tls() {
+            let files = data.tls().map_err(RunError::DataDir)?;
+            let names = authority::names(config.listen, &config.public_names);
+            let authority = Authority::open(files, names, (ports.clock)()).map_err(RunError::Tls)?;
+            Some(Arc::new(authority))
+        } else {
+            None
+        };
+        Ok(Self { data, token, authority })
     }
 
     async fn fill(
@@ -133,7 +150,7 @@ impl Held {
         random: crate::ports::Random,
     ) -> Result<Filled, RunError> {
         telemetry::install();
-        let Self { data, door } = self;
+        let Self { data, token, authority } = self;
         let store = Store::open(&data.database()).map_err(RunError::Open)?;
         // Nobody could reach us while we were away: that is nobody's silence.
         let lease_until = clock() + config.timings.lease_ttl;
@@ -142,6 +159,8 @@ impl Held {
             .await
             .map_err(RunError::Store)?;
         let board = fill_board(&store, config).await?;
+        let identities = Arc::new(fill_identities(&store).await?);
+        let door = Door::new(&token, Arc::clone(&identities), Arc::clone(&clock));
         let topics = Arc::new(Topics::default());
         let coordinator = Arc::new(Coordinator {
             store,
@@ -152,6 +171,9 @@ impl Held {
             fences: Arc::new(Fences::default()),
             prices: PriceTable::builtin().clone(),
             timings: config.timings,
+            identities,
+            secrets: Secrets::new(&token),
+            authority,
             clock,
             random,
             placeable: Notify::new(),
@@ -164,6 +186,39 @@ impl Held {
             door,
             coordinator,
         })
+    }
+}
+
+async fn fill_identities(store: &Store) -> Result<Identities, RunError> {
+    let identities = Identities::default();
+    for token in store.person_tokens().await.map_err(RunError::Read)? {
+        identities.person(&token);
+    }
+    for enrolment in store.enrolments().await.map_err(RunError::Read)? {
+        identities.agent(&enrolment);
+    }
+    Ok(identities)
+}
+
+/// Replaces the server's certificate long before it ends.
+async fn renew_certificate(coordinator: Arc<Coordinator>, authority: Arc<Authority>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(authority::RENEWAL_CHECK) => {}
+            () = coordinator.closing.cancelled() => return,
+        }
+        let (authority, now) = (Arc::clone(&authority), coordinator.now());
+        match tokio::task::spawn_blocking(move || authority.renew(now)).await {
+            Ok(Ok(false)) => {}
+            Ok(Ok(true)) => tracing::info!("the server's certificate was renewed"),
+            Ok(Err(error)) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot renew the server's certificate"
+                );
+            }
+            Err(error) => tracing::error!(%error, "the renewal of the server's certificate was cut off"),
+        }
     }
 }
 
@@ -205,7 +260,22 @@ impl Filled {
             now: CancellationToken::new(),
         };
         coordinator.tasks.spawn(dispatch::run(Arc::clone(&coordinator)));
-        let server = server::serve(listener, router, stopping.clone());
+        let tls = match &coordinator.authority {
+            None => None,
+            Some(authority) => {
+                let renewal = renew_certificate(Arc::clone(&coordinator), Arc::clone(authority));
+                coordinator.tasks.spawn(renewal);
+                let config = authority.server_config().map_err(RunError::Tls)?;
+                Some(TlsAcceptor::from(Arc::new(config)))
+            }
+        };
+        let identities = Arc::clone(&coordinator.identities);
+        let served = Served {
+            router,
+            tls,
+            identities,
+        };
+        let server = server::serve(listener, served, stopping.clone());
         tokio::pin!(server);
         tokio::select! {
             () = &mut server => {}

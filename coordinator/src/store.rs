@@ -19,6 +19,7 @@ use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, TaskId};
 use kage_core::time::Timestamp;
 use tokio::sync::mpsc;
 
+mod admission;
 mod apply;
 mod call;
 mod command;
@@ -32,6 +33,10 @@ mod rows;
 mod sqlite;
 mod writer;
 
+pub use admission::{
+    CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, JoinRefusal, JoinTokenRow, PersonToken,
+    RevokeAgent, RevokePersonToken,
+};
 pub use apply::Command;
 pub use command::{
     AppendEvents, Appended, CancelTask, Changes, Claim, ContextPut, CreateTask, Created, EndAttempts, EndedAttempt,
@@ -271,6 +276,22 @@ impl Store {
     /// When the engine failed.
     pub async fn agents(&self) -> Result<Vec<Agent>, ReadError> {
         self.read(|reads| reads.agents()).await
+    }
+
+    /// Every agent that ever joined, also those that were shut out, by id.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn enrolments(&self) -> Result<Vec<Enrolment>, ReadError> {
+        self.read(|reads| reads.enrolments()).await
+    }
+
+    /// Every token of a person, also those that were taken back, oldest first.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn person_tokens(&self) -> Result<Vec<PersonToken>, ReadError> {
+        self.read(|reads| reads.person_tokens()).await
     }
 
     /// The size of a base context; `None` when it was never put.

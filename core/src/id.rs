@@ -117,6 +117,10 @@ id!(
     BootId
 );
 id!(
+    /// A token that lets an agent join or a person in: the part of it that is no secret.
+    TokenId
+);
+id!(
     /// One offer of a job to an agent. It lives in the coordinator's memory only.
     OfferId
 );

@@ -5,6 +5,7 @@
 
 pub mod id;
 pub mod time;
+pub mod access;
 pub mod json;
 pub mod pattern;
 pub mod usage;

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
-use crate::id::{AdapterName, AgentId, JobId, TaskId};
+use crate::id::{AdapterName, AgentId, JobId, ProjectId, TaskId};
 use crate::job::Affinity;
 use crate::task::Labels;
 use crate::time::{Timestamp, in_words};
@@ -22,6 +22,8 @@ pub struct Waiting<'a> {
     pub job: JobId,
     /// Its task, for fairness.
     pub task: TaskId,
+    /// Its project.
+    pub project: &'a ProjectId,
     /// Jobs of its task that agents hold now, also for fairness.
     pub held: u32,
     /// The adapter it needs; `None` for a verify job.
@@ -47,6 +49,8 @@ pub struct AgentView<'a> {
     pub free_slots: u32,
     /// Its labels.
     pub labels: &'a Labels,
+    /// The only project it works for; `None` = any.
+    pub project: Option<&'a ProjectId>,
     /// The adapters that work there.
     pub adapters: &'a BTreeSet<AdapterName>,
     /// It takes no new jobs.
@@ -74,8 +78,12 @@ impl AgentView<'_> {
             .all(|(key, value)| self.labels.get(key) == Some(value))
     }
 
+    fn serves(&self, job: &Waiting<'_>) -> bool {
+        self.project.is_none_or(|project| project == job.project)
+    }
+
     fn fits(&self, job: &Waiting<'_>) -> bool {
-        !self.draining && self.has_adapter(job) && self.has_labels(job)
+        !self.draining && self.serves(job) && self.has_adapter(job) && self.has_labels(job)
     }
 }
 
@@ -123,7 +131,7 @@ struct Fleet<'a> {
     /// The sum of `slots`.
     free: u64,
     /// Jobs with equal needs share a heap of the agents that fit them.
-    pools: HashMap<(Option<&'a AdapterName>, &'a Labels), Pool>,
+    pools: HashMap<(&'a ProjectId, Option<&'a AdapterName>, &'a Labels), Pool>,
 }
 
 /// Agents by free slots, then by position. An entry is stale when its agent has fewer slots
@@ -161,12 +169,15 @@ impl<'a> Fleet<'a> {
     /// The agent that fits and has the most free slots; the one to avoid only if it is alone.
     fn roomiest(&mut self, job: &Waiting<'a>) -> Option<usize> {
         let (agents, slots) = (self.agents, &self.slots);
-        let pool = self.pools.entry((job.adapter, job.requirements)).or_insert_with(|| {
-            (0..agents.len())
-                .filter(|index| slots[*index] > 0 && agents[*index].fits(job))
-                .map(|index| (slots[index], Reverse(index)))
-                .collect()
-        });
+        let pool = self
+            .pools
+            .entry((job.project, job.adapter, job.requirements))
+            .or_insert_with(|| {
+                (0..agents.len())
+                    .filter(|index| slots[*index] > 0 && agents[*index].fits(job))
+                    .map(|index| (slots[index], Reverse(index)))
+                    .collect()
+            });
         let first = freshest(pool, slots)?;
         if job.affinity.avoid != Some(agents[first].id) {
             return Some(first);
@@ -203,9 +214,13 @@ pub fn why_waiting(job: &Waiting<'_>, agents: &[AgentView<'_>], now: Timestamp) 
     if agents.is_empty() {
         return "no agent is connected".to_owned();
     }
-    let with_adapter: Vec<_> = agents.iter().filter(|agent| agent.has_adapter(job)).collect();
+    let serving: Vec<_> = agents.iter().filter(|agent| agent.serves(job)).collect();
+    if serving.is_empty() {
+        return format!("no agent that is connected works for project {}", job.project);
+    }
+    let with_adapter: Vec<_> = serving.iter().copied().filter(|agent| agent.has_adapter(job)).collect();
     if let (Some(adapter), true) = (job.adapter, with_adapter.is_empty()) {
-        let known: BTreeSet<&str> = agents
+        let known: BTreeSet<&str> = serving
             .iter()
             .flat_map(|agent| agent.adapters.iter().map(AdapterName::as_str))
             .collect();

@@ -12,7 +12,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use kage_core::id::Oid;
@@ -29,6 +29,19 @@ pub enum Auth {
     None,
     /// `Authorization: Bearer ...` on every request.
     Bearer(String),
+    /// Over TLS, with a CA of the remote's own.
+    Tls(TlsAuth),
+}
+
+/// How to authenticate over TLS, and whom to believe. Nobody else's CA is trusted.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct TlsAuth {
+    /// Shown with every request, if there is one.
+    pub token: Option<String>,
+    /// PEM file of the CA that the remote's certificate is checked with.
+    pub ca: Option<PathBuf>,
+    /// PEM files of a certificate and its key, shown when a connection is made.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 impl fmt::Debug for Auth {
@@ -36,6 +49,7 @@ impl fmt::Debug for Auth {
         match self {
             Self::None => f.write_str("None"),
             Self::Bearer(_) => f.write_str("Bearer(..)"),
+            Self::Tls(tls) => f.debug_tuple("Tls").field(&tls.ca).finish(),
         }
     }
 }
@@ -218,9 +232,28 @@ impl GitCommand {
     }
 
     pub(crate) fn auth(self, auth: &Auth) -> Self {
+        let bearer =
+            |command: Self, token: &str| command.config("http.extraHeader", &format!("Authorization: Bearer {token}"));
         match auth {
             Auth::None => self,
-            Auth::Bearer(token) => self.config("http.extraHeader", &format!("Authorization: Bearer {token}")),
+            Auth::Bearer(token) => bearer(self, token),
+            Auth::Tls(tls) => {
+                // A setting is text: a path that is not is lost, and git then says what it misses.
+                let path = |path: &Path| path.to_string_lossy().into_owned();
+                let mut command = self.config("http.sslVerify", "true");
+                if let Some(ca) = &tls.ca {
+                    command = command.config("http.sslCAInfo", &path(ca));
+                }
+                if let Some((certificate, key)) = &tls.identity {
+                    command = command
+                        .config("http.sslCert", &path(certificate))
+                        .config("http.sslKey", &path(key));
+                }
+                match &tls.token {
+                    Some(token) => bearer(command, token),
+                    None => command,
+                }
+            }
         }
     }
 
@@ -444,6 +477,27 @@ mod tests {
         assert_eq!(format!("{auth:?}"), "Bearer(..)");
         let arguments: Vec<_> = command.command.as_std().get_args().collect();
         assert_eq!(arguments, ["fetch", "x"]);
+    }
+
+    #[test]
+    fn tls_is_checked_with_the_ca_given_and_shows_the_certificate_given() {
+        let auth = Auth::Tls(TlsAuth {
+            token: Some("hunter2".to_owned()),
+            ca: Some("/ca.pem".into()),
+            identity: Some(("/own.pem".into(), "/own.key".into())),
+        });
+        assert!(!format!("{auth:?}").contains("hunter2"));
+        let command = GitCommand::new("fetch").auth(&auth);
+        let expected = [
+            ("http.sslVerify", "true"),
+            ("http.sslCAInfo", "/ca.pem"),
+            ("http.sslCert", "/own.pem"),
+            ("http.sslKey", "/own.key"),
+            ("http.extraHeader", "Authorization: Bearer hunter2"),
+        ];
+        let last: Vec<_> = command.config.iter().rev().take(5).rev().collect();
+        let last: Vec<_> = last.into_iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(last, expected);
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ pub mod snapshot;
 pub mod user_repo;
 pub mod worktree;
 
-pub use command::Auth;
+pub use command::{Auth, TlsAuth};
 pub use error::GitError;
 pub use mirror::{Expected, Mirror};
 pub use user_repo::UserRepo;

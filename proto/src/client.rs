@@ -1,19 +1,23 @@
 //! A connection to a coordinator, shared by agent, command line and tests: one channel
-//! with its time-outs, windows and keepalive, and the bearer token on every call.
+//! with its time-outs, windows and keepalive, TLS where the address says https, and the
+//! bearer token on every call.
 //!
 //! Whoever sends bulk data uses a second [`Client`], so that control messages never
 //! wait behind it.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
+use crate::v1::access_service_client::AccessServiceClient;
 use crate::v1::agent_service_client::AgentServiceClient;
 use crate::v1::context_service_client::ContextServiceClient;
+use crate::v1::enrollment_service_client::EnrollmentServiceClient;
 use crate::v1::event_service_client::EventServiceClient;
 use crate::v1::fleet_service_client::FleetServiceClient;
 use crate::v1::task_service_client::TaskServiceClient;
@@ -44,6 +48,15 @@ pub enum ConnectError {
     /// The token has bytes that no header may have.
     #[error("the token is not printable text")]
     Token,
+    /// A certificate or key cannot be used.
+    #[error("the certificates for {url} cannot be used")]
+    Tls {
+        /// For whom they were meant.
+        url: String,
+        /// What is wrong with them.
+        #[source]
+        source: tonic::transport::Error,
+    },
     /// Nobody answered.
     #[error("no coordinator answers at {url}")]
     Unreachable {
@@ -55,13 +68,98 @@ pub enum ConnectError {
     },
 }
 
-/// Puts the bearer token on every call.
+/// A file of certificates or keys, read once. Its path is for git, which reads it itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PemFile {
+    path: PathBuf,
+    content: Vec<u8>,
+}
+
+impl PemFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(path: impl Into<PathBuf>) -> std::io::Result<Self> {
+        let path = std::path::absolute(path.into())?;
+        let content = std::fs::read(&path)?;
+        Ok(Self { path, content })
+    }
+
+    /// Where it is; absolute.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn content(&self) -> &[u8] {
+        &self.content
+    }
+}
+
+impl std::fmt::Debug for PemFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("PemFile").field(&self.path).finish()
+    }
+}
+
+/// A certificate that says who calls, and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// PEM.
+    pub certificate: PemFile,
+    /// PEM.
+    pub key: PemFile,
+}
+
+/// Who calls, and which CA a coordinator's certificate is checked with.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// Shown with every call. Never logged.
+    pub token: Option<String>,
+    /// Needed for https: nobody else's CA is trusted.
+    pub ca: Option<PemFile>,
+    /// Shown when a connection is made.
+    pub identity: Option<ClientCertificate>,
+}
+
+impl Credentials {
+    /// A bearer token; white space around it is no part of it.
+    #[must_use]
+    pub fn bearer(token: &str) -> Self {
+        Self {
+            token: Some(token.trim().to_owned()),
+            ..Self::default()
+        }
+    }
+
+    /// The same, for a coordinator whose certificate is of this CA.
+    #[must_use]
+    pub fn trusting(self, ca: PemFile) -> Self {
+        Self { ca: Some(ca), ..self }
+    }
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials")
+            .field("ca", &self.ca)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Puts the bearer token, if there is one, on every call.
 #[derive(Debug, Clone)]
-pub struct Bearer(MetadataValue<Ascii>);
+pub struct Bearer(Option<MetadataValue<Ascii>>);
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
         Ok(request)
     }
 }
@@ -81,8 +179,25 @@ impl Client {
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect(url: &str, token: &str) -> Result<Self, ConnectError> {
-        let bearer = bearer(token)?;
-        let channel = endpoint(url)?
+        Self::connect_as(url, &Credentials::bearer(token)).await
+    }
+
+    /// Connects when the first call is made, and again after the connection broke.
+    /// Needs a running tokio runtime.
+    ///
+    /// # Errors
+    /// When address or token cannot be used.
+    pub fn connect_lazy(url: &str, token: &str) -> Result<Self, ConnectError> {
+        Self::connect_lazy_as(url, &Credentials::bearer(token))
+    }
+
+    /// As [`Client::connect`], with anything that a coordinator may want to see.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect_as(url: &str, credentials: &Credentials) -> Result<Self, ConnectError> {
+        let bearer = bearer(credentials)?;
+        let channel = endpoint(url, credentials)?
             .connect()
             .await
             .map_err(|source| ConnectError::Unreachable {
@@ -92,14 +207,13 @@ impl Client {
         Ok(Self::over(channel, bearer))
     }
 
-    /// Connects when the first call is made, and again after the connection broke.
-    /// Needs a running tokio runtime.
+    /// As [`Client::connect_lazy`], with anything that a coordinator may want to see.
     ///
     /// # Errors
-    /// When address or token cannot be used.
-    pub fn connect_lazy(url: &str, token: &str) -> Result<Self, ConnectError> {
-        let bearer = bearer(token)?;
-        Ok(Self::over(endpoint(url)?.connect_lazy(), bearer))
+    /// When address, token or certificates cannot be used.
+    pub fn connect_lazy_as(url: &str, credentials: &Credentials) -> Result<Self, ConnectError> {
+        let bearer = bearer(credentials)?;
+        Ok(Self::over(endpoint(url, credentials)?.connect_lazy(), bearer))
     }
 
     fn over(channel: Channel, bearer: Bearer) -> Self {
@@ -138,6 +252,22 @@ impl Client {
             .max_encoding_message_size(MAX_MESSAGE)
     }
 
+    /// Tokens of people: create, list, revoke.
+    #[must_use]
+    pub fn access(&self) -> AccessServiceClient<Authorised> {
+        AccessServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    /// How an agent gets its certificate.
+    #[must_use]
+    pub fn enrollment(&self) -> EnrollmentServiceClient<Authorised> {
+        EnrollmentServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+    }
+
     /// The control session of an agent.
     #[must_use]
     pub fn agent(&self) -> AgentServiceClient<Authorised> {
@@ -155,16 +285,19 @@ impl Client {
     }
 }
 
-fn bearer(token: &str) -> Result<Bearer, ConnectError> {
+fn bearer(credentials: &Credentials) -> Result<Bearer, ConnectError> {
+    let Some(token) = &credentials.token else {
+        return Ok(Bearer(None));
+    };
     let mut value: MetadataValue<Ascii> = crate::blob::bearer(token.trim())
         .parse()
         .map_err(|_| ConnectError::Token)?;
     value.set_sensitive(true);
-    Ok(Bearer(value))
+    Ok(Bearer(Some(value)))
 }
 
-fn endpoint(url: &str) -> Result<Endpoint, ConnectError> {
-    Ok(Endpoint::from_shared(url.to_owned())
+fn endpoint(url: &str, credentials: &Credentials) -> Result<Endpoint, ConnectError> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
         .map_err(|source| ConnectError::Address {
             url: url.to_owned(),
             source,
@@ -176,5 +309,20 @@ fn endpoint(url: &str) -> Result<Endpoint, ConnectError> {
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW))
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    if endpoint.uri().scheme_str() != Some("https") {
+        return Ok(endpoint);
+    }
+    let mut tls = ClientTlsConfig::new();
+    if let Some(ca) = &credentials.ca {
+        tls = tls.ca_certificate(Certificate::from_pem(ca.content()));
+    }
+    if let Some(identity) = &credentials.identity {
+        let (certificate, key) = (identity.certificate.content(), identity.key.content());
+        tls = tls.identity(Identity::from_pem(certificate, key));
+    }
+    endpoint.tls_config(tls).map_err(|source| ConnectError::Tls {
+        url: url.to_owned(),
+        source,
+    })
 }

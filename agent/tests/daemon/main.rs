@@ -14,9 +14,10 @@ use coordinator::{DEADLINE, Served};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use kage_agent::adapter::{Adapter, AdapterEnd, AdapterInfo, Reporter, SessionInput};
-use kage_agent::{Config, Limits, Ports, Registry, Secret};
+use kage_agent::{Config, Limits, Ports, Registry};
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::FailureKind;
+use kage_proto::client::Credentials;
 use kage_proto::convert::agent::{PromptText, SessionWork, WorkKind};
 use kage_proto::v1;
 use kage_proto::v1::connect_response::Message as ToAgent;
@@ -122,7 +123,7 @@ impl Agent {
         let config = Config {
             state_dir: state.to_owned(),
             coordinator_url: format!("http://{}", served.address),
-            token: Secret::new("token"),
+            credentials: Credentials::bearer("token"),
             name: "tester".to_owned(),
             slots: 2,
             labels: [("os".to_owned(), "test".to_owned())].into(),

@@ -1,7 +1,13 @@
-//! `kage agent`: runs one, lists them, drains one.
+//! `kage agent`: joins and runs one, lists them, drains one, shuts one out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
+use kage_agent::enrolment;
+use kage_core::access::JoinToken;
 use kage_core::task::Labels;
+use kage_proto::client::{Credentials, PemFile};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use serde::Serialize;
@@ -12,6 +18,7 @@ use crate::connect;
 use crate::daemon;
 use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
+use crate::output::note;
 use crate::tasks;
 use crate::view;
 
@@ -37,23 +44,33 @@ struct AdapterJson<'a> {
 }
 
 pub(super) async fn run(invocation: Invocation, args: AgentRun) -> anyhow::Result<Exit> {
-    let (url, token) = match (args.coordinator, args.token_file) {
-        (Some(url), Some(file)) => {
-            let token = std::fs::read_to_string(&file)
-                .with_context(|| format!("cannot read the token file {}", file.display()))
-                .map_err(|e| Refusal::usage(format!("{e:#}")))?;
-            (url, token)
+    let state_dir = args.state.unwrap_or_else(|| invocation.state.agent());
+    let (url, credentials) = match (args.join, args.address, args.coordinator) {
+        (Some(token), Some(address), _) => join(&state_dir, &token, &address).await?,
+        (_, _, Some(url)) => {
+            let credentials = match (args.token_file, args.ca_file) {
+                (Some(token), ca) => from_files(&token, ca)?,
+                (None, _) => enrolment::stored(&state_dir)?.ok_or_else(|| {
+                    Refusal::usage(
+                        "this agent has not joined: --coordinator needs --token-file, or join with \
+                         `kage agent run --join TOKEN HOST:PORT`",
+                    )
+                })?,
+            };
+            if credentials.identity.is_some() && !args.label.is_empty() {
+                return Err(Refusal::usage("an agent that joined carries the labels of its join token").into());
+            }
+            (url, credentials)
         }
-        (Some(_), None) => return Err(Refusal::usage("--coordinator needs --token-file").into()),
-        (None, _) => match (
+        (_, _, None) => match (
             &invocation.settings.coordinator.url,
             connect::running(&invocation.state).await,
         ) {
             (Some(_), _) | (None, None) => {
                 let access = invocation.existing().await?;
-                (access.url, access.token)
+                (access.url, access.credentials)
             }
-            (None, Some(access)) => (access.url, access.token),
+            (None, Some(access)) => (access.url, access.credentials),
         },
     };
     let labels: Labels = assignments::labels("--label", &args.label)?;
@@ -61,15 +78,64 @@ pub(super) async fn run(invocation: Invocation, args: AgentRun) -> anyhow::Resul
         &invocation,
         daemon::AgentOptions {
             url,
-            token,
+            credentials,
             name: args.name,
             slots: args.slots,
             labels,
-            state_dir: args.state.unwrap_or_else(|| invocation.state.agent()),
+            state_dir,
             manifest_dirs: args.adapters,
         },
     )
     .await?;
+    Ok(Exit::Done)
+}
+
+/// Joins, or says that this was done before.
+async fn join(state_dir: &Path, token: &str, address: &str) -> anyhow::Result<(String, Credentials)> {
+    let url = format!("https://{address}");
+    if let Some(credentials) = enrolment::stored(state_dir)? {
+        note(&format!(
+            "joined before; the token is not used. To join anew, remove {}",
+            state_dir.join("tls").display()
+        ));
+        return Ok((url, credentials));
+    }
+    let token: JoinToken = token.parse().map_err(|e| Refusal::usage(format!("--join: {e}")))?;
+    let random: Arc<dyn Fn() -> u128 + Send + Sync> = Arc::new(rand::random::<u128>);
+    let joined = enrolment::join(state_dir, address, &token, &random).await?;
+    note(&format!(
+        "joined as agent {}; from now on: kage agent run --coordinator {url}",
+        joined.agent
+    ));
+    Ok((url, joined.credentials))
+}
+
+fn from_files(token: &Path, ca: Option<PathBuf>) -> anyhow::Result<Credentials> {
+    let text = std::fs::read_to_string(token)
+        .with_context(|| format!("cannot read the token file {}", token.display()))
+        .map_err(|e| Refusal::usage(format!("{e:#}")))?;
+    let credentials = Credentials::bearer(&text);
+    let Some(ca) = ca else {
+        return Ok(credentials);
+    };
+    let file = PemFile::read(&ca)
+        .with_context(|| format!("cannot read the CA file {}", ca.display()))
+        .map_err(|e| Refusal::usage(format!("{e:#}")))?;
+    Ok(credentials.trusting(file))
+}
+
+pub(super) async fn revoke(invocation: &Invocation, agent: String) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let request = v1::RevokeAgentRequest {
+        request_id: tasks::request_id(),
+        agent: agent.clone(),
+    };
+    let response = access.client.fleet().revoke_agent(request).await;
+    let id = response.map_err(ApiError::from)?.into_inner().agent_id;
+    invocation.out.result(&serde_json::json!({ "id": id }))?;
+    invocation
+        .out
+        .text(&format!("{agent} ({}) is shut out", view::short_id(&id)))?;
     Ok(Exit::Done)
 }
 

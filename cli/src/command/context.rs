@@ -111,12 +111,7 @@ async fn base_of(access: &Access, asked: Option<String>) -> anyhow::Result<(Proj
 
 async fn download(access: &Access, project: &ProjectId, digest: &Digest) -> anyhow::Result<Vec<u8>> {
     let url = format!("{}{}", access.url, blob::blob_path(project, digest));
-    let response = crate::http::client()?
-        .get(url)
-        .header(http::header::AUTHORIZATION, blob::bearer(&access.token))
-        .send()
-        .await?
-        .error_for_status()?;
+    let response = crate::http::client(access)?.get(url).send().await?.error_for_status()?;
     let bytes = response.bytes().await?.to_vec();
     anyhow::ensure!(
         Digest::of(&bytes) == *digest,

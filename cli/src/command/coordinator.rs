@@ -7,6 +7,12 @@ use crate::invocation::Invocation;
 
 pub(super) async fn run(invocation: Invocation, args: Coordinator) -> anyhow::Result<Exit> {
     let data_dir = args.data_dir.unwrap_or_else(|| invocation.state.coordinator());
-    daemon::coordinator(data_dir, args.listen).await?;
+    let config = kage_coordinator::Config {
+        listen: args.listen,
+        tls: args.tls,
+        public_names: args.public_name,
+        ..kage_coordinator::Config::new(data_dir)
+    };
+    daemon::coordinator(config).await?;
     Ok(Exit::Done)
 }

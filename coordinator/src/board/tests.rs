@@ -1,6 +1,6 @@
 use kage_core::attempt::EndReason;
 use kage_core::fleet::AdapterInfo;
-use kage_core::id::{BootId, ProjectId};
+use kage_core::id::BootId;
 use kage_core::job::Affinity;
 use kage_core::task::Labels;
 

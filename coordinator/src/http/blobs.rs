@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use futures_util::StreamExt as _;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
 use http::{HeaderMap, StatusCode};
@@ -15,7 +15,8 @@ use kage_core::id::{AgentId, Digest, InvalidId, ProjectId};
 use kage_proto::blob::AGENT_HEADER;
 use object_store::GetRange;
 
-use super::failed;
+use super::{failed, forbidden};
+use crate::auth::Principal;
 use crate::blobs::{Blob, BlobError};
 use crate::coordinator::Coordinator;
 use crate::store::{RecordContextSent, StoreError};
@@ -27,9 +28,25 @@ pub(super) fn routes() -> Router<Arc<Coordinator>> {
 
 type Names = Path<(String, String)>;
 
-fn names(Path((project, digest)): Names) -> Result<(ProjectId, Digest), Box<Response>> {
+fn names(caller: &Principal, Path((project, digest)): Names) -> Result<(ProjectId, Digest), Box<Response>> {
     let refuse = |error: InvalidId| Box::new((StatusCode::BAD_REQUEST, format!("{error}\n")).into_response());
-    Ok((project.parse().map_err(refuse)?, digest.parse().map_err(refuse)?))
+    let project = project.parse().map_err(refuse)?;
+    caller.may_use(&project).map_err(|error| forbidden(&error))?;
+    Ok((project, digest.parse().map_err(refuse)?))
+}
+
+/// The agent that a request is of: whoever joined is known, others say it in a header.
+fn agent(caller: &Principal, headers: &HeaderMap) -> Result<Option<AgentId>, Box<Response>> {
+    let named = headers.get(AGENT_HEADER);
+    let named = named.and_then(|value| value.to_str().ok()?.parse().ok());
+    match (caller, named) {
+        (Principal::Agent { id, .. }, None) => Ok(Some(*id)),
+        (_, Some(agent)) => {
+            caller.may_speak_for(agent).map_err(|error| forbidden(&error))?;
+            Ok(Some(agent))
+        }
+        (Principal::Owner | Principal::Person { .. } | Principal::Stranger, None) => Ok(None),
+    }
 }
 
 fn problem(error: &BlobError) -> Response {
@@ -43,8 +60,14 @@ fn problem(error: &BlobError) -> Response {
     (status, format!("{error}\n")).into_response()
 }
 
-async fn put(State(coordinator): State<Arc<Coordinator>>, path: Names, body: Body) -> Response {
-    let (project, digest) = match names(path) {
+async fn put(
+    State(coordinator): State<Arc<Coordinator>>,
+    Extension(caller): Extension<Principal>,
+    path: Names,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let (project, digest) = match names(&caller, path).and_then(|names| agent(&caller, &headers).map(|_| names)) {
         Ok(names) => names,
         Err(refusal) => return *refusal,
     };
@@ -58,11 +81,13 @@ async fn put(State(coordinator): State<Arc<Coordinator>>, path: Names, body: Bod
 async fn fetch(
     method: http::Method,
     State(coordinator): State<Arc<Coordinator>>,
+    Extension(caller): Extension<Principal>,
     path: Names,
     headers: HeaderMap,
 ) -> Response {
-    let (project, digest) = match names(path) {
-        Ok(names) => names,
+    let asked = names(&caller, path).and_then(|names| Ok((names, agent(&caller, &headers)?)));
+    let ((project, digest), agent) = match asked {
+        Ok(asked) => asked,
         Err(refusal) => return *refusal,
     };
     let size = match coordinator.blobs.size(&project, &digest).await {
@@ -102,9 +127,6 @@ async fn fetch(
         let (first, last) = (blob.range.start, blob.range.end - 1);
         response = response.header(CONTENT_RANGE, format!("bytes {first}-{last}/{size}"));
     }
-    let agent = headers
-        .get(AGENT_HEADER)
-        .and_then(|value| value.to_str().ok()?.parse().ok());
     let body = match agent {
         Some(agent) if !partial && method == http::Method::GET => counted(
             coordinator,

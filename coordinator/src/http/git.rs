@@ -4,11 +4,11 @@
 use std::io;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use futures_util::TryStreamExt as _;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
@@ -18,7 +18,8 @@ use kage_git::smart_http::{ServeError, Service, advertise, serve};
 use serde::Deserialize;
 use tokio_util::io::StreamReader;
 
-use super::failed;
+use super::{failed, forbidden};
+use crate::auth::Principal;
 use crate::coordinator::Coordinator;
 
 pub(super) fn routes() -> Router<Arc<Coordinator>> {
@@ -34,6 +35,7 @@ struct Asked {
 
 async fn references(
     State(coordinator): State<Arc<Coordinator>>,
+    Extension(caller): Extension<Principal>,
     Path((project, repository)): Path<(String, String)>,
     Query(asked): Query<Asked>,
     headers: HeaderMap,
@@ -41,7 +43,7 @@ async fn references(
     let Some(service) = asked.service.as_deref().and_then(Service::from_name) else {
         return (StatusCode::FORBIDDEN, "only git's smart protocol is served\n").into_response();
     };
-    let mirror = match mirror(&coordinator, &project, &repository, service).await {
+    let mirror = match mirror(&coordinator, &caller, &project, &repository, service).await {
         Ok(mirror) => mirror,
         Err(refusal) => return *refusal,
     };
@@ -59,6 +61,7 @@ async fn references(
 
 async fn exchange(
     State(coordinator): State<Arc<Coordinator>>,
+    Extension(caller): Extension<Principal>,
     Path((project, repository, service)): Path<(String, String, String)>,
     headers: HeaderMap,
     body: Body,
@@ -76,7 +79,7 @@ async fn exchange(
         Some(b"gzip" | b"x-gzip") => true,
         Some(_) => return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "only gzip is understood\n").into_response(),
     };
-    let mirror = match mirror(&coordinator, &project, &repository, service).await {
+    let mirror = match mirror(&coordinator, &caller, &project, &repository, service).await {
         Ok(mirror) => mirror,
         Err(refusal) => return *refusal,
     };
@@ -93,6 +96,7 @@ async fn exchange(
 /// The repository that the path names. A push makes it, a fetch does not.
 async fn mirror(
     coordinator: &Coordinator,
+    caller: &Principal,
     project: &str,
     repository: &str,
     service: Service,
@@ -100,6 +104,7 @@ async fn mirror(
     let refuse = |error: InvalidId| Box::new((StatusCode::BAD_REQUEST, format!("{error}\n")).into_response());
     let project: ProjectId = project.parse().map_err(refuse)?;
     let name: RepositoryName = repository.parse().map_err(refuse)?;
+    caller.may_use(&project).map_err(|error| forbidden(&error))?;
     let opened = match service {
         Service::ReceivePack => coordinator.repositories.open_or_init(&project, &name).await.map(Some),
         Service::UploadPack => coordinator.repositories.open(&project, &name).await,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kage_core::attempt::EndReason;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, BootId, OfferId};
+use kage_core::task::Labels;
 use kage_proto::convert::agent::{AttemptKey, Hello, attempt_keys};
 use kage_proto::convert::{millis, parse};
 use kage_proto::status::ApiError;
@@ -17,10 +18,12 @@ use kage_proto::{PROTOCOL, PROTOCOL_MIN, v1};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::fleet::drain_message;
-use super::store_error;
+use super::{principal, store_error};
+use crate::auth::Principal;
 use crate::board::{Joined, Outbox, Serial, stop_message};
 use crate::coordinator::Coordinator;
 use crate::store::{Claim, EndAttempts, Ending, RecordAgent, RenewLeases, SetDraining, Start, StartAttempt};
@@ -46,8 +49,9 @@ impl AgentService for Agents {
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let (outbox, stream) = mpsc::channel(QUEUED_MESSAGES);
         let coordinator = Arc::clone(&self.0);
+        let caller = principal(&request);
         self.0.tasks.spawn(async move {
-            if let Err(error) = converse(coordinator, request.into_inner(), outbox.clone()).await {
+            if let Err(error) = converse(coordinator, caller, request.into_inner(), outbox.clone()).await {
                 tracing::warn!(%error, "control session ended");
                 outbox.send(Err(error.into())).await.ok();
             }
@@ -58,9 +62,11 @@ impl AgentService for Agents {
 
 async fn converse(
     coordinator: Arc<Coordinator>,
+    caller: Principal,
     mut inbound: Streaming<v1::ConnectRequest>,
     outbox: Outbox,
 ) -> Result<(), ApiError> {
+    let revoked = revocation(&coordinator, &caller);
     let first = tokio::time::timeout(HELLO, inbound.message())
         .await
         .map_err(|_| ApiError::invalid("message", "no hello came in time"))?;
@@ -70,15 +76,44 @@ async fn converse(
             return Err(ApiError::invalid("message", "the first message must be a hello"));
         }
     };
+    caller.may_speak_for(hello.agent)?;
     let protocol = agreed_protocol(&hello)?;
-    let (session, joined) = Session::open(Arc::clone(&coordinator), hello, protocol, outbox).await?;
+    let (session, joined) = Session::open(Arc::clone(&coordinator), &caller, hello, protocol, outbox).await?;
     let agent = session.agent;
     tracing::info!(%agent, name = session.name, "agent connected");
-    let result = session.run(inbound, joined.cut).await;
+    let result = session.run(inbound, joined.cut, revoked).await;
     coordinator.board().leave(agent, joined.serial, Instant::now());
     coordinator.placeable.notify_one();
     tracing::info!(%agent, "agent disconnected");
     result
+}
+
+/// Cancelled when the caller is shut out; never, when it shows the owner's token.
+fn revocation(coordinator: &Coordinator, caller: &Principal) -> CancellationToken {
+    let agent = match caller {
+        Principal::Agent { id, .. } => coordinator.identities.enrolled(*id),
+        Principal::Owner | Principal::Person { .. } | Principal::Stranger => None,
+    };
+    agent.map_or_else(CancellationToken::new, |agent| agent.revoked)
+}
+
+/// What an agent that joined may say of itself besides what it was given: facts of its machine.
+const OWN_LABELS: [&str; 2] = ["arch", "os"];
+
+/// The labels of an agent: its own word for whoever has the owner's token, else what it was
+/// given when it joined. A label is a right to work on what requires it.
+fn labels(caller: &Principal, said: Labels) -> Labels {
+    let Principal::Agent { labels: given, .. } = caller else {
+        return said;
+    };
+    let own = said.into_iter().filter(|(key, value)| {
+        let counts = OWN_LABELS.contains(&key.as_str());
+        if !counts && given.get(key) != Some(value) {
+            tracing::warn!(key, value, "an agent claims a label that it was not given");
+        }
+        counts
+    });
+    own.chain(given.clone()).collect()
 }
 
 /// The newest protocol that both sides speak.
@@ -112,6 +147,7 @@ impl Session {
     /// and says which of that is to stop.
     async fn open(
         coordinator: Arc<Coordinator>,
+        caller: &Principal,
         hello: Hello,
         protocol: u32,
         outbox: Outbox,
@@ -121,7 +157,7 @@ impl Session {
             id,
             name: hello.name.clone(),
             boot,
-            labels: hello.labels,
+            labels: labels(caller, hello.labels),
             adapters: hello.adapters,
             slots: hello.slots.min(MAX_SLOTS),
             pid: hello.pid,
@@ -158,6 +194,11 @@ impl Session {
             let mut board = coordinator.board();
             let agent = Agent { draining, ..agent };
             let joined = board.join(agent, outbox.clone(), &renewed.renewed, now);
+            let project = match caller {
+                Principal::Agent { project, .. } => Some(project.clone()),
+                Principal::Owner | Principal::Person { .. } | Principal::Stranger => None,
+            };
+            board.scope(id, project);
             board.renewed(id, &renewed.renewed, now);
             for attempt in board.to_stop(&renewed.renewed) {
                 board.tell(id, stop_message(attempt, "the session was cancelled"));
@@ -187,7 +228,8 @@ impl Session {
     async fn run(
         mut self,
         mut inbound: Streaming<v1::ConnectRequest>,
-        cut: tokio_util::sync::CancellationToken,
+        cut: CancellationToken,
+        revoked: CancellationToken,
     ) -> Result<(), ApiError> {
         let closing = self.coordinator.closing.clone();
         let result = loop {
@@ -207,6 +249,9 @@ impl Session {
                 Some(_) = self.starts.join_next() => {}
                 () = cut.cancelled() => break Err(ApiError::Conflict {
                     message: "another connection of this agent took over, or it did not read".to_owned(),
+                }),
+                () = revoked.cancelled() => break Err(ApiError::PermissionDenied {
+                    message: "the agent was revoked".to_owned(),
                 }),
                 () = closing.cancelled() => break Ok(()),
                 () = self.outbox.closed() => break Ok(()),
@@ -369,6 +414,22 @@ fn not_reading() -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_are_given_not_claimed() {
+        let all = |pairs: &[(&str, &str)]| -> Labels {
+            let pairs = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            pairs.collect()
+        };
+        let joined = Principal::Agent {
+            id: AgentId::from_random(1),
+            project: Default::default(),
+            labels: all(&[("gpu", "true")]),
+        };
+        let said = all(&[("gpu", "false"), ("trusted", "true"), ("os", "linux")]);
+        assert_eq!(labels(&joined, said.clone()), all(&[("gpu", "true"), ("os", "linux")]));
+        assert_eq!(labels(&Principal::Owner, said.clone()), said);
+    }
 
     #[test]
     fn the_newest_common_protocol_is_agreed() {

@@ -11,7 +11,7 @@ use kage_proto::{MAX_INLINE, convert, v1};
 use tonic::{Request, Response, Status};
 
 use super::task::chain;
-use super::{internal, read_error, request, store_error};
+use super::{internal, principal, read_error, request, store_error};
 use crate::blobs::BlobError;
 use crate::coordinator::Coordinator;
 use crate::store::PutContext;
@@ -28,9 +28,10 @@ impl ContextService for Contexts {
         &self,
         message: Request<v1::PutContextRequest>,
     ) -> Result<Response<v1::PutContextResponse>, Status> {
+        let caller = principal(&message);
         let message = message.into_inner();
         let (project, digest) = names(&message.project, &message.digest)?;
-        let request = request(&message.request_id, &(&project, &digest))?;
+        let request = request(&caller, &message.request_id, &(&project, &digest))?;
         let known = self.0.store.context_size(&project, &digest).await.map_err(read_error)?;
         let size = match known {
             Some(size) => size,

@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::append::{Lane, Responses, disk_error, response};
+use crate::auth::Principal;
 use crate::coordinator::Coordinator;
 use crate::output::OutputAck;
 
@@ -38,12 +39,21 @@ impl EventService for Events {
         &self,
         request: Request<Streaming<v1::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let agent = match request.metadata().get(AGENT_HEADER).map(|value| value.to_str()) {
+        let caller = super::principal(&request);
+        let named = match request.metadata().get(AGENT_HEADER).map(|value| value.to_str()) {
             None => None,
             Some(text) => {
                 let text = text.unwrap_or_default();
                 Some(convert::parse::<AgentId>(AGENT_HEADER, text).map_err(ApiError::from)?)
             }
+        };
+        let agent = match (&caller, named) {
+            (_, Some(agent)) => {
+                caller.may_speak_for(agent)?;
+                Some(agent)
+            }
+            (Principal::Agent { id, .. }, None) => Some(*id),
+            (Principal::Owner | Principal::Person { .. } | Principal::Stranger, None) => None,
         };
         let (responses, stream) = mpsc::channel(QUEUED_RESPONSES);
         let (acks, acknowledged) = mpsc::channel(QUEUED_RESPONSES);

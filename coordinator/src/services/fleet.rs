@@ -1,20 +1,28 @@
 //! FleetService: the worker machines, for people.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use kage_core::access::JoinToken;
+use kage_core::attempt::EndReason;
 use kage_core::fleet::Agent;
+use kage_core::id::{Digest, ProjectId, TokenId};
+use kage_core::task::Labels;
+use kage_proto::convert::parse;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::fleet_service_server::FleetService;
 use tonic::{Request, Response, Status};
 
-use super::{read_error, request, store_error};
+use super::{no_tls, not_repeatable, principal, read_error, request, store_error};
 use crate::coordinator::Coordinator;
-use crate::store::SetDraining;
-use crate::view;
+use crate::store::{CreateJoinToken, Ending, RevokeAgent, SetDraining};
+use crate::{dispatch, view};
 
 /// Shortest beginning of an agent's id that is looked up.
 const MIN_PREFIX: usize = 4;
+/// How long a join token is good.
+const JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(10 * 60);
 
 #[derive(Debug)]
 pub(crate) struct Fleet(pub(crate) Arc<Coordinator>);
@@ -36,11 +44,12 @@ impl FleetService for Fleet {
         &self,
         message: Request<v1::DrainAgentRequest>,
     ) -> Result<Response<v1::DrainAgentResponse>, Status> {
+        let caller = principal(&message);
         let message = message.into_inner();
         let agents = self.0.store.agents().await.map_err(read_error)?;
         let agent = named(agents, &message.agent)?;
         let command = SetDraining {
-            request: Some(request(&message.request_id, &agent.id)?),
+            request: Some(request(&caller, &message.request_id, &agent.id)?),
             agent: agent.id,
             draining: true,
             now: self.0.now(),
@@ -57,6 +66,91 @@ impl FleetService for Fleet {
         };
         Ok(Response::new(v1::DrainAgentResponse {
             agent: Some(view::agent(&self.0, agent)),
+        }))
+    }
+
+    async fn create_join_token(
+        &self,
+        message: Request<v1::CreateJoinTokenRequest>,
+    ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
+        let caller = principal(&message);
+        let message = message.into_inner();
+        let authority = self.0.authority.as_ref().ok_or_else(no_tls)?;
+        let project = match message.project.as_str() {
+            "" => ProjectId::default(),
+            text => parse("project", text).map_err(ApiError::from)?,
+        };
+        let labels: Labels = message.labels.into_iter().collect();
+        let now = self.0.now();
+        let id = TokenId::from_random(self.0.random());
+        let secret = |id| self.0.secrets.of("join", id);
+        let command = CreateJoinToken {
+            request: request(&caller, &message.request_id, &(&project, &labels))?,
+            id,
+            secret: Digest::of(secret(id).as_bytes()),
+            project,
+            labels,
+            expires_at: now + JOIN_TOKEN_LIFETIME,
+            now,
+        };
+        let (id, stored) = self.0.store.apply(command).await.map_err(store_error)?;
+        let secret = secret(id);
+        if Digest::of(secret.as_bytes()) != stored.secret {
+            return Err(not_repeatable().into());
+        }
+        let token = JoinToken {
+            ca: authority.digest().clone(),
+            id,
+            secret,
+        };
+        Ok(Response::new(v1::CreateJoinTokenResponse {
+            join_token: token.to_string(),
+            expires_at_ms: stored.expires_at.as_millis(),
+        }))
+    }
+
+    async fn revoke_agent(
+        &self,
+        message: Request<v1::RevokeAgentRequest>,
+    ) -> Result<Response<v1::RevokeAgentResponse>, Status> {
+        let caller = principal(&message);
+        let message = message.into_inner();
+        let agents = self.0.store.agents().await.map_err(read_error)?;
+        let agent = match named(agents, &message.agent) {
+            Ok(agent) => agent.id,
+            // It may have joined and never connected: then it has no name yet.
+            Err(error @ ApiError::NotFound { .. }) if message.agent.len() >= MIN_PREFIX => {
+                match self.0.identities.agents_with_prefix(&message.agent).as_slice() {
+                    [agent] => *agent,
+                    [] | [_, ..] => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if self.0.identities.enrolled(agent).is_none() {
+            return Err(ApiError::FailedPrecondition {
+                message: format!(
+                    "agent {} has no certificate: it shows the coordinator's own token, so there is nothing of its \
+                     own to revoke",
+                    message.agent
+                ),
+            }
+            .into());
+        }
+        let command = RevokeAgent {
+            request: request(&caller, &message.request_id, &agent)?,
+            agent,
+            now: self.0.now(),
+        };
+        self.0.store.apply(command).await.map_err(store_error)?;
+        self.0.identities.revoke_agent(agent);
+        tracing::info!(%agent, "agent revoked");
+        // Nobody waits for it to come back: what it ran is done by others now.
+        let live = self.0.store.live_attempts(Some(agent)).await.map_err(read_error)?;
+        let which = Ending::These(live.into_iter().map(|live| live.attempt).collect());
+        dispatch::end(Arc::clone(&self.0), which, EndReason::AgentGone).await;
+        Ok(Response::new(v1::RevokeAgentResponse {
+            agent_id: agent.to_string(),
         }))
     }
 }

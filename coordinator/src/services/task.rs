@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{internal, read_error, request, store_error};
+use super::{internal, principal, read_error, request, store_error};
 use crate::coordinator::Coordinator;
 use crate::cursor::Cursor;
 use crate::store::{CancelTask, CreateTask, InvalidPageToken, Named, PageToken, TaskView};
@@ -40,10 +40,11 @@ impl TaskService for Tasks {
         &self,
         message: Request<v1::CreateTaskRequest>,
     ) -> Result<Response<v1::CreateTaskResponse>, Status> {
+        let caller = principal(&message);
         let message = message.into_inner();
         let spec = message.spec.ok_or_else(|| ApiError::invalid("spec", "is missing"))?;
         let spec = TaskSpec::try_from(spec).map_err(|invalid| ApiError::from(invalid.within("spec")))?;
-        let request = request(&message.request_id, &spec)?;
+        let request = request(&caller, &message.request_id, &spec)?;
         self.check(&spec).await?;
         if spec.prompt.len() > MAX_INLINE {
             let prompt = Bytes::copy_from_slice(spec.prompt.as_bytes());
@@ -110,10 +111,11 @@ impl TaskService for Tasks {
         &self,
         message: Request<v1::CancelTaskRequest>,
     ) -> Result<Response<v1::CancelTaskResponse>, Status> {
+        let caller = principal(&message);
         let message = message.into_inner();
         let task = self.find(&message.task_id).await?;
         let command = CancelTask {
-            request: request(&message.request_id, &task)?,
+            request: request(&caller, &message.request_id, &task)?,
             task,
             now: self.0.now(),
         };

@@ -553,7 +553,11 @@ fn count_context_use(rows: &mut dyn Rows, task: &Task) -> Result<(), Failed> {
 }
 
 /// The reply to an earlier call with this id, if there was one.
-fn earlier_reply(rows: &mut dyn Rows, method: &'static str, request: &Request) -> Result<Option<String>, Failed> {
+pub(super) fn earlier_reply(
+    rows: &mut dyn Rows,
+    method: &'static str,
+    request: &Request,
+) -> Result<Option<String>, Failed> {
     match rows.request(&request_key(method, request))? {
         None => Ok(None),
         Some(row) if row.payload == request.payload => Ok(Some(row.reply)),
@@ -561,7 +565,7 @@ fn earlier_reply(rows: &mut dyn Rows, method: &'static str, request: &Request) -
     }
 }
 
-fn remember(
+pub(super) fn remember(
     rows: &mut dyn Rows,
     method: &'static str,
     request: Request,
@@ -628,7 +632,7 @@ fn attempt_of(rows: &mut dyn Rows, attempt: AttemptId, job: &Job) -> Result<Atte
     rows.attempt(attempt)?.ok_or(Failed::Engine(dangling))
 }
 
-fn not_found(what: &'static str, id: impl std::fmt::Display) -> Failed {
+pub(super) fn not_found(what: &'static str, id: impl std::fmt::Display) -> Failed {
     Failed::Refused(StoreError::NotFound {
         what,
         id: id.to_string(),

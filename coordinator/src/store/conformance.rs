@@ -5,6 +5,7 @@ use tempfile::TempDir;
 
 use super::Store;
 
+mod admission;
 mod durable;
 mod fixture;
 mod invariants;
@@ -84,4 +85,7 @@ conformance!(
     tasks_are_found_by_a_prefix,
     agents_are_remembered_with_their_drain,
     contexts_count_puts_uses_and_sends,
+    a_join_token_lets_one_agent_in_in_time,
+    a_revoked_agent_stays_out,
+    tokens_of_people_are_kept_until_they_are_taken_back,
 );

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use kage_core::attempt::{Attempt, AttemptState};
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::id::{AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
 use kage_core::job::JobState;
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::task::Task;
 use kage_core::time::Timestamp;
 
+use super::admission::{Enrolment, JoinTokenRow, PersonToken};
 use super::apply::waiting;
 use super::command::QueuedJob;
 use super::error::{EngineError, StoreError};
@@ -103,6 +104,9 @@ pub(super) struct Model {
     attempts: Table<AttemptId, AttemptRow>,
     events: Table<(TaskId, u64), (AttemptId, Event)>,
     agents: Table<AgentId, Agent>,
+    join_tokens: Table<TokenId, JoinTokenRow>,
+    enrolments: Table<AgentId, Enrolment>,
+    person_tokens: Table<TokenId, PersonToken>,
     contexts: Table<(ProjectId, Digest), ContextRow>,
     sent: Table<(ProjectId, Digest, AgentId), (u64, u64)>,
     requests: Table<RequestKey, (u64, RequestRow)>,
@@ -118,6 +122,9 @@ macro_rules! each_table {
         $model.attempts.$action();
         $model.events.$action();
         $model.agents.$action();
+        $model.join_tokens.$action();
+        $model.enrolments.$action();
+        $model.person_tokens.$action();
         $model.contexts.$action();
         $model.sent.$action();
         $model.requests.$action();
@@ -373,6 +380,45 @@ impl Rows for Model {
         Ok(())
     }
 
+    fn join_token(&mut self, id: TokenId) -> Result<Option<JoinTokenRow>, Failed> {
+        Ok(self.join_tokens.get(&id).cloned())
+    }
+
+    fn put_join_token(&mut self, id: TokenId, row: &JoinTokenRow) -> Result<(), Failed> {
+        self.join_tokens.put(id, row.clone());
+        Ok(())
+    }
+
+    fn forget_join_tokens(&mut self, before: Timestamp) -> Result<(), Failed> {
+        let rows = self.join_tokens.rows.iter();
+        let old: Vec<_> = rows
+            .filter(|(_, row)| row.expires_at < before)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in old {
+            self.join_tokens.remove(&id);
+        }
+        Ok(())
+    }
+
+    fn enrolment(&mut self, agent: AgentId) -> Result<Option<Enrolment>, Failed> {
+        Ok(self.enrolments.get(&agent).cloned())
+    }
+
+    fn put_enrolment(&mut self, enrolment: &Enrolment) -> Result<(), Failed> {
+        self.enrolments.put(enrolment.agent, enrolment.clone());
+        Ok(())
+    }
+
+    fn person_token(&mut self, id: TokenId) -> Result<Option<PersonToken>, Failed> {
+        Ok(self.person_tokens.get(&id).cloned())
+    }
+
+    fn put_person_token(&mut self, token: &PersonToken) -> Result<(), Failed> {
+        self.person_tokens.put(token.id, token.clone());
+        Ok(())
+    }
+
     fn context(&mut self, project: &ProjectId, digest: &Digest) -> Result<Option<ContextRow>, Failed> {
         Ok(self.contexts.get(&(project.clone(), digest.clone())).copied())
     }
@@ -516,6 +562,16 @@ impl Reads for Model {
         let mut agents: Vec<_> = self.agents.rows.values().cloned().collect();
         agents.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
         Ok(agents)
+    }
+
+    fn enrolments(&self) -> Result<Vec<Enrolment>, EngineError> {
+        Ok(self.enrolments.rows.values().cloned().collect())
+    }
+
+    fn person_tokens(&self) -> Result<Vec<PersonToken>, EngineError> {
+        let mut tokens: Vec<_> = self.person_tokens.rows.values().cloned().collect();
+        tokens.sort_by_key(|token| (token.created_at, token.id));
+        Ok(tokens)
     }
 
     fn context_size(&self, project: &ProjectId, digest: &Digest) -> Result<Option<u64>, EngineError> {

@@ -10,6 +10,7 @@ use kage_core::session::Session;
 use kage_core::task::{Task, TaskSpec};
 use kage_core::time::Timestamp;
 
+use super::admission::{Enrolment, PersonToken};
 use super::command::QueuedJob;
 use super::error::EngineError;
 
@@ -221,6 +222,10 @@ pub(super) trait Reads {
     fn expired(&self, now: Timestamp) -> Result<Vec<LiveAttempt>, EngineError>;
     fn events(&self, task: TaskId, after: u64, limit: u32) -> Result<Vec<TaskEvent>, EngineError>;
     fn agents(&self) -> Result<Vec<Agent>, EngineError>;
+    /// Also those that were shut out.
+    fn enrolments(&self) -> Result<Vec<Enrolment>, EngineError>;
+    /// Also those that were taken back; oldest first.
+    fn person_tokens(&self) -> Result<Vec<PersonToken>, EngineError>;
     fn context_size(&self, project: &ProjectId, digest: &Digest) -> Result<Option<u64>, EngineError>;
     fn context_stats(&self, project: &ProjectId, digest: &Digest) -> Result<Option<ContextStats>, EngineError>;
     fn counts(&self) -> Result<Counts, EngineError>;

@@ -4,12 +4,13 @@
 use kage_core::attempt::Attempt;
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
-use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
 use kage_core::job::Job;
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::task::{Labels, Policy, Task, TaskState};
 use kage_core::time::Timestamp;
 
+use super::admission::{Enrolment, JoinTokenRow, PersonToken};
 use super::error::{EngineError, StoreError};
 
 /// Why a command ends without an outcome. Whatever it wrote is taken back.
@@ -161,6 +162,21 @@ pub trait Rows {
     fn put_agent(&mut self, agent: &Agent) -> Result<(), Failed>;
     /// Notes when an agent was last heard of.
     fn save_agent_seen(&mut self, id: AgentId, at: Timestamp) -> Result<(), Failed>;
+
+    /// A join token.
+    fn join_token(&mut self, id: TokenId) -> Result<Option<JoinTokenRow>, Failed>;
+    /// Stores or replaces a join token.
+    fn put_join_token(&mut self, id: TokenId, row: &JoinTokenRow) -> Result<(), Failed>;
+    /// Forgets the join tokens that ended before.
+    fn forget_join_tokens(&mut self, before: Timestamp) -> Result<(), Failed>;
+    /// An agent that joined.
+    fn enrolment(&mut self, agent: AgentId) -> Result<Option<Enrolment>, Failed>;
+    /// Stores or replaces an agent that joined.
+    fn put_enrolment(&mut self, enrolment: &Enrolment) -> Result<(), Failed>;
+    /// A token of a person.
+    fn person_token(&mut self, id: TokenId) -> Result<Option<PersonToken>, Failed>;
+    /// Stores or replaces a token of a person.
+    fn put_person_token(&mut self, token: &PersonToken) -> Result<(), Failed>;
 
     /// A base context.
     fn context(&mut self, project: &ProjectId, digest: &Digest) -> Result<Option<ContextRow>, Failed>;

@@ -12,7 +12,7 @@ use kage_core::fleet::AdapterInfo;
 use kage_core::id::{AgentId, BootId};
 use kage_core::task::{Assignment, TaskSpec};
 use kage_core::time::Timestamp;
-use kage_proto::client::Client;
+use kage_proto::client::{Client, Credentials, PemFile};
 use kage_proto::convert::agent::{AttemptKey, Hello, Work};
 use kage_proto::v1;
 use kage_proto::v1::connect_request::Message as FromAgent;
@@ -37,6 +37,9 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 pub(crate) struct Cluster {
     pub(crate) address: SocketAddr,
+    pub(crate) url: String,
+    /// The owner's.
+    pub(crate) credentials: Credentials,
     pub(crate) token: String,
     pub(crate) client: Client,
     shutdown: CancellationToken,
@@ -45,23 +48,37 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, |_, _| {}).await
+    }
+
+    pub(crate) async fn start_with(dir: &Path, change: impl FnOnce(&mut Config, &mut Ports)) -> Self {
         let mut config = Config::new(dir);
         config.timings.heartbeat = Duration::from_millis(100);
         config.timings.grace = Duration::from_millis(200);
         config.timings.refusal = Duration::from_millis(200);
         config.timings.drain = Duration::from_millis(500);
         let (ready, address) = oneshot::channel();
-        let ports = Ports {
+        let mut ports = Ports {
             on_ready: Some(ready),
             ..Ports::system()
         };
+        change(&mut config, &mut ports);
+        let tls = config.speaks_tls();
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(run(config, ports, shutdown.clone()));
         let address = soon("start", address).await.expect("it starts");
         let token = std::fs::read_to_string(dir.join("token")).unwrap();
-        let client = Client::connect(&format!("http://{address}"), &token).await.unwrap();
+        let mut credentials = Credentials::bearer(&token);
+        let mut url = format!("http://{address}");
+        if tls {
+            credentials = credentials.trusting(PemFile::read(dir.join("tls/ca.pem")).unwrap());
+            url = format!("https://127.0.0.1:{}", address.port());
+        }
+        let client = Client::connect_as(&url, &credentials).await.unwrap();
         Self {
             address,
+            url,
+            credentials,
             token,
             client,
             shutdown,
@@ -191,24 +208,18 @@ pub(crate) struct Granted {
 
 impl FakeAgent {
     pub(crate) async fn connect(cluster: &Cluster, hello: Hello) -> Self {
+        Self::connect_by(&cluster.client, hello).await
+    }
+
+    pub(crate) async fn connect_by(client: &Client, hello: Hello) -> Self {
         let (control, requests) = mpsc::channel(64);
         control
             .send(from_agent(FromAgent::Hello(hello.clone().into())))
             .await
             .unwrap();
-        let messages = cluster
-            .client
-            .agent()
-            .connect(ReceiverStream::new(requests))
-            .await
-            .unwrap();
+        let messages = client.agent().connect(ReceiverStream::new(requests)).await.unwrap();
         let (delivery, batches) = mpsc::channel(64);
-        let answers = cluster
-            .client
-            .events()
-            .append(ReceiverStream::new(batches))
-            .await
-            .unwrap();
+        let answers = client.events().append(ReceiverStream::new(batches)).await.unwrap();
         let mut agent = Self {
             hello,
             control,
@@ -247,6 +258,17 @@ impl FakeAgent {
             match is(&message) {
                 Some(found) => return found,
                 None => self.early.push_back(message),
+            }
+        }
+    }
+
+    /// What ends the delivery.
+    pub(crate) async fn delivery_end(&mut self) -> Option<tonic::Status> {
+        loop {
+            match soon("the end of the delivery", self.answers.message()).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(status) => return Some(status),
             }
         }
     }

@@ -16,6 +16,7 @@ fn agent_id(n: u128) -> AgentId {
 
 /// What views and waiting jobs borrow from.
 struct Needs {
+    project: ProjectId,
     codex: AdapterName,
     none: Labels,
     linux: Labels,
@@ -28,6 +29,7 @@ impl Needs {
     fn new() -> Self {
         let name = |text: &str| text.parse::<AdapterName>().unwrap();
         Self {
+            project: ProjectId::default(),
             codex: name("codex"),
             none: Labels::new(),
             linux: Labels::from([("os".to_owned(), "linux".to_owned())]),
@@ -41,6 +43,7 @@ impl Needs {
         Waiting {
             job: JobId::from_random(n),
             task: TaskId::from_random(task),
+            project: &self.project,
             held: 0,
             adapter: None,
             requirements: &self.none,
@@ -56,6 +59,7 @@ impl Needs {
             name,
             free_slots,
             labels: &self.none,
+            project: None,
             adapters: &self.no_adapter,
             draining: false,
         }
@@ -97,6 +101,27 @@ fn tasks_take_turns_and_what_they_hold_counts() {
         job.held = 2;
     }
     assert_eq!(placed(&jobs, &agents), [(11, 1), (12, 1), (1, 1), (2, 1)]);
+}
+
+#[test]
+fn an_agent_of_a_project_works_for_that_project_only() {
+    let needs = Needs::new();
+    let other: ProjectId = "other".parse().unwrap();
+    let there = Waiting {
+        project: &other,
+        ..needs.job(2, 2)
+    };
+    let bound = AgentView {
+        project: Some(&other),
+        ..needs.agent(1, "bound", 5)
+    };
+    assert_eq!(placed(&[needs.job(1, 1), there], &[bound]), [(2, 1)]);
+    let free = needs.agent(2, "free", 1);
+    assert_eq!(placed(&[needs.job(1, 1), there], &[bound, free]), [(1, 2), (2, 1)]);
+    assert_eq!(
+        why_waiting(&needs.job(1, 1), &[bound], NOW),
+        "no agent that is connected works for project default"
+    );
 }
 
 #[test]

@@ -44,6 +44,21 @@ impl FleetService for Bare {
         };
         Ok(Response::new(v1::DrainAgentResponse { agent: Some(agent) }))
     }
+
+    async fn create_join_token(
+        &self,
+        _request: Request<v1::CreateJoinTokenRequest>,
+    ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
+        Ok(Response::new(v1::CreateJoinTokenResponse::default()))
+    }
+
+    async fn revoke_agent(
+        &self,
+        request: Request<v1::RevokeAgentRequest>,
+    ) -> Result<Response<v1::RevokeAgentResponse>, Status> {
+        let agent_id = request.into_inner().agent;
+        Ok(Response::new(v1::RevokeAgentResponse { agent_id }))
+    }
 }
 
 #[tonic::async_trait]

@@ -122,7 +122,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             let config = kage_agent::Config {
                 state_dir: state,
                 coordinator_url: coordinator,
-                token: kage_agent::Secret::new(&token),
+                credentials: kage_proto::client::Credentials::bearer(&token),
                 name,
                 slots,
                 labels: Labels::default(),

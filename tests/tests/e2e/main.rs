@@ -11,6 +11,7 @@ mod claude_code;
 mod crash;
 mod long_prompt;
 mod recovery;
+mod remote;
 mod three_agents;
 mod verdicts;
 mod watching;

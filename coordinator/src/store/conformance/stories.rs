@@ -11,6 +11,10 @@ use kage_core::session::{SessionState, SessionStateKind};
 use kage_core::task::TaskState;
 use kage_core::usage::{PicoUsd, Usage};
 
+pub(super) use super::admission::{
+    a_join_token_lets_one_agent_in_in_time, a_revoked_agent_stays_out,
+    tokens_of_people_are_kept_until_they_are_taken_back,
+};
 use super::fixture::{
     activity, agent, agent_id, append, appended, at, attempt_id, boot_id, claimed, committed, crashed, create, event,
     exhausted, request, result, spec, start, started, task_id, token, told, two_agents, verdict,

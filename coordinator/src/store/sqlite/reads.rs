@@ -8,12 +8,14 @@ use kage_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use super::record::{
-    self, ATTEMPT_COLUMNS, JOB_COLUMNS, SESSION_COLUMNS, agent_columns, attempt_columns, job_columns, session_columns,
+    self, ATTEMPT_COLUMNS, JOB_COLUMNS, SESSION_COLUMNS, agent_columns, attempt_columns, enrolment_columns,
+    job_columns, person_token_columns, session_columns,
 };
 use super::value::{
     failed, get, get_id, get_int, get_job_kind, get_json, get_optional_time, get_parsed, get_task_state, get_time, id,
     int, time,
 };
+use crate::store::admission::{Enrolment, PersonToken};
 use crate::store::apply::waiting;
 use crate::store::command::QueuedJob;
 use crate::store::error::EngineError;
@@ -312,6 +314,28 @@ impl Reads for Connection {
             concat!("SELECT ", agent_columns!(), " FROM agents ORDER BY name, id"),
             params![],
             record::agent,
+        )
+    }
+
+    fn enrolments(&self) -> Result<Vec<Enrolment>> {
+        all(
+            self,
+            concat!("SELECT ", enrolment_columns!(), " FROM enrolments ORDER BY agent"),
+            params![],
+            record::enrolment,
+        )
+    }
+
+    fn person_tokens(&self) -> Result<Vec<PersonToken>> {
+        all(
+            self,
+            concat!(
+                "SELECT ",
+                person_token_columns!(),
+                " FROM person_tokens ORDER BY created_at, id"
+            ),
+            params![],
+            record::person_token,
         )
     }
 

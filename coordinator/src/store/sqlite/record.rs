@@ -12,6 +12,7 @@ use super::value::{
     corrupt, get, get_attempt_state, get_id, get_int, get_json, get_optional_id, get_optional_json, get_optional_time,
     get_parsed, get_time,
 };
+use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
 use crate::store::error::EngineError;
 use crate::store::rows::JobRow;
 
@@ -146,6 +147,63 @@ pub(super) fn attempt(row: &Row<'_>) -> Result<Attempt, EngineError> {
         lease_until: get_time(row, 8)?,
         acked_seq: get_int(row, 9)?,
         state: get_attempt_state(row, 10)?,
+    })
+}
+
+/// Columns of `join_tokens` after its id, for [`join_token`].
+macro_rules! join_token_columns {
+    () => {
+        "secret, project, labels, expires_at, used_by, used_key"
+    };
+}
+pub(super) use join_token_columns;
+
+pub(super) fn join_token(row: &Row<'_>) -> Result<JoinTokenRow, EngineError> {
+    let key: Option<String> = get(row, 5)?;
+    let key = key.map(|text| text.parse().map_err(corrupt("digest"))).transpose()?;
+    Ok(JoinTokenRow {
+        secret: get_parsed(row, 0, "digest")?,
+        project: get_parsed(row, 1, "project")?,
+        labels: get_json(row, 2, "labels")?,
+        expires_at: get_time(row, 3)?,
+        used: get_optional_id(row, 4)?.zip(key),
+    })
+}
+
+/// Columns of `enrolments`, for [`enrolment`].
+macro_rules! enrolment_columns {
+    () => {
+        "agent, project, labels, enrolled_at, revoked_at"
+    };
+}
+pub(super) use enrolment_columns;
+
+pub(super) fn enrolment(row: &Row<'_>) -> Result<Enrolment, EngineError> {
+    Ok(Enrolment {
+        agent: get_id(row, 0)?,
+        project: get_parsed(row, 1, "project")?,
+        labels: get_json(row, 2, "labels")?,
+        enrolled_at: get_time(row, 3)?,
+        revoked_at: get_optional_time(row, 4)?,
+    })
+}
+
+/// Columns of `person_tokens`, for [`person_token`].
+macro_rules! person_token_columns {
+    () => {
+        "id, hash, role, name, created_at, revoked_at"
+    };
+}
+pub(super) use person_token_columns;
+
+pub(super) fn person_token(row: &Row<'_>) -> Result<PersonToken, EngineError> {
+    Ok(PersonToken {
+        id: get_id(row, 0)?,
+        hash: get_parsed(row, 1, "digest")?,
+        role: get_parsed(row, 2, "role")?,
+        name: get(row, 3)?,
+        created_at: get_time(row, 4)?,
+        revoked_at: get_optional_time(row, 5)?,
     })
 }
 

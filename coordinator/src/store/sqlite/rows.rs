@@ -4,18 +4,22 @@
 use kage_core::attempt::Attempt;
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::id::{AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
 use kage_core::job::JobKind;
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::task::Task;
 use kage_core::time::Timestamp;
 use rusqlite::{Connection, ErrorCode, Params, Row, params};
 
-use super::record::{self, agent_columns, attempt_columns, job_columns, session_columns};
+use super::record::{
+    self, agent_columns, attempt_columns, enrolment_columns, job_columns, join_token_columns, person_token_columns,
+    session_columns,
+};
 use super::value::{
     attempt_state, failed, get, get_id, get_int, get_json, get_optional_time, get_parsed, get_session_state,
     get_task_state, get_time, id, int, json, task_state, time,
 };
+use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
 use crate::store::error::{EngineError, StoreError};
 use crate::store::rows::{AttemptNote, ContextRow, Failed, JobRow, RequestKey, RequestRow, Rows, TaskHead};
 
@@ -484,6 +488,88 @@ impl Rows for SqliteRows<'_> {
         self.execute(
             "UPDATE agents SET seen_at = ?2 WHERE id = ?1",
             params![id(agent), time(at)],
+        )
+    }
+
+    fn join_token(&mut self, token: TokenId) -> Result<Option<JoinTokenRow>, Failed> {
+        self.one(
+            concat!("SELECT ", join_token_columns!(), " FROM join_tokens WHERE id = ?1"),
+            params![id(token)],
+            record::join_token,
+        )
+    }
+
+    fn put_join_token(&mut self, token: TokenId, row: &JoinTokenRow) -> Result<(), Failed> {
+        self.execute(
+            concat!(
+                "INSERT OR REPLACE INTO join_tokens (id, ",
+                join_token_columns!(),
+                ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+            ),
+            params![
+                id(token),
+                row.secret.as_str(),
+                row.project.as_str(),
+                json("labels", &row.labels)?,
+                time(row.expires_at),
+                row.used.as_ref().map(|(agent, _)| id(*agent)),
+                row.used.as_ref().map(|(_, key)| key.as_str()),
+            ],
+        )
+    }
+
+    fn forget_join_tokens(&mut self, before: Timestamp) -> Result<(), Failed> {
+        self.execute("DELETE FROM join_tokens WHERE expires_at < ?1", params![time(before)])
+    }
+
+    fn enrolment(&mut self, agent: AgentId) -> Result<Option<Enrolment>, Failed> {
+        self.one(
+            concat!("SELECT ", enrolment_columns!(), " FROM enrolments WHERE agent = ?1"),
+            params![id(agent)],
+            record::enrolment,
+        )
+    }
+
+    fn put_enrolment(&mut self, enrolment: &Enrolment) -> Result<(), Failed> {
+        self.execute(
+            concat!(
+                "INSERT OR REPLACE INTO enrolments (",
+                enrolment_columns!(),
+                ") VALUES (?1, ?2, ?3, ?4, ?5)"
+            ),
+            params![
+                id(enrolment.agent),
+                enrolment.project.as_str(),
+                json("labels", &enrolment.labels)?,
+                time(enrolment.enrolled_at),
+                enrolment.revoked_at.map(time),
+            ],
+        )
+    }
+
+    fn person_token(&mut self, token: TokenId) -> Result<Option<PersonToken>, Failed> {
+        self.one(
+            concat!("SELECT ", person_token_columns!(), " FROM person_tokens WHERE id = ?1"),
+            params![id(token)],
+            record::person_token,
+        )
+    }
+
+    fn put_person_token(&mut self, token: &PersonToken) -> Result<(), Failed> {
+        self.execute(
+            concat!(
+                "INSERT OR REPLACE INTO person_tokens (",
+                person_token_columns!(),
+                ") VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+            ),
+            params![
+                id(token.id),
+                token.hash.as_str(),
+                token.role.as_str(),
+                token.name,
+                time(token.created_at),
+                token.revoked_at.map(time),
+            ],
         )
     }
 

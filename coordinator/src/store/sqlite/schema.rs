@@ -151,6 +151,34 @@ CREATE TABLE requests (
 ALTER TABLE sessions ADD COLUMN incidents TEXT;
 ALTER TABLE jobs ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+CREATE TABLE join_tokens (
+    id          BLOB NOT NULL PRIMARY KEY,
+    secret      TEXT NOT NULL,
+    project     TEXT NOT NULL,
+    labels      TEXT NOT NULL,
+    expires_at  INTEGER NOT NULL,
+    used_by     BLOB,
+    used_key    TEXT
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE enrolments (
+    agent        BLOB NOT NULL PRIMARY KEY,
+    project      TEXT NOT NULL,
+    labels       TEXT NOT NULL,
+    enrolled_at  INTEGER NOT NULL,
+    revoked_at   INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE person_tokens (
+    id          BLOB NOT NULL PRIMARY KEY,
+    hash        TEXT NOT NULL UNIQUE,
+    role        TEXT NOT NULL,
+    name        TEXT NOT NULL,
+    created_at  INTEGER NOT NULL,
+    revoked_at  INTEGER
+) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// The newest schema that this program knows.

@@ -1,0 +1,128 @@
+//! `kage token`: makes, lists and takes back tokens.
+
+use kage_core::task::Labels;
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+use serde::Serialize;
+
+use crate::args::{TokenCreate, TokenRole};
+use crate::assignments;
+use crate::exit::{Exit, Refusal};
+use crate::invocation::Invocation;
+use crate::output::note;
+use crate::tasks;
+use crate::view;
+
+#[derive(Debug, Serialize)]
+struct TokenJson<'a> {
+    id: &'a str,
+    role: &'static str,
+    name: &'a str,
+    created_ms: u64,
+    revoked_ms: Option<u64>,
+}
+
+pub(super) async fn create(invocation: &Invocation, args: TokenCreate) -> anyhow::Result<Exit> {
+    let role = match args.role {
+        TokenRole::Agent => return create_join_token(invocation, args).await,
+        TokenRole::View => v1::Role::View,
+        TokenRole::Submit => v1::Role::Submit,
+        TokenRole::Admin => v1::Role::Admin,
+    };
+    if !args.label.is_empty() || args.project.is_some() {
+        return Err(Refusal::usage("--label and --project are for --role agent").into());
+    }
+    let access = invocation.existing().await?;
+    let request = v1::CreateTokenRequest {
+        request_id: tasks::request_id(),
+        role: role.into(),
+        name: args.name,
+    };
+    let response = access.client.access().create_token(request).await;
+    let response = response.map_err(ApiError::from)?.into_inner();
+    let token = response.token.unwrap_or_default();
+    invocation
+        .out
+        .result(&serde_json::json!({ "id": token.id, "token": response.bearer }))?;
+    invocation.out.text(&response.bearer)?;
+    note(&format!(
+        "put it into a file that only you can read, and name that in coordinator.token_file; `kage token revoke {}` \
+         takes it back",
+        token.id
+    ));
+    Ok(Exit::Done)
+}
+
+async fn create_join_token(invocation: &Invocation, args: TokenCreate) -> anyhow::Result<Exit> {
+    let labels: Labels = assignments::labels("--label", &args.label)?;
+    let access = invocation.existing().await?;
+    let request = v1::CreateJoinTokenRequest {
+        request_id: tasks::request_id(),
+        project: args.project.unwrap_or_default(),
+        labels: labels.into_iter().collect(),
+    };
+    let response = access.client.fleet().create_join_token(request).await;
+    let response = response.map_err(ApiError::from)?.into_inner();
+    invocation.out.result(&serde_json::json!({
+        "token": response.join_token,
+        "expires_ms": response.expires_at_ms,
+    }))?;
+    invocation.out.text(&response.join_token)?;
+    note("good for one agent, within ten minutes: kage agent run --join TOKEN HOST:PORT");
+    Ok(Exit::Done)
+}
+
+pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let response = access.client.access().list_tokens(v1::ListTokensRequest {}).await;
+    let tokens = response.map_err(ApiError::from)?.into_inner().tokens;
+    let json: Vec<_> = tokens.iter().map(token_json).collect();
+    invocation.out.result(&json)?;
+    invocation.out.text(&view::table(
+        &["token", "role", "name", "state"],
+        tokens.iter().map(|token| {
+            let state = if token.revoked_at_ms == 0 { "good" } else { "revoked" };
+            vec![
+                token.id.clone(),
+                role(token.role()).to_owned(),
+                token.name.clone(),
+                state.to_owned(),
+            ]
+        }),
+    ))?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn revoke(invocation: &Invocation, token_id: String) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let request = v1::RevokeTokenRequest {
+        request_id: tasks::request_id(),
+        token_id,
+    };
+    let response = access.client.access().revoke_token(request).await;
+    let token = response.map_err(ApiError::from)?.into_inner().token.unwrap_or_default();
+    invocation.out.result(&token_json(&token))?;
+    invocation
+        .out
+        .text(&format!("token {} is good for nothing any more", token.id))?;
+    Ok(Exit::Done)
+}
+
+fn token_json(token: &v1::Token) -> TokenJson<'_> {
+    TokenJson {
+        id: &token.id,
+        role: role(token.role()),
+        name: &token.name,
+        created_ms: token.created_at_ms,
+        revoked_ms: (token.revoked_at_ms != 0).then_some(token.revoked_at_ms),
+    }
+}
+
+const fn role(role: v1::Role) -> &'static str {
+    match role {
+        v1::Role::Unspecified => "unknown",
+        v1::Role::View => "view",
+        v1::Role::Submit => "submit",
+        v1::Role::Admin => "admin",
+    }
+}

@@ -1,0 +1,195 @@
+//! Who may call what: one table, every RPC and every HTTP route by every role. What is not
+//! in it nobody but the owner may call. Whose call it is, `auth` finds out.
+
+use http::{Method, Uri};
+use kage_core::access::Role;
+
+const READERS: &[Role] = &[Role::Admin, Role::Submit, Role::View];
+const SUBMITTERS: &[Role] = &[Role::Admin, Role::Submit];
+const ADMINS: &[Role] = &[Role::Admin];
+const AGENTS: &[Role] = &[Role::Agent];
+/// Everybody who is known.
+const KNOWN: &[Role] = &[Role::Admin, Role::Submit, Role::View, Role::Agent];
+const ALL: &[Role] = &[Role::Admin, Role::Submit, Role::View, Role::Agent, Role::Stranger];
+
+const BLOBS_READ: &str = "GET /v1/blobs";
+const BLOBS_WRITE: &str = "PUT /v1/blobs";
+const GIT_FETCH: &str = "git fetch";
+const GIT_PUSH: &str = "git push";
+const METRICS: &str = "GET /metrics";
+
+/// A route and the roles that may call it. The owner may call everything.
+pub type Row = (&'static str, &'static [Role]);
+
+/// Every route, once.
+pub const TABLE: &[Row] = &[
+    ("/kage.v1.TaskService/CreateTask", SUBMITTERS),
+    ("/kage.v1.TaskService/CancelTask", SUBMITTERS),
+    ("/kage.v1.TaskService/GetTask", READERS),
+    ("/kage.v1.TaskService/ListTasks", READERS),
+    ("/kage.v1.TaskService/WatchTask", READERS),
+    ("/kage.v1.TaskService/GetReport", READERS),
+    ("/kage.v1.ContextService/PutContext", SUBMITTERS),
+    ("/kage.v1.ContextService/GetContext", READERS),
+    ("/kage.v1.ContextService/GetContextStats", READERS),
+    ("/kage.v1.FleetService/ListAgents", READERS),
+    ("/kage.v1.FleetService/DrainAgent", ADMINS),
+    ("/kage.v1.FleetService/CreateJoinToken", ADMINS),
+    ("/kage.v1.FleetService/RevokeAgent", ADMINS),
+    ("/kage.v1.AccessService/CreateToken", ADMINS),
+    ("/kage.v1.AccessService/ListTokens", ADMINS),
+    ("/kage.v1.AccessService/RevokeToken", ADMINS),
+    ("/kage.v1.AgentService/Connect", AGENTS),
+    ("/kage.v1.EventService/Append", AGENTS),
+    ("/kage.v1.EnrollmentService/Enroll", ALL),
+    ("/grpc.health.v1.Health/Check", KNOWN),
+    ("/grpc.health.v1.Health/List", KNOWN),
+    ("/grpc.health.v1.Health/Watch", KNOWN),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", KNOWN),
+    (BLOBS_READ, KNOWN),
+    (BLOBS_WRITE, &[Role::Admin, Role::Submit, Role::Agent]),
+    (GIT_FETCH, KNOWN),
+    (GIT_PUSH, SUBMITTERS),
+    (METRICS, READERS),
+];
+
+/// What the table says of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Answer {
+    /// The role may.
+    Allowed,
+    /// It may not call this.
+    Denied(&'static str),
+    /// There is no row for it.
+    Unknown,
+}
+
+pub(crate) fn may(role: Role, method: &Method, uri: &Uri) -> Answer {
+    if role == Role::Owner {
+        return Answer::Allowed;
+    }
+    let Some((route, roles)) = row(method, uri) else {
+        return Answer::Unknown;
+    };
+    if roles.contains(&role) {
+        Answer::Allowed
+    } else {
+        Answer::Denied(route)
+    }
+}
+
+/// The row of a request. Where a path can be written in several ways, only the plain one
+/// counts as the lesser right.
+fn row(method: &Method, uri: &Uri) -> Option<&'static Row> {
+    let path = uri.path();
+    let name = if path.starts_with("/v1/blobs/") {
+        match *method {
+            Method::GET | Method::HEAD => BLOBS_READ,
+            _ => BLOBS_WRITE,
+        }
+    } else if path.starts_with("/git/") {
+        let fetches = match path.rsplit_once('/') {
+            Some((_, "refs")) => uri.query() == Some("service=git-upload-pack"),
+            Some((_, service)) => service == "git-upload-pack",
+            None => false,
+        };
+        if fetches { GIT_FETCH } else { GIT_PUSH }
+    } else if path == "/metrics" {
+        METRICS
+    } else {
+        path
+    };
+    TABLE.iter().find(|(route, _)| *route == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use kage_proto::FILE_DESCRIPTOR_SET;
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    #[test]
+    fn every_rpc_has_one_row_and_every_row_of_ours_is_an_rpc() {
+        let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
+        let mut rpcs = BTreeSet::new();
+        for file in &set.file {
+            for service in &file.service {
+                for method in &service.method {
+                    rpcs.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
+                }
+            }
+        }
+        let rows: Vec<_> = TABLE.iter().map(|(route, _)| (*route).to_owned()).collect();
+        assert_eq!(
+            rows.iter().collect::<BTreeSet<_>>().len(),
+            rows.len(),
+            "a route stands twice"
+        );
+        let ours: BTreeSet<_> = rows.into_iter().filter(|route| route.starts_with("/kage.")).collect();
+        assert_eq!(ours, rpcs);
+    }
+
+    #[test]
+    fn a_role_has_what_the_lesser_one_has() {
+        for (route, roles) in TABLE {
+            if roles.contains(&Role::View) {
+                assert!(roles.contains(&Role::Submit), "{route}");
+            }
+            if roles.contains(&Role::Submit) {
+                assert!(roles.contains(&Role::Admin), "{route}");
+            }
+            assert!(!roles.contains(&Role::Owner), "{route}: the owner is not in rows");
+        }
+    }
+
+    #[test]
+    fn strangers_may_enrol_only() {
+        let open: Vec<_> = TABLE
+            .iter()
+            .filter(|(_, roles)| roles.contains(&Role::Stranger))
+            .collect();
+        assert_eq!(open.len(), 1);
+        assert_eq!(open[0].0, "/kage.v1.EnrollmentService/Enroll");
+    }
+
+    #[test]
+    fn http_routes_are_told_apart_and_doubt_is_a_push() {
+        let cases = [
+            (Method::GET, "/v1/blobs/p/d", BLOBS_READ),
+            (Method::HEAD, "/v1/blobs/p/d", BLOBS_READ),
+            (Method::PUT, "/v1/blobs/p/d", BLOBS_WRITE),
+            (Method::DELETE, "/v1/blobs/p/d", BLOBS_WRITE),
+            (Method::GET, "/git/p/r/info/refs?service=git-upload-pack", GIT_FETCH),
+            (Method::GET, "/git/p/r/info/refs?service=git-receive-pack", GIT_PUSH),
+            (
+                Method::GET,
+                "/git/p/r/info/refs?service=git-upload-pack&service=git-receive-pack",
+                GIT_PUSH,
+            ),
+            (Method::GET, "/git/p/r/info/refs?service=git%2Dreceive-pack", GIT_PUSH),
+            (Method::GET, "/git/p/r/info/refs", GIT_PUSH),
+            (Method::POST, "/git/p/r/git-upload-pack", GIT_FETCH),
+            (Method::POST, "/git/p/r/git-receive-pack", GIT_PUSH),
+            (Method::POST, "/git/p/r/git%2Dreceive-pack", GIT_PUSH),
+            (Method::GET, "/metrics", METRICS),
+        ];
+        for (method, uri, expected) in cases {
+            let uri: Uri = uri.parse().unwrap();
+            assert_eq!(row(&method, &uri).map(|(route, _)| *route), Some(expected), "{uri}");
+        }
+        let unknown: Uri = "/kage.v1.TaskService/Createtask".parse().unwrap();
+        for role in Role::ALL {
+            let expected = if role == Role::Owner {
+                Answer::Allowed
+            } else {
+                Answer::Unknown
+            };
+            assert_eq!(may(role, &Method::POST, &unknown), expected, "{role}");
+        }
+    }
+}

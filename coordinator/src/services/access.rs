@@ -1,0 +1,117 @@
+//! AccessService: the bearer tokens of people and their programs.
+
+use std::sync::Arc;
+
+use kage_core::access::Role;
+use kage_core::id::{Digest, TokenId};
+use kage_proto::convert::parse;
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+use kage_proto::v1::access_service_server::AccessService;
+use tonic::{Request, Response, Status};
+
+use super::{principal, read_error, request, store_error};
+use crate::coordinator::Coordinator;
+use crate::store::{CreatePersonToken, PersonToken, RevokePersonToken};
+
+const MAX_NAME: usize = 200;
+
+#[derive(Debug)]
+pub(crate) struct Access(pub(crate) Arc<Coordinator>);
+
+#[tonic::async_trait]
+impl AccessService for Access {
+    async fn create_token(
+        &self,
+        message: Request<v1::CreateTokenRequest>,
+    ) -> Result<Response<v1::CreateTokenResponse>, Status> {
+        let caller = principal(&message);
+        let message = message.into_inner();
+        let role = match message.role() {
+            v1::Role::Admin => Role::Admin,
+            v1::Role::Submit => Role::Submit,
+            v1::Role::View => Role::View,
+            v1::Role::Unspecified => {
+                return Err(ApiError::invalid("role", "must be view, submit or admin").into());
+            }
+        };
+        if message.name.len() > MAX_NAME {
+            return Err(ApiError::invalid("name", format_args!("has more than {MAX_NAME} bytes")).into());
+        }
+        let id = TokenId::from_random(self.0.random());
+        let token = self
+            .0
+            .store
+            .apply(CreatePersonToken {
+                request: request(&caller, &message.request_id, &(role, &message.name))?,
+                id,
+                hash: Digest::of(self.bearer(id).as_bytes()),
+                role,
+                name: message.name,
+                now: self.0.now(),
+            })
+            .await
+            .map_err(store_error)?;
+        let bearer = self.bearer(token.id);
+        if Digest::of(bearer.as_bytes()) != token.hash {
+            return Err(super::not_repeatable().into());
+        }
+        self.0.identities.person(&token);
+        Ok(Response::new(v1::CreateTokenResponse {
+            token: Some(view(&token)),
+            bearer,
+        }))
+    }
+
+    async fn list_tokens(
+        &self,
+        _message: Request<v1::ListTokensRequest>,
+    ) -> Result<Response<v1::ListTokensResponse>, Status> {
+        let tokens = self.0.store.person_tokens().await.map_err(read_error)?;
+        Ok(Response::new(v1::ListTokensResponse {
+            tokens: tokens.iter().map(view).collect(),
+        }))
+    }
+
+    async fn revoke_token(
+        &self,
+        message: Request<v1::RevokeTokenRequest>,
+    ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
+        let caller = principal(&message);
+        let message = message.into_inner();
+        let id: TokenId = parse("token_id", &message.token_id).map_err(ApiError::from)?;
+        let command = RevokePersonToken {
+            request: request(&caller, &message.request_id, &id)?,
+            id,
+            now: self.0.now(),
+        };
+        let token = self.0.store.apply(command).await.map_err(store_error)?;
+        self.0.identities.person(&token);
+        Ok(Response::new(v1::RevokeTokenResponse {
+            token: Some(view(&token)),
+        }))
+    }
+}
+
+impl Access {
+    fn bearer(&self, id: TokenId) -> String {
+        format!("kage-{id}-{}", self.0.secrets.of("person", id))
+    }
+}
+
+fn view(token: &PersonToken) -> v1::Token {
+    let role = match token.role {
+        Role::Admin => v1::Role::Admin,
+        Role::Submit => v1::Role::Submit,
+        Role::View => v1::Role::View,
+        // No person's token has one of these.
+        Role::Owner | Role::Agent | Role::Stranger => v1::Role::Unspecified,
+    };
+    v1::Token {
+        id: token.id.to_string(),
+        role: role.into(),
+        name: token.name.clone(),
+        created_at_ms: token.created_at.as_millis(),
+        revoked_at_ms: token.revoked_at.map_or(0, kage_core::time::Timestamp::as_millis),
+    }
+}

@@ -1,0 +1,73 @@
+//! EnrollmentService: an agent shows its join token and a public key, and gets a certificate.
+
+use std::sync::Arc;
+
+use kage_core::id::{AgentId, Digest, ProjectId, TokenId};
+use kage_proto::convert::parse;
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+use kage_proto::v1::enrollment_service_server::EnrollmentService;
+use tonic::{Request, Response, Status};
+
+use super::{internal, no_tls, store_error};
+use crate::authority::{AGENT_LIFETIME, IssueError};
+use crate::coordinator::Coordinator;
+use crate::store::{EnrolAgent, Enrolled};
+
+#[derive(Debug)]
+pub(crate) struct Enrollment(pub(crate) Arc<Coordinator>);
+
+#[tonic::async_trait]
+impl EnrollmentService for Enrollment {
+    async fn enroll(&self, message: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollResponse>, Status> {
+        let message = message.into_inner();
+        let authority = self.0.authority.as_ref().ok_or_else(no_tls)?;
+        let token: TokenId = parse("token_id", &message.token_id).map_err(ApiError::from)?;
+        let project = match message.project.as_str() {
+            "" => None,
+            text => Some(parse::<ProjectId>("project", text).map_err(ApiError::from)?),
+        };
+        // Before the token is used up: a request that cannot be granted costs nothing.
+        let checked = authority.check(&message.certificate_request).map_err(issue_error)?;
+        let now = self.0.now();
+        let command = EnrolAgent {
+            token,
+            secret: Digest::of(message.secret.as_bytes()),
+            project,
+            key: checked.key.clone(),
+            agent: AgentId::from_random(self.0.random()),
+            now,
+        };
+        let enrolment = match self.0.store.apply(command).await.map_err(store_error)? {
+            Enrolled::Joined(enrolment) => enrolment,
+            Enrolled::Refused(refusal) => {
+                tracing::warn!(%token, %refusal, "an agent was not let in");
+                return Err(ApiError::PermissionDenied {
+                    message: refusal.to_string(),
+                }
+                .into());
+            }
+        };
+        let until = now + AGENT_LIFETIME;
+        let certificate = authority
+            .issue(&checked, enrolment.agent, now, until)
+            .map_err(issue_error)?;
+        self.0.identities.agent(&enrolment);
+        tracing::info!(agent = %enrolment.agent, %token, "agent joined");
+        Ok(Response::new(v1::EnrollResponse {
+            agent_id: enrolment.agent.to_string(),
+            certificate,
+            ca_certificate: authority.ca_pem().to_owned(),
+            project: enrolment.project.to_string(),
+            labels: enrolment.labels.into_iter().collect(),
+            expires_at_ms: until.as_millis(),
+        }))
+    }
+}
+
+fn issue_error(error: IssueError) -> ApiError {
+    match &error {
+        IssueError::Request(_) => ApiError::invalid("certificate_request", &error),
+        IssueError::Sign(_) => internal("the certificate could not be issued", &error),
+    }
+}

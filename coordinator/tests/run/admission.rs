@@ -1,0 +1,473 @@
+//! Who gets in over TLS: agents with join tokens and certificates, people with tokens, and
+//! what each of them may do.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use kage_coordinator::access::TABLE;
+use kage_core::access::{JoinToken, Role, agent_uri};
+use kage_core::event::{AttemptOutcome, EventBody};
+use kage_core::id::AgentId;
+use kage_core::time::Timestamp;
+use kage_proto::blob::AGENT_HEADER;
+use kage_proto::client::{Authorised, Client, ClientCertificate, Credentials, PemFile};
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use tempfile::TempDir;
+use tonic::body::Body;
+use tower::{Service as _, ServiceExt as _};
+
+use crate::cluster::{Cluster, FakeAgent, hello, soon, spec};
+
+async fn start(dir: &Path) -> Cluster {
+    Cluster::start_with(dir, |config, _| config.tls = true).await
+}
+
+/// A coordinator whose clock can be put forward.
+async fn start_with_clock(dir: &Path) -> (Cluster, Arc<AtomicU64>) {
+    let ahead = Arc::new(AtomicU64::new(0));
+    let offset = Arc::clone(&ahead);
+    let cluster = Cluster::start_with(dir, |config, ports| {
+        config.tls = true;
+        let system = Arc::clone(&ports.clock);
+        ports.clock = Arc::new(move || Timestamp::from_millis(system().as_millis() + offset.load(Ordering::Relaxed)));
+    });
+    (cluster.await, ahead)
+}
+
+fn request_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("admission-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+async fn join_token(cluster: &Cluster, project: &str) -> JoinToken {
+    let request = v1::CreateJoinTokenRequest {
+        request_id: request_id(),
+        project: project.to_owned(),
+        labels: [("gpu".to_owned(), "true".to_owned())].into(),
+    };
+    let response = cluster.client.fleet().create_join_token(request).await.unwrap();
+    response.into_inner().join_token.parse().unwrap()
+}
+
+/// Whoever has nothing but the CA's certificate.
+async fn stranger(cluster: &Cluster) -> Client {
+    let credentials = Credentials {
+        token: None,
+        ..cluster.credentials.clone()
+    };
+    Client::connect_as(&cluster.url, &credentials).await.unwrap()
+}
+
+async fn enrol(
+    cluster: &Cluster,
+    token: &JoinToken,
+    project: &str,
+    key: &KeyPair,
+) -> Result<v1::EnrollResponse, String> {
+    let csr = CertificateParams::default().serialize_request(key).unwrap();
+    let request = v1::EnrollRequest {
+        token_id: token.id.to_string(),
+        secret: token.secret.clone(),
+        project: project.to_owned(),
+        certificate_request: csr.der().to_vec(),
+    };
+    let response = stranger(cluster).await.enrollment().enroll(request).await;
+    response
+        .map(tonic::Response::into_inner)
+        .map_err(|status| ApiError::from(status).to_string())
+}
+
+/// An agent that joined.
+struct Member {
+    id: AgentId,
+    client: Client,
+    credentials: Credentials,
+    _files: TempDir,
+}
+
+fn identity(files: &Path, certificate: &str, key: &KeyPair) -> ClientCertificate {
+    std::fs::write(files.join("agent.pem"), certificate).unwrap();
+    std::fs::write(files.join("agent.key"), key.serialize_pem()).unwrap();
+    ClientCertificate {
+        certificate: PemFile::read(files.join("agent.pem")).unwrap(),
+        key: PemFile::read(files.join("agent.key")).unwrap(),
+    }
+}
+
+async fn member(cluster: &Cluster, project: &str) -> Member {
+    let token = join_token(cluster, project).await;
+    let key = KeyPair::generate().unwrap();
+    let response = enrol(cluster, &token, "", &key).await.unwrap();
+    assert_eq!(response.labels["gpu"], "true");
+    let files = tempfile::tempdir().unwrap();
+    let credentials = Credentials {
+        token: None,
+        identity: Some(identity(files.path(), &response.certificate, &key)),
+        ..cluster.credentials.clone()
+    };
+    Member {
+        id: response.agent_id.parse().unwrap(),
+        client: Client::connect_as(&cluster.url, &credentials).await.unwrap(),
+        credentials,
+        _files: files,
+    }
+}
+
+fn hello_of(member: &Member) -> kage_proto::convert::agent::Hello {
+    kage_proto::convert::agent::Hello {
+        agent: member.id,
+        ..hello(1, 2)
+    }
+}
+
+async fn person(cluster: &Cluster, role: v1::Role) -> (v1::Token, Client) {
+    let request = v1::CreateTokenRequest {
+        request_id: request_id(),
+        role: role.into(),
+        name: "somebody".to_owned(),
+    };
+    let response = cluster
+        .client
+        .access()
+        .create_token(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let credentials = Credentials {
+        token: Some(response.bearer),
+        ..cluster.credentials.clone()
+    };
+    let client = Client::connect_as(&cluster.url, &credentials).await.unwrap();
+    (response.token.unwrap(), client)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_token_is_good_once_in_time_and_for_its_project() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cluster, ahead) = start_with_clock(dir.path()).await;
+    let token = join_token(&cluster, "").await;
+    let (mine, thief) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let refused = |outcome: Result<v1::EnrollResponse, String>| outcome.unwrap_err();
+
+    let guessed = JoinToken {
+        secret: "0".repeat(64),
+        ..token.clone()
+    };
+    let reason = refused(enrol(&cluster, &guessed, "", &thief).await);
+    assert!(reason.contains("not one of this coordinator"), "{reason}");
+    let reason = refused(enrol(&cluster, &token, "other", &mine).await);
+    assert!(reason.contains("for another project"), "{reason}");
+    let joined = enrol(&cluster, &token, "default", &mine).await.unwrap();
+    let reason = refused(enrol(&cluster, &token, "", &thief).await);
+    assert!(reason.contains("used already"), "{reason}");
+    // Its own holder may ask again: the answer may have been lost.
+    let again = enrol(&cluster, &token, "", &mine).await.unwrap();
+    assert_eq!(again.agent_id, joined.agent_id);
+
+    let late = join_token(&cluster, "").await;
+    ahead.store(10 * 60 * 1000, Ordering::Relaxed);
+    let reason = refused(enrol(&cluster, &late, "", &thief).await);
+    assert!(reason.contains("expired"), "{reason}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_the_ca_did_not_sign_is_worth_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cluster, ahead) = start_with_clock(dir.path()).await;
+    let honest = member(&cluster, "").await;
+
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let own_ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(agent_uri(honest.id).try_into().unwrap())];
+    let forged = params.signed_by(&key, &own_ca).unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let credentials = Credentials {
+        token: None,
+        identity: Some(identity(files.path(), &forged.pem(), &key)),
+        ..cluster.credentials.clone()
+    };
+    // With TLS 1.3 a client learns of the refusal when it first reads.
+    if let Ok(client) = Client::connect_as(&cluster.url, &credentials).await {
+        let call = client.events().append(tokio_stream::empty()).await;
+        let error = ApiError::from(call.unwrap_err());
+        assert!(matches!(error, ApiError::Unavailable { .. }), "{error:?}");
+    }
+    // The other way round: a server that another CA vouches for is not believed.
+    std::fs::write(files.path().join("ca.pem"), own_ca.pem()).unwrap();
+    let wrong = Credentials {
+        ca: Some(PemFile::read(files.path().join("ca.pem")).unwrap()),
+        ..cluster.credentials.clone()
+    };
+    assert!(Client::connect_as(&cluster.url, &wrong).await.is_err());
+
+    // A connection may be older than the end of its certificate.
+    assert!(honest.client.events().append(tokio_stream::empty()).await.is_ok());
+    ahead.store(91 * 24 * 60 * 60 * 1000, Ordering::Relaxed);
+    let error = ApiError::from(honest.client.events().append(tokio_stream::empty()).await.unwrap_err());
+    assert!(error.to_string().contains("expired"), "{error}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_speaks_for_itself_only_and_works_for_its_project_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = start(dir.path()).await;
+    let (one, other) = (member(&cluster, "").await, member(&cluster, "elsewhere").await);
+    let mut worker = FakeAgent::connect_by(&one.client, hello_of(&one)).await;
+    let mut elsewhere = FakeAgent::connect_by(&other.client, hello_of(&other)).await;
+    cluster.create(spec(&["s"])).await;
+    let job = worker.take().await;
+
+    // In somebody else's name: the control session, the delivery, a blob.
+    let requests = tokio_stream::iter([v1::ConnectRequest {
+        message: Some(v1::connect_request::Message::Hello(hello_of(&one).into())),
+    }]);
+    let mut stream = other.client.agent().connect(requests).await.unwrap().into_inner();
+    let error = ApiError::from(soon("a refusal", stream.message()).await.unwrap_err());
+    assert!(error.to_string().contains("the caller is not agent"), "{error}");
+    let mut request = tonic::Request::new(tokio_stream::empty());
+    request
+        .metadata_mut()
+        .insert(AGENT_HEADER, one.id.to_string().parse().unwrap());
+    let error = ApiError::from(other.client.events().append(request).await.unwrap_err());
+    assert!(matches!(error, ApiError::PermissionDenied { .. }), "{error:?}");
+    let blob = format!("/v1/blobs/elsewhere/{}", "0".repeat(64));
+    let status = call(&other.client, "PUT", &blob, &[(AGENT_HEADER, &one.id.to_string())]).await;
+    assert_eq!(status.0, 403);
+
+    // With the attempt's own token, in its own name: it is not the one that was given it.
+    elsewhere
+        .send_events(&job.key, 1, vec![EventBody::Activity("mine now".to_owned())])
+        .await;
+    let reason = elsewhere.rejected().await;
+    assert!(reason.contains("agent"), "{reason}");
+    worker.finish(&job.key, 1, AttemptOutcome::Claimed).await;
+
+    // Another project's bytes and repositories.
+    for path in [
+        format!("/v1/blobs/default/{}", "0".repeat(64)),
+        "/git/default/repo/info/refs?service=git-upload-pack".to_owned(),
+    ] {
+        assert_eq!(call(&other.client, "GET", &path, &[]).await.0, 403, "{path}");
+        assert_eq!(call(&one.client, "GET", &path, &[]).await.0, 404, "{path}");
+    }
+    // Work of its own project goes to the one that is bound to it.
+    let mut there = spec(&["t"]);
+    there.project = "elsewhere".parse().unwrap();
+    cluster.create(there).await;
+    let job = elsewhere.take().await;
+    assert_eq!(job.work.project.as_str(), "elsewhere");
+    elsewhere.finish(&job.key, 1, AttemptOutcome::Claimed).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_agent_is_cut_off_within_a_second_and_others_do_its_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = start(dir.path()).await;
+    let (bad, good) = (member(&cluster, "").await, member(&cluster, "").await);
+    let mut revoked = FakeAgent::connect_by(&bad.client, hello_of(&bad)).await;
+    cluster.create(spec(&["s"])).await;
+    let job = revoked.take().await;
+    revoked
+        .send_events(&job.key, 1, vec![EventBody::Activity("working".to_owned())])
+        .await;
+    revoked.acked(1).await;
+    let mut other = FakeAgent::connect_by(&good.client, hello_of(&good)).await;
+
+    let request = v1::RevokeAgentRequest {
+        request_id: request_id(),
+        agent: bad.id.to_string(),
+    };
+    let began = Instant::now();
+    cluster.client.fleet().revoke_agent(request).await.unwrap();
+    revoked.end().await;
+    revoked.delivery_end().await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    for path in ["/kage.v1.EventService/Append", "/grpc.health.v1.Health/Check"] {
+        assert_eq!(
+            call(&bad.client, "POST", path, &[]).await.1.as_deref(),
+            Some("7"),
+            "{path}"
+        );
+    }
+    let error = ApiError::from(bad.client.events().append(tokio_stream::empty()).await.unwrap_err());
+    assert!(error.to_string().contains("revoked"), "{error}");
+    let second = other.take().await;
+    assert_eq!(second.work.attempt, 2);
+    other.finish(&second.key, 1, AttemptOutcome::Claimed).await;
+
+    // It stays out when the coordinator is started again, and the other one stays in.
+    cluster.stop().await;
+    let cluster = start(dir.path()).await;
+    let back = Client::connect_as(&cluster.url, &bad.credentials).await.unwrap();
+    let error = ApiError::from(back.events().append(tokio_stream::empty()).await.unwrap_err());
+    assert!(error.to_string().contains("revoked"), "{error}");
+    let back = Client::connect_as(&cluster.url, &good.credentials).await.unwrap();
+    assert!(back.events().append(tokio_stream::empty()).await.is_ok());
+    let request = v1::RevokeAgentRequest {
+        request_id: request_id(),
+        agent: "nobody".to_owned(),
+    };
+    let unknown = ApiError::from(cluster.client.fleet().revoke_agent(request).await.unwrap_err());
+    assert!(matches!(unknown, ApiError::NotFound { .. }), "{unknown:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_persons_token_lasts_until_it_is_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = start(dir.path()).await;
+    let request = v1::CreateTokenRequest {
+        request_id: request_id(),
+        role: v1::Role::View.into(),
+        name: "wall".to_owned(),
+    };
+    let mut access = cluster.client.access();
+    let first = access.create_token(request.clone()).await.unwrap().into_inner();
+    let again = access.create_token(request).await.unwrap().into_inner();
+    assert_eq!(again, first);
+    let stored = std::fs::read(dir.path().join("kage.db-wal")).unwrap_or_default();
+    let secret = first.bearer.rsplit('-').next().unwrap().as_bytes();
+    assert!(
+        !stored.windows(secret.len()).any(|window| window == secret),
+        "it is stored"
+    );
+    cluster.stop().await;
+
+    let cluster = start(dir.path()).await;
+    let credentials = Credentials {
+        token: Some(first.bearer.clone()),
+        ..cluster.credentials.clone()
+    };
+    let viewer = Client::connect_as(&cluster.url, &credentials).await.unwrap();
+    let task = cluster.create(spec(&["s"])).await;
+    let request = v1::WatchTaskRequest {
+        task_id: task.id,
+        follow: true,
+        ..Default::default()
+    };
+    let mut watch = viewer.tasks().watch_task(request).await.unwrap().into_inner();
+    soon("a first message", watch.message()).await.unwrap().unwrap();
+    let token_id = first.token.unwrap().id;
+    let request = v1::RevokeTokenRequest {
+        request_id: request_id(),
+        token_id: token_id.clone(),
+    };
+    let began = Instant::now();
+    cluster.client.access().revoke_token(request).await.unwrap();
+    while let Ok(message) = soon("the end of the watch", watch.message()).await {
+        assert!(message.is_some(), "it is broken off, not finished");
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    let refused = viewer.tasks().list_tasks(v1::ListTasksRequest::default()).await;
+    let error = ApiError::from(refused.unwrap_err());
+    assert!(error.to_string().contains("revoked"), "{error}");
+    let listed = cluster
+        .client
+        .access()
+        .list_tokens(v1::ListTokensRequest {})
+        .await
+        .unwrap();
+    let tokens = listed.into_inner().tokens;
+    assert_eq!((tokens.len(), tokens[0].id.as_str()), (1, token_id.as_str()));
+    assert!(tokens[0].revoked_at_ms > 0);
+    cluster.stop().await;
+}
+
+/// The HTTP status and the gRPC status, as far as the head of the answer has one.
+async fn call(client: &Client, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, Option<String>) {
+    let grpc = path.starts_with("/kage.") || path.starts_with("/grpc.");
+    let mut request = http::Request::builder().method(method).uri(path);
+    if grpc {
+        request = request
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    // An empty message, for a call that reads one.
+    let body = if grpc { &[0u8; 5][..] } else { &[] };
+    let body = http_body_util::Full::new(bytes::Bytes::copy_from_slice(body));
+    let mut channel: Authorised = client.channel();
+    let ready = channel.ready().await.unwrap();
+    let response = soon("an answer", ready.call(request.body(Body::new(body)).unwrap()))
+        .await
+        .unwrap();
+    let status = response.headers().get("grpc-status");
+    let status = status.map(|value| value.to_str().unwrap().to_owned());
+    (response.status().as_u16(), status)
+}
+
+/// How each row of the table is called.
+fn requests(route: &str) -> Vec<(&str, String)> {
+    let blob = format!("/v1/blobs/default/{}", "0".repeat(64));
+    match route {
+        "GET /v1/blobs" => vec![("GET", blob.clone()), ("HEAD", blob)],
+        "PUT /v1/blobs" => vec![("PUT", blob)],
+        "git fetch" => vec![
+            ("GET", "/git/default/none/info/refs?service=git-upload-pack".to_owned()),
+            ("POST", "/git/default/none/git-upload-pack".to_owned()),
+        ],
+        "git push" => vec![
+            ("GET", "/git/default/some/info/refs?service=git-receive-pack".to_owned()),
+            ("POST", "/git/default/some/git-receive-pack".to_owned()),
+        ],
+        "GET /metrics" => vec![("GET", "/metrics".to_owned())],
+        rpc => vec![("POST", rpc.to_owned())],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_table_holds_over_the_wire() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = start(dir.path()).await;
+    let agent = member(&cluster, "").await;
+    let clients = [
+        (Role::Owner, cluster.client.clone()),
+        (Role::Admin, person(&cluster, v1::Role::Admin).await.1),
+        (Role::Submit, person(&cluster, v1::Role::Submit).await.1),
+        (Role::View, person(&cluster, v1::Role::View).await.1),
+        (Role::Agent, agent.client.clone()),
+        (Role::Stranger, stranger(&cluster).await),
+    ];
+    assert_eq!(clients.len(), Role::ALL.len());
+    let mut wrong = Vec::new();
+    for (route, roles) in TABLE {
+        for (role, client) in &clients {
+            for (method, path) in requests(route) {
+                let (http, grpc) = call(client, method, &path, &[]).await;
+                let refused = match grpc.as_deref() {
+                    Some("16") => Some(Role::Stranger),
+                    Some("7") => Some(*role),
+                    Some(_) => None,
+                    None if http == 401 => Some(Role::Stranger),
+                    None if http == 403 => Some(*role),
+                    None => None,
+                };
+                let may = *role == Role::Owner || roles.contains(role);
+                // A stranger is asked who it is; everybody else is told that they may not.
+                let expected = (!may).then_some(*role);
+                if refused != expected {
+                    wrong.push(format!("{role} {method} {path}: http {http}, grpc {grpc:?}"));
+                }
+            }
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+    for (role, client) in &clients {
+        let (_, status) = call(client, "POST", "/kage.v1.TaskService/DropEverything", &[]).await;
+        let expected = if *role == Role::Stranger { "16" } else { "12" };
+        assert_eq!(status.as_deref(), Some(expected), "{role}");
+    }
+    cluster.stop().await;
+}

@@ -1,0 +1,202 @@
+//! Who may use a coordinator: the roles, the one-time token with which an agent joins, and
+//! the name that its certificate carries. Parses and prints; draws no secret and stores none.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AgentId, Digest, InvalidId, TokenId};
+
+/// What somebody is to a coordinator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Holds the token file of the coordinator itself: all rights.
+    Owner,
+    /// Looks after agents and tokens, and does what `Submit` may.
+    Admin,
+    /// Creates and stops tasks, and does what `View` may.
+    Submit,
+    /// Reads.
+    View,
+    /// Works on tasks.
+    Agent,
+    /// Shows nothing: may enrol, and nothing else.
+    Stranger,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 6] = [
+        Self::Owner,
+        Self::Admin,
+        Self::Submit,
+        Self::View,
+        Self::Agent,
+        Self::Stranger,
+    ];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Admin => "admin",
+            Self::Submit => "submit",
+            Self::View => "view",
+            Self::Agent => "agent",
+            Self::Stranger => "stranger",
+        }
+    }
+
+    /// True when a person's token can have it.
+    #[must_use]
+    pub const fn is_grantable(self) -> bool {
+        match self {
+            Self::Admin | Self::Submit | Self::View => true,
+            Self::Owner | Self::Agent | Self::Stranger => false,
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Role {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let found = Self::ALL.into_iter().find(|role| role.as_str() == text);
+        found.ok_or_else(|| invalid(text, "a role"))
+    }
+}
+
+const PREFIX: &str = "kage1";
+/// What a secret has: 256 bits as hex.
+const SECRET_DIGITS: usize = 64;
+
+/// Lets one agent join, once: `kage1.<sha256 of the CA's public key>.<token id>.<secret>`.
+///
+/// Whoever joins checks the first part against the coordinator that answers before the
+/// secret is sent to it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JoinToken {
+    /// SHA-256 of the SubjectPublicKeyInfo of the coordinator's CA.
+    pub ca: Digest,
+    /// Names the token.
+    pub id: TokenId,
+    /// Proves that it was handed out. Never logged.
+    pub secret: String,
+}
+
+impl fmt::Display for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}.{}.{}.{}", self.ca, self.id, self.secret)
+    }
+}
+
+impl fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinToken")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl FromStr for JoinToken {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        // The text itself is a secret, and is not repeated.
+        let invalid = || invalid("the text", "a join token (kage1.<ca>.<id>.<secret>)");
+        let parts: Vec<_> = text.trim().split('.').collect();
+        let [PREFIX, ca, id, secret] = parts.as_slice() else {
+            return Err(invalid());
+        };
+        if secret.len() != SECRET_DIGITS || !secret.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(invalid());
+        }
+        Ok(Self {
+            ca: ca.parse().map_err(|_| invalid())?,
+            id: id.parse().map_err(|_| invalid())?,
+            secret: (*secret).to_owned(),
+        })
+    }
+}
+
+const AGENT_URI: &str = "kage://agent/";
+
+/// The name that an agent's certificate carries as a subject alternative name.
+#[must_use]
+pub fn agent_uri(agent: AgentId) -> String {
+    format!("{AGENT_URI}{agent}")
+}
+
+/// The agent that a certificate's name is of.
+///
+/// # Errors
+/// When it is no such name.
+pub fn agent_of_uri(uri: &str) -> Result<AgentId, InvalidId> {
+    let id = uri
+        .strip_prefix(AGENT_URI)
+        .ok_or_else(|| invalid(uri, "the name of an agent"))?;
+    id.parse()
+}
+
+fn invalid(text: &str, expected: &'static str) -> InvalidId {
+    InvalidId {
+        text: text.chars().take(80).collect(),
+        expected,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_join_token_is_read_as_it_was_printed() {
+        let token = JoinToken {
+            ca: Digest::of(b"key"),
+            id: TokenId::from_random(7),
+            secret: "0f".repeat(32),
+        };
+        let text = token.to_string();
+        assert_eq!(text.parse(), Ok(token.clone()));
+        assert!(!format!("{token:?}").contains("0f0f"));
+        let wrong = [
+            "",
+            "kage1",
+            &text[1..],
+            &text[..text.len() - 1],
+            &format!("{text}.x"),
+            &text.replace("kage1", "kage2"),
+            &text.replace("0f0f", "0x0f"),
+        ];
+        for text in wrong {
+            let error = text.parse::<JoinToken>().unwrap_err();
+            assert!(!error.to_string().contains("0f0f"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_agents_name_is_its_id() {
+        let id = AgentId::from_random(5);
+        assert_eq!(agent_of_uri(&agent_uri(id)), Ok(id));
+        for wrong in ["kage://agent/", "kage://agent/x", "spiffe://agent/00", ""] {
+            assert!(agent_of_uri(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn roles_have_words() {
+        for role in Role::ALL {
+            assert_eq!(role.to_string().parse(), Ok(role));
+        }
+        assert!("root".parse::<Role>().is_err());
+    }
+}
