@@ -30,6 +30,7 @@ use tempfile::TempPath;
 
 use crate::diff;
 use crate::error::{GitError, blocking};
+use crate::known::Seen;
 use crate::mirror::Mirror;
 use crate::patterns::Patterns;
 use crate::shadow::{IDENTITY, Shadow, make_repository};
@@ -43,10 +44,12 @@ const MAX_COUNTED_BYTES: u64 = 8 << 20;
 /// A checked-out commit that a session may change.
 #[derive(Debug)]
 pub struct Worktree {
-    mirror: Mirror,
-    path: PathBuf,
-    base: Oid,
-    shadow: Shadow,
+    pub(crate) mirror: Mirror,
+    pub(crate) path: PathBuf,
+    pub(crate) base: Oid,
+    pub(crate) shadow: Shadow,
+    /// What is known of the files since the last look for a checkpoint.
+    pub(crate) known: Arc<Mutex<Option<Seen>>>,
     /// Lines of untracked files as last counted, so that asking every second stays cheap.
     counted: Arc<Mutex<HashMap<PathBuf, Counted>>>,
 }
@@ -80,6 +83,7 @@ impl Worktree {
                 path,
                 base,
                 shadow,
+                known: Arc::default(),
                 counted: Arc::default(),
             })
         })
@@ -97,6 +101,30 @@ impl Worktree {
         })
         .await?;
         Ok(worktree)
+    }
+
+    /// A worktree that was made before, by this process or another.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub async fn open(mirror: &Mirror, path: impl Into<PathBuf>, base: &Oid) -> Result<Self, GitError> {
+        let (mirror, path, base) = (mirror.clone(), path.into(), base.clone());
+        blocking("opening a worktree", move || {
+            let path = fs::canonicalize(&path).map_err(GitError::io("resolve", &path))?;
+            let private = private_dir(&mirror, &path);
+            let shadow = Shadow::new(&private, &path, Some(mirror.objects()));
+            let index = shadow.index();
+            fs::metadata(&index).map_err(GitError::io("open", &index))?;
+            Ok(Self {
+                mirror,
+                path,
+                base,
+                shadow,
+                known: Arc::default(),
+                counted: Arc::default(),
+            })
+        })
+        .await
     }
 
     /// Where it is, absolute.
