@@ -32,7 +32,7 @@ use crate::known::scan::Scan;
 use crate::known::{Folder, Seen, Stats, stats_of_index};
 use crate::lock::{self, RepositoryLock};
 use crate::mirror::Mirror;
-use crate::objects::{Objects, flush_all, id_of, oid_of, replace_file};
+use crate::objects::{Objects, Prepared, flush_all, id_of, oid_of};
 use crate::shadow::Shadow;
 use crate::staging::{lines, split};
 use crate::worktree::Worktree;
@@ -127,10 +127,9 @@ impl Desk {
         }
     }
 
-    /// Writes down, durably, what the worktree now is.
-    pub(crate) fn set_last(&self, commit: Id) -> Result<(), GitError> {
-        replace_file(&self.private("last"), format!("{commit}\n").as_bytes())?;
-        flush_all(&[self.shadow.git_dir().to_owned()])
+    /// What is to be written down when the worktree is that commit.
+    pub(crate) fn prepare_last(&self, commit: Id) -> Result<Prepared, GitError> {
+        Prepared::new(&self.private("last"), format!("{commit}\n").as_bytes())
     }
 
     /// Looks at all files. What is known of them is forgotten when this fails.
@@ -168,7 +167,9 @@ impl Desk {
 
     /// Those of `paths` that git ignores, as git itself says.
     fn ignored(&self, paths: &[PathBuf]) -> Result<HashSet<PathBuf>, GitError> {
-        let list: Vec<&[u8]> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
+        // `:name` alone would be a pattern, and one that git may not know.
+        let plain = |path: &PathBuf| [b"./", path.as_os_str().as_bytes()].concat();
+        let list: Vec<Vec<u8>> = paths.iter().map(plain).collect();
         let mut command = self
             .shadow
             .git("check-ignore")
@@ -185,7 +186,7 @@ impl Desk {
             command = command.config("core.excludesFile", text);
         }
         let output = self.runtime.block_on(command.run_or_no())?.unwrap_or_default();
-        let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+        let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes.strip_prefix(b"./").unwrap_or(bytes)));
         Ok(split(&output).map(path).collect())
     }
 
@@ -220,13 +221,10 @@ impl Desk {
         fs::write(&path, bytes).map_err(GitError::io("write", &path))
     }
 
-    /// Makes the reference that keeps a checkpoint. Its objects are flushed already: a
-    /// reference to what a power cut took would break the mirror.
-    fn anchor(&self, commit: Id) -> Result<PathBuf, GitError> {
+    /// The folder of the references that keep this worktree's checkpoints.
+    fn references(&self) -> PathBuf {
         let worktree = self.shadow.git_dir().file_name().unwrap_or_default();
-        let folder = self.mirror.path().join("refs/kage/checkpoints").join(worktree);
-        replace_file(&folder.join(commit.to_string()), format!("{commit}\n").as_bytes())?;
-        Ok(folder)
+        self.mirror.path().join("refs/kage/checkpoints").join(worktree)
     }
 }
 
@@ -239,13 +237,18 @@ impl Look {
         let changed = self.top.differences(self.objects.repository(), parent_tree);
         let changed = changed.map_err(GitError::library("compare two checkpoints"))?;
         let commit = self.objects.commit(tree, &[parent], message)?;
-        self.objects.flush()?;
         desk.record_ignored(commit, &self.ignored)?;
-        let refs = desk.anchor(commit)?;
-        replace_file(&desk.private("last"), format!("{commit}\n").as_bytes())?;
-        let checkpoints = refs.parent().unwrap_or(&refs).to_owned();
-        let kage = checkpoints.parent().unwrap_or(&checkpoints).to_owned();
-        flush_all(&[refs, checkpoints, kage, desk.private("")])?;
+        let references = desk.references();
+        let reference = Prepared::new(&references.join(commit.to_string()), format!("{commit}\n").as_bytes())?;
+        let last = desk.prepare_last(commit)?;
+        // A reference to what a power cut took would break the mirror, so it is named later.
+        self.objects.flush([reference.path(), last.path()])?;
+        reference.place()?;
+        last.place()?;
+        // Up to refs/kage, since the folders between may be new.
+        let mut folders: Vec<PathBuf> = references.ancestors().take(3).map(Path::to_owned).collect();
+        folders.push(desk.private(""));
+        flush_all(&folders)?;
         self.last = commit;
         Ok(Checkpoint {
             commit: oid_of(commit)?,

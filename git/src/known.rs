@@ -15,6 +15,8 @@ use crate::objects::{Objects, mode};
 
 pub(crate) mod scan;
 
+mod survey;
+
 pub(crate) use scan::Stat;
 
 /// What is known of a worktree's files.

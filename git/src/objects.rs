@@ -17,6 +17,7 @@ use git2::{ObjectType, Odb, Oid as Id, Repository};
 use kage_core::id::Oid;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use tempfile::NamedTempFile;
 
 use crate::error::GitError;
 use crate::shadow::IDENTITY;
@@ -140,9 +141,10 @@ impl Objects {
         Ok(self.repository.find_commit(commit)?.tree_id())
     }
 
-    /// Returns when all that was written survives a power cut.
-    pub(crate) fn flush(&mut self) -> Result<(), GitError> {
-        let mut paths = BTreeSet::new();
+    /// Returns when all that was written survives a power cut, and `more` does. One wait
+    /// for the disk is shorter than two.
+    pub(crate) fn flush(&mut self, more: impl IntoIterator<Item = PathBuf>) -> Result<(), GitError> {
+        let mut paths: BTreeSet<PathBuf> = more.into_iter().collect();
         for id in &self.unflushed {
             let id = id.to_string();
             let (folder, name) = id.split_at(2);
@@ -205,17 +207,37 @@ pub(crate) fn flush_all(paths: &[PathBuf]) -> Result<(), GitError> {
     })
 }
 
-/// Puts a file in place whole: after a power cut the old or the new one is there. The
-/// folder is flushed by whoever calls.
-pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), GitError> {
-    let folder = path.parent().unwrap_or(path);
-    fs::create_dir_all(folder).map_err(GitError::io("create", folder))?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(GitError::io("make a file in", folder))?;
-    file.write_all(bytes).map_err(GitError::io("write", path))?;
-    file.as_file().sync_all().map_err(GitError::io("flush", path))?;
-    match file.persist(path) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(GitError::io("create", path)(error.error)),
+/// A small file that is written, but not flushed and not in its place.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    file: NamedTempFile,
+    to: PathBuf,
+}
+
+impl Prepared {
+    /// Writes what `to` is to hold.
+    pub(crate) fn new(to: &Path, bytes: &[u8]) -> Result<Self, GitError> {
+        let folder = to.parent().unwrap_or(to);
+        fs::create_dir_all(folder).map_err(GitError::io("create", folder))?;
+        let mut file = NamedTempFile::new_in(folder).map_err(GitError::io("make a file in", folder))?;
+        file.write_all(bytes).map_err(GitError::io("write", to))?;
+        Ok(Self {
+            file,
+            to: to.to_owned(),
+        })
+    }
+
+    /// Where it is until it is placed, to be flushed.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.file.path().to_owned()
+    }
+
+    /// Puts it in place whole. That survives a power cut once its folder is flushed.
+    pub(crate) fn place(self) -> Result<(), GitError> {
+        match self.file.persist(&self.to) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(GitError::io("create", &self.to)(error.error)),
+        }
     }
 }
 
@@ -240,5 +262,9 @@ pub(crate) fn is_storable(name: &OsStr, is_link: bool) -> bool {
         .rposition(|byte| !matches!(byte, b' ' | b'.'))
         .map_or(0, |at| at + 1);
     let stem = stem.get(..end).unwrap_or(stem).to_ascii_lowercase();
-    !matches!(stem.as_slice(), b".git" | b"git~1") && !(is_link && stem == b".gitmodules")
+    match stem.as_slice() {
+        b".git" | b"git~1" => false,
+        b".gitmodules" => !is_link,
+        _ => true,
+    }
 }

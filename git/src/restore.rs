@@ -220,8 +220,7 @@ impl Desk {
             return Ok(None);
         };
         tracing::info!(worktree = %self.root.display(), target = %journal.target, "finishing a restore");
-        let apply = Apply::open(self, &journal, None)?.resume();
-        apply.run().map(Some)
+        Apply::found(self, &journal)?.resume().map(Some)
     }
 }
 
@@ -317,9 +316,7 @@ impl Plan {
             name: nanoseconds.map_or(0, |since| since.as_nanos()).to_string(),
             asides: self.asides,
         };
-        let apply = Apply::open(desk, &journal, stop_before)?;
-        apply.pass("write the journal")?;
-        journal.write(desk)?;
+        let apply = Apply::new(desk, &journal, self.steps.clone(), stop_before)?;
         let restored = apply.run()?;
         for (path, step) in &self.steps {
             match step.after {

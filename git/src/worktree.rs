@@ -34,7 +34,7 @@ use crate::known::Seen;
 use crate::mirror::Mirror;
 use crate::patterns::Patterns;
 use crate::shadow::{IDENTITY, Shadow, make_repository};
-use crate::staging::{Changes, DIFF, split};
+use crate::staging::{Changes, DIFF, lines, split};
 
 const KAGE_CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n";
 
@@ -238,8 +238,9 @@ impl Worktree {
         Ok(shown)
     }
 
-    /// Deletes the worktree at `path` of `mirror` and what Kage kept about it; not being
-    /// there is fine, so it also clears up after a crash. Whoever calls has the result.
+    /// Deletes the worktree at `path` of `mirror` and what Kage kept about it, with what
+    /// restores moved aside; checkpoints stay. Not being there is fine, so it also clears up
+    /// after a crash. Whoever calls has the result, or a last checkpoint.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -318,17 +319,19 @@ impl Worktree {
 
     /// Those of `paths` that the worktree's own rules do not ignore.
     async fn not_ignored(&self, mut paths: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, GitError> {
-        let mut list = paths.join(&0);
-        list.push(0);
+        // `:name` alone would be a pattern, and one that git may not know.
+        let plain: Vec<Vec<u8>> = paths.iter().map(|path| [b"./", path.as_slice()].concat()).collect();
         let ignored = self
             .shadow
             .git("check-ignore")
             .args(["--no-index", "-z", "--stdin"])
-            .stdin(list)
+            .stdin(lines(&plain))
             .run_or_no()
             .await?
             .unwrap_or_default();
-        let ignored: HashSet<&[u8]> = split(&ignored).collect();
+        let ignored: HashSet<&[u8]> = split(&ignored)
+            .map(|path| path.strip_prefix(b"./").unwrap_or(path))
+            .collect();
         paths.retain(|path| !ignored.contains(path.as_slice()));
         Ok(paths)
     }

@@ -1,12 +1,13 @@
 //! Bringing what is known of a worktree up to date with the disk: one walk over the folders
-//! that hold known files, then, for names that are not known, the question whether git
+//! that a survey found to be other than known, then, for names that are not known, the question whether git
 //! ignores them. Files are opened only when their stat differs. Nothing is written but
 //! objects, nothing is followed out of the worktree, and a file that cannot be taken fails
 //! the whole scan.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::ops::Bound;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use git2::{IndexEntry, IndexTime, ObjectType};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::survey::survey;
 use super::{Entry, Folder, Node};
 use crate::beneath::{Beneath, Parent};
 use crate::error::GitError;
@@ -42,7 +44,7 @@ pub(crate) struct Stat {
     reason = "only compared for equality, in the precision of git's index"
 )]
 impl Stat {
-    fn of(stat: &rustix::fs::Stat) -> Self {
+    pub(super) fn of(stat: &rustix::fs::Stat) -> Self {
         Self {
             modified: (stat.st_mtime as u32, stat.st_mtime_nsec as u32),
             changed: (stat.st_ctime as u32, stat.st_ctime_nsec as u32),
@@ -79,6 +81,8 @@ pub(crate) struct Scan<'a> {
     root: &'a Path,
     beneath: &'a Beneath,
     started: SystemTime,
+    /// The known folders that are not as known; `None` = any may be.
+    suspects: Option<BTreeSet<PathBuf>>,
     /// Names that are not known, with what is there.
     unknown: Vec<(PathBuf, FileType)>,
 }
@@ -90,6 +94,7 @@ impl<'a> Scan<'a> {
             root,
             beneath,
             started: SystemTime::now(),
+            suspects: None,
             unknown: Vec::new(),
         }
     }
@@ -101,6 +106,7 @@ impl<'a> Scan<'a> {
         top: &mut Folder,
         ignored: impl Fn(&[PathBuf]) -> Result<HashSet<PathBuf>, GitError>,
     ) -> Result<Vec<PathBuf>, GitError> {
+        self.suspects = survey(self.root, self.beneath, top);
         let here = self.open_folder(Path::new(""))?.ok_or_else(|| self.gone())?;
         self.folder(here, Path::new(""), top)?;
         let mut left_out = Vec::new();
@@ -137,6 +143,14 @@ impl<'a> Scan<'a> {
             }
             Parent::Absent | Parent::Blocked(_) => Ok(None),
         }
+    }
+
+    /// Whether a closer look at a folder, or below it, is needed.
+    fn is_suspect(&self, folder: &Path) -> bool {
+        let Some(suspects) = &self.suspects else { return true };
+        // What is in a folder comes right after it.
+        let mut after = suspects.range::<Path, _>((Bound::Included(folder), Bound::Unbounded));
+        after.next().is_some_and(|suspect| suspect.starts_with(folder))
     }
 
     fn gone(&self) -> GitError {
@@ -228,6 +242,7 @@ impl<'a> Scan<'a> {
     fn node(&mut self, here: &OwnedFd, name: &OsStr, folder: &Path, node: &mut Node) -> Result<Found, GitError> {
         let path = || folder.join(name);
         match node {
+            Node::Folder(_) if !self.is_suspect(&path()) => Ok(Found::Same),
             Node::Folder(inner) => {
                 let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
                 match rustix::fs::openat(here, name, flags, Mode::empty()) {

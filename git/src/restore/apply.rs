@@ -58,17 +58,16 @@ pub(super) struct Apply<'a> {
 }
 
 impl<'a> Apply<'a> {
-    pub(super) fn open(desk: &'a Desk, journal: &'a Journal, stop_before: Option<u64>) -> Result<Self, GitError> {
-        let objects = Objects::open(desk.mirror.path(), BTreeSet::new())?;
-        let steps = || {
-            let safety = Folder::load(objects.repository(), objects.tree_of(journal.safety)?, &Stats::new())?;
-            safety.differences(objects.repository(), objects.tree_of(journal.target)?)
-        };
-        let steps = steps().map_err(GitError::library("compare two checkpoints"))?;
+    pub(super) fn new(
+        desk: &'a Desk,
+        journal: &'a Journal,
+        steps: Steps,
+        stop_before: Option<u64>,
+    ) -> Result<Self, GitError> {
         Ok(Self {
             desk,
             journal,
-            objects,
+            objects: Objects::open(desk.mirror.path(), BTreeSet::new())?,
             beneath: Beneath::open(&desk.root).map_err(GitError::io("open", &desk.root))?,
             steps,
             resumed: false,
@@ -82,10 +81,16 @@ impl<'a> Apply<'a> {
         })
     }
 
-    /// The same, where some steps may have been done.
-    pub(super) fn resume(mut self) -> Self {
-        self.resumed = true;
-        self
+    /// The restore of a journal that was found.
+    pub(super) fn found(desk: &'a Desk, journal: &'a Journal) -> Result<Self, GitError> {
+        let mut apply = Self::new(desk, journal, Steps::new(), None)?;
+        let objects = &apply.objects;
+        let steps = || {
+            let safety = Folder::load(objects.repository(), objects.tree_of(journal.safety)?, &Stats::new())?;
+            safety.differences(objects.repository(), objects.tree_of(journal.target)?)
+        };
+        apply.steps = steps().map_err(GitError::library("compare two checkpoints"))?;
+        Ok(apply)
     }
 
     /// Passes the next point at which everything may end.
@@ -98,10 +103,38 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
+    /// Writes the journal, once all that it needs is on the disk, and does all steps.
     pub(super) fn run(mut self) -> Result<Restored, GitError> {
-        let steps: Vec<(PathBuf, Difference)> = self.steps.iter().map(|(path, step)| (path.clone(), *step)).collect();
+        let steps = self.list();
+        self.pass("clear up")?;
+        remove_folder(&self.parts)?;
+        let placed = self.stage(&steps)?;
+        let prepared = self.journal.prepare(self.desk)?;
+        self.flush_parts(&placed, Some(prepared.path()))?;
+        self.pass("write the journal")?;
+        prepared.place()?;
+        flush_all(&[self.desk.private("")])?;
+        self.carry_out(&steps, &placed)
+    }
+
+    /// The same, where the journal is there and some steps may have been done.
+    pub(super) fn resume(mut self) -> Result<Restored, GitError> {
+        self.resumed = true;
+        self.note_kept()?;
+        let steps = self.list();
         self.settle_leftovers(&steps)?;
         let placed = self.stage(&steps)?;
+        self.flush_parts(&placed, None)?;
+        self.carry_out(&steps, &placed)
+    }
+
+    fn list(&self) -> Vec<(PathBuf, Difference)> {
+        self.steps.iter().map(|(path, step)| (path.clone(), *step)).collect()
+    }
+
+    fn carry_out(mut self, steps: &[(PathBuf, Difference)], placed: &BTreeSet<usize>) -> Result<Restored, GitError> {
+        self.pass("name the written files")?;
+        fs::rename(&self.parts, &self.ready).map_err(GitError::io("create", &self.ready))?;
         // From the back, so that folders are empty when their turn comes.
         for (number, (path, step)) in steps.iter().enumerate().rev() {
             self.take_away(number, path, step)?;
@@ -114,12 +147,38 @@ impl<'a> Apply<'a> {
                 self.place(number, path, step)?;
             }
         }
-        self.flush_touched()?;
+        self.pass("delete a folder")?;
+        fs::remove_dir(&self.ready).map_err(GitError::io("delete", &self.ready))?;
         self.pass("write what the worktree is")?;
-        self.desk.set_last(self.journal.target)?;
+        let last = self.desk.prepare_last(self.journal.target)?;
+        self.flush_touched(last.path())?;
+        last.place()?;
         self.pass("delete the journal")?;
         self.journal.delete(self.desk)?;
+        flush_all(&[self.desk.private("")])?;
         restored(self.journal, &self.steps, self.kept)
+    }
+
+    /// Finds again what an interrupted run kept.
+    fn note_kept(&mut self) -> Result<(), GitError> {
+        let mut folders = vec![self.aside.join("kept")];
+        while let Some(folder) = folders.pop() {
+            let items = match fs::read_dir(&folder) {
+                Ok(items) => items,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(GitError::io("list", &folder)(error)),
+            };
+            for item in items {
+                let path = item.map_err(GitError::io("list", &folder))?.path();
+                let below: PathBuf = path.strip_prefix(&self.aside).unwrap_or(&path).iter().skip(2).collect();
+                if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
+                    folders.push(path);
+                } else {
+                    self.kept.push((below, path));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Looks at what an interrupted run left outside of the worktree.
@@ -137,10 +196,9 @@ impl<'a> Apply<'a> {
         }
     }
 
-    /// Writes all new files, and flushes them. Returns which steps have something to place.
+    /// Writes all new files. Returns which steps have something to place.
     fn stage(&mut self, steps: &[(PathBuf, Difference)]) -> Result<BTreeSet<usize>, GitError> {
         let mut placed = BTreeSet::new();
-        let mut written = vec![self.parts.clone()];
         fs::create_dir_all(&self.parts).map_err(GitError::io("create", &self.parts))?;
         for (number, (path, step)) in steps.iter().enumerate() {
             let Some(after) = step.after else { continue };
@@ -155,13 +213,17 @@ impl<'a> Apply<'a> {
                 symlink(OsStr::from_bytes(&target), &part).map_err(GitError::io("create", &part))?;
             } else if after.is_file() {
                 self.write_part(path, &after, &part)?;
-                written.push(part);
             }
         }
-        flush_all(&written)?;
-        self.pass("name the written files")?;
-        fs::rename(&self.parts, &self.ready).map_err(GitError::io("create", &self.ready))?;
         Ok(placed)
+    }
+
+    fn flush_parts(&self, placed: &BTreeSet<usize>, journal: Option<PathBuf>) -> Result<(), GitError> {
+        let parts = placed.iter().map(|number| self.parts.join(number.to_string()));
+        let is_file = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
+        let mut paths: Vec<PathBuf> = parts.filter(is_file).chain(journal).collect();
+        paths.push(self.parts.clone());
+        flush_all(&paths)
     }
 
     fn write_part(&self, path: &Path, after: &Entry, part: &Path) -> Result<(), GitError> {
@@ -402,9 +464,8 @@ impl<'a> Apply<'a> {
     }
 
     /// Flushes the changed folders, in whose place a gone one's parent has to be.
-    fn flush_touched(&mut self) -> Result<(), GitError> {
-        self.pass("flush the folders")?;
-        let mut folders = BTreeSet::new();
+    fn flush_touched(&self, more: PathBuf) -> Result<(), GitError> {
+        let mut folders = BTreeSet::from([more]);
         for folder in &self.touched {
             let there = folder
                 .ancestors()
@@ -414,9 +475,10 @@ impl<'a> Apply<'a> {
             let above = folder.parent().filter(|above| above.starts_with(&self.desk.root));
             folders.extend(above.filter(|above| above.is_dir()).map(Path::to_owned));
         }
-        if !self.kept.is_empty() {
-            folders.insert(self.desk.private("aside"));
-            folders.extend(self.kept.iter().filter_map(|(_, to)| Some(to.parent()?.to_owned())));
+        let private = self.desk.private("");
+        for (_, to) in &self.kept {
+            let above = to.ancestors().skip(1).take_while(|above| above.starts_with(&private));
+            folders.extend(above.map(Path::to_owned));
         }
         flush_all(&folders.into_iter().collect::<Vec<_>>())
     }

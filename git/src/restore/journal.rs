@@ -12,7 +12,7 @@ use git2::Oid as Id;
 
 use crate::checkpoint::Desk;
 use crate::error::GitError;
-use crate::objects::{flush_all, replace_file};
+use crate::objects::Prepared;
 use crate::staging::{lines, split};
 
 const FIRST_WORDS: &str = "kage-restore 1";
@@ -41,17 +41,15 @@ impl Journal {
         }
     }
 
-    /// Durable when it returns.
-    pub(super) fn write(&self, desk: &Desk) -> Result<(), GitError> {
-        replace_file(&desk.private("restore"), &self.to_bytes())?;
-        flush_all(&[desk.private("")])
+    /// From when it is in place and its folder flushed, the restore will happen.
+    pub(super) fn prepare(&self, desk: &Desk) -> Result<Prepared, GitError> {
+        Prepared::new(&desk.private("restore"), &self.to_bytes())
     }
 
-    /// Ends the restore, durably.
+    /// Ends the restore, once its folder is flushed.
     pub(super) fn delete(&self, desk: &Desk) -> Result<(), GitError> {
         let path = desk.private("restore");
-        fs::remove_file(&path).map_err(GitError::io("delete", &path))?;
-        flush_all(&[desk.private("")])
+        fs::remove_file(&path).map_err(GitError::io("delete", &path))
     }
 
     fn to_bytes(&self) -> Vec<u8> {

@@ -181,6 +181,38 @@ async fn nested_repositories_and_submodules_keep_their_files() {
     assert_eq!(fingerprint(top), before);
 }
 
+#[tokio::test]
+async fn names_that_look_like_patterns_are_names() {
+    let sandbox = Sandbox::new();
+    let (mirror, worktree) = worktree(&sandbox, &[("a", "a\n"), (".gitignore", "*.log\n")]).await;
+    let top = worktree.path();
+    sandbox.git(top, &["init", "-q", "nested"]);
+    for name in [
+        ":(top)x",
+        ":!y",
+        "[a]",
+        "*",
+        "--help",
+        "#z",
+        "!n",
+        ":x.log",
+        "nested/:(bad)z",
+        "back\\slash",
+    ] {
+        write(&top.join(name), "n\n");
+    }
+    let taken = worktree.checkpoint(worktree.base(), "odd").await.unwrap();
+    assert_eq!(taken.files_changed, 9);
+    let result = worktree.commit_result("odd").await.unwrap().unwrap();
+    let tree = sandbox.git(mirror.path(), &["rev-parse", &format!("{}^{{tree}}", result.commit)]);
+    assert_eq!(taken.tree.as_str(), tree);
+    worktree
+        .restore(worktree.base(), &kage_git::restore::RestoreOptions::default())
+        .await
+        .unwrap();
+    assert!(!top.join(":(top)x").exists() && top.join(":x.log").exists());
+}
+
 /// Incidents 3 and 4: an unborn nested repository must not make a checkpoint of the past.
 #[tokio::test]
 async fn incident_4_a_file_that_cannot_be_taken_fails_the_checkpoint() {
@@ -280,4 +312,58 @@ async fn many_worktrees_of_one_mirror_take_checkpoints_at_once() {
     commits.dedup();
     assert_eq!(commits.len(), 16);
     sandbox.git(mirror.path(), &["fsck", "--strict", "--no-dangling"]);
+}
+
+/// With many folders only those that a survey suspects are looked into.
+#[tokio::test]
+async fn every_kind_of_change_is_seen_in_a_wide_tree() {
+    let sandbox = Sandbox::new();
+    let files: Vec<(String, String)> = (0..40)
+        .flat_map(|a| (0..5).map(move |b| (format!("d{a}/in/e{b}/f"), format!("{a} {b}\n"))))
+        .collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let (mirror, worktree) = worktree(&sandbox, &files).await;
+    let top = worktree.path();
+    let mut last = worktree.checkpoint(worktree.base(), "baseline").await.unwrap();
+    let outside = sandbox.path("outside");
+    write(&outside.join("f"), "not ours\n");
+    let changes: [(&str, &dyn Fn()); 10] = [
+        ("edited", &|| write(&top.join("d3/in/e1/f"), "edited\n")),
+        ("new beside a known one", &|| write(&top.join("d4/in/e1/g"), "new\n")),
+        ("new in a new folder", &|| write(&top.join("d5/in/new/deep/f"), "new\n")),
+        ("new in a new folder of the top", &|| {
+            write(&top.join("new/in/e/f"), "new\n")
+        }),
+        ("deleted", &|| fs::remove_file(top.join("d6/in/e2/f")).unwrap()),
+        ("folder deleted", &|| fs::remove_dir_all(top.join("d7")).unwrap()),
+        ("executable", &|| {
+            fs::set_permissions(top.join("d8/in/e1/f"), fs::Permissions::from_mode(0o755)).unwrap();
+        }),
+        ("folder to link", &|| {
+            fs::remove_dir_all(top.join("d9/in/e1")).unwrap();
+            symlink(&outside, top.join("d9/in/e1")).unwrap();
+        }),
+        ("top folder to file", &|| {
+            fs::remove_dir_all(top.join("d10")).unwrap();
+            write(&top.join("d10"), "file\n");
+        }),
+        ("two folders swapped", &|| {
+            fs::rename(top.join("d11"), top.join("d")).unwrap();
+            fs::rename(top.join("d12"), top.join("d11")).unwrap();
+            fs::rename(top.join("d"), top.join("d12")).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        change();
+        let taken = worktree.checkpoint(&last.commit, what).await.unwrap();
+        let expected = worktree.commit_result("as git sees it").await.unwrap().unwrap();
+        let tree = sandbox.git(mirror.path(), &["rev-parse", &format!("{}^{{tree}}", expected.commit)]);
+        assert_eq!(taken.tree.as_str(), tree, "{what}");
+        assert_ne!(taken.tree, last.tree, "{what}");
+        last = taken;
+    }
+    let options = kage_git::restore::RestoreOptions::default();
+    worktree.restore(worktree.base(), &options).await.unwrap();
+    assert_eq!(worktree.commit_result("none").await.unwrap(), None);
+    assert_eq!(fs::read_to_string(outside.join("f")).unwrap(), "not ours\n");
 }
