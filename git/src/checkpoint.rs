@@ -14,7 +14,7 @@
 //! <private>/restore                                    a restore under way (crate::restore)
 //! ```
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
@@ -32,7 +32,7 @@ use crate::known::scan::Scan;
 use crate::known::{Folder, Seen, Stats, stats_of_index};
 use crate::lock::{self, RepositoryLock};
 use crate::mirror::Mirror;
-use crate::objects::{Objects, Prepared, flush_all, id_of, oid_of};
+use crate::objects::{Objects, Prepared, Unflushed, flush_all, id_of, oid_of};
 use crate::shadow::Shadow;
 use crate::staging::{lines, split};
 use crate::worktree::Worktree;
@@ -154,14 +154,14 @@ impl Desk {
     }
 
     fn load(&self, last: Id) -> Result<Seen, GitError> {
-        let objects = Objects::open(self.mirror.path(), BTreeSet::new())?;
+        let objects = Objects::open(self.mirror.path(), Unflushed::default())?;
         let stats: Stats = stats_of_index(&self.shadow.index());
         let load = || Folder::load(objects.repository(), objects.tree_of(last)?, &stats);
         let top = load().map_err(GitError::library("read the last checkpoint"))?;
         Ok(Seen {
             last,
             top,
-            unflushed: BTreeSet::new(),
+            unflushed: Unflushed::default(),
         })
     }
 

@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use git2::{Index, ObjectType, Oid as Id, Repository};
 
 use crate::error::GitError;
-use crate::objects::{Objects, mode};
+use crate::objects::{Objects, Unflushed, mode};
 
 pub(crate) mod scan;
 
@@ -26,7 +26,7 @@ pub(crate) struct Seen {
     pub(crate) last: Id,
     pub(crate) top: Folder,
     /// Objects that were written for `top` and that a power cut could still take.
-    pub(crate) unflushed: BTreeSet<Id>,
+    pub(crate) unflushed: Unflushed,
 }
 
 /// A file, a symbolic link or a submodule.

@@ -1,11 +1,11 @@
 //! Writing objects into a mirror so that they survive a power cut: byte for byte as given,
-//! without a filter or a line ending changed. libgit2 writes them, this flushes them; which
+//! without a filter or a line ending changed. which
 //! objects make a commit is its users' business.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -13,11 +13,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::SystemTime;
 
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 use git2::{ObjectType, Odb, Oid as Id, Repository};
 use kage_core::id::Oid;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 use crate::error::GitError;
 use crate::shadow::IDENTITY;
@@ -45,13 +47,21 @@ const FLUSH_THREADS: usize = 8;
 pub(crate) struct Objects {
     repository: Repository,
     store: PathBuf,
-    /// Objects that a power cut could still take.
-    unflushed: BTreeSet<Id>,
+    unflushed: Unflushed,
+}
+
+/// Objects that a power cut could still take. They get their names when they are flushed:
+/// an empty file of the right name would be taken for the object ever after.
+#[derive(Debug, Default)]
+pub(crate) struct Unflushed {
+    written: BTreeMap<Id, TempPath>,
+    /// Written by somebody else, perhaps just now.
+    found: BTreeSet<Id>,
 }
 
 impl Objects {
     /// Opens the mirror at `path`. `unflushed` were written by an earlier one and not flushed.
-    pub(crate) fn open(path: &Path, unflushed: BTreeSet<Id>) -> Result<Self, GitError> {
+    pub(crate) fn open(path: &Path, unflushed: Unflushed) -> Result<Self, GitError> {
         let repository = Repository::open_bare(path).map_err(GitError::library("open a mirror"))?;
         Ok(Self {
             repository,
@@ -76,12 +86,34 @@ impl Objects {
     }
 
     pub(crate) fn write(&mut self, kind: ObjectType, bytes: &[u8]) -> Result<Id, GitError> {
-        let id = self
-            .odb()?
-            .write(kind, bytes)
-            .map_err(GitError::library("write an object"))?;
-        self.unflushed.insert(id);
+        let id = Id::hash_object(kind, bytes).map_err(GitError::library("hash an object"))?;
+        self.write_as(id, kind, bytes, bytes.len() as u64)?;
         Ok(id)
+    }
+
+    /// Writes what has that id, unless it is there.
+    fn write_as(&mut self, id: Id, kind: ObjectType, mut content: impl io::Read, size: u64) -> Result<(), GitError> {
+        if self.unflushed.written.contains_key(&id) {
+            return Ok(());
+        }
+        if self.odb()?.exists(id) {
+            self.unflushed.found.insert(id);
+            return Ok(());
+        }
+        let mut write = || {
+            let file = NamedTempFile::with_prefix_in("tmp_obj_", &self.store)?;
+            let mut packed = ZlibEncoder::new(file, Compression::fast());
+            packed.write_all(format!("{kind} {size}\0").as_bytes())?;
+            if io::copy(&mut content, &mut packed)? != size {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let file = packed.finish()?;
+            rustix::fs::fchmod(&file, 0o444.into())?;
+            Ok(file.into_temp_path())
+        };
+        let written = write().map_err(GitError::io("write an object in", &self.store))?;
+        self.unflushed.written.insert(id, written);
+        Ok(())
     }
 
     /// Takes an open file; nothing is written when its id is `known`, which is in the store.
@@ -107,14 +139,16 @@ impl Objects {
         {
             return Ok(known);
         }
-        let mut write = |repository: &Repository| {
-            // Without a path no filter applies.
-            let mut blob = repository.blob_writer(None).map_err(io::Error::other)?;
-            io::copy(&mut file, &mut blob)?;
-            blob.commit().map_err(io::Error::other)
+        // A copy does not change between hashing and packing it.
+        let mut copy = || {
+            let mut copy = tempfile::tempfile_in(&self.store)?;
+            let size = io::copy(&mut file, &mut copy)?;
+            copy.rewind()?;
+            Ok((copy, size))
         };
-        let id = write(&self.repository).map_err(GitError::io("take", path))?;
-        self.unflushed.insert(id);
+        let (copy, size) = copy().map_err(GitError::io("copy", path))?;
+        let id = hash_open_file(&copy).map_err(GitError::io("read", path))?;
+        self.write_as(id, ObjectType::Blob, copy, size)?;
         Ok(id)
     }
 
@@ -145,23 +179,43 @@ impl Objects {
     /// for the disk is shorter than two.
     pub(crate) fn flush(&mut self, more: impl IntoIterator<Item = PathBuf>) -> Result<(), GitError> {
         let mut paths: BTreeSet<PathBuf> = more.into_iter().collect();
-        for id in &self.unflushed {
-            let id = id.to_string();
-            let (folder, name) = id.split_at(2);
-            let folder = self.store.join(folder);
-            let file = folder.join(name);
+        paths.extend(self.unflushed.written.values().map(|file| file.to_path_buf()));
+        for id in &self.unflushed.found {
+            let file = self.place_of(*id);
             // Else it is in a pack, which was flushed when it came.
             if file.exists() {
-                paths.extend([file, folder, self.store.clone()]);
+                paths.insert(file);
             }
         }
         flush_all(&paths.into_iter().collect::<Vec<_>>())?;
-        self.unflushed.clear();
-        Ok(())
+        let mut folders = BTreeSet::from([self.store.clone()]);
+        let found = std::mem::take(&mut self.unflushed.found);
+        folders.extend(
+            found
+                .into_iter()
+                .filter_map(|id| Some(self.place_of(id).parent()?.to_owned())),
+        );
+        folders.retain(|folder| folder.exists());
+        for (id, written) in std::mem::take(&mut self.unflushed.written) {
+            let place = self.place_of(id);
+            let folder = place.parent().unwrap_or(&place).to_owned();
+            fs::create_dir_all(&folder).map_err(GitError::io("create", &folder))?;
+            written
+                .persist(&place)
+                .map_err(|error| GitError::io("create", &place)(error.error))?;
+            folders.insert(folder);
+        }
+        flush_all(&folders.into_iter().collect::<Vec<_>>())
+    }
+
+    fn place_of(&self, id: Id) -> PathBuf {
+        let id = id.to_string();
+        let (folder, name) = id.split_at(2);
+        self.store.join(folder).join(name)
     }
 
     /// What the next one has to flush.
-    pub(crate) fn into_unflushed(self) -> BTreeSet<Id> {
+    pub(crate) fn into_unflushed(self) -> Unflushed {
         self.unflushed
     }
 }

@@ -351,3 +351,34 @@ enum Found {
     Changed,
     Gone,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stat_vouches_only_for_what_is_older_than_a_tick() {
+        let stat = |modified, changed| Stat {
+            modified,
+            changed,
+            inode: 1,
+            size: 1,
+        };
+        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        let ms = |millis: u32| (millis / 1000, millis % 1000 * 1_000_000);
+        for (modified, changed, looked_at, trusted) in [
+            (ms(5_001), ms(5_001), 5_050, true),
+            (ms(5_001), ms(5_001), 5_015, false),
+            (ms(5_001), ms(5_001), 5_001, false),
+            // Somebody set the time back, but not that of the change.
+            (ms(1_001), ms(5_001), 5_010, false),
+            (ms(9_001), ms(5_001), 5_050, false),
+            // Whole seconds: a file system that may have no others.
+            (ms(5_000), ms(5_000), 6_999, false),
+            (ms(5_000), ms(5_000), 7_001, true),
+        ] {
+            let stat = stat(modified, changed);
+            assert_eq!(stat.is_before(at(looked_at)), trusted, "{stat:?} looked at {looked_at}");
+        }
+    }
+}

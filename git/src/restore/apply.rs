@@ -30,7 +30,7 @@ use crate::beneath::{Beneath, Parent, new_mode};
 use crate::checkpoint::Desk;
 use crate::error::GitError;
 use crate::known::{Difference, Entry, Folder, Stats};
-use crate::objects::{Objects, flush_all, hash_open_file, mode, open_file};
+use crate::objects::{Objects, Unflushed, flush_all, hash_open_file, mode, open_file};
 
 /// How often a file is tried to be put in place.
 const PLACE_ATTEMPTS: usize = 32;
@@ -67,7 +67,7 @@ impl<'a> Apply<'a> {
         Ok(Self {
             desk,
             journal,
-            objects: Objects::open(desk.mirror.path(), BTreeSet::new())?,
+            objects: Objects::open(desk.mirror.path(), Unflushed::default())?,
             beneath: Beneath::open(&desk.root).map_err(GitError::io("open", &desk.root))?,
             steps,
             resumed: false,
