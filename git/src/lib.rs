@@ -2,18 +2,25 @@
 //! libgit2. It owns how git is made safe to run on repositories that nobody vouches for,
 //! and the repositories that Kage itself keeps. A user's own repository is read through a
 //! private git directory ([`user_repo`], [`snapshot`]) and written only by [`landing`].
+//! A session's files are kept by [`checkpoint`] and brought back by [`restore`].
 //!
 //! Functions that spawn `git` are `async` and cancel-safe: dropping one kills the process
 //! and everything that it started. Functions that use libgit2 ([`diff`]) block.
+//! A checkpoint or restore that was started goes on when its future is dropped.
 
 pub mod error;
 
 pub mod command;
 
+mod beneath;
 mod lock;
 mod patterns;
 mod shadow;
 mod staging;
+
+mod objects;
+
+mod known;
 
 pub mod creation;
 pub mod diff;
@@ -25,6 +32,10 @@ pub mod snapshot;
 pub mod user_repo;
 pub mod worktree;
 
+pub mod checkpoint;
+pub mod restore;
+
+pub use checkpoint::Checkpoint;
 pub use command::{Auth, TlsAuth};
 pub use error::GitError;
 pub use mirror::{Expected, Mirror};

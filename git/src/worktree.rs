@@ -30,10 +30,11 @@ use tempfile::TempPath;
 
 use crate::diff;
 use crate::error::{GitError, blocking};
+use crate::known::Seen;
 use crate::mirror::Mirror;
 use crate::patterns::Patterns;
 use crate::shadow::{IDENTITY, Shadow, make_repository};
-use crate::staging::{Changes, DIFF, split};
+use crate::staging::{Changes, DIFF, lines, split};
 
 const KAGE_CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n";
 
@@ -43,10 +44,12 @@ const MAX_COUNTED_BYTES: u64 = 8 << 20;
 /// A checked-out commit that a session may change.
 #[derive(Debug)]
 pub struct Worktree {
-    mirror: Mirror,
-    path: PathBuf,
-    base: Oid,
-    shadow: Shadow,
+    pub(crate) mirror: Mirror,
+    pub(crate) path: PathBuf,
+    pub(crate) base: Oid,
+    pub(crate) shadow: Shadow,
+    /// What is known of the files since the last look for a checkpoint.
+    pub(crate) known: Arc<Mutex<Option<Seen>>>,
     /// Lines of untracked files as last counted, so that asking every second stays cheap.
     counted: Arc<Mutex<HashMap<PathBuf, Counted>>>,
 }
@@ -80,6 +83,7 @@ impl Worktree {
                 path,
                 base,
                 shadow,
+                known: Arc::default(),
                 counted: Arc::default(),
             })
         })
@@ -97,6 +101,30 @@ impl Worktree {
         })
         .await?;
         Ok(worktree)
+    }
+
+    /// A worktree that was made before, by this process or another.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub async fn open(mirror: &Mirror, path: impl Into<PathBuf>, base: &Oid) -> Result<Self, GitError> {
+        let (mirror, path, base) = (mirror.clone(), path.into(), base.clone());
+        blocking("opening a worktree", move || {
+            let path = fs::canonicalize(&path).map_err(GitError::io("resolve", &path))?;
+            let private = private_dir(&mirror, &path);
+            let shadow = Shadow::new(&private, &path, Some(mirror.objects()));
+            let index = shadow.index();
+            fs::metadata(&index).map_err(GitError::io("open", &index))?;
+            Ok(Self {
+                mirror,
+                path,
+                base,
+                shadow,
+                known: Arc::default(),
+                counted: Arc::default(),
+            })
+        })
+        .await
     }
 
     /// Where it is, absolute.
@@ -210,8 +238,9 @@ impl Worktree {
         Ok(shown)
     }
 
-    /// Deletes the worktree at `path` of `mirror` and what Kage kept about it; not being
-    /// there is fine, so it also clears up after a crash. Whoever calls has the result.
+    /// Deletes the worktree at `path` of `mirror` and what Kage kept about it, with what
+    /// restores moved aside; checkpoints stay. Not being there is fine, so it also clears up
+    /// after a crash. Whoever calls has the result, or a last checkpoint.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -290,17 +319,19 @@ impl Worktree {
 
     /// Those of `paths` that the worktree's own rules do not ignore.
     async fn not_ignored(&self, mut paths: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, GitError> {
-        let mut list = paths.join(&0);
-        list.push(0);
+        // `:name` alone would be a pattern, and one that git may not know.
+        let plain: Vec<Vec<u8>> = paths.iter().map(|path| [b"./", path.as_slice()].concat()).collect();
         let ignored = self
             .shadow
             .git("check-ignore")
             .args(["--no-index", "-z", "--stdin"])
-            .stdin(list)
+            .stdin(lines(&plain))
             .run_or_no()
             .await?
             .unwrap_or_default();
-        let ignored: HashSet<&[u8]> = split(&ignored).collect();
+        let ignored: HashSet<&[u8]> = split(&ignored)
+            .map(|path| path.strip_prefix(b"./").unwrap_or(path))
+            .collect();
         paths.retain(|path| !ignored.contains(path.as_slice()));
         Ok(paths)
     }

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use git2::{MergeFileInput, MergeFileOptions, Repository};
 use kage_core::id::Oid;
 
-use super::files::{Beneath, Seen, Step, Target};
+use super::files::{Seen, Step, Target};
 use super::tree::{Changed, Entry, Present, check_paths, difference, makes_room, present, rendered, same};
 use super::{LandedAs, LandingError, Obstacle, PlannedPath, shown};
+use crate::beneath::Beneath;
 use crate::error::{GitError, blocking};
 use crate::mirror::Mirror;
 use crate::user_repo::UserRepo;

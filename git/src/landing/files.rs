@@ -1,16 +1,17 @@
-//! Looking at and writing single files beneath a folder without ever following a symbolic
-//! link out of it: every parent is opened one name at a time, refusing links. It owns the
-//! undo of a half-done set of writes. It knows nothing of git.
+//! Looking at and writing single files beneath a folder. It owns the undo of a half-done set
+//! of writes. It knows nothing of git.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use kage_core::id::Digest;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
+
+use crate::beneath::{Beneath, Parent, new_mode};
 
 /// What is at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,22 +56,7 @@ pub(super) enum Undone {
 #[derive(Debug, Default)]
 pub(super) struct Undo(Vec<(PathBuf, Target, u32)>);
 
-/// A folder that nothing here leaves.
-#[derive(Debug)]
-pub(super) struct Beneath {
-    root: OwnedFd,
-}
-
 impl Beneath {
-    pub(super) fn open(root: &Path) -> io::Result<Self> {
-        let root = rustix::fs::open(
-            root,
-            OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY,
-            Mode::empty(),
-        )?;
-        Ok(Self { root })
-    }
-
     /// What is at `path` now.
     pub(super) fn look(&self, path: &Path) -> io::Result<Seen> {
         let (parent, name) = match self.parent(path, false)? {
@@ -207,54 +193,6 @@ impl Beneath {
             folder = empty.parent();
         }
         Ok(())
-    }
-
-    /// Opens the folder that `path` is in, without following a link.
-    fn parent<'a>(&self, path: &'a Path, create: bool) -> io::Result<Parent<'a>> {
-        let mut names = Vec::new();
-        for component in path.components() {
-            match component {
-                Component::Normal(name) => names.push(name),
-                _ => return Err(io::Error::from(io::ErrorKind::InvalidInput)),
-            }
-        }
-        let Some(last) = names.pop() else {
-            return Err(io::Error::from(io::ErrorKind::InvalidInput));
-        };
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
-        let mut folder = self.root.try_clone()?;
-        let mut walked = PathBuf::new();
-        for name in names {
-            walked.push(name);
-            let mut opened = rustix::fs::openat(&folder, name, flags, Mode::empty());
-            if create && matches!(opened, Err(Errno::NOENT)) {
-                rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o777))?;
-                opened = rustix::fs::openat(&folder, name, flags, Mode::empty());
-            }
-            folder = match opened {
-                Err(Errno::NOENT) => return Ok(Parent::Absent),
-                Err(Errno::NOTDIR | Errno::LOOP) => return Ok(Parent::Blocked(walked)),
-                other => other?,
-            };
-        }
-        Ok(Parent::Open(folder, last))
-    }
-}
-
-enum Parent<'a> {
-    Open(OwnedFd, &'a std::ffi::OsStr),
-    Absent,
-    Blocked(PathBuf),
-}
-
-/// The permissions of a file whose executable bit is as wanted.
-fn new_mode(old: Option<u32>, executable: bool) -> u32 {
-    match (old, executable) {
-        (None, true) => 0o777,
-        (None, false) => 0o666,
-        // Whoever may read may execute, as git does it.
-        (Some(mode), true) => mode | ((mode & 0o444) >> 2),
-        (Some(mode), false) => mode & !0o111,
     }
 }
 

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use kage_core::id::Oid;
 
-use super::files::{Beneath, Seen, Step, Target};
+use super::files::{Seen, Step, Target};
 use super::three_way::{Outcome, compute};
 use super::tree::{Change, Changed, Entry, Present, check_paths, makes_room, present, rendered, same};
 use super::{LandedAs, LandingError, Obstacle, PlannedPath, Strategy, shown};
+use crate::beneath::Beneath;
 use crate::error::{GitError, blocking};
 use crate::mirror::Mirror;
 use crate::staging::split;

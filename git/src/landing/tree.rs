@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use git2::{DiffOptions, FileMode, Repository, Tree};
 
-use super::files::{Beneath, Seen, Target, read_own};
+use super::files::{Seen, Target, read_own};
 use super::{LandingError, Obstacle, shown};
+use crate::beneath::Beneath;
 use crate::error::{GitError, blocking};
 use crate::snapshot::filters_of;
 use crate::user_repo::{UserRepo, UserShadow};

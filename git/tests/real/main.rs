@@ -5,9 +5,12 @@
 
 mod sandbox;
 
+mod checkpoints;
 mod hostile;
 mod http;
 mod landings;
 mod packs;
+mod restores;
+mod restores_random;
 mod snapshots;
 mod worktrees;

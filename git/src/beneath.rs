@@ -1,0 +1,81 @@
+//! Reaching a path beneath a folder without ever following a symbolic link out of it: every
+//! parent is opened one name at a time, refusing links. What is done at the path is its
+//! users' business.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+/// A folder that nothing here leaves.
+#[derive(Debug)]
+pub(crate) struct Beneath {
+    root: OwnedFd,
+}
+
+impl Beneath {
+    /// Opens the folder itself.
+    pub(crate) fn open(root: &Path) -> io::Result<Self> {
+        let root = rustix::fs::open(
+            root,
+            OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY,
+            Mode::empty(),
+        )?;
+        Ok(Self { root })
+    }
+
+    /// Opens the folder that `path` is in, without following a link.
+    pub(crate) fn parent<'a>(&self, path: &'a Path, create: bool) -> io::Result<Parent<'a>> {
+        let mut names = Vec::new();
+        for component in path.components() {
+            match component {
+                Component::Normal(name) => names.push(name),
+                _ => return Err(io::Error::from(io::ErrorKind::InvalidInput)),
+            }
+        }
+        let Some(last) = names.pop() else {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        };
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+        let mut folder = self.root.try_clone()?;
+        let mut walked = PathBuf::new();
+        for name in names {
+            walked.push(name);
+            let mut opened = rustix::fs::openat(&folder, name, flags, Mode::empty());
+            if create && matches!(opened, Err(Errno::NOENT)) {
+                rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o777))?;
+                opened = rustix::fs::openat(&folder, name, flags, Mode::empty());
+            }
+            folder = match opened {
+                Err(Errno::NOENT) => return Ok(Parent::Absent),
+                Err(Errno::NOTDIR | Errno::LOOP) => return Ok(Parent::Blocked(walked)),
+                other => other?,
+            };
+        }
+        Ok(Parent::Open(folder, last))
+    }
+}
+
+/// Where the last name of a path is.
+pub(crate) enum Parent<'a> {
+    /// In this folder, which is open.
+    Open(OwnedFd, &'a OsStr),
+    /// Nowhere: a parent is missing.
+    Absent,
+    /// Behind something that is not a folder: this.
+    Blocked(PathBuf),
+}
+
+/// The permissions of a file whose executable bit is as wanted.
+pub(crate) fn new_mode(old: Option<u32>, executable: bool) -> u32 {
+    match (old, executable) {
+        (None, true) => 0o777,
+        (None, false) => 0o666,
+        // Whoever may read may execute, as git does it.
+        (Some(mode), true) => mode | ((mode & 0o444) >> 2),
+        (Some(mode), false) => mode & !0o111,
+    }
+}

@@ -1,0 +1,277 @@
+//! Checkpoints of a worktree: the whole of its files as a commit, byte for byte, without
+//! anything of the session's own repository being read or changed but its exclude file.
+//!
+//! What is taken: files that the checkpoint before had, and those that are not ignored;
+//! nested repositories as plain files. A submodule stays a commit id while its folder holds
+//! no files. Line endings and filters are not applied, since a restore must give back the
+//! bytes that were there. Not kept: empty folders, permissions other than the executable
+//! bit, owners, and `.git` folders.
+//!
+//! ```text
+//! <mirror>/refs/kage/checkpoints/<worktree>/<commit>   keeps it until somebody deletes it
+//! <private>/last                                       what the worktree was last known to be
+//! <private>/ignored/<commit>                           what was ignored then, names only
+//! <private>/restore                                    a restore under way (crate::restore)
+//! ```
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use git2::Oid as Id;
+use kage_core::id::{Digest, Oid};
+use tokio::runtime::Handle;
+
+use crate::beneath::Beneath;
+use crate::error::{GitError, blocking};
+use crate::known::scan::Scan;
+use crate::known::{Folder, Seen, Stats, stats_of_index};
+use crate::lock::{self, RepositoryLock};
+use crate::mirror::Mirror;
+use crate::objects::{Objects, Prepared, Unflushed, flush_all, id_of, oid_of};
+use crate::shadow::Shadow;
+use crate::staging::{lines, split};
+use crate::worktree::Worktree;
+
+/// A checkpoint that survives a power cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The commit.
+    pub commit: Oid,
+    /// Its tree: equal trees are equal files.
+    pub tree: Oid,
+    /// How many paths differ from the parent.
+    pub files_changed: u64,
+}
+
+impl Worktree {
+    /// Commits the whole worktree to the mirror with `parent` as its only parent, also when
+    /// nothing differs. When this returns, the commit survives a power cut and a reference
+    /// keeps it. An interrupted restore is finished first.
+    ///
+    /// # Errors
+    /// When any file could not be taken, or flushed; there is no partial checkpoint.
+    pub async fn checkpoint(&self, parent: &Oid, message: impl Into<String>) -> Result<Checkpoint, GitError> {
+        let (parent, message) = (parent.clone(), message.into());
+        self.owned("taking a checkpoint", move |desk| {
+            desk.finish_restore()?;
+            let mut look = desk.look()?;
+            let taken = look.commit(desk, id_of(&parent)?, &message)?;
+            look.keep(desk);
+            Ok(taken)
+        })
+        .await
+    }
+
+    /// Runs `work` as the only owner of the worktree, to its end even if nobody waits.
+    pub(crate) async fn owned<T, E>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&Desk) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<GitError> + Send + 'static,
+    {
+        let lock = lock::acquire(self.shadow.git_dir()).await?;
+        let desk = Desk {
+            mirror: self.mirror.clone(),
+            root: self.path.clone(),
+            base: id_of(&self.base)?,
+            shadow: self.shadow.clone(),
+            known: Arc::clone(&self.known),
+            runtime: Handle::current(),
+            _lock: lock,
+        };
+        blocking(action, move || work(&desk)).await
+    }
+}
+
+/// A worktree as its owner has it, on a thread that may block.
+pub(crate) struct Desk {
+    pub(crate) mirror: Mirror,
+    pub(crate) root: PathBuf,
+    pub(crate) base: Id,
+    shadow: Shadow,
+    known: Arc<Mutex<Option<Seen>>>,
+    runtime: Handle,
+    _lock: RepositoryLock,
+}
+
+/// A worktree's files as they are now.
+pub(crate) struct Look {
+    pub(crate) objects: Objects,
+    pub(crate) last: Id,
+    pub(crate) top: Folder,
+    pub(crate) ignored: Vec<PathBuf>,
+    pub(crate) beneath: Beneath,
+}
+
+impl Desk {
+    /// A file or folder of Kage's own about this worktree.
+    pub(crate) fn private(&self, name: &str) -> PathBuf {
+        self.shadow.git_dir().join(name)
+    }
+
+    /// The commit that the worktree was last known to be.
+    pub(crate) fn last(&self) -> Result<Id, GitError> {
+        let path = self.private("last");
+        match fs::read_to_string(&path) {
+            Ok(text) => Id::from_str(text.trim()).map_err(GitError::library("read the last checkpoint's id")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.base),
+            Err(error) => Err(GitError::io("read", &path)(error)),
+        }
+    }
+
+    /// What is to be written down when the worktree is that commit.
+    pub(crate) fn prepare_last(&self, commit: Id) -> Result<Prepared, GitError> {
+        Prepared::new(&self.private("last"), format!("{commit}\n").as_bytes())
+    }
+
+    /// Looks at all files. What is known of them is forgotten when this fails.
+    pub(crate) fn look(&self) -> Result<Look, GitError> {
+        let last = self.last()?;
+        let seen = self.known.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let seen = match seen.filter(|seen| seen.last == last) {
+            Some(seen) => seen,
+            None => self.load(last)?,
+        };
+        let mut look = Look {
+            objects: Objects::open(self.mirror.path(), seen.unflushed)?,
+            last,
+            top: seen.top,
+            ignored: Vec::new(),
+            beneath: Beneath::open(&self.root).map_err(GitError::io("open", &self.root))?,
+        };
+        let scan = Scan::new(&mut look.objects, &self.root, &look.beneath);
+        look.ignored = scan.run(&mut look.top, |paths| self.ignored(paths))?;
+        look.top.write(&mut look.objects)?;
+        Ok(look)
+    }
+
+    fn load(&self, last: Id) -> Result<Seen, GitError> {
+        let objects = Objects::open(self.mirror.path(), Unflushed::default())?;
+        let stats: Stats = stats_of_index(&self.shadow.index());
+        let load = || Folder::load(objects.repository(), objects.tree_of(last)?, &stats);
+        let top = load().map_err(GitError::library("read the last checkpoint"))?;
+        Ok(Seen {
+            last,
+            top,
+            unflushed: Unflushed::default(),
+        })
+    }
+
+    /// Those of `paths` that git ignores, as git itself says.
+    fn ignored(&self, paths: &[PathBuf]) -> Result<HashSet<PathBuf>, GitError> {
+        // `:name` alone would be a pattern, and one that git may not know.
+        let plain = |path: &PathBuf| [b"./", path.as_os_str().as_bytes()].concat();
+        let list: Vec<Vec<u8>> = paths.iter().map(plain).collect();
+        let mut command = self
+            .shadow
+            .git("check-ignore")
+            .args(["--no-index", "-z", "--stdin"])
+            // The base's submodules would make it refuse the files in them.
+            .env("GIT_INDEX_FILE", self.private("no-index"))
+            .stdin(lines(&list));
+        // Tools hide their own files there without touching the project's .gitignore.
+        let own = self.root.join(".git/info/exclude");
+        if let (Some(text), true) = (
+            own.to_str(),
+            fs::symlink_metadata(&own).is_ok_and(|meta| meta.is_file()),
+        ) {
+            command = command.config("core.excludesFile", text);
+        }
+        let output = self.runtime.block_on(command.run_or_no())?.unwrap_or_default();
+        let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes.strip_prefix(b"./").unwrap_or(bytes)));
+        Ok(split(&output).map(path).collect())
+    }
+
+    fn record_of_ignored(&self, commit: Id) -> PathBuf {
+        self.private("ignored").join(commit.to_string())
+    }
+
+    /// What was ignored when a checkpoint was taken; `None` when there is no whole record.
+    pub(crate) fn ignored_at(&self, commit: Id) -> Option<Vec<PathBuf>> {
+        let bytes = fs::read(self.record_of_ignored(commit)).ok()?;
+        let end = bytes.iter().position(|byte| *byte == b'\n')?;
+        let (digest, list) = (bytes.get(..end)?, bytes.get(end + 1..)?);
+        // It is not flushed, so a power cut may have left a part.
+        if Digest::of(list).as_str().as_bytes() != digest {
+            return None;
+        }
+        Some(
+            split(list)
+                .map(|path| PathBuf::from(OsString::from_vec(path.to_vec())))
+                .collect(),
+        )
+    }
+
+    fn record_ignored(&self, commit: Id, ignored: &[PathBuf]) -> Result<(), GitError> {
+        let path = self.record_of_ignored(commit);
+        let list: Vec<&[u8]> = ignored.iter().map(|path| path.as_os_str().as_bytes()).collect();
+        let list = lines(&list);
+        let mut bytes = format!("{}\n", Digest::of(&list)).into_bytes();
+        bytes.extend_from_slice(&list);
+        let folder = self.private("ignored");
+        fs::create_dir_all(&folder).map_err(GitError::io("create", &folder))?;
+        fs::write(&path, bytes).map_err(GitError::io("write", &path))
+    }
+
+    /// The folder of the references that keep this worktree's checkpoints.
+    fn references(&self) -> PathBuf {
+        let worktree = self.shadow.git_dir().file_name().unwrap_or_default();
+        self.mirror.path().join("refs/kage/checkpoints").join(worktree)
+    }
+}
+
+impl Look {
+    /// Makes a checkpoint of what was seen.
+    pub(crate) fn commit(&mut self, desk: &Desk, parent: Id, message: &str) -> Result<Checkpoint, GitError> {
+        let tree = self.top.write(&mut self.objects)?;
+        let parent_tree = self.objects.tree_of(parent);
+        let parent_tree = parent_tree.map_err(GitError::library("read the parent of a checkpoint"))?;
+        let changed = self.top.differences(self.objects.repository(), parent_tree);
+        let changed = changed.map_err(GitError::library("compare two checkpoints"))?;
+        let commit = self.objects.commit(tree, &[parent], message)?;
+        desk.record_ignored(commit, &self.ignored)?;
+        let references = desk.references();
+        let reference = Prepared::new(&references.join(commit.to_string()), format!("{commit}\n").as_bytes())?;
+        let last = desk.prepare_last(commit)?;
+        // A reference to what a power cut took would break the mirror, so it is named later.
+        self.objects.flush([reference.path(), last.path()])?;
+        reference.place()?;
+        last.place()?;
+        // Up to refs/kage, since the folders between may be new.
+        let mut folders: Vec<PathBuf> = references.ancestors().take(3).map(Path::to_owned).collect();
+        folders.push(desk.private(""));
+        flush_all(&folders)?;
+        self.last = commit;
+        Ok(Checkpoint {
+            commit: oid_of(commit)?,
+            tree: oid_of(tree)?,
+            files_changed: changed.len() as u64,
+        })
+    }
+
+    /// Takes a path that is not known, ignored or not; false when nothing storable is there.
+    pub(crate) fn take(&mut self, root: &Path, path: &Path) -> Result<bool, GitError> {
+        let taken = Scan::new(&mut self.objects, root, &self.beneath).take_path(path)?;
+        let Some(entry) = taken else { return Ok(false) };
+        self.top.insert(path, entry);
+        Ok(true)
+    }
+
+    /// Lets the next look start from this one.
+    pub(crate) fn keep(self, desk: &Desk) {
+        let seen = Seen {
+            last: self.last,
+            top: self.top,
+            unflushed: self.objects.into_unflushed(),
+        };
+        *desk.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+    }
+}

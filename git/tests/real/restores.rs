@@ -1,0 +1,476 @@
+//! Restores: the incidents that other tools had, refusals, and interruption at every step.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use kage_core::id::Oid;
+use kage_git::Worktree;
+use kage_git::restore::{Becomes, Foreign, RestoreError, RestoreOptions, RestoredPath};
+
+use crate::checkpoints::worktree;
+use crate::sandbox::{Sandbox, fingerprint, write};
+
+fn careful() -> RestoreOptions {
+    RestoreOptions::default()
+}
+
+fn saving() -> RestoreOptions {
+    RestoreOptions {
+        foreign: Foreign::Save,
+        ..RestoreOptions::default()
+    }
+}
+
+fn paths(list: &[RestoredPath]) -> Vec<(&str, Becomes)> {
+    list.iter().map(|it| (it.path.to_str().unwrap(), it.becomes)).collect()
+}
+
+/// The files of a worktree without its `.git`.
+fn files(top: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
+    let own = top.join(".git");
+    fingerprint(top)
+        .into_iter()
+        .filter(|(path, _, _)| !path.starts_with(&own))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_restore_undoes_every_kind_of_change_and_can_be_undone() {
+    let sandbox = Sandbox::new();
+    let (_mirror, worktree) = worktree(
+        &sandbox,
+        &[
+            ("same", "s\n"),
+            ("edited", "1\n"),
+            ("gone", "g\n"),
+            ("script", "#!/bin/sh\n"),
+            ("file-to-folder", "f\n"),
+            ("folder-to-file/inner", "i\n"),
+            ("folder-to-link/inner", "i\n"),
+        ],
+    )
+    .await;
+    let top = worktree.path();
+    fs::set_permissions(top.join("edited"), fs::Permissions::from_mode(0o600)).unwrap();
+    let first = worktree.checkpoint(worktree.base(), "first").await.unwrap();
+    let (before, git) = (files(top), fingerprint(&top.join(".git")));
+    let outside = sandbox.path("outside");
+    write(&outside.join("inner"), "not ours\n");
+
+    write(&top.join("edited"), "2\n");
+    fs::remove_file(top.join("gone")).unwrap();
+    fs::set_permissions(top.join("script"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(top.join("file-to-folder")).unwrap();
+    write(&top.join("file-to-folder/deep/inner"), "x");
+    fs::remove_dir_all(top.join("folder-to-file")).unwrap();
+    write(&top.join("folder-to-file"), "x");
+    fs::remove_dir_all(top.join("folder-to-link")).unwrap();
+    symlink(&outside, top.join("folder-to-link")).unwrap();
+    write(&top.join("new/file"), "n");
+    let second = worktree.checkpoint(&first.commit, "second").await.unwrap();
+    let after = files(top);
+
+    let plan = worktree.plan_restore(&first.commit, &careful()).await.unwrap();
+    assert_eq!(
+        paths(&plan.paths),
+        [
+            ("edited", Becomes::Updated),
+            ("file-to-folder", Becomes::Created),
+            ("file-to-folder/deep/inner", Becomes::Deleted),
+            ("folder-to-file", Becomes::Deleted),
+            ("folder-to-file/inner", Becomes::Created),
+            ("folder-to-link", Becomes::Deleted),
+            ("folder-to-link/inner", Becomes::Created),
+            ("gone", Becomes::Created),
+            ("new/file", Becomes::Deleted),
+            ("script", Becomes::Updated),
+        ]
+    );
+    assert_eq!(files(top), after, "a plan changes nothing");
+    let untouched = fs::metadata(top.join("same")).unwrap().modified().unwrap();
+    let restored = worktree.restore(&first.commit, &careful()).await.unwrap();
+    assert_eq!((&restored.target, &restored.safety), (&first.commit, &second.commit));
+    assert_eq!((restored.paths, restored.aside), (plan.paths, Vec::new()));
+    assert_eq!(files(top), before);
+    assert_eq!(fs::metadata(top.join("same")).unwrap().modified().unwrap(), untouched);
+
+    // Nothing is foreign now, and the way back is as good.
+    worktree.restore(&second.commit, &careful()).await.unwrap();
+    assert_eq!(files(top), after);
+    let again = worktree.checkpoint(&second.commit, "again").await.unwrap();
+    assert_eq!((again.tree, again.files_changed), (second.tree, 0));
+    assert_eq!(fingerprint(&top.join(".git")), git);
+    assert_eq!(fs::read_to_string(outside.join("inner")).unwrap(), "not ours\n");
+}
+
+#[tokio::test]
+async fn incident_1_a_reverted_gitignore_deletes_nothing() {
+    let sandbox = Sandbox::new();
+    let (_mirror, worktree) = worktree(&sandbox, &[("a", "a\n"), (".gitignore", "*.log\n")]).await;
+    let top = worktree.path();
+    let first = worktree.checkpoint(worktree.base(), "first").await.unwrap();
+    write(&top.join(".gitignore"), "*.log\nbuild/\n.env\n");
+    write(&top.join("build/output"), "hours of work\n");
+    write(&top.join(".env"), "SECRET=1\n");
+    write(&top.join("made"), "m\n");
+    let second = worktree.checkpoint(&first.commit, "second").await.unwrap();
+    worktree.restore(&first.commit, &careful()).await.unwrap();
+    assert!(!top.join("made").exists());
+    assert_eq!(fs::read_to_string(top.join("build/output")).unwrap(), "hours of work\n");
+    assert_eq!(fs::read_to_string(top.join(".env")).unwrap(), "SECRET=1\n");
+    // They are not ignored any more: changes that no checkpoint has, so nothing goes on.
+    let refused = worktree.restore(&second.commit, &careful()).await;
+    let Err(RestoreError::Foreign { paths }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(paths, [Path::new(".env"), Path::new("build/output")]);
+    let restored = worktree.restore(&second.commit, &saving()).await.unwrap();
+    // Deleted, since the target does not have them; but the safety checkpoint does.
+    let back = worktree.restore(&restored.safety, &careful()).await.unwrap();
+    assert_eq!(back.safety, second.commit);
+    assert_eq!(fs::read_to_string(top.join("build/output")).unwrap(), "hours of work\n");
+    assert_eq!(fs::read_to_string(top.join(".env")).unwrap(), "SECRET=1\n");
+}
+
+#[tokio::test]
+async fn incident_2_no_head_branch_index_or_stash_moves() {
+    let sandbox = Sandbox::new();
+    let (mirror, worktree) = worktree(&sandbox, &[("a", "a\n"), ("b", "b\n")]).await;
+    let top = worktree.path();
+    let first = worktree.checkpoint(worktree.base(), "first").await.unwrap();
+    sandbox.git(top, &["checkout", "-q", "-b", "own"]);
+    write(&top.join("a"), "stashed\n");
+    sandbox.git(top, &["stash", "-q"]);
+    write(&top.join("a"), "committed\n");
+    sandbox.commit(top, "the session's own");
+    write(&top.join("b"), "staged\n");
+    sandbox.git(top, &["add", "b"]);
+    write(&top.join("b"), "on the disk\n");
+    let second = worktree.checkpoint(&first.commit, "second").await.unwrap();
+    let (own, refs) = (fingerprint(&top.join(".git")), fingerprint(&mirror.path().join("refs")));
+    let config = fs::read(mirror.path().join("config")).unwrap();
+    worktree.restore(&first.commit, &careful()).await.unwrap();
+    assert_eq!(fs::read_to_string(top.join("a")).unwrap(), "a\n");
+    worktree.restore(&second.commit, &careful()).await.unwrap();
+    assert_eq!(fs::read_to_string(top.join("b")).unwrap(), "on the disk\n");
+    assert_eq!(fingerprint(&top.join(".git")), own);
+    assert_eq!(fingerprint(&mirror.path().join("refs")), refs);
+    assert_eq!(fs::read(mirror.path().join("config")).unwrap(), config);
+}
+
+#[tokio::test]
+async fn incident_5_a_session_in_a_subfolder_reverts_only_what_differs() {
+    let sandbox = Sandbox::new();
+    let (mirror, worktree) = worktree(&sandbox, &[("one/a", "a\n"), ("two/b", "b\n")]).await;
+    let top = worktree.path();
+    write(&top.join("two/b"), "edited before the first checkpoint\n");
+    let first = worktree.checkpoint(worktree.base(), "first").await.unwrap();
+    write(&top.join("one/a"), "by the session\n");
+    let second = worktree.checkpoint(&first.commit, "second").await.unwrap();
+    // Another worktree of the same mirror shares nothing with it but objects.
+    let other = Worktree::create(&mirror, sandbox.path("other"), worktree.base())
+        .await
+        .unwrap();
+    write(&other.path().join("two/b"), "other\n");
+    other.checkpoint(worktree.base(), "other").await.unwrap();
+    let restored = worktree.restore(&first.commit, &careful()).await.unwrap();
+    assert_eq!(paths(&restored.paths), [("one/a", Becomes::Updated)]);
+    assert_eq!(restored.safety, second.commit);
+    let there = fs::read_to_string(top.join("two/b")).unwrap();
+    assert_eq!(there, "edited before the first checkpoint\n");
+    assert_eq!(fs::read_to_string(other.path().join("two/b")).unwrap(), "other\n");
+}
+
+#[tokio::test]
+async fn incident_8_ignored_files_in_the_way_are_saved_first() {
+    let sandbox = Sandbox::new();
+    let (_mirror, worktree) = worktree(&sandbox, &[("a", "a\n"), ("config", "base\n")]).await;
+    let top = worktree.path();
+    write(&top.join("folder/file"), "f\n");
+    let first = worktree.checkpoint(worktree.base(), "first").await.unwrap();
+    // It goes from the checkpoints and comes back as something ignored.
+    fs::remove_file(top.join("config")).unwrap();
+    fs::remove_dir_all(top.join("folder")).unwrap();
+    let second = worktree.checkpoint(&first.commit, "second").await.unwrap();
+    write(&top.join(".gitignore"), "config\nfolder\n");
+    let third = worktree.checkpoint(&second.commit, "third").await.unwrap();
+    write(&top.join("config"), "a person's\n");
+    symlink("/etc", top.join("folder")).unwrap();
+    let restored = worktree.restore(&first.commit, &careful()).await.unwrap();
+    assert_ne!(restored.safety, third.commit);
+    assert_eq!(fs::read_to_string(top.join("config")).unwrap(), "base\n");
+    assert_eq!(fs::read_to_string(top.join("folder/file")).unwrap(), "f\n");
+    assert!(!Path::new("/etc/file").exists());
+    let [(path, now_at)] = restored.aside.as_slice() else {
+        panic!("{:?}", restored.aside);
+    };
+    assert_eq!(path, Path::new("folder"));
+    assert_eq!(fs::read_link(now_at).unwrap(), Path::new("/etc"));
+    worktree.restore(&restored.safety, &careful()).await.unwrap();
+    assert_eq!(fs::read_to_string(top.join("config")).unwrap(), "a person's\n");
+}
+
+#[tokio::test]
+async fn incident_9_a_plan_that_deletes_much_of_the_project_is_refused() {
+    let sandbox = Sandbox::new();
+    let many: Vec<(String, String)> = (0..30).map(|n| (format!("f{n}"), format!("{n}\n"))).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let (_mirror, worktree) = worktree(&sandbox, &many).await;
+    let top = worktree.path();
+    for (name, _) in &many {
+        fs::rename(top.join(name), sandbox.path(name)).unwrap();
+    }
+    let empty = worktree.checkpoint(worktree.base(), "all gone").await.unwrap();
+    for (name, _) in &many {
+        fs::rename(sandbox.path(name), top.join(name)).unwrap();
+    }
+    write(&top.join("own"), "o\n");
+    worktree.checkpoint(&empty.commit, "back").await.unwrap();
+    let before = fingerprint(top);
+    let few = RestoreOptions {
+        most_deletions: 29,
+        ..careful()
+    };
+    for refused in [
+        worktree.plan_restore(&empty.commit, &few).await.map(drop),
+        worktree.restore(&empty.commit, &few).await.map(drop),
+    ] {
+        let counted = matches!(refused, Err(RestoreError::TooManyDeletions { count: 30, limit: 29 }));
+        assert!(counted, "{refused:?}");
+    }
+    let unknown: Oid = "1111111111111111111111111111111111111111".parse().unwrap();
+    let refused = worktree.restore(&unknown, &careful()).await;
+    assert!(matches!(refused, Err(RestoreError::Unknown { .. })), "{refused:?}");
+    assert_eq!(fingerprint(top), before);
+    worktree.restore(&empty.commit, &careful()).await.unwrap();
+    assert!(!top.join("f0").exists());
+}
+
+#[tokio::test]
+async fn incident_10_changes_of_somebody_else_are_refused_or_saved() {
+    let sandbox = Sandbox::new();
+    let (mirror, worktree) = worktree(&sandbox, &[("a", "a\n"), ("b", "b\n"), ("c", "c\n")]).await;
+    let top = worktree.path();
+    let first = worktree.checkpoint(worktree.base(), "first").await.unwrap();
+    write(&top.join("a"), "by the session\n");
+    let second = worktree.checkpoint(&first.commit, "second").await.unwrap();
+    write(&top.join("b"), "by somebody\n");
+    write(&top.join("theirs"), "by somebody\n");
+    fs::remove_file(top.join("c")).unwrap();
+    let before = fingerprint(top);
+    let foreign = [Path::new("b"), Path::new("c"), Path::new("theirs")];
+    let plan = worktree.plan_restore(&first.commit, &careful()).await.unwrap();
+    assert_eq!(plan.foreign, foreign);
+    // Another process that opens the same worktree sees the same.
+    let other = Worktree::open(&mirror, top, worktree.base()).await.unwrap();
+    for worktree in [&worktree, &other] {
+        let refused = worktree.restore(&first.commit, &careful()).await;
+        let Err(RestoreError::Foreign { paths }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(paths, foreign);
+    }
+    assert_eq!(fingerprint(top), before);
+    let restored = other.restore(&first.commit, &saving()).await.unwrap();
+    assert_ne!(restored.safety, second.commit);
+    assert_eq!(fs::read_to_string(top.join("b")).unwrap(), "b\n");
+    assert!(!top.join("theirs").exists());
+    let parent = sandbox.git(mirror.path(), &["rev-parse", &format!("{}^", restored.safety)]);
+    assert_eq!(parent, second.commit.as_str());
+    worktree.restore(&restored.safety, &careful()).await.unwrap();
+    assert_eq!(fingerprint(top), before);
+}
+
+#[tokio::test]
+async fn incident_11_a_removed_worktree_leaves_its_checkpoints() {
+    let sandbox = Sandbox::new();
+    let (mirror, worktree) = worktree(&sandbox, &[("a", "a\n")]).await;
+    write(&worktree.path().join("unpushed"), "work\n");
+    let last = worktree.checkpoint(worktree.base(), "last").await.unwrap();
+    Worktree::remove(&mirror, worktree.path()).await.unwrap();
+    sandbox.git(mirror.path(), &["gc", "-q", "--prune=now"]);
+    let next = Worktree::create(&mirror, sandbox.path("next"), worktree.base())
+        .await
+        .unwrap();
+    next.restore(&last.commit, &careful()).await.unwrap();
+    assert_eq!(fs::read_to_string(next.path().join("unpushed")).unwrap(), "work\n");
+}
+
+#[tokio::test]
+async fn a_complete_restore_moves_new_ignored_files_aside() {
+    let sandbox = Sandbox::new();
+    let ignore = (".gitignore", "old/\nnew/\n*.log\n");
+    let (_mirror, worktree) = worktree(&sandbox, &[("a", "a\n"), ignore]).await;
+    let top = worktree.path();
+    write(&top.join("old/kept"), "k\n");
+    write(&top.join("before.log"), "b\n");
+    let first = worktree.checkpoint(worktree.base(), "first").await.unwrap();
+    write(&top.join("old/later"), "l\n");
+    write(&top.join("new/deep/file"), "n\n");
+    write(&top.join("after.log"), "a\n");
+    write(&top.join("made"), "m\n");
+    let second = worktree.checkpoint(&first.commit, "second").await.unwrap();
+    let complete = RestoreOptions {
+        complete: true,
+        ..careful()
+    };
+    let plan = worktree.plan_restore(&first.commit, &complete).await.unwrap();
+    let expected = [
+        ("after.log", Becomes::MovedAside),
+        ("made", Becomes::Deleted),
+        ("new", Becomes::MovedAside),
+    ];
+    assert_eq!(paths(&plan.paths), expected);
+    let restored = worktree.restore(&first.commit, &complete).await.unwrap();
+    assert!(!top.join("new").exists() && !top.join("after.log").exists());
+    assert!(top.join("old/kept").exists() && top.join("old/later").exists() && top.join("before.log").exists());
+    let (_, new) = restored
+        .aside
+        .iter()
+        .find(|(path, _)| path == Path::new("new"))
+        .unwrap();
+    assert_eq!(fs::read_to_string(new.join("deep/file")).unwrap(), "n\n");
+    assert_eq!(restored.safety, second.commit);
+    // A commit that is no checkpoint says nothing about ignored files.
+    let refused = worktree.restore(worktree.base(), &complete).await;
+    assert!(matches!(refused, Err(RestoreError::NoRecord { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_no_checkpoint_can_hold_is_moved_out_of_the_way() {
+    let sandbox = Sandbox::new();
+    let (_mirror, worktree) = worktree(&sandbox, &[("pipe", "p\n"), ("folder", "f\n"), ("x/y", "y\n")]).await;
+    let top = worktree.path();
+    let first = worktree.checkpoint(worktree.base(), "first").await.unwrap();
+    for name in ["pipe", "folder"] {
+        fs::remove_file(top.join(name)).unwrap();
+    }
+    fs::remove_dir_all(top.join("x")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, top.join("pipe"), 0o600.into()).unwrap();
+    sandbox.git(top, &["init", "-q", "folder"]);
+    write(&top.join("folder/in"), "i\n");
+    rustix::fs::mkfifoat(rustix::fs::CWD, top.join("x"), 0o600.into()).unwrap();
+    worktree.checkpoint(&first.commit, "second").await.unwrap();
+    let restored = worktree.restore(&first.commit, &careful()).await.unwrap();
+    let moved: Vec<_> = restored.aside.iter().map(|(path, _)| path.to_str().unwrap()).collect();
+    assert_eq!(moved, ["folder", "pipe", "x"]);
+    assert!(restored.aside[0].1.join(".git/HEAD").exists());
+    for (name, content) in [("pipe", "p\n"), ("folder", "f\n"), ("x/y", "y\n")] {
+        assert_eq!(fs::read_to_string(top.join(name)).unwrap(), content);
+    }
+}
+
+/// Each round stops one step later. Before the journal nothing has happened; from then on
+/// the next use of the worktree finishes it.
+#[tokio::test]
+async fn a_restore_that_is_interrupted_anywhere_is_finished() {
+    let sandbox = Sandbox::new();
+    let (mirror, worktree) = worktree(&sandbox, &[("edited", "1\n"), ("folder/gone", "g\n"), ("file", "f\n")]).await;
+    let top = worktree.path();
+    symlink("edited", top.join("link")).unwrap();
+    let first = worktree.checkpoint(worktree.base(), "first").await.unwrap();
+    let old = files(top);
+    write(&top.join("edited"), "2\n");
+    fs::remove_dir_all(top.join("folder")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, top.join("folder"), 0o600.into()).unwrap();
+    fs::remove_file(top.join("file")).unwrap();
+    write(&top.join("file/inner/most"), "x");
+    fs::remove_file(top.join("link")).unwrap();
+    symlink("elsewhere", top.join("link")).unwrap();
+    let second = worktree.checkpoint(&first.commit, "second").await.unwrap();
+    let (mut stop, mut begun) = (0, false);
+    loop {
+        let worktree = Worktree::open(&mirror, top, worktree.base()).await.unwrap();
+        let options = RestoreOptions {
+            stop_before: Some(stop),
+            ..careful()
+        };
+        let done = worktree.restore(&first.commit, &options).await;
+        let stopped = done.is_err();
+        // Again by another process, which may also use it for something else.
+        let worktree = Worktree::open(&mirror, top, worktree.base()).await.unwrap();
+        let finished = worktree.finish_restore().await.unwrap();
+        begun |= finished.is_some();
+        if !begun {
+            assert!(stopped, "nothing was decided yet");
+            let taken = worktree.checkpoint(&second.commit, "as it was").await.unwrap();
+            assert_eq!(taken.tree, second.tree);
+        } else {
+            assert_eq!(finished.is_some(), stopped, "step {stop}");
+            assert_eq!(files(top), old, "step {stop}");
+            for (path, now_at) in finished.iter().flat_map(|it| &it.aside) {
+                assert!(now_at.symlink_metadata().is_ok(), "step {stop}: {}", path.display());
+                assert_eq!(path, Path::new("folder"), "step {stop}: nothing but the pipe is aside");
+            }
+            let taken = worktree.checkpoint(&first.commit, "c").await.unwrap();
+            assert_eq!(taken.tree, first.tree, "step {stop}");
+            // Back to where it started, with what no checkpoint has.
+            worktree.restore(&second.commit, &careful()).await.unwrap();
+            rustix::fs::mkfifoat(rustix::fs::CWD, top.join("folder"), 0o600.into()).unwrap();
+        }
+        if !stopped {
+            break;
+        }
+        stop += 1;
+    }
+    assert!(stop > 20, "only {stop} steps");
+    sandbox.git(mirror.path(), &["fsck", "--strict", "--no-dangling"]);
+}
+
+/// What somebody writes between the plan and the rename is kept, whichever step it hits.
+#[tokio::test]
+async fn a_change_during_a_restore_is_never_overwritten() {
+    let sandbox = Sandbox::new();
+    let (_mirror, worktree) = worktree(&sandbox, &[("a", "a\n"), ("b/c", "c\n")]).await;
+    let top = worktree.path();
+    let first = worktree.checkpoint(worktree.base(), "first").await.unwrap();
+    write(&top.join("a"), "changed\n");
+    fs::remove_dir_all(top.join("b")).unwrap();
+    write(&top.join("new"), "n\n");
+    let second = worktree.checkpoint(&first.commit, "second").await.unwrap();
+    for stop in 0..60 {
+        let options = RestoreOptions {
+            stop_before: Some(stop),
+            ..careful()
+        };
+        if worktree.restore(&first.commit, &options).await.is_ok() {
+            assert!(stop > 10, "only {stop} steps");
+            return;
+        }
+        let foreign = format!("foreign {stop}\n");
+        for name in ["a", "b", "new"] {
+            let path = top.join(name);
+            if path.is_dir() {
+                write(&path.join("foreign"), &foreign);
+            } else {
+                write(&path, &foreign);
+            }
+        }
+        let Some(finished) = worktree.finish_restore().await.unwrap() else {
+            // Nothing had begun: these are changes like any others.
+            let refused = worktree.restore(&first.commit, &careful()).await;
+            assert!(
+                matches!(&refused, Err(RestoreError::Foreign { .. })),
+                "step {stop}: {refused:?}"
+            );
+            worktree.restore(&second.commit, &saving()).await.unwrap();
+            continue;
+        };
+        for name in ["a", "b", "new"] {
+            let here = [top.join(name), top.join(name).join("foreign")];
+            let aside = finished.aside.iter().filter(|(path, _)| path.starts_with(name));
+            let places: Vec<PathBuf> = aside.map(|(_, now_at)| now_at.clone()).chain(here).collect();
+            let found = places
+                .iter()
+                .any(|path| fs::read_to_string(path).is_ok_and(|text| text == foreign));
+            assert!(
+                found,
+                "step {stop}: what was written to {name} is lost; looked at {places:?}"
+            );
+        }
+        worktree.restore(&second.commit, &saving()).await.unwrap();
+        assert_eq!(fs::read_to_string(top.join("a")).unwrap(), "changed\n");
+    }
+    panic!("it never got to its end");
+}
