@@ -403,7 +403,7 @@ mod tests {
             events(&reports),
             [
                 &EventBody::Activity("started with claude-sonnet-4-5".to_owned()),
-                &EventBody::Activity("Write /work/out.txt".to_owned()),
+                &EventBody::Activity("Write /repo/out.txt".to_owned()),
                 &EventBody::Activity("Done: wrote the file as asked.".to_owned()),
                 &EventBody::UsageRecorded {
                     model: "claude-sonnet-4-5".to_owned(),
@@ -415,7 +415,7 @@ mod tests {
         );
         assert_eq!(
             stream_text(&reports, OutputStream::Stdout),
-            "> Write /work/out.txt\nDone: wrote the file as asked.\n"
+            "> Write /repo/out.txt\nDone: wrote the file as asked.\n"
         );
         assert_eq!(stream_text(&reports, OutputStream::Transcript), fixture!("success"));
         let outcome = stream.outcome(Timestamp::from_millis(0));
