@@ -415,6 +415,9 @@ pub struct Coordinator {
     /// Name or address under which other machines reach it; may be repeated.
     #[arg(long, value_name = "NAME")]
     pub public_name: Vec<String>,
+    /// Let pages of this origin (https://HOST[:PORT]) call it from a browser; may be repeated.
+    #[arg(long, value_name = "ORIGIN")]
+    pub web_origin: Vec<kage_coordinator::Origin>,
     /// Folder of its data [default: coordinator/ in the state folder].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

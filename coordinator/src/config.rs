@@ -2,7 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
+
+use http::HeaderValue;
+use url::Url;
 
 /// How a coordinator runs.
 #[derive(Debug, Clone)]
@@ -15,6 +19,8 @@ pub struct Config {
     pub tls: bool,
     /// Names and addresses under which others reach it, besides those that it finds itself.
     pub public_names: Vec<String>,
+    /// Pages of these origins may call it from a browser; none may by default.
+    pub web_origins: Vec<Origin>,
     /// How long it waits for what.
     pub timings: Timings,
 }
@@ -28,6 +34,7 @@ impl Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: false,
             public_names: Vec::new(),
+            web_origins: Vec::new(),
             timings: Timings::default(),
         }
     }
@@ -49,6 +56,37 @@ impl Config {
         Ok(())
     }
 }
+
+/// Where a page in a browser comes from: `https://HOST[:PORT]`, as browsers write it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin(HeaderValue);
+
+impl Origin {
+    /// As it stands in a header.
+    #[must_use]
+    pub const fn header(&self) -> &HeaderValue {
+        &self.0
+    }
+}
+
+impl FromStr for Origin {
+    type Err = InvalidOrigin;
+
+    fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
+        let invalid = || InvalidOrigin(text.to_owned());
+        let url = Url::parse(text).map_err(|_| invalid())?;
+        // Browsers compare letter by letter: what is written otherwise would never match.
+        if !matches!(url.scheme(), "http" | "https") || url.origin().ascii_serialization() != text {
+            return Err(invalid());
+        }
+        HeaderValue::from_str(text).map(Self).map_err(|_| invalid())
+    }
+}
+
+/// This is no origin of a page.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an origin: write https://HOST or https://HOST:PORT, in small letters and without a path")]
+pub struct InvalidOrigin(String);
 
 /// How long a coordinator waits for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +156,27 @@ mod tests {
                 ..Config::new("/nowhere")
             };
             assert_eq!(config.speaks_tls(), expected, "{listen}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_written_as_browsers_write_it() {
+        for good in ["https://kage.example", "http://localhost:5173", "https://[::1]:8443"] {
+            let origin: Origin = good.parse().unwrap();
+            assert_eq!(origin.header(), good);
+        }
+        for bad in [
+            "*",
+            "null",
+            "",
+            "kage.example",
+            "https://kage.example/",
+            "https://Kage.example",
+            "https://kage.example:443",
+            "https://kage.example/page",
+            "file:///tmp",
+        ] {
+            assert!(bad.parse::<Origin>().is_err(), "{bad}");
         }
     }
 

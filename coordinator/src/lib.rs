@@ -29,11 +29,12 @@ mod append;
 mod watch;
 mod services;
 mod http;
+mod web;
 mod server;
 mod start;
 
 pub use authority::AuthorityError;
-pub use config::{Config, InvalidConfig, Timings};
+pub use config::{Config, InvalidConfig, Origin, Timings};
 pub use data_dir::DataDirError;
 pub use ports::{Clock, Ports, Random};
 pub use start::{RunError, run};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use kage_coordinator::{Config, Ports, run};
+use kage_coordinator::{Config, Origin, Ports, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -26,6 +26,9 @@ struct Arguments {
     /// A name or address under which others reach it; may be repeated.
     #[arg(long, value_name = "NAME")]
     public_name: Vec<String>,
+    /// Let pages of this origin (https://HOST[:PORT]) call it from a browser; may be repeated.
+    #[arg(long, value_name = "ORIGIN")]
+    web_origin: Vec<Origin>,
 }
 
 /// What sysexits.h calls an internal error.
@@ -42,6 +45,7 @@ async fn main() -> ExitCode {
         listen: arguments.listen,
         tls: arguments.tls,
         public_names: arguments.public_name,
+        web_origins: arguments.web_origin,
         ..Config::new(arguments.data_dir)
     };
     match serve(config).await {

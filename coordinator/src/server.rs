@@ -1,4 +1,4 @@
-//! The port: one listener for gRPC, blobs, git and metrics, over HTTP/1.1 and HTTP/2, with
+//! The port: one listener for gRPC (also as browsers speak it), blobs, git and metrics, over HTTP/1.1 and HTTP/2, with
 //! TLS (always, but on loopback) or without, and how it is shut down. A connection that an
 //! agent made with its certificate says whose it is, and ends when that agent is revoked.
 
@@ -32,6 +32,7 @@ use tower::ServiceExt as _;
 use x509_parser::extensions::GeneralName;
 
 use crate::auth::{self, Door, Peer};
+use crate::config::Origin;
 use crate::coordinator::Coordinator;
 use crate::http as routes;
 use crate::identities::Identities;
@@ -42,6 +43,7 @@ use crate::services::enrollment::Enrollment;
 use crate::services::event::Events;
 use crate::services::fleet::Fleet;
 use crate::services::task::Tasks;
+use crate::web;
 
 /// Calls that one connection may have open at once; more wait in the client.
 const MAX_STREAMS: u32 = 1024;
@@ -60,7 +62,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) type ReflectionError = tonic_reflection::server::Error;
 
 /// Every route, behind the door.
-pub(crate) async fn router(coordinator: &Arc<Coordinator>, door: Door) -> Result<Router, ReflectionError> {
+pub(crate) async fn router(
+    coordinator: &Arc<Coordinator>,
+    door: Door,
+    web_origins: &[Origin],
+) -> Result<Router, ReflectionError> {
     let tasks = TaskServiceServer::new(Tasks(Arc::clone(coordinator)))
         .max_decoding_message_size(MAX_TASK_MESSAGE)
         .max_encoding_message_size(MAX_TASK_MESSAGE);
@@ -97,10 +103,11 @@ pub(crate) async fn router(coordinator: &Arc<Coordinator>, door: Door) -> Result
         .add_service(access)
         .add_service(health)
         .add_service(reflection);
-    Ok(grpc
+    let guarded = grpc
         .into_axum_router()
         .merge(routes::routes(Arc::clone(coordinator)))
-        .layer(axum::middleware::from_fn_with_state(door, auth::guard)))
+        .layer(axum::middleware::from_fn_with_state(door, auth::guard));
+    Ok(web::for_browsers(guarded, web_origins))
 }
 
 /// The two ends of a shutdown.

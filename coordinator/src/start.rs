@@ -22,7 +22,7 @@ use crate::auth::Door;
 use crate::authority::{self, Authority, AuthorityError};
 use crate::blobs::{BlobError, Blobs};
 use crate::board::Board;
-use crate::config::{Config, InvalidConfig};
+use crate::config::{Config, InvalidConfig, Origin};
 use crate::coordinator::{Coordinator, Fences};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::identities::Identities;
@@ -109,7 +109,7 @@ pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> R
         // Whoever asked may have given up.
         on_ready.send(bound).ok();
     }
-    let result = filled.serve(listener, shutdown).await;
+    let result = filled.serve(listener, &config.web_origins, shutdown).await;
     drop(announced);
     result
 }
@@ -248,13 +248,18 @@ async fn fill_board(store: &Store, config: &Config) -> Result<Board, RunError> {
 }
 
 impl Filled {
-    async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), RunError> {
+    async fn serve(
+        self,
+        listener: TcpListener,
+        web_origins: &[Origin],
+        shutdown: CancellationToken,
+    ) -> Result<(), RunError> {
         let Self {
             data,
             door,
             coordinator,
         } = self;
-        let router = server::router(&coordinator, door).await?;
+        let router = server::router(&coordinator, door, web_origins).await?;
         let stopping = Stopping {
             gracefully: CancellationToken::new(),
             now: CancellationToken::new(),

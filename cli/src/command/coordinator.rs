@@ -11,6 +11,7 @@ pub(super) async fn run(invocation: Invocation, args: Coordinator) -> anyhow::Re
         listen: args.listen,
         tls: args.tls,
         public_names: args.public_name,
+        web_origins: args.web_origin,
         ..kage_coordinator::Config::new(data_dir)
     };
     daemon::coordinator(config).await?;

@@ -7,3 +7,4 @@ mod cluster;
 mod control;
 mod delivery;
 mod planes;
+mod web;
