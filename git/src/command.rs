@@ -9,59 +9,28 @@
 //! therefore runs on a private git directory ([`crate::shadow`]) that has none.
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 
 use kage_core::id::Oid;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
 
 use crate::error::GitError;
 
-/// How to authenticate to a remote.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub enum Auth {
-    /// Not at all.
-    #[default]
-    None,
-    /// `Authorization: Bearer ...` on every request.
-    Bearer(String),
-    /// Over TLS, with a CA of the remote's own.
-    Tls(TlsAuth),
-}
+mod auth;
 
-/// How to authenticate over TLS, and whom to believe. Nobody else's CA is trusted.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct TlsAuth {
-    /// Shown with every request, if there is one.
-    pub token: Option<String>,
-    /// PEM file of the CA that the remote's certificate is checked with.
-    pub ca: Option<PathBuf>,
-    /// PEM files of a certificate and its key, shown when a connection is made.
-    pub identity: Option<(PathBuf, PathBuf)>,
-}
+mod neutral;
 
-impl fmt::Debug for Auth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => f.write_str("None"),
-            Self::Bearer(_) => f.write_str("Bearer(..)"),
-            Self::Tls(tls) => f.debug_tuple("Tls").field(&tls.ca).finish(),
-        }
-    }
-}
+mod process;
 
-/// Whose configuration files git reads besides the repository's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ConfigFiles {
-    /// Nobody's.
-    None,
-    /// The user's, for reading values. The overrides below still win.
-    User,
-}
+pub use auth::{Auth, TlsAuth};
+pub(crate) use neutral::ConfigFiles;
+use neutral::{INHERITED, NEUTRAL, TOLERATED_FLAWS};
+use process::Done;
+pub(crate) use process::{Bounded, ProcessGroup, failure, read_bounded};
 
 /// What git reads.
 #[derive(Debug)]
@@ -70,71 +39,6 @@ pub(crate) enum Input {
     Bytes(Vec<u8>),
     File(File),
 }
-
-/// Settings that win over anything a repository says.
-const NEUTRAL: &[(&str, &str)] = &[
-    ("core.hooksPath", "/dev/null"),
-    ("core.fsmonitor", "false"),
-    ("core.untrackedCache", "false"),
-    ("core.pager", "cat"),
-    ("core.editor", "false"),
-    ("core.askPass", ""),
-    ("core.sshCommand", "false"),
-    ("core.gitProxy", "none"),
-    ("core.alternateRefsCommand", ":"),
-    // Acknowledged means durable: every object, pack, index and ref is flushed.
-    ("core.fsync", "all"),
-    ("core.fsyncMethod", "batch"),
-    ("credential.helper", ""),
-    ("credential.interactive", "false"),
-    ("commit.gpgSign", "false"),
-    ("tag.gpgSign", "false"),
-    ("push.gpgSign", "false"),
-    ("log.showSignature", "false"),
-    ("gpg.program", "false"),
-    ("submodule.recurse", "false"),
-    ("fetch.recurseSubmodules", "false"),
-    ("push.recurseSubmodules", "no"),
-    ("protocol.ext.allow", "never"),
-    ("http.followRedirects", "false"),
-    ("gc.auto", "0"),
-    ("maintenance.auto", "false"),
-    ("transfer.fsckObjects", "true"),
-    ("fetch.unpackLimit", "1"),
-    ("receive.unpackLimit", "1"),
-    ("fetch.writeCommitGraph", "false"),
-    ("diff.external", ""),
-    ("diff.renames", "false"),
-    ("color.ui", "false"),
-    ("advice.detachedHead", "false"),
-    ("safe.directory", "*"),
-    ("safe.bareRepository", "all"),
-];
-
-/// Flaws of old but honest histories that a check of every object would stumble over.
-const TOLERATED_FLAWS: &[&str] = &[
-    "badTimezone",
-    "missingSpaceBeforeDate",
-    "missingEmail",
-    "zeroPaddedDate",
-    "zeroPaddedFilemode",
-];
-
-/// What a child may see of this process's environment.
-const INHERITED: &[&str] = &[
-    "PATH",
-    "TMPDIR",
-    "TZ",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "http_proxy",
-    "https_proxy",
-    "HTTPS_PROXY",
-    "all_proxy",
-    "ALL_PROXY",
-    "no_proxy",
-    "NO_PROXY",
-];
 
 const STDOUT_LIMIT: usize = 256 << 20;
 const STDERR_LIMIT: usize = 64 << 10;
@@ -392,70 +296,6 @@ impl GitCommand {
     }
 }
 
-/// A running git and what it started; dropping it before its end kills them all.
-#[derive(Debug)]
-pub(crate) struct ProcessGroup {
-    pub(crate) child: Child,
-}
-
-impl Drop for ProcessGroup {
-    fn drop(&mut self) {
-        // No id = it ended and was reaped, and the number may be another's by now.
-        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
-        if let Some(group) = id.and_then(rustix::process::Pid::from_raw)
-            && let Err(error) = rustix::process::kill_process_group(group, rustix::process::Signal::KILL)
-        {
-            tracing::debug!(%error, "git was gone already");
-        }
-    }
-}
-
-struct Done {
-    status: ExitStatus,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-}
-
-impl Done {
-    fn failure(&self, operation: &'static str) -> GitError {
-        failure(operation, self.status, &self.stderr)
-    }
-}
-
-/// The error for a git that ended badly.
-pub(crate) fn failure(operation: &'static str, status: ExitStatus, stderr: &[u8]) -> GitError {
-    GitError::Failed {
-        operation,
-        exit: status.to_string(),
-        stderr: String::from_utf8_lossy(stderr).trim().to_owned(),
-    }
-}
-
-/// The start of a stream.
-#[derive(Debug, Default)]
-pub(crate) struct Bounded {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) cut: bool,
-}
-
-/// Reads a stream to its end and keeps at most `limit` bytes, so that the writer never waits.
-pub(crate) async fn read_bounded(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> io::Result<Bounded> {
-    let mut kept = Bounded::default();
-    let Some(mut stream) = stream else {
-        return Ok(kept);
-    };
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let read = stream.read(&mut buffer).await?;
-        if read == 0 {
-            return Ok(kept);
-        }
-        let room = limit.saturating_sub(kept.bytes.len()).min(read);
-        kept.bytes.extend_from_slice(&buffer[..room]);
-        kept.cut |= room < read;
-    }
-}
-
 /// Reads an object id that git printed on a line of its own.
 pub(crate) fn parse_oid(operation: &'static str, output: &[u8]) -> Result<Oid, GitError> {
     std::str::from_utf8(output)
@@ -467,6 +307,8 @@ pub(crate) fn parse_oid(operation: &'static str, output: &[u8]) -> Result<Oid, G
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
+
+    use tokio::io::AsyncReadExt as _;
 
     use super::*;
 

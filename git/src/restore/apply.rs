@@ -14,13 +14,12 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use git2::ObjectType;
 use rustix::fs::{AtFlags, CWD, FileType, RenameFlags};
 use rustix::io::Errno;
 
@@ -30,7 +29,13 @@ use crate::beneath::{Beneath, Parent, new_mode};
 use crate::checkpoint::Desk;
 use crate::error::GitError;
 use crate::known::{Difference, Entry, Folder, Stats};
-use crate::objects::{Objects, Unflushed, flush_all, hash_open_file, mode, open_file};
+use crate::objects::{Objects, Unflushed, flush_all, mode};
+
+mod files;
+
+mod kept;
+
+use files::{kind_at, read_entry, remove_folder, rename_to_free};
 
 /// How often a file is tried to be put in place.
 const PLACE_ATTEMPTS: usize = 32;
@@ -159,43 +164,6 @@ impl<'a> Apply<'a> {
         restored(self.journal, &self.steps, self.kept)
     }
 
-    /// Finds again what an interrupted run kept.
-    fn note_kept(&mut self) -> Result<(), GitError> {
-        let mut folders = vec![self.aside.join("kept")];
-        while let Some(folder) = folders.pop() {
-            let items = match fs::read_dir(&folder) {
-                Ok(items) => items,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(GitError::io("list", &folder)(error)),
-            };
-            for item in items {
-                let path = item.map_err(GitError::io("list", &folder))?.path();
-                let below: PathBuf = path.strip_prefix(&self.aside).unwrap_or(&path).iter().skip(2).collect();
-                if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
-                    folders.push(path);
-                } else {
-                    self.kept.push((below, path));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks at what an interrupted run left outside of the worktree.
-    fn settle_leftovers(&mut self, steps: &[(PathBuf, Difference)]) -> Result<(), GitError> {
-        self.pass("clear up")?;
-        remove_folder(&self.parts)?;
-        for (number, (path, step)) in steps.iter().enumerate() {
-            self.settle(&number.to_string(), path, step)?;
-            self.settle(&format!("{number}.old"), path, step)?;
-        }
-        // Nothing is in it now, or it is not ours to delete.
-        match fs::remove_dir(&self.ready) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("delete", &self.ready)(error)),
-            Ok(()) | Err(_) => Ok(()),
-        }
-    }
-
     /// Writes all new files. Returns which steps have something to place.
     fn stage(&mut self, steps: &[(PathBuf, Difference)]) -> Result<BTreeSet<usize>, GitError> {
         let mut placed = BTreeSet::new();
@@ -305,37 +273,6 @@ impl<'a> Apply<'a> {
         }
     }
 
-    fn move_aside(&mut self, path: &Path) -> Result<(), GitError> {
-        let to = self.aside.join("moved").join(path);
-        // What is at the path now came after it.
-        let done = fs::symlink_metadata(&to).is_ok();
-        if !done {
-            let Parent::Open(parent, name) = self.parent(path)? else {
-                return Ok(());
-            };
-            self.pass("move something aside")?;
-            if !self.rename_out(&parent, name, path, &to)? {
-                return Ok(());
-            }
-        }
-        self.kept.push((path.to_owned(), to));
-        Ok(())
-    }
-
-    /// False when nothing is there.
-    fn rename_out(&mut self, parent: &OwnedFd, name: &OsStr, path: &Path, to: &Path) -> Result<bool, GitError> {
-        let folder = to.parent().unwrap_or(to);
-        fs::create_dir_all(folder).map_err(GitError::io("create", folder))?;
-        match rustix::fs::renameat(parent, name, CWD, to) {
-            Ok(()) => {
-                self.touch(path);
-                Ok(true)
-            }
-            Err(Errno::NOENT) => Ok(false),
-            Err(error) => Err(GitError::io("move aside", &self.desk.root.join(path))(error.into())),
-        }
-    }
-
     fn place(&mut self, number: usize, path: &Path, step: &Difference) -> Result<(), GitError> {
         let full = self.desk.root.join(path);
         let is_submodule = step.after.is_some_and(|after| after.mode == mode::SUBMODULE);
@@ -378,71 +315,6 @@ impl<'a> Apply<'a> {
         Err(GitError::io("write", &full)(Errno::AGAIN.into()))
     }
 
-    /// Takes away what is at a path, and deletes it if a checkpoint has it.
-    fn displace(&mut self, number: usize, path: &Path, step: &Difference) -> Result<(), GitError> {
-        let name_of_old = format!("{number}.old");
-        let to = self.ready.join(&name_of_old);
-        let Parent::Open(parent, name) = self.parent(path)? else {
-            return Ok(());
-        };
-        self.pass("take a file away")?;
-        match rustix::fs::renameat(&parent, name, CWD, &to) {
-            Ok(()) => self.touch(path),
-            Err(Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(GitError::io("take away", &self.desk.root.join(path))(error.into())),
-        }
-        self.settle(&name_of_old, path, step)
-    }
-
-    /// Deletes what was displaced if a checkpoint has it; else it is kept.
-    fn settle(&mut self, name: &str, path: &Path, step: &Difference) -> Result<(), GitError> {
-        let staged = self.ready.join(name);
-        if fs::symlink_metadata(&staged).is_err() {
-            return Ok(());
-        }
-        let there = entry_at(&staged)?;
-        let expected = [step.before, step.after];
-        let is_expected = |there: &Entry| expected.iter().flatten().any(|entry| entry.is_same(there));
-        self.pass("delete what was replaced")?;
-        if there.as_ref().is_some_and(is_expected) {
-            return fs::remove_file(&staged).map_err(GitError::io("delete", &staged));
-        }
-        let to = self.free_place(path);
-        let folder = to.parent().unwrap_or(&to);
-        fs::create_dir_all(folder).map_err(GitError::io("create", folder))?;
-        fs::rename(&staged, &to).map_err(GitError::io("create", &to))?;
-        self.kept.push((path.to_owned(), to));
-        Ok(())
-    }
-
-    /// Moves what nobody expected at a path aside.
-    fn keep_from_worktree(&mut self, path: &Path) -> Result<(), GitError> {
-        let to = self.free_place(path);
-        let Parent::Open(parent, name) = self.parent(path)? else {
-            return Ok(());
-        };
-        self.pass("move something aside")?;
-        if self.rename_out(&parent, name, path, &to)? {
-            self.kept.push((path.to_owned(), to));
-        }
-        Ok(())
-    }
-
-    fn free_place(&self, path: &Path) -> PathBuf {
-        let mut number = 0_u64;
-        loop {
-            let top = self.aside.join("kept").join(number.to_string());
-            let place = top.join(path);
-            let mut above = place.ancestors().skip(1).take_while(|above| above.starts_with(&top));
-            // A link that was kept must not be followed.
-            let is_blocked = |above: &Path| fs::symlink_metadata(above).is_ok_and(|meta| !meta.is_dir());
-            if !above.any(is_blocked) && fs::symlink_metadata(&place).is_err() {
-                return place;
-            }
-            number += 1;
-        }
-    }
-
     fn parent<'p>(&self, path: &'p Path) -> Result<Parent<'p>, GitError> {
         let parent = self.beneath.parent(path, false);
         parent.map_err(GitError::io("open", &self.desk.root.join(path)))
@@ -481,64 +353,5 @@ impl<'a> Apply<'a> {
             folders.extend(above.map(Path::to_owned));
         }
         flush_all(&folders.into_iter().collect::<Vec<_>>())
-    }
-}
-
-fn remove_folder(path: &Path) -> Result<(), GitError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("delete", path)(error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-fn rename_to_free(from: &Path, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-    match rustix::fs::renameat_with(CWD, from, parent, name, RenameFlags::NOREPLACE) {
-        // A file system that cannot promise it; nothing was there a moment ago.
-        Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(CWD, from, parent, name),
-        other => other,
-    }
-}
-
-fn kind_at(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<FileType>> {
-    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
-        Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The file or link at a path of Kage's own.
-fn entry_at(path: &Path) -> Result<Option<Entry>, GitError> {
-    let failed = |error| GitError::io("read", path)(error);
-    let folder = match File::open(path.parent().unwrap_or(path)) {
-        Ok(folder) => OwnedFd::from(folder),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    read_entry(&folder, path.file_name().unwrap_or_default()).map_err(failed)
-}
-
-/// `None` = nothing, or neither file nor link.
-fn read_entry(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<Entry>> {
-    let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => stat,
-        Err(Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => {
-            let id = hash_open_file(&open_file(parent, name)?)?;
-            let executable = stat.st_mode & 0o100 != 0;
-            Ok(Some(Entry::new(
-                if executable { mode::PROGRAM } else { mode::FILE },
-                id,
-            )))
-        }
-        FileType::Symlink => {
-            let target = rustix::fs::readlinkat(parent, name, Vec::new())?;
-            let id = git2::Oid::hash_object(ObjectType::Blob, target.as_bytes()).map_err(io::Error::other)?;
-            Ok(Some(Entry::new(mode::LINK, id)))
-        }
-        _ => Ok(None),
     }
 }

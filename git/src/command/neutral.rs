@@ -1,0 +1,76 @@
+//! What every git is told: the settings that take the programs out of a repository's
+//! configuration, and the little of this process's environment that it may see.
+
+/// Whose configuration files git reads besides the repository's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConfigFiles {
+    /// Nobody's.
+    None,
+    /// The user's, for reading values. The overrides below still win.
+    User,
+}
+
+/// Settings that win over anything a repository says.
+pub(super) const NEUTRAL: &[(&str, &str)] = &[
+    ("core.hooksPath", "/dev/null"),
+    ("core.fsmonitor", "false"),
+    ("core.untrackedCache", "false"),
+    ("core.pager", "cat"),
+    ("core.editor", "false"),
+    ("core.askPass", ""),
+    ("core.sshCommand", "false"),
+    ("core.gitProxy", "none"),
+    ("core.alternateRefsCommand", ":"),
+    // Acknowledged means durable: every object, pack, index and ref is flushed.
+    ("core.fsync", "all"),
+    ("core.fsyncMethod", "batch"),
+    ("credential.helper", ""),
+    ("credential.interactive", "false"),
+    ("commit.gpgSign", "false"),
+    ("tag.gpgSign", "false"),
+    ("push.gpgSign", "false"),
+    ("log.showSignature", "false"),
+    ("gpg.program", "false"),
+    ("submodule.recurse", "false"),
+    ("fetch.recurseSubmodules", "false"),
+    ("push.recurseSubmodules", "no"),
+    ("protocol.ext.allow", "never"),
+    ("http.followRedirects", "false"),
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+    ("transfer.fsckObjects", "true"),
+    ("fetch.unpackLimit", "1"),
+    ("receive.unpackLimit", "1"),
+    ("fetch.writeCommitGraph", "false"),
+    ("diff.external", ""),
+    ("diff.renames", "false"),
+    ("color.ui", "false"),
+    ("advice.detachedHead", "false"),
+    ("safe.directory", "*"),
+    ("safe.bareRepository", "all"),
+];
+
+/// Flaws of old but honest histories that a check of every object would stumble over.
+pub(super) const TOLERATED_FLAWS: &[&str] = &[
+    "badTimezone",
+    "missingSpaceBeforeDate",
+    "missingEmail",
+    "zeroPaddedDate",
+    "zeroPaddedFilemode",
+];
+
+/// What a child may see of this process's environment.
+pub(super) const INHERITED: &[&str] = &[
+    "PATH",
+    "TMPDIR",
+    "TZ",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "http_proxy",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+];

@@ -1,0 +1,73 @@
+//! A git that runs, how it ends, and reading what it prints without it ever having to wait.
+
+use std::io;
+use std::process::ExitStatus;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::Child;
+
+use crate::error::GitError;
+
+/// A running git and what it started; dropping it before its end kills them all.
+#[derive(Debug)]
+pub(crate) struct ProcessGroup {
+    pub(crate) child: Child,
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        // No id = it ended and was reaped, and the number may be another's by now.
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(group) = id.and_then(rustix::process::Pid::from_raw)
+            && let Err(error) = rustix::process::kill_process_group(group, rustix::process::Signal::KILL)
+        {
+            tracing::debug!(%error, "git was gone already");
+        }
+    }
+}
+
+pub(super) struct Done {
+    pub(super) status: ExitStatus,
+    pub(super) stdout: Vec<u8>,
+    pub(super) stderr: Vec<u8>,
+}
+
+impl Done {
+    pub(super) fn failure(&self, operation: &'static str) -> GitError {
+        failure(operation, self.status, &self.stderr)
+    }
+}
+
+/// The error for a git that ended badly.
+pub(crate) fn failure(operation: &'static str, status: ExitStatus, stderr: &[u8]) -> GitError {
+    GitError::Failed {
+        operation,
+        exit: status.to_string(),
+        stderr: String::from_utf8_lossy(stderr).trim().to_owned(),
+    }
+}
+
+/// The start of a stream.
+#[derive(Debug, Default)]
+pub(crate) struct Bounded {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) cut: bool,
+}
+
+/// Reads a stream to its end and keeps at most `limit` bytes, so that the writer never waits.
+pub(crate) async fn read_bounded(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> io::Result<Bounded> {
+    let mut kept = Bounded::default();
+    let Some(mut stream) = stream else {
+        return Ok(kept);
+    };
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = stream.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(kept);
+        }
+        let room = limit.saturating_sub(kept.bytes.len()).min(read);
+        kept.bytes.extend_from_slice(&buffer[..room]);
+        kept.cut |= room < read;
+    }
+}
