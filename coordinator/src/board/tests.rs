@@ -1,7 +1,7 @@
 use kage_core::attempt::EndReason;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::BootId;
-use kage_core::job::Affinity;
+use kage_core::job::{Affinity, JobKind};
 use kage_core::task::Labels;
 
 use super::deadline::Due;

@@ -107,21 +107,26 @@ pub struct ContextRow {
 /// The rows of one engine, inside the transaction of one command.
 ///
 /// `insert_*` refuses an id that is in use; `save_*` replaces a row that was loaded before.
-pub trait Rows {
+pub trait Rows: RequestRows + TaskRows + JobRows + AttemptRows + AgentRows + AdmissionRows + ContextRows {}
+
+/// Calls that clients may repeat.
+pub trait RequestRows {
     /// A call made before.
     fn request(&mut self, key: &RequestKey) -> Result<Option<RequestRow>, Failed>;
     /// Remembers a call.
     fn insert_request(&mut self, key: &RequestKey, row: &RequestRow) -> Result<(), Failed>;
     /// Forgets those of the `limit` oldest calls that were made before `before`.
     fn forget_requests(&mut self, before: Timestamp, limit: u32) -> Result<(), Failed>;
+}
 
+/// Tasks and their sessions.
+pub trait TaskRows {
     /// Stores a task.
     fn insert_task(&mut self, task: &Task) -> Result<(), Failed>;
     /// A task, its spec apart.
     fn task(&mut self, id: TaskId) -> Result<Option<TaskHead>, Failed>;
     /// Saves state, end and last event.
     fn save_task(&mut self, task: &TaskHead) -> Result<(), Failed>;
-
     /// Stores a session at its place among those of the task.
     fn insert_session(&mut self, session: &Session, position: usize) -> Result<(), Failed>;
     /// A session.
@@ -130,7 +135,10 @@ pub trait Rows {
     fn save_session(&mut self, session: &Session) -> Result<(), Failed>;
     /// Where the sessions of a task stand, each kind once.
     fn session_states(&mut self, task: TaskId) -> Result<Vec<SessionStateKind>, Failed>;
+}
 
+/// What is placed and leased.
+pub trait JobRows {
     /// Stores a job.
     fn insert_job(&mut self, row: &JobRow) -> Result<(), Failed>;
     /// A job.
@@ -139,7 +147,10 @@ pub trait Rows {
     fn save_job(&mut self, row: &JobRow) -> Result<(), Failed>;
     /// The jobs of a task that are not over, by id.
     fn open_jobs(&mut self, task: TaskId) -> Result<Vec<JobRow>, Failed>;
+}
 
+/// Leased executions, and the events that they deliver.
+pub trait AttemptRows {
     /// Stores an attempt.
     fn insert_attempt(&mut self, attempt: &Attempt, note: &AttemptNote) -> Result<(), Failed>;
     /// An attempt.
@@ -150,10 +161,12 @@ pub trait Rows {
     fn live_attempts(&mut self, agent: AgentId) -> Result<Vec<Attempt>, Failed>;
     /// Extends every live lease that ends earlier.
     fn extend_leases(&mut self, until: Timestamp) -> Result<(), Failed>;
-
     /// Stores an event at its position in the task.
     fn insert_event(&mut self, task: TaskId, pos: u64, attempt: AttemptId, event: &Event) -> Result<(), Failed>;
+}
 
+/// The fleet.
+pub trait AgentRows {
     /// The present start of an agent.
     fn agent_boot(&mut self, id: AgentId) -> Result<Option<BootId>, Failed>;
     /// An agent.
@@ -162,7 +175,10 @@ pub trait Rows {
     fn put_agent(&mut self, agent: &Agent) -> Result<(), Failed>;
     /// Notes when an agent was last heard of.
     fn save_agent_seen(&mut self, id: AgentId, at: Timestamp) -> Result<(), Failed>;
+}
 
+/// Who may join and who may call.
+pub trait AdmissionRows {
     /// A join token.
     fn join_token(&mut self, id: TokenId) -> Result<Option<JoinTokenRow>, Failed>;
     /// Stores or replaces a join token.
@@ -177,7 +193,10 @@ pub trait Rows {
     fn person_token(&mut self, id: TokenId) -> Result<Option<PersonToken>, Failed>;
     /// Stores or replaces a token of a person.
     fn put_person_token(&mut self, token: &PersonToken) -> Result<(), Failed>;
+}
 
+/// Base contexts.
+pub trait ContextRows {
     /// A base context.
     fn context(&mut self, project: &ProjectId, digest: &Digest) -> Result<Option<ContextRow>, Failed>;
     /// Stores or replaces a base context.

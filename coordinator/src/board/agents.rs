@@ -1,0 +1,182 @@
+//! Agents: who is connected, over which connection, and what they are told.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
+
+use kage_core::fleet::Agent;
+use kage_core::id::{AdapterName, AgentId, AttemptId, ProjectId, TaskId};
+use kage_core::time::Timestamp;
+use kage_proto::v1;
+use tokio_util::sync::CancellationToken;
+
+use super::{Board, Joined, Link, Member, Outbox, Presence, Presently, Running, Serial};
+
+impl Board {
+    /// An agent that was there before this coordinator started, with what it ran.
+    pub(crate) fn expect(&mut self, agent: Agent, running: Vec<(AttemptId, TaskId)>, now: Instant) {
+        let until = now + self.timings.lease_ttl;
+        for (_, task) in &running {
+            *self.held.entry(*task).or_default() += 1;
+        }
+        let presently = if running.is_empty() {
+            Presently::Lost
+        } else {
+            Presently::Away { until }
+        };
+        let running = running
+            .into_iter()
+            .map(|(attempt, task)| {
+                let lease_until = until;
+                (attempt, Running { task, lease_until })
+            })
+            .collect();
+        self.members.insert(
+            agent.id,
+            Member {
+                usable: usable(&agent),
+                project: None,
+                agent,
+                presently,
+                running,
+                pending: 0,
+            },
+        );
+    }
+
+    /// The newest connection of an agent. An older one is cut, and its offers go back.
+    pub(crate) fn join(&mut self, agent: Agent, outbox: Outbox, claimed: &[AttemptId], now: Instant) -> Joined {
+        let serial = Serial(self.next());
+        let cut = CancellationToken::new();
+        let link = Link {
+            serial,
+            heard: now,
+            outbox,
+            cut: cut.clone(),
+        };
+        let id = agent.id;
+        self.take_back_all(id);
+        let mut forgotten = HashMap::new();
+        match self.members.get_mut(&id) {
+            Some(member) => {
+                if let Presently::Connected(old) = &member.presently {
+                    old.cut.cancel();
+                }
+                let lost = member.running.extract_if(|attempt, _| !claimed.contains(attempt));
+                forgotten.extend(lost);
+                member.usable = usable(&agent);
+                member.agent = agent;
+                member.presently = Presently::Connected(link);
+            }
+            None => {
+                self.members.insert(
+                    id,
+                    Member {
+                        usable: usable(&agent),
+                        project: None,
+                        agent,
+                        presently: Presently::Connected(link),
+                        running: HashMap::new(),
+                        pending: 0,
+                    },
+                );
+            }
+        }
+        for running in forgotten.values() {
+            self.let_go(running.task);
+        }
+        Joined {
+            serial,
+            cut,
+            forgotten: forgotten.into_keys().collect(),
+        }
+    }
+
+    /// Binds an agent to a project, or to none.
+    pub(crate) fn scope(&mut self, agent: AgentId, project: Option<ProjectId>) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.project = project;
+        }
+    }
+
+    /// Attempts that a returning agent still has authority over, and should stop.
+    pub(crate) fn to_stop(&self, attempts: &[AttemptId]) -> Vec<AttemptId> {
+        attempts.iter().copied().filter(|a| self.stopping.contains(a)).collect()
+    }
+
+    /// A connection ended. Ignored when a newer one took its place.
+    pub(crate) fn leave(&mut self, agent: AgentId, serial: Serial, now: Instant) {
+        let until = now + self.timings.grace;
+        let Some(member) = self.members.get_mut(&agent) else {
+            return;
+        };
+        if member.link().is_none_or(|link| link.serial != serial) {
+            return;
+        }
+        member.presently = Presently::Away { until };
+        self.take_back_all(agent);
+    }
+
+    /// The agent said something.
+    pub(crate) fn heard(&mut self, agent: AgentId, serial: Serial, at: Timestamp, now: Instant) {
+        if let Some(member) = self.members.get_mut(&agent)
+            && let Presently::Connected(link) = &mut member.presently
+            && link.serial == serial
+        {
+            link.heard = now;
+            member.agent.seen_at = at;
+        }
+    }
+
+    /// The agent takes no new work, or does again.
+    pub(crate) fn set_draining(&mut self, agent: AgentId, draining: bool) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.agent.draining = draining;
+        }
+    }
+
+    /// Sends a message to an agent. False when it is not connected; one that does not read
+    /// is cut off.
+    pub(crate) fn tell(&mut self, agent: AgentId, message: v1::ConnectResponse) -> bool {
+        let Some(link) = self.members.get(&agent).and_then(Member::link) else {
+            return false;
+        };
+        match link.outbox.try_send(Ok(message)) {
+            Ok(()) => true,
+            Err(_) => {
+                link.cut.cancel();
+                false
+            }
+        }
+    }
+
+    /// What is known of an agent.
+    pub(crate) fn agent(&self, id: AgentId) -> Option<&Agent> {
+        self.members.get(&id).map(|member| &member.agent)
+    }
+
+    pub(crate) fn presence(&self, id: AgentId) -> Presence {
+        match self.members.get(&id) {
+            None => Presence {
+                state: v1::AgentState::Disconnected,
+                busy: 0,
+            },
+            Some(member) => Presence {
+                state: match (&member.presently, member.agent.draining) {
+                    (Presently::Connected(_), false) => v1::AgentState::Connected,
+                    (Presently::Connected(_), true) => v1::AgentState::Draining,
+                    (Presently::Away { .. } | Presently::Lost, _) => v1::AgentState::Disconnected,
+                },
+                busy: member.busy(),
+            },
+        }
+    }
+
+    pub(crate) fn connected(&self) -> usize {
+        self.members.values().filter(|member| member.link().is_some()).count()
+    }
+}
+
+fn usable(agent: &Agent) -> BTreeSet<AdapterName> {
+    let usable = agent.adapters.iter().filter(|adapter| adapter.unavailable.is_none());
+    usable.map(|adapter| adapter.name.clone()).collect()
+}

@@ -1,0 +1,125 @@
+//! Offers: prepared, sent, answered or taken back, until the attempt is stored.
+
+use std::time::Instant;
+
+use kage_core::id::{AgentId, AttemptId, OfferId, TaskId};
+use kage_proto::v1;
+
+use super::{Board, Offer, Offered, Pick, Running, Serial, Stage};
+use crate::store::QueuedJob;
+
+impl Board {
+    /// The job taken from the queue is being prepared for its agent.
+    pub(crate) fn prepare(&mut self, id: OfferId, pick: Pick, now: Instant) {
+        self.offers.insert(
+            id,
+            Offer {
+                job: pick.job,
+                agent: pick.agent,
+                serial: pick.serial,
+                deadline: now + self.timings.offer,
+                stage: Stage::Preparing,
+            },
+        );
+    }
+
+    /// Sends an offer. The job waits again when its agent is gone meanwhile.
+    pub(crate) fn send(&mut self, id: OfferId, offered: Offered, message: v1::ConnectResponse, now: Instant) {
+        let deadline = now + self.timings.offer;
+        let Some(offer) = self.offers.get_mut(&id) else {
+            return;
+        };
+        offer.stage = Stage::Open(offered);
+        offer.deadline = deadline;
+        let agent = offer.agent;
+        if !self.tell(agent, message) {
+            self.take_back(id);
+        }
+    }
+
+    /// Takes an offer back. The job waits again, and nothing is counted.
+    pub(crate) fn take_back(&mut self, id: OfferId) {
+        if let Some(job) = self.release(id) {
+            self.enqueue(job);
+        }
+    }
+
+    pub(super) fn take_back_all(&mut self, agent: AgentId) {
+        let offers: Vec<_> = self
+            .offers
+            .iter()
+            .filter(|(_, offer)| offer.agent == agent)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in offers {
+            self.take_back(id);
+        }
+    }
+
+    /// Drops an offer whose job moved on.
+    pub(crate) fn drop_offer(&mut self, id: OfferId) {
+        self.release(id);
+    }
+
+    /// Takes an offer back, and does not offer the job there for a while.
+    pub(crate) fn refuse(&mut self, id: OfferId, agent: AgentId, now: Instant) {
+        let Some(offer) = self.offers.get(&id).filter(|offer| offer.agent == agent) else {
+            return;
+        };
+        let until = now + self.timings.refusal;
+        self.refusals.entry(offer.job.job).or_default().push((agent, until));
+        self.take_back(id);
+    }
+
+    /// The agent took an offer. `None` when it was taken back. The slot stays taken until
+    /// [`Board::started`] or [`Board::not_started`].
+    pub(crate) fn accept(&mut self, id: OfferId, agent: AgentId, serial: Serial) -> Option<(QueuedJob, Offered)> {
+        let offer = self.offers.get(&id)?;
+        if offer.agent != agent || offer.serial != serial || matches!(offer.stage, Stage::Preparing) {
+            return None;
+        }
+        let offer = self.offers.remove(&id)?;
+        match offer.stage {
+            Stage::Open(offered) => Some((offer.job, offered)),
+            Stage::Preparing => None,
+        }
+    }
+
+    /// An accepted attempt is stored. False when its agent has no such connection any more:
+    /// the caller ends the attempt.
+    pub(crate) fn started(
+        &mut self,
+        agent: AgentId,
+        serial: Serial,
+        task: TaskId,
+        attempt: AttemptId,
+        now: Instant,
+    ) -> bool {
+        let lease_until = now + self.timings.lease_ttl;
+        let Some(member) = self.members.get_mut(&agent) else {
+            self.let_go(task);
+            return false;
+        };
+        member.pending = member.pending.saturating_sub(1);
+        if member.link().is_none_or(|link| link.serial != serial) {
+            self.let_go(task);
+            return false;
+        }
+        member.running.insert(attempt, Running { task, lease_until });
+        true
+    }
+
+    /// An accepted job could not be started.
+    pub(crate) fn not_started(&mut self, agent: AgentId, task: TaskId) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.pending = member.pending.saturating_sub(1);
+        }
+        self.let_go(task);
+    }
+
+    fn release(&mut self, id: OfferId) -> Option<QueuedJob> {
+        let offer = self.offers.remove(&id)?;
+        self.not_started(offer.agent, offer.job.task);
+        Some(offer.job)
+    }
+}

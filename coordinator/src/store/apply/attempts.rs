@@ -1,0 +1,152 @@
+//! Attempts: started, kept alive, and ended because their agent lost its authority.
+
+use std::collections::BTreeSet;
+
+use kage_core::attempt::{Attempt, AttemptState};
+use kage_core::id::AttemptId;
+
+use super::ending::End;
+use super::{Command, job_of, session_of, task_of};
+use crate::store::command::{Changes, EndAttempts, Ending, ExtendAllLeases, RenewLeases, Renewed, Start, StartAttempt};
+use crate::store::rows::{AttemptNote, Failed, Rows};
+
+impl Command for StartAttempt {
+    type Outcome = Start;
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<Start, Failed> {
+        // An older start of the agent may have accepted just before it died.
+        if rows.agent_boot(self.agent)? != Some(self.boot) {
+            return Ok(Start::NotStartable);
+        }
+        let Some(mut row) = rows.job(self.task, self.job)? else {
+            return Ok(Start::NotStartable);
+        };
+        if row.job.started.checked_add(1) != Some(self.number) {
+            return Ok(Start::NotStartable);
+        }
+        let mut session = session_of(rows, &row.job)?;
+        if row
+            .job
+            .start(self.attempt, &mut session, &self.agent_name, self.now)
+            .is_err()
+        {
+            return Ok(Start::NotStartable);
+        }
+        let attempt = Attempt {
+            id: self.attempt,
+            job: self.job,
+            session: session.id,
+            task: self.task,
+            number: row.job.started,
+            token_hash: self.token_hash,
+            agent: self.agent,
+            boot: self.boot,
+            lease_until: self.lease_until,
+            acked_seq: 0,
+            state: AttemptState::Live,
+        };
+        let note = AttemptNote {
+            agent_name: self.agent_name,
+            job_kind: row.job.kind.as_str(),
+            started_at: self.now,
+        };
+        rows.insert_attempt(&attempt, &note)?;
+        rows.save_job(&row)?;
+        rows.save_session(&session)?;
+        Ok(Start::Started(Changes {
+            sessions: vec![session.id],
+            tasks: vec![self.task],
+            ..Changes::default()
+        }))
+    }
+}
+
+impl Command for RenewLeases {
+    type Outcome = Renewed;
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<Renewed, Failed> {
+        let mut outcome = Renewed::default();
+        for claim in self.claims {
+            let Some(mut attempt) = rows.attempt(claim.attempt)? else {
+                outcome.refused.push(claim.attempt);
+                continue;
+            };
+            let authorised = attempt.authorise(&claim.token_hash, self.agent).is_ok();
+            if !authorised || attempt.boot != self.boot {
+                outcome.refused.push(claim.attempt);
+                continue;
+            }
+            if attempt.lease_until < self.lease_until {
+                attempt.lease_until = self.lease_until;
+                rows.save_attempt(&attempt)?;
+            }
+            outcome.renewed.push(claim.attempt);
+        }
+        rows.save_agent_seen(self.agent, self.now)?;
+        Ok(outcome)
+    }
+}
+
+impl Command for EndAttempts {
+    type Outcome = Changes;
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<Changes, Failed> {
+        let attempts = match &self.which {
+            Ending::OtherBoots { agent, boot } => {
+                let mut live = rows.live_attempts(*agent)?;
+                live.retain(|attempt| attempt.boot != *boot);
+                live
+            }
+            Ending::Boot { agent, boot } => {
+                let mut live = rows.live_attempts(*agent)?;
+                live.retain(|attempt| attempt.boot == *boot);
+                live
+            }
+            Ending::These(ids) => load_attempts(rows, ids)?,
+            Ending::Expired(ids) => {
+                let mut expired = load_attempts(rows, ids)?;
+                expired.retain(|attempt| attempt.lease_until <= self.now);
+                expired
+            }
+        };
+        let mut changes = Changes::default();
+        let mut tasks = BTreeSet::new();
+        for mut attempt in attempts {
+            if !attempt.end(self.reason, self.now) {
+                continue;
+            }
+            let mut head = task_of(rows, &attempt)?;
+            let mut row = job_of(rows, &attempt)?;
+            let mut session = session_of(rows, &row.job)?;
+            let ended = End {
+                attempt: &mut attempt,
+                row: &mut row,
+                session: &mut session,
+                head: &mut head,
+            };
+            ended.lose(rows, self.reason, self.now, &mut changes)?;
+            rows.save_attempt(&attempt)?;
+            rows.save_task(&head)?;
+            changes.sessions.push(session.id);
+            tasks.insert(attempt.task);
+        }
+        changes.tasks.extend(tasks);
+        Ok(changes)
+    }
+}
+
+impl Command for ExtendAllLeases {
+    type Outcome = ();
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
+        rows.extend_leases(self.lease_until)
+    }
+}
+
+fn load_attempts(rows: &mut dyn Rows, ids: &[AttemptId]) -> Result<Vec<Attempt>, Failed> {
+    let mut attempts = Vec::with_capacity(ids.len());
+    for id in BTreeSet::from_iter(ids) {
+        attempts.extend(rows.attempt(*id)?);
+    }
+    Ok(attempts)
+}

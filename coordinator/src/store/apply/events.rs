@@ -1,0 +1,73 @@
+//! Events of a live attempt: admitted once and in order, and what they move.
+
+use kage_core::attempt::Admission;
+use kage_core::event::{EventBody, check_batch};
+
+use super::ending::End;
+use super::{Command, job_of, session_of, task_of};
+use crate::store::command::{AppendEvents, Appended, Changes};
+use crate::store::rows::{Failed, Rows};
+
+impl Command for AppendEvents {
+    type Outcome = Appended;
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<Appended, Failed> {
+        if let Err(invalid) = check_batch(&self.events) {
+            return Ok(Appended::Invalid(invalid));
+        }
+        let Some(mut attempt) = rows.attempt(self.claim.attempt)? else {
+            return Ok(Appended::UnknownAttempt);
+        };
+        let first = self.events.first().map_or(0, |event| event.seq);
+        let admission = attempt.admit(&self.claim.token_hash, self.agent, first, self.events.len());
+        let fresh = match admission {
+            Admission::Accept { skip } => self.events.get(skip..).unwrap_or_default(),
+            Admission::Gap { acked_seq } => return Ok(Appended::Gap { acked_seq }),
+            Admission::Stale(stale) => return Ok(Appended::Stale(stale)),
+        };
+        if fresh.is_empty() {
+            return Ok(Appended::Acked {
+                seq: attempt.acked_seq,
+                changes: Changes::default(),
+            });
+        }
+        let mut changes = Changes {
+            tasks: vec![attempt.task],
+            ..Changes::default()
+        };
+        let mut head = task_of(rows, &attempt)?;
+        let mut row = job_of(rows, &attempt)?;
+        let before = session_of(rows, &row.job)?;
+        let mut session = before.clone();
+        let mut end = None;
+        for event in fresh {
+            head.last_event += 1;
+            rows.insert_event(head.id, head.last_event, attempt.id, event)?;
+            session.record(event, self.now);
+            attempt.acked_seq = event.seq;
+            if let EventBody::Finished(outcome) = &event.body {
+                end = Some(outcome);
+            }
+        }
+        if let Some(outcome) = end {
+            let ended = End {
+                attempt: &mut attempt,
+                row: &mut row,
+                session: &mut session,
+                head: &mut head,
+            };
+            ended.finish(rows, outcome, self.next_job, self.jitter, self.now, &mut changes)?;
+        } else if session != before {
+            rows.save_session(&session)?;
+        }
+        if session != before {
+            changes.sessions.push(session.id);
+        }
+        rows.save_attempt(&attempt)?;
+        rows.save_task(&head)?;
+        Ok(Appended::Acked {
+            seq: attempt.acked_seq,
+            changes,
+        })
+    }
+}

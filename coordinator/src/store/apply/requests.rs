@@ -1,0 +1,52 @@
+//! Calls that clients may repeat: what they were told is remembered, for as long as a client
+//! may still ask.
+
+use kage_core::time::Timestamp;
+
+use crate::store::command::{REQUEST_LIFETIME, Request};
+use crate::store::error::StoreError;
+use crate::store::rows::{Failed, RequestKey, RequestRow, Rows};
+
+/// How many old calls each new one makes the store forget: more than one, so that it never
+/// falls behind, and few, so that nobody waits for it.
+const FORGET: u32 = 2;
+
+/// The reply to an earlier call with this id, if there was one.
+pub(in crate::store) fn earlier_reply(
+    rows: &mut dyn Rows,
+    method: &'static str,
+    request: &Request,
+) -> Result<Option<String>, Failed> {
+    match rows.request(&request_key(method, request))? {
+        None => Ok(None),
+        Some(row) if row.payload == request.payload => Ok(Some(row.reply)),
+        Some(_) => Err(Failed::Refused(StoreError::RequestConflict { id: request.id.clone() })),
+    }
+}
+
+pub(in crate::store) fn remember(
+    rows: &mut dyn Rows,
+    method: &'static str,
+    request: Request,
+    reply: String,
+    now: Timestamp,
+) -> Result<(), Failed> {
+    let key = request_key(method, &request);
+    let row = RequestRow {
+        payload: request.payload,
+        reply,
+        at: now,
+    };
+    rows.insert_request(&key, &row)?;
+    let lifetime = u64::try_from(REQUEST_LIFETIME.as_millis()).unwrap_or(u64::MAX);
+    let before = Timestamp::from_millis(now.as_millis().saturating_sub(lifetime));
+    rows.forget_requests(before, FORGET)
+}
+
+fn request_key(method: &'static str, request: &Request) -> RequestKey {
+    RequestKey {
+        principal: request.principal.clone(),
+        method,
+        id: request.id.clone(),
+    }
+}

@@ -1,0 +1,123 @@
+//! Tasks: created with their sessions and jobs, and cancelled.
+
+use kage_core::job::{Job, JobKind, JobState};
+use kage_core::session::Session;
+use kage_core::task::{Assignment, Labels, Policy, Task, TaskState};
+
+use super::{Command, attempt_of, contexts, earlier_reply, not_found, remember, session_of, settle, waiting};
+use crate::store::command::{CancelTask, Changes, CreateTask, Created, StopAttempt};
+use crate::store::error::{EngineError, StoreError};
+use crate::store::rows::{Failed, JobRow, Rows};
+
+impl Command for CreateTask {
+    type Outcome = Created;
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<Created, Failed> {
+        let Self {
+            request,
+            task: id,
+            spec,
+            sessions,
+            now,
+        } = self;
+        if let Some(reply) = earlier_reply(rows, "create_task", &request)? {
+            let task = reply.parse().map_err(|source| EngineError::Corrupt {
+                what: "reply",
+                source: Box::new(source),
+            })?;
+            return Ok(Created {
+                task,
+                repeated: true,
+                changes: Changes::default(),
+            });
+        }
+        if sessions.len() != spec.assignments.len() {
+            return Err(Failed::Refused(StoreError::SessionCount {
+                task: id,
+                assignments: spec.assignments.len(),
+                sessions: sessions.len(),
+            }));
+        }
+        let task = Task {
+            id,
+            spec,
+            state: TaskState::Running,
+            created_at: now,
+            ended_at: None,
+        };
+        rows.insert_task(&task)?;
+        contexts::count_use(rows, &task)?;
+        let mut changes = Changes {
+            tasks: vec![id],
+            ..Changes::default()
+        };
+        let assignments = task.spec.assignments.iter().zip(sessions).enumerate();
+        for (position, (assignment, (session, job))) in assignments {
+            let session = Session::new(
+                session,
+                id,
+                assignment.name.clone(),
+                assignment.adapter.clone(),
+                assignment.model.clone(),
+            );
+            rows.insert_session(&session, position)?;
+            let row = JobRow {
+                job: Job::new(job, id, session.id, JobKind::Session, now),
+                adapter: assignment.adapter.clone(),
+                requirements: requirements(&task.spec.policy, assignment),
+                queued_at: now,
+            };
+            rows.insert_job(&row)?;
+            changes.sessions.push(session.id);
+            changes.queued.extend(waiting(&row, &task.spec.project));
+        }
+        remember(rows, "create_task", request, id.to_string(), now)?;
+        Ok(Created {
+            task: id,
+            repeated: false,
+            changes,
+        })
+    }
+}
+
+impl Command for CancelTask {
+    type Outcome = Changes;
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<Changes, Failed> {
+        let mut changes = Changes::default();
+        if earlier_reply(rows, "cancel_task", &self.request)?.is_some() {
+            return Ok(changes);
+        }
+        let mut head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
+        for mut row in rows.open_jobs(self.task)? {
+            let mut session = session_of(rows, &row.job)?;
+            if row.job.cancel(&mut session, self.now) {
+                rows.save_job(&row)?;
+                changes.withdrawn.push(row.job.id);
+            } else {
+                session.cancel_requested = true;
+                if let JobState::Leased { attempt } = row.job.state {
+                    let agent = attempt_of(rows, attempt, &row.job)?.agent;
+                    changes.stop.push(StopAttempt { attempt, agent });
+                }
+            }
+            rows.save_session(&session)?;
+            changes.sessions.push(session.id);
+        }
+        if settle(rows, &mut head, self.now)? {
+            rows.save_task(&head)?;
+        }
+        if !changes.sessions.is_empty() {
+            changes.tasks.push(self.task);
+        }
+        remember(rows, "cancel_task", self.request, String::new(), self.now)?;
+        Ok(changes)
+    }
+}
+
+/// What the task and the session require together; the session's word counts where both speak.
+fn requirements(policy: &Policy, assignment: &Assignment) -> Labels {
+    let mut labels = policy.requirements.clone();
+    labels.extend(assignment.requirements.clone());
+    labels
+}

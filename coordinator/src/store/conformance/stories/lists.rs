@@ -1,0 +1,126 @@
+//! What is found, listed and counted.
+
+use kage_core::id::{Digest, ProjectId};
+
+use crate::store::conformance::fixture::{agent, agent_id, at, create, request, spec, task_id, two_agents};
+use crate::store::{
+    ContextPut, ContextSent, Named, PutContext, RecordAgent, RecordContextSent, SetDraining, Store, StoreError,
+};
+
+pub(in crate::store::conformance) async fn pages_are_newest_first_and_stay_put(store: Store) {
+    for n in 1..=5 {
+        let mut command = create(n, spec(1, None), at(0));
+        if n == 3 {
+            command.spec.project = "other".parse().unwrap();
+        }
+        store.apply(command).await.unwrap();
+    }
+    let project = ProjectId::default();
+    let first = store.tasks(&project, None, 2).await.unwrap();
+    let ids = |page: &crate::store::TaskPage| page.tasks.iter().map(|view| view.task.id).collect::<Vec<_>>();
+    assert_eq!(ids(&first), [task_id(5), task_id(4)]);
+    assert_eq!(first.tasks[0].sessions.len(), 1);
+    // What is stored in between does not shift the next page, and the token survives as text.
+    store.apply(create(6, spec(1, None), at(0))).await.unwrap();
+    let token = first.next.unwrap().to_string().parse().unwrap();
+    let second = store.tasks(&project, Some(token), 2).await.unwrap();
+    assert_eq!((ids(&second), second.next), (vec![task_id(2), task_id(1)], None));
+    let other = store.tasks(&"other".parse().unwrap(), None, 2).await.unwrap();
+    assert_eq!((ids(&other), other.next), (vec![task_id(3)], None));
+    for text in ["", "t", "1", "t01", "tFF", "tffffffffffffffff"] {
+        assert!(text.parse::<crate::store::PageToken>().is_err(), "{text}");
+    }
+}
+
+pub(in crate::store::conformance) async fn tasks_are_found_by_a_prefix(store: Store) {
+    for n in [0x1234_5678, 0x1234_5679, 0xabcd_0000] {
+        store.apply(create(n, spec(1, None), at(0))).await.unwrap();
+    }
+    let full = task_id(0x1234_5678).to_string();
+    let cases = [
+        (full.as_str(), Named::One(task_id(0x1234_5678))),
+        ("12345678", Named::One(task_id(0x1234_5678))),
+        ("1234567", Named::Ambiguous),
+        ("ABCD", Named::One(task_id(0xabcd_0000))),
+        ("abc", Named::NotFound),
+        ("ffff", Named::NotFound),
+        ("12345678-", Named::NotFound),
+        ("zzzz", Named::NotFound),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(store.find_task(text).await.unwrap(), expected, "{text}");
+    }
+}
+
+pub(in crate::store::conformance) async fn agents_are_remembered_with_their_drain(store: Store) {
+    two_agents(&store).await;
+    let drain = |request| SetDraining {
+        request,
+        agent: agent_id(1),
+        draining: true,
+        now: at(1),
+    };
+    store.apply(drain(Some(request(1)))).await.unwrap();
+    store.apply(RecordAgent { agent: agent(1, 1) }).await.unwrap();
+    assert!(store.agents().await.unwrap()[0].draining, "the same start drains on");
+    store.apply(RecordAgent { agent: agent(1, 2) }).await.unwrap();
+    assert_eq!(store.agents().await.unwrap(), [agent(1, 2), agent(2, 1)]);
+    // The repeat of an old request must not drain the new start.
+    store.apply(drain(Some(request(1)))).await.unwrap();
+    assert!(!store.agents().await.unwrap()[0].draining);
+    store.apply(drain(None)).await.unwrap();
+    assert!(store.agents().await.unwrap()[0].draining);
+    let nobody = SetDraining {
+        agent: agent_id(9),
+        ..drain(None)
+    };
+    let error = store.apply(nobody).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { what: "agent", .. }), "{error}");
+}
+
+pub(in crate::store::conformance) async fn contexts_count_puts_uses_and_sends(store: Store) {
+    two_agents(&store).await;
+    let (project, digest) = (ProjectId::default(), Digest::of(b"{}"));
+    let put = |n| PutContext {
+        request: request(n),
+        project: project.clone(),
+        digest: digest.clone(),
+        size: 1000,
+        now: at(1),
+    };
+    assert_eq!(store.context_stats(&project, &digest).await.unwrap(), None);
+    let mut command = create(1, spec(2, None), at(1));
+    command.spec.context_base = Some(digest.clone());
+    command.spec.assignments[1].context_delta = Some("12345".to_owned());
+    let error = store.apply(command.clone()).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { what: "context", .. }), "{error}");
+
+    assert_eq!(store.apply(put(10)).await.unwrap(), ContextPut { created: true });
+    assert_eq!(store.apply(put(10)).await.unwrap(), ContextPut { created: true });
+    assert_eq!(store.apply(put(11)).await.unwrap(), ContextPut { created: false });
+    store.apply(command.clone()).await.unwrap();
+    store.apply(command).await.unwrap();
+    for bytes in [1000, 500] {
+        let sent = RecordContextSent {
+            project: project.clone(),
+            digest: digest.clone(),
+            agent: agent_id(2),
+            bytes,
+        };
+        store.apply(sent).await.unwrap();
+    }
+    let stats = store.context_stats(&project, &digest).await.unwrap().unwrap();
+    assert_eq!(
+        (stats.size, stats.times_put, stats.sessions, stats.delta_bytes),
+        (1000, 2, 2, 5)
+    );
+    let sent = ContextSent {
+        agent: agent_id(2),
+        agent_name: "agent-2".to_owned(),
+        times: 2,
+        bytes: 1500,
+    };
+    assert_eq!(stats.sent, [sent]);
+    assert_eq!(store.context_size(&project, &digest).await.unwrap(), Some(1000));
+    assert_eq!(store.context_size(&"p".parse().unwrap(), &digest).await.unwrap(), None);
+}

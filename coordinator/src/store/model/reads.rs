@@ -1,0 +1,205 @@
+//! What is asked of the model.
+
+use kage_core::attempt::Attempt;
+use kage_core::fleet::Agent;
+use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, TaskId};
+use kage_core::job::JobState;
+use kage_core::time::Timestamp;
+
+use super::Model;
+use crate::store::admission::{Enrolment, PersonToken};
+use crate::store::apply::waiting;
+use crate::store::command::QueuedJob;
+use crate::store::error::EngineError;
+use crate::store::query::{
+    AttemptView, ContextSent, ContextStats, Counts, LiveAttempt, PageToken, Reads, TaskEvent, TaskPage, TaskView, Work,
+};
+
+impl Reads for Model {
+    fn task(&self, id: TaskId) -> Result<Option<TaskView>, EngineError> {
+        Ok(self.tasks.get(&id).map(|row| self.view(row)))
+    }
+
+    fn tasks(&self, project: &ProjectId, after: Option<PageToken>, limit: u32) -> Result<TaskPage, EngineError> {
+        let below = after.map_or(u64::MAX, |token| token.0);
+        let mut tasks = Vec::new();
+        let mut next = None;
+        for id in self.task_order.rows.range(..below).rev().map(|(_, id)| id) {
+            let Some(row) = self.tasks.get(id) else { continue };
+            if row.task.spec.project != *project {
+                continue;
+            }
+            if tasks.len() == limit as usize {
+                next = Some(PageToken(row.order + 1));
+                break;
+            }
+            tasks.push(self.view(row));
+        }
+        Ok(TaskPage { tasks, next })
+    }
+
+    fn tasks_with_prefix(&self, prefix: &str) -> Result<Vec<TaskId>, EngineError> {
+        let ids = self.tasks.rows.keys();
+        Ok(ids
+            .filter(|id| id.to_string().starts_with(prefix))
+            .take(2)
+            .copied()
+            .collect())
+    }
+
+    fn work(&self, task: TaskId, job: JobId) -> Result<Option<Work>, EngineError> {
+        let (Some(task), Some(row)) = (self.tasks.get(&task), self.jobs.get(&(task, job))) else {
+            return Ok(None);
+        };
+        let key = (row.job.task, row.job.session);
+        let (_, session) = self
+            .sessions
+            .get(&key)
+            .ok_or(EngineError::Dangling { job, what: "session" })?;
+        Ok(Some(Work {
+            spec: task.task.spec.clone(),
+            session: session.clone(),
+            job: row.job.clone(),
+            number: row.job.started + 1,
+        }))
+    }
+
+    fn queued_jobs(&self) -> Result<Vec<QueuedJob>, EngineError> {
+        let mut queued = Vec::new();
+        for row in self.jobs.rows.values() {
+            let task = self.tasks.get(&row.job.task).ok_or(EngineError::Dangling {
+                job: row.job.id,
+                what: "task",
+            })?;
+            queued.extend(waiting(row, &task.task.spec.project));
+        }
+        queued.sort_by_key(|job| (job.queued_at, job.job));
+        Ok(queued)
+    }
+
+    fn attempt(&self, id: AttemptId) -> Result<Option<AttemptView>, EngineError> {
+        self.attempts.get(&id).map(|row| self.attempt_view(row)).transpose()
+    }
+
+    fn attempts_of(&self, task: TaskId) -> Result<Vec<AttemptView>, EngineError> {
+        let mut rows: Vec<_> = self
+            .attempts
+            .rows
+            .values()
+            .filter(|row| row.attempt.task == task)
+            .collect();
+        rows.sort_by_key(|row| row.order);
+        rows.into_iter().map(|row| self.attempt_view(row)).collect()
+    }
+
+    fn live_attempts(&self, agent: Option<AgentId>) -> Result<Vec<LiveAttempt>, EngineError> {
+        let live = self.live().into_iter();
+        Ok(live
+            .filter(|attempt| agent.is_none_or(|agent| attempt.agent == agent))
+            .map(live_attempt)
+            .collect())
+    }
+
+    fn expired(&self, now: Timestamp) -> Result<Vec<LiveAttempt>, EngineError> {
+        let live = self.live().into_iter();
+        Ok(live
+            .filter(|attempt| attempt.lease_until <= now)
+            .map(live_attempt)
+            .collect())
+    }
+
+    fn events(&self, task: TaskId, after: u64, limit: u32) -> Result<Vec<TaskEvent>, EngineError> {
+        let after = (task, after.saturating_add(1));
+        let rows = self.events.rows.range(after..=(task, u64::MAX)).take(limit as usize);
+        let mut events = Vec::new();
+        for ((_, pos), (attempt, event)) in rows {
+            let Some(row) = self.attempts.get(attempt) else {
+                continue;
+            };
+            let view = self.attempt_view(row)?;
+            events.push(TaskEvent {
+                pos: *pos,
+                attempt: *attempt,
+                number: view.attempt.number,
+                job_kind: view.job_kind,
+                session: view.attempt.session,
+                session_name: view.session_name,
+                agent_name: view.agent_name,
+                event: event.clone(),
+            });
+        }
+        Ok(events)
+    }
+
+    fn agents(&self) -> Result<Vec<Agent>, EngineError> {
+        let mut agents: Vec<_> = self.agents.rows.values().cloned().collect();
+        agents.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        Ok(agents)
+    }
+
+    fn enrolments(&self) -> Result<Vec<Enrolment>, EngineError> {
+        Ok(self.enrolments.rows.values().cloned().collect())
+    }
+
+    fn person_tokens(&self) -> Result<Vec<PersonToken>, EngineError> {
+        let mut tokens: Vec<_> = self.person_tokens.rows.values().cloned().collect();
+        tokens.sort_by_key(|token| (token.created_at, token.id));
+        Ok(tokens)
+    }
+
+    fn context_size(&self, project: &ProjectId, digest: &Digest) -> Result<Option<u64>, EngineError> {
+        let key = (project.clone(), digest.clone());
+        Ok(self.contexts.get(&key).map(|row| row.size))
+    }
+
+    fn context_stats(&self, project: &ProjectId, digest: &Digest) -> Result<Option<ContextStats>, EngineError> {
+        let Some(row) = self.contexts.get(&(project.clone(), digest.clone())) else {
+            return Ok(None);
+        };
+        let sent = self.sent.rows.iter();
+        let sent = sent
+            .filter(|((owner, name, _), _)| owner == project && name == digest)
+            .map(|((_, _, agent), (times, bytes))| ContextSent {
+                agent: *agent,
+                agent_name: self
+                    .agents
+                    .get(agent)
+                    .map(|agent| agent.name.clone())
+                    .unwrap_or_default(),
+                times: *times,
+                bytes: *bytes,
+            })
+            .collect();
+        Ok(Some(ContextStats {
+            size: row.size,
+            times_put: row.times_put,
+            sessions: row.sessions,
+            delta_bytes: row.delta_bytes,
+            sent,
+        }))
+    }
+
+    fn counts(&self) -> Result<Counts, EngineError> {
+        let mut counts = Counts::default();
+        for row in self.jobs.rows.values() {
+            match row.job.state {
+                JobState::Queued { .. } => counts.queued += 1,
+                JobState::Leased { .. } => counts.leased += 1,
+                JobState::Done => {}
+            }
+        }
+        Ok(counts)
+    }
+}
+
+fn live_attempt(attempt: &Attempt) -> LiveAttempt {
+    LiveAttempt {
+        attempt: attempt.id,
+        job: attempt.job,
+        session: attempt.session,
+        task: attempt.task,
+        agent: attempt.agent,
+        boot: attempt.boot,
+        lease_until: attempt.lease_until,
+    }
+}

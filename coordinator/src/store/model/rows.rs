@@ -1,0 +1,273 @@
+//! What commands load from the model and save in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kage_core::attempt::Attempt;
+use kage_core::event::Event;
+use kage_core::fleet::Agent;
+use kage_core::id::{AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
+use kage_core::job::JobState;
+use kage_core::session::{Session, SessionStateKind};
+use kage_core::task::Task;
+use kage_core::time::Timestamp;
+
+use super::{AttemptRow, Model, TaskRow};
+use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
+use crate::store::rows::{
+    AdmissionRows, AgentRows, AttemptNote, AttemptRows, ContextRow, ContextRows, Failed, JobRow, JobRows, RequestKey,
+    RequestRow, RequestRows, Rows, TaskHead, TaskRows,
+};
+
+impl Rows for Model {}
+
+impl RequestRows for Model {
+    fn request(&mut self, key: &RequestKey) -> Result<Option<RequestRow>, Failed> {
+        Ok(self.requests.get(key).map(|(_, row)| row.clone()))
+    }
+
+    fn insert_request(&mut self, key: &RequestKey, row: &RequestRow) -> Result<(), Failed> {
+        let order = next(&self.request_order.rows);
+        self.requests.insert(key.clone(), (order, row.clone()), "request")?;
+        self.request_order.put(order, key.clone());
+        Ok(())
+    }
+
+    fn forget_requests(&mut self, before: Timestamp, limit: u32) -> Result<(), Failed> {
+        let oldest: Vec<_> = self
+            .request_order
+            .rows
+            .iter()
+            .take(limit as usize)
+            .map(|(order, key)| (*order, key.clone()))
+            .collect();
+        for (order, key) in oldest {
+            if self.requests.get(&key).is_some_and(|(_, row)| row.at < before) {
+                self.requests.remove(&key);
+                self.request_order.remove(&order);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TaskRows for Model {
+    fn insert_task(&mut self, task: &Task) -> Result<(), Failed> {
+        let order = next(&self.task_order.rows);
+        let row = TaskRow {
+            order,
+            task: task.clone(),
+            last_event: 0,
+        };
+        self.tasks.insert(task.id, row, "task")?;
+        self.task_order.put(order, task.id);
+        Ok(())
+    }
+
+    fn task(&mut self, id: TaskId) -> Result<Option<TaskHead>, Failed> {
+        Ok(self.tasks.get(&id).map(|row| TaskHead {
+            id,
+            project: row.task.spec.project.clone(),
+            policy: row.task.spec.policy.clone(),
+            state: row.task.state,
+            ended_at: row.task.ended_at,
+            last_event: row.last_event,
+        }))
+    }
+
+    fn save_task(&mut self, head: &TaskHead) -> Result<(), Failed> {
+        if let Some(row) = self.tasks.get(&head.id) {
+            let mut row = row.clone();
+            row.task.state = head.state;
+            row.task.ended_at = head.ended_at;
+            row.last_event = head.last_event;
+            self.tasks.put(head.id, row);
+        }
+        Ok(())
+    }
+
+    fn insert_session(&mut self, session: &Session, position: usize) -> Result<(), Failed> {
+        let key = (session.task, session.id);
+        self.sessions.insert(key, (position, session.clone()), "session")
+    }
+
+    fn session(&mut self, task: TaskId, id: SessionId) -> Result<Option<Session>, Failed> {
+        Ok(self.sessions.get(&(task, id)).map(|(_, session)| session.clone()))
+    }
+
+    fn save_session(&mut self, session: &Session) -> Result<(), Failed> {
+        let key = (session.task, session.id);
+        if let Some((position, _)) = self.sessions.get(&key) {
+            let position = *position;
+            self.sessions.put(key, (position, session.clone()));
+        }
+        Ok(())
+    }
+
+    fn session_states(&mut self, task: TaskId) -> Result<Vec<SessionStateKind>, Failed> {
+        let states = self.session_rows(task).map(|(_, session)| session.state.kind());
+        Ok(BTreeSet::from_iter(states).into_iter().collect())
+    }
+}
+
+impl JobRows for Model {
+    fn insert_job(&mut self, row: &JobRow) -> Result<(), Failed> {
+        self.jobs.insert((row.job.task, row.job.id), row.clone(), "job")
+    }
+
+    fn job(&mut self, task: TaskId, id: JobId) -> Result<Option<JobRow>, Failed> {
+        Ok(self.jobs.get(&(task, id)).cloned())
+    }
+
+    fn save_job(&mut self, row: &JobRow) -> Result<(), Failed> {
+        self.jobs.put((row.job.task, row.job.id), row.clone());
+        Ok(())
+    }
+
+    fn open_jobs(&mut self, task: TaskId) -> Result<Vec<JobRow>, Failed> {
+        let first = (task, JobId::from_random(0));
+        let last = (task, JobId::from_random(u128::MAX));
+        let rows = self.jobs.rows.range(first..=last).map(|(_, row)| row);
+        Ok(rows.filter(|row| row.job.state != JobState::Done).cloned().collect())
+    }
+}
+
+impl AttemptRows for Model {
+    fn insert_attempt(&mut self, attempt: &Attempt, note: &AttemptNote) -> Result<(), Failed> {
+        let order = self.attempts.rows.len() as u64;
+        let row = AttemptRow {
+            order,
+            attempt: attempt.clone(),
+            note: note.clone(),
+        };
+        self.attempts.insert(attempt.id, row, "attempt")
+    }
+
+    fn attempt(&mut self, id: AttemptId) -> Result<Option<Attempt>, Failed> {
+        Ok(self.attempts.get(&id).map(|row| row.attempt.clone()))
+    }
+
+    fn save_attempt(&mut self, attempt: &Attempt) -> Result<(), Failed> {
+        if let Some(row) = self.attempts.get(&attempt.id) {
+            let row = AttemptRow {
+                attempt: attempt.clone(),
+                ..row.clone()
+            };
+            self.attempts.put(attempt.id, row);
+        }
+        Ok(())
+    }
+
+    fn live_attempts(&mut self, agent: AgentId) -> Result<Vec<Attempt>, Failed> {
+        let live = self.live().into_iter();
+        Ok(live.filter(|attempt| attempt.agent == agent).cloned().collect())
+    }
+
+    fn extend_leases(&mut self, until: Timestamp) -> Result<(), Failed> {
+        let live: Vec<_> = self.live().into_iter().cloned().collect();
+        for mut attempt in live {
+            attempt.lease_until = attempt.lease_until.max(until);
+            self.save_attempt(&attempt)?;
+        }
+        Ok(())
+    }
+
+    fn insert_event(&mut self, task: TaskId, pos: u64, attempt: AttemptId, event: &Event) -> Result<(), Failed> {
+        self.events.insert((task, pos), (attempt, event.clone()), "event")
+    }
+}
+
+impl AgentRows for Model {
+    fn agent_boot(&mut self, id: AgentId) -> Result<Option<BootId>, Failed> {
+        Ok(self.agents.get(&id).map(|agent| agent.boot))
+    }
+
+    fn agent(&mut self, id: AgentId) -> Result<Option<Agent>, Failed> {
+        Ok(self.agents.get(&id).cloned())
+    }
+
+    fn put_agent(&mut self, agent: &Agent) -> Result<(), Failed> {
+        self.agents.put(agent.id, agent.clone());
+        Ok(())
+    }
+
+    fn save_agent_seen(&mut self, id: AgentId, at: Timestamp) -> Result<(), Failed> {
+        if let Some(agent) = self.agents.get(&id) {
+            let agent = Agent {
+                seen_at: at,
+                ..agent.clone()
+            };
+            self.agents.put(id, agent);
+        }
+        Ok(())
+    }
+}
+
+impl AdmissionRows for Model {
+    fn join_token(&mut self, id: TokenId) -> Result<Option<JoinTokenRow>, Failed> {
+        Ok(self.join_tokens.get(&id).cloned())
+    }
+
+    fn put_join_token(&mut self, id: TokenId, row: &JoinTokenRow) -> Result<(), Failed> {
+        self.join_tokens.put(id, row.clone());
+        Ok(())
+    }
+
+    fn forget_join_tokens(&mut self, before: Timestamp) -> Result<(), Failed> {
+        let rows = self.join_tokens.rows.iter();
+        let old: Vec<_> = rows
+            .filter(|(_, row)| row.expires_at < before)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in old {
+            self.join_tokens.remove(&id);
+        }
+        Ok(())
+    }
+
+    fn enrolment(&mut self, agent: AgentId) -> Result<Option<Enrolment>, Failed> {
+        Ok(self.enrolments.get(&agent).cloned())
+    }
+
+    fn put_enrolment(&mut self, enrolment: &Enrolment) -> Result<(), Failed> {
+        self.enrolments.put(enrolment.agent, enrolment.clone());
+        Ok(())
+    }
+
+    fn person_token(&mut self, id: TokenId) -> Result<Option<PersonToken>, Failed> {
+        Ok(self.person_tokens.get(&id).cloned())
+    }
+
+    fn put_person_token(&mut self, token: &PersonToken) -> Result<(), Failed> {
+        self.person_tokens.put(token.id, token.clone());
+        Ok(())
+    }
+}
+
+impl ContextRows for Model {
+    fn context(&mut self, project: &ProjectId, digest: &Digest) -> Result<Option<ContextRow>, Failed> {
+        Ok(self.contexts.get(&(project.clone(), digest.clone())).copied())
+    }
+
+    fn put_context(&mut self, project: &ProjectId, digest: &Digest, row: &ContextRow) -> Result<(), Failed> {
+        self.contexts.put((project.clone(), digest.clone()), *row);
+        Ok(())
+    }
+
+    fn add_context_sent(
+        &mut self,
+        project: &ProjectId,
+        digest: &Digest,
+        agent: AgentId,
+        bytes: u64,
+    ) -> Result<(), Failed> {
+        let key = (project.clone(), digest.clone(), agent);
+        let (times, total) = self.sent.get(&key).copied().unwrap_or_default();
+        self.sent.put(key, (times + 1, total + bytes));
+        Ok(())
+    }
+}
+
+/// The number after the last one.
+fn next<V>(rows: &BTreeMap<u64, V>) -> u64 {
+    rows.last_key_value().map_or(1, |(last, _)| last + 1)
+}

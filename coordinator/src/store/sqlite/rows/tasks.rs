@@ -1,0 +1,164 @@
+//! Tasks and their sessions.
+
+use kage_core::id::{SessionId, TaskId};
+use kage_core::session::{Session, SessionStateKind};
+use kage_core::task::Task;
+use rusqlite::params;
+
+use super::SqliteRows;
+use crate::store::error::EngineError;
+use crate::store::rows::{Failed, TaskHead, TaskRows};
+use crate::store::sqlite::record::{self, session_columns};
+use crate::store::sqlite::value::{
+    get_int, get_json, get_optional_time, get_parsed, get_session_state, get_task_state, id, int, json, task_state,
+    time,
+};
+
+impl TaskRows for SqliteRows<'_> {
+    fn insert_task(&mut self, task: &Task) -> Result<(), Failed> {
+        self.insert(
+            "task",
+            "INSERT INTO tasks (id, project, state, created_at, ended_at, last_event, policy) \
+             VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6)",
+            params![
+                id(task.id),
+                task.spec.project.as_str(),
+                task_state(task.state),
+                time(task.created_at),
+                task.ended_at.map(time),
+                json("policy", &task.spec.policy)?,
+            ],
+        )?;
+        self.execute(
+            "INSERT INTO specs (task, spec) VALUES (?1, ?2)",
+            params![self.connection.last_insert_rowid(), json("task", &task.spec)?],
+        )
+    }
+
+    fn task(&mut self, task: TaskId) -> Result<Option<TaskHead>, Failed> {
+        self.one(
+            "SELECT project, policy, state, ended_at, last_event FROM tasks WHERE id = ?1",
+            params![id(task)],
+            |row| {
+                Ok(TaskHead {
+                    id: task,
+                    project: get_parsed(row, 0, "project")?,
+                    policy: get_json(row, 1, "policy")?,
+                    state: get_task_state(row, 2)?,
+                    ended_at: get_optional_time(row, 3)?,
+                    last_event: get_int(row, 4)?,
+                })
+            },
+        )
+    }
+
+    fn save_task(&mut self, task: &TaskHead) -> Result<(), Failed> {
+        self.execute(
+            "UPDATE tasks SET state = ?2, ended_at = ?3, last_event = ?4 WHERE id = ?1",
+            params![
+                id(task.id),
+                task_state(task.state),
+                task.ended_at.map(time),
+                int(task.last_event)
+            ],
+        )
+    }
+
+    fn insert_session(&mut self, session: &Session, position: usize) -> Result<(), Failed> {
+        self.insert(
+            "session",
+            "INSERT INTO sessions (task, id, position, state, detail, name, adapter, model, cancel_requested, agent, \
+             attempts, activity, activity_at, usage, call_retries, pending_result, started_at, ended_at, incidents) \
+             VALUES ((SELECT n FROM tasks WHERE id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, \
+             ?15, ?16, ?17, ?18, ?19)",
+            params![
+                id(session.task),
+                id(session.id),
+                int(position as u64),
+                session.state.kind().as_str(),
+                json("session state", &session.state)?,
+                session.name.as_str(),
+                session.adapter.as_str(),
+                session.model,
+                session.cancel_requested,
+                session.agent,
+                session.attempts,
+                session.activity.as_ref().map(|(text, _)| text),
+                session.activity.as_ref().map(|(_, at)| time(*at)),
+                usage_json(session)?,
+                session.call_retries,
+                pending_json(session)?,
+                session.started_at.map(time),
+                session.ended_at.map(time),
+                incidents_json(session)?,
+            ],
+        )
+    }
+
+    fn session(&mut self, task: TaskId, session: SessionId) -> Result<Option<Session>, Failed> {
+        self.one(
+            concat!(
+                "SELECT ",
+                session_columns!(),
+                " FROM sessions s WHERE s.task = (SELECT n FROM tasks WHERE id = ?1) AND s.id = ?2"
+            ),
+            params![id(task), id(session)],
+            |row| record::session(row, task),
+        )
+    }
+
+    fn save_session(&mut self, session: &Session) -> Result<(), Failed> {
+        self.execute(
+            "UPDATE sessions SET state = ?3, detail = ?4, cancel_requested = ?5, agent = ?6, attempts = ?7, \
+             activity = ?8, activity_at = ?9, usage = ?10, call_retries = ?11, pending_result = ?12, \
+             started_at = ?13, ended_at = ?14, incidents = ?15 \
+             WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND id = ?2",
+            params![
+                id(session.task),
+                id(session.id),
+                session.state.kind().as_str(),
+                json("session state", &session.state)?,
+                session.cancel_requested,
+                session.agent,
+                session.attempts,
+                session.activity.as_ref().map(|(text, _)| text),
+                session.activity.as_ref().map(|(_, at)| time(*at)),
+                usage_json(session)?,
+                session.call_retries,
+                pending_json(session)?,
+                session.started_at.map(time),
+                session.ended_at.map(time),
+                incidents_json(session)?,
+            ],
+        )
+    }
+
+    fn session_states(&mut self, task: TaskId) -> Result<Vec<SessionStateKind>, Failed> {
+        self.all(
+            "SELECT DISTINCT state FROM sessions WHERE task = (SELECT n FROM tasks WHERE id = ?1)",
+            params![id(task)],
+            |row| get_session_state(row, 0),
+        )
+    }
+}
+
+/// `usage` as a column: nothing is cheaper than an empty list.
+fn usage_json(session: &Session) -> Result<Option<String>, EngineError> {
+    if session.usage.is_empty() {
+        return Ok(None);
+    }
+    json("usage", &session.usage).map(Some)
+}
+
+/// The failures of a session as a column.
+fn incidents_json(session: &Session) -> Result<Option<String>, EngineError> {
+    if session.incidents.is_empty() {
+        return Ok(None);
+    }
+    json("incidents", &session.incidents).map(Some)
+}
+
+fn pending_json(session: &Session) -> Result<Option<String>, EngineError> {
+    let result = session.pending_result.as_ref();
+    result.map(|result| json("result", result)).transpose()
+}
