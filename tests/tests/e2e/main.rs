@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod network;
+mod machines;
+
 mod access;
 mod cancel;
 mod claude_cli;
@@ -10,6 +13,7 @@ mod command_line;
 mod claude_code;
 mod crash;
 mod long_prompt;
+mod namespaces;
 mod recovery;
 mod remote;
 mod three_agents;

@@ -1,111 +1,19 @@
 //! A coordinator, two agents that join it, and a person with a token, each with a home and
 //! a state directory of its own, over TLS: nothing is shared but the network.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
-use kage_tests::process::{Daemon, Launch, kill_processes_of};
-use kage_tests::programs;
 use kage_tests::repo::{Repo, SOLUTION, VERIFY};
-use kage_tests::wait::wait_for;
-use tempfile::TempDir;
 
-const MANIFEST: &str = r#"
-name = "shell"
-command = "sh"
-args = ["{manifest_dir}/{model}.sh"]
-prompt = { pass = "stdin" }
-"#;
-
-/// The machines, as folders. Whatever runs there is gone when this is dropped.
-struct Machines(TempDir);
-
-impl Drop for Machines {
-    fn drop(&mut self) {
-        kill_processes_of(self.0.path());
-    }
-}
-
-impl Machines {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn dir(&self, machine: &str) -> PathBuf {
-        let dir = self.0.path().join(machine);
-        std::fs::create_dir_all(dir.join("home")).unwrap();
-        dir
-    }
-
-    fn environment(&self, machine: &str) -> BTreeMap<String, OsString> {
-        let dir = self.dir(machine);
-        BTreeMap::from([
-            ("HOME".to_owned(), dir.join("home").into()),
-            ("KAGE_STATE_DIR".to_owned(), dir.join("state").into()),
-            ("PATH".to_owned(), std::env::var_os("PATH").unwrap_or_default()),
-            ("GIT_CONFIG_NOSYSTEM".to_owned(), "1".into()),
-            ("LANG".to_owned(), "C.UTF-8".into()),
-        ])
-    }
-
-    fn daemon(&self, machine: &str, arguments: &[&str]) -> Daemon {
-        let launch = Launch {
-            name: machine.to_owned(),
-            program: programs::own("kage"),
-            arguments: arguments.iter().map(OsString::from).collect(),
-            environment: self.environment(machine),
-            log: self.dir(machine).join("log"),
-        };
-        launch.start().unwrap()
-    }
-
-    /// Runs one command to its end.
-    fn kage(&self, machine: &str, more: &[(&str, &Path)], arguments: &[&str]) -> Output {
-        Command::new(programs::own("kage"))
-            .args(arguments)
-            .env_clear()
-            .envs(self.environment(machine))
-            .envs(more.iter().map(|(name, value)| (*name, value.as_os_str())))
-            .current_dir(self.dir(machine))
-            .output()
-            .unwrap()
-    }
-
-    /// Runs one command that ends well, and returns what it printed.
-    fn done(&self, machine: &str, more: &[(&str, &Path)], arguments: &[&str]) -> String {
-        let output = self.kage(machine, more, arguments);
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    fn adapters(&self, machine: &str) -> String {
-        let dir = self.dir(machine).join("adapters");
-        std::fs::create_dir_all(&dir).unwrap();
-        std::fs::write(dir.join("shell.toml"), MANIFEST).unwrap();
-        std::fs::write(dir.join("solve.sh"), format!("cat > add.sh <<'END'\n{SOLUTION}\nEND\n")).unwrap();
-        dir.to_str().unwrap().to_owned()
-    }
-}
-
-fn says(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use crate::machines::{Machines, says};
 
 #[tokio::test]
 async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
     let machines = Machines::new();
     let mut coordinator = machines.daemon("b", &["-v", "coordinator", "--listen", "0.0.0.0:0"]);
-    let endpoint = machines.dir("b").join("state/coordinator/endpoint");
-    let url = wait_for("the coordinator listens", async || {
-        let ended = coordinator.ended();
-        assert!(ended.is_none(), "it ended ({ended:?}):\n{}", coordinator.log());
-        std::fs::read_to_string(&endpoint).ok()
-    })
-    .await;
-    let url = url.trim();
+    let url = machines.listens("b", &mut coordinator).await;
+    let url = url.as_str();
     let address = url.strip_prefix("https://").unwrap();
 
     // Agents. A token whose CA is another one is not shown to anybody.
@@ -162,18 +70,7 @@ async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
         ("KAGE__COORDINATOR__TOKEN_FILE", token.as_path()),
         ("KAGE__COORDINATOR__CA_FILE", ca.as_path()),
     ];
-    let agents = async |wanted: &[(&str, &str)]| {
-        wait_for(&format!("{wanted:?}"), async || {
-            let listed = machines.done("a", &settings, &["agent", "ls", "--format", "json"]);
-            let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
-            let is = |(name, state): &(&str, &str)| {
-                let mut listed = listed.as_array().unwrap().iter();
-                listed.any(|agent| agent["name"] == *name && agent["state"] == *state)
-            };
-            wanted.iter().all(is).then(|| listed.clone())
-        })
-        .await
-    };
+    let agents = async |wanted: &[(&str, &str)]| machines.agents("a", &settings, wanted).await;
     let listed = agents(&[("c", "connected"), ("d", "connected")]).await;
     let labels = |name: &str| {
         let mut listed = listed.as_array().unwrap().iter();
