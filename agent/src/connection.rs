@@ -326,8 +326,8 @@ impl Connection {
                     self.stop_taking(Course::Draining);
                 }
             }
-            // A newer coordinator says something that this agent does not know.
-            None => tracing::debug!("unknown message"),
+            // A newer coordinator says something that this agent does not know or do.
+            Some(FromCoordinator::TakeCheckpoint(_)) | None => tracing::debug!("unknown message"),
         }
     }
 

@@ -286,7 +286,9 @@ impl Outbox {
             | EventBody::FilesChanged(_)
             | EventBody::OutputTruncated { .. }
             | EventBody::Warning(_)
-            | EventBody::ResultCommitted { .. } => false,
+            | EventBody::ResultCommitted { .. }
+            | EventBody::CheckpointTaken(_)
+            | EventBody::Resumed { .. } => false,
         };
         let event = v1::Event {
             seq: 0,

@@ -76,7 +76,9 @@ impl Recording {
             | EventBody::UsageRecorded { .. }
             | EventBody::FilesChanged(_)
             | EventBody::OutputTruncated { .. }
-            | EventBody::ResultCommitted { .. } => body,
+            | EventBody::ResultCommitted { .. }
+            | EventBody::CheckpointTaken(_)
+            | EventBody::Resumed { .. } => body,
         }
     }
 

@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use kage_proto::convert::checkpoint::checkpoint_reason;
 use kage_proto::v1;
 use kage_proto::v1::event::Body;
 
@@ -210,6 +211,16 @@ pub fn describe(body: &Body) -> Option<String> {
             let commit = result.result.as_ref().map_or("", |r| r.commit.as_str());
             Some(format!("result {}", view::short_id(commit)))
         }
+        Body::CheckpointTaken(taken) => {
+            let reason =
+                checkpoint_reason("reason", taken.reason).map_or_else(|_| String::new(), |r| format!(" ({r})"));
+            Some(format!("checkpoint {}{reason}", view::short_id(&taken.commit)))
+        }
+        Body::Resumed(resumed) => Some(format!(
+            "goes on from checkpoint {}, {} made again",
+            view::short_id(&resumed.commit),
+            view::counted(resumed.repeated_calls as usize, "model call")
+        )),
         Body::PhaseChanged(_) | Body::UsageRecorded(_) | Body::Finished(_) => None,
     }
 }

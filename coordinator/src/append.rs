@@ -143,7 +143,9 @@ impl Lane {
                 | EventBody::CallRetried { .. }
                 | EventBody::FilesChanged(_)
                 | EventBody::OutputTruncated { .. }
-                | EventBody::Warning(_) => {}
+                | EventBody::Warning(_)
+                | EventBody::CheckpointTaken(_)
+                | EventBody::Resumed { .. } => {}
             }
         }
         let Some(agent) = self.speaker().await? else {

@@ -142,6 +142,7 @@ fn describe(work: store::Work) -> Work {
             let overridden = overridden_members(&spec);
             let delta = spec.assignment(&session.name).and_then(|a| a.context_delta.clone());
             WorkKind::Session(SessionWork {
+                resume: None,
                 name: session.name,
                 adapter: session.adapter,
                 model: session.model,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::{Safety, TakenCheckpoint};
 use crate::failure::Failure;
 use crate::id::{Digest, Oid};
 use crate::time::Timestamp;
@@ -71,6 +72,9 @@ pub const MAX_RESULT_PATHS: usize = 1000;
 pub struct ResultCommit {
     /// The commit.
     pub commit: Oid,
+    /// Its tree, which tells the checkpoints that have the same files.
+    #[serde(default)]
+    pub tree: Option<Oid>,
     /// How much it changes.
     pub diff: DiffStat,
     /// Changed paths, sorted, [`MAX_RESULT_PATHS`] at most.
@@ -89,6 +93,18 @@ pub enum VerdictKind {
     Failed,
     /// The command could not be run: not the session's fault.
     Errored,
+}
+
+impl VerdictKind {
+    /// What it says about the files that were checked.
+    #[must_use]
+    pub const fn safety(self) -> Safety {
+        match self {
+            Self::Passed => Safety::Safe,
+            Self::Failed => Safety::Unsafe,
+            Self::Errored => Safety::Unknown,
+        }
+    }
 }
 
 /// What verify decided, where, and how long that took.
@@ -192,6 +208,17 @@ pub enum EventBody {
         result: ResultCommit,
         /// Blob of the pack.
         pack: Digest,
+    },
+    /// A checkpoint was taken. It is told only when its blobs are on the coordinator.
+    CheckpointTaken(TakenCheckpoint),
+    /// The attempt goes on from a checkpoint: its files are there.
+    Resumed {
+        /// The checkpoint.
+        commit: Oid,
+        /// The place in the conversation; 0 when a new one begins.
+        position: u64,
+        /// Model calls that have to be made again.
+        repeated_calls: u32,
     },
     /// The attempt ended. Always the last event.
     Finished(AttemptOutcome),

@@ -420,6 +420,7 @@ mod tests {
     fn result() -> ResultCommit {
         ResultCommit {
             commit: "1".repeat(40).parse().unwrap(),
+            tree: None,
             diff: DiffStat::default(),
             paths: vec!["a".to_owned()],
             deleted: vec![],

@@ -12,6 +12,7 @@ pub mod usage;
 pub mod failure;
 pub mod failure_table;
 pub mod recovery;
+pub mod checkpoint;
 pub mod event;
 pub mod session;
 pub mod price;

@@ -232,6 +232,7 @@ mod tests {
     fn result(lines: u64, paths: &[&str]) -> ResultCommit {
         ResultCommit {
             commit: "b".repeat(40).parse().unwrap(),
+            tree: None,
             diff: DiffStat {
                 files: u32::try_from(paths.len()).unwrap(),
                 added: lines,

@@ -305,6 +305,7 @@ mod tests {
     fn result(paths: &[&str], deleted: &[&str]) -> ResultCommit {
         ResultCommit {
             commit: "a".repeat(40).parse().unwrap(),
+            tree: None,
             diff: DiffStat {
                 files: u32::try_from(paths.len()).unwrap(),
                 added: 1,

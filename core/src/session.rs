@@ -10,9 +10,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::{Checkpoint, Resumption, Safety, TakenCheckpoint};
 use crate::event::{Event, EventBody, ResultCommit, Verdict};
 use crate::failure::Failure;
-use crate::id::{AdapterName, AttemptId, SessionId, SessionName, TaskId};
+use crate::id::{AdapterName, AttemptId, Oid, SessionId, SessionName, TaskId};
 use crate::recovery::Incident;
 use crate::time::Timestamp;
 use crate::usage::{PicoUsd, Usage};
@@ -218,6 +219,31 @@ pub const MAX_INCIDENTS: usize = 16;
 /// How many bytes of a failure's message it remembers: sessions are written often.
 const MAX_INCIDENT: usize = 300;
 
+/// How many times of going on from a checkpoint a session remembers.
+pub const MAX_RESUMPTIONS: usize = 16;
+
+/// A checkpoint of a session, by both its names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Its number within the session.
+    pub number: u32,
+    /// Its commit.
+    pub commit: Oid,
+}
+
+/// What a session has of checkpoints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trail {
+    /// Checkpoints that were taken; the last one has this number.
+    pub taken: u32,
+    /// The checkpoint that it stands on; `None` = the base.
+    pub head: Option<Head>,
+    /// Model calls that were answered, as far as they are told one by one.
+    pub calls: u32,
+    /// Its last attempts that went on from a checkpoint, oldest first.
+    pub resumptions: Vec<Resumption>,
+}
+
 /// One adapter working on the task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
@@ -248,6 +274,9 @@ pub struct Session {
     /// Its last failures, oldest first, each with what was decided about it.
     #[serde(default)]
     pub incidents: Vec<Incident>,
+    /// Its checkpoints, in short.
+    #[serde(default)]
+    pub trail: Trail,
     /// A result that was sent and not yet claimed.
     pub pending_result: Option<ResultCommit>,
     /// Start of its first attempt.
@@ -280,6 +309,12 @@ impl Session {
             usage: Vec::new(),
             call_retries: 0,
             incidents: Vec::new(),
+            trail: Trail {
+                taken: 0,
+                head: None,
+                calls: 0,
+                resumptions: Vec::new(),
+            },
             pending_result: None,
             started_at: None,
             ended_at: None,
@@ -305,7 +340,11 @@ impl Session {
                 usage,
                 reported,
                 metered,
-            } => self.add_usage(model, *metered, *usage, *reported),
+            } => {
+                // What a program tells of itself may be many calls in one.
+                self.trail.calls = self.trail.calls.saturating_add(u32::from(*metered));
+                self.add_usage(model, *metered, *usage, *reported);
+            }
             EventBody::CallRetried { failure, delay, .. } => {
                 self.call_retries = self.call_retries.saturating_add(1);
                 let text = format!("{failure}; trying again in {:.1} s", delay.as_secs_f64());
@@ -322,7 +361,59 @@ impl Session {
                 }
             }
             EventBody::Warning(text) => self.activity = Some((format!("warning: {text}"), now)),
+            EventBody::CheckpointTaken(taken) => {
+                self.trail.taken = self.trail.taken.saturating_add(1);
+                self.trail.head = Some(Head {
+                    number: self.trail.taken,
+                    commit: taken.commit.clone(),
+                });
+            }
+            EventBody::Resumed {
+                commit,
+                position,
+                repeated_calls,
+            } => {
+                let head = self.trail.head.as_ref().filter(|head| head.commit == *commit);
+                if let Some(number) = head.map(|head| head.number) {
+                    if self.trail.resumptions.len() >= MAX_RESUMPTIONS {
+                        self.trail.resumptions.remove(0);
+                    }
+                    self.trail.resumptions.push(Resumption {
+                        attempt: self.attempts,
+                        number,
+                        commit: commit.clone(),
+                        position: *position,
+                        repeated_calls: *repeated_calls,
+                    });
+                    self.activity = Some((format!("goes on from checkpoint {number}"), now));
+                }
+            }
             EventBody::PhaseChanged(_) | EventBody::OutputTruncated { .. } | EventBody::Finished(_) => {}
+        }
+    }
+
+    /// The checkpoint that was just [recorded](Self::record). `position` is that of its
+    /// parent.
+    #[must_use]
+    pub fn checkpoint(
+        &self,
+        taken: TakenCheckpoint,
+        position: u64,
+        taken_at: Timestamp,
+        stored_at: Timestamp,
+    ) -> Checkpoint {
+        Checkpoint {
+            session: self.id,
+            number: self.trail.taken,
+            attempt: self.attempts,
+            adapter: self.adapter.clone(),
+            agent: self.agent.clone().unwrap_or_default(),
+            position: taken.transcript.as_ref().map_or(position, |segment| segment.to),
+            taken,
+            calls: self.trail.calls,
+            safety: Safety::Unknown,
+            taken_at,
+            stored_at,
         }
     }
 

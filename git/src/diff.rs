@@ -26,6 +26,7 @@ impl Difference {
         let gone = listed.iter().filter(|file| file.kind == ChangeKind::Deleted);
         ResultCommit {
             commit,
+            tree: None,
             diff: self.stat,
             paths: listed.iter().map(|file| file.path.clone()).collect(),
             deleted: gone.map(|file| file.path.clone()).collect(),

@@ -192,7 +192,10 @@ impl Worktree {
         let (repository, base) = (self.mirror.path().to_owned(), self.base.clone());
         blocking("comparing a result", move || {
             let difference = diff::between(&repository, &base, &commit)?;
-            Ok(Some(difference.describe(commit)))
+            Ok(Some(ResultCommit {
+                tree: Some(tree),
+                ..difference.describe(commit)
+            }))
         })
         .await
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use kage_core::time::Timestamp;
 
 pub mod agent;
+pub mod checkpoint;
 pub mod event;
 pub mod report;
 pub mod result;

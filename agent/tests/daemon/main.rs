@@ -107,6 +107,7 @@ fn work(task: &str) -> WorkKind {
         overridden: Vec::new(),
         timeout: Duration::from_secs(60),
         idle_timeout: Duration::from_secs(60),
+        resume: None,
     })
 }
 

@@ -216,6 +216,7 @@ async fn a_result_is_taken_in_before_it_is_verified() {
     assert_eq!(cluster.http(&path, &[door], &pack).await.0, 201);
     let result = ResultCommit {
         commit: commit.clone(),
+        tree: None,
         diff: DiffStat {
             files: 1,
             added: 1,
@@ -268,6 +269,7 @@ async fn a_result_without_its_pack_ends_the_attempt() {
     let granted = agent.take().await;
     let result = ResultCommit {
         commit: "a".repeat(40).parse().unwrap(),
+        tree: None,
         diff: DiffStat::default(),
         paths: Vec::new(),
         deleted: Vec::new(),

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use kage_core::checkpoint::Resume;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::{
     AdapterName, AgentId, AttemptId, AttemptToken, BootId, Digest, Oid, ProjectId, SessionId, SessionName, TaskId,
@@ -185,6 +186,8 @@ pub struct SessionWork {
     pub timeout: Duration,
     /// Limit without any output.
     pub idle_timeout: Duration,
+    /// Where another attempt stopped; `None` = it begins at the base.
+    pub resume: Option<Box<Resume>>,
 }
 
 /// What a verify attempt has to do.
@@ -239,6 +242,7 @@ impl From<SessionWork> for v1::SessionWork {
             overridden: work.overridden,
             timeout_ms: millis(work.timeout),
             idle_timeout_ms: millis(work.idle_timeout),
+            resume: work.resume.map(|resume| (*resume).into()),
         }
     }
 }
@@ -260,6 +264,12 @@ impl TryFrom<v1::SessionWork> for SessionWork {
             overridden: work.overridden,
             timeout: Duration::from_millis(work.timeout_ms),
             idle_timeout: Duration::from_millis(work.idle_timeout_ms),
+            resume: work
+                .resume
+                .map(Resume::try_from)
+                .transpose()
+                .map_err(|e| e.within("resume"))?
+                .map(Box::new),
         })
     }
 }
@@ -342,6 +352,16 @@ mod tests {
             overridden: vec!["/a/b".into()],
             timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(2),
+            resume: Some(Box::new(Resume {
+                commit: "a".repeat(40).parse().unwrap(),
+                tree: "b".repeat(40).parse().unwrap(),
+                number: 1,
+                packs: Vec::new(),
+                segments: Vec::new(),
+                position: 0,
+                repeated_calls: 0,
+                note: String::new(),
+            })),
         })
     }
 

@@ -164,6 +164,16 @@ impl From<EventBody> for Body {
                 result: Some(result.into()),
                 pack: pack.into(),
             }),
+            EventBody::CheckpointTaken(taken) => Self::CheckpointTaken(taken.into()),
+            EventBody::Resumed {
+                commit,
+                position,
+                repeated_calls,
+            } => Self::Resumed(v1::Resumed {
+                commit: commit.into(),
+                position,
+                repeated_calls,
+            }),
             EventBody::Finished(outcome) => Self::Finished(outcome.into()),
         }
     }
@@ -209,6 +219,12 @@ impl TryFrom<Body> for EventBody {
                     .map_err(|e: InvalidField| e.within("result"))?,
                 pack: parse("pack", &committed.pack)?,
             },
+            Body::CheckpointTaken(taken) => Self::CheckpointTaken(taken.try_into()?),
+            Body::Resumed(resumed) => Self::Resumed {
+                commit: parse("commit", &resumed.commit)?,
+                position: resumed.position,
+                repeated_calls: resumed.repeated_calls,
+            },
             Body::Finished(finished) => Self::Finished(finished.try_into()?),
         })
     }
@@ -240,6 +256,7 @@ impl TryFrom<v1::Event> for Event {
 
 #[cfg(test)]
 mod tests {
+    use kage_core::checkpoint::{CheckpointReason, TakenCheckpoint};
     use kage_core::event::{DiffStat, ResultCommit, Verdict, VerdictKind};
     use kage_core::failure::{Failure, FailureKind};
     use kage_core::id::Digest;
@@ -299,6 +316,7 @@ mod tests {
             EventBody::ResultCommitted {
                 result: ResultCommit {
                     commit: "a".repeat(40).parse().unwrap(),
+                    tree: Some("b".repeat(40).parse().unwrap()),
                     diff: DiffStat {
                         files: 1,
                         added: 2,
@@ -308,6 +326,21 @@ mod tests {
                     deleted: vec!["b".into()],
                 },
                 pack: Digest::of(b"pack"),
+            },
+            EventBody::CheckpointTaken(TakenCheckpoint {
+                commit: "a".repeat(40).parse().unwrap(),
+                parent: "a".repeat(40).parse().unwrap(),
+                tree: "b".repeat(40).parse().unwrap(),
+                reason: CheckpointReason::Baseline,
+                note: String::new(),
+                files_changed: 0,
+                pack: None,
+                transcript: None,
+            }),
+            EventBody::Resumed {
+                commit: "a".repeat(40).parse().unwrap(),
+                position: 6,
+                repeated_calls: 2,
             },
             EventBody::Finished(AttemptOutcome::Claimed),
             EventBody::Finished(AttemptOutcome::Failed(failure)),

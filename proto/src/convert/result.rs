@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use kage_core::event::{ResultCommit, Verdict, VerdictKind};
 
-use super::{InvalidField, enumerated, millis, parse, required, unspecified};
+use super::{InvalidField, enumerated, millis, parse, parse_optional, required, unspecified};
 use crate::v1;
 
 impl From<ResultCommit> for v1::ResultCommit {
     fn from(result: ResultCommit) -> Self {
         Self {
             commit: result.commit.into(),
+            tree: result.tree.map(Into::into).unwrap_or_default(),
             diff: Some(result.diff.into()),
             paths: result.paths,
             deleted: result.deleted,
@@ -24,6 +25,7 @@ impl TryFrom<v1::ResultCommit> for ResultCommit {
     fn try_from(result: v1::ResultCommit) -> Result<Self, InvalidField> {
         Ok(Self {
             commit: parse("commit", &result.commit)?,
+            tree: parse_optional("tree", &result.tree)?,
             diff: required("diff", result.diff)?.into(),
             paths: result.paths,
             deleted: result.deleted,

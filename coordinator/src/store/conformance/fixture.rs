@@ -151,6 +151,7 @@ pub(super) fn activity(seq: u64) -> Event {
 pub(super) fn result() -> ResultCommit {
     ResultCommit {
         commit: "c".repeat(40).parse().unwrap(),
+        tree: None,
         diff: DiffStat {
             files: 1,
             added: 2,

@@ -5,7 +5,7 @@ use kage_core::attempt::Attempt;
 use kage_core::fleet::Agent;
 use kage_core::id::TaskId;
 use kage_core::job::{Affinity, Job, JobKind, JobState};
-use kage_core::session::Session;
+use kage_core::session::{Session, Trail};
 use rusqlite::Row;
 
 use super::value::{
@@ -49,6 +49,7 @@ pub(super) fn session(row: &Row<'_>, task: TaskId) -> Result<Session, EngineErro
         started_at: get_optional_time(row, 13)?,
         ended_at: get_optional_time(row, 14)?,
         incidents: get_optional_json(row, 15, "incidents")?.unwrap_or_default(),
+        trail: Trail::default(),
     })
 }
 

@@ -1,0 +1,363 @@
+//! Checkpoints: the whole worktree of a session as a commit, with the place in its
+//! conversation. What one is, which one a session goes on from, and what has to be fetched
+//! for that. Takes and stores none.
+//!
+//! ```text
+//!   base <- 1 baseline <- 2 files changed <- 3 files changed      (attempt 1, lost)
+//!                                        \
+//!                                         <- 4 files changed ...  (attempt 2, from 2)
+//! ```
+//! Every checkpoint has one parent, which is the base of the task or a checkpoint of the same
+//! session; its pack holds what the parent lacks. Its segment holds what the conversation
+//! gained since the parent; one that begins at 0 begins a new conversation.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AdapterName, Digest, InvalidId, Oid, SessionId};
+use crate::time::Timestamp;
+
+#[cfg(test)]
+mod tests;
+
+/// Why a checkpoint was taken. Data: it is never part of a command or a reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckpointReason {
+    /// Before the first step of a session.
+    Baseline,
+    /// A tool call, or a burst of writes, changed files.
+    FilesChanged,
+    /// The attempt failed and may be repeated; edits may be half done.
+    BeforeRetry,
+    /// A person asked for it.
+    Requested,
+    /// Files are about to be put back to an older state.
+    BeforeRestore,
+    /// The adapter ended well.
+    Final,
+}
+
+impl CheckpointReason {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [
+        Self::Baseline,
+        Self::FilesChanged,
+        Self::BeforeRetry,
+        Self::Requested,
+        Self::BeforeRestore,
+        Self::Final,
+    ];
+
+    /// The name used in rows and for programs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            Self::FilesChanged => "files_changed",
+            Self::BeforeRetry => "before_retry",
+            Self::Requested => "requested",
+            Self::BeforeRestore => "before_restore",
+            Self::Final => "final",
+        }
+    }
+
+    /// True when it is between two steps, so that no edit is half done in it.
+    #[must_use]
+    pub const fn is_settled(self) -> bool {
+        match self {
+            Self::Baseline | Self::FilesChanged | Self::Requested | Self::Final => true,
+            Self::BeforeRetry | Self::BeforeRestore => false,
+        }
+    }
+}
+
+impl fmt::Display for CheckpointReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Baseline => "baseline",
+            Self::FilesChanged => "files changed",
+            Self::BeforeRetry => "before a retry",
+            Self::Requested => "asked for",
+            Self::BeforeRestore => "before a restore",
+            Self::Final => "final",
+        })
+    }
+}
+
+impl FromStr for CheckpointReason {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let found = Self::ALL.into_iter().find(|reason| reason.as_str() == text);
+        found.ok_or_else(|| invalid(text, "a reason of checkpoints"))
+    }
+}
+
+/// What is known of a checkpoint's files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Safety {
+    /// Nobody ran verify on these files.
+    #[default]
+    Unknown,
+    /// Verify passed on exactly these files.
+    Safe,
+    /// Verify failed on exactly these files.
+    Unsafe,
+}
+
+impl Safety {
+    /// Every value.
+    pub const ALL: [Self; 3] = [Self::Unknown, Self::Safe, Self::Unsafe];
+
+    /// The name used in rows and for people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Safe => "safe",
+            Self::Unsafe => "unsafe",
+        }
+    }
+}
+
+impl fmt::Display for Safety {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Safety {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let found = Self::ALL.into_iter().find(|safety| safety.as_str() == text);
+        found.ok_or_else(|| invalid(text, "a word for how safe a checkpoint is"))
+    }
+}
+
+fn invalid(text: &str, expected: &'static str) -> InvalidId {
+    InvalidId {
+        text: text.chars().take(80).collect(),
+        expected,
+    }
+}
+
+/// The longest note of a checkpoint, in bytes.
+pub const MAX_NOTE: usize = 1000;
+
+/// A part of a conversation: messages of an API, or lines of a program's session file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TranscriptSegment {
+    /// Where it is.
+    pub blob: Digest,
+    /// The position before its first entry; 0 begins a conversation.
+    pub from: u64,
+    /// The position after its last entry.
+    pub to: u64,
+}
+
+/// A checkpoint, as the agent that took it tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenCheckpoint {
+    /// The commit; the base itself when nothing differs from it.
+    pub commit: Oid,
+    /// Its parent: the base, or a checkpoint of the session.
+    pub parent: Oid,
+    /// Its tree: equal trees are equal files.
+    pub tree: Oid,
+    /// Why it was taken.
+    pub reason: CheckpointReason,
+    /// What the person who asked for it said, [`MAX_NOTE`] bytes at most.
+    pub note: String,
+    /// Paths that differ from the parent.
+    pub files_changed: u64,
+    /// Blob of what the parent lacks, as a thin pack; `None` when the commit is the parent.
+    pub pack: Option<Digest>,
+    /// What the conversation gained since the parent.
+    pub transcript: Option<TranscriptSegment>,
+}
+
+/// A checkpoint that the coordinator holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Whose.
+    pub session: SessionId,
+    /// Its number within the session, from 1: what people type.
+    pub number: u32,
+    /// Number of the attempt that took it.
+    pub attempt: u32,
+    /// Who worked.
+    pub adapter: AdapterName,
+    /// Name of the agent that took it.
+    pub agent: String,
+    /// What the agent told.
+    pub taken: TakenCheckpoint,
+    /// The place in the conversation.
+    pub position: u64,
+    /// Model calls of the session that were answered by then.
+    pub calls: u32,
+    /// What verify says about its files.
+    pub safety: Safety,
+    /// By the agent's clock.
+    pub taken_at: Timestamp,
+    /// When the coordinator stored it.
+    pub stored_at: Timestamp,
+}
+
+/// What an attempt needs to go on where another one stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// The checkpoint.
+    pub commit: Oid,
+    /// Its tree, to check what was put together.
+    pub tree: Oid,
+    /// Its number within the session.
+    pub number: u32,
+    /// Packs to take in, in this order, over the base.
+    pub packs: Vec<Digest>,
+    /// The conversation, in this order, without gaps.
+    pub segments: Vec<TranscriptSegment>,
+    /// The place in the conversation: the end of the last segment, or 0.
+    pub position: u64,
+    /// Model calls that were answered after the checkpoint and have to be made again.
+    pub repeated_calls: u32,
+    /// What happened since, in one sentence to tell the model; empty when it need not know.
+    pub note: String,
+}
+
+/// An attempt that went on from a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumption {
+    /// Number of the attempt.
+    pub attempt: u32,
+    /// Number of the checkpoint.
+    pub number: u32,
+    /// The checkpoint.
+    pub commit: Oid,
+    /// The place in the conversation; 0 when the attempt began a new one.
+    pub position: u64,
+    /// Model calls that had to be made again.
+    pub repeated_calls: u32,
+}
+
+/// Which checkpoint an attempt is to go on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GoOn {
+    /// The newest, half-done edits included.
+    Newest,
+    /// The newest that was taken between two steps.
+    Settled,
+    /// The newest on whose files verify passed.
+    Safe,
+}
+
+impl GoOn {
+    /// The checkpoint to go on from for a session that stands on `head`; `None` = from the
+    /// base. `all` are the session's checkpoints.
+    #[must_use]
+    pub fn choose(self, head: Option<u32>, all: &[Checkpoint]) -> Option<&Checkpoint> {
+        let head = all.iter().find(|checkpoint| Some(checkpoint.number) == head)?;
+        line(head, all).into_iter().find(|checkpoint| match self {
+            Self::Newest => true,
+            Self::Settled => checkpoint.taken.reason.is_settled(),
+            Self::Safe => checkpoint.safety == Safety::Safe,
+        })
+    }
+}
+
+/// Why a checkpoint cannot be put together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokenChain {
+    /// A parent is neither the base nor a checkpoint.
+    #[error("checkpoint {number} follows {parent}, which is neither the base nor a checkpoint of the session")]
+    UnknownParent {
+        /// Whose parent.
+        number: u32,
+        /// The parent.
+        parent: Oid,
+    },
+    /// The conversation has a gap.
+    #[error("the conversation of checkpoint {number} goes on at {from}, and its parent's ends at {end}")]
+    Gap {
+        /// Whose segment.
+        number: u32,
+        /// Where the segment begins.
+        from: u64,
+        /// Where it should.
+        end: u64,
+    },
+}
+
+/// What leads from the base to a checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// Packs in order.
+    pub packs: Vec<Digest>,
+    /// The conversation in order; what an older one said is not in it.
+    pub segments: Vec<TranscriptSegment>,
+}
+
+impl Chain {
+    /// The chain of `checkpoint` over `base`; `all` are the session's checkpoints.
+    ///
+    /// # Errors
+    /// When a link is missing.
+    pub fn of(checkpoint: &Checkpoint, all: &[Checkpoint], base: &Oid) -> Result<Self, BrokenChain> {
+        let line = line(checkpoint, all);
+        let first = line.last().copied().unwrap_or(checkpoint);
+        if first.taken.commit != *base && first.taken.parent != *base {
+            return Err(BrokenChain::UnknownParent {
+                number: first.number,
+                parent: first.taken.parent.clone(),
+            });
+        }
+        let mut chain = Self::default();
+        let mut end = 0;
+        for checkpoint in line.into_iter().rev() {
+            chain.packs.extend(checkpoint.taken.pack.clone());
+            let Some(segment) = &checkpoint.taken.transcript else {
+                continue;
+            };
+            if segment.from == 0 {
+                chain.segments.clear();
+            } else if segment.from != end {
+                return Err(BrokenChain::Gap {
+                    number: checkpoint.number,
+                    from: segment.from,
+                    end,
+                });
+            }
+            end = segment.to;
+            chain.segments.push(segment.clone());
+        }
+        Ok(chain)
+    }
+
+    /// The place in the conversation after it.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.segments.last().map_or(0, |segment| segment.to)
+    }
+}
+
+/// `from` and what it follows, newest first.
+fn line<'a>(from: &'a Checkpoint, all: &'a [Checkpoint]) -> Vec<&'a Checkpoint> {
+    let mut line = vec![from];
+    let mut at = from;
+    // Numbers fall from one to the next, so this ends. Two that are one commit, because
+    // nothing had changed, are told apart by them as well.
+    while let Some(parent) = all
+        .iter()
+        .filter(|other| other.number < at.number && other.taken.commit == at.taken.parent)
+        .max_by_key(|other| other.number)
+    {
+        line.push(parent);
+        at = parent;
+    }
+    line
+}

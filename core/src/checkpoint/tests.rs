@@ -1,0 +1,151 @@
+use super::*;
+
+fn oid(number: u32) -> Oid {
+    format!("{number:040x}").parse().unwrap()
+}
+
+const BASE: u32 = 0xba5e;
+
+fn segment(from: u64, to: u64) -> Option<TranscriptSegment> {
+    let blob = Digest::of(format!("{from}-{to}").as_bytes());
+    Some(TranscriptSegment { blob, from, to })
+}
+
+/// Checkpoint `number`, whose commit has its number, after `parent`.
+fn checkpoint(number: u32, parent: u32, transcript: Option<TranscriptSegment>) -> Checkpoint {
+    Checkpoint {
+        session: SessionId::from_random(1),
+        number,
+        attempt: 1,
+        adapter: "adapter".parse().unwrap(),
+        agent: "a".to_owned(),
+        position: transcript.as_ref().map_or(0, |segment| segment.to),
+        taken: TakenCheckpoint {
+            commit: oid(number),
+            parent: oid(parent),
+            tree: oid(number),
+            reason: CheckpointReason::FilesChanged,
+            note: String::new(),
+            files_changed: 1,
+            pack: Some(pack(number)),
+            transcript,
+        },
+        calls: 0,
+        safety: Safety::Unknown,
+        taken_at: Timestamp::from_millis(1),
+        stored_at: Timestamp::from_millis(1),
+    }
+}
+
+fn pack(number: u32) -> Digest {
+    Digest::of(&number.to_be_bytes())
+}
+
+/// Nothing differs from the base yet: the checkpoint is the base itself.
+fn baseline(number: u32) -> Checkpoint {
+    let mut first = checkpoint(number, BASE, None);
+    first.taken.commit = oid(BASE);
+    first.taken.pack = None;
+    first.taken.reason = CheckpointReason::Baseline;
+    first
+}
+
+fn with(mut checkpoint: Checkpoint, reason: CheckpointReason, safety: Safety) -> Checkpoint {
+    checkpoint.taken.reason = reason;
+    checkpoint.safety = safety;
+    checkpoint
+}
+
+#[test]
+fn a_chain_leads_from_the_base_through_every_parent() {
+    let all = [
+        baseline(1),
+        checkpoint(2, BASE, segment(0, 3)),
+        checkpoint(3, 2, None),
+        checkpoint(4, 2, segment(3, 5)),
+        checkpoint(5, 4, segment(5, 9)),
+    ];
+    let chain = |n: usize| Chain::of(&all[n - 1], &all, &oid(BASE)).unwrap();
+    assert_eq!(chain(1), Chain::default());
+    assert_eq!(chain(3).packs, [pack(2), pack(3)]);
+    assert_eq!(
+        (chain(3).position(), chain(4).position(), chain(5).position()),
+        (3, 5, 9)
+    );
+    assert_eq!(chain(5).packs, [pack(2), pack(4), pack(5)], "3 is on another line");
+    assert_eq!(chain(5).segments.len(), 3);
+}
+
+#[test]
+fn a_new_conversation_leaves_the_old_one_out() {
+    let all = [
+        checkpoint(1, BASE, segment(0, 3)),
+        checkpoint(2, 1, segment(3, 4)),
+        checkpoint(3, 2, segment(0, 2)),
+        checkpoint(4, 3, segment(2, 6)),
+    ];
+    let chain = Chain::of(&all[3], &all, &oid(BASE)).unwrap();
+    assert_eq!(chain.packs.len(), 4, "the files still need every pack");
+    assert_eq!(chain.segments, [segment(0, 2).unwrap(), segment(2, 6).unwrap()]);
+}
+
+#[test]
+fn a_missing_link_is_named() {
+    let all = [
+        checkpoint(1, BASE, segment(0, 3)),
+        checkpoint(2, 77, None),
+        checkpoint(3, 1, segment(4, 5)),
+    ];
+    assert_eq!(
+        Chain::of(&all[1], &all, &oid(BASE)),
+        Err(BrokenChain::UnknownParent {
+            number: 2,
+            parent: oid(77)
+        })
+    );
+    let gap = BrokenChain::Gap {
+        number: 3,
+        from: 4,
+        end: 3,
+    };
+    assert_eq!(Chain::of(&all[2], &all, &oid(BASE)), Err(gap));
+}
+
+#[test]
+fn one_goes_on_from_what_one_stands_on() {
+    use CheckpointReason::{BeforeRetry, FilesChanged, Final};
+    let all = [
+        with(checkpoint(1, BASE, None), FilesChanged, Safety::Safe),
+        with(checkpoint(2, 1, None), FilesChanged, Safety::Unknown),
+        with(checkpoint(3, 2, None), Final, Safety::Unsafe),
+        with(checkpoint(4, 1, None), FilesChanged, Safety::Unknown),
+        with(checkpoint(5, 4, None), BeforeRetry, Safety::Unknown),
+        with(checkpoint(6, BASE, None), FilesChanged, Safety::Unknown),
+    ];
+    let number = |goal: GoOn, head| goal.choose(head, &all).map(|chosen| chosen.number);
+    let cases = [
+        (None, [None, None, None]),
+        (Some(99), [None, None, None]),
+        (Some(3), [Some(3), Some(3), Some(1)]),
+        // What is on another line is newer, and was given up.
+        (Some(2), [Some(2), Some(2), Some(1)]),
+        (Some(5), [Some(5), Some(4), Some(1)]),
+        (Some(6), [Some(6), Some(6), None]),
+    ];
+    for (head, expected) in cases {
+        let found = [GoOn::Newest, GoOn::Settled, GoOn::Safe].map(|goal| number(goal, head));
+        assert_eq!(found, expected, "{head:?}");
+    }
+}
+
+#[test]
+fn words_are_read_as_they_are_written() {
+    for reason in CheckpointReason::ALL {
+        assert_eq!(reason.as_str().parse(), Ok(reason));
+    }
+    for safety in Safety::ALL {
+        assert_eq!(safety.to_string().parse(), Ok(safety));
+    }
+    assert!("baseline\n".parse::<CheckpointReason>().is_err());
+    assert!("Safe".parse::<Safety>().is_err());
+}

@@ -1,0 +1,259 @@
+//! Checkpoints, and what an attempt needs to go on from one.
+
+use kage_core::checkpoint::{CheckpointReason, MAX_NOTE, Resume, TakenCheckpoint, TranscriptSegment};
+
+use super::{InvalidField, enumerated, parse, parse_optional, unspecified};
+use crate::v1;
+
+impl From<CheckpointReason> for v1::CheckpointReason {
+    fn from(reason: CheckpointReason) -> Self {
+        match reason {
+            CheckpointReason::Baseline => Self::Baseline,
+            CheckpointReason::FilesChanged => Self::FilesChanged,
+            CheckpointReason::BeforeRetry => Self::BeforeRetry,
+            CheckpointReason::Requested => Self::Requested,
+            CheckpointReason::BeforeRestore => Self::BeforeRestore,
+            CheckpointReason::Final => Self::Final,
+        }
+    }
+}
+
+/// The reason of this number on the wire.
+///
+/// # Errors
+/// When there is none; `field` names where the number was.
+pub fn checkpoint_reason(field: &str, number: i32) -> Result<CheckpointReason, InvalidField> {
+    Ok(match enumerated(field, number)? {
+        v1::CheckpointReason::Unspecified => return Err(unspecified(field)),
+        v1::CheckpointReason::Baseline => CheckpointReason::Baseline,
+        v1::CheckpointReason::FilesChanged => CheckpointReason::FilesChanged,
+        v1::CheckpointReason::BeforeRetry => CheckpointReason::BeforeRetry,
+        v1::CheckpointReason::Requested => CheckpointReason::Requested,
+        v1::CheckpointReason::BeforeRestore => CheckpointReason::BeforeRestore,
+        v1::CheckpointReason::Final => CheckpointReason::Final,
+    })
+}
+
+/// A note that a person wrote, if it is not too long.
+///
+/// # Errors
+/// When it is; `field` names where it was.
+pub fn note(field: &str, text: String) -> Result<String, InvalidField> {
+    if text.len() > MAX_NOTE {
+        return Err(InvalidField::new(
+            field,
+            format_args!("has {} bytes; at most {MAX_NOTE} are taken", text.len()),
+        ));
+    }
+    Ok(text)
+}
+
+impl From<TranscriptSegment> for v1::TranscriptSegment {
+    fn from(segment: TranscriptSegment) -> Self {
+        Self {
+            blob: segment.blob.into(),
+            from: segment.from,
+            to: segment.to,
+        }
+    }
+}
+
+impl TryFrom<v1::TranscriptSegment> for TranscriptSegment {
+    type Error = InvalidField;
+
+    fn try_from(segment: v1::TranscriptSegment) -> Result<Self, InvalidField> {
+        if segment.from > segment.to {
+            return Err(InvalidField::new("from", "is larger than to"));
+        }
+        Ok(Self {
+            blob: parse("blob", &segment.blob)?,
+            from: segment.from,
+            to: segment.to,
+        })
+    }
+}
+
+impl From<TakenCheckpoint> for v1::CheckpointTaken {
+    fn from(taken: TakenCheckpoint) -> Self {
+        Self {
+            commit: taken.commit.into(),
+            parent: taken.parent.into(),
+            tree: taken.tree.into(),
+            reason: v1::CheckpointReason::from(taken.reason).into(),
+            note: taken.note,
+            files_changed: taken.files_changed,
+            pack: taken.pack.map(Into::into).unwrap_or_default(),
+            transcript: taken.transcript.map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<v1::CheckpointTaken> for TakenCheckpoint {
+    type Error = InvalidField;
+
+    fn try_from(taken: v1::CheckpointTaken) -> Result<Self, InvalidField> {
+        let pack = parse_optional("pack", &taken.pack)?;
+        if pack.is_none() && taken.commit != taken.parent {
+            return Err(InvalidField::new("pack", "is missing"));
+        }
+        Ok(Self {
+            commit: parse("commit", &taken.commit)?,
+            parent: parse("parent", &taken.parent)?,
+            tree: parse("tree", &taken.tree)?,
+            reason: checkpoint_reason("reason", taken.reason)?,
+            note: note("note", taken.note)?,
+            files_changed: taken.files_changed,
+            pack,
+            transcript: taken
+                .transcript
+                .map(TranscriptSegment::try_from)
+                .transpose()
+                .map_err(|e| e.within("transcript"))?,
+        })
+    }
+}
+
+impl From<Resume> for v1::Resume {
+    fn from(resume: Resume) -> Self {
+        Self {
+            commit: resume.commit.into(),
+            tree: resume.tree.into(),
+            number: resume.number,
+            packs: resume.packs.into_iter().map(Into::into).collect(),
+            segments: resume.segments.into_iter().map(Into::into).collect(),
+            position: resume.position,
+            repeated_calls: resume.repeated_calls,
+            note: resume.note,
+        }
+    }
+}
+
+impl TryFrom<v1::Resume> for Resume {
+    type Error = InvalidField;
+
+    fn try_from(resume: v1::Resume) -> Result<Self, InvalidField> {
+        let pack = |(i, pack): (usize, &String)| parse(&format!("packs[{i}]"), pack);
+        let segment = |(i, segment): (usize, v1::TranscriptSegment)| {
+            TranscriptSegment::try_from(segment).map_err(|e| e.within(format_args!("segments[{i}]")))
+        };
+        let segments: Vec<TranscriptSegment> = resume
+            .segments
+            .into_iter()
+            .enumerate()
+            .map(segment)
+            .collect::<Result<_, _>>()?;
+        let mut end = 0;
+        for (i, segment) in segments.iter().enumerate() {
+            if segment.from != end {
+                return Err(InvalidField::new(format!("segments[{i}].from"), "leaves a gap"));
+            }
+            end = segment.to;
+        }
+        if end != resume.position {
+            return Err(InvalidField::new("position", "is not the end of the segments"));
+        }
+        Ok(Self {
+            commit: parse("commit", &resume.commit)?,
+            tree: parse("tree", &resume.tree)?,
+            number: resume.number,
+            packs: resume.packs.iter().enumerate().map(pack).collect::<Result<_, _>>()?,
+            segments,
+            position: resume.position,
+            repeated_calls: resume.repeated_calls,
+            note: resume.note,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kage_core::id::{Digest, Oid};
+
+    use super::*;
+
+    fn oid(digit: &str) -> Oid {
+        digit.repeat(40).parse().unwrap()
+    }
+
+    fn segment(from: u64, to: u64) -> TranscriptSegment {
+        TranscriptSegment {
+            blob: Digest::of(b"said"),
+            from,
+            to,
+        }
+    }
+
+    #[test]
+    fn what_is_taken_survives_the_wire() {
+        for reason in CheckpointReason::ALL {
+            let taken = TakenCheckpoint {
+                commit: oid("a"),
+                parent: oid("b"),
+                tree: oid("c"),
+                reason,
+                note: "$(rm -rf /)\n".into(),
+                files_changed: 3,
+                pack: Some(Digest::of(b"pack")),
+                transcript: Some(segment(2, 5)),
+            };
+            assert_eq!(
+                TakenCheckpoint::try_from(v1::CheckpointTaken::from(taken.clone())),
+                Ok(taken)
+            );
+        }
+    }
+
+    #[test]
+    fn wrong_checkpoints_are_named() {
+        let right = v1::CheckpointTaken {
+            commit: "a".repeat(40),
+            parent: "b".repeat(40),
+            tree: "c".repeat(40),
+            reason: v1::CheckpointReason::Final.into(),
+            pack: Digest::of(b"pack").into(),
+            ..Default::default()
+        };
+        type Change = fn(&mut v1::CheckpointTaken);
+        let wrong: [(&str, Change); 6] = [
+            ("commit", |taken| taken.commit.truncate(12)),
+            ("tree", |taken| taken.tree.clear()),
+            ("reason", |taken| taken.reason = 0),
+            ("note", |taken| taken.note = "x".repeat(MAX_NOTE + 1)),
+            ("pack", |taken| taken.pack.clear()),
+            ("transcript.from", |taken| {
+                taken.transcript = Some(v1::TranscriptSegment {
+                    blob: Digest::of(b"said").into(),
+                    from: 2,
+                    to: 1,
+                });
+            }),
+        ];
+        for (field, change) in wrong {
+            let mut taken = right.clone();
+            change(&mut taken);
+            assert_eq!(TakenCheckpoint::try_from(taken).unwrap_err().field, field);
+        }
+        assert!(TakenCheckpoint::try_from(right).is_ok());
+    }
+
+    #[test]
+    fn a_conversation_without_gaps_survives_the_wire() {
+        let resume = Resume {
+            commit: oid("a"),
+            tree: oid("b"),
+            number: 4,
+            packs: vec![Digest::of(b"one"), Digest::of(b"two")],
+            segments: vec![segment(0, 2), segment(2, 7)],
+            position: 7,
+            repeated_calls: 1,
+            note: "verify failed".into(),
+        };
+        assert_eq!(Resume::try_from(v1::Resume::from(resume.clone())), Ok(resume.clone()));
+        let mut gap = v1::Resume::from(resume.clone());
+        gap.segments.remove(0);
+        assert_eq!(Resume::try_from(gap).unwrap_err().field, "segments[0].from");
+        let mut short = v1::Resume::from(resume);
+        short.position = 6;
+        assert_eq!(Resume::try_from(short).unwrap_err().field, "position");
+    }
+}
