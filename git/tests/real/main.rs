@@ -3,9 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
+mod faults;
 mod sandbox;
 
 mod checkpoints;
+mod crashes;
 mod hostile;
 mod http;
 mod landings;

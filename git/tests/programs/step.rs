@@ -1,0 +1,106 @@
+//! One operation of this crate as a process of its own, for tests that kill it in the
+//! middle, let its system calls fail, or give it an environment that nobody should trust.
+//!
+//! ```text
+//! kage-git-step checkpoint MIRROR WORKTREE BASE
+//! kage-git-step restore    MIRROR WORKTREE BASE TARGET
+//! kage-git-step session    REPOSITORY FOLDER
+//! ```
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use kage_core::id::Oid;
+use kage_git::landing::{Strategy, plan_apply, plan_merge};
+use kage_git::restore::{Foreign, RestoreOptions};
+use kage_git::snapshot::{Snapshot, SnapshotOptions};
+use kage_git::{Auth, Mirror, UserRepo, Worktree};
+
+fn main() -> ExitCode {
+    // The runtime panics when a fault hits its own system calls, and would wait for ever.
+    std::panic::set_hook(Box::new(|_| std::process::abort()));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(_) => return ExitCode::FAILURE,
+    };
+    let done = runtime.block_on(async {
+        match arguments.as_slice() {
+            ["checkpoint", mirror, worktree, base] => checkpoint(mirror, worktree, &base.parse()?).await,
+            ["restore", mirror, worktree, base, target] => {
+                restore(mirror, worktree, &base.parse()?, &target.parse()?).await
+            }
+            ["session", repository, folder] => session(Path::new(repository), Path::new(folder)).await,
+            _ => Err("unknown arguments".into()),
+        }
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut cause: Option<&dyn Error> = Some(error.as_ref());
+            while let Some(error) = cause {
+                eprintln!("{error}");
+                cause = error.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn checkpoint(mirror: &str, worktree: &str, base: &Oid) -> Result<(), Box<dyn Error>> {
+    let mirror = Mirror::open_or_init(mirror).await?;
+    let worktree = Worktree::open(&mirror, worktree, base).await?;
+    worktree.checkpoint(base, "one step").await?;
+    Ok(())
+}
+
+/// The longest way: changes that no checkpoint has are saved, new ignored files moved aside.
+async fn restore(mirror: &str, worktree: &str, base: &Oid, target: &Oid) -> Result<(), Box<dyn Error>> {
+    let mirror = Mirror::open_or_init(mirror).await?;
+    let worktree = Worktree::open(&mirror, worktree, base).await?;
+    let options = RestoreOptions {
+        foreign: Foreign::Save,
+        complete: true,
+        ..RestoreOptions::default()
+    };
+    worktree.restore(target, &options).await?;
+    Ok(())
+}
+
+/// A whole session from a person's repository and back into it, with every kind of
+/// operation on the way.
+async fn session(repository: &Path, folder: &Path) -> Result<(), Box<dyn Error>> {
+    let repository = UserRepo::discover(repository).await?;
+    let snapshot = Snapshot::take(&repository, &SnapshotOptions::default()).await?;
+    let mirror = Mirror::open_or_init(folder.join("m.git")).await?;
+    let url = format!("file://{}", mirror.path().display());
+    snapshot.push(&url, &Auth::None).await?;
+    let other = Mirror::open_or_init(folder.join("other.git")).await?;
+    let spec = format!("refs/kage/bases/{0}:refs/kage/bases/{0}", snapshot.base);
+    other.fetch(&url, &Auth::None, &[&spec]).await?;
+    let worktree = Worktree::create(&other, folder.join("w"), &snapshot.base).await?;
+    let first = worktree.checkpoint(&snapshot.base, "first").await?;
+    fs::write(worktree.path().join("new"), "n\n")?;
+    worktree.changes().await?;
+    worktree.checkpoint(&first.commit, "second").await?;
+    worktree.restore(&first.commit, &RestoreOptions::default()).await?;
+    fs::write(worktree.path().join("new"), "n\n")?;
+    let result = worktree.commit_result("result\n").await?.ok_or("no result")?.commit;
+    worktree.restore_paths(&snapshot.base, &["none".to_owned()]).await?;
+    let pack = other.thin_pack(&result, std::slice::from_ref(&snapshot.base)).await?;
+    mirror.ingest_pack(pack.reopen()?, &result).await?;
+    plan_apply(&repository, &mirror, &snapshot.base, &result)
+        .await?
+        .execute()
+        .await?;
+    fs::remove_file(repository.root().join("new"))?;
+    plan_merge(&repository, &mirror, &result, Strategy::Theirs, "merge\n")
+        .await?
+        .execute()
+        .await?;
+    Worktree::remove(&other, worktree.path()).await?;
+    Ok(())
+}
