@@ -1,6 +1,7 @@
 //! Path patterns as people write them for `--protect` and `--include`. A pattern without a
 //! slash matches a name at any depth, one with a slash matches from the top; a pattern that
-//! matches a folder matches everything in it. `*` stays within a name, `**` does not.
+//! matches a folder matches everything in it; `.` and `/` are the top folder itself. `*`
+//! stays within a name, `**` does not.
 //! What restores protected paths and what judges their risk must agree, so both ask here.
 
 use std::path::Path;
@@ -29,13 +30,15 @@ impl Patterns {
     /// Names the first that is malformed.
     pub fn new(patterns: &[String]) -> Result<Self, InvalidPattern> {
         let mut set = GlobSetBuilder::new();
-        for pattern in patterns {
+        // An empty text, as of a variable that is not set, names nothing.
+        for pattern in patterns.iter().filter(|pattern| !pattern.is_empty()) {
             let wrong = |source| InvalidPattern {
                 pattern: pattern.clone(),
                 source,
             };
             let trimmed = pattern.strip_prefix("./").unwrap_or(pattern).trim_end_matches('/');
             let full = match trimmed.strip_prefix('/') {
+                None if matches!(trimmed, "" | ".") => "**".to_owned(),
                 Some(from_top) => from_top.to_owned(),
                 None if trimmed.contains('/') => trimmed.to_owned(),
                 None => format!("**/{trimmed}"),
@@ -76,6 +79,10 @@ mod tests {
             ("/tests", "deep/tests/a.rs", false),
             ("./a/b", "a/b", true),
             ("test", "tests/a.rs", false),
+            (".", "a", true),
+            ("./", "deep/tests/a.rs", true),
+            ("/", "deep/a", true),
+            ("", "a", false),
         ] {
             let patterns = Patterns::new(&[pattern.to_owned()]).unwrap();
             assert_eq!(patterns.matches(Path::new(path)), expected, "{pattern} on {path}");
