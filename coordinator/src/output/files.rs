@@ -20,7 +20,8 @@ struct Stream {
     kind: OutputStream,
     file: Option<File>,
     length: u64,
-    dirty: bool,
+    /// What of `length` is durable.
+    synced: u64,
 }
 
 impl Files {
@@ -41,7 +42,7 @@ impl Files {
                 kind,
                 file,
                 length,
-                dirty: false,
+                synced: length,
             })
         };
         let [a, b, c] = OutputStream::ALL;
@@ -62,7 +63,23 @@ impl Files {
         self.streams.iter().find(|s| s.kind == kind).map_or(0, |s| s.length)
     }
 
+    /// Appends and syncs all of it, or leaves the files as they were: what a disk said no to
+    /// may read back well once, and a later sync would not tell.
     pub(super) fn write(&mut self, chunks: &[Chunk]) -> io::Result<()> {
+        let written = self.append(chunks).and_then(|()| self.sync());
+        if written.is_err() {
+            for stream in &self.streams {
+                if let Some(file) = &stream.file
+                    && let Err(error) = file.set_len(stream.synced)
+                {
+                    tracing::error!(folder = %self.folder.display(), %error, "cannot take back unsynced output");
+                }
+            }
+        }
+        written
+    }
+
+    fn append(&mut self, chunks: &[Chunk]) -> io::Result<()> {
         for chunk in chunks {
             let folder = self.folder.clone();
             let stream = self.stream(chunk.stream);
@@ -80,12 +97,17 @@ impl Files {
             };
             file.write_all(fresh)?;
             stream.length += fresh.len() as u64;
-            stream.dirty = true;
         }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
         for stream in &mut self.streams {
-            if let (true, Some(file)) = (stream.dirty, &stream.file) {
+            if let Some(file) = &stream.file
+                && stream.synced < stream.length
+            {
                 file.sync_data()?;
-                stream.dirty = false;
+                stream.synced = stream.length;
             }
         }
         Ok(())
@@ -104,4 +126,35 @@ fn create(folder: &Path, kind: OutputStream) -> io::Result<File> {
         File::open(parent)?.sync_all()?;
     }
     Ok(file)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn bytes_of_a_batch_that_failed_do_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let chunk = |stream, offset, data| Chunk {
+            stream,
+            offset,
+            data: Bytes::from_static(data),
+        };
+        let mut files = Files::open(dir.path().to_owned()).unwrap();
+        files.write(&[chunk(OutputStream::Stdout, 0, b"kept")]).unwrap();
+        // The first stream is written, the second is not, so neither is synced.
+        std::os::unix::fs::symlink("/dev/full", dir.path().join("stderr")).unwrap();
+        let batch = [
+            chunk(OutputStream::Stdout, 4, b" and lost"),
+            chunk(OutputStream::Stderr, 0, b"x"),
+        ];
+        assert!(files.write(&batch).is_err());
+        drop(files);
+        std::fs::remove_file(dir.path().join("stderr")).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("stdout")).unwrap(), b"kept");
+        let files = Files::open(dir.path().to_owned()).unwrap();
+        assert_eq!(files.length(OutputStream::Stdout), 4);
+    }
 }
