@@ -5,6 +5,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::ports::Random;
 
@@ -41,15 +42,16 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
     move |source| DataDirError::Io { path, source }
 }
 
-/// A locked data directory. The lock lasts as long as this value.
+/// A locked data directory. The lock lasts as long as this value and what it announced.
 #[derive(Debug)]
 pub(crate) struct DataDir {
     root: PathBuf,
-    _lock: File,
+    lock: Arc<File>,
 }
 
 impl DataDir {
-    /// Makes and locks the directory.
+    /// Makes and locks the directory. A new one only its owner can enter: it holds sources,
+    /// prompts and what programs wrote.
     pub(crate) fn open(root: &Path) -> Result<Self, DataDirError> {
         for path in [
             root.to_owned(),
@@ -57,7 +59,7 @@ impl DataDir {
             root.join("blobs"),
             root.join("output"),
         ] {
-            std::fs::create_dir_all(&path).map_err(failed(&path))?;
+            make_private(&path).map_err(failed(&path))?;
         }
         let path = root.join("lock");
         let lock = File::options()
@@ -69,7 +71,7 @@ impl DataDir {
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 root: root.to_owned(),
-                _lock: lock,
+                lock: Arc::new(lock),
             }),
             Err(TryLockError::WouldBlock) => Err(DataDirError::Locked { path: root.to_owned() }),
             Err(TryLockError::Error(source)) => Err(DataDirError::Io { path, source }),
@@ -115,7 +117,10 @@ impl DataDir {
             });
         }
         self.write_private("endpoint", &format!("{scheme}://{address}\n"))?;
-        Ok(Announced(self.root.join("endpoint")))
+        Ok(Announced {
+            path: self.root.join("endpoint"),
+            _lock: Arc::clone(&self.lock),
+        })
     }
 
     /// Where certificates and keys are.
@@ -152,7 +157,10 @@ fn write_private(folder: &Path, name: &str, content: &str) -> Result<(), DataDir
     file.write_all(content.as_bytes()).map_err(failed(&path))?;
     file.as_file().sync_all().map_err(failed(&path))?;
     file.persist(&path).map_err(|error| failed(&path)(error.error))?;
-    Ok(())
+    // The name has to survive a power failure as the content does: others hold on to both.
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed(&path))
 }
 
 /// The folder of certificates and keys; only its owner reads what is in it.
@@ -162,7 +170,7 @@ pub(crate) struct TlsDir(PathBuf);
 impl TlsDir {
     pub(crate) fn open(root: &Path) -> Result<Self, DataDirError> {
         let path = root.join("tls");
-        std::fs::create_dir_all(&path).map_err(failed(&path))?;
+        make_private(&path).map_err(failed(&path))?;
         Ok(Self(path))
     }
 
@@ -187,14 +195,30 @@ impl TlsDir {
 
 /// The endpoint file; dropping this removes it.
 #[derive(Debug)]
-pub(crate) struct Announced(PathBuf);
+pub(crate) struct Announced {
+    path: PathBuf,
+    /// Nobody else may have announced meanwhile: their file would be removed.
+    _lock: Arc<File>,
+}
 
 impl Drop for Announced {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "cannot remove the endpoint file");
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the endpoint file");
         }
     }
+}
+
+/// Makes a folder, and those above it, with mode 0700. One that is there keeps its mode.
+#[cfg(unix)]
+fn make_private(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+#[cfg(not(unix))]
+fn make_private(path: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(path)
 }
 
 #[cfg(unix)]
@@ -211,7 +235,6 @@ fn is_private(_path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
-    use std::sync::Arc;
 
     use super::*;
 
@@ -227,6 +250,23 @@ mod tests {
         assert!(matches!(DataDir::open(dir.path()), Err(DataDirError::Locked { .. })));
         drop(first);
         DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_new_directory_is_its_owners_and_an_old_one_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let fresh = dir.path().join("state/coordinator");
+        let data = DataDir::open(&fresh).unwrap();
+        let tls = data.tls().unwrap();
+        for path in [fresh.as_path(), &data.blobs(), &data.output(), tls.path()] {
+            assert_eq!(mode(path), 0o700, "{}", path.display());
+        }
+        let shared = dir.path().join("shared");
+        std::fs::create_dir(&shared).unwrap();
+        std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o750)).unwrap();
+        DataDir::open(&shared).unwrap();
+        assert_eq!(mode(&shared), 0o750);
     }
 
     #[test]
@@ -253,6 +293,12 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "http://127.0.0.1:7700");
         drop(announced);
         assert!(!path.exists());
+        // As long as the file is there nobody else begins, who would announce another one.
+        let announced = data.announce("http", SocketAddr::from(([127, 0, 0, 1], 7700))).unwrap();
+        drop(data);
+        assert!(matches!(DataDir::open(dir.path()), Err(DataDirError::Locked { .. })));
+        drop(announced);
+        let data = DataDir::open(dir.path()).unwrap();
         let announced = data.announce("https", SocketAddr::from(([0, 0, 0, 0], 7700))).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "https://127.0.0.1:7700");
         drop(announced);
