@@ -116,12 +116,14 @@ impl Authority {
     /// Reads what is stored, and makes what is missing or near its end. Blocks on the disk.
     pub(crate) fn open(files: TlsDir, names: Vec<String>, now: Timestamp) -> Result<Self, AuthorityError> {
         let read = |name: &str| files.read(name).map_err(AuthorityError::Files);
+        let stored = |name: &str| stored(files.path().join(name));
         let (ca_pem, key) = match (read(CA)?, read(CA_KEY)?) {
             (Some(certificate), Some(key)) => (certificate, key),
+            // A new CA would shut out every agent that trusts this one.
+            (Some(_), None) => return Err(stored(CA_KEY)("the key of ca.pem is missing".into())),
             // A key without its certificate is what a crash in between left.
-            (None, _) | (_, None) => make_ca(&files, now)?,
+            (None, _) => make_ca(&files, now)?,
         };
-        let stored = |name: &str| stored(files.path().join(name));
         let key = KeyPair::from_pem(&key).map_err(|error| stored(CA_KEY)(Box::new(error)))?;
         let digest = Digest::of(&key.subject_public_key_info());
         let issuer = Issuer::from_ca_cert_pem(&ca_pem, key).map_err(|error| stored(CA)(Box::new(error)))?;
@@ -233,7 +235,11 @@ pub(crate) fn names(listen: SocketAddr, public: &[String]) -> Vec<String> {
         names.push(address.to_string());
     }
     names.push(rustix::system::uname().nodename().to_string_lossy().into_owned());
-    names.extend(public.iter().cloned());
+    // An address in the one form that a certificate gives back.
+    names.extend(public.iter().map(|name| match name.parse::<IpAddr>() {
+        Ok(address) => address.to_string(),
+        Err(_) => name.clone(),
+    }));
     names.retain(|name| !name.is_empty());
     names.sort();
     names.dedup();
@@ -412,6 +418,26 @@ mod tests {
         std::fs::copy(other.path().join("tls").join(CA), one.path().join("tls").join(CA)).unwrap();
         let opened = Authority::open(TlsDir::open(one.path()).unwrap(), vec!["a".to_owned()], NOW);
         assert!(matches!(opened.err(), Some(AuthorityError::Stored { .. })));
+    }
+
+    #[test]
+    fn an_address_has_one_form_among_the_names() {
+        let listen = SocketAddr::from(([10, 0, 0, 1], 7443));
+        let names = names(listen, &["2001:DB8:0::1".to_owned(), "kage.example".to_owned()]);
+        assert!(names.contains(&"2001:db8::1".to_owned()) && names.contains(&"kage.example".to_owned()));
+        assert!(!names.contains(&"2001:DB8:0::1".to_owned()));
+    }
+
+    #[test]
+    fn a_ca_whose_key_is_gone_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path(), &["a"], NOW);
+        let tls = dir.path().join("tls");
+        let before = std::fs::read(tls.join(CA)).unwrap();
+        std::fs::remove_file(tls.join(CA_KEY)).unwrap();
+        let opened = Authority::open(TlsDir::open(dir.path()).unwrap(), vec!["a".to_owned()], NOW);
+        assert!(matches!(opened.err(), Some(AuthorityError::Stored { .. })));
+        assert_eq!(std::fs::read(tls.join(CA)).unwrap(), before);
     }
 
     #[test]
