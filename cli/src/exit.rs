@@ -166,9 +166,9 @@ const fn classify_api(error: &ApiError) -> (Exit, Option<&'static str>) {
 const fn classify_access(error: &AccessError) -> (Exit, Option<&'static str>) {
     match error {
         AccessError::NoTokenFile | AccessError::NoCaFile | AccessError::Read { .. } => (Exit::Usage, None),
-        AccessError::Connect(ConnectError::Address { .. } | ConnectError::Token | ConnectError::Tls { .. }) => {
-            (Exit::Usage, None)
-        }
+        AccessError::Connect(
+            ConnectError::Address { .. } | ConnectError::Plain { .. } | ConnectError::Token | ConnectError::Tls { .. },
+        ) => (Exit::Usage, None),
         AccessError::Connect(ConnectError::Unreachable { .. })
         | AccessError::NotRunning
         | AccessError::Spawn(_)

@@ -5,6 +5,7 @@
 //! Whoever sends bulk data uses a second [`Client`], so that control messages never
 //! wait behind it.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,6 +45,12 @@ pub enum ConnectError {
         /// Why not.
         #[source]
         source: tonic::transport::Error,
+    },
+    /// The token would be there for everybody on the way to read.
+    #[error("a token goes to another machine over https only; {url:?} is neither https nor on this machine")]
+    Plain {
+        /// What was given.
+        url: String,
     },
     /// The token has bytes that no header may have.
     #[error("the token is not printable text")]
@@ -311,6 +318,9 @@ fn endpoint(url: &str, credentials: &Credentials) -> Result<Endpoint, ConnectErr
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
     if endpoint.uri().scheme_str() != Some("https") {
+        if credentials.token.is_some() && !is_loopback(endpoint.uri().host().unwrap_or_default()) {
+            return Err(ConnectError::Plain { url: url.to_owned() });
+        }
         return Ok(endpoint);
     }
     let mut tls = ClientTlsConfig::new();
@@ -325,4 +335,42 @@ fn endpoint(url: &str, credentials: &Credentials) -> Result<Endpoint, ConnectErr
         url: url.to_owned(),
         source,
     })
+}
+
+/// True for an address or name that never leaves this machine.
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_leaves_the_machine_over_https_only() {
+        let token = Credentials::bearer("secret");
+        for url in [
+            "http://127.0.0.1:7443",
+            "http://127.1.2.3",
+            "http://localhost:1",
+            "http://LOCALHOST:1",
+            "http://[::1]:1",
+            "https://elsewhere:7443",
+        ] {
+            assert!(endpoint(url, &token).is_ok(), "{url}");
+        }
+        for url in [
+            "http://elsewhere:7443",
+            "http://10.0.0.1",
+            "http://0.0.0.0:1",
+            "http://[2001:db8::1]:1",
+            "http://localhost.example:1",
+            "elsewhere:7443",
+        ] {
+            let refused = endpoint(url, &token);
+            assert!(matches!(refused, Err(ConnectError::Plain { .. })), "{url}");
+        }
+        assert!(endpoint("http://elsewhere:7443", &Credentials::default()).is_ok());
+    }
 }
