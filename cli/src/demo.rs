@@ -41,6 +41,9 @@ pub(crate) async fn show(invocation: &Invocation, root: &Path) -> anyhow::Result
     let env = [
         ("ANTHROPIC_BASE_URL", model_url.as_str()),
         ("ANTHROPIC_API_KEY", "sk-ant-scripted-demo"),
+        // The scripted model is on this machine, where no proxy of the environment finds it.
+        ("NO_PROXY", "127.0.0.1"),
+        ("no_proxy", "127.0.0.1"),
     ];
     let (fleet, access) = fleet::Fleet::start(&state, &AGENTS, &adapters, &env).await?;
     let invocation = Invocation {
