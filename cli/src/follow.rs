@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use kage_proto::v1;
 use kage_proto::v1::watch_task_response::Item;
 use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::connect::Access;
 use crate::output::{Output, note};
@@ -35,13 +36,14 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task) -> anyhow::Res
     let mut watch = Watch::new(access.client.clone(), request);
     let mut progress = Progress::new();
     let mut last = task;
+    // One listener for all: a Ctrl-C that comes while an item is shown counts as well.
+    let mut interrupts = signal(SignalKind::interrupt())?;
     loop {
         let item = tokio::select! {
             item = watch.next() => item?,
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
+            _ = interrupts.recv() => {
                 progress.finish();
-                if interrupt(access, &last).await? {
+                if interrupt(access, &last, &mut interrupts).await? {
                     return Ok(None);
                 }
                 // A watch step that was cut short begins again at its cursor.
@@ -76,7 +78,7 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task) -> anyhow::Res
 }
 
 /// Asks whether to let the task go on or to stop it. True = let it go on, without us.
-async fn interrupt(access: &Access, task: &v1::Task) -> anyhow::Result<bool> {
+async fn interrupt(access: &Access, task: &v1::Task, interrupts: &mut Signal) -> anyhow::Result<bool> {
     let id = view::short_id(&task.id);
     if std::io::stdin().is_terminal() {
         note("\ninterrupted: [d]etach and let it go on, [s]top it, or anything else to keep watching?");
@@ -87,7 +89,7 @@ async fn interrupt(access: &Access, task: &v1::Task) -> anyhow::Result<bool> {
         let answer = tokio::select! {
             answer = answer => answer??,
             // A second Ctrl-C means it.
-            again = tokio::signal::ctrl_c() => { again?; "s".to_owned() }
+            _ = interrupts.recv() => "s".to_owned(),
         };
         match answer.trim().chars().next().map(|c| c.to_ascii_lowercase()) {
             Some('d') => {

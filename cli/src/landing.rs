@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::exit::Refusal;
 use crate::output::Output;
 use crate::result::FetchedResult;
+use crate::view;
 
 /// What was done, or would be.
 #[derive(Debug, Serialize)]
@@ -87,7 +88,7 @@ pub fn landed(fetched: &FetchedResult, paths: &[PlannedPath], done: bool, merge_
     let verb = if done { "landed" } else { "would land" };
     let mut text = format!("{verb} the result of {}:\n", fetched.session.name);
     for path in paths {
-        text += &format!("  {:<10} {}\n", action(path.landed_as), path.path);
+        text += &format!("  {:<10} {}\n", action(path.landed_as), view::printable(&path.path));
     }
     if let Some(commit) = merge_commit {
         text += &format!("merge commit {commit}\n");
@@ -101,7 +102,7 @@ pub fn refusal(error: LandingError) -> anyhow::Error {
     let list = |what: &str, obstacles: &[Obstacle], hint: &str| {
         let lines: Vec<String> = obstacles
             .iter()
-            .map(|o| format!("  {}: {}", o.path, o.reason))
+            .map(|o| format!("  {}: {}", view::printable(&o.path), o.reason))
             .collect();
         format!("{what}, so nothing was changed:\n{}\n{hint}", lines.join("\n"))
     };

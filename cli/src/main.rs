@@ -25,8 +25,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::report(&error.into()).into(),
     };
-    runtime
+    let exit = runtime
         .block_on(command::dispatch(cli))
-        .unwrap_or_else(|error| exit::report(&error))
-        .into()
+        .unwrap_or_else(|error| exit::report(&error));
+    // A question that nobody answered still reads standard input; nobody waits for that.
+    runtime.shutdown_background();
+    exit.into()
 }

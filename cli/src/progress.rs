@@ -26,6 +26,8 @@ pub enum Progress {
 pub struct Rows {
     area: MultiProgress,
     bars: BTreeMap<String, ProgressBar>,
+    /// How long each had run when it was left.
+    elapsed: BTreeMap<String, Duration>,
     /// Characters that the last column may have.
     room: usize,
 }
@@ -66,12 +68,13 @@ impl Progress {
         }
     }
 
-    /// Leaves the rows as they are.
+    /// Leaves the rows as they are. What is shown afterwards goes into new ones.
     pub fn finish(&mut self) {
         match self {
             Self::Rows(rows) => {
-                for bar in rows.bars.values() {
+                for (name, bar) in std::mem::take(&mut rows.bars) {
                     bar.abandon();
+                    rows.elapsed.insert(name, bar.elapsed());
                 }
             }
             Self::Lines(_) => {}
@@ -140,11 +143,12 @@ impl Rows {
     }
 
     fn bar(&mut self, name: &str) -> ProgressBar {
-        let area = &self.area;
+        let (area, elapsed) = (&self.area, &self.elapsed);
         self.bars
             .entry(name.to_owned())
             .or_insert_with(|| {
-                let bar = area.add(ProgressBar::new_spinner());
+                let elapsed = elapsed.get(name).copied().unwrap_or_default();
+                let bar = area.add(ProgressBar::new_spinner().with_elapsed(elapsed));
                 if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {elapsed:>8}  {msg}") {
                     bar.set_style(style);
                 }
@@ -195,7 +199,7 @@ pub fn describe(body: &Body) -> Option<String> {
                 .files
                 .iter()
                 .take(3)
-                .map(|f| format!("{} +{} -{}", f.path, f.added, f.removed))
+                .map(|f| format!("{} +{} -{}", view::printable(&f.path), f.added, f.removed))
                 .collect();
             let more = changed.files.len().saturating_sub(files.len());
             let tail = if more == 0 {
@@ -222,5 +226,46 @@ pub fn describe(body: &Body) -> Option<String> {
             view::counted(resumed.repeated_calls as usize, "model call")
         )),
         Body::PhaseChanged(_) | Body::UsageRecorded(_) | Body::Finished(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running() -> v1::Task {
+        let session = v1::Session {
+            name: "one".into(),
+            state: v1::SessionState::Running.into(),
+            ..v1::Session::default()
+        };
+        v1::Task {
+            sessions: vec![session],
+            ..v1::Task::default()
+        }
+    }
+
+    #[test]
+    fn rows_go_on_after_they_were_left_for_a_question() {
+        let mut progress = Progress::Rows(Rows::default());
+        progress.task(&running());
+        progress.finish();
+        progress.task(&running());
+        let Progress::Rows(rows) = &progress else {
+            unreachable!("made above");
+        };
+        assert!(rows.bars.values().all(|bar| !bar.is_finished()) && rows.bars.len() == 1);
+    }
+
+    #[test]
+    fn names_of_files_cannot_paint_the_terminal() {
+        let changed = Body::FilesChanged(v1::FilesChanged {
+            files: vec![v1::FileChange {
+                path: "a\u{1b}[2Jb".into(),
+                added: 1,
+                ..v1::FileChange::default()
+            }],
+        });
+        assert_eq!(describe(&changed).as_deref(), Some("changed a\u{fffd}[2Jb +1 -0"));
     }
 }

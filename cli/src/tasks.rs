@@ -68,15 +68,15 @@ pub async fn create(access: &Access, spec: TaskSpec) -> anyhow::Result<v1::Task>
         request_id: request_id(),
         spec: Some(spec.into()),
     };
-    let mut last = access.client.tasks().create_task(request.clone()).await;
-    if last
-        .as_ref()
-        .is_err_and(|status| status.code() == tonic::Code::Unavailable)
-    {
-        last = access.client.tasks().create_task(request).await;
-    }
-    let response = last.map_err(ApiError::from)?.into_inner();
-    response.task.context("the coordinator sent no task")
+    let send = async || {
+        let response = access.client.tasks().create_task(request.clone()).await;
+        response.map_err(ApiError::from)
+    };
+    let response = match send().await {
+        Err(error) if error.is_transient() => send().await?,
+        sent => sent?,
+    };
+    response.into_inner().task.context("the coordinator sent no task")
 }
 
 /// Asks for every session of a task to stop.

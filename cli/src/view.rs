@@ -181,9 +181,7 @@ fn money_json(money: &v1::Money) -> MoneyJson {
 /// All tokens, each counted once.
 #[must_use]
 pub fn tokens(usage: Option<&v1::Usage>) -> u64 {
-    usage.map_or(0, |u| {
-        u.input + u.cache_write_5m + u.cache_write_1h + u.cache_read + u.output
-    })
+    usage.map_or(0, |usage| kage_core::usage::Usage::from(*usage).total())
 }
 
 /// A count in few characters: `950`, `12.3k`, `4.5M`.
@@ -214,10 +212,11 @@ pub fn money(amounts: &[v1::Money]) -> String {
     }
 }
 
-/// Dollars for a table: four places, rounded half up. JSON has the exact amount.
+/// Dollars for a table: four places, rounded half away from zero. JSON has the exact amount.
 fn dollars(pico: i64) -> String {
-    let units = (pico + 50_000_000) / 100_000_000;
-    format!("{}.{:04}", units / 10_000, units % 10_000)
+    let sign = if pico < 0 { "-" } else { "" };
+    let units = pico.unsigned_abs().saturating_add(50_000_000) / 100_000_000;
+    format!("{sign}{}.{:04}", units / 10_000, units % 10_000)
 }
 
 /// A time in few characters.
@@ -250,6 +249,13 @@ pub fn one_line(text: &str, width: usize) -> String {
         return line;
     }
     line.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// A name that somebody else chose, for a terminal: what would move the cursor or change
+/// colours is replaced.
+#[must_use]
+pub fn printable(name: &str) -> String {
+    name.replace(char::is_control, "\u{fffd}")
 }
 
 /// A table as every command prints it.
@@ -417,8 +423,17 @@ mod tests {
         assert_eq!(short_duration(1_250), "1.2 s");
         assert_eq!(short_duration(61_000), "1 m 01 s");
         assert_eq!(dollars(12_345_678_900), "0.0123");
+        assert_eq!(dollars(-1_500_000_000_000), "-1.5000");
+        assert_eq!(dollars(i64::MAX), "9223372.0369");
+        let most = v1::Usage {
+            input: u64::MAX,
+            output: u64::MAX,
+            ..v1::Usage::default()
+        };
+        assert_eq!(tokens(Some(&most)), u64::MAX);
         assert_eq!(one_line("a\u{1b}[31m\nb", 10), "a [31m");
         assert_eq!(one_line("abcdef", 4), "abc…");
+        assert_eq!(printable("a\u{1b}[2J\nb"), "a\u{fffd}[2J\u{fffd}b");
     }
 
     #[test]
