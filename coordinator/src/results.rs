@@ -36,10 +36,11 @@ pub(crate) enum ResultError {
 
 impl ResultError {
     /// True when the same result may be taken later.
-    pub(crate) const fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Blob(_) => true,
-            Self::NoRepository | Self::RepositoryGone | Self::NoPack(_) | Self::Git(_) | Self::Ended => false,
+            Self::Git(error) => error.is_transient(),
+            Self::NoRepository | Self::RepositoryGone | Self::NoPack(_) | Self::Ended => false,
         }
     }
 }
@@ -90,8 +91,14 @@ pub(crate) async fn take_in(
         return Err(ResultError::Ended);
     }
     let expected = before.map_or(Expected::Absent, Expected::At);
-    mirror
-        .update_ref(&reference, &result.commit, &expected)
-        .await
-        .map_err(ResultError::Git)
+    let Err(error) = mirror.update_ref(&reference, &result.commit, &expected).await else {
+        return Ok(());
+    };
+    // An agent that connected anew meanwhile sends the same result again beside this call,
+    // and that one may have been quicker.
+    let now = mirror.resolve(&reference).await.map_err(ResultError::Git)?;
+    if now.as_ref() == Some(&result.commit) {
+        return Ok(());
+    }
+    Err(ResultError::Git(error))
 }

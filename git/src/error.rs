@@ -91,7 +91,34 @@ pub enum GitError {
     },
 }
 
+/// What git and libgit2 print when the machine, not the repository, is at fault.
+const MACHINE: [&str; 6] = [
+    "No space left on device",
+    "Disk quota exceeded",
+    "Cannot allocate memory",
+    "Out of memory",
+    "Resource temporarily unavailable",
+    "Too many open files",
+];
+
 impl GitError {
+    /// True when the machine failed and not what git was given, so that the same operation
+    /// may succeed later: no room, no memory, a program that was killed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        let machine = |text: &str| MACHINE.iter().any(|words| text.contains(words));
+        match self {
+            Self::Spawn { .. } | Self::Io { .. } | Self::Interrupted { .. } => true,
+            Self::Failed { exit, stderr, .. } => exit.starts_with("signal") || machine(stderr),
+            Self::Library { source, .. } => machine(source.message()),
+            Self::TooMuchOutput { .. }
+            | Self::Unexpected { .. }
+            | Self::Pattern { .. }
+            | Self::NotTaken { .. }
+            | Self::UnsafePath { .. } => false,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
@@ -122,5 +149,25 @@ where
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(_) => Err(GitError::Interrupted { action }.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_machine_did_may_pass() {
+        let failed = |exit: &str, stderr: &str| GitError::Failed {
+            operation: "index-pack",
+            exit: exit.to_owned(),
+            stderr: stderr.to_owned(),
+        };
+        let full = failed("exit status: 128", "fatal: write error: No space left on device");
+        assert!(full.is_transient());
+        assert!(failed("signal: 9 (SIGKILL)", "").is_transient());
+        assert!(GitError::io("create", Path::new("x"))(io::Error::other("x")).is_transient());
+        assert!(!failed("exit status: 128", "fatal: pack is corrupted (SHA1 mismatch)").is_transient());
+        assert!(!GitError::unexpected("rev-parse", b"?").is_transient());
     }
 }
