@@ -67,6 +67,27 @@ impl Worktree {
         .await
     }
 
+    /// As [`Worktree::checkpoint`], but the parent itself is the checkpoint when no file
+    /// differs from it.
+    ///
+    /// # Errors
+    /// As [`Worktree::checkpoint`].
+    pub async fn checkpoint_changes(&self, parent: &Oid, message: impl Into<String>) -> Result<Checkpoint, GitError> {
+        let (parent, message) = (parent.clone(), message.into());
+        self.owned("taking a checkpoint", move |desk| {
+            desk.finish_restore()?;
+            let mut look = desk.look()?;
+            let parent = id_of(&parent)?;
+            let taken = match look.unchanged(parent)? {
+                Some(same) => same,
+                None => look.commit(desk, parent, &message)?,
+            };
+            look.keep(desk);
+            Ok(taken)
+        })
+        .await
+    }
+
     /// Runs `work` as the only owner of the worktree, to its end even if nobody waits.
     pub(crate) async fn owned<T, E>(
         &self,
@@ -229,6 +250,20 @@ impl Desk {
 }
 
 impl Look {
+    /// `commit` as a checkpoint of what was seen, when it has exactly these files.
+    fn unchanged(&mut self, commit: Id) -> Result<Option<Checkpoint>, GitError> {
+        let tree = self.top.write(&mut self.objects)?;
+        let its = self.objects.tree_of(commit);
+        if its.map_err(GitError::library("read the parent of a checkpoint"))? != tree {
+            return Ok(None);
+        }
+        Ok(Some(Checkpoint {
+            commit: oid_of(commit)?,
+            tree: oid_of(tree)?,
+            files_changed: 0,
+        }))
+    }
+
     /// Makes a checkpoint of what was seen.
     pub(crate) fn commit(&mut self, desk: &Desk, parent: Id, message: &str) -> Result<Checkpoint, GitError> {
         let tree = self.top.write(&mut self.objects)?;

@@ -35,6 +35,8 @@ pub mod worktree;
 pub mod checkpoint;
 pub mod restore;
 
+mod rebuild;
+
 pub use checkpoint::Checkpoint;
 pub use command::{Auth, TlsAuth};
 pub use error::GitError;

@@ -132,23 +132,33 @@ impl Mirror {
     /// # Errors
     /// When the pack is damaged, holds a malformed object, or lacks something `tip` needs.
     pub async fn ingest_pack(&self, pack: File, tip: &Oid) -> Result<(), GitError> {
+        self.ingest_packs(vec![pack], tip).await
+    }
+
+    /// Takes in packs of which each may lean on those before it, as one.
+    ///
+    /// # Errors
+    /// As [`Mirror::ingest_pack`].
+    pub async fn ingest_packs(&self, packs: Vec<File>, tip: &Oid) -> Result<(), GitError> {
         let objects = self.objects();
         let incoming = tempfile::Builder::new()
             .prefix("incoming-")
             .tempdir_in(&objects)
             .map_err(GitError::io("make a folder in", &objects))?;
-        let packs = incoming.path().join("pack");
-        fs::create_dir(&packs).map_err(GitError::io("create", &packs))?;
+        let folder = incoming.path().join("pack");
+        fs::create_dir(&folder).map_err(GitError::io("create", &folder))?;
         let quarantined = |operation| {
             self.git(operation)
                 .env("GIT_OBJECT_DIRECTORY", incoming.path())
                 .env("GIT_ALTERNATE_OBJECT_DIRECTORIES", &objects)
         };
-        quarantined("index-pack")
-            .args(["--stdin", "--fix-thin", "--strict"])
-            .stdin_file(pack)
-            .run()
-            .await?;
+        for pack in packs {
+            quarantined("index-pack")
+                .args(["--stdin", "--fix-thin", "--strict"])
+                .stdin_file(pack)
+                .run()
+                .await?;
+        }
         // Walks from the tip to what references already vouch for.
         quarantined("rev-list")
             .args(["--objects", "--quiet", "--stdin"])
@@ -158,14 +168,14 @@ impl Mirror {
         let target = objects.join("pack");
         blocking("taking in a pack", move || {
             let mut names = Vec::new();
-            for entry in fs::read_dir(&packs).map_err(GitError::io("list", &packs))? {
-                names.push(entry.map_err(GitError::io("list", &packs))?.file_name());
+            for entry in fs::read_dir(&folder).map_err(GitError::io("list", &folder))? {
+                names.push(entry.map_err(GitError::io("list", &folder))?.file_name());
             }
             // git looks for .idx files, so those come last.
             names.sort_by_key(|name| Path::new(name).extension() == Some(OsStr::new("idx")));
             for name in names {
                 let to = target.join(&name);
-                fs::rename(packs.join(&name), &to).map_err(GitError::io("create", &to))?;
+                fs::rename(folder.join(&name), &to).map_err(GitError::io("create", &to))?;
             }
             flush_folder(&target)
         })

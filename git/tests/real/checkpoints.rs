@@ -367,3 +367,60 @@ async fn every_kind_of_change_is_seen_in_a_wide_tree() {
     assert_eq!(worktree.commit_result("none").await.unwrap(), None);
     assert_eq!(fs::read_to_string(outside.join("f")).unwrap(), "not ours\n");
 }
+
+#[tokio::test]
+async fn a_session_is_rebuilt_on_another_machine_byte_for_byte() {
+    let sandbox = Sandbox::new();
+    let files = [(".gitattributes", "*.txt text eol=crlf\n"), ("a.txt", "one\n"), ("b", "b\n")];
+    let (here, worktree) = worktree(&sandbox, &files).await;
+    let top = worktree.path();
+    let base = worktree.base().clone();
+    write(&top.join("b"), "changed\n");
+    let first = worktree.checkpoint_changes(&base, "first").await.unwrap();
+    // Line endings as the session left them, not as a checkout would make them.
+    write(&top.join("a.txt"), "one\ntwo\r\n");
+    write(&top.join("new/file"), "n\n");
+    fs::remove_file(top.join("b")).unwrap();
+    let second = worktree.checkpoint_changes(&first.commit, "second").await.unwrap();
+    let same = worktree.checkpoint_changes(&second.commit, "nothing").await.unwrap();
+    assert_eq!((&same.commit, same.files_changed), (&second.commit, 0));
+    assert_ne!(first.commit, second.commit);
+
+    let source = sandbox.path("source");
+    let (there, _) = sandbox.mirror("there.git", &source).await;
+    let mut packs = Vec::new();
+    for (commit, parent) in [(&first.commit, &base), (&second.commit, &first.commit)] {
+        let pack = here.thin_pack(commit, std::slice::from_ref(parent)).await.unwrap();
+        packs.push(pack.reopen().unwrap());
+    }
+    let gap = vec![packs[1].try_clone().unwrap()];
+    assert!(there.ingest_packs(gap, &second.commit).await.is_err());
+    assert!(!there.has_commit(&second.commit).await.unwrap());
+    for pack in &mut packs {
+        use std::io::Seek as _;
+        pack.rewind().unwrap();
+    }
+    there.ingest_packs(packs, &second.commit).await.unwrap();
+    let moved = Worktree::rebuild(&there, sandbox.path("moved"), &base, &second.commit)
+        .await
+        .unwrap();
+    let files = |top: &Path| {
+        let all = fingerprint(top).into_iter();
+        let mut files: Vec<_> = all
+            .map(|(path, mode, content)| (path.strip_prefix(top).unwrap().to_owned(), mode, content))
+            .filter(|(path, _, _)| !path.starts_with(".git"))
+            .collect();
+        files.sort();
+        files
+    };
+    assert_eq!(files(moved.path()), files(top));
+    let third = moved.checkpoint_changes(&second.commit, "nothing").await.unwrap();
+    assert_eq!(third.commit, second.commit);
+    write(&moved.path().join("after"), "a\n");
+    let result = moved.commit_result("result").await.unwrap().unwrap();
+    let parent = sandbox.git(there.path(), &["rev-parse", &format!("{}^", result.commit)]);
+    assert_eq!(parent, base.as_str());
+    let removed = worktree.commit_result("result").await.unwrap().unwrap();
+    assert_eq!(result.paths.len(), removed.paths.len() + 1);
+    sandbox.git(there.path(), &["fsck", "--strict", "--no-dangling"]);
+}
