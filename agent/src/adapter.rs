@@ -8,10 +8,15 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::Failure;
-use kage_core::id::{AdapterName, AttemptId, SessionId, SessionName, TaskId};
+use kage_core::fleet::AdapterInfo;
+use kage_core::id::{AttemptId, SessionId, SessionName, TaskId};
 use kage_core::prompt::Prompt;
+use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+
+use crate::session_file::SessionFile;
+use crate::steps::Steps;
 
 /// What an adapter is told about the session it works on.
 #[derive(Debug, Clone)]
@@ -30,6 +35,10 @@ pub struct SessionInput {
     pub prompt: Prompt,
     /// The task's base context as a file, for `KAGE_BASE_CONTEXT`. Shared: read it only.
     pub base_context: Option<PathBuf>,
+    /// Where it begins.
+    pub beginning: Beginning,
+    /// Is told of each step.
+    pub steps: Steps,
     /// Where to work; `None` for a task without a repository.
     pub worktree: Option<PathBuf>,
     /// A folder of the attempt's own for HOME, TMPDIR and prompt files. Removed afterwards.
@@ -41,6 +50,21 @@ pub struct SessionInput {
     /// True while the attempt's lease is in doubt: the program is stopped, and no model
     /// call is made.
     pub frozen: watch::Receiver<bool>,
+}
+
+/// Where a session's conversation begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Beginning {
+    /// With the prompt.
+    #[default]
+    New,
+    /// Where another attempt stopped, after these messages or lines.
+    GoOn {
+        /// Whole lines, as the adapter told them, or as they are in its session file.
+        said: Bytes,
+        /// What happened since, to be told; empty when there is nothing to tell.
+        note: String,
+    },
 }
 
 /// How an adapter's work ended.
@@ -106,15 +130,29 @@ impl Reporter {
     }
 }
 
-/// What the fleet is told about an adapter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AdapterInfo {
-    /// What tasks call it.
-    pub name: AdapterName,
-    /// What the program printed of its own version; empty when it is not a program.
-    pub version: String,
-    /// Why it cannot be used here, and what to do; `None` = it can.
-    pub unavailable: Option<String>,
+/// From where an adapter can go on with a conversation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resumes {
+    /// From nowhere: an attempt begins a new one.
+    #[default]
+    None,
+    /// From its end, when nothing that was said is taken back.
+    Latest,
+    /// From any place between two steps.
+    Position,
+}
+
+impl Resumes {
+    /// Whether it can go on at a place after which so many calls were answered.
+    #[must_use]
+    pub const fn can(self, repeated_calls: u32) -> bool {
+        match self {
+            Self::None => false,
+            Self::Latest => repeated_calls == 0,
+            Self::Position => true,
+        }
+    }
 }
 
 /// Something that can work on a session.
@@ -124,6 +162,22 @@ pub trait Adapter: Send + Sync {
 
     /// Values that must never appear in output: keys and tokens it holds.
     fn secrets(&self) -> Vec<String>;
+
+    /// From where it can go on with a conversation.
+    fn resumes(&self) -> Resumes {
+        Resumes::None
+    }
+
+    /// Whether it tells its [`Steps`]. Files of one that does not are kept when they have
+    /// come to rest.
+    fn tells_steps(&self) -> bool {
+        false
+    }
+
+    /// The file in which its program keeps the session; `None` when it tells each message.
+    fn session_file(&self, _input: &SessionInput) -> Option<SessionFile> {
+        None
+    }
 
     /// Whether sessions need their scratch folder to exist.
     fn uses_scratch(&self) -> bool {

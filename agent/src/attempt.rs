@@ -12,7 +12,7 @@ use kage_core::failure_table::local_failure;
 use kage_core::id::AttemptId;
 use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use crate::blobs::Blobs;
 use crate::config::Limits;
@@ -27,7 +27,11 @@ use crate::recorder::Recording;
 use crate::state::Paths;
 use crate::workspace::{Workspaces, remove_folder};
 
+mod transcript;
+mod checkpoints;
 mod changes;
+mod resumed;
+mod kept;
 mod session;
 mod verify;
 
@@ -53,6 +57,8 @@ pub(crate) struct Grant {
     pub(crate) work: Work,
     pub(crate) stop: Stop,
     pub(crate) frozen: watch::Receiver<bool>,
+    /// Notes of checkpoints that people want. Few: more are not taken.
+    pub(crate) asks: mpsc::Receiver<String>,
     /// Given back before the end is told, so that the coordinator never knows of a free
     /// slot earlier than this agent.
     pub(crate) slot: OwnedSemaphorePermit,
@@ -125,7 +131,7 @@ pub(crate) async fn run(shop: Arc<Shop>, grant: Grant) {
         shop,
     };
     let worked = match &attempt.work.kind {
-        WorkKind::Session(work) => session::run(&attempt, work).await,
+        WorkKind::Session(work) => session::run(&attempt, work, grant.asks).await,
         WorkKind::Verify(work) => verify::run(&attempt, work).await,
     };
     drop(grant.slot);

@@ -12,6 +12,7 @@ use kage_proto::blob::{AGENT_HEADER, blob_path};
 use kage_proto::client::Credentials;
 use reqwest::StatusCode;
 use sha2::Digest as _;
+use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 
 use crate::backoff::Backoff;
 use crate::ports::Random;
@@ -48,8 +49,8 @@ pub(crate) enum BlobError {
     /// The coordinator was away for too long.
     #[error("the coordinator could not be reached")]
     Unreachable(#[source] reqwest::Error),
-    /// A file of this agent could not be read.
-    #[error("cannot read {path}")]
+    /// A file of this agent could not be used.
+    #[error("cannot use {path}")]
     Io {
         /// Which.
         path: PathBuf,
@@ -139,6 +140,74 @@ impl Blobs {
                     };
                 }
                 Ok((status, _)) => tries.refused(status, digest, &self.random).await?,
+                Err(error) => tries.failed(error, &self.random).await?,
+            }
+        }
+    }
+
+    /// Gets a blob of any size into a file of `folder` and checks it.
+    ///
+    /// # Errors
+    /// When the coordinator does not have it or stays away, or the file cannot be written.
+    pub(crate) async fn get_file(
+        &self,
+        project: &ProjectId,
+        digest: &Digest,
+        folder: &Path,
+    ) -> Result<std::fs::File, BlobError> {
+        let io = |source| BlobError::Io {
+            path: folder.to_owned(),
+            source,
+        };
+        let mut tries = Tries::default();
+        loop {
+            let answered = self.request(reqwest::Method::GET, project, digest).send().await;
+            let mut response = match answered {
+                Ok(response) if response.status() == StatusCode::OK => response,
+                Ok(response) => {
+                    tries.refused(response.status(), digest, &self.random).await?;
+                    continue;
+                }
+                Err(error) => {
+                    tries.failed(error, &self.random).await?;
+                    continue;
+                }
+            };
+            let mut file = tokio::fs::File::from_std(tempfile::tempfile_in(folder).map_err(io)?);
+            let mut hasher = sha2::Sha256::new();
+            let ended = loop {
+                match response.chunk().await {
+                    Ok(Some(chunk)) => {
+                        hasher.update(&chunk);
+                        file.write_all(&chunk).await.map_err(io)?;
+                    }
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            match ended {
+                Ok(()) if Digest::from_raw(hasher.finalize().into()) == *digest => {
+                    file.rewind().await.map_err(io)?;
+                    return Ok(file.into_std().await);
+                }
+                Ok(()) => return Err(BlobError::Mismatch { digest: digest.clone() }),
+                Err(error) => tries.failed(error, &self.random).await?,
+            }
+        }
+    }
+
+    /// Puts bytes and returns their digest. They are durable then.
+    ///
+    /// # Errors
+    /// When the coordinator refuses them or stays away.
+    pub(crate) async fn put(&self, project: &ProjectId, bytes: Bytes) -> Result<Digest, BlobError> {
+        let digest = Digest::of(&bytes);
+        let mut tries = Tries::default();
+        loop {
+            let request = self.request(reqwest::Method::PUT, project, &digest);
+            match request.body(bytes.clone()).send().await {
+                Ok(response) if response.status().is_success() => return Ok(digest),
+                Ok(response) => tries.refused(response.status(), &digest, &self.random).await?,
                 Err(error) => tries.failed(error, &self.random).await?,
             }
         }

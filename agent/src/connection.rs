@@ -37,6 +37,8 @@ use crate::ports::Random;
 /// Messages that wait for the connection. When full, the coordinator takes nothing, and
 /// the connection counts as dead.
 const OUTBOUND: usize = 1024;
+/// Checkpoints of one attempt that people wait for. When full, further ones are not taken.
+const ASKS: usize = 4;
 /// How long connecting and Welcome may take.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Heartbeat intervals without a word from the coordinator after which it counts as away.
@@ -95,7 +97,7 @@ struct Welcomed {
 
 enum Link {
     Down { until: Instant },
-    Connecting(BoxFuture<'static, Result<Connected, LinkError>>),
+    Connecting(BoxFuture<'static, Result<Box<Connected>, LinkError>>),
     Up(Box<Connected>),
 }
 
@@ -123,8 +125,8 @@ enum Course {
 /// What the loop takes up next.
 enum Input {
     Retry,
-    Connected(Result<Connected, LinkError>),
-    Message(Result<Option<v1::ConnectResponse>, tonic::Status>),
+    Connected(Result<Box<Connected>, LinkError>),
+    Message(Box<Result<Option<v1::ConnectResponse>, tonic::Status>>),
     Heartbeat,
     Silent,
     LeaseDue,
@@ -168,11 +170,13 @@ impl Connection {
         while !self.is_over() {
             match self.input().await {
                 Input::Retry => self.link = Link::Connecting(Box::pin(self.connect())),
-                Input::Connected(Ok(connected)) => self.link = Link::Up(Box::new(connected)),
+                Input::Connected(Ok(connected)) => self.link = Link::Up(connected),
                 Input::Connected(Err(error)) => self.down(&error),
-                Input::Message(Ok(Some(message))) => self.message(message),
-                Input::Message(Ok(None)) => self.down(&LinkError::Closed),
-                Input::Message(Err(status)) => self.down(&LinkError::Call(status.into())),
+                Input::Message(message) => match *message {
+                    Ok(Some(message)) => self.message(message),
+                    Ok(None) => self.down(&LinkError::Closed),
+                    Err(status) => self.down(&LinkError::Call(status.into())),
+                },
                 Input::Heartbeat => self.heartbeat(),
                 Input::Silent => self.down(&LinkError::Silent),
                 Input::LeaseDue => {
@@ -237,7 +241,7 @@ impl Connection {
         }
     }
 
-    fn connect(&self) -> impl Future<Output = Result<Connected, LinkError>> + Send + 'static {
+    fn connect(&self) -> impl Future<Output = Result<Box<Connected>, LinkError>> + Send + 'static {
         let url = self.parts.coordinator_url.clone();
         let credentials = self.parts.credentials.clone();
         let hello = Hello {
@@ -263,12 +267,12 @@ impl Connection {
                     .map_err(|_| LinkError::Full)?;
                 let response = client.agent().connect(ReceiverStream::new(messages)).await;
                 let inbound = response.map_err(|status| LinkError::Call(status.into()))?.into_inner();
-                Ok(Connected {
+                Ok(Box::new(Connected {
                     outbound,
                     inbound,
                     heard: Instant::now(),
                     welcome: None,
-                })
+                }))
             };
             tokio::time::timeout(CONNECT, connecting)
                 .await
@@ -326,8 +330,15 @@ impl Connection {
                     self.stop_taking(Course::Draining);
                 }
             }
-            // A newer coordinator says something that this agent does not know or do.
-            Some(FromCoordinator::TakeCheckpoint(_)) | None => tracing::debug!("unknown message"),
+            Some(FromCoordinator::TakeCheckpoint(wanted)) => {
+                if let Some(attempt) = parse(&wanted.attempt_id)
+                    && !self.parts.shop.live.ask(attempt, wanted.note)
+                {
+                    tracing::info!(%attempt, "takes no checkpoint now");
+                }
+            }
+            // A newer coordinator says something that this agent does not know.
+            None => tracing::debug!("unknown message"),
         }
     }
 
@@ -415,7 +426,8 @@ impl Connection {
         let span = tracing::info_span!("attempt", task = %work.task, session = %work.session, %attempt, kind);
         let stop = Stop::default();
         let (freeze, frozen) = watch::channel(false);
-        self.parts.shop.live.insert(key.clone(), stop.clone());
+        let (ask, asks) = mpsc::channel(ASKS);
+        self.parts.shop.live.insert(key.clone(), stop.clone(), ask);
         self.frozen.insert(attempt, freeze);
         self.leases.grant(attempt, at);
         let grant = Grant {
@@ -423,6 +435,7 @@ impl Connection {
             work,
             stop,
             frozen,
+            asks,
             slot,
         };
         let running = attempt::run(Arc::clone(&self.parts.shop), grant).instrument(span);
@@ -529,7 +542,7 @@ impl Connected {
         tokio::select! {
             biased;
             () = sleep_until(heartbeat), if heartbeat.is_some() => Input::Heartbeat,
-            message = self.inbound.message() => Input::Message(message),
+            message = self.inbound.message() => Input::Message(Box::new(message)),
             () = tokio::time::sleep_until(silent) => Input::Silent,
         }
     }

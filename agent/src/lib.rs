@@ -4,6 +4,8 @@
 //! workspace of its own, and delivers events and output until they are acknowledged.
 
 pub mod config;
+pub mod steps;
+pub mod session_file;
 pub mod ports;
 pub mod adapter;
 pub mod process;
@@ -155,7 +157,12 @@ impl Stored {
             live,
             masker: Masker::new(&secrets),
             contexts: Contexts::new(paths.clone(), blobs.clone()),
-            workspaces: Workspaces::new(paths.clone(), &config.coordinator_url, &config.credentials),
+            workspaces: Workspaces::new(
+                paths.clone(),
+                &config.coordinator_url,
+                &config.credentials,
+                blobs.clone(),
+            ),
             blobs,
             paths,
         });
@@ -191,14 +198,7 @@ impl Delivering {
 
     /// What every adapter says of itself.
     fn adapters(&self) -> Vec<AdapterInfo> {
-        let infos = self.ports.adapters.values().map(|adapter| adapter.info());
-        infos
-            .map(|info| AdapterInfo {
-                name: info.name,
-                version: info.version,
-                unavailable: info.unavailable,
-            })
-            .collect()
+        self.ports.adapters.values().map(|adapter| adapter.info()).collect()
     }
 
     /// Last phase: takes work until it is told to end, then delivers the rest.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::id::{AttemptId, AttemptToken};
 use kage_proto::convert::agent::AttemptKey;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Why an attempt has to stop.
@@ -62,6 +63,7 @@ impl Stop {
 struct Entry {
     token: AttemptToken,
     stop: Stop,
+    asks: mpsc::Sender<String>,
 }
 
 /// The table. Cloning shares it.
@@ -73,11 +75,22 @@ impl Live {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Adds an attempt that was granted.
-    pub(crate) fn insert(&self, key: AttemptKey, stop: Stop) {
+    /// Adds an attempt that was granted. `asks` takes notes of wanted checkpoints.
+    pub(crate) fn insert(&self, key: AttemptKey, stop: Stop, asks: mpsc::Sender<String>) {
+        let entry = Entry {
+            token: key.token,
+            stop,
+            asks,
+        };
+        self.map(|map| map.insert(key.attempt, entry));
+    }
+
+    /// Asks an attempt for a checkpoint. False when it takes none, or was asked often just now.
+    pub(crate) fn ask(&self, attempt: AttemptId, note: String) -> bool {
         self.map(|map| {
-            map.insert(key.attempt, Entry { token: key.token, stop });
-        });
+            let entry = map.get(&attempt);
+            entry.is_some_and(|entry| entry.asks.try_send(note).is_ok())
+        })
     }
 
     /// What this agent tells the coordinator it answers for.

@@ -66,6 +66,17 @@ impl Masker {
         }
     }
 
+    /// Masks whole bytes.
+    pub(crate) fn bytes(&self, bytes: Vec<u8>) -> Vec<u8> {
+        match &self.0 {
+            Some(patterns) if patterns.automaton.is_match(&bytes) => {
+                let masks = vec![MASK; patterns.forms.len()];
+                patterns.automaton.replace_all_bytes(&bytes, &masks)
+            }
+            Some(_) | None => bytes,
+        }
+    }
+
     /// A masker of one stream.
     pub(crate) fn stream(&self) -> StreamMasker {
         StreamMasker {

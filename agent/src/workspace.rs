@@ -2,14 +2,18 @@
 //! a worktree per attempt, removed when the attempt is over. All git is `kage-git`'s.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use kage_core::checkpoint::Resume;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::id::{AttemptId, Oid, ProjectId, RepositoryName, SessionId};
+use kage_git::restore::RestoreError;
 use kage_git::{Auth, GitError, Mirror, Worktree};
 use kage_proto::blob::repository_path;
 use kage_proto::client::Credentials;
 
+use crate::blobs::{BlobError, Blobs};
 use crate::state::Paths;
 use crate::trust::git_auth;
 
@@ -28,14 +32,32 @@ pub(crate) enum WorkspaceError {
     Missing { commit: Oid },
     #[error("the worktree cannot be made")]
     Create(#[source] GitError),
+    #[error("a part of the checkpoint could not be fetched")]
+    Pack(#[source] BlobError),
+    #[error("the checkpoint {commit} cannot be put together")]
+    Assemble {
+        commit: Oid,
+        #[source]
+        source: GitError,
+    },
+    #[error("the checkpoint {commit} has the tree {found}, and not {expected}")]
+    OtherTree { commit: Oid, found: Oid, expected: Oid },
+    #[error("the files of the checkpoint cannot be restored")]
+    Restore(#[source] RestoreError),
 }
 
 impl WorkspaceError {
     /// How the attempt fails.
     pub(crate) fn failure(&self) -> Failure {
         let kind = match self {
-            Self::Fetch { .. } => FailureKind::Network,
-            Self::Mirror(_) | Self::Missing { .. } | Self::Create(_) => FailureKind::CorruptedState,
+            Self::Fetch { .. } | Self::Pack(BlobError::Unreachable(_)) => FailureKind::Network,
+            Self::Mirror(_)
+            | Self::Missing { .. }
+            | Self::Create(_)
+            | Self::Pack(_)
+            | Self::Assemble { .. }
+            | Self::OtherTree { .. }
+            | Self::Restore(_) => FailureKind::CorruptedState,
         };
         local_failure(kind, chain(self))
     }
@@ -57,7 +79,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 #[derive(Debug)]
 pub(crate) struct Workspace {
     pub(crate) mirror: Mirror,
-    pub(crate) tree: Worktree,
+    pub(crate) tree: Arc<Worktree>,
 }
 
 /// Makes and removes workspaces.
@@ -66,12 +88,14 @@ pub(crate) struct Workspaces {
     paths: Paths,
     coordinator_url: String,
     auth: Auth,
+    blobs: Blobs,
 }
 
 impl Workspaces {
-    pub(crate) fn new(paths: Paths, coordinator_url: &str, credentials: &Credentials) -> Self {
+    pub(crate) fn new(paths: Paths, coordinator_url: &str, credentials: &Credentials, blobs: Blobs) -> Self {
         Self {
             paths,
+            blobs,
             coordinator_url: coordinator_url.trim_end_matches('/').to_owned(),
             auth: git_auth(credentials),
         }
@@ -91,6 +115,58 @@ impl Workspaces {
         let mirror = self.mirror(project, repository).await?;
         self.fetch(&mirror, project, repository, base, &base_ref(base)).await?;
         self.checkout(attempt, mirror, base).await
+    }
+
+    /// A worktree of the base commit with the files of a checkpoint.
+    ///
+    /// # Errors
+    /// When base or checkpoint cannot be had whole.
+    pub(crate) async fn for_resumed(
+        &self,
+        attempt: AttemptId,
+        project: &ProjectId,
+        repository: &RepositoryName,
+        base: &Oid,
+        resume: &Resume,
+    ) -> Result<Workspace, WorkspaceError> {
+        let mirror = self.mirror(project, repository).await?;
+        self.fetch(&mirror, project, repository, base, &base_ref(base)).await?;
+        self.assemble(&mirror, project, resume).await?;
+        let path = self.paths.worktree(attempt);
+        let tree = Worktree::rebuild(&mirror, path, base, &resume.commit)
+            .await
+            .map_err(WorkspaceError::Restore)?;
+        Ok(Workspace {
+            mirror,
+            tree: Arc::new(tree),
+        })
+    }
+
+    /// Puts a checkpoint's commit into the mirror, unless it was taken here.
+    async fn assemble(&self, mirror: &Mirror, project: &ProjectId, resume: &Resume) -> Result<(), WorkspaceError> {
+        let commit = &resume.commit;
+        let failed = |source| WorkspaceError::Assemble {
+            commit: commit.clone(),
+            source,
+        };
+        if !mirror.has_commit(commit).await.map_err(WorkspaceError::Mirror)? {
+            let mut packs = Vec::with_capacity(resume.packs.len());
+            for digest in &resume.packs {
+                let pack = self.blobs.get_file(project, digest, mirror.path()).await;
+                packs.push(pack.map_err(WorkspaceError::Pack)?);
+            }
+            mirror.ingest_packs(packs, commit).await.map_err(failed)?;
+        }
+        let tree = mirror.resolve(&format!("{commit}^{{tree}}")).await.map_err(failed)?;
+        match tree {
+            Some(tree) if tree == resume.tree => Ok(()),
+            Some(found) => Err(WorkspaceError::OtherTree {
+                commit: commit.clone(),
+                found,
+                expected: resume.tree.clone(),
+            }),
+            None => Err(WorkspaceError::Missing { commit: commit.clone() }),
+        }
     }
 
     /// A clean worktree of a session's result; the base is in its mirror as well.
@@ -152,7 +228,10 @@ impl Workspaces {
         let tree = Worktree::create(&mirror, path, commit)
             .await
             .map_err(WorkspaceError::Create)?;
-        Ok(Workspace { mirror, tree })
+        Ok(Workspace {
+            mirror,
+            tree: Arc::new(tree),
+        })
     }
 
     /// Removes what an attempt worked in, also when its making was cut short. What cannot

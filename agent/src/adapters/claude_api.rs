@@ -25,13 +25,15 @@ use futures_util::future::BoxFuture;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
+use kage_core::fleet::AdapterInfo;
 use kage_core::id::AdapterName;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{AdapterConfig, LoadError, name_session, text};
-use crate::adapter::{Adapter, AdapterEnd, AdapterInfo, Reporter, ReporterClosed, SessionInput};
+use crate::adapter::{Adapter, AdapterEnd, Beginning, Reporter, ReporterClosed, Resumes, SessionInput};
 use crate::process::{Control, Environment, Runner};
+use crate::steps::Steps;
 use crate::tools::{HeadTail, Toolbox, describe};
 use call::Caller;
 use conversation::{Conversation, ToolAnswer};
@@ -197,9 +199,18 @@ impl ClaudeApi {
                 local_failure(FailureKind::CorruptedState, problem)
             })?;
         let model = input.model.unwrap_or_else(|| self.config.model.clone());
+        let new = Conversation::new(model, self.config.max_tokens, &input.prompt);
+        let conversation = match input.beginning {
+            Beginning::New => new,
+            Beginning::GoOn { said, note } => new.go_on(&said, &note).map_err(|error| {
+                let problem = format!("the conversation of the checkpoint cannot be read: {error}");
+                local_failure(FailureKind::CorruptedState, problem)
+            })?,
+        };
         Ok(Session {
             config: &self.config,
-            conversation: Conversation::new(model, self.config.max_tokens, &input.prompt),
+            conversation,
+            steps: input.steps,
             caller: Caller {
                 client: self.client.clone(),
                 url: format!("{}/v1/messages", self.base_url),
@@ -222,10 +233,21 @@ impl ClaudeApi {
 const SHOWN: usize = 2048;
 const NO_KEY: &str = "set ANTHROPIC_API_KEY in the agent's environment, or name a key file";
 
+/// How a message was dealt with.
+enum Answered {
+    /// The model is done, and says this.
+    Done(String),
+    /// Its tools ran.
+    Tools,
+    /// It was answered in words, or goes on by itself.
+    Words,
+}
+
 /// One session's loop.
 struct Session<'a> {
     config: &'a ClaudeApiConfig,
     conversation: Conversation,
+    steps: Steps,
     caller: Caller,
     tools: Toolbox,
     reporter: Reporter,
@@ -234,9 +256,7 @@ struct Session<'a> {
 
 impl Session<'_> {
     async fn work(&mut self) -> Result<String, Halt> {
-        for line in self.conversation.unwritten() {
-            self.transcript(line).await?;
-        }
+        self.written().await?;
         for _ in 0..self.config.max_iterations {
             self.thawed().await?;
             let message = self
@@ -244,11 +264,14 @@ impl Session<'_> {
                 .call(&self.conversation.body(), &self.reporter, &self.control)
                 .await?;
             self.transcript(message.transcript_line()).await?;
-            if let Some(summary) = self.answer(&message).await? {
-                return Ok(summary);
-            }
-            for line in self.conversation.unwritten() {
-                self.transcript(line).await?;
+            let ran_tools = match self.answer(&message).await? {
+                Answered::Done(summary) => return Ok(summary),
+                Answered::Tools => true,
+                Answered::Words => false,
+            };
+            self.written().await?;
+            if ran_tools {
+                self.steps.tools_ended();
             }
         }
         let calls = self.config.max_iterations;
@@ -258,13 +281,14 @@ impl Session<'_> {
         )))
     }
 
-    /// Deals with a message. `Some` = the model is done.
-    async fn answer(&mut self, message: &Message) -> Result<Option<String>, Halt> {
+    /// Deals with a message.
+    async fn answer(&mut self, message: &Message) -> Result<Answered, Halt> {
         let failed = |kind, text: &str| Err(Halt::Failed(Failure::new(kind, text)));
         match &message.stop_reason {
-            StopReason::EndTurn | StopReason::StopSequence => Ok(Some(message.text())),
+            StopReason::EndTurn | StopReason::StopSequence => Ok(Answered::Done(message.text())),
             StopReason::ToolUse => {
                 self.conversation.assistant(message);
+                self.files_kept().await?;
                 let answers = self.run_tools(message).await?;
                 if answers.is_empty() {
                     return failed(
@@ -273,7 +297,7 @@ impl Session<'_> {
                     );
                 }
                 self.conversation.tool_results(answers);
-                Ok(None)
+                Ok(Answered::Tools)
             }
             StopReason::MaxTokens => {
                 // A call that was cut in the middle is answered, not run.
@@ -290,12 +314,12 @@ impl Session<'_> {
                 } else {
                     self.conversation.tool_results(cut);
                 }
-                Ok(None)
+                Ok(Answered::Words)
             }
             // The provider paused a long turn; sending it back lets it go on.
             StopReason::PauseTurn => {
                 self.conversation.assistant(message);
-                Ok(None)
+                Ok(Answered::Words)
             }
             StopReason::Refusal => failed(FailureKind::InvalidRequest, "the model refused the task"),
             StopReason::ContextWindow => failed(
@@ -337,11 +361,27 @@ impl Session<'_> {
         thawed(&mut self.control.frozen, &self.control.stop).await
     }
 
+    /// Waits until the files are in a checkpoint, if one is being taken.
+    async fn files_kept(&self) -> Result<(), Halt> {
+        let stop = &self.control.stop;
+        let kept = stop.run_until_cancelled(self.steps.tools_begin()).await;
+        kept.ok_or(Halt::Stopped)
+    }
+
+    /// Writes what the conversation got from elsewhere than the model.
+    async fn written(&mut self) -> Result<(), ReporterClosed> {
+        for line in self.conversation.unwritten() {
+            self.transcript(line).await?;
+        }
+        Ok(())
+    }
+
     async fn print(&self, text: String) -> Result<(), ReporterClosed> {
         self.reporter.output(OutputStream::Stdout, Bytes::from(text)).await
     }
 
     async fn transcript(&self, mut line: String) -> Result<(), ReporterClosed> {
+        self.steps.message(line.clone());
         line.push('\n');
         self.reporter.output(OutputStream::Transcript, Bytes::from(line)).await
     }
@@ -368,6 +408,14 @@ impl Adapter for ClaudeApi {
 
     fn secrets(&self) -> Vec<String> {
         self.key.iter().cloned().collect()
+    }
+
+    fn resumes(&self) -> Resumes {
+        Resumes::Position
+    }
+
+    fn tells_steps(&self) -> bool {
+        true
     }
 
     fn run(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {

@@ -18,14 +18,16 @@ use futures_util::future::BoxFuture;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::{FailureTable, local_failure};
+use kage_core::fleet::AdapterInfo;
 use kage_core::time::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::manifest::{Manifest, ParserKind, Version, fill};
 use super::{AdapterConfig, text};
-use crate::adapter::{Adapter, AdapterEnd, AdapterInfo, Report, Reporter, ReporterClosed, SessionInput};
+use crate::adapter::{Adapter, AdapterEnd, Report, Reporter, ReporterClosed, Resumes, SessionInput};
 use crate::process::{Cause, Chunk, Command, Control, Ended, Limits, Pipe, RunError, Runner, Status, Stdin};
+use crate::session_file::SessionFile;
 use crate::tools::{HeadTail, one_line};
 use claude_stream::ClaudeStream;
 use lines::{Line, Lines};
@@ -379,6 +381,15 @@ impl Adapter for CliAdapter {
             .filter_map(|name| text(&self.snapshot, name))
             .map(str::to_owned)
             .collect()
+    }
+
+    fn resumes(&self) -> Resumes {
+        self.manifest.resume
+    }
+
+    fn session_file(&self, input: &SessionInput) -> Option<SessionFile> {
+        let root = rustix::process::geteuid().is_root();
+        launch::session_file(&self.manifest, input, &self.snapshot, root)
     }
 
     fn run(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {

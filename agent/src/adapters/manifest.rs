@@ -11,6 +11,8 @@ use kage_core::id::AdapterName;
 use regex::Regex;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::adapter::Resumes;
+
 /// Beyond this, a text is not passed as an argument: Linux takes 128 KiB in one.
 pub const LONG: usize = 100 << 10;
 
@@ -22,8 +24,11 @@ const PLACEHOLDERS: &[&str] = &[
     "base_file",
     "model",
     "session_id",
+    "new_session",
+    "old_session",
     "session_name",
     "worktree",
+    "worktree_slug",
     "scratch",
     "manifest_dir",
 ];
@@ -58,6 +63,12 @@ pub struct Manifest {
     /// Its environment.
     #[serde(default)]
     pub env: EnvRule,
+    /// From where it can go on with a session.
+    #[serde(default)]
+    pub resume: Resumes,
+    /// Where it keeps its session.
+    #[serde(default)]
+    pub session: Option<SessionRule>,
     /// How it tells its version.
     #[serde(default)]
     pub version: Option<VersionRule>,
@@ -159,6 +170,16 @@ pub struct EnvRule {
     /// Set as well when the agent runs as root.
     #[serde(default)]
     pub as_root: BTreeMap<String, String>,
+}
+
+/// Where a program keeps its session: a file to which it appends lines.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionRule {
+    /// The variable of its environment that names the folder.
+    pub folder: String,
+    /// The file in the folder; may contain placeholders.
+    pub file: String,
 }
 
 /// How a program tells its version.
@@ -332,7 +353,11 @@ impl Manifest {
             Argument::Group(group) => group.as_slice(),
         });
         let values = self.env.set.values().chain(self.env.as_root.values());
-        args.chain(values).map(String::as_str).chain([self.command.as_str()])
+        let file = self.session.iter().map(|session| &session.file);
+        args.chain(values)
+            .chain(file)
+            .map(String::as_str)
+            .chain([self.command.as_str()])
     }
 
     fn check(&self) -> Result<(), String> {
@@ -371,6 +396,9 @@ impl Manifest {
                 }
                 Pass::File | Pass::Stdin => {}
             }
+        }
+        if self.resume != Resumes::None && (self.session.is_none() || !uses("old_session")) {
+            return Err("`resume` needs [session], and {old_session} somewhere in `args`".to_owned());
         }
         if let Some(rule) = self
             .failures
@@ -439,102 +467,4 @@ fn placeholder_at(text: &str, name: &str) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Manifest, ManifestError> {
-        Manifest::parse(text, Path::new("/etc/x.toml"))
-    }
-
-    #[test]
-    fn the_smallest_manifest_reads_its_prompt_from_standard_input() {
-        let manifest = parse("name = 'x'\ncommand = 'x'").unwrap();
-        assert_eq!(manifest.prompt.pass, Pass::Stdin);
-        assert_eq!(manifest.parser, ParserKind::Text);
-    }
-
-    #[test]
-    fn what_is_wrong_is_said_with_the_path() {
-        let cases = [
-            ("name = 'x'", "missing field `command`"),
-            ("name = 'X y'\ncommand = 'x'", "is not an adapter name"),
-            ("name = 'x'\ncommand = 'x'\ncolour = 'red'", "unknown field `colour`"),
-            (
-                "name = 'x'\ncommand = 'x'\n[env]\ninherits = ['A']",
-                "unknown field `inherits`",
-            ),
-            (
-                "name = 'x'\ncommand = 'x'\nargs = ['{promt}']",
-                "{promt} is not a placeholder",
-            ),
-            ("name = 'x'\ncommand = 'x'\n[prompt]\npass = 'arg'", "needs {prompt}"),
-            (
-                "name = 'x'\ncommand = 'x'\nargs = ['{prompt}']\n[prompt]\npass = 'arg'\nlong = 'arg'",
-                "do not fit an argument",
-            ),
-            ("name = 'x'\ncommand = 'x'\n[base]\npass = 'file'", "needs {base_file}"),
-            (
-                "name = 'x'\ncommand = 'x'\n[[failure]]\nkind = 'auth'",
-                "neither exit_code nor pattern",
-            ),
-            (
-                "name = 'x'\ncommand = 'x'\n[[failure]]\npattern = '('\nkind = 'auth'",
-                "regex parse error",
-            ),
-            (
-                "name = 'x'\ncommand = 'x'\n[[failure]]\nexit_code = 1\nkind = 'sad'",
-                "unknown variant `sad`",
-            ),
-            ("name = 'x'\ncommand = 'x'\n[watchdog]\nidle_seconds = 0", "0 seconds"),
-            ("name = 'x'\ncommand = ' '", "`command` is empty"),
-        ];
-        for (text, problem) in cases {
-            let error = parse(text).unwrap_err();
-            let chain = format!(
-                "{error}: {}",
-                std::error::Error::source(&error).map_or_else(String::new, ToString::to_string)
-            );
-            assert!(
-                chain.contains("/etc/x.toml") && chain.contains(problem),
-                "{text}\n{chain}"
-            );
-        }
-    }
-
-    #[test]
-    fn groups_without_values_are_left_out_and_values_are_not_looked_into() {
-        let manifest = parse(
-            "name = 'x'\ncommand = 'x'\nargs = ['a', ['--model', '{model}'], ['--', '{prompt}'], '{base}', '${x} {} {\"j\": 1}']",
-        )
-        .unwrap();
-        let values = BTreeMap::from([("prompt", "say {model} to {base}".to_owned())]);
-        assert_eq!(
-            manifest.arguments(&values),
-            ["a", "--", "say {model} to {base}", "", "${x} {} {\"j\": 1}"]
-        );
-        let values = BTreeMap::from([("model", "m".to_owned())]);
-        assert_eq!(manifest.arguments(&values)[1..3], ["--model", "m"]);
-    }
-
-    #[test]
-    fn versions_are_found_and_compared_as_numbers() {
-        let find = |text| Version::find(text).map(|version| version.to_string());
-        assert_eq!(find("2.1.330 (Claude Code)").as_deref(), Some("2.1.330"));
-        assert_eq!(find("aider v0.86.2\n").as_deref(), Some("0.86.2"));
-        assert_eq!(find("no digits"), None);
-        assert!(Version::find("2.1.9") < Version::find("2.1.10"));
-    }
-
-    #[test]
-    fn folders_are_read_in_order() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["b", "a"] {
-            let text = format!("name = '{name}'\ncommand = 'x'");
-            std::fs::write(folder.path().join(format!("{name}.toml")), text).unwrap();
-        }
-        std::fs::write(folder.path().join("notes.txt"), "not a manifest").unwrap();
-        let found = read_folder(folder.path()).unwrap();
-        assert_eq!(found.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-        assert!(read_folder(&folder.path().join("absent")).unwrap().is_empty());
-    }
-}
+mod tests;

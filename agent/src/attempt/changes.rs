@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kage_core::checkpoint::CheckpointReason;
 use kage_core::event::{ChangeKind, EventBody, FileChange};
 use kage_git::Worktree;
 use tokio::time::Instant;
 
 use crate::outbox::OutboxClosed;
 use crate::recorder::Recording;
+use crate::steps::Steps;
 use crate::workspace::chain;
 
 /// The wait after a look that found something new.
@@ -21,6 +23,43 @@ const SHARE: u32 = 20;
 /// Files of one event, so that it stays a small message.
 const FILES: usize = 200;
 
+/// A burst that does not end is kept in parts of this length.
+const LONGEST_BURST: Duration = Duration::from_secs(15);
+/// What no look tells, such as a line that took another one's place, is kept this often.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// When files that a program writes on its own are worth a checkpoint.
+#[derive(Debug)]
+pub(super) struct Burst {
+    steps: Steps,
+    /// When the changes began that no checkpoint was asked for.
+    since: Option<Instant>,
+    asked: Instant,
+}
+
+impl Burst {
+    pub(super) fn new(steps: Steps) -> Self {
+        Self {
+            steps,
+            since: None,
+            asked: Instant::now(),
+        }
+    }
+
+    fn looked(&mut self, new: bool, now: Instant) {
+        if new {
+            self.since.get_or_insert(now);
+        }
+        let settled = !new && self.since.is_some();
+        let long = self.since.is_some_and(|since| now - since >= LONGEST_BURST);
+        if settled || long || now - self.asked >= QUIET {
+            self.since = None;
+            self.asked = now;
+            self.steps.ask(CheckpointReason::FilesChanged, String::new());
+        }
+    }
+}
+
 /// The changes of one worktree that were reported.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -28,8 +67,14 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// Looks and reports until it is dropped; returns only when the agent ends.
-    pub(super) async fn watch(&mut self, tree: &Worktree, recording: &Recording) -> OutboxClosed {
+    /// Looks and reports until it is dropped; returns only when the agent ends. With `burst`
+    /// it asks for a checkpoint when files that changed have come to rest.
+    pub(super) async fn watch(
+        &mut self,
+        tree: &Worktree,
+        recording: &Recording,
+        mut burst: Option<&mut Burst>,
+    ) -> OutboxClosed {
         let mut wait = SHORTEST;
         loop {
             tokio::time::sleep(wait).await;
@@ -38,6 +83,9 @@ impl Changes {
                 Ok(new) => new,
                 Err(closed) => return closed,
             };
+            if let Some(burst) = &mut burst {
+                burst.looked(new, Instant::now());
+            }
             wait = if new { SHORTEST } else { (wait * 2).min(LONGEST) };
             wait = wait.max(began.elapsed() * SHARE);
         }
@@ -85,6 +133,8 @@ impl Changes {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn change(path: &str, kind: ChangeKind, added: u64) -> FileChange {
@@ -94,6 +144,30 @@ mod tests {
             added,
             removed: 0,
         }
+    }
+
+    #[test]
+    fn a_burst_is_kept_when_it_ends_and_a_long_one_in_parts() {
+        let steps = Steps::from(0);
+        let mut burst = Burst::new(steps.clone());
+        let start = burst.asked;
+        let mut asked = |new, second| {
+            burst.looked(new, start + Duration::from_secs(second));
+            steps.asked().now_or_never().is_some()
+        };
+        let looks = [
+            (true, 1),
+            (true, 2),
+            (false, 3),
+            (false, 4),
+            (true, 5),
+            (true, 19),
+            (true, 20),
+            (false, 21),
+        ];
+        let kept: Vec<bool> = looks.map(|(new, second)| asked(new, second)).into();
+        assert_eq!(kept, [false, false, true, false, false, false, true, false]);
+        assert!(!asked(false, 49) && asked(false, 50));
     }
 
     #[test]

@@ -3,14 +3,17 @@
 //!
 //! ```text
 //!   Preparing --> Working --> Uploading --> claimed
-//!                            (with a repository; no change = failed)
+//!   (base, or a   (checkpoints)  (with a repository; no change = failed)
+//!    checkpoint)
 //! ```
 
 use std::sync::Arc;
 
+use kage_core::checkpoint::CheckpointReason;
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
+use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::SessionWork;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -18,10 +21,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::changes::Changes;
+use super::kept::Kept;
 use super::{ABANDON, Attempt, Ended};
-use crate::adapter::{Adapter, AdapterEnd, Report, Reporter, SessionInput};
+use crate::adapter::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput};
 use crate::outbox::OutboxClosed;
+use crate::steps::Steps;
 use crate::workspace::{Workspace, chain};
 
 /// Reports that wait for the recorder. When full, the adapter waits.
@@ -29,8 +33,12 @@ const REPORTS: usize = 32;
 /// The longest part of a summary that becomes an activity.
 const SUMMARY: usize = 500;
 
-/// Works on a session.
-pub(super) async fn run(attempt: &Attempt, work: &SessionWork) -> Result<AttemptOutcome, Ended> {
+/// Works on a session. `asks` has notes of checkpoints that people want.
+pub(super) async fn run(
+    attempt: &Attempt,
+    work: &SessionWork,
+    asks: mpsc::Receiver<String>,
+) -> Result<AttemptOutcome, Ended> {
     attempt.phase(Phase::Preparing).await?;
     let Some(adapter) = attempt.shop.adapters.get(&work.adapter).cloned() else {
         let text = format!("this agent has no adapter {}", work.adapter);
@@ -43,19 +51,16 @@ pub(super) async fn run(attempt: &Attempt, work: &SessionWork) -> Result<Attempt
             prepared.map_err(|error| error.failure())
         })
         .await?;
-    let mut workspace = None;
-    if let Some(repository) = attempt.repository() {
-        let workspaces = &attempt.shop.workspaces;
-        let making = workspaces.for_session(attempt.id, project, &repository.name, &repository.base);
-        let making = attempt.unless_stopped(async { making.await.map_err(|error| error.failure()) });
-        workspace = Some(making.await?);
-    }
+    let workspace = match attempt.repository() {
+        Some(repository) => Some(workspace(attempt, work, repository).await?),
+        None => None,
+    };
     let scratch = if adapter.uses_scratch() {
         attempt.scratch().await?
     } else {
         attempt.shop.paths.scratch(attempt.id)
     };
-    let input = SessionInput {
+    let mut input = SessionInput {
         task: attempt.work.task,
         session: attempt.work.session,
         attempt: attempt.id,
@@ -63,39 +68,69 @@ pub(super) async fn run(attempt: &Attempt, work: &SessionWork) -> Result<Attempt
         model: work.model.clone(),
         prompt: prepared.prompt,
         base_context: prepared.base,
+        beginning: Beginning::New,
+        steps: Steps::unheard(),
         worktree: workspace.as_ref().map(|workspace| workspace.tree.path().to_owned()),
         scratch,
         timeout: work.timeout,
         idle_timeout: work.idle_timeout,
         frozen: attempt.frozen.clone(),
     };
-    attempt.phase(Phase::Working).await?;
-    let mut changes = Changes::default();
-    let end = match &workspace {
-        Some(Workspace { tree, .. }) => {
-            tokio::select! {
-                end = work_on(attempt, adapter, input) => end,
-                OutboxClosed = changes.watch(tree, &attempt.recording) => return Err(Ended::Closed),
-            }
-        }
-        None => work_on(attempt, adapter, input).await,
+    let Some(workspace) = workspace else {
+        attempt.phase(Phase::Working).await?;
+        let end = work_on(attempt, adapter, input).await?;
+        tell(attempt, end).await?;
+        return Ok(AttemptOutcome::Claimed);
     };
-    match end? {
+    let mut kept = Kept::begin(attempt, work, &*adapter, &workspace, &mut input, asks).await?;
+    attempt.phase(Phase::Working).await?;
+    let end = tokio::select! {
+        end = work_on(attempt, adapter, input) => end?,
+        OutboxClosed = kept.watch(&workspace, &attempt.recording) => return Err(Ended::Closed),
+    };
+    match tell(attempt, end).await {
+        Ok(()) => {
+            kept.look(&workspace, &attempt.recording).await?;
+            let finishing = kept.finish(attempt, CheckpointReason::Final);
+            let ((), uploaded) = tokio::join!(finishing, upload(attempt, work, &workspace));
+            uploaded?;
+            Ok(AttemptOutcome::Claimed)
+        }
+        Err(ended) => {
+            kept.finish(attempt, CheckpointReason::BeforeRetry).await;
+            Err(ended)
+        }
+    }
+}
+
+/// Makes the place to work in: the base, or what an earlier attempt left.
+async fn workspace(attempt: &Attempt, work: &SessionWork, repository: &RepositoryRef) -> Result<Workspace, Ended> {
+    let (workspaces, project) = (&attempt.shop.workspaces, &attempt.work.project);
+    let (name, base) = (&repository.name, &repository.base);
+    let making = async {
+        let made = match &work.resume {
+            Some(resume) => workspaces.for_resumed(attempt.id, project, name, base, resume).await,
+            None => workspaces.for_session(attempt.id, project, name, base).await,
+        };
+        made.map_err(|error| error.failure())
+    };
+    attempt.unless_stopped(making).await
+}
+
+/// Tells how the adapter's work ended.
+async fn tell(attempt: &Attempt, end: AdapterEnd) -> Result<(), Ended> {
+    match end {
         AdapterEnd::Done { summary } => {
             if !summary.trim().is_empty() {
                 let end = summary.floor_char_boundary(SUMMARY.min(summary.len()));
                 let text = summary[..end].trim().to_owned();
                 attempt.recording.post(EventBody::Activity(text)).await?;
             }
+            Ok(())
         }
-        AdapterEnd::Failed(failure) => return Err(failure.into()),
-        AdapterEnd::Stopped => return Err(attempt.stopped().into()),
+        AdapterEnd::Failed(failure) => Err(failure.into()),
+        AdapterEnd::Stopped => Err(attempt.stopped().into()),
     }
-    if let Some(workspace) = &workspace {
-        changes.look(&workspace.tree, &attempt.recording).await?;
-        upload(attempt, work, workspace).await?;
-    }
-    Ok(AttemptOutcome::Claimed)
 }
 
 /// Lets the adapter work until it ends, is stopped, or takes too long. Everything it

@@ -1,4 +1,4 @@
-//! A coordinator in this process: it speaks the protocol, keeps what it is sent, and can
+//! A coordinator in this process: it speaks the protocol, keeps what it is sent, blobs too, and can
 //! be told to cut connections, to be silent, and to refuse attempts.
 
 use std::collections::{HashMap, HashSet};
@@ -6,7 +6,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kage_core::id::{AttemptId, AttemptToken, SessionId, TaskId};
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use kage_core::id::{AttemptId, AttemptToken, Digest, SessionId, TaskId};
+use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
 use kage_proto::v1;
 use kage_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
@@ -17,7 +21,7 @@ use kage_proto::v1::connect_response::Message as ToAgent;
 use kage_proto::v1::event_service_server::{EventService, EventServiceServer};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// How long tests wait for what must happen.
@@ -43,6 +47,12 @@ pub(crate) struct Kept {
     /// Events are acknowledged.
     pub(crate) acks: bool,
     pub(crate) lease_ttl: Duration,
+    /// Where offered work is done.
+    pub(crate) repository: Option<RepositoryRef>,
+    /// The blob plane, by digest.
+    pub(crate) blobs: HashMap<String, Vec<u8>>,
+    /// So many blobs are refused.
+    pub(crate) refuse_blobs: u32,
 }
 
 #[derive(Clone)]
@@ -71,15 +81,15 @@ impl Served {
             changed: Arc::new(watch::channel(0).0),
         };
         let mut serving = JoinSet::new();
-        let router = tonic::transport::Server::builder()
-            .add_service(AgentServiceServer::new(coordinator.clone()))
-            .add_service(EventServiceServer::new(coordinator.clone()));
-        serving.spawn(async move {
-            router
-                .serve_with_incoming(TcpListenerStream::new(listener))
-                .await
-                .unwrap();
-        });
+        let blobs = axum::Router::new()
+            .route("/v1/blobs/{project}/{digest}", get(get_blob).put(put_blob))
+            .layer(DefaultBodyLimit::disable())
+            .with_state(coordinator.clone());
+        let router = tonic::service::Routes::new(AgentServiceServer::new(coordinator.clone()))
+            .add_service(EventServiceServer::new(coordinator.clone()))
+            .into_axum_router()
+            .merge(blobs);
+        serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self {
             coordinator,
             address,
@@ -133,7 +143,7 @@ impl Coordinator {
             session: SessionId::from_random(n),
             attempt: 1,
             project: kage_core::id::ProjectId::default(),
-            repository: None,
+            repository: self.with(|kept| kept.repository.clone()),
             kind,
         };
         let key = AttemptKey {
@@ -164,6 +174,30 @@ impl Coordinator {
         })
         .await
     }
+}
+
+async fn get_blob(
+    State(coordinator): State<Coordinator>,
+    Path((_, digest)): Path<(String, String)>,
+) -> Result<Vec<u8>, StatusCode> {
+    let blob = coordinator.with(|kept| kept.blobs.get(&digest).cloned());
+    blob.ok_or(StatusCode::NOT_FOUND)
+}
+
+async fn put_blob(
+    State(coordinator): State<Coordinator>,
+    Path((_, digest)): Path<(String, String)>,
+    body: axum::body::Bytes,
+) -> StatusCode {
+    coordinator.with(|kept| {
+        if kept.refuse_blobs > 0 {
+            kept.refuse_blobs -= 1;
+            return StatusCode::FORBIDDEN;
+        }
+        assert_eq!(Digest::of(&body).as_str(), digest);
+        kept.blobs.insert(digest, body.into());
+        StatusCode::CREATED
+    })
 }
 
 #[tonic::async_trait]

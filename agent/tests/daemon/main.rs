@@ -3,164 +3,21 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here is the test")]
 
+mod agent;
+mod checkpoints;
 mod coordinator;
 
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use agent::{Agent, byte, failure, kind, work};
 use coordinator::{DEADLINE, Served};
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
-use kage_agent::adapter::{Adapter, AdapterEnd, AdapterInfo, Reporter, SessionInput};
-use kage_agent::{Config, Limits, Ports, Registry};
-use kage_core::event::{EventBody, OutputStream};
+use kage_agent::Limits;
 use kage_core::failure::FailureKind;
-use kage_proto::client::Credentials;
-use kage_proto::convert::agent::{PromptText, SessionWork, WorkKind};
+use kage_proto::convert::agent::WorkKind;
 use kage_proto::v1;
 use kage_proto::v1::connect_response::Message as ToAgent;
 use kage_proto::v1::event::Body;
 use kage_proto::v1::finished::Outcome;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-
-const SECRET: &str = "key-0123456789";
-
-/// Does what the prompt says.
-struct Scripted;
-
-impl Adapter for Scripted {
-    fn info(&self) -> AdapterInfo {
-        AdapterInfo {
-            name: "scripted".parse().unwrap(),
-            version: "1".to_owned(),
-            unavailable: None,
-        }
-    }
-
-    fn secrets(&self) -> Vec<String> {
-        vec![SECRET.to_owned()]
-    }
-
-    fn uses_scratch(&self) -> bool {
-        false
-    }
-
-    fn run(&self, mut input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {
-        async move {
-            let (_, task) = input.prompt.own.split_once("# Task\n\n").unwrap();
-            let mut words = task.split(' ');
-            match words.next().unwrap() {
-                "wait" => {
-                    stop.cancelled().await;
-                    return AdapterEnd::Stopped;
-                }
-                "panic" => panic!("scripted"),
-                "print" => {
-                    let bytes: usize = words.next().unwrap().parse().unwrap();
-                    for start in (0..bytes).step_by(1000) {
-                        let piece: Vec<u8> = (start..bytes.min(start + 1000)).map(byte).collect();
-                        if reporter.output(OutputStream::Stdout, piece.into()).await.is_err() {
-                            return AdapterEnd::Stopped;
-                        }
-                    }
-                }
-                "leak" => {
-                    let (first, second) = SECRET.split_at(5);
-                    for piece in ["the key is ", first, second, "!"] {
-                        let piece = Bytes::from_static(piece.as_bytes());
-                        reporter.output(OutputStream::Stderr, piece).await.unwrap();
-                    }
-                    let text = EventBody::Activity(format!("echo {SECRET}"));
-                    reporter.event(text).await.unwrap();
-                }
-                "freeze" => {
-                    input.frozen.wait_for(|frozen| *frozen).await.unwrap();
-                    reporter.event(EventBody::Activity("frozen".to_owned())).await.unwrap();
-                    input.frozen.wait_for(|frozen| !*frozen).await.unwrap();
-                    reporter.event(EventBody::Activity("thawed".to_owned())).await.unwrap();
-                }
-                "nothing" => {}
-                other => panic!("{other}"),
-            }
-            AdapterEnd::Done { summary: String::new() }
-        }
-        .boxed()
-    }
-}
-
-/// The byte at a place of what `print` prints.
-fn byte(at: usize) -> u8 {
-    u8::try_from(at.wrapping_mul(2_654_435_761) >> 7 & 0xff).unwrap()
-}
-
-fn work(task: &str) -> WorkKind {
-    WorkKind::Session(SessionWork {
-        name: "one".parse().unwrap(),
-        adapter: "scripted".parse().unwrap(),
-        model: None,
-        prompt: PromptText::Inline(task.to_owned()),
-        context_base: None,
-        context_delta: None,
-        overridden: Vec::new(),
-        timeout: Duration::from_secs(60),
-        idle_timeout: Duration::from_secs(60),
-        resume: None,
-    })
-}
-
-struct Agent {
-    shutdown: CancellationToken,
-    hand_back: CancellationToken,
-    running: JoinHandle<Result<(), kage_agent::RunError>>,
-}
-
-impl Agent {
-    fn start(served: &Served, state: &Path, limits: Limits) -> Self {
-        let adapter: Arc<dyn Adapter> = Arc::new(Scripted);
-        let ports = Ports::system(Registry::from([("scripted".parse().unwrap(), adapter)]));
-        let config = Config {
-            state_dir: state.to_owned(),
-            coordinator_url: format!("http://{}", served.address),
-            credentials: Credentials::bearer("token"),
-            name: "tester".to_owned(),
-            slots: 2,
-            labels: [("os".to_owned(), "test".to_owned())].into(),
-            limits,
-        };
-        let shutdown = CancellationToken::new();
-        Self {
-            hand_back: ports.hand_back.clone(),
-            running: tokio::spawn(kage_agent::run(config, ports, shutdown.clone())),
-            shutdown,
-        }
-    }
-
-    async fn end(self) {
-        self.shutdown.cancel();
-        self.ended().await;
-    }
-
-    async fn ended(self) {
-        let ended = tokio::time::timeout(DEADLINE, self.running).await;
-        ended.expect("the agent ends").unwrap().unwrap();
-    }
-}
-
-fn failure(events: &[v1::Event]) -> v1::Failure {
-    match events.last().and_then(|event| event.body.clone()) {
-        Some(Body::Finished(v1::Finished {
-            outcome: Some(Outcome::Failure(failure)),
-        })) => failure,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn kind(kind: FailureKind) -> i32 {
-    v1::FailureKind::from(kind).into()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_granted_session_is_told_from_phase_to_claim() {
@@ -385,7 +242,7 @@ async fn refuses_what_it_cannot_do_and_stops_what_is_refused() {
     }
     coordinator.say(ToAgent::Drain(v1::Drain {}));
     coordinator.until("draining", |kept| kept.drained.then_some(())).await;
-    let late = coordinator.offer(99, work("nothing"));
+    let late = coordinator.offer(n + 1, work("nothing"));
     let reason = coordinator.until("refusal", |kept| {
         let refused = kept.refused.iter().find(|refuse| refuse.offer_id == late);
         refused.map(|refuse| refuse.reason.clone())

@@ -371,7 +371,11 @@ async fn every_kind_of_change_is_seen_in_a_wide_tree() {
 #[tokio::test]
 async fn a_session_is_rebuilt_on_another_machine_byte_for_byte() {
     let sandbox = Sandbox::new();
-    let files = [(".gitattributes", "*.txt text eol=crlf\n"), ("a.txt", "one\n"), ("b", "b\n")];
+    let files = [
+        (".gitattributes", "*.txt text eol=crlf\n"),
+        ("a.txt", "one\n"),
+        ("b", "b\n"),
+    ];
     let (here, worktree) = worktree(&sandbox, &files).await;
     let top = worktree.path();
     let base = worktree.base().clone();

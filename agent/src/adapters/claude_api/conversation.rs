@@ -5,8 +5,8 @@
 //! the last two messages of the user, so that each call reads what the one before wrote.
 
 use kage_core::prompt::Prompt;
-use serde::Serialize;
 use serde::ser::SerializeSeq as _;
+use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
@@ -22,6 +22,8 @@ and do not weaken tests to make them pass. When the task is done, say in one or 
 
 /// How many messages of the user end with a breakpoint.
 const RECENT: usize = 2;
+/// What a model hears that had ended its turn.
+const GO_ON: &str = "The session was interrupted here. Go on with the task.";
 
 /// What a tool gave.
 #[derive(Debug, Clone)]
@@ -46,8 +48,50 @@ pub(super) struct Conversation {
     tools: Box<RawValue>,
     system: Vec<Value>,
     messages: Vec<Sent>,
-    /// How many messages the transcript has, or gets from elsewhere.
-    written: usize,
+    /// Lines of the user's that the transcript does not have yet.
+    unwritten: Vec<String>,
+}
+
+/// Why what was said cannot be gone on from.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    /// A line is no message.
+    #[error("line {line} is no message: {source}")]
+    Line {
+        /// From 1.
+        line: usize,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// It does not begin with the prompt.
+    #[error("it does not begin with a message of the user")]
+    Beginning,
+}
+
+/// A message as the transcript has it.
+#[derive(Deserialize)]
+struct Line<'a> {
+    role: Role,
+    #[serde(borrow)]
+    content: &'a RawValue,
+    #[serde(default)]
+    stop_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Role {
+    User,
+    Assistant,
+}
+
+/// The answer to a tool call of which nobody knows how it went.
+fn interrupted(id: String) -> ToolAnswer {
+    ToolAnswer {
+        id,
+        text: "interrupted, outcome unknown".to_owned(),
+        is_error: true,
+    }
 }
 
 fn breakpoint(block: &mut Value) {
@@ -64,24 +108,67 @@ impl Conversation {
         if let Some(last) = system.last_mut() {
             breakpoint(last);
         }
-        Self {
+        let mut conversation = Self {
             model,
             max_tokens,
             tools: to_raw_value(&tools::definitions()).expect("JSON values always serialise"),
             system,
-            messages: vec![Sent::User(vec![json!({"type": "text", "text": prompt.own})])],
-            written: 0,
+            messages: Vec::new(),
+            unwritten: Vec::new(),
+        };
+        conversation.user(&prompt.own);
+        conversation
+    }
+
+    /// The conversation that these lines of a transcript are, to be gone on with: a tool
+    /// that was called and not answered gets an answer, and the model is told `note`.
+    ///
+    /// # Errors
+    /// When the lines are no conversation.
+    pub(super) fn go_on(mut self, said: &[u8], note: &str) -> Result<Self, Unreadable> {
+        self.messages.clear();
+        self.unwritten.clear();
+        let mut paused = false;
+        let lines = said.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        for (at, line) in lines.enumerate() {
+            let unreadable = |source| Unreadable::Line { line: at + 1, source };
+            let line: Line<'_> = serde_json::from_slice(line).map_err(unreadable)?;
+            match line.role {
+                Role::User => {
+                    let blocks = serde_json::from_str(line.content.get()).map_err(unreadable)?;
+                    self.append(blocks);
+                }
+                Role::Assistant => {
+                    let blocks = serde_json::from_str::<Vec<Block>>(line.content.get()).map_err(unreadable)?;
+                    self.said(blocks);
+                    paused = line.stop_reason.as_deref() == Some("pause_turn");
+                }
+            }
         }
+        if !matches!(self.messages.first(), Some(Sent::User(_))) {
+            return Err(Unreadable::Beginning);
+        }
+        if let Some(Sent::Assistant(blocks)) = self.messages.last() {
+            let open: Vec<ToolAnswer> = blocks.iter().filter_map(Block::tool_call_id).map(interrupted).collect();
+            if !open.is_empty() {
+                self.tool_results(open);
+            } else if note.is_empty() && !paused {
+                self.user(GO_ON);
+            }
+        }
+        if !note.is_empty() {
+            self.user(note);
+        }
+        Ok(self)
     }
 
     /// Appends what the model said, as far as the provider takes it back.
     pub(super) fn assistant(&mut self, message: &Message) {
-        let blocks: Vec<Block> = message
-            .blocks
-            .iter()
-            .filter(|block| block.can_be_sent())
-            .cloned()
-            .collect();
+        self.said(message.blocks.clone());
+    }
+
+    fn said(&mut self, mut blocks: Vec<Block>) {
+        blocks.retain(Block::can_be_sent);
         if !blocks.is_empty() {
             self.messages.push(Sent::Assistant(blocks));
         }
@@ -101,29 +188,32 @@ impl Conversation {
             }
             block
         };
-        self.messages.push(Sent::User(answers.into_iter().map(block).collect()));
+        self.tell(answers.into_iter().map(block).collect());
     }
 
     /// Appends words of the user.
     pub(super) fn user(&mut self, text: &str) {
-        let block = json!({"type": "text", "text": text});
+        self.tell(vec![json!({"type": "text", "text": text})]);
+    }
+
+    /// Appends blocks of the user, which the transcript does not have.
+    fn tell(&mut self, blocks: Vec<Value>) {
+        let line = json!({"role": "user", "content": blocks});
+        self.unwritten.push(line.to_string());
+        self.append(blocks);
+    }
+
+    fn append(&mut self, blocks: Vec<Value>) {
         match self.messages.last_mut() {
             // Roles alternate.
-            Some(Sent::User(blocks)) => blocks.push(block),
-            Some(Sent::Assistant(_)) | None => self.messages.push(Sent::User(vec![block])),
+            Some(Sent::User(before)) => before.extend(blocks),
+            Some(Sent::Assistant(_)) | None => self.messages.push(Sent::User(blocks)),
         }
     }
 
     /// Lines for the transcript: messages of the user that it does not have yet.
     pub(super) fn unwritten(&mut self) -> Vec<String> {
-        let new = &self.messages[self.written.min(self.messages.len())..];
-        let lines = new.iter().filter_map(|message| match message {
-            Sent::User(blocks) => Some(json!({"role": "user", "content": blocks}).to_string()),
-            Sent::Assistant(_) => None,
-        });
-        let lines = lines.collect();
-        self.written = self.messages.len();
-        lines
+        std::mem::take(&mut self.unwritten)
     }
 
     /// The body of the next request.
@@ -218,6 +308,8 @@ mod tests {
     fn breakpoints_end_the_base_and_the_last_two_user_messages() {
         let mut conversation = Conversation::new("m".to_owned(), 10, &prompt("task"));
         for id in ["a", "b", "c"] {
+            let called = format!(r#"[{{"type":"tool_use","id":"{id}"}}]"#);
+            conversation.said(serde_json::from_str(&called).unwrap());
             conversation.tool_results(vec![answer(id), answer("last")]);
         }
         let body: Value = serde_json::from_slice(&conversation.body()).unwrap();
@@ -234,6 +326,7 @@ mod tests {
         let messages = body["messages"].as_array().unwrap();
         let marks: Vec<Vec<bool>> = messages
             .iter()
+            .filter(|message| message["role"] == "user")
             .map(|message| message["content"].as_array().unwrap().iter().map(marked).collect())
             .collect();
         assert_eq!(

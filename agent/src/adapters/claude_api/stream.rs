@@ -59,6 +59,11 @@ impl Block {
         self.0.insert(field.to_owned(), value);
     }
 
+    /// The id of the tool call that it is.
+    pub(super) fn tool_call_id(&self) -> Option<String> {
+        (self.text("type").as_deref() == Some("tool_use")).then(|| self.text("id"))?
+    }
+
     /// False for what the provider would refuse to get back: empty text, and thinking that
     /// was cut before it was signed.
     pub(super) fn can_be_sent(&self) -> bool {

@@ -2,17 +2,22 @@
 //! the arguments and the environment are. Long texts are never arguments.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::adapter::SessionInput;
+use crate::adapter::{Beginning, SessionInput};
 use crate::adapters::manifest::{BasePass, LONG, Manifest, Pass, fill};
 use crate::adapters::name_session;
 use crate::process::{Command, Environment, Stdin};
+use crate::session_file::SessionFile;
+
+/// What a program hears that goes on with a session.
+const GO_ON: &str = "The session was interrupted. The files are as they were after the last step that you \
+know of; what you did after it is undone. Go on with the task.";
 
 /// Where a command is made from, beside the session.
 #[derive(Debug, Clone, Copy)]
@@ -39,18 +44,11 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
         }
     };
 
-    let mut values = BTreeMap::from([
-        (
-            "session_id",
-            Uuid::parse_str(&input.attempt.to_string())
-                .map_err(io::Error::other)?
-                .to_string(),
-        ),
-        ("session_name", input.name.to_string()),
-        ("worktree", utf8(&cwd)?),
-        ("scratch", utf8(scratch)?),
-        ("manifest_dir", utf8(manifest.source.parent().unwrap_or(Path::new("")))?),
-    ]);
+    let mut values = values(manifest, input, &cwd)?;
+    match &input.beginning {
+        Beginning::New => values.insert("new_session", session_id(input)?),
+        Beginning::GoOn { .. } => values.insert("old_session", session_id(input)?),
+    };
     if let Some(model) = input.model.as_ref().or(manifest.model.as_ref()) {
         values.insert("model", model.clone());
     }
@@ -65,10 +63,25 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
         BasePass::Arg if shared.len() <= LONG => {
             values.insert("base", shared.clone());
         }
+        // The session has it.
+        BasePass::Arg | BasePass::Prompt if input.beginning != Beginning::New => {}
         // A shared opening would otherwise stand between the base and its own beginning.
         BasePass::Arg | BasePass::Prompt => prompt.insert_str(0, shared),
     }
-    prompt.push_str(&input.prompt.own);
+    match &input.beginning {
+        Beginning::New => prompt.push_str(&input.prompt.own),
+        Beginning::GoOn { said, note } => {
+            if let Some(file) = session_file(manifest, input, place.snapshot, place.root) {
+                std::fs::create_dir_all(file.path.parent().unwrap_or(scratch))?;
+                std::fs::write(&file.path, said)?;
+            }
+            prompt.push_str(GO_ON);
+            if !note.is_empty() {
+                prompt.push_str("\n\n");
+                prompt.push_str(note);
+            }
+        }
+    }
 
     let mut stdin = Stdin::Null;
     let pass = match manifest.prompt.pass {
@@ -88,30 +101,82 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
     Ok(Command {
         program: place.program.into(),
         args: manifest.arguments(&values).into_iter().map(OsString::from).collect(),
-        env: environment(manifest, input, place, &values),
+        env: environment(manifest, input, place.snapshot, place.root, &values),
         cwd,
         stdin,
     })
 }
 
+/// What every text of a manifest may name.
+fn values(manifest: &Manifest, input: &SessionInput, cwd: &Path) -> io::Result<BTreeMap<&'static str, String>> {
+    let worktree = utf8(cwd)?;
+    let slug = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    Ok(BTreeMap::from([
+        ("session_id", session_id(input)?),
+        ("session_name", input.name.to_string()),
+        ("worktree_slug", worktree.chars().map(slug).collect()),
+        ("worktree", worktree),
+        ("scratch", utf8(&input.scratch)?),
+        ("manifest_dir", utf8(manifest.source.parent().unwrap_or(Path::new("")))?),
+    ]))
+}
+
+/// The attempt's id in the form that programs take.
+fn session_id(input: &SessionInput) -> io::Result<String> {
+    let id = Uuid::parse_str(&input.attempt.to_string()).map_err(io::Error::other)?;
+    Ok(id.to_string())
+}
+
+/// Where the program keeps the session; `None` when the manifest does not say, or the place
+/// has no name in UTF-8.
+pub(super) fn session_file(
+    manifest: &Manifest,
+    input: &SessionInput,
+    snapshot: &BTreeMap<OsString, OsString>,
+    root: bool,
+) -> Option<SessionFile> {
+    let rule = manifest.session.as_ref()?;
+    let values = values(manifest, input, input.worktree.as_ref()?).ok()?;
+    let env = environment(manifest, input, snapshot, root, &values);
+    let folder = env.get(OsStr::new(&rule.folder))?;
+    let names = [
+        ("worktree", "{kage:worktree}"),
+        ("worktree_slug", "{kage:slug}"),
+        ("scratch", "{kage:scratch}"),
+        ("session_id", "{kage:session}"),
+    ];
+    let names = names.map(|(value, anywhere)| (in_json(&values[value]), anywhere.to_owned()));
+    Some(SessionFile {
+        path: Path::new(folder).join(fill(&rule.file, &values)),
+        names: names.into(),
+    })
+}
+
+/// A text as it stands between the quotes of JSON.
+fn in_json(text: &str) -> String {
+    let quoted = serde_json::Value::from(text).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
 fn environment(
     manifest: &Manifest,
     input: &SessionInput,
-    place: Place<'_>,
+    snapshot: &BTreeMap<OsString, OsString>,
+    root: bool,
     values: &BTreeMap<&str, String>,
 ) -> BTreeMap<OsString, OsString> {
-    let mut env = Environment::for_session(place.snapshot, &input.scratch);
+    let mut env = Environment::for_session(snapshot, &input.scratch);
     let rule = &manifest.env;
     for (name, value) in &rule.set {
         env.set(name, fill(value, values));
     }
-    if place.root {
+    if root {
         for (name, value) in &rule.as_root {
             env.set(name, fill(value, values));
         }
     }
     let inherited = rule.inherit.iter().chain(&rule.secret).chain(&rule.require);
-    env.inherit(place.snapshot, inherited.map(String::as_str));
+    env.inherit(snapshot, inherited.map(String::as_str));
     name_session(&mut env, input);
     env.into_map()
 }

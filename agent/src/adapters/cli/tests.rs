@@ -10,6 +10,8 @@ use kage_core::usage::PicoUsd;
 use tokio::sync::watch;
 
 use super::*;
+use crate::adapter::Beginning;
+use crate::steps::Steps;
 
 struct Place {
     folder: tempfile::TempDir,
@@ -64,6 +66,8 @@ impl Place {
                 own: own.to_owned(),
             },
             base_context: (!shared.is_empty()).then(|| self.path("context.json")),
+            beginning: Beginning::New,
+            steps: Steps::unheard(),
             worktree: Some(self.path("tree")),
             scratch: self.path("scratch"),
             timeout: Duration::from_secs(60),
@@ -100,6 +104,56 @@ async fn run(adapter: Arc<dyn Adapter>, input: SessionInput, stop: CancellationT
         stderr: text(OutputStream::Stderr),
         transcript: text(OutputStream::Transcript),
     }
+}
+
+#[tokio::test]
+async fn a_session_goes_on_from_its_file_under_other_names() {
+    let place = Place::new();
+    place.program("x", r#"printf '%s|' "$@"; cat "$STORE"/*/*.jsonl 2>/dev/null; exit 0"#);
+    let manifest = r#"
+name = "x"
+command = "x"
+resume = "position"
+args = [["--new", "{new_session}"], ["--old", "{old_session}"], ["--", "{prompt}"]]
+prompt = { pass = "arg", long = "stdin", opening = "Opening. " }
+session = { folder = "STORE", file = "{worktree_slug}/{session_id}.jsonl" }
+env.set.STORE = "{scratch}/store"
+"#;
+    let new = place.run(manifest, place.input("shared. ", "own")).await;
+    let id = "12345678-9abc-4def-8123-456789abcdef";
+    assert_eq!(new.stdout, format!("--new|{id}|--|shared. Opening. own|"));
+
+    let adapter = place.adapter(manifest).await;
+    assert_eq!(adapter.resumes(), Resumes::Position);
+    let mut input = place.input("shared. ", "own");
+    let file = adapter.session_file(&input).unwrap();
+    let tree = place.path("tree").display().to_string();
+    let slug = tree.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    assert_eq!(
+        file.path,
+        place.path("scratch/store").join(&slug).join(format!("{id}.jsonl"))
+    );
+    let kept = format!(
+        r#"{{"cwd":"{tree}","id":"{id}","tmp":"{}"}}"#,
+        place.path("scratch/tmp").display()
+    );
+    let elsewhere = file.portable(kept.clone().into());
+    assert_eq!(
+        elsewhere,
+        br#"{"cwd":"{kage:worktree}","id":"{kage:session}","tmp":"{kage:scratch}/tmp"}"#
+    );
+    input.beginning = Beginning::GoOn {
+        said: file.local(elsewhere).into(),
+        note: "Verify failed.".to_owned(),
+    };
+    let old = place.run(manifest, input).await;
+    let (args, session) = old.stdout.rsplit_once('|').unwrap();
+    assert!(
+        args.starts_with(&format!("--old|{id}|--|Opening. The session was interrupted.")),
+        "{args}"
+    );
+    assert!(args.ends_with("Verify failed.") && !args.contains("own"), "{args}");
+    assert_eq!(session, kept);
 }
 
 fn done(summary: &str) -> AdapterEnd {

@@ -1,0 +1,140 @@
+//! What is done for a session's files while its adapter works: changes are reported, and
+//! checkpoints taken, from the first one before the first step to the last one before the
+//! attempt's end.
+
+use std::sync::Arc;
+
+use kage_core::checkpoint::CheckpointReason;
+use kage_core::event::EventBody;
+use kage_proto::convert::agent::SessionWork;
+use tokio::sync::mpsc;
+
+use super::changes::{Burst, Changes};
+use super::checkpoints::{Checkpoints, Desk, Place};
+use super::resumed::{self, Begun};
+use super::transcript::Transcript;
+use super::{Attempt, Ended};
+use crate::adapter::{Adapter, SessionInput};
+use crate::live::StopReason;
+use crate::outbox::OutboxClosed;
+use crate::recorder::Recording;
+use crate::steps::Steps;
+use crate::workspace::Workspace;
+
+/// Keeps the files of one session.
+pub(super) struct Kept {
+    changes: Changes,
+    checkpoints: Checkpoints,
+    steps: Steps,
+    /// `None` = the adapter tells its steps.
+    burst: Option<Burst>,
+    asks: mpsc::Receiver<String>,
+}
+
+impl Kept {
+    /// Begins at the base with a first checkpoint, or at the one that the attempt goes on
+    /// from. Says in `input` where the conversation begins and who hears of its steps.
+    pub(super) async fn begin(
+        attempt: &Attempt,
+        work: &SessionWork,
+        adapter: &dyn Adapter,
+        workspace: &Workspace,
+        input: &mut SessionInput,
+        asks: mpsc::Receiver<String>,
+    ) -> Result<Self, Ended> {
+        let base = workspace.tree.base();
+        let begun = match &work.resume {
+            Some(resume) => resumed::begin(attempt, adapter, input, resume).await?,
+            None => Begun::default(),
+        };
+        let steps = Steps::from(begun.position);
+        let place = Place {
+            commit: work.resume.as_ref().map_or(base, |resume| &resume.commit).clone(),
+            position: begun.position,
+            offset: begun.offset,
+        };
+        let desk = Desk {
+            project: attempt.work.project.clone(),
+            mirror: workspace.mirror.clone(),
+            tree: Arc::clone(&workspace.tree),
+            blobs: attempt.shop.blobs.clone(),
+            masker: attempt.shop.masker.clone(),
+            recording: attempt.recording.clone(),
+            title: format!("checkpoint of session {} of task {}", work.name, attempt.work.task),
+        };
+        let transcript = adapter.session_file(input).map_or(Transcript::Told, Transcript::File);
+        let mut kept = Self {
+            changes: Changes::default(),
+            checkpoints: Checkpoints::new(desk, steps.clone(), transcript, place),
+            burst: (!adapter.tells_steps()).then(|| Burst::new(steps.clone())),
+            steps: steps.clone(),
+            asks,
+        };
+        match &work.resume {
+            Some(resume) => {
+                if begun.position == 0 {
+                    let summary = resumed::summary(&workspace.mirror, base, resume).await;
+                    input.prompt.own.push_str(&summary);
+                }
+                let resumed = EventBody::Resumed {
+                    commit: resume.commit.clone(),
+                    position: begun.position,
+                    repeated_calls: resume.repeated_calls,
+                };
+                attempt.recording.post(resumed).await?;
+            }
+            None => {
+                let first = kept.checkpoints.baseline();
+                let first = async {
+                    first.await;
+                    Ok(())
+                };
+                attempt.unless_stopped(first).await?;
+            }
+        }
+        input.beginning = begun.beginning;
+        input.steps = steps;
+        Ok(kept)
+    }
+
+    /// Reports and keeps until it is dropped; returns only when the agent ends.
+    pub(super) async fn watch(&mut self, workspace: &Workspace, recording: &Recording) -> OutboxClosed {
+        tokio::select! {
+            closed = self.changes.watch(&workspace.tree, recording, self.burst.as_mut()) => closed,
+            never = self.checkpoints.run() => never,
+            never = relay(&mut self.asks, &self.steps) => match never {},
+        }
+    }
+
+    /// Reports what changed since the last look.
+    pub(super) async fn look(&mut self, workspace: &Workspace, recording: &Recording) -> Result<(), OutboxClosed> {
+        self.changes.look(&workspace.tree, recording).await.map(drop)
+    }
+
+    /// Takes the last checkpoint, as far as the attempt still may.
+    pub(super) async fn finish(&mut self, attempt: &Attempt, reason: CheckpointReason) {
+        let finishing = self.checkpoints.finish(reason);
+        let finished = match attempt.stop.reason() {
+            None => attempt.stop.token().run_until_cancelled(finishing).await.is_some(),
+            // Another agent goes on from it.
+            Some(StopReason::HandedBack) => {
+                let grace = attempt.shop.limits.stop_grace;
+                tokio::time::timeout(grace, finishing).await.is_ok()
+            }
+            // Nobody would take it.
+            Some(StopReason::Ordered(_) | StopReason::Detached) => false,
+        };
+        if !finished {
+            tracing::info!("the attempt ends without a last checkpoint");
+        }
+    }
+}
+
+/// Passes on what people ask for.
+async fn relay(asks: &mut mpsc::Receiver<String>, steps: &Steps) -> std::convert::Infallible {
+    while let Some(note) = asks.recv().await {
+        steps.ask(CheckpointReason::Requested, note);
+    }
+    // Nobody can ask any more.
+    std::future::pending().await
+}

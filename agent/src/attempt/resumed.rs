@@ -1,0 +1,117 @@
+//! What an attempt that goes on from a checkpoint has to know: what was said until then, as
+//! its adapter takes it, or, for one that begins a new conversation, words about what was
+//! done. The files are the workspace's.
+
+use bytes::Bytes;
+use kage_core::checkpoint::Resume;
+use kage_core::event::EventBody;
+use kage_core::id::Oid;
+use kage_git::{Mirror, diff};
+
+use super::{Attempt, Ended};
+use crate::adapter::{Adapter, Beginning, SessionInput};
+
+/// Paths that a new conversation is told of.
+const PATHS: usize = 40;
+
+/// Where the conversation of an attempt begins, and how far its session file goes.
+#[derive(Debug, Default)]
+pub(super) struct Begun {
+    pub(super) beginning: Beginning,
+    /// The position at which it begins.
+    pub(super) position: u64,
+    /// Bytes that are in the session file by then.
+    pub(super) offset: u64,
+}
+
+/// Fetches what was said, if the adapter can go on with it. When that cannot be had, the
+/// attempt begins a new conversation and says so.
+pub(super) async fn begin(
+    attempt: &Attempt,
+    adapter: &dyn Adapter,
+    input: &SessionInput,
+    resume: &Resume,
+) -> Result<Begun, Ended> {
+    if resume.position == 0 || !adapter.resumes().can(resume.repeated_calls) {
+        return Ok(Begun::default());
+    }
+    let mut said = Vec::new();
+    for segment in &resume.segments {
+        let fetched = attempt.shop.blobs.get(&attempt.work.project, &segment.blob);
+        match attempt.stop.token().run_until_cancelled(fetched).await {
+            None => return Err(attempt.stopped().into()),
+            Some(Ok(bytes)) => said.extend_from_slice(&bytes),
+            Some(Err(error)) => return lost(attempt, &error.to_string()).await,
+        }
+    }
+    let lines = said.iter().filter(|byte| **byte == b'\n').count() as u64;
+    if lines != resume.position {
+        let why = format!("it has {lines} messages instead of {}", resume.position);
+        return lost(attempt, &why).await;
+    }
+    let said = match adapter.session_file(input) {
+        Some(file) => file.local(said),
+        None => said,
+    };
+    Ok(Begun {
+        position: resume.position,
+        offset: said.len() as u64,
+        beginning: Beginning::GoOn {
+            said: Bytes::from(said),
+            note: resume.note.clone(),
+        },
+    })
+}
+
+async fn lost(attempt: &Attempt, why: &str) -> Result<Begun, Ended> {
+    let text = format!("the conversation of the checkpoint cannot be had ({why}): a new one begins");
+    attempt.recording.post(EventBody::Warning(text)).await?;
+    Ok(Begun::default())
+}
+
+/// What a new conversation is told of what was done before it.
+pub(super) async fn summary(mirror: &Mirror, base: &Oid, resume: &Resume) -> String {
+    let (path, from, to) = (mirror.path().to_owned(), base.clone(), resume.commit.clone());
+    let compared = tokio::task::spawn_blocking(move || diff::between(&path, &from, &to)).await;
+    let paths = match compared {
+        Ok(Ok(difference)) => difference.files.into_iter().map(|file| file.path).collect(),
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    };
+    summary_of(&paths, &resume.note)
+}
+
+fn summary_of(paths: &[String], note: &str) -> String {
+    if paths.is_empty() && note.is_empty() {
+        return String::new();
+    }
+    let mut text =
+        "\n\n# What was done before\n\nSomebody worked on this task before you and was interrupted.".to_owned();
+    if !paths.is_empty() {
+        text.push_str(" The files are as they were left. These differ from the beginning:\n");
+        for path in paths.iter().take(PATHS) {
+            text.push_str(&format!("\n- {path}"));
+        }
+        if let Some(more) = paths.len().checked_sub(PATHS).filter(|more| *more > 0) {
+            text.push_str(&format!("\n- and {more} more"));
+        }
+        text.push_str("\n\nLook at them first, and go on from there.");
+    }
+    if !note.is_empty() {
+        text.push_str(&format!("\n\n{note}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_short_and_says_what_there_is() {
+        assert_eq!(summary_of(&[], ""), "");
+        let paths: Vec<String> = (0..50).map(|n| format!("f{n}")).collect();
+        let text = summary_of(&paths, "verify failed");
+        assert!(text.contains("- f39\n- and 10 more") && !text.contains("f40") && text.ends_with("verify failed"));
+        assert!(!summary_of(&[], "verify failed").contains("differ"));
+    }
+}

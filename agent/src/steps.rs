@@ -1,0 +1,275 @@
+//! What an adapter tells about its steps: each message of its conversation, and when its
+//! tools begin and end. So a checkpoint knows a place in the conversation that belongs to
+//! the files in it. It takes and sends nothing; that is the attempt's.
+//!
+//! ```text
+//!   messages ─▶ tools begin ─▶ results ─▶ tools ended ─▶ messages ─▶ ...
+//!               │◀────── files may change ──────▶│
+//!    tools wait for a checkpoint to be taken     │     a checkpoint waits for tools
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use kage_core::checkpoint::CheckpointReason;
+use tokio::sync::{Notify, watch};
+
+/// The steps of one session. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Steps(Option<Arc<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Told when something is asked for, or may be taken now.
+    wanted: Notify,
+    /// The number of the last request that was dealt with.
+    dealt: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The position of the first of `lines`.
+    first: u64,
+    /// Messages that no checkpoint holds yet: one conversation's worth at most.
+    lines: VecDeque<Bytes>,
+    /// Tools run, so that files may be half written.
+    busy: bool,
+    /// At most one; further ones join it.
+    asked: Option<Asked>,
+    /// The number of the last request.
+    number: u64,
+}
+
+/// A checkpoint that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) reason: CheckpointReason,
+    pub(crate) note: String,
+    /// The place in the conversation that belongs to it.
+    pub(crate) position: u64,
+    number: u64,
+}
+
+impl Steps {
+    /// The steps of a session whose checkpoints nobody takes.
+    #[must_use]
+    pub const fn unheard() -> Self {
+        Self(None)
+    }
+
+    /// The steps of a session whose conversation has got to `first`.
+    pub(crate) fn from(first: u64) -> Self {
+        Self(Some(Arc::new(Shared {
+            state: Mutex::new(State {
+                first,
+                lines: VecDeque::new(),
+                busy: false,
+                asked: None,
+                number: 0,
+            }),
+            wanted: Notify::new(),
+            dealt: watch::Sender::new(0),
+        })))
+    }
+
+    /// A message was added to the conversation.
+    pub fn message(&self, line: impl Into<Bytes>) {
+        if let Some(shared) = &self.0 {
+            shared.lock().lines.push_back(line.into());
+        }
+    }
+
+    /// Tools are about to change files. Waits for a checkpoint that is being taken.
+    pub async fn tools_begin(&self) {
+        let Some(shared) = &self.0 else { return };
+        let mut dealt = shared.dealt.subscribe();
+        loop {
+            let number = {
+                let mut state = shared.lock();
+                if *dealt.borrow_and_update() >= state.number {
+                    state.busy = true;
+                    return;
+                }
+                state.number
+            };
+            // The sender lives as long as `shared`.
+            if dealt.wait_for(|dealt| *dealt >= number).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Tools ended and their results are in the conversation: this is a place to go on from.
+    pub fn tools_ended(&self) {
+        if let Some(shared) = &self.0 {
+            shared.lock().busy = false;
+        }
+        self.ask(CheckpointReason::FilesChanged, String::new());
+    }
+
+    /// No tool runs any more, however that came.
+    pub(crate) fn ended(&self) {
+        if let Some(shared) = &self.0 {
+            shared.lock().busy = false;
+            shared.wanted.notify_one();
+        }
+    }
+
+    /// Asks for a checkpoint at the next place between two steps. It joins one that is asked
+    /// for already: what a person wrote is kept, and any reason tells more than changed files.
+    pub(crate) fn ask(&self, reason: CheckpointReason, note: String) {
+        let Some(shared) = &self.0 else { return };
+        let mut state = shared.lock();
+        state.number += 1;
+        let position = state.position();
+        let number = state.number;
+        let mut asked = Asked {
+            reason,
+            note,
+            position,
+            number,
+        };
+        if let Some(before) = state.asked.take() {
+            if reason == CheckpointReason::FilesChanged {
+                asked.reason = before.reason;
+            }
+            if asked.note.is_empty() {
+                asked.note = before.note;
+            }
+        }
+        state.asked = Some(asked);
+        drop(state);
+        shared.wanted.notify_one();
+    }
+
+    /// Waits for a request that can be dealt with now. Cancel-safe.
+    pub(crate) async fn asked(&self) -> Asked {
+        let Some(shared) = &self.0 else {
+            return std::future::pending().await;
+        };
+        loop {
+            let wanted = shared.wanted.notified();
+            {
+                let mut state = shared.lock();
+                if !state.busy
+                    && let Some(asked) = state.asked.take()
+                {
+                    return asked;
+                }
+            }
+            wanted.await;
+        }
+    }
+
+    /// True while a request waits.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.lock().asked.is_some())
+    }
+
+    /// The files of a request are safe, or will not be: tools may run.
+    pub(crate) fn dealt_with(&self, asked: &Asked) {
+        if let Some(shared) = &self.0 {
+            shared.dealt.send_modify(|dealt| *dealt = (*dealt).max(asked.number));
+        }
+    }
+
+    /// The messages from one position to another, a line each.
+    pub(crate) fn lines(&self, from: u64, to: u64) -> Vec<u8> {
+        let Some(shared) = &self.0 else { return Vec::new() };
+        let state = shared.lock();
+        let place = |position: u64| usize::try_from(position.saturating_sub(state.first)).unwrap_or(usize::MAX);
+        let (start, end) = (place(from), place(to));
+        let mut text = Vec::new();
+        for line in state.lines.iter().take(end).skip(start) {
+            text.extend_from_slice(line);
+            text.push(b'\n');
+        }
+        text
+    }
+
+    /// Messages before this position are held elsewhere.
+    pub(crate) fn forget(&self, position: u64) {
+        if let Some(shared) = &self.0 {
+            let mut state = shared.lock();
+            while state.first < position && state.lines.pop_front().is_some() {
+                state.first += 1;
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is whole before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn position(&self) -> u64 {
+        self.first + self.lines.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_join_and_wait_for_the_end_of_a_step() {
+        let steps = Steps::from(4);
+        steps.message("a");
+        steps.tools_begin().await;
+        steps.ask(CheckpointReason::Requested, "look".to_owned());
+        assert_eq!(steps.asked().now_or_never(), None);
+        steps.message("b");
+        steps.tools_ended();
+        let asked = steps.asked().now_or_never().unwrap();
+        assert_eq!(
+            (asked.reason, asked.note.as_str(), asked.position),
+            (CheckpointReason::Requested, "look", 6)
+        );
+        assert!(!steps.is_asked());
+
+        // Until it is dealt with, no tool changes a file.
+        assert_eq!(steps.tools_begin().now_or_never(), None);
+        steps.dealt_with(&asked);
+        assert_eq!(steps.tools_begin().now_or_never(), Some(()));
+        steps.ask(CheckpointReason::Requested, "why".to_owned());
+        steps.ask(CheckpointReason::BeforeRetry, String::new());
+        assert_eq!(steps.asked().now_or_never(), None);
+        steps.ended();
+        let last = steps.asked().now_or_never().unwrap();
+        assert_eq!(
+            (last.reason, last.note.as_str()),
+            (CheckpointReason::BeforeRetry, "why")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_step_keeps_its_place_although_messages_follow() {
+        let steps = Steps::from(0);
+        steps.message("a");
+        steps.tools_ended();
+        steps.message("b");
+        assert_eq!(steps.asked().await.position, 1);
+        assert_eq!(steps.lines(0, 1), b"a\n");
+        steps.forget(1);
+        steps.message("c");
+        assert_eq!(steps.lines(1, 3), b"b\nc\n");
+        assert_eq!(steps.lines(2, 3), b"c\n");
+    }
+
+    #[tokio::test]
+    async fn without_a_listener_nothing_waits() {
+        let steps = Steps::unheard();
+        steps.message("a");
+        steps.tools_ended();
+        assert_eq!(steps.tools_begin().now_or_never(), Some(()));
+        assert!(!steps.is_asked() && steps.lines(0, 1).is_empty());
+    }
+}

@@ -1,0 +1,206 @@
+//! An agent in this process whose adapter does what the prompt says.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use kage_agent::adapter::{Adapter, AdapterEnd, Beginning, Reporter, Resumes, SessionInput};
+use kage_agent::{Config, Limits, Ports, Registry};
+use kage_core::event::{EventBody, OutputStream};
+use kage_core::failure::FailureKind;
+use kage_core::fleet::AdapterInfo;
+use kage_proto::client::Credentials;
+use kage_proto::convert::agent::{PromptText, SessionWork, WorkKind};
+use kage_proto::v1;
+use kage_proto::v1::event::Body;
+use kage_proto::v1::finished::Outcome;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::coordinator::{DEADLINE, Served};
+
+pub(crate) const SECRET: &str = "key-0123456789";
+
+/// The byte at a place of what `print` prints.
+pub(crate) fn byte(at: usize) -> u8 {
+    u8::try_from(at.wrapping_mul(2_654_435_761) >> 7 & 0xff).unwrap()
+}
+
+pub(crate) fn work(task: &str) -> WorkKind {
+    WorkKind::Session(SessionWork {
+        name: "one".parse().unwrap(),
+        adapter: "scripted".parse().unwrap(),
+        model: None,
+        prompt: PromptText::Inline(task.to_owned()),
+        context_base: None,
+        context_delta: None,
+        overridden: Vec::new(),
+        timeout: Duration::from_secs(60),
+        idle_timeout: Duration::from_secs(60),
+        resume: None,
+    })
+}
+
+pub(crate) fn failure(events: &[v1::Event]) -> v1::Failure {
+    match events.last().and_then(|event| event.body.clone()) {
+        Some(Body::Finished(v1::Finished {
+            outcome: Some(Outcome::Failure(failure)),
+        })) => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) fn kind(kind: FailureKind) -> i32 {
+    v1::FailureKind::from(kind).into()
+}
+
+/// Does what the prompt says.
+struct Scripted {
+    resumes: Resumes,
+}
+
+impl Adapter for Scripted {
+    fn info(&self) -> AdapterInfo {
+        AdapterInfo {
+            name: "scripted".parse().unwrap(),
+            version: "1".to_owned(),
+            unavailable: None,
+        }
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        vec![SECRET.to_owned()]
+    }
+
+    fn resumes(&self) -> Resumes {
+        self.resumes
+    }
+
+    fn tells_steps(&self) -> bool {
+        self.resumes == Resumes::Position
+    }
+
+    fn uses_scratch(&self) -> bool {
+        false
+    }
+
+    fn run(&self, mut input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {
+        async move {
+            let (_, task) = input.prompt.own.split_once("# Task\n\n").unwrap();
+            let mut words = task.split([' ', '\n']);
+            match words.next().unwrap() {
+                "wait" => {
+                    stop.cancelled().await;
+                    return AdapterEnd::Stopped;
+                }
+                "panic" => panic!("scripted"),
+                "print" => {
+                    let bytes: usize = words.next().unwrap().parse().unwrap();
+                    for start in (0..bytes).step_by(1000) {
+                        let piece: Vec<u8> = (start..bytes.min(start + 1000)).map(byte).collect();
+                        if reporter.output(OutputStream::Stdout, piece.into()).await.is_err() {
+                            return AdapterEnd::Stopped;
+                        }
+                    }
+                }
+                "leak" => {
+                    let (first, second) = SECRET.split_at(5);
+                    for piece in ["the key is ", first, second, "!"] {
+                        let piece = Bytes::from_static(piece.as_bytes());
+                        reporter.output(OutputStream::Stderr, piece).await.unwrap();
+                    }
+                    let text = EventBody::Activity(format!("echo {SECRET}"));
+                    reporter.event(text).await.unwrap();
+                }
+                "freeze" => {
+                    input.frozen.wait_for(|frozen| *frozen).await.unwrap();
+                    reporter.event(EventBody::Activity("frozen".to_owned())).await.unwrap();
+                    input.frozen.wait_for(|frozen| !*frozen).await.unwrap();
+                    reporter.event(EventBody::Activity("thawed".to_owned())).await.unwrap();
+                }
+                "nothing" => {}
+                "prompt" => {
+                    std::fs::write(input.worktree.unwrap().join("prompted"), "").unwrap();
+                    reporter.event(EventBody::Activity(task.to_owned())).await.unwrap();
+                }
+                "write" => {
+                    std::fs::write(input.worktree.unwrap().join("written"), "w\n").unwrap();
+                    stop.cancelled().await;
+                    return AdapterEnd::Stopped;
+                }
+                "steps" => {
+                    let (tree, steps) = (input.worktree.unwrap(), input.steps);
+                    let mut done = 0;
+                    match input.beginning {
+                        Beginning::New => steps.message("the task"),
+                        Beginning::GoOn { said, note } => {
+                            done = said.iter().filter(|byte| **byte == b'\n').count() / 2;
+                            let told = format!("{note} {}", std::str::from_utf8(&said).unwrap());
+                            reporter.event(EventBody::Activity(told)).await.unwrap();
+                        }
+                    }
+                    let all: usize = words.next().unwrap().parse().unwrap();
+                    for step in done..all {
+                        steps.message(format!("call {step}"));
+                        steps.tools_begin().await;
+                        std::fs::write(tree.join(format!("step{step}")), SECRET).unwrap();
+                        steps.message(format!("result {step} {SECRET}"));
+                        steps.tools_ended();
+                    }
+                    if words.next() == Some("wait") {
+                        stop.cancelled().await;
+                        return AdapterEnd::Stopped;
+                    }
+                }
+                other => panic!("{other}"),
+            }
+            AdapterEnd::Done { summary: String::new() }
+        }
+        .boxed()
+    }
+}
+
+pub(crate) struct Agent {
+    shutdown: CancellationToken,
+    pub(crate) hand_back: CancellationToken,
+    running: JoinHandle<Result<(), kage_agent::RunError>>,
+}
+
+impl Agent {
+    pub(crate) fn start(served: &Served, state: &Path, limits: Limits) -> Self {
+        Self::start_with(served, state, limits, Resumes::Position)
+    }
+
+    pub(crate) fn start_with(served: &Served, state: &Path, limits: Limits, resumes: Resumes) -> Self {
+        let adapter: Arc<dyn Adapter> = Arc::new(Scripted { resumes });
+        let ports = Ports::system(Registry::from([("scripted".parse().unwrap(), adapter)]));
+        let config = Config {
+            state_dir: state.to_owned(),
+            coordinator_url: format!("http://{}", served.address),
+            credentials: Credentials::bearer("token"),
+            name: "tester".to_owned(),
+            slots: 2,
+            labels: [("os".to_owned(), "test".to_owned())].into(),
+            limits,
+        };
+        let shutdown = CancellationToken::new();
+        Self {
+            hand_back: ports.hand_back.clone(),
+            running: tokio::spawn(kage_agent::run(config, ports, shutdown.clone())),
+            shutdown,
+        }
+    }
+
+    pub(crate) async fn end(self) {
+        self.shutdown.cancel();
+        self.ended().await;
+    }
+
+    pub(crate) async fn ended(self) {
+        let ended = tokio::time::timeout(DEADLINE, self.running).await;
+        ended.expect("the agent ends").unwrap().unwrap();
+    }
+}

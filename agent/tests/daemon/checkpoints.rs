@@ -1,0 +1,290 @@
+//! Checkpoints of sessions in a real repository, and sessions that go on from them elsewhere.
+
+use std::path::Path;
+use std::process::Command;
+
+use kage_agent::Limits;
+use kage_agent::adapter::Resumes;
+use kage_core::checkpoint::{CheckpointReason, Resume, TakenCheckpoint};
+use kage_core::id::{Digest, Oid};
+use kage_core::task::RepositoryRef;
+use kage_git::{Auth, Mirror};
+use kage_proto::convert::agent::WorkKind;
+use kage_proto::v1;
+use kage_proto::v1::connect_response::Message as ToAgent;
+use kage_proto::v1::event::Body;
+
+use crate::agent::{Agent, SECRET, failure, work};
+use crate::coordinator::Served;
+
+/// A repository with one commit, as offered work is done in.
+struct Source {
+    folder: tempfile::TempDir,
+    base: Oid,
+}
+
+impl Source {
+    fn new(served: &Served) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("first"), "1\n").unwrap();
+        git(folder.path(), &["init", "--quiet", "-b", "main"]);
+        git(folder.path(), &["add", "-A"]);
+        git(folder.path(), &["commit", "--quiet", "-m", "start"]);
+        let base: Oid = git(folder.path(), &["rev-parse", "HEAD"]).parse().unwrap();
+        let repository = RepositoryRef {
+            name: "repo".parse().unwrap(),
+            base: base.clone(),
+        };
+        served.coordinator.with(|kept| kept.repository = Some(repository));
+        Self { folder, base }
+    }
+
+    /// A state folder of an agent that has the base already.
+    async fn state(&self) -> tempfile::TempDir {
+        let state = tempfile::tempdir().unwrap();
+        let mirror = mirror(state.path()).await;
+        let (url, base) = (format!("file://{}", self.folder.path().display()), &self.base);
+        let refspec = format!("HEAD:refs/kage/bases/{base}");
+        mirror.fetch(&url, &Auth::None, &[&refspec]).await.unwrap();
+        state
+    }
+}
+
+async fn mirror(state: &Path) -> Mirror {
+    Mirror::open_or_init(state.join("mirrors/default/repo.git"))
+        .await
+        .unwrap()
+}
+
+fn git(folder: &Path, args: &[&str]) -> String {
+    let mut command = Command::new("git");
+    command.current_dir(folder).args(args).env_clear();
+    command
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("HOME", folder);
+    for who in ["AUTHOR", "COMMITTER"] {
+        command
+            .env(format!("GIT_{who}_NAME"), "Ann")
+            .env(format!("GIT_{who}_EMAIL"), "a@b");
+    }
+    let done = command.output().unwrap();
+    assert!(
+        done.status.success(),
+        "git {args:?}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    String::from_utf8(done.stdout).unwrap().trim().to_owned()
+}
+
+fn taken(events: &[v1::Event]) -> Vec<TakenCheckpoint> {
+    let taken = events.iter().filter_map(|event| match &event.body {
+        Some(Body::CheckpointTaken(taken)) => Some(taken.clone().try_into().unwrap()),
+        _ => None,
+    });
+    taken.collect()
+}
+
+/// Waits for a checkpoint of an attempt and returns all until then.
+async fn until(served: &Served, attempt: &str, found: impl Fn(&TakenCheckpoint) -> bool) -> Vec<TakenCheckpoint> {
+    let check = |kept: &crate::coordinator::Kept| {
+        let taken = taken(kept.events.get(attempt)?);
+        taken.last().is_some_and(&found).then_some(taken)
+    };
+    served.coordinator.until("the checkpoint", check).await
+}
+
+/// What a coordinator offers after these checkpoints.
+fn resume(taken: &[TakenCheckpoint], note: &str, repeated_calls: u32) -> Resume {
+    let last = taken.last().unwrap();
+    let segments: Vec<_> = taken.iter().filter_map(|taken| taken.transcript.clone()).collect();
+    Resume {
+        commit: last.commit.clone(),
+        tree: last.tree.clone(),
+        number: 1,
+        packs: taken.iter().filter_map(|taken| taken.pack.clone()).collect(),
+        position: segments.last().map_or(0, |segment| segment.to),
+        segments,
+        repeated_calls,
+        note: note.to_owned(),
+    }
+}
+
+fn going_on(task: &str, resume: Resume) -> WorkKind {
+    let WorkKind::Session(mut session) = work(task) else {
+        unreachable!("it is a session")
+    };
+    session.resume = Some(Box::new(resume));
+    WorkKind::Session(session)
+}
+
+fn bodies(events: &[v1::Event]) -> impl Iterator<Item = &Body> {
+    events.iter().filter_map(|event| event.body.as_ref())
+}
+
+fn result(events: &[v1::Event]) -> v1::ResultCommit {
+    let result = bodies(events).find_map(|body| match body {
+        Body::ResultCommitted(committed) => committed.result.clone(),
+        _ => None,
+    });
+    result.expect("there is a result")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_goes_on_at_another_agent() {
+    let served = Served::start().await;
+    let source = Source::new(&served);
+    let state = source.state().await;
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(1).await;
+    let first = served.coordinator.grant(1, work("steps 3 wait")).await;
+    let checkpoints = until(&served, &first, |taken| {
+        taken.transcript.as_ref().is_some_and(|segment| segment.to == 7)
+    });
+    let checkpoints = checkpoints.await;
+    let baseline = &checkpoints[0];
+    assert_eq!(
+        (
+            baseline.reason,
+            &baseline.commit,
+            &baseline.pack,
+            baseline.files_changed
+        ),
+        (CheckpointReason::Baseline, &source.base, &None, 0)
+    );
+    for pair in checkpoints.windows(2) {
+        assert_eq!(
+            (pair[1].reason, &pair[1].parent),
+            (CheckpointReason::FilesChanged, &pair[0].commit)
+        );
+    }
+    let last = checkpoints.last().unwrap();
+    let segment = last.transcript.as_ref().unwrap();
+    let said = served
+        .coordinator
+        .with(|kept| kept.blobs[segment.blob.as_str()].clone());
+    let said = String::from_utf8(said).unwrap();
+    assert!(
+        said.ends_with("call 2\nresult 2 ***\n") && !said.contains(SECRET),
+        "{said}"
+    );
+    // It shuts down and gives the session back, which a last checkpoint has whole already.
+    agent.hand_back.cancel();
+    let events = served.coordinator.finished(&first).await;
+    assert_eq!(taken(&events).len(), checkpoints.len());
+    agent.ended().await;
+
+    let other = source.state().await;
+    let agent = Agent::start(&served, other.path(), Limits::default());
+    served.coordinator.connected(2).await;
+    let moved = going_on("steps 5", resume(&checkpoints, "moved", 2));
+    let second = served.coordinator.grant(2, moved).await;
+    let events = served.coordinator.finished(&second).await;
+    let resumed = bodies(&events).find_map(|body| match body {
+        Body::Resumed(resumed) => Some(resumed.clone()),
+        _ => None,
+    });
+    let resumed = resumed.unwrap();
+    assert_eq!(
+        (resumed.commit.as_str(), resumed.position, resumed.repeated_calls),
+        (last.commit.as_str(), 7, 2)
+    );
+    let heard = bodies(&events).any(|body| {
+        matches!(body, Body::Activity(told) if told.summary.starts_with("moved the task\ncall 0") && told.summary.ends_with("result 2 ***\n"))
+    });
+    assert!(heard, "{events:?}");
+    // What follows is one conversation with what was said before, and one line of commits.
+    let after = taken(&events);
+    assert_eq!(
+        (&after[0].parent, after[0].transcript.as_ref().unwrap().from),
+        (&last.commit, 7)
+    );
+    assert_eq!(after.last().unwrap().transcript.as_ref().unwrap().to, 11);
+    let result = result(&events);
+    assert_eq!(result.paths, ["step0", "step1", "step2", "step3", "step4"]);
+    let there = mirror(other.path()).await;
+    let parent = git(there.path(), &["rev-parse", &format!("{}^", result.commit)]);
+    assert_eq!(parent, source.base.as_str());
+    assert_eq!(after.last().unwrap().tree.as_str(), result.tree);
+    git(there.path(), &["fsck", "--strict", "--no-dangling"]);
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_cannot_go_on_is_told_what_was_done() {
+    let served = Served::start().await;
+    let source = Source::new(&served);
+    let state = source.state().await;
+    let agent = Agent::start_with(&served, state.path(), Limits::default(), Resumes::Latest);
+    served.coordinator.connected(1).await;
+    let first = served.coordinator.grant(1, work("write")).await;
+    // Nobody tells of steps: files that came to rest are kept.
+    let checkpoints = until(&served, &first, |taken| taken.files_changed == 1).await;
+    served.coordinator.say(ToAgent::TakeCheckpoint(v1::TakeCheckpoint {
+        attempt_id: first.clone(),
+        note: "$(look)".to_owned(),
+    }));
+    let asked = until(&served, &first, |taken| taken.reason == CheckpointReason::Requested).await;
+    let last = asked.last().unwrap();
+    assert_eq!((last.note.as_str(), last.files_changed), ("$(look)", 0));
+    assert_eq!(
+        (&last.parent, &last.tree),
+        (&checkpoints[1].commit, &checkpoints[1].tree)
+    );
+    served.coordinator.say(ToAgent::Stop(v1::Stop {
+        attempt_id: first.clone(),
+        reason: "restored".to_owned(),
+    }));
+    failure(&served.coordinator.finished(&first).await);
+
+    // After a rollback it begins anew, in the files of the checkpoint.
+    let mut back = resume(&checkpoints, "Verify failed.", 3);
+    back.segments.clear();
+    let second = served.coordinator.grant(2, going_on("prompt", back.clone())).await;
+    let events = served.coordinator.finished(&second).await;
+    let prompt = bodies(&events).find_map(|body| match body {
+        Body::Activity(told) => Some(told.summary.clone()),
+        _ => None,
+    });
+    let prompt = prompt.unwrap();
+    assert!(
+        prompt.contains("- written\n") && prompt.ends_with("Verify failed."),
+        "{prompt}"
+    );
+    assert_eq!(result(&events).paths, ["prompted", "written"]);
+
+    // What cannot be put together is no place to begin.
+    let mut broken = back;
+    broken.tree = source.base.clone();
+    let third = served.coordinator.grant(3, going_on("prompt", broken)).await;
+    let told = failure(&served.coordinator.finished(&third).await);
+    assert!(told.message.contains("has the tree"), "{told:?}");
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_fails_is_told_and_stops_nothing() {
+    let served = Served::start().await;
+    let source = Source::new(&served);
+    served.coordinator.with(|kept| kept.refuse_blobs = 1);
+    let state = source.state().await;
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(1).await;
+    let attempt = served.coordinator.grant(1, work("steps 2")).await;
+    let events = served.coordinator.finished(&attempt).await;
+    let warned = bodies(&events).any(|body| {
+        matches!(body, Body::Warning(warning) if warning.message.starts_with("no checkpoint: a checkpoint could not be sent"))
+    });
+    assert!(warned, "{events:?}");
+    // The next one follows what the coordinator knows.
+    let taken = taken(&events);
+    let last = taken.last().unwrap();
+    assert_eq!((&last.parent, last.files_changed), (&source.base, 2));
+    assert_eq!(last.transcript.as_ref().unwrap().from, 0);
+    assert_eq!(result(&events).paths, ["step0", "step1"]);
+    agent.end().await;
+    assert!(
+        served
+            .coordinator
+            .with(|kept| kept.blobs.contains_key(last.pack.as_ref().map_or("", Digest::as_str)))
+    );
+}
