@@ -17,6 +17,7 @@ pub mod event;
 pub mod session;
 pub mod price;
 pub mod context;
+pub mod priority;
 pub mod task;
 pub mod attempt;
 pub mod job;

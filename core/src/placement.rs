@@ -1,19 +1,32 @@
-//! Placement: which waiting job goes to which agent, and why one still waits.
+//! Placement: which waiting job goes to which agent.
 //!
 //! Pure and cheap, because it is called on every dispatch. It decides on a view of the
 //! fleet that the caller gives, and changes nothing; whether an agent then takes the job
-//! is the agent's word. The caller keeps the queue and the count of held jobs.
+//! is the agent's word. The caller keeps the queue and the counts of held and placed jobs.
+//!
+//! Two orders share every agent. Seven jobs of eight go by urgency: priority first, then
+//! tasks take turns. The eighth is the one that has waited longest, whatever its priority.
+//! So a job with `n` older ones before it is placed at the latest when an agent that fits it
+//! has been given `8 * (n + 1)` jobs, however many more urgent ones keep coming.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
+use crate::fleet::AdapterInfo;
 use crate::id::{AdapterName, AgentId, JobId, ProjectId, TaskId};
 use crate::job::Affinity;
+use crate::priority::Priority;
 use crate::task::Labels;
-use crate::time::{Timestamp, in_words};
+use crate::time::Timestamp;
 
+mod reason;
 #[cfg(test)]
 mod tests;
+
+pub use reason::{nobody_can, why_waiting};
+
+/// Of so many jobs that an agent is given, one is the oldest that it can do.
+pub const OLDEST_EVERY: u64 = 8;
 
 /// A job that waits for an agent.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +37,8 @@ pub struct Waiting<'a> {
     pub task: TaskId,
     /// Its project.
     pub project: &'a ProjectId,
+    /// How urgent its task is.
+    pub priority: Priority,
     /// Jobs of its task that agents hold now, also for fairness.
     pub held: u32,
     /// The adapter it needs; `None` for a verify job.
@@ -38,7 +53,20 @@ pub struct Waiting<'a> {
     pub affinity: Affinity,
 }
 
-/// What placement sees of a connected agent.
+/// Whether an agent takes new work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Availability {
+    /// It does.
+    Open,
+    /// Somebody said that it shall not, until they say otherwise.
+    Cordoned,
+    /// It finishes what it has, and leaves.
+    Draining,
+    /// It is known and not connected, and may come back.
+    Away,
+}
+
+/// What placement sees of an agent.
 #[derive(Debug, Clone, Copy)]
 pub struct AgentView<'a> {
     /// The agent.
@@ -47,14 +75,18 @@ pub struct AgentView<'a> {
     pub name: &'a str,
     /// Jobs it could take now.
     pub free_slots: u32,
+    /// Jobs it was given so far.
+    pub placed: u64,
     /// Its labels.
     pub labels: &'a Labels,
     /// The only project it works for; `None` = any.
     pub project: Option<&'a ProjectId>,
     /// The adapters that work there.
     pub adapters: &'a BTreeSet<AdapterName>,
-    /// It takes no new jobs.
-    pub draining: bool,
+    /// All that it says of adapters, also of those that do not work.
+    pub known: &'a [AdapterInfo],
+    /// Whether it takes new work.
+    pub availability: Availability,
 }
 
 /// What to offer now, and when to look again if nothing else happens.
@@ -82,22 +114,28 @@ impl AgentView<'_> {
         self.project.is_none_or(|project| project == job.project)
     }
 
+    /// True when it can do the job once it takes work and has room.
+    fn could_do(&self, job: &Waiting<'_>) -> bool {
+        self.serves(job) && self.has_adapter(job) && self.has_labels(job)
+    }
+
     fn fits(&self, job: &Waiting<'_>) -> bool {
-        !self.draining && self.serves(job) && self.has_adapter(job) && self.has_labels(job)
+        self.availability == Availability::Open && self.could_do(job)
     }
 }
 
 /// Places what can be placed.
 ///
-/// `waiting` is in the order of the queue. Tasks take turns: the task that would then hold
-/// the fewest jobs goes first, and among equals the job that was queued first. A job goes to
-/// the agent with the most free slots among those that fit. One that nobody can take now
-/// stays behind and holds up no other.
+/// `waiting` is in the order of the queue, the oldest first. The order is that of the module;
+/// the task whose turn it is, is the one that would then hold the fewest jobs, and among
+/// equals the job that was queued first. A job goes to the agent with the most free slots
+/// among those that fit. One that nobody can take now stays behind and holds up no other.
 pub fn place(waiting: &[Waiting<'_>], agents: &[AgentView<'_>], now: Timestamp) -> Placement {
     let mut placement = Placement::default();
     let mut fleet = Fleet::new(agents);
     let mut turns = HashMap::<TaskId, u32>::new();
-    let mut queue = Vec::new();
+    let mut urgent = Vec::new();
+    let mut line = Line::default();
     for (index, job) in waiting.iter().enumerate() {
         if job.not_before > now {
             let earliest = placement
@@ -106,28 +144,65 @@ pub fn place(waiting: &[Waiting<'_>], agents: &[AgentView<'_>], now: Timestamp) 
             placement.next_wakeup = Some(earliest);
         } else if fleet.free > 0 {
             let turn = turns.entry(job.task).or_insert(job.held);
-            queue.push(Reverse((*turn, job.queued_at, index)));
+            urgent.push(Reverse((Reverse(job.priority), *turn, job.queued_at, index)));
             *turn = turn.saturating_add(1);
+            line.jobs.push(index);
         }
     }
     // A heap, because most of a long queue is never looked at once the fleet is full.
-    let mut queue = BinaryHeap::from(queue);
-    while let Some(Reverse((_, _, index))) = queue.pop() {
+    let mut urgent = BinaryHeap::from(urgent);
+    let mut placed = vec![false; waiting.len()];
+    while let Some(Reverse((_, _, _, index))) = urgent.pop() {
         if fleet.free == 0 {
             break;
         }
+        if placed[index] {
+            continue;
+        }
         let job = &waiting[index];
-        if let Some(agent) = fleet.take(job) {
-            placement.assignments.push((job.job, agent));
+        while !placed[index] {
+            let Some(agent) = fleet.best(job) else {
+                break;
+            };
+            // Its own turn comes again once the oldest has what is due to it.
+            let first = match fleet.owes_oldest(agent) {
+                true => line.oldest(waiting, &placed, &agents[agent]).unwrap_or(index),
+                false => index,
+            };
+            let Some(agent) = fleet.best(&waiting[first]) else {
+                break;
+            };
+            fleet.give(agent);
+            placed[first] = true;
+            placement.assignments.push((waiting[first].job, agents[agent].id));
         }
     }
     placement
+}
+
+/// The jobs that may start, the oldest first.
+#[derive(Default)]
+struct Line {
+    jobs: Vec<usize>,
+    /// Everything before is placed.
+    begin: usize,
+}
+
+impl Line {
+    /// The oldest job that is not placed and that the agent can do.
+    fn oldest(&mut self, waiting: &[Waiting<'_>], placed: &[bool], agent: &AgentView<'_>) -> Option<usize> {
+        let gone = self.jobs[self.begin..].iter().take_while(|index| placed[**index]);
+        self.begin += gone.count();
+        let mut left = self.jobs[self.begin..].iter().copied();
+        left.find(|index| !placed[*index] && agent.fits(&waiting[*index]))
+    }
 }
 
 /// The free slots of the agents while jobs are placed.
 struct Fleet<'a> {
     agents: &'a [AgentView<'a>],
     slots: Vec<u32>,
+    given: Vec<u64>,
     /// The sum of `slots`.
     free: u64,
     /// Jobs with equal needs share a heap of the agents that fit them.
@@ -142,28 +217,38 @@ impl<'a> Fleet<'a> {
     fn new(agents: &'a [AgentView<'a>]) -> Self {
         let slots: Vec<u32> = agents
             .iter()
-            .map(|agent| if agent.draining { 0 } else { agent.free_slots })
+            .map(|agent| match agent.availability {
+                Availability::Open => agent.free_slots,
+                Availability::Cordoned | Availability::Draining | Availability::Away => 0,
+            })
             .collect();
         Self {
             agents,
             free: slots.iter().copied().map(u64::from).sum(),
             slots,
+            given: agents.iter().map(|agent| agent.placed).collect(),
             pools: HashMap::new(),
         }
     }
 
-    fn take(&mut self, job: &Waiting<'a>) -> Option<AgentId> {
+    /// True when the next job of an agent is the oldest that it can do.
+    fn owes_oldest(&self, agent: usize) -> bool {
+        self.given[agent] % OLDEST_EVERY == OLDEST_EVERY - 1
+    }
+
+    fn give(&mut self, agent: usize) {
+        self.slots[agent] -= 1;
+        self.given[agent] = self.given[agent].wrapping_add(1);
+        self.free -= 1;
+    }
+
+    /// Where a job had best go now.
+    fn best(&mut self, job: &Waiting<'a>) -> Option<usize> {
         let preferred = job.affinity.prefer.and_then(|id| {
             let index = self.agents.iter().position(|agent| agent.id == id)?;
             (self.slots[index] > 0 && self.agents[index].fits(job)).then_some(index)
         });
-        let index = match preferred {
-            Some(index) => index,
-            None => self.roomiest(job)?,
-        };
-        self.slots[index] -= 1;
-        self.free -= 1;
-        Some(self.agents[index].id)
+        preferred.or_else(|| self.roomiest(job))
     }
 
     /// The agent that fits and has the most free slots; the one to avoid only if it is alone.
@@ -203,76 +288,4 @@ fn freshest(pool: &mut Pool, slots: &[u32]) -> Option<usize> {
         }
     }
     None
-}
-
-/// Says why a job waits, for the person who asks.
-#[must_use]
-pub fn why_waiting(job: &Waiting<'_>, agents: &[AgentView<'_>], now: Timestamp) -> String {
-    if job.not_before > now {
-        return format!("tries again in {}", in_words(job.not_before.since(now)));
-    }
-    if agents.is_empty() {
-        return "no agent is connected".to_owned();
-    }
-    let serving: Vec<_> = agents.iter().filter(|agent| agent.serves(job)).collect();
-    if serving.is_empty() {
-        return format!("no agent that is connected works for project {}", job.project);
-    }
-    let with_adapter: Vec<_> = serving.iter().copied().filter(|agent| agent.has_adapter(job)).collect();
-    if let (Some(adapter), true) = (job.adapter, with_adapter.is_empty()) {
-        let known: BTreeSet<&str> = serving
-            .iter()
-            .flat_map(|agent| agent.adapters.iter().map(AdapterName::as_str))
-            .collect();
-        let known = if known.is_empty() {
-            "none at all".to_owned()
-        } else {
-            known.into_iter().collect::<Vec<_>>().join(", ")
-        };
-        return format!("no agent has the adapter {adapter}; the fleet has {known}");
-    }
-    let wanted = wanted(job);
-    let fitting: Vec<_> = with_adapter.into_iter().filter(|agent| agent.has_labels(job)).collect();
-    if fitting.is_empty() {
-        return format!("no agent fits: it waits for {wanted}");
-    }
-    let taking: Vec<_> = fitting.iter().filter(|agent| !agent.draining).collect();
-    let full = taking.iter().all(|agent| agent.free_slots == 0);
-    let (has, have) = if job.adapter.is_none() && job.requirements.is_empty() {
-        ("is connected", "are connected")
-    } else {
-        ("has it", "have it")
-    };
-    let state = match (taking.as_slice(), full) {
-        ([], _) => match fitting.as_slice() {
-            [only] => format!("only {} {has}, and takes no new jobs", only.name),
-            several => format!("{} {have}, and take no new jobs", count(several.len())),
-        },
-        ([only], true) => format!("only {} {has}, and is full", only.name),
-        ([_, _], true) => format!("two {have}, both full"),
-        (several, true) => format!("{} {have}, all full", count(several.len())),
-        (_, false) => "its turn comes next".to_owned(),
-    };
-    format!("waits for {wanted}; {state}")
-}
-
-/// "an agent with codex and os=linux".
-fn wanted(job: &Waiting<'_>) -> String {
-    let adapter = job.adapter.map(ToString::to_string);
-    let labels = job.requirements.iter().map(|(key, value)| format!("{key}={value}"));
-    let needs: Vec<String> = adapter.into_iter().chain(labels).collect();
-    if needs.is_empty() {
-        "any agent".to_owned()
-    } else {
-        format!("an agent with {}", needs.join(" and "))
-    }
-}
-
-fn count(n: usize) -> String {
-    match n {
-        2 => "two".to_owned(),
-        3 => "three".to_owned(),
-        4 => "four".to_owned(),
-        _ => n.to_string(),
-    }
 }

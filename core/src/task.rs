@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::{InvalidContext, Patch};
 use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionName, TaskId};
 use crate::pattern::Patterns;
+use crate::priority::Priority;
 use crate::session::SessionStateKind;
 use crate::time::Timestamp;
 
@@ -75,6 +76,9 @@ pub struct Policy {
     pub max_attempts: u32,
     /// Labels every agent of this task must carry.
     pub requirements: Labels,
+    /// How urgent it is; what was stored before there were priorities is normal.
+    #[serde(default)]
+    pub priority: Priority,
 }
 
 impl Default for Policy {
@@ -85,6 +89,7 @@ impl Default for Policy {
             idle_timeout: Duration::from_secs(10 * 60),
             max_attempts: 2,
             requirements: Labels::new(),
+            priority: Priority::NORMAL,
         }
     }
 }

@@ -44,6 +44,7 @@ impl Needs {
             job: JobId::from_random(n),
             task: TaskId::from_random(task),
             project: &self.project,
+            priority: Priority::NORMAL,
             held: 0,
             adapter: None,
             requirements: &self.none,
@@ -58,10 +59,12 @@ impl Needs {
             id: agent_id(n),
             name,
             free_slots,
+            placed: 0,
             labels: &self.none,
             project: None,
             adapters: &self.no_adapter,
-            draining: false,
+            known: &[],
+            availability: Availability::Open,
         }
     }
 }
@@ -120,7 +123,7 @@ fn an_agent_of_a_project_works_for_that_project_only() {
     assert_eq!(placed(&[needs.job(1, 1), there], &[bound, free]), [(1, 2), (2, 1)]);
     assert_eq!(
         why_waiting(&needs.job(1, 1), &[bound], NOW),
-        "no agent that is connected works for project default"
+        "no agent works for project default"
     );
 }
 
@@ -144,8 +147,10 @@ fn a_job_that_nobody_takes_holds_up_no_other() {
         ..agents[0]
     };
     assert_eq!(placed(&[codex, linux, needs.job(3, 1)], &[able]), [(1, 1), (2, 1)]);
-    let draining = AgentView { draining: true, ..able };
-    assert_eq!(placed(&[codex, linux, needs.job(3, 1)], &[draining]), []);
+    for availability in [Availability::Cordoned, Availability::Draining, Availability::Away] {
+        let closed = AgentView { availability, ..able };
+        assert_eq!(placed(&[codex, linux, needs.job(3, 1)], &[closed]), []);
+    }
 }
 
 #[test]
@@ -218,10 +223,27 @@ fn waiting_is_explained_honestly() {
         adapters: &needs.claude,
         ..needs.agent(9, "c", 4)
     };
-    let drains = |n, name| AgentView {
-        draining: true,
+    let closed = |n, name, availability| AgentView {
+        availability,
         ..able(n, name, 2)
     };
+    let (cordoned, draining, away) = (Availability::Cordoned, Availability::Draining, Availability::Away);
+    let broken = [AdapterInfo {
+        name: needs.codex.clone(),
+        version: String::new(),
+        unavailable: Some("there is no program codex".to_owned()),
+    }];
+    let carries = |labels, agent| AgentView { labels, ..agent };
+    let gpu = Labels::from([("gpu".to_owned(), "true".to_owned())]);
+    let both = Labels::from([
+        ("gpu".to_owned(), "true".to_owned()),
+        ("os".to_owned(), "linux".to_owned()),
+    ]);
+    let gpu_linux = Waiting {
+        requirements: &both,
+        ..codex
+    };
+    let anything = needs.job(1, 1);
     let cases = [
         (later(111_001), vec![], "tries again in 12 s"),
         (later(100_001), vec![able(1, "a", 1)], "tries again in 1 s"),
@@ -238,9 +260,24 @@ fn waiting_is_explained_honestly() {
             "no agent has the adapter codex; the fleet has none at all",
         ),
         (
+            codex,
+            vec![claude, AgentView { known: &broken, ..needs.agent(2, "b", 1) }],
+            "the adapter codex does not work on b: there is no program codex",
+        ),
+        (
             linux,
             vec![able(1, "a", 1)],
-            "no agent fits: it waits for an agent with codex and os=linux",
+            "no agent with codex carries os=linux",
+        ),
+        (
+            gpu_linux,
+            vec![able(1, "a", 1)],
+            "no agent with codex carries gpu=true or os=linux",
+        ),
+        (
+            gpu_linux,
+            vec![carries(&gpu, able(1, "a", 1)), carries(&needs.linux, able(2, "b", 1))],
+            "no agent with codex carries all of gpu=true, os=linux",
         ),
         (
             codex,
@@ -259,33 +296,95 @@ fn waiting_is_explained_honestly() {
         ),
         (
             codex,
-            vec![drains(1, "a")],
-            "waits for an agent with codex; only a has it, and takes no new jobs",
+            vec![closed(1, "a", draining)],
+            "waits for an agent with codex; only a has it, and is draining",
         ),
         (
             codex,
-            vec![drains(1, "a"), drains(2, "b")],
-            "waits for an agent with codex; two have it, and take no new jobs",
+            vec![closed(1, "a", cordoned), closed(2, "b", cordoned)],
+            "waits for an agent with codex; two have it, both cordoned",
         ),
         (
             codex,
-            vec![able(1, "a", 1)],
+            vec![closed(1, "a", away), claude],
+            "waits for an agent with codex; only a has it, and is not connected",
+        ),
+        (
+            codex,
+            vec![
+                closed(1, "a", away),
+                closed(2, "b", draining),
+                closed(3, "c", cordoned),
+                able(4, "d", 0),
+                able(5, "e", 0),
+            ],
+            "waits for an agent with codex; 5 have it: 2 full, 1 cordoned, 1 draining, 1 not connected",
+        ),
+        (
+            codex,
+            vec![able(1, "a", 1), closed(2, "b", cordoned)],
             "waits for an agent with codex; its turn comes next",
         ),
         (
-            needs.job(1, 1),
+            anything,
             vec![able(1, "a", 0), able(2, "b", 0)],
-            "waits for any agent; two are connected, both full",
+            "waits for any agent; there are two, both full",
+        ),
+        (
+            anything,
+            vec![closed(1, "a", cordoned)],
+            "waits for any agent; there is only a, which is cordoned",
         ),
     ];
     for (job, agents, text) in cases {
         assert_eq!(why_waiting(&job, &agents, NOW), text);
+        // Whoever waits for a place could be done; whoever lacks something could not.
+        let could = text.starts_with("waits") || text.starts_with("tries again");
+        let expected = (!could).then(|| text.to_owned());
+        if job.not_before <= NOW {
+            assert_eq!(nobody_can(&job, &agents), expected);
+        }
     }
+}
+
+#[test]
+fn the_urgent_go_first_and_every_eighth_is_the_oldest() {
+    let needs = Needs::new();
+    let of = |n, task, priority| Waiting {
+        priority,
+        queued_at: at(u64::try_from(n).unwrap()),
+        ..needs.job(n, task)
+    };
+    let mut jobs = vec![of(1, 1, Priority::LOW), of(2, 2, Priority::NORMAL)];
+    jobs.extend((3..20).map(|n| of(n, 3, Priority::HIGH)));
+    let order = |agents: &[AgentView<'_>]| placed(&jobs, agents).into_iter().map(|(job, _)| job).collect::<Vec<_>>();
+    assert_eq!(order(&[needs.agent(1, "a", 10)]), [3, 4, 5, 6, 7, 8, 9, 1, 10, 11]);
+    let later = AgentView {
+        placed: 15,
+        ..needs.agent(1, "a", 3)
+    };
+    assert_eq!(order(&[later]), [1, 3, 4]);
+    // What the agent cannot do is not the oldest for it.
+    let mut picky = jobs.clone();
+    picky[0].requirements = &needs.linux;
+    let numbers: Vec<_> = placed(&picky, &[later]).into_iter().map(|(job, _)| job).collect();
+    assert_eq!(numbers, [2, 3, 4]);
 }
 
 /// The rules of [`place`] word by word, without heaps.
 fn naive(waiting: &[Waiting<'_>], agents: &[AgentView<'_>]) -> Vec<(JobId, AgentId)> {
     let mut slots: Vec<u32> = agents.iter().map(|agent| agent.free_slots).collect();
+    let mut given: Vec<u64> = agents.iter().map(|agent| agent.placed).collect();
+    let best = |job: &Waiting<'_>, slots: &[u32]| {
+        (0..agents.len())
+            .filter(|agent| slots[*agent] > 0 && agents[*agent].fits(job))
+            .max_by_key(|agent| {
+                let id = Some(agents[*agent].id);
+                let wanted = job.affinity.prefer == id;
+                let unwanted = job.affinity.avoid == id;
+                (wanted, !unwanted, slots[*agent], Reverse(*agent))
+            })
+    };
     let mut queue: Vec<_> = waiting
         .iter()
         .enumerate()
@@ -295,41 +394,57 @@ fn naive(waiting: &[Waiting<'_>], agents: &[AgentView<'_>]) -> Vec<(JobId, Agent
                 .iter()
                 .filter(|other| other.task == job.task && other.not_before <= NOW)
                 .count();
-            (job.held + u32::try_from(before).unwrap(), job.queued_at, index)
+            let turn = job.held + u32::try_from(before).unwrap();
+            (Reverse(job.priority), turn, job.queued_at, index)
         })
         .collect();
     queue.sort_unstable();
     let mut assignments = Vec::new();
-    for (_, _, index) in queue {
-        let job = &waiting[index];
-        let best = (0..agents.len())
-            .filter(|agent| slots[*agent] > 0 && agents[*agent].fits(job))
-            .max_by_key(|agent| {
-                let id = Some(agents[*agent].id);
-                let wanted = job.affinity.prefer == id;
-                let unwanted = job.affinity.avoid == id;
-                (wanted, !unwanted, slots[*agent], Reverse(*agent))
-            });
-        if let Some(best) = best {
-            slots[best] -= 1;
-            assignments.push((job.job, agents[best].id));
-        }
+    // The first in the queue whom anybody can take; unless an older one is due there.
+    while let Some((place, agent)) =
+        (0..queue.len()).find_map(|place| Some((place, best(&waiting[queue[place].3], &slots)?)))
+    {
+        let due = given[agent] % OLDEST_EVERY == OLDEST_EVERY - 1;
+        let oldest = (0..queue.len())
+            .filter(|place| agents[agent].fits(&waiting[queue[*place].3]))
+            .min_by_key(|place| queue[*place].3);
+        let place = oldest.filter(|_| due).unwrap_or(place);
+        let index = queue.remove(place).3;
+        let agent = best(&waiting[index], &slots).unwrap();
+        slots[agent] -= 1;
+        given[agent] += 1;
+        assignments.push((waiting[index].job, agents[agent].id));
     }
     assignments
+}
+
+/// A job as properties draw it: its task, what it needs, and how urgent it is.
+type Drawn = (u128, [bool; 3], u64, Option<u128>, Option<u128>, i32);
+
+fn drawn() -> impl Strategy<Value = Drawn> {
+    (
+        0..4_u128,
+        any::<[bool; 3]>(),
+        0..3_u64,
+        prop::option::of(0..5_u128),
+        prop::option::of(0..5_u128),
+        -1..2_i32,
+    )
 }
 
 proptest! {
     #[test]
     fn places_as_the_naive_rules_do(
-        jobs in prop::collection::vec((0..4_u128, any::<[bool; 3]>(), 0..3_u64, prop::option::of(0..5_u128), prop::option::of(0..5_u128)), 0..40),
-        fleet in prop::collection::vec((0..5_u32, any::<[bool; 3]>()), 0..5),
+        jobs in prop::collection::vec(drawn(), 0..40),
+        fleet in prop::collection::vec((0..5_u32, any::<[bool; 3]>(), 0..20_u64), 0..5),
     ) {
         let needs = Needs::new();
         let mut waiting: Vec<_> = jobs
             .iter()
             .zip(1..)
-            .map(|((task, [codex, linux, later], queued, prefer, avoid), n)| Waiting {
+            .map(|((task, [codex, linux, later], queued, prefer, avoid, priority), n)| Waiting {
                 held: u32::try_from(*task).unwrap(),
+                priority: (*priority).try_into().unwrap(),
                 adapter: codex.then_some(&needs.codex),
                 requirements: if *linux { &needs.linux } else { &needs.none },
                 not_before: if *later { at(NOW.as_millis() + 1) } else { NOW },
@@ -342,10 +457,11 @@ proptest! {
         let agents: Vec<_> = fleet
             .iter()
             .zip(0..)
-            .map(|((slots, [codex, linux, draining]), n)| AgentView {
+            .map(|((slots, [codex, linux, draining], placed), n)| AgentView {
                 adapters: if *codex { &needs.both } else { &needs.claude },
                 labels: if *linux { &needs.linux } else { &needs.none },
-                draining: *draining,
+                availability: if *draining { Availability::Draining } else { Availability::Open },
+                placed: *placed,
                 ..needs.agent(n, "x", *slots)
             })
             .collect();
@@ -353,5 +469,57 @@ proptest! {
         prop_assert_eq!(&placement.assignments, &naive(&waiting, &agents));
         let later = waiting.iter().any(|job| job.not_before > NOW);
         prop_assert_eq!(placement.next_wakeup.is_some(), later);
+    }
+
+    /// However many more urgent jobs keep coming, and whatever the agents do in between.
+    #[test]
+    fn no_job_waits_for_ever(
+        first in prop::collection::vec(drawn(), 1..8),
+        rounds in prop::collection::vec((prop::collection::vec(drawn(), 0..6), 1..3_u32), 1..60),
+    ) {
+        let needs = Needs::new();
+        let drawn = |(task, [codex, linux, _], _, prefer, avoid, priority): &Drawn, n: u128, queued| Waiting {
+            priority: (*priority).try_into().unwrap(),
+            // Tasks that come later hold nothing yet: by turns alone they would always go first.
+            held: if n < 100 { 9 } else { 0 },
+            adapter: codex.then_some(&needs.codex),
+            requirements: if *linux { &needs.linux } else { &needs.none },
+            queued_at: at(queued),
+            affinity: Affinity { prefer: prefer.map(agent_id), avoid: avoid.map(agent_id) },
+            ..needs.job(n, *task)
+        };
+        let mut given = [0_u64; 3];
+        let mut queue: Vec<_> = first.iter().zip(1..).map(|(job, n)| drawn(job, n, 0)).collect();
+        let watched = queue.clone();
+        let mut came = 100;
+        for ((more, slots), round) in rounds.iter().zip(1..) {
+            for job in more {
+                came += 1;
+                queue.push(drawn(job, came, round));
+            }
+            let agent = |n: usize, adapters, labels| AgentView {
+                placed: given[n],
+                adapters,
+                labels,
+                ..needs.agent(n as u128, "x", if n == 0 { *slots } else { slots - 1 })
+            };
+            let agents = [
+                agent(0, &needs.both, &needs.linux),
+                agent(1, &needs.both, &needs.none),
+                agent(2, &needs.claude, &needs.none),
+            ];
+            for (job, agent) in place(&queue, &agents, NOW).assignments {
+                queue.retain(|waiting| waiting.job != job);
+                given[agents.iter().position(|view| view.id == agent).unwrap()] += 1;
+            }
+            for (older, job) in watched.iter().enumerate() {
+                if queue.iter().any(|waiting| waiting.job == job.job) {
+                    for (view, given) in agents.iter().zip(given) {
+                        let bound = OLDEST_EVERY * (older as u64 + 1);
+                        prop_assert!(!view.fits(job) || given < bound, "job {older} still waits after {given}");
+                    }
+                }
+            }
+        }
     }
 }

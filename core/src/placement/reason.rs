@@ -1,0 +1,151 @@
+//! Why a job waits, in words for the person who asks, and whether anybody could do it at all.
+
+use std::collections::BTreeSet;
+
+use super::{AgentView, Availability, Waiting};
+use crate::id::AdapterName;
+use crate::time::{Timestamp, in_words};
+
+/// Says why a job waits. `agents` are all that are known, also those that are away.
+#[must_use]
+pub fn why_waiting(job: &Waiting<'_>, agents: &[AgentView<'_>], now: Timestamp) -> String {
+    if job.not_before > now {
+        return format!("tries again in {}", in_words(job.not_before.since(now)));
+    }
+    let able = match able(job, agents) {
+        Ok(able) => able,
+        Err(lacking) => return lacking,
+    };
+    let open = |agent: &&&AgentView<'_>| agent.availability == Availability::Open;
+    let state = if able.iter().filter(open).any(|agent| agent.free_slots > 0) {
+        "its turn comes next".to_owned()
+    } else {
+        states(job, &able)
+    };
+    format!("waits for {}; {state}", wanted(job))
+}
+
+/// Says what every known agent lacks for a job. `None` when one could do it, now or later.
+#[must_use]
+pub fn nobody_can(job: &Waiting<'_>, agents: &[AgentView<'_>]) -> Option<String> {
+    able(job, agents).err()
+}
+
+/// The agents that can do the job, whether or not they take work now; at least one.
+fn able<'a>(job: &Waiting<'_>, agents: &'a [AgentView<'a>]) -> Result<Vec<&'a AgentView<'a>>, String> {
+    if agents.is_empty() {
+        return Err("no agent is connected".to_owned());
+    }
+    let serving: Vec<_> = agents.iter().filter(|agent| agent.serves(job)).collect();
+    if serving.is_empty() {
+        return Err(format!("no agent works for project {}", job.project));
+    }
+    let with_adapter: Vec<_> = serving.iter().copied().filter(|agent| agent.has_adapter(job)).collect();
+    if let (Some(adapter), true) = (job.adapter, with_adapter.is_empty()) {
+        return Err(no_adapter(adapter, &serving));
+    }
+    let able: Vec<_> = with_adapter.iter().copied().filter(|agent| agent.has_labels(job)).collect();
+    if able.is_empty() {
+        return Err(no_labels(job, &with_adapter));
+    }
+    Ok(able)
+}
+
+fn no_adapter(adapter: &AdapterName, serving: &[&AgentView<'_>]) -> String {
+    // One that is there and does not work is nearer than any other.
+    let broken = serving.iter().find_map(|agent| {
+        let said = agent.known.iter().find(|known| known.name == *adapter)?;
+        Some((agent.name, said.unavailable.as_deref()?))
+    });
+    if let Some((agent, why)) = broken {
+        return format!("the adapter {adapter} does not work on {agent}: {why}");
+    }
+    let known: BTreeSet<&str> = serving
+        .iter()
+        .flat_map(|agent| agent.adapters.iter().map(AdapterName::as_str))
+        .collect();
+    let known = if known.is_empty() {
+        "none at all".to_owned()
+    } else {
+        known.into_iter().collect::<Vec<_>>().join(", ")
+    };
+    format!("no agent has the adapter {adapter}; the fleet has {known}")
+}
+
+fn no_labels(job: &Waiting<'_>, agents: &[&AgentView<'_>]) -> String {
+    let nobody = job.requirements.iter().filter(|(key, value)| {
+        let carries = |agent: &&AgentView<'_>| agent.labels.get(*key) == Some(*value);
+        !agents.iter().any(carries)
+    });
+    let nobody: Vec<String> = nobody.map(|(key, value)| format!("{key}={value}")).collect();
+    let with = job.adapter.map(|adapter| format!(" with {adapter}")).unwrap_or_default();
+    if nobody.is_empty() {
+        let all: Vec<String> = job.requirements.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        format!("no agent{with} carries all of {}", all.join(", "))
+    } else {
+        format!("no agent{with} carries {}", nobody.join(" or "))
+    }
+}
+
+/// What keeps each of those that could do it, none of which has room.
+fn states(job: &Waiting<'_>, able: &[&AgentView<'_>]) -> String {
+    let anybody = job.adapter.is_none() && job.requirements.is_empty();
+    if let [only] = able {
+        let (name, word) = (only.name, word(only));
+        return if anybody {
+            format!("there is only {name}, which is {word}")
+        } else {
+            format!("only {name} has it, and is {word}")
+        };
+    }
+    let number = count(able.len());
+    let subject = if anybody {
+        format!("there are {number}")
+    } else {
+        format!("{number} have it")
+    };
+    let of = |wanted: &str| able.iter().filter(|agent| word(agent) == wanted).count();
+    let kinds: Vec<(&str, usize)> = ["full", "cordoned", "draining", "not connected"]
+        .into_iter()
+        .map(|kind| (kind, of(kind)))
+        .filter(|(_, agents)| *agents > 0)
+        .collect();
+    match kinds.as_slice() {
+        [(kind, 2)] => format!("{subject}, both {kind}"),
+        [(kind, _)] => format!("{subject}, all {kind}"),
+        several => {
+            let parts: Vec<String> = several.iter().map(|(kind, agents)| format!("{agents} {kind}")).collect();
+            format!("{subject}: {}", parts.join(", "))
+        }
+    }
+}
+
+const fn word(agent: &AgentView<'_>) -> &'static str {
+    match agent.availability {
+        Availability::Open => "full",
+        Availability::Cordoned => "cordoned",
+        Availability::Draining => "draining",
+        Availability::Away => "not connected",
+    }
+}
+
+/// "an agent with codex and os=linux".
+fn wanted(job: &Waiting<'_>) -> String {
+    let adapter = job.adapter.map(ToString::to_string);
+    let labels = job.requirements.iter().map(|(key, value)| format!("{key}={value}"));
+    let needs: Vec<String> = adapter.into_iter().chain(labels).collect();
+    if needs.is_empty() {
+        "any agent".to_owned()
+    } else {
+        format!("an agent with {}", needs.join(" and "))
+    }
+}
+
+fn count(n: usize) -> String {
+    match n {
+        2 => "two".to_owned(),
+        3 => "three".to_owned(),
+        4 => "four".to_owned(),
+        _ => n.to_string(),
+    }
+}
