@@ -128,6 +128,49 @@ impl FromStr for JoinToken {
     }
 }
 
+/// Why a join token does not let somebody in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JoinRefusal {
+    /// There is no such token, or the secret is another one.
+    #[error("the join token is not one of this coordinator")]
+    Unknown,
+    /// Another agent joined with it.
+    #[error("the join token was used already; each lets one agent join")]
+    Used,
+    /// It is too old.
+    #[error("the join token has expired; make a new one with `kage token create --role agent`")]
+    Expired,
+    /// It is for something else.
+    #[error("the join token is for another project")]
+    OtherProject,
+    /// The agent that joined with it was shut out.
+    #[error("the agent that joined with this token was revoked")]
+    Revoked,
+}
+
+impl JoinRefusal {
+    /// Every one.
+    pub const ALL: [Self; 5] = [
+        Self::Unknown,
+        Self::Used,
+        Self::Expired,
+        Self::OtherProject,
+        Self::Revoked,
+    ];
+
+    /// The stable word for it, on the wire.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Unknown => "JOIN_TOKEN_UNKNOWN",
+            Self::Used => "JOIN_TOKEN_USED",
+            Self::Expired => "JOIN_TOKEN_EXPIRED",
+            Self::OtherProject => "JOIN_TOKEN_OTHER_PROJECT",
+            Self::Revoked => "JOINED_AGENT_REVOKED",
+        }
+    }
+}
+
 const AGENT_URI: &str = "kage://agent/";
 
 /// The name that an agent's certificate carries as a subject alternative name.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use kage_core::access::JoinRefusal;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -39,6 +40,21 @@ pub enum ApiError {
         /// What has to be done first.
         message: String,
     },
+    /// No agent that is known could do what is asked for.
+    #[error("{message}")]
+    NoAgent {
+        /// What all of them lack.
+        message: String,
+    },
+    /// The two sides have no protocol in common.
+    #[error("{message}")]
+    OtherProtocol {
+        /// What each of them speaks.
+        message: String,
+    },
+    /// A join token does not let its holder in.
+    #[error("{0}")]
+    JoinRefused(JoinRefusal),
     /// No token, or a wrong one.
     #[error("the bearer token is missing or wrong")]
     Unauthenticated,
@@ -98,6 +114,9 @@ impl ApiError {
             | Self::NotFound { .. }
             | Self::Conflict { .. }
             | Self::FailedPrecondition { .. }
+            | Self::NoAgent { .. }
+            | Self::OtherProtocol { .. }
+            | Self::JoinRefused(_)
             | Self::Unauthenticated
             | Self::PermissionDenied { .. }
             | Self::Unimplemented { .. }
@@ -113,6 +132,9 @@ impl ApiError {
             Self::NotFound { .. } => "NOT_FOUND",
             Self::Conflict { .. } => "CONFLICT",
             Self::FailedPrecondition { .. } => "FAILED_PRECONDITION",
+            Self::NoAgent { .. } => NO_AGENT,
+            Self::OtherProtocol { .. } => OTHER_PROTOCOL,
+            Self::JoinRefused(refusal) => refusal.reason(),
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::PermissionDenied { .. } => "PERMISSION_DENIED",
             Self::ResourceExhausted { .. } => "RESOURCE_EXHAUSTED",
@@ -127,9 +149,11 @@ impl ApiError {
             Self::InvalidArgument { .. } => Code::InvalidArgument,
             Self::NotFound { .. } => Code::NotFound,
             Self::Conflict { .. } => Code::AlreadyExists,
-            Self::FailedPrecondition { .. } => Code::FailedPrecondition,
+            Self::FailedPrecondition { .. } | Self::NoAgent { .. } | Self::OtherProtocol { .. } => {
+                Code::FailedPrecondition
+            }
             Self::Unauthenticated => Code::Unauthenticated,
-            Self::PermissionDenied { .. } => Code::PermissionDenied,
+            Self::PermissionDenied { .. } | Self::JoinRefused(_) => Code::PermissionDenied,
             Self::ResourceExhausted { .. } => Code::ResourceExhausted,
             Self::Unavailable { .. } => Code::Unavailable,
             Self::Unimplemented { .. } => Code::Unimplemented,
@@ -145,6 +169,9 @@ impl From<InvalidField> for ApiError {
         }
     }
 }
+
+const NO_AGENT: &str = "NO_AGENT";
+const OTHER_PROTOCOL: &str = "OTHER_PROTOCOL";
 
 /// The metadata key of the name of what was not found.
 const WHAT: &str = "what";
@@ -169,6 +196,9 @@ impl From<ApiError> for Status {
             }
             ApiError::Conflict { .. }
             | ApiError::FailedPrecondition { .. }
+            | ApiError::NoAgent { .. }
+            | ApiError::OtherProtocol { .. }
+            | ApiError::JoinRefused(_)
             | ApiError::Unauthenticated
             | ApiError::PermissionDenied { .. }
             | ApiError::Unimplemented { .. }
@@ -183,6 +213,7 @@ impl From<Status> for ApiError {
     fn from(status: Status) -> Self {
         let message = status.message().to_owned();
         let details = status.get_error_details();
+        let reason = details.error_info().map_or("", |info| info.reason.as_str());
         let retry = details.retry_info().and_then(|info| info.retry_delay);
         match status.code() {
             Code::InvalidArgument | Code::OutOfRange => {
@@ -204,9 +235,18 @@ impl From<Status> for ApiError {
                     .unwrap_or(message),
             },
             Code::AlreadyExists | Code::Aborted => Self::Conflict { message },
-            Code::FailedPrecondition => Self::FailedPrecondition { message },
+            Code::FailedPrecondition => match reason {
+                NO_AGENT => Self::NoAgent { message },
+                OTHER_PROTOCOL => Self::OtherProtocol { message },
+                _ => Self::FailedPrecondition { message },
+            },
             Code::Unauthenticated => Self::Unauthenticated,
-            Code::PermissionDenied => Self::PermissionDenied { message },
+            Code::PermissionDenied => {
+                match JoinRefusal::ALL.into_iter().find(|refusal| refusal.reason() == reason) {
+                    Some(refusal) => Self::JoinRefused(refusal),
+                    None => Self::PermissionDenied { message },
+                }
+            }
             Code::ResourceExhausted => Self::ResourceExhausted { message, retry },
             // A call that was cut may or may not have had its effect: the same as no answer.
             Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => Self::Unavailable { message, retry },
@@ -236,6 +276,8 @@ mod tests {
             ApiError::NotFound { what: "task 12".into() },
             ApiError::Conflict { message: message() },
             ApiError::FailedPrecondition { message: message() },
+            ApiError::NoAgent { message: message() },
+            ApiError::OtherProtocol { message: message() },
             ApiError::Unauthenticated,
             ApiError::PermissionDenied { message: message() },
             ApiError::ResourceExhausted {
@@ -253,7 +295,8 @@ mod tests {
             ApiError::Unimplemented { message: message() },
             ApiError::Internal { message: message() },
         ];
-        for error in errors {
+        let refusals = JoinRefusal::ALL.map(ApiError::JoinRefused);
+        for error in errors.into_iter().chain(refusals) {
             let status = Status::from(error.clone());
             let info = status.get_error_details().error_info().cloned();
             assert_eq!(

@@ -101,14 +101,17 @@ impl From<Policy> for v1::Policy {
             idle_timeout_ms: millis(policy.idle_timeout),
             max_attempts: policy.max_attempts,
             requirements: policy.requirements.into_iter().collect(),
+            priority: policy.priority.as_i32(),
         }
     }
 }
 
-impl From<v1::Policy> for Policy {
-    fn from(policy: v1::Policy) -> Self {
+impl TryFrom<v1::Policy> for Policy {
+    type Error = InvalidField;
+
+    fn try_from(policy: v1::Policy) -> Result<Self, InvalidField> {
         let default = Self::default();
-        Self {
+        Ok(Self {
             verify: policy.verify.map(Into::into).unwrap_or_default(),
             timeout: limit(policy.timeout_ms, default.timeout),
             idle_timeout: limit(policy.idle_timeout_ms, default.idle_timeout),
@@ -117,7 +120,8 @@ impl From<v1::Policy> for Policy {
                 n => n,
             },
             requirements: policy.requirements.into_iter().collect(),
-        }
+            priority: (policy.priority.try_into()).map_err(|invalid| InvalidField::new("priority", invalid))?,
+        })
     }
 }
 
@@ -153,7 +157,12 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
                 .enumerate()
                 .map(|(i, a)| Assignment::try_from(a).map_err(|e| e.within(format_args!("assignments[{i}]"))))
                 .collect::<Result<_, _>>()?,
-            policy: spec.policy.map(Into::into).unwrap_or_default(),
+            policy: spec
+                .policy
+                .map(Policy::try_from)
+                .transpose()
+                .map_err(|e| e.within("policy"))?
+                .unwrap_or_default(),
         })
     }
 }
@@ -185,6 +194,7 @@ pub fn task(task: Task, sessions: Vec<v1::Session>) -> v1::Task {
 #[cfg(test)]
 mod tests {
     use kage_core::id::Digest;
+    use kage_core::priority::Priority;
 
     use super::*;
 
@@ -225,6 +235,7 @@ mod tests {
                 idle_timeout: Duration::from_secs(5),
                 max_attempts: 6,
                 requirements: labels("os"),
+                priority: Priority::HIGH,
             },
         }
     }
@@ -245,11 +256,11 @@ mod tests {
         assert_eq!(spec.policy, Policy::default());
         assert_eq!(spec.project, ProjectId::default());
         assert_eq!((spec.repository, spec.context_base), (None, None));
-        let policy = Policy::from(v1::Policy {
+        let policy = Policy::try_from(v1::Policy {
             verify: Some(v1::VerifyPolicy::default()),
             ..Default::default()
         });
-        assert_eq!(policy, Policy::default());
+        assert_eq!(policy, Ok(Policy::default()));
     }
 
     #[test]
@@ -258,6 +269,11 @@ mod tests {
         wire.assignments[1].adapter = "No Such".into();
         let error = TaskSpec::try_from(wire).unwrap_err();
         assert_eq!(error.field, "assignments[1].adapter");
+        let mut wire = v1::TaskSpec::from(spec());
+        if let Some(policy) = &mut wire.policy {
+            policy.priority = 11;
+        }
+        assert_eq!(TaskSpec::try_from(wire).unwrap_err().field, "policy.priority");
         let mut wire = v1::TaskSpec::from(spec());
         if let Some(repository) = &mut wire.repository {
             repository.base_commit = "HEAD".into();
