@@ -7,6 +7,7 @@ pub mod config;
 pub mod steps;
 pub mod session_file;
 pub mod ports;
+pub mod slots;
 pub mod adapter;
 pub mod process;
 pub mod state;

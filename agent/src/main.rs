@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use kage_agent::adapters::{self, AdapterConfig};
 use kage_agent::process::{Runner, warden_main_if_asked};
-use kage_agent::{Config, Limits, Ports, enrolment};
+use kage_agent::{Config, Limits, Ports, enrolment, slots};
 use kage_core::task::Labels;
 use kage_proto::client::{Credentials, PemFile};
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,9 +35,9 @@ struct Arguments {
     /// What people call it; the host's name when absent.
     #[arg(long)]
     name: Option<String>,
-    /// How many attempts run at once.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    slots: u32,
+    /// How many attempts run at once [default: by cores and memory].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    slots: Option<u32>,
     /// A label that tasks may require; may be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -82,7 +82,7 @@ impl Arguments {
             coordinator_url: self.coordinator,
             credentials,
             name: self.name.unwrap_or_else(host_name),
-            slots: self.slots,
+            slots: self.slots.unwrap_or_else(slots::of_this_machine),
             labels: self.labels.into_iter().collect::<Labels>(),
             limits: Limits {
                 drain: Duration::from_secs(self.drain_seconds),

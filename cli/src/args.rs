@@ -4,6 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kage_core::priority::Priority;
+
+mod fleet;
+
+pub use fleet::{
+    AgentCommand, AgentRun, AgentSubcommand, Coordinator, TokenCommand, TokenCreate, TokenRole, TokenSubcommand, Up,
+};
 
 /// Run one coding task as many parallel sessions of different AI tools, check every
 /// result with the project's own command, and land the best as a git commit.
@@ -140,6 +147,16 @@ pub struct Run {
     /// Attempts of one session, lost agents not counted.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
     pub max_attempts: u32,
+    /// How urgent it is: low, normal, high, or a number from -10 to 10. Nothing waits for ever.
+    #[arg(long, default_value_t = Priority::NORMAL, value_name = "PRIORITY", allow_negative_numbers = true)]
+    pub priority: Priority,
+    /// Store the task although no agent can run it now, and wait for one that can.
+    #[arg(long)]
+    pub wait_for_agent: bool,
+    /// Longest time to stay while everything left is held on a used-up limit; the task goes
+    /// on without this command.
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_duration)]
+    pub max_hold: Duration,
     /// Return as soon as the task is stored.
     #[arg(short, long)]
     pub detach: bool,
@@ -258,6 +275,9 @@ pub struct Wait {
     /// Give up after this time.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
+    /// Longest time to stay while everything left is held on a used-up limit.
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_duration)]
+    pub max_hold: Duration,
 }
 
 /// `kage context`.
@@ -275,152 +295,6 @@ pub enum ContextSubcommand {
     Show(TaskArg),
     /// Print how often the base was stored and sent.
     Stats(TaskArg),
-}
-
-/// `kage up`.
-#[derive(Debug, Args)]
-pub struct Up {
-    /// Stay in the background and end when there has been nothing to do for a while.
-    #[arg(long)]
-    pub background: bool,
-    /// Sessions that may run here at the same time [default: half the cores, two at least].
-    #[arg(long)]
-    pub slots: Option<u32>,
-}
-
-/// `kage agent`.
-#[derive(Debug, Args)]
-pub struct AgentCommand {
-    /// What about agents.
-    #[command(subcommand)]
-    pub command: AgentSubcommand,
-}
-
-/// `kage agent run|ls|drain|revoke`.
-#[derive(Debug, Subcommand)]
-pub enum AgentSubcommand {
-    /// Run an agent on this machine.
-    Run(AgentRun),
-    /// List agents.
-    Ls,
-    /// Let an agent finish what it runs and take no more.
-    Drain {
-        /// Name or id of the agent.
-        agent: String,
-    },
-    /// Shut an agent that joined out for good: its certificate is good for nothing any more.
-    Revoke {
-        /// Name or id of the agent.
-        agent: String,
-    },
-}
-
-/// `kage token`.
-#[derive(Debug, Args)]
-pub struct TokenCommand {
-    /// What about tokens.
-    #[command(subcommand)]
-    pub command: TokenSubcommand,
-}
-
-/// `kage token create|ls|revoke`.
-#[derive(Debug, Subcommand)]
-pub enum TokenSubcommand {
-    /// Make a token and print it, this once.
-    Create(TokenCreate),
-    /// List the tokens of people.
-    Ls,
-    /// Take a token of a person back.
-    Revoke {
-        /// Id of the token.
-        token: String,
-    },
-}
-
-/// `kage token create`.
-#[derive(Debug, Args)]
-pub struct TokenCreate {
-    /// What its holder may do: `agent` lets one agent join, within ten minutes.
-    #[arg(long, value_enum)]
-    pub role: TokenRole,
-    /// What an agent that joins with it carries.
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub label: Vec<String>,
-    /// What an agent that joins with it may work for [default: the default project].
-    #[arg(long)]
-    pub project: Option<String>,
-    /// Who or what a person's token is for.
-    #[arg(long, default_value = "")]
-    pub name: String,
-}
-
-/// What the holder of a token may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum TokenRole {
-    /// Join as an agent.
-    Agent,
-    /// Read.
-    View,
-    /// Read, create and stop tasks.
-    Submit,
-    /// All that, and look after agents and tokens.
-    Admin,
-}
-
-/// `kage agent run`.
-#[derive(Debug, Args)]
-pub struct AgentRun {
-    /// Join the coordinator at HOST:PORT with this token, once; afterwards the agent has a
-    /// certificate of its own, and needs only `--coordinator https://HOST:PORT`.
-    #[arg(long, value_name = "TOKEN", requires = "address", conflicts_with_all = ["coordinator", "token_file", "label"])]
-    pub join: Option<String>,
-    /// Where to join.
-    #[arg(value_name = "HOST:PORT", requires = "join")]
-    pub address: Option<String>,
-    /// Address of the coordinator [default: the one on this machine].
-    #[arg(long, value_name = "URL")]
-    pub coordinator: Option<String>,
-    /// File that holds the coordinator's token, for an agent that did not join.
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// File with the certificate of the coordinator's CA, for a token over https.
-    #[arg(long, value_name = "FILE", requires = "token_file")]
-    pub ca_file: Option<PathBuf>,
-    /// What people call it [default: the host's name].
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Sessions that may run at the same time [default: half the cores, two at least].
-    #[arg(long)]
-    pub slots: Option<u32>,
-    /// What tasks can ask for.
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub label: Vec<String>,
-    /// Folder of this agent's state [default: agent/ in the state folder].
-    #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
-    /// Folder of adapter manifests [default: ~/.config/kage/adapters].
-    #[arg(long, value_name = "DIR")]
-    pub adapters: Vec<PathBuf>,
-}
-
-/// `kage coordinator`.
-#[derive(Debug, Args)]
-pub struct Coordinator {
-    /// Address to listen on. On all but loopback it speaks TLS, with certificates of its own.
-    #[arg(long, default_value = "127.0.0.1:7443", value_name = "ADDR")]
-    pub listen: std::net::SocketAddr,
-    /// Speak TLS on loopback too.
-    #[arg(long)]
-    pub tls: bool,
-    /// Name or address under which other machines reach it; may be repeated.
-    #[arg(long, value_name = "NAME")]
-    pub public_name: Vec<String>,
-    /// Let pages of this origin (https://HOST[:PORT]) call it from a browser; may be repeated.
-    #[arg(long, value_name = "ORIGIN")]
-    pub web_origin: Vec<kage_coordinator::Origin>,
-    /// Folder of its data [default: coordinator/ in the state folder].
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
 }
 
 /// `kage demo`.

@@ -77,7 +77,8 @@ fn warn(warning: &Warning) -> String {
     match warning {
         Warning::Submodules { paths } => {
             format!(
-                "warning: sessions see empty folders in place of the submodules {}",
+                "warning: sessions see empty folders in place of the submodules {}; what is in them, committed or not, stays \
+                 here",
                 paths.join(", ")
             )
         }

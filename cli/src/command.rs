@@ -56,6 +56,8 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Agent(args) => match args.command {
             AgentSubcommand::Run(args) => agents::run(invocation, args).await,
             AgentSubcommand::Ls => agents::ls(&invocation).await,
+            AgentSubcommand::Cordon { agent } => agents::cordon(&invocation, agent).await,
+            AgentSubcommand::Uncordon { agent } => agents::uncordon(&invocation, agent).await,
             AgentSubcommand::Drain { agent } => agents::drain(&invocation, agent).await,
             AgentSubcommand::Revoke { agent } => agents::revoke(&invocation, agent).await,
         },

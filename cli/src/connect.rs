@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use kage_core::id::ProjectId;
 use kage_proto::client::{Client, ConnectError, Credentials, PemFile};
+use kage_proto::v1;
 use tokio::time::Instant;
 
 use crate::settings::Settings;
@@ -17,6 +19,8 @@ use crate::state::StateDir;
 
 /// How long a daemon may take until it answers.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long the agent of a new daemon may take to join it.
+const AGENT_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Where a coordinator is, and the right to use it.
@@ -28,6 +32,8 @@ pub struct Access {
     pub credentials: Credentials,
     /// A connection to it.
     pub client: Client,
+    /// Whose tasks these are.
+    pub project: ProjectId,
 }
 
 /// Why there is no coordinator to talk to.
@@ -90,6 +96,14 @@ pub enum WhenAbsent {
 /// # Errors
 /// See [`AccessError`].
 pub async fn access(settings: &Settings, state: &StateDir, absent: WhenAbsent) -> Result<Access, AccessError> {
+    let access = found(settings, state, absent).await?;
+    Ok(Access {
+        project: settings.coordinator.project.clone().unwrap_or_default(),
+        ..access
+    })
+}
+
+async fn found(settings: &Settings, state: &StateDir, absent: WhenAbsent) -> Result<Access, AccessError> {
     if let Some(url) = &settings.coordinator.url {
         let file = settings
             .coordinator
@@ -104,12 +118,27 @@ pub async fn access(settings: &Settings, state: &StateDir, absent: WhenAbsent) -
         }
         return connect(url.clone(), credentials).await;
     }
-    if let Some(access) = running(state).await {
-        return Ok(access);
+    let access = match (running(state).await, absent) {
+        (Some(access), _) => access,
+        (None, WhenAbsent::Start) => start(state).await?,
+        (None, WhenAbsent::Fail) => return Err(AccessError::NotRunning),
+    };
+    if absent == WhenAbsent::Start {
+        first_agent(&access.client).await;
     }
-    match absent {
-        WhenAbsent::Start => start(state).await,
-        WhenAbsent::Fail => Err(AccessError::NotRunning),
+    Ok(access)
+}
+
+/// Waits for the first agent that a daemon ever had: it comes a moment after the coordinator,
+/// and a task is refused while nobody can run it.
+async fn first_agent(client: &Client) {
+    let deadline = Instant::now() + AGENT_LIMIT;
+    while Instant::now() < deadline {
+        match client.fleet().list_agents(v1::ListAgentsRequest {}).await {
+            Ok(listed) if listed.get_ref().agents.is_empty() => tokio::time::sleep(POLL).await,
+            // What the caller asks for next will say what is wrong.
+            Ok(_) | Err(_) => return,
+        }
     }
 }
 
@@ -130,6 +159,7 @@ async fn connect(url: String, credentials: Credentials) -> Result<Access, Access
         url,
         credentials,
         client,
+        project: ProjectId::default(),
     })
 }
 

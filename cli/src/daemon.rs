@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use kage_agent::adapters::{self, AdapterConfig};
 use kage_agent::process::Runner;
+use kage_agent::slots;
 use kage_core::task::Labels;
 use kage_proto::client::{Client, Credentials};
 use kage_proto::status::ApiError;
@@ -34,7 +35,7 @@ pub(crate) struct AgentOptions {
     pub(crate) credentials: Credentials,
     /// What people call it; `None` = the host's name.
     pub(crate) name: Option<String>,
-    /// How many sessions run at once; `None` = by cores.
+    /// How many sessions run at once; `None` = by cores and memory.
     pub(crate) slots: Option<u32>,
     /// What tasks can ask for.
     pub(crate) labels: Labels,
@@ -103,7 +104,7 @@ async fn run_agent(invocation: &Invocation, options: AgentOptions, shutdown: &Sh
         slots: options
             .slots
             .or(invocation.settings.agent.slots)
-            .unwrap_or_else(default_slots),
+            .unwrap_or_else(slots::of_this_machine),
         labels: options.labels,
         limits: kage_agent::Limits::default(),
     };
@@ -223,9 +224,4 @@ async fn open_tasks(client: &Client) -> Result<usize, ApiError> {
 fn host_name() -> String {
     let name = rustix::system::uname();
     name.nodename().to_string_lossy().into_owned()
-}
-
-fn default_slots() -> u32 {
-    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    u32::try_from(cores / 2).unwrap_or(u32::MAX).max(2)
 }

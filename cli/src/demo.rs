@@ -7,6 +7,7 @@ mod sample;
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use kage_core::task::{Labels, Policy, TaskSpec, VerifyPolicy};
 use kage_git::snapshot::SnapshotOptions;
@@ -15,6 +16,7 @@ use kage_proto::v1;
 use crate::assignments::{self, Worker};
 use crate::connect::Access;
 use crate::exit::Exit;
+use crate::follow::Followed;
 use crate::invocation::Invocation;
 use crate::output::note;
 use crate::state::StateDir;
@@ -68,9 +70,10 @@ async fn run_task(invocation: &Invocation, access: &Access, repository: &kage_gi
         sample::VERIFY
     ));
     let spec = spec(access, repository, &assignments::workers(&with, 1)?).await?;
-    let task = tasks::create(access, spec).await?;
-    let Some(task) = follow::follow(invocation.out, access, task).await? else {
-        return Ok(Exit::Interrupted);
+    let task = tasks::create(access, spec, false).await?;
+    let task = match follow::follow(invocation.out, access, task, Duration::MAX).await? {
+        Followed::Ended(task) => task,
+        Followed::Detached | Followed::Held { .. } => return Ok(Exit::Interrupted),
     };
     let report = tasks::report(access, &task.id).await?.report.unwrap_or_default();
     note("\n$ kage compare");

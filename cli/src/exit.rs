@@ -31,6 +31,8 @@ pub enum Exit {
     NotFound = 4,
     /// Not allowed.
     Denied = 5,
+    /// Everything left of the task waits until a used-up limit is reset.
+    Held = 7,
     /// The coordinator cannot be reached.
     Unavailable = 8,
     /// A defect of Kage's.
@@ -142,6 +144,13 @@ const fn classify_api(error: &ApiError) -> (Exit, Option<&'static str>) {
         ApiError::InvalidArgument { .. } | ApiError::Conflict { .. } | ApiError::FailedPrecondition { .. } => {
             (Exit::Usage, None)
         }
+        ApiError::NoAgent { .. } => (
+            Exit::Usage,
+            Some(
+                "--wait-for-agent stores it all the same, for an agent that comes later; `kage agent ls` lists the \
+                 fleet, `kage doctor` says what this machine lacks",
+            ),
+        ),
         ApiError::NotFound { .. } => (Exit::NotFound, Some("`kage ls` lists tasks, `kage agent ls` agents")),
         ApiError::Unauthenticated => (
             Exit::Denied,
@@ -150,12 +159,12 @@ const fn classify_api(error: &ApiError) -> (Exit, Option<&'static str>) {
                  `token` file of its data folder",
             ),
         ),
-        ApiError::PermissionDenied { .. } => (Exit::Denied, None),
+        ApiError::PermissionDenied { .. } | ApiError::JoinRefused(_) => (Exit::Denied, None),
         ApiError::ResourceExhausted { .. } | ApiError::Unavailable { .. } => (
             Exit::Unavailable,
             Some("what was stored is safe; try again when the coordinator runs"),
         ),
-        ApiError::Unimplemented { .. } => (
+        ApiError::Unimplemented { .. } | ApiError::OtherProtocol { .. } => (
             Exit::Unavailable,
             Some("the coordinator is of another version than this program"),
         ),

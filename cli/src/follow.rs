@@ -1,6 +1,7 @@
 //! Showing a task while it runs, and what Ctrl-C means meanwhile.
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use kage_proto::v1;
 use kage_proto::v1::watch_task_response::Item;
@@ -8,6 +9,7 @@ use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::connect::Access;
+use crate::hold::{self, now};
 use crate::output::{Output, note};
 use crate::progress::{self, Progress};
 use crate::tasks;
@@ -23,11 +25,27 @@ struct HappeningJson<'a> {
     text: String,
 }
 
-/// Shows the task until it has ended. `None` when the person let it go on without them.
+/// How following a task came to its end.
+#[derive(Debug)]
+pub enum Followed {
+    /// The task has ended.
+    Ended(v1::Task),
+    /// The person let it go on without them.
+    Detached,
+    /// Everything left waits for longer than the person has patience.
+    Held {
+        /// As it is now.
+        task: v1::Task,
+        /// What the first session to go on waits for.
+        why: String,
+    },
+}
+
+/// Shows the task until it has ended, or is held for longer than `max_hold`.
 ///
 /// # Errors
 /// When the coordinator is gone for good, or standard output is closed.
-pub async fn follow(out: Output, access: &Access, task: v1::Task) -> anyhow::Result<Option<v1::Task>> {
+pub async fn follow(out: Output, access: &Access, task: v1::Task, max_hold: Duration) -> anyhow::Result<Followed> {
     let request = Request {
         task: task.id.clone(),
         follow: true,
@@ -44,7 +62,7 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task) -> anyhow::Res
             _ = interrupts.recv() => {
                 progress.finish();
                 if interrupt(access, &last, &mut interrupts).await? {
-                    return Ok(None);
+                    return Ok(Followed::Detached);
                 }
                 // A watch step that was cut short begins again at its cursor.
                 continue;
@@ -54,6 +72,10 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task) -> anyhow::Res
             Some(Item::Task(task)) => {
                 progress.task(&task);
                 out.happening(&TaskJson::of_task(&task))?;
+                if let Some(why) = hold::held(&task, now(), max_hold) {
+                    progress.finish();
+                    return Ok(Followed::Held { task, why });
+                }
                 last = task;
             }
             Some(Item::Event(event)) => {
@@ -74,7 +96,7 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task) -> anyhow::Res
         }
     }
     progress.finish();
-    Ok(Some(last))
+    Ok(Followed::Ended(last))
 }
 
 /// Asks whether to let the task go on or to stop it. True = let it go on, without us.

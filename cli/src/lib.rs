@@ -18,6 +18,7 @@ pub mod watch;
 pub mod progress;
 pub mod invocation;
 pub mod tasks;
+pub mod hold;
 pub mod follow;
 pub mod contexts;
 pub mod base;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use config::{Environment, File, FileFormat};
 use kage_core::failure_table::{FailureTable, InvalidRules};
+use kage_core::id::ProjectId;
 use serde::Deserialize;
 
 /// Everything that can be set outside the command line.
@@ -32,6 +33,8 @@ pub struct CoordinatorSettings {
     pub token_file: Option<PathBuf>,
     /// File with the certificate of the coordinator's CA, for https.
     pub ca_file: Option<PathBuf>,
+    /// Whose tasks these are; without it, the default project. A token may be for one only.
+    pub project: Option<ProjectId>,
 }
 
 /// `[run]`

@@ -15,6 +15,7 @@ use crate::exit::Refusal;
 pub async fn find(access: &Access, asked: Option<String>) -> anyhow::Result<v1::Task> {
     let Some(task_id) = asked else {
         let request = v1::ListTasksRequest {
+            project: access.project.to_string(),
             page_size: 1,
             ..Default::default()
         };
@@ -62,11 +63,13 @@ pub fn request_id() -> String {
 /// Stores a task. A lost reply is asked for again with the same id, so that it is stored once.
 ///
 /// # Errors
-/// When the coordinator refuses it or cannot be reached.
-pub async fn create(access: &Access, spec: TaskSpec) -> anyhow::Result<v1::Task> {
+/// When the coordinator refuses it or cannot be reached; when no agent can run it, unless it
+/// is to wait for one.
+pub async fn create(access: &Access, spec: TaskSpec, wait_for_agent: bool) -> anyhow::Result<v1::Task> {
     let request = v1::CreateTaskRequest {
         request_id: request_id(),
         spec: Some(spec.into()),
+        wait_for_agent,
     };
     let send = async || {
         let response = access.client.tasks().create_task(request.clone()).await;

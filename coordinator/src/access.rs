@@ -34,6 +34,8 @@ pub const TABLE: &[Row] = &[
     ("/kage.v1.ContextService/GetContextStats", READERS),
     ("/kage.v1.FleetService/ListAgents", READERS),
     ("/kage.v1.FleetService/DrainAgent", ADMINS),
+    ("/kage.v1.FleetService/CordonAgent", ADMINS),
+    ("/kage.v1.FleetService/UncordonAgent", ADMINS),
     ("/kage.v1.FleetService/CreateJoinToken", ADMINS),
     ("/kage.v1.FleetService/RevokeAgent", ADMINS),
     ("/kage.v1.AccessService/CreateToken", ADMINS),

@@ -18,6 +18,7 @@ use kage_core::access::Role;
 use kage_core::id::{AgentId, Digest, ProjectId, TokenId};
 use kage_core::task::Labels;
 use kage_core::time::Timestamp;
+use kage_proto::convert;
 use kage_proto::status::ApiError;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
@@ -42,6 +43,8 @@ pub(crate) enum Principal {
     Person {
         token: TokenId,
         role: Role,
+        /// The only project the token is good for; `None` = all.
+        project: Option<ProjectId>,
     },
     Agent {
         id: AgentId,
@@ -82,14 +85,38 @@ impl Principal {
         }
     }
 
-    /// An agent is bound to its project; people are not.
+    /// An agent is bound to its project, and a person whose token says so.
     pub(crate) fn may_use(&self, project: &ProjectId) -> Result<(), ApiError> {
+        let message = match self {
+            Self::Agent { project: own, .. } if own != project => {
+                format!("the agent joined for project {own}, not for {project}")
+            }
+            Self::Person { project: Some(own), .. } if own != project => {
+                format!("the token is for project {own}, not for {project}")
+            }
+            Self::Owner | Self::Agent { .. } | Self::Person { .. } | Self::Stranger => return Ok(()),
+        };
+        Err(ApiError::PermissionDenied { message })
+    }
+
+    /// The only project it may use; `None` = all.
+    pub(crate) const fn bound_to(&self) -> Option<&ProjectId> {
         match self {
-            Self::Agent { project: own, .. } if own != project => Err(ApiError::PermissionDenied {
-                message: format!("the agent joined for project {own}, not for {project}"),
-            }),
-            Self::Owner | Self::Agent { .. } | Self::Person { .. } | Self::Stranger => Ok(()),
+            Self::Agent { project, .. } => Some(project),
+            Self::Person { project, .. } => project.as_ref(),
+            Self::Owner | Self::Stranger => None,
         }
+    }
+
+    /// The project that a call names; where it names none, the one that the caller is bound
+    /// to, else the default project.
+    pub(crate) fn project(&self, field: &str, name: &str) -> Result<ProjectId, ApiError> {
+        let named = match (name, self.bound_to()) {
+            ("", Some(own)) => own.clone(),
+            _ => convert::task::project(field, name)?,
+        };
+        self.may_use(&named)?;
+        Ok(named)
     }
 }
 
@@ -138,6 +165,7 @@ impl Door {
                 principal: Principal::Person {
                     token: person.token,
                     role: person.role,
+                    project: person.project,
                 },
                 revoked: Some(person.revoked),
             });
@@ -296,6 +324,7 @@ mod tests {
             hash: Digest::of(b"person"),
             role: Role::Submit,
             name: "ci".to_owned(),
+            project: None,
             created_at: NOW,
             revoked_at: None,
         };
@@ -365,5 +394,32 @@ mod tests {
         let elsewhere: ProjectId = "elsewhere".parse().unwrap();
         assert!(agent.may_use(&ProjectId::default()).is_ok() && agent.may_use(&elsewhere).is_err());
         assert!(Principal::Owner.may_use(&elsewhere).is_ok());
+    }
+
+    #[test]
+    fn a_token_of_a_project_is_good_for_that_project_only() {
+        let person = |project: Option<&str>| Principal::Person {
+            token: TokenId::from_random(1),
+            role: Role::Submit,
+            project: project.map(|name| name.parse().unwrap()),
+        };
+        let said = |caller: &Principal, name: &str| {
+            let project = caller.project("project", name);
+            project
+                .map(|project| project.to_string())
+                .map_err(|error| error.reason())
+        };
+        let cases = [
+            (person(None), "", Ok("default")),
+            (person(None), "mine", Ok("mine")),
+            (person(Some("mine")), "", Ok("mine")),
+            (person(Some("mine")), "mine", Ok("mine")),
+            (person(Some("mine")), "default", Err("PERMISSION_DENIED")),
+            (person(Some("mine")), "No Name", Err("INVALID_ARGUMENT")),
+            (Principal::Owner, "mine", Ok("mine")),
+        ];
+        for (caller, name, expected) in cases {
+            assert_eq!(said(&caller, name), expected.map(str::to_owned), "{caller:?} {name:?}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, Digest, JobId, OfferId, ProjectId, SessionId, TaskId};
-use kage_core::placement::AgentView;
+use kage_core::placement::{AgentView, Availability};
 use kage_core::time::Timestamp;
 use kage_proto::v1;
 use tokio::sync::mpsc;
@@ -91,8 +91,13 @@ struct Link {
 
 enum Presently {
     Connected(Link),
-    Away { until: Instant },
-    Lost,
+    Away {
+        until: Instant,
+    },
+    /// Nobody waits for it any more. It may come back all the same, at first.
+    Lost {
+        since: Instant,
+    },
 }
 
 struct Member {
@@ -104,6 +109,10 @@ struct Member {
     running: HashMap<AttemptId, Running>,
     /// Offers and starts in flight: each takes a slot.
     pending: u32,
+    /// Offers it was given so far.
+    placed: u64,
+    /// It was revoked, and never comes back.
+    shut_out: bool,
 }
 
 struct Running {
@@ -134,20 +143,40 @@ impl Member {
     fn link(&self) -> Option<&Link> {
         match &self.presently {
             Presently::Connected(link) => Some(link),
-            Presently::Away { .. } | Presently::Lost => None,
+            Presently::Away { .. } | Presently::Lost { .. } => None,
         }
     }
 
-    fn view(&self) -> Option<AgentView<'_>> {
-        self.link().map(|_| AgentView {
+    fn view(&self) -> AgentView<'_> {
+        AgentView {
             id: self.agent.id,
             name: &self.agent.name,
             free_slots: self.agent.slots.saturating_sub(self.busy()),
+            placed: self.placed,
             labels: &self.agent.labels,
             adapters: &self.usable,
+            known: &self.agent.adapters,
             project: self.project.as_ref(),
-            draining: self.agent.draining,
-        })
+            availability: self.availability(),
+        }
+    }
+
+    fn availability(&self) -> Availability {
+        match (self.link(), self.agent.draining, self.agent.cordoned) {
+            (None, _, _) => Availability::Away,
+            (Some(_), true, _) => Availability::Draining,
+            (Some(_), false, true) => Availability::Cordoned,
+            (Some(_), false, false) => Availability::Open,
+        }
+    }
+
+    /// True when it is there, or was so lately that it may come back.
+    fn counts(&self, now: Instant, patience: Duration) -> bool {
+        !self.shut_out
+            && match &self.presently {
+                Presently::Connected(_) | Presently::Away { .. } => true,
+                Presently::Lost { since } => now.saturating_duration_since(*since) < patience,
+            }
     }
 }
 

@@ -17,6 +17,8 @@ use crate::store::{Enrolment, PersonToken};
 pub(crate) struct Person {
     pub(crate) token: TokenId,
     pub(crate) role: Role,
+    /// The only project the token is good for; `None` = all.
+    pub(crate) project: Option<ProjectId>,
     /// Cancelled when the token was taken back.
     pub(crate) revoked: CancellationToken,
 }
@@ -48,6 +50,7 @@ impl Identities {
         let person = known.people.entry(token.hash.clone()).or_insert_with(|| Person {
             token: token.id,
             role: token.role,
+            project: token.project.clone(),
             revoked: CancellationToken::new(),
         });
         if token.revoked_at.is_some() {

@@ -72,6 +72,9 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
         StoreError::RequestConflict { .. } => ApiError::Conflict {
             message: error.to_string(),
         },
+        StoreError::NoAgent { lacking } => ApiError::NoAgent {
+            message: lacking.clone(),
+        },
         StoreError::NotFound { what, id } => ApiError::NotFound {
             what: format!("{what} {id}"),
         },

@@ -237,6 +237,12 @@ async fn fill_board(store: &Store, config: &Config) -> Result<Board, RunError> {
         let attempts = running.remove(&agent.id).unwrap_or_default();
         board.expect(agent, attempts, now);
     }
+    for enrolment in store.enrolments().await.map_err(RunError::Read)? {
+        board.scope(enrolment.agent, Some(enrolment.project));
+        if enrolment.revoked_at.is_some() {
+            board.shut_out(enrolment.agent);
+        }
+    }
     for live in live {
         let view = store.task(live.task).await.map_err(RunError::Read)?;
         let mut sessions = view.into_iter().flat_map(|view| view.sessions);

@@ -34,14 +34,14 @@ mod sqlite;
 mod writer;
 
 pub use admission::{
-    CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, JoinRefusal, JoinTokenRow, PersonToken,
-    RevokeAgent, RevokePersonToken,
+    CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, JoinTokenRow, PersonToken, RevokeAgent,
+    RevokePersonToken,
 };
 pub use apply::Command;
 pub use command::{
     AppendEvents, Appended, CancelTask, Changes, Claim, ContextPut, CreateTask, Created, EndAttempts, EndedAttempt,
     Ending, ExtendAllLeases, PutContext, QueuedJob, REQUEST_LIFETIME, RecordAgent, RecordContextSent, RenewLeases,
-    Renewed, Request, SetDraining, Start, StartAttempt, StopAttempt,
+    Renewed, Request, SetCordoned, SetDraining, Start, StartAttempt, StopAttempt,
 };
 pub use error::{EngineError, OpenError, ReadError, StoreError};
 pub use query::{

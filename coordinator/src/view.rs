@@ -1,6 +1,8 @@
 //! Tasks and agents as clients see them: rows of the store, with money from the price
 //! table and what only the board knows (why a session waits, who is connected).
 
+use std::time::Instant;
+
 use kage_core::fleet::Agent;
 use kage_core::price::session_money;
 use kage_core::session::SessionStateKind;
@@ -33,7 +35,7 @@ pub(crate) fn task(coordinator: &Coordinator, view: TaskView, prompt: Prompt) ->
             let waiting = match row.state.kind() {
                 SessionStateKind::Queued | SessionStateKind::Claimed => {
                     let held = row.incidents.last().and_then(|incident| incident.waiting(now));
-                    held.or_else(|| coordinator.board().why_waiting(row.id, now))
+                    held.or_else(|| coordinator.board().why_waiting(row.id, now, Instant::now()))
                 }
                 SessionStateKind::Running
                 | SessionStateKind::Verifying
@@ -75,6 +77,7 @@ pub(crate) fn agent(coordinator: &Coordinator, stored: Agent) -> v1::Agent {
         pid: agent.pid,
         version: agent.version,
         last_seen_ms: agent.seen_at.as_millis(),
+        cordoned: agent.cordoned,
     }
 }
 

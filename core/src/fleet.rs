@@ -39,6 +39,8 @@ pub struct Agent {
     pub version: String,
     /// True when it is to take no new work.
     pub draining: bool,
+    /// True when somebody said that it is to take no new work until they say otherwise.
+    pub cordoned: bool,
     /// When it was last heard of.
     pub seen_at: Timestamp,
 }

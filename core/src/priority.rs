@@ -84,7 +84,14 @@ mod tests {
 
     #[test]
     fn priorities_are_words_or_numbers_within_bounds() {
-        for (text, number) in [("low", -5), ("normal", 0), ("high", 5), ("-10", -10), ("10", 10), ("7", 7)] {
+        for (text, number) in [
+            ("low", -5),
+            ("normal", 0),
+            ("high", 5),
+            ("-10", -10),
+            ("10", 10),
+            ("7", 7),
+        ] {
             let priority: Priority = text.parse().unwrap();
             assert_eq!(priority.as_i32(), number, "{text}");
             assert_eq!(priority.to_string().parse(), Ok(priority));

@@ -212,6 +212,15 @@ impl TaskSpec {
         Ok(())
     }
 
+    /// What the task and a session of it require together; the session's word counts where
+    /// both speak.
+    #[must_use]
+    pub fn requirements(&self, assignment: &Assignment) -> Labels {
+        let mut labels = self.policy.requirements.clone();
+        labels.extend(assignment.requirements.clone());
+        labels
+    }
+
     /// The assignment of this name.
     #[must_use]
     pub fn assignment(&self, name: &SessionName) -> Option<&Assignment> {

@@ -241,12 +241,10 @@ impl From<Status> for ApiError {
                 _ => Self::FailedPrecondition { message },
             },
             Code::Unauthenticated => Self::Unauthenticated,
-            Code::PermissionDenied => {
-                match JoinRefusal::ALL.into_iter().find(|refusal| refusal.reason() == reason) {
-                    Some(refusal) => Self::JoinRefused(refusal),
-                    None => Self::PermissionDenied { message },
-                }
-            }
+            Code::PermissionDenied => match JoinRefusal::ALL.into_iter().find(|refusal| refusal.reason() == reason) {
+                Some(refusal) => Self::JoinRefused(refusal),
+                None => Self::PermissionDenied { message },
+            },
             Code::ResourceExhausted => Self::ResourceExhausted { message, retry },
             // A call that was cut may or may not have had its effect: the same as no answer.
             Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => Self::Unavailable { message, retry },

@@ -199,6 +199,8 @@ pub async fn create(client: &Client, spec: v1::TaskSpec) -> String {
     let request = v1::CreateTaskRequest {
         request_id: format!("{:032x}", rand::random::<u128>()),
         spec: Some(spec),
+        // Tests say what waits, also before an agent is there.
+        wait_for_agent: true,
     };
     let response = client.tasks().create_task(request).await;
     let response = response.unwrap_or_else(|status| panic!("the task is refused: {status:?}"));

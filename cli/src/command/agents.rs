@@ -1,4 +1,4 @@
-//! `kage agent`: joins and runs one, lists them, drains one, shuts one out.
+//! `kage agent`: joins and runs one, lists them, cordons or drains one, shuts one out.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +34,7 @@ struct AgentJson<'a> {
     adapters: Vec<AdapterJson<'a>>,
     version: &'a str,
     last_seen_ms: u64,
+    cordoned: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -181,6 +182,36 @@ pub(super) async fn drain(invocation: &Invocation, agent: String) -> anyhow::Res
     Ok(Exit::Done)
 }
 
+pub(super) async fn cordon(invocation: &Invocation, agent: String) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let request = v1::CordonAgentRequest {
+        request_id: tasks::request_id(),
+        agent,
+    };
+    let response = access.client.fleet().cordon_agent(request).await;
+    let agent = response.map_err(ApiError::from)?.into_inner().agent.unwrap_or_default();
+    invocation.out.result(&agent_json(&agent))?;
+    invocation.out.text(&format!(
+        "{name} gets no new work until `kage agent uncordon {name}`; it still runs {}",
+        agent.busy,
+        name = agent.name
+    ))?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn uncordon(invocation: &Invocation, agent: String) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let request = v1::UncordonAgentRequest {
+        request_id: tasks::request_id(),
+        agent,
+    };
+    let response = access.client.fleet().uncordon_agent(request).await;
+    let agent = response.map_err(ApiError::from)?.into_inner().agent.unwrap_or_default();
+    invocation.out.result(&agent_json(&agent))?;
+    invocation.out.text(&format!("{} gets work again", agent.name))?;
+    Ok(Exit::Done)
+}
+
 fn agent_json(agent: &v1::Agent) -> AgentJson<'_> {
     AgentJson {
         id: &agent.id,
@@ -201,6 +232,7 @@ fn agent_json(agent: &v1::Agent) -> AgentJson<'_> {
             .collect(),
         version: &agent.version,
         last_seen_ms: agent.last_seen_ms,
+        cordoned: agent.cordoned,
     }
 }
 
@@ -216,7 +248,10 @@ fn row(agent: &v1::Agent) -> Vec<String> {
     vec![
         view::short_id(&agent.id).to_owned(),
         agent.name.clone(),
-        state(agent.state()).to_owned(),
+        match agent.cordoned {
+            true => format!("{}, cordoned", state(agent.state())),
+            false => state(agent.state()).to_owned(),
+        },
         agent.pid.to_string(),
         format!("{}/{}", agent.busy, agent.slots),
         labels.join(" "),

@@ -21,7 +21,7 @@ pub(super) async fn run(invocation: &Invocation, args: &Ls) -> anyhow::Result<Ex
             break;
         }
         let request = v1::ListTasksRequest {
-            project: String::new(),
+            project: access.project.to_string(),
             page_size: wanted.min(100),
             page_token,
         };
@@ -41,7 +41,7 @@ pub(super) async fn run(invocation: &Invocation, args: &Ls) -> anyhow::Result<Ex
     match invocation.out.format() {
         Format::Human if tasks.is_empty() => invocation.out.text("no tasks yet; start one with `kage run`")?,
         Format::Human => invocation.out.text(&view::table(
-            &["task", "state", "sessions", "created", "prompt"],
+            &["task", "state", "sessions", "created", "prompt", "waits"],
             tasks.iter().map(row),
         ))?,
         Format::Json => {
@@ -59,6 +59,12 @@ pub(super) async fn run(invocation: &Invocation, args: &Ls) -> anyhow::Result<Ex
 
 fn row(task: &v1::Task) -> Vec<String> {
     let ended = task.sessions.iter().filter(|s| view::session_ended(s.state())).count();
+    let waits = task
+        .sessions
+        .iter()
+        .map(|s| s.waiting.as_str())
+        .find(|why| !why.is_empty());
+    let waits = waits.unwrap_or_default();
     let prompt = task.spec.as_ref().map_or("", |s| s.prompt.as_str());
     vec![
         view::short_id(&task.id).to_owned(),
@@ -66,5 +72,6 @@ fn row(task: &v1::Task) -> Vec<String> {
         format!("{ended}/{} ended", task.sessions.len()),
         Timestamp::from_millis(task.created_at_ms).to_string(),
         view::one_line(prompt, 60),
+        view::one_line(waits, 80),
     ]
 }

@@ -4,7 +4,6 @@
 use std::io::Read as _;
 
 use anyhow::Context as _;
-use kage_core::id::ProjectId;
 use kage_core::task::{Policy, TaskSpec, VerifyPolicy};
 use kage_git::UserRepo;
 use kage_git::snapshot::SnapshotOptions;
@@ -15,7 +14,8 @@ use crate::assignments::{self, InvalidLabel};
 use crate::base;
 use crate::contexts;
 use crate::exit::{Exit, Refusal};
-use crate::follow;
+use crate::follow::{self, Followed};
+use crate::hold;
 use crate::invocation::Invocation;
 use crate::landing;
 use crate::output::note;
@@ -31,7 +31,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
     let policy = policy(&args, &invocation.settings.run)?;
     let prompt = prompt(&args)?;
     let access = invocation.started().await?;
-    let project = ProjectId::default();
+    let project = access.project.clone();
     let options = SnapshotOptions {
         committed: args.committed,
         include: args.include.clone(),
@@ -51,15 +51,21 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
         policy,
     };
     spec.validate().map_err(|e| Refusal::usage(e.to_string()))?;
-    let task = tasks::create(&access, spec).await?;
+    let task = tasks::create(&access, spec, args.wait_for_agent).await?;
     if args.detach {
         invocation.out.result(&TaskJson::of_task(&task))?;
         invocation.out.text(&task.id)?;
         return Ok(Exit::Done);
     }
     note(&format!("task {}", view::short_id(&task.id)));
-    let Some(task) = follow::follow(invocation.out, &access, task).await? else {
-        return Ok(Exit::Done);
+    let task = match follow::follow(invocation.out, &access, task, args.max_hold).await? {
+        Followed::Ended(task) => task,
+        Followed::Detached => return Ok(Exit::Done),
+        Followed::Held { task, why } => {
+            invocation.out.result(&TaskJson::of_task(&task))?;
+            hold::tell(&task, &why);
+            return Ok(Exit::Held);
+        }
     };
     let report = tasks::report(&access, &task.id).await?.report.unwrap_or_default();
     invocation
@@ -115,5 +121,6 @@ fn policy(args: &Run, defaults: &RunSettings) -> Result<Policy, InvalidLabel> {
         idle_timeout: args.idle_timeout,
         max_attempts: args.max_attempts,
         requirements: assignments::labels("--agents", &args.agents)?,
+        priority: args.priority,
     })
 }

@@ -1,5 +1,6 @@
 //! `kage show`: a task and its sessions as they are now.
 
+use kage_core::priority::Priority;
 use kage_proto::v1;
 
 use crate::exit::Exit;
@@ -18,6 +19,10 @@ pub(super) async fn run(invocation: &Invocation, asked: Option<String>) -> anyho
         ],
         task.sessions.iter().map(row),
     ))?;
+    // A table cuts what is long; why something waits is what one came for.
+    for session in task.sessions.iter().filter(|session| !session.waiting.is_empty()) {
+        invocation.out.text(&format!("{}: {}", session.name, session.waiting))?;
+    }
     Ok(Exit::Done)
 }
 
@@ -36,6 +41,12 @@ fn heading(task: &v1::Task) -> String {
             view::short_id(&repository.base_commit),
             repository.name
         );
+    }
+    if let Some(policy) = spec.and_then(|s| s.policy.as_ref())
+        && let Ok(priority) = Priority::try_from(policy.priority)
+        && priority != Priority::NORMAL
+    {
+        text += &format!("priority: {priority}\n");
     }
     if let Some(verify) = spec.and_then(|s| s.policy.as_ref()).and_then(|p| p.verify.as_ref())
         && !verify.verify.is_empty()

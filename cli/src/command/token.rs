@@ -18,6 +18,7 @@ struct TokenJson<'a> {
     id: &'a str,
     role: &'static str,
     name: &'a str,
+    project: Option<&'a str>,
     created_ms: u64,
     revoked_ms: Option<u64>,
 }
@@ -29,14 +30,15 @@ pub(super) async fn create(invocation: &Invocation, args: TokenCreate) -> anyhow
         TokenRole::Submit => v1::Role::Submit,
         TokenRole::Admin => v1::Role::Admin,
     };
-    if !args.label.is_empty() || args.project.is_some() {
-        return Err(Refusal::usage("--label and --project are for --role agent").into());
+    if !args.label.is_empty() {
+        return Err(Refusal::usage("--label is for --role agent").into());
     }
     let access = invocation.existing().await?;
     let request = v1::CreateTokenRequest {
         request_id: tasks::request_id(),
         role: role.into(),
         name: args.name,
+        project: args.project.unwrap_or_default(),
     };
     let response = access.client.access().create_token(request).await;
     let response = response.map_err(ApiError::from)?.into_inner();
@@ -79,13 +81,18 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     let json: Vec<_> = tokens.iter().map(token_json).collect();
     invocation.out.result(&json)?;
     invocation.out.text(&view::table(
-        &["token", "role", "name", "state"],
+        &["token", "role", "name", "project", "state"],
         tokens.iter().map(|token| {
             let state = if token.revoked_at_ms == 0 { "good" } else { "revoked" };
             vec![
                 token.id.clone(),
                 role(token.role()).to_owned(),
                 token.name.clone(),
+                if token.project.is_empty() {
+                    "all".to_owned()
+                } else {
+                    token.project.clone()
+                },
                 state.to_owned(),
             ]
         }),
@@ -113,6 +120,7 @@ fn token_json(token: &v1::Token) -> TokenJson<'_> {
         id: &token.id,
         role: role(token.role()),
         name: &token.name,
+        project: (!token.project.is_empty()).then_some(token.project.as_str()),
         created_ms: token.created_at_ms,
         revoked_ms: (token.revoked_at_ms != 0).then_some(token.revoked_at_ms),
     }

@@ -1,11 +1,14 @@
 //! `kage wait`: returns when a task has ended, with its outcome as exit code.
 
+use std::time::Duration;
+
 use kage_proto::v1;
 use kage_proto::v1::watch_task_response::Item;
 
 use crate::args::Wait;
 use crate::connect::Access;
 use crate::exit::{Exit, Refusal};
+use crate::hold;
 use crate::invocation::Invocation;
 use crate::tasks;
 use crate::view::{self, TaskJson};
@@ -14,9 +17,10 @@ use crate::watch::{Request, Watch};
 pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let task = tasks::find(&access, args.task).await?;
+    let end = end_of(&access, task, args.max_hold);
     let ended = match args.timeout {
-        None => end_of(&access, task).await?,
-        Some(limit) => match tokio::time::timeout(limit, end_of(&access, task)).await {
+        None => end.await?,
+        Some(limit) => match tokio::time::timeout(limit, end).await {
             Ok(ended) => ended?,
             Err(_) => {
                 return Err(Refusal {
@@ -26,6 +30,14 @@ pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<E
                 .into());
             }
         },
+    };
+    let ended = match ended {
+        End::Over(task) => task,
+        End::Held { task, why } => {
+            invocation.out.result(&TaskJson::of_task(&task))?;
+            hold::tell(&task, &why);
+            return Ok(Exit::Held);
+        }
     };
     let report = tasks::report(&access, &ended.id).await?.report.unwrap_or_default();
     invocation.out.result(&TaskJson::of_report(ended.state(), &report))?;
@@ -37,7 +49,12 @@ pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<E
     Ok(outcome(ended.state()))
 }
 
-async fn end_of(access: &Access, task: v1::Task) -> anyhow::Result<v1::Task> {
+enum End {
+    Over(v1::Task),
+    Held { task: v1::Task, why: String },
+}
+
+async fn end_of(access: &Access, task: v1::Task, max_hold: Duration) -> anyhow::Result<End> {
     let mut last = task;
     let mut watch = Watch::new(
         access.client.clone(),
@@ -49,10 +66,13 @@ async fn end_of(access: &Access, task: v1::Task) -> anyhow::Result<v1::Task> {
     );
     while let Some(item) = watch.next().await? {
         if let Item::Task(task) = item {
+            if let Some(why) = hold::held(&task, hold::now(), max_hold) {
+                return Ok(End::Held { task, why });
+            }
             last = task;
         }
     }
-    Ok(last)
+    Ok(End::Over(last))
 }
 
 /// The exit code of a task that has ended.

@@ -19,7 +19,7 @@ impl Board {
             *self.held.entry(*task).or_default() += 1;
         }
         let presently = if running.is_empty() {
-            Presently::Lost
+            Presently::Lost { since: now }
         } else {
             Presently::Away { until }
         };
@@ -39,6 +39,8 @@ impl Board {
                 presently,
                 running,
                 pending: 0,
+                placed: 0,
+                shut_out: false,
             },
         );
     }
@@ -77,6 +79,8 @@ impl Board {
                         presently: Presently::Connected(link),
                         running: HashMap::new(),
                         pending: 0,
+                        placed: 0,
+                        shut_out: false,
                     },
                 );
             }
@@ -134,6 +138,20 @@ impl Board {
         }
     }
 
+    /// The agent is given no new work, or is again.
+    pub(crate) fn set_cordoned(&mut self, agent: AgentId, cordoned: bool) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.agent.cordoned = cordoned;
+        }
+    }
+
+    /// The agent was revoked: nothing waits for it.
+    pub(crate) fn shut_out(&mut self, agent: AgentId) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.shut_out = true;
+        }
+    }
+
     /// Sends a message to an agent. False when it is not connected; one that does not read
     /// is cut off.
     pub(crate) fn tell(&mut self, agent: AgentId, message: v1::ConnectResponse) -> bool {
@@ -164,7 +182,7 @@ impl Board {
                 state: match (&member.presently, member.agent.draining) {
                     (Presently::Connected(_), false) => v1::AgentState::Connected,
                     (Presently::Connected(_), true) => v1::AgentState::Draining,
-                    (Presently::Away { .. } | Presently::Lost, _) => v1::AgentState::Disconnected,
+                    (Presently::Away { .. } | Presently::Lost { .. }, _) => v1::AgentState::Disconnected,
                 },
                 busy: member.busy(),
             },

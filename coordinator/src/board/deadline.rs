@@ -47,11 +47,11 @@ impl Board {
                     link.cut.cancel();
                     EndReason::AgentSilent
                 }),
-                Presently::Lost => None,
+                Presently::Lost { .. } => None,
             };
             match lost {
                 Some(reason) => {
-                    member.presently = Presently::Lost;
+                    member.presently = Presently::Lost { since: now };
                     due.lost.push((*id, boot, reason));
                 }
                 None => {

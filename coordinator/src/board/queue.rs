@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use kage_core::id::{AgentId, JobId, SessionId};
-use kage_core::job::JobKind;
-use kage_core::placement::{AgentView, Waiting, place, why_waiting};
+use kage_core::id::{AgentId, JobId, SessionId, TaskId};
+use kage_core::job::{Affinity, JobKind};
+use kage_core::placement::{AgentView, Availability, Waiting, nobody_can, place, why_waiting};
+use kage_core::task::{Assignment, TaskSpec};
 use kage_core::time::Timestamp;
 
 use super::{Board, Member, Pick, Placed};
@@ -37,7 +38,8 @@ impl Board {
             agents.retain(|(_, until)| *until > instant);
             !agents.is_empty()
         });
-        let views: Vec<_> = self.members.values().filter_map(Member::view).collect();
+        let connected = self.members.values().filter(|member| member.link().is_some());
+        let views: Vec<_> = connected.map(Member::view).collect();
         let (refused, plain): (Vec<_>, Vec<_>) = self
             .waiting
             .values()
@@ -85,6 +87,7 @@ impl Board {
         let member = self.members.get_mut(&agent)?;
         let serial = member.link()?.serial;
         member.pending += 1;
+        member.placed = member.placed.wrapping_add(1);
         let job = self.waiting.remove(&self.places.remove(&job)?)?;
         self.by_session.remove(&job.session);
         *self.held.entry(job.task).or_default() += 1;
@@ -94,7 +97,7 @@ impl Board {
     fn has_room(&self) -> bool {
         self.members
             .values()
-            .any(|m| m.link().is_some() && !m.agent.draining && m.agent.slots > m.busy())
+            .any(|m| m.availability() == Availability::Open && m.agent.slots > m.busy())
     }
 
     fn waiting_view<'a>(&self, job: &'a QueuedJob) -> Waiting<'a> {
@@ -102,6 +105,7 @@ impl Board {
             job: job.job,
             task: job.task,
             project: &job.project,
+            priority: job.priority,
             held: self.held.get(&job.task).copied().unwrap_or(0),
             adapter: match job.kind {
                 JobKind::Session => Some(&job.adapter),
@@ -115,9 +119,31 @@ impl Board {
     }
 
     /// Why a session's job waits; `None` when none of it does.
-    pub(crate) fn why_waiting(&self, session: SessionId, now: Timestamp) -> Option<String> {
+    pub(crate) fn why_waiting(&self, session: SessionId, now: Timestamp, instant: Instant) -> Option<String> {
         let job = self.waiting.get(self.places.get(self.by_session.get(&session)?)?)?;
-        let views: Vec<_> = self.members.values().filter_map(Member::view).collect();
-        Some(why_waiting(&self.waiting_view(job), &views, now))
+        Some(why_waiting(&self.waiting_view(job), &self.known(instant), now))
+    }
+
+    /// What every agent that is known lacks for a session; `None` when one could run it.
+    pub(crate) fn nobody_can(&self, spec: &TaskSpec, session: &Assignment, instant: Instant) -> Option<String> {
+        let nobody = Waiting {
+            job: JobId::from_random(0),
+            task: TaskId::from_random(0),
+            project: &spec.project,
+            priority: spec.policy.priority,
+            held: 0,
+            adapter: Some(&session.adapter),
+            requirements: &spec.requirements(session),
+            not_before: Timestamp::from_millis(0),
+            queued_at: Timestamp::from_millis(0),
+            affinity: Affinity::default(),
+        };
+        nobody_can(&nobody, &self.known(instant))
+    }
+
+    fn known(&self, instant: Instant) -> Vec<AgentView<'_>> {
+        let patience = self.timings.max_detached;
+        let known = self.members.values().filter(|member| member.counts(instant, patience));
+        known.map(Member::view).collect()
     }
 }

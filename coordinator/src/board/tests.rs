@@ -2,6 +2,7 @@ use kage_core::attempt::EndReason;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::BootId;
 use kage_core::job::{Affinity, JobKind};
+use kage_core::priority::Priority;
 use kage_core::task::Labels;
 
 use super::deadline::Due;
@@ -36,6 +37,7 @@ fn agent(n: u128, slots: u32) -> Agent {
         pid: 1,
         version: String::new(),
         draining: false,
+        cordoned: false,
         seen_at: NOW,
     }
 }
@@ -49,6 +51,7 @@ fn job(n: u128) -> QueuedJob {
         kind: JobKind::Session,
         adapter: "shell".parse().unwrap(),
         requirements: Labels::new(),
+        priority: Priority::NORMAL,
         not_before: NOW,
         queued_at: NOW,
         affinity: Affinity::default(),
@@ -243,9 +246,49 @@ fn says_why_a_session_waits() {
     t.board.enqueue(job(1));
     let session = SessionId::from_random(1);
     assert_eq!(
-        t.board.why_waiting(session, NOW).as_deref(),
+        t.board.why_waiting(session, NOW, t.start).as_deref(),
         Some("no agent is connected")
     );
     t.board.withdraw(JobId::from_random(1));
-    assert_eq!(t.board.why_waiting(session, NOW), None);
+    assert_eq!(t.board.why_waiting(session, NOW, t.start), None);
+}
+
+#[test]
+fn a_cordoned_agent_keeps_what_it_runs_and_gets_no_more() {
+    let mut t = table();
+    t.board.enqueue(job(1));
+    t.board.enqueue(job(2));
+    let (_joined, _inbox) = t.join(agent(1, 1), &[]);
+    let me = AgentId::from_random(1);
+    let pick = t.place().remove(0);
+    let attempt = t.run(1, pick);
+    t.board.set_cordoned(me, true);
+    t.board.ended(me, attempt);
+    assert!(t.place().is_empty());
+    assert_eq!(
+        t.board.why_waiting(SessionId::from_random(2), NOW, t.start).as_deref(),
+        Some("waits for an agent with shell; only agent-1 has it, and is cordoned")
+    );
+    assert_eq!(t.board.presence(me).state, v1::AgentState::Connected);
+    t.board.set_cordoned(me, false);
+    assert_eq!(t.place().len(), 1);
+}
+
+#[test]
+fn an_agent_that_left_counts_for_a_while_and_a_revoked_one_does_not() {
+    let mut t = table();
+    t.board.enqueue(job(1));
+    let (joined, _inbox) = t.join(agent(1, 1), &[]);
+    let me = AgentId::from_random(1);
+    t.board.leave(me, joined.serial, t.start);
+    let gone = t.start + Timings::default().grace;
+    assert_eq!(t.board.due(gone).lost.len(), 1);
+    let session = SessionId::from_random(1);
+    let away = "waits for an agent with shell; only agent-1 has it, and is not connected";
+    assert_eq!(t.board.why_waiting(session, NOW, gone).as_deref(), Some(away));
+    let nobody = Some("no agent is connected");
+    let late = gone + Timings::default().max_detached;
+    assert_eq!(t.board.why_waiting(session, NOW, late).as_deref(), nobody);
+    t.board.shut_out(me);
+    assert_eq!(t.board.why_waiting(session, NOW, gone).as_deref(), nobody);
 }

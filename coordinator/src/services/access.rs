@@ -11,6 +11,7 @@ use kage_proto::v1::access_service_server::AccessService;
 use tonic::{Request, Response, Status};
 
 use super::{principal, read_error, request, store_error};
+use crate::auth::Principal;
 use crate::coordinator::Coordinator;
 use crate::store::{CreatePersonToken, PersonToken, RevokePersonToken};
 
@@ -38,16 +39,22 @@ impl AccessService for Access {
         if message.name.len() > MAX_NAME {
             return Err(ApiError::invalid("name", format_args!("has more than {MAX_NAME} bytes")).into());
         }
+        let project = match (message.project.as_str(), caller.bound_to()) {
+            ("", None) => None,
+            // Nobody gives more than they have.
+            (name, _) => Some(caller.project("project", name)?),
+        };
         let id = TokenId::from_random(self.0.random());
         let token = self
             .0
             .store
             .apply(CreatePersonToken {
-                request: request(&caller, &message.request_id, &(role, &message.name))?,
+                request: request(&caller, &message.request_id, &(role, &message.name, &project))?,
                 id,
                 hash: Digest::of(self.bearer(id).as_bytes()),
                 role,
                 name: message.name,
+                project,
                 now: self.0.now(),
             })
             .await
@@ -65,11 +72,13 @@ impl AccessService for Access {
 
     async fn list_tokens(
         &self,
-        _message: Request<v1::ListTokensRequest>,
+        message: Request<v1::ListTokensRequest>,
     ) -> Result<Response<v1::ListTokensResponse>, Status> {
+        let caller = principal(&message);
         let tokens = self.0.store.person_tokens().await.map_err(read_error)?;
+        let visible = tokens.iter().filter(|token| concerns(&caller, token));
         Ok(Response::new(v1::ListTokensResponse {
-            tokens: tokens.iter().map(view).collect(),
+            tokens: visible.map(view).collect(),
         }))
     }
 
@@ -80,6 +89,15 @@ impl AccessService for Access {
         let caller = principal(&message);
         let message = message.into_inner();
         let id: TokenId = parse("token_id", &message.token_id).map_err(ApiError::from)?;
+        if caller.bound_to().is_some() {
+            let tokens = self.0.store.person_tokens().await.map_err(read_error)?;
+            if !tokens.iter().any(|token| token.id == id && concerns(&caller, token)) {
+                return Err(ApiError::NotFound {
+                    what: format!("token {id}"),
+                }
+                .into());
+            }
+        }
         let command = RevokePersonToken {
             request: request(&caller, &message.request_id, &id)?,
             id,
@@ -99,6 +117,11 @@ impl Access {
     }
 }
 
+/// Whoever is bound to a project looks after the tokens of that project.
+fn concerns(caller: &Principal, token: &PersonToken) -> bool {
+    caller.bound_to().is_none_or(|own| token.project.as_ref() == Some(own))
+}
+
 fn view(token: &PersonToken) -> v1::Token {
     let role = match token.role {
         Role::Admin => v1::Role::Admin,
@@ -113,5 +136,6 @@ fn view(token: &PersonToken) -> v1::Token {
         name: token.name.clone(),
         created_at_ms: token.created_at.as_millis(),
         revoked_at_ms: token.revoked_at.map_or(0, kage_core::time::Timestamp::as_millis),
+        project: token.project.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }

@@ -121,7 +121,7 @@ fn agreed_protocol(hello: &Hello) -> Result<u32, ApiError> {
     let newest = PROTOCOL.min(*hello.protocols.end());
     if newest < PROTOCOL_MIN || newest < *hello.protocols.start() {
         let (min, max) = (hello.protocols.start(), hello.protocols.end());
-        return Err(ApiError::FailedPrecondition {
+        return Err(ApiError::OtherProtocol {
             message: format!(
                 "the agent speaks protocols {min} to {max}, this coordinator {PROTOCOL_MIN} to {PROTOCOL}; \
                  update the older of the two"
@@ -163,6 +163,7 @@ impl Session {
             pid: hello.pid,
             version: hello.version,
             draining: false,
+            cordoned: false,
             seen_at: coordinator.now(),
         };
         let store = &coordinator.store;
@@ -180,7 +181,8 @@ impl Session {
             .await
             .map_err(store_error)?;
         let agents = store.agents().await.map_err(super::read_error)?;
-        let draining = agents.iter().any(|known| known.id == id && known.draining);
+        let known = agents.into_iter().find(|known| known.id == id);
+        let (draining, cordoned) = known.map_or((false, false), |known| (known.draining, known.cordoned));
         let welcome = v1::Welcome {
             protocol,
             heartbeat_interval_ms: millis(coordinator.timings.heartbeat),
@@ -192,7 +194,11 @@ impl Session {
         let joined = {
             let now = Instant::now();
             let mut board = coordinator.board();
-            let agent = Agent { draining, ..agent };
+            let agent = Agent {
+                draining,
+                cordoned,
+                ..agent
+            };
             let joined = board.join(agent, outbox.clone(), &renewed.renewed, now);
             let project = match caller {
                 Principal::Agent { project, .. } => Some(project.clone()),

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::task::chain;
 use super::{internal, principal, read_error, request, store_error};
+use crate::auth::Principal;
 use crate::blobs::BlobError;
 use crate::coordinator::Coordinator;
 use crate::store::PutContext;
@@ -30,7 +31,7 @@ impl ContextService for Contexts {
     ) -> Result<Response<v1::PutContextResponse>, Status> {
         let caller = principal(&message);
         let message = message.into_inner();
-        let (project, digest) = names(&message.project, &message.digest)?;
+        let (project, digest) = names(&caller, &message.project, &message.digest)?;
         let request = request(&caller, &message.request_id, &(&project, &digest))?;
         let known = self.0.store.context_size(&project, &digest).await.map_err(read_error)?;
         let size = match known {
@@ -55,7 +56,11 @@ impl ContextService for Contexts {
         &self,
         message: Request<v1::GetContextRequest>,
     ) -> Result<Response<v1::GetContextResponse>, Status> {
-        let (project, digest) = names(&message.get_ref().project, &message.get_ref().digest)?;
+        let (project, digest) = names(
+            &principal(&message),
+            &message.get_ref().project,
+            &message.get_ref().digest,
+        )?;
         let size = self.0.store.context_size(&project, &digest).await.map_err(read_error)?;
         let size = size.ok_or_else(|| unknown(&digest))?;
         let content = if size <= MAX_INLINE as u64 {
@@ -75,7 +80,11 @@ impl ContextService for Contexts {
         &self,
         message: Request<v1::GetContextStatsRequest>,
     ) -> Result<Response<v1::GetContextStatsResponse>, Status> {
-        let (project, digest) = names(&message.get_ref().project, &message.get_ref().digest)?;
+        let (project, digest) = names(
+            &principal(&message),
+            &message.get_ref().project,
+            &message.get_ref().digest,
+        )?;
         let stats = self
             .0
             .store
@@ -147,11 +156,8 @@ impl Contexts {
     }
 }
 
-fn names(project: &str, digest: &str) -> Result<(ProjectId, Digest), ApiError> {
-    Ok((
-        convert::task::project("project", project)?,
-        convert::parse("digest", digest)?,
-    ))
+fn names(caller: &Principal, project: &str, digest: &str) -> Result<(ProjectId, Digest), ApiError> {
+    Ok((caller.project("project", project)?, convert::parse("digest", digest)?))
 }
 
 fn unknown(digest: &Digest) -> ApiError {

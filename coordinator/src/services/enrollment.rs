@@ -42,10 +42,7 @@ impl EnrollmentService for Enrollment {
             Enrolled::Joined(enrolment) => enrolment,
             Enrolled::Refused(refusal) => {
                 tracing::warn!(%token, %refusal, "an agent was not let in");
-                return Err(ApiError::PermissionDenied {
-                    message: refusal.to_string(),
-                }
-                .into());
+                return Err(ApiError::JoinRefused(refusal).into());
             }
         };
         let until = now + AGENT_LIFETIME;

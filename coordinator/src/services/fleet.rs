@@ -6,17 +6,17 @@ use std::time::Duration;
 use kage_core::access::JoinToken;
 use kage_core::attempt::EndReason;
 use kage_core::fleet::Agent;
-use kage_core::id::{Digest, ProjectId, TokenId};
+use kage_core::id::{AgentId, Digest, TokenId};
 use kage_core::task::Labels;
-use kage_proto::convert::parse;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::fleet_service_server::FleetService;
 use tonic::{Request, Response, Status};
 
 use super::{no_tls, not_repeatable, principal, read_error, request, store_error};
+use crate::auth::Principal;
 use crate::coordinator::Coordinator;
-use crate::store::{CreateJoinToken, Ending, RevokeAgent, SetDraining};
+use crate::store::{CreateJoinToken, Ending, RevokeAgent, SetCordoned, SetDraining};
 use crate::{dispatch, view};
 
 /// Shortest beginning of an agent's id that is looked up.
@@ -31,9 +31,11 @@ pub(crate) struct Fleet(pub(crate) Arc<Coordinator>);
 impl FleetService for Fleet {
     async fn list_agents(
         &self,
-        _message: Request<v1::ListAgentsRequest>,
+        message: Request<v1::ListAgentsRequest>,
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
-        let agents = self.0.store.agents().await.map_err(read_error)?;
+        let caller = principal(&message);
+        let mut agents = self.0.store.agents().await.map_err(read_error)?;
+        agents.retain(|agent| self.works_for(&caller, agent.id));
         let agents = agents.into_iter().map(|agent| view::agent(&self.0, agent));
         Ok(Response::new(v1::ListAgentsResponse {
             agents: agents.collect(),
@@ -46,8 +48,7 @@ impl FleetService for Fleet {
     ) -> Result<Response<v1::DrainAgentResponse>, Status> {
         let caller = principal(&message);
         let message = message.into_inner();
-        let agents = self.0.store.agents().await.map_err(read_error)?;
-        let agent = named(agents, &message.agent)?;
+        let agent = self.managed(&caller, &message.agent).await?;
         let command = SetDraining {
             request: Some(request(&caller, &message.request_id, &agent.id)?),
             agent: agent.id,
@@ -69,6 +70,30 @@ impl FleetService for Fleet {
         }))
     }
 
+    async fn cordon_agent(
+        &self,
+        message: Request<v1::CordonAgentRequest>,
+    ) -> Result<Response<v1::CordonAgentResponse>, Status> {
+        let caller = principal(&message);
+        let message = message.into_inner();
+        let agent = self
+            .set_cordoned(&caller, &message.request_id, &message.agent, true)
+            .await?;
+        Ok(Response::new(v1::CordonAgentResponse { agent: Some(agent) }))
+    }
+
+    async fn uncordon_agent(
+        &self,
+        message: Request<v1::UncordonAgentRequest>,
+    ) -> Result<Response<v1::UncordonAgentResponse>, Status> {
+        let caller = principal(&message);
+        let message = message.into_inner();
+        let agent = self
+            .set_cordoned(&caller, &message.request_id, &message.agent, false)
+            .await?;
+        Ok(Response::new(v1::UncordonAgentResponse { agent: Some(agent) }))
+    }
+
     async fn create_join_token(
         &self,
         message: Request<v1::CreateJoinTokenRequest>,
@@ -76,10 +101,7 @@ impl FleetService for Fleet {
         let caller = principal(&message);
         let message = message.into_inner();
         let authority = self.0.authority.as_ref().ok_or_else(no_tls)?;
-        let project = match message.project.as_str() {
-            "" => ProjectId::default(),
-            text => parse("project", text).map_err(ApiError::from)?,
-        };
+        let project = caller.project("project", &message.project)?;
         let labels: Labels = message.labels.into_iter().collect();
         let now = self.0.now();
         let id = TokenId::from_random(self.0.random());
@@ -127,6 +149,7 @@ impl FleetService for Fleet {
             }
             Err(error) => return Err(error.into()),
         };
+        self.may_manage(&caller, agent)?;
         if self.0.identities.enrolled(agent).is_none() {
             return Err(ApiError::FailedPrecondition {
                 message: format!(
@@ -144,6 +167,7 @@ impl FleetService for Fleet {
         };
         self.0.store.apply(command).await.map_err(store_error)?;
         self.0.identities.revoke_agent(agent);
+        self.0.board().shut_out(agent);
         tracing::info!(%agent, "agent revoked");
         // Nobody waits for it to come back: what it ran is done by others now.
         let live = self.0.store.live_attempts(Some(agent)).await.map_err(read_error)?;
@@ -152,6 +176,55 @@ impl FleetService for Fleet {
         Ok(Response::new(v1::RevokeAgentResponse {
             agent_id: agent.to_string(),
         }))
+    }
+}
+
+impl Fleet {
+    /// The agent that a caller names, if it is theirs to look after.
+    async fn managed(&self, caller: &Principal, text: &str) -> Result<Agent, ApiError> {
+        let agents = self.0.store.agents().await.map_err(read_error)?;
+        let agent = named(agents, text)?;
+        self.may_manage(caller, agent.id)?;
+        Ok(agent)
+    }
+
+    /// Whoever is bound to a project looks after the agents that joined for it.
+    fn may_manage(&self, caller: &Principal, agent: AgentId) -> Result<(), ApiError> {
+        match (caller.bound_to(), self.0.identities.enrolled(agent)) {
+            (None, _) => Ok(()),
+            (Some(own), Some(enrolled)) if enrolled.project == *own => Ok(()),
+            (Some(own), Some(_) | None) => Err(ApiError::PermissionDenied {
+                message: format!("the token is for project {own}, and agent {agent} is not of that project alone"),
+            }),
+        }
+    }
+
+    /// True for agents that could work on what the caller may use.
+    fn works_for(&self, caller: &Principal, agent: AgentId) -> bool {
+        match (caller.bound_to(), self.0.identities.enrolled(agent)) {
+            (Some(own), Some(enrolled)) => enrolled.project == *own,
+            (None, _) | (Some(_), None) => true,
+        }
+    }
+
+    async fn set_cordoned(
+        &self,
+        caller: &Principal,
+        request_id: &str,
+        name: &str,
+        cordoned: bool,
+    ) -> Result<v1::Agent, ApiError> {
+        let agent = self.managed(caller, name).await?;
+        let command = SetCordoned {
+            request: request(caller, request_id, &(&agent.id, cordoned))?,
+            agent: agent.id,
+            cordoned,
+            now: self.0.now(),
+        };
+        self.0.store.apply(command).await.map_err(store_error)?;
+        self.0.board().set_cordoned(agent.id, cordoned);
+        self.0.placeable.notify_one();
+        Ok(view::agent(&self.0, Agent { cordoned, ..agent }))
     }
 }
 
@@ -192,7 +265,7 @@ fn named(agents: Vec<Agent>, text: &str) -> Result<Agent, ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use kage_core::id::{AgentId, BootId};
+    use kage_core::id::BootId;
     use kage_core::time::Timestamp;
 
     use super::*;
@@ -208,6 +281,7 @@ mod tests {
             pid: 1,
             version: String::new(),
             draining: false,
+            cordoned: false,
             seen_at: Timestamp::from_millis(1),
         }
     }

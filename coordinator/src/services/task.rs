@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use kage_core::context::Patch;
@@ -19,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{internal, principal, read_error, request, store_error};
+use crate::auth::Principal;
 use crate::coordinator::Coordinator;
 use crate::cursor::Cursor;
 use crate::store::{CancelTask, CreateTask, InvalidPageToken, Named, PageToken, TaskView};
@@ -42,7 +44,8 @@ impl TaskService for Tasks {
     ) -> Result<Response<v1::CreateTaskResponse>, Status> {
         let caller = principal(&message);
         let message = message.into_inner();
-        let spec = message.spec.ok_or_else(|| ApiError::invalid("spec", "is missing"))?;
+        let mut spec = message.spec.ok_or_else(|| ApiError::invalid("spec", "is missing"))?;
+        spec.project = caller.project("spec.project", &spec.project)?.into();
         let spec = TaskSpec::try_from(spec).map_err(|invalid| ApiError::from(invalid.within("spec")))?;
         let request = request(&caller, &message.request_id, &spec)?;
         self.check(&spec).await?;
@@ -61,6 +64,10 @@ impl TaskService for Tasks {
             request,
             task: TaskId::from_random(self.0.random()),
             sessions: spec.assignments.iter().map(|_| fresh()).collect(),
+            lacking: match message.wait_for_agent {
+                true => None,
+                false => self.lacking(&spec),
+            },
             spec,
             now: self.0.now(),
         };
@@ -77,7 +84,7 @@ impl TaskService for Tasks {
     }
 
     async fn get_task(&self, message: Request<v1::GetTaskRequest>) -> Result<Response<v1::GetTaskResponse>, Status> {
-        let id = self.find(&message.get_ref().task_id).await?;
+        let id = self.find(&principal(&message), &message.get_ref().task_id).await?;
         let task = self.shown(id).await?;
         Ok(Response::new(v1::GetTaskResponse { task: Some(task) }))
     }
@@ -86,8 +93,9 @@ impl TaskService for Tasks {
         &self,
         message: Request<v1::ListTasksRequest>,
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
+        let caller = principal(&message);
         let message = message.into_inner();
-        let project = convert::task::project("project", &message.project).map_err(ApiError::from)?;
+        let project = caller.project("project", &message.project)?;
         let after = match message.page_token.as_str() {
             "" => None,
             text => {
@@ -113,7 +121,7 @@ impl TaskService for Tasks {
     ) -> Result<Response<v1::CancelTaskResponse>, Status> {
         let caller = principal(&message);
         let message = message.into_inner();
-        let task = self.find(&message.task_id).await?;
+        let task = self.find(&caller, &message.task_id).await?;
         let command = CancelTask {
             request: request(&caller, &message.request_id, &task)?,
             task,
@@ -131,12 +139,9 @@ impl TaskService for Tasks {
         &self,
         message: Request<v1::WatchTaskRequest>,
     ) -> Result<Response<Self::WatchTaskStream>, Status> {
+        let caller = principal(&message);
         let message = message.into_inner();
-        // A whole id needs no search: the watch itself finds out whether there is such a task.
-        let task = match message.task_id.parse() {
-            Ok(id) => id,
-            Err(_) => self.find(&message.task_id).await?,
-        };
+        let task = self.find(&caller, &message.task_id).await?;
         let streams: Result<_, InvalidField> = message
             .output
             .iter()
@@ -167,7 +172,7 @@ impl TaskService for Tasks {
         &self,
         message: Request<v1::GetReportRequest>,
     ) -> Result<Response<v1::GetReportResponse>, Status> {
-        let id = self.find(&message.get_ref().task_id).await?;
+        let id = self.find(&principal(&message), &message.get_ref().task_id).await?;
         let view = self.stored(id).await?;
         let report = report::rank(&view.task, &view.sessions, &self.0.prices, self.0.now());
         let provisional = report.provisional;
@@ -179,8 +184,20 @@ impl TaskService for Tasks {
 }
 
 impl Tasks {
-    /// The task that a person names by its id or a prefix of it.
-    async fn find(&self, text: &str) -> Result<TaskId, ApiError> {
+    /// The task that a person names by its id or a prefix of it. To whoever is bound to a
+    /// project there are no tasks of others.
+    async fn find(&self, caller: &Principal, text: &str) -> Result<TaskId, ApiError> {
+        let id = self.named(text).await?;
+        if caller.bound_to().is_some() {
+            let project = self.stored(id).await?.task.spec.project;
+            caller.may_use(&project).map_err(|_| ApiError::NotFound {
+                what: format!("task {text}"),
+            })?;
+        }
+        Ok(id)
+    }
+
+    async fn named(&self, text: &str) -> Result<TaskId, ApiError> {
         if let Ok(id) = text.parse() {
             // Whether there is such a task turns out when it is read.
             return Ok(id);
@@ -243,6 +260,16 @@ impl Tasks {
             }
         }
         Ok(())
+    }
+
+    /// Says which session would wait for an agent that nobody has heard of.
+    fn lacking(&self, spec: &TaskSpec) -> Option<String> {
+        let board = self.0.board();
+        let now = Instant::now();
+        spec.assignments.iter().find_map(|session| {
+            let lacking = board.nobody_can(spec, session, now)?;
+            Some(format!("nobody can run the session {}: {lacking}", session.name))
+        })
     }
 
     async fn check_context(&self, spec: &TaskSpec, base: &Digest) -> Result<(), ApiError> {

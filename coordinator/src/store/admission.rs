@@ -1,7 +1,7 @@
 //! Who may come in: join tokens, the agents that used one, and the tokens of people. The
 //! commands on them, named and carried out; secrets come as hashes.
 
-use kage_core::access::Role;
+use kage_core::access::{JoinRefusal, Role};
 use kage_core::id::{AgentId, Digest, ProjectId, TokenId};
 use kage_core::task::Labels;
 use kage_core::time::Timestamp;
@@ -56,6 +56,8 @@ pub struct PersonToken {
     pub role: Role,
     /// What people call it.
     pub name: String,
+    /// The only project it is good for; `None` = all.
+    pub project: Option<ProjectId>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was taken back.
@@ -108,26 +110,6 @@ pub enum Enrolled {
     Refused(JoinRefusal),
 }
 
-/// Why a join token does not let somebody in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum JoinRefusal {
-    /// There is no such token, or the secret is another one.
-    #[error("the join token is not one of this coordinator")]
-    Unknown,
-    /// Another agent joined with it.
-    #[error("the join token was used already; each lets one agent join")]
-    Used,
-    /// It is too old.
-    #[error("the join token has expired; make a new one with `kage token create --role agent`")]
-    Expired,
-    /// It is for something else.
-    #[error("the join token is for another project")]
-    OtherProject,
-    /// The agent that joined with it was shut out.
-    #[error("the agent that joined with this token was revoked")]
-    Revoked,
-}
-
 /// Shuts an agent out, for good.
 #[derive(Debug, Clone)]
 pub struct RevokeAgent {
@@ -152,6 +134,8 @@ pub struct CreatePersonToken {
     pub role: Role,
     /// What people call it.
     pub name: String,
+    /// The only project it shall be good for; `None` = all.
+    pub project: Option<ProjectId>,
     /// The time.
     pub now: Timestamp,
 }
@@ -264,6 +248,7 @@ impl Command for CreatePersonToken {
             hash: self.hash,
             role: self.role,
             name: self.name,
+            project: self.project,
             created_at: self.now,
             revoked_at: None,
         };

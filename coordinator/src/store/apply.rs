@@ -64,6 +64,7 @@ pub(super) fn waiting(row: &JobRow, project: &kage_core::id::ProjectId) -> Optio
         kind: row.job.kind.clone(),
         adapter: row.adapter.clone(),
         requirements: row.requirements.clone(),
+        priority: row.priority,
         not_before,
         queued_at: row.queued_at,
         affinity: row.job.affinity,

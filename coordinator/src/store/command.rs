@@ -6,6 +6,7 @@ use kage_core::event::{Event, InvalidBatch};
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::job::{Affinity, JobKind};
+use kage_core::priority::Priority;
 use kage_core::recovery::Jitter;
 use kage_core::task::{Labels, TaskSpec};
 use kage_core::time::Timestamp;
@@ -35,6 +36,8 @@ pub struct CreateTask {
     pub spec: TaskSpec,
     /// Fresh ids, one pair per assignment, in their order.
     pub sessions: Vec<(SessionId, JobId)>,
+    /// Why it is refused, unless an earlier call stored it: what no agent has.
+    pub lacking: Option<String>,
     /// The time.
     pub now: Timestamp,
 }
@@ -211,10 +214,11 @@ pub struct ExtendAllLeases {
     pub lease_until: Timestamp,
 }
 
-/// Stores who an agent is. A new start of it takes work again; the same one drains on.
+/// Stores who an agent is. A new start of it takes work again unless it is cordoned; the same
+/// one drains on.
 #[derive(Debug, Clone)]
 pub struct RecordAgent {
-    /// The agent as its Hello describes it; `draining` is not looked at.
+    /// The agent as its Hello describes it; `draining` and `cordoned` are not looked at.
     pub agent: Agent,
 }
 
@@ -227,6 +231,19 @@ pub struct SetDraining {
     pub agent: AgentId,
     /// What it shall be.
     pub draining: bool,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Says that an agent is to take no new work until somebody says otherwise.
+#[derive(Debug, Clone)]
+pub struct SetCordoned {
+    /// Makes it one call.
+    pub request: Request,
+    /// Which agent.
+    pub agent: AgentId,
+    /// What it shall be.
+    pub cordoned: bool,
     /// The time.
     pub now: Timestamp,
 }
@@ -307,6 +324,8 @@ pub struct QueuedJob {
     pub adapter: AdapterName,
     /// Labels that its agent must carry: the task's and the session's.
     pub requirements: Labels,
+    /// How urgent its task is.
+    pub priority: Priority,
     /// Not to be started before.
     pub not_before: Timestamp,
     /// When it began to wait, this time.

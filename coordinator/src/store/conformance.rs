@@ -84,6 +84,8 @@ conformance!(
     pages_are_newest_first_and_stay_put,
     tasks_are_found_by_a_prefix,
     agents_are_remembered_with_their_drain,
+    a_cordon_outlives_every_start_of_its_agent,
+    a_task_that_nobody_can_run_is_refused_unless_it_is_stored,
     contexts_count_puts_uses_and_sends,
     a_join_token_lets_one_agent_in_in_time,
     a_revoked_agent_stays_out,

@@ -37,6 +37,12 @@ pub enum StoreError {
         /// How many ids were supplied.
         sessions: usize,
     },
+    /// No agent that is known could do what is asked for.
+    #[error("{lacking}")]
+    NoAgent {
+        /// What all of them lack.
+        lacking: String,
+    },
     /// The commit was answered with an error: the command may have been carried out or not.
     /// Read, or repeat the call with the same request id.
     #[error("the outcome of the commit is not known")]

@@ -6,6 +6,7 @@ use kage_core::event::Event;
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
 use kage_core::job::Job;
+use kage_core::priority::Priority;
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::task::{Labels, Policy, Task, TaskState};
 use kage_core::time::Timestamp;
@@ -54,6 +55,8 @@ pub struct JobRow {
     pub adapter: AdapterName,
     /// Labels its agent must carry.
     pub requirements: Labels,
+    /// How urgent its task is.
+    pub priority: Priority,
     /// When it began to wait, this time.
     pub queued_at: Timestamp,
 }

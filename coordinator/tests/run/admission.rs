@@ -22,7 +22,7 @@ use tower::{Service as _, ServiceExt as _};
 
 use crate::cluster::{Cluster, FakeAgent, hello, soon, spec};
 
-async fn start(dir: &Path) -> Cluster {
+pub(crate) async fn start(dir: &Path) -> Cluster {
     Cluster::start_with(dir, |config, _| config.tls = true).await
 }
 
@@ -38,7 +38,7 @@ async fn start_with_clock(dir: &Path) -> (Cluster, Arc<AtomicU64>) {
     (cluster.await, ahead)
 }
 
-fn request_id() -> String {
+pub(crate) fn request_id() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("admission-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
@@ -67,7 +67,7 @@ async fn enrol(
     token: &JoinToken,
     project: &str,
     key: &KeyPair,
-) -> Result<v1::EnrollResponse, String> {
+) -> Result<v1::EnrollResponse, ApiError> {
     let csr = CertificateParams::default().serialize_request(key).unwrap();
     let request = v1::EnrollRequest {
         token_id: token.id.to_string(),
@@ -76,15 +76,13 @@ async fn enrol(
         certificate_request: csr.der().to_vec(),
     };
     let response = stranger(cluster).await.enrollment().enroll(request).await;
-    response
-        .map(tonic::Response::into_inner)
-        .map_err(|status| ApiError::from(status).to_string())
+    response.map(tonic::Response::into_inner).map_err(ApiError::from)
 }
 
 /// An agent that joined.
-struct Member {
-    id: AgentId,
-    client: Client,
+pub(crate) struct Member {
+    pub(crate) id: AgentId,
+    pub(crate) client: Client,
     credentials: Credentials,
     _files: TempDir,
 }
@@ -98,7 +96,7 @@ fn identity(files: &Path, certificate: &str, key: &KeyPair) -> ClientCertificate
     }
 }
 
-async fn member(cluster: &Cluster, project: &str) -> Member {
+pub(crate) async fn member(cluster: &Cluster, project: &str) -> Member {
     let token = join_token(cluster, project).await;
     let key = KeyPair::generate().unwrap();
     let response = enrol(cluster, &token, "", &key).await.unwrap();
@@ -117,7 +115,7 @@ async fn member(cluster: &Cluster, project: &str) -> Member {
     }
 }
 
-fn hello_of(member: &Member) -> kage_proto::convert::agent::Hello {
+pub(crate) fn hello_of(member: &Member) -> kage_proto::convert::agent::Hello {
     kage_proto::convert::agent::Hello {
         agent: member.id,
         ..hello(1, 2)
@@ -125,24 +123,40 @@ fn hello_of(member: &Member) -> kage_proto::convert::agent::Hello {
 }
 
 async fn person(cluster: &Cluster, role: v1::Role) -> (v1::Token, Client) {
+    let person = person_of(cluster, &cluster.client, role, "").await.unwrap();
+    (person.token, person.client)
+}
+
+pub(crate) struct Person {
+    pub(crate) token: v1::Token,
+    pub(crate) client: Client,
+    pub(crate) credentials: Credentials,
+}
+
+/// A token that somebody makes, for one project or for all.
+pub(crate) async fn person_of(
+    cluster: &Cluster,
+    by: &Client,
+    role: v1::Role,
+    project: &str,
+) -> Result<Person, tonic::Status> {
     let request = v1::CreateTokenRequest {
         request_id: request_id(),
         role: role.into(),
         name: "somebody".to_owned(),
+        project: project.to_owned(),
     };
-    let response = cluster
-        .client
-        .access()
-        .create_token(request)
-        .await
-        .unwrap()
-        .into_inner();
+    let response = by.access().create_token(request).await?.into_inner();
     let credentials = Credentials {
         token: Some(response.bearer),
         ..cluster.credentials.clone()
     };
     let client = Client::connect_as(&cluster.url, &credentials).await.unwrap();
-    (response.token.unwrap(), client)
+    Ok(Person {
+        token: response.token.unwrap(),
+        client,
+        credentials,
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -151,27 +165,34 @@ async fn a_join_token_is_good_once_in_time_and_for_its_project() {
     let (cluster, ahead) = start_with_clock(dir.path()).await;
     let token = join_token(&cluster, "").await;
     let (mine, thief) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-    let refused = |outcome: Result<v1::EnrollResponse, String>| outcome.unwrap_err();
+    let refused = |outcome: Result<v1::EnrollResponse, ApiError>| outcome.unwrap_err().reason();
 
     let guessed = JoinToken {
         secret: "0".repeat(64),
         ..token.clone()
     };
     let reason = refused(enrol(&cluster, &guessed, "", &thief).await);
-    assert!(reason.contains("not one of this coordinator"), "{reason}");
+    assert_eq!(reason, "JOIN_TOKEN_UNKNOWN");
     let reason = refused(enrol(&cluster, &token, "other", &mine).await);
-    assert!(reason.contains("for another project"), "{reason}");
+    assert_eq!(reason, "JOIN_TOKEN_OTHER_PROJECT");
     let joined = enrol(&cluster, &token, "default", &mine).await.unwrap();
     let reason = refused(enrol(&cluster, &token, "", &thief).await);
-    assert!(reason.contains("used already"), "{reason}");
+    assert_eq!(reason, "JOIN_TOKEN_USED");
     // Its own holder may ask again: the answer may have been lost.
     let again = enrol(&cluster, &token, "", &mine).await.unwrap();
     assert_eq!(again.agent_id, joined.agent_id);
+    let request = v1::RevokeAgentRequest {
+        request_id: request_id(),
+        agent: joined.agent_id,
+    };
+    cluster.client.fleet().revoke_agent(request).await.unwrap();
+    let reason = refused(enrol(&cluster, &token, "", &mine).await);
+    assert_eq!(reason, "JOINED_AGENT_REVOKED");
 
     let late = join_token(&cluster, "").await;
     ahead.store(10 * 60 * 1000, Ordering::Relaxed);
     let reason = refused(enrol(&cluster, &late, "", &thief).await);
-    assert!(reason.contains("expired"), "{reason}");
+    assert_eq!(reason, "JOIN_TOKEN_EXPIRED");
     cluster.stop().await;
 }
 
@@ -330,6 +351,7 @@ async fn a_persons_token_lasts_until_it_is_taken_back() {
         request_id: request_id(),
         role: v1::Role::View.into(),
         name: "wall".to_owned(),
+        project: String::new(),
     };
     let mut access = cluster.client.access();
     let first = access.create_token(request.clone()).await.unwrap().into_inner();
@@ -384,7 +406,7 @@ async fn a_persons_token_lasts_until_it_is_taken_back() {
 }
 
 /// The HTTP status and the gRPC status, as far as the head of the answer has one.
-async fn call(client: &Client, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, Option<String>) {
+pub(crate) async fn call(client: &Client, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, Option<String>) {
     let grpc = path.starts_with("/kage.") || path.starts_with("/grpc.");
     let mut request = http::Request::builder().method(method).uri(path);
     if grpc {

@@ -96,6 +96,8 @@ impl Cluster {
         let request = v1::CreateTaskRequest {
             request_id: format!("create-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
             spec: Some(spec.into()),
+            // Tests say what waits, also before an agent is there.
+            wait_for_agent: true,
         };
         let reply = self.client.tasks().create_task(request).await.unwrap();
         reply.into_inner().task.unwrap()

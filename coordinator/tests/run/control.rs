@@ -41,6 +41,7 @@ async fn a_call_without_the_token_is_refused_and_repeated_calls_have_one_effect(
         v1::CreateTaskRequest {
             request_id: id.to_owned(),
             spec: Some(spec.into()),
+            wait_for_agent: true,
         }
     };
     let mut tasks = cluster.client.tasks();
@@ -207,7 +208,7 @@ async fn a_draining_agent_gets_no_new_work() {
     assert_eq!(drained.agent.unwrap().state(), v1::AgentState::Draining);
     assert!(matches!(agent.next().await, ToAgent::Drain(_)));
     let task = cluster.create(spec(&["one"])).await;
-    let waiting = "waits for an agent with noop; only fake-1 has it, and takes no new jobs";
+    let waiting = "waits for an agent with noop; only fake-1 has it, and is draining";
     assert_eq!(task.sessions[0].waiting, waiting);
     // A new start of it takes work again.
     let mut restarted = hello(1, 4);
@@ -244,7 +245,7 @@ async fn an_agent_of_another_age_is_told_so() {
     let mut messages = cluster.client.agent().connect(requests).await.unwrap().into_inner();
     let refused = soon("an answer", messages.message()).await.unwrap_err();
     let error = ApiError::from(refused);
-    assert_eq!(error.reason(), "FAILED_PRECONDITION");
+    assert_eq!(error.reason(), "OTHER_PROTOCOL");
     assert!(error.to_string().contains("90 to 91"), "{error}");
     cluster.stop().await;
 }

@@ -6,5 +6,7 @@ mod admission;
 mod cluster;
 mod control;
 mod delivery;
+mod fleet;
 mod planes;
+mod projects;
 mod web;

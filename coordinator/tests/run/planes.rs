@@ -121,6 +121,7 @@ async fn a_context_is_stored_once_and_what_was_sent_is_counted() {
     let request = v1::CreateTaskRequest {
         request_id: "t1".into(),
         spec: Some(unknown.into()),
+        wait_for_agent: true,
     };
     let refused = cluster
         .client
@@ -176,6 +177,7 @@ async fn a_result_is_taken_in_before_it_is_verified() {
     let request = v1::CreateTaskRequest {
         request_id: "early".into(),
         spec: Some(checked.clone().into()),
+        wait_for_agent: true,
     };
     let early = cluster
         .client

@@ -44,7 +44,11 @@ fn able<'a>(job: &Waiting<'_>, agents: &'a [AgentView<'a>]) -> Result<Vec<&'a Ag
     if let (Some(adapter), true) = (job.adapter, with_adapter.is_empty()) {
         return Err(no_adapter(adapter, &serving));
     }
-    let able: Vec<_> = with_adapter.iter().copied().filter(|agent| agent.has_labels(job)).collect();
+    let able: Vec<_> = with_adapter
+        .iter()
+        .copied()
+        .filter(|agent| agent.has_labels(job))
+        .collect();
     if able.is_empty() {
         return Err(no_labels(job, &with_adapter));
     }
@@ -78,9 +82,16 @@ fn no_labels(job: &Waiting<'_>, agents: &[&AgentView<'_>]) -> String {
         !agents.iter().any(carries)
     });
     let nobody: Vec<String> = nobody.map(|(key, value)| format!("{key}={value}")).collect();
-    let with = job.adapter.map(|adapter| format!(" with {adapter}")).unwrap_or_default();
+    let with = job
+        .adapter
+        .map(|adapter| format!(" with {adapter}"))
+        .unwrap_or_default();
     if nobody.is_empty() {
-        let all: Vec<String> = job.requirements.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let all: Vec<String> = job
+            .requirements
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
         format!("no agent{with} carries all of {}", all.join(", "))
     } else {
         format!("no agent{with} carries {}", nobody.join(" or "))
@@ -114,7 +125,10 @@ fn states(job: &Waiting<'_>, able: &[&AgentView<'_>]) -> String {
         [(kind, 2)] => format!("{subject}, both {kind}"),
         [(kind, _)] => format!("{subject}, all {kind}"),
         several => {
-            let parts: Vec<String> = several.iter().map(|(kind, agents)| format!("{agents} {kind}")).collect();
+            let parts: Vec<String> = several
+                .iter()
+                .map(|(kind, agents)| format!("{agents} {kind}"))
+                .collect();
             format!("{subject}: {}", parts.join(", "))
         }
     }

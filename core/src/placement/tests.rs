@@ -261,14 +261,16 @@ fn waiting_is_explained_honestly() {
         ),
         (
             codex,
-            vec![claude, AgentView { known: &broken, ..needs.agent(2, "b", 1) }],
+            vec![
+                claude,
+                AgentView {
+                    known: &broken,
+                    ..needs.agent(2, "b", 1)
+                },
+            ],
             "the adapter codex does not work on b: there is no program codex",
         ),
-        (
-            linux,
-            vec![able(1, "a", 1)],
-            "no agent with codex carries os=linux",
-        ),
+        (linux, vec![able(1, "a", 1)], "no agent with codex carries os=linux"),
         (
             gpu_linux,
             vec![able(1, "a", 1)],
@@ -357,7 +359,12 @@ fn the_urgent_go_first_and_every_eighth_is_the_oldest() {
     };
     let mut jobs = vec![of(1, 1, Priority::LOW), of(2, 2, Priority::NORMAL)];
     jobs.extend((3..20).map(|n| of(n, 3, Priority::HIGH)));
-    let order = |agents: &[AgentView<'_>]| placed(&jobs, agents).into_iter().map(|(job, _)| job).collect::<Vec<_>>();
+    let order = |agents: &[AgentView<'_>]| {
+        placed(&jobs, agents)
+            .into_iter()
+            .map(|(job, _)| job)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(order(&[needs.agent(1, "a", 10)]), [3, 4, 5, 6, 7, 8, 9, 1, 10, 11]);
     let later = AgentView {
         placed: 15,

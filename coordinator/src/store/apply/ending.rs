@@ -50,6 +50,7 @@ impl End<'_> {
                     job,
                     adapter: self.row.adapter.clone(),
                     requirements: self.row.requirements.clone(),
+                    priority: self.row.priority,
                     queued_at: now,
                 };
                 rows.insert_job(&next)?;

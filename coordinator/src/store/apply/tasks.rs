@@ -2,7 +2,7 @@
 
 use kage_core::job::{Job, JobKind, JobState};
 use kage_core::session::Session;
-use kage_core::task::{Assignment, Labels, Policy, Task, TaskState};
+use kage_core::task::{Task, TaskState};
 
 use super::{Command, attempt_of, contexts, earlier_reply, not_found, remember, session_of, settle, waiting};
 use crate::store::command::{CancelTask, Changes, CreateTask, Created, StopAttempt};
@@ -18,6 +18,7 @@ impl Command for CreateTask {
             task: id,
             spec,
             sessions,
+            lacking,
             now,
         } = self;
         if let Some(reply) = earlier_reply(rows, "create_task", &request)? {
@@ -30,6 +31,9 @@ impl Command for CreateTask {
                 repeated: true,
                 changes: Changes::default(),
             });
+        }
+        if let Some(lacking) = lacking {
+            return Err(Failed::Refused(StoreError::NoAgent { lacking }));
         }
         if sessions.len() != spec.assignments.len() {
             return Err(Failed::Refused(StoreError::SessionCount {
@@ -64,7 +68,8 @@ impl Command for CreateTask {
             let row = JobRow {
                 job: Job::new(job, id, session.id, JobKind::Session, now),
                 adapter: assignment.adapter.clone(),
-                requirements: requirements(&task.spec.policy, assignment),
+                requirements: task.spec.requirements(assignment),
+                priority: task.spec.policy.priority,
                 queued_at: now,
             };
             rows.insert_job(&row)?;
@@ -113,11 +118,4 @@ impl Command for CancelTask {
         remember(rows, "cancel_task", self.request, String::new(), self.now)?;
         Ok(changes)
     }
-}
-
-/// What the task and the session require together; the session's word counts where both speak.
-fn requirements(policy: &Policy, assignment: &Assignment) -> Labels {
-    let mut labels = policy.requirements.clone();
-    labels.extend(assignment.requirements.clone());
-    labels
 }

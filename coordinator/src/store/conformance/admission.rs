@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use kage_core::access::Role;
+use kage_core::access::{JoinRefusal, Role};
 use kage_core::id::{Digest, ProjectId, TokenId};
 use kage_core::task::Labels;
 use kage_core::time::Timestamp;
 
 use super::fixture::{agent_id, at, request};
 use crate::store::{
-    CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, JoinRefusal, RevokeAgent, RevokePersonToken,
-    Store, StoreError,
+    CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, RevokeAgent, RevokePersonToken, Store,
+    StoreError,
 };
 
 const TEN_MINUTES: u64 = 10 * 60 * 1000;
@@ -142,6 +142,7 @@ pub(super) async fn tokens_of_people_are_kept_until_they_are_taken_back(store: S
         hash: secret(id),
         role,
         name: format!("token {id}"),
+        project: (id == 2).then(|| "elsewhere".parse().unwrap()),
         now: at(0) + Duration::from_millis(u64::try_from(id).unwrap()),
     };
     let first = store.apply(create(1, 1, Role::Submit)).await.unwrap();

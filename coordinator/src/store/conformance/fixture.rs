@@ -87,6 +87,7 @@ pub(super) fn create(n: u128, spec: TaskSpec, now: Timestamp) -> CreateTask {
         task: task_id(n),
         spec,
         sessions,
+        lacking: None,
         now,
     }
 }
@@ -106,6 +107,7 @@ pub(super) fn agent(n: u128, boot: u128) -> Agent {
         pid: 100,
         version: "0.1.0".to_owned(),
         draining: false,
+        cordoned: false,
         seen_at: at(0),
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kage_core::attempt::EndReason;
 use kage_core::event::{Event, VerdictKind};
 use kage_core::id::{Digest, ProjectId};
+use kage_core::priority::Priority;
 use kage_core::time::Timestamp;
 use proptest::prelude::*;
 
@@ -20,6 +21,10 @@ use crate::store::{
     Appended, CancelTask, Changes, Claim, Command, EndAttempts, Ending, ExtendAllLeases, MAX_PAGE, PutContext,
     QueuedJob, RecordAgent, RecordContextSent, RenewLeases, SetDraining, Start, Store,
 };
+
+mod admission;
+
+use admission::{Admit, ShutOut, admit};
 
 /// How an attempt's batch of events ends.
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +100,7 @@ enum Step {
     Wait {
         millis: u64,
     },
+    Admit(Admit),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -130,6 +136,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..4u128).prop_map(|request| Step::PutContext { request }),
         1 => (1..4u128).prop_map(|agent| Step::SendContext { agent }),
         1 => (1..100_000u64).prop_map(|millis| Step::Wait { millis }),
+        4 => admit().prop_map(Step::Admit),
     ]
 }
 
@@ -142,6 +149,7 @@ struct Pair {
     attempts: u128,
     next_job: u128,
     seen: Seen,
+    shut_out: ShutOut,
 }
 
 impl Pair {
@@ -174,6 +182,9 @@ impl Pair {
                 context,
             } => {
                 let mut command = create(task, spec(sessions, verify.then_some("true")), now);
+                if verify {
+                    command.spec.policy.priority = Priority::HIGH;
+                }
                 command.request = request(key);
                 if context {
                     command.spec.context_base = Some(Digest::of(b"context"));
@@ -283,6 +294,7 @@ impl Pair {
                 };
                 self.apply(command).await;
             }
+            Step::Admit(step) => self.admit(step).await,
             Step::Wait { millis } => self.now = now + Duration::from_millis(millis),
         }
     }
@@ -385,6 +397,7 @@ impl Pair {
         let size = a.context_size(&project, &digest).await.unwrap();
         assert_eq!(size, b.context_size(&project, &digest).await.unwrap());
         self.seen = check(a, &self.seen).await;
+        self.compare_admitted().await;
     }
 }
 
@@ -416,6 +429,7 @@ proptest! {
                 attempts: 0,
                 next_job: 0,
                 seen: Seen::default(),
+                shut_out: ShutOut::new(),
             };
             for boot in 1..=3 {
                 pair.step(Step::Hello { agent: boot, boot: 1 }).await;

@@ -25,8 +25,8 @@ pub(super) use leases::{
     an_expired_lease_ends_unless_it_was_renewed, leases_are_renewed_for_their_holder_only,
 };
 pub(super) use lists::{
-    agents_are_remembered_with_their_drain, contexts_count_puts_uses_and_sends, pages_are_newest_first_and_stay_put,
-    tasks_are_found_by_a_prefix,
+    a_cordon_outlives_every_start_of_its_agent, agents_are_remembered_with_their_drain,
+    contexts_count_puts_uses_and_sends, pages_are_newest_first_and_stay_put, tasks_are_found_by_a_prefix,
 };
 pub(super) use outcomes::{
     a_rejected_result_fails_the_task, a_task_goes_from_queued_to_verified, a_task_without_verify_succeeds_by_a_claim,
@@ -35,7 +35,8 @@ pub(super) use outcomes::{
 };
 pub(super) use requests::{
     a_refused_command_leaves_nothing_behind, a_request_can_be_repeated_for_seven_days,
-    a_request_id_is_good_for_one_payload, creating_twice_is_creating_once,
+    a_request_id_is_good_for_one_payload, a_task_that_nobody_can_run_is_refused_unless_it_is_stored,
+    creating_twice_is_creating_once,
 };
 
 const CHECKED: Option<&str> = Some("true");

@@ -57,13 +57,13 @@ pub(super) fn session(row: &Row<'_>, task: TaskId) -> Result<Session, EngineErro
 macro_rules! job_columns {
     () => {
         "j.id, j.state, j.session, j.verifies, j.attempt, j.not_before, j.started, j.failed, j.lost, j.prefer, \
-         j.avoid, j.adapter, j.requirements, j.queued_at, j.held"
+         j.avoid, j.adapter, j.requirements, j.queued_at, j.held, j.priority"
     };
 }
 pub(super) use job_columns;
 
 /// How many those are.
-pub(super) const JOB_COLUMNS: usize = 15;
+pub(super) const JOB_COLUMNS: usize = 16;
 
 const QUEUED: i64 = 0;
 const LEASED: i64 = 1;
@@ -120,6 +120,7 @@ pub(super) fn job_at(row: &Row<'_>, first: usize, task: TaskId) -> Result<JobRow
         adapter: get_parsed(row, first + 11, "adapter name")?,
         requirements: get_optional_json(row, first + 12, "labels")?.unwrap_or_default(),
         queued_at: get_time(row, first + 13)?,
+        priority: get::<i32>(row, first + 15)?.try_into().map_err(corrupt("priority"))?,
     })
 }
 
@@ -192,12 +193,13 @@ pub(super) fn enrolment(row: &Row<'_>) -> Result<Enrolment, EngineError> {
 /// Columns of `person_tokens`, for [`person_token`].
 macro_rules! person_token_columns {
     () => {
-        "id, hash, role, name, created_at, revoked_at"
+        "id, hash, role, name, created_at, revoked_at, project"
     };
 }
 pub(super) use person_token_columns;
 
 pub(super) fn person_token(row: &Row<'_>) -> Result<PersonToken, EngineError> {
+    let project: Option<String> = get(row, 6)?;
     Ok(PersonToken {
         id: get_id(row, 0)?,
         hash: get_parsed(row, 1, "digest")?,
@@ -205,13 +207,16 @@ pub(super) fn person_token(row: &Row<'_>) -> Result<PersonToken, EngineError> {
         name: get(row, 3)?,
         created_at: get_time(row, 4)?,
         revoked_at: get_optional_time(row, 5)?,
+        project: project
+            .map(|text| text.parse().map_err(corrupt("project")))
+            .transpose()?,
     })
 }
 
 /// Columns of `agents`, for [`agent`].
 macro_rules! agent_columns {
     () => {
-        "id, name, boot, labels, adapters, slots, pid, version, draining, seen_at"
+        "id, name, boot, labels, adapters, slots, pid, version, draining, seen_at, cordoned"
     };
 }
 pub(super) use agent_columns;
@@ -228,5 +233,6 @@ pub(super) fn agent(row: &Row<'_>) -> Result<Agent, EngineError> {
         version: get(row, 7)?,
         draining: get(row, 8)?,
         seen_at: get_time(row, 9)?,
+        cordoned: get(row, 10)?,
     })
 }

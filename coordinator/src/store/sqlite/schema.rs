@@ -179,6 +179,11 @@ CREATE TABLE person_tokens (
     revoked_at  INTEGER
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+ALTER TABLE agents ADD COLUMN cordoned INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE person_tokens ADD COLUMN project TEXT;
+",
 ];
 
 /// The newest schema that this program knows.

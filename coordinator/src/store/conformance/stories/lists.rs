@@ -4,7 +4,8 @@ use kage_core::id::{Digest, ProjectId};
 
 use crate::store::conformance::fixture::{agent, agent_id, at, create, request, spec, task_id, two_agents};
 use crate::store::{
-    ContextPut, ContextSent, Named, PutContext, RecordAgent, RecordContextSent, SetDraining, Store, StoreError,
+    ContextPut, ContextSent, Named, PutContext, RecordAgent, RecordContextSent, SetCordoned, SetDraining, Store,
+    StoreError,
 };
 
 pub(in crate::store::conformance) async fn pages_are_newest_first_and_stay_put(store: Store) {
@@ -75,6 +76,34 @@ pub(in crate::store::conformance) async fn agents_are_remembered_with_their_drai
         ..drain(None)
     };
     let error = store.apply(nobody).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { what: "agent", .. }), "{error}");
+}
+
+pub(in crate::store::conformance) async fn a_cordon_outlives_every_start_of_its_agent(store: Store) {
+    two_agents(&store).await;
+    let cordon = |n, agent, cordoned| SetCordoned {
+        request: request(n),
+        agent: agent_id(agent),
+        cordoned,
+        now: at(1),
+    };
+    store.apply(cordon(1, 1, true)).await.unwrap();
+    store.apply(RecordAgent { agent: agent(1, 2) }).await.unwrap();
+    let cordoned = async || {
+        store
+            .agents()
+            .await
+            .unwrap()
+            .iter()
+            .map(|agent| agent.cordoned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(cordoned().await, [true, false]);
+    store.apply(cordon(2, 1, false)).await.unwrap();
+    // The repeat of an old request must not cordon it again.
+    store.apply(cordon(1, 1, true)).await.unwrap();
+    assert_eq!(cordoned().await, [false, false]);
+    let error = store.apply(cordon(3, 9, true)).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound { what: "agent", .. }), "{error}");
 }
 

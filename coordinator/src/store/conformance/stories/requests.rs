@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use kage_core::id::{JobId, SessionId};
+use kage_core::priority::Priority;
 
 use super::end;
 use crate::store::conformance::fixture::{at, create, request, spec, task_id};
-use crate::store::{CancelTask, Changes, REQUEST_LIFETIME, Store, StoreError};
+use crate::store::{CancelTask, Changes, CreateTask, REQUEST_LIFETIME, Store, StoreError};
 
 pub(in crate::store::conformance) async fn creating_twice_is_creating_once(store: Store) {
     let first = store.apply(create(1, spec(2, None), at(1))).await.unwrap();
@@ -83,4 +84,20 @@ pub(in crate::store::conformance) async fn a_refused_command_leaves_nothing_behi
         "the request was taken back too"
     );
     end(&store).await;
+}
+
+pub(in crate::store::conformance) async fn a_task_that_nobody_can_run_is_refused_unless_it_is_stored(store: Store) {
+    let mut spec = spec(1, None);
+    spec.policy.priority = Priority::HIGH;
+    let refused = CreateTask {
+        lacking: Some("no agent has the adapter scripted".to_owned()),
+        ..create(1, spec.clone(), at(1))
+    };
+    let error = store.apply(refused.clone()).await.unwrap_err();
+    assert!(matches!(error, StoreError::NoAgent { .. }), "{error}");
+    let created = store.apply(create(1, spec, at(1))).await.unwrap();
+    assert_eq!(created.changes.queued[0].priority, Priority::HIGH);
+    assert_eq!(store.queued_jobs().await.unwrap(), created.changes.queued);
+    // The fleet may have changed since: what is stored stays stored.
+    assert!(store.apply(refused).await.unwrap().repeated);
 }

@@ -80,7 +80,7 @@ impl AdmissionRows for SqliteRows<'_> {
             concat!(
                 "INSERT OR REPLACE INTO person_tokens (",
                 person_token_columns!(),
-                ") VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+                ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
             ),
             params![
                 id(token.id),
@@ -89,6 +89,7 @@ impl AdmissionRows for SqliteRows<'_> {
                 token.name,
                 time(token.created_at),
                 token.revoked_at.map(time),
+                token.project.as_ref().map(kage_core::id::ProjectId::as_str),
             ],
         )
     }

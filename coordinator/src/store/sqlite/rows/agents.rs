@@ -30,7 +30,7 @@ impl AgentRows for SqliteRows<'_> {
             concat!(
                 "INSERT OR REPLACE INTO agents (",
                 agent_columns!(),
-                ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+                ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
             ),
             params![
                 id(agent.id),
@@ -43,6 +43,7 @@ impl AgentRows for SqliteRows<'_> {
                 agent.version,
                 agent.draining,
                 time(agent.seen_at),
+                agent.cordoned,
             ],
         )
     }

@@ -24,9 +24,9 @@ impl JobRows for SqliteRows<'_> {
         self.insert(
             "job",
             "INSERT INTO jobs (task, id, state, session, verifies, attempt, not_before, started, failed, lost, \
-             prefer, avoid, adapter, requirements, queued_at, held) \
+             prefer, avoid, adapter, requirements, queued_at, held, priority) \
              VALUES ((SELECT n FROM tasks WHERE id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, \
-             ?15, ?16)",
+             ?15, ?16, ?17)",
             params![
                 id(row.job.task),
                 id(row.job.id),
@@ -44,6 +44,7 @@ impl JobRows for SqliteRows<'_> {
                 requirements,
                 time(row.queued_at),
                 row.job.held,
+                row.priority.as_i32(),
             ],
         )
     }
