@@ -45,6 +45,20 @@ impl FleetService for Bare {
         Ok(Response::new(v1::DrainAgentResponse { agent: Some(agent) }))
     }
 
+    async fn cordon_agent(
+        &self,
+        _request: Request<v1::CordonAgentRequest>,
+    ) -> Result<Response<v1::CordonAgentResponse>, Status> {
+        Ok(Response::new(v1::CordonAgentResponse::default()))
+    }
+
+    async fn uncordon_agent(
+        &self,
+        _request: Request<v1::UncordonAgentRequest>,
+    ) -> Result<Response<v1::UncordonAgentResponse>, Status> {
+        Ok(Response::new(v1::UncordonAgentResponse::default()))
+    }
+
     async fn create_join_token(
         &self,
         _request: Request<v1::CreateJoinTokenRequest>,
