@@ -5,7 +5,7 @@
 //! at once start one, because starting is done under a file lock.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -73,10 +73,12 @@ pub enum AccessError {
         log: PathBuf,
     },
     /// The daemon ended at once.
-    #[error("the daemon ended with {status}; its log is {log}")]
+    #[error("the daemon ended with {status}{said}; its log is {log}")]
     Died {
         /// How.
         status: std::process::ExitStatus,
+        /// Its last words, after a colon; empty when it had none.
+        said: String,
         /// Where it says why.
         log: PathBuf,
     },
@@ -190,6 +192,7 @@ async fn start(state: &StateDir) -> Result<Access, AccessError> {
         .append(true)
         .open(state.daemon_log())
         .map_err(AccessError::Spawn)?;
+    let before = log.metadata().map_err(AccessError::Spawn)?.len();
     let program = std::env::current_exe().map_err(AccessError::Spawn)?;
     let mut daemon = std::process::Command::new(program);
     daemon
@@ -210,7 +213,8 @@ async fn start(state: &StateDir) -> Result<Access, AccessError> {
         }
         if let Some(status) = daemon.try_wait().map_err(AccessError::Spawn)? {
             let log = state.daemon_log();
-            return Err(AccessError::Died { status, log });
+            let said = last_words(&log, before);
+            return Err(AccessError::Died { status, said, log });
         }
         if Instant::now() >= deadline {
             return Err(AccessError::Silent {
@@ -219,4 +223,16 @@ async fn start(state: &StateDir) -> Result<Access, AccessError> {
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// What a daemon gave as its error, of what its log has since `before`.
+fn last_words(log: &Path, before: u64) -> String {
+    let Ok(text) = std::fs::read(log) else {
+        return String::new();
+    };
+    let since = usize::try_from(before).ok().and_then(|before| text.get(before..));
+    let text = String::from_utf8_lossy(since.unwrap_or_default()).into_owned();
+    // An error may have several lines; a daemon that ended said nothing after it.
+    let error = text.rfind("error: ").and_then(|at| text.get(at + "error: ".len()..));
+    error.map_or_else(String::new, |error| format!(": {}", error.trim_end()))
 }

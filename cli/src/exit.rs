@@ -172,8 +172,10 @@ const fn classify_api(error: &ApiError) -> (Exit, Option<&'static str>) {
     }
 }
 
-const fn classify_access(error: &AccessError) -> (Exit, Option<&'static str>) {
+fn classify_access(error: &AccessError) -> (Exit, Option<&'static str>) {
     match error {
+        // It could not start with what it was given, and says so like this program.
+        AccessError::Died { status, .. } if status.code() == Some(Exit::Usage as i32) => (Exit::Usage, None),
         AccessError::NoTokenFile | AccessError::NoCaFile | AccessError::Read { .. } => (Exit::Usage, None),
         AccessError::Connect(
             ConnectError::Address { .. } | ConnectError::Plain { .. } | ConnectError::Token | ConnectError::Tls { .. },

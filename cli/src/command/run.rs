@@ -3,7 +3,6 @@
 
 use std::io::Read as _;
 
-use anyhow::Context as _;
 use kage_core::task::{Policy, TaskSpec, VerifyPolicy};
 use kage_git::UserRepo;
 use kage_git::snapshot::SnapshotOptions;
@@ -89,13 +88,14 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
 fn prompt(args: &Run) -> anyhow::Result<String> {
     let text = match (&args.prompt, &args.prompt_file) {
         (_, Some(file)) => {
-            std::fs::read_to_string(file).with_context(|| format!("cannot read the prompt from {}", file.display()))?
+            let unreadable = |error| Refusal::usage(format!("cannot read the prompt from {}: {error}", file.display()));
+            std::fs::read_to_string(file).map_err(unreadable)?
         }
         (Some(dash), None) if dash == "-" => {
             let mut text = String::new();
             std::io::stdin()
                 .read_to_string(&mut text)
-                .context("cannot read the prompt from standard input")?;
+                .map_err(|error| Refusal::usage(format!("cannot read the prompt from standard input: {error}")))?;
             text
         }
         (Some(text), None) => text.clone(),

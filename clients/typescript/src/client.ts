@@ -62,6 +62,8 @@ export function connect(url: string, token: string): Client {
 export interface SubmitOptions {
   /** Names this submission: the same id with the same spec always returns the same task. */
   readonly requestId?: string;
+  /** Take it although no known agent could run it now; without it, it is refused with NO_AGENT. */
+  readonly waitForAgent?: boolean;
 }
 
 /** What {@link Client.watch} may be told. */
@@ -103,8 +105,9 @@ export class Client {
    * same effect as one call. Whoever wants to try again after that, or after a crash,
    * gives a `requestId` of its own.
    */
-  async submit(spec: Spec, { requestId = randomUUID() }: SubmitOptions = {}): Promise<Task> {
-    const reply = await twice(() => this.#tasks.createTask({ requestId, spec }, { timeoutMs: CALL_TIMEOUT_MS }));
+  async submit(spec: Spec, { requestId = randomUUID(), waitForAgent = false }: SubmitOptions = {}): Promise<Task> {
+    const request = { requestId, spec, waitForAgent };
+    const reply = await twice(() => this.#tasks.createTask(request, { timeoutMs: CALL_TIMEOUT_MS }));
     return present(reply.task);
   }
 

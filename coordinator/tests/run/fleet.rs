@@ -130,3 +130,20 @@ async fn the_urgent_task_goes_first_also_after_a_restart() {
     }
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn a_message_over_the_limit_is_refused_and_the_next_one_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(dir.path()).await;
+    // Whoever wrote this client did not know of the limit.
+    let mut tasks = v1::task_service_client::TaskServiceClient::new(cluster.client.channel());
+    let mut large = asking("large", "noop", true);
+    if let Some(spec) = &mut large.spec {
+        spec.prompt = "x".repeat(kage_proto::MAX_TASK_MESSAGE + 1);
+    }
+    let error = ApiError::from(tasks.create_task(large).await.unwrap_err());
+    assert_eq!(error.reason(), "INVALID_ARGUMENT");
+    assert!(error.to_string().contains("limit"), "{error}");
+    tasks.create_task(asking("small", "noop", true)).await.unwrap();
+    cluster.stop().await;
+}

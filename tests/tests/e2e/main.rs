@@ -12,6 +12,7 @@ mod claude_cli;
 mod command_line;
 mod claude_code;
 mod crash;
+mod errors;
 mod long_prompt;
 mod namespaces;
 mod recovery;

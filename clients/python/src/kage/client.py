@@ -102,15 +102,20 @@ class Client:
         """Ends the connection and every watch on it. What was submitted goes on."""
         self._channel.close()
 
-    def submit(self, spec: TaskSpec, request_id: str | None = None) -> Task:
+    def submit(self, spec: TaskSpec, request_id: str | None = None, *, wait_for_agent: bool = False) -> Task:
         """Stores a task and queues its sessions; when this returns, it is durable.
 
         A call of unknown outcome is sent once more under the same request id, which
         has the same effect as one call. Whoever wants to try again after that, or after
         a crash, gives a `request_id` of its own: the same id with the same spec always
         returns the same task.
+
+        A task with a session that no known agent could run is refused with the reason
+        NO_AGENT, unless it is to wait for one.
         """
-        request = task_service_pb2.CreateTaskRequest(request_id=request_id or _fresh(), spec=spec)
+        request = task_service_pb2.CreateTaskRequest(
+            request_id=request_id or _fresh(), spec=spec, wait_for_agent=wait_for_agent
+        )
         return self._twice(self._tasks.CreateTask, request).task
 
     def get(self, task_id: str) -> Task:
