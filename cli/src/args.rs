@@ -140,6 +140,9 @@ pub struct Run {
     /// Attempts of one session, lost agents not counted.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
     pub max_attempts: u32,
+    /// How often a session whose result fails verify goes back to its last safe checkpoint and works on.
+    #[arg(long, default_value_t = 0, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(0..=20))]
+    pub rework: u32,
     /// Return as soon as the task is stored.
     #[arg(short, long)]
     pub detach: bool,

@@ -11,7 +11,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::EndReason;
-use crate::event::{AttemptOutcome, Verdict, VerdictKind};
+use crate::checkpoint::Points;
+use crate::event::{AttemptOutcome, ResultCommit, Verdict, VerdictKind};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AgentId, AttemptId, JobId, Oid, SessionId, TaskId};
 use crate::recovery::{self, Action, Decision, History, Incident, Jitter};
@@ -126,8 +127,25 @@ pub enum Moved {
 pub enum Finish {
     /// The job moved; nothing else follows.
     Moved(Moved),
-    /// The job is over, and this one has to be made.
-    Then(JobKind),
+    /// The job is over, and this result has to be checked.
+    Verify(Oid),
+    /// The job is over, and the session goes on by a [`Job::again`], not before this time.
+    Rework(Timestamp),
+}
+
+/// What the end of an attempt is judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances<'a> {
+    /// The task's limits and rules.
+    pub policy: &'a Policy,
+    /// What the session can go back to.
+    pub points: &'a Points,
+    /// Who had the attempt.
+    pub agent: AgentId,
+    /// By how much waits grow.
+    pub jitter: Jitter,
+    /// The time.
+    pub now: Timestamp,
 }
 
 impl Job {
@@ -149,6 +167,15 @@ impl Job {
                 avoid: None,
             },
         }
+    }
+
+    /// A job by which a session works on, after the one before was over. Its attempts are
+    /// counted on.
+    #[must_use]
+    pub const fn again(id: JobId, session: &Session, not_before: Timestamp) -> Self {
+        let mut job = Self::new(id, session.task, session.id, JobKind::Session, not_before);
+        job.started = session.attempts;
+        job
     }
 
     /// Gives the job to an attempt, whose number is [`Job::started`] afterwards.
@@ -186,35 +213,27 @@ impl Job {
         Ok(())
     }
 
-    /// Ends a live attempt by its own last event, which came from `agent`. Waits that follow
-    /// grow by `jitter`.
-    pub fn finish(
-        &mut self,
-        policy: &Policy,
-        session: &mut Session,
-        outcome: &AttemptOutcome,
-        agent: AgentId,
-        jitter: Jitter,
-        now: Timestamp,
-    ) -> Finish {
+    /// Ends a live attempt by its own last event.
+    pub fn finish(&mut self, session: &mut Session, outcome: &AttemptOutcome, around: Circumstances<'_>) -> Finish {
+        let now = around.now;
         self.affinity = Affinity::default();
         let moved = match (outcome, &self.kind) {
-            (AttemptOutcome::Failed(failure), _) => self.fail(policy, session, failure, agent, jitter, now),
+            (AttemptOutcome::Failed(failure), _) => self.fail(session, failure, around),
             _ if session.cancel_requested => self.over(session, SessionState::Cancelled, now),
             (AttemptOutcome::Claimed, JobKind::Session) => {
-                match (session.pending_result.take(), &policy.verify.verify) {
+                match (session.pending_result.take(), &around.policy.verify.verify) {
                     (Some(result), Some(_)) => {
                         self.state = JobState::Done;
                         let commit = result.commit.clone();
                         session.state = SessionState::Claimed { result };
-                        return Finish::Then(JobKind::Verify { commit });
+                        return Finish::Verify(commit);
                     }
                     (None, Some(_)) => {
                         let failure = Failure::new(
                             FailureKind::NoChange,
                             "the session said it was done, and sent no result",
                         );
-                        self.fail(policy, session, &failure, agent, jitter, now)
+                        self.fail(session, &failure, around)
                     }
                     (result, None) => self.over(session, SessionState::Unverified { result, verdict: None }, now),
                 }
@@ -226,7 +245,7 @@ impl Job {
                 let verdict = verdict.clone();
                 match verdict.kind {
                     VerdictKind::Passed => self.over(session, SessionState::Verified { result, verdict }, now),
-                    VerdictKind::Failed => self.over(session, SessionState::Rejected { result, verdict }, now),
+                    VerdictKind::Failed => return self.reject(session, result, verdict, around),
                     VerdictKind::Errored => {
                         self.failed += 1;
                         let words = format!("verify came to no decision: {}", verdict.message);
@@ -236,7 +255,7 @@ impl Job {
                             result: Some(result),
                             verdict: Some(verdict),
                         };
-                        self.follow(session, failure, decision, agent, unverified, now)
+                        self.follow(session, failure, decision, unverified, around)
                     }
                 }
             }
@@ -245,31 +264,24 @@ impl Job {
                     FailureKind::Unknown,
                     "the agent reported an outcome of another kind of job",
                 );
-                self.fail(policy, session, &failure, agent, jitter, now)
+                self.fail(session, &failure, around)
             }
         };
         Finish::Moved(moved)
     }
 
-    /// Ends a live attempt of `agent` that lost its authority.
-    pub fn lose(
-        &mut self,
-        policy: &Policy,
-        session: &mut Session,
-        reason: EndReason,
-        agent: AgentId,
-        now: Timestamp,
-    ) -> Moved {
-        self.affinity.prefer = Some(agent);
+    /// Ends a live attempt that lost its authority.
+    pub fn lose(&mut self, session: &mut Session, reason: EndReason, around: Circumstances<'_>) -> Moved {
+        self.affinity.prefer = Some(around.agent);
         let why = match reason {
             EndReason::AgentRestarted => "the agent was restarted",
             EndReason::AgentGone => "the agent closed its connection and did not come back",
             EndReason::AgentSilent => "the agent was silent for too long",
+            EndReason::Restored => "the session was sent back to a checkpoint",
             EndReason::Finished => "the attempt ended",
         };
         let failure = Failure::new(FailureKind::AgentLost, why);
-        // A lost agent's jobs are tried again at once: there is no wait to spread.
-        self.fail(policy, session, &failure, agent, Jitter::NONE, now)
+        self.fail(session, &failure, around)
     }
 
     /// Stops a job that no attempt works on. False when one does: its agent has to be told.
@@ -284,15 +296,55 @@ impl Job {
         waits
     }
 
-    fn fail(
+    /// Ends a job without a word about its session: something else takes its place.
+    pub const fn replace(&mut self) {
+        self.state = JobState::Done;
+    }
+
+    /// What becomes of a result that failed verify.
+    fn reject(
         &mut self,
-        policy: &Policy,
         session: &mut Session,
-        failure: &Failure,
-        agent: AgentId,
-        jitter: Jitter,
-        now: Timestamp,
-    ) -> Moved {
+        result: ResultCommit,
+        verdict: Verdict,
+        around: Circumstances<'_>,
+    ) -> Finish {
+        let Circumstances { jitter, now, .. } = around;
+        let failure = Failure::new(FailureKind::LogicError, format!("verify failed: {}", verdict.message));
+        let decision = recovery::decide(self.history(session, around), &failure, jitter, now);
+        let (Action::RollbackSafe { at }, Some(safe)) = (decision.action, around.points.safe.clone()) else {
+            return Finish::Moved(self.over(session, SessionState::Rejected { result, verdict }, now));
+        };
+        self.state = JobState::Done;
+        session.note(Incident {
+            at: now,
+            verify: true,
+            attempt: self.started,
+            agent: None,
+            failure,
+            decision,
+        });
+        session.trail.reworks = session.trail.reworks.saturating_add(1);
+        session.go_on_from(Some(safe));
+        Finish::Rework(at)
+    }
+
+    fn history(&self, session: &Session, around: Circumstances<'_>) -> History {
+        History {
+            failed: self.failed,
+            lost: self.lost,
+            held: self.held,
+            max_attempts: around.policy.max_attempts,
+            settled: around.points.settled.is_some(),
+            half_done: around.points.half_done(),
+            safe: around.points.safe.is_some(),
+            reworked: session.trail.reworks,
+            max_reworks: around.policy.max_reworks,
+        }
+    }
+
+    fn fail(&mut self, session: &mut Session, failure: &Failure, around: Circumstances<'_>) -> Moved {
+        let Circumstances { jitter, now, .. } = around;
         if session.cancel_requested || failure.kind == FailureKind::Cancelled {
             return self.over(session, SessionState::Cancelled, now);
         }
@@ -305,13 +357,7 @@ impl Job {
             &mut self.failed
         };
         *counter += 1;
-        let history = History {
-            failed: self.failed,
-            lost: self.lost,
-            held: self.held,
-            max_attempts: policy.max_attempts,
-        };
-        let decision = recovery::decide(history, failure, jitter, now);
+        let decision = recovery::decide(self.history(session, around), failure, jitter, now);
         let given_up = match (&self.kind, session.state.result().cloned()) {
             // A check that never came about says nothing about the work.
             (JobKind::Verify { .. }, Some(result)) => SessionState::Unverified {
@@ -329,20 +375,20 @@ impl Job {
                 failure: failure.clone(),
             },
         };
-        self.follow(session, failure.clone(), decision, agent, given_up, now)
+        self.follow(session, failure.clone(), decision, given_up, around)
     }
 
-    /// Does what was decided about a failure on `agent`, and keeps it with the session.
+    /// Does what was decided about a failure, and keeps it with the session.
     fn follow(
         &mut self,
         session: &mut Session,
         failure: Failure,
         decision: Decision,
-        agent: AgentId,
         given_up: SessionState,
-        now: Timestamp,
+        around: Circumstances<'_>,
     ) -> Moved {
-        let action = decision.action;
+        let Circumstances { agent, now, .. } = around;
+        let (action, kind) = (decision.action, failure.kind);
         let verify = matches!(self.kind, JobKind::Verify { .. });
         session.note(Incident {
             at: now,
@@ -354,15 +400,32 @@ impl Job {
         });
         match action {
             Action::RetryCurrent { at } | Action::HoldUntil { at } => self.requeue(session, at),
+            Action::RollbackLast { at } => {
+                session.trail.head.clone_from(&around.points.settled);
+                // What spoiled it may be this machine.
+                if kind == FailureKind::CorruptedState || self.failed > 1 {
+                    self.avoid(agent);
+                }
+                self.requeue(session, at)
+            }
+            Action::RollbackSafe { at } => {
+                session.trail.head.clone_from(&around.points.safe);
+                session.trail.reworks = session.trail.reworks.saturating_add(1);
+                self.requeue(session, at)
+            }
             Action::MoveAgent { at } => {
-                self.affinity = Affinity {
-                    prefer: None,
-                    avoid: Some(agent),
-                };
+                self.avoid(agent);
                 self.requeue(session, at)
             }
             Action::Escalate => self.over(session, given_up, now),
         }
+    }
+
+    const fn avoid(&mut self, agent: AgentId) {
+        self.affinity = Affinity {
+            prefer: None,
+            avoid: Some(agent),
+        };
     }
 
     fn requeue(&mut self, session: &mut Session, not_before: Timestamp) -> Moved {

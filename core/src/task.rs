@@ -75,6 +75,10 @@ pub struct Policy {
     pub max_attempts: u32,
     /// Labels every agent of this task must carry.
     pub requirements: Labels,
+    /// How often a session whose result fails verify goes back to its last safe checkpoint
+    /// and works on.
+    #[serde(default)]
+    pub max_reworks: u32,
 }
 
 impl Default for Policy {
@@ -85,6 +89,7 @@ impl Default for Policy {
             idle_timeout: Duration::from_secs(10 * 60),
             max_attempts: 2,
             requirements: Labels::new(),
+            max_reworks: 0,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Moves of jobs and their sessions.
 
 use super::*;
-use crate::event::{DiffStat, ResultCommit};
+use crate::checkpoint::Head;
+use crate::event::DiffStat;
 use crate::task::VerifyPolicy;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
@@ -57,6 +58,16 @@ fn verdict(kind: VerdictKind) -> AttemptOutcome {
     })
 }
 
+fn around<'a>(policy: &'a Policy, points: &'a Points) -> Circumstances<'a> {
+    Circumstances {
+        policy,
+        points,
+        agent: agent(),
+        jitter: Jitter::NONE,
+        now: NOW,
+    }
+}
+
 fn agent() -> AgentId {
     AgentId::from_random(9)
 }
@@ -71,15 +82,12 @@ fn a_claim_with_a_verify_command_waits_for_its_verdict() {
     );
     session.pending_result = Some(result());
     let moved = job.finish(
-        &checked(),
         &mut session,
         &AttemptOutcome::Claimed,
-        agent(),
-        Jitter::NONE,
-        NOW,
+        around(&checked(), &Points::default()),
     );
     let commit = result().commit;
-    assert_eq!(moved, Finish::Then(JobKind::Verify { commit }));
+    assert_eq!(moved, Finish::Verify(commit));
     assert_eq!(session.state, SessionState::Claimed { result: result() });
     assert_eq!(
         job.start(AttemptId::from_random(5), &mut session, "a", NOW),
@@ -91,7 +99,11 @@ fn a_claim_with_a_verify_command_waits_for_its_verdict() {
 fn a_lost_attempt_is_repeated_where_it_was() {
     let (mut session, mut job) = (session(), job(JobKind::Session));
     job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
-    let moved = job.lose(&checked(), &mut session, EndReason::AgentRestarted, agent(), NOW);
+    let moved = job.lose(
+        &mut session,
+        EndReason::AgentRestarted,
+        around(&checked(), &Points::default()),
+    );
     assert_eq!(moved, Moved::Requeued);
     assert_eq!(job.affinity.prefer, Some(agent()));
     assert_eq!((job.lost, job.failed), (1, 0));
@@ -106,7 +118,14 @@ fn what_was_decided_is_done_and_kept() {
         let mut failure = Failure::new(kind, "x");
         failure.retry_after = retry_after;
         let outcome = AttemptOutcome::Failed(failure);
-        let moved = job.finish(&checked(), &mut session, &outcome, agent(), Jitter::MOST, NOW);
+        let moved = job.finish(
+            &mut session,
+            &outcome,
+            Circumstances {
+                jitter: Jitter::MOST,
+                ..around(&checked(), &Points::default())
+            },
+        );
         (moved, session.clone())
     };
     let waits = |seconds| JobState::Queued {
@@ -149,7 +168,11 @@ fn a_cancelled_session_is_not_repeated() {
     job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
     assert!(!job.cancel(&mut session, NOW));
     session.cancel_requested = true;
-    let moved = job.lose(&checked(), &mut session, EndReason::AgentGone, agent(), NOW);
+    let moved = job.lose(
+        &mut session,
+        EndReason::AgentGone,
+        around(&checked(), &Points::default()),
+    );
     assert_eq!((moved, &session.state), (Moved::Over, &SessionState::Cancelled));
 }
 
@@ -160,13 +183,13 @@ fn an_errored_verdict_is_repeated_elsewhere_and_then_left_open() {
     session.state = SessionState::Claimed { result: result() };
     job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
     let errored = verdict(VerdictKind::Errored);
-    let moved = job.finish(&checked(), &mut session, &errored, agent(), Jitter::NONE, NOW);
+    let moved = job.finish(&mut session, &errored, around(&checked(), &Points::default()));
     assert_eq!(moved, Finish::Moved(Moved::Requeued));
     assert_eq!(job.affinity.avoid, Some(agent()));
     assert_eq!(session.state, SessionState::Claimed { result: result() });
 
     job.start(AttemptId::from_random(5), &mut session, "c", NOW).unwrap();
-    let moved = job.finish(&checked(), &mut session, &errored, agent(), Jitter::NONE, NOW);
+    let moved = job.finish(&mut session, &errored, around(&checked(), &Points::default()));
     assert_eq!(moved, Finish::Moved(Moved::Over));
     assert!(matches!(
         session.state,
@@ -181,7 +204,7 @@ fn passed_and_failed_decide() {
         let (mut session, mut job) = (session(), job(JobKind::Verify { commit }));
         session.state = SessionState::Claimed { result: result() };
         job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
-        let moved = job.finish(&checked(), &mut session, &verdict(kind), agent(), Jitter::NONE, NOW);
+        let moved = job.finish(&mut session, &verdict(kind), around(&checked(), &Points::default()));
         assert_eq!(moved, Finish::Moved(Moved::Over));
         assert_eq!(matches!(session.state, SessionState::Verified { .. }), passed);
         assert_eq!(matches!(session.state, SessionState::Rejected { .. }), !passed);
@@ -195,9 +218,87 @@ fn a_check_that_cannot_be_made_is_not_the_sessions_fault() {
     session.state = SessionState::Claimed { result: result() };
     job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
     let failed = AttemptOutcome::Failed(Failure::new(FailureKind::InvalidRequest, "no repository"));
-    let moved = job.finish(&checked(), &mut session, &failed, agent(), Jitter::NONE, NOW);
+    let moved = job.finish(&mut session, &failed, around(&checked(), &Points::default()));
     assert_eq!(moved, Finish::Moved(Moved::Over));
     let verdict = session.state.verdict().map(|verdict| verdict.kind);
     assert_eq!(verdict, Some(VerdictKind::Errored));
     assert_eq!(session.state.result(), Some(&result()));
+}
+
+fn head(number: u32) -> Head {
+    Head {
+        number,
+        commit: format!("{number:040x}").parse().unwrap(),
+    }
+}
+
+/// It stands on 5, in the middle of edits; 4 was between two steps, and 2 passed verify.
+fn points() -> Points {
+    Points {
+        newest: Some(head(5)),
+        settled: Some(head(4)),
+        safe: Some(head(2)),
+    }
+}
+
+#[test]
+fn a_failure_decides_which_checkpoint_follows() {
+    use FailureKind::{AdapterCrash, AgentLost, CorruptedState, LogicError, Network};
+    let policy = Policy {
+        max_reworks: 1,
+        ..checked()
+    };
+    for (kind, number, avoid) in [
+        (Network, 5, None),
+        (AgentLost, 5, None),
+        (AdapterCrash, 4, None),
+        (CorruptedState, 4, Some(agent())),
+        (LogicError, 2, None),
+    ] {
+        let (mut session, mut job) = (session(), job(JobKind::Session));
+        session.trail.head = Some(head(5));
+        job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
+        let failed = AttemptOutcome::Failed(Failure::new(kind, "x"));
+        let moved = job.finish(&mut session, &failed, around(&policy, &points()));
+        assert_eq!(moved, Finish::Moved(Moved::Requeued), "{kind}");
+        assert_eq!(session.trail.head, Some(head(number)), "{kind}");
+        assert_eq!(job.affinity.avoid, avoid, "{kind}");
+    }
+}
+
+#[test]
+fn rejected_work_goes_back_to_a_safe_checkpoint_as_often_as_it_may() {
+    let policy = Policy {
+        max_reworks: 1,
+        ..checked()
+    };
+    let failed = verdict(VerdictKind::Failed);
+    let check = |session: &mut Session, points: &Points| {
+        let commit = result().commit;
+        let mut job = job(JobKind::Verify { commit });
+        session.state = SessionState::Claimed { result: result() };
+        job.start(AttemptId::from_random(4), session, "b", NOW).unwrap();
+        let finish = job.finish(session, &failed, around(&policy, points));
+        assert_eq!(job.state, JobState::Done);
+        finish
+    };
+    let mut session = session();
+    session.attempts = 3;
+    session.trail.head = Some(head(5));
+    assert_eq!(check(&mut session, &points()), Finish::Rework(NOW));
+    assert_eq!(
+        (&session.state, &session.trail.head),
+        (&SessionState::Queued, &Some(head(2)))
+    );
+    let incident = session.incidents.last().unwrap();
+    assert!(matches!(incident.decision.action, Action::RollbackSafe { .. }));
+    assert!(incident.failure.message.contains("verify failed"), "{incident:?}");
+    assert_eq!(Job::again(JobId::from_random(8), &session, NOW).started, 3);
+
+    assert_eq!(check(&mut session, &points()), Finish::Moved(Moved::Over));
+    assert!(matches!(session.state, SessionState::Rejected { .. }));
+
+    let mut fresh = self::session();
+    let none = Points { safe: None, ..points() };
+    assert_eq!(check(&mut fresh, &none), Finish::Moved(Moved::Over));
 }

@@ -101,6 +101,7 @@ impl From<Policy> for v1::Policy {
             idle_timeout_ms: millis(policy.idle_timeout),
             max_attempts: policy.max_attempts,
             requirements: policy.requirements.into_iter().collect(),
+            max_reworks: policy.max_reworks,
         }
     }
 }
@@ -117,6 +118,7 @@ impl From<v1::Policy> for Policy {
                 n => n,
             },
             requirements: policy.requirements.into_iter().collect(),
+            max_reworks: policy.max_reworks,
         }
     }
 }
@@ -224,6 +226,7 @@ mod tests {
                 timeout: Duration::from_secs(4),
                 idle_timeout: Duration::from_secs(5),
                 max_attempts: 6,
+                max_reworks: 7,
                 requirements: labels("os"),
             },
         }

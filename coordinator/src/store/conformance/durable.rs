@@ -68,7 +68,8 @@ fn a_database_from_before_incidents_is_opened_as_it_is() {
         meddle(
             &path,
             "ALTER TABLE sessions DROP COLUMN incidents; ALTER TABLE jobs DROP COLUMN held; DROP TABLE join_tokens; \
-             DROP TABLE enrolments; DROP TABLE person_tokens; PRAGMA user_version = 1",
+             DROP TABLE enrolments; DROP TABLE person_tokens; DROP TABLE checkpoints; \
+             ALTER TABLE sessions DROP COLUMN trail; PRAGMA user_version = 1",
         );
 
         let store = Store::open(&path).unwrap();
