@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::command::{ConfigFiles, GitCommand, parse_oid};
 use crate::error::{GitError, blocking};
 use crate::shadow::{IDENTITY, Shadow};
-use crate::staging::split;
+use crate::staging::{copy_index, split};
 
 /// The settings that are honoured, as git lists them.
 const HONOURED: &[&str] = &[
@@ -318,8 +318,8 @@ fn in_config_home(name: &str) -> Option<PathBuf> {
 }
 
 fn copy_if_there(from: &Path, to: &Path) -> Result<(), GitError> {
-    match fs::copy(from, to) {
+    match copy_index(from, to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("copy", from)(error)),
-        Ok(_) | Err(_) => Ok(()),
+        Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -117,6 +117,17 @@ pub(crate) fn write(path: &Path, content: impl AsRef<[u8]>) {
     fs::write(path, content).unwrap();
 }
 
+/// Waits until the clock has left this second.
+pub(crate) async fn next_second(second: i64) {
+    let now = || {
+        let since = std::time::UNIX_EPOCH.elapsed().unwrap();
+        i64::try_from(since.as_secs()).unwrap()
+    };
+    while now() <= second {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
 /// Every file below a folder with its kind, mode and content: equal = nothing was touched.
 pub(crate) fn fingerprint(folder: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
     use std::os::unix::ffi::OsStrExt as _;
