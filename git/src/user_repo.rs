@@ -65,6 +65,12 @@ pub enum DiscoverError {
         /// Where the search began.
         path: PathBuf,
     },
+    /// The configuration says that the files are another folder's.
+    #[error("the repository says that its files are in {}, which is not where it is", root.display())]
+    Elsewhere {
+        /// That folder.
+        root: PathBuf,
+    },
     /// Only SHA-1 repositories are supported.
     #[error("the repository uses the object format {format}; only sha1 is supported")]
     ObjectFormat {
@@ -127,6 +133,12 @@ impl UserRepo {
         }
         let path_of = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
         let root = path_of(root);
+        // `core.worktree` of a repository that nobody vouches for may name any folder.
+        let nearest = fs::canonicalize(path).map_err(GitError::io("resolve", path))?;
+        let mut above = nearest.ancestors();
+        if above.find(|folder| fs::symlink_metadata(folder.join(".git")).is_ok()) != Some(root.as_path()) {
+            return Err(DiscoverError::Elsewhere { root });
+        }
         Ok(Self {
             settings: Settings::read(&root).await?,
             root,
