@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "kage/v1/value.proto",
     "kage/v1/task.proto",
     "kage/v1/event.proto",
@@ -13,6 +13,7 @@ const FILES: [&str; 10] = [
     "kage/v1/event_service.proto",
     "kage/v1/enrollment_service.proto",
     "kage/v1/access_service.proto",
+    "kage/v1/checkpoint_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,6 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // Its `connect` would clash with `AgentService.Connect`; clients are made from a channel.
         .build_transport(false)
+        // Most work begins at the base, and messages are as large as their largest part.
+        .boxed(".kage.v1.SessionWork.resume")
         .bytes(".kage.v1.OutputBatch.data")
         .bytes(".kage.v1.OutputChunk.data")
         .bytes(".kage.v1.PutContextRequest.content")

@@ -25,6 +25,8 @@ use crate::settings;
 /// A background daemon ends when nothing has run for so long.
 const IDLE_LIMIT: Duration = Duration::from_secs(15 * 60);
 const IDLE_POLL: Duration = Duration::from_secs(20);
+/// The most that a coordinator lists at once.
+const TASKS_AT_ONCE: u32 = 100;
 
 /// What an agent is started with.
 #[derive(Debug)]
@@ -195,9 +197,9 @@ async fn until_idle(client: &Client) {
     let mut quiet_since = Instant::now();
     loop {
         sleep(IDLE_POLL).await;
-        match open_tasks(client).await {
-            Ok(0) => {}
-            Ok(_) => quiet_since = Instant::now(),
+        match is_busy(client, TASKS_AT_ONCE).await {
+            Ok(false) => {}
+            Ok(true) => quiet_since = Instant::now(),
             // Not knowing is no reason to end.
             Err(error) => {
                 tracing::warn!(%error, "cannot tell whether anything runs");
@@ -211,17 +213,83 @@ async fn until_idle(client: &Client) {
     }
 }
 
-/// How many of the newest tasks have not ended.
-async fn open_tasks(client: &Client) -> Result<usize, ApiError> {
-    let request = v1::ListTasksRequest {
-        page_size: 100,
-        ..Default::default()
-    };
-    let tasks = client.tasks().list_tasks(request).await?.into_inner().tasks;
-    Ok(tasks.iter().filter(|t| t.state() == v1::TaskState::Running).count())
+/// Whether a task has not ended. All are looked at: an old one may be held for days.
+async fn is_busy(client: &Client, page_size: u32) -> Result<bool, ApiError> {
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListTasksRequest {
+            page_size,
+            page_token,
+            ..Default::default()
+        };
+        let page = client.tasks().list_tasks(request).await?.into_inner();
+        if page.tasks.iter().any(|task| task.state() == v1::TaskState::Running) {
+            return Ok(true);
+        }
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(false);
+        }
+    }
 }
 
 fn host_name() -> String {
     let name = rustix::system::uname();
     name.nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_task_behind_others_that_ended_keeps_the_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ready, address) = oneshot::channel();
+        let ports = kage_coordinator::Ports {
+            on_ready: Some(ready),
+            ..kage_coordinator::Ports::system()
+        };
+        let end = CancellationToken::new();
+        let config = kage_coordinator::Config::new(dir.path());
+        let running = tokio::spawn(kage_coordinator::run(config, ports, end.clone()));
+        let url = format!("http://{}", address.await.unwrap());
+        let token = std::fs::read_to_string(dir.path().join("token")).unwrap();
+        let client = Client::connect(&url, &token).await.unwrap();
+        assert!(!is_busy(&client, 1).await.unwrap());
+
+        let mut tasks = Vec::new();
+        for _ in 0..3 {
+            let request = v1::CreateTaskRequest {
+                request_id: crate::tasks::request_id(),
+                spec: Some(v1::TaskSpec {
+                    prompt: "do it".into(),
+                    assignments: vec![v1::Assignment {
+                        name: "one".into(),
+                        adapter: "nobody".into(),
+                        ..v1::Assignment::default()
+                    }],
+                    ..v1::TaskSpec::default()
+                }),
+                wait_for_agent: true,
+            };
+            let created = client.tasks().create_task(request).await.unwrap().into_inner();
+            tasks.push(created.task.unwrap().id);
+        }
+        let cancel = async |task: &String| {
+            let request = v1::CancelTaskRequest {
+                request_id: crate::tasks::request_id(),
+                task_id: task.clone(),
+            };
+            client.tasks().cancel_task(request).await.unwrap();
+        };
+        // Nobody has the adapter: what is not cancelled waits for ever.
+        cancel(&tasks[1]).await;
+        cancel(&tasks[2]).await;
+        assert!(is_busy(&client, 1).await.unwrap());
+        cancel(&tasks[0]).await;
+        assert!(!is_busy(&client, 1).await.unwrap());
+        end.cancel();
+        running.await.unwrap().unwrap();
+    }
 }

@@ -306,7 +306,7 @@ pub fn report_rows(report: &v1::Report) -> Vec<Vec<String>> {
                 short_count(tokens(session.usage.as_ref())),
                 money(&session.money),
                 duration_ms(session).map_or_else(|| "-".to_owned(), short_duration),
-                notes(row, session),
+                notes(row),
             ]
         })
         .collect()
@@ -317,14 +317,15 @@ pub const REPORT_HEADER: [&str; 9] = [
     "#", "session", "state", "change", "risk", "tokens", "money", "time", "notes",
 ];
 
-fn notes(row: &v1::ReportRow, session: &v1::Session) -> String {
-    let failure = session.failure.as_ref().map(|f| f.message.as_str());
+/// Characters of one note: an incident's words and the reason of what was done about it.
+const NOTE: usize = 500;
+
+/// Flags and history; the latter ends with the failure of a session that failed.
+fn notes(row: &v1::ReportRow) -> String {
     row.flags
         .iter()
         .chain(&row.history)
-        .map(String::as_str)
-        .chain(failure)
-        .map(|note| one_line(note, 120))
+        .map(|note| one_line(note, NOTE))
         .collect::<Vec<_>>()
         .join("; ")
 }
@@ -434,6 +435,33 @@ mod tests {
         assert_eq!(one_line("a\u{1b}[31m\nb", 10), "a [31m");
         assert_eq!(one_line("abcdef", 4), "abc…");
         assert_eq!(printable("a\u{1b}[2J\nb"), "a\u{fffd}[2J\u{fffd}b");
+    }
+
+    #[test]
+    fn notes_tell_every_decision_with_its_reason_once() {
+        let incident = "attempt 1: rate limited: HTTP 429: this request would exceed your rate limit; again after 15 s: \
+                        limits of a rate pass by themselves";
+        let row = v1::ReportRow {
+            session: Some(v1::Session {
+                failure: Some(v1::Failure {
+                    message: "the key is refused".into(),
+                    ..v1::Failure::default()
+                }),
+                ..v1::Session::default()
+            }),
+            flags: vec!["changes tests: a".into()],
+            history: vec![incident.into(), "failed: not authorised: the key is refused".into()],
+            ..v1::ReportRow::default()
+        };
+        let report = v1::Report {
+            rows: vec![row],
+            ..v1::Report::default()
+        };
+        let told = report_rows(&report)[0].last().unwrap().clone();
+        assert_eq!(
+            told,
+            format!("changes tests: a; {incident}; failed: not authorised: the key is refused")
+        );
     }
 
     #[test]

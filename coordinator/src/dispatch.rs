@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kage_core::attempt::{AttemptState, EndReason};
+use kage_core::checkpoint::{Checkpoint, Resume};
 use kage_core::context::{Patch, overridden};
 use kage_core::id::{AgentId, AttemptId, AttemptToken, Digest, OfferId};
 use kage_core::job::{JobKind, JobState};
+use kage_core::session::Session;
 use kage_core::task::TaskSpec;
 use kage_core::time::Timestamp;
 use kage_proto::convert::agent::{AttemptKey, PromptText, SessionWork, VerifyWork, Work, WorkKind};
@@ -136,13 +138,14 @@ fn describe(work: store::Work) -> Work {
         session,
         job,
         number,
+        checkpoints,
     } = work;
     let kind = match job.kind {
         JobKind::Session => {
             let overridden = overridden_members(&spec);
+            let resume = resume(&spec, &session, &checkpoints);
             let delta = spec.assignment(&session.name).and_then(|a| a.context_delta.clone());
             WorkKind::Session(SessionWork {
-                resume: None,
                 name: session.name,
                 adapter: session.adapter,
                 model: session.model,
@@ -154,6 +157,7 @@ fn describe(work: store::Work) -> Work {
                 context_base: spec.context_base,
                 context_delta: delta,
                 overridden,
+                resume: resume.map(Box::new),
                 timeout: spec.policy.timeout,
                 idle_timeout: spec.policy.idle_timeout,
             })
@@ -170,6 +174,23 @@ fn describe(work: store::Work) -> Work {
         project: spec.project,
         repository: spec.repository,
         kind,
+    }
+}
+
+/// Where the session goes on.
+fn resume(spec: &TaskSpec, session: &Session, checkpoints: &[Checkpoint]) -> Option<Resume> {
+    let (head, repository) = (session.trail.head.as_ref()?, spec.repository.as_ref()?);
+    let calls = session.trail.calls;
+    match Resume::of(head, checkpoints, &repository.base, &session.adapter, calls) {
+        Ok(resume) => Some(Resume {
+            note: session.note_to_model(),
+            ..resume
+        }),
+        Err(broken) => {
+            let (session, error) = (session.id, &broken as &dyn std::error::Error);
+            tracing::error!(%session, error, "a checkpoint cannot be put together; the session begins at the base");
+            None
+        }
     }
 }
 

@@ -14,8 +14,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, TaskId};
+use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::time::Timestamp;
 use tokio::sync::mpsc;
 
@@ -41,7 +42,7 @@ pub use apply::Command;
 pub use command::{
     AppendEvents, Appended, CancelTask, Changes, Claim, ContextPut, CreateTask, Created, EndAttempts, EndedAttempt,
     Ending, ExtendAllLeases, PutContext, QueuedJob, REQUEST_LIFETIME, RecordAgent, RecordContextSent, RenewLeases,
-    Renewed, Request, SetCordoned, SetDraining, Start, StartAttempt, StopAttempt,
+    Renewed, Request, RequestCheckpoint, RestoreSession, SetCordoned, SetDraining, Start, StartAttempt, StopAttempt,
 };
 pub use error::{EngineError, OpenError, ReadError, StoreError};
 pub use query::{
@@ -219,6 +220,14 @@ impl Store {
     /// When the engine failed.
     pub async fn work(&self, task: TaskId, job: JobId) -> Result<Option<Work>, ReadError> {
         self.read(move |reads| reads.work(task, job)).await
+    }
+
+    /// The checkpoints of a session, oldest first.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn checkpoints(&self, task: TaskId, session: SessionId) -> Result<Vec<Checkpoint>, ReadError> {
+        self.read(move |reads| reads.checkpoints(task, session)).await
     }
 
     /// Every job that waits, the longest waiting first.

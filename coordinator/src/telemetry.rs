@@ -55,6 +55,7 @@ pub(crate) fn attempt_started(kind: &JobKind) {
 pub(crate) fn attempt_ended(reason: EndReason) {
     let reason = match reason {
         EndReason::Finished => "finished",
+        EndReason::Restored => "restored",
         EndReason::AgentRestarted => "agent_restarted",
         EndReason::AgentGone => "agent_gone",
         EndReason::AgentSilent => "agent_silent",

@@ -17,6 +17,8 @@ pub enum EndReason {
     AgentGone,
     /// Its agent was silent for too long.
     AgentSilent,
+    /// Somebody sent the session back to a checkpoint.
+    Restored,
 }
 
 /// Whether an attempt may write.
@@ -24,6 +26,7 @@ pub enum EndReason {
 /// ```text
 ///   Live --Finished event--------------> Ended
 ///     \---agent restarted/gone/silent--> Ended
+///     \---session restored-------------> Ended
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

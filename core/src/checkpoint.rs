@@ -244,35 +244,88 @@ pub struct Resumption {
     pub repeated_calls: u32,
 }
 
-/// Which checkpoint an attempt is to go on from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GoOn {
-    /// The newest, half-done edits included.
-    Newest,
-    /// The newest that was taken between two steps.
-    Settled,
-    /// The newest on whose files verify passed.
-    Safe,
+impl Resumption {
+    /// One line for people: "attempt 2 went on from checkpoint 3; 1 model call made again".
+    #[must_use]
+    pub fn words(&self) -> String {
+        let calls = match self.repeated_calls {
+            0 => "no model call made again".to_owned(),
+            1 => "1 model call made again".to_owned(),
+            n => format!("{n} model calls made again"),
+        };
+        let conversation = if self.position == 0 {
+            " with a new conversation"
+        } else {
+            ""
+        };
+        format!(
+            "attempt {} went on from checkpoint {}{conversation}; {calls}",
+            self.attempt, self.number
+        )
+    }
 }
 
-impl GoOn {
-    /// The checkpoint to go on from for a session that stands on `head`; `None` = from the
-    /// base. `all` are the session's checkpoints.
+/// A checkpoint of a session, by both its names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Its number within the session.
+    pub number: u32,
+    /// Its commit.
+    pub commit: Oid,
+}
+
+impl Head {
+    /// The names of a checkpoint.
     #[must_use]
-    pub fn choose(self, head: Option<u32>, all: &[Checkpoint]) -> Option<&Checkpoint> {
-        let head = all.iter().find(|checkpoint| Some(checkpoint.number) == head)?;
-        line(head, all).into_iter().find(|checkpoint| match self {
-            Self::Newest => true,
-            Self::Settled => checkpoint.taken.reason.is_settled(),
-            Self::Safe => checkpoint.safety == Safety::Safe,
-        })
+    pub fn of(checkpoint: &Checkpoint) -> Self {
+        Self {
+            number: checkpoint.number,
+            commit: checkpoint.taken.commit.clone(),
+        }
+    }
+}
+
+/// What a session can go back to from where it stands. `None` = nothing but the base.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Points {
+    /// Where it stands, half-done edits included.
+    pub newest: Option<Head>,
+    /// The newest that was taken between two steps.
+    pub settled: Option<Head>,
+    /// The newest on whose files verify passed.
+    pub safe: Option<Head>,
+}
+
+impl Points {
+    /// Those of a session that stands on `head`; `all` are its checkpoints.
+    #[must_use]
+    pub fn of(head: Option<&Head>, all: &[Checkpoint]) -> Self {
+        let number = head.map(|head| head.number);
+        let Some(newest) = all.iter().find(|checkpoint| Some(checkpoint.number) == number) else {
+            return Self::default();
+        };
+        let line = line(newest, all);
+        let first = |fits: fn(&Checkpoint) -> bool| line.iter().find(|checkpoint| fits(checkpoint));
+        Self {
+            newest: Some(Head::of(newest)),
+            settled: first(|checkpoint| checkpoint.taken.reason.is_settled()).map(|found| Head::of(found)),
+            safe: first(|checkpoint| checkpoint.safety == Safety::Safe).map(|found| Head::of(found)),
+        }
+    }
+
+    /// True when edits may be half done in the newest.
+    #[must_use]
+    pub fn half_done(&self) -> bool {
+        self.newest != self.settled
     }
 }
 
 /// Why a checkpoint cannot be put together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BrokenChain {
+    /// There is no such checkpoint.
+    #[error("the session has no checkpoint {0}")]
+    Unknown(u32),
     /// A parent is neither the base nor a checkpoint.
     #[error("checkpoint {number} follows {parent}, which is neither the base nor a checkpoint of the session")]
     UnknownParent {
@@ -345,19 +398,59 @@ impl Chain {
     }
 }
 
+impl Resume {
+    /// What an attempt of `adapter` needs to go on from checkpoint `head` over `base`, when
+    /// `calls` model calls were answered so far; `all` are the session's checkpoints.
+    ///
+    /// The conversation of another adapter is of no use to it, so it begins a new one.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be put together.
+    pub fn of(
+        head: &Head,
+        all: &[Checkpoint],
+        base: &Oid,
+        adapter: &AdapterName,
+        calls: u32,
+    ) -> Result<Self, BrokenChain> {
+        let checkpoint = all
+            .iter()
+            .find(|checkpoint| checkpoint.number == head.number)
+            .ok_or(BrokenChain::Unknown(head.number))?;
+        let mut chain = Chain::of(checkpoint, all, base)?;
+        if checkpoint.adapter != *adapter {
+            chain.segments.clear();
+        }
+        Ok(Self {
+            commit: checkpoint.taken.commit.clone(),
+            tree: checkpoint.taken.tree.clone(),
+            number: checkpoint.number,
+            position: chain.position(),
+            packs: chain.packs,
+            segments: chain.segments,
+            repeated_calls: calls.saturating_sub(checkpoint.calls),
+            note: String::new(),
+        })
+    }
+}
+
 /// `from` and what it follows, newest first.
 fn line<'a>(from: &'a Checkpoint, all: &'a [Checkpoint]) -> Vec<&'a Checkpoint> {
     let mut line = vec![from];
     let mut at = from;
     // Numbers fall from one to the next, so this ends. Two that are one commit, because
     // nothing had changed, are told apart by them as well.
-    while let Some(parent) = all
-        .iter()
-        .filter(|other| other.number < at.number && other.taken.commit == at.taken.parent)
-        .max_by_key(|other| other.number)
-    {
+    while let Some(parent) = parent(at, all) {
         line.push(parent);
         at = parent;
     }
     line
+}
+
+/// The checkpoint that `at` follows, among all of its session; `None` = the base.
+#[must_use]
+pub fn parent<'a>(at: &Checkpoint, all: &'a [Checkpoint]) -> Option<&'a Checkpoint> {
+    all.iter()
+        .filter(|other| other.number < at.number && other.taken.commit == at.taken.parent)
+        .max_by_key(|other| other.number)
 }

@@ -244,6 +244,9 @@ pub enum InvalidBatch {
     /// Numbers are missing, repeated or out of order inside the batch.
     #[error("event {0} does not follow the one before it")]
     NotConsecutive(u64),
+    /// A checkpoint of an attempt that only checks.
+    #[error("event {0} is one of sessions, and the attempt checks a result")]
+    NotOfThisJob(u64),
     /// Something comes after the last event.
     #[error("event {0} comes after the event that ended the attempt")]
     AfterEnd(u64),

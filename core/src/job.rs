@@ -11,13 +11,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::EndReason;
-use crate::event::{AttemptOutcome, Verdict, VerdictKind};
+use crate::checkpoint::Points;
+use crate::event::{AttemptOutcome, ResultCommit, Verdict, VerdictKind};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AgentId, AttemptId, JobId, Oid, SessionId, TaskId};
 use crate::recovery::{self, Action, Decision, History, Incident, Jitter};
 use crate::session::{Session, SessionState};
 use crate::task::Policy;
 use crate::time::Timestamp;
+
+#[cfg(test)]
+mod tests;
 
 /// What a job is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,8 +127,25 @@ pub enum Moved {
 pub enum Finish {
     /// The job moved; nothing else follows.
     Moved(Moved),
-    /// The job is over, and this one has to be made.
-    Then(JobKind),
+    /// The job is over, and this result has to be checked.
+    Verify(Oid),
+    /// The job is over, and the session goes on by a [`Job::again`], not before this time.
+    Rework(Timestamp),
+}
+
+/// What the end of an attempt is judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances<'a> {
+    /// The task's limits and rules.
+    pub policy: &'a Policy,
+    /// What the session can go back to.
+    pub points: &'a Points,
+    /// Who had the attempt.
+    pub agent: AgentId,
+    /// By how much waits grow.
+    pub jitter: Jitter,
+    /// The time.
+    pub now: Timestamp,
 }
 
 impl Job {
@@ -146,6 +167,15 @@ impl Job {
                 avoid: None,
             },
         }
+    }
+
+    /// A job by which a session works on, after the one before was over. Its attempts are
+    /// counted on.
+    #[must_use]
+    pub const fn again(id: JobId, session: &Session, not_before: Timestamp) -> Self {
+        let mut job = Self::new(id, session.task, session.id, JobKind::Session, not_before);
+        job.started = session.attempts;
+        job
     }
 
     /// Gives the job to an attempt, whose number is [`Job::started`] afterwards.
@@ -183,35 +213,27 @@ impl Job {
         Ok(())
     }
 
-    /// Ends a live attempt by its own last event, which came from `agent`. Waits that follow
-    /// grow by `jitter`.
-    pub fn finish(
-        &mut self,
-        policy: &Policy,
-        session: &mut Session,
-        outcome: &AttemptOutcome,
-        agent: AgentId,
-        jitter: Jitter,
-        now: Timestamp,
-    ) -> Finish {
+    /// Ends a live attempt by its own last event.
+    pub fn finish(&mut self, session: &mut Session, outcome: &AttemptOutcome, around: Circumstances<'_>) -> Finish {
+        let now = around.now;
         self.affinity = Affinity::default();
         let moved = match (outcome, &self.kind) {
-            (AttemptOutcome::Failed(failure), _) => self.fail(policy, session, failure, agent, jitter, now),
+            (AttemptOutcome::Failed(failure), _) => self.fail(session, failure, around),
             _ if session.cancel_requested => self.over(session, SessionState::Cancelled, now),
             (AttemptOutcome::Claimed, JobKind::Session) => {
-                match (session.pending_result.take(), &policy.verify.verify) {
+                match (session.pending_result.take(), &around.policy.verify.verify) {
                     (Some(result), Some(_)) => {
                         self.state = JobState::Done;
                         let commit = result.commit.clone();
                         session.state = SessionState::Claimed { result };
-                        return Finish::Then(JobKind::Verify { commit });
+                        return Finish::Verify(commit);
                     }
                     (None, Some(_)) => {
                         let failure = Failure::new(
                             FailureKind::NoChange,
                             "the session said it was done, and sent no result",
                         );
-                        self.fail(policy, session, &failure, agent, jitter, now)
+                        self.fail(session, &failure, around)
                     }
                     (result, None) => self.over(session, SessionState::Unverified { result, verdict: None }, now),
                 }
@@ -223,7 +245,7 @@ impl Job {
                 let verdict = verdict.clone();
                 match verdict.kind {
                     VerdictKind::Passed => self.over(session, SessionState::Verified { result, verdict }, now),
-                    VerdictKind::Failed => self.over(session, SessionState::Rejected { result, verdict }, now),
+                    VerdictKind::Failed => return self.reject(session, result, verdict, around),
                     VerdictKind::Errored => {
                         self.failed += 1;
                         let words = format!("verify came to no decision: {}", verdict.message);
@@ -233,7 +255,7 @@ impl Job {
                             result: Some(result),
                             verdict: Some(verdict),
                         };
-                        self.follow(session, failure, decision, agent, unverified, now)
+                        self.follow(session, failure, decision, unverified, around)
                     }
                 }
             }
@@ -242,31 +264,24 @@ impl Job {
                     FailureKind::Unknown,
                     "the agent reported an outcome of another kind of job",
                 );
-                self.fail(policy, session, &failure, agent, jitter, now)
+                self.fail(session, &failure, around)
             }
         };
         Finish::Moved(moved)
     }
 
-    /// Ends a live attempt of `agent` that lost its authority.
-    pub fn lose(
-        &mut self,
-        policy: &Policy,
-        session: &mut Session,
-        reason: EndReason,
-        agent: AgentId,
-        now: Timestamp,
-    ) -> Moved {
-        self.affinity.prefer = Some(agent);
+    /// Ends a live attempt that lost its authority.
+    pub fn lose(&mut self, session: &mut Session, reason: EndReason, around: Circumstances<'_>) -> Moved {
+        self.affinity.prefer = Some(around.agent);
         let why = match reason {
             EndReason::AgentRestarted => "the agent was restarted",
             EndReason::AgentGone => "the agent closed its connection and did not come back",
             EndReason::AgentSilent => "the agent was silent for too long",
+            EndReason::Restored => "the session was sent back to a checkpoint",
             EndReason::Finished => "the attempt ended",
         };
         let failure = Failure::new(FailureKind::AgentLost, why);
-        // A lost agent's jobs are tried again at once: there is no wait to spread.
-        self.fail(policy, session, &failure, agent, Jitter::NONE, now)
+        self.fail(session, &failure, around)
     }
 
     /// Stops a job that no attempt works on. False when one does: its agent has to be told.
@@ -281,15 +296,55 @@ impl Job {
         waits
     }
 
-    fn fail(
+    /// Ends a job without a word about its session: something else takes its place.
+    pub const fn replace(&mut self) {
+        self.state = JobState::Done;
+    }
+
+    /// What becomes of a result that failed verify.
+    fn reject(
         &mut self,
-        policy: &Policy,
         session: &mut Session,
-        failure: &Failure,
-        agent: AgentId,
-        jitter: Jitter,
-        now: Timestamp,
-    ) -> Moved {
+        result: ResultCommit,
+        verdict: Verdict,
+        around: Circumstances<'_>,
+    ) -> Finish {
+        let Circumstances { jitter, now, .. } = around;
+        let failure = Failure::new(FailureKind::LogicError, format!("verify failed: {}", verdict.message));
+        let decision = recovery::decide(self.history(session, around), &failure, jitter, now);
+        let (Action::RollbackSafe { at }, Some(safe)) = (decision.action, around.points.safe.clone()) else {
+            return Finish::Moved(self.over(session, SessionState::Rejected { result, verdict }, now));
+        };
+        self.state = JobState::Done;
+        session.note(Incident {
+            at: now,
+            verify: true,
+            attempt: self.started,
+            agent: None,
+            failure,
+            decision,
+        });
+        session.trail.reworks = session.trail.reworks.saturating_add(1);
+        session.go_on_from(Some(safe));
+        Finish::Rework(at)
+    }
+
+    fn history(&self, session: &Session, around: Circumstances<'_>) -> History {
+        History {
+            failed: self.failed,
+            lost: self.lost,
+            held: self.held,
+            max_attempts: around.policy.max_attempts,
+            settled: around.points.settled.is_some(),
+            half_done: around.points.half_done(),
+            safe: around.points.safe.is_some(),
+            reworked: session.trail.reworks,
+            max_reworks: around.policy.max_reworks,
+        }
+    }
+
+    fn fail(&mut self, session: &mut Session, failure: &Failure, around: Circumstances<'_>) -> Moved {
+        let Circumstances { jitter, now, .. } = around;
         if session.cancel_requested || failure.kind == FailureKind::Cancelled {
             return self.over(session, SessionState::Cancelled, now);
         }
@@ -302,13 +357,7 @@ impl Job {
             &mut self.failed
         };
         *counter += 1;
-        let history = History {
-            failed: self.failed,
-            lost: self.lost,
-            held: self.held,
-            max_attempts: policy.max_attempts,
-        };
-        let decision = recovery::decide(history, failure, jitter, now);
+        let decision = recovery::decide(self.history(session, around), failure, jitter, now);
         let given_up = match (&self.kind, session.state.result().cloned()) {
             // A check that never came about says nothing about the work.
             (JobKind::Verify { .. }, Some(result)) => SessionState::Unverified {
@@ -326,20 +375,20 @@ impl Job {
                 failure: failure.clone(),
             },
         };
-        self.follow(session, failure.clone(), decision, agent, given_up, now)
+        self.follow(session, failure.clone(), decision, given_up, around)
     }
 
-    /// Does what was decided about a failure on `agent`, and keeps it with the session.
+    /// Does what was decided about a failure, and keeps it with the session.
     fn follow(
         &mut self,
         session: &mut Session,
         failure: Failure,
         decision: Decision,
-        agent: AgentId,
         given_up: SessionState,
-        now: Timestamp,
+        around: Circumstances<'_>,
     ) -> Moved {
-        let action = decision.action;
+        let Circumstances { agent, now, .. } = around;
+        let (action, kind) = (decision.action, failure.kind);
         let verify = matches!(self.kind, JobKind::Verify { .. });
         session.note(Incident {
             at: now,
@@ -351,15 +400,32 @@ impl Job {
         });
         match action {
             Action::RetryCurrent { at } | Action::HoldUntil { at } => self.requeue(session, at),
+            Action::RollbackLast { at } => {
+                session.trail.head.clone_from(&around.points.settled);
+                // What spoiled it may be this machine.
+                if kind == FailureKind::CorruptedState || self.failed > 1 {
+                    self.avoid(agent);
+                }
+                self.requeue(session, at)
+            }
+            Action::RollbackSafe { at } => {
+                session.trail.head.clone_from(&around.points.safe);
+                session.trail.reworks = session.trail.reworks.saturating_add(1);
+                self.requeue(session, at)
+            }
             Action::MoveAgent { at } => {
-                self.affinity = Affinity {
-                    prefer: None,
-                    avoid: Some(agent),
-                };
+                self.avoid(agent);
                 self.requeue(session, at)
             }
             Action::Escalate => self.over(session, given_up, now),
         }
+    }
+
+    const fn avoid(&mut self, agent: AgentId) {
+        self.affinity = Affinity {
+            prefer: None,
+            avoid: Some(agent),
+        };
     }
 
     fn requeue(&mut self, session: &mut Session, not_before: Timestamp) -> Moved {
@@ -376,210 +442,5 @@ impl Job {
         session.state = state;
         session.ended_at = Some(now);
         Moved::Over
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::{DiffStat, ResultCommit};
-    use crate::task::VerifyPolicy;
-
-    const NOW: Timestamp = Timestamp::from_millis(1_000);
-
-    fn session() -> Session {
-        Session::new(
-            SessionId::from_random(1),
-            TaskId::from_random(2),
-            "a".parse().unwrap(),
-            "adapter".parse().unwrap(),
-            None,
-        )
-    }
-
-    fn job(kind: JobKind) -> Job {
-        Job::new(
-            JobId::from_random(3),
-            TaskId::from_random(2),
-            SessionId::from_random(1),
-            kind,
-            NOW,
-        )
-    }
-
-    fn checked() -> Policy {
-        Policy {
-            verify: VerifyPolicy {
-                verify: Some("true".to_owned()),
-                ..VerifyPolicy::default()
-            },
-            ..Policy::default()
-        }
-    }
-
-    fn result() -> ResultCommit {
-        ResultCommit {
-            commit: "1".repeat(40).parse().unwrap(),
-            tree: None,
-            diff: DiffStat::default(),
-            paths: vec!["a".to_owned()],
-            deleted: vec![],
-        }
-    }
-
-    fn verdict(kind: VerdictKind) -> AttemptOutcome {
-        AttemptOutcome::Verdict(Verdict {
-            kind,
-            exit_code: None,
-            message: "x".to_owned(),
-            duration: Duration::ZERO,
-            agent: "b".to_owned(),
-            environment: "linux".to_owned(),
-        })
-    }
-
-    fn agent() -> AgentId {
-        AgentId::from_random(9)
-    }
-
-    #[test]
-    fn a_claim_with_a_verify_command_waits_for_its_verdict() {
-        let (mut session, mut job) = (session(), job(JobKind::Session));
-        job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
-        assert_eq!(
-            job.start(AttemptId::from_random(5), &mut session, "a", NOW),
-            Err(CannotStart::Leased)
-        );
-        session.pending_result = Some(result());
-        let moved = job.finish(
-            &checked(),
-            &mut session,
-            &AttemptOutcome::Claimed,
-            agent(),
-            Jitter::NONE,
-            NOW,
-        );
-        let commit = result().commit;
-        assert_eq!(moved, Finish::Then(JobKind::Verify { commit }));
-        assert_eq!(session.state, SessionState::Claimed { result: result() });
-        assert_eq!(
-            job.start(AttemptId::from_random(5), &mut session, "a", NOW),
-            Err(CannotStart::Done)
-        );
-    }
-
-    #[test]
-    fn a_lost_attempt_is_repeated_where_it_was() {
-        let (mut session, mut job) = (session(), job(JobKind::Session));
-        job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
-        let moved = job.lose(&checked(), &mut session, EndReason::AgentRestarted, agent(), NOW);
-        assert_eq!(moved, Moved::Requeued);
-        assert_eq!(job.affinity.prefer, Some(agent()));
-        assert_eq!((job.lost, job.failed), (1, 0));
-        assert_eq!(session.state, SessionState::Queued);
-    }
-
-    #[test]
-    fn what_was_decided_is_done_and_kept() {
-        let (mut session, mut job) = (session(), job(JobKind::Session));
-        let mut fail = |job: &mut Job, kind, retry_after| {
-            job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
-            let mut failure = Failure::new(kind, "x");
-            failure.retry_after = retry_after;
-            let outcome = AttemptOutcome::Failed(failure);
-            let moved = job.finish(&checked(), &mut session, &outcome, agent(), Jitter::MOST, NOW);
-            (moved, session.clone())
-        };
-        let waits = |seconds| JobState::Queued {
-            not_before: NOW + Duration::from_secs(seconds),
-        };
-
-        let reset = Some(Duration::from_secs(400));
-        let (moved, held) = fail(&mut job, FailureKind::QuotaExhausted, reset);
-        assert_eq!(moved, Finish::Moved(Moved::Requeued));
-        assert_eq!((job.state, job.held, job.failed), (waits(500), 1, 0));
-        assert_eq!(job.affinity, Affinity::default());
-        assert_eq!(held.state, SessionState::Queued);
-        assert_eq!(
-            held.incidents[0].waiting(NOW).unwrap(),
-            "held until 00:08 UTC: the plan's limit is used up until then; waiting costs nothing \
-             (attempt 1: quota exhausted: x)"
-        );
-        assert_eq!(held.incidents[0].waiting(NOW + Duration::from_secs(500)), None);
-
-        let _requeued = fail(&mut job, FailureKind::DiskFull, None);
-        let not_before = NOW + Duration::from_millis(2_500);
-        assert_eq!(job.state, JobState::Queued { not_before });
-        assert_eq!((job.failed, job.affinity.avoid), (1, Some(agent())));
-
-        let (moved, ended) = fail(&mut job, FailureKind::Auth, None);
-        assert_eq!((moved, job.state), (Finish::Moved(Moved::Over), JobState::Done));
-        assert!(matches!(ended.state, SessionState::Failed { .. }));
-        let numbers: Vec<_> = ended.incidents.iter().map(|incident| incident.attempt).collect();
-        assert_eq!(numbers, [1, 2, 3]);
-        assert_eq!(
-            ended.incidents[2].words(),
-            "attempt 3: not authorised: x; given up: no repetition cures a key or login that is refused; \
-             set it on the agent and run again"
-        );
-    }
-
-    #[test]
-    fn a_cancelled_session_is_not_repeated() {
-        let (mut session, mut job) = (session(), job(JobKind::Session));
-        job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
-        assert!(!job.cancel(&mut session, NOW));
-        session.cancel_requested = true;
-        let moved = job.lose(&checked(), &mut session, EndReason::AgentGone, agent(), NOW);
-        assert_eq!((moved, &session.state), (Moved::Over, &SessionState::Cancelled));
-    }
-
-    #[test]
-    fn an_errored_verdict_is_repeated_elsewhere_and_then_left_open() {
-        let commit = result().commit;
-        let (mut session, mut job) = (session(), job(JobKind::Verify { commit }));
-        session.state = SessionState::Claimed { result: result() };
-        job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
-        let errored = verdict(VerdictKind::Errored);
-        let moved = job.finish(&checked(), &mut session, &errored, agent(), Jitter::NONE, NOW);
-        assert_eq!(moved, Finish::Moved(Moved::Requeued));
-        assert_eq!(job.affinity.avoid, Some(agent()));
-        assert_eq!(session.state, SessionState::Claimed { result: result() });
-
-        job.start(AttemptId::from_random(5), &mut session, "c", NOW).unwrap();
-        let moved = job.finish(&checked(), &mut session, &errored, agent(), Jitter::NONE, NOW);
-        assert_eq!(moved, Finish::Moved(Moved::Over));
-        assert!(matches!(
-            session.state,
-            SessionState::Unverified { verdict: Some(_), .. }
-        ));
-    }
-
-    #[test]
-    fn passed_and_failed_decide() {
-        for (kind, passed) in [(VerdictKind::Passed, true), (VerdictKind::Failed, false)] {
-            let commit = result().commit;
-            let (mut session, mut job) = (session(), job(JobKind::Verify { commit }));
-            session.state = SessionState::Claimed { result: result() };
-            job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
-            let moved = job.finish(&checked(), &mut session, &verdict(kind), agent(), Jitter::NONE, NOW);
-            assert_eq!(moved, Finish::Moved(Moved::Over));
-            assert_eq!(matches!(session.state, SessionState::Verified { .. }), passed);
-            assert_eq!(matches!(session.state, SessionState::Rejected { .. }), !passed);
-        }
-    }
-
-    #[test]
-    fn a_check_that_cannot_be_made_is_not_the_sessions_fault() {
-        let commit = result().commit;
-        let (mut session, mut job) = (session(), job(JobKind::Verify { commit }));
-        session.state = SessionState::Claimed { result: result() };
-        job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
-        let failed = AttemptOutcome::Failed(Failure::new(FailureKind::InvalidRequest, "no repository"));
-        let moved = job.finish(&checked(), &mut session, &failed, agent(), Jitter::NONE, NOW);
-        assert_eq!(moved, Finish::Moved(Moved::Over));
-        let verdict = session.state.verdict().map(|verdict| verdict.kind);
-        assert_eq!(verdict, Some(VerdictKind::Errored));
-        assert_eq!(session.state.result(), Some(&result()));
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   worth repeating -----------> RetryCurrent   (after a wait, or when the provider said)
+//!   files not to be trusted ---> RollbackLast   (to the last checkpoint between two steps)
+//!   the work itself is wrong --> RollbackSafe   (to the last one on which verify passed)
 //!   the machine's fault -------> MoveAgent
 //!   a limit is used up --------> HoldUntil      (its reset; nothing runs, nothing costs)
 //!   no cure, or tried enough --> Escalate       (and what a person should do)
 //! ```
-//! There are no checkpoints yet, so every repetition begins at the base. With them come the
-//! actions that go back instead: to the last checkpoint for a corrupted state, and to the
-//! last one that passed verify for a logic error, which is given up until then.
+//! Whatever is repeated goes on from the newest checkpoint when it does not say otherwise,
+//! and from the base when there is none.
 //!
 //! It decides about attempts. Single model calls are repeated by adapters, a few times.
 
@@ -34,6 +35,16 @@ pub struct History {
     pub held: u32,
     /// How many attempts may fail.
     pub max_attempts: u32,
+    /// True when there is a checkpoint that was taken between two steps.
+    pub settled: bool,
+    /// True when edits may be half done in the newest checkpoint.
+    pub half_done: bool,
+    /// True when there is a checkpoint on whose files verify passed.
+    pub safe: bool,
+    /// How often it went back to such a one because its result failed verify.
+    pub reworked: u32,
+    /// How often it may.
+    pub max_reworks: u32,
 }
 
 /// What to do.
@@ -42,6 +53,16 @@ pub struct History {
 pub enum Action {
     /// The same job again.
     RetryCurrent {
+        /// Not before this time.
+        at: Timestamp,
+    },
+    /// The same job again, from the last checkpoint that was taken between two steps.
+    RollbackLast {
+        /// Not before this time.
+        at: Timestamp,
+    },
+    /// The session again, from the last checkpoint on whose files verify passed.
+    RollbackSafe {
         /// Not before this time.
         at: Timestamp,
     },
@@ -64,7 +85,11 @@ impl Action {
     #[must_use]
     pub const fn next_attempt(self) -> Option<Timestamp> {
         match self {
-            Self::RetryCurrent { at } | Self::MoveAgent { at } | Self::HoldUntil { at } => Some(at),
+            Self::RetryCurrent { at }
+            | Self::RollbackLast { at }
+            | Self::RollbackSafe { at }
+            | Self::MoveAgent { at }
+            | Self::HoldUntil { at } => Some(at),
             Self::Escalate => None,
         }
     }
@@ -78,6 +103,8 @@ impl Action {
         };
         match self {
             Self::RetryCurrent { at } => format!("again {}", after(at)),
+            Self::RollbackLast { at } => format!("back to the last checkpoint between two steps, again {}", after(at)),
+            Self::RollbackSafe { at } => format!("back to the last safe checkpoint, again {}", after(at)),
             Self::MoveAgent { at } => format!("again {}, on another agent if one fits", after(at)),
             Self::HoldUntil { at } => format!("held until {}", at.to_minute(now)),
             Self::Escalate => "given up".to_owned(),
@@ -259,6 +286,11 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
             "a program that hung once need not hang again; a second time it is the task",
             "give it more time (--timeout, --idle-timeout) or a smaller task",
         ),
+        Kind::AdapterCrash if history.half_done && history.settled => again.back(
+            Medium,
+            "it crashed in the middle of edits, so those are taken back",
+            "read what the program wrote: kage logs",
+        ),
         // One crash may be anybody's; from the second on, the machine is suspected.
         Kind::AdapterCrash if history.failed <= 1 => again.here(
             FIRST_DELAY,
@@ -270,6 +302,11 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
             Medium,
             "it crashed again, which may be this machine",
             "read what the program wrote: kage logs",
+        ),
+        Kind::CorruptedState if history.settled => again.back(
+            High,
+            "what was stored before is whole, and a worktree made anew from it as well",
+            "look at the repository in the agent's state folder",
         ),
         Kind::CorruptedState => again.elsewhere(
             Medium,
@@ -314,10 +351,7 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
             "it would grow too long again; give it a smaller task or context, or a model with a larger window",
             High,
         ),
-        Kind::LogicError => escalate(
-            "the work itself is wrong, and would be done from the start again; read it, and say more in the prompt",
-            Medium,
-        ),
+        Kind::LogicError => again.rework(),
         Kind::NoChange => escalate(
             "it did nothing and said it was done; read what it wrote (kage logs), and say more in the prompt",
             Medium,
@@ -376,6 +410,39 @@ impl Again<'_> {
             reason,
             confidence,
         }
+    }
+
+    fn back(self, confidence: Confidence, why: &str, otherwise: &str) -> Decision {
+        let Some((at, confidence, reason)) = self.when(FIRST_DELAY, confidence, why) else {
+            return self.spent(otherwise);
+        };
+        Decision {
+            action: Action::RollbackLast { at },
+            reason,
+            confidence,
+        }
+    }
+
+    fn rework(self) -> Decision {
+        let History {
+            safe,
+            reworked,
+            max_reworks,
+            ..
+        } = self.history;
+        let why_not = match (max_reworks, safe) {
+            (0, _) => "the work itself is wrong; read it, and say more in the prompt (--rework lets it try again)",
+            (_, false) => "the work itself is wrong, and verify passed on no checkpoint to go back to; read it",
+            (_, true) if reworked >= max_reworks => "the work is still wrong; read it, and say more in the prompt",
+            (_, true) => {
+                return Decision {
+                    action: Action::RollbackSafe { at: self.now },
+                    reason: "from files that verify passed on, and knowing what failed, it may do better".to_owned(),
+                    confidence: Confidence::Low,
+                };
+            }
+        };
+        escalate(why_not, Confidence::Medium)
     }
 
     fn elsewhere(self, confidence: Confidence, why: &str, otherwise: &str) -> Decision {

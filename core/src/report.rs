@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use crate::checkpoint::Resumption;
 use crate::event::DiffStat;
 use crate::id::{SessionName, TaskId};
 use crate::price::{PriceTable, session_money};
@@ -176,6 +177,7 @@ fn history(session: &Session) -> Vec<String> {
         n => lines.push(format!("repeated {n} model calls")),
     }
     lines.extend(session.incidents.iter().map(Incident::words));
+    lines.extend(session.trail.resumptions.iter().map(Resumption::words));
     if let Some(verdict) = session.state.verdict() {
         let place = match verdict.agent.as_str() {
             "" => String::new(),

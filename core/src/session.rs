@@ -10,11 +10,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Checkpoint, Resumption, Safety, TakenCheckpoint};
+use crate::checkpoint::{Checkpoint, Head, Resumption, Safety, TakenCheckpoint};
 use crate::event::{Event, EventBody, ResultCommit, Verdict};
 use crate::failure::Failure;
-use crate::id::{AdapterName, AttemptId, Oid, SessionId, SessionName, TaskId};
-use crate::recovery::Incident;
+use crate::id::{AdapterName, AttemptId, SessionId, SessionName, TaskId};
+use crate::recovery::{Action, Incident};
 use crate::time::Timestamp;
 use crate::usage::{PicoUsd, Usage};
 
@@ -222,15 +222,6 @@ const MAX_INCIDENT: usize = 300;
 /// How many times of going on from a checkpoint a session remembers.
 pub const MAX_RESUMPTIONS: usize = 16;
 
-/// A checkpoint of a session, by both its names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
-    /// Its number within the session.
-    pub number: u32,
-    /// Its commit.
-    pub commit: Oid,
-}
-
 /// What a session has of checkpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trail {
@@ -242,6 +233,8 @@ pub struct Trail {
     pub calls: u32,
     /// Its last attempts that went on from a checkpoint, oldest first.
     pub resumptions: Vec<Resumption>,
+    /// How often it went back to a safe checkpoint because its result failed verify.
+    pub reworks: u32,
 }
 
 /// One adapter working on the task.
@@ -314,6 +307,7 @@ impl Session {
                 head: None,
                 calls: 0,
                 resumptions: Vec::new(),
+                reworks: 0,
             },
             pending_result: None,
             started_at: None,
@@ -415,6 +409,33 @@ impl Session {
             taken_at,
             stored_at,
         }
+    }
+
+    /// What its model has to know when it goes on; empty when it can go on as if nothing had
+    /// happened.
+    #[must_use]
+    pub fn note_to_model(&self) -> String {
+        match self.incidents.last() {
+            Some(incident) if matches!(incident.decision.action, Action::RollbackSafe { .. }) => format!(
+                "The files are as they were at an earlier point, because what was done since did not pass the \
+                 project's checks: {}",
+                incident.failure.message
+            ),
+            Some(incident) if matches!(incident.decision.action, Action::RollbackLast { .. }) => {
+                "The files are as they were before the last, unfinished step.".to_owned()
+            }
+            Some(_) | None => String::new(),
+        }
+    }
+
+    /// Makes the session wait for an attempt that goes on from a checkpoint; `None` = from
+    /// the base. That it was over is taken back.
+    pub fn go_on_from(&mut self, head: Option<Head>) {
+        self.trail.head = head;
+        self.state = SessionState::Queued;
+        self.cancel_requested = false;
+        self.pending_result = None;
+        self.ended_at = None;
     }
 
     /// Keeps a failure and what was decided about it, and forgets the oldest of many.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::context::{InvalidContext, Patch};
+use crate::context::{InvalidContext, Patch, overridden};
 use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionName, TaskId};
 use crate::pattern::Patterns;
 use crate::priority::Priority;
@@ -79,6 +79,10 @@ pub struct Policy {
     /// How urgent it is; what was stored before there were priorities is normal.
     #[serde(default)]
     pub priority: Priority,
+    /// How often a session whose result fails verify goes back to its last safe checkpoint
+    /// and works on.
+    #[serde(default)]
+    pub max_reworks: u32,
 }
 
 impl Default for Policy {
@@ -90,6 +94,7 @@ impl Default for Policy {
             max_attempts: 2,
             requirements: Labels::new(),
             priority: Priority::NORMAL,
+            max_reworks: 0,
         }
     }
 }
@@ -147,6 +152,16 @@ pub enum InvalidSpec {
     /// What is to be restored from the base cannot be told.
     #[error("the protected path {0:?} is not a path pattern")]
     ProtectPattern(String),
+    /// More than an offer to an agent can carry.
+    #[error("{what} has {bytes} bytes; at most {most} are taken")]
+    TooLong {
+        /// Which part.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// What is taken.
+        most: usize,
+    },
     /// A limit of zero would end every attempt at once.
     #[error("{0} must be more than zero")]
     ZeroLimit(&'static str),
@@ -156,6 +171,12 @@ pub enum InvalidSpec {
 pub const MAX_PROMPT_BYTES: usize = 16 << 20;
 /// The most sessions one task may have.
 pub const MAX_SESSIONS: usize = 256;
+/// The longest set-up or verify command, and all protected paths together, in bytes.
+pub const MAX_COMMAND_BYTES: usize = 64 << 10;
+/// The longest name of a model, in bytes.
+pub const MAX_MODEL_BYTES: usize = 200;
+/// What all deltas of a task together may override: the names of the places, in bytes.
+pub const MAX_OVERRIDDEN_BYTES: usize = 256 << 10;
 
 impl TaskSpec {
     /// Checks what no type can.
@@ -178,7 +199,13 @@ impl TaskSpec {
         if self.policy.verify.verify.is_some() && self.repository.is_none() {
             return Err(InvalidSpec::VerifyWithoutRepository);
         }
-        if let Err(invalid) = Patterns::new(&self.policy.verify.protect) {
+        let checks = &self.policy.verify;
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        at_most("the set-up command", length(&checks.setup), MAX_COMMAND_BYTES)?;
+        at_most("the verify command", length(&checks.verify), MAX_COMMAND_BYTES)?;
+        let protected = checks.protect.iter().map(String::len).sum();
+        at_most("the list of protected paths", protected, MAX_COMMAND_BYTES)?;
+        if let Err(invalid) = Patterns::new(&checks.protect) {
             return Err(InvalidSpec::ProtectPattern(invalid.pattern));
         }
         for (limit, what) in [
@@ -194,7 +221,10 @@ impl TaskSpec {
             return Err(InvalidSpec::ZeroLimit("the number of attempts"));
         }
         let mut names = BTreeSet::new();
+        let mut deltas = Vec::new();
         for assignment in &self.assignments {
+            let model = assignment.model.as_ref().map_or(0, String::len);
+            at_most("the name of a model", model, MAX_MODEL_BYTES)?;
             if !names.insert(&assignment.name) {
                 return Err(InvalidSpec::DuplicateName(assignment.name.clone()));
             }
@@ -204,12 +234,19 @@ impl TaskSpec {
             if self.context_base.is_none() {
                 return Err(InvalidSpec::DeltaWithoutBase(assignment.name.clone()));
             }
-            Patch::parse(delta.as_bytes()).map_err(|problem| InvalidSpec::InvalidDelta {
+            let delta = Patch::parse(delta.as_bytes()).map_err(|problem| InvalidSpec::InvalidDelta {
                 session: assignment.name.clone(),
                 problem,
             })?;
+            deltas.push(delta);
         }
-        Ok(())
+        let places = overridden(&deltas);
+        let places = places.iter().map(|place| place.to_string().len()).sum();
+        at_most(
+            "the list of what the context deltas change",
+            places,
+            MAX_OVERRIDDEN_BYTES,
+        )
     }
 
     /// What the task and a session of it require together; the session's word counts where
@@ -226,6 +263,15 @@ impl TaskSpec {
     pub fn assignment(&self, name: &SessionName) -> Option<&Assignment> {
         self.assignments.iter().find(|a| a.name == *name)
     }
+}
+
+/// What every offer of a task carries has to fit into one message: an agent whose offers do
+/// not would lose its connection with each.
+const fn at_most(what: &'static str, bytes: usize, most: usize) -> Result<(), InvalidSpec> {
+    if bytes > most {
+        return Err(InvalidSpec::TooLong { what, bytes, most });
+    }
+    Ok(())
 }
 
 /// Where a task stands.
@@ -355,6 +401,78 @@ mod tests {
         ];
         for (base, delta, expected) in cases {
             assert_eq!(spec(base, delta).validate(), expected, "{delta}");
+        }
+    }
+
+    #[test]
+    fn a_spec_fits_into_the_offers_of_its_sessions() {
+        type Change = fn(&mut TaskSpec);
+        let delta = |session: usize| {
+            let members = (0..100).map(|n| format!(r#""{session}-{n}-{}":1"#, "k".repeat(100)));
+            format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+        };
+        let good = TaskSpec {
+            project: ProjectId::default(),
+            prompt: "do it".to_owned(),
+            repository: Some(RepositoryRef {
+                name: "repo".parse().unwrap(),
+                base: "a".repeat(40).parse().unwrap(),
+            }),
+            context_base: Some(Digest::of(b"{}")),
+            assignments: (0..40)
+                .map(|session| Assignment {
+                    name: format!("s-{session}").parse().unwrap(),
+                    adapter: "claude-api".parse().unwrap(),
+                    model: Some("m".repeat(MAX_MODEL_BYTES)),
+                    context_delta: (session < 20).then(|| delta(session)),
+                    requirements: Labels::new(),
+                })
+                .collect(),
+            policy: Policy {
+                verify: VerifyPolicy {
+                    verify: Some("v".repeat(MAX_COMMAND_BYTES)),
+                    ..VerifyPolicy::default()
+                },
+                ..Policy::default()
+            },
+        };
+        assert_eq!(good.validate(), Ok(()));
+        let cases: [(Change, &str); 5] = [
+            (
+                |spec| spec.policy.verify.setup = Some("s".repeat(MAX_COMMAND_BYTES + 1)),
+                "the set-up command",
+            ),
+            (
+                |spec| spec.policy.verify.verify = Some("v".repeat(MAX_COMMAND_BYTES + 1)),
+                "the verify command",
+            ),
+            (
+                |spec| spec.policy.verify.protect = vec!["p".repeat(100); MAX_COMMAND_BYTES / 100 + 1],
+                "the list of protected paths",
+            ),
+            (
+                |spec| spec.assignments[39].model = Some("m".repeat(MAX_MODEL_BYTES + 1)),
+                "the name of a model",
+            ),
+            (
+                |spec| {
+                    for session in 20..40 {
+                        let taken = spec.assignments[session - 20].context_delta.clone();
+                        let other = taken.map(|delta| delta.replace("kkk", &format!("k{session}k")));
+                        spec.assignments[session].context_delta = other;
+                    }
+                },
+                "the list of what the context deltas change",
+            ),
+        ];
+        for (change, expected) in cases {
+            let mut spec = good.clone();
+            change(&mut spec);
+            let found = spec.validate();
+            assert!(
+                matches!(&found, Err(InvalidSpec::TooLong { what, .. }) if *what == expected),
+                "{expected}: {found:?}"
+            );
         }
     }
 

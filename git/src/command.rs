@@ -70,6 +70,10 @@ impl GitCommand {
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_ALLOW_PROTOCOL", "http:https:file")
             .env("GIT_PROTOCOL_FROM_USER", "0")
+            // What a commit is, no reference and no file of a repository may say otherwise.
+            .env("GIT_NO_REPLACE_OBJECTS", "1")
+            .env("GIT_GRAFT_FILE", "/dev/null")
+            .env("GIT_NO_LAZY_FETCH", "1")
             .env("LC_ALL", "C");
         match files {
             // Without a HOME there is no ~/.netrc, ~/.config/git/ignore or attributes either.

@@ -83,6 +83,12 @@ pub enum GitError {
         /// The path.
         path: String,
     },
+    /// No reference may have that name.
+    #[error("{name:?} is not a name for a reference")]
+    ReferenceName {
+        /// The start of it.
+        name: String,
+    },
     /// The blocking thread did not come back.
     #[error("could not finish {action}")]
     Interrupted {

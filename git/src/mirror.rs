@@ -18,6 +18,12 @@ use crate::lock;
 const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\tfsync = all\n\
     [gc]\n\tauto = 0\n[maintenance]\n\tauto = false\n[transfer]\n\tfsckObjects = true\n";
 
+/// Bytes of a reference's name, which is a path below the repository's.
+const MAX_REFERENCE_BYTES: usize = 1024;
+
+/// Bytes between two slashes of it: a file's name, with room for git's `.lock`.
+const MAX_PART_BYTES: usize = 240;
+
 /// A bare repository of Kage's own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Mirror {
@@ -185,8 +191,10 @@ impl Mirror {
     /// Points `name` at `new`, if it is what is expected. Durable when it returns.
     ///
     /// # Errors
-    /// When the reference is something else, or `new` is not here.
+    /// When the reference is something else, `new` is not here, or no reference may have
+    /// that name.
     pub async fn update_ref(&self, name: &str, new: &Oid, expected: &Expected) -> Result<(), GitError> {
+        check_reference(name)?;
         let _lock = lock::acquire(&self.path).await?;
         let command = match expected {
             Expected::Anything => format!("update {name}\0{new}\0\0"),
@@ -254,6 +262,16 @@ impl Mirror {
         })
         .await
     }
+}
+
+/// git takes longer names than a file system does, and leaves folders behind when it fails.
+fn check_reference(name: &str) -> Result<(), GitError> {
+    let fits = name.len() <= MAX_REFERENCE_BYTES && name.split('/').all(|part| part.len() <= MAX_PART_BYTES);
+    if fits && name.starts_with("refs/") && git2::Reference::is_valid_name(name) {
+        return Ok(());
+    }
+    let name = name.chars().take(100).collect();
+    Err(GitError::ReferenceName { name })
 }
 
 fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), GitError> {

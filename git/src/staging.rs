@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -79,6 +80,15 @@ impl Changes {
             None => Ok(()),
         }
     }
+}
+
+/// Copies an index with its time. By that, and in whole seconds, git tells whether a file that
+/// looks as it did may have been changed after it was looked at, and reads it then; under a
+/// later time a change of the same second and length is not seen.
+pub(crate) fn copy_index(from: &Path, to: &Path) -> io::Result<()> {
+    let modified = fs::metadata(from)?.modified()?;
+    fs::copy(from, to)?;
+    fs::File::options().write(true).open(to)?.set_modified(modified)
 }
 
 /// The parts of NUL-separated output.

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::command::{ConfigFiles, GitCommand, parse_oid};
 use crate::error::{GitError, blocking};
 use crate::shadow::{IDENTITY, Shadow};
-use crate::staging::split;
+use crate::staging::{copy_index, split};
 
 /// The settings that are honoured, as git lists them.
 const HONOURED: &[&str] = &[
@@ -64,6 +64,12 @@ pub enum DiscoverError {
     Bare {
         /// Where the search began.
         path: PathBuf,
+    },
+    /// The configuration says that the files are another folder's.
+    #[error("the repository says that its files are in {}, which is not where it is", root.display())]
+    Elsewhere {
+        /// That folder.
+        root: PathBuf,
     },
     /// Only SHA-1 repositories are supported.
     #[error("the repository uses the object format {format}; only sha1 is supported")]
@@ -127,6 +133,12 @@ impl UserRepo {
         }
         let path_of = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
         let root = path_of(root);
+        // `core.worktree` of a repository that nobody vouches for may name any folder.
+        let nearest = fs::canonicalize(path).map_err(GitError::io("resolve", path))?;
+        let mut above = nearest.ancestors();
+        if above.find(|folder| fs::symlink_metadata(folder.join(".git")).is_ok()) != Some(root.as_path()) {
+            return Err(DiscoverError::Elsewhere { root });
+        }
         Ok(Self {
             settings: Settings::read(&root).await?,
             root,
@@ -318,8 +330,8 @@ fn in_config_home(name: &str) -> Option<PathBuf> {
 }
 
 fn copy_if_there(from: &Path, to: &Path) -> Result<(), GitError> {
-    match fs::copy(from, to) {
+    match copy_index(from, to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("copy", from)(error)),
-        Ok(_) | Err(_) => Ok(()),
+        Ok(()) | Err(_) => Ok(()),
     }
 }

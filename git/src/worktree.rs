@@ -34,7 +34,7 @@ use crate::known::Seen;
 use crate::mirror::Mirror;
 use crate::patterns::Patterns;
 use crate::shadow::{IDENTITY, Shadow, make_repository};
-use crate::staging::{Changes, DIFF, lines, split};
+use crate::staging::{Changes, DIFF, copy_index, lines, split};
 
 const KAGE_CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n";
 
@@ -97,7 +97,7 @@ impl Worktree {
             .await?;
         let (from, to) = (worktree.shadow.index(), worktree.path.join(".git/index"));
         blocking("making a worktree", move || {
-            fs::copy(&from, &to).map(drop).map_err(GitError::io("create", &to))
+            copy_index(&from, &to).map_err(GitError::io("create", &to))
         })
         .await?;
         Ok(worktree)
@@ -277,7 +277,7 @@ impl Worktree {
                 .tempfile_in(&folder)
                 .map_err(GitError::io("make a file in", &folder))?
                 .into_temp_path();
-            fs::copy(&from, &copy).map_err(GitError::io("copy", &from))?;
+            copy_index(&from, &copy).map_err(GitError::io("copy", &from))?;
             Ok(copy)
         })
         .await

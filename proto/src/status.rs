@@ -176,14 +176,24 @@ const OTHER_PROTOCOL: &str = "OTHER_PROTOCOL";
 /// The metadata key of the name of what was not found.
 const WHAT: &str = "what";
 
+/// The most bytes of one text. A status travels in headers, of which a client takes 16 KiB;
+/// one that says more, as when it repeats what was asked for, would break the connection.
+const MAX_TEXT: usize = 768;
+/// The most wrong fields that are told of at once.
+const MAX_VIOLATIONS: usize = 3;
+
+fn bounded(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT)]
+}
+
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         let mut details = ErrorDetails::new();
         let mut metadata = std::collections::HashMap::new();
         match &error {
             ApiError::InvalidArgument { violations } => {
-                for violation in violations {
-                    details.add_bad_request_violation(&violation.field, &violation.problem);
+                for violation in violations.iter().take(MAX_VIOLATIONS) {
+                    details.add_bad_request_violation(bounded(&violation.field), bounded(&violation.problem));
                 }
             }
             ApiError::ResourceExhausted { retry, .. } | ApiError::Unavailable { retry, .. } => {
@@ -192,7 +202,7 @@ impl From<ApiError> for Status {
                 }
             }
             ApiError::NotFound { what } => {
-                metadata.insert(WHAT.to_owned(), what.clone());
+                metadata.insert(WHAT.to_owned(), bounded(what).to_owned());
             }
             ApiError::Conflict { .. }
             | ApiError::FailedPrecondition { .. }
@@ -205,7 +215,7 @@ impl From<ApiError> for Status {
             | ApiError::Internal { .. } => {}
         }
         details.set_error_info(error.reason(), DOMAIN, metadata);
-        Self::with_error_details(error.code(), error.to_string(), details)
+        Self::with_error_details(error.code(), bounded(&error.to_string()), details)
     }
 }
 
@@ -302,6 +312,24 @@ mod tests {
                 Some((error.reason().to_owned(), DOMAIN.to_owned()))
             );
             assert_eq!(ApiError::from(status), error);
+        }
+    }
+
+    #[test]
+    fn an_error_fits_into_headers_whatever_it_repeats() {
+        let long = "é".repeat(1 << 20);
+        let errors = [
+            ApiError::NotFound { what: long.clone() },
+            ApiError::Internal { message: long.clone() },
+            ApiError::InvalidArgument {
+                violations: vec![InvalidField::new(&long, &long); 100],
+            },
+        ];
+        for error in errors {
+            let status = Status::from(error.clone());
+            assert!(status.message().len() <= MAX_TEXT);
+            assert!(status.details().len() <= 8 * MAX_TEXT, "{}", status.details().len());
+            assert_eq!(ApiError::from(status).reason(), error.reason());
         }
     }
 

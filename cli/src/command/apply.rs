@@ -9,6 +9,7 @@ use crate::connect::Access;
 use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
 use crate::landing;
+use crate::output::note;
 use crate::result::{self, FetchedResult};
 use crate::tasks;
 use crate::view;
@@ -34,7 +35,11 @@ pub(super) async fn pick(
     task: &v1::Task,
     args: &Apply,
 ) -> anyhow::Result<FetchedResult> {
-    let report = tasks::report(access, &task.id).await?.report.unwrap_or_default();
+    let response = tasks::report(access, &task.id).await?;
+    let report = response.report.unwrap_or_default();
+    if response.provisional && args.pick.session.is_none() {
+        note("sessions are still running: a better result may come");
+    }
     let chosen = result::choose(&report, args.pick.session.as_deref())?;
     let has_verify = task
         .spec

@@ -66,6 +66,10 @@ struct Answer {
     /// After the first failure of a session.
     #[serde(serialize_with = "decision_json")]
     first: Decision,
+    /// The same in the middle of a step, with safe checkpoints and `--rework`, if it is
+    /// something else.
+    #[serde(serialize_with = "optional_decision_json", skip_serializing_if = "Option::is_none")]
+    with_checkpoints: Option<Decision>,
     /// After as many as it may have.
     #[serde(serialize_with = "decision_json")]
     last: Decision,
@@ -90,10 +94,19 @@ fn decision_json<S: serde::Serializer>(decision: &Decision, serializer: S) -> Re
     json.serialize(serializer)
 }
 
+fn optional_decision_json<S: serde::Serializer>(decision: &Option<Decision>, serializer: S) -> Result<S::Ok, S::Error> {
+    match decision {
+        Some(decision) => decision_json(decision, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 const fn action(action: v1::RecoveryAction) -> &'static str {
     match action {
         v1::RecoveryAction::Unspecified => "unknown",
         v1::RecoveryAction::RetryCurrent => "retry_current",
+        v1::RecoveryAction::RollbackLast => "rollback_last",
+        v1::RecoveryAction::RollbackSafe => "rollback_safe",
         v1::RecoveryAction::MoveAgent => "move_agent",
         v1::RecoveryAction::HoldUntil => "hold_until",
         v1::RecoveryAction::Escalate => "escalate",
@@ -124,19 +137,32 @@ impl Answer {
             lost: 1,
             held: 1,
             max_attempts,
+            ..History::default()
+        };
+        // After some steps of a session that may be reworked, in the middle of another one.
+        let amid = History {
+            settled: true,
+            half_done: true,
+            safe: true,
+            max_reworks: 1,
+            ..first
         };
         let last = History {
             failed: max_attempts,
             lost: MAX_LOST + 1,
             held: MAX_HOLDS + 1,
             max_attempts,
+            ..History::default()
         };
+        let plain = decide(first, &failure, Jitter::NONE, now);
+        let amid = decide(amid, &failure, Jitter::NONE, now);
         Self {
             kind: failure.kind,
             known,
             retry_after_ms: failure.retry_after.map(millis),
             max_attempts,
-            first: decide(first, &failure, Jitter::NONE, now),
+            with_checkpoints: Some(amid).filter(|amid| *amid != plain),
+            first: plain,
             last: decide(last, &failure, Jitter::NONE, now),
             message: failure.message,
         }
@@ -150,7 +176,8 @@ impl Answer {
         }
         // What is given up at once is given up at last, too.
         let last = self.first.action.next_attempt().map(|_| ("at last", &self.last));
-        for (when, decision) in [("at first", &self.first)].into_iter().chain(last) {
+        let amid = self.with_checkpoints.as_ref().map(|decision| ("amid work", decision));
+        for (when, decision) in [("at first", &self.first)].into_iter().chain(amid).chain(last) {
             text += &format!(
                 "{when:<9} {}: {} (confidence: {})\n",
                 decision.action.words(now),
@@ -291,6 +318,7 @@ mod tests {
                   no rule knows these words: a program that ends with them has crashed;
                   rules of your own go into failures.toml beside config.toml
         at first  again after 2 s: a crash is often not repeated (confidence: medium)
+        amid work back to the last checkpoint between two steps, again after 2 s: it crashed in the middle of edits, so those are taken back (confidence: medium)
         at last   given up: 2 attempts failed; read what the program wrote: kage logs (confidence: medium)
         "#);
     }

@@ -14,6 +14,7 @@ use super::error::{EngineError, StoreError};
 use super::rows::{Failed, JobRow, Rows, TaskHead};
 
 mod attempts;
+mod checkpoints;
 mod contexts;
 mod ending;
 mod events;

@@ -283,6 +283,40 @@ pub struct RecordContextSent {
     pub bytes: u64,
 }
 
+/// Sends a session back to one of its checkpoints: what is open of it ends, and a new job
+/// goes on from there, also when the session or its task was over.
+#[derive(Debug, Clone)]
+pub struct RestoreSession {
+    /// Makes it one call.
+    pub request: Request,
+    /// The session's task.
+    pub task: TaskId,
+    /// Which session.
+    pub session: SessionId,
+    /// Number of the checkpoint.
+    pub checkpoint: u32,
+    /// A fresh id.
+    pub next_job: JobId,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Says that a checkpoint of a session is asked for. The agent is asked by the caller.
+///
+/// It comes back with the number of the last checkpoint before the first such call: one that
+/// was asked for and has a larger number is the answer to it.
+#[derive(Debug, Clone)]
+pub struct RequestCheckpoint {
+    /// Makes it one call.
+    pub request: Request,
+    /// The session's task.
+    pub task: TaskId,
+    /// Which session.
+    pub session: SessionId,
+    /// The time.
+    pub now: Timestamp,
+}
+
 /// How long a request can be repeated, at least: 7 days.
 pub const REQUEST_LIFETIME: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 60 * 60);
 

@@ -90,4 +90,10 @@ conformance!(
     a_join_token_lets_one_agent_in_in_time,
     a_revoked_agent_stays_out,
     tokens_of_people_are_kept_until_they_are_taken_back,
+    a_lost_session_goes_on_from_its_last_checkpoint,
+    a_crash_amid_edits_goes_back_to_between_two_steps,
+    rejected_work_goes_back_to_a_safe_checkpoint,
+    a_session_goes_back_when_somebody_asks,
+    a_checkpoint_is_asked_for_once_per_request,
+    only_sessions_take_checkpoints,
 );

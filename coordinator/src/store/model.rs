@@ -3,6 +3,7 @@
 //! is in `rows`, what is asked of it in `reads`.
 
 use kage_core::attempt::{Attempt, AttemptState};
+use kage_core::checkpoint::Checkpoint;
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
@@ -44,6 +45,7 @@ pub(super) struct Model {
     jobs: Table<(TaskId, JobId), JobRow>,
     attempts: Table<AttemptId, AttemptRow>,
     events: Table<(TaskId, u64), (AttemptId, Event)>,
+    checkpoints: Table<(TaskId, SessionId, u32), Checkpoint>,
     agents: Table<AgentId, Agent>,
     join_tokens: Table<TokenId, JoinTokenRow>,
     enrolments: Table<AgentId, Enrolment>,
@@ -62,6 +64,7 @@ macro_rules! each_table {
         $model.jobs.$action();
         $model.attempts.$action();
         $model.events.$action();
+        $model.checkpoints.$action();
         $model.agents.$action();
         $model.join_tokens.$action();
         $model.enrolments.$action();
@@ -102,6 +105,11 @@ impl Model {
             sessions: self.sessions_of(row.task.id).into_iter().cloned().collect(),
             last_event: row.last_event,
         }
+    }
+
+    fn checkpoints_of(&self, task: TaskId, session: SessionId) -> impl Iterator<Item = &Checkpoint> {
+        let all = (task, session, 0)..=(task, session, u32::MAX);
+        self.checkpoints.rows.range(all).map(|(_, checkpoint)| checkpoint)
     }
 
     fn live(&self) -> Vec<&Attempt> {

@@ -2,6 +2,7 @@
 //! never wait for writes.
 
 use kage_core::attempt::Attempt;
+use kage_core::checkpoint::Checkpoint;
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, SessionName, TaskId};
@@ -90,6 +91,8 @@ pub struct Work {
     pub job: Job,
     /// The number that the next attempt has.
     pub number: u32,
+    /// The session's checkpoints, oldest first, when it goes on from one.
+    pub checkpoints: Vec<Checkpoint>,
 }
 
 /// An attempt and what its events and files are shown with.
@@ -215,6 +218,8 @@ pub(super) trait Reads {
     /// `prefix` is lower-case hex, 4 to 32 digits.
     fn tasks_with_prefix(&self, prefix: &str) -> Result<Vec<TaskId>, EngineError>;
     fn work(&self, task: TaskId, job: JobId) -> Result<Option<Work>, EngineError>;
+    /// Oldest first.
+    fn checkpoints(&self, task: TaskId, session: SessionId) -> Result<Vec<Checkpoint>, EngineError>;
     fn queued_jobs(&self) -> Result<Vec<QueuedJob>, EngineError>;
     fn attempt(&self, id: AttemptId) -> Result<Option<AttemptView>, EngineError>;
     fn attempts_of(&self, task: TaskId) -> Result<Vec<AttemptView>, EngineError>;

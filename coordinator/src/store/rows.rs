@@ -2,9 +2,12 @@
 //! are small and decide nothing; each works inside the transaction of one command.
 
 use kage_core::attempt::Attempt;
+use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
-use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
+use kage_core::id::{
+    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, TaskId, TokenId,
+};
 use kage_core::job::Job;
 use kage_core::priority::Priority;
 use kage_core::session::{Session, SessionStateKind};
@@ -110,7 +113,10 @@ pub struct ContextRow {
 /// The rows of one engine, inside the transaction of one command.
 ///
 /// `insert_*` refuses an id that is in use; `save_*` replaces a row that was loaded before.
-pub trait Rows: RequestRows + TaskRows + JobRows + AttemptRows + AgentRows + AdmissionRows + ContextRows {}
+pub trait Rows:
+    RequestRows + TaskRows + JobRows + AttemptRows + CheckpointRows + AgentRows + AdmissionRows + ContextRows
+{
+}
 
 /// Calls that clients may repeat.
 pub trait RequestRows {
@@ -150,6 +156,8 @@ pub trait JobRows {
     fn save_job(&mut self, row: &JobRow) -> Result<(), Failed>;
     /// The jobs of a task that are not over, by id.
     fn open_jobs(&mut self, task: TaskId) -> Result<Vec<JobRow>, Failed>;
+    /// The first job by which a session works.
+    fn session_job(&mut self, task: TaskId, session: SessionId) -> Result<Option<JobRow>, Failed>;
 }
 
 /// Leased executions, and the events that they deliver.
@@ -166,6 +174,20 @@ pub trait AttemptRows {
     fn extend_leases(&mut self, until: Timestamp) -> Result<(), Failed>;
     /// Stores an event at its position in the task.
     fn insert_event(&mut self, task: TaskId, pos: u64, attempt: AttemptId, event: &Event) -> Result<(), Failed>;
+}
+
+/// Checkpoints. Their packs and segments are blobs that were durable before.
+pub trait CheckpointRows {
+    /// Stores a checkpoint.
+    fn insert_checkpoint(&mut self, task: TaskId, checkpoint: &Checkpoint) -> Result<(), Failed>;
+    /// Those of a session, oldest first.
+    fn checkpoints(&mut self, task: TaskId, session: SessionId) -> Result<Vec<Checkpoint>, Failed>;
+    /// The place in the conversation at the newest checkpoint of a session that is this commit.
+    fn position(&mut self, task: TaskId, session: SessionId, commit: &Oid) -> Result<Option<u64>, Failed>;
+    /// What is known of these files from any session of the task.
+    fn safety(&mut self, task: TaskId, tree: &Oid) -> Result<Safety, Failed>;
+    /// Says so of every checkpoint of the task that has these files.
+    fn save_safety(&mut self, task: TaskId, tree: &Oid, safety: Safety) -> Result<(), Failed>;
 }
 
 /// The fleet.

@@ -122,7 +122,6 @@ fn one_goes_on_from_what_one_stands_on() {
         with(checkpoint(5, 4, None), BeforeRetry, Safety::Unknown),
         with(checkpoint(6, BASE, None), FilesChanged, Safety::Unknown),
     ];
-    let number = |goal: GoOn, head| goal.choose(head, &all).map(|chosen| chosen.number);
     let cases = [
         (None, [None, None, None]),
         (Some(99), [None, None, None]),
@@ -133,9 +132,40 @@ fn one_goes_on_from_what_one_stands_on() {
         (Some(6), [Some(6), Some(6), None]),
     ];
     for (head, expected) in cases {
-        let found = [GoOn::Newest, GoOn::Settled, GoOn::Safe].map(|goal| number(goal, head));
+        let head = head.map(|number| Head {
+            number,
+            commit: oid(number),
+        });
+        let points = Points::of(head.as_ref(), &all);
+        let half_done = points.half_done();
+        let found = [points.newest, points.settled, points.safe].map(|point| point.map(|head| head.number));
         assert_eq!(found, expected, "{head:?}");
+        assert_eq!(half_done, expected[0] != expected[1]);
     }
+}
+
+#[test]
+fn what_is_needed_to_go_on_is_named_in_order() {
+    let mut all = [
+        checkpoint(1, BASE, segment(0, 3)),
+        checkpoint(2, 1, segment(3, 4)),
+        checkpoint(3, 99, None),
+    ];
+    all[1].calls = 2;
+    let resume = |number, adapter: &str| {
+        let head = Head {
+            number,
+            commit: oid(number),
+        };
+        Resume::of(&head, &all, &oid(BASE), &adapter.parse().unwrap(), 5)
+    };
+    let whole = resume(2, "adapter").unwrap();
+    assert_eq!(whole.packs, [pack(1), pack(2)]);
+    assert_eq!((whole.segments.len(), whole.position, whole.repeated_calls), (2, 4, 3));
+    let other = resume(2, "another").unwrap();
+    assert_eq!((other.packs.len(), other.segments.len(), other.position), (2, 0, 0));
+    assert_eq!(resume(9, "adapter"), Err(BrokenChain::Unknown(9)));
+    assert!(resume(3, "adapter").is_err());
 }
 
 #[test]

@@ -16,6 +16,7 @@ fn first(failure: &Failure) -> Decision {
         lost: 1,
         held: 1,
         max_attempts: 3,
+        ..History::default()
     };
     decide(history, failure, Jitter::NONE, NOW)
 }
@@ -27,6 +28,7 @@ fn last(failure: &Failure) -> Decision {
         lost: MAX_LOST + 1,
         held: MAX_HOLDS + 1,
         max_attempts: 3,
+        ..History::default()
     };
     decide(history, failure, Jitter::NONE, NOW)
 }
@@ -142,12 +144,64 @@ fn waits_double_and_crashes_move() {
 }
 
 #[test]
+fn checkpoints_make_ways_back() {
+    use FailureKind::{AdapterCrash, CorruptedState, LogicError, Network};
+    let plain = History {
+        failed: 1,
+        max_attempts: 3,
+        ..History::default()
+    };
+    let settled = History { settled: true, ..plain };
+    let half_done = History {
+        half_done: true,
+        ..settled
+    };
+    let safe = History {
+        safe: true,
+        max_reworks: 1,
+        ..settled
+    };
+    let (again, at) = (Action::RetryCurrent { at: seconds(2) }, seconds(2));
+    let back = Action::RollbackLast { at };
+    let moved = Action::MoveAgent { at };
+    let to_safe = Action::RollbackSafe { at: NOW };
+    let cases = [
+        (plain, CorruptedState, moved),
+        (settled, CorruptedState, back),
+        (half_done, CorruptedState, back),
+        (settled, AdapterCrash, again),
+        (half_done, AdapterCrash, back),
+        (half_done, Network, again),
+        // Nothing but half-done edits: there is nothing to go back to.
+        (
+            History {
+                settled: false,
+                ..half_done
+            },
+            AdapterCrash,
+            again,
+        ),
+        (safe, LogicError, to_safe),
+        (History { safe: false, ..safe }, LogicError, Action::Escalate),
+        (History { reworked: 1, ..safe }, LogicError, Action::Escalate),
+        (History { max_reworks: 0, ..safe }, LogicError, Action::Escalate),
+        (History { failed: 3, ..half_done }, CorruptedState, Action::Escalate),
+    ];
+    for (history, kind, action) in cases {
+        let decision = decide(history, &Failure::new(kind, "x"), Jitter::NONE, NOW);
+        assert_eq!(decision.action, action, "{kind}, {history:?}");
+        assert!(!decision.reason.is_empty());
+    }
+}
+
+#[test]
 fn holds_and_losses_do_not_count_as_failures() {
     let spent = History {
         failed: 3,
         lost: MAX_LOST,
         held: MAX_HOLDS,
         max_attempts: 3,
+        ..History::default()
     };
     for kind in [FailureKind::AgentLost, FailureKind::QuotaExhausted] {
         let decision = decide(spent, &Failure::new(kind, "x"), Jitter::NONE, NOW);

@@ -47,7 +47,9 @@ pub(super) const NEUTRAL: &[(&str, &str)] = &[
     ("color.ui", "false"),
     ("advice.detachedHead", "false"),
     ("safe.directory", "*"),
-    ("safe.bareRepository", "all"),
+    // Ours are named by GIT_DIR; one among somebody's files is not to be found by its folder.
+    ("safe.bareRepository", "explicit"),
+    ("advice.graftFileDeprecated", "false"),
 ];
 
 /// Flaws of old but honest histories that a check of every object would stumble over.

@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kage_core::id::Oid;
-use kage_git::{GitError, Mirror, Worktree};
+use kage_git::{Mirror, Worktree};
 
 use crate::sandbox::{Sandbox, fingerprint, write};
 
@@ -19,7 +19,7 @@ pub(crate) async fn worktree(sandbox: &Sandbox, files: &[(&str, &str)]) -> (Mirr
     (mirror, worktree)
 }
 
-fn listed(sandbox: &Sandbox, mirror: &Mirror, commit: &Oid) -> Vec<String> {
+pub(crate) fn listed(sandbox: &Sandbox, mirror: &Mirror, commit: &Oid) -> Vec<String> {
     let args = ["ls-tree", "-r", "-z", "--format=%(objectmode) %(path)", commit.as_str()];
     let list = sandbox.git(mirror.path(), &args);
     list.split('\0')
@@ -211,81 +211,6 @@ async fn names_that_look_like_patterns_are_names() {
         .await
         .unwrap();
     assert!(!top.join(":(top)x").exists() && top.join(":x.log").exists());
-}
-
-/// Incidents 3 and 4: an unborn nested repository must not make a checkpoint of the past.
-#[tokio::test]
-async fn incident_4_a_file_that_cannot_be_taken_fails_the_checkpoint() {
-    let sandbox = Sandbox::new();
-    let (mirror, worktree) = worktree(&sandbox, &[("a", "a\n")]).await;
-    let top = worktree.path();
-    sandbox.git(top, &["init", "-q", "nested"]);
-    write(&top.join("nested/file"), "n\n");
-    let taken = worktree.checkpoint(worktree.base(), "unborn").await.unwrap();
-    assert_eq!(
-        listed(&sandbox, &mirror, &taken.commit),
-        ["100644 a", "100644 nested/file"]
-    );
-    let refs = fingerprint(&mirror.path().join("refs"));
-    for name in ["git~1", ".GIT", "deep/.git. /x"] {
-        write(&top.join(name), "x\n");
-        let refused = worktree.checkpoint(&taken.commit, "no").await;
-        assert!(
-            matches!(&refused, Err(GitError::NotTaken { .. })),
-            "{name}: {refused:?}"
-        );
-        assert_eq!(fingerprint(&mirror.path().join("refs")), refs, "nothing was kept");
-        let first = Path::new(name).iter().next().unwrap();
-        let path = top.join(first);
-        if path.is_dir() {
-            fs::remove_dir_all(path)
-        } else {
-            fs::remove_file(path)
-        }
-        .unwrap();
-    }
-    assert!(worktree.checkpoint(&taken.commit, "yes").await.is_ok());
-    let unknown: Oid = "1111111111111111111111111111111111111111".parse().unwrap();
-    assert!(worktree.checkpoint(&unknown, "no parent").await.is_err());
-}
-
-/// Incident 8: what is staged, stashed or configured is the session's business.
-#[tokio::test]
-async fn incident_8_the_sessions_own_repository_is_not_touched() {
-    let sandbox = Sandbox::new();
-    let (_mirror, worktree) = worktree(&sandbox, &[("a", "a\n"), ("b", "b\n")]).await;
-    let top = worktree.path();
-    write(&top.join("a"), "stashed\n");
-    sandbox.git(top, &["stash", "-q"]);
-    write(&top.join("a"), "staged\n");
-    sandbox.git(top, &["add", "a"]);
-    write(&top.join("a"), "on the disk\n");
-    write(&top.join("new"), "n\n");
-    sandbox.git(top, &["checkout", "-q", "-b", "own"]);
-    sandbox.git(top, &["config", "core.fileMode", "false"]);
-    write(&top.join(".git/info/exclude"), "tool-state\n");
-    write(&top.join("tool-state"), "t\n");
-    let before = fingerprint(top);
-    let taken = worktree.checkpoint(worktree.base(), "c").await.unwrap();
-    assert_eq!(taken.files_changed, 2);
-    assert_eq!(fingerprint(top), before);
-}
-
-/// Incident 7 in the mirror: what is a checkpoint is kept by a reference of its own.
-#[tokio::test]
-async fn incident_7_a_checkpoint_survives_collection() {
-    let sandbox = Sandbox::new();
-    let (mirror, worktree) = worktree(&sandbox, &[("a", "a\n")]).await;
-    let mut taken = Vec::new();
-    for number in 0..3 {
-        write(&worktree.path().join("a"), format!("{number}\n"));
-        // None is the parent of another.
-        taken.push(worktree.checkpoint(worktree.base(), "c").await.unwrap().commit);
-    }
-    sandbox.git(mirror.path(), &["gc", "-q", "--prune=now"]);
-    for commit in taken {
-        sandbox.git(mirror.path(), &["cat-file", "-e", &format!("{commit}:a")]);
-    }
 }
 
 #[tokio::test]

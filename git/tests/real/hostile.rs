@@ -1,209 +1,257 @@
-//! Repositories that try to run programs when git looks at them. Every case first shows
-//! that plain git does run the program (a trap that cannot spring proves nothing), then
-//! that a snapshot, an apply and a merge do not.
+//! Repositories that nobody vouches for. Every trap first springs under plain git (a trap
+//! that cannot spring proves nothing), then a whole session passes by it: base, checkpoints,
+//! restores, result, apply and merge, with the same trap in the session's own repository.
+//! It owns what a trap is; the themes below have the traps.
 
+use std::error::Error;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use kage_git::landing::{Strategy, plan_apply, plan_merge};
+use kage_git::restore::RestoreOptions;
 use kage_git::snapshot::{Snapshot, SnapshotOptions};
-use kage_git::{UserRepo, Worktree};
+use kage_git::{Auth, Mirror, UserRepo, Worktree};
 
-use crate::sandbox::{Sandbox, write};
+use crate::sandbox::{Sandbox, copy_folder, url, write};
 
+mod environment;
+mod hooks;
+mod layouts;
+mod names;
+mod programs;
+mod remotes;
+mod trees;
+
+/// Something in a repository that runs a program. In all texts `{marker}` is a program that
+/// leaves a mark and passes its input on, `{stop}` one that leaves a mark and ends, `{repo}`
+/// the repository, `{folder}` the folder that it is in, `{hooks}` another one there.
 struct Trap {
     name: &'static str,
-    /// Sets the trap; `{marker}` is a program that leaves a mark and passes its input on.
+    /// Settings of the repository.
     config: &'static [(&'static str, &'static str)],
+    /// The kind of hook that the marker is, in the repository's own folder and in `{hooks}`.
     hook: Option<&'static str>,
-    attributes: &'static str,
-    /// Plain git walks into it.
+    /// Files beside the repository, or in it.
+    files: &'static [(&'static str, &'static str)],
+    /// What a person does to walk into it: arguments of git, or of `sh` when that is first.
     control: &'static [&'static [&'static str]],
+    /// What the session is refused with, when it may not even begin.
+    refused: Option<&'static str>,
 }
 
-const TRAPS: &[Trap] = &[
-    Trap {
-        name: "fsmonitor",
-        config: &[("core.fsmonitor", "{marker}")],
-        hook: None,
-        attributes: "",
-        control: &[&["status"]],
-    },
-    Trap {
-        name: "hooks path",
-        config: &[("core.hooksPath", "{hooks}")],
-        hook: Some("post-index-change"),
-        attributes: "",
-        control: &[&["add", "-A"]],
-    },
-    Trap {
-        name: "reference hook",
-        config: &[("core.hooksPath", "{hooks}")],
-        hook: Some("reference-transaction"),
-        attributes: "",
-        control: &[&["update-ref", "refs/heads/other", "HEAD"]],
-    },
-    Trap {
-        name: "clean filter",
-        config: &[("filter.evil.clean", "{marker}")],
-        hook: None,
-        attributes: "other filter=evil\n",
-        control: &[&["add", "other"]],
-    },
-    Trap {
-        name: "filter process",
-        config: &[
-            ("filter.evil=x.process", "{marker}"),
-            ("filter.evil=x.clean", "{marker}"),
-        ],
-        hook: None,
-        attributes: "other filter=evil=x\n",
-        control: &[&["add", "other"]],
-    },
-    Trap {
-        name: "textconv",
-        config: &[("diff.evil.textconv", "{marker}")],
-        hook: None,
-        attributes: "text diff=evil\n",
-        control: &[&["diff"]],
-    },
-    Trap {
-        name: "external diff",
-        config: &[("diff.external", "{marker}")],
-        hook: None,
-        attributes: "",
-        control: &[&["diff"]],
-    },
-    Trap {
-        name: "diff driver",
-        config: &[("diff.evil.command", "{marker}")],
-        hook: None,
-        attributes: "text diff=evil\n",
-        control: &[&["diff"]],
-    },
-    Trap {
-        name: "merge driver",
-        config: &[("merge.evil.driver", "{marker}")],
-        hook: None,
-        attributes: "text merge=evil\n",
-        control: &[&["stash", "-q"], &["merge-tree", "--write-tree", "HEAD", "side"]],
-    },
-    Trap {
-        name: "signing",
-        config: &[("commit.gpgSign", "true"), ("gpg.program", "{marker}")],
-        hook: None,
-        attributes: "",
-        control: &[&["commit", "-q", "-m", "signed", "--allow-empty"]],
-    },
-];
+const PLAIN: Trap = Trap {
+    name: "",
+    config: &[],
+    hook: None,
+    files: &[],
+    control: &[],
+    refused: None,
+};
 
-/// A repository with a trap, uncommitted work, and a branch `side` that changed the same file.
-fn trapped(sandbox: &Sandbox, name: &str, trap: &Trap, mark: &Path) -> std::path::PathBuf {
-    let source = sandbox.repository(name, &[("text", "1\n2\n3\n"), ("other", "o\n")]);
-    write(&source.join(".gitattributes"), trap.attributes);
-    sandbox.commit(&source, "attributes");
-    sandbox.git(&source, &["checkout", "-q", "-b", "side"]);
-    write(&source.join("text"), "1\n2\nthree\n");
-    sandbox.commit(&source, "side");
-    sandbox.git(&source, &["checkout", "-q", "main"]);
-    write(&source.join("text"), "one\n2\n3\n");
-    sandbox.commit(&source, "main");
-    write(&source.join("text"), "one\nand two\n3\n");
-
-    let marker = sandbox.path(&format!("{name}-marker"));
-    write(&marker, format!("#!/bin/sh\ntouch '{}'\ncat\n", mark.display()));
-    fs::set_permissions(&marker, fs::Permissions::from_mode(0o755)).unwrap();
-    let hooks = sandbox.path(&format!("{name}-hooks"));
-    fs::create_dir(&hooks).unwrap();
-    if let Some(hook) = trap.hook {
-        fs::copy(&marker, hooks.join(hook)).unwrap();
-    }
-    for (key, value) in trap.config {
-        let value = value
-            .replace("{marker}", marker.to_str().unwrap())
-            .replace("{hooks}", hooks.to_str().unwrap());
-        sandbox.git(&source, &["config", key, &value]);
-    }
-    source
+/// A place for traps.
+struct Field {
+    sandbox: Sandbox,
 }
 
-#[tokio::test]
-async fn no_trap_springs_under_us_and_every_trap_springs_under_plain_git() {
-    for trap in TRAPS {
+/// A copy of the repository with one trap.
+struct Ground<'a> {
+    field: &'a Field,
+    folder: PathBuf,
+}
+
+impl Field {
+    /// With a repository that has uncommitted work, a branch `side` that changed the same
+    /// file, and attributes that name drivers which are not configured.
+    fn new() -> Self {
         let sandbox = Sandbox::new();
-        let control_mark = sandbox.path("control-mark");
-        let control = trapped(&sandbox, "control", trap, &control_mark);
-        write(&control.join("other"), "changed\n");
-        for args in trap.control {
-            // Some fail because of what the program prints; it ran, which is the point.
-            drop(sandbox.try_git(&control, args));
+        let files = [
+            ("text", "1\n2\n3\n"),
+            ("other", "o\n"),
+            ("third", "t\n"),
+            ("fourth", "f\n"),
+            (
+                ".gitattributes",
+                "text diff=evil merge=evil\nother filter=evil\nthird filter=evil=x\n",
+            ),
+        ];
+        let template = sandbox.repository("template", &files);
+        sandbox.git(&template, &["checkout", "-q", "-b", "side"]);
+        write(&template.join("text"), "1\n2\nthree\n");
+        sandbox.commit(&template, "side");
+        sandbox.git(&template, &["checkout", "-q", "main"]);
+        write(&template.join("text"), "one\n2\n3\n");
+        sandbox.commit(&template, "main");
+        fs::remove_dir_all(template.join(".git/hooks")).unwrap();
+        Self { sandbox }
+    }
+
+    fn ground(&self, name: &str) -> Ground<'_> {
+        let folder = self.sandbox.path(name);
+        copy_folder(&self.sandbox.path("template"), &folder.join("repo"));
+        let ground = Ground { field: self, folder };
+        write(&ground.repo().join("text"), "one\nand two\n3\n");
+        ground.make_programs();
+        ground
+    }
+
+    /// Springs every trap under plain git, and passes by every one.
+    async fn pass_by(&self, traps: &[Trap]) {
+        let mut wrong = Vec::new();
+        for (number, trap) in traps.iter().enumerate() {
+            let control = self.ground(&format!("{number}-control"));
+            control.set(trap, &control.repo());
+            write(&control.repo().join("other"), "changed\n");
+            control.disarm();
+            let said = control.walk(trap.control);
+            if !control.has_sprung() {
+                wrong.push(format!("{}: plain git did not walk into it: {said}", trap.name));
+            }
+
+            let ours = self.ground(&format!("{number}-ours"));
+            ours.set(trap, &ours.repo());
+            ours.disarm();
+            let done = ours.session(trap).await;
+            match (done, trap.refused) {
+                (Ok(()), None) => {}
+                (Err(error), Some(words)) if error.to_string().contains(words) => {}
+                (done, _) => wrong.push(format!("{}: {done:?}", trap.name)),
+            }
+            if ours.has_sprung() {
+                wrong.push(format!("{}: it ran", trap.name));
+            }
         }
-        assert!(
-            control_mark.exists(),
-            "{}: plain git did not walk into the trap",
-            trap.name
-        );
-
-        let mark = sandbox.path("mark");
-        let source = trapped(&sandbox, "source", trap, &mark);
-        fs::remove_file(&mark).ok();
-        let repository = UserRepo::discover(&source).await.unwrap();
-        let snapshot = Snapshot::take(&repository, &SnapshotOptions::default()).await.unwrap();
-        let mirror = kage_git::Mirror::open_or_init(sandbox.path("m.git")).await.unwrap();
-        snapshot
-            .push(&crate::sandbox::url(mirror.path()), &kage_git::Auth::None)
-            .await
-            .unwrap();
-        let worktree = Worktree::create(&mirror, sandbox.path("w"), &snapshot.base)
-            .await
-            .unwrap();
-        write(&worktree.path().join("text"), "one\nand two\nand three\n");
-        write(&worktree.path().join("new"), "n\n");
-        worktree.changes().await.unwrap();
-        let result = worktree.commit_result("r\n").await.unwrap().unwrap().commit;
-        let plan = plan_apply(&repository, &mirror, &snapshot.base, &result).await.unwrap();
-        plan.execute().await.unwrap();
-
-        // For the merge the tree is clean again, without plain git's help.
-        write(&source.join("text"), "one\n2\n3\n");
-        fs::remove_file(source.join("new")).unwrap();
-        let plan = plan_merge(&repository, &mirror, &result, Strategy::Auto, "m\n")
-            .await
-            .unwrap();
-        plan.execute().await.unwrap();
-        assert!(!mark.exists(), "{}: it ran", trap.name);
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 }
 
-#[tokio::test]
-async fn a_session_cannot_set_a_trap_in_its_own_repository() {
-    for trap in TRAPS {
-        let sandbox = Sandbox::new();
-        let source = sandbox.repository("source", &[("text", "1\n"), ("other", "o\n")]);
-        let (mirror, base) = sandbox.mirror("m.git", &source).await;
-        let worktree = Worktree::create(&mirror, sandbox.path("w"), &base).await.unwrap();
-        let (mark, marker) = (sandbox.path("mark"), sandbox.path("marker"));
-        write(&marker, format!("#!/bin/sh\ntouch '{}'\ncat\n", mark.display()));
-        fs::set_permissions(&marker, fs::Permissions::from_mode(0o755)).unwrap();
-        write(&worktree.path().join(".gitattributes"), trap.attributes);
-        let hooks = worktree.path().join(".git/hooks");
-        fs::create_dir_all(&hooks).unwrap();
+impl Ground<'_> {
+    fn repo(&self) -> PathBuf {
+        self.folder.join("repo")
+    }
+
+    fn mark(&self) -> PathBuf {
+        self.folder.join("mark")
+    }
+
+    fn has_sprung(&self) -> bool {
+        self.mark().exists()
+    }
+
+    /// Setting a trap may spring it.
+    fn disarm(&self) {
+        fs::remove_file(self.mark()).ok();
+    }
+
+    fn make_programs(&self) {
+        for (name, more) in [("marker", "cat"), ("stop", "exit 1")] {
+            let program = self.folder.join(name);
+            write(
+                &program,
+                format!("#!/bin/sh\ntouch '{}'\n{more}\n", self.mark().display()),
+            );
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+
+    fn fill(&self, text: &str) -> String {
+        let folder = self.folder.to_str().unwrap();
+        text.replace("{marker}", "{folder}/marker")
+            .replace("{stop}", "{folder}/stop")
+            .replace("{mark}", "{folder}/mark")
+            .replace("{hooks}", "{folder}/hooks")
+            .replace("{repo}", "{folder}/repo")
+            .replace("{folder}", folder)
+    }
+
+    /// Sets a trap in a repository: the person's, or the one of a session.
+    fn set(&self, trap: &Trap, repository: &Path) {
+        for (path, content) in trap.files {
+            let path = match path.strip_prefix("{repo}/") {
+                Some(inside) => repository.join(inside),
+                None => PathBuf::from(self.fill(path)),
+            };
+            write(&path, self.fill(content));
+        }
         if let Some(hook) = trap.hook {
-            fs::copy(&marker, hooks.join(hook)).unwrap();
+            for folder in [self.folder.join("hooks"), repository.join(".git/hooks")] {
+                fs::create_dir_all(&folder).unwrap();
+                fs::copy(self.folder.join("marker"), folder.join(hook)).unwrap();
+            }
         }
         for (key, value) in trap.config {
-            let value = value
-                .replace("{marker}", marker.to_str().unwrap())
-                .replace("{hooks}", hooks.to_str().unwrap());
-            sandbox.git(worktree.path(), &["config", key, &value]);
+            let (key, value) = (&self.fill(key), self.fill(value));
+            self.field
+                .sandbox
+                .git(repository, &["config", "--local", "--add", key, &value]);
         }
-        fs::remove_file(&mark).ok();
-        write(&worktree.path().join("text"), "2\n");
-        write(&worktree.path().join("other"), "p\n");
-        worktree.changes().await.unwrap();
-        worktree.commit_result("r\n").await.unwrap().unwrap();
-        worktree.restore_paths(&base, &["other".to_owned()]).await.unwrap();
-        assert!(!mark.exists(), "{}: it ran", trap.name);
     }
+
+    /// Does what a person would do; returns all that was said. Steps may fail because of
+    /// what the program prints: it ran, which is the point.
+    fn walk(&self, steps: &[&[&str]]) -> String {
+        let mut said = String::new();
+        for step in steps {
+            let step: Vec<String> = step.iter().map(|word| self.fill(word)).collect();
+            let mut command = match step.split_first() {
+                Some((first, rest)) if first == "sh" => {
+                    let mut command = self.field.sandbox.program("sh", &self.repo());
+                    command.args(rest);
+                    command
+                }
+                _ => {
+                    let mut command = self.field.sandbox.program("git", &self.repo());
+                    command.args(&step);
+                    command
+                }
+            };
+            said.push_str(&finish(&mut command));
+        }
+        said
+    }
+
+    async fn session(&self, trap: &Trap) -> Result<(), Box<dyn Error>> {
+        let repository = UserRepo::discover(&self.repo()).await?;
+        let snapshot = Snapshot::take(&repository, &SnapshotOptions::default()).await?;
+        let mirror = Mirror::open_or_init(self.folder.join("m.git")).await?;
+        snapshot.push(&url(mirror.path()), &Auth::None).await?;
+        let worktree = Worktree::create(&mirror, self.folder.join("w"), &snapshot.base).await?;
+        self.set(trap, worktree.path());
+        self.disarm();
+        let first = worktree.checkpoint(&snapshot.base, "first").await?;
+        write(&worktree.path().join("other"), "changed\n");
+        write(&worktree.path().join("third"), "changed\n");
+        write(&worktree.path().join("fourth"), "changed\n");
+        worktree.checkpoint(&first.commit, "second").await?;
+        worktree.restore(&first.commit, &RestoreOptions::default()).await?;
+        write(&worktree.path().join("other"), "changed\n");
+        worktree
+            .restore_paths(&snapshot.base, &["other".to_owned(), "third".to_owned()])
+            .await?;
+        write(&worktree.path().join("text"), "one\nand two\nand three\n");
+        write(&worktree.path().join("new"), "n\n");
+        worktree.changes().await?;
+        let result = worktree.commit_result("r\n").await?.ok_or("no result")?.commit;
+        plan_apply(&repository, &mirror, &snapshot.base, &result)
+            .await?
+            .execute()
+            .await?;
+        // For the merge the tree is clean again, without plain git's help.
+        write(&self.repo().join("text"), "one\n2\n3\n");
+        fs::remove_file(self.repo().join("new"))?;
+        plan_merge(&repository, &mirror, &result, Strategy::Auto, "m\n")
+            .await?
+            .execute()
+            .await?;
+        Worktree::remove(&mirror, worktree.path()).await?;
+        Ok(())
+    }
+}
+
+/// Runs a program that gets no input; what it said, errors first.
+fn finish(command: &mut Command) -> String {
+    let done = command.stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    text(&done.stderr) + &text(&done.stdout)
 }

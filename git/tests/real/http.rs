@@ -20,8 +20,8 @@ use crate::sandbox::{Sandbox, write};
 const TOKEN: &str = "test-token";
 
 /// A server for one mirror; stops when dropped.
-struct Server {
-    url: String,
+pub(crate) struct Server {
+    pub(crate) url: String,
     _tasks: JoinSet<()>,
 }
 
@@ -31,7 +31,7 @@ struct InfoRefs {
 }
 
 impl Server {
-    async fn start(mirror: Mirror) -> Self {
+    pub(crate) async fn start(mirror: Mirror) -> Self {
         let router = Router::new()
             .route("/r/info/refs", get(info_refs))
             .route("/r/git-upload-pack", post(|s, h, b| rpc(Service::UploadPack, s, h, b)))
@@ -46,6 +46,11 @@ impl Server {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { url, _tasks: tasks }
+    }
+
+    /// Plain git that may ask this server.
+    pub(crate) async fn git(&self, sandbox: &Sandbox, folder: PathBuf, args: &[&str]) -> Result<String, String> {
+        git(sandbox, folder, args).await
     }
 }
 

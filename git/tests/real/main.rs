@@ -7,9 +7,11 @@ mod faults;
 mod sandbox;
 
 mod checkpoints;
+mod concurrent;
 mod crashes;
 mod hostile;
 mod http;
+mod incidents;
 mod landings;
 mod packs;
 mod restores;

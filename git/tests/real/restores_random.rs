@@ -13,9 +13,9 @@ use kage_git::restore::{Foreign, RestoreError, RestoreOptions};
 use kage_git::{Mirror, Worktree};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::Config;
+use proptest::test_runner::{Config, TestRunner};
 
-use crate::sandbox::{Sandbox, fingerprint, write};
+use crate::sandbox::{Sandbox, copy_folder, fingerprint, write};
 
 /// What a tree is made of; some are ignored now and then, some names are not UTF-8.
 const NAMES: &[&[u8]] = &[
@@ -171,13 +171,25 @@ fn copy(top: &Path) -> Copy {
 /// What git itself says is in a commit.
 fn stored(sandbox: &Sandbox, mirror: &Mirror, commit: &Oid) -> Copy {
     let list = sandbox.git_with_input(mirror.path(), &["ls-tree", "-r", "-z", commit.as_str()], b"");
-    let mut copy = Copy::new();
+    let mut entries = Vec::new();
+    let mut wanted = String::new();
     for line in list.split(|byte| *byte == 0).filter(|line| !line.is_empty()) {
         let tab = line.iter().position(|byte| *byte == b'\t').unwrap();
         let words = std::str::from_utf8(&line[..tab]).unwrap();
-        let content = sandbox.git_with_input(mirror.path(), &["cat-file", "blob", &words[12..]], b"");
+        wanted.push_str(&words[12..]);
+        wanted.push('\n');
         let path = PathBuf::from(OsStr::from_bytes(&line[tab + 1..]));
-        copy.insert(path, (words.starts_with("100755"), content));
+        entries.push((path, words.starts_with("100755")));
+    }
+    let contents = sandbox.git_with_input(mirror.path(), &["cat-file", "--batch=%(objectsize)"], wanted.as_bytes());
+    let mut rest = contents.as_slice();
+    let mut copy = Copy::new();
+    for (path, executable) in entries {
+        let end = rest.iter().position(|byte| *byte == b'\n').unwrap();
+        let size: usize = std::str::from_utf8(&rest[..end]).unwrap().parse().unwrap();
+        copy.insert(path, (executable, rest[end + 1..][..size].to_vec()));
+        // A line feed comes after each.
+        rest = &rest[end + size + 2..];
     }
     copy
 }
@@ -195,9 +207,10 @@ struct World {
 }
 
 impl World {
-    async fn new(start: &[Change]) -> Self {
+    async fn new(template: &Path, start: &[Change]) -> Self {
         let sandbox = Sandbox::new();
-        let source = sandbox.repository("source", &[("a", "a\n"), ("sub/a", "a\n")]);
+        let source = sandbox.path("source");
+        copy_folder(template, &source);
         let (mirror, base) = sandbox.mirror("m.git", &source).await;
         let worktree = Worktree::create(&mirror, sandbox.path("w"), &base).await.unwrap();
         for change in start {
@@ -306,25 +319,46 @@ impl World {
     }
 }
 
+/// What a person has: work that is staged, stashed, committed and none of that, and settings.
+fn persons_repository(sandbox: &Sandbox) -> PathBuf {
+    let source = sandbox.repository("template", &[("a", "a\n"), ("sub/a", "a\n")]);
+    sandbox.git(&source, &["branch", "other"]);
+    sandbox.git(&source, &["config", "user.name", "Ann"]);
+    write(&source.join("a"), "stashed\n");
+    sandbox.git(&source, &["stash", "-q"]);
+    write(&source.join("a"), "staged\n");
+    sandbox.git(&source, &["add", "a"]);
+    write(&source.join("a"), "on the disk\n");
+    write(&source.join("untracked"), "u\n");
+    source
+}
+
+/// `PROPTEST_CASES` is what `scripts/test` says: 300 in CI. A long run has time for 5,000.
 fn config() -> Config {
     let asked = std::env::var("PROPTEST_CASES")
         .ok()
-        .and_then(|cases| cases.parse().ok());
+        .and_then(|cases| cases.parse::<u32>().ok());
     Config {
-        cases: asked.unwrap_or(60),
+        cases: asked.unwrap_or(60).min(5000),
         max_shrink_iters: 200,
         ..Config::default()
     }
 }
 
-proptest! {
-    #![proptest_config(config())]
-
-    #[test]
-    fn no_byte_is_lost(start in vec(change(), 0..12), actions in vec(action(), 1..8)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+#[test]
+fn no_byte_is_lost() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let template = Sandbox::new();
+    let source = persons_repository(&template);
+    let strategy = (vec(change(), 0..12), vec(action(), 1..8));
+    let mut runner = TestRunner::new(config());
+    let done = runner.run(&strategy, |(start, actions)| {
         runtime.block_on(async {
-            let mut world = World::new(&start).await;
+            let mut world = World::new(&source, &start).await;
+            let persons = fingerprint(&world.sandbox.path("source"));
             let mirror_config = fs::read(world.mirror.path().join("config")).unwrap();
             let own = fingerprint(&world.top().join(".git"));
             for action in &actions {
@@ -337,10 +371,18 @@ proptest! {
                     Action::Restore { to, save, stop_before } => world.restore(*to, *save, *stop_before).await?,
                 }
             }
-            prop_assert_eq!(fingerprint(&world.top().join(".git")), own, "the session's repository is untouched");
+            let own_now = fingerprint(&world.top().join(".git"));
+            prop_assert_eq!(own_now, own, "the session's repository is untouched");
+            // HEAD, references, index, stash, settings and files.
+            let persons_now = fingerprint(&world.sandbox.path("source"));
+            prop_assert_eq!(persons_now, persons, "the person's repository is untouched");
             prop_assert_eq!(fs::read(world.mirror.path().join("config")).unwrap(), mirror_config);
-            world.sandbox.git(world.mirror.path(), &["fsck", "--strict", "--no-dangling"]);
+            let fsck = ["fsck", "--strict", "--no-dangling"];
+            world.sandbox.git(world.mirror.path(), &fsck);
             Ok(())
-        })?;
+        })
+    });
+    if let Err(error) = done {
+        panic!("{error}");
     }
 }

@@ -16,7 +16,8 @@ pub(crate) struct Sandbox {
 
 impl Sandbox {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // Without a dot, so that its path can be a part of a reference's name.
+        let folder = tempfile::Builder::new().prefix("kage-git-").tempdir().unwrap();
         fs::create_dir(folder.path().join("home")).unwrap();
         Self { folder }
     }
@@ -26,14 +27,21 @@ impl Sandbox {
     }
 
     fn plain(&self, folder: &Path, args: &[&str]) -> Command {
-        let mut command = Command::new("git");
+        let mut command = self.program("git", folder);
+        command.args(args);
+        command
+    }
+
+    /// A program with the environment of a person who has only a HOME.
+    pub(crate) fn program(&self, name: &str, folder: &Path) -> Command {
+        let mut command = Command::new(name);
         command
             .current_dir(folder)
-            .args(args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("HOME", self.path("home"))
-            .env("GIT_CONFIG_NOSYSTEM", "1");
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_TERMINAL_PROMPT", "0");
         for who in ["AUTHOR", "COMMITTER"] {
             command.env(format!("GIT_{who}_NAME"), "Ann");
             command.env(format!("GIT_{who}_EMAIL"), "ann@example.com");
@@ -115,6 +123,17 @@ pub(crate) fn url(path: &Path) -> String {
 pub(crate) fn write(path: &Path, content: impl AsRef<[u8]>) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, content).unwrap();
+}
+
+/// Waits until the clock has left this second.
+pub(crate) async fn next_second(second: i64) {
+    let now = || {
+        let since = std::time::UNIX_EPOCH.elapsed().unwrap();
+        i64::try_from(since.as_secs()).unwrap()
+    };
+    while now() <= second {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
 }
 
 /// Every file below a folder with its kind, mode and content: equal = nothing was touched.

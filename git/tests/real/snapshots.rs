@@ -1,14 +1,14 @@
 //! Snapshots of a person's repository: what is in them, and that nothing of the person's changed.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
 use kage_git::snapshot::{LeftOutReason, Snapshot, SnapshotError, SnapshotOptions, Warning};
 use kage_git::user_repo::DiscoverError;
 use kage_git::{Auth, Mirror, UserRepo};
 
-use crate::sandbox::{Sandbox, fingerprint, url, write};
+use crate::sandbox::{Sandbox, fingerprint, next_second, url, write};
 
 async fn take(repository: &Path, options: &SnapshotOptions) -> Result<Snapshot, SnapshotError> {
     let found = UserRepo::discover(repository).await.unwrap();
@@ -28,6 +28,26 @@ async fn pushed(sandbox: &Sandbox, snapshot: &Snapshot) -> Vec<String> {
         &["ls-tree", "-r", "--format=%(objectmode) %(path)", &name],
     );
     tree.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn work_of_the_second_of_the_last_commit_comes_along() {
+    let sandbox = Sandbox::new();
+    for attempt in 0..50 {
+        let source = sandbox.repository(&format!("source-{attempt}"), &[("a", "1\n")]);
+        let file = source.join("a");
+        let second = fs::metadata(&file).unwrap().ctime();
+        write(&file, "2\n");
+        if fs::metadata(&file).unwrap().ctime() != second {
+            continue;
+        }
+        next_second(second).await;
+        let head = sandbox.git(&source, &["rev-parse", "HEAD"]);
+        let snapshot = take(&source, &SnapshotOptions::default()).await.unwrap();
+        assert_ne!(snapshot.base.as_str(), head.trim());
+        return;
+    }
+    panic!("no work fell into the second of its commit");
 }
 
 #[tokio::test]

@@ -3,13 +3,35 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
 use kage_core::event::{ChangeKind, DiffStat};
 use kage_git::{Auth, GitError, Worktree};
 use tokio::task::JoinSet;
 
-use crate::sandbox::{Sandbox, url, write};
+use crate::sandbox::{Sandbox, next_second, url, write};
+
+#[tokio::test]
+async fn a_change_of_the_second_of_the_checkout_is_in_the_result() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository("source", &[("a", "1\n")]);
+    let (mirror, base) = sandbox.mirror("m.git", &source).await;
+    for attempt in 0..50 {
+        let place = sandbox.path("w").join(attempt.to_string());
+        let worktree = Worktree::create(&mirror, place, &base).await.unwrap();
+        let file = worktree.path().join("a");
+        let second = fs::metadata(&file).unwrap().ctime();
+        // In place and of the same length: nothing but the time tells.
+        write(&file, "2\n");
+        if fs::metadata(&file).unwrap().ctime() != second {
+            continue;
+        }
+        next_second(second).await;
+        assert!(worktree.commit_result("two").await.unwrap().is_some());
+        return;
+    }
+    panic!("no change fell into the second of its checkout");
+}
 
 #[tokio::test]
 async fn a_result_holds_the_whole_state() {

@@ -242,7 +242,7 @@ impl From<SessionWork> for v1::SessionWork {
             overridden: work.overridden,
             timeout_ms: millis(work.timeout),
             idle_timeout_ms: millis(work.idle_timeout),
-            resume: work.resume.map(|resume| (*resume).into()),
+            resume: work.resume.map(|resume| Box::new((*resume).into())),
         }
     }
 }
@@ -266,7 +266,7 @@ impl TryFrom<v1::SessionWork> for SessionWork {
             idle_timeout: Duration::from_millis(work.idle_timeout_ms),
             resume: work
                 .resume
-                .map(Resume::try_from)
+                .map(|resume| Resume::try_from(*resume))
                 .transpose()
                 .map_err(|e| e.within("resume"))?
                 .map(Box::new),

@@ -1,6 +1,9 @@
 //! Checkpoints, and what an attempt needs to go on from one.
 
-use kage_core::checkpoint::{CheckpointReason, MAX_NOTE, Resume, TakenCheckpoint, TranscriptSegment};
+use kage_core::checkpoint::{
+    Checkpoint, CheckpointReason, MAX_NOTE, Resume, Safety, TakenCheckpoint, TranscriptSegment, parent,
+};
+use kage_core::session::Session;
 
 use super::{InvalidField, enumerated, parse, parse_optional, unspecified};
 use crate::v1;
@@ -46,6 +49,53 @@ pub fn note(field: &str, text: String) -> Result<String, InvalidField> {
         ));
     }
     Ok(text)
+}
+
+impl From<Safety> for v1::Safety {
+    fn from(safety: Safety) -> Self {
+        match safety {
+            Safety::Unknown => Self::Unknown,
+            Safety::Safe => Self::Safe,
+            Safety::Unsafe => Self::Unsafe,
+        }
+    }
+}
+
+/// A checkpoint of `session` as people see it; `all` are the session's checkpoints. The way
+/// back does not exist.
+#[must_use]
+pub fn checkpoint(checkpoint: &Checkpoint, session: &Session, all: &[Checkpoint]) -> v1::Checkpoint {
+    let taken = &checkpoint.taken;
+    let resumptions = session.trail.resumptions.iter();
+    v1::Checkpoint {
+        session_id: checkpoint.session.to_string(),
+        session: session.name.to_string(),
+        number: checkpoint.number,
+        parent_number: parent(checkpoint, all).map_or(0, |parent| parent.number),
+        attempt: checkpoint.attempt,
+        adapter: checkpoint.adapter.to_string(),
+        agent: checkpoint.agent.clone(),
+        commit: taken.commit.to_string(),
+        parent: taken.parent.to_string(),
+        tree: taken.tree.to_string(),
+        reason: v1::CheckpointReason::from(taken.reason).into(),
+        note: taken.note.clone(),
+        files_changed: taken.files_changed,
+        position: checkpoint.position,
+        calls: checkpoint.calls,
+        safety: v1::Safety::from(checkpoint.safety).into(),
+        taken_at_ms: checkpoint.taken_at.as_millis(),
+        stored_at_ms: checkpoint.stored_at.as_millis(),
+        head: session
+            .trail
+            .head
+            .as_ref()
+            .is_some_and(|head| head.number == checkpoint.number),
+        resumptions: resumptions
+            .filter(|resumption| resumption.number == checkpoint.number)
+            .map(Into::into)
+            .collect(),
+    }
 }
 
 impl From<TranscriptSegment> for v1::TranscriptSegment {

@@ -1,6 +1,7 @@
 //! Sessions as people see them. The way back does not exist: a client shows wire
 //! sessions and decodes the parts that it decides on (verdict, result, failure).
 
+use kage_core::checkpoint::Resumption;
 use kage_core::recovery::{Action, Confidence, Incident};
 use kage_core::session::{Session, SessionState};
 use kage_core::usage::Money;
@@ -62,6 +63,21 @@ pub fn session(session: &Session, money: impl IntoIterator<Item = Money>, waitin
         ended_at_ms: optional_millis(session.ended_at),
         call_retries: session.call_retries,
         incidents: session.incidents.iter().map(Into::into).collect(),
+        checkpoints: session.trail.taken,
+        head: session.trail.head.as_ref().map_or(0, |head| head.number),
+        resumptions: session.trail.resumptions.iter().map(Into::into).collect(),
+    }
+}
+
+impl From<&Resumption> for v1::Resumption {
+    fn from(resumption: &Resumption) -> Self {
+        Self {
+            attempt: resumption.attempt,
+            checkpoint: resumption.number,
+            commit: resumption.commit.to_string(),
+            position: resumption.position,
+            repeated_calls: resumption.repeated_calls,
+        }
     }
 }
 
@@ -87,6 +103,8 @@ impl From<Action> for v1::RecoveryAction {
     fn from(action: Action) -> Self {
         match action {
             Action::RetryCurrent { .. } => Self::RetryCurrent,
+            Action::RollbackLast { .. } => Self::RollbackLast,
+            Action::RollbackSafe { .. } => Self::RollbackSafe,
             Action::MoveAgent { .. } => Self::MoveAgent,
             Action::HoldUntil { .. } => Self::HoldUntil,
             Action::Escalate => Self::Escalate,
@@ -141,6 +159,8 @@ mod tests {
         let at = Timestamp::from_millis(1_000);
         for (action, wire, next) in [
             (Action::RetryCurrent { at }, v1::RecoveryAction::RetryCurrent, 1_000),
+            (Action::RollbackLast { at }, v1::RecoveryAction::RollbackLast, 1_000),
+            (Action::RollbackSafe { at }, v1::RecoveryAction::RollbackSafe, 1_000),
             (Action::MoveAgent { at }, v1::RecoveryAction::MoveAgent, 1_000),
             (Action::HoldUntil { at }, v1::RecoveryAction::HoldUntil, 1_000),
             (Action::Escalate, v1::RecoveryAction::Escalate, 0),

@@ -101,6 +101,7 @@ impl From<Policy> for v1::Policy {
             idle_timeout_ms: millis(policy.idle_timeout),
             max_attempts: policy.max_attempts,
             requirements: policy.requirements.into_iter().collect(),
+            max_reworks: policy.max_reworks,
             priority: policy.priority.as_i32(),
         }
     }
@@ -120,6 +121,7 @@ impl TryFrom<v1::Policy> for Policy {
                 n => n,
             },
             requirements: policy.requirements.into_iter().collect(),
+            max_reworks: policy.max_reworks,
             priority: (policy.priority.try_into()).map_err(|invalid| InvalidField::new("priority", invalid))?,
         })
     }
@@ -234,6 +236,7 @@ mod tests {
                 timeout: Duration::from_secs(4),
                 idle_timeout: Duration::from_secs(5),
                 max_attempts: 6,
+                max_reworks: 7,
                 requirements: labels("os"),
                 priority: Priority::HIGH,
             },

@@ -1,9 +1,10 @@
 //! What the end of an attempt means for its job, its session and its task.
 
 use kage_core::attempt::{Attempt, EndReason};
-use kage_core::event::AttemptOutcome;
+use kage_core::checkpoint::Points;
+use kage_core::event::{AttemptOutcome, VerdictKind};
 use kage_core::id::JobId;
-use kage_core::job::{Affinity, Finish, Job, Moved};
+use kage_core::job::{Affinity, Circumstances, Finish, Job, JobKind, Moved};
 use kage_core::recovery::Jitter;
 use kage_core::session::Session;
 use kage_core::time::Timestamp;
@@ -33,31 +34,61 @@ impl End<'_> {
     ) -> Result<(), Failed> {
         self.attempt.end(EndReason::Finished, now);
         let agent = self.attempt.agent;
-        let finish = self
-            .row
-            .job
-            .finish(&self.head.policy, self.session, outcome, agent, jitter, now);
-        match finish {
-            Finish::Moved(moved) => self.moved(rows, moved, EndReason::Finished, now, changes),
-            Finish::Then(kind) => {
+        self.judge(rows, outcome)?;
+        let points = self.points(rows)?;
+        let around = Circumstances {
+            policy: &self.head.policy,
+            points: &points,
+            agent,
+            jitter,
+            now,
+        };
+        let next = match self.row.job.finish(self.session, outcome, around) {
+            Finish::Moved(moved) => return self.moved(rows, moved, EndReason::Finished, now, changes),
+            Finish::Verify(commit) => {
+                let kind = JobKind::Verify { commit };
                 let mut job = Job::new(next_job, self.head.id, self.session.id, kind, now);
                 // Whoever did the work had best not judge it.
                 job.affinity = Affinity {
                     prefer: None,
                     avoid: Some(agent),
                 };
-                let next = JobRow {
-                    job,
-                    adapter: self.row.adapter.clone(),
-                    requirements: self.row.requirements.clone(),
-                    priority: self.row.priority,
-                    queued_at: now,
-                };
-                rows.insert_job(&next)?;
-                changes.queued.extend(waiting(&next, &self.head.project));
-                self.moved(rows, Moved::Over, EndReason::Finished, now, changes)
+                job
             }
+            Finish::Rework(at) => Job::again(next_job, self.session, at),
+        };
+        let next = JobRow {
+            job: next,
+            adapter: self.row.adapter.clone(),
+            requirements: self.row.requirements.clone(),
+            priority: self.row.priority,
+            queued_at: now,
+        };
+        rows.insert_job(&next)?;
+        changes.queued.extend(waiting(&next, &self.head.project));
+        self.moved(rows, Moved::Over, EndReason::Finished, now, changes)
+    }
+
+    /// Says of the checkpoints that have the files of a checked result what was found.
+    fn judge(&self, rows: &mut dyn Rows, outcome: &AttemptOutcome) -> Result<(), Failed> {
+        let tree = self.session.state.result().and_then(|result| result.tree.as_ref());
+        if let (AttemptOutcome::Verdict(verdict), JobKind::Verify { .. }, Some(tree)) =
+            (outcome, &self.row.job.kind, tree)
+            && verdict.kind != VerdictKind::Errored
+        {
+            rows.save_safety(self.head.id, tree, verdict.kind.safety())?;
         }
+        Ok(())
+    }
+
+    /// What the session can go back to.
+    fn points(&self, rows: &mut dyn Rows) -> Result<Points, Failed> {
+        let trail = &self.session.trail;
+        if trail.head.is_none() {
+            return Ok(Points::default());
+        }
+        let all = rows.checkpoints(self.head.id, self.session.id)?;
+        Ok(Points::of(trail.head.as_ref(), &all))
     }
 
     /// Ends the attempt because its agent lost its authority.
@@ -68,8 +99,16 @@ impl End<'_> {
         now: Timestamp,
         changes: &mut Changes,
     ) -> Result<(), Failed> {
-        let agent = self.attempt.agent;
-        let moved = self.row.job.lose(&self.head.policy, self.session, reason, agent, now);
+        let points = self.points(rows)?;
+        let around = Circumstances {
+            policy: &self.head.policy,
+            points: &points,
+            agent: self.attempt.agent,
+            // They are tried again at once: there is no wait to spread.
+            jitter: Jitter::NONE,
+            now,
+        };
+        let moved = self.row.job.lose(self.session, reason, around);
         self.moved(rows, moved, reason, now, changes)
     }
 

@@ -1,7 +1,10 @@
 //! Events of a live attempt: admitted once and in order, and what they move.
 
 use kage_core::attempt::Admission;
-use kage_core::event::{EventBody, check_batch};
+use kage_core::event::{Event, EventBody, InvalidBatch, check_batch};
+use kage_core::job::JobKind;
+use kage_core::session::Session;
+use kage_core::time::Timestamp;
 
 use super::ending::End;
 use super::{Command, job_of, session_of, task_of};
@@ -37,6 +40,11 @@ impl Command for AppendEvents {
         };
         let mut head = task_of(rows, &attempt)?;
         let mut row = job_of(rows, &attempt)?;
+        if matches!(row.job.kind, JobKind::Verify { .. })
+            && let Some(event) = fresh.iter().find(|event| is_of_sessions(&event.body))
+        {
+            return Ok(Appended::Invalid(InvalidBatch::NotOfThisJob(event.seq)));
+        }
         let before = session_of(rows, &row.job)?;
         let mut session = before.clone();
         let mut end = None;
@@ -44,6 +52,7 @@ impl Command for AppendEvents {
             head.last_event += 1;
             rows.insert_event(head.id, head.last_event, attempt.id, event)?;
             session.record(event, self.now);
+            checkpoint(rows, &session, event, self.now)?;
             attempt.acked_seq = event.seq;
             if let EventBody::Finished(outcome) = &event.body {
                 end = Some(outcome);
@@ -69,5 +78,32 @@ impl Command for AppendEvents {
             seq: attempt.acked_seq,
             changes,
         })
+    }
+}
+
+/// Stores the checkpoint that an event tells of, which `session` counts already.
+fn checkpoint(rows: &mut dyn Rows, session: &Session, event: &Event, now: Timestamp) -> Result<(), Failed> {
+    let EventBody::CheckpointTaken(taken) = &event.body else {
+        return Ok(());
+    };
+    let before = rows.position(session.task, session.id, &taken.parent)?.unwrap_or(0);
+    let mut checkpoint = session.checkpoint(taken.clone(), before, event.at, now);
+    checkpoint.safety = rows.safety(session.task, &taken.tree)?;
+    rows.insert_checkpoint(session.task, &checkpoint)
+}
+
+/// True for what only an attempt that works on the task may tell.
+const fn is_of_sessions(body: &EventBody) -> bool {
+    match body {
+        EventBody::CheckpointTaken(_) | EventBody::Resumed { .. } => true,
+        EventBody::PhaseChanged(_)
+        | EventBody::Activity(_)
+        | EventBody::UsageRecorded { .. }
+        | EventBody::CallRetried { .. }
+        | EventBody::FilesChanged(_)
+        | EventBody::OutputTruncated { .. }
+        | EventBody::Warning(_)
+        | EventBody::ResultCommitted { .. }
+        | EventBody::Finished(_) => false,
     }
 }

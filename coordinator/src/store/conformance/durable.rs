@@ -68,7 +68,8 @@ fn a_database_from_before_incidents_is_opened_as_it_is() {
         meddle(
             &path,
             "ALTER TABLE sessions DROP COLUMN incidents; ALTER TABLE jobs DROP COLUMN held; DROP TABLE join_tokens; \
-             DROP TABLE enrolments; DROP TABLE person_tokens; ALTER TABLE agents DROP COLUMN cordoned; \
+             DROP TABLE enrolments; DROP TABLE person_tokens; DROP TABLE checkpoints; \
+             ALTER TABLE sessions DROP COLUMN trail; ALTER TABLE agents DROP COLUMN cordoned; \
              ALTER TABLE jobs DROP COLUMN priority; PRAGMA user_version = 1",
         );
 

@@ -153,7 +153,7 @@ pub(super) fn activity(seq: u64) -> Event {
 pub(super) fn result() -> ResultCommit {
     ResultCommit {
         commit: "c".repeat(40).parse().unwrap(),
-        tree: None,
+        tree: Some(format!("{:040x}", 1002).parse().unwrap()),
         diff: DiffStat {
             files: 1,
             added: 2,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kage_core::attempt::AttemptState;
-use kage_core::id::{AttemptId, JobId, ProjectId, TaskId};
+use kage_core::id::{AttemptId, JobId, ProjectId, SessionId, TaskId};
 use kage_core::session::SessionState;
 use kage_core::task::TaskState;
 
@@ -35,6 +35,25 @@ pub(super) async fn check(store: &Store, before: &Seen) -> Seen {
         }
         one_live_attempt_per_session(&view, &attempts);
         numbers_rise(&attempts);
+        for session in &view.sessions {
+            let checkpoints = store.checkpoints(id, session.id).await.unwrap();
+            let numbers: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.number).collect();
+            assert_eq!(
+                numbers,
+                (1..=session.trail.taken).collect::<Vec<_>>(),
+                "checkpoints have no gap"
+            );
+            if let Some(head) = &session.trail.head {
+                let commit = checkpoints
+                    .get(head.number as usize - 1)
+                    .map(|found| &found.taken.commit);
+                assert_eq!(
+                    commit,
+                    Some(&head.commit),
+                    "a session stands on a checkpoint of its own"
+                );
+            }
+        }
         sequences_have_no_gap(&attempts, &events);
         assert_eq!(view.last_event, events.len() as u64);
         for session in &view.sessions {
@@ -67,6 +86,14 @@ impl Seen {
             .filter(|attempt| attempt.attempt.state == AttemptState::Live)
             .map(|attempt| attempt.attempt.id)
             .collect()
+    }
+
+    /// Forgets that a task was over: somebody sent a session of it back.
+    pub(super) fn reopened(&mut self, task: TaskId) {
+        if let Some((view, _, _)) = self.tasks.get_mut(&task) {
+            view.task.state = TaskState::Running;
+            view.sessions.clear();
+        }
     }
 
     /// Ends stay as they are, and events are only ever added.
@@ -120,9 +147,11 @@ fn one_live_attempt_per_session(view: &TaskView, attempts: &[AttemptView]) {
 }
 
 fn numbers_rise(attempts: &[AttemptView]) {
-    let mut last: BTreeMap<JobId, u32> = BTreeMap::new();
+    // A session's attempts are counted on from one of its jobs to the next.
+    let mut last: BTreeMap<(SessionId, Option<JobId>), u32> = BTreeMap::new();
     for view in attempts {
-        let number = last.entry(view.attempt.job).or_default();
+        let check = (view.job_kind == "verify").then_some(view.attempt.job);
+        let number = last.entry((view.attempt.session, check)).or_default();
         assert_eq!(view.attempt.number, *number + 1, "I2: numbers rise by one");
         *number += 1;
     }

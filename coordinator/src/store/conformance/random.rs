@@ -5,21 +5,24 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use kage_core::attempt::EndReason;
-use kage_core::event::{Event, VerdictKind};
-use kage_core::id::{Digest, ProjectId};
+use kage_core::checkpoint::CheckpointReason;
+use kage_core::event::{Event, EventBody, VerdictKind};
+use kage_core::id::{Digest, ProjectId, SessionId};
 use kage_core::priority::Priority;
 use kage_core::time::Timestamp;
 use proptest::prelude::*;
 
 use super::fixture::{
-    activity, agent, agent_id, append, at, attempt_id, boot_id, claimed, committed, crashed, create, exhausted,
+    activity, agent, agent_id, append, at, attempt_id, boot_id, claimed, committed, crashed, create, event, exhausted,
     request, spec, start, task_id, token, verdict,
 };
 use super::invariants::{Seen, check};
+use super::stories::taken;
 use super::{memory, run, sqlite};
 use crate::store::{
     Appended, CancelTask, Changes, Claim, Command, EndAttempts, Ending, ExtendAllLeases, MAX_PAGE, PutContext,
-    QueuedJob, RecordAgent, RecordContextSent, RenewLeases, SetDraining, Start, Store,
+    QueuedJob, RecordAgent, RecordContextSent, RenewLeases, RequestCheckpoint, RestoreSession, SetDraining, Start,
+    Store,
 };
 
 mod admission;
@@ -31,6 +34,7 @@ use admission::{Admit, ShutOut, admit};
 enum Last {
     More,
     Commits,
+    Checkpoints(CheckpointReason),
     Claims,
     Crashes,
     RunsOut,
@@ -97,6 +101,17 @@ enum Step {
     SendContext {
         agent: u128,
     },
+    Restore {
+        task: u128,
+        session: usize,
+        checkpoint: u32,
+        request: u128,
+    },
+    Ask {
+        task: u128,
+        session: usize,
+        request: u128,
+    },
     Wait {
         millis: u64,
     },
@@ -107,6 +122,8 @@ fn step() -> impl Strategy<Value = Step> {
     let last = prop_oneof![
         3 => Just(Last::More),
         3 => Just(Last::Commits),
+        3 => Just(Last::Checkpoints(CheckpointReason::FilesChanged)),
+        1 => Just(Last::Checkpoints(CheckpointReason::BeforeRetry)),
         5 => Just(Last::Claims),
         2 => Just(Last::Crashes),
         1 => Just(Last::RunsOut),
@@ -135,6 +152,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..4u128, prop::option::of(1..4u128)).prop_map(|(agent, request)| Step::Drain { agent, request }),
         1 => (1..4u128).prop_map(|request| Step::PutContext { request }),
         1 => (1..4u128).prop_map(|agent| Step::SendContext { agent }),
+        1 => (1..7u128, 0..3usize, 1..4u32, 1..9u128)
+            .prop_map(|(task, session, checkpoint, request)| Step::Restore { task, session, checkpoint, request }),
+        1 => (1..7u128, 0..3usize, 1..9u128).prop_map(|(task, session, request)| Step::Ask { task, session, request }),
         1 => (1..100_000u64).prop_map(|millis| Step::Wait { millis }),
         4 => admit().prop_map(Step::Admit),
     ]
@@ -186,6 +206,7 @@ impl Pair {
                     command.spec.policy.priority = Priority::HIGH;
                 }
                 command.request = request(key);
+                command.spec.policy.max_reworks = u32::from(verify);
                 if context {
                     command.spec.context_base = Some(Digest::of(b"context"));
                     command.spec.assignments[0].context_delta = Some("{}".to_owned());
@@ -295,8 +316,53 @@ impl Pair {
                 self.apply(command).await;
             }
             Step::Admit(step) => self.admit(step).await,
+            Step::Restore {
+                task,
+                session,
+                checkpoint,
+                request: key,
+            } => {
+                let Some(session) = self.session(task, session).await else {
+                    return;
+                };
+                self.next_job += 1;
+                let mut command = RestoreSession {
+                    request: request(key),
+                    task: task_id(task),
+                    session,
+                    checkpoint,
+                    next_job: kage_core::id::JobId::from_random((1 << 100) + self.next_job),
+                    now,
+                };
+                command.request.payload = Digest::of(format!("{task} {session} {checkpoint}").as_bytes());
+                if let Some(changes) = self.apply(command).await {
+                    self.seen.reopened(task_id(task));
+                    self.learn(changes);
+                }
+            }
+            Step::Ask {
+                task,
+                session,
+                request: key,
+            } => {
+                let Some(session) = self.session(task, session).await else {
+                    return;
+                };
+                let command = RequestCheckpoint {
+                    request: request(key),
+                    task: task_id(task),
+                    session,
+                    now,
+                };
+                self.apply(command).await;
+            }
             Step::Wait { millis } => self.now = now + Duration::from_millis(millis),
         }
+    }
+
+    async fn session(&self, task: u128, n: usize) -> Option<SessionId> {
+        let view = self.sqlite.task(task_id(task)).await.unwrap()?;
+        view.sessions.get(n).map(|session| session.id)
     }
 
     async fn start(&mut self, job: usize, agent: u128, boot: u128, late: bool) {
@@ -324,6 +390,11 @@ impl Pair {
         match last {
             Last::More => {}
             Last::Commits => events.push(committed(end)),
+            Last::Checkpoints(reason) => {
+                let number = u32::try_from(end % 5).unwrap();
+                let parent = format!("{:040x}", number / 2).parse().unwrap();
+                events.push(event(end, EventBody::CheckpointTaken(taken(number, &parent, reason))));
+            }
             Last::Claims => events.extend([committed(end), claimed(end + 1)]),
             Last::Crashes => events.push(crashed(end)),
             Last::RunsOut => events.push(exhausted(end)),
@@ -363,6 +434,10 @@ impl Pair {
                 assert_eq!(a.task(id).await.unwrap().as_ref(), Some(view));
                 assert_eq!(b.task(id).await.unwrap().as_ref(), Some(view));
                 assert_eq!(a.attempts_of(id).await.unwrap(), b.attempts_of(id).await.unwrap());
+                for session in &view.sessions {
+                    let checkpoints = a.checkpoints(id, session.id).await.unwrap();
+                    assert_eq!(checkpoints, b.checkpoints(id, session.id).await.unwrap());
+                }
                 assert_eq!(a.events(id, 1, 5).await.unwrap(), b.events(id, 1, 5).await.unwrap());
                 let events = a.events(id, 0, MAX_PAGE).await.unwrap();
                 assert_eq!(events, b.events(id, 0, MAX_PAGE).await.unwrap());

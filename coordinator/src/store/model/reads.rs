@@ -1,8 +1,9 @@
 //! What is asked of the model.
 
 use kage_core::attempt::Attempt;
+use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, TaskId};
+use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::job::JobState;
 use kage_core::time::Timestamp;
 
@@ -57,11 +58,20 @@ impl Reads for Model {
             .get(&key)
             .ok_or(EngineError::Dangling { job, what: "session" })?;
         Ok(Some(Work {
+            checkpoints: if session.trail.head.is_some() {
+                self.checkpoints_of(key.0, key.1).cloned().collect()
+            } else {
+                Vec::new()
+            },
             spec: task.task.spec.clone(),
             session: session.clone(),
             job: row.job.clone(),
             number: row.job.started + 1,
         }))
+    }
+
+    fn checkpoints(&self, task: TaskId, session: SessionId) -> Result<Vec<Checkpoint>, EngineError> {
+        Ok(self.checkpoints_of(task, session).cloned().collect())
     }
 
     fn queued_jobs(&self) -> Result<Vec<QueuedJob>, EngineError> {

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kage_core::attempt::Attempt;
+use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
-use kage_core::job::JobState;
+use kage_core::id::{AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, TaskId, TokenId};
+use kage_core::job::{JobKind, JobState};
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::task::Task;
 use kage_core::time::Timestamp;
@@ -14,8 +15,8 @@ use kage_core::time::Timestamp;
 use super::{AttemptRow, Model, TaskRow};
 use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
 use crate::store::rows::{
-    AdmissionRows, AgentRows, AttemptNote, AttemptRows, ContextRow, ContextRows, Failed, JobRow, JobRows, RequestKey,
-    RequestRow, RequestRows, Rows, TaskHead, TaskRows,
+    AdmissionRows, AgentRows, AttemptNote, AttemptRows, CheckpointRows, ContextRow, ContextRows, Failed, JobRow,
+    JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
 };
 
 impl Rows for Model {}
@@ -129,6 +130,15 @@ impl JobRows for Model {
         let rows = self.jobs.rows.range(first..=last).map(|(_, row)| row);
         Ok(rows.filter(|row| row.job.state != JobState::Done).cloned().collect())
     }
+
+    fn session_job(&mut self, task: TaskId, session: SessionId) -> Result<Option<JobRow>, Failed> {
+        let first = (task, JobId::from_random(0));
+        let last = (task, JobId::from_random(u128::MAX));
+        let mut rows = self.jobs.rows.range(first..=last).map(|(_, row)| row);
+        Ok(rows
+            .find(|row| row.job.session == session && row.job.kind == JobKind::Session)
+            .cloned())
+    }
 }
 
 impl AttemptRows for Model {
@@ -173,6 +183,52 @@ impl AttemptRows for Model {
 
     fn insert_event(&mut self, task: TaskId, pos: u64, attempt: AttemptId, event: &Event) -> Result<(), Failed> {
         self.events.insert((task, pos), (attempt, event.clone()), "event")
+    }
+}
+
+impl CheckpointRows for Model {
+    fn insert_checkpoint(&mut self, task: TaskId, checkpoint: &Checkpoint) -> Result<(), Failed> {
+        let key = (task, checkpoint.session, checkpoint.number);
+        self.checkpoints.insert(key, checkpoint.clone(), "checkpoint")
+    }
+
+    fn checkpoints(&mut self, task: TaskId, session: SessionId) -> Result<Vec<Checkpoint>, Failed> {
+        Ok(self.checkpoints_of(task, session).cloned().collect())
+    }
+
+    fn position(&mut self, task: TaskId, session: SessionId, commit: &Oid) -> Result<Option<u64>, Failed> {
+        let found = self.checkpoints_of(task, session).filter(|c| c.taken.commit == *commit);
+        Ok(found.last().map(|checkpoint| checkpoint.position))
+    }
+
+    fn safety(&mut self, task: TaskId, tree: &Oid) -> Result<Safety, Failed> {
+        let known = self
+            .with_tree(task, tree)
+            .find(|checkpoint| checkpoint.safety != Safety::Unknown);
+        Ok(known.map_or(Safety::Unknown, |checkpoint| checkpoint.safety))
+    }
+
+    fn save_safety(&mut self, task: TaskId, tree: &Oid, safety: Safety) -> Result<(), Failed> {
+        let found: Vec<_> = self.with_tree(task, tree).cloned().collect();
+        for mut checkpoint in found {
+            checkpoint.safety = safety;
+            let key = (task, checkpoint.session, checkpoint.number);
+            self.checkpoints.put(key, checkpoint);
+        }
+        Ok(())
+    }
+}
+
+impl Model {
+    fn with_tree(&self, task: TaskId, tree: &Oid) -> impl Iterator<Item = &Checkpoint> {
+        let first = (task, SessionId::from_random(0), 0);
+        let last = (task, SessionId::from_random(u128::MAX), u32::MAX);
+        let all = self
+            .checkpoints
+            .rows
+            .range(first..=last)
+            .map(|(_, checkpoint)| checkpoint);
+        all.filter(move |checkpoint| checkpoint.taken.tree == *tree)
     }
 }
 

@@ -1,15 +1,16 @@
 //! What is read from SQLite, each answer from one snapshot.
 
+use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, TaskId};
+use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::session::Session;
 use kage_core::task::Task;
 use kage_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use super::record::{
-    self, ATTEMPT_COLUMNS, JOB_COLUMNS, SESSION_COLUMNS, agent_columns, attempt_columns, enrolment_columns,
-    job_columns, person_token_columns, session_columns,
+    self, ATTEMPT_COLUMNS, JOB_COLUMNS, SESSION_COLUMNS, agent_columns, attempt_columns, checkpoint_columns,
+    enrolment_columns, job_columns, person_token_columns, session_columns,
 };
 use super::value::{
     failed, get, get_id, get_int, get_job_kind, get_json, get_optional_time, get_parsed, get_task_state, get_time, id,
@@ -200,7 +201,7 @@ impl Reads for Connection {
     }
 
     fn work(&self, task: TaskId, job: JobId) -> Result<Option<Work>> {
-        one(
+        let work = one(
             self,
             concat!(
                 "SELECT ",
@@ -218,8 +219,28 @@ impl Reads for Connection {
                     session: record::session(row, task)?,
                     number: job.started + 1,
                     job,
+                    checkpoints: Vec::new(),
                 })
             },
+        )?;
+        let Some(mut work) = work else { return Ok(None) };
+        // Checkpoints are only added, so those that the session knew of are there.
+        if work.session.trail.head.is_some() {
+            work.checkpoints = self.checkpoints(task, work.session.id)?;
+        }
+        Ok(Some(work))
+    }
+
+    fn checkpoints(&self, task: TaskId, session: SessionId) -> Result<Vec<Checkpoint>> {
+        all(
+            self,
+            concat!(
+                "SELECT ",
+                checkpoint_columns!(),
+                " FROM checkpoints WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND session = ?2 ORDER BY number"
+            ),
+            params![id(task), id(session)],
+            record::checkpoint,
         )
     }
 

@@ -2,10 +2,11 @@
 //! reads it begins with, and the function that reads them in that order.
 
 use kage_core::attempt::Attempt;
+use kage_core::checkpoint::{Checkpoint, TakenCheckpoint, TranscriptSegment};
 use kage_core::fleet::Agent;
 use kage_core::id::TaskId;
 use kage_core::job::{Affinity, Job, JobKind, JobState};
-use kage_core::session::{Session, Trail};
+use kage_core::session::Session;
 use rusqlite::Row;
 
 use super::value::{
@@ -21,13 +22,13 @@ macro_rules! session_columns {
     () => {
         "s.id, s.detail, s.name, s.adapter, s.model, s.cancel_requested, s.agent, s.attempts, s.activity, \
          s.activity_at, s.usage, s.call_retries, s.pending_result, s.started_at, s.ended_at, \
-         s.incidents"
+         s.incidents, s.trail"
     };
 }
 pub(super) use session_columns;
 
 /// How many those are.
-pub(super) const SESSION_COLUMNS: usize = 16;
+pub(super) const SESSION_COLUMNS: usize = 17;
 
 pub(super) fn session(row: &Row<'_>, task: TaskId) -> Result<Session, EngineError> {
     let activity: Option<String> = get(row, 8)?;
@@ -49,7 +50,7 @@ pub(super) fn session(row: &Row<'_>, task: TaskId) -> Result<Session, EngineErro
         started_at: get_optional_time(row, 13)?,
         ended_at: get_optional_time(row, 14)?,
         incidents: get_optional_json(row, 15, "incidents")?.unwrap_or_default(),
-        trail: Trail::default(),
+        trail: get_optional_json(row, 16, "trail")?.unwrap_or_default(),
     })
 }
 
@@ -149,6 +150,52 @@ pub(super) fn attempt(row: &Row<'_>) -> Result<Attempt, EngineError> {
         lease_until: get_time(row, 8)?,
         acked_seq: get_int(row, 9)?,
         state: get_attempt_state(row, 10)?,
+    })
+}
+
+/// Columns of `checkpoints`, for [`checkpoint`].
+macro_rules! checkpoint_columns {
+    () => {
+        "session, number, attempt, adapter, agent, commit_id, parent, tree, reason, note, files, pack, segment, \
+         segment_from, segment_to, position, calls, safety, taken_at, stored_at"
+    };
+}
+pub(super) use checkpoint_columns;
+
+pub(super) fn checkpoint(row: &Row<'_>) -> Result<Checkpoint, EngineError> {
+    let blob = |index| -> Result<_, EngineError> {
+        let text: Option<String> = get(row, index)?;
+        text.map(|text| text.parse().map_err(corrupt("digest"))).transpose()
+    };
+    let transcript = match blob(12)? {
+        Some(blob) => Some(TranscriptSegment {
+            blob,
+            from: get_int(row, 13)?,
+            to: get_int(row, 14)?,
+        }),
+        None => None,
+    };
+    Ok(Checkpoint {
+        session: get_id(row, 0)?,
+        number: get(row, 1)?,
+        attempt: get(row, 2)?,
+        adapter: get_parsed(row, 3, "adapter name")?,
+        agent: get(row, 4)?,
+        taken: TakenCheckpoint {
+            commit: get_parsed(row, 5, "commit")?,
+            parent: get_parsed(row, 6, "commit")?,
+            tree: get_parsed(row, 7, "tree")?,
+            reason: get_parsed(row, 8, "reason")?,
+            note: get(row, 9)?,
+            files_changed: get_int(row, 10)?,
+            pack: blob(11)?,
+            transcript,
+        },
+        position: get_int(row, 15)?,
+        calls: get(row, 16)?,
+        safety: get_parsed(row, 17, "safety")?,
+        taken_at: get_time(row, 18)?,
+        stored_at: get_time(row, 19)?,
     })
 }
 

@@ -10,6 +10,7 @@ use crate::store::rows::{Failed, Rows};
 mod admission;
 mod agents;
 mod attempts;
+mod checkpoints;
 mod contexts;
 mod jobs;
 mod requests;

@@ -180,6 +180,34 @@ CREATE TABLE person_tokens (
 ) STRICT, WITHOUT ROWID;
 ",
     "
+ALTER TABLE sessions ADD COLUMN trail TEXT;
+
+CREATE TABLE checkpoints (
+    task          INTEGER NOT NULL REFERENCES tasks (n),
+    session       BLOB NOT NULL,
+    number        INTEGER NOT NULL,
+    attempt       INTEGER NOT NULL,
+    adapter       TEXT NOT NULL,
+    agent         TEXT NOT NULL,
+    commit_id     TEXT NOT NULL,
+    parent        TEXT NOT NULL,
+    tree          TEXT NOT NULL,
+    reason        TEXT NOT NULL,
+    note          TEXT NOT NULL,
+    files         INTEGER NOT NULL,
+    pack          TEXT,
+    segment       TEXT,
+    segment_from  INTEGER,
+    segment_to    INTEGER,
+    position      INTEGER NOT NULL,
+    calls         INTEGER NOT NULL,
+    safety        TEXT NOT NULL,
+    taken_at      INTEGER NOT NULL,
+    stored_at     INTEGER NOT NULL,
+    PRIMARY KEY (task, session, number)
+) STRICT, WITHOUT ROWID;
+",
+    "
 ALTER TABLE agents ADD COLUMN cordoned INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE person_tokens ADD COLUMN project TEXT;

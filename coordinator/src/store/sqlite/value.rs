@@ -162,6 +162,7 @@ const fn end_reason(reason: EndReason) -> &'static str {
         EndReason::AgentRestarted => "agent_restarted",
         EndReason::AgentGone => "agent_gone",
         EndReason::AgentSilent => "agent_silent",
+        EndReason::Restored => "restored",
     }
 }
 
@@ -183,6 +184,7 @@ pub(super) fn get_attempt_state(row: &Row<'_>, index: usize) -> Result<AttemptSt
         EndReason::AgentRestarted,
         EndReason::AgentGone,
         EndReason::AgentSilent,
+        EndReason::Restored,
     ];
     let reason = get_name(row, index + 1, "end of an attempt", &reasons, |reason| {
         end_reason(*reason)

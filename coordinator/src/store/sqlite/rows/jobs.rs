@@ -1,6 +1,6 @@
 //! Jobs: what is placed and leased.
 
-use kage_core::id::{JobId, TaskId};
+use kage_core::id::{JobId, SessionId, TaskId};
 use kage_core::job::JobKind;
 use rusqlite::params;
 
@@ -93,6 +93,19 @@ impl JobRows for SqliteRows<'_> {
                 " FROM jobs j WHERE j.task = (SELECT n FROM tasks WHERE id = ?1) AND +j.state < 2 ORDER BY j.id"
             ),
             params![id(task)],
+            |row| record::job(row, task),
+        )
+    }
+
+    fn session_job(&mut self, task: TaskId, session: SessionId) -> Result<Option<JobRow>, Failed> {
+        self.one(
+            concat!(
+                "SELECT ",
+                job_columns!(),
+                " FROM jobs j WHERE j.task = (SELECT n FROM tasks WHERE id = ?1) AND j.session = ?2 \
+                 AND j.verifies IS NULL ORDER BY j.id LIMIT 1"
+            ),
+            params![id(task), id(session)],
             |row| record::job(row, task),
         )
     }

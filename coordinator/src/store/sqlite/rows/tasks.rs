@@ -1,7 +1,7 @@
 //! Tasks and their sessions.
 
 use kage_core::id::{SessionId, TaskId};
-use kage_core::session::{Session, SessionStateKind};
+use kage_core::session::{Session, SessionStateKind, Trail};
 use kage_core::task::Task;
 use rusqlite::params;
 
@@ -68,9 +68,9 @@ impl TaskRows for SqliteRows<'_> {
         self.insert(
             "session",
             "INSERT INTO sessions (task, id, position, state, detail, name, adapter, model, cancel_requested, agent, \
-             attempts, activity, activity_at, usage, call_retries, pending_result, started_at, ended_at, incidents) \
+             attempts, activity, activity_at, usage, call_retries, pending_result, started_at, ended_at, incidents, trail) \
              VALUES ((SELECT n FROM tasks WHERE id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, \
-             ?15, ?16, ?17, ?18, ?19)",
+             ?15, ?16, ?17, ?18, ?19, ?20)",
             params![
                 id(session.task),
                 id(session.id),
@@ -91,6 +91,7 @@ impl TaskRows for SqliteRows<'_> {
                 session.started_at.map(time),
                 session.ended_at.map(time),
                 incidents_json(session)?,
+                trail_json(session)?,
             ],
         )
     }
@@ -111,7 +112,7 @@ impl TaskRows for SqliteRows<'_> {
         self.execute(
             "UPDATE sessions SET state = ?3, detail = ?4, cancel_requested = ?5, agent = ?6, attempts = ?7, \
              activity = ?8, activity_at = ?9, usage = ?10, call_retries = ?11, pending_result = ?12, \
-             started_at = ?13, ended_at = ?14, incidents = ?15 \
+             started_at = ?13, ended_at = ?14, incidents = ?15, trail = ?16 \
              WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND id = ?2",
             params![
                 id(session.task),
@@ -129,6 +130,7 @@ impl TaskRows for SqliteRows<'_> {
                 session.started_at.map(time),
                 session.ended_at.map(time),
                 incidents_json(session)?,
+                trail_json(session)?,
             ],
         )
     }
@@ -156,6 +158,14 @@ fn incidents_json(session: &Session) -> Result<Option<String>, EngineError> {
         return Ok(None);
     }
     json("incidents", &session.incidents).map(Some)
+}
+
+/// Checkpoints, in short, as a column.
+fn trail_json(session: &Session) -> Result<Option<String>, EngineError> {
+    if session.trail == Trail::default() {
+        return Ok(None);
+    }
+    json("trail", &session.trail).map(Some)
 }
 
 fn pending_json(session: &Session) -> Result<Option<String>, EngineError> {

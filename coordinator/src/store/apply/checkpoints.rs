@@ -1,0 +1,97 @@
+//! Checkpoints: sessions that go back to one, and those that are asked for.
+
+use kage_core::attempt::EndReason;
+use kage_core::checkpoint::Head;
+use kage_core::job::{Job, JobState};
+use kage_core::task::TaskState;
+
+use super::{Command, attempt_of, earlier_reply, not_found, remember, waiting};
+use crate::store::command::{Changes, EndedAttempt, RequestCheckpoint, RestoreSession, StopAttempt};
+use crate::store::error::EngineError;
+use crate::store::rows::{Failed, JobRow, Rows};
+
+impl Command for RestoreSession {
+    type Outcome = Changes;
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<Changes, Failed> {
+        let mut changes = Changes::default();
+        if earlier_reply(rows, "restore_session", &self.request)?.is_some() {
+            return Ok(changes);
+        }
+        let mut head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
+        let session = rows.session(self.task, self.session)?;
+        let mut session = session.ok_or_else(|| not_found("session", self.session))?;
+        let checkpoints = rows.checkpoints(self.task, self.session)?;
+        let target = checkpoints.iter().find(|found| found.number == self.checkpoint);
+        let target = Head::of(target.ok_or_else(|| not_found("checkpoint", self.checkpoint))?);
+
+        for mut row in rows.open_jobs(self.task)? {
+            if row.job.session != self.session {
+                continue;
+            }
+            match row.job.state {
+                JobState::Queued { .. } => changes.withdrawn.push(row.job.id),
+                JobState::Leased { attempt } => {
+                    let mut attempt = attempt_of(rows, attempt, &row.job)?;
+                    attempt.end(EndReason::Restored, self.now);
+                    rows.save_attempt(&attempt)?;
+                    changes.stop.push(StopAttempt {
+                        attempt: attempt.id,
+                        agent: attempt.agent,
+                    });
+                    changes.ended.push(EndedAttempt {
+                        attempt: attempt.id,
+                        agent: attempt.agent,
+                        reason: EndReason::Restored,
+                    });
+                }
+                JobState::Done => {}
+            }
+            row.job.replace();
+            rows.save_job(&row)?;
+        }
+        session.go_on_from(Some(target));
+        let first = rows.session_job(self.task, self.session)?;
+        let first = first.ok_or(Failed::Engine(EngineError::Dangling {
+            job: self.next_job,
+            what: "session job before it",
+        }))?;
+        let next = JobRow {
+            job: Job::again(self.next_job, &session, self.now),
+            adapter: first.adapter,
+            requirements: first.requirements,
+            priority: first.priority,
+            queued_at: self.now,
+        };
+        rows.insert_job(&next)?;
+        rows.save_session(&session)?;
+        head.state = TaskState::Running;
+        head.ended_at = None;
+        rows.save_task(&head)?;
+        changes.queued.extend(waiting(&next, &head.project));
+        changes.sessions.push(session.id);
+        changes.tasks.push(self.task);
+        remember(rows, "restore_session", self.request, String::new(), self.now)?;
+        Ok(changes)
+    }
+}
+
+impl Command for RequestCheckpoint {
+    type Outcome = u32;
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<u32, Failed> {
+        if let Some(reply) = earlier_reply(rows, "create_checkpoint", &self.request)? {
+            return reply.parse().map_err(|source| {
+                Failed::Engine(EngineError::Corrupt {
+                    what: "reply",
+                    source: Box::new(source),
+                })
+            });
+        }
+        let session = rows.session(self.task, self.session)?;
+        let session = session.ok_or_else(|| not_found("session", self.session))?;
+        let last = session.trail.taken;
+        remember(rows, "create_checkpoint", self.request, last.to_string(), self.now)?;
+        Ok(last)
+    }
+}
