@@ -121,7 +121,8 @@ impl GitError {
             | Self::Unexpected { .. }
             | Self::Pattern { .. }
             | Self::NotTaken { .. }
-            | Self::UnsafePath { .. } => false,
+            | Self::UnsafePath { .. }
+            | Self::ReferenceName { .. } => false,
         }
     }
 
