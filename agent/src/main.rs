@@ -15,6 +15,10 @@ use kage_proto::client::{Credentials, PemFile};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// Many threads make and drop small values all the time; the system's allocator is slower at that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Works on sessions for a coordinator.
 #[derive(Debug, Parser)]
 #[command(name = "kage-agent", version)]

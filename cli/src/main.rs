@@ -7,6 +7,10 @@ use kage::args::Cli;
 use kage::{command, exit};
 use tracing_subscriber::EnvFilter;
 
+/// Many threads make and drop small values all the time; the system's allocator is slower at that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // An agent starts this program again to watch over what a session runs.
     kage_agent::process::warden_main_if_asked();

@@ -31,6 +31,10 @@ struct Arguments {
     web_origin: Vec<Origin>,
 }
 
+/// Many threads make and drop small values all the time; the system's allocator is slower at that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What sysexits.h calls an internal error.
 const INTERNAL: u8 = 70;
 

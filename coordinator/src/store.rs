@@ -7,7 +7,9 @@
 //!
 //! ```text
 //!   Store --apply--> writer thread -> apply (written once) -> Rows: SQLite | model
-//!         \--reads--> readers -----------------------------> Reads: SQLite | model
+//!         |                                |
+//!         |                     committed  v
+//!         \--reads--> recent tasks in memory --(others)--> Reads: SQLite | model
 //! ```
 
 use std::path::Path;
@@ -27,9 +29,11 @@ mod command;
 #[cfg(test)]
 mod conformance;
 mod error;
+mod journal;
 mod model;
 mod query;
 mod readers;
+mod recent;
 mod rows;
 mod sqlite;
 mod writer;
@@ -51,9 +55,11 @@ pub use query::{
 };
 
 use call::{Call, Fate, Pending, Verdict};
+use journal::Journal;
 use model::Model;
 use query::Reads;
 use readers::Readers;
+use recent::Recent;
 use sqlite::Database;
 use writer::{Message, Writer};
 
@@ -72,6 +78,7 @@ enum Engine {
         writer: mpsc::Sender<Message>,
         thread: Arc<Mutex<Option<JoinHandle<()>>>>,
         readers: Arc<Readers>,
+        recent: Arc<Recent>,
     },
     Memory(Arc<Mutex<Model>>),
 }
@@ -82,18 +89,25 @@ impl Store {
     /// # Errors
     /// When this program must not or cannot use it.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::open_with(path, Recent::new())
+    }
+
+    fn open_with(path: &Path, recent: Recent) -> Result<Self, OpenError> {
         let (database, connection) = Database::new(path)?;
         let readers = Arc::new(Readers::new(database.clone())?);
+        let recent = Arc::new(recent);
+        let journal = Journal::new(Arc::clone(&recent));
         let (writer, messages) = mpsc::channel(writer::WAITING);
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || Writer::new(database, connection, messages).run())
+            .spawn(move || Writer::new(database, connection, messages, journal).run())
             .map_err(OpenError::Thread)?;
         Ok(Self {
             engine: Engine::Sqlite {
                 writer,
                 thread: Arc::new(Mutex::new(Some(thread))),
                 readers,
+                recent,
             },
         })
     }
@@ -152,6 +166,9 @@ impl Store {
     /// # Errors
     /// When the engine failed.
     pub async fn task(&self, id: TaskId) -> Result<Option<TaskView>, ReadError> {
+        if let Some(view) = self.recent().and_then(|recent| recent.task(id)) {
+            return Ok(Some(view));
+        }
         self.read(move |reads| reads.task(id)).await
     }
 
@@ -162,6 +179,10 @@ impl Store {
     /// When the engine failed.
     pub async fn news(&self, watched: Watched) -> Result<Option<News>, ReadError> {
         let limit = watched.limit.clamp(1, MAX_PAGE);
+        let watched = Watched { limit, ..watched };
+        if let Some(news) = self.recent().and_then(|recent| recent.news(watched)) {
+            return Ok(Some(news));
+        }
         self.read(move |reads| {
             let Some(view) = reads.task(watched.task)? else {
                 return Ok(None);
@@ -219,6 +240,9 @@ impl Store {
     /// # Errors
     /// When the engine failed.
     pub async fn work(&self, task: TaskId, job: JobId) -> Result<Option<Work>, ReadError> {
+        if let Some(work) = self.recent().and_then(|recent| recent.work(task, job)) {
+            return Ok(work);
+        }
         self.read(move |reads| reads.work(task, job)).await
     }
 
@@ -243,6 +267,9 @@ impl Store {
     /// # Errors
     /// When the engine failed.
     pub async fn attempt(&self, id: AttemptId) -> Result<Option<AttemptView>, ReadError> {
+        if let Some(view) = self.recent().and_then(|recent| recent.attempt(id)) {
+            return Ok(Some(view));
+        }
         self.read(move |reads| reads.attempt(id)).await
     }
 
@@ -251,6 +278,9 @@ impl Store {
     /// # Errors
     /// When the engine failed.
     pub async fn attempts_of(&self, task: TaskId) -> Result<Vec<AttemptView>, ReadError> {
+        if let Some(views) = self.recent().and_then(|recent| recent.attempts_of(task)) {
+            return Ok(views);
+        }
         self.read(move |reads| reads.attempts_of(task)).await
     }
 
@@ -276,6 +306,9 @@ impl Store {
     /// When the engine failed.
     pub async fn events(&self, task: TaskId, after: u64, limit: u32) -> Result<Vec<TaskEvent>, ReadError> {
         let limit = limit.clamp(1, MAX_PAGE);
+        if let Some(events) = self.recent().and_then(|recent| recent.events(task, after, limit)) {
+            return Ok(events);
+        }
         self.read(move |reads| reads.events(task, after, limit)).await
     }
 
@@ -327,6 +360,13 @@ impl Store {
     /// When the engine failed.
     pub async fn counts(&self) -> Result<Counts, ReadError> {
         self.read(|reads| reads.counts()).await
+    }
+
+    fn recent(&self) -> Option<&Recent> {
+        match &self.engine {
+            Engine::Sqlite { recent, .. } => Some(recent),
+            Engine::Memory(_) => None,
+        }
     }
 
     async fn read<T, F>(&self, read: F) -> Result<T, ReadError>

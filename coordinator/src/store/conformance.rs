@@ -4,6 +4,7 @@
 use tempfile::TempDir;
 
 use super::Store;
+use super::recent::Recent;
 
 mod admission;
 mod durable;
@@ -21,6 +22,13 @@ struct Opened {
 fn sqlite() -> Opened {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("kage.db")).unwrap();
+    Opened { store, _dir: Some(dir) }
+}
+
+/// One that keeps nothing in memory, so that every answer is read from its file.
+fn forgetful() -> Opened {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open_with(&dir.path().join("kage.db"), Recent::nothing()).unwrap();
     Opened { store, _dir: Some(dir) }
 }
 
@@ -46,6 +54,14 @@ macro_rules! conformance {
             $(#[test]
             fn $story() {
                 let opened = super::sqlite();
+                super::run(super::stories::$story(opened.store.clone()));
+            })*
+        }
+
+        mod on_forgetful_sqlite {
+            $(#[test]
+            fn $story() {
+                let opened = super::forgetful();
                 super::run(super::stories::$story(opened.store.clone()));
             })*
         }

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::call::{Call, Fate, Verdict};
 use super::error::{EngineError, StoreError};
+use super::journal::Journal;
 use super::sqlite::{Database, SqliteRows};
 
 /// Commands of one commit at most: beyond that a commit costs more than it saves.
@@ -36,15 +37,22 @@ pub(super) struct Writer {
     /// `None` after a commit failed, until the file could be opened again.
     connection: Option<Connection>,
     messages: mpsc::Receiver<Message>,
+    journal: Journal,
 }
 
 impl Writer {
     /// A writer on this connection.
-    pub(super) const fn new(database: Database, connection: Connection, messages: mpsc::Receiver<Message>) -> Self {
+    pub(super) const fn new(
+        database: Database,
+        connection: Connection,
+        messages: mpsc::Receiver<Message>,
+        journal: Journal,
+    ) -> Self {
         Self {
             database,
             connection: Some(connection),
             messages,
+            journal,
         }
     }
 
@@ -73,21 +81,26 @@ impl Writer {
         if group.is_empty() {
             return;
         }
-        let fate = match self.connection() {
-            Ok(connection) => transaction(connection, group),
+        let fate = match self.connected() {
+            Ok((connection, journal)) => transaction(connection, journal, group),
             Err(error) => Fate::BrokenOff(Arc::new(error)),
         };
-        if let Fate::Unknown(error) = &fate {
-            tracing::error!(%error, commands = group.len(), "commit failed; opening the database again");
-            // What the connection believes cannot be trusted any more; the file is the truth.
-            self.connection = None;
+        match &fate {
+            Fate::Committed => self.journal.committed(),
+            Fate::BrokenOff(_) => self.journal.broken_off(),
+            Fate::Unknown(error) => {
+                tracing::error!(%error, commands = group.len(), "commit failed; opening the database again");
+                // What is remembered of it cannot be trusted any more; the file is the truth.
+                self.connection = None;
+                self.journal.unknown();
+            }
         }
         for call in group.drain(..) {
             call.answer(&fate);
         }
     }
 
-    fn connection(&mut self) -> Result<&mut Connection, EngineError> {
+    fn connected(&mut self) -> Result<(&Connection, &mut Journal), EngineError> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => self
@@ -95,12 +108,12 @@ impl Writer {
                 .open_writer()
                 .map_err(|error| EngineError::Reopen(Box::new(error)))?,
         };
-        Ok(self.connection.insert(connection))
+        Ok((self.connection.insert(connection), &mut self.journal))
     }
 }
 
 /// Carries the group out in one transaction.
-pub(super) fn transaction(connection: &Connection, group: &mut [Box<dyn Call>]) -> Fate {
+pub(super) fn transaction(connection: &Connection, journal: &mut Journal, group: &mut [Box<dyn Call>]) -> Fate {
     let run = |sql| {
         connection
             .prepare_cached(sql)
@@ -112,9 +125,11 @@ pub(super) fn transaction(connection: &Connection, group: &mut [Box<dyn Call>]) 
     }
     for call in group.iter_mut() {
         let released = run("SAVEPOINT command").and_then(|_| {
-            match call.apply(&mut SqliteRows::new(connection)) {
+            let mark = journal.mark();
+            match call.apply(&mut SqliteRows::new(connection, journal)) {
                 Verdict::Keep => {}
                 Verdict::TakeBack | Verdict::EngineFailed => {
+                    journal.take_back(mark);
                     run("ROLLBACK TO command")?;
                 }
             }

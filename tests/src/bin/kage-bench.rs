@@ -16,6 +16,10 @@ use kage_tests::bench::{baseline, context, dispatch, stream};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
 
+/// As in the programs that are measured.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Benchmarks of Kage Bunshin.
 #[derive(Debug, Parser)]
 struct Arguments {

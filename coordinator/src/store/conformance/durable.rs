@@ -2,6 +2,7 @@
 //! that one command's trouble stays that command's trouble.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use kage_core::id::JobId;
 use rusqlite::Connection;
@@ -12,9 +13,15 @@ use super::fixture::{
 use super::invariants::{Seen, check};
 use super::run;
 use crate::store::call::{Call, Fate, Pending};
+use crate::store::journal::Journal;
+use crate::store::recent::Recent;
 use crate::store::sqlite::Database;
 use crate::store::writer::transaction;
 use crate::store::{CancelTask, Store, StoreError};
+
+fn journal() -> Journal {
+    Journal::new(Arc::new(Recent::new()))
+}
 
 /// Does something to the file that no program of ours does.
 fn meddle(path: &Path, sql: &str) {
@@ -99,7 +106,7 @@ fn callers_of_one_commit_each_get_their_own_answer() {
         let (third, third_answer) = Pending::new(cancel(2, 50));
         let (fourth, fourth_answer) = Pending::new(cancel(1, 51));
         let mut group: Vec<Box<dyn Call>> = vec![Box::new(first), Box::new(second), Box::new(third), Box::new(fourth)];
-        let fate = transaction(&connection, &mut group);
+        let fate = transaction(&connection, &mut journal(), &mut group);
         assert!(matches!(fate, Fate::Committed), "{fate:?}");
         for call in group {
             call.answer(&fate);
@@ -156,7 +163,7 @@ fn a_transaction_that_the_engine_gives_up_is_refused_whole() {
         let (first, first_answer) = Pending::new(create(1, spec(1, None), at(1)));
         let (second, second_answer) = Pending::new(create(2, spec(1, None), at(1)));
         let mut group: Vec<Box<dyn Call>> = vec![Box::new(first), Box::new(second)];
-        let fate = transaction(&connection, &mut group);
+        let fate = transaction(&connection, &mut journal(), &mut group);
         for call in group {
             call.answer(&fate);
         }

@@ -18,7 +18,7 @@ use super::fixture::{
 };
 use super::invariants::{Seen, check};
 use super::stories::taken;
-use super::{memory, run, sqlite};
+use super::{forgetful, memory, run, sqlite};
 use crate::store::{
     Appended, CancelTask, Changes, Claim, Command, EndAttempts, Ending, ExtendAllLeases, MAX_PAGE, PutContext,
     QueuedJob, RecordAgent, RecordContextSent, RenewLeases, RequestCheckpoint, RestoreSession, SetDraining, Start,
@@ -493,8 +493,9 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn engines_agree_on_every_outcome_and_answer(steps in prop::collection::vec(step(), 1..60)) {
-        let (on_sqlite, in_memory) = (sqlite(), memory());
+    fn engines_agree_on_every_outcome_and_answer(steps in prop::collection::vec(step(), 1..60), forgets: bool) {
+        let on_sqlite = if forgets { forgetful() } else { sqlite() };
+        let in_memory = memory();
         run(async {
             let mut pair = Pair {
                 sqlite: on_sqlite.store.clone(),

@@ -1,10 +1,12 @@
 //! The rows of SQLite, inside the savepoint of one command. Every statement is prepared once
 //! per connection. The statements are in the modules below this one.
 
-use rusqlite::{Connection, ErrorCode, Params, Row};
+use kage_core::id::TaskId;
+use rusqlite::{Connection, ErrorCode, Params, Row, params};
 
-use super::value::failed;
+use super::value::{corrupt, failed, get, id};
 use crate::store::error::{EngineError, StoreError};
+use crate::store::journal::Journal;
 use crate::store::rows::{Failed, Rows};
 
 mod admission;
@@ -20,12 +22,38 @@ mod tasks;
 #[derive(Debug)]
 pub(in crate::store) struct SqliteRows<'a> {
     connection: &'a Connection,
+    /// Everything that is written about a task, its sessions, jobs, attempts and events is
+    /// noted here, or [`Recent`](crate::store::recent::Recent) would go on with what was before.
+    journal: &'a mut Journal,
+    /// The task that was written to last, and the number of its row.
+    numbered: Option<(TaskId, i64)>,
 }
 
 impl<'a> SqliteRows<'a> {
-    /// Rows behind this connection.
-    pub(in crate::store) const fn new(connection: &'a Connection) -> Self {
-        Self { connection }
+    /// Rows behind this connection, in the transaction of this journal.
+    pub(in crate::store) const fn new(connection: &'a Connection, journal: &'a mut Journal) -> Self {
+        Self {
+            connection,
+            journal,
+            numbered: None,
+        }
+    }
+
+    /// The number of a task's row, which everything of the task is stored by.
+    fn number(&mut self, task: TaskId) -> Result<i64, Failed> {
+        if let Some((_, n)) = self.numbered.filter(|(numbered, _)| *numbered == task) {
+            return Ok(n);
+        }
+        let n = match self.journal.ever().number(task) {
+            Some(n) => n,
+            None => self
+                .one("SELECT n FROM tasks WHERE id = ?1", params![id(task)], |row| {
+                    get(row, 0)
+                })?
+                .ok_or_else(|| corrupt("task")(format!("task {task} has no row")))?,
+        };
+        self.numbered = Some((task, n));
+        Ok(n)
     }
 
     fn execute(&self, sql: &str, params: impl Params) -> Result<(), Failed> {

@@ -7,6 +7,7 @@ use kage_core::time::Timestamp;
 use rusqlite::params;
 
 use super::SqliteRows;
+use crate::store::recent::Written;
 use crate::store::rows::{AttemptNote, AttemptRows, Failed};
 use crate::store::sqlite::record::{self, attempt_columns};
 use crate::store::sqlite::value::{attempt_state, id, int, json, time};
@@ -14,14 +15,15 @@ use crate::store::sqlite::value::{attempt_state, id, int, json, time};
 impl AttemptRows for SqliteRows<'_> {
     fn insert_attempt(&mut self, attempt: &Attempt, note: &AttemptNote) -> Result<(), Failed> {
         let (ended_at, end_reason) = attempt_state(attempt.state);
+        let n = self.number(attempt.task)?;
         self.insert(
             "attempt",
             "INSERT INTO attempts (id, task, job, number, session, token_hash, agent, boot, lease_until, acked_seq, \
              ended_at, end_reason, agent_name, job_kind, started_at) \
-             VALUES (?1, (SELECT n FROM tasks WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
             params![
                 id(attempt.id),
-                id(attempt.task),
+                n,
                 id(attempt.job),
                 attempt.number,
                 id(attempt.session),
@@ -36,10 +38,18 @@ impl AttemptRows for SqliteRows<'_> {
                 note.job_kind,
                 time(note.started_at),
             ],
-        )
+        )?;
+        self.journal
+            .note(Written::Started(Box::new(attempt.clone()), note.clone()));
+        Ok(())
     }
 
     fn attempt(&mut self, attempt: AttemptId) -> Result<Option<Attempt>, Failed> {
+        if let Some(found) = self.journal.ever().attempt(attempt)
+            && self.journal.recent(found.attempt.task).is_some()
+        {
+            return Ok(Some(found.attempt));
+        }
         self.one(
             concat!(
                 "SELECT ",
@@ -62,7 +72,9 @@ impl AttemptRows for SqliteRows<'_> {
                 ended_at,
                 end_reason
             ],
-        )
+        )?;
+        self.journal.note(Written::Attempt(Box::new(attempt.clone())));
+        Ok(())
     }
 
     fn live_attempts(&mut self, agent: AgentId) -> Result<Vec<Attempt>, Failed> {
@@ -81,15 +93,27 @@ impl AttemptRows for SqliteRows<'_> {
         self.execute(
             "UPDATE attempts SET lease_until = ?1 WHERE ended_at IS NULL AND lease_until < ?1",
             params![time(until)],
-        )
+        )?;
+        self.journal.note(Written::Leases);
+        Ok(())
     }
 
     fn insert_event(&mut self, task: TaskId, pos: u64, attempt: AttemptId, event: &Event) -> Result<(), Failed> {
+        let text = json("event", event)?;
+        let n = self.number(task)?;
         self.insert(
             "event",
-            "INSERT INTO events (task, pos, attempt, event) VALUES ((SELECT n FROM tasks WHERE id = ?1), ?2, \
-             (SELECT n FROM attempts WHERE id = ?3), ?4)",
-            params![id(task), int(pos), id(attempt), json("event", event)?],
-        )
+            "INSERT INTO events (task, pos, attempt, event) \
+             VALUES (?1, ?2, (SELECT n FROM attempts WHERE id = ?3), ?4)",
+            params![n, int(pos), id(attempt), text],
+        )?;
+        self.journal.note(Written::Event {
+            task,
+            pos,
+            attempt,
+            event: Box::new(event.clone()),
+            length: text.len(),
+        });
+        Ok(())
     }
 }

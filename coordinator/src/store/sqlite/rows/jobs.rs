@@ -5,6 +5,7 @@ use kage_core::job::JobKind;
 use rusqlite::params;
 
 use super::SqliteRows;
+use crate::store::recent::Written;
 use crate::store::rows::{Failed, JobRow, JobRows};
 use crate::store::sqlite::record::{self, job_columns};
 use crate::store::sqlite::value::{id, json, time};
@@ -21,14 +22,14 @@ impl JobRows for SqliteRows<'_> {
         } else {
             Some(json("labels", &row.requirements)?)
         };
+        let n = self.number(row.job.task)?;
         self.insert(
             "job",
             "INSERT INTO jobs (task, id, state, session, verifies, attempt, not_before, started, failed, lost, \
              prefer, avoid, adapter, requirements, queued_at, held, priority) \
-             VALUES ((SELECT n FROM tasks WHERE id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, \
-             ?15, ?16, ?17)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
             params![
-                id(row.job.task),
+                n,
                 id(row.job.id),
                 state,
                 id(row.job.session),
@@ -46,10 +47,15 @@ impl JobRows for SqliteRows<'_> {
                 row.job.held,
                 row.priority.as_i32(),
             ],
-        )
+        )?;
+        self.journal.note(Written::Job(Box::new(row.clone())));
+        Ok(())
     }
 
     fn job(&mut self, task: TaskId, job: JobId) -> Result<Option<JobRow>, Failed> {
+        if let Some(found) = self.journal.recent(task).and_then(|recent| recent.job(task, job)) {
+            return Ok(found);
+        }
         self.one(
             concat!(
                 "SELECT ",
@@ -63,12 +69,13 @@ impl JobRows for SqliteRows<'_> {
 
     fn save_job(&mut self, row: &JobRow) -> Result<(), Failed> {
         let (state, attempt, not_before) = record::job_state(row.job.state);
+        let n = self.number(row.job.task)?;
         self.execute(
             "UPDATE jobs SET state = ?3, attempt = ?4, not_before = ?5, started = ?6, failed = ?7, lost = ?8, \
              prefer = ?9, avoid = ?10, queued_at = ?11, held = ?12 \
-             WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND id = ?2",
+             WHERE task = ?1 AND id = ?2",
             params![
-                id(row.job.task),
+                n,
                 id(row.job.id),
                 state,
                 attempt,
@@ -81,7 +88,9 @@ impl JobRows for SqliteRows<'_> {
                 time(row.queued_at),
                 row.job.held,
             ],
-        )
+        )?;
+        self.journal.note(Written::Job(Box::new(row.clone())));
+        Ok(())
     }
 
     fn open_jobs(&mut self, task: TaskId) -> Result<Vec<JobRow>, Failed> {

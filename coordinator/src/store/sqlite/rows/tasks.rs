@@ -7,6 +7,7 @@ use rusqlite::params;
 
 use super::SqliteRows;
 use crate::store::error::EngineError;
+use crate::store::recent::Written;
 use crate::store::rows::{Failed, TaskHead, TaskRows};
 use crate::store::sqlite::record::{self, session_columns};
 use crate::store::sqlite::value::{
@@ -16,6 +17,7 @@ use crate::store::sqlite::value::{
 
 impl TaskRows for SqliteRows<'_> {
     fn insert_task(&mut self, task: &Task) -> Result<(), Failed> {
+        let spec = json("task", &task.spec)?;
         self.insert(
             "task",
             "INSERT INTO tasks (id, project, state, created_at, ended_at, last_event, policy) \
@@ -29,13 +31,21 @@ impl TaskRows for SqliteRows<'_> {
                 json("policy", &task.spec.policy)?,
             ],
         )?;
-        self.execute(
-            "INSERT INTO specs (task, spec) VALUES (?1, ?2)",
-            params![self.connection.last_insert_rowid(), json("task", &task.spec)?],
-        )
+        let n = self.connection.last_insert_rowid();
+        self.numbered = Some((task.id, n));
+        self.execute("INSERT INTO specs (task, spec) VALUES (?1, ?2)", params![n, spec])?;
+        self.journal.note(Written::Task {
+            task: Box::new(task.clone()),
+            n,
+            length: spec.len(),
+        });
+        Ok(())
     }
 
     fn task(&mut self, task: TaskId) -> Result<Option<TaskHead>, Failed> {
+        if let Some(head) = self.journal.recent(task).and_then(|recent| recent.head(task)) {
+            return Ok(Some(head));
+        }
         self.one(
             "SELECT project, policy, state, ended_at, last_event FROM tasks WHERE id = ?1",
             params![id(task)],
@@ -53,26 +63,29 @@ impl TaskRows for SqliteRows<'_> {
     }
 
     fn save_task(&mut self, task: &TaskHead) -> Result<(), Failed> {
+        let n = self.number(task.id)?;
         self.execute(
-            "UPDATE tasks SET state = ?2, ended_at = ?3, last_event = ?4 WHERE id = ?1",
-            params![
-                id(task.id),
-                task_state(task.state),
-                task.ended_at.map(time),
-                int(task.last_event)
-            ],
-        )
+            "UPDATE tasks SET state = ?2, ended_at = ?3, last_event = ?4 WHERE n = ?1",
+            params![n, task_state(task.state), task.ended_at.map(time), int(task.last_event)],
+        )?;
+        self.journal.note(Written::Head {
+            task: task.id,
+            state: task.state,
+            ended_at: task.ended_at,
+            last_event: task.last_event,
+        });
+        Ok(())
     }
 
     fn insert_session(&mut self, session: &Session, position: usize) -> Result<(), Failed> {
+        let n = self.number(session.task)?;
         self.insert(
             "session",
             "INSERT INTO sessions (task, id, position, state, detail, name, adapter, model, cancel_requested, agent, \
              attempts, activity, activity_at, usage, call_retries, pending_result, started_at, ended_at, incidents, trail) \
-             VALUES ((SELECT n FROM tasks WHERE id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, \
-             ?15, ?16, ?17, ?18, ?19, ?20)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
             params![
-                id(session.task),
+                n,
                 id(session.id),
                 int(position as u64),
                 session.state.kind().as_str(),
@@ -93,10 +106,19 @@ impl TaskRows for SqliteRows<'_> {
                 incidents_json(session)?,
                 trail_json(session)?,
             ],
-        )
+        )?;
+        self.journal.note(Written::Session(Box::new(session.clone())));
+        Ok(())
     }
 
     fn session(&mut self, task: TaskId, session: SessionId) -> Result<Option<Session>, Failed> {
+        if let Some(found) = self
+            .journal
+            .recent(task)
+            .and_then(|recent| recent.session(task, session))
+        {
+            return Ok(found);
+        }
         self.one(
             concat!(
                 "SELECT ",
@@ -109,13 +131,14 @@ impl TaskRows for SqliteRows<'_> {
     }
 
     fn save_session(&mut self, session: &Session) -> Result<(), Failed> {
+        let n = self.number(session.task)?;
         self.execute(
             "UPDATE sessions SET state = ?3, detail = ?4, cancel_requested = ?5, agent = ?6, attempts = ?7, \
              activity = ?8, activity_at = ?9, usage = ?10, call_retries = ?11, pending_result = ?12, \
              started_at = ?13, ended_at = ?14, incidents = ?15, trail = ?16 \
-             WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND id = ?2",
+             WHERE task = ?1 AND id = ?2",
             params![
-                id(session.task),
+                n,
                 id(session.id),
                 session.state.kind().as_str(),
                 json("session state", &session.state)?,
@@ -132,7 +155,9 @@ impl TaskRows for SqliteRows<'_> {
                 incidents_json(session)?,
                 trail_json(session)?,
             ],
-        )
+        )?;
+        self.journal.note(Written::Session(Box::new(session.clone())));
+        Ok(())
     }
 
     fn session_states(&mut self, task: TaskId) -> Result<Vec<SessionStateKind>, Failed> {
