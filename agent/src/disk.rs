@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use kage_git::upkeep::Kept;
 use kage_git::{GitError, Mirror, Worktree};
+use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +27,7 @@ const EVERY: Duration = Duration::from_secs(60);
 const COLLECT: Duration = Duration::from_secs(3600);
 
 /// Bytes on an agent's disk, by kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
     /// Undelivered events and output.
     pub outbox: u64,

@@ -31,9 +31,7 @@ impl Place {
         let mirror = Mirror::open_or_init(path).await.unwrap();
         let source = tempfile::tempdir().unwrap();
         std::fs::write(source.path().join("a"), "1\n").unwrap();
-        kage_git::creation::create(source.path(), "start")
-            .await
-            .unwrap();
+        kage_git::creation::create(source.path(), "start").await.unwrap();
         let url = format!("file://{}", source.path().display());
         let fetched = mirror
             .fetch(&url, &kage_git::Auth::None, &["HEAD:refs/kage/bases/x"])
