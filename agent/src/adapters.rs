@@ -9,11 +9,11 @@ pub mod manifest;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use kage_core::failure_table::FailureTable;
+use kage_core::failure_table::{FailureTable, InvalidRules};
 use kage_core::id::AdapterName;
 
 use crate::adapter::{Adapter, SessionInput};
@@ -69,6 +69,24 @@ pub enum LoadError {
         /// The file that came second.
         source_name: String,
     },
+    /// The user's failure table cannot be read.
+    #[error("cannot read the failure table {path}")]
+    FailureFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The user's failure table is wrong.
+    #[error("the failure table {path} is wrong")]
+    Failures {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: InvalidRules,
+    },
     /// No HTTP client can be made.
     #[error("cannot prepare the HTTP client")]
     Http(#[source] reqwest::Error),
@@ -81,6 +99,24 @@ pub enum LoadError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// What a user knows of the words of failures; a file that is not there says nothing.
+///
+/// # Errors
+/// When the file cannot be read or is no failure table.
+pub fn read_failures(path: &Path) -> Result<FailureTable, LoadError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => FailureTable::parse(&text).map_err(|source| LoadError::Failures {
+            path: path.to_owned(),
+            source,
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(FailureTable::default()),
+        Err(source) => Err(LoadError::FailureFile {
+            path: path.to_owned(),
+            source,
+        }),
+    }
 }
 
 /// Looks a variable up that must be text to be useful.
@@ -123,4 +159,26 @@ pub async fn load(config: AdapterConfig) -> Result<Registry, LoadError> {
         }
     }
     Ok(registry)
+}
+
+#[cfg(test)]
+mod tests {
+    use kage_core::failure::FailureKind;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_table_need_not_be_there_and_must_be_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("failures.toml");
+        let classify = || read_failures(&file).map(|table| table.classify("x", "the hamster is tired"));
+        assert_eq!(classify().unwrap(), None);
+
+        std::fs::write(&file, "[[rule]]\npattern = 'hamster'\nkind = 'overloaded'\n").unwrap();
+        let kind = classify().unwrap().map(|failure| failure.kind);
+        assert_eq!(kind, Some(FailureKind::Overloaded));
+
+        std::fs::write(&file, "[[rule]]\npattern = '('\nkind = 'overloaded'\n").unwrap();
+        assert!(matches!(classify(), Err(LoadError::Failures { .. })));
+    }
 }

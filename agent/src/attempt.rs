@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use crate::blobs::Blobs;
 use crate::config::Limits;
 use crate::contexts::Contexts;
+use crate::disk::Worktrees;
 use crate::live::{Live, Stop, StopReason};
 use crate::mask::Masker;
 use crate::outbox::{Outbox, OutboxClosed};
@@ -49,6 +50,7 @@ pub(crate) struct Shop {
     pub(crate) blobs: Blobs,
     pub(crate) contexts: Contexts,
     pub(crate) workspaces: Workspaces,
+    pub(crate) worktrees: Worktrees,
 }
 
 /// What one attempt was granted.

@@ -34,6 +34,12 @@ pub struct Limits {
     pub undelivered_output: u64,
     /// Undelivered events of all attempts together, in bytes.
     pub undelivered_events: u32,
+    /// Bytes of mirrors, checkpoints included. Beyond it those go that nobody uses.
+    pub mirrors: u64,
+    /// Bytes of checkpoints of sessions that are over. Beyond it the oldest go.
+    pub checkpoints: u64,
+    /// Bytes of worktrees. Beyond it no work is taken.
+    pub worktrees: u64,
     /// How long running attempts may go on after a shutdown was asked for.
     pub drain: Duration,
     /// How long a program has to end after it was told to.
@@ -46,6 +52,9 @@ impl Default for Limits {
             output_cap: 256 << 20,
             undelivered_output: 4 << 30,
             undelivered_events: 64 << 20,
+            mirrors: 32 << 30,
+            checkpoints: 4 << 30,
+            worktrees: 64 << 30,
             drain: Duration::from_secs(60),
             stop_grace: Duration::from_secs(15),
         }

@@ -392,6 +392,14 @@ impl Connection {
         if self.course != Course::Taking {
             return Err("the agent takes no more work".to_owned());
         }
+        let (used, most) = (self.parts.shop.worktrees.bytes(), self.parts.shop.limits.worktrees);
+        if used > most {
+            return Err(format!(
+                "worktrees take {} MiB here, and may take {}",
+                used >> 20,
+                most >> 20
+            ));
+        }
         let key = offer.key.ok_or("the offer has no key")?;
         let key = AttemptKey::try_from(key).map_err(|error| format!("the key cannot be read: {error}"))?;
         let work = offer.work.ok_or("the offer has no work")?;

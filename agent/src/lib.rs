@@ -29,6 +29,7 @@ mod lease;
 mod blobs;
 mod contexts;
 mod workspace;
+pub mod disk;
 mod attempt;
 mod connection;
 
@@ -48,12 +49,13 @@ use crate::blobs::Blobs;
 use crate::connection::Connection;
 use crate::contexts::Contexts;
 use crate::delivery::{Backlog, Delivery};
+use crate::disk::{Disk, Worktrees};
 use crate::ledger::Ledger;
 use crate::live::Live;
 use crate::mask::Masker;
 use crate::outbox::{Opened, OutboxError, OutboxThread};
 use crate::state::{StateDir, StateError};
-use crate::workspace::Workspaces;
+use crate::workspace::{Uses, Workspaces};
 
 /// How long what an earlier start left may delay Hello: it counts only until the
 /// coordinator knows of the restart.
@@ -148,6 +150,14 @@ impl Stored {
         let tasks = TaskTracker::new();
         let end_delivery = CancellationToken::new();
         tasks.spawn(delivery.run(end_delivery.clone()));
+        let (uses, worktrees) = (Uses::default(), Worktrees::default());
+        let disk = Disk::new(
+            paths.clone(),
+            config.limits,
+            live.clone(),
+            uses.clone(),
+            worktrees.clone(),
+        );
         let shop = Arc::new(Shop {
             name: config.name.clone(),
             adapters: ports.adapters.clone(),
@@ -163,11 +173,14 @@ impl Stored {
                 &config.coordinator_url,
                 &config.credentials,
                 blobs.clone(),
+                uses.clone(),
             ),
             blobs,
             paths,
+            worktrees,
         });
         Ok(Delivering {
+            disk,
             state: self.state,
             config,
             ports,
@@ -186,6 +199,7 @@ struct Delivering {
     config: Config,
     ports: Ports,
     shop: Arc<Shop>,
+    disk: Disk,
     backlog: tokio::sync::watch::Receiver<Backlog>,
     tasks: TaskTracker,
     end_delivery: CancellationToken,
@@ -209,6 +223,7 @@ impl Delivering {
         shutdown.run_until_cancelled(first).await;
         tracing::info!(agent = %self.state.agent(), name = %self.config.name, "agent started");
         let adapters = self.adapters();
+        self.tasks.spawn(self.disk.keep(self.end_delivery.clone()));
         Connection::new(connection::Parts {
             shop: Arc::clone(&self.shop),
             agent: self.state.agent(),

@@ -48,6 +48,10 @@ struct Arguments {
     /// A folder with adapter manifests; may be repeated.
     #[arg(long, value_name = "DIR")]
     adapters: Vec<PathBuf>,
+    /// What the words of failures mean, before what the program knows; `failures.toml` of
+    /// the user's settings when absent.
+    #[arg(long, value_name = "FILE")]
+    failures: Option<PathBuf>,
     /// Seconds that running attempts get to finish after the first signal.
     #[arg(long, default_value_t = Limits::default().drain.as_secs())]
     drain_seconds: u64,
@@ -96,12 +100,19 @@ impl Arguments {
     }
 }
 
+/// A folder that a variable names.
+fn from(name: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty());
+    value.map(PathBuf::from)
+}
+
+/// The failure table in the user's settings, where `kage` looks for it too.
+fn user_failures() -> Option<PathBuf> {
+    let settings = from("XDG_CONFIG_HOME").or_else(|| Some(from("HOME")?.join(".config")))?;
+    Some(settings.join("kage/failures.toml"))
+}
+
 fn default_state_dir() -> anyhow::Result<PathBuf> {
-    let from = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
     let base = if let Some(dir) = from("KAGE_STATE_DIR") {
         dir
     } else if let Some(dir) = from("XDG_STATE_HOME") {
@@ -138,11 +149,14 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn start(arguments: Arguments) -> anyhow::Result<()> {
-    let manifests = arguments.adapters.clone();
+    let (manifests, failures) = (arguments.adapters.clone(), arguments.failures.clone());
     let config = arguments.config()?;
     let runner = Runner::this_executable();
     let mut adapters = AdapterConfig::new(std::env::vars_os().collect(), runner.clone());
     adapters.manifest_dirs = manifests;
+    if let Some(file) = failures.or_else(user_failures) {
+        adapters.failures = adapters::read_failures(&file)?;
+    }
     let mut ports = Ports::system(adapters::load(adapters).await?);
     ports.runner = runner;
     let shutdown = CancellationToken::new();

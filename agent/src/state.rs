@@ -11,6 +11,14 @@ use crate::ports::Random;
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
+    /// It is a place where a person's own files are.
+    #[error("{path} cannot be a state directory: it is {what}; name a folder of its own with --state")]
+    Unfit {
+        /// The directory.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// Another agent uses it.
     #[error("the state directory {path} is in use by another agent; give each its own with --state")]
     Locked {
@@ -55,6 +63,12 @@ impl StateDir {
             let path = path.to_owned();
             move |source| StateError::Io { path, source }
         };
+        if let Some(what) = not_ones_own(root) {
+            return Err(StateError::Unfit {
+                path: root.to_owned(),
+                what,
+            });
+        }
         std::fs::create_dir_all(root).map_err(io(root))?;
         let lock_path = root.join("lock");
         let lock = File::options()
@@ -75,7 +89,8 @@ impl StateDir {
         }
         let agent = agent_id(&root.join("agent-id"), random)?;
         Ok(Self {
-            root: root.to_owned(),
+            // One folder has one name, whatever the working directory and links are.
+            root: std::fs::canonicalize(root).map_err(io(root))?,
             agent,
             _lock: lock,
         })
@@ -99,9 +114,22 @@ impl StateDir {
     /// Where things are.
     #[must_use]
     pub fn paths(&self) -> Paths {
-        Paths {
-            root: self.root.clone(),
-        }
+        Paths::at(&self.root)
+    }
+}
+
+/// What a folder is that no program may take for its own; `None` for any other.
+#[must_use]
+pub fn not_ones_own(folder: &Path) -> Option<&'static str> {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = real(folder);
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    if folder == Path::new("/") {
+        Some("the root of the file system")
+    } else if home.is_some_and(|home| real(Path::new(&home)) == folder) {
+        Some("your home folder")
+    } else {
+        None
     }
 }
 
@@ -139,6 +167,12 @@ pub struct Paths {
 }
 
 impl Paths {
+    /// The things of the state directory at `root`.
+    #[must_use]
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
     /// The database of undelivered events.
     #[must_use]
     pub fn outbox(&self) -> PathBuf {
@@ -208,6 +242,22 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    fn home_and_root_are_refused() {
+        let random: Random = Arc::new(rand::random::<u128>);
+        let home = std::env::var_os("HOME").unwrap();
+        for root in [
+            "/".into(),
+            "/tmp/..".into(),
+            PathBuf::from(&home),
+            Path::new(&home).join("."),
+        ] {
+            let opened = StateDir::open(&root, &random);
+            assert!(matches!(opened, Err(StateError::Unfit { .. })), "{}", root.display());
+        }
+        assert_eq!(not_ones_own(Path::new("/tmp")), None);
+    }
 
     #[test]
     fn keeps_its_id_and_is_held_once() {

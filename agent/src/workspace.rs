@@ -1,8 +1,9 @@
 //! Worktrees for attempts: a bare mirror per repository, filled from the coordinator, and
 //! a worktree per attempt, removed when the attempt is over. All git is `kage-git`'s.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kage_core::checkpoint::Resume;
 use kage_core::failure::{Failure, FailureKind};
@@ -12,6 +13,7 @@ use kage_git::restore::RestoreError;
 use kage_git::{Auth, GitError, Mirror, Worktree};
 use kage_proto::blob::repository_path;
 use kage_proto::client::Credentials;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use crate::blobs::{BlobError, Blobs};
 use crate::state::Paths;
@@ -80,6 +82,21 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 pub(crate) struct Workspace {
     pub(crate) mirror: Mirror,
     pub(crate) tree: Arc<Worktree>,
+    /// While it is held, nothing is collected in the mirror.
+    _use: OwnedRwLockReadGuard<()>,
+}
+
+/// Who works in which mirror. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Uses(Arc<Mutex<HashMap<PathBuf, Arc<RwLock<()>>>>>);
+
+impl Uses {
+    /// The lock of the mirror at `path`: to work in it is to read, to collect to write.
+    pub(crate) fn of(&self, path: &Path) -> Arc<RwLock<()>> {
+        // A panic while holding it cannot leave the map half-changed.
+        let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(uses.entry(path.to_owned()).or_default())
+    }
 }
 
 /// Makes and removes workspaces.
@@ -89,13 +106,21 @@ pub(crate) struct Workspaces {
     coordinator_url: String,
     auth: Auth,
     blobs: Blobs,
+    uses: Uses,
 }
 
 impl Workspaces {
-    pub(crate) fn new(paths: Paths, coordinator_url: &str, credentials: &Credentials, blobs: Blobs) -> Self {
+    pub(crate) fn new(
+        paths: Paths,
+        coordinator_url: &str,
+        credentials: &Credentials,
+        blobs: Blobs,
+        uses: Uses,
+    ) -> Self {
         Self {
             paths,
             blobs,
+            uses,
             coordinator_url: coordinator_url.trim_end_matches('/').to_owned(),
             auth: git_auth(credentials),
         }
@@ -112,9 +137,9 @@ impl Workspaces {
         repository: &RepositoryName,
         base: &Oid,
     ) -> Result<Workspace, WorkspaceError> {
-        let mirror = self.mirror(project, repository).await?;
+        let (mirror, in_use) = self.mirror(project, repository).await?;
         self.fetch(&mirror, project, repository, base, &base_ref(base)).await?;
-        self.checkout(attempt, mirror, base).await
+        self.checkout(attempt, mirror, in_use, base).await
     }
 
     /// A worktree of the base commit with the files of a checkpoint.
@@ -129,7 +154,7 @@ impl Workspaces {
         base: &Oid,
         resume: &Resume,
     ) -> Result<Workspace, WorkspaceError> {
-        let mirror = self.mirror(project, repository).await?;
+        let (mirror, in_use) = self.mirror(project, repository).await?;
         self.fetch(&mirror, project, repository, base, &base_ref(base)).await?;
         self.assemble(&mirror, project, resume).await?;
         let path = self.paths.worktree(attempt);
@@ -139,6 +164,7 @@ impl Workspaces {
         Ok(Workspace {
             mirror,
             tree: Arc::new(tree),
+            _use: in_use,
         })
     }
 
@@ -182,17 +208,27 @@ impl Workspaces {
         session: SessionId,
         result: &Oid,
     ) -> Result<Workspace, WorkspaceError> {
-        let mirror = self.mirror(project, repository).await?;
+        let (mirror, in_use) = self.mirror(project, repository).await?;
         self.fetch(&mirror, project, repository, base, &base_ref(base)).await?;
         let reference = format!("refs/kage/results/{session}");
         self.fetch(&mirror, project, repository, result, &reference).await?;
-        self.checkout(attempt, mirror, result).await
+        self.checkout(attempt, mirror, in_use, result).await
     }
 
-    async fn mirror(&self, project: &ProjectId, repository: &RepositoryName) -> Result<Mirror, WorkspaceError> {
-        Mirror::open_or_init(self.paths.mirror(project, repository))
-            .await
-            .map_err(WorkspaceError::Mirror)
+    /// The mirror of a repository, to be worked in while the guard is held.
+    async fn mirror(
+        &self,
+        project: &ProjectId,
+        repository: &RepositoryName,
+    ) -> Result<(Mirror, OwnedRwLockReadGuard<()>), WorkspaceError> {
+        let path = self.paths.mirror(project, repository);
+        let in_use = self.uses.of(&path).read_owned().await;
+        let mirror = Mirror::open_or_init(path).await.map_err(WorkspaceError::Mirror)?;
+        // Only tells which mirror was not used for longest.
+        if let Err(error) = tokio::fs::write(mirror.path().join("used"), b"").await {
+            tracing::debug!(%error, "use of a mirror is not noted");
+        }
+        Ok((mirror, in_use))
     }
 
     /// Fetches a commit that is not here yet.
@@ -223,7 +259,13 @@ impl Workspaces {
         }
     }
 
-    async fn checkout(&self, attempt: AttemptId, mirror: Mirror, commit: &Oid) -> Result<Workspace, WorkspaceError> {
+    async fn checkout(
+        &self,
+        attempt: AttemptId,
+        mirror: Mirror,
+        in_use: OwnedRwLockReadGuard<()>,
+        commit: &Oid,
+    ) -> Result<Workspace, WorkspaceError> {
         let path = self.paths.worktree(attempt);
         let tree = Worktree::create(&mirror, path, commit)
             .await
@@ -231,6 +273,7 @@ impl Workspaces {
         Ok(Workspace {
             mirror,
             tree: Arc::new(tree),
+            _use: in_use,
         })
     }
 
@@ -246,27 +289,23 @@ impl Workspaces {
         }
     }
 
-    /// Removes the worktrees and scratch folders of earlier starts.
+    /// Removes what attempts of earlier starts left, and what a crash left half made.
     pub(crate) async fn sweep(&self) {
-        let mirrors = self.paths.mirrors();
-        for worktree in folders(&self.paths.worktrees()) {
-            // Which repository it belongs to is not known, and removing it from another changes nothing.
-            for project in folders(&mirrors) {
-                for path in folders(&project) {
-                    match Mirror::open_or_init(path).await {
-                        Ok(mirror) => {
-                            if let Err(error) = Worktree::remove(&mirror, &worktree).await {
-                                tracing::warn!(worktree = %worktree.display(), error = chain(&error), "not swept");
-                            }
-                        }
-                        Err(error) => tracing::warn!(error = chain(&error), "mirror cannot be opened"),
-                    }
+        for project in folders(&self.paths.mirrors()) {
+            for path in folders(&project) {
+                let swept = match Mirror::open_or_init(path).await {
+                    Ok(mirror) => mirror.sweep().await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = swept {
+                    tracing::warn!(error = chain(&error), "mirror is not swept");
                 }
             }
-            remove_folder(worktree).await;
         }
-        for scratch in folders(&self.paths.scratches()) {
-            remove_folder(scratch).await;
+        for folder in [self.paths.worktrees(), self.paths.scratches()] {
+            for left in folders(&folder) {
+                remove_folder(left).await;
+            }
         }
     }
 }
@@ -276,7 +315,7 @@ fn base_ref(base: &Oid) -> String {
 }
 
 /// The folders directly in `dir`; none when it is not there.
-fn folders(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn folders(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return Vec::new();
     };

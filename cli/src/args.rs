@@ -75,6 +75,8 @@ pub enum Command {
     Stop(TaskArg),
     /// Wait until a task has ended.
     Wait(Wait),
+    /// List, show, draw and take checkpoints of sessions, and go back to one.
+    Checkpoint(CheckpointCommand),
     /// Show the shared context of a task and what sharing saved.
     Context(ContextCommand),
     /// Start a coordinator and an agent on this machine.
@@ -207,6 +209,75 @@ pub struct Pick {
     /// Which session [default: the winner].
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
+}
+
+/// `kage checkpoint`.
+#[derive(Debug, Args)]
+pub struct CheckpointCommand {
+    /// What about checkpoints.
+    #[command(subcommand)]
+    pub command: CheckpointSubcommand,
+}
+
+/// `kage checkpoint ls|show|graph|create|restore`.
+#[derive(Debug, Subcommand)]
+pub enum CheckpointSubcommand {
+    /// List them, oldest first.
+    Ls(Checkpoints),
+    /// Show one, and what it changed.
+    Show(CheckpointArg),
+    /// Draw them as a timeline, with what went on from where.
+    Graph(Checkpoints),
+    /// Take one of a running session now.
+    Create(CheckpointCreate),
+    /// Send a session back to one: what runs is stopped, and what was over is begun again.
+    Restore(CheckpointRestore),
+}
+
+/// Whose checkpoints.
+#[derive(Debug, Args)]
+pub struct Checkpoints {
+    /// Id of the task, or its first characters [default: the newest].
+    pub task: Option<String>,
+    /// Which session [default: all].
+    #[arg(long, value_name = "NAME")]
+    pub session: Option<String>,
+}
+
+/// Which checkpoint.
+#[derive(Debug, Args)]
+pub struct CheckpointArg {
+    /// Its number, or its id, or the first characters of that.
+    pub checkpoint: String,
+    /// Id of the task, or its first characters [default: the newest].
+    pub task: Option<String>,
+    /// Which session; a task's only one need not be named.
+    #[arg(long, value_name = "NAME")]
+    pub session: Option<String>,
+}
+
+/// `kage checkpoint create`.
+#[derive(Debug, Args)]
+pub struct CheckpointCreate {
+    /// Id of the task, or its first characters [default: the newest].
+    pub task: Option<String>,
+    /// Which session; a task's only one need not be named.
+    #[arg(long, value_name = "NAME")]
+    pub session: Option<String>,
+    /// What to remember it by.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub note: String,
+}
+
+/// `kage checkpoint restore`.
+#[derive(Debug, Args)]
+pub struct CheckpointRestore {
+    /// Which checkpoint.
+    #[command(flatten)]
+    pub which: CheckpointArg,
+    /// Only list what every path would become.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `kage compare`.

@@ -1,6 +1,6 @@
 //! The subcommands, a file each.
 
-use crate::args::{AgentSubcommand, Cli, Command, ContextSubcommand, TokenSubcommand};
+use crate::args::{AgentSubcommand, CheckpointSubcommand, Cli, Command, ContextSubcommand, TokenSubcommand};
 use crate::exit::Exit;
 use crate::invocation::Invocation;
 use crate::output::Output;
@@ -9,6 +9,7 @@ use crate::state::StateDir;
 
 mod agents;
 mod apply;
+mod checkpoint;
 mod compare;
 mod context;
 mod coordinator;
@@ -48,6 +49,13 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Merge(args) => merge::run(&invocation, args).await,
         Command::Stop(args) => stop::run(&invocation, args.task).await,
         Command::Wait(args) => wait::run(&invocation, args).await,
+        Command::Checkpoint(args) => match args.command {
+            CheckpointSubcommand::Ls(args) => checkpoint::ls(&invocation, args).await,
+            CheckpointSubcommand::Show(args) => checkpoint::show(&invocation, args).await,
+            CheckpointSubcommand::Graph(args) => checkpoint::graph(&invocation, args).await,
+            CheckpointSubcommand::Create(args) => checkpoint::create(&invocation, args).await,
+            CheckpointSubcommand::Restore(args) => checkpoint::restore(&invocation, args).await,
+        },
         Command::Context(args) => match args.command {
             ContextSubcommand::Show(args) => context::show(&invocation, args.task).await,
             ContextSubcommand::Stats(args) => context::stats(&invocation, args.task).await,

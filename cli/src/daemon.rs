@@ -108,7 +108,7 @@ async fn run_agent(invocation: &Invocation, options: AgentOptions, shutdown: &Sh
             .or(invocation.settings.agent.slots)
             .unwrap_or_else(slots::of_this_machine),
         labels: options.labels,
-        limits: kage_agent::Limits::default(),
+        limits: invocation.settings.agent.disk.limits(),
     };
     let registry = registry(invocation, options.manifest_dirs).await?;
     let mut ports = kage_agent::Ports::system(registry);

@@ -7,7 +7,9 @@
 use std::path::{Path, PathBuf};
 
 use config::{Environment, File, FileFormat};
-use kage_core::failure_table::{FailureTable, InvalidRules};
+use kage_agent::Limits;
+use kage_agent::adapters::{self, LoadError};
+use kage_core::failure_table::FailureTable;
 use kage_core::id::ProjectId;
 use serde::Deserialize;
 
@@ -57,6 +59,38 @@ pub struct AgentSettings {
     pub slots: Option<u32>,
     /// Folders of adapter manifests, besides the user's own.
     pub adapters: Vec<PathBuf>,
+    /// How much it may keep on its disk.
+    pub disk: DiskSettings,
+}
+
+/// `[agent.disk]`, in MiB.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiskSettings {
+    /// Output that is not delivered; beyond it programs wait.
+    pub outbox_mib: Option<u64>,
+    /// Mirrors; beyond it those go that nobody uses.
+    pub mirrors_mib: Option<u64>,
+    /// Checkpoints of sessions that are over; beyond it the oldest go.
+    pub checkpoints_mib: Option<u64>,
+    /// Worktrees; beyond it no work is taken.
+    pub worktrees_mib: Option<u64>,
+}
+
+impl DiskSettings {
+    /// The limits of an agent with these.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let usual = Limits::default();
+        let bytes = |mib: Option<u64>, usual: u64| mib.map_or(usual, |mib| mib.saturating_mul(1 << 20));
+        Limits {
+            undelivered_output: bytes(self.outbox_mib, usual.undelivered_output),
+            mirrors: bytes(self.mirrors_mib, usual.mirrors),
+            checkpoints: bytes(self.checkpoints_mib, usual.checkpoints),
+            worktrees: bytes(self.worktrees_mib, usual.worktrees),
+            ..usual
+        }
+    }
 }
 
 /// What may stand in a project's file.
@@ -87,24 +121,9 @@ pub enum SettingsError {
         #[source]
         source: config::ConfigError,
     },
-    /// The user's failure table is wrong.
-    #[error("the failure table {path} is wrong")]
-    Failures {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        #[source]
-        source: InvalidRules,
-    },
-    /// A file cannot be read.
-    #[error("cannot read {path}")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        #[source]
-        source: std::io::Error,
-    },
+    /// The user's failure table cannot be had.
+    #[error("the user's failure table cannot be used")]
+    Failures(#[source] LoadError),
 }
 
 /// The folder of the user's settings, if the user has a home.
@@ -125,27 +144,9 @@ pub fn user_adapters() -> Option<PathBuf> {
 /// When the file cannot be read or is no failure table.
 pub fn failures() -> Result<FailureTable, SettingsError> {
     match user_dir() {
-        Some(dir) => read_failures(&dir.join("failures.toml")),
+        Some(dir) => adapters::read_failures(&dir.join("failures.toml")).map_err(SettingsError::Failures),
         None => Ok(FailureTable::default()),
     }
-}
-
-/// What `failures.toml` says; one that is not there says nothing.
-fn read_failures(path: &Path) -> Result<FailureTable, SettingsError> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(FailureTable::default()),
-        Err(source) => {
-            return Err(SettingsError::Unreadable {
-                path: path.to_owned(),
-                source,
-            });
-        }
-    };
-    FailureTable::parse(&text).map_err(|source| SettingsError::Failures {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 /// Reads every source. `project` is the top of the repository, for commands that have one.
@@ -186,26 +187,7 @@ pub fn load(project: Option<&Path>) -> Result<Settings, SettingsError> {
 
 #[cfg(test)]
 mod tests {
-    use kage_core::failure::FailureKind;
-
     use super::*;
-
-    #[test]
-    fn a_failure_table_need_not_be_there_and_must_be_right() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("failures.toml");
-        assert_eq!(
-            read_failures(&file).unwrap().classify("x", "the hamster is tired"),
-            None
-        );
-
-        std::fs::write(&file, "[[rule]]\npattern = 'hamster'\nkind = 'overloaded'\n").unwrap();
-        let found = read_failures(&file).unwrap().classify("x", "the hamster is tired");
-        assert_eq!(found.map(|failure| failure.kind), Some(FailureKind::Overloaded));
-
-        std::fs::write(&file, "[[rule]]\npattern = '('\nkind = 'overloaded'\n").unwrap();
-        assert!(matches!(read_failures(&file), Err(SettingsError::Failures { .. })));
-    }
 
     #[test]
     fn a_project_decides_about_runs_only() {

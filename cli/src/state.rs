@@ -2,25 +2,44 @@
 
 use std::path::{Path, PathBuf};
 
+use kage_agent::state::not_ones_own;
+
 /// The folders and files of one state directory.
 #[derive(Debug, Clone)]
 pub struct StateDir(PathBuf);
 
-/// There is no home directory to put state into.
+/// Why there is no place for state.
 #[derive(Debug, thiserror::Error)]
-#[error("no home directory is known; set KAGE_STATE_DIR to a folder that Kage may write")]
-pub struct NoHome;
+pub enum NoStateDir {
+    /// None was asked for, and the user has no home.
+    #[error("no home directory is known; set KAGE_STATE_DIR to a folder that Kage may write")]
+    NoHome,
+    /// A person's own files are there.
+    #[error("{path} cannot hold Kage's state: it is {what}; name a folder of its own")]
+    Unfit {
+        /// What was asked for.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+}
 
 impl StateDir {
     /// The directory asked for, or the user's own.
     ///
     /// # Errors
-    /// When none was asked for and the user has no home.
-    pub fn resolve(asked: Option<&Path>) -> Result<Self, NoHome> {
+    /// When none was asked for and the user has no home, or it is the home itself or `/`.
+    pub fn resolve(asked: Option<&Path>) -> Result<Self, NoStateDir> {
         if let Some(dir) = asked {
+            if let Some(what) = not_ones_own(dir) {
+                return Err(NoStateDir::Unfit {
+                    path: dir.to_owned(),
+                    what,
+                });
+            }
             return Ok(Self(std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())));
         }
-        let base = directories::BaseDirs::new().ok_or(NoHome)?;
+        let base = directories::BaseDirs::new().ok_or(NoStateDir::NoHome)?;
         let state = base
             .state_dir()
             .map_or_else(|| base.data_local_dir().to_owned(), Path::to_owned);
@@ -79,5 +98,20 @@ impl StateDir {
     #[must_use]
     pub fn start_lock(&self) -> PathBuf {
         self.0.join("start.lock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn home_and_root_hold_no_state() {
+        let home = std::env::var_os("HOME").unwrap();
+        for asked in [Path::new("/"), Path::new(&home)] {
+            let resolved = StateDir::resolve(Some(asked));
+            assert!(matches!(resolved, Err(NoStateDir::Unfit { .. })), "{}", asked.display());
+        }
+        assert!(StateDir::resolve(Some(&Path::new(&home).join("kage"))).is_ok());
     }
 }

@@ -337,6 +337,23 @@ pub fn counted(number: usize, noun: &str) -> String {
     format!("{number} {noun}{plural}")
 }
 
+/// The name of a checkpoint's reason, as programs read it.
+#[must_use]
+pub fn checkpoint_reason(reason: v1::CheckpointReason) -> &'static str {
+    kage_proto::convert::checkpoint::checkpoint_reason("reason", reason.into())
+        .map_or("unknown", kage_core::checkpoint::CheckpointReason::as_str)
+}
+
+/// The word for what is known of a checkpoint's files.
+#[must_use]
+pub const fn safety(safety: v1::Safety) -> &'static str {
+    match safety {
+        v1::Safety::Unspecified | v1::Safety::Unknown => "unknown",
+        v1::Safety::Safe => "safe",
+        v1::Safety::Unsafe => "unsafe",
+    }
+}
+
 /// The word for a task's state.
 #[must_use]
 pub const fn task_state(state: v1::TaskState) -> &'static str {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use kage_core::attempt::EndReason;
+use kage_core::checkpoint::TakenCheckpoint;
 use kage_core::event::{Event, EventBody, OutputStream, ResultCommit};
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::recovery::Jitter;
@@ -22,7 +23,7 @@ use crate::coordinator::{Coordinator, Held};
 use crate::dispatch;
 use crate::output::{Feed, OutputAck};
 use crate::results::{self, Claimant, ResultError};
-use crate::services::{read_error, store_error};
+use crate::services::{internal, read_error, store_error};
 use crate::store::{AppendEvents, Appended, Claim, Ending};
 use crate::telemetry;
 
@@ -133,6 +134,11 @@ impl Lane {
                         return self.give_up(reason, responses).await;
                     }
                 }
+                EventBody::CheckpointTaken(taken) => {
+                    if let Err(reason) = self.checkpoint(taken).await? {
+                        return self.give_up(reason, responses).await;
+                    }
+                }
                 EventBody::Finished(_) => {
                     finished = true;
                     self.before_end().await?;
@@ -144,7 +150,6 @@ impl Lane {
                 | EventBody::FilesChanged(_)
                 | EventBody::OutputTruncated { .. }
                 | EventBody::Warning(_)
-                | EventBody::CheckpointTaken(_)
                 | EventBody::Resumed { .. } => {}
             }
         }
@@ -285,6 +290,33 @@ impl Lane {
                 }
             }
         }
+    }
+
+    /// A checkpoint counts when everything of it is durable. `Err` inside = it never will be.
+    async fn checkpoint(&mut self, taken: &TakenCheckpoint) -> Result<Result<(), String>, ApiError> {
+        let Some(subject) = self.subject().await? else {
+            return Ok(Ok(()));
+        };
+        if subject.refused.is_some() {
+            // The store says so when it gets the event.
+            return Ok(Ok(()));
+        }
+        let task = subject.task;
+        let Some((project, _)) = self.place_of(task).await? else {
+            return Ok(Err("the task is gone".to_owned()));
+        };
+        let segment = taken.transcript.as_ref().map(|segment| &segment.blob);
+        for blob in taken.pack.iter().chain(segment) {
+            let size = self.coordinator.blobs.size(&project, blob).await;
+            let size = size.map_err(|error| internal("a blob could not be looked up", &error))?;
+            if size.is_none() {
+                return Ok(Err(format!(
+                    "blob {blob} of checkpoint {} was not uploaded",
+                    taken.commit
+                )));
+            }
+        }
+        Ok(Ok(()))
     }
 
     async fn place_of(&self, task: TaskId) -> Result<Option<(ProjectId, Option<RepositoryRef>)>, ApiError> {

@@ -252,7 +252,10 @@ impl Board {
     /// Tells an agent to stop an attempt, now or when it is back.
     pub(crate) fn stop(&mut self, agent: AgentId, attempt: AttemptId) {
         self.stopping.insert(attempt);
-        self.tell(agent, stop_message(attempt, "the session was cancelled"));
+        self.tell(
+            agent,
+            stop_message(attempt, "the session was cancelled, or goes on elsewhere"),
+        );
     }
 }
 

@@ -15,6 +15,7 @@ use kage_core::time::Timestamp;
 use kage_proto::client::{CONNECTION_WINDOW, STREAM_WINDOW};
 use kage_proto::v1::access_service_server::AccessServiceServer;
 use kage_proto::v1::agent_service_server::AgentServiceServer;
+use kage_proto::v1::checkpoint_service_server::CheckpointServiceServer;
 use kage_proto::v1::context_service_server::ContextServiceServer;
 use kage_proto::v1::enrollment_service_server::EnrollmentServiceServer;
 use kage_proto::v1::event_service_server::EventServiceServer;
@@ -38,6 +39,7 @@ use crate::http as routes;
 use crate::identities::Identities;
 use crate::services::access::Access;
 use crate::services::agent::Agents;
+use crate::services::checkpoint::Checkpoints;
 use crate::services::context::Contexts;
 use crate::services::enrollment::Enrollment;
 use crate::services::event::Events;
@@ -88,6 +90,9 @@ pub(crate) async fn router(
     let access = AccessServiceServer::new(Access(Arc::clone(coordinator)))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
+    let checkpoints = CheckpointServiceServer::new(Checkpoints(Arc::clone(coordinator)))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_TASK_MESSAGE);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<TaskServiceServer<Tasks>>().await;
     reporter.set_serving::<AgentServiceServer<Agents>>().await;
@@ -101,6 +106,7 @@ pub(crate) async fn router(
         .add_service(events)
         .add_service(enrollment)
         .add_service(access)
+        .add_service(checkpoints)
         .add_service(health)
         .add_service(reflection);
     let guarded = grpc

@@ -4,15 +4,17 @@
 
 use std::error::Error;
 
-use kage_core::id::Digest;
+use kage_core::id::{Digest, TaskId};
 use kage_proto::status::ApiError;
 use serde::Serialize;
 
 use crate::auth::Principal;
-use crate::store::{ReadError, Request, StoreError};
+use crate::coordinator::Coordinator;
+use crate::store::{Named, ReadError, Request, StoreError, TaskView};
 
 pub(crate) mod access;
 pub(crate) mod agent;
+pub(crate) mod checkpoint;
 pub(crate) mod context;
 pub(crate) mod enrollment;
 pub(crate) mod event;
@@ -20,6 +22,44 @@ pub(crate) mod fleet;
 pub(crate) mod task;
 
 const MAX_REQUEST_ID: usize = 128;
+
+/// The task that a person names by its id or a prefix of it. To whoever is bound to a project
+/// there are no tasks of others.
+async fn find_task(coordinator: &Coordinator, caller: &Principal, text: &str) -> Result<TaskId, ApiError> {
+    let id = named_task(coordinator, text).await?;
+    if caller.bound_to().is_some() {
+        let project = stored(coordinator, id).await?.task.spec.project;
+        caller.may_use(&project).map_err(|_| ApiError::NotFound {
+            what: format!("task {text}"),
+        })?;
+    }
+    Ok(id)
+}
+
+async fn named_task(coordinator: &Coordinator, text: &str) -> Result<TaskId, ApiError> {
+    if let Ok(id) = text.parse() {
+        // Whether there is such a task turns out when it is read.
+        return Ok(id);
+    }
+    match coordinator.store.find_task(text).await.map_err(read_error)? {
+        Named::One(id) => Ok(id),
+        Named::NotFound => Err(ApiError::NotFound {
+            what: format!("task {text}"),
+        }),
+        Named::Ambiguous => Err(ApiError::invalid(
+            "task_id",
+            format_args!("{text} is the beginning of several ids; give more of it"),
+        )),
+    }
+}
+
+/// A task that has to be there.
+async fn stored(coordinator: &Coordinator, id: TaskId) -> Result<TaskView, ApiError> {
+    let view = coordinator.store.task(id).await.map_err(read_error)?;
+    view.ok_or_else(|| ApiError::NotFound {
+        what: format!("task {id}"),
+    })
+}
 
 /// Whose call it is. The door has said so; where it has not, nobody's.
 fn principal<T>(request: &tonic::Request<T>) -> Principal {

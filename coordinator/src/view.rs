@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use kage_core::fleet::Agent;
 use kage_core::price::session_money;
-use kage_core::session::SessionStateKind;
-use kage_proto::convert::session::session;
+use kage_core::session::{Session, SessionStateKind};
+use kage_proto::convert::session::session as shown;
 use kage_proto::{convert, v1};
 
 use crate::coordinator::Coordinator;
@@ -26,33 +26,32 @@ const SHORT_PROMPT: usize = 4 << 10;
 
 /// A task and its sessions.
 pub(crate) fn task(coordinator: &Coordinator, view: TaskView, prompt: Prompt) -> v1::Task {
-    let now = coordinator.now();
-    let sessions = view
-        .sessions
-        .iter()
-        .map(|row| {
-            let money = session_money(&row.usage, &coordinator.prices, row.started_at.unwrap_or(now));
-            let waiting = match row.state.kind() {
-                SessionStateKind::Queued | SessionStateKind::Claimed => {
-                    let held = row.incidents.last().and_then(|incident| incident.waiting(now));
-                    held.or_else(|| coordinator.board().why_waiting(row.id, now, Instant::now()))
-                }
-                SessionStateKind::Running
-                | SessionStateKind::Verifying
-                | SessionStateKind::Verified
-                | SessionStateKind::Rejected
-                | SessionStateKind::Unverified
-                | SessionStateKind::Failed
-                | SessionStateKind::Cancelled => None,
-            };
-            session(row, money, waiting)
-        })
-        .collect();
+    let sessions = view.sessions.iter().map(|row| session(coordinator, row)).collect();
     let mut task = view.task;
     if prompt == Prompt::Short {
         shorten(&mut task.spec.prompt);
     }
     convert::task::task(task, sessions)
+}
+
+/// A session.
+pub(crate) fn session(coordinator: &Coordinator, row: &Session) -> v1::Session {
+    let now = coordinator.now();
+    let money = session_money(&row.usage, &coordinator.prices, row.started_at.unwrap_or(now));
+    let waiting = match row.state.kind() {
+        SessionStateKind::Queued | SessionStateKind::Claimed => {
+            let held = row.incidents.last().and_then(|incident| incident.waiting(now));
+            held.or_else(|| coordinator.board().why_waiting(row.id, now, Instant::now()))
+        }
+        SessionStateKind::Running
+        | SessionStateKind::Verifying
+        | SessionStateKind::Verified
+        | SessionStateKind::Rejected
+        | SessionStateKind::Unverified
+        | SessionStateKind::Failed
+        | SessionStateKind::Cancelled => None,
+    };
+    shown(row, money, waiting)
 }
 
 fn shorten(text: &mut String) {

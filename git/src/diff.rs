@@ -1,6 +1,7 @@
 //! What differs between two commits of a mirror, for people and reports, computed by
 //! libgit2 alone: no pager, external diff or textconv can run. These functions block.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use git2::{Delta, DiffFormat, DiffOptions, Repository};
@@ -8,6 +9,7 @@ use kage_core::event::{ChangeKind, DiffStat, FileChange, MAX_RESULT_PATHS, Resul
 use kage_core::id::Oid;
 
 use crate::error::GitError;
+use crate::objects::oid_of;
 
 /// A difference between two commits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -84,6 +86,60 @@ pub fn patch(repository: &Path, base: &Oid, commit: &Oid) -> Result<Vec<u8>, Git
         })?;
         Ok(text)
     })
+}
+
+/// What a commit has at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathEntry {
+    /// As git has it: 0o100644, 0o100755, 0o120000 or 0o160000.
+    pub mode: u32,
+    /// Its content.
+    pub id: Oid,
+}
+
+/// A path that two commits have differently. Renames are two of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathChange {
+    /// As it is in the repository.
+    pub path: Vec<u8>,
+    /// `None` = nothing is there.
+    pub before: Option<PathEntry>,
+    /// The same, afterwards.
+    pub after: Option<PathEntry>,
+}
+
+type Side = Option<(u32, git2::Oid)>;
+
+/// Every path that differs from `before` to `after` in the repository at `repository`, in
+/// the order of their bytes.
+///
+/// # Errors
+/// When one of them is not there.
+pub fn paths(repository: &Path, before: &Oid, after: &Oid) -> Result<Vec<PathChange>, GitError> {
+    let sides = with_diff(repository, before, after, |diff| {
+        let side = |file: git2::DiffFile<'_>| file.exists().then(|| (u32::from(file.mode()), file.id()));
+        let mut sides: BTreeMap<Vec<u8>, (Side, Side)> = BTreeMap::new();
+        for delta in diff.deltas() {
+            let path = delta.new_file().path_bytes().or(delta.old_file().path_bytes());
+            // A file that becomes a link is a deletion and an addition.
+            let (before, after) = sides.entry(path.unwrap_or_default().to_vec()).or_default();
+            *before = before.or_else(|| side(delta.old_file()));
+            *after = after.or_else(|| side(delta.new_file()));
+        }
+        Ok(sides)
+    })?;
+    let entry = |side: Side| {
+        side.map(|(mode, id)| Ok::<_, GitError>(PathEntry { mode, id: oid_of(id)? }))
+            .transpose()
+    };
+    let change = |(path, (before, after))| {
+        Ok(PathChange {
+            path,
+            before: entry(before)?,
+            after: entry(after)?,
+        })
+    };
+    sides.into_iter().map(change).collect()
 }
 
 fn with_diff<T>(

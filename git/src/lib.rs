@@ -36,6 +36,7 @@ pub mod checkpoint;
 pub mod restore;
 
 mod rebuild;
+pub mod upkeep;
 
 pub use checkpoint::Checkpoint;
 pub use command::{Auth, TlsAuth};

@@ -342,9 +342,13 @@ impl Worktree {
 
 /// Where Kage's own git directory of the worktree at `path` is.
 fn private_dir(mirror: &Mirror, path: &Path) -> PathBuf {
+    mirror.path().join("checkouts").join(private_name(path))
+}
+
+/// What the worktree at `path`, which is absolute and resolved, is called in its mirror.
+pub(crate) fn private_name(path: &Path) -> String {
     let digest = Digest::of(path.as_os_str().as_bytes());
-    let name: String = digest.as_str().chars().take(32).collect();
-    mirror.path().join("checkouts").join(name)
+    digest.as_str().chars().take(32).collect()
 }
 
 fn paths_of(output: &[u8]) -> Vec<PathBuf> {

@@ -17,6 +17,7 @@ use tonic::{Request, Status};
 
 use crate::v1::access_service_client::AccessServiceClient;
 use crate::v1::agent_service_client::AgentServiceClient;
+use crate::v1::checkpoint_service_client::CheckpointServiceClient;
 use crate::v1::context_service_client::ContextServiceClient;
 use crate::v1::enrollment_service_client::EnrollmentServiceClient;
 use crate::v1::event_service_client::EventServiceClient;
@@ -241,6 +242,14 @@ impl Client {
         TaskServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_TASK_MESSAGE)
             .max_encoding_message_size(MAX_TASK_MESSAGE)
+    }
+
+    /// Checkpoints: list, show, restore, create.
+    #[must_use]
+    pub fn checkpoints(&self) -> CheckpointServiceClient<Authorised> {
+        CheckpointServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_TASK_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
     }
 
     /// Contexts: put, get, statistics.

@@ -1,5 +1,6 @@
 //! `kage doctor`: what this machine has and lacks, and what to do about it.
 
+use kage_agent::disk::Usage;
 use kage_agent::process::Runner;
 use serde::Serialize;
 
@@ -21,6 +22,8 @@ struct Diagnosis {
     state_dir: String,
     /// Free bytes where the state is kept.
     free_bytes: Option<u64>,
+    /// What the agent of this machine keeps there.
+    agent_disk: Usage,
     /// Address of this machine's coordinator, when one runs.
     coordinator: Option<String>,
     adapters: Vec<Adapter>,
@@ -90,6 +93,7 @@ async fn diagnose(invocation: &Invocation) -> Diagnosis {
         containment: Runner::this_executable().containment().to_string(),
         state_dir: invocation.state.path().display().to_string(),
         free_bytes,
+        agent_disk: Usage::of(&invocation.state.agent()).await,
         coordinator: connect::running(&invocation.state).await.map(|access| access.url),
         adapters,
         problems,
@@ -122,6 +126,21 @@ fn words(diagnosis: &Diagnosis) -> String {
         ),
         diagnosis.coordinator.as_deref().unwrap_or("none runs here"),
     );
+    let disk = &diagnosis.agent_disk;
+    let kinds = [
+        ("outbox", disk.outbox),
+        ("mirrors", disk.mirrors),
+        ("of these checkpoints", disk.checkpoints),
+        ("worktrees", disk.worktrees),
+        ("scratch folders", disk.scratch),
+        ("contexts", disk.contexts),
+    ];
+    let size = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    text += &view::table(
+        &["the agent keeps", "size"],
+        kinds.map(|(kind, bytes)| vec![kind.to_owned(), size(bytes)]),
+    );
+    text.push('\n');
     text += &view::table(
         &["adapter", "version", "usable"],
         diagnosis.adapters.iter().map(|a| {

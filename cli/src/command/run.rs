@@ -3,6 +3,7 @@
 
 use std::io::Read as _;
 
+use kage_agent::state::not_ones_own;
 use kage_core::task::{Policy, TaskSpec, VerifyPolicy};
 use kage_git::UserRepo;
 use kage_git::snapshot::SnapshotOptions;
@@ -25,6 +26,11 @@ use crate::view::{self, TaskJson};
 
 pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result<Exit> {
     let repository = UserRepo::discover(&args.repo).await?;
+    if let Some(what) = not_ones_own(repository.root()) {
+        let path = repository.root().display();
+        let text = format!("the repository {path} is {what}, and all of it would be sent; name another with --repo");
+        return Err(Refusal::usage(text).into());
+    }
     invocation.settings = settings::load(Some(repository.root()))?;
     let workers = assignments::workers(&args.with, args.repeat)?;
     let policy = policy(&args, &invocation.settings.run)?;

@@ -23,6 +23,9 @@ pub(super) async fn run(invocation: &Invocation, asked: Option<String>) -> anyho
     for session in task.sessions.iter().filter(|session| !session.waiting.is_empty()) {
         invocation.out.text(&format!("{}: {}", session.name, session.waiting))?;
     }
+    for session in task.sessions.iter().filter(|session| session.checkpoints > 0) {
+        invocation.out.text(&checkpoints(session))?;
+    }
     Ok(Exit::Done)
 }
 
@@ -52,6 +55,25 @@ fn heading(task: &v1::Task) -> String {
         && !verify.verify.is_empty()
     {
         text += &format!("verify: {}\n", view::one_line(&verify.verify, 200));
+    }
+    text
+}
+
+/// How many checkpoints there are, and what went on from which.
+fn checkpoints(session: &v1::Session) -> String {
+    let stands = match session.head {
+        0 => "the base".to_owned(),
+        number => format!("checkpoint {number}"),
+    };
+    let count = view::counted(session.checkpoints as usize, "checkpoint");
+    let mut text = format!("{}: {count}, stands on {stands}\n", session.name);
+    for resumption in &session.resumptions {
+        text += &format!(
+            "  attempt {} went on from checkpoint {}, {} made again\n",
+            resumption.attempt,
+            resumption.checkpoint,
+            view::counted(resumption.repeated_calls as usize, "model call")
+        );
     }
     text
 }

@@ -19,11 +19,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{internal, principal, read_error, request, store_error};
-use crate::auth::Principal;
+use super::{find_task, internal, principal, read_error, request, store_error, stored};
 use crate::coordinator::Coordinator;
 use crate::cursor::Cursor;
-use crate::store::{CancelTask, CreateTask, InvalidPageToken, Named, PageToken, TaskView};
+use crate::store::{CancelTask, CreateTask, InvalidPageToken, PageToken, TaskView};
 use crate::view::Prompt;
 use crate::watch::{self, Watch};
 use crate::{telemetry, view};
@@ -84,7 +83,7 @@ impl TaskService for Tasks {
     }
 
     async fn get_task(&self, message: Request<v1::GetTaskRequest>) -> Result<Response<v1::GetTaskResponse>, Status> {
-        let id = self.find(&principal(&message), &message.get_ref().task_id).await?;
+        let id = find_task(&self.0, &principal(&message), &message.get_ref().task_id).await?;
         let task = self.shown(id).await?;
         Ok(Response::new(v1::GetTaskResponse { task: Some(task) }))
     }
@@ -121,7 +120,7 @@ impl TaskService for Tasks {
     ) -> Result<Response<v1::CancelTaskResponse>, Status> {
         let caller = principal(&message);
         let message = message.into_inner();
-        let task = self.find(&caller, &message.task_id).await?;
+        let task = find_task(&self.0, &caller, &message.task_id).await?;
         let command = CancelTask {
             request: request(&caller, &message.request_id, &task)?,
             task,
@@ -141,7 +140,7 @@ impl TaskService for Tasks {
     ) -> Result<Response<Self::WatchTaskStream>, Status> {
         let caller = principal(&message);
         let message = message.into_inner();
-        let task = self.find(&caller, &message.task_id).await?;
+        let task = find_task(&self.0, &caller, &message.task_id).await?;
         let streams: Result<_, InvalidField> = message
             .output
             .iter()
@@ -149,7 +148,7 @@ impl TaskService for Tasks {
             .collect();
         let session = convert::parse_optional("session", &message.session).map_err(ApiError::from)?;
         if let Some(session) = &session {
-            let view = self.stored(task).await?;
+            let view = stored(&self.0, task).await?;
             if view.task.spec.assignment(session).is_none() {
                 return Err(ApiError::NotFound {
                     what: format!("session {session}"),
@@ -172,8 +171,8 @@ impl TaskService for Tasks {
         &self,
         message: Request<v1::GetReportRequest>,
     ) -> Result<Response<v1::GetReportResponse>, Status> {
-        let id = self.find(&principal(&message), &message.get_ref().task_id).await?;
-        let view = self.stored(id).await?;
+        let id = find_task(&self.0, &principal(&message), &message.get_ref().task_id).await?;
+        let view = stored(&self.0, id).await?;
         let report = report::rank(&view.task, &view.sessions, &self.0.prices, self.0.now());
         let provisional = report.provisional;
         Ok(Response::new(v1::GetReportResponse {
@@ -184,45 +183,8 @@ impl TaskService for Tasks {
 }
 
 impl Tasks {
-    /// The task that a person names by its id or a prefix of it. To whoever is bound to a
-    /// project there are no tasks of others.
-    async fn find(&self, caller: &Principal, text: &str) -> Result<TaskId, ApiError> {
-        let id = self.named(text).await?;
-        if caller.bound_to().is_some() {
-            let project = self.stored(id).await?.task.spec.project;
-            caller.may_use(&project).map_err(|_| ApiError::NotFound {
-                what: format!("task {text}"),
-            })?;
-        }
-        Ok(id)
-    }
-
-    async fn named(&self, text: &str) -> Result<TaskId, ApiError> {
-        if let Ok(id) = text.parse() {
-            // Whether there is such a task turns out when it is read.
-            return Ok(id);
-        }
-        match self.0.store.find_task(text).await.map_err(read_error)? {
-            Named::One(id) => Ok(id),
-            Named::NotFound => Err(ApiError::NotFound {
-                what: format!("task {text}"),
-            }),
-            Named::Ambiguous => Err(ApiError::invalid(
-                "task_id",
-                format_args!("{text} is the beginning of several ids; give more of it"),
-            )),
-        }
-    }
-
-    async fn stored(&self, id: TaskId) -> Result<TaskView, ApiError> {
-        let view = self.0.store.task(id).await.map_err(read_error)?;
-        view.ok_or_else(|| ApiError::NotFound {
-            what: format!("task {id}"),
-        })
-    }
-
     async fn shown(&self, id: TaskId) -> Result<v1::Task, ApiError> {
-        Ok(view::task(&self.0, self.stored(id).await?, Prompt::Whole))
+        Ok(view::task(&self.0, stored(&self.0, id).await?, Prompt::Whole))
     }
 
     /// Checks what the store cannot: that everything the spec names is here and readable.

@@ -134,7 +134,7 @@ async fn a_context_is_stored_once_and_what_was_sent_is_counted() {
 }
 
 /// Runs git as a person would, without their configuration.
-async fn git(dir: &std::path::Path, arguments: &[&str], bearer: Option<&str>) -> String {
+pub(crate) async fn git(dir: &std::path::Path, arguments: &[&str], bearer: Option<&str>) -> String {
     let mut command = tokio::process::Command::new("git");
     command
         .args(["-c", "user.name=t", "-c", "user.email=t@example.com"])

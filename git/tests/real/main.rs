@@ -17,4 +17,5 @@ mod packs;
 mod restores;
 mod restores_random;
 mod snapshots;
+mod upkeep;
 mod worktrees;

@@ -1,0 +1,128 @@
+//! Real mirrors with checkpoints of attempts that are over, and of one that is not.
+
+use kage_core::id::{AttemptId, AttemptToken, Oid};
+use kage_proto::convert::agent::AttemptKey;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::live::Stop;
+
+struct Place {
+    _state: tempfile::TempDir,
+    paths: Paths,
+    live: Live,
+    uses: Uses,
+}
+
+impl Place {
+    fn new() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        Self {
+            paths: Paths::at(state.path()),
+            live: Live::default(),
+            uses: Uses::default(),
+            _state: state,
+        }
+    }
+
+    /// A mirror with a base.
+    async fn mirror(&self, name: &str) -> (Mirror, Oid) {
+        let path = self.paths.mirrors().join("default").join(name);
+        let mirror = Mirror::open_or_init(path).await.unwrap();
+        let source = tempfile::tempdir().unwrap();
+        std::fs::write(source.path().join("a"), "1\n").unwrap();
+        kage_git::creation::create(source.path(), "start").await.unwrap();
+        let url = format!("file://{}", source.path().display());
+        let fetched = mirror
+            .fetch(&url, &kage_git::Auth::None, &["HEAD:refs/kage/bases/x"])
+            .await;
+        fetched.unwrap();
+        let base = mirror.resolve("refs/kage/bases/x").await.unwrap().unwrap();
+        (mirror, base)
+    }
+
+    /// Takes a checkpoint of some size as an attempt that then loses its worktree.
+    async fn attempt(&self, n: u128, mirror: &Mirror, base: &Oid) -> String {
+        let path = self.paths.worktree(AttemptId::from_random(n));
+        let tree = Worktree::create(mirror, &path, base).await.unwrap();
+        let bytes: Vec<u8> = (0..60_000_u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(n as u32) >> 13) as u8)
+            .collect();
+        std::fs::write(path.join("big"), bytes).unwrap();
+        tree.checkpoint(base, "c").await.unwrap();
+        let name = Worktree::name(&path).unwrap();
+        Worktree::remove(mirror, &path).await.unwrap();
+        name
+    }
+
+    fn disk(&self, limits: Limits) -> Disk {
+        Disk::new(
+            self.paths.clone(),
+            limits,
+            self.live.clone(),
+            self.uses.clone(),
+            Worktrees::default(),
+        )
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_checkpoints_go_first_and_undelivered_ones_stay() {
+    let place = Place::new();
+    let (mirror, base) = place.mirror("repo.git").await;
+    let mut names = Vec::new();
+    for n in 1..=3 {
+        names.push(place.attempt(n, &mirror, &base).await);
+    }
+    // The oldest is not delivered.
+    let key = AttemptKey {
+        attempt: AttemptId::from_random(1),
+        token: AttemptToken::from_random(1),
+    };
+    place.live.insert(key.clone(), Stop::default(), mpsc::channel(1).0);
+    let kept = async || -> BTreeSet<String> {
+        let kept = mirror.kept().await.unwrap();
+        kept.into_iter().map(|kept| kept.worktree).collect()
+    };
+
+    let enough = Limits::default();
+    let mut disk = place.disk(enough);
+    disk.look().await;
+    assert_eq!(kept().await.len(), 3);
+    let size = disk.sizes[&names[0]].1;
+    let mut disk = place.disk(Limits {
+        checkpoints: 2 * size + size / 2,
+        ..enough
+    });
+    disk.look().await;
+    assert_eq!(kept().await, BTreeSet::from([names[0].clone(), names[2].clone()]));
+    let mut disk = place.disk(Limits {
+        checkpoints: 0,
+        ..enough
+    });
+    disk.look().await;
+    assert_eq!(kept().await, BTreeSet::from([names[0].clone()]));
+    place.live.remove(key.attempt);
+    disk.look().await;
+    assert_eq!(kept().await.len(), 0);
+    let usage = Usage::of(place._state.path()).await;
+    assert_eq!((usage.checkpoints, usage.worktrees > 0), (0, true));
+    assert!(usage.mirrors > 0);
+}
+
+#[tokio::test]
+async fn mirrors_go_when_all_else_is_too_little_but_none_in_use() {
+    let place = Place::new();
+    let (used, _) = place.mirror("used.git").await;
+    let (idle, _) = place.mirror("idle.git").await;
+    let in_use = place.uses.of(used.path()).read_owned().await;
+    let none = Limits {
+        mirrors: 0,
+        ..Limits::default()
+    };
+    place.disk(none).look().await;
+    assert!(used.path().exists() && !idle.path().exists());
+    drop(in_use);
+    place.disk(none).look().await;
+    assert!(!used.path().exists());
+}

@@ -1,0 +1,377 @@
+//! `kage checkpoint`: what the coordinator holds of sessions, and going back to it. The
+//! timeline is drawn in `graph`. Notes and paths are shown, never run or interpreted.
+
+use anyhow::Context as _;
+use kage_proto::convert::checkpoint::checkpoint_reason;
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+use serde::Serialize;
+
+use crate::args::{CheckpointArg, CheckpointCreate, CheckpointRestore, Checkpoints};
+use crate::connect::Access;
+use crate::exit::Exit;
+use crate::invocation::Invocation;
+use crate::tasks;
+use crate::view;
+
+mod graph;
+
+pub(super) async fn ls(invocation: &Invocation, args: Checkpoints) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let listed = list(&access, args).await?;
+    let json: Vec<_> = listed.checkpoints.iter().map(CheckpointJson::of).collect();
+    invocation.out.result(&json)?;
+    if listed.checkpoints.is_empty() {
+        invocation.out.text("no checkpoint was taken yet")?;
+    } else {
+        let header = [
+            "session", "#", "id", "after", "try", "agent", "reason", "files", "calls", "safety", "note",
+        ];
+        invocation
+            .out
+            .text(&view::table(&header, listed.checkpoints.iter().map(row)))?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) async fn graph(invocation: &Invocation, args: Checkpoints) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let listed = list(&access, args).await?;
+    let json: Vec<_> = listed.checkpoints.iter().map(CheckpointJson::of).collect();
+    invocation.out.result(&json)?;
+    let mut text = String::new();
+    for session in &listed.sessions {
+        let mine: Vec<_> = listed
+            .checkpoints
+            .iter()
+            .filter(|c| c.session_id == session.id)
+            .collect();
+        text += &graph::draw(session, &mine);
+    }
+    invocation.out.text(&text)?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn show(invocation: &Invocation, args: CheckpointArg) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let task_id = tasks::find(&access, args.task).await?.id;
+    let request = v1::GetCheckpointRequest {
+        task_id,
+        session: args.session.unwrap_or_default(),
+        checkpoint: args.checkpoint,
+    };
+    let response = access.client.checkpoints().get_checkpoint(request).await;
+    let response = response.map_err(ApiError::from)?.into_inner();
+    let checkpoint = response.checkpoint.context("the coordinator sent no checkpoint")?;
+    invocation.out.result(&ShownJson {
+        checkpoint: CheckpointJson::of(&checkpoint),
+        changes: response.changes.iter().map(PathJson::of).collect(),
+    })?;
+    invocation.out.text(&details(&checkpoint))?;
+    invocation.out.text(&paths(&response.changes))?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn create(invocation: &Invocation, args: CheckpointCreate) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let task_id = tasks::find(&access, args.task).await?.id;
+    let request = v1::CreateCheckpointRequest {
+        request_id: tasks::request_id(),
+        task_id,
+        session: args.session.unwrap_or_default(),
+        note: args.note,
+    };
+    let response = access.client.checkpoints().create_checkpoint(request).await;
+    let checkpoint = response.map_err(ApiError::from)?.into_inner().checkpoint;
+    let checkpoint = checkpoint.context("the coordinator sent no checkpoint")?;
+    invocation.out.result(&CheckpointJson::of(&checkpoint))?;
+    invocation.out.text(&format!(
+        "checkpoint {} of {} ({})",
+        checkpoint.number,
+        checkpoint.session,
+        view::short_id(&checkpoint.commit)
+    ))?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn restore(invocation: &Invocation, args: CheckpointRestore) -> anyhow::Result<Exit> {
+    let access = invocation.existing().await?;
+    let task_id = tasks::find(&access, args.which.task).await?.id;
+    let request = v1::RestoreSessionRequest {
+        request_id: tasks::request_id(),
+        task_id,
+        session: args.which.session.unwrap_or_default(),
+        checkpoint: args.which.checkpoint,
+        dry_run: args.dry_run,
+    };
+    let response = access.client.checkpoints().restore_session(request).await;
+    let response = response.map_err(ApiError::from)?.into_inner();
+    let checkpoint = response.checkpoint.context("the coordinator sent no checkpoint")?;
+    invocation.out.result(&RestoreJson {
+        dry_run: args.dry_run,
+        checkpoint: CheckpointJson::of(&checkpoint),
+        repeated_calls: response.repeated_calls,
+        plan: response.plan.iter().map(PathJson::of).collect(),
+    })?;
+    let calls = view::counted(response.repeated_calls as usize, "model call");
+    let (session, number) = (&checkpoint.session, checkpoint.number);
+    invocation.out.text(&if args.dry_run {
+        format!(
+            "{session} would go back to checkpoint {number}, from its newest; {calls} would be made again\n{}",
+            paths(&response.plan)
+        )
+    } else {
+        format!(
+            "{session} goes back to checkpoint {number}; {calls} will be made again\n{}",
+            paths(&response.plan)
+        )
+    })?;
+    Ok(Exit::Done)
+}
+
+async fn list(access: &Access, args: Checkpoints) -> anyhow::Result<v1::ListCheckpointsResponse> {
+    let task_id = tasks::find(access, args.task).await?.id;
+    let request = v1::ListCheckpointsRequest {
+        task_id,
+        session: args.session.unwrap_or_default(),
+    };
+    let response = access.client.checkpoints().list_checkpoints(request).await;
+    Ok(response.map_err(ApiError::from)?.into_inner())
+}
+
+fn row(checkpoint: &v1::Checkpoint) -> Vec<String> {
+    let mark = if checkpoint.head { "*" } else { "" };
+    vec![
+        checkpoint.session.clone(),
+        format!("{}{mark}", checkpoint.number),
+        view::short_id(&checkpoint.commit).to_owned(),
+        match checkpoint.parent_number {
+            0 => "base".to_owned(),
+            number => number.to_string(),
+        },
+        checkpoint.attempt.to_string(),
+        view::printable(&checkpoint.agent),
+        reason(checkpoint),
+        checkpoint.files_changed.to_string(),
+        checkpoint.calls.to_string(),
+        view::safety(checkpoint.safety()).to_owned(),
+        view::one_line(&checkpoint.note, 60),
+    ]
+}
+
+/// The reason in words.
+fn reason(checkpoint: &v1::Checkpoint) -> String {
+    checkpoint_reason("reason", checkpoint.reason).map_or_else(|_| "unknown".to_owned(), |reason| reason.to_string())
+}
+
+fn details(checkpoint: &v1::Checkpoint) -> String {
+    let after = match checkpoint.parent_number {
+        0 => format!("base {}", view::short_id(&checkpoint.parent)),
+        number => format!("checkpoint {number}"),
+    };
+    let mut text = format!(
+        "checkpoint {} of {}\ncommit: {}\nafter: {after}\ntaken: {} in attempt {} on {}\nconversation: position {}, after {}\nfiles: {}\n",
+        checkpoint.number,
+        checkpoint.session,
+        checkpoint.commit,
+        reason(checkpoint),
+        checkpoint.attempt,
+        view::printable(&checkpoint.agent),
+        checkpoint.position,
+        view::counted(checkpoint.calls as usize, "model call"),
+        match checkpoint.safety() {
+            v1::Safety::Safe => "verify passed on them",
+            v1::Safety::Unsafe => "verify failed on them",
+            v1::Safety::Unspecified | v1::Safety::Unknown => "verify did not run on them",
+        },
+    );
+    if !checkpoint.note.is_empty() {
+        text += &format!("note: {}\n", view::one_line(&checkpoint.note, 1000));
+    }
+    for resumption in &checkpoint.resumptions {
+        text += &format!("{}\n", resumed(resumption));
+    }
+    text
+}
+
+/// "attempt 2 went on from here; 1 model call made again".
+fn resumed(resumption: &v1::Resumption) -> String {
+    let conversation = if resumption.position == 0 {
+        " with a new conversation"
+    } else {
+        ""
+    };
+    format!(
+        "attempt {} went on from here{conversation}; {} made again",
+        resumption.attempt,
+        view::counted(resumption.repeated_calls as usize, "model call")
+    )
+}
+
+fn paths(changes: &[v1::PathPlan]) -> String {
+    if changes.is_empty() {
+        return "no path differs\n".to_owned();
+    }
+    let mut text = String::new();
+    for change in changes {
+        let path = view::printable(&String::from_utf8_lossy(&change.path));
+        text += &format!("{:<8} {path}{}\n", action(change.action()), kind(change));
+    }
+    text
+}
+
+const fn action(action: v1::PathAction) -> &'static str {
+    match action {
+        v1::PathAction::Unspecified => "unknown",
+        v1::PathAction::Create => "create",
+        v1::PathAction::Replace => "replace",
+        v1::PathAction::Delete => "delete",
+    }
+}
+
+/// What the path is afterwards, when that is not a plain file as before.
+fn kind(change: &v1::PathPlan) -> &'static str {
+    if change.new_mode == change.old_mode {
+        return "";
+    }
+    match change.new_mode {
+        0o100_755 => " (executable)",
+        0o120_000 => " (symbolic link)",
+        0o160_000 => " (submodule)",
+        0o100_644 if change.old_mode != 0 => " (plain file)",
+        _ => "",
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct CheckpointJson<'a> {
+    session: &'a str,
+    number: u32,
+    parent_number: u32,
+    attempt: u32,
+    adapter: &'a str,
+    agent: &'a str,
+    commit: &'a str,
+    parent: &'a str,
+    tree: &'a str,
+    reason: &'static str,
+    note: &'a str,
+    files_changed: u64,
+    position: u64,
+    calls: u32,
+    safety: &'static str,
+    head: bool,
+    taken_at_ms: u64,
+    stored_at_ms: u64,
+    resumptions: Vec<ResumptionJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct ResumptionJson {
+    attempt: u32,
+    position: u64,
+    repeated_calls: u32,
+}
+
+impl<'a> CheckpointJson<'a> {
+    fn of(checkpoint: &'a v1::Checkpoint) -> Self {
+        let resumption = |resumption: &v1::Resumption| ResumptionJson {
+            attempt: resumption.attempt,
+            position: resumption.position,
+            repeated_calls: resumption.repeated_calls,
+        };
+        Self {
+            session: &checkpoint.session,
+            number: checkpoint.number,
+            parent_number: checkpoint.parent_number,
+            attempt: checkpoint.attempt,
+            adapter: &checkpoint.adapter,
+            agent: &checkpoint.agent,
+            commit: &checkpoint.commit,
+            parent: &checkpoint.parent,
+            tree: &checkpoint.tree,
+            reason: view::checkpoint_reason(checkpoint.reason()),
+            note: &checkpoint.note,
+            files_changed: checkpoint.files_changed,
+            position: checkpoint.position,
+            calls: checkpoint.calls,
+            safety: view::safety(checkpoint.safety()),
+            head: checkpoint.head,
+            taken_at_ms: checkpoint.taken_at_ms,
+            stored_at_ms: checkpoint.stored_at_ms,
+            resumptions: checkpoint.resumptions.iter().map(resumption).collect(),
+        }
+    }
+}
+
+/// A path and what it becomes. One that is not UTF-8 has its bytes besides.
+#[derive(Debug, Serialize)]
+struct PathJson<'a> {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<&'a [u8]>,
+    action: &'static str,
+    old_mode: u32,
+    old_id: &'a str,
+    new_mode: u32,
+    new_id: &'a str,
+}
+
+impl<'a> PathJson<'a> {
+    fn of(plan: &'a v1::PathPlan) -> Self {
+        Self {
+            path: String::from_utf8_lossy(&plan.path).into_owned(),
+            path_bytes: str::from_utf8(&plan.path).is_err().then_some(plan.path.as_slice()),
+            action: action(plan.action()),
+            old_mode: plan.old_mode,
+            old_id: &plan.old_id,
+            new_mode: plan.new_mode,
+            new_id: &plan.new_id,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct ShownJson<'a> {
+    #[serde(flatten)]
+    checkpoint: CheckpointJson<'a>,
+    changes: Vec<PathJson<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct RestoreJson<'a> {
+    dry_run: bool,
+    checkpoint: CheckpointJson<'a>,
+    repeated_calls: u32,
+    plan: Vec<PathJson<'a>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_says_what_it_becomes() {
+        let plan = |path: &[u8], action: v1::PathAction, old_mode, new_mode| v1::PathPlan {
+            path: path.to_vec(),
+            action: action.into(),
+            old_mode,
+            new_mode,
+            ..Default::default()
+        };
+        let changes = [
+            plan(b"a.txt", v1::PathAction::Replace, 0o100_644, 0o100_644),
+            plan(b"run.sh", v1::PathAction::Replace, 0o100_644, 0o100_755),
+            plan(b"link", v1::PathAction::Create, 0, 0o120_000),
+            plan(b"old\x1b[2J\xff", v1::PathAction::Delete, 0o100_644, 0),
+        ];
+        insta::assert_snapshot!(paths(&changes), @r"
+        replace  a.txt
+        replace  run.sh (executable)
+        create   link (symbolic link)
+        delete   old�[2J�
+        ");
+        assert_eq!(PathJson::of(&changes[0]).path_bytes, None);
+        assert_eq!(PathJson::of(&changes[3]).path_bytes, Some(b"old\x1b[2J\xff".as_slice()));
+    }
+}

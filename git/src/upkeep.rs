@@ -1,0 +1,185 @@
+//! What a mirror holds beyond what it must, and getting rid of it: checkpoints of worktrees
+//! that are gone, objects that nothing names, and files that a crash left half made. It owns
+//! how that is measured and removed; what goes first is its users' decision.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use kage_core::id::Oid;
+
+use crate::error::{GitError, blocking};
+use crate::lock;
+use crate::mirror::Mirror;
+use crate::worktree::Worktree;
+
+/// Objects younger than this stay: somebody may be about to name them.
+const SETTLED: &str = "--prune=10.minutes.ago";
+
+/// The checkpoints of one worktree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The worktree, as [`Worktree::name`] calls it.
+    pub worktree: String,
+    /// When the newest one was taken.
+    pub newest: SystemTime,
+    commits: Vec<Oid>,
+}
+
+impl Worktree {
+    /// What Kage calls the worktree at `path` in a mirror.
+    ///
+    /// # Errors
+    /// When the folder that it is in cannot be resolved.
+    pub fn name(path: &Path) -> Result<String, GitError> {
+        let parent = path.parent().unwrap_or(path);
+        let folder = fs::canonicalize(parent).map_err(GitError::io("resolve", parent))?;
+        Ok(crate::worktree::private_name(
+            &folder.join(path.file_name().unwrap_or_default()),
+        ))
+    }
+}
+
+impl Mirror {
+    /// The checkpoints that are kept here, oldest first.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub async fn kept(&self) -> Result<Vec<Kept>, GitError> {
+        let path = self.path().join("refs/kage/checkpoints");
+        let mut kept = blocking("listing checkpoints", move || kept_in(&path)).await?;
+        kept.sort_by_key(|kept| kept.newest);
+        Ok(kept)
+    }
+
+    /// Bytes that the objects of these checkpoints take here, beyond those of the bases.
+    ///
+    /// # Errors
+    /// When git fails.
+    pub async fn size_of(&self, kept: &Kept) -> Result<u64, GitError> {
+        let mut list = String::new();
+        for commit in &kept.commits {
+            list.push_str(commit.as_str());
+            list.push('\n');
+        }
+        list.push_str("--not\n--glob=refs/kage/bases/*\n");
+        let size = self
+            .git("rev-list")
+            .args(["--objects", "--disk-usage", "--ignore-missing", "--stdin"])
+            .stdin(list)
+            .run()
+            .await?;
+        let bytes = std::str::from_utf8(&size)
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
+        bytes.ok_or_else(|| GitError::unexpected("rev-list", &size))
+    }
+
+    /// Forgets the checkpoints of a worktree that is gone. Their objects stay until
+    /// [`Mirror::collect`].
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub async fn forget(&self, worktree: &str) -> Result<(), GitError> {
+        let _lock = lock::acquire(self.path()).await?;
+        let path = self.path().join("refs/kage/checkpoints").join(worktree);
+        blocking("forgetting checkpoints", move || match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("delete", &path)(error)),
+            Ok(()) | Err(_) => Ok(()),
+        })
+        .await
+    }
+
+    /// Packs what is here and deletes objects that no reference leads to. Nobody may work in
+    /// a worktree of the mirror meanwhile.
+    ///
+    /// # Errors
+    /// When git fails; nothing is lost then.
+    pub async fn collect(&self) -> Result<(), GitError> {
+        let _lock = lock::acquire(self.path()).await?;
+        self.git("gc")
+            // Checkpoints are forgotten by the folder of their references.
+            .config("gc.packRefs", "false")
+            .args(["--quiet", "--no-cruft", SETTLED])
+            .run()
+            .await?;
+        self.flush(Vec::new()).await
+    }
+
+    /// Deletes what a crash left: half-made objects and packs, and what Kage knew of
+    /// worktrees. Only for a start, when there are none.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub async fn sweep(&self) -> Result<(), GitError> {
+        let _lock = lock::acquire(self.path()).await?;
+        let path = self.path().to_owned();
+        blocking("sweeping a repository", move || {
+            let half_made = |name: &str| {
+                ["incoming-", "tmp_", ".tmp"]
+                    .iter()
+                    .any(|prefix| name.starts_with(prefix))
+            };
+            for folder in ["", "objects", "objects/pack"] {
+                remove_in(&path.join(folder), half_made)?;
+            }
+            remove_in(&path.join("checkouts"), |_| true)
+        })
+        .await
+    }
+}
+
+/// Every worktree that has checkpoints, with its commits.
+fn kept_in(path: &Path) -> Result<Vec<Kept>, GitError> {
+    let mut all = Vec::new();
+    for folder in list(path)? {
+        let Some(worktree) = folder.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        let mut kept = Kept {
+            worktree: worktree.to_owned(),
+            newest: SystemTime::UNIX_EPOCH,
+            commits: Vec::new(),
+        };
+        for file in list(&folder)? {
+            let Some(commit) = file.file_name().and_then(|name| name.to_str()?.parse().ok()) else {
+                continue;
+            };
+            let taken = fs::metadata(&file).and_then(|meta| meta.modified());
+            kept.newest = kept.newest.max(taken.map_err(GitError::io("read", &file))?);
+            kept.commits.push(commit);
+        }
+        all.push(kept);
+    }
+    Ok(all)
+}
+
+/// What is directly in a folder; nothing when it is not there.
+fn list(folder: &Path) -> Result<Vec<PathBuf>, GitError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(GitError::io("list", folder)(error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        paths.push(entry.map_err(GitError::io("list", folder))?.path());
+    }
+    Ok(paths)
+}
+
+fn remove_in(folder: &Path, goes: impl Fn(&str) -> bool) -> Result<(), GitError> {
+    for path in list(folder)? {
+        if !path.file_name().and_then(|name| name.to_str()).is_some_and(&goes) {
+            continue;
+        }
+        let removed = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        removed.map_err(GitError::io("delete", &path))?;
+    }
+    Ok(())
+}
