@@ -166,6 +166,17 @@ impl Cluster {
     /// # Panics
     /// When it does not come up.
     pub async fn start_with(programs: Programs) -> Self {
+        let mut cluster = Self::prepare(programs);
+        cluster.up().await;
+        cluster
+    }
+
+    /// The directories of a system, in which nothing runs yet.
+    ///
+    /// # Panics
+    /// When they cannot be made.
+    #[must_use]
+    pub fn prepare(programs: Programs) -> Self {
         let temporary = tempfile::Builder::new()
             .prefix("kage-cluster-")
             .tempdir()
@@ -183,16 +194,31 @@ impl Cluster {
         for directory in ["home", "logs", "tmp", "repositories"] {
             std::fs::create_dir(root.path.join(directory)).expect("a directory can be made");
         }
-        let mut cluster = Self {
+        Self {
             programs,
             coordinator: None,
             agents: Vec::new(),
             url: String::new(),
             token: String::new(),
             root,
+        }
+    }
+
+    /// Starts the coordinator: on any port the first time, then on the same one.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn up(&mut self) {
+        let listen = match self.url.strip_prefix("http://") {
+            Some(listen) => listen.to_owned(),
+            None => "127.0.0.1:0".to_owned(),
         };
-        cluster.start_coordinator("127.0.0.1:0").await;
-        cluster
+        self.start_coordinator(&listen).await;
+    }
+
+    /// Changes what a coordinator that is started from now on is told.
+    pub fn set_programs(&mut self, programs: Programs) {
+        self.programs = programs;
     }
 
     async fn start_coordinator(&mut self, listen: &str) {
@@ -358,10 +384,38 @@ impl Cluster {
     /// # Panics
     /// When it does not come back.
     pub async fn crash_coordinator(&mut self) {
+        self.kill_coordinator();
+        self.up().await;
+    }
+
+    /// Kills the coordinator as a power cut would, and leaves it dead.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill_coordinator(&mut self) {
         let mut daemon = self.coordinator.take().expect("the coordinator runs");
         daemon.kill();
-        drop(daemon);
-        self.restart_coordinator().await;
+    }
+
+    /// Sends a signal to the coordinator and to what it started.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal_coordinator(&self, signal: Signal) {
+        let daemon = self.coordinator.as_ref().expect("the coordinator runs");
+        daemon.signal_group(signal);
+    }
+
+    /// How the coordinator ended, if it has by itself.
+    pub fn coordinator_ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.coordinator.as_mut().and_then(Daemon::ended)
+    }
+
+    /// What a daemon has logged so far: "coordinator", or an agent by its name.
+    #[must_use]
+    pub fn log(&self, name: &str) -> String {
+        let path = self.root.path.join("logs").join(name);
+        std::fs::read(path).map_or_else(|_| String::new(), |log| String::from_utf8_lossy(&log).into_owned())
     }
 
     /// Asks the coordinator to end, and starts it again on the same port and state.
@@ -372,12 +426,7 @@ impl Cluster {
         let daemon = self.coordinator.take().expect("the coordinator runs");
         let status = daemon.stop().await;
         assert!(status.success(), "the coordinator ended with {status}");
-        self.restart_coordinator().await;
-    }
-
-    async fn restart_coordinator(&mut self) {
-        let listen = self.url.trim_start_matches("http://").to_owned();
-        self.start_coordinator(&listen).await;
+        self.up().await;
     }
 
     /// Kills an agent as a power cut would; what it runs goes on until the agent is started
@@ -390,6 +439,17 @@ impl Cluster {
         let mut daemon = self.agents.remove(index.expect("an agent that was added"));
         daemon.kill();
         daemon.launch().clone()
+    }
+
+    /// Starts an agent again that was killed, on the state that it left.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn revive_agent(&mut self, launch: &Launch) {
+        let started = launch.start();
+        let daemon = started.unwrap_or_else(|error| panic!("{launch:?} does not start: {error}"));
+        self.agents.push(daemon);
+        self.connected(&launch.name).await;
     }
 
     /// Sends a signal to an agent.

@@ -8,6 +8,7 @@ mod machines;
 
 mod access;
 mod cancel;
+mod chaos;
 mod claude_cli;
 mod command_line;
 mod claude_code;
