@@ -3,6 +3,7 @@
 //! and how the store's errors look from outside.
 
 use std::error::Error;
+use std::time::Duration;
 
 use kage_core::id::{Digest, TaskId};
 use kage_proto::status::ApiError;
@@ -114,6 +115,13 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
             message: "the coordinator is shutting down".to_owned(),
             retry: None,
         },
+        StoreError::Engine { source } if source.is_disk_full() => {
+            tracing::error!(error = &error as &dyn Error, "the disk is full");
+            ApiError::ResourceExhausted {
+                message: "the coordinator's disk is full".to_owned(),
+                retry: Some(Duration::from_secs(5)),
+            }
+        }
         StoreError::Engine { .. } | StoreError::IdTaken { .. } | StoreError::SessionCount { .. } => {
             internal("the store failed", &error)
         }
