@@ -10,4 +10,5 @@ pub mod machine;
 
 pub mod context;
 pub mod dispatch;
+pub mod recovery;
 pub mod stream;

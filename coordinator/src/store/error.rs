@@ -108,29 +108,6 @@ pub enum EngineError {
     BrokenOff,
 }
 
-impl EngineError {
-    /// True when there is no room on the disk.
-    #[must_use]
-    pub fn is_disk_full(&self) -> bool {
-        match self {
-            Self::Sqlite(source) => is_full(source),
-            Self::Reopen(error) => match &**error {
-                OpenError::Sqlite { source, .. } => is_full(source),
-                OpenError::SqliteTooOld { .. }
-                | OpenError::NotOurs { .. }
-                | OpenError::SchemaTooNew { .. }
-                | OpenError::Setting { .. }
-                | OpenError::Thread(_) => false,
-            },
-            Self::Corrupt { .. } | Self::Unstorable { .. } | Self::Dangling { .. } | Self::BrokenOff => false,
-        }
-    }
-}
-
-fn is_full(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
-}
-
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

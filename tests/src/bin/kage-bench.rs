@@ -12,7 +12,7 @@ use kage_core::task::Labels;
 use kage_tests::bench::adapter::BenchAdapter;
 use kage_tests::bench::figure::{Figure, markdown};
 use kage_tests::bench::machine::Machine;
-use kage_tests::bench::{baseline, context, dispatch, stream};
+use kage_tests::bench::{baseline, context, dispatch, recovery, stream};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,9 @@ enum Command {
     Stream,
     /// Bytes on the wire when sessions share a base context.
     Context,
+    /// How long work stands still when an agent is lost, and how long a coordinator takes to
+    /// be ready.
+    Recovery,
     /// Everything, written to docs/benchmarks.md as well.
     All,
     /// This program as the coordinator that is measured.
@@ -104,6 +107,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Dispatch => print(&dispatch::run(dispatch::Size::default()).await?, format),
         Command::Stream => print(&stream::run(stream::Size::default()).await?, format),
         Command::Context => print(&context::run(context::Size::default()).await?, format),
+        Command::Recovery => print(&recovery::run(recovery::Size::default()).await?, format),
         Command::All => all(format).await,
         Command::ServeCoordinator { data_dir, listen } => {
             let config = kage_coordinator::Config {
@@ -157,6 +161,9 @@ async fn all(format: Format) -> anyhow::Result<()> {
     print(&more, format)?;
     figures.extend(more);
     let more = context::run(context::Size::default()).await?;
+    print(&more, format)?;
+    figures.extend(more);
+    let more = recovery::run(recovery::Size::default()).await?;
     print(&more, format)?;
     figures.extend(more);
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md"));

@@ -55,16 +55,19 @@ async fn one(client: &Client, id: &str) -> FinalTask {
     };
     while let Some(response) = responses.message().await.expect("a task can be read to its end") {
         match response.item {
-            Some(Item::Task(task)) => end.task = task,
+            // Its prompt may be shortened.
+            Some(Item::Task(_)) | None => {}
             Some(Item::Event(event)) => end.events.push(event),
             Some(Item::Output(chunk)) => {
                 let bytes = end.output.entry(stream_key(id, &chunk)).or_default();
                 assert_eq!(bytes.len() as u64, chunk.offset, "output without a gap or a repeat");
                 bytes.extend_from_slice(&chunk.data);
             }
-            None => {}
         }
     }
+    let request = v1::GetTaskRequest { task_id: id.to_owned() };
+    let response = client.tasks().get_task(request).await.expect("a task can be read");
+    end.task = response.into_inner().task.unwrap_or_default();
     end
 }
 

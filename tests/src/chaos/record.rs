@@ -12,6 +12,15 @@ pub struct Record {
     calls: Arc<AtomicU64>,
 }
 
+impl From<History> for Record {
+    fn from(history: History) -> Self {
+        Self {
+            history: Arc::new(Mutex::new(history)),
+            calls: Arc::default(),
+        }
+    }
+}
+
 impl Record {
     /// Writes a line.
     pub fn add(&self, who: &str, what: What) {

@@ -5,6 +5,16 @@ use std::ffi::OsString;
 
 use crate::cluster::Programs;
 
+/// True when `strace` is here and may do its work; a test that needs it is skipped loudly
+/// otherwise.
+#[must_use]
+pub fn may_inject() -> bool {
+    let traced = std::process::Command::new("strace")
+        .args(["-o", "/dev/null", "true"])
+        .status();
+    traced.is_ok_and(|status| status.success())
+}
+
 /// Which calls fail, and how.
 #[derive(Debug, Clone)]
 pub struct Failing {

@@ -9,7 +9,11 @@ use kage_tests::chaos::record::Record;
 use kage_tests::cluster::Cluster;
 use kage_tests::history::{Final, check};
 
+mod disks;
 mod kills;
+mod links;
+mod power;
+mod syscalls;
 mod zombies;
 
 /// Patient enough that a restart is only a long disconnect.
@@ -30,12 +34,18 @@ const IMPATIENT: Waits = Waits {
 
 /// Asserts that nothing is wrong with what was seen and with how it ended.
 fn right(record: &Record, end: &Final) {
-    let found = check(&record.history(), end);
-    let few = &found[..found.len().min(20)];
-    assert!(
-        found.is_empty(),
-        "{} violations, the first of them: {few:#?}",
-        found.len()
+    let history = record.history();
+    let found = check(&history, end);
+    if found.is_empty() {
+        return;
+    }
+    let path = std::env::temp_dir().join(format!("kage-history-{:08x}", rand::random::<u32>()));
+    // For whoever looks into it; what is wrong is wrong without it.
+    std::fs::write(&path, format!("{found:#?}\n{history:#?}\n{end:#?}\n")).ok();
+    let (count, few) = (found.len(), &found[..found.len().min(20)]);
+    panic!(
+        "{count} violations, all of them in {}, the first: {few:#?}",
+        path.display()
     );
 }
 

@@ -272,7 +272,12 @@ fn a_full_disk_is_known_as_one_and_left_when_there_is_room() {
         run(answer).unwrap()
     };
     match carry_out(pages) {
-        Err(StoreError::Engine { source }) => assert!(source.is_disk_full(), "{source:?}"),
+        Err(StoreError::Engine { source }) => {
+            let EngineError::Sqlite(error) = &*source else {
+                panic!("{source:?}");
+            };
+            assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DiskFull));
+        }
         other => panic!("{other:?}"),
     }
     assert!(!carry_out(pages + 1000).unwrap().repeated);

@@ -34,7 +34,7 @@ fn spec(n: usize) -> v1::TaskSpec {
     }
 }
 
-fn printing(name: &str) -> AgentOptions {
+pub(super) fn printing(name: &str) -> AgentOptions {
     AgentOptions::named(name).script("print", format!("cat >/dev/null; seq {LINES}"))
 }
 
@@ -80,8 +80,8 @@ fn nothing_was_repeated(record: &Record, end: &Final) {
     assert!(twice.is_empty(), "begun more than once: {twice:?}");
 }
 
-/// Three people and two puppets, until they are told to stop.
-struct Load {
+/// People and two puppets, until they are told to stop.
+pub(super) struct Load {
     people: JoinSet<Vec<v1::Task>>,
     puppets: JoinSet<()>,
     /// Kept, so that nobody wakes or sleeps.
@@ -91,7 +91,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(cluster: &Cluster, record: &Record) -> Self {
+    pub(super) fn start(cluster: &Cluster, record: &Record, people: &[&str]) -> Self {
         let (awake, asleep) = watch::channel(false);
         let mut load = Self {
             people: JoinSet::new(),
@@ -100,7 +100,7 @@ impl Load {
             enough: CancellationToken::new(),
             home: CancellationToken::new(),
         };
-        for name in ["ann", "bob", "cem"] {
+        for name in people {
             let person = Person::new(name, cluster.client(), record.clone());
             let enough = load.enough.clone();
             load.people.spawn(async move { person.work(spec, enough).await });
@@ -113,7 +113,7 @@ impl Load {
     }
 
     /// Lets everybody finish what they began.
-    async fn finish(mut self) -> Vec<v1::Task> {
+    pub(super) async fn finish(mut self) -> Vec<v1::Task> {
         self.enough.cancel();
         let tasks = std::mem::take(&mut self.people).join_all().await.concat();
         self.home.cancel();
@@ -128,7 +128,7 @@ async fn a_coordinator_killed_again_and_again_loses_nothing_and_repeats_nothing(
     let mut cluster = Cluster::start_with(PATIENT.programs()).await;
     cluster.add_agent(printing("agent")).await;
     let record = Record::default();
-    let load = Load::start(&cluster, &record);
+    let load = Load::start(&cluster, &record, &["ann", "bob", "cem"]);
     for _ in 0..kills {
         let lines = 20 + rand::random::<u8>() as usize;
         progress(&record, lines, Duration::from_secs(3)).await;
@@ -151,10 +151,10 @@ async fn a_coordinator_killed_again_and_again_loses_nothing_and_repeats_nothing(
 
 /// What a session of its own name prints, slowly enough to be killed on the way.
 const SLOW: &str =
-    "cat >/dev/null; i=1; while [ $i -le 200 ]; do echo \"$i of a program's output\"; i=$((i+1)); sleep 0.01; done";
+    "cat >/dev/null; i=1; while [ $i -le 120 ]; do echo \"$i of a program's output\"; i=$((i+1)); sleep 0.01; done";
 
 fn slowly() -> Vec<u8> {
-    (1..=200)
+    (1..=120)
         .flat_map(|i| format!("{i} of a program's output\n").into_bytes())
         .collect()
 }
