@@ -15,6 +15,7 @@ pub mod adapters;
 
 pub mod enrolment;
 pub mod trust;
+pub mod renewal;
 
 mod backoff;
 mod live;
@@ -53,7 +54,9 @@ use crate::ledger::Ledger;
 use crate::live::Live;
 use crate::mask::Masker;
 use crate::outbox::{Opened, OutboxError, OutboxThread};
+use crate::renewal::Renewal;
 use crate::state::{StateDir, StateError};
+use crate::trust::Keyring;
 use crate::workspace::{Uses, Workspaces};
 
 /// How long what an earlier start left may delay Hello: it counts only until the
@@ -120,13 +123,9 @@ impl Stored {
     fn deliver(self, config: Config, ports: Ports) -> Result<Delivering, RunError> {
         let paths = self.state.paths();
         let agent = self.state.agent();
-        let blobs = Blobs::new(
-            &config.coordinator_url,
-            &config.credentials,
-            agent,
-            Arc::clone(&ports.random),
-        )
-        .map_err(RunError::Http)?;
+        let keyring = Keyring::new(config.credentials.clone()).map_err(RunError::Http)?;
+        let random = Arc::clone(&ports.random);
+        let blobs = Blobs::new(&config.coordinator_url, keyring.clone(), agent, random);
         let live = Live::default();
         let secrets: Vec<_> = ports
             .adapters
@@ -143,12 +142,20 @@ impl Stored {
             output_dir: paths.output(),
             agent,
             coordinator_url: config.coordinator_url.clone(),
-            credentials: config.credentials.clone(),
+            keyring: keyring.clone(),
             random: Arc::clone(&ports.random),
         });
         let tasks = TaskTracker::new();
         let end_delivery = CancellationToken::new();
         tasks.spawn(delivery.run(end_delivery.clone()));
+        let renewal = Renewal {
+            files: enrolment::files::Files::of(&config.state_dir),
+            keyring: keyring.clone(),
+            coordinator_url: config.coordinator_url.clone(),
+            clock: Arc::clone(&ports.clock),
+            check: config.limits.certificate_check,
+        };
+        tasks.spawn(renewal.run(end_delivery.clone()));
         let (uses, worktrees) = (Uses::default(), Worktrees::default());
         let disk = Disk::new(
             paths.clone(),
@@ -183,6 +190,7 @@ impl Stored {
             state: self.state,
             config,
             ports,
+            keyring,
             shop,
             backlog,
             tasks,
@@ -197,6 +205,7 @@ struct Delivering {
     state: StateDir,
     config: Config,
     ports: Ports,
+    keyring: Keyring,
     shop: Arc<Shop>,
     disk: Disk,
     backlog: tokio::sync::watch::Receiver<Backlog>,
@@ -231,7 +240,7 @@ impl Delivering {
             labels: self.config.labels,
             adapters,
             coordinator_url: self.config.coordinator_url,
-            credentials: self.config.credentials,
+            keyring: self.keyring,
             random: self.ports.random,
             shutdown,
             hand_back: self.ports.hand_back.clone(),

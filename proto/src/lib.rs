@@ -6,6 +6,7 @@
 
 pub mod blob;
 pub mod client;
+pub mod codec;
 pub mod convert;
 pub mod status;
 

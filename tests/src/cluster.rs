@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
 use kage_proto::client::Client;
 use kage_proto::v1;
@@ -355,6 +356,15 @@ impl Cluster {
         &self.token
     }
 
+    /// The coordinator's process.
+    ///
+    /// # Panics
+    /// While it does not run.
+    #[must_use]
+    pub fn coordinator_pid(&self) -> u32 {
+        self.coordinator.as_ref().expect("the coordinator runs").pid()
+    }
+
     /// The directory of all state.
     #[must_use]
     pub fn root(&self) -> &Path {
@@ -459,6 +469,16 @@ impl Cluster {
     pub fn signal_agent(&self, name: &str, signal: Signal) {
         let daemon = self.agents.iter().find(|daemon| daemon.launch().name == name);
         daemon.expect("an agent that was added").signal(signal);
+    }
+
+    /// Waits until an agent that was asked to end has ended.
+    ///
+    /// # Panics
+    /// When there is no such agent, or it does not end.
+    pub async fn agent_ended(&mut self, name: &str) -> ExitStatus {
+        let index = self.agents.iter().position(|daemon| daemon.launch().name == name);
+        let mut daemon = self.agents.remove(index.expect("an agent that was added"));
+        wait_for(&format!("agent {name} ends"), async || daemon.ended()).await
     }
 
     /// The agents that the coordinator knows.

@@ -17,6 +17,7 @@ mod long_prompt;
 mod namespaces;
 mod recovery;
 mod remote;
+mod renewal;
 mod three_agents;
 mod verdicts;
 mod watching;
