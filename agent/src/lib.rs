@@ -33,6 +33,9 @@ pub mod disk;
 mod attempt;
 mod connection;
 
+#[cfg(any(test, fuzzing))]
+pub mod decoders;
+
 pub use config::{Config, Limits};
 pub use ports::{Ports, Registry};
 
