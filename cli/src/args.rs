@@ -80,8 +80,8 @@ pub enum Command {
     Coordinator(Coordinator),
     /// Make, list and take back the tokens of people and of agents that join.
     Token(TokenCommand),
-    /// Check what this machine has and lacks.
-    Doctor,
+    /// Check what this machine has and lacks, for a coordinator, an agent or a person.
+    Doctor(Doctor),
     /// Show the whole thing on a sample repository with scripted models.
     Demo(Demo),
 }
@@ -495,6 +495,15 @@ pub struct Coordinator {
     /// Folder of its data [default: coordinator/ in the state folder].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+}
+
+/// `kage doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Check that the agent of this machine, which has joined, reaches this coordinator
+    /// (https://HOST:PORT); otherwise the one of the settings or of this machine.
+    #[arg(long, value_name = "URL")]
+    pub coordinator: Option<String>,
 }
 
 /// `kage demo`.
