@@ -24,6 +24,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // Its `connect` would clash with `AgentService.Connect`; clients are made from a channel.
         .build_transport(false)
+        .codec_path("crate::codec::SmallCodec")
+        // The largest message by far, which queues of the small ones must not make room for.
+        .boxed(".kage.v1.ConnectResponse.message.offer")
         // Most work begins at the base, and messages are as large as their largest part.
         .boxed(".kage.v1.SessionWork.resume")
         .bytes(".kage.v1.OutputBatch.data")

@@ -3,23 +3,19 @@
 //! drops the future when it has to stop.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::id::{AgentId, Digest, ProjectId};
 use kage_proto::blob::{AGENT_HEADER, blob_path};
-use kage_proto::client::Credentials;
 use reqwest::StatusCode;
 use sha2::Digest as _;
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 
 use crate::backoff::Backoff;
 use crate::ports::Random;
-use crate::trust::http_client;
+use crate::trust::Keyring;
 
-/// Silence after which a request counts as lost.
-const SILENCE: Duration = Duration::from_secs(30);
 /// Requests for one blob before it counts as out of reach.
 const TRIES: u32 = 60;
 
@@ -75,7 +71,7 @@ impl BlobError {
 /// A client of the blob plane. Cloning shares its connections.
 #[derive(Clone)]
 pub(crate) struct Blobs {
-    client: reqwest::Client,
+    keyring: Keyring,
     coordinator_url: String,
     agent: AgentId,
     random: Random,
@@ -89,29 +85,18 @@ impl std::fmt::Debug for Blobs {
 
 impl Blobs {
     /// A client for this coordinator.
-    ///
-    /// # Errors
-    /// When the HTTP client cannot be made.
-    pub(crate) fn new(
-        coordinator_url: &str,
-        credentials: &Credentials,
-        agent: AgentId,
-        random: Random,
-    ) -> Result<Self, reqwest::Error> {
-        Ok(Self {
-            client: http_client(credentials)?
-                .connect_timeout(SILENCE)
-                .read_timeout(SILENCE)
-                .no_proxy()
-                .build()?,
+    pub(crate) fn new(coordinator_url: &str, keyring: Keyring, agent: AgentId, random: Random) -> Self {
+        Self {
+            keyring,
             coordinator_url: coordinator_url.trim_end_matches('/').to_owned(),
             agent,
             random,
-        })
+        }
     }
 
     fn request(&self, method: reqwest::Method, project: &ProjectId, digest: &Digest) -> reqwest::RequestBuilder {
-        self.client
+        self.keyring
+            .http()
             .request(
                 method,
                 format!("{}{}", self.coordinator_url, blob_path(project, digest)),

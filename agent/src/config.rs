@@ -42,6 +42,8 @@ pub struct Limits {
     pub worktrees: u64,
     /// How long running attempts may go on after a shutdown was asked for.
     pub drain: Duration,
+    /// How often it looks whether its certificate is to be renewed.
+    pub certificate_check: Duration,
     /// How long a program has to end after it was told to.
     pub stop_grace: Duration,
 }
@@ -56,6 +58,7 @@ impl Default for Limits {
             checkpoints: 4 << 30,
             worktrees: 64 << 30,
             drain: Duration::from_secs(60),
+            certificate_check: Duration::from_secs(60 * 60),
             stop_grace: Duration::from_secs(15),
         }
     }

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::{AgentId, AttemptId, BootId};
 use kage_core::task::Labels;
-use kage_proto::client::{Client, ConnectError, Credentials};
+use kage_proto::client::{Client, ConnectError};
 use kage_proto::convert::agent::{AttemptKey, Hello, Work, WorkKind};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
@@ -33,6 +33,7 @@ use crate::backoff::Backoff;
 use crate::lease::{Effect, Leases, Terms};
 use crate::live::{Stop, StopReason};
 use crate::ports::Random;
+use crate::trust::Keyring;
 
 /// Messages that wait for the connection. When full, the coordinator takes nothing, and
 /// the connection counts as dead.
@@ -58,7 +59,7 @@ pub(crate) struct Parts {
     pub(crate) labels: Labels,
     pub(crate) adapters: Vec<AdapterInfo>,
     pub(crate) coordinator_url: String,
-    pub(crate) credentials: Credentials,
+    pub(crate) keyring: Keyring,
     pub(crate) random: Random,
     pub(crate) shutdown: CancellationToken,
     pub(crate) hand_back: CancellationToken,
@@ -243,7 +244,7 @@ impl Connection {
 
     fn connect(&self) -> impl Future<Output = Result<Box<Connected>, LinkError>> + Send + 'static {
         let url = self.parts.coordinator_url.clone();
-        let credentials = self.parts.credentials.clone();
+        let credentials = self.parts.keyring.credentials();
         let hello = Hello {
             agent: self.parts.agent,
             boot: self.parts.boot,
@@ -314,7 +315,7 @@ impl Connection {
         }
         match message.message {
             Some(FromCoordinator::Welcome(welcome)) => self.welcome(&welcome),
-            Some(FromCoordinator::Offer(offer)) => self.offer(offer),
+            Some(FromCoordinator::Offer(offer)) => self.offer(*offer),
             Some(FromCoordinator::Granted(granted)) => self.granted(&granted.attempt_id),
             Some(FromCoordinator::HeartbeatAck(ack)) => self.heartbeat_ack(&ack),
             Some(FromCoordinator::Stop(stop)) => {

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use kage_core::event::OutputStream;
 use kage_core::id::{AgentId, AttemptId};
 use kage_proto::blob::AGENT_HEADER;
-use kage_proto::client::{Client, ConnectError, Credentials};
+use kage_proto::client::{Client, ConnectError};
 use kage_proto::convert::event::output_stream;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
@@ -30,6 +30,7 @@ use crate::live::{Live, StopReason};
 use crate::outbox::{Change, Outbox, Settled};
 use crate::output;
 use crate::ports::Random;
+use crate::trust::Keyring;
 
 /// Messages that wait for the connection. Few, so that an event never waits behind much output.
 const OUTBOUND: usize = 4;
@@ -37,6 +38,8 @@ const OUTBOUND: usize = 4;
 const CONNECT: Duration = Duration::from_secs(10);
 /// Silence while acknowledgements are due after which a connection counts as dead.
 const SILENCE: Duration = Duration::from_secs(30);
+/// A connection over which nothing came for so long is given up when there is nothing to deliver.
+const IDLE: Duration = Duration::from_secs(60);
 /// Changes taken at once.
 const CHANGES: usize = 64;
 
@@ -50,7 +53,7 @@ pub(crate) struct Parts {
     pub(crate) output_dir: PathBuf,
     pub(crate) agent: AgentId,
     pub(crate) coordinator_url: String,
-    pub(crate) credentials: Credentials,
+    pub(crate) keyring: Keyring,
     pub(crate) random: Random,
 }
 
@@ -98,6 +101,7 @@ enum Input {
     Reply(Result<Option<v1::AppendResponse>, tonic::Status>),
     Room(Option<mpsc::OwnedPermit<v1::AppendRequest>>),
     Overdue,
+    Idle,
     Shutdown,
 }
 
@@ -162,6 +166,7 @@ impl Delivery {
                 Input::Reply(Err(status)) => self.down(&LinkError::Call(status.into())),
                 Input::Room(Some(permit)) => self.send_next(permit).await,
                 Input::Overdue => self.down(&LinkError::Silent),
+                Input::Idle => self.link = Link::Down { until: Instant::now() },
                 Input::NoMoreChanges | Input::Shutdown => return,
             }
             self.backlog.send_if_modified(|backlog| {
@@ -182,7 +187,8 @@ impl Delivery {
                 tokio::select! {
                     () = shutdown => Input::Shutdown,
                     count = received => Input::changes(count),
-                    () = tokio::time::sleep_until(*until) => Input::Retry,
+                    // A fleet that has nothing to say needs no connections for it.
+                    () = tokio::time::sleep_until(*until), if !self.parts.ledger.is_empty() => Input::Retry,
                 }
             }
             Link::Connecting(connecting) => {
@@ -195,6 +201,7 @@ impl Delivery {
             Link::Up(connected) => {
                 let ready = self.parts.ledger.has_next();
                 let due = self.parts.ledger.awaits_acks();
+                let idle = self.parts.ledger.is_empty();
                 tokio::select! {
                     biased;
                     () = shutdown => Input::Shutdown,
@@ -202,6 +209,7 @@ impl Delivery {
                     count = received => Input::changes(count),
                     permit = connected.outbound.clone().reserve_owned(), if ready => Input::Room(permit.ok()),
                     () = tokio::time::sleep_until(self.heard + SILENCE), if due => Input::Overdue,
+                    () = tokio::time::sleep_until(self.heard + IDLE), if idle => Input::Idle,
                 }
             }
         }
@@ -209,7 +217,7 @@ impl Delivery {
 
     fn connect(&self) -> impl Future<Output = Result<Connected, LinkError>> + Send + 'static {
         let url = self.parts.coordinator_url.clone();
-        let credentials = self.parts.credentials.clone();
+        let credentials = self.parts.keyring.credentials();
         let agent = self.parts.agent;
         async move {
             let connecting = async {

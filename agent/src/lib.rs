@@ -16,6 +16,7 @@ pub mod adapters;
 
 pub mod enrolment;
 pub mod trust;
+pub mod renewal;
 
 mod backoff;
 mod live;
@@ -32,6 +33,9 @@ mod workspace;
 pub mod disk;
 mod attempt;
 mod connection;
+
+#[cfg(any(test, fuzzing))]
+pub mod decoders;
 
 pub use config::{Config, Limits};
 pub use ports::{Ports, Registry};
@@ -54,7 +58,9 @@ use crate::ledger::Ledger;
 use crate::live::Live;
 use crate::mask::Masker;
 use crate::outbox::{Opened, OutboxError, OutboxThread};
+use crate::renewal::Renewal;
 use crate::state::{StateDir, StateError};
+use crate::trust::Keyring;
 use crate::workspace::{Uses, Workspaces};
 
 /// How long what an earlier start left may delay Hello: it counts only until the
@@ -121,13 +127,9 @@ impl Stored {
     fn deliver(self, config: Config, ports: Ports) -> Result<Delivering, RunError> {
         let paths = self.state.paths();
         let agent = self.state.agent();
-        let blobs = Blobs::new(
-            &config.coordinator_url,
-            &config.credentials,
-            agent,
-            Arc::clone(&ports.random),
-        )
-        .map_err(RunError::Http)?;
+        let keyring = Keyring::new(config.credentials.clone()).map_err(RunError::Http)?;
+        let random = Arc::clone(&ports.random);
+        let blobs = Blobs::new(&config.coordinator_url, keyring.clone(), agent, random);
         let live = Live::default();
         let secrets: Vec<_> = ports
             .adapters
@@ -144,12 +146,20 @@ impl Stored {
             output_dir: paths.output(),
             agent,
             coordinator_url: config.coordinator_url.clone(),
-            credentials: config.credentials.clone(),
+            keyring: keyring.clone(),
             random: Arc::clone(&ports.random),
         });
         let tasks = TaskTracker::new();
         let end_delivery = CancellationToken::new();
         tasks.spawn(delivery.run(end_delivery.clone()));
+        let renewal = Renewal {
+            files: enrolment::files::Files::of(&config.state_dir),
+            keyring: keyring.clone(),
+            coordinator_url: config.coordinator_url.clone(),
+            clock: Arc::clone(&ports.clock),
+            check: config.limits.certificate_check,
+        };
+        tasks.spawn(renewal.run(end_delivery.clone()));
         let (uses, worktrees) = (Uses::default(), Worktrees::default());
         let disk = Disk::new(
             paths.clone(),
@@ -184,6 +194,7 @@ impl Stored {
             state: self.state,
             config,
             ports,
+            keyring,
             shop,
             backlog,
             tasks,
@@ -198,6 +209,7 @@ struct Delivering {
     state: StateDir,
     config: Config,
     ports: Ports,
+    keyring: Keyring,
     shop: Arc<Shop>,
     disk: Disk,
     backlog: tokio::sync::watch::Receiver<Backlog>,
@@ -232,7 +244,7 @@ impl Delivering {
             labels: self.config.labels,
             adapters,
             coordinator_url: self.config.coordinator_url,
-            credentials: self.config.credentials,
+            keyring: self.keyring,
             random: self.ports.random,
             shutdown,
             hand_back: self.ports.hand_back.clone(),

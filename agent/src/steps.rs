@@ -34,6 +34,8 @@ struct State {
     first: u64,
     /// Messages that no checkpoint holds yet: one conversation's worth at most.
     lines: VecDeque<Bytes>,
+    /// Model calls that were answered; `None` when the adapter does not tell.
+    answers: Option<u32>,
     /// Tools run, so that files may be half written.
     busy: bool,
     /// At most one; further ones join it.
@@ -49,6 +51,8 @@ pub(crate) struct Asked {
     pub(crate) note: String,
     /// The place in the conversation that belongs to it.
     pub(crate) position: u64,
+    /// Model calls that were answered by then, if the adapter tells.
+    pub(crate) calls: Option<u32>,
     number: u64,
 }
 
@@ -65,6 +69,7 @@ impl Steps {
             state: Mutex::new(State {
                 first,
                 lines: VecDeque::new(),
+                answers: None,
                 busy: false,
                 asked: None,
                 number: 0,
@@ -78,6 +83,14 @@ impl Steps {
     pub fn message(&self, line: impl Into<Bytes>) {
         if let Some(shared) = &self.0 {
             shared.lock().lines.push_back(line.into());
+        }
+    }
+
+    /// The model answered a call.
+    pub fn answered(&self) {
+        if let Some(shared) = &self.0 {
+            let mut state = shared.lock();
+            state.answers = Some(state.answers.unwrap_or(0).saturating_add(1));
         }
     }
 
@@ -129,6 +142,7 @@ impl Steps {
             reason,
             note,
             position,
+            calls: state.answers,
             number,
         };
         if let Some(before) = state.asked.take() {
@@ -229,6 +243,7 @@ mod tests {
         steps.message("b");
         steps.tools_ended();
         let asked = steps.asked().now_or_never().unwrap();
+        assert_eq!(asked.calls, None, "nobody said so");
         assert_eq!(
             (asked.reason, asked.note.as_str(), asked.position),
             (CheckpointReason::Requested, "look", 6)
@@ -254,9 +269,12 @@ mod tests {
     async fn a_step_keeps_its_place_although_messages_follow() {
         let steps = Steps::from(0);
         steps.message("a");
+        steps.answered();
         steps.tools_ended();
+        steps.answered();
         steps.message("b");
-        assert_eq!(steps.asked().await.position, 1);
+        let asked = steps.asked().await;
+        assert_eq!((asked.position, asked.calls), (1, Some(1)));
         assert_eq!(steps.lines(0, 1), b"a\n");
         steps.forget(1);
         steps.message("c");

@@ -1,10 +1,71 @@
-//! Credentials in the words of git and of the HTTP client, for whoever talks to a
-//! coordinator beside gRPC.
+//! What an agent shows to its coordinator, which is replaced when its certificate is renewed,
+//! and the same in the words of git and of the HTTP client.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use kage_git::{Auth, TlsAuth};
 use kage_proto::blob;
 use kage_proto::client::Credentials;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+
+/// Silence after which an HTTP request counts as lost.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// What is shown now. Clones share it: whoever makes the next connection shows the newest.
+#[derive(Debug, Clone)]
+pub struct Keyring(Arc<RwLock<Shown>>);
+
+#[derive(Debug)]
+struct Shown {
+    credentials: Credentials,
+    http: reqwest::Client,
+}
+
+impl Shown {
+    fn new(credentials: Credentials) -> reqwest::Result<Self> {
+        let http = http_client(&credentials)?
+            .connect_timeout(SILENCE)
+            .read_timeout(SILENCE)
+            .no_proxy()
+            .build()?;
+        Ok(Self { credentials, http })
+    }
+}
+
+impl Keyring {
+    /// Shows these.
+    ///
+    /// # Errors
+    /// When a certificate or key cannot be used.
+    pub fn new(credentials: Credentials) -> reqwest::Result<Self> {
+        Ok(Self(Arc::new(RwLock::new(Shown::new(credentials)?))))
+    }
+
+    /// What a new connection shows.
+    #[must_use]
+    pub fn credentials(&self) -> Credentials {
+        self.read(|shown| shown.credentials.clone())
+    }
+
+    /// An HTTP client that shows it, for the coordinator and nobody else.
+    #[must_use]
+    pub fn http(&self) -> reqwest::Client {
+        self.read(|shown| shown.http.clone())
+    }
+
+    /// Shows these from now on. Open connections stay what they are.
+    pub(crate) fn replace(&self, credentials: Credentials) -> reqwest::Result<()> {
+        let shown = Shown::new(credentials)?;
+        // A value is replaced whole: a panic elsewhere leaves the old one.
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = shown;
+        Ok(())
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Shown) -> T) -> T {
+        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 /// How git shows who calls.
 #[must_use]

@@ -87,8 +87,8 @@ pub enum Command {
     Coordinator(Coordinator),
     /// Make, list and take back the tokens of people and of agents that join.
     Token(TokenCommand),
-    /// Check what this machine has and lacks.
-    Doctor,
+    /// Check what this machine has and lacks, for a coordinator, an agent or a person.
+    Doctor(Doctor),
     /// Show the whole thing on a sample repository with scripted models.
     Demo(Demo),
 }
@@ -369,6 +369,15 @@ pub enum ContextSubcommand {
     Show(TaskArg),
     /// Print how often the base was stored and sent.
     Stats(TaskArg),
+}
+
+/// `kage doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Check that the agent of this machine, which has joined, reaches this coordinator
+    /// (https://HOST:PORT); otherwise the one of the settings or of this machine.
+    #[arg(long, value_name = "URL")]
+    pub coordinator: Option<String>,
 }
 
 /// `kage demo`.

@@ -75,7 +75,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             TokenSubcommand::Ls => token::ls(&invocation).await,
             TokenSubcommand::Revoke { token } => token::revoke(&invocation, token).await,
         },
-        Command::Doctor => doctor::run(&invocation).await,
+        Command::Doctor(args) => doctor::run(&invocation, args).await,
         Command::Demo(args) => demo::run(&invocation, &args).await,
     }
 }

@@ -48,6 +48,7 @@ pub const TABLE: &[Row] = &[
     ("/kage.v1.AgentService/Connect", AGENTS),
     ("/kage.v1.EventService/Append", AGENTS),
     ("/kage.v1.EnrollmentService/Enroll", ALL),
+    ("/kage.v1.EnrollmentService/Renew", AGENTS),
     ("/grpc.health.v1.Health/Check", KNOWN),
     ("/grpc.health.v1.Health/List", KNOWN),
     ("/grpc.health.v1.Health/Watch", KNOWN),

@@ -26,12 +26,12 @@ use crate::data_dir::{DataDirError, TlsDir};
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
 const SERVER_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// How long an agent's certificate is good.
-pub(crate) const AGENT_LIFETIME: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// A certificate of the server is renewed when it has no more than this left.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Certificates begin that much in the past, for machines whose clocks are behind.
 const CLOCK_SKEW: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+/// One of an agent begins by this part of its life in the past, and by no more than that.
+const SKEW_PART: u32 = 45;
 /// Names of the files.
 const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
@@ -213,7 +213,8 @@ impl Authority {
     ) -> Result<String, IssueError> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, agent.to_string());
-        params.not_before = at(now).checked_sub(CLOCK_SKEW).unwrap_or(SystemTime::UNIX_EPOCH).into();
+        let skew = CLOCK_SKEW.min(until.since(now) / SKEW_PART);
+        params.not_before = at(now).checked_sub(skew).unwrap_or(SystemTime::UNIX_EPOCH).into();
         params.not_after = at(until).into();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -269,7 +270,9 @@ fn make_ca(files: &TlsDir, now: Timestamp) -> Result<(String, String), Authority
     let mut params = CertificateParams::default();
     params
         .distinguished_name
-        .push(DnType::CommonName, "Kage Bunshin coordinator");
+        // Another name than the server's: OpenSSL takes a certificate of its own issuer's name for
+        // one that signed itself.
+        .push(DnType::CommonName, "Kage Bunshin CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = (at(now) - CLOCK_SKEW).into();
@@ -293,6 +296,7 @@ fn make_server(
     params
         .distinguished_name
         .push(DnType::CommonName, "Kage Bunshin coordinator");
+    params.use_authority_key_identifier_extension = true;
     params.not_before = (at(now) - CLOCK_SKEW).into();
     params.not_after = (at(now) + SERVER_LIFETIME).into();
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -452,7 +456,7 @@ mod tests {
         let request = params.serialize_request(&key).unwrap();
         let checked = authority.check(request.der()).unwrap();
         let agent = AgentId::from_random(7);
-        let pem = authority.issue(&checked, agent, NOW, NOW + AGENT_LIFETIME).unwrap();
+        let pem = authority.issue(&checked, agent, NOW, NOW + 90 * DAY).unwrap();
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
         let text = String::from_utf8_lossy(&der).into_owned();
         assert!(text.contains(&agent_uri(agent)) && !text.contains(&other));

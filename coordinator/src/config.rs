@@ -105,6 +105,8 @@ pub struct Timings {
     pub refusal: Duration,
     /// After so long without a connection an agent kills what it froze.
     pub max_detached: Duration,
+    /// How long the certificate of an agent is good.
+    pub agent_certificate: Duration,
     /// How long open calls have to end at a shutdown.
     pub drain: Duration,
 }
@@ -119,6 +121,7 @@ impl Default for Timings {
             offer: Duration::from_secs(5),
             refusal: Duration::from_secs(30),
             max_detached: Duration::from_secs(10 * 60),
+            agent_certificate: Duration::from_secs(90 * 24 * 60 * 60),
             drain: Duration::from_secs(5),
         }
     }

@@ -123,11 +123,11 @@ async fn offer(coordinator: Arc<Coordinator>, id: OfferId, pick: Pick) {
         number: work.number,
     };
     let message = v1::ConnectResponse {
-        message: Some(v1::connect_response::Message::Offer(v1::Offer {
+        message: Some(v1::connect_response::Message::Offer(Box::new(v1::Offer {
             offer_id: id.to_string(),
             key: Some(AttemptKey { attempt, token }.into()),
             work: Some(describe(work).into()),
-        })),
+        }))),
     };
     coordinator.board().send(id, offered, message, Instant::now());
 }

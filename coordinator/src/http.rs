@@ -14,7 +14,7 @@ use kage_proto::status::ApiError;
 use crate::coordinator::Coordinator;
 use crate::telemetry::{self, Levels};
 
-mod blobs;
+pub(crate) mod blobs;
 mod git;
 
 /// The routes.

@@ -33,6 +33,9 @@ mod web;
 mod server;
 mod start;
 
+#[cfg(any(test, fuzzing))]
+pub mod decoders;
+
 pub use authority::AuthorityError;
 pub use config::{Config, InvalidConfig, Origin, Timings};
 pub use data_dir::DataDirError;

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Parser;
-use kage_coordinator::{Config, Origin, Ports, run};
+use clap::{Args, Parser};
+use kage_coordinator::{Config, Origin, Ports, Timings, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -29,6 +30,48 @@ struct Arguments {
     /// Let pages of this origin (https://HOST[:PORT]) call it from a browser; may be repeated.
     #[arg(long, value_name = "ORIGIN")]
     web_origin: Vec<Origin>,
+    #[command(flatten)]
+    timings: Waits,
+}
+
+/// How long it waits for what: longer over bad networks, shorter where others should take
+/// over sooner. All are seconds, with a fraction if need be.
+#[derive(Debug, Clone, Copy, Args)]
+struct Waits {
+    /// How often agents say that they are there [default: 5].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    heartbeat: Option<Duration>,
+    /// How long an agent may act without hearing from the coordinator [default: 60].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    lease_ttl: Option<Duration>,
+    /// After so long without a word from an agent its attempts end [default: 20].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    lost_after: Option<Duration>,
+    /// After so long without a connection an agent's attempts end [default: 5].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    grace: Option<Duration>,
+    /// After so long without a connection an agent kills what it froze [default: 600].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    max_detached: Option<Duration>,
+}
+
+impl Waits {
+    fn timings(self) -> Timings {
+        let default = Timings::default();
+        Timings {
+            heartbeat: self.heartbeat.unwrap_or(default.heartbeat),
+            lease_ttl: self.lease_ttl.unwrap_or(default.lease_ttl),
+            lost_after: self.lost_after.unwrap_or(default.lost_after),
+            grace: self.grace.unwrap_or(default.grace),
+            max_detached: self.max_detached.unwrap_or(default.max_detached),
+            ..default
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "is no number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
 }
 
 /// Many threads make and drop small values all the time; the system's allocator is slower at that.
@@ -50,6 +93,7 @@ async fn main() -> ExitCode {
         tls: arguments.tls,
         public_names: arguments.public_name,
         web_origins: arguments.web_origin,
+        timings: arguments.timings.timings(),
         ..Config::new(arguments.data_dir)
     };
     match serve(config).await {

@@ -3,6 +3,8 @@
 //! and how the store's errors look from outside.
 
 use std::error::Error;
+use std::io;
+use std::time::Duration;
 
 use kage_core::id::{Digest, TaskId};
 use kage_proto::status::ApiError;
@@ -102,9 +104,27 @@ fn request(caller: &Principal, id: &str, payload: &impl Serialize) -> Result<Req
 /// Says the whole story in the log, and outside only what is for outside.
 pub(crate) fn internal(message: &str, error: &(dyn Error + 'static)) -> ApiError {
     tracing::error!(error, message);
+    if is_disk_full(error) {
+        return ApiError::ResourceExhausted {
+            message: format!("{message}: the coordinator's disk is full"),
+            retry: Some(Duration::from_secs(5)),
+        };
+    }
     ApiError::Internal {
         message: message.to_owned(),
     }
+}
+
+/// True when there is no room on the disk: something that passes, and that a person can cure.
+fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        let code = error
+            .downcast_ref::<rusqlite::Error>()
+            .and_then(rusqlite::Error::sqlite_error_code);
+        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+            || code == Some(rusqlite::ErrorCode::DiskFull)
+    })
 }
 
 pub(crate) fn store_error(error: StoreError) -> ApiError {
@@ -137,4 +157,28 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
 
 pub(crate) fn read_error(error: ReadError) -> ApiError {
     internal("the store could not be read", &error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::EngineError;
+
+    #[test]
+    fn a_full_disk_is_said_to_be_full_however_deep_it_is_told() {
+        let sqlite = |code| {
+            let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+            let source = Arc::new(EngineError::Sqlite(error));
+            store_error(StoreError::Engine { source })
+        };
+        let full = sqlite(rusqlite::ffi::SQLITE_FULL);
+        assert!(matches!(full, ApiError::ResourceExhausted { .. }), "{full:?}");
+        let other = sqlite(rusqlite::ffi::SQLITE_CORRUPT);
+        assert!(matches!(other, ApiError::Internal { .. }), "{other:?}");
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        assert!(is_disk_full(&io::Error::other(full)));
+        assert!(!is_disk_full(&io::Error::from(io::ErrorKind::NotFound)));
+    }
 }

@@ -133,7 +133,7 @@ impl Store {
                 let mut model = lock(model);
                 match pending.apply(&mut *model) {
                     Verdict::Keep => model.keep(),
-                    Verdict::TakeBack | Verdict::EngineFailed => model.take_back(),
+                    Verdict::TakeBack | Verdict::EngineFailed(_) => model.take_back(),
                 }
                 drop(model);
                 Box::new(pending).answer(&Fate::Committed);

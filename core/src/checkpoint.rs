@@ -179,6 +179,10 @@ pub struct TakenCheckpoint {
     pub pack: Option<Digest>,
     /// What the conversation gained since the parent.
     pub transcript: Option<TranscriptSegment>,
+    /// Model calls of the attempt that were answered by then; `None` when the agent cannot
+    /// tell. It is sent later than it was taken, so the events before it say something else.
+    #[serde(default)]
+    pub calls: Option<u32>,
 }
 
 /// A checkpoint that the coordinator holds.

@@ -201,6 +201,7 @@ impl Job {
             JobKind::Session => {
                 session.agent = Some(agent.to_owned());
                 session.attempts = self.started;
+                session.trail.calls_before = session.trail.calls;
                 session.pending_result = None;
                 session.state = SessionState::Running { attempt };
             }

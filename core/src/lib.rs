@@ -26,3 +26,6 @@ pub mod placement;
 pub mod prompt;
 pub mod risk;
 pub mod report;
+
+#[cfg(any(test, fuzzing))]
+pub mod decoders;

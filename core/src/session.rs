@@ -231,6 +231,8 @@ pub struct Trail {
     pub head: Option<Head>,
     /// Model calls that were answered, as far as they are told one by one.
     pub calls: u32,
+    /// Those of them that were answered before its last attempt.
+    pub calls_before: u32,
     /// Its last attempts that went on from a checkpoint, oldest first.
     pub resumptions: Vec<Resumption>,
     /// How often it went back to a safe checkpoint because its result failed verify.
@@ -306,6 +308,7 @@ impl Session {
                 taken: 0,
                 head: None,
                 calls: 0,
+                calls_before: 0,
                 resumptions: Vec::new(),
                 reworks: 0,
             },
@@ -403,8 +406,11 @@ impl Session {
             adapter: self.adapter.clone(),
             agent: self.agent.clone().unwrap_or_default(),
             position: taken.transcript.as_ref().map_or(position, |segment| segment.to),
+            calls: match taken.calls {
+                Some(calls) => self.trail.calls_before.saturating_add(calls),
+                None => self.trail.calls,
+            },
             taken,
-            calls: self.trail.calls,
             safety: Safety::Unknown,
             taken_at,
             stored_at,

@@ -38,6 +38,9 @@ pub mod restore;
 mod rebuild;
 pub mod upkeep;
 
+#[cfg(any(test, fuzzing))]
+pub mod decoders;
+
 pub use checkpoint::Checkpoint;
 pub use command::{Auth, TlsAuth};
 pub use error::GitError;

@@ -364,7 +364,7 @@ async fn read_commands<R: AsyncRead + Unpin>(body: &mut Body<R>) -> Result<(Byte
 
 /// The references that a push writes, if all of them are allowed; `None` = more bytes are
 /// needed to know.
-fn allowed_references(bytes: &[u8]) -> Result<Option<Vec<String>>, ServeError> {
+pub(crate) fn allowed_references(bytes: &[u8]) -> Result<Option<Vec<String>>, ServeError> {
     let malformed = |reason| ServeError::Malformed { reason };
     let mut references = Vec::new();
     let mut rest = bytes;

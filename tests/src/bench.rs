@@ -7,7 +7,10 @@ pub mod baseline;
 pub mod figure;
 pub mod fleet;
 pub mod machine;
+pub mod usage;
 
 pub mod context;
 pub mod dispatch;
+pub mod idle;
+pub mod recovery;
 pub mod stream;

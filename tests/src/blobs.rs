@@ -45,3 +45,17 @@ pub async fn put(cluster: &Cluster, digest: &Digest, bytes: Bytes) -> anyhow::Re
     );
     Ok(())
 }
+
+/// Reads bytes by their digest from the default project, and checks them.
+///
+/// # Errors
+/// When the coordinator has them not, or others.
+pub async fn get(cluster: &Cluster, digest: &Digest) -> anyhow::Result<Bytes> {
+    let path = blob_path(&ProjectId::default(), digest);
+    let request = http()
+        .get(format!("{}{path}", cluster.url()))
+        .bearer_auth(cluster.token());
+    let bytes = request.send().await?.error_for_status()?.bytes().await?;
+    ensure!(Digest::of(&bytes) == *digest, "other bytes came");
+    Ok(bytes)
+}

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
 use kage_proto::client::Client;
 use kage_proto::v1;
@@ -166,6 +167,17 @@ impl Cluster {
     /// # Panics
     /// When it does not come up.
     pub async fn start_with(programs: Programs) -> Self {
+        let mut cluster = Self::prepare(programs);
+        cluster.up().await;
+        cluster
+    }
+
+    /// The directories of a system, in which nothing runs yet.
+    ///
+    /// # Panics
+    /// When they cannot be made.
+    #[must_use]
+    pub fn prepare(programs: Programs) -> Self {
         let temporary = tempfile::Builder::new()
             .prefix("kage-cluster-")
             .tempdir()
@@ -183,16 +195,31 @@ impl Cluster {
         for directory in ["home", "logs", "tmp", "repositories"] {
             std::fs::create_dir(root.path.join(directory)).expect("a directory can be made");
         }
-        let mut cluster = Self {
+        Self {
             programs,
             coordinator: None,
             agents: Vec::new(),
             url: String::new(),
             token: String::new(),
             root,
+        }
+    }
+
+    /// Starts the coordinator: on any port the first time, then on the same one.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn up(&mut self) {
+        let listen = match self.url.strip_prefix("http://") {
+            Some(listen) => listen.to_owned(),
+            None => "127.0.0.1:0".to_owned(),
         };
-        cluster.start_coordinator("127.0.0.1:0").await;
-        cluster
+        self.start_coordinator(&listen).await;
+    }
+
+    /// Changes what a coordinator that is started from now on is told.
+    pub fn set_programs(&mut self, programs: Programs) {
+        self.programs = programs;
     }
 
     async fn start_coordinator(&mut self, listen: &str) {
@@ -329,6 +356,15 @@ impl Cluster {
         &self.token
     }
 
+    /// The coordinator's process.
+    ///
+    /// # Panics
+    /// While it does not run.
+    #[must_use]
+    pub fn coordinator_pid(&self) -> u32 {
+        self.coordinator.as_ref().expect("the coordinator runs").pid()
+    }
+
     /// The directory of all state.
     #[must_use]
     pub fn root(&self) -> &Path {
@@ -358,10 +394,38 @@ impl Cluster {
     /// # Panics
     /// When it does not come back.
     pub async fn crash_coordinator(&mut self) {
+        self.kill_coordinator();
+        self.up().await;
+    }
+
+    /// Kills the coordinator as a power cut would, and leaves it dead.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill_coordinator(&mut self) {
         let mut daemon = self.coordinator.take().expect("the coordinator runs");
         daemon.kill();
-        drop(daemon);
-        self.restart_coordinator().await;
+    }
+
+    /// Sends a signal to the coordinator and to what it started.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal_coordinator(&self, signal: Signal) {
+        let daemon = self.coordinator.as_ref().expect("the coordinator runs");
+        daemon.signal_group(signal);
+    }
+
+    /// How the coordinator ended, if it has by itself.
+    pub fn coordinator_ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.coordinator.as_mut().and_then(Daemon::ended)
+    }
+
+    /// What a daemon has logged so far: "coordinator", or an agent by its name.
+    #[must_use]
+    pub fn log(&self, name: &str) -> String {
+        let path = self.root.path.join("logs").join(name);
+        std::fs::read(path).map_or_else(|_| String::new(), |log| String::from_utf8_lossy(&log).into_owned())
     }
 
     /// Asks the coordinator to end, and starts it again on the same port and state.
@@ -372,12 +436,7 @@ impl Cluster {
         let daemon = self.coordinator.take().expect("the coordinator runs");
         let status = daemon.stop().await;
         assert!(status.success(), "the coordinator ended with {status}");
-        self.restart_coordinator().await;
-    }
-
-    async fn restart_coordinator(&mut self) {
-        let listen = self.url.trim_start_matches("http://").to_owned();
-        self.start_coordinator(&listen).await;
+        self.up().await;
     }
 
     /// Kills an agent as a power cut would; what it runs goes on until the agent is started
@@ -392,6 +451,17 @@ impl Cluster {
         daemon.launch().clone()
     }
 
+    /// Starts an agent again that was killed, on the state that it left.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn revive_agent(&mut self, launch: &Launch) {
+        let started = launch.start();
+        let daemon = started.unwrap_or_else(|error| panic!("{launch:?} does not start: {error}"));
+        self.agents.push(daemon);
+        self.connected(&launch.name).await;
+    }
+
     /// Sends a signal to an agent.
     ///
     /// # Panics
@@ -399,6 +469,16 @@ impl Cluster {
     pub fn signal_agent(&self, name: &str, signal: Signal) {
         let daemon = self.agents.iter().find(|daemon| daemon.launch().name == name);
         daemon.expect("an agent that was added").signal(signal);
+    }
+
+    /// Waits until an agent that was asked to end has ended.
+    ///
+    /// # Panics
+    /// When there is no such agent, or it does not end.
+    pub async fn agent_ended(&mut self, name: &str) -> ExitStatus {
+        let index = self.agents.iter().position(|daemon| daemon.launch().name == name);
+        let mut daemon = self.agents.remove(index.expect("an agent that was added"));
+        wait_for(&format!("agent {name} ends"), async || daemon.ended()).await
     }
 
     /// The agents that the coordinator knows.

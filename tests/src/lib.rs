@@ -2,6 +2,7 @@
 //! their own, temporary state, sample repositories, and waiting for conditions. It asserts
 //! nothing about Kage Bunshin; that is for the stories in `tests/e2e`.
 
+pub mod tier;
 pub mod wait;
 
 pub mod process;
@@ -13,5 +14,9 @@ pub mod command;
 
 pub mod blobs;
 pub mod tasks;
+
+pub mod faults;
+pub mod history;
+pub mod chaos;
 
 pub mod bench;

@@ -103,6 +103,11 @@ impl Daemon {
         let _ended = kill_process(self.group(), signal);
     }
 
+    /// Sends a signal to the daemon and to what it started in its process group.
+    pub fn signal_group(&self, signal: Signal) {
+        let _ended = kill_process_group(self.group(), signal);
+    }
+
     /// Kills it as a power cut would (SIGKILL to its whole group) and waits until it is gone.
     pub fn kill(&mut self) {
         let _ended = kill_process_group(self.group(), Signal::KILL);

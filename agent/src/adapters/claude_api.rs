@@ -263,6 +263,7 @@ impl Session<'_> {
                 .caller
                 .call(&self.conversation.body(), &self.reporter, &self.control)
                 .await?;
+            self.steps.answered();
             self.transcript(message.transcript_line()).await?;
             let ran_tools = match self.answer(&message).await? {
                 Answered::Done(summary) => return Ok(summary),

@@ -29,6 +29,9 @@ use crate::adapter::{Adapter, AdapterEnd, Report, Reporter, ReporterClosed, Resu
 use crate::process::{Cause, Chunk, Command, Control, Ended, Limits, Pipe, RunError, Runner, Status, Stdin};
 use crate::session_file::SessionFile;
 use crate::tools::{HeadTail, one_line};
+#[cfg(any(test, fuzzing))]
+pub mod decoders;
+
 use claude_stream::ClaudeStream;
 use lines::{Line, Lines};
 use text_output::TextOutput;

@@ -258,6 +258,7 @@ async fn try_commit(
             files_changed: taken.files_changed,
             pack: None,
             transcript: None,
+            calls: asked.calls,
         },
         segment: (!gained.bytes.is_empty()).then_some((gained.from, gained.bytes)),
         place,

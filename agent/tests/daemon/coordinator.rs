@@ -151,12 +151,12 @@ impl Coordinator {
             token: AttemptToken::from_random(n),
         };
         let id = key.attempt.to_string();
-        self.say(ToAgent::Offer(v1::Offer {
+        self.say(ToAgent::Offer(Box::new(v1::Offer {
             // The attempt's id serves as the offer's too.
             offer_id: id.clone(),
             key: Some(key.into()),
             work: Some(work.into()),
-        }));
+        })));
         id
     }
 

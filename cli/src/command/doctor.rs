@@ -1,14 +1,21 @@
-//! `kage doctor`: what this machine has and lacks, and what to do about it.
+//! `kage doctor`: what this machine has and lacks, as a coordinator, an agent or a person's, and
+//! what to do about it.
 
 use kage_agent::disk::Usage;
 use kage_agent::process::Runner;
 use serde::Serialize;
 
-use crate::connect;
+use crate::args::Doctor;
 use crate::daemon;
 use crate::exit::Exit;
 use crate::invocation::Invocation;
 use crate::view;
+
+mod connection;
+mod data;
+
+use connection::Connection;
+use data::Data;
 
 #[derive(Debug, Serialize)]
 struct Diagnosis {
@@ -24,8 +31,10 @@ struct Diagnosis {
     free_bytes: Option<u64>,
     /// What the agent of this machine keeps there.
     agent_disk: Usage,
-    /// Address of this machine's coordinator, when one runs.
-    coordinator: Option<String>,
+    /// The coordinator that this machine uses.
+    connection: Option<Connection>,
+    /// The data of a coordinator of this machine.
+    coordinator_data: Option<Data>,
     adapters: Vec<Adapter>,
     problems: Vec<String>,
 }
@@ -40,8 +49,8 @@ struct Adapter {
 /// Below this the disk counts as full: a mirror and a few worktrees have to fit.
 const LOW_DISK: u64 = 2 << 30;
 
-pub(super) async fn run(invocation: &Invocation) -> anyhow::Result<Exit> {
-    let diagnosis = diagnose(invocation).await;
+pub(super) async fn run(invocation: &Invocation, args: Doctor) -> anyhow::Result<Exit> {
+    let diagnosis = diagnose(invocation, args).await;
     invocation.out.result(&diagnosis)?;
     invocation.out.text(&words(&diagnosis))?;
     Ok(if diagnosis.problems.is_empty() {
@@ -51,7 +60,7 @@ pub(super) async fn run(invocation: &Invocation) -> anyhow::Result<Exit> {
     })
 }
 
-async fn diagnose(invocation: &Invocation) -> Diagnosis {
+async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
     let mut problems = Vec::new();
     let git = git_version().await;
     if git.is_none() {
@@ -85,6 +94,9 @@ async fn diagnose(invocation: &Invocation) -> Diagnosis {
     if !adapters.is_empty() && adapters.iter().all(|a: &Adapter| a.unavailable.is_some()) {
         problems.push("no adapter can be used here; see the reasons above".to_owned());
     }
+    let connection = connection::check(invocation, args.coordinator, &mut problems).await;
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
+    let coordinator_data = data::check(&invocation.state.coordinator(), now, &mut problems);
     Diagnosis {
         version: env!("CARGO_PKG_VERSION"),
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
@@ -94,7 +106,8 @@ async fn diagnose(invocation: &Invocation) -> Diagnosis {
         state_dir: invocation.state.path().display().to_string(),
         free_bytes,
         agent_disk: Usage::of(&invocation.state.agent()).await,
-        coordinator: connect::running(&invocation.state).await.map(|access| access.url),
+        connection,
+        coordinator_data,
         adapters,
         problems,
     }
@@ -111,6 +124,39 @@ fn free_bytes(path: &std::path::Path) -> Option<u64> {
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// How it went with the coordinator.
+fn reached(connection: &Connection) -> String {
+    let mut text = connection.url.clone();
+    text += if connection.reached {
+        " (reached"
+    } else {
+        " (NOT reached"
+    };
+    if let Some(ahead) = connection.clock_ahead_seconds {
+        text += &format!(", clocks differ by {:.0} s", ahead.abs());
+    }
+    if let Some(until) = &connection.certificate_until {
+        text += &format!(", the agent's certificate ends {until}");
+    }
+    text + ")"
+}
+
+fn stands_on(data: &Data) -> String {
+    let mib = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |bytes| (bytes >> 20).to_string());
+    let mut text = format!(
+        "{} MiB database, {} MiB free",
+        mib(data.database_bytes),
+        mib(data.free_bytes)
+    );
+    if let Some(millis) = data.sync_millis {
+        text += &format!(", durable after {millis:.1} ms");
+    }
+    if let Some(until) = &data.certificate_until {
+        text += &format!(", certificate ends {until}");
+    }
+    text
+}
+
 fn words(diagnosis: &Diagnosis) -> String {
     let mut text = format!(
         "kage         {} ({})\nsqlite       {}\ngit          {}\ncontainment  {}\nstate        {} ({})\ncoordinator  {}\n",
@@ -124,8 +170,14 @@ fn words(diagnosis: &Diagnosis) -> String {
             || "free space unknown".to_owned(),
             |free| format!("{} MiB free", free >> 20)
         ),
-        diagnosis.coordinator.as_deref().unwrap_or("none runs here"),
+        diagnosis
+            .connection
+            .as_ref()
+            .map_or_else(|| "none runs here, and none is set".to_owned(), reached),
     );
+    if let Some(data) = &diagnosis.coordinator_data {
+        text += &format!("data         {}\n", stands_on(data));
+    }
     let disk = &diagnosis.agent_disk;
     let kinds = [
         ("outbox", disk.outbox),

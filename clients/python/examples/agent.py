@@ -33,7 +33,7 @@ from typing import Any
 
 import grpc
 
-from kage.client import OPTIONS, bearer, target
+from kage.client import OPTIONS, bearer, credentials, target
 from kage.errors import KageError
 from kage.v1 import agent_service_pb2 as control
 from kage.v1 import agent_service_pb2_grpc, event_service_pb2_grpc
@@ -242,8 +242,9 @@ class Stream:
 class Agent:
     """The agent: one connection at a time, and the attempts, which outlive it."""
 
-    def __init__(self, url: str, token: str, name: str, slots: int) -> None:
+    def __init__(self, url: str, token: str, name: str, slots: int, ca_file: Path | None = None) -> None:
         self._address = target(url)
+        self._trust = credentials(url, ca_file)
         self._metadata = bearer(token)
         self._name = name
         self._slots = slots
@@ -288,13 +289,18 @@ class Agent:
     def _idle(self) -> bool:
         return self.draining and not self._attempts and not self._accepted
 
+    def _channel(self) -> grpc.aio.Channel:
+        if self._trust is None:
+            return grpc.aio.insecure_channel(self._address, options=OPTIONS)
+        return grpc.aio.secure_channel(self._address, self._trust, options=OPTIONS)
+
     async def _session(self) -> None:
         """One connection for control and one for delivery, so that neither waits for the other."""
         # An offer of an earlier connection is never granted on this one.
         self._accepted.clear()
         async with contextlib.AsyncExitStack() as stack:
             for_control, for_delivery = [
-                await stack.enter_async_context(grpc.aio.insecure_channel(self._address, options=OPTIONS))
+                await stack.enter_async_context(self._channel())
                 for _ in range(2)
             ]
             call = agent_service_pb2_grpc.AgentServiceStub(for_control).Connect(metadata=self._metadata)
@@ -502,11 +508,14 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", required=True, help="the coordinator's address, such as http://127.0.0.1:7700")
     parser.add_argument("--token-file", required=True, type=Path)
+    parser.add_argument("--ca-file", type=Path, help="certificate of the coordinator's CA, for https")
     parser.add_argument("--name", default=socket.gethostname())
     parser.add_argument("--slots", type=int, default=1)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    agent = Agent(arguments.url, arguments.token_file.read_text(), arguments.name, arguments.slots)
+    agent = Agent(
+        arguments.url, arguments.token_file.read_text(), arguments.name, arguments.slots, arguments.ca_file
+    )
     serving = asyncio.create_task(agent.serve())
 
     def stop() -> None:

@@ -40,7 +40,8 @@ class Coordinator:
     """A `kage-coordinator` with a data directory of its own. It keeps its port when it is
     started again."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: bool = False) -> None:
+        self._tls = ["--tls"] if tls else []
         self._folder = tempfile.TemporaryDirectory(prefix="kage-python-")
         self._data = Path(self._folder.name) / "data"
         self._listen = "127.0.0.1:0"
@@ -50,13 +51,14 @@ class Coordinator:
         endpoint = self._data / "endpoint"
         endpoint.unlink(missing_ok=True)
         self._process = subprocess.Popen(
-            [COORDINATOR, "--data-dir", self._data, "--listen", self._listen],
+            [COORDINATOR, "--data-dir", self._data, "--listen", self._listen, *self._tls],
             env={**os.environ, "KAGE_LOG": "warn"},
         )
         self.url = wait_for("endpoint", lambda: endpoint.read_text().strip() if endpoint.exists() else "")
         self._listen = urlsplit(self.url).netloc
         self.token_file = self._data / "token"
         self.token = self.token_file.read_text().strip()
+        self.ca_file = self._data / "tls" / "ca.pem" if self._tls else None
 
     def kill(self) -> None:
         """Kills it without any warning."""
@@ -73,8 +75,9 @@ class Agent:
 
     def __init__(self, coordinator: Coordinator, token_file: Path | None = None) -> None:
         token_file = token_file or coordinator.token_file
+        trust: list[str | Path] = ["--ca-file", coordinator.ca_file] if coordinator.ca_file else []
         self._process = subprocess.Popen(
-            [sys.executable, AGENT, "--url", coordinator.url, "--token-file", token_file, "--name", "py"],
+            [sys.executable, AGENT, "--url", coordinator.url, "--token-file", token_file, "--name", "py", *trust],
         )
 
     def close(self) -> int:

@@ -152,6 +152,31 @@ class Live(unittest.TestCase):
         self.assertIn("name", caught.exception.violations[0].field)
 
 
+class OverTls(unittest.TestCase):
+    def setUp(self) -> None:
+        self.coordinator = Coordinator(tls=True)
+        self.addCleanup(self.coordinator.close)
+
+    def test_a_task_is_run_and_watched(self) -> None:
+        self.assertTrue(self.coordinator.url.startswith("https://"))
+        agent = Agent(self.coordinator)
+        self.addCleanup(agent.close)
+        with kage.connect(self.coordinator.url, self.coordinator.token, self.coordinator.ca_file) as client:
+            wait_for("agent", client.agents)
+            task = client.submit(shell_task("echo hello"))
+            output = [item.data for item in client.watch(task.id, output=OUTPUT) if isinstance(item, kage.OutputChunk)]
+            self.assertEqual(b"".join(output), b"hello\n")
+
+    def test_another_ca_is_not_trusted(self) -> None:
+        other = Coordinator(tls=True)
+        self.addCleanup(other.close)
+        for ca_file in [other.ca_file, None]:
+            with kage.connect(self.coordinator.url, self.coordinator.token, ca_file) as client:
+                with self.assertRaises(kage.KageError) as caught:
+                    client.agents()
+                self.assertEqual(caught.exception.reason, "UNAVAILABLE")
+
+
 class TheAgentEnds(unittest.TestCase):
     def setUp(self) -> None:
         self.coordinator = Coordinator()

@@ -7,6 +7,7 @@
  */
 
 import { randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import type { MessageInitShape } from "@bufbuild/protobuf";
@@ -30,21 +31,32 @@ const CALL_TIMEOUT_MS = 30_000;
 /** How long a watch waits before it connects again: at first, at most. */
 const BACKOFF_MS = { first: 100, most: 2_000 } as const;
 
+/** What {@link connect} may be told. */
+export interface ConnectOptions {
+  /** File with the certificate of the coordinator's CA, for https; without it, what Node trusts. */
+  readonly caFile?: string;
+}
+
 /**
- * A client of the coordinator at this address, such as `http://127.0.0.1:7700`.
+ * A client of the coordinator at this address: `https://HOST:7443` with the file of its CA's
+ * certificate, or `http://127.0.0.1:7700` on the same machine.
  *
- * Address and token are what the coordinator writes into the files `endpoint` and `token`
- * of its data directory. Nothing is sent before the first call, so a wrong address or
- * token shows there, as UNAVAILABLE or UNAUTHENTICATED.
+ * On its own machine, address and token are in the files `endpoint` and `token` of the
+ * coordinator's data directory, and the CA is in `tls/ca.pem`. Nothing is sent before the
+ * first call, so a wrong address or token shows there, as UNAVAILABLE or UNAUTHENTICATED.
  */
-export function connect(url: string, token: string): Client {
+export function connect(url: string, token: string, { caFile }: ConnectOptions = {}): Client {
   const { protocol, port } = new URL(url);
-  if (protocol !== "http:" || port === "") {
-    throw new TypeError(`${url} is not the address of a coordinator, such as http://127.0.0.1:7700`);
+  if (!["http:", "https:"].includes(protocol) || port === "") {
+    throw new TypeError(`${url} is not the address of a coordinator, such as https://coordinator-host:7443`);
+  }
+  if (protocol === "http:" && caFile !== undefined) {
+    throw new TypeError(`${url} is not encrypted, so no CA is needed; did you mean https?`);
   }
   const authorization = `Bearer ${token.trim()}`;
+  const trust = caFile === undefined ? undefined : { ca: readFileSync(caFile) };
   // Pings notice a half-open connection while a watch is silent.
-  const sessionManager = new Http2SessionManager(url, { pingIntervalMs: 20_000, pingTimeoutMs: 10_000 });
+  const sessionManager = new Http2SessionManager(url, { pingIntervalMs: 20_000, pingTimeoutMs: 10_000 }, trust);
   const transport = createGrpcTransport({
     baseUrl: url,
     sessionManager,

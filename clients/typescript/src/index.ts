@@ -5,7 +5,16 @@
  * are also here.
  */
 
-export { Client, connect, type Item, type Spec, type SubmitOptions, Watch, type WatchOptions } from "./client.js";
+export {
+  Client,
+  connect,
+  type ConnectOptions,
+  type Item,
+  type Spec,
+  type SubmitOptions,
+  Watch,
+  type WatchOptions,
+} from "./client.js";
 export { KageError, type Reason, type Violation } from "./errors.js";
 export { type Event, OutputStream } from "./gen/kage/v1/event_pb.js";
 export { type Agent, AgentState } from "./gen/kage/v1/fleet_service_pb.js";

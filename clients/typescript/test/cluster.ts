@@ -61,19 +61,22 @@ export class Coordinator {
     readonly url: string,
     readonly tokenFile: string,
     readonly token: string,
+    readonly caFile: string | undefined,
   ) {}
 
-  static async start(): Promise<Coordinator> {
+  static async start({ tls = false } = {}): Promise<Coordinator> {
     const folder = mkdtempSync(join(tmpdir(), "kage-typescript-"));
     const data = join(folder, "data");
-    const child = spawn(setting("KAGE_COORDINATOR"), ["--data-dir", data, "--listen", "127.0.0.1:0"], {
+    const listen = ["--listen", "127.0.0.1:0", ...(tls ? ["--tls"] : [])];
+    const child = spawn(setting("KAGE_COORDINATOR"), ["--data-dir", data, ...listen], {
       env: { ...process.env, KAGE_LOG: "warn" },
       stdio: ["ignore", "inherit", "inherit"],
     });
     const endpoint = join(data, "endpoint");
     const url = await waitFor("endpoint", () => (existsSync(endpoint) ? readFileSync(endpoint, "utf8").trim() : undefined));
     const tokenFile = join(data, "token");
-    return new Coordinator(child, folder, url, tokenFile, readFileSync(tokenFile, "utf8").trim());
+    const caFile = tls ? join(data, "tls", "ca.pem") : undefined;
+    return new Coordinator(child, folder, url, tokenFile, readFileSync(tokenFile, "utf8").trim(), caFile);
   }
 
   async close(): Promise<void> {
@@ -89,7 +92,11 @@ export class Agent {
   constructor(coordinator: Coordinator) {
     this.child = spawn(
       setting("KAGE_PYTHON"),
-      [setting("KAGE_PYTHON_AGENT"), "--url", coordinator.url, "--token-file", coordinator.tokenFile, "--name", "py"],
+      [
+        setting("KAGE_PYTHON_AGENT"),
+        ...["--url", coordinator.url, "--token-file", coordinator.tokenFile, "--name", "py"],
+        ...(coordinator.caFile === undefined ? [] : ["--ca-file", coordinator.caFile]),
+      ],
       { stdio: ["ignore", "inherit", "inherit"] },
     );
   }

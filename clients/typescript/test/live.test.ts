@@ -199,3 +199,25 @@ test("errors carry their facts", async (t) => {
     return (error as KageError).violations.some(({ field }) => field.includes("name"));
   });
 });
+
+test("over TLS a task is run and watched, and another CA is not trusted", async (t) => {
+  const [here, other] = await Promise.all([Coordinator.start({ tls: true }), Coordinator.start({ tls: true })]);
+  t.after(() => Promise.all([here.close(), other.close()]));
+  assert.ok(here.url.startsWith("https://"));
+  const worker = new Agent(here);
+  t.after(() => worker.close());
+  const secure = connect(here.url, here.token, { caFile: here.caFile! });
+  t.after(() => secure.close());
+  await waitFor("agent", async () => (await secure.agents())[0]);
+  const task = await secure.submit(shellTask("echo hello"));
+  const items = await all(secure.watch(task.id, { output: OUTPUT }));
+  const output = items.flatMap((item) => (item.case === "output" ? [item.value.data] : []));
+  assert.equal(Buffer.concat(output).toString(), "hello\n");
+
+  for (const options of [{ caFile: other.caFile! }, {}]) {
+    const wary = connect(here.url, here.token, options);
+    t.after(() => wary.close());
+    // Nothing was sent, and trying again would change nothing.
+    await assert.rejects(wary.agents(), (error) => error instanceof KageError && /self.signed|certificate/i.test(error.message));
+  }
+});

@@ -171,7 +171,7 @@ fn counted(coordinator: Arc<Coordinator>, blob: Blob, sent: RecordContextSent) -
 
 /// What a Range header asks for.
 #[derive(Debug, PartialEq, Eq)]
-enum Ask {
+pub(crate) enum Ask {
     Everything,
     Part(GetRange),
     /// No byte of the blob.
@@ -179,7 +179,7 @@ enum Ask {
 }
 
 /// One range is served; a header that is not understood is ignored, as HTTP wants it.
-fn range(header: &str, size: u64) -> Ask {
+pub(crate) fn range(header: &str, size: u64) -> Ask {
     let parsed = header.strip_prefix("bytes=").and_then(|spec| {
         let (first, last) = spec.trim().split_once('-')?;
         match (first, last) {

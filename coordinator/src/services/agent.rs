@@ -26,13 +26,16 @@ use super::{principal, store_error};
 use crate::auth::Principal;
 use crate::board::{Joined, Outbox, Serial, stop_message};
 use crate::coordinator::Coordinator;
-use crate::store::{Claim, EndAttempts, Ending, RecordAgent, RenewLeases, SetDraining, Start, StartAttempt};
+use crate::store::{Claim, EndAttempts, Ending, RecordAgent, RenewLeases, Renewed, SetDraining, Start, StartAttempt};
 use crate::{dispatch, telemetry};
 
 /// Messages that wait for the network. An agent that lets them pile up is cut off.
 const QUEUED_MESSAGES: usize = 1024;
 /// How long a connection may take to say who it is.
 const HELLO: Duration = Duration::from_secs(10);
+/// A heartbeat of an agent that runs nothing changes no lease: after so long it is stored all
+/// the same, for whoever asks after a restart when the agent was last seen.
+const SEEN_STORED: Duration = Duration::from_secs(5 * 60);
 /// The most attempts an agent may run at once.
 const MAX_SLOTS: u32 = 1024;
 
@@ -139,6 +142,8 @@ struct Session {
     name: String,
     serial: Serial,
     outbox: Outbox,
+    /// When the store last heard that the agent is there.
+    seen_stored: Instant,
     starts: JoinSet<()>,
 }
 
@@ -226,6 +231,7 @@ impl Session {
             name: hello.name,
             serial: joined.serial,
             outbox,
+            seen_stored: Instant::now(),
             starts: JoinSet::new(),
         };
         Ok((session, joined))
@@ -350,8 +356,15 @@ impl Session {
 
     async fn heartbeat(&mut self, heartbeat: v1::Heartbeat) -> Result<(), ApiError> {
         let running = attempt_keys(heartbeat.running)?;
-        let command = renewal(&self.coordinator, self.agent, self.boot, running);
-        let outcome = self.coordinator.store.apply(command).await.map_err(store_error)?;
+        let idle = running.is_empty() && self.seen_stored.elapsed() < SEEN_STORED;
+        let outcome = if idle {
+            Renewed::default()
+        } else {
+            let command = renewal(&self.coordinator, self.agent, self.boot, running);
+            let outcome = self.coordinator.store.apply(command).await.map_err(store_error)?;
+            self.seen_stored = Instant::now();
+            outcome
+        };
         self.coordinator
             .board()
             .renewed(self.agent, &outcome.renewed, Instant::now());

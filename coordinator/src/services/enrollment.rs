@@ -1,16 +1,19 @@
-//! EnrollmentService: an agent shows its join token and a public key, and gets a certificate.
+//! EnrollmentService: an agent shows its join token and a public key, and gets a certificate;
+//! later it shows that certificate, and gets the next one.
 
 use std::sync::Arc;
 
 use kage_core::id::{AgentId, Digest, ProjectId, TokenId};
+use kage_core::time::Timestamp;
 use kage_proto::convert::parse;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::enrollment_service_server::EnrollmentService;
 use tonic::{Request, Response, Status};
 
-use super::{internal, no_tls, store_error};
-use crate::authority::{AGENT_LIFETIME, IssueError};
+use super::{internal, no_tls, principal, store_error};
+use crate::auth::Principal;
+use crate::authority::{Authority, CheckedRequest, IssueError};
 use crate::coordinator::Coordinator;
 use crate::store::{EnrolAgent, Enrolled};
 
@@ -45,10 +48,7 @@ impl EnrollmentService for Enrollment {
                 return Err(ApiError::JoinRefused(refusal).into());
             }
         };
-        let until = now + AGENT_LIFETIME;
-        let certificate = authority
-            .issue(&checked, enrolment.agent, now, until)
-            .map_err(issue_error)?;
+        let (certificate, until) = self.issue(authority, &checked, enrolment.agent, now)?;
         self.0.identities.agent(&enrolment);
         tracing::info!(agent = %enrolment.agent, %token, "agent joined");
         Ok(Response::new(v1::EnrollResponse {
@@ -59,6 +59,41 @@ impl EnrollmentService for Enrollment {
             labels: enrolment.labels.into_iter().collect(),
             expires_at_ms: until.as_millis(),
         }))
+    }
+
+    async fn renew(&self, message: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
+        // The door has checked the certificate, and that its agent was not revoked.
+        let Principal::Agent { id: agent, .. } = principal(&message) else {
+            return Err(ApiError::FailedPrecondition {
+                message: "only an agent that joined has a certificate to renew".to_owned(),
+            }
+            .into());
+        };
+        let authority = self.0.authority.as_ref().ok_or_else(no_tls)?;
+        let checked = authority
+            .check(&message.into_inner().certificate_request)
+            .map_err(issue_error)?;
+        let (certificate, until) = self.issue(authority, &checked, agent, self.0.now())?;
+        tracing::info!(%agent, "the certificate of an agent was renewed");
+        Ok(Response::new(v1::RenewResponse {
+            certificate,
+            expires_at_ms: until.as_millis(),
+        }))
+    }
+}
+
+impl Enrollment {
+    /// PEM of a certificate, and its end.
+    fn issue(
+        &self,
+        authority: &Authority,
+        checked: &CheckedRequest,
+        agent: AgentId,
+        now: Timestamp,
+    ) -> Result<(String, Timestamp), ApiError> {
+        let until = now + self.0.timings.agent_certificate;
+        let certificate = authority.issue(checked, agent, now, until).map_err(issue_error)?;
+        Ok((certificate, until))
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) enum Verdict {
     /// It is not: the command was refused.
     TakeBack,
     /// It is not: the engine failed.
-    EngineFailed,
+    EngineFailed(Arc<EngineError>),
 }
 
 /// A command whose type the engine does not know.
@@ -71,7 +71,8 @@ impl<C: Command> Call for Pending<C> {
             Err(Failed::Refused(error)) => (Err(error), Verdict::TakeBack),
             Err(Failed::Engine(error)) => {
                 let source = Arc::new(error);
-                (Err(StoreError::Engine { source }), Verdict::EngineFailed)
+                let verdict = Verdict::EngineFailed(Arc::clone(&source));
+                (Err(StoreError::Engine { source }), verdict)
             }
         };
         self.outcome = Some(outcome);

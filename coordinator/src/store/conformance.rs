@@ -8,6 +8,7 @@ use super::recent::Recent;
 
 mod admission;
 mod durable;
+mod faults;
 mod fixture;
 mod invariants;
 mod random;

@@ -71,6 +71,7 @@ impl Database {
                  PRAGMA journal_size_limit = 67108864;",
             )
             .map_err(|source| self.failed(source))?;
+        self.make_durable(&connection)?;
         let synchronous: i64 = connection
             .pragma_query_value(None, "synchronous", |row| row.get(0))
             .map_err(|source| self.failed(source))?;
@@ -82,6 +83,23 @@ impl Database {
             });
         }
         Ok(connection)
+    }
+
+    /// Brings everything that can be read onto the disk, and begins the log anew. After a
+    /// sync that failed, of this process or of one before it, the kernel may show what it has
+    /// thrown away; what is written behind that would be lost with it.
+    fn make_durable(&self, connection: &Connection) -> Result<(), OpenError> {
+        let busy: i64 = connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+            .map_err(|source| self.failed(source))?;
+        if busy != 0 {
+            return Err(OpenError::Setting {
+                path: self.path.clone(),
+                what: "an empty log",
+                found: "busy".to_owned(),
+            });
+        }
+        Ok(())
     }
 
     /// A connection that reads, beside the writer.
@@ -189,6 +207,22 @@ mod tests {
             .pragma_update(None, "application_id", 7)
             .unwrap();
         assert!(matches!(open_error(&path), OpenError::NotOurs { found: 7, .. }));
+    }
+
+    #[test]
+    fn a_writer_leaves_nothing_in_the_log_of_an_earlier_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        let (database, writer) = Database::new(&path).unwrap();
+        // Somebody else has it open, so that nothing is cleaned up at the end.
+        let reader = database.open_reader().unwrap();
+        writer.execute_batch("CREATE TABLE mark (n INTEGER)").unwrap();
+        drop(writer);
+        let log = dir.path().join("kage.db-wal");
+        assert!(std::fs::metadata(&log).unwrap().len() > 0);
+        drop(database.open_writer().unwrap());
+        assert_eq!(std::fs::metadata(&log).unwrap().len(), 0);
+        reader.query_row("SELECT count(*) FROM mark", [], |_| Ok(())).unwrap();
     }
 
     #[test]

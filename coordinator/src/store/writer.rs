@@ -124,23 +124,25 @@ pub(super) fn transaction(connection: &Connection, journal: &mut Journal, group:
         return Fate::BrokenOff(Arc::new(error));
     }
     for call in group.iter_mut() {
-        let released = run("SAVEPOINT command").and_then(|_| {
+        let released = run("SAVEPOINT command").map_err(Arc::new).and_then(|_| {
             let mark = journal.mark();
             match call.apply(&mut SqliteRows::new(connection, journal)) {
                 Verdict::Keep => {}
-                Verdict::TakeBack | Verdict::EngineFailed => {
+                // A full disk or a failed read makes SQLite give up the whole transaction, and
+                // its savepoints with it: what is left to say is why.
+                Verdict::EngineFailed(error) if connection.is_autocommit() => return Err(error),
+                Verdict::TakeBack | Verdict::EngineFailed(_) => {
                     journal.take_back(mark);
-                    run("ROLLBACK TO command")?;
+                    run("ROLLBACK TO command").map_err(Arc::new)?;
                 }
             }
-            run("RELEASE command")
+            run("RELEASE command").map_err(Arc::new)
         });
-        // A full disk or a failed read makes SQLite give up the whole transaction.
         if let Err(error) = released {
             if !connection.is_autocommit() {
                 drop(run("ROLLBACK"));
             }
-            return Fate::BrokenOff(Arc::new(error));
+            return Fate::BrokenOff(error);
         }
     }
     match run("COMMIT") {

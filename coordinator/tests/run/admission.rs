@@ -493,3 +493,43 @@ async fn the_whole_table_holds_over_the_wire() {
     }
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_renewed_for_whoever_holds_one_and_was_not_shut_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = start(dir.path()).await;
+    let member = member(&cluster, "").await;
+    let key = KeyPair::generate().unwrap();
+    let ask = async |client: &Client| {
+        let csr = CertificateParams::default().serialize_request(&key).unwrap();
+        let request = v1::RenewRequest {
+            certificate_request: csr.der().to_vec(),
+        };
+        let response = client.enrollment().renew(request).await;
+        response.map(tonic::Response::into_inner).map_err(ApiError::from)
+    };
+    let renewed = ask(&member.client).await.unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let credentials = Credentials {
+        identity: Some(identity(files.path(), &renewed.certificate, &key)),
+        ..member.credentials.clone()
+    };
+    // It is the same agent with another certificate.
+    let again = Client::connect_as(&cluster.url, &credentials).await.unwrap();
+    let agent = FakeAgent::connect_by(&again, hello_of(&member)).await;
+    assert_eq!(agent.hello.agent, member.id);
+
+    let owner = ask(&cluster.client).await.unwrap_err();
+    assert!(matches!(owner, ApiError::FailedPrecondition { .. }), "{owner}");
+    let nobody = ask(&stranger(&cluster).await).await.unwrap_err();
+    assert!(matches!(nobody, ApiError::Unauthenticated), "{nobody}");
+    let revoke = v1::RevokeAgentRequest {
+        request_id: request_id(),
+        agent: member.id.to_string(),
+    };
+    cluster.client.fleet().revoke_agent(revoke).await.unwrap();
+    let late = Client::connect_as(&cluster.url, &credentials).await.unwrap();
+    let refused = ask(&late).await.unwrap_err();
+    assert!(refused.to_string().contains("revoked"), "{refused}");
+    cluster.stop().await;
+}

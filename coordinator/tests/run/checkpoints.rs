@@ -67,6 +67,7 @@ impl Repo {
             files_changed: 1,
             pack: Some(put(cluster, &packed.stdout).await),
             transcript: None,
+            calls: None,
         }
     }
 }

@@ -288,7 +288,7 @@ impl FakeAgent {
 
     pub(crate) async fn offer(&mut self) -> v1::Offer {
         self.first(|message| match message {
-            ToAgent::Offer(offer) => Some(offer.clone()),
+            ToAgent::Offer(offer) => Some(v1::Offer::clone(offer)),
             _ => None,
         })
         .await

@@ -29,6 +29,7 @@ fn checkpoint(number: u32, parent: u32, transcript: Option<TranscriptSegment>) -
             files_changed: 1,
             pack: Some(pack(number)),
             transcript,
+            calls: None,
         },
         calls: 0,
         safety: Safety::Unknown,

@@ -134,6 +134,7 @@ impl From<TakenCheckpoint> for v1::CheckpointTaken {
             files_changed: taken.files_changed,
             pack: taken.pack.map(Into::into).unwrap_or_default(),
             transcript: taken.transcript.map(Into::into),
+            calls: taken.calls,
         }
     }
 }
@@ -159,6 +160,7 @@ impl TryFrom<v1::CheckpointTaken> for TakenCheckpoint {
                 .map(TranscriptSegment::try_from)
                 .transpose()
                 .map_err(|e| e.within("transcript"))?,
+            calls: taken.calls,
         })
     }
 }
@@ -245,6 +247,7 @@ mod tests {
                 files_changed: 3,
                 pack: Some(Digest::of(b"pack")),
                 transcript: Some(segment(2, 5)),
+                calls: Some(6),
             };
             assert_eq!(
                 TakenCheckpoint::try_from(v1::CheckpointTaken::from(taken.clone())),

@@ -336,6 +336,7 @@ mod tests {
                 files_changed: 0,
                 pack: None,
                 transcript: None,
+                calls: None,
             }),
             EventBody::Resumed {
                 commit: "a".repeat(40).parse().unwrap(),

@@ -11,14 +11,19 @@ use futures_util::{Stream, StreamExt, stream};
 use hdrhistogram::Histogram;
 use kage_proto::client::{CONNECTION_WINDOW, Client, STREAM_WINDOW};
 use kage_proto::v1;
+use kage_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use kage_proto::v1::event_service_server::{EventService, EventServiceServer};
 use kage_proto::v1::fleet_service_server::{FleetService, FleetServiceServer};
+use kage_proto::v1::{connect_request, connect_response};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::bench::adapter::Noise;
+
+/// How often agents of the bare transport beat: as often as those of a coordinator.
+const HEARTBEAT_MS: u64 = 5000;
 
 /// A gRPC server that keeps nothing: it answers a unary call with what it was asked, and
 /// swallows a client's stream.
@@ -76,6 +81,39 @@ impl FleetService for Bare {
 }
 
 #[tonic::async_trait]
+impl AgentService for Bare {
+    type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ConnectResponse, Status>> + Send>>;
+
+    /// Answers as a coordinator does that knows nothing.
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::ConnectRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let answer = |message| v1::ConnectResponse { message: Some(message) };
+        let answers = request.into_inner().filter_map(move |request| {
+            let reply = request.map(|request| match request.message {
+                Some(connect_request::Message::Hello(_)) => {
+                    Some(answer(connect_response::Message::Welcome(v1::Welcome {
+                        heartbeat_interval_ms: HEARTBEAT_MS,
+                        ..v1::Welcome::default()
+                    })))
+                }
+                Some(connect_request::Message::Heartbeat(beat)) => {
+                    let sequence = beat.sequence;
+                    Some(answer(connect_response::Message::HeartbeatAck(v1::HeartbeatAck {
+                        sequence,
+                        ..v1::HeartbeatAck::default()
+                    })))
+                }
+                _ => None,
+            });
+            std::future::ready(reply.transpose())
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+}
+
+#[tonic::async_trait]
 impl EventService for Bare {
     type AppendStream = Pin<Box<dyn Stream<Item = Result<v1::AppendResponse, Status>> + Send>>;
 
@@ -117,6 +155,7 @@ pub async fn serve(endpoint: &Path) -> anyhow::Result<()> {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .add_service(FleetServiceServer::new(Bare))
+        .add_service(AgentServiceServer::new(Bare).max_decoding_message_size(kage_proto::MAX_MESSAGE))
         .add_service(EventServiceServer::new(Bare).max_decoding_message_size(kage_proto::MAX_MESSAGE))
         .serve_with_incoming(TcpListenerStream::new(listener))
         .await?;

@@ -18,7 +18,7 @@ use crate::cluster::Cluster;
 use crate::tasks::{Describe, Seen, create, task};
 
 const AGENTS: u32 = 2;
-const IN_FLIGHT: usize = 64;
+pub(crate) const IN_FLIGHT: usize = 64;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +91,7 @@ fn spec() -> v1::TaskSpec {
 }
 
 /// Sessions per second with [`IN_FLIGHT`] of them created and not settled at any time.
-async fn throughput(client: &Client, sessions: usize) -> anyhow::Result<f64> {
+pub(crate) async fn throughput(client: &Client, sessions: usize) -> anyhow::Result<f64> {
     let start = Instant::now();
     stream::iter(0..sessions)
         .map(|_| async {

@@ -19,6 +19,9 @@ pub const AGENT: &str = "serve-agent";
 /// The first argument that makes this program the bare transport.
 pub const BARE: &str = "serve-bare";
 
+/// The file in which the bare transport says where it listens.
+pub const BARE_ENDPOINT: &str = "bare-endpoint";
+
 /// A process adapter that runs a real program, which does nothing, described by a manifest.
 pub const REAL: &str = "bench-real";
 
@@ -60,7 +63,7 @@ pub async fn start(agents: u32, slots: u32) -> anyhow::Result<Cluster> {
 /// # Errors
 /// When it does not start.
 pub async fn bare(directory: &Path) -> anyhow::Result<(Daemon, Client)> {
-    let endpoint = directory.join("bare-endpoint");
+    let endpoint = directory.join(BARE_ENDPOINT);
     let _absent = std::fs::remove_file(&endpoint);
     let launch = Launch {
         name: "bare".to_owned(),

@@ -12,7 +12,7 @@ use kage_core::task::Labels;
 use kage_tests::bench::adapter::BenchAdapter;
 use kage_tests::bench::figure::{Figure, markdown};
 use kage_tests::bench::machine::Machine;
-use kage_tests::bench::{baseline, context, dispatch, stream};
+use kage_tests::bench::{baseline, context, dispatch, idle, recovery, stream};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,11 @@ enum Command {
     Stream,
     /// Bytes on the wire when sessions share a base context.
     Context,
+    /// How long work stands still when an agent is lost, and how long a coordinator takes to
+    /// be ready.
+    Recovery,
+    /// What 1,000 idle agents cost: memory, processor time, and throughput of `dispatch`.
+    Fleet,
     /// Everything, written to docs/benchmarks.md as well.
     All,
     /// This program as the coordinator that is measured.
@@ -72,6 +77,20 @@ enum Command {
         #[arg(long)]
         slots: u32,
     },
+    /// This program as many agents that have nothing to do.
+    #[command(hide = true)]
+    ServeIdle {
+        #[arg(long)]
+        coordinator: String,
+        #[arg(long)]
+        token_file: PathBuf,
+        #[arg(long)]
+        first: u32,
+        #[arg(long)]
+        count: u32,
+        #[arg(long)]
+        ready: PathBuf,
+    },
     /// This program as the bare transport.
     #[command(hide = true)]
     ServeBare { endpoint: PathBuf },
@@ -83,7 +102,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if matches!(
         arguments.command,
-        Command::ServeCoordinator { .. } | Command::ServeAgent { .. } | Command::ServeBare { .. }
+        Command::ServeCoordinator { .. }
+            | Command::ServeAgent { .. }
+            | Command::ServeIdle { .. }
+            | Command::ServeBare { .. }
     ) {
         // When the benchmark is interrupted, what it measures must not go on without it.
         let _unsupported = set_parent_process_death_signal(Some(Signal::KILL));
@@ -104,6 +126,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Dispatch => print(&dispatch::run(dispatch::Size::default()).await?, format),
         Command::Stream => print(&stream::run(stream::Size::default()).await?, format),
         Command::Context => print(&context::run(context::Size::default()).await?, format),
+        Command::Recovery => print(&recovery::run(recovery::Size::default()).await?, format),
+        Command::Fleet => print(&idle::run(idle::Size::default()).await?, format),
         Command::All => all(format).await,
         Command::ServeCoordinator { data_dir, listen } => {
             let config = kage_coordinator::Config {
@@ -134,6 +158,16 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             };
             serve_agent(config, &adapters).await
         }
+        Command::ServeIdle {
+            coordinator,
+            token_file,
+            first,
+            count,
+            ready,
+        } => {
+            let token = std::fs::read_to_string(&token_file).context("the token file can be read")?;
+            idle::serve(&coordinator, token.trim(), first..first + count, &ready).await
+        }
         Command::ServeBare { endpoint } => baseline::serve(&endpoint).await,
     }
 }
@@ -157,6 +191,12 @@ async fn all(format: Format) -> anyhow::Result<()> {
     print(&more, format)?;
     figures.extend(more);
     let more = context::run(context::Size::default()).await?;
+    print(&more, format)?;
+    figures.extend(more);
+    let more = recovery::run(recovery::Size::default()).await?;
+    print(&more, format)?;
+    figures.extend(more);
+    let more = idle::run(idle::Size::default()).await?;
     print(&more, format)?;
     figures.extend(more);
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md"));

@@ -79,6 +79,27 @@ async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
     assert_eq!(labels("c")["gpu"], "true");
     assert_eq!(labels("d").get("gpu"), None);
 
+    // What each end says of itself.
+    let diagnosis = |machine: &str, arguments: &[&str]| -> serde_json::Value {
+        let all = [&["doctor", "--format", "json"], arguments].concat();
+        serde_json::from_slice(&machines.kage(machine, &[], &all).stdout).unwrap()
+    };
+    let worker = diagnosis("c", &["--coordinator", url]);
+    assert_eq!(worker["connection"]["reached"], true, "{worker:#}");
+    assert!(worker["connection"]["certificate_until"].is_string(), "{worker:#}");
+    assert!(
+        worker["connection"]["clock_ahead_seconds"].as_f64().unwrap().abs() < 60.0,
+        "{worker:#}"
+    );
+    assert!(worker["coordinator_data"].is_null(), "{worker:#}");
+    let server = diagnosis("b", &[]);
+    assert_eq!(server["connection"]["reached"], true, "{server:#}");
+    assert!(server["coordinator_data"]["sync_millis"].is_number(), "{server:#}");
+    assert!(
+        server["coordinator_data"]["certificate_until"].is_string(),
+        "{server:#}"
+    );
+
     // The task: base up, result down, and nothing of the others' folders needed.
     let repo = Repo::sample(&a.join("repo"));
     let path = repo.path().to_str().unwrap();
@@ -130,4 +151,7 @@ async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
 
     machines.done("b", &[], &["agent", "revoke", "d"]);
     agents(&[("c", "connected"), ("d", "disconnected")]).await;
+    let outcast = diagnosis("d", &["--coordinator", url]);
+    assert_eq!(outcast["connection"]["reached"], false, "{outcast:#}");
+    assert!(outcast["problems"].to_string().contains("revoked"), "{outcast:#}");
 }

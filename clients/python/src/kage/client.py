@@ -7,10 +7,12 @@ a broken connection.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -50,27 +52,41 @@ OPTIONS = [
 ]
 
 
-def connect(url: str, token: str) -> Client:
-    """A client of the coordinator at this address, such as `http://127.0.0.1:7700`.
+def connect(url: str, token: str, ca_file: str | os.PathLike[str] | None = None) -> Client:
+    """A client of the coordinator at this address: `https://HOST:7443` with the file of its
+    CA's certificate, or `http://127.0.0.1:7700` on the same machine.
 
-    Address and token are what the coordinator writes into the files `endpoint` and
-    `token` of its data directory. Nothing is sent before the first call, so a wrong
+    On its own machine, address and token are in the files `endpoint` and `token` of the
+    coordinator's data directory, and the CA is in `tls/ca.pem`. Without a `ca_file`, https
+    trusts what the machine trusts. Nothing is sent before the first call, so a wrong
     address or token shows there, as UNAVAILABLE or UNAUTHENTICATED.
     """
-    return Client(channel(url), token)
+    return Client(channel(url, ca_file), token)
 
 
-def channel(url: str) -> grpc.Channel:
+def channel(url: str, ca_file: str | os.PathLike[str] | None = None) -> grpc.Channel:
     """The channel of `connect`, for services that have no method here."""
-    return grpc.insecure_channel(target(url), options=OPTIONS)
+    address, trust = target(url), credentials(url, ca_file)
+    if trust is None:
+        return grpc.insecure_channel(address, options=OPTIONS)
+    return grpc.secure_channel(address, trust, options=OPTIONS)
 
 
 def target(url: str) -> str:
     """The host and port of a coordinator's address."""
     parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname or not parts.port:
-        raise ValueError(f"{url!r} is not the address of a coordinator, such as http://127.0.0.1:7700")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not parts.port:
+        raise ValueError(f"{url!r} is not the address of a coordinator, such as https://coordinator-host:7443")
     return parts.netloc
+
+
+def credentials(url: str, ca_file: str | os.PathLike[str] | None) -> grpc.ChannelCredentials | None:
+    """Whom a connection to this address trusts; None = it is not encrypted."""
+    if urlsplit(url).scheme == "https":
+        return grpc.ssl_channel_credentials(Path(ca_file).read_bytes() if ca_file else None)
+    if ca_file:
+        raise ValueError(f"{url!r} is not encrypted, so no CA is needed; did you mean https?")
+    return None
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:

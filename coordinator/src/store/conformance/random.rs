@@ -2,6 +2,7 @@
 //! must be the same, and the invariants hold after each step.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::attempt::EndReason;
@@ -12,6 +13,7 @@ use kage_core::priority::Priority;
 use kage_core::time::Timestamp;
 use proptest::prelude::*;
 
+use super::faults::{Fault, Faulty, Plan, fault};
 use super::fixture::{
     activity, agent, agent_id, append, at, attempt_id, boot_id, claimed, committed, crashed, create, event, exhausted,
     request, spec, start, task_id, token, verdict,
@@ -19,10 +21,11 @@ use super::fixture::{
 use super::invariants::{Seen, check};
 use super::stories::taken;
 use super::{forgetful, memory, run, sqlite};
+use crate::store::recent::Recent;
 use crate::store::{
     Appended, CancelTask, Changes, Claim, Command, EndAttempts, Ending, ExtendAllLeases, MAX_PAGE, PutContext,
     QueuedJob, RecordAgent, RecordContextSent, RenewLeases, RequestCheckpoint, RestoreSession, SetDraining, Start,
-    Store,
+    Store, StoreError,
 };
 
 mod admission;
@@ -164,6 +167,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct Pair {
     sqlite: Store,
     memory: Store,
+    /// What fails on the way to SQLite.
+    faults: Option<Arc<Plan>>,
     now: Timestamp,
     jobs: Vec<QueuedJob>,
     attempts: u128,
@@ -174,10 +179,25 @@ struct Pair {
 
 impl Pair {
     async fn apply<C: Command<Outcome: Debug> + Clone>(&self, command: C) -> Option<C::Outcome> {
-        let on_sqlite = self.sqlite.apply(command.clone()).await;
+        let mut first = None;
+        let on_sqlite = loop {
+            match (self.sqlite.apply(command.clone()).await, &self.faults) {
+                // Nothing was stored: it is as if it had not been asked.
+                (Err(StoreError::Engine { .. }), Some(_)) => {}
+                // It may have been stored; then the next time is the second.
+                (Err(StoreError::Unknown { .. }), Some(plan)) => {
+                    if plan.kept() {
+                        let outcome = self.memory.apply(command.clone()).await;
+                        first = first.or(Some(outcome));
+                    }
+                }
+                (outcome, _) => break outcome,
+            }
+        };
         let in_memory = self.memory.apply(command).await;
         assert_eq!(format!("{on_sqlite:?}"), format!("{in_memory:?}"));
-        on_sqlite.ok()
+        // What was decided the first time is what happened.
+        first.unwrap_or(on_sqlite).ok()
     }
 
     fn learn(&mut self, changes: Changes) {
@@ -489,31 +509,50 @@ fn config() -> ProptestConfig {
     }
 }
 
+impl Pair {
+    fn new(sqlite: Store, faults: Option<Arc<Plan>>) -> Self {
+        Self {
+            sqlite,
+            memory: memory().store,
+            faults,
+            now: at(0),
+            jobs: Vec::new(),
+            attempts: 0,
+            next_job: 0,
+            seen: Seen::default(),
+            shut_out: ShutOut::new(),
+        }
+    }
+
+    async fn take(&mut self, steps: Vec<Step>) {
+        for boot in 1..=3 {
+            self.step(Step::Hello { agent: boot, boot: 1 }).await;
+        }
+        for step in steps {
+            self.step(step).await;
+            self.compare().await;
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(config())]
 
     #[test]
     fn engines_agree_on_every_outcome_and_answer(steps in prop::collection::vec(step(), 1..60), forgets: bool) {
         let on_sqlite = if forgets { forgetful() } else { sqlite() };
-        let in_memory = memory();
-        run(async {
-            let mut pair = Pair {
-                sqlite: on_sqlite.store.clone(),
-                memory: in_memory.store.clone(),
-                now: at(0),
-                jobs: Vec::new(),
-                attempts: 0,
-                next_job: 0,
-                seen: Seen::default(),
-                shut_out: ShutOut::new(),
-            };
-            for boot in 1..=3 {
-                pair.step(Step::Hello { agent: boot, boot: 1 }).await;
-            }
-            for step in steps {
-                pair.step(step).await;
-                pair.compare().await;
-            }
-        });
+        run(Pair::new(on_sqlite.store.clone(), None).take(steps));
+    }
+
+    #[test]
+    fn engines_agree_when_one_of_them_fails_again_and_again(
+        steps in prop::collection::vec(step(), 1..60),
+        mut faults in prop::collection::vec(fault(), 1..40),
+        forgets: bool,
+    ) {
+        // Whoever repeats a call gets through in the end.
+        faults.push(Fault::None);
+        let faulty = Faulty::open(faults, if forgets { Recent::nothing() } else { Recent::new() });
+        run(Pair::new(faulty.store.clone(), Some(Arc::clone(&faulty.plan))).take(steps));
     }
 }

@@ -157,7 +157,7 @@ pub(super) fn attempt(row: &Row<'_>) -> Result<Attempt, EngineError> {
 macro_rules! checkpoint_columns {
     () => {
         "session, number, attempt, adapter, agent, commit_id, parent, tree, reason, note, files, pack, segment, \
-         segment_from, segment_to, position, calls, safety, taken_at, stored_at"
+         segment_from, segment_to, position, calls, safety, taken_at, stored_at, calls_told"
     };
 }
 pub(super) use checkpoint_columns;
@@ -190,6 +190,7 @@ pub(super) fn checkpoint(row: &Row<'_>) -> Result<Checkpoint, EngineError> {
             files_changed: get_int(row, 10)?,
             pack: blob(11)?,
             transcript,
+            calls: get(row, 20)?,
         },
         position: get_int(row, 15)?,
         calls: get(row, 16)?,

@@ -201,6 +201,7 @@ CREATE TABLE checkpoints (
     segment_to    INTEGER,
     position      INTEGER NOT NULL,
     calls         INTEGER NOT NULL,
+    calls_told    INTEGER,
     safety        TEXT NOT NULL,
     taken_at      INTEGER NOT NULL,
     stored_at     INTEGER NOT NULL,

@@ -39,6 +39,7 @@ pub(in crate::store::conformance) fn taken(n: u32, parent: &Oid, reason: Checkpo
         files_changed: u64::from(n),
         pack: Some(Digest::of(&n.to_be_bytes())),
         transcript: None,
+        calls: n.is_multiple_of(2).then_some(n),
     }
 }
 
@@ -141,6 +142,7 @@ pub(in crate::store::conformance) async fn a_lost_session_goes_on_from_its_last_
     assert_eq!(after.trail.resumptions[0].number, 2);
     let all = store.checkpoints(task_id(1), after.id).await.unwrap();
     assert_eq!((all[2].number, all[2].attempt, all[2].position), (3, 2, 5));
+    assert_eq!(all[2].calls, 3 + 4, "those of the attempt before, and its own");
     end(&store).await;
 }
 

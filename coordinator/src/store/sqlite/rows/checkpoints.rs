@@ -19,7 +19,7 @@ impl CheckpointRows for SqliteRows<'_> {
                 "INSERT INTO checkpoints (task, ",
                 checkpoint_columns!(),
                 ") VALUES ((SELECT n FROM tasks WHERE id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
-                 ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)"
+                 ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)"
             ),
             params![
                 id(task),
@@ -43,6 +43,7 @@ impl CheckpointRows for SqliteRows<'_> {
                 checkpoint.safety.as_str(),
                 time(checkpoint.taken_at),
                 time(checkpoint.stored_at),
+                taken.calls,
             ],
         )
     }

@@ -1,0 +1,67 @@
+//! Calls to the kernel that fail under the coordinator: no acknowledgement without durability,
+//! and a coordinator that is started again finds everything that anybody was told of.
+
+use std::time::Duration;
+
+use kage_tests::chaos::record::Record;
+use kage_tests::cluster::Cluster;
+use kage_tests::faults::syscalls::{Failing, may_inject};
+use kage_tests::programs;
+use kage_tests::tier::Tier;
+
+use super::kills::{Load, printing};
+use super::{PATIENT, ends_right, progress};
+
+/// The calls that make something durable, and those that write it.
+/// (`write` is not among them: it is how threads wake each other, too.)
+const CALLS: [(&str, &str); 5] = [
+    ("fdatasync", "EIO"),
+    ("pwrite64", "EIO"),
+    ("fsync", "EIO"),
+    ("pwrite64", "ENOSPC"),
+    ("ftruncate", "EIO"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failing_calls_lose_nothing_that_was_acknowledged() {
+    if !may_inject() {
+        programs::skip("failing_calls_lose_nothing_that_was_acknowledged", "strace is missing");
+        return;
+    }
+    let rounds = Tier::now().pick(1, CALLS.len(), 60);
+    for round in 0..rounds {
+        let (call, error) = CALLS[round % CALLS.len()];
+        let failing = Failing {
+            call,
+            error,
+            // Past the start, which would say that it cannot.
+            first: 60 + rand::random::<u32>() % 20,
+            every: 5 + rand::random::<u32>() % 20,
+        };
+        // The first start makes the database, with many writes of its own.
+        let mut cluster = Cluster::start_with(PATIENT.programs()).await;
+        cluster.kill_coordinator();
+        cluster.set_programs(failing.coordinator(&PATIENT.programs()));
+        cluster.up().await;
+        cluster.add_agent(printing("agent")).await;
+        let record = Record::default();
+        let load = Load::start(&cluster, &record, &["ann", "bob"]);
+        progress(&record, 600, Duration::from_secs(4)).await;
+        let ended = cluster.coordinator_ended();
+        assert!(ended.is_none(), "{failing:?} ends nobody: {ended:?}");
+        cluster.kill_coordinator();
+        cluster.set_programs(PATIENT.programs());
+        cluster.up().await;
+        let tasks = load.finish().await;
+        // Who says what depends on which call it was.
+        let broken = [
+            ("error=", false),
+            ("os error 5", false),
+            ("os error 28", false),
+            ("commit", false),
+            ("disk", false),
+        ];
+        ends_right(&cluster, &record, &broken).await;
+        eprintln!("{failing:?}: {} tasks, {} lines of history", tasks.len(), record.len());
+    }
+}

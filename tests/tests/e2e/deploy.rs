@@ -1,0 +1,55 @@
+//! What is in `deploy/` fits the programs: systemd reads the units, and gives an agent the time
+//! that its drain takes.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use kage_agent::Limits;
+use kage_tests::programs;
+
+const INSTALLED: &str = "/usr/local/bin/kage";
+
+fn unit(name: &str) -> String {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/systemd")).join(name);
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn systemd_reads_the_units() {
+    let dir = tempfile::tempdir().unwrap();
+    let kage = programs::own("kage");
+    let units: Vec<PathBuf> = ["kage-coordinator.service", "kage-agent.service"]
+        .map(|name| {
+            let text = unit(name);
+            assert!(text.contains(INSTALLED), "{name}");
+            let path = dir.path().join(name);
+            std::fs::write(&path, text.replace(INSTALLED, kage.to_str().unwrap())).unwrap();
+            path
+        })
+        .into();
+    let verify = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .args(units)
+        .output();
+    let output = match verify {
+        Ok(output) => output,
+        Err(error) => return programs::skip("deploy", &format!("systemd-analyze cannot be run: {error}")),
+    };
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn a_stop_gives_an_agent_the_time_of_its_drain() {
+    let text = unit("kage-agent.service");
+    let seconds = text.lines().find_map(|line| line.strip_prefix("TimeoutStopSec="));
+    let given = Duration::from_secs(seconds.unwrap().parse().unwrap());
+    let limits = Limits::default();
+    // The drain, then stopping what still runs, then the last delivery.
+    let needed = limits.drain + 2 * limits.stop_grace + Duration::from_secs(10 + 5);
+    assert!(given > needed, "{given:?} is not more than {needed:?}");
+    for name in ["kage-coordinator.service", "kage-agent.service"] {
+        // Otherwise the programs that a drain waits for get the signal too.
+        assert!(unit(name).lines().any(|line| line == "KillMode=mixed"), "{name}");
+    }
+}
