@@ -128,7 +128,7 @@ async fn stand_still(victims: u32, loss: Loss) -> anyhow::Result<Duration> {
             let session = task.sessions.first()?;
             let taken = session.agent == "heir" && session.state() == v1::SessionState::Running;
             if taken && let Some(since) = lost.remove(&task.id) {
-                times.saturating_record(u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+                times.record(u64::try_from(since.elapsed().as_millis()).ok()?).ok()?;
             }
         }
         lost.is_empty().then_some(())
