@@ -3,21 +3,42 @@
 //! drops the future when it has to stop.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::id::{AgentId, Digest, ProjectId};
 use kage_proto::blob::{AGENT_HEADER, blob_path};
 use reqwest::StatusCode;
 use sha2::Digest as _;
-use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncSeekExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::io::ReaderStream;
 
 use crate::backoff::Backoff;
 use crate::ports::Random;
-use crate::trust::Keyring;
+use crate::trust::{Keyring, SILENCE};
 
 /// Requests for one blob before it counts as out of reach.
 const TRIES: u32 = 60;
+
+/// Silence after the last byte of what was sent: it is written to the disk then.
+const ANSWER: Duration = Duration::from_secs(5 * 60);
+/// Bytes that are sent at once.
+const PIECE: usize = 64 << 10;
+
+/// Why a request had no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Lost {
+    /// The connection failed.
+    #[error("the request failed")]
+    Request(#[from] reqwest::Error),
+    /// Nothing moved for too long.
+    #[error("nothing moved for too long")]
+    Stuck,
+}
 
 /// Why a blob could not be moved.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +65,7 @@ pub(crate) enum BlobError {
     },
     /// The coordinator was away for too long.
     #[error("the coordinator could not be reached")]
-    Unreachable(#[source] reqwest::Error),
+    Unreachable(#[source] Lost),
     /// A file of this agent could not be used.
     #[error("cannot use {path}")]
     Io {
@@ -94,14 +115,19 @@ impl Blobs {
         }
     }
 
-    fn request(&self, method: reqwest::Method, project: &ProjectId, digest: &Digest) -> reqwest::RequestBuilder {
-        self.keyring
-            .http()
-            .request(
-                method,
-                format!("{}{}", self.coordinator_url, blob_path(project, digest)),
-            )
-            .header(AGENT_HEADER, self.agent.to_string())
+    fn request(
+        &self,
+        client: reqwest::Client,
+        method: reqwest::Method,
+        project: &ProjectId,
+        digest: &Digest,
+    ) -> reqwest::RequestBuilder {
+        let url = format!("{}{}", self.coordinator_url, blob_path(project, digest));
+        client.request(method, url).header(AGENT_HEADER, self.agent.to_string())
+    }
+
+    fn get_request(&self, project: &ProjectId, digest: &Digest) -> reqwest::RequestBuilder {
+        self.request(self.keyring.http(), reqwest::Method::GET, project, digest)
     }
 
     /// Gets a blob whole and checks it.
@@ -112,9 +138,9 @@ impl Blobs {
         let mut tries = Tries::default();
         loop {
             let received = async {
-                let response = self.request(reqwest::Method::GET, project, digest).send().await?;
+                let response = self.get_request(project, digest).send().await?;
                 let status = response.status();
-                Ok((status, response.bytes().await?))
+                Ok::<_, Lost>((status, response.bytes().await?))
             };
             match received.await {
                 Ok((StatusCode::OK, bytes)) => {
@@ -146,7 +172,7 @@ impl Blobs {
         };
         let mut tries = Tries::default();
         loop {
-            let answered = self.request(reqwest::Method::GET, project, digest).send().await;
+            let answered = self.get_request(project, digest).send().await;
             let mut response = match answered {
                 Ok(response) if response.status() == StatusCode::OK => response,
                 Ok(response) => {
@@ -186,13 +212,13 @@ impl Blobs {
     /// # Errors
     /// When the coordinator refuses them or stays away.
     pub(crate) async fn put(&self, project: &ProjectId, bytes: Bytes) -> Result<Digest, BlobError> {
-        let digest = Digest::of(&bytes);
+        let (digest, length) = (Digest::of(&bytes), bytes.len() as u64);
         let mut tries = Tries::default();
         loop {
-            let request = self.request(reqwest::Method::PUT, project, &digest);
-            match request.body(bytes.clone()).send().await {
-                Ok(response) if response.status().is_success() => return Ok(digest),
-                Ok(response) => tries.refused(response.status(), &digest, &self.random).await?,
+            let content = std::io::Cursor::new(bytes.clone());
+            match self.send(project, &digest, content, length).await {
+                Ok(status) if status.is_success() => return Ok(digest),
+                Ok(status) => tries.refused(status, &digest, &self.random).await?,
                 Err(error) => tries.failed(error, &self.random).await?,
             }
         }
@@ -215,16 +241,48 @@ impl Blobs {
         let mut tries = Tries::default();
         loop {
             let file = tokio::fs::File::open(path).await.map_err(io)?;
-            let sent = self
-                .request(reqwest::Method::PUT, project, &digest)
-                .header(http::header::CONTENT_LENGTH, length)
-                .body(file)
-                .send();
-            match sent.await {
-                Ok(response) if response.status().is_success() => return Ok(digest),
-                Ok(response) => tries.refused(response.status(), &digest, &self.random).await?,
+            match self.send(project, &digest, file, length).await {
+                Ok(status) if status.is_success() => return Ok(digest),
+                Ok(status) => tries.refused(status, &digest, &self.random).await?,
                 Err(error) => tries.failed(error, &self.random).await?,
             }
+        }
+    }
+
+    /// Sends content once. It may take as long as the network needs while any of it moves.
+    async fn send(
+        &self,
+        project: &ProjectId,
+        digest: &Digest,
+        content: impl AsyncRead + Send + 'static,
+        length: u64,
+    ) -> Result<StatusCode, Lost> {
+        let (moved, moving) = watch::channel(Instant::now());
+        let pieces = ReaderStream::with_capacity(content, PIECE).inspect(move |_| {
+            moved.send_replace(Instant::now());
+        });
+        let sent = self
+            .request(self.keyring.sending(), reqwest::Method::PUT, project, digest)
+            .header(http::header::CONTENT_LENGTH, length)
+            .body(reqwest::Body::wrap_stream(pieces))
+            .send();
+        tokio::select! {
+            answer = sent => Ok(answer?.status()),
+            () = stuck(moving) => Err(Lost::Stuck),
+        }
+    }
+}
+
+/// Returns when nothing of a body moved for [`SILENCE`], or when all of it had moved and no
+/// answer came for [`ANSWER`].
+async fn stuck(mut moving: watch::Receiver<Instant>) {
+    loop {
+        let last = *moving.borrow_and_update();
+        match tokio::time::timeout_at(last + SILENCE, moving.changed()).await {
+            Ok(Ok(())) => {}
+            // The body is over.
+            Ok(Err(_)) => return tokio::time::sleep(ANSWER).await,
+            Err(_) => return,
         }
     }
 }
@@ -253,8 +311,9 @@ impl Tries {
         }
     }
 
-    async fn failed(&mut self, error: reqwest::Error, random: &Random) -> Result<(), BlobError> {
+    async fn failed(&mut self, error: impl Into<Lost>, random: &Random) -> Result<(), BlobError> {
         self.made += 1;
+        let error = error.into();
         if self.made >= TRIES {
             return Err(BlobError::Unreachable(error));
         }
@@ -281,5 +340,25 @@ impl std::io::Write for HashWriter<'_> {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_upload_is_stuck_when_nothing_of_it_moves() {
+        let long_ago = Instant::now() - SILENCE;
+        let (moved, moving) = watch::channel(long_ago);
+        stuck(moving.clone()).await;
+        moved.send_replace(Instant::now());
+        assert!(stuck(moving.clone()).now_or_never().is_none());
+        // All of it was taken long ago, and is being written to the disk.
+        moved.send_replace(long_ago);
+        drop(moved);
+        assert!(stuck(moving).now_or_never().is_none());
     }
 }

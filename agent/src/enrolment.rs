@@ -21,7 +21,7 @@ use crate::state::{StateDir, StateError};
 pub(crate) mod files;
 mod pinned;
 
-use files::{CA, CERTIFICATE, Files, KEY};
+use files::{CA, CERTIFICATE, Files, KEY, NEW_CA};
 
 /// How long each step may take.
 const STEP: Duration = Duration::from_secs(15);
@@ -147,10 +147,11 @@ pub async fn join(state_dir: &Path, address: &str, token: &JoinToken, random: &R
     let ca = tokio::time::timeout(STEP, pinned::ca(&host, port, address, &token.ca))
         .await
         .map_err(silent)??;
-    files.write(CA, &files::pem(&ca))?;
-    let ca = files.read(CA)?;
+    let authority = files::pem(&ca);
+    // An agent that has joined before needs its old one when this coordinator refuses.
+    files.write(NEW_CA, &authority)?;
     let request = files::request(&key)?;
-    let trusting = Credentials::default().trusting(ca.clone());
+    let trusting = Credentials::default().trusting(files.read(NEW_CA)?);
     let enrolling = async {
         let client = Client::connect_as(&url, &trusting).await.map_err(JoinError::Connect)?;
         let message = v1::EnrollRequest {
@@ -166,12 +167,13 @@ pub async fn join(state_dir: &Path, address: &str, token: &JoinToken, random: &R
     let response = response.into_inner();
     let agent: AgentId = response.agent_id.parse().map_err(JoinError::Answer)?;
     state.adopt(agent).map_err(JoinError::State)?;
+    files.write(CA, &authority)?;
     files.write(CERTIFICATE, &response.certificate)?;
     Ok(Joined {
         agent,
         credentials: Credentials {
             token: None,
-            ca: Some(ca),
+            ca: Some(files.read(CA)?),
             identity: Some(ClientCertificate {
                 certificate: files.read(CERTIFICATE)?,
                 key: files.read(KEY)?,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kage_core::event::{AttemptOutcome, EventBody, OutputStream};
+use kage_core::event::{AttemptOutcome, EventBody, OutputStream, ResultCommit};
 use kage_core::failure::Failure;
 use kage_core::id::AttemptId;
 use kage_proto::MAX_INLINE;
@@ -29,6 +29,10 @@ const REPORTS: usize = 32;
 const WRITE_RETRY: Duration = Duration::from_secs(1);
 /// The longest text of an event for people, in bytes.
 const TEXT: usize = 4096;
+/// The longest name that a program or a tree gives, in bytes.
+const NAME: usize = 1024;
+/// The longest list of a result's paths, in bytes.
+const PATHS: usize = 64 << 10;
 
 /// What a recorder needs.
 #[derive(Clone)]
@@ -71,12 +75,30 @@ impl Recording {
                 verdict.message = shortened(self.masker.text(verdict.message));
                 EventBody::Finished(AttemptOutcome::Verdict(verdict))
             }
+            EventBody::UsageRecorded {
+                model,
+                usage,
+                reported,
+                metered,
+            } => EventBody::UsageRecorded {
+                model: cut(model, NAME),
+                usage,
+                reported,
+                metered,
+            },
+            EventBody::FilesChanged(mut files) => {
+                for file in &mut files {
+                    file.path = cut(std::mem::take(&mut file.path), NAME);
+                }
+                EventBody::FilesChanged(files)
+            }
+            EventBody::ResultCommitted { mut result, pack } => {
+                listed(&mut result);
+                EventBody::ResultCommitted { result, pack }
+            }
             EventBody::Finished(AttemptOutcome::Claimed)
             | EventBody::PhaseChanged(_)
-            | EventBody::UsageRecorded { .. }
-            | EventBody::FilesChanged(_)
             | EventBody::OutputTruncated { .. }
-            | EventBody::ResultCommitted { .. }
             | EventBody::CheckpointTaken(_)
             | EventBody::Resumed { .. } => body,
         }
@@ -312,11 +334,67 @@ impl Drop for Recorder {
 }
 
 /// Cuts a text for people to a length that fits an event.
-fn shortened(mut text: String) -> String {
-    if text.len() > TEXT {
-        let end = text.floor_char_boundary(TEXT);
+fn shortened(text: String) -> String {
+    cut(text, TEXT)
+}
+
+/// An event that is larger than a message could never be delivered, nor what follows it.
+fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let end = text.floor_char_boundary(most);
         text.truncate(end);
         text.push('…');
     }
     text
+}
+
+/// Leaves out the last paths of a list that is too long. The number of files stays, which
+/// tells that the list is not all.
+fn listed(result: &mut ResultCommit) {
+    let mut size = 0;
+    result.paths.retain(|path| {
+        size += path.len();
+        size <= PATHS
+    });
+    if let Some(last) = result.paths.last() {
+        let last = last.clone();
+        result.deleted.retain(|path| *path <= last);
+    } else {
+        result.deleted.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kage_core::event::DiffStat;
+
+    use super::*;
+
+    #[test]
+    fn a_list_of_paths_that_is_too_long_ends_early_and_the_count_says_so() {
+        let paths: Vec<String> = (0..100).map(|n| format!("{n:03}{}", "x".repeat(1021))).collect();
+        let mut result = ResultCommit {
+            commit: "a".repeat(40).parse().unwrap(),
+            tree: None,
+            diff: DiffStat {
+                files: 100,
+                added: 0,
+                removed: 0,
+            },
+            deleted: vec![paths[0].clone(), paths[99].clone()],
+            paths,
+        };
+        listed(&mut result);
+        assert_eq!((result.paths.len(), result.diff.files), (64, 100));
+        assert_eq!(result.deleted, result.paths[..1]);
+        let all = result.clone();
+        listed(&mut result);
+        assert_eq!(result, all);
+    }
+
+    #[test]
+    fn names_are_cut_between_characters() {
+        assert_eq!(cut("ää".to_owned(), 3), "ä…");
+        assert_eq!(cut("ää".to_owned(), 4), "ää");
+    }
 }

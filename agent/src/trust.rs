@@ -10,7 +10,7 @@ use kage_proto::client::Credentials;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 /// Silence after which an HTTP request counts as lost.
-const SILENCE: Duration = Duration::from_secs(30);
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 
 /// What is shown now. Clones share it: whoever makes the next connection shows the newest.
 #[derive(Debug, Clone)]
@@ -20,16 +20,17 @@ pub struct Keyring(Arc<RwLock<Shown>>);
 struct Shown {
     credentials: Credentials,
     http: reqwest::Client,
+    sending: reqwest::Client,
 }
 
 impl Shown {
     fn new(credentials: Credentials) -> reqwest::Result<Self> {
-        let http = http_client(&credentials)?
-            .connect_timeout(SILENCE)
-            .read_timeout(SILENCE)
-            .no_proxy()
-            .build()?;
-        Ok(Self { credentials, http })
+        let client = || Ok::<_, reqwest::Error>(http_client(&credentials)?.connect_timeout(SILENCE).no_proxy());
+        Ok(Self {
+            http: client()?.read_timeout(SILENCE).build()?,
+            sending: client()?.build()?,
+            credentials,
+        })
     }
 }
 
@@ -52,6 +53,13 @@ impl Keyring {
     #[must_use]
     pub fn http(&self) -> reqwest::Client {
         self.read(|shown| shown.http.clone())
+    }
+
+    /// The same for what is sent, which has to be watched: the other one's time-out begins
+    /// with the request and not with its end.
+    #[must_use]
+    pub fn sending(&self) -> reqwest::Client {
+        self.read(|shown| shown.sending.clone())
     }
 
     /// Shows these from now on. Open connections stay what they are.

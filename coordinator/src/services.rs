@@ -117,14 +117,16 @@ pub(crate) fn internal(message: &str, error: &(dyn Error + 'static)) -> ApiError
 
 /// True when there is no room on the disk: something that passes, and that a person can cure.
 fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
-        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        let code = error
-            .downcast_ref::<rusqlite::Error>()
-            .and_then(rusqlite::Error::sqlite_error_code);
-        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
-            || code == Some(rusqlite::ErrorCode::DiskFull)
-    })
+    let io = error.downcast_ref::<io::Error>();
+    let kind = io.map(io::Error::kind);
+    let code = error
+        .downcast_ref::<rusqlite::Error>()
+        .and_then(rusqlite::Error::sqlite_error_code);
+    matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+        || code == Some(rusqlite::ErrorCode::DiskFull)
+        // What an I/O error was made of is not its source; that one's source is.
+        || io.and_then(io::Error::get_ref).is_some_and(|inner| is_disk_full(inner))
+        || error.source().is_some_and(is_disk_full)
 }
 
 pub(crate) fn store_error(error: StoreError) -> ApiError {

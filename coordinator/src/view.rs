@@ -12,12 +12,12 @@ use kage_proto::{convert, v1};
 use crate::coordinator::Coordinator;
 use crate::store::TaskView;
 
-/// How much of a task's prompt is shown.
+/// How much is shown of a task's prompt and of its sessions' own contexts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Prompt {
     /// All of it.
     Whole,
-    /// Its beginning: lists and updates would otherwise repeat megabytes.
+    /// Its beginning and no contexts: lists and updates would otherwise repeat megabytes.
     Short,
 }
 
@@ -30,6 +30,9 @@ pub(crate) fn task(coordinator: &Coordinator, view: TaskView, prompt: Prompt) ->
     let mut task = view.task;
     if prompt == Prompt::Short {
         shorten(&mut task.spec.prompt);
+        for assignment in &mut task.spec.assignments {
+            assignment.context_delta = None;
+        }
     }
     convert::task::task(task, sessions)
 }

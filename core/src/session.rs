@@ -214,6 +214,12 @@ pub struct ModelUsage {
     pub reported: Option<PicoUsd>,
 }
 
+/// How many models a session's usage is kept apart for. More than a few are names that a
+/// program made up, and the row is written with every event.
+pub const MAX_MODELS: usize = 32;
+/// What the usage of models beyond [`MAX_MODELS`] is counted as; nothing has that price.
+pub const OTHER_MODELS: &str = "other models";
+
 /// How many failures a session remembers.
 pub const MAX_INCIDENTS: usize = 16;
 /// How many bytes of a failure's message it remembers: sessions are written often.
@@ -455,10 +461,15 @@ impl Session {
     }
 
     fn add_usage(&mut self, model: &str, metered: bool, usage: Usage, reported: Option<PicoUsd>) {
-        let found = self
-            .usage
-            .iter_mut()
-            .find(|entry| entry.model == model && entry.metered == metered);
+        let known = |model: &str| {
+            let same = |entry: &ModelUsage| entry.model == model && entry.metered == metered;
+            self.usage.iter().position(same)
+        };
+        let (model, index) = match known(model) {
+            None if self.usage.len() >= MAX_MODELS => (OTHER_MODELS, known(OTHER_MODELS)),
+            index => (model, index),
+        };
+        let found = index.and_then(|index| self.usage.get_mut(index));
         match found {
             Some(entry) => {
                 entry.usage += usage;
@@ -474,5 +485,33 @@ impl Session {
                 reported,
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_that_a_program_makes_up_are_counted_together() {
+        let mut session = Session::new(
+            SessionId::from_random(1),
+            TaskId::from_random(2),
+            "one".parse().unwrap(),
+            "claude-api".parse().unwrap(),
+            None,
+        );
+        let usage = Usage {
+            input: 1,
+            ..Usage::default()
+        };
+        for n in 0..100 {
+            session.add_usage(&format!("m{n}"), true, usage, None);
+        }
+        session.add_usage("m0", true, usage, None);
+        assert_eq!(session.usage.len(), MAX_MODELS + 1);
+        assert_eq!(session.usage[0].usage.input, 2);
+        assert_eq!(session.usage[MAX_MODELS].model, OTHER_MODELS);
+        assert_eq!(session.usage[MAX_MODELS].usage.input, 100 - MAX_MODELS as u64);
     }
 }

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kage_core::id::Oid;
 use tempfile::NamedTempFile;
@@ -14,6 +15,10 @@ use tempfile::NamedTempFile;
 use crate::command::{Auth, GitCommand, parse_oid};
 use crate::error::{GitError, blocking};
 use crate::lock;
+
+mod leftovers;
+
+use leftovers::InUse;
 
 const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\tfsync = all\n\
     [gc]\n\tauto = 0\n[maintenance]\n\tauto = false\n[transfer]\n\tfsckObjects = true\n";
@@ -24,11 +29,21 @@ const MAX_REFERENCE_BYTES: usize = 1024;
 /// Bytes between two slashes of it: a file's name, with room for git's `.lock`.
 const MAX_PART_BYTES: usize = 240;
 
-/// A bare repository of Kage's own.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// A bare repository of Kage's own. While one of these exists in any process, what others
+/// are in the middle of is left alone.
+#[derive(Debug, Clone)]
 pub struct Mirror {
     path: PathBuf,
+    _in_use: Arc<InUse>,
 }
+
+impl PartialEq for Mirror {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
+impl Eq for Mirror {}
 
 /// What a reference must be for an update to happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +57,8 @@ pub enum Expected {
 }
 
 impl Mirror {
-    /// Opens the repository at `path`, after making it when there is none.
+    /// Opens the repository at `path`, after making it when there is none, and after
+    /// deleting what a crash left in it when nobody else has it open.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -64,7 +80,8 @@ impl Mirror {
                 }
                 flush_folder(path.parent().unwrap_or(&path))?;
             }
-            Ok(Self { path })
+            let _in_use = leftovers::enter(&path)?;
+            Ok(Self { path, _in_use })
         })
         .await
     }

@@ -71,6 +71,12 @@ pub enum DiscoverError {
         /// That folder.
         root: PathBuf,
     },
+    /// All that a person has would become the base of a task.
+    #[error("the repository is all of {}; run this in a project's own repository", root.display())]
+    TooWide {
+        /// The home folder, or the top of the file system.
+        root: PathBuf,
+    },
     /// Only SHA-1 repositories are supported.
     #[error("the repository uses the object format {format}; only sha1 is supported")]
     ObjectFormat {
@@ -138,6 +144,10 @@ impl UserRepo {
         let mut above = nearest.ancestors();
         if above.find(|folder| fs::symlink_metadata(folder.join(".git")).is_ok()) != Some(root.as_path()) {
             return Err(DiscoverError::Elsewhere { root });
+        }
+        let home = std::env::home_dir().and_then(|home| fs::canonicalize(home).ok());
+        if root.parent().is_none() || home.is_some_and(|home| home == root) {
+            return Err(DiscoverError::TooWide { root });
         }
         Ok(Self {
             settings: Settings::read(&root).await?,

@@ -7,10 +7,13 @@ pub mod baseline;
 pub mod figure;
 pub mod fleet;
 pub mod machine;
+pub mod tree;
 pub mod usage;
 
+pub mod checkpoint;
 pub mod context;
 pub mod dispatch;
 pub mod idle;
 pub mod recovery;
+pub mod restore;
 pub mod stream;

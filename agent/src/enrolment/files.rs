@@ -16,6 +16,8 @@ const TLS_DIR: &str = "tls";
 pub(crate) const KEY: &str = "agent.key";
 pub(crate) const CERTIFICATE: &str = "agent.pem";
 pub(crate) const CA: &str = "ca.pem";
+/// The same before the coordinator has agreed.
+pub(super) const NEW_CA: &str = "ca.new.pem";
 
 /// The folder of the key and the certificates.
 #[derive(Debug, Clone)]

@@ -61,18 +61,6 @@ pub(super) const TOLERATED_FLAWS: &[&str] = &[
     "zeroPaddedFilemode",
 ];
 
-/// What a child may see of this process's environment.
-pub(super) const INHERITED: &[&str] = &[
-    "PATH",
-    "TMPDIR",
-    "TZ",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "http_proxy",
-    "https_proxy",
-    "HTTPS_PROXY",
-    "all_proxy",
-    "ALL_PROXY",
-    "no_proxy",
-    "NO_PROXY",
-];
+/// What a child may see of this process's environment. No proxies: the only peer is the
+/// coordinator, which gRPC reaches directly too, and a proxy would be shown its token.
+pub(super) const INHERITED: &[&str] = &["PATH", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"];

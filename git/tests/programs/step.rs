@@ -5,10 +5,12 @@
 //! kage-git-step checkpoint MIRROR WORKTREE BASE
 //! kage-git-step restore    MIRROR WORKTREE BASE TARGET
 //! kage-git-step session    REPOSITORY FOLDER
+//! kage-git-step hold       MIRROR                (prints a line, ends when its input does)
 //! ```
 
 use std::error::Error;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
             ["restore", mirror, worktree, base, target] => {
                 restore(mirror, worktree, &base.parse()?, &target.parse()?).await
             }
+            ["hold", mirror] => hold(mirror).await,
             ["session", repository, folder] => session(Path::new(repository), Path::new(folder)).await,
             _ => Err("unknown arguments".into()),
         }
@@ -67,6 +70,15 @@ async fn restore(mirror: &str, worktree: &str, base: &Oid, target: &Oid) -> Resu
         ..RestoreOptions::default()
     };
     worktree.restore(target, &options).await?;
+    Ok(())
+}
+
+async fn hold(mirror: &str) -> Result<(), Box<dyn Error>> {
+    let _mirror = Mirror::open_or_init(mirror).await?;
+    let mut stdout = std::io::stdout();
+    stdout.write_all(b"open\n")?;
+    stdout.flush()?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 

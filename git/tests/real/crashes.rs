@@ -11,6 +11,7 @@ use kage_git::restore::{Foreign, RestoreOptions};
 use kage_git::{Mirror, Worktree};
 
 use crate::faults::{End, Fault, MUTATING, can_inject, run};
+use crate::leftovers::leftovers;
 use crate::sandbox::{Sandbox, copy_folder, fingerprint, write};
 
 type Files = Vec<(PathBuf, u32, Vec<u8>)>;
@@ -149,8 +150,11 @@ impl Stage {
                 assert!(!is_new && !succeeded, "{place}: nothing keeps it");
             }
             assert!(!succeeded || is_new, "{place}: it said that it is done");
-            let taken = self.open().await.checkpoint(&self.first, "again").await.unwrap();
+            let worktree = self.open().await;
+            let taken = worktree.checkpoint(&self.first, "again").await.unwrap();
             assert_eq!(taken.tree.as_str(), self.now, "{place}");
+            drop(worktree);
+            assert_eq!(leftovers(&mirror), Vec::<PathBuf>::new(), "{place}");
             self.checkpoints();
         })
         .await
@@ -197,6 +201,8 @@ impl Stage {
             let options = RestoreOptions::default();
             let back = worktree.restore(&safety.parse().unwrap(), &options).await;
             assert!(back.is_ok(), "{place}: {back:?}");
+            drop(worktree);
+            assert_eq!(leftovers(&mirror), Vec::<PathBuf>::new(), "{place}");
         })
         .await
     }

@@ -13,6 +13,7 @@ mod hostile;
 mod http;
 mod incidents;
 mod landings;
+mod leftovers;
 mod packs;
 mod restores;
 mod restores_random;

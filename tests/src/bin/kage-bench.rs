@@ -12,7 +12,7 @@ use kage_core::task::Labels;
 use kage_tests::bench::adapter::BenchAdapter;
 use kage_tests::bench::figure::{Figure, markdown};
 use kage_tests::bench::machine::Machine;
-use kage_tests::bench::{baseline, context, dispatch, idle, recovery, stream};
+use kage_tests::bench::{baseline, checkpoint, context, dispatch, idle, recovery, restore, stream};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +51,10 @@ enum Command {
     Recovery,
     /// What 1,000 idle agents cost: memory, processor time, and throughput of `dispatch`.
     Fleet,
+    /// Checkpoints of a large worktree: the time until one survives a power cut.
+    Checkpoint,
+    /// Restores of a large worktree, with the look at it and the safety checkpoint.
+    Restore,
     /// Everything, written to docs/benchmarks.md as well.
     All,
     /// This program as the coordinator that is measured.
@@ -128,6 +132,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Context => print(&context::run(context::Size::default()).await?, format),
         Command::Recovery => print(&recovery::run(recovery::Size::default()).await?, format),
         Command::Fleet => print(&idle::run(idle::Size::default()).await?, format),
+        Command::Checkpoint => print(&checkpoint::run(checkpoint::Size::default()).await?, format),
+        Command::Restore => print(&restore::run(restore::Size::default()).await?, format),
         Command::All => all(format).await,
         Command::ServeCoordinator { data_dir, listen } => {
             let config = kage_coordinator::Config {
@@ -197,6 +203,12 @@ async fn all(format: Format) -> anyhow::Result<()> {
     print(&more, format)?;
     figures.extend(more);
     let more = idle::run(idle::Size::default()).await?;
+    print(&more, format)?;
+    figures.extend(more);
+    let more = checkpoint::run(checkpoint::Size::default()).await?;
+    print(&more, format)?;
+    figures.extend(more);
+    let more = restore::run(restore::Size::default()).await?;
     print(&more, format)?;
     figures.extend(more);
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md"));

@@ -85,6 +85,29 @@ async fn incident_6_the_store_does_not_grow_without_new_content() {
     assert!(kinds.lines().all(|kind| kind == "commit"), "{kinds}");
 }
 
+/// Where a person's home is a repository, a snapshot would be all that they have.
+#[test]
+fn incident_6_a_home_folder_is_not_a_project() {
+    let sandbox = Sandbox::new();
+    let home = sandbox.repository("all", &[("a", "a\n")]);
+    for (path, is_refused) in [(home.clone(), true), (sandbox.path("home"), false)] {
+        let work = sandbox.path(&format!("work-{is_refused}"));
+        fs::create_dir(&work).unwrap();
+        let done = sandbox
+            .program(env!("CARGO_BIN_EXE_kage-git-step"), &work)
+            .env("HOME", path)
+            .args(["session".as_ref(), home.as_os_str(), work.as_os_str()])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(
+            !done.status.success() && said.contains("is all of"),
+            is_refused,
+            "{said}"
+        );
+    }
+}
+
 /// 48 rounds; elsewhere one in twelve failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn incident_12_worktrees_are_made_while_others_fetch() {
