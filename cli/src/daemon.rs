@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use kage_agent::Registry;
 use kage_agent::adapters::{self, AdapterConfig};
 use kage_agent::process::Runner;
 use kage_agent::slots;
@@ -94,10 +95,16 @@ pub(crate) async fn agent(invocation: &Invocation, options: AgentOptions) -> any
     let shutdown = Shutdown::default();
     let mut tasks = JoinSet::new();
     tasks.spawn(shutdown.clone().by_signals());
-    run_agent(invocation, options, &shutdown).await
+    let registry = registry(invocation, options.manifest_dirs.clone()).await?;
+    run_agent(invocation, options, registry, &shutdown).await
 }
 
-async fn run_agent(invocation: &Invocation, options: AgentOptions, shutdown: &Shutdown) -> anyhow::Result<()> {
+async fn run_agent(
+    invocation: &Invocation,
+    options: AgentOptions,
+    registry: Registry,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
     let config = kage_agent::Config {
         state_dir: options.state_dir,
         coordinator_url: options.url,
@@ -110,7 +117,6 @@ async fn run_agent(invocation: &Invocation, options: AgentOptions, shutdown: &Sh
         labels: options.labels,
         limits: invocation.settings.agent.disk.limits(),
     };
-    let registry = registry(invocation, options.manifest_dirs).await?;
     let mut ports = kage_agent::Ports::system(registry);
     ports.hand_back = shutdown.hand_back.clone();
     kage_agent::run(config, ports, shutdown.finish.clone()).await?;
@@ -118,7 +124,7 @@ async fn run_agent(invocation: &Invocation, options: AgentOptions, shutdown: &Sh
 }
 
 /// The adapters of this machine: built in, of the user, of the settings, of the command line.
-pub(crate) async fn registry(invocation: &Invocation, more: Vec<PathBuf>) -> anyhow::Result<kage_agent::Registry> {
+pub(crate) async fn registry(invocation: &Invocation, more: Vec<PathBuf>) -> anyhow::Result<Registry> {
     let manifest_dirs = settings::user_adapters()
         .into_iter()
         .chain(invocation.settings.agent.adapters.iter().cloned())
@@ -136,6 +142,8 @@ pub(crate) async fn up(invocation: &Invocation, slots: Option<u32>, background: 
     let mut signals = JoinSet::new();
     signals.spawn(shutdown.clone().by_signals());
 
+    // A manifest that is wrong is told of before anybody finds a coordinator here.
+    let registry = registry(invocation, Vec::new()).await?;
     // The coordinator ends after the agent, so that the agent can deliver what it has.
     let coordinator_end = CancellationToken::new();
     let mut ports = kage_coordinator::Ports::system();
@@ -168,7 +176,7 @@ pub(crate) async fn up(invocation: &Invocation, slots: Option<u32>, background: 
         state_dir: invocation.state.agent(),
         manifest_dirs: Vec::new(),
     };
-    let agent = run_agent(invocation, options, &shutdown);
+    let agent = run_agent(invocation, options, registry, &shutdown);
     let idle = async {
         if background {
             until_idle(&client).await;
