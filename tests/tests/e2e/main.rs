@@ -9,6 +9,7 @@ mod machines;
 mod access;
 mod cancel;
 mod chaos;
+mod checkpoints;
 mod claude_cli;
 mod command_line;
 mod claude_code;

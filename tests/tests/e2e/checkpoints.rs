@@ -1,0 +1,90 @@
+//! A session outlives its machine: another agent puts its files together and goes on with the
+//! conversation, word for word.
+
+use kage::scripted::{Fault, Matcher, Script, ScriptedServer, Turn};
+use kage_proto::v1;
+use kage_tests::cluster::{AgentOptions, Cluster};
+use kage_tests::repo::{Repo, SOLUTION, VERIFY};
+use kage_tests::tasks::{Describe, session, task, verdict};
+use kage_tests::wait::wait_for;
+use serde_json::{Value, json};
+
+const MODEL: &str = "claude-sonnet-5-5";
+
+fn script() -> Script {
+    let mut last = Turn::say("I fixed the sign.");
+    // The machine dies while the model thinks.
+    last.faults.push(Fault::Hang);
+    Script::new(
+        "solver",
+        Matcher::model(MODEL),
+        [
+            Turn::call(
+                "write_file",
+                json!({"path": "notes.txt", "content": "the sign is wrong\n"}),
+            ),
+            Turn::call("write_file", json!({"path": "add.sh", "content": SOLUTION})),
+            Turn::call("read_file", json!({"path": "add.sh"})),
+            last,
+        ],
+    )
+}
+
+/// The conversation of each request, as it was sent.
+fn conversations(server: &ScriptedServer) -> Vec<Value> {
+    let recorded = server.requests().into_iter();
+    recorded.map(|request| request.body["messages"].clone()).collect()
+}
+
+#[tokio::test]
+async fn a_killed_agents_session_goes_on_elsewhere_with_its_files_and_words() {
+    let server = ScriptedServer::start(vec![script()]).await.unwrap();
+    let mut cluster = Cluster::start().await;
+    let agent = |name: &str| AgentOptions::named(name).anthropic(&server.url());
+    cluster.add_agent(agent("first")).await;
+    let repo = Repo::sample(&cluster.repository_dir("sample"));
+    cluster.push_base(&repo);
+    let spec = task("make the test pass")
+        .on(&repo)
+        .verified_by(VERIFY)
+        .session("solver", "claude-api", MODEL);
+    let id = cluster.create(spec).await;
+    wait_for("the last call is made", async || {
+        (conversations(&server).len() == 4).then_some(())
+    })
+    .await;
+    let before = cluster
+        .until(&id, "both edits are kept", |task| session(task, "solver").head >= 3)
+        .await;
+    assert_eq!(session(&before, "solver").agent, "first");
+    cluster.kill_agent("first");
+    cluster.add_agent(agent("second")).await;
+
+    let ended = cluster.ended(&id).await;
+    let solver = session(&ended, "solver");
+    assert_eq!(verdict(solver), v1::VerdictKind::Passed, "{solver:#?}");
+    assert_eq!((solver.agent.as_str(), solver.attempts), ("second", 2), "{solver:#?}");
+    let [resumption] = solver.resumptions.as_slice() else {
+        panic!("it went on once: {solver:#?}");
+    };
+    assert_eq!((resumption.attempt, resumption.checkpoint), (2, 3), "{resumption:?}");
+    assert_eq!(resumption.repeated_calls, 1, "only what followed the last edit");
+
+    // The model was asked for the same again, and for nothing before that.
+    let conversations = conversations(&server);
+    assert_eq!(conversations.len(), 6, "{conversations:#?}");
+    assert_eq!(conversations[4], conversations[2], "word for word");
+    let until_then = |conversation: &Value| conversation.as_array().unwrap()[..5].to_vec();
+    assert_eq!(until_then(&conversations[5]), until_then(&conversations[3]));
+
+    // What only the first machine wrote is in the result.
+    let commit = cluster.fetch_result(&repo, solver);
+    assert_eq!(
+        repo.git(&["show", &format!("{commit}:notes.txt")]).trim(),
+        "the sign is wrong"
+    );
+    let report = cluster.report(&id).await;
+    let history = &report.rows[0].history;
+    let words = "attempt 2 went on from checkpoint 3; 1 model call made again";
+    assert!(history.iter().any(|line| line == words), "{history:#?}");
+}
