@@ -405,6 +405,9 @@ impl Cluster {
     pub fn kill_coordinator(&mut self) {
         let mut daemon = self.coordinator.take().expect("the coordinator runs");
         daemon.kill();
+        // A traced one is not the child that was waited for, and may go after its tracer.
+        let lock = std::fs::File::open(self.data_dir().join("lock")).expect("it held its lock");
+        lock.lock().expect("the lock can be waited for");
     }
 
     /// Sends a signal to the coordinator and to what it started.

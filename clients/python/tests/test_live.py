@@ -192,7 +192,7 @@ class TheAgentEnds(unittest.TestCase):
         agent = Agent(self.coordinator)
         self.addCleanup(agent.close)
         with kage.connect(self.coordinator.url, self.coordinator.token) as client:
-            task = client.submit(shell_task("echo $$; exec sleep 600"))
+            task = client.submit(shell_task("echo $$; exec sleep 600"), wait_for_agent=True)
             for item in client.watch(task.id, output=OUTPUT):
                 if isinstance(item, kage.OutputChunk):
                     pid = int(item.data)
