@@ -69,7 +69,8 @@ macro_rules! id {
                     text: text.chars().take(80).collect(),
                     expected: "an id of 32 hex digits",
                 };
-                if text.len() != 32 {
+                // An id has one spelling, or two of them would be two names of one thing.
+                if text.len() != 32 || text.bytes().any(|b| b.is_ascii_uppercase()) {
                     return Err(invalid());
                 }
                 Uuid::try_parse(text).map(Self).map_err(|_| invalid())
@@ -341,6 +342,7 @@ mod tests {
             "12345678",
             "12345678-9abc-def0-1234-56789abcdef0",
             "g23456789abcdef0123456789abcdef0",
+            "A23456789abcdef0123456789abcdef0",
         ] {
             assert!(text.parse::<TaskId>().is_err(), "{text}");
         }
