@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use flate2::write::MultiGzDecoder;
 use futures_util::{Stream, StreamExt as _, stream};
+use kage_core::id::Oid;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::task::JoinSet;
@@ -399,10 +400,11 @@ fn allowed_reference(command: &str) -> Result<String, ServeError> {
     if name.strip_prefix(BASES) != Some(new) {
         return Err(refused(format!("{name:?} is not {BASES}<the pushed commit>")));
     }
-    if new.bytes().all(|digit| digit == b'0') || !matches!(new.len(), 40 | 64) {
+    let new: Oid = new.parse().map_err(|error| refused(format!("{name:?}: {error}")))?;
+    if new.as_str().bytes().all(|digit| digit == b'0') {
         return Err(refused(format!("{name:?} cannot be deleted")));
     }
-    if !old.bytes().all(|digit| digit == b'0') && old != new {
+    if !old.bytes().all(|digit| digit == b'0') && old != new.as_str() {
         return Err(refused(format!("{name:?} never changes")));
     }
     Ok(name.to_owned())
@@ -434,6 +436,8 @@ mod tests {
             format!("{NONE} {ONE} refs/heads/main"),
             format!("{ONE} {NONE} {BASES}{NONE}"),
             format!("{TWO} {ONE} {BASES}{ONE}"),
+            format!("{NONE} {0} {BASES}{0}", ONE.replacen('1', ";", 1)),
+            format!("{NONE} {0} {BASES}{0}", &ONE[1..]),
             format!("shallow {ONE}"),
             "push-cert".to_owned(),
         ] {
