@@ -25,6 +25,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Its `connect` would clash with `AgentService.Connect`; clients are made from a channel.
         .build_transport(false)
         .codec_path("crate::codec::SmallCodec")
+        // The same message is the same bytes, however often it is written.
+        .btree_map(".")
         // The largest message by far, which queues of the small ones must not make room for.
         .boxed(".kage.v1.ConnectResponse.message.offer")
         // Most work begins at the base, and messages are as large as their largest part.
