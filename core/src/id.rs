@@ -126,15 +126,16 @@ id!(
     OfferId
 );
 
-macro_rules! hex_name {
-    ($(#[$doc:meta])* $name:ident, $expected:literal, $($len:literal)|+) => {
+/// A text that follows a rule; printed as it was given.
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident, $rule:expr, $expected:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(into = "String", try_from = "String")]
         pub struct $name(String);
 
         impl $name {
-            /// The lower-case hex text.
+            /// The text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -157,12 +158,11 @@ macro_rules! hex_name {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                let hex = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-                if hex && matches!(text.len(), $($len)|+) {
+                if $rule(text) {
                     Ok(Self(text.to_owned()))
                 } else {
                     Err(InvalidId {
-                        text: text.chars().take(80).collect(),
+                        text: text.chars().take(120).collect(),
                         expected: $expected,
                     })
                 }
@@ -185,23 +185,41 @@ macro_rules! hex_name {
     };
 }
 
-hex_name!(
+/// Lower-case hex digits, so many of them.
+fn is_hex(text: &str, digits: &[usize]) -> bool {
+    digits.contains(&text.len()) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// A name that is safe as a folder and as a part of a git reference.
+fn is_name(text: &str) -> bool {
+    let first = text
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let rest = text
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'));
+    // ".." and ".lock" would be special in a path or to git.
+    first && rest && text.len() <= 100 && !text.contains("..") && !text.ends_with(".lock")
+}
+
+text!(
     /// SHA-256 of some bytes: how contexts, packs and other blobs are addressed.
     Digest,
-    "a SHA-256 digest of 64 lower-case hex digits",
-    64
+    |text| is_hex(text, &[64]),
+    "a SHA-256 digest of 64 lower-case hex digits"
 );
-hex_name!(
+text!(
     /// A full git object id (SHA-1 or SHA-256). Abbreviations are refused.
     Oid,
-    "a full git object id of 40 or 64 lower-case hex digits",
-    40 | 64
+    |text| is_hex(text, &[40, 64]),
+    "a full git object id of 40 or 64 lower-case hex digits"
 );
-hex_name!(
+text!(
     /// The secret that lets an agent speak for an attempt: 128 random bits.
     AttemptToken,
-    "an attempt token of 32 lower-case hex digits",
-    32
+    |text| is_hex(text, &[32]),
+    "an attempt token of 32 lower-case hex digits"
 );
 
 impl Digest {
@@ -232,87 +250,28 @@ impl AttemptToken {
     }
 }
 
-macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $what:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(into = "String", try_from = "String")]
-        pub struct $name(String);
-
-        impl $name {
-            /// The text of the name.
-            #[must_use]
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({:?})"), self.0)
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = InvalidId;
-
-            fn from_str(text: &str) -> Result<Self, InvalidId> {
-                let first = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-                let rest = text
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'));
-                // ".." and ".lock" would be special in a path or to git.
-                if first && rest && text.len() <= 100 && !text.contains("..") && !text.ends_with(".lock") {
-                    Ok(Self(text.to_owned()))
-                } else {
-                    Err(InvalidId {
-                        text: text.chars().take(120).collect(),
-                        expected: $what,
-                    })
-                }
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(name: $name) -> Self {
-                name.0
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = InvalidId;
-
-            fn try_from(text: String) -> Result<Self, InvalidId> {
-                text.parse()
-            }
-        }
-    };
-}
-
-name!(
+text!(
     /// A project: the scope of repositories, contexts, tasks and rights.
     ProjectId,
+    is_name,
     "a project name (up to 100 lower-case letters, digits, '.', '_', '-'; a letter or digit first)"
 );
-name!(
+text!(
     /// A repository that the coordinator holds, unique in its project.
     RepositoryName,
+    is_name,
     "a repository name (up to 100 lower-case letters, digits, '.', '_', '-'; a letter or digit first)"
 );
-name!(
+text!(
     /// An adapter: `claude-code`, `claude-api`, or one from a manifest.
     AdapterName,
+    is_name,
     "an adapter name (up to 100 lower-case letters, digits, '.', '_', '-'; a letter or digit first)"
 );
-name!(
+text!(
     /// A session's name within its task.
     SessionName,
+    is_name,
     "a session name (up to 100 lower-case letters, digits, '.', '_', '-'; a letter or digit first)"
 );
 
