@@ -15,7 +15,7 @@ pub fn held(task: &v1::Task, now: Timestamp, patience: Duration) -> Option<Strin
     let mut open = task
         .sessions
         .iter()
-        .filter(|session| !view::session_ended(session.state()))
+        .filter(|session| !session.state().is_ended())
         .peekable();
     open.peek()?;
     let holds: Option<Vec<_>> = open.map(|session| Some((left(session, now)?, session))).collect();

@@ -108,7 +108,7 @@ impl Rows {
                 view::short_count(view::tokens(session.usage.as_ref())),
                 view::one_line(&view::money(&session.money), 24),
             );
-            if !view::session_ended(session.state()) {
+            if !session.state().is_ended() {
                 let activity = if session.waiting.is_empty() {
                     &session.activity
                 } else {

@@ -383,23 +383,6 @@ pub const fn session_state(state: v1::SessionState) -> &'static str {
     }
 }
 
-/// True when a session's state will not change any more.
-#[must_use]
-pub const fn session_ended(state: v1::SessionState) -> bool {
-    match state {
-        v1::SessionState::Unspecified
-        | v1::SessionState::Queued
-        | v1::SessionState::Running
-        | v1::SessionState::Claimed
-        | v1::SessionState::Verifying => false,
-        v1::SessionState::Verified
-        | v1::SessionState::Rejected
-        | v1::SessionState::Unverified
-        | v1::SessionState::Failed
-        | v1::SessionState::Cancelled => true,
-    }
-}
-
 /// The word for a verdict.
 #[must_use]
 pub const fn verdict(kind: v1::VerdictKind) -> &'static str {

@@ -312,21 +312,6 @@ fn is_over(state: v1::TaskState) -> bool {
     }
 }
 
-fn session_is_over(state: v1::SessionState) -> bool {
-    match state {
-        v1::SessionState::Unspecified
-        | v1::SessionState::Queued
-        | v1::SessionState::Running
-        | v1::SessionState::Claimed
-        | v1::SessionState::Verifying => false,
-        v1::SessionState::Verified
-        | v1::SessionState::Rejected
-        | v1::SessionState::Unverified
-        | v1::SessionState::Failed
-        | v1::SessionState::Cancelled => true,
-    }
-}
-
 /// The task of an id at the end.
 fn task<'a>(end: &'a Final, id: &str) -> Option<&'a FinalTask> {
     end.tasks.iter().find(|task| task.task.id == id)

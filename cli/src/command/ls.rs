@@ -58,7 +58,7 @@ pub(super) async fn run(invocation: &Invocation, args: &Ls) -> anyhow::Result<Ex
 }
 
 fn row(task: &v1::Task) -> Vec<String> {
-    let ended = task.sessions.iter().filter(|s| view::session_ended(s.state())).count();
+    let ended = task.sessions.iter().filter(|s| s.state().is_ended()).count();
     let waits = task
         .sessions
         .iter()

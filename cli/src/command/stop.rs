@@ -10,7 +10,7 @@ pub(super) async fn run(invocation: &Invocation, asked: Option<String>) -> anyho
     let task = tasks::find(&access, asked).await?;
     let task = tasks::cancel(&access, &task.id).await?;
     invocation.out.result(&TaskJson::of_task(&task))?;
-    let open = task.sessions.iter().filter(|s| !view::session_ended(s.state())).count();
+    let open = task.sessions.iter().filter(|s| !s.state().is_ended()).count();
     invocation.out.text(&match open {
         0 => format!(
             "task {} is {}",

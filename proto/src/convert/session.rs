@@ -25,6 +25,17 @@ impl From<&SessionState> for v1::SessionState {
     }
 }
 
+impl v1::SessionState {
+    /// True when the session's state will not change any more.
+    #[must_use]
+    pub const fn is_ended(self) -> bool {
+        match self {
+            Self::Unspecified | Self::Queued | Self::Running | Self::Claimed | Self::Verifying => false,
+            Self::Verified | Self::Rejected | Self::Unverified | Self::Failed | Self::Cancelled => true,
+        }
+    }
+}
+
 /// A session with what it cost so far and, while it is queued, why it waits.
 #[must_use]
 pub fn session(session: &Session, money: impl IntoIterator<Item = Money>, waiting: Option<String>) -> v1::Session {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Answer, Call, Final, History, Sight, Violation, What, is_over, session_is_over, task, violation};
+use super::{Answer, Call, Final, History, Sight, Violation, What, is_over, task, violation};
 
 pub(super) fn check(history: &History, end: &Final, found: &mut Vec<Violation>) {
     creations(history, end, found);
@@ -124,7 +124,7 @@ fn ends(history: &History, end: &Final, found: &mut Vec<Violation>) {
         note(task.id.clone(), is_over(task.state()), task.state);
         for session in &task.sessions {
             let name = format!("{} {}", task.id, session.name);
-            note(name, session_is_over(session.state()), session.state);
+            note(name, session.state().is_ended(), session.state);
         }
     };
     let mut seen: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
