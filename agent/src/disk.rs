@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use kage_core::cause::chain;
 use kage_git::upkeep::Kept;
 use kage_git::{GitError, Mirror, Worktree};
 use serde::Serialize;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Limits;
 use crate::live::Live;
 use crate::state::Paths;
-use crate::workspace::{Uses, chain, folders, remove_folder};
+use crate::workspace::{Uses, folders, remove_folder};
 
 /// Time between two looks.
 const EVERY: Duration = Duration::from_secs(60);

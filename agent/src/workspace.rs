@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use kage_core::cause::chain;
 use kage_core::checkpoint::Resume;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
@@ -63,18 +64,6 @@ impl WorkspaceError {
         };
         local_failure(kind, chain(self))
     }
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Where an attempt works.

@@ -210,7 +210,7 @@ impl Lane {
                     .outputs
                     .feed(self.key.attempt, task)
                     .await
-                    .map_err(|error| disk_error(&error))?;
+                    .map_err(|error| internal("output cannot be written", &error))?;
                 Arc::clone(self.feed.insert(feed))
             }
         };
@@ -239,7 +239,7 @@ impl Lane {
             .outputs
             .length(self.key.attempt, stream)
             .await
-            .map_err(|error| disk_error(&error))?;
+            .map_err(|error| internal("output cannot be written", &error))?;
         let end = batch.offset.saturating_add(batch.data.len() as u64);
         let known = self
             .subject
@@ -421,18 +421,5 @@ pub(crate) fn response(attempt: AttemptId, result: append_response::Result) -> v
     v1::AppendResponse {
         attempt_id: attempt.to_string(),
         result: Some(result),
-    }
-}
-
-pub(crate) fn disk_error(error: &std::io::Error) -> ApiError {
-    tracing::error!(%error, "the disk failed");
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ApiError::ResourceExhausted {
-            message: "the coordinator's disk is full".to_owned(),
-            retry: Some(std::time::Duration::from_secs(5)),
-        },
-        _ => ApiError::Internal {
-            message: "output cannot be written".to_owned(),
-        },
     }
 }

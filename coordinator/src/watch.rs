@@ -15,10 +15,9 @@ use kage_proto::v1::watch_task_response::Item;
 use kage_proto::{MAX_INLINE, v1};
 use tokio::sync::mpsc;
 
-use crate::append::disk_error;
 use crate::coordinator::Coordinator;
 use crate::cursor::Cursor;
-use crate::services::read_error;
+use crate::services::{internal, read_error};
 use crate::store::{AttemptView, News, TaskEvent, TaskView, Watched};
 use crate::topics::Version;
 use crate::view;
@@ -243,7 +242,7 @@ impl Watcher<'_> {
         let mut bytes = outputs
             .read(attempt, stream, at, READ)
             .await
-            .map_err(|error| disk_error(&error))?;
+            .map_err(|error| internal("output cannot be read", &error))?;
         if bytes.is_empty() {
             return Ok(false);
         }

@@ -3,6 +3,7 @@
 //! Everything here is a synchronous function of its arguments: no I/O, no clock, no
 //! randomness. Modules are listed foundation first; each uses only those above it.
 
+pub mod cause;
 pub mod id;
 pub mod time;
 pub mod access;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kage_core::cause::chain;
 use kage_core::checkpoint::CheckpointReason;
 use kage_core::event::{ChangeKind, EventBody, FileChange};
 use kage_git::Worktree;
@@ -12,7 +13,6 @@ use tokio::time::Instant;
 use crate::outbox::OutboxClosed;
 use crate::recorder::Recording;
 use crate::steps::Steps;
-use crate::workspace::chain;
 
 /// The wait after a look that found something new.
 const SHORTEST: Duration = Duration::from_millis(300);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use kage_core::cause::chain;
 use kage_core::checkpoint::{CheckpointReason, TakenCheckpoint, TranscriptSegment};
 use kage_core::event::EventBody;
 use kage_core::id::{Oid, ProjectId};
@@ -23,7 +24,6 @@ use crate::mask::Masker;
 use crate::outbox::OutboxClosed;
 use crate::recorder::Recording;
 use crate::steps::{Asked, Steps};
-use crate::workspace::chain;
 
 /// Why a checkpoint was not taken or sent.
 #[derive(Debug, thiserror::Error)]

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use kage_core::cause::chain;
 use kage_core::checkpoint::CheckpointReason;
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
@@ -26,7 +27,7 @@ use super::{ABANDON, Attempt, Ended};
 use crate::adapter::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput};
 use crate::outbox::OutboxClosed;
 use crate::steps::Steps;
-use crate::workspace::{Workspace, chain};
+use crate::workspace::Workspace;
 
 /// Reports that wait for the recorder. When full, the adapter waits.
 const REPORTS: usize = 32;

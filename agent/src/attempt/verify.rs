@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use kage_core::cause::chain;
 use kage_core::event::{AttemptOutcome, EventBody, OutputStream, Phase, Verdict, VerdictKind};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
@@ -18,7 +19,6 @@ use tracing::Instrument as _;
 use super::{Attempt, Ended};
 use crate::adapter::Reporter;
 use crate::process::{Cause, Chunk, Command, Control, Environment, Limits, Pipe, Status, Stdin};
-use crate::workspace::chain;
 
 /// Chunks that wait for the recorder. When full, the command waits.
 const CHUNKS: usize = 8;

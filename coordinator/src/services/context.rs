@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kage_core::cause::chain;
 use kage_core::context::Context;
 use kage_core::id::{Digest, ProjectId};
 use kage_proto::status::ApiError;
@@ -10,7 +11,6 @@ use kage_proto::v1::context_service_server::ContextService;
 use kage_proto::{MAX_INLINE, convert, v1};
 use tonic::{Request, Response, Status};
 
-use super::task::chain;
 use super::{internal, principal, read_error, request, store_error};
 use crate::auth::Principal;
 use crate::blobs::BlobError;

@@ -17,7 +17,8 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::append::{Lane, Responses, disk_error, response};
+use super::internal;
+use crate::append::{Lane, Responses, response};
 use crate::auth::Principal;
 use crate::coordinator::Coordinator;
 use crate::output::OutputAck;
@@ -80,7 +81,7 @@ async fn forward(mut acks: mpsc::Receiver<OutputAck>, responses: Responses) {
                 let acked = v1::OutputAck { stream, offset };
                 Ok(response(ack.attempt, append_response::Result::AckedOutput(acked)))
             }
-            Err(error) => Err(disk_error(&error).into()),
+            Err(error) => Err(internal("output cannot be written", &error).into()),
         };
         if responses.send(message).await.is_err() {
             return;

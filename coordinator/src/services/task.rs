@@ -1,10 +1,10 @@
 //! TaskService: create, look at, cancel, watch and compare tasks.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use kage_core::cause::chain;
 use kage_core::id::{Digest, JobId, SessionId, TaskId};
 use kage_core::report;
 use kage_core::session::Session;
@@ -271,16 +271,4 @@ fn as_created(command: &CreateTask) -> TaskView {
         sessions: sessions.collect(),
         last_event: 0,
     }
-}
-
-/// An error and everything that led to it, in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

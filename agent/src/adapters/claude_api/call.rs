@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use kage_core::cause::causes;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::parse_retry_after;
@@ -246,12 +247,8 @@ impl Caller {
 
 /// A failure before there was an answer. The URL is left out: it is in the configuration.
 fn network(error: &reqwest::Error) -> Failure {
-    let mut words = String::from("the provider cannot be reached");
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        words = format!("{words}: {cause}");
-        source = cause.source();
-    }
+    let words: Vec<_> = causes(error).skip(1).map(ToString::to_string).collect();
+    let words = format!("the provider cannot be reached: {}", words.join(": "));
     let kind = if error.is_timeout() {
         FailureKind::Timeout
     } else if error.is_builder() {

@@ -8,6 +8,7 @@ use jiff::fmt::rfc2822;
 use kage_agent::enrolment;
 use kage_agent::renewal::Validity;
 use kage_agent::trust::http_client;
+use kage_core::cause::causes;
 use kage_proto::client::Credentials;
 use reqwest::StatusCode;
 use reqwest::header::DATE;
@@ -159,22 +160,16 @@ async fn ask(url: &str, credentials: &Credentials) -> Result<(StatusCode, Option
     let path = format!("{}{NOTHING}", url.trim_end_matches('/'));
     let before = now_seconds();
     let response = client.get(path).send().await;
-    let response = response.map_err(|error| format!("{url} cannot be reached: {}", root(&error)))?;
+    let response = response.map_err(|error| {
+        let why = causes(&error).last().map(ToString::to_string);
+        format!("{url} cannot be reached: {}", why.unwrap_or_default())
+    })?;
     let middle = f64::midpoint(before, now_seconds());
     let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
     let theirs = date.and_then(|date| rfc2822::parse(date).ok());
     // The header has whole seconds: on average half a one is missing.
     let ahead = theirs.map(|theirs| theirs.timestamp().as_second() as f64 + 0.5 - middle);
     Ok((response.status(), ahead))
-}
-
-/// What it comes down to.
-fn root(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 #[cfg(test)]
