@@ -13,6 +13,7 @@ use super::command::QueuedJob;
 use super::error::{EngineError, StoreError};
 use super::rows::{Failed, JobRow, Rows, TaskHead};
 
+mod admission;
 mod attempts;
 mod checkpoints;
 mod contexts;

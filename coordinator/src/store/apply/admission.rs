@@ -1,0 +1,151 @@
+//! Carries out the commands on who may come in.
+
+use std::time::Duration;
+
+use kage_core::access::JoinRefusal;
+use kage_core::id::TokenId;
+use kage_core::time::Timestamp;
+
+use super::{Command, earlier_reply, not_found, remember};
+use crate::store::admission::{
+    CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, JoinTokenRow, PersonToken, RevokeAgent,
+    RevokePersonToken,
+};
+use crate::store::error::EngineError;
+use crate::store::rows::{Failed, Rows};
+
+/// How long a join token is remembered after it ended, so that whoever shows it then is
+/// told why it is refused.
+const REMEMBER_JOIN_TOKENS: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+impl Command for CreateJoinToken {
+    /// Id and row: those of the first call when this one repeats it.
+    type Outcome = (TokenId, JoinTokenRow);
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<Self::Outcome, Failed> {
+        if let Some(reply) = earlier_reply(rows, "create_join_token", &self.request)? {
+            let id = stored_id(&reply)?;
+            let row = rows.join_token(id)?.ok_or_else(|| not_found("join token", id))?;
+            return Ok((id, row));
+        }
+        let row = JoinTokenRow {
+            secret: self.secret,
+            project: self.project,
+            labels: self.labels,
+            expires_at: self.expires_at,
+            used: None,
+        };
+        rows.put_join_token(self.id, &row)?;
+        let kept = u64::try_from(REMEMBER_JOIN_TOKENS.as_millis()).unwrap_or(u64::MAX);
+        rows.forget_join_tokens(Timestamp::from_millis(self.now.as_millis().saturating_sub(kept)))?;
+        remember(rows, "create_join_token", self.request, self.id.to_string(), self.now)?;
+        Ok((self.id, row))
+    }
+}
+
+impl Command for EnrolAgent {
+    type Outcome = Enrolled;
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<Enrolled, Failed> {
+        let refused = |refusal| Ok(Enrolled::Refused(refusal));
+        // Whoever does not know the secret learns nothing else about a token.
+        let Some(row) = rows.join_token(self.token)?.filter(|row| row.secret == self.secret) else {
+            return refused(JoinRefusal::Unknown);
+        };
+        if self.project.is_some_and(|project| project != row.project) {
+            return refused(JoinRefusal::OtherProject);
+        }
+        if let Some((agent, key)) = &row.used {
+            if *key != self.key {
+                return refused(JoinRefusal::Used);
+            }
+            let enrolment = rows.enrolment(*agent)?.ok_or_else(|| not_found("enrolment", agent))?;
+            return match enrolment.revoked_at {
+                Some(_) => refused(JoinRefusal::Revoked),
+                None if row.expires_at <= self.now => refused(JoinRefusal::Expired),
+                None => Ok(Enrolled::Joined(enrolment)),
+            };
+        }
+        if row.expires_at <= self.now {
+            return refused(JoinRefusal::Expired);
+        }
+        let enrolment = Enrolment {
+            agent: self.agent,
+            project: row.project.clone(),
+            labels: row.labels.clone(),
+            enrolled_at: self.now,
+            revoked_at: None,
+        };
+        rows.put_enrolment(&enrolment)?;
+        let used = Some((self.agent, self.key));
+        rows.put_join_token(self.token, &JoinTokenRow { used, ..row })?;
+        Ok(Enrolled::Joined(enrolment))
+    }
+}
+
+impl Command for RevokeAgent {
+    type Outcome = ();
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
+        if earlier_reply(rows, "revoke_agent", &self.request)?.is_some() {
+            return Ok(());
+        }
+        let enrolment = rows
+            .enrolment(self.agent)?
+            .ok_or_else(|| not_found("enrolled agent", self.agent))?;
+        rows.put_enrolment(&Enrolment {
+            revoked_at: enrolment.revoked_at.or(Some(self.now)),
+            ..enrolment
+        })?;
+        remember(rows, "revoke_agent", self.request, String::new(), self.now)
+    }
+}
+
+impl Command for CreatePersonToken {
+    /// The token: that of the first call when this one repeats it.
+    type Outcome = PersonToken;
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<PersonToken, Failed> {
+        if let Some(reply) = earlier_reply(rows, "create_token", &self.request)? {
+            let id = stored_id(&reply)?;
+            return rows.person_token(id)?.ok_or_else(|| not_found("token", id));
+        }
+        let token = PersonToken {
+            id: self.id,
+            hash: self.hash,
+            role: self.role,
+            name: self.name,
+            project: self.project,
+            created_at: self.now,
+            revoked_at: None,
+        };
+        rows.put_person_token(&token)?;
+        remember(rows, "create_token", self.request, self.id.to_string(), self.now)?;
+        Ok(token)
+    }
+}
+
+impl Command for RevokePersonToken {
+    type Outcome = PersonToken;
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<PersonToken, Failed> {
+        let repeated = earlier_reply(rows, "revoke_token", &self.request)?.is_some();
+        let token = rows.person_token(self.id)?.ok_or_else(|| not_found("token", self.id))?;
+        let token = PersonToken {
+            revoked_at: token.revoked_at.or(Some(self.now)),
+            ..token
+        };
+        if !repeated {
+            rows.put_person_token(&token)?;
+            remember(rows, "revoke_token", self.request, String::new(), self.now)?;
+        }
+        Ok(token)
+    }
+}
+
+fn stored_id(reply: &str) -> Result<TokenId, EngineError> {
+    reply.parse().map_err(|source| EngineError::Corrupt {
+        what: "reply",
+        source: Box::new(source),
+    })
+}
