@@ -18,7 +18,7 @@ use kage_core::event::EventBody;
 use kage_core::id::{Oid, ProjectId};
 use kage_git::{GitError, Mirror, Worktree};
 
-use super::transcript::Transcript;
+use super::transcript::{Mark, Transcript};
 use crate::blobs::{BlobError, Blobs};
 use crate::mask::Masker;
 use crate::outbox::OutboxClosed;
@@ -58,9 +58,7 @@ pub(super) struct Desk {
 pub(super) struct Place {
     pub(super) commit: Oid,
     /// Where the conversation is.
-    pub(super) position: u64,
-    /// Where a session file is; 0 without one.
-    pub(super) offset: u64,
+    pub(super) mark: Mark,
 }
 
 /// A checkpoint that is durable here.
@@ -169,7 +167,7 @@ impl Checkpoints {
             Input::Sent(told) => {
                 self.sending = None;
                 if told {
-                    self.steps.forget(self.tip.position);
+                    self.steps.forget(self.tip.mark.position);
                     self.told = self.tip.clone();
                 } else {
                     self.tip = self.told.clone();
@@ -224,7 +222,7 @@ async fn try_commit(
 ) -> Result<Option<Local>, CheckpointError> {
     // First what was said, then the files: what the conversation has done is in them.
     let gained = transcript
-        .since(steps, &parent, asked.position)
+        .since(steps, parent.mark, asked.position)
         .await
         .map_err(CheckpointError::Transcript)?;
     let anyway = match asked.reason {
@@ -245,8 +243,7 @@ async fn try_commit(
     }
     let place = Place {
         commit: taken.commit.clone(),
-        position: gained.position,
-        offset: gained.offset,
+        mark: gained.to,
     };
     Ok(Some(Local {
         taken: TakenCheckpoint {
@@ -291,7 +288,7 @@ async fn try_send(desk: &Desk, local: Local) -> Result<(), CheckpointError> {
         taken.transcript = Some(TranscriptSegment {
             blob: blob.map_err(CheckpointError::Send)?,
             from,
-            to: place.position,
+            to: place.mark.position,
         });
     }
     let told = desk.recording.post(EventBody::CheckpointTaken(taken)).await;

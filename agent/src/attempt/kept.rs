@@ -47,11 +47,10 @@ impl Kept {
             Some(resume) => resumed::begin(attempt, adapter, input, resume).await?,
             None => Begun::default(),
         };
-        let steps = Steps::from(begun.position);
+        let steps = Steps::from(begun.mark.position);
         let place = Place {
             commit: work.resume.as_ref().map_or(base, |resume| &resume.commit).clone(),
-            position: begun.position,
-            offset: begun.offset,
+            mark: begun.mark,
         };
         let desk = Desk {
             project: attempt.work.project.clone(),
@@ -72,13 +71,13 @@ impl Kept {
         };
         match &work.resume {
             Some(resume) => {
-                if begun.position == 0 {
+                if begun.mark.position == 0 {
                     let summary = resumed::summary(&workspace.mirror, base, resume).await;
                     input.prompt.own.push_str(&summary);
                 }
                 let resumed = EventBody::Resumed {
                     commit: resume.commit.clone(),
-                    position: begun.position,
+                    position: begun.mark.position,
                     repeated_calls: resume.repeated_calls,
                 };
                 attempt.recording.post(resumed).await?;

@@ -8,20 +8,19 @@ use kage_core::event::EventBody;
 use kage_core::id::Oid;
 use kage_git::{Mirror, diff};
 
+use super::transcript::Mark;
 use super::{Attempt, Ended};
 use crate::adapter::{Adapter, Beginning, SessionInput};
 
 /// Paths that a new conversation is told of.
 const PATHS: usize = 40;
 
-/// Where the conversation of an attempt begins, and how far its session file goes.
+/// How the conversation of an attempt begins.
 #[derive(Debug, Default)]
 pub(super) struct Begun {
     pub(super) beginning: Beginning,
-    /// The position at which it begins.
-    pub(super) position: u64,
-    /// Bytes that are in the session file by then.
-    pub(super) offset: u64,
+    /// Where it begins.
+    pub(super) mark: Mark,
 }
 
 /// Fetches what was said, if the adapter can go on with it. When that cannot be had, the
@@ -54,8 +53,10 @@ pub(super) async fn begin(
         None => said,
     };
     Ok(Begun {
-        position: resume.position,
-        offset: said.len() as u64,
+        mark: Mark {
+            position: resume.position,
+            offset: said.len() as u64,
+        },
         beginning: Beginning::GoOn {
             said: Bytes::from(said),
             note: resume.note.clone(),

@@ -3,7 +3,6 @@
 
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 
-use super::checkpoints::Place;
 use crate::session_file::SessionFile;
 use crate::steps::Steps;
 
@@ -19,6 +18,15 @@ pub(super) enum Transcript {
     File(SessionFile),
 }
 
+/// How far a conversation has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Messages, or lines of the session file.
+    pub(super) position: u64,
+    /// Bytes of the session file; 0 without one.
+    pub(super) offset: u64,
+}
+
 /// What a conversation gained.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Gained {
@@ -26,25 +34,25 @@ pub(super) struct Gained {
     pub(super) from: u64,
     /// Whole lines.
     pub(super) bytes: Vec<u8>,
-    /// The position after it.
-    pub(super) position: u64,
-    /// The place in the file after it.
-    pub(super) offset: u64,
+    /// Where it is after them.
+    pub(super) to: Mark,
 }
 
 impl Transcript {
-    /// What came after `place`. `position` is where an adapter that tells its messages is.
-    pub(super) async fn since(&self, steps: &Steps, place: &Place, position: u64) -> io::Result<Gained> {
+    /// What came after `mark`. `position` is where an adapter that tells its messages is.
+    pub(super) async fn since(&self, steps: &Steps, mark: Mark, position: u64) -> io::Result<Gained> {
         match self {
             Self::Told => Ok(Gained {
-                from: place.position,
-                bytes: steps.lines(place.position, position),
-                position: position.max(place.position),
-                offset: 0,
+                from: mark.position,
+                bytes: steps.lines(mark.position, position),
+                to: Mark {
+                    position: position.max(mark.position),
+                    offset: 0,
+                },
             }),
             Self::File(file) => {
-                let (file, place) = (file.clone(), place.clone());
-                tokio::task::spawn_blocking(move || since(&file, &place))
+                let file = file.clone();
+                tokio::task::spawn_blocking(move || since(&file, mark))
                     .await
                     .map_err(io::Error::other)?
             }
@@ -52,12 +60,11 @@ impl Transcript {
     }
 }
 
-fn since(session: &SessionFile, place: &Place) -> io::Result<Gained> {
+fn since(session: &SessionFile, mark: Mark) -> io::Result<Gained> {
     let nothing = Gained {
-        from: place.position,
+        from: mark.position,
         bytes: Vec::new(),
-        position: place.position,
-        offset: place.offset,
+        to: mark,
     };
     let mut file = match std::fs::File::open(&session.path) {
         Ok(file) => file,
@@ -67,11 +74,7 @@ fn since(session: &SessionFile, place: &Place) -> io::Result<Gained> {
     };
     let length = file.metadata()?.len();
     // A shorter file is another conversation.
-    let (from, offset) = if length < place.offset {
-        (0, 0)
-    } else {
-        (place.position, place.offset)
-    };
+    let Mark { position: from, offset } = if length < mark.offset { Mark::default() } else { mark };
     if length - offset > LARGEST {
         let message = format!("the session file grew by {} bytes", length - offset);
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
@@ -85,8 +88,10 @@ fn since(session: &SessionFile, place: &Place) -> io::Result<Gained> {
     let lines = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
     Ok(Gained {
         from,
-        position: from + lines,
-        offset: offset + whole as u64,
+        to: Mark {
+            position: from + lines,
+            offset: offset + whole as u64,
+        },
         bytes: session.portable(bytes),
     })
 }
@@ -102,19 +107,14 @@ mod tests {
             path: folder.path().join("s.jsonl"),
             names: vec![("/made/up".to_owned(), "{here}".to_owned())],
         };
-        let mut place = Place {
-            commit: "a".repeat(40).parse().unwrap(),
-            position: 2,
-            offset: 4,
-        };
-        assert_eq!(since(&session, &place).unwrap().position, 2);
+        let mark = |position, offset| Mark { position, offset };
+        assert_eq!(since(&session, mark(2, 4)).unwrap().to, mark(2, 4));
         std::fs::write(&session.path, "a\nb\n\"/made/up/x\"\nhalf").unwrap();
-        let gained = since(&session, &place).unwrap();
+        let gained = since(&session, mark(2, 4)).unwrap();
         assert_eq!(gained.bytes, b"\"{here}/x\"\n");
-        assert_eq!((gained.from, gained.position, gained.offset), (2, 3, 17));
+        assert_eq!((gained.from, gained.to), (2, mark(3, 17)));
         // A program that began anew.
-        place.offset = 100;
-        let anew = since(&session, &place).unwrap();
-        assert_eq!((anew.from, anew.position, anew.offset), (0, 3, 17));
+        let anew = since(&session, mark(2, 100)).unwrap();
+        assert_eq!((anew.from, anew.to), (0, mark(3, 17)));
     }
 }
