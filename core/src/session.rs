@@ -201,7 +201,8 @@ impl SessionState {
     }
 }
 
-/// What a session used of one model, by one way of counting.
+/// What a session used of one model, by one way of counting: what a program put an amount on
+/// is apart from what it did not, as a run that broke off leaves it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelUsage {
     /// As the provider names it.
@@ -462,7 +463,10 @@ impl Session {
 
     fn add_usage(&mut self, model: &str, metered: bool, usage: Usage, reported: Option<PicoUsd>) {
         let known = |model: &str| {
-            let same = |entry: &ModelUsage| entry.model == model && entry.metered == metered;
+            let same = |entry: &ModelUsage| {
+                // What was told without an amount is not free: it has a price of its own.
+                entry.model == model && entry.metered == metered && entry.reported.is_some() == reported.is_some()
+            };
             self.usage.iter().position(same)
         };
         let (model, index) = match known(model) {
@@ -473,10 +477,7 @@ impl Session {
         match found {
             Some(entry) => {
                 entry.usage += usage;
-                entry.reported = match (entry.reported, reported) {
-                    (Some(a), Some(b)) => Some(a.saturating_add(b)),
-                    (a, b) => a.or(b),
-                };
+                entry.reported = entry.reported.zip(reported).map(|(a, b)| a.saturating_add(b));
             }
             None => self.usage.push(ModelUsage {
                 model: model.to_owned(),
@@ -492,15 +493,34 @@ impl Session {
 mod tests {
     use super::*;
 
-    #[test]
-    fn models_that_a_program_makes_up_are_counted_together() {
-        let mut session = Session::new(
+    fn session() -> Session {
+        Session::new(
             SessionId::from_random(1),
             TaskId::from_random(2),
             "one".parse().unwrap(),
             "claude-api".parse().unwrap(),
             None,
-        );
+        )
+    }
+
+    #[test]
+    fn what_was_told_without_an_amount_does_not_hide_in_one() {
+        let mut session = session();
+        let usage = Usage {
+            input: 1,
+            ..Usage::default()
+        };
+        for reported in [None, Some(PicoUsd(5)), None, Some(PicoUsd(7))] {
+            session.add_usage("m", false, usage, reported);
+        }
+        let amounts: Vec<_> = session.usage.iter().map(|entry| entry.reported).collect();
+        assert_eq!(amounts, [None, Some(PicoUsd(12))]);
+        assert!(session.usage.iter().all(|entry| entry.usage.input == 2));
+    }
+
+    #[test]
+    fn models_that_a_program_makes_up_are_counted_together() {
+        let mut session = session();
         let usage = Usage {
             input: 1,
             ..Usage::default()
