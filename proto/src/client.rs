@@ -5,15 +5,21 @@
 //! Whoever sends bulk data uses a second [`Client`], so that control messages never
 //! wait behind it.
 
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 use tonic::{Request, Status};
+use tower::service_fn;
 
 use crate::v1::access_service_client::AccessServiceClient;
 use crate::v1::agent_service_client::AgentServiceClient;
@@ -74,6 +80,60 @@ pub enum ConnectError {
         #[source]
         source: tonic::transport::Error,
     },
+}
+
+/// What bytes go over in both directions.
+pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+/// A connection that is being made.
+pub type Dialling = Pin<Box<dyn Future<Output = io::Result<Box<dyn Wire>>> + Send>>;
+
+/// How the connection under a client is made.
+#[derive(Clone, Default)]
+pub enum Dial {
+    /// By TCP of this machine.
+    #[default]
+    Tcp,
+    /// Otherwise: a simulation has a network of its own.
+    With(Arc<dyn Fn(Uri) -> Dialling + Send + Sync>),
+}
+
+impl Dial {
+    async fn connect(&self, endpoint: &Endpoint) -> Result<Channel, tonic::transport::Error> {
+        match self {
+            Self::Tcp => endpoint.connect().await,
+            Self::With(dial) => {
+                let dial = Arc::clone(dial);
+                let connector = service_fn(move |uri| wire(dial(uri)));
+                endpoint.connect_with_connector(connector).await
+            }
+        }
+    }
+
+    fn connect_lazy(&self, endpoint: &Endpoint) -> Channel {
+        match self {
+            Self::Tcp => endpoint.connect_lazy(),
+            Self::With(dial) => {
+                let dial = Arc::clone(dial);
+                endpoint.connect_with_connector_lazy(service_fn(move |uri| wire(dial(uri))))
+            }
+        }
+    }
+}
+
+async fn wire(dialling: Dialling) -> io::Result<TokioIo<Box<dyn Wire>>> {
+    dialling.await.map(TokioIo::new)
+}
+
+impl std::fmt::Debug for Dial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp => f.write_str("Tcp"),
+            Self::With(_) => f.debug_tuple("With").finish_non_exhaustive(),
+        }
+    }
 }
 
 /// A file of certificates or keys, read once. Its path is for git, which reads it itself.
@@ -204,14 +264,21 @@ impl Client {
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect_as(url: &str, credentials: &Credentials) -> Result<Self, ConnectError> {
+        Self::connect_by(&Dial::Tcp, url, credentials).await
+    }
+
+    /// As [`Client::connect_as`], over a connection that is made so.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect_by(dial: &Dial, url: &str, credentials: &Credentials) -> Result<Self, ConnectError> {
         let bearer = bearer(credentials)?;
-        let channel = endpoint(url, credentials)?
-            .connect()
-            .await
-            .map_err(|source| ConnectError::Unreachable {
-                url: url.to_owned(),
-                source,
-            })?;
+        let endpoint = endpoint(url, credentials)?;
+        let channel = dial.connect(&endpoint).await;
+        let channel = channel.map_err(|source| ConnectError::Unreachable {
+            url: url.to_owned(),
+            source,
+        })?;
         Ok(Self::over(channel, bearer))
     }
 
@@ -220,8 +287,17 @@ impl Client {
     /// # Errors
     /// When address, token or certificates cannot be used.
     pub fn connect_lazy_as(url: &str, credentials: &Credentials) -> Result<Self, ConnectError> {
+        Self::connect_lazy_by(&Dial::Tcp, url, credentials)
+    }
+
+    /// As [`Client::connect_lazy_as`], over connections that are made so.
+    ///
+    /// # Errors
+    /// When address, token or certificates cannot be used.
+    pub fn connect_lazy_by(dial: &Dial, url: &str, credentials: &Credentials) -> Result<Self, ConnectError> {
         let bearer = bearer(credentials)?;
-        Ok(Self::over(endpoint(url, credentials)?.connect_lazy(), bearer))
+        let endpoint = endpoint(url, credentials)?;
+        Ok(Self::over(dial.connect_lazy(&endpoint), bearer))
     }
 
     fn over(channel: Channel, bearer: Bearer) -> Self {

@@ -16,7 +16,7 @@ use crate::v1;
 use crate::v1::work::Kind;
 
 /// Names an attempt and proves the right to speak for it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttemptKey {
     /// Which attempt.
     pub attempt: AttemptId,
