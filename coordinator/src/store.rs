@@ -31,6 +31,7 @@ mod conformance;
 mod error;
 mod journal;
 mod model;
+mod played;
 mod query;
 mod readers;
 mod recent;
@@ -49,14 +50,15 @@ pub use command::{
     Renewed, Request, RequestCheckpoint, RestoreSession, SetCordoned, SetDraining, Start, StartAttempt, StopAttempt,
 };
 pub use error::{EngineError, OpenError, ReadError, StoreError};
+pub use played::{Disk, Fault, Visit};
 pub use query::{
     AttemptView, ContextSent, ContextStats, Counts, InvalidPageToken, LiveAttempt, MIN_PREFIX, Named, News, PageToken,
     TaskEvent, TaskPage, TaskView, Watched, Work,
 };
 
-use call::{Call, Fate, Pending, Verdict};
+use call::Pending;
 use journal::Journal;
-use model::Model;
+use played::Memory;
 use query::Reads;
 use readers::Readers;
 use recent::Recent;
@@ -80,7 +82,7 @@ enum Engine {
         readers: Arc<Readers>,
         recent: Arc<Recent>,
     },
-    Memory(Arc<Mutex<Model>>),
+    Memory(Arc<Memory>),
 }
 
 impl Store {
@@ -120,24 +122,24 @@ impl Store {
         }
     }
 
+    /// The same by way of a disk that is slow and fails as it is told.
+    #[must_use]
+    pub fn in_memory_on(disk: Disk) -> Self {
+        Self {
+            engine: Engine::Memory(Arc::new(Memory::on(disk))),
+        }
+    }
+
     /// Carries out a command. When it returns `Ok`, its effects are durable.
     ///
     /// # Errors
     /// When it may not be carried out, or the engine failed; see [`StoreError`] for which
     /// errors mean that nothing was stored.
     pub async fn apply<C: Command>(&self, command: C) -> Result<C::Outcome, StoreError> {
-        let (mut pending, answer) = Pending::new(command);
+        let (pending, answer) = Pending::new(command);
         match &self.engine {
             Engine::Sqlite { writer, .. } => writer::send(writer, Box::new(pending)).await?,
-            Engine::Memory(model) => {
-                let mut model = lock(model);
-                match pending.apply(&mut *model) {
-                    Verdict::Keep => model.keep(),
-                    Verdict::TakeBack | Verdict::EngineFailed(_) => model.take_back(),
-                }
-                drop(model);
-                Box::new(pending).answer(&Fate::Committed);
-            }
+            Engine::Memory(memory) => memory.apply(std::any::type_name::<C>(), pending).await,
         }
         // Without an answer the writer's thread died, at a moment nobody knows.
         let unknown = |_| StoreError::Unknown {
@@ -376,7 +378,7 @@ impl Store {
     {
         match &self.engine {
             Engine::Sqlite { readers, .. } => readers.clone().read(read).await,
-            Engine::Memory(model) => Ok(read(&*lock(model))?),
+            Engine::Memory(memory) => memory.read(read).await,
         }
     }
 }
