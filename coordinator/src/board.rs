@@ -13,7 +13,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, Digest, JobId, OfferId, ProjectId, SessionId, TaskId};
@@ -21,6 +21,7 @@ use kage_core::placement::{AgentView, Availability};
 use kage_core::time::Timestamp;
 use kage_proto::v1;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Timings;
@@ -106,7 +107,7 @@ struct Member {
     /// The only project it works for, if it is bound to one.
     project: Option<ProjectId>,
     presently: Presently,
-    running: HashMap<AttemptId, Running>,
+    running: BTreeMap<AttemptId, Running>,
     /// Offers and starts in flight: each takes a slot.
     pending: u32,
     /// Offers it was given so far.
@@ -183,12 +184,12 @@ impl Member {
 /// See the module.
 pub(crate) struct Board {
     timings: Timings,
-    members: HashMap<AgentId, Member>,
+    members: BTreeMap<AgentId, Member>,
     /// In the order of the queue.
     waiting: BTreeMap<(Timestamp, u64), QueuedJob>,
     places: HashMap<JobId, (Timestamp, u64)>,
     by_session: HashMap<SessionId, JobId>,
-    offers: HashMap<OfferId, Offer>,
+    offers: BTreeMap<OfferId, Offer>,
     /// Jobs of a task that agents hold, for fairness.
     held: HashMap<TaskId, u32>,
     /// Not to be offered there until then.
@@ -202,11 +203,11 @@ impl Board {
     pub(crate) fn new(timings: Timings) -> Self {
         Self {
             timings,
-            members: HashMap::new(),
+            members: BTreeMap::new(),
             waiting: BTreeMap::new(),
             places: HashMap::new(),
             by_session: HashMap::new(),
-            offers: HashMap::new(),
+            offers: BTreeMap::new(),
             held: HashMap::new(),
             refusals: HashMap::new(),
             stopping: HashSet::new(),

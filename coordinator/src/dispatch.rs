@@ -3,7 +3,7 @@
 //! goes where is decided in `kage_core::placement`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kage_core::attempt::{AttemptState, EndReason};
 use kage_core::checkpoint::{Checkpoint, Resume};
@@ -15,7 +15,7 @@ use kage_core::task::TaskSpec;
 use kage_core::time::Timestamp;
 use kage_proto::convert::agent::{AttemptKey, PromptText, SessionWork, VerifyWork, Work, WorkKind};
 use kage_proto::{MAX_INLINE, v1};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::board::{self, Offered, Pick};
 use crate::coordinator::Coordinator;
@@ -32,14 +32,16 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
     loop {
         let wait = next.map_or(Duration::MAX, |at| at.since(coordinator.now()));
         tokio::select! {
+            // Deadlines before placing, which there may always be more of.
+            biased;
             () = coordinator.closing.cancelled() => return,
-            () = coordinator.placeable.notified() => {}
-            () = tokio::time::sleep(wait) => {}
             _ = tick.tick() => {
                 if !pass_time(&coordinator) {
                     continue;
                 }
             }
+            () = coordinator.placeable.notified() => {}
+            () = tokio::time::sleep(wait) => {}
         }
         let placed = coordinator.board().place(coordinator.now(), Instant::now());
         next = placed.next;
@@ -78,6 +80,7 @@ pub(crate) async fn end(coordinator: Arc<Coordinator>, which: Ending, reason: En
             Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cannot end attempts"),
         }
         tokio::select! {
+            biased;
             () = coordinator.closing.cancelled() => return,
             () = tokio::time::sleep(RETRY) => {}
         }

@@ -3,14 +3,13 @@
 //! Modules stand in the order in which they build on each other.
 
 pub mod config;
+pub mod store;
 pub mod ports;
 
 mod data_dir;
 mod telemetry;
 mod secrets;
 mod authority;
-
-pub mod store;
 
 mod identities;
 mod blobs;
@@ -39,5 +38,5 @@ pub mod decoders;
 pub use authority::AuthorityError;
 pub use config::{Config, InvalidConfig, Origin, Timings};
 pub use data_dir::DataDirError;
-pub use ports::{Clock, Ports, Random};
+pub use ports::{Blocking, Clock, Ports, Random};
 pub use start::{RunError, run};

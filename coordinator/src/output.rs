@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::ports::Blocking;
 use crate::topics::Topics;
 
 mod feed;
@@ -48,16 +49,18 @@ pub(crate) struct Outputs {
     topics: Arc<Topics>,
     open: Arc<Mutex<HashMap<AttemptId, Slot>>>,
     writers: TaskTracker,
+    blocking: Blocking,
 }
 
 impl Outputs {
     /// Output under this directory, which exists.
-    pub(crate) fn new(root: PathBuf, topics: Arc<Topics>) -> Self {
+    pub(crate) fn new(root: PathBuf, topics: Arc<Topics>, blocking: Blocking) -> Self {
         Self {
             root,
             topics,
             open: Arc::default(),
             writers: TaskTracker::new(),
+            blocking,
         }
     }
 
@@ -77,9 +80,7 @@ impl Outputs {
                 continue;
             }
             let folder = self.folder(attempt);
-            let files = tokio::task::spawn_blocking(move || Files::open(folder))
-                .await
-                .map_err(io::Error::other)??;
+            let files = self.blocking.run(move || Files::open(folder)).await??;
             if let Some(feed) = self.start(attempt, task, files) {
                 return Ok(feed);
             }
@@ -129,6 +130,7 @@ impl Outputs {
             files,
             durable,
             topics: Arc::clone(&self.topics),
+            blocking: self.blocking.clone(),
         };
         let slots = Arc::clone(&self.open);
         self.writers.spawn(async move {
@@ -145,7 +147,8 @@ impl Outputs {
         if let Some(durable) = durable {
             return Ok(durable.of(stream).load(Ordering::Acquire));
         }
-        match tokio::fs::metadata(self.path(attempt, stream)).await {
+        let path = self.path(attempt, stream);
+        match self.blocking.run(|| std::fs::metadata(path)).await? {
             Ok(metadata) => Ok(metadata.len()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(error),
@@ -166,15 +169,14 @@ impl Outputs {
             return Ok(Bytes::new());
         }
         let path = self.path(attempt, stream);
-        tokio::task::spawn_blocking(move || {
+        let reading = self.blocking.run(move || {
             let mut file = File::open(path)?;
             file.seek(SeekFrom::Start(offset))?;
             let mut bytes = vec![0; take];
             file.read_exact(&mut bytes)?;
             Ok(Bytes::from(bytes))
-        })
-        .await
-        .map_err(io::Error::other)?
+        });
+        reading.await?
     }
 
     /// Waits until every writer has written what it has. Their senders are gone by then.

@@ -12,7 +12,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use kage_core::access::agent_of_uri;
 use kage_core::time::Timestamp;
-use kage_proto::client::{CONNECTION_WINDOW, STREAM_WINDOW};
+use kage_proto::client::{CONNECTION_WINDOW, STREAM_WINDOW, Wire};
 use kage_proto::v1::access_service_server::AccessServiceServer;
 use kage_proto::v1::agent_service_server::AgentServiceServer;
 use kage_proto::v1::checkpoint_service_server::CheckpointServiceServer;
@@ -24,7 +24,6 @@ use kage_proto::v1::task_service_server::TaskServiceServer;
 use kage_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE, MAX_TASK_MESSAGE};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,6 +36,7 @@ use crate::config::Origin;
 use crate::coordinator::Coordinator;
 use crate::http as routes;
 use crate::identities::Identities;
+use crate::ports::Listener;
 use crate::services::access::Access;
 use crate::services::agent::Agents;
 use crate::services::checkpoint::Checkpoints;
@@ -135,15 +135,16 @@ pub(crate) struct Served {
 }
 
 /// Serves until told to stop, and comes back when no connection is left.
-pub(crate) async fn serve(listener: TcpListener, served: Served, stopping: Stopping) {
+pub(crate) async fn serve(mut listener: Box<dyn Listener>, served: Served, stopping: Stopping) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            biased;
             () = stopping.gracefully.cancelled() => break,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 connections.spawn(connection(stream, served.clone(), stopping.clone()));
             }
             Err(error) => {
@@ -157,10 +158,7 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, stopping: Stopp
     connections.wait().await;
 }
 
-async fn connection(stream: TcpStream, served: Served, stopping: Stopping) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
-    }
+async fn connection(stream: Box<dyn Wire>, served: Served, stopping: Stopping) {
     let Served {
         router,
         tls,
@@ -252,17 +250,12 @@ where
     let mut asked = false;
     loop {
         tokio::select! {
-            result = &mut connection => {
-                if let Err(error) = result {
-                    tracing::debug!(error, "connection ended");
-                }
-                return;
-            }
+            biased;
+            () = stopping.now.cancelled() => return,
             () = stopping.gracefully.cancelled(), if !asked => {
                 asked = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = stopping.now.cancelled() => return,
             () = cut.cancelled() => {
                 // What was said just before, such as why, is still to be read: ends are polite first.
                 if !asked {
@@ -270,6 +263,12 @@ where
                 }
                 let ended = tokio::time::timeout(LAST_WORDS, &mut connection).await;
                 tracing::info!(in_time = ended.is_ok(), "the connection of a revoked agent ended");
+                return;
+            }
+            result = &mut connection => {
+                if let Err(error) = result {
+                    tracing::debug!(error, "connection ended");
+                }
                 return;
             }
         }

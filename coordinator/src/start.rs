@@ -9,11 +9,10 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use kage_core::price::PriceTable;
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,7 +26,7 @@ use crate::coordinator::{Coordinator, Fences};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::identities::Identities;
 use crate::output::Outputs;
-use crate::ports::Ports;
+use crate::ports::{Listener, Ports};
 use crate::repositories::Repositories;
 use crate::secrets::Secrets;
 use crate::server::{self, ReflectionError, Served, Stopping};
@@ -89,19 +88,17 @@ impl From<ReflectionError> for RunError {
 ///
 /// # Errors
 /// When it cannot start; see [`RunError`].
-pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> Result<(), RunError> {
+pub async fn run(config: Config, mut ports: Ports, shutdown: CancellationToken) -> Result<(), RunError> {
     config.check().map_err(RunError::Config)?;
     let held = Held::open(&config, &ports)?;
-    let on_ready = ports.on_ready;
-    let filled = held.fill(&config, ports.clock, ports.random).await?;
-    let listener = TcpListener::bind(config.listen).await;
-    let address = |listener: &TcpListener| listener.local_addr();
+    let (listen, on_ready) = (Arc::clone(&ports.listen), ports.on_ready.take());
+    let filled = held.fill(&config, ports).await?;
     let listen_error = |source| RunError::Listen {
         address: config.listen,
         source,
     };
-    let listener = listener.map_err(listen_error)?;
-    let bound = address(&listener).map_err(listen_error)?;
+    let listener = listen(config.listen).await.map_err(listen_error)?;
+    let bound = listener.address().map_err(listen_error)?;
     let scheme = if config.speaks_tls() { "https" } else { "http" };
     let announced = filled.data.announce(scheme, bound).map_err(RunError::DataDir)?;
     tracing::info!(%bound, scheme, "coordinator ready");
@@ -143,15 +140,14 @@ impl Held {
         Ok(Self { data, token, authority })
     }
 
-    async fn fill(
-        self,
-        config: &Config,
-        clock: crate::ports::Clock,
-        random: crate::ports::Random,
-    ) -> Result<Filled, RunError> {
+    async fn fill(self, config: &Config, ports: Ports) -> Result<Filled, RunError> {
         telemetry::install();
         let Self { data, token, authority } = self;
-        let store = Store::open(&data.database()).map_err(RunError::Open)?;
+        let Ports { clock, random, .. } = ports;
+        let store = match ports.store {
+            Some(store) => store,
+            None => Store::open(&data.database()).map_err(RunError::Open)?,
+        };
         // Nobody could reach us while we were away: that is nobody's silence.
         let lease_until = clock() + config.timings.lease_ttl;
         store
@@ -166,7 +162,7 @@ impl Held {
             store,
             blobs: Blobs::open(&data.blobs())?,
             repositories: Repositories::new(data.repositories()),
-            outputs: Outputs::new(data.output(), Arc::clone(&topics)),
+            outputs: Outputs::new(data.output(), Arc::clone(&topics), ports.blocking),
             topics,
             fences: Arc::new(Fences::default()),
             prices: PriceTable::builtin().clone(),
@@ -256,7 +252,7 @@ async fn fill_board(store: &Store, config: &Config) -> Result<Board, RunError> {
 impl Filled {
     async fn serve(
         self,
-        listener: TcpListener,
+        listener: Box<dyn Listener>,
         web_origins: &[Origin],
         shutdown: CancellationToken,
     ) -> Result<(), RunError> {
@@ -289,7 +285,7 @@ impl Filled {
         let server = server::serve(listener, served, stopping.clone());
         tokio::pin!(server);
         tokio::select! {
-            () = &mut server => {}
+            biased;
             () = shutdown.cancelled() => {
                 tracing::info!("shutting down");
                 // Streams that would never end by themselves end now; calls are finished. Agents
@@ -302,6 +298,7 @@ impl Filled {
                     server.await;
                 }
             }
+            () = &mut server => {}
         }
         coordinator.tasks.close();
         coordinator.tasks.wait().await;

@@ -1,13 +1,12 @@
 //! Tasks and agents as clients see them: rows of the store, with money from the price
 //! table and what only the board knows (why a session waits, who is connected).
 
-use std::time::Instant;
-
 use kage_core::fleet::Agent;
 use kage_core::price::session_money;
 use kage_core::session::{Session, SessionStateKind};
 use kage_proto::convert::session::session as shown;
 use kage_proto::{convert, v1};
+use tokio::time::Instant;
 
 use crate::coordinator::Coordinator;
 use crate::store::TaskView;

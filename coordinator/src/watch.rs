@@ -121,19 +121,21 @@ impl Watcher<'_> {
                 return Ok(());
             }
             tokio::select! {
-                changed = topic.changed() => {
-                    if changed.is_err() {
-                        // The topic was given up between two watchers; take part in the new one.
-                        topic = self.coordinator.topics.subscribe(self.task);
-                        seen = None;
-                    }
-                }
+                // What ends the watch before what it may always have more of.
+                biased;
                 () = self.responses.closed() => return Err(Stopped::Gone),
                 () = self.coordinator.closing.cancelled() => {
                     return Err(Stopped::Failed(ApiError::Unavailable {
                         message: "the coordinator is shutting down".to_owned(),
                         retry: Some(std::time::Duration::from_secs(1)),
                     }));
+                }
+                changed = topic.changed() => {
+                    if changed.is_err() {
+                        // The topic was given up between two watchers; take part in the new one.
+                        topic = self.coordinator.topics.subscribe(self.task);
+                        seen = None;
+                    }
                 }
             }
         }

@@ -1,12 +1,12 @@
 //! Agents: who is connected, over which connection, and what they are told.
 
-use std::collections::{BTreeSet, HashMap};
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, ProjectId, TaskId};
 use kage_core::time::Timestamp;
 use kage_proto::v1;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Board, Joined, Link, Member, Outbox, Presence, Presently, Running, Serial};
@@ -57,13 +57,13 @@ impl Board {
         };
         let id = agent.id;
         self.take_back_all(id);
-        let mut forgotten = HashMap::new();
+        let mut forgotten = BTreeMap::new();
         match self.members.get_mut(&id) {
             Some(member) => {
                 if let Presently::Connected(old) = &member.presently {
                     old.cut.cancel();
                 }
-                let lost = member.running.extract_if(|attempt, _| !claimed.contains(attempt));
+                let lost = member.running.extract_if(.., |attempt, _| !claimed.contains(attempt));
                 forgotten.extend(lost);
                 member.usable = usable(&agent);
                 member.agent = agent;
@@ -77,7 +77,7 @@ impl Board {
                         project: None,
                         agent,
                         presently: Presently::Connected(link),
-                        running: HashMap::new(),
+                        running: BTreeMap::new(),
                         pending: 0,
                         placed: 0,
                         shut_out: false,

@@ -1,10 +1,11 @@
 //! What time alone brings about: unanswered offers, agents that stay away or are silent,
 //! leases that nobody renewed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kage_core::attempt::EndReason;
 use kage_core::id::{AgentId, AttemptId, BootId};
+use tokio::time::Instant;
 
 use super::{Board, Presently};
 

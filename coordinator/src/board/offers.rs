@@ -1,9 +1,8 @@
 //! Offers: prepared, sent, answered or taken back, until the attempt is stored.
 
-use std::time::Instant;
-
 use kage_core::id::{AgentId, AttemptId, OfferId, TaskId};
 use kage_proto::v1;
+use tokio::time::Instant;
 
 use super::{Board, Offer, Offered, Pick, Running, Serial, Stage};
 use crate::store::QueuedJob;

@@ -1,13 +1,13 @@
 //! The queue: what waits, in which order, and what is taken from it for whom.
 
 use std::collections::HashMap;
-use std::time::Instant;
 
 use kage_core::id::{AgentId, JobId, SessionId, TaskId};
 use kage_core::job::{Affinity, JobKind};
 use kage_core::placement::{AgentView, Availability, Waiting, nobody_can, place, why_waiting};
 use kage_core::task::{Assignment, TaskSpec};
 use kage_core::time::Timestamp;
+use tokio::time::Instant;
 
 use super::{Board, Member, Pick, Placed};
 use crate::store::QueuedJob;

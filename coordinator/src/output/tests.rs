@@ -14,7 +14,7 @@ const TASK: TaskId = TaskId::from_random(2);
 fn fixture(root: &Path) -> Fixture {
     let (acks, received) = mpsc::channel(64);
     Fixture {
-        outputs: Outputs::new(root.to_owned(), Arc::new(Topics::default())),
+        outputs: Outputs::new(root.to_owned(), Arc::new(Topics::default()), Blocking::Threads),
         acks,
         received,
     }

@@ -1,7 +1,6 @@
 //! The task that owns an attempt's files: it takes what is queued, writes and syncs it in one
 //! go, and acknowledges.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::feed::{Chunk, Message, OutputAck};
 use super::files::Files;
+use crate::ports::Blocking;
 use crate::telemetry;
 use crate::topics::Topics;
 
@@ -42,6 +42,7 @@ pub(super) struct Writer {
     pub(super) files: Files,
     pub(super) durable: Arc<Lengths>,
     pub(super) topics: Arc<Topics>,
+    pub(super) blocking: Blocking,
 }
 
 #[derive(Default)]
@@ -103,13 +104,12 @@ impl Writer {
             settled,
         } = batch;
         let attempt = self.attempt;
-        let written = tokio::task::spawn_blocking(move || {
+        let blocking = self.blocking.clone();
+        let writing = blocking.run(move || {
             let result = self.files.write(&chunks);
             (self, result)
-        })
-        .await
-        .map_err(io::Error::other)
-        .and_then(|(writer, result)| result.map(|()| writer));
+        });
+        let written = writing.await.and_then(|(writer, result)| result.map(|()| writer));
         match written {
             Ok(writer) => {
                 for stream in OutputStream::ALL {

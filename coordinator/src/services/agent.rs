@@ -2,7 +2,7 @@
 //! connection. What is known of agents is on the board; what is true is in the store.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kage_core::attempt::EndReason;
 use kage_core::fleet::Agent;
@@ -17,6 +17,7 @@ use kage_proto::v1::connect_response::Message as ToAgent;
 use kage_proto::{PROTOCOL, PROTOCOL_MIN, v1};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -246,6 +247,17 @@ impl Session {
         let closing = self.coordinator.closing.clone();
         let result = loop {
             tokio::select! {
+                // What ends the session before what it may always have more of.
+                biased;
+                () = revoked.cancelled() => break Err(ApiError::PermissionDenied {
+                    message: "the agent was revoked".to_owned(),
+                }),
+                () = cut.cancelled() => break Err(ApiError::Conflict {
+                    message: "another connection of this agent took over, or it did not read".to_owned(),
+                }),
+                () = closing.cancelled() => break Ok(()),
+                () = self.outbox.closed() => break Ok(()),
+                Some(_) = self.starts.join_next() => {}
                 message = inbound.message() => match message {
                     Ok(Some(request)) => {
                         if let Err(error) = self.handle(request).await {
@@ -258,15 +270,6 @@ impl Session {
                         break Ok(());
                     }
                 },
-                Some(_) = self.starts.join_next() => {}
-                () = cut.cancelled() => break Err(ApiError::Conflict {
-                    message: "another connection of this agent took over, or it did not read".to_owned(),
-                }),
-                () = revoked.cancelled() => break Err(ApiError::PermissionDenied {
-                    message: "the agent was revoked".to_owned(),
-                }),
-                () = closing.cancelled() => break Ok(()),
-                () = self.outbox.closed() => break Ok(()),
             }
         };
         // A start that is being stored is seen to its end.

@@ -1,6 +1,6 @@
 //! EventService: the stream on which an agent delivers events and output of all its attempts.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kage_core::id::AgentId;
@@ -61,7 +61,7 @@ impl EventService for Events {
         let delivery = Delivery {
             coordinator: Arc::clone(&self.0),
             agent,
-            lanes: HashMap::new(),
+            lanes: BTreeMap::new(),
             running: JoinSet::new(),
             acks,
             responses: responses.clone(),
@@ -92,7 +92,7 @@ async fn forward(mut acks: mpsc::Receiver<OutputAck>, responses: Responses) {
 struct Delivery {
     coordinator: Arc<Coordinator>,
     agent: Option<AgentId>,
-    lanes: HashMap<AttemptKey, mpsc::Sender<Batch>>,
+    lanes: BTreeMap<AttemptKey, mpsc::Sender<Batch>>,
     running: JoinSet<AttemptKey>,
     acks: mpsc::Sender<OutputAck>,
     responses: Responses,
@@ -102,6 +102,15 @@ impl Delivery {
     async fn run(mut self, mut inbound: Streaming<v1::AppendRequest>) {
         loop {
             tokio::select! {
+                // What ends the delivery before what it may always have more of.
+                biased;
+                () = self.coordinator.closing.cancelled() => break,
+                () = self.responses.closed() => break,
+                Some(ended) = self.running.join_next() => {
+                    if let Ok(key) = ended {
+                        self.forget(&key);
+                    }
+                }
                 message = inbound.message() => match message {
                     Ok(Some(request)) => {
                         if let Err(invalid) = self.deliver(request).await {
@@ -115,13 +124,6 @@ impl Delivery {
                         break;
                     }
                 },
-                Some(ended) = self.running.join_next() => {
-                    if let Ok(key) = ended {
-                        self.forget(&key);
-                    }
-                }
-                () = self.responses.closed() => break,
-                () = self.coordinator.closing.cancelled() => break,
             }
         }
         // What was read is carried out and answered before the stream ends.

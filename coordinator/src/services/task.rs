@@ -1,7 +1,6 @@
 //! TaskService: create, look at, cancel, watch and compare tasks.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use kage_core::cause::chain;
@@ -15,6 +14,7 @@ use kage_proto::status::ApiError;
 use kage_proto::v1::task_service_server::TaskService;
 use kage_proto::{MAX_INLINE, v1};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
