@@ -22,7 +22,7 @@ use crate::live::{Live, Stop, StopReason};
 use crate::mask::Masker;
 use crate::outbox::{Outbox, OutboxClosed};
 use crate::output;
-use crate::ports::{Clock, Registry};
+use crate::ports::{Blocking, Clock, Registry};
 use crate::process::Runner;
 use crate::recorder::Recording;
 use crate::state::Paths;
@@ -42,6 +42,7 @@ pub(crate) struct Shop {
     pub(crate) adapters: Registry,
     pub(crate) runner: Runner,
     pub(crate) clock: Clock,
+    pub(crate) blocking: Blocking,
     pub(crate) limits: Limits,
     pub(crate) paths: Paths,
     pub(crate) outbox: Outbox,
@@ -102,6 +103,7 @@ impl Shop {
             attempt,
             outbox: self.outbox.clone(),
             clock: Arc::clone(&self.clock),
+            blocking: self.blocking.clone(),
             masker: self.masker.clone(),
             output_dir: self.paths.output(),
             output_cap: self.limits.output_cap,
@@ -214,7 +216,7 @@ impl Attempt {
         // A refused attempt was forgotten, with its files, while it still wrote.
         if self.stop.reason().is_some() && !self.shop.live.contains(self.id) {
             let (dir, id) = (self.shop.paths.output(), self.id);
-            let removed = tokio::task::spawn_blocking(move || output::remove(&dir, id)).await;
+            let removed = self.shop.blocking.run(move || output::remove(&dir, id)).await;
             if let Ok(Err(error)) = removed {
                 tracing::warn!(%error, "output was not removed");
             }

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::{AgentId, AttemptId, BootId};
 use kage_core::task::Labels;
-use kage_proto::client::{Client, ConnectError};
+use kage_proto::client::ConnectError;
 use kage_proto::convert::agent::{AttemptKey, Hello, Work, WorkKind};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
@@ -244,7 +244,7 @@ impl Connection {
 
     fn connect(&self) -> impl Future<Output = Result<Box<Connected>, LinkError>> + Send + 'static {
         let url = self.parts.coordinator_url.clone();
-        let credentials = self.parts.keyring.credentials();
+        let keyring = self.parts.keyring.clone();
         let hello = Hello {
             agent: self.parts.agent,
             boot: self.parts.boot,
@@ -259,9 +259,7 @@ impl Connection {
         };
         async move {
             let connecting = async {
-                let client = Client::connect_as(&url, &credentials)
-                    .await
-                    .map_err(LinkError::Connect)?;
+                let client = keyring.connect(&url).await.map_err(LinkError::Connect)?;
                 let (outbound, messages) = mpsc::channel(OUTBOUND);
                 outbound
                     .try_send(request(ToCoordinator::Hello(hello.into())))

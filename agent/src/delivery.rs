@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use kage_core::event::OutputStream;
 use kage_core::id::{AgentId, AttemptId};
 use kage_proto::blob::AGENT_HEADER;
-use kage_proto::client::{Client, ConnectError};
+use kage_proto::client::ConnectError;
 use kage_proto::convert::event::output_stream;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
@@ -29,7 +29,7 @@ use crate::ledger::{Ledger, Next, Progress};
 use crate::live::{Live, StopReason};
 use crate::outbox::{Change, Outbox, Settled};
 use crate::output;
-use crate::ports::Random;
+use crate::ports::{Blocking, Random};
 use crate::trust::Keyring;
 
 /// Messages that wait for the connection. Few, so that an event never waits behind much output.
@@ -55,6 +55,7 @@ pub(crate) struct Parts {
     pub(crate) coordinator_url: String,
     pub(crate) keyring: Keyring,
     pub(crate) random: Random,
+    pub(crate) blocking: Blocking,
 }
 
 /// What is left to deliver, for those who wait for it.
@@ -185,17 +186,19 @@ impl Delivery {
         match &mut self.link {
             Link::Down { until } => {
                 tokio::select! {
+                    biased;
                     () = shutdown => Input::Shutdown,
-                    count = received => Input::changes(count),
                     // A fleet that has nothing to say needs no connections for it.
                     () = tokio::time::sleep_until(*until), if !self.parts.ledger.is_empty() => Input::Retry,
+                    count = received => Input::changes(count),
                 }
             }
             Link::Connecting(connecting) => {
                 tokio::select! {
+                    biased;
                     () = shutdown => Input::Shutdown,
-                    count = received => Input::changes(count),
                     result = connecting => Input::Connected(result),
+                    count = received => Input::changes(count),
                 }
             }
             Link::Up(connected) => {
@@ -217,13 +220,11 @@ impl Delivery {
 
     fn connect(&self) -> impl Future<Output = Result<Connected, LinkError>> + Send + 'static {
         let url = self.parts.coordinator_url.clone();
-        let credentials = self.parts.keyring.credentials();
+        let keyring = self.parts.keyring.clone();
         let agent = self.parts.agent;
         async move {
             let connecting = async {
-                let client = Client::connect_as(&url, &credentials)
-                    .await
-                    .map_err(LinkError::Connect)?;
+                let client = keyring.connect(&url).await.map_err(LinkError::Connect)?;
                 let (outbound, messages) = mpsc::channel(OUTBOUND);
                 let mut request = tonic::Request::new(ReceiverStream::new(messages));
                 let name: MetadataValue<_> = agent.to_string().parse().map_err(|_| LinkError::Header)?;
@@ -294,7 +295,7 @@ impl Delivery {
     ) -> std::io::Result<bytes::Bytes> {
         let open = self.files.get(&(attempt, stream)).cloned();
         let path = output::path(&self.parts.output_dir, attempt, stream);
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = self.parts.blocking.run(move || {
             let file = match open {
                 Some(file) => file,
                 None => Arc::new(File::open(path)?),
@@ -357,7 +358,7 @@ impl Delivery {
                 self.files.remove(&(attempt, stream));
             }
             let dir = self.parts.output_dir.clone();
-            let removing = tokio::task::spawn_blocking(move || output::remove(&dir, attempt));
+            let removing = self.parts.blocking.run(move || output::remove(&dir, attempt));
             if let Ok(Err(error)) = removing.await {
                 tracing::warn!(%attempt, %error, "delivered output was not removed");
             }

@@ -187,7 +187,9 @@ impl Ledger {
     /// acknowledgement was saved and whose removal was not.
     pub(crate) fn already_delivered(&self) -> Vec<AttemptId> {
         let delivered = self.entries.iter().filter(|(_, entry)| entry.delivered());
-        delivered.map(|(attempt, _)| *attempt).collect()
+        let mut delivered: Vec<_> = delivered.map(|(attempt, _)| *attempt).collect();
+        delivered.sort_unstable();
+        delivered
     }
 
     /// True while something of an earlier start is undelivered.

@@ -38,7 +38,7 @@ mod connection;
 pub mod decoders;
 
 pub use config::{Config, Limits};
-pub use ports::{Ports, Registry};
+pub use ports::{Blocking, Ports, Registry};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +57,7 @@ use crate::disk::{Disk, Worktrees};
 use crate::ledger::Ledger;
 use crate::live::Live;
 use crate::mask::Masker;
-use crate::outbox::{Opened, OutboxError, OutboxThread};
+use crate::outbox::{Opened, OutboxError, OutboxWriter};
 use crate::renewal::Renewal;
 use crate::state::{StateDir, StateError};
 use crate::trust::Keyring;
@@ -108,6 +108,7 @@ struct Stored {
 impl Stored {
     async fn open(config: &Config, ports: &Ports) -> Result<Self, RunError> {
         let (root, random, limits) = (config.state_dir.clone(), Arc::clone(&ports.random), config.limits);
+        let blocking = ports.blocking.clone();
         let opening = tokio::task::spawn_blocking(move || {
             let state = StateDir::open(&root, &random).map_err(RunError::State)?;
             let paths = state.paths();
@@ -116,6 +117,7 @@ impl Stored {
                 &paths.output(),
                 limits.undelivered_events,
                 limits.undelivered_output,
+                &blocking,
             )
             .map_err(RunError::Outbox)?;
             Ok(Self { state, opened })
@@ -127,7 +129,7 @@ impl Stored {
     fn deliver(self, config: Config, ports: Ports) -> Result<Delivering, RunError> {
         let paths = self.state.paths();
         let agent = self.state.agent();
-        let keyring = Keyring::new(config.credentials.clone()).map_err(RunError::Http)?;
+        let keyring = Keyring::new(config.credentials.clone(), ports.dial.clone()).map_err(RunError::Http)?;
         let random = Arc::clone(&ports.random);
         let blobs = Blobs::new(&config.coordinator_url, keyring.clone(), agent, random);
         let live = Live::default();
@@ -148,6 +150,7 @@ impl Stored {
             coordinator_url: config.coordinator_url.clone(),
             keyring: keyring.clone(),
             random: Arc::clone(&ports.random),
+            blocking: ports.blocking.clone(),
         });
         let tasks = TaskTracker::new();
         let end_delivery = CancellationToken::new();
@@ -173,6 +176,7 @@ impl Stored {
             adapters: ports.adapters.clone(),
             runner: ports.runner.clone(),
             clock: Arc::clone(&ports.clock),
+            blocking: ports.blocking.clone(),
             limits: config.limits,
             outbox: self.opened.outbox,
             live,
@@ -199,7 +203,7 @@ impl Stored {
             backlog,
             tasks,
             end_delivery,
-            thread: self.opened.thread,
+            writer: self.opened.writer,
         })
     }
 }
@@ -215,7 +219,7 @@ struct Delivering {
     backlog: tokio::sync::watch::Receiver<Backlog>,
     tasks: TaskTracker,
     end_delivery: CancellationToken,
-    thread: OutboxThread,
+    writer: OutboxWriter,
 }
 
 impl Delivering {
@@ -259,7 +263,7 @@ impl Delivering {
         self.tasks.wait().await;
         // The outbox ends when its last handle is gone.
         drop(self.shop);
-        self.thread.join().await;
+        self.writer.join().await;
         tracing::info!("agent ended");
     }
 }

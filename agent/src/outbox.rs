@@ -18,6 +18,8 @@ use kage_proto::v1;
 use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::ports::Blocking;
+
 mod rows;
 mod writer;
 
@@ -189,29 +191,40 @@ pub(crate) struct Outbox {
     output: Space,
 }
 
-/// The outbox's thread. It ends when every [`Outbox`] is gone, after a last commit.
-pub(crate) struct OutboxThread(std::thread::JoinHandle<()>);
+/// Who writes the outbox. It ends when every [`Outbox`] is gone, after a last commit.
+pub(crate) enum OutboxWriter {
+    /// Waits for the disk on a thread of its own.
+    Thread(std::thread::JoinHandle<()>),
+    /// Where the disk is not waited for.
+    Task(tokio::task::JoinHandle<()>),
+}
 
-impl OutboxThread {
+impl OutboxWriter {
     /// Waits until everything is saved.
     pub(crate) async fn join(self) {
-        let joined = tokio::task::spawn_blocking(move || self.0.join()).await;
-        if !matches!(joined, Ok(Ok(()))) {
-            tracing::error!("outbox thread panicked");
+        let joined = match self {
+            Self::Thread(thread) => {
+                let joined = tokio::task::spawn_blocking(move || thread.join().is_ok()).await;
+                joined.unwrap_or(false)
+            }
+            Self::Task(task) => task.await.is_ok(),
+        };
+        if !joined {
+            tracing::error!("the outbox's writer panicked");
         }
     }
 }
 
-/// What opening an outbox gives: the handle, its thread, and delivery's side.
+/// What opening an outbox gives: the handle, its writer, and delivery's side.
 pub(crate) struct Opened {
     pub(crate) outbox: Outbox,
-    pub(crate) thread: OutboxThread,
+    pub(crate) writer: OutboxWriter,
     pub(crate) leftovers: Vec<Leftover>,
     pub(crate) changes: mpsc::Receiver<Vec<Change>>,
     pub(crate) settled: Arc<Settled>,
 }
 
-/// Opens the outbox and reads what an earlier start left in it. Blocks.
+/// Opens the outbox and reads what an earlier start left in it. Blocks, in a runtime.
 ///
 /// # Errors
 /// When the database cannot be opened or is newer than this build.
@@ -220,6 +233,7 @@ pub(crate) fn open(
     output_dir: &Path,
     event_bytes: u32,
     output_bytes: u64,
+    blocking: &Blocking,
 ) -> Result<Opened, OutboxError> {
     let rows = rows::Rows::open(database)?;
     let leftovers = rows.leftovers(output_dir)?;
@@ -227,11 +241,23 @@ pub(crate) fn open(
     let (change_sender, changes) = mpsc::channel(CHANGES);
     let settled = Arc::new(Settled::default());
     let events = Space::new(event_bytes.into());
-    let writer = writer::Writer::new(rows, Arc::clone(&settled), change_sender.clone(), events.clone());
-    let thread = std::thread::Builder::new()
-        .name("outbox".to_owned())
-        .spawn(move || writer.run(receiver))
-        .map_err(|source| OutboxError::Thread { source })?;
+    let writer = writer::Writer {
+        rows,
+        settled: Arc::clone(&settled),
+        changes: change_sender.clone(),
+        events: events.clone(),
+        attempts: HashMap::new(),
+        blocking: blocking.clone(),
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let writer = match blocking {
+        Blocking::Threads => std::thread::Builder::new()
+            .name("outbox".to_owned())
+            .spawn(move || runtime.block_on(writer.run(receiver)))
+            .map(OutboxWriter::Thread)
+            .map_err(|source| OutboxError::Thread { source })?,
+        Blocking::InPlace(_) => OutboxWriter::Task(runtime.spawn(writer.run(receiver))),
+    };
     Ok(Opened {
         outbox: Outbox {
             commands,
@@ -239,7 +265,7 @@ pub(crate) fn open(
             events,
             output: Space::new(output_bytes),
         },
-        thread: OutboxThread(thread),
+        writer,
         leftovers,
         changes,
         settled,

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kage_core::id::AdapterName;
 use kage_core::time::Timestamp;
+use kage_proto::client::Dial;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapter::Adapter;
@@ -19,6 +21,59 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// Draws 128 random bits.
 pub type Random = Arc<dyn Fn() -> u128 + Send + Sync>;
 
+/// Where work is done that waits for the disk.
+#[derive(Clone, Default)]
+pub enum Blocking {
+    /// On threads that may wait.
+    #[default]
+    Threads,
+    /// In place, after which its caller waits for so long. Threads end in any order: a
+    /// simulation, whose clock stands still meanwhile, would not go the same way twice.
+    InPlace(Arc<dyn Fn() -> Duration + Send + Sync>),
+}
+
+/// Blocking work was cut short: the runtime ends, or the work panicked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("blocking work was cut short")]
+pub struct Interrupted;
+
+impl Blocking {
+    /// Does something and waits until it is done.
+    ///
+    /// # Errors
+    /// When it was cut short.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Interrupted> {
+        match self {
+            Self::Threads => tokio::task::spawn_blocking(work).await.map_err(|_| Interrupted),
+            Self::InPlace(_) => {
+                let done = work();
+                self.pause().await;
+                Ok(done)
+            }
+        }
+    }
+
+    /// Waits as long as a simulated disk takes; a real one took its time already.
+    pub(crate) async fn pause(&self) {
+        match self {
+            Self::Threads => {}
+            Self::InPlace(takes) => tokio::time::sleep(takes()).await,
+        }
+    }
+}
+
+impl std::fmt::Debug for Blocking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Threads => f.write_str("Threads"),
+            Self::InPlace(_) => f.debug_tuple("InPlace").finish_non_exhaustive(),
+        }
+    }
+}
+
 /// What an agent cannot make itself.
 #[derive(Clone)]
 pub struct Ports {
@@ -30,6 +85,10 @@ pub struct Ports {
     pub clock: Clock,
     /// Randomness for ids and jitter.
     pub random: Random,
+    /// How it connects for calls. Bulk bytes and git go by TCP in any case.
+    pub dial: Dial,
+    /// Where it waits for its disk.
+    pub blocking: Blocking,
     /// Cancelled when running attempts are to be handed back at once (a second signal).
     pub hand_back: CancellationToken,
 }
@@ -47,6 +106,8 @@ impl Ports {
                 Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
             }),
             random: Arc::new(rand::random::<u128>),
+            dial: Dial::default(),
+            blocking: Blocking::default(),
             hand_back: CancellationToken::new(),
         }
     }

@@ -19,7 +19,7 @@ use crate::adapter::Report;
 use crate::mask::{Masker, StreamMasker};
 use crate::outbox::{Outbox, OutboxClosed};
 use crate::output;
-use crate::ports::Clock;
+use crate::ports::{Blocking, Clock};
 
 /// How long output may wait for more before it is written and sent.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
@@ -40,6 +40,7 @@ pub(crate) struct Recording {
     pub(crate) attempt: AttemptId,
     pub(crate) outbox: Outbox,
     pub(crate) clock: Clock,
+    pub(crate) blocking: Blocking,
     pub(crate) masker: Masker,
     pub(crate) output_dir: PathBuf,
     pub(crate) output_cap: u64,
@@ -129,6 +130,11 @@ impl Recording {
         loop {
             let due = recorder.due();
             tokio::select! {
+                // What is due first: there may always be more.
+                biased;
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    recorder.flush_due().await?;
+                }
                 count = reports.recv_many(&mut batch, REPORTS) => {
                     if count == 0 {
                         break;
@@ -139,9 +145,6 @@ impl Recording {
                     }
                     // Waiting for space is not idling.
                     active.send_replace(Instant::now());
-                }
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    recorder.flush_due().await?;
                 }
             }
         }
@@ -274,7 +277,7 @@ impl Recorder {
         let mut warned = false;
         loop {
             let (dir, attempt) = (self.recording.output_dir.clone(), self.recording.attempt);
-            let writing = tokio::task::spawn_blocking(move || {
+            let writing = self.recording.blocking.run(move || {
                 let result = match file.map_or_else(|| output::create(&dir, attempt, stream), Ok) {
                     Ok(mut open) => {
                         let result = output::append(&mut open, length, &pending);

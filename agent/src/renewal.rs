@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use kage_core::time::Timestamp;
-use kage_proto::client::{Client, ClientCertificate, ConnectError, Credentials};
+use kage_proto::client::{ClientCertificate, ConnectError, Credentials};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use tokio_util::sync::CancellationToken;
@@ -120,9 +120,8 @@ impl Renewal {
         };
         let credentials = self.keyring.credentials();
         let asking = async {
-            let client = Client::connect_as(&self.coordinator_url, &credentials)
-                .await
-                .map_err(RenewalError::Connect)?;
+            let client = self.keyring.connect(&self.coordinator_url).await;
+            let client = client.map_err(RenewalError::Connect)?;
             let response = client.enrollment().renew(message).await;
             response.map_err(|status| RenewalError::Refused(status.into()))
         };

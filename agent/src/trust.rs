@@ -1,12 +1,12 @@
 //! What an agent shows to its coordinator, which is replaced when its certificate is renewed,
-//! and the same in the words of git and of the HTTP client.
+//! and the same in the words of git and of the HTTP client; how connections are made with it.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use kage_git::{Auth, TlsAuth};
 use kage_proto::blob;
-use kage_proto::client::Credentials;
+use kage_proto::client::{Client, ConnectError, Credentials, Dial};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 /// Silence after which an HTTP request counts as lost.
@@ -14,7 +14,10 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 
 /// What is shown now. Clones share it: whoever makes the next connection shows the newest.
 #[derive(Debug, Clone)]
-pub struct Keyring(Arc<RwLock<Shown>>);
+pub struct Keyring {
+    shown: Arc<RwLock<Shown>>,
+    dial: Dial,
+}
 
 #[derive(Debug)]
 struct Shown {
@@ -39,8 +42,17 @@ impl Keyring {
     ///
     /// # Errors
     /// When a certificate or key cannot be used.
-    pub fn new(credentials: Credentials) -> reqwest::Result<Self> {
-        Ok(Self(Arc::new(RwLock::new(Shown::new(credentials)?))))
+    pub fn new(credentials: Credentials, dial: Dial) -> reqwest::Result<Self> {
+        let shown = Arc::new(RwLock::new(Shown::new(credentials)?));
+        Ok(Self { shown, dial })
+    }
+
+    /// Connects to a coordinator.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect(&self, url: &str) -> Result<Client, ConnectError> {
+        Client::connect_by(&self.dial, url, &self.credentials()).await
     }
 
     /// What a new connection shows.
@@ -66,12 +78,12 @@ impl Keyring {
     pub(crate) fn replace(&self, credentials: Credentials) -> reqwest::Result<()> {
         let shown = Shown::new(credentials)?;
         // A value is replaced whole: a panic elsewhere leaves the old one.
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = shown;
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
         Ok(())
     }
 
     fn read<T>(&self, look: impl FnOnce(&Shown) -> T) -> T {
-        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.shown.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -189,6 +189,8 @@ async fn supervise(
     loop {
         let abandon = stopping.as_ref().map(|(_, until)| *until);
         let why = tokio::select! {
+            // How it ended by itself counts more than what it would be told.
+            biased;
             joined = working.join_next() => {
                 let end = match joined {
                     Some(Ok(end)) => end,

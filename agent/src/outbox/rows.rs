@@ -1,4 +1,4 @@
-//! The outbox's tables and the statements on them. Synchronous; used by one thread.
+//! The outbox's tables and the statements on them. Synchronous; used by one writer.
 
 use std::collections::HashSet;
 use std::io;

@@ -34,7 +34,14 @@ impl Fixture {
     }
 
     fn open(&self, event_bytes: u32) -> Opened {
-        open(&self.dir.path().join("outbox.db"), &self.output(), event_bytes, 1 << 20).unwrap()
+        open(
+            &self.dir.path().join("outbox.db"),
+            &self.output(),
+            event_bytes,
+            1 << 20,
+            &Blocking::Threads,
+        )
+        .unwrap()
     }
 }
 
@@ -47,7 +54,7 @@ async fn next(changes: &mut mpsc::Receiver<Vec<Change>>) -> Vec<Change> {
 
 async fn close(opened: Opened) {
     drop((opened.outbox, opened.changes));
-    opened.thread.join().await;
+    opened.writer.join().await;
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! The one thread that writes the outbox. Whatever piled up while it waited for the disk
-//! becomes one transaction, so many attempts share one flush.
+//! The one who writes the outbox, and waits for the disk. Whatever piled up meanwhile becomes
+//! one transaction, so many attempts share one flush.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::rows::Rows;
 use super::{Change, Command, Settled, Settlement, Space, Stored};
+use crate::ports::Blocking;
 
 /// Commands per transaction: more would only delay the first of them.
 const GROUP: usize = 512;
@@ -18,39 +19,32 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Numbering of an attempt that may still produce.
 #[derive(Debug, Clone, Copy)]
-struct Numbering {
+pub(super) struct Numbering {
     next: u64,
     finished: bool,
 }
 
 pub(super) struct Writer {
-    rows: Rows,
-    settled: Arc<Settled>,
-    changes: mpsc::Sender<Vec<Change>>,
-    events: Space,
-    attempts: HashMap<AttemptId, Numbering>,
+    pub(super) rows: Rows,
+    pub(super) settled: Arc<Settled>,
+    pub(super) changes: mpsc::Sender<Vec<Change>>,
+    pub(super) events: Space,
+    pub(super) attempts: HashMap<AttemptId, Numbering>,
+    pub(super) blocking: Blocking,
 }
 
 impl Writer {
-    pub(super) fn new(rows: Rows, settled: Arc<Settled>, changes: mpsc::Sender<Vec<Change>>, events: Space) -> Self {
-        Self {
-            rows,
-            settled,
-            changes,
-            events,
-            attempts: HashMap::new(),
-        }
-    }
-
-    pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    /// Writes until every [`super::Outbox`] is gone. Blocks on the disk.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut group = Vec::with_capacity(GROUP);
-        while commands.blocking_recv_many(&mut group, GROUP) > 0 {
+        while commands.recv_many(&mut group, GROUP).await > 0 {
             let settled = self.settled.take();
-            let Some(committed) = self.write(&mut group, &settled, &commands) else {
+            let Some(committed) = self.write(&mut group, &settled, &commands).await else {
                 return;
             };
+            self.blocking.pause().await;
             // Nobody listens once delivery has ended; the rows are there for the next start.
-            if !committed.is_empty() && self.changes.blocking_send(committed).is_err() {
+            if !committed.is_empty() && self.changes.send(committed).await.is_err() {
                 tracing::debug!("events were committed after delivery ended");
             }
         }
@@ -65,7 +59,7 @@ impl Writer {
     }
 
     /// Numbers and commits a group. `None` when the agent ends before the disk takes it.
-    fn write(
+    async fn write(
         &mut self,
         group: &mut Vec<Command>,
         settled: &HashMap<AttemptId, Settlement>,
@@ -117,7 +111,7 @@ impl Writer {
                 }
                 Err(error) => {
                     tracing::error!(%error, "outbox cannot be written; attempts wait");
-                    std::thread::sleep(RETRY);
+                    tokio::time::sleep(RETRY).await;
                 }
             }
         }
