@@ -118,7 +118,7 @@ async fn found(settings: &Settings, state: &StateDir, absent: WhenAbsent) -> Res
         } else if url.starts_with("https:") {
             return Err(AccessError::NoCaFile);
         }
-        return connect(url.clone(), credentials).await;
+        return connect(url, credentials).await;
     }
     let access = match (running(state).await, absent) {
         (Some(access), _) => access,
@@ -152,10 +152,12 @@ pub async fn running(state: &StateDir) -> Option<Access> {
     if url.starts_with("https:") {
         credentials = credentials.trusting(PemFile::read(state.ca()).ok()?);
     }
-    connect(url.trim().to_owned(), credentials).await.ok()
+    connect(url.trim(), credentials).await.ok()
 }
 
-async fn connect(url: String, credentials: Credentials) -> Result<Access, AccessError> {
+async fn connect(url: &str, credentials: Credentials) -> Result<Access, AccessError> {
+    // Paths are put behind it, and each begins with a slash.
+    let url = url.trim_end_matches('/').to_owned();
     let client = Client::connect_as(&url, &credentials).await?;
     Ok(Access {
         url,

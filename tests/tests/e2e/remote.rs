@@ -65,8 +65,10 @@ async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
     )
     .unwrap();
     std::fs::copy(machines.dir("b").join("state/coordinator/tls/ca.pem"), &ca).unwrap();
+    // As people copy it from a browser.
+    let address_with_slash = format!("{url}/");
     let settings = [
-        ("KAGE__COORDINATOR__URL", Path::new(url)),
+        ("KAGE__COORDINATOR__URL", Path::new(&address_with_slash)),
         ("KAGE__COORDINATOR__TOKEN_FILE", token.as_path()),
         ("KAGE__COORDINATOR__CA_FILE", ca.as_path()),
     ];
