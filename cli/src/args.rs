@@ -199,6 +199,9 @@ pub struct Logs {
     /// Print the provider's raw messages instead of the programs' output.
     #[arg(long)]
     pub transcript: bool,
+    /// Print what verify wrote when it was run on the base, and nothing else.
+    #[arg(long, conflicts_with_all = ["session", "transcript"])]
+    pub base: bool,
 }
 
 /// A session of a task.

@@ -36,6 +36,8 @@ pub struct Rows {
 #[derive(Debug, Default)]
 pub struct Lines {
     states: BTreeMap<String, v1::SessionState>,
+    /// What verify says of the base was said.
+    base: bool,
 }
 
 impl Progress {
@@ -59,6 +61,10 @@ impl Progress {
 
     /// Shows one event. On a terminal only those that no later task shows.
     pub fn event(&mut self, event: &v1::SessionEvent) {
+        if event.job == view::BASELINE {
+            // It is none of the session's doing; what comes of it is said of the task.
+            return;
+        }
         let Some(text) = event.event.as_ref().and_then(|e| e.body.as_ref()).and_then(describe) else {
             return;
         };
@@ -161,6 +167,10 @@ impl Rows {
 
 impl Lines {
     fn task(&mut self, task: &v1::Task) {
+        if let (Some(verdict), false) = (&task.baseline, self.base) {
+            self.base = true;
+            note(&format!("base: {}", view::baseline(verdict)));
+        }
         for session in &task.sessions {
             let state = session.state();
             if self.states.insert(session.name.clone(), state) == Some(state) {

@@ -17,6 +17,11 @@ pub struct TaskJson {
     pub state: &'static str,
     /// The session to land.
     pub winner: Option<String>,
+    /// What verify says of the base; absent until that is known, and in a report, whose notes
+    /// say so.
+    pub baseline: Option<&'static str>,
+    /// What concerns every session; empty without a report.
+    pub notes: Vec<String>,
     /// Every session.
     pub sessions: Vec<SessionJson>,
 }
@@ -93,6 +98,8 @@ impl TaskJson {
             task: task.id.clone(),
             state: task_state(task.state()),
             winner: None,
+            baseline: task.baseline.as_ref().map(|v| verdict(v.kind())),
+            notes: Vec::new(),
             sessions: task.sessions.iter().map(|s| SessionJson::new(s, None)).collect(),
         }
     }
@@ -104,6 +111,8 @@ impl TaskJson {
             task: report.task_id.clone(),
             state: task_state(state),
             winner: non_empty(&report.winner),
+            baseline: None,
+            notes: report.notes.clone(),
             sessions: report
                 .rows
                 .iter()
@@ -317,6 +326,16 @@ pub const REPORT_HEADER: [&str; 9] = [
     "#", "session", "state", "change", "risk", "tokens", "money", "time", "notes",
 ];
 
+/// The report as a table, with what concerns every session below it.
+#[must_use]
+pub fn report_text(report: &v1::Report) -> String {
+    let mut text = table(&REPORT_HEADER, report_rows(report));
+    for note in &report.notes {
+        text += &format!("\n{}", one_line(note, NOTE));
+    }
+    text
+}
+
 /// Characters of one note: an incident's words and the reason of what was done about it.
 const NOTE: usize = 500;
 
@@ -380,6 +399,20 @@ pub const fn session_state(state: v1::SessionState) -> &'static str {
         v1::SessionState::Unverified => "unverified",
         v1::SessionState::Failed => "failed",
         v1::SessionState::Cancelled => "cancelled",
+    }
+}
+
+/// The name of the job that checks the base of a task; it is listed with the first session.
+pub const BASELINE: &str = "baseline";
+
+/// What verify says of the base of a task.
+#[must_use]
+pub fn baseline(verdict: &v1::Verdict) -> String {
+    let message = one_line(&verdict.message, 200);
+    match verdict.kind() {
+        v1::VerdictKind::Passed => "verify passed on it".to_owned(),
+        v1::VerdictKind::Failed => format!("verify already fails on it: {message}"),
+        v1::VerdictKind::Unspecified | v1::VerdictKind::Errored => format!("verify cannot be run on it: {message}"),
     }
 }
 

@@ -165,7 +165,7 @@ fn describe(work: store::Work) -> Work {
                 idle_timeout: spec.policy.idle_timeout,
             })
         }
-        JobKind::Verify { commit } => WorkKind::Verify(VerifyWork {
+        JobKind::Verify { commit } | JobKind::Baseline { commit } => WorkKind::Verify(VerifyWork {
             commit,
             policy: spec.policy.verify,
         }),

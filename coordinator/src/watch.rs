@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use kage_core::attempt::AttemptState;
-use kage_core::event::OutputStream;
+use kage_core::event::{OutputStream, VerdictKind};
 use kage_core::id::{AttemptId, SessionName, TaskId};
 use kage_core::session::SessionStateKind;
 use kage_core::task::TaskState;
@@ -60,6 +60,7 @@ impl From<ApiError> for Stopped {
 struct Shown {
     task: TaskState,
     sessions: Vec<(SessionStateKind, u32, Option<String>)>,
+    base: Option<VerdictKind>,
 }
 
 impl Shown {
@@ -70,6 +71,7 @@ impl Shown {
             sessions: sessions
                 .map(|s| (s.state.kind(), s.attempts, s.agent.clone()))
                 .collect(),
+            base: view.task.baseline.as_ref().map(|verdict| verdict.kind),
         }
     }
 }

@@ -185,6 +185,16 @@ pub struct TakenCheckpoint {
     pub calls: Option<u32>,
 }
 
+impl TakenCheckpoint {
+    /// True when its files are those of `base`: nothing differs from it, or nothing was done
+    /// yet. The latter may be another tree, because a commit has the files as they are on the
+    /// disk, and git may check out other line endings than the base has.
+    #[must_use]
+    pub fn is_base(&self, base: &Oid) -> bool {
+        self.commit == *base || (self.reason == CheckpointReason::Baseline && self.parent == *base)
+    }
+}
+
 /// A checkpoint that the coordinator holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {

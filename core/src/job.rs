@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::EndReason;
-use crate::checkpoint::Points;
+use crate::checkpoint::{Points, Safety};
 use crate::event::{AttemptOutcome, ResultCommit, Verdict, VerdictKind};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AgentId, AttemptId, JobId, Oid, SessionId, TaskId};
@@ -20,6 +20,7 @@ use crate::session::{Session, SessionState};
 use crate::task::Policy;
 use crate::time::Timestamp;
 
+mod baseline;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,11 @@ pub enum JobKind {
         /// What to check.
         commit: Oid,
     },
+    /// The base that every session starts from is checked, once per task.
+    Baseline {
+        /// The base.
+        commit: Oid,
+    },
 }
 
 impl JobKind {
@@ -43,6 +49,7 @@ impl JobKind {
         match self {
             Self::Session => "session",
             Self::Verify { .. } => "verify",
+            Self::Baseline { .. } => "baseline",
         }
     }
 }
@@ -131,6 +138,8 @@ pub enum Finish {
     Verify(Oid),
     /// The job is over, and the session goes on by a [`Job::again`], not before this time.
     Rework(Timestamp),
+    /// The job is over, and this is known of the task's base.
+    Base(Verdict),
 }
 
 /// What the end of an attempt is judged by.
@@ -140,6 +149,8 @@ pub struct Circumstances<'a> {
     pub policy: &'a Policy,
     /// What the session can go back to.
     pub points: &'a Points,
+    /// What is known of the task's base.
+    pub base: Safety,
     /// Who had the attempt.
     pub agent: AgentId,
     /// By how much waits grow.
@@ -178,6 +189,12 @@ impl Job {
         job
     }
 
+    /// True for the check of a base, which changes nothing about the session it is listed with.
+    #[must_use]
+    pub const fn is_baseline(&self) -> bool {
+        matches!(self.kind, JobKind::Baseline { .. })
+    }
+
     /// Gives the job to an attempt, whose number is [`Job::started`] afterwards.
     ///
     /// # Errors
@@ -196,9 +213,9 @@ impl Job {
         }
         self.state = JobState::Leased { attempt };
         self.started += 1;
-        session.started_at = session.started_at.or(Some(now));
         match &self.kind {
             JobKind::Session => {
+                session.started_at = session.started_at.or(Some(now));
                 session.agent = Some(agent.to_owned());
                 session.attempts = self.started;
                 session.trail.calls_before = session.trail.calls;
@@ -210,6 +227,7 @@ impl Job {
                     session.state = SessionState::Verifying { result, attempt };
                 }
             }
+            JobKind::Baseline { .. } => {}
         }
         Ok(())
     }
@@ -219,6 +237,7 @@ impl Job {
         let now = around.now;
         self.affinity = Affinity::default();
         let moved = match (outcome, &self.kind) {
+            (outcome, JobKind::Baseline { .. }) => return self.finish_base(outcome, around.agent, now),
             (AttemptOutcome::Failed(failure), _) => self.fail(session, failure, around),
             _ if session.cancel_requested => self.over(session, SessionState::Cancelled, now),
             (AttemptOutcome::Claimed, JobKind::Session) => {
@@ -274,6 +293,9 @@ impl Job {
     /// Ends a live attempt that lost its authority.
     pub fn lose(&mut self, session: &mut Session, reason: EndReason, around: Circumstances<'_>) -> Moved {
         self.affinity.prefer = Some(around.agent);
+        if self.is_baseline() {
+            return self.lose_base(around.now);
+        }
         let why = match reason {
             EndReason::AgentRestarted => "the agent was restarted",
             EndReason::AgentGone => "the agent closed its connection and did not come back",
@@ -285,7 +307,8 @@ impl Job {
         self.fail(session, &failure, around)
     }
 
-    /// Stops a job that no attempt works on. False when one does: its agent has to be told.
+    /// Stops a job of a session that no attempt works on. False when one does: its agent has to
+    /// be told.
     pub fn cancel(&mut self, session: &mut Session, now: Timestamp) -> bool {
         let waits = match self.state {
             JobState::Queued { .. } => true,
@@ -339,6 +362,7 @@ impl Job {
             settled: around.points.settled.is_some(),
             half_done: around.points.half_done(),
             safe: around.points.safe.is_some(),
+            base_fails: around.base == Safety::Unsafe,
             reworked: session.trail.reworks,
             max_reworks: around.policy.max_reworks,
         }
@@ -372,7 +396,7 @@ impl Job {
                     environment: String::new(),
                 }),
             },
-            (JobKind::Verify { .. } | JobKind::Session, _) => SessionState::Failed {
+            (JobKind::Verify { .. } | JobKind::Session | JobKind::Baseline { .. }, _) => SessionState::Failed {
                 failure: failure.clone(),
             },
         };
@@ -390,7 +414,7 @@ impl Job {
     ) -> Moved {
         let Circumstances { agent, now, .. } = around;
         let (action, kind) = (decision.action, failure.kind);
-        let verify = matches!(self.kind, JobKind::Verify { .. });
+        let verify = self.kind != JobKind::Session;
         session.note(Incident {
             at: now,
             verify,
@@ -433,7 +457,7 @@ impl Job {
         self.state = JobState::Queued { not_before };
         session.state = match (&self.kind, session.state.result().cloned()) {
             (JobKind::Verify { .. }, Some(result)) => SessionState::Claimed { result },
-            (JobKind::Verify { .. } | JobKind::Session, _) => SessionState::Queued,
+            (JobKind::Verify { .. } | JobKind::Session | JobKind::Baseline { .. }, _) => SessionState::Queued,
         };
         Moved::Requeued
     }

@@ -49,6 +49,9 @@ pub struct Waiting<'a> {
     pub not_before: Timestamp,
     /// When it was queued.
     pub queued_at: Timestamp,
+    /// True when it only takes what nobody else wants: it never goes before another job, and
+    /// is never owed a place.
+    pub spare: bool,
     /// Where it had best be: an agent to take if it is free, one to take only if no other is.
     pub affinity: Affinity,
 }
@@ -142,9 +145,11 @@ pub fn place(waiting: &[Waiting<'_>], agents: &[AgentView<'_>], now: Timestamp) 
                 .next_wakeup
                 .map_or(job.not_before, |at| at.min(job.not_before));
             placement.next_wakeup = Some(earliest);
+        } else if fleet.free > 0 && job.spare {
+            urgent.push(Reverse((true, Reverse(job.priority), 0, job.queued_at, index)));
         } else if fleet.free > 0 {
             let turn = turns.entry(job.task).or_insert(job.held);
-            urgent.push(Reverse((Reverse(job.priority), *turn, job.queued_at, index)));
+            urgent.push(Reverse((false, Reverse(job.priority), *turn, job.queued_at, index)));
             *turn = turn.saturating_add(1);
             line.jobs.push(index);
         }
@@ -152,7 +157,7 @@ pub fn place(waiting: &[Waiting<'_>], agents: &[AgentView<'_>], now: Timestamp) 
     // A heap, because most of a long queue is never looked at once the fleet is full.
     let mut urgent = BinaryHeap::from(urgent);
     let mut placed = vec![false; waiting.len()];
-    while let Some(Reverse((_, _, _, index))) = urgent.pop() {
+    while let Some(Reverse((_, _, _, _, index))) = urgent.pop() {
         if fleet.free == 0 {
             break;
         }

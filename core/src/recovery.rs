@@ -41,6 +41,8 @@ pub struct History {
     pub half_done: bool,
     /// True when there is a checkpoint on whose files verify passed.
     pub safe: bool,
+    /// True when verify fails on the task's base as well.
+    pub base_fails: bool,
     /// How often it went back to such a one because its result failed verify.
     pub reworked: u32,
     /// How often it may.
@@ -426,11 +428,15 @@ impl Again<'_> {
     fn rework(self) -> Decision {
         let History {
             safe,
+            base_fails,
             reworked,
             max_reworks,
             ..
         } = self.history;
         let why_not = match (max_reworks, safe) {
+            (_, false) if base_fails => {
+                "verify fails on the base as well, so the work may have left what was wrong before; read what both say (kage logs, kage logs --base)"
+            }
             (0, _) => "the work itself is wrong; read it, and say more in the prompt (--rework lets it try again)",
             (_, false) => "the work itself is wrong, and verify passed on no checkpoint to go back to; read it",
             (_, true) if reworked >= max_reworks => "the work is still wrong; read it, and say more in the prompt",

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use crate::checkpoint::Resumption;
-use crate::event::DiffStat;
+use crate::event::{DiffStat, Verdict, VerdictKind};
 use crate::id::{SessionName, TaskId};
 use crate::price::{PriceTable, session_money};
 use crate::recovery::{Action, Incident};
@@ -31,6 +31,8 @@ pub struct Report {
     pub rows: Vec<ReportRow>,
     /// A session is not over, so the order may still change.
     pub provisional: bool,
+    /// What concerns every session, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// One session in the comparison.
@@ -67,8 +69,19 @@ pub fn rank(task: &Task, sessions: &[Session], prices: &PriceTable, now: Timesta
         task: task.id,
         winner: winner(task, &rows),
         provisional: rows.iter().any(|row| !row.session.state.is_terminal()),
+        notes: task.baseline.as_ref().and_then(about_base).into_iter().collect(),
         rows,
     }
+}
+
+/// What a person should know of the base: `None` when it passed.
+fn about_base(verdict: &Verdict) -> Option<String> {
+    let what = match verdict.kind {
+        VerdictKind::Passed => return None,
+        VerdictKind::Failed => "verify already fails on the base",
+        VerdictKind::Errored => "verify cannot be run on the base",
+    };
+    Some(format!("{what}: {}", verdict.message))
 }
 
 fn row(task: &Task, session: &Session, prices: &PriceTable, now: Timestamp) -> ReportRow {
@@ -198,7 +211,7 @@ fn history(session: &Session) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{ResultCommit, Verdict, VerdictKind};
+    use crate::event::ResultCommit;
     use crate::failure::{Failure, FailureKind};
     use crate::id::{AttemptId, ProjectId, SessionId};
     use crate::recovery::{Confidence, Decision};
@@ -228,6 +241,7 @@ mod tests {
             state: TaskState::Running,
             created_at: START,
             ended_at: None,
+            baseline: None,
         }
     }
 
@@ -481,6 +495,26 @@ mod tests {
         };
         assert_eq!(report.rows[0], expected);
         assert_eq!(report.rows[1].history, ["failed: not authorised: the key is refused"]);
+    }
+
+    #[test]
+    fn a_base_that_fails_by_itself_is_told() {
+        let cases = [
+            (VerdictKind::Passed, None),
+            (
+                VerdictKind::Failed,
+                Some("verify already fails on the base: it says so"),
+            ),
+            (
+                VerdictKind::Errored,
+                Some("verify cannot be run on the base: it says so"),
+            ),
+        ];
+        for (kind, expected) in cases {
+            let mut task = task(Some("true"));
+            task.baseline = Some(verdict(kind));
+            assert_eq!(ranked(&task, &[]).notes, Vec::from_iter(expected));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::context::{InvalidContext, Patch, overridden};
+use crate::event::Verdict;
 use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionName, TaskId};
 use crate::pattern::Patterns;
 use crate::priority::Priority;
@@ -309,6 +310,17 @@ pub struct Task {
     pub created_at: Timestamp,
     /// When its last session ended.
     pub ended_at: Option<Timestamp>,
+    /// What verify says of the base; `None` = nothing, or not yet.
+    pub baseline: Option<Verdict>,
+}
+
+impl TaskSpec {
+    /// The base that verify has to be run on; `None` = nothing is checked.
+    #[must_use]
+    pub fn checked_base(&self) -> Option<&Oid> {
+        let repository = self.repository.as_ref()?;
+        self.policy.verify.verify.is_some().then_some(&repository.base)
+    }
 }
 
 /// What a task comes to once every session has ended; `None` while one has not.

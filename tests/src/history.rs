@@ -42,7 +42,7 @@ pub struct JobKey {
     pub task: String,
     /// Name of the session.
     pub session: String,
-    /// "session" or "verify".
+    /// "session", "verify" or "baseline".
     pub job: String,
 }
 
@@ -295,6 +295,13 @@ impl FinalTask {
             job: event.job.clone(),
         }
     }
+}
+
+/// The events of a session and of checks of its results. The check of the base is listed with
+/// the first session, and is none of its doing.
+fn of_session<'a>(task: &'a FinalTask, session: &'a v1::Session) -> impl Iterator<Item = &'a v1::SessionEvent> {
+    let events = task.events.iter();
+    events.filter(|event| event.session == session.name && event.job != "baseline")
 }
 
 /// Number and body of an event.

@@ -15,10 +15,11 @@ pub(super) async fn run(invocation: &Invocation, args: Compare) -> anyhow::Resul
     invocation.out.result(&TaskJson::of_report(task.state(), &report))?;
     if args.markdown {
         invocation.out.text(&markdown(&view::report_rows(&report)))?;
+        for sentence in &report.notes {
+            invocation.out.text(&format!("\n{}", view::one_line(sentence, 500)))?;
+        }
     } else {
-        invocation
-            .out
-            .text(&view::table(&view::REPORT_HEADER, view::report_rows(&report)))?;
+        invocation.out.text(&view::report_text(&report))?;
     }
     if response.provisional {
         note("sessions are still running: the order may change");

@@ -11,6 +11,7 @@ use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
 use crate::output::note;
 use crate::tasks;
+use crate::view;
 use crate::watch::{Request, Watch};
 
 /// A piece of output. Bytes that are not UTF-8 are replaced; offsets count the real ones.
@@ -107,6 +108,9 @@ pub(super) async fn run(invocation: &Invocation, args: Logs) -> anyhow::Result<E
     let mut texts = Texts::default();
     while let Some(item) = watch.next().await? {
         let Item::Output(chunk) = item else { continue };
+        if (chunk.job == view::BASELINE) != args.base {
+            continue;
+        }
         match invocation.out.format() {
             Format::Human => {
                 let this = format!("{} ({}, attempt {})", chunk.session, chunk.job, chunk.attempt);

@@ -73,9 +73,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
         }
     };
     let report = tasks::report(&access, &task.id).await?.report.unwrap_or_default();
-    invocation
-        .out
-        .text(&view::table(&view::REPORT_HEADER, view::report_rows(&report)))?;
+    invocation.out.text(&view::report_text(&report))?;
     if args.apply && !report.winner.is_empty() {
         let chosen = result::choose(&report, None)?;
         let fetched = result::fetch(&access, &invocation.state, &task, chosen).await?;

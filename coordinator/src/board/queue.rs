@@ -18,13 +18,22 @@ impl Board {
         self.withdraw(job.job);
         let place = (job.queued_at, self.next());
         self.places.insert(job.job, place);
-        self.by_session.insert(job.session, job.job);
+        if !is_spare(&job) {
+            self.by_session.insert(job.session, job.job);
+        }
         self.waiting.insert(place, job);
     }
 
     /// A job waits no longer.
     pub(crate) fn withdraw(&mut self, job: JobId) {
         if let Some(job) = self.places.remove(&job).and_then(|place| self.waiting.remove(&place)) {
+            self.forget_session(&job);
+        }
+    }
+
+    /// Its session waits for nothing any more, if it was this job that it waited for.
+    fn forget_session(&mut self, job: &QueuedJob) {
+        if self.by_session.get(&job.session) == Some(&job.job) {
             self.by_session.remove(&job.session);
         }
     }
@@ -89,7 +98,7 @@ impl Board {
         member.pending += 1;
         member.placed = member.placed.wrapping_add(1);
         let job = self.waiting.remove(&self.places.remove(&job)?)?;
-        self.by_session.remove(&job.session);
+        self.forget_session(&job);
         *self.held.entry(job.task).or_default() += 1;
         Some(Pick { job, agent, serial })
     }
@@ -109,11 +118,12 @@ impl Board {
             held: self.held.get(&job.task).copied().unwrap_or(0),
             adapter: match job.kind {
                 JobKind::Session => Some(&job.adapter),
-                JobKind::Verify { .. } => None,
+                JobKind::Verify { .. } | JobKind::Baseline { .. } => None,
             },
             requirements: &job.requirements,
             not_before: job.not_before,
             queued_at: job.queued_at,
+            spare: is_spare(job),
             affinity: job.affinity,
         }
     }
@@ -136,6 +146,7 @@ impl Board {
             requirements: &spec.requirements(session),
             not_before: Timestamp::from_millis(0),
             queued_at: Timestamp::from_millis(0),
+            spare: false,
             affinity: Affinity::default(),
         };
         nobody_can(&nobody, &self.known(instant))
@@ -146,4 +157,9 @@ impl Board {
         let known = self.members.values().filter(|member| member.counts(instant, patience));
         known.map(Member::view).collect()
     }
+}
+
+/// True for the check of a base: no session waits for it, and it is in no session's way.
+const fn is_spare(job: &QueuedJob) -> bool {
+    matches!(job.kind, JobKind::Baseline { .. })
 }

@@ -62,6 +62,7 @@ impl TaskService for Tasks {
             request,
             task: TaskId::from_random(self.0.random()),
             sessions: spec.assignments.iter().map(|_| fresh()).collect(),
+            baseline: spec.checked_base().map(|_| JobId::from_random(self.0.random())),
             lacking: match message.wait_for_agent {
                 true => None,
                 false => self.lacking(&spec),
@@ -267,6 +268,7 @@ fn as_created(command: &CreateTask) -> TaskView {
             state: TaskState::Running,
             created_at: command.now,
             ended_at: None,
+            baseline: None,
         },
         sessions: sessions.collect(),
         last_event: 0,

@@ -3,13 +3,13 @@
 //! here, the commands are in the modules below this one.
 
 use kage_core::attempt::Attempt;
-use kage_core::id::AttemptId;
+use kage_core::id::{AttemptId, TaskId};
 use kage_core::job::{Job, JobState};
 use kage_core::session::Session;
-use kage_core::task;
+use kage_core::task::{self, TaskState};
 use kage_core::time::Timestamp;
 
-use super::command::QueuedJob;
+use super::command::{Changes, QueuedJob, StopAttempt};
 use super::error::{EngineError, StoreError};
 use super::rows::{Failed, JobRow, Rows, TaskHead};
 
@@ -40,7 +40,10 @@ pub trait Command: Send + 'static {
 }
 
 /// Ends the task when every session has ended. True when that changed it.
-fn settle(rows: &mut dyn Rows, head: &mut TaskHead, now: Timestamp) -> Result<bool, Failed> {
+///
+/// The check of its base ends with it, unless the task failed: then it tells whether the work
+/// was to blame.
+fn settle(rows: &mut dyn Rows, head: &mut TaskHead, now: Timestamp, changes: &mut Changes) -> Result<bool, Failed> {
     if head.state.is_terminal() {
         return Ok(false);
     }
@@ -50,7 +53,31 @@ fn settle(rows: &mut dyn Rows, head: &mut TaskHead, now: Timestamp) -> Result<bo
     };
     head.state = state;
     head.ended_at = Some(now);
+    match state {
+        TaskState::Succeeded | TaskState::Cancelled => drop_baseline(rows, head.id, changes)?,
+        TaskState::Failed | TaskState::Running => {}
+    }
     Ok(true)
+}
+
+/// Ends the check of a task's base if it waits, and stops it if it runs.
+fn drop_baseline(rows: &mut dyn Rows, task: TaskId, changes: &mut Changes) -> Result<(), Failed> {
+    let open = rows.open_jobs(task)?;
+    for mut row in open.into_iter().filter(|row| row.job.is_baseline()) {
+        match row.job.state {
+            JobState::Queued { .. } => {
+                row.job.replace();
+                rows.save_job(&row)?;
+                changes.withdrawn.push(row.job.id);
+            }
+            JobState::Leased { attempt } => {
+                let agent = attempt_of(rows, attempt, &row.job)?.agent;
+                changes.stop.push(StopAttempt { attempt, agent });
+            }
+            JobState::Done => {}
+        }
+    }
+    Ok(())
 }
 
 /// The job as the dispatcher sees it, while it waits.

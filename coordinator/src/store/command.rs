@@ -36,6 +36,8 @@ pub struct CreateTask {
     pub spec: TaskSpec,
     /// Fresh ids, one pair per assignment, in their order.
     pub sessions: Vec<(SessionId, JobId)>,
+    /// A fresh id for the job that checks the base, when that is wanted and it can be.
+    pub baseline: Option<JobId>,
     /// Why it is refused, unless an earlier call stored it: what no agent has.
     pub lacking: Option<String>,
     /// The time.

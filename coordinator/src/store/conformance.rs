@@ -114,4 +114,8 @@ conformance!(
     a_session_goes_back_when_somebody_asks,
     a_checkpoint_is_asked_for_once_per_request,
     only_sessions_take_checkpoints,
+    the_base_is_checked_beside_the_sessions,
+    a_base_that_fails_is_known_also_after_the_end,
+    a_check_of_the_base_is_repeated_within_limits,
+    a_check_of_the_base_ends_with_its_task,
 );

@@ -102,7 +102,7 @@ pub struct AttemptView {
     pub attempt: Attempt,
     /// Name of the agent that has or had it.
     pub agent_name: String,
-    /// "session" or "verify".
+    /// "session", "verify" or "baseline".
     pub job_kind: &'static str,
     /// Name of the session.
     pub session_name: SessionName,
@@ -143,7 +143,7 @@ pub struct TaskEvent {
     pub attempt: AttemptId,
     /// Number of that attempt in its job.
     pub number: u32,
-    /// "session" or "verify".
+    /// "session", "verify" or "baseline".
     pub job_kind: &'static str,
     /// The session.
     pub session: SessionId,

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kage_core::attempt::Attempt;
-use kage_core::event::Event;
+use kage_core::event::{Event, Verdict};
 use kage_core::id::{AttemptId, JobId, SessionId, TaskId};
 use kage_core::session::Session;
 use kage_core::task::{Task, TaskState};
@@ -35,12 +35,13 @@ const EACH: usize = 1 << 10;
 pub(super) enum Written {
     /// A task that begins; with its row's number and the length of its spec.
     Task { task: Box<Task>, n: i64, length: usize },
-    /// Its state, end and last event.
+    /// Its state, end, last event and what verify says of the base.
     Head {
         task: TaskId,
         state: TaskState,
         ended_at: Option<Timestamp>,
         last_event: u64,
+        baseline: Option<Box<Verdict>>,
     },
     /// A session, new or changed.
     Session(Box<Session>),
@@ -213,6 +214,8 @@ impl Recent {
             state: whole.view.task.state,
             ended_at: whole.view.task.ended_at,
             last_event: whole.view.last_event,
+            base: (whole.view.task.spec.repository.as_ref()).map(|repository| repository.base.clone()),
+            baseline: whole.view.task.baseline.clone(),
         })
     }
 
@@ -308,9 +311,11 @@ impl Whole {
                 state,
                 ended_at,
                 last_event,
+                baseline,
                 ..
             } => {
                 self.view.task.state = state;
+                self.view.task.baseline = baseline.map(|verdict| *verdict);
                 self.view.task.ended_at = ended_at;
                 self.view.last_event = last_event;
             }
@@ -400,6 +405,7 @@ mod tests {
             state: TaskState::Running,
             created_at: Timestamp::from_millis(1),
             ended_at: None,
+            baseline: None,
         }
     }
 
@@ -435,6 +441,7 @@ mod tests {
             state: TaskState::Failed,
             ended_at: None,
             last_event: 0,
+            baseline: None,
         };
         recent.commit([head()]);
         assert!(recent.task(id).is_none());

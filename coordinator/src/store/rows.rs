@@ -3,7 +3,7 @@
 
 use kage_core::attempt::Attempt;
 use kage_core::checkpoint::{Checkpoint, Safety};
-use kage_core::event::Event;
+use kage_core::event::{Event, Verdict};
 use kage_core::fleet::Agent;
 use kage_core::id::{
     AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, TaskId, TokenId,
@@ -47,6 +47,20 @@ pub struct TaskHead {
     pub ended_at: Option<Timestamp>,
     /// Position of its last event.
     pub last_event: u64,
+    /// The commit that its sessions start from; `None` = no repository.
+    pub base: Option<Oid>,
+    /// What verify says of that commit; `None` = nothing, or not yet.
+    pub baseline: Option<Verdict>,
+}
+
+impl TaskHead {
+    /// What is known of the base.
+    #[must_use]
+    pub fn base_safety(&self) -> Safety {
+        self.baseline
+            .as_ref()
+            .map_or(Safety::Unknown, |verdict| verdict.kind.safety())
+    }
 }
 
 /// A job and what placing it takes.
@@ -134,7 +148,7 @@ pub trait TaskRows {
     fn insert_task(&mut self, task: &Task) -> Result<(), Failed>;
     /// A task, its spec apart.
     fn task(&mut self, id: TaskId) -> Result<Option<TaskHead>, Failed>;
-    /// Saves state, end and last event.
+    /// Saves state, end, last event and what verify says of the base.
     fn save_task(&mut self, task: &TaskHead) -> Result<(), Failed>;
     /// Stores a session at its place among those of the task.
     fn insert_session(&mut self, session: &Session, position: usize) -> Result<(), Failed>;
@@ -184,6 +198,8 @@ pub trait CheckpointRows {
     fn checkpoints(&mut self, task: TaskId, session: SessionId) -> Result<Vec<Checkpoint>, Failed>;
     /// The place in the conversation at the newest checkpoint of a session that is this commit.
     fn position(&mut self, task: TaskId, session: SessionId, commit: &Oid) -> Result<Option<u64>, Failed>;
+    /// The trees of the task's checkpoints that have the files of its base, each once.
+    fn base_trees(&mut self, task: TaskId, base: &Oid) -> Result<Vec<Oid>, Failed>;
     /// What is known of these files from any session of the task.
     fn safety(&mut self, task: TaskId, tree: &Oid) -> Result<Safety, Failed>;
     /// Says so of every checkpoint of the task that has these files.

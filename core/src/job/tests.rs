@@ -62,6 +62,7 @@ fn around<'a>(policy: &'a Policy, points: &'a Points) -> Circumstances<'a> {
     Circumstances {
         policy,
         points,
+        base: Safety::Unknown,
         agent: agent(),
         jitter: Jitter::NONE,
         now: NOW,

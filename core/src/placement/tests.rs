@@ -50,6 +50,7 @@ impl Needs {
             requirements: &self.none,
             not_before: at(0),
             queued_at: at(0),
+            spare: false,
             affinity: Affinity::default(),
         }
     }
@@ -476,6 +477,44 @@ proptest! {
         prop_assert_eq!(&placement.assignments, &naive(&waiting, &agents));
         let later = waiting.iter().any(|job| job.not_before > NOW);
         prop_assert_eq!(placement.next_wakeup.is_some(), later);
+    }
+
+    /// A spare job takes what is left, and nothing that somebody else would have got.
+    #[test]
+    fn a_spare_job_is_in_nobodys_way(
+        jobs in prop::collection::vec((drawn(), any::<bool>()), 0..30),
+        fleet in prop::collection::vec((0..5_u32, 0..20_u64), 0..4),
+    ) {
+        let needs = Needs::new();
+        let mut waiting: Vec<_> = jobs
+            .iter()
+            .zip(1..)
+            .map(|(((task, [codex, ..], queued, prefer, avoid, priority), spare), n)| Waiting {
+                priority: (*priority).try_into().unwrap(),
+                adapter: (*codex && !spare).then_some(&needs.codex),
+                queued_at: at(*queued),
+                spare: *spare,
+                affinity: Affinity { prefer: prefer.map(agent_id), avoid: avoid.map(agent_id) },
+                ..needs.job(n, *task)
+            })
+            .collect();
+        waiting.sort_by_key(|job| job.queued_at);
+        let agents: Vec<_> = fleet
+            .iter()
+            .zip(0..)
+            .map(|((slots, placed), n)| AgentView {
+                adapters: &needs.both,
+                placed: *placed,
+                ..needs.agent(n, "x", *slots)
+            })
+            .collect();
+        let (spare, plain): (Vec<_>, Vec<_>) = waiting.iter().copied().partition(|job| job.spare);
+        let together = place(&waiting, &agents, NOW).assignments;
+        let alone = place(&plain, &agents, NOW).assignments;
+        prop_assert_eq!(&together[..alone.len()], &alone[..]);
+        let room: u32 = fleet.iter().map(|(slots, _)| *slots).sum();
+        let left = (room as usize - alone.len()).min(spare.len());
+        prop_assert_eq!(together.len() - alone.len(), left);
     }
 
     /// However many more urgent jobs keep coming, and whatever the agents do in between.

@@ -195,6 +195,29 @@ fn checkpoints_make_ways_back() {
 }
 
 #[test]
+fn work_is_not_blamed_for_what_fails_without_it() {
+    let history = History {
+        failed: 1,
+        max_attempts: 3,
+        max_reworks: 1,
+        base_fails: true,
+        ..History::default()
+    };
+    let failure = Failure::new(FailureKind::LogicError, "verify failed");
+    let decision = decide(history, &failure, Jitter::NONE, NOW);
+    assert_eq!(decision.action, Action::Escalate);
+    assert!(
+        decision.reason.starts_with("verify fails on the base as well"),
+        "{}",
+        decision.reason
+    );
+    // A result of somebody else that passed is worth going back to all the same.
+    let safe = History { safe: true, ..history };
+    let decision = decide(safe, &failure, Jitter::NONE, NOW);
+    assert_eq!(decision.action, Action::RollbackSafe { at: NOW });
+}
+
+#[test]
 fn holds_and_losses_do_not_count_as_failures() {
     let spent = History {
         failed: 3,

@@ -31,6 +31,7 @@ impl From<Report> for v1::Report {
             winner: report.winner.map(Into::into).unwrap_or_default(),
             rows: rows.collect(),
             provisional: report.provisional,
+            notes: report.notes,
         }
     }
 }

@@ -190,6 +190,7 @@ pub fn task(task: Task, sessions: Vec<v1::Session>) -> v1::Task {
         sessions,
         created_at_ms: task.created_at.as_millis(),
         ended_at_ms: optional_millis(task.ended_at),
+        baseline: task.baseline.map(Into::into),
     }
 }
 

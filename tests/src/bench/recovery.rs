@@ -211,6 +211,7 @@ async fn fill(store: &Store, sessions: u32) -> anyhow::Result<()> {
                 policy: Policy::default(),
             },
             sessions: ids.collect(),
+            baseline: None,
             lacking: None,
             now,
         };

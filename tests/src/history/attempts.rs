@@ -6,7 +6,7 @@ use kage_proto::v1;
 use kage_proto::v1::event::Body;
 use kage_proto::v1::finished::Outcome;
 
-use super::{Final, FinalTask, History, Violation, What, Write, jobs, parts, task, violation};
+use super::{Final, FinalTask, History, Violation, What, Write, jobs, of_session, parts, task, violation};
 
 pub(super) fn check(history: &History, end: &Final, found: &mut Vec<Violation>) {
     tokens(history, found);
@@ -111,7 +111,7 @@ fn results(task: &FinalTask, session: &v1::Session, found: &mut Vec<Violation>) 
     let mut open = false;
     let mut sent: Option<(u32, &str)> = None;
     let mut claimed: Option<Option<&str>> = None;
-    for event in task.events.iter().filter(|event| event.session == session.name) {
+    for event in of_session(task, session) {
         let key = (event.job.as_str(), event.attempt);
         if event.job == "session" && over.contains(&key) {
             violation(

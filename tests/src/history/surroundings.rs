@@ -7,7 +7,7 @@ use kage_proto::v1;
 use kage_proto::v1::event::Body;
 use kage_proto::v1::finished::Outcome;
 
-use super::{Final, FinalTask, History, Violation, What, parts, violation};
+use super::{Final, FinalTask, History, Violation, What, of_session, parts, violation};
 
 /// How many incidents a session remembers.
 const REMEMBERED: usize = 16;
@@ -85,7 +85,7 @@ fn incidents(task: &FinalTask, session: &v1::Session, found: &mut Vec<Violation>
     if session.state() == v1::SessionState::Cancelled || session.incidents.len() >= REMEMBERED {
         return;
     }
-    for event in task.events.iter().filter(|event| event.session == session.name) {
+    for event in of_session(task, session) {
         let (_, Some(Body::Finished(finished))) = parts(event) else {
             continue;
         };

@@ -104,3 +104,79 @@ async fn protected_files_are_restored_before_verify_runs() {
     assert_eq!(verdict(session(&ended, "cheat")), v1::VerdictKind::Failed, "{ended:#?}");
     assert_eq!(ended.state(), v1::TaskState::Failed);
 }
+
+/// What is known of the files of the first checkpoint of every session.
+async fn first_checkpoints(cluster: &Cluster, task_id: &str) -> Vec<v1::Safety> {
+    let request = v1::ListCheckpointsRequest {
+        task_id: task_id.to_owned(),
+        session: String::new(),
+    };
+    let listed = cluster.client().checkpoints().list_checkpoints(request).await;
+    let listed = listed.expect("checkpoints are listed").into_inner().checkpoints;
+    let first = listed.iter().filter(|checkpoint| checkpoint.number == 1);
+    first
+        .inspect(|checkpoint| assert_eq!(checkpoint.reason(), v1::CheckpointReason::Baseline))
+        .map(v1::Checkpoint::safety)
+        .collect()
+}
+
+#[tokio::test]
+async fn the_base_is_checked_once_beside_the_sessions_that_start_from_it() {
+    let mut cluster = Cluster::start().await;
+    let gate = cluster.root().join("gate");
+    let waits = format!(
+        "cat >/dev/null; until [ -e '{}' ]; do sleep 0.02; done; ",
+        gate.display()
+    );
+    let options = AgentOptions::named("agent")
+        .slots(3)
+        .script("wait", waits + &solve())
+        .script("cheat", CHEAT);
+    cluster.add_agent(options).await;
+    let repo = Repo::sample(&cluster.repository_dir("sample"));
+    cluster.push_base(&repo);
+
+    let spec = task("make the test pass")
+        .on(&repo)
+        .verified_by("test -e test.sh")
+        .session("one", SHELL, "wait")
+        .session("two", SHELL, "wait");
+    let id = cluster.create(spec).await;
+    // Both work, and one slot was free.
+    let checked = cluster
+        .until(&id, "the base is checked", |task| task.baseline.is_some())
+        .await;
+    assert_eq!(checked.state(), v1::TaskState::Running);
+    let verdict = checked.baseline.unwrap();
+    assert_eq!(verdict.kind(), v1::VerdictKind::Passed, "{verdict:?}");
+    let two = |task: &v1::Task| task.sessions.iter().all(|session| session.checkpoints > 0);
+    cluster.until(&id, "both have a checkpoint", two).await;
+    assert_eq!(
+        first_checkpoints(&cluster, &id).await,
+        [v1::Safety::Safe, v1::Safety::Safe]
+    );
+    std::fs::write(&gate, "").unwrap();
+    assert_eq!(cluster.ended(&id).await.state(), v1::TaskState::Succeeded);
+    assert_eq!(cluster.report(&id).await.notes, [] as [String; 0]);
+
+    // The base fails: that is known, if need be after the task failed as well.
+    let protect = |policy: &mut v1::Policy| {
+        policy.verify.as_mut().unwrap().protect = vec!["test.sh".to_owned()];
+    };
+    let spec = task("make the test pass")
+        .on(&repo)
+        .verified_by(VERIFY)
+        .policy(protect)
+        .session("cheat", SHELL, "cheat");
+    let id = cluster.create(spec).await;
+    assert_eq!(cluster.ended(&id).await.state(), v1::TaskState::Failed);
+    cluster
+        .until(&id, "the base is checked", |task| task.baseline.is_some())
+        .await;
+    assert_eq!(first_checkpoints(&cluster, &id).await, [v1::Safety::Unsafe]);
+    let notes = cluster.report(&id).await.notes;
+    assert!(
+        notes[0].starts_with("verify already fails on the base: verify failed with"),
+        "{notes:?}"
+    );
+}

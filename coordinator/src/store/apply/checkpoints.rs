@@ -26,7 +26,7 @@ impl Command for RestoreSession {
         let target = Head::of(target.ok_or_else(|| not_found("checkpoint", self.checkpoint))?);
 
         for mut row in rows.open_jobs(self.task)? {
-            if row.job.session != self.session {
+            if row.job.session != self.session || row.job.is_baseline() {
                 continue;
             }
             match row.job.state {

@@ -1,8 +1,8 @@
 //! What the end of an attempt means for its job, its session and its task.
 
 use kage_core::attempt::{Attempt, EndReason};
-use kage_core::checkpoint::Points;
-use kage_core::event::{AttemptOutcome, VerdictKind};
+use kage_core::checkpoint::{Points, Safety};
+use kage_core::event::{AttemptOutcome, Verdict, VerdictKind};
 use kage_core::id::JobId;
 use kage_core::job::{Affinity, Circumstances, Finish, Job, JobKind, Moved};
 use kage_core::recovery::Jitter;
@@ -39,6 +39,7 @@ impl End<'_> {
         let around = Circumstances {
             policy: &self.head.policy,
             points: &points,
+            base: self.head.base_safety(),
             agent,
             jitter,
             now,
@@ -56,6 +57,10 @@ impl End<'_> {
                 job
             }
             Finish::Rework(at) => Job::again(next_job, self.session, at),
+            Finish::Base(verdict) => {
+                self.judge_base(rows, verdict)?;
+                return self.moved(rows, Moved::Over, EndReason::Finished, now, changes);
+            }
         };
         let next = JobRow {
             job: next,
@@ -77,6 +82,19 @@ impl End<'_> {
             && verdict.kind != VerdictKind::Errored
         {
             rows.save_safety(self.head.id, tree, verdict.kind.safety())?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what was found of the base, also with the checkpoints that have its files.
+    fn judge_base(&mut self, rows: &mut dyn Rows, verdict: Verdict) -> Result<(), Failed> {
+        let safety = verdict.kind.safety();
+        self.head.baseline = Some(verdict);
+        let Some(base) = self.head.base.as_ref().filter(|_| safety != Safety::Unknown) else {
+            return Ok(());
+        };
+        for tree in rows.base_trees(self.head.id, base)? {
+            rows.save_safety(self.head.id, &tree, safety)?;
         }
         Ok(())
     }
@@ -103,6 +121,7 @@ impl End<'_> {
         let around = Circumstances {
             policy: &self.head.policy,
             points: &points,
+            base: self.head.base_safety(),
             agent: self.attempt.agent,
             // They are tried again at once: there is no wait to spread.
             jitter: Jitter::NONE,
@@ -130,9 +149,12 @@ impl End<'_> {
             changes.queued.extend(waiting(self.row, &self.head.project));
         }
         rows.save_job(self.row)?;
+        if self.row.job.is_baseline() {
+            return Ok(());
+        }
         rows.save_session(self.session)?;
         if self.session.state.is_terminal() {
-            settle(rows, self.head, now)?;
+            settle(rows, self.head, now, changes)?;
         }
         Ok(())
     }

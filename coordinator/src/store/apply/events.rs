@@ -1,6 +1,7 @@
 //! Events of a live attempt: admitted once and in order, and what they move.
 
 use kage_core::attempt::Admission;
+use kage_core::checkpoint::Safety;
 use kage_core::event::{Event, EventBody, InvalidBatch, check_batch};
 use kage_core::job::JobKind;
 use kage_core::session::Session;
@@ -9,7 +10,7 @@ use kage_core::time::Timestamp;
 use super::ending::End;
 use super::{Command, job_of, session_of, task_of};
 use crate::store::command::{AppendEvents, Appended, Changes};
-use crate::store::rows::{Failed, Rows};
+use crate::store::rows::{Failed, Rows, TaskHead};
 
 impl Command for AppendEvents {
     type Outcome = Appended;
@@ -40,7 +41,7 @@ impl Command for AppendEvents {
         };
         let mut head = task_of(rows, &attempt)?;
         let mut row = job_of(rows, &attempt)?;
-        if matches!(row.job.kind, JobKind::Verify { .. })
+        if row.job.kind != JobKind::Session
             && let Some(event) = fresh.iter().find(|event| is_of_sessions(&event.body))
         {
             return Ok(Appended::Invalid(InvalidBatch::NotOfThisJob(event.seq)));
@@ -51,8 +52,10 @@ impl Command for AppendEvents {
         for event in fresh {
             head.last_event += 1;
             rows.insert_event(head.id, head.last_event, attempt.id, event)?;
-            session.record(event, self.now);
-            checkpoint(rows, &session, event, self.now)?;
+            if !row.job.is_baseline() {
+                session.record(event, self.now);
+            }
+            checkpoint(rows, &head, &session, event, self.now)?;
             attempt.acked_seq = event.seq;
             if let EventBody::Finished(outcome) = &event.body {
                 end = Some(outcome);
@@ -82,13 +85,23 @@ impl Command for AppendEvents {
 }
 
 /// Stores the checkpoint that an event tells of, which `session` counts already.
-fn checkpoint(rows: &mut dyn Rows, session: &Session, event: &Event, now: Timestamp) -> Result<(), Failed> {
+fn checkpoint(
+    rows: &mut dyn Rows,
+    head: &TaskHead,
+    session: &Session,
+    event: &Event,
+    now: Timestamp,
+) -> Result<(), Failed> {
     let EventBody::CheckpointTaken(taken) = &event.body else {
         return Ok(());
     };
     let before = rows.position(session.task, session.id, &taken.parent)?.unwrap_or(0);
     let mut checkpoint = session.checkpoint(taken.clone(), before, event.at, now);
     checkpoint.safety = rows.safety(session.task, &taken.tree)?;
+    let of_base = head.base.as_ref().is_some_and(|base| taken.is_base(base));
+    if checkpoint.safety == Safety::Unknown && of_base {
+        checkpoint.safety = head.base_safety();
+    }
     rows.insert_checkpoint(session.task, &checkpoint)
 }
 

@@ -4,7 +4,9 @@ use kage_core::job::{Job, JobKind, JobState};
 use kage_core::session::Session;
 use kage_core::task::{Task, TaskState};
 
-use super::{Command, attempt_of, contexts, earlier_reply, not_found, remember, session_of, settle, waiting};
+use super::{
+    Command, attempt_of, contexts, drop_baseline, earlier_reply, not_found, remember, session_of, settle, waiting,
+};
 use crate::store::command::{CancelTask, Changes, CreateTask, Created, StopAttempt};
 use crate::store::error::{EngineError, StoreError};
 use crate::store::rows::{Failed, JobRow, Rows};
@@ -18,6 +20,7 @@ impl Command for CreateTask {
             task: id,
             spec,
             sessions,
+            baseline,
             lacking,
             now,
         } = self;
@@ -48,6 +51,7 @@ impl Command for CreateTask {
             state: TaskState::Running,
             created_at: now,
             ended_at: None,
+            baseline: None,
         };
         rows.insert_task(&task)?;
         contexts::count_use(rows, &task)?;
@@ -76,6 +80,19 @@ impl Command for CreateTask {
             changes.sessions.push(session.id);
             changes.queued.extend(waiting(&row, &task.spec.project));
         }
+        if let (Some(job), Some(commit), [session, ..]) =
+            (baseline, task.spec.checked_base().cloned(), changes.sessions.as_slice())
+        {
+            let row = JobRow {
+                job: Job::new(job, id, *session, JobKind::Baseline { commit }, now),
+                adapter: task.spec.assignments[0].adapter.clone(),
+                requirements: task.spec.policy.requirements.clone(),
+                priority: task.spec.policy.priority,
+                queued_at: now,
+            };
+            rows.insert_job(&row)?;
+            changes.queued.extend(waiting(&row, &task.spec.project));
+        }
         remember(rows, "create_task", request, id.to_string(), now)?;
         Ok(Created {
             task: id,
@@ -95,6 +112,9 @@ impl Command for CancelTask {
         }
         let mut head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
         for mut row in rows.open_jobs(self.task)? {
+            if row.job.is_baseline() {
+                continue;
+            }
             let mut session = session_of(rows, &row.job)?;
             if row.job.cancel(&mut session, self.now) {
                 rows.save_job(&row)?;
@@ -109,8 +129,10 @@ impl Command for CancelTask {
             rows.save_session(&session)?;
             changes.sessions.push(session.id);
         }
-        if settle(rows, &mut head, self.now)? {
+        if settle(rows, &mut head, self.now, &mut changes)? {
             rows.save_task(&head)?;
+        } else {
+            drop_baseline(rows, self.task, &mut changes)?;
         }
         if !changes.sessions.is_empty() {
             changes.tasks.push(self.task);

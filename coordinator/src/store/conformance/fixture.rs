@@ -87,6 +87,7 @@ pub(super) fn create(n: u128, spec: TaskSpec, now: Timestamp) -> CreateTask {
         task: task_id(n),
         spec,
         sessions,
+        baseline: None,
         lacking: None,
         now,
     }

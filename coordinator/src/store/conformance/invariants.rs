@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kage_core::attempt::AttemptState;
 use kage_core::id::{AttemptId, JobId, ProjectId, SessionId, TaskId};
-use kage_core::session::SessionState;
-use kage_core::task::TaskState;
+use kage_core::job::JobKind;
+use kage_core::session::{Session, SessionState};
+use kage_core::task::{Task, TaskState};
 
-use crate::store::{AttemptView, MAX_PAGE, Store, TaskEvent, TaskView};
+use crate::store::{AttemptView, MAX_PAGE, QueuedJob, Store, TaskEvent, TaskView};
 
 /// Everything that can be read about tasks.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -57,8 +58,9 @@ pub(super) async fn check(store: &Store, before: &Seen) -> Seen {
         sequences_have_no_gap(&attempts, &events);
         assert_eq!(view.last_event, events.len() as u64);
         for session in &view.sessions {
-            let waits = queued.iter().filter(|job| job.session == session.id).count();
-            let works = live.iter().filter(|attempt| attempt.session == session.id).count();
+            let own = |job: &&QueuedJob| job.session == session.id && !matches!(job.kind, JobKind::Baseline { .. });
+            let waits = queued.iter().filter(own).count();
+            let works = attempts.iter().filter(|view| of_session(view, session)).count();
             let open = usize::from(!session.state.is_terminal());
             assert_eq!(waits + works, open, "an open session has one open job: {session:?}");
         }
@@ -101,7 +103,17 @@ impl Seen {
         for (id, (view, attempts, events)) in &before.tasks {
             let (now, attempts_now, events_now) = self.tasks.get(id).expect("a task is never forgotten");
             if view.task.state.is_terminal() {
-                assert_eq!(now.task, view.task, "I5: a task that ended changed");
+                let was = Task {
+                    // This may be found out later.
+                    baseline: now.task.baseline.clone(),
+                    ..view.task.clone()
+                };
+                assert_eq!(now.task, was, "I5: a task that ended changed");
+                let known = view.task.baseline.is_some();
+                assert!(
+                    !known || now.task.baseline == view.task.baseline,
+                    "a base is judged once"
+                );
             }
             for session in view.sessions.iter().filter(|session| session.state.is_terminal()) {
                 let same = now.sessions.iter().find(|now| now.id == session.id);
@@ -126,13 +138,20 @@ impl Seen {
     }
 }
 
+/// True for a live attempt to work on the session, or to check its result.
+fn of_session(view: &AttemptView, session: &Session) -> bool {
+    view.attempt.session == session.id && view.attempt.state == AttemptState::Live && view.job_kind != "baseline"
+}
+
 fn one_live_attempt_per_session(view: &TaskView, attempts: &[AttemptView]) {
+    let of_base = |view: &&AttemptView| view.job_kind == "baseline" && view.attempt.state == AttemptState::Live;
+    assert!(
+        attempts.iter().filter(of_base).count() <= 1,
+        "I1: the base is checked twice"
+    );
     for session in &view.sessions {
-        let live: Vec<_> = attempts
-            .iter()
-            .filter(|a| a.attempt.session == session.id && a.attempt.state == AttemptState::Live)
-            .map(|a| a.attempt.id)
-            .collect();
+        let live = attempts.iter().filter(|view| of_session(view, session));
+        let live: Vec<_> = live.map(|view| view.attempt.id).collect();
         assert!(live.len() <= 1, "I1: {} has live attempts {live:?}", session.id);
         assert_eq!(
             live.first().copied(),
@@ -150,7 +169,7 @@ fn numbers_rise(attempts: &[AttemptView]) {
     // A session's attempts are counted on from one of its jobs to the next.
     let mut last: BTreeMap<(SessionId, Option<JobId>), u32> = BTreeMap::new();
     for view in attempts {
-        let check = (view.job_kind == "verify").then_some(view.attempt.job);
+        let check = (view.job_kind != "session").then_some(view.attempt.job);
         let number = last.entry((view.attempt.session, check)).or_default();
         assert_eq!(view.attempt.number, *number + 1, "I2: numbers rise by one");
         *number += 1;

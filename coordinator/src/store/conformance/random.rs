@@ -8,7 +8,7 @@ use std::time::Duration;
 use kage_core::attempt::EndReason;
 use kage_core::checkpoint::CheckpointReason;
 use kage_core::event::{Event, EventBody, VerdictKind};
-use kage_core::id::{Digest, ProjectId, SessionId};
+use kage_core::id::{Digest, JobId, ProjectId, SessionId};
 use kage_core::priority::Priority;
 use kage_core::time::Timestamp;
 use proptest::prelude::*;
@@ -127,6 +127,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Last::Commits),
         3 => Just(Last::Checkpoints(CheckpointReason::FilesChanged)),
         1 => Just(Last::Checkpoints(CheckpointReason::BeforeRetry)),
+        1 => Just(Last::Checkpoints(CheckpointReason::Baseline)),
         5 => Just(Last::Claims),
         2 => Just(Last::Crashes),
         1 => Just(Last::RunsOut),
@@ -227,6 +228,7 @@ impl Pair {
                 }
                 command.request = request(key);
                 command.spec.policy.max_reworks = u32::from(verify);
+                command.baseline = verify.then(|| JobId::from_random(task * 1000 + 500));
                 if context {
                     command.spec.context_base = Some(Digest::of(b"context"));
                     command.spec.assignments[0].context_delta = Some("{}".to_owned());

@@ -10,6 +10,7 @@ use super::fixture::{activity, appended, at, claimed, committed, create, spec, s
 use super::invariants::{Seen, check};
 use crate::store::{QueuedJob, Store, TaskView};
 
+mod baseline;
 mod checkpoints;
 mod events;
 mod leases;
@@ -17,6 +18,10 @@ mod lists;
 mod outcomes;
 mod requests;
 
+pub(super) use baseline::{
+    a_base_that_fails_is_known_also_after_the_end, a_check_of_the_base_ends_with_its_task,
+    a_check_of_the_base_is_repeated_within_limits, the_base_is_checked_beside_the_sessions,
+};
 pub(super) use checkpoints::{
     a_checkpoint_is_asked_for_once_per_request, a_crash_amid_edits_goes_back_to_between_two_steps,
     a_lost_session_goes_on_from_its_last_checkpoint, a_session_goes_back_when_somebody_asks,

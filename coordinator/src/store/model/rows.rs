@@ -72,6 +72,13 @@ impl TaskRows for Model {
             state: row.task.state,
             ended_at: row.task.ended_at,
             last_event: row.last_event,
+            base: row
+                .task
+                .spec
+                .repository
+                .as_ref()
+                .map(|repository| repository.base.clone()),
+            baseline: row.task.baseline.clone(),
         }))
     }
 
@@ -80,6 +87,7 @@ impl TaskRows for Model {
             let mut row = row.clone();
             row.task.state = head.state;
             row.task.ended_at = head.ended_at;
+            row.task.baseline.clone_from(&head.baseline);
             row.last_event = head.last_event;
             self.tasks.put(head.id, row);
         }
@@ -201,6 +209,12 @@ impl CheckpointRows for Model {
         Ok(found.last().map(|checkpoint| checkpoint.position))
     }
 
+    fn base_trees(&mut self, task: TaskId, base: &Oid) -> Result<Vec<Oid>, Failed> {
+        let of_base = self.of_task(task).filter(|checkpoint| checkpoint.taken.is_base(base));
+        let trees = of_base.map(|checkpoint| checkpoint.taken.tree.clone());
+        Ok(BTreeSet::from_iter(trees).into_iter().collect())
+    }
+
     fn safety(&mut self, task: TaskId, tree: &Oid) -> Result<Safety, Failed> {
         let known = self
             .with_tree(task, tree)
@@ -220,15 +234,16 @@ impl CheckpointRows for Model {
 }
 
 impl Model {
-    fn with_tree(&self, task: TaskId, tree: &Oid) -> impl Iterator<Item = &Checkpoint> {
+    fn of_task(&self, task: TaskId) -> impl Iterator<Item = &Checkpoint> {
         let first = (task, SessionId::from_random(0), 0);
         let last = (task, SessionId::from_random(u128::MAX), u32::MAX);
-        let all = self
-            .checkpoints
-            .rows
-            .range(first..=last)
-            .map(|(_, checkpoint)| checkpoint);
-        all.filter(move |checkpoint| checkpoint.taken.tree == *tree)
+        let all = self.checkpoints.rows.range(first..=last);
+        all.map(|(_, checkpoint)| checkpoint)
+    }
+
+    fn with_tree(&self, task: TaskId, tree: &Oid) -> impl Iterator<Item = &Checkpoint> {
+        self.of_task(task)
+            .filter(move |checkpoint| checkpoint.taken.tree == *tree)
     }
 }
 

@@ -13,8 +13,8 @@ use super::record::{
     enrolment_columns, job_columns, person_token_columns, session_columns,
 };
 use super::value::{
-    failed, get, get_id, get_int, get_job_kind, get_json, get_optional_time, get_parsed, get_task_state, get_time, id,
-    int, time,
+    failed, get, get_id, get_int, get_job_kind, get_json, get_optional_json, get_optional_time, get_parsed,
+    get_task_state, get_time, id, int, time,
 };
 use crate::store::admission::{Enrolment, PersonToken};
 use crate::store::apply::waiting;
@@ -62,7 +62,7 @@ fn snapshot<T>(connection: &Connection, read: impl FnOnce(&Connection) -> Result
 
 macro_rules! task_columns {
     () => {
-        "t.n, t.id, t.state, t.created_at, t.ended_at, t.last_event, p.spec FROM tasks t JOIN specs p ON p.task = t.n"
+        "t.n, t.id, t.state, t.created_at, t.ended_at, t.last_event, p.spec, t.baseline FROM tasks t JOIN specs p ON p.task = t.n"
     };
 }
 
@@ -74,6 +74,7 @@ fn task_row(row: &Row<'_>) -> Result<(i64, TaskView)> {
         created_at: get_time(row, 3)?,
         ended_at: get_optional_time(row, 4)?,
         spec: get_json(row, 6, "task")?,
+        baseline: get_optional_json(row, 7, "verdict")?,
     };
     let view = TaskView {
         task,

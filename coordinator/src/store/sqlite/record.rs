@@ -10,8 +10,8 @@ use kage_core::session::Session;
 use rusqlite::Row;
 
 use super::value::{
-    corrupt, get, get_attempt_state, get_id, get_int, get_json, get_optional_id, get_optional_json, get_optional_time,
-    get_parsed, get_time,
+    corrupt, get, get_attempt_state, get_id, get_int, get_json, get_optional_id, get_optional_json,
+    get_optional_parsed, get_optional_time, get_parsed, get_time,
 };
 use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
 use crate::store::error::EngineError;
@@ -58,13 +58,13 @@ pub(super) fn session(row: &Row<'_>, task: TaskId) -> Result<Session, EngineErro
 macro_rules! job_columns {
     () => {
         "j.id, j.state, j.session, j.verifies, j.attempt, j.not_before, j.started, j.failed, j.lost, j.prefer, \
-         j.avoid, j.adapter, j.requirements, j.queued_at, j.held, j.priority"
+         j.avoid, j.adapter, j.requirements, j.queued_at, j.held, j.priority, j.baseline"
     };
 }
 pub(super) use job_columns;
 
 /// How many those are.
-pub(super) const JOB_COLUMNS: usize = 16;
+pub(super) const JOB_COLUMNS: usize = 17;
 
 const QUEUED: i64 = 0;
 const LEASED: i64 = 1;
@@ -96,11 +96,10 @@ pub(super) fn job_at(row: &Row<'_>, first: usize, task: TaskId) -> Result<JobRow
         DONE => JobState::Done,
         other => return Err(corrupt("job state")(format!("{other} is not a job state"))),
     };
-    let kind = match get::<Option<String>>(row, first + 3)? {
-        None => JobKind::Session,
-        Some(commit) => JobKind::Verify {
-            commit: commit.parse().map_err(corrupt("commit"))?,
-        },
+    let kind = match (get_optional_parsed(row, first + 3, "commit")?, get(row, first + 16)?) {
+        (None, _) => JobKind::Session,
+        (Some(commit), false) => JobKind::Verify { commit },
+        (Some(commit), true) => JobKind::Baseline { commit },
     };
     Ok(JobRow {
         job: Job {
@@ -163,11 +162,7 @@ macro_rules! checkpoint_columns {
 pub(super) use checkpoint_columns;
 
 pub(super) fn checkpoint(row: &Row<'_>) -> Result<Checkpoint, EngineError> {
-    let blob = |index| -> Result<_, EngineError> {
-        let text: Option<String> = get(row, index)?;
-        text.map(|text| text.parse().map_err(corrupt("digest"))).transpose()
-    };
-    let transcript = match blob(12)? {
+    let transcript = match get_optional_parsed(row, 12, "digest")? {
         Some(blob) => Some(TranscriptSegment {
             blob,
             from: get_int(row, 13)?,
@@ -188,7 +183,7 @@ pub(super) fn checkpoint(row: &Row<'_>) -> Result<Checkpoint, EngineError> {
             reason: get_parsed(row, 8, "reason")?,
             note: get(row, 9)?,
             files_changed: get_int(row, 10)?,
-            pack: blob(11)?,
+            pack: get_optional_parsed(row, 11, "digest")?,
             transcript,
             calls: get(row, 20)?,
         },
@@ -209,8 +204,7 @@ macro_rules! join_token_columns {
 pub(super) use join_token_columns;
 
 pub(super) fn join_token(row: &Row<'_>) -> Result<JoinTokenRow, EngineError> {
-    let key: Option<String> = get(row, 5)?;
-    let key = key.map(|text| text.parse().map_err(corrupt("digest"))).transpose()?;
+    let key = get_optional_parsed(row, 5, "digest")?;
     Ok(JoinTokenRow {
         secret: get_parsed(row, 0, "digest")?,
         project: get_parsed(row, 1, "project")?,
@@ -247,7 +241,6 @@ macro_rules! person_token_columns {
 pub(super) use person_token_columns;
 
 pub(super) fn person_token(row: &Row<'_>) -> Result<PersonToken, EngineError> {
-    let project: Option<String> = get(row, 6)?;
     Ok(PersonToken {
         id: get_id(row, 0)?,
         hash: get_parsed(row, 1, "digest")?,
@@ -255,9 +248,7 @@ pub(super) fn person_token(row: &Row<'_>) -> Result<PersonToken, EngineError> {
         name: get(row, 3)?,
         created_at: get_time(row, 4)?,
         revoked_at: get_optional_time(row, 5)?,
-        project: project
-            .map(|text| text.parse().map_err(corrupt("project")))
-            .transpose()?,
+        project: get_optional_parsed(row, 6, "project")?,
     })
 }
 

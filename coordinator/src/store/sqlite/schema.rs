@@ -213,6 +213,12 @@ ALTER TABLE agents ADD COLUMN cordoned INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE person_tokens ADD COLUMN project TEXT;
 ",
+    "
+ALTER TABLE tasks ADD COLUMN base TEXT;
+ALTER TABLE tasks ADD COLUMN baseline TEXT;
+UPDATE tasks SET base = (SELECT json_extract(spec, '$.repository.base') FROM specs WHERE task = tasks.n);
+ALTER TABLE jobs ADD COLUMN baseline INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// The newest schema that this program knows.

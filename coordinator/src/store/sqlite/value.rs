@@ -132,6 +132,16 @@ where
     text.parse().map_err(corrupt(what))
 }
 
+/// A text that names something, or nothing.
+pub(super) fn get_optional_parsed<T>(row: &Row<'_>, index: usize, what: &'static str) -> Result<Option<T>, EngineError>
+where
+    T: std::str::FromStr,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    let text: Option<String> = get(row, index)?;
+    text.map(|text| text.parse().map_err(corrupt(what))).transpose()
+}
+
 pub(super) const fn task_state(state: TaskState) -> &'static str {
     match state {
         TaskState::Running => "running",
@@ -194,7 +204,7 @@ pub(super) fn get_attempt_state(row: &Row<'_>, index: usize) -> Result<AttemptSt
 
 /// The names of job kinds, as text that outlives the row.
 pub(super) fn get_job_kind(row: &Row<'_>, index: usize) -> Result<&'static str, EngineError> {
-    get_name(row, index, "job kind", &["session", "verify"], |name| name)
+    get_name(row, index, "job kind", &["session", "verify", "baseline"], |name| name)
 }
 
 fn get_name<T: Copy>(

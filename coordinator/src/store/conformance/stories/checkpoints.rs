@@ -24,7 +24,7 @@ fn oid(n: u32) -> Oid {
     format!("{n:040x}").parse().unwrap()
 }
 
-fn base() -> Oid {
+pub(super) fn base() -> Oid {
     spec(1, None).repository.unwrap().base
 }
 

@@ -1,6 +1,6 @@
 //! Checkpoints of sessions.
 
-use kage_core::checkpoint::{Checkpoint, Safety};
+use kage_core::checkpoint::{Checkpoint, CheckpointReason, Safety};
 use kage_core::id::{Oid, SessionId, TaskId};
 use rusqlite::params;
 
@@ -66,6 +66,15 @@ impl CheckpointRows for SqliteRows<'_> {
              AND commit_id = ?3 ORDER BY number DESC LIMIT 1",
             params![id(task), id(session), commit.as_str()],
             |row| get_int(row, 0),
+        )
+    }
+
+    fn base_trees(&mut self, task: TaskId, base: &Oid) -> Result<Vec<Oid>, Failed> {
+        self.all(
+            "SELECT DISTINCT tree FROM checkpoints WHERE task = (SELECT n FROM tasks WHERE id = ?1) \
+             AND (commit_id = ?2 OR (reason = ?3 AND parent = ?2)) ORDER BY tree",
+            params![id(task), base.as_str(), CheckpointReason::Baseline.as_str()],
+            |row| get_parsed(row, 0, "tree"),
         )
     }
 

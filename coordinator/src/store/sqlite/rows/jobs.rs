@@ -15,7 +15,7 @@ impl JobRows for SqliteRows<'_> {
         let (state, attempt, not_before) = record::job_state(row.job.state);
         let verifies = match &row.job.kind {
             JobKind::Session => None,
-            JobKind::Verify { commit } => Some(commit.as_str()),
+            JobKind::Verify { commit } | JobKind::Baseline { commit } => Some(commit.as_str()),
         };
         let requirements = if row.requirements.is_empty() {
             None
@@ -26,8 +26,8 @@ impl JobRows for SqliteRows<'_> {
         self.insert(
             "job",
             "INSERT INTO jobs (task, id, state, session, verifies, attempt, not_before, started, failed, lost, \
-             prefer, avoid, adapter, requirements, queued_at, held, priority) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+             prefer, avoid, adapter, requirements, queued_at, held, priority, baseline) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
             params![
                 n,
                 id(row.job.id),
@@ -46,6 +46,7 @@ impl JobRows for SqliteRows<'_> {
                 time(row.queued_at),
                 row.job.held,
                 row.priority.as_i32(),
+                row.job.is_baseline(),
             ],
         )?;
         self.journal.note(Written::Job(Box::new(row.clone())));

@@ -11,8 +11,8 @@ use crate::store::recent::Written;
 use crate::store::rows::{Failed, TaskHead, TaskRows};
 use crate::store::sqlite::record::{self, session_columns};
 use crate::store::sqlite::value::{
-    get_int, get_json, get_optional_time, get_parsed, get_session_state, get_task_state, id, int, json, task_state,
-    time,
+    get_int, get_json, get_optional_json, get_optional_parsed, get_optional_time, get_parsed, get_session_state,
+    get_task_state, id, int, json, task_state, time,
 };
 
 impl TaskRows for SqliteRows<'_> {
@@ -20,8 +20,8 @@ impl TaskRows for SqliteRows<'_> {
         let spec = json("task", &task.spec)?;
         self.insert(
             "task",
-            "INSERT INTO tasks (id, project, state, created_at, ended_at, last_event, policy) \
-             VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6)",
+            "INSERT INTO tasks (id, project, state, created_at, ended_at, last_event, policy, base) \
+             VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7)",
             params![
                 id(task.id),
                 task.spec.project.as_str(),
@@ -29,6 +29,7 @@ impl TaskRows for SqliteRows<'_> {
                 time(task.created_at),
                 task.ended_at.map(time),
                 json("policy", &task.spec.policy)?,
+                task.spec.repository.as_ref().map(|repository| repository.base.as_str()),
             ],
         )?;
         let n = self.connection.last_insert_rowid();
@@ -47,7 +48,7 @@ impl TaskRows for SqliteRows<'_> {
             return Ok(Some(head));
         }
         self.one(
-            "SELECT project, policy, state, ended_at, last_event FROM tasks WHERE id = ?1",
+            "SELECT project, policy, state, ended_at, last_event, base, baseline FROM tasks WHERE id = ?1",
             params![id(task)],
             |row| {
                 Ok(TaskHead {
@@ -57,6 +58,8 @@ impl TaskRows for SqliteRows<'_> {
                     state: get_task_state(row, 2)?,
                     ended_at: get_optional_time(row, 3)?,
                     last_event: get_int(row, 4)?,
+                    base: get_optional_parsed(row, 5, "commit")?,
+                    baseline: get_optional_json(row, 6, "verdict")?,
                 })
             },
         )
@@ -65,14 +68,24 @@ impl TaskRows for SqliteRows<'_> {
     fn save_task(&mut self, task: &TaskHead) -> Result<(), Failed> {
         let n = self.number(task.id)?;
         self.execute(
-            "UPDATE tasks SET state = ?2, ended_at = ?3, last_event = ?4 WHERE n = ?1",
-            params![n, task_state(task.state), task.ended_at.map(time), int(task.last_event)],
+            "UPDATE tasks SET state = ?2, ended_at = ?3, last_event = ?4, baseline = ?5 WHERE n = ?1",
+            params![
+                n,
+                task_state(task.state),
+                task.ended_at.map(time),
+                int(task.last_event),
+                task.baseline
+                    .as_ref()
+                    .map(|verdict| json("verdict", verdict))
+                    .transpose()?,
+            ],
         )?;
         self.journal.note(Written::Head {
             task: task.id,
             state: task.state,
             ended_at: task.ended_at,
             last_event: task.last_event,
+            baseline: task.baseline.clone().map(Box::new),
         });
         Ok(())
     }
