@@ -1,5 +1,5 @@
 //! Reaching a path beneath a folder without ever following a symbolic link out of it: every
-//! parent is opened one name at a time, refusing links. What is done at the path is its
+//! parent is opened refusing links, by the system or one name at a time. What is done at the path is its
 //! users' business.
 
 use std::ffi::OsStr;
@@ -39,6 +39,9 @@ impl Beneath {
         let Some(last) = names.pop() else {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         };
+        if let Some(folder) = self.open_at_once(path.parent()) {
+            return Ok(Parent::Open(folder, last));
+        }
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         let mut folder = self.root.try_clone()?;
         let mut walked = PathBuf::new();
@@ -46,7 +49,11 @@ impl Beneath {
             walked.push(name);
             let mut opened = rustix::fs::openat(&folder, name, flags, Mode::empty());
             if create && matches!(opened, Err(Errno::NOENT)) {
-                rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o777))?;
+                match rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o777)) {
+                    // Somebody else made it just now.
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
                 opened = rustix::fs::openat(&folder, name, flags, Mode::empty());
             }
             folder = match opened {
@@ -56,6 +63,22 @@ impl Beneath {
             };
         }
         Ok(Parent::Open(folder, last))
+    }
+
+    /// Opens a folder in one call where the system refuses links by itself. `None` = it can
+    /// not, or something is in the way: one name at a time will tell.
+    #[cfg(target_os = "linux")]
+    fn open_at_once(&self, folder: Option<&Path>) -> Option<OwnedFd> {
+        use rustix::fs::{ResolveFlags, openat2};
+        let folder = folder.filter(|folder| *folder != Path::new(""))?;
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        openat2(&self.root, folder, flags, Mode::empty(), resolve).ok()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn open_at_once(&self, _folder: Option<&Path>) -> Option<OwnedFd> {
+        None
     }
 }
 

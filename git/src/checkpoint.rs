@@ -27,12 +27,13 @@ use kage_core::id::{Digest, Oid};
 use tokio::runtime::Handle;
 
 use crate::beneath::Beneath;
+use crate::durable::{Prepared, flush_all};
 use crate::error::{GitError, blocking};
 use crate::known::scan::Scan;
 use crate::known::{Folder, Seen, Stats, stats_of_index};
 use crate::lock::{self, RepositoryLock};
 use crate::mirror::Mirror;
-use crate::objects::{Objects, Prepared, Unflushed, flush_all, id_of, oid_of};
+use crate::objects::{Objects, Unflushed, id_of, oid_of};
 use crate::shadow::Shadow;
 use crate::staging::{lines, split};
 use crate::worktree::Worktree;

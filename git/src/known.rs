@@ -113,6 +113,19 @@ impl Folder {
 
     /// Its tree object, after writing those that are missing.
     pub(crate) fn write(&mut self, objects: &mut Objects) -> Result<Id, GitError> {
+        self.make_trees(&mut |bytes| objects.write(ObjectType::Tree, bytes))
+    }
+
+    /// The id that its tree object has. From then on all below count as written: when that is
+    /// not the id of a tree that is, this is of no use any more.
+    pub(crate) fn assume_written(&mut self) -> Result<Id, GitError> {
+        self.make_trees(&mut |bytes| {
+            let id = Id::hash_object(ObjectType::Tree, &bytes);
+            id.map_err(GitError::library("hash an object"))
+        })
+    }
+
+    fn make_trees(&mut self, make: &mut impl FnMut(Vec<u8>) -> Result<Id, GitError>) -> Result<Id, GitError> {
         if let Some(tree) = self.tree {
             return Ok(tree);
         }
@@ -120,7 +133,7 @@ impl Folder {
         for (name, node) in &mut self.nodes {
             let (kind, id) = match node {
                 Node::Entry(entry) => (entry.mode, entry.id),
-                Node::Folder(folder) => (mode::FOLDER, folder.write(objects)?),
+                Node::Folder(folder) => (mode::FOLDER, folder.make_trees(make)?),
             };
             // git orders a folder as if its name ended in a slash.
             let mut key = name.as_bytes().to_vec();
@@ -137,7 +150,7 @@ impl Folder {
             bytes.push(0);
             bytes.extend_from_slice(id.as_bytes());
         }
-        let tree = objects.write(ObjectType::Tree, &bytes)?;
+        let tree = make(bytes)?;
         self.tree = Some(tree);
         Ok(tree)
     }

@@ -16,8 +16,10 @@ mod beneath;
 mod lock;
 mod patterns;
 mod shadow;
+mod shared_work;
 mod staging;
 
+mod durable;
 mod objects;
 
 mod known;

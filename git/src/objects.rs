@@ -1,6 +1,6 @@
 //! Writing objects into a mirror so that they survive a power cut: byte for byte as given,
-//! without a filter or a line ending changed. which
-//! objects make a commit is its users' business.
+//! without a filter or a line ending changed. Which objects make a commit is its users'
+//! business.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -8,21 +8,25 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::SystemTime;
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
-use git2::{ObjectType, Odb, Oid as Id, Repository};
+use git2::{ObjectType, Odb, OdbLookupFlags, Oid as Id, Repository};
 use kage_core::id::Oid;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tempfile::{NamedTempFile, TempPath};
 
+use crate::durable::flush_all;
 use crate::error::GitError;
 use crate::shadow::IDENTITY;
+
+mod pack;
+
+use pack::{Finished, Loaded, Pack};
 
 /// The modes that a tree knows.
 pub(crate) mod mode {
@@ -37,11 +41,14 @@ pub(crate) mod mode {
 /// Files above this go through a stream instead of through memory.
 const STREAMED_BYTES: u64 = 16 << 20;
 
-/// With more new files than this, flushing the whole file system once is cheaper.
-const FLUSHED_ONE_BY_ONE: usize = 256;
+/// A file of at most this many bytes is read whole to hash it.
+const READ_AT_ONCE: usize = 1 << 20;
 
-/// A flush waits for the disk, not for a core; the file system joins those under way.
-const FLUSH_THREADS: usize = 8;
+/// As many small objects, and as many bytes of them, stay in memory. Those of more go into
+/// a pack, which is quicker to write and to flush than a file for each; those of fewer do
+/// not, since git looks through every pack there is.
+const MOST_LOOSE: usize = 100;
+const MOST_LOOSE_BYTES: usize = 8 << 20;
 
 /// The object store of a mirror.
 pub(crate) struct Objects {
@@ -54,9 +61,22 @@ pub(crate) struct Objects {
 /// an empty file of the right name would be taken for the object ever after.
 #[derive(Debug, Default)]
 pub(crate) struct Unflushed {
-    written: BTreeMap<Id, TempPath>,
+    few: BTreeMap<Id, Loaded>,
+    /// How much `few` hold.
+    bytes: usize,
+    /// There when they were not few.
+    pack: Option<Pack>,
+    /// Files of their own: large ones.
+    files: BTreeMap<Id, TempPath>,
     /// Written by somebody else, perhaps just now.
     found: BTreeSet<Id>,
+}
+
+impl Unflushed {
+    fn has(&self, id: &Id) -> bool {
+        let is_packed = self.pack.as_ref().is_some_and(|pack| pack.has(id));
+        is_packed || self.few.contains_key(id) || self.files.contains_key(id)
+    }
 }
 
 impl Objects {
@@ -85,21 +105,57 @@ impl Objects {
         Ok(object.data().to_vec())
     }
 
-    pub(crate) fn write(&mut self, kind: ObjectType, bytes: &[u8]) -> Result<Id, GitError> {
-        let id = Id::hash_object(kind, bytes).map_err(GitError::library("hash an object"))?;
-        self.write_as(id, kind, bytes, bytes.len() as u64)?;
+    pub(crate) fn write(&mut self, kind: ObjectType, bytes: Vec<u8>) -> Result<Id, GitError> {
+        let id = Id::hash_object(kind, &bytes).map_err(GitError::library("hash an object"))?;
+        self.write_as(id, kind, bytes)?;
         Ok(id)
     }
 
     /// Writes what has that id, unless it is there.
-    fn write_as(&mut self, id: Id, kind: ObjectType, mut content: impl io::Read, size: u64) -> Result<(), GitError> {
-        if self.unflushed.written.contains_key(&id) {
+    fn write_as(&mut self, id: Id, kind: ObjectType, bytes: Vec<u8>) -> Result<(), GitError> {
+        if self.is_there(id)? {
             return Ok(());
         }
-        if self.odb()?.exists(id) {
+        self.unflushed.bytes += bytes.len();
+        self.unflushed.few.insert(id, Loaded { kind, bytes });
+        if self.unflushed.few.len() > MOST_LOOSE || self.unflushed.bytes > MOST_LOOSE_BYTES {
+            self.pack()?;
+        }
+        Ok(())
+    }
+
+    fn is_there(&mut self, id: Id) -> Result<bool, GitError> {
+        if self.unflushed.has(&id) {
+            return Ok(true);
+        }
+        // Looking for packs that came meanwhile takes longer than to write it once more.
+        let is_there = self.odb()?.exists_ext(id, OdbLookupFlags::NO_REFRESH);
+        if is_there {
             self.unflushed.found.insert(id);
-            return Ok(());
         }
+        Ok(is_there)
+    }
+
+    /// Puts those in memory into the pack.
+    fn pack(&mut self) -> Result<(), GitError> {
+        let mut pack = match self.unflushed.pack.take() {
+            Some(pack) => pack,
+            None => Pack::new(&self.store.join("pack"))?,
+        };
+        pack.add(std::mem::take(&mut self.unflushed.few))?;
+        self.unflushed.bytes = 0;
+        self.unflushed.pack = Some(pack);
+        Ok(())
+    }
+
+    /// A file of its own for what has that id, flushed by nobody yet.
+    fn write_file_of(
+        &mut self,
+        id: Id,
+        kind: ObjectType,
+        mut content: impl io::Read,
+        size: u64,
+    ) -> Result<(), GitError> {
         let mut write = || {
             let file = NamedTempFile::with_prefix_in("tmp_obj_", &self.store)?;
             let mut packed = ZlibEncoder::new(file, Compression::fast());
@@ -112,25 +168,22 @@ impl Objects {
             Ok(file.into_temp_path())
         };
         let written = write().map_err(GitError::io("write an object in", &self.store))?;
-        self.unflushed.written.insert(id, written);
+        self.unflushed.files.insert(id, written);
         Ok(())
     }
 
     /// Takes an open file; nothing is written when its id is `known`, which is in the store.
     pub(crate) fn write_file(&mut self, file: File, size: u64, known: Option<Id>, path: &Path) -> Result<Id, GitError> {
-        let failed = |error| GitError::io("read", path)(error);
         if size > STREAMED_BYTES {
             return self.write_stream(file, known, path);
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-        (&file).take(u64::MAX).read_to_end(&mut bytes).map_err(failed)?;
-        if let Some(known) = known {
-            let id = Id::hash_object(ObjectType::Blob, &bytes).map_err(GitError::library("hash a file"))?;
-            if id == known {
-                return Ok(id);
-            }
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
+        (&file).read_to_end(&mut bytes).map_err(GitError::io("read", path))?;
+        let id = Id::hash_object(ObjectType::Blob, &bytes).map_err(GitError::library("hash a file"))?;
+        if known != Some(id) {
+            self.write_as(id, ObjectType::Blob, bytes)?;
         }
-        self.write(ObjectType::Blob, &bytes)
+        Ok(id)
     }
 
     fn write_stream(&mut self, mut file: File, known: Option<Id>, path: &Path) -> Result<Id, GitError> {
@@ -148,7 +201,9 @@ impl Objects {
         };
         let (copy, size) = copy().map_err(GitError::io("copy", path))?;
         let id = hash_open_file(&copy).map_err(GitError::io("read", path))?;
-        self.write_as(id, ObjectType::Blob, copy, size)?;
+        if !self.is_there(id)? {
+            self.write_file_of(id, ObjectType::Blob, copy, size)?;
+        }
         Ok(id)
     }
 
@@ -167,7 +222,7 @@ impl Objects {
         }
         text.push('\n');
         text.push_str(&message.replace('\0', "\u{fffd}"));
-        self.write(ObjectType::Commit, text.as_bytes())
+        self.write(ObjectType::Commit, text.into_bytes())
     }
 
     /// The tree of a commit.
@@ -178,25 +233,29 @@ impl Objects {
     /// Returns when all that was written survives a power cut, and `more` does. One wait
     /// for the disk is shorter than two.
     pub(crate) fn flush(&mut self, more: impl IntoIterator<Item = PathBuf>) -> Result<(), GitError> {
-        let mut paths: BTreeSet<PathBuf> = more.into_iter().collect();
-        paths.extend(self.unflushed.written.values().map(|file| file.to_path_buf()));
-        for id in &self.unflushed.found {
-            let file = self.place_of(*id);
-            // Else it is in a pack, which was flushed when it came.
-            if file.exists() {
-                paths.insert(file);
-            }
+        if self.unflushed.pack.is_some() {
+            self.pack()?;
         }
+        for (id, Loaded { kind, bytes }) in std::mem::take(&mut self.unflushed.few) {
+            self.write_file_of(id, kind, bytes.as_slice(), bytes.len() as u64)?;
+        }
+        let unflushed = std::mem::take(&mut self.unflushed);
+        let pack = unflushed.pack.map(Pack::finish).transpose()?;
+        let mut paths: BTreeSet<PathBuf> = more.into_iter().collect();
+        paths.extend(pack.iter().flat_map(Finished::paths));
+        paths.extend(unflushed.files.values().map(|file| file.to_path_buf()));
+        // Those that are not there are in a pack, which was flushed when it came.
+        let found = unflushed.found.into_iter().map(|id| self.place_of(id));
+        let found: Vec<PathBuf> = found.filter(|file| file.exists()).collect();
+        paths.extend(found.iter().cloned());
         flush_all(&paths.into_iter().collect::<Vec<_>>())?;
         let mut folders = BTreeSet::from([self.store.clone()]);
-        let found = std::mem::take(&mut self.unflushed.found);
-        folders.extend(
-            found
-                .into_iter()
-                .filter_map(|id| Some(self.place_of(id).parent()?.to_owned())),
-        );
-        folders.retain(|folder| folder.exists());
-        for (id, written) in std::mem::take(&mut self.unflushed.written) {
+        folders.extend(found.iter().filter_map(|file| Some(file.parent()?.to_owned())));
+        if let Some(pack) = pack {
+            pack.place()?;
+            folders.insert(self.store.join("pack"));
+        }
+        for (id, written) in unflushed.files {
             let place = self.place_of(id);
             let folder = place.parent().unwrap_or(&place).to_owned();
             fs::create_dir_all(&folder).map_err(GitError::io("create", &folder))?;
@@ -220,79 +279,43 @@ impl Objects {
     }
 }
 
-/// The id that the content of an open file has as a blob.
+/// The id that the content of an open file has as a blob, wherever it was read to.
 pub(crate) fn hash_open_file(file: &File) -> io::Result<Id> {
+    if let Some(bytes) = read_small(file)? {
+        return Id::hash_object(ObjectType::Blob, &bytes).map_err(io::Error::other);
+    }
     let path = format!("/dev/fd/{}", file.as_raw_fd());
     Id::hash_file(ObjectType::Blob, path).map_err(io::Error::other)
+}
+
+/// All of an open file, to whatever end it has when that is reached; `None` for a large one.
+fn read_small(file: &File) -> io::Result<Option<Vec<u8>>> {
+    let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    if size > READ_AT_ONCE {
+        return Ok(None);
+    }
+    // One byte more, to see the end.
+    let mut bytes = vec![0; size + 1];
+    let mut filled = 0;
+    while let Some(free) = bytes.get_mut(filled..).filter(|free| !free.is_empty()) {
+        match file.read_at(free, filled as u64) {
+            Ok(0) => {
+                bytes.truncate(filled);
+                return Ok(Some(bytes));
+            }
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // It grew meanwhile.
+    Ok(None)
 }
 
 /// Opens a file to read, but no symbolic link, and without waiting for a pipe's writer.
 pub(crate) fn open_file(folder: &OwnedFd, name: &OsStr) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(File::from(rustix::fs::openat(folder, name, flags, Mode::empty())?))
-}
-
-/// Flushes files and folders, all at the same time.
-pub(crate) fn flush_all(paths: &[PathBuf]) -> Result<(), GitError> {
-    if paths.len() > FLUSHED_ONE_BY_ONE
-        && let Some(path) = paths.first()
-    {
-        let file = File::open(path).map_err(GitError::io("open", path))?;
-        return rustix::fs::syncfs(&file).map_err(|error| GitError::io("flush", path)(error.into()));
-    }
-    let next = AtomicUsize::new(0);
-    let flush = || {
-        while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let file = File::open(path).map_err(GitError::io("open", path))?;
-            file.sync_all().map_err(GitError::io("flush", path))?;
-        }
-        Ok(())
-    };
-    thread::scope(|scope| {
-        let others: Vec<_> = (1..paths.len().min(FLUSH_THREADS))
-            .map(|_| scope.spawn(flush))
-            .collect();
-        let mut done = flush();
-        for other in others {
-            let interrupted = Err(GitError::Interrupted { action: "flushing" });
-            done = done.and(other.join().unwrap_or(interrupted));
-        }
-        done
-    })
-}
-
-/// A small file that is written, but not flushed and not in its place.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    file: NamedTempFile,
-    to: PathBuf,
-}
-
-impl Prepared {
-    /// Writes what `to` is to hold.
-    pub(crate) fn new(to: &Path, bytes: &[u8]) -> Result<Self, GitError> {
-        let folder = to.parent().unwrap_or(to);
-        fs::create_dir_all(folder).map_err(GitError::io("create", folder))?;
-        let mut file = NamedTempFile::new_in(folder).map_err(GitError::io("make a file in", folder))?;
-        file.write_all(bytes).map_err(GitError::io("write", to))?;
-        Ok(Self {
-            file,
-            to: to.to_owned(),
-        })
-    }
-
-    /// Where it is until it is placed, to be flushed.
-    pub(crate) fn path(&self) -> PathBuf {
-        self.file.path().to_owned()
-    }
-
-    /// Puts it in place whole. That survives a power cut once its folder is flushed.
-    pub(crate) fn place(self) -> Result<(), GitError> {
-        match self.file.persist(&self.to) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(GitError::io("create", &self.to)(error.error)),
-        }
-    }
 }
 
 /// libgit2's form of an id.

@@ -326,7 +326,7 @@ impl<'a> Scan<'a> {
                 Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
                 Err(error) => return Err(GitError::io("read", &full)(error.into())),
             };
-            (mode::LINK, self.objects.write(ObjectType::Blob, target.as_bytes())?)
+            (mode::LINK, self.objects.write(ObjectType::Blob, target.into_bytes())?)
         } else {
             let file = match open_file(parent, name) {
                 Ok(file) => file,

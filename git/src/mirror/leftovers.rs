@@ -97,7 +97,14 @@ fn sweep(mirror: &Path) -> Result<(), GitError> {
             folders.push(item.path());
         }
     })?;
-    folders.push(objects.join("pack"));
+    let packs = objects.join("pack");
+    list(&packs, |item, name| {
+        // The index comes last, and without it nobody finds the pack.
+        if name.ends_with(b".pack") && !item.path().with_extension("idx").exists() {
+            found.push(item.path());
+        }
+    })?;
+    folders.push(packs);
     for folder in &folders {
         list(folder, |item, name| {
             if name.starts_with(b"tmp_") || name.ends_with(b".keep") && is_gits_own(&item.path()) {

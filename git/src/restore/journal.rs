@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use git2::Oid as Id;
 
 use crate::checkpoint::Desk;
+use crate::durable::Prepared;
 use crate::error::GitError;
-use crate::objects::Prepared;
 use crate::staging::{lines, split};
 
 const FIRST_WORDS: &str = "kage-restore 1";

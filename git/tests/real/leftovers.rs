@@ -16,7 +16,8 @@ pub(crate) fn leftovers(mirror: &Path) -> Vec<PathBuf> {
         let starts = ["incoming-", "tmp_", ".tmp", "index-"]
             .iter()
             .any(|start| name.starts_with(start));
-        starts || name.ends_with(".lock") && name != "kage.lock" && name != "users.lock"
+        let is_unread = name.ends_with(".pack") && !path.with_extension("idx").exists();
+        starts || is_unread || name.ends_with(".lock") && name != "kage.lock" && name != "users.lock"
     };
     let files = fingerprint(mirror).into_iter().map(|(path, _, _)| path);
     files.filter(is_left).collect()
@@ -38,6 +39,7 @@ fn leave(mirror: &Path, base: &str) {
         "objects/ab/tmp_obj_a1b2c3",
         "objects/pack/tmp_pack_a1b2c3",
         "objects/pack/tmp_idx_a1b2c3",
+        "objects/pack/pack-a1b2c3.pack",
         ".tmpA1b2C3",
         "packed-refs.lock",
         "config.lock",

@@ -16,6 +16,7 @@ mod landings;
 mod leftovers;
 mod packs;
 mod restores;
+mod restores_many;
 mod restores_random;
 mod snapshots;
 mod upkeep;

@@ -26,7 +26,7 @@ pub(crate) fn paths(list: &[RestoredPath]) -> Vec<(&str, Becomes)> {
 }
 
 /// The files of a worktree without its `.git`.
-fn files(top: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
+pub(crate) fn files(top: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
     let own = top.join(".git");
     fingerprint(top)
         .into_iter()

@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 
-use super::Apply;
 use super::files::{entry_at, remove_folder};
+use super::{Apply, Step};
 use crate::beneath::Parent;
 use crate::error::GitError;
-use crate::known::{Difference, Entry};
 
 impl Apply<'_> {
     /// Finds again what an interrupted run kept.
@@ -41,12 +40,12 @@ impl Apply<'_> {
     }
 
     /// Looks at what an interrupted run left outside of the worktree.
-    pub(super) fn settle_leftovers(&mut self, steps: &[(PathBuf, Difference)]) -> Result<(), GitError> {
+    pub(super) fn settle_leftovers(&mut self, steps: &[Step]) -> Result<(), GitError> {
         self.pass("clear up")?;
         remove_folder(&self.parts)?;
-        for (number, (path, step)) in steps.iter().enumerate() {
-            self.settle(&number.to_string(), path, step)?;
-            self.settle(&format!("{number}.old"), path, step)?;
+        for step in steps {
+            self.settle(&step.number.to_string(), step)?;
+            self.settle(&format!("{}.old", step.number), step)?;
         }
         // Nothing is in it now, or it is not ours to delete.
         match fs::remove_dir(&self.ready) {
@@ -87,8 +86,9 @@ impl Apply<'_> {
     }
 
     /// Takes away what is at a path, and deletes it if a checkpoint has it.
-    pub(super) fn displace(&mut self, number: usize, path: &Path, step: &Difference) -> Result<(), GitError> {
-        let name_of_old = format!("{number}.old");
+    pub(super) fn displace(&mut self, step: &Step) -> Result<(), GitError> {
+        let path = &step.path;
+        let name_of_old = format!("{}.old", step.number);
         let to = self.ready.join(&name_of_old);
         let Parent::Open(parent, name) = self.parent(path)? else {
             return Ok(());
@@ -99,27 +99,25 @@ impl Apply<'_> {
             Err(Errno::NOENT) => return Ok(()),
             Err(error) => return Err(GitError::io("take away", &self.desk.root.join(path))(error.into())),
         }
-        self.settle(&name_of_old, path, step)
+        self.settle(&name_of_old, step)
     }
 
     /// Deletes what was displaced if a checkpoint has it; else it is kept.
-    pub(super) fn settle(&mut self, name: &str, path: &Path, step: &Difference) -> Result<(), GitError> {
+    pub(super) fn settle(&mut self, name: &str, step: &Step) -> Result<(), GitError> {
         let staged = self.ready.join(name);
         if fs::symlink_metadata(&staged).is_err() {
             return Ok(());
         }
         let there = entry_at(&staged)?;
-        let expected = [step.before, step.after];
-        let is_expected = |there: &Entry| expected.iter().flatten().any(|entry| entry.is_same(there));
         self.pass("delete what was replaced")?;
-        if there.as_ref().is_some_and(is_expected) {
+        if there.is_some_and(|there| step.expects(&there)) {
             return fs::remove_file(&staged).map_err(GitError::io("delete", &staged));
         }
-        let to = self.free_place(path);
+        let to = self.free_place(&step.path);
         let folder = to.parent().unwrap_or(&to);
         fs::create_dir_all(folder).map_err(GitError::io("create", folder))?;
         fs::rename(&staged, &to).map_err(GitError::io("create", &to))?;
-        self.kept.push((path.to_owned(), to));
+        self.kept.push((step.path.clone(), to));
         Ok(())
     }
 
