@@ -196,6 +196,9 @@ pub(crate) struct Board {
     refusals: HashMap<JobId, Vec<(AgentId, Instant)>>,
     /// Running attempts whose agent is to be told to stop, also after it came back.
     stopping: HashSet<AttemptId>,
+    /// How often somebody said that an agent takes work or does not. An agent that joins
+    /// meanwhile may have been read before.
+    orders: u64,
     counter: u64,
 }
 
@@ -211,6 +214,7 @@ impl Board {
             held: HashMap::new(),
             refusals: HashMap::new(),
             stopping: HashSet::new(),
+            orders: 0,
             counter: 0,
         }
     }

@@ -131,8 +131,14 @@ impl Board {
         }
     }
 
+    /// Changes with each call of [`Board::set_draining`] and [`Board::set_cordoned`].
+    pub(crate) const fn orders(&self) -> u64 {
+        self.orders
+    }
+
     /// The agent takes no new work, or does again.
     pub(crate) fn set_draining(&mut self, agent: AgentId, draining: bool) {
+        self.orders += 1;
         if let Some(member) = self.members.get_mut(&agent) {
             member.agent.draining = draining;
         }
@@ -140,6 +146,7 @@ impl Board {
 
     /// The agent is given no new work, or is again.
     pub(crate) fn set_cordoned(&mut self, agent: AgentId, cordoned: bool) {
+        self.orders += 1;
         if let Some(member) = self.members.get_mut(&agent) {
             member.agent.cordoned = cordoned;
         }

@@ -4,7 +4,7 @@ use kage_core::id::{AgentId, AttemptId, OfferId, TaskId};
 use kage_proto::v1;
 use tokio::time::Instant;
 
-use super::{Board, Offer, Offered, Pick, Running, Serial, Stage};
+use super::{Board, Member, Offer, Offered, Pick, Running, Serial, Stage};
 use crate::store::QueuedJob;
 
 impl Board {
@@ -84,8 +84,8 @@ impl Board {
         }
     }
 
-    /// An accepted attempt is stored. False when its agent has no such connection any more:
-    /// the caller ends the attempt.
+    /// An accepted attempt is stored: its agent is told to begin. False when it has no such
+    /// connection any more or was told to stop before it began: the caller ends the attempt.
     pub(crate) fn started(
         &mut self,
         agent: AgentId,
@@ -95,16 +95,19 @@ impl Board {
         now: Instant,
     ) -> bool {
         let lease_until = now + self.timings.lease_ttl;
-        let Some(member) = self.members.get_mut(&agent) else {
-            self.let_go(task);
-            return false;
-        };
-        member.pending = member.pending.saturating_sub(1);
-        if member.link().is_none_or(|link| link.serial != serial) {
-            self.let_go(task);
+        let begins = !self.stopping.contains(&attempt)
+            && match self.members.get(&agent).and_then(Member::link) {
+                Some(link) if link.serial == serial => self.tell(agent, granted_message(attempt)),
+                Some(_) | None => false,
+            };
+        if !begins {
+            self.not_started(agent, task);
             return false;
         }
-        member.running.insert(attempt, Running { task, lease_until });
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.pending = member.pending.saturating_sub(1);
+            member.running.insert(attempt, Running { task, lease_until });
+        }
         true
     }
 
@@ -120,5 +123,13 @@ impl Board {
         let offer = self.offers.remove(&id)?;
         self.not_started(offer.agent, offer.job.task);
         Some(offer.job)
+    }
+}
+
+fn granted_message(attempt: AttemptId) -> v1::ConnectResponse {
+    v1::ConnectResponse {
+        message: Some(v1::connect_response::Message::Granted(v1::Granted {
+            attempt_id: attempt.to_string(),
+        })),
     }
 }

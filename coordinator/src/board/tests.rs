@@ -229,7 +229,9 @@ fn a_stop_reaches_an_agent_that_was_away() {
     let (joined, mut inbox) = t.join(agent(1, 1), &[]);
     let pick = t.place().remove(0);
     let attempt = t.run(1, pick);
-    inbox.try_recv().unwrap().unwrap();
+    for _offered_and_granted in 0..2 {
+        inbox.try_recv().unwrap().unwrap();
+    }
     let me = AgentId::from_random(1);
     t.board.stop(me, attempt);
     let told = inbox.try_recv().unwrap().unwrap();
@@ -294,4 +296,44 @@ fn an_agent_that_left_counts_for_a_while_and_a_revoked_one_does_not() {
     assert_eq!(t.board.why_waiting(session, NOW, late).as_deref(), nobody);
     t.board.shut_out(me);
     assert_eq!(t.board.why_waiting(session, NOW, gone).as_deref(), nobody);
+}
+
+#[test]
+fn a_stop_that_comes_before_the_start_is_stored_is_not_overtaken() {
+    let mut t = table();
+    t.board.enqueue(job(1));
+    let (_joined, mut inbox) = t.join(agent(1, 1), &[]);
+    let pick = t.place().remove(0);
+    let (id, serial, task) = (pick.agent, pick.serial, pick.job.task);
+    let offer = t.offer(1, pick);
+    let (_, offered) = t.board.accept(offer, id, serial).unwrap();
+    t.board.stop(id, offered.attempt);
+    assert!(
+        !t.board.started(id, serial, task, offered.attempt, t.start),
+        "it is ended instead"
+    );
+    let granted = std::iter::from_fn(|| inbox.try_recv().ok()).any(|message| {
+        matches!(
+            message.unwrap().message,
+            Some(v1::connect_response::Message::Granted(_))
+        )
+    });
+    assert!(!granted, "the agent forgot the work when it heard the stop");
+    // The slot is free again.
+    t.board.enqueue(job(2));
+    assert_eq!(t.place().len(), 1);
+}
+
+#[test]
+fn a_session_whose_job_was_replaced_says_why_it_waits() {
+    let mut t = table();
+    t.board.enqueue(job(1));
+    let next = QueuedJob {
+        job: JobId::from_random(2),
+        ..job(1)
+    };
+    let session = next.session;
+    t.board.enqueue(next);
+    t.board.withdraw(JobId::from_random(1));
+    assert!(t.board.why_waiting(session, NOW, t.start).is_some());
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kage_core::attempt::EndReason;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, BootId, OfferId};
+use kage_core::job::JobState;
 use kage_core::task::Labels;
 use kage_proto::convert::agent::{AttemptKey, Hello, attempt_keys};
 use kage_proto::convert::{millis, parse};
@@ -25,9 +26,11 @@ use tonic::{Request, Response, Status, Streaming};
 use super::fleet::drain_message;
 use super::{principal, store_error};
 use crate::auth::Principal;
-use crate::board::{Joined, Outbox, Serial, stop_message};
+use crate::board::{Board, Joined, Outbox, Serial, stop_message};
 use crate::coordinator::Coordinator;
-use crate::store::{Claim, EndAttempts, Ending, RecordAgent, RenewLeases, Renewed, SetDraining, Start, StartAttempt};
+use crate::store::{
+    Claim, EndAttempts, Ending, QueuedJob, RecordAgent, RenewLeases, Renewed, SetDraining, Start, StartAttempt,
+};
 use crate::{dispatch, telemetry};
 
 /// Messages that wait for the network. An agent that lets them pile up is cut off.
@@ -159,7 +162,7 @@ impl Session {
         outbox: Outbox,
     ) -> Result<(Self, Joined), ApiError> {
         let (id, boot) = (hello.agent, hello.boot);
-        let agent = Agent {
+        let said = Agent {
             id,
             name: hello.name.clone(),
             boot,
@@ -173,8 +176,9 @@ impl Session {
             seen_at: coordinator.now(),
         };
         let store = &coordinator.store;
-        let record = RecordAgent { agent: agent.clone() };
-        store.apply(record).await.map_err(store_error)?;
+        let mut orders = coordinator.board().orders();
+        let record = RecordAgent { agent: said.clone() };
+        let mut agent = store.apply(record).await.map_err(store_error)?;
         let older = EndAttempts {
             which: Ending::OtherBoots { agent: id, boot },
             reason: EndReason::AgentRestarted,
@@ -186,9 +190,6 @@ impl Session {
             .apply(renewal(&coordinator, id, boot, hello.running))
             .await
             .map_err(store_error)?;
-        let agents = store.agents().await.map_err(super::read_error)?;
-        let known = agents.into_iter().find(|known| known.id == id);
-        let (draining, cordoned) = known.map_or((false, false), |known| (known.draining, known.cordoned));
         let welcome = v1::Welcome {
             protocol,
             heartbeat_interval_ms: millis(coordinator.timings.heartbeat),
@@ -197,28 +198,17 @@ impl Session {
             stop: renewed.refused.iter().map(ToString::to_string).collect(),
         };
         send(&outbox, ToAgent::Welcome(welcome))?;
-        let joined = {
-            let now = Instant::now();
-            let mut board = coordinator.board();
-            let agent = Agent {
-                draining,
-                cordoned,
-                ..agent
-            };
-            let joined = board.join(agent, outbox.clone(), &renewed.renewed, now);
-            let project = match caller {
-                Principal::Agent { project, .. } => Some(project.clone()),
-                Principal::Owner | Principal::Person { .. } | Principal::Stranger => None,
-            };
-            board.scope(id, project);
-            board.renewed(id, &renewed.renewed, now);
-            for attempt in board.to_stop(&renewed.renewed) {
-                board.tell(id, stop_message(attempt, "the session was cancelled"));
+        let joined = loop {
+            {
+                let mut board = coordinator.board();
+                if board.orders() == orders {
+                    break enter(&mut board, caller, agent, outbox.clone(), &renewed.renewed);
+                }
+                orders = board.orders();
             }
-            if draining {
-                board.tell(id, drain_message());
-            }
-            joined
+            // Somebody may have cordoned it since it was read.
+            let record = RecordAgent { agent: said.clone() };
+            agent = store.apply(record).await.map_err(store_error)?;
         };
         if !joined.forgotten.is_empty() {
             let which = Ending::These(joined.forgotten.clone());
@@ -309,7 +299,7 @@ impl Session {
             // Taken back meanwhile: the agent never hears that it may begin, and forgets it.
             return;
         };
-        let (name, outbox) = (self.name.clone(), self.outbox.clone());
+        let name = self.name.clone();
         self.starts.spawn(async move {
             let attempt = offered.attempt;
             let now = coordinator.now();
@@ -328,30 +318,22 @@ impl Session {
             match coordinator.store.apply(command).await {
                 Ok(Start::Started(changes)) => {
                     telemetry::attempt_started(&job.kind);
-                    let here = coordinator
+                    let begins = coordinator
                         .board()
                         .started(agent, serial, job.task, attempt, Instant::now());
                     coordinator.follow(changes);
-                    let granted = ToAgent::Granted(v1::Granted {
-                        attempt_id: attempt.to_string(),
-                    });
-                    if !here || send(&outbox, granted).is_err() {
+                    if !begins {
                         let which = Ending::These(vec![attempt]);
                         dispatch::end(coordinator, which, EndReason::AgentGone).await;
                     }
                 }
-                Ok(Start::NotStartable) => {
-                    not_started(&coordinator, agent, attempt, &job);
-                }
+                Ok(Start::NotStartable) => not_started(&coordinator, agent, attempt, job).await,
                 Err(error) => {
                     tracing::error!(%attempt, error = &error as &dyn std::error::Error, "cannot start an attempt");
-                    // It may be stored all the same. Ending it is right in both cases; if it
-                    // was not, the job waits as before.
-                    not_started(&coordinator, agent, attempt, &job);
+                    // It may be stored all the same. Ending it is right in both cases.
                     let which = Ending::These(vec![attempt]);
                     dispatch::end(Arc::clone(&coordinator), which, EndReason::AgentGone).await;
-                    coordinator.board().enqueue(job);
-                    coordinator.placeable.notify_one();
+                    not_started(&coordinator, agent, attempt, job).await;
                 }
             }
         });
@@ -390,7 +372,8 @@ impl Session {
             draining: true,
             now: self.coordinator.now(),
         };
-        self.coordinator.store.apply(command).await.map_err(store_error)
+        self.coordinator.store.apply(command).await.map_err(store_error)?;
+        Ok(())
     }
 
     fn say(&self, message: v1::ConnectResponse) -> Result<(), ApiError> {
@@ -398,11 +381,52 @@ impl Session {
     }
 }
 
-fn not_started(coordinator: &Coordinator, agent: AgentId, attempt: AttemptId, job: &crate::store::QueuedJob) {
-    let mut board = coordinator.board();
-    board.not_started(agent, job.task);
-    board.tell(agent, stop_message(attempt, "the job moved on before it was started"));
-    drop(board);
+/// Puts an agent on the board, and tells it what it did not hear while it was away.
+fn enter(board: &mut Board, caller: &Principal, agent: Agent, outbox: Outbox, renewed: &[AttemptId]) -> Joined {
+    let now = Instant::now();
+    let (id, draining) = (agent.id, agent.draining);
+    let joined = board.join(agent, outbox, renewed, now);
+    let project = match caller {
+        Principal::Agent { project, .. } => Some(project.clone()),
+        Principal::Owner | Principal::Person { .. } | Principal::Stranger => None,
+    };
+    board.scope(id, project);
+    board.renewed(id, renewed, now);
+    for attempt in board.to_stop(renewed) {
+        board.tell(id, stop_message(attempt, "the session was cancelled"));
+    }
+    if draining {
+        board.tell(id, drain_message());
+    }
+    joined
+}
+
+/// An accepted job did not become an attempt. It waits again if the store says so: its agent
+/// may have been started anew meanwhile, which is no fault of the job.
+async fn not_started(coordinator: &Coordinator, agent: AgentId, attempt: AttemptId, job: QueuedJob) {
+    {
+        let mut board = coordinator.board();
+        board.not_started(agent, job.task);
+        board.tell(agent, stop_message(attempt, "the job moved on before it was started"));
+    }
+    let waits = match coordinator.store.work(job.task, job.job).await {
+        Ok(work) => work.and_then(|work| match work.job.state {
+            JobState::Queued { not_before } => Some(QueuedJob {
+                not_before,
+                affinity: work.job.affinity,
+                ..job
+            }),
+            JobState::Leased { .. } | JobState::Done => None,
+        }),
+        Err(error) => {
+            tracing::error!(job = %job.job, error = &error as &dyn std::error::Error, "cannot be read");
+            // When it moved on, the next start of it will say so.
+            Some(job)
+        }
+    };
+    if let Some(job) = waits {
+        coordinator.board().enqueue(job);
+    }
     coordinator.placeable.notify_one();
 }
 
