@@ -55,16 +55,12 @@ impl FleetService for Fleet {
             draining: true,
             now: self.0.now(),
         };
-        self.0.store.apply(command).await.map_err(store_error)?;
-        {
+        let agent = self.0.store.apply(command).await.map_err(store_error)?;
+        if agent.draining {
             let mut board = self.0.board();
             board.set_draining(agent.id, true);
             board.tell(agent.id, drain_message());
         }
-        let agent = Agent {
-            draining: true,
-            ..agent
-        };
         Ok(Response::new(v1::DrainAgentResponse {
             agent: Some(view::agent(&self.0, agent)),
         }))
@@ -221,10 +217,10 @@ impl Fleet {
             cordoned,
             now: self.0.now(),
         };
-        self.0.store.apply(command).await.map_err(store_error)?;
-        self.0.board().set_cordoned(agent.id, cordoned);
+        let agent = self.0.store.apply(command).await.map_err(store_error)?;
+        self.0.board().set_cordoned(agent.id, agent.cordoned);
         self.0.placeable.notify_one();
-        Ok(view::agent(&self.0, Agent { cordoned, ..agent }))
+        Ok(view::agent(&self.0, agent))
     }
 }
 

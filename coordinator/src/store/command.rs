@@ -97,7 +97,8 @@ pub struct StartAttempt {
 pub enum Start {
     /// It is live: work may begin.
     Started(Changes),
-    /// The job moved on since it was offered; its agent is told to stop.
+    /// The job moved on since it was offered, or the agent was started anew. Its agent is
+    /// told to stop; the job may still wait.
     NotStartable,
 }
 

@@ -7,52 +7,60 @@ use crate::store::command::{RecordAgent, SetCordoned, SetDraining};
 use crate::store::rows::{Failed, Rows};
 
 impl Command for RecordAgent {
-    type Outcome = ();
+    /// The agent as it is stored.
+    type Outcome = Agent;
 
-    fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
+    fn apply(self, rows: &mut dyn Rows) -> Result<Agent, Failed> {
         let known = rows.agent(self.agent.id)?;
         let boot = self.agent.boot;
-        rows.put_agent(&Agent {
+        let agent = Agent {
             draining: known.as_ref().is_some_and(|known| known.draining && known.boot == boot),
             cordoned: known.is_some_and(|known| known.cordoned),
             ..self.agent
-        })
+        };
+        rows.put_agent(&agent)?;
+        Ok(agent)
     }
 }
 
 impl Command for SetDraining {
-    type Outcome = ();
+    /// The agent as it is now: a call that is repeated late changes nothing.
+    type Outcome = Agent;
 
-    fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
+    fn apply(self, rows: &mut dyn Rows) -> Result<Agent, Failed> {
+        let agent = rows.agent(self.agent)?.ok_or_else(|| not_found("agent", self.agent))?;
         if let Some(request) = &self.request
             && earlier_reply(rows, "drain_agent", request)?.is_some()
         {
-            return Ok(());
+            return Ok(agent);
         }
-        let agent = rows.agent(self.agent)?.ok_or_else(|| not_found("agent", self.agent))?;
-        rows.put_agent(&Agent {
+        let agent = Agent {
             draining: self.draining,
             ..agent
-        })?;
-        match self.request {
-            Some(request) => remember(rows, "drain_agent", request, String::new(), self.now),
-            None => Ok(()),
+        };
+        rows.put_agent(&agent)?;
+        if let Some(request) = self.request {
+            remember(rows, "drain_agent", request, String::new(), self.now)?;
         }
+        Ok(agent)
     }
 }
 
 impl Command for SetCordoned {
-    type Outcome = ();
+    /// The agent as it is now: a call that is repeated late changes nothing.
+    type Outcome = Agent;
 
-    fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
-        if earlier_reply(rows, "cordon_agent", &self.request)?.is_some() {
-            return Ok(());
-        }
+    fn apply(self, rows: &mut dyn Rows) -> Result<Agent, Failed> {
         let agent = rows.agent(self.agent)?.ok_or_else(|| not_found("agent", self.agent))?;
-        rows.put_agent(&Agent {
+        if earlier_reply(rows, "cordon_agent", &self.request)?.is_some() {
+            return Ok(agent);
+        }
+        let agent = Agent {
             cordoned: self.cordoned,
             ..agent
-        })?;
-        remember(rows, "cordon_agent", self.request, String::new(), self.now)
+        };
+        rows.put_agent(&agent)?;
+        remember(rows, "cordon_agent", self.request, String::new(), self.now)?;
+        Ok(agent)
     }
 }

@@ -66,8 +66,8 @@ pub(in crate::store::conformance) async fn agents_are_remembered_with_their_drai
     assert!(store.agents().await.unwrap()[0].draining, "the same start drains on");
     store.apply(RecordAgent { agent: agent(1, 2) }).await.unwrap();
     assert_eq!(store.agents().await.unwrap(), [agent(1, 2), agent(2, 1)]);
-    // The repeat of an old request must not drain the new start.
-    store.apply(drain(Some(request(1)))).await.unwrap();
+    // The repeat of an old request must not drain the new start, and says so.
+    assert!(!store.apply(drain(Some(request(1)))).await.unwrap().draining);
     assert!(!store.agents().await.unwrap()[0].draining);
     store.apply(drain(None)).await.unwrap();
     assert!(store.agents().await.unwrap()[0].draining);
@@ -100,8 +100,8 @@ pub(in crate::store::conformance) async fn a_cordon_outlives_every_start_of_its_
     };
     assert_eq!(cordoned().await, [true, false]);
     store.apply(cordon(2, 1, false)).await.unwrap();
-    // The repeat of an old request must not cordon it again.
-    store.apply(cordon(1, 1, true)).await.unwrap();
+    // The repeat of an old request must not cordon it again, and says so.
+    assert!(!store.apply(cordon(1, 1, true)).await.unwrap().cordoned);
     assert_eq!(cordoned().await, [false, false]);
     let error = store.apply(cordon(3, 9, true)).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound { what: "agent", .. }), "{error}");
