@@ -11,12 +11,13 @@ use tokio::time::Instant;
 use crate::coordinator::Coordinator;
 use crate::store::TaskView;
 
-/// How much is shown of a task's prompt and of its sessions' own contexts.
+/// How much is shown of a task: of its prompt, its sessions' own contexts and the paths that
+/// their results change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Prompt {
     /// All of it.
     Whole,
-    /// Its beginning and no contexts: lists and updates would otherwise repeat megabytes.
+    /// A beginning, no contexts and no paths: lists and updates would otherwise repeat megabytes.
     Short,
 }
 
@@ -25,9 +26,13 @@ const SHORT_PROMPT: usize = 4 << 10;
 
 /// A task and its sessions.
 pub(crate) fn task(coordinator: &Coordinator, view: TaskView, prompt: Prompt) -> v1::Task {
-    let sessions = view.sessions.iter().map(|row| session(coordinator, row)).collect();
+    let mut sessions: Vec<_> = view.sessions.iter().map(|row| session(coordinator, row)).collect();
     let mut task = view.task;
     if prompt == Prompt::Short {
+        for result in sessions.iter_mut().filter_map(|session| session.result.as_mut()) {
+            result.paths.clear();
+            result.deleted.clear();
+        }
         shorten(&mut task.spec.prompt);
         for assignment in &mut task.spec.assignments {
             assignment.context_delta = None;
