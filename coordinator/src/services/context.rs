@@ -114,8 +114,13 @@ impl ContextService for Contexts {
 impl Contexts {
     /// Makes the bytes durable and checks that they are a context. Comes back with their size.
     async fn take(&self, project: &ProjectId, digest: &Digest, content: Bytes) -> Result<u64, ApiError> {
-        let content = if content.is_empty() {
-            self.uploaded(project, digest).await?
+        if content.is_empty() {
+            let content = self.uploaded(project, digest).await?;
+            let size = content.len() as u64;
+            // It may be large, and is a blob already.
+            let checked = tokio::task::spawn_blocking(move || check(&content)).await;
+            checked.map_err(|error| internal("the context could not be read", &error))??;
+            Ok(size)
         } else {
             if content.len() > MAX_INLINE {
                 return Err(ApiError::invalid(
@@ -126,19 +131,12 @@ impl Contexts {
             if Digest::of(&content) != *digest {
                 return Err(ApiError::invalid("digest", "is not that of the content"));
             }
-            content
-        };
-        let context = Context::parse(&content).map_err(|error| ApiError::invalid("content", chain(&error)))?;
-        if context.canonical().as_bytes() != content {
-            return Err(ApiError::invalid(
-                "content",
-                "is not the canonical text of a context (sorted keys, no spaces)",
-            ));
+            check(&content)?;
+            let size = content.len() as u64;
+            let stored = self.0.blobs.put_bytes(project, content).await;
+            stored.map_err(|error| internal("the context could not be stored", &error))?;
+            Ok(size)
         }
-        let size = content.len() as u64;
-        let stored = self.0.blobs.put_bytes(project, content).await;
-        stored.map_err(|error| internal("the context could not be stored", &error))?;
-        Ok(size)
     }
 
     async fn uploaded(&self, project: &ProjectId, digest: &Digest) -> Result<Bytes, ApiError> {
@@ -154,6 +152,18 @@ impl Contexts {
             Some(_) => self.0.blobs.read(project, digest).await.map_err(failed),
         }
     }
+}
+
+/// A context is stored in one spelling, so that equal ones have one digest.
+fn check(content: &[u8]) -> Result<(), ApiError> {
+    let context = Context::parse(content).map_err(|error| ApiError::invalid("content", chain(&error)))?;
+    if context.canonical().as_bytes() != content {
+        return Err(ApiError::invalid(
+            "content",
+            "is not the canonical text of a context (sorted keys, no spaces)",
+        ));
+    }
+    Ok(())
 }
 
 fn names(caller: &Principal, project: &str, digest: &str) -> Result<(ProjectId, Digest), ApiError> {
