@@ -9,6 +9,7 @@ use kage_core::attempt::EndReason;
 use kage_core::checkpoint::TakenCheckpoint;
 use kage_core::event::{Event, EventBody, OutputStream, ResultCommit};
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::job::JobKind;
 use kage_core::recovery::Jitter;
 use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::AttemptKey;
@@ -21,7 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::coordinator::{Coordinator, Held};
 use crate::dispatch;
-use crate::output::{Feed, OutputAck};
+use crate::output::{Feed, FeedClosed, OutputAck};
 use crate::results::{self, Claimant, ResultError};
 use crate::services::{internal, read_error, store_error};
 use crate::store::{AppendEvents, Appended, Claim, Ending};
@@ -51,6 +52,8 @@ struct Subject {
     agent: AgentId,
     /// Whether it may write, when it was looked up.
     refused: Option<String>,
+    /// Whether it works on the session, and does not check it.
+    has_results: bool,
 }
 
 /// Whether the lane goes on.
@@ -251,7 +254,7 @@ impl Lane {
                 offset: length,
             };
             self.respond(append_response::Result::AckedOutput(ack), responses).await;
-            return Ok(After::More);
+            return Ok(After::Finished);
         }
         Ok(self.reject(reason, responses).await)
     }
@@ -264,6 +267,9 @@ impl Lane {
         if subject.refused.is_some() {
             // The store says so when it gets the event.
             return Ok(Ok(()));
+        }
+        if !subject.has_results {
+            return Ok(Err("only work on a session has a result".to_owned()));
         }
         let (task, session) = (subject.task, subject.session);
         let Some((project, repository)) = self.place_of(task).await? else {
@@ -326,14 +332,17 @@ impl Lane {
 
     /// Whoever watches ends with the task: what was delivered has to be readable by then.
     async fn before_end(&self) -> Result<(), ApiError> {
-        self.coordinator
-            .outputs
-            .settle(self.key.attempt)
-            .await
-            .map_err(|closed| ApiError::Unavailable {
-                message: closed.to_string(),
-                retry: None,
-            })
+        let unavailable = |closed: FeedClosed| ApiError::Unavailable {
+            message: closed.to_string(),
+            retry: None,
+        };
+        // What came here before and could not be written has to come again first. The files'
+        // owner is gone by then, so nobody else would know.
+        if let Some(feed) = &self.feed {
+            feed.settle().await.map_err(unavailable)?;
+        }
+        let settled = self.coordinator.outputs.settle(self.key.attempt).await;
+        settled.map_err(unavailable)
     }
 
     async fn speaker(&mut self) -> Result<Option<AgentId>, ApiError> {
@@ -360,6 +369,7 @@ impl Lane {
                     session: attempt.session,
                     agent: attempt.agent,
                     refused: refused.map(|stale| stale.to_string()),
+                    has_results: view.job_kind == JobKind::Session.as_str(),
                 }
             });
         }
@@ -382,7 +392,8 @@ impl Lane {
         self.rejected = Some(reason.clone());
         self.respond(append_response::Result::Rejected(v1::Rejected { reason }), responses)
             .await;
-        After::More
+        // What comes all the same gets a lane of its own, and the same answer.
+        After::Finished
     }
 
     async fn respond(&self, result: append_response::Result, responses: &Responses) {

@@ -57,7 +57,7 @@ impl Feed {
     }
 
     /// Waits until everything appended before is durable.
-    pub(super) async fn settle(&self) -> Result<(), FeedClosed> {
+    pub(crate) async fn settle(&self) -> Result<(), FeedClosed> {
         let (done, wait) = oneshot::channel();
         self.queue.send(Message::Settle(done)).await.map_err(|_| FeedClosed)?;
         wait.await.map_err(|_| FeedClosed)

@@ -113,7 +113,7 @@ conformance!(
     rejected_work_goes_back_to_a_safe_checkpoint,
     a_session_goes_back_when_somebody_asks,
     a_checkpoint_is_asked_for_once_per_request,
-    only_sessions_take_checkpoints,
+    only_work_on_a_session_has_checkpoints_and_results,
     the_base_is_checked_beside_the_sessions,
     a_base_that_fails_is_known_also_after_the_end,
     a_check_of_the_base_is_repeated_within_limits,

@@ -210,3 +210,30 @@ async fn a_watcher_that_does_not_read_holds_up_nobody() {
     assert_eq!(Seen::all(&mut slow).await.output["one"].len(), total);
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_end_is_taken_before_the_output_that_came_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(dir.path()).await;
+    let task = cluster.create(spec(&["one"])).await;
+    let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
+    let granted = agent.take().await;
+    // A file where the folder of its output belongs.
+    let folder = dir.path().join("output").join(granted.key.attempt.to_string());
+    std::fs::write(&folder, b"").unwrap();
+    agent.send_output(&granted.key, 0, b"last words").await;
+    let end = vec![EventBody::Finished(AttemptOutcome::Claimed)];
+    agent.send_events(&granted.key, 1, end).await;
+    assert!(agent.delivery_end().await.is_some(), "what was lost is to come again");
+    assert_eq!(cluster.get(&task.id).await.state(), v1::TaskState::Running);
+
+    std::fs::remove_file(&folder).unwrap();
+    let mut hello = agent.hello.clone();
+    hello.running = vec![granted.key.clone()];
+    let mut agent = FakeAgent::connect(&cluster, hello).await;
+    agent.send_output(&granted.key, 0, b"last words").await;
+    agent.finish(&granted.key, 1, AttemptOutcome::Claimed).await;
+    let seen = Seen::all(&mut cluster.watch(&task.id, "", true).await).await;
+    assert_eq!(seen.output["one"], b"last words");
+    cluster.stop().await;
+}

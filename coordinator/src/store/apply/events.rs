@@ -108,7 +108,7 @@ fn checkpoint(
 /// True for what only an attempt that works on the task may tell.
 const fn is_of_sessions(body: &EventBody) -> bool {
     match body {
-        EventBody::CheckpointTaken(_) | EventBody::Resumed { .. } => true,
+        EventBody::CheckpointTaken(_) | EventBody::Resumed { .. } | EventBody::ResultCommitted { .. } => true,
         EventBody::PhaseChanged(_)
         | EventBody::Activity(_)
         | EventBody::UsageRecorded { .. }
@@ -116,7 +116,6 @@ const fn is_of_sessions(body: &EventBody) -> bool {
         | EventBody::FilesChanged(_)
         | EventBody::OutputTruncated { .. }
         | EventBody::Warning(_)
-        | EventBody::ResultCommitted { .. }
         | EventBody::Finished(_) => false,
     }
 }

@@ -25,7 +25,7 @@ pub(super) use baseline::{
 pub(super) use checkpoints::{
     a_checkpoint_is_asked_for_once_per_request, a_crash_amid_edits_goes_back_to_between_two_steps,
     a_lost_session_goes_on_from_its_last_checkpoint, a_session_goes_back_when_somebody_asks,
-    only_sessions_take_checkpoints, rejected_work_goes_back_to_a_safe_checkpoint, taken,
+    only_work_on_a_session_has_checkpoints_and_results, rejected_work_goes_back_to_a_safe_checkpoint, taken,
 };
 pub(super) use events::{
     a_batch_that_contradicts_itself_is_refused, a_gap_is_named_and_a_repeat_is_acknowledged, a_stale_token_is_refused,

@@ -12,8 +12,8 @@ use kage_core::usage::Usage;
 
 use super::{CHECKED, begin, end, state, verify_job, view};
 use crate::store::conformance::fixture::{
-    agent_id, append, appended, at, attempt_id, boot_id, claimed, crashed, create, event, request, result, spec,
-    started, task_id, told, two_agents, verdict,
+    agent_id, append, appended, at, attempt_id, boot_id, claimed, committed, crashed, create, event, request, result,
+    spec, started, task_id, told, two_agents, verdict,
 };
 use crate::store::conformance::invariants::{Seen, check};
 use crate::store::{
@@ -301,13 +301,14 @@ pub(in crate::store::conformance) async fn a_checkpoint_is_asked_for_once_per_re
     end(&store).await;
 }
 
-pub(in crate::store::conformance) async fn only_sessions_take_checkpoints(store: Store) {
+pub(in crate::store::conformance) async fn only_work_on_a_session_has_checkpoints_and_results(store: Store) {
     let verify = verify_job(&store).await;
     started(&store, &verify, 2, 1, 2).await;
-    let command = append(2, 2, numbered(1, vec![files_changed(1, &base(), None)]));
-    assert_eq!(
-        store.apply(command).await.unwrap(),
-        Appended::Invalid(InvalidBatch::NotOfThisJob(1))
-    );
+    for events in [numbered(1, vec![files_changed(1, &base(), None)]), vec![committed(1)]] {
+        assert_eq!(
+            store.apply(append(2, 2, events)).await.unwrap(),
+            Appended::Invalid(InvalidBatch::NotOfThisJob(1))
+        );
+    }
     end(&store).await;
 }
