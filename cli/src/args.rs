@@ -110,6 +110,10 @@ pub struct Run {
         required = true
     )]
     pub with: Vec<String>,
+    /// Who takes a session over when its adapter cannot go on: its limit is used up for long,
+    /// its login is refused, no machine has it in working order. Tried in this order.
+    #[arg(long, value_name = "ADAPTER[:MODEL],...", value_delimiter = ',')]
+    pub fallback: Vec<String>,
     /// How many sessions of each.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub repeat: u32,

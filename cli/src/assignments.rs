@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kage_core::fallback::Fallback;
 use kage_core::id::{AdapterName, InvalidId, SessionName};
 use kage_core::task::{Assignment, Labels};
 
@@ -14,6 +15,8 @@ pub struct Worker {
     pub model: Option<String>,
     /// What the session is called.
     pub name: SessionName,
+    /// Who takes over when the adapter cannot go on.
+    pub fallbacks: Vec<Fallback>,
 }
 
 impl Worker {
@@ -26,6 +29,7 @@ impl Worker {
             model: self.model,
             context_delta,
             requirements: Labels::new(),
+            fallbacks: self.fallbacks,
         }
     }
 }
@@ -34,8 +38,10 @@ impl Worker {
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidWorker {
     /// The adapter's name cannot be one.
-    #[error("--with {entry:?}")]
+    #[error("{flag} {entry:?}")]
     Adapter {
+        /// The flag it was given to.
+        flag: &'static str,
         /// What was given.
         entry: String,
         /// Why not.
@@ -43,32 +49,30 @@ pub enum InvalidWorker {
         source: InvalidId,
     },
     /// Nothing follows the colon.
-    #[error("--with {0:?} names no model after the colon; leave the colon out for the adapter's default")]
-    EmptyModel(String),
+    #[error("{flag} {entry:?} names no model after the colon; leave the colon out for the adapter's default")]
+    EmptyModel {
+        /// The flag it was given to.
+        flag: &'static str,
+        /// What was given.
+        entry: String,
+    },
 }
 
-/// Reads `ADAPTER[:MODEL]` entries and names `repeat` sessions for each.
+/// Reads `ADAPTER[:MODEL]` entries and names `repeat` sessions for each; any of them may be taken
+/// over by those of `fallbacks`.
 ///
 /// A session is called after its adapter; where that would not be unique, a number follows.
 ///
 /// # Errors
 /// Says which entry is wrong.
-pub fn workers(with: &[String], repeat: u32) -> Result<Vec<Worker>, InvalidWorker> {
+pub fn workers(with: &[String], repeat: u32, fallbacks: &[String]) -> Result<Vec<Worker>, InvalidWorker> {
     let mut entries = Vec::new();
     for entry in with {
-        let (adapter, model) = match entry.split_once(':') {
-            Some((_, "")) => return Err(InvalidWorker::EmptyModel(entry.clone())),
-            Some((adapter, model)) => (adapter, Some(model.to_owned())),
-            None => (entry.as_str(), None),
-        };
-        let adapter: AdapterName = adapter.trim().parse().map_err(|source| InvalidWorker::Adapter {
-            entry: entry.clone(),
-            source,
-        })?;
-        for _ in 0..repeat {
-            entries.push((adapter.clone(), model.clone()));
-        }
+        let pair = who("--with", entry)?;
+        entries.extend(std::iter::repeat_n(pair, repeat as usize));
     }
+    let others = fallbacks.iter().map(|entry| who("--fallback", entry));
+    let others: Vec<(AdapterName, Option<String>)> = others.collect::<Result<_, _>>()?;
     let mut totals: BTreeMap<&AdapterName, u32> = BTreeMap::new();
     for (adapter, _) in &entries {
         *totals.entry(adapter).or_default() += 1;
@@ -84,6 +88,7 @@ pub fn workers(with: &[String], repeat: u32) -> Result<Vec<Worker>, InvalidWorke
                 Some(_) => format!("{adapter}-{number}"),
             };
             let name = name.parse().map_err(|source| InvalidWorker::Adapter {
+                flag: "--with",
                 entry: adapter.to_string(),
                 source,
             })?;
@@ -91,9 +96,38 @@ pub fn workers(with: &[String], repeat: u32) -> Result<Vec<Worker>, InvalidWorke
                 adapter: adapter.clone(),
                 model: model.clone(),
                 name,
+                // Nobody takes over from themselves.
+                fallbacks: others
+                    .iter()
+                    .filter(|other| (&other.0, &other.1) != (adapter, model))
+                    .map(|(adapter, model)| Fallback {
+                        adapter: adapter.clone(),
+                        model: model.clone(),
+                    })
+                    .collect(),
             })
         })
         .collect()
+}
+
+/// Reads one `ADAPTER[:MODEL]`.
+fn who(flag: &'static str, entry: &str) -> Result<(AdapterName, Option<String>), InvalidWorker> {
+    let (adapter, model) = match entry.split_once(':') {
+        Some((_, "")) => {
+            return Err(InvalidWorker::EmptyModel {
+                flag,
+                entry: entry.to_owned(),
+            });
+        }
+        Some((adapter, model)) => (adapter, Some(model.to_owned())),
+        None => (entry, None),
+    };
+    let adapter = adapter.trim().parse().map_err(|source| InvalidWorker::Adapter {
+        flag,
+        entry: entry.to_owned(),
+        source,
+    })?;
+    Ok((adapter, model))
 }
 
 /// A label without a key or a value.
@@ -129,7 +163,7 @@ mod tests {
 
     fn names(with: &[&str], repeat: u32) -> Vec<String> {
         let with: Vec<String> = with.iter().map(|s| (*s).to_owned()).collect();
-        workers(&with, repeat)
+        workers(&with, repeat, &[])
             .unwrap()
             .into_iter()
             .map(|w| w.name.to_string())
@@ -150,9 +184,22 @@ mod tests {
     }
 
     #[test]
+    fn anybody_may_take_over_but_oneself() {
+        let [with, fallbacks] = [vec!["codex", "claude-api:m"], vec!["claude-api:m", "claude-api"]]
+            .map(|entries| entries.into_iter().map(str::to_owned).collect::<Vec<_>>());
+        let workers = workers(&with, 1, &fallbacks).unwrap();
+        let others = |worker: &Worker| -> Vec<Option<String>> {
+            let fallbacks = worker.fallbacks.iter();
+            fallbacks.map(|fallback| fallback.model.clone()).collect()
+        };
+        assert_eq!(others(&workers[0]), [Some("m".to_owned()), None]);
+        assert_eq!(others(&workers[1]), [None]);
+    }
+
+    #[test]
     fn refuses_what_names_nobody() {
         for entry in ["", "Codex", "a b", "codex:"] {
-            assert!(workers(&[entry.to_owned()], 1).is_err(), "{entry:?}");
+            assert!(workers(&[entry.to_owned()], 1, &[]).is_err(), "{entry:?}");
         }
     }
 }

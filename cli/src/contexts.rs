@@ -130,7 +130,7 @@ mod tests {
         };
         let all = file("all.json", r#"{"a":1}"#);
         let codex = file("codex.json", r#"{"a":2}"#);
-        let workers = workers(&["codex".to_owned(), "claude-code".to_owned()], 1).unwrap();
+        let workers = workers(&["codex".to_owned(), "claude-code".to_owned()], 1, &[]).unwrap();
         let read = |files: &[String]| read(files, &workers);
 
         let contexts = read(&[all.clone(), format!("codex={codex}")]).unwrap();

@@ -69,7 +69,7 @@ async fn run_task(invocation: &Invocation, access: &Access, repository: &kage_gi
         with.join(","),
         sample::VERIFY
     ));
-    let spec = spec(access, repository, &assignments::workers(&with, 1)?).await?;
+    let spec = spec(access, repository, &assignments::workers(&with, 1, &[])?).await?;
     let task = tasks::create(access, spec, false).await?;
     let task = match follow::follow(invocation.out, access, task, Duration::MAX).await? {
         Followed::Ended(task) => task,

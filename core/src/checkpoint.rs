@@ -385,8 +385,14 @@ impl Chain {
         }
         let mut chain = Self::default();
         let mut end = 0;
+        let mut adapter = &first.adapter;
         for checkpoint in line.into_iter().rev() {
             chain.packs.extend(checkpoint.taken.pack.clone());
+            if checkpoint.adapter != *adapter {
+                // What another one said, this one cannot go on with.
+                (adapter, end) = (&checkpoint.adapter, 0);
+                chain.segments.clear();
+            }
             let Some(segment) = &checkpoint.taken.transcript else {
                 continue;
             };

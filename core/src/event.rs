@@ -247,6 +247,9 @@ pub enum InvalidBatch {
     /// A checkpoint of an attempt that only checks.
     #[error("event {0} is one of sessions, and the attempt checks a result")]
     NotOfThisJob(u64),
+    /// A checkpoint that nobody could ever put together.
+    #[error("event {0} tells of a checkpoint that follows neither the base nor a checkpoint of its session")]
+    UnknownParent(u64),
     /// Something comes after the last event.
     #[error("event {0} comes after the event that ended the attempt")]
     AfterEnd(u64),

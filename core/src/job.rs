@@ -365,6 +365,7 @@ impl Job {
             base_fails: around.base == Safety::Unsafe,
             reworked: session.trail.reworks,
             max_reworks: around.policy.max_reworks,
+            fallback: self.kind == JobKind::Session && !session.trail.fallbacks.is_empty(),
         }
     }
 
@@ -415,6 +416,15 @@ impl Job {
         let Circumstances { agent, now, .. } = around;
         let (action, kind) = (decision.action, failure.kind);
         let verify = self.kind != JobKind::Session;
+        let mut decision = decision;
+        if let Action::SwitchAdapter { .. } = action {
+            let before = session.adapter.clone();
+            if let Some(next) = session.hand_over() {
+                decision.reason = format!("{next} takes over from {before}: {}", decision.reason);
+            }
+            // What failed so far says nothing about another adapter.
+            (self.failed, self.held) = (0, 0);
+        }
         session.note(Incident {
             at: now,
             verify,
@@ -424,7 +434,9 @@ impl Job {
             decision,
         });
         match action {
-            Action::RetryCurrent { at } | Action::HoldUntil { at } => self.requeue(session, at),
+            Action::RetryCurrent { at } | Action::HoldUntil { at } | Action::SwitchAdapter { at } => {
+                self.requeue(session, at)
+            }
             Action::RollbackLast { at } => {
                 session.trail.head.clone_from(&around.points.settled);
                 // What spoiled it may be this machine.

@@ -10,6 +10,7 @@ pub mod access;
 pub mod json;
 pub mod pattern;
 pub mod usage;
+pub mod fallback;
 pub mod failure;
 pub mod failure_table;
 pub mod recovery;

@@ -6,6 +6,7 @@
 //!   the work itself is wrong --> RollbackSafe   (to the last one on which verify passed)
 //!   the machine's fault -------> MoveAgent
 //!   a limit is used up --------> HoldUntil      (its reset; nothing runs, nothing costs)
+//!   the adapter is walled -----> SwitchAdapter  (when the task names another one)
 //!   no cure, or tried enough --> Escalate       (and what a person should do)
 //! ```
 //! Whatever is repeated goes on from the newest checkpoint when it does not say otherwise,
@@ -21,8 +22,11 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Failure, FailureKind};
 use crate::time::{Timestamp, in_words};
 
+mod again;
 #[cfg(test)]
 mod tests;
+
+use again::Again;
 
 /// What was tried so far, the failure to decide on included, and what may be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub struct History {
     pub reworked: u32,
     /// How often it may.
     pub max_reworks: u32,
+    /// True when another adapter may take the session over.
+    pub fallback: bool,
 }
 
 /// What to do.
@@ -73,6 +79,12 @@ pub enum Action {
         /// Not before this time.
         at: Timestamp,
     },
+    /// The same job again, by the next adapter that the task allows, from the files of the
+    /// newest checkpoint and with a new conversation.
+    SwitchAdapter {
+        /// Not before this time.
+        at: Timestamp,
+    },
     /// The same job again when a limit was reset. Nothing runs until then.
     HoldUntil {
         /// The reset, or the next time to look.
@@ -91,6 +103,7 @@ impl Action {
             | Self::RollbackLast { at }
             | Self::RollbackSafe { at }
             | Self::MoveAgent { at }
+            | Self::SwitchAdapter { at }
             | Self::HoldUntil { at } => Some(at),
             Self::Escalate => None,
         }
@@ -108,6 +121,7 @@ impl Action {
             Self::RollbackLast { at } => format!("back to the last checkpoint between two steps, again {}", after(at)),
             Self::RollbackSafe { at } => format!("back to the last safe checkpoint, again {}", after(at)),
             Self::MoveAgent { at } => format!("again {}, on another agent if one fits", after(at)),
+            Self::SwitchAdapter { at } => format!("again {}, with another adapter", after(at)),
             Self::HoldUntil { at } => format!("held until {}", at.to_minute(now)),
             Self::Escalate => "given up".to_owned(),
         }
@@ -231,10 +245,6 @@ pub const CAPACITY_DELAY: Duration = Duration::from_secs(15);
 /// Verify attempts that may end without a decision before the session counts as unverified.
 pub const MAX_ERRORED_VERDICTS: u32 = 2;
 
-const MAX_DELAY: Duration = Duration::from_secs(5 * 60);
-/// Attempts, the first included, at failures that a repetition cures now and then.
-const DOUBTFUL_ATTEMPTS: u32 = 2;
-
 /// Decides what to do about `failure`, which `history` already counts.
 ///
 /// A lost agent and a used-up limit have limits of their own: they say nothing about the
@@ -244,19 +254,20 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
     use Confidence::{High, Low, Medium};
     use FailureKind as Kind;
 
-    if let Some(wait) = failure.retry_after.filter(|wait| *wait > LONGEST_WAIT) {
-        let reason = format!(
-            "the provider asks to wait for {}, which is longer than Kage waits; use another account or adapter",
-            in_words(wait)
-        );
-        return escalate(reason, High);
-    }
     let again = Again {
         history,
         failure,
         jitter,
         now,
     };
+    if let Some(wait) = failure.retry_after.filter(|wait| *wait > LONGEST_WAIT) {
+        let asked = format!(
+            "the provider asks to wait for {}, which is longer than Kage waits",
+            in_words(wait)
+        );
+        let otherwise = format!("{asked}; use another account or adapter");
+        return again.handed_over(&asked, |_| escalate(otherwise, High));
+    }
     match failure.kind {
         Kind::RateLimited => again.here(
             CAPACITY_DELAY,
@@ -315,6 +326,10 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
             "another machine has a mirror and a worktree of its own",
             "look at the repository in the agent's state folder",
         ),
+        Kind::AdapterUnavailable if history.failed >= history.max_attempts => again
+            .handed_over("it is not in working order on any machine that was tried", |again| {
+                again.spent("kage doctor on the agent's machine says what the adapter lacks")
+            }),
         Kind::AdapterUnavailable => again.elsewhere(
             High,
             "another machine may have the adapter in working order",
@@ -341,10 +356,12 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
             let reason = format!("{lost} agents were lost with it, so it may be what ends them; look at their logs");
             escalate(reason, Medium)
         }
-        Kind::Auth => escalate(
-            "no repetition cures a key or login that is refused; set it on the agent and run again",
-            High,
-        ),
+        Kind::Auth => again.handed_over("no repetition cures a key or login that is refused", |_| {
+            escalate(
+                "no repetition cures a key or login that is refused; set it on the agent and run again",
+                High,
+            )
+        }),
         Kind::InvalidRequest => escalate(
             "the same request would be refused again; check model, settings and prompt",
             High,
@@ -384,140 +401,5 @@ fn escalate(reason: impl Into<String>, confidence: Confidence) -> Decision {
         action: Action::Escalate,
         reason: reason.into(),
         confidence,
-    }
-}
-
-/// Trying again, within limits.
-#[derive(Clone, Copy)]
-struct Again<'a> {
-    history: History,
-    failure: &'a Failure,
-    jitter: Jitter,
-    now: Timestamp,
-}
-
-impl Again<'_> {
-    /// At most one repetition.
-    fn once(mut self) -> Self {
-        self.history.max_attempts = self.history.max_attempts.min(DOUBTFUL_ATTEMPTS);
-        self
-    }
-
-    fn here(self, first: Duration, confidence: Confidence, why: &str, otherwise: &str) -> Decision {
-        let Some((at, confidence, reason)) = self.when(first, confidence, why) else {
-            return self.spent(otherwise);
-        };
-        Decision {
-            action: Action::RetryCurrent { at },
-            reason,
-            confidence,
-        }
-    }
-
-    fn back(self, confidence: Confidence, why: &str, otherwise: &str) -> Decision {
-        let Some((at, confidence, reason)) = self.when(FIRST_DELAY, confidence, why) else {
-            return self.spent(otherwise);
-        };
-        Decision {
-            action: Action::RollbackLast { at },
-            reason,
-            confidence,
-        }
-    }
-
-    fn rework(self) -> Decision {
-        let History {
-            safe,
-            base_fails,
-            reworked,
-            max_reworks,
-            ..
-        } = self.history;
-        let why_not = match (max_reworks, safe) {
-            (_, false) if base_fails => {
-                "verify fails on the base as well, so the work may have left what was wrong before; read what both say (kage logs, kage logs --base)"
-            }
-            (0, _) => "the work itself is wrong; read it, and say more in the prompt (--rework lets it try again)",
-            (_, false) => "the work itself is wrong, and verify passed on no checkpoint to go back to; read it",
-            (_, true) if reworked >= max_reworks => "the work is still wrong; read it, and say more in the prompt",
-            (_, true) => {
-                return Decision {
-                    action: Action::RollbackSafe { at: self.now },
-                    reason: "from files that verify passed on, and knowing what failed, it may do better".to_owned(),
-                    confidence: Confidence::Low,
-                };
-            }
-        };
-        escalate(why_not, Confidence::Medium)
-    }
-
-    fn elsewhere(self, confidence: Confidence, why: &str, otherwise: &str) -> Decision {
-        let Some((at, confidence, reason)) = self.when(FIRST_DELAY, confidence, why) else {
-            return self.spent(otherwise);
-        };
-        Decision {
-            action: Action::MoveAgent { at },
-            reason,
-            confidence,
-        }
-    }
-
-    /// When the next attempt begins, how sure that is, and why. `None` when there is none left.
-    fn when(self, first: Duration, confidence: Confidence, why: &str) -> Option<(Timestamp, Confidence, String)> {
-        if self.history.failed >= self.history.max_attempts {
-            return None;
-        }
-        let doubled = |first: Duration| {
-            let doubled = first.saturating_mul(1 << self.history.failed.saturating_sub(1).min(16));
-            doubled.min(MAX_DELAY)
-        };
-        let (wait, confidence, reason) = match self.failure.retry_after {
-            // It says nothing about a second refusal, so that one still waits longer.
-            Some(asked) => (
-                asked.max(doubled(FIRST_DELAY)),
-                Confidence::High,
-                format!("the provider asked for {} (retry-after)", in_words(asked)),
-            ),
-            None => (doubled(first), confidence, why.to_owned()),
-        };
-        Some((self.now + self.jitter.spread(wait), confidence, reason))
-    }
-
-    fn spent(self, otherwise: &str) -> Decision {
-        let reason = match self.history.failed {
-            1 => format!("no more attempts are allowed; {otherwise}"),
-            n => format!("{n} attempts failed; {otherwise}"),
-        };
-        escalate(reason, Confidence::Medium)
-    }
-
-    fn held(self) -> Decision {
-        if self.history.held > MAX_HOLDS {
-            let reason =
-                format!("the limit was still used up after {MAX_HOLDS} holds; raise it, or use another account");
-            return escalate(reason, Confidence::Medium);
-        }
-        let (wait, confidence, reason) = match self.failure.retry_after {
-            Some(reset) => (
-                reset,
-                Confidence::High,
-                "the plan's limit is used up until then; waiting costs nothing".to_owned(),
-            ),
-            None => {
-                let every = in_words(PROBE);
-                let reason = format!(
-                    "the plan's limit or credit is used up, and nobody said until when, so it is tried every {every}; \
-                     waiting costs nothing"
-                );
-                (PROBE, Confidence::Medium, reason)
-            }
-        };
-        Decision {
-            action: Action::HoldUntil {
-                at: self.now + self.jitter.spread(wait),
-            },
-            reason,
-            confidence,
-        }
     }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{Checkpoint, Head, Resumption, Safety, TakenCheckpoint};
 use crate::event::{Event, EventBody, ResultCommit, Verdict};
 use crate::failure::Failure;
+use crate::fallback::Fallback;
 use crate::id::{AdapterName, AttemptId, SessionId, SessionName, TaskId};
 use crate::recovery::{Action, Incident};
 use crate::time::Timestamp;
@@ -244,6 +245,9 @@ pub struct Trail {
     pub resumptions: Vec<Resumption>,
     /// How often it went back to a safe checkpoint because its result failed verify.
     pub reworks: u32,
+    /// Adapters that may still take it over, the next one first.
+    #[serde(default)]
+    pub fallbacks: Vec<Fallback>,
 }
 
 /// One adapter working on the task.
@@ -318,6 +322,7 @@ impl Session {
                 calls_before: 0,
                 resumptions: Vec::new(),
                 reworks: 0,
+                fallbacks: Vec::new(),
             },
             pending_result: None,
             started_at: None,
@@ -434,6 +439,11 @@ impl Session {
                  project's checks: {}",
                 incident.failure.message
             ),
+            Some(incident) if matches!(incident.decision.action, Action::SwitchAdapter { .. }) => {
+                "The files are as another tool left them, which was at the same task and could not go on: do what is \
+                 left of it."
+                    .to_owned()
+            }
             Some(incident) if matches!(incident.decision.action, Action::RollbackLast { .. }) => {
                 "The files are as they were before the last, unfinished step.".to_owned()
             }
@@ -449,6 +459,17 @@ impl Session {
         self.cancel_requested = false;
         self.pending_result = None;
         self.ended_at = None;
+    }
+
+    /// Lets the next adapter take over, with its own model. `None` when there is none left.
+    pub fn hand_over(&mut self) -> Option<&AdapterName> {
+        if self.trail.fallbacks.is_empty() {
+            return None;
+        }
+        let next = self.trail.fallbacks.remove(0);
+        self.adapter = next.adapter;
+        self.model = next.model;
+        Some(&self.adapter)
     }
 
     /// Keeps a failure and what was decided about it, and forgets the oldest of many.

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::{InvalidContext, Patch, overridden};
 use crate::event::Verdict;
-use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionName, TaskId};
+use crate::fallback::{Fallback, MAX_FALLBACKS};
+use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionId, SessionName, TaskId};
 use crate::pattern::Patterns;
 use crate::priority::Priority;
-use crate::session::SessionStateKind;
+use crate::session::{Session, SessionStateKind};
 use crate::time::Timestamp;
 
 /// Labels of agents, and what tasks require of them.
@@ -38,6 +39,24 @@ pub struct Assignment {
     pub context_delta: Option<String>,
     /// Labels the agent must carry besides the task's.
     pub requirements: Labels,
+    /// Who takes over when the adapter cannot go on, in this order.
+    #[serde(default)]
+    pub fallbacks: Vec<Fallback>,
+}
+
+impl Assignment {
+    /// The session that it begins as. The first `walled` of those who may work are passed over:
+    /// nobody has them.
+    #[must_use]
+    pub fn session(&self, id: SessionId, task: TaskId, walled: usize) -> Session {
+        let (name, adapter) = (self.name.clone(), self.adapter.clone());
+        let mut session = Session::new(id, task, name, adapter, self.model.clone());
+        session.trail.fallbacks.clone_from(&self.fallbacks);
+        for _ in 0..walled {
+            session.hand_over();
+        }
+        session
+    }
 }
 
 /// How a claimed result is checked.
@@ -135,6 +154,9 @@ pub enum InvalidSpec {
     /// Two sessions have one name.
     #[error("two sessions are named {0:?}")]
     DuplicateName(SessionName),
+    /// More than one would ever need, and each is part of every row.
+    #[error("session {0:?} has more than {MAX_FALLBACKS} adapters to fall back to")]
+    TooManyFallbacks(SessionName),
     /// Verify needs a commit to check.
     #[error("a verify command needs a repository")]
     VerifyWithoutRepository,
@@ -224,8 +246,13 @@ impl TaskSpec {
         let mut names = BTreeSet::new();
         let mut deltas = Vec::new();
         for assignment in &self.assignments {
-            let model = assignment.model.as_ref().map_or(0, String::len);
-            at_most("the name of a model", model, MAX_MODEL_BYTES)?;
+            let others = assignment.fallbacks.iter().map(|fallback| &fallback.model);
+            for model in std::iter::once(&assignment.model).chain(others) {
+                at_most("the name of a model", length(model), MAX_MODEL_BYTES)?;
+            }
+            if assignment.fallbacks.len() > MAX_FALLBACKS {
+                return Err(InvalidSpec::TooManyFallbacks(assignment.name.clone()));
+            }
             if !names.insert(&assignment.name) {
                 return Err(InvalidSpec::DuplicateName(assignment.name.clone()));
             }
@@ -391,6 +418,7 @@ mod tests {
                 model: None,
                 context_delta: Some(delta.to_owned()),
                 requirements: Labels::new(),
+                fallbacks: Vec::new(),
             }],
             policy: Policy::default(),
         };
@@ -438,6 +466,7 @@ mod tests {
                     model: Some("m".repeat(MAX_MODEL_BYTES)),
                     context_delta: (session < 20).then(|| delta(session)),
                     requirements: Labels::new(),
+                    fallbacks: Vec::new(),
                 })
                 .collect(),
             policy: Policy {
@@ -497,6 +526,7 @@ mod tests {
             model: None,
             context_delta: None,
             requirements: Labels::new(),
+            fallbacks: Vec::new(),
         };
         let good = TaskSpec {
             project: ProjectId::default(),

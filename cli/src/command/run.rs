@@ -32,7 +32,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
         return Err(Refusal::usage(text).into());
     }
     invocation.settings = settings::load(Some(repository.root()))?;
-    let workers = assignments::workers(&args.with, args.repeat)?;
+    let workers = assignments::workers(&args.with, args.repeat, &args.fallback)?;
     let policy = policy(&args, &invocation.settings.run)?;
     let prompt = prompt(&args)?;
     let access = invocation.started().await?;

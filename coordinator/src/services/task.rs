@@ -6,8 +6,7 @@ use bytes::Bytes;
 use kage_core::cause::chain;
 use kage_core::id::{Digest, JobId, SessionId, TaskId};
 use kage_core::report;
-use kage_core::session::Session;
-use kage_core::task::{Task, TaskSpec, TaskState};
+use kage_core::task::{Assignment, Task, TaskSpec, TaskState};
 use kage_proto::convert::event::output_stream;
 use kage_proto::convert::{self, InvalidField};
 use kage_proto::status::ApiError;
@@ -58,15 +57,14 @@ impl TaskService for Tasks {
                 JobId::from_random(self.0.random()),
             )
         };
+        let (walled, lacking) = self.able(&spec);
         let command = CreateTask {
             request,
             task: TaskId::from_random(self.0.random()),
             sessions: spec.assignments.iter().map(|_| fresh()).collect(),
             baseline: spec.checked_base().map(|_| JobId::from_random(self.0.random())),
-            lacking: match message.wait_for_agent {
-                true => None,
-                false => self.lacking(&spec),
-            },
+            lacking: lacking.filter(|_| !message.wait_for_agent),
+            walled,
             spec,
             now: self.0.now(),
         };
@@ -222,14 +220,28 @@ impl Tasks {
         Ok(())
     }
 
-    /// Says which session would wait for an agent that nobody has heard of.
-    fn lacking(&self, spec: &TaskSpec) -> Option<String> {
+    /// How many of those who may work on each session nobody has, and why the first session
+    /// that nobody at all can work on would wait for ever.
+    fn able(&self, spec: &TaskSpec) -> (Vec<usize>, Option<String>) {
         let board = self.0.board();
         let now = Instant::now();
-        spec.assignments.iter().find_map(|session| {
-            let lacking = board.nobody_can(spec, session, now)?;
-            Some(format!("nobody can run the session {}: {lacking}", session.name))
-        })
+        let mut lacks = None;
+        let walled = spec.assignments.iter().map(|session| {
+            let own = board.nobody_can(spec, session, now)?;
+            let other = session.fallbacks.iter().position(|fallback| {
+                let instead = Assignment {
+                    adapter: fallback.adapter.clone(),
+                    ..session.clone()
+                };
+                board.nobody_can(spec, &instead, now).is_none()
+            });
+            if other.is_none() {
+                lacks.get_or_insert_with(|| format!("nobody can run the session {}: {own}", session.name));
+            }
+            other.map(|position| position + 1)
+        });
+        let walled = walled.map(Option::unwrap_or_default).collect();
+        (walled, lacks)
     }
 
     async fn check_context(&self, spec: &TaskSpec, base: &Digest) -> Result<(), ApiError> {
@@ -252,14 +264,9 @@ impl Tasks {
 /// caller a look into the database.
 fn as_created(command: &CreateTask) -> TaskView {
     let assignments = command.spec.assignments.iter().zip(&command.sessions);
-    let sessions = assignments.map(|(assignment, (id, _))| {
-        Session::new(
-            *id,
-            command.task,
-            assignment.name.clone(),
-            assignment.adapter.clone(),
-            assignment.model.clone(),
-        )
+    let sessions = assignments.enumerate().map(|(position, (assignment, (id, _)))| {
+        let walled = command.walled.get(position).copied().unwrap_or_default();
+        assignment.session(*id, command.task, walled)
     });
     TaskView {
         task: Task {

@@ -38,6 +38,9 @@ pub struct CreateTask {
     pub sessions: Vec<(SessionId, JobId)>,
     /// A fresh id for the job that checks the base, when that is wanted and it can be.
     pub baseline: Option<JobId>,
+    /// How many of those who may work on each assignment to pass over, because nobody has them;
+    /// none where it is silent.
+    pub walled: Vec<usize>,
     /// Why it is refused, unless an earlier call stored it: what no agent has.
     pub lacking: Option<String>,
     /// The time.

@@ -118,4 +118,7 @@ conformance!(
     a_base_that_fails_is_known_also_after_the_end,
     a_check_of_the_base_is_repeated_within_limits,
     a_check_of_the_base_ends_with_its_task,
+    another_adapter_takes_over_the_files,
+    an_adapter_that_nobody_has_is_passed_over,
+    a_checkpoint_follows_one_that_is_there,
 );

@@ -196,8 +196,14 @@ pub trait CheckpointRows {
     fn insert_checkpoint(&mut self, task: TaskId, checkpoint: &Checkpoint) -> Result<(), Failed>;
     /// Those of a session, oldest first.
     fn checkpoints(&mut self, task: TaskId, session: SessionId) -> Result<Vec<Checkpoint>, Failed>;
-    /// The place in the conversation at the newest checkpoint of a session that is this commit.
-    fn position(&mut self, task: TaskId, session: SessionId, commit: &Oid) -> Result<Option<u64>, Failed>;
+    /// The place in the conversation at the newest checkpoint of a session that is this commit,
+    /// and whose conversation it is.
+    fn position(
+        &mut self,
+        task: TaskId,
+        session: SessionId,
+        commit: &Oid,
+    ) -> Result<Option<(u64, AdapterName)>, Failed>;
     /// The trees of the task's checkpoints that have the files of its base, each once.
     fn base_trees(&mut self, task: TaskId, base: &Oid) -> Result<Vec<Oid>, Failed>;
     /// What is known of these files from any session of the task.

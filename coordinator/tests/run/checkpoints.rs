@@ -326,5 +326,33 @@ async fn what_cannot_be_is_refused() {
     let reason = agent.rejected().await;
     assert!(reason.contains("was not uploaded"), "{reason}");
     assert_eq!(cluster.get(&task.id).await.sessions[0].checkpoints, 0);
+
+    // Nor does one that follows what nobody has: the next attempt goes on from the last that is
+    // whole.
+    let granted = agent.take().await;
+    let whole = repo
+        .checkpoint(&cluster, &repo.base, CheckpointReason::FilesChanged)
+        .await;
+    fs::write(repo.path.join("b.txt"), "two\n").unwrap();
+    let untold = repo
+        .checkpoint(&cluster, &whole.commit, CheckpointReason::FilesChanged)
+        .await;
+    fs::write(repo.path.join("b.txt"), "three\n").unwrap();
+    let stray = repo
+        .checkpoint(&cluster, &untold.commit, CheckpointReason::FilesChanged)
+        .await;
+    let told = vec![EventBody::CheckpointTaken(whole.clone())];
+    agent.send_events(&granted.key, 1, told).await;
+    agent.acked(1).await;
+    let told = vec![EventBody::CheckpointTaken(stray)];
+    agent.send_events(&granted.key, 2, told).await;
+    let reason = agent.rejected().await;
+    assert!(reason.contains("follows neither the base nor a checkpoint"), "{reason}");
+    let next = agent.take().await;
+    let WorkKind::Session(work) = &next.work.kind else {
+        panic!("a session");
+    };
+    let resume = work.resume.as_deref().expect("it goes on");
+    assert_eq!((&resume.commit, next.work.attempt), (&whole.commit, 3));
     cluster.stop().await;
 }

@@ -164,6 +164,7 @@ pub(crate) fn spec(sessions: &[&str]) -> TaskSpec {
                 model: None,
                 context_delta: None,
                 requirements: Default::default(),
+                fallbacks: Vec::new(),
             })
             .collect(),
         policy: Default::default(),

@@ -180,3 +180,25 @@ fn words_are_read_as_they_are_written() {
     assert!("baseline\n".parse::<CheckpointReason>().is_err());
     assert!("Safe".parse::<Safety>().is_err());
 }
+
+#[test]
+fn one_adapter_does_not_go_on_with_what_another_one_said() {
+    let by = |mut checkpoint: Checkpoint, adapter: &str| {
+        checkpoint.adapter = adapter.parse().unwrap();
+        checkpoint
+    };
+    let first = by(checkpoint(1, BASE, segment(0, 4)), "one");
+    let silent = by(checkpoint(2, 1, None), "two");
+    let began = by(checkpoint(3, 2, segment(0, 2)), "two");
+    let all = [first, silent, began];
+    let resume = |number: usize, adapter: &str| {
+        let head = Head::of(&all[number - 1]);
+        let resume = Resume::of(&head, &all, &oid(BASE), &adapter.parse().unwrap(), 0).unwrap();
+        (resume.packs.len(), resume.position)
+    };
+    assert_eq!(resume(1, "one"), (1, 4));
+    assert_eq!(resume(1, "two"), (1, 0));
+    assert_eq!(resume(2, "two"), (2, 0), "nothing was said by it yet");
+    assert_eq!(resume(3, "two"), (3, 2));
+    assert_eq!(resume(3, "one"), (3, 0));
+}

@@ -3,6 +3,7 @@
 use super::*;
 use crate::checkpoint::Head;
 use crate::event::DiffStat;
+use crate::fallback::Fallback;
 use crate::task::VerifyPolicy;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
@@ -224,6 +225,34 @@ fn a_check_that_cannot_be_made_is_not_the_sessions_fault() {
     let verdict = session.state.verdict().map(|verdict| verdict.kind);
     assert_eq!(verdict, Some(VerdictKind::Errored));
     assert_eq!(session.state.result(), Some(&result()));
+}
+
+#[test]
+fn another_adapter_takes_over_with_counts_of_its_own() {
+    let (mut session, mut job) = (session(), job(JobKind::Session));
+    session.model = Some("large".to_owned());
+    session.trail.fallbacks = vec![Fallback {
+        adapter: "other".parse().unwrap(),
+        model: None,
+    }];
+    session.trail.head = Some(head(5));
+    let refused = AttemptOutcome::Failed(Failure::new(FailureKind::Auth, "the key is refused"));
+    job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
+    let moved = job.finish(&mut session, &refused, around(&checked(), &points()));
+    assert_eq!(moved, Finish::Moved(Moved::Requeued));
+    assert_eq!((session.adapter.as_str(), &session.model), ("other", &None));
+    assert_eq!((job.started, job.failed), (1, 0));
+    assert_eq!(session.trail.head, Some(head(5)), "its files are those that are there");
+    let told = session.incidents[0].words();
+    assert!(
+        told.contains("again at once, with another adapter: other takes over from adapter"),
+        "{told}"
+    );
+    assert!(session.note_to_model().contains("another tool"));
+    // There is nobody after it.
+    job.start(AttemptId::from_random(5), &mut session, "a", NOW).unwrap();
+    let moved = job.finish(&mut session, &refused, around(&checked(), &points()));
+    assert_eq!(moved, Finish::Moved(Moved::Over));
 }
 
 fn head(number: u32) -> Head {

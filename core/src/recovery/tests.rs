@@ -195,6 +195,63 @@ fn checkpoints_make_ways_back() {
 }
 
 #[test]
+fn a_walled_adapter_hands_over_when_another_one_may() {
+    let switch = Action::SwitchAdapter { at: NOW };
+    let spent = History {
+        failed: 2,
+        held: 1,
+        max_attempts: 2,
+        fallback: true,
+        ..History::default()
+    };
+    let unavailable = || Failure::new(FailureKind::AdapterUnavailable, "not installed");
+    let refused = || Failure::new(FailureKind::Auth, "the key is refused");
+    let far = LONGEST_WAIT.as_secs() + 1;
+    let cases = [
+        (spent, refused(), switch),
+        (spent, quota(None), switch),
+        (spent, quota(Some(3600)), switch),
+        (spent, quota(Some(far)), switch),
+        (spent, answer(429, "slow down", Some(far)), switch),
+        (spent, unavailable(), switch),
+        // It may be in working order elsewhere.
+        (
+            History { failed: 1, ..spent },
+            unavailable(),
+            Action::MoveAgent { at: NOW + FIRST_DELAY },
+        ),
+        // A reset that is near keeps the conversation.
+        (spent, quota(Some(60)), Action::HoldUntil { at: seconds(60) }),
+        (
+            History {
+                held: MAX_HOLDS + 1,
+                ..spent
+            },
+            quota(Some(60)),
+            switch,
+        ),
+        // None of the adapter's fault.
+        (spent, Failure::new(FailureKind::LogicError, "x"), Action::Escalate),
+        (spent, Failure::new(FailureKind::AdapterCrash, "x"), Action::Escalate),
+        (spent, Failure::new(FailureKind::InvalidRequest, "x"), Action::Escalate),
+    ];
+    for (history, failure, action) in cases {
+        let decision = decide(history, &failure, Jitter::NONE, NOW);
+        assert_eq!(decision.action, action, "{failure}");
+        let alone = decide(
+            History {
+                fallback: false,
+                ..history
+            },
+            &failure,
+            Jitter::NONE,
+            NOW,
+        );
+        assert!(!matches!(alone.action, Action::SwitchAdapter { .. }), "{failure}");
+    }
+}
+
+#[test]
 fn work_is_not_blamed_for_what_fails_without_it() {
     let history = History {
         failed: 1,

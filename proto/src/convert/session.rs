@@ -117,6 +117,7 @@ impl From<Action> for v1::RecoveryAction {
             Action::RollbackLast { .. } => Self::RollbackLast,
             Action::RollbackSafe { .. } => Self::RollbackSafe,
             Action::MoveAgent { .. } => Self::MoveAgent,
+            Action::SwitchAdapter { .. } => Self::SwitchAdapter,
             Action::HoldUntil { .. } => Self::HoldUntil,
             Action::Escalate => Self::Escalate,
         }
@@ -173,6 +174,7 @@ mod tests {
             (Action::RollbackLast { at }, v1::RecoveryAction::RollbackLast, 1_000),
             (Action::RollbackSafe { at }, v1::RecoveryAction::RollbackSafe, 1_000),
             (Action::MoveAgent { at }, v1::RecoveryAction::MoveAgent, 1_000),
+            (Action::SwitchAdapter { at }, v1::RecoveryAction::SwitchAdapter, 1_000),
             (Action::HoldUntil { at }, v1::RecoveryAction::HoldUntil, 1_000),
             (Action::Escalate, v1::RecoveryAction::Escalate, 0),
         ] {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kage_core::fallback::Fallback;
 use kage_core::id::ProjectId;
 use kage_core::task::{Assignment, Policy, RepositoryRef, Task, TaskSpec, TaskState, VerifyPolicy};
 
@@ -36,6 +37,26 @@ impl TryFrom<v1::Repository> for RepositoryRef {
     }
 }
 
+impl From<Fallback> for v1::Fallback {
+    fn from(fallback: Fallback) -> Self {
+        Self {
+            adapter: fallback.adapter.into(),
+            model: fallback.model.unwrap_or_default(),
+        }
+    }
+}
+
+impl TryFrom<v1::Fallback> for Fallback {
+    type Error = InvalidField;
+
+    fn try_from(fallback: v1::Fallback) -> Result<Self, InvalidField> {
+        Ok(Self {
+            adapter: parse("adapter", &fallback.adapter)?,
+            model: non_empty(fallback.model),
+        })
+    }
+}
+
 impl From<Assignment> for v1::Assignment {
     fn from(assignment: Assignment) -> Self {
         Self {
@@ -44,6 +65,7 @@ impl From<Assignment> for v1::Assignment {
             model: assignment.model.unwrap_or_default(),
             context_delta: assignment.context_delta.unwrap_or_default(),
             requirements: assignment.requirements.into_iter().collect(),
+            fallbacks: assignment.fallbacks.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -58,6 +80,12 @@ impl TryFrom<v1::Assignment> for Assignment {
             model: non_empty(assignment.model),
             context_delta: non_empty(assignment.context_delta),
             requirements: assignment.requirements.into_iter().collect(),
+            fallbacks: assignment
+                .fallbacks
+                .into_iter()
+                .enumerate()
+                .map(|(i, f)| Fallback::try_from(f).map_err(|e| e.within(format_args!("fallbacks[{i}]"))))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -218,6 +246,10 @@ mod tests {
                     model: Some("m".into()),
                     context_delta: Some("{\"a\":1}".into()),
                     requirements: labels("gpu"),
+                    fallbacks: vec![Fallback {
+                        adapter: "codex".parse().unwrap(),
+                        model: Some("n".into()),
+                    }],
                 },
                 Assignment {
                     name: "two".parse().unwrap(),
@@ -225,6 +257,7 @@ mod tests {
                     model: None,
                     context_delta: None,
                     requirements: Default::default(),
+                    fallbacks: Vec::new(),
                 },
             ],
             policy: Policy {

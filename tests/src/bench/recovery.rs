@@ -193,6 +193,7 @@ async fn fill(store: &Store, sessions: u32) -> anyhow::Result<()> {
                 model: None,
                 context_delta: None,
                 requirements: Labels::default(),
+                fallbacks: Vec::new(),
             })
         });
         let ids = (0..u128::from(PER_TASK)).map(|i| {
@@ -212,6 +213,7 @@ async fn fill(store: &Store, sessions: u32) -> anyhow::Result<()> {
             },
             sessions: ids.collect(),
             baseline: None,
+            walled: Vec::new(),
             lacking: None,
             now,
         };

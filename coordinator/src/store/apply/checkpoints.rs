@@ -58,7 +58,7 @@ impl Command for RestoreSession {
         }))?;
         let next = JobRow {
             job: Job::again(self.next_job, &session, self.now),
-            adapter: first.adapter,
+            adapter: session.adapter.clone(),
             requirements: first.requirements,
             priority: first.priority,
             queued_at: self.now,

@@ -145,6 +145,10 @@ impl End<'_> {
             reason,
         });
         if moved == Moved::Requeued {
+            if !self.row.job.is_baseline() {
+                // Another one may have taken over.
+                self.row.adapter.clone_from(&self.session.adapter);
+            }
             self.row.queued_at = now;
             changes.queued.extend(waiting(self.row, &self.head.project));
         }

@@ -3,7 +3,8 @@
 use kage_core::attempt::Admission;
 use kage_core::checkpoint::Safety;
 use kage_core::event::{Event, EventBody, InvalidBatch, check_batch};
-use kage_core::job::JobKind;
+use kage_core::id::Oid;
+use kage_core::job::{Job, JobKind};
 use kage_core::session::Session;
 use kage_core::time::Timestamp;
 
@@ -46,6 +47,9 @@ impl Command for AppendEvents {
         {
             return Ok(Appended::Invalid(InvalidBatch::NotOfThisJob(event.seq)));
         }
+        if let Some(stray) = stray_checkpoint(rows, &head, &row.job, fresh)? {
+            return Ok(Appended::Invalid(stray));
+        }
         let before = session_of(rows, &row.job)?;
         let mut session = before.clone();
         let mut end = None;
@@ -84,6 +88,28 @@ impl Command for AppendEvents {
     }
 }
 
+/// The first checkpoint that follows neither the base nor another one of its session: nobody
+/// could ever put it together.
+fn stray_checkpoint(
+    rows: &mut dyn Rows,
+    head: &TaskHead,
+    job: &Job,
+    events: &[Event],
+) -> Result<Option<InvalidBatch>, Failed> {
+    let mut told: Vec<&Oid> = head.base.iter().collect();
+    for event in events {
+        let EventBody::CheckpointTaken(taken) = &event.body else {
+            continue;
+        };
+        let known = told.contains(&&taken.parent) || rows.position(job.task, job.session, &taken.parent)?.is_some();
+        if !known {
+            return Ok(Some(InvalidBatch::UnknownParent(event.seq)));
+        }
+        told.push(&taken.commit);
+    }
+    Ok(None)
+}
+
 /// Stores the checkpoint that an event tells of, which `session` counts already.
 fn checkpoint(
     rows: &mut dyn Rows,
@@ -95,7 +121,12 @@ fn checkpoint(
     let EventBody::CheckpointTaken(taken) = &event.body else {
         return Ok(());
     };
-    let before = rows.position(session.task, session.id, &taken.parent)?.unwrap_or(0);
+    let parent = rows.position(session.task, session.id, &taken.parent)?;
+    // Another one's conversation is not gone on with.
+    let before = parent.map_or(
+        0,
+        |(position, adapter)| if adapter == session.adapter { position } else { 0 },
+    );
     let mut checkpoint = session.checkpoint(taken.clone(), before, event.at, now);
     checkpoint.safety = rows.safety(session.task, &taken.tree)?;
     let of_base = head.base.as_ref().is_some_and(|base| taken.is_base(base));

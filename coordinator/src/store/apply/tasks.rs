@@ -1,7 +1,6 @@
 //! Tasks: created with their sessions and jobs, and cancelled.
 
 use kage_core::job::{Job, JobKind, JobState};
-use kage_core::session::Session;
 use kage_core::task::{Task, TaskState};
 
 use super::{
@@ -21,6 +20,7 @@ impl Command for CreateTask {
             spec,
             sessions,
             baseline,
+            walled,
             lacking,
             now,
         } = self;
@@ -61,17 +61,12 @@ impl Command for CreateTask {
         };
         let assignments = task.spec.assignments.iter().zip(sessions).enumerate();
         for (position, (assignment, (session, job))) in assignments {
-            let session = Session::new(
-                session,
-                id,
-                assignment.name.clone(),
-                assignment.adapter.clone(),
-                assignment.model.clone(),
-            );
+            let walled = walled.get(position).copied().unwrap_or_default();
+            let session = assignment.session(session, id, walled);
             rows.insert_session(&session, position)?;
             let row = JobRow {
                 job: Job::new(job, id, session.id, JobKind::Session, now),
-                adapter: assignment.adapter.clone(),
+                adapter: session.adapter.clone(),
                 requirements: task.spec.requirements(assignment),
                 priority: task.spec.policy.priority,
                 queued_at: now,

@@ -56,6 +56,7 @@ pub(super) fn spec(sessions: usize, verify: Option<&str>) -> TaskSpec {
         model: (n % 2 == 1).then(|| "model".to_owned()),
         context_delta: None,
         requirements: Labels::from([("os".to_owned(), "linux".to_owned())]),
+        fallbacks: Vec::new(),
     });
     TaskSpec {
         project: ProjectId::default(),
@@ -88,6 +89,7 @@ pub(super) fn create(n: u128, spec: TaskSpec, now: Timestamp) -> CreateTask {
         spec,
         sessions,
         baseline: None,
+        walled: Vec::new(),
         lacking: None,
         now,
     }

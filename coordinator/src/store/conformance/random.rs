@@ -414,7 +414,11 @@ impl Pair {
             Last::Commits => events.push(committed(end)),
             Last::Checkpoints(reason) => {
                 let number = u32::try_from(end % 5).unwrap();
-                let parent = format!("{:040x}", number / 2).parse().unwrap();
+                let parent = match number {
+                    0 | 1 => spec(1, None).repository.map(|repository| repository.base).unwrap(),
+                    // It may never have been taken.
+                    number => format!("{:040x}", number / 2).parse().unwrap(),
+                };
                 events.push(event(end, EventBody::CheckpointTaken(taken(number, &parent, reason))));
             }
             Last::Claims => events.extend([committed(end), claimed(end + 1)]),

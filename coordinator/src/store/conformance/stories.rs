@@ -13,6 +13,7 @@ use crate::store::{QueuedJob, Store, TaskView};
 mod baseline;
 mod checkpoints;
 mod events;
+mod handover;
 mod leases;
 mod lists;
 mod outcomes;
@@ -30,6 +31,10 @@ pub(super) use checkpoints::{
 pub(super) use events::{
     a_batch_that_contradicts_itself_is_refused, a_gap_is_named_and_a_repeat_is_acknowledged, a_stale_token_is_refused,
     another_agent_is_refused, nothing_is_taken_after_the_end, usage_and_activity_add_up,
+};
+pub(super) use handover::{
+    a_checkpoint_follows_one_that_is_there, an_adapter_that_nobody_has_is_passed_over,
+    another_adapter_takes_over_the_files,
 };
 pub(super) use leases::{
     a_new_start_of_an_agent_ends_the_older_ones_attempts, an_attempt_starts_once_and_for_the_present_start_only,

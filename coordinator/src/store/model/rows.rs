@@ -6,7 +6,9 @@ use kage_core::attempt::Attempt;
 use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, TaskId, TokenId};
+use kage_core::id::{
+    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, TaskId, TokenId,
+};
 use kage_core::job::{JobKind, JobState};
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::task::Task;
@@ -204,9 +206,16 @@ impl CheckpointRows for Model {
         Ok(self.checkpoints_of(task, session).cloned().collect())
     }
 
-    fn position(&mut self, task: TaskId, session: SessionId, commit: &Oid) -> Result<Option<u64>, Failed> {
+    fn position(
+        &mut self,
+        task: TaskId,
+        session: SessionId,
+        commit: &Oid,
+    ) -> Result<Option<(u64, AdapterName)>, Failed> {
         let found = self.checkpoints_of(task, session).filter(|c| c.taken.commit == *commit);
-        Ok(found.last().map(|checkpoint| checkpoint.position))
+        Ok(found
+            .last()
+            .map(|checkpoint| (checkpoint.position, checkpoint.adapter.clone())))
     }
 
     fn base_trees(&mut self, task: TaskId, base: &Oid) -> Result<Vec<Oid>, Failed> {

@@ -77,7 +77,7 @@ async fn numbers(store: &Store, session: &Session) -> Vec<u32> {
 }
 
 /// What an offer of the job would say.
-async fn resume(store: &Store, job: &QueuedJob) -> Resume {
+pub(super) async fn resume(store: &Store, job: &QueuedJob) -> Resume {
     let work = store.work(job.task, job.job).await.unwrap().unwrap();
     let session = &work.session;
     let head = session.trail.head.as_ref().unwrap();

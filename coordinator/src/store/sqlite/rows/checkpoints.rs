@@ -1,7 +1,7 @@
 //! Checkpoints of sessions.
 
 use kage_core::checkpoint::{Checkpoint, CheckpointReason, Safety};
-use kage_core::id::{Oid, SessionId, TaskId};
+use kage_core::id::{AdapterName, Oid, SessionId, TaskId};
 use rusqlite::params;
 
 use super::SqliteRows;
@@ -60,12 +60,17 @@ impl CheckpointRows for SqliteRows<'_> {
         )
     }
 
-    fn position(&mut self, task: TaskId, session: SessionId, commit: &Oid) -> Result<Option<u64>, Failed> {
+    fn position(
+        &mut self,
+        task: TaskId,
+        session: SessionId,
+        commit: &Oid,
+    ) -> Result<Option<(u64, AdapterName)>, Failed> {
         self.one(
-            "SELECT position FROM checkpoints WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND session = ?2 \
+            "SELECT position, adapter FROM checkpoints WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND session = ?2 \
              AND commit_id = ?3 ORDER BY number DESC LIMIT 1",
             params![id(task), id(session), commit.as_str()],
-            |row| get_int(row, 0),
+            |row| Ok((get_int(row, 0)?, get_parsed(row, 1, "adapter name")?)),
         )
     }
 

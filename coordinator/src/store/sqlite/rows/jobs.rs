@@ -73,7 +73,7 @@ impl JobRows for SqliteRows<'_> {
         let n = self.number(row.job.task)?;
         self.execute(
             "UPDATE jobs SET state = ?3, attempt = ?4, not_before = ?5, started = ?6, failed = ?7, lost = ?8, \
-             prefer = ?9, avoid = ?10, queued_at = ?11, held = ?12 \
+             prefer = ?9, avoid = ?10, queued_at = ?11, held = ?12, adapter = ?13 \
              WHERE task = ?1 AND id = ?2",
             params![
                 n,
@@ -88,6 +88,7 @@ impl JobRows for SqliteRows<'_> {
                 row.job.affinity.avoid.map(id),
                 time(row.queued_at),
                 row.job.held,
+                row.adapter.as_str(),
             ],
         )?;
         self.journal.note(Written::Job(Box::new(row.clone())));

@@ -148,7 +148,8 @@ impl TaskRows for SqliteRows<'_> {
         self.execute(
             "UPDATE sessions SET state = ?3, detail = ?4, cancel_requested = ?5, agent = ?6, attempts = ?7, \
              activity = ?8, activity_at = ?9, usage = ?10, call_retries = ?11, pending_result = ?12, \
-             started_at = ?13, ended_at = ?14, incidents = ?15, trail = ?16 \
+             started_at = ?13, ended_at = ?14, incidents = ?15, trail = ?16, adapter = ?17, \
+             model = ?18 \
              WHERE task = ?1 AND id = ?2",
             params![
                 n,
@@ -167,6 +168,8 @@ impl TaskRows for SqliteRows<'_> {
                 session.ended_at.map(time),
                 incidents_json(session)?,
                 trail_json(session)?,
+                session.adapter.as_str(),
+                session.model,
             ],
         )?;
         self.journal.note(Written::Session(Box::new(session.clone())));

@@ -1,0 +1,168 @@
+//! Trying again, within limits: how long to wait, where to go, and what to say when there is
+//! nothing more to try.
+
+use std::time::Duration;
+
+use super::{Action, Confidence, Decision, FIRST_DELAY, History, Jitter, MAX_HOLDS, PROBE, escalate};
+use crate::failure::Failure;
+use crate::time::{Timestamp, in_words};
+
+const MAX_DELAY: Duration = Duration::from_secs(5 * 60);
+/// Attempts, the first included, at failures that a repetition cures now and then.
+const DOUBTFUL_ATTEMPTS: u32 = 2;
+
+/// Trying again, within limits.
+#[derive(Clone, Copy)]
+pub(super) struct Again<'a> {
+    pub(super) history: History,
+    pub(super) failure: &'a Failure,
+    pub(super) jitter: Jitter,
+    pub(super) now: Timestamp,
+}
+
+impl Again<'_> {
+    /// At most one repetition.
+    pub(super) fn once(mut self) -> Self {
+        self.history.max_attempts = self.history.max_attempts.min(DOUBTFUL_ATTEMPTS);
+        self
+    }
+
+    pub(super) fn here(self, first: Duration, confidence: Confidence, why: &str, otherwise: &str) -> Decision {
+        let Some((at, confidence, reason)) = self.when(first, confidence, why) else {
+            return self.spent(otherwise);
+        };
+        Decision {
+            action: Action::RetryCurrent { at },
+            reason,
+            confidence,
+        }
+    }
+
+    pub(super) fn back(self, confidence: Confidence, why: &str, otherwise: &str) -> Decision {
+        let Some((at, confidence, reason)) = self.when(FIRST_DELAY, confidence, why) else {
+            return self.spent(otherwise);
+        };
+        Decision {
+            action: Action::RollbackLast { at },
+            reason,
+            confidence,
+        }
+    }
+
+    pub(super) fn rework(self) -> Decision {
+        let History {
+            safe,
+            base_fails,
+            reworked,
+            max_reworks,
+            ..
+        } = self.history;
+        let why_not = match (max_reworks, safe) {
+            (_, false) if base_fails => {
+                "verify fails on the base as well, so the work may have left what was wrong before; read what both say (kage logs, kage logs --base)"
+            }
+            (0, _) => "the work itself is wrong; read it, and say more in the prompt (--rework lets it try again)",
+            (_, false) => "the work itself is wrong, and verify passed on no checkpoint to go back to; read it",
+            (_, true) if reworked >= max_reworks => "the work is still wrong; read it, and say more in the prompt",
+            (_, true) => {
+                return Decision {
+                    action: Action::RollbackSafe { at: self.now },
+                    reason: "from files that verify passed on, and knowing what failed, it may do better".to_owned(),
+                    confidence: Confidence::Low,
+                };
+            }
+        };
+        escalate(why_not, Confidence::Medium)
+    }
+
+    /// By another adapter, when the task allows one; else what `otherwise` says.
+    pub(super) fn handed_over(self, why: &str, otherwise: impl FnOnce(Self) -> Decision) -> Decision {
+        if !self.history.fallback {
+            return otherwise(self);
+        }
+        Decision {
+            action: Action::SwitchAdapter { at: self.now },
+            reason: why.to_owned(),
+            confidence: Confidence::High,
+        }
+    }
+
+    pub(super) fn elsewhere(self, confidence: Confidence, why: &str, otherwise: &str) -> Decision {
+        let Some((at, confidence, reason)) = self.when(FIRST_DELAY, confidence, why) else {
+            return self.spent(otherwise);
+        };
+        Decision {
+            action: Action::MoveAgent { at },
+            reason,
+            confidence,
+        }
+    }
+
+    /// When the next attempt begins, how sure that is, and why. `None` when there is none left.
+    fn when(self, first: Duration, confidence: Confidence, why: &str) -> Option<(Timestamp, Confidence, String)> {
+        if self.history.failed >= self.history.max_attempts {
+            return None;
+        }
+        let doubled = |first: Duration| {
+            let doubled = first.saturating_mul(1 << self.history.failed.saturating_sub(1).min(16));
+            doubled.min(MAX_DELAY)
+        };
+        let (wait, confidence, reason) = match self.failure.retry_after {
+            // It says nothing about a second refusal, so that one still waits longer.
+            Some(asked) => (
+                asked.max(doubled(FIRST_DELAY)),
+                Confidence::High,
+                format!("the provider asked for {} (retry-after)", in_words(asked)),
+            ),
+            None => (doubled(first), confidence, why.to_owned()),
+        };
+        Some((self.now + self.jitter.spread(wait), confidence, reason))
+    }
+
+    pub(super) fn spent(self, otherwise: &str) -> Decision {
+        let reason = match self.history.failed {
+            1 => format!("no more attempts are allowed; {otherwise}"),
+            n => format!("{n} attempts failed; {otherwise}"),
+        };
+        escalate(reason, Confidence::Medium)
+    }
+
+    /// Until the reset, unless that is far away and another adapter may go on at once.
+    pub(super) fn held(self) -> Decision {
+        let near = self.failure.retry_after.is_some_and(|reset| reset <= PROBE);
+        if near && self.history.held <= MAX_HOLDS {
+            return self.wait();
+        }
+        self.handed_over("its limit is used up, and another adapter need not wait", Self::wait)
+    }
+
+    fn wait(self) -> Decision {
+        if self.history.held > MAX_HOLDS {
+            let reason =
+                format!("the limit was still used up after {MAX_HOLDS} holds; raise it, or use another account");
+            return escalate(reason, Confidence::Medium);
+        }
+        let (wait, confidence, reason) = match self.failure.retry_after {
+            Some(reset) => (
+                reset,
+                Confidence::High,
+                "the plan's limit is used up until then; waiting costs nothing".to_owned(),
+            ),
+            None => {
+                let every = in_words(PROBE);
+                let reason = format!(
+                    "the plan's limit or credit is used up, and nobody said until when, so it is tried every {every}; \
+                     waiting costs nothing"
+                );
+                (PROBE, Confidence::Medium, reason)
+            }
+        };
+        Decision {
+            action: Action::HoldUntil {
+                at: self.now + self.jitter.spread(wait),
+            },
+            reason,
+            confidence,
+        }
+    }
+}
