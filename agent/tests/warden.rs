@@ -71,12 +71,16 @@ fn pid(folder: &Path, name: &str) -> Option<i32> {
     std::fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok()
 }
 
+/// What the system says that a process does; `None` = there is none.
+fn state(pid: i32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold anything but ends with the last bracket.
+    stat.rsplit(')').next()?.trim_start().chars().next()
+}
+
 fn alive(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // A zombie is dead; whoever inherited it has not looked yet.
-    stat.rsplit(')')
-        .next()
-        .is_some_and(|rest| !rest.trim().is_empty() && !rest.trim_start().starts_with('Z'))
+    state(pid).is_some_and(|state| state != 'Z')
 }
 
 fn wait_for(what: &str, condition: impl Fn() -> bool) {
@@ -207,18 +211,16 @@ async fn freezing_reaches_what_left_the_group() {
         stop: stop.clone(),
         frozen,
     };
-    let script = "setsid sh -c 'while :; do echo x >> ticks; sleep 0.01; done' & wait";
+    let script = "setsid sh -c 'echo $$ > ticker; while :; do echo x >> ticks; sleep 0.01; done' & wait";
+    let path = folder.path().to_owned();
     let ticks = folder.path().join("ticks");
     let size = move || std::fs::metadata(&ticks).map_or(0, |found| found.len());
     let watch = async {
         let watching = move || {
             wait_for("it ticks", || size() > 0);
             freeze.send_replace(true);
-            // Frozen once the size stays the same for longer than many ticks take.
             wait_for("it stands still", || {
-                let before = size();
-                std::thread::sleep(Duration::from_millis(200));
-                size() == before
+                pid(&path, "ticker").is_some_and(|pid| state(pid) == Some('T'))
             });
             let before = size();
             freeze.send_replace(false);

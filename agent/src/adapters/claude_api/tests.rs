@@ -466,16 +466,21 @@ async fn a_frozen_attempt_makes_no_call() {
     let (freeze, frozen) = watch::channel(true);
     let mut input = place.input();
     input.frozen = frozen;
+    let adapter = place.adapter();
+    let (reporter, mut reports) = Reporter::channel(4);
     let thaw = async {
-        // The first message is written before the wait; give the loop time to be wrong.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // The conversation begins before the wait. A call that the loop made too early would
+        // be there before this one is answered.
+        reports.recv().await.unwrap();
+        reqwest::get(format!("{}/elsewhere", place.url)).await.unwrap();
         let early = place.requests().len();
         freeze.send_replace(false);
+        while reports.recv().await.is_some() {}
         early
     };
-    let (told, early) = tokio::join!(place.run(input, CancellationToken::new()), thaw);
+    let (end, early) = tokio::join!(adapter.run(input, reporter, CancellationToken::new()), thaw);
     assert_eq!(early, 0);
-    assert!(matches!(told.end, AdapterEnd::Done { .. }));
+    assert!(matches!(end, AdapterEnd::Done { .. }));
 }
 
 #[tokio::test]
