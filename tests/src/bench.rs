@@ -6,6 +6,7 @@ pub mod adapter;
 pub mod baseline;
 pub mod figure;
 pub mod fleet;
+pub mod held;
 pub mod machine;
 pub mod tree;
 pub mod usage;

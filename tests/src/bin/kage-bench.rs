@@ -51,7 +51,8 @@ enum Command {
     Recovery,
     /// What 1,000 idle agents cost: memory, processor time, and throughput of `dispatch`.
     Fleet,
-    /// Checkpoints of a large worktree: the time until one survives a power cut.
+    /// Checkpoints of a large worktree: the time until one survives a power cut, and until a
+    /// coordinator has stored it.
     Checkpoint,
     /// Restores of a large worktree, with the look at it and the safety checkpoint.
     Restore,
