@@ -11,6 +11,7 @@ use kage_tests::history::{Final, check};
 
 mod disks;
 mod kills;
+mod leases;
 mod links;
 mod power;
 mod syscalls;

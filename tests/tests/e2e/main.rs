@@ -13,6 +13,7 @@ mod checkpoints;
 mod claude_cli;
 mod command_line;
 mod claude_code;
+mod claude_code_moves;
 mod crash;
 mod deploy;
 mod errors;

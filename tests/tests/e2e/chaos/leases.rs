@@ -1,0 +1,159 @@
+//! Links that are cut for so long that agents stop what they run: before the lease has ended,
+//! and after the work was given to another.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kage_proto::v1;
+use kage_tests::chaos::Waits;
+use kage_tests::chaos::clients::Person;
+use kage_tests::chaos::record::Record;
+use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
+use kage_tests::faults::link::{Link, Weather};
+use kage_tests::process::processes_of;
+use kage_tests::tasks::{Describe, task};
+use kage_tests::wait::wait_for;
+
+use super::ends_right;
+
+/// Nobody is lost by being silent or away: only leases end.
+const LEASES_ONLY: Waits = Waits {
+    heartbeat: Duration::from_millis(250),
+    lease_ttl: Duration::from_secs(5),
+    lost_after: Duration::from_secs(120),
+    grace: Duration::from_secs(120),
+};
+
+/// Prints lines until there is a gate, then a last one; all of it to `copy` as well.
+fn until_gate(gate: &Path, copy: &Path) -> String {
+    format!(
+        "cat >/dev/null\ni=0\nuntil [ -e '{0}' ]; do i=$((i+1)); echo \"line $i\" | tee -a '{1}'; sleep 0.02; done\n\
+         echo 'the end' | tee -a '{1}'\n",
+        gate.display(),
+        copy.display()
+    )
+}
+
+/// The states of the processes that run the script below a folder, as the system says.
+fn states(home: &Path) -> Vec<char> {
+    let script = b"lines.sh";
+    let runs = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.windows(script.len()).any(|part| part == script)
+    };
+    let state = |pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name before it may hold anything but ends with the last bracket.
+        stat.rsplit_once(')')?.1.trim_start().chars().next()
+    };
+    processes_of(home).into_iter().filter(runs).filter_map(state).collect()
+}
+
+async fn frozen(home: &Path) {
+    wait_for("the script is stopped", async || {
+        let states = states(home);
+        (!states.is_empty() && states.iter().all(|state| *state == 'T')).then_some(())
+    })
+    .await;
+}
+
+fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |meta| meta.len())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_was_frozen_goes_on_when_its_lease_is_granted_again() {
+    let waits = Waits {
+        // A fifth of it is left when the script is stopped.
+        lease_ttl: Duration::from_secs(20),
+        ..LEASES_ONLY
+    };
+    let mut cluster = Cluster::start_with(waits.programs()).await;
+    let link = Link::to(cluster.url()).await;
+    let (gate, copy) = (cluster.root().join("gate"), cluster.root().join("copy"));
+    let mut far = AgentOptions::named("far").script("lines", until_gate(&gate, &copy));
+    far.coordinator_url = Some(link.url());
+    cluster.add_agent(far).await;
+    let record = Record::default();
+    let person = Person::new("ann", cluster.client(), record.clone());
+    let spec = task("print").session("only", SHELL, "lines");
+    let id = person.create(spec).await.unwrap();
+    let watching = tokio::spawn(async move { person.watch(&id).await });
+    wait_for("it prints", async || (size(&copy) > 0).then_some(())).await;
+
+    link.set(Weather::Silent);
+    frozen(&cluster.agent_dir("far")).await;
+    let then = size(&copy);
+    link.set(Weather::Fair);
+    wait_for("it goes on", async || (size(&copy) > then).then_some(())).await;
+    std::fs::write(&gate, "").unwrap();
+    watching.await.unwrap();
+
+    let end = ends_right(&cluster, &record, &[]).await;
+    let [only] = end.tasks.as_slice() else {
+        panic!("one task: {:#?}", end.tasks);
+    };
+    assert_eq!(only.task.state(), v1::TaskState::Succeeded, "{:#?}", only.task);
+    assert_eq!(only.task.sessions[0].attempts, 1, "{:#?}", only.task);
+    let printed = std::fs::read(&copy).unwrap();
+    assert_eq!(only.output.values().next(), Some(&printed), "all of it, once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_whose_lease_was_given_away_is_stopped_and_not_believed() {
+    let mut cluster = Cluster::start_with(LEASES_ONLY.programs()).await;
+    let link = Link::to(cluster.url()).await;
+    let gate = cluster.root().join("gate");
+    let copy = |name: &str| cluster.root().join(format!("copy-{name}"));
+    let (far_copy, near_copy) = (copy("far"), copy("near"));
+    let mut far = AgentOptions::named("far").script("lines", until_gate(&gate, &far_copy));
+    far.coordinator_url = Some(link.url());
+    cluster.add_agent(far).await;
+    let record = Record::default();
+    let person = Person::new("ann", cluster.client(), record.clone());
+    let spec = task("print").session("only", SHELL, "lines");
+    let id = person.create(spec).await.unwrap();
+    let watching = tokio::spawn({
+        let id = id.clone();
+        async move { person.watch(&id).await }
+    });
+    wait_for("it prints", async || (size(&far_copy) > 0).then_some(())).await;
+    let near = AgentOptions::named("near").script("lines", until_gate(&gate, &near_copy));
+    cluster.add_agent(near).await;
+
+    link.set(Weather::Cut);
+    let home = cluster.agent_dir("far");
+    frozen(&home).await;
+    let frozen_at = size(&far_copy);
+    let elsewhere = |task: &v1::Task| {
+        let session = &task.sessions[0];
+        session.state() == v1::SessionState::Running && session.agent == "near"
+    };
+    cluster.until(&id, "runs on the other agent", elsewhere).await;
+    link.set(Weather::Fair);
+    wait_for(
+        "what the first one ran is ended, and its output forgotten",
+        async || {
+            let kept = std::fs::read_dir(home.join("output")).ok()?.count();
+            (states(&home).is_empty() && kept == 0).then_some(())
+        },
+    )
+    .await;
+    assert_eq!(size(&far_copy), frozen_at, "it did not go on for a moment");
+    std::fs::write(&gate, "").unwrap();
+    watching.await.unwrap();
+
+    let end = ends_right(&cluster, &record, &[]).await;
+    let [only] = end.tasks.as_slice() else {
+        panic!("one task: {:#?}", end.tasks);
+    };
+    assert_eq!(only.task.state(), v1::TaskState::Succeeded, "{:#?}", only.task);
+    assert_eq!(only.task.sessions[0].attempts, 2, "{:#?}", only.task);
+    let of = |attempt| only.output.iter().find(|(key, _)| key.attempt == attempt);
+    let (_, accepted) = of(2).expect("the second attempt has output");
+    assert_eq!(*accepted, std::fs::read(&near_copy).unwrap());
+    // It printed on for seconds after the link was cut, and nothing of that was taken.
+    let printed = std::fs::read(&far_copy).unwrap();
+    let taken = of(1).map_or(&[][..], |(_, bytes)| bytes.as_slice());
+    assert!(printed.starts_with(taken) && taken.len() < printed.len());
+}

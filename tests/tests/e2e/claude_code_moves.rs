@@ -1,0 +1,126 @@
+//! A session of the real `claude` program outlives its machine: the program on another one
+//! reads its session file, whose paths are those of the new place, and goes on.
+
+use kage::scripted::{Fault, Matcher, Script, ScriptedServer, Turn};
+use kage_proto::v1;
+use kage_tests::cluster::{AgentOptions, Cluster};
+use kage_tests::programs;
+use kage_tests::repo::{Repo, SOLUTION, VERIFY};
+use kage_tests::tasks::{Describe, session, task, verdict};
+use kage_tests::wait::wait_for;
+use serde_json::{Value, json};
+
+const MODEL: &str = "claude-sonnet-5-5";
+
+fn bash(command: &str) -> Turn {
+    Turn::call("Bash", json!({"command": command, "description": "go on"}))
+}
+
+fn script() -> Script {
+    let mut last = Turn::say("I fixed the sign.");
+    // The machine dies while the model thinks.
+    last.faults.push(Fault::Hang);
+    Script::new(
+        "solver",
+        Matcher::model(MODEL),
+        [
+            // Done twice it would be seen.
+            bash("pwd && echo 'the sign is wrong' >> notes.txt"),
+            bash(&format!("cat > add.sh <<'END'\n{SOLUTION}END\n")),
+            last,
+            // The program may put a message of its own where it was interrupted.
+            Turn::say("I fixed the sign."),
+        ],
+    )
+}
+
+/// The conversation of each request, as it was sent.
+fn conversations(server: &ScriptedServer) -> Vec<Value> {
+    let recorded = server.requests().into_iter();
+    recorded.map(|request| request.body["messages"].clone()).collect()
+}
+
+/// What the model asked for in a conversation, and what it was answered.
+fn calls(conversation: &Value) -> Vec<String> {
+    let messages = conversation.as_array().unwrap().iter();
+    let blocks = messages.filter_map(|message| message["content"].as_array()).flatten();
+    blocks
+        .filter_map(|block| match block["type"].as_str() {
+            Some("tool_use") => block["input"]["command"].as_str().map(str::to_owned),
+            Some("tool_result") => Some(block["content"].to_string()),
+            Some(_) | None => None,
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_killed_agents_claude_session_goes_on_elsewhere() {
+    let Some(claude) = programs::claude() else {
+        return programs::skip(
+            "claude_code_moves",
+            "claude is not installed; ./scripts/test installs it",
+        );
+    };
+    let server = ScriptedServer::start(vec![script()]).await.unwrap();
+    let mut cluster = Cluster::start().await;
+    let agent = |name: &str| AgentOptions::named(name).anthropic(&server.url()).with_path_of(&claude);
+    cluster.add_agent(agent("first")).await;
+    let repo = Repo::sample(&cluster.repository_dir("sample"));
+    cluster.push_base(&repo);
+    let spec = task("make the test pass")
+        .on(&repo)
+        .verified_by(VERIFY)
+        .session("claude", "claude-code", MODEL);
+    let id = cluster.create(spec).await;
+    wait_for("the last call is made", async || {
+        let calls: Vec<_> = conversations(&server).iter().map(calls).collect();
+        calls.last().is_some_and(|calls| calls.len() == 4).then_some(())
+    })
+    .await;
+    let first_calls = conversations(&server).len();
+    let client = cluster.client();
+    wait_for("both edits are kept", async || {
+        let request = v1::ListCheckpointsRequest {
+            task_id: id.clone(),
+            ..v1::ListCheckpointsRequest::default()
+        };
+        let listed = client.checkpoints().list_checkpoints(request).await.ok()?.into_inner();
+        let edits: u64 = listed.checkpoints.iter().map(|taken| taken.files_changed).sum();
+        (edits >= 2).then_some(())
+    })
+    .await;
+    cluster.kill_agent("first");
+    cluster.add_agent(agent("second")).await;
+
+    let ended = cluster.ended(&id).await;
+    let solver = session(&ended, "claude");
+    let all = conversations(&server);
+    assert_eq!(verdict(solver), v1::VerdictKind::Passed, "{solver:#?}\n{all:#?}");
+    assert_eq!((solver.agent.as_str(), solver.attempts), ("second", 2), "{solver:#?}");
+    let [resumption] = solver.resumptions.as_slice() else {
+        panic!("it went on once: {solver:#?}");
+    };
+    assert_eq!(resumption.attempt, 2, "{resumption:?}");
+
+    // The program tells the model what was said on the first machine, and asks for nothing
+    // of it again.
+    let (then, since) = all.split_at(first_calls);
+    let next = since.first().expect("the second machine called the model");
+    let (next, last) = (calls(next), calls(&then[first_calls - 1]));
+    assert_eq!(next[0], last[0], "{since:#?}");
+    let home = |name: &str| cluster.agent_dir(name).display().to_string();
+    assert!(last[1].contains(&home("first")), "it said where it works: {last:?}");
+    assert!(
+        next[1].contains(&home("second")),
+        "and is told where it works now: {next:?}"
+    );
+    assert!(!since[0].to_string().contains(&home("first")), "{since:#?}");
+
+    let commit = cluster.fetch_result(&repo, solver);
+    let notes = repo.git(&["show", &format!("{commit}:notes.txt")]);
+    assert_eq!(
+        notes.trim(),
+        "the sign is wrong",
+        "written on the first machine, and once"
+    );
+}
