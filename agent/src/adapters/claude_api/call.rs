@@ -1,5 +1,5 @@
 //! One call of the Messages API with its few retries. Everything that a call costs is
-//! reported here, also that of calls that break off.
+//! reported here, also that of calls that break off or are stopped.
 
 use std::sync::Once;
 use std::time::{Duration, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use sse_stream::SseStream;
 
 use super::stream::{ApiError, Assembly, Message, Progress};
 use super::{Halt, thawed};
-use crate::adapter::Reporter;
+use crate::adapter::{Reporter, ReporterClosed};
 use crate::process::Control;
 
 /// The longest wait that a call sits out. A longer one is left to the task's recovery.
@@ -50,13 +50,6 @@ pub(super) struct Caller {
     pub(super) idle: Duration,
     pub(super) max_calls: u32,
     pub(super) backoff: Duration,
-}
-
-/// How one call ended.
-enum Outcome {
-    Message(Box<Message>),
-    /// It may help to make it again when its kind says so.
-    Failed(Failure),
 }
 
 /// Whether the same call may succeed a little later.
@@ -97,14 +90,15 @@ impl Caller {
         let body = Bytes::copy_from_slice(body);
         let mut attempt = 1;
         loop {
-            let outcome = tokio::select! {
+            let mut assembly = Assembly::default();
+            let end = tokio::select! {
                 biased;
-                () = control.stop.cancelled() => return Err(Halt::Stopped),
-                outcome = self.once(body.clone(), reporter) => outcome?,
+                () = control.stop.cancelled() => Err(Halt::Stopped),
+                end = self.once(body.clone(), &mut assembly, reporter) => end,
             };
-            let failure = match outcome {
-                Outcome::Message(message) => return Ok(*message),
-                Outcome::Failed(failure) => failure,
+            bill(&assembly, reporter).await?;
+            let Some(failure) = end? else {
+                return Ok(assembly.finish());
             };
             let too_long = failure.retry_after.is_some_and(|asked| asked > LONGEST_WAIT);
             if attempt >= self.max_calls || too_long || !passes(failure.kind) {
@@ -128,7 +122,9 @@ impl Caller {
         }
     }
 
-    async fn once(&self, body: Bytes, reporter: &Reporter) -> Result<Outcome, Halt> {
+    /// Makes the call once. `None` = the message is whole; a failure's kind says whether it
+    /// may help to make it again.
+    async fn once(&self, body: Bytes, assembly: &mut Assembly, reporter: &Reporter) -> Result<Option<Failure>, Halt> {
         let request = self
             .client
             .post(&self.url)
@@ -138,28 +134,13 @@ impl Caller {
             .body(body);
         let response = match tokio::time::timeout(self.idle, request.send()).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Ok(Outcome::Failed(network(&error))),
-            Err(_) => return Ok(Outcome::Failed(self.silent())),
+            Ok(Err(error)) => return Ok(Some(network(&error))),
+            Err(_) => return Ok(Some(self.silent())),
         };
         if !response.status().is_success() {
-            return Ok(Outcome::Failed(self.refusal(response).await));
+            return Ok(Some(self.refusal(response).await));
         }
-        let mut assembly = Assembly::default();
-        let end = self.read(response, &mut assembly, reporter).await;
-        // Billed even when the answer broke off.
-        if !assembly.usage().is_zero() {
-            let usage = EventBody::UsageRecorded {
-                model: assembly.model().to_owned(),
-                usage: assembly.usage(),
-                reported: None,
-                metered: true,
-            };
-            reporter.event(usage).await?;
-        }
-        Ok(match end? {
-            None => Outcome::Message(Box::new(assembly.finish())),
-            Some(failure) => Outcome::Failed(failure),
-        })
+        self.read(response, assembly, reporter).await
     }
 
     /// Reads the stream to its end. `None` = the message is whole.
@@ -243,6 +224,21 @@ impl Caller {
         };
         error.classify(Some(status), asked)
     }
+}
+
+/// Reports what an answer cost as far as it came: the provider bills it when it broke off,
+/// and when nobody waits for the rest.
+async fn bill(assembly: &Assembly, reporter: &Reporter) -> Result<(), ReporterClosed> {
+    if assembly.usage().is_zero() {
+        return Ok(());
+    }
+    let usage = EventBody::UsageRecorded {
+        model: assembly.model().to_owned(),
+        usage: assembly.usage(),
+        reported: None,
+        metered: true,
+    };
+    reporter.event(usage).await
 }
 
 /// A failure before there was an answer. The URL is left out: it is in the configuration.

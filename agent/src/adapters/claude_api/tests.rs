@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::post;
+use futures_util::StreamExt as _;
 use kage_core::id::{AttemptId, SessionId, TaskId};
 use kage_core::prompt::Prompt;
 use kage_core::usage::Usage;
@@ -26,6 +27,8 @@ enum Answer {
     Error(u16, Option<&'static str>, Value),
     /// A stream that ends here.
     Cut(String),
+    /// A stream of which nothing more comes.
+    Stuck(String),
     /// No answer at all.
     Silence,
 }
@@ -49,6 +52,13 @@ async fn serve(State(provider): State<Provider>, headers: HeaderMap, body: Strin
             .header("content-type", "text/event-stream")
             .body(Body::from(text))
             .unwrap(),
+        Answer::Stuck(text) => {
+            let said = futures_util::stream::iter([Ok::<_, std::io::Error>(text)]);
+            response
+                .header("content-type", "text/event-stream")
+                .body(Body::from_stream(said.chain(futures_util::stream::pending())))
+                .unwrap()
+        }
         Answer::Error(status, retry_after, body) => {
             let mut response = response.status(StatusCode::from_u16(status).unwrap());
             if let Some(seconds) = retry_after {
@@ -458,6 +468,38 @@ async fn time_limits_and_stop_end_a_call_and_a_tool() {
     };
     let (end, ()) = tokio::join!(adapter.run(place.input(), reporter, stop.clone()), stop_in_tool);
     assert_eq!(end, AdapterEnd::Stopped);
+}
+
+#[tokio::test]
+async fn a_call_that_is_stopped_is_billed_as_far_as_it_came() {
+    let begun = message(&[json!({"type": "text", "text": "half"})], "end_turn");
+    let begun = begun[..begun.find("event: content_block_stop").unwrap()].to_owned();
+    let place = Place::new([Answer::Stuck(begun)]).await;
+    let stop = CancellationToken::new();
+    let adapter = place.adapter();
+    let (reporter, mut reports) = Reporter::channel(4);
+    let stop_in_answer = async {
+        let mut billed = Vec::new();
+        while let Some(report) = reports.recv().await {
+            match report {
+                Report::Output(OutputStream::Stdout, _) => stop.cancel(),
+                Report::Event(EventBody::UsageRecorded { usage, .. }) => billed.push(usage),
+                Report::Output(OutputStream::Stderr | OutputStream::Transcript, _) => {}
+                Report::Event(other) => panic!("{other:?}"),
+            }
+        }
+        billed
+    };
+    let (end, billed) = tokio::join!(adapter.run(place.input(), reporter, stop.clone()), stop_in_answer);
+    assert_eq!(end, AdapterEnd::Stopped);
+    let begun = Usage {
+        input: 10,
+        cache_write_5m: 20,
+        cache_read: 30,
+        output: 1,
+        ..Usage::default()
+    };
+    assert_eq!(billed, [begun]);
 }
 
 #[tokio::test]
