@@ -9,10 +9,9 @@ use kage_agent::Registry;
 use kage_agent::adapters::{self, AdapterConfig};
 use kage_agent::process::Runner;
 use kage_agent::slots;
+use kage_coordinator::store::{ReadError, Store};
 use kage_core::task::Labels;
-use kage_proto::client::{Client, Credentials};
-use kage_proto::status::ApiError;
-use kage_proto::v1;
+use kage_proto::client::Credentials;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -26,8 +25,6 @@ use crate::settings;
 /// A background daemon ends when nothing has run for so long.
 const IDLE_LIMIT: Duration = Duration::from_secs(15 * 60);
 const IDLE_POLL: Duration = Duration::from_secs(20);
-/// The most that a coordinator lists at once.
-const TASKS_AT_ONCE: u32 = 100;
 
 /// What an agent is started with.
 #[derive(Debug)]
@@ -148,7 +145,8 @@ pub(crate) async fn up(invocation: &Invocation, slots: Option<u32>, background: 
     let coordinator_end = CancellationToken::new();
     let mut ports = kage_coordinator::Ports::system();
     let (ready, address) = oneshot::channel();
-    ports.on_ready = Some(ready);
+    let (open, store) = oneshot::channel();
+    (ports.on_ready, ports.on_open) = (Some(ready), Some(open));
     let config = kage_coordinator::Config::new(invocation.state.coordinator());
     let mut coordinator = JoinSet::new();
     coordinator.spawn(kage_coordinator::run(config, ports, coordinator_end.clone()));
@@ -163,10 +161,10 @@ pub(crate) async fn up(invocation: &Invocation, slots: Option<u32>, background: 
         }
     };
     let address = address.context("the coordinator ended before it was ready")?;
+    let store = store.await.context("the coordinator was ready without its store")?;
     let url = format!("http://{address}");
     let token = std::fs::read_to_string(invocation.state.token()).context("cannot read the coordinator's token")?;
     note(&format!("up: {url}"));
-    let client = Client::connect_lazy(&url, &token)?;
     let options = AgentOptions {
         url,
         credentials: Credentials::bearer(&token),
@@ -179,7 +177,7 @@ pub(crate) async fn up(invocation: &Invocation, slots: Option<u32>, background: 
     let agent = run_agent(invocation, options, registry, &shutdown);
     let idle = async {
         if background {
-            until_idle(&client).await;
+            until_idle(&store).await;
             shutdown.finish.cancel();
         }
         // In the foreground only a signal ends it.
@@ -200,12 +198,12 @@ pub(crate) async fn up(invocation: &Invocation, slots: Option<u32>, background: 
     result
 }
 
-/// Returns when no task has been running for [`IDLE_LIMIT`].
-async fn until_idle(client: &Client) {
+/// Returns when no project has had anything to do for [`IDLE_LIMIT`].
+async fn until_idle(store: &Store) {
     let mut quiet_since = Instant::now();
     loop {
         sleep(IDLE_POLL).await;
-        match is_busy(client, TASKS_AT_ONCE).await {
+        match is_busy(store).await {
             Ok(false) => {}
             Ok(true) => quiet_since = Instant::now(),
             // Not knowing is no reason to end.
@@ -221,24 +219,11 @@ async fn until_idle(client: &Client) {
     }
 }
 
-/// Whether a task has not ended. All are looked at: an old one may be held for days.
-async fn is_busy(client: &Client, page_size: u32) -> Result<bool, ApiError> {
-    let mut page_token = String::new();
-    loop {
-        let request = v1::ListTasksRequest {
-            page_size,
-            page_token,
-            ..Default::default()
-        };
-        let page = client.tasks().list_tasks(request).await?.into_inner();
-        if page.tasks.iter().any(|task| task.state() == v1::TaskState::Running) {
-            return Ok(true);
-        }
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(false);
-        }
-    }
+/// Whether anything waits or is worked on, whosever it is. A coordinator tells a caller of one
+/// project at a time; what it stores is asked here, since it is in this process.
+async fn is_busy(store: &Store) -> Result<bool, ReadError> {
+    let counts = store.counts().await?;
+    Ok(counts.queued > 0 || counts.leased > 0)
 }
 
 fn host_name() -> String {
@@ -248,29 +233,36 @@ fn host_name() -> String {
 
 #[cfg(test)]
 mod tests {
+    use kage_proto::client::Client;
+    use kage_proto::v1;
+
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_task_behind_others_that_ended_keeps_the_daemon() {
+    async fn a_task_of_any_project_keeps_the_daemon() {
         let dir = tempfile::tempdir().unwrap();
         let (ready, address) = oneshot::channel();
+        let (open, store) = oneshot::channel();
         let ports = kage_coordinator::Ports {
             on_ready: Some(ready),
+            on_open: Some(open),
             ..kage_coordinator::Ports::system()
         };
         let end = CancellationToken::new();
         let config = kage_coordinator::Config::new(dir.path());
         let running = tokio::spawn(kage_coordinator::run(config, ports, end.clone()));
         let url = format!("http://{}", address.await.unwrap());
+        let store = store.await.unwrap();
         let token = std::fs::read_to_string(dir.path().join("token")).unwrap();
         let client = Client::connect(&url, &token).await.unwrap();
-        assert!(!is_busy(&client, 1).await.unwrap());
+        assert!(!is_busy(&store).await.unwrap());
 
         let mut tasks = Vec::new();
-        for _ in 0..3 {
+        for project in ["", "elsewhere"] {
             let request = v1::CreateTaskRequest {
                 request_id: crate::tasks::request_id(),
                 spec: Some(v1::TaskSpec {
+                    project: project.into(),
                     prompt: "do it".into(),
                     assignments: vec![v1::Assignment {
                         name: "one".into(),
@@ -284,19 +276,16 @@ mod tests {
             let created = client.tasks().create_task(request).await.unwrap().into_inner();
             tasks.push(created.task.unwrap().id);
         }
-        let cancel = async |task: &String| {
+        // Nobody has the adapter: what is not cancelled waits for ever.
+        for task_id in tasks {
+            assert!(is_busy(&store).await.unwrap());
             let request = v1::CancelTaskRequest {
                 request_id: crate::tasks::request_id(),
-                task_id: task.clone(),
+                task_id,
             };
             client.tasks().cancel_task(request).await.unwrap();
-        };
-        // Nobody has the adapter: what is not cancelled waits for ever.
-        cancel(&tasks[1]).await;
-        cancel(&tasks[2]).await;
-        assert!(is_busy(&client, 1).await.unwrap());
-        cancel(&tasks[0]).await;
-        assert!(!is_busy(&client, 1).await.unwrap());
+        }
+        assert!(!is_busy(&store).await.unwrap());
         end.cancel();
         running.await.unwrap().unwrap();
     }

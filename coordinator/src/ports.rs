@@ -110,6 +110,8 @@ pub struct Ports {
     pub blocking: Blocking,
     /// Told the bound address once calls are answered.
     pub on_ready: Option<oneshot::Sender<SocketAddr>>,
+    /// Given the store once it is open, for whoever looks after all projects at once.
+    pub on_open: Option<oneshot::Sender<Store>>,
 }
 
 impl Ports {
@@ -126,6 +128,7 @@ impl Ports {
             store: None,
             blocking: Blocking::default(),
             on_ready: None,
+            on_open: None,
         }
     }
 }

@@ -154,6 +154,10 @@ impl Held {
             .apply(ExtendAllLeases { lease_until })
             .await
             .map_err(RunError::Store)?;
+        if let Some(on_open) = ports.on_open {
+            // Whoever asked may have given up.
+            on_open.send(store.clone()).ok();
+        }
         let board = fill_board(&store, config).await?;
         let identities = Arc::new(fill_identities(&store).await?);
         let door = Door::new(&token, Arc::clone(&identities), Arc::clone(&clock));
