@@ -38,13 +38,16 @@ pub struct Limits {
     pub mirrors: u64,
     /// Bytes of checkpoints of sessions that are over. Beyond it the oldest go.
     pub checkpoints: u64,
+    /// Bytes of base contexts. Beyond it those go that were not used for longest.
+    pub contexts: u64,
     /// Bytes of worktrees. Beyond it no work is taken.
     pub worktrees: u64,
     /// How long running attempts may go on after a shutdown was asked for.
     pub drain: Duration,
     /// How often it looks whether its certificate is to be renewed.
     pub certificate_check: Duration,
-    /// How long a program has to end after it was told to.
+    /// How long set-up and verify have to end after they were told to, and the output of an
+    /// attempt that was stopped to be kept. Programs of sessions and their tools get less.
     pub stop_grace: Duration,
 }
 
@@ -56,6 +59,7 @@ impl Default for Limits {
             undelivered_events: 64 << 20,
             mirrors: 32 << 30,
             checkpoints: 4 << 30,
+            contexts: 2 << 30,
             worktrees: 64 << 30,
             drain: Duration::from_secs(60),
             certificate_check: Duration::from_secs(60 * 60),

@@ -1,12 +1,15 @@
 //! Base contexts on this machine: each is fetched once, whatever number of sessions want
-//! it at the same time, checked against its digest, and kept as a file.
+//! it at the same time, checked against its digest, and kept as a file. What goes when
+//! they are too many is `disk`'s to say.
 
 use std::collections::HashMap;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
+use kage_core::cause::chain;
 use kage_core::context::{Context, InvalidContext, Patch};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
@@ -14,9 +17,11 @@ use kage_core::id::{Digest, ProjectId};
 use kage_core::json::InvalidPointer;
 use kage_core::prompt::{self, Prompt};
 use kage_proto::convert::agent::{PromptText, SessionWork};
+use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::blobs::{BlobError, Blobs};
 use crate::state::Paths;
+use crate::uses::Uses;
 
 /// Why a session's prompt could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -47,11 +52,10 @@ impl PromptError {
         match self {
             Self::Prompt(error) => error.failure("the prompt could not be fetched"),
             Self::Base(error) => error.failure("the base context could not be fetched"),
-            Self::Io { source, .. } => local_failure(FailureKind::ContextUnavailable, format!("{self}: {source}")),
-            Self::NotText => Failure::new(FailureKind::InvalidRequest, self.to_string()),
-            Self::Malformed(source) => Failure::new(FailureKind::InvalidRequest, format!("{self}: {source}")),
-            Self::Pointer(source) => Failure::new(FailureKind::InvalidRequest, format!("{self}: {source}")),
-            Self::Render(source) => Failure::new(FailureKind::InvalidRequest, format!("{self}: {source}")),
+            Self::Io { .. } => local_failure(FailureKind::ContextUnavailable, chain(self)),
+            Self::NotText | Self::Malformed(_) | Self::Pointer(_) | Self::Render(_) => {
+                Failure::new(FailureKind::InvalidRequest, chain(self))
+            }
         }
     }
 }
@@ -60,7 +64,14 @@ impl PromptError {
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) prompt: Prompt,
-    pub(crate) base: Option<PathBuf>,
+    pub(crate) base: Option<Base>,
+}
+
+/// The file of a base context. It is not removed while this exists.
+#[derive(Debug)]
+pub(crate) struct Base {
+    pub(crate) path: PathBuf,
+    _use: OwnedRwLockReadGuard<()>,
 }
 
 /// The contexts of this machine.
@@ -68,15 +79,17 @@ pub(crate) struct Prepared {
 pub(crate) struct Contexts {
     paths: Paths,
     blobs: Blobs,
+    uses: Uses,
     /// Who fetches a digest holds its lock; the others find the file afterwards.
     fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Contexts {
-    pub(crate) fn new(paths: Paths, blobs: Blobs) -> Self {
+    pub(crate) fn new(paths: Paths, blobs: Blobs, uses: Uses) -> Self {
         Self {
             paths,
             blobs,
+            uses,
             fetching: Mutex::new(HashMap::new()),
         }
     }
@@ -97,6 +110,11 @@ impl Contexts {
             let prompt = prompt::render(&task, None, None, &[]).map_err(PromptError::Render)?;
             return Ok(Prepared { prompt, base: None });
         };
+        let path = self.paths.context(digest);
+        let in_use = Base {
+            _use: self.uses.of(&path).read_owned().await,
+            path,
+        };
         let content = self.base(project, digest).await?;
         let base = Context::parse(&content).map_err(PromptError::Malformed)?;
         let delta = work
@@ -114,7 +132,7 @@ impl Contexts {
         let prompt = prompt::render(&task, Some(&base), delta.as_ref(), &overridden).map_err(PromptError::Render)?;
         Ok(Prepared {
             prompt,
-            base: Some(self.paths.context(digest)),
+            base: Some(in_use),
         })
     }
 
@@ -122,6 +140,7 @@ impl Contexts {
     async fn base(&self, project: &ProjectId, digest: &Digest) -> Result<Bytes, PromptError> {
         let lock = {
             let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+            fetching.retain(|_, lock| Arc::strong_count(lock) > 1);
             Arc::clone(fetching.entry(digest.clone()).or_default())
         };
         let _turn = lock.lock().await;
@@ -147,8 +166,17 @@ impl Contexts {
 /// The file's content, when it is there and whole.
 async fn kept(path: PathBuf, digest: Digest) -> Option<Bytes> {
     let reading = tokio::task::spawn_blocking(move || {
-        let content = std::fs::read(path).ok()?;
-        (Digest::of(&content) == digest).then(|| Bytes::from(content))
+        let mut file = std::fs::File::open(path).ok()?;
+        let mut content = Vec::new();
+        file.read_to_end(&mut content).ok()?;
+        if Digest::of(&content) != digest {
+            return None;
+        }
+        // Only tells which context was not used for longest.
+        if let Err(error) = file.set_modified(SystemTime::now()) {
+            tracing::debug!(%error, "use of a context is not noted");
+        }
+        Some(Bytes::from(content))
     });
     reading.await.ok().flatten()
 }

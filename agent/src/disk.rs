@@ -1,6 +1,6 @@
 //! What an agent keeps on its disk, and what goes first when that is too much: checkpoints
 //! of worktrees that are gone, oldest first, then objects that nothing names, then whole
-//! mirrors, which are caches. What an attempt still has to deliver stays. Undelivered
+//! mirrors, which are caches, as base contexts are. What an attempt still has to deliver stays. Undelivered
 //! output and events have bounds of their own, in the outbox.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use kage_core::cause::chain;
+use kage_core::id::Digest;
 use kage_git::upkeep::Kept;
 use kage_git::{GitError, Mirror, Worktree};
 use serde::Serialize;
@@ -20,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Limits;
 use crate::live::Live;
 use crate::state::Paths;
-use crate::workspace::{Uses, folders, remove_folder};
+use crate::uses::Uses;
+use crate::workspace::{folders, remove_folder};
 
 /// Time between two looks.
 const EVERY: Duration = Duration::from_secs(60);
@@ -161,9 +163,7 @@ impl Disk {
     async fn look(&mut self) {
         let bytes = bytes_in(self.paths.worktrees()).await;
         self.worktrees.0.store(bytes, Ordering::Relaxed);
-        if let Err(error) = self.forget_checkpoints().await {
-            tracing::warn!(error = chain(&error), "checkpoints are not counted");
-        }
+        self.forget_checkpoints().await;
         let over = bytes_in(self.paths.mirrors()).await > self.limits.mirrors;
         for path in mirrors(&self.paths) {
             let due = self.collected.get(&path).is_none_or(|last| last.elapsed() >= COLLECT);
@@ -174,6 +174,7 @@ impl Disk {
         if over {
             self.remove_mirrors().await;
         }
+        self.remove_contexts().await;
     }
 
     /// What live attempts call their worktrees: nothing of theirs goes.
@@ -184,21 +185,15 @@ impl Disk {
     }
 
     /// Forgets checkpoints, oldest first, until the rest fits.
-    async fn forget_checkpoints(&mut self) -> Result<(), GitError> {
+    async fn forget_checkpoints(&mut self) {
         let mut groups = Vec::new();
         for path in mirrors(&self.paths) {
-            let mirror = Mirror::open_or_init(path).await?;
-            for kept in mirror.kept().await? {
-                let known = self.sizes.get(&kept.worktree);
-                let bytes = match known.filter(|(newest, _)| *newest == kept.newest) {
-                    Some((_, bytes)) => *bytes,
-                    None => mirror.size_of(&kept).await?,
-                };
-                groups.push(Group {
-                    mirror: mirror.clone(),
-                    kept,
-                    bytes,
-                });
+            // One that is damaged keeps no other from being counted.
+            match self.checkpoints_in(&path).await {
+                Ok(found) => groups.extend(found),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), error = chain(&error), "checkpoints are not counted");
+                }
             }
         }
         let sizes = groups
@@ -215,7 +210,11 @@ impl Disk {
             if in_use.contains(&group.kept.worktree) {
                 continue;
             }
-            group.mirror.forget(&group.kept.worktree).await?;
+            if let Err(error) = group.mirror.forget(&group.kept.worktree).await {
+                let path = group.mirror.path().display();
+                tracing::warn!(%path, error = chain(&error), "checkpoints are not forgotten");
+                continue;
+            }
             total -= group.bytes;
             self.forgotten.insert(group.mirror.path().to_owned());
             tracing::info!(
@@ -223,7 +222,25 @@ impl Disk {
                 "checkpoints of a session that is over were removed"
             );
         }
-        Ok(())
+    }
+
+    /// The checkpoints in one mirror, with their sizes.
+    async fn checkpoints_in(&self, path: &Path) -> Result<Vec<Group>, GitError> {
+        let mirror = Mirror::open_or_init(path).await?;
+        let mut groups = Vec::new();
+        for kept in mirror.kept().await? {
+            let known = self.sizes.get(&kept.worktree);
+            let bytes = match known.filter(|(newest, _)| *newest == kept.newest) {
+                Some((_, bytes)) => *bytes,
+                None => mirror.size_of(&kept).await?,
+            };
+            groups.push(Group {
+                mirror: mirror.clone(),
+                kept,
+                bytes,
+            });
+        }
+        Ok(groups)
     }
 
     /// Frees what nothing names, unless somebody works there.
@@ -281,6 +298,40 @@ impl Disk {
             "mirrors in use take more than they may"
         );
     }
+
+    /// Removes base contexts, the one that was not used for longest first, until the rest fits.
+    async fn remove_contexts(&self) {
+        let mut all = contexts(self.paths.contexts()).await;
+        all.sort();
+        let mut total: u64 = all.iter().map(|(_, _, bytes)| bytes).sum();
+        for (_, path, bytes) in all {
+            if total <= self.limits.contexts {
+                return;
+            }
+            let Ok(_alone) = self.uses.of(&path).try_write_owned() else {
+                continue;
+            };
+            match tokio::fs::remove_file(&path).await {
+                Ok(()) => total -= bytes,
+                Err(error) => tracing::warn!(path = %path.display(), %error, "a context is kept"),
+            }
+        }
+    }
+}
+
+/// The base contexts in a folder: when each was last used, and its bytes. What is still being
+/// written has another kind of name.
+async fn contexts(folder: PathBuf) -> Vec<(SystemTime, PathBuf, u64)> {
+    let listing = tokio::task::spawn_blocking(move || {
+        let entries = std::fs::read_dir(folder).into_iter().flatten();
+        let files = entries.filter_map(Result::ok).filter_map(|entry| {
+            entry.file_name().to_str()?.parse::<Digest>().ok()?;
+            let meta = entry.metadata().ok()?;
+            Some((meta.modified().ok()?, entry.path(), meta.blocks() * 512))
+        });
+        files.collect()
+    });
+    listing.await.unwrap_or_default()
 }
 
 /// When a mirror was last worked in.

@@ -29,6 +29,7 @@ mod recorder;
 mod lease;
 mod blobs;
 mod contexts;
+mod uses;
 mod workspace;
 pub mod disk;
 mod attempt;
@@ -61,7 +62,8 @@ use crate::outbox::{Opened, OutboxError, OutboxWriter};
 use crate::renewal::Renewal;
 use crate::state::{StateDir, StateError};
 use crate::trust::Keyring;
-use crate::workspace::{Uses, Workspaces};
+use crate::uses::Uses;
+use crate::workspace::Workspaces;
 
 /// How long what an earlier start left may delay Hello: it counts only until the
 /// coordinator knows of the restart.
@@ -181,7 +183,7 @@ impl Stored {
             outbox: self.opened.outbox,
             live,
             masker: Masker::new(&secrets),
-            contexts: Contexts::new(paths.clone(), blobs.clone()),
+            contexts: Contexts::new(paths.clone(), blobs.clone(), uses.clone()),
             workspaces: Workspaces::new(
                 paths.clone(),
                 &config.coordinator_url,

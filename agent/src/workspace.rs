@@ -1,9 +1,8 @@
 //! Worktrees for attempts: a bare mirror per repository, filled from the coordinator, and
 //! a worktree per attempt, removed when the attempt is over. All git is `kage-git`'s.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use kage_core::cause::chain;
 use kage_core::checkpoint::Resume;
@@ -14,11 +13,12 @@ use kage_git::restore::RestoreError;
 use kage_git::{Auth, GitError, Mirror, Worktree};
 use kage_proto::blob::repository_path;
 use kage_proto::client::Credentials;
-use tokio::sync::{OwnedRwLockReadGuard, RwLock};
+use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::blobs::{BlobError, Blobs};
 use crate::state::Paths;
 use crate::trust::git_auth;
+use crate::uses::Uses;
 
 /// Why a workspace could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -73,19 +73,6 @@ pub(crate) struct Workspace {
     pub(crate) tree: Arc<Worktree>,
     /// While it is held, nothing is collected in the mirror.
     _use: OwnedRwLockReadGuard<()>,
-}
-
-/// Who works in which mirror. Cloning shares it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Uses(Arc<Mutex<HashMap<PathBuf, Arc<RwLock<()>>>>>);
-
-impl Uses {
-    /// The lock of the mirror at `path`: to work in it is to read, to collect to write.
-    pub(crate) fn of(&self, path: &Path) -> Arc<RwLock<()>> {
-        // A panic while holding it cannot leave the map half-changed.
-        let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(uses.entry(path.to_owned()).or_default())
-    }
 }
 
 /// Makes and removes workspaces.

@@ -73,6 +73,8 @@ pub struct DiskSettings {
     pub mirrors_mib: Option<u64>,
     /// Checkpoints of sessions that are over; beyond it the oldest go.
     pub checkpoints_mib: Option<u64>,
+    /// Base contexts; beyond it those go that were not used for longest.
+    pub contexts_mib: Option<u64>,
     /// Worktrees; beyond it no work is taken.
     pub worktrees_mib: Option<u64>,
 }
@@ -87,6 +89,7 @@ impl DiskSettings {
             undelivered_output: bytes(self.outbox_mib, usual.undelivered_output),
             mirrors: bytes(self.mirrors_mib, usual.mirrors),
             checkpoints: bytes(self.checkpoints_mib, usual.checkpoints),
+            contexts: bytes(self.contexts_mib, usual.contexts),
             worktrees: bytes(self.worktrees_mib, usual.worktrees),
             ..usual
         }

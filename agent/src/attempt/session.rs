@@ -68,7 +68,7 @@ pub(super) async fn run(
         name: work.name.clone(),
         model: work.model.clone(),
         prompt: prepared.prompt,
-        base_context: prepared.base,
+        base_context: prepared.base.as_ref().map(|base| base.path.clone()),
         beginning: Beginning::New,
         steps: Steps::unheard(),
         worktree: workspace.as_ref().map(|workspace| workspace.tree.path().to_owned()),

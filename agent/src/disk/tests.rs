@@ -126,3 +126,52 @@ async fn mirrors_go_when_all_else_is_too_little_but_none_in_use() {
     place.disk(none).look().await;
     assert!(!used.path().exists());
 }
+
+#[tokio::test]
+async fn a_mirror_that_is_damaged_does_not_keep_the_checkpoints_of_others() {
+    let place = Place::new();
+    let (mirror, base) = place.mirror("whole.git").await;
+    place.attempt(1, &mirror, &base).await;
+    // Earlier in the order of names; its making cannot be finished.
+    let damaged = place.paths.mirrors().join("default/damaged.git");
+    std::fs::create_dir(&damaged).unwrap();
+    std::fs::write(damaged.join("objects"), "").unwrap();
+    let none = Limits {
+        checkpoints: 0,
+        ..Limits::default()
+    };
+    place.disk(none).look().await;
+    assert_eq!(mirror.kept().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_base_contexts_go_that_were_not_used_for_longest_but_none_in_use() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.paths.contexts()).unwrap();
+    let paths: Vec<PathBuf> = (0..3_u64)
+        .map(|n| {
+            let content = vec![b'x'; 4096 + usize::try_from(n).unwrap()];
+            let path = place.paths.context(&kage_core::id::Digest::of(&content));
+            std::fs::write(&path, content).unwrap();
+            let file = std::fs::File::open(&path).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(n))
+                .unwrap();
+            path
+        })
+        .collect();
+    let there = || paths.iter().map(|path| path.exists()).collect::<Vec<_>>();
+    let size = std::fs::metadata(&paths[2]).unwrap().blocks() * 512;
+    let _in_use = place.uses.of(&paths[0]).read_owned().await;
+    for (contexts, left) in [
+        (u64::MAX, [true; 3]),
+        (2 * size, [true, false, true]),
+        (0, [true, false, false]),
+    ] {
+        let limits = Limits {
+            contexts,
+            ..Limits::default()
+        };
+        place.disk(limits).look().await;
+        assert_eq!(there(), left, "{contexts}");
+    }
+}
