@@ -1,12 +1,13 @@
 //! The blob plane as an agent uses it: gets and puts by digest over HTTP. A coordinator
-//! that is away is waited for, because its restart is only a long disconnect; the caller
-//! drops the future when it has to stop.
+//! that is away is waited for however long that takes, because it is only a long disconnect;
+//! the caller drops the future when it has to stop, at the latest when its lease is over.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use kage_core::cause::chain;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::id::{AgentId, Digest, ProjectId};
 use kage_proto::blob::{AGENT_HEADER, blob_path};
@@ -21,8 +22,8 @@ use crate::backoff::Backoff;
 use crate::ports::Random;
 use crate::trust::{Keyring, SILENCE};
 
-/// Requests for one blob before it counts as out of reach.
-const TRIES: u32 = 60;
+/// Requests for one blob that may be refused or cut short, by a coordinator that is there.
+pub(crate) const TRIES: u32 = 60;
 
 /// Silence after the last byte of what was sent: it is written to the disk then.
 const ANSWER: Duration = Duration::from_secs(5 * 60);
@@ -63,9 +64,9 @@ pub(crate) enum BlobError {
         /// How.
         status: StatusCode,
     },
-    /// The coordinator was away for too long.
-    #[error("the coordinator could not be reached")]
-    Unreachable(#[source] Lost),
+    /// The coordinator is there, and yet no request came to its end.
+    #[error("the coordinator did not answer, {TRIES} times")]
+    Unanswered(#[source] Lost),
     /// A file of this agent could not be used.
     #[error("cannot use {path}")]
     Io {
@@ -77,15 +78,25 @@ pub(crate) enum BlobError {
     },
 }
 
+impl Lost {
+    /// True when nobody was there: the request was not even made.
+    fn is_away(&self) -> bool {
+        match self {
+            Self::Request(error) => error.is_connect(),
+            Self::Stuck => false,
+        }
+    }
+}
+
 impl BlobError {
     /// How an attempt that needs the blob fails.
     pub(crate) fn failure(&self, what: &str) -> Failure {
         let kind = match self {
             Self::Missing { .. } | Self::Mismatch { .. } => FailureKind::ContextUnavailable,
             Self::Refused { .. } | Self::Io { .. } => FailureKind::Unknown,
-            Self::Unreachable(_) => FailureKind::Network,
+            Self::Unanswered(_) => FailureKind::Network,
         };
-        Failure::new(kind, format!("{what}: {self}"))
+        Failure::new(kind, format!("{what}: {}", chain(self)))
     }
 }
 
@@ -287,7 +298,7 @@ async fn stuck(mut moving: watch::Receiver<Instant>) {
     }
 }
 
-/// How often one blob was asked for.
+/// How often one blob was asked for, of a coordinator that was there.
 #[derive(Default)]
 struct Tries {
     made: u32,
@@ -295,6 +306,14 @@ struct Tries {
 }
 
 impl Tries {
+    /// Counts a request that had no answer. False when it was the last.
+    fn may_go_on(&mut self, lost: &Lost) -> bool {
+        if !lost.is_away() {
+            self.made += 1;
+        }
+        self.made < TRIES
+    }
+
     async fn refused(&mut self, status: StatusCode, digest: &Digest, random: &Random) -> Result<(), BlobError> {
         self.made += 1;
         let passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
@@ -312,10 +331,9 @@ impl Tries {
     }
 
     async fn failed(&mut self, error: impl Into<Lost>, random: &Random) -> Result<(), BlobError> {
-        self.made += 1;
         let error = error.into();
-        if self.made >= TRIES {
-            return Err(BlobError::Unreachable(error));
+        if !self.may_go_on(&error) {
+            return Err(BlobError::Unanswered(error));
         }
         tracing::debug!(%error, "blob request failed");
         tokio::time::sleep(self.backoff.next(random)).await;
@@ -346,8 +364,27 @@ impl std::io::Write for HashWriter<'_> {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
+    use kage_proto::client::Dial;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_coordinator_that_is_away_is_waited_for_and_one_that_only_fails_is_not() {
+        let keyring = Keyring::new(kage_proto::client::Credentials::default(), Dial::default()).unwrap();
+        // Nobody listens on a port that was given back.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let away = Lost::Request(keyring.http().get(&url).send().await.unwrap_err());
+        let mut tries = Tries::default();
+        for _ in 0..2 * TRIES {
+            assert!(tries.may_go_on(&away));
+        }
+        for _ in 1..TRIES {
+            assert!(tries.may_go_on(&Lost::Stuck));
+        }
+        assert!(!tries.may_go_on(&Lost::Stuck));
+    }
 
     #[tokio::test]
     async fn an_upload_is_stuck_when_nothing_of_it_moves() {

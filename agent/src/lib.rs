@@ -191,6 +191,7 @@ impl Stored {
                 blobs.clone(),
                 uses.clone(),
             ),
+                Arc::clone(&ports.random),
             blobs,
             paths,
             worktrees,

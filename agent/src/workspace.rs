@@ -10,12 +10,14 @@ use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::id::{AttemptId, Oid, ProjectId, RepositoryName, SessionId};
 use kage_git::restore::RestoreError;
-use kage_git::{Auth, GitError, Mirror, Worktree};
+use kage_git::{Auth, FetchProblem, GitError, Mirror, Worktree};
 use kage_proto::blob::repository_path;
 use kage_proto::client::Credentials;
 use tokio::sync::OwnedRwLockReadGuard;
 
-use crate::blobs::{BlobError, Blobs};
+use crate::backoff::Backoff;
+use crate::blobs::{BlobError, Blobs, TRIES};
+use crate::ports::Random;
 use crate::state::Paths;
 use crate::trust::git_auth;
 use crate::uses::Uses;
@@ -53,7 +55,7 @@ impl WorkspaceError {
     /// How the attempt fails.
     pub(crate) fn failure(&self) -> Failure {
         let kind = match self {
-            Self::Fetch { .. } | Self::Pack(BlobError::Unreachable(_)) => FailureKind::Network,
+            Self::Fetch { .. } | Self::Pack(BlobError::Unanswered(_)) => FailureKind::Network,
             Self::Mirror(_)
             | Self::Missing { .. }
             | Self::Create(_)
@@ -76,13 +78,13 @@ pub(crate) struct Workspace {
 }
 
 /// Makes and removes workspaces.
-#[derive(Debug)]
 pub(crate) struct Workspaces {
     paths: Paths,
     coordinator_url: String,
     auth: Auth,
     blobs: Blobs,
     uses: Uses,
+    random: Random,
 }
 
 impl Workspaces {
@@ -92,8 +94,10 @@ impl Workspaces {
         credentials: &Credentials,
         blobs: Blobs,
         uses: Uses,
+        random: Random,
     ) -> Self {
         Self {
+            random,
             paths,
             blobs,
             uses,
@@ -221,13 +225,21 @@ impl Workspaces {
         }
         let url = format!("{}{}", self.coordinator_url, repository_path(project, repository));
         let refspec = format!("+{reference}:{reference}");
-        mirror
-            .fetch(&url, &self.auth, &[&refspec])
-            .await
-            .map_err(|source| WorkspaceError::Fetch {
-                commit: commit.clone(),
-                source,
-            })?;
+        let (mut backoff, mut broken_off) = (Backoff::default(), 0);
+        while let Err(source) = mirror.fetch(&url, &self.auth, &[&refspec]).await {
+            match source.fetch_problem() {
+                // A coordinator that is away is waited for; whoever called ends the wait.
+                FetchProblem::Away => {}
+                FetchProblem::BrokenOff if broken_off < TRIES => broken_off += 1,
+                FetchProblem::NoReference => return Err(WorkspaceError::Missing { commit: commit.clone() }),
+                FetchProblem::BrokenOff | FetchProblem::Other => {
+                    let commit = commit.clone();
+                    return Err(WorkspaceError::Fetch { commit, source });
+                }
+            }
+            tracing::debug!(error = chain(&source), "fetch failed");
+            tokio::time::sleep(backoff.next(&self.random)).await;
+        }
         if mirror.has_commit(commit).await.map_err(WorkspaceError::Mirror)? {
             Ok(())
         } else {

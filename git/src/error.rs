@@ -107,7 +107,57 @@ const MACHINE: [&str; 6] = [
     "Too many open files",
 ];
 
+/// What git prints when nobody took its connection.
+const AWAY: [&str; 4] = [
+    "Failed to connect",
+    "Could not connect",
+    "Couldn't connect",
+    "Could not resolve host",
+];
+
+/// What git prints when a connection ended before the answer did.
+const BROKEN_OFF: [&str; 7] = [
+    "Connection reset",
+    "Recv failure",
+    "Send failure",
+    "Empty reply from server",
+    "RPC failed",
+    "early EOF",
+    "hung up unexpectedly",
+];
+
+/// Why a fetch failed, as far as it says something about the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchProblem {
+    /// Nobody was there.
+    Away,
+    /// Somebody was there, and the answer broke off.
+    BrokenOff,
+    /// The remote does not have the reference.
+    NoReference,
+    /// Anything else, which would be the same next time.
+    Other,
+}
+
 impl GitError {
+    /// What a fetch that failed says about the remote.
+    #[must_use]
+    pub fn fetch_problem(&self) -> FetchProblem {
+        let Self::Failed { stderr, .. } = self else {
+            return FetchProblem::Other;
+        };
+        let says = |words: &[&str]| words.iter().any(|words| stderr.contains(words));
+        if says(&["couldn't find remote ref"]) {
+            FetchProblem::NoReference
+        } else if says(&AWAY) {
+            FetchProblem::Away
+        } else if says(&BROKEN_OFF) {
+            FetchProblem::BrokenOff
+        } else {
+            FetchProblem::Other
+        }
+    }
+
     /// True when the machine failed and not what git was given, so that the same operation
     /// may succeed later: no room, no memory, a program that was killed.
     #[must_use]
@@ -176,5 +226,37 @@ mod tests {
         assert!(GitError::io("create", Path::new("x"))(io::Error::other("x")).is_transient());
         assert!(!failed("exit status: 128", "fatal: pack is corrupted (SHA1 mismatch)").is_transient());
         assert!(!GitError::unexpected("rev-parse", b"?").is_transient());
+    }
+
+    #[tokio::test]
+    async fn a_fetch_tells_who_was_not_there_from_what_was_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let mirror = crate::Mirror::open_or_init(folder.path().join("to.git")).await.unwrap();
+        crate::Mirror::open_or_init(folder.path().join("from.git"))
+            .await
+            .unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = listener.local_addr().unwrap();
+        drop(listener);
+        // Takes a connection and says nothing.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let silent = listener.local_addr().unwrap();
+        std::thread::spawn(move || while listener.accept().is_ok() {});
+        for (url, problem) in [
+            (format!("http://{closed}/x.git"), FetchProblem::Away),
+            (format!("http://{silent}/x.git"), FetchProblem::BrokenOff),
+            (
+                format!("file://{}/from.git", folder.path().display()),
+                FetchProblem::NoReference,
+            ),
+            (
+                format!("file://{}/none.git", folder.path().display()),
+                FetchProblem::Other,
+            ),
+        ] {
+            let fetched = mirror.fetch(&url, &crate::Auth::None, &["refs/a:refs/a"]).await;
+            let error = fetched.unwrap_err();
+            assert_eq!(error.fetch_problem(), problem, "{error}");
+        }
     }
 }

@@ -45,7 +45,7 @@ pub mod decoders;
 
 pub use checkpoint::Checkpoint;
 pub use command::{Auth, TlsAuth};
-pub use error::GitError;
+pub use error::{FetchProblem, GitError};
 pub use mirror::{Expected, Mirror};
 pub use user_repo::UserRepo;
 pub use worktree::Worktree;
