@@ -33,6 +33,7 @@ mod checkpoints;
 mod changes;
 mod resumed;
 mod kept;
+mod watchdog;
 mod session;
 mod verify;
 

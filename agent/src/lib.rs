@@ -8,6 +8,7 @@ pub mod steps;
 pub mod session_file;
 pub mod ports;
 pub mod slots;
+mod allowance;
 pub mod adapter;
 pub mod process;
 pub mod state;

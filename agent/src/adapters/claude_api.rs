@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AdapterConfig, LoadError, name_session, text};
 use crate::adapter::{Adapter, AdapterEnd, Beginning, Reporter, ReporterClosed, Resumes, SessionInput};
+use crate::allowance::Allowance;
 use crate::process::{Control, Environment, Runner};
 use crate::steps::Steps;
 use crate::tools::{HeadTail, Toolbox, describe};
@@ -140,7 +141,7 @@ impl ClaudeApi {
         let Some(key) = &self.key else {
             return AdapterEnd::Failed(Failure::new(FailureKind::AdapterUnavailable, NO_KEY));
         };
-        let timeout = input.timeout;
+        let (timeout, frozen) = (input.timeout, input.frozen.clone());
         let halt = stop.child_token();
         let mut session = match self.session(key, input, reporter, halt.clone()).await {
             Ok(session) => session,
@@ -149,7 +150,7 @@ impl ClaudeApi {
         let mut work = std::pin::pin!(session.work());
         let (end, timed_out) = tokio::select! {
             end = &mut work => (end, false),
-            () = tokio::time::sleep(timeout) => {
+            () = Allowance::new(timeout).used_up_unless(frozen) => {
                 // The loop is told to stop instead of dropped: it ends the tool it runs.
                 halt.cancel();
                 (work.await, true)

@@ -17,12 +17,12 @@ use kage_core::failure_table::local_failure;
 use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::SessionWork;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::kept::Kept;
+use super::watchdog::{Watched, crash, watch_over};
 use super::{ABANDON, Attempt, Ended};
 use crate::adapter::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput};
 use crate::outbox::OutboxClosed;
@@ -142,7 +142,9 @@ async fn work_on(attempt: &Attempt, adapter: Arc<dyn Adapter>, input: SessionInp
     // Aborted when this future is dropped, so neither outlives the attempt.
     let mut recorder = JoinSet::new();
     recorder.spawn(record(attempt, reports, active));
-    let end = supervise(attempt, adapter, input, reporter, last_active).await;
+    let stopped = attempt.stop.token();
+    let grace = attempt.shop.limits.stop_grace;
+    let Watched { end, abandoned } = watch_over(adapter, input, reporter, last_active, stopped, grace + ABANDON).await;
     let recorded = async {
         match recorder.join_next().await {
             Some(Ok(result)) => result.map_err(Ended::from),
@@ -150,14 +152,16 @@ async fn work_on(attempt: &Attempt, adapter: Arc<dyn Adapter>, input: SessionInp
             None => Ok(()),
         }
     };
-    if attempt.stop.reason().is_some() {
-        // Waiting for space must not keep a stopped attempt; its last output is lost then.
-        match tokio::time::timeout(attempt.shop.limits.stop_grace, recorded).await {
-            Ok(recorded) => recorded?,
-            Err(_) => tracing::warn!("output of a stopped attempt was dropped"),
+    // Waiting for space must not keep a stopped attempt; its last output is lost then.
+    let too_long = async {
+        if !abandoned {
+            stopped.cancelled().await;
         }
-    } else {
-        recorded.await?;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        recorded = recorded => recorded?,
+        () = too_long => tracing::warn!("output of a stopped attempt was dropped"),
     }
     Ok(end)
 }
@@ -168,68 +172,6 @@ fn record(
     active: watch::Sender<Instant>,
 ) -> impl Future<Output = Result<(), OutboxClosed>> + Send + 'static {
     attempt.recording.clone().run(reports, active).in_current_span()
-}
-
-async fn supervise(
-    attempt: &Attempt,
-    adapter: Arc<dyn Adapter>,
-    input: SessionInput,
-    reporter: Reporter,
-    last_active: watch::Receiver<Instant>,
-) -> AdapterEnd {
-    let (timeout, idle_timeout) = (input.timeout, input.idle_timeout);
-    let deadline = Instant::now() + timeout;
-    let stop = CancellationToken::new();
-    let told = stop.clone();
-    let mut working = JoinSet::new();
-    working.spawn(async move { adapter.run(input, reporter, told).await }.in_current_span());
-    // Why it was told to stop, and until when it is waited for.
-    let mut stopping: Option<(Option<Failure>, Instant)> = None;
-    let mut idle_from = *last_active.borrow();
-    loop {
-        let abandon = stopping.as_ref().map(|(_, until)| *until);
-        let why = tokio::select! {
-            // How it ended by itself counts more than what it would be told.
-            biased;
-            joined = working.join_next() => {
-                let end = match joined {
-                    Some(Ok(end)) => end,
-                    Some(Err(error)) => AdapterEnd::Failed(crash("the adapter", &error)),
-                    None => AdapterEnd::Stopped,
-                };
-                return match (stopping, end) {
-                    (Some((Some(failure), _)), _) => AdapterEnd::Failed(failure),
-                    (Some((None, _)), _) => AdapterEnd::Stopped,
-                    (None, end) => end,
-                };
-            }
-            () = tokio::time::sleep_until(abandon.unwrap_or(deadline)), if abandon.is_some() => {
-                tracing::error!("adapter did not stop and is abandoned");
-                working.abort_all();
-                continue;
-            }
-            () = attempt.stop.token().cancelled(), if abandon.is_none() => None,
-            () = tokio::time::sleep_until(deadline), if abandon.is_none() => {
-                Some(format!("it took longer than {timeout:?}"))
-            }
-            () = tokio::time::sleep_until(idle_from + idle_timeout), if abandon.is_none() => {
-                let active = *last_active.borrow();
-                // A frozen attempt cannot be active.
-                idle_from = if *attempt.frozen.borrow() { Instant::now() } else { active.max(idle_from) };
-                if idle_from + idle_timeout > Instant::now() {
-                    continue;
-                }
-                Some(format!("it printed nothing and reported nothing for {idle_timeout:?}"))
-            }
-        };
-        stop.cancel();
-        let failure = why.map(|text| Failure::new(FailureKind::Timeout, text));
-        stopping = Some((failure, Instant::now() + attempt.shop.limits.stop_grace + ABANDON));
-    }
-}
-
-fn crash(what: &str, error: &JoinError) -> Failure {
-    Failure::new(FailureKind::AdapterCrash, format!("{what} crashed: {error}"))
 }
 
 /// Commits the worktree and sends the commit's objects.

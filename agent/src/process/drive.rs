@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::child::Child;
 use super::{Cause, Chunk, Control, Ended, Limits, Pipe, RunError, Status};
+use crate::allowance::Allowance;
 
 /// The most bytes in a chunk.
 const CHUNK: usize = 64 * 1024;
@@ -87,10 +88,9 @@ pub(super) async fn drive(
     let mut stdout = Reader::new(Pipe::Stdout, stdout);
     let mut stderr = Reader::new(Pipe::Stderr, stderr);
 
-    let deadline = Instant::now() + limits.timeout;
+    let mut allowance = Allowance::new(limits.timeout);
     let mut active = Instant::now();
     let mut waiting: Option<Chunk> = None;
-    let mut frozen = false;
     let mut freezer = true;
     let mut taken = true;
     let mut cause: Option<Cause> = None;
@@ -99,7 +99,7 @@ pub(super) async fn drive(
     let mut end: Option<(Status, u32)> = None;
 
     if *control.frozen.borrow_and_update() {
-        frozen = true;
+        allowance.freeze(true);
         child.freeze(true).await;
     }
     loop {
@@ -123,10 +123,12 @@ pub(super) async fn drive(
                 Ok(()) => Input::Frozen(*control.frozen.borrow_and_update()),
                 Err(_) => Input::NoFreezer,
             },
-            () = sleep_until(deadline), if running => Input::TimedOut,
-            () = sleep_until(active + limits.idle_timeout), if running && !frozen && waiting.is_none() => Input::Idle,
+            () = allowance.used_up(), if running => Input::TimedOut,
+            () = sleep_until(active + limits.idle_timeout), if running && !allowance.is_frozen() && waiting.is_none() => {
+                Input::Idle
+            }
             ended = child.ended(), if end.is_none() => Input::Ended(ended),
-            () = sleep_until(overdue.unwrap_or(deadline)), if overdue.is_some() => Input::Overdue,
+            () = sleep_until(overdue.unwrap_or(active)), if overdue.is_some() => Input::Overdue,
             () = sleep_until(quiet_at), if end.is_some() && waiting.is_none() => Input::Overdue,
             permit = output.reserve(), if taken && waiting.is_some() => match (permit, waiting.take()) {
                 (Ok(permit), Some(chunk)) => {
@@ -150,13 +152,15 @@ pub(super) async fn drive(
                 None
             }
             Input::Frozen(now) => {
-                frozen = now;
+                allowance.freeze(now);
                 active = Instant::now();
                 child.freeze(now).await;
                 None
             }
             Input::NoFreezer => {
+                // Nobody can thaw it any more: its time goes on, or nothing would ever end it.
                 freezer = false;
+                allowance.freeze(false);
                 None
             }
             Input::Ended(ended) => {

@@ -152,13 +152,14 @@ async fn a_program_whose_output_nobody_wants_is_ended() {
 }
 
 #[tokio::test]
-async fn freezing_stops_the_program_and_its_idle_clock() {
+async fn freezing_stops_the_program_and_its_clocks() {
     let (freeze, frozen) = watch::channel(true);
     let control = Control {
         stop: CancellationToken::new(),
         frozen,
     };
     let limits = Limits {
+        timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_millis(400),
         ..LIMITS
     };
@@ -166,8 +167,8 @@ async fn freezing_stops_the_program_and_its_idle_clock() {
     let runner = Runner::default();
     let run = runner.run(sh("sleep 0.05; echo awake"), limits, control, sender);
     let thaw = async {
-        // Longer than the idle limit: only the freeze keeps the program alive and silent.
-        let early = tokio::time::timeout(Duration::from_millis(800), chunks.recv()).await;
+        // Longer than both limits: only the freeze keeps the program alive and silent.
+        let early = tokio::time::timeout(Duration::from_millis(2200), chunks.recv()).await;
         freeze.send_replace(false);
         (early, chunks.recv().await)
     };

@@ -1,0 +1,116 @@
+//! The time that something may take. It stands still while the attempt is frozen: nobody
+//! can do anything then, and what was taken away by a disconnect is given back.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+/// Time that is being used up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Allowance {
+    until: Instant,
+    /// Since when it stands still.
+    since: Option<Instant>,
+}
+
+impl Allowance {
+    /// So much from now on.
+    pub(crate) fn new(time: Duration) -> Self {
+        Self {
+            until: Instant::now() + time,
+            since: None,
+        }
+    }
+
+    /// Whether it stands still.
+    pub(crate) const fn is_frozen(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// Lets it stand still, or go on with what was left.
+    pub(crate) fn freeze(&mut self, frozen: bool) {
+        self.freeze_at(frozen, Instant::now());
+    }
+
+    fn freeze_at(&mut self, frozen: bool, now: Instant) {
+        match (self.since, frozen) {
+            (None, true) => self.since = Some(now),
+            (Some(since), false) => {
+                self.until += now - since;
+                self.since = None;
+            }
+            (None, false) | (Some(_), true) => {}
+        }
+    }
+
+    /// Waits until it is used up: for ever while it stands still. Cancel-safe.
+    pub(crate) async fn used_up(&self) {
+        match self.since {
+            None => sleep_until(self.until).await,
+            Some(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits until it is used up, and stands still while `frozen` says so.
+    pub(crate) async fn used_up_unless(mut self, mut frozen: watch::Receiver<bool>) {
+        let mut heard = true;
+        self.freeze(*frozen.borrow_and_update());
+        loop {
+            tokio::select! {
+                biased;
+                changed = frozen.changed(), if heard => {
+                    heard = changed.is_ok();
+                    // Nobody can freeze or thaw any more: then it is not frozen.
+                    self.freeze(heard && *frozen.borrow_and_update());
+                }
+                () = self.used_up() => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn frozen_time_is_given_back() {
+        let mut allowance = Allowance::new(HOUR);
+        let (start, end) = (allowance.until - HOUR, allowance.until);
+        // Also when it is said twice.
+        for (minutes, frozen, given_back) in [
+            (10, true, 0),
+            (20, true, 0),
+            (30, false, 20),
+            (31, false, 20),
+            (40, true, 20),
+            (45, false, 25),
+        ] {
+            allowance.freeze_at(frozen, start + minutes * HOUR / 60);
+            assert_eq!(allowance.is_frozen(), frozen);
+            assert_eq!(allowance.until, end + given_back * HOUR / 60, "{minutes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_used_up_while_frozen() {
+        let (freeze, frozen) = watch::channel(true);
+        let mut used_up = pin!(Allowance::new(Duration::ZERO).used_up_unless(frozen));
+        assert!(timeout(Duration::from_millis(20), &mut used_up).await.is_err());
+        freeze.send_replace(false);
+        used_up.await;
+
+        let (freeze, frozen) = watch::channel(true);
+        let used_up = Allowance::new(Duration::ZERO).used_up_unless(frozen);
+        // Nobody can thaw it any more.
+        drop(freeze);
+        used_up.await;
+    }
+}
