@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kage_agent::process::{
-    Cause, Chunk, Command, Containment, Control, Ended, Limits, RunError, Runner, Status, Stdin,
+    Cause, Chunk, Command, Containment, Control, Ended, Limits, RunError, Runner, Status, Stdin, WARDEN_ARGUMENT,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -234,6 +234,34 @@ async fn freezing_reaches_what_left_the_group() {
     let ((ended, _), ()) = tokio::join!(run(sh(script, folder.path()), limits(), control), watch);
     let ended = ended.unwrap();
     assert_eq!((ended.cause, ended.survivors), (Cause::Stopped, 0));
+}
+
+#[test]
+fn a_program_whose_agent_is_gone_before_it_starts_is_ended() {
+    use std::io::{Read as _, Write as _};
+
+    let (mut agent, warden) = std::os::unix::net::UnixStream::pair().unwrap();
+    let os = |text: &str| serde_json::json!({"Unix": text.as_bytes()});
+    let start = serde_json::json!({"start": {
+        "program": os("sleep"), "args": [os("1000")], "env": [[os("PATH"), os("/usr/local/bin:/usr/bin:/bin")]],
+        "cwd": "/", "stdin": "null", "grace": {"secs": 1, "nanos": 0},
+    }});
+    writeln!(agent, "{start}").unwrap();
+    drop(agent);
+    let mut warden = std::process::Command::new(env!("CARGO_BIN_EXE_kage-agent"))
+        .arg(WARDEN_ARGUMENT)
+        .stdin(std::os::fd::OwnedFd::from(warden))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Both hold it: it ends when neither is left.
+    let mut held = warden.stdout.take().unwrap();
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended.send(held.read_to_end(&mut Vec::new())));
+    let nothing = end.recv_timeout(DEADLINE).expect("nothing is left").unwrap();
+    assert_eq!(nothing, 0);
+    warden.wait().unwrap();
 }
 
 #[tokio::test]

@@ -58,8 +58,8 @@ fn run() -> io::Result<()> {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let grace = start.grace;
-    let program = match become_warden().and_then(|()| spawn(start, &mut orders)) {
-        Ok(pid) => pid,
+    let (program, received) = match become_warden().and_then(|()| begin(start, orders)) {
+        Ok(begun) => begun,
         Err(error) => {
             return send(
                 &mut agent,
@@ -70,17 +70,9 @@ fn run() -> io::Result<()> {
             );
         }
     };
-    send(&mut agent, &Message::Started { pid: program })?;
-
-    // Two senders, each waiting for the one receiver: full only means that they wait.
-    let (inputs, received) = sync_channel(16);
-    let reaped = inputs.clone();
-    thread::Builder::new()
-        .name("reap".to_owned())
-        .spawn(move || reap(program, &reaped))?;
-    thread::Builder::new()
-        .name("orders".to_owned())
-        .spawn(move || listen(orders, &inputs))?;
+    // From here on nothing may return before the program has ended. An agent that is gone
+    // is told of by its orders.
+    let _agent_may_be_gone = send(&mut agent, &Message::Started { pid: program });
 
     let (status, survivors) = guard(&received, grace);
     let message = Message::Ended {
@@ -110,18 +102,42 @@ fn send(agent: &mut UnixStream, message: &Message) -> io::Result<()> {
     agent.write_all(&line)
 }
 
-/// Starts the program in a process group of its own.
-fn spawn(start: Start, orders: &mut BufReader<UnixStream>) -> io::Result<i32> {
-    let stdin = match start.stdin {
+/// Starts the program, after all that may fail and would leave it alone.
+fn begin(start: Start, mut orders: BufReader<UnixStream>) -> io::Result<(i32, Receiver<Input>)> {
+    let stdin = stdin(&start.stdin, &mut orders)?;
+    // Two senders, each waiting for the one receiver: full only means that they wait.
+    let (inputs, received) = sync_channel(16);
+    let (started, program) = sync_channel(1);
+    let reaped = inputs.clone();
+    thread::Builder::new().name("reap".to_owned()).spawn(move || {
+        // An error means that there is nothing to reap.
+        if let Ok(program) = program.recv() {
+            reap(program, &reaped);
+        }
+    })?;
+    thread::Builder::new()
+        .name("orders".to_owned())
+        .spawn(move || listen(orders, &inputs))?;
+    let program = spawn(start, stdin)?;
+    let _reaper_waits_for_it = started.send(program);
+    Ok((program, received))
+}
+
+fn stdin(from: &StartStdin, orders: &mut BufReader<UnixStream>) -> io::Result<Stdio> {
+    Ok(match from {
         StartStdin::Null => Stdio::null(),
         StartStdin::File(path) => Stdio::from(File::open(path)?),
         StartStdin::Bytes(len) => {
             let mut file = File::from(memfd_create("stdin", MemfdFlags::CLOEXEC)?);
-            io::copy(&mut orders.take(len as u64), &mut file)?;
+            io::copy(&mut orders.take(*len as u64), &mut file)?;
             file.rewind()?;
             Stdio::from(file)
         }
-    };
+    })
+}
+
+/// Starts the program in a process group of its own.
+fn spawn(start: Start, stdin: Stdio) -> io::Result<i32> {
     let child = Command::new(&start.program)
         .args(&start.args)
         .env_clear()
