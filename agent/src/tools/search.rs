@@ -21,6 +21,8 @@ const MAX_LINE: usize = 300;
 /// Larger files are skipped, and counted.
 const MAX_FILE: u64 = 4 << 20;
 const MAX_TIME: Duration = Duration::from_secs(20);
+/// The deepest that a search goes: each level keeps a folder open.
+const MAX_DEPTH: usize = 100;
 
 struct Searching {
     regex: Regex,
@@ -28,6 +30,8 @@ struct Searching {
     lines: Vec<String>,
     until: Instant,
     skipped: usize,
+    /// Folders that are nested too deep.
+    too_deep: usize,
     cut: Option<&'static str>,
 }
 
@@ -53,6 +57,7 @@ pub(super) fn search(root: &Root, call: &Search) -> Result<String, Refused> {
         lines: Vec::new(),
         until: Instant::now() + MAX_TIME,
         skipped: 0,
+        too_deep: 0,
         cut: None,
     };
     let path = Relative::parse(call.path.as_deref().unwrap_or("."))?;
@@ -63,7 +68,7 @@ pub(super) fn search(root: &Root, call: &Search) -> Result<String, Refused> {
             } else {
                 path.as_path().to_owned()
             };
-            searching.folder(&folder, &at);
+            searching.folder(&folder, &at, MAX_DEPTH);
         }
         Err(not_a_folder) => match root.file(&path) {
             Ok((file, _)) => searching.file(file, path.as_path()),
@@ -74,17 +79,18 @@ pub(super) fn search(root: &Root, call: &Search) -> Result<String, Refused> {
 }
 
 impl Searching {
-    fn folder(&mut self, folder: &OwnedFd, at: &Path) {
+    fn folder(&mut self, folder: &OwnedFd, at: &Path, depth: usize) {
         // What cannot be read has no matches; a search is no audit.
         for (name, kind) in entries(folder).unwrap_or_default() {
-            if self.cut.is_some() {
+            if self.is_over() {
                 return;
             }
             let path = at.join(&name);
             match kind {
+                FileType::Directory if depth == 0 => self.too_deep += 1,
                 FileType::Directory => {
                     if let Ok(below) = open_entry(folder, &name, true) {
-                        self.folder(&below, &path);
+                        self.folder(&below, &path, depth - 1);
                     }
                 }
                 FileType::RegularFile => {
@@ -104,11 +110,15 @@ impl Searching {
         }
     }
 
-    fn file(&mut self, file: File, path: &Path) {
-        if Instant::now() > self.until {
+    /// True when enough was found, or looked at for long enough.
+    fn is_over(&mut self) -> bool {
+        if self.cut.is_none() && Instant::now() > self.until {
             self.cut = Some("time");
-            return;
         }
+        self.cut.is_some()
+    }
+
+    fn file(&mut self, file: File, path: &Path) {
         let mut bytes = Vec::new();
         if file.take(MAX_FILE + 1).read_to_end(&mut bytes).is_err() || bytes.len() as u64 > MAX_FILE {
             self.skipped += 1;
@@ -143,6 +153,10 @@ impl Searching {
                 "[{} files are too large or unreadable and were skipped]",
                 self.skipped
             ));
+        }
+        if self.too_deep > 0 {
+            let note = "folders are nested too deep and were skipped; search below them";
+            self.lines.push(format!("[{} {note}]", self.too_deep));
         }
         self.lines.join("\n")
     }

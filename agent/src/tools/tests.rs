@@ -232,6 +232,27 @@ async fn reading_is_bounded_and_says_how_to_go_on() {
 }
 
 #[tokio::test]
+async fn a_search_goes_no_deeper_than_it_can() {
+    let place = Place::new();
+    let nested = |levels: usize| vec!["d"; levels].join("/");
+    fs::create_dir_all(place.path(&nested(150))).unwrap();
+    for levels in [50, 150] {
+        fs::write(place.path(&nested(levels)).join("file"), "word").unwrap();
+    }
+    let note = "[1 folders are nested too deep and were skipped; search below them]";
+    assert_eq!(
+        place.ok("search", json!({"pattern": "word"})).await,
+        format!("{}/file:1: word\n{note}", nested(50))
+    );
+    assert_eq!(
+        place
+            .ok("search", json!({"pattern": "word", "path": nested(100)}))
+            .await,
+        format!("{}/file:1: word", nested(150))
+    );
+}
+
+#[tokio::test]
 async fn listing_and_searching_show_the_tree() {
     let place = Place::new();
     fs::create_dir_all(place.path("src/deep")).unwrap();
