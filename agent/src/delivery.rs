@@ -152,7 +152,6 @@ impl Delivery {
                 }
                 Input::Retry => self.link = Link::Connecting(Box::pin(self.connect())),
                 Input::Connected(Ok(connected)) => {
-                    self.backoff.reset();
                     self.heard = Instant::now();
                     self.parts.ledger.resend();
                     self.link = Link::Up(Box::new(connected));
@@ -161,6 +160,9 @@ impl Delivery {
                 Input::Connected(Err(error)) => self.down(&error),
                 Input::Reply(Ok(Some(reply))) => {
                     self.heard = Instant::now();
+                    // Only now it is known to work: one that takes all and keeps nothing, for
+                    // want of room, must not be sent the same again and again at once.
+                    self.backoff.reset();
                     self.reply(reply).await;
                 }
                 Input::Reply(Ok(None)) | Input::Room(None) => self.down(&LinkError::Closed),
@@ -252,6 +254,7 @@ impl Delivery {
     }
 
     async fn send_next(&mut self, permit: mpsc::OwnedPermit<v1::AppendRequest>) {
+        let was_due = self.parts.ledger.awaits_acks();
         let (key, batch) = match self.parts.ledger.next() {
             Next::Nothing => return,
             Next::Events(key, events) => (key, Batch::Events(v1::EventBatch { events })),
@@ -282,8 +285,10 @@ impl Delivery {
             key: Some(key.into()),
             batch: Some(batch),
         });
-        // Silence counts from the moment at which something is due.
-        self.heard = Instant::now();
+        // Silence counts from the moment at which something is due, however much follows it.
+        if !was_due {
+            self.heard = Instant::now();
+        }
     }
 
     async fn read(
