@@ -322,16 +322,16 @@ impl Outbox {
             body: Some(body.into()),
         };
         let size = size_of(&event);
+        // The place comes first: whoever is dropped while it waits has taken no space.
+        let place = self.commands.reserve().await.map_err(|_| OutboxClosed)?;
         self.events.take(size).await;
-        self.commands
-            .send(Command::Post {
-                attempt,
-                event,
-                size,
-                last,
-            })
-            .await
-            .map_err(|_| OutboxClosed)
+        place.send(Command::Post {
+            attempt,
+            event,
+            size,
+            last,
+        });
+        Ok(())
     }
 
     /// Says that an output file has this length now, of which `added` bytes are new.

@@ -159,6 +159,7 @@ struct StreamRecord {
     file: Option<File>,
     /// Masked and not written yet.
     pending: Vec<Bytes>,
+    /// Bytes for which space was taken and of which delivery does not know yet.
     pending_bytes: usize,
     /// When `pending` has to be written.
     due: Option<Instant>,
@@ -271,7 +272,7 @@ impl Recorder {
             return Ok(());
         }
         let (stream, length) = (record.stream, record.written);
-        let bytes = std::mem::take(&mut record.pending_bytes);
+        let bytes = record.pending_bytes;
         let mut pending = std::mem::take(&mut record.pending);
         let mut file = record.file.take();
         let mut warned = false;
@@ -309,13 +310,19 @@ impl Recorder {
                 }
             }
         }
-        let record = &mut self.streams[at];
-        record.file = file;
-        record.written += bytes as u64;
-        self.recording
+        self.streams[at].file = file;
+        let length = length + bytes as u64;
+        let grew = self
+            .recording
             .outbox
-            .grew(self.recording.attempt, stream, record.written, bytes as u64)
-            .await
+            .grew(self.recording.attempt, stream, length, bytes as u64)
+            .await;
+        // The space is delivery's to give back now. Until then it is ours, also when this is
+        // dropped while it waits.
+        let record = &mut self.streams[at];
+        record.written = length;
+        record.pending_bytes -= bytes;
+        grew
     }
 
     async fn finish(mut self) -> Result<(), OutboxClosed> {
@@ -369,9 +376,16 @@ fn listed(result: &mut ResultCommit) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use kage_core::event::DiffStat;
+    use kage_core::id::AttemptToken;
+    use kage_core::time::Timestamp;
+    use kage_proto::convert::agent::AttemptKey;
 
     use super::*;
+    use crate::adapter::Reporter;
+    use crate::outbox::{self, Change};
 
     #[test]
     fn a_list_of_paths_that_is_too_long_ends_early_and_the_count_says_so() {
@@ -393,6 +407,50 @@ mod tests {
         let all = result.clone();
         listed(&mut result);
         assert_eq!(result, all);
+    }
+
+    #[tokio::test]
+    async fn space_comes_back_when_a_recorder_is_dropped_that_cannot_write() {
+        const SPACE: u32 = 1000;
+        let folder = tempfile::tempdir().unwrap();
+        // A file, where the folder of the output should be.
+        let output_dir = folder.path().join("output");
+        let database = folder.path().join("outbox.db");
+        let blocking = Blocking::default();
+        let mut opened = outbox::open(&database, &output_dir, 1 << 20, SPACE.into(), &blocking).unwrap();
+        std::fs::remove_dir_all(&output_dir).ok();
+        std::fs::write(&output_dir, "").unwrap();
+        let attempt = AttemptId::from_random(1);
+        let key = AttemptKey {
+            attempt,
+            token: AttemptToken::from_random(1),
+        };
+        opened.outbox.open_attempt(key).await.unwrap();
+        let recording = Recording {
+            attempt,
+            outbox: opened.outbox.clone(),
+            clock: Arc::new(|| Timestamp::from_millis(0)),
+            blocking,
+            masker: Masker::new(&[]),
+            output_dir,
+            output_cap: 1 << 20,
+        };
+        let (reporter, reports) = Reporter::channel(1);
+        let output = Bytes::from(vec![b'x'; SPACE as usize]);
+        reporter.output(OutputStream::Stdout, output).await.unwrap();
+        let warned = async {
+            loop {
+                let changes = opened.changes.recv().await.unwrap();
+                if changes.iter().any(|change| matches!(change, Change::Committed(..))) {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            ended = recording.run(reports, watch::channel(Instant::now()).0) => panic!("{ended:?}"),
+            () = warned => {}
+        }
+        assert!(opened.outbox.output_space().try_take(SPACE));
     }
 
     #[test]

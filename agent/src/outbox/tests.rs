@@ -172,3 +172,22 @@ async fn waits_for_space_and_loses_nothing() {
     poster.await.unwrap();
     close(opened).await;
 }
+
+#[tokio::test]
+async fn a_post_that_is_given_up_takes_no_space() {
+    // Nobody takes commands: the second finds no place.
+    let (commands, _nobody) = mpsc::channel(1);
+    let outbox = Outbox {
+        commands,
+        changes: mpsc::channel(1).0,
+        events: Space::new(1000),
+        output: Space::new(1000),
+    };
+    let attempt = AttemptId::from_random(1);
+    let text = || EventBody::Activity("x".repeat(100));
+    outbox.post(attempt, Timestamp::from_millis(0), text()).await.unwrap();
+    let left = outbox.events.bytes.available_permits();
+    let second = outbox.post(attempt, Timestamp::from_millis(0), text());
+    assert!(tokio::time::timeout(Duration::from_millis(20), second).await.is_err());
+    assert_eq!(outbox.events.bytes.available_permits(), left);
+}
