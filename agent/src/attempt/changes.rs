@@ -101,15 +101,17 @@ impl Changes {
                 return Ok(false);
             }
         };
-        let news = self.update(now);
+        let news = self.news(now);
         for files in news.chunks(FILES) {
             recording.post(EventBody::FilesChanged(files.to_vec())).await?;
+            // Not before: this may be dropped while it waits, and the next look tells the rest.
+            self.told(files);
         }
         Ok(!news.is_empty())
     }
 
     /// What differs from the last report, in the order of paths.
-    fn update(&mut self, now: Vec<FileChange>) -> Vec<FileChange> {
+    fn news(&self, now: Vec<FileChange>) -> Vec<FileChange> {
         let now: BTreeMap<_, _> = now.into_iter().map(|change| (change.path.clone(), change)).collect();
         let gone = self.reported.keys().filter(|path| !now.contains_key(*path));
         let mut news: Vec<_> = gone
@@ -126,8 +128,19 @@ impl Changes {
             )
             .collect();
         news.sort_by(|a, b| a.path.cmp(&b.path));
-        self.reported = now;
         news
+    }
+
+    /// These were reported.
+    fn told(&mut self, news: &[FileChange]) {
+        for change in news {
+            match change.kind {
+                ChangeKind::Reverted => self.reported.remove(&change.path),
+                ChangeKind::Added | ChangeKind::Modified | ChangeKind::Deleted => {
+                    self.reported.insert(change.path.clone(), change.clone())
+                }
+            };
+        }
     }
 }
 
@@ -176,10 +189,20 @@ mod tests {
         let a1 = change("a", ChangeKind::Added, 1);
         let b1 = change("b", ChangeKind::Modified, 1);
         let a2 = change("a", ChangeKind::Added, 2);
-        assert_eq!(changes.update(vec![b1.clone(), a1.clone()]), [a1.clone(), b1.clone()]);
-        assert_eq!(changes.update(vec![a1, b1.clone()]), []);
-        assert_eq!(changes.update(vec![a2.clone(), b1]), std::slice::from_ref(&a2));
-        assert_eq!(changes.update(vec![a2.clone()]), [change("b", ChangeKind::Reverted, 0)]);
-        assert_eq!(changes.update(vec![a2]), []);
+        let both = vec![b1.clone(), a1.clone()];
+        assert_eq!(changes.news(both.clone()), [a1.clone(), b1.clone()]);
+        // Only the first got out.
+        changes.told(std::slice::from_ref(&a1));
+        assert_eq!(changes.news(both), std::slice::from_ref(&b1));
+        changes.told(std::slice::from_ref(&b1));
+        let mut update = |now| {
+            let news = changes.news(now);
+            changes.told(&news);
+            news
+        };
+        assert_eq!(update(vec![a1, b1.clone()]), []);
+        assert_eq!(update(vec![a2.clone(), b1]), std::slice::from_ref(&a2));
+        assert_eq!(update(vec![a2.clone()]), [change("b", ChangeKind::Reverted, 0)]);
+        assert_eq!(update(vec![a2]), []);
     }
 }

@@ -196,7 +196,8 @@ impl<'a> Shell<'a> {
         let running = self.attempt.shop.runner.run(command, limits, control, sender);
         let reporter = self.reporter.clone();
         let tail = &mut self.tail;
-        let forwarding = async {
+        // Owns its end: a program whose output nobody takes any more is ended.
+        let forwarding = async move {
             while let Some(chunk) = chunks.recv().await {
                 let stream = match chunk.pipe {
                     Pipe::Stdout => OutputStream::Stdout,
