@@ -29,8 +29,8 @@ mod delivery;
 mod recorder;
 mod lease;
 mod blobs;
-mod contexts;
 mod uses;
+mod contexts;
 mod workspace;
 pub mod disk;
 mod attempt;
@@ -191,8 +191,8 @@ impl Stored {
                 &config.credentials,
                 blobs.clone(),
                 uses.clone(),
-            ),
                 Arc::clone(&ports.random),
+            ),
             blobs,
             paths,
             worktrees,

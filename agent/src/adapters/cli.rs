@@ -15,6 +15,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use kage_core::cause::chain;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::{FailureTable, local_failure};
@@ -191,15 +192,11 @@ impl CliAdapter {
 }
 
 fn start_failure(error: &RunError) -> Failure {
-    let chain = match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    };
     let kind = match error {
         RunError::Spawn { .. } | RunError::Warden { .. } => FailureKind::AdapterUnavailable,
         RunError::WardenLost { .. } | RunError::Wait { .. } => FailureKind::AdapterCrash,
     };
-    Failure::new(kind, chain)
+    Failure::new(kind, chain(error))
 }
 
 #[derive(Debug)]

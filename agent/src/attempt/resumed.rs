@@ -3,6 +3,7 @@
 //! done. The files are the workspace's.
 
 use bytes::Bytes;
+use kage_core::cause::chain;
 use kage_core::checkpoint::Resume;
 use kage_core::event::EventBody;
 use kage_core::id::Oid;
@@ -40,7 +41,7 @@ pub(super) async fn begin(
         match attempt.stop.token().run_until_cancelled(fetched).await {
             None => return Err(attempt.stopped().into()),
             Some(Ok(bytes)) => said.extend_from_slice(&bytes),
-            Some(Err(error)) => return lost(attempt, &error.to_string()).await,
+            Some(Err(error)) => return lost(attempt, &chain(&error)).await,
         }
     }
     let lines = said.iter().filter(|byte| **byte == b'\n').count() as u64;
