@@ -5,6 +5,7 @@
 //! relies on has changed since, and undoes what it did when a step fails.
 
 mod files;
+mod index;
 
 mod tree;
 

@@ -54,94 +54,107 @@ pub(super) enum Undone {
 
 /// What undoes a set of writes that did happen.
 #[derive(Debug, Default)]
-pub(super) struct Undo(Vec<(PathBuf, Target, u32)>);
+pub(super) struct Undo(Vec<(PathBuf, Former)>);
+
+/// What was at a path, whole.
+#[derive(Debug)]
+struct Former {
+    target: Target,
+    /// Of a file.
+    mode: Option<u32>,
+}
 
 impl Beneath {
     /// What is at `path` now.
     pub(super) fn look(&self, path: &Path) -> io::Result<Seen> {
+        Ok(self.find(path)?.0)
+    }
+
+    /// The same, with what brings it back.
+    fn find(&self, path: &Path) -> io::Result<(Seen, Former)> {
+        // An empty folder too: whatever is put in its place goes away with the undo.
+        let nothing = |seen| {
+            let target = Target::Absent;
+            Ok((seen, Former { target, mode: None }))
+        };
         let (parent, name) = match self.parent(path, false)? {
             Parent::Open(parent, name) => (parent, name),
-            Parent::Absent => return Ok(Seen::Absent),
-            Parent::Blocked(by) => return Ok(Seen::Beyond(by)),
+            Parent::Absent => return nothing(Seen::Absent),
+            Parent::Blocked(by) => return nothing(Seen::Beyond(by)),
         };
         let stat = match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => return Ok(Seen::Absent),
+            Err(Errno::NOENT) => return nothing(Seen::Absent),
             other => other?,
         };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok(Seen::File {
-                content: Digest::of(&read(&parent, name)?),
-                executable: stat.st_mode & 0o100 != 0,
-            }),
-            FileType::Symlink => {
-                let target = rustix::fs::readlinkat(&parent, name, Vec::new())?;
-                Ok(Seen::Link(target.into_bytes()))
+            FileType::RegularFile => {
+                let bytes = read(&parent, name)?;
+                let executable = stat.st_mode & 0o100 != 0;
+                let content = Digest::of(&bytes);
+                let former = Former {
+                    target: Target::File { bytes, executable },
+                    mode: Some(stat.st_mode & 0o7777),
+                };
+                Ok((Seen::File { content, executable }, former))
             }
-            FileType::Directory => Ok(Seen::Folder),
-            _ => Ok(Seen::Special),
+            FileType::Symlink => {
+                let to = rustix::fs::readlinkat(&parent, name, Vec::new())?.into_bytes();
+                let target = Target::Link(to.clone());
+                Ok((Seen::Link(to), Former { target, mode: None }))
+            }
+            FileType::Directory => nothing(Seen::Folder),
+            _ => nothing(Seen::Special),
         }
     }
 
     /// Does all steps or none. Deletions come first, so that a file can take a folder's place.
     pub(super) fn carry_out(&self, steps: &[Step]) -> Result<Undo, Undone> {
-        let failed = |step: &Step, source| Undone::Failed {
-            path: step.path.clone(),
-            source,
-        };
         for step in steps {
             if self.look(&step.path).map_err(|error| failed(step, error))? != step.seen {
                 return Err(Undone::Changed(step.path.clone()));
             }
         }
+        self.write_all(steps)
+    }
+
+    /// The writes. Many take a while, in which a person may save one of the files.
+    fn write_all(&self, steps: &[Step]) -> Result<Undo, Undone> {
         let mut undo = Undo::default();
         let (deletions, writes): (Vec<&Step>, Vec<&Step>) =
             steps.iter().partition(|step| step.target == Target::Absent);
         for step in deletions.into_iter().chain(writes) {
-            let done = self
-                .remember(&step.path, &mut undo)
-                .and_then(|mode| self.put(&step.path, &step.target, mode));
-            if let Err(error) = done {
+            if let Err(undone) = self.write_one(step, &mut undo) {
                 self.undo(undo);
-                return Err(failed(step, error));
+                return Err(undone);
             }
         }
         Ok(undo)
     }
 
+    fn write_one(&self, step: &Step, undo: &mut Undo) -> Result<(), Undone> {
+        let (now, former) = self.find(&step.path).map_err(|error| failed(step, error))?;
+        let holds_bytes = |seen: &Seen| matches!(seen, Seen::File { .. } | Seen::Link(_));
+        // Steps before this one may have made room: only content is somebody else's doing.
+        if now != step.seen && (holds_bytes(&now) || holds_bytes(&step.seen)) {
+            return Err(Undone::Changed(step.path.clone()));
+        }
+        let mode = former.mode;
+        undo.0.push((step.path.clone(), former));
+        self.put(&step.path, &step.target, mode)
+            .map_err(|error| failed(step, error))
+    }
+
     /// Puts back what was there, as well as it can.
     pub(super) fn undo(&self, undo: Undo) {
-        let (deletions, writes): (Vec<_>, Vec<_>) =
-            undo.0.into_iter().partition(|(_, target, _)| *target == Target::Absent);
-        for (path, target, mode) in deletions.into_iter().chain(writes) {
-            if let Err(error) = self.put(&path, &target, Some(mode)) {
+        let (deletions, writes): (Vec<_>, Vec<_>) = undo
+            .0
+            .into_iter()
+            .partition(|(_, former)| former.target == Target::Absent);
+        for (path, former) in deletions.into_iter().chain(writes) {
+            if let Err(error) = self.put(&path, &former.target, former.mode) {
                 tracing::error!(path = %path.display(), %error, "a file could not be put back");
             }
         }
-    }
-
-    /// Notes what is at `path`; returns the mode of a file.
-    fn remember(&self, path: &Path, undo: &mut Undo) -> io::Result<Option<u32>> {
-        let Parent::Open(parent, name) = self.parent(path, false)? else {
-            undo.0.push((path.to_owned(), Target::Absent, 0));
-            return Ok(None);
-        };
-        let stat = match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => None,
-            other => Some(other?),
-        };
-        let mode = stat.map_or(0, |stat| stat.st_mode);
-        let kind = stat.map(|stat| FileType::from_raw_mode(stat.st_mode));
-        let target = match kind {
-            Some(FileType::RegularFile) => Target::File {
-                bytes: read(&parent, name)?,
-                executable: mode & 0o100 != 0,
-            },
-            Some(FileType::Symlink) => Target::Link(rustix::fs::readlinkat(&parent, name, Vec::new())?.into_bytes()),
-            // An empty folder: whatever is put in its place goes away with the undo.
-            Some(_) | None => Target::Absent,
-        };
-        undo.0.push((path.to_owned(), target, mode & 0o7777));
-        Ok((kind == Some(FileType::RegularFile)).then_some(mode & 0o7777))
     }
 
     fn put(&self, path: &Path, target: &Target, mode: Option<u32>) -> io::Result<()> {
@@ -196,6 +209,11 @@ impl Beneath {
     }
 }
 
+fn failed(step: &Step, source: io::Error) -> Undone {
+    let path = step.path.clone();
+    Undone::Failed { path, source }
+}
+
 fn read(parent: &OwnedFd, name: &std::ffi::OsStr) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::openat(parent, name, flags, Mode::empty())?;
@@ -235,4 +253,39 @@ pub(super) fn read_own(path: &Path) -> io::Result<Target> {
         bytes: read(&parent, name)?,
         executable: stat.st_mode & 0o100 != 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_saved_while_others_are_written_keeps_what_was_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let beneath = Beneath::open(folder.path()).unwrap();
+        let step = |name: &str| Step {
+            path: name.into(),
+            seen: beneath.look(Path::new(name)).unwrap(),
+            target: Target::File {
+                bytes: b"the result's\n".to_vec(),
+                executable: false,
+            },
+        };
+        fs::write(at("first"), "one\n").unwrap();
+        fs::write(at("saved"), "two\n").unwrap();
+        for (changed, edit) in [("saved", "an edit\n"), ("new", "a new file\n")] {
+            let steps = [step("first"), step(changed)];
+            fs::write(at(changed), edit).unwrap();
+            let refused = beneath.write_all(&steps).unwrap_err();
+            assert!(
+                matches!(&refused, Undone::Changed(path) if path == Path::new(changed)),
+                "{refused:?}"
+            );
+            assert_eq!(fs::read_to_string(at("first")).unwrap(), "one\n", "it is undone");
+            assert_eq!(fs::read_to_string(at(changed)).unwrap(), edit);
+        }
+    }
 }

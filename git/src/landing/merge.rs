@@ -4,13 +4,13 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use kage_core::id::Oid;
 
 use super::files::{Seen, Step, Target};
+use super::index::{IndexLock, read_index, replace};
 use super::three_way::{Outcome, compute};
 use super::tree::{Change, Changed, Entry, Present, check_paths, makes_room, present, rendered, same};
 use super::{LandedAs, LandingError, Obstacle, PlannedPath, Strategy, shown};
@@ -68,23 +68,26 @@ impl MergePlan {
 
     /// Does it: objects, then files, then the index, then the branch. When a step fails,
     /// files and index are put back; objects that nothing names stay, which harms nothing.
+    /// Nobody else can stage anything from before the first file until the end.
     ///
     /// # Errors
-    /// When something changed since the plan, or the file system refuses.
+    /// When something changed since the plan, somebody else has the index, or the file
+    /// system refuses.
     pub async fn execute(self) -> Result<Merged, LandingError> {
         if self.end == Merged::AlreadyThere {
             return Ok(self.end);
         }
+        self.send_objects().await?;
+        let index = IndexLock::take(self.repository.git_dir())?;
         let changed = |what: &str| LandingError::ChangedMeanwhile { path: what.to_owned() };
+        if read_index(self.repository.git_dir())? != self.index {
+            return Err(changed("the index"));
+        }
         if self.repository.head().await?.as_ref() != Some(&self.head)
             || branch(&self.repository).await?.as_ref() != Some(&self.branch)
         {
             return Err(changed("HEAD"));
         }
-        if read_index(&self.repository)? != self.index {
-            return Err(changed("the index"));
-        }
-        self.send_objects().await?;
         let (root, steps) = (self.repository.root().to_owned(), self.steps);
         let (beneath, undo) = blocking("writing files", move || {
             let beneath = Beneath::open(&root).map_err(GitError::io("open", &root))?;
@@ -101,7 +104,7 @@ impl MergePlan {
             new_index: &self.new_index,
             end: &self.end,
         };
-        let Err(error) = finish.run().await else {
+        let Err(error) = finish.run(&index).await else {
             return Ok(self.end);
         };
         blocking("undoing a merge", move || {
@@ -149,7 +152,7 @@ pub async fn plan_merge(
     refuse_in_progress(repository.git_dir())?;
     let branch = branch(repository).await?.ok_or(LandingError::NotOnABranch)?;
     let head = repository.head().await?.ok_or(LandingError::NotOnABranch)?;
-    let index = read_index(repository)?;
+    let index = read_index(repository.git_dir())?;
     let store = repository.shadow(&head, &[mirror.objects()]).await?;
     let outcome = blocking("merging two commits", {
         let (git_dir, head, result) = (store.shadow.git_dir().to_owned(), head.clone(), result.clone());
@@ -259,6 +262,8 @@ impl MergePlan {
             .git("update-index")
             .args(["-z", "--index-info"])
             .env("GIT_INDEX_FILE", &path)
+            // Half of a split one would stay behind in the private directory.
+            .config("core.splitIndex", "false")
             .stdin(std::mem::take(&mut self.staged))
             .run()
             .await?;
@@ -294,12 +299,11 @@ struct Finish<'a> {
 }
 
 impl Finish<'_> {
-    async fn run(self) -> Result<(), GitError> {
-        let git_dir = self.repository.git_dir();
-        replace_index(git_dir, self.new_index)?;
+    async fn run(self, index: &IndexLock) -> Result<(), GitError> {
+        index.replace(Some(self.new_index))?;
         let ended = self.end().await;
-        if let (Err(_), Some(old)) = (&ended, self.old_index) {
-            replace_index(git_dir, old)?;
+        if ended.is_err() {
+            index.replace(self.old_index)?;
         }
         ended
     }
@@ -400,37 +404,4 @@ async fn branch(repository: &UserRepo) -> Result<Option<Vec<u8>>, GitError> {
         .args(["--quiet", "HEAD"])
         .run_or_no()
         .await
-}
-
-fn read_index(repository: &UserRepo) -> Result<Option<Vec<u8>>, GitError> {
-    let path = repository.git_dir().join("index");
-    match fs::read(&path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(GitError::io("read", &path)(error)),
-    }
-}
-
-/// Replaces the index as git does, so that the two never write it at the same time.
-fn replace_index(git_dir: &Path, bytes: &[u8]) -> Result<(), GitError> {
-    let (path, lock) = (git_dir.join("index"), git_dir.join("index.lock"));
-    let file = fs::File::options().write(true).create_new(true).open(&lock);
-    let mut file = file.map_err(GitError::io("create", &lock))?;
-    let replaced = file
-        .write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&lock, &path));
-    replaced.map_err(|error| {
-        if let Err(error) = fs::remove_file(&lock) {
-            tracing::warn!(%error, "the index stays locked");
-        }
-        GitError::io("replace", &path)(error)
-    })
-}
-
-/// Writes a file of a git directory, whole or not at all.
-fn replace(git_dir: &Path, name: &str, bytes: &[u8]) -> Result<(), GitError> {
-    let (path, new) = (git_dir.join(name), git_dir.join(format!("{name}.kage")));
-    fs::write(&new, bytes).map_err(GitError::io("write", &new))?;
-    fs::rename(&new, &path).map_err(GitError::io("replace", &path))
 }

@@ -1,7 +1,7 @@
 //! Bringing results home: apply and merge.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use kage_core::event::ResultCommit;
@@ -290,6 +290,63 @@ async fn merge_refuses_dirty_paths_and_a_detached_head() {
     story.git(&["checkout", "-q", "--detach"]);
     let refused = story.merge(Strategy::Auto).await;
     assert!(matches!(refused, Err(LandingError::NotOnABranch)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn merge_takes_the_index_before_it_touches_a_file() {
+    let story = Story::new(edits).await;
+    let inode = || fs::metadata(story.source.join("text")).unwrap().ino();
+    let before = (inode(), fingerprint(&story.source));
+    // A `git add` that runs.
+    let lock = story.source.join(".git/index.lock");
+    write(&lock, "");
+    assert!(story.merge(Strategy::Auto).await.is_err());
+    fs::remove_file(&lock).unwrap();
+    // Objects that nothing names may be there.
+    let without_objects = |files: Vec<(PathBuf, u32, Vec<u8>)>| -> Vec<_> {
+        let objects = story.source.join(".git/objects");
+        files
+            .into_iter()
+            .filter(|(path, _, _)| !path.starts_with(&objects))
+            .collect()
+    };
+    let after = (inode(), fingerprint(&story.source));
+    assert_eq!(
+        (after.0, without_objects(after.1)),
+        (before.0, without_objects(before.1)),
+        "not even written and put back"
+    );
+}
+
+#[tokio::test]
+async fn a_merge_that_fails_at_its_end_leaves_no_index_where_there_was_none() {
+    let story = Story::new(|top| write(&top.join("new"), "n\n")).await;
+    let index = story.source.join(".git/index");
+    fs::remove_file(&index).unwrap();
+    let lock = story.source.join(".git/refs/heads/main.lock");
+    write(&lock, "");
+    assert!(story.merge(Strategy::Auto).await.is_err());
+    assert!(!index.exists() && !story.source.join(".git/index.lock").exists());
+    assert!(!story.source.join("new").exists());
+    fs::remove_file(&lock).unwrap();
+    let merged = story.merge(Strategy::Auto).await.unwrap();
+    assert!(matches!(merged, Merged::Committed(_)), "{merged:?}");
+}
+
+#[tokio::test]
+async fn a_repository_with_a_split_index_is_whole_after_a_merge() {
+    // So many new entries that git would begin a new shared half.
+    let story = Story::new(|top| {
+        for name in ["n1", "n2", "n3", "n4"] {
+            write(&top.join(name), "n\n");
+        }
+    })
+    .await;
+    story.git(&["config", "core.splitIndex", "true"]);
+    story.git(&["update-index", "--split-index"]);
+    let merged = story.merge(Strategy::Auto).await.unwrap();
+    assert!(matches!(merged, Merged::Committed(_)), "{merged:?}");
+    assert_eq!(story.git(&["status", "--porcelain"]), "");
 }
 
 #[tokio::test]
