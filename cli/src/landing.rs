@@ -1,13 +1,16 @@
 //! Bringing a fetched result home, and saying what was done or what stands in the way.
 //! What may be done is planned by `kage_git::landing`.
 
+use std::pin::pin;
+
 use kage_git::UserRepo;
 use kage_git::landing::{self, ApplyPlan, LandedAs, LandingError, Obstacle, PlannedPath};
 use kage_proto::v1;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
-use crate::exit::Refusal;
-use crate::output::Output;
+use crate::exit::{Exit, Refusal};
+use crate::output::{Output, note};
 use crate::result::FetchedResult;
 use crate::view;
 
@@ -38,8 +41,30 @@ struct PathJson<'a> {
 pub async fn land(repository: &UserRepo, fetched: &FetchedResult) -> anyhow::Result<Vec<PlannedPath>> {
     let plan = plan(repository, fetched).await?;
     let paths = plan.paths().to_vec();
-    plan.execute().await.map_err(refusal)?;
+    to_the_end(plan.execute()).await?;
     Ok(paths)
+}
+
+/// Waits for a plan that is being carried out: a Ctrl-C would leave the person's files half
+/// written. A second one means it.
+///
+/// # Errors
+/// When the plan fails.
+pub async fn to_the_end<T>(executing: impl Future<Output = Result<T, LandingError>>) -> anyhow::Result<T> {
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut executing = pin!(executing);
+    tokio::select! {
+        done = &mut executing => return done.map_err(refusal),
+        _ = interrupts.recv() => note("finishing what was begun; a second Ctrl-C leaves it half done"),
+    }
+    tokio::select! {
+        done = &mut executing => done.map_err(refusal),
+        _ = interrupts.recv() => Err(Refusal {
+            exit: Exit::Interrupted,
+            message: "interrupted; files may be half written".to_owned(),
+        }
+        .into()),
+    }
 }
 
 /// Plans to put a fetched result into the working tree.
@@ -134,5 +159,38 @@ const fn action(landed_as: LandedAs) -> &'static str {
         LandedAs::Deleted => "deleted",
         LandedAs::Conflicted => "conflicted",
         LandedAs::Unchanged => "unchanged",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn interrupt() {
+        let own = std::process::id();
+        let sent = std::process::Command::new("kill")
+            .args(["-INT", &own.to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_is_finished_unless_it_is_interrupted_twice() {
+        let once = to_the_end(async {
+            interrupt();
+            Ok(7)
+        });
+        assert_eq!(once.await.unwrap(), 7);
+        let twice = to_the_end::<()>(async {
+            loop {
+                interrupt();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let refused = twice.await.unwrap_err();
+        let refused = refused.downcast_ref::<Refusal>().unwrap();
+        assert_eq!(refused.exit, Exit::Interrupted);
     }
 }

@@ -7,7 +7,7 @@ use super::apply::pick;
 use crate::args::{Merge, Strategy};
 use crate::exit::Exit;
 use crate::invocation::Invocation;
-use crate::landing::{refusal, tell};
+use crate::landing::{refusal, tell, to_the_end};
 use crate::output::note;
 use crate::tasks;
 use crate::view;
@@ -37,7 +37,7 @@ pub(super) async fn run(invocation: &Invocation, args: Merge) -> anyhow::Result<
         tell(invocation.out, &task, &fetched, &paths, false, None)?;
         return Ok(Exit::Done);
     }
-    match plan.execute().await.map_err(refusal)? {
+    match to_the_end(plan.execute()).await? {
         Merged::Committed(commit) => tell(invocation.out, &task, &fetched, &paths, true, Some(commit.to_string()))?,
         Merged::LeftConflicts => {
             tell(invocation.out, &task, &fetched, &paths, true, None)?;
