@@ -156,12 +156,15 @@ impl Workspaces {
             source,
         };
         if !mirror.has_commit(commit).await.map_err(WorkspaceError::Mirror)? {
-            let mut packs = Vec::with_capacity(resume.packs.len());
+            let incoming = mirror.incoming().map_err(failed)?;
             for digest in &resume.packs {
                 let pack = self.blobs.get_file(project, digest, mirror.path()).await;
-                packs.push(pack.map_err(WorkspaceError::Pack)?);
+                incoming
+                    .add(pack.map_err(WorkspaceError::Pack)?)
+                    .await
+                    .map_err(failed)?;
             }
-            mirror.ingest_packs(packs, commit).await.map_err(failed)?;
+            incoming.admit(commit).await.map_err(failed)?;
         }
         let tree = mirror.resolve(&format!("{commit}^{{tree}}")).await.map_err(failed)?;
         match tree {

@@ -46,6 +46,6 @@ pub mod decoders;
 pub use checkpoint::Checkpoint;
 pub use command::{Auth, TlsAuth};
 pub use error::{FetchProblem, GitError};
-pub use mirror::{Expected, Mirror};
+pub use mirror::{Expected, Incoming, Mirror};
 pub use user_repo::UserRepo;
 pub use worktree::Worktree;

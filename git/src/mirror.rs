@@ -3,7 +3,6 @@
 //! what it says is done survives a power cut. The truth about results is elsewhere (pack
 //! blobs and rows); a mirror can always be rebuilt.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,8 +15,10 @@ use crate::command::{Auth, GitCommand, parse_oid};
 use crate::error::{GitError, blocking};
 use crate::lock;
 
+mod incoming;
 mod leftovers;
 
+pub use incoming::Incoming;
 use leftovers::InUse;
 
 const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\tfsync = all\n\
@@ -147,62 +148,6 @@ impl Mirror {
             .run_or_no()
             .await?;
         found.map(|output| parse_oid("rev-parse", &output)).transpose()
-    }
-
-    /// Takes in a pack (thin is fine) whose new objects are all reachable from `tip`. Either
-    /// everything is here afterwards, checked and complete, or nothing is.
-    ///
-    /// # Errors
-    /// When the pack is damaged, holds a malformed object, or lacks something `tip` needs.
-    pub async fn ingest_pack(&self, pack: File, tip: &Oid) -> Result<(), GitError> {
-        self.ingest_packs(vec![pack], tip).await
-    }
-
-    /// Takes in packs of which each may lean on those before it, as one.
-    ///
-    /// # Errors
-    /// As [`Mirror::ingest_pack`].
-    pub async fn ingest_packs(&self, packs: Vec<File>, tip: &Oid) -> Result<(), GitError> {
-        let objects = self.objects();
-        let incoming = tempfile::Builder::new()
-            .prefix("incoming-")
-            .tempdir_in(&objects)
-            .map_err(GitError::io("make a folder in", &objects))?;
-        let folder = incoming.path().join("pack");
-        fs::create_dir(&folder).map_err(GitError::io("create", &folder))?;
-        let quarantined = |operation| {
-            self.git(operation)
-                .env("GIT_OBJECT_DIRECTORY", incoming.path())
-                .env("GIT_ALTERNATE_OBJECT_DIRECTORIES", &objects)
-        };
-        for pack in packs {
-            quarantined("index-pack")
-                .args(["--stdin", "--fix-thin", "--strict"])
-                .stdin_file(pack)
-                .run()
-                .await?;
-        }
-        // Walks from the tip to what references already vouch for.
-        quarantined("rev-list")
-            .args(["--objects", "--quiet", "--stdin"])
-            .stdin(format!("{tip}\n--not\n--all\n"))
-            .run()
-            .await?;
-        let target = objects.join("pack");
-        blocking("taking in a pack", move || {
-            let mut names = Vec::new();
-            for entry in fs::read_dir(&folder).map_err(GitError::io("list", &folder))? {
-                names.push(entry.map_err(GitError::io("list", &folder))?.file_name());
-            }
-            // git looks for .idx files, so those come last.
-            names.sort_by_key(|name| Path::new(name).extension() == Some(OsStr::new("idx")));
-            for name in names {
-                let to = target.join(&name);
-                fs::rename(folder.join(&name), &to).map_err(GitError::io("create", &to))?;
-            }
-            flush_folder(&target)
-        })
-        .await
     }
 
     /// Points `name` at `new`, if it is what is expected. Durable when it returns.

@@ -246,12 +246,13 @@ impl Checkpoints {
         }
         let chain = Chain::of(checkpoint, &subject.all, subject.base()?).map_err(broken)?;
         let project = &subject.view.task.spec.project;
-        let mut packs = Vec::with_capacity(chain.packs.len());
+        let incoming = mirror.incoming().map_err(|error| failed(&error))?;
         for pack in &chain.packs {
             let file = self.0.blobs.file(project, pack).await;
-            packs.push(file.map_err(|error| internal("the pack of a checkpoint cannot be read", &error))?);
+            let file = file.map_err(|error| internal("the pack of a checkpoint cannot be read", &error))?;
+            incoming.add(file).await.map_err(|error| failed(&error))?;
         }
-        mirror.ingest_packs(packs, commit).await.map_err(|error| failed(&error))
+        incoming.admit(commit).await.map_err(|error| failed(&error))
     }
 }
 

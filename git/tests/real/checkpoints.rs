@@ -322,14 +322,20 @@ async fn a_session_is_rebuilt_on_another_machine_byte_for_byte() {
         let pack = here.thin_pack(commit, std::slice::from_ref(parent)).await.unwrap();
         packs.push(pack.reopen().unwrap());
     }
-    let gap = vec![packs[1].try_clone().unwrap()];
-    assert!(there.ingest_packs(gap, &second.commit).await.is_err());
+    let gap = packs[1].try_clone().unwrap();
+    assert!(there.ingest_pack(gap, &second.commit).await.is_err());
     assert!(!there.has_commit(&second.commit).await.unwrap());
-    for pack in &mut packs {
+    let incoming = there.incoming().unwrap();
+    for mut pack in packs {
         use std::io::Seek as _;
         pack.rewind().unwrap();
+        incoming.add(pack).await.unwrap();
     }
-    there.ingest_packs(packs, &second.commit).await.unwrap();
+    assert!(
+        !there.has_commit(&second.commit).await.unwrap(),
+        "not before all are there"
+    );
+    incoming.admit(&second.commit).await.unwrap();
     let moved = Worktree::rebuild(&there, sandbox.path("moved"), &base, &second.commit)
         .await
         .unwrap();
