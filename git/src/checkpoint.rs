@@ -15,7 +15,7 @@
 //! ```
 
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -29,6 +29,7 @@ use tokio::runtime::Handle;
 use crate::beneath::Beneath;
 use crate::durable::{Prepared, flush_all};
 use crate::error::{GitError, blocking};
+use crate::ignored::ignored;
 use crate::known::scan::Scan;
 use crate::known::{Folder, Seen, Stats, stats_of_index};
 use crate::lock::{self, RepositoryLock};
@@ -189,27 +190,10 @@ impl Desk {
 
     /// Those of `paths` that git ignores, as git itself says.
     fn ignored(&self, paths: &[PathBuf]) -> Result<HashSet<PathBuf>, GitError> {
-        // `:name` alone would be a pattern, and one that git may not know.
-        let plain = |path: &PathBuf| [b"./", path.as_os_str().as_bytes()].concat();
-        let list: Vec<Vec<u8>> = paths.iter().map(plain).collect();
-        let mut command = self
-            .shadow
-            .git("check-ignore")
-            .args(["--no-index", "-z", "--stdin"])
-            // The base's submodules would make it refuse the files in them.
-            .env("GIT_INDEX_FILE", self.private("no-index"))
-            .stdin(lines(&list));
-        // Tools hide their own files there without touching the project's .gitignore.
-        let own = self.root.join(".git/info/exclude");
-        if let (Some(text), true) = (
-            own.to_str(),
-            fs::symlink_metadata(&own).is_ok_and(|meta| meta.is_file()),
-        ) {
-            command = command.config("core.excludesFile", text);
-        }
-        let output = self.runtime.block_on(command.run_or_no())?.unwrap_or_default();
-        let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes.strip_prefix(b"./").unwrap_or(bytes)));
-        Ok(split(&output).map(path).collect())
+        let list: Vec<&[u8]> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
+        let ignored = self.runtime.block_on(ignored(&self.shadow, &self.root, &list))?;
+        let path = |bytes| PathBuf::from(OsString::from_vec(bytes));
+        Ok(ignored.into_iter().map(path).collect())
     }
 
     fn record_of_ignored(&self, commit: Id) -> PathBuf {

@@ -21,6 +21,8 @@ mod staging;
 
 mod durable;
 mod objects;
+mod ignored;
+
 
 mod known;
 

@@ -30,11 +30,12 @@ use tempfile::TempPath;
 
 use crate::diff;
 use crate::error::{GitError, blocking};
+use crate::ignored::{ignored, own_exclude};
 use crate::known::Seen;
 use crate::mirror::Mirror;
 use crate::patterns::Patterns;
 use crate::shadow::{IDENTITY, Shadow, make_repository};
-use crate::staging::{Changes, DIFF, copy_index, lines, split};
+use crate::staging::{Changes, DIFF, copy_index, split};
 
 const KAGE_CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n";
 
@@ -294,9 +295,7 @@ impl Worktree {
             let shadow = self.shadow.over(&self.path.join(OsStr::from_bytes(&folder)));
             let mut list = shadow.git("ls-files").args(["--others", "--exclude-standard", "-z"]);
             if inside {
-                // Tools hide their own files there without touching the project's .gitignore.
-                let own = self.path.join(".git/info/exclude");
-                if fs::symlink_metadata(&own).is_ok_and(|meta| meta.is_file()) {
+                if let Some(own) = own_exclude(&self.path) {
                     list = list.arg("--exclude-from").arg(own);
                 }
             } else {
@@ -315,28 +314,10 @@ impl Worktree {
             }
         }
         if !nested.is_empty() {
-            found.extend(self.not_ignored(nested).await?);
+            let ignored = ignored(&self.shadow, &self.path, &nested).await?;
+            found.extend(nested.into_iter().filter(|path| !ignored.contains(path)));
         }
         Ok(found)
-    }
-
-    /// Those of `paths` that the worktree's own rules do not ignore.
-    async fn not_ignored(&self, mut paths: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, GitError> {
-        // `:name` alone would be a pattern, and one that git may not know.
-        let plain: Vec<Vec<u8>> = paths.iter().map(|path| [b"./", path.as_slice()].concat()).collect();
-        let ignored = self
-            .shadow
-            .git("check-ignore")
-            .args(["--no-index", "-z", "--stdin"])
-            .stdin(lines(&plain))
-            .run_or_no()
-            .await?
-            .unwrap_or_default();
-        let ignored: HashSet<&[u8]> = split(&ignored)
-            .map(|path| path.strip_prefix(b"./").unwrap_or(path))
-            .collect();
-        paths.retain(|path| !ignored.contains(path.as_slice()));
-        Ok(paths)
     }
 }
 

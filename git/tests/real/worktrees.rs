@@ -298,3 +298,29 @@ async fn many_worktrees_are_made_while_the_mirror_fetches() {
     assert!(mirror.has_commit(&newer).await.unwrap());
     sandbox.git(mirror.path(), &["fsck", "--strict", "--no-dangling"]);
 }
+
+#[tokio::test]
+async fn a_result_and_a_checkpoint_leave_out_the_same_files() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository("source", &[(".gitignore", "*.log\n"), ("a", "1\n")]);
+    let (mirror, base) = sandbox.mirror("m.git", &source).await;
+    let worktree = Worktree::create(&mirror, sandbox.path("w"), &base).await.unwrap();
+    let top = worktree.path().to_owned();
+    write(&top.join(".git/info/exclude"), "*.local\n");
+    let nested = top.join("nested");
+    fs::create_dir(&nested).unwrap();
+    sandbox.git(&nested, &["init", "--quiet"]);
+    for folder in [&top, &nested] {
+        for name in ["kept", "tool.local", "made.log"] {
+            write(&folder.join(name), "x\n");
+        }
+    }
+    let result = worktree.commit_result("result").await.unwrap().unwrap();
+    let checkpoint = worktree.checkpoint(&base, "checkpoint").await.unwrap();
+    assert_eq!(result.tree, Some(checkpoint.tree));
+    let listed = sandbox.git(mirror.path(), &["ls-tree", "-r", "--name-only", result.commit.as_str()]);
+    assert_eq!(
+        listed.lines().collect::<Vec<_>>(),
+        [".gitignore", "a", "kept", "nested/kept"]
+    );
+}
