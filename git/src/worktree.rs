@@ -32,6 +32,7 @@ use crate::diff;
 use crate::error::{GitError, blocking};
 use crate::ignored::{ignored, own_exclude};
 use crate::known::Seen;
+use crate::lock;
 use crate::mirror::Mirror;
 use crate::patterns::Patterns;
 use crate::shadow::{IDENTITY, Shadow, make_repository};
@@ -244,19 +245,27 @@ impl Worktree {
 
     /// Deletes the worktree at `path` of `mirror` and what Kage kept about it, with what
     /// restores moved aside; checkpoints stay. Not being there is fine, so it also clears up
-    /// after a crash. Whoever calls has the result, or a last checkpoint.
+    /// after a crash. Whoever calls has the result, or a last checkpoint. A checkpoint or
+    /// restore that goes on there is waited for.
     ///
     /// # Errors
     /// When the file system refuses.
     pub async fn remove(mirror: &Mirror, path: &Path) -> Result<(), GitError> {
-        let (mirror, path) = (mirror.clone(), path.to_owned());
+        let given = path.to_owned();
+        let real = blocking("removing a worktree", move || match fs::canonicalize(&given) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("resolve", &given)(error)),
+            Ok(real) => Ok(real),
+            Err(_) => Ok(given),
+        })
+        .await?;
+        let private = private_dir(mirror, &real);
+        let lock = match lock::acquire(&private).await {
+            // Nobody is at work where nothing is.
+            Err(GitError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+            other => Some(other?),
+        };
         blocking("removing a worktree", move || {
-            let real = match fs::canonicalize(&path) {
-                Ok(real) => real,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => path,
-                Err(error) => return Err(GitError::io("resolve", &path)(error)),
-            };
-            for folder in [&real, &private_dir(&mirror, &real)] {
+            for folder in [&real, &private] {
                 match fs::remove_dir_all(folder) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         return Err(GitError::io("delete", folder)(error));
@@ -264,6 +273,7 @@ impl Worktree {
                     Ok(()) | Err(_) => {}
                 }
             }
+            drop(lock);
             Ok(())
         })
         .await
@@ -452,4 +462,32 @@ fn delete_unknown(root: &Path, patterns: &Patterns, kept: &HashSet<PathBuf>) -> 
         }
     }
     Ok(deleted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn removing_waits_for_what_still_goes_on_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = fs::canonicalize(folder.path()).unwrap();
+        let mirror = Mirror::open_or_init(top.join("m.git")).await.unwrap();
+        let path = top.join("w");
+        let private = private_dir(&mirror, &path);
+        fs::create_dir_all(&path).unwrap();
+        fs::create_dir_all(&private).unwrap();
+        // A restore whose future was dropped.
+        let restoring = lock::acquire(&private).await.unwrap();
+        let mut removing = pin!(Worktree::remove(&mirror, &path));
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut removing).await;
+        assert!(early.is_err() && path.exists());
+        drop(restoring);
+        removing.await.unwrap();
+        assert!(!path.exists() && !private.exists());
+        Worktree::remove(&mirror, &path).await.unwrap();
+    }
 }
