@@ -285,7 +285,7 @@ impl Workspaces {
         for project in folders(&self.paths.mirrors()) {
             for path in folders(&project) {
                 let swept = match Mirror::open_or_init(path).await {
-                    Ok(mirror) => mirror.sweep().await,
+                    Ok(mirror) => mirror.forget_worktrees().await,
                     Err(error) => Err(error),
                 };
                 if let Err(error) = swept {

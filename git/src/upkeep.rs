@@ -1,6 +1,6 @@
 //! What a mirror holds beyond what it must, and getting rid of it: checkpoints of worktrees
-//! that are gone, objects that nothing names, and files that a crash left half made. It owns
-//! how that is measured and removed; what goes first is its users' decision.
+//! that are gone, objects that nothing names, and what was known of worktrees. It owns how
+//! that is measured and removed; what goes first is its users' decision.
 
 use std::fs;
 use std::io;
@@ -107,24 +107,17 @@ impl Mirror {
         self.flush(Vec::new()).await
     }
 
-    /// Deletes what a crash left: half-made objects and packs, and what Kage knew of
-    /// worktrees. Only for a start, when there are none.
+    /// Deletes what Kage knew of worktrees. Only for a start, when there are none. What else a
+    /// crash left goes when a mirror is opened.
     ///
     /// # Errors
     /// When the file system refuses.
-    pub async fn sweep(&self) -> Result<(), GitError> {
+    pub async fn forget_worktrees(&self) -> Result<(), GitError> {
         let _lock = lock::acquire(self.path()).await?;
-        let path = self.path().to_owned();
-        blocking("sweeping a repository", move || {
-            let half_made = |name: &str| {
-                ["incoming-", "tmp_", ".tmp"]
-                    .iter()
-                    .any(|prefix| name.starts_with(prefix))
-            };
-            for folder in ["", "objects", "objects/pack"] {
-                remove_in(&path.join(folder), half_made)?;
-            }
-            remove_in(&path.join("checkouts"), |_| true)
+        let path = self.path().join("checkouts");
+        blocking("forgetting worktrees", move || match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("delete", &path)(error)),
+            Ok(()) | Err(_) => Ok(()),
         })
         .await
     }
@@ -167,19 +160,4 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, GitError> {
         paths.push(entry.map_err(GitError::io("list", folder))?.path());
     }
     Ok(paths)
-}
-
-fn remove_in(folder: &Path, goes: impl Fn(&str) -> bool) -> Result<(), GitError> {
-    for path in list(folder)? {
-        if !path.file_name().and_then(|name| name.to_str()).is_some_and(&goes) {
-            continue;
-        }
-        let removed = if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        removed.map_err(GitError::io("delete", &path))?;
-    }
-    Ok(())
 }

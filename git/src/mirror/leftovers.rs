@@ -40,12 +40,21 @@ struct Known {
     looked: Option<(SystemTime, Instant)>,
 }
 
+impl Known {
+    fn counts(&self) -> bool {
+        let recent = |(_, when): (SystemTime, Instant)| when.elapsed() <= PAUSE;
+        self.in_use.strong_count() > 0 || self.looked.is_some_and(recent)
+    }
+}
+
 static MIRRORS: LazyLock<Mutex<HashMap<PathBuf, Known>>> = LazyLock::new(Mutex::default);
 
 /// Says that this process uses the mirror at `path`. Sweeps it when nobody else does.
 pub(super) fn enter(path: &Path) -> Result<Arc<InUse>, GitError> {
     // Whoever opens a mirror meanwhile waits, so that it is not used while it is swept.
     let mut mirrors = MIRRORS.lock().unwrap_or_else(PoisonError::into_inner);
+    // One that is opened after the pause is looked at like one that was never seen.
+    mirrors.retain(|_, known| known.counts());
     let known = mirrors.entry(path.to_owned()).or_insert_with(|| Known {
         in_use: Weak::new(),
         looked: None,
@@ -61,7 +70,7 @@ pub(super) fn enter(path: &Path) -> Result<Arc<InUse>, GitError> {
     }
     match users.try_lock() {
         Ok(()) => {
-            if !is_same || known.looked.is_some_and(|(_, when)| when.elapsed() > PAUSE) {
+            if !is_same {
                 sweep(path)?;
             }
             users.unlock().map_err(GitError::io("unlock", &name))?;
