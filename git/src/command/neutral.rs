@@ -36,6 +36,9 @@ pub(super) const NEUTRAL: &[(&str, &str)] = &[
     ("push.recurseSubmodules", "no"),
     ("protocol.ext.allow", "never"),
     ("http.followRedirects", "false"),
+    // A peer that is silent for two minutes is gone; git's own keep-alives come every 5 s.
+    ("http.lowSpeedLimit", "1"),
+    ("http.lowSpeedTime", "120"),
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
     ("transfer.fsckObjects", "true"),
