@@ -47,6 +47,7 @@ use std::time::Duration;
 
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::BootId;
+use kage_git::program::{self, ProgramError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -76,6 +77,9 @@ const LAST_DELIVERY: Duration = Duration::from_secs(5);
 /// Why an agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// This machine's git cannot be used.
+    #[error("git cannot be used here")]
+    Git(#[source] ProgramError),
     /// Its state directory cannot be used.
     #[error("cannot use the state directory")]
     State(#[source] StateError),
@@ -95,6 +99,7 @@ pub enum RunError {
 /// # Errors
 /// When it cannot start. Losing the coordinator is no error: it connects again, forever.
 pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> Result<(), RunError> {
+    program::check().await.map_err(RunError::Git)?;
     let stored = Stored::open(&config, &ports).await?;
     let delivering = stored.deliver(config, ports)?;
     delivering.workspaces_swept().await;

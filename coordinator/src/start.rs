@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use kage_core::price::PriceTable;
+use kage_git::program::{self, ProgramError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -40,6 +41,9 @@ pub enum RunError {
     /// It was told what cannot be.
     #[error("the configuration cannot be used")]
     Config(#[source] InvalidConfig),
+    /// This machine's git cannot be used.
+    #[error("git cannot be used here")]
+    Git(#[source] ProgramError),
     /// Its directory cannot be used.
     #[error("the data directory cannot be used")]
     DataDir(#[source] DataDirError),
@@ -90,6 +94,7 @@ impl From<ReflectionError> for RunError {
 /// When it cannot start; see [`RunError`].
 pub async fn run(config: Config, mut ports: Ports, shutdown: CancellationToken) -> Result<(), RunError> {
     config.check().map_err(RunError::Config)?;
+    program::check().await.map_err(RunError::Git)?;
     let held = Held::open(&config, &ports)?;
     let (listen, on_ready) = (Arc::clone(&ports.listen), ports.on_ready.take());
     let filled = held.fill(&config, ports).await?;

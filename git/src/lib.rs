@@ -11,6 +11,7 @@
 pub mod error;
 
 pub mod command;
+pub mod program;
 
 mod beneath;
 mod lock;
@@ -20,9 +21,9 @@ mod shared_work;
 mod staging;
 
 mod durable;
-mod objects;
 mod ignored;
 
+mod objects;
 
 mod known;
 
@@ -30,7 +31,6 @@ pub mod creation;
 pub mod diff;
 pub mod landing;
 pub mod mirror;
-pub mod program;
 pub mod smart_http;
 pub mod snapshot;
 pub mod user_repo;

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::command::{ConfigFiles, GitCommand, parse_oid};
 use crate::error::{GitError, blocking};
+use crate::program::{self, ProgramError};
 use crate::shadow::{IDENTITY, Shadow};
 use crate::staging::{copy_index, split};
 
@@ -83,6 +84,9 @@ pub enum DiscoverError {
         /// What it uses.
         format: String,
     },
+    /// This machine's git cannot be trusted with it.
+    #[error("git cannot be used here")]
+    Program(#[from] ProgramError),
     /// git failed.
     #[error("could not look at the repository")]
     Git(#[from] GitError),
@@ -99,8 +103,9 @@ impl UserRepo {
     /// Finds the repository that `path` is in.
     ///
     /// # Errors
-    /// When there is none that can be worked on.
+    /// When there is none that can be worked on, or git is too old for it.
     pub async fn discover(path: &Path) -> Result<Self, DiscoverError> {
+        program::check().await?;
         let questions = [
             "--path-format=absolute",
             "--git-dir",

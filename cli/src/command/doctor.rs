@@ -62,9 +62,9 @@ pub(super) async fn run(invocation: &Invocation, args: Doctor) -> anyhow::Result
 
 async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
     let mut problems = Vec::new();
-    let git = git_version().await;
-    if git.is_none() {
-        problems.push("git cannot be run; install git 2.38 or newer and put it on PATH".to_owned());
+    let git = kage_git::program::version().await.ok();
+    if let Err(error) = kage_git::program::check().await {
+        problems.push(format!("{error}; install it and put it on PATH"));
     }
     let free_bytes = free_bytes(invocation.state.path());
     if free_bytes.is_some_and(|free| free < LOW_DISK) {
@@ -111,10 +111,6 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
         adapters,
         problems,
     }
-}
-
-async fn git_version() -> Option<String> {
-    kage_git::program::version().await.ok()
 }
 
 fn free_bytes(path: &std::path::Path) -> Option<u64> {
