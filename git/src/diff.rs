@@ -1,7 +1,7 @@
 //! What differs between two commits of a mirror, for people and reports, computed by
 //! libgit2 alone: no pager, external diff or textconv can run. These functions block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use git2::{Delta, DiffFormat, DiffOptions, Repository};
@@ -43,28 +43,38 @@ impl Difference {
 pub fn between(repository: &Path, base: &Oid, commit: &Oid) -> Result<Difference, GitError> {
     with_diff(repository, base, commit, |diff| {
         let mut difference = Difference::default();
+        let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
         for (number, delta) in diff.deltas().enumerate() {
             let kind = match delta.status() {
                 Delta::Added => ChangeKind::Added,
                 Delta::Deleted => ChangeKind::Deleted,
                 _ => ChangeKind::Modified,
             };
-            let path = delta.new_file().path_bytes().or(delta.old_file().path_bytes());
+            let path = path_of(&delta);
             // No patch = binary or a submodule: nothing to count.
             let (_, added, removed) = match git2::Patch::from_diff(diff, number)? {
                 Some(patch) => patch.line_stats()?,
                 None => (0, 0, 0),
             };
-            let file = FileChange {
-                path: String::from_utf8_lossy(path.unwrap_or_default()).into_owned(),
-                kind,
-                added: added as u64,
-                removed: removed as u64,
-            };
+            let (added, removed) = (added as u64, removed as u64);
+            difference.stat.added += added;
+            difference.stat.removed += removed;
+            // A file that becomes a link is a deletion and an addition.
+            let half = places.get(path).and_then(|place| difference.files.get_mut(*place));
+            if let Some(file) = half {
+                file.kind = ChangeKind::Modified;
+                file.added += added;
+                file.removed += removed;
+                continue;
+            }
+            places.insert(path.to_vec(), difference.files.len());
             difference.stat.files = difference.stat.files.saturating_add(1);
-            difference.stat.added += file.added;
-            difference.stat.removed += file.removed;
-            difference.files.push(file);
+            difference.files.push(FileChange {
+                path: String::from_utf8_lossy(path).into_owned(),
+                kind,
+                added,
+                removed,
+            });
         }
         Ok(difference)
     })
@@ -120,9 +130,8 @@ pub fn paths(repository: &Path, before: &Oid, after: &Oid) -> Result<Vec<PathCha
         let side = |file: git2::DiffFile<'_>| file.exists().then(|| (u32::from(file.mode()), file.id()));
         let mut sides: BTreeMap<Vec<u8>, (Side, Side)> = BTreeMap::new();
         for delta in diff.deltas() {
-            let path = delta.new_file().path_bytes().or(delta.old_file().path_bytes());
-            // A file that becomes a link is a deletion and an addition.
-            let (before, after) = sides.entry(path.unwrap_or_default().to_vec()).or_default();
+            // Here too: a deletion and an addition.
+            let (before, after) = sides.entry(path_of(&delta).to_vec()).or_default();
             *before = before.or_else(|| side(delta.old_file()));
             *after = after.or_else(|| side(delta.new_file()));
         }
@@ -140,6 +149,11 @@ pub fn paths(repository: &Path, before: &Oid, after: &Oid) -> Result<Vec<PathCha
         })
     };
     sides.into_iter().map(change).collect()
+}
+
+fn path_of<'a>(delta: &git2::DiffDelta<'a>) -> &'a [u8] {
+    let path = delta.new_file().path_bytes().or(delta.old_file().path_bytes());
+    path.unwrap_or_default()
 }
 
 fn with_diff<T>(

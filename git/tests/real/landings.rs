@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use kage_core::event::ResultCommit;
+use kage_core::event::{ChangeKind, ResultCommit};
 use kage_core::id::Oid;
 use kage_git::landing::{LandedAs, LandingError, Merged, Strategy, plan_apply, plan_merge};
 use kage_git::{Mirror, UserRepo, Worktree, diff};
@@ -367,4 +367,18 @@ async fn the_patch_is_one_that_git_applies() {
     let tree = story.git(&["write-tree"]);
     let name = format!("{}^{{tree}}", story.result.commit);
     assert_eq!(tree, story.sandbox.git(story.mirror.path(), &["rev-parse", &name]));
+}
+
+#[tokio::test]
+async fn a_file_that_becomes_a_link_is_one_change() {
+    let story = Story::new(|top| {
+        fs::remove_file(top.join("text")).unwrap();
+        symlink("other", top.join("text")).unwrap();
+    })
+    .await;
+    let difference = diff::between(story.mirror.path(), &story.base, &story.result.commit).unwrap();
+    let files: Vec<_> = difference.files.iter().map(|it| (it.path.as_str(), it.kind)).collect();
+    assert_eq!(files, [("text", ChangeKind::Modified)]);
+    assert_eq!((difference.stat.files, difference.stat.removed), (1, 9));
+    assert_eq!(story.result.deleted, Vec::<String>::new());
 }
