@@ -92,7 +92,8 @@ pub struct Policy {
     pub timeout: Duration,
     /// Limit of an attempt without any output.
     pub idle_timeout: Duration,
-    /// Attempts of one session; losing an agent does not count.
+    /// How many attempts of one job may fail. A lost agent and a used-up limit do not count,
+    /// and a session that goes on from a checkpoint by itself or by hand has a new job.
     pub max_attempts: u32,
     /// Labels every agent of this task must carry.
     pub requirements: Labels,
@@ -198,6 +199,10 @@ pub const MAX_SESSIONS: usize = 256;
 pub const MAX_COMMAND_BYTES: usize = 64 << 10;
 /// The longest name of a model, in bytes.
 pub const MAX_MODEL_BYTES: usize = 200;
+/// The longest context delta of one session, in bytes.
+pub const MAX_DELTA_BYTES: usize = 512 << 10;
+/// The labels that the task, or one session, requires of agents: keys and values, in bytes.
+pub const MAX_LABEL_BYTES: usize = 16 << 10;
 /// What all deltas of a task together may override: the names of the places, in bytes.
 pub const MAX_OVERRIDDEN_BYTES: usize = 256 << 10;
 
@@ -228,6 +233,7 @@ impl TaskSpec {
         at_most("the verify command", length(&checks.verify), MAX_COMMAND_BYTES)?;
         let protected = checks.protect.iter().map(String::len).sum();
         at_most("the list of protected paths", protected, MAX_COMMAND_BYTES)?;
+        labels_fit(&self.policy.requirements)?;
         if let Err(invalid) = Patterns::new(&checks.protect) {
             return Err(InvalidSpec::ProtectPattern(invalid.pattern));
         }
@@ -253,6 +259,7 @@ impl TaskSpec {
             if assignment.fallbacks.len() > MAX_FALLBACKS {
                 return Err(InvalidSpec::TooManyFallbacks(assignment.name.clone()));
             }
+            labels_fit(&assignment.requirements)?;
             if !names.insert(&assignment.name) {
                 return Err(InvalidSpec::DuplicateName(assignment.name.clone()));
             }
@@ -262,6 +269,7 @@ impl TaskSpec {
             if self.context_base.is_none() {
                 return Err(InvalidSpec::DeltaWithoutBase(assignment.name.clone()));
             }
+            at_most("a context delta", delta.len(), MAX_DELTA_BYTES)?;
             let delta = Patch::parse(delta.as_bytes()).map_err(|problem| InvalidSpec::InvalidDelta {
                 session: assignment.name.clone(),
                 problem,
@@ -300,6 +308,11 @@ const fn at_most(what: &'static str, bytes: usize, most: usize) -> Result<(), In
         return Err(InvalidSpec::TooLong { what, bytes, most });
     }
     Ok(())
+}
+
+fn labels_fit(labels: &Labels) -> Result<(), InvalidSpec> {
+    let bytes = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    at_most("the list of required labels", bytes, MAX_LABEL_BYTES)
 }
 
 /// Where a task stands.
@@ -444,6 +457,11 @@ mod tests {
         }
     }
 
+    /// Labels of so many bytes.
+    fn labels(bytes: usize) -> Labels {
+        Labels::from([("k".to_owned(), "v".repeat(bytes - 1))])
+    }
+
     #[test]
     fn a_spec_fits_into_the_offers_of_its_sessions() {
         type Change = fn(&mut TaskSpec);
@@ -465,11 +483,12 @@ mod tests {
                     adapter: "claude-api".parse().unwrap(),
                     model: Some("m".repeat(MAX_MODEL_BYTES)),
                     context_delta: (session < 20).then(|| delta(session)),
-                    requirements: Labels::new(),
+                    requirements: labels(MAX_LABEL_BYTES),
                     fallbacks: Vec::new(),
                 })
                 .collect(),
             policy: Policy {
+                requirements: labels(MAX_LABEL_BYTES),
                 verify: VerifyPolicy {
                     verify: Some("v".repeat(MAX_COMMAND_BYTES)),
                     ..VerifyPolicy::default()
@@ -478,7 +497,22 @@ mod tests {
             },
         };
         assert_eq!(good.validate(), Ok(()));
-        let cases: [(Change, &str); 5] = [
+        let cases: [(Change, &str); 8] = [
+            (
+                |spec| {
+                    let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_DELTA_BYTES));
+                    spec.assignments[3].context_delta = Some(long);
+                },
+                "a context delta",
+            ),
+            (
+                |spec| spec.policy.requirements = labels(MAX_LABEL_BYTES + 1),
+                "the list of required labels",
+            ),
+            (
+                |spec| spec.assignments[39].requirements = labels(MAX_LABEL_BYTES + 1),
+                "the list of required labels",
+            ),
             (
                 |spec| spec.policy.verify.setup = Some("s".repeat(MAX_COMMAND_BYTES + 1)),
                 "the set-up command",

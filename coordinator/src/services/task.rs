@@ -25,8 +25,6 @@ use crate::view::Prompt;
 use crate::watch::{self, Watch};
 use crate::{telemetry, view};
 
-/// The largest delta of one session; it travels inside an offer.
-const MAX_DELTA: usize = 512 << 10;
 const PAGE_SIZE: u32 = 20;
 const MAX_PAGE_SIZE: u32 = 100;
 
@@ -187,14 +185,6 @@ impl Tasks {
 
     /// Checks what the store cannot: that everything the spec names is here and readable.
     async fn check(&self, spec: &TaskSpec) -> Result<(), ApiError> {
-        for (index, assignment) in spec.assignments.iter().enumerate() {
-            let length = assignment.context_delta.as_ref().map_or(0, String::len);
-            if length > MAX_DELTA {
-                let field = format!("spec.assignments[{index}].context_delta");
-                let problem = format_args!("has {length} bytes; at most {MAX_DELTA} are taken");
-                return Err(ApiError::invalid(field, problem));
-            }
-        }
         spec.validate()
             .map_err(|invalid| ApiError::invalid("spec", chain(&invalid)))?;
         if let Some(base) = &spec.context_base {
