@@ -164,7 +164,8 @@ pub struct Decision {
 }
 
 /// A random part of waits, so that what failed together does not come back together.
-/// Waits only grow by it, by a quarter at most: nobody comes before they were asked to.
+/// Waits only grow by it, by a quarter and [`MOST_JITTER`] at most: nobody comes before they
+/// were asked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Jitter(u32);
 
@@ -182,7 +183,8 @@ impl Jitter {
     }
 
     fn spread(self, wait: Duration) -> Duration {
-        let more = wait.as_millis() / 4 * u128::from(self.0) / u128::from(u32::MAX);
+        let most = (wait / 4).min(MOST_JITTER).as_millis();
+        let more = most * u128::from(self.0) / u128::from(u32::MAX);
         wait.saturating_add(Duration::from_millis(u64::try_from(more).unwrap_or(u64::MAX)))
     }
 }
@@ -244,6 +246,9 @@ pub const FIRST_DELAY: Duration = Duration::from_secs(2);
 pub const CAPACITY_DELAY: Duration = Duration::from_secs(15);
 /// Verify attempts that may end without a decision before the session counts as unverified.
 pub const MAX_ERRORED_VERDICTS: u32 = 2;
+
+/// The most that chance adds to a wait: whoever waits for days need not wait for hours more.
+pub const MOST_JITTER: Duration = Duration::from_secs(60);
 
 /// Decides what to do about `failure`, which `history` already counts.
 ///

@@ -137,15 +137,15 @@ fn what_was_decided_is_done_and_kept() {
     let reset = Some(Duration::from_secs(400));
     let (moved, held) = fail(&mut job, FailureKind::QuotaExhausted, reset);
     assert_eq!(moved, Finish::Moved(Moved::Requeued));
-    assert_eq!((job.state, job.held, job.failed), (waits(500), 1, 0));
+    assert_eq!((job.state, job.held, job.failed), (waits(460), 1, 0));
     assert_eq!(job.affinity, Affinity::default());
     assert_eq!(held.state, SessionState::Queued);
     assert_eq!(
         held.incidents[0].waiting(NOW).unwrap(),
-        "held until 00:08 UTC: the plan's limit is used up until then; waiting costs nothing \
+        "held until 00:07 UTC: the plan's limit is used up until then; waiting costs nothing \
          (attempt 1: quota exhausted: x)"
     );
-    assert_eq!(held.incidents[0].waiting(NOW + Duration::from_secs(500)), None);
+    assert_eq!(held.incidents[0].waiting(NOW + Duration::from_secs(460)), None);
 
     let _requeued = fail(&mut job, FailureKind::DiskFull, None);
     let not_before = NOW + Duration::from_millis(2_500);

@@ -103,10 +103,7 @@ impl Again<'_> {
         if self.history.failed >= self.history.max_attempts {
             return None;
         }
-        let doubled = |first: Duration| {
-            let doubled = first.saturating_mul(1 << self.history.failed.saturating_sub(1).min(16));
-            doubled.min(MAX_DELAY)
-        };
+        let doubled = |first: Duration| doubled(first, self.history.failed, MAX_DELAY);
         let (wait, confidence, reason) = match self.failure.retry_after {
             // It says nothing about a second refusal, so that one still waits longer.
             Some(asked) => (
@@ -143,8 +140,9 @@ impl Again<'_> {
             return escalate(reason, Confidence::Medium);
         }
         let (wait, confidence, reason) = match self.failure.retry_after {
+            // One that was reset already and still refuses is not asked at once again.
             Some(reset) => (
-                reset,
+                reset.max(doubled(FIRST_DELAY, self.history.held, PROBE)),
                 Confidence::High,
                 "the plan's limit is used up until then; waiting costs nothing".to_owned(),
             ),
@@ -165,4 +163,9 @@ impl Again<'_> {
             confidence,
         }
     }
+}
+
+/// The wait after the `count`th of the same, which doubles from `first` to `most`.
+fn doubled(first: Duration, count: u32, most: Duration) -> Duration {
+    first.saturating_mul(1 << count.saturating_sub(1).min(16)).min(most)
 }

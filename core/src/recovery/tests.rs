@@ -290,22 +290,44 @@ fn holds_and_losses_do_not_count_as_failures() {
 }
 
 #[test]
-fn jitter_only_lengthens_and_by_a_quarter_at_most() {
+fn jitter_only_lengthens_by_a_quarter_and_a_minute_at_most() {
     let history = History {
         failed: 1,
         max_attempts: 2,
         ..History::default()
     };
-    for failure in [answer(429, "x", Some(100)), answer(529, "x", None), quota(Some(1_000))] {
+    let six_days = 6 * 86_400;
+    for failure in [
+        answer(429, "x", Some(100)),
+        answer(529, "x", None),
+        quota(Some(1_000)),
+        quota(Some(six_days)),
+    ] {
         let wait = |jitter| {
             let decision = decide(history, &failure, jitter, NOW);
             decision.action.next_attempt().unwrap().since(NOW)
         };
         let least = wait(Jitter::NONE);
-        assert_eq!(wait(Jitter::MOST), least + least / 4);
+        assert_eq!(wait(Jitter::MOST), least + (least / 4).min(MOST_JITTER));
         let some = wait(Jitter::from_random(0x8000_0000));
         assert!(least < some && some < wait(Jitter::MOST));
     }
+}
+
+#[test]
+fn a_limit_that_is_said_to_be_reset_and_is_not_is_asked_ever_more_rarely() {
+    let wait = |held, reset| {
+        let history = History {
+            held,
+            ..History::default()
+        };
+        let decision = decide(history, &quota(Some(reset)), Jitter::NONE, NOW);
+        decision.action.next_attempt().unwrap().since(NOW)
+    };
+    assert_eq!(wait(1, 3_600), Duration::from_secs(3_600));
+    let waits: Vec<_> = (1..=4).map(|held| wait(held, 1).as_secs()).collect();
+    assert_eq!(waits, [2, 4, 8, 16]);
+    assert_eq!(wait(MAX_HOLDS, 1), PROBE);
 }
 
 #[test]
