@@ -16,7 +16,7 @@ use crate::event::{AttemptOutcome, ResultCommit, Verdict, VerdictKind};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AgentId, AttemptId, JobId, Oid, SessionId, TaskId};
 use crate::recovery::{self, Action, Decision, History, Incident, Jitter};
-use crate::session::{Session, SessionState};
+use crate::session::{Session, SessionState, Setback};
 use crate::task::Policy;
 use crate::time::Timestamp;
 
@@ -335,11 +335,18 @@ impl Job {
     ) -> Finish {
         let Circumstances { jitter, now, .. } = around;
         let failure = Failure::new(FailureKind::LogicError, format!("verify failed: {}", verdict.message));
-        let decision = recovery::decide(self.history(session, around), &failure, jitter, now);
+        let history = History {
+            safe: around.points.safe.is_some(),
+            ..self.history(session, around)
+        };
+        let decision = recovery::decide(history, &failure, jitter, now);
         let (Action::RollbackSafe { at }, Some(safe)) = (decision.action, around.points.safe.clone()) else {
             return Finish::Moved(self.over(session, SessionState::Rejected { result, verdict }, now));
         };
         self.state = JobState::Done;
+        session.go_on_from(Some(safe));
+        session.trail.setback = Some(Setback::wrong(&failure));
+        session.trail.reworks = session.trail.reworks.saturating_add(1);
         session.note(Incident {
             at: now,
             verify: true,
@@ -348,20 +355,20 @@ impl Job {
             failure,
             decision,
         });
-        session.trail.reworks = session.trail.reworks.saturating_add(1);
-        session.go_on_from(Some(safe));
         Finish::Rework(at)
     }
 
     fn history(&self, session: &Session, around: Circumstances<'_>) -> History {
+        // A workspace that verify was to run in is not the session's: no way back mends it.
+        let own = matches!(self.kind, JobKind::Session);
         History {
             failed: self.failed,
             lost: self.lost,
             held: self.held,
             max_attempts: around.policy.max_attempts,
-            settled: around.points.settled.is_some(),
-            half_done: around.points.half_done(),
-            safe: around.points.safe.is_some(),
+            settled: own && around.points.settled.is_some(),
+            half_done: own && around.points.half_done(),
+            safe: own && around.points.safe.is_some(),
             base_fails: around.base == Safety::Unsafe,
             reworked: session.trail.reworks,
             max_reworks: around.policy.max_reworks,
@@ -416,12 +423,14 @@ impl Job {
         let Circumstances { agent, now, .. } = around;
         let (action, kind) = (decision.action, failure.kind);
         let verify = self.kind != JobKind::Session;
+        let wrong = Setback::wrong(&failure);
         let mut decision = decision;
         if let Action::SwitchAdapter { .. } = action {
             let before = session.adapter.clone();
             if let Some(next) = session.hand_over() {
                 decision.reason = format!("{next} takes over from {before}: {}", decision.reason);
             }
+            session.trail.setback = Some(Setback::HandedOver);
             // What failed so far says nothing about another adapter.
             (self.failed, self.held) = (0, 0);
         }
@@ -439,6 +448,7 @@ impl Job {
             }
             Action::RollbackLast { at } => {
                 session.trail.head.clone_from(&around.points.settled);
+                session.trail.setback = Some(Setback::Unfinished);
                 // What spoiled it may be this machine.
                 if kind == FailureKind::CorruptedState || self.failed > 1 {
                     self.avoid(agent);
@@ -447,6 +457,7 @@ impl Job {
             }
             Action::RollbackSafe { at } => {
                 session.trail.head.clone_from(&around.points.safe);
+                session.trail.setback = Some(wrong);
                 session.trail.reworks = session.trail.reworks.saturating_add(1);
                 self.requeue(session, at)
             }

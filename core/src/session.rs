@@ -15,7 +15,7 @@ use crate::event::{Event, EventBody, ResultCommit, Verdict};
 use crate::failure::Failure;
 use crate::fallback::Fallback;
 use crate::id::{AdapterName, AttemptId, SessionId, SessionName, TaskId};
-use crate::recovery::{Action, Incident};
+use crate::recovery::Incident;
 use crate::time::Timestamp;
 use crate::usage::{PicoUsd, Usage};
 
@@ -230,6 +230,31 @@ const MAX_INCIDENT: usize = 300;
 /// How many times of going on from a checkpoint a session remembers.
 pub const MAX_RESUMPTIONS: usize = 16;
 
+/// Why a session's model cannot go on as if nothing had happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Setback {
+    /// Its files are older than what it did to them, since edits were half done.
+    Unfinished,
+    /// They are older, since what it did then failed the checks.
+    Wrong {
+        /// What the checks said.
+        message: String,
+    },
+    /// Another adapter left them.
+    HandedOver,
+}
+
+impl Setback {
+    /// Work that failed its checks.
+    #[must_use]
+    pub fn wrong(failure: &Failure) -> Self {
+        Self::Wrong {
+            message: remembered(&failure.message).to_owned(),
+        }
+    }
+}
+
 /// What a session has of checkpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trail {
@@ -237,6 +262,8 @@ pub struct Trail {
     pub taken: u32,
     /// The checkpoint that it stands on; `None` = the base.
     pub head: Option<Head>,
+    /// What its model has to know of that, until it does.
+    pub setback: Option<Setback>,
     /// Model calls that were answered, as far as they are told one by one.
     pub calls: u32,
     /// Those of them that were answered before its last attempt.
@@ -318,6 +345,7 @@ impl Session {
             trail: Trail {
                 taken: 0,
                 head: None,
+                setback: None,
                 calls: 0,
                 calls_before: 0,
                 resumptions: Vec::new(),
@@ -376,6 +404,10 @@ impl Session {
                     number: self.trail.taken,
                     commit: taken.commit.clone(),
                 });
+                // The conversation holds it by now, and files that changed since are not older.
+                if taken.transcript.is_some() || taken.files_changed > 0 {
+                    self.trail.setback = None;
+                }
             }
             EventBody::Resumed {
                 commit,
@@ -433,21 +465,18 @@ impl Session {
     /// happened.
     #[must_use]
     pub fn note_to_model(&self) -> String {
-        match self.incidents.last() {
-            Some(incident) if matches!(incident.decision.action, Action::RollbackSafe { .. }) => format!(
+        match &self.trail.setback {
+            Some(Setback::Wrong { message }) => format!(
                 "The files are as they were at an earlier point, because what was done since did not pass the \
-                 project's checks: {}",
-                incident.failure.message
+                 project's checks: {message}"
             ),
-            Some(incident) if matches!(incident.decision.action, Action::SwitchAdapter { .. }) => {
+            Some(Setback::HandedOver) => {
                 "The files are as another tool left them, which was at the same task and could not go on: do what is \
                  left of it."
                     .to_owned()
             }
-            Some(incident) if matches!(incident.decision.action, Action::RollbackLast { .. }) => {
-                "The files are as they were before the last, unfinished step.".to_owned()
-            }
-            Some(_) | None => String::new(),
+            Some(Setback::Unfinished) => "The files are as they were before the last, unfinished step.".to_owned(),
+            None => String::new(),
         }
     }
 
@@ -455,6 +484,7 @@ impl Session {
     /// the base. That it was over is taken back.
     pub fn go_on_from(&mut self, head: Option<Head>) {
         self.trail.head = head;
+        self.trail.setback = None;
         self.state = SessionState::Queued;
         self.cancel_requested = false;
         self.pending_result = None;
@@ -474,8 +504,8 @@ impl Session {
 
     /// Keeps a failure and what was decided about it, and forgets the oldest of many.
     pub fn note(&mut self, mut incident: Incident) {
-        let end = incident.failure.message.floor_char_boundary(MAX_INCIDENT);
-        incident.failure.message.truncate(end);
+        let kept = remembered(&incident.failure.message).len();
+        incident.failure.message.truncate(kept);
         if self.incidents.len() >= MAX_INCIDENTS {
             self.incidents.remove(0);
         }
@@ -508,6 +538,12 @@ impl Session {
             }),
         }
     }
+}
+
+/// The start of a failure's message.
+fn remembered(message: &str) -> &str {
+    let end = message.floor_char_boundary(MAX_INCIDENT);
+    message.get(..end).unwrap_or(message)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Moves of jobs and their sessions.
 
 use super::*;
-use crate::checkpoint::Head;
-use crate::event::DiffStat;
+use crate::checkpoint::{CheckpointReason, Head, TakenCheckpoint};
+use crate::event::{DiffStat, Event, EventBody};
 use crate::fallback::Fallback;
 use crate::task::VerifyPolicy;
 
@@ -293,6 +293,80 @@ fn a_failure_decides_which_checkpoint_follows() {
         assert_eq!(moved, Finish::Moved(Moved::Requeued), "{kind}");
         assert_eq!(session.trail.head, Some(head(number)), "{kind}");
         assert_eq!(job.affinity.avoid, avoid, "{kind}");
+    }
+}
+
+#[test]
+fn a_check_whose_workspace_is_broken_leaves_the_session_where_it_stands() {
+    let policy = Policy {
+        max_reworks: 1,
+        ..checked()
+    };
+    for kind in [
+        FailureKind::CorruptedState,
+        FailureKind::AdapterCrash,
+        FailureKind::LogicError,
+    ] {
+        let commit = result().commit;
+        let (mut session, mut job) = (session(), job(JobKind::Verify { commit }));
+        session.state = SessionState::Claimed { result: result() };
+        session.trail.head = Some(head(5));
+        job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
+        let failed = AttemptOutcome::Failed(Failure::new(kind, "x"));
+        let _moved = job.finish(&mut session, &failed, around(&policy, &points()));
+        assert_eq!(session.trail.head, Some(head(5)), "{kind}");
+        assert_eq!(session.note_to_model(), "", "{kind}");
+    }
+}
+
+#[test]
+fn its_model_is_told_of_a_setback_until_it_knows() {
+    let crash = |session: &mut Session, kind| {
+        let mut job = job(JobKind::Session);
+        job.start(AttemptId::from_random(4), session, "a", NOW).unwrap();
+        let failed = AttemptOutcome::Failed(Failure::new(kind, "x"));
+        let _moved = job.finish(session, &failed, around(&checked(), &points()));
+    };
+    let mut session = session();
+    crash(&mut session, FailureKind::AdapterCrash);
+    let told = session.note_to_model();
+    assert!(told.contains("unfinished"), "{told}");
+    // The attempt that was to be told was lost before it said a word.
+    crash(&mut session, FailureKind::AgentLost);
+    assert_eq!(session.note_to_model(), told);
+    let mut taken = taken();
+    record(&mut session, &taken);
+    assert_eq!(session.note_to_model(), told, "the files are as they were");
+    taken.files_changed = 1;
+    record(&mut session, &taken);
+    assert_eq!(session.note_to_model(), "");
+
+    // A person sent it elsewhere: that is no setback.
+    crash(&mut session, FailureKind::AdapterCrash);
+    session.go_on_from(Some(head(1)));
+    assert_eq!(session.note_to_model(), "");
+}
+
+fn record(session: &mut Session, taken: &TakenCheckpoint) {
+    let event = Event {
+        seq: 1,
+        at: NOW,
+        body: EventBody::CheckpointTaken(taken.clone()),
+    };
+    session.record(&event, NOW);
+}
+
+fn taken() -> TakenCheckpoint {
+    TakenCheckpoint {
+        commit: head(6).commit,
+        parent: head(4).commit,
+        tree: head(7).commit,
+        reason: CheckpointReason::Baseline,
+        note: String::new(),
+        files_changed: 0,
+        pack: None,
+        transcript: None,
+        calls: None,
     }
 }
 
