@@ -150,7 +150,7 @@ pub struct Run {
     /// Longest time set-up and verify may take together.
     #[arg(long, default_value = "30m", value_name = "TIME", value_parser = parse_duration)]
     pub verify_timeout: Duration,
-    /// Attempts of one session, lost agents not counted.
+    /// Attempts of a session that may fail; lost agents and used-up limits are not counted.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
     pub max_attempts: u32,
     /// How urgent it is: low, normal, high, or a number from -10 to 10. Nothing waits for ever.

@@ -49,15 +49,6 @@ impl Role {
             Self::Stranger => "stranger",
         }
     }
-
-    /// True when a person's token can have it.
-    #[must_use]
-    pub const fn is_grantable(self) -> bool {
-        match self {
-            Self::Admin | Self::Submit | Self::View => true,
-            Self::Owner | Self::Agent | Self::Stranger => false,
-        }
-    }
 }
 
 impl fmt::Display for Role {

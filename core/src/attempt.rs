@@ -53,7 +53,8 @@ pub struct Attempt {
     pub session: SessionId,
     /// The task of that session.
     pub task: TaskId,
-    /// From 1 within the job: the epoch.
+    /// The epoch, from 1. A session's job goes on counting where the one before stopped; every
+    /// verify job begins at 1.
     pub number: u32,
     /// Hash of the token that its writes must carry.
     pub token_hash: Digest,

@@ -60,9 +60,6 @@ impl AddAssign for Usage {
 pub struct PicoUsd(pub i64);
 
 impl PicoUsd {
-    /// One dollar.
-    pub const DOLLAR: Self = Self(1_000_000_000_000);
-
     /// The sum, or the largest amount there is.
     #[must_use]
     pub const fn saturating_add(self, rhs: Self) -> Self {
