@@ -169,7 +169,8 @@ pub struct Run {
     /// Return as soon as the task is stored.
     #[arg(short, long)]
     pub detach: bool,
-    /// Apply the best result to the working tree when it is verified.
+    /// Apply the best result to the working tree: a verified one, or, where there is no verify
+    /// command, one that nobody checked.
     #[arg(long, conflicts_with = "detach")]
     pub apply: bool,
 }
