@@ -121,6 +121,8 @@ enum Course {
     Finishing { until: Instant },
     /// It ends when what runs is stopped, or abandons it at this time.
     HandingBack { until: Instant },
+    /// The same, and it does not connect any more: the coordinator will not have it.
+    ShutOut { until: Instant },
 }
 
 /// What the loop takes up next.
@@ -148,6 +150,8 @@ pub(crate) struct Connection {
     running: JoinSet<()>,
     attempts: HashMap<Id, AttemptId>,
     frozen: HashMap<AttemptId, watch::Sender<bool>>,
+    /// Why the coordinator will not have this agent.
+    denied: Option<ApiError>,
 }
 
 impl Connection {
@@ -163,11 +167,15 @@ impl Connection {
             running: JoinSet::new(),
             attempts: HashMap::new(),
             frozen: HashMap::new(),
+            denied: None,
         }
     }
 
     /// Runs until the agent is told to end and nothing runs any more.
-    pub(crate) async fn run(mut self) {
+    ///
+    /// # Errors
+    /// When the coordinator shut this agent out.
+    pub(crate) async fn run(mut self) -> Result<(), ApiError> {
         while !self.is_over() {
             match self.input().await {
                 Input::Retry => self.link = Link::Connecting(Box::pin(self.connect())),
@@ -195,14 +203,15 @@ impl Connection {
                 Input::CourseDue => match self.course {
                     Course::Taking | Course::Draining => {}
                     Course::Finishing { .. } => self.hand_back(),
-                    Course::HandingBack { .. } => {
+                    Course::HandingBack { .. } | Course::ShutOut { .. } => {
                         tracing::error!(attempts = self.running.len(), "attempts did not stop and are abandoned");
                         self.running.abort_all();
-                        return;
+                        break;
                     }
                 },
             }
         }
+        self.denied.map_or(Ok(()), Err)
     }
 
     fn is_over(&self) -> bool {
@@ -210,7 +219,7 @@ impl Connection {
             Course::Taking | Course::Draining => false,
             // What was accepted may be granted already.
             Course::Finishing { .. } => self.running.is_empty() && self.accepted.is_empty(),
-            Course::HandingBack { .. } => self.running.is_empty(),
+            Course::HandingBack { .. } | Course::ShutOut { .. } => self.running.is_empty(),
         }
     }
 
@@ -218,7 +227,7 @@ impl Connection {
         let (until, may_shut_down, may_hand_back) = match self.course {
             Course::Taking | Course::Draining => (None, true, true),
             Course::Finishing { until } => (Some(until), false, true),
-            Course::HandingBack { until } => (Some(until), false, false),
+            Course::HandingBack { until } | Course::ShutOut { until } => (Some(until), false, false),
         };
         let lease = self.leases.next();
         let link = async {
@@ -288,10 +297,15 @@ impl Connection {
             "not connected to the coordinator"
         );
         self.accepted.clear();
-        if let LinkError::Call(ApiError::PermissionDenied { .. }) = error {
+        if let LinkError::Call(denied @ ApiError::PermissionDenied { .. }) = error {
             // Not away, but against it: nothing that this agent does counts any more.
             let reason = StopReason::Ordered("the coordinator shut this agent out".to_owned());
             self.parts.shop.live.stop_all(&reason);
+            let until = Instant::now() + self.patience();
+            self.course = Course::ShutOut { until };
+            self.link = Link::Down { until };
+            self.denied = Some(denied.clone());
+            return;
         }
         self.link = Link::Down {
             until: Instant::now() + wait,
@@ -365,7 +379,7 @@ impl Connection {
         }
         match self.course {
             Course::Taking => {}
-            Course::Draining | Course::Finishing { .. } | Course::HandingBack { .. } => {
+            Course::Draining | Course::Finishing { .. } | Course::HandingBack { .. } | Course::ShutOut { .. } => {
                 self.send(ToCoordinator::Draining(v1::Draining {}));
             }
         }
@@ -526,10 +540,14 @@ impl Connection {
         self.send(ToCoordinator::Draining(v1::Draining {}));
     }
 
+    /// How long attempts that were told to stop may take.
+    fn patience(&self) -> Duration {
+        self.parts.shop.limits.stop_grace * 2 + Duration::from_secs(10)
+    }
+
     fn hand_back(&mut self) {
         tracing::info!(attempts = self.running.len(), "handing running attempts back");
-        let patience = self.parts.shop.limits.stop_grace * 2 + Duration::from_secs(10);
-        let until = Instant::now() + patience;
+        let until = Instant::now() + self.patience();
         self.stop_taking(Course::HandingBack { until });
         self.accepted.clear();
         self.parts.shop.live.stop_all(&StopReason::HandedBack);

@@ -48,6 +48,7 @@ use std::time::Duration;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::BootId;
 use kage_git::program::{self, ProgramError};
+use kage_proto::status::ApiError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -89,6 +90,15 @@ pub enum RunError {
     /// Its HTTP client cannot be made.
     #[error("cannot make an HTTP client")]
     Http(#[source] reqwest::Error),
+    /// Its coordinator will not have it any more.
+    #[error("the coordinator shut this agent out; {way_back}")]
+    ShutOut {
+        /// What to do about it.
+        way_back: String,
+        /// What the coordinator says.
+        #[source]
+        source: ApiError,
+    },
     /// A blocking part of the start was cut short: the runtime is shutting down.
     #[error("the start was interrupted")]
     Interrupted,
@@ -97,14 +107,14 @@ pub enum RunError {
 /// Runs an agent until `shutdown` is cancelled and what it ran is finished or handed back.
 ///
 /// # Errors
-/// When it cannot start. Losing the coordinator is no error: it connects again, forever.
+/// When it cannot start, or the coordinator shut it out. Losing the coordinator is no error:
+/// it connects again, forever.
 pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> Result<(), RunError> {
     program::check().await.map_err(RunError::Git)?;
     let stored = Stored::open(&config, &ports).await?;
     let delivering = stored.deliver(config, ports)?;
     delivering.workspaces_swept().await;
-    delivering.work(shutdown).await;
-    Ok(())
+    delivering.work(shutdown).await
 }
 
 /// First phase: the state directory is locked and what is in it was read.
@@ -242,14 +252,15 @@ impl Delivering {
     }
 
     /// Last phase: takes work until it is told to end, then delivers the rest.
-    async fn work(mut self, shutdown: CancellationToken) {
+    async fn work(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
         let delivered = self.backlog.wait_for(|backlog| !backlog.leftovers);
         let first = async { drop(tokio::time::timeout(LEFTOVERS_FIRST, delivered).await) };
         shutdown.run_until_cancelled(first).await;
         tracing::info!(agent = %self.state.agent(), name = %self.config.name, "agent started");
         let adapters = self.adapters();
+        let way_back = way_back(&self.config);
         self.tasks.spawn(self.disk.keep(self.end_delivery.clone()));
-        Connection::new(connection::Parts {
+        let ended = Connection::new(connection::Parts {
             shop: Arc::clone(&self.shop),
             agent: self.state.agent(),
             boot: BootId::from_random((self.ports.random)()),
@@ -264,9 +275,10 @@ impl Delivering {
         })
         .run()
         .await;
-        let rest = self.backlog.wait_for(|backlog| !backlog.any);
-        let rest = async { drop(tokio::time::timeout(LAST_DELIVERY, rest).await) };
-        rest.await;
+        if ended.is_ok() {
+            let rest = self.backlog.wait_for(|backlog| !backlog.any);
+            drop(tokio::time::timeout(LAST_DELIVERY, rest).await);
+        }
         self.end_delivery.cancel();
         self.tasks.close();
         self.tasks.wait().await;
@@ -274,5 +286,18 @@ impl Delivering {
         drop(self.shop);
         self.writer.join().await;
         tracing::info!("agent ended");
+        ended.map_err(|source| RunError::ShutOut { way_back, source })
     }
+}
+
+/// What to do when the coordinator will not have the agent.
+fn way_back(config: &Config) -> String {
+    if config.credentials.identity.is_none() {
+        return "give it a token that is good there".to_owned();
+    }
+    format!(
+        "to join anew, remove {} and run `kage agent run --join TOKEN HOST:PORT` with a token of `kage token create \
+         --role agent`",
+        config.state_dir.join("tls").display()
+    )
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use kage_agent::adapters::{self, AdapterConfig};
 use kage_agent::process::{Runner, warden_main_if_asked};
-use kage_agent::{Config, Limits, Ports, enrolment, slots};
+use kage_agent::{Config, Limits, Ports, RunError, enrolment, slots};
 use kage_core::task::Labels;
 use kage_proto::client::{Credentials, PemFile};
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 /// Many threads make and drop small values all the time; the system's allocator is slower at that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The exit code of an agent that may not work, as `kage`'s.
+const DENIED: u8 = 5;
 
 /// Works on sessions for a coordinator.
 #[derive(Debug, Parser)]
@@ -142,7 +145,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(RunError::ShutOut { .. }) => ExitCode::from(DENIED),
+                Some(_) | None => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -200,7 +200,11 @@ impl Agent {
     }
 
     pub(crate) async fn ended(self) {
+        self.outcome().await.unwrap();
+    }
+
+    pub(crate) async fn outcome(self) -> Result<(), kage_agent::RunError> {
         let ended = tokio::time::timeout(DEADLINE, self.running).await;
-        ended.expect("the agent ends").unwrap().unwrap();
+        ended.expect("the agent ends").unwrap()
     }
 }

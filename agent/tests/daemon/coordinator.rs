@@ -128,6 +128,12 @@ impl Coordinator {
         control.try_send(Ok(message)).unwrap();
     }
 
+    /// Ends the control session for good.
+    pub(crate) fn shut_out(&self, why: &str) {
+        let control = self.with(|kept| kept.control.take()).expect("an agent is connected");
+        control.try_send(Err(Status::permission_denied(why))).unwrap();
+    }
+
     /// Offers work and grants it as soon as it is accepted. Needs a connected agent.
     pub(crate) async fn grant(&self, n: u128, kind: WorkKind) -> String {
         let id = self.offer(n, kind);

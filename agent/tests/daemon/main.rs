@@ -282,3 +282,22 @@ async fn a_restarted_agent_delivers_what_was_left() {
     assert_eq!(second.running, []);
     agent.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_is_shut_out_ends_and_says_why() {
+    let served = Served::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(1).await;
+    served.coordinator.grant(1, work("wait")).await;
+    served.coordinator.shut_out("the agent was revoked");
+    let Err(error) = agent.outcome().await else {
+        panic!("it was shut out");
+    };
+    let chain = kage_core::cause::chain(&error);
+    assert_eq!(
+        chain,
+        "the coordinator shut this agent out; give it a token that is good there: the agent was revoked"
+    );
+    assert_eq!(served.coordinator.with(|kept| kept.hellos.len()), 1);
+}
