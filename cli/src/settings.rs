@@ -152,6 +152,17 @@ pub fn failures() -> Result<FailureTable, SettingsError> {
     }
 }
 
+/// `KAGE__SECTION__KEY`. A list has an entry a line.
+fn variables() -> Environment {
+    Environment::with_prefix("KAGE")
+        .prefix_separator("__")
+        .separator("__")
+        .try_parsing(true)
+        .list_separator("\n")
+        .with_list_parse_key("run.protect")
+        .with_list_parse_key("agent.adapters")
+}
+
 /// Reads every source. `project` is the top of the repository, for commands that have one.
 ///
 /// # Errors
@@ -160,12 +171,7 @@ pub fn load(project: Option<&Path>) -> Result<Settings, SettingsError> {
     let user_file = user_dir().unwrap_or_default().join("config.toml");
     let mut settings: Settings = config::Config::builder()
         .add_source(File::from(user_file.clone()).format(FileFormat::Toml).required(false))
-        .add_source(
-            Environment::with_prefix("KAGE")
-                .prefix_separator("__")
-                .separator("__")
-                .try_parsing(true),
-        )
+        .add_source(variables())
         .build()
         .and_then(config::Config::try_deserialize)
         .map_err(|source| SettingsError::User {
@@ -191,6 +197,28 @@ pub fn load(project: Option<&Path>) -> Result<Settings, SettingsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_set_numbers_texts_and_lists() {
+        let set = [
+            ("KAGE__RUN__VERIFY", "make test"),
+            ("KAGE__RUN__PROTECT", "tests/**\nmy file"),
+            ("KAGE__AGENT__SLOTS", "4"),
+            ("KAGE__AGENT__ADAPTERS", "/one"),
+            ("KAGE__AGENT__DISK__CONTEXTS_MIB", "5"),
+        ];
+        let set = set.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings: Settings = config::Config::builder()
+            .add_source(variables().source(Some(set.into())))
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .unwrap();
+        assert_eq!(settings.run.verify.as_deref(), Some("make test"));
+        assert_eq!(settings.run.protect, ["tests/**", "my file"]);
+        assert_eq!(settings.agent.slots, Some(4));
+        assert_eq!(settings.agent.adapters, [PathBuf::from("/one")]);
+        assert_eq!(settings.agent.disk.limits().contexts, 5 << 20);
+    }
 
     #[test]
     fn a_project_decides_about_runs_only() {
