@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use environment::Environment;
+pub use environment::{Environment, proxy_secrets};
 
 /// The hidden first argument that turns this executable into a warden.
 pub const WARDEN_ARGUMENT: &str = "__warden";

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use super::{AdapterConfig, LoadError, name_session, text};
 use crate::adapter::{Adapter, AdapterEnd, Beginning, Reporter, ReporterClosed, Resumes, SessionInput};
 use crate::allowance::Allowance;
-use crate::process::{Control, Environment, Runner};
+use crate::process::{Control, Environment, Runner, proxy_secrets};
 use crate::steps::Steps;
 use crate::tools::{HeadTail, Toolbox, describe};
 use call::Caller;
@@ -409,7 +409,7 @@ impl Adapter for ClaudeApi {
     }
 
     fn secrets(&self) -> Vec<String> {
-        self.key.iter().cloned().collect()
+        self.key.iter().cloned().chain(proxy_secrets(&self.env)).collect()
     }
 
     fn resumes(&self) -> Resumes {

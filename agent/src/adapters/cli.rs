@@ -27,7 +27,9 @@ use tokio_util::sync::CancellationToken;
 use super::manifest::{Manifest, ParserKind, Version, fill};
 use super::{AdapterConfig, text};
 use crate::adapter::{Adapter, AdapterEnd, Report, Reporter, ReporterClosed, Resumes, SessionInput};
-use crate::process::{Cause, Chunk, Command, Control, Ended, Limits, Pipe, RunError, Runner, Status, Stdin};
+use crate::process::{
+    Cause, Chunk, Command, Control, Ended, Limits, Pipe, RunError, Runner, Status, Stdin, proxy_secrets,
+};
 use crate::session_file::SessionFile;
 use crate::tools::{HeadTail, one_line};
 #[cfg(any(test, fuzzing))]
@@ -380,6 +382,7 @@ impl Adapter for CliAdapter {
         names
             .filter_map(|name| text(&self.snapshot, name))
             .map(str::to_owned)
+            .chain(proxy_secrets(&self.snapshot))
             .collect()
     }
 

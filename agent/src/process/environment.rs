@@ -1,10 +1,11 @@
 //! The environment of session programs: made from an allow-list, never inherited whole.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-/// Variables that say where tools, certificates and proxies are, and hold no secret.
+/// Variables that say where tools, certificates and proxies are. They hold no secret, but for
+/// [`proxy_secrets`].
 const ALLOWED: &[&str] = &[
     "PATH",
     "LANG",
@@ -35,6 +36,35 @@ const ALLOWED: &[&str] = &[
     "PYENV_ROOT",
     "VIRTUAL_ENV",
 ];
+
+/// Those of the allowed variables in which an address may stand with a password.
+const PROXIES: &[&str] = &[
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+];
+
+/// What programs need for their proxies and nobody may read: names with passwords, and these alone.
+#[must_use]
+pub fn proxy_secrets(snapshot: &BTreeMap<OsString, OsString>) -> Vec<String> {
+    let values = PROXIES
+        .iter()
+        .filter_map(|name| snapshot.get(OsStr::new(name))?.to_str());
+    let mut secrets = Vec::new();
+    for value in values {
+        let address = value.split_once("://").map_or(value, |(_, address)| address);
+        let authority = address.split(['/', '?', '#']).next().unwrap_or(address);
+        if let Some((user_info, _)) = authority.rsplit_once('@')
+            && let Some((_, password)) = user_info.split_once(':')
+        {
+            secrets.extend([user_info.to_owned(), password.to_owned()]);
+        }
+    }
+    secrets
+}
 
 /// Tool folders that are looked for under HOME, and the variable that points to each.
 /// HOME itself is another in a session, and without these `cargo` would not be found.
@@ -89,6 +119,22 @@ impl Environment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn passwords_of_proxies_are_secrets() {
+        let snapshot: BTreeMap<OsString, OsString> = [
+            ("HTTPS_PROXY", "http://me:p@ssword@proxy:3128/"),
+            ("http_proxy", "you:secret@proxy:3128"),
+            ("ALL_PROXY", "socks5://proxy:1080/a:b@c"),
+            ("NO_PROXY", "a:b@c"),
+        ]
+        .map(|(name, value)| (name.into(), value.into()))
+        .into();
+        assert_eq!(
+            proxy_secrets(&snapshot),
+            ["me:p@ssword", "p@ssword", "you:secret", "secret"]
+        );
+    }
 
     #[test]
     fn takes_what_is_allowed_and_nothing_else() {
