@@ -26,7 +26,7 @@ const DENIED: u8 = 5;
 #[derive(Debug, Parser)]
 #[command(name = "kage-agent", version)]
 struct Arguments {
-    /// Address of the coordinator, such as http://127.0.0.1:7340.
+    /// Address of the coordinator, such as http://127.0.0.1:7443.
     #[arg(long, value_name = "URL")]
     coordinator: String,
     /// File that holds the coordinator's token; without it the agent shows the certificate

@@ -288,19 +288,19 @@ mod tests {
     fn the_endpoint_file_goes_with_its_guard() {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(dir.path()).unwrap();
-        let announced = data.announce("http", SocketAddr::from(([127, 0, 0, 1], 7700))).unwrap();
+        let announced = data.announce("http", SocketAddr::from(([127, 0, 0, 1], 7443))).unwrap();
         let path = dir.path().join("endpoint");
-        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "http://127.0.0.1:7700");
+        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "http://127.0.0.1:7443");
         drop(announced);
         assert!(!path.exists());
         // As long as the file is there nobody else begins, who would announce another one.
-        let announced = data.announce("http", SocketAddr::from(([127, 0, 0, 1], 7700))).unwrap();
+        let announced = data.announce("http", SocketAddr::from(([127, 0, 0, 1], 7443))).unwrap();
         drop(data);
         assert!(matches!(DataDir::open(dir.path()), Err(DataDirError::Locked { .. })));
         drop(announced);
         let data = DataDir::open(dir.path()).unwrap();
-        let announced = data.announce("https", SocketAddr::from(([0, 0, 0, 0], 7700))).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "https://127.0.0.1:7700");
+        let announced = data.announce("https", SocketAddr::from(([0, 0, 0, 0], 7443))).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "https://127.0.0.1:7443");
         drop(announced);
     }
 }

@@ -19,7 +19,7 @@ struct Arguments {
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
     /// Where to listen. On any address but loopback it speaks TLS.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7700")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7443")]
     listen: SocketAddr,
     /// Speak TLS on loopback too.
     #[arg(long)]

@@ -1,6 +1,6 @@
 """A minimal agent: proof that agents can be written in any language.
 
-    python agent.py --url http://127.0.0.1:7700 --token-file DATA_DIR/token --name py
+    python agent.py --url http://127.0.0.1:7443 --token-file DATA_DIR/token --name py
 
 It offers one adapter, `py-shell`, to tasks without a repository: the prompt is a shell
 command. It keeps to the whole protocol of `agent_service.proto` and
@@ -506,7 +506,7 @@ async def first_to_end(*work: Coroutine[Any, Any, None]) -> None:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--url", required=True, help="the coordinator's address, such as http://127.0.0.1:7700")
+    parser.add_argument("--url", required=True, help="the coordinator's address, such as http://127.0.0.1:7443")
     parser.add_argument("--token-file", required=True, type=Path)
     parser.add_argument("--ca-file", type=Path, help="certificate of the coordinator's CA, for https")
     parser.add_argument("--name", default=socket.gethostname())

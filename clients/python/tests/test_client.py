@@ -119,15 +119,15 @@ class ClientOfAFlakyServer(unittest.TestCase):
 
 class Connecting(unittest.TestCase):
     def test_an_address_that_cannot_be_one_is_refused(self) -> None:
-        for url in ["", "127.0.0.1:7700", "ftp://127.0.0.1:7700", "http://127.0.0.1", "https://127.0.0.1"]:
+        for url in ["", "127.0.0.1:7443", "ftp://127.0.0.1:7443", "http://127.0.0.1", "https://127.0.0.1"]:
             with self.assertRaises(ValueError, msg=url):
                 kage.connect(url, "token")
 
     def test_a_ca_is_for_https_and_has_to_be_there(self) -> None:
         with self.assertRaises(ValueError):
-            kage.connect("http://127.0.0.1:7700", "token", ca_file="ca.pem")
+            kage.connect("http://127.0.0.1:7443", "token", ca_file="ca.pem")
         with self.assertRaises(FileNotFoundError):
-            kage.connect("https://127.0.0.1:7700", "token", ca_file="/nowhere/ca.pem")
+            kage.connect("https://127.0.0.1:7443", "token", ca_file="/nowhere/ca.pem")
 
     def test_nobody_there_is_unavailable(self) -> None:
         with kage.connect("http://127.0.0.1:1", "token") as client:

@@ -39,7 +39,7 @@ export interface ConnectOptions {
 
 /**
  * A client of the coordinator at this address: `https://HOST:7443` with the file of its CA's
- * certificate, or `http://127.0.0.1:7700` on the same machine.
+ * certificate, or `http://127.0.0.1:7443` on the same machine.
  *
  * On its own machine, address and token are in the files `endpoint` and `token` of the
  * coordinator's data directory, and the CA is in `tls/ca.pem`. Nothing is sent before the

@@ -128,14 +128,14 @@ test("reasons of other domains are not taken", async () => {
 });
 
 test("an address that cannot be one is refused", () => {
-  for (const url of ["", "127.0.0.1:7700", "ftp://127.0.0.1:7700", "http://127.0.0.1", "https://coordinator-host"]) {
+  for (const url of ["", "127.0.0.1:7443", "ftp://127.0.0.1:7443", "http://127.0.0.1", "https://coordinator-host"]) {
     assert.throws(() => connect(url, "token"), TypeError, url);
   }
 });
 
 test("a CA is for https and has to be there", () => {
-  assert.throws(() => connect("http://127.0.0.1:7700", "token", { caFile: "ca.pem" }), TypeError);
-  assert.throws(() => connect("https://127.0.0.1:7700", "token", { caFile: "/nowhere/ca.pem" }), { code: "ENOENT" });
+  assert.throws(() => connect("http://127.0.0.1:7443", "token", { caFile: "ca.pem" }), TypeError);
+  assert.throws(() => connect("https://127.0.0.1:7443", "token", { caFile: "/nowhere/ca.pem" }), { code: "ENOENT" });
 });
 
 test("nobody there is unavailable", async (t) => {

@@ -2,7 +2,7 @@
 
     import kage
 
-    with kage.connect("http://127.0.0.1:7700", token) as client:
+    with kage.connect("http://127.0.0.1:7443", token) as client:
         task = client.submit(kage.TaskSpec(prompt="...", assignments=[...]))
         for item in client.watch(task.id, output=[kage.OUTPUT_STREAM_STDOUT]):
             ...

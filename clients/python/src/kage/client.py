@@ -54,7 +54,7 @@ OPTIONS = [
 
 def connect(url: str, token: str, ca_file: str | os.PathLike[str] | None = None) -> Client:
     """A client of the coordinator at this address: `https://HOST:7443` with the file of its
-    CA's certificate, or `http://127.0.0.1:7700` on the same machine.
+    CA's certificate, or `http://127.0.0.1:7443` on the same machine.
 
     On its own machine, address and token are in the files `endpoint` and `token` of the
     coordinator's data directory, and the CA is in `tls/ca.pem`. Without a `ca_file`, https
