@@ -15,7 +15,8 @@ use crate::process::Runner;
 /// The adapters of this agent by name.
 pub type Registry = BTreeMap<AdapterName, Arc<dyn Adapter>>;
 
-/// Tells the time of day. Only ever shown; deadlines use the monotonic clock.
+/// Tells the time of day. It is shown, and compared with the end of a certificate; all other
+/// deadlines use the monotonic clock.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Draws 128 random bits.

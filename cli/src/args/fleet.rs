@@ -137,7 +137,8 @@ pub struct AgentRun {
     /// Folder of this agent's state [default: agent/ in the state folder].
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// Folder of adapter manifests [default: ~/.config/kage/adapters].
+    /// Folder of adapter manifests, besides ~/.config/kage/adapters and those of the settings;
+    /// may be repeated.
     #[arg(long, value_name = "DIR")]
     pub adapters: Vec<PathBuf>,
 }
