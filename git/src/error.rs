@@ -116,8 +116,9 @@ const AWAY: [&str; 4] = [
 ];
 
 /// What git prints when a connection ended before the answer did.
-const BROKEN_OFF: [&str; 7] = [
+const BROKEN_OFF: [&str; 8] = [
     "Connection reset",
+    "Operation too slow",
     "Recv failure",
     "Send failure",
     "Empty reply from server",
