@@ -46,8 +46,9 @@ export interface ConnectOptions {
  * first call, so a wrong address or token shows there, as UNAVAILABLE or UNAUTHENTICATED.
  */
 export function connect(url: string, token: string, { caFile }: ConnectOptions = {}): Client {
-  const { protocol, port } = new URL(url);
-  if (!["http:", "https:"].includes(protocol) || port === "") {
+  const { protocol } = new URL(url);
+  // A URL drops the port that its scheme has by default, so the text is asked.
+  if (!/^https?:\/\/[^/?#]+:\d+\/?$/.test(url)) {
     throw new TypeError(`${url} is not the address of a coordinator, such as https://coordinator-host:7443`);
   }
   if (protocol === "http:" && caFile !== undefined) {

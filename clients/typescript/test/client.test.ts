@@ -131,6 +131,10 @@ test("an address that cannot be one is refused", () => {
   for (const url of ["", "127.0.0.1:7443", "ftp://127.0.0.1:7443", "http://127.0.0.1", "https://coordinator-host"]) {
     assert.throws(() => connect(url, "token"), TypeError, url);
   }
+  // A URL forgets the port that its scheme has by default.
+  for (const url of ["http://127.0.0.1:80", "https://coordinator-host:443/"]) {
+    connect(url, "token").close();
+  }
 });
 
 test("a CA is for https and has to be there", () => {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -226,7 +227,9 @@ class Watch(Iterator[Item]):
         self._patience = patience
         self._failing_since: float | None = None
         self._delay = BACKOFF[0]
-        self._closed = False
+        self._closed = threading.Event()
+        # Whoever closes may meet whoever connects again.
+        self._calling = threading.Lock()
         self._call = start(request)
 
     def __next__(self) -> Item:
@@ -234,7 +237,7 @@ class Watch(Iterator[Item]):
             try:
                 response = next(self._call)
             except grpc.RpcError as error:
-                if self._closed:
+                if self._closed.is_set():
                     raise StopIteration from None
                 self._again(KageError.of(error))
                 continue
@@ -247,20 +250,25 @@ class Watch(Iterator[Item]):
 
     def close(self) -> None:
         """Ends the watch; whoever iterates over it comes to the end."""
-        self._closed = True
-        self._call.cancel()
+        with self._calling:
+            self._closed.set()
+            self._call.cancel()
 
     def _again(self, error: KageError) -> None:
-        """Connects again from the cursor on, or raises."""
+        """Connects again from the cursor on, or raises; StopIteration when closed meanwhile."""
         now = time.monotonic()
         self._failing_since = self._failing_since or now
         if error.reason != "UNAVAILABLE" or now - self._failing_since >= self._patience:
             raise error
         # Many watchers of one coordinator do not come back in the same moment.
-        time.sleep(error.retry_after or self._delay * random.uniform(0.5, 1.0))
+        if self._closed.wait(error.retry_after or self._delay * random.uniform(0.5, 1.0)):
+            raise StopIteration
         self._delay = min(self._delay * 2, BACKOFF[1])
         self._request.cursor = self.cursor
-        self._call = self._start(self._request)
+        with self._calling:
+            if self._closed.is_set():
+                raise StopIteration
+            self._call = self._start(self._request)
 
 
 def _fresh() -> str:

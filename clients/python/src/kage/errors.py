@@ -44,8 +44,10 @@ class Violation:
 class KageError(Exception):
     """A call that failed. `reason` is stable; the text is for people."""
 
-    #: One of INVALID_ARGUMENT, NOT_FOUND, CONFLICT, FAILED_PRECONDITION, UNAUTHENTICATED,
-    #: PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED, INTERNAL.
+    #: One of INVALID_ARGUMENT, NOT_FOUND, CONFLICT, FAILED_PRECONDITION, NO_AGENT, OTHER_PROTOCOL,
+    #: UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED, INTERNAL,
+    #: and of joining JOIN_TOKEN_UNKNOWN, JOIN_TOKEN_USED, JOIN_TOKEN_EXPIRED,
+    #: JOIN_TOKEN_OTHER_PROJECT, JOINED_AGENT_REVOKED. A newer coordinator may give others.
     reason: str
     #: Every field that is known to be wrong, when the reason is INVALID_ARGUMENT.
     violations: tuple[Violation, ...]
