@@ -21,21 +21,27 @@ use crate::wait::wait_for;
 /// When the coordinator does not answer.
 pub async fn tasks(client: &Client) -> Vec<FinalTask> {
     let mut tasks = Vec::new();
+    for task in listed(client).await.expect("tasks can be listed") {
+        tasks.push(one(client, &task.id).await);
+    }
+    tasks
+}
+
+/// Every task, as lists show it.
+async fn listed(client: &Client) -> Result<Vec<v1::Task>, tonic::Status> {
+    let mut tasks = Vec::new();
     let mut page_token = String::new();
     loop {
         let request = v1::ListTasksRequest {
             project: "default".to_owned(),
-            page_size: 500,
+            page_size: 100,
             page_token,
         };
-        let page = client.tasks().list_tasks(request).await.expect("tasks can be listed");
-        let page = page.into_inner();
-        for task in page.tasks {
-            tasks.push(one(client, &task.id).await);
-        }
+        let page = client.tasks().list_tasks(request).await?.into_inner();
+        tasks.extend(page.tasks);
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            return tasks;
+            return Ok(tasks);
         }
     }
 }
@@ -169,13 +175,8 @@ impl Cluster {
     pub async fn settled(&self) {
         let client = self.client();
         wait_for("every task has ended", async || {
-            let request = v1::ListTasksRequest {
-                project: "default".to_owned(),
-                page_size: 1000,
-                ..v1::ListTasksRequest::default()
-            };
-            let page = client.tasks().list_tasks(request).await.ok()?.into_inner();
-            let running = page.tasks.iter().any(|task| task.state() == v1::TaskState::Running);
+            let tasks = listed(&client).await.ok()?;
+            let running = tasks.iter().any(|task| task.state() == v1::TaskState::Running);
             (!running).then_some(())
         })
         .await;

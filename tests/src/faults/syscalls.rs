@@ -2,6 +2,7 @@
 //! calls with an error instead of carrying them out.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use crate::cluster::Programs;
 
@@ -29,22 +30,32 @@ pub struct Failing {
 }
 
 impl Failing {
-    /// The same programs, with a coordinator of whose calls some fail.
+    /// The same programs, with a coordinator of whose calls some fail. What was answered in the
+    /// kernel's place is written to `log`.
     #[must_use]
-    pub fn coordinator(&self, programs: &Programs) -> Programs {
+    pub fn coordinator(&self, programs: &Programs, log: &Path) -> Programs {
         let mut programs = programs.clone();
         let (program, arguments) = programs.coordinator;
         let inject = format!(
             "inject={}:error={}:when={}+{}",
             self.call, self.error, self.first, self.every
         );
-        let mut all: Vec<OsString> = ["-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e"]
-            .map(Into::into)
-            .to_vec();
+        let mut all: Vec<OsString> = ["-f", "-qq", "--seccomp-bpf", "-o"].map(Into::into).to_vec();
+        all.extend([log.into(), "-e".into()]);
         all.extend([format!("trace={}", self.call).into(), "-e".into(), inject.into()]);
         all.push(program.into());
         all.extend(arguments);
         programs.coordinator = ("strace".into(), all);
         programs
     }
+}
+
+/// How many calls were answered with an error, as a log says.
+///
+/// # Errors
+/// When there is no log.
+pub fn injected(log: &Path) -> std::io::Result<usize> {
+    let text = std::fs::read(log)?;
+    let lines = text.split(|byte| *byte == b'\n');
+    Ok(lines.filter(|line| line.ends_with(b"(INJECTED)")).count())
 }

@@ -23,7 +23,7 @@ pub(super) fn check(history: &History, end: &Final, found: &mut Vec<Violation>) 
 fn tokens(history: &History, found: &mut Vec<Violation>) {
     let mut used = BTreeSet::new();
     let mut last: BTreeMap<(&super::JobKey, &str), u32> = BTreeMap::new();
-    let mut highest: BTreeMap<&super::JobKey, u32> = BTreeMap::new();
+    let mut given = BTreeSet::new();
     for (_, who, what) in history.each() {
         let What::Granted { job, number, token, .. } = what else {
             continue;
@@ -40,11 +40,9 @@ fn tokens(history: &History, found: &mut Vec<Violation>) {
                 format!("attempt {number} of {job:?} follows attempt {before:?}"),
             );
         }
-        let top = highest.entry(job).or_default();
-        if *top == *number {
+        if !given.insert((job, *number)) {
             violation(found, "I2", format!("attempt {number} of {job:?} was given twice"));
         }
-        *top = (*top).max(*number);
     }
 }
 
@@ -142,12 +140,32 @@ fn results(task: &FinalTask, session: &v1::Session, found: &mut Vec<Violation>) 
     }
     let result = session.result.as_ref().map(|result| result.commit.as_str());
     match (result, claimed) {
+        (None, Some(Some(accepted))) if is_kept(session.state()) => {
+            let text = format!("the result {accepted} of {name} is gone");
+            violation(found, "I3", text);
+        }
         (None, _) => {}
         (Some(commit), Some(Some(accepted))) if commit == accepted => {}
         (Some(commit), _) => {
             let text = format!("the result {commit} of {name} is not what its last claim said: {claimed:?}");
             violation(found, "I3", text);
         }
+    }
+}
+
+/// Whether a session in this state has the result that it claimed.
+const fn is_kept(state: v1::SessionState) -> bool {
+    match state {
+        v1::SessionState::Claimed
+        | v1::SessionState::Verifying
+        | v1::SessionState::Verified
+        | v1::SessionState::Rejected
+        | v1::SessionState::Unverified => true,
+        v1::SessionState::Unspecified
+        | v1::SessionState::Queued
+        | v1::SessionState::Running
+        | v1::SessionState::Failed
+        | v1::SessionState::Cancelled => false,
     }
 }
 

@@ -71,17 +71,25 @@ async fn work_behind_a_link_that_stays_silent_is_done_elsewhere_and_counts_once(
     let record = Record::default();
     for cut in 0..cuts {
         cluster.connected("far").await;
+        if cut > 0 {
+            cordoned(&cluster, "near", true).await;
+        }
         let person = Person::new("ann", cluster.client(), record.clone());
         let id = person
             .create(task("print").session("only", SHELL, "lines"))
             .await
             .unwrap();
-        let running = |task: &v1::Task| task.sessions[0].state() == v1::SessionState::Running;
+        let running = |task: &v1::Task| {
+            let session = &task.sessions[0];
+            session.agent == "far" && session.state() == v1::SessionState::Running
+        };
         cluster.until(&id, "runs far away", running).await;
         link.set(if cut % 2 == 0 { Weather::Silent } else { Weather::Cut });
         if cut == 0 {
             let near = AgentOptions::named("near").script("lines", lines(60)).slots(8);
             cluster.add_agent(near).await;
+        } else {
+            cordoned(&cluster, "near", false).await;
         }
         let moved = |task: &v1::Task| task.sessions[0].agent == "near" || task.state() != v1::TaskState::Running;
         cluster.until(&id, "is done near", moved).await;
@@ -92,6 +100,7 @@ async fn work_behind_a_link_that_stays_silent_is_done_elsewhere_and_counts_once(
     for task in &end.tasks {
         assert_eq!(task.task.state(), v1::TaskState::Succeeded, "{:#?}", task.task);
         let last = task.task.sessions[0].attempts;
+        assert!(last >= 2, "it began far away: {:#?}", task.task);
         let bytes = task
             .output
             .iter()
@@ -99,6 +108,19 @@ async fn work_behind_a_link_that_stays_silent_is_done_elsewhere_and_counts_once(
             .map(|(_, bytes)| bytes);
         assert_eq!(bytes, Some(&printed(60)));
     }
+}
+
+async fn cordoned(cluster: &Cluster, agent: &str, cordoned: bool) {
+    let mut fleet = cluster.client().fleet();
+    let (agent, request_id) = (agent.to_owned(), format!("{:032x}", rand::random::<u128>()));
+    let done = if cordoned {
+        let request = v1::CordonAgentRequest { agent, request_id };
+        fleet.cordon_agent(request).await.map(drop)
+    } else {
+        let request = v1::UncordonAgentRequest { agent, request_id };
+        fleet.uncordon_agent(request).await.map(drop)
+    };
+    done.unwrap();
 }
 
 /// The negative test: a slow and lossy link makes an agent slow, not lost.
