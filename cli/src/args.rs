@@ -73,6 +73,8 @@ pub enum Command {
     Merge(Merge),
     /// Stop the sessions of a task.
     Stop(TaskArg),
+    /// Forget tasks that are over, with their output, checkpoints and results.
+    Rm(Remove),
     /// Wait until a task has ended.
     Wait(Wait),
     /// List, show, draw and take checkpoints of sessions, and go back to one.
@@ -217,6 +219,14 @@ pub struct Pick {
     /// Which session [default: the winner].
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
+}
+
+/// `kage rm`.
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// Ids of the tasks, or their first characters.
+    #[arg(required = true, value_name = "TASK")]
+    pub tasks: Vec<String>,
 }
 
 /// `kage checkpoint`.

@@ -20,6 +20,7 @@ mod explain;
 mod logs;
 mod ls;
 mod merge;
+mod rm;
 mod run;
 mod show;
 mod stop;
@@ -48,6 +49,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Apply(args) => apply::run(&invocation, args).await,
         Command::Merge(args) => merge::run(&invocation, args).await,
         Command::Stop(args) => stop::run(&invocation, args.task).await,
+        Command::Rm(args) => rm::run(&invocation, args).await,
         Command::Wait(args) => wait::run(&invocation, args).await,
         Command::Checkpoint(args) => match args.command {
             CheckpointSubcommand::Ls(args) => checkpoint::ls(&invocation, args).await,

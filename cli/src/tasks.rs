@@ -82,6 +82,20 @@ pub async fn create(access: &Access, spec: TaskSpec, wait_for_agent: bool) -> an
     response.into_inner().task.context("the coordinator sent no task")
 }
 
+/// Forgets a task that is over.
+///
+/// # Errors
+/// When there is no such task, it is not over, or the coordinator cannot be reached.
+pub async fn remove(access: &Access, task_id: &str) -> anyhow::Result<()> {
+    let request = v1::RemoveTaskRequest {
+        request_id: request_id(),
+        task_id: task_id.to_owned(),
+    };
+    let removed = access.client.tasks().remove_task(request).await;
+    removed.map_err(ApiError::from)?;
+    Ok(())
+}
+
 /// Asks for every session of a task to stop.
 ///
 /// # Errors

@@ -25,6 +25,7 @@ pub type Row = (&'static str, &'static [Role]);
 pub const TABLE: &[Row] = &[
     ("/kage.v1.TaskService/CreateTask", SUBMITTERS),
     ("/kage.v1.TaskService/CancelTask", SUBMITTERS),
+    ("/kage.v1.TaskService/RemoveTask", SUBMITTERS),
     ("/kage.v1.TaskService/GetTask", READERS),
     ("/kage.v1.TaskService/ListTasks", READERS),
     ("/kage.v1.TaskService/WatchTask", READERS),

@@ -2,8 +2,13 @@
 //! before anyone hears of them. HTTP is in `http::blobs`; rows that refer to blobs are
 //! the store's.
 
+use std::fs::{File, Metadata};
+use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -37,6 +42,9 @@ pub(crate) enum BlobError {
     /// A temporary copy could not be made.
     #[error("a temporary copy could not be written")]
     Spool(#[source] std::io::Error),
+    /// The disk failed.
+    #[error("the disk of the blobs failed")]
+    Disk(#[source] io::Error),
     /// The disk or object store failed.
     #[error("the blob store failed")]
     Store(#[source] object_store::Error),
@@ -57,10 +65,28 @@ pub(crate) struct Blob {
     pub(crate) bytes: BoxStream<'static, object_store::Result<Bytes>>,
 }
 
+/// A blob that no row names lives at least so long after somebody last looked for it.
+pub(crate) const UNNAMED: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The blobs of every project.
+///
+/// Whoever finds a blob there counts on it until a row names it. So looking for one makes it
+/// young again, when it is half as old as one may get that is removed; the time that counts is
+/// that of the file.
 #[derive(Debug)]
 pub(crate) struct Blobs {
     store: LocalFileSystem,
+    root: PathBuf,
+    /// Held while a blob's age decides about it.
+    ages: Arc<Mutex<()>>,
+}
+
+/// A blob as a folder lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) project: ProjectId,
+    pub(crate) digest: Digest,
+    pub(crate) bytes: u64,
 }
 
 impl Blobs {
@@ -69,7 +95,11 @@ impl Blobs {
         let store = LocalFileSystem::new_with_prefix(root)
             .map_err(BlobError::Store)?
             .with_fsync(true);
-        Ok(Self { store })
+        Ok(Self {
+            store,
+            root: root.to_owned(),
+            ages: Arc::default(),
+        })
     }
 
     /// Stores a stream of bytes that must have this digest. False when it was there.
@@ -138,13 +168,76 @@ impl Blobs {
         Ok((digest, created))
     }
 
-    /// The size of a blob; `None` when there is none.
+    /// The size of a blob; `None` when there is none. It stays for a while, also without a row.
     pub(crate) async fn size(&self, project: &ProjectId, digest: &Digest) -> Result<Option<u64>, BlobError> {
-        match self.store.head(&location(project, digest)).await {
-            Ok(meta) => Ok(Some(meta.size)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(BlobError::Store(error)),
-        }
+        let (path, ages) = (self.file_of(project, digest), Arc::clone(&self.ages));
+        blocking(move || match std::fs::metadata(&path) {
+            Ok(found) if is_younger(&found, UNNAMED / 2)? => Ok(Some(found.len())),
+            Ok(_) => {
+                let _deciding = ages.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(file) = there(File::options().append(true).open(&path))? else {
+                    return Ok(None);
+                };
+                file.set_modified(SystemTime::now())?;
+                Ok(Some(file.metadata()?.len()))
+            }
+            Err(error) => there(Err(error)),
+        })
+        .await
+    }
+
+    /// Every blob that is whole.
+    pub(crate) async fn list(&self) -> Result<Vec<Listed>, BlobError> {
+        let root = self.root.clone();
+        blocking(move || {
+            let mut listed = Vec::new();
+            for project in folders(&root)? {
+                let Some(name) = parsed::<ProjectId>(&project) else {
+                    continue;
+                };
+                for folder in folders(&project)? {
+                    for entry in std::fs::read_dir(&folder)? {
+                        let entry = entry?;
+                        // Anything else is a part of one that is being written.
+                        let Some(digest) = parsed::<Digest>(&entry.path()) else {
+                            continue;
+                        };
+                        if let Some(found) = there(entry.metadata())? {
+                            listed.push(Listed {
+                                project: name.clone(),
+                                digest,
+                                bytes: found.len(),
+                            });
+                        }
+                    }
+                }
+            }
+            Ok(listed)
+        })
+        .await
+    }
+
+    /// Removes a blob that no row names, unless somebody looked for it within `age`. True when
+    /// it is gone.
+    pub(crate) async fn remove_unnamed(&self, blob: &Listed, age: Duration) -> Result<bool, BlobError> {
+        let (path, ages) = (self.file_of(&blob.project, &blob.digest), Arc::clone(&self.ages));
+        blocking(move || {
+            let _deciding = ages.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(found) = there(std::fs::metadata(&path))? else {
+                return Ok(true);
+            };
+            if is_younger(&found, age)? {
+                return Ok(false);
+            }
+            std::fs::remove_file(&path)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    fn file_of(&self, project: &ProjectId, digest: &Digest) -> PathBuf {
+        let digest = digest.as_str();
+        self.root.join(project.as_str()).join(&digest[..2]).join(digest)
     }
 
     /// Opens a blob, or a part of it.
@@ -199,6 +292,40 @@ impl Blobs {
     }
 }
 
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, BlobError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(io::Error::other).flatten().map_err(BlobError::Disk)
+}
+
+/// `None` when it is not there.
+fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What lies in the future is young.
+fn is_younger(file: &Metadata, age: Duration) -> io::Result<bool> {
+    Ok(file.modified()?.elapsed().is_ok_and(|old| old < age) || file.modified()? > SystemTime::now())
+}
+
+fn folders(of: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir(of)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            folders.push(entry.path());
+        }
+    }
+    Ok(folders)
+}
+
+fn parsed<T: FromStr>(path: &Path) -> Option<T> {
+    path.file_name()?.to_str()?.parse().ok()
+}
+
 /// Two hex digits of folder keep directories small.
 fn location(project: &ProjectId, digest: &Digest) -> object_store::path::Path {
     let digest = digest.as_str();
@@ -239,6 +366,38 @@ mod tests {
         assert_eq!((part.size, part.range.clone()), (11, 6..11));
         let other = "other".parse().unwrap();
         assert!(matches!(blobs.read(&other, &digest).await, Err(BlobError::NotFound(_))));
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_somebody_looked_for_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let project = ProjectId::default();
+        let (digest, _) = blobs.put_bytes(&project, Bytes::from_static(b"said")).await.unwrap();
+        let listed = blobs.list().await.unwrap();
+        assert_eq!((listed.len(), listed[0].bytes), (1, 4));
+        let age = |hours: u64| {
+            let file = File::options()
+                .append(true)
+                .open(blobs.file_of(&project, &digest))
+                .unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600))
+                .unwrap();
+        };
+        assert!(!blobs.remove_unnamed(&listed[0], UNNAMED).await.unwrap(), "it is young");
+        age(30);
+        assert_eq!(blobs.size(&project, &digest).await.unwrap(), Some(4));
+        assert!(
+            !blobs.remove_unnamed(&listed[0], UNNAMED).await.unwrap(),
+            "it is young again"
+        );
+        age(30);
+        assert!(blobs.remove_unnamed(&listed[0], UNNAMED).await.unwrap());
+        assert_eq!(blobs.size(&project, &digest).await.unwrap(), None);
+        assert!(
+            blobs.remove_unnamed(&listed[0], UNNAMED).await.unwrap(),
+            "it is gone already"
+        );
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use http::HeaderValue;
+use kage_core::retention::Limits;
 use url::Url;
 
 /// How a coordinator runs.
@@ -21,6 +22,8 @@ pub struct Config {
     pub public_names: Vec<String>,
     /// Pages of these origins may call it from a browser; none may by default.
     pub web_origins: Vec<Origin>,
+    /// How much is kept of tasks that ended.
+    pub retention: Limits,
     /// How long it waits for what.
     pub timings: Timings,
 }
@@ -35,6 +38,7 @@ impl Config {
             tls: false,
             public_names: Vec::new(),
             web_origins: Vec::new(),
+            retention: Limits::default(),
             timings: Timings::default(),
         }
     }

@@ -45,6 +45,8 @@ pub(crate) struct Coordinator {
     /// Says that placing may now come to something. One permit is enough: the dispatcher
     /// looks at everything.
     pub(crate) placeable: Notify,
+    /// Says that a task was dropped by hand, so that files may go.
+    pub(crate) dropped: Notify,
     /// Everything that runs besides connections; waited for at the end.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when a shutdown began.

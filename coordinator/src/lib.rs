@@ -23,6 +23,7 @@ mod auth;
 mod cursor;
 mod dispatch;
 mod results;
+mod retention;
 mod view;
 mod append;
 mod watch;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use kage_coordinator::{Config, Origin, Ports, Timings, run};
+use kage_core::retention::Limits;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -30,6 +31,13 @@ struct Arguments {
     /// Let pages of this origin (https://HOST[:PORT]) call it from a browser; may be repeated.
     #[arg(long, value_name = "ORIGIN")]
     web_origin: Vec<Origin>,
+    /// Forget tasks that ended so many days ago [default: 90].
+    #[arg(long, value_name = "DAYS")]
+    keep_days: Option<u32>,
+    /// Forget the oldest tasks that ended when all of them together have more output and blobs
+    /// than so many GiB [default: 50].
+    #[arg(long, value_name = "GIB")]
+    keep_gib: Option<u32>,
     #[command(flatten)]
     timings: Waits,
 }
@@ -93,6 +101,7 @@ async fn main() -> ExitCode {
         tls: arguments.tls,
         public_names: arguments.public_name,
         web_origins: arguments.web_origin,
+        retention: Limits::of(arguments.keep_days, arguments.keep_gib),
         timings: arguments.timings.timings(),
         ..Config::new(arguments.data_dir)
     };

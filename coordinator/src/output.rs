@@ -179,6 +179,42 @@ impl Outputs {
         reading.await?
     }
 
+    /// The attempts that have output, each with its bytes.
+    pub(crate) async fn list(&self) -> io::Result<Vec<(AttemptId, u64)>> {
+        let root = self.root.clone();
+        let listing = self.blocking.run(move || {
+            let mut listed = Vec::new();
+            for entry in std::fs::read_dir(&root)? {
+                let folder = entry?;
+                let Some(attempt) = folder.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                    continue;
+                };
+                let mut bytes = 0;
+                for file in std::fs::read_dir(folder.path())? {
+                    bytes += file?.metadata()?.len();
+                }
+                listed.push((attempt, bytes));
+            }
+            Ok(listed)
+        });
+        listing.await?
+    }
+
+    /// Removes what attempts wrote that are not stored any more.
+    pub(crate) async fn remove(&self, attempts: Vec<AttemptId>) -> io::Result<()> {
+        let folders: Vec<PathBuf> = attempts.into_iter().map(|attempt| self.folder(attempt)).collect();
+        let removing = self.blocking.run(move || {
+            for folder in folders {
+                match std::fs::remove_dir_all(&folder) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            Ok(())
+        });
+        removing.await?
+    }
+
     /// Waits until every writer has written what it has. Their senders are gone by then.
     pub(crate) async fn close(&self) {
         self.writers.close();

@@ -1,7 +1,7 @@
 //! The coordinator's bare repositories, one per project and name. They are made by the
 //! first push; what may be pushed is `kage_git`'s business.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kage_core::id::{ProjectId, RepositoryName, SessionId};
 use kage_git::{GitError, Mirror};
@@ -34,12 +34,38 @@ impl Repositories {
         }
     }
 
+    /// Every repository that was pushed to.
+    pub(crate) async fn all(&self) -> Result<Vec<Mirror>, GitError> {
+        let root = self.root.clone();
+        let paths = tokio::task::spawn_blocking(move || repositories(&root)).await;
+        let mut mirrors = Vec::new();
+        for path in paths.unwrap_or_default() {
+            mirrors.push(Mirror::open_or_init(path).await?);
+        }
+        Ok(mirrors)
+    }
+
     fn path(&self, project: &ProjectId, name: &RepositoryName) -> PathBuf {
         self.root.join(project.as_str()).join(format!("{name}.git"))
     }
 }
 
+/// The folders of repositories, as far as they can be read.
+fn repositories(root: &Path) -> Vec<PathBuf> {
+    let inside = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let all = inside(root).flat_map(|project| inside(&project.path()).map(|entry| entry.path()));
+    all.filter(|path| path.join("HEAD").is_file()).collect()
+}
+
+/// What the references of results begin with.
+pub(crate) const RESULTS: &str = "refs/kage/results/";
+
 /// The reference under which a session's result is fetched.
 pub(crate) fn result_ref(session: SessionId) -> String {
-    format!("refs/kage/results/{session}")
+    format!("{RESULTS}{session}")
+}
+
+/// The session whose result a reference is.
+pub(crate) fn session_of(reference: &str) -> Option<SessionId> {
+    reference.strip_prefix(RESULTS)?.parse().ok()
 }

@@ -137,6 +137,9 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
         StoreError::NoAgent { lacking } => ApiError::NoAgent {
             message: lacking.clone(),
         },
+        StoreError::TaskOpen { .. } => ApiError::FailedPrecondition {
+            message: error.to_string(),
+        },
         StoreError::NotFound { what, id } => ApiError::NotFound {
             what: format!("{what} {id}"),
         },

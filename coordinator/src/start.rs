@@ -22,18 +22,18 @@ use crate::auth::Door;
 use crate::authority::{self, Authority, AuthorityError};
 use crate::blobs::{BlobError, Blobs};
 use crate::board::Board;
-use crate::config::{Config, InvalidConfig, Origin};
+use crate::config::{Config, InvalidConfig};
 use crate::coordinator::{Coordinator, Fences};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::identities::Identities;
 use crate::output::Outputs;
-use crate::ports::{Listener, Ports};
+use crate::ports::{Blocking, Listener, Ports};
 use crate::repositories::Repositories;
 use crate::secrets::Secrets;
 use crate::server::{self, ReflectionError, Served, Stopping};
 use crate::store::{ExtendAllLeases, OpenError, ReadError, Store, StoreError};
 use crate::topics::Topics;
-use crate::{dispatch, telemetry};
+use crate::{dispatch, retention, telemetry};
 
 /// Why a coordinator did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +111,7 @@ pub async fn run(config: Config, mut ports: Ports, shutdown: CancellationToken) 
         // Whoever asked may have given up.
         on_ready.send(bound).ok();
     }
-    let result = filled.serve(listener, &config.web_origins, shutdown).await;
+    let result = filled.serve(listener, &config, shutdown).await;
     drop(announced);
     result
 }
@@ -126,6 +126,8 @@ struct Held {
 /// Everything is in memory that has to be before the first call.
 struct Filled {
     data: DataDir,
+    /// False where time is played: files that come and go would not do so the same way twice.
+    makes_room: bool,
     door: Door,
     coordinator: Arc<Coordinator>,
 }
@@ -163,6 +165,7 @@ impl Held {
             // Whoever asked may have given up.
             on_open.send(store.clone()).ok();
         }
+        let makes_room = matches!(ports.blocking, Blocking::Threads);
         let board = fill_board(&store, config).await?;
         let identities = Arc::new(fill_identities(&store).await?);
         let door = Door::new(&token, Arc::clone(&identities), Arc::clone(&clock));
@@ -182,12 +185,14 @@ impl Held {
             clock,
             random,
             placeable: Notify::new(),
+            dropped: Notify::new(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             board: Mutex::new(board),
         });
         Ok(Filled {
             data,
+            makes_room,
             door,
             coordinator,
         })
@@ -262,20 +267,25 @@ impl Filled {
     async fn serve(
         self,
         listener: Box<dyn Listener>,
-        web_origins: &[Origin],
+        config: &Config,
         shutdown: CancellationToken,
     ) -> Result<(), RunError> {
         let Self {
             data,
+            makes_room,
             door,
             coordinator,
         } = self;
-        let router = server::router(&coordinator, door, web_origins).await?;
+        let router = server::router(&coordinator, door, &config.web_origins).await?;
         let stopping = Stopping {
             gracefully: CancellationToken::new(),
             now: CancellationToken::new(),
         };
         coordinator.tasks.spawn(dispatch::run(Arc::clone(&coordinator)));
+        if makes_room {
+            let making_room = retention::run(Arc::clone(&coordinator), config.retention);
+            coordinator.tasks.spawn(making_room);
+        }
         let tls = match &coordinator.authority {
             None => None,
             Some(authority) => {

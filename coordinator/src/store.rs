@@ -45,15 +45,16 @@ pub use admission::{
 };
 pub use apply::Command;
 pub use command::{
-    AppendEvents, Appended, CancelTask, Changes, Claim, ContextPut, CreateTask, Created, EndAttempts, EndedAttempt,
-    Ending, ExtendAllLeases, PutContext, QueuedJob, REQUEST_LIFETIME, RecordAgent, RecordContextSent, RenewLeases,
-    Renewed, Request, RequestCheckpoint, RestoreSession, SetCordoned, SetDraining, Start, StartAttempt, StopAttempt,
+    AppendEvents, Appended, CancelTask, Changes, Claim, ContextPut, CreateTask, Created, DropTask, EndAttempts,
+    EndedAttempt, Ending, ExtendAllLeases, PutContext, QueuedJob, REQUEST_LIFETIME, RecordAgent, RecordContextSent,
+    RenewLeases, Renewed, Request, RequestCheckpoint, RestoreSession, SetCordoned, SetDraining, Start, StartAttempt,
+    StopAttempt,
 };
 pub use error::{EngineError, OpenError, ReadError, StoreError};
 pub use played::{Disk, Fault, Visit};
 pub use query::{
-    AttemptView, ContextSent, ContextStats, Counts, InvalidPageToken, LiveAttempt, MIN_PREFIX, Named, News, PageToken,
-    TaskEvent, TaskPage, TaskView, Watched, Work,
+    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, InvalidPageToken, LiveAttempt, MIN_PREFIX,
+    Named, News, PageToken, TaskEvent, TaskPage, TaskView, Watched, Work,
 };
 
 use call::Pending;
@@ -362,6 +363,22 @@ impl Store {
     /// When the engine failed.
     pub async fn counts(&self) -> Result<Counts, ReadError> {
         self.read(|reads| reads.counts()).await
+    }
+
+    /// The tasks that ended and what each has in files, the one that ended first first.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn ended(&self) -> Result<Vec<EndedTask>, ReadError> {
+        self.read(|reads| reads.ended()).await
+    }
+
+    /// Everything that rows say is in files. Prompts of more than `long` bytes are blobs.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn in_files(&self, long: usize) -> Result<InFiles, ReadError> {
+        self.read(move |reads| reads.in_files(long)).await
     }
 
     fn recent(&self) -> Option<&Recent> {

@@ -28,6 +28,7 @@ pub mod placement;
 pub mod prompt;
 pub mod risk;
 pub mod report;
+pub mod retention;
 
 #[cfg(any(test, fuzzing))]
 pub mod decoders;

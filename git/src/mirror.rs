@@ -171,6 +171,38 @@ impl Mirror {
         self.flush(vec![name.to_owned()]).await
     }
 
+    /// The names of the references below `prefix`, which ends with a slash.
+    ///
+    /// # Errors
+    /// When git cannot run.
+    pub async fn refs_under(&self, prefix: &str) -> Result<Vec<String>, GitError> {
+        let listed = self
+            .git("for-each-ref")
+            .args(["--format=%(refname)", "--", prefix])
+            .run()
+            .await?;
+        Ok(String::from_utf8_lossy(&listed).lines().map(str::to_owned).collect())
+    }
+
+    /// Removes references, those that are there. What only they led to stays until git collects.
+    ///
+    /// # Errors
+    /// When no reference may have one of the names, or git cannot run.
+    pub async fn delete_refs(&self, names: &[String]) -> Result<(), GitError> {
+        let mut commands = String::new();
+        for name in names {
+            check_reference(name)?;
+            commands += &format!("delete {name}\0\0");
+        }
+        let _lock = lock::acquire(&self.path).await?;
+        self.git("update-ref")
+            .args(["--no-deref", "-z", "--stdin"])
+            .stdin(commands)
+            .run()
+            .await?;
+        Ok(())
+    }
+
     /// A pack with what `want` needs beyond what `have` needs; deltas may lean on the latter.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ pub fn message(bytes: &[u8]) {
 type Kind = (fn() -> &'static str, fn(&[u8]));
 
 /// What is converted into the domain from any message, and every request.
-const KINDS: [Kind; 34] = [
+const KINDS: [Kind; 35] = [
     converted::<v1::TaskSpec, TaskSpec>(),
     converted::<v1::Hello, Hello>(),
     converted::<v1::AttemptKey, AttemptKey>(),
@@ -49,6 +49,7 @@ const KINDS: [Kind; 34] = [
     decoded::<v1::GetTaskRequest>(),
     decoded::<v1::ListTasksRequest>(),
     decoded::<v1::CancelTaskRequest>(),
+    decoded::<v1::RemoveTaskRequest>(),
     decoded::<v1::WatchTaskRequest>(),
     decoded::<v1::GetReportRequest>(),
     decoded::<v1::EnrollRequest>(),

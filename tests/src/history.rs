@@ -13,7 +13,7 @@
 //! | I4 | events and bytes of an attempt have no gap and no repeat; what was acknowledged is there |
 //! | I5 | an end never changes |
 //! | I6 | a request id has one effect, and that effect is whole |
-//! | I7 | what is listed as stored can be fetched whole |
+//! | I7 | what is listed as stored can be fetched whole; checkpoints are those that were told, in order |
 //! | I8 | a worktree has one owner |
 //! | I9 | the sums are the sums of what was reported |
 //! | I10 | decisions are on record, one after the other |
@@ -186,6 +186,8 @@ pub struct FinalTask {
     pub events: Vec<v1::SessionEvent>,
     /// Its output.
     pub output: BTreeMap<StreamKey, Vec<u8>>,
+    /// Its checkpoints, as they are listed.
+    pub checkpoints: Vec<v1::Checkpoint>,
 }
 
 /// Something that the API lists as stored.

@@ -158,6 +158,13 @@ pub struct Coordinator {
     /// Let pages of this origin (https://HOST[:PORT]) call it from a browser; may be repeated.
     #[arg(long, value_name = "ORIGIN")]
     pub web_origin: Vec<kage_coordinator::Origin>,
+    /// Forget tasks that ended so many days ago [default: 90].
+    #[arg(long, value_name = "DAYS")]
+    pub keep_days: Option<u32>,
+    /// Forget the oldest tasks that ended when all of them together have more output and blobs
+    /// than so many GiB [default: 50].
+    #[arg(long, value_name = "GIB")]
+    pub keep_gib: Option<u32>,
     /// Folder of its data [default: coordinator/ in the state folder].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

@@ -1,5 +1,7 @@
 //! `kage coordinator`: runs one until it is told to end.
 
+use kage_core::retention::Limits;
+
 use crate::args::Coordinator;
 use crate::daemon;
 use crate::exit::Exit;
@@ -12,6 +14,7 @@ pub(super) async fn run(invocation: Invocation, args: Coordinator) -> anyhow::Re
         tls: args.tls,
         public_names: args.public_name,
         web_origins: args.web_origin,
+        retention: Limits::of(args.keep_days, args.keep_gib),
         ..kage_coordinator::Config::new(data_dir)
     };
     daemon::coordinator(config).await?;

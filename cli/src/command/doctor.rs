@@ -140,8 +140,11 @@ fn reached(connection: &Connection) -> String {
 fn stands_on(data: &Data) -> String {
     let mib = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |bytes| (bytes >> 20).to_string());
     let mut text = format!(
-        "{} MiB database, {} MiB free",
+        "{} MiB database, {} MiB blobs, {} MiB output, {} MiB repositories, {} MiB free",
         mib(data.database_bytes),
+        data.blob_bytes >> 20,
+        data.output_bytes >> 20,
+        data.repository_bytes >> 20,
         mib(data.free_bytes)
     );
     if let Some(millis) = data.sync_millis {

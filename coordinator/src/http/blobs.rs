@@ -55,7 +55,7 @@ fn problem(error: &BlobError) -> Response {
         BlobError::NotFound(_) => StatusCode::NOT_FOUND,
         BlobError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         BlobError::Body(_) => StatusCode::BAD_REQUEST,
-        BlobError::Spool(_) | BlobError::Store(_) => return failed(error),
+        BlobError::Spool(_) | BlobError::Disk(_) | BlobError::Store(_) => return failed(error),
     };
     (status, format!("{error}\n")).into_response()
 }

@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status};
 use super::{find_task, internal, principal, read_error, request, store_error, stored};
 use crate::coordinator::Coordinator;
 use crate::cursor::Cursor;
-use crate::store::{CancelTask, CreateTask, InvalidPageToken, PageToken, TaskView};
+use crate::store::{CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken, TaskView};
 use crate::view::Prompt;
 use crate::watch::{self, Watch};
 use crate::{telemetry, view};
@@ -126,6 +126,24 @@ impl TaskService for Tasks {
         self.0.follow(changes);
         let task = self.shown(task).await?;
         Ok(Response::new(v1::CancelTaskResponse { task: Some(task) }))
+    }
+
+    async fn remove_task(
+        &self,
+        message: Request<v1::RemoveTaskRequest>,
+    ) -> Result<Response<v1::RemoveTaskResponse>, Status> {
+        let caller = principal(&message);
+        let message = message.into_inner();
+        let task = find_task(&self.0, &caller, &message.task_id).await?;
+        let command = DropTask {
+            request: Some(request(&caller, &message.request_id, &task)?),
+            task,
+            now: self.0.now(),
+        };
+        let changes = self.0.store.apply(command).await.map_err(store_error)?;
+        self.0.follow(changes);
+        self.0.dropped.notify_one();
+        Ok(Response::new(v1::RemoveTaskResponse {}))
     }
 
     type WatchTaskStream = ReceiverStream<Result<v1::WatchTaskResponse, Status>>;

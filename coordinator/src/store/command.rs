@@ -323,6 +323,19 @@ pub struct RequestCheckpoint {
     pub now: Timestamp,
 }
 
+/// Forgets a task that ended, with everything that is stored of it.
+///
+/// What it left in files goes afterwards, because no row names it any more.
+#[derive(Debug, Clone)]
+pub struct DropTask {
+    /// Makes a client's call one call; `None` when the coordinator itself makes room.
+    pub request: Option<Request>,
+    /// Which task.
+    pub task: TaskId,
+    /// The time.
+    pub now: Timestamp,
+}
+
 /// How long a request can be repeated, at least: 7 days.
 pub const REQUEST_LIFETIME: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 60 * 60);
 

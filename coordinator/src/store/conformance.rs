@@ -119,6 +119,8 @@ conformance!(
     a_check_of_the_base_is_repeated_within_limits,
     a_check_of_the_base_ends_with_its_task,
     another_adapter_takes_over_the_files,
+    a_dropped_task_is_gone_and_nothing_else,
+    what_is_not_over_is_not_dropped,
     an_adapter_that_nobody_has_is_passed_over,
     a_checkpoint_follows_one_that_is_there,
 );

@@ -37,6 +37,12 @@ pub enum StoreError {
         /// How many ids were supplied.
         sessions: usize,
     },
+    /// Something of the task is not over.
+    #[error("task {task} is being worked on; stop it first")]
+    TaskOpen {
+        /// The task.
+        task: TaskId,
+    },
     /// No agent that is known could do what is asked for.
     #[error("{lacking}")]
     NoAgent {

@@ -1,6 +1,8 @@
 //! What may be read from the store, and how much at a time. Reads see what is committed and
 //! never wait for writes.
 
+use std::collections::BTreeSet;
+
 use kage_core::attempt::Attempt;
 use kage_core::checkpoint::Checkpoint;
 use kage_core::event::Event;
@@ -211,6 +213,32 @@ pub struct Counts {
     pub leased: u64,
 }
 
+/// A task that ended, and what it has in files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedTask {
+    /// Which.
+    pub task: TaskId,
+    /// Its scope.
+    pub project: ProjectId,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// Its attempts, whose output is kept under their ids; sorted.
+    pub attempts: Vec<AttemptId>,
+    /// The packs and segments of its checkpoints, each once, sorted.
+    pub blobs: Vec<Digest>,
+}
+
+/// Everything that rows say is in files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InFiles {
+    /// Attempts, whose output is kept under their ids.
+    pub attempts: BTreeSet<AttemptId>,
+    /// Sessions, whose results are kept under their ids.
+    pub sessions: BTreeSet<SessionId>,
+    /// Blobs of checkpoints, contexts and long prompts.
+    pub blobs: BTreeSet<(ProjectId, Digest)>,
+}
+
 /// Every read, once per engine.
 pub(super) trait Reads {
     fn task(&self, id: TaskId) -> Result<Option<TaskView>, EngineError>;
@@ -234,4 +262,8 @@ pub(super) trait Reads {
     fn context_size(&self, project: &ProjectId, digest: &Digest) -> Result<Option<u64>, EngineError>;
     fn context_stats(&self, project: &ProjectId, digest: &Digest) -> Result<Option<ContextStats>, EngineError>;
     fn counts(&self) -> Result<Counts, EngineError>;
+    /// The one that ended first, first.
+    fn ended(&self) -> Result<Vec<EndedTask>, EngineError>;
+    /// `long` = the length in bytes above which a prompt is a blob.
+    fn in_files(&self, long: usize) -> Result<InFiles, EngineError>;
 }

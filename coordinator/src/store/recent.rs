@@ -59,6 +59,8 @@ pub(super) enum Written {
         event: Box<Event>,
         length: usize,
     },
+    /// A task that was dropped.
+    Gone(TaskId),
     /// Leases of whatever task.
     Leases,
 }
@@ -68,7 +70,7 @@ impl Written {
     pub(super) fn task(&self) -> Option<TaskId> {
         match self {
             Self::Task { task, .. } => Some(task.id),
-            Self::Head { task, .. } | Self::Event { task, .. } => Some(*task),
+            Self::Head { task, .. } | Self::Event { task, .. } | Self::Gone(task) => Some(*task),
             Self::Session(session) => Some(session.task),
             Self::Job(row) => Some(row.job.task),
             Self::Started(attempt, _) | Self::Attempt(attempt) => Some(attempt.task),
@@ -253,7 +255,9 @@ impl Kept {
             *self = Self::default();
             return;
         };
-        if let Written::Task { task, n, length } = written {
+        if let Written::Gone(_) = written {
+            self.forget(id);
+        } else if let Written::Task { task, n, length } = written {
             if length <= LONGEST_SPEC {
                 self.order.insert(n, id);
                 self.weight += EACH + length;
@@ -306,7 +310,7 @@ impl Whole {
     /// False when it does not continue what is here.
     fn take(&mut self, written: Written) -> bool {
         match written {
-            Written::Task { .. } | Written::Leases => return false,
+            Written::Task { .. } | Written::Gone(_) | Written::Leases => return false,
             Written::Head {
                 state,
                 ended_at,

@@ -150,6 +150,8 @@ pub trait TaskRows {
     fn task(&mut self, id: TaskId) -> Result<Option<TaskHead>, Failed>;
     /// Saves state, end, last event and what verify says of the base.
     fn save_task(&mut self, task: &TaskHead) -> Result<(), Failed>;
+    /// Forgets a task with its sessions, jobs, attempts, events and checkpoints.
+    fn remove_task(&mut self, id: TaskId) -> Result<(), Failed>;
     /// Stores a session at its place among those of the task.
     fn insert_session(&mut self, session: &Session, position: usize) -> Result<(), Failed>;
     /// A session.

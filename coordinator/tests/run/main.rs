@@ -11,4 +11,5 @@ mod delivery;
 mod fleet;
 mod planes;
 mod projects;
+mod retention;
 mod web;

@@ -58,6 +58,7 @@ async fn one(client: &Client, id: &str) -> FinalTask {
         task: v1::Task::default(),
         events: Vec::new(),
         output: BTreeMap::new(),
+        checkpoints: Vec::new(),
     };
     while let Some(response) = responses.message().await.expect("a task can be read to its end") {
         match response.item {
@@ -74,7 +75,33 @@ async fn one(client: &Client, id: &str) -> FinalTask {
     let request = v1::GetTaskRequest { task_id: id.to_owned() };
     let response = client.tasks().get_task(request).await.expect("a task can be read");
     end.task = response.into_inner().task.unwrap_or_default();
+    let request = v1::ListCheckpointsRequest {
+        task_id: id.to_owned(),
+        session: String::new(),
+    };
+    let response = client.checkpoints().list_checkpoints(request).await;
+    end.checkpoints = response.expect("checkpoints can be listed").into_inner().checkpoints;
     end
+}
+
+/// The checkpoints that are listed, each put together from its packs by the coordinator.
+async fn checkpoints(client: &Client, tasks: &[FinalTask]) -> Vec<Listed> {
+    let mut listed = Vec::new();
+    for task in tasks {
+        for checkpoint in &task.checkpoints {
+            let request = v1::GetCheckpointRequest {
+                task_id: task.task.id.clone(),
+                session: checkpoint.session.clone(),
+                checkpoint: checkpoint.number.to_string(),
+            };
+            let got = client.checkpoints().get_checkpoint(request).await;
+            listed.push(Listed {
+                name: checkpoint.commit.clone(),
+                missing: got.err().map(|status| status.message().to_owned()),
+            });
+        }
+    }
+    listed
 }
 
 impl Cluster {
@@ -84,7 +111,8 @@ impl Cluster {
     /// When the coordinator does not answer.
     pub async fn end(&self, broken: &[(&str, bool)]) -> Final {
         let tasks = tasks(&self.client()).await;
-        let listed = self.results(&tasks);
+        let mut listed = self.results(&tasks);
+        listed.extend(checkpoints(&self.client(), &tasks).await);
         let survivors = self.survivors().await;
         let said = self.said();
         Final {

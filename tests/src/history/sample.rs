@@ -142,6 +142,7 @@ pub(super) fn sample() -> (History, Final) {
     };
     let end = Final {
         tasks: vec![FinalTask {
+            checkpoints: Vec::new(),
             task,
             events,
             output: BTreeMap::from([(key, b"hello, world".to_vec())]),

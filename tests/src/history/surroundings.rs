@@ -22,6 +22,9 @@ pub(super) fn check(history: &History, end: &Final, found: &mut Vec<Violation>) 
             );
         }
     }
+    for task in &end.tasks {
+        checkpoints(task, found);
+    }
     worktrees(history, found);
     for task in &end.tasks {
         for session in &task.task.sessions {
@@ -33,6 +36,43 @@ pub(super) fn check(history: &History, end: &Final, found: &mut Vec<Violation>) 
         violation(found, "I11", format!("still running: {survivor}"));
     }
     words(end, found);
+}
+
+/// I7: a checkpoint is listed if and only if its event was taken; numbers have no gap, and each
+/// follows the base or one before it.
+fn checkpoints(task: &FinalTask, found: &mut Vec<Violation>) {
+    let spec = task.task.spec.as_ref();
+    let base = spec
+        .and_then(|spec| spec.repository.as_ref())
+        .map(|repository| repository.base_commit.as_str());
+    for session in &task.task.sessions {
+        let told = of_session(task, session).filter_map(|event| match parts(event) {
+            (_, Some(Body::CheckpointTaken(taken))) => Some(taken.commit.as_str()),
+            _ => None,
+        });
+        let told: Vec<&str> = told.collect();
+        let listed: Vec<_> = task.checkpoints.iter().filter(|c| c.session == session.name).collect();
+        let commits: Vec<&str> = listed.iter().map(|checkpoint| checkpoint.commit.as_str()).collect();
+        let name = format!("{} of {}", session.name, task.task.id);
+        if told != commits {
+            violation(
+                found,
+                "I7",
+                format!("{name} told of checkpoints {told:?}, and {commits:?} are listed"),
+            );
+        }
+        for (index, checkpoint) in listed.iter().enumerate() {
+            let before = &commits[..index];
+            let follows = base == Some(&checkpoint.parent) || before.contains(&checkpoint.parent.as_str());
+            if checkpoint.number as usize != index + 1 || !follows {
+                let text = format!(
+                    "checkpoint {} of {name} follows {}, at place {index}",
+                    checkpoint.number, checkpoint.parent
+                );
+                violation(found, "I7", text);
+            }
+        }
+    }
 }
 
 /// I8: a program that begins in a worktree finds it empty of others.
@@ -123,7 +163,7 @@ fn words(end: &Final, found: &mut Vec<Violation>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::broken;
+    use super::super::sample::{broken, event};
     use super::super::{Listed, Said};
     use super::*;
 
@@ -134,6 +174,56 @@ mod tests {
                 name: "c".repeat(40),
                 missing: Some("bad object".to_owned()),
             });
+        });
+    }
+
+    /// A checkpoint is told of and listed, after a base or whatever `parent` says.
+    fn checkpointed(end: &mut Final, parent: &str) {
+        let task = &mut end.tasks[0];
+        task.task.spec.get_or_insert_default().repository = Some(v1::Repository {
+            base_commit: "base".to_owned(),
+            ..v1::Repository::default()
+        });
+        let taken = v1::CheckpointTaken {
+            commit: "c1".to_owned(),
+            ..v1::CheckpointTaken::default()
+        };
+        // Before the claim, which is the last word of its attempt.
+        let claim = task.events.pop().unwrap();
+        task.events.push(event(2, 2, Body::CheckpointTaken(taken)));
+        let mut claim = claim;
+        claim.event.as_mut().unwrap().seq = 3;
+        task.events.push(claim);
+        task.checkpoints.push(v1::Checkpoint {
+            session: "only".to_owned(),
+            number: 1,
+            commit: "c1".to_owned(),
+            parent: parent.to_owned(),
+            ..v1::Checkpoint::default()
+        });
+    }
+
+    #[test]
+    fn checkpoints_are_those_that_were_told_each_after_one_that_is_there() {
+        let (mut history, mut end) = super::super::sample::sample();
+        checkpointed(&mut end, "base");
+        // Watchers saw the events without it.
+        history.entries.retain(|entry| !matches!(entry.what, What::Saw(..)));
+        super::super::sample::good(&(history, end));
+        broken("I7", |_, end| {
+            checkpointed(end, "base");
+            end.tasks[0].checkpoints.clear();
+        });
+        broken("I7", |_, end| {
+            checkpointed(end, "base");
+            let mut again = end.tasks[0].checkpoints[0].clone();
+            again.number = 2;
+            end.tasks[0].checkpoints.push(again);
+        });
+        broken("I7", |_, end| checkpointed(end, "stray"));
+        broken("I7", |_, end| {
+            checkpointed(end, "base");
+            end.tasks[0].checkpoints[0].number = 2;
         });
     }
 

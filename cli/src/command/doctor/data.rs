@@ -18,6 +18,12 @@ pub(super) struct Data {
     dir: String,
     /// Bytes of the database.
     pub(super) database_bytes: Option<u64>,
+    /// Bytes of packs, contexts, prompts and conversations.
+    pub(super) blob_bytes: u64,
+    /// Bytes that sessions wrote.
+    pub(super) output_bytes: u64,
+    /// Bytes of repositories.
+    pub(super) repository_bytes: u64,
     /// Free bytes of its disk.
     pub(super) free_bytes: Option<u64>,
     /// How long it took to write a block and have it on the disk.
@@ -65,10 +71,24 @@ pub(super) fn check(dir: &Path, now_millis: u64, problems: &mut Vec<String>) -> 
     Some(Data {
         dir: dir.display().to_string(),
         database_bytes: std::fs::metadata(dir.join("kage.db")).ok().map(|file| file.len()),
+        blob_bytes: bytes_under(&dir.join("blobs")),
+        output_bytes: bytes_under(&dir.join("output")),
+        repository_bytes: bytes_under(&dir.join("repos")),
         free_bytes: super::free_bytes(dir),
         sync_millis: sync,
         certificate_until: certificate.map(|validity| validity.until.to_string()),
     })
+}
+
+/// The sizes of all files below a folder, as far as it can be read; links are not followed.
+fn bytes_under(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => bytes_under(&entry.path()),
+        Ok(_) => entry.metadata().map_or(0, |file| file.len()),
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
 }
 
 /// How long a block takes to be on the disk.
@@ -94,6 +114,10 @@ mod tests {
         assert_eq!(data.certificate_until, None);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         assert_eq!(problems, Vec::<String>::new());
+        std::fs::create_dir_all(dir.path().join("blobs/default/ab")).unwrap();
+        std::fs::write(dir.path().join("blobs/default/ab/abc"), "12345").unwrap();
+        let data = check(dir.path(), 0, &mut problems).unwrap();
+        assert_eq!((data.blob_bytes, data.output_bytes), (5, 0));
         std::fs::create_dir(dir.path().join("tls")).unwrap();
         std::fs::write(dir.path().join("tls/server.pem"), "nothing").unwrap();
         check(dir.path(), 0, &mut problems).unwrap();

@@ -6,7 +6,7 @@ use kage_core::task::{Task, TaskState};
 use super::{
     Command, attempt_of, contexts, drop_baseline, earlier_reply, not_found, remember, session_of, settle, waiting,
 };
-use crate::store::command::{CancelTask, Changes, CreateTask, Created, StopAttempt};
+use crate::store::command::{CancelTask, Changes, CreateTask, Created, DropTask, StopAttempt};
 use crate::store::error::{EngineError, StoreError};
 use crate::store::rows::{Failed, JobRow, Rows};
 
@@ -94,6 +94,33 @@ impl Command for CreateTask {
             repeated: false,
             changes,
         })
+    }
+}
+
+impl Command for DropTask {
+    type Outcome = Changes;
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<Changes, Failed> {
+        let mut changes = Changes::default();
+        if let Some(request) = &self.request
+            && earlier_reply(rows, "drop_task", request)?.is_some()
+        {
+            return Ok(changes);
+        }
+        let head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
+        let open = rows.open_jobs(self.task)?;
+        // The check of its base may still wait for a slot; that is nobody's loss.
+        let worked_on = |row: &JobRow| !row.job.is_baseline() || matches!(row.job.state, JobState::Leased { .. });
+        if !head.state.is_terminal() || open.iter().any(worked_on) {
+            return Err(Failed::Refused(StoreError::TaskOpen { task: self.task }));
+        }
+        rows.remove_task(self.task)?;
+        changes.withdrawn.extend(open.iter().map(|row| row.job.id));
+        changes.tasks.push(self.task);
+        if let Some(request) = self.request {
+            remember(rows, "drop_task", request, String::new(), self.now)?;
+        }
+        Ok(changes)
     }
 }
 

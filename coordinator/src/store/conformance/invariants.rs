@@ -98,6 +98,11 @@ impl Seen {
         }
     }
 
+    /// Forgets a task: somebody dropped it.
+    pub(super) fn dropped(&mut self, task: TaskId) {
+        self.tasks.remove(&task);
+    }
+
     /// Ends stay as they are, and events are only ever added.
     fn follows(&self, before: &Self) {
         for (id, (view, attempts, events)) in &before.tasks {

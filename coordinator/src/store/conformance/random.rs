@@ -23,9 +23,9 @@ use super::stories::taken;
 use super::{forgetful, memory, run, sqlite};
 use crate::store::recent::Recent;
 use crate::store::{
-    Appended, CancelTask, Changes, Claim, Command, EndAttempts, Ending, ExtendAllLeases, MAX_PAGE, PutContext,
-    QueuedJob, RecordAgent, RecordContextSent, RenewLeases, RequestCheckpoint, RestoreSession, SetDraining, Start,
-    Store, StoreError,
+    Appended, CancelTask, Changes, Claim, Command, DropTask, EndAttempts, Ending, ExtendAllLeases, MAX_PAGE,
+    PutContext, QueuedJob, RecordAgent, RecordContextSent, RenewLeases, Request, RequestCheckpoint, RestoreSession,
+    SetDraining, Start, Store, StoreError,
 };
 
 mod admission;
@@ -115,6 +115,10 @@ enum Step {
         session: usize,
         request: u128,
     },
+    Drop {
+        task: u128,
+        request: Option<u128>,
+    },
     Wait {
         millis: u64,
     },
@@ -159,6 +163,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..7u128, 0..3usize, 1..4u32, 1..9u128)
             .prop_map(|(task, session, checkpoint, request)| Step::Restore { task, session, checkpoint, request }),
         1 => (1..7u128, 0..3usize, 1..9u128).prop_map(|(task, session, request)| Step::Ask { task, session, request }),
+        1 => (1..7u128, prop::option::of(1..9u128)).prop_map(|(task, request)| Step::Drop { task, request }),
         1 => (1..100_000u64).prop_map(|millis| Step::Wait { millis }),
         4 => admit().prop_map(Step::Admit),
     ]
@@ -378,6 +383,20 @@ impl Pair {
                 };
                 self.apply(command).await;
             }
+            Step::Drop { task, request: key } => {
+                let command = DropTask {
+                    request: key.map(|key| Request {
+                        payload: Digest::of(&task.to_be_bytes()),
+                        ..request(key)
+                    }),
+                    task: task_id(task),
+                    now,
+                };
+                if self.apply(command).await.is_some() {
+                    self.seen.dropped(task_id(task));
+                    self.jobs.retain(|job| job.task != task_id(task));
+                }
+            }
             Step::Wait { millis } => self.now = now + Duration::from_millis(millis),
         }
     }
@@ -451,6 +470,8 @@ impl Pair {
         let (a, b) = (&self.sqlite, &self.memory);
         let project = ProjectId::default();
         let digest = Digest::of(b"context");
+        assert_eq!(a.ended().await.unwrap(), b.ended().await.unwrap());
+        assert_eq!(a.in_files(1).await.unwrap(), b.in_files(1).await.unwrap());
         let mut token = None;
         loop {
             let page = a.tasks(&project, token, 2).await.unwrap();

@@ -12,6 +12,7 @@ use crate::store::{QueuedJob, Store, TaskView};
 
 mod baseline;
 mod checkpoints;
+mod drops;
 mod events;
 mod handover;
 mod leases;
@@ -28,6 +29,7 @@ pub(super) use checkpoints::{
     a_lost_session_goes_on_from_its_last_checkpoint, a_session_goes_back_when_somebody_asks,
     only_work_on_a_session_has_checkpoints_and_results, rejected_work_goes_back_to_a_safe_checkpoint, taken,
 };
+pub(super) use drops::{a_dropped_task_is_gone_and_nothing_else, what_is_not_over_is_not_dropped};
 pub(super) use events::{
     a_batch_that_contradicts_itself_is_refused, a_gap_is_named_and_a_repeat_is_acknowledged, a_stale_token_is_refused,
     another_agent_is_refused, nothing_is_taken_after_the_end, usage_and_activity_add_up,

@@ -1,5 +1,7 @@
 //! What is asked of the model.
 
+use std::collections::BTreeSet;
+
 use kage_core::attempt::Attempt;
 use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
@@ -13,7 +15,8 @@ use crate::store::apply::waiting;
 use crate::store::command::QueuedJob;
 use crate::store::error::EngineError;
 use crate::store::query::{
-    AttemptView, ContextSent, ContextStats, Counts, LiveAttempt, PageToken, Reads, TaskEvent, TaskPage, TaskView, Work,
+    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, LiveAttempt, PageToken, Reads, TaskEvent,
+    TaskPage, TaskView, Work,
 };
 
 impl Reads for Model {
@@ -200,6 +203,46 @@ impl Reads for Model {
         }
         Ok(counts)
     }
+
+    fn ended(&self) -> Result<Vec<EndedTask>, EngineError> {
+        let rows = self.task_order.rows.values().filter_map(|id| self.tasks.get(id));
+        let ended = rows.filter_map(|row| {
+            let id = row.task.id;
+            let attempts = self.attempts.rows.values().filter(|row| row.attempt.task == id);
+            let blobs: BTreeSet<Digest> = self.of_task(id).flat_map(blobs).cloned().collect();
+            Some(EndedTask {
+                task: id,
+                project: row.task.spec.project.clone(),
+                ended_at: row.task.ended_at?,
+                attempts: attempts.map(|row| row.attempt.id).collect(),
+                blobs: blobs.into_iter().collect(),
+            })
+        });
+        let mut ended: Vec<_> = ended.collect();
+        ended.sort_by_key(|ended| ended.ended_at);
+        Ok(ended)
+    }
+
+    fn in_files(&self, long: usize) -> Result<InFiles, EngineError> {
+        let mut files = InFiles {
+            attempts: self.attempts.rows.keys().copied().collect(),
+            sessions: self.sessions.rows.keys().map(|(_, session)| *session).collect(),
+            blobs: self.contexts.rows.keys().cloned().collect(),
+        };
+        for row in self.tasks.rows.values() {
+            let spec = &row.task.spec;
+            let prompt = (spec.prompt.len() > long).then(|| Digest::of(spec.prompt.as_bytes()));
+            let kept = self.of_task(row.task.id).flat_map(blobs).cloned().chain(prompt);
+            files.blobs.extend(kept.map(|digest| (spec.project.clone(), digest)));
+        }
+        Ok(files)
+    }
+}
+
+/// The blobs of a checkpoint.
+fn blobs(checkpoint: &Checkpoint) -> impl Iterator<Item = &Digest> {
+    let segment = checkpoint.taken.transcript.as_ref().map(|segment| &segment.blob);
+    checkpoint.taken.pack.iter().chain(segment)
 }
 
 fn live_attempt(attempt: &Attempt) -> LiveAttempt {

@@ -96,6 +96,19 @@ impl TaskRows for Model {
         Ok(())
     }
 
+    fn remove_task(&mut self, id: TaskId) -> Result<(), Failed> {
+        if let Some(order) = self.tasks.get(&id).map(|row| row.order) {
+            self.task_order.remove(&order);
+        }
+        self.tasks.remove(&id);
+        self.sessions.remove_where(|(task, _), _| *task == id);
+        self.jobs.remove_where(|(task, _), _| *task == id);
+        self.attempts.remove_where(|_, row| row.attempt.task == id);
+        self.events.remove_where(|(task, _), _| *task == id);
+        self.checkpoints.remove_where(|(task, _, _), _| *task == id);
+        Ok(())
+    }
+
     fn insert_session(&mut self, session: &Session, position: usize) -> Result<(), Failed> {
         let key = (session.task, session.id);
         self.sessions.insert(key, (position, session.clone()), "session")
@@ -153,7 +166,8 @@ impl JobRows for Model {
 
 impl AttemptRows for Model {
     fn insert_attempt(&mut self, attempt: &Attempt, note: &AttemptNote) -> Result<(), Failed> {
-        let order = self.attempts.rows.len() as u64;
+        let last = self.attempts.rows.values().map(|row| row.order).max();
+        let order = last.map_or(0, |last| last + 1);
         let row = AttemptRow {
             order,
             attempt: attempt.clone(),
@@ -243,7 +257,7 @@ impl CheckpointRows for Model {
 }
 
 impl Model {
-    fn of_task(&self, task: TaskId) -> impl Iterator<Item = &Checkpoint> {
+    pub(super) fn of_task(&self, task: TaskId) -> impl Iterator<Item = &Checkpoint> {
         let first = (task, SessionId::from_random(0), 0);
         let last = (task, SessionId::from_random(u128::MAX), u32::MAX);
         let all = self.checkpoints.rows.range(first..=last);

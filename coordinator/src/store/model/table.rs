@@ -45,6 +45,14 @@ impl<K: Ord + Clone, V> Table<K, V> {
         }
     }
 
+    pub(super) fn remove_where(&mut self, fits: impl Fn(&K, &V) -> bool) {
+        let found = self.rows.iter().filter(|(key, value)| fits(key, value));
+        let keys: Vec<K> = found.map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.remove(&key);
+        }
+    }
+
     pub(super) fn keep(&mut self) {
         self.undo.clear();
     }

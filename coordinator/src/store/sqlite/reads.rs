@@ -1,10 +1,12 @@
 //! What is read from SQLite, each answer from one snapshot.
 
+use std::collections::BTreeSet;
+
 use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::session::Session;
-use kage_core::task::Task;
+use kage_core::task::{Task, TaskSpec};
 use kage_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
@@ -21,7 +23,8 @@ use crate::store::apply::waiting;
 use crate::store::command::QueuedJob;
 use crate::store::error::EngineError;
 use crate::store::query::{
-    AttemptView, ContextSent, ContextStats, Counts, LiveAttempt, PageToken, Reads, TaskEvent, TaskPage, TaskView, Work,
+    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, LiveAttempt, PageToken, Reads, TaskEvent,
+    TaskPage, TaskView, Work,
 };
 
 type Result<T> = std::result::Result<T, EngineError>;
@@ -402,6 +405,76 @@ impl Reads for Connection {
                 },
             )?;
             Ok(Some(stats))
+        })
+    }
+
+    fn ended(&self) -> Result<Vec<EndedTask>> {
+        snapshot(self, |snapshot| {
+            let tasks = all(
+                snapshot,
+                "SELECT n, id, project, ended_at FROM tasks WHERE ended_at IS NOT NULL ORDER BY ended_at, n",
+                params![],
+                |row| {
+                    let task = EndedTask {
+                        task: get_id(row, 1)?,
+                        project: get_parsed(row, 2, "project")?,
+                        ended_at: get_time(row, 3)?,
+                        attempts: Vec::new(),
+                        blobs: Vec::new(),
+                    };
+                    Ok((get::<i64>(row, 0)?, task))
+                },
+            )?;
+            let mut found = Vec::with_capacity(tasks.len());
+            for (n, mut task) in tasks {
+                task.attempts = all(
+                    snapshot,
+                    "SELECT id FROM attempts WHERE task = ?1 ORDER BY id",
+                    params![n],
+                    |row| get_id(row, 0),
+                )?;
+                task.blobs = all(
+                    snapshot,
+                    "SELECT pack FROM checkpoints WHERE task = ?1 AND pack IS NOT NULL \
+                     UNION SELECT segment FROM checkpoints WHERE task = ?1 AND segment IS NOT NULL ORDER BY 1",
+                    params![n],
+                    |row| get_parsed(row, 0, "digest"),
+                )?;
+                found.push(task);
+            }
+            Ok(found)
+        })
+    }
+
+    fn in_files(&self, long: usize) -> Result<InFiles> {
+        snapshot(self, |snapshot| {
+            let attempts = all(snapshot, "SELECT id FROM attempts", params![], |row| get_id(row, 0))?;
+            let sessions = all(snapshot, "SELECT id FROM sessions", params![], |row| get_id(row, 0))?;
+            let blob = |row: &Row<'_>| Ok((get_parsed(row, 0, "project")?, get_parsed(row, 1, "digest")?));
+            let mut blobs = BTreeSet::new();
+            for sql in [
+                "SELECT DISTINCT t.project, c.pack FROM checkpoints c JOIN tasks t ON t.n = c.task \
+                 WHERE c.pack IS NOT NULL",
+                "SELECT DISTINCT t.project, c.segment FROM checkpoints c JOIN tasks t ON t.n = c.task \
+                 WHERE c.segment IS NOT NULL",
+                "SELECT project, digest FROM contexts",
+            ] {
+                blobs.extend(all(snapshot, sql, params![], blob)?);
+            }
+            // A spec is at least as long as its prompt.
+            let specs = all(
+                snapshot,
+                "SELECT spec FROM specs WHERE length(CAST(spec AS BLOB)) > ?1",
+                params![int(long as u64)],
+                |row| get_json::<TaskSpec>(row, 0, "task"),
+            )?;
+            let prompts = specs.into_iter().filter(|spec| spec.prompt.len() > long);
+            blobs.extend(prompts.map(|spec| (spec.project, Digest::of(spec.prompt.as_bytes()))));
+            Ok(InFiles {
+                attempts: BTreeSet::from_iter(attempts),
+                sessions: BTreeSet::from_iter(sessions),
+                blobs,
+            })
         })
     }
 

@@ -219,6 +219,19 @@ ALTER TABLE tasks ADD COLUMN baseline TEXT;
 UPDATE tasks SET base = (SELECT json_extract(spec, '$.repository.base') FROM specs WHERE task = tasks.n);
 ALTER TABLE jobs ADD COLUMN baseline INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+-- Without a reference to attempts: when one of those goes, every event would be looked at.
+CREATE TABLE told (
+    task     INTEGER NOT NULL REFERENCES tasks (n),
+    pos      INTEGER NOT NULL,
+    attempt  INTEGER NOT NULL,
+    event    TEXT NOT NULL,
+    PRIMARY KEY (task, pos)
+) STRICT, WITHOUT ROWID;
+INSERT INTO told SELECT task, pos, attempt, event FROM events;
+DROP TABLE events;
+ALTER TABLE told RENAME TO events;
+",
 ];
 
 /// The newest schema that this program knows.

@@ -90,6 +90,25 @@ impl TaskRows for SqliteRows<'_> {
         Ok(())
     }
 
+    fn remove_task(&mut self, task: TaskId) -> Result<(), Failed> {
+        let n = self.number(task)?;
+        // What points at others goes before them.
+        for sql in [
+            "DELETE FROM checkpoints WHERE task = ?1",
+            "DELETE FROM events WHERE task = ?1",
+            "DELETE FROM attempts WHERE task = ?1",
+            "DELETE FROM jobs WHERE task = ?1",
+            "DELETE FROM sessions WHERE task = ?1",
+            "DELETE FROM specs WHERE task = ?1",
+            "DELETE FROM tasks WHERE n = ?1",
+        ] {
+            self.execute(sql, params![n])?;
+        }
+        self.numbered = None;
+        self.journal.note(Written::Gone(task));
+        Ok(())
+    }
+
     fn insert_session(&mut self, session: &Session, position: usize) -> Result<(), Failed> {
         let n = self.number(session.task)?;
         self.insert(

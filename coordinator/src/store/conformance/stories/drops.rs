@@ -1,0 +1,142 @@
+//! Tasks that are dropped: all of one, and nothing of the others.
+
+use kage_core::checkpoint::{CheckpointReason, TranscriptSegment};
+use kage_core::event::{EventBody, VerdictKind};
+use kage_core::id::{AttemptId, Digest, JobId};
+
+use super::checkpoints::{base, taken};
+use super::{CHECKED, begin, end, view};
+use crate::store::conformance::fixture::{
+    append, at, attempt_id, claimed, committed, create, event, request, spec, started, task_id, told, two_agents,
+    verdict,
+};
+use crate::store::{Appended, DropTask, MAX_PAGE, Named, Store, StoreError};
+
+const LONG: usize = 100;
+
+fn dropping(task: u128, n: Option<u128>) -> DropTask {
+    DropTask {
+        request: n.map(request),
+        task: task_id(task),
+        now: at(90_000),
+    }
+}
+
+/// Task `n` works, takes a checkpoint in attempt `n`, and ends.
+async fn ended(store: &Store, n: u128, prompt: &str) {
+    let mut spec = spec(1, None);
+    spec.prompt = prompt.to_owned();
+    let mut command = create(n, spec, at(n as u64));
+    command.request = request(n + 1000 * prompt.len() as u128);
+    let jobs = store.apply(command).await.unwrap().changes.queued;
+    started(store, &jobs[0], n, 1, 1).await;
+    let mut taken = taken(n as u32, &base(), CheckpointReason::FilesChanged);
+    taken.transcript = Some(TranscriptSegment {
+        blob: Digest::of(b"said by all"),
+        from: 0,
+        to: 1,
+    });
+    told(
+        store,
+        n,
+        1,
+        vec![event(1, EventBody::CheckpointTaken(taken)), claimed(2)],
+    )
+    .await;
+}
+
+pub(in crate::store::conformance) async fn a_dropped_task_is_gone_and_nothing_else(store: Store) {
+    two_agents(&store).await;
+    let long = "x".repeat(LONG + 1);
+    ended(&store, 1, "short").await;
+    ended(&store, 2, &long).await;
+    let before = store.ended().await.unwrap();
+    assert_eq!(
+        before.iter().map(|ended| ended.task).collect::<Vec<_>>(),
+        [task_id(1), task_id(2)]
+    );
+    assert_eq!((before[0].attempts.len(), before[0].blobs.len()), (1, 2));
+    let files = store.in_files(LONG).await.unwrap();
+    assert_eq!(
+        (files.attempts.len(), files.sessions.len(), files.blobs.len()),
+        (2, 2, 4)
+    );
+    let other = store.task(task_id(2)).await.unwrap();
+    let events = store.events(task_id(2), 0, MAX_PAGE).await.unwrap();
+
+    // The same call again is that call.
+    for _ in 0..2 {
+        let changes = store.apply(dropping(1, Some(60))).await.unwrap();
+        assert_eq!(changes.queued, []);
+    }
+    assert_eq!(store.task(task_id(1)).await.unwrap(), None);
+    assert_eq!(store.events(task_id(1), 0, MAX_PAGE).await.unwrap(), []);
+    assert_eq!(store.attempt(attempt_id(1)).await.unwrap(), None);
+    let found = store.find_task(&task_id(1).to_string()).await.unwrap();
+    assert_eq!(found, Named::NotFound);
+    let late = store.apply(append(1, 1, vec![claimed(3)])).await.unwrap();
+    assert_eq!(late, Appended::UnknownAttempt);
+    let again = store.apply(dropping(1, None)).await.unwrap_err();
+    assert!(matches!(again, StoreError::NotFound { what: "task", .. }), "{again}");
+
+    assert_eq!(store.task(task_id(2)).await.unwrap(), other);
+    assert_eq!(store.events(task_id(2), 0, MAX_PAGE).await.unwrap(), events);
+    let left = store.in_files(LONG).await.unwrap();
+    assert_eq!(Vec::from_iter(left.attempts), [AttemptId::from_random(2)]);
+    let said = Digest::of(b"said by all");
+    let blobs: Vec<_> = left.blobs.iter().map(|(_, digest)| digest).collect();
+    assert!(blobs.contains(&&said) && blobs.contains(&&Digest::of(long.as_bytes())));
+    assert_eq!(blobs.len(), 3);
+    // Its ids are free, and what comes is in order.
+    ended(&store, 1, "anew").await;
+    let order: Vec<_> = store
+        .ended()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|ended| ended.task)
+        .collect();
+    assert_eq!(order.len(), 2);
+    end(&store).await;
+}
+
+pub(in crate::store::conformance) async fn what_is_not_over_is_not_dropped(store: Store) {
+    let jobs = begin(&store, 1, CHECKED).await;
+    for _ in 0..2 {
+        let refused = store.apply(dropping(1, None)).await.unwrap_err();
+        assert!(matches!(refused, StoreError::TaskOpen { .. }), "{refused}");
+        // First it waits, then it runs.
+        if store.queued_jobs().await.unwrap().is_empty() {
+            break;
+        }
+        started(&store, &jobs[0], 1, 1, 1).await;
+    }
+    assert_eq!(store.ended().await.unwrap(), []);
+    end(&store).await;
+
+    // The check of a base that only waits goes with its task; one that runs is waited for.
+    for (n, runs) in [(2, false), (3, true)] {
+        let mut command = create(n, spec(1, CHECKED), at(60));
+        command.baseline = Some(JobId::from_random(500 + n));
+        let jobs = store.apply(command).await.unwrap().changes.queued;
+        started(&store, &jobs[0], 10 * n, 1, 1).await;
+        told(&store, 10 * n, 1, vec![committed(1), claimed(2)]).await;
+        let verify = store.queued_jobs().await.unwrap();
+        let verify = verify
+            .iter()
+            .find(|job| job.task == task_id(n) && job.job != jobs[1].job)
+            .unwrap();
+        started(&store, verify, 10 * n + 1, 1, 2).await;
+        told(&store, 10 * n + 1, 2, vec![verdict(1, VerdictKind::Failed)]).await;
+        if runs {
+            started(&store, &jobs[1], 10 * n + 2, 1, 2).await;
+            let refused = store.apply(dropping(n, None)).await.unwrap_err();
+            assert!(matches!(refused, StoreError::TaskOpen { .. }), "{refused}");
+            told(&store, 10 * n + 2, 2, vec![verdict(1, VerdictKind::Failed)]).await;
+        }
+        let changes = store.apply(dropping(n, None)).await.unwrap();
+        assert_eq!(changes.withdrawn, if runs { vec![] } else { vec![jobs[1].job] });
+    }
+    assert_eq!(view(&store).await.task.id, task_id(1));
+    end(&store).await;
+}

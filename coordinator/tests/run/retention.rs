@@ -1,0 +1,175 @@
+//! Tasks that are dropped, by hand and because of their age: what they had in files goes, also
+//! when the coordinator died in between, and nothing of anybody else.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use kage_coordinator::store::{DropTask, Store};
+use kage_core::checkpoint::{CheckpointReason, TakenCheckpoint, TranscriptSegment};
+use kage_core::event::{AttemptOutcome, EventBody};
+use kage_core::id::{Digest, Oid};
+use kage_core::retention::Limits;
+use kage_core::task::RepositoryRef;
+use kage_core::time::Timestamp;
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+
+use crate::cluster::{Cluster, FakeAgent, hello, soon, spec};
+use crate::planes::git;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A repository with a base that is pushed.
+async fn pushed(cluster: &Cluster, path: &Path) -> (Oid, Oid) {
+    std::fs::create_dir(path).unwrap();
+    git(path, &["init", "-q", "-b", "main"], None).await;
+    git(path, &["commit", "-q", "--allow-empty", "-m", "base"], None).await;
+    let base: Oid = git(path, &["rev-parse", "HEAD"], None).await.parse().unwrap();
+    let tree = git(path, &["rev-parse", "HEAD^{tree}"], None).await.parse().unwrap();
+    let url = format!("http://{}/git/default/repo", cluster.address);
+    let refspec = format!("HEAD:refs/kage/bases/{base}");
+    git(path, &["push", "-q", &url, &refspec], Some(&cluster.bearer())).await;
+    (base, tree)
+}
+
+async fn put(cluster: &Cluster, bytes: &[u8]) -> Digest {
+    let digest = Digest::of(bytes);
+    let bearer = cluster.bearer();
+    let path = format!("PUT /v1/blobs/default/{digest}");
+    let (status, _) = cluster.http(&path, &[("authorization", bearer.as_str())], bytes).await;
+    assert!(matches!(status, 200 | 201), "{status}");
+    digest
+}
+
+/// What a task left in files.
+struct Left {
+    task: String,
+    output: PathBuf,
+    blob: PathBuf,
+}
+
+impl Left {
+    fn is_there(&self) -> (bool, bool) {
+        (self.output.exists(), self.blob.exists())
+    }
+}
+
+/// A task that ends with output and a checkpoint of its own. Its blob is old by now.
+async fn ended(cluster: &Cluster, dir: &Path, agent: &mut FakeAgent, repo: &(Oid, Oid), said: &[u8]) -> Left {
+    let mut spec = spec(&["one"]);
+    spec.repository = Some(RepositoryRef {
+        name: "repo".parse().unwrap(),
+        base: repo.0.clone(),
+    });
+    let task = cluster.create(spec).await.id;
+    let granted = agent.take().await;
+    let blob = put(cluster, said).await;
+    let taken = TakenCheckpoint {
+        commit: repo.0.clone(),
+        parent: repo.0.clone(),
+        tree: repo.1.clone(),
+        reason: CheckpointReason::Baseline,
+        note: String::new(),
+        files_changed: 0,
+        pack: None,
+        transcript: Some(TranscriptSegment {
+            blob: blob.clone(),
+            from: 0,
+            to: 1,
+        }),
+        calls: None,
+    };
+    agent.send_output(&granted.key, 0, b"words").await;
+    let told = vec![EventBody::CheckpointTaken(taken)];
+    agent.send_events(&granted.key, 1, told).await;
+    agent.acked(1).await;
+    agent.finish(&granted.key, 2, AttemptOutcome::Claimed).await;
+    let left = Left {
+        task,
+        output: dir.join("output").join(granted.key.attempt.to_string()),
+        blob: dir.join("blobs/default").join(&blob.as_str()[..2]).join(blob.as_str()),
+    };
+    assert_eq!(left.is_there(), (true, true));
+    let file = File::options().append(true).open(&left.blob).unwrap();
+    file.set_modified(SystemTime::now() - 2 * DAY).unwrap();
+    left
+}
+
+async fn gone(left: &Left) {
+    soon("the files go", async {
+        while left.is_there() != (false, false) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_task_leaves_nothing_also_after_a_crash_in_between() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("coordinator");
+    let cluster = Cluster::start(&dir).await;
+    let repo = pushed(&cluster, &home.path().join("repo")).await;
+    let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
+    let first = ended(&cluster, &dir, &mut agent, &repo, b"first").await;
+    let second = ended(&cluster, &dir, &mut agent, &repo, b"second").await;
+    let other = ended(&cluster, &dir, &mut agent, &repo, b"other").await;
+    let fresh = put(&cluster, b"not named by any row yet").await;
+
+    let remove = |task: &str| v1::RemoveTaskRequest {
+        request_id: format!("remove-{task}"),
+        task_id: task.to_owned(),
+    };
+    let mut open = spec(&["one"]);
+    open.prompt = "it waits".to_owned();
+    let running = cluster.create(open).await.id;
+    let refused = cluster.client.tasks().remove_task(remove(&running)).await.unwrap_err();
+    assert_eq!(ApiError::from(refused).reason(), "FAILED_PRECONDITION");
+
+    cluster.client.tasks().remove_task(remove(&first.task)).await.unwrap();
+    gone(&first).await;
+    let list = v1::ListTasksRequest::default();
+    let listed = cluster
+        .client
+        .tasks()
+        .list_tasks(list)
+        .await
+        .unwrap()
+        .into_inner()
+        .tasks;
+    assert!(listed.iter().all(|task| task.id != first.task));
+    assert_eq!((second.is_there(), other.is_there()), ((true, true), (true, true)));
+    cluster.stop().await;
+
+    // The rows are gone, and then it died.
+    let store = Store::open(&dir.join("kage.db")).unwrap();
+    let dropping = DropTask {
+        request: None,
+        task: second.task.parse().unwrap(),
+        now: Timestamp::from_millis(1),
+    };
+    drop(store.apply(dropping).await.unwrap());
+    store.close().await;
+    assert_eq!(second.is_there(), (true, true));
+    let cluster = Cluster::start(&dir).await;
+    gone(&second).await;
+    assert_eq!(other.is_there(), (true, true));
+    let unnamed = dir
+        .join("blobs/default")
+        .join(&fresh.as_str()[..2])
+        .join(fresh.as_str());
+    assert!(unnamed.exists(), "somebody may be about to name it");
+    assert_eq!(cluster.get(&other.task).await.state(), v1::TaskState::Succeeded);
+    cluster.stop().await;
+
+    // Nothing that ended is kept, and what waits is none of that.
+    let keep_nothing = Limits {
+        keep: Duration::ZERO,
+        most_bytes: 0,
+    };
+    let cluster = Cluster::start_with(&dir, |config, _| config.retention = keep_nothing).await;
+    gone(&other).await;
+    assert_eq!(cluster.get(&running).await.state(), v1::TaskState::Running);
+    cluster.stop().await;
+}
