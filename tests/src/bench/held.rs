@@ -41,7 +41,7 @@ impl Held {
             place.display()
         );
         cluster
-            .add_agent(AgentOptions::named("holder").manifest(ADAPTER, manifest))
+            .add_agent(AgentOptions::named("holder").slots(1).manifest(ADAPTER, manifest))
             .await;
         cluster.push_base(repo);
         let client = cluster.client();
