@@ -17,18 +17,20 @@ use std::time::Duration;
 
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, Digest, JobId, OfferId, ProjectId, SessionId, TaskId};
-use kage_core::placement::{AgentView, Availability};
+use kage_core::placement::{AgentView, Availability, Refusal};
 use kage_core::time::Timestamp;
 use kage_proto::v1;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::members::Members;
 use crate::config::Timings;
 use crate::store::QueuedJob;
 
 mod agents;
 mod deadline;
+mod members;
 mod offers;
 mod queue;
 #[cfg(test)]
@@ -135,6 +137,22 @@ struct Offer {
     stage: Stage,
 }
 
+/// An agent is not to be offered a job until then.
+struct Refused {
+    agent: AgentId,
+    until: Instant,
+    reason: String,
+}
+
+impl Refused {
+    fn view(&self) -> Refusal<'_> {
+        Refusal {
+            agent: self.agent,
+            reason: &self.reason,
+        }
+    }
+}
+
 impl Member {
     fn busy(&self) -> u32 {
         let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
@@ -184,7 +202,7 @@ impl Member {
 /// See the module.
 pub(crate) struct Board {
     timings: Timings,
-    members: BTreeMap<AgentId, Member>,
+    members: Members,
     /// In the order of the queue.
     waiting: BTreeMap<(Timestamp, u64), QueuedJob>,
     places: HashMap<JobId, (Timestamp, u64)>,
@@ -192,8 +210,7 @@ pub(crate) struct Board {
     offers: BTreeMap<OfferId, Offer>,
     /// Jobs of a task that agents hold, for fairness.
     held: HashMap<TaskId, u32>,
-    /// Not to be offered there until then.
-    refusals: HashMap<JobId, Vec<(AgentId, Instant)>>,
+    refusals: HashMap<JobId, Vec<Refused>>,
     /// Running attempts whose agent is to be told to stop, also after it came back.
     stopping: HashSet<AttemptId>,
     /// How often somebody said that an agent takes work or does not. An agent that joins
@@ -206,7 +223,7 @@ impl Board {
     pub(crate) fn new(timings: Timings) -> Self {
         Self {
             timings,
-            members: BTreeMap::new(),
+            members: Members::default(),
             waiting: BTreeMap::new(),
             places: HashMap::new(),
             by_session: HashMap::new(),
@@ -236,8 +253,8 @@ impl Board {
     /// An attempt lost its authority or ended.
     pub(crate) fn ended(&mut self, agent: AgentId, attempt: AttemptId) {
         self.stopping.remove(&attempt);
-        let running = self.members.get_mut(&agent).and_then(|m| m.running.remove(&attempt));
-        if let Some(running) = running {
+        let running = self.members.change(agent, |member| member.running.remove(&attempt));
+        if let Some(running) = running.flatten() {
             self.let_go(running.task);
         }
     }
@@ -245,13 +262,13 @@ impl Board {
     /// Leases were extended.
     pub(crate) fn renewed(&mut self, agent: AgentId, attempts: &[AttemptId], now: Instant) {
         let until = now + self.timings.lease_ttl;
-        if let Some(member) = self.members.get_mut(&agent) {
+        self.members.change(agent, |member| {
             for attempt in attempts {
                 if let Some(running) = member.running.get_mut(attempt) {
                     running.lease_until = until;
                 }
             }
-        }
+        });
     }
 
     /// Tells an agent to stop an attempt, now or when it is back.

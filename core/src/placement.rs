@@ -1,8 +1,9 @@
 //! Placement: which waiting job goes to which agent.
 //!
-//! Pure and cheap, because it is called on every dispatch. It decides on a view of the
-//! fleet that the caller gives, and changes nothing; whether an agent then takes the job
-//! is the agent's word. The caller keeps the queue and the counts of held and placed jobs.
+//! Pure and cheap, because it is called on every dispatch: what it costs depends on the jobs that
+//! wait and the agents that come into question for them, which a [`Roster`] finds, and not on the
+//! size of the fleet. Whether an agent then takes the job is the agent's word. The caller keeps
+//! the queue, the roster, and the counts of held and placed jobs.
 //!
 //! Two orders share every agent. Seven jobs of eight go by urgency: priority first, then
 //! tasks take turns. The eighth is the one that has waited longest, whatever its priority.
@@ -20,10 +21,12 @@ use crate::task::Labels;
 use crate::time::Timestamp;
 
 mod reason;
+mod roster;
 #[cfg(test)]
 mod tests;
 
 pub use reason::{nobody_can, why_waiting};
+pub use roster::Roster;
 
 /// Of so many jobs that an agent is given, one is the oldest that it can do.
 pub const OLDEST_EVERY: u64 = 8;
@@ -54,6 +57,17 @@ pub struct Waiting<'a> {
     pub spare: bool,
     /// Where it had best be: an agent to take if it is free, one to take only if no other is.
     pub affinity: Affinity,
+    /// Who refused it lately, and is not to be asked now.
+    pub refusals: &'a [Refusal<'a>],
+}
+
+/// An agent's word that it does not take a job now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal<'a> {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its reason, for people.
+    pub reason: &'a str,
 }
 
 /// Whether an agent takes new work.
@@ -118,24 +132,46 @@ impl AgentView<'_> {
     }
 
     /// True when it can do the job once it takes work and has room.
-    fn could_do(&self, job: &Waiting<'_>) -> bool {
+    #[must_use]
+    pub fn could_do(&self, job: &Waiting<'_>) -> bool {
         self.serves(job) && self.has_adapter(job) && self.has_labels(job)
     }
 
-    fn fits(&self, job: &Waiting<'_>) -> bool {
-        self.availability == Availability::Open && self.could_do(job)
+    fn refusal<'a>(&self, job: &Waiting<'a>) -> Option<&'a Refusal<'a>> {
+        job.refusals.iter().find(|refusal| refusal.agent == self.id)
+    }
+
+    /// True when it could be offered the job now.
+    #[must_use]
+    pub fn is_free_for(&self, job: &Waiting<'_>) -> bool {
+        self.availability == Availability::Open && self.free_slots > 0 && self.may_take(job)
+    }
+
+    /// True when it can do the job and did not refuse it.
+    fn may_take(&self, job: &Waiting<'_>) -> bool {
+        self.could_do(job) && self.refusal(job).is_none()
     }
 }
 
-/// Places what can be placed.
+/// Places what can be placed, and notes in the roster what was given to whom.
 ///
-/// `waiting` is in the order of the queue, the oldest first. The order is that of the module;
+/// `waiting` is in the order of the queue, the oldest first; `view` says what an agent of the
+/// roster is like, whose free slots are the roster's. The order is that of the module;
 /// the task whose turn it is, is the one that would then hold the fewest jobs, and among
 /// equals the job that was queued first. A job goes to the agent with the most free slots
 /// among those that fit. One that nobody can take now stays behind and holds up no other.
-pub fn place(waiting: &[Waiting<'_>], agents: &[AgentView<'_>], now: Timestamp) -> Placement {
+pub fn place<'a>(
+    waiting: &[Waiting<'a>],
+    roster: &mut Roster,
+    view: impl Fn(AgentId) -> Option<AgentView<'a>>,
+    now: Timestamp,
+) -> Placement {
     let mut placement = Placement::default();
-    let mut fleet = Fleet::new(agents);
+    let mut fleet = Fleet {
+        roster,
+        view,
+        hopeless: HashMap::new(),
+    };
     let mut turns = HashMap::<TaskId, u32>::new();
     let mut urgent = Vec::new();
     let mut line = Line::default();
@@ -145,20 +181,30 @@ pub fn place(waiting: &[Waiting<'_>], agents: &[AgentView<'_>], now: Timestamp) 
                 .next_wakeup
                 .map_or(job.not_before, |at| at.min(job.not_before));
             placement.next_wakeup = Some(earliest);
-        } else if fleet.free > 0 && job.spare {
-            urgent.push(Reverse((true, Reverse(job.priority), 0, job.queued_at, index)));
-        } else if fleet.free > 0 {
-            let turn = turns.entry(job.task).or_insert(job.held);
-            urgent.push(Reverse((false, Reverse(job.priority), *turn, job.queued_at, index)));
-            *turn = turn.saturating_add(1);
-            line.jobs.push(index);
+        } else if fleet.roster.has_room() {
+            let turn = match job.spare {
+                true => 0,
+                false => {
+                    let turn = turns.entry(job.task).or_insert(job.held);
+                    let own = *turn;
+                    *turn = turn.saturating_add(1);
+                    own
+                }
+            };
+            // Most of a long queue needs the few agents that are full.
+            if fleet.has_room_for(job) {
+                urgent.push(Reverse((job.spare, Reverse(job.priority), turn, job.queued_at, index)));
+                if !job.spare {
+                    line.jobs.push(index);
+                }
+            }
         }
     }
     // A heap, because most of a long queue is never looked at once the fleet is full.
     let mut urgent = BinaryHeap::from(urgent);
     let mut placed = vec![false; waiting.len()];
     while let Some(Reverse((_, _, _, _, index))) = urgent.pop() {
-        if fleet.free == 0 {
+        if !fleet.roster.has_room() {
             break;
         }
         if placed[index] {
@@ -170,19 +216,24 @@ pub fn place(waiting: &[Waiting<'_>], agents: &[AgentView<'_>], now: Timestamp) 
                 break;
             };
             // Its own turn comes again once the oldest has what is due to it.
-            let first = match fleet.owes_oldest(agent) {
-                true => line.oldest(waiting, &placed, &agents[agent]).unwrap_or(index),
+            let first = match owes_oldest(fleet.roster.placed(agent.id)) {
+                true => line.oldest(waiting, &placed, &agent).unwrap_or(index),
                 false => index,
             };
             let Some(agent) = fleet.best(&waiting[first]) else {
                 break;
             };
-            fleet.give(agent);
+            fleet.roster.give(agent.id);
             placed[first] = true;
-            placement.assignments.push((waiting[first].job, agents[agent].id));
+            placement.assignments.push((waiting[first].job, agent.id));
         }
     }
     placement
+}
+
+/// True when the next job of an agent that was given so many is the oldest that it can do.
+const fn owes_oldest(given: u64) -> bool {
+    given % OLDEST_EVERY == OLDEST_EVERY - 1
 }
 
 /// The jobs that may start, the oldest first.
@@ -199,98 +250,69 @@ impl Line {
         let gone = self.jobs[self.begin..].iter().take_while(|index| placed[**index]);
         self.begin += gone.count();
         let mut left = self.jobs[self.begin..].iter().copied();
-        left.find(|index| !placed[*index] && agent.fits(&waiting[*index]))
+        left.find(|index| !placed[*index] && agent.may_take(&waiting[*index]))
     }
 }
 
-/// The free slots of the agents while jobs are placed.
-struct Fleet<'a> {
-    agents: &'a [AgentView<'a>],
-    slots: Vec<u32>,
-    given: Vec<u64>,
-    /// The sum of `slots`.
-    free: u64,
-    /// Jobs with equal needs share a heap of the agents that fit them.
-    pools: HashMap<(&'a ProjectId, Option<&'a AdapterName>, &'a Labels), Pool>,
+/// The agents while jobs are placed.
+struct Fleet<'r, 'a, V> {
+    roster: &'r mut Roster,
+    view: V,
+    /// Whether nobody has room for jobs with such needs. Once true it stays true: slots only go.
+    hopeless: HashMap<Needs<'a>, bool>,
 }
 
-/// Agents by free slots, then by position. An entry is stale when its agent has fewer slots
-/// by now; it is then put back with what is left.
-type Pool = BinaryHeap<(u32, Reverse<usize>)>;
+/// What jobs ask for that can go to the same agents.
+type Needs<'a> = (&'a ProjectId, Option<&'a AdapterName>, &'a Labels);
 
-impl<'a> Fleet<'a> {
-    fn new(agents: &'a [AgentView<'a>]) -> Self {
-        let slots: Vec<u32> = agents
-            .iter()
-            .map(|agent| match agent.availability {
-                Availability::Open => agent.free_slots,
-                Availability::Cordoned | Availability::Draining | Availability::Away => 0,
-            })
-            .collect();
-        Self {
-            agents,
-            free: slots.iter().copied().map(u64::from).sum(),
-            slots,
-            given: agents.iter().map(|agent| agent.placed).collect(),
-            pools: HashMap::new(),
-        }
-    }
-
-    /// True when the next job of an agent is the oldest that it can do.
-    fn owes_oldest(&self, agent: usize) -> bool {
-        self.given[agent] % OLDEST_EVERY == OLDEST_EVERY - 1
-    }
-
-    fn give(&mut self, agent: usize) {
-        self.slots[agent] -= 1;
-        self.given[agent] = self.given[agent].wrapping_add(1);
-        self.free -= 1;
-    }
-
+impl<'a, V: Fn(AgentId) -> Option<AgentView<'a>>> Fleet<'_, 'a, V> {
     /// Where a job had best go now.
-    fn best(&mut self, job: &Waiting<'a>) -> Option<usize> {
-        let preferred = job.affinity.prefer.and_then(|id| {
-            let index = self.agents.iter().position(|agent| agent.id == id)?;
-            (self.slots[index] > 0 && self.agents[index].fits(job)).then_some(index)
-        });
+    fn best(&mut self, job: &Waiting<'a>) -> Option<AgentView<'a>> {
+        let preferred = job.affinity.prefer.filter(|agent| !self.roster.is_full(*agent));
+        let preferred = preferred
+            .and_then(|agent| (self.view)(agent))
+            .filter(|agent| agent.may_take(job));
         preferred.or_else(|| self.roomiest(job))
     }
 
     /// The agent that fits and has the most free slots; the one to avoid only if it is alone.
-    fn roomiest(&mut self, job: &Waiting<'a>) -> Option<usize> {
-        let (agents, slots) = (self.agents, &self.slots);
-        let pool = self
-            .pools
-            .entry((job.project, job.adapter, job.requirements))
-            .or_insert_with(|| {
-                (0..agents.len())
-                    .filter(|index| slots[*index] > 0 && agents[*index].fits(job))
-                    .map(|index| (slots[index], Reverse(index)))
-                    .collect()
-            });
-        let first = freshest(pool, slots)?;
-        if job.affinity.avoid != Some(agents[first].id) {
-            return Some(first);
+    fn roomiest(&mut self, job: &Waiting<'a>) -> Option<AgentView<'a>> {
+        let needs = needs(job);
+        if self.hopeless.get(&needs) == Some(&true) {
+            return None;
         }
-        let aside = pool.pop();
-        let second = freshest(pool, slots);
-        pool.extend(aside);
-        second.or(Some(first))
+        let mut avoided = None;
+        let mut able = 0;
+        for agent in self.roster.with_room(job).filter_map(&self.view) {
+            if !agent.could_do(job) {
+                continue;
+            }
+            able += 1;
+            if agent.refusal(job).is_some() {
+                continue;
+            }
+            if job.affinity.avoid != Some(agent.id) {
+                return Some(agent);
+            }
+            avoided = Some(agent);
+        }
+        if able == 0 {
+            self.hopeless.insert(needs, true);
+        }
+        avoided
+    }
+
+    /// False when nobody who has room could do such a job.
+    fn has_room_for(&mut self, job: &Waiting<'a>) -> bool {
+        let (roster, view) = (&self.roster, &self.view);
+        let hopeless = self
+            .hopeless
+            .entry(needs(job))
+            .or_insert_with(|| !roster.with_room(job).filter_map(view).any(|agent| agent.could_do(job)));
+        !*hopeless
     }
 }
 
-/// The index at the top of the pool, after stale entries are put right. It stays in the pool.
-fn freshest(pool: &mut Pool, slots: &[u32]) -> Option<usize> {
-    while let Some(mut top) = pool.peek_mut() {
-        let (recorded, Reverse(index)) = *top;
-        if slots[index] == recorded {
-            return Some(index);
-        }
-        if slots[index] == 0 {
-            std::collections::binary_heap::PeekMut::pop(top);
-        } else {
-            top.0 = slots[index];
-        }
-    }
-    None
+const fn needs<'a>(job: &Waiting<'a>) -> Needs<'a> {
+    (job.project, job.adapter, job.requirements)
 }

@@ -30,19 +30,16 @@ impl Board {
                 (attempt, Running { task, lease_until })
             })
             .collect();
-        self.members.insert(
-            agent.id,
-            Member {
-                usable: usable(&agent),
-                project: None,
-                agent,
-                presently,
-                running,
-                pending: 0,
-                placed: 0,
-                shut_out: false,
-            },
-        );
+        self.members.insert(Member {
+            usable: usable(&agent),
+            project: None,
+            agent,
+            presently,
+            running,
+            pending: 0,
+            placed: 0,
+            shut_out: false,
+        });
     }
 
     /// The newest connection of an agent. An older one is cut, and its offers go back.
@@ -58,8 +55,8 @@ impl Board {
         let id = agent.id;
         self.take_back_all(id);
         let mut forgotten = BTreeMap::new();
-        match self.members.get_mut(&id) {
-            Some(member) => {
+        if self.members.get(id).is_some() {
+            self.members.redescribe(id, |member| {
                 if let Presently::Connected(old) = &member.presently {
                     old.cut.cancel();
                 }
@@ -68,22 +65,18 @@ impl Board {
                 member.usable = usable(&agent);
                 member.agent = agent;
                 member.presently = Presently::Connected(link);
-            }
-            None => {
-                self.members.insert(
-                    id,
-                    Member {
-                        usable: usable(&agent),
-                        project: None,
-                        agent,
-                        presently: Presently::Connected(link),
-                        running: BTreeMap::new(),
-                        pending: 0,
-                        placed: 0,
-                        shut_out: false,
-                    },
-                );
-            }
+            });
+        } else {
+            self.members.insert(Member {
+                usable: usable(&agent),
+                project: None,
+                agent,
+                presently: Presently::Connected(link),
+                running: BTreeMap::new(),
+                pending: 0,
+                placed: 0,
+                shut_out: false,
+            });
         }
         for running in forgotten.values() {
             self.let_go(running.task);
@@ -97,9 +90,7 @@ impl Board {
 
     /// Binds an agent to a project, or to none.
     pub(crate) fn scope(&mut self, agent: AgentId, project: Option<ProjectId>) {
-        if let Some(member) = self.members.get_mut(&agent) {
-            member.project = project;
-        }
+        self.members.redescribe(agent, |member| member.project = project);
     }
 
     /// Attempts that a returning agent still has authority over, and should stop.
@@ -110,25 +101,28 @@ impl Board {
     /// A connection ended. Ignored when a newer one took its place.
     pub(crate) fn leave(&mut self, agent: AgentId, serial: Serial, now: Instant) {
         let until = now + self.timings.grace;
-        let Some(member) = self.members.get_mut(&agent) else {
-            return;
-        };
-        if member.link().is_none_or(|link| link.serial != serial) {
-            return;
+        let left = self.members.change(agent, |member| {
+            let newest = member.link().is_some_and(|link| link.serial == serial);
+            if newest {
+                member.presently = Presently::Away { until };
+            }
+            newest
+        });
+        if left == Some(true) {
+            self.take_back_all(agent);
         }
-        member.presently = Presently::Away { until };
-        self.take_back_all(agent);
     }
 
     /// The agent said something.
     pub(crate) fn heard(&mut self, agent: AgentId, serial: Serial, at: Timestamp, now: Instant) {
-        if let Some(member) = self.members.get_mut(&agent)
-            && let Presently::Connected(link) = &mut member.presently
-            && link.serial == serial
-        {
-            link.heard = now;
-            member.agent.seen_at = at;
-        }
+        self.members.change(agent, |member| {
+            if let Presently::Connected(link) = &mut member.presently
+                && link.serial == serial
+            {
+                link.heard = now;
+                member.agent.seen_at = at;
+            }
+        });
     }
 
     /// Changes with each call of [`Board::set_draining`] and [`Board::set_cordoned`].
@@ -139,30 +133,24 @@ impl Board {
     /// The agent takes no new work, or does again.
     pub(crate) fn set_draining(&mut self, agent: AgentId, draining: bool) {
         self.orders += 1;
-        if let Some(member) = self.members.get_mut(&agent) {
-            member.agent.draining = draining;
-        }
+        self.members.change(agent, |member| member.agent.draining = draining);
     }
 
     /// The agent is given no new work, or is again.
     pub(crate) fn set_cordoned(&mut self, agent: AgentId, cordoned: bool) {
         self.orders += 1;
-        if let Some(member) = self.members.get_mut(&agent) {
-            member.agent.cordoned = cordoned;
-        }
+        self.members.change(agent, |member| member.agent.cordoned = cordoned);
     }
 
     /// The agent was revoked: nothing waits for it.
     pub(crate) fn shut_out(&mut self, agent: AgentId) {
-        if let Some(member) = self.members.get_mut(&agent) {
-            member.shut_out = true;
-        }
+        self.members.change(agent, |member| member.shut_out = true);
     }
 
     /// Sends a message to an agent. False when it is not connected; one that does not read
     /// is cut off.
     pub(crate) fn tell(&mut self, agent: AgentId, message: v1::ConnectResponse) -> bool {
-        let Some(link) = self.members.get(&agent).and_then(Member::link) else {
+        let Some(link) = self.members.get(agent).and_then(Member::link) else {
             return false;
         };
         match link.outbox.try_send(Ok(message)) {
@@ -176,11 +164,11 @@ impl Board {
 
     /// What is known of an agent.
     pub(crate) fn agent(&self, id: AgentId) -> Option<&Agent> {
-        self.members.get(&id).map(|member| &member.agent)
+        self.members.get(id).map(|member| &member.agent)
     }
 
     pub(crate) fn presence(&self, id: AgentId) -> Presence {
-        match self.members.get(&id) {
+        match self.members.get(id) {
             None => Presence {
                 state: v1::AgentState::Disconnected,
                 busy: 0,
@@ -197,7 +185,7 @@ impl Board {
     }
 
     pub(crate) fn connected(&self) -> usize {
-        self.members.values().filter(|member| member.link().is_some()).count()
+        self.members.iter().filter(|member| member.link().is_some()).count()
     }
 }
 

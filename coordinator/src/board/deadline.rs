@@ -7,7 +7,7 @@ use kage_core::attempt::EndReason;
 use kage_core::id::{AgentId, AttemptId, BootId};
 use tokio::time::Instant;
 
-use super::{Board, Presently};
+use super::{Board, Member, Presently};
 
 /// The wait before the store is asked once more about a lease that ran out.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -22,6 +22,23 @@ pub(crate) struct Due {
     pub(crate) expired: Vec<(AgentId, AttemptId)>,
     /// An offer went back to the queue.
     pub(crate) requeued: bool,
+}
+
+impl Member {
+    /// Why nobody waits for it from now on, if that is so.
+    fn lost(&self, now: Instant, lost_after: Duration) -> Option<EndReason> {
+        match &self.presently {
+            Presently::Away { until } => (*until <= now).then_some(EndReason::AgentGone),
+            Presently::Connected(link) => {
+                (now.saturating_duration_since(link.heard) >= lost_after).then_some(EndReason::AgentSilent)
+            }
+            Presently::Lost { .. } => None,
+        }
+    }
+
+    fn lost_at(&self, now: Instant) -> bool {
+        matches!(&self.presently, Presently::Lost { since } if *since == now)
+    }
 }
 
 impl Board {
@@ -39,32 +56,34 @@ impl Board {
             due.requeued = true;
         }
         let lost_after = self.timings.lost_after;
-        for (id, member) in &mut self.members {
-            let boot = member.agent.boot;
-            let lost = match &member.presently {
-                Presently::Away { until } => (*until <= now).then_some(EndReason::AgentGone),
-                Presently::Connected(link) => (now.saturating_duration_since(link.heard) >= lost_after).then(|| {
+        let lost = self.members.iter().filter_map(|member| {
+            let reason = member.lost(now, lost_after)?;
+            Some((member.agent.id, member.agent.boot, reason))
+        });
+        due.lost = lost.collect();
+        for (agent, _, _) in &due.lost {
+            self.members.change(*agent, |member| {
+                if let Presently::Connected(link) = &member.presently {
                     // Half-open: nobody would notice otherwise.
                     link.cut.cancel();
-                    EndReason::AgentSilent
-                }),
-                Presently::Lost { .. } => None,
-            };
-            match lost {
-                Some(reason) => {
-                    member.presently = Presently::Lost { since: now };
-                    due.lost.push((*id, boot, reason));
                 }
-                None => {
-                    for (attempt, running) in &mut member.running {
-                        if running.lease_until <= now {
-                            // The store is asked, and asked again when it could not answer.
-                            running.lease_until = now + ASK_AGAIN;
-                            due.expired.push((*id, *attempt));
-                        }
-                    }
+                member.presently = Presently::Lost { since: now };
+            });
+        }
+        // The leases of those that were lost just now end with the rest of what they ran.
+        let others = self.members.iter().filter(|member| !member.lost_at(now));
+        let expired = others.flat_map(|member| {
+            let expired = member.running.iter().filter(|(_, running)| running.lease_until <= now);
+            expired.map(|(attempt, _)| (member.agent.id, *attempt))
+        });
+        due.expired = expired.collect();
+        for (agent, attempt) in &due.expired {
+            self.members.change(*agent, |member| {
+                if let Some(running) = member.running.get_mut(attempt) {
+                    // The store is asked, and asked again when it could not answer.
+                    running.lease_until = now + ASK_AGAIN;
                 }
-            }
+            });
         }
         for (agent, _, _) in &due.lost {
             self.take_back_all(*agent);

@@ -4,7 +4,7 @@ use kage_core::id::{AgentId, AttemptId, OfferId, TaskId};
 use kage_proto::v1;
 use tokio::time::Instant;
 
-use super::{Board, Member, Offer, Offered, Pick, Running, Serial, Stage};
+use super::{Board, Member, Offer, Offered, Pick, Refused, Running, Serial, Stage};
 use crate::store::QueuedJob;
 
 impl Board {
@@ -61,12 +61,16 @@ impl Board {
     }
 
     /// Takes an offer back, and does not offer the job there for a while.
-    pub(crate) fn refuse(&mut self, id: OfferId, agent: AgentId, now: Instant) {
+    pub(crate) fn refuse(&mut self, id: OfferId, agent: AgentId, reason: String, now: Instant) {
         let Some(offer) = self.offers.get(&id).filter(|offer| offer.agent == agent) else {
             return;
         };
-        let until = now + self.timings.refusal;
-        self.refusals.entry(offer.job.job).or_default().push((agent, until));
+        let refused = Refused {
+            agent,
+            until: now + self.timings.refusal,
+            reason,
+        };
+        self.refusals.entry(offer.job.job).or_default().push(refused);
         self.take_back(id);
     }
 
@@ -96,7 +100,7 @@ impl Board {
     ) -> bool {
         let lease_until = now + self.timings.lease_ttl;
         let begins = !self.stopping.contains(&attempt)
-            && match self.members.get(&agent).and_then(Member::link) {
+            && match self.members.get(agent).and_then(Member::link) {
                 Some(link) if link.serial == serial => self.tell(agent, granted_message(attempt)),
                 Some(_) | None => false,
             };
@@ -104,18 +108,17 @@ impl Board {
             self.not_started(agent, task);
             return false;
         }
-        if let Some(member) = self.members.get_mut(&agent) {
+        self.members.change(agent, |member| {
             member.pending = member.pending.saturating_sub(1);
             member.running.insert(attempt, Running { task, lease_until });
-        }
+        });
         true
     }
 
     /// An accepted job could not be started.
     pub(crate) fn not_started(&mut self, agent: AgentId, task: TaskId) {
-        if let Some(member) = self.members.get_mut(&agent) {
-            member.pending = member.pending.saturating_sub(1);
-        }
+        self.members
+            .change(agent, |member| member.pending = member.pending.saturating_sub(1));
         self.let_go(task);
     }
 

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use kage_core::id::{AgentId, JobId, SessionId, TaskId};
 use kage_core::job::{Affinity, JobKind};
-use kage_core::placement::{AgentView, Availability, Waiting, nobody_can, place, why_waiting};
+use kage_core::placement::{AgentView, Refusal, Waiting, nobody_can, why_waiting};
 use kage_core::task::{Assignment, TaskSpec};
 use kage_core::time::Timestamp;
 use tokio::time::Instant;
 
-use super::{Board, Member, Pick, Placed};
+use super::{Board, Member, Pick, Placed, Refused};
 use crate::store::QueuedJob;
 
 impl Board {
@@ -40,48 +40,29 @@ impl Board {
 
     /// Takes jobs from the queue for agents that have room.
     pub(crate) fn place(&mut self, now: Timestamp, instant: Instant) -> Placed {
-        if self.waiting.is_empty() || !self.has_room() {
+        if self.waiting.is_empty() || !self.members.has_room() {
             return Placed::default();
         }
-        self.refusals.retain(|_, agents| {
-            agents.retain(|(_, until)| *until > instant);
-            !agents.is_empty()
+        self.refusals.retain(|_, refusals| {
+            refusals.retain(|refused| refused.until > instant);
+            !refusals.is_empty()
         });
-        let connected = self.members.values().filter(|member| member.link().is_some());
-        let views: Vec<_> = connected.map(Member::view).collect();
-        let (refused, plain): (Vec<_>, Vec<_>) = self
+        let refusals: HashMap<JobId, Vec<Refusal<'_>>> = self
+            .refusals
+            .iter()
+            .map(|(job, refusals)| (*job, refusals.iter().map(Refused::view).collect()))
+            .collect();
+        let waiting: Vec<_> = self
             .waiting
             .values()
-            .map(|job| self.waiting_view(job))
-            .partition(|job| self.refusals.contains_key(&job.job));
-        let mut placement = place(&plain, &views, now);
-        let mut free: HashMap<_, _> = views.iter().map(|view| (view.id, view.free_slots)).collect();
-        for (_, agent) in &placement.assignments {
-            if let Some(free) = free.get_mut(agent) {
-                *free = free.saturating_sub(1);
-            }
-        }
-        for job in refused {
-            let refusers = self.refusals.get(&job.job).map_or(&[][..], Vec::as_slice);
-            let willing: Vec<_> = views
-                .iter()
-                .filter(|view| refusers.iter().all(|(agent, _)| *agent != view.id))
-                .map(|view| AgentView {
-                    free_slots: free.get(&view.id).copied().unwrap_or(0),
-                    ..*view
-                })
-                .collect();
-            let alone = place(&[job], &willing, now);
-            for (_, agent) in &alone.assignments {
-                if let Some(free) = free.get_mut(agent) {
-                    *free = free.saturating_sub(1);
-                }
-            }
-            placement.assignments.extend(alone.assignments);
-            placement.next_wakeup = placement.next_wakeup.into_iter().chain(alone.next_wakeup).min();
-        }
+            .map(|job| Waiting {
+                refusals: refusals.get(&job.job).map_or(&[], Vec::as_slice),
+                ..waiting_view(job, &self.held)
+            })
+            .collect();
+        let placement = self.members.place(&waiting, now);
         // A refusal that runs out is also a reason to look again.
-        let forgiven = self.refusals.values().flatten().map(|(_, until)| *until).min();
+        let forgiven = self.refusals.values().flatten().map(|refused| refused.until).min();
         let forgiven = forgiven.map(|until| now + until.saturating_duration_since(instant));
         let next = placement.next_wakeup.into_iter().chain(forgiven).min();
         let picks = placement
@@ -93,45 +74,32 @@ impl Board {
     }
 
     fn pick(&mut self, job: JobId, agent: AgentId) -> Option<Pick> {
-        let member = self.members.get_mut(&agent)?;
-        let serial = member.link()?.serial;
-        member.pending += 1;
-        member.placed = member.placed.wrapping_add(1);
+        let given = self.members.change(agent, |member| {
+            let serial = member.link()?.serial;
+            member.pending += 1;
+            member.placed = member.placed.wrapping_add(1);
+            Some(serial)
+        });
+        let serial = given.flatten()?;
         let job = self.waiting.remove(&self.places.remove(&job)?)?;
         self.forget_session(&job);
         *self.held.entry(job.task).or_default() += 1;
         Some(Pick { job, agent, serial })
     }
 
-    fn has_room(&self) -> bool {
-        self.members
-            .values()
-            .any(|m| m.availability() == Availability::Open && m.agent.slots > m.busy())
-    }
-
-    fn waiting_view<'a>(&self, job: &'a QueuedJob) -> Waiting<'a> {
-        Waiting {
-            job: job.job,
-            task: job.task,
-            project: &job.project,
-            priority: job.priority,
-            held: self.held.get(&job.task).copied().unwrap_or(0),
-            adapter: match job.kind {
-                JobKind::Session => Some(&job.adapter),
-                JobKind::Verify { .. } | JobKind::Baseline { .. } => None,
-            },
-            requirements: &job.requirements,
-            not_before: job.not_before,
-            queued_at: job.queued_at,
-            spare: is_spare(job),
-            affinity: job.affinity,
-        }
-    }
-
     /// Why a session's job waits; `None` when none of it does.
     pub(crate) fn why_waiting(&self, session: SessionId, now: Timestamp, instant: Instant) -> Option<String> {
         let job = self.waiting.get(self.places.get(self.by_session.get(&session)?)?)?;
-        Some(why_waiting(&self.waiting_view(job), &self.known(instant), now))
+        let refusals = self.refusals.get(&job.job).into_iter().flatten();
+        let refusals: Vec<_> = refusals
+            .filter(|refused| refused.until > instant)
+            .map(Refused::view)
+            .collect();
+        let job = Waiting {
+            refusals: &refusals,
+            ..waiting_view(job, &self.held)
+        };
+        Some(why_waiting(&job, &self.concerned(&job, instant), now))
     }
 
     /// What every agent that is known lacks for a session; `None` when one could run it.
@@ -148,14 +116,50 @@ impl Board {
             queued_at: Timestamp::from_millis(0),
             spare: false,
             affinity: Affinity::default(),
+            refusals: &[],
         };
-        nobody_can(&nobody, &self.known(instant))
+        nobody_can(&nobody, &self.concerned(&nobody, instant))
     }
 
-    fn known(&self, instant: Instant) -> Vec<AgentView<'_>> {
+    /// The agents that say why a job waits: the first that could do it now, if there is one;
+    /// else all that could do it; and when there is none, all that are known.
+    fn concerned(&self, job: &Waiting<'_>, instant: Instant) -> Vec<AgentView<'_>> {
         let patience = self.timings.max_detached;
-        let known = self.members.values().filter(|member| member.counts(instant, patience));
-        known.map(Member::view).collect()
+        let counts = |member: &&Member| member.counts(instant, patience);
+        let mut able = Vec::new();
+        for agent in self.members.candidates(job).filter(counts).map(Member::view) {
+            if !agent.could_do(job) {
+                continue;
+            }
+            able.push(agent);
+            if agent.is_free_for(job) {
+                break;
+            }
+        }
+        if able.is_empty() {
+            able.extend(self.members.iter().filter(counts).map(Member::view));
+        }
+        able
+    }
+}
+
+fn waiting_view<'a>(job: &'a QueuedJob, held: &HashMap<TaskId, u32>) -> Waiting<'a> {
+    Waiting {
+        job: job.job,
+        task: job.task,
+        project: &job.project,
+        priority: job.priority,
+        held: held.get(&job.task).copied().unwrap_or(0),
+        adapter: match job.kind {
+            JobKind::Session => Some(&job.adapter),
+            JobKind::Verify { .. } | JobKind::Baseline { .. } => None,
+        },
+        requirements: &job.requirements,
+        not_before: job.not_before,
+        queued_at: job.queued_at,
+        spare: is_spare(job),
+        affinity: job.affinity,
+        refusals: &[],
     }
 }
 

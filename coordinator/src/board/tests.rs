@@ -8,6 +8,8 @@ use kage_core::task::Labels;
 use super::deadline::Due;
 use super::*;
 
+mod random;
+
 const NOW: Timestamp = Timestamp::from_millis(1_000);
 
 struct Table {
@@ -134,9 +136,14 @@ fn a_refused_job_goes_elsewhere() {
     let (_first, _inbox) = t.join(agent(1, 1), &[]);
     let pick = t.place().remove(0);
     let id = t.offer(1, pick);
-    t.board.refuse(id, AgentId::from_random(2), t.start);
+    t.board.refuse(id, AgentId::from_random(2), String::new(), t.start);
     assert!(t.place().is_empty(), "another agent cannot refuse it");
-    t.board.refuse(id, AgentId::from_random(1), t.start);
+    t.board
+        .refuse(id, AgentId::from_random(1), "its disk is full".to_owned(), t.start);
+    assert_eq!(
+        t.board.why_waiting(SessionId::from_random(1), NOW, t.start).as_deref(),
+        Some("waits for an agent with shell; agent-1 refused it: its disk is full")
+    );
     let placed = t.board.place(NOW, t.start);
     assert!(placed.picks.is_empty());
     assert_eq!(placed.next, Some(NOW + Timings::default().refusal));
@@ -151,7 +158,7 @@ fn a_refusal_is_forgiven() {
     let (_first, _inbox) = t.join(agent(1, 1), &[]);
     let pick = t.place().remove(0);
     let id = t.offer(1, pick);
-    t.board.refuse(id, AgentId::from_random(1), t.start);
+    t.board.refuse(id, AgentId::from_random(1), String::new(), t.start);
     let later = t.start + Timings::default().refusal;
     assert_eq!(t.board.place(NOW, later).picks.len(), 1);
 }

@@ -40,6 +40,8 @@ const HELLO: Duration = Duration::from_secs(10);
 /// A heartbeat of an agent that runs nothing changes no lease: after so long it is stored all
 /// the same, for whoever asks after a restart when the agent was last seen.
 const SEEN_STORED: Duration = Duration::from_secs(5 * 60);
+/// Bytes that are kept of what an agent says of why it does not go on.
+const MAX_REASON: usize = 300;
 /// The most attempts an agent may run at once.
 const MAX_SLOTS: u32 = 1024;
 
@@ -278,7 +280,9 @@ impl Session {
                 let offer: OfferId = parse("refuse.offer_id", &refuse.offer_id)?;
                 tracing::info!(agent = %self.agent, reason = refuse.reason, "offer refused");
                 telemetry::offer_refused();
-                self.coordinator.board().refuse(offer, self.agent, now);
+                let mut reason = refuse.reason;
+                reason.truncate(reason.floor_char_boundary(MAX_REASON));
+                self.coordinator.board().refuse(offer, self.agent, reason, now);
                 self.coordinator.placeable.notify_one();
             }
             Some(FromAgent::Heartbeat(heartbeat)) => self.heartbeat(heartbeat).await?,

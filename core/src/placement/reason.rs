@@ -16,11 +16,10 @@ pub fn why_waiting(job: &Waiting<'_>, agents: &[AgentView<'_>], now: Timestamp) 
         Ok(able) => able,
         Err(lacking) => return lacking,
     };
-    let open = |agent: &&&AgentView<'_>| agent.availability == Availability::Open;
-    let state = if able.iter().filter(open).any(|agent| agent.free_slots > 0) {
+    let state = if able.iter().any(|agent| agent.is_free_for(job)) {
         "its turn comes next".to_owned()
     } else {
-        states(job, &able)
+        refused(job, &able).unwrap_or_else(|| states(job, &able))
     };
     format!("waits for {}; {state}", wanted(job))
 }
@@ -96,6 +95,20 @@ fn no_labels(job: &Waiting<'_>, agents: &[&AgentView<'_>]) -> String {
     } else {
         format!("no agent{with} carries {}", nobody.join(" or "))
     }
+}
+
+/// What those say who have room and do not take it.
+fn refused(job: &Waiting<'_>, able: &[&AgentView<'_>]) -> Option<String> {
+    let roomy = able
+        .iter()
+        .filter(|agent| agent.availability == Availability::Open && agent.free_slots > 0);
+    let mut refusals = roomy.filter_map(|agent| Some((agent.name, agent.refusal(job)?.reason)));
+    let (first, reason) = refusals.next()?;
+    Some(match refusals.count() {
+        0 => format!("{first} refused it: {reason}"),
+        1 => format!("{first} and one other refused it: {reason}"),
+        others => format!("{first} and {others} others refused it: {reason}"),
+    })
 }
 
 /// What keeps each of those that could do it, none of which has room.

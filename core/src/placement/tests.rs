@@ -1,8 +1,8 @@
-//! Placement by tables, and against a naive form of its rules.
-
-use proptest::prelude::*;
+//! Placement by tables; `naive` holds it against its rules, written without lists and heaps.
 
 use super::*;
+
+mod naive;
 
 const NOW: Timestamp = Timestamp::from_millis(100_000);
 
@@ -52,6 +52,7 @@ impl Needs {
             queued_at: at(0),
             spare: false,
             affinity: Affinity::default(),
+            refusals: &[],
         }
     }
 
@@ -70,10 +71,21 @@ impl Needs {
     }
 }
 
+/// Places on a roster that is made for it.
+fn place_on<'a>(waiting: &[Waiting<'a>], agents: &[AgentView<'a>]) -> Placement {
+    let mut roster = Roster::default();
+    agents.iter().for_each(|agent| roster.list(agent));
+    place(waiting, &mut roster, |id| find(agents, id), NOW)
+}
+
+fn find<'a>(agents: &[AgentView<'a>], id: AgentId) -> Option<AgentView<'a>> {
+    agents.iter().copied().find(|agent| agent.id == id)
+}
+
 /// The numbers of jobs and agents, in the order of the offers.
 fn placed(waiting: &[Waiting<'_>], agents: &[AgentView<'_>]) -> Vec<(u128, u128)> {
     let number = |text: String| u128::from_str_radix(&text, 16).unwrap();
-    place(waiting, agents, NOW)
+    place_on(waiting, agents)
         .assignments
         .into_iter()
         .map(|(job, agent)| (number(job.to_string()), number(agent.to_string())))
@@ -194,11 +206,11 @@ fn jobs_that_may_not_start_wake_the_caller_even_when_all_is_full() {
     };
     let jobs = [later(1, 130_000), later(2, 120_000), later(3, 100_000)];
     for (slots, offers) in [(0, 0), (5, 1)] {
-        let placement = place(&jobs, &[needs.agent(1, "a", slots)], NOW);
+        let placement = place_on(&jobs, &[needs.agent(1, "a", slots)]);
         assert_eq!(placement.next_wakeup, Some(at(120_000)));
         assert_eq!(placement.assignments.len(), offers);
     }
-    assert_eq!(place(&[], &[], NOW), Placement::default());
+    assert_eq!(place_on(&[], &[]), Placement::default());
 }
 
 #[test]
@@ -245,7 +257,33 @@ fn waiting_is_explained_honestly() {
         ..codex
     };
     let anything = needs.job(1, 1);
+    let refusal = |n| Refusal {
+        agent: agent_id(n),
+        reason: "its disk is full",
+    };
+    let (one, two, four) = ([refusal(1)], [refusal(1), refusal(2)], [1, 2, 3, 4].map(refusal));
+    let refused = |refusals| Waiting { refusals, ..codex };
     let cases = [
+        (
+            refused(&one),
+            vec![able(1, "a", 1), able(2, "b", 0)],
+            "waits for an agent with codex; a refused it: its disk is full",
+        ),
+        (
+            refused(&two),
+            vec![able(1, "a", 1), able(2, "b", 1)],
+            "waits for an agent with codex; a and one other refused it: its disk is full",
+        ),
+        (
+            refused(&four),
+            vec![able(1, "a", 1), able(2, "b", 1), able(3, "c", 1)],
+            "waits for an agent with codex; a and 2 others refused it: its disk is full",
+        ),
+        (
+            refused(&one),
+            vec![able(1, "a", 1), able(2, "b", 1)],
+            "waits for an agent with codex; its turn comes next",
+        ),
         (later(111_001), vec![], "tries again in 12 s"),
         (later(100_001), vec![able(1, "a", 1)], "tries again in 1 s"),
         (later(400_000), vec![], "tries again in 5 min"),
@@ -379,193 +417,79 @@ fn the_urgent_go_first_and_every_eighth_is_the_oldest() {
     assert_eq!(numbers, [2, 3, 4]);
 }
 
-/// The rules of [`place`] word by word, without heaps.
-fn naive(waiting: &[Waiting<'_>], agents: &[AgentView<'_>]) -> Vec<(JobId, AgentId)> {
-    let mut slots: Vec<u32> = agents.iter().map(|agent| agent.free_slots).collect();
-    let mut given: Vec<u64> = agents.iter().map(|agent| agent.placed).collect();
-    let best = |job: &Waiting<'_>, slots: &[u32]| {
-        (0..agents.len())
-            .filter(|agent| slots[*agent] > 0 && agents[*agent].fits(job))
-            .max_by_key(|agent| {
-                let id = Some(agents[*agent].id);
-                let wanted = job.affinity.prefer == id;
-                let unwanted = job.affinity.avoid == id;
-                (wanted, !unwanted, slots[*agent], Reverse(*agent))
-            })
+#[test]
+fn whoever_refused_a_job_is_not_asked_now() {
+    let needs = Needs::new();
+    let agents = [needs.agent(1, "a", 3), needs.agent(2, "b", 1)];
+    let refused = |by| Waiting {
+        refusals: by,
+        ..needs.job(1, 1)
     };
-    let mut queue: Vec<_> = waiting
-        .iter()
-        .enumerate()
-        .filter(|(_, job)| job.not_before <= NOW)
-        .map(|(index, job)| {
-            let before = waiting[..index]
-                .iter()
-                .filter(|other| other.task == job.task && other.not_before <= NOW)
-                .count();
-            let turn = job.held + u32::try_from(before).unwrap();
-            (Reverse(job.priority), turn, job.queued_at, index)
-        })
-        .collect();
-    queue.sort_unstable();
-    let mut assignments = Vec::new();
-    // The first in the queue whom anybody can take; unless an older one is due there.
-    while let Some((place, agent)) =
-        (0..queue.len()).find_map(|place| Some((place, best(&waiting[queue[place].3], &slots)?)))
-    {
-        let due = given[agent] % OLDEST_EVERY == OLDEST_EVERY - 1;
-        let oldest = (0..queue.len())
-            .filter(|place| agents[agent].fits(&waiting[queue[*place].3]))
-            .min_by_key(|place| queue[*place].3);
-        let place = oldest.filter(|_| due).unwrap_or(place);
-        let index = queue.remove(place).3;
-        let agent = best(&waiting[index], &slots).unwrap();
-        slots[agent] -= 1;
-        given[agent] += 1;
-        assignments.push((waiting[index].job, agents[agent].id));
-    }
-    assignments
+    let by = |n| Refusal {
+        agent: agent_id(n),
+        reason: "its disk is full",
+    };
+    let (first, both) = ([by(1)], [by(1), by(2)]);
+    assert_eq!(placed(&[refused(&first), needs.job(2, 2)], &agents), [(1, 2), (2, 1)]);
+    assert_eq!(placed(&[refused(&both), needs.job(2, 2)], &agents), [(2, 1)]);
+    let wished = Waiting {
+        affinity: Affinity {
+            prefer: Some(agent_id(1)),
+            avoid: None,
+        },
+        ..refused(&first)
+    };
+    assert_eq!(placed(&[wished], &agents), [(1, 2)]);
 }
 
-/// A job as properties draw it: its task, what it needs, and how urgent it is.
-type Drawn = (u128, [bool; 3], u64, Option<u128>, Option<u128>, i32);
-
-fn drawn() -> impl Strategy<Value = Drawn> {
-    (
-        0..4_u128,
-        any::<[bool; 3]>(),
-        0..3_u64,
-        prop::option::of(0..5_u128),
-        prop::option::of(0..5_u128),
-        -1..2_i32,
-    )
-}
-
-proptest! {
-    #[test]
-    fn places_as_the_naive_rules_do(
-        jobs in prop::collection::vec(drawn(), 0..40),
-        fleet in prop::collection::vec((0..5_u32, any::<[bool; 3]>(), 0..20_u64), 0..5),
-    ) {
-        let needs = Needs::new();
-        let mut waiting: Vec<_> = jobs
-            .iter()
-            .zip(1..)
-            .map(|((task, [codex, linux, later], queued, prefer, avoid, priority), n)| Waiting {
-                held: u32::try_from(*task).unwrap(),
-                priority: (*priority).try_into().unwrap(),
-                adapter: codex.then_some(&needs.codex),
-                requirements: if *linux { &needs.linux } else { &needs.none },
-                not_before: if *later { at(NOW.as_millis() + 1) } else { NOW },
-                queued_at: at(*queued),
-                affinity: Affinity { prefer: prefer.map(agent_id), avoid: avoid.map(agent_id) },
-                ..needs.job(n, *task)
-            })
-            .collect();
-        waiting.sort_by_key(|job| job.queued_at);
-        let agents: Vec<_> = fleet
-            .iter()
-            .zip(0..)
-            .map(|((slots, [codex, linux, draining], placed), n)| AgentView {
-                adapters: if *codex { &needs.both } else { &needs.claude },
-                labels: if *linux { &needs.linux } else { &needs.none },
-                availability: if *draining { Availability::Draining } else { Availability::Open },
-                placed: *placed,
-                ..needs.agent(n, "x", *slots)
-            })
-            .collect();
-        let placement = place(&waiting, &agents, NOW);
-        prop_assert_eq!(&placement.assignments, &naive(&waiting, &agents));
-        let later = waiting.iter().any(|job| job.not_before > NOW);
-        prop_assert_eq!(placement.next_wakeup.is_some(), later);
+#[test]
+fn candidates_are_the_shortest_list_with_the_roomiest_first() {
+    let needs = Needs::new();
+    let other: ProjectId = "other".parse().unwrap();
+    let able = |n, slots| AgentView {
+        adapters: &needs.both,
+        ..needs.agent(n, "x", slots)
+    };
+    let mut roster = Roster::default();
+    for agent in [
+        able(1, 1),
+        able(2, 0),
+        needs.agent(3, "c", 9),
+        AgentView {
+            labels: &needs.linux,
+            ..able(4, 2)
+        },
+        AgentView {
+            project: Some(&other),
+            ..able(5, 8)
+        },
+        AgentView {
+            project: Some(&needs.project),
+            ..able(6, 2)
+        },
+    ] {
+        roster.list(&agent);
     }
-
-    /// A spare job takes what is left, and nothing that somebody else would have got.
-    #[test]
-    fn a_spare_job_is_in_nobodys_way(
-        jobs in prop::collection::vec((drawn(), any::<bool>()), 0..30),
-        fleet in prop::collection::vec((0..5_u32, 0..20_u64), 0..4),
-    ) {
-        let needs = Needs::new();
-        let mut waiting: Vec<_> = jobs
-            .iter()
-            .zip(1..)
-            .map(|(((task, [codex, ..], queued, prefer, avoid, priority), spare), n)| Waiting {
-                priority: (*priority).try_into().unwrap(),
-                adapter: (*codex && !spare).then_some(&needs.codex),
-                queued_at: at(*queued),
-                spare: *spare,
-                affinity: Affinity { prefer: prefer.map(agent_id), avoid: avoid.map(agent_id) },
-                ..needs.job(n, *task)
-            })
-            .collect();
-        waiting.sort_by_key(|job| job.queued_at);
-        let agents: Vec<_> = fleet
-            .iter()
-            .zip(0..)
-            .map(|((slots, placed), n)| AgentView {
-                adapters: &needs.both,
-                placed: *placed,
-                ..needs.agent(n, "x", *slots)
-            })
-            .collect();
-        let (spare, plain): (Vec<_>, Vec<_>) = waiting.iter().copied().partition(|job| job.spare);
-        let together = place(&waiting, &agents, NOW).assignments;
-        let alone = place(&plain, &agents, NOW).assignments;
-        prop_assert_eq!(&together[..alone.len()], &alone[..]);
-        let room: u32 = fleet.iter().map(|(slots, _)| *slots).sum();
-        let left = (room as usize - alone.len()).min(spare.len());
-        prop_assert_eq!(together.len() - alone.len(), left);
-    }
-
-    /// However many more urgent jobs keep coming, and whatever the agents do in between.
-    #[test]
-    fn no_job_waits_for_ever(
-        first in prop::collection::vec(drawn(), 1..8),
-        rounds in prop::collection::vec((prop::collection::vec(drawn(), 0..6), 1..3_u32), 1..60),
-    ) {
-        let needs = Needs::new();
-        let drawn = |(task, [codex, linux, _], _, prefer, avoid, priority): &Drawn, n: u128, queued| Waiting {
-            priority: (*priority).try_into().unwrap(),
-            // Tasks that come later hold nothing yet: by turns alone they would always go first.
-            held: if n < 100 { 9 } else { 0 },
-            adapter: codex.then_some(&needs.codex),
-            requirements: if *linux { &needs.linux } else { &needs.none },
-            queued_at: at(queued),
-            affinity: Affinity { prefer: prefer.map(agent_id), avoid: avoid.map(agent_id) },
-            ..needs.job(n, *task)
-        };
-        let mut given = [0_u64; 3];
-        let mut queue: Vec<_> = first.iter().zip(1..).map(|(job, n)| drawn(job, n, 0)).collect();
-        let watched = queue.clone();
-        let mut came = 100;
-        for ((more, slots), round) in rounds.iter().zip(1..) {
-            for job in more {
-                came += 1;
-                queue.push(drawn(job, came, round));
-            }
-            let agent = |n: usize, adapters, labels| AgentView {
-                placed: given[n],
-                adapters,
-                labels,
-                ..needs.agent(n as u128, "x", if n == 0 { *slots } else { slots - 1 })
-            };
-            let agents = [
-                agent(0, &needs.both, &needs.linux),
-                agent(1, &needs.both, &needs.none),
-                agent(2, &needs.claude, &needs.none),
-            ];
-            for (job, agent) in place(&queue, &agents, NOW).assignments {
-                queue.retain(|waiting| waiting.job != job);
-                given[agents.iter().position(|view| view.id == agent).unwrap()] += 1;
-            }
-            for (older, job) in watched.iter().enumerate() {
-                if queue.iter().any(|waiting| waiting.job == job.job) {
-                    for (view, given) in agents.iter().zip(given) {
-                        let bound = OLDEST_EVERY * (older as u64 + 1);
-                        prop_assert!(!view.fits(job) || given < bound, "job {older} still waits after {given}");
-                    }
-                }
-            }
-        }
-    }
+    let of = |job: Waiting<'_>| roster.candidates(&job).collect::<Vec<_>>();
+    let ids = |numbers: &[u128]| numbers.iter().copied().map(agent_id).collect::<Vec<_>>();
+    let codex = Waiting {
+        adapter: Some(&needs.codex),
+        ..needs.job(1, 1)
+    };
+    assert_eq!(of(needs.job(1, 1)), ids(&[3, 4, 6, 1, 2]));
+    assert_eq!(of(codex), ids(&[4, 6, 1, 2]));
+    assert_eq!(
+        of(Waiting {
+            requirements: &needs.linux,
+            ..codex
+        }),
+        ids(&[4])
+    );
+    assert_eq!(
+        of(Waiting {
+            project: &other,
+            ..codex
+        }),
+        ids(&[5, 4, 1, 2])
+    );
 }

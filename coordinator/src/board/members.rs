@@ -1,0 +1,77 @@
+//! The agents that the board knows, and the roster that placement reads, which follows every
+//! change of one of them: nothing else can change them.
+
+use std::collections::BTreeMap;
+
+use kage_core::id::AgentId;
+use kage_core::placement::{Placement, Roster, Waiting, place};
+use kage_core::time::Timestamp;
+
+use super::Member;
+
+#[derive(Default)]
+pub(super) struct Members {
+    by_id: BTreeMap<AgentId, Member>,
+    roster: Roster,
+}
+
+impl Members {
+    pub(super) fn get(&self, agent: AgentId) -> Option<&Member> {
+        self.by_id.get(&agent)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.by_id.values()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// An agent that was not known before, or is not any more what it was.
+    pub(super) fn insert(&mut self, member: Member) {
+        self.roster.list(&member.view());
+        self.by_id.insert(member.agent.id, member);
+    }
+
+    /// Changes what an agent does: everything but its adapters, labels and project. `None`
+    /// when nobody knows it.
+    pub(super) fn change<T>(&mut self, agent: AgentId, change: impl FnOnce(&mut Member) -> T) -> Option<T> {
+        let member = self.by_id.get_mut(&agent)?;
+        let outcome = change(member);
+        self.roster.note(&member.view());
+        Some(outcome)
+    }
+
+    /// Changes an agent, also what it is like. `None` when nobody knows it.
+    pub(super) fn redescribe<T>(&mut self, agent: AgentId, change: impl FnOnce(&mut Member) -> T) -> Option<T> {
+        let member = self.by_id.get_mut(&agent)?;
+        let outcome = change(member);
+        self.roster.list(&member.view());
+        Some(outcome)
+    }
+
+    /// True when some agent could take a job now.
+    pub(super) fn has_room(&self) -> bool {
+        self.roster.has_room()
+    }
+
+    /// Decides who gets which job. The caller makes it so with [`Members::change`].
+    pub(super) fn place(&mut self, waiting: &[Waiting<'_>], now: Timestamp) -> Placement {
+        let by_id = &self.by_id;
+        place(waiting, &mut self.roster, |id| by_id.get(&id).map(Member::view), now)
+    }
+
+    /// Those that come into question for a job, the ones with most room first.
+    pub(super) fn candidates<'m>(&'m self, job: &Waiting<'_>) -> impl Iterator<Item = &'m Member> + use<'m> {
+        self.roster.candidates(job).filter_map(|id| self.by_id.get(&id))
+    }
+
+    /// True when the roster says what a new one would say.
+    #[cfg(test)]
+    pub(super) fn roster_is_current(&self) -> bool {
+        let mut anew = Roster::default();
+        self.iter().for_each(|member| anew.list(&member.view()));
+        anew == self.roster
+    }
+}

@@ -1,0 +1,352 @@
+//! Placement against its rules word by word, which walk every agent for every job, and the
+//! roster against one that is made anew.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn fits(agent: &AgentView<'_>, job: &Waiting<'_>) -> bool {
+    agent.availability == Availability::Open
+        && agent.could_do(job)
+        && job.refusals.iter().all(|refusal| refusal.agent != agent.id)
+}
+
+/// The rules of [`place`] without lists and heaps.
+fn naive(waiting: &[Waiting<'_>], agents: &[AgentView<'_>]) -> Vec<(JobId, AgentId)> {
+    let mut slots: Vec<u32> = agents.iter().map(|agent| agent.free_slots).collect();
+    let mut given: Vec<u64> = agents.iter().map(|agent| agent.placed).collect();
+    let best = |job: &Waiting<'_>, slots: &[u32]| {
+        (0..agents.len())
+            .filter(|agent| slots[*agent] > 0 && fits(&agents[*agent], job))
+            .max_by_key(|agent| {
+                let id = Some(agents[*agent].id);
+                let wanted = job.affinity.prefer == id;
+                let unwanted = job.affinity.avoid == id;
+                (wanted, !unwanted, slots[*agent], Reverse(*agent))
+            })
+    };
+    let mut queue: Vec<_> = waiting
+        .iter()
+        .enumerate()
+        .filter(|(_, job)| job.not_before <= NOW)
+        .map(|(index, job)| {
+            let before = waiting[..index]
+                .iter()
+                .filter(|other| other.task == job.task && other.not_before <= NOW && !other.spare)
+                .count();
+            let turn = job.held + u32::try_from(before).unwrap();
+            let turn = if job.spare { 0 } else { turn };
+            (job.spare, Reverse(job.priority), turn, job.queued_at, index)
+        })
+        .collect();
+    queue.sort_unstable();
+    let mut assignments = Vec::new();
+    // The first in the queue whom anybody can take; unless an older one is due there.
+    while let Some((place, agent)) =
+        (0..queue.len()).find_map(|place| Some((place, best(&waiting[queue[place].4], &slots)?)))
+    {
+        let due = given[agent] % OLDEST_EVERY == OLDEST_EVERY - 1;
+        let oldest = (0..queue.len())
+            .filter(|place| !queue[*place].0 && fits(&agents[agent], &waiting[queue[*place].4]))
+            .min_by_key(|place| queue[*place].4);
+        let place = oldest.filter(|_| due).unwrap_or(place);
+        let index = queue.remove(place).4;
+        let agent = best(&waiting[index], &slots).unwrap();
+        slots[agent] -= 1;
+        given[agent] += 1;
+        assignments.push((waiting[index].job, agents[agent].id));
+    }
+    assignments
+}
+
+/// A job as properties draw it.
+#[derive(Debug, Clone)]
+struct DrawnJob {
+    task: u128,
+    codex: bool,
+    linux: bool,
+    later: bool,
+    elsewhere: bool,
+    spare: bool,
+    queued: u64,
+    prefer: Option<u128>,
+    avoid: Option<u128>,
+    refusals: Vec<Refusal<'static>>,
+    priority: i32,
+}
+
+fn refusal() -> impl Strategy<Value = Refusal<'static>> {
+    (0..8_u128).prop_map(|n| Refusal {
+        agent: agent_id(n),
+        reason: "no",
+    })
+}
+
+fn drawn_job() -> impl Strategy<Value = DrawnJob> {
+    let wishes = (
+        prop::option::of(0..8_u128),
+        prop::option::of(0..8_u128),
+        prop::collection::vec(refusal(), 0..3),
+    );
+    (0..4_u128, any::<[bool; 5]>(), 0..3_u64, wishes, -1..2_i32).prop_map(
+        |(task, [codex, linux, later, elsewhere, spare], queued, (prefer, avoid, refusals), priority)| DrawnJob {
+            task,
+            codex,
+            linux,
+            later,
+            elsewhere,
+            spare,
+            queued,
+            prefer,
+            avoid,
+            refusals,
+            priority,
+        },
+    )
+}
+
+/// An agent as properties draw it: without its id, which is its place.
+#[derive(Debug, Clone)]
+struct DrawnAgent {
+    slots: u32,
+    placed: u64,
+    codex: bool,
+    linux: bool,
+    open: bool,
+    bound: Option<bool>,
+}
+
+fn drawn_agent() -> impl Strategy<Value = DrawnAgent> {
+    (0..5_u32, 0..20_u64, any::<[bool; 3]>(), any::<Option<bool>>()).prop_map(
+        |(slots, placed, [codex, linux, open], bound)| DrawnAgent {
+            slots,
+            placed,
+            codex,
+            linux,
+            open,
+            bound,
+        },
+    )
+}
+
+struct World {
+    needs: Needs,
+    other: ProjectId,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            needs: Needs::new(),
+            other: "other".parse().unwrap(),
+        }
+    }
+
+    fn job<'a>(&'a self, n: u128, drawn: &'a DrawnJob) -> Waiting<'a> {
+        Waiting {
+            held: u32::try_from(drawn.task).unwrap(),
+            priority: drawn.priority.try_into().unwrap(),
+            project: self.project(drawn.elsewhere),
+            adapter: drawn.codex.then_some(&self.needs.codex),
+            requirements: self.labels(drawn.linux),
+            not_before: if drawn.later { at(NOW.as_millis() + 1) } else { NOW },
+            queued_at: at(drawn.queued),
+            spare: drawn.spare,
+            affinity: Affinity {
+                prefer: drawn.prefer.map(agent_id),
+                avoid: drawn.avoid.map(agent_id),
+            },
+            refusals: &drawn.refusals,
+            ..self.needs.job(n, drawn.task)
+        }
+    }
+
+    fn agent<'a>(&'a self, n: u128, drawn: &DrawnAgent) -> AgentView<'a> {
+        AgentView {
+            adapters: if drawn.codex {
+                &self.needs.both
+            } else {
+                &self.needs.claude
+            },
+            labels: self.labels(drawn.linux),
+            project: drawn.bound.map(|elsewhere| self.project(elsewhere)),
+            availability: if drawn.open {
+                Availability::Open
+            } else {
+                Availability::Draining
+            },
+            placed: drawn.placed,
+            ..self.needs.agent(n, "x", drawn.slots)
+        }
+    }
+
+    const fn project(&self, elsewhere: bool) -> &ProjectId {
+        if elsewhere { &self.other } else { &self.needs.project }
+    }
+
+    const fn labels(&self, linux: bool) -> &Labels {
+        if linux { &self.needs.linux } else { &self.needs.none }
+    }
+}
+
+/// What changes about an agent: what it is like, or only its room and whether it takes work.
+type Change = (usize, bool, DrawnAgent);
+
+proptest! {
+    /// Also after any changes of the fleet, and the roster then holds what one holds that is
+    /// made of the fleet as it became.
+    #[test]
+    fn places_as_the_naive_rules_do(
+        jobs in prop::collection::vec(drawn_job(), 0..40),
+        mut fleet in prop::collection::vec(drawn_agent(), 0..8),
+        changes in prop::collection::vec((0..8_usize, any::<bool>(), drawn_agent()), 0..12),
+    ) {
+        let world = World::new();
+        let mut waiting: Vec<_> = jobs.iter().zip(1..).map(|(job, n)| world.job(n, job)).collect();
+        waiting.sort_by_key(|job| job.queued_at);
+        let views = |fleet: &[DrawnAgent]| -> Vec<_> {
+            fleet.iter().zip(0..).map(|(agent, n)| world.agent(n, agent)).collect()
+        };
+        let listed = |agents: &[AgentView<'_>]| {
+            let mut roster = Roster::default();
+            agents.iter().for_each(|agent| roster.list(agent));
+            roster
+        };
+        let mut roster = listed(&views(&fleet));
+        let inside = |(place, _, _): &Change| *place < fleet.len();
+        let changes: Vec<Change> = changes.into_iter().filter(inside).collect();
+        for (place, anew, drawn) in changes {
+            let (n, agent) = (place as u128, &mut fleet[place]);
+            if anew {
+                *agent = drawn;
+                roster.list(&world.agent(n, agent));
+            } else {
+                (agent.slots, agent.placed, agent.open) = (drawn.slots, drawn.placed, drawn.open);
+                roster.note(&world.agent(n, agent));
+            }
+        }
+        let mut agents = views(&fleet);
+        prop_assert_eq!(&roster, &listed(&agents));
+
+        let placement = place(&waiting, &mut roster, |id| find(&agents, id), NOW);
+        prop_assert_eq!(&placement.assignments, &naive(&waiting, &agents));
+        let later = waiting.iter().any(|job| job.not_before > NOW);
+        prop_assert_eq!(placement.next_wakeup.is_some(), later);
+
+        for (_, given) in &placement.assignments {
+            let agent = agents.iter_mut().find(|agent| agent.id == *given).unwrap();
+            agent.free_slots -= 1;
+            agent.placed += 1;
+        }
+        prop_assert_eq!(&roster, &listed(&agents));
+    }
+
+    /// A spare job takes what is left, and nothing that somebody else would have got.
+    #[test]
+    fn a_spare_job_is_in_nobodys_way(
+        jobs in prop::collection::vec(drawn_job(), 0..30),
+        fleet in prop::collection::vec((0..5_u32, 0..20_u64), 0..4),
+    ) {
+        let world = World::new();
+        let mut waiting: Vec<_> = jobs
+            .iter()
+            .zip(1..)
+            .map(|(job, n)| Waiting {
+                adapter: (job.codex && !job.spare).then_some(&world.needs.codex),
+                requirements: &world.needs.none,
+                not_before: NOW,
+                refusals: &[],
+                ..world.job(n, job)
+            })
+            .collect();
+        waiting.sort_by_key(|job| job.queued_at);
+        let agents: Vec<_> = fleet
+            .iter()
+            .zip(0..)
+            .map(|((slots, placed), n)| AgentView {
+                adapters: &world.needs.both,
+                placed: *placed,
+                ..world.needs.agent(n, "x", *slots)
+            })
+            .collect();
+        let (spare, plain): (Vec<_>, Vec<_>) = waiting.iter().copied().partition(|job| job.spare);
+        let together = place_on(&waiting, &agents).assignments;
+        let alone = place_on(&plain, &agents).assignments;
+        prop_assert_eq!(&together[..alone.len()], &alone[..]);
+        let room: u32 = fleet.iter().map(|(slots, _)| *slots).sum();
+        let left = (room as usize - alone.len()).min(spare.len());
+        prop_assert_eq!(together.len() - alone.len(), left);
+    }
+
+    /// Whoever could do a job is among those that come into question for it.
+    #[test]
+    fn candidates_leave_nobody_out(
+        job in drawn_job(),
+        fleet in prop::collection::vec(drawn_agent(), 0..8),
+    ) {
+        let world = World::new();
+        let job = world.job(1, &job);
+        let mut roster = Roster::default();
+        for (agent, n) in fleet.iter().zip(0..) {
+            roster.list(&world.agent(n, agent));
+        }
+        let candidates: Vec<_> = roster.candidates(&job).collect();
+        for (agent, n) in fleet.iter().zip(0..) {
+            let view = world.agent(n, agent);
+            let found = candidates.iter().filter(|id| **id == view.id).count();
+            prop_assert!(found <= 1 && (found == 1 || !view.could_do(&job)), "{view:?}");
+        }
+    }
+
+    /// However many more urgent jobs keep coming, and whatever the agents do in between.
+    #[test]
+    fn no_job_waits_for_ever(
+        first in prop::collection::vec(drawn_job(), 1..8),
+        rounds in prop::collection::vec((prop::collection::vec(drawn_job(), 0..6), 1..3_u32), 1..60),
+    ) {
+        let world = World::new();
+        let needs = &world.needs;
+        let drawn = |drawn, n: u128, queued| Waiting {
+            // Tasks that come later hold nothing yet: by turns alone they would always go first.
+            held: if n < 100 { 9 } else { 0 },
+            not_before: NOW,
+            spare: false,
+            queued_at: at(queued),
+            refusals: &[],
+            ..world.job(n, drawn)
+        };
+        let mut given = [0_u64; 3];
+        let mut queue: Vec<_> = first.iter().zip(1..).map(|(job, n)| drawn(job, n, 0)).collect();
+        let watched = queue.clone();
+        let mut came = 100;
+        for ((more, slots), round) in rounds.iter().zip(1..) {
+            for job in more {
+                came += 1;
+                queue.push(drawn(job, came, round));
+            }
+            let agent = |n: usize, adapters, labels| AgentView {
+                placed: given[n],
+                adapters,
+                labels,
+                ..needs.agent(n as u128, "x", if n == 0 { *slots } else { slots - 1 })
+            };
+            let agents = [
+                agent(0, &needs.both, &needs.linux),
+                agent(1, &needs.both, &needs.none),
+                agent(2, &needs.claude, &needs.none),
+            ];
+            for (job, agent) in place_on(&queue, &agents).assignments {
+                queue.retain(|waiting| waiting.job != job);
+                given[agents.iter().position(|view| view.id == agent).unwrap()] += 1;
+            }
+            for (older, job) in watched.iter().enumerate() {
+                if queue.iter().any(|waiting| waiting.job == job.job) {
+                    for (view, given) in agents.iter().zip(given) {
+                        let bound = OLDEST_EVERY * (older as u64 + 1);
+                        prop_assert!(!view.could_do(job) || given < bound, "job {older} still waits after {given}");
+                    }
+                }
+            }
+        }
+    }
+}
