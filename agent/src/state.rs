@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use kage_core::id::{AgentId, AttemptId, Digest, InvalidId, ProjectId, RepositoryName};
+use kage_git::private::make_private;
 
 use crate::ports::Random;
 
@@ -69,7 +70,7 @@ impl StateDir {
                 what,
             });
         }
-        std::fs::create_dir_all(root).map_err(io(root))?;
+        make_private(root).map_err(io(root))?;
         let lock_path = root.join("lock");
         let lock = File::options()
             .create(true)
@@ -239,6 +240,7 @@ impl Paths {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
     use std::sync::Arc;
 
     use super::*;
@@ -263,13 +265,16 @@ mod tests {
     fn keeps_its_id_and_is_held_once() {
         let dir = tempfile::tempdir().unwrap();
         let random: Random = Arc::new(rand::random::<u128>);
-        let first = StateDir::open(dir.path(), &random).unwrap();
+        let root = dir.path().join("state/agent");
+        let first = StateDir::open(&root, &random).unwrap();
+        let mode = std::fs::metadata(&root).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
         let id = first.agent();
         assert!(matches!(
-            StateDir::open(dir.path(), &random),
+            StateDir::open(&root, &random),
             Err(StateError::Locked { .. })
         ));
         drop(first);
-        assert_eq!(StateDir::open(dir.path(), &random).unwrap().agent(), id);
+        assert_eq!(StateDir::open(&root, &random).unwrap().agent(), id);
     }
 }

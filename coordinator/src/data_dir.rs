@@ -7,6 +7,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kage_git::private::make_private;
+
 use crate::ports::Random;
 
 /// Why a data directory cannot be used.
@@ -207,18 +209,6 @@ impl Drop for Announced {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the endpoint file");
         }
     }
-}
-
-/// Makes a folder, and those above it, with mode 0700. One that is there keeps its mode.
-#[cfg(unix)]
-fn make_private(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-#[cfg(not(unix))]
-fn make_private(path: &Path) -> io::Result<()> {
-    std::fs::create_dir_all(path)
 }
 
 #[cfg(unix)]

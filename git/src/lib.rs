@@ -16,6 +16,7 @@ pub mod program;
 mod beneath;
 mod lock;
 mod patterns;
+pub mod private;
 mod shadow;
 mod shared_work;
 mod staging;

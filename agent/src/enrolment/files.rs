@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kage_git::private::make_private;
 use kage_proto::client::PemFile;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::CertificateDer;
@@ -32,7 +33,7 @@ impl Files {
     /// Makes the folder.
     pub(super) fn open(state_dir: &Path) -> Result<Self, JoinError> {
         let files = Self::of(state_dir);
-        match std::fs::create_dir_all(&files.0) {
+        match make_private(&files.0) {
             Ok(()) => Ok(files),
             Err(source) => Err(JoinError::Io { path: files.0, source }),
         }
