@@ -405,6 +405,9 @@ impl Connection {
         if self.course != Course::Taking {
             return Err("the agent takes no more work".to_owned());
         }
+        if let Some(hindrance) = self.parts.shop.outbox.hindrances().now() {
+            return Err(hindrance);
+        }
         let (used, most) = (self.parts.shop.worktrees.bytes(), self.parts.shop.limits.worktrees);
         if used > most {
             return Err(format!(
@@ -465,7 +468,9 @@ impl Connection {
     }
 
     fn heartbeat(&mut self) {
-        let running = self.parts.shop.live.keys().into_iter().map(Into::into).collect();
+        let shop = &self.parts.shop;
+        let running = shop.live.keys().into_iter().map(Into::into).collect();
+        let hindrance = shop.outbox.hindrances().now().unwrap_or_default();
         let Link::Up(connected) = &mut self.link else {
             return;
         };
@@ -480,7 +485,11 @@ impl Connection {
         welcome.sequence += 1;
         welcome.asked.insert(welcome.sequence, now);
         let sequence = welcome.sequence;
-        self.send(ToCoordinator::Heartbeat(v1::Heartbeat { sequence, running }));
+        self.send(ToCoordinator::Heartbeat(v1::Heartbeat {
+            sequence,
+            running,
+            hindrance,
+        }));
     }
 
     fn heartbeat_ack(&mut self, ack: &v1::HeartbeatAck) {

@@ -23,6 +23,7 @@ mod backoff;
 mod live;
 mod mask;
 mod output;
+mod hindrance;
 pub mod outbox;
 mod ledger;
 mod delivery;

@@ -18,6 +18,7 @@ use kage_proto::v1;
 use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::hindrance::Hindrances;
 use crate::ports::Blocking;
 
 mod rows;
@@ -189,6 +190,7 @@ pub(crate) struct Outbox {
     changes: mpsc::Sender<Vec<Change>>,
     events: Space,
     output: Space,
+    hindrances: Hindrances,
 }
 
 /// Who writes the outbox. It ends when every [`Outbox`] is gone, after a last commit.
@@ -241,11 +243,13 @@ pub(crate) fn open(
     let (change_sender, changes) = mpsc::channel(CHANGES);
     let settled = Arc::new(Settled::default());
     let events = Space::new(event_bytes.into());
+    let hindrances = Hindrances::default();
     let writer = writer::Writer {
         rows,
         settled: Arc::clone(&settled),
         changes: change_sender.clone(),
         events: events.clone(),
+        hindrances: hindrances.clone(),
         attempts: HashMap::new(),
         blocking: blocking.clone(),
     };
@@ -264,6 +268,7 @@ pub(crate) fn open(
             changes: change_sender,
             events,
             output: Space::new(output_bytes),
+            hindrances,
         },
         writer,
         leftovers,
@@ -276,6 +281,11 @@ impl Outbox {
     /// Space for undelivered output.
     pub(crate) const fn output_space(&self) -> &Space {
         &self.output
+    }
+
+    /// What keeps data from being written now.
+    pub(crate) const fn hindrances(&self) -> &Hindrances {
+        &self.hindrances
     }
 
     /// Space for undelivered events.

@@ -275,7 +275,7 @@ impl Recorder {
         let bytes = record.pending_bytes;
         let mut pending = std::mem::take(&mut record.pending);
         let mut file = record.file.take();
-        let mut warned = false;
+        let mut hindered = None;
         loop {
             let (dir, attempt) = (self.recording.output_dir.clone(), self.recording.attempt);
             let writing = self.recording.blocking.run(move || {
@@ -298,11 +298,12 @@ impl Recorder {
             };
             (file, pending) = (back, unwritten);
             match result {
-                Ok(()) => break,
+                Ok(()) => break drop(hindered),
                 Err(error) => {
                     tracing::error!(attempt = %self.recording.attempt, %error, "output cannot be written");
-                    if !warned {
-                        warned = true;
+                    if hindered.is_none() {
+                        let hindrances = self.recording.outbox.hindrances();
+                        hindered = Some(hindrances.begin("output cannot be written", &error));
                         let text = format!("stalled: the agent cannot write output ({error}); the program waits");
                         self.recording.post(EventBody::Warning(text)).await?;
                     }

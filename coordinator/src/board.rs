@@ -120,6 +120,7 @@ struct Member {
 
 struct Running {
     task: TaskId,
+    session: SessionId,
     lease_until: Instant,
 }
 
@@ -211,6 +212,8 @@ pub(crate) struct Board {
     /// Jobs of a task that agents hold, for fairness.
     held: HashMap<TaskId, u32>,
     refusals: HashMap<JobId, Vec<Refused>>,
+    /// What keeps agents that are connected from going on with what they run.
+    hindrances: BTreeMap<AgentId, String>,
     /// Running attempts whose agent is to be told to stop, also after it came back.
     stopping: HashSet<AttemptId>,
     /// How often somebody said that an agent takes work or does not. An agent that joins
@@ -230,6 +233,7 @@ impl Board {
             offers: BTreeMap::new(),
             held: HashMap::new(),
             refusals: HashMap::new(),
+            hindrances: BTreeMap::new(),
             stopping: HashSet::new(),
             orders: 0,
             counter: 0,

@@ -240,7 +240,7 @@ async fn fill_board(store: &Store, config: &Config) -> Result<Board, RunError> {
     let mut running: HashMap<_, Vec<_>> = HashMap::new();
     let live = store.live_attempts(None).await.map_err(RunError::Read)?;
     for live in &live {
-        running.entry(live.agent).or_default().push((live.attempt, live.task));
+        running.entry(live.agent).or_default().push(live.clone());
     }
     let now = Instant::now();
     for agent in store.agents().await.map_err(RunError::Read)? {

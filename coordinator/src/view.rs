@@ -50,9 +50,8 @@ pub(crate) fn session(coordinator: &Coordinator, row: &Session) -> v1::Session {
             let held = row.incidents.last().and_then(|incident| incident.waiting(now));
             held.or_else(|| coordinator.board().why_waiting(row.id, now, Instant::now()))
         }
-        SessionStateKind::Running
-        | SessionStateKind::Verifying
-        | SessionStateKind::Verified
+        SessionStateKind::Running | SessionStateKind::Verifying => coordinator.board().why_not_going_on(row.id),
+        SessionStateKind::Verified
         | SessionStateKind::Rejected
         | SessionStateKind::Unverified
         | SessionStateKind::Failed

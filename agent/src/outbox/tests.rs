@@ -182,6 +182,7 @@ async fn a_post_that_is_given_up_takes_no_space() {
         changes: mpsc::channel(1).0,
         events: Space::new(1000),
         output: Space::new(1000),
+        hindrances: Hindrances::default(),
     };
     let attempt = AttemptId::from_random(1);
     let text = || EventBody::Activity("x".repeat(100));

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::rows::Rows;
 use super::{Change, Command, Settled, Settlement, Space, Stored};
+use crate::hindrance::Hindrances;
 use crate::ports::Blocking;
 
 /// Commands per transaction: more would only delay the first of them.
@@ -29,6 +30,7 @@ pub(super) struct Writer {
     pub(super) settled: Arc<Settled>,
     pub(super) changes: mpsc::Sender<Vec<Change>>,
     pub(super) events: Space,
+    pub(super) hindrances: Hindrances,
     pub(super) attempts: HashMap<AttemptId, Numbering>,
     pub(super) blocking: Blocking,
 }
@@ -93,6 +95,7 @@ impl Writer {
                 },
             }
         }
+        let mut hindered = None;
         loop {
             let result = self.rows.commit(|batch| {
                 opened.iter().try_for_each(|key| batch.open(key))?;
@@ -104,13 +107,14 @@ impl Writer {
                     .try_for_each(|(attempt, settlement)| batch.settle(*attempt, settlement))
             });
             match result {
-                Ok(()) => break,
+                Ok(()) => break drop(hindered),
                 Err(error) if commands.is_closed() => {
                     tracing::error!(%error, "outbox cannot be written; ending without it");
                     return None;
                 }
                 Err(error) => {
                     tracing::error!(%error, "outbox cannot be written; attempts wait");
+                    hindered.get_or_insert_with(|| self.hindrances.begin("what it tells cannot be stored", &error));
                     tokio::time::sleep(RETRY).await;
                 }
             }

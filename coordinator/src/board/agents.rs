@@ -3,20 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kage_core::fleet::Agent;
-use kage_core::id::{AdapterName, AgentId, AttemptId, ProjectId, TaskId};
+use kage_core::id::{AdapterName, AgentId, AttemptId, ProjectId, SessionId};
 use kage_core::time::Timestamp;
 use kage_proto::v1;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Board, Joined, Link, Member, Outbox, Presence, Presently, Running, Serial};
+use crate::store::LiveAttempt;
 
 impl Board {
     /// An agent that was there before this coordinator started, with what it ran.
-    pub(crate) fn expect(&mut self, agent: Agent, running: Vec<(AttemptId, TaskId)>, now: Instant) {
+    pub(crate) fn expect(&mut self, agent: Agent, running: Vec<LiveAttempt>, now: Instant) {
         let until = now + self.timings.lease_ttl;
-        for (_, task) in &running {
-            *self.held.entry(*task).or_default() += 1;
+        for live in &running {
+            *self.held.entry(live.task).or_default() += 1;
         }
         let presently = if running.is_empty() {
             Presently::Lost { since: now }
@@ -25,9 +26,13 @@ impl Board {
         };
         let running = running
             .into_iter()
-            .map(|(attempt, task)| {
-                let lease_until = until;
-                (attempt, Running { task, lease_until })
+            .map(|live| {
+                let running = Running {
+                    task: live.task,
+                    session: live.session,
+                    lease_until: until,
+                };
+                (live.attempt, running)
             })
             .collect();
         self.members.insert(Member {
@@ -54,6 +59,7 @@ impl Board {
         };
         let id = agent.id;
         self.take_back_all(id);
+        self.hindrances.remove(&id);
         let mut forgotten = BTreeMap::new();
         if self.members.get(id).is_some() {
             self.members.redescribe(id, |member| {
@@ -109,6 +115,7 @@ impl Board {
             newest
         });
         if left == Some(true) {
+            self.hindrances.remove(&agent);
             self.take_back_all(agent);
         }
     }
@@ -128,6 +135,24 @@ impl Board {
     /// Changes with each call of [`Board::set_draining`] and [`Board::set_cordoned`].
     pub(crate) const fn orders(&self) -> u64 {
         self.orders
+    }
+
+    /// The agent said what keeps it from going on, or that nothing does.
+    pub(crate) fn hindered(&mut self, agent: AgentId, serial: Serial, hindrance: Option<String>) {
+        let link = self.members.get(agent).and_then(Member::link);
+        match hindrance.filter(|_| link.is_some_and(|link| link.serial == serial)) {
+            Some(hindrance) => self.hindrances.insert(agent, hindrance),
+            None => self.hindrances.remove(&agent),
+        };
+    }
+
+    /// Why a session that an agent has does not go on; `None` when it does, as far as is known.
+    pub(crate) fn why_not_going_on(&self, session: SessionId) -> Option<String> {
+        self.hindrances.iter().find_map(|(agent, hindrance)| {
+            let member = self.members.get(*agent)?;
+            let here = member.running.values().any(|running| running.session == session);
+            here.then(|| format!("{} cannot go on: {hindrance}", member.agent.name))
+        })
     }
 
     /// The agent takes no new work, or does again.

@@ -86,6 +86,7 @@ impl Board {
             });
         }
         for (agent, _, _) in &due.lost {
+            self.hindrances.remove(agent);
             self.take_back_all(*agent);
         }
         due

@@ -94,7 +94,7 @@ impl Board {
         &mut self,
         agent: AgentId,
         serial: Serial,
-        task: TaskId,
+        job: &QueuedJob,
         attempt: AttemptId,
         now: Instant,
     ) -> bool {
@@ -105,12 +105,17 @@ impl Board {
                 Some(_) | None => false,
             };
         if !begins {
-            self.not_started(agent, task);
+            self.not_started(agent, job.task);
             return false;
         }
         self.members.change(agent, |member| {
             member.pending = member.pending.saturating_sub(1);
-            member.running.insert(attempt, Running { task, lease_until });
+            let running = Running {
+                task: job.task,
+                session: job.session,
+                lease_until,
+            };
+            member.running.insert(attempt, running);
         });
         true
     }

@@ -89,10 +89,10 @@ impl Table {
     }
 
     fn run(&mut self, n: u128, pick: Pick) -> AttemptId {
-        let (agent, serial, task) = (pick.agent, pick.serial, pick.job.task);
+        let (agent, serial) = (pick.agent, pick.serial);
         let id = self.offer(n, pick);
-        let (_, offered) = self.board.accept(id, agent, serial).unwrap();
-        assert!(self.board.started(agent, serial, task, offered.attempt, self.start));
+        let (job, offered) = self.board.accept(id, agent, serial).unwrap();
+        assert!(self.board.started(agent, serial, &job, offered.attempt, self.start));
         offered.attempt
     }
 }
@@ -193,7 +193,7 @@ fn a_start_on_a_connection_that_is_gone_does_not_count() {
     let me = AgentId::from_random(1);
     let (job, offered) = t.board.accept(id, me, joined.serial).unwrap();
     t.board.leave(me, joined.serial, t.start);
-    assert!(!t.board.started(me, joined.serial, job.task, offered.attempt, t.start));
+    assert!(!t.board.started(me, joined.serial, &job, offered.attempt, t.start));
     assert_eq!(t.board.presence(me).busy, 0);
 }
 
@@ -266,6 +266,37 @@ fn says_why_a_session_waits() {
 }
 
 #[test]
+fn an_agent_that_cannot_go_on_is_why_its_sessions_wait() {
+    let mut t = table();
+    t.board.enqueue(job(1));
+    let (joined, _inbox) = t.join(agent(1, 1), &[]);
+    let (me, session) = (AgentId::from_random(1), SessionId::from_random(1));
+    let pick = t.place().remove(0);
+    let attempt = t.run(1, pick);
+    let full = || Some("output cannot be written: no space".to_owned());
+    let why = |t: &Table| t.board.why_not_going_on(session);
+    assert_eq!(why(&t), None);
+    t.board.hindered(me, joined.serial, full());
+    assert_eq!(
+        why(&t).as_deref(),
+        Some("agent-1 cannot go on: output cannot be written: no space")
+    );
+    assert_eq!(t.board.why_not_going_on(SessionId::from_random(2)), None);
+    t.board.hindered(me, joined.serial, None);
+    assert_eq!(why(&t), None);
+
+    t.board.hindered(me, joined.serial, full());
+    let (newer, _inbox) = t.join(agent(1, 1), &[attempt]);
+    assert_eq!(why(&t), None, "a new connection knows nothing of it yet");
+    t.board.hindered(me, joined.serial, full());
+    assert_eq!(why(&t), None, "the older one has no say");
+    t.board.hindered(me, newer.serial, full());
+    assert!(why(&t).is_some());
+    t.board.leave(me, newer.serial, t.start);
+    assert_eq!(why(&t), None);
+}
+
+#[test]
 fn a_cordoned_agent_keeps_what_it_runs_and_gets_no_more() {
     let mut t = table();
     t.board.enqueue(job(1));
@@ -311,12 +342,12 @@ fn a_stop_that_comes_before_the_start_is_stored_is_not_overtaken() {
     t.board.enqueue(job(1));
     let (_joined, mut inbox) = t.join(agent(1, 1), &[]);
     let pick = t.place().remove(0);
-    let (id, serial, task) = (pick.agent, pick.serial, pick.job.task);
+    let (id, serial) = (pick.agent, pick.serial);
     let offer = t.offer(1, pick);
-    let (_, offered) = t.board.accept(offer, id, serial).unwrap();
+    let (taken, offered) = t.board.accept(offer, id, serial).unwrap();
     t.board.stop(id, offered.attempt);
     assert!(
-        !t.board.started(id, serial, task, offered.attempt, t.start),
+        !t.board.started(id, serial, &taken, offered.attempt, t.start),
         "it is ended instead"
     );
     let granted = std::iter::from_fn(|| inbox.try_recv().ok()).any(|message| {

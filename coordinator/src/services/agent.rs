@@ -324,7 +324,7 @@ impl Session {
                     telemetry::attempt_started(&job.kind);
                     let begins = coordinator
                         .board()
-                        .started(agent, serial, job.task, attempt, Instant::now());
+                        .started(agent, serial, &job, attempt, Instant::now());
                     coordinator.follow(changes);
                     if !begins {
                         let which = Ending::These(vec![attempt]);
@@ -354,9 +354,14 @@ impl Session {
             self.seen_stored = Instant::now();
             outcome
         };
-        self.coordinator
-            .board()
-            .renewed(self.agent, &outcome.renewed, Instant::now());
+        let mut hindrance = heartbeat.hindrance;
+        hindrance.truncate(hindrance.floor_char_boundary(MAX_REASON));
+        {
+            let mut board = self.coordinator.board();
+            board.renewed(self.agent, &outcome.renewed, Instant::now());
+            let hindrance = Some(hindrance).filter(|text| !text.is_empty());
+            board.hindered(self.agent, self.serial, hindrance);
+        }
         for attempt in outcome.refused {
             self.say(stop_message(attempt, "the attempt has no authority any more"))?;
         }

@@ -185,13 +185,24 @@ async fn an_attempt_that_never_heard_of_its_grant_is_given_anew() {
     back.say(FromAgent::Heartbeat(v1::Heartbeat {
         sequence: 5,
         running: vec![granted.key.clone().into()],
+        hindrance: "its disk is full".to_owned(),
     }))
     .await;
     let ToAgent::HeartbeatAck(ack) = back.next().await else {
         panic!("a heartbeat is answered");
     };
     assert_eq!((ack.sequence, ack.renewed), (5, vec![granted.key.attempt.to_string()]));
-    assert_eq!(cluster.get(&task.id).await.sessions[0].agent, "fake-1");
+    let session = &cluster.get(&task.id).await.sessions[0];
+    assert_eq!(session.agent, "fake-1");
+    assert_eq!(session.waiting, "fake-1 cannot go on: its disk is full");
+    back.say(FromAgent::Heartbeat(v1::Heartbeat {
+        sequence: 6,
+        running: vec![granted.key.clone().into()],
+        ..v1::Heartbeat::default()
+    }))
+    .await;
+    back.next().await;
+    assert_eq!(cluster.get(&task.id).await.sessions[0].waiting, "");
     cluster.stop().await;
 }
 

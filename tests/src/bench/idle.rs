@@ -284,7 +284,10 @@ impl Idle {
             tokio::select! {
                 _ = beats.tick() => {
                     sequence += 1;
-                    let beat = v1::Heartbeat { sequence, running: Vec::new() };
+                    let beat = v1::Heartbeat {
+                        sequence,
+                        ..v1::Heartbeat::default()
+                    };
                     outbound.try_send(request(ToCoordinator::Heartbeat(beat)))?;
                 }
                 message = inbound.message() => {

@@ -196,7 +196,12 @@ impl Puppet {
                     if links.beat % HEARTBEAT == 1 {
                         let running = self.held.values().map(|held| held.key.clone()).collect();
                         let sequence = links.beat;
-                        send(&links.control, ToCoordinator::Heartbeat(v1::Heartbeat { sequence, running })).await?;
+                        let beat = v1::Heartbeat {
+                            sequence,
+                            running,
+                            ..v1::Heartbeat::default()
+                        };
+                        send(&links.control, ToCoordinator::Heartbeat(beat)).await?;
                     }
                     self.deliver(&links).await?;
                 }

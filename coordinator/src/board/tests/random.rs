@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::LiveAttempt;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -72,10 +73,18 @@ impl Driver {
         match step {
             Step::Expect(n) => {
                 self.counter += 1;
-                let running = (AttemptId::from_random(self.counter), TaskId::from_random(n));
+                let running = LiveAttempt {
+                    attempt: AttemptId::from_random(self.counter),
+                    job: JobId::from_random(n),
+                    session: SessionId::from_random(n),
+                    task: TaskId::from_random(n),
+                    agent: id(n),
+                    boot: BootId::from_random(n),
+                    lease_until: NOW,
+                };
                 if board.agent(id(n)).is_none() {
+                    self.running.push((id(n), running.attempt));
                     board.expect(agent(n, 2), vec![running], t.start);
-                    self.running.push((id(n), running.0));
                 }
             }
             Step::Join(n, slots) => {
@@ -123,7 +132,7 @@ impl Driver {
             }
             Step::Start(at) => {
                 if let Some((agent, serial, job, offered)) = take(&mut self.accepted, at)
-                    && board.started(agent, serial, job.task, offered.attempt, t.start)
+                    && board.started(agent, serial, &job, offered.attempt, t.start)
                 {
                     self.running.push((agent, offered.attempt));
                 }

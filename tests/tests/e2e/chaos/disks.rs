@@ -62,6 +62,11 @@ async fn an_agent_whose_disk_is_full_waits_and_loses_nothing() {
                 .then_some(())
         })
         .await;
+        let why = cluster
+            .until(&id, "says why it waits", |task| !task.sessions[0].waiting.is_empty())
+            .await;
+        let why = &why.sessions[0].waiting;
+        assert!(why.starts_with("small cannot go on: "), "{why}");
         disk.empty();
         person.watch(&id).await;
     }

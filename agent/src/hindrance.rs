@@ -1,0 +1,73 @@
+//! What keeps everything on this agent from going on until it ends by itself, such as a disk
+//! that is full. An event cannot tell of it, since events go through the disk: the heartbeat does.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What there is now. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hindrances(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    counter: u64,
+    /// The oldest first.
+    present: Vec<(u64, String)>,
+}
+
+/// It lasts until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Hindrance {
+    of: Hindrances,
+    number: u64,
+}
+
+impl Hindrances {
+    /// Something cannot be done, and is tried again and again.
+    pub(crate) fn begin(&self, what: &str, why: impl fmt::Display) -> Hindrance {
+        let mut known = self.lock();
+        known.counter += 1;
+        let number = known.counter;
+        known.present.push((number, format!("{what}: {why}")));
+        Hindrance {
+            of: self.clone(),
+            number,
+        }
+    }
+
+    /// The oldest that lasts.
+    pub(crate) fn now(&self) -> Option<String> {
+        self.lock().present.first().map(|(_, text)| text.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Hindrance {
+    fn drop(&mut self) {
+        self.of.lock().present.retain(|(number, _)| *number != self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_that_lasts_is_told() {
+        let hindrances = Hindrances::default();
+        assert_eq!(hindrances.now(), None);
+        let first = hindrances.begin("the outbox cannot be written", "no space");
+        let second = hindrances.begin("output cannot be written", "no space");
+        assert_eq!(
+            hindrances.now().as_deref(),
+            Some("the outbox cannot be written: no space")
+        );
+        drop(first);
+        assert_eq!(hindrances.now().as_deref(), Some("output cannot be written: no space"));
+        drop(second);
+        assert_eq!(hindrances.now(), None);
+    }
+}
