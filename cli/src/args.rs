@@ -9,7 +9,8 @@ use kage_core::priority::Priority;
 mod fleet;
 
 pub use fleet::{
-    AgentCommand, AgentRun, AgentSubcommand, Coordinator, TokenCommand, TokenCreate, TokenRole, TokenSubcommand, Up,
+    AgentCommand, AgentRun, AgentSubcommand, Coordinator, Down, TokenCommand, TokenCreate, TokenRole, TokenSubcommand,
+    Up,
 };
 
 /// Run one coding task as many parallel sessions of different AI tools, check every
@@ -83,6 +84,8 @@ pub enum Command {
     Context(ContextCommand),
     /// Start a coordinator and an agent on this machine.
     Up(Up),
+    /// End what `kage up`, or the first command, started on this machine.
+    Down(Down),
     /// Run an agent, or look after agents.
     Agent(AgentCommand),
     /// Run a coordinator.

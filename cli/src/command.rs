@@ -16,6 +16,7 @@ mod coordinator;
 mod demo;
 mod diff;
 mod doctor;
+mod down;
 mod explain;
 mod logs;
 mod ls;
@@ -63,6 +64,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             ContextSubcommand::Stats(args) => context::stats(&invocation, args.task).await,
         },
         Command::Up(args) => up::run(invocation, args).await,
+        Command::Down(args) => down::run(&invocation, &args).await,
         Command::Agent(args) => match args.command {
             AgentSubcommand::Run(args) => agents::run(invocation, args).await,
             AgentSubcommand::Ls => agents::ls(&invocation).await,

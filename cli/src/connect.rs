@@ -10,7 +10,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use kage_core::id::ProjectId;
+use kage_git::private::make_private;
 use kage_proto::client::{Client, ConnectError, Credentials, PemFile};
+use kage_proto::status::ApiError;
 use kage_proto::v1;
 use tokio::time::Instant;
 
@@ -60,6 +62,42 @@ pub enum AccessError {
     /// It does not answer.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// A coordinator listens here, and it is not the one of this state directory.
+    #[error(
+        "the coordinator at {url} does not take the token in {token}: another one listens there than the one that \
+         wrote {endpoint}; if that one has ended, remove the file"
+    )]
+    OtherToken {
+        /// Where.
+        url: String,
+        /// What was shown.
+        token: PathBuf,
+        /// What says that it is there.
+        endpoint: PathBuf,
+    },
+    /// The coordinator that runs here is older or newer.
+    #[error(
+        "the coordinator at {url} is of another version than this program; `kage down` ends it, and the next command \
+         starts one of this version"
+    )]
+    OtherVersion {
+        /// Where.
+        url: String,
+        /// What it answered.
+        #[source]
+        source: ApiError,
+    },
+    /// What listens here answers nothing that makes sense.
+    #[error("what listens at {url} does not answer as a coordinator does; if none runs here, remove {endpoint}")]
+    NoCoordinator {
+        /// Where.
+        url: String,
+        /// What says that one is there.
+        endpoint: PathBuf,
+        /// What it answered.
+        #[source]
+        source: ApiError,
+    },
     /// Nothing runs here, and this command does not start anything.
     #[error("no coordinator runs on this machine; start one with `kage up`, or set coordinator.url")]
     NotRunning,
@@ -120,7 +158,7 @@ async fn found(settings: &Settings, state: &StateDir, absent: WhenAbsent) -> Res
         }
         return connect(url, credentials).await;
     }
-    let access = match (running(state).await, absent) {
+    let access = match (running(state).await?, absent) {
         (Some(access), _) => access,
         (None, WhenAbsent::Start) => start(state).await?,
         (None, WhenAbsent::Fail) => return Err(AccessError::NotRunning),
@@ -144,15 +182,63 @@ async fn first_agent(client: &Client) {
     }
 }
 
-/// The coordinator that runs on this machine, if one does and answers.
-pub async fn running(state: &StateDir) -> Option<Access> {
-    let url = std::fs::read_to_string(state.endpoint()).ok()?;
-    let token = std::fs::read_to_string(state.token()).ok()?;
-    let mut credentials = Credentials::bearer(&token);
+/// The coordinator that runs on this machine. `None` when none does: none said where it is, or
+/// nothing listens there any more.
+///
+/// # Errors
+/// When its files cannot be read, or what listens there is not it, or of another version.
+pub async fn running(state: &StateDir) -> Result<Option<Access>, AccessError> {
+    let Some(url) = read_if_there(state.endpoint())? else {
+        return Ok(None);
+    };
+    let mut credentials = Credentials::bearer(&read(state.token())?);
     if url.starts_with("https:") {
-        credentials = credentials.trusting(PemFile::read(state.ca()).ok()?);
+        credentials = credentials.trusting(read_ca(state.ca())?);
     }
-    connect(url.trim(), credentials).await.ok()
+    let access = match connect(&url, credentials).await {
+        Ok(access) => access,
+        // One that was killed leaves its files.
+        Err(AccessError::Connect(ConnectError::Unreachable { .. })) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    greet(state, &access).await?;
+    Ok(Some(access))
+}
+
+/// Makes sure that it is this state directory's coordinator, and understands this program.
+async fn greet(state: &StateDir, access: &Access) -> Result<(), AccessError> {
+    let request = v1::ListTasksRequest {
+        page_size: 1,
+        ..v1::ListTasksRequest::default()
+    };
+    let Err(status) = access.client.tasks().list_tasks(request).await else {
+        return Ok(());
+    };
+    let url = access.url.clone();
+    match ApiError::from(status) {
+        ApiError::Unauthenticated => Err(AccessError::OtherToken {
+            url,
+            token: state.token(),
+            endpoint: state.endpoint(),
+        }),
+        source @ (ApiError::Unimplemented { .. } | ApiError::OtherProtocol { .. }) => {
+            Err(AccessError::OtherVersion { url, source })
+        }
+        source @ (ApiError::Internal { .. } | ApiError::Unavailable { .. }) => Err(AccessError::NoCoordinator {
+            url,
+            endpoint: state.endpoint(),
+            source,
+        }),
+        // It is one, and what the caller asks for next will say what is wrong.
+        ApiError::InvalidArgument { .. }
+        | ApiError::Conflict { .. }
+        | ApiError::FailedPrecondition { .. }
+        | ApiError::NoAgent { .. }
+        | ApiError::NotFound { .. }
+        | ApiError::PermissionDenied { .. }
+        | ApiError::JoinRefused(_)
+        | ApiError::ResourceExhausted { .. } => Ok(()),
+    }
 }
 
 async fn connect(url: &str, credentials: Credentials) -> Result<Access, AccessError> {
@@ -178,15 +264,22 @@ fn read(path: PathBuf) -> Result<String, AccessError> {
     }
 }
 
+fn read_if_there(path: PathBuf) -> Result<Option<String>, AccessError> {
+    match read(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(AccessError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 async fn start(state: &StateDir) -> Result<Access, AccessError> {
-    std::fs::create_dir_all(state.path()).map_err(AccessError::Spawn)?;
-    let lock = File::create(state.start_lock()).map_err(AccessError::Spawn)?;
+    let lock = state_lock(state).map_err(AccessError::Spawn)?;
     // Waits for whoever is starting it now; then it runs already.
     let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))
         .await
         .map_err(|e| AccessError::Spawn(std::io::Error::other(e)))?
         .map_err(AccessError::Spawn)?;
-    if let Some(access) = running(state).await {
+    if let Some(access) = running(state).await? {
         return Ok(access);
     }
     let log = File::options()
@@ -209,7 +302,7 @@ async fn start(state: &StateDir) -> Result<Access, AccessError> {
     let mut daemon = daemon.spawn().map_err(AccessError::Spawn)?;
     let deadline = Instant::now() + START_LIMIT;
     loop {
-        if let Some(access) = running(state).await {
+        if let Some(access) = running(state).await? {
             drop(lock);
             return Ok(access);
         }
@@ -227,6 +320,12 @@ async fn start(state: &StateDir) -> Result<Access, AccessError> {
     }
 }
 
+/// The file under whose lock a daemon is started, in a state directory that is there from now on.
+fn state_lock(state: &StateDir) -> std::io::Result<File> {
+    make_private(state.path())?;
+    File::create(state.start_lock())
+}
+
 /// What a daemon gave as its error, of what its log has since `before`.
 fn last_words(log: &Path, before: u64) -> String {
     let Ok(text) = std::fs::read(log) else {
@@ -238,3 +337,6 @@ fn last_words(log: &Path, before: u64) -> String {
     let error = text.rfind("error: ").and_then(|at| text.get(at + "error: ".len()..));
     error.map_or_else(String::new, |error| format!(": {}", error.trim_end()))
 }
+
+#[cfg(test)]
+mod tests;

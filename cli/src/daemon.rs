@@ -11,6 +11,7 @@ use kage_agent::process::Runner;
 use kage_agent::slots;
 use kage_coordinator::store::{ReadError, Store};
 use kage_core::task::Labels;
+use kage_git::private::make_private;
 use kage_proto::client::Credentials;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -18,8 +19,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::exit::Refusal;
 use crate::invocation::Invocation;
 use crate::output::note;
+use crate::running;
 use crate::settings;
 
 /// A background daemon ends when nothing has run for so long.
@@ -135,6 +138,11 @@ pub(crate) async fn registry(invocation: &Invocation, more: Vec<PathBuf>) -> any
 
 /// Runs a coordinator and an agent of the same machine.
 pub(crate) async fn up(invocation: &Invocation, slots: Option<u32>, background: bool) -> anyhow::Result<()> {
+    make_private(invocation.state.path()).context("cannot make the state directory")?;
+    let _held = running::hold(&invocation.state)
+        .await
+        .context("cannot say that this is the daemon")?
+        .ok_or_else(|| Refusal::usage("a `kage up` runs here already; `kage down` ends it"))?;
     let shutdown = Shutdown::default();
     let mut signals = JoinSet::new();
     signals.spawn(shutdown.clone().by_signals());

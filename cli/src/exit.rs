@@ -180,7 +180,10 @@ fn classify_access(error: &AccessError) -> (Exit, Option<&'static str>) {
         AccessError::Connect(
             ConnectError::Address { .. } | ConnectError::Plain { .. } | ConnectError::Token | ConnectError::Tls { .. },
         ) => (Exit::Usage, None),
+        AccessError::OtherToken { .. } => (Exit::Denied, None),
         AccessError::Connect(ConnectError::Unreachable { .. })
+        | AccessError::OtherVersion { .. }
+        | AccessError::NoCoordinator { .. }
         | AccessError::NotRunning
         | AccessError::Spawn(_)
         | AccessError::Silent { .. }

@@ -24,6 +24,7 @@ pub mod contexts;
 pub mod base;
 pub mod result;
 pub mod landing;
+mod running;
 mod daemon;
 mod demo;
 pub mod command;

@@ -94,6 +94,12 @@ impl StateDir {
         self.0.join("daemon.log")
     }
 
+    /// Held by the daemon while it runs, with its process id in it.
+    #[must_use]
+    pub fn daemon_lock(&self) -> PathBuf {
+        self.0.join("daemon.lock")
+    }
+
     /// Held while a daemon is being started, so that two commands start one.
     #[must_use]
     pub fn start_lock(&self) -> PathBuf {

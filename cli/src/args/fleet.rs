@@ -16,6 +16,14 @@ pub struct Up {
     pub slots: Option<u32>,
 }
 
+/// `kage down`.
+#[derive(Debug, Args)]
+pub struct Down {
+    /// Also while tasks have not ended: what runs is handed back, and goes on after the next start.
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// `kage agent`.
 #[derive(Debug, Args)]
 pub struct AgentCommand {

@@ -14,7 +14,6 @@ use serde::Serialize;
 
 use crate::args::AgentRun;
 use crate::assignments;
-use crate::connect;
 use crate::daemon;
 use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
@@ -63,16 +62,10 @@ pub(super) async fn run(invocation: Invocation, args: AgentRun) -> anyhow::Resul
             }
             (url, credentials)
         }
-        (_, _, None) => match (
-            &invocation.settings.coordinator.url,
-            connect::running(&invocation.state).await,
-        ) {
-            (Some(_), _) | (None, None) => {
-                let access = invocation.existing().await?;
-                (access.url, access.credentials)
-            }
-            (None, Some(access)) => (access.url, access.credentials),
-        },
+        (_, _, None) => {
+            let access = invocation.existing().await?;
+            (access.url, access.credentials)
+        }
     };
     let labels: Labels = assignments::labels("--label", &args.label)?;
     daemon::agent(

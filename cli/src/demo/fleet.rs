@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use kage_git::private::make_private;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use rustix::process::{Pid, Signal, kill_process};
@@ -34,7 +35,7 @@ impl Fleet {
         adapters: &Path,
         env: &[(&str, &str)],
     ) -> anyhow::Result<(Self, Access)> {
-        std::fs::create_dir_all(state.path())?;
+        make_private(state.path())?;
         let mut command = this_program(state, "coordinator")?;
         command.args(["coordinator", "--listen", "127.0.0.1:0"]);
         let coordinator = command.spawn().context("cannot start the coordinator")?;
@@ -63,7 +64,7 @@ impl Fleet {
     async fn answer(&mut self, state: &StateDir) -> anyhow::Result<Access> {
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            if let Some(access) = connect::running(state).await {
+            if let Some(access) = connect::running(state).await? {
                 return Ok(access);
             }
             self.alive(state, deadline)?;

@@ -8,7 +8,7 @@ use jiff::fmt::rfc2822;
 use kage_agent::enrolment;
 use kage_agent::renewal::Validity;
 use kage_agent::trust::http_client;
-use kage_core::cause::causes;
+use kage_core::cause::{causes, chain};
 use kage_proto::client::Credentials;
 use reqwest::StatusCode;
 use reqwest::header::DATE;
@@ -67,7 +67,13 @@ pub(super) async fn check(
                 }
             },
             None => {
-                let access = connect::running(&invocation.state).await?;
+                let access = match connect::running(&invocation.state).await {
+                    Ok(access) => access?,
+                    Err(error) => {
+                        problems.push(chain(&error));
+                        return None;
+                    }
+                };
                 (access.url, access.credentials)
             }
         },

@@ -1,0 +1,129 @@
+//! Which process is this machine's `kage up`: it holds a file, with its process id in it, for as
+//! long as it runs. The file is how `kage down` finds it, also when it does not answer.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{Instant, sleep};
+
+use crate::state::StateDir;
+
+const POLL: Duration = Duration::from_millis(20);
+/// Whoever only looks whether the file is held has it for a moment.
+const LOOKED_AT: Duration = Duration::from_secs(1);
+
+/// Says that this process is the one; dropped when it ends.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _lock: File,
+}
+
+/// Takes the file. `None` when another process has it.
+///
+/// # Errors
+/// When the file cannot be used.
+pub(crate) async fn hold(state: &StateDir) -> io::Result<Option<Held>> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(state.daemon_lock())?;
+    let deadline = Instant::now() + LOOKED_AT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(POLL).await,
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    file.set_len(0)?;
+    (&file).write_all(std::process::id().to_string().as_bytes())?;
+    Ok(Some(Held { _lock: file }))
+}
+
+/// The process that holds the file; `None` when none does.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn holder(state: &StateDir) -> io::Result<Option<Holder>> {
+    let mut file = match File::open(state.daemon_lock()) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => return Ok(None),
+        Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{text:?} is no process id")))?;
+    Ok(Some(Holder { pid, file }))
+}
+
+/// A running `kage up`.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    pid: Pid,
+    file: File,
+}
+
+impl Holder {
+    /// Asks it to end: the first time to finish what runs, the second time to hand it back.
+    ///
+    /// # Errors
+    /// When it is not ours.
+    pub(crate) fn terminate(&self) -> io::Result<()> {
+        match kill_process(self.pid, Signal::TERM) {
+            // It has ended by itself meanwhile.
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until it has ended. False when it has not by then.
+    ///
+    /// # Errors
+    /// When the file cannot be locked.
+    pub(crate) async fn ended(&self, within: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + within;
+        loop {
+            match self.file.try_lock_shared() {
+                Ok(()) => return Ok(true),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(POLL).await,
+                Err(TryLockError::WouldBlock) => return Ok(false),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_process_holds_it_until_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::resolve(Some(dir.path())).unwrap();
+        assert!(holder(&state).unwrap().is_none(), "nobody ever did");
+        let held = hold(&state).await.unwrap().unwrap();
+        let found = holder(&state).unwrap().unwrap();
+        assert_eq!(
+            u32::try_from(found.pid.as_raw_nonzero().get()).unwrap(),
+            std::process::id()
+        );
+        assert!(!found.ended(Duration::ZERO).await.unwrap());
+        assert!(hold(&state).await.unwrap().is_none(), "one at a time");
+        drop(held);
+        assert!(found.ended(Duration::ZERO).await.unwrap());
+        drop(found);
+        assert!(holder(&state).unwrap().is_none());
+        assert!(hold(&state).await.unwrap().is_some());
+    }
+}
