@@ -155,7 +155,10 @@ pub(crate) async fn up(invocation: &Invocation, slots: Option<u32>, background: 
     let (ready, address) = oneshot::channel();
     let (open, store) = oneshot::channel();
     (ports.on_ready, ports.on_open) = (Some(ready), Some(open));
-    let config = kage_coordinator::Config::new(invocation.state.coordinator());
+    let config = kage_coordinator::Config {
+        prices: settings::prices()?,
+        ..kage_coordinator::Config::new(invocation.state.coordinator())
+    };
     let mut coordinator = JoinSet::new();
     coordinator.spawn(kage_coordinator::run(config, ports, coordinator_end.clone()));
 

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use config::{Environment, File, FileFormat};
 use kage_agent::Limits;
 use kage_agent::adapters::{self, LoadError};
+use kage_coordinator::config::{UnusablePrices, prices_with};
 use kage_core::failure_table::FailureTable;
 use kage_core::id::ProjectId;
+use kage_core::price::PriceTable;
 use serde::Deserialize;
 
 /// Everything that can be set outside the command line.
@@ -161,6 +163,18 @@ fn variables() -> Environment {
         .list_separator("\n")
         .with_list_parse_key("run.protect")
         .with_list_parse_key("agent.adapters")
+}
+
+/// What tokens of models cost: the built-in prices, and over them those of `prices.toml`, beside
+/// `config.toml`.
+///
+/// # Errors
+/// When the file is there and cannot be read, or is no price table.
+pub fn prices() -> Result<PriceTable, UnusablePrices> {
+    let file = user_dir()
+        .map(|dir| dir.join("prices.toml"))
+        .filter(|file| file.exists());
+    file.map_or_else(|| Ok(PriceTable::builtin().clone()), |file| prices_with(&file))
 }
 
 /// Reads every source. `project` is the top of the repository, for commands that have one.

@@ -1,11 +1,12 @@
 //! What a coordinator is told at its start: parsed and checked once, before anything is opened.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use http::HeaderValue;
+use kage_core::price::{InvalidPrices, PriceTable};
 use kage_core::retention::Limits;
 use url::Url;
 
@@ -24,8 +25,27 @@ pub struct Config {
     pub web_origins: Vec<Origin>,
     /// How much is kept of tasks that ended.
     pub retention: Limits,
+    /// What tokens of models cost.
+    pub prices: PriceTable,
     /// How long it waits for what.
     pub timings: Timings,
+}
+
+/// The built-in prices with those of a user's file over them, which replace every row of each
+/// model that it names.
+///
+/// # Errors
+/// When the file cannot be read or is no price table.
+pub fn prices_with(path: &Path) -> Result<PriceTable, UnusablePrices> {
+    let path = path.to_owned();
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(source) => return Err(UnusablePrices::Read { path, source }),
+    };
+    match PriceTable::parse(&text) {
+        Ok(own) => Ok(PriceTable::builtin().clone().overlay(own)),
+        Err(source) => Err(UnusablePrices::Invalid { path, source }),
+    }
 }
 
 impl Config {
@@ -39,6 +59,7 @@ impl Config {
             public_names: Vec::new(),
             web_origins: Vec::new(),
             retention: Limits::default(),
+            prices: PriceTable::builtin().clone(),
             timings: Timings::default(),
         }
     }
@@ -131,6 +152,29 @@ impl Default for Timings {
     }
 }
 
+/// Why a user's prices cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UnusablePrices {
+    /// The file cannot be read.
+    #[error("the price file {path} cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is no price table.
+    #[error("the price file {path} cannot be used")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: InvalidPrices,
+    },
+}
+
 /// Why a configuration cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidConfig {
@@ -144,7 +188,37 @@ pub enum InvalidConfig {
 
 #[cfg(test)]
 mod tests {
+    use kage_core::time::Timestamp;
+
     use super::*;
+
+    #[test]
+    fn a_users_prices_lie_over_the_built_in_ones_and_must_be_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("prices.toml");
+        let missing = prices_with(&file).unwrap_err();
+        assert!(
+            matches!(&missing, UnusablePrices::Read { path, .. } if *path == file),
+            "{missing:?}"
+        );
+
+        let row = "[[price]]\nmodel = 'claude-opus-5-5'\nprovider = 'us'\ninput = '1'\noutput = '2.5'\n";
+        std::fs::write(&file, row).unwrap();
+        let prices = prices_with(&file).unwrap();
+        let now = Timestamp::from_millis(0);
+        let own = prices.find("claude-opus-5-5", now).unwrap();
+        assert_eq!((own.provider.as_str(), own.source.as_str()), ("us", "user"));
+        let other = prices.find("claude-sonnet-5-5", now);
+        assert_eq!(other, PriceTable::builtin().find("claude-sonnet-5-5", now));
+
+        std::fs::write(&file, row.replace("'2.5'", "'2,5'")).unwrap();
+        let wrong = anyhow::Error::from(prices_with(&file).unwrap_err());
+        let said = format!("{wrong:#}");
+        assert!(
+            said.contains("output of claude-opus-5-5 is \"2,5\", not a decimal number"),
+            "{said}"
+        );
+    }
 
     #[test]
     fn nothing_but_loopback_goes_without_tls() {

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser};
+use kage_coordinator::config::prices_with;
 use kage_coordinator::{Config, Origin, Ports, Timings, run};
+use kage_core::price::PriceTable;
 use kage_core::retention::Limits;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +40,9 @@ struct Arguments {
     /// than so many GiB [default: 50].
     #[arg(long, value_name = "GIB")]
     keep_gib: Option<u32>,
+    /// Prices of model tokens that replace the built-in ones of the models that it names.
+    #[arg(long, value_name = "FILE")]
+    prices: Option<PathBuf>,
     #[command(flatten)]
     timings: Waits,
 }
@@ -86,6 +91,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What was typed cannot be done.
+const USAGE: u8 = 2;
 /// What sysexits.h calls an internal error.
 const INTERNAL: u8 = 70;
 
@@ -96,7 +103,16 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_env_filter(EnvFilter::try_from_env("KAGE_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
         .init();
+    let prices = match arguments.prices.as_deref().map(prices_with) {
+        Some(Err(error)) => {
+            eprintln!("kage-coordinator: {:#}", anyhow::Error::from(error));
+            return ExitCode::from(USAGE);
+        }
+        Some(Ok(prices)) => prices,
+        None => PriceTable::builtin().clone(),
+    };
     let config = Config {
+        prices,
         listen: arguments.listen,
         tls: arguments.tls,
         public_names: arguments.public_name,

@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use kage_core::price::PriceTable;
 use kage_git::program::{self, ProgramError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -177,7 +176,7 @@ impl Held {
             outputs: Outputs::new(data.output(), Arc::clone(&topics), ports.blocking),
             topics,
             fences: Arc::new(Fences::default()),
-            prices: PriceTable::builtin().clone(),
+            prices: config.prices.clone(),
             timings: config.timings,
             identities,
             secrets: Secrets::new(&token),

@@ -43,7 +43,7 @@ pub struct PriceRow {
     pub max_output: Option<u64>,
     /// Input tokens above which one request costs more than the row says.
     pub long_context: Option<u64>,
-    /// Where the figures were read.
+    /// Where the figures were read; `user` for a row that does not say it.
     pub source: String,
 }
 

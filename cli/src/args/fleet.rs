@@ -173,6 +173,10 @@ pub struct Coordinator {
     /// than so many GiB [default: 50].
     #[arg(long, value_name = "GIB")]
     pub keep_gib: Option<u32>,
+    /// Prices of model tokens that replace the built-in ones of the models that it names
+    /// [default: prices.toml beside config.toml].
+    #[arg(long, value_name = "FILE")]
+    pub prices: Option<PathBuf>,
     /// Folder of its data [default: coordinator/ in the state folder].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

@@ -99,8 +99,11 @@ struct RowFile {
     context_window: Option<u64>,
     max_output: Option<u64>,
     long_context: Option<u64>,
-    source: String,
+    source: Option<String>,
 }
+
+/// Where a row comes from that does not say it: a user's file.
+const USER: &str = "user";
 
 impl RowFile {
     fn into_row(self) -> Result<(String, PriceRow), InvalidPrices> {
@@ -131,7 +134,7 @@ impl RowFile {
             context_window: self.context_window,
             max_output: self.max_output,
             long_context: self.long_context,
-            source: self.source,
+            source: self.source.unwrap_or_else(|| USER.to_owned()),
         };
         Ok((model, row))
     }
