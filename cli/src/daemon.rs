@@ -234,7 +234,7 @@ async fn until_idle(store: &Store) {
 /// project at a time; what it stores is asked here, since it is in this process.
 async fn is_busy(store: &Store) -> Result<bool, ReadError> {
     let counts = store.counts().await?;
-    Ok(counts.queued > 0 || counts.leased > 0)
+    Ok(counts.open() > 0)
 }
 
 fn host_name() -> String {

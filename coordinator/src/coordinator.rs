@@ -77,6 +77,7 @@ impl Coordinator {
             stop,
             ended,
             sessions: _,
+            over,
             tasks,
         } = changes;
         let placeable = !queued.is_empty() || !ended.is_empty();
@@ -98,6 +99,9 @@ impl Coordinator {
         for end in ended {
             telemetry::attempt_ended(end.reason);
             self.fences.close(end.attempt);
+        }
+        for state in over {
+            telemetry::session_ended(state);
         }
         for task in tasks {
             self.topics.rows_changed(task);

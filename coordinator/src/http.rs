@@ -37,8 +37,13 @@ async fn metrics(State(coordinator): State<Arc<Coordinator>>) -> Response {
     let agents_connected = coordinator.board().connected();
     telemetry::levels(Levels {
         agents_connected,
-        jobs_waiting: counts.queued,
-        jobs_leased: counts.leased,
+        // A session that has not ended has one of these jobs, which says its state.
+        queued: counts.sessions.queued,
+        running: counts.sessions.leased,
+        claimed: counts.verifies.queued,
+        verifying: counts.verifies.leased,
+        bases_waiting: counts.bases.queued,
+        bases_checked: counts.bases.leased,
     });
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()).into_response()
 }

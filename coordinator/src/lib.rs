@@ -3,11 +3,11 @@
 //! Modules stand in the order in which they build on each other.
 
 pub mod config;
+mod telemetry;
 pub mod store;
 pub mod ports;
 
 mod data_dir;
-mod telemetry;
 mod secrets;
 mod authority;
 

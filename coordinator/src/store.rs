@@ -53,8 +53,8 @@ pub use command::{
 pub use error::{EngineError, OpenError, ReadError, StoreError};
 pub use played::{Disk, Fault, Visit};
 pub use query::{
-    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, InvalidPageToken, LiveAttempt, MIN_PREFIX,
-    Named, News, PageToken, TaskEvent, TaskPage, TaskView, Watched, Work,
+    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, InvalidPageToken, JobCounts, LiveAttempt,
+    MIN_PREFIX, Named, News, PageToken, TaskEvent, TaskPage, TaskView, Watched, Work,
 };
 
 use call::Pending;

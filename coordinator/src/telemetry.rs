@@ -4,8 +4,9 @@ use std::sync::OnceLock;
 
 use kage_core::attempt::EndReason;
 use kage_core::job::JobKind;
-use metrics::{counter, describe_counter, describe_gauge, gauge};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use kage_core::session::SessionStateKind;
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 const TASKS_CREATED: &str = "kage_tasks_created_total";
 const ATTEMPTS_STARTED: &str = "kage_attempts_started_total";
@@ -16,9 +17,16 @@ const OFFERS_REFUSED: &str = "kage_offers_refused_total";
 const AGENTS_CONNECTED: &str = "kage_agents_connected";
 const JOBS_WAITING: &str = "kage_jobs_waiting";
 const JOBS_LEASED: &str = "kage_jobs_leased";
+const SESSIONS: &str = "kage_sessions";
+const SESSIONS_ENDED: &str = "kage_sessions_ended_total";
+const COMMIT_COMMANDS: &str = "kage_store_commit_commands";
 
 const KIND: &str = "kind";
 const REASON: &str = "reason";
+const STATE: &str = "state";
+
+/// Upper bounds of the sizes of commits that are counted apart.
+const COMMIT_SIZES: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
 /// One recorder per process: the `metrics` facade has no other.
 static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
@@ -27,7 +35,9 @@ static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 pub(crate) fn install() -> Option<PrometheusHandle> {
     RECORDER
         .get_or_init(|| {
-            let recorder = PrometheusBuilder::new().build_recorder();
+            let sizes = Matcher::Full(COMMIT_COMMANDS.to_owned());
+            let builder = PrometheusBuilder::new().set_buckets_for_metric(sizes, &COMMIT_SIZES);
+            let recorder = builder.expect("there are buckets").build_recorder();
             let handle = recorder.handle();
             metrics::set_global_recorder(recorder).ok()?;
             describe_counter!(TASKS_CREATED, "Tasks that were stored.");
@@ -39,6 +49,9 @@ pub(crate) fn install() -> Option<PrometheusHandle> {
             describe_gauge!(AGENTS_CONNECTED, "Agents that are connected now.");
             describe_gauge!(JOBS_WAITING, "Jobs that wait for an agent now.");
             describe_gauge!(JOBS_LEASED, "Jobs that agents work on now.");
+            describe_gauge!(SESSIONS, "Sessions that have not ended, by state.");
+            describe_counter!(SESSIONS_ENDED, "Sessions that ended, by the state they came to.");
+            describe_histogram!(COMMIT_COMMANDS, "Commands that one commit of the store made durable.");
             Some(handle)
         })
         .clone()
@@ -75,12 +88,28 @@ pub(crate) fn offer_refused() {
     counter!(OFFERS_REFUSED).increment(1);
 }
 
+pub(crate) fn session_ended(state: SessionStateKind) {
+    counter!(SESSIONS_ENDED, STATE => state.as_str()).increment(1);
+}
+
+/// The store committed so many commands together.
+#[expect(clippy::cast_precision_loss, reason = "a commit has few commands")]
+pub(crate) fn committed(commands: usize) {
+    histogram!(COMMIT_COMMANDS).record(commands as f64);
+}
+
 /// What is counted anew for each scrape.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Levels {
     pub(crate) agents_connected: usize,
-    pub(crate) jobs_waiting: u64,
-    pub(crate) jobs_leased: u64,
+    /// Of sessions that have not ended, by what becomes of them now.
+    pub(crate) queued: u64,
+    pub(crate) running: u64,
+    pub(crate) claimed: u64,
+    pub(crate) verifying: u64,
+    /// Checks of bases, which no session waits for.
+    pub(crate) bases_waiting: u64,
+    pub(crate) bases_checked: u64,
 }
 
 #[expect(
@@ -89,6 +118,15 @@ pub(crate) struct Levels {
 )]
 pub(crate) fn levels(levels: Levels) {
     gauge!(AGENTS_CONNECTED).set(levels.agents_connected as f64);
-    gauge!(JOBS_WAITING).set(levels.jobs_waiting as f64);
-    gauge!(JOBS_LEASED).set(levels.jobs_leased as f64);
+    gauge!(JOBS_WAITING).set((levels.queued + levels.claimed + levels.bases_waiting) as f64);
+    gauge!(JOBS_LEASED).set((levels.running + levels.verifying + levels.bases_checked) as f64);
+    let states = [
+        (SessionStateKind::Queued, levels.queued),
+        (SessionStateKind::Running, levels.running),
+        (SessionStateKind::Claimed, levels.claimed),
+        (SessionStateKind::Verifying, levels.verifying),
+    ];
+    for (state, count) in states {
+        gauge!(SESSIONS, STATE => state.as_str()).set(count as f64);
+    }
 }

@@ -8,6 +8,7 @@ use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Proj
 use kage_core::job::{Affinity, JobKind};
 use kage_core::priority::Priority;
 use kage_core::recovery::Jitter;
+use kage_core::session::{Session, SessionStateKind};
 use kage_core::task::{Labels, TaskSpec};
 use kage_core::time::Timestamp;
 
@@ -356,8 +357,20 @@ pub struct Changes {
     pub ended: Vec<EndedAttempt>,
     /// Sessions that changed.
     pub sessions: Vec<SessionId>,
+    /// What sessions came to that have ended now.
+    pub over: Vec<SessionStateKind>,
     /// Tasks that have something new to show: events, or a state.
     pub tasks: Vec<TaskId>,
+}
+
+impl Changes {
+    /// Notes whether a session that had this state has ended by what was done to it.
+    pub(super) fn note_end(&mut self, before: SessionStateKind, session: &Session) {
+        let now = session.state.kind();
+        if now.is_terminal() && !before.is_terminal() {
+            self.over.push(now);
+        }
+    }
 }
 
 /// A job that may be offered.

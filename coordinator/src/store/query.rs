@@ -207,9 +207,33 @@ pub struct ContextSent {
 /// What is going on, in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Jobs that wait.
+    /// Of jobs that do a session's work.
+    pub sessions: JobCounts,
+    /// Of jobs that verify a result.
+    pub verifies: JobCounts,
+    /// Of jobs that verify a base.
+    pub bases: JobCounts,
+}
+
+impl Counts {
+    /// Jobs that are not done, whatever they are for.
+    #[must_use]
+    pub const fn open(&self) -> u64 {
+        let Self {
+            sessions,
+            verifies,
+            bases,
+        } = self;
+        sessions.queued + sessions.leased + verifies.queued + verifies.leased + bases.queued + bases.leased
+    }
+}
+
+/// Jobs of a kind that are not done, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct JobCounts {
+    /// They wait.
     pub queued: u64,
-    /// Jobs that are worked on.
+    /// They are worked on.
     pub leased: u64,
 }
 

@@ -16,6 +16,7 @@ use super::call::{Call, Fate, Verdict};
 use super::error::{EngineError, StoreError};
 use super::journal::Journal;
 use super::sqlite::{Database, SqliteRows};
+use crate::telemetry;
 
 /// Commands of one commit at most: beyond that a commit costs more than it saves.
 const GROUP: usize = 256;
@@ -86,7 +87,10 @@ impl Writer {
             Err(error) => Fate::BrokenOff(Arc::new(error)),
         };
         match &fate {
-            Fate::Committed => self.journal.committed(),
+            Fate::Committed => {
+                telemetry::committed(group.len());
+                self.journal.committed();
+            }
             Fate::BrokenOff(_) => self.journal.broken_off(),
             Fate::Unknown(error) => {
                 tracing::error!(%error, commands = group.len(), "commit failed; opening the database again");

@@ -38,7 +38,15 @@ async fn blobs_are_put_checked_and_fetched_in_parts() {
     assert_eq!(cluster.http("GET /v1/blobs/default/short", &[door], b"").await.0, 400);
     let (status, metrics) = cluster.http("GET /metrics", &[door], b"").await;
     assert_eq!(status, 200);
-    assert!(String::from_utf8(metrics).unwrap().contains("kage_agents_connected"));
+    let metrics = String::from_utf8(metrics).unwrap();
+    for line in [
+        "kage_agents_connected 0",
+        "kage_sessions{state=\"queued\"} 0",
+        "kage_sessions{state=\"verifying\"} 0",
+        "kage_store_commit_commands_bucket{le=\"1\"}",
+    ] {
+        assert!(metrics.contains(line), "{line:?} is not in {metrics}");
+    }
     cluster.stop().await;
 }
 

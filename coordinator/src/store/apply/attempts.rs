@@ -118,6 +118,7 @@ impl Command for EndAttempts {
             let mut head = task_of(rows, &attempt)?;
             let mut row = job_of(rows, &attempt)?;
             let mut session = session_of(rows, &row.job)?;
+            let before = session.state.kind();
             let ended = End {
                 attempt: &mut attempt,
                 row: &mut row,
@@ -128,6 +129,7 @@ impl Command for EndAttempts {
             rows.save_attempt(&attempt)?;
             rows.save_task(&head)?;
             changes.sessions.push(session.id);
+            changes.note_end(before, &session);
             tasks.insert(attempt.task);
         }
         changes.tasks.extend(tasks);

@@ -79,6 +79,7 @@ impl Command for AppendEvents {
         if session != before {
             changes.sessions.push(session.id);
         }
+        changes.note_end(before.state.kind(), &session);
         rows.save_attempt(&attempt)?;
         rows.save_task(&head)?;
         Ok(Appended::Acked {

@@ -138,6 +138,7 @@ impl Command for CancelTask {
                 continue;
             }
             let mut session = session_of(rows, &row.job)?;
+            let before = session.state.kind();
             if row.job.cancel(&mut session, self.now) {
                 rows.save_job(&row)?;
                 changes.withdrawn.push(row.job.id);
@@ -150,6 +151,7 @@ impl Command for CancelTask {
             }
             rows.save_session(&session)?;
             changes.sessions.push(session.id);
+            changes.note_end(before, &session);
         }
         if settle(rows, &mut head, self.now, &mut changes)? {
             rows.save_task(&head)?;

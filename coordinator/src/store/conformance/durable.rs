@@ -221,6 +221,6 @@ fn many_callers_at_once_are_all_answered() {
         created.sort();
         let expected: Vec<_> = (1..=200).map(task_id).collect();
         assert_eq!(created, expected);
-        assert_eq!(store.counts().await.unwrap().queued, 200);
+        assert_eq!(store.counts().await.unwrap().sessions.queued, 200);
     });
 }

@@ -6,7 +6,7 @@ use kage_core::attempt::Attempt;
 use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
-use kage_core::job::JobState;
+use kage_core::job::{JobKind, JobState};
 use kage_core::time::Timestamp;
 
 use super::Model;
@@ -195,9 +195,14 @@ impl Reads for Model {
     fn counts(&self) -> Result<Counts, EngineError> {
         let mut counts = Counts::default();
         for row in self.jobs.rows.values() {
+            let of_kind = match row.job.kind {
+                JobKind::Session => &mut counts.sessions,
+                JobKind::Verify { .. } => &mut counts.verifies,
+                JobKind::Baseline { .. } => &mut counts.bases,
+            };
             match row.job.state {
-                JobState::Queued { .. } => counts.queued += 1,
-                JobState::Leased { .. } => counts.leased += 1,
+                JobState::Queued { .. } => of_kind.queued += 1,
+                JobState::Leased { .. } => of_kind.leased += 1,
                 JobState::Done => {}
             }
         }

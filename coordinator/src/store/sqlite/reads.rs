@@ -8,7 +8,7 @@ use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, Tas
 use kage_core::session::Session;
 use kage_core::task::{Task, TaskSpec};
 use kage_core::time::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use rusqlite::{Connection, Params, Row, params};
 
 use super::record::{
     self, ATTEMPT_COLUMNS, JOB_COLUMNS, SESSION_COLUMNS, agent_columns, attempt_columns, checkpoint_columns,
@@ -23,8 +23,8 @@ use crate::store::apply::waiting;
 use crate::store::command::QueuedJob;
 use crate::store::error::EngineError;
 use crate::store::query::{
-    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, LiveAttempt, PageToken, Reads, TaskEvent,
-    TaskPage, TaskView, Work,
+    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, JobCounts, LiveAttempt, PageToken, Reads,
+    TaskEvent, TaskPage, TaskView, Work,
 };
 
 type Result<T> = std::result::Result<T, EngineError>;
@@ -479,18 +479,32 @@ impl Reads for Connection {
     }
 
     fn counts(&self) -> Result<Counts> {
-        // One statement per state, so that each is a range of the index of open jobs; SQLite
-        // uses that index only where its own condition stands.
-        let count = |sql| -> Result<u64> {
-            let found: Option<i64> = self
-                .prepare_cached(sql)
-                .and_then(|mut statement| statement.query_row([], |row| row.get(0)).optional())
-                .map_err(failed)?;
-            Ok(u64::try_from(found.unwrap_or_default()).unwrap_or_default())
+        // A range of the index of open jobs, which SQLite uses only where its own condition stands.
+        let open = all(
+            self,
+            "SELECT state = 1, verifies IS NOT NULL, baseline, count(*) FROM jobs WHERE state < 2 GROUP BY 1, 2, 3",
+            params![],
+            |row| {
+                let kind: (bool, bool, bool) = (get(row, 0)?, get(row, 1)?, get(row, 2)?);
+                Ok((kind, get_int(row, 3)?))
+            },
+        )?;
+        let count = |verifies, baseline| {
+            let of = |leased| {
+                let kind = (leased, verifies, baseline);
+                open.iter()
+                    .find(|(found, _)| *found == kind)
+                    .map_or(0, |(_, count)| *count)
+            };
+            JobCounts {
+                queued: of(false),
+                leased: of(true),
+            }
         };
         Ok(Counts {
-            queued: count("SELECT count(*) FROM jobs WHERE state < 2 AND state = 0")?,
-            leased: count("SELECT count(*) FROM jobs WHERE state < 2 AND state = 1")?,
+            sessions: count(false, false),
+            verifies: count(true, false),
+            bases: count(true, true),
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::store::conformance::fixture::{
     activity, agent_id, append, appended, at, attempt_id, claimed, committed, crashed, exhausted, request, result,
     spec, started, task_id, told, verdict,
 };
-use crate::store::{Appended, CancelTask, StopAttempt, Store, StoreError};
+use crate::store::{Appended, CancelTask, JobCounts, StopAttempt, Store, StoreError};
 
 pub(in crate::store::conformance) async fn a_task_goes_from_queued_to_verified(store: Store) {
     let jobs = begin(&store, 1, CHECKED).await;
@@ -27,7 +27,8 @@ pub(in crate::store::conformance) async fn a_task_goes_from_queued_to_verified(s
     assert_eq!(state(&store, 0).await, SessionStateKind::Running);
     assert_eq!(store.queued_jobs().await.unwrap(), vec![]);
     let counts = store.counts().await.unwrap();
-    assert_eq!((counts.queued, counts.leased), (0, 1));
+    assert_eq!((counts.sessions.queued, counts.sessions.leased), (0, 1));
+    assert_eq!(counts.verifies, JobCounts::default());
 
     let changes = appended(&store, 1, 1, vec![activity(1), committed(2), claimed(3)]).await;
     assert_eq!(state(&store, 0).await, SessionStateKind::Claimed);
@@ -36,11 +37,15 @@ pub(in crate::store::conformance) async fn a_task_goes_from_queued_to_verified(s
     assert_eq!(verify.kind, JobKind::Verify { commit });
     assert_eq!(verify.affinity.avoid, Some(agent_id(1)), "another one judges");
     assert_eq!(verify.requirements, job.requirements);
+    let counts = store.counts().await.unwrap();
+    assert_eq!(counts.sessions, JobCounts::default());
+    assert_eq!((counts.verifies.queued, counts.verifies.leased), (1, 0));
 
     started(&store, verify, 2, 1, 2).await;
     assert_eq!(state(&store, 0).await, SessionStateKind::Verifying);
     let changes = appended(&store, 2, 2, vec![verdict(1, VerdictKind::Passed)]).await;
     assert_eq!(changes.tasks, vec![task_id(1)]);
+    assert_eq!(changes.over, [SessionStateKind::Verified]);
     let view = view(&store).await;
     assert_eq!(view.task.state, TaskState::Succeeded);
     assert_eq!(view.task.ended_at, Some(at(10_002)));
