@@ -270,10 +270,7 @@ mod tests {
         let mode = std::fs::metadata(&root).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         let id = first.agent();
-        assert!(matches!(
-            StateDir::open(&root, &random),
-            Err(StateError::Locked { .. })
-        ));
+        assert!(matches!(StateDir::open(&root, &random), Err(StateError::Locked { .. })));
         drop(first);
         assert_eq!(StateDir::open(&root, &random).unwrap().agent(), id);
     }

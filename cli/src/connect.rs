@@ -174,7 +174,7 @@ async fn found(settings: &Settings, state: &StateDir, absent: WhenAbsent) -> Res
 async fn first_agent(client: &Client) {
     let deadline = Instant::now() + AGENT_LIMIT;
     while Instant::now() < deadline {
-        match client.fleet().list_agents(v1::ListAgentsRequest {}).await {
+        match client.fleet().list_agents(v1::ListAgentsRequest::default()).await {
             Ok(listed) if listed.get_ref().agents.is_empty() => tokio::time::sleep(POLL).await,
             // What the caller asks for next will say what is wrong.
             Ok(_) | Err(_) => return,

@@ -14,6 +14,8 @@ use crate::auth::Principal;
 use crate::coordinator::Coordinator;
 use crate::store::{Named, ReadError, Request, StoreError, TaskView};
 
+mod page;
+
 pub(crate) mod access;
 pub(crate) mod agent;
 pub(crate) mod checkpoint;

@@ -494,6 +494,17 @@ impl Cluster {
 }
 
 async fn list_agents(client: &Client) -> Option<Vec<v1::Agent>> {
-    let response = client.fleet().list_agents(v1::ListAgentsRequest {}).await.ok()?;
-    Some(response.into_inner().agents)
+    let mut agents = Vec::new();
+    let mut request = v1::ListAgentsRequest::default();
+    loop {
+        let page = client.fleet().list_agents(request).await.ok()?.into_inner();
+        agents.extend(page.agents);
+        if page.next_page_token.is_empty() {
+            return Some(agents);
+        }
+        request = v1::ListAgentsRequest {
+            page_token: page.next_page_token,
+            page_size: 500,
+        };
+    }
 }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use kage_agent::enrolment;
 use kage_core::access::JoinToken;
 use kage_core::task::Labels;
-use kage_proto::client::{Credentials, PemFile};
+use kage_proto::client::{Client, Credentials, PemFile};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use serde::Serialize;
@@ -135,8 +135,7 @@ pub(super) async fn revoke(invocation: &Invocation, agent: String) -> anyhow::Re
 
 pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
-    let response = access.client.fleet().list_agents(v1::ListAgentsRequest {}).await;
-    let agents = response.map_err(ApiError::from)?.into_inner().agents;
+    let agents = all(&access.client).await?;
     let json: Vec<_> = agents.iter().map(agent_json).collect();
     invocation.out.result(&json)?;
     invocation.out.text(&view::table(
@@ -147,11 +146,30 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
         for adapter in agent.adapters.iter().filter(|a| !a.unavailable.is_empty()) {
             invocation.out.text(&format!(
                 "{}: {} cannot be used: {}",
-                agent.name, adapter.name, adapter.unavailable
+                called(agent),
+                adapter.name,
+                adapter.unavailable
             ))?;
         }
     }
     Ok(Exit::Done)
+}
+
+/// Every agent, page by page.
+async fn all(client: &Client) -> Result<Vec<v1::Agent>, ApiError> {
+    let mut agents = Vec::new();
+    let mut request = v1::ListAgentsRequest::default();
+    loop {
+        let page = client.fleet().list_agents(request).await?.into_inner();
+        agents.extend(page.agents);
+        if page.next_page_token.is_empty() {
+            return Ok(agents);
+        }
+        request = v1::ListAgentsRequest {
+            page_token: page.next_page_token,
+            ..v1::ListAgentsRequest::default()
+        };
+    }
 }
 
 pub(super) async fn drain(invocation: &Invocation, agent: String) -> anyhow::Result<Exit> {
@@ -170,7 +188,8 @@ pub(super) async fn drain(invocation: &Invocation, agent: String) -> anyhow::Res
     invocation.out.result(&agent_json(&agent))?;
     invocation.out.text(&format!(
         "{} takes no more work; it still runs {}",
-        agent.name, agent.busy
+        called(&agent),
+        agent.busy
     ))?;
     Ok(Exit::Done)
 }
@@ -185,9 +204,10 @@ pub(super) async fn cordon(invocation: &Invocation, agent: String) -> anyhow::Re
     let agent = response.map_err(ApiError::from)?.into_inner().agent.unwrap_or_default();
     invocation.out.result(&agent_json(&agent))?;
     invocation.out.text(&format!(
-        "{name} gets no new work until `kage agent uncordon {name}`; it still runs {}",
+        "{} gets no new work until `kage agent uncordon {}`; it still runs {}",
+        called(&agent),
+        view::short_id(&agent.id),
         agent.busy,
-        name = agent.name
     ))?;
     Ok(Exit::Done)
 }
@@ -201,8 +221,13 @@ pub(super) async fn uncordon(invocation: &Invocation, agent: String) -> anyhow::
     let response = access.client.fleet().uncordon_agent(request).await;
     let agent = response.map_err(ApiError::from)?.into_inner().agent.unwrap_or_default();
     invocation.out.result(&agent_json(&agent))?;
-    invocation.out.text(&format!("{} gets work again", agent.name))?;
+    invocation.out.text(&format!("{} gets work again", called(&agent)))?;
     Ok(Exit::Done)
+}
+
+/// Its name, which others may have too, and its id.
+fn called(agent: &v1::Agent) -> String {
+    format!("{} ({})", agent.name, view::short_id(&agent.id))
 }
 
 fn agent_json(agent: &v1::Agent) -> AgentJson<'_> {

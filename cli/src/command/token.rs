@@ -1,6 +1,7 @@
 //! `kage token`: makes, lists and takes back tokens.
 
 use kage_core::task::Labels;
+use kage_proto::client::Client;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use serde::Serialize;
@@ -76,8 +77,7 @@ async fn create_join_token(invocation: &Invocation, args: TokenCreate) -> anyhow
 
 pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
-    let response = access.client.access().list_tokens(v1::ListTokensRequest {}).await;
-    let tokens = response.map_err(ApiError::from)?.into_inner().tokens;
+    let tokens = all(&access.client).await?;
     let json: Vec<_> = tokens.iter().map(token_json).collect();
     invocation.out.result(&json)?;
     invocation.out.text(&view::table(
@@ -98,6 +98,23 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
         }),
     ))?;
     Ok(Exit::Done)
+}
+
+/// Every token, page by page.
+async fn all(client: &Client) -> Result<Vec<v1::Token>, ApiError> {
+    let mut tokens = Vec::new();
+    let mut request = v1::ListTokensRequest::default();
+    loop {
+        let page = client.access().list_tokens(request).await?.into_inner();
+        tokens.extend(page.tokens);
+        if page.next_page_token.is_empty() {
+            return Ok(tokens);
+        }
+        request = v1::ListTokensRequest {
+            page_token: page.next_page_token,
+            ..v1::ListTokensRequest::default()
+        };
+    }
 }
 
 pub(super) async fn revoke(invocation: &Invocation, token_id: String) -> anyhow::Result<Exit> {

@@ -75,7 +75,11 @@ impl Fleet {
     async fn connected(&mut self, state: &StateDir, access: &Access) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            let list = access.client.fleet().list_agents(v1::ListAgentsRequest {}).await;
+            let list = access
+                .client
+                .fleet()
+                .list_agents(v1::ListAgentsRequest::default())
+                .await;
             let agents = list.map_err(ApiError::from)?.into_inner().agents;
             let connected = agents.iter().filter(|a| a.state() == v1::AgentState::Connected).count();
             if connected == self.agents.len() {

@@ -10,6 +10,7 @@ use kage_proto::v1;
 use kage_proto::v1::access_service_server::AccessService;
 use tonic::{Request, Response, Status};
 
+use super::page::{OfToken, page};
 use super::{principal, read_error, request, store_error};
 use crate::auth::Principal;
 use crate::coordinator::Coordinator;
@@ -75,10 +76,14 @@ impl AccessService for Access {
         message: Request<v1::ListTokensRequest>,
     ) -> Result<Response<v1::ListTokensResponse>, Status> {
         let caller = principal(&message);
-        let tokens = self.0.store.person_tokens().await.map_err(read_error)?;
-        let visible = tokens.iter().filter(|token| concerns(&caller, token));
+        let message = message.into_inner();
+        let mut tokens = self.0.store.person_tokens().await.map_err(read_error)?;
+        tokens.retain(|token| concerns(&caller, token));
+        let place = |token: &PersonToken| OfToken(token.created_at, token.id);
+        let (tokens, next_page_token) = page(tokens, place, message.page_size, &message.page_token)?;
         Ok(Response::new(v1::ListTokensResponse {
-            tokens: visible.map(view).collect(),
+            tokens: tokens.iter().map(view).collect(),
+            next_page_token,
         }))
     }
 

@@ -87,7 +87,15 @@ async fn converse(
     };
     caller.may_speak_for(hello.agent)?;
     let protocol = agreed_protocol(&hello)?;
-    let (session, joined) = Session::open(Arc::clone(&coordinator), &caller, hello, protocol, outbox).await?;
+    // In boxes of their own: what they need for a moment, an idle agent would hold for days.
+    let opening = Box::pin(Session::open(
+        Arc::clone(&coordinator),
+        &caller,
+        hello,
+        protocol,
+        outbox,
+    ));
+    let (session, joined) = opening.await?;
     let agent = session.agent;
     tracing::info!(%agent, name = session.name, "agent connected");
     let result = session.run(inbound, joined.cut, revoked).await;
@@ -252,7 +260,7 @@ impl Session {
                 Some(_) = self.starts.join_next() => {}
                 message = inbound.message() => match message {
                     Ok(Some(request)) => {
-                        if let Err(error) = self.handle(request).await {
+                        if let Err(error) = Box::pin(self.handle(request)).await {
                             break Err(error);
                         }
                     }

@@ -13,6 +13,7 @@ use kage_proto::v1;
 use kage_proto::v1::fleet_service_server::FleetService;
 use tonic::{Request, Response, Status};
 
+use super::page::{OfAgent, page};
 use super::{no_tls, not_repeatable, principal, read_error, request, store_error};
 use crate::auth::Principal;
 use crate::coordinator::Coordinator;
@@ -21,6 +22,8 @@ use crate::{dispatch, view};
 
 /// Shortest beginning of an agent's id that is looked up.
 const MIN_PREFIX: usize = 4;
+/// How many of those that a text may mean are named.
+const NAMED: usize = 5;
 /// How long a join token is good.
 const JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(10 * 60);
 
@@ -34,11 +37,15 @@ impl FleetService for Fleet {
         message: Request<v1::ListAgentsRequest>,
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         let caller = principal(&message);
+        let message = message.into_inner();
         let mut agents = self.0.store.agents().await.map_err(read_error)?;
         agents.retain(|agent| self.works_for(&caller, agent.id));
+        let place = |agent: &Agent| OfAgent(agent.name.clone(), agent.id);
+        let (agents, next_page_token) = page(agents, place, message.page_size, &message.page_token)?;
         let agents = agents.into_iter().map(|agent| view::agent(&self.0, agent));
         Ok(Response::new(v1::ListAgentsResponse {
             agents: agents.collect(),
+            next_page_token,
         }))
     }
 
@@ -252,10 +259,17 @@ fn named(agents: Vec<Agent>, text: &str) -> Result<Agent, ApiError> {
         Err(none) if none.is_empty() => Err(ApiError::NotFound {
             what: format!("agent {text}"),
         }),
-        Err(_) => Err(ApiError::invalid(
-            "agent",
-            format_args!("{text} names several agents; give an id"),
-        )),
+        Err(several) => {
+            let ids: Vec<_> = several.iter().take(NAMED).map(|agent| agent.id.short()).collect();
+            let more = if several.len() > NAMED { " and others" } else { "" };
+            Err(ApiError::invalid(
+                "agent",
+                format_args!(
+                    "{text} names several agents: {}{more}; give the id of one",
+                    ids.join(", ")
+                ),
+            ))
+        }
     }
 }
 
@@ -306,5 +320,10 @@ mod tests {
             let found = found.as_ref().map(|a| a.name.as_str()).map_err(ApiError::reason);
             assert_eq!(found, expected, "{text:?}");
         }
+        let error = named(fleet(), "twin").unwrap_err().to_string();
+        assert!(
+            error.contains("twin names several agents: cccc0000, dddd0000;"),
+            "{error}"
+        );
     }
 }

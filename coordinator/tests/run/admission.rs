@@ -391,7 +391,7 @@ async fn a_persons_token_lasts_until_it_is_taken_back() {
     let listed = cluster
         .client
         .access()
-        .list_tokens(v1::ListTokensRequest {})
+        .list_tokens(v1::ListTokensRequest::default())
         .await
         .unwrap();
     let tokens = listed.into_inner().tokens;

@@ -229,7 +229,7 @@ async fn a_draining_agent_gets_no_new_work() {
     let agents = cluster
         .client
         .fleet()
-        .list_agents(v1::ListAgentsRequest {})
+        .list_agents(v1::ListAgentsRequest::default())
         .await
         .unwrap();
     let agents = agents.into_inner().agents;

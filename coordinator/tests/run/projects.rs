@@ -122,7 +122,11 @@ async fn an_admin_of_a_project_looks_after_that_project() {
     assert_eq!(own.project, "mine");
     let more = person_of(&cluster, &admin, v1::Role::View, "default").await;
     assert_eq!(reason(more), "PERMISSION_DENIED");
-    let listed = admin.access().list_tokens(v1::ListTokensRequest {}).await.unwrap();
+    let listed = admin
+        .access()
+        .list_tokens(v1::ListTokensRequest::default())
+        .await
+        .unwrap();
     assert!(listed.into_inner().tokens.iter().all(|token| token.project == "mine"));
     let revoke = |token: &v1::Token| v1::RevokeTokenRequest {
         request_id: request_id(),
@@ -144,9 +148,28 @@ async fn an_admin_of_a_project_looks_after_that_project() {
     let (mine, theirs) = (member(&cluster, "mine").await, member(&cluster, "theirs").await);
     let _mine = FakeAgent::connect_by(&mine.client, hello_of(&mine)).await;
     let _theirs = FakeAgent::connect_by(&theirs.client, hello_of(&theirs)).await;
-    let seen = admin.fleet().list_agents(v1::ListAgentsRequest {}).await.unwrap();
+    let seen = admin
+        .fleet()
+        .list_agents(v1::ListAgentsRequest::default())
+        .await
+        .unwrap();
     let seen: Vec<_> = seen.into_inner().agents.into_iter().map(|agent| agent.id).collect();
     assert_eq!(seen, [mine.id.to_string()]);
+    let mut pages = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListAgentsRequest {
+            page_size: 1,
+            page_token,
+        };
+        let page = cluster.client.fleet().list_agents(request).await.unwrap().into_inner();
+        pages.push(page.agents.len());
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(pages, [1, 1]);
     let cordon = |agent: &str| v1::CordonAgentRequest {
         request_id: request_id(),
         agent: agent.to_owned(),

@@ -56,7 +56,7 @@ async fn nothing_is_answered_without_the_token() {
             .code(),
         stranger
             .fleet()
-            .list_agents(v1::ListAgentsRequest {})
+            .list_agents(v1::ListAgentsRequest::default())
             .await
             .unwrap_err()
             .code(),

@@ -120,6 +120,48 @@ async fn a_result_is_compared_shown_and_landed() {
 }
 
 #[tokio::test]
+async fn down_ends_the_daemon_and_refuses_while_a_task_runs() {
+    let person = Person::new();
+    person.adapter("sleeper", "cat >/dev/null; echo asleep; sleep 1000");
+    let repo = Repo::sample(&person.path("repo"));
+    let down = async |arguments: &[&str]| person.kage(repo.path(), &[&["down"], arguments].concat()).await;
+    let nothing = down(&[]).await;
+    assert_eq!(nothing.code, 0, "{nothing:#?}");
+    assert!(nothing.out.contains("nothing to stop"), "{nothing:#?}");
+
+    let sleep = ["run", "sleep", "--with", "sleeper", "-d", "--format", "json"];
+    let asleep = person.kage(repo.path(), &sleep).await;
+    let task = asleep.json()["task"].as_str().unwrap().to_owned();
+    wait_for("the sleeper runs", async || {
+        let task = shown(&person, &repo, &task).await;
+        (task["sessions"][0]["state"] == "running").then_some(())
+    })
+    .await;
+    let busy = down(&[]).await;
+    assert_eq!(busy.code, 2, "{busy:#?}");
+    let words = format!("task {} has not ended", &task[..8]);
+    assert!(busy.err.contains(&words) && busy.err.contains("--force"), "{busy:#?}");
+    let forced = down(&["--force"]).await;
+    assert_eq!(forced.code, 0, "{forced:#?}");
+    let gone = person.kage(repo.path(), &["ls"]).await;
+    assert_eq!(gone.code, 8, "{gone:#?}");
+
+    // What was handed back goes on with the next daemon.
+    let again = person.kage(repo.path(), &sleep).await;
+    assert_eq!(again.code, 0, "{again:#?}");
+    wait_for("the sleeper runs again", async || {
+        let task = shown(&person, &repo, &task).await;
+        (task["sessions"][0]["state"] == "running").then_some(())
+    })
+    .await;
+    for task in [task.as_str(), again.json()["task"].as_str().unwrap()] {
+        assert_eq!(person.kage(repo.path(), &["stop", task]).await.code, 0);
+        assert_eq!(person.kage(repo.path(), &["wait", task]).await.code, 130);
+    }
+    assert_eq!(down(&[]).await.code, 0);
+}
+
+#[tokio::test]
 async fn mistakes_have_an_exit_code_and_say_what_to_do() {
     let person = Person::new();
     let empty = Repo::empty(&person.path("empty"));

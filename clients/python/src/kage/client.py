@@ -162,9 +162,16 @@ class Client:
         return self._call(self._tasks.GetReport, request).report
 
     def agents(self) -> tuple[Agent, ...]:
-        """The worker machines."""
-        reply = self._call(self._fleet.ListAgents, fleet_service_pb2.ListAgentsRequest())
-        return tuple(reply.agents)
+        """The worker machines, by name."""
+        agents: list[Agent] = []
+        page_token = ""
+        while True:
+            request = fleet_service_pb2.ListAgentsRequest(page_token=page_token)
+            reply = self._call(self._fleet.ListAgents, request)
+            agents.extend(reply.agents)
+            page_token = reply.next_page_token
+            if not page_token:
+                return tuple(agents)
 
     def watch(
         self,

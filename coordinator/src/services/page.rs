@@ -1,0 +1,159 @@
+//! Pages of lists that are read whole: what is sent at once has a bound, and whoever goes on from
+//! a page gets neither a thing twice nor misses one, although the list changes between the pages.
+
+use std::fmt;
+use std::str::FromStr;
+
+use kage_core::id::{AgentId, TokenId};
+use kage_core::time::Timestamp;
+use kage_proto::status::ApiError;
+
+const SIZE: u32 = 100;
+const MAX_SIZE: u32 = 500;
+
+/// Where a thing stands in a list. Its text is what a client gives to go on after it.
+pub(super) trait Place: Ord + fmt::Display + FromStr<Err = NoPlace> {}
+
+/// Why a text is no place.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is not one that a page of this list gave")]
+pub(super) struct NoPlace;
+
+/// Of an agent: by name, which several may have.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct OfAgent(pub(super) String, pub(super) AgentId);
+
+/// Of a person's token: the oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct OfToken(pub(super) Timestamp, pub(super) TokenId);
+
+impl Place for OfAgent {}
+impl Place for OfToken {}
+
+/// Cuts a page out of a list, and says where the next one begins; empty when there is none.
+///
+/// # Errors
+/// When the client goes on from where no page ended.
+pub(super) fn page<T, P: Place>(
+    list: Vec<T>,
+    place: impl Fn(&T) -> P,
+    size: u32,
+    token: &str,
+) -> Result<(Vec<T>, String), ApiError> {
+    let invalid = |error: NoPlace| ApiError::invalid("page_token", error);
+    let after = match token {
+        "" => None,
+        text => Some(text.parse::<P>().map_err(invalid)?),
+    };
+    let size = match size {
+        0 => SIZE,
+        size => size.min(MAX_SIZE),
+    };
+    let mut placed: Vec<_> = list.into_iter().map(|thing| (place(&thing), thing)).collect();
+    placed.retain(|(place, _)| after.as_ref().is_none_or(|after| place > after));
+    placed.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let more = placed.len() > size as usize;
+    placed.truncate(size as usize);
+    let next = placed.last().filter(|_| more).map(|(place, _)| place.to_string());
+    Ok((
+        placed.into_iter().map(|(_, thing)| thing).collect(),
+        next.unwrap_or_default(),
+    ))
+}
+
+impl fmt::Display for OfAgent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.1, self.0)
+    }
+}
+
+impl FromStr for OfAgent {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Self, NoPlace> {
+        let (id, name) = text.split_once('-').ok_or(NoPlace)?;
+        Ok(Self(name.to_owned(), id.parse().map_err(|_| NoPlace)?))
+    }
+}
+
+impl fmt::Display for OfToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.1, self.0.as_millis())
+    }
+}
+
+impl FromStr for OfToken {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Self, NoPlace> {
+        let (id, at) = text.split_once('-').ok_or(NoPlace)?;
+        let at = at.parse().map_err(|_| NoPlace)?;
+        Ok(Self(Timestamp::from_millis(at), id.parse().map_err(|_| NoPlace)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent(n: u128, name: &str) -> OfAgent {
+        OfAgent(name.to_owned(), AgentId::from_random(n))
+    }
+
+    /// Everything, page by page; between two pages the list may change.
+    fn all(mut list: Vec<OfAgent>, size: u32, between: impl Fn(&mut Vec<OfAgent>)) -> Vec<OfAgent> {
+        let (mut seen, mut token) = (Vec::new(), String::new());
+        loop {
+            let (page, next) = page(list.clone(), OfAgent::clone, size, &token).unwrap();
+            assert!(page.len() <= size as usize);
+            seen.extend(page);
+            if next.is_empty() {
+                return seen;
+            }
+            token = next;
+            between(&mut list);
+        }
+    }
+
+    #[test]
+    fn pages_in_turn_are_the_list() {
+        let list = vec![
+            agent(3, "b"),
+            agent(1, "b"),
+            agent(2, "a-b"),
+            agent(4, "ü"),
+            agent(5, ""),
+        ];
+        let mut sorted = list.clone();
+        sorted.sort();
+        for size in 1..7 {
+            assert_eq!(all(list.clone(), size, |_| {}), sorted, "pages of {size}");
+        }
+        assert_eq!(all(Vec::new(), 1, |_| {}), []);
+        // What goes, or comes before, neither repeats nor hides another.
+        let without_two = all(list.clone(), 2, |list| {
+            list.retain(|place| place.1 != AgentId::from_random(2))
+        });
+        assert_eq!(without_two, sorted);
+        let mut more = list;
+        more.push(agent(9, "üz"));
+        assert_eq!(all(more, 2, |list| list.insert(0, agent(8, "")))[5..], [agent(9, "üz")]);
+    }
+
+    #[test]
+    fn a_page_is_bounded_and_goes_on_only_from_a_place() {
+        let many: Vec<_> = (1..1000).map(|n| agent(n, "x")).collect();
+        for (asked, given) in [(0, SIZE), (1, 1), (400, 400), (u32::MAX, MAX_SIZE)] {
+            let (page, _) = page(many.clone(), OfAgent::clone, asked, "").unwrap();
+            assert_eq!(page.len(), given as usize);
+        }
+        let token = OfToken(Timestamp::from_millis(1_700_000_000_000_007), TokenId::from_random(7));
+        assert_eq!(token.to_string().parse(), Ok(token));
+        let soon = format!("{}-soon", TokenId::from_random(7));
+        for text in ["x", "-", "1-x", &soon] {
+            assert_eq!(text.parse::<OfToken>(), Err(NoPlace), "{text:?}");
+        }
+        let error = page(many, OfAgent::clone, 1, "1-x").unwrap_err();
+        assert_eq!(error.reason(), "INVALID_ARGUMENT");
+    }
+}
