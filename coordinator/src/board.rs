@@ -263,6 +263,24 @@ impl Board {
         }
     }
 
+    /// The attempts that agents work on.
+    pub(crate) fn running(&self) -> Vec<(AgentId, AttemptId)> {
+        let running = |(id, member): (&AgentId, &Member)| {
+            let id = *id;
+            member
+                .running
+                .keys()
+                .map(move |attempt| (id, *attempt))
+                .collect::<Vec<_>>()
+        };
+        self.members.iter().flat_map(running).collect()
+    }
+
+    /// True when a job waits or is offered.
+    pub(crate) fn holds(&self, job: JobId) -> bool {
+        self.places.contains_key(&job) || self.offers.values().any(|offer| offer.job.job == job)
+    }
+
     /// Leases were extended.
     pub(crate) fn renewed(&mut self, agent: AgentId, attempts: &[AttemptId], now: Instant) {
         let until = now + self.timings.lease_ttl;

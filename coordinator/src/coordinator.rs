@@ -146,7 +146,13 @@ impl Fences {
         }
     }
 
-    fn close(&self, attempt: AttemptId) {
+    /// The attempts that are being written to.
+    pub(crate) fn held(&self) -> Vec<AttemptId> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// The attempt has ended.
+    pub(crate) fn close(&self, attempt: AttemptId) {
         if let Some(fence) = self.lock().get(&attempt) {
             fence.closed.cancel();
         }

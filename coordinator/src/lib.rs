@@ -22,6 +22,7 @@ pub mod access;
 mod auth;
 mod cursor;
 mod dispatch;
+mod doubt;
 mod results;
 mod retention;
 mod view;

@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::State;
+use axum::middleware::Next;
+use axum::response::IntoResponse as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -111,9 +114,30 @@ pub(crate) async fn router(
         .add_service(reflection);
     let guarded = grpc
         .into_axum_router()
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(coordinator),
+            to_the_end,
+        ))
         .merge(routes::routes(Arc::clone(coordinator)))
         .layer(axum::middleware::from_fn_with_state(door, auth::guard));
     Ok(web::for_browsers(guarded, web_origins))
+}
+
+/// Carries a call that began out to its end, whether or not its caller waits for it: what is
+/// stored has consequences that nobody else would see to.
+async fn to_the_end(
+    State(coordinator): State<Arc<Coordinator>>,
+    request: axum::extract::Request,
+    next: Next,
+) -> axum::response::Response {
+    match coordinator.tasks.spawn(next.run(request)).await {
+        Ok(response) => response,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends.
+            Err(_) => http::StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        },
+    }
 }
 
 /// The two ends of a shutdown.

@@ -32,7 +32,7 @@ use crate::secrets::Secrets;
 use crate::server::{self, ReflectionError, Served, Stopping};
 use crate::store::{ExtendAllLeases, OpenError, ReadError, Store, StoreError};
 use crate::topics::Topics;
-use crate::{dispatch, retention, telemetry};
+use crate::{dispatch, doubt, retention, telemetry};
 
 /// Why a coordinator did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -252,12 +252,8 @@ async fn fill_board(store: &Store, config: &Config) -> Result<Board, RunError> {
             board.shut_out(enrolment.agent);
         }
     }
-    for live in live {
-        let view = store.task(live.task).await.map_err(RunError::Read)?;
-        let mut sessions = view.into_iter().flat_map(|view| view.sessions);
-        if sessions.any(|session| session.id == live.session && session.cancel_requested) {
-            board.stop(live.agent, live.attempt);
-        }
+    for (agent, attempt) in doubt::stopped(store, &live).await.map_err(RunError::Read)? {
+        board.stop(agent, attempt);
     }
     Ok(board)
 }
@@ -281,6 +277,7 @@ impl Filled {
             now: CancellationToken::new(),
         };
         coordinator.tasks.spawn(dispatch::run(Arc::clone(&coordinator)));
+        coordinator.tasks.spawn(doubt::run(Arc::clone(&coordinator)));
         if makes_room {
             let making_room = retention::run(Arc::clone(&coordinator), config.retention);
             coordinator.tasks.spawn(making_room);

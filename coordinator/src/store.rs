@@ -20,7 +20,7 @@ use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::time::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 mod admission;
 mod apply;
@@ -73,6 +73,8 @@ pub const MAX_PAGE: u32 = 1000;
 #[derive(Debug, Clone)]
 pub struct Store {
     engine: Engine,
+    /// Told when nobody knows what a commit did. One permit is enough.
+    doubt: Arc<Notify>,
 }
 
 #[derive(Debug, Clone)]
@@ -105,30 +107,31 @@ impl Store {
             .name("store".to_owned())
             .spawn(move || Writer::new(database, connection, messages, journal).run())
             .map_err(OpenError::Thread)?;
-        Ok(Self {
-            engine: Engine::Sqlite {
-                writer,
-                thread: Arc::new(Mutex::new(Some(thread))),
-                readers,
-                recent,
-            },
-        })
+        Ok(Self::over(Engine::Sqlite {
+            writer,
+            thread: Arc::new(Mutex::new(Some(thread))),
+            readers,
+            recent,
+        }))
+    }
+
+    fn over(engine: Engine) -> Self {
+        Self {
+            engine,
+            doubt: Arc::default(),
+        }
     }
 
     /// A store that forgets everything when its last handle is dropped.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self {
-            engine: Engine::Memory(Arc::default()),
-        }
+        Self::over(Engine::Memory(Arc::default()))
     }
 
     /// The same by way of a disk that is slow and fails as it is told.
     #[must_use]
     pub fn in_memory_on(disk: Disk) -> Self {
-        Self {
-            engine: Engine::Memory(Arc::new(Memory::on(disk))),
-        }
+        Self::over(Engine::Memory(Arc::new(Memory::on(disk))))
     }
 
     /// Carries out a command. When it returns `Ok`, its effects are durable.
@@ -146,7 +149,16 @@ impl Store {
         let unknown = |_| StoreError::Unknown {
             source: Arc::new(EngineError::BrokenOff),
         };
-        answer.await.map_err(unknown)?
+        let answer = answer.await.unwrap_or_else(|gone| Err(unknown(gone)));
+        if let Err(StoreError::Unknown { .. }) = &answer {
+            self.doubt.notify_one();
+        }
+        answer
+    }
+
+    /// Waits for a command of unknown outcome: what follows it was told to nobody.
+    pub(crate) async fn doubted(&self) {
+        self.doubt.notified().await;
     }
 
     /// Carries out what waits, refuses what comes later, and lets go of the database.

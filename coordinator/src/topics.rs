@@ -42,6 +42,16 @@ impl Topics {
         self.bump(task, |version| version.output += 1);
     }
 
+    /// Anything may have changed of any task.
+    pub(crate) fn all_changed(&self) {
+        for topic in self.lock().values() {
+            topic.send_modify(|version| {
+                version.rows += 1;
+                version.output += 1;
+            });
+        }
+    }
+
     fn bump(&self, task: TaskId, change: impl FnOnce(&mut Version)) {
         if let Entry::Occupied(topic) = self.lock().entry(task) {
             // Nobody can subscribe meanwhile: that needs the lock.

@@ -8,6 +8,7 @@ mod clocks;
 mod cluster;
 mod control;
 mod delivery;
+mod doubt;
 mod fleet;
 mod planes;
 mod projects;

@@ -105,7 +105,7 @@ impl Faulty {
             recent,
         };
         Self {
-            store: Store { engine },
+            store: Store::over(engine),
             plan,
             dir,
         }

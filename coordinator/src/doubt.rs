@@ -1,0 +1,83 @@
+//! What is done when nobody knows what a commit did: it may have queued a job, ended an
+//! attempt or a task, and whoever asked for it was told neither. Everything in memory that
+//! follows what is stored is compared with it once more.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kage_core::id::{AgentId, AttemptId};
+
+use crate::coordinator::Coordinator;
+use crate::store::{LiveAttempt, ReadError, Store};
+
+/// The wait before the store is read again that could not be read.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Puts memory right after each commit of unknown outcome, until a shutdown begins.
+pub(crate) async fn run(coordinator: Arc<Coordinator>) {
+    loop {
+        tokio::select! {
+            biased;
+            () = coordinator.closing.cancelled() => return,
+            () = coordinator.store.doubted() => {}
+        }
+        while let Err(error) = compare(&coordinator).await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot read what a commit of unknown outcome did"
+            );
+            tokio::select! {
+                biased;
+                () = coordinator.closing.cancelled() => return,
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+}
+
+async fn compare(coordinator: &Coordinator) -> Result<(), ReadError> {
+    // Before reading: what begins meanwhile is not taken for something that ended.
+    let (running, held) = (coordinator.board().running(), coordinator.fences.held());
+    let queued = coordinator.store.queued_jobs().await?;
+    let live = coordinator.store.live_attempts(None).await?;
+    let stopped = stopped(&coordinator.store, &live).await?;
+    let live: BTreeSet<AttemptId> = live.iter().map(|live| live.attempt).collect();
+    {
+        let mut board = coordinator.board();
+        for job in queued {
+            if !board.holds(job.job) {
+                board.enqueue(job);
+            }
+        }
+        for (agent, attempt) in running {
+            if !live.contains(&attempt) {
+                board.ended(agent, attempt);
+            }
+        }
+        for (agent, attempt) in stopped {
+            board.stop(agent, attempt);
+        }
+    }
+    for attempt in held {
+        if !live.contains(&attempt) {
+            coordinator.fences.close(attempt);
+        }
+    }
+    coordinator.topics.all_changed();
+    coordinator.placeable.notify_one();
+    Ok(())
+}
+
+/// Attempts that go on although their session was cancelled, with their agents.
+pub(crate) async fn stopped(store: &Store, live: &[LiveAttempt]) -> Result<Vec<(AgentId, AttemptId)>, ReadError> {
+    let mut stopped = Vec::new();
+    for live in live {
+        let view = store.task(live.task).await?;
+        let mut sessions = view.into_iter().flat_map(|view| view.sessions);
+        if sessions.any(|session| session.id == live.session && session.cancel_requested) {
+            stopped.push((live.agent, live.attempt));
+        }
+    }
+    Ok(stopped)
+}
