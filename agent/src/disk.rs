@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Limits;
 use crate::live::Live;
+use crate::ports::Blocking;
 use crate::state::Paths;
 use crate::uses::Uses;
 use crate::workspace::{folders, remove_folder};
@@ -50,18 +51,19 @@ impl Usage {
     /// What the state directory of an agent takes; an agent may run in it.
     pub async fn of(state_dir: &Path) -> Self {
         let paths = Paths::at(state_dir);
+        let bytes = |path| bytes_in(&Blocking::Threads, path);
         let mut usage = Self {
-            outbox: bytes_in(paths.output()).await,
-            mirrors: bytes_in(paths.mirrors()).await,
+            outbox: bytes(paths.output()).await,
+            mirrors: bytes(paths.mirrors()).await,
             checkpoints: 0,
-            worktrees: bytes_in(paths.worktrees()).await,
-            scratch: bytes_in(paths.scratches()).await,
-            contexts: bytes_in(paths.contexts()).await,
+            worktrees: bytes(paths.worktrees()).await,
+            scratch: bytes(paths.scratches()).await,
+            contexts: bytes(paths.contexts()).await,
         };
         for part in ["", "-wal", "-shm"] {
             let mut file = paths.outbox().into_os_string();
             file.push(part);
-            usage.outbox += bytes_in(file.into()).await;
+            usage.outbox += bytes(file.into()).await;
         }
         for mirror in mirrors(&paths) {
             let Ok(mirror) = Mirror::open_or_init(mirror).await else {
@@ -82,8 +84,8 @@ fn mirrors(paths: &Paths) -> Vec<PathBuf> {
 }
 
 /// Bytes that a file, or a folder with all in it, takes. What goes away meanwhile is nothing.
-async fn bytes_in(path: PathBuf) -> u64 {
-    let counting = tokio::task::spawn_blocking(move || {
+async fn bytes_in(blocking: &Blocking, path: PathBuf) -> u64 {
+    let counting = blocking.run(move || {
         let mut bytes = 0;
         let mut open = vec![path];
         while let Some(path) = open.pop() {
@@ -120,6 +122,7 @@ pub(crate) struct Disk {
     live: Live,
     uses: Uses,
     worktrees: Worktrees,
+    blocking: Blocking,
     /// Sizes of checkpoints, which change only when one is added.
     sizes: HashMap<String, (SystemTime, u64)>,
     /// Mirrors in which something was forgotten.
@@ -135,8 +138,16 @@ struct Group {
 }
 
 impl Disk {
-    pub(crate) fn new(paths: Paths, limits: Limits, live: Live, uses: Uses, worktrees: Worktrees) -> Self {
+    pub(crate) fn new(
+        paths: Paths,
+        limits: Limits,
+        live: Live,
+        uses: Uses,
+        worktrees: Worktrees,
+        blocking: Blocking,
+    ) -> Self {
         Self {
+            blocking,
             paths,
             limits,
             live,
@@ -161,10 +172,10 @@ impl Disk {
     }
 
     async fn look(&mut self) {
-        let bytes = bytes_in(self.paths.worktrees()).await;
+        let bytes = bytes_in(&self.blocking, self.paths.worktrees()).await;
         self.worktrees.0.store(bytes, Ordering::Relaxed);
         self.forget_checkpoints().await;
-        let over = bytes_in(self.paths.mirrors()).await > self.limits.mirrors;
+        let over = bytes_in(&self.blocking, self.paths.mirrors()).await > self.limits.mirrors;
         for path in mirrors(&self.paths) {
             let due = self.collected.get(&path).is_none_or(|last| last.elapsed() >= COLLECT);
             if due && (over || self.forgotten.contains(&path)) {
@@ -265,7 +276,7 @@ impl Disk {
     async fn remove_mirrors(&mut self) {
         let mut all = Vec::new();
         for path in mirrors(&self.paths) {
-            let bytes = bytes_in(path.clone()).await;
+            let bytes = bytes_in(&self.blocking, path.clone()).await;
             all.push((last_use(&path), path, bytes));
         }
         all.sort();
@@ -301,7 +312,7 @@ impl Disk {
 
     /// Removes base contexts, the one that was not used for longest first, until the rest fits.
     async fn remove_contexts(&self) {
-        let mut all = contexts(self.paths.contexts()).await;
+        let mut all = contexts(&self.blocking, self.paths.contexts()).await;
         all.sort();
         let mut total: u64 = all.iter().map(|(_, _, bytes)| bytes).sum();
         for (_, path, bytes) in all {
@@ -321,8 +332,8 @@ impl Disk {
 
 /// The base contexts in a folder: when each was last used, and its bytes. What is still being
 /// written has another kind of name.
-async fn contexts(folder: PathBuf) -> Vec<(SystemTime, PathBuf, u64)> {
-    let listing = tokio::task::spawn_blocking(move || {
+async fn contexts(blocking: &Blocking, folder: PathBuf) -> Vec<(SystemTime, PathBuf, u64)> {
+    let listing = blocking.run(move || {
         let entries = std::fs::read_dir(folder).into_iter().flatten();
         let files = entries.filter_map(Result::ok).filter_map(|entry| {
             entry.file_name().to_str()?.parse::<Digest>().ok()?;

@@ -128,7 +128,7 @@ impl Stored {
     async fn open(config: &Config, ports: &Ports) -> Result<Self, RunError> {
         let (root, random, limits) = (config.state_dir.clone(), Arc::clone(&ports.random), config.limits);
         let blocking = ports.blocking.clone();
-        let opening = tokio::task::spawn_blocking(move || {
+        let opening = ports.blocking.run(move || {
             let state = StateDir::open(&root, &random).map_err(RunError::State)?;
             let paths = state.paths();
             let opened = outbox::open(
@@ -189,6 +189,7 @@ impl Stored {
             live.clone(),
             uses.clone(),
             worktrees.clone(),
+            ports.blocking.clone(),
         );
         let shop = Arc::new(Shop {
             name: config.name.clone(),

@@ -114,10 +114,12 @@ pub fn http_client(credentials: &Credentials) -> reqwest::Result<reqwest::Client
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::trace!("a TLS provider is installed already");
     }
-    let mut builder = reqwest::Client::builder();
-    if let Some(ca) = &credentials.ca {
-        builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(ca.content())?);
-    }
+    let authorities = match &credentials.ca {
+        Some(ca) => reqwest::Certificate::from_pem_bundle(ca.content())?,
+        // Those of the system are not read, which would take as long as the rest of a start.
+        None => Vec::new(),
+    };
+    let mut builder = reqwest::Client::builder().tls_certs_only(authorities);
     if let Some(identity) = &credentials.identity {
         let pem = [identity.certificate.content(), b"\n", identity.key.content()].concat();
         builder = builder.identity(reqwest::Identity::from_pem(&pem)?);

@@ -265,8 +265,8 @@ impl Board {
 
     /// The attempts that agents work on.
     pub(crate) fn running(&self) -> Vec<(AgentId, AttemptId)> {
-        let running = |(id, member): (&AgentId, &Member)| {
-            let id = *id;
+        let running = |member: &Member| {
+            let id = member.agent.id;
             member
                 .running
                 .keys()

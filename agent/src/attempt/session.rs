@@ -160,6 +160,7 @@ async fn work_on(attempt: &Attempt, adapter: Arc<dyn Adapter>, input: SessionInp
         tokio::time::sleep(grace).await;
     };
     tokio::select! {
+        biased;
         recorded = recorded => recorded?,
         () = too_long => tracing::warn!("output of a stopped attempt was dropped"),
     }

@@ -62,6 +62,7 @@ impl Place {
             self.live.clone(),
             self.uses.clone(),
             Worktrees::default(),
+            Blocking::Threads,
         )
     }
 }

@@ -1,12 +1,13 @@
 //! People under load: they repeat a call with the same request id until it is answered, and
 //! watch on from their cursor when the stream breaks.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kage_proto::client::Client;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::watch_task_response::Item;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::record::Record;
@@ -42,7 +43,7 @@ impl Person {
     /// # Panics
     /// When there is no answer in time.
     pub async fn create(&self, spec: v1::TaskSpec) -> Option<String> {
-        let request = format!("{:032x}", rand::random::<u128>());
+        let request = self.record.draw();
         let spec = v1::TaskSpec {
             prompt: format!("{} {request}", spec.prompt),
             ..spec
@@ -117,7 +118,7 @@ impl Person {
     /// # Panics
     /// When there is no answer in time.
     pub async fn cancel(&self, task: &str) {
-        let request = format!("{:032x}", rand::random::<u128>());
+        let request = self.record.draw();
         let call = Call::Cancel {
             request: request.clone(),
             task: task.to_owned(),

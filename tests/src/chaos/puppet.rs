@@ -114,9 +114,9 @@ impl Puppet {
         Self {
             name: name.to_owned(),
             client,
+            agent_id: record.draw(),
+            boot_id: record.draw(),
             record,
-            agent_id: format!("{:032x}", rand::random::<u128>()),
-            boot_id: format!("{:032x}", rand::random::<u128>()),
             held: BTreeMap::new(),
             offered: BTreeMap::new(),
         }
@@ -183,6 +183,7 @@ impl Puppet {
                 self.deliver(&links).await?;
             }
             tokio::select! {
+                biased;
                 order = links.orders.message() => match order? {
                     Some(order) => self.order(&links, order).await?,
                     None => return Ok(()),

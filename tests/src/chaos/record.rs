@@ -1,27 +1,54 @@
-//! The one record that everybody writes to, in the order of the writing.
+//! The one record that everybody writes to, in the order of the writing, and what they draw
+//! their ids from.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::history::{Answer, Call, History, What};
 
+/// Draws 128 random bits.
+pub type Random = Arc<dyn Fn() -> u128 + Send + Sync>;
+
 /// A history in the making. Clones write to the same one.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone)]
 pub struct Record {
     history: Arc<Mutex<History>>,
     calls: Arc<AtomicU64>,
+    random: Random,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self::drawing(Arc::new(rand::random::<u128>))
+    }
 }
 
 impl From<History> for Record {
     fn from(history: History) -> Self {
         Self {
             history: Arc::new(Mutex::new(history)),
-            calls: Arc::default(),
+            ..Self::default()
         }
     }
 }
 
 impl Record {
+    /// An empty one whose writers draw from here.
+    #[must_use]
+    pub fn drawing(random: Random) -> Self {
+        Self {
+            history: Arc::default(),
+            calls: Arc::default(),
+            random,
+        }
+    }
+
+    /// An id that nobody has.
+    #[must_use]
+    pub fn draw(&self) -> String {
+        format!("{:032x}", (self.random)())
+    }
+
     /// Writes a line.
     pub fn add(&self, who: &str, what: What) {
         self.lock().add(who, what);
@@ -61,5 +88,13 @@ impl Record {
     fn lock(&self) -> std::sync::MutexGuard<'_, History> {
         // Lines are added whole.
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Record")
+            .field("lines", &self.len())
+            .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,91 @@
+//! The real coordinator and the real agents in a simulated world: one thread, one seed, and
+//! everything that happens follows from it.
+//!
+//! Real: the dispatcher, the board, every service and the store's commands on the model; the
+//! agent's control session, leases, outbox (on SQLite), ledger, delivery, recorder and attempts;
+//! tonic, hyper and h2 between them. Simulated: the network (turmoil), time, the clocks on the
+//! wall, randomness, the disk under the store, the adapter. Files of output, state directories
+//! and outboxes are real files, worked on in place, and survive a crash as after kill -9.
+//!
+//! Left out: git, blobs and whatever goes by plain HTTP, so tasks have no repository and no
+//! base context, and nothing is verified or kept as a checkpoint; TLS; the SQLite of the
+//! coordinator, which the store's conformance suite holds against the model that runs here.
+//!
+//! Each world is a process of its own: what tokio numbers is then numbered the same each time.
+//! A seed that failed: `KAGE_SEED=7 cargo test -p kage-tests --test simulation seeds -- --nocapture`
+//! (with `RUST_LOG=info` to see what the daemons say).
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
+mod world;
+mod adapter;
+mod hosts;
+mod faults;
+mod people;
+mod checks;
+mod run;
+mod processes;
+
+use std::time::Instant;
+
+use kage_tests::tier::Tier;
+use processes::{asked_for, replay, worlds};
+use run::{Figures, Plant};
+
+/// Seeds whose failures are told in full.
+const TOLD: usize = 5;
+
+#[test]
+fn seeds() {
+    if let Some(asked) = asked_for() {
+        return asked.carry_out();
+    }
+    let begun = Instant::now();
+    let count = Tier::now().pick(10, 300, 10_000);
+    let outcomes = worlds(0..count, Plant::Nothing);
+    let spent = begun.elapsed();
+    let mut total = Figures::default();
+    for outcome in &outcomes {
+        total.add(&outcome.figures);
+    }
+    eprintln!("{count} seeds in {spent:.1?}: {}", total.words(spent));
+    let failed: Vec<_> = outcomes.iter().filter(|outcome| !outcome.wrong.is_empty()).collect();
+    for outcome in failed.iter().take(TOLD) {
+        let (seed, wrong) = (outcome.seed, &outcome.wrong);
+        eprintln!("seed {seed}: {wrong:#?}\n    {}", replay(seed));
+    }
+    assert!(failed.is_empty(), "{} of {count} seeds failed", failed.len());
+}
+
+#[test]
+fn a_seed_goes_the_same_way_twice() {
+    let count = Tier::now().pick(3, 20, 200);
+    let first = worlds(0..count, Plant::Nothing);
+    let second = worlds(0..count, Plant::Nothing);
+    for (first, second) in first.iter().zip(&second) {
+        let lines = first.trace.iter().zip(&second.trace);
+        if let Some((at, (one, other))) = lines.enumerate().find(|(_, (one, other))| one != other) {
+            let before = first.trace[at.saturating_sub(10)..at].join("\n");
+            let seed = first.seed;
+            panic!(
+                "seed {seed}: line {at} differs:\n{one}\n{other}\nafter\n{before}\n{}",
+                replay(seed)
+            );
+        }
+        assert_eq!(first.trace.len(), second.trace.len(), "seed {}", first.seed);
+        assert!(!first.trace.is_empty(), "seed {} left a trace", first.seed);
+    }
+}
+
+/// Something is wrong in each of these worlds: whoever does not find it finds nothing.
+#[test]
+fn what_is_planted_is_found() {
+    for plant in [Plant::LyingStore, Plant::RottenSpool] {
+        let outcomes = worlds(0..16, plant);
+        let found = outcomes.iter().filter(|outcome| !outcome.wrong.is_empty()).count();
+        let planted: u64 = outcomes.iter().map(|outcome| outcome.figures.planted).sum();
+        let worlds = outcomes.len();
+        eprintln!("{plant:?}: planted {planted} times, found in {found} of {worlds} worlds");
+        assert!(found > 0, "{plant:?} is found");
+    }
+}

@@ -1,0 +1,77 @@
+//! People in a simulated world: they create tasks with calls that they repeat until they are
+//! answered, and now and then once more; they cancel some, and watch each to its end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+use kage_tests::chaos::clients::Person;
+use kage_tests::chaos::puppet::PUPPET;
+use kage_tests::tasks::{Describe, task};
+
+use crate::adapter::SCRIPTED;
+use crate::hosts::client;
+use crate::world::{Dice, World, count};
+
+/// The wait before a call that was not answered is made again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Somebody's day.
+pub(crate) async fn day(world: Arc<World>, name: String) -> turmoil::Result {
+    let dice = world.dice(&name);
+    let person = Person::new(&name, client(), world.record.clone());
+    while turmoil::sim_elapsed().is_some_and(|elapsed| elapsed < world.healed) {
+        tokio::time::sleep(dice.millis(0, 6000)).await;
+        let request = world.record.draw();
+        let spec = spec(&dice, &request);
+        let Some(id) = create(&person, &request, &spec).await else {
+            continue;
+        };
+        world.log(format_args!("{name} has task {id}"));
+        let cancelled = async {
+            if dice.chance(150) {
+                tokio::time::sleep(dice.millis(0, 5000)).await;
+                person.cancel(&id).await;
+            }
+        };
+        let repeated = async {
+            if dice.chance(300) {
+                tokio::time::sleep(dice.millis(0, 8000)).await;
+                count(&world.counts.repeats);
+                // Whatever it is told is written down.
+                drop(person.try_create(&request, spec.clone()).await);
+            }
+        };
+        let (end, (), ()) = tokio::join!(person.watch(&id), cancelled, repeated);
+        world.log(format_args!("{name} saw the end of {id}: {:?}", end.state()));
+    }
+    world.busy.fetch_sub(1, Ordering::Relaxed);
+    Ok(())
+}
+
+fn spec(dice: &Dice, request: &str) -> v1::TaskSpec {
+    let mut spec = task(&format!("task of {request}")).policy(|policy| {
+        policy.timeout_ms = 40_000;
+        policy.idle_timeout_ms = 8000;
+        policy.max_attempts = u32::try_from(1 + dice.below(3)).unwrap();
+        policy.priority = i32::try_from(dice.below(3)).unwrap() - 1;
+    });
+    for n in 0..1 + dice.below(3) {
+        let adapter = if dice.chance(700) { SCRIPTED } else { PUPPET };
+        spec = spec.session(&format!("{adapter}-{n}"), adapter, "");
+    }
+    spec
+}
+
+/// Asks until there is an answer. `None` when it was refused.
+async fn create(person: &Person, request: &str, spec: &v1::TaskSpec) -> Option<String> {
+    loop {
+        match person.try_create(request, spec.clone()).await {
+            Ok(id) => return Some(id),
+            Err(ApiError::Unavailable { .. } | ApiError::Internal { .. }) => tokio::time::sleep(AGAIN).await,
+            Err(_) => return None,
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! What those in one simulated world share: the seed and what is drawn from it, the clocks on
+//! the wall, what was written down, and how well the disk does.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kage_core::event::OutputStream;
+use kage_core::time::Timestamp;
+use kage_tests::chaos::record::Record;
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tempfile::TempDir;
+
+/// When every world begins.
+const EPOCH: u64 = 1_800_000_000_000;
+
+/// Draws from the seed. Clones draw from the same place.
+#[derive(Debug, Clone)]
+pub(crate) struct Dice(Arc<Mutex<SmallRng>>);
+
+impl Dice {
+    /// Those of one user: what others draw does not change what it draws.
+    fn of(seed: u64, user: &str) -> Self {
+        // FNV: the same everywhere and always.
+        let hash = user.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        Self(Arc::new(Mutex::new(SmallRng::seed_from_u64(seed ^ hash))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SmallRng> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// 128 bits.
+    pub(crate) fn bits(&self) -> u128 {
+        self.lock().random()
+    }
+
+    /// A number below `end`, which is not 0.
+    pub(crate) fn below(&self, end: u64) -> u64 {
+        self.lock().random_range(0..end)
+    }
+
+    /// True so often in a thousand.
+    pub(crate) fn chance(&self, thousandths: u64) -> bool {
+        self.below(1000) < thousandths
+    }
+
+    /// One of these.
+    pub(crate) fn pick<T: Copy>(&self, from: &[T]) -> T {
+        from[usize::try_from(self.below(from.len() as u64)).unwrap()]
+    }
+
+    /// Whole milliseconds, from one to the other.
+    pub(crate) fn millis(&self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.below(to - from + 1))
+    }
+}
+
+/// What an adapter gave its attempt to report.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Emitted {
+    /// Words of its activities, in order.
+    pub(crate) activities: Vec<String>,
+    /// Bytes by stream.
+    pub(crate) output: BTreeMap<&'static str, Vec<u8>>,
+    /// How it ended, when it ended by itself.
+    pub(crate) end: Option<End>,
+}
+
+/// How an adapter ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It said that it was done.
+    Done,
+    /// It failed.
+    Failed,
+}
+
+/// Counters of what happened.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Commands of the store that went wrong.
+    pub(crate) store_faults: AtomicU64,
+    /// Reads of the store that went wrong.
+    pub(crate) read_faults: AtomicU64,
+    /// Crashes of coordinator and agents.
+    pub(crate) crashes: AtomicU64,
+    /// Starts of daemons.
+    pub(crate) starts: AtomicU64,
+    /// Links cut or held.
+    pub(crate) cuts: AtomicU64,
+    /// Jumps of clocks.
+    pub(crate) jumps: AtomicU64,
+    /// Calls made again although they were answered.
+    pub(crate) repeats: AtomicU64,
+    /// Faults that no system could survive.
+    pub(crate) planted: AtomicU64,
+}
+
+/// One world.
+#[derive(Debug)]
+pub(crate) struct World {
+    /// What everything follows from.
+    pub(crate) seed: u64,
+    /// When everything is whole again for good. People create tasks until then.
+    pub(crate) healed: Duration,
+    /// What clients, watchers and puppets saw.
+    pub(crate) record: Record,
+    /// By attempt.
+    pub(crate) emitted: Mutex<BTreeMap<String, Emitted>>,
+    /// True while faults are drawn.
+    pub(crate) trouble: AtomicBool,
+    /// True once the coordinator's clock was off.
+    pub(crate) jumped: AtomicBool,
+    /// People who have not seen the end of their tasks.
+    pub(crate) busy: AtomicUsize,
+    /// What happened how often.
+    pub(crate) counts: Counts,
+    log: Mutex<Vec<String>>,
+    clocks: Mutex<BTreeMap<String, Arc<AtomicI64>>>,
+    dir: TempDir,
+}
+
+impl World {
+    /// A world before its beginning.
+    pub(crate) fn new(seed: u64) -> Arc<Self> {
+        let ids = Dice::of(seed, "record");
+        // Memory where there is any: nobody pulls a plug here.
+        let memory = Path::new("/dev/shm");
+        let dir = tempfile::Builder::new().prefix("kage-world-").to_owned();
+        let dir = if memory.is_dir() {
+            dir.tempdir_in(memory)
+        } else {
+            dir.tempdir()
+        };
+        Arc::new(Self {
+            seed,
+            healed: Dice::of(seed, "healed").millis(10_000, 40_000),
+            record: Record::drawing(Arc::new(move || ids.bits())),
+            emitted: Mutex::default(),
+            trouble: AtomicBool::new(false),
+            jumped: AtomicBool::new(false),
+            busy: AtomicUsize::new(0),
+            counts: Counts::default(),
+            log: Mutex::default(),
+            clocks: Mutex::default(),
+            dir: dir.unwrap(),
+        })
+    }
+
+    /// What somebody draws from.
+    pub(crate) fn dice(&self, user: &str) -> Dice {
+        Dice::of(self.seed, user)
+    }
+
+    /// Where a host keeps its files.
+    pub(crate) fn dir(&self, host: &str) -> PathBuf {
+        self.dir.path().join(host)
+    }
+
+    /// Writes down what happened, and when.
+    pub(crate) fn log(&self, what: impl std::fmt::Display) {
+        let at = turmoil::sim_elapsed().unwrap_or_default();
+        self.log_at(at, what);
+    }
+
+    /// The same, from outside of all hosts.
+    pub(crate) fn log_at(&self, at: Duration, what: impl std::fmt::Display) {
+        let line = format!("{:>9.3} {what}", at.as_secs_f64());
+        self.log.lock().unwrap().push(line);
+    }
+
+    /// Everything that was written down.
+    pub(crate) fn take_log(&self) -> Vec<String> {
+        std::mem::take(&mut self.log.lock().unwrap())
+    }
+
+    /// How far the clock of a host is off, in milliseconds.
+    pub(crate) fn offset(&self, host: &str) -> Arc<AtomicI64> {
+        let mut clocks = self.clocks.lock().unwrap();
+        Arc::clone(clocks.entry(host.to_owned()).or_default())
+    }
+
+    /// The clock on a host's wall.
+    pub(crate) fn clock(&self, host: &str) -> Arc<dyn Fn() -> Timestamp + Send + Sync> {
+        let offset = self.offset(host);
+        Arc::new(move || {
+            let elapsed = turmoil::sim_elapsed().unwrap_or_default().as_millis();
+            let true_time = EPOCH + u64::try_from(elapsed).unwrap();
+            Timestamp::from_millis(true_time.saturating_add_signed(offset.load(Ordering::Relaxed)))
+        })
+    }
+
+    /// Notes something that an adapter reports.
+    pub(crate) fn emit(&self, attempt: &str, change: impl FnOnce(&mut Emitted)) {
+        let mut emitted = self.emitted.lock().unwrap();
+        change(emitted.entry(attempt.to_owned()).or_default());
+    }
+
+    /// Notes bytes that an adapter prints.
+    pub(crate) fn print(&self, attempt: &str, stream: OutputStream, bytes: &[u8]) {
+        self.emit(attempt, |emitted| {
+            emitted
+                .output
+                .entry(stream.as_str())
+                .or_default()
+                .extend_from_slice(bytes);
+        });
+    }
+}
+
+/// Counts once more.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+thread_local! {
+    /// Panics in this thread since somebody asked. A task that panics says so to nobody else.
+    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Sees to it that panics are noticed.
+pub(crate) fn notice_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANICS.with_borrow_mut(|panics| panics.push(info.to_string()));
+            usual(info);
+        }));
+    });
+}
+
+/// Panics since the last call.
+pub(crate) fn take_panics() -> Vec<String> {
+    PANICS.take()
+}
