@@ -111,7 +111,10 @@ pub enum RunError {
 /// When it cannot start, or the coordinator shut it out. Losing the coordinator is no error:
 /// it connects again, forever.
 pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> Result<(), RunError> {
-    program::check().await.map_err(RunError::Git)?;
+    // A simulation runs no git, and a child of it would not wait for simulated time.
+    if let Blocking::Threads = ports.blocking {
+        program::check().await.map_err(RunError::Git)?;
+    }
     let stored = Stored::open(&config, &ports).await?;
     let delivering = stored.deliver(config, ports)?;
     delivering.workspaces_swept().await;

@@ -93,7 +93,10 @@ impl From<ReflectionError> for RunError {
 /// When it cannot start; see [`RunError`].
 pub async fn run(config: Config, mut ports: Ports, shutdown: CancellationToken) -> Result<(), RunError> {
     config.check().map_err(RunError::Config)?;
-    program::check().await.map_err(RunError::Git)?;
+    // A simulation runs no git, and a child of it would not wait for simulated time.
+    if let Blocking::Threads = ports.blocking {
+        program::check().await.map_err(RunError::Git)?;
+    }
     let held = Held::open(&config, &ports)?;
     let (listen, on_ready) = (Arc::clone(&ports.listen), ports.on_ready.take());
     let filled = held.fill(&config, ports).await?;
