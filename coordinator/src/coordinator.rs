@@ -1,7 +1,7 @@
 //! What every service shares: the store and what hangs on it, and the one place where
 //! the changes that a command brought about are followed up.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kage_core::id::AttemptId;
@@ -121,7 +121,7 @@ impl std::fmt::Debug for Coordinator {
 /// The attempts that are being written to: closing one stops its output at once, without
 /// a look into the store for every batch.
 #[derive(Debug, Default)]
-pub(crate) struct Fences(Mutex<HashMap<AttemptId, Fence>>);
+pub(crate) struct Fences(Mutex<BTreeMap<AttemptId, Fence>>);
 
 #[derive(Debug, Clone)]
 struct Fence {
@@ -158,7 +158,7 @@ impl Fences {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<AttemptId, Fence>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<AttemptId, Fence>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,8 +2,8 @@
 //! else. A watcher that was woken reads from the store and the output files at its own
 //! pace, so that a slow one holds up nobody.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kage_core::id::TaskId;
@@ -20,7 +20,7 @@ pub(crate) struct Version {
 
 /// The tasks that somebody watches.
 #[derive(Debug, Default)]
-pub(crate) struct Topics(Mutex<HashMap<TaskId, watch::Sender<Version>>>);
+pub(crate) struct Topics(Mutex<BTreeMap<TaskId, watch::Sender<Version>>>);
 
 impl Topics {
     /// Wakes the caller at every change from now on.
@@ -63,7 +63,7 @@ impl Topics {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, watch::Sender<Version>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, watch::Sender<Version>>> {
         // A version number cannot be left half-changed by a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
