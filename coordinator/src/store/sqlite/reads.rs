@@ -29,7 +29,7 @@ use crate::store::query::{
 
 type Result<T> = std::result::Result<T, EngineError>;
 
-fn one<T>(
+pub(super) fn one<T>(
     connection: &Connection,
     sql: &str,
     params: impl Params,
@@ -40,7 +40,7 @@ fn one<T>(
     rows.next().map_err(failed)?.map(read).transpose()
 }
 
-fn all<T>(
+pub(super) fn all<T>(
     connection: &Connection,
     sql: &str,
     params: impl Params,

@@ -4,6 +4,7 @@
 use kage_core::id::TaskId;
 use rusqlite::{Connection, ErrorCode, Params, Row, params};
 
+use super::reads;
 use super::value::{corrupt, failed, get, id};
 use crate::store::error::{EngineError, StoreError};
 use crate::store::journal::Journal;
@@ -82,12 +83,7 @@ impl<'a> SqliteRows<'a> {
         params: impl Params,
         read: impl FnOnce(&Row<'_>) -> Result<T, EngineError>,
     ) -> Result<Option<T>, Failed> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
-        let mut rows = statement.query(params).map_err(failed)?;
-        match rows.next().map_err(failed)? {
-            Some(row) => Ok(Some(read(row)?)),
-            None => Ok(None),
-        }
+        Ok(reads::one(self.connection, sql, params, read)?)
     }
 
     fn all<T>(
@@ -96,13 +92,7 @@ impl<'a> SqliteRows<'a> {
         params: impl Params,
         read: impl Fn(&Row<'_>) -> Result<T, EngineError>,
     ) -> Result<Vec<T>, Failed> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
-        let mut rows = statement.query(params).map_err(failed)?;
-        let mut values = Vec::new();
-        while let Some(row) = rows.next().map_err(failed)? {
-            values.push(read(row)?);
-        }
-        Ok(values)
+        Ok(reads::all(self.connection, sql, params, read)?)
     }
 }
 
