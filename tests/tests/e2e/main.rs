@@ -21,6 +21,7 @@ mod long_prompt;
 mod namespaces;
 mod recovery;
 mod remote;
+mod removal;
 mod renewal;
 mod three_agents;
 mod upgrade;

@@ -1,7 +1,10 @@
-//! Failures on the way do not end a session that waiting or another machine cures.
+//! Failures on the way do not end a session that waiting, another machine or another adapter
+//! cures.
 
 use kage_proto::v1;
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
+use kage_tests::command::Person;
+use kage_tests::repo::{Repo, VERIFY};
 use kage_tests::tasks::{Describe, session, task};
 
 #[tokio::test]
@@ -45,5 +48,71 @@ async fn a_used_up_limit_is_waited_for_and_a_full_disk_is_left() {
     for incident in &only.incidents {
         let history = &report.rows[0].history;
         assert!(history.contains(&incident.summary), "{history:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_whose_adapter_cannot_go_on_is_solved_by_one_it_falls_back_to() {
+    let person = Person::new();
+    // Half of the work is there when the first is shut out; the second has no say in it.
+    person.adapter(
+        "expired",
+        "cat >/dev/null; echo 'the sign is wrong' > notes.txt; echo 'HTTP 401: unauthorized' >&2; exit 1",
+    );
+    person.adapter(
+        "spent",
+        "cat >/dev/null; echo 'quota exceeded, resets in 2 h' >&2; exit 1",
+    );
+    person.adapter(
+        "heir",
+        "cat >/dev/null; grep -q sign notes.txt && echo 'add() { echo $(($1 + $2)); }' > add.sh",
+    );
+    let repo = Repo::sample(&person.path("repo"));
+    let run = [
+        "run",
+        "mend it",
+        "--with",
+        "expired",
+        "--fallback",
+        "spent,heir",
+        "--verify",
+        VERIFY,
+        "--format",
+        "json",
+    ];
+    let run = person.kage(repo.path(), &run).await;
+    assert_eq!(run.code, 0, "{run:#?}");
+    let report = run.json();
+    let [session] = report["sessions"].as_array().unwrap().as_slice() else {
+        panic!("one session: {report:#}");
+    };
+    assert_eq!(report["winner"], "expired", "its name stays: {report:#}");
+    assert_eq!(
+        (&session["adapter"], &session["state"], &session["attempts"]),
+        (&"heir".into(), &"verified".into(), &3.into()),
+        "{report:#}"
+    );
+    let takes_over = ["spent takes over from expired", "heir takes over from spent"];
+    let compared = person.kage(repo.path(), &["compare"]).await;
+    for words in takes_over {
+        let history = session["history"].as_array().unwrap().iter();
+        let told = history
+            .filter_map(|line| line.as_str())
+            .filter(|line| line.contains(words));
+        assert_eq!(told.count(), 1, "{words}: {report:#}");
+        assert!(compared.out.contains(words), "{words}: {compared:#?}");
+    }
+    let shown = person.kage(repo.path(), &["show", "--format", "json"]).await.json();
+    assert_eq!(shown["sessions"][0]["adapter"], "heir", "{shown:#}");
+    let shown = person.kage(repo.path(), &["show"]).await;
+    for attempt in [2, 3] {
+        let words = format!("attempt {attempt} went on from checkpoint");
+        assert!(shown.out.contains(&words), "{shown:#?}");
+    }
+
+    // What the first left is part of the result.
+    let diff = person.kage(repo.path(), &["diff"]).await;
+    for line in ["+the sign is wrong", "+add() { echo $(($1 + $2)); }"] {
+        assert!(diff.out.contains(line), "{diff:#?}");
     }
 }
