@@ -46,6 +46,8 @@ pub(crate) struct Kept {
     pub(crate) renews: bool,
     /// Events are acknowledged.
     pub(crate) acks: bool,
+    /// Batches of events that were not.
+    pub(crate) withheld: u32,
     pub(crate) lease_ttl: Duration,
     /// Where offered work is done.
     pub(crate) repository: Option<RepositoryRef>,
@@ -313,6 +315,7 @@ impl Coordinator {
                 match request.batch.unwrap() {
                     Batch::Events(batch) => {
                         if !kept.acks {
+                            kept.withheld += 1;
                             return None;
                         }
                         let events = kept.events.entry(attempt_id.clone()).or_default();

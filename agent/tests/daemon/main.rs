@@ -10,7 +10,7 @@ mod coordinator;
 use std::time::Duration;
 
 use agent::{Agent, byte, failure, kind, work};
-use coordinator::{DEADLINE, Served};
+use coordinator::Served;
 use kage_agent::Limits;
 use kage_core::failure::FailureKind;
 use kage_proto::convert::agent::WorkKind;
@@ -262,13 +262,11 @@ async fn a_restarted_agent_delivers_what_was_left() {
     let agent = Agent::start(&served, state.path(), Limits::default());
     served.coordinator.connected(1).await;
     let attempt = served.coordinator.grant(1, work("nothing")).await;
-    // Nothing is acknowledged: the outbox keeps it beyond the agent's end.
-    let outbox = state.path().join("outbox.db-wal");
-    let deadline = std::time::Instant::now() + DEADLINE;
-    while std::fs::metadata(&outbox).map_or(0, |file| file.len()) == 0 {
-        assert!(std::time::Instant::now() < deadline, "nothing was written");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    // It was told and not acknowledged: the outbox keeps it beyond the agent's end.
+    served
+        .coordinator
+        .until("a first batch", |kept| (kept.withheld > 0).then_some(()))
+        .await;
     agent.end().await;
     served.coordinator.with(|kept| kept.acks = true);
     let agent = Agent::start(&served, state.path(), Limits::default());
