@@ -11,6 +11,7 @@ use kage_coordinator::store::{CancelTask, CreateTask, Request, Store};
 use kage_core::id::{Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::task::{Assignment, Labels, Policy, TaskSpec};
 use kage_core::time::Timestamp;
+use kage_proto::client::Client;
 use kage_proto::v1;
 use rustix::process::Signal;
 
@@ -118,13 +119,7 @@ async fn stand_still(victims: u32, loss: Loss) -> anyhow::Result<Duration> {
     }
     let mut times = Histogram::<u64>::new(3)?;
     wait_for("every session runs on the heir", async || {
-        let request = v1::ListTasksRequest {
-            project: "default".to_owned(),
-            page_size: 1000,
-            ..v1::ListTasksRequest::default()
-        };
-        let page = client.tasks().list_tasks(request).await.ok()?.into_inner();
-        for task in page.tasks {
+        for task in all_tasks(&client).await? {
             let session = task.sessions.first()?;
             let taken = session.agent == "heir" && session.state() == v1::SessionState::Running;
             if taken && let Some(since) = lost.remove(&task.id) {
@@ -135,6 +130,23 @@ async fn stand_still(victims: u32, loss: Loss) -> anyhow::Result<Duration> {
     })
     .await;
     Ok(Duration::from_millis(times.value_at_quantile(0.99)))
+}
+
+/// Every task, page by page. `None` when the coordinator does not answer.
+async fn all_tasks(client: &Client) -> Option<Vec<v1::Task>> {
+    let mut tasks = Vec::new();
+    let mut request = v1::ListTasksRequest {
+        project: "default".to_owned(),
+        ..v1::ListTasksRequest::default()
+    };
+    loop {
+        let page = client.tasks().list_tasks(request.clone()).await.ok()?.into_inner();
+        tasks.extend(page.tasks);
+        if page.next_page_token.is_empty() {
+            return Some(tasks);
+        }
+        request.page_token = page.next_page_token;
+    }
 }
 
 /// The longest start of a coordinator with an empty store, and with a full one.
