@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime};
 
 use kage_tests::command::{Person, Said, said};
@@ -18,6 +19,32 @@ fn person() -> (Person, Repo) {
     person.adapter("fixer", FIX);
     let repo = Repo::sample(&person.path("repo"));
     (person, repo)
+}
+
+/// A person whose daemon the tests that run now share: those that say which task they mean,
+/// and after which it is as it was.
+fn shared(repository: &str) -> (Arc<Person>, Repo) {
+    static SHARED: Mutex<Weak<Person>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap();
+    let person = shared.upgrade().unwrap_or_else(|| {
+        let person = Arc::new(Person::new());
+        person.adapter("fixer", FIX);
+        person.adapter("counter", "wc -c > add.sh");
+        person.adapter(
+            "spent",
+            "cat >/dev/null; echo 'quota exceeded, resets in 2 h' >&2; exit 1",
+        );
+        *shared = Arc::downgrade(&person);
+        person
+    });
+    drop(shared);
+    let repo = Repo::sample(&person.path(repository));
+    (person, repo)
+}
+
+/// The task that a command with `--format json` made.
+fn made(said: &Said) -> String {
+    said.json()["task"].as_str().unwrap().to_owned()
 }
 
 #[track_caller]
@@ -51,7 +78,7 @@ async fn an_unknown_adapter_is_refused_with_what_the_fleet_has() {
 
 #[tokio::test]
 async fn an_adapter_that_is_not_set_up_says_what_it_lacks() {
-    let (person, repo) = person();
+    let (person, repo) = shared("not-set-up");
     let run = person.kage(repo.path(), &["run", "x", "--with", "claude-api"]).await;
     check(
         &run,
@@ -62,17 +89,20 @@ async fn an_adapter_that_is_not_set_up_says_what_it_lacks() {
 
 #[tokio::test]
 async fn a_task_that_no_agent_can_run_waits_only_when_asked_to() {
-    let (person, repo) = person();
+    let (person, repo) = shared("labels");
     let labels = ["run", "x", "--with", "fixer", "--agents", "gpu=true"];
     let run = person.kage(repo.path(), &labels).await;
     check(&run, 2, &["no agent with fixer carries gpu=true", "--wait-for-agent"]);
-    let waiting = [&labels[..], &["--wait-for-agent", "-d"]].concat();
-    check(&person.kage(repo.path(), &waiting).await, 0, &[]);
-    let shown = person.kage(repo.path(), &["show"]).await;
+    let waiting = [&labels[..], &["--wait-for-agent", "-d", "--format", "json"]].concat();
+    let waiting = person.kage(repo.path(), &waiting).await;
+    check(&waiting, 0, &[]);
+    let task = made(&waiting);
+    let shown = person.kage(repo.path(), &["show", &task]).await;
     assert!(
         shown.out.contains("fixer: no agent with fixer carries gpu=true"),
         "{shown:#?}"
     );
+    check(&person.kage(repo.path(), &["stop", &task]).await, 0, &[]);
 }
 
 #[tokio::test]
@@ -94,7 +124,7 @@ async fn outside_a_repository_it_says_so() {
 
 #[tokio::test]
 async fn a_dirty_submodule_is_named_and_left_alone() {
-    let (person, repo) = person();
+    let (person, repo) = shared("submodule");
     let part = Repo::sample(&person.path("part"));
     let url = part.path().to_str().unwrap();
     let local = [("protocol.file.allow", "always")];
@@ -115,7 +145,7 @@ async fn a_dirty_submodule_is_named_and_left_alone() {
 
 #[tokio::test]
 async fn files_of_lfs_go_as_pointers_and_are_counted() {
-    let (person, repo) = person();
+    let (person, repo) = shared("lfs");
     repo.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
     let pointer = format!(
         "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12\n",
@@ -131,7 +161,7 @@ async fn files_of_lfs_go_as_pointers_and_are_counted() {
 
 #[tokio::test]
 async fn a_changed_file_behind_git_crypt_stops_the_run_and_is_named() {
-    let (person, repo) = person();
+    let (person, repo) = shared("git-crypt");
     repo.write(".gitattributes", "secret filter=git-crypt diff=git-crypt\n");
     // As git-crypt does: what is committed is not what is in the working tree.
     repo.git(&["config", "filter.git-crypt.clean", "tr a-z n-za-m"]);
@@ -165,7 +195,7 @@ async fn a_changed_file_behind_git_crypt_stops_the_run_and_is_named() {
 
 #[tokio::test]
 async fn a_verify_command_that_does_not_exist_is_no_verdict_on_the_session() {
-    let (person, repo) = person();
+    let (person, repo) = shared("no-verify");
     let run = person
         .kage(
             repo.path(),
@@ -188,25 +218,25 @@ async fn a_verify_command_that_does_not_exist_is_no_verdict_on_the_session() {
         (&session["state"], &session["verdict"]),
         (&"unverified".into(), &"errored".into())
     );
-    let shown = person.kage(repo.path(), &["show"]).await;
+    let shown = person.kage(repo.path(), &["show", &made(&run)]).await;
     assert!(shown.out.contains("no-such-command"), "{shown:#?}");
     // The work is there all the same.
-    let diff = person.kage(repo.path(), &["diff", "--session", "fixer"]).await;
+    let diff = person
+        .kage(repo.path(), &["diff", &made(&run), "--session", "fixer"])
+        .await;
     assert!(diff.out.contains("+add() { echo $(($1 + $2)); }"), "{diff:#?}");
 }
 
 #[tokio::test]
 async fn a_prompt_of_ten_megabytes_is_taken_and_one_above_the_limit_is_not() {
-    let (person, repo) = person();
-    person.adapter("counter", "wc -c > add.sh");
-    let file = person.path("prompt");
+    let (person, repo) = shared("prompt");
+    let file = person.path("long-prompt");
     let path = file.to_str().unwrap();
     std::fs::write(&file, "all work and no play\n".repeat(500_000)).unwrap();
-    let run = person
-        .kage(repo.path(), &["run", "--prompt-file", path, "--with", "counter"])
-        .await;
+    let arguments = ["run", "--prompt-file", path, "--with", "counter", "--format", "json"];
+    let run = person.kage(repo.path(), &arguments).await;
     check(&run, 0, &[]);
-    let diff = person.kage(repo.path(), &["diff"]).await;
+    let diff = person.kage(repo.path(), &["diff", &made(&run)]).await;
     let count = diff
         .out
         .lines()
@@ -217,14 +247,10 @@ async fn a_prompt_of_ten_megabytes_is_taken_and_one_above_the_limit_is_not() {
     );
 
     std::fs::write(&file, "x".repeat((16 << 20) + 1)).unwrap();
-    let run = person
-        .kage(repo.path(), &["run", "--prompt-file", path, "--with", "counter"])
-        .await;
+    let run = person.kage(repo.path(), &arguments).await;
     check(&run, 2, &["the prompt has 16777217 bytes; at most 16777216 are taken"]);
     std::fs::write(&file, b"\xff\xfe").unwrap();
-    let run = person
-        .kage(repo.path(), &["run", "--prompt-file", path, "--with", "counter"])
-        .await;
+    let run = person.kage(repo.path(), &arguments).await;
     check(&run, 2, &["cannot read the prompt", "UTF-8"]);
 }
 
@@ -253,7 +279,7 @@ async fn elsewhere(person: &Person, repo: &Repo, url: &str, token: &Path, argume
 
 #[tokio::test]
 async fn a_wrong_token_is_denied_and_says_where_right_ones_are() {
-    let (person, repo) = person();
+    let (person, repo) = shared("token");
     check(
         &person.kage(repo.path(), &["run", "x", "--with", "fixer", "-d"]).await,
         0,
@@ -307,11 +333,7 @@ async fn a_coordinator_of_another_version_is_told_from_a_broken_one() {
 
 #[tokio::test]
 async fn a_task_that_is_held_on_a_used_up_limit_ends_the_command_and_goes_on() {
-    let (person, repo) = person();
-    person.adapter(
-        "spent",
-        "cat >/dev/null; echo 'quota exceeded, resets in 2 h' >&2; exit 1",
-    );
+    let (person, repo) = shared("held");
     let run = person
         .kage(
             repo.path(),
@@ -319,7 +341,7 @@ async fn a_task_that_is_held_on_a_used_up_limit_ends_the_command_and_goes_on() {
         )
         .await;
     check(&run, 7, &["is held: spent: held until", "kage wait"]);
-    let task = run.json()["task"].as_str().unwrap().to_owned();
+    let task = made(&run);
     let wait = person.kage(repo.path(), &["wait", &task]).await;
     check(&wait, 7, &["is held"]);
     let patient = person
@@ -339,7 +361,7 @@ async fn a_task_that_is_held_on_a_used_up_limit_ends_the_command_and_goes_on() {
 
 #[tokio::test]
 async fn what_was_typed_wrong_is_named() {
-    let (person, repo) = person();
+    let (person, repo) = shared("typed");
     let file = person.path("context.json");
     std::fs::write(&file, "{\"a\": null}").unwrap();
     let context = file.to_str().unwrap();
@@ -365,7 +387,7 @@ async fn what_was_typed_wrong_is_named() {
 
 #[tokio::test]
 async fn what_is_not_there_is_not_found() {
-    let (person, repo) = person();
+    let (person, repo) = shared("not-there");
     check(
         &person.kage(repo.path(), &["run", "x", "--with", "fixer", "-d"]).await,
         0,
