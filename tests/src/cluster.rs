@@ -1,5 +1,4 @@
 //! A whole system in processes of its own: a coordinator, agents, and a client of both.
-//! State is in a temporary directory, which is kept when `KAGE_KEEP=1` says so.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,10 +8,10 @@ use std::process::ExitStatus;
 use kage_proto::client::Client;
 use kage_proto::v1;
 use rustix::process::Signal;
-use tempfile::TempDir;
 
-use crate::process::{Daemon, Launch, kill_processes_of};
+use crate::process::{Daemon, Launch};
 use crate::programs;
+use crate::root::Root;
 use crate::wait::wait_for;
 
 /// Programs that take the arguments of `kage-coordinator` and `kage-agent`.
@@ -45,20 +44,6 @@ pub struct Cluster {
     url: String,
     token: String,
     root: Root,
-}
-
-/// The temporary directory of a system.
-#[derive(Debug)]
-struct Root {
-    path: PathBuf,
-    // Removes the directory when it is dropped, unless it is to be kept.
-    _temporary: Option<TempDir>,
-}
-
-impl Drop for Root {
-    fn drop(&mut self) {
-        kill_processes_of(&self.path);
-    }
 }
 
 /// A process adapter, described by nothing but a manifest, that runs a script.
@@ -178,22 +163,9 @@ impl Cluster {
     /// When they cannot be made.
     #[must_use]
     pub fn prepare(programs: Programs) -> Self {
-        let temporary = tempfile::Builder::new()
-            .prefix("kage-cluster-")
-            .tempdir()
-            .expect("a temporary directory can be made");
-        let root = if std::env::var_os("KAGE_KEEP").is_some_and(|keep| keep == "1") {
-            let path = temporary.keep();
-            eprintln!("KAGE_KEEP=1: state is kept in {}", path.display());
-            Root { path, _temporary: None }
-        } else {
-            Root {
-                path: temporary.path().to_owned(),
-                _temporary: Some(temporary),
-            }
-        };
+        let root = Root::new("kage-cluster-");
         for directory in ["home", "logs", "tmp", "repositories"] {
-            std::fs::create_dir(root.path.join(directory)).expect("a directory can be made");
+            std::fs::create_dir(root.path().join(directory)).expect("a directory can be made");
         }
         Self {
             programs,
@@ -314,8 +286,8 @@ impl Cluster {
         environment: BTreeMap<String, OsString>,
     ) -> Launch {
         let mut all: BTreeMap<String, OsString> = BTreeMap::from([
-            ("HOME".to_owned(), self.root.path.join("home").into()),
-            ("TMPDIR".to_owned(), self.root.path.join("tmp").into()),
+            ("HOME".to_owned(), self.root.path().join("home").into()),
+            ("TMPDIR".to_owned(), self.root.path().join("tmp").into()),
             ("LANG".to_owned(), "C.UTF-8".into()),
             ("PATH".to_owned(), std::env::var_os("PATH").unwrap_or_default()),
             ("GIT_CONFIG_NOSYSTEM".to_owned(), "1".into()),
@@ -331,7 +303,7 @@ impl Cluster {
             program,
             arguments,
             environment: all,
-            log: self.root.path.join("logs").join(name),
+            log: self.root.path().join("logs").join(name),
         }
     }
 
@@ -368,25 +340,25 @@ impl Cluster {
     /// The directory of all state.
     #[must_use]
     pub fn root(&self) -> &Path {
-        &self.root.path
+        self.root.path()
     }
 
     /// The coordinator's data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.root.path.join("coordinator")
+        self.root.path().join("coordinator")
     }
 
     /// An agent's state directory.
     #[must_use]
     pub fn agent_dir(&self, name: &str) -> PathBuf {
-        self.root.path.join("agents").join(name)
+        self.root.path().join("agents").join(name)
     }
 
     /// A directory for a repository.
     #[must_use]
     pub fn repository_dir(&self, name: &str) -> PathBuf {
-        self.root.path.join("repositories").join(name)
+        self.root.path().join("repositories").join(name)
     }
 
     /// Kills the coordinator as a power cut would, and starts it again on the same port and state.
@@ -427,7 +399,7 @@ impl Cluster {
     /// What a daemon has logged so far: "coordinator", or an agent by its name.
     #[must_use]
     pub fn log(&self, name: &str) -> String {
-        let path = self.root.path.join("logs").join(name);
+        let path = self.root.path().join("logs").join(name);
         std::fs::read(path).map_or_else(|_| String::new(), |log| String::from_utf8_lossy(&log).into_owned())
     }
 

@@ -1,20 +1,19 @@
 //! The command line as a person uses it: `kage` in a state directory and a home of its own,
-//! with adapters made of shell scripts. The daemon it starts is ended on drop.
+//! with adapters made of shell scripts. The daemon it starts is killed on drop.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::programs;
+use crate::root::Root;
 
 /// A person's machine.
 #[derive(Debug)]
 pub struct Person {
-    root: TempDir,
+    root: Root,
 }
 
 /// How a command ended, and what it printed.
@@ -48,10 +47,7 @@ impl Person {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "it makes folders")]
     pub fn new() -> Self {
-        let root = tempfile::Builder::new()
-            .prefix("kage-person-")
-            .tempdir()
-            .expect("a folder");
+        let root = Root::new("kage-person-");
         std::fs::create_dir_all(root.path().join("config/kage/adapters")).expect("a folder");
         Self { root }
     }
@@ -112,25 +108,5 @@ pub fn said(output: Output) -> Said {
         code: output.status.code().unwrap_or(-1),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}
-
-impl Drop for Person {
-    fn drop(&mut self) {
-        // The daemon is the leader of its group, and has the state directory on its command line.
-        let marker = self.path("state");
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-                continue;
-            };
-            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let mine = line
-                .windows(marker.as_os_str().len())
-                .any(|part| part == marker.as_os_str().as_encoded_bytes());
-            if let (true, Some(pid)) = (mine, Pid::from_raw(pid)) {
-                // It may have ended meanwhile.
-                kill_process_group(pid, Signal::KILL).ok();
-            }
-        }
     }
 }

@@ -6,6 +6,7 @@ pub mod tier;
 pub mod wait;
 
 pub mod process;
+pub mod root;
 pub mod programs;
 pub mod repo;
 

@@ -156,10 +156,18 @@ pub fn processes_of(directory: &Path) -> Vec<u32> {
 
 /// Kills every process of a directory.
 pub fn kill_processes_of(directory: &Path) {
-    for pid in processes_of(directory) {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            let _ended = kill_process(pid, Signal::KILL);
+    // What one of them starts while it is killed is on the next list. Few lists are needed; one
+    // that the system does not let go is left to it.
+    for _ in 0..20 {
+        let processes = processes_of(directory);
+        if processes.is_empty() {
+            return;
+        }
+        for pid in processes {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            if let Some(pid) = pid {
+                let _ended = kill_process(pid, Signal::KILL);
+            }
         }
     }
 }

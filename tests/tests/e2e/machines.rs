@@ -6,11 +6,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use kage_tests::process::{Daemon, Launch, kill_processes_of};
+use kage_tests::process::{Daemon, Launch};
 use kage_tests::programs;
 use kage_tests::repo::SOLUTION;
+use kage_tests::root::Root;
 use kage_tests::wait::wait_for;
-use tempfile::TempDir;
 
 use crate::network::Network;
 
@@ -23,22 +23,16 @@ prompt = { pass = "stdin" }
 
 /// The machines. Whatever runs there is gone when this is dropped.
 pub(crate) struct Machines {
-    root: TempDir,
-    // Goes after what runs in it was killed.
+    // Whatever runs there is killed before the network goes.
+    root: Root,
     network: Option<Network>,
-}
-
-impl Drop for Machines {
-    fn drop(&mut self) {
-        kill_processes_of(self.root.path());
-    }
 }
 
 impl Machines {
     /// On the network of whoever runs the test.
     pub(crate) fn new() -> Self {
         Self {
-            root: tempfile::tempdir().unwrap(),
+            root: Root::new("kage-machines-"),
             network: None,
         }
     }
@@ -46,7 +40,7 @@ impl Machines {
     /// Each on its own end of a cable.
     pub(crate) fn on(network: Network) -> Self {
         Self {
-            root: tempfile::tempdir().unwrap(),
+            root: Root::new("kage-machines-"),
             network: Some(network),
         }
     }
