@@ -1,20 +1,14 @@
 //! The control session: one task that owns the connection to the coordinator, the leases
 //! and the attempts that run. It connects forever; a coordinator that is away is a long
 //! disconnect, during which attempts go on and are frozen only when their leases end.
-//!
-//! ```text
-//!   Down --wait--> Connecting --> Up (Hello, then Welcome) --broken or silent--> Down
-//! ```
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::{AgentId, AttemptId, BootId};
 use kage_core::task::Labels;
-use kage_proto::client::ConnectError;
 use kage_proto::convert::agent::{AttemptKey, Hello, Work, WorkKind};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
@@ -24,7 +18,6 @@ use kage_proto::{PROTOCOL, PROTOCOL_MIN};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -35,15 +28,12 @@ use crate::live::{Stop, StopReason};
 use crate::ports::Random;
 use crate::trust::Keyring;
 
-/// Messages that wait for the connection. When full, the coordinator takes nothing, and
-/// the connection counts as dead.
-const OUTBOUND: usize = 1024;
+mod link;
+
+use link::{Connected, Link, LinkError, News, Welcomed, request};
+
 /// Checkpoints of one attempt that people wait for. When full, further ones are not taken.
 const ASKS: usize = 4;
-/// How long connecting and Welcome may take.
-const CONNECT: Duration = Duration::from_secs(10);
-/// Heartbeat intervals without a word from the coordinator after which it counts as away.
-const SILENT_INTERVALS: u32 = 3;
 /// What leases are reckoned with until the first Welcome; nothing runs before it.
 const FIRST_TERMS: Terms = Terms {
     ttl: Duration::from_secs(20),
@@ -63,43 +53,6 @@ pub(crate) struct Parts {
     pub(crate) random: Random,
     pub(crate) shutdown: CancellationToken,
     pub(crate) hand_back: CancellationToken,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum LinkError {
-    #[error("cannot connect")]
-    Connect(#[source] ConnectError),
-    #[error("the control session ended")]
-    Call(#[source] ApiError),
-    #[error("the coordinator is silent")]
-    Silent,
-    #[error("the coordinator closed the control session")]
-    Closed,
-    #[error("the coordinator does not take messages")]
-    Full,
-}
-
-struct Connected {
-    outbound: mpsc::Sender<v1::ConnectRequest>,
-    inbound: tonic::Streaming<v1::ConnectResponse>,
-    /// When the last message came, or the connection was made.
-    heard: Instant,
-    /// What Welcome said; `None` before it.
-    welcome: Option<Welcomed>,
-}
-
-struct Welcomed {
-    interval: Duration,
-    next: Instant,
-    sequence: u64,
-    /// Heartbeats without answer, and when they were sent.
-    asked: BTreeMap<u64, Instant>,
-}
-
-enum Link {
-    Down { until: Instant },
-    Connecting(BoxFuture<'static, Result<Box<Connected>, LinkError>>),
-    Up(Box<Connected>),
 }
 
 /// An accepted offer that is not granted yet. It holds its slot.
@@ -127,11 +80,7 @@ enum Course {
 
 /// What the loop takes up next.
 enum Input {
-    Retry,
-    Connected(Result<Box<Connected>, LinkError>),
-    Message(Box<Result<Option<v1::ConnectResponse>, tonic::Status>>),
-    Heartbeat,
-    Silent,
+    Link(News),
     LeaseDue,
     AttemptEnded(Result<(Id, ()), JoinError>),
     Shutdown,
@@ -178,16 +127,7 @@ impl Connection {
     pub(crate) async fn run(mut self) -> Result<(), ApiError> {
         while !self.is_over() {
             match self.input().await {
-                Input::Retry => self.link = Link::Connecting(Box::pin(self.connect())),
-                Input::Connected(Ok(connected)) => self.link = Link::Up(connected),
-                Input::Connected(Err(error)) => self.down(&error),
-                Input::Message(message) => match *message {
-                    Ok(Some(message)) => self.message(message),
-                    Ok(None) => self.down(&LinkError::Closed),
-                    Err(status) => self.down(&LinkError::Call(status.into())),
-                },
-                Input::Heartbeat => self.heartbeat(),
-                Input::Silent => self.down(&LinkError::Silent),
+                Input::Link(news) => self.heard(news),
                 Input::LeaseDue => {
                     for effect in self.leases.due(Instant::now()) {
                         self.carry_out(effect);
@@ -214,6 +154,21 @@ impl Connection {
         self.denied.map_or(Ok(()), Err)
     }
 
+    fn heard(&mut self, news: News) {
+        match news {
+            News::Retry => self.link = Link::Connecting(Box::pin(self.connect())),
+            News::Connected(Ok(connected)) => self.link = Link::Up(connected),
+            News::Connected(Err(error)) => self.down(&error),
+            News::Message(message) => match *message {
+                Ok(Some(message)) => self.message(message),
+                Ok(None) => self.down(&LinkError::Closed),
+                Err(status) => self.down(&LinkError::Call(status.into())),
+            },
+            News::Heartbeat => self.heartbeat(),
+            News::Silent => self.down(&LinkError::Silent),
+        }
+    }
+
     fn is_over(&self) -> bool {
         match self.course {
             Course::Taking | Course::Draining => false,
@@ -230,16 +185,6 @@ impl Connection {
             Course::HandingBack { until } | Course::ShutOut { until } => (Some(until), false, false),
         };
         let lease = self.leases.next();
-        let link = async {
-            match &mut self.link {
-                Link::Down { until } => {
-                    tokio::time::sleep_until(*until).await;
-                    Input::Retry
-                }
-                Link::Connecting(connecting) => Input::Connected(connecting.await),
-                Link::Up(connected) => connected.next().await,
-            }
-        };
         tokio::select! {
             biased;
             () = self.parts.hand_back.cancelled(), if may_hand_back => Input::HandBack,
@@ -247,7 +192,7 @@ impl Connection {
             () = sleep_until(until), if until.is_some() => Input::CourseDue,
             () = sleep_until(lease), if lease.is_some() => Input::LeaseDue,
             Some(joined) = self.running.join_next_with_id() => Input::AttemptEnded(joined),
-            input = link => input,
+            news = self.link.next() => Input::Link(news),
         }
     }
 
@@ -266,26 +211,7 @@ impl Connection {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        async move {
-            let connecting = async {
-                let client = keyring.connect(&url).await.map_err(LinkError::Connect)?;
-                let (outbound, messages) = mpsc::channel(OUTBOUND);
-                outbound
-                    .try_send(request(ToCoordinator::Hello(hello.into())))
-                    .map_err(|_| LinkError::Full)?;
-                let response = client.agent().connect(ReceiverStream::new(messages)).await;
-                let inbound = response.map_err(|status| LinkError::Call(status.into()))?.into_inner();
-                Ok(Box::new(Connected {
-                    outbound,
-                    inbound,
-                    heard: Instant::now(),
-                    welcome: None,
-                }))
-            };
-            tokio::time::timeout(CONNECT, connecting)
-                .await
-                .unwrap_or(Err(LinkError::Silent))
-        }
+        link::connect(url, keyring, hello)
     }
 
     /// The connection is gone. Accepted offers return to the coordinator unharmed.
@@ -561,29 +487,6 @@ impl Connection {
         self.accepted.clear();
         self.parts.shop.live.stop_all(&StopReason::HandedBack);
     }
-}
-
-impl Connected {
-    /// What happens next on a connection. Cancel-safe.
-    async fn next(&mut self) -> Input {
-        let (silent, heartbeat) = match &self.welcome {
-            None => (self.heard + CONNECT, None),
-            Some(welcome) => (
-                self.heard + (welcome.interval * SILENT_INTERVALS).max(Duration::from_secs(2)),
-                Some(welcome.next),
-            ),
-        };
-        tokio::select! {
-            biased;
-            () = sleep_until(heartbeat), if heartbeat.is_some() => Input::Heartbeat,
-            message = self.inbound.message() => Input::Message(Box::new(message)),
-            () = tokio::time::sleep_until(silent) => Input::Silent,
-        }
-    }
-}
-
-const fn request(message: ToCoordinator) -> v1::ConnectRequest {
-    v1::ConnectRequest { message: Some(message) }
 }
 
 fn parse(attempt_id: &str) -> Option<AttemptId> {
