@@ -26,6 +26,7 @@ use crate::ports::{Blocking, Clock, Registry};
 use crate::process::Runner;
 use crate::recorder::Recording;
 use crate::state::Paths;
+use crate::steps::Wish;
 use crate::workspace::{Workspaces, remove_folder};
 
 mod transcript;
@@ -61,8 +62,8 @@ pub(crate) struct Grant {
     pub(crate) work: Work,
     pub(crate) stop: Stop,
     pub(crate) frozen: watch::Receiver<bool>,
-    /// Notes of checkpoints that people want. Few: more are not taken.
-    pub(crate) asks: mpsc::Receiver<String>,
+    /// Checkpoints that people want. Few: more are not taken.
+    pub(crate) asks: mpsc::Receiver<Wish>,
     /// Given back before the end is told, so that the coordinator never knows of a free
     /// slot earlier than this agent.
     pub(crate) slot: OwnedSemaphorePermit,

@@ -10,6 +10,7 @@ use kage_core::fleet::AdapterInfo;
 use kage_core::id::{AgentId, AttemptId, BootId};
 use kage_core::task::Labels;
 use kage_proto::convert::agent::{AttemptKey, Hello, Work, WorkKind};
+use kage_proto::convert::checkpoint::asked_reason;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::connect_request::Message as ToCoordinator;
@@ -26,6 +27,7 @@ use crate::backoff::Backoff;
 use crate::lease::{Effect, Leases, Terms};
 use crate::live::{Stop, StopReason};
 use crate::ports::Random;
+use crate::steps::Wish;
 use crate::trust::Keyring;
 
 mod link;
@@ -269,15 +271,25 @@ impl Connection {
                     self.stop_taking(Course::Draining);
                 }
             }
-            Some(FromCoordinator::TakeCheckpoint(wanted)) => {
-                if let Some(attempt) = parse(&wanted.attempt_id)
-                    && !self.parts.shop.live.ask(attempt, wanted.note)
-                {
-                    tracing::info!(%attempt, "takes no checkpoint now");
-                }
-            }
+            Some(FromCoordinator::TakeCheckpoint(wanted)) => self.take_checkpoint(wanted),
             // A newer coordinator says something that this agent does not know.
             None => tracing::debug!("unknown message"),
+        }
+    }
+
+    fn take_checkpoint(&self, wanted: v1::TakeCheckpoint) {
+        let reason = match asked_reason("reason", wanted.reason) {
+            Ok(reason) => reason,
+            Err(error) => return tracing::warn!(%error, "a checkpoint is not taken"),
+        };
+        let wish = Wish {
+            reason,
+            note: wanted.note,
+        };
+        if let Some(attempt) = parse(&wanted.attempt_id)
+            && !self.parts.shop.live.ask(attempt, wish)
+        {
+            tracing::info!(%attempt, "takes no checkpoint now");
         }
     }
 

@@ -11,6 +11,8 @@ use kage_proto::convert::agent::AttemptKey;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::steps::Wish;
+
 /// Why an attempt has to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StopReason {
@@ -63,7 +65,7 @@ impl Stop {
 struct Entry {
     token: AttemptToken,
     stop: Stop,
-    asks: mpsc::Sender<String>,
+    asks: mpsc::Sender<Wish>,
 }
 
 /// The table. Cloning shares it.
@@ -75,8 +77,8 @@ impl Live {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Adds an attempt that was granted. `asks` takes notes of wanted checkpoints.
-    pub(crate) fn insert(&self, key: AttemptKey, stop: Stop, asks: mpsc::Sender<String>) {
+    /// Adds an attempt that was granted. `asks` takes wanted checkpoints.
+    pub(crate) fn insert(&self, key: AttemptKey, stop: Stop, asks: mpsc::Sender<Wish>) {
         let entry = Entry {
             token: key.token,
             stop,
@@ -86,10 +88,10 @@ impl Live {
     }
 
     /// Asks an attempt for a checkpoint. False when it takes none, or was asked often just now.
-    pub(crate) fn ask(&self, attempt: AttemptId, note: String) -> bool {
+    pub(crate) fn ask(&self, attempt: AttemptId, wish: Wish) -> bool {
         self.map(|map| {
             let entry = map.get(&attempt);
-            entry.is_some_and(|entry| entry.asks.try_send(note).is_ok())
+            entry.is_some_and(|entry| entry.asks.try_send(wish).is_ok())
         })
     }
 

@@ -7,6 +7,9 @@
 //!               │◀────── files may change ──────▶│
 //!    tools wait for a checkpoint to be taken     │     a checkpoint waits for tools
 //! ```
+//!
+//! One before a restore does not wait for tools: they may run for an hour, and what they have
+//! written so far is what would be lost.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,11 +47,54 @@ struct State {
     number: u64,
 }
 
+/// What a checkpoint is wanted for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wish {
+    pub(crate) reason: CheckpointReason,
+    pub(crate) note: String,
+}
+
+impl Wish {
+    /// One for files that changed, and nothing else.
+    pub(crate) const fn files_changed() -> Self {
+        Self::of(CheckpointReason::FilesChanged)
+    }
+
+    /// One for a reason, without a note.
+    pub(crate) const fn of(reason: CheckpointReason) -> Self {
+        Self {
+            reason,
+            note: String::new(),
+        }
+    }
+
+    /// This one and an older one, which one checkpoint answers. What a person wrote is kept.
+    /// Of the reasons the one that somebody waits for: any tells more than changed files, a
+    /// restore more than a wish, and the end of an attempt more than both.
+    pub(crate) fn joined(self, older: Self) -> Self {
+        const fn weight(reason: CheckpointReason) -> u8 {
+            match reason {
+                CheckpointReason::FilesChanged => 0,
+                CheckpointReason::Baseline | CheckpointReason::Requested => 1,
+                CheckpointReason::BeforeRestore => 2,
+                CheckpointReason::BeforeRetry | CheckpointReason::Final => 3,
+            }
+        }
+        Self {
+            reason: if weight(older.reason) > weight(self.reason) {
+                older.reason
+            } else {
+                self.reason
+            },
+            note: if self.note.is_empty() { older.note } else { self.note },
+        }
+    }
+}
+
 /// A checkpoint that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Asked {
-    pub(crate) reason: CheckpointReason,
-    pub(crate) note: String,
+    pub(crate) wish: Wish,
     /// The place in the conversation that belongs to it.
     pub(crate) position: u64,
     /// Model calls that were answered by then, if the adapter tells.
@@ -119,7 +165,7 @@ impl Steps {
         if let Some(shared) = &self.0 {
             shared.lock().busy = false;
         }
-        self.ask(CheckpointReason::FilesChanged, String::new());
+        self.ask(Wish::files_changed());
     }
 
     /// No tool runs any more, however that came.
@@ -130,30 +176,24 @@ impl Steps {
         }
     }
 
-    /// Asks for a checkpoint at the next place between two steps. It joins one that is asked
-    /// for already: what a person wrote is kept, and any reason tells more than changed files.
-    pub(crate) fn ask(&self, reason: CheckpointReason, note: String) {
+    /// Asks for a checkpoint at the next place between two steps, or at once before a restore.
+    /// It joins one that is asked for already.
+    pub(crate) fn ask(&self, wish: Wish) {
         let Some(shared) = &self.0 else { return };
         let mut state = shared.lock();
         state.number += 1;
         let position = state.position();
         let number = state.number;
-        let mut asked = Asked {
-            reason,
-            note,
+        let wish = match state.asked.take() {
+            Some(before) => wish.joined(before.wish),
+            None => wish,
+        };
+        state.asked = Some(Asked {
+            wish,
             position,
             calls: state.answers,
             number,
-        };
-        if let Some(before) = state.asked.take() {
-            if reason == CheckpointReason::FilesChanged {
-                asked.reason = before.reason;
-            }
-            if asked.note.is_empty() {
-                asked.note = before.note;
-            }
-        }
-        state.asked = Some(asked);
+        });
         drop(state);
         shared.wanted.notify_one();
     }
@@ -167,7 +207,8 @@ impl Steps {
             let wanted = shared.wanted.notified();
             {
                 let mut state = shared.lock();
-                if !state.busy
+                let waits = |asked: &Asked| state.busy && asked.wish.reason != CheckpointReason::BeforeRestore;
+                if !state.asked.as_ref().is_some_and(waits)
                     && let Some(asked) = state.asked.take()
                 {
                     return asked;
@@ -233,19 +274,57 @@ mod tests {
 
     use super::*;
 
+    fn requested(note: &str) -> Wish {
+        Wish {
+            reason: CheckpointReason::Requested,
+            note: note.to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_before_a_restore_does_not_wait_for_tools() {
+        let steps = Steps::from(0);
+        steps.message("call");
+        steps.tools_begin().await;
+        steps.ask(requested("look"));
+        assert_eq!(steps.asked().now_or_never(), None);
+        steps.ask(Wish::of(CheckpointReason::BeforeRestore));
+        let asked = steps.asked().now_or_never().unwrap();
+        // Its place is after the call whose tools run.
+        assert_eq!(
+            (asked.wish.reason, asked.wish.note.as_str(), asked.position),
+            (CheckpointReason::BeforeRestore, "look", 1)
+        );
+        steps.dealt_with(&asked);
+
+        // Whatever joins it, it is still what somebody waits for.
+        steps.ask(Wish::of(CheckpointReason::BeforeRestore));
+        steps.ask(requested("why"));
+        steps.message("result");
+        steps.tools_ended();
+        let asked = steps.asked().now_or_never().unwrap();
+        assert_eq!(
+            (asked.wish.reason, asked.wish.note.as_str(), asked.position),
+            (CheckpointReason::BeforeRestore, "why", 2)
+        );
+        // But the end of the attempt is the end.
+        let last = Wish::of(CheckpointReason::Final).joined(asked.wish);
+        assert_eq!(last.reason, CheckpointReason::Final);
+    }
+
     #[tokio::test]
     async fn requests_join_and_wait_for_the_end_of_a_step() {
         let steps = Steps::from(4);
         steps.message("a");
         steps.tools_begin().await;
-        steps.ask(CheckpointReason::Requested, "look".to_owned());
+        steps.ask(requested("look"));
         assert_eq!(steps.asked().now_or_never(), None);
         steps.message("b");
         steps.tools_ended();
         let asked = steps.asked().now_or_never().unwrap();
         assert_eq!(asked.calls, None, "nobody said so");
         assert_eq!(
-            (asked.reason, asked.note.as_str(), asked.position),
+            (asked.wish.reason, asked.wish.note.as_str(), asked.position),
             (CheckpointReason::Requested, "look", 6)
         );
         assert!(!steps.is_asked());
@@ -254,13 +333,13 @@ mod tests {
         assert_eq!(steps.tools_begin().now_or_never(), None);
         steps.dealt_with(&asked);
         assert_eq!(steps.tools_begin().now_or_never(), Some(()));
-        steps.ask(CheckpointReason::Requested, "why".to_owned());
-        steps.ask(CheckpointReason::BeforeRetry, String::new());
+        steps.ask(requested("why"));
+        steps.ask(Wish::of(CheckpointReason::BeforeRetry));
         assert_eq!(steps.asked().now_or_never(), None);
         steps.ended();
         let last = steps.asked().now_or_never().unwrap();
         assert_eq!(
-            (last.reason, last.note.as_str()),
+            (last.wish.reason, last.wish.note.as_str()),
             (CheckpointReason::BeforeRetry, "why")
         );
     }

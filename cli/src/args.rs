@@ -251,7 +251,8 @@ pub enum CheckpointSubcommand {
     Graph(Checkpoints),
     /// Take one of a running session now.
     Create(CheckpointCreate),
-    /// Send a session back to one: what runs is stopped, and what was over is begun again.
+    /// Send a session back to one: what runs is kept in a last checkpoint and stopped, and what
+    /// was over is begun again.
     Restore(CheckpointRestore),
 }
 
@@ -299,6 +300,10 @@ pub struct CheckpointRestore {
     /// Only list what every path would become.
     #[arg(long)]
     pub dry_run: bool,
+    /// Also when what a running session did since its newest checkpoint cannot be kept: it is
+    /// not asked for then, and lost.
+    #[arg(long)]
+    pub discard: bool,
 }
 
 /// `kage compare`.

@@ -46,9 +46,9 @@ pub use admission::{
 pub use apply::Command;
 pub use command::{
     AppendEvents, Appended, CancelTask, Changes, Claim, ContextPut, CreateTask, Created, DropTask, EndAttempts,
-    EndedAttempt, Ending, ExtendAllLeases, PutContext, QueuedJob, REQUEST_LIFETIME, RecordAgent, RecordContextSent,
-    RenewLeases, Renewed, Request, RequestCheckpoint, RestoreSession, SetCordoned, SetDraining, Start, StartAttempt,
-    StopAttempt,
+    EndedAttempt, Ending, ExtendAllLeases, PrepareRestore, PutContext, QueuedJob, REQUEST_LIFETIME, RecordAgent,
+    RecordContextSent, RenewLeases, Renewed, Request, RequestCheckpoint, RestorePrepared, RestoreSession, SetCordoned,
+    SetDraining, Start, StartAttempt, StopAttempt,
 };
 pub use error::{EngineError, OpenError, ReadError, StoreError};
 pub use played::{Disk, Fault, Visit};

@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kage_core::cause::chain;
-use kage_core::checkpoint::CheckpointReason;
 use kage_core::event::{ChangeKind, EventBody, FileChange};
 use kage_git::Worktree;
 use tokio::time::Instant;
 
 use crate::outbox::OutboxClosed;
 use crate::recorder::Recording;
-use crate::steps::Steps;
+use crate::steps::{Steps, Wish};
 
 /// The wait after a look that found something new.
 const SHORTEST: Duration = Duration::from_millis(300);
@@ -55,7 +54,7 @@ impl Burst {
         if settled || long || now - self.asked >= QUIET {
             self.since = None;
             self.asked = now;
-            self.steps.ask(CheckpointReason::FilesChanged, String::new());
+            self.steps.ask(Wish::files_changed());
         }
     }
 }

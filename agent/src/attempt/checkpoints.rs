@@ -23,7 +23,7 @@ use crate::blobs::{BlobError, Blobs};
 use crate::mask::Masker;
 use crate::outbox::OutboxClosed;
 use crate::recorder::Recording;
-use crate::steps::{Asked, Steps};
+use crate::steps::{Asked, Steps, Wish};
 
 /// Why a checkpoint was not taken or sent.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,23 @@ struct Local {
     place: Place,
 }
 
+impl Local {
+    /// What it was wanted for.
+    fn wish(&self) -> Wish {
+        Wish {
+            reason: self.taken.reason,
+            note: self.taken.note.clone(),
+        }
+    }
+
+    /// Makes it the answer to what an older one was wanted for, as well.
+    fn answers(&mut self, older: &Self) {
+        let Wish { reason, note } = self.wish().joined(older.wish());
+        self.taken.reason = reason;
+        self.taken.note = note;
+    }
+}
+
 /// What comes next.
 enum Input {
     Asked(Asked),
@@ -107,7 +124,7 @@ impl Checkpoints {
 
     /// Takes the first one. When this returns, the session's first step may change files.
     pub(super) async fn baseline(&mut self) {
-        self.steps.ask(CheckpointReason::Baseline, String::new());
+        self.steps.ask(Wish::of(CheckpointReason::Baseline));
         while self.steps.is_asked() || self.committing.is_some() {
             let input = self.input().await;
             self.take(input);
@@ -124,7 +141,7 @@ impl Checkpoints {
 
     /// Takes a last one and returns when it is told, or cannot be.
     pub(super) async fn finish(&mut self, reason: CheckpointReason) {
-        self.steps.ask(reason, String::new());
+        self.steps.ask(Wish::of(reason));
         self.steps.ended();
         while self.steps.is_asked() || self.committing.is_some() || self.sending.is_some() {
             let input = self.input().await;
@@ -159,7 +176,13 @@ impl Checkpoints {
                 self.committing = None;
                 self.steps.dealt_with(&asked);
                 match local {
-                    Some(local) if local.taken.parent == self.tip.commit => self.ready = Some(local),
+                    Some(mut local) if local.taken.parent == self.tip.commit => {
+                        // It has all that the one before it has, and answers for it.
+                        if let Some(replaced) = self.ready.take() {
+                            local.answers(&replaced);
+                        }
+                        self.ready = Some(local);
+                    }
                     Some(astray) => self.again(astray),
                     None => {}
                 }
@@ -189,7 +212,7 @@ impl Checkpoints {
 
     /// Takes one again that follows what could not be sent: nobody has what it leans on.
     fn again(&self, astray: Box<Local>) {
-        self.steps.ask(astray.taken.reason, astray.taken.note);
+        self.steps.ask(astray.wish());
     }
 }
 
@@ -225,11 +248,12 @@ async fn try_commit(
         .since(steps, parent.mark, asked.position)
         .await
         .map_err(CheckpointError::Transcript)?;
-    let anyway = match asked.reason {
-        CheckpointReason::Requested => true,
+    let anyway = match asked.wish.reason {
+        // Somebody waits for it.
+        CheckpointReason::Requested | CheckpointReason::BeforeRestore => true,
         // What was said since would have to be said again.
         CheckpointReason::BeforeRetry | CheckpointReason::Final => !gained.bytes.is_empty(),
-        CheckpointReason::Baseline | CheckpointReason::FilesChanged | CheckpointReason::BeforeRestore => false,
+        CheckpointReason::Baseline | CheckpointReason::FilesChanged => false,
     };
     let message = desk.title.clone();
     let taken = if anyway {
@@ -238,7 +262,7 @@ async fn try_commit(
         desk.tree.checkpoint_changes(&parent.commit, message).await
     };
     let taken = taken.map_err(CheckpointError::Take)?;
-    if taken.commit == parent.commit && asked.reason != CheckpointReason::Baseline {
+    if taken.commit == parent.commit && asked.wish.reason != CheckpointReason::Baseline {
         return Ok(None);
     }
     let place = Place {
@@ -250,8 +274,8 @@ async fn try_commit(
             commit: taken.commit,
             parent: parent.commit,
             tree: taken.tree,
-            reason: asked.reason,
-            note: asked.note.clone(),
+            reason: asked.wish.reason,
+            note: asked.wish.note.clone(),
             files_changed: taken.files_changed,
             pack: None,
             transcript: None,

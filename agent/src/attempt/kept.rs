@@ -18,7 +18,7 @@ use crate::adapter::{Adapter, SessionInput};
 use crate::live::StopReason;
 use crate::outbox::OutboxClosed;
 use crate::recorder::Recording;
-use crate::steps::Steps;
+use crate::steps::{Steps, Wish};
 use crate::workspace::Workspace;
 
 /// Keeps the files of one session.
@@ -28,7 +28,7 @@ pub(super) struct Kept {
     steps: Steps,
     /// `None` = the adapter tells its steps.
     burst: Option<Burst>,
-    asks: mpsc::Receiver<String>,
+    asks: mpsc::Receiver<Wish>,
 }
 
 impl Kept {
@@ -40,7 +40,7 @@ impl Kept {
         adapter: &dyn Adapter,
         workspace: &Workspace,
         input: &mut SessionInput,
-        asks: mpsc::Receiver<String>,
+        asks: mpsc::Receiver<Wish>,
     ) -> Result<Self, Ended> {
         let base = workspace.tree.base();
         let begun = match &work.resume {
@@ -130,9 +130,9 @@ impl Kept {
 }
 
 /// Passes on what people ask for.
-async fn relay(asks: &mut mpsc::Receiver<String>, steps: &Steps) -> std::convert::Infallible {
-    while let Some(note) = asks.recv().await {
-        steps.ask(CheckpointReason::Requested, note);
+async fn relay(asks: &mut mpsc::Receiver<Wish>, steps: &Steps) -> std::convert::Infallible {
+    while let Some(wish) = asks.recv().await {
+        steps.ask(wish);
     }
     // Nobody can ask any more.
     std::future::pending().await

@@ -26,7 +26,7 @@ use super::watchdog::{Watched, crash, watch_over};
 use super::{ABANDON, Attempt, Ended};
 use crate::adapter::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput};
 use crate::outbox::OutboxClosed;
-use crate::steps::Steps;
+use crate::steps::{Steps, Wish};
 use crate::workspace::Workspace;
 
 /// Reports that wait for the recorder. When full, the adapter waits.
@@ -34,11 +34,11 @@ const REPORTS: usize = 32;
 /// The longest part of a summary that becomes an activity.
 const SUMMARY: usize = 500;
 
-/// Works on a session. `asks` has notes of checkpoints that people want.
+/// Works on a session. `asks` has checkpoints that people want.
 pub(super) async fn run(
     attempt: &Attempt,
     work: &SessionWork,
-    asks: mpsc::Receiver<String>,
+    asks: mpsc::Receiver<Wish>,
 ) -> Result<AttemptOutcome, Ended> {
     attempt.phase(Phase::Preparing).await?;
     let Some(adapter) = attempt.shop.adapters.get(&work.adapter).cloned() else {

@@ -131,6 +131,16 @@ impl Adapter for Scripted {
                     stop.cancelled().await;
                     return AdapterEnd::Stopped;
                 }
+                "stuck" => {
+                    let (tree, steps) = (input.worktree.unwrap(), input.steps);
+                    steps.message("the task");
+                    steps.message("call");
+                    steps.tools_begin().await;
+                    std::fs::write(tree.join("half"), "done").unwrap();
+                    reporter.event(EventBody::Activity("stuck".to_owned())).await.unwrap();
+                    stop.cancelled().await;
+                    return AdapterEnd::Stopped;
+                }
                 "steps" => {
                     let (tree, steps) = (input.worktree.unwrap(), input.steps);
                     let mut done = 0;

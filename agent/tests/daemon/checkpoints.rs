@@ -222,6 +222,7 @@ async fn one_that_cannot_go_on_is_told_what_was_done() {
     served.coordinator.say(ToAgent::TakeCheckpoint(v1::TakeCheckpoint {
         attempt_id: first.clone(),
         note: "$(look)".to_owned(),
+        reason: 0,
     }));
     let asked = until(&served, &first, |taken| taken.reason == CheckpointReason::Requested).await;
     let last = asked.last().unwrap();
@@ -259,6 +260,48 @@ async fn one_that_cannot_go_on_is_told_what_was_done() {
     let told = failure(&served.coordinator.finished(&third).await);
     assert!(told.message.contains("has the tree"), "{told:?}");
     agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_a_restore_half_done_work_is_kept_without_waiting_for_its_end() {
+    let served = Served::start().await;
+    let source = Source::new(&served);
+    let state = source.state().await;
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(1).await;
+    let attempt = served.coordinator.grant(1, work("stuck")).await;
+    let stuck = |kept: &crate::coordinator::Kept| {
+        let mut bodies = bodies(kept.events.get(&attempt)?);
+        bodies
+            .any(|body| matches!(body, Body::Activity(told) if told.summary == "stuck"))
+            .then_some(())
+    };
+    served.coordinator.until("its tool runs", stuck).await;
+    let order = |reason: v1::CheckpointReason| {
+        ToAgent::TakeCheckpoint(v1::TakeCheckpoint {
+            attempt_id: attempt.clone(),
+            note: "joined".to_owned(),
+            reason: reason.into(),
+        })
+    };
+    // The first waits for the tool's end, the second is not asked for, the third does not wait.
+    for reason in [
+        v1::CheckpointReason::Requested,
+        v1::CheckpointReason::Final,
+        v1::CheckpointReason::BeforeRestore,
+    ] {
+        served.coordinator.say(order(reason));
+    }
+    let taken = until(&served, &attempt, |taken| taken.reason != CheckpointReason::Baseline).await;
+    let last = taken.last().unwrap();
+    assert_eq!(
+        (last.reason, last.note.as_str(), last.files_changed),
+        (CheckpointReason::BeforeRestore, "joined", 1)
+    );
+    let said = last.transcript.as_ref().unwrap();
+    assert_eq!((said.from, said.to), (0, 2), "the call whose tool runs is its place");
+    agent.hand_back.cancel();
+    agent.ended().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

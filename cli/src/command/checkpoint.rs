@@ -96,37 +96,51 @@ pub(super) async fn create(invocation: &Invocation, args: CheckpointCreate) -> a
 
 pub(super) async fn restore(invocation: &Invocation, args: CheckpointRestore) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
-    let task_id = tasks::find(&access, args.which.task).await?.id;
+    let task_id = tasks::find(&access, args.which.task.clone()).await?.id;
     let request = v1::RestoreSessionRequest {
         request_id: tasks::request_id(),
         task_id,
-        session: args.which.session.unwrap_or_default(),
-        checkpoint: args.which.checkpoint,
+        session: args.which.session.clone().unwrap_or_default(),
+        checkpoint: args.which.checkpoint.clone(),
         dry_run: args.dry_run,
+        discard: args.discard,
     };
     let response = access.client.checkpoints().restore_session(request).await;
     let response = response.map_err(ApiError::from)?.into_inner();
-    let checkpoint = response.checkpoint.context("the coordinator sent no checkpoint")?;
+    let checkpoint = response.checkpoint.clone();
+    let checkpoint = checkpoint.context("the coordinator sent no checkpoint")?;
     invocation.out.result(&RestoreJson {
         dry_run: args.dry_run,
         checkpoint: CheckpointJson::of(&checkpoint),
         repeated_calls: response.repeated_calls,
+        saved: response.saved.as_ref().map(|saved| saved.number),
         plan: response.plan.iter().map(PathJson::of).collect(),
     })?;
+    invocation.out.text(&told(&args, &checkpoint, &response))?;
+    Ok(Exit::Done)
+}
+
+/// What was done, or would be, in words.
+fn told(args: &CheckpointRestore, checkpoint: &v1::Checkpoint, response: &v1::RestoreSessionResponse) -> String {
     let calls = view::counted(response.repeated_calls as usize, "model call");
     let (session, number) = (&checkpoint.session, checkpoint.number);
-    invocation.out.text(&if args.dry_run {
-        format!(
-            "{session} would go back to checkpoint {number}, from its newest; {calls} would be made again\n{}",
-            paths(&response.plan)
-        )
+    let mut text = if args.dry_run {
+        format!("{session} would go back to checkpoint {number}, from its newest; {calls} would be made again\n")
     } else {
-        format!(
-            "{session} goes back to checkpoint {number}; {calls} will be made again\n{}",
-            paths(&response.plan)
-        )
-    })?;
-    Ok(Exit::Done)
+        format!("{session} goes back to checkpoint {number}; {calls} will be made again\n")
+    };
+    let runs = response.session.as_ref().map(v1::Session::state) == Some(v1::SessionState::Running);
+    match &response.saved {
+        Some(saved) => text += &format!("what it did until now is checkpoint {}\n", saved.number),
+        None if args.dry_run && runs && args.discard => {
+            text += "it runs: what it did since its newest checkpoint would be lost\n";
+        }
+        None if args.dry_run && runs => {
+            text += "it runs: what it did since its newest checkpoint would be kept in another one first\n";
+        }
+        None => {}
+    }
+    text + &paths(&response.plan)
 }
 
 async fn list(access: &Access, args: Checkpoints) -> anyhow::Result<v1::ListCheckpointsResponse> {
@@ -343,12 +357,60 @@ struct RestoreJson<'a> {
     dry_run: bool,
     checkpoint: CheckpointJson<'a>,
     repeated_calls: u32,
+    /// Number of the checkpoint that has what the session did until it was stopped.
+    saved: Option<u32>,
     plan: Vec<PathJson<'a>>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_becomes_of_the_latest_work_is_said() {
+        let checkpoint = v1::Checkpoint {
+            session: "one".to_owned(),
+            number: 2,
+            ..Default::default()
+        };
+        let told = |dry_run, discard, state: v1::SessionState, saved: Option<u32>| {
+            let which = CheckpointArg {
+                checkpoint: "2".to_owned(),
+                task: None,
+                session: None,
+            };
+            let args = CheckpointRestore {
+                which,
+                dry_run,
+                discard,
+            };
+            let response = v1::RestoreSessionResponse {
+                session: Some(v1::Session {
+                    state: state.into(),
+                    ..Default::default()
+                }),
+                saved: saved.map(|number| v1::Checkpoint {
+                    number,
+                    ..checkpoint.clone()
+                }),
+                repeated_calls: 1,
+                ..Default::default()
+            };
+            told(&args, &checkpoint, &response)
+        };
+        insta::assert_snapshot!(told(true, false, v1::SessionState::Running, None), @r"
+        one would go back to checkpoint 2, from its newest; 1 model call would be made again
+        it runs: what it did since its newest checkpoint would be kept in another one first
+        no path differs
+        ");
+        insta::assert_snapshot!(told(false, false, v1::SessionState::Queued, Some(3)), @r"
+        one goes back to checkpoint 2; 1 model call will be made again
+        what it did until now is checkpoint 3
+        no path differs
+        ");
+        assert!(told(true, true, v1::SessionState::Running, None).contains("would be lost"));
+        assert!(!told(true, false, v1::SessionState::Failed, None).contains("kept"));
+    }
 
     #[test]
     fn every_path_says_what_it_becomes() {

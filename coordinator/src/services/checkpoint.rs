@@ -3,11 +3,9 @@
 //! the blob plane are taken into when somebody asks: it is a cache of them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use kage_core::checkpoint::{Chain, Checkpoint, CheckpointReason};
 use kage_core::id::{JobId, Oid, SessionName};
-use kage_core::session::{Session, SessionState};
 use kage_git::diff::{self, PathChange};
 use kage_git::{GitError, Mirror};
 use kage_proto::convert::checkpoint::{checkpoint as shown, note};
@@ -15,37 +13,28 @@ use kage_proto::convert::parse_optional;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::checkpoint_service_server::CheckpointService;
-use tokio::time::{Instant, timeout};
-use tonic::{Request, Response, Status};
+use tonic::{Response, Status};
 
 use super::{find_task, internal, principal, read_error, request, store_error, stored};
 use crate::auth::Principal;
 use crate::coordinator::Coordinator;
-use crate::store::{RequestCheckpoint, RestoreSession, TaskView};
+use crate::store::{PrepareRestore, Request, RequestCheckpoint, RestorePrepared, RestoreSession};
 use crate::view;
 
-/// Shortest beginning of a commit's id that is looked up.
-const MIN_PREFIX: usize = 4;
-/// How long a checkpoint that was asked for may take: it waits for the end of a step.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How often an agent that was away is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
+mod subject;
+mod asking;
+
+use asking::{AWAY, PATIENCE, Waited, Wanted};
+use subject::{Subject, named};
 
 #[derive(Debug)]
 pub(crate) struct Checkpoints(pub(crate) Arc<Coordinator>);
-
-/// A session and its checkpoints, oldest first.
-struct Subject {
-    view: TaskView,
-    session: Session,
-    all: Vec<Checkpoint>,
-}
 
 #[tonic::async_trait]
 impl CheckpointService for Checkpoints {
     async fn list_checkpoints(
         &self,
-        message: Request<v1::ListCheckpointsRequest>,
+        message: tonic::Request<v1::ListCheckpointsRequest>,
     ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
         let caller = principal(&message);
         let message = message.into_inner();
@@ -71,7 +60,7 @@ impl CheckpointService for Checkpoints {
 
     async fn get_checkpoint(
         &self,
-        message: Request<v1::GetCheckpointRequest>,
+        message: tonic::Request<v1::GetCheckpointRequest>,
     ) -> Result<Response<v1::GetCheckpointResponse>, Status> {
         let caller = principal(&message);
         let message = message.into_inner();
@@ -93,12 +82,22 @@ impl CheckpointService for Checkpoints {
 
     async fn restore_session(
         &self,
-        message: Request<v1::RestoreSessionRequest>,
+        message: tonic::Request<v1::RestoreSessionRequest>,
     ) -> Result<Response<v1::RestoreSessionResponse>, Status> {
         let caller = principal(&message);
         let message = message.into_inner();
-        let subject = self.subject(&caller, &message.task_id, &message.session).await?;
-        let target = subject.checkpoint(&message.checkpoint)?;
+        let mut subject = self.subject(&caller, &message.task_id, &message.session).await?;
+        let target = subject.checkpoint(&message.checkpoint)?.clone();
+        let once = if message.dry_run {
+            None
+        } else {
+            let payload = (subject.view.task.id, subject.session.id, target.number);
+            Some(request(&caller, &message.request_id, &payload)?)
+        };
+        let mut saved = None;
+        if let Some(once) = once.clone().filter(|_| !message.discard) {
+            saved = self.save(&mut subject, once).await?;
+        }
         let head = subject.session.trail.head.as_ref();
         let newest = subject
             .all
@@ -108,14 +107,13 @@ impl CheckpointService for Checkpoints {
             Some(newest) => newest.taken.commit.clone(),
             None => subject.base()?.clone(),
         };
-        let needed: Vec<_> = newest.into_iter().chain([target]).collect();
+        let needed: Vec<_> = newest.into_iter().chain([&target]).collect();
         let plan = self.changes(&subject, &from, &target.taken.commit, &needed).await?;
         let repeated_calls = subject.session.trail.calls.saturating_sub(target.calls);
         let mut session = subject.session.clone();
-        if !message.dry_run {
-            let payload = (subject.view.task.id, session.id, target.number);
+        if let Some(once) = once {
             let command = RestoreSession {
-                request: request(&caller, &message.request_id, &payload)?,
+                request: once,
                 task: subject.view.task.id,
                 session: session.id,
                 checkpoint: target.number,
@@ -128,81 +126,105 @@ impl CheckpointService for Checkpoints {
             session = named(&view, session.name.as_str())?.clone();
         }
         Ok(Response::new(v1::RestoreSessionResponse {
-            checkpoint: Some(shown(target, &session, &subject.all)),
+            checkpoint: Some(shown(&target, &session, &subject.all)),
             plan,
             repeated_calls,
             session: Some(view::session(&self.0, &session)),
+            saved: saved.map(|saved| shown(&saved, &session, &subject.all)),
         }))
     }
 
     async fn create_checkpoint(
         &self,
-        message: Request<v1::CreateCheckpointRequest>,
+        message: tonic::Request<v1::CreateCheckpointRequest>,
     ) -> Result<Response<v1::CreateCheckpointResponse>, Status> {
         let caller = principal(&message);
         let message = message.into_inner();
         let note = note("note", message.note).map_err(ApiError::from)?;
         let subject = self.subject(&caller, &message.task_id, &message.session).await?;
         let (task, session) = (subject.view.task.id, subject.session.id);
-        // Before the first look, so that nothing is missed.
-        let mut news = self.0.topics.subscribe(task);
         let command = RequestCheckpoint {
             request: request(&caller, &message.request_id, &(task, session, &note))?,
             task,
             session,
             now: self.0.now(),
         };
-        let before = self.0.store.apply(command).await.map_err(store_error)?;
-        let deadline = Instant::now() + PATIENCE;
-        let mut asked = None;
-        loop {
-            let subject = self
-                .subject(&caller, &task.to_string(), subject.session.name.as_str())
-                .await?;
-            let requested = |c: &&Checkpoint| c.number > before && c.taken.reason == CheckpointReason::Requested;
-            if let Some(taken) = subject.all.iter().find(requested) {
+        let wanted = Wanted {
+            after: self.0.store.apply(command).await.map_err(store_error)?,
+            reason: CheckpointReason::Requested,
+            note,
+            away: PATIENCE,
+        };
+        let refused = match wanted.wait(&self.0, &subject).await? {
+            Waited::Stored(found) => {
+                let (subject, taken) = *found;
                 return Ok(Response::new(v1::CreateCheckpointResponse {
-                    checkpoint: Some(subject.shown(taken)),
+                    checkpoint: Some(subject.shown(&taken)),
                 }));
             }
-            let SessionState::Running { attempt } = subject.session.state else {
-                return Err(ApiError::FailedPrecondition {
-                    message: format!("session {} is not running", subject.session.name),
-                }
-                .into());
-            };
-            if Instant::now() >= deadline {
-                return Err(ApiError::Unavailable {
-                    message: "the agent took no checkpoint in time; it is still asked for".to_owned(),
-                    retry: None,
-                }
-                .into());
-            }
-            // A later attempt knows nothing of what the one before it was asked.
-            if asked != Some(attempt) {
-                let live = self.0.store.attempt(attempt).await.map_err(read_error)?;
-                let order = v1::ConnectResponse {
-                    message: Some(v1::connect_response::Message::TakeCheckpoint(v1::TakeCheckpoint {
-                        attempt_id: attempt.to_string(),
-                        note: note.clone(),
-                    })),
-                };
-                let told = live.is_some_and(|live| self.0.board().tell(live.attempt.agent, order));
-                asked = told.then_some(attempt);
-            }
-            // When nobody says anything, the look itself is what matters.
-            timeout(AGAIN, news.changed()).await.ok();
-        }
+            Waited::NotRunning => ApiError::FailedPrecondition {
+                message: format!("session {} is not running", subject.session.name),
+            },
+            Waited::Away | Waited::Late => ApiError::Unavailable {
+                message: "the agent took no checkpoint in time; it is still asked for".to_owned(),
+                retry: None,
+            },
+        };
+        Err(refused.into())
     }
 }
 
 impl Checkpoints {
     async fn subject(&self, caller: &Principal, task: &str, session: &str) -> Result<Subject, ApiError> {
         let task = find_task(&self.0, caller, task).await?;
-        let view = stored(&self.0, task).await?;
-        let session = named(&view, session)?.clone();
-        let all = self.0.store.checkpoints(task, session.id).await.map_err(read_error)?;
-        Ok(Subject { view, session, all })
+        Subject::of(&self.0, task, session).await
+    }
+
+    /// Has what a running session did since its newest checkpoint kept, before it goes back to
+    /// an older one. `None` = it does not run, or was sent back by the same call before.
+    async fn save(&self, subject: &mut Subject, request: Request) -> Result<Option<Checkpoint>, ApiError> {
+        let (task, session) = (subject.view.task.id, subject.session.id);
+        let command = PrepareRestore {
+            request,
+            task,
+            session,
+            now: self.0.now(),
+        };
+        let after = match self.0.store.apply(command).await.map_err(store_error)? {
+            RestorePrepared::Done => return Ok(None),
+            RestorePrepared::Saves { after } => after,
+        };
+        let wanted = Wanted {
+            after,
+            reason: CheckpointReason::BeforeRestore,
+            note: String::new(),
+            away: AWAY,
+        };
+        let why = match wanted.wait(&self.0, subject).await? {
+            Waited::Stored(found) => {
+                let (now, saved) = *found;
+                *subject = now;
+                return Ok(Some(saved));
+            }
+            Waited::NotRunning => {
+                *subject = Subject::of(&self.0, task, subject.session.name.as_str()).await?;
+                return Ok(None);
+            }
+            Waited::Away => "is not connected",
+            Waited::Late => "took no checkpoint in time",
+        };
+        let agent = subject.session.agent.as_deref().unwrap_or_default();
+        let since = match &subject.session.trail.head {
+            Some(head) => format!("checkpoint {}", head.number),
+            None => "its beginning".to_owned(),
+        };
+        Err(ApiError::FailedPrecondition {
+            message: format!(
+                "nothing was changed: what session {} did since {since} is in no checkpoint, and its agent {agent} \
+                 {why}; try again, or discard it (--discard)",
+                subject.session.name
+            ),
+        })
     }
 
     /// What differs from one commit to another, once `needed` are put together.
@@ -254,67 +276,6 @@ impl Checkpoints {
         }
         incoming.admit(commit).await.map_err(|error| failed(&error))
     }
-}
-
-impl Subject {
-    fn base(&self) -> Result<&Oid, ApiError> {
-        let repository = self.view.task.spec.repository.as_ref();
-        repository
-            .map(|repository| &repository.base)
-            .ok_or_else(|| ApiError::FailedPrecondition {
-                message: "the task has no repository".to_owned(),
-            })
-    }
-
-    fn shown(&self, checkpoint: &Checkpoint) -> v1::Checkpoint {
-        shown(checkpoint, &self.session, &self.all)
-    }
-
-    fn checkpoint(&self, text: &str) -> Result<&Checkpoint, ApiError> {
-        select(&self.all, text)
-    }
-}
-
-/// The session of this name; a task's only one needs no name.
-fn named<'a>(view: &'a TaskView, name: &str) -> Result<&'a Session, ApiError> {
-    if let ("", [only]) = (name, view.sessions.as_slice()) {
-        return Ok(only);
-    }
-    if name.is_empty() {
-        let names: Vec<_> = view.sessions.iter().map(|session| session.name.as_str()).collect();
-        let problem = format_args!("the task has several sessions; name one of {}", names.join(", "));
-        return Err(ApiError::invalid("session", problem));
-    }
-    let found = view.sessions.iter().find(|session| session.name.as_str() == name);
-    found.ok_or_else(|| ApiError::NotFound {
-        what: format!("session {name}"),
-    })
-}
-
-/// The checkpoint that a person means: a number counts before the beginning of an id.
-fn select<'a>(all: &'a [Checkpoint], text: &str) -> Result<&'a Checkpoint, ApiError> {
-    let number = text.parse().ok();
-    if let Some(found) = all.iter().find(|checkpoint| Some(checkpoint.number) == number) {
-        return Ok(found);
-    }
-    let prefix = text.to_ascii_lowercase();
-    let fits =
-        |checkpoint: &&Checkpoint| prefix.len() >= MIN_PREFIX && checkpoint.taken.commit.as_str().starts_with(&prefix);
-    // One commit may be several checkpoints, when nothing had changed: the last one counts.
-    let Some(found) = all.iter().rev().find(fits) else {
-        return Err(ApiError::NotFound {
-            what: format!("checkpoint {text}"),
-        });
-    };
-    if all
-        .iter()
-        .filter(fits)
-        .any(|other| other.taken.commit != found.taken.commit)
-    {
-        let problem = format_args!("{text} is the beginning of several ids; give more of it");
-        return Err(ApiError::invalid("checkpoint", problem));
-    }
-    Ok(found)
 }
 
 fn plan(change: PathChange) -> v1::PathPlan {

@@ -308,6 +308,32 @@ pub struct RestoreSession {
     pub now: Timestamp,
 }
 
+/// Says that a session is about to be sent back, and that what it did is to be kept before.
+/// The agent is asked by the caller.
+#[derive(Debug, Clone)]
+pub struct PrepareRestore {
+    /// That of the [`RestoreSession`] which follows.
+    pub request: Request,
+    /// The session's task.
+    pub task: TaskId,
+    /// Which session.
+    pub session: SessionId,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// What is to be done before a session is sent back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestorePrepared {
+    /// Nothing: this call has sent it back.
+    Done,
+    /// A checkpoint with a larger number is to be had, however often the call is repeated: one.
+    Saves {
+        /// The last checkpoint before the first such call.
+        after: u32,
+    },
+}
+
 /// Says that a checkpoint of a session is asked for. The agent is asked by the caller.
 ///
 /// It comes back with the number of the last checkpoint before the first such call: one that

@@ -13,7 +13,7 @@ use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::connect_response::Message as ToAgent;
 
-use crate::cluster::{Cluster, FakeAgent, hello, soon, spec};
+use crate::cluster::{Cluster, DEADLINE, FakeAgent, hello, soon, spec};
 use crate::planes::git;
 
 /// A person's repository, in which checkpoints are made as an agent would.
@@ -99,6 +99,15 @@ async fn start(cluster: &Cluster, repo: &Repo) -> v1::Task {
     cluster.create(spec).await
 }
 
+/// What an agent is told to take.
+async fn checkpoint_order(agent: &mut FakeAgent) -> v1::TakeCheckpoint {
+    loop {
+        if let ToAgent::TakeCheckpoint(order) = agent.next().await {
+            return order;
+        }
+    }
+}
+
 fn restore(task_id: &str, checkpoint: &str, dry_run: bool) -> v1::RestoreSessionRequest {
     v1::RestoreSessionRequest {
         request_id: "restore".into(),
@@ -146,11 +155,8 @@ async fn a_session_goes_back_to_a_checkpoint_and_on_from_there() {
         let (client, create) = (cluster.client.clone(), create.clone());
         async move { client.checkpoints().create_checkpoint(create).await }
     });
-    let order = loop {
-        if let ToAgent::TakeCheckpoint(order) = agent.next().await {
-            break order;
-        }
-    };
+    let order = checkpoint_order(&mut agent).await;
+    assert_eq!(order.reason(), v1::CheckpointReason::Requested);
     assert_eq!(
         (order.attempt_id, order.note.as_str()),
         (granted.key.attempt.to_string(), "before `lunch`")
@@ -230,18 +236,30 @@ async fn a_session_goes_back_to_a_checkpoint_and_on_from_there() {
         v1::SessionState::Running
     );
 
-    for _ in 0..2 {
-        let done = restore(&task.id, "1", false);
-        let done = cluster
-            .client
-            .checkpoints()
-            .restore_session(done)
-            .await
-            .unwrap()
-            .into_inner();
-        assert_eq!(done.checkpoint.unwrap().number, 1);
-    }
-    agent.send_events(&granted.key, 5, vec![called()]).await;
+    // What the session did since is kept before it is stopped, once however often it is asked.
+    let restoring = tokio::spawn({
+        let (client, request) = (cluster.client.clone(), restore(&task.id, "1", false));
+        async move { client.checkpoints().restore_session(request).await }
+    });
+    let order = checkpoint_order(&mut agent).await;
+    assert_eq!(order.reason(), v1::CheckpointReason::BeforeRestore);
+    fs::write(repo.path.join("d.txt"), "since\n").unwrap();
+    let saved = repo
+        .checkpoint(&cluster, &second.commit, CheckpointReason::BeforeRestore)
+        .await;
+    agent
+        .send_events(&granted.key, 5, vec![EventBody::CheckpointTaken(saved)])
+        .await;
+    agent.acked(5).await;
+    let done = soon("the restore", restoring).await.unwrap().unwrap().into_inner();
+    assert_eq!(done.checkpoint.unwrap().number, 1);
+    assert_eq!(done.saved.map(|saved| saved.number), Some(3));
+    let paths: Vec<_> = done.plan.iter().map(|c| c.path.as_slice()).collect();
+    assert_eq!(paths, [b"a.txt", b"c.txt", b"d.txt"], "from what was kept");
+    let again = restore(&task.id, "1", false);
+    let again = cluster.client.checkpoints().restore_session(again).await.unwrap();
+    assert_eq!(again.into_inner().checkpoint.unwrap().number, 1);
+    agent.send_events(&granted.key, 6, vec![called()]).await;
     agent.rejected().await;
     let next = agent.take().await;
     let WorkKind::Session(work) = &next.work.kind else {
@@ -278,6 +296,56 @@ async fn a_session_goes_back_to_a_checkpoint_and_on_from_there() {
         panic!("a session");
     };
     assert_eq!(work.resume.as_deref().map(|resume| resume.packs.len()), Some(2));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_session_did_is_not_lost_unless_somebody_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start_with(&dir.path().join("coordinator"), |config, _| {
+        // The agent is away, and not yet lost.
+        config.timings.grace = DEADLINE * 10;
+    })
+    .await;
+    let repo = Repo::pushed(&cluster, &dir.path().join("repo")).await;
+    let task = start(&cluster, &repo).await;
+    let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
+    let granted = agent.take().await;
+    fs::write(repo.path.join("b.txt"), "one\n").unwrap();
+    let first = repo
+        .checkpoint(&cluster, &repo.base, CheckpointReason::FilesChanged)
+        .await;
+    agent
+        .send_events(&granted.key, 1, vec![EventBody::CheckpointTaken(first)])
+        .await;
+    agent.acked(1).await;
+    drop(agent);
+
+    let request = restore(&task.id, "1", false);
+    let error = cluster
+        .client
+        .checkpoints()
+        .restore_session(request.clone())
+        .await
+        .unwrap_err();
+    let error = ApiError::from(error);
+    assert_eq!(error.reason(), "FAILED_PRECONDITION");
+    let words = "what session one did since checkpoint 1 is in no checkpoint, and its agent fake-1 is not connected";
+    assert!(error.to_string().contains(words), "{error}");
+    let unchanged = cluster.get(&task.id).await.sessions[0].clone();
+    assert_eq!((unchanged.state(), unchanged.attempts), (v1::SessionState::Running, 1));
+
+    // The same call may say it.
+    let discard = v1::RestoreSessionRequest {
+        discard: true,
+        ..request
+    };
+    let done = cluster.client.checkpoints().restore_session(discard).await.unwrap();
+    assert_eq!(done.into_inner().saved, None);
+    assert_eq!(
+        cluster.get(&task.id).await.sessions[0].state(),
+        v1::SessionState::Queued
+    );
     cluster.stop().await;
 }
 

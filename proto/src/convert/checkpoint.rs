@@ -37,6 +37,21 @@ pub fn checkpoint_reason(field: &str, number: i32) -> Result<CheckpointReason, I
     })
 }
 
+/// The reason of a checkpoint that an agent is asked for.
+///
+/// # Errors
+/// When nobody asks for such a one; `field` names where the number was.
+pub fn asked_reason(field: &str, number: i32) -> Result<CheckpointReason, InvalidField> {
+    match enumerated(field, number)? {
+        v1::CheckpointReason::Unspecified | v1::CheckpointReason::Requested => Ok(CheckpointReason::Requested),
+        v1::CheckpointReason::BeforeRestore => Ok(CheckpointReason::BeforeRestore),
+        v1::CheckpointReason::Baseline
+        | v1::CheckpointReason::FilesChanged
+        | v1::CheckpointReason::BeforeRetry
+        | v1::CheckpointReason::Final => Err(InvalidField::new(field, "is none that is asked for")),
+    }
+}
+
 /// A note that a person wrote, if it is not too long.
 ///
 /// # Errors
@@ -254,6 +269,20 @@ mod tests {
                 Ok(taken)
             );
         }
+    }
+
+    #[test]
+    fn only_two_reasons_are_asked_for() {
+        let asked = |reason: v1::CheckpointReason| asked_reason("reason", reason.into()).ok();
+        assert_eq!(
+            asked(v1::CheckpointReason::Unspecified),
+            Some(CheckpointReason::Requested)
+        );
+        for reason in CheckpointReason::ALL {
+            let may_be = matches!(reason, CheckpointReason::Requested | CheckpointReason::BeforeRestore);
+            assert_eq!(asked(reason.into()), may_be.then_some(reason));
+        }
+        assert!(asked_reason("reason", 99).is_err());
     }
 
     #[test]

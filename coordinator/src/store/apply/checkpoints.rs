@@ -2,11 +2,15 @@
 
 use kage_core::attempt::EndReason;
 use kage_core::checkpoint::Head;
+use kage_core::id::{SessionId, TaskId};
 use kage_core::job::{Job, JobState};
 use kage_core::task::TaskState;
+use kage_core::time::Timestamp;
 
 use super::{Command, attempt_of, earlier_reply, not_found, remember, waiting};
-use crate::store::command::{Changes, EndedAttempt, RequestCheckpoint, RestoreSession, StopAttempt};
+use crate::store::command::{
+    Changes, EndedAttempt, PrepareRestore, Request, RequestCheckpoint, RestorePrepared, RestoreSession, StopAttempt,
+};
 use crate::store::error::EngineError;
 use crate::store::rows::{Failed, JobRow, Rows};
 
@@ -76,22 +80,56 @@ impl Command for RestoreSession {
     }
 }
 
+impl Command for PrepareRestore {
+    type Outcome = RestorePrepared;
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<RestorePrepared, Failed> {
+        if earlier_reply(rows, "restore_session", &self.request)?.is_some() {
+            return Ok(RestorePrepared::Done);
+        }
+        let after = last_checkpoint(
+            rows,
+            "prepare_restore",
+            self.request,
+            (self.task, self.session),
+            self.now,
+        )?;
+        Ok(RestorePrepared::Saves { after })
+    }
+}
+
 impl Command for RequestCheckpoint {
     type Outcome = u32;
 
     fn apply(self, rows: &mut dyn Rows) -> Result<u32, Failed> {
-        if let Some(reply) = earlier_reply(rows, "create_checkpoint", &self.request)? {
-            return reply.parse().map_err(|source| {
-                Failed::Engine(EngineError::Corrupt {
-                    what: "reply",
-                    source: Box::new(source),
-                })
-            });
-        }
-        let session = rows.session(self.task, self.session)?;
-        let session = session.ok_or_else(|| not_found("session", self.session))?;
-        let last = session.trail.taken;
-        remember(rows, "create_checkpoint", self.request, last.to_string(), self.now)?;
-        Ok(last)
+        last_checkpoint(
+            rows,
+            "create_checkpoint",
+            self.request,
+            (self.task, self.session),
+            self.now,
+        )
     }
+}
+
+/// The number of the session's last checkpoint when this call came for the first time.
+fn last_checkpoint(
+    rows: &mut dyn Rows,
+    method: &'static str,
+    request: Request,
+    (task, session): (TaskId, SessionId),
+    now: Timestamp,
+) -> Result<u32, Failed> {
+    if let Some(reply) = earlier_reply(rows, method, &request)? {
+        return reply.parse().map_err(|source| {
+            Failed::Engine(EngineError::Corrupt {
+                what: "reply",
+                source: Box::new(source),
+            })
+        });
+    }
+    let found = rows.session(task, session)?;
+    let last = found.ok_or_else(|| not_found("session", session))?.trail.taken;
+    remember(rows, method, request, last.to_string(), now)?;
+    Ok(last)
 }

@@ -24,8 +24,8 @@ use super::{forgetful, memory, run, sqlite};
 use crate::store::recent::Recent;
 use crate::store::{
     Appended, CancelTask, Changes, Claim, Command, DropTask, EndAttempts, Ending, ExtendAllLeases, MAX_PAGE,
-    PutContext, QueuedJob, RecordAgent, RecordContextSent, RenewLeases, Request, RequestCheckpoint, RestoreSession,
-    SetDraining, Start, Store, StoreError,
+    PrepareRestore, PutContext, QueuedJob, RecordAgent, RecordContextSent, RenewLeases, Request, RequestCheckpoint,
+    RestoreSession, SetDraining, Start, Store, StoreError,
 };
 
 mod admission;
@@ -362,6 +362,13 @@ impl Pair {
                     now,
                 };
                 command.request.payload = Digest::of(format!("{task} {session} {checkpoint}").as_bytes());
+                let prepare = PrepareRestore {
+                    request: command.request.clone(),
+                    task: command.task,
+                    session: command.session,
+                    now,
+                };
+                self.apply(prepare).await;
                 if let Some(changes) = self.apply(command).await {
                     self.seen.reopened(task_id(task));
                     self.learn(changes);

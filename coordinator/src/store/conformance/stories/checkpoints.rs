@@ -17,7 +17,8 @@ use crate::store::conformance::fixture::{
 };
 use crate::store::conformance::invariants::{Seen, check};
 use crate::store::{
-    Appended, EndAttempts, Ending, QueuedJob, RequestCheckpoint, RestoreSession, StopAttempt, Store, StoreError,
+    Appended, EndAttempts, Ending, PrepareRestore, QueuedJob, RequestCheckpoint, RestorePrepared, RestoreSession,
+    StopAttempt, Store, StoreError,
 };
 
 fn oid(n: u32) -> Oid {
@@ -298,6 +299,22 @@ pub(in crate::store::conformance) async fn a_checkpoint_is_asked_for_once_per_re
     told(&store, 1, 1, numbered(1, vec![files_changed(1, &base(), None)])).await;
     assert_eq!(store.apply(ask(70)).await.unwrap(), 0, "the answer to it is 1, still");
     assert_eq!(store.apply(ask(71)).await.unwrap(), 1);
+
+    // The same before a restore, until that is done.
+    let prepare = |n| PrepareRestore {
+        request: request(n),
+        task: task_id(1),
+        session: id,
+        now: at(6),
+    };
+    let saves = RestorePrepared::Saves { after: 1 };
+    assert_eq!(store.apply(prepare(72)).await.unwrap(), saves);
+    told(&store, 1, 1, numbered(2, vec![files_changed(2, &oid(1), None)])).await;
+    assert_eq!(store.apply(prepare(72)).await.unwrap(), saves);
+    let running = session(&store, 0).await;
+    let changes = store.apply(restore(72, &running, 1)).await.unwrap();
+    assert_eq!(changes.queued.len(), 1);
+    assert_eq!(store.apply(prepare(72)).await.unwrap(), RestorePrepared::Done);
     end(&store).await;
 }
 

@@ -1,0 +1,95 @@
+//! Whose checkpoints a call is about: a session, found by its name, and its checkpoints, found by
+//! what people type.
+
+use kage_core::checkpoint::Checkpoint;
+use kage_core::id::{Oid, TaskId};
+use kage_core::session::Session;
+use kage_proto::convert::checkpoint::checkpoint as shown;
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+
+use crate::coordinator::Coordinator;
+use crate::services::{read_error, stored};
+use crate::store::TaskView;
+
+/// Shortest beginning of a commit's id that is looked up.
+const MIN_PREFIX: usize = 4;
+/// A session and its checkpoints, oldest first.
+pub(super) struct Subject {
+    pub(super) view: TaskView,
+    pub(super) session: Session,
+    pub(super) all: Vec<Checkpoint>,
+}
+
+impl Subject {
+    /// A session as it is stored now.
+    pub(super) async fn of(coordinator: &Coordinator, task: TaskId, session: &str) -> Result<Self, ApiError> {
+        let view = stored(coordinator, task).await?;
+        let session = named(&view, session)?.clone();
+        let all = coordinator
+            .store
+            .checkpoints(task, session.id)
+            .await
+            .map_err(read_error)?;
+        Ok(Self { view, session, all })
+    }
+
+    pub(super) fn base(&self) -> Result<&Oid, ApiError> {
+        let repository = self.view.task.spec.repository.as_ref();
+        repository
+            .map(|repository| &repository.base)
+            .ok_or_else(|| ApiError::FailedPrecondition {
+                message: "the task has no repository".to_owned(),
+            })
+    }
+
+    pub(super) fn shown(&self, checkpoint: &Checkpoint) -> v1::Checkpoint {
+        shown(checkpoint, &self.session, &self.all)
+    }
+
+    pub(super) fn checkpoint(&self, text: &str) -> Result<&Checkpoint, ApiError> {
+        select(&self.all, text)
+    }
+}
+
+/// The session of this name; a task's only one needs no name.
+pub(super) fn named<'a>(view: &'a TaskView, name: &str) -> Result<&'a Session, ApiError> {
+    if let ("", [only]) = (name, view.sessions.as_slice()) {
+        return Ok(only);
+    }
+    if name.is_empty() {
+        let names: Vec<_> = view.sessions.iter().map(|session| session.name.as_str()).collect();
+        let problem = format_args!("the task has several sessions; name one of {}", names.join(", "));
+        return Err(ApiError::invalid("session", problem));
+    }
+    let found = view.sessions.iter().find(|session| session.name.as_str() == name);
+    found.ok_or_else(|| ApiError::NotFound {
+        what: format!("session {name}"),
+    })
+}
+
+/// The checkpoint that a person means: a number counts before the beginning of an id.
+fn select<'a>(all: &'a [Checkpoint], text: &str) -> Result<&'a Checkpoint, ApiError> {
+    let number = text.parse().ok();
+    if let Some(found) = all.iter().find(|checkpoint| Some(checkpoint.number) == number) {
+        return Ok(found);
+    }
+    let prefix = text.to_ascii_lowercase();
+    let fits =
+        |checkpoint: &&Checkpoint| prefix.len() >= MIN_PREFIX && checkpoint.taken.commit.as_str().starts_with(&prefix);
+    // One commit may be several checkpoints, when nothing had changed: the last one counts.
+    let Some(found) = all.iter().rev().find(fits) else {
+        return Err(ApiError::NotFound {
+            what: format!("checkpoint {text}"),
+        });
+    };
+    if all
+        .iter()
+        .filter(fits)
+        .any(|other| other.taken.commit != found.taken.commit)
+    {
+        let problem = format_args!("{text} is the beginning of several ids; give more of it");
+        return Err(ApiError::invalid("checkpoint", problem));
+    }
+    Ok(found)
+}
