@@ -3,9 +3,10 @@
 
 use kage::scripted::{Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
+use kage_proto::v1::event::Body;
 use kage_tests::cluster::{AgentOptions, Cluster};
 use kage_tests::repo::{Repo, SOLUTION, VERIFY};
-use kage_tests::tasks::{Describe, session, task, verdict};
+use kage_tests::tasks::{Describe, Seen, session, task, verdict};
 use kage_tests::wait::wait_for;
 use serde_json::{Value, json};
 
@@ -36,6 +37,22 @@ fn conversations(server: &ScriptedServer) -> Vec<Value> {
     recorded.map(|request| request.body["messages"].clone()).collect()
 }
 
+/// Waits until the coordinator knows of three answers of the model.
+async fn three_answers(cluster: &Cluster, id: &str) {
+    let mut seen = Seen::default();
+    let mut responses = cluster.watch(id, &[]).await;
+    let answers = |seen: &Seen| {
+        let bodies = seen
+            .events
+            .iter()
+            .filter_map(|event| event.event.as_ref()?.body.as_ref());
+        bodies.filter(|body| matches!(body, Body::UsageRecorded(_))).count()
+    };
+    while answers(&seen) < 3 {
+        seen.add(responses.message().await.unwrap().expect("the task has not ended"));
+    }
+}
+
 #[tokio::test]
 async fn a_killed_agents_session_goes_on_elsewhere_with_its_files_and_words() {
     let server = ScriptedServer::start(vec![script()]).await.unwrap();
@@ -53,6 +70,8 @@ async fn a_killed_agents_session_goes_on_elsewhere_with_its_files_and_words() {
         (conversations(&server).len() == 4).then_some(())
     })
     .await;
+    // An agent that dies takes with it what it did not tell.
+    three_answers(&cluster, &id).await;
     let before = cluster
         .until(&id, "both edits are kept", |task| session(task, "solver").head >= 3)
         .await;
