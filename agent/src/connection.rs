@@ -70,9 +70,9 @@ struct Accepted {
 enum Course {
     /// It takes work.
     Taking,
-    /// It takes none, because the coordinator said so.
+    /// It ends when what runs is finished, however long that takes: the coordinator said so.
     Draining,
-    /// It ends when what runs is finished, or hands it back at this time.
+    /// The same, but at this time it hands back what still runs.
     Finishing { until: Instant },
     /// It ends when what runs is stopped, or abandons it at this time.
     HandingBack { until: Instant },
@@ -173,9 +173,9 @@ impl Connection {
 
     fn is_over(&self) -> bool {
         match self.course {
-            Course::Taking | Course::Draining => false,
+            Course::Taking => false,
             // What was accepted may be granted already.
-            Course::Finishing { .. } => self.running.is_empty() && self.accepted.is_empty(),
+            Course::Draining | Course::Finishing { .. } => self.running.is_empty() && self.accepted.is_empty(),
             Course::HandingBack { .. } | Course::ShutOut { .. } => self.running.is_empty(),
         }
     }
@@ -266,7 +266,7 @@ impl Connection {
                 }
             }
             Some(FromCoordinator::Drain(v1::Drain {})) => {
-                tracing::info!("told to drain");
+                tracing::info!("told to drain: ends when what runs is finished");
                 if self.course == Course::Taking {
                     self.stop_taking(Course::Draining);
                 }

@@ -20,6 +20,7 @@ fn options(cluster: &Cluster) -> AgentOptions {
         .script("first", script("first"))
         .script("second", script("second"))
         .script("third", script("third"))
+        .script("fourth", script("fourth"))
 }
 
 /// Creates a task and waits until its program runs.
@@ -81,4 +82,15 @@ async fn coordinator_and_agent_are_replaced_while_sessions_run() {
     cluster.add_agent(options).await;
     assert_eq!(cluster.connected("agent").await.id, id);
     well_ended(&cluster, &third).await;
+
+    // Drained by a person it leaves too, when what it runs is finished.
+    let fourth = running(&cluster, "fourth").await;
+    let drain = v1::DrainAgentRequest {
+        request_id: "drain".into(),
+        agent: "agent".into(),
+    };
+    cluster.client().fleet().drain_agent(drain).await.unwrap();
+    open(&cluster, "fourth");
+    well_ended(&cluster, &fourth).await;
+    assert!(cluster.agent_ended("agent").await.success());
 }
