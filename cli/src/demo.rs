@@ -82,9 +82,7 @@ async fn run_task(invocation: &Invocation, access: &Access, repository: &kage_gi
     let (status, after) = sample::test(repository.root()).await?;
     note("The sample's test now:");
     note(&indented(&after));
-    invocation
-        .out
-        .result(&view::TaskJson::of_report(task.state(), &report))?;
+    invocation.out.result(&view::TaskJson::of_report(&task, &report))?;
     Ok(if status.success() { Exit::Done } else { Exit::TaskFailed })
 }
 

@@ -15,15 +15,22 @@ pub struct TaskJson {
     pub task: String,
     /// Where it stands.
     pub state: &'static str,
-    /// The session to land.
-    pub winner: Option<String>,
-    /// What verify says of the base; absent until that is known, and in a report, whose notes
-    /// say so.
+    /// What verify says of the base; null until that is known.
     pub baseline: Option<&'static str>,
-    /// What concerns every session; empty without a report.
-    pub notes: Vec<String>,
+    /// What only a report knows; no member is there where none was asked for.
+    #[serde(flatten)]
+    pub comparison: Option<ComparisonJson>,
     /// Every session.
     pub sessions: Vec<SessionJson>,
+}
+
+/// What comparing the sessions says.
+#[derive(Debug, Serialize)]
+pub struct ComparisonJson {
+    /// The session to land.
+    pub winner: Option<String>,
+    /// What concerns every session.
+    pub notes: Vec<String>,
 }
 
 /// One session.
@@ -94,30 +101,28 @@ impl TaskJson {
     /// A task without a report.
     #[must_use]
     pub fn of_task(task: &v1::Task) -> Self {
-        Self {
-            task: task.id.clone(),
-            state: task_state(task.state()),
-            winner: None,
-            baseline: task.baseline.as_ref().map(|v| verdict(v.kind())),
-            notes: Vec::new(),
-            sessions: task.sessions.iter().map(|s| SessionJson::new(s, None)).collect(),
-        }
+        Self::new(task, None, task.sessions.iter().map(|s| SessionJson::new(s, None)))
     }
 
     /// A task with its report: sessions best first.
     #[must_use]
-    pub fn of_report(state: v1::TaskState, report: &v1::Report) -> Self {
-        Self {
-            task: report.task_id.clone(),
-            state: task_state(state),
+    pub fn of_report(task: &v1::Task, report: &v1::Report) -> Self {
+        let comparison = ComparisonJson {
             winner: non_empty(&report.winner),
-            baseline: None,
             notes: report.notes.clone(),
-            sessions: report
-                .rows
-                .iter()
-                .filter_map(|row| row.session.as_ref().map(|s| SessionJson::new(s, Some(row))))
-                .collect(),
+        };
+        let rows = report.rows.iter();
+        let sessions = rows.filter_map(|row| row.session.as_ref().map(|s| SessionJson::new(s, Some(row))));
+        Self::new(task, Some(comparison), sessions)
+    }
+
+    fn new(task: &v1::Task, comparison: Option<ComparisonJson>, sessions: impl Iterator<Item = SessionJson>) -> Self {
+        Self {
+            task: task.id.clone(),
+            state: task_state(task.state()),
+            baseline: task.baseline.as_ref().map(|v| verdict(v.kind())),
+            comparison,
+            sessions: sessions.collect(),
         }
     }
 }

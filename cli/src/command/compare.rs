@@ -12,7 +12,7 @@ pub(super) async fn run(invocation: &Invocation, args: Compare) -> anyhow::Resul
     let task = tasks::find(&access, args.task).await?;
     let response = tasks::report(&access, &task.id).await?;
     let report = response.report.unwrap_or_default();
-    invocation.out.result(&TaskJson::of_report(task.state(), &report))?;
+    invocation.out.result(&TaskJson::of_report(&task, &report))?;
     if args.markdown {
         invocation.out.text(&markdown(&view::report_rows(&report)))?;
         for sentence in &report.notes {

@@ -75,7 +75,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
     let report = tasks::report(&access, &task.id).await?.report.unwrap_or_default();
     invocation.out.text(&view::report_text(&report))?;
     // Before anything that may fail: the result is there, whether it can be applied or not.
-    invocation.out.result(&TaskJson::of_report(task.state(), &report))?;
+    invocation.out.result(&TaskJson::of_report(&task, &report))?;
     if args.apply && !report.winner.is_empty() {
         let chosen = result::choose(&report, None)?;
         let fetched = result::fetch(&access, &invocation.state, &task, chosen).await?;

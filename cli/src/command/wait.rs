@@ -40,7 +40,7 @@ pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<E
         }
     };
     let report = tasks::report(&access, &ended.id).await?.report.unwrap_or_default();
-    invocation.out.result(&TaskJson::of_report(ended.state(), &report))?;
+    invocation.out.result(&TaskJson::of_report(&ended, &report))?;
     invocation.out.text(&format!(
         "task {} {}",
         view::short_id(&ended.id),

@@ -92,6 +92,9 @@ async fn a_result_is_compared_shown_and_landed() {
         .map(|s| &s["state"])
         .collect();
     assert_eq!(states, ["verified", "failed"], "{report:#}");
+    let shown = person.kage(repo.path(), &["show", "--format", "json"]).await.json();
+    assert_eq!(shown["state"], "succeeded", "{shown:#}");
+    assert!(shown.get("winner").is_none(), "nobody compared the sessions: {shown:#}");
 
     let idle = person.kage(repo.path(), &["apply", "--session", "idler"]).await;
     assert_eq!(
