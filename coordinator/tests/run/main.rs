@@ -13,4 +13,5 @@ mod fleet;
 mod planes;
 mod projects;
 mod retention;
+mod rights;
 mod web;
