@@ -1,36 +1,34 @@
 //! Random commands, given to SQLite and to the model alike: every outcome and every answer
 //! must be the same, and the invariants hold after each step.
 
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::attempt::EndReason;
 use kage_core::checkpoint::CheckpointReason;
 use kage_core::event::{Event, EventBody, VerdictKind};
-use kage_core::id::{Digest, JobId, ProjectId, SessionId};
+use kage_core::id::{Digest, JobId, ProjectId};
 use kage_core::priority::Priority;
-use kage_core::time::Timestamp;
 use proptest::prelude::*;
 
-use super::faults::{Fault, Faulty, Plan, fault};
+use super::faults::{Fault, Faulty, fault};
 use super::fixture::{
-    activity, agent, agent_id, append, at, attempt_id, boot_id, claimed, committed, crashed, create, event, exhausted,
+    activity, agent, agent_id, append, attempt_id, boot_id, claimed, committed, crashed, create, event, exhausted,
     request, spec, start, task_id, token, verdict,
 };
-use super::invariants::{Seen, check};
 use super::stories::taken;
-use super::{forgetful, memory, run, sqlite};
+use super::{forgetful, run, sqlite};
 use crate::store::recent::Recent;
 use crate::store::{
-    Appended, CancelTask, Changes, Claim, Command, DropTask, EndAttempts, Ending, ExtendAllLeases, MAX_PAGE,
-    PrepareRestore, PutContext, QueuedJob, RecordAgent, RecordContextSent, RenewLeases, Request, RequestCheckpoint,
-    RestoreSession, SetDraining, Start, Store, StoreError,
+    Appended, CancelTask, Claim, DropTask, EndAttempts, Ending, ExtendAllLeases, PrepareRestore, PutContext,
+    RecordAgent, RecordContextSent, RenewLeases, Request, RequestCheckpoint, RestoreSession, SetDraining, Start,
 };
 
 mod admission;
+mod pair;
 
-use admission::{Admit, ShutOut, admit};
+use admission::{Admit, admit};
+use pair::Pair;
 
 /// How an attempt's batch of events ends.
 #[derive(Debug, Clone, Copy)]
@@ -169,54 +167,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Both engines, and what the steps refer to by number.
-struct Pair {
-    sqlite: Store,
-    memory: Store,
-    /// What fails on the way to SQLite.
-    faults: Option<Arc<Plan>>,
-    now: Timestamp,
-    jobs: Vec<QueuedJob>,
-    attempts: u128,
-    next_job: u128,
-    seen: Seen,
-    shut_out: ShutOut,
-}
-
 impl Pair {
-    async fn apply<C: Command<Outcome: Debug> + Clone>(&self, command: C) -> Option<C::Outcome> {
-        let mut first = None;
-        let on_sqlite = loop {
-            match (self.sqlite.apply(command.clone()).await, &self.faults) {
-                // Nothing was stored: it is as if it had not been asked.
-                (Err(StoreError::Engine { .. }), Some(_)) => {}
-                // It may have been stored; then the next time is the second.
-                (Err(StoreError::Unknown { .. }), Some(plan)) => {
-                    if plan.kept() {
-                        let outcome = self.memory.apply(command.clone()).await;
-                        first = first.or(Some(outcome));
-                    }
-                }
-                (outcome, _) => break outcome,
-            }
-        };
-        let in_memory = self.memory.apply(command).await;
-        assert_eq!(format!("{on_sqlite:?}"), format!("{in_memory:?}"));
-        // What was decided the first time is what happened.
-        first.unwrap_or(on_sqlite).ok()
-    }
-
-    fn learn(&mut self, changes: Changes) {
-        for job in changes.queued {
-            self.jobs.retain(|known| known.job != job.job);
-            self.jobs.push(job);
-        }
-    }
-
-    fn attempt(&self, n: usize) -> u128 {
-        1 + n as u128 % self.attempts.max(1)
-    }
-
     async fn step(&mut self, step: Step) {
         let now = self.now;
         match step {
@@ -408,11 +359,6 @@ impl Pair {
         }
     }
 
-    async fn session(&self, task: u128, n: usize) -> Option<SessionId> {
-        let view = self.sqlite.task(task_id(task)).await.unwrap()?;
-        view.sessions.get(n).map(|session| session.id)
-    }
-
     async fn start(&mut self, job: usize, agent: u128, boot: u128, late: bool) {
         let Some(job) = self.jobs.get(job % self.jobs.len().max(1)).cloned() else {
             return;
@@ -471,63 +417,6 @@ impl Pair {
             self.learn(changes);
         }
     }
-
-    /// Asks both everything.
-    async fn compare(&mut self) {
-        let (a, b) = (&self.sqlite, &self.memory);
-        let project = ProjectId::default();
-        let digest = Digest::of(b"context");
-        assert_eq!(a.ended().await.unwrap(), b.ended().await.unwrap());
-        assert_eq!(a.in_files(1).await.unwrap(), b.in_files(1).await.unwrap());
-        let mut token = None;
-        loop {
-            let page = a.tasks(&project, token, 2).await.unwrap();
-            assert_eq!(page, b.tasks(&project, token, 2).await.unwrap());
-            for view in &page.tasks {
-                let id = view.task.id;
-                assert_eq!(a.task(id).await.unwrap().as_ref(), Some(view));
-                assert_eq!(b.task(id).await.unwrap().as_ref(), Some(view));
-                assert_eq!(a.attempts_of(id).await.unwrap(), b.attempts_of(id).await.unwrap());
-                for session in &view.sessions {
-                    let checkpoints = a.checkpoints(id, session.id).await.unwrap();
-                    assert_eq!(checkpoints, b.checkpoints(id, session.id).await.unwrap());
-                }
-                assert_eq!(a.events(id, 1, 5).await.unwrap(), b.events(id, 1, 5).await.unwrap());
-                let events = a.events(id, 0, MAX_PAGE).await.unwrap();
-                assert_eq!(events, b.events(id, 0, MAX_PAGE).await.unwrap());
-                let prefix = id.short();
-                assert_eq!(a.find_task(&prefix).await.unwrap(), b.find_task(&prefix).await.unwrap());
-            }
-            token = page.next;
-            if token.is_none() {
-                break;
-            }
-        }
-        for job in &self.jobs {
-            let work = a.work(job.task, job.job).await.unwrap();
-            assert_eq!(work, b.work(job.task, job.job).await.unwrap());
-        }
-        for n in 1..=self.attempts {
-            let attempt = attempt_id(n);
-            assert_eq!(a.attempt(attempt).await.unwrap(), b.attempt(attempt).await.unwrap());
-        }
-        for agent in [None, Some(agent_id(1)), Some(agent_id(2))] {
-            assert_eq!(
-                a.live_attempts(agent).await.unwrap(),
-                b.live_attempts(agent).await.unwrap()
-            );
-        }
-        assert_eq!(a.expired(self.now).await.unwrap(), b.expired(self.now).await.unwrap());
-        assert_eq!(a.queued_jobs().await.unwrap(), b.queued_jobs().await.unwrap());
-        assert_eq!(a.agents().await.unwrap(), b.agents().await.unwrap());
-        assert_eq!(a.counts().await.unwrap(), b.counts().await.unwrap());
-        let stats = a.context_stats(&project, &digest).await.unwrap();
-        assert_eq!(stats, b.context_stats(&project, &digest).await.unwrap());
-        let size = a.context_size(&project, &digest).await.unwrap();
-        assert_eq!(size, b.context_size(&project, &digest).await.unwrap());
-        self.seen = check(a, &self.seen).await;
-        self.compare_admitted().await;
-    }
 }
 
 /// Fewer cases than usual, because every step of each waits for the disk. The long tier
@@ -544,20 +433,6 @@ fn config() -> ProptestConfig {
 }
 
 impl Pair {
-    fn new(sqlite: Store, faults: Option<Arc<Plan>>) -> Self {
-        Self {
-            sqlite,
-            memory: memory().store,
-            faults,
-            now: at(0),
-            jobs: Vec::new(),
-            attempts: 0,
-            next_job: 0,
-            seen: Seen::default(),
-            shut_out: ShutOut::new(),
-        }
-    }
-
     async fn take(&mut self, steps: Vec<Step>) {
         for boot in 1..=3 {
             self.step(Step::Hello { agent: boot, boot: 1 }).await;
