@@ -1,18 +1,24 @@
-//! Tasks: what a person asked for, checked once on the way in, and when it is over.
+//! Tasks: what a person asked for, and when it is over. What may be asked for is checked in
+//! `bounds`, once, on the way in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::context::{InvalidContext, Patch, overridden};
 use crate::event::Verdict;
-use crate::fallback::{Fallback, MAX_FALLBACKS};
+use crate::fallback::Fallback;
 use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionId, SessionName, TaskId};
-use crate::pattern::Patterns;
 use crate::priority::Priority;
 use crate::session::{Session, SessionStateKind};
 use crate::time::Timestamp;
+
+mod bounds;
+
+pub use bounds::{
+    InvalidSpec, MAX_COMMAND_BYTES, MAX_DELTA_BYTES, MAX_LABEL_BYTES, MAX_MODEL_BYTES, MAX_OVERRIDDEN_BYTES,
+    MAX_PROMPT_BYTES, MAX_SESSIONS,
+};
 
 /// Labels of agents, and what tasks require of them.
 pub type Labels = BTreeMap<String, String>;
@@ -137,154 +143,7 @@ pub struct TaskSpec {
     pub policy: Policy,
 }
 
-/// Why a spec cannot be a task.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidSpec {
-    /// There is nothing to do.
-    #[error("the prompt is empty")]
-    EmptyPrompt,
-    /// The prompt is longer than any model takes.
-    #[error("the prompt has {0} bytes; at most {MAX_PROMPT_BYTES} are taken")]
-    PromptTooLong(usize),
-    /// Nobody is to do it.
-    #[error("no session is asked for; name an adapter")]
-    NoAssignment,
-    /// More sessions than one task may have.
-    #[error("{0} sessions are asked for; at most {MAX_SESSIONS} are taken")]
-    TooManySessions(usize),
-    /// Two sessions have one name.
-    #[error("two sessions are named {0:?}")]
-    DuplicateName(SessionName),
-    /// More than one would ever need, and each is part of every row.
-    #[error("session {0:?} has more than {MAX_FALLBACKS} adapters to fall back to")]
-    TooManyFallbacks(SessionName),
-    /// Verify needs a commit to check.
-    #[error("a verify command needs a repository")]
-    VerifyWithoutRepository,
-    /// A delta needs a base.
-    #[error("session {0:?} has a context delta, and the task has no base context")]
-    DeltaWithoutBase(SessionName),
-    /// A delta is not a merge patch that can be applied.
-    #[error("session {session:?} has an invalid context delta")]
-    InvalidDelta {
-        /// Whose.
-        session: SessionName,
-        /// What is wrong with it.
-        #[source]
-        problem: InvalidContext,
-    },
-    /// What is to be restored from the base cannot be told.
-    #[error("the protected path {0:?} is not a path pattern")]
-    ProtectPattern(String),
-    /// More than an offer to an agent can carry.
-    #[error("{what} has {bytes} bytes; at most {most} are taken")]
-    TooLong {
-        /// Which part.
-        what: &'static str,
-        /// Its size.
-        bytes: usize,
-        /// What is taken.
-        most: usize,
-    },
-    /// A limit of zero would end every attempt at once.
-    #[error("{0} must be more than zero")]
-    ZeroLimit(&'static str),
-}
-
-/// The longest prompt taken, in bytes.
-pub const MAX_PROMPT_BYTES: usize = 16 << 20;
-/// The most sessions one task may have.
-pub const MAX_SESSIONS: usize = 256;
-/// The longest set-up or verify command, and all protected paths together, in bytes.
-pub const MAX_COMMAND_BYTES: usize = 64 << 10;
-/// The longest name of a model, in bytes.
-pub const MAX_MODEL_BYTES: usize = 200;
-/// The longest context delta of one session, in bytes.
-pub const MAX_DELTA_BYTES: usize = 512 << 10;
-/// The labels that the task, or one session, requires of agents: keys and values, in bytes.
-pub const MAX_LABEL_BYTES: usize = 16 << 10;
-/// What all deltas of a task together may override: the names of the places, in bytes.
-pub const MAX_OVERRIDDEN_BYTES: usize = 256 << 10;
-
 impl TaskSpec {
-    /// Checks what no type can.
-    ///
-    /// # Errors
-    /// Says the first thing that is wrong.
-    pub fn validate(&self) -> Result<(), InvalidSpec> {
-        if self.prompt.trim().is_empty() {
-            return Err(InvalidSpec::EmptyPrompt);
-        }
-        if self.prompt.len() > MAX_PROMPT_BYTES {
-            return Err(InvalidSpec::PromptTooLong(self.prompt.len()));
-        }
-        if self.assignments.is_empty() {
-            return Err(InvalidSpec::NoAssignment);
-        }
-        if self.assignments.len() > MAX_SESSIONS {
-            return Err(InvalidSpec::TooManySessions(self.assignments.len()));
-        }
-        if self.policy.verify.verify.is_some() && self.repository.is_none() {
-            return Err(InvalidSpec::VerifyWithoutRepository);
-        }
-        let checks = &self.policy.verify;
-        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        at_most("the set-up command", length(&checks.setup), MAX_COMMAND_BYTES)?;
-        at_most("the verify command", length(&checks.verify), MAX_COMMAND_BYTES)?;
-        let protected = checks.protect.iter().map(String::len).sum();
-        at_most("the list of protected paths", protected, MAX_COMMAND_BYTES)?;
-        labels_fit(&self.policy.requirements)?;
-        if let Err(invalid) = Patterns::new(&checks.protect) {
-            return Err(InvalidSpec::ProtectPattern(invalid.pattern));
-        }
-        for (limit, what) in [
-            (self.policy.timeout, "the time-out"),
-            (self.policy.idle_timeout, "the idle time-out"),
-            (self.policy.verify.timeout, "the verify time-out"),
-        ] {
-            if limit.is_zero() {
-                return Err(InvalidSpec::ZeroLimit(what));
-            }
-        }
-        if self.policy.max_attempts == 0 {
-            return Err(InvalidSpec::ZeroLimit("the number of attempts"));
-        }
-        let mut names = BTreeSet::new();
-        let mut deltas = Vec::new();
-        for assignment in &self.assignments {
-            let others = assignment.fallbacks.iter().map(|fallback| &fallback.model);
-            for model in std::iter::once(&assignment.model).chain(others) {
-                at_most("the name of a model", length(model), MAX_MODEL_BYTES)?;
-            }
-            if assignment.fallbacks.len() > MAX_FALLBACKS {
-                return Err(InvalidSpec::TooManyFallbacks(assignment.name.clone()));
-            }
-            labels_fit(&assignment.requirements)?;
-            if !names.insert(&assignment.name) {
-                return Err(InvalidSpec::DuplicateName(assignment.name.clone()));
-            }
-            let Some(delta) = &assignment.context_delta else {
-                continue;
-            };
-            if self.context_base.is_none() {
-                return Err(InvalidSpec::DeltaWithoutBase(assignment.name.clone()));
-            }
-            at_most("a context delta", delta.len(), MAX_DELTA_BYTES)?;
-            let delta = Patch::parse(delta.as_bytes()).map_err(|problem| InvalidSpec::InvalidDelta {
-                session: assignment.name.clone(),
-                problem,
-            })?;
-            deltas.push(delta);
-        }
-        let places = overridden(&deltas);
-        let places = places.iter().map(|place| place.to_string().len()).sum();
-        at_most(
-            "the list of what the context deltas change",
-            places,
-            MAX_OVERRIDDEN_BYTES,
-        )
-    }
-
     /// What the task and a session of it require together; the session's word counts where
     /// both speak.
     #[must_use]
@@ -299,20 +158,6 @@ impl TaskSpec {
     pub fn assignment(&self, name: &SessionName) -> Option<&Assignment> {
         self.assignments.iter().find(|a| a.name == *name)
     }
-}
-
-/// What every offer of a task carries has to fit into one message: an agent whose offers do
-/// not would lose its connection with each.
-const fn at_most(what: &'static str, bytes: usize, most: usize) -> Result<(), InvalidSpec> {
-    if bytes > most {
-        return Err(InvalidSpec::TooLong { what, bytes, most });
-    }
-    Ok(())
-}
-
-fn labels_fit(labels: &Labels) -> Result<(), InvalidSpec> {
-    let bytes = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
-    at_most("the list of required labels", bytes, MAX_LABEL_BYTES)
 }
 
 /// Where a task stands.
@@ -415,190 +260,6 @@ mod tests {
         ];
         for (policy, sessions, expected) in cases {
             assert_eq!(settle(policy, sessions.iter().copied()), expected, "{sessions:?}");
-        }
-    }
-
-    #[test]
-    fn takes_deltas_that_can_be_applied() {
-        let spec = |base: Option<&[u8]>, delta: &str| TaskSpec {
-            project: ProjectId::default(),
-            prompt: "do it".to_owned(),
-            repository: None,
-            context_base: base.map(Digest::of),
-            assignments: vec![Assignment {
-                name: "one".parse().unwrap(),
-                adapter: "echo".parse().unwrap(),
-                model: None,
-                context_delta: Some(delta.to_owned()),
-                requirements: Labels::new(),
-                fallbacks: Vec::new(),
-            }],
-            policy: Policy::default(),
-        };
-        let session: SessionName = "one".parse().unwrap();
-        let invalid = |problem| {
-            Err(InvalidSpec::InvalidDelta {
-                session: session.clone(),
-                problem,
-            })
-        };
-        let cases = [
-            (None, "{}", Err(InvalidSpec::DeltaWithoutBase(session.clone()))),
-            (Some(&b"{}"[..]), r#"{"a":null}"#, Ok(())),
-            (Some(b"{}"), "[]", invalid(InvalidContext::NotAnObject)),
-            (
-                Some(b"{}"),
-                r#"{"a":[null]}"#,
-                invalid(InvalidContext::Null("/a/0".parse().unwrap())),
-            ),
-        ];
-        for (base, delta, expected) in cases {
-            assert_eq!(spec(base, delta).validate(), expected, "{delta}");
-        }
-    }
-
-    /// Labels of so many bytes.
-    fn labels(bytes: usize) -> Labels {
-        Labels::from([("k".to_owned(), "v".repeat(bytes - 1))])
-    }
-
-    #[test]
-    fn a_spec_fits_into_the_offers_of_its_sessions() {
-        type Change = fn(&mut TaskSpec);
-        let delta = |session: usize| {
-            let members = (0..100).map(|n| format!(r#""{session}-{n}-{}":1"#, "k".repeat(100)));
-            format!("{{{}}}", members.collect::<Vec<_>>().join(","))
-        };
-        let good = TaskSpec {
-            project: ProjectId::default(),
-            prompt: "do it".to_owned(),
-            repository: Some(RepositoryRef {
-                name: "repo".parse().unwrap(),
-                base: "a".repeat(40).parse().unwrap(),
-            }),
-            context_base: Some(Digest::of(b"{}")),
-            assignments: (0..40)
-                .map(|session| Assignment {
-                    name: format!("s-{session}").parse().unwrap(),
-                    adapter: "claude-api".parse().unwrap(),
-                    model: Some("m".repeat(MAX_MODEL_BYTES)),
-                    context_delta: (session < 20).then(|| delta(session)),
-                    requirements: labels(MAX_LABEL_BYTES),
-                    fallbacks: Vec::new(),
-                })
-                .collect(),
-            policy: Policy {
-                requirements: labels(MAX_LABEL_BYTES),
-                verify: VerifyPolicy {
-                    verify: Some("v".repeat(MAX_COMMAND_BYTES)),
-                    ..VerifyPolicy::default()
-                },
-                ..Policy::default()
-            },
-        };
-        assert_eq!(good.validate(), Ok(()));
-        let cases: [(Change, &str); 8] = [
-            (
-                |spec| {
-                    let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_DELTA_BYTES));
-                    spec.assignments[3].context_delta = Some(long);
-                },
-                "a context delta",
-            ),
-            (
-                |spec| spec.policy.requirements = labels(MAX_LABEL_BYTES + 1),
-                "the list of required labels",
-            ),
-            (
-                |spec| spec.assignments[39].requirements = labels(MAX_LABEL_BYTES + 1),
-                "the list of required labels",
-            ),
-            (
-                |spec| spec.policy.verify.setup = Some("s".repeat(MAX_COMMAND_BYTES + 1)),
-                "the set-up command",
-            ),
-            (
-                |spec| spec.policy.verify.verify = Some("v".repeat(MAX_COMMAND_BYTES + 1)),
-                "the verify command",
-            ),
-            (
-                |spec| spec.policy.verify.protect = vec!["p".repeat(100); MAX_COMMAND_BYTES / 100 + 1],
-                "the list of protected paths",
-            ),
-            (
-                |spec| spec.assignments[39].model = Some("m".repeat(MAX_MODEL_BYTES + 1)),
-                "the name of a model",
-            ),
-            (
-                |spec| {
-                    for session in 20..40 {
-                        let taken = spec.assignments[session - 20].context_delta.clone();
-                        let other = taken.map(|delta| delta.replace("kkk", &format!("k{session}k")));
-                        spec.assignments[session].context_delta = other;
-                    }
-                },
-                "the list of what the context deltas change",
-            ),
-        ];
-        for (change, expected) in cases {
-            let mut spec = good.clone();
-            change(&mut spec);
-            let found = spec.validate();
-            assert!(
-                matches!(&found, Err(InvalidSpec::TooLong { what, .. }) if *what == expected),
-                "{expected}: {found:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_spec_is_refused_for_what_no_type_can_rule_out() {
-        type Change = fn(&mut TaskSpec);
-        let assignment = |name: &str| Assignment {
-            name: name.parse().unwrap(),
-            adapter: "claude-api".parse().unwrap(),
-            model: None,
-            context_delta: None,
-            requirements: Labels::new(),
-            fallbacks: Vec::new(),
-        };
-        let good = TaskSpec {
-            project: ProjectId::default(),
-            prompt: "do it".to_owned(),
-            repository: None,
-            context_base: None,
-            assignments: vec![assignment("a"), assignment("b")],
-            policy: Policy::default(),
-        };
-        let cases: [(Change, Result<(), InvalidSpec>); 8] = [
-            (|_| {}, Ok(())),
-            (|spec| spec.prompt = " \n".to_owned(), Err(InvalidSpec::EmptyPrompt)),
-            (|spec| spec.assignments.clear(), Err(InvalidSpec::NoAssignment)),
-            (
-                |spec| spec.assignments[1].name = spec.assignments[0].name.clone(),
-                Err(InvalidSpec::DuplicateName("a".parse().unwrap())),
-            ),
-            (
-                |spec| spec.policy.verify.verify = Some("true".to_owned()),
-                Err(InvalidSpec::VerifyWithoutRepository),
-            ),
-            (
-                |spec| spec.assignments[1].context_delta = Some("{}".to_owned()),
-                Err(InvalidSpec::DeltaWithoutBase("b".parse().unwrap())),
-            ),
-            (
-                |spec| spec.policy.verify.protect = vec!["tests".to_owned(), "a[".to_owned()],
-                Err(InvalidSpec::ProtectPattern("a[".to_owned())),
-            ),
-            (
-                |spec| spec.policy.idle_timeout = Duration::ZERO,
-                Err(InvalidSpec::ZeroLimit("the idle time-out")),
-            ),
-        ];
-        for (change, expected) in cases {
-            let mut spec = good.clone();
-            change(&mut spec);
-            assert_eq!(spec.validate(), expected);
         }
     }
 }
