@@ -9,15 +9,19 @@
 use std::time::Duration;
 
 use crate::checkpoint::Resumption;
-use crate::event::{DiffStat, Verdict, VerdictKind};
+use crate::event::{Verdict, VerdictKind};
 use crate::id::{SessionName, TaskId};
 use crate::price::{PriceTable, session_money};
 use crate::recovery::{Action, Incident};
 use crate::risk::{Assessment, Risk, assess};
-use crate::session::{Session, SessionState, SessionStateKind};
+use crate::session::{Session, SessionState};
 use crate::task::Task;
 use crate::time::Timestamp;
 use crate::usage::{Money, Usage};
+
+mod order;
+
+use order::{Standing, order, standing};
 
 /// The comparison of a task's sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,69 +120,6 @@ fn winner(task: &Task, rows: &[ReportRow]) -> Option<SessionName> {
     Some(best.session.name.clone())
 }
 
-/// How far a session came, the best first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Standing {
-    Verified,
-    Unverified,
-    Open,
-    Rejected,
-    Failed,
-    Cancelled,
-}
-
-const fn standing(state: &SessionState) -> Standing {
-    match state.kind() {
-        SessionStateKind::Verified => Standing::Verified,
-        SessionStateKind::Unverified => Standing::Unverified,
-        SessionStateKind::Queued
-        | SessionStateKind::Running
-        | SessionStateKind::Claimed
-        | SessionStateKind::Verifying => Standing::Open,
-        SessionStateKind::Rejected => Standing::Rejected,
-        SessionStateKind::Failed => Standing::Failed,
-        SessionStateKind::Cancelled => Standing::Cancelled,
-    }
-}
-
-/// Sorts rows; the smallest is the best.
-type Order = (Standing, bool, Risk, u64, u32, Cost, Duration, SessionName);
-
-fn order(row: &ReportRow) -> Order {
-    let result = row.session.state.result();
-    let diff = result.map_or_else(DiffStat::default, |result| result.diff);
-    (
-        standing(&row.session.state),
-        result.is_none(),
-        row.risk,
-        diff.added.saturating_add(diff.removed),
-        diff.files,
-        Cost::of(&row.money),
-        row.duration,
-        row.session.name.clone(),
-    )
-}
-
-/// Money as far as the order needs it. Nothing else sees the total over provenances.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Cost {
-    Known(i128),
-    /// Also when nothing was told at all: a program that tells no cost is not free.
-    Unknown,
-}
-
-impl Cost {
-    fn of(money: &[Money]) -> Self {
-        if money.is_empty() {
-            return Self::Unknown;
-        }
-        money
-            .iter()
-            .try_fold(0_i128, |sum, part| Some(sum + i128::from(part.amount?.0)))
-            .map_or(Self::Unknown, Self::Known)
-    }
-}
-
 fn history(session: &Session) -> Vec<String> {
     let mut lines = Vec::new();
     if session.attempts > 1 {
@@ -211,7 +152,7 @@ fn history(session: &Session) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::ResultCommit;
+    use crate::event::{DiffStat, ResultCommit};
     use crate::failure::{Failure, FailureKind};
     use crate::id::{AttemptId, ProjectId, SessionId};
     use crate::recovery::{Confidence, Decision};

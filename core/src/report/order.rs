@@ -1,0 +1,73 @@
+//! The order of a report's rows: what is compared, and in which turn.
+
+use std::time::Duration;
+
+use super::ReportRow;
+use crate::event::DiffStat;
+use crate::id::SessionName;
+use crate::risk::Risk;
+use crate::session::{SessionState, SessionStateKind};
+use crate::usage::Money;
+
+/// How far a session came, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    Verified,
+    Unverified,
+    Open,
+    Rejected,
+    Failed,
+    Cancelled,
+}
+
+pub(super) const fn standing(state: &SessionState) -> Standing {
+    match state.kind() {
+        SessionStateKind::Verified => Standing::Verified,
+        SessionStateKind::Unverified => Standing::Unverified,
+        SessionStateKind::Queued
+        | SessionStateKind::Running
+        | SessionStateKind::Claimed
+        | SessionStateKind::Verifying => Standing::Open,
+        SessionStateKind::Rejected => Standing::Rejected,
+        SessionStateKind::Failed => Standing::Failed,
+        SessionStateKind::Cancelled => Standing::Cancelled,
+    }
+}
+
+/// Sorts rows; the smallest is the best.
+pub(super) type Order = (Standing, bool, Risk, u64, u32, Cost, Duration, SessionName);
+
+pub(super) fn order(row: &ReportRow) -> Order {
+    let result = row.session.state.result();
+    let diff = result.map_or_else(DiffStat::default, |result| result.diff);
+    (
+        standing(&row.session.state),
+        result.is_none(),
+        row.risk,
+        diff.added.saturating_add(diff.removed),
+        diff.files,
+        Cost::of(&row.money),
+        row.duration,
+        row.session.name.clone(),
+    )
+}
+
+/// Money as far as the order needs it. Nothing else sees the total over provenances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Cost {
+    Known(i128),
+    /// Also when nothing was told at all: a program that tells no cost is not free.
+    Unknown,
+}
+
+impl Cost {
+    fn of(money: &[Money]) -> Self {
+        if money.is_empty() {
+            return Self::Unknown;
+        }
+        money
+            .iter()
+            .try_fold(0_i128, |sum, part| Some(sum + i128::from(part.amount?.0)))
+            .map_or(Self::Unknown, Self::Known)
+    }
+}
