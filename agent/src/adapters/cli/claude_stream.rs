@@ -14,11 +14,14 @@ use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::ProviderError;
 use kage_core::time::Timestamp;
 use kage_core::usage::{PicoUsd, Usage};
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::adapter::Report;
 use crate::tools::one_line;
+
+mod result;
+
+use result::{ResultLine, pico};
 
 /// Characters of a line for people.
 const ACTIVITY: usize = 200;
@@ -35,74 +38,6 @@ pub(super) struct ClaudeStream {
     /// Usage by message, for runs that end without a `result` line.
     messages: BTreeMap<String, (String, Usage)>,
     last_text: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct ResultLine {
-    #[serde(default)]
-    subtype: String,
-    #[serde(default)]
-    is_error: bool,
-    #[serde(default)]
-    terminal_reason: Option<String>,
-    #[serde(default)]
-    api_error_status: Option<u16>,
-    #[serde(default)]
-    api_error_type: Option<String>,
-    #[serde(default)]
-    api_error: Option<String>,
-    #[serde(default)]
-    result: Option<String>,
-    #[serde(default)]
-    errors: Vec<String>,
-    #[serde(default, rename = "modelUsage")]
-    model_usage: BTreeMap<String, ModelUsage>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ModelUsage {
-    #[serde(default)]
-    input_tokens: u64,
-    #[serde(default)]
-    output_tokens: u64,
-    #[serde(default)]
-    cache_read_input_tokens: u64,
-    #[serde(default)]
-    cache_creation_input_tokens: u64,
-    #[serde(default, rename = "cacheCreationEphemeral1hInputTokens")]
-    cache_creation_1h: u64,
-    #[serde(default)]
-    thinking_tokens: u64,
-    #[serde(default, rename = "costUSD")]
-    cost_usd: f64,
-}
-
-impl ModelUsage {
-    fn usage(&self) -> Usage {
-        let hour = self.cache_creation_1h.min(self.cache_creation_input_tokens);
-        Usage {
-            input: self.input_tokens,
-            cache_write_5m: self.cache_creation_input_tokens - hour,
-            cache_write_1h: hour,
-            cache_read: self.cache_read_input_tokens,
-            output: self.output_tokens,
-            reasoning: self.thinking_tokens,
-        }
-    }
-}
-
-/// Dollars as the program wrote them, to the last of their twelve places.
-fn pico(dollars: f64) -> PicoUsd {
-    if !dollars.is_finite() || dollars < 0.0 {
-        return PicoUsd(0);
-    }
-    // The shortest decimal that is this number is the one the program wrote.
-    let text = format!("{dollars}");
-    let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
-    let part: String = part.chars().chain(std::iter::repeat('0')).take(12).collect();
-    let digits = format!("{whole}{part}");
-    PicoUsd(digits.parse().unwrap_or(i64::MAX))
 }
 
 fn minus(all: Usage, before: Usage) -> Usage {
@@ -517,18 +452,5 @@ mod tests {
         }
         stream.line(b"\xff\xfe");
         assert!(matches!(stream.outcome(Timestamp::from_millis(0)), Some(Err(_))));
-    }
-
-    #[test]
-    fn dollars_are_exact() {
-        for (dollars, pico_dollars) in [
-            (0.090_874_5, 90_874_500_000),
-            (1e-7, 100_000),
-            (12.0, 12_000_000_000_000),
-            (f64::NAN, 0),
-            (-3.0, 0),
-        ] {
-            assert_eq!(pico(dollars), PicoUsd(pico_dollars), "{dollars}");
-        }
     }
 }

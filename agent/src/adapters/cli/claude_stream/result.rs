@@ -1,0 +1,92 @@
+//! The `result` line that ends a run: how it ended, and what each model used.
+
+use std::collections::BTreeMap;
+
+use kage_core::usage::{PicoUsd, Usage};
+use serde::Deserialize;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ResultLine {
+    #[serde(default)]
+    pub(super) subtype: String,
+    #[serde(default)]
+    pub(super) is_error: bool,
+    #[serde(default)]
+    pub(super) terminal_reason: Option<String>,
+    #[serde(default)]
+    pub(super) api_error_status: Option<u16>,
+    #[serde(default)]
+    pub(super) api_error_type: Option<String>,
+    #[serde(default)]
+    pub(super) api_error: Option<String>,
+    #[serde(default)]
+    pub(super) result: Option<String>,
+    #[serde(default)]
+    pub(super) errors: Vec<String>,
+    #[serde(default, rename = "modelUsage")]
+    pub(super) model_usage: BTreeMap<String, ModelUsage>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ModelUsage {
+    #[serde(default)]
+    input_tokens: u64,
+    #[serde(default)]
+    output_tokens: u64,
+    #[serde(default)]
+    cache_read_input_tokens: u64,
+    #[serde(default)]
+    cache_creation_input_tokens: u64,
+    #[serde(default, rename = "cacheCreationEphemeral1hInputTokens")]
+    cache_creation_1h: u64,
+    #[serde(default)]
+    thinking_tokens: u64,
+    #[serde(default, rename = "costUSD")]
+    pub(super) cost_usd: f64,
+}
+
+impl ModelUsage {
+    pub(super) fn usage(&self) -> Usage {
+        let hour = self.cache_creation_1h.min(self.cache_creation_input_tokens);
+        Usage {
+            input: self.input_tokens,
+            cache_write_5m: self.cache_creation_input_tokens - hour,
+            cache_write_1h: hour,
+            cache_read: self.cache_read_input_tokens,
+            output: self.output_tokens,
+            reasoning: self.thinking_tokens,
+        }
+    }
+}
+
+/// Dollars as the program wrote them, to the last of their twelve places.
+pub(super) fn pico(dollars: f64) -> PicoUsd {
+    if !dollars.is_finite() || dollars < 0.0 {
+        return PicoUsd(0);
+    }
+    // The shortest decimal that is this number is the one the program wrote.
+    let text = format!("{dollars}");
+    let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
+    let part: String = part.chars().chain(std::iter::repeat('0')).take(12).collect();
+    let digits = format!("{whole}{part}");
+    PicoUsd(digits.parse().unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dollars_are_exact() {
+        for (dollars, pico_dollars) in [
+            (0.090_874_5, 90_874_500_000),
+            (1e-7, 100_000),
+            (12.0, 12_000_000_000_000),
+            (f64::NAN, 0),
+            (-3.0, 0),
+        ] {
+            assert_eq!(pico(dollars), PicoUsd(pico_dollars), "{dollars}");
+        }
+    }
+}
