@@ -6,13 +6,17 @@
 use std::collections::BTreeMap;
 
 use kage_core::failure::Failure;
-use kage_core::failure_table::ProviderError;
 use kage_core::usage::Usage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::usage;
+
+mod events;
+
+pub(super) use events::ApiError;
+use events::{BlockDelta, BlockStart, BlockStop, Delta, ErrorEvent, Event, MessageDelta, MessageStart};
 
 /// The most bytes of one message. The provider's own limits are far below.
 const MAX_MESSAGE: usize = 32 << 20;
@@ -166,133 +170,6 @@ pub(super) struct Assembly {
     stop_reason: Option<String>,
     usage: Usage,
     bytes: usize,
-}
-
-/// An event of a stream, by its `type`. Not a tagged enum: raw JSON does not survive one.
-enum Event {
-    MessageStart(MessageStart),
-    BlockStart(BlockStart),
-    BlockDelta(BlockDelta),
-    BlockStop(BlockStop),
-    MessageDelta(MessageDelta),
-    MessageStop,
-    Error(ErrorEvent),
-    /// A ping, or something newer than this program.
-    Other,
-}
-
-#[derive(Deserialize)]
-struct MessageStart {
-    message: Start,
-}
-
-#[derive(Deserialize)]
-struct Start {
-    id: String,
-    model: String,
-    #[serde(default)]
-    usage: Value,
-}
-
-#[derive(Deserialize)]
-struct BlockStart {
-    index: u64,
-    content_block: Block,
-}
-
-#[derive(Deserialize)]
-struct BlockDelta {
-    index: u64,
-    delta: Delta,
-}
-
-#[derive(Deserialize)]
-struct BlockStop {
-    index: u64,
-}
-
-#[derive(Deserialize)]
-struct MessageDelta {
-    delta: End,
-    #[serde(default)]
-    usage: Value,
-}
-
-#[derive(Deserialize)]
-struct End {
-    #[serde(default)]
-    stop_reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct ErrorEvent {
-    error: ApiError,
-}
-
-#[derive(Deserialize)]
-#[serde(tag = "type")]
-enum Delta {
-    #[serde(rename = "text_delta")]
-    Text { text: String },
-    #[serde(rename = "input_json_delta")]
-    InputJson { partial_json: String },
-    #[serde(rename = "thinking_delta")]
-    Thinking { thinking: String },
-    #[serde(rename = "signature_delta")]
-    Signature { signature: String },
-    #[serde(rename = "citations_delta")]
-    Citations { citation: Value },
-    #[serde(other)]
-    Other,
-}
-
-impl Event {
-    fn parse(data: &str) -> serde_json::Result<Self> {
-        #[derive(Deserialize)]
-        struct Kind {
-            #[serde(rename = "type")]
-            kind: String,
-        }
-        let kind = serde_json::from_str::<Kind>(data)?.kind;
-        Ok(match kind.as_str() {
-            "message_start" => Self::MessageStart(serde_json::from_str(data)?),
-            "content_block_start" => Self::BlockStart(serde_json::from_str(data)?),
-            "content_block_delta" => Self::BlockDelta(serde_json::from_str(data)?),
-            "content_block_stop" => Self::BlockStop(serde_json::from_str(data)?),
-            "message_delta" => Self::MessageDelta(serde_json::from_str(data)?),
-            "message_stop" => Self::MessageStop,
-            "error" => Self::Error(serde_json::from_str(data)?),
-            _ => Self::Other,
-        })
-    }
-}
-
-/// The provider's error object, in a stream or as a whole answer.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct ApiError {
-    #[serde(default, rename = "type")]
-    pub(super) kind: String,
-    #[serde(default)]
-    pub(super) message: String,
-    #[serde(default)]
-    pub(super) details: Option<Value>,
-}
-
-impl ApiError {
-    /// The failure that it is, with what HTTP says about it.
-    pub(super) fn classify(&self, status: Option<u16>, retry_after: Option<std::time::Duration>) -> Failure {
-        ProviderError {
-            status,
-            error_type: Some(self.kind.as_str()).filter(|kind| !kind.is_empty()),
-            error_code: self
-                .details
-                .as_ref()
-                .and_then(|details| details.get("error_code")?.as_str()),
-            message: &self.message,
-            retry_after,
-        }
-        .classify()
-    }
 }
 
 impl Assembly {

@@ -1,0 +1,140 @@
+//! The events of a stream as the provider writes them. Pure; what they add up to is the
+//! assembly's business.
+
+use kage_core::failure::Failure;
+use kage_core::failure_table::ProviderError;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Block;
+
+/// An event of a stream, by its `type`. Not a tagged enum: raw JSON does not survive one.
+pub(super) enum Event {
+    MessageStart(MessageStart),
+    BlockStart(BlockStart),
+    BlockDelta(BlockDelta),
+    BlockStop(BlockStop),
+    MessageDelta(MessageDelta),
+    MessageStop,
+    Error(ErrorEvent),
+    /// A ping, or something newer than this program.
+    Other,
+}
+
+#[derive(Deserialize)]
+pub(super) struct MessageStart {
+    pub(super) message: Start,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Start {
+    pub(super) id: String,
+    pub(super) model: String,
+    #[serde(default)]
+    pub(super) usage: Value,
+}
+
+#[derive(Deserialize)]
+pub(super) struct BlockStart {
+    pub(super) index: u64,
+    pub(super) content_block: Block,
+}
+
+#[derive(Deserialize)]
+pub(super) struct BlockDelta {
+    pub(super) index: u64,
+    pub(super) delta: Delta,
+}
+
+#[derive(Deserialize)]
+pub(super) struct BlockStop {
+    pub(super) index: u64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct MessageDelta {
+    pub(super) delta: End,
+    #[serde(default)]
+    pub(super) usage: Value,
+}
+
+#[derive(Deserialize)]
+pub(super) struct End {
+    #[serde(default)]
+    pub(super) stop_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ErrorEvent {
+    pub(super) error: ApiError,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+pub(super) enum Delta {
+    #[serde(rename = "text_delta")]
+    Text { text: String },
+    #[serde(rename = "input_json_delta")]
+    InputJson { partial_json: String },
+    #[serde(rename = "thinking_delta")]
+    Thinking { thinking: String },
+    #[serde(rename = "signature_delta")]
+    Signature { signature: String },
+    #[serde(rename = "citations_delta")]
+    Citations { citation: Value },
+    #[serde(other)]
+    Other,
+}
+
+impl Event {
+    pub(super) fn parse(data: &str) -> serde_json::Result<Self> {
+        #[derive(Deserialize)]
+        struct Kind {
+            #[serde(rename = "type")]
+            kind: String,
+        }
+        let kind = serde_json::from_str::<Kind>(data)?.kind;
+        Ok(match kind.as_str() {
+            "message_start" => Self::MessageStart(serde_json::from_str(data)?),
+            "content_block_start" => Self::BlockStart(serde_json::from_str(data)?),
+            "content_block_delta" => Self::BlockDelta(serde_json::from_str(data)?),
+            "content_block_stop" => Self::BlockStop(serde_json::from_str(data)?),
+            "message_delta" => Self::MessageDelta(serde_json::from_str(data)?),
+            "message_stop" => Self::MessageStop,
+            "error" => Self::Error(serde_json::from_str(data)?),
+            _ => Self::Other,
+        })
+    }
+}
+
+/// The provider's error object, in a stream or as a whole answer.
+#[derive(Debug, Default, Deserialize)]
+pub(in crate::adapters::claude_api) struct ApiError {
+    #[serde(default, rename = "type")]
+    pub(in crate::adapters::claude_api) kind: String,
+    #[serde(default)]
+    pub(in crate::adapters::claude_api) message: String,
+    #[serde(default)]
+    pub(in crate::adapters::claude_api) details: Option<Value>,
+}
+
+impl ApiError {
+    /// The failure that it is, with what HTTP says about it.
+    pub(in crate::adapters::claude_api) fn classify(
+        &self,
+        status: Option<u16>,
+        retry_after: Option<std::time::Duration>,
+    ) -> Failure {
+        ProviderError {
+            status,
+            error_type: Some(self.kind.as_str()).filter(|kind| !kind.is_empty()),
+            error_code: self
+                .details
+                .as_ref()
+                .and_then(|details| details.get("error_code")?.as_str()),
+            message: &self.message,
+            retry_after,
+        }
+        .classify()
+    }
+}
