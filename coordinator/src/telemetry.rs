@@ -66,14 +66,7 @@ pub(crate) fn attempt_started(kind: &JobKind) {
 }
 
 pub(crate) fn attempt_ended(reason: EndReason) {
-    let reason = match reason {
-        EndReason::Finished => "finished",
-        EndReason::Restored => "restored",
-        EndReason::AgentRestarted => "agent_restarted",
-        EndReason::AgentGone => "agent_gone",
-        EndReason::AgentSilent => "agent_silent",
-    };
-    counter!(ATTEMPTS_ENDED, REASON => reason).increment(1);
+    counter!(ATTEMPTS_ENDED, REASON => reason.as_str()).increment(1);
 }
 
 pub(crate) fn events(count: usize) {

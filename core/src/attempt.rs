@@ -21,6 +21,29 @@ pub enum EndReason {
     Restored,
 }
 
+impl EndReason {
+    /// Every reason.
+    pub const ALL: [Self; 5] = [
+        Self::Finished,
+        Self::AgentRestarted,
+        Self::AgentGone,
+        Self::AgentSilent,
+        Self::Restored,
+    ];
+
+    /// The name used in rows and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::AgentRestarted => "agent_restarted",
+            Self::AgentGone => "agent_gone",
+            Self::AgentSilent => "agent_silent",
+            Self::Restored => "restored",
+        }
+    }
+}
+
 /// Whether an attempt may write.
 ///
 /// ```text

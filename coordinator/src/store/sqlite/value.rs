@@ -166,21 +166,11 @@ pub(super) fn get_session_state(row: &Row<'_>, index: usize) -> Result<SessionSt
     get_name(row, index, "session state", &states, |state| state.as_str())
 }
 
-const fn end_reason(reason: EndReason) -> &'static str {
-    match reason {
-        EndReason::Finished => "finished",
-        EndReason::AgentRestarted => "agent_restarted",
-        EndReason::AgentGone => "agent_gone",
-        EndReason::AgentSilent => "agent_silent",
-        EndReason::Restored => "restored",
-    }
-}
-
 /// End and reason of an attempt; both empty while it is live.
 pub(super) fn attempt_state(state: AttemptState) -> (Option<i64>, Option<&'static str>) {
     match state {
         AttemptState::Live => (None, None),
-        AttemptState::Ended { reason, at } => (Some(time(at)), Some(end_reason(reason))),
+        AttemptState::Ended { reason, at } => (Some(time(at)), Some(reason.as_str())),
     }
 }
 
@@ -189,15 +179,8 @@ pub(super) fn get_attempt_state(row: &Row<'_>, index: usize) -> Result<AttemptSt
     let Some(at) = get_optional_time(row, index)? else {
         return Ok(AttemptState::Live);
     };
-    let reasons = [
-        EndReason::Finished,
-        EndReason::AgentRestarted,
-        EndReason::AgentGone,
-        EndReason::AgentSilent,
-        EndReason::Restored,
-    ];
-    let reason = get_name(row, index + 1, "end of an attempt", &reasons, |reason| {
-        end_reason(*reason)
+    let reason = get_name(row, index + 1, "end of an attempt", &EndReason::ALL, |reason| {
+        reason.as_str()
     })?;
     Ok(AttemptState::Ended { reason, at })
 }
