@@ -19,7 +19,6 @@ use std::thread::JoinHandle;
 use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
-use kage_core::time::Timestamp;
 use tokio::sync::{Notify, mpsc};
 
 mod admission;
@@ -305,14 +304,6 @@ impl Store {
     /// When the engine failed.
     pub async fn live_attempts(&self, agent: Option<AgentId>) -> Result<Vec<LiveAttempt>, ReadError> {
         self.read(move |reads| reads.live_attempts(agent)).await
-    }
-
-    /// The live attempts whose lease ended.
-    ///
-    /// # Errors
-    /// When the engine failed.
-    pub async fn expired(&self, now: Timestamp) -> Result<Vec<LiveAttempt>, ReadError> {
-        self.read(move |reads| reads.expired(now)).await
     }
 
     /// The events of a task after a position, in order.

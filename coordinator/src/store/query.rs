@@ -276,7 +276,6 @@ pub(super) trait Reads {
     fn attempt(&self, id: AttemptId) -> Result<Option<AttemptView>, EngineError>;
     fn attempts_of(&self, task: TaskId) -> Result<Vec<AttemptView>, EngineError>;
     fn live_attempts(&self, agent: Option<AgentId>) -> Result<Vec<LiveAttempt>, EngineError>;
-    fn expired(&self, now: Timestamp) -> Result<Vec<LiveAttempt>, EngineError>;
     fn events(&self, task: TaskId, after: u64, limit: u32) -> Result<Vec<TaskEvent>, EngineError>;
     fn agents(&self) -> Result<Vec<Agent>, EngineError>;
     /// Also those that were shut out.

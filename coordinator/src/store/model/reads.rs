@@ -7,7 +7,6 @@ use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::job::{JobKind, JobState};
-use kage_core::time::Timestamp;
 
 use super::Model;
 use crate::store::admission::{Enrolment, PersonToken};
@@ -109,14 +108,6 @@ impl Reads for Model {
         let live = self.live().into_iter();
         Ok(live
             .filter(|attempt| agent.is_none_or(|agent| attempt.agent == agent))
-            .map(live_attempt)
-            .collect())
-    }
-
-    fn expired(&self, now: Timestamp) -> Result<Vec<LiveAttempt>, EngineError> {
-        let live = self.live().into_iter();
-        Ok(live
-            .filter(|attempt| attempt.lease_until <= now)
             .map(live_attempt)
             .collect())
     }

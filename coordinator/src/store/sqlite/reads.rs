@@ -7,7 +7,6 @@ use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::session::Session;
 use kage_core::task::{Task, TaskSpec};
-use kage_core::time::Timestamp;
 use rusqlite::{Connection, Params, Row, params};
 
 use super::record::{
@@ -16,7 +15,7 @@ use super::record::{
 };
 use super::value::{
     failed, get, get_id, get_int, get_job_kind, get_json, get_optional_json, get_optional_time, get_parsed,
-    get_task_state, get_time, id, int, time,
+    get_task_state, get_time, id, int,
 };
 use crate::store::admission::{Enrolment, PersonToken};
 use crate::store::apply::waiting;
@@ -299,15 +298,6 @@ impl Reads for Connection {
                 live,
             ),
         }
-    }
-
-    fn expired(&self, now: Timestamp) -> Result<Vec<LiveAttempt>> {
-        all(
-            self,
-            concat!("SELECT ", live_columns!(), " AND a.lease_until <= ?1 ORDER BY a.n"),
-            params![time(now)],
-            live,
-        )
     }
 
     fn events(&self, task: TaskId, after: u64, limit: u32) -> Result<Vec<TaskEvent>> {
