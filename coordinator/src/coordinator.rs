@@ -76,7 +76,6 @@ impl Coordinator {
             withdrawn,
             stop,
             ended,
-            sessions: _,
             over,
             tasks,
         } = changes;

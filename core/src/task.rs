@@ -199,6 +199,21 @@ pub struct Task {
     pub baseline: Option<Verdict>,
 }
 
+impl Task {
+    /// One that is stored now, and of which nothing has ended.
+    #[must_use]
+    pub const fn new(id: TaskId, spec: TaskSpec, now: Timestamp) -> Self {
+        Self {
+            id,
+            spec,
+            state: TaskState::Running,
+            created_at: now,
+            ended_at: None,
+            baseline: None,
+        }
+    }
+}
+
 impl TaskSpec {
     /// The base that verify has to be run on; `None` = nothing is checked.
     #[must_use]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kage_core::cause::chain;
 use kage_core::id::{Digest, JobId, SessionId, TaskId};
 use kage_core::report;
-use kage_core::task::{Assignment, Task, TaskSpec, TaskState};
+use kage_core::task::{Assignment, Task, TaskSpec};
 use kage_proto::convert::event::output_stream;
 use kage_proto::convert::{self, InvalidField};
 use kage_proto::status::ApiError;
@@ -271,21 +271,9 @@ impl Tasks {
 /// The task as it is when the command was carried out; reading it back would cost every
 /// caller a look into the database.
 fn as_created(command: &CreateTask) -> TaskView {
-    let assignments = command.spec.assignments.iter().zip(&command.sessions);
-    let sessions = assignments.enumerate().map(|(position, (assignment, (id, _)))| {
-        let walled = command.walled.get(position).copied().unwrap_or_default();
-        assignment.session(*id, command.task, walled)
-    });
     TaskView {
-        task: Task {
-            id: command.task,
-            spec: command.spec.clone(),
-            state: TaskState::Running,
-            created_at: command.now,
-            ended_at: None,
-            baseline: None,
-        },
-        sessions: sessions.collect(),
+        task: Task::new(command.task, command.spec.clone(), command.now),
+        sessions: command.begun(),
         last_event: 0,
     }
 }

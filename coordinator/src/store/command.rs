@@ -48,6 +48,18 @@ pub struct CreateTask {
     pub now: Timestamp,
 }
 
+impl CreateTask {
+    /// The sessions as they begin, in the order of the assignments.
+    pub(crate) fn begun(&self) -> Vec<Session> {
+        let assignments = self.spec.assignments.iter().zip(&self.sessions).enumerate();
+        let begun = assignments.map(|(position, (assignment, (session, _)))| {
+            let walled = self.walled.get(position).copied().unwrap_or_default();
+            assignment.session(*session, self.task, walled)
+        });
+        begun.collect()
+    }
+}
+
 /// A task is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
@@ -381,8 +393,6 @@ pub struct Changes {
     pub stop: Vec<StopAttempt>,
     /// Attempts that lost their authority.
     pub ended: Vec<EndedAttempt>,
-    /// Sessions that changed.
-    pub sessions: Vec<SessionId>,
     /// What sessions came to that have ended now.
     pub over: Vec<SessionStateKind>,
     /// Tasks that have something new to show: events, or a state.

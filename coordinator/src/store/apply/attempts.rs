@@ -54,7 +54,6 @@ impl Command for StartAttempt {
         rows.save_job(&row)?;
         rows.save_session(&session)?;
         Ok(Start::Started(Changes {
-            sessions: vec![session.id],
             tasks: vec![self.task],
             ..Changes::default()
         }))
@@ -128,7 +127,6 @@ impl Command for EndAttempts {
             ended.lose(rows, self.reason, self.now, &mut changes)?;
             rows.save_attempt(&attempt)?;
             rows.save_task(&head)?;
-            changes.sessions.push(session.id);
             changes.note_end(before, &session);
             tasks.insert(attempt.task);
         }

@@ -73,7 +73,6 @@ impl Command for RestoreSession {
         head.ended_at = None;
         rows.save_task(&head)?;
         changes.queued.extend(waiting(&next, &head.project));
-        changes.sessions.push(session.id);
         changes.tasks.push(self.task);
         remember(rows, "restore_session", self.request, String::new(), self.now)?;
         Ok(changes)

@@ -76,9 +76,6 @@ impl Command for AppendEvents {
         } else if session != before {
             rows.save_session(&session)?;
         }
-        if session != before {
-            changes.sessions.push(session.id);
-        }
         changes.note_end(before.state.kind(), &session);
         rows.save_attempt(&attempt)?;
         rows.save_task(&head)?;

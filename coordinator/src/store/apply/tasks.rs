@@ -1,7 +1,7 @@
 //! Tasks: created with their sessions and jobs, and cancelled.
 
 use kage_core::job::{Job, JobKind, JobState};
-use kage_core::task::{Task, TaskState};
+use kage_core::task::Task;
 
 use super::{
     Command, attempt_of, contexts, drop_baseline, earlier_reply, not_found, remember, session_of, settle, waiting,
@@ -14,13 +14,14 @@ impl Command for CreateTask {
     type Outcome = Created;
 
     fn apply(self, rows: &mut dyn Rows) -> Result<Created, Failed> {
+        let sessions = self.begun();
         let Self {
             request,
             task: id,
             spec,
-            sessions,
+            sessions: ids,
             baseline,
-            walled,
+            walled: _,
             lacking,
             now,
         } = self;
@@ -38,31 +39,24 @@ impl Command for CreateTask {
         if let Some(lacking) = lacking {
             return Err(Failed::Refused(StoreError::NoAgent { lacking }));
         }
-        if sessions.len() != spec.assignments.len() {
+        if ids.len() != spec.assignments.len() {
             return Err(Failed::Refused(StoreError::SessionCount {
                 task: id,
                 assignments: spec.assignments.len(),
-                sessions: sessions.len(),
+                sessions: ids.len(),
             }));
         }
-        let task = Task {
-            id,
-            spec,
-            state: TaskState::Running,
-            created_at: now,
-            ended_at: None,
-            baseline: None,
-        };
+        let task = Task::new(id, spec, now);
         rows.insert_task(&task)?;
         contexts::count_use(rows, &task)?;
         let mut changes = Changes {
             tasks: vec![id],
             ..Changes::default()
         };
-        let assignments = task.spec.assignments.iter().zip(sessions).enumerate();
-        for (position, (assignment, (session, job))) in assignments {
-            let walled = walled.get(position).copied().unwrap_or_default();
-            let session = assignment.session(session, id, walled);
+        let first = sessions.first().map(|session| session.id);
+        let jobs = ids.into_iter().map(|(_, job)| job);
+        let begun = task.spec.assignments.iter().zip(sessions).zip(jobs).enumerate();
+        for (position, ((assignment, session), job)) in begun {
             rows.insert_session(&session, position)?;
             let row = JobRow {
                 job: Job::new(job, id, session.id, JobKind::Session, now),
@@ -72,14 +66,11 @@ impl Command for CreateTask {
                 queued_at: now,
             };
             rows.insert_job(&row)?;
-            changes.sessions.push(session.id);
             changes.queued.extend(waiting(&row, &task.spec.project));
         }
-        if let (Some(job), Some(commit), [session, ..]) =
-            (baseline, task.spec.checked_base().cloned(), changes.sessions.as_slice())
-        {
+        if let (Some(job), Some(commit), Some(session)) = (baseline, task.spec.checked_base().cloned(), first) {
             let row = JobRow {
-                job: Job::new(job, id, *session, JobKind::Baseline { commit }, now),
+                job: Job::new(job, id, session, JobKind::Baseline { commit }, now),
                 adapter: task.spec.assignments[0].adapter.clone(),
                 requirements: task.spec.policy.requirements.clone(),
                 priority: task.spec.policy.priority,
@@ -133,6 +124,7 @@ impl Command for CancelTask {
             return Ok(changes);
         }
         let mut head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
+        let mut changed = false;
         for mut row in rows.open_jobs(self.task)? {
             if row.job.is_baseline() {
                 continue;
@@ -150,7 +142,7 @@ impl Command for CancelTask {
                 }
             }
             rows.save_session(&session)?;
-            changes.sessions.push(session.id);
+            changed = true;
             changes.note_end(before, &session);
         }
         if settle(rows, &mut head, self.now, &mut changes)? {
@@ -158,7 +150,7 @@ impl Command for CancelTask {
         } else {
             drop_baseline(rows, self.task, &mut changes)?;
         }
-        if !changes.sessions.is_empty() {
+        if changed {
             changes.tasks.push(self.task);
         }
         remember(rows, "cancel_task", self.request, String::new(), self.now)?;
