@@ -18,6 +18,7 @@ use kage_core::access::Role;
 use kage_core::id::{AgentId, Digest, ProjectId, TokenId};
 use kage_core::task::Labels;
 use kage_core::time::Timestamp;
+use kage_proto::blob::AGENT_HEADER;
 use kage_proto::convert;
 use kage_proto::status::ApiError;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -82,6 +83,19 @@ impl Principal {
             Self::Agent { .. } | Self::Person { .. } | Self::Stranger => Err(ApiError::PermissionDenied {
                 message: format!("the caller is not agent {agent}"),
             }),
+        }
+    }
+
+    /// The agent that a call is of: whoever joined is known, others say it in [`AGENT_HEADER`].
+    pub(crate) fn agent(&self, named: Option<&str>) -> Result<Option<AgentId>, ApiError> {
+        match (self, named) {
+            (_, Some(text)) => {
+                let agent = convert::parse(AGENT_HEADER, text)?;
+                self.may_speak_for(agent)?;
+                Ok(Some(agent))
+            }
+            (Self::Agent { id, .. }, None) => Ok(Some(*id)),
+            (Self::Owner | Self::Person { .. } | Self::Stranger, None) => Ok(None),
         }
     }
 
@@ -391,6 +405,16 @@ mod tests {
         assert!(agent.may_speak_for(one).is_ok() && agent.may_speak_for(other).is_err());
         assert!(Principal::Owner.may_speak_for(other).is_ok());
         assert!(Principal::Stranger.may_speak_for(one).is_err());
+        let (mine, others) = (one.to_string(), other.to_string());
+        assert_eq!(agent.agent(None).unwrap(), Some(one));
+        assert_eq!(agent.agent(Some(&mine)).unwrap(), Some(one));
+        assert!(agent.agent(Some(&others)).is_err());
+        assert_eq!(Principal::Owner.agent(Some(&others)).unwrap(), Some(other));
+        assert_eq!(Principal::Owner.agent(None).unwrap(), None);
+        for nonsense in ["", "me"] {
+            let refused = Principal::Owner.agent(Some(nonsense)).unwrap_err();
+            assert!(matches!(refused, ApiError::InvalidArgument { .. }), "{refused:?}");
+        }
         let elsewhere: ProjectId = "elsewhere".parse().unwrap();
         assert!(agent.may_use(&ProjectId::default()).is_ok() && agent.may_use(&elsewhere).is_err());
         assert!(Principal::Owner.may_use(&elsewhere).is_ok());

@@ -13,6 +13,7 @@ use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, E
 use http::{HeaderMap, StatusCode};
 use kage_core::id::{AgentId, Digest, InvalidId, ProjectId};
 use kage_proto::blob::AGENT_HEADER;
+use kage_proto::status::ApiError;
 use object_store::GetRange;
 
 use super::{failed, forbidden};
@@ -35,18 +36,14 @@ fn names(caller: &Principal, Path((project, digest)): Names) -> Result<(ProjectI
     Ok((project, digest.parse().map_err(refuse)?))
 }
 
-/// The agent that a request is of: whoever joined is known, others say it in a header.
+/// The agent that a request is of.
 fn agent(caller: &Principal, headers: &HeaderMap) -> Result<Option<AgentId>, Box<Response>> {
     let named = headers.get(AGENT_HEADER);
-    let named = named.and_then(|value| value.to_str().ok()?.parse().ok());
-    match (caller, named) {
-        (Principal::Agent { id, .. }, None) => Ok(Some(*id)),
-        (_, Some(agent)) => {
-            caller.may_speak_for(agent).map_err(|error| forbidden(&error))?;
-            Ok(Some(agent))
-        }
-        (Principal::Owner | Principal::Person { .. } | Principal::Stranger, None) => Ok(None),
-    }
+    let agent = caller.agent(named.map(|value| value.to_str().unwrap_or_default()));
+    agent.map_err(|error| match &error {
+        ApiError::InvalidArgument { .. } => Box::new((StatusCode::BAD_REQUEST, format!("{error}\n")).into_response()),
+        _ => forbidden(&error),
+    })
 }
 
 fn problem(error: &BlobError) -> Response {

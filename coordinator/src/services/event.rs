@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use kage_core::id::AgentId;
 use kage_proto::blob::AGENT_HEADER;
+use kage_proto::convert::InvalidField;
 use kage_proto::convert::agent::AttemptKey;
-use kage_proto::convert::{self, InvalidField};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::append_request::Batch;
@@ -19,7 +19,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::internal;
 use crate::append::{Lane, Responses, response};
-use crate::auth::Principal;
 use crate::coordinator::Coordinator;
 use crate::output::OutputAck;
 
@@ -41,21 +40,8 @@ impl EventService for Events {
         request: Request<Streaming<v1::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         let caller = super::principal(&request);
-        let named = match request.metadata().get(AGENT_HEADER).map(|value| value.to_str()) {
-            None => None,
-            Some(text) => {
-                let text = text.unwrap_or_default();
-                Some(convert::parse::<AgentId>(AGENT_HEADER, text).map_err(ApiError::from)?)
-            }
-        };
-        let agent = match (&caller, named) {
-            (_, Some(agent)) => {
-                caller.may_speak_for(agent)?;
-                Some(agent)
-            }
-            (Principal::Agent { id, .. }, None) => Some(*id),
-            (Principal::Owner | Principal::Person { .. } | Principal::Stranger, None) => None,
-        };
+        let named = request.metadata().get(AGENT_HEADER);
+        let agent = caller.agent(named.map(|value| value.to_str().unwrap_or_default()))?;
         let (responses, stream) = mpsc::channel(QUEUED_RESPONSES);
         let (acks, acknowledged) = mpsc::channel(QUEUED_RESPONSES);
         let delivery = Delivery {
