@@ -12,7 +12,7 @@ mod allowance;
 pub mod adapter;
 pub mod process;
 pub mod state;
-pub mod tools;
+mod tools;
 pub mod adapters;
 
 pub mod enrolment;

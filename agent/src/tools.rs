@@ -23,12 +23,11 @@ use serde_json::{Value, json};
 use crate::process::{Control, Runner};
 use root::Root;
 
-pub use bounded::HeadTail;
-pub(crate) use bounded::one_line;
+pub(crate) use bounded::{HeadTail, one_line};
 
 /// The tools of one session.
 #[derive(Debug, Clone)]
-pub struct Toolbox {
+pub(crate) struct Toolbox {
     root: Arc<Root>,
     folder: PathBuf,
     env: BTreeMap<OsString, OsString>,
@@ -37,11 +36,11 @@ pub struct Toolbox {
 
 /// What a model gets back from a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ToolResult {
+pub(crate) struct ToolResult {
     /// For the model; bounded.
-    pub text: String,
+    pub(crate) text: String,
     /// True when the call did not do what was asked.
-    pub is_error: bool,
+    pub(crate) is_error: bool,
 }
 
 /// Why a tool did not do what was asked, in words for the model.
@@ -146,7 +145,7 @@ impl Call {
 
 /// What a model is told about the tools, always in the same bytes.
 #[must_use]
-pub fn definitions() -> Vec<Value> {
+pub(crate) fn definitions() -> Vec<Value> {
     let path = || json!({"type": "string", "description": "Relative to the root of the worktree."});
     let tool = |name: &str, description: &str, properties: Value, required: &[&str]| {
         json!({
@@ -223,7 +222,7 @@ pub fn definitions() -> Vec<Value> {
 
 /// One line for people: what a call is about.
 #[must_use]
-pub fn describe(name: &str, text: &str) -> String {
+pub(crate) fn describe(name: &str, text: &str) -> String {
     let about = match Call::parse(name, text) {
         Ok(Call::ReadFile(ReadFile { path, .. }))
         | Ok(Call::WriteFile(WriteFile { path, .. }))
@@ -241,7 +240,7 @@ impl Toolbox {
     ///
     /// # Errors
     /// When the folder cannot be opened.
-    pub fn open(folder: &Path, env: BTreeMap<OsString, OsString>, runner: Runner) -> std::io::Result<Self> {
+    pub(crate) fn open(folder: &Path, env: BTreeMap<OsString, OsString>, runner: Runner) -> std::io::Result<Self> {
         Ok(Self {
             root: Arc::new(Root::open(folder)?),
             folder: folder.to_owned(),
@@ -251,7 +250,7 @@ impl Toolbox {
     }
 
     /// Does what a model asks for. `text` is the call's input as JSON.
-    pub async fn call(&self, name: &str, text: &str, control: &Control) -> ToolResult {
+    pub(crate) async fn call(&self, name: &str, text: &str, control: &Control) -> ToolResult {
         let outcome = match Call::parse(name, text) {
             Ok(Call::Bash(bash)) => shell::run(self, bash, control).await,
             Ok(call) => {

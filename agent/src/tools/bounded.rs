@@ -2,7 +2,7 @@
 
 /// The beginning and the end of a byte stream of any length, in bounded memory.
 #[derive(Debug, Clone)]
-pub struct HeadTail {
+pub(crate) struct HeadTail {
     head: Vec<u8>,
     /// A ring once it is full; `start` is its oldest byte.
     tail: Vec<u8>,
@@ -14,7 +14,7 @@ pub struct HeadTail {
 impl HeadTail {
     /// Keeps up to `half` bytes of either end.
     #[must_use]
-    pub fn new(half: usize) -> Self {
+    pub(crate) fn new(half: usize) -> Self {
         Self {
             head: Vec::new(),
             tail: Vec::new(),
@@ -25,7 +25,7 @@ impl HeadTail {
     }
 
     /// Takes more bytes.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.total = self.total.saturating_add(bytes.len() as u64);
         let (head, rest) = bytes.split_at(bytes.len().min(self.half - self.head.len()));
         self.head.extend_from_slice(head);
@@ -41,7 +41,7 @@ impl HeadTail {
 
     /// The text, with a line in the middle when bytes are left out there.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut bytes = self.head.clone();
         let kept = (self.head.len() + self.tail.len()) as u64;
         if self.total > kept {
