@@ -34,6 +34,7 @@ mod surroundings;
 mod sample;
 
 pub use streams::stream_key;
+pub use surroundings::OUT_OF_ORDER;
 
 /// A job: task, session and kind of job.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,6 +9,9 @@ use kage_proto::v1::finished::Outcome;
 
 use super::{Final, FinalTask, History, Violation, What, of_session, parts, violation};
 
+/// How what is wrong with the times of incidents ends: a clock that was set back excuses it.
+pub const OUT_OF_ORDER: &str = "are out of order";
+
 /// How many incidents a session remembers.
 const REMEMBERED: usize = 16;
 
@@ -119,7 +122,7 @@ fn sums(task: &FinalTask, session: &v1::Session, found: &mut Vec<Violation>) {
 fn incidents(task: &FinalTask, session: &v1::Session, found: &mut Vec<Violation>) {
     let name = format!("{} of {}", session.name, task.task.id);
     if !session.incidents.is_sorted_by_key(|incident| incident.at_ms) {
-        violation(found, "I10", format!("incidents of {name} are out of order"));
+        violation(found, "I10", format!("incidents of {name} {OUT_OF_ORDER}"));
     }
     // A session that is stopped decides nothing about its last failure.
     if session.state() == v1::SessionState::Cancelled || session.incidents.len() >= REMEMBERED {

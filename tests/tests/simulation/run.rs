@@ -8,7 +8,7 @@ use std::time::Duration;
 use kage_proto::v1;
 use kage_tests::chaos::end;
 use kage_tests::chaos::puppet::Puppet;
-use kage_tests::history::{Final, FinalTask, check};
+use kage_tests::history::{Final, FinalTask, OUT_OF_ORDER, check};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -148,7 +148,7 @@ pub(crate) fn run(seed: u64, plant: Plant) -> Outcome {
         let mut found = check(&history, &end);
         if world.jumped.load(Ordering::Relaxed) {
             // What happened later may have an earlier time then.
-            found.retain(|violation| !violation.text.ends_with("are out of order"));
+            found.retain(|violation| !violation.text.ends_with(OUT_OF_ORDER));
         }
         let found = found.into_iter();
         wrong.extend(found.map(|violation| format!("{}: {}", violation.invariant, violation.text)));
