@@ -1,7 +1,7 @@
 //! Links that are cut for so long that agents stop what they run: before the lease has ended,
 //! and after the work was given to another.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kage_proto::v1;
@@ -10,9 +10,11 @@ use kage_tests::chaos::clients::Person;
 use kage_tests::chaos::record::Record;
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
 use kage_tests::faults::link::{Link, Weather};
+use kage_tests::history::FinalTask;
 use kage_tests::process::processes_of;
 use kage_tests::tasks::{Describe, task};
 use kage_tests::wait::wait_for;
+use tokio::task::JoinHandle;
 
 use super::ends_right;
 
@@ -57,6 +59,58 @@ async fn frozen(home: &Path) {
     .await;
 }
 
+/// The only session of the only task, which prints until there is a gate, on an agent whose
+/// link can be spoilt.
+struct Printing {
+    link: Link,
+    gate: PathBuf,
+    /// What the agent's program printed.
+    copy: PathBuf,
+    task: String,
+    record: Record,
+    watching: JoinHandle<v1::Task>,
+}
+
+impl Printing {
+    /// Begins it on the agent `far` and waits until something was printed.
+    async fn far(cluster: &mut Cluster) -> Self {
+        let link = Link::to(cluster.url()).await;
+        let (gate, copy) = (cluster.root().join("gate"), cluster.root().join("copy-far"));
+        let mut far = AgentOptions::named("far").script("lines", until_gate(&gate, &copy));
+        far.coordinator_url = Some(link.url());
+        cluster.add_agent(far).await;
+        let record = Record::default();
+        let person = Person::new("ann", cluster.client(), record.clone());
+        let spec = task("print").session("only", SHELL, "lines");
+        let task = person.create(spec).await.unwrap();
+        let watching = tokio::spawn({
+            let task = task.clone();
+            async move { person.watch(&task).await }
+        });
+        wait_for("it prints", async || (size(&copy) > 0).then_some(())).await;
+        Self {
+            link,
+            gate,
+            copy,
+            task,
+            record,
+            watching,
+        }
+    }
+
+    /// Opens the gate, and reads how it ended: well, after so many attempts.
+    async fn end(self, cluster: &Cluster, attempts: u32) -> FinalTask {
+        std::fs::write(&self.gate, "").unwrap();
+        self.watching.await.unwrap();
+        let mut end = ends_right(cluster, &self.record, &[]).await;
+        let only = end.tasks.pop().expect("one task");
+        assert_eq!(end.tasks.len(), 0, "and no other: {:#?}", end.tasks);
+        assert_eq!(only.task.state(), v1::TaskState::Succeeded, "{:#?}", only.task);
+        assert_eq!(only.task.sessions[0].attempts, attempts, "{:#?}", only.task);
+        only
+    }
+}
+
 fn size(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |meta| meta.len())
 }
@@ -69,32 +123,16 @@ async fn a_session_that_was_frozen_goes_on_when_its_lease_is_granted_again() {
         ..LEASES_ONLY
     };
     let mut cluster = Cluster::start_with(waits.programs()).await;
-    let link = Link::to(cluster.url()).await;
-    let (gate, copy) = (cluster.root().join("gate"), cluster.root().join("copy"));
-    let mut far = AgentOptions::named("far").script("lines", until_gate(&gate, &copy));
-    far.coordinator_url = Some(link.url());
-    cluster.add_agent(far).await;
-    let record = Record::default();
-    let person = Person::new("ann", cluster.client(), record.clone());
-    let spec = task("print").session("only", SHELL, "lines");
-    let id = person.create(spec).await.unwrap();
-    let watching = tokio::spawn(async move { person.watch(&id).await });
-    wait_for("it prints", async || (size(&copy) > 0).then_some(())).await;
+    let printing = Printing::far(&mut cluster).await;
+    let copy = printing.copy.clone();
 
-    link.set(Weather::Silent);
+    printing.link.set(Weather::Silent);
     frozen(&cluster.agent_dir("far")).await;
     let then = size(&copy);
-    link.set(Weather::Fair);
+    printing.link.set(Weather::Fair);
     wait_for("it goes on", async || (size(&copy) > then).then_some(())).await;
-    std::fs::write(&gate, "").unwrap();
-    watching.await.unwrap();
 
-    let end = ends_right(&cluster, &record, &[]).await;
-    let [only] = end.tasks.as_slice() else {
-        panic!("one task: {:#?}", end.tasks);
-    };
-    assert_eq!(only.task.state(), v1::TaskState::Succeeded, "{:#?}", only.task);
-    assert_eq!(only.task.sessions[0].attempts, 1, "{:#?}", only.task);
+    let only = printing.end(&cluster, 1).await;
     let printed = std::fs::read(&copy).unwrap();
     assert_eq!(only.output.values().next(), Some(&printed), "all of it, once");
 }
@@ -102,26 +140,12 @@ async fn a_session_that_was_frozen_goes_on_when_its_lease_is_granted_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_whose_lease_was_given_away_is_stopped_and_not_believed() {
     let mut cluster = Cluster::start_with(LEASES_ONLY.programs()).await;
-    let link = Link::to(cluster.url()).await;
-    let gate = cluster.root().join("gate");
-    let copy = |name: &str| cluster.root().join(format!("copy-{name}"));
-    let (far_copy, near_copy) = (copy("far"), copy("near"));
-    let mut far = AgentOptions::named("far").script("lines", until_gate(&gate, &far_copy));
-    far.coordinator_url = Some(link.url());
-    cluster.add_agent(far).await;
-    let record = Record::default();
-    let person = Person::new("ann", cluster.client(), record.clone());
-    let spec = task("print").session("only", SHELL, "lines");
-    let id = person.create(spec).await.unwrap();
-    let watching = tokio::spawn({
-        let id = id.clone();
-        async move { person.watch(&id).await }
-    });
-    wait_for("it prints", async || (size(&far_copy) > 0).then_some(())).await;
-    let near = AgentOptions::named("near").script("lines", until_gate(&gate, &near_copy));
+    let printing = Printing::far(&mut cluster).await;
+    let (far_copy, near_copy) = (printing.copy.clone(), cluster.root().join("copy-near"));
+    let near = AgentOptions::named("near").script("lines", until_gate(&printing.gate, &near_copy));
     cluster.add_agent(near).await;
 
-    link.set(Weather::Cut);
+    printing.link.set(Weather::Cut);
     let home = cluster.agent_dir("far");
     frozen(&home).await;
     let frozen_at = size(&far_copy);
@@ -129,8 +153,10 @@ async fn a_session_whose_lease_was_given_away_is_stopped_and_not_believed() {
         let session = &task.sessions[0];
         session.state() == v1::SessionState::Running && session.agent == "near"
     };
-    cluster.until(&id, "runs on the other agent", elsewhere).await;
-    link.set(Weather::Fair);
+    cluster
+        .until(&printing.task, "runs on the other agent", elsewhere)
+        .await;
+    printing.link.set(Weather::Fair);
     wait_for(
         "what the first one ran is ended, and its output forgotten",
         async || {
@@ -140,15 +166,8 @@ async fn a_session_whose_lease_was_given_away_is_stopped_and_not_believed() {
     )
     .await;
     assert_eq!(size(&far_copy), frozen_at, "it did not go on for a moment");
-    std::fs::write(&gate, "").unwrap();
-    watching.await.unwrap();
 
-    let end = ends_right(&cluster, &record, &[]).await;
-    let [only] = end.tasks.as_slice() else {
-        panic!("one task: {:#?}", end.tasks);
-    };
-    assert_eq!(only.task.state(), v1::TaskState::Succeeded, "{:#?}", only.task);
-    assert_eq!(only.task.sessions[0].attempts, 2, "{:#?}", only.task);
+    let only = printing.end(&cluster, 2).await;
     let of = |attempt| only.output.iter().find(|(key, _)| key.attempt == attempt);
     let (_, accepted) = of(2).expect("the second attempt has output");
     assert_eq!(*accepted, std::fs::read(&near_copy).unwrap());
