@@ -101,6 +101,17 @@ impl Cluster {
         format!("{}/git/default/{REPOSITORY}", self.url())
     }
 
+    /// A sample repository whose commit is there as a base for tasks.
+    ///
+    /// # Panics
+    /// When git fails.
+    #[must_use]
+    pub fn sample(&self) -> Repo {
+        let repo = Repo::sample(&self.repository_dir(REPOSITORY));
+        self.push_base(&repo);
+        repo
+    }
+
     /// Pushes the current commit as a base for tasks.
     ///
     /// # Panics

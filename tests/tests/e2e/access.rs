@@ -11,8 +11,7 @@ use tonic::Code;
 #[tokio::test]
 async fn nothing_is_answered_without_the_token() {
     let cluster = Cluster::start().await;
-    let repo = Repo::sample(&cluster.repository_dir("sample"));
-    cluster.push_base(&repo);
+    let repo = cluster.sample();
     let digest = "0".repeat(64);
     let paths = [
         format!("/v1/blobs/default/{digest}"),
@@ -94,8 +93,7 @@ async fn the_token_is_only_readable_by_its_owner() {
 #[tokio::test]
 async fn git_fetches_over_both_versions_of_http() {
     let cluster = Cluster::start().await;
-    let repo = Repo::sample(&cluster.repository_dir("sample"));
-    cluster.push_base(&repo);
+    let repo = cluster.sample();
     let head = repo.head();
     let header = cluster.git_configuration();
     for version in ["HTTP/1.1", "HTTP/2"] {

@@ -5,7 +5,7 @@ use kage::scripted::{Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
 use kage_proto::v1::event::Body;
 use kage_tests::cluster::{AgentOptions, Cluster};
-use kage_tests::repo::{Repo, SOLUTION, VERIFY};
+use kage_tests::repo::{SOLUTION, VERIFY};
 use kage_tests::tasks::{Describe, Seen, session, task, verdict};
 use kage_tests::wait::wait_for;
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ fn script() -> Script {
 }
 
 /// The conversation of each request, as it was sent.
-fn conversations(server: &ScriptedServer) -> Vec<Value> {
+pub(crate) fn conversations(server: &ScriptedServer) -> Vec<Value> {
     let recorded = server.requests().into_iter();
     recorded.map(|request| request.body["messages"].clone()).collect()
 }
@@ -53,14 +53,35 @@ async fn three_answers(cluster: &Cluster, id: &str) {
     }
 }
 
+/// Kills the agent `first`, which works on a session, and adds another one: what comes of the
+/// session, which has passed, and how it went on.
+pub(crate) async fn taken_over(
+    cluster: &mut Cluster,
+    second: AgentOptions,
+    id: &str,
+    name: &str,
+) -> (v1::Session, v1::Resumption) {
+    cluster.kill_agent("first");
+    cluster.add_agent(second).await;
+    let ended = cluster.ended(id).await;
+    let solver = session(&ended, name).clone();
+    assert_eq!(verdict(&solver), v1::VerdictKind::Passed, "{solver:#?}");
+    assert_eq!((solver.agent.as_str(), solver.attempts), ("second", 2), "{solver:#?}");
+    let [resumption] = solver.resumptions.as_slice() else {
+        panic!("it went on once: {solver:#?}");
+    };
+    assert_eq!(resumption.attempt, 2, "{resumption:?}");
+    let resumption = resumption.clone();
+    (solver, resumption)
+}
+
 #[tokio::test]
 async fn a_killed_agents_session_goes_on_elsewhere_with_its_files_and_words() {
     let server = ScriptedServer::start(vec![script()]).await.unwrap();
     let mut cluster = Cluster::start().await;
     let agent = |name: &str| AgentOptions::named(name).anthropic(&server.url());
     cluster.add_agent(agent("first")).await;
-    let repo = Repo::sample(&cluster.repository_dir("sample"));
-    cluster.push_base(&repo);
+    let repo = cluster.sample();
     let spec = task("make the test pass")
         .on(&repo)
         .verified_by(VERIFY)
@@ -76,17 +97,9 @@ async fn a_killed_agents_session_goes_on_elsewhere_with_its_files_and_words() {
         .until(&id, "both edits are kept", |task| session(task, "solver").head >= 3)
         .await;
     assert_eq!(session(&before, "solver").agent, "first");
-    cluster.kill_agent("first");
-    cluster.add_agent(agent("second")).await;
 
-    let ended = cluster.ended(&id).await;
-    let solver = session(&ended, "solver");
-    assert_eq!(verdict(solver), v1::VerdictKind::Passed, "{solver:#?}");
-    assert_eq!((solver.agent.as_str(), solver.attempts), ("second", 2), "{solver:#?}");
-    let [resumption] = solver.resumptions.as_slice() else {
-        panic!("it went on once: {solver:#?}");
-    };
-    assert_eq!((resumption.attempt, resumption.checkpoint), (2, 3), "{resumption:?}");
+    let (solver, resumption) = taken_over(&mut cluster, agent("second"), &id, "solver").await;
+    assert_eq!(resumption.checkpoint, 3, "{resumption:?}");
     assert_eq!(resumption.repeated_calls, 1, "only what followed the last edit");
 
     // The model was asked for the same again, and for nothing before that.
@@ -97,7 +110,7 @@ async fn a_killed_agents_session_goes_on_elsewhere_with_its_files_and_words() {
     assert_eq!(until_then(&conversations[5]), until_then(&conversations[3]));
 
     // What only the first machine wrote is in the result.
-    let commit = cluster.fetch_result(&repo, solver);
+    let commit = cluster.fetch_result(&repo, &solver);
     assert_eq!(
         repo.git(&["show", &format!("{commit}:notes.txt")]).trim(),
         "the sign is wrong"

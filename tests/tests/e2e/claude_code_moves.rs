@@ -5,10 +5,12 @@ use kage::scripted::{Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
 use kage_tests::cluster::{AgentOptions, Cluster};
 use kage_tests::programs;
-use kage_tests::repo::{Repo, SOLUTION, VERIFY};
-use kage_tests::tasks::{Describe, session, task, verdict};
+use kage_tests::repo::{SOLUTION, VERIFY};
+use kage_tests::tasks::{Describe, task};
 use kage_tests::wait::wait_for;
 use serde_json::{Value, json};
+
+use crate::checkpoints::{conversations, taken_over};
 
 const MODEL: &str = "claude-sonnet-5-5";
 
@@ -32,12 +34,6 @@ fn script() -> Script {
             Turn::say("I fixed the sign."),
         ],
     )
-}
-
-/// The conversation of each request, as it was sent.
-fn conversations(server: &ScriptedServer) -> Vec<Value> {
-    let recorded = server.requests().into_iter();
-    recorded.map(|request| request.body["messages"].clone()).collect()
 }
 
 /// What the model asked for in a conversation, and what it was answered.
@@ -65,8 +61,7 @@ async fn a_killed_agents_claude_session_goes_on_elsewhere() {
     let mut cluster = Cluster::start().await;
     let agent = |name: &str| AgentOptions::named(name).anthropic(&server.url()).with_path_of(&claude);
     cluster.add_agent(agent("first")).await;
-    let repo = Repo::sample(&cluster.repository_dir("sample"));
-    cluster.push_base(&repo);
+    let repo = cluster.sample();
     let spec = task("make the test pass")
         .on(&repo)
         .verified_by(VERIFY)
@@ -89,19 +84,9 @@ async fn a_killed_agents_claude_session_goes_on_elsewhere() {
         (edits >= 2).then_some(())
     })
     .await;
-    cluster.kill_agent("first");
-    cluster.add_agent(agent("second")).await;
 
-    let ended = cluster.ended(&id).await;
-    let solver = session(&ended, "claude");
+    let (solver, _) = taken_over(&mut cluster, agent("second"), &id, "claude").await;
     let all = conversations(&server);
-    assert_eq!(verdict(solver), v1::VerdictKind::Passed, "{solver:#?}\n{all:#?}");
-    assert_eq!((solver.agent.as_str(), solver.attempts), ("second", 2), "{solver:#?}");
-    let [resumption] = solver.resumptions.as_slice() else {
-        panic!("it went on once: {solver:#?}");
-    };
-    assert_eq!(resumption.attempt, 2, "{resumption:?}");
-
     // The program tells the model what was said on the first machine, and asks for nothing
     // of it again.
     let (then, since) = all.split_at(first_calls);
@@ -116,7 +101,7 @@ async fn a_killed_agents_claude_session_goes_on_elsewhere() {
     );
     assert!(!since[0].to_string().contains(&home("first")), "{since:#?}");
 
-    let commit = cluster.fetch_result(&repo, solver);
+    let commit = cluster.fetch_result(&repo, &solver);
     let notes = repo.git(&["show", &format!("{commit}:notes.txt")]);
     assert_eq!(
         notes.trim(),

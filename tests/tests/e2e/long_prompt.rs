@@ -4,7 +4,6 @@ use kage::scripted::{Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
 use kage_tests::programs;
-use kage_tests::repo::Repo;
 use kage_tests::tasks::{Describe, session, task};
 use serde_json::json;
 
@@ -27,8 +26,7 @@ async fn a_manifest_adapter_gets_a_long_prompt_whole() {
     let mut cluster = Cluster::start().await;
     let options = AgentOptions::named("agent").script("keep", "cat > prompt.txt");
     cluster.add_agent(options).await;
-    let repo = Repo::sample(&cluster.repository_dir("sample"));
-    cluster.push_base(&repo);
+    let repo = cluster.sample();
     let id = cluster
         .create(task(&prompt()).on(&repo).session("only", SHELL, "keep"))
         .await;
@@ -62,8 +60,7 @@ async fn claude_code_gets_a_long_prompt_whole() {
         .anthropic(&server.url())
         .with_path_of(&claude);
     cluster.add_agent(options).await;
-    let repo = Repo::sample(&cluster.repository_dir("sample"));
-    cluster.push_base(&repo);
+    let repo = cluster.sample();
     let spec = task(&prompt()).on(&repo).session("only", "claude-code", MODEL);
     let id = cluster.create(spec).await;
     let ended = cluster.ended(&id).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kage::scripted::{Answer, CallUsage, Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
-use kage_tests::repo::{Repo, SOLUTION, VERIFY};
+use kage_tests::repo::{SOLUTION, VERIFY};
 use kage_tests::tasks::{Describe, read_all, session, task, verdict};
 use serde_json::json;
 
@@ -57,8 +57,7 @@ async fn the_best_of_three_sessions_on_three_agents_is_found() {
     let listed: BTreeSet<u32> = cluster.agents().await.iter().map(|agent| agent.pid).collect();
     assert_eq!(listed, pids, "ListAgents shows the three processes");
 
-    let repo = Repo::sample(&cluster.repository_dir("sample"));
-    cluster.push_base(&repo);
+    let repo = cluster.sample();
     let mut spec = task("make the test pass")
         .on(&repo)
         .verified_by(VERIFY)

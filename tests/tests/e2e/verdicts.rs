@@ -38,8 +38,7 @@ async fn run(spec: impl FnOnce(&Repo) -> v1::TaskSpec) -> (v1::Task, v1::Report)
         .script("cheat", CHEAT)
         .script("solve", solve());
     cluster.add_agent(options).await;
-    let repo = Repo::sample(&cluster.repository_dir("sample"));
-    cluster.push_base(&repo);
+    let repo = cluster.sample();
     let id = cluster.create(spec(&repo)).await;
     let ended = cluster.ended(&id).await;
     let report = cluster.report(&id).await;
@@ -133,8 +132,7 @@ async fn the_base_is_checked_once_beside_the_sessions_that_start_from_it() {
         .script("wait", waits + &solve())
         .script("cheat", CHEAT);
     cluster.add_agent(options).await;
-    let repo = Repo::sample(&cluster.repository_dir("sample"));
-    cluster.push_base(&repo);
+    let repo = cluster.sample();
 
     let spec = task("make the test pass")
         .on(&repo)

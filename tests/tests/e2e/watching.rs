@@ -6,7 +6,6 @@ use kage_proto::v1;
 use kage_proto::v1::event::Body;
 use kage_proto::v1::watch_task_response::Item;
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
-use kage_tests::repo::Repo;
 use kage_tests::tasks::{Describe, Seen, session, task};
 use kage_tests::wait::DEADLINE;
 
@@ -21,8 +20,7 @@ async fn file_changes_are_seen_before_the_session_ends() {
     cluster
         .add_agent(AgentOptions::named("agent").script("wait", script))
         .await;
-    let repo = Repo::sample(&cluster.repository_dir("sample"));
-    cluster.push_base(&repo);
+    let repo = cluster.sample();
     let spec = task("change something").on(&repo).session("only", SHELL, "wait");
     let id = cluster.create(spec).await;
 

@@ -3,7 +3,7 @@
 use kage::scripted::{Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
 use kage_tests::cluster::{AgentOptions, Cluster};
-use kage_tests::repo::{Repo, SOLUTION, VERIFY};
+use kage_tests::repo::{SOLUTION, VERIFY};
 use kage_tests::tasks::{Describe, session, task, verdict};
 use serde_json::{Value, json};
 
@@ -37,8 +37,7 @@ async fn a_symlink_out_of_the_tree_is_refused_for_reading_and_writing() {
     cluster
         .add_agent(AgentOptions::named("agent").anthropic(&server.url()))
         .await;
-    let repo = Repo::sample(&cluster.repository_dir("sample"));
-    cluster.push_base(&repo);
+    let repo = cluster.sample();
     let spec = task("make the test pass")
         .on(&repo)
         .verified_by(VERIFY)
