@@ -7,9 +7,9 @@ use kage::scripted::{Answer, Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
 use kage_tests::cluster::{AgentOptions, Cluster};
 use kage_tests::programs;
-use kage_tests::repo::{Repo, SOLUTION, VERIFY};
+use kage_tests::repo::{SOLUTION, VERIFY};
 use kage_tests::tasks::{Describe, session, task, verdict};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const MODEL: &str = "claude-sonnet-5-5";
 
@@ -41,14 +41,15 @@ async fn the_real_claude_program_solves_a_task() {
         .iter()
         .find(|adapter| adapter.name == "claude-code")
         .unwrap();
+    let pinned: Value = serde_json::from_str(include_str!("../../npm/package.json")).unwrap();
+    let pinned = pinned["dependencies"]["@anthropic-ai/claude-code"].as_str().unwrap();
     assert_eq!(
-        (adapter.unavailable.as_str(), adapter.version.contains("2.1.330")),
+        (adapter.unavailable.as_str(), adapter.version.contains(pinned)),
         ("", true),
         "{adapter:?}"
     );
 
-    let repo = Repo::sample(&cluster.repository_dir("sample"));
-    cluster.push_base(&repo);
+    let repo = cluster.sample();
     let spec = task("make the test pass")
         .on(&repo)
         .verified_by(VERIFY)
