@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kage_core::attempt::EndReason;
 use kage_core::event::{AttemptOutcome, DiffStat, Event, EventBody, ResultCommit, Verdict, VerdictKind};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::fleet::{AdapterInfo, Agent};
@@ -11,7 +12,8 @@ use kage_core::task::{Assignment, Labels, Policy, RepositoryRef, TaskSpec, Verif
 use kage_core::time::Timestamp;
 
 use crate::store::{
-    AppendEvents, Appended, Changes, Claim, CreateTask, QueuedJob, RecordAgent, Request, Start, StartAttempt, Store,
+    AppendEvents, Appended, Changes, Claim, CreateTask, EndAttempts, Ending, QueuedJob, RecordAgent, Request, Start,
+    StartAttempt, Store,
 };
 
 /// Milliseconds after the beginning of the story.
@@ -143,6 +145,18 @@ pub(super) async fn started(store: &Store, job: &QueuedJob, attempt: u128, numbe
         .apply(start(job, attempt, number, agent, at(attempt as u64)))
         .await;
     assert!(matches!(outcome, Ok(Start::Started(_))), "{outcome:?}");
+}
+
+/// The end of what an agent's first boot had: it closed its connection.
+pub(super) fn gone(agent: u128, now: Timestamp) -> EndAttempts {
+    EndAttempts {
+        which: Ending::Boot {
+            agent: agent_id(agent),
+            boot: boot_id(1),
+        },
+        reason: EndReason::AgentGone,
+        now,
+    }
 }
 
 pub(super) fn event(seq: u64, body: EventBody) -> Event {

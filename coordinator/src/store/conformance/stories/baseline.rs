@@ -1,7 +1,6 @@
 //! The check of a task's base: once per task, beside its sessions, and known to their
 //! checkpoints.
 
-use kage_core::attempt::EndReason;
 use kage_core::checkpoint::{CheckpointReason, Safety};
 use kage_core::event::{Event, EventBody, VerdictKind};
 use kage_core::id::JobId;
@@ -12,10 +11,10 @@ use kage_core::task::TaskState;
 use super::checkpoints::{base, taken};
 use super::{CHECKED, end, state, view};
 use crate::store::conformance::fixture::{
-    activity, agent_id, append, appended, at, attempt_id, boot_id, claimed, committed, crashed, create, event, request,
+    activity, agent_id, append, appended, at, attempt_id, claimed, committed, crashed, create, event, gone, request,
     spec, started, task_id, told, two_agents, verdict,
 };
-use crate::store::{Appended, CancelTask, EndAttempts, Ending, QueuedJob, StopAttempt, Store};
+use crate::store::{Appended, CancelTask, QueuedJob, StopAttempt, Store};
 
 const BASELINE: u128 = 500;
 
@@ -118,15 +117,7 @@ pub(in crate::store::conformance) async fn a_base_that_fails_is_known_also_after
 pub(in crate::store::conformance) async fn a_check_of_the_base_is_repeated_within_limits(store: Store) {
     let (_, baseline) = begin(&store, 1, 0).await;
     started(&store, &baseline, 1, 1, 1).await;
-    let lost = EndAttempts {
-        which: Ending::Boot {
-            agent: agent_id(1),
-            boot: boot_id(1),
-        },
-        reason: EndReason::AgentGone,
-        now: at(20_000),
-    };
-    let again = store.apply(lost).await.unwrap().queued.remove(0);
+    let again = store.apply(gone(1, at(20_000))).await.unwrap().queued.remove(0);
     assert_eq!((again.job, again.affinity.prefer), (baseline.job, Some(agent_id(1))));
     started(&store, &again, 2, 2, 1).await;
     let again = appended(&store, 2, 1, vec![verdict(1, VerdictKind::Errored)])

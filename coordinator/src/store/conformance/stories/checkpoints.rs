@@ -12,13 +12,13 @@ use kage_core::usage::Usage;
 
 use super::{CHECKED, begin, end, state, verify_job, view};
 use crate::store::conformance::fixture::{
-    agent_id, append, appended, at, attempt_id, boot_id, claimed, committed, crashed, create, event, request, result,
+    agent_id, append, appended, at, attempt_id, claimed, committed, crashed, create, event, gone, request, result,
     spec, started, task_id, told, two_agents, verdict,
 };
 use crate::store::conformance::invariants::{Seen, check};
 use crate::store::{
-    Appended, EndAttempts, Ending, PrepareRestore, QueuedJob, RequestCheckpoint, RestorePrepared, RestoreSession,
-    StopAttempt, Store, StoreError,
+    Appended, PrepareRestore, QueuedJob, RequestCheckpoint, RestorePrepared, RestoreSession, StopAttempt, Store,
+    StoreError,
 };
 
 fn oid(n: u32) -> Oid {
@@ -107,15 +107,7 @@ pub(in crate::store::conformance) async fn a_lost_session_goes_on_from_its_last_
     assert_eq!((second.taken_at, second.stored_at), (at(4), at(10_001)));
     assert_eq!(second.taken.note, "$(note)\n");
 
-    let lost = EndAttempts {
-        which: Ending::Boot {
-            agent: agent_id(1),
-            boot: boot_id(1),
-        },
-        reason: EndReason::AgentGone,
-        now: at(20_000),
-    };
-    let changes = store.apply(lost).await.unwrap();
+    let changes = store.apply(gone(1, at(20_000))).await.unwrap();
     // What the lost one still sends counts for nothing.
     let late = append(1, 1, numbered(6, vec![files_changed(3, &oid(2), None)]));
     assert!(matches!(store.apply(late).await.unwrap(), Appended::Stale(_)));

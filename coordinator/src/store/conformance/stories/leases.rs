@@ -5,7 +5,7 @@ use kage_core::id::JobId;
 
 use super::{begin, end};
 use crate::store::conformance::fixture::{
-    activity, agent, agent_id, append, at, attempt_id, boot_id, claimed, start, started, token, told,
+    activity, agent, agent_id, append, at, attempt_id, boot_id, claimed, gone, start, started, token, told,
 };
 use crate::store::{
     Appended, Changes, Claim, EndAttempts, EndedAttempt, Ending, ExtendAllLeases, RecordAgent, RenewLeases, Start,
@@ -124,15 +124,7 @@ pub(in crate::store::conformance) async fn an_expired_lease_ends_unless_it_was_r
     let lease_until = at(200_000);
     store.apply(ExtendAllLeases { lease_until }).await.unwrap();
     assert_eq!(store.live_attempts(None).await.unwrap()[0].lease_until, lease_until);
-    let gone = EndAttempts {
-        which: Ending::Boot {
-            agent: agent_id(2),
-            boot: boot_id(1),
-        },
-        reason: EndReason::AgentGone,
-        now: late,
-    };
-    assert_eq!(store.apply(gone).await.unwrap().ended.len(), 1);
+    assert_eq!(store.apply(gone(2, late)).await.unwrap().ended.len(), 1);
     let these = EndAttempts {
         which: Ending::These(ids),
         reason: EndReason::AgentGone,
