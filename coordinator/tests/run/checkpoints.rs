@@ -65,20 +65,11 @@ impl Repo {
             reason,
             note: String::new(),
             files_changed: 1,
-            pack: Some(put(cluster, &packed.stdout).await),
+            pack: Some(cluster.put(&packed.stdout).await),
             transcript: None,
             calls: None,
         }
     }
-}
-
-async fn put(cluster: &Cluster, bytes: &[u8]) -> Digest {
-    let digest = Digest::of(bytes);
-    let bearer = cluster.bearer();
-    let path = format!("PUT /v1/blobs/default/{digest}");
-    let (status, _) = cluster.http(&path, &[("authorization", bearer.as_str())], bytes).await;
-    assert!(matches!(status, 200 | 201), "{status}");
-    digest
 }
 
 fn called() -> EventBody {
@@ -136,7 +127,7 @@ async fn a_session_goes_back_to_a_checkpoint_and_on_from_there() {
         .checkpoint(&cluster, &repo.base, CheckpointReason::FilesChanged)
         .await;
     first.transcript = Some(TranscriptSegment {
-        blob: put(&cluster, b"said").await,
+        blob: cluster.put(b"said").await,
         from: 0,
         to: 3,
     });

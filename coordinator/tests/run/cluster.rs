@@ -9,7 +9,7 @@ use std::time::Duration;
 use kage_coordinator::{Config, Ports, RunError, run};
 use kage_core::event::{AttemptOutcome, Event, EventBody, OutputStream};
 use kage_core::fleet::AdapterInfo;
-use kage_core::id::{AgentId, BootId};
+use kage_core::id::{AgentId, BootId, Digest};
 use kage_core::task::{Assignment, TaskSpec};
 use kage_core::time::Timestamp;
 use kage_proto::client::{Client, Credentials, PemFile};
@@ -126,6 +126,16 @@ impl Cluster {
             follow,
         };
         self.client.tasks().watch_task(request).await.unwrap().into_inner()
+    }
+
+    /// Stores a blob of the default project.
+    pub(crate) async fn put(&self, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        let bearer = self.bearer();
+        let path = format!("PUT /v1/blobs/default/{digest}");
+        let (status, _) = self.http(&path, &[("authorization", bearer.as_str())], bytes).await;
+        assert!(matches!(status, 200 | 201), "{status}");
+        digest
     }
 
     /// An HTTP/1.1 request; the status and the body that came back.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use kage_coordinator::store::{DropTask, Store};
 use kage_core::checkpoint::{CheckpointReason, TakenCheckpoint, TranscriptSegment};
 use kage_core::event::{AttemptOutcome, EventBody};
-use kage_core::id::{Digest, Oid};
+use kage_core::id::Oid;
 use kage_core::retention::Limits;
 use kage_core::task::RepositoryRef;
 use kage_core::time::Timestamp;
@@ -33,15 +33,6 @@ async fn pushed(cluster: &Cluster, path: &Path) -> (Oid, Oid) {
     (base, tree)
 }
 
-async fn put(cluster: &Cluster, bytes: &[u8]) -> Digest {
-    let digest = Digest::of(bytes);
-    let bearer = cluster.bearer();
-    let path = format!("PUT /v1/blobs/default/{digest}");
-    let (status, _) = cluster.http(&path, &[("authorization", bearer.as_str())], bytes).await;
-    assert!(matches!(status, 200 | 201), "{status}");
-    digest
-}
-
 /// What a task left in files.
 struct Left {
     task: String,
@@ -64,7 +55,7 @@ async fn ended(cluster: &Cluster, dir: &Path, agent: &mut FakeAgent, repo: &(Oid
     });
     let task = cluster.create(spec).await.id;
     let granted = agent.take().await;
-    let blob = put(cluster, said).await;
+    let blob = cluster.put(said).await;
     let taken = TakenCheckpoint {
         commit: repo.0.clone(),
         parent: repo.0.clone(),
@@ -115,7 +106,7 @@ async fn a_dropped_task_leaves_nothing_also_after_a_crash_in_between() {
     let first = ended(&cluster, &dir, &mut agent, &repo, b"first").await;
     let second = ended(&cluster, &dir, &mut agent, &repo, b"second").await;
     let other = ended(&cluster, &dir, &mut agent, &repo, b"other").await;
-    let fresh = put(&cluster, b"not named by any row yet").await;
+    let fresh = cluster.put(b"not named by any row yet").await;
 
     let remove = |task: &str| v1::RemoveTaskRequest {
         request_id: format!("remove-{task}"),
