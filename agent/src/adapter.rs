@@ -52,6 +52,32 @@ pub struct SessionInput {
     pub frozen: watch::Receiver<bool>,
 }
 
+#[cfg(test)]
+impl SessionInput {
+    /// A session without a prompt or a worktree, and with a minute for everything.
+    pub(crate) fn blank(scratch: PathBuf) -> Self {
+        Self {
+            task: TaskId::from_random(1),
+            session: SessionId::from_random(2),
+            attempt: AttemptId::from_random(3),
+            name: "s-1".parse().expect("it is a name"),
+            model: None,
+            prompt: Prompt {
+                shared: String::new(),
+                own: String::new(),
+            },
+            base_context: None,
+            beginning: Beginning::New,
+            steps: Steps::unheard(),
+            worktree: None,
+            scratch,
+            timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(60),
+            frozen: watch::channel(false).1,
+        }
+    }
+}
+
 /// Where a session's conversation begins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Beginning {

@@ -118,13 +118,9 @@ mod tests {
 
     use futures_util::future::BoxFuture;
     use kage_core::fleet::AdapterInfo;
-    use kage_core::id::{AttemptId, SessionId, TaskId};
-    use kage_core::prompt::Prompt;
     use tokio::time::timeout;
 
     use super::*;
-    use crate::adapter::Beginning;
-    use crate::steps::Steps;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -162,23 +158,10 @@ mod tests {
 
     fn input(timeout: Duration, idle_timeout: Duration, frozen: watch::Receiver<bool>) -> SessionInput {
         SessionInput {
-            task: TaskId::from_random(1),
-            session: SessionId::from_random(2),
-            attempt: AttemptId::from_random(3),
-            name: "s-1".parse().unwrap(),
-            model: None,
-            prompt: Prompt {
-                shared: String::new(),
-                own: String::new(),
-            },
-            base_context: None,
-            beginning: Beginning::New,
-            steps: Steps::unheard(),
-            worktree: None,
-            scratch: "/nonexistent".into(),
             timeout,
             idle_timeout,
             frozen,
+            ..SessionInput::blank("/nonexistent".into())
         }
     }
 

@@ -4,14 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
-use kage_core::id::{AttemptId, SessionId, TaskId};
+use kage_core::id::AttemptId;
 use kage_core::prompt::Prompt;
 use kage_core::usage::PicoUsd;
-use tokio::sync::watch;
 
 use super::*;
 use crate::adapter::Beginning;
-use crate::steps::Steps;
 
 struct Place {
     folder: tempfile::TempDir,
@@ -56,23 +54,15 @@ impl Place {
 
     fn input(&self, shared: &str, own: &str) -> SessionInput {
         SessionInput {
-            task: TaskId::from_random(1),
-            session: SessionId::from_random(2),
             attempt: AttemptId::from_random(0x1234_5678_9abc_4def_8123_4567_89ab_cdef),
-            name: "s-1".parse().unwrap(),
             model: Some("m-1".to_owned()),
             prompt: Prompt {
                 shared: shared.to_owned(),
                 own: own.to_owned(),
             },
             base_context: (!shared.is_empty()).then(|| self.path("context.json")),
-            beginning: Beginning::New,
-            steps: Steps::unheard(),
             worktree: Some(self.path("tree")),
-            scratch: self.path("scratch"),
-            timeout: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(60),
-            frozen: watch::channel(false).1,
+            ..SessionInput::blank(self.path("scratch"))
         }
     }
 

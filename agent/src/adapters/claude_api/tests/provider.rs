@@ -11,7 +11,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::post;
 use futures_util::StreamExt as _;
-use kage_core::id::{AttemptId, SessionId, TaskId};
 use kage_core::prompt::Prompt;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -167,23 +166,12 @@ impl Place {
 
     pub(super) fn input(&self) -> SessionInput {
         SessionInput {
-            task: TaskId::from_random(1),
-            session: SessionId::from_random(2),
-            attempt: AttemptId::from_random(3),
-            name: "s-1".parse().unwrap(),
-            model: None,
             prompt: Prompt {
                 shared: "the base".to_owned(),
                 own: "the task".to_owned(),
             },
-            base_context: None,
-            beginning: Beginning::New,
-            steps: Steps::unheard(),
             worktree: Some(self.folder.path().join("tree")),
-            scratch: self.folder.path().join("scratch"),
-            timeout: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(60),
-            frozen: watch::channel(false).1,
+            ..SessionInput::blank(self.folder.path().join("scratch"))
         }
     }
 
