@@ -105,6 +105,26 @@ impl Objects {
         Ok(object.data().to_vec())
     }
 
+    /// Writes the content of a blob into an empty file. A large one that is a file of its own in
+    /// the store, as it is when it was written here, is not held in memory.
+    pub(crate) fn copy_to(&self, id: Id, mut file: &File, path: &Path) -> Result<(), GitError> {
+        let odb = self.odb()?;
+        let (size, _) = odb.read_header(id).map_err(GitError::library("read an object"))?;
+        if size as u64 > STREAMED_BYTES
+            && let Ok((mut content, _, _)) = odb.reader(id)
+        {
+            io::copy(&mut content, &mut file).map_err(GitError::io("write", path))?;
+            // Else nobody has looked whether the store is sound.
+            let found = hash_open_file(file).map_err(GitError::io("read", path))?;
+            if found != id {
+                return Err(GitError::unexpected("read an object", found.to_string().as_bytes()));
+            }
+            return Ok(());
+        }
+        let object = odb.read(id).map_err(GitError::library("read an object"))?;
+        file.write_all(object.data()).map_err(GitError::io("write", path))
+    }
+
     pub(crate) fn write(&mut self, kind: ObjectType, bytes: Vec<u8>) -> Result<Id, GitError> {
         let id = Id::hash_object(kind, &bytes).map_err(GitError::library("hash an object"))?;
         self.write_as(id, kind, bytes)?;

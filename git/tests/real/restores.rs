@@ -35,6 +35,24 @@ pub(crate) fn files(top: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
 }
 
 #[tokio::test]
+async fn large_files_come_back_too_from_a_file_of_the_store_and_from_a_pack() {
+    let sandbox = Sandbox::new();
+    let (mirror, worktree) = worktree(&sandbox, &[("a", "a\n")]).await;
+    let large = worktree.path().join("large");
+    let content: Vec<u8> = (0..(16_u32 << 20) + 3).map(|at| (at >> 10) as u8).collect();
+    fs::write(&large, &content).unwrap();
+    let first = worktree.checkpoint(worktree.base(), "first").await.unwrap();
+    write(&large, "small");
+    worktree.restore(&first.commit, &saving()).await.unwrap();
+    assert!(fs::read(&large).unwrap() == content);
+
+    sandbox.git(mirror.path(), &["repack", "-q", "-a", "-d"]);
+    fs::remove_file(&large).unwrap();
+    worktree.restore(&first.commit, &saving()).await.unwrap();
+    assert!(fs::read(&large).unwrap() == content);
+}
+
+#[tokio::test]
 async fn a_restore_undoes_every_kind_of_change_and_can_be_undone() {
     let sandbox = Sandbox::new();
     let (_mirror, worktree) = worktree(

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -80,17 +79,17 @@ impl Apply<'_> {
         let permissions = new_mode(old, after.mode == mode::PROGRAM);
         let mut options = File::options();
         let opened = options
+            .read(true)
             .write(true)
             .create_new(true)
             .mode(permissions & 0o777)
             .open(part);
-        let mut file = opened.map_err(GitError::io("create", part))?;
+        let file = opened.map_err(GitError::io("create", part))?;
         if old.is_some() {
             // A former file's permissions are not the umask's business.
             let exact = fs::Permissions::from_mode(permissions);
             file.set_permissions(exact).map_err(GitError::io("change", part))?;
         }
-        let bytes = objects.read(after.id)?;
-        file.write_all(&bytes).map_err(GitError::io("write", part))
+        objects.copy_to(after.id, &file, part)
     }
 }
