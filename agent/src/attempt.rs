@@ -22,12 +22,13 @@ use crate::live::{Live, Stop, StopReason};
 use crate::mask::Masker;
 use crate::outbox::{Outbox, OutboxClosed};
 use crate::output;
+use crate::parking::{Parking, Presence};
 use crate::ports::{Blocking, Clock, Registry};
 use crate::process::Runner;
 use crate::recorder::Recording;
 use crate::state::Paths;
 use crate::steps::Wish;
-use crate::workspace::{Workspaces, remove_folder};
+use crate::workspace::{Workspace, Workspaces, remove_folder};
 
 mod transcript;
 mod checkpoints;
@@ -54,6 +55,7 @@ pub(crate) struct Shop {
     pub(crate) contexts: Contexts,
     pub(crate) workspaces: Workspaces,
     pub(crate) worktrees: Worktrees,
+    pub(crate) parking: Parking<Workspace>,
 }
 
 /// What one attempt was granted.
@@ -77,6 +79,8 @@ struct Attempt {
     stop: Stop,
     frozen: watch::Receiver<bool>,
     recording: Recording,
+    /// That of a session's: later ones wait until it is gone.
+    presence: Option<Presence<Workspace>>,
 }
 
 /// Why an attempt's work ended early.
@@ -125,19 +129,25 @@ impl Shop {
 /// Runs an attempt to its end.
 pub(crate) async fn run(shop: Arc<Shop>, grant: Grant) {
     let id = grant.key.attempt;
+    let presence = match &grant.work.kind {
+        WorkKind::Session(_) => Some(shop.parking.begin(grant.work.session, id)),
+        WorkKind::Verify(_) => None,
+    };
     if shop.outbox.open_attempt(grant.key).await.is_err() {
         return;
     }
     let attempt = Attempt {
         recording: shop.recording(id),
+        presence,
         id,
         work: grant.work,
         stop: grant.stop,
         frozen: grant.frozen,
         shop,
     };
+    let mut workspace = None;
     let worked = match &attempt.work.kind {
-        WorkKind::Session(work) => session::run(&attempt, work, grant.asks).await,
+        WorkKind::Session(work) => session::run(&attempt, work, grant.asks, &mut workspace).await,
         WorkKind::Verify(work) => verify::run(&attempt, work).await,
     };
     drop(grant.slot);
@@ -150,7 +160,7 @@ pub(crate) async fn run(shop: Arc<Shop>, grant: Grant) {
     if attempt.recording.post(EventBody::Finished(outcome)).await.is_err() {
         tracing::debug!("the end is not reported");
     }
-    attempt.clean().await;
+    attempt.clean(workspace).await;
 }
 
 const fn outcome_name(outcome: &AttemptOutcome) -> &'static str {
@@ -199,9 +209,10 @@ impl Attempt {
         Ok(scratch)
     }
 
-    /// Takes away what the attempt made. Its result is in the coordinator's hands by now.
-    async fn clean(self) {
-        if let Some(repository) = self.repository() {
+    /// Takes away what the attempt made, unless the next one goes on in its worktree. Its result
+    /// is in the coordinator's hands by now.
+    async fn clean(self, workspace: Option<Workspace>) {
+        if let (None, Some(repository)) = (&workspace, self.repository()) {
             let (project, name) = (&self.work.project, &repository.name);
             self.shop.workspaces.remove(self.id, project, name).await;
         }
@@ -221,6 +232,17 @@ impl Attempt {
             let removed = self.shop.blocking.run(move || output::remove(&dir, id)).await;
             if let Ok(Err(error)) = removed {
                 tracing::warn!(%error, "output was not removed");
+            }
+        }
+        // Last of all, since the next attempt of the session may wait for it.
+        if let Some(workspace) = workspace {
+            let path = workspace.tree.path().to_owned();
+            let parked = match self.presence {
+                Some(presence) => presence.park(workspace, &path),
+                None => Err(workspace),
+            };
+            if let Err(unwanted) = parked {
+                unwanted.remove().await;
             }
         }
     }

@@ -262,6 +262,9 @@ impl Connection {
                 if let Some(attempt) = parse(&stop.attempt_id) {
                     tracing::info!(%attempt, reason = stop.reason, "told to stop");
                     self.accepted.remove(&attempt);
+                    if stop.keep_worktree {
+                        self.parts.shop.parking.leave(attempt);
+                    }
                     self.parts.shop.live.stop(attempt, StopReason::Ordered(stop.reason));
                 }
             }

@@ -1,6 +1,7 @@
 //! What an agent keeps on its disk, and what goes first when that is too much: checkpoints
 //! of worktrees that are gone, oldest first, then objects that nothing names, then whole
-//! mirrors, which are caches, as base contexts are. What an attempt still has to deliver stays. Undelivered
+//! mirrors, which are caches, as base contexts are. What an attempt still has to deliver stays.
+//! Worktrees that wait for an attempt go when they are too much, or nobody comes. Undelivered
 //! output and events have bounds of their own, in the outbox.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Limits;
 use crate::live::Live;
+use crate::parking::Parking;
 use crate::ports::Blocking;
 use crate::state::Paths;
 use crate::uses::Uses;
-use crate::workspace::{folders, remove_folder};
+use crate::workspace::{Workspace, folders, remove_folder};
 
 /// Time between two looks.
 const EVERY: Duration = Duration::from_secs(60);
@@ -122,6 +124,7 @@ pub(crate) struct Disk {
     live: Live,
     uses: Uses,
     worktrees: Worktrees,
+    parking: Parking<Workspace>,
     blocking: Blocking,
     /// Sizes of checkpoints, which change only when one is added.
     sizes: HashMap<String, (SystemTime, u64)>,
@@ -144,6 +147,7 @@ impl Disk {
         live: Live,
         uses: Uses,
         worktrees: Worktrees,
+        parking: Parking<Workspace>,
         blocking: Blocking,
     ) -> Self {
         Self {
@@ -153,6 +157,7 @@ impl Disk {
             live,
             uses,
             worktrees,
+            parking,
             sizes: HashMap::new(),
             forgotten: BTreeSet::new(),
             collected: BTreeMap::new(),
@@ -172,8 +177,7 @@ impl Disk {
     }
 
     async fn look(&mut self) {
-        let bytes = bytes_in(&self.blocking, self.paths.worktrees()).await;
-        self.worktrees.0.store(bytes, Ordering::Relaxed);
+        self.count_worktrees().await;
         self.forget_checkpoints().await;
         let over = bytes_in(&self.blocking, self.paths.mirrors()).await > self.limits.mirrors;
         for path in mirrors(&self.paths) {
@@ -188,10 +192,31 @@ impl Disk {
         self.remove_contexts().await;
     }
 
-    /// What live attempts call their worktrees: nothing of theirs goes.
+    /// Counts the worktrees, without those that have waited too long or are too much.
+    async fn count_worktrees(&self) {
+        for late in self.parking.overdue(Instant::now()) {
+            late.remove().await;
+        }
+        loop {
+            let bytes = bytes_in(&self.blocking, self.paths.worktrees()).await;
+            self.worktrees.0.store(bytes, Ordering::Relaxed);
+            if bytes <= self.limits.worktrees {
+                return;
+            }
+            match self.parking.oldest() {
+                Some(oldest) => oldest.remove().await,
+                None => return,
+            }
+        }
+    }
+
+    /// What live attempts call their worktrees, and those that wait for one: nothing of theirs
+    /// goes.
     fn in_use(&self) -> BTreeSet<String> {
         let keys = self.live.keys().into_iter();
-        keys.filter_map(|key| Worktree::name(&self.paths.worktree(key.attempt)).ok())
+        keys.map(|key| self.paths.worktree(key.attempt))
+            .chain(self.parking.paths())
+            .filter_map(|path| Worktree::name(&path).ok())
             .collect()
     }
 

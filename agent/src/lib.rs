@@ -32,6 +32,7 @@ mod lease;
 mod blobs;
 mod uses;
 mod contexts;
+mod parking;
 mod workspace;
 pub mod disk;
 mod attempt;
@@ -63,6 +64,7 @@ use crate::ledger::Ledger;
 use crate::live::Live;
 use crate::mask::Masker;
 use crate::outbox::{Opened, OutboxError, OutboxWriter};
+use crate::parking::Parking;
 use crate::renewal::Renewal;
 use crate::state::{StateDir, StateError};
 use crate::trust::Keyring;
@@ -185,13 +187,14 @@ impl Stored {
             check: config.limits.certificate_check,
         };
         tasks.spawn(renewal.run(end_delivery.clone()));
-        let (uses, worktrees) = (Uses::default(), Worktrees::default());
+        let (uses, worktrees, parking) = (Uses::default(), Worktrees::default(), Parking::default());
         let disk = Disk::new(
             paths.clone(),
             config.limits,
             live.clone(),
             uses.clone(),
             worktrees.clone(),
+            parking.clone(),
             ports.blocking.clone(),
         );
         let shop = Arc::new(Shop {
@@ -216,6 +219,7 @@ impl Stored {
             blobs,
             paths,
             worktrees,
+            parking,
         });
         Ok(Delivering {
             disk,
@@ -283,6 +287,9 @@ impl Delivering {
         if ended.is_ok() {
             let rest = self.backlog.wait_for(|backlog| !backlog.any);
             drop(tokio::time::timeout(LAST_DELIVERY, rest).await);
+        }
+        while let Some(left) = self.shop.parking.oldest() {
+            left.remove().await;
         }
         self.end_delivery.cancel();
         self.tasks.close();

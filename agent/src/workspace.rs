@@ -9,7 +9,7 @@ use kage_core::checkpoint::Resume;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::id::{AttemptId, Oid, ProjectId, RepositoryName, SessionId};
-use kage_git::restore::RestoreError;
+use kage_git::restore::{RestoreError, Restored};
 use kage_git::{Auth, FetchProblem, GitError, Mirror, Worktree};
 use kage_proto::blob::repository_path;
 use kage_proto::client::Credentials;
@@ -77,6 +77,28 @@ pub(crate) struct Workspace {
     _use: OwnedRwLockReadGuard<()>,
 }
 
+impl Workspace {
+    /// One in a mirror that the guard keeps from being collected.
+    pub(crate) fn new(mirror: Mirror, tree: Worktree, in_use: OwnedRwLockReadGuard<()>) -> Self {
+        Self {
+            mirror,
+            tree: Arc::new(tree),
+            _use: in_use,
+        }
+    }
+
+    /// Removes it. What cannot be removed is swept at the next start.
+    pub(crate) async fn remove(self) {
+        removed(self.tree.path(), Worktree::remove(&self.mirror, self.tree.path()).await);
+    }
+}
+
+fn removed(path: &Path, removed: Result<(), GitError>) {
+    if let Err(error) = removed {
+        tracing::warn!(path = %path.display(), error = chain(&error), "worktree was not removed");
+    }
+}
+
 /// Makes and removes workspaces.
 pub(crate) struct Workspaces {
     paths: Paths,
@@ -141,11 +163,23 @@ impl Workspaces {
         let tree = Worktree::rebuild(&mirror, path, base, &resume.commit)
             .await
             .map_err(WorkspaceError::Restore)?;
-        Ok(Workspace {
-            mirror,
-            tree: Arc::new(tree),
-            _use: in_use,
-        })
+        Ok(Workspace::new(mirror, tree, in_use))
+    }
+
+    /// Gives a workspace that an earlier attempt of the session left the files of a checkpoint.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be had whole, or its files cannot be restored there.
+    pub(crate) async fn go_back(
+        &self,
+        left: &Workspace,
+        project: &ProjectId,
+        resume: &Resume,
+        complete: bool,
+    ) -> Result<Restored, WorkspaceError> {
+        self.assemble(&left.mirror, project, resume).await?;
+        let restored = left.tree.go_back(&resume.commit, complete).await;
+        restored.map_err(WorkspaceError::Restore)
     }
 
     /// Puts a checkpoint's commit into the mirror, unless it was taken here.
@@ -261,23 +295,18 @@ impl Workspaces {
         let tree = Worktree::create(&mirror, path, commit)
             .await
             .map_err(WorkspaceError::Create)?;
-        Ok(Workspace {
-            mirror,
-            tree: Arc::new(tree),
-            _use: in_use,
-        })
+        Ok(Workspace::new(mirror, tree, in_use))
     }
 
     /// Removes what an attempt worked in, also when its making was cut short. What cannot
     /// be removed is swept at the next start.
     pub(crate) async fn remove(&self, attempt: AttemptId, project: &ProjectId, repository: &RepositoryName) {
-        let removed = match Mirror::open_or_init(self.paths.mirror(project, repository)).await {
-            Ok(mirror) => Worktree::remove(&mirror, &self.paths.worktree(attempt)).await,
+        let path = self.paths.worktree(attempt);
+        let done = match Mirror::open_or_init(self.paths.mirror(project, repository)).await {
+            Ok(mirror) => Worktree::remove(&mirror, &path).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = removed {
-            tracing::warn!(%attempt, error = chain(&error), "worktree was not removed");
-        }
+        removed(&path, done);
     }
 
     /// Removes what attempts of earlier starts left, and what a crash left half made.

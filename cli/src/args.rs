@@ -304,6 +304,9 @@ pub struct CheckpointRestore {
     /// not asked for then, and lost.
     #[arg(long)]
     pub discard: bool,
+    /// Also take away ignored files that were made since the checkpoint was taken.
+    #[arg(long)]
+    pub complete: bool,
 }
 
 /// `kage compare`.

@@ -301,6 +301,19 @@ impl Board {
             stop_message(attempt, "the session was cancelled, or goes on elsewhere"),
         );
     }
+
+    /// Tells an agent to stop an attempt whose session goes back to a checkpoint, and to keep
+    /// its worktree. One that is not there now hears later only that it is to stop.
+    pub(crate) fn send_back(&mut self, agent: AgentId, attempt: AttemptId) {
+        self.stopping.insert(attempt);
+        let stop = v1::Stop {
+            attempt_id: attempt.to_string(),
+            reason: "the session goes back to a checkpoint".to_owned(),
+            keep_worktree: true,
+        };
+        let message = Some(v1::connect_response::Message::Stop(stop));
+        self.tell(agent, v1::ConnectResponse { message });
+    }
 }
 
 impl std::fmt::Debug for Board {
@@ -319,6 +332,7 @@ pub(crate) fn stop_message(attempt: AttemptId, reason: &str) -> v1::ConnectRespo
         message: Some(v1::connect_response::Message::Stop(v1::Stop {
             attempt_id: attempt.to_string(),
             reason: reason.to_owned(),
+            keep_worktree: false,
         })),
     }
 }

@@ -89,7 +89,11 @@ impl Coordinator {
                 board.withdraw(job);
             }
             for stop in stop {
-                board.stop(stop.agent, stop.attempt);
+                if stop.keep_worktree {
+                    board.send_back(stop.agent, stop.attempt);
+                } else {
+                    board.stop(stop.agent, stop.attempt);
+                }
             }
             for end in &ended {
                 board.ended(end.agent, end.attempt);

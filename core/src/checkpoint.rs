@@ -19,6 +19,10 @@ use serde::{Deserialize, Serialize};
 use crate::id::{AdapterName, Digest, InvalidId, Oid, SessionId};
 use crate::time::Timestamp;
 
+mod footing;
+
+pub use footing::Footing;
+
 #[cfg(test)]
 mod tests;
 
@@ -241,6 +245,8 @@ pub struct Resume {
     pub repeated_calls: u32,
     /// What happened since, in one sentence to tell the model; empty when it need not know.
     pub note: String,
+    /// In what worktree.
+    pub footing: Footing,
 }
 
 /// An attempt that went on from a checkpoint.
@@ -279,13 +285,17 @@ impl Resumption {
     }
 }
 
-/// A checkpoint of a session, by both its names.
+/// A checkpoint of a session, by both its names, as what the session stands on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// Its number within the session.
     pub number: u32,
     /// Its commit.
     pub commit: Oid,
+    /// In what worktree the next attempt goes on from it: a new one, unless a person sent the
+    /// session back to it while it ran.
+    #[serde(default, skip_serializing_if = "Footing::is_anew")]
+    pub footing: Footing,
 }
 
 impl Head {
@@ -295,6 +305,7 @@ impl Head {
         Self {
             number: checkpoint.number,
             commit: checkpoint.taken.commit.clone(),
+            footing: Footing::Anew,
         }
     }
 }
@@ -450,6 +461,7 @@ impl Resume {
             segments: chain.segments,
             repeated_calls: calls.saturating_sub(checkpoint.calls),
             note: String::new(),
+            footing: head.footing,
         })
     }
 }

@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Checkpoint, Head, Resumption, Safety, TakenCheckpoint};
+use crate::checkpoint::{Checkpoint, Footing, Head, Resumption, Safety, TakenCheckpoint};
 use crate::event::{Event, EventBody, ResultCommit, Verdict};
 use crate::failure::Failure;
 use crate::fallback::Fallback;
@@ -403,6 +403,7 @@ impl Session {
                 self.trail.head = Some(Head {
                     number: self.trail.taken,
                     commit: taken.commit.clone(),
+                    footing: Footing::Anew,
                 });
                 // The conversation holds it by now, and files that changed since are not older.
                 if taken.transcript.is_some() || taken.files_changed > 0 {

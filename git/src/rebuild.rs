@@ -1,13 +1,13 @@
-//! A worktree made anew from a checkpoint that came from elsewhere: the packs are taken in,
-//! the base is checked out, and the checkpoint's files are put over it byte for byte. It
-//! owns no state; how files are restored is [`crate::restore`]'s.
+//! A worktree with the files of a checkpoint for a session to go on in: one made anew, where the
+//! base is checked out and the checkpoint's files are put over it byte for byte, or the one that
+//! the session has. It owns no state; how files are restored is [`crate::restore`]'s.
 
 use std::path::PathBuf;
 
 use kage_core::id::Oid;
 
 use crate::mirror::{Expected, Mirror};
-use crate::restore::{Foreign, RestoreError, RestoreOptions};
+use crate::restore::{Foreign, RestoreError, RestoreOptions, Restored};
 use crate::worktree::Worktree;
 
 impl Worktree {
@@ -24,17 +24,30 @@ impl Worktree {
         checkpoint: &Oid,
     ) -> Result<Self, RestoreError> {
         let worktree = Self::create(mirror, path, base).await?;
-        let name = worktree.shadow.git_dir().file_name().unwrap_or_default();
+        worktree.go_back(checkpoint, false).await?;
+        Ok(worktree)
+    }
+
+    /// Gives a worktree in which nobody works any more the files of `checkpoint`, which is in
+    /// the mirror and is kept there by a reference from now on. What differs from its last
+    /// checkpoint is in another one first. `complete` is that of [`RestoreOptions`].
+    ///
+    /// # Errors
+    /// As [`Worktree::restore`], but for foreign changes and deletions.
+    pub async fn go_back(&self, checkpoint: &Oid, complete: bool) -> Result<Restored, RestoreError> {
+        let name = self.shadow.git_dir().file_name().unwrap_or_default();
         let reference = format!("refs/kage/checkpoints/{}/{checkpoint}", name.to_string_lossy());
-        mirror.update_ref(&reference, checkpoint, &Expected::Anything).await?;
+        self.mirror
+            .update_ref(&reference, checkpoint, &Expected::Anything)
+            .await?;
         let options = RestoreOptions {
-            // Nobody has worked in it: what differs from the base is git's own doing, such
-            // as line endings.
+            // Only a session writes to its worktree, and git, such as line endings: nothing
+            // here is a stranger's.
             foreign: Foreign::Save,
+            complete,
             most_deletions: usize::MAX,
             ..RestoreOptions::default()
         };
-        worktree.restore(checkpoint, &options).await?;
-        Ok(worktree)
+        self.restore(checkpoint, &options).await
     }
 }

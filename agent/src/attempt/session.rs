@@ -10,11 +10,12 @@
 use std::sync::Arc;
 
 use kage_core::cause::chain;
-use kage_core::checkpoint::CheckpointReason;
+use kage_core::checkpoint::{CheckpointReason, Footing, Resume};
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::task::RepositoryRef;
+use kage_git::restore::{Becomes, RestoredPath};
 use kage_proto::convert::agent::SessionWork;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -34,11 +35,13 @@ const REPORTS: usize = 32;
 /// The longest part of a summary that becomes an activity.
 const SUMMARY: usize = 500;
 
-/// Works on a session. `asks` has checkpoints that people want.
+/// Works on a session. `asks` has checkpoints that people want; `place` gets the workspace, which
+/// is the caller's to clear away.
 pub(super) async fn run(
     attempt: &Attempt,
     work: &SessionWork,
     asks: mpsc::Receiver<Wish>,
+    place: &mut Option<Workspace>,
 ) -> Result<AttemptOutcome, Ended> {
     attempt.phase(Phase::Preparing).await?;
     let Some(adapter) = attempt.shop.adapters.get(&work.adapter).cloned() else {
@@ -52,10 +55,10 @@ pub(super) async fn run(
             prepared.map_err(|error| error.failure())
         })
         .await?;
-    let workspace = match attempt.repository() {
-        Some(repository) => Some(workspace(attempt, work, repository).await?),
-        None => None,
-    };
+    if let Some(repository) = attempt.repository() {
+        workspace(attempt, work, repository, place).await?;
+    }
+    let workspace = place.as_ref();
     let scratch = if adapter.uses_scratch() {
         attempt.scratch().await?
     } else {
@@ -71,7 +74,7 @@ pub(super) async fn run(
         base_context: prepared.base.as_ref().map(|base| base.path.clone()),
         beginning: Beginning::New,
         steps: Steps::unheard(),
-        worktree: workspace.as_ref().map(|workspace| workspace.tree.path().to_owned()),
+        worktree: workspace.map(|workspace| workspace.tree.path().to_owned()),
         scratch,
         timeout: work.timeout,
         idle_timeout: work.idle_timeout,
@@ -83,17 +86,17 @@ pub(super) async fn run(
         tell(attempt, end).await?;
         return Ok(AttemptOutcome::Claimed);
     };
-    let mut kept = Kept::begin(attempt, work, &*adapter, &workspace, &mut input, asks).await?;
+    let mut kept = Kept::begin(attempt, work, &*adapter, workspace, &mut input, asks).await?;
     attempt.phase(Phase::Working).await?;
     let end = tokio::select! {
         end = work_on(attempt, adapter, input) => end?,
-        OutboxClosed = kept.watch(&workspace, &attempt.recording) => return Err(Ended::Closed),
+        OutboxClosed = kept.watch(workspace, &attempt.recording) => return Err(Ended::Closed),
     };
     match tell(attempt, end).await {
         Ok(()) => {
-            kept.look(&workspace, &attempt.recording).await?;
+            kept.look(workspace, &attempt.recording).await?;
             let finishing = kept.finish(attempt, CheckpointReason::Final);
-            let ((), uploaded) = tokio::join!(finishing, upload(attempt, work, &workspace));
+            let ((), uploaded) = tokio::join!(finishing, upload(attempt, work, workspace));
             uploaded?;
             Ok(AttemptOutcome::Claimed)
         }
@@ -105,7 +108,18 @@ pub(super) async fn run(
 }
 
 /// Makes the place to work in: the base, or what an earlier attempt left.
-async fn workspace(attempt: &Attempt, work: &SessionWork, repository: &RepositoryRef) -> Result<Workspace, Ended> {
+async fn workspace(
+    attempt: &Attempt,
+    work: &SessionWork,
+    repository: &RepositoryRef,
+    place: &mut Option<Workspace>,
+) -> Result<(), Ended> {
+    if let Some(resume) = &work.resume {
+        adopt(attempt, resume, place).await?;
+    }
+    if place.is_some() {
+        return Ok(());
+    }
     let (workspaces, project) = (&attempt.shop.workspaces, &attempt.work.project);
     let (name, base) = (&repository.name, &repository.base);
     let making = async {
@@ -115,7 +129,50 @@ async fn workspace(attempt: &Attempt, work: &SessionWork, repository: &Repositor
         };
         made.map_err(|error| error.failure())
     };
-    attempt.unless_stopped(making).await
+    *place = Some(attempt.unless_stopped(making).await?);
+    Ok(())
+}
+
+/// Goes on in the worktree of the attempt before, if that is wanted and can be done: else `place`
+/// is empty, and a new one is made.
+async fn adopt(attempt: &Attempt, resume: &Resume, place: &mut Option<Workspace>) -> Result<(), Ended> {
+    let complete = match resume.footing {
+        Footing::Anew => return Ok(()),
+        Footing::Left => false,
+        Footing::LeftComplete => true,
+    };
+    let Some(presence) = &attempt.presence else {
+        return Ok(());
+    };
+    let patience = attempt.shop.limits.stop_grace + 2 * ABANDON;
+    let taking = async { Ok(tokio::time::timeout(patience, presence.take()).await) };
+    *place = attempt.unless_stopped(taking).await?.ok().flatten();
+    let Some(left) = place.as_ref() else {
+        tracing::info!("the session left no worktree here");
+        return Ok(());
+    };
+    let project = &attempt.work.project;
+    let going_back = async { Ok(attempt.shop.workspaces.go_back(left, project, resume, complete).await) };
+    let text = match attempt.unless_stopped(going_back).await? {
+        Ok(restored) => {
+            let moved = restored.aside.len();
+            let aside = |path: &&RestoredPath| path.becomes == Becomes::MovedAside;
+            let put_back = restored.paths.iter().filter(|path| !aside(path)).count();
+            let number = resume.number;
+            EventBody::Activity(format!(
+                "went back to checkpoint {number} in its worktree (put back: {put_back}, moved aside: {moved})"
+            ))
+        }
+        Err(error) => {
+            if let Some(left) = place.take() {
+                left.remove().await;
+            }
+            let why = chain(&error);
+            EventBody::Warning(format!("the worktree could not be restored ({why}): a new one is made"))
+        }
+    };
+    attempt.recording.post(text).await?;
+    Ok(())
 }
 
 /// Tells how the adapter's work ended.
@@ -145,6 +202,9 @@ async fn work_on(attempt: &Attempt, adapter: Arc<dyn Adapter>, input: SessionInp
     let stopped = attempt.stop.token();
     let grace = attempt.shop.limits.stop_grace;
     let Watched { end, abandoned } = watch_over(adapter, input, reporter, last_active, stopped, grace + ABANDON).await;
+    if abandoned && let Some(presence) = &attempt.presence {
+        presence.haunts();
+    }
     let recorded = async {
         match recorder.join_next().await {
             Some(Ok(result)) => result.map_err(Ended::from),

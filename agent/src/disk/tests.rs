@@ -1,6 +1,6 @@
 //! Real mirrors with checkpoints of attempts that are over, and of one that is not.
 
-use kage_core::id::{AttemptId, AttemptToken, Oid};
+use kage_core::id::{AttemptId, AttemptToken, Oid, SessionId};
 use kage_proto::convert::agent::AttemptKey;
 use tokio::sync::mpsc;
 
@@ -12,6 +12,7 @@ struct Place {
     paths: Paths,
     live: Live,
     uses: Uses,
+    parking: Parking<Workspace>,
 }
 
 impl Place {
@@ -21,6 +22,7 @@ impl Place {
             paths: Paths::at(state.path()),
             live: Live::default(),
             uses: Uses::default(),
+            parking: Parking::default(),
             _state: state,
         }
     }
@@ -62,6 +64,7 @@ impl Place {
             self.live.clone(),
             self.uses.clone(),
             Worktrees::default(),
+            self.parking.clone(),
             Blocking::Threads,
         )
     }
@@ -109,6 +112,33 @@ async fn the_oldest_checkpoints_go_first_and_undelivered_ones_stay() {
     let usage = Usage::of(place._state.path()).await;
     assert_eq!((usage.checkpoints, usage.worktrees > 0), (0, true));
     assert!(usage.mirrors > 0);
+}
+
+#[tokio::test]
+async fn a_worktree_that_waits_keeps_its_checkpoints_and_goes_when_it_is_too_much() {
+    let place = Place::new();
+    let (mirror, base) = place.mirror("repo.git").await;
+    let attempt = AttemptId::from_random(1);
+    let path = place.paths.worktree(attempt);
+    let tree = Worktree::create(&mirror, &path, &base).await.unwrap();
+    tree.checkpoint(&base, "c").await.unwrap();
+    let in_use = place.uses.of(mirror.path()).read_owned().await;
+    let presence = place.parking.begin(SessionId::from_random(1), attempt);
+    place.parking.leave(attempt);
+    let parked = presence.park(Workspace::new(mirror.clone(), tree, in_use), &path);
+    assert!(parked.is_ok());
+
+    let mut limits = Limits {
+        checkpoints: 0,
+        ..Limits::default()
+    };
+    place.disk(limits).look().await;
+    assert!(path.exists());
+    assert_eq!(mirror.kept().await.unwrap().len(), 1);
+    limits.worktrees = 0;
+    place.disk(limits).look().await;
+    assert!(!path.exists());
+    assert_eq!(mirror.kept().await.unwrap(), []);
 }
 
 #[tokio::test]

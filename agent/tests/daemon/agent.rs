@@ -131,6 +131,20 @@ impl Adapter for Scripted {
                     stop.cancelled().await;
                     return AdapterEnd::Stopped;
                 }
+                "list" => {
+                    let tree = input.worktree.unwrap();
+                    let entries = std::fs::read_dir(&tree).unwrap();
+                    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+                    names.sort();
+                    let names: Vec<_> = names.iter().map(|name| name.to_str().unwrap()).collect();
+                    let told = format!("{} {}", tree.display(), names.join(" "));
+                    reporter.event(EventBody::Activity(told)).await.unwrap();
+                    if words.next() == Some("wait") {
+                        stop.cancelled().await;
+                        return AdapterEnd::Stopped;
+                    }
+                    std::fs::write(tree.join("listed"), "").unwrap();
+                }
                 "stuck" => {
                     let (tree, steps) = (input.worktree.unwrap(), input.steps);
                     steps.message("the task");

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use kage_agent::Limits;
 use kage_agent::adapter::Resumes;
-use kage_core::checkpoint::{CheckpointReason, Resume, TakenCheckpoint};
+use kage_core::checkpoint::{CheckpointReason, Footing, Resume, TakenCheckpoint};
 use kage_core::id::{Digest, Oid};
 use kage_core::task::RepositoryRef;
 use kage_git::{Auth, Mirror};
@@ -106,6 +106,7 @@ fn resume(taken: &[TakenCheckpoint], note: &str, repeated_calls: u32) -> Resume 
         segments,
         repeated_calls,
         note: note.to_owned(),
+        footing: Footing::Anew,
     }
 }
 
@@ -234,6 +235,7 @@ async fn one_that_cannot_go_on_is_told_what_was_done() {
     served.coordinator.say(ToAgent::Stop(v1::Stop {
         attempt_id: first.clone(),
         reason: "restored".to_owned(),
+        keep_worktree: false,
     }));
     failure(&served.coordinator.finished(&first).await);
 
@@ -260,6 +262,88 @@ async fn one_that_cannot_go_on_is_told_what_was_done() {
     let told = failure(&served.coordinator.finished(&third).await);
     assert!(told.message.contains("has the tree"), "{told:?}");
     agent.end().await;
+}
+
+/// What the adapter listed: where it works, and the names there.
+fn listed(events: &[v1::Event]) -> Option<(String, String)> {
+    bodies(events).find_map(|body| match body {
+        Body::Activity(told) if told.summary.starts_with('/') => {
+            let (place, names) = told.summary.split_once(' ')?;
+            Some((place.to_owned(), names.to_owned()))
+        }
+        _ => None,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_is_sent_back_goes_on_in_its_worktree() {
+    let served = Served::start().await;
+    let source = Source::new(&served);
+    let session = kage_core::id::SessionId::from_random(7);
+    served.coordinator.with(|kept| kept.session = Some(session));
+    let state = source.state().await;
+    let agent = Agent::start_with(&served, state.path(), Limits::default(), Resumes::Latest);
+    served.coordinator.connected(1).await;
+    let first = served.coordinator.grant(1, work("write")).await;
+    let written = until(&served, &first, |taken| taken.files_changed == 1).await;
+    let tree = state.path().join("worktrees").join(&first);
+    std::fs::write(tree.join(".gitignore"), "*.o\n").unwrap();
+    std::fs::write(tree.join("old.o"), "old").unwrap();
+    served.coordinator.say(ToAgent::TakeCheckpoint(v1::TakeCheckpoint {
+        attempt_id: first.clone(),
+        note: String::new(),
+        reason: 0,
+    }));
+    let checkpoints = until(&served, &first, |taken| taken.reason == CheckpointReason::Requested).await;
+    assert!(checkpoints.len() > written.len());
+    std::fs::write(tree.join("new.o"), "new").unwrap();
+    std::fs::write(tree.join("later"), "later").unwrap();
+    std::fs::write(tree.join("written"), "otherwise").unwrap();
+
+    let stop = |attempt: &str| {
+        served.coordinator.say(ToAgent::Stop(v1::Stop {
+            attempt_id: attempt.to_owned(),
+            reason: "restored".to_owned(),
+            keep_worktree: true,
+        }));
+    };
+    let back = |task: &str, footing| {
+        let mut resume = resume(&checkpoints, "", 0);
+        resume.segments.clear();
+        resume.footing = footing;
+        going_on(task, resume)
+    };
+    // The next one is there before the first has ended.
+    stop(&first);
+    let second = served.coordinator.grant(2, back("list wait", Footing::Left)).await;
+    let seen = served
+        .coordinator
+        .until("the list", |kept| listed(kept.events.get(&second)?));
+    let (place, names) = seen.await;
+    assert_eq!(names, ".git .gitignore first new.o old.o written");
+    assert!(place.ends_with(&first), "{place}");
+    assert_eq!(std::fs::read_to_string(tree.join("written")).unwrap(), "w\n");
+    let told = served.coordinator.with(|kept| {
+        let mut bodies = bodies(&kept.events[&second]);
+        bodies.any(|body| matches!(body, Body::Activity(told) if told.summary.starts_with("went back to checkpoint 1")))
+    });
+    assert!(told);
+
+    stop(&second);
+    let third = served.coordinator.grant(3, back("list", Footing::LeftComplete)).await;
+    let events = served.coordinator.finished(&third).await;
+    let (place, names) = listed(&events).unwrap();
+    assert_eq!(names, ".git .gitignore first old.o written");
+    assert!(place.ends_with(&first), "{place}");
+    assert_eq!(result(&events).paths, [".gitignore", "listed", "written"]);
+
+    // Nobody left anything now: a new one is made.
+    let fourth = served.coordinator.grant(4, back("list", Footing::Left)).await;
+    let (place, names) = listed(&served.coordinator.finished(&fourth).await).unwrap();
+    assert_eq!(names, ".git .gitignore first written");
+    assert!(place.ends_with(&fourth), "{place}");
+    agent.end().await;
+    assert_eq!(std::fs::read_dir(state.path().join("worktrees")).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -49,6 +49,8 @@ pub(crate) struct Kept {
     /// Batches of events that were not.
     pub(crate) withheld: u32,
     pub(crate) lease_ttl: Duration,
+    /// Whose all offered work is; `None` = each another's.
+    pub(crate) session: Option<SessionId>,
     /// Where offered work is done.
     pub(crate) repository: Option<RepositoryRef>,
     /// The blob plane, by digest.
@@ -148,7 +150,7 @@ impl Coordinator {
     pub(crate) fn offer(&self, n: u128, kind: WorkKind) -> String {
         let work = Work {
             task: TaskId::from_random(n),
-            session: SessionId::from_random(n),
+            session: self.with(|kept| kept.session).unwrap_or(SessionId::from_random(n)),
             attempt: 1,
             project: kage_core::id::ProjectId::default(),
             repository: self.with(|kept| kept.repository.clone()),

@@ -160,6 +160,7 @@ async fn stop_and_time_limits_end_an_attempt() {
     served.coordinator.say(ToAgent::Stop(v1::Stop {
         attempt_id: stopped.clone(),
         reason: "not wanted".to_owned(),
+        keep_worktree: false,
     }));
     let told = failure(&served.coordinator.finished(&stopped).await);
     assert_eq!(

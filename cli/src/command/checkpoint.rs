@@ -104,6 +104,7 @@ pub(super) async fn restore(invocation: &Invocation, args: CheckpointRestore) ->
         checkpoint: args.which.checkpoint.clone(),
         dry_run: args.dry_run,
         discard: args.discard,
+        complete: args.complete,
     };
     let response = access.client.checkpoints().restore_session(request).await;
     let response = response.map_err(ApiError::from)?.into_inner();
@@ -383,6 +384,7 @@ mod tests {
                 which,
                 dry_run,
                 discard,
+                complete: false,
             };
             let response = v1::RestoreSessionResponse {
                 session: Some(v1::Session {

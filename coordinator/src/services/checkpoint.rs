@@ -91,7 +91,12 @@ impl CheckpointService for Checkpoints {
         let once = if message.dry_run {
             None
         } else {
-            let payload = (subject.view.task.id, subject.session.id, target.number);
+            let payload = (
+                subject.view.task.id,
+                subject.session.id,
+                target.number,
+                message.complete,
+            );
             Some(request(&caller, &message.request_id, &payload)?)
         };
         let mut saved = None;
@@ -117,6 +122,7 @@ impl CheckpointService for Checkpoints {
                 task: subject.view.task.id,
                 session: session.id,
                 checkpoint: target.number,
+                complete: message.complete,
                 next_job: JobId::from_random(self.0.random()),
                 now: self.0.now(),
             };

@@ -72,7 +72,11 @@ fn drop_baseline(rows: &mut dyn Rows, task: TaskId, changes: &mut Changes) -> Re
             }
             JobState::Leased { attempt } => {
                 let agent = attempt_of(rows, attempt, &row.job)?.agent;
-                changes.stop.push(StopAttempt { attempt, agent });
+                changes.stop.push(StopAttempt {
+                    attempt,
+                    agent,
+                    keep_worktree: false,
+                });
             }
             JobState::Done => {}
         }

@@ -314,6 +314,8 @@ pub struct RestoreSession {
     pub session: SessionId,
     /// Number of the checkpoint.
     pub checkpoint: u32,
+    /// Whether ignored files that were made since go, too.
+    pub complete: bool,
     /// A fresh id.
     pub next_job: JobId,
     /// The time.
@@ -443,6 +445,8 @@ pub struct StopAttempt {
     pub attempt: AttemptId,
     /// Who has it.
     pub agent: AgentId,
+    /// Whether the session's next attempt goes on in its worktree.
+    pub keep_worktree: bool,
 }
 
 /// An attempt that ended.

@@ -1,7 +1,7 @@
 //! Moves of jobs and their sessions.
 
 use super::*;
-use crate::checkpoint::{CheckpointReason, Head, TakenCheckpoint};
+use crate::checkpoint::{CheckpointReason, Footing, Head, TakenCheckpoint};
 use crate::event::{DiffStat, Event, EventBody};
 use crate::fallback::Fallback;
 use crate::task::VerifyPolicy;
@@ -259,6 +259,7 @@ fn head(number: u32) -> Head {
     Head {
         number,
         commit: format!("{number:040x}").parse().unwrap(),
+        footing: Footing::Anew,
     }
 }
 

@@ -340,6 +340,7 @@ impl TryFrom<v1::Work> for Work {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kage_core::checkpoint::Footing;
 
     fn session_work(prompt: PromptText) -> WorkKind {
         WorkKind::Session(SessionWork {
@@ -361,6 +362,7 @@ mod tests {
                 position: 0,
                 repeated_calls: 0,
                 note: String::new(),
+                footing: Footing::Anew,
             })),
         })
     }

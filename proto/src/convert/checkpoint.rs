@@ -1,7 +1,7 @@
 //! Checkpoints, and what an attempt needs to go on from one.
 
 use kage_core::checkpoint::{
-    Checkpoint, CheckpointReason, MAX_NOTE, Resume, Safety, TakenCheckpoint, TranscriptSegment, parent,
+    Checkpoint, CheckpointReason, Footing, MAX_NOTE, Resume, Safety, TakenCheckpoint, TranscriptSegment, parent,
 };
 use kage_core::session::Session;
 
@@ -191,7 +191,27 @@ impl From<Resume> for v1::Resume {
             position: resume.position,
             repeated_calls: resume.repeated_calls,
             note: resume.note,
+            footing: v1::Footing::from(resume.footing).into(),
         }
+    }
+}
+
+impl From<Footing> for v1::Footing {
+    fn from(footing: Footing) -> Self {
+        match footing {
+            Footing::Anew => Self::Unspecified,
+            Footing::Left => Self::Left,
+            Footing::LeftComplete => Self::LeftComplete,
+        }
+    }
+}
+
+/// What is not known is made anew, as all can be.
+fn footing(number: i32) -> Footing {
+    match v1::Footing::try_from(number) {
+        Ok(v1::Footing::Unspecified) | Err(_) => Footing::Anew,
+        Ok(v1::Footing::Left) => Footing::Left,
+        Ok(v1::Footing::LeftComplete) => Footing::LeftComplete,
     }
 }
 
@@ -228,6 +248,7 @@ impl TryFrom<v1::Resume> for Resume {
             position: resume.position,
             repeated_calls: resume.repeated_calls,
             note: resume.note,
+            footing: footing(resume.footing),
         })
     }
 }
@@ -329,8 +350,21 @@ mod tests {
             position: 7,
             repeated_calls: 1,
             note: "verify failed".into(),
+            footing: Footing::LeftComplete,
         };
-        assert_eq!(Resume::try_from(v1::Resume::from(resume.clone())), Ok(resume.clone()));
+        for footing in Footing::ALL {
+            let resume = Resume {
+                footing,
+                ..resume.clone()
+            };
+            assert_eq!(Resume::try_from(v1::Resume::from(resume.clone())), Ok(resume));
+        }
+        let mut unknown = v1::Resume::from(resume.clone());
+        unknown.footing = 99;
+        assert_eq!(
+            Resume::try_from(unknown).map(|resume| resume.footing),
+            Ok(Footing::Anew)
+        );
         let mut gap = v1::Resume::from(resume.clone());
         gap.segments.remove(0);
         assert_eq!(Resume::try_from(gap).unwrap_err().field, "segments[0].from");

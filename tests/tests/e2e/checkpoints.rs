@@ -5,7 +5,8 @@ use kage::scripted::{Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
 use kage_proto::v1::event::Body;
 use kage_tests::cluster::{AgentOptions, Cluster};
-use kage_tests::repo::{SOLUTION, VERIFY};
+use kage_tests::command::{Person, said};
+use kage_tests::repo::{Repo, SOLUTION, VERIFY};
 use kage_tests::tasks::{Describe, Seen, session, task, verdict};
 use kage_tests::wait::wait_for;
 use serde_json::{Value, json};
@@ -119,4 +120,81 @@ async fn a_killed_agents_session_goes_on_elsewhere_with_its_files_and_words() {
     let history = &report.rows[0].history;
     let words = "attempt 2 went on from checkpoint 3; 1 model call made again";
     assert!(history.iter().any(|line| line == words), "{history:#?}");
+}
+
+/// Says in `$dir/seen.N` what run N found, and stops in the middle of things.
+const WORKER: &str = r#"
+cat >/dev/null
+echo >> "$dir/runs"
+n=$(($(wc -l < "$dir/runs")))
+{ ls; cat notes.txt; } > "$dir/seen.part" 2>/dev/null
+mv "$dir/seen.part" "$dir/seen.$n"
+[ "$n" = 3 ] && exit
+if [ "$n" = 1 ]; then
+    echo kept > notes.txt
+    echo old > old.cache
+    echo > "$dir/ready"
+    until [ -e "$dir/go" ]; do sleep 0.1; done
+    echo lost > notes.txt
+    echo late > late.txt
+    echo new > new.cache
+    echo > "$dir/changed"
+fi
+sleep 1000
+"#;
+
+#[tokio::test]
+async fn a_running_session_is_sent_back_in_its_worktree_and_nothing_is_lost() {
+    let person = Person::new();
+    let dir = person.path("told");
+    std::fs::create_dir(&dir).unwrap();
+    person.adapter("worker", &format!("dir='{}'\n{WORKER}", dir.display()));
+    let repo = Repo::sample(&person.path("repo"));
+    let there = async |name: &str| wait_for(name, async || std::fs::read_to_string(dir.join(name)).ok()).await;
+    let kage = async |arguments: &[&str]| {
+        let arguments = [arguments, &["--format", "json"]].concat();
+        let done = person.kage(repo.path(), &arguments).await;
+        assert_eq!(done.code, 0, "{done:#?}");
+        done.json()
+    };
+    let mut run = person.command(repo.path(), &["run", "work", "--with", "worker"]);
+    let running = run.spawn().unwrap();
+    there("ready").await;
+    let asked = kage(&["checkpoint", "create"]).await;
+    let number = asked["number"].to_string();
+    std::fs::write(dir.join("go"), "").unwrap();
+    there("changed").await;
+
+    // What it did since is in one that was taken for this, and the ignored files are there.
+    let restored = kage(&["checkpoint", "restore", &number]).await;
+    let plan: Vec<_> = restored["plan"].as_array().unwrap().iter().collect();
+    let paths: Vec<_> = plan.iter().map(|path| (&path["path"], &path["action"])).collect();
+    assert_eq!(
+        paths,
+        [
+            (&json!("late.txt"), &json!("delete")),
+            (&json!("notes.txt"), &json!("replace"))
+        ]
+    );
+    let all = kage(&["checkpoint", "ls"]).await;
+    let saved = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["number"] == restored["saved"]);
+    assert_eq!(saved.unwrap()["reason"], "before_restore", "{all:#}");
+    assert_eq!(
+        there("seen.2").await,
+        "add.sh\nnew.cache\nnotes.txt\nold.cache\ntest.sh\nkept\n"
+    );
+
+    // Completely: without what was made since, ignored or not.
+    kage(&["checkpoint", "restore", &number, "--complete"]).await;
+    assert_eq!(there("seen.3").await, "add.sh\nnotes.txt\nold.cache\ntest.sh\nkept\n");
+    let run = said(running.wait_with_output().await.unwrap());
+    assert_eq!(run.code, 0, "{run:#?}");
+    for done in ["(put back: 2, moved aside: 0)", "(put back: 0, moved aside: 1)"] {
+        let words = format!("went back to checkpoint {number} in its worktree {done}");
+        assert!(run.err.contains(&words), "{run:#?}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Checkpoints: sessions that go back to one, and those that are asked for.
 
 use kage_core::attempt::EndReason;
-use kage_core::checkpoint::Head;
+use kage_core::checkpoint::{Footing, Head};
 use kage_core::id::{SessionId, TaskId};
 use kage_core::job::{Job, JobState};
 use kage_core::task::TaskState;
@@ -27,7 +27,8 @@ impl Command for RestoreSession {
         let mut session = session.ok_or_else(|| not_found("session", self.session))?;
         let checkpoints = rows.checkpoints(self.task, self.session)?;
         let target = checkpoints.iter().find(|found| found.number == self.checkpoint);
-        let target = Head::of(target.ok_or_else(|| not_found("checkpoint", self.checkpoint))?);
+        let mut target = Head::of(target.ok_or_else(|| not_found("checkpoint", self.checkpoint))?);
+        let mut prefer = None;
 
         for mut row in rows.open_jobs(self.task)? {
             if row.job.session != self.session || row.job.is_baseline() {
@@ -42,7 +43,15 @@ impl Command for RestoreSession {
                     changes.stop.push(StopAttempt {
                         attempt: attempt.id,
                         agent: attempt.agent,
+                        keep_worktree: true,
                     });
+                    // Its worktree is there.
+                    prefer = Some(attempt.agent);
+                    target.footing = if self.complete {
+                        Footing::LeftComplete
+                    } else {
+                        Footing::Left
+                    };
                     changes.ended.push(EndedAttempt {
                         attempt: attempt.id,
                         agent: attempt.agent,
@@ -60,8 +69,10 @@ impl Command for RestoreSession {
             job: self.next_job,
             what: "session job before it",
         }))?;
+        let mut job = Job::again(self.next_job, &session, self.now);
+        job.affinity.prefer = prefer;
         let next = JobRow {
-            job: Job::again(self.next_job, &session, self.now),
+            job,
             adapter: session.adapter.clone(),
             requirements: first.requirements,
             priority: first.priority,

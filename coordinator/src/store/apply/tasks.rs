@@ -138,7 +138,11 @@ impl Command for CancelTask {
                 session.cancel_requested = true;
                 if let JobState::Leased { attempt } = row.job.state {
                     let agent = attempt_of(rows, attempt, &row.job)?.agent;
-                    changes.stop.push(StopAttempt { attempt, agent });
+                    changes.stop.push(StopAttempt {
+                        attempt,
+                        agent,
+                        keep_worktree: false,
+                    });
                 }
             }
             rows.save_session(&session)?;

@@ -309,6 +309,7 @@ impl Pair {
                     task: task_id(task),
                     session,
                     checkpoint,
+                    complete: checkpoint.is_multiple_of(2),
                     next_job: kage_core::id::JobId::from_random((1 << 100) + self.next_job),
                     now,
                 };

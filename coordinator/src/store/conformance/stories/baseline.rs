@@ -149,6 +149,7 @@ pub(in crate::store::conformance) async fn a_check_of_the_base_ends_with_its_tas
     let stop = StopAttempt {
         attempt: attempt_id(1),
         agent: agent_id(1),
+        keep_worktree: false,
     };
     assert_eq!(changes.stop, [stop]);
     assert_eq!(view(&store).await.task.state, TaskState::Cancelled);

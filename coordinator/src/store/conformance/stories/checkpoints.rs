@@ -1,7 +1,7 @@
 //! Checkpoints: stored with the event that tells of them, gone on from, and gone back to.
 
 use kage_core::attempt::{AttemptState, EndReason};
-use kage_core::checkpoint::{CheckpointReason, Resume, Safety, TakenCheckpoint, TranscriptSegment};
+use kage_core::checkpoint::{CheckpointReason, Footing, Resume, Safety, TakenCheckpoint, TranscriptSegment};
 use kage_core::event::{Event, EventBody, InvalidBatch, VerdictKind};
 use kage_core::id::{Digest, JobId, Oid};
 use kage_core::job::JobKind;
@@ -221,6 +221,7 @@ fn restore(n: u128, session: &Session, checkpoint: u32) -> RestoreSession {
         task: task_id(1),
         session: session.id,
         checkpoint,
+        complete: n.is_multiple_of(2),
         next_job: JobId::from_random((1 << 90) + n),
         now: at(30_000),
     }
@@ -238,6 +239,7 @@ pub(in crate::store::conformance) async fn a_session_goes_back_when_somebody_ask
     let stop = StopAttempt {
         attempt: attempt_id(1),
         agent: agent_id(1),
+        keep_worktree: true,
     };
     assert_eq!(changes.stop, [stop]);
     let again = changes.queued[0].clone();
@@ -246,7 +248,9 @@ pub(in crate::store::conformance) async fn a_session_goes_back_when_somebody_ask
     assert_eq!(ended, AttemptState::Ended { reason, at: at(30_000) });
     let late = append(1, 1, vec![claimed(3)]);
     assert!(matches!(store.apply(late).await.unwrap(), Appended::Stale(_)));
-    assert_eq!(resume(&store, &again).await.number, 1);
+    let going = resume(&store, &again).await;
+    assert_eq!((going.number, going.footing), (1, Footing::LeftComplete));
+    assert_eq!(again.affinity.prefer, Some(agent_id(1)), "the worktree is there");
     // The same call again does nothing.
     let repeated = store.apply(restore(60, &id, 1)).await.unwrap();
     assert!(repeated.queued.is_empty() && repeated.stop.is_empty());
@@ -259,7 +263,8 @@ pub(in crate::store::conformance) async fn a_session_goes_back_when_somebody_ask
 
     // What is over begins anew.
     let changes = store.apply(restore(61, &id, 2)).await.unwrap();
-    assert_eq!(resume(&store, &changes.queued[0]).await.number, 2);
+    let going = resume(&store, &changes.queued[0]).await;
+    assert_eq!((going.number, going.footing), (2, Footing::Anew), "nothing was left");
     let now = view(&store).await;
     assert_eq!((now.task.state, now.task.ended_at), (TaskState::Running, None));
     assert_eq!(now.sessions[0].state.kind(), SessionStateKind::Queued);

@@ -158,6 +158,7 @@ pub(in crate::store::conformance) async fn cancelling_ends_what_waits_and_stops_
     let stop = StopAttempt {
         attempt: attempt_id(1),
         agent: agent_id(1),
+        keep_worktree: false,
     };
     assert_eq!(changes.stop, [stop]);
     assert_eq!(state(&store, 1).await, SessionStateKind::Cancelled);
