@@ -222,7 +222,8 @@ fn document(machine: &Machine, figures: &[Figure]) -> String {
     format!(
         "# Benchmarks\n\n\
          Written by `cargo run --release -p kage-tests --bin kage-bench -- all`. Every figure stands beside a\n\
-         baseline of the same run; coordinator, agents and the client are processes of one machine and share it.\n\n\
+         baseline of the same run, or a goal where it says so; coordinator, agents and the client are processes\n\
+         of one machine and share it.\n\n\
          Machine: {machine}.\n\n{}",
         markdown(figures)
     )
