@@ -141,6 +141,9 @@ fn told(args: &CheckpointRestore, checkpoint: &v1::Checkpoint, response: &v1::Re
         }
         None => {}
     }
+    if args.dry_run && args.complete {
+        text += "ignored files that were made since would be moved aside as well; they are not listed\n";
+    }
     text + &paths(&response.plan)
 }
 
@@ -384,7 +387,7 @@ mod tests {
                 which,
                 dry_run,
                 discard,
-                complete: false,
+                complete: discard,
             };
             let response = v1::RestoreSessionResponse {
                 session: Some(v1::Session {
@@ -410,7 +413,12 @@ mod tests {
         what it did until now is checkpoint 3
         no path differs
         ");
-        assert!(told(true, true, v1::SessionState::Running, None).contains("would be lost"));
+        insta::assert_snapshot!(told(true, true, v1::SessionState::Running, None), @r"
+        one would go back to checkpoint 2, from its newest; 1 model call would be made again
+        it runs: what it did since its newest checkpoint would be lost
+        ignored files that were made since would be moved aside as well; they are not listed
+        no path differs
+        ");
         assert!(!told(true, false, v1::SessionState::Failed, None).contains("kept"));
     }
 
