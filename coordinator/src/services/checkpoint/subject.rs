@@ -14,6 +14,7 @@ use crate::store::TaskView;
 
 /// Shortest beginning of a commit's id that is looked up.
 const MIN_PREFIX: usize = 4;
+
 /// A session and its checkpoints, oldest first.
 pub(super) struct Subject {
     pub(super) view: TaskView,
