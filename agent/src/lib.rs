@@ -38,7 +38,6 @@ pub mod disk;
 mod attempt;
 mod connection;
 
-#[cfg(any(test, fuzzing))]
 pub mod decoders;
 
 pub use config::{Config, Limits};

@@ -34,7 +34,6 @@ mod web;
 mod server;
 mod start;
 
-#[cfg(any(test, fuzzing))]
 pub mod decoders;
 
 pub use authority::AuthorityError;

@@ -30,5 +30,4 @@ pub mod risk;
 pub mod report;
 pub mod retention;
 
-#[cfg(any(test, fuzzing))]
 pub mod decoders;

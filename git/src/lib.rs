@@ -43,7 +43,6 @@ pub mod restore;
 mod rebuild;
 pub mod upkeep;
 
-#[cfg(any(test, fuzzing))]
 pub mod decoders;
 
 pub use checkpoint::Checkpoint;

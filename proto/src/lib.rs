@@ -10,7 +10,6 @@ pub mod codec;
 pub mod convert;
 pub mod status;
 
-#[cfg(any(test, fuzzing))]
 pub mod decoders;
 
 /// The generated types and services of package `kage.v1`. Their documentation is in the `.proto` files.

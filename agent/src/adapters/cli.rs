@@ -32,7 +32,6 @@ use crate::process::{
 };
 use crate::session_file::SessionFile;
 use crate::tools::{HeadTail, one_line};
-#[cfg(any(test, fuzzing))]
 pub mod decoders;
 
 use claude_stream::ClaudeStream;
