@@ -14,6 +14,7 @@ mod kills;
 mod leases;
 mod links;
 mod power;
+mod storms;
 mod syscalls;
 mod zombies;
 

@@ -20,7 +20,7 @@ use super::{PATIENT, ends_right, progress};
 /// What the script `print` prints.
 const LINES: usize = 400;
 
-fn printed() -> Vec<u8> {
+pub(super) fn printed() -> Vec<u8> {
     (1..=LINES).flat_map(|line| format!("{line}\n").into_bytes()).collect()
 }
 
@@ -39,7 +39,7 @@ pub(super) fn printing(name: &str) -> AgentOptions {
 }
 
 /// Every session that printed has all of it, whatever happened on the way.
-fn printed_whole(end: &Final) {
+pub(super) fn printed_whole(end: &Final) {
     let mut sessions = 0;
     for task in &end.tasks {
         for session in task.task.sessions.iter().filter(|session| session.name == "real") {
@@ -92,6 +92,16 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn start(cluster: &Cluster, record: &Record, people: &[&str]) -> Self {
+        Self::start_with(cluster, record, people, spec)
+    }
+
+    /// The same, with what people ask for.
+    pub(super) fn start_with(
+        cluster: &Cluster,
+        record: &Record,
+        people: &[&str],
+        spec: fn(usize) -> v1::TaskSpec,
+    ) -> Self {
         let (awake, asleep) = watch::channel(false);
         let mut load = Self {
             people: JoinSet::new(),
