@@ -1,5 +1,5 @@
 //! What is in `deploy/` fits the programs: systemd reads the units, and gives an agent the time
-//! that its drain takes.
+//! that its drain takes. And what the packages say of their licence is there to be read.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,5 +51,23 @@ fn a_stop_gives_an_agent_the_time_of_its_drain() {
     for name in ["kage-coordinator.service", "kage-agent.service"] {
         // Otherwise the programs that a drain waits for get the signal too.
         assert!(unit(name).lines().any(|line| line == "KillMode=mixed"), "{name}");
+    }
+}
+
+#[test]
+fn every_licence_that_the_packages_name_is_there_in_full() {
+    let top = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let manifest = std::fs::read_to_string(top.join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("license = \"MIT OR Apache-2.0\""), "{manifest}");
+    let readme = std::fs::read_to_string(top.join("README.md")).unwrap();
+    let ends = [
+        ("LICENSE-MIT", "OTHER DEALINGS IN THE\nSOFTWARE."),
+        ("LICENSE-APACHE", "END OF TERMS AND CONDITIONS"),
+    ];
+    for (name, end) in ends {
+        let text = std::fs::read_to_string(top.join(name)).unwrap();
+        assert!(text.contains("The Kage Bunshin developers"), "{name}");
+        assert!(text.contains(end), "{name} is not whole");
+        assert!(readme.contains(name), "README.md does not name {name}");
     }
 }
