@@ -128,9 +128,13 @@ pub struct Run {
     /// Command that prepares a clean checkout for verify.
     #[arg(long, value_name = "CMD")]
     pub setup: Option<String>,
-    /// Paths that are put back as they were before verify runs.
+    /// Paths that are put back as they were before verify runs, besides the files that --setup and
+    /// --verify name and the prompt does not.
     #[arg(long, value_name = "GLOB")]
     pub protect: Vec<String>,
+    /// Leave the files that --setup and --verify name as each result has them.
+    #[arg(long)]
+    pub no_protect: bool,
     /// The repository.
     #[arg(long, default_value = ".", value_name = "DIR")]
     pub repo: PathBuf,
@@ -175,9 +179,12 @@ pub struct Run {
     #[arg(short, long)]
     pub detach: bool,
     /// Apply the best result to the working tree: a verified one, or, where there is no verify
-    /// command, one that nobody checked.
+    /// command, one that nobody checked. One of high risk is not applied.
     #[arg(long, conflicts_with = "detach")]
     pub apply: bool,
+    /// Apply the best result although its risk is high: it changed what verify depends on.
+    #[arg(long, requires = "apply")]
+    pub accept_risk: bool,
 }
 
 /// `kage ls`.
@@ -346,6 +353,9 @@ pub struct Apply {
     /// Take a result that was not verified.
     #[arg(long)]
     pub unverified: bool,
+    /// Take the best result although its risk is high: it changed what verify depends on.
+    #[arg(long)]
+    pub accept_risk: bool,
 }
 
 /// `kage merge`.

@@ -113,7 +113,7 @@ async fn land(
     task: &v1::Task,
     report: &v1::Report,
 ) -> anyhow::Result<()> {
-    let chosen = result::choose(report, None)?;
+    let chosen = result::choose(report, None, false, "apply")?;
     let fetched = result::fetch(access, &invocation.state, task, chosen).await?;
     let (mirror, base, commit) = (fetched.mirror.clone(), fetched.base.clone(), fetched.commit.clone());
     let patch = tokio::task::spawn_blocking(move || kage_git::diff::patch(mirror.path(), &base, &commit)).await??;

@@ -22,7 +22,7 @@ use crate::settings::SettingsError;
 pub enum Exit {
     /// Done.
     Done = 0,
-    /// The task ended without a result to land.
+    /// The task ended without a result to land, or with none whose risk is not high.
     TaskFailed = 1,
     /// What was typed makes no sense, or cannot be done as things are.
     Usage = 2,

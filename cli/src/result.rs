@@ -10,6 +10,7 @@ use kage_proto::v1;
 
 use crate::connect::Access;
 use crate::exit::Refusal;
+use crate::output::note;
 use crate::state::StateDir;
 use crate::view;
 
@@ -26,11 +27,17 @@ pub struct FetchedResult {
     pub session: v1::Session,
 }
 
-/// Chooses the session asked for, or the winner.
+/// Chooses the session asked for, or the winner; where the risk is accepted, also the first
+/// that does not win because of it. `command` takes the result; `diff` only shows it.
 ///
 /// # Errors
 /// When there is no such session, or no winner.
-pub fn choose(report: &v1::Report, asked: Option<&str>) -> anyhow::Result<v1::Session> {
+pub fn choose(
+    report: &v1::Report,
+    asked: Option<&str>,
+    accept_risk: bool,
+    command: &str,
+) -> anyhow::Result<v1::Session> {
     let sessions = || report.rows.iter().filter_map(|row| row.session.as_ref());
     if let Some(name) = asked {
         return sessions().find(|s| s.name == name).cloned().ok_or_else(|| {
@@ -38,15 +45,59 @@ pub fn choose(report: &v1::Report, asked: Option<&str>) -> anyhow::Result<v1::Se
             Refusal::not_found(format!("the task has no session {name:?}; it has {}", names.join(", "))).into()
         });
     }
-    sessions()
-        .find(|s| !report.winner.is_empty() && s.name == report.winner)
-        .cloned()
-        .ok_or_else(|| {
-            Refusal::not_found(
-                "no session of this task has a result that may be landed; `kage compare` says why, and --session NAME picks one anyway",
-            )
-            .into()
-        })
+    let best = report.best.clone().unwrap_or_default();
+    let name = match best.session.as_str() {
+        "" if accept_risk => best.candidate.as_str(),
+        winner => winner,
+    };
+    let found = sessions().find(|s| !name.is_empty() && s.name == name).cloned();
+    found.ok_or_else(|| refused(report, &best, command).into())
+}
+
+fn refused(report: &v1::Report, best: &v1::Best, command: &str) -> Refusal {
+    if best.reason() == v1::BestReason::HighRisk {
+        return Refusal::usage(risky(report, best, command));
+    }
+    Refusal::not_found(
+        "no session of this task has a result that may be landed; `kage compare` says why, and --session NAME picks one anyway",
+    )
+}
+
+/// Why nobody wins although there are results, and which commands go on from there. `command` is
+/// the one that takes a result.
+#[must_use]
+pub fn risky(report: &v1::Report, best: &v1::Best, command: &str) -> String {
+    let task = view::short_id(&report.task_id);
+    let candidate = view::printable(&best.candidate);
+    let taking = match command {
+        "diff" => String::new(),
+        _ => format!(
+            "; `kage {command} {task} --session {candidate}` takes it all the same, as does `kage {command} {task} \
+             --accept-risk`"
+        ),
+    };
+    let message = view::one_line(&best.message, 1000);
+    format!("{message}; `kage diff {task} --session {candidate}` shows it{taking}")
+}
+
+/// What a result brings along that verify did not see; empty when there is nothing.
+#[must_use]
+pub fn unseen(session: &v1::Session) -> Vec<String> {
+    let restored = session.verdict.as_ref().map_or(&[][..], |verdict| &verdict.restored);
+    let changed = session.result.as_ref().map_or(&[][..], |result| &result.paths);
+    let both = changed.iter().filter(|path| restored.contains(path));
+    both.map(|path| view::printable(path)).collect()
+}
+
+/// Says what a landed result, or one that would be, brings along unchecked.
+pub fn tell_unseen(session: &v1::Session) {
+    let unseen = unseen(session);
+    if !unseen.is_empty() {
+        note(&format!(
+            "verify ran with the base's version of these, so nothing checked how they land: {}",
+            unseen.join(", ")
+        ));
+    }
 }
 
 /// Fetches what a session wants to land.

@@ -161,6 +161,13 @@ pub fn report_text(report: &v1::Report) -> String {
     for note in &report.notes {
         text += &format!("\n{}", one_line(note, NOTE));
     }
+    if let Some(best) = report
+        .best
+        .as_ref()
+        .filter(|best| best.reason() == v1::BestReason::HighRisk)
+    {
+        text += &format!("\n{}", one_line(&best.message, NOTE));
+    }
     text
 }
 
@@ -252,6 +259,16 @@ pub const fn verdict(kind: v1::VerdictKind) -> &'static str {
         v1::VerdictKind::Passed => "passed",
         v1::VerdictKind::Failed => "failed",
         v1::VerdictKind::Errored => "errored",
+    }
+}
+
+const fn best_reason(reason: v1::BestReason) -> &'static str {
+    match reason {
+        v1::BestReason::Unspecified => "unknown",
+        v1::BestReason::Verified => "verified",
+        v1::BestReason::Unchecked => "unchecked",
+        v1::BestReason::HighRisk => "high_risk",
+        v1::BestReason::NoResult => "no_result",
     }
 }
 

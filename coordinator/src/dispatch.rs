@@ -10,6 +10,7 @@ use kage_core::checkpoint::{Checkpoint, Resume};
 use kage_core::context::{Patch, overridden};
 use kage_core::id::{AgentId, AttemptId, AttemptToken, Digest, OfferId};
 use kage_core::job::{JobKind, JobState};
+use kage_core::protect::left_alone;
 use kage_core::session::Session;
 use kage_core::task::TaskSpec;
 use kage_core::time::Timestamp;
@@ -167,6 +168,7 @@ fn describe(work: store::Work) -> Work {
         }
         JobKind::Verify { commit } | JobKind::Baseline { commit } => WorkKind::Verify(VerifyWork {
             commit,
+            left_alone: left_alone(&spec),
             policy: spec.policy.verify,
         }),
     };

@@ -67,6 +67,10 @@ pub struct DiffStat {
 /// The most paths a [`ResultCommit`] lists.
 pub const MAX_RESULT_PATHS: usize = 1000;
 
+/// The most paths that a [`Verdict`] says were restored: each is read whenever its session is.
+/// What is not listed counts as if it had decided.
+pub const MAX_RESTORED: usize = 200;
+
 /// A commit that a session wants to land. Its parent is the task's base.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResultCommit {
@@ -122,6 +126,27 @@ pub struct Verdict {
     pub agent: String,
     /// Operating system and architecture of that machine.
     pub environment: String,
+    /// Paths that were taken from the base before the commands ran although the result has
+    /// them otherwise, sorted, [`MAX_RESTORED`] at most: what the result did to them was not
+    /// checked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restored: Vec<String>,
+}
+
+impl Verdict {
+    /// No decision, and nobody who made it.
+    #[must_use]
+    pub const fn errored(message: String) -> Self {
+        Self {
+            kind: VerdictKind::Errored,
+            exit_code: None,
+            message,
+            duration: Duration::ZERO,
+            agent: String::new(),
+            environment: String::new(),
+            restored: Vec::new(),
+        }
+    }
 }
 
 /// The streams of output that an attempt has.

@@ -6,8 +6,6 @@
 //!     \----- retry -----/  (a failure worth repeating, or a lost agent)
 //! ```
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::EndReason;
@@ -395,14 +393,7 @@ impl Job {
             // A check that never came about says nothing about the work.
             (JobKind::Verify { .. }, Some(result)) => SessionState::Unverified {
                 result: Some(result),
-                verdict: Some(Verdict {
-                    kind: VerdictKind::Errored,
-                    exit_code: None,
-                    message: failure.to_string(),
-                    duration: Duration::ZERO,
-                    agent: String::new(),
-                    environment: String::new(),
-                }),
+                verdict: Some(Verdict::errored(failure.to_string())),
             },
             (JobKind::Verify { .. } | JobKind::Session | JobKind::Baseline { .. }, _) => SessionState::Failed {
                 failure: failure.clone(),

@@ -53,6 +53,12 @@ impl Patterns {
         set.build().map(Self).map_err(whole)
     }
 
+    /// True when they match nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether the path, relative to the top, or a folder it is in matches.
     #[must_use]
     pub fn matches(&self, path: &Path) -> bool {

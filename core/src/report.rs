@@ -3,8 +3,8 @@
 //! The order is: standing (verified, unverified, not over, rejected, failed, cancelled), risk,
 //! lines changed, files changed, money (unknown last), time, name. Every input of it is in
 //! the row. A verified session that changed what verify depends on has [`Risk::High`], and so
-//! ranks below every clean pass and above everything that did not pass: it wins only when
-//! nothing clean passed, and its flags say why to look twice.
+//! ranks below every clean pass and above everything that did not pass. It does not win: a
+//! result of high risk lands only when a person picks it or accepts the risk.
 
 use std::time::Duration;
 
@@ -28,15 +28,61 @@ use order::{Standing, order, standing};
 pub struct Report {
     /// Whose sessions.
     pub task: TaskId,
-    /// The session to land. `None` when none may be landed: nothing was verified, or, without
-    /// a verify command, nobody sent a result.
-    pub winner: Option<SessionName>,
+    /// The session to land, or why there is none.
+    pub best: Best,
     /// Best first.
     pub rows: Vec<ReportRow>,
     /// A session is not over, so the order may still change.
     pub provisional: bool,
     /// What concerns every session, a sentence each.
     pub notes: Vec<String>,
+}
+
+/// Which session's result is best, and whether it lands without a person's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Best {
+    /// Verify passed on this one's result, whose risk is not high.
+    Verified(SessionName),
+    /// There is no verify command; this is the first that sent a result, whose risk is not high.
+    Unchecked(SessionName),
+    /// Every result that could be landed is of high risk: this one is the first of them, and
+    /// does not win by itself.
+    Risky {
+        /// The first.
+        session: SessionName,
+        /// Why its risk is high, and what else there is to say.
+        flags: Vec<String>,
+    },
+    /// Nothing was verified, or, without a verify command, nobody sent a result.
+    Nothing,
+}
+
+impl Best {
+    /// The session to land.
+    #[must_use]
+    pub const fn winner(&self) -> Option<&SessionName> {
+        match self {
+            Self::Verified(session) | Self::Unchecked(session) => Some(session),
+            Self::Risky { .. } | Self::Nothing => None,
+        }
+    }
+
+    /// One sentence for people.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match self {
+            Self::Verified(session) => format!("{session} is the best of those that verify passed on"),
+            Self::Unchecked(session) => {
+                format!("{session} is the best of those that sent a result; there is no verify command")
+            }
+            Self::Risky { session, flags } => format!(
+                "no session wins by itself, because every result that could be landed is of high risk; the first is \
+                 {session}, which {}",
+                flags.join("; ")
+            ),
+            Self::Nothing => "no session has a result that may be landed".to_owned(),
+        }
+    }
 }
 
 /// One session in the comparison.
@@ -71,7 +117,7 @@ pub fn rank(task: &Task, sessions: &[Session], prices: &PriceTable, now: Timesta
     }
     Report {
         task: task.id,
-        winner: winner(task, &rows),
+        best: best(task, &rows),
         provisional: rows.iter().any(|row| !row.session.state.is_terminal()),
         notes: task.baseline.as_ref().and_then(about_base).into_iter().collect(),
         rows,
@@ -89,10 +135,11 @@ fn about_base(verdict: &Verdict) -> Option<String> {
 }
 
 fn row(task: &Task, session: &Session, prices: &PriceTable, now: Timestamp) -> ReportRow {
+    let restored = session.state.verdict().map_or(&[][..], |verdict| &verdict.restored);
     let Assessment { risk, flags } = session
         .state
         .result()
-        .map(|result| assess(result, &task.spec))
+        .map(|result| assess(result, &task.spec, restored))
         .unwrap_or_default();
     let priced_at = session.started_at.unwrap_or(now);
     let end = session.ended_at.unwrap_or(now);
@@ -110,14 +157,26 @@ fn row(task: &Task, session: &Session, prices: &PriceTable, now: Timestamp) -> R
 
 /// The first row that may be landed: a verified one, or, when there is nothing to verify
 /// with, an unverified one that has a result.
-fn winner(task: &Task, rows: &[ReportRow]) -> Option<SessionName> {
+fn best(task: &Task, rows: &[ReportRow]) -> Best {
     let checked = task.spec.policy.verify.verify.is_some();
-    let best = rows.iter().find(|row| match standing(&row.session.state) {
+    let first = rows.iter().find(|row| match standing(&row.session.state) {
         Standing::Verified => true,
         Standing::Unverified => !checked && row.session.state.result().is_some(),
         Standing::Open | Standing::Rejected | Standing::Failed | Standing::Cancelled => false,
-    })?;
-    Some(best.session.name.clone())
+    });
+    let Some(row) = first else {
+        return Best::Nothing;
+    };
+    let session = row.session.name.clone();
+    match (row.risk, checked) {
+        // Whatever follows it in the order is of high risk as well.
+        (Risk::High, _) => Best::Risky {
+            session,
+            flags: row.flags.clone(),
+        },
+        (Risk::None | Risk::Low, true) => Best::Verified(session),
+        (Risk::None | Risk::Low, false) => Best::Unchecked(session),
+    }
 }
 
 fn history(session: &Session) -> Vec<String> {
@@ -203,11 +262,8 @@ mod tests {
     fn verdict(kind: VerdictKind) -> Verdict {
         Verdict {
             kind,
-            exit_code: None,
-            message: "it says so".to_owned(),
-            duration: Duration::from_secs(1),
             agent: "a".to_owned(),
-            environment: String::new(),
+            ..Verdict::errored("it says so".to_owned())
         }
     }
 
@@ -327,7 +383,7 @@ mod tests {
             shuffled.rotate_left(rotation);
             let report = ranked(&task, &shuffled);
             assert_eq!(names(&report), expected);
-            assert_eq!(report.winner.unwrap().as_str(), "lines-few");
+            assert_eq!(report.best.winner().unwrap().as_str(), "lines-few");
             assert!(report.provisional);
             assert!(report.rows.iter().map(|row| row.rank).eq(1..=15));
         }
@@ -341,14 +397,25 @@ mod tests {
             (checked, vec![], None),
             (checked, vec![failed("a"), rejected("b")], None),
             (checked, vec![unverified("a", &["src/a"], errored())], None),
-            // An edited test wins only when nothing clean passed.
+            // An edited test never wins by itself.
             (
                 checked,
                 vec![verified("a", 1, &["tests/a"]), verified("b", 900, &["src/a"])],
                 Some("b"),
             ),
-            (checked, vec![verified("a", 1, &["tests/a"]), rejected("b")], Some("a")),
+            (
+                checked,
+                vec![verified("a", 1, &["tests/a"]), verified("b", 900, &["Cargo.lock"])],
+                Some("b"),
+            ),
+            (checked, vec![verified("a", 1, &["tests/a"]), rejected("b")], None),
+            (
+                checked,
+                vec![verified("a", 1, &["tests/a"]), unverified("b", &["src/a"], errored())],
+                None,
+            ),
             (unchecked, vec![failed("a")], None),
+            (unchecked, vec![unverified("a", &["tests/a"], None)], None),
             (
                 unchecked,
                 vec![unverified("a", &["tests/a"], None), unverified("b", &["src/a"], None)],
@@ -364,7 +431,7 @@ mod tests {
                             verdict: None,
                         },
                     ),
-                    unverified("b", &["tests/a"], None),
+                    unverified("b", &["src/a"], None),
                 ],
                 Some("b"),
             ),
@@ -384,13 +451,66 @@ mod tests {
         for (verify, sessions, winner) in cases {
             let report = ranked(&task(verify), &sessions);
             assert_eq!(
-                report.winner.as_ref().map(SessionName::as_str),
+                report.best.winner().map(SessionName::as_str),
                 winner,
                 "{:?}",
                 names(&report)
             );
             assert!(!report.provisional);
         }
+    }
+
+    #[test]
+    fn why_nobody_wins_is_told() {
+        let name = |name: &str| name.parse::<SessionName>().unwrap();
+        let (checked, unchecked) = (task(Some("true")), task(None));
+        let cheats = [
+            verified("b", 2, &["tests/b"]),
+            verified("a", 1, &["tests/a", "Cargo.lock"]),
+        ];
+        let unseen = vec![
+            "changes tests: tests/a".to_owned(),
+            "changes lock files: Cargo.lock".to_owned(),
+        ];
+        let risky = Best::Risky {
+            session: name("a"),
+            flags: unseen,
+        };
+        let cases = [
+            (&checked, cheats.to_vec(), risky.clone()),
+            (&checked, vec![verified("a", 1, &["src/a"])], Best::Verified(name("a"))),
+            (&checked, vec![unverified("a", &["src/a"], None)], Best::Nothing),
+            (
+                &unchecked,
+                vec![unverified("a", &["src/a"], None)],
+                Best::Unchecked(name("a")),
+            ),
+        ];
+        for (task, sessions, best) in cases {
+            assert_eq!(ranked(task, &sessions).best, best);
+        }
+        let words = risky.words();
+        assert!(
+            words.contains("the first is a, which changes tests: tests/a; changes lock"),
+            "{words}"
+        );
+    }
+
+    /// The same change, with and without the base's file while verify ran.
+    #[test]
+    fn what_verify_took_from_the_base_proves_nothing_and_spoils_nothing() {
+        let edited = |restored: &[&str]| {
+            let mut session = verified("a", 1, &["src/a", "tests/a"]);
+            if let SessionState::Verified { verdict, .. } = &mut session.state {
+                verdict.restored = restored.iter().map(ToString::to_string).collect();
+            }
+            ranked(&task(Some("sh tests/a")), &[session])
+        };
+        let report = edited(&["tests/a"]);
+        assert_eq!(report.rows[0].risk, Risk::Low);
+        assert_eq!(report.best.winner().unwrap().as_str(), "a");
+        assert!(report.rows[0].flags[0].contains("took from the base"), "{report:#?}");
+        assert_eq!(edited(&[]).best.winner(), None);
     }
 
     #[test]
@@ -471,7 +591,7 @@ mod tests {
         let report = ranked(&task(None), &[running, queued]);
         let durations: Vec<_> = report.rows.iter().map(|row| row.duration.as_secs()).collect();
         assert_eq!(durations, [0, 60]);
-        assert_eq!(report.winner, None);
+        assert_eq!(report.best, Best::Nothing);
     }
 
     /// A price that changes later does not change what an earlier session cost.

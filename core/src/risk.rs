@@ -2,7 +2,6 @@
 //! that is what verify, and a person, are for. The paths that matter are data
 //! (`core/data/risk.toml`).
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -10,7 +9,9 @@ use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::event::ResultCommit;
+use crate::mentions::Mentions;
 use crate::pattern::Patterns;
+use crate::protect;
 use crate::task::TaskSpec;
 
 /// How risky a result is; ordered, the least first.
@@ -36,44 +37,52 @@ pub struct Assessment {
     pub flags: Vec<String>,
 }
 
-/// Judges a result.
+/// Judges a result. `restored` are the paths that verify took from the base before it ran.
 ///
 /// Tests, build scripts and the files that the setup or verify command names make it
-/// [`Risk::High`], unless `protect` restores them from the base before verify runs: then
-/// they decide nothing, and are still flagged. The list of paths in a result is bounded;
-/// when it is not whole, what is missing may be anything, which is high as well.
+/// [`Risk::High`], unless they were taken from the base: then they decided nothing, and are
+/// still flagged, because they land as the result has them.
+///
+/// A file that both a command and the prompt name is what the task is about: changing it is
+/// what was asked for, so that by itself is not high. A test or a build script stays high:
+/// "test.sh fails" names the file that must not be changed to pass.
+///
+/// The list of paths in a result is bounded; when it is not whole, what is missing may be
+/// anything, which is high as well.
 #[must_use]
-pub fn assess(result: &ResultCommit, spec: &TaskSpec) -> Assessment {
+pub fn assess(result: &ResultCommit, spec: &TaskSpec, restored: &[String]) -> Assessment {
     let rules = &*RULES;
     let policy = &spec.policy.verify;
     // A task with a malformed pattern is refused; here it protects nothing.
     let protected = Patterns::new(&policy.protect).ok();
-    let commands = CommandFiles::of([&policy.setup, &policy.verify].into_iter().flatten());
+    let commands = protect::commands(policy);
+    let mentions = Mentions::of(&spec.prompt);
 
     let mut high = Findings::default();
     let mut low = Findings::default();
     for path in &result.paths {
-        let is_protected = protected
-            .as_ref()
-            .is_some_and(|patterns| patterns.matches(Path::new(path)));
-        let decides = |yes: bool| if yes && !is_protected { Risk::High } else { Risk::Low };
-        let found = if commands.name(path) {
-            Some(("changes what the setup or verify command names", decides(true)))
-        } else {
-            let group = rules.groups.iter().find(|group| group.globs.is_match(path));
-            group.map(|group| (group.says.as_str(), decides(group.decides_verify)))
-        };
-        match found {
-            Some((says, Risk::High)) => high.add(says, path),
-            _ if is_protected => low.add("changes protected paths, which are restored before verify", path),
-            Some((says, _)) => low.add(says, path),
-            None => {}
+        let is_protected = restored.contains(path)
+            || protected
+                .as_ref()
+                .is_some_and(|patterns| patterns.matches(Path::new(path)));
+        let group = rules.groups.iter().find(|group| group.globs.is_match(path));
+        let decides = group.is_some_and(|group| group.decides_verify);
+        match (commands.name(path), group) {
+            _ if is_protected => low.add(RESTORED, path),
+            (true, _) if !mentions.name(path) => high.add("changes what the setup or verify command names", path),
+            (_, Some(group)) if decides => high.add(&group.says, path),
+            (true, _) => low.add(
+                "changes what both the prompt and the setup or verify command name",
+                path,
+            ),
+            (false, Some(group)) => low.add(&group.says, path),
+            (false, None) => {}
         }
     }
     for path in &result.deleted {
         low.add("deletes files", path);
     }
-    for path in outside(&spec.prompt, &result.paths, rules) {
+    for path in mentions.outside(&result.paths) {
         low.add("leaves the paths that the prompt names", path);
     }
 
@@ -91,6 +100,9 @@ pub fn assess(result: &ResultCommit, spec: &TaskSpec) -> Assessment {
     flags.extend(low.sentences());
     Assessment { risk, flags }
 }
+
+/// What is said of paths that verify took from the base.
+const RESTORED: &str = "changes protected paths, which verify took from the base (what lands has the change)";
 
 /// Paths by what is said of them, in the order in which it was first said.
 #[derive(Default)]
@@ -121,105 +133,14 @@ impl<'a> Findings<'a> {
 /// Paths that one flag names.
 const MAX_NAMED: usize = 3;
 
-/// The files that shell commands name.
-struct CommandFiles {
-    words: BTreeSet<String>,
-    globs: GlobSet,
-}
-
-impl CommandFiles {
-    fn of<'a>(commands: impl Iterator<Item = &'a String>) -> Self {
-        let is_break = |c: char| c.is_whitespace() || "\"'`;|&()<>$={}".contains(c);
-        let words: BTreeSet<String> = commands
-            .flat_map(|command| command.split(is_break))
-            .map(|word| word.trim_start_matches("./").to_owned())
-            .filter(|word| !word.is_empty())
-            .collect();
-        let patterns = words.iter().filter(|word| word.contains(['*', '?', '[']));
-        Self {
-            globs: globs(patterns.map(String::as_str)),
-            words,
-        }
-    }
-
-    /// True when a command names this path: whole, or its last parts, because commands change
-    /// folders. A bare word is taken as a path only when it is the whole path.
-    fn name(&self, path: &str) -> bool {
-        let ends = path.match_indices('/').map(|(at, _)| &path[at + 1..]);
-        self.words.contains(path)
-            || self.globs.is_match(path)
-            || ends
-                .filter(|end| end.contains(['.', '/']))
-                .any(|end| self.words.contains(end))
-    }
-}
-
-/// Changed paths outside those that the prompt names; none when it names none.
-fn outside<'a>(prompt: &str, paths: &'a [String], rules: &Rules) -> Vec<&'a str> {
-    let named: BTreeSet<&str> = words(prompt)
-        .into_iter()
-        .filter(|word| {
-            // "and/or" looks like a folder: a word without an extension is one only if a
-            // changed path says so.
-            rules.looks_like_file(word) || (word.contains('/') && paths.iter().any(|path| is_within(path, word)))
-        })
-        .collect();
-    if named.is_empty() {
-        return Vec::new();
-    }
-    let inside = |path: &&str| named.iter().any(|name| is_within(path, name));
-    paths.iter().map(String::as_str).filter(|path| !inside(path)).collect()
-}
-
-/// The words of a prompt that have only the characters of usual paths, without what prose
-/// and compilers put around them (`./src/lib.rs:10:5,` is `src/lib.rs`). Links are no paths.
-fn words(prompt: &str) -> BTreeSet<&str> {
-    let mut end = prompt.len().min(MAX_READ);
-    while !prompt.is_char_boundary(end) {
-        end -= 1;
-    }
-    prompt[..end]
-        .split(|c: char| c.is_whitespace() || "\"'`,;()[]{}<>".contains(c))
-        .filter(|word| !word.contains("://"))
-        .filter_map(|word| word.split(':').next())
-        .map(|word| word.trim_end_matches(['.', '!', '?', '/']).trim_start_matches("./"))
-        .filter(|word| {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
-            !word.is_empty() && word.chars().all(plain)
-        })
-        .collect()
-}
-
-/// Bytes of a prompt that are searched for paths. Longer ones carry pasted material.
-const MAX_READ: usize = 64 << 10;
-
-/// True when `path` is `name`, lies below it or ends with it, or when `name` is its
-/// absolute form.
-fn is_within(path: &str, name: &str) -> bool {
-    let below = |rest: Option<&str>| rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    let above = |rest: Option<&str>| rest.is_some_and(|rest| rest.ends_with('/'));
-    below(path.strip_prefix(name)) || above(path.strip_suffix(name)) || above(name.strip_suffix(path))
-}
-
 struct Rules {
     groups: Vec<Group>,
-    extensions: BTreeSet<String>,
-    not_paths: BTreeSet<String>,
 }
 
 struct Group {
     says: String,
     decides_verify: bool,
     globs: GlobSet,
-}
-
-impl Rules {
-    fn looks_like_file(&self, word: &str) -> bool {
-        let Some((stem, extension)) = word.rsplit_once('.') else {
-            return false;
-        };
-        !stem.is_empty() && self.extensions.contains(extension) && !self.not_paths.contains(&word.to_ascii_lowercase())
-    }
 }
 
 static RULES: LazyLock<Rules> = LazyLock::new(|| {
@@ -235,15 +156,8 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
     });
     Rules {
         groups: groups.collect(),
-        extensions: file.prompt.extensions,
-        not_paths: file.prompt.not_paths,
     }
 });
-
-/// The set of the patterns that are globs; one that is not matches nothing.
-fn globs<'a>(patterns: impl Iterator<Item = &'a str>) -> GlobSet {
-    set(patterns.filter_map(|pattern| GlobBuilder::new(pattern).literal_separator(true).build().ok()))
-}
 
 fn set(globs: impl Iterator<Item = Glob>) -> GlobSet {
     let mut builder = GlobSetBuilder::new();
@@ -258,7 +172,6 @@ fn set(globs: impl Iterator<Item = Glob>) -> GlobSet {
 #[serde(deny_unknown_fields)]
 struct RulesFile {
     group: Vec<GroupFile>,
-    prompt: PromptFile,
 }
 
 #[derive(Deserialize)]
@@ -267,13 +180,6 @@ struct GroupFile {
     says: String,
     decides_verify: bool,
     globs: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PromptFile {
-    extensions: BTreeSet<String>,
-    not_paths: BTreeSet<String>,
 }
 
 #[cfg(test)]
@@ -352,31 +258,9 @@ mod tests {
         ];
         let spec = spec("fix the sum", "true", "make check", &[]);
         for (path, risk) in cases {
-            let found = assess(&result(&[path], &[]), &spec);
+            let found = assess(&result(&[path], &[]), &spec, &[]);
             assert_eq!(found.risk, risk, "{path}: {:?}", found.flags);
             assert_eq!(found.flags.is_empty(), risk == Risk::None, "{path}: {:?}", found.flags);
-        }
-    }
-
-    #[test]
-    fn files_that_the_commands_name_are_high() {
-        let cases = [
-            ("sh check.sh", "check.sh", Risk::High),
-            ("cd sub && ./check.sh --all", "sub/check.sh", Risk::High),
-            ("python3 tools/verify.py; true", "tools/verify.py", Risk::High),
-            ("sh -c 'exec ./run-it'", "run-it", Risk::High),
-            ("node checks/*.js", "checks/a.js", Risk::High),
-            ("node checks/*.js", "checks/deep/a.js", Risk::None),
-            ("sh check.sh", "sub/precheck.sh", Risk::None),
-            // A bare word is a path only as a whole: "check" is not "src/check".
-            ("make check", "src/check", Risk::None),
-            ("cd src && make", "src/a.c", Risk::None),
-        ];
-        for (command, path, risk) in cases {
-            for (setup, verify) in [(command, "true"), ("true", command)] {
-                let found = assess(&result(&[path], &[]), &spec("do it", setup, verify, &[]));
-                assert_eq!(found.risk, risk, "{command}: {path}: {:?}", found.flags);
-            }
         }
     }
 
@@ -393,7 +277,7 @@ mod tests {
             (&["tests", "["], &["tests/a.py"], Risk::High),
         ];
         for (protect, paths, risk) in cases {
-            let found = assess(&result(paths, &[]), &spec("do it", "true", "sh check.sh", protect));
+            let found = assess(&result(paths, &[]), &spec("do it", "true", "sh check.sh", protect), &[]);
             assert_eq!(found.risk, risk, "{protect:?} {paths:?}: {:?}", found.flags);
             assert!(!found.flags.is_empty());
         }
@@ -418,7 +302,7 @@ mod tests {
             ("a Node.js program, e.g. v1.2", &["src/a.js"], false),
         ];
         for (prompt, paths, leaves) in cases {
-            let found = assess(&result(paths, &[]), &spec(prompt, "true", "true", &[]));
+            let found = assess(&result(paths, &[]), &spec(prompt, "true", "true", &[]), &[]);
             let expected = if leaves { Risk::Low } else { Risk::None };
             assert_eq!(found.risk, expected, "{prompt}: {paths:?}: {:?}", found.flags);
         }
@@ -435,7 +319,7 @@ mod tests {
             "tests/d",
             "tests/e",
         ];
-        let found = assess(&result(&paths, &["old.rs"]), &spec("do it", "true", "true", &[]));
+        let found = assess(&result(&paths, &["old.rs"]), &spec("do it", "true", "true", &[]), &[]);
         assert_eq!(
             found.flags,
             [
@@ -450,15 +334,45 @@ mod tests {
     fn what_is_not_listed_may_be_anything() {
         let mut many = result(&["src/a.rs"], &[]);
         many.diff.files = 1200;
-        let found = assess(&many, &spec("do it", "true", "true", &[]));
+        let found = assess(&many, &spec("do it", "true", "true", &[]), &[]);
         assert_eq!(found.risk, Risk::High);
         assert_eq!(found.flags, ["changes 1200 files, of which only 1 could be judged"]);
     }
 
     #[test]
-    fn a_long_prompt_is_cut_between_characters() {
-        let prompt = format!("x{}", "é".repeat(MAX_READ));
-        let found = assess(&result(&["src/a.rs"], &[]), &spec(&prompt, "true", "true", &[]));
-        assert_eq!(found.risk, Risk::None);
+    fn what_the_task_is_about_is_not_risky_because_a_command_names_it() {
+        let taken = ["check.sh".to_owned(), "test.sh".to_owned()];
+        let cases: [(&str, &str, &str, &[String], Risk); 14] = [
+            // It was not in the base, or was left as it is.
+            ("write it", "test -f KAGE.txt", "KAGE.txt", &[], Risk::High),
+            ("write KAGE.txt", "test -f KAGE.txt", "KAGE.txt", &[], Risk::Low),
+            (
+                "write a/KAGE.txt",
+                "grep -q ok a/KAGE.txt",
+                "a/KAGE.txt",
+                &[],
+                Risk::Low,
+            ),
+            ("print 3", "sh add.sh | grep 3", "add.sh", &[], Risk::High),
+            ("make add.sh print 3", "sh add.sh | grep 3", "add.sh", &[], Risk::Low),
+            ("make `add` print 3", "./add | grep 3", "add", &[], Risk::Low),
+            ("add what is missing", "./add | grep 3", "add", &[], Risk::High),
+            ("make b/add.sh print 3", "sh add.sh | grep 3", "add.sh", &[], Risk::High),
+            // A test that the prompt names is rarely what is to be changed.
+            ("test.sh fails", "sh test.sh", "test.sh", &[], Risk::High),
+            ("fix `make test`", "make test", "Makefile", &[], Risk::High),
+            ("extend the Makefile", "make -f Makefile", "Makefile", &[], Risk::High),
+            // Taken from the base, it decided nothing.
+            ("fix the sum", "sh test.sh", "test.sh", &taken, Risk::Low),
+            ("fix the sum", "sh check.sh", "check.sh", &taken, Risk::Low),
+            ("fix the sum", "sh other.sh", "other.sh", &taken, Risk::High),
+        ];
+        for (prompt, verify, path, restored, risk) in cases {
+            for (setup, verify) in [("true", verify), (verify, "true")] {
+                let found = assess(&result(&[path], &[]), &spec(prompt, setup, verify, &[]), restored);
+                assert_eq!(found.risk, risk, "{prompt}: {verify}: {path}: {:?}", found.flags);
+                assert!(!found.flags.is_empty());
+            }
+        }
     }
 }

@@ -74,6 +74,10 @@ pub struct VerifyPolicy {
     pub verify: Option<String>,
     /// Globs of paths that are restored from the base before verify runs.
     pub protect: Vec<String>,
+    /// Leaves the files that setup and verify name as the result has them; otherwise those of
+    /// them that the base has are restored as well (see `protect`).
+    #[serde(default)]
+    pub leave_named: bool,
     /// For setup and verify together.
     pub timeout: Duration,
 }
@@ -84,6 +88,7 @@ impl Default for VerifyPolicy {
             setup: None,
             verify: None,
             protect: Vec::new(),
+            leave_named: false,
             timeout: Duration::from_secs(30 * 60),
         }
     }

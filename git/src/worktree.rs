@@ -26,6 +26,8 @@ use std::time::SystemTime;
 
 use kage_core::event::{ChangeKind, FileChange, ResultCommit};
 use kage_core::id::{Digest, Oid};
+use kage_core::pattern::Patterns;
+use kage_core::protect::Protection;
 use tempfile::TempPath;
 
 use crate::diff;
@@ -34,7 +36,6 @@ use crate::ignored::{ignored, own_exclude};
 use crate::known::Seen;
 use crate::lock;
 use crate::mirror::Mirror;
-use crate::patterns::Patterns;
 use crate::shadow::{IDENTITY, Shadow, make_repository};
 use crate::staging::{Changes, DIFF, copy_index, split};
 
@@ -202,14 +203,13 @@ impl Worktree {
         .await
     }
 
-    /// Makes every path that matches a pattern what it is in `base`: other content is
-    /// replaced, missing files come back, files that `base` lacks are deleted. Never
+    /// Makes every protected path what it is in `base`: other content is replaced, missing
+    /// files come back, and files that match a pattern and that `base` lacks are deleted. Never
     /// follows a symbolic link. Returns the paths it changed, sorted.
     ///
     /// # Errors
-    /// When a pattern is malformed, git fails or the file system refuses.
-    pub async fn restore_paths(&self, base: &Oid, globs: &[String]) -> Result<Vec<String>, GitError> {
-        let patterns = Patterns::new(globs)?;
+    /// When git fails or the file system refuses.
+    pub async fn restore_paths(&self, base: &Oid, protection: &Protection) -> Result<Vec<String>, GitError> {
         let index = self.index_copy().await?;
         let git = |operation| self.shadow.git(operation).env("GIT_INDEX_FILE", &*index);
         git("read-tree")
@@ -218,8 +218,10 @@ impl Worktree {
             .await?;
         let kept: Vec<PathBuf> = paths_of(&git("ls-files").arg("-z").run().await?);
         let mut differing = paths_of(&git("diff").args(DIFF).arg("--name-only").run().await?);
-        differing.retain(|path| patterns.matches(path));
-        let root = self.path.clone();
+        let named = protection.named(kept.iter().filter_map(|path| path.to_str()));
+        let is_named = |path: &Path| path.to_str().is_some_and(|path| named.contains(path));
+        differing.retain(|path| protection.patterns().matches(path) || is_named(path));
+        let (root, patterns) = (self.path.clone(), protection.patterns().clone());
         let mut changed = blocking("restoring protected paths", move || {
             let kept = kept.into_iter().collect();
             delete_unknown(&root, &patterns, &kept)

@@ -7,9 +7,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use kage_core::cause::chain;
-use kage_core::event::{AttemptOutcome, EventBody, OutputStream, Phase, Verdict, VerdictKind};
+use kage_core::event::{AttemptOutcome, EventBody, MAX_RESTORED, OutputStream, Phase, Verdict, VerdictKind};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
+use kage_core::id::Oid;
+use kage_core::protect::Protection;
+use kage_git::Worktree;
 use kage_proto::convert::agent::VerifyWork;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -59,20 +62,7 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
         .await?;
     let tree = &workspace.tree;
     let path = tree.path().to_owned();
-    if !work.policy.protect.is_empty() {
-        let restoring = tree.restore_paths(base, &work.policy.protect);
-        let restored = attempt
-            .unless_stopped(async {
-                restoring
-                    .await
-                    .map_err(|error| local_failure(FailureKind::CorruptedState, chain(&error)))
-            })
-            .await?;
-        if !restored.is_empty() {
-            let text = format!("protected, restored from the base: {}", restored.join(", "));
-            attempt.recording.post(EventBody::Activity(text)).await?;
-        }
-    }
+    let restored = restore(attempt, tree, base, work).await?;
     let scratch = attempt.scratch().await?;
     let mut shell = Shell::new(attempt, path, environment(attempt, &scratch), work);
     let verdict = decide(attempt, work, &mut shell).await;
@@ -88,7 +78,28 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
         duration: shell.began.elapsed(),
         agent: attempt.shop.name.clone(),
         environment: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        restored,
     }))
+}
+
+/// Puts back what the result may not decide by itself, and says so.
+async fn restore(attempt: &Attempt, tree: &Worktree, base: &Oid, work: &VerifyWork) -> Result<Vec<String>, Ended> {
+    let protection = Protection::new(&work.policy, work.left_alone.clone())
+        .map_err(|invalid| Failure::new(FailureKind::InvalidRequest, chain(&invalid)))?;
+    if protection.is_empty() || work.commit == *base {
+        return Ok(Vec::new());
+    }
+    let restoring = async {
+        let restored = tree.restore_paths(base, &protection).await;
+        restored.map_err(|error| local_failure(FailureKind::CorruptedState, chain(&error)))
+    };
+    let mut restored = attempt.unless_stopped(restoring).await?;
+    if !restored.is_empty() {
+        let text = format!("protected, restored from the base: {}", restored.join(", "));
+        attempt.recording.post(EventBody::Activity(text)).await?;
+    }
+    restored.truncate(MAX_RESTORED);
+    Ok(restored)
 }
 
 async fn decide(

@@ -17,7 +17,7 @@ use crate::view;
 pub(super) async fn run(invocation: &Invocation, args: Apply) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let task = tasks::find(&access, args.pick.task.clone()).await?;
-    let fetched = pick(invocation, &access, &task, &args).await?;
+    let fetched = pick(invocation, &access, &task, &args, "apply").await?;
     let repository = UserRepo::discover(&args.repo).await?;
     let paths = if args.dry_run {
         landing::plan(&repository, &fetched).await?.paths().to_vec()
@@ -28,19 +28,21 @@ pub(super) async fn run(invocation: &Invocation, args: Apply) -> anyhow::Result<
     Ok(Exit::Done)
 }
 
-/// The result asked for. One that verify did not pass has to be asked for expressly.
+/// The result asked for. One that verify did not pass, or of high risk, has to be asked for
+/// expressly; `command` is the command's name.
 pub(super) async fn pick(
     invocation: &Invocation,
     access: &Access,
     task: &v1::Task,
     args: &Apply,
+    command: &str,
 ) -> anyhow::Result<FetchedResult> {
     let response = tasks::report(access, &task.id).await?;
     let report = response.report.unwrap_or_default();
     if response.provisional && args.pick.session.is_none() {
         note("sessions are still running: a better result may come");
     }
-    let chosen = result::choose(&report, args.pick.session.as_deref())?;
+    let chosen = result::choose(&report, args.pick.session.as_deref(), args.accept_risk, command)?;
     let has_verify = task
         .spec
         .as_ref()
@@ -55,5 +57,6 @@ pub(super) async fn pick(
         );
         return Err(Refusal::usage(message).into());
     }
+    result::tell_unseen(&chosen);
     result::fetch(access, &invocation.state, task, chosen).await
 }

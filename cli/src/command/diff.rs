@@ -10,7 +10,7 @@ pub(super) async fn run(invocation: &Invocation, args: Pick) -> anyhow::Result<E
     let access = invocation.existing().await?;
     let task = tasks::find(&access, args.task).await?;
     let report = tasks::report(&access, &task.id).await?.report.unwrap_or_default();
-    let chosen = result::choose(&report, args.session.as_deref())?;
+    let chosen = result::choose(&report, args.session.as_deref(), false, "diff")?;
     let fetched = result::fetch(&access, &invocation.state, &task, chosen).await?;
     let patch = tokio::task::spawn_blocking(move || {
         kage_git::diff::patch(fetched.mirror.path(), &fetched.base, &fetched.commit)

@@ -15,7 +15,7 @@ use crate::view;
 pub(super) async fn run(invocation: &Invocation, args: Merge) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let task = tasks::find(&access, args.apply.pick.task.clone()).await?;
-    let fetched = pick(invocation, &access, &task, &args.apply).await?;
+    let fetched = pick(invocation, &access, &task, &args.apply, "merge").await?;
     let repository = UserRepo::discover(&args.apply.repo).await?;
     let strategy = match args.strategy {
         Strategy::Auto => landing::Strategy::Auto,

@@ -1,12 +1,14 @@
 //! `kage run`: sends the repository and the task, shows what happens, and says which
 //! result is best.
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 
 use kage_agent::state::not_ones_own;
 use kage_core::task::{Policy, TaskSpec, VerifyPolicy};
 use kage_git::UserRepo;
 use kage_git::snapshot::SnapshotOptions;
+use kage_proto::v1;
 
 use super::wait;
 use crate::args::Run;
@@ -76,18 +78,39 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
     invocation.out.text(&view::report_text(&report))?;
     // Before anything that may fail: the result is there, whether it can be applied or not.
     invocation.out.result(&TaskJson::of_report(&task, &report))?;
-    if args.apply && !report.winner.is_empty() {
-        let chosen = result::choose(&report, None)?;
+    let best = report.best.clone().unwrap_or_default();
+    let accepted = args.accept_risk && !best.candidate.is_empty();
+    if args.apply && (accepted || !best.session.is_empty()) {
+        let chosen = result::choose(&report, None, args.accept_risk, "apply")?;
+        result::tell_unseen(&chosen);
         let fetched = result::fetch(&access, &invocation.state, &task, chosen).await?;
         let paths = landing::land(&repository, &fetched).await?;
         note(&landing::landed(&fetched, &paths, true, None));
-    } else if !report.winner.is_empty() {
-        note(&format!(
+        return Ok(Exit::Done);
+    }
+    match best.reason() {
+        v1::BestReason::Verified | v1::BestReason::Unchecked => note(&format!(
             "best: {}; `kage diff` shows it, `kage apply` takes it into the working tree",
-            report.winner
+            best.session
+        )),
+        v1::BestReason::HighRisk => note(&result::risky(&report, &best, "apply")),
+        v1::BestReason::NoResult | v1::BestReason::Unspecified => tell_undone(&report),
+    }
+    Ok(wait::outcome(task.state(), &report))
+}
+
+/// Says so when results may have failed verify because it did not see all of them.
+fn tell_undone(report: &v1::Report) {
+    let sessions = report.rows.iter().filter_map(|row| row.session.as_ref());
+    let rejected = sessions.filter(|session| session.state() == v1::SessionState::Rejected);
+    let undone: BTreeSet<String> = rejected.flat_map(result::unseen).collect();
+    if !undone.is_empty() {
+        let undone = undone.into_iter().collect::<Vec<_>>().join(", ");
+        note(&format!(
+            "verify ran with the base's version of {undone}; where the task is about that, name it in the prompt, or \
+             use --no-protect"
         ));
     }
-    Ok(wait::outcome(task.state()))
 }
 
 fn prompt(args: &Run) -> anyhow::Result<String> {
@@ -120,6 +143,7 @@ fn policy(args: &Run, defaults: &RunSettings) -> Result<Policy, InvalidLabel> {
             setup: args.setup.clone().or_else(|| defaults.setup.clone()),
             verify: args.verify.clone().or_else(|| defaults.verify.clone()),
             protect,
+            leave_named: args.no_protect,
             timeout: args.verify_timeout,
         },
         timeout: args.timeout,

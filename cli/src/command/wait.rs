@@ -46,7 +46,7 @@ pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<E
         view::short_id(&ended.id),
         view::task_state(ended.state())
     ))?;
-    Ok(outcome(ended.state()))
+    Ok(outcome(ended.state(), &report))
 }
 
 enum End {
@@ -75,9 +75,15 @@ async fn end_of(access: &Access, task: v1::Task, max_hold: Duration) -> anyhow::
     Ok(End::Over(last))
 }
 
-/// The exit code of a task that has ended.
-pub(super) const fn outcome(state: v1::TaskState) -> Exit {
+/// The exit code of a task that has ended: it has a result to land, or it has not. One that
+/// nobody may land without accepting its risk is none.
+pub(super) fn outcome(state: v1::TaskState, report: &v1::Report) -> Exit {
+    let risky = report
+        .best
+        .as_ref()
+        .is_some_and(|best| best.reason() == v1::BestReason::HighRisk);
     match state {
+        v1::TaskState::Succeeded if risky => Exit::TaskFailed,
         v1::TaskState::Succeeded => Exit::Done,
         v1::TaskState::Failed => Exit::TaskFailed,
         v1::TaskState::Cancelled => Exit::Interrupted,

@@ -6,7 +6,7 @@ use kage_core::usage::PicoUsd;
 use kage_proto::v1;
 use serde::Serialize;
 
-use super::{duration_ms, provenance, risk, session_state, task_state, verdict};
+use super::{best_reason, duration_ms, provenance, risk, session_state, task_state, verdict};
 
 /// A task with its sessions, best first when a report was asked for.
 #[derive(Debug, Serialize)]
@@ -29,8 +29,25 @@ pub struct TaskJson {
 pub struct ComparisonJson {
     /// The session to land.
     pub winner: Option<String>,
+    /// The same, with the reason, also of why there is none.
+    pub best: BestJson,
     /// What concerns every session.
     pub notes: Vec<String>,
+}
+
+/// Which result is best, and why it is, or why none is.
+#[derive(Debug, Serialize)]
+pub struct BestJson {
+    /// The session to land; null when none lands without a person's word.
+    pub session: Option<String>,
+    /// Its id.
+    pub session_id: Option<String>,
+    /// `verified`, `unchecked`, `high_risk` or `no_result`.
+    pub reason: &'static str,
+    /// One sentence.
+    pub message: String,
+    /// With `high_risk`: the first session when the risk is accepted.
+    pub candidate: Option<String>,
 }
 
 /// One session.
@@ -48,6 +65,8 @@ pub struct SessionJson {
     pub state: &'static str,
     /// What verify decided.
     pub verdict: Option<&'static str>,
+    /// Paths of which verify saw the base's version.
+    pub restored: Vec<String>,
     /// Tokens by class.
     pub usage: BTreeMap<&'static str, u64>,
     /// One entry per provenance.
@@ -109,6 +128,7 @@ impl TaskJson {
     pub fn of_report(task: &v1::Task, report: &v1::Report) -> Self {
         let comparison = ComparisonJson {
             winner: non_empty(&report.winner),
+            best: best_json(&report.best.clone().unwrap_or_default()),
             notes: report.notes.clone(),
         };
         let rows = report.rows.iter();
@@ -136,6 +156,7 @@ impl SessionJson {
             agent: non_empty(&session.agent),
             state: session_state(session.state()),
             verdict: session.verdict.as_ref().map(|v| verdict(v.kind())),
+            restored: session.verdict.as_ref().map(|v| v.restored.clone()).unwrap_or_default(),
             usage: usage_classes(session.usage.as_ref()),
             money: session.money.iter().map(money_json).collect(),
             duration_ms: duration_ms(session),
@@ -157,6 +178,16 @@ impl SessionJson {
             attempts: session.attempts,
             call_retries: session.call_retries,
         }
+    }
+}
+
+fn best_json(best: &v1::Best) -> BestJson {
+    BestJson {
+        session: non_empty(&best.session),
+        session_id: non_empty(&best.session_id),
+        reason: best_reason(best.reason()),
+        message: best.message.clone(),
+        candidate: non_empty(&best.candidate),
     }
 }
 

@@ -257,6 +257,7 @@ async fn a_result_is_taken_in_before_it_is_verified() {
         duration: Duration::from_millis(5),
         agent: "fake-1".into(),
         environment: "linux".into(),
+        restored: Vec::new(),
     };
     agent.finish(&verify.key, 1, AttemptOutcome::Verdict(verdict)).await;
     let request = v1::GetReportRequest {

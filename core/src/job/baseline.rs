@@ -7,8 +7,6 @@
 //!     \-----------------/  (no decision, or a lost agent)
 //! ```
 
-use std::time::Duration;
-
 use super::{Finish, Job, JobState, Moved};
 use crate::event::{AttemptOutcome, Verdict, VerdictKind};
 use crate::failure::FailureKind;
@@ -25,8 +23,10 @@ impl Job {
                 self.state = JobState::Done;
                 return Finish::Moved(Moved::Over);
             }
-            AttemptOutcome::Failed(failure) => errored(failure.to_string()),
-            AttemptOutcome::Claimed => errored("the agent reported an outcome of another kind of job".to_owned()),
+            AttemptOutcome::Failed(failure) => Verdict::errored(failure.to_string()),
+            AttemptOutcome::Claimed => {
+                Verdict::errored("the agent reported an outcome of another kind of job".to_owned())
+            }
         };
         if verdict.kind == VerdictKind::Errored {
             self.failed += 1;
@@ -50,17 +50,6 @@ impl Job {
         }
         self.state = JobState::Queued { not_before: now };
         Moved::Requeued
-    }
-}
-
-fn errored(message: String) -> Verdict {
-    Verdict {
-        kind: VerdictKind::Errored,
-        exit_code: None,
-        message,
-        duration: Duration::ZERO,
-        agent: String::new(),
-        environment: String::new(),
     }
 }
 
@@ -92,7 +81,7 @@ mod tests {
     fn verdict(kind: VerdictKind) -> AttemptOutcome {
         AttemptOutcome::Verdict(Verdict {
             kind,
-            ..errored("it ran".to_owned())
+            ..Verdict::errored("it ran".to_owned())
         })
     }
 

@@ -1,5 +1,7 @@
 //! Moves of jobs and their sessions.
 
+use std::time::Duration;
+
 use super::*;
 use crate::checkpoint::{CheckpointReason, Footing, Head, TakenCheckpoint};
 use crate::event::{DiffStat, Event, EventBody};
@@ -51,11 +53,9 @@ fn result() -> ResultCommit {
 fn verdict(kind: VerdictKind) -> AttemptOutcome {
     AttemptOutcome::Verdict(Verdict {
         kind,
-        exit_code: None,
-        message: "x".to_owned(),
-        duration: Duration::ZERO,
         agent: "b".to_owned(),
         environment: "linux".to_owned(),
+        ..Verdict::errored("x".to_owned())
     })
 }
 

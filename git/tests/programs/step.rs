@@ -15,6 +15,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use kage_core::id::Oid;
+use kage_core::protect::Protection;
+use kage_core::task::VerifyPolicy;
 use kage_git::landing::{Strategy, plan_apply, plan_merge};
 use kage_git::restore::{Foreign, RestoreOptions};
 use kage_git::snapshot::{Snapshot, SnapshotOptions};
@@ -101,7 +103,8 @@ async fn session(repository: &Path, folder: &Path) -> Result<(), Box<dyn Error>>
     worktree.restore(&first.commit, &RestoreOptions::default()).await?;
     fs::write(worktree.path().join("new"), "n\n")?;
     let result = worktree.commit_result("result\n").await?.ok_or("no result")?.commit;
-    worktree.restore_paths(&snapshot.base, &["none".to_owned()]).await?;
+    let protection = Protection::new(&VerifyPolicy::default(), Vec::new())?;
+    worktree.restore_paths(&snapshot.base, &protection).await?;
     let pack = other.thin_pack(&result, std::slice::from_ref(&snapshot.base)).await?;
     mirror.ingest_pack(pack.reopen()?, &result).await?;
     plan_apply(&repository, &mirror, &snapshot.base, &result)

@@ -14,7 +14,7 @@ use kage_git::restore::RestoreOptions;
 use kage_git::snapshot::{Snapshot, SnapshotOptions};
 use kage_git::{Auth, Mirror, UserRepo, Worktree};
 
-use crate::sandbox::{Sandbox, copy_folder, url, write};
+use crate::sandbox::{Sandbox, copy_folder, protecting, url, write};
 
 mod environment;
 mod hooks;
@@ -227,7 +227,7 @@ impl Ground<'_> {
         worktree.restore(&first.commit, &RestoreOptions::default()).await?;
         write(&worktree.path().join("other"), "changed\n");
         worktree
-            .restore_paths(&snapshot.base, &["other".to_owned(), "third".to_owned()])
+            .restore_paths(&snapshot.base, &protecting(&["other", "third"]))
             .await?;
         write(&worktree.path().join("text"), "one\nand two\nand three\n");
         write(&worktree.path().join("new"), "n\n");

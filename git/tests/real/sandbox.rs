@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use kage_core::id::Oid;
+use kage_core::protect::Protection;
+use kage_core::task::VerifyPolicy;
 use kage_git::{Auth, Mirror};
 use tempfile::TempDir;
 
@@ -117,6 +119,15 @@ impl Sandbox {
 
 pub(crate) fn url(path: &Path) -> String {
     format!("file://{}", path.display())
+}
+
+/// Takes what matches these patterns from the base.
+pub(crate) fn protecting(globs: &[&str]) -> Protection {
+    let policy = VerifyPolicy {
+        protect: globs.iter().map(ToString::to_string).collect(),
+        ..VerifyPolicy::default()
+    };
+    Protection::new(&policy, Vec::new()).unwrap()
 }
 
 /// Writes a file and the folders it needs.

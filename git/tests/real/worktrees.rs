@@ -6,10 +6,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
 use kage_core::event::{ChangeKind, DiffStat};
+use kage_core::protect::Protection;
+use kage_core::task::VerifyPolicy;
 use kage_git::{Auth, GitError, Worktree};
 use tokio::task::JoinSet;
 
-use crate::sandbox::{Sandbox, next_second, url, write};
+use crate::sandbox::{Sandbox, next_second, protecting, url, write};
 
 #[tokio::test]
 async fn a_change_of_the_second_of_the_checkout_is_in_the_result() {
@@ -241,8 +243,8 @@ async fn restoring_protected_paths_undoes_every_kind_of_change() {
     let clean = Worktree::create(&mirror, sandbox.path("v"), &result.commit)
         .await
         .unwrap();
-    let globs = ["tests/**", "ci/*", "Makefile"].map(str::to_owned);
-    let restored = clean.restore_paths(&base, &globs).await.unwrap();
+    let protection = protecting(&["tests/**", "ci/*", "Makefile"]);
+    let restored = clean.restore_paths(&base, &protection).await.unwrap();
     assert_eq!(
         restored,
         [
@@ -265,7 +267,59 @@ async fn restoring_protected_paths_undoes_every_kind_of_change() {
     assert_eq!(read("Makefile"), "m\n");
     assert!(!clean.path().join("tests/added.rs").exists());
     assert_eq!(fs::read_to_string(outside.join("x.rs")).unwrap(), "untouched\n");
-    assert!(clean.restore_paths(&base, &["[".to_owned()]).await.is_err());
+}
+
+#[tokio::test]
+async fn files_that_a_command_names_are_the_bases_and_what_the_base_lacks_stays() {
+    let sandbox = Sandbox::new();
+    let files = [
+        ("test.sh", "t\n"),
+        ("gone.sh", "g\n"),
+        ("link.sh", "l\n"),
+        ("folder.sh", "f\n"),
+        ("sub/check.sh", "s\n"),
+        ("sub/test.sh", "another\n"),
+        ("add.sh", "a\n"),
+        ("src/lib.rs", "good\n"),
+    ];
+    let source = sandbox.repository("source", &files);
+    let (mirror, base) = sandbox.mirror("m.git", &source).await;
+    let session = Worktree::create(&mirror, sandbox.path("w"), &base).await.unwrap();
+    let top = session.path();
+    for path in [
+        "test.sh",
+        "sub/check.sh",
+        "sub/test.sh",
+        "add.sh",
+        "src/lib.rs",
+        "new.sh",
+    ] {
+        write(&top.join(path), "exit 0\n");
+    }
+    for path in ["gone.sh", "link.sh", "folder.sh"] {
+        fs::remove_file(top.join(path)).unwrap();
+    }
+    symlink("new.sh", top.join("link.sh")).unwrap();
+    write(&top.join("folder.sh/inner"), "x\n");
+    let result = session.commit_result("r").await.unwrap().unwrap();
+
+    let clean = Worktree::create(&mirror, sandbox.path("v"), &result.commit)
+        .await
+        .unwrap();
+    let policy = VerifyPolicy {
+        setup: Some("sh folder.sh link.sh".to_owned()),
+        verify: Some("./test.sh; sh gone.sh; test -f new.sh; sh add.sh; cd sub && sh check.sh".to_owned()),
+        ..VerifyPolicy::default()
+    };
+    let protection = Protection::new(&policy, vec!["add.sh".to_owned()]).unwrap();
+    let restored = clean.restore_paths(&base, &protection).await.unwrap();
+    assert_eq!(restored, ["folder.sh", "gone.sh", "link.sh", "sub/check.sh", "test.sh"]);
+    let read = |path: &str| fs::read_to_string(clean.path().join(path)).unwrap();
+    for (path, content) in files {
+        let left = ["add.sh", "src/lib.rs", "sub/test.sh"].contains(&path);
+        assert_eq!(read(path), if left { "exit 0\n" } else { content }, "{path}");
+    }
+    assert_eq!(read("new.sh"), "exit 0\n", "there is nothing to put in its place");
 }
 
 #[tokio::test]

@@ -197,6 +197,8 @@ pub struct VerifyWork {
     pub commit: Oid,
     /// How.
     pub policy: VerifyPolicy,
+    /// Words for files that are left as they are although a command names them.
+    pub left_alone: Vec<String>,
 }
 
 /// The kinds of work.
@@ -279,6 +281,7 @@ impl From<VerifyWork> for v1::VerifyWork {
         Self {
             commit: work.commit.into(),
             policy: Some(work.policy.into()),
+            left_alone: work.left_alone,
         }
     }
 }
@@ -290,6 +293,7 @@ impl TryFrom<v1::VerifyWork> for VerifyWork {
         Ok(Self {
             commit: parse("commit", &work.commit)?,
             policy: required("policy", work.policy)?.into(),
+            left_alone: work.left_alone,
         })
     }
 }
@@ -375,6 +379,7 @@ mod tests {
             WorkKind::Verify(VerifyWork {
                 commit: "c".repeat(40).parse().unwrap(),
                 policy: VerifyPolicy::default(),
+                left_alone: vec!["test.sh".into()],
             }),
         ];
         for kind in kinds {

@@ -352,6 +352,7 @@ mod tests {
                 duration: Duration::from_millis(5),
                 agent: "a1".into(),
                 environment: "e".into(),
+                restored: Vec::new(),
             })),
         ]);
         bodies

@@ -1,6 +1,7 @@
 //! Reports: the comparison of a task's sessions. One way only, as for sessions.
 
-use kage_core::report::Report;
+use kage_core::id::SessionName;
+use kage_core::report::{Best, Report};
 use kage_core::risk::Risk;
 
 use super::{millis, session::session};
@@ -16,8 +17,32 @@ impl From<Risk> for v1::Risk {
     }
 }
 
+fn best(report: &Report) -> v1::Best {
+    let winner = report.best.winner();
+    let id = |name: &SessionName| {
+        let mut sessions = report.rows.iter().map(|row| &row.session);
+        sessions
+            .find(|session| session.name == *name)
+            .map(|session| session.id.to_string())
+    };
+    let (reason, candidate) = match &report.best {
+        Best::Verified(_) => (v1::BestReason::Verified, None),
+        Best::Unchecked(_) => (v1::BestReason::Unchecked, None),
+        Best::Risky { session, .. } => (v1::BestReason::HighRisk, Some(session.to_string())),
+        Best::Nothing => (v1::BestReason::NoResult, None),
+    };
+    v1::Best {
+        session_id: winner.and_then(id).unwrap_or_default(),
+        session: winner.map(ToString::to_string).unwrap_or_default(),
+        reason: reason.into(),
+        message: report.best.words(),
+        candidate: candidate.unwrap_or_default(),
+    }
+}
+
 impl From<Report> for v1::Report {
     fn from(report: Report) -> Self {
+        let best = best(&report);
         let rows = report.rows.into_iter().map(|row| v1::ReportRow {
             rank: row.rank,
             session: Some(session(&row.session, row.money, None)),
@@ -28,10 +53,11 @@ impl From<Report> for v1::Report {
         });
         Self {
             task_id: report.task.to_string(),
-            winner: report.winner.map(Into::into).unwrap_or_default(),
+            winner: best.session.clone(),
             rows: rows.collect(),
             provisional: report.provisional,
             notes: report.notes,
+            best: Some(best),
         }
     }
 }

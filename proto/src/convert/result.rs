@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kage_core::event::{ResultCommit, Verdict, VerdictKind};
+use kage_core::event::{MAX_RESTORED, ResultCommit, Verdict, VerdictKind};
 
 use super::{InvalidField, enumerated, millis, parse, parse_optional, required, unspecified};
 use crate::v1;
@@ -52,6 +52,7 @@ impl From<Verdict> for v1::Verdict {
             duration_ms: millis(verdict.duration),
             agent: verdict.agent,
             environment: verdict.environment,
+            restored: verdict.restored,
         }
     }
 }
@@ -73,6 +74,7 @@ impl TryFrom<v1::Verdict> for Verdict {
             duration: Duration::from_millis(verdict.duration_ms),
             agent: verdict.agent,
             environment: verdict.environment,
+            restored: verdict.restored.into_iter().take(MAX_RESTORED).collect(),
         })
     }
 }
@@ -95,9 +97,19 @@ mod tests {
                 duration: Duration::from_millis(77),
                 agent: "a".into(),
                 environment: "linux x86_64".into(),
+                restored: vec!["test.sh".into()],
             };
             assert_eq!(Verdict::try_from(v1::Verdict::from(verdict.clone())), Ok(verdict));
         }
+        let many = v1::Verdict {
+            kind: v1::VerdictKind::Passed.into(),
+            restored: vec!["a".into(); MAX_RESTORED + 1],
+            ..Default::default()
+        };
+        assert_eq!(
+            Verdict::try_from(many).map(|verdict| verdict.restored.len()),
+            Ok(MAX_RESTORED)
+        );
         assert_eq!(
             Verdict::try_from(v1::Verdict::default()).map_err(|e| e.field),
             Err("kind".to_owned())

@@ -105,6 +105,7 @@ impl From<VerifyPolicy> for v1::VerifyPolicy {
             setup: policy.setup.unwrap_or_default(),
             verify: policy.verify.unwrap_or_default(),
             protect: policy.protect,
+            leave_named: policy.leave_named,
             timeout_ms: millis(policy.timeout),
         }
     }
@@ -116,6 +117,7 @@ impl From<v1::VerifyPolicy> for VerifyPolicy {
             setup: non_empty(policy.setup),
             verify: non_empty(policy.verify),
             protect: policy.protect,
+            leave_named: policy.leave_named,
             timeout: limit(policy.timeout_ms, Self::default().timeout),
         }
     }
@@ -265,6 +267,7 @@ mod tests {
                     setup: Some("make".into()),
                     verify: Some("make test".into()),
                     protect: vec!["tests/**".into()],
+                    leave_named: true,
                     timeout: Duration::from_secs(3),
                 },
                 timeout: Duration::from_secs(4),

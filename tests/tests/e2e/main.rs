@@ -23,6 +23,7 @@ mod recovery;
 mod remote;
 mod removal;
 mod renewal;
+mod risk;
 mod three_agents;
 mod upgrade;
 mod verdicts;

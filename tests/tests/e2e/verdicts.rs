@@ -22,7 +22,7 @@ echo 'add() { echo $(($1 + $2)); }' > lib/sum.sh
 echo '. ./lib/sum.sh' > add.sh
 ";
 
-/// The test is made to pass.
+/// The yardstick is made to pass.
 const CHEAT: &str = "cat >/dev/null; echo 'exit 0' > test.sh";
 
 fn solve() -> String {
@@ -66,12 +66,17 @@ async fn an_ignored_file_does_not_help_and_an_untracked_one_is_part_of_the_resul
     assert_eq!(report.winner, "untracked");
 }
 
+fn leave_named(policy: &mut v1::Policy) {
+    policy.verify.as_mut().unwrap().leave_named = true;
+}
+
 #[tokio::test]
 async fn a_session_that_edits_the_tests_is_flagged_and_ranks_below() {
     let (ended, report) = run(|repo| {
         task("make the test pass")
             .on(repo)
             .verified_by(VERIFY)
+            .policy(leave_named)
             .session("cheat", SHELL, "cheat")
             .session("honest", SHELL, "solve")
     })
@@ -88,20 +93,95 @@ async fn a_session_that_edits_the_tests_is_flagged_and_ranks_below() {
 }
 
 #[tokio::test]
-async fn protected_files_are_restored_before_verify_runs() {
-    let (ended, _) = run(|repo| {
-        let protect = |policy: &mut v1::Policy| {
-            policy.verify.as_mut().unwrap().protect = vec!["test.sh".to_owned()];
-        };
+async fn a_result_of_high_risk_does_not_win_by_itself() {
+    let (ended, report) = run(|repo| {
         task("make the test pass")
             .on(repo)
             .verified_by(VERIFY)
-            .policy(protect)
+            .policy(leave_named)
             .session("cheat", SHELL, "cheat")
+            .session("ignored", SHELL, "ignored")
     })
     .await;
-    assert_eq!(verdict(session(&ended, "cheat")), v1::VerdictKind::Failed, "{ended:#?}");
-    assert_eq!(ended.state(), v1::TaskState::Failed);
+    assert_eq!(verdict(session(&ended, "cheat")), v1::VerdictKind::Passed);
+    assert_eq!(report.winner, "");
+    let best = report.best.unwrap();
+    assert_eq!(best.reason(), v1::BestReason::HighRisk);
+    assert_eq!(
+        (best.session.as_str(), best.session_id.as_str(), best.candidate.as_str()),
+        ("", "", "cheat")
+    );
+    assert!(best.message.contains("test.sh"), "{}", best.message);
+}
+
+#[tokio::test]
+async fn what_the_verify_command_names_is_the_bases_unless_the_task_is_about_it() {
+    let cheat = |prompt: &str, policy: fn(&mut v1::Policy)| {
+        let prompt = prompt.to_owned();
+        async move {
+            let (ended, report) = run(|repo| {
+                task(&prompt)
+                    .on(repo)
+                    .verified_by(VERIFY)
+                    .policy(policy)
+                    .session("cheat", SHELL, "cheat")
+            })
+            .await;
+            (session(&ended, "cheat").clone(), report)
+        }
+    };
+    let protect = |policy: &mut v1::Policy| {
+        policy.verify.as_mut().unwrap().protect = vec!["test.sh".to_owned()];
+    };
+    let cases: [(&str, fn(&mut v1::Policy)); 2] = [
+        // Its name is in the verify command alone.
+        ("make the test pass", |_| {}),
+        ("rewrite test.sh", protect),
+    ];
+    for (prompt, policy) in cases {
+        let (cheat, report) = cheat(prompt, policy).await;
+        let verdict = cheat.verdict.unwrap();
+        assert_eq!(verdict.kind(), v1::VerdictKind::Failed, "{prompt}: {verdict:?}");
+        assert_eq!(verdict.restored, ["test.sh"], "{prompt}");
+        assert_eq!(report.rows[0].risk(), v1::Risk::Low, "{prompt}: {report:#?}");
+    }
+    // The task is about it: verify runs with what it became, and nobody lands that unseen.
+    let (cheat, report) = cheat("rewrite test.sh", |_| {}).await;
+    assert_eq!(verdict(&cheat), v1::VerdictKind::Passed);
+    assert_eq!(report.rows[0].risk(), v1::Risk::High, "{report:#?}");
+    assert_eq!(report.winner, "");
+}
+
+#[tokio::test]
+async fn a_result_is_not_risky_for_what_the_task_asked_for() {
+    let mut cluster = Cluster::start().await;
+    let write = "cat >/dev/null; echo 'echo hello' > greet.sh";
+    let options = AgentOptions::named("agent").slots(2).script("write", write);
+    cluster.add_agent(options).await;
+    let repo = cluster.sample();
+    let greets = "sh greet.sh | grep -q hello";
+    for (prompt, winner) in [("write greet.sh, which says hello", "write"), ("say hello", "")] {
+        let spec = task(prompt)
+            .on(&repo)
+            .verified_by(greets)
+            .session("write", SHELL, "write");
+        let id = cluster.create(spec).await;
+        assert_eq!(cluster.ended(&id).await.state(), v1::TaskState::Succeeded);
+        assert_eq!(cluster.report(&id).await.winner, winner, "{prompt}");
+    }
+    // It is there by now, and is to say something else.
+    repo.write("greet.sh", "echo good morning\n");
+    repo.commit("a greeting");
+    cluster.push_base(&repo);
+    for (prompt, winner) in [("let greet.sh say hello", "write"), ("say hello", "")] {
+        let spec = task(prompt)
+            .on(&repo)
+            .verified_by(greets)
+            .session("write", SHELL, "write");
+        let id = cluster.create(spec).await;
+        cluster.ended(&id).await;
+        assert_eq!(cluster.report(&id).await.winner, winner, "{prompt}");
+    }
 }
 
 /// What is known of the files of the first checkpoint of every session.

@@ -213,6 +213,7 @@ pub(super) fn verdict(seq: u64, kind: VerdictKind) -> Event {
         duration: Duration::from_millis(5),
         agent: "agent-2".to_owned(),
         environment: "linux x86_64".to_owned(),
+        restored: Vec::new(),
     };
     event(seq, EventBody::Finished(AttemptOutcome::Verdict(verdict)))
 }

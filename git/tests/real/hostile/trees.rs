@@ -10,7 +10,7 @@ use kage_git::snapshot::{Snapshot, SnapshotOptions};
 use kage_git::{Auth, Mirror, UserRepo, Worktree};
 
 use super::Field;
-use crate::sandbox::{fingerprint, url, write};
+use crate::sandbox::{fingerprint, protecting, url, write};
 
 const FILE: &str = "100644";
 const LINK: &str = "120000";
@@ -173,7 +173,7 @@ async fn nothing_is_written_or_read_through_a_link_of_a_session() {
         assert!(listed.contains(&format!("120000 {path}")), "{listed}");
         assert!(!listed.contains("secret"), "{listed}");
         worktree.commit_result("r\n").await.unwrap().unwrap();
-        worktree.restore_paths(&base, &["a/b/*".to_owned()]).await.unwrap();
+        worktree.restore_paths(&base, &protecting(&["a/b/*"])).await.unwrap();
         fs::remove_dir_all(worktree.path().join("a"))
             .or_else(|_| fs::remove_file(worktree.path().join("a")))
             .unwrap();

@@ -1,0 +1,171 @@
+//! The files that shell commands name. No shell is asked: the words of a command are compared
+//! with paths, so what a script reads by itself, or what a tool finds by its own rules
+//! (`make`, `npm test`), is not named here.
+
+use std::collections::BTreeSet;
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+/// The files that some shell commands name.
+#[derive(Debug, Clone)]
+pub struct CommandFiles {
+    words: BTreeSet<String>,
+    globs: GlobSet,
+}
+
+impl CommandFiles {
+    /// Those of these commands.
+    #[must_use]
+    pub fn of<'a>(commands: impl IntoIterator<Item = &'a String>) -> Self {
+        let mut found = BTreeSet::new();
+        for command in commands {
+            found.extend(words(command).map(plain));
+            found.extend(quoted(command).map(plain));
+        }
+        found.remove("");
+        Self {
+            globs: globs(found.iter().filter(|word| is_pattern(word))),
+            words: found,
+        }
+    }
+
+    /// True when a command may name this path: whole, or its last parts, because commands change
+    /// folders. A bare word is taken as a path only when it is the whole path.
+    #[must_use]
+    pub fn name(&self, path: &str) -> bool {
+        self.is_named_whole(path) || self.by_its_end(path, &BTreeSet::new())
+    }
+
+    /// Those of `paths`, which are all that there are, that the commands name. A word that is a
+    /// whole path is that one, and no other path which ends with it.
+    #[must_use]
+    pub fn among<'p>(&self, paths: impl Iterator<Item = &'p str> + Clone) -> BTreeSet<&'p str> {
+        let whole: BTreeSet<&str> = paths.clone().filter(|path| self.words.contains(*path)).collect();
+        paths
+            .filter(|path| self.is_named_whole(path) || self.by_its_end(path, &whole))
+            .collect()
+    }
+
+    /// True when `word`, which somebody wrote for a file, may be one that the commands name: by
+    /// the last part of both, or by a pattern.
+    #[must_use]
+    pub fn may_name(&self, word: &str) -> bool {
+        fn last(path: &str) -> &str {
+            path.rsplit('/').next().unwrap_or(path)
+        }
+        self.words.iter().any(|own| is_pattern(own) || last(own) == last(word))
+    }
+
+    /// True when no word can be a path.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    fn is_named_whole(&self, path: &str) -> bool {
+        self.words.contains(path) || self.globs.is_match(path)
+    }
+
+    fn by_its_end(&self, path: &str, taken: &BTreeSet<&str>) -> bool {
+        path.match_indices('/')
+            .map(|(at, _)| &path[at + 1..])
+            .filter(|end| end.contains(['.', '/']) && !taken.contains(end))
+            .any(|end| self.words.contains(end))
+    }
+}
+
+/// The words of a command. What begins with a variable (`$PWD/test.sh`) is a path after it.
+fn words(command: &str) -> impl Iterator<Item = &str> {
+    let is_break = |c: char| c.is_whitespace() || "\"'`;|&()<>{}=".contains(c);
+    command.split(is_break).flat_map(|word| {
+        word.split('$')
+            .enumerate()
+            .map(|(at, part)| match part.split_once('/') {
+                Some((_, rest)) if at > 0 => rest,
+                Some(_) | None => part,
+            })
+    })
+}
+
+/// What stands in quotes, as the names of files with blanks do.
+fn quoted(command: &str) -> impl Iterator<Item = &str> {
+    let between = |mark| command.split(mark).skip(1).step_by(2);
+    between('"').chain(between('\''))
+}
+
+/// A path without what changes nothing about it: `./a//b/../c` is `a/c`.
+fn plain(word: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in word.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+fn is_pattern(word: &str) -> bool {
+    word.contains(['*', '?', '['])
+}
+
+/// The set of the patterns that are globs; one that is not matches nothing.
+fn globs<'a>(patterns: impl Iterator<Item = &'a String>) -> GlobSet {
+    let mut set = GlobSetBuilder::new();
+    for glob in patterns.filter_map(|pattern| GlobBuilder::new(pattern).literal_separator(true).build().ok()) {
+        set.add(glob);
+    }
+    // Each glob was compiled alone; only a set beyond the regex size limit fails.
+    set.build().unwrap_or_else(|_| GlobSet::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_name_files_as_a_shell_reads_them() {
+        let cases = [
+            ("sh check.sh", "check.sh", true),
+            ("cd sub && ./check.sh --all", "sub/check.sh", true),
+            ("python3 tools/verify.py; true", "tools/verify.py", true),
+            ("sh -c 'exec ./run-it'", "run-it", true),
+            ("node checks/*.js", "checks/a.js", true),
+            ("node checks/*.js", "checks/deep/a.js", false),
+            ("sh check.sh", "sub/precheck.sh", false),
+            // A bare word is a path only as a whole: "check" is not "src/check".
+            ("make check", "src/check", false),
+            ("cd src && make", "src/a.c", false),
+            // A folder is not its files.
+            ("pytest tests/", "tests/a.py", false),
+            ("sh \"$PWD/check.sh\"", "check.sh", true),
+            ("sh ${PWD}/tools/check.sh", "tools/check.sh", true),
+            ("\"$(pwd)/check.sh\"", "check.sh", true),
+            ("RULES=rules.json sh check", "rules.json", true),
+            ("sh <check.sh >/dev/null", "check.sh", true),
+            ("sh tools/../check.sh", "check.sh", true),
+            ("sh .//tools/./check.sh", "tools/check.sh", true),
+            ("sh 'all checks.sh' && sh \"two words\"", "all checks.sh", true),
+            ("sh 'all checks.sh' && sh \"two words\"", "two words", true),
+        ];
+        for (command, path, expected) in cases {
+            let files = CommandFiles::of([&command.to_owned()]);
+            assert_eq!(files.name(path), expected, "{command}: {path}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_a_whole_path_is_no_other_path() {
+        let files = CommandFiles::of([&"python3 main.py && cd sub && sh check.sh".to_owned()]);
+        let base = ["main.py", "other/main.py", "sub/check.sh", "src/a.py"];
+        assert!(
+            files
+                .among(base.into_iter())
+                .into_iter()
+                .eq(["main.py", "sub/check.sh"])
+        );
+        let elsewhere = ["other/main.py"];
+        assert!(files.among(elsewhere.into_iter()).into_iter().eq(elsewhere));
+    }
+}

@@ -1,0 +1,123 @@
+//! What a person has to say before a result of high risk lands, and what lands without that.
+
+use kage_tests::command::Person;
+use kage_tests::repo::{Repo, VERIFY};
+
+/// The test is made to pass, and nothing else is done.
+const CHEAT: &str = "cat >/dev/null; echo 'exit 0' > test.sh";
+
+fn prepared() -> (Person, Repo) {
+    let person = Person::new();
+    person.adapter("cheat", CHEAT);
+    let repo = Repo::sample(&person.path("repo"));
+    (person, repo)
+}
+
+#[tokio::test]
+async fn a_test_that_a_session_emptied_proves_nothing_and_is_not_landed() {
+    let (person, repo) = prepared();
+    let arguments = [
+        "run",
+        "mend the sum",
+        "--with",
+        "cheat",
+        "--verify",
+        VERIFY,
+        "--apply",
+        "--format",
+        "json",
+    ];
+    let run = person.kage(repo.path(), &arguments).await;
+    assert_eq!(run.code, 1, "{run:#?}");
+    let report = run.json();
+    assert_eq!(report["sessions"][0]["state"], "rejected", "{report:#}");
+    assert_eq!(report["sessions"][0]["restored"][0], "test.sh", "{report:#}");
+    assert_eq!(report["best"]["reason"], "no_result", "{report:#}");
+    assert!(
+        run.err.contains("verify ran with the base's version of test.sh"),
+        "{run:#?}"
+    );
+    assert_eq!(repo.git(&["status", "--porcelain"]), "");
+}
+
+#[tokio::test]
+async fn a_result_of_high_risk_lands_when_somebody_says_so() {
+    let (person, repo) = prepared();
+    let mut arguments = vec![
+        "run",
+        "mend the sum",
+        "--with",
+        "cheat",
+        "--verify",
+        VERIFY,
+        "--no-protect",
+        "--apply",
+        "--format",
+        "json",
+    ];
+    let run = person.kage(repo.path(), &arguments).await;
+    assert_eq!(run.code, 1, "{run:#?}");
+    let report = run.json();
+    assert_eq!(report["winner"], serde_json::Value::Null, "{report:#}");
+    assert_eq!(report["best"]["reason"], "high_risk", "{report:#}");
+    assert_eq!(report["best"]["candidate"], "cheat", "{report:#}");
+    let task = &report["task"].as_str().unwrap()[..8];
+    let by_name = format!("`kage apply {task} --session cheat`");
+    for said in [by_name.as_str(), "--accept-risk`", "test.sh"] {
+        assert!(run.err.contains(said), "{said}: {run:#?}");
+    }
+    assert_eq!(repo.git(&["status", "--porcelain"]), "");
+    assert_eq!(person.kage(repo.path(), &["wait", task]).await.code, 1);
+
+    for command in ["apply", "merge", "diff"] {
+        let refused = person.kage(repo.path(), &[command, task]).await;
+        assert_eq!(refused.code, 2, "{refused:#?}");
+        assert!(
+            refused.err.contains("high risk") && refused.err.contains("test.sh"),
+            "{refused:#?}"
+        );
+        let named = person.kage(repo.path(), &[command, task, "--session", "cheat"]).await;
+        assert_eq!(named.code, 0, "{named:#?}");
+        repo.git(&["reset", "--quiet", "--hard", "HEAD~0"]);
+        if command == "merge" {
+            repo.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
+        }
+    }
+    for command in ["apply", "merge"] {
+        let accepted = person
+            .kage(repo.path(), &[command, task, "--accept-risk", "--dry-run"])
+            .await;
+        assert_eq!(accepted.code, 0, "{accepted:#?}");
+        assert!(accepted.out.contains("test.sh"), "{accepted:#?}");
+    }
+    // The same in one go.
+    arguments.push("--accept-risk");
+    let run = person.kage(repo.path(), &arguments).await;
+    assert_eq!(run.code, 0, "{run:#?}");
+    assert_eq!(repo.git(&["status", "--porcelain"]).trim(), "M test.sh");
+}
+
+#[tokio::test]
+async fn what_verify_did_not_see_is_named_when_it_lands() {
+    let (person, repo) = prepared();
+    person.adapter(
+        "both",
+        &format!("{CHEAT}; echo 'add() {{ echo $(($1 + $2)); }}' > add.sh"),
+    );
+    let run = ["run", "mend the sum", "--with", "both", "--verify", VERIFY, "--apply"];
+    let run = person.kage(repo.path(), &run).await;
+    assert_eq!(run.code, 0, "the base's test passes on it: {run:#?}");
+    assert!(
+        run.err.contains("verify ran with the base's version of these"),
+        "{run:#?}"
+    );
+    assert!(
+        run.err.contains("took from the base") || run.out.contains("took from the base"),
+        "{run:#?}"
+    );
+    assert_eq!(
+        repo.git(&["status", "--porcelain"]).lines().count(),
+        2,
+        "both changes landed"
+    );
+}
