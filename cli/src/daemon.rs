@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::args::Up;
 use crate::exit::Refusal;
 use crate::invocation::Invocation;
 use crate::output::note;
@@ -137,7 +138,7 @@ pub(crate) async fn registry(invocation: &Invocation, more: Vec<PathBuf>) -> any
 }
 
 /// Runs a coordinator and an agent of the same machine.
-pub(crate) async fn up(invocation: &Invocation, slots: Option<u32>, background: bool) -> anyhow::Result<()> {
+pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> {
     make_private(invocation.state.path()).context("cannot make the state directory")?;
     let _held = running::hold(&invocation.state)
         .await
@@ -157,6 +158,7 @@ pub(crate) async fn up(invocation: &Invocation, slots: Option<u32>, background: 
     (ports.on_ready, ports.on_open) = (Some(ready), Some(open));
     let config = kage_coordinator::Config {
         prices: settings::prices()?,
+        adopt_data: args.adopt_data,
         ..kage_coordinator::Config::new(invocation.state.coordinator())
     };
     let mut coordinator = JoinSet::new();
@@ -180,14 +182,14 @@ pub(crate) async fn up(invocation: &Invocation, slots: Option<u32>, background: 
         url,
         credentials: Credentials::bearer(&token),
         name: None,
-        slots,
+        slots: args.slots,
         labels: Labels::new(),
         state_dir: invocation.state.agent(),
         manifest_dirs: Vec::new(),
     };
     let agent = run_agent(invocation, options, registry, &shutdown);
     let idle = async {
-        if background {
+        if args.background {
             until_idle(&store).await;
             shutdown.finish.cancel();
         }

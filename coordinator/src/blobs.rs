@@ -217,9 +217,14 @@ impl Blobs {
         .await
     }
 
-    /// Removes a blob that no row names, unless somebody looked for it within `age`. True when
-    /// it is gone.
-    pub(crate) async fn remove_unnamed(&self, blob: &Listed, age: Duration) -> Result<bool, BlobError> {
+    /// Removes a blob that no row names, or moves it to `aside`, unless somebody looked for it
+    /// within `age`. True when it is gone.
+    pub(crate) async fn remove_unnamed(
+        &self,
+        blob: &Listed,
+        age: Duration,
+        aside: Option<PathBuf>,
+    ) -> Result<bool, BlobError> {
         let (path, ages) = (self.file_of(&blob.project, &blob.digest), Arc::clone(&self.ages));
         blocking(move || {
             let _deciding = ages.lock().unwrap_or_else(PoisonError::into_inner);
@@ -229,7 +234,15 @@ impl Blobs {
             if is_younger(&found, age)? {
                 return Ok(false);
             }
-            std::fs::remove_file(&path)?;
+            match aside {
+                None => std::fs::remove_file(&path)?,
+                Some(aside) => {
+                    if let Some(folder) = aside.parent() {
+                        std::fs::create_dir_all(folder)?;
+                    }
+                    std::fs::rename(&path, &aside)?;
+                }
+            }
             Ok(true)
         })
         .await
@@ -384,18 +397,21 @@ mod tests {
             file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600))
                 .unwrap();
         };
-        assert!(!blobs.remove_unnamed(&listed[0], UNNAMED).await.unwrap(), "it is young");
+        assert!(
+            !blobs.remove_unnamed(&listed[0], UNNAMED, None).await.unwrap(),
+            "it is young"
+        );
         age(30);
         assert_eq!(blobs.size(&project, &digest).await.unwrap(), Some(4));
         assert!(
-            !blobs.remove_unnamed(&listed[0], UNNAMED).await.unwrap(),
+            !blobs.remove_unnamed(&listed[0], UNNAMED, None).await.unwrap(),
             "it is young again"
         );
         age(30);
-        assert!(blobs.remove_unnamed(&listed[0], UNNAMED).await.unwrap());
+        assert!(blobs.remove_unnamed(&listed[0], UNNAMED, None).await.unwrap());
         assert_eq!(blobs.size(&project, &digest).await.unwrap(), None);
         assert!(
-            blobs.remove_unnamed(&listed[0], UNNAMED).await.unwrap(),
+            blobs.remove_unnamed(&listed[0], UNNAMED, None).await.unwrap(),
             "it is gone already"
         );
     }

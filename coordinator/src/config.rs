@@ -15,6 +15,8 @@ use url::Url;
 pub struct Config {
     /// Where everything it knows is kept. Held by an exclusive lock.
     pub data_dir: PathBuf,
+    /// Take what is there and its database as belonging together, also when they do not say so.
+    pub adopt_data: bool,
     /// Where it listens. Port 0 = any.
     pub listen: SocketAddr,
     /// Speak TLS on loopback too. On any other address nothing else is spoken.
@@ -54,6 +56,7 @@ impl Config {
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
+            adopt_data: false,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: false,
             public_names: Vec::new(),

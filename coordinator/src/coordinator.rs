@@ -18,9 +18,10 @@ use crate::config::Timings;
 use crate::identities::Identities;
 use crate::output::Outputs;
 use crate::ports::{Clock, Random};
+use crate::quarantine::Quarantine;
 use crate::repositories::Repositories;
 use crate::secrets::Secrets;
-use crate::store::{Changes, Store};
+use crate::store::{Changes, InFiles, Store};
 use crate::telemetry;
 use crate::topics::Topics;
 
@@ -30,6 +31,7 @@ pub(crate) struct Coordinator {
     pub(crate) blobs: Blobs,
     pub(crate) repositories: Repositories,
     pub(crate) outputs: Outputs,
+    pub(crate) quarantine: Quarantine,
     pub(crate) topics: Arc<Topics>,
     pub(crate) fences: Arc<Fences>,
     pub(crate) prices: PriceTable,
@@ -47,6 +49,8 @@ pub(crate) struct Coordinator {
     pub(crate) placeable: Notify,
     /// Says that a task was dropped by hand, so that files may go.
     pub(crate) dropped: Notify,
+    /// What the tasks had in files that were dropped, as far as it may still be there.
+    pub(crate) released: Mutex<InFiles>,
     /// Everything that runs besides connections; waited for at the end.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when a shutdown began.
@@ -67,6 +71,12 @@ impl Coordinator {
     pub(crate) fn board(&self) -> MutexGuard<'_, Board> {
         // It is a memory of the store; a panic in between loses no truth.
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What dropped tasks had in files, for a few lines without an await.
+    pub(crate) fn released(&self) -> MutexGuard<'_, InFiles> {
+        // What is missing in it is only removed later.
+        self.released.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wakes and tells whoever is concerned by what was committed.

@@ -1,5 +1,5 @@
-//! The data directory: who may use it, its token, its endpoint file, its TLS
-//! files, and where things are.
+//! The data directory: who may use it, which store it belongs to, its token, its endpoint file,
+//! its TLS files, and where things are.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write as _};
@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use kage_git::private::make_private;
 
+use crate::custody::{self, Folder, Mark};
 use crate::ports::Random;
 
 /// Why a data directory cannot be used.
@@ -135,6 +136,28 @@ impl DataDir {
         write_private(&self.root, name, content)
     }
 
+    /// What is here, as it was found.
+    pub(crate) fn look(&self, adopt: bool) -> Result<Folder, custody::LookError> {
+        Folder::look(&self.root, adopt)
+    }
+
+    /// Says which store is here, and that it is open.
+    pub(crate) fn opened(&self, mark: Mark) -> Result<(), DataDirError> {
+        self.write_private(custody::open_file(), &format!("{}\n", mark.opened))?;
+        self.write_private(custody::mark_file(), &format!("{mark}\n"))
+    }
+
+    /// Says that the store ends by itself now. Before it does: what is lost of its log after a
+    /// clean end was in the database.
+    pub(crate) fn closing(&self) {
+        let path = self.root.join(custody::open_file());
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot say that the store is closed");
+        }
+    }
+
     pub(crate) fn database(&self) -> PathBuf {
         self.root.join("kage.db")
     }
@@ -149,6 +172,10 @@ impl DataDir {
 
     pub(crate) fn output(&self) -> PathBuf {
         self.root.join("output")
+    }
+
+    pub(crate) fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
     }
 }
 

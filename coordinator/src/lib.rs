@@ -7,6 +7,7 @@ mod telemetry;
 pub mod store;
 pub mod ports;
 
+mod custody;
 mod data_dir;
 mod secrets;
 mod authority;
@@ -16,6 +17,7 @@ mod blobs;
 mod topics;
 mod output;
 mod repositories;
+mod quarantine;
 mod board;
 mod coordinator;
 pub mod access;
@@ -38,6 +40,7 @@ pub mod decoders;
 
 pub use authority::AuthorityError;
 pub use config::{Config, InvalidConfig, Origin, Timings};
+pub use custody::Misfit;
 pub use data_dir::DataDirError;
 pub use ports::{Blocking, Clock, Ports, Random};
 pub use start::{RunError, run};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use kage_coordinator::config::prices_with;
-use kage_coordinator::{Config, Origin, Ports, Timings, run};
+use kage_coordinator::{Config, Misfit, Origin, Ports, Timings, run};
 use kage_core::price::PriceTable;
 use kage_core::retention::Limits;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,6 +21,9 @@ struct Arguments {
     /// Where everything is kept.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
+    /// Take what is there and its database as belonging together, also when they do not say so.
+    #[arg(long)]
+    adopt_data: bool,
     /// Where to listen. On any address but loopback it speaks TLS.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7443")]
     listen: SocketAddr,
@@ -119,13 +122,15 @@ async fn main() -> ExitCode {
         web_origins: arguments.web_origin,
         retention: Limits::of(arguments.keep_days, arguments.keep_gib),
         timings: arguments.timings.timings(),
+        adopt_data: arguments.adopt_data,
         ..Config::new(arguments.data_dir)
     };
     match serve(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("kage-coordinator: {error:#}");
-            ExitCode::from(INTERNAL)
+            let usage = error.chain().any(|cause| cause.is::<Misfit>());
+            ExitCode::from(if usage { USAGE } else { INTERNAL })
         }
     }
 }

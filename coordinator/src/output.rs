@@ -215,6 +215,25 @@ impl Outputs {
         removing.await?
     }
 
+    /// Moves what attempts wrote that are not stored to another place.
+    pub(crate) async fn put_aside(&self, attempts: Vec<(AttemptId, PathBuf)>) -> io::Result<()> {
+        let attempts = attempts.into_iter();
+        let moves: Vec<_> = attempts.map(|(attempt, to)| (self.folder(attempt), to)).collect();
+        let moving = self.blocking.run(move || {
+            for (from, to) in moves {
+                if let Some(folder) = to.parent() {
+                    std::fs::create_dir_all(folder)?;
+                }
+                match std::fs::rename(&from, &to) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            Ok(())
+        });
+        moving.await?
+    }
+
     /// Waits until every writer has written what it has. Their senders are gone by then.
     pub(crate) async fn close(&self) {
         self.writers.close();

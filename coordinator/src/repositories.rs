@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use kage_core::id::{ProjectId, RepositoryName, SessionId};
+use kage_core::time::Timestamp;
 use kage_git::{GitError, Mirror};
 
 /// The repositories of every project.
@@ -63,6 +64,16 @@ pub(crate) const RESULTS: &str = "refs/kage/results/";
 /// The reference under which a session's result is fetched.
 pub(crate) fn result_ref(session: SessionId) -> String {
     format!("{RESULTS}{session}")
+}
+
+/// What the references of results begin with that no row names: a time and a session follow.
+/// Nobody is shown them.
+pub(crate) const SWEPT: &str = "refs/kage/swept/";
+
+/// The time and the session of a result that was put aside.
+pub(crate) fn swept_of(reference: &str) -> Option<(Timestamp, SessionId)> {
+    let (at, session) = reference.strip_prefix(SWEPT)?.split_once('/')?;
+    Some((Timestamp::from_millis(at.parse().ok()?), session.parse().ok()?))
 }
 
 /// The session whose result a reference is.

@@ -2,7 +2,8 @@
 //! is served before what it needs is there, and what was opened is closed in reverse.
 //!
 //! ```text
-//!   check -> lock data dir, token, certificates -> open store, extend leases -> fill board, identities
+//!   check -> lock data dir, look whether its database is its own -> token, certificates
+//!         -> open store, extend leases -> fill board, identities
 //!         -> bind -> announce -> serve
 //! ```
 
@@ -10,6 +11,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use kage_core::id::StoreId;
 use kage_git::program::{self, ProgramError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -23,10 +25,12 @@ use crate::blobs::{BlobError, Blobs};
 use crate::board::Board;
 use crate::config::{Config, InvalidConfig};
 use crate::coordinator::{Coordinator, Fences};
+use crate::custody::{self, Beginning, LookError, Mark, Misfit};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::identities::Identities;
 use crate::output::Outputs;
 use crate::ports::{Blocking, Listener, Ports};
+use crate::quarantine::Quarantine;
 use crate::repositories::Repositories;
 use crate::secrets::Secrets;
 use crate::server::{self, ReflectionError, Served, Stopping};
@@ -46,6 +50,12 @@ pub enum RunError {
     /// Its directory cannot be used.
     #[error("the data directory cannot be used")]
     DataDir(#[source] DataDirError),
+    /// Its directory and its database do not belong together.
+    #[error("the coordinator does not start on this data")]
+    Misfit(#[source] Misfit),
+    /// It cannot be told whether they do.
+    #[error("the data cannot be looked at")]
+    Look(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It cannot speak TLS.
     #[error("TLS cannot be set up")]
     Tls(#[source] AuthorityError),
@@ -73,6 +83,15 @@ pub enum RunError {
     /// The service descriptions in this program are broken.
     #[error("gRPC reflection cannot be set up")]
     Reflection(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<LookError> for RunError {
+    fn from(error: LookError) -> Self {
+        match error {
+            LookError::Misfit(misfit) => Self::Misfit(misfit),
+            LookError::Io { .. } => Self::Look(Box::new(error)),
+        }
+    }
 }
 
 impl From<BlobError> for RunError {
@@ -121,13 +140,48 @@ pub async fn run(config: Config, mut ports: Ports, shutdown: CancellationToken) 
 /// The data directory is ours.
 struct Held {
     data: DataDir,
+    /// `None` where what is stored is not in it.
+    custody: Option<Custody>,
     token: String,
     authority: Option<Arc<Authority>>,
+}
+
+/// How data and database belong together.
+struct Custody {
+    beginning: Beginning,
+    /// What the folder said of its store before.
+    mark: Option<Mark>,
+}
+
+impl Custody {
+    fn of(data: &DataDir, adopt: bool) -> Result<Self, RunError> {
+        let folder = data.look(adopt)?;
+        let found = Store::look(&data.database(), &folder.holdings.attempts).map_err(RunError::Open)?;
+        let beginning = custody::judge(&folder, &found, adopt).map_err(RunError::Misfit)?;
+        let path = folder.path.display();
+        match beginning {
+            Beginning::First => tracing::info!(%path, "a new store is made"),
+            Beginning::Adopted => tracing::warn!(
+                %path, holdings = %folder.holdings,
+                "the data and its database are taken as one store from now on"
+            ),
+            Beginning::Older => tracing::warn!(
+                %path, holdings = %folder.holdings,
+                "the database is an older copy: what only the folder knows of stays, and is not shown"
+            ),
+            Beginning::Usual => {}
+        }
+        Ok(Self {
+            beginning,
+            mark: folder.mark,
+        })
+    }
 }
 
 /// Everything is in memory that has to be before the first call.
 struct Filled {
     data: DataDir,
+    beginning: Beginning,
     /// False where time is played: files that come and go would not do so the same way twice.
     makes_room: bool,
     door: Door,
@@ -137,6 +191,11 @@ struct Filled {
 impl Held {
     fn open(config: &Config, ports: &Ports) -> Result<Self, RunError> {
         let data = DataDir::open(&config.data_dir).map_err(RunError::DataDir)?;
+        // First of all: a start that is refused makes nothing.
+        let custody = match ports.store {
+            Some(_) => None,
+            None => Some(Custody::of(&data, config.adopt_data)?),
+        };
         let token = data.token(&ports.random).map_err(RunError::DataDir)?;
         let authority = if config.speaks_tls() {
             let files = data.tls().map_err(RunError::DataDir)?;
@@ -146,16 +205,35 @@ impl Held {
         } else {
             None
         };
-        Ok(Self { data, token, authority })
+        Ok(Self {
+            data,
+            custody,
+            token,
+            authority,
+        })
     }
 
     async fn fill(self, config: &Config, ports: Ports) -> Result<Filled, RunError> {
         telemetry::install();
-        let Self { data, token, authority } = self;
+        let Self {
+            data,
+            custody,
+            token,
+            authority,
+        } = self;
         let Ports { clock, random, .. } = ports;
+        let beginning = custody.as_ref().map_or(Beginning::Usual, |custody| custody.beginning);
         let store = match ports.store {
             Some(store) => store,
-            None => Store::open(&data.database()).map_err(RunError::Open)?,
+            None => {
+                let before = custody.and_then(|custody| custody.mark);
+                let fresh = StoreId::from_random(random());
+                let times = before.map_or(0, |mark| mark.opened);
+                let (store, opened) = Store::begin(&data.database(), fresh, times).map_err(RunError::Open)?;
+                let mark = Mark::next(opened, before, beginning);
+                data.opened(mark).map_err(RunError::DataDir)?;
+                store
+            }
         };
         // Nobody could reach us while we were away: that is nobody's silence.
         let lease_until = clock() + config.timings.lease_ttl;
@@ -177,6 +255,7 @@ impl Held {
             blobs: Blobs::open(&data.blobs())?,
             repositories: Repositories::new(data.repositories()),
             outputs: Outputs::new(data.output(), Arc::clone(&topics), ports.blocking),
+            quarantine: Quarantine::new(data.quarantine(), data.output(), data.blobs()),
             topics,
             fences: Arc::new(Fences::default()),
             prices: config.prices.clone(),
@@ -188,12 +267,14 @@ impl Held {
             random,
             placeable: Notify::new(),
             dropped: Notify::new(),
+            released: Mutex::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             board: Mutex::new(board),
         });
         Ok(Filled {
             data,
+            beginning,
             makes_room,
             door,
             coordinator,
@@ -270,6 +351,7 @@ impl Filled {
     ) -> Result<(), RunError> {
         let Self {
             data,
+            beginning,
             makes_room,
             door,
             coordinator,
@@ -282,7 +364,7 @@ impl Filled {
         coordinator.tasks.spawn(dispatch::run(Arc::clone(&coordinator)));
         coordinator.tasks.spawn(doubt::run(Arc::clone(&coordinator)));
         if makes_room {
-            let making_room = retention::run(Arc::clone(&coordinator), config.retention);
+            let making_room = retention::run(Arc::clone(&coordinator), config.retention, beginning);
             coordinator.tasks.spawn(making_room);
         }
         let tls = match &coordinator.authority {
@@ -321,6 +403,7 @@ impl Filled {
         coordinator.tasks.close();
         coordinator.tasks.wait().await;
         coordinator.outputs.close().await;
+        data.closing();
         coordinator.store.close().await;
         drop(data);
         Ok(())

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 
 use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, StoreId, TaskId};
 use tokio::sync::{Notify, mpsc};
 
 mod admission;
@@ -28,6 +28,7 @@ mod command;
 #[cfg(test)]
 mod conformance;
 mod error;
+mod identity;
 mod journal;
 mod model;
 mod played;
@@ -50,6 +51,7 @@ pub use command::{
     SetDraining, Start, StartAttempt, StopAttempt,
 };
 pub use error::{EngineError, OpenError, ReadError, StoreError};
+pub(crate) use identity::{Absent, Found, Known, Opened};
 pub use played::{Disk, Fault, Visit};
 pub use query::{
     AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, InvalidPageToken, JobCounts, LiveAttempt,
@@ -96,8 +98,32 @@ impl Store {
         Self::open_with(path, Recent::new())
     }
 
+    /// Opens the database of a coordinator, or makes it. One without an id is given `fresh`.
+    /// That it was opened once more, and more often than `before`, is durable when this returns.
+    ///
+    /// # Errors
+    /// When this program must not or cannot use it.
+    pub(crate) fn begin(path: &Path, fresh: StoreId, before: u64) -> Result<(Self, Opened), OpenError> {
+        let (database, connection) = Database::new(path)?;
+        let opened = database.identify(&connection, fresh, before)?;
+        Ok((Self::run(database, connection, Recent::new())?, opened))
+    }
+
+    /// What the file at this path is, and which of these attempts it does not know. Nothing is
+    /// written to it.
+    ///
+    /// # Errors
+    /// When it is no database of this program's, or cannot be read.
+    pub(crate) fn look(path: &Path, attempts: &[AttemptId]) -> Result<Found, OpenError> {
+        sqlite::look(path, attempts)
+    }
+
     fn open_with(path: &Path, recent: Recent) -> Result<Self, OpenError> {
         let (database, connection) = Database::new(path)?;
+        Self::run(database, connection, recent)
+    }
+
+    fn run(database: Database, connection: rusqlite::Connection, recent: Recent) -> Result<Self, OpenError> {
         let readers = Arc::new(Readers::new(database.clone())?);
         let recent = Arc::new(recent);
         let journal = Journal::new(Arc::clone(&recent));

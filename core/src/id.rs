@@ -122,6 +122,10 @@ id!(
     TokenId
 );
 id!(
+    /// A store: the database of a coordinator and the data folder that belongs to it.
+    StoreId
+);
+id!(
     /// One offer of a job to an agent. It lives in the coordinator's memory only.
     OfferId
 );

@@ -37,6 +37,16 @@ impl Default for Limits {
     }
 }
 
+/// How long what no row names is kept aside before it is deleted; and how long a coordinator that
+/// met its database for the first time puts nothing aside.
+pub const QUARANTINE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// True when what no row names is more than a few leftovers, so that somebody should look.
+#[must_use]
+pub const fn is_large(unnamed: usize, of: usize) -> bool {
+    unnamed > 3 && unnamed > of / 10
+}
+
 /// A task that ended, and what it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
@@ -73,6 +83,19 @@ mod tests {
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_millis(seconds * 1000)
+    }
+
+    #[test]
+    fn a_few_leftovers_are_no_large_share() {
+        for (unnamed, of, large) in [
+            (0, 0, false),
+            (3, 3, false),
+            (4, 4, true),
+            (4, 400, false),
+            (41, 400, true),
+        ] {
+            assert_eq!(is_large(unnamed, of), large, "{unnamed} of {of}");
+        }
     }
 
     proptest! {

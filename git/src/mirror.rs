@@ -3,6 +3,7 @@
 //! what it says is done survives a power cut. The truth about results is elsewhere (pack
 //! blobs and rows); a mirror can always be rebuilt.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -201,6 +202,45 @@ impl Mirror {
             .run()
             .await?;
         Ok(())
+    }
+
+    /// Renames references, those of `names` that are there, all or none: `to` says what each is
+    /// called from now on. How many there were.
+    ///
+    /// # Errors
+    /// When no reference may have one of the names, or git cannot run.
+    pub async fn rename_refs(&self, names: &[String], to: impl Fn(&str) -> String) -> Result<usize, GitError> {
+        if names.is_empty() {
+            return Ok(0);
+        }
+        let _lock = lock::acquire(&self.path).await?;
+        let listed = self
+            .git("for-each-ref")
+            .args(["--format=%(objectname) %(refname)"])
+            .run()
+            .await?;
+        let wanted: HashSet<&str> = names.iter().map(String::as_str).collect();
+        let (mut commands, mut renamed) = (String::new(), Vec::new());
+        for line in String::from_utf8_lossy(&listed).lines() {
+            let Some((object, name)) = line.split_once(' ').filter(|(_, name)| wanted.contains(name)) else {
+                continue;
+            };
+            let other = to(name);
+            check_reference(&other)?;
+            commands += &format!("update {other}\0{object}\0\0delete {name}\0{object}\0");
+            renamed.push(other);
+        }
+        if renamed.is_empty() {
+            return Ok(0);
+        }
+        self.git("update-ref")
+            .args(["--no-deref", "-z", "--stdin"])
+            .stdin(commands)
+            .run()
+            .await?;
+        let count = renamed.len();
+        self.flush(renamed).await?;
+        Ok(count)
     }
 
     /// A pack with what `want` needs beyond what `have` needs; deltas may lean on the latter.

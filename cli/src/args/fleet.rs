@@ -14,6 +14,10 @@ pub struct Up {
     /// Sessions that may run here at the same time [default: by cores and memory].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub slots: Option<u32>,
+    /// Take the data of this machine's coordinator and its database as belonging together, also
+    /// when they do not say so.
+    #[arg(long)]
+    pub adopt_data: bool,
 }
 
 /// `kage down`.
@@ -180,4 +184,7 @@ pub struct Coordinator {
     /// Folder of its data [default: coordinator/ in the state folder].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Take what is there and its database as belonging together, also when they do not say so.
+    #[arg(long)]
+    pub adopt_data: bool,
 }

@@ -12,6 +12,7 @@ use crate::settings;
 pub(super) async fn run(invocation: Invocation, args: Coordinator) -> anyhow::Result<Exit> {
     let data_dir = args.data_dir.unwrap_or_else(|| invocation.state.coordinator());
     let config = kage_coordinator::Config {
+        adopt_data: args.adopt_data,
         listen: args.listen,
         tls: args.tls,
         public_names: args.public_name,

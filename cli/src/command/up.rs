@@ -6,6 +6,6 @@ use crate::exit::Exit;
 use crate::invocation::Invocation;
 
 pub(super) async fn run(invocation: Invocation, args: Up) -> anyhow::Result<Exit> {
-    daemon::up(&invocation, args.slots, args.background).await?;
+    daemon::up(&invocation, args).await?;
     Ok(Exit::Done)
 }

@@ -23,7 +23,7 @@ use crate::cursor::Cursor;
 use crate::store::{CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken, TaskView};
 use crate::view::Prompt;
 use crate::watch::{self, Watch};
-use crate::{telemetry, view};
+use crate::{retention, telemetry, view};
 
 const PAGE_SIZE: u32 = 20;
 const MAX_PAGE_SIZE: u32 = 100;
@@ -140,7 +140,9 @@ impl TaskService for Tasks {
             task,
             now: self.0.now(),
         };
+        let left = retention::left_by(&self.0, task).await.map_err(read_error)?;
         let changes = self.0.store.apply(command).await.map_err(store_error)?;
+        retention::release(&self.0, left);
         self.0.follow(changes);
         self.0.dropped.notify_one();
         Ok(Response::new(v1::RemoveTaskResponse {}))

@@ -159,6 +159,15 @@ pub enum OpenError {
         /// What it is.
         found: String,
     },
+    /// The file cannot be looked at.
+    #[error("{} cannot be looked at", path.display())]
+    Look {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// The database refused or failed.
     #[error("{} cannot be opened", path.display())]
     Sqlite {

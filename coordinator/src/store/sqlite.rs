@@ -9,12 +9,14 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::error::OpenError;
 
+mod identity;
 mod reads;
 mod record;
 mod rows;
 mod schema;
 mod value;
 
+pub(super) use identity::look;
 pub(super) use rows::SqliteRows;
 
 /// The first release without the WAL-reset fault, as numbers and as text.
@@ -40,15 +42,19 @@ impl Database {
     pub(super) fn new(path: &Path) -> Result<(Self, Connection), OpenError> {
         check_version(rusqlite::version_number(), rusqlite::version())?;
         let database = Self { path: path.to_owned() };
-        let mut writer = database.open_writer()?;
+        let mut writer = database.open(OpenFlags::SQLITE_OPEN_CREATE)?;
         database.check_owner(&writer)?;
         schema::migrate(&mut writer, path)?;
         Ok((database, writer))
     }
 
-    /// A connection that writes.
+    /// A connection that writes to the file that is there: one that is gone is not made anew.
     pub(super) fn open_writer(&self) -> Result<Connection, OpenError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        self.open(OpenFlags::empty())
+    }
+
+    fn open(&self, more: OpenFlags) -> Result<Connection, OpenError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
         let connection = Connection::open_with_flags(&self.path, flags).map_err(|source| self.failed(source))?;
         self.configure(&connection)?;
         let mode = connection
@@ -130,19 +136,25 @@ impl Database {
     }
 
     fn check_owner(&self, connection: &Connection) -> Result<(), OpenError> {
+        self.is_made(connection).map(|_made| ())
+    }
+
+    /// True when a program of ours has put its tables into the file; false when nobody has.
+    fn is_made(&self, connection: &Connection) -> Result<bool, OpenError> {
         let found: u32 = connection
             .pragma_query_value(None, "application_id", |row| row.get(0))
             .map_err(|source| self.failed(source))?;
         let tables: i64 = connection
             .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
             .map_err(|source| self.failed(source))?;
-        if found == APPLICATION_ID || (found == 0 && tables == 0) {
-            return Ok(());
+        match (found, tables) {
+            (APPLICATION_ID, _) => Ok(tables > 0),
+            (0, 0) => Ok(false),
+            (found, _) => Err(OpenError::NotOurs {
+                path: self.path.clone(),
+                found,
+            }),
         }
-        Err(OpenError::NotOurs {
-            path: self.path.clone(),
-            found,
-        })
     }
 
     fn failed(&self, source: rusqlite::Error) -> OpenError {

@@ -51,12 +51,16 @@ impl Cluster {
         Self::start_with(dir, |_, _| {}).await
     }
 
+    /// A start that does not come about: why, with everything that led to it.
+    pub(crate) async fn refused(dir: &Path) -> String {
+        let running = run(config(dir), Ports::system(), CancellationToken::new());
+        let error = soon("the refusal", running).await.expect_err("it does not start");
+        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+
     pub(crate) async fn start_with(dir: &Path, change: impl FnOnce(&mut Config, &mut Ports)) -> Self {
-        let mut config = Config::new(dir);
-        config.timings.heartbeat = Duration::from_millis(100);
-        config.timings.grace = Duration::from_millis(200);
-        config.timings.refusal = Duration::from_millis(200);
-        config.timings.drain = Duration::from_millis(500);
+        let mut config = config(dir);
         let (ready, address) = oneshot::channel();
         let mut ports = Ports {
             on_ready: Some(ready),
@@ -158,6 +162,15 @@ impl Cluster {
     pub(crate) fn bearer(&self) -> String {
         format!("Bearer {}", self.token)
     }
+}
+
+fn config(dir: &Path) -> Config {
+    let mut config = Config::new(dir);
+    config.timings.heartbeat = Duration::from_millis(100);
+    config.timings.grace = Duration::from_millis(200);
+    config.timings.refusal = Duration::from_millis(200);
+    config.timings.drain = Duration::from_millis(500);
+    config
 }
 
 pub(crate) fn spec(sessions: &[&str]) -> TaskSpec {

@@ -7,6 +7,7 @@ mod checkpoints;
 mod clocks;
 mod cluster;
 mod control;
+mod custody;
 mod delivery;
 mod doubt;
 mod fleet;

@@ -21,7 +21,7 @@ use crate::planes::git;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A repository with a base that is pushed.
-async fn pushed(cluster: &Cluster, path: &Path) -> (Oid, Oid) {
+pub(crate) async fn pushed(cluster: &Cluster, path: &Path) -> (Oid, Oid) {
     std::fs::create_dir(path).unwrap();
     git(path, &["init", "-q", "-b", "main"], None).await;
     git(path, &["commit", "-q", "--allow-empty", "-m", "base"], None).await;
@@ -34,20 +34,26 @@ async fn pushed(cluster: &Cluster, path: &Path) -> (Oid, Oid) {
 }
 
 /// What a task left in files.
-struct Left {
-    task: String,
-    output: PathBuf,
-    blob: PathBuf,
+pub(crate) struct Left {
+    pub(crate) task: String,
+    pub(crate) output: PathBuf,
+    pub(crate) blob: PathBuf,
 }
 
 impl Left {
-    fn is_there(&self) -> (bool, bool) {
+    pub(crate) fn is_there(&self) -> (bool, bool) {
         (self.output.exists(), self.blob.exists())
     }
 }
 
 /// A task that ends with output and a checkpoint of its own. Its blob is old by now.
-async fn ended(cluster: &Cluster, dir: &Path, agent: &mut FakeAgent, repo: &(Oid, Oid), said: &[u8]) -> Left {
+pub(crate) async fn ended(
+    cluster: &Cluster,
+    dir: &Path,
+    agent: &mut FakeAgent,
+    repo: &(Oid, Oid),
+    said: &[u8],
+) -> Left {
     let mut spec = spec(&["one"]);
     spec.repository = Some(RepositoryRef {
         name: "repo".parse().unwrap(),
@@ -87,7 +93,7 @@ async fn ended(cluster: &Cluster, dir: &Path, agent: &mut FakeAgent, repo: &(Oid
     left
 }
 
-async fn gone(left: &Left) {
+pub(crate) async fn gone(left: &Left) {
     soon("the files go", async {
         while left.is_there() != (false, false) {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -424,6 +424,45 @@ async fn a_cordoned_agent_is_why_a_task_waits() {
     check(&person.kage(repo.path(), &["wait"]).await, 0, &[]);
 }
 
+#[tokio::test]
+async fn data_without_its_database_is_refused_and_says_what_to_do() {
+    let person = Person::new();
+    person.adapter("fixer", "cat >/dev/null; echo fixed >fixed.txt");
+    let repo = Repo::sample(&person.path("repo"));
+    let kage = async |arguments: &[&str]| person.kage(repo.path(), arguments).await;
+    let run = ["run", "fix it", "--with", "fixer"];
+    let done = kage(&run).await;
+    assert_eq!(done.code, 0, "{done:#?}");
+    assert_eq!(kage(&["down"]).await.code, 0);
+
+    let data = person.path("state/coordinator");
+    let database = data.join("kage.db");
+    let aside = person.path("kage.db");
+    std::fs::rename(&database, &aside).unwrap();
+    // The daemon that a command starts, and one that a person starts.
+    for arguments in [&run[..], &["up"], &["coordinator", "--listen", "127.0.0.1:0"]] {
+        let refused = kage(arguments).await;
+        assert_eq!(refused.code, 2, "{refused:#?}");
+        let folder = format!("{} has ", data.display());
+        for said in [
+            &folder,
+            "its database kage.db is missing",
+            "nothing was changed",
+            "--adopt-data",
+        ] {
+            assert!(refused.err.contains(said), "{said}: {refused:#?}");
+        }
+        assert!(!database.exists());
+    }
+    std::fs::rename(&aside, &database).unwrap();
+    let listed = kage(&["ls", "--format", "json"]).await;
+    assert_eq!(listed.code, 8, "nothing runs yet: {listed:#?}");
+    let again = kage(&run).await;
+    assert_eq!(again.code, 0, "{again:#?}");
+    let listed = kage(&["ls", "--format", "json"]).await.json();
+    assert_eq!(listed.as_array().unwrap().len(), 2, "{listed:#}");
+}
+
 /// The tests of this file, by their attribute.
 fn tests_here() -> BTreeSet<String> {
     let code = include_str!("errors.rs");

@@ -78,7 +78,8 @@ fn a_database_from_before_incidents_is_opened_as_it_is() {
              DROP TABLE enrolments; DROP TABLE person_tokens; DROP TABLE checkpoints; \
              ALTER TABLE sessions DROP COLUMN trail; ALTER TABLE agents DROP COLUMN cordoned; \
              ALTER TABLE jobs DROP COLUMN priority; ALTER TABLE tasks DROP COLUMN base; \
-             ALTER TABLE tasks DROP COLUMN baseline; ALTER TABLE jobs DROP COLUMN baseline; PRAGMA user_version = 1",
+             ALTER TABLE tasks DROP COLUMN baseline; ALTER TABLE jobs DROP COLUMN baseline; DROP TABLE store; \
+             PRAGMA user_version = 1",
         );
 
         let store = Store::open(&path).unwrap();

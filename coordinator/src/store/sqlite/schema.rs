@@ -232,6 +232,14 @@ INSERT INTO told SELECT task, pos, attempt, event FROM events;
 DROP TABLE events;
 ALTER TABLE told RENAME TO events;
 ",
+    "
+-- One row: which store this is, and how often a coordinator has opened it.
+CREATE TABLE store (
+    one     INTEGER PRIMARY KEY CHECK (one = 1),
+    id      BLOB NOT NULL,
+    opened  INTEGER NOT NULL
+) STRICT;
+",
 ];
 
 /// The newest schema that this program knows.

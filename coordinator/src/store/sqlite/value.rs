@@ -2,7 +2,7 @@
 //! is corruption, and said to be.
 
 use kage_core::attempt::{AttemptState, EndReason};
-use kage_core::id::{AgentId, AttemptId, BootId, JobId, SessionId, TaskId, TokenId};
+use kage_core::id::{AgentId, AttemptId, BootId, JobId, SessionId, StoreId, TaskId, TokenId};
 use kage_core::session::SessionStateKind;
 use kage_core::task::TaskState;
 use kage_core::time::Timestamp;
@@ -54,7 +54,7 @@ macro_rules! ids {
     )*};
 }
 
-ids!(TaskId, SessionId, JobId, AttemptId, AgentId, BootId, TokenId);
+ids!(TaskId, SessionId, JobId, AttemptId, AgentId, BootId, TokenId, StoreId);
 
 pub(super) fn id<I: Id>(id: I) -> [u8; 16] {
     id.bits().to_be_bytes()

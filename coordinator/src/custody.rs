@@ -1,0 +1,391 @@
+//! Whether a data folder and a database belong together, looked at and decided before anything is
+//! written to either: a coordinator that takes the wrong one for the right one would take
+//! everything in the folder for rubbish.
+//!
+//! Both carry the id of the store and how often it was opened. The folder has them in `store-id`,
+//! which is written after the database, so that a first start that is cut off can be repeated.
+//! While a coordinator runs, `kage.db-open` says so: if it is found at a start, the last run did
+//! not end by itself, and the log of its database has to be there.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use kage_core::id::{AttemptId, StoreId};
+
+use crate::store::{Absent, Found, Known, Opened};
+
+/// What the folder says of its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// Its id.
+    pub(crate) id: StoreId,
+    /// How often it was opened.
+    pub(crate) opened: u64,
+    /// The database was taken as the folder's own, which held something before.
+    pub(crate) adopted: bool,
+}
+
+const ADOPTED: &str = "adopted";
+
+impl Mark {
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        Some(Self {
+            id: words.next()?.parse().ok()?,
+            opened: words.next()?.parse().ok()?,
+            adopted: words.next() == Some(ADOPTED),
+        })
+    }
+
+    /// What the folder says from now on.
+    pub(crate) fn next(opened: Opened, before: Option<Self>, beginning: Beginning) -> Self {
+        let adopted = match beginning {
+            Beginning::First => false,
+            Beginning::Adopted => true,
+            Beginning::Older | Beginning::Usual => before.is_some_and(|mark| mark.adopted),
+        };
+        Self {
+            id: opened.id,
+            opened: opened.times,
+            adopted,
+        }
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.id, self.opened)?;
+        match self.adopted {
+            true => write!(f, " {ADOPTED}"),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What is in a data folder besides the database.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Holdings {
+    /// The attempts whose output it has.
+    pub(crate) attempts: Vec<AttemptId>,
+    /// Whether there are results of sessions.
+    pub(crate) results: bool,
+    /// Whether there are repositories.
+    pub(crate) repositories: bool,
+    /// Whether there are blobs.
+    pub(crate) blobs: bool,
+}
+
+impl Holdings {
+    /// Looks at a data folder.
+    pub(crate) fn of(root: &Path) -> io::Result<Self> {
+        let attempts = names(&root.join("output"))?;
+        let attempts = attempts.iter().filter_map(|name| name.parse().ok()).collect();
+        let (mut results, mut repositories) = (false, false);
+        for project in folders(&root.join("repos"))? {
+            for repository in folders(&project)? {
+                repositories = true;
+                results = results || has_results(&repository)?;
+            }
+        }
+        let mut blobs = false;
+        for project in folders(&root.join("blobs"))? {
+            blobs = blobs || !names(&project)?.is_empty();
+        }
+        Ok(Self {
+            attempts,
+            results,
+            repositories,
+            blobs,
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.attempts.is_empty() && !self.repositories && !self.blobs
+    }
+}
+
+impl fmt::Display for Holdings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut held = Vec::new();
+        match self.attempts.len() {
+            0 => {}
+            1 => held.push("the output of 1 attempt".to_owned()),
+            n => held.push(format!("the output of {n} attempts")),
+        }
+        if self.results {
+            held.push("results of sessions".to_owned());
+        } else if self.repositories {
+            held.push("repositories".to_owned());
+        }
+        if self.blobs {
+            held.push("blobs".to_owned());
+        }
+        match held.split_last() {
+            None => f.write_str("no output, repositories or blobs"),
+            Some((last, [])) => f.write_str(last),
+            Some((last, others)) => write!(f, "{} and {last}", others.join(", ")),
+        }
+    }
+}
+
+/// A data folder as it is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Folder {
+    /// Where it is.
+    pub(crate) path: PathBuf,
+    /// What it says of its store; `None` = a version wrote it that said nothing, or nobody did.
+    pub(crate) mark: Option<Mark>,
+    /// The opening that did not end by itself.
+    pub(crate) left_open: Option<u64>,
+    /// Whether the database has a log beside it, with something in it.
+    pub(crate) log: bool,
+    /// What else is there.
+    pub(crate) holdings: Holdings,
+}
+
+/// How a coordinator begins with what it found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// Folder and database are new.
+    First,
+    /// They are taken as belonging together from now on.
+    Adopted,
+    /// The database is an older copy of the folder's: the folder may know more.
+    Older,
+    /// They were used together before.
+    Usual,
+}
+
+/// Folder and database do not belong together. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// The data has no database.
+    #[error(
+        "{} has {holdings}, and its database kage.db {state}; nothing was changed. Put kage.db back, with its \
+         kage.db-wal if there is one; or move the folder away, to begin with nothing; or start once with \
+         --adopt-data, which makes a database that knows nothing of this data", path.display()
+    )]
+    NoDatabase {
+        /// The folder.
+        path: PathBuf,
+        /// What is in it, in words.
+        holdings: String,
+        /// What is wrong with the file.
+        state: String,
+    },
+    /// The database is new, and the data is not.
+    #[error(
+        "{} has {holdings}, and its database kage.db has never been used; nothing was changed. Put the kage.db back \
+         that belongs to this data, with its kage.db-wal if there is one; or move the folder away, to begin with \
+         nothing; or start once with --adopt-data, which keeps this database", path.display()
+    )]
+    Unused {
+        /// The folder.
+        path: PathBuf,
+        /// What is in it, in words.
+        holdings: String,
+    },
+    /// The database belongs to other data.
+    #[error(
+        "{} belongs to store {folder}, and its database kage.db {database}; nothing was changed. Put the kage.db back \
+         that belongs to this data, with its kage.db-wal if there is one; or start once with --adopt-data, which \
+         takes this database for the right one", path.display()
+    )]
+    OtherStore {
+        /// The folder.
+        path: PathBuf,
+        /// The folder's store.
+        folder: StoreId,
+        /// What the database says, in words.
+        database: String,
+    },
+    /// The last part of the database is missing.
+    #[error(
+        "{} has the output of {unknown} attempts that its database kage.db does not know, and the log kage.db-wal of \
+         the run that was broken off is missing; nothing was changed. Put kage.db-wal back beside the kage.db of the \
+         same time; or start once with --adopt-data, which goes on without what was in it", path.display()
+    )]
+    NoLog {
+        /// The folder.
+        path: PathBuf,
+        /// How many attempts only the folder knows.
+        unknown: usize,
+    },
+    /// The folder says something of its store that cannot be read.
+    #[error("{} does not hold the id of a store; put it back from a backup, or start once with --adopt-data", path.display())]
+    Mark {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Decides how to begin. `adopt` = a person says that both belong together.
+///
+/// # Errors
+/// When they do not, as far as can be told.
+pub(crate) fn judge(folder: &Folder, found: &Found, adopt: bool) -> Result<Beginning, Misfit> {
+    match found {
+        Found::Nothing(absent) => without_database(folder, *absent, adopt),
+        Found::Database(known) => with_database(folder, known, adopt),
+    }
+}
+
+fn without_database(folder: &Folder, absent: Absent, adopt: bool) -> Result<Beginning, Misfit> {
+    // A log without its file is a database whose file was moved away.
+    if folder.mark.is_none() && folder.holdings.is_empty() && !folder.log {
+        return Ok(Beginning::First);
+    }
+    if adopt {
+        return Ok(Beginning::Adopted);
+    }
+    let state = match absent {
+        Absent::Missing => "is missing",
+        Absent::Empty => "has no bytes",
+        Absent::Blank => "has no tables",
+    };
+    let state = match folder.log {
+        true => format!("{state}, though its log kage.db-wal is there"),
+        false => state.to_owned(),
+    };
+    Err(Misfit::NoDatabase {
+        path: folder.path.clone(),
+        holdings: folder.holdings.to_string(),
+        state,
+    })
+}
+
+fn with_database(folder: &Folder, known: &Known, adopt: bool) -> Result<Beginning, Misfit> {
+    let path = || folder.path.clone();
+    let left = !folder.holdings.attempts.is_empty() || folder.holdings.results;
+    let misfit = match folder.mark {
+        Some(mark) if known.id != Some(mark.id) => Some(Misfit::OtherStore {
+            path: path(),
+            folder: mark.id,
+            database: match known.id {
+                Some(id) => format!("to store {id}"),
+                None => "says nothing of a store, since an older version wrote it".to_owned(),
+            },
+        }),
+        mark if known.unused && left && mark.is_none_or(|mark| !mark.adopted) => Some(Misfit::Unused {
+            path: path(),
+            holdings: folder.holdings.to_string(),
+        }),
+        // Another program may have written the log into the file, which then knows everything.
+        Some(_) if folder.left_open == Some(known.opened) && !folder.log && known.unknown > 0 => Some(Misfit::NoLog {
+            path: path(),
+            unknown: known.unknown,
+        }),
+        Some(mark) if known.opened < mark.opened => return Ok(Beginning::Older),
+        Some(_) => return Ok(Beginning::Usual),
+        // A version wrote both that gave no ids, or a first start was cut off.
+        None => None,
+    };
+    match misfit {
+        Some(misfit) if !adopt => Err(misfit),
+        Some(_) | None => Ok(Beginning::Adopted),
+    }
+}
+
+const MARK: &str = "store-id";
+const OPEN: &str = "kage.db-open";
+
+impl Folder {
+    /// Looks at a data folder. With `adopt`, a mark that cannot be read counts as none.
+    pub(crate) fn look(root: &Path, adopt: bool) -> Result<Self, LookError> {
+        let failed = |source| LookError::Io {
+            path: root.to_owned(),
+            source,
+        };
+        let mark = match text(&root.join(MARK)).map_err(failed)? {
+            None => None,
+            Some(text) => match Mark::parse(&text) {
+                Some(mark) => Some(mark),
+                None if adopt => None,
+                None => {
+                    return Err(LookError::Misfit(Misfit::Mark { path: root.join(MARK) }));
+                }
+            },
+        };
+        let left_open = text(&root.join(OPEN)).map_err(failed)?;
+        let log = match std::fs::metadata(root.join("kage.db-wal")) {
+            // An empty log has nothing that could be lost.
+            Ok(file) => file.len() > 0,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(failed(error)),
+        };
+        Ok(Self {
+            path: root.to_owned(),
+            mark,
+            left_open: left_open.and_then(|text| text.trim().parse().ok()),
+            log,
+            holdings: Holdings::of(root).map_err(failed)?,
+        })
+    }
+}
+
+/// Why it cannot be told whether they belong together.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LookError {
+    /// They do not.
+    #[error(transparent)]
+    Misfit(Misfit),
+    /// The folder cannot be read.
+    #[error("{} cannot be looked at", path.display())]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The name of the file that says which store a folder belongs to.
+pub(crate) const fn mark_file() -> &'static str {
+    MARK
+}
+
+/// The name of the file that is there while a coordinator runs.
+pub(crate) const fn open_file() -> &'static str {
+    OPEN
+}
+
+fn text(path: &Path) -> io::Result<Option<String>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The names in a folder; none when it is not there.
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+fn folders(of: &Path) -> io::Result<Vec<PathBuf>> {
+    let names = names(of)?.into_iter().map(|name| of.join(name));
+    Ok(names.filter(|path| path.is_dir()).collect())
+}
+
+/// True when a bare repository has references of results.
+fn has_results(repository: &Path) -> io::Result<bool> {
+    let loose = names(&repository.join(RESULTS))?;
+    let packed = text(&repository.join("packed-refs"))?.unwrap_or_default();
+    Ok(!loose.is_empty() || packed.contains(RESULTS))
+}
+
+const RESULTS: &str = "refs/kage/results";
+
+#[cfg(test)]
+mod tests;

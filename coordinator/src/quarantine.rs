@@ -1,0 +1,225 @@
+//! Files that no row names, kept for a while before they are deleted: the database may be the
+//! wrong one, and the right one may come back. A folder per sweep, named by its time, in which
+//! each file has the path that it had in the data folder. References of results are kept likewise
+//! in their repositories. What is put here, and when, is decided in `retention`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use kage_core::id::{AttemptId, Digest, ProjectId};
+use kage_core::time::Timestamp;
+
+/// Something that was put aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Thing {
+    /// The output of an attempt.
+    Output(AttemptId),
+    /// A blob.
+    Blob(ProjectId, Digest),
+}
+
+/// Something in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Aside {
+    pub(crate) thing: Thing,
+    path: PathBuf,
+}
+
+/// What was deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Deleted {
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Quarantine {
+    root: PathBuf,
+    output: PathBuf,
+    blobs: PathBuf,
+}
+
+impl Quarantine {
+    /// Things from these folders, put aside in `root`.
+    pub(crate) const fn new(root: PathBuf, output: PathBuf, blobs: PathBuf) -> Self {
+        Self { root, output, blobs }
+    }
+
+    /// Where everything is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where something belongs that is put aside at this time.
+    pub(crate) fn place(&self, at: Timestamp, thing: &Thing) -> PathBuf {
+        self.batch(at).join(inside(thing))
+    }
+
+    fn batch(&self, at: Timestamp) -> PathBuf {
+        self.root.join(at.as_millis().to_string())
+    }
+
+    fn home(&self, thing: &Thing) -> PathBuf {
+        match thing {
+            Thing::Output(attempt) => self.output.join(attempt.to_string()),
+            Thing::Blob(project, digest) => self.blobs.join(project.as_str()).join(sharded(digest)),
+        }
+    }
+
+    /// Everything that is aside.
+    pub(crate) async fn list(&self) -> io::Result<Vec<Aside>> {
+        let root = self.root.clone();
+        blocking(move || {
+            let mut aside = Vec::new();
+            for batch in entries(&root)? {
+                for path in entries(&batch.join("output"))? {
+                    if let Some(attempt) = parsed(&path) {
+                        let thing = Thing::Output(attempt);
+                        aside.push(Aside { thing, path });
+                    }
+                }
+                for project in entries(&batch.join("blobs"))? {
+                    let Some(name) = parsed::<ProjectId>(&project) else {
+                        continue;
+                    };
+                    for folder in entries(&project)? {
+                        for path in entries(&folder)? {
+                            if let Some(digest) = parsed(&path) {
+                                let thing = Thing::Blob(name.clone(), digest);
+                                aside.push(Aside { thing, path });
+                            }
+                        }
+                    }
+                }
+            }
+            Ok(aside)
+        })
+        .await
+    }
+
+    /// Puts things back where they were, unless something is there again.
+    pub(crate) async fn give_back(&self, things: Vec<Aside>) -> io::Result<()> {
+        let moves: Vec<_> = things
+            .into_iter()
+            .map(|aside| (aside.path, self.home(&aside.thing)))
+            .collect();
+        blocking(move || {
+            for (from, to) in moves {
+                if to.exists() {
+                    continue;
+                }
+                if let Some(folder) = to.parent() {
+                    std::fs::create_dir_all(folder)?;
+                }
+                std::fs::rename(&from, &to)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Deletes what was put aside before a time.
+    pub(crate) async fn delete(&self, before: Timestamp) -> io::Result<Deleted> {
+        let root = self.root.clone();
+        blocking(move || {
+            let mut deleted = Deleted::default();
+            for batch in entries(&root)? {
+                let at = batch.file_name().and_then(|name| name.to_str()?.parse().ok());
+                if at.is_some_and(|at| Timestamp::from_millis(at) < before) {
+                    count(&batch, &mut deleted)?;
+                    std::fs::remove_dir_all(&batch)?;
+                }
+            }
+            Ok(deleted)
+        })
+        .await
+    }
+}
+
+fn inside(thing: &Thing) -> PathBuf {
+    match thing {
+        Thing::Output(attempt) => Path::new("output").join(attempt.to_string()),
+        Thing::Blob(project, digest) => Path::new("blobs").join(project.as_str()).join(sharded(digest)),
+    }
+}
+
+/// As blobs are kept.
+fn sharded(digest: &Digest) -> PathBuf {
+    let digest = digest.as_str();
+    Path::new(&digest[..2]).join(digest)
+}
+
+/// What is in a folder; nothing when it is not there.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error),
+    };
+    entries.map(|entry| Ok(entry?.path())).collect()
+}
+
+fn parsed<T: std::str::FromStr>(path: &Path) -> Option<T> {
+    path.file_name()?.to_str()?.parse().ok()
+}
+
+fn count(path: &Path, deleted: &mut Deleted) -> io::Result<()> {
+    let found = std::fs::symlink_metadata(path)?;
+    if !found.is_dir() {
+        deleted.files += 1;
+        deleted.bytes += found.len();
+        return Ok(());
+    }
+    for entry in entries(path)? {
+        count(&entry, deleted)?;
+    }
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_put_aside_comes_back_or_is_deleted_by_its_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let quarantine = Quarantine::new(at("quarantine"), at("output"), at("blobs"));
+        assert_eq!(quarantine.list().await.unwrap(), []);
+        let early = Timestamp::from_millis(1_000);
+        let late = Timestamp::from_millis(2_000);
+        let output = Thing::Output(AttemptId::from_random(1));
+        let blob = Thing::Blob(ProjectId::default(), Digest::of(b"blob"));
+        for (when, thing, file) in [(early, &output, Some("stdout")), (late, &blob, None)] {
+            let place = quarantine.place(when, thing);
+            let file = file.map_or(place.clone(), |name| place.join(name));
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "words").unwrap();
+        }
+        std::fs::write(at("quarantine/README"), "a person's").unwrap();
+        let mut listed = quarantine.list().await.unwrap();
+        listed.sort_by_key(|aside| aside.path.clone());
+        let things: Vec<_> = listed.iter().map(|aside| aside.thing.clone()).collect();
+        assert_eq!(things, [output, blob.clone()]);
+
+        let blobs = listed.split_off(1);
+        quarantine.give_back(blobs).await.unwrap();
+        assert_eq!(std::fs::read(quarantine.home(&blob)).unwrap(), b"words");
+        assert_eq!(
+            quarantine.delete(early).await.unwrap(),
+            Deleted::default(),
+            "not old enough"
+        );
+        let deleted = quarantine.delete(late).await.unwrap();
+        assert_eq!(deleted, Deleted { files: 1, bytes: 5 });
+        assert_eq!(quarantine.list().await.unwrap(), []);
+        assert!(at("quarantine/README").exists());
+    }
+}

@@ -1,0 +1,181 @@
+//! The look at a database file before anything writes to it, and the row that says which store
+//! it is. The look must not finish what an earlier process left in the log: a log of another
+//! database would be mixed into this one.
+
+use std::io;
+use std::path::Path;
+
+use kage_core::id::{AttemptId, StoreId};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+
+use super::value::{id, int};
+use super::{BUSY_TIMEOUT, Database};
+use crate::store::error::OpenError;
+use crate::store::identity::{Absent, Found, Known, Opened};
+
+/// See [`crate::store::Store::look`].
+pub(in crate::store) fn look(path: &Path, attempts: &[AttemptId]) -> Result<Found, OpenError> {
+    // An empty file is not opened: SQLite would remove the log beside it.
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing(Absent::Missing)),
+        Err(source) => {
+            return Err(OpenError::Look {
+                path: path.to_owned(),
+                source,
+            });
+        }
+        Ok(file) if file.len() == 0 => return Ok(Found::Nothing(Absent::Empty)),
+        Ok(_) => {}
+    }
+    let database = Database { path: path.to_owned() };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|source| database.failed(source))?;
+    connection
+        .busy_timeout(BUSY_TIMEOUT)
+        .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true))
+        .map_err(|source| database.failed(source))?;
+    if !database.is_made(&connection)? {
+        return Ok(Found::Nothing(Absent::Blank));
+    }
+    let known = known(&connection, attempts).map_err(|source| database.failed(source))?;
+    Ok(Found::Database(known))
+}
+
+fn known(connection: &Connection, attempts: &[AttemptId]) -> rusqlite::Result<Known> {
+    let has_id: bool = connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'store')",
+        [],
+        |row| row.get(0),
+    )?;
+    let identity = match has_id {
+        false => None,
+        true => connection
+            .query_row("SELECT id, opened FROM store", [], |row| {
+                Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?))
+            })
+            .optional()?,
+    };
+    let unused = connection.query_row(
+        "SELECT NOT EXISTS (SELECT 1 FROM tasks) AND NOT EXISTS (SELECT 1 FROM requests)",
+        [],
+        |row| row.get(0),
+    )?;
+    let mut find = connection.prepare("SELECT 1 FROM attempts WHERE id = ?1")?;
+    let mut unknown = 0;
+    for attempt in attempts {
+        unknown += usize::from(!find.exists(params![id(*attempt)])?);
+    }
+    Ok(Known {
+        id: identity.map(|(id, _)| StoreId::from_random(u128::from_be_bytes(id))),
+        opened: identity.map_or(0, |(_, opened)| opened.unsigned_abs()),
+        unused,
+        unknown,
+    })
+}
+
+impl Database {
+    /// Counts that it was opened, and gives it an id if it has none. In the file itself, not only
+    /// in its log, when this returns: a file whose log is lost still says which store it is.
+    pub(in crate::store) fn identify(
+        &self,
+        connection: &Connection,
+        fresh: StoreId,
+        before: u64,
+    ) -> Result<Opened, OpenError> {
+        let counted = || {
+            connection.execute(
+                "INSERT INTO store (one, id, opened) VALUES (1, ?1, ?2) \
+                 ON CONFLICT (one) DO UPDATE SET opened = max(opened, ?2 - 1) + 1",
+                params![id(fresh), int(before.saturating_add(1))],
+            )?;
+            connection.query_row("SELECT id, opened FROM store", [], |row| {
+                Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?))
+            })
+        };
+        let (id, opened) = counted().map_err(|source| self.failed(source))?;
+        self.make_durable(connection)?;
+        Ok(Opened {
+            id: StoreId::from_random(u128::from_be_bytes(id)),
+            times: opened.unsigned_abs(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(found: Found) -> Known {
+        match found {
+            Found::Database(known) => known,
+            Found::Nothing(absent) => panic!("{absent:?}"),
+        }
+    }
+
+    #[test]
+    fn a_file_says_which_store_it_is_also_without_its_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        assert_eq!(look(&path, &[]).unwrap(), Found::Nothing(Absent::Missing));
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(look(&path, &[]).unwrap(), Found::Nothing(Absent::Empty));
+
+        let (database, writer) = Database::new(&path).unwrap();
+        let before = known(look(&path, &[]).unwrap());
+        assert_eq!((before.id, before.opened, before.unused), (None, 0, true));
+        let one = StoreId::from_random(1);
+        let first = database.identify(&writer, one, 0).unwrap();
+        assert_eq!(first, Opened { id: one, times: 1 });
+        let second = database.identify(&writer, StoreId::from_random(2), 0).unwrap();
+        assert_eq!(second, Opened { id: one, times: 2 });
+        let after_a_newer_one = database.identify(&writer, one, 7).unwrap();
+        assert_eq!(after_a_newer_one.times, 8);
+
+        // As a crash and the loss of the log leave it.
+        let copy = dir.path().join("copy.db");
+        std::fs::copy(&path, &copy).unwrap();
+        let unknown = [AttemptId::from_random(3), AttemptId::from_random(4)];
+        let found = known(look(&copy, &unknown).unwrap());
+        assert_eq!(
+            (found.id, found.opened, found.unused, found.unknown),
+            (Some(one), 8, true, 2)
+        );
+    }
+
+    #[test]
+    fn a_look_leaves_the_log_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        let (_database, writer) = Database::new(&path).unwrap();
+        writer.execute_batch("CREATE TABLE mark (n INTEGER)").unwrap();
+        let crashed = tempfile::tempdir().unwrap();
+        for name in ["kage.db", "kage.db-wal"] {
+            std::fs::copy(dir.path().join(name), crashed.path().join(name)).unwrap();
+        }
+        let files = || ["kage.db", "kage.db-wal"].map(|name| std::fs::read(crashed.path().join(name)).unwrap());
+        let before = files();
+        assert!(before[1].len() > 4096, "there is something in the log");
+        known(look(&crashed.path().join("kage.db"), &[]).unwrap());
+        assert!(files() == before);
+
+        // A file that lost its bytes: SQLite itself would remove its log.
+        std::fs::write(crashed.path().join("kage.db"), "").unwrap();
+        assert_eq!(
+            look(&crashed.path().join("kage.db"), &[]).unwrap(),
+            Found::Nothing(Absent::Empty)
+        );
+        assert!(files()[1] == before[1]);
+    }
+
+    #[test]
+    fn a_file_whose_tables_are_in_a_lost_log_is_blank() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        let connection = Connection::open(&path).unwrap();
+        connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+        drop(connection);
+        assert!(std::fs::metadata(&path).unwrap().len() > 0);
+        assert_eq!(look(&path, &[]).unwrap(), Found::Nothing(Absent::Blank));
+    }
+}
