@@ -1,5 +1,6 @@
 //! The waits between attempts to connect: they double up to a limit, and half of each is
-//! drawn at random, so that agents do not come back all at once.
+//! drawn at random, so that agents do not come back all at once. When they begin anew, says
+//! whoever waits.
 
 use std::time::Duration;
 
@@ -7,17 +8,45 @@ use crate::ports::Random;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
+/// For whom the coordinator does not let in: only a person changes that.
+const FIRST_REFUSED: Duration = Duration::from_secs(5);
+const LONGEST_REFUSED: Duration = Duration::from_secs(5 * 60);
+/// After so long a control session worked, and its waits begin anew. A Welcome alone says little:
+/// the next session may end as soon. An agent whose connection breaks again and again is there at
+/// least as long as it waits.
+const STEADY: Duration = LONGEST;
 
 /// The state of one series of waits.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Backoff {
+    first: Duration,
+    longest: Duration,
     failures: u32,
 }
 
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            first: FIRST,
+            longest: LONGEST,
+            failures: 0,
+        }
+    }
+}
+
 impl Backoff {
+    /// The waits of an agent that is answered, and not let in.
+    const fn of_refused() -> Self {
+        Self {
+            first: FIRST_REFUSED,
+            longest: LONGEST_REFUSED,
+            failures: 0,
+        }
+    }
+
     /// The next wait.
     pub(crate) fn next(&mut self, random: &Random) -> Duration {
-        let full = FIRST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
+        let full = self.first.saturating_mul(1 << self.failures.min(10)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         let thousandths = u32::try_from(random() % 1000).unwrap_or(0);
         full / 2 + full / 2 * thousandths / 1000
@@ -26,6 +55,43 @@ impl Backoff {
     /// The connection works again.
     pub(crate) const fn reset(&mut self) {
         self.failures = 0;
+    }
+}
+
+/// The waits of a control session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SessionWaits {
+    broken: Backoff,
+    refused: Backoff,
+}
+
+/// How a control session ended, or did not begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SessionEnd {
+    /// The connection broke, or could not be made.
+    Broken,
+    /// Another agent lives with this one's identity.
+    IdInUse,
+}
+
+impl SessionWaits {
+    pub(crate) fn new() -> Self {
+        Self {
+            broken: Backoff::default(),
+            refused: Backoff::of_refused(),
+        }
+    }
+
+    /// The wait after a session that lasted so long since its Welcome; `None` = it got none.
+    pub(crate) fn next(&mut self, end: SessionEnd, lasted: Option<Duration>, random: &Random) -> Duration {
+        if lasted.is_some_and(|lasted| lasted >= STEADY) {
+            self.broken.reset();
+            self.refused.reset();
+        }
+        match end {
+            SessionEnd::Broken => self.broken.next(random),
+            SessionEnd::IdInUse => self.refused.next(random),
+        }
     }
 }
 
@@ -44,5 +110,24 @@ mod tests {
         backoff.reset();
         let least: Random = Arc::new(|| 0);
         assert_eq!(backoff.next(&least), FIRST / 2);
+    }
+
+    #[test]
+    fn a_welcome_alone_does_not_make_the_waits_begin_anew() {
+        let least: Random = Arc::new(|| 0);
+        for (end, first, longest) in [
+            (SessionEnd::Broken, FIRST / 2, LONGEST / 2),
+            (SessionEnd::IdInUse, FIRST_REFUSED / 2, LONGEST_REFUSED / 2),
+        ] {
+            let mut waits = SessionWaits::new();
+            let mut after = |lasted| waits.next(end, lasted, &least);
+            let short = Some(STEADY - Duration::from_millis(1));
+            let waited: Vec<_> = (0..8).map(|_| after(short)).collect();
+            assert!(waited.is_sorted(), "{waited:?}");
+            assert_eq!((waited[0], waited[7]), (first, longest));
+            assert_eq!(after(None), longest);
+            assert_eq!(after(Some(STEADY)), first);
+            assert_eq!(after(None), first * 2);
+        }
     }
 }

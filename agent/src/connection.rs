@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Shop;
-use crate::backoff::Backoff;
+use crate::backoff::{SessionEnd, SessionWaits};
 use crate::lease::{Effect, Leases, Terms};
 use crate::live::StopReason;
 use crate::ports::Random;
@@ -84,7 +84,7 @@ enum Input {
 pub(crate) struct Connection {
     parts: Parts,
     link: Link,
-    backoff: Backoff,
+    waits: SessionWaits,
     course: Course,
     slots: Arc<Semaphore>,
     accepted: HashMap<AttemptId, Accepted>,
@@ -92,7 +92,7 @@ pub(crate) struct Connection {
     running: JoinSet<()>,
     attempts: HashMap<Id, AttemptId>,
     frozen: HashMap<AttemptId, watch::Sender<bool>>,
-    /// Why the coordinator will not have this agent.
+    /// Why the coordinator will not have this agent, for good or for now.
     denied: Option<ApiError>,
 }
 
@@ -102,7 +102,7 @@ impl Connection {
             slots: Arc::new(Semaphore::new(parts.slots as usize)),
             parts,
             link: Link::Down { until: Instant::now() },
-            backoff: Backoff::default(),
+            waits: SessionWaits::new(),
             course: Course::Taking,
             accepted: HashMap::new(),
             leases: Leases::new(FIRST_TERMS),
@@ -116,7 +116,7 @@ impl Connection {
     /// Runs until the agent is told to end and nothing runs any more.
     ///
     /// # Errors
-    /// When the coordinator shut this agent out.
+    /// When the coordinator shut this agent out, or did not let it in to the end.
     pub(crate) async fn run(mut self) -> Result<(), ApiError> {
         while !self.is_over() {
             match self.input().await {
@@ -203,13 +203,23 @@ impl Connection {
             running: self.parts.shop.live.keys(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            answers_pings: true,
         };
         link::connect(url, keyring, hello)
     }
 
     /// The connection is gone. Accepted offers return to the coordinator unharmed.
     fn down(&mut self, error: &LinkError) {
-        let wait = self.backoff.next(&self.parts.random);
+        let end = match error {
+            LinkError::Call(in_use @ ApiError::AgentIdInUse { .. }) => {
+                self.denied = Some(in_use.clone());
+                SessionEnd::IdInUse
+            }
+            LinkError::Call(_) | LinkError::Connect(_) | LinkError::Silent | LinkError::Closed | LinkError::Full => {
+                SessionEnd::Broken
+            }
+        };
+        let wait = self.waits.next(end, self.link.lasted(), &self.parts.random);
         tracing::warn!(
             error = error as &dyn std::error::Error,
             ?wait,
@@ -266,6 +276,9 @@ impl Connection {
                 }
             }
             Some(FromCoordinator::TakeCheckpoint(wanted)) => self.take_checkpoint(wanted),
+            Some(FromCoordinator::Ping(v1::Ping { sequence })) => {
+                self.send(ToCoordinator::Pong(v1::Pong { sequence }));
+            }
             // A newer coordinator says something that this agent does not know.
             None => tracing::debug!("unknown message"),
         }
@@ -293,13 +306,14 @@ impl Connection {
         };
         let millis = Duration::from_millis;
         connected.welcome = Some(Welcomed {
+            since: Instant::now(),
             interval: millis(welcome.heartbeat_interval_ms.max(10)),
             // At once: it renews the leases of what went on during the disconnect.
             next: Instant::now(),
             sequence: 0,
             asked: BTreeMap::new(),
         });
-        self.backoff.reset();
+        self.denied = None;
         self.leases.set_terms(Terms {
             ttl: millis(welcome.lease_ttl_ms.max(10)),
             max_detached: millis(welcome.max_detached_ms),

@@ -43,6 +43,7 @@ pub mod decoders;
 pub use config::{Config, Limits};
 pub use ports::{Blocking, Ports, Registry};
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,6 +98,15 @@ pub enum RunError {
     ShutOut {
         /// What to do about it.
         way_back: String,
+        /// What the coordinator says.
+        #[source]
+        source: ApiError,
+    },
+    /// Another agent was connected with its identity to the end.
+    #[error("this agent was not let in: {state_dir} is the state folder of an agent that is connected elsewhere")]
+    IdInUse {
+        /// Where its identity is.
+        state_dir: PathBuf,
         /// What the coordinator says.
         #[source]
         source: ApiError,
@@ -266,7 +276,7 @@ impl Delivering {
         shutdown.run_until_cancelled(first).await;
         tracing::info!(agent = %self.state.agent(), name = %self.config.name, "agent started");
         let adapters = self.adapters();
-        let way_back = way_back(&self.config);
+        let (way_back, state_dir) = (way_back(&self.config), self.config.state_dir.clone());
         self.tasks.spawn(self.disk.keep(self.end_delivery.clone()));
         let ended = Connection::new(connection::Parts {
             shop: Arc::clone(&self.shop),
@@ -297,7 +307,13 @@ impl Delivering {
         drop(self.shop);
         self.writer.join().await;
         tracing::info!("agent ended");
-        ended.map_err(|source| RunError::ShutOut { way_back, source })
+        ended.map_err(|source| {
+            if matches!(source, ApiError::AgentIdInUse { .. }) {
+                RunError::IdInUse { state_dir, source }
+            } else {
+                RunError::ShutOut { way_back, source }
+            }
+        })
     }
 }
 

@@ -234,6 +234,7 @@ async fn greet(state: &StateDir, access: &Access) -> Result<(), AccessError> {
         | ApiError::Conflict { .. }
         | ApiError::FailedPrecondition { .. }
         | ApiError::NoAgent { .. }
+        | ApiError::AgentIdInUse { .. }
         | ApiError::NotFound { .. }
         | ApiError::PermissionDenied { .. }
         | ApiError::JoinRefused(_)

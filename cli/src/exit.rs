@@ -144,9 +144,10 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
 
 const fn classify_api(error: &ApiError) -> (Exit, Option<&'static str>) {
     match error {
-        ApiError::InvalidArgument { .. } | ApiError::Conflict { .. } | ApiError::FailedPrecondition { .. } => {
-            (Exit::Usage, None)
-        }
+        ApiError::InvalidArgument { .. }
+        | ApiError::Conflict { .. }
+        | ApiError::FailedPrecondition { .. }
+        | ApiError::AgentIdInUse { .. } => (Exit::Usage, None),
         ApiError::NoAgent { .. } => (
             Exit::Usage,
             Some(

@@ -20,7 +20,7 @@ use kage_core::id::{AdapterName, AgentId, AttemptId, Digest, JobId, OfferId, Pro
 use kage_core::placement::{AgentView, Availability, Refusal};
 use kage_core::time::Timestamp;
 use kage_proto::v1;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,7 @@ use self::members::Members;
 use crate::config::Timings;
 use crate::store::QueuedJob;
 
-mod agents;
+pub(crate) mod agents;
 mod deadline;
 mod members;
 mod offers;
@@ -85,9 +85,21 @@ pub(crate) struct Joined {
     pub(crate) forgotten: Vec<AttemptId>,
 }
 
+/// What shows that the agent at the other end of a connection lives.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pulse {
+    /// When it last said something.
+    pub(crate) heard: Instant,
+    /// True while the coordinator carries out what it said, and reads nothing more from it.
+    pub(crate) busy: bool,
+}
+
 struct Link {
     serial: Serial,
-    heard: Instant,
+    /// Whoever follows it learns of the end of the connection too.
+    pulse: watch::Sender<Pulse>,
+    /// It said that it answers pings.
+    answers_pings: bool,
     outbox: Outbox,
     cut: CancellationToken,
 }

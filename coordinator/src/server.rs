@@ -81,7 +81,7 @@ pub(crate) async fn router(
     let fleet = FleetServiceServer::new(Fleet(Arc::clone(coordinator)))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let agents = AgentServiceServer::new(Agents(Arc::clone(coordinator)))
+    let agents = AgentServiceServer::new(Agents::new(Arc::clone(coordinator)))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let events = EventServiceServer::new(Events(Arc::clone(coordinator)))

@@ -52,6 +52,12 @@ pub enum ApiError {
         /// What each of them speaks.
         message: String,
     },
+    /// An agent with the caller's identity is connected and lives: the caller is a copy of it.
+    #[error("{message}")]
+    AgentIdInUse {
+        /// Who it is, and how to become another agent.
+        message: String,
+    },
     /// A join token does not let its holder in.
     #[error("{0}")]
     JoinRefused(JoinRefusal),
@@ -116,6 +122,7 @@ impl ApiError {
             | Self::FailedPrecondition { .. }
             | Self::NoAgent { .. }
             | Self::OtherProtocol { .. }
+            | Self::AgentIdInUse { .. }
             | Self::JoinRefused(_)
             | Self::Unauthenticated
             | Self::PermissionDenied { .. }
@@ -134,6 +141,7 @@ impl ApiError {
             Self::FailedPrecondition { .. } => "FAILED_PRECONDITION",
             Self::NoAgent { .. } => NO_AGENT,
             Self::OtherProtocol { .. } => OTHER_PROTOCOL,
+            Self::AgentIdInUse { .. } => AGENT_ID_IN_USE,
             Self::JoinRefused(refusal) => refusal.reason(),
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::PermissionDenied { .. } => "PERMISSION_DENIED",
@@ -149,9 +157,10 @@ impl ApiError {
             Self::InvalidArgument { .. } => Code::InvalidArgument,
             Self::NotFound { .. } => Code::NotFound,
             Self::Conflict { .. } => Code::AlreadyExists,
-            Self::FailedPrecondition { .. } | Self::NoAgent { .. } | Self::OtherProtocol { .. } => {
-                Code::FailedPrecondition
-            }
+            Self::FailedPrecondition { .. }
+            | Self::NoAgent { .. }
+            | Self::OtherProtocol { .. }
+            | Self::AgentIdInUse { .. } => Code::FailedPrecondition,
             Self::Unauthenticated => Code::Unauthenticated,
             Self::PermissionDenied { .. } | Self::JoinRefused(_) => Code::PermissionDenied,
             Self::ResourceExhausted { .. } => Code::ResourceExhausted,
@@ -172,6 +181,7 @@ impl From<InvalidField> for ApiError {
 
 const NO_AGENT: &str = "NO_AGENT";
 const OTHER_PROTOCOL: &str = "OTHER_PROTOCOL";
+const AGENT_ID_IN_USE: &str = "AGENT_ID_IN_USE";
 
 /// The metadata key of the name of what was not found.
 const WHAT: &str = "what";
@@ -208,6 +218,7 @@ impl From<ApiError> for Status {
             | ApiError::FailedPrecondition { .. }
             | ApiError::NoAgent { .. }
             | ApiError::OtherProtocol { .. }
+            | ApiError::AgentIdInUse { .. }
             | ApiError::JoinRefused(_)
             | ApiError::Unauthenticated
             | ApiError::PermissionDenied { .. }
@@ -248,6 +259,7 @@ impl From<Status> for ApiError {
             Code::FailedPrecondition => match reason {
                 NO_AGENT => Self::NoAgent { message },
                 OTHER_PROTOCOL => Self::OtherProtocol { message },
+                AGENT_ID_IN_USE => Self::AgentIdInUse { message },
                 _ => Self::FailedPrecondition { message },
             },
             Code::Unauthenticated => Self::Unauthenticated,
@@ -286,6 +298,7 @@ mod tests {
             ApiError::FailedPrecondition { message: message() },
             ApiError::NoAgent { message: message() },
             ApiError::OtherProtocol { message: message() },
+            ApiError::AgentIdInUse { message: message() },
             ApiError::Unauthenticated,
             ApiError::PermissionDenied { message: message() },
             ApiError::ResourceExhausted {

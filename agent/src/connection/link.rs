@@ -53,6 +53,8 @@ pub(super) struct Connected {
 }
 
 pub(super) struct Welcomed {
+    /// When it came.
+    pub(super) since: Instant,
     pub(super) interval: Duration,
     pub(super) next: Instant,
     pub(super) sequence: u64,
@@ -79,6 +81,14 @@ pub(super) enum News {
 }
 
 impl Link {
+    /// How long it has been up since Welcome.
+    pub(super) fn lasted(&self) -> Option<Duration> {
+        match self {
+            Self::Up(connected) => connected.welcome.as_ref().map(|welcome| welcome.since.elapsed()),
+            Self::Down { .. } | Self::Connecting(_) => None,
+        }
+    }
+
     /// What happens next. Cancel-safe.
     pub(super) async fn next(&mut self) -> News {
         match self {

@@ -218,8 +218,12 @@ impl Agent {
         }
     }
 
-    pub(crate) async fn end(self) {
+    pub(crate) fn shutdown(&self) {
         self.shutdown.cancel();
+    }
+
+    pub(crate) async fn end(self) {
+        self.shutdown();
         self.ended().await;
     }
 

@@ -12,6 +12,7 @@ use axum::routing::get;
 use kage_core::id::{AttemptId, AttemptToken, Digest, SessionId, TaskId};
 use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
+use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use kage_proto::v1::append_request::Batch;
@@ -35,6 +36,10 @@ pub(crate) struct Kept {
     pub(crate) accepted: Vec<String>,
     pub(crate) refused: Vec<v1::Refuse>,
     pub(crate) drained: bool,
+    /// Why nobody is let in.
+    pub(crate) refuses_hello: Option<ApiError>,
+    /// The answers to pings.
+    pub(crate) pongs: Vec<u64>,
     pub(crate) appends: u32,
     /// The last control session.
     pub(crate) control: Option<mpsc::Sender<Result<v1::ConnectResponse, Status>>>,
@@ -242,6 +247,11 @@ impl Coordinator {
         self.with(|kept| match message.message.unwrap() {
             FromAgent::Hello(hello) => {
                 kept.hellos.push(hello);
+                if let Some(refusal) = &kept.refuses_hello {
+                    // The agent may be gone already.
+                    drop(control.try_send(Err(refusal.clone().into())));
+                    return;
+                }
                 kept.control = Some(control.clone());
                 say(ToAgent::Welcome(v1::Welcome {
                     protocol: 1,
@@ -262,6 +272,7 @@ impl Coordinator {
                 },
             })),
             FromAgent::Draining(v1::Draining {}) => kept.drained = true,
+            FromAgent::Pong(pong) => kept.pongs.push(pong.sequence),
         });
     }
 }

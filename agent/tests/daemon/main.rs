@@ -300,3 +300,52 @@ async fn an_agent_that_is_shut_out_ends_and_says_why() {
     );
     assert_eq!(served.coordinator.with(|kept| kept.hellos.len()), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ping_is_answered_also_while_work_runs() {
+    let served = Served::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(1).await;
+    assert!(served.coordinator.with(|kept| kept.hellos[0].answers_pings));
+    served.coordinator.grant(1, work("wait")).await;
+    served.coordinator.say(ToAgent::Ping(v1::Ping { sequence: 7 }));
+    let answered = served
+        .coordinator
+        .until("a pong", |kept| kept.pongs.first().copied())
+        .await;
+    assert_eq!(answered, 7);
+    agent.hand_back.cancel();
+    agent.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_identity_is_in_use_waits_and_says_why_when_it_is_ended() {
+    let served = Served::start().await;
+    let message = "agent 1 is connected already, as other, and lives".to_owned();
+    let refusal = kage_proto::status::ApiError::AgentIdInUse { message };
+    served.coordinator.with(|kept| kept.refuses_hello = Some(refusal));
+    let state = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    // It tries again, and so it has read the first refusal.
+    served.coordinator.connected(2).await;
+    agent.shutdown();
+    let Err(error) = agent.outcome().await else {
+        panic!("it was not let in to the end");
+    };
+    let chain = kage_core::cause::chain(&error);
+    let expected = format!(
+        "this agent was not let in: {} is the state folder of an agent that is connected elsewhere: agent 1 is \
+         connected already, as other, and lives",
+        state.path().display()
+    );
+    assert_eq!(chain, expected);
+
+    // Once the other one is gone it is an agent like any other.
+    served.coordinator.with(|kept| kept.refuses_hello = None);
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(3).await;
+    let attempt = served.coordinator.grant(1, work("nothing")).await;
+    served.coordinator.finished(&attempt).await;
+    agent.end().await;
+}

@@ -337,6 +337,7 @@ class Agent:
             running=[attempt.key for attempt in self._attempts.values()],
             pid=os.getpid(),
             version="0.1.0",
+            answers_pings=True,
         )
 
     # --- control -------------------------------------------------------------------
@@ -389,6 +390,9 @@ class Agent:
                     attempt.end(Failure(kind=FAILURE_KIND_CANCELLED, message=message.stop.reason))
             elif kind == "drain":
                 self.drain()
+            elif kind == "ping":
+                pong = control.Pong(sequence=message.ping.sequence)
+                outbound.put_nowait(control.ConnectRequest(pong=pong))
 
     def _answer(self, offer: control.Offer) -> control.ConnectRequest:
         reason = self._refusal(offer.work)

@@ -3,14 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kage_core::fleet::Agent;
-use kage_core::id::{AdapterName, AgentId, AttemptId, ProjectId, SessionId};
+use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, ProjectId, SessionId};
 use kage_core::time::Timestamp;
 use kage_proto::v1;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Board, Joined, Link, Member, Outbox, Presence, Presently, Running, Serial};
+use super::{Board, Joined, Link, Member, Outbox, Presence, Presently, Pulse, Running, Serial};
 use crate::store::LiveAttempt;
+
+/// A connection whose place another start of the same agent wants. It was sent a ping.
+#[derive(Debug)]
+pub(crate) struct Incumbent {
+    /// What people call the agent.
+    pub(crate) name: String,
+    pub(crate) serial: Serial,
+    /// Ends with the connection; `None` when the ping could not even be queued.
+    pub(crate) pulse: Option<watch::Receiver<Pulse>>,
+    pub(crate) answers_pings: bool,
+}
 
 impl Board {
     /// An agent that was there before this coordinator started, with what it ran.
@@ -51,9 +63,14 @@ impl Board {
     pub(crate) fn join(&mut self, agent: Agent, outbox: Outbox, claimed: &[AttemptId], now: Instant) -> Joined {
         let serial = Serial(self.next());
         let cut = CancellationToken::new();
+        let (pulse, _) = watch::channel(Pulse {
+            heard: now,
+            busy: false,
+        });
         let link = Link {
             serial,
-            heard: now,
+            pulse,
+            answers_pings: false,
             outbox,
             cut: cut.clone(),
         };
@@ -120,16 +137,60 @@ impl Board {
         }
     }
 
-    /// The agent said something.
+    /// The agent said something, which is carried out until [`Board::carried_out`].
     pub(crate) fn heard(&mut self, agent: AgentId, serial: Serial, at: Timestamp, now: Instant) {
         self.members.change(agent, |member| {
             if let Presently::Connected(link) = &mut member.presently
                 && link.serial == serial
             {
-                link.heard = now;
+                link.pulse.send_replace(Pulse { heard: now, busy: true });
                 member.agent.seen_at = at;
             }
         });
+    }
+
+    /// What the agent said was carried out: the next message of it is read.
+    pub(crate) fn carried_out(&self, agent: AgentId, serial: Serial) {
+        let link = self.members.get(agent).and_then(Member::link);
+        if let Some(link) = link.filter(|link| link.serial == serial) {
+            link.pulse.send_modify(|pulse| pulse.busy = false);
+        }
+    }
+
+    /// The agent said that it answers pings.
+    pub(crate) fn answers_pings(&mut self, agent: AgentId, serial: Serial) {
+        self.members.change(agent, |member| {
+            if let Presently::Connected(link) = &mut member.presently
+                && link.serial == serial
+            {
+                link.answers_pings = true;
+            }
+        });
+    }
+
+    /// The connection that an agent has as another start of it than `boot`.
+    pub(crate) fn incumbent(&self, agent: AgentId, boot: BootId) -> Option<Serial> {
+        self.other_start(agent, boot).map(|(_, link)| link.serial)
+    }
+
+    /// Pings that connection, if there is one.
+    pub(crate) fn challenge(&self, agent: AgentId, boot: BootId) -> Option<Incumbent> {
+        let (member, link) = self.other_start(agent, boot)?;
+        let ping = v1::connect_response::Message::Ping(v1::Ping { sequence: self.counter });
+        let pulse = link.pulse.subscribe();
+        // One that does not take it does not read, and answers nothing.
+        let taken = link.outbox.try_send(Ok(v1::ConnectResponse { message: Some(ping) }));
+        Some(Incumbent {
+            name: member.agent.name.clone(),
+            serial: link.serial,
+            pulse: taken.is_ok().then_some(pulse),
+            answers_pings: link.answers_pings,
+        })
+    }
+
+    fn other_start(&self, agent: AgentId, boot: BootId) -> Option<(&Member, &Link)> {
+        let member = self.members.get(agent).filter(|member| member.agent.boot != boot)?;
+        Some((member, member.link()?))
     }
 
     /// Changes with each call of [`Board::set_draining`] and [`Board::set_cordoned`].

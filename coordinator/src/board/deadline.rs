@@ -29,9 +29,8 @@ impl Member {
     fn lost(&self, now: Instant, lost_after: Duration) -> Option<EndReason> {
         match &self.presently {
             Presently::Away { until } => (*until <= now).then_some(EndReason::AgentGone),
-            Presently::Connected(link) => {
-                (now.saturating_duration_since(link.heard) >= lost_after).then_some(EndReason::AgentSilent)
-            }
+            Presently::Connected(link) => (now.saturating_duration_since(link.pulse.borrow().heard) >= lost_after)
+                .then_some(EndReason::AgentSilent),
             Presently::Lost { .. } => None,
         }
     }

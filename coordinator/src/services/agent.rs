@@ -23,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::incumbent::{Turns, make_way};
 use super::fleet::drain_message;
 use super::{principal, store_error};
 use crate::auth::Principal;
@@ -45,8 +46,22 @@ const MAX_REASON: usize = 300;
 /// The most attempts an agent may run at once.
 const MAX_SLOTS: u32 = 1024;
 
+mod incumbent;
+
 #[derive(Debug)]
-pub(crate) struct Agents(pub(crate) Arc<Coordinator>);
+pub(crate) struct Agents {
+    coordinator: Arc<Coordinator>,
+    turns: Arc<Turns>,
+}
+
+impl Agents {
+    pub(crate) fn new(coordinator: Arc<Coordinator>) -> Self {
+        Self {
+            coordinator,
+            turns: Arc::default(),
+        }
+    }
+}
 
 #[tonic::async_trait]
 impl AgentService for Agents {
@@ -57,10 +72,10 @@ impl AgentService for Agents {
         request: Request<Streaming<v1::ConnectRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let (outbox, stream) = mpsc::channel(QUEUED_MESSAGES);
-        let coordinator = Arc::clone(&self.0);
+        let (coordinator, turns) = (Arc::clone(&self.coordinator), Arc::clone(&self.turns));
         let caller = principal(&request);
-        self.0.tasks.spawn(async move {
-            if let Err(error) = converse(coordinator, caller, request.into_inner(), outbox.clone()).await {
+        self.coordinator.tasks.spawn(async move {
+            if let Err(error) = converse(coordinator, turns, caller, request.into_inner(), outbox.clone()).await {
                 tracing::warn!(%error, "control session ended");
                 outbox.send(Err(error.into())).await.ok();
             }
@@ -71,6 +86,7 @@ impl AgentService for Agents {
 
 async fn converse(
     coordinator: Arc<Coordinator>,
+    turns: Arc<Turns>,
     caller: Principal,
     mut inbound: Streaming<v1::ConnectRequest>,
     outbox: Outbox,
@@ -81,20 +97,24 @@ async fn converse(
         .map_err(|_| ApiError::invalid("message", "no hello came in time"))?;
     let hello = match first?.and_then(|request| request.message) {
         Some(FromAgent::Hello(hello)) => Hello::try_from(hello).map_err(|invalid| invalid.within("hello"))?,
-        Some(FromAgent::Accept(_) | FromAgent::Refuse(_) | FromAgent::Heartbeat(_) | FromAgent::Draining(_)) | None => {
+        Some(
+            FromAgent::Accept(_)
+            | FromAgent::Refuse(_)
+            | FromAgent::Heartbeat(_)
+            | FromAgent::Draining(_)
+            | FromAgent::Pong(_),
+        )
+        | None => {
             return Err(ApiError::invalid("message", "the first message must be a hello"));
         }
     };
     caller.may_speak_for(hello.agent)?;
     let protocol = agreed_protocol(&hello)?;
     // In boxes of their own: what they need for a moment, an idle agent would hold for days.
-    let opening = Box::pin(Session::open(
-        Arc::clone(&coordinator),
-        &caller,
-        hello,
-        protocol,
-        outbox,
-    ));
+    let opening = Box::pin(async {
+        let _turn = make_way(&coordinator, &turns, (hello.agent, hello.boot), &outbox).await?;
+        Session::open(Arc::clone(&coordinator), &caller, hello, protocol, outbox).await
+    });
     let (session, joined) = opening.await?;
     let agent = session.agent;
     tracing::info!(%agent, name = session.name, "agent connected");
@@ -171,7 +191,7 @@ impl Session {
         protocol: u32,
         outbox: Outbox,
     ) -> Result<(Self, Joined), ApiError> {
-        let (id, boot) = (hello.agent, hello.boot);
+        let (id, boot, answers_pings) = (hello.agent, hello.boot, hello.answers_pings);
         let said = Agent {
             id,
             name: hello.name.clone(),
@@ -212,7 +232,11 @@ impl Session {
             {
                 let mut board = coordinator.board();
                 if board.orders() == orders {
-                    break enter(&mut board, caller, agent, outbox.clone(), &renewed.renewed);
+                    let joined = enter(&mut board, caller, agent, outbox.clone(), &renewed.renewed);
+                    if answers_pings {
+                        board.answers_pings(id, joined.serial);
+                    }
+                    break joined;
                 }
                 orders = board.orders();
             }
@@ -296,9 +320,11 @@ impl Session {
             Some(FromAgent::Heartbeat(heartbeat)) => self.heartbeat(heartbeat).await?,
             Some(FromAgent::Draining(v1::Draining {})) => self.draining().await?,
             Some(FromAgent::Hello(_)) => return Err(ApiError::invalid("message", "a second hello")),
-            // A newer agent says something that an older coordinator does not know.
-            None => {}
+            // That it was heard is all that was asked. The other: a newer agent says something
+            // that an older coordinator does not know.
+            Some(FromAgent::Pong(_)) | None => {}
         }
+        self.coordinator.board().carried_out(self.agent, self.serial);
         Ok(())
     }
 
@@ -507,6 +533,7 @@ mod tests {
             running: Vec::new(),
             pid: 1,
             version: String::new(),
+            answers_pings: false,
         };
         let agreed = |protocols| agreed_protocol(&hello(protocols)).ok();
         assert_eq!(agreed(1..=1), Some(1));

@@ -14,6 +14,7 @@ use kage_core::task::{Assignment, TaskSpec};
 use kage_core::time::Timestamp;
 use kage_proto::client::{Client, Credentials, PemFile};
 use kage_proto::convert::agent::{AttemptKey, Hello, Work};
+use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::connect_request::Message as FromAgent;
 use kage_proto::v1::connect_response::Message as ToAgent;
@@ -222,6 +223,7 @@ pub(crate) fn hello(n: u128, slots: u32) -> Hello {
         running: Vec::new(),
         pid: 1,
         version: "test".into(),
+        answers_pings: false,
     }
 }
 
@@ -235,6 +237,30 @@ pub(crate) struct Granted {
 impl FakeAgent {
     pub(crate) async fn connect(cluster: &Cluster, hello: Hello) -> Self {
         Self::connect_by(&cluster.client, hello).await
+    }
+
+    /// Says hello, and is not let in.
+    pub(crate) async fn refused_by(client: &Client, hello: Hello) -> ApiError {
+        let (control, requests) = mpsc::channel(1);
+        control.send(from_agent(FromAgent::Hello(hello.into()))).await.unwrap();
+        let messages = client.agent().connect(ReceiverStream::new(requests)).await.unwrap();
+        let answer = soon("an answer", messages.into_inner().message()).await;
+        answer.expect_err("it is not let in").into()
+    }
+
+    /// Answers every ping, and does nothing else, until `future` is done.
+    pub(crate) async fn answering<T>(&mut self, future: impl Future<Output = T>) -> T {
+        tokio::pin!(future);
+        loop {
+            let message = tokio::select! {
+                done = &mut future => return done,
+                message = self.messages.message() => message,
+            };
+            match message.unwrap().expect("the session goes on").message.unwrap() {
+                ToAgent::Ping(v1::Ping { sequence }) => self.say(FromAgent::Pong(v1::Pong { sequence })).await,
+                other => self.early.push_back(other),
+            }
+        }
     }
 
     pub(crate) async fn connect_by(client: &Client, hello: Hello) -> Self {

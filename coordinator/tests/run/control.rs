@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use kage_core::event::AttemptOutcome;
 use kage_core::failure::{Failure, FailureKind};
+use kage_core::id::BootId;
 use kage_proto::client::Client;
+use kage_proto::convert::agent::Hello;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::connect_request::Message as FromAgent;
@@ -223,7 +225,7 @@ async fn a_draining_agent_gets_no_new_work() {
     assert_eq!(task.sessions[0].waiting, waiting);
     // A new start of it takes work again.
     let mut restarted = hello(1, 4);
-    restarted.boot = kage_core::id::BootId::from_random(7);
+    restarted.boot = BootId::from_random(7);
     let mut agent = FakeAgent::connect(&cluster, restarted).await;
     agent.take().await;
     let agents = cluster
@@ -259,4 +261,113 @@ async fn an_agent_of_another_age_is_told_so() {
     assert_eq!(error.reason(), "OTHER_PROTOCOL");
     assert!(error.to_string().contains("90 to 91"), "{error}");
     cluster.stop().await;
+}
+
+/// The same agent, started anew or copied: its identity with another boot id.
+fn other_start_of(agent: &FakeAgent, n: u128) -> Hello {
+    Hello {
+        boot: BootId::from_random(n),
+        name: "copy".to_owned(),
+        running: Vec::new(),
+        ..agent.hello.clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_an_identity_is_refused_while_the_agent_answers_and_ends_nothing_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(dir.path()).await;
+    let task = cluster.create(spec(&["one", "two"])).await;
+    let mut agent = FakeAgent::connect(&cluster, answering(hello(1, 2))).await;
+    let granted = agent.take().await;
+    for n in 7..10 {
+        let copy = FakeAgent::refused_by(&cluster.client, other_start_of(&agent, n));
+        let refusal = agent.answering(copy).await;
+        assert_eq!(refusal.reason(), "AGENT_ID_IN_USE");
+        for words in ["as fake-1", "remove this copy's state folder", "kage agent run --join"] {
+            assert!(refusal.to_string().contains(words), "{refusal}");
+        }
+    }
+    // Two at once are refused as one is.
+    let one = FakeAgent::refused_by(&cluster.client, other_start_of(&agent, 11));
+    let two = FakeAgent::refused_by(&cluster.client, other_start_of(&agent, 12));
+    let (one, two) = agent.answering(async { tokio::join!(one, two) }).await;
+    assert_eq!((one.reason(), two.reason()), ("AGENT_ID_IN_USE", "AGENT_ID_IN_USE"));
+
+    // It is still the agent that it was, also to the store: what it runs goes on, and it begins more.
+    let agents = cluster
+        .client
+        .fleet()
+        .list_agents(v1::ListAgentsRequest::default())
+        .await;
+    let agents = agents.unwrap().into_inner().agents;
+    let known: Vec<_> = agents.iter().map(|agent| (agent.name.as_str(), agent.busy)).collect();
+    assert_eq!(known, [("fake-1", 2)]);
+    let second = agent.take().await;
+    for job in [granted, second] {
+        assert_eq!(job.work.attempt, 1);
+        agent.finish(&job.key, 1, AttemptOutcome::Claimed).await;
+    }
+    let task = cluster.get(&task.id).await;
+    assert_eq!(task.state(), v1::TaskState::Succeeded);
+    assert!(task.sessions.iter().all(|session| session.attempts == 1), "{task:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_knows_no_pings_lives_by_its_heartbeats() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(dir.path()).await;
+    let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
+    let (client, copy) = (cluster.client.clone(), other_start_of(&agent, 7));
+    let copy = tokio::spawn(async move { FakeAgent::refused_by(&client, copy).await });
+    // The ping comes first, and is not answered; then the heartbeat that was due.
+    let ToAgent::Ping(_) = agent.next().await else {
+        panic!("it is pinged");
+    };
+    let sequence = 1;
+    agent
+        .say(FromAgent::Heartbeat(v1::Heartbeat {
+            sequence,
+            ..v1::Heartbeat::default()
+        }))
+        .await;
+    assert_eq!(copy.await.unwrap().reason(), "AGENT_ID_IN_USE");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_agent_takes_over_from_a_connection_that_is_closed_or_does_not_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(dir.path()).await;
+    let task = cluster.create(spec(&["one"])).await;
+    let mut agent = FakeAgent::connect(&cluster, answering(hello(1, 1))).await;
+    agent.take().await;
+    // Half open: it is there, and answers nothing.
+    let mut restarted = FakeAgent::connect(&cluster, other_start_of(&agent, 7)).await;
+    let status = agent.end().await.expect("the older connection is told why");
+    assert_eq!(ApiError::from(status).reason(), "CONFLICT");
+    assert_eq!(restarted.take().await.work.attempt, 2, "what ran there ended");
+    // Closed: nobody is asked.
+    let next = other_start_of(&restarted, 8);
+    drop(restarted);
+    let mut again = FakeAgent::connect(&cluster, next).await;
+    let granted = again.take().await;
+    assert_eq!(granted.work.attempt, 3);
+    // The same start over a new connection is not asked about either, although the older one answers.
+    let mut moved = again.hello.clone();
+    moved.running = vec![granted.key.clone()];
+    let moving = FakeAgent::connect(&cluster, moved);
+    let mut moved = again.answering(moving).await;
+    assert!(moved.welcome.stop.is_empty());
+    moved.finish(&granted.key, 1, AttemptOutcome::Claimed).await;
+    assert_eq!(cluster.get(&task.id).await.state(), v1::TaskState::Succeeded);
+    cluster.stop().await;
+}
+
+fn answering(hello: Hello) -> Hello {
+    Hello {
+        answers_pings: true,
+        ..hello
+    }
 }

@@ -89,6 +89,8 @@ pub struct Hello {
     pub pid: u32,
     /// Its build.
     pub version: String,
+    /// True when it answers pings.
+    pub answers_pings: bool,
 }
 
 impl From<Hello> for v1::Hello {
@@ -105,6 +107,7 @@ impl From<Hello> for v1::Hello {
             running: hello.running.into_iter().map(Into::into).collect(),
             pid: hello.pid,
             version: hello.version,
+            answers_pings: hello.answers_pings,
         }
     }
 }
@@ -138,6 +141,7 @@ impl TryFrom<v1::Hello> for Hello {
             running: attempt_keys(hello.running)?,
             pid: hello.pid,
             version: hello.version,
+            answers_pings: hello.answers_pings,
         })
     }
 }
@@ -425,6 +429,7 @@ mod tests {
             }],
             pid: 77,
             version: "0.1.0".into(),
+            answers_pings: true,
         };
         assert_eq!(Hello::try_from(v1::Hello::from(hello.clone())), Ok(hello.clone()));
         let mut nameless = v1::Hello::from(hello);

@@ -316,6 +316,7 @@ impl Idle {
             running: Vec::new(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            answers_pings: false,
         })
     }
 }
