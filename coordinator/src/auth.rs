@@ -2,18 +2,15 @@
 //! connection, and lets in what `access` allows. Every gRPC call and every HTTP request
 //! passes here, whatever its path.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use kage_core::access::Role;
 use kage_core::id::{AgentId, Digest, ProjectId, TokenId};
 use kage_core::task::Labels;
@@ -21,12 +18,18 @@ use kage_core::time::Timestamp;
 use kage_proto::blob::AGENT_HEADER;
 use kage_proto::convert;
 use kage_proto::status::ApiError;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use crate::access::{self, Answer};
+use crate::bodies::{Bounded, Most, Right, UntilRevoked, is_grpc};
 use crate::identities::Identities;
+use crate::lobby::Guest;
 use crate::ports::Clock;
+
+/// The bytes that a request of a stranger may have: a public key, a token and some names.
+pub(crate) const MOST_OF_STRANGER: usize = 16 << 10;
+/// Calls of a stranger that one connection may have open at once.
+const CALLS_OF_STRANGER: usize = 8;
 
 /// Whose certificate a connection was made with; checked against the CA when it was.
 #[derive(Debug, Clone, Copy)]
@@ -143,10 +146,10 @@ pub(crate) struct Door {
     clock: Clock,
 }
 
-/// Who was let in, and until when.
+/// Who was let in, and until when; without a right there is none to take back.
 struct Admitted {
     principal: Principal,
-    revoked: Option<CancellationToken>,
+    right: Option<Right>,
 }
 
 impl Door {
@@ -168,12 +171,16 @@ impl Door {
             if same(&hash, &self.owner) {
                 return Ok(Admitted {
                     principal: Principal::Owner,
-                    revoked: None,
+                    right: None,
                 });
             }
             let person = self.identities.holder(&hash).ok_or(ApiError::Unauthenticated)?;
-            if person.revoked.is_cancelled() {
-                return Err(denied("the token was revoked"));
+            let right = Right {
+                revoked: person.revoked,
+                words: "the token was revoked",
+            };
+            if right.revoked.is_cancelled() {
+                return Err(right.denial());
             }
             return Ok(Admitted {
                 principal: Principal::Person {
@@ -181,19 +188,23 @@ impl Door {
                     role: person.role,
                     project: person.project,
                 },
-                revoked: Some(person.revoked),
+                right: Some(right),
             });
         }
         let Some(peer) = peer else {
             return Ok(Admitted {
                 principal: Principal::Stranger,
-                revoked: None,
+                right: None,
             });
         };
         let agent = self.identities.enrolled(peer.agent);
         let agent = agent.ok_or_else(|| denied("this coordinator does not know the agent of the certificate"))?;
-        if agent.revoked.is_cancelled() {
-            return Err(denied("the agent was revoked"));
+        let right = Right {
+            revoked: agent.revoked,
+            words: "the agent was revoked",
+        };
+        if right.revoked.is_cancelled() {
+            return Err(right.denial());
         }
         if peer.until <= (self.clock)() {
             return Err(denied("the agent's certificate has expired; it has to join again"));
@@ -204,7 +215,7 @@ impl Door {
                 project: agent.project,
                 labels: agent.labels,
             },
-            revoked: Some(agent.revoked),
+            right: Some(right),
         })
     }
 
@@ -239,23 +250,58 @@ pub(crate) fn same(one: &Digest, other: &Digest) -> bool {
 }
 
 /// Lets a request in or answers it in the way its protocol understands.
-pub(crate) async fn guard(State(door): State<Door>, mut request: Request, next: Next) -> Response {
-    match door.admit(&request) {
-        Ok(Admitted { principal, revoked }) => {
-            request.extensions_mut().insert(principal);
-            let response = next.run(request).await;
-            match revoked {
-                None => response,
-                Some(revoked) => response.map(|body| Body::new(UntilRevoked::new(body, revoked))),
+pub(crate) async fn guard(State(door): State<Door>, request: Request, next: Next) -> Response {
+    let grpc = is_grpc(request.headers());
+    let guest = request.extensions().get::<Arc<Guest>>().cloned();
+    let Admitted { principal, right } = match door.admit(&request) {
+        Ok(admitted) => admitted,
+        Err(error) => return refuse(grpc, error),
+    };
+    let most = match (&principal, &guest) {
+        (Principal::Stranger, guest) => {
+            if guest.as_ref().is_some_and(|guest| guest.open() > CALLS_OF_STRANGER) {
+                return refuse(grpc, too_many());
             }
+            Some(Most {
+                bytes: MOST_OF_STRANGER as u64,
+                time: guest.as_ref().map_or(Duration::MAX, |guest| guest.stranger_request()),
+            })
         }
-        Err(error) => refuse(request.headers(), error),
+        (Principal::Owner | Principal::Person { .. } | Principal::Agent { .. }, guest) => {
+            if let Some(guest) = guest {
+                guest.is_known();
+            }
+            None
+        }
+    };
+    let (mut parts, body) = request.into_parts();
+    parts.extensions.insert(principal);
+    if right.is_none() && most.is_none() {
+        return next.run(Request::from_parts(parts, body)).await;
+    }
+    let (body, why) = Bounded::new(body, right.clone(), most);
+    let response = next.run(Request::from_parts(parts, Body::new(body))).await;
+    if let Some(why) = why.get() {
+        return refuse(grpc, why.clone());
+    }
+    match right {
+        None => response,
+        Some(right) => {
+            let (parts, body) = response.into_parts();
+            let body = UntilRevoked::new(body, &parts.headers, right);
+            Response::from_parts(parts, Body::new(body))
+        }
     }
 }
 
-fn refuse(headers: &HeaderMap, error: ApiError) -> Response {
-    let content_type = headers.get(CONTENT_TYPE);
-    let grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+fn too_many() -> ApiError {
+    ApiError::ResourceExhausted {
+        message: format!("a connection may have {CALLS_OF_STRANGER} calls without a token or certificate open at once"),
+        retry: None,
+    }
+}
+
+fn refuse(grpc: bool, error: ApiError) -> Response {
     if grpc {
         return Status::from(error).into_http();
     }
@@ -263,49 +309,8 @@ fn refuse(headers: &HeaderMap, error: ApiError) -> Response {
     match error {
         ApiError::Unauthenticated => (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], text).into_response(),
         ApiError::Unimplemented { .. } => (StatusCode::NOT_FOUND, text).into_response(),
+        ApiError::ResourceExhausted { .. } => (StatusCode::TOO_MANY_REQUESTS, text).into_response(),
         _ => (StatusCode::FORBIDDEN, text).into_response(),
-    }
-}
-
-/// A body that breaks off when its reader lost the right to it.
-struct UntilRevoked {
-    body: Body,
-    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-impl UntilRevoked {
-    fn new(body: Body, revoked: CancellationToken) -> Self {
-        Self {
-            body,
-            revoked: Box::pin(revoked.cancelled_owned()),
-        }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("the caller's rights were revoked")]
-struct Revoked;
-
-impl HttpBody for UntilRevoked {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.revoked.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Some(Err(axum::Error::new(Revoked))));
-        }
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

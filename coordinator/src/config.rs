@@ -31,6 +31,8 @@ pub struct Config {
     pub prices: PriceTable,
     /// How long it waits for what.
     pub timings: Timings,
+    /// How many connections it has, and how long one may do nothing.
+    pub connections: ConnectionLimits,
 }
 
 /// The built-in prices with those of a user's file over them, which replace every row of each
@@ -64,6 +66,7 @@ impl Config {
             retention: Limits::default(),
             prices: PriceTable::builtin().clone(),
             timings: Timings::default(),
+            connections: ConnectionLimits::default(),
         }
     }
 
@@ -151,6 +154,43 @@ impl Default for Timings {
             max_detached: Duration::from_secs(10 * 60),
             agent_certificate: Duration::from_secs(90 * 24 * 60 * 60),
             drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How many connections a coordinator has at once, and how long one may do nothing. A stranger is
+/// whoever has shown neither a certificate nor a token on a connection yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Connections in all; never more than half of the files that the process may open.
+    pub all: usize,
+    /// Connections of strangers; never more than half of all.
+    pub strangers: usize,
+    /// Connections of strangers from one IPv4 address, or one /64 of IPv6.
+    pub strangers_per_address: usize,
+    /// How long a stranger may take from connecting to the whole head of a request, TLS included,
+    /// and how long it may ask nothing afterwards.
+    pub first_request: Duration,
+    /// How long one request of a stranger may take.
+    pub stranger_request: Duration,
+    /// How long a connection of somebody who is known may have no call open.
+    pub idle: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            // Thousands of agents have three each; one costs some 10 KiB.
+            all: 16_384,
+            // Whoever is honest is a stranger for one round trip.
+            strangers: 1024,
+            // An office or a cloud network behind one address, all coming back at once.
+            strangers_per_address: 256,
+            first_request: Duration::from_secs(10),
+            // Enrol is the only one: some hundred bytes.
+            stranger_request: Duration::from_secs(10),
+            // Clients make a new connection when they need one.
+            idle: Duration::from_secs(15 * 60),
         }
     }
 }

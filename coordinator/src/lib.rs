@@ -8,6 +8,7 @@ pub mod store;
 pub mod ports;
 
 mod custody;
+mod files;
 mod data_dir;
 mod secrets;
 mod authority;
@@ -21,6 +22,8 @@ mod quarantine;
 mod board;
 mod coordinator;
 pub mod access;
+mod bodies;
+mod lobby;
 mod auth;
 mod cursor;
 mod dispatch;
@@ -33,14 +36,15 @@ mod watch;
 mod services;
 mod http;
 mod web;
+mod connections;
 mod server;
 mod start;
 
 pub mod decoders;
 
 pub use authority::AuthorityError;
-pub use config::{Config, InvalidConfig, Origin, Timings};
 pub use custody::Misfit;
+pub use config::{Config, ConnectionLimits, InvalidConfig, Origin, Timings};
 pub use data_dir::DataDirError;
 pub use ports::{Blocking, Clock, Ports, Random};
 pub use start::{RunError, run};

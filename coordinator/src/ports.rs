@@ -1,7 +1,7 @@
 //! What a coordinator is given from outside, so that tests and simulations can give something else.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ pub trait Listener: Send {
     /// When the system does not say.
     fn address(&self) -> io::Result<SocketAddr>;
 
-    /// The next connection. Cancel-safe.
-    fn accept(&mut self) -> BoxFuture<'_, io::Result<Box<dyn Wire>>>;
+    /// The next connection, and from where it comes. Cancel-safe.
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Wire>, IpAddr)>>;
 }
 
 impl Listener for TcpListener {
@@ -37,13 +37,13 @@ impl Listener for TcpListener {
         self.local_addr()
     }
 
-    fn accept(&mut self) -> BoxFuture<'_, io::Result<Box<dyn Wire>>> {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Wire>, IpAddr)>> {
         let accepting = async {
-            let (stream, _) = TcpListener::accept(self).await?;
+            let (stream, from) = TcpListener::accept(self).await?;
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "cannot set TCP_NODELAY");
             }
-            Ok(Box::new(stream) as Box<dyn Wire>)
+            Ok((Box::new(stream) as Box<dyn Wire>, from.ip()))
         };
         accepting.boxed()
     }

@@ -24,19 +24,21 @@ use crate::authority::{self, Authority, AuthorityError};
 use crate::blobs::{BlobError, Blobs};
 use crate::board::Board;
 use crate::config::{Config, InvalidConfig};
+use crate::connections::{self, Served, Stopping};
 use crate::coordinator::{Coordinator, Fences};
 use crate::custody::{self, Beginning, LookError, Mark, Misfit};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::identities::Identities;
+use crate::lobby::{Caps, Lobby};
 use crate::output::Outputs;
 use crate::ports::{Blocking, Listener, Ports};
 use crate::quarantine::Quarantine;
 use crate::repositories::Repositories;
 use crate::secrets::Secrets;
-use crate::server::{self, ReflectionError, Served, Stopping};
+use crate::server::{self, ReflectionError};
 use crate::store::{ExtendAllLeases, OpenError, ReadError, Store, StoreError};
 use crate::topics::Topics;
-use crate::{dispatch, doubt, retention, telemetry};
+use crate::{dispatch, doubt, files, retention, telemetry};
 
 /// Why a coordinator did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -377,12 +379,16 @@ impl Filled {
             }
         };
         let identities = Arc::clone(&coordinator.identities);
+        let files = if makes_room { files::raise_limit() } else { None };
+        let caps = Caps::of(&config.connections, files);
+        tracing::debug!(?caps, "places for connections");
         let served = Served {
             router,
             tls,
             identities,
+            lobby: Lobby::new(config.connections, caps),
         };
-        let server = server::serve(listener, served, stopping.clone());
+        let server = connections::serve(listener, served, stopping.clone());
         tokio::pin!(server);
         tokio::select! {
             biased;

@@ -19,6 +19,7 @@ const JOBS_WAITING: &str = "kage_jobs_waiting";
 const JOBS_LEASED: &str = "kage_jobs_leased";
 const SESSIONS: &str = "kage_sessions";
 const SESSIONS_ENDED: &str = "kage_sessions_ended_total";
+const CONNECTIONS_CUT: &str = "kage_connections_cut_total";
 const COMMIT_COMMANDS: &str = "kage_store_commit_commands";
 
 const KIND: &str = "kind";
@@ -51,6 +52,7 @@ pub(crate) fn install() -> Option<PrometheusHandle> {
             describe_gauge!(JOBS_LEASED, "Jobs that agents work on now.");
             describe_gauge!(SESSIONS, "Sessions that have not ended, by state.");
             describe_counter!(SESSIONS_ENDED, "Sessions that ended, by the state they came to.");
+            describe_counter!(CONNECTIONS_CUT, "Connections that were ended or not taken, by reason.");
             describe_histogram!(COMMIT_COMMANDS, "Commands that one commit of the store made durable.");
             Some(handle)
         })
@@ -83,6 +85,37 @@ pub(crate) fn offer_refused() {
 
 pub(crate) fn session_ended(state: SessionStateKind) {
     counter!(SESSIONS_ENDED, STATE => state.as_str()).increment(1);
+}
+
+/// Why a connection is ended, or not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// Nothing was asked in time.
+    NoRequest,
+    /// No call was open for long.
+    Idle,
+    /// Its address has too many strangers.
+    Address,
+    /// There are too many strangers.
+    Strangers,
+    /// Every place is taken by somebody who is known.
+    Full,
+}
+
+impl Cut {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRequest => "no_request",
+            Self::Idle => "idle",
+            Self::Address => "address",
+            Self::Strangers => "strangers",
+            Self::Full => "full",
+        }
+    }
+}
+
+pub(crate) fn connection_cut(reason: Cut) {
+    counter!(CONNECTIONS_CUT, REASON => reason.as_str()).increment(1);
 }
 
 /// The store committed so many commands together.

@@ -327,8 +327,12 @@ async fn a_revoked_agent_is_cut_off_within_a_second_and_others_do_its_work() {
         agent: bad.id.to_string(),
     };
     cluster.client.fleet().revoke_agent(request).await.unwrap();
-    revoked.end().await;
-    revoked.delivery_end().await;
+    let denied = ApiError::PermissionDenied {
+        message: "the agent was revoked".to_owned(),
+    };
+    for end in [revoked.end().await, revoked.delivery_end().await] {
+        assert_eq!(end.map(ApiError::from), Some(denied.clone()));
+    }
     for path in ["/kage.v1.EventService/Append", "/grpc.health.v1.Health/Check"] {
         assert_eq!(
             call(&bad.client, "POST", path, &[]).await.1.as_deref(),
@@ -401,9 +405,16 @@ async fn a_persons_token_lasts_until_it_is_taken_back() {
         token_id: token_id.clone(),
     };
     cluster.client.access().revoke_token(request).await.unwrap();
-    while let Ok(message) = soon("the end of the watch", watch.message()).await {
-        assert!(message.is_some(), "it is broken off, not finished");
-    }
+    let end = loop {
+        match soon("the end of the watch", watch.message()).await {
+            Ok(message) => assert!(message.is_some(), "it is ended, not finished"),
+            Err(status) => break ApiError::from(status),
+        }
+    };
+    let denied = ApiError::PermissionDenied {
+        message: "the token was revoked".to_owned(),
+    };
+    assert_eq!(end, denied);
     let refused = viewer.tasks().list_tasks(v1::ListTasksRequest::default()).await;
     let error = ApiError::from(refused.unwrap_err());
     assert!(error.to_string().contains("revoked"), "{error}");
@@ -456,5 +467,43 @@ async fn a_certificate_is_renewed_for_whoever_holds_one_and_was_not_shut_out() {
     let late = Client::connect_as(&cluster.url, &credentials).await.unwrap();
     let refused = ask(&late).await.unwrap_err();
     assert!(refused.to_string().contains("revoked"), "{refused}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_stream_of_a_revoked_token_ends_as_denied_and_the_call_that_revokes_it_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = start(dir.path()).await;
+    let admin = person_of(&cluster, &cluster.client, v1::Role::Admin, "").await.unwrap();
+    let denied = ApiError::PermissionDenied {
+        message: "the token was revoked".to_owned(),
+    };
+    let task = cluster.create(spec(&["s"])).await;
+    let request = v1::WatchTaskRequest {
+        task_id: task.id,
+        follow: true,
+        ..Default::default()
+    };
+    let mut watch = admin.client.tasks().watch_task(request).await.unwrap().into_inner();
+    soon("the task", watch.message()).await.unwrap().unwrap();
+    // A stream of another service, in which the client could go on to ask.
+    let (_asking, asked) = tokio::sync::mpsc::channel(1);
+    let mut reflection =
+        tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(admin.client.channel());
+    let asked = tokio_stream::wrappers::ReceiverStream::new(asked);
+    let mut described = reflection.server_reflection_info(asked).await.unwrap().into_inner();
+
+    let revoke = v1::RevokeTokenRequest {
+        request_id: request_id(),
+        token_id: admin.token.id.clone(),
+    };
+    let answer = admin.client.access().revoke_token(revoke).await.unwrap().into_inner();
+    assert!(answer.token.unwrap().revoked_at_ms > 0);
+    let end = soon("the end of the watch", watch.message()).await;
+    assert_eq!(end.map_err(ApiError::from).unwrap_err(), denied);
+    let end = soon("the end of the reflection", described.message()).await;
+    assert_eq!(end.map_err(ApiError::from).unwrap_err(), denied);
+    let again = admin.client.tasks().list_tasks(v1::ListTasksRequest::default()).await;
+    assert_eq!(again.map_err(ApiError::from).unwrap_err(), denied);
     cluster.stop().await;
 }

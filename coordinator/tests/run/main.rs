@@ -15,4 +15,5 @@ mod planes;
 mod projects;
 mod retention;
 mod rights;
+mod strangers;
 mod web;

@@ -11,9 +11,10 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use crate::admission::person_of;
 use crate::cluster::{Cluster, soon, spec};
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// One call, whose answer is read as it comes.
@@ -31,7 +32,7 @@ enum Frame {
     Trailers(String),
 }
 
-async fn connect(cluster: &Cluster) -> Box<dyn Stream> {
+pub(crate) async fn connect(cluster: &Cluster) -> Box<dyn Stream> {
     let stream = TcpStream::connect(cluster.address).await.unwrap();
     let Some(ca) = &cluster.credentials.ca else {
         return Box::new(stream);
@@ -218,13 +219,29 @@ async fn a_browser_reads(tls: bool) {
     let call = Call::grpc(&cluster, "TaskService/GetTask", "Bearer wrong", &nobody).await;
     assert_eq!(status(call).await, "16");
 
-    // An error after messages: the coordinator shuts down.
+    // An error after messages: the token is revoked.
     let other = cluster.create(spec(&["two"])).await;
     let asked = v1::WatchTaskRequest {
         task_id: other.id,
         follow: true,
         ..v1::WatchTaskRequest::default()
     };
+    let viewer = person_of(&cluster, &cluster.client, v1::Role::View, "").await.unwrap();
+    let bearer_of_viewer = format!("Bearer {}", viewer.credentials.token.unwrap());
+    let mut call = Call::grpc(&cluster, "TaskService/WatchTask", &bearer_of_viewer, &asked).await;
+    let _: v1::WatchTaskResponse = call.message().await;
+    let revoke = v1::RevokeTokenRequest {
+        request_id: "revoke".to_owned(),
+        token_id: viewer.token.id,
+    };
+    cluster.client.access().revoke_token(revoke).await.unwrap();
+    let trailers = call.trailers().await;
+    assert!(
+        trailers.contains("grpc-status:7") && trailers.contains("revoked"),
+        "{trailers}"
+    );
+
+    // The same: the coordinator shuts down.
     let mut call = Call::grpc(&cluster, "TaskService/WatchTask", &bearer, &asked).await;
     let _: v1::WatchTaskResponse = call.message().await;
     let rest = async {

@@ -2,7 +2,7 @@
 //! lead into the world, and begins again after a crash with the files that it left.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -93,10 +93,10 @@ impl Listener for Door {
         self.0.local_addr()
     }
 
-    fn accept(&mut self) -> BoxFuture<'_, io::Result<Box<dyn Wire>>> {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Wire>, IpAddr)>> {
         let accepting = async {
-            let (stream, _) = self.0.accept().await?;
-            Ok(Box::new(stream) as Box<dyn Wire>)
+            let (stream, from) = self.0.accept().await?;
+            Ok((Box::new(stream) as Box<dyn Wire>, from.ip()))
         };
         accepting.boxed()
     }

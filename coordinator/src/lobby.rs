@@ -1,0 +1,426 @@
+//! How many connections there are, and who has to go when there are too many. A connection is a
+//! stranger's until its certificate or one of its calls showed who makes it. Strangers have few
+//! places, in all and from one address; the newest is let in and the oldest has to go, so that
+//! whoever connects and says nothing keeps nobody out. Those who are known keep their places.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::ConnectionLimits;
+use crate::telemetry::{self, Cut};
+
+/// A full lobby is told of once in so long.
+const TELL: Duration = Duration::from_secs(10);
+
+/// How many there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Caps {
+    pub(crate) all: usize,
+    pub(crate) strangers: usize,
+    pub(crate) of_address: usize,
+}
+
+impl Caps {
+    /// What the limits come to for a process that may open so many files.
+    pub(crate) fn of(limits: &ConnectionLimits, files: Option<u64>) -> Self {
+        // The other half is for the database, blobs, output, and the pipes of git.
+        let affordable = files.map_or(usize::MAX, |files| usize::try_from(files / 2).unwrap_or(usize::MAX));
+        let all = limits.all.min(affordable).max(2);
+        // However few there are in all: half of the places are for those who are known.
+        let strangers = limits.strangers.min(all / 2).max(1);
+        Self {
+            all,
+            strangers,
+            of_address: limits.strangers_per_address.min(strangers).max(1),
+        }
+    }
+}
+
+/// Where a connection comes from, as far as strangers are counted. A machine has a whole /64 of
+/// IPv6 to itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct From(IpAddr);
+
+impl From {
+    fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self(address.into()),
+            IpAddr::V6(address) => Self(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Seat {
+    from: From,
+    cut: CancellationToken,
+}
+
+/// Who is there. Synchronous; numbers rise, so that a smaller one is older.
+#[derive(Debug, Default)]
+struct Seats {
+    known: usize,
+    strangers: BTreeMap<u64, Seat>,
+    by_address: HashMap<From, BTreeSet<u64>>,
+    next: u64,
+}
+
+impl Seats {
+    /// Takes one in. Who had to go for it; an error when nobody can.
+    fn enter(&mut self, from: From, cut: CancellationToken, caps: Caps) -> Result<(u64, Option<Cut>), Cut> {
+        let reason = if self.by_address.get(&from).map_or(0, BTreeSet::len) >= caps.of_address {
+            self.drop_oldest(from);
+            Some(Cut::Address)
+        } else if self.strangers.len() >= caps.strangers || self.known + self.strangers.len() >= caps.all {
+            let most = self.by_address.iter().max_by_key(|(from, seats)| (seats.len(), **from));
+            match most.map(|(from, _)| *from) {
+                Some(from) => self.drop_oldest(from),
+                None => return Err(Cut::Full),
+            }
+            Some(Cut::Strangers)
+        } else {
+            None
+        };
+        let number = self.next;
+        self.next += 1;
+        self.strangers.insert(number, Seat { from, cut });
+        self.by_address.entry(from).or_default().insert(number);
+        Ok((number, reason))
+    }
+
+    fn drop_oldest(&mut self, from: From) {
+        let oldest = self.by_address.get(&from).and_then(|seats| seats.first().copied());
+        if let Some(seat) = oldest.and_then(|oldest| self.remove(oldest)) {
+            seat.cut.cancel();
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Seat> {
+        let seat = self.strangers.remove(&number)?;
+        if let Some(seats) = self.by_address.get_mut(&seat.from) {
+            seats.remove(&number);
+            if seats.is_empty() {
+                self.by_address.remove(&seat.from);
+            }
+        }
+        Some(seat)
+    }
+
+    /// A stranger is known from now on. False when it had to go already.
+    fn promote(&mut self, number: u64) -> bool {
+        let there = self.remove(number).is_some();
+        self.known += usize::from(there);
+        there
+    }
+
+    fn leave(&mut self, number: u64, known: bool) {
+        if known {
+            self.known -= 1;
+        } else {
+            self.remove(number);
+        }
+    }
+}
+
+/// What was cut since it was told of.
+#[derive(Debug, Default)]
+struct Told {
+    last: Option<Instant>,
+    since: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Lobby {
+    caps: Caps,
+    limits: ConnectionLimits,
+    seats: Mutex<Seats>,
+    told: Mutex<Told>,
+}
+
+impl Lobby {
+    pub(crate) fn new(limits: ConnectionLimits, caps: Caps) -> Arc<Self> {
+        Arc::new(Self {
+            caps,
+            limits,
+            seats: Mutex::default(),
+            told: Mutex::default(),
+        })
+    }
+
+    /// A connection came in. `None` = there is no place for it.
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Arc<Guest>> {
+        let cut = CancellationToken::new();
+        let entered = self.seats().enter(From::of(address), cut.clone(), self.caps);
+        let (number, reason) = match entered {
+            Ok((number, reason)) => (Some(number), reason),
+            Err(reason) => (None, Some(reason)),
+        };
+        if let Some(reason) = reason {
+            self.tell(reason, address);
+        }
+        Some(Arc::new(Guest {
+            lobby: Arc::clone(self),
+            number: number?,
+            known: AtomicBool::new(false),
+            cut,
+            streams: Mutex::new(Streams {
+                open: 0,
+                changed: Instant::now(),
+            }),
+        }))
+    }
+
+    fn tell(&self, reason: Cut, address: IpAddr) {
+        telemetry::connection_cut(reason);
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.since += 1;
+        if told.last.is_none_or(|last| now - last >= TELL) {
+            let cut = std::mem::take(&mut told.since);
+            told.last = Some(now);
+            tracing::warn!(
+                reason = reason.as_str(),
+                cut,
+                last = %address,
+                "too many connections of callers that have not shown who they are: the oldest are cut"
+            );
+        }
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Calls that are open on a connection, and when the last one began or ended.
+#[derive(Debug, Clone, Copy)]
+struct Streams {
+    open: usize,
+    changed: Instant,
+}
+
+/// Whether a connection has to end now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Due {
+    /// Not before then.
+    Later(Instant),
+    Now(Cut),
+}
+
+/// One connection. Dropped when it ends.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    lobby: Arc<Lobby>,
+    number: u64,
+    known: AtomicBool,
+    cut: CancellationToken,
+    streams: Mutex<Streams>,
+}
+
+impl Guest {
+    /// Cancelled when it has to go at once.
+    pub(crate) const fn cut(&self) -> &CancellationToken {
+        &self.cut
+    }
+
+    /// It showed who it is.
+    pub(crate) fn is_known(&self) {
+        if !self.known.load(Ordering::Relaxed) && self.lobby.seats().promote(self.number) {
+            self.known.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A call began; it is open until what is returned is dropped.
+    pub(crate) fn begin(self: &Arc<Self>) -> Open {
+        self.change(|open| open + 1);
+        Open(Arc::clone(self))
+    }
+
+    /// Calls that are open.
+    pub(crate) fn open(&self) -> usize {
+        self.streams().open
+    }
+
+    /// How long a stranger's request may take.
+    pub(crate) fn stranger_request(&self) -> Duration {
+        self.lobby.limits.stranger_request
+    }
+
+    /// When it has to end if nothing happens on it.
+    pub(crate) fn due(&self, now: Instant) -> Due {
+        let limits = &self.lobby.limits;
+        let Streams { open, changed } = *self.streams();
+        let (until, reason) = match (self.known.load(Ordering::Relaxed), open) {
+            (true, 0) => (changed + limits.idle, Cut::Idle),
+            // A watch or a push may take as long as it takes.
+            (true, _) => return Due::Later(now + limits.idle),
+            (false, 0) => (changed + limits.first_request, Cut::NoRequest),
+            // Its request ends before that; only one that does not read the answer is left.
+            (false, _) => (changed + limits.stranger_request + limits.first_request, Cut::NoRequest),
+        };
+        if until <= now {
+            Due::Now(reason)
+        } else {
+            Due::Later(until)
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(usize) -> usize) {
+        let mut streams = self.streams();
+        streams.open = change(streams.open);
+        streams.changed = Instant::now();
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let known = *self.known.get_mut();
+        self.lobby.seats().leave(self.number, known);
+    }
+}
+
+/// A call that is open.
+#[derive(Debug)]
+pub(crate) struct Open(Arc<Guest>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.change(|open| open - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CAPS: Caps = Caps {
+        all: 8,
+        strangers: 4,
+        of_address: 3,
+    };
+
+    fn limits() -> ConnectionLimits {
+        ConnectionLimits::default()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn lobby() -> Arc<Lobby> {
+        Lobby::new(limits(), CAPS)
+    }
+
+    fn is_cut(guests: &[Arc<Guest>]) -> Vec<bool> {
+        guests.iter().map(|guest| guest.cut().is_cancelled()).collect()
+    }
+
+    #[tokio::test]
+    async fn the_oldest_of_the_same_address_goes_then_the_oldest_of_whoever_has_most() {
+        let lobby = lobby();
+        let one: Vec<_> = (0..4).map(|_| lobby.enter(ip("10.0.0.1")).unwrap()).collect();
+        assert_eq!(is_cut(&one), [true, false, false, false], "three of an address");
+        let other = lobby.enter(ip("10.0.0.2")).unwrap();
+        let third = lobby.enter(ip("10.0.0.3")).unwrap();
+        assert_eq!(is_cut(&one), [true, true, false, false], "four in all");
+        assert!(!other.cut().is_cancelled() && !third.cut().is_cancelled());
+        drop((one, other, third));
+        let seats = lobby.seats();
+        assert!(seats.strangers.is_empty() && seats.by_address.is_empty());
+        assert_eq!(seats.known, 0);
+    }
+
+    #[tokio::test]
+    async fn those_who_are_known_are_not_counted_as_strangers_and_never_cut() {
+        let lobby = lobby();
+        let known: Vec<_> = (0..8)
+            .map(|_| {
+                let guest = lobby.enter(ip("10.0.0.1")).unwrap();
+                guest.is_known();
+                guest.is_known();
+                guest
+            })
+            .collect();
+        assert_eq!(lobby.seats().known, 8);
+        assert!(
+            lobby.enter(ip("10.0.0.2")).is_none(),
+            "every place is taken by one who is known"
+        );
+        assert!(!is_cut(&known).contains(&true));
+        drop(known);
+        assert_eq!(lobby.seats().known, 0);
+        assert!(lobby.enter(ip("10.0.0.2")).is_some());
+    }
+
+    #[tokio::test]
+    async fn who_was_cut_is_not_known_any_more() {
+        let lobby = lobby();
+        let guests: Vec<_> = (0..4).map(|_| lobby.enter(ip("10.0.0.1")).unwrap()).collect();
+        guests[0].is_known();
+        assert_eq!((guests[0].cut().is_cancelled(), lobby.seats().known), (true, 0));
+        drop(guests);
+        assert_eq!(lobby.seats().known, 0);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address_and_ipv4_is_ipv4_however_it_is_written() {
+        let from = |text| From::of(ip(text));
+        assert_eq!(from("2001:db8:0:1::1"), from("2001:db8:0:1:ffff::2"));
+        assert_ne!(from("2001:db8:0:1::1"), from("2001:db8:0:2::1"));
+        assert_eq!(from("::ffff:10.0.0.1"), from("10.0.0.1"));
+        assert_ne!(from("10.0.0.1"), from("10.0.0.2"));
+    }
+
+    #[test]
+    fn what_files_there_are_bounds_the_places() {
+        let of = |files| Caps::of(&limits(), files);
+        let plenty = of(Some(1 << 20));
+        assert_eq!((plenty.all, plenty.strangers), (limits().all, limits().strangers));
+        assert_eq!(of(None), plenty);
+        let few = of(Some(1024));
+        assert_eq!((few.all, few.strangers, few.of_address), (512, 256, 256));
+        let none = of(Some(0));
+        assert_eq!((none.all, none.strangers, none.of_address), (2, 1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_nothing_goes_a_stranger_soon_and_others_when_no_call_is_open() {
+        let lobby = lobby();
+        let limits = limits();
+        let after = |wait: Duration| Instant::now() + wait;
+        let guest = lobby.enter(ip("10.0.0.1")).unwrap();
+        assert_eq!(guest.due(Instant::now()), Due::Later(after(limits.first_request)));
+        assert_eq!(guest.due(after(limits.first_request)), Due::Now(Cut::NoRequest));
+        let call = guest.begin();
+        let both = limits.first_request + limits.stranger_request;
+        assert_eq!(guest.due(Instant::now()), Due::Later(after(both)));
+        assert_eq!(guest.due(after(both)), Due::Now(Cut::NoRequest), "it does not read");
+
+        guest.is_known();
+        tokio::time::advance(limits.idle * 3).await;
+        assert_eq!(
+            guest.due(Instant::now()),
+            Due::Later(after(limits.idle)),
+            "a call is open"
+        );
+        drop(call);
+        assert_eq!(
+            guest.due(Instant::now()),
+            Due::Later(after(limits.idle)),
+            "it ended just now"
+        );
+        assert_eq!(guest.due(after(limits.idle)), Due::Now(Cut::Idle));
+    }
+}
