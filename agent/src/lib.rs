@@ -116,6 +116,17 @@ pub enum RunError {
     Interrupted,
 }
 
+impl RunError {
+    /// True when whoever started it can correct that: the folder, git, a copied identity.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        match self {
+            Self::Git(_) | Self::State(_) | Self::IdInUse { .. } => true,
+            Self::Outbox(_) | Self::Http(_) | Self::ShutOut { .. } | Self::Interrupted => false,
+        }
+    }
+}
+
 /// Runs an agent until `shutdown` is cancelled and what it ran is finished or handed back.
 ///
 /// # Errors

@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The exit code of an agent that may not work, as `kage`'s.
+/// The exit codes of an agent that cannot work as things are, and of one that may not, as `kage`'s.
+const USAGE: u8 = 2;
 const DENIED: u8 = 5;
 
 /// Works on sessions for a coordinator.
@@ -147,6 +148,7 @@ fn main() -> ExitCode {
             tracing::error!("{error:#}");
             match error.downcast_ref() {
                 Some(RunError::ShutOut { .. }) => ExitCode::from(DENIED),
+                Some(error) if error.is_usage() => ExitCode::from(USAGE),
                 Some(_) | None => ExitCode::FAILURE,
             }
         }

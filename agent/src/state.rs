@@ -1,7 +1,7 @@
 //! The agent's state directory: who may use it, the agent's id, and where things are.
 
 use std::fs::{File, TryLockError};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use kage_core::id::{AgentId, AttemptId, Digest, InvalidId, ProjectId, RepositoryName};
@@ -21,10 +21,15 @@ pub enum StateError {
         what: &'static str,
     },
     /// Another agent uses it.
-    #[error("the state directory {path} is in use by another agent; give each its own with --state")]
+    #[error(
+        "the state directory {path} is in use by another agent{}; give each its own with --state",
+        holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
+    )]
     Locked {
         /// The directory.
         path: PathBuf,
+        /// The process that holds it, if that is known.
+        holder: Option<u32>,
     },
     /// A file of it could not be read or written.
     #[error("cannot use {path}")]
@@ -79,8 +84,19 @@ impl StateDir {
             .open(&lock_path)
             .map_err(io(&lock_path))?;
         match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StateError::Locked { path: root.to_owned() }),
+            // For the words of whoever finds it locked.
+            Ok(()) => lock
+                .set_len(0)
+                .and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()))
+                .map_err(io(&lock_path))?,
+            Err(TryLockError::WouldBlock) => {
+                return Err(StateError::Locked {
+                    path: root.to_owned(),
+                    holder: std::fs::read_to_string(&lock_path)
+                        .ok()
+                        .and_then(|pid| pid.parse().ok()),
+                });
+            }
             Err(TryLockError::Error(source)) => {
                 return Err(StateError::Io {
                     path: lock_path,
@@ -270,7 +286,9 @@ mod tests {
         let mode = std::fs::metadata(&root).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         let id = first.agent();
-        assert!(matches!(StateDir::open(&root, &random), Err(StateError::Locked { .. })));
+        let second = StateDir::open(&root, &random).unwrap_err();
+        let expected = format!("is in use by another agent (process {})", std::process::id());
+        assert!(second.to_string().contains(&expected), "{second}");
         drop(first);
         assert_eq!(StateDir::open(&root, &random).unwrap().agent(), id);
     }

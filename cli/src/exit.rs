@@ -140,6 +140,8 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.is::<InvalidConfig>()
         || cause.is::<Misfit>()
         || cause.is::<UnusablePrices>()
+        || cause.downcast_ref().is_some_and(kage_coordinator::RunError::is_usage)
+        || cause.downcast_ref().is_some_and(kage_agent::RunError::is_usage)
 }
 
 const fn classify_api(error: &ApiError) -> (Exit, Option<&'static str>) {

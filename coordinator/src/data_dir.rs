@@ -16,10 +16,15 @@ use crate::ports::Random;
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// Another coordinator uses it.
-    #[error("the data directory {path} is in use by another coordinator")]
+    #[error(
+        "the data directory {path} is in use by another coordinator{}; end that one, or give each its own",
+        holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
+    )]
     Locked {
         /// The directory.
         path: PathBuf,
+        /// The process that holds it, if that is known.
+        holder: Option<u32>,
     },
     /// A file of it could not be read or written.
     #[error("cannot use {path}")]
@@ -72,11 +77,20 @@ impl DataDir {
             .open(&path)
             .map_err(failed(&path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                root: root.to_owned(),
-                lock: Arc::new(lock),
+            Ok(()) => {
+                // For the words of whoever finds it locked.
+                lock.set_len(0)
+                    .and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()))
+                    .map_err(failed(&path))?;
+                Ok(Self {
+                    root: root.to_owned(),
+                    lock: Arc::new(lock),
+                })
+            }
+            Err(TryLockError::WouldBlock) => Err(DataDirError::Locked {
+                path: root.to_owned(),
+                holder: std::fs::read_to_string(&path).ok().and_then(|pid| pid.parse().ok()),
             }),
-            Err(TryLockError::WouldBlock) => Err(DataDirError::Locked { path: root.to_owned() }),
             Err(TryLockError::Error(source)) => Err(DataDirError::Io { path, source }),
         }
     }
@@ -264,7 +278,13 @@ mod tests {
     fn one_coordinator_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(dir.path()).unwrap();
-        assert!(matches!(DataDir::open(dir.path()), Err(DataDirError::Locked { .. })));
+        let second = DataDir::open(dir.path()).unwrap_err();
+        let expected = format!(
+            "the data directory {} is in use by another coordinator (process {}); end that one, or give each its own",
+            dir.path().display(),
+            std::process::id()
+        );
+        assert_eq!(second.to_string(), expected);
         drop(first);
         DataDir::open(dir.path()).unwrap();
     }

@@ -9,6 +9,7 @@ pub mod ports;
 
 mod custody;
 mod files;
+mod listeners;
 mod data_dir;
 mod secrets;
 mod authority;
@@ -46,5 +47,6 @@ pub use authority::AuthorityError;
 pub use custody::Misfit;
 pub use config::{Config, ConnectionLimits, InvalidConfig, Origin, Timings};
 pub use data_dir::DataDirError;
+pub use listeners::Process;
 pub use ports::{Blocking, Clock, Ports, Random};
 pub use start::{RunError, run};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use kage_coordinator::config::prices_with;
-use kage_coordinator::{Config, Misfit, Origin, Ports, Timings, run};
+use kage_coordinator::{Config, Origin, Ports, RunError, Timings, run};
 use kage_core::price::PriceTable;
 use kage_core::retention::Limits;
 use tokio::signal::unix::{SignalKind, signal};
@@ -129,7 +129,7 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("kage-coordinator: {error:#}");
-            let usage = error.chain().any(|cause| cause.is::<Misfit>());
+            let usage = error.downcast_ref().is_some_and(RunError::is_usage);
             ExitCode::from(if usage { USAGE } else { INTERNAL })
         }
     }

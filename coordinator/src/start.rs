@@ -29,6 +29,7 @@ use crate::coordinator::{Coordinator, Fences};
 use crate::custody::{self, Beginning, LookError, Mark, Misfit};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::identities::Identities;
+use crate::listeners::{self, Process};
 use crate::lobby::{Caps, Lobby};
 use crate::output::Outputs;
 use crate::ports::{Blocking, Listener, Ports};
@@ -74,10 +75,12 @@ pub enum RunError {
     #[error("the blobs cannot be opened")]
     Blobs(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The address is taken or not this machine's.
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address}{}", said_of(listener.as_ref()))]
     Listen {
         /// The address.
         address: SocketAddr,
+        /// The process that listens there, if that is known.
+        listener: Option<Process>,
         /// Why not.
         #[source]
         source: std::io::Error,
@@ -92,6 +95,29 @@ impl From<LookError> for RunError {
         match error {
             LookError::Misfit(misfit) => Self::Misfit(misfit),
             LookError::Io { .. } => Self::Look(Box::new(error)),
+        }
+    }
+}
+
+fn said_of(listener: Option<&Process>) -> String {
+    listener.map_or_else(String::new, |listener| {
+        format!(", where {listener} listens; end it, or choose another port with --listen")
+    })
+}
+
+impl RunError {
+    /// True when whoever started it can correct that: the arguments, the port, the folder, git.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Git(_) | Self::DataDir(_) | Self::Misfit(_) | Self::Listen { .. } => true,
+            Self::Tls(_)
+            | Self::Look(_)
+            | Self::Open(_)
+            | Self::Store(_)
+            | Self::Read(_)
+            | Self::Blobs(_)
+            | Self::Reflection(_) => false,
         }
     }
 }
@@ -121,8 +147,12 @@ pub async fn run(config: Config, mut ports: Ports, shutdown: CancellationToken) 
     let held = Held::open(&config, &ports)?;
     let (listen, on_ready) = (Arc::clone(&ports.listen), ports.on_ready.take());
     let filled = held.fill(&config, ports).await?;
-    let listen_error = |source| RunError::Listen {
+    let listen_error = |source: std::io::Error| RunError::Listen {
         address: config.listen,
+        listener: match source.kind() {
+            std::io::ErrorKind::AddrInUse => listeners::of_port(config.listen.port()),
+            _ => None,
+        },
         source,
     };
     let listener = listen(config.listen).await.map_err(listen_error)?;

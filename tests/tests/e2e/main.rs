@@ -17,6 +17,7 @@ mod claude_code_moves;
 mod crash;
 mod deploy;
 mod errors;
+mod in_the_way;
 mod long_prompt;
 mod namespaces;
 mod recovery;
