@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import unittest
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import kage
-from cluster import Agent, Coordinator, Proxy, shell_task, wait_for
+from cluster import DEADLINE, Agent, Coordinator, Proxy, shell_task, wait_for
+from kage.client import bearer, channel
+from kage.v1 import access_service_pb2, access_service_pb2_grpc
+from kage.v1 import agent_service_pb2, agent_service_pb2_grpc
 from kage.v1.fleet_service_pb2 import AGENT_STATE_DRAINING
 
 OUTPUT = [kage.OUTPUT_STREAM_STDOUT, kage.OUTPUT_STREAM_STDERR]
@@ -150,6 +156,56 @@ class Live(unittest.TestCase):
             self.client.submit(kage.TaskSpec(assignments=[kage.Assignment(name="A b", adapter="x")]))
         self.assertEqual(caught.exception.reason, "INVALID_ARGUMENT")
         self.assertIn("name", caught.exception.violations[0].field)
+
+
+class AnotherCoordinator(unittest.TestCase):
+    def setUp(self) -> None:
+        self.coordinator = Coordinator()
+        self.addCleanup(self.coordinator.close)
+        self.client = kage.connect(self.coordinator.url, self.coordinator.token)
+        self.addCleanup(self.client.close)
+        self.channel = channel(self.coordinator.url)
+        self.addCleanup(self.channel.close)
+        self.metadata = bearer(self.coordinator.token)
+
+    def come_and_go(self, number: int, name: str) -> None:
+        """An agent that is known from now on, and not there any more."""
+        id = f"{number:032x}"
+        hello = agent_service_pb2.Hello(
+            agent_id=id, boot_id=id, protocol_min=1, protocol_max=1, name=name, slots=1
+        )
+        welcomed = threading.Event()
+
+        def says() -> Iterator[agent_service_pb2.ConnectRequest]:
+            yield agent_service_pb2.ConnectRequest(hello=hello)
+            welcomed.wait(DEADLINE)
+
+        stub: Any = agent_service_pb2_grpc.AgentServiceStub(self.channel)
+        call = stub.Connect(says(), metadata=self.metadata)
+        self.assertTrue(next(call).HasField("welcome"))
+        welcomed.set()
+        call.cancel()
+
+    def test_agents_are_listed_beyond_the_first_page(self) -> None:
+        names = [f"a{number:03}" for number in range(105)]
+        for number, name in enumerate(names, 1):
+            self.come_and_go(number, name)
+        self.assertEqual([agent.name for agent in self.client.agents()], names)
+
+    def test_a_revoked_token_ends_a_watch_as_denied(self) -> None:
+        access: Any = access_service_pb2_grpc.AccessServiceStub(self.channel)
+        make = access_service_pb2.CreateTokenRequest(request_id="make", role="ROLE_VIEW", name="wall")
+        made = access.CreateToken(make, metadata=self.metadata)
+        task = self.client.submit(shell_task("true"), wait_for_agent=True)
+        with kage.connect(self.coordinator.url, made.bearer) as viewer:
+            watch = viewer.watch(task.id)
+            next(watch)
+            revoke = access_service_pb2.RevokeTokenRequest(request_id="revoke", token_id=made.token.id)
+            access.RevokeToken(revoke, metadata=self.metadata)
+            with self.assertRaises(kage.KageError) as caught:
+                next(watch)
+        self.assertEqual(caught.exception.reason, "PERMISSION_DENIED")
+        self.assertIn("revoked", str(caught.exception))
 
 
 class OverTls(unittest.TestCase):

@@ -154,10 +154,17 @@ export class Client {
     return present(reply.report);
   }
 
-  /** The worker machines. */
+  /** The worker machines, by name: all of them, however many pages they fill. */
   async agents(): Promise<Agent[]> {
-    const reply = await once(() => this.#fleet.listAgents({}, { timeoutMs: CALL_TIMEOUT_MS }));
-    return reply.agents;
+    const agents: Agent[] = [];
+    let pageToken = "";
+    do {
+      const request = { pageToken };
+      const reply = await once(() => this.#fleet.listAgents(request, { timeoutMs: CALL_TIMEOUT_MS }));
+      agents.push(...reply.agents);
+      pageToken = reply.nextPageToken;
+    } while (pageToken !== "");
+    return agents;
   }
 
   /**

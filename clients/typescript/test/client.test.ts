@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { Code, ConnectError, createRouterTransport } from "@connectrpc/connect";
 
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../src/gen/google/rpc/error_details_pb.js";
+import { FleetService } from "../src/gen/kage/v1/fleet_service_pb.js";
 import { type CreateTaskRequest, TaskService, type WatchTaskRequest } from "../src/gen/kage/v1/task_service_pb.js";
 import { Client, connect, KageError } from "../src/index.js";
 
@@ -40,6 +41,35 @@ class Flaky {
     }),
   );
 }
+
+test("lists are read to their last page", async () => {
+  const asked: string[] = [];
+  const client = new Client(
+    createRouterTransport(({ service }) => {
+      service(FleetService, {
+        listAgents: ({ pageToken }) => {
+          asked.push(pageToken);
+          const page = Number(pageToken || "1");
+          return { agents: [{ name: `a${page}` }], nextPageToken: page < 3 ? `${page + 1}` : "" };
+        },
+      });
+      service(TaskService, {
+        listTasks: ({ pageToken }) => {
+          asked.push(pageToken);
+          const page = Number(pageToken || "1");
+          return { tasks: [{ id: `t${page}` }], nextPageToken: page < 3 ? `${page + 1}` : "" };
+        },
+      });
+    }),
+  );
+  assert.deepEqual((await client.agents()).map(({ name }) => name), ["a1", "a2", "a3"]);
+  const tasks: string[] = [];
+  for await (const { id } of client.list()) {
+    tasks.push(id);
+  }
+  assert.deepEqual(tasks, ["t1", "t2", "t3"]);
+  assert.deepEqual(asked, ["", "2", "3", "", "2", "3"]);
+});
 
 const failing = (code: Code): ConnectError => new ConnectError("words for people", code);
 

@@ -6,6 +6,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test, type TestContext } from "node:test";
 
+import { createClient } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
+
+import { AccessService, Role } from "../src/gen/kage/v1/access_service_pb.js";
+import { AgentService } from "../src/gen/kage/v1/agent_service_pb.js";
 import {
   type Client,
   connect,
@@ -178,6 +183,56 @@ test("tasks are listed newest first", async (t) => {
     listed.push(task.id);
   }
   assert.deepEqual(listed.slice(0, made.length), made);
+});
+
+test("agents are listed beyond the first page, and a revoked token ends a watch as denied", async (t) => {
+  const here = await Coordinator.start();
+  t.after(() => here.close());
+  const owner = connect(here.url, here.token);
+  t.after(() => owner.close());
+  const { url: baseUrl, token } = here;
+  const transport = createGrpcTransport({
+    baseUrl,
+    interceptors: [
+      (next) => (request) => {
+        request.header.set("authorization", `Bearer ${token}`);
+        return next(request);
+      },
+    ],
+  });
+  // More than one page of agents, which come and go.
+  const agents = createClient(AgentService, transport);
+  const names = Array.from({ length: 105 }, (_, index) => `a${String(index).padStart(3, "0")}`);
+  for (const [index, name] of names.entries()) {
+    const id = (index + 1).toString(16).padStart(32, "0");
+    const leaving = new AbortController();
+    const hello = { agentId: id, bootId: id, protocolMin: 1, protocolMax: 1, name, slots: 1 };
+    const says = async function* () {
+      yield { message: { case: "hello" as const, value: hello } };
+      // It stays until it has been let in.
+      await new Promise((resolve) => leaving.signal.addEventListener("abort", resolve));
+    };
+    for await (const { message } of agents.connect(says())) {
+      assert.equal(message.case, "welcome");
+      leaving.abort();
+      break;
+    }
+  }
+  assert.deepEqual((await owner.agents()).map(({ name }) => name), names);
+
+  const access = createClient(AccessService, transport);
+  const made = await access.createToken({ requestId: "make", role: Role.VIEW, name: "wall" });
+  const task = await owner.submit(shellTask("true"), { waitForAgent: true });
+  const viewer = connect(here.url, made.bearer);
+  t.after(() => viewer.close());
+  const watch = viewer.watch(task.id);
+  const watching = async (): Promise<void> => {
+    for await (const item of watch) {
+      assert.equal(item.case, "task");
+      await access.revokeToken({ requestId: "revoke", tokenId: made.token!.id });
+    }
+  };
+  await assert.rejects(watching(), (error) => because("PERMISSION_DENIED")(error) && /revoked/.test(String(error)));
 });
 
 test("a request id names one task", async () => {
