@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use kage_agent::adapters::LoadError;
 use kage_agent::enrolment::JoinError;
 use kage_coordinator::config::UnusablePrices;
-use kage_coordinator::{InvalidConfig, Misfit};
+use kage_coordinator::InvalidConfig;
 use kage_git::snapshot::SnapshotError;
 use kage_git::user_repo::DiscoverError;
 use kage_proto::client::ConnectError;
@@ -138,7 +138,6 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.is::<DiscoverError>()
         || cause.is::<LoadError>()
         || cause.is::<InvalidConfig>()
-        || cause.is::<Misfit>()
         || cause.is::<UnusablePrices>()
         || cause.downcast_ref().is_some_and(kage_coordinator::RunError::is_usage)
         || cause.downcast_ref().is_some_and(kage_agent::RunError::is_usage)
