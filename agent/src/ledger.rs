@@ -5,6 +5,10 @@
 //! Events go before output, attempts take turns, and what is on its way is bounded. An
 //! attempt's `Finished` waits until all its output is acknowledged, because the
 //! coordinator takes nothing more of an attempt that has ended.
+//!
+//! A piece of output that fills no batch is sent at once when no other such piece of its stream
+//! is on its way; else it gathers until that one is acknowledged. So a line after a pause waits
+//! for nothing, and many lines cost the coordinator a sync per round trip, not one each.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -59,7 +63,24 @@ struct Output {
     length: u64,
     sent: u64,
     acked: u64,
+    /// Where the last piece that was sent and filled no batch ends.
+    partial: u64,
     queued: bool,
+}
+
+impl Output {
+    /// Whether what is not sent is to be sent now. `closed` = nothing will follow that it could
+    /// be gathered with.
+    const fn is_due(&self, closed: bool) -> bool {
+        let unsent = self.length.saturating_sub(self.sent);
+        unsent >= MAX_INLINE as u64 || unsent > 0 && (closed || self.partial <= self.acked)
+    }
+
+    /// Begins again at `offset`.
+    const fn go_back(&mut self, offset: u64) {
+        self.sent = offset;
+        self.partial = offset;
+    }
 }
 
 #[derive(Debug)]
@@ -174,6 +195,7 @@ impl Ledger {
                     length,
                     sent: acked,
                     acked,
+                    partial: acked,
                     queued: false,
                 };
             }
@@ -210,9 +232,15 @@ impl Ledger {
             }
             Change::Committed(attempt, stored) => match self.entries.get_mut(&attempt) {
                 Some(entry) => {
-                    entry.closed |= is_finished(&stored.event);
+                    let closes = is_finished(&stored.event);
+                    entry.closed |= closes;
                     entry.events.push_back(stored);
                     self.queue_events(attempt);
+                    if closes {
+                        for stream in OutputStream::ALL {
+                            self.queue_output(attempt, stream);
+                        }
+                    }
                 }
                 // It was refused in the meantime; what came after takes no space.
                 None => {
@@ -268,12 +296,15 @@ impl Ledger {
             };
             let output = &mut entry.output[index(stream)];
             output.queued = false;
-            let length = (output.length - output.sent).min(MAX_INLINE as u64);
-            if length == 0 {
+            if !output.is_due(entry.closed) {
                 continue;
             }
+            let length = (output.length - output.sent).min(MAX_INLINE as u64);
             let offset = output.sent;
             output.sent += length;
+            if length < MAX_INLINE as u64 {
+                output.partial = output.sent;
+            }
             self.in_flight += length;
             let key = entry.key.clone();
             self.queue_output(attempt, stream);
@@ -339,7 +370,7 @@ impl Ledger {
         if offset <= output.acked {
             if output.sent > offset {
                 self.in_flight = self.in_flight.saturating_sub(output.sent.saturating_sub(output.acked));
-                output.sent = offset;
+                output.go_back(offset);
                 self.queue_output(attempt, stream);
             }
             return Progress::default();
@@ -361,10 +392,14 @@ impl Ledger {
         };
         if progress.delivered {
             self.entries.remove(&attempt);
-        } else if entry.output_delivered() {
+            return progress;
+        }
+        if entry.output_delivered() {
             // `Finished` may have waited for this.
             self.queue_events(attempt);
         }
+        // What came meanwhile may have waited for this.
+        self.queue_output(attempt, stream);
         progress
     }
 
@@ -395,7 +430,7 @@ impl Ledger {
             if let Some(entry) = self.entries.get_mut(&attempt) {
                 entry.sent_seq = entry.acked_seq;
                 for output in &mut entry.output {
-                    output.sent = output.acked;
+                    output.go_back(output.acked);
                 }
             }
             self.queue_events(attempt);
@@ -418,7 +453,7 @@ impl Ledger {
     fn queue_output(&mut self, attempt: AttemptId, stream: OutputStream) {
         if let Some(entry) = self.entries.get_mut(&attempt) {
             let output = &mut entry.output[index(stream)];
-            if !output.queued && output.sent < output.length {
+            if !output.queued && output.is_due(entry.closed) {
                 output.queued = true;
                 self.output.push_back((attempt, stream));
             }

@@ -1,6 +1,8 @@
 //! Masking of secrets in what leaves an attempt: each known value, and what base64, URLs
 //! and JSON make of it, becomes `***`. Output comes in pieces, so a piece's end that may
-//! be the beginning of a secret is held back until the next one decides.
+//! be the beginning of a secret is held back until the next one decides. When none comes, an
+//! end of a few bytes may be shown: the rest of the secret, should it follow, is masked all the
+//! same. A longer end is most likely the secret, and stays until the stream is over.
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use base64::Engine as _;
@@ -13,6 +15,10 @@ pub(crate) const MASK: &str = "***";
 
 /// Values shorter than this are not masked: they would hit ordinary words.
 const SHORTEST: usize = 6;
+
+/// The most bytes of a secret's beginning that may be shown when nothing follows them: at most
+/// half of the shortest secret.
+const RELEASED: usize = SHORTEST / 2;
 
 /// The patterns of a set of secrets. `None` inside = there are no secrets.
 #[derive(Debug, Clone)]
@@ -82,6 +88,7 @@ impl Masker {
         StreamMasker {
             masker: self.clone(),
             held: Vec::new(),
+            shown: 0,
         }
     }
 }
@@ -107,6 +114,9 @@ impl Patterns {
 pub(crate) struct StreamMasker {
     masker: Masker,
     held: Vec<u8>,
+    /// How many bytes of `held` were released. They are kept, because they still count as the
+    /// beginning of a secret.
+    shown: usize,
 }
 
 impl StreamMasker {
@@ -121,6 +131,8 @@ impl StreamMasker {
             self.held.extend_from_slice(&piece);
             std::mem::take(&mut self.held).into()
         };
+        let shown = self.shown;
+        let fresh = |from: usize, to: usize| text.slice(from.max(shown).min(to)..to);
         let mut end = patterns.undecided(&text, 0);
         let mut masked: Option<Vec<u8>> = None;
         let mut at = 0;
@@ -130,32 +142,54 @@ impl StreamMasker {
                 break;
             }
             let out = masked.get_or_insert_with(|| Vec::with_capacity(text.len()));
-            out.extend_from_slice(&text[at..found.start()]);
+            out.extend_from_slice(&fresh(at, found.start()));
             out.extend_from_slice(MASK.as_bytes());
             at = found.end();
             if at > end {
                 end = patterns.undecided(&text, at);
             }
         }
-        self.held.extend_from_slice(&text[end..]);
-        match masked {
-            None => text.slice(..end),
+        let out = match masked {
+            None => fresh(0, end),
             Some(mut out) => {
-                out.extend_from_slice(&text[at..end]);
+                out.extend_from_slice(&fresh(at, end));
                 out.into()
             }
+        };
+        self.held.extend_from_slice(&text[end..]);
+        self.shown = shown.saturating_sub(end);
+        out
+    }
+
+    /// Whether [`StreamMasker::release`] has something.
+    pub(crate) fn may_release(&self) -> bool {
+        self.held.len() > self.shown && self.held.len() <= RELEASED
+    }
+
+    /// What is held back, when that is so little that it may be shown. It is masked no less
+    /// should the secret go on.
+    pub(crate) fn release(&mut self) -> Bytes {
+        if !self.may_release() {
+            return Bytes::new();
         }
+        let out = Bytes::copy_from_slice(&self.held[self.shown..]);
+        self.shown = self.held.len();
+        out
     }
 
     /// What was held back; the stream is over.
     pub(crate) fn finish(&mut self) -> Bytes {
         let held = std::mem::take(&mut self.held);
+        let shown = std::mem::take(&mut self.shown);
         match &self.masker.0 {
             Some(patterns) if patterns.automaton.is_match(&held) => {
                 let masks = vec![MASK; patterns.forms.len()];
-                patterns.automaton.replace_all_bytes(&held, &masks).into()
+                let masked = patterns.automaton.replace_all_bytes(&held, &masks);
+                // A match reaches beyond what was shown, which is shorter than any form.
+                let start = patterns.automaton.find(&held).map_or(0, |found| found.start());
+                masked[shown.min(start)..].to_vec().into()
             }
-            Some(_) | None => held.into(),
+            Some(_) | None => Bytes::from(held).split_off(shown),
         }
     }
 }
@@ -249,7 +283,84 @@ mod tests {
         assert_eq!(stream.finish(), "sec");
     }
 
+    #[test]
+    fn a_short_beginning_is_shown_when_nothing_follows_and_the_rest_of_a_secret_is_masked() {
+        let mut stream = Masker::new(&["secret-key".into()]).stream();
+        assert_eq!(stream.push(Bytes::from_static(b"Name? s")), "Name? ");
+        assert!(stream.may_release());
+        assert_eq!(stream.release(), "s");
+        assert!(!stream.may_release());
+        assert_eq!(stream.release(), "");
+        assert_eq!(stream.push(Bytes::from_static(b"ec")), "");
+        assert_eq!(stream.release(), "ec");
+        assert_eq!(stream.push(Bytes::from_static(b"ret")), "");
+        // Six bytes of a secret are no accident.
+        assert!(!stream.may_release());
+        assert_eq!(stream.push(Bytes::from_static(b"-key, s")), "***, ");
+        assert_eq!(stream.release(), "s");
+        assert_eq!(stream.push(Bytes::from_static(b"ome s")), "ome ");
+        assert_eq!(stream.release(), "s");
+        assert_eq!(stream.finish(), "");
+    }
+
+    #[test]
+    fn the_end_of_a_stream_does_not_repeat_what_was_shown() {
+        let mut stream = Masker::new(&["secret".into(), "secret-key".into()]).stream();
+        assert_eq!(stream.push(Bytes::from_static(b"s")), "");
+        assert_eq!(stream.release(), "s");
+        assert_eq!(stream.push(Bytes::from_static(b"ecret-k")), "");
+        assert_eq!(stream.finish(), "***-k");
+        assert_eq!(stream.push(Bytes::from_static(b"se")), "");
+        assert_eq!(stream.release(), "se");
+        assert_eq!(stream.push(Bytes::from_static(b"cre")), "");
+        assert_eq!(stream.finish(), "cre");
+    }
+
+    /// What stays of `released` when what was shown of a secret before its mask is taken away.
+    fn without_beginnings(released: &str, expected: &str) -> Option<String> {
+        let (mut rest, mut out) = (released, String::new());
+        for part in expected.split_inclusive(MASK) {
+            let plain = part.strip_suffix(MASK).unwrap_or(part);
+            rest = rest.strip_prefix(plain)?;
+            out.push_str(plain);
+            if plain.len() < part.len() {
+                let at = rest.find(MASK)?;
+                if at > RELEASED {
+                    return None;
+                }
+                rest = &rest[at + MASK.len()..];
+                out.push_str(MASK);
+            }
+        }
+        rest.is_empty().then_some(out)
+    }
+
     proptest! {
+        #[test]
+        fn what_is_released_between_pieces_shows_no_more_than_a_beginning(
+            secrets in prop::collection::vec("[ab]{6,9}", 1..4),
+            text in "[abc]{0,80}",
+            cuts in prop::collection::vec((0_usize..80, any::<bool>()), 0..12),
+        ) {
+            let masker = Masker::new(&secrets);
+            let mut cuts: Vec<_> = cuts.into_iter().map(|(cut, release)| (cut.min(text.len()), release)).collect();
+            cuts.extend([(0, false), (text.len(), true)]);
+            cuts.sort_unstable();
+            let mut stream = masker.stream();
+            let mut out = Vec::new();
+            for pair in cuts.windows(2) {
+                out.extend_from_slice(&stream.push(Bytes::copy_from_slice(&text.as_bytes()[pair[0].0..pair[1].0])));
+                if pair[1].1 {
+                    out.extend_from_slice(&stream.release());
+                }
+            }
+            out.extend_from_slice(&stream.finish());
+            let forms = &masker.0.as_ref().unwrap().forms;
+            let expected = String::from_utf8(naive(text.as_bytes(), forms)).unwrap();
+            let out = String::from_utf8(out).unwrap();
+            prop_assert_eq!(without_beginnings(&out, &expected), Some(expected.clone()), "{}", out);
+        }
+
         #[test]
         fn pieces_are_masked_like_the_whole(
             secrets in prop::collection::vec("[ab]{6,9}", 1..4),

@@ -184,3 +184,81 @@ fn leftovers_are_delivered_and_take_no_space() {
     assert_eq!((progress.event_bytes, progress.delivered), (0, true));
     assert!(!ledger.has_leftovers());
 }
+
+fn output(next: Next) -> Option<(u64, usize)> {
+    match next {
+        Next::Output { offset, length, .. } => Some((offset, length)),
+        Next::Nothing => None,
+        Next::Events(..) => panic!("{next:?}"),
+    }
+}
+
+/// Applies what changes no space.
+fn apply(ledger: &mut Ledger, change: Change) {
+    assert_eq!(ledger.apply(change), Progress::default());
+}
+
+#[test]
+fn lines_gather_while_one_is_on_its_way() {
+    let mut ledger = ledger(1, []);
+    apply(&mut ledger, grew(1, OutputStream::Stdout, 10));
+    assert_eq!(output(ledger.next()), Some((0, 10)));
+    for length in 11..=1000 {
+        apply(&mut ledger, grew(1, OutputStream::Stdout, length));
+        assert!(!ledger.has_next());
+        assert_eq!(output(ledger.next()), None);
+    }
+    // Another stream has a round trip of its own.
+    apply(&mut ledger, grew(1, OutputStream::Stderr, 5));
+    assert_eq!(output(ledger.next()), Some((0, 5)));
+    let acked = ledger.acked_output(key(1).attempt, OutputStream::Stdout, 10);
+    assert_eq!(acked.acked, Some(10));
+    assert_eq!(output(ledger.next()), Some((10, 990)));
+    assert_eq!(output(ledger.next()), None);
+}
+
+#[test]
+fn a_full_batch_waits_for_nothing_nor_does_what_follows_it() {
+    let batch = MAX_INLINE as u64;
+    let mut ledger = ledger(1, []);
+    apply(&mut ledger, grew(1, OutputStream::Stdout, 10));
+    assert_eq!(output(ledger.next()), Some((0, 10)));
+    apply(&mut ledger, grew(1, OutputStream::Stdout, 10 + batch - 1));
+    assert_eq!(output(ledger.next()), None);
+    apply(&mut ledger, grew(1, OutputStream::Stdout, 10 + batch));
+    assert_eq!(output(ledger.next()), Some((10, MAX_INLINE)));
+    assert_eq!(
+        ledger.acked_output(key(1).attempt, OutputStream::Stdout, 10).acked,
+        Some(10)
+    );
+    apply(&mut ledger, grew(1, OutputStream::Stdout, 30 + batch));
+    assert_eq!(output(ledger.next()), Some((10 + batch, 20)));
+}
+
+#[test]
+fn the_end_of_an_attempt_gathers_nothing() {
+    let mut ledger = ledger(1, []);
+    apply(&mut ledger, grew(1, OutputStream::Stdout, 10));
+    assert_eq!(output(ledger.next()), Some((0, 10)));
+    apply(&mut ledger, grew(1, OutputStream::Stdout, 20));
+    assert_eq!(output(ledger.next()), None);
+    apply(&mut ledger, Change::Committed(key(1).attempt, finished(1)));
+    assert_eq!(output(ledger.next()), Some((10, 10)));
+}
+
+#[test]
+fn what_gathered_is_sent_again_with_what_was_lost() {
+    let mut ledger = ledger(1, []);
+    for length in [10, 20] {
+        apply(&mut ledger, grew(1, OutputStream::Stdout, length));
+        assert_eq!(output(ledger.next()).is_some(), length == 10);
+    }
+    // The coordinator has nothing of it.
+    assert_eq!(
+        ledger.acked_output(key(1).attempt, OutputStream::Stdout, 0),
+        Progress::default()
+    );
+    assert_eq!(output(ledger.next()), Some((0, 20)));
+    ledger.resend();
+    assert_eq!(output(ledger.next()), Some((0, 20)));
+}

@@ -1,4 +1,7 @@
 use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::*;
 
@@ -93,4 +96,74 @@ async fn an_error_is_told_and_does_not_stick() {
     drop(feed);
     let feed = f.outputs.feed(ATTEMPT, TASK).await.unwrap();
     assert_eq!(f.append(&feed, 0, b"x").await, 1);
+}
+
+/// How long the disk of these tests is busy with a write.
+const DISK: Duration = Duration::from_millis(2);
+
+fn slow(root: &Path) -> Fixture {
+    let blocking = Blocking::InPlace(Arc::new(|| DISK));
+    Fixture {
+        outputs: Outputs::new(root.to_owned(), Arc::new(Topics::default()), blocking),
+        ..fixture(root)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_bytes_after_idleness_are_written_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut f = slow(dir.path());
+    let feed = f.outputs.feed(ATTEMPT, TASK).await.unwrap();
+    for round in 0..3 {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let start = Instant::now();
+        assert_eq!(f.append(&feed, round * 4, b"line").await, round * 4 + 4);
+        // The clock only moves while the disk is waited for.
+        assert!(start.elapsed() < 2 * DISK, "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_during_a_write_is_one_next_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut f = slow(dir.path());
+    let feed = f.outputs.feed(ATTEMPT, TASK).await.unwrap();
+    let lines: Vec<Bytes> = (0..=1000).map(|n| Bytes::from(format!("line {n}\n"))).collect();
+    let mut offset = 0;
+    for line in &lines {
+        let stream = OutputStream::Stdout;
+        feed.append(stream, offset, line.clone(), &f.acks).await.unwrap();
+        if offset == 0 {
+            // The first write began.
+            tokio::task::yield_now().await;
+        }
+        offset += line.len() as u64;
+    }
+    let first = f.received.recv().await.unwrap().length.unwrap();
+    let second = f.received.recv().await.unwrap().length.unwrap();
+    assert_eq!((first, second), (lines[0].len() as u64, offset));
+    drop(feed);
+    f.outputs.close().await;
+    assert!(f.received.try_recv().is_err(), "a third write");
+    let written = std::fs::read(dir.path().join(ATTEMPT.to_string()).join("stdout")).unwrap();
+    assert!(written == lines.concat());
+}
+
+#[tokio::test]
+async fn what_gathered_for_a_disk_that_fails_is_told_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut f = fixture(dir.path());
+    let feed = f.outputs.feed(ATTEMPT, TASK).await.unwrap();
+    std::fs::write(dir.path().join(ATTEMPT.to_string()), b"").unwrap();
+    let (acks, mut received) = mpsc::channel(4);
+    let piece = Bytes::from_static(b"x");
+    feed.append(OutputStream::Stdout, 0, piece.clone(), &f.acks)
+        .await
+        .unwrap();
+    // Another connection of the same agent: it must not wait for an answer for ever. When the
+    // writer is already gone it hears so at once.
+    if feed.append(OutputStream::Stdout, 0, piece, &acks).await.is_ok() {
+        assert!(received.recv().await.unwrap().length.is_err());
+    }
+    assert!(f.received.recv().await.unwrap().length.is_err());
 }

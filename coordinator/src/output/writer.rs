@@ -1,10 +1,13 @@
 //! The task that owns an attempt's files: it takes what is queued, writes and syncs it in one
-//! go, and acknowledges.
+//! go, and acknowledges. The first bytes after idleness are written at once; what comes during
+//! a write is the next batch, so that many small pieces cost the disk one sync.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use kage_core::event::OutputStream;
 use kage_core::id::{AttemptId, TaskId};
 use tokio::sync::{mpsc, oneshot};
@@ -15,11 +18,10 @@ use crate::ports::Blocking;
 use crate::telemetry;
 use crate::topics::Topics;
 
-/// A batch this large is written without waiting for more.
+/// The bytes and the chunks of one batch. While a full one waits for its turn nothing more is
+/// taken, and senders wait.
 const BATCH_BYTES: usize = 256 << 10;
-
-/// How long a small batch waits for company, to spare the disk a sync per line.
-const LINGER: Duration = Duration::from_millis(5);
+const BATCH_CHUNKS: usize = 4096;
 
 /// How much of each stream is durable.
 #[derive(Debug, Default)]
@@ -43,6 +45,17 @@ pub(super) struct Writer {
     pub(super) durable: Arc<Lengths>,
     pub(super) topics: Arc<Topics>,
     pub(super) blocking: Blocking,
+}
+
+/// Whether a write is under way.
+enum Disk {
+    Idle(Writer),
+    Busy(BoxFuture<'static, Result<Writer, Arc<io::Error>>>),
+}
+
+enum Input {
+    Message(Option<Message>),
+    Written(Result<Writer, Arc<io::Error>>),
 }
 
 #[derive(Default)]
@@ -71,89 +84,109 @@ impl Batch {
         }
     }
 
-    fn is_full(&self) -> bool {
-        self.bytes >= BATCH_BYTES || !self.settled.is_empty()
+    const fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.settled.is_empty()
+    }
+
+    const fn is_full(&self) -> bool {
+        self.bytes >= BATCH_BYTES || self.chunks.len() >= BATCH_CHUNKS || !self.settled.is_empty()
+    }
+
+    /// Tells its senders that nothing of it is durable.
+    async fn fail(self, attempt: AttemptId, error: &Arc<io::Error>) {
+        for (stream, sender) in self.acks {
+            let length = Err(Arc::clone(error));
+            let ack = OutputAck {
+                attempt,
+                stream,
+                length,
+            };
+            answer(&sender, ack).await;
+        }
     }
 }
 
 impl Writer {
-    pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
-        while let Some(first) = messages.recv().await {
-            let mut batch = Batch::default();
-            batch.add(first);
-            let deadline = tokio::time::Instant::now() + LINGER;
-            while !batch.is_full() {
-                match tokio::time::timeout_at(deadline, messages.recv()).await {
-                    Ok(Some(message)) => batch.add(message),
-                    Ok(None) | Err(_) => break,
+    /// Writes until every sender is gone, or the disk fails: the files are opened anew by
+    /// whoever writes next.
+    pub(super) async fn run(self, mut messages: mpsc::Receiver<Message>) {
+        let attempt = self.attempt;
+        let mut disk = Disk::Idle(self);
+        // What comes while the disk is busy.
+        let mut next = Batch::default();
+        let mut open = true;
+        loop {
+            let input = match &mut disk {
+                Disk::Idle(_) => Input::Message(messages.recv().await),
+                Disk::Busy(writing) => tokio::select! {
+                    biased;
+                    written = writing => Input::Written(written),
+                    message = messages.recv(), if open && !next.is_full() => Input::Message(message),
+                },
+            };
+            match input {
+                Input::Message(Some(message)) => next.add(message),
+                Input::Message(None) => open = false,
+                Input::Written(Ok(writer)) => disk = Disk::Idle(writer),
+                Input::Written(Err(error)) => {
+                    messages.close();
+                    while let Some(message) = messages.recv().await {
+                        next.add(message);
+                    }
+                    return next.fail(attempt, &error).await;
                 }
             }
-            match self.write(batch).await {
-                Some(writer) => self = writer,
-                None => return,
+            while !next.is_full()
+                && let Ok(message) = messages.try_recv()
+            {
+                next.add(message);
             }
+            disk = match disk {
+                Disk::Idle(writer) if !next.is_empty() => Disk::Busy(writer.write(std::mem::take(&mut next)).boxed()),
+                Disk::Idle(_) if !open => return,
+                disk @ (Disk::Idle(_) | Disk::Busy(_)) => disk,
+            };
         }
     }
 
-    /// `None` after an error: the files are opened anew by whoever writes next.
-    async fn write(mut self, batch: Batch) -> Option<Self> {
-        let Batch {
-            chunks,
-            bytes,
-            acks,
-            settled,
-        } = batch;
+    async fn write(mut self, mut batch: Batch) -> Result<Self, Arc<io::Error>> {
         let attempt = self.attempt;
         let blocking = self.blocking.clone();
+        let chunks = std::mem::take(&mut batch.chunks);
         let writing = blocking.run(move || {
             let result = self.files.write(&chunks);
             (self, result)
         });
         let written = writing.await.and_then(|(writer, result)| result.map(|()| writer));
-        match written {
-            Ok(writer) => {
-                for stream in OutputStream::ALL {
-                    let length = writer.files.length(stream);
-                    writer.durable.of(stream).store(length, Ordering::Release);
-                }
-                telemetry::output_bytes(bytes);
-                writer.topics.output_grew(writer.task);
-                for (stream, sender) in acks {
-                    let length = Ok(writer.files.length(stream));
-                    answer(
-                        &sender,
-                        OutputAck {
-                            attempt,
-                            stream,
-                            length,
-                        },
-                    )
-                    .await;
-                }
-                for done in settled {
-                    // Whoever asked may be gone.
-                    done.send(()).ok();
-                }
-                Some(writer)
-            }
+        let writer = match written {
+            Ok(writer) => writer,
             Err(error) => {
                 tracing::error!(%attempt, %error, "cannot write output");
                 let error = Arc::new(error);
-                for (stream, sender) in acks {
-                    let length = Err(Arc::clone(&error));
-                    answer(
-                        &sender,
-                        OutputAck {
-                            attempt,
-                            stream,
-                            length,
-                        },
-                    )
-                    .await;
-                }
-                None
+                batch.fail(attempt, &error).await;
+                return Err(error);
             }
+        };
+        for stream in OutputStream::ALL {
+            let length = writer.files.length(stream);
+            writer.durable.of(stream).store(length, Ordering::Release);
         }
+        telemetry::output_bytes(batch.bytes);
+        writer.topics.output_grew(writer.task);
+        for (stream, sender) in batch.acks {
+            let length = Ok(writer.files.length(stream));
+            let ack = OutputAck {
+                attempt,
+                stream,
+                length,
+            };
+            answer(&sender, ack).await;
+        }
+        for done in batch.settled {
+            // Whoever asked may be gone.
+            done.send(()).ok();
+        }
+        Ok(writer)
     }
 }
 
