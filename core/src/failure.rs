@@ -33,6 +33,8 @@ pub enum FailureKind {
     CorruptedState,
     /// The work itself is wrong: verify failed.
     LogicError,
+    /// It made as many turns as one attempt may, and was not done: says nothing about the work.
+    TurnLimit,
     /// The adapter said it was done, and nothing had changed.
     NoChange,
     /// The adapter's program ended in a way it should not.
@@ -65,6 +67,7 @@ impl fmt::Display for FailureKind {
             Self::ContextUnavailable => "context unavailable",
             Self::CorruptedState => "corrupted state",
             Self::LogicError => "logic error",
+            Self::TurnLimit => "turn limit",
             Self::NoChange => "no change",
             Self::AdapterCrash => "adapter crashed",
             Self::AdapterUnavailable => "adapter unavailable",

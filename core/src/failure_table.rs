@@ -240,6 +240,7 @@ const fn passes(kind: FailureKind) -> bool {
         | FailureKind::ContextUnavailable
         | FailureKind::CorruptedState
         | FailureKind::LogicError
+        | FailureKind::TurnLimit
         | FailureKind::NoChange
         | FailureKind::AdapterCrash
         | FailureKind::AdapterUnavailable

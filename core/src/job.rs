@@ -364,6 +364,7 @@ impl Job {
             lost: self.lost,
             held: self.held,
             max_attempts: around.policy.max_attempts,
+            turn_limits: session.turn_limits(),
             settled: own && around.points.settled.is_some(),
             half_done: own && around.points.half_done(),
             safe: own && around.points.safe.is_some(),

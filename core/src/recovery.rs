@@ -39,6 +39,8 @@ pub struct History {
     pub held: u32,
     /// How many attempts may fail.
     pub max_attempts: u32,
+    /// Attempts before this one that ended because they had made as many turns as one may.
+    pub turn_limits: u32,
     /// True when there is a checkpoint that was taken between two steps.
     pub settled: bool,
     /// True when edits may be half done in the newest checkpoint.
@@ -376,6 +378,7 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
             High,
         ),
         Kind::LogicError => again.rework(),
+        Kind::TurnLimit => again.further(),
         Kind::NoChange => escalate(
             "it did nothing and said it was done; read what it wrote (kage logs), and say more in the prompt",
             Medium,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Checkpoint, Footing, Head, Resumption, Safety, TakenCheckpoint};
 use crate::event::{Event, EventBody, ResultCommit};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::fallback::Fallback;
 use crate::id::{AdapterName, SessionId, SessionName, TaskId};
 use crate::recovery::Incident;
@@ -322,6 +322,13 @@ impl Session {
         self.adapter = next.adapter;
         self.model = next.model;
         Some(&self.adapter)
+    }
+
+    /// How often it reached the limit of an attempt's turns, as far as it remembers.
+    #[must_use]
+    pub fn turn_limits(&self) -> u32 {
+        let of_turns = |incident: &&Incident| incident.failure.kind == FailureKind::TurnLimit;
+        u32::try_from(self.incidents.iter().filter(of_turns).count()).unwrap_or(u32::MAX)
     }
 
     /// Keeps a failure and what was decided about it, and forgets the oldest of many.

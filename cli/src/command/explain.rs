@@ -152,6 +152,7 @@ impl Answer {
             failed: max_attempts,
             lost: MAX_LOST + 1,
             held: MAX_HOLDS + 1,
+            turn_limits: max_attempts,
             max_attempts,
             ..History::default()
         };

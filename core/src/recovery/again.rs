@@ -75,6 +75,33 @@ impl Again<'_> {
         escalate(why_not, Confidence::Medium)
     }
 
+    /// From where it stopped, once. Its turns are not thrown away: without a checkpoint to go on
+    /// from, the same turns would only be made again.
+    pub(super) fn further(self) -> Decision {
+        let History {
+            settled,
+            half_done,
+            turn_limits,
+            max_attempts,
+            ..
+        } = self.history;
+        let raise = "raise it on the agent ([adapter.claude-api] max_turns, or what the adapter has for it), or make \
+                     the task smaller";
+        let why_not = match (settled || half_done, max_attempts) {
+            (true, 2..) if turn_limits == 0 => {
+                return Decision {
+                    action: Action::RetryCurrent { at: self.now },
+                    reason: "it was not done, which is no fault, so it goes on where it stopped, once".to_owned(),
+                    confidence: Confidence::Medium,
+                };
+            }
+            (true, 2..) => format!("it went on once and reached the limit of turns again; {raise}"),
+            (true, 0 | 1) => format!("no more attempts are allowed; {raise}"),
+            (false, _) => format!("there is no checkpoint to go on from; {raise}"),
+        };
+        escalate(why_not, Confidence::High)
+    }
+
     /// By another adapter, when the task allows one; else what `otherwise` says.
     pub(super) fn handed_over(self, why: &str, otherwise: impl FnOnce(Self) -> Decision) -> Decision {
         if !self.history.fallback {

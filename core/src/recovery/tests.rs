@@ -89,6 +89,7 @@ fn each_failure_has_its_decision() {
         ("signal", plain(FailureKind::AdapterCrash), again(2), Medium),
         ("exit 0, no change", plain(FailureKind::NoChange), Escalate, Medium),
         ("verify failed", plain(FailureKind::LogicError), Escalate, Medium),
+        ("turns, no checkpoint", plain(FailureKind::TurnLimit), Escalate, High),
         ("agent lost", plain(FailureKind::AgentLost), again(0), High),
         ("disk full", words("git: No space left on device"), moved, High),
         ("index.lock", words("Unable to create 'x/index.lock'"), moved, Medium),
@@ -191,6 +192,72 @@ fn checkpoints_make_ways_back() {
         let decision = decide(history, &Failure::new(kind, "x"), Jitter::NONE, NOW);
         assert_eq!(decision.action, action, "{kind}, {history:?}");
         assert!(!decision.reason.is_empty());
+    }
+}
+
+#[test]
+fn a_limit_of_turns_goes_on_once_and_never_blames_the_work() {
+    let settled = History {
+        failed: 1,
+        max_attempts: 2,
+        settled: true,
+        ..History::default()
+    };
+    // Failures of other kinds do not use up the one time.
+    let late = History { failed: 2, ..settled };
+    let half_done = History {
+        settled: false,
+        half_done: true,
+        ..settled
+    };
+    let reworkable = History {
+        safe: true,
+        max_reworks: 3,
+        ..settled
+    };
+    let again = Action::RetryCurrent { at: NOW };
+    let cases = [
+        (settled, again),
+        (late, again),
+        (half_done, again),
+        (reworkable, again),
+        (
+            History {
+                settled: false,
+                ..settled
+            },
+            Action::Escalate,
+        ),
+        (
+            History {
+                turn_limits: 1,
+                max_attempts: 9,
+                ..settled
+            },
+            Action::Escalate,
+        ),
+        (
+            History {
+                turn_limits: 1,
+                ..reworkable
+            },
+            Action::Escalate,
+        ),
+        (
+            History {
+                max_attempts: 1,
+                ..settled
+            },
+            Action::Escalate,
+        ),
+    ];
+    for (history, action) in cases {
+        let failure = Failure::new(FailureKind::TurnLimit, "the model was not done after 200 turns");
+        let decision = decide(history, &failure, Jitter::NONE, NOW);
+        assert_eq!(decision.action, action, "{history:?}");
+        assert!(!decision.reason.contains("wrong"), "{}", decision.reason);
+        let raises = decision.reason.contains("max_turns");
+        assert_eq!(raises, action == Action::Escalate, "{}", decision.reason);
     }
 }
 

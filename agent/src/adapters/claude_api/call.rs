@@ -63,6 +63,7 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::ContextUnavailable
         | FailureKind::CorruptedState
         | FailureKind::LogicError
+        | FailureKind::TurnLimit
         | FailureKind::NoChange
         | FailureKind::AdapterCrash
         | FailureKind::AdapterUnavailable
