@@ -45,7 +45,7 @@ pub struct SessionInput {
     pub scratch: PathBuf,
     /// Wall-clock limit.
     pub timeout: Duration,
-    /// Limit without any output or event.
+    /// Limit without any output, event or other sign of life.
     pub idle_timeout: Duration,
     /// True while the attempt's lease is in doubt: the program is stopped, and no model
     /// call is made.
@@ -114,6 +114,9 @@ pub enum Report {
     Event(EventBody),
     /// Bytes of an output stream.
     Output(OutputStream, Bytes),
+    /// Nothing for anybody to see, and a sign that the work goes on: a thought, a part of a
+    /// tool's input, output that is not shown.
+    Alive,
 }
 
 /// Where an adapter reports. Waits while the attempt's outbox is full, so that a child's
@@ -142,6 +145,12 @@ impl Reporter {
     /// When the attempt no longer listens.
     pub async fn event(&self, body: EventBody) -> Result<(), ReporterClosed> {
         self.reports.send(Report::Event(body)).await.map_err(|_| ReporterClosed)
+    }
+
+    /// Says that the work goes on. Not waited for: when there is no room, reports that say so
+    /// too are on their way.
+    pub fn alive(&self) {
+        drop(self.reports.try_send(Report::Alive));
     }
 
     /// Reports output, in the order in which it is to be read.

@@ -6,6 +6,7 @@
 pub mod claude_api;
 pub mod cli;
 pub mod manifest;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -22,6 +23,8 @@ use crate::process::{Environment, Runner};
 use claude_api::{ClaudeApi, ClaudeApiConfig};
 use cli::CliAdapter;
 use manifest::{Manifest, ManifestError};
+
+pub use settings::{AdapterSettings, ClaudeApiSettings, read_settings};
 
 /// The manifests that come with the program.
 const BUILTIN: &[(&str, &str)] = &[("claude-code.toml", include_str!("../data/claude-code.toml"))];
@@ -52,6 +55,19 @@ impl AdapterConfig {
             runner,
             claude_api: ClaudeApiConfig::default(),
         }
+    }
+
+    /// The same, with what a person sets of adapters.
+    #[must_use]
+    pub fn with(mut self, settings: AdapterSettings) -> Self {
+        let ClaudeApiSettings {
+            max_turns,
+            max_output_tokens,
+        } = settings.claude_api;
+        let own = &mut self.claude_api;
+        own.max_turns = max_turns.unwrap_or(own.max_turns);
+        own.max_output_tokens = max_output_tokens.unwrap_or(own.max_output_tokens);
+        self
     }
 }
 
@@ -86,6 +102,24 @@ pub enum LoadError {
         /// What is wrong.
         #[source]
         source: InvalidRules,
+    },
+    /// The user's settings cannot be read.
+    #[error("cannot read the settings {path}")]
+    SettingsFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What the user sets of adapters is wrong.
+    #[error("[adapter] of the settings {path} is wrong")]
+    Settings {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and key.
+        #[source]
+        source: Box<toml::de::Error>,
     },
     /// No HTTP client can be made.
     #[error("cannot prepare the HTTP client")]

@@ -110,10 +110,10 @@ fn from(name: &str) -> Option<PathBuf> {
     value.map(PathBuf::from)
 }
 
-/// The failure table in the user's settings, where `kage` looks for it too.
-fn user_failures() -> Option<PathBuf> {
+/// A file of the user's settings, where `kage` looks for it too.
+fn user_file(name: &str) -> Option<PathBuf> {
     let settings = from("XDG_CONFIG_HOME").or_else(|| Some(from("HOME")?.join(".config")))?;
-    Some(settings.join("kage/failures.toml"))
+    Some(settings.join("kage").join(name))
 }
 
 fn default_state_dir() -> anyhow::Result<PathBuf> {
@@ -162,8 +162,11 @@ async fn start(arguments: Arguments) -> anyhow::Result<()> {
     let runner = Runner::this_executable();
     let mut adapters = AdapterConfig::new(std::env::vars_os().collect(), runner.clone());
     adapters.manifest_dirs = manifests;
-    if let Some(file) = failures.or_else(user_failures) {
+    if let Some(file) = failures.or_else(|| user_file("failures.toml")) {
         adapters.failures = adapters::read_failures(&file)?;
+    }
+    if let Some(file) = user_file("config.toml") {
+        adapters = adapters.with(adapters::read_settings(&file)?);
     }
     let mut ports = Ports::system(adapters::load(adapters).await?);
     ports.runner = runner;

@@ -142,8 +142,9 @@ impl Recording {
                     active.send_replace(Instant::now());
                     for report in batch.drain(..) {
                         match report {
-                            // The end is the attempt's to tell, once.
-                            Report::Event(EventBody::Finished(_)) => {}
+                            // The end is the attempt's to tell, once. That something came was
+                            // noted above.
+                            Report::Event(EventBody::Finished(_)) | Report::Alive => {}
                             Report::Event(body) => spool.recording().post(body).await?,
                             Report::Output(stream, bytes) => spool.take(stream, bytes).await?,
                         }

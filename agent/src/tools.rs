@@ -20,6 +20,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::adapter::Reporter;
 use crate::process::{Control, Runner};
 use root::Root;
 
@@ -41,6 +42,16 @@ pub(crate) struct ToolResult {
     pub(crate) text: String,
     /// True when the call did not do what was asked.
     pub(crate) is_error: bool,
+}
+
+impl ToolResult {
+    /// A call that was not made, in words for the model.
+    pub(crate) fn refused(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            is_error: true,
+        }
+    }
 }
 
 /// Why a tool did not do what was asked, in words for the model.
@@ -249,10 +260,11 @@ impl Toolbox {
         })
     }
 
-    /// Does what a model asks for. `text` is the call's input as JSON.
-    pub(crate) async fn call(&self, name: &str, text: &str, control: &Control) -> ToolResult {
+    /// Does what a model asks for. `text` is the call's input as JSON. `reporter` is told that a
+    /// command prints something.
+    pub(crate) async fn call(&self, name: &str, text: &str, control: &Control, reporter: &Reporter) -> ToolResult {
         let outcome = match Call::parse(name, text) {
-            Ok(Call::Bash(bash)) => shell::run(self, bash, control).await,
+            Ok(Call::Bash(bash)) => shell::run(self, bash, control, reporter).await,
             Ok(call) => {
                 let root = Arc::clone(&self.root);
                 let done = tokio::task::spawn_blocking(move || on_files(&root, call)).await;

@@ -131,7 +131,8 @@ pub(crate) async fn registry(invocation: &Invocation, more: Vec<PathBuf>) -> any
         .chain(invocation.settings.agent.adapters.iter().cloned())
         .chain(more)
         .collect();
-    let mut config = AdapterConfig::new(std::env::vars_os().collect(), Runner::this_executable());
+    let mut config =
+        AdapterConfig::new(std::env::vars_os().collect(), Runner::this_executable()).with(invocation.settings.adapter);
     config.manifest_dirs = manifest_dirs;
     config.failures = settings::failures()?;
     Ok(adapters::load(config).await?)

@@ -4,11 +4,12 @@
 //! flags. A project's file may only hold `[run]`: it comes with the repository, and must
 //! not decide where tokens are sent.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use config::{Environment, File, FileFormat};
 use kage_agent::Limits;
-use kage_agent::adapters::{self, LoadError};
+use kage_agent::adapters::{self, AdapterSettings, LoadError};
 use kage_coordinator::config::{UnusablePrices, prices_with};
 use kage_core::failure_table::FailureTable;
 use kage_core::id::ProjectId;
@@ -25,6 +26,8 @@ pub struct Settings {
     pub run: RunSettings,
     /// The agent on this machine.
     pub agent: AgentSettings,
+    /// Limits of the adapters of that agent.
+    pub adapter: AdapterSettings,
 }
 
 /// `[coordinator]`
@@ -154,15 +157,31 @@ pub fn failures() -> Result<FailureTable, SettingsError> {
     }
 }
 
-/// `KAGE__SECTION__KEY`. A list has an entry a line.
-fn variables() -> Environment {
+/// `KAGE__SECTION__KEY`. A list has an entry a line. `KAGE__ADAPTER__CLAUDE_API__KEY` is for
+/// `[adapter.claude-api]`: no shell takes a `-` in a name.
+fn variables(all: impl IntoIterator<Item = (String, String)>) -> Environment {
+    let named = |(name, value): (String, String)| match name.strip_prefix("KAGE__ADAPTER__") {
+        Some(rest) => {
+            let end = rest.find("__").unwrap_or(rest.len());
+            let (adapter, key) = rest.split_at(end);
+            (format!("KAGE__ADAPTER__{}{key}", adapter.replace('_', "-")), value)
+        }
+        None => (name, value),
+    };
     Environment::with_prefix("KAGE")
+        .source(Some(all.into_iter().map(named).collect()))
         .prefix_separator("__")
         .separator("__")
         .try_parsing(true)
         .list_separator("\n")
         .with_list_parse_key("run.protect")
         .with_list_parse_key("agent.adapters")
+}
+
+/// The variables of this process, as far as they are text.
+fn from_environment() -> impl Iterator<Item = (String, String)> {
+    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    std::env::vars_os().filter_map(text)
 }
 
 /// What tokens of models cost: the built-in prices, and over them those of `prices.toml`, beside
@@ -185,7 +204,7 @@ pub fn load(project: Option<&Path>) -> Result<Settings, SettingsError> {
     let user_file = user_dir().unwrap_or_default().join("config.toml");
     let mut settings: Settings = config::Config::builder()
         .add_source(File::from(user_file.clone()).format(FileFormat::Toml).required(false))
-        .add_source(variables())
+        .add_source(variables(from_environment()))
         .build()
         .and_then(config::Config::try_deserialize)
         .map_err(|source| SettingsError::User {
@@ -210,7 +229,20 @@ pub fn load(project: Option<&Path>) -> Result<Settings, SettingsError> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
+
+    fn read(file: &str, set: &[(&str, &str)]) -> Result<Settings, config::ConfigError> {
+        let set = set
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        config::Config::builder()
+            .add_source(File::from_str(file, FileFormat::Toml))
+            .add_source(variables(set))
+            .build()
+            .and_then(config::Config::try_deserialize)
+    }
 
     #[test]
     fn variables_set_numbers_texts_and_lists() {
@@ -220,18 +252,31 @@ mod tests {
             ("KAGE__AGENT__SLOTS", "4"),
             ("KAGE__AGENT__ADAPTERS", "/one"),
             ("KAGE__AGENT__DISK__CONTEXTS_MIB", "5"),
+            ("KAGE__ADAPTER__CLAUDE_API__MAX_TURNS", "7"),
         ];
-        let set = set.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let settings: Settings = config::Config::builder()
-            .add_source(variables().source(Some(set.into())))
-            .build()
-            .and_then(config::Config::try_deserialize)
-            .unwrap();
+        let settings = read("[adapter.claude-api]\nmax_turns = 5\nmax_output_tokens = 9", &set).unwrap();
         assert_eq!(settings.run.verify.as_deref(), Some("make test"));
         assert_eq!(settings.run.protect, ["tests/**", "my file"]);
         assert_eq!(settings.agent.slots, Some(4));
         assert_eq!(settings.agent.adapters, [PathBuf::from("/one")]);
         assert_eq!(settings.agent.disk.limits().contexts, 5 << 20);
+        let limits = settings.adapter.claude_api;
+        let limits = [limits.max_turns, limits.max_output_tokens].map(|limit| limit.map(NonZeroU32::get));
+        assert_eq!(limits, [Some(7), Some(9)]);
+    }
+
+    #[test]
+    fn limits_of_adapters_that_there_are_not_are_refused() {
+        for (text, set) in [
+            ("[adapter.claude-api]\nmax_turnz = 5", ("KAGE__RUN__VERIFY", "x")),
+            ("[adapter.claude-api]\nmax_turns = 0", ("KAGE__RUN__VERIFY", "x")),
+            ("[adapter.codexx]\nmax_turns = 5", ("KAGE__RUN__VERIFY", "x")),
+            ("", ("KAGE__ADAPTER__CLAUDE_API__MAX_TURNS", "0")),
+            ("", ("KAGE__ADAPTER__CLAUDE_API__MAX_TURNZ", "5")),
+            ("", ("KAGE__ADAPTER__CLAUDE_API", "5")),
+        ] {
+            assert!(read(text, &[set]).is_err(), "{text} {set:?}");
+        }
     }
 
     #[test]

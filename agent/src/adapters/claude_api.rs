@@ -17,6 +17,7 @@ pub(super) mod usage;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ use crate::adapter::{Adapter, AdapterEnd, Beginning, Reporter, ReporterClosed, R
 use crate::allowance::Allowance;
 use crate::process::{Control, Environment, Runner, proxy_secrets};
 use crate::steps::Steps;
-use crate::tools::{HeadTail, Toolbox, describe};
+use crate::tools::{HeadTail, ToolResult, Toolbox, describe};
 use call::Caller;
 use conversation::{Conversation, ToolAnswer};
 use stream::{Message, StopReason};
@@ -56,10 +57,11 @@ pub struct ClaudeApiConfig {
     pub key_file: Option<PathBuf>,
     /// The model when the task names none.
     pub model: String,
-    /// The most tokens of one answer.
-    pub max_tokens: u32,
-    /// The most calls of one session, retries not counted.
-    pub max_iterations: u32,
+    /// The most tokens of one answer, thinking included.
+    pub max_output_tokens: NonZeroU32,
+    /// The most calls of one attempt, repetitions not counted: what ends a model that goes in
+    /// circles while nothing else bounds what it may cost.
+    pub max_turns: NonZeroU32,
     /// How often one call is made at most.
     pub max_calls: u32,
     /// Wait before the first repetition; each further one doubles it.
@@ -72,8 +74,8 @@ impl Default for ClaudeApiConfig {
             base_url: None,
             key_file: None,
             model: DEFAULT_MODEL.to_owned(),
-            max_tokens: 32_000,
-            max_iterations: 20,
+            max_output_tokens: const { NonZeroU32::new(32_000).unwrap() },
+            max_turns: const { NonZeroU32::new(200).unwrap() },
             max_calls: 4,
             backoff: Duration::from_secs(1),
         }
@@ -200,7 +202,7 @@ impl ClaudeApi {
                 local_failure(FailureKind::CorruptedState, problem)
             })?;
         let model = input.model.unwrap_or_else(|| self.config.model.clone());
-        let new = Conversation::new(model, self.config.max_tokens, &input.prompt);
+        let new = Conversation::new(model, self.config.max_output_tokens.get(), &input.prompt);
         let conversation = match input.beginning {
             Beginning::New => new,
             Beginning::GoOn { said, note } => new.go_on(&said, &note).map_err(|error| {
@@ -226,6 +228,7 @@ impl ClaudeApi {
                 stop: halt,
                 frozen: input.frozen,
             },
+            useless: 0,
         })
     }
 }
@@ -233,6 +236,13 @@ impl ClaudeApi {
 /// Bytes of a tool's answer, from either end, that people are shown.
 const SHOWN: usize = 2048;
 const NO_KEY: &str = "set ANTHROPIC_API_KEY in the agent's environment, or name a key file";
+
+/// Messages in a row of which nothing can be used.
+const MAX_USELESS: u32 = 3;
+/// What the model hears of a call that was cut.
+const CUT_CALL: &str = "not run: your message was cut off at the limit of tokens; use smaller steps";
+/// What it hears of a call whose input cannot be read.
+const BROKEN_CALL: &str = "not run: the input is not a complete JSON object; make the call again";
 
 /// How a message was dealt with.
 enum Answered {
@@ -253,12 +263,15 @@ struct Session<'a> {
     tools: Toolbox,
     reporter: Reporter,
     control: Control,
+    /// Messages in a row of which nothing could be used.
+    useless: u32,
 }
 
 impl Session<'_> {
     async fn work(&mut self) -> Result<String, Halt> {
         self.written().await?;
-        for _ in 0..self.config.max_iterations {
+        let turns = self.config.max_turns.get();
+        for _ in 0..turns {
             self.thawed().await?;
             let message = self
                 .caller
@@ -276,46 +289,33 @@ impl Session<'_> {
                 self.steps.tools_ended();
             }
         }
-        let calls = self.config.max_iterations;
-        Err(Halt::Failed(Failure::new(
-            FailureKind::LogicError,
-            format!("the model was not done after {calls} turns"),
-        )))
+        let plural = if turns == 1 { "" } else { "s" };
+        let text = format!("the model was not done after {turns} turn{plural} ([adapter.{NAME}] max_turns)");
+        Err(Halt::Failed(Failure::new(FailureKind::TurnLimit, text)))
     }
 
-    /// Deals with a message.
+    /// Deals with a message. Its calls are run whatever it stopped for: the reason tells how it
+    /// ended, and a call without an answer would be refused with the next request.
     async fn answer(&mut self, message: &Message) -> Result<Answered, Halt> {
         let failed = |kind, text: &str| Err(Halt::Failed(Failure::new(kind, text)));
+        // The provider takes such an answer back, with all that is in it.
+        if message.stop_reason == StopReason::Refusal {
+            return failed(FailureKind::InvalidRequest, "the model refused the task");
+        }
+        if message.tool_calls().next().is_some() {
+            return self.answer_calls(message).await;
+        }
         match &message.stop_reason {
             StopReason::EndTurn | StopReason::StopSequence => Ok(Answered::Done(message.text())),
-            StopReason::ToolUse => {
-                self.conversation.assistant(message);
-                self.files_kept().await?;
-                let answers = self.run_tools(message).await?;
-                if answers.is_empty() {
-                    return failed(
-                        FailureKind::AdapterCrash,
-                        "the model stopped for a tool that it did not name",
-                    );
-                }
-                self.conversation.tool_results(answers);
-                Ok(Answered::Tools)
-            }
+            StopReason::ToolUse => failed(
+                FailureKind::AdapterCrash,
+                "the model stopped for a tool that it did not name",
+            ),
             StopReason::MaxTokens => {
-                // A call that was cut in the middle is answered, not run.
                 self.conversation.assistant(message);
-                let cut = message.tool_calls().map(|call| ToolAnswer {
-                    id: call.id.to_owned(),
-                    text: "not run: your message was cut off at the limit of tokens; use smaller steps".to_owned(),
-                    is_error: true,
-                });
-                let cut: Vec<ToolAnswer> = cut.collect();
-                if cut.is_empty() {
-                    self.conversation
-                        .user("Your message was cut off at the limit of tokens. Go on.");
-                } else {
-                    self.conversation.tool_results(cut);
-                }
+                self.useless(message.text().is_empty(), message)?;
+                self.conversation
+                    .user("Your message was cut off at the limit of tokens. Go on.");
                 Ok(Answered::Words)
             }
             // The provider paused a long turn; sending it back lets it go on.
@@ -323,25 +323,65 @@ impl Session<'_> {
                 self.conversation.assistant(message);
                 Ok(Answered::Words)
             }
-            StopReason::Refusal => failed(FailureKind::InvalidRequest, "the model refused the task"),
             StopReason::ContextWindow => failed(
                 FailureKind::ContextOverflow,
                 "the conversation no longer fits the model",
             ),
-            StopReason::Other(reason) => {
-                let text = format!("the model stopped for a reason that is not known: {reason}");
+            StopReason::Refusal | StopReason::Other(_) => {
+                let text = format!(
+                    "the model stopped for a reason that is not known: {}",
+                    message.raw_stop_reason()
+                );
                 failed(FailureKind::Unknown, &text)
             }
         }
     }
 
+    /// Runs the calls of a message, those that are whole.
+    async fn answer_calls(&mut self, message: &Message) -> Result<Answered, Halt> {
+        self.conversation.assistant(message);
+        let runs = message.tool_calls().any(|call| call.input.is_some());
+        self.useless(!runs, message)?;
+        if runs {
+            self.files_kept().await?;
+        }
+        let answers = self.run_tools(message).await?;
+        self.conversation.tool_results(answers);
+        Ok(if runs { Answered::Tools } else { Answered::Words })
+    }
+
+    /// Counts messages of which nothing could be used, and gives up after a few in a row: each
+    /// one is paid for.
+    fn useless(&mut self, useless: bool, message: &Message) -> Result<(), Halt> {
+        self.useless = if useless { self.useless + 1 } else { 0 };
+        if self.useless < MAX_USELESS {
+            return Ok(());
+        }
+        let failure = if message.stop_reason.cuts() {
+            let text = format!(
+                "{MAX_USELESS} answers in a row were cut off at {} tokens before anything in them could be used \
+                 ([adapter.{NAME}] max_output_tokens)",
+                self.config.max_output_tokens
+            );
+            Failure::new(FailureKind::InvalidRequest, text)
+        } else {
+            let text = format!("the input of tool calls was broken in {MAX_USELESS} answers in a row");
+            Failure::new(FailureKind::AdapterCrash, text)
+        };
+        Err(Halt::Failed(failure))
+    }
+
     async fn run_tools(&mut self, message: &Message) -> Result<Vec<ToolAnswer>, Halt> {
         let mut answers = Vec::new();
         for call in message.tool_calls() {
-            let line = describe(call.name, call.input);
+            let line = describe(call.name, call.input.unwrap_or_default());
             self.print(format!("> {line}\n")).await?;
             self.reporter.event(EventBody::Activity(line)).await?;
-            let result = self.tools.call(call.name, call.input, &self.control).await;
+            let result = match call.input {
+                Some(input) => self.tools.call(call.name, input, &self.control, &self.reporter).await,
+                None if message.stop_reason.cuts() => ToolResult::refused(CUT_CALL),
+                None => ToolResult::refused(BROKEN_CALL),
+            };
             if self.control.stop.is_cancelled() {
                 return Err(Halt::Stopped);
             }

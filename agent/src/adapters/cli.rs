@@ -260,6 +260,8 @@ impl Run<'_> {
     async fn take(&mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<(), ReporterClosed> {
         while let Some(Chunk { pipe, bytes }) = chunks.recv().await {
             self.reason.push(&bytes);
+            // Bytes of any kind: half a line, or one that nobody sees.
+            self.reporter.alive();
             let reports = match pipe {
                 Pipe::Stdout => self.parser.stdout(bytes),
                 Pipe::Stderr => vec![Report::Output(OutputStream::Stderr, bytes)],
@@ -275,6 +277,7 @@ impl Run<'_> {
             match report {
                 Report::Event(body) => self.reporter.event(body).await?,
                 Report::Output(stream, bytes) => self.reporter.output(stream, bytes).await?,
+                Report::Alive => self.reporter.alive(),
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::{Bash, HeadTail, Refused, Toolbox};
+use crate::adapter::Reporter;
 use crate::process::{Cause, Chunk, Command, Control, Limits, Stdin};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -12,7 +13,12 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 /// Bytes of output kept from either end.
 const HALF: usize = 16 << 10;
 
-pub(super) async fn run(toolbox: &Toolbox, call: Bash, control: &Control) -> Result<String, Refused> {
+pub(super) async fn run(
+    toolbox: &Toolbox,
+    call: Bash,
+    control: &Control,
+    reporter: &Reporter,
+) -> Result<String, Refused> {
     let timeout = call
         .timeout_seconds
         .map_or(TIMEOUT, |seconds| Duration::from_secs(seconds.max(1)))
@@ -34,6 +40,7 @@ pub(super) async fn run(toolbox: &Toolbox, call: Bash, control: &Control) -> Res
     let gather = async {
         let mut output = HeadTail::new(HALF);
         while let Some(chunk) = chunks.recv().await {
+            reporter.alive();
             output.push(&chunk.bytes);
         }
         output.text()

@@ -27,7 +27,8 @@ impl Place {
 
     async fn call(&self, name: &str, input: Value) -> ToolResult {
         let control = Control::stop_only(CancellationToken::new());
-        self.tools.call(name, &input.to_string(), &control).await
+        let (reporter, _reports) = Reporter::channel(1);
+        self.tools.call(name, &input.to_string(), &control, &reporter).await
     }
 
     async fn ok(&self, name: &str, input: Value) -> String {

@@ -5,7 +5,7 @@ use std::sync::Once;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use kage_core::cause::causes;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
@@ -13,6 +13,7 @@ use kage_core::failure_table::parse_retry_after;
 use kage_core::time::Timestamp;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use sse_stream::SseStream;
+use tokio::time::Instant;
 
 use super::stream::{ApiError, Assembly, Message, Progress};
 use super::{Halt, thawed};
@@ -25,6 +26,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// The most bytes of an error's body that are read.
 const ERROR_BODY: usize = 64 << 10;
+/// How many idle limits a provider may fill with pings alone. A model may think for longer than
+/// one without a word of it being sent; but pings are of the connection, and go on for ever when
+/// the model behind it is stuck.
+const PINGS: u32 = 3;
 const CONNECT: Duration = Duration::from_secs(20);
 
 /// The client for all calls. Redirects are refused: they would take the key elsewhere.
@@ -39,6 +44,42 @@ pub(super) fn client() -> reqwest::Result<reqwest::Client> {
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("kage/", env!("CARGO_PKG_VERSION")))
         .build()
+}
+
+/// How long a provider has said nothing.
+struct Silence {
+    idle: Duration,
+    /// When anything came.
+    heard_at: Instant,
+    /// When something came that is part of an answer.
+    said_at: Instant,
+}
+
+impl Silence {
+    const fn begins(idle: Duration, now: Instant) -> Self {
+        Self {
+            idle,
+            heard_at: now,
+            said_at: now,
+        }
+    }
+
+    fn heard(&mut self, progress: &Progress, now: Instant) {
+        self.heard_at = now;
+        if *progress != Progress::Ping {
+            self.said_at = now;
+        }
+    }
+
+    /// When it has lasted too long.
+    fn ends(&self) -> Instant {
+        let pings = self.idle.saturating_mul(PINGS);
+        (self.heard_at + self.idle).min(self.said_at + pings)
+    }
+
+    fn has_pings(&self) -> bool {
+        self.heard_at > self.said_at
+    }
 }
 
 /// How calls are made.
@@ -141,32 +182,40 @@ impl Caller {
         if !response.status().is_success() {
             return Ok(Some(self.refusal(response).await));
         }
-        self.read(response, assembly, reporter).await
+        self.read(Box::pin(response.bytes_stream()), assembly, reporter).await
     }
 
     /// Reads the stream to its end. `None` = the message is whole.
-    async fn read(
+    pub(super) async fn read<S, B, E>(
         &self,
-        response: reqwest::Response,
+        bytes: S,
         assembly: &mut Assembly,
         reporter: &Reporter,
-    ) -> Result<Option<Failure>, Halt> {
-        let mut events = SseStream::from_bytes_stream(response.bytes_stream());
+    ) -> Result<Option<Failure>, Halt>
+    where
+        S: Stream<Item = Result<B, E>> + Unpin,
+        B: bytes::Buf,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let mut events = SseStream::from_bytes_stream(bytes);
         let mut mid_line = false;
+        let mut silence = Silence::begins(self.idle, Instant::now());
         let failure = loop {
-            let event = match tokio::time::timeout(self.idle, events.next()).await {
+            let event = match tokio::time::timeout_at(silence.ends(), events.next()).await {
                 Ok(Some(Ok(event))) => event,
                 Ok(Some(Err(error))) => {
                     break Failure::new(FailureKind::Network, format!("the stream was cut: {error}"));
                 }
                 Ok(None) => break Failure::new(FailureKind::Network, "the stream ended before the message did"),
+                // The call would take as long again.
+                Err(_) if silence.has_pings() => return Err(Halt::Failed(self.only_pings())),
                 Err(_) => break self.silent(),
             };
-            let Some(data) = event.data else {
-                continue;
-            };
-            match assembly.event(&data) {
-                Progress::None => {}
+            reporter.alive();
+            let progress = event.data.map_or(Progress::Ping, |data| assembly.event(&data));
+            silence.heard(&progress, Instant::now());
+            match progress {
+                Progress::None | Progress::Ping => {}
                 Progress::Text(text) if text.is_empty() => {}
                 Progress::Text(text) => {
                     mid_line = !text.ends_with('\n');
@@ -191,6 +240,12 @@ impl Caller {
 
     fn silent(&self) -> Failure {
         let message = format!("the provider said nothing for {} seconds", self.idle.as_secs());
+        Failure::new(FailureKind::Timeout, message)
+    }
+
+    fn only_pings(&self) -> Failure {
+        let silence = self.idle.saturating_mul(PINGS).as_secs();
+        let message = format!("the provider sent nothing but pings for {silence} seconds");
         Failure::new(FailureKind::Timeout, message)
     }
 
@@ -279,5 +334,29 @@ mod tests {
                 "{asked:?} {attempt} {random}"
             );
         }
+    }
+
+    #[test]
+    fn pings_are_life_for_a_while_and_not_for_ever() {
+        let idle = Duration::from_secs(600);
+        let begin = Instant::now();
+        let at = |minutes: u64| begin + Duration::from_secs(60 * minutes);
+        let heard = |heard: &[(u64, Progress)]| {
+            let mut silence = Silence::begins(idle, begin);
+            for (minutes, progress) in heard {
+                assert!(at(*minutes) <= silence.ends(), "over at {minutes}");
+                silence.heard(progress, at(*minutes));
+            }
+            (silence.ends(), silence.has_pings())
+        };
+        let ping = |minutes| (minutes, Progress::Ping);
+        assert_eq!(heard(&[]), (at(10), false));
+        assert_eq!(heard(&[ping(9)]), (at(19), true));
+        assert_eq!(heard(&[ping(9), ping(18), ping(27)]), (at(30), true));
+        // A thought, or a part of a tool's input, begins it anew.
+        assert_eq!(heard(&[ping(9), (18, Progress::None)]), (at(28), false));
+        assert_eq!(heard(&[ping(9), (18, Progress::None), ping(28)]), (at(38), true));
+        let thinks: Vec<_> = (1..100).map(|n| (9 * n, Progress::None)).collect();
+        assert_eq!(heard(&thinks), (at(9 * 99 + 10), false));
     }
 }

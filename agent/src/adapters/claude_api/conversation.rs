@@ -102,7 +102,7 @@ impl Conversation {
     /// A conversation that begins with this prompt.
     pub(super) fn new(model: String, max_tokens: u32, prompt: &Prompt) -> Self {
         let mut system = vec![json!({"type": "text", "text": SYSTEM})];
-        if !prompt.shared.is_empty() {
+        if !prompt.shared.trim().is_empty() {
             system.push(json!({"type": "text", "text": prompt.shared}));
         }
         if let Some(last) = system.last_mut() {
@@ -180,8 +180,8 @@ impl Conversation {
             let mut block = json!({
                 "type": "tool_result",
                 "tool_use_id": answer.id,
-                // The provider refuses empty text.
-                "content": if answer.text.is_empty() { "[empty]" } else { &answer.text },
+                // The provider refuses text without a word.
+                "content": if answer.text.trim().is_empty() { "[empty]" } else { &answer.text },
             });
             if answer.is_error {
                 block["is_error"] = Value::Bool(true);
@@ -203,7 +203,12 @@ impl Conversation {
         self.append(blocks);
     }
 
-    fn append(&mut self, blocks: Vec<Value>) {
+    fn append(&mut self, mut blocks: Vec<Value>) {
+        let blank = |block: &Value| block["text"].as_str().is_some_and(|text| text.trim().is_empty());
+        blocks.retain(|block| !blank(block));
+        if blocks.is_empty() {
+            return;
+        }
         match self.messages.last_mut() {
             // Roles alternate.
             Some(Sent::User(before)) => before.extend(blocks),
@@ -333,6 +338,25 @@ mod tests {
             marks,
             [vec![false], vec![false, false], vec![false, true], vec![false, true]]
         );
+    }
+
+    #[test]
+    fn nothing_blank_is_sent() {
+        let mut conversation = Conversation::new("m".to_owned(), 10, &prompt("task"));
+        let said = r#"[{"type":"text","text":"\n\n"},{"type":"tool_use","id":"a"}]"#;
+        conversation.said(serde_json::from_str(said).unwrap());
+        conversation.tool_results(vec![ToolAnswer {
+            text: " \n".to_owned(),
+            ..answer("a")
+        }]);
+        conversation.user(" \t");
+        conversation.said(serde_json::from_str(r#"[{"type":"text","text":" "}]"#).unwrap());
+        let body: Value = serde_json::from_slice(&conversation.body()).unwrap();
+        let messages = body["messages"].as_array().unwrap();
+        assert_eq!(messages.len(), 3, "{messages:?}");
+        assert_eq!(messages[1]["content"], json!([{"type": "tool_use", "id": "a"}]));
+        assert_eq!(messages[2]["content"].as_array().unwrap().len(), 1);
+        assert_eq!(messages[2]["content"][0]["content"], "[empty]");
     }
 
     #[test]

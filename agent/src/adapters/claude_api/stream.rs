@@ -35,6 +35,16 @@ pub(super) enum StopReason {
 }
 
 impl StopReason {
+    /// Whether the answer ends where there was no more room, in the middle of whatever it was.
+    pub(super) const fn cuts(&self) -> bool {
+        match self {
+            Self::MaxTokens | Self::ContextWindow => true,
+            Self::EndTurn | Self::StopSequence | Self::ToolUse | Self::PauseTurn | Self::Refusal | Self::Other(_) => {
+                false
+            }
+        }
+    }
+
     fn parse(text: &str) -> Self {
         match text {
             "end_turn" => Self::EndTurn,
@@ -68,10 +78,10 @@ impl Block {
         (self.text("type").as_deref() == Some("tool_use")).then(|| self.text("id"))?
     }
 
-    /// False for what the provider would refuse to get back: empty text, and thinking that
-    /// was cut before it was signed.
+    /// False for what the provider would refuse to get back: text of nothing but white space,
+    /// and thinking that was cut before it was signed.
     pub(super) fn can_be_sent(&self) -> bool {
-        let given = |field| self.text(field).is_some_and(|text| !text.is_empty());
+        let given = |field| self.text(field).is_some_and(|text| !text.trim().is_empty());
         match self.text("type").as_deref() {
             Some("text") => given("text"),
             Some("thinking") => given("signature"),
@@ -85,8 +95,19 @@ impl Block {
 pub(super) struct ToolCall<'a> {
     pub(super) id: &'a str,
     pub(super) name: &'a str,
-    /// JSON, as the model wrote it.
-    pub(super) input: &'a str,
+    /// A JSON object, as the model wrote it; `None` when it broke off or is none. Such a call is
+    /// never run.
+    pub(super) input: Option<&'a str>,
+}
+
+/// The same, as a message keeps it.
+#[derive(Debug, Clone)]
+struct Call {
+    id: String,
+    name: String,
+    input: Option<String>,
+    /// No part of the input came after the block began.
+    bare: bool,
 }
 
 /// A whole message.
@@ -98,7 +119,7 @@ pub(super) struct Message {
     pub(super) stop_reason: StopReason,
     pub(super) usage: Usage,
     raw_stop_reason: String,
-    calls: Vec<(String, String, String)>,
+    calls: Vec<Call>,
 }
 
 impl Message {
@@ -109,7 +130,16 @@ impl Message {
     }
 
     pub(super) fn tool_calls(&self) -> impl Iterator<Item = ToolCall<'_>> {
-        self.calls.iter().map(|(id, name, input)| ToolCall { id, name, input })
+        self.calls.iter().map(|call| ToolCall {
+            id: &call.id,
+            name: &call.name,
+            input: call.input.as_deref(),
+        })
+    }
+
+    /// Why the model stopped, as the provider wrote it.
+    pub(super) fn raw_stop_reason(&self) -> &str {
+        &self.raw_stop_reason
     }
 
     /// The message as one line of a transcript.
@@ -141,6 +171,8 @@ impl Message {
 pub(super) enum Progress {
     /// Nothing to show.
     None,
+    /// A ping, or an event that is not known: the connection is there, and nothing else is said.
+    Ping,
     /// The model said this.
     Text(String),
     /// The message is whole.
@@ -166,7 +198,7 @@ pub(super) struct Assembly {
     model: String,
     open: BTreeMap<u64, Open>,
     done: BTreeMap<u64, Block>,
-    calls: BTreeMap<u64, (String, String, String)>,
+    calls: BTreeMap<u64, Call>,
     stop_reason: Option<String>,
     usage: Usage,
     bytes: usize,
@@ -211,7 +243,7 @@ impl Assembly {
             Event::BlockDelta(BlockDelta { index, delta }) => self.delta(index, delta),
             Event::BlockStop(BlockStop { index }) => {
                 if let Some(open) = self.open.remove(&index) {
-                    self.close(index, open);
+                    self.close(index, open, true);
                 }
                 Progress::None
             }
@@ -224,7 +256,7 @@ impl Assembly {
             }
             Event::MessageStop => Progress::Complete,
             Event::Error(ErrorEvent { error }) => Progress::Failed(error.classify(None, None)),
-            Event::Other => Progress::None,
+            Event::Other => Progress::Ping,
         }
     }
 
@@ -247,20 +279,19 @@ impl Assembly {
         Progress::None
     }
 
-    fn close(&mut self, index: u64, mut open: Open) {
+    /// Ends a block. `whole` = its own end came.
+    fn close(&mut self, index: u64, mut open: Open, whole: bool) {
+        let written = open.grown.remove("input").filter(|input| !input.is_empty());
+        let bare = written.is_none();
+        if let Some(raw) = written.and_then(|input| RawValue::from_string(input).ok()) {
+            open.block.set("input", raw);
+        } else if !bare {
+            open.block.0.remove("input");
+        }
         for (field, grown) in open.grown {
-            if field == "input" {
-                // Cut input is no JSON; an empty object keeps the message well-formed, and
-                // the call is not run.
-                let raw = RawValue::from_string(grown).or_else(|_| RawValue::from_string("{}".to_owned()));
-                if let Ok(raw) = raw {
-                    open.block.set(field, raw);
-                }
-            } else {
-                let all = open.block.text(field).unwrap_or_default() + &grown;
-                if let Ok(raw) = to_raw_value(&all) {
-                    open.block.set(field, raw);
-                }
+            let all = open.block.text(field).unwrap_or_default() + &grown;
+            if let Ok(raw) = to_raw_value(&all) {
+                open.block.set(field, raw);
             }
         }
         if !open.citations.is_empty()
@@ -270,8 +301,21 @@ impl Assembly {
         }
         if open.block.text("type").as_deref() == Some("tool_use") {
             let text = |field| open.block.text(field).unwrap_or_default();
-            let input = open.block.0.get("input").map_or("{}", |raw| raw.get()).to_owned();
-            self.calls.insert(index, (text("id"), text("name"), input));
+            let (id, name) = (text("id"), text("name"));
+            let input = open.block.0.get("input").map(|raw| raw.get().to_owned());
+            let input = input.filter(|input| input.starts_with('{'));
+            if input.is_none() {
+                // The provider takes nothing but an object back.
+                open.block
+                    .set("input", RawValue::from_string("{}".to_owned()).expect("it is JSON"));
+            }
+            let call = Call {
+                id,
+                name,
+                input: input.filter(|_| whole),
+                bare,
+            };
+            self.calls.insert(index, call);
         }
         self.done.insert(index, open.block);
     }
@@ -279,14 +323,24 @@ impl Assembly {
     /// The message, once it is complete.
     pub(super) fn finish(mut self) -> Message {
         for (index, open) in std::mem::take(&mut self.open) {
-            self.close(index, open);
+            self.close(index, open, false);
         }
         let raw_stop_reason = self.stop_reason.unwrap_or_default();
+        let stop_reason = StopReason::parse(&raw_stop_reason);
+        if stop_reason.cuts()
+            && let (Some((last, _)), Some(mut call)) = (self.done.last_key_value(), self.calls.last_entry())
+            && call.key() == last
+            && call.get().bare
+            && call.get().input.as_deref() == Some("{}")
+        {
+            // It was cut before a part of its input came, which looks like a call without any.
+            call.get_mut().input = None;
+        }
         Message {
             id: self.id,
             model: self.model,
             blocks: self.done.into_values().collect(),
-            stop_reason: StopReason::parse(&raw_stop_reason),
+            stop_reason,
             usage: self.usage,
             raw_stop_reason,
             calls: self.calls.into_values().collect(),
@@ -318,7 +372,7 @@ mod tests {
         let mut complete = 0;
         for event in data(FIXTURE) {
             match assembly.event(event) {
-                Progress::None => {}
+                Progress::None | Progress::Ping => {}
                 Progress::Text(text) => said.push_str(&text),
                 Progress::Complete => complete += 1,
                 Progress::Failed(failure) => panic!("{failure}"),
@@ -334,7 +388,7 @@ mod tests {
             .collect();
         // The number and the order of keys are as the model wrote them.
         let input = "{\"path\": \"a.txt\", \"content\": \"caf\\u00e9 1.10\", \"big\": 12345678901234567890.10}";
-        assert_eq!(calls, [("toolu_1", "write_file", input)]);
+        assert_eq!(calls, [("toolu_1", "write_file", Some(input))]);
         let usage = Usage {
             input: 12,
             cache_write_5m: 1500,
@@ -382,7 +436,7 @@ mod tests {
             );
         }
         for event in [r#"{"type":"ping"}"#, r#"{"type":"something_new","x":[1]}"#] {
-            assert_eq!(Assembly::default().event(event), Progress::None, "{event}");
+            assert_eq!(Assembly::default().event(event), Progress::Ping, "{event}");
         }
     }
 
@@ -391,6 +445,9 @@ mod tests {
         for (block, can) in [
             (r#"{"type":"text","text":"x"}"#, true),
             (r#"{"type":"text","text":""}"#, false),
+            (r#"{"type":"text","text":" \n\t "}"#, false),
+            (r#"{"type":"text","text":"\u00a0"}"#, false),
+            (r#"{"type":"text","text":" x "}"#, true),
             (r#"{"type":"thinking","thinking":"x","signature":""}"#, false),
             (r#"{"type":"thinking","thinking":"","signature":"s"}"#, true),
             (r#"{"type":"server_tool_use","id":"x"}"#, true),
@@ -400,19 +457,90 @@ mod tests {
         }
     }
 
-    #[test]
-    fn input_that_was_cut_leaves_a_well_formed_message() {
-        let mut assembly = Assembly::default();
-        for event in [
-            r#"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"t","name":"bash","input":{}}}"#,
-            r#"{"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"{\"comm"}}"#,
-            r#"{"type":"message_delta","delta":{"stop_reason":"max_tokens"},"usage":{"output_tokens":3}}"#,
-        ] {
-            assert_eq!(assembly.event(event), Progress::None);
+    /// One tool call as it is streamed.
+    #[derive(Debug)]
+    struct Streamed {
+        /// What the block begins with.
+        input: &'static str,
+        parts: &'static [&'static str],
+        /// Whether its own end comes.
+        ends: bool,
+    }
+
+    const fn call(parts: &'static [&'static str]) -> Streamed {
+        Streamed {
+            input: "{}",
+            parts,
+            ends: true,
         }
+    }
+
+    /// The inputs of the calls of such a message.
+    fn inputs(blocks: &[Streamed], stop_reason: &str) -> Vec<Option<String>> {
+        let mut assembly = Assembly::default();
+        for (index, Streamed { input, parts, ends }) in blocks.iter().enumerate() {
+            let mut events = vec![format!(
+                r#"{{"type":"content_block_start","index":{index},"content_block":{{"type":"tool_use","id":"t{index}","name":"list","input":{input}}}}}"#
+            )];
+            for part in *parts {
+                let part = Value::from(*part);
+                events.push(format!(
+                    r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"input_json_delta","partial_json":{part}}}}}"#
+                ));
+            }
+            if *ends {
+                events.push(format!(r#"{{"type":"content_block_stop","index":{index}}}"#));
+            }
+            for event in events {
+                assert_eq!(assembly.event(&event), Progress::None);
+            }
+        }
+        let end = format!(r#"{{"type":"message_delta","delta":{{"stop_reason":"{stop_reason}"}}}}"#);
+        assert_eq!(assembly.event(&end), Progress::None);
         let message = assembly.finish();
-        assert!(message.blocks.iter().all(Block::can_be_sent));
-        assert_eq!(message.stop_reason, StopReason::MaxTokens);
-        assert_eq!(message.tool_calls().next().map(|call| call.input), Some("{}"));
+        for block in &message.blocks {
+            let input = block.0.get("input").unwrap().get();
+            assert!(block.can_be_sent() && input.starts_with('{'), "{input}");
+        }
+        message.tool_calls().map(|call| call.input.map(str::to_owned)).collect()
+    }
+
+    #[test]
+    fn only_whole_calls_have_an_input_and_every_message_is_well_formed() {
+        const WHOLE: &[&str] = &["{\"a\"", ":1}"];
+        let (whole, empty) = (Some(r#"{"a":1}"#), Some("{}"));
+        let open = |call: Streamed| Streamed { ends: false, ..call };
+        let given = |input| Streamed { input, ..call(&[]) };
+        let cases = [
+            (vec![call(WHOLE)], "tool_use", vec![whole]),
+            (vec![call(WHOLE)], "max_tokens", vec![whole]),
+            (vec![call(WHOLE)], "something_new", vec![whole]),
+            // Cut in its input, with and without an end of the block.
+            (vec![call(&["{\"a\""])], "max_tokens", vec![None]),
+            (vec![open(call(&["{\"a\""]))], "max_tokens", vec![None]),
+            (vec![open(call(WHOLE))], "max_tokens", vec![None]),
+            // Without any input: whole, unless it is the one that was cut.
+            (vec![call(&[""])], "tool_use", vec![empty]),
+            (vec![call(&[])], "end_turn", vec![empty]),
+            (vec![call(&[""])], "max_tokens", vec![None]),
+            (vec![call(&[])], "model_context_window_exceeded", vec![None]),
+            (
+                vec![call(&[]), call(WHOLE), call(&["{"])],
+                "max_tokens",
+                vec![empty, whole, None],
+            ),
+            // Given at once, as by a gateway.
+            (vec![given(r#"{"a":1}"#)], "max_tokens", vec![whole]),
+            // What is no object, and what is no JSON.
+            (vec![call(&["[1]"])], "tool_use", vec![None]),
+            (vec![call(&["\"a\""])], "tool_use", vec![None]),
+            (vec![call(&["{\"a\":1}}"])], "tool_use", vec![None]),
+            (vec![given("null")], "tool_use", vec![None]),
+        ];
+        for (blocks, stop_reason, expected) in cases {
+            let found = inputs(&blocks, stop_reason);
+            let found: Vec<_> = found.iter().map(Option::as_deref).collect();
+            assert_eq!(found, expected, "{blocks:?} {stop_reason}");
+        }
     }
 }

@@ -9,6 +9,8 @@ use super::*;
 use crate::adapter::Report;
 
 mod goes_on;
+mod life;
+mod stops;
 mod provider;
 
 use provider::{Answer, Place, error, message, says, tool};
@@ -196,35 +198,8 @@ async fn retries_and_turns_are_few() {
     let told = place.go().await;
     assert_eq!(
         (kind(&told.end), place.requests().len()),
-        (Some(FailureKind::LogicError), 4)
+        (Some(FailureKind::TurnLimit), 4)
     );
-}
-
-#[tokio::test]
-async fn a_message_that_was_cut_or_paused_goes_on() {
-    let write = tool("t", "write_file", json!({"path": "x", "content": ""}));
-    let place = Place::new([
-        says("I begin", "max_tokens"),
-        Answer::Stream(message(&[write], "max_tokens")),
-        says("thinking", "pause_turn"),
-        says("End.", "end_turn"),
-    ])
-    .await;
-    let told = place.go().await;
-    assert!(matches!(told.end, AdapterEnd::Done { .. }), "{:?}", told.end);
-    // The call that may be incomplete was answered, not run.
-    assert!(!place.folder.path().join("tree/x").exists());
-    let requests = place.requests();
-    let roles = |index: usize| -> Vec<String> {
-        let messages = requests[index].1["messages"].as_array().unwrap();
-        messages
-            .iter()
-            .map(|message| message["role"].as_str().unwrap().to_owned())
-            .collect()
-    };
-    assert_eq!(roles(1), ["user", "assistant", "user"]);
-    assert_eq!(requests[2].1["messages"][4]["content"][0]["is_error"], true);
-    assert_eq!(roles(3).last().map(String::as_str), Some("assistant"));
 }
 
 #[tokio::test]
@@ -271,7 +246,7 @@ async fn a_call_that_is_stopped_is_billed_as_far_as_it_came() {
             match report {
                 Report::Output(OutputStream::Stdout, _) => stop.cancel(),
                 Report::Event(EventBody::UsageRecorded { usage, .. }) => billed.push(usage),
-                Report::Output(OutputStream::Stderr | OutputStream::Transcript, _) => {}
+                Report::Output(OutputStream::Stderr | OutputStream::Transcript, _) | Report::Alive => {}
                 Report::Event(other) => panic!("{other:?}"),
             }
         }

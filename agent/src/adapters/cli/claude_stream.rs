@@ -70,6 +70,10 @@ impl ClaudeStream {
             // Not an event: something the program, or what it loads, printed.
             return vec![readable(&String::from_utf8_lossy(line))];
         };
+        // A part of a message that comes whole later: a sign of life, and nothing to keep.
+        if text(&value, "type") == Some("stream_event") {
+            return Vec::new();
+        }
         let mut raw = line.to_vec();
         raw.push(b'\n');
         let mut reports = vec![Report::Output(OutputStream::Transcript, raw.into())];
@@ -209,7 +213,7 @@ impl ClaudeStream {
         }
         match result.terminal_reason.as_deref() {
             Some("prompt_too_long") => failure.kind = FailureKind::ContextOverflow,
-            Some("max_turns") => failure.kind = FailureKind::LogicError,
+            Some("max_turns") => failure.kind = FailureKind::TurnLimit,
             Some("budget_exhausted") => failure.kind = FailureKind::BudgetExceeded,
             Some(_) | None => {}
         }
@@ -295,7 +299,7 @@ mod tests {
         for report in reports {
             match report {
                 Report::Event(body) => events.push(body),
-                Report::Output(..) => {}
+                Report::Output(..) | Report::Alive => {}
             }
         }
         events
@@ -365,7 +369,7 @@ mod tests {
             (fixture!("auth401"), K::Auth, "Invalid API key"),
             (
                 fixture!("max_turns"),
-                K::LogicError,
+                K::TurnLimit,
                 "Reached maximum number of turns (2)",
             ),
             (fixture!("budget"), K::BudgetExceeded, "Reached maximum budget ($0.2)"),
@@ -428,6 +432,14 @@ mod tests {
         };
         assert_eq!((usage.input, usage.cache_write_5m, usage.cache_read), (2, 22310, 22170));
         assert_eq!(*reported, None);
+    }
+
+    #[test]
+    fn parts_of_messages_are_not_kept() {
+        let mut stream = ClaudeStream::default();
+        let part = br#"{"type":"stream_event","event":{"type":"content_block_delta","index":0,
+            "delta":{"type":"thinking_delta","thinking":"hm"}},"session_id":"x","parent_tool_use_id":null}"#;
+        assert!(stream.line(part).is_empty());
     }
 
     #[test]

@@ -81,6 +81,7 @@ async fn run(adapter: Arc<dyn Adapter>, input: SessionInput, stop: CancellationT
             match report {
                 Report::Event(body) => events.push(body),
                 Report::Output(stream, bytes) => output.entry(stream).or_default().extend_from_slice(&bytes),
+                Report::Alive => {}
             }
         }
         (events, output)
@@ -282,7 +283,12 @@ async fn watchdogs_and_stop_end_the_program() {
     let (reporter, mut reports) = Reporter::channel(8);
     let adapter: Arc<dyn Adapter> = adapter;
     let stop_when_begun = async {
-        let first = reports.recv().await;
+        let first = loop {
+            match reports.recv().await {
+                Some(Report::Alive) => {}
+                first => break first,
+            }
+        };
         stop.cancel();
         while reports.recv().await.is_some() {}
         first
@@ -293,6 +299,35 @@ async fn watchdogs_and_stop_end_the_program() {
     );
     assert!(matches!(first, Some(Report::Output(OutputStream::Stdout, bytes)) if bytes == "begun\n"));
     assert_eq!(end, AdapterEnd::Stopped);
+}
+
+#[tokio::test]
+async fn bytes_of_any_kind_are_life() {
+    let place = Place::new();
+    let parts = r#"{"type":"stream_event","event":{"type":"content_block_delta"}}"#;
+    for (parser, script) in [
+        // Half a line of an event, an event that is not shown, and an empty line.
+        ("claude-stream-json", "printf '{\"type\":'".to_owned()),
+        ("claude-stream-json", format!("echo '{parts}'")),
+        ("claude-stream-json", "echo".to_owned()),
+        ("claude-stream-json", "printf . >&2".to_owned()),
+        ("text", "printf .".to_owned()),
+        ("text", "printf . >&2".to_owned()),
+    ] {
+        place.program("tool", &script);
+        let adapter = place
+            .adapter(&format!("name = 'x'\ncommand = 'tool'\nparser = '{parser}'"))
+            .await;
+        let (reporter, mut reports) = Reporter::channel(64);
+        adapter
+            .run(place.input("", ""), reporter, CancellationToken::new())
+            .await;
+        let mut alive = 0;
+        while let Some(report) = reports.recv().await {
+            alive += usize::from(matches!(report, Report::Alive));
+        }
+        assert_eq!(alive, 1, "{parser}: {script}");
+    }
 }
 
 #[tokio::test]
@@ -435,7 +470,7 @@ async fn the_built_in_manifest_makes_the_command_line_that_claude_wants() {
         " "
     };
     let expected = format!(
-        "[-p]\n[--output-format]\n[stream-json]\n[--verbose]\n[--permission-mode]\n[bypassPermissions]\n\
+        "[-p]\n[--output-format]\n[stream-json]\n[--verbose]\n[--include-partial-messages]\n[--permission-mode]\n[bypassPermissions]\n\
          [--strict-mcp-config]\n[--tools]\n[Bash,Edit,Read,Write,Glob,Grep]\n[--session-id]\n[12345678-9abc-4def-8123-456789abcdef]\n[--model]\n[m-1]\n\
          [--append-system-prompt-file]\n[{}]\n[--]\n[This is the task to work on:\nthe task]\n{} sk-ant-test 1{sandbox}\n",
         base.display(),

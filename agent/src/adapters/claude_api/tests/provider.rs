@@ -160,7 +160,7 @@ impl Place {
         let env = env.map(|(name, value)| (name.into(), value.into())).into();
         let mut config = AdapterConfig::new(env, Runner::default());
         config.claude_api.backoff = Duration::from_millis(10);
-        config.claude_api.max_iterations = 4;
+        config.claude_api.max_turns = NonZeroU32::new(4).unwrap();
         ClaudeApi::new(&config).unwrap()
     }
 
@@ -183,6 +183,7 @@ impl Place {
             while let Some(report) = reports.recv().await {
                 match report {
                     Report::Event(body) => events.push(body),
+                    Report::Alive => {}
                     Report::Output(OutputStream::Transcript, bytes) => transcript.extend_from_slice(&bytes),
                     Report::Output(OutputStream::Stdout | OutputStream::Stderr, bytes) => {
                         stdout.extend_from_slice(&bytes)

@@ -1,0 +1,93 @@
+//! What counts as life while a model thinks, writes the input of a tool, or lets one run.
+
+use std::convert::Infallible;
+
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+
+use super::super::stream::Assembly;
+use super::super::*;
+use super::provider::{Answer, Place, message, says, tool};
+use crate::adapter::Report;
+
+fn sse(event: &Value) -> String {
+    format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap())
+}
+
+/// An answer that thinks in these parts before it says something.
+fn thought(part: &Value, parts: usize) -> Vec<String> {
+    let whole = message(&[json!({"type": "text", "text": "Done."})], "end_turn");
+    let (begin, rest) = whole.split_at(whole.find("event: content_block_start").unwrap());
+    let block = json!({"type": "thinking", "thinking": "", "signature": "s"});
+    let block = json!({"type": "content_block_start", "index": 9, "content_block": block});
+    let mut all = vec![begin.to_owned(), sse(&block)];
+    all.extend(std::iter::repeat_n(sse(part), parts));
+    all.push(sse(&json!({"type": "content_block_stop", "index": 9})) + rest);
+    all
+}
+
+/// Reads an answer, and counts what is told meanwhile.
+async fn told(parts: Vec<String>) -> usize {
+    let caller = Caller {
+        client: call::client().unwrap(),
+        url: String::new(),
+        key: String::new(),
+        idle: Duration::from_secs(600),
+        max_calls: 1,
+        backoff: Duration::ZERO,
+    };
+    let bytes = futures_util::stream::iter(parts).map(|part| Ok::<_, Infallible>(Bytes::from(part)));
+    let (reporter, mut reports) = Reporter::channel(1000);
+    let mut assembly = Assembly::default();
+    let end = caller.read(bytes, &mut assembly, &reporter).await;
+    assert!(matches!(end, Ok(None)));
+    drop(reporter);
+    let mut told = 0;
+    while reports.recv().await.is_some() {
+        told += 1;
+    }
+    told
+}
+
+#[tokio::test]
+async fn every_part_of_an_answer_is_life_though_nobody_sees_it() {
+    let delta = |delta: Value| json!({"type": "content_block_delta", "index": 9, "delta": delta});
+    for part in [
+        delta(json!({"type": "thinking_delta", "thinking": "hm"})),
+        delta(json!({"type": "input_json_delta", "partial_json": "{"})),
+        delta(json!({"type": "signature_delta", "signature": "x"})),
+        delta(json!({"type": "something_delta"})),
+        // For as long as the call goes on, which pings alone do not do for ever.
+        json!({"type": "ping"}),
+    ] {
+        let (few, many) = (told(thought(&part, 1)).await, told(thought(&part, 51)).await);
+        assert_eq!(many - few, 50, "{part}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_running_tool_prints_is_life() {
+    let bash = tool("t", "bash", json!({"command": "echo one; sleep 0.1; echo two"}));
+    let place = Place::new([Answer::Stream(message(&[bash], "tool_use")), says("Done.", "end_turn")]).await;
+    let adapter = place.adapter();
+    let (reporter, mut reports) = Reporter::channel(64);
+    let listening = async {
+        let (mut signs, mut runs) = (0, false);
+        while let Some(report) = reports.recv().await {
+            match report {
+                Report::Event(EventBody::Activity(text)) => runs = text.starts_with("bash"),
+                // What it printed is shown when it has ended.
+                Report::Output(OutputStream::Stdout, bytes) if bytes.starts_with(b"one") => runs = false,
+                Report::Alive if runs => signs += 1,
+                Report::Alive | Report::Event(_) | Report::Output(..) => {}
+            }
+        }
+        signs
+    };
+    let (end, signs) = tokio::join!(
+        adapter.run(place.input(), reporter, CancellationToken::new()),
+        listening
+    );
+    assert!(matches!(end, AdapterEnd::Done { .. }), "{end:?}");
+    assert!(signs >= 1);
+}
