@@ -198,14 +198,14 @@ pub struct Ls {
 /// A task, for commands that take nothing else.
 #[derive(Debug, Args)]
 pub struct TaskArg {
-    /// Id of the task, or its first characters [default: the newest].
+    /// Id of the task, or its first characters [default: your newest of this repository].
     pub task: Option<String>,
 }
 
 /// `kage logs`.
 #[derive(Debug, Args)]
 pub struct Logs {
-    /// Id of the task, or its first characters [default: the newest].
+    /// Id of the task, or its first characters [default: your newest of this repository].
     pub task: Option<String>,
     /// Only this session.
     #[arg(long, value_name = "NAME")]
@@ -224,7 +224,7 @@ pub struct Logs {
 /// A session of a task.
 #[derive(Debug, Args)]
 pub struct Pick {
-    /// Id of the task, or its first characters [default: the newest].
+    /// Id of the task, or its first characters [default: your newest of this repository].
     pub task: Option<String>,
     /// Which session [default: the winner].
     #[arg(long, value_name = "NAME")]
@@ -266,7 +266,7 @@ pub enum CheckpointSubcommand {
 /// Whose checkpoints.
 #[derive(Debug, Args)]
 pub struct Checkpoints {
-    /// Id of the task, or its first characters [default: the newest].
+    /// Id of the task, or its first characters [default: your newest of this repository].
     pub task: Option<String>,
     /// Which session [default: all].
     #[arg(long, value_name = "NAME")]
@@ -278,7 +278,7 @@ pub struct Checkpoints {
 pub struct CheckpointArg {
     /// Its number, or its id, or the first characters of that.
     pub checkpoint: String,
-    /// Id of the task, or its first characters [default: the newest].
+    /// Id of the task, or its first characters [default: your newest of this repository].
     pub task: Option<String>,
     /// Which session; a task's only one need not be named.
     #[arg(long, value_name = "NAME")]
@@ -288,7 +288,7 @@ pub struct CheckpointArg {
 /// `kage checkpoint create`.
 #[derive(Debug, Args)]
 pub struct CheckpointCreate {
-    /// Id of the task, or its first characters [default: the newest].
+    /// Id of the task, or its first characters [default: your newest of this repository].
     pub task: Option<String>,
     /// Which session; a task's only one need not be named.
     #[arg(long, value_name = "NAME")]
@@ -319,7 +319,7 @@ pub struct CheckpointRestore {
 /// `kage compare`.
 #[derive(Debug, Args)]
 pub struct Compare {
-    /// Id of the task, or its first characters [default: the newest].
+    /// Id of the task, or its first characters [default: your newest of this repository].
     pub task: Option<String>,
     /// Print a Markdown table, for a pull request.
     #[arg(long)]
@@ -330,7 +330,7 @@ pub struct Compare {
 #[derive(Debug, Args)]
 pub struct Explain {
     /// Words of an error, or `-` for those on standard input; or the id of a task, or its
-    /// first four characters or more [default: the newest task].
+    /// first four characters or more [default: your newest task of this repository].
     #[arg(value_name = "TEXT|TASK")]
     pub what: Vec<String>,
     /// The adapter whose words these are: it may have rules of its own.
@@ -383,7 +383,7 @@ pub enum Strategy {
 /// `kage wait`.
 #[derive(Debug, Args)]
 pub struct Wait {
-    /// Id of the task, or its first characters [default: the newest].
+    /// Id of the task, or its first characters [default: your newest of this repository].
     pub task: Option<String>,
     /// Give up after this time.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]

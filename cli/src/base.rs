@@ -2,14 +2,24 @@
 
 use anyhow::Context as _;
 use kage_agent::trust::git_auth;
-use kage_core::id::{Digest, ProjectId, RepositoryName};
-use kage_core::task::RepositoryRef;
+use kage_core::id::ProjectId;
+use kage_core::task::{RepositoryRef, TaskOrigin};
 use kage_git::UserRepo;
 use kage_git::snapshot::{LeftOut, LeftOutReason, Snapshot, SnapshotOptions, Warning};
 use kage_proto::blob;
 
 use crate::connect::Access;
+use crate::here::Here;
 use crate::output::note;
+
+/// What was sent, and where it came from.
+#[derive(Debug)]
+pub struct Base {
+    /// The commit, and the repository that has it on the coordinator.
+    pub repository: RepositoryRef,
+    /// The working tree that it was taken from.
+    pub origin: TaskOrigin,
+}
 
 /// Takes a snapshot of the repository, says what did not come along, and sends it.
 ///
@@ -20,7 +30,7 @@ pub async fn send(
     project: &ProjectId,
     repository: &UserRepo,
     options: &SnapshotOptions,
-) -> anyhow::Result<RepositoryRef> {
+) -> anyhow::Result<Base> {
     let snapshot = Snapshot::take(repository, options).await?;
     for file in &snapshot.left_out {
         note(&left_out(file));
@@ -28,37 +38,22 @@ pub async fn send(
     for warning in &snapshot.warnings {
         note(&warn(warning));
     }
-    let name = repository_name(repository)?;
+    let here = Here::new(repository);
+    let name = here.name()?;
     let url = format!("{}{}", access.url, blob::repository_path(project, &name));
     snapshot
         .push(&url, &git_auth(&access.credentials))
         .await
         .context("cannot send the repository to the coordinator")?;
-    Ok(RepositoryRef {
+    let origin = TaskOrigin {
+        head: Some(snapshot.head),
+        ..here.origin().clone()
+    };
+    let repository = RepositoryRef {
         name,
         base: snapshot.base,
-    })
-}
-
-/// A name for the repository on the coordinator: that of its folder, made unique by where
-/// it is.
-fn repository_name(repository: &UserRepo) -> anyhow::Result<RepositoryName> {
-    let plain: String = repository
-        .name()
-        .to_lowercase()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .take(80)
-        .collect();
-    let plain = plain.trim_matches('-');
-    let digest = Digest::of(repository.root().as_os_str().as_encoded_bytes());
-    let unique = digest.as_str().get(..8).unwrap_or_default();
-    let name = if plain.is_empty() {
-        format!("repository-{unique}")
-    } else {
-        format!("{plain}-{unique}")
     };
-    Ok(name.parse()?)
+    Ok(Base { repository, origin })
 }
 
 fn left_out(file: &LeftOut) -> String {

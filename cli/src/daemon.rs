@@ -286,6 +286,7 @@ mod tests {
                     ..v1::TaskSpec::default()
                 }),
                 wait_for_agent: true,
+                origin: None,
             };
             let created = client.tasks().create_task(request).await.unwrap().into_inner();
             tasks.push(created.task.unwrap().id);

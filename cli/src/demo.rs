@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use kage_core::task::{Labels, Policy, TaskSpec, VerifyPolicy};
+use kage_core::task::{Labels, Policy, TaskOrigin, TaskSpec, VerifyPolicy};
 use kage_git::snapshot::SnapshotOptions;
 use kage_proto::v1;
 
@@ -69,8 +69,8 @@ async fn run_task(invocation: &Invocation, access: &Access, repository: &kage_gi
         with.join(","),
         sample::VERIFY
     ));
-    let spec = spec(access, repository, &assignments::workers(&with, 1, &[])?).await?;
-    let task = tasks::create(access, spec, false).await?;
+    let (spec, origin) = spec(access, repository, &assignments::workers(&with, 1, &[])?).await?;
+    let task = tasks::create(access, spec, origin, false).await?;
     let task = match follow::follow(invocation.out, access, task, Duration::MAX).await? {
         Followed::Ended(task) => task,
         Followed::Detached | Followed::Held { .. } => return Ok(Exit::Interrupted),
@@ -86,13 +86,17 @@ async fn run_task(invocation: &Invocation, access: &Access, repository: &kage_gi
     Ok(if status.success() { Exit::Done } else { Exit::TaskFailed })
 }
 
-async fn spec(access: &Access, repository: &kage_git::UserRepo, workers: &[Worker]) -> anyhow::Result<TaskSpec> {
+async fn spec(
+    access: &Access,
+    repository: &kage_git::UserRepo,
+    workers: &[Worker],
+) -> anyhow::Result<(TaskSpec, TaskOrigin)> {
     let project = kage_core::id::ProjectId::default();
     let base = base::send(access, &project, repository, &SnapshotOptions::default()).await?;
-    Ok(TaskSpec {
+    let spec = TaskSpec {
         project,
         prompt: sample::PROMPT.to_owned(),
-        repository: Some(base),
+        repository: Some(base.repository),
         context_base: None,
         assignments: workers.iter().map(|w| w.clone().assignment(None)).collect(),
         policy: Policy {
@@ -103,7 +107,8 @@ async fn spec(access: &Access, repository: &kage_git::UserRepo, workers: &[Worke
             requirements: Labels::new(),
             ..Policy::default()
         },
-    })
+    };
+    Ok((spec, base.origin))
 }
 
 async fn land(

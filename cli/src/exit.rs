@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use kage_agent::adapters::LoadError;
 use kage_agent::enrolment::JoinError;
-use kage_coordinator::config::UnusablePrices;
 use kage_coordinator::InvalidConfig;
+use kage_coordinator::config::UnusablePrices;
 use kage_git::snapshot::SnapshotError;
 use kage_git::user_repo::DiscoverError;
 use kage_proto::client::ConnectError;

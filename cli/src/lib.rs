@@ -17,6 +17,8 @@ pub mod exit;
 pub mod watch;
 pub mod progress;
 pub mod invocation;
+pub mod here;
+pub mod newest;
 pub mod tasks;
 pub mod hold;
 pub mod follow;

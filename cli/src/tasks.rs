@@ -1,36 +1,30 @@
 //! Tasks on the coordinator: found, created, reported on.
 
+use std::path::Path;
+
 use anyhow::Context as _;
-use kage_core::task::TaskSpec;
+use kage_core::task::{TaskOrigin, TaskSpec};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 
 use crate::connect::Access;
-use crate::exit::Refusal;
+use crate::newest::newest;
 
-/// The task asked for, or the newest.
+/// The task asked for, or the newest of the repository that the command is typed in.
 ///
 /// # Errors
 /// When there is none.
 pub async fn find(access: &Access, asked: Option<String>) -> anyhow::Result<v1::Task> {
+    find_in(access, asked, Path::new(".")).await
+}
+
+/// The task asked for, or the newest of the repository that `place` is in.
+///
+/// # Errors
+/// When there is none.
+pub async fn find_in(access: &Access, asked: Option<String>, place: &Path) -> anyhow::Result<v1::Task> {
     let Some(task_id) = asked else {
-        let request = v1::ListTasksRequest {
-            project: access.project.to_string(),
-            page_size: 1,
-            ..Default::default()
-        };
-        let newest = access
-            .client
-            .tasks()
-            .list_tasks(request)
-            .await
-            .map_err(ApiError::from)?;
-        return newest
-            .into_inner()
-            .tasks
-            .into_iter()
-            .next()
-            .ok_or_else(|| Refusal::not_found("there is no task yet; start one with `kage run`").into());
+        return newest(access, place).await;
     };
     let request = v1::GetTaskRequest { task_id };
     let response = access.client.tasks().get_task(request).await.map_err(ApiError::from)?;
@@ -65,11 +59,17 @@ pub fn request_id() -> String {
 /// # Errors
 /// When the coordinator refuses it or cannot be reached; when no agent can run it, unless it
 /// is to wait for one.
-pub async fn create(access: &Access, spec: TaskSpec, wait_for_agent: bool) -> anyhow::Result<v1::Task> {
+pub async fn create(
+    access: &Access,
+    spec: TaskSpec,
+    origin: TaskOrigin,
+    wait_for_agent: bool,
+) -> anyhow::Result<v1::Task> {
     let request = v1::CreateTaskRequest {
         request_id: request_id(),
         spec: Some(spec.into()),
         wait_for_agent,
+        origin: Some(origin.into()),
     };
     let send = async || {
         let response = access.client.tasks().create_task(request.clone()).await;

@@ -72,6 +72,13 @@ pub fn short_id(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
+/// The name of the repository that a task is of; `None` when its sessions have none.
+#[must_use]
+pub fn repository(task: &v1::Task) -> Option<&str> {
+    let repository = task.spec.as_ref()?.repository.as_ref()?;
+    Some(&repository.name)
+}
+
 /// The first line of a text, cut to at most `width` characters.
 #[must_use]
 pub fn one_line(text: &str, width: usize) -> String {

@@ -44,8 +44,8 @@ mod start;
 pub mod decoders;
 
 pub use authority::AuthorityError;
-pub use custody::Misfit;
 pub use config::{Config, ConnectionLimits, InvalidConfig, Origin, Timings};
+pub use custody::Misfit;
 pub use data_dir::DataDirError;
 pub use listeners::Process;
 pub use ports::{Blocking, Clock, Ports, Random};

@@ -55,7 +55,7 @@ pub(crate) use identity::{Absent, Found, Known, Opened};
 pub use played::{Disk, Fault, Visit};
 pub use query::{
     AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, InvalidPageToken, JobCounts, LiveAttempt,
-    MIN_PREFIX, Named, News, PageToken, TaskEvent, TaskPage, TaskView, Watched, Work,
+    MIN_PREFIX, Named, News, PageToken, TaskEvent, TaskFilter, TaskPage, TaskView, Watched, Work,
 };
 
 use call::Pending;
@@ -260,19 +260,19 @@ impl Store {
         })
     }
 
-    /// A page of a project's tasks, newest first.
+    /// A page of the tasks that a filter takes, newest first.
     ///
     /// # Errors
     /// When the engine failed.
     pub async fn tasks(
         &self,
-        project: &ProjectId,
+        filter: &TaskFilter,
         after: Option<PageToken>,
         limit: u32,
     ) -> Result<TaskPage, ReadError> {
-        let project = project.clone();
+        let filter = filter.clone();
         let limit = limit.clamp(1, MAX_PAGE);
-        self.read(move |reads| reads.tasks(&project, after, limit)).await
+        self.read(move |reads| reads.tasks(&filter, after, limit)).await
     }
 
     /// Everything an offer of a job says.

@@ -279,6 +279,36 @@ text!(
     "a session name (up to 100 lower-case letters, digits, '.', '_', '-'; a letter or digit first)"
 );
 
+text!(
+    /// A repository on one machine, with all its working trees: the digest of what only that
+    /// machine knows.
+    RepositoryId,
+    |text| is_hex(text, &[64]),
+    "the identity of a repository of 64 lower-case hex digits"
+);
+text!(
+    /// A working tree on one machine, told from the others of its repository.
+    WorktreeId,
+    |text| is_hex(text, &[64]),
+    "the identity of a working tree of 64 lower-case hex digits"
+);
+
+impl RepositoryId {
+    /// The repository of this digest.
+    #[must_use]
+    pub fn of(digest: Digest) -> Self {
+        Self(digest.0)
+    }
+}
+
+impl WorktreeId {
+    /// The working tree of this digest.
+    #[must_use]
+    pub fn of(digest: Digest) -> Self {
+        Self(digest.0)
+    }
+}
+
 impl Default for ProjectId {
     /// The project of people who do not use projects.
     fn default() -> Self {

@@ -242,6 +242,8 @@ mod tests {
             created_at: START,
             ended_at: None,
             baseline: None,
+            created_by: None,
+            origin: None,
         }
     }
 

@@ -14,6 +14,9 @@ use crate::session::{Session, SessionStateKind};
 use crate::time::Timestamp;
 
 mod bounds;
+mod origin;
+
+pub use origin::TaskOrigin;
 
 pub use bounds::{
     InvalidSpec, MAX_COMMAND_BYTES, MAX_DELTA_BYTES, MAX_LABEL_BYTES, MAX_MODEL_BYTES, MAX_OVERRIDDEN_BYTES,
@@ -202,6 +205,11 @@ pub struct Task {
     pub ended_at: Option<Timestamp>,
     /// What verify says of the base; `None` = nothing, or not yet.
     pub baseline: Option<Verdict>,
+    /// Whose call created it, as the coordinator knew the caller; `None` for one that was stored
+    /// before that was kept.
+    pub created_by: Option<String>,
+    /// The working tree that it came from; `None` when the client did not say.
+    pub origin: Option<TaskOrigin>,
 }
 
 impl Task {
@@ -215,6 +223,18 @@ impl Task {
             created_at: now,
             ended_at: None,
             baseline: None,
+            created_by: None,
+            origin: None,
+        }
+    }
+
+    /// The same with who created it, and where.
+    #[must_use]
+    pub fn created(self, created_by: String, origin: Option<TaskOrigin>) -> Self {
+        Self {
+            created_by: Some(created_by),
+            origin,
+            ..self
         }
     }
 }

@@ -169,11 +169,33 @@ impl UserRepo {
         &self.root
     }
 
-    /// A short name for people: the top folder's. Not unique, and not yet a `RepositoryName`.
+    /// The folder that stands for the repository with all its working trees: that of the main
+    /// one or, where git keeps the repository elsewhere (bare, a submodule's, one with a separate
+    /// git directory), the git directory. Absolute, without symbolic links.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        match self.common_dir.parent() {
+            Some(parent) if self.common_dir.file_name() == Some(OsStr::new(".git")) => parent,
+            Some(_) | None => &self.common_dir,
+        }
+    }
+
+    /// A short name for people: that of its [home](Self::home). Not unique, and not yet a
+    /// `RepositoryName`.
     #[must_use]
     pub fn name(&self) -> String {
-        let name = self.root.file_name().unwrap_or(OsStr::new("root"));
-        name.to_string_lossy().into_owned()
+        let name = self.home().file_name().unwrap_or(OsStr::new("root"));
+        let name = name.to_string_lossy();
+        name.strip_suffix(".git").unwrap_or(&name).to_owned()
+    }
+
+    /// Whether the repository has a commit, wherever it lies. Nothing is fetched for it.
+    ///
+    /// # Errors
+    /// When git cannot run.
+    pub async fn has_commit(&self, commit: &Oid) -> Result<bool, GitError> {
+        let name = format!("{commit}^{{commit}}");
+        self.git("cat-file").args(["-e", name.as_str()]).run_to_status().await
     }
 
     /// The commit that HEAD names; `None` before the first one.

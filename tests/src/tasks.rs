@@ -212,6 +212,7 @@ pub async fn create(client: &Client, spec: v1::TaskSpec) -> String {
         spec: Some(spec),
         // Tests say what waits, also before an agent is there.
         wait_for_agent: true,
+        origin: None,
     };
     let response = client.tasks().create_task(request).await;
     let response = response.unwrap_or_else(|status| panic!("the task is refused: {status:?}"));

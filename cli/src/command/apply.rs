@@ -7,6 +7,7 @@ use kage_proto::v1;
 use crate::args::Apply;
 use crate::connect::Access;
 use crate::exit::{Exit, Refusal};
+use crate::here::Here;
 use crate::invocation::Invocation;
 use crate::landing;
 use crate::output::note;
@@ -16,9 +17,10 @@ use crate::view;
 
 pub(super) async fn run(invocation: &Invocation, args: Apply) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
-    let task = tasks::find(&access, args.pick.task.clone()).await?;
-    let fetched = pick(invocation, &access, &task, &args, "apply").await?;
+    let task = tasks::find_in(&access, args.pick.task.clone(), &args.repo).await?;
     let repository = UserRepo::discover(&args.repo).await?;
+    Here::new(&repository).takes(&task).await?;
+    let fetched = pick(invocation, &access, &task, &args, "apply").await?;
     let paths = if args.dry_run {
         landing::plan(&repository, &fetched).await?.paths().to_vec()
     } else {

@@ -24,6 +24,7 @@ pub(super) async fn run(invocation: &Invocation, args: &Ls) -> anyhow::Result<Ex
             project: access.project.to_string(),
             page_size: wanted.min(100),
             page_token,
+            filter: None,
         };
         let page = access
             .client
@@ -41,7 +42,7 @@ pub(super) async fn run(invocation: &Invocation, args: &Ls) -> anyhow::Result<Ex
     match invocation.out.format() {
         Format::Human if tasks.is_empty() => invocation.out.text("no tasks yet; start one with `kage run`")?,
         Format::Human => invocation.out.text(&view::table(
-            &["task", "state", "sessions", "created", "prompt", "waits"],
+            &["task", "repository", "state", "sessions", "created", "prompt", "waits"],
             tasks.iter().map(row),
         ))?,
         Format::Json => {
@@ -68,6 +69,7 @@ fn row(task: &v1::Task) -> Vec<String> {
     let prompt = task.spec.as_ref().map_or("", |s| s.prompt.as_str());
     vec![
         view::short_id(&task.id).to_owned(),
+        view::repository(task).unwrap_or("-").to_owned(),
         view::task_state(task.state()).to_owned(),
         format!("{ended}/{} ended", task.sessions.len()),
         Timestamp::from_millis(task.created_at_ms).to_string(),

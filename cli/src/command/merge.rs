@@ -6,6 +6,7 @@ use kage_git::landing::{self, Merged};
 use super::apply::pick;
 use crate::args::{Merge, Strategy};
 use crate::exit::Exit;
+use crate::here::Here;
 use crate::invocation::Invocation;
 use crate::landing::{refusal, tell, to_the_end};
 use crate::output::note;
@@ -14,9 +15,10 @@ use crate::view;
 
 pub(super) async fn run(invocation: &Invocation, args: Merge) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
-    let task = tasks::find(&access, args.apply.pick.task.clone()).await?;
-    let fetched = pick(invocation, &access, &task, &args.apply, "merge").await?;
+    let task = tasks::find_in(&access, args.apply.pick.task.clone(), &args.apply.repo).await?;
     let repository = UserRepo::discover(&args.apply.repo).await?;
+    Here::new(&repository).takes(&task).await?;
+    let fetched = pick(invocation, &access, &task, &args.apply, "merge").await?;
     let strategy = match args.strategy {
         Strategy::Auto => landing::Strategy::Auto,
         Strategy::Theirs => landing::Strategy::Theirs,

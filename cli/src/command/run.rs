@@ -48,7 +48,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
     let spec = TaskSpec {
         project,
         prompt,
-        repository: Some(base),
+        repository: Some(base.repository),
         context_base: shared.base,
         assignments: workers
             .into_iter()
@@ -58,7 +58,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
         policy,
     };
     spec.validate().map_err(|e| Refusal::usage(e.to_string()))?;
-    let task = tasks::create(&access, spec, args.wait_for_agent).await?;
+    let task = tasks::create(&access, spec, base.origin, args.wait_for_agent).await?;
     if args.detach {
         invocation.out.result(&TaskJson::of_task(&task))?;
         invocation.out.text(&task.id)?;

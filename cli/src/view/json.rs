@@ -6,13 +6,17 @@ use kage_core::usage::PicoUsd;
 use kage_proto::v1;
 use serde::Serialize;
 
-use super::{best_reason, duration_ms, provenance, risk, session_state, task_state, verdict};
+use super::{best_reason, duration_ms, provenance, repository, risk, session_state, task_state, verdict};
 
 /// A task with its sessions, best first when a report was asked for.
 #[derive(Debug, Serialize)]
 pub struct TaskJson {
     /// Its id.
     pub task: String,
+    /// The repository that it is of, by its name on the coordinator; null without one.
+    pub repository: Option<String>,
+    /// Whose call created it: `owner`, or `token:` and an id; null when nobody knows.
+    pub created_by: Option<String>,
     /// Where it stands.
     pub state: &'static str,
     /// What verify says of the base; null until that is known.
@@ -139,6 +143,8 @@ impl TaskJson {
     fn new(task: &v1::Task, comparison: Option<ComparisonJson>, sessions: impl Iterator<Item = SessionJson>) -> Self {
         Self {
             task: task.id.clone(),
+            repository: repository(task).map(str::to_owned),
+            created_by: non_empty(&task.created_by),
             state: task_state(task.state()),
             baseline: task.baseline.as_ref().map(|v| verdict(v.kind())),
             comparison,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kage_core::cause::chain;
 use kage_core::id::{Digest, JobId, SessionId, TaskId};
 use kage_core::report;
-use kage_core::task::{Assignment, Task, TaskSpec};
+use kage_core::task::{Assignment, TaskOrigin, TaskSpec};
 use kage_proto::convert::event::output_stream;
 use kage_proto::convert::{self, InvalidField};
 use kage_proto::status::ApiError;
@@ -18,9 +18,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{find_task, internal, principal, read_error, request, store_error, stored};
+use crate::auth::Principal;
 use crate::coordinator::Coordinator;
 use crate::cursor::Cursor;
-use crate::store::{CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken, TaskView};
+use crate::store::{CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken, TaskFilter, TaskView};
 use crate::view::Prompt;
 use crate::watch::{self, Watch};
 use crate::{retention, telemetry, view};
@@ -64,6 +65,11 @@ impl TaskService for Tasks {
             lacking: lacking.filter(|_| !message.wait_for_agent),
             walled,
             spec,
+            origin: message
+                .origin
+                .map(TaskOrigin::try_from)
+                .transpose()
+                .map_err(|invalid| ApiError::from(invalid.within("origin")))?,
             now: self.0.now(),
         };
         let new = as_created(&command);
@@ -90,7 +96,7 @@ impl TaskService for Tasks {
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
         let caller = principal(&message);
         let message = message.into_inner();
-        let project = caller.project("project", &message.project)?;
+        let filter = filter(&caller, &message)?;
         let after = match message.page_token.as_str() {
             "" => None,
             text => {
@@ -102,7 +108,7 @@ impl TaskService for Tasks {
             0 => PAGE_SIZE,
             size => size.min(MAX_PAGE_SIZE),
         };
-        let page = self.0.store.tasks(&project, after, size).await.map_err(read_error)?;
+        let page = self.0.store.tasks(&filter, after, size).await.map_err(read_error)?;
         let tasks = page.tasks.into_iter();
         Ok(Response::new(v1::ListTasksResponse {
             tasks: tasks.map(|task| view::task(&self.0, task, Prompt::Short)).collect(),
@@ -270,11 +276,26 @@ impl Tasks {
     }
 }
 
+/// Which tasks a caller asks for.
+fn filter(caller: &Principal, message: &v1::ListTasksRequest) -> Result<TaskFilter, ApiError> {
+    let v1::TaskFilter {
+        repository,
+        worktree,
+        mine,
+    } = message.filter.clone().unwrap_or_default();
+    Ok(TaskFilter {
+        project: caller.project("project", &message.project)?,
+        repository: convert::parse_optional("filter.repository", &repository)?,
+        worktree: convert::parse_optional("filter.worktree", &worktree)?,
+        created_by: mine.then(|| caller.name()),
+    })
+}
+
 /// The task as it is when the command was carried out; reading it back would cost every
 /// caller a look into the database.
 fn as_created(command: &CreateTask) -> TaskView {
     TaskView {
-        task: Task::new(command.task, command.spec.clone(), command.now),
+        task: command.new_task(),
         sessions: command.begun(),
         last_event: 0,
     }

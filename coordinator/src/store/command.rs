@@ -9,7 +9,7 @@ use kage_core::job::{Affinity, JobKind};
 use kage_core::priority::Priority;
 use kage_core::recovery::Jitter;
 use kage_core::session::{Session, SessionStateKind};
-use kage_core::task::{Labels, TaskSpec};
+use kage_core::task::{Labels, Task, TaskOrigin, TaskSpec};
 use kage_core::time::Timestamp;
 
 /// What makes a client's call one call, however often it is sent.
@@ -35,6 +35,8 @@ pub struct CreateTask {
     pub task: TaskId,
     /// What is asked for: valid, its repository and context present.
     pub spec: TaskSpec,
+    /// Where it comes from, as far as the client says.
+    pub origin: Option<TaskOrigin>,
     /// Fresh ids, one pair per assignment, in their order.
     pub sessions: Vec<(SessionId, JobId)>,
     /// A fresh id for the job that checks the base, when that is wanted and it can be.
@@ -57,6 +59,12 @@ impl CreateTask {
             assignment.session(*session, self.task, walled)
         });
         begun.collect()
+    }
+
+    /// The task as it begins: created by whose call this is.
+    pub(crate) fn new_task(&self) -> Task {
+        let task = Task::new(self.task, self.spec.clone(), self.now);
+        task.created(self.request.principal.clone(), self.origin.clone())
     }
 }
 

@@ -100,6 +100,7 @@ conformance!(
     an_expired_lease_ends_unless_it_was_renewed,
     usage_and_activity_add_up,
     pages_are_newest_first_and_stay_put,
+    pages_are_of_what_a_filter_takes,
     tasks_are_found_by_a_prefix,
     agents_are_remembered_with_their_drain,
     a_cordon_outlives_every_start_of_its_agent,

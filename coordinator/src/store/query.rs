@@ -7,7 +7,9 @@ use kage_core::attempt::Attempt;
 use kage_core::checkpoint::Checkpoint;
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, SessionName, TaskId};
+use kage_core::id::{
+    AgentId, AttemptId, BootId, Digest, JobId, ProjectId, RepositoryId, SessionId, SessionName, TaskId, WorktreeId,
+};
 use kage_core::job::Job;
 use kage_core::session::Session;
 use kage_core::task::{Task, TaskSpec};
@@ -42,6 +44,46 @@ pub enum Named {
 
 /// Shortest prefix of a task's id that is looked up.
 pub const MIN_PREFIX: usize = 4;
+
+/// Which tasks are asked for. Everything that is set has to be so.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TaskFilter {
+    /// Their scope.
+    pub project: ProjectId,
+    /// Where they came from.
+    pub repository: Option<RepositoryId>,
+    /// Where they came from, more closely.
+    pub worktree: Option<WorktreeId>,
+    /// Whose call created them.
+    pub created_by: Option<String>,
+}
+
+impl TaskFilter {
+    /// Every task of a project.
+    #[must_use]
+    pub fn all(project: &ProjectId) -> Self {
+        Self {
+            project: project.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether it is one of them.
+    #[must_use]
+    pub(super) fn takes(&self, task: &Task) -> bool {
+        let Self {
+            project,
+            repository,
+            worktree,
+            created_by,
+        } = self;
+        let origin = task.origin.as_ref();
+        task.spec.project == *project
+            && (repository.is_none() || repository.as_ref() == origin.map(|origin| &origin.repository))
+            && (worktree.is_none() || worktree.as_ref() == origin.map(|origin| &origin.worktree))
+            && (created_by.is_none() || *created_by == task.created_by)
+    }
+}
 
 /// One page of tasks, newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -266,7 +308,7 @@ pub struct InFiles {
 /// Every read, once per engine.
 pub(super) trait Reads {
     fn task(&self, id: TaskId) -> Result<Option<TaskView>, EngineError>;
-    fn tasks(&self, project: &ProjectId, after: Option<PageToken>, limit: u32) -> Result<TaskPage, EngineError>;
+    fn tasks(&self, filter: &TaskFilter, after: Option<PageToken>, limit: u32) -> Result<TaskPage, EngineError>;
     /// `prefix` is lower-case hex, 4 to 32 digits.
     fn tasks_with_prefix(&self, prefix: &str) -> Result<Vec<TaskId>, EngineError>;
     fn work(&self, task: TaskId, job: JobId) -> Result<Option<Work>, EngineError>;

@@ -410,6 +410,8 @@ mod tests {
             created_at: Timestamp::from_millis(1),
             ended_at: None,
             baseline: None,
+            created_by: None,
+            origin: None,
         }
     }
 

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::error::OpenError;
 
 mod identity;
+mod page_query;
 mod reads;
 mod record;
 mod rows;

@@ -103,6 +103,7 @@ impl Cluster {
             spec: Some(spec.into()),
             // Tests say what waits, also before an agent is there.
             wait_for_agent: true,
+            origin: None,
         };
         let reply = self.client.tasks().create_task(request).await.unwrap();
         reply.into_inner().task.unwrap()

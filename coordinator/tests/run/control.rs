@@ -44,6 +44,7 @@ async fn a_call_without_the_token_is_refused_and_repeated_calls_have_one_effect(
             request_id: id.to_owned(),
             spec: Some(spec.into()),
             wait_for_agent: true,
+            origin: None,
         }
     };
     let mut tasks = cluster.client.tasks();

@@ -36,6 +36,7 @@ fn creation() -> v1::CreateTaskRequest {
         request_id: "only".to_owned(),
         spec: Some(spec(&["one"]).into()),
         wait_for_agent: true,
+        origin: None,
     }
 }
 

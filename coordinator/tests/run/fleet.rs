@@ -14,6 +14,7 @@ fn asking(id: &str, adapter: &str, wait_for_agent: bool) -> v1::CreateTaskReques
         request_id: id.to_owned(),
         spec: Some(spec.into()),
         wait_for_agent,
+        origin: None,
     }
 }
 

@@ -11,6 +11,7 @@ mod custody;
 mod delivery;
 mod doubt;
 mod fleet;
+mod origins;
 mod planes;
 mod projects;
 mod retention;

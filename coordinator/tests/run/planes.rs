@@ -130,6 +130,7 @@ async fn a_context_is_stored_once_and_what_was_sent_is_counted() {
         request_id: "t1".into(),
         spec: Some(unknown.into()),
         wait_for_agent: true,
+        origin: None,
     };
     let refused = cluster
         .client
@@ -186,6 +187,7 @@ async fn a_result_is_taken_in_before_it_is_verified() {
         request_id: "early".into(),
         spec: Some(checked.clone().into()),
         wait_for_agent: true,
+        origin: None,
     };
     let early = cluster
         .client

@@ -16,6 +16,7 @@ async fn create(client: &Client, project: &str) -> Result<v1::Task, Status> {
         request_id: request_id(),
         spec: Some(spec),
         wait_for_agent: true,
+        origin: None,
     };
     let response = client.tasks().create_task(request).await?;
     Ok(response.into_inner().task.unwrap())

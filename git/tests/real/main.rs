@@ -11,6 +11,7 @@ mod concurrent;
 mod crashes;
 mod hostile;
 mod http;
+mod identity;
 mod incidents;
 mod landings;
 mod leftovers;

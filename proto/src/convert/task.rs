@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kage_core::fallback::Fallback;
 use kage_core::id::ProjectId;
-use kage_core::task::{Assignment, Policy, RepositoryRef, Task, TaskSpec, TaskState, VerifyPolicy};
+use kage_core::task::{Assignment, Policy, RepositoryRef, Task, TaskOrigin, TaskSpec, TaskState, VerifyPolicy};
 
 use super::{InvalidField, millis, non_empty, optional_millis, parse, parse_optional};
 use crate::v1;
@@ -33,6 +33,28 @@ impl TryFrom<v1::Repository> for RepositoryRef {
         Ok(Self {
             name: parse("name", &repository.name)?,
             base: parse("base_commit", &repository.base_commit)?,
+        })
+    }
+}
+
+impl From<TaskOrigin> for v1::TaskOrigin {
+    fn from(origin: TaskOrigin) -> Self {
+        Self {
+            repository: origin.repository.into(),
+            worktree: origin.worktree.into(),
+            head: origin.head.map(Into::into).unwrap_or_default(),
+        }
+    }
+}
+
+impl TryFrom<v1::TaskOrigin> for TaskOrigin {
+    type Error = InvalidField;
+
+    fn try_from(origin: v1::TaskOrigin) -> Result<Self, InvalidField> {
+        Ok(Self {
+            repository: parse("repository", &origin.repository)?,
+            worktree: parse("worktree", &origin.worktree)?,
+            head: parse_optional("head", &origin.head)?,
         })
     }
 }
@@ -221,6 +243,8 @@ pub fn task(task: Task, sessions: Vec<v1::Session>) -> v1::Task {
         created_at_ms: task.created_at.as_millis(),
         ended_at_ms: optional_millis(task.ended_at),
         baseline: task.baseline.map(Into::into),
+        created_by: task.created_by.unwrap_or_default(),
+        origin: task.origin.map(Into::into),
     }
 }
 
@@ -284,6 +308,20 @@ mod tests {
     fn specs_survive_the_wire() {
         let full = spec();
         assert_eq!(TaskSpec::try_from(v1::TaskSpec::from(full.clone())), Ok(full));
+    }
+
+    #[test]
+    fn origins_survive_the_wire_and_are_checked() {
+        let path = std::path::Path::new("/p");
+        for head in [None, Some("a".repeat(40).parse().unwrap())] {
+            let origin = TaskOrigin::of("m", path, path, head);
+            assert_eq!(TaskOrigin::try_from(v1::TaskOrigin::from(origin.clone())), Ok(origin));
+        }
+        let wire = v1::TaskOrigin {
+            worktree: "/home/me".into(),
+            ..v1::TaskOrigin::from(TaskOrigin::of("m", path, path, None))
+        };
+        assert_eq!(TaskOrigin::try_from(wire).unwrap_err().field, "worktree");
     }
 
     #[test]

@@ -223,6 +223,7 @@ async fn fill(store: &Store, sessions: u32) -> anyhow::Result<()> {
                 assignments: assignments.collect::<anyhow::Result<_>>()?,
                 policy: Policy::default(),
             },
+            origin: None,
             sessions: ids.collect(),
             baseline: None,
             walled: Vec::new(),

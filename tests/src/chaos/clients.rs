@@ -60,6 +60,7 @@ impl Person {
                 request_id: request.clone(),
                 spec: Some(spec.clone()),
                 wait_for_agent: true,
+                origin: None,
             };
             let mut tasks = self.client.tasks();
             let answer = answer(tasks.create_task(message), |reply: v1::CreateTaskResponse| {
@@ -91,6 +92,7 @@ impl Person {
             request_id: request.to_owned(),
             spec: Some(spec),
             wait_for_agent: true,
+            origin: None,
         };
         let response = tokio::time::timeout(PATIENCE, self.client.tasks().create_task(message)).await;
         let response = response.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer")));
@@ -246,6 +248,7 @@ fn not_done(error: &ApiError) -> Answer {
         | ApiError::Conflict { .. }
         | ApiError::FailedPrecondition { .. }
         | ApiError::NoAgent { .. }
+        | ApiError::AgentIdInUse { .. }
         | ApiError::OtherProtocol { .. }
         | ApiError::JoinRefused(_)
         | ApiError::Unauthenticated

@@ -36,6 +36,7 @@ async fn listed(client: &Client) -> Result<Vec<v1::Task>, tonic::Status> {
             project: "default".to_owned(),
             page_size: 100,
             page_token,
+            filter: None,
         };
         let page = client.tasks().list_tasks(request).await?.into_inner();
         tasks.extend(page.tasks);

@@ -1,7 +1,6 @@
 //! Tasks: created with their sessions and jobs, and cancelled.
 
 use kage_core::job::{Job, JobKind, JobState};
-use kage_core::task::Task;
 
 use super::{
     Command, attempt_of, contexts, drop_baseline, earlier_reply, not_found, remember, session_of, settle, waiting,
@@ -15,10 +14,12 @@ impl Command for CreateTask {
 
     fn apply(self, rows: &mut dyn Rows) -> Result<Created, Failed> {
         let sessions = self.begun();
+        let task = self.new_task();
         let Self {
             request,
             task: id,
-            spec,
+            spec: _,
+            origin: _,
             sessions: ids,
             baseline,
             walled: _,
@@ -39,14 +40,13 @@ impl Command for CreateTask {
         if let Some(lacking) = lacking {
             return Err(Failed::Refused(StoreError::NoAgent { lacking }));
         }
-        if ids.len() != spec.assignments.len() {
+        if ids.len() != task.spec.assignments.len() {
             return Err(Failed::Refused(StoreError::SessionCount {
                 task: id,
-                assignments: spec.assignments.len(),
+                assignments: task.spec.assignments.len(),
                 sessions: ids.len(),
             }));
         }
-        let task = Task::new(id, spec, now);
         rows.insert_task(&task)?;
         contexts::count_use(rows, &task)?;
         let mut changes = Changes {

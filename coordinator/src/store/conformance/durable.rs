@@ -69,7 +69,7 @@ fn a_database_from_before_incidents_is_opened_as_it_is() {
         let store = Store::open(&path).unwrap();
         two_agents(&store).await;
         let created = store.apply(create(1, spec(1, None), at(1))).await.unwrap();
-        let before = check(&store, &Seen::default()).await;
+        let mut before = check(&store, &Seen::default()).await;
         store.close().await;
         drop(store);
         meddle(
@@ -78,11 +78,14 @@ fn a_database_from_before_incidents_is_opened_as_it_is() {
              DROP TABLE enrolments; DROP TABLE person_tokens; DROP TABLE checkpoints; \
              ALTER TABLE sessions DROP COLUMN trail; ALTER TABLE agents DROP COLUMN cordoned; \
              ALTER TABLE jobs DROP COLUMN priority; ALTER TABLE tasks DROP COLUMN base; \
-             ALTER TABLE tasks DROP COLUMN baseline; ALTER TABLE jobs DROP COLUMN baseline; DROP TABLE store; \
-             PRAGMA user_version = 1",
+             ALTER TABLE tasks DROP COLUMN baseline; ALTER TABLE jobs DROP COLUMN baseline; \
+             DROP TABLE store; DROP INDEX tasks_by_repository; DROP INDEX tasks_by_worktree; ALTER TABLE tasks DROP COLUMN created_by; \
+             ALTER TABLE tasks DROP COLUMN repository; ALTER TABLE tasks DROP COLUMN worktree; \
+             ALTER TABLE tasks DROP COLUMN head; PRAGMA user_version = 1",
         );
 
         let store = Store::open(&path).unwrap();
+        before.by_nobody();
         assert_eq!(check(&store, &before).await, before);
         started(&store, &created.changes.queued[0], 1, 1, 1).await;
         drop(appended(&store, 1, 1, vec![exhausted(1)]).await);

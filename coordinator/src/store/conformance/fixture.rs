@@ -89,6 +89,7 @@ pub(super) fn create(n: u128, spec: TaskSpec, now: Timestamp) -> CreateTask {
         request: request(n),
         task: task_id(n),
         spec,
+        origin: None,
         sessions,
         baseline: None,
         walled: Vec::new(),

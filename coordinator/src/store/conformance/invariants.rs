@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kage_core::attempt::AttemptState;
-use kage_core::id::{AttemptId, JobId, ProjectId, SessionId, TaskId};
+use kage_core::id::{AttemptId, JobId, SessionId, TaskId};
 use kage_core::job::JobKind;
 use kage_core::session::{Session, SessionState};
 use kage_core::task::{Task, TaskState};
 
-use crate::store::{AttemptView, MAX_PAGE, QueuedJob, Store, TaskEvent, TaskView};
+use crate::store::{AttemptView, MAX_PAGE, QueuedJob, Store, TaskEvent, TaskFilter, TaskView};
 
 /// Everything that can be read about tasks.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -20,7 +20,7 @@ pub(super) struct Seen {
 /// Reads everything, checks it by itself, and against what was seen before.
 pub(super) async fn check(store: &Store, before: &Seen) -> Seen {
     let mut seen = Seen::default();
-    let page = store.tasks(&ProjectId::default(), None, MAX_PAGE).await.unwrap();
+    let page = store.tasks(&TaskFilter::default(), None, MAX_PAGE).await.unwrap();
     let queued = store.queued_jobs().await.unwrap();
     let live = store.live_attempts(None).await.unwrap();
     let mut tokens = BTreeSet::new();
@@ -95,6 +95,13 @@ impl Seen {
         if let Some((view, _, _)) = self.tasks.get_mut(&task) {
             view.task.state = TaskState::Running;
             view.sessions.clear();
+        }
+    }
+
+    /// Forgets who created each task, which an older database does not have.
+    pub(super) fn by_nobody(&mut self) {
+        for (view, _, _) in self.tasks.values_mut() {
+            view.task.created_by = None;
         }
     }
 

@@ -1,6 +1,7 @@
 //! Random commands, given to SQLite and to the model alike: every outcome and every answer
 //! must be the same, and the invariants hold after each step.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use kage_core::checkpoint::CheckpointReason;
 use kage_core::event::{Event, EventBody, VerdictKind};
 use kage_core::id::{Digest, JobId, ProjectId};
 use kage_core::priority::Priority;
+use kage_core::task::TaskOrigin;
 use proptest::prelude::*;
 
 use super::faults::{Fault, Faulty, fault};
@@ -183,6 +185,10 @@ impl Pair {
                     command.spec.policy.priority = Priority::HIGH;
                 }
                 command.request = request(key);
+                if task % 3 > 0 {
+                    let tree = Path::new(if task % 3 == 1 { "/home" } else { "/linked" });
+                    command.origin = Some(TaskOrigin::of("machine", Path::new("/home"), tree, None));
+                }
                 command.spec.policy.max_reworks = u32::from(verify);
                 command.baseline = verify.then(|| JobId::from_random(task * 1000 + 500));
                 if context {

@@ -44,7 +44,8 @@ pub(super) use leases::{
 };
 pub(super) use lists::{
     a_cordon_outlives_every_start_of_its_agent, agents_are_remembered_with_their_drain,
-    contexts_count_puts_uses_and_sends, pages_are_newest_first_and_stay_put, tasks_are_found_by_a_prefix,
+    contexts_count_puts_uses_and_sends, pages_are_newest_first_and_stay_put, pages_are_of_what_a_filter_takes,
+    tasks_are_found_by_a_prefix,
 };
 pub(super) use outcomes::{
     a_rejected_result_fails_the_task, a_task_goes_from_queued_to_verified, a_task_without_verify_succeeds_by_a_claim,

@@ -15,7 +15,7 @@ use crate::store::command::QueuedJob;
 use crate::store::error::EngineError;
 use crate::store::query::{
     AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, LiveAttempt, PageToken, Reads, TaskEvent,
-    TaskPage, TaskView, Work,
+    TaskFilter, TaskPage, TaskView, Work,
 };
 
 impl Reads for Model {
@@ -23,13 +23,13 @@ impl Reads for Model {
         Ok(self.tasks.get(&id).map(|row| self.view(row)))
     }
 
-    fn tasks(&self, project: &ProjectId, after: Option<PageToken>, limit: u32) -> Result<TaskPage, EngineError> {
+    fn tasks(&self, filter: &TaskFilter, after: Option<PageToken>, limit: u32) -> Result<TaskPage, EngineError> {
         let below = after.map_or(u64::MAX, |token| token.0);
         let mut tasks = Vec::new();
         let mut next = None;
         for id in self.task_order.rows.range(..below).rev().map(|(_, id)| id) {
             let Some(row) = self.tasks.get(id) else { continue };
-            if row.task.spec.project != *project {
+            if !filter.takes(&row.task) {
                 continue;
             }
             if tasks.len() == limit as usize {

@@ -6,16 +6,17 @@ use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::session::Session;
-use kage_core::task::{Task, TaskSpec};
-use rusqlite::{Connection, Params, Row, params};
+use kage_core::task::{Task, TaskOrigin, TaskSpec};
+use rusqlite::{Connection, Params, Row, params, params_from_iter};
 
+use super::page_query::PageQuery;
 use super::record::{
     self, ATTEMPT_COLUMNS, JOB_COLUMNS, SESSION_COLUMNS, agent_columns, attempt_columns, checkpoint_columns,
     enrolment_columns, job_columns, person_token_columns, session_columns,
 };
 use super::value::{
-    failed, get, get_id, get_int, get_job_kind, get_json, get_optional_json, get_optional_time, get_parsed,
-    get_task_state, get_time, id, int,
+    failed, get, get_id, get_int, get_job_kind, get_json, get_optional_json, get_optional_parsed, get_optional_time,
+    get_parsed, get_task_state, get_time, id, int,
 };
 use crate::store::admission::{Enrolment, PersonToken};
 use crate::store::apply::waiting;
@@ -23,7 +24,7 @@ use crate::store::command::QueuedJob;
 use crate::store::error::EngineError;
 use crate::store::query::{
     AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, JobCounts, LiveAttempt, PageToken, Reads,
-    TaskEvent, TaskPage, TaskView, Work,
+    TaskEvent, TaskFilter, TaskPage, TaskView, Work,
 };
 
 type Result<T> = std::result::Result<T, EngineError>;
@@ -64,7 +65,8 @@ fn snapshot<T>(connection: &Connection, read: impl FnOnce(&Connection) -> Result
 
 macro_rules! task_columns {
     () => {
-        "t.n, t.id, t.state, t.created_at, t.ended_at, t.last_event, p.spec, t.baseline FROM tasks t JOIN specs p ON p.task = t.n"
+        "t.n, t.id, t.state, t.created_at, t.ended_at, t.last_event, p.spec, t.baseline, t.created_by, \
+         t.repository, t.worktree, t.head FROM tasks t JOIN specs p ON p.task = t.n"
     };
 }
 
@@ -77,6 +79,8 @@ fn task_row(row: &Row<'_>) -> Result<(i64, TaskView)> {
         ended_at: get_optional_time(row, 4)?,
         spec: get_json(row, 6, "task")?,
         baseline: get_optional_json(row, 7, "verdict")?,
+        created_by: get(row, 8)?,
+        origin: origin(row)?,
     };
     let view = TaskView {
         task,
@@ -84,6 +88,17 @@ fn task_row(row: &Row<'_>) -> Result<(i64, TaskView)> {
         last_event: get_int(row, 5)?,
     };
     Ok((get(row, 0)?, view))
+}
+
+fn origin(row: &Row<'_>) -> Result<Option<TaskOrigin>> {
+    let repository = get_optional_parsed(row, 9, "repository")?;
+    let worktree = get_optional_parsed(row, 10, "working tree")?;
+    let head = get_optional_parsed(row, 11, "commit")?;
+    Ok(repository.zip(worktree).map(|(repository, worktree)| TaskOrigin {
+        repository,
+        worktree,
+        head,
+    }))
 }
 
 fn sessions(connection: &Connection, n: i64, task: TaskId) -> Result<Vec<Session>> {
@@ -160,23 +175,12 @@ impl Reads for Connection {
         })
     }
 
-    fn tasks(&self, project: &ProjectId, after: Option<PageToken>, limit: u32) -> Result<TaskPage> {
+    fn tasks(&self, filter: &TaskFilter, after: Option<PageToken>, limit: u32) -> Result<TaskPage> {
         snapshot(self, |snapshot| {
             // One more than asked for, to know whether there is another page.
-            let mut found = all(
-                snapshot,
-                concat!(
-                    "SELECT ",
-                    task_columns!(),
-                    " WHERE t.project = ?1 AND t.n < ?2 ORDER BY t.n DESC LIMIT ?3"
-                ),
-                params![
-                    project.as_str(),
-                    after.map_or(i64::MAX, |token| int(token.0)),
-                    i64::from(limit) + 1
-                ],
-                task_row,
-            )?;
+            let query = PageQuery::new(filter, after, limit + 1);
+            let sql = format!("SELECT {} {}", task_columns!(), query.rest());
+            let mut found = all(snapshot, &sql, params_from_iter(query.values()), task_row)?;
             let next = found
                 .get(limit as usize)
                 .and_then(|(n, _)| u64::try_from(n + 1).ok())

@@ -240,6 +240,14 @@ CREATE TABLE store (
     opened  INTEGER NOT NULL
 ) STRICT;
 ",
+    "
+ALTER TABLE tasks ADD COLUMN created_by TEXT;
+ALTER TABLE tasks ADD COLUMN repository TEXT;
+ALTER TABLE tasks ADD COLUMN worktree TEXT;
+ALTER TABLE tasks ADD COLUMN head TEXT;
+CREATE INDEX tasks_by_repository ON tasks (project, repository, n) WHERE repository IS NOT NULL;
+CREATE INDEX tasks_by_worktree ON tasks (project, worktree, n) WHERE worktree IS NOT NULL;
+",
 ];
 
 /// The newest schema that this program knows.

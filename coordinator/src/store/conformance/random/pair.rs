@@ -1,9 +1,11 @@
 //! The pair of stores that steps are taken on: whatever one answers, the other has to.
 
 use std::fmt::Debug;
+use std::path::Path;
 use std::sync::Arc;
 
 use kage_core::id::{Digest, ProjectId, SessionId};
+use kage_core::task::TaskOrigin;
 use kage_core::time::Timestamp;
 
 use super::admission::ShutOut;
@@ -11,7 +13,7 @@ use crate::store::conformance::faults::Plan;
 use crate::store::conformance::fixture::{agent_id, at, attempt_id, task_id};
 use crate::store::conformance::invariants::{Seen, check};
 use crate::store::conformance::memory;
-use crate::store::{Changes, Command, MAX_PAGE, QueuedJob, Store, StoreError};
+use crate::store::{Changes, Command, MAX_PAGE, QueuedJob, Store, StoreError, TaskFilter};
 
 /// Both engines, and what the steps refer to by number.
 pub(super) struct Pair {
@@ -87,10 +89,23 @@ impl Pair {
         let digest = Digest::of(b"context");
         assert_eq!(a.ended().await.unwrap(), b.ended().await.unwrap());
         assert_eq!(a.in_files(1).await.unwrap(), b.in_files(1).await.unwrap());
+        for tree in ["/home", "/linked"] {
+            let origin = TaskOrigin::of("machine", Path::new("/home"), Path::new(tree), None);
+            let filter = TaskFilter {
+                repository: Some(origin.repository),
+                worktree: Some(origin.worktree),
+                ..TaskFilter::default()
+            };
+            assert_eq!(
+                a.tasks(&filter, None, 5).await.unwrap(),
+                b.tasks(&filter, None, 5).await.unwrap()
+            );
+        }
+        let filter = TaskFilter::all(&project);
         let mut token = None;
         loop {
-            let page = a.tasks(&project, token, 2).await.unwrap();
-            assert_eq!(page, b.tasks(&project, token, 2).await.unwrap());
+            let page = a.tasks(&filter, token, 2).await.unwrap();
+            assert_eq!(page, b.tasks(&filter, token, 2).await.unwrap());
             for view in &page.tasks {
                 let id = view.task.id;
                 assert_eq!(a.task(id).await.unwrap().as_ref(), Some(view));

@@ -1,11 +1,14 @@
 //! What is found, listed and counted.
 
+use std::path::Path;
+
 use kage_core::id::{Digest, ProjectId};
+use kage_core::task::TaskOrigin;
 
 use crate::store::conformance::fixture::{agent, agent_id, at, create, request, spec, task_id, two_agents};
 use crate::store::{
     ContextPut, ContextSent, Named, PutContext, RecordAgent, RecordContextSent, SetCordoned, SetDraining, Store,
-    StoreError,
+    StoreError, TaskFilter,
 };
 
 pub(in crate::store::conformance) async fn pages_are_newest_first_and_stay_put(store: Store) {
@@ -16,20 +19,132 @@ pub(in crate::store::conformance) async fn pages_are_newest_first_and_stay_put(s
         }
         store.apply(command).await.unwrap();
     }
-    let project = ProjectId::default();
-    let first = store.tasks(&project, None, 2).await.unwrap();
+    let all = TaskFilter::default();
+    let first = store.tasks(&all, None, 2).await.unwrap();
     let ids = |page: &crate::store::TaskPage| page.tasks.iter().map(|view| view.task.id).collect::<Vec<_>>();
     assert_eq!(ids(&first), [task_id(5), task_id(4)]);
     assert_eq!(first.tasks[0].sessions.len(), 1);
     // What is stored in between does not shift the next page, and the token survives as text.
     store.apply(create(6, spec(1, None), at(0))).await.unwrap();
     let token = first.next.unwrap().to_string().parse().unwrap();
-    let second = store.tasks(&project, Some(token), 2).await.unwrap();
+    let second = store.tasks(&all, Some(token), 2).await.unwrap();
     assert_eq!((ids(&second), second.next), (vec![task_id(2), task_id(1)], None));
-    let other = store.tasks(&"other".parse().unwrap(), None, 2).await.unwrap();
+    let other = TaskFilter::all(&"other".parse().unwrap());
+    let other = store.tasks(&other, None, 2).await.unwrap();
     assert_eq!((ids(&other), other.next), (vec![task_id(3)], None));
     for text in ["", "t", "1", "t01", "tFF", "tffffffffffffffff"] {
         assert!(text.parse::<crate::store::PageToken>().is_err(), "{text}");
+    }
+}
+
+pub(in crate::store::conformance) async fn pages_are_of_what_a_filter_takes(store: Store) {
+    let place = |tree: &str| {
+        let (home, root) = (Path::new("/home"), Path::new(tree));
+        TaskOrigin::of("machine", home, root, Some("c".repeat(40).parse().unwrap()))
+    };
+    let elsewhere = TaskOrigin::of("other machine", Path::new("/home"), Path::new("/home"), None);
+    let origins = [
+        Some(place("/home")),
+        Some(place("/linked")),
+        Some(elsewhere.clone()),
+        None,
+        Some(place("/home")),
+        Some(place("/linked")),
+    ];
+    for (n, origin) in (1..).zip(&origins) {
+        let mut command = create(n, spec(1, None), at(0));
+        command.origin.clone_from(origin);
+        command.request.principal = if n < 5 { "me" } else { "somebody" }.to_owned();
+        if n == 6 {
+            command.spec.project = "other".parse().unwrap();
+        }
+        store.apply(command).await.unwrap();
+    }
+    let all = TaskFilter::default();
+    let (home, linked) = (place("/home"), place("/linked"));
+    let repository = Some(home.repository.clone());
+    let (mine, project) = (Some("me".to_owned()), "other".parse().unwrap());
+    let cases: [(TaskFilter, &[u128]); 8] = [
+        (all.clone(), &[5, 4, 3, 2, 1]),
+        (
+            TaskFilter {
+                repository: repository.clone(),
+                ..all.clone()
+            },
+            &[5, 2, 1],
+        ),
+        (
+            TaskFilter {
+                repository: repository.clone(),
+                created_by: mine.clone(),
+                ..all.clone()
+            },
+            &[2, 1],
+        ),
+        (
+            TaskFilter {
+                worktree: Some(home.worktree),
+                ..all.clone()
+            },
+            &[5, 1],
+        ),
+        (
+            TaskFilter {
+                worktree: Some(linked.worktree.clone()),
+                created_by: mine.clone(),
+                ..all.clone()
+            },
+            &[2],
+        ),
+        (
+            TaskFilter {
+                repository: Some(elsewhere.repository),
+                worktree: Some(linked.worktree),
+                ..all.clone()
+            },
+            &[],
+        ),
+        (
+            TaskFilter {
+                created_by: mine,
+                ..all.clone()
+            },
+            &[4, 3, 2, 1],
+        ),
+        (
+            TaskFilter {
+                repository,
+                project,
+                ..all
+            },
+            &[6],
+        ),
+    ];
+    for (filter, expected) in cases {
+        // One at a time, so that where a page ends is asked of the filter too.
+        let (mut found, mut token) = (Vec::new(), None);
+        loop {
+            let page = store.tasks(&filter, token, 1).await.unwrap();
+            found.extend(page.tasks.into_iter().map(|view| view.task));
+            token = page.next;
+            if token.is_none() {
+                break;
+            }
+        }
+        let expected: Vec<_> = expected.iter().map(|n| task_id(*n)).collect();
+        assert_eq!(
+            found.iter().map(|task| task.id).collect::<Vec<_>>(),
+            expected,
+            "{filter:?}"
+        );
+        for task in found {
+            let place = (1..).map(task_id).zip(0..6).find(|(id, _)| *id == task.id).unwrap().1;
+            assert_eq!(task.origin, origins[place]);
+            assert_eq!(
+                task.created_by.as_deref(),
+                Some(if place < 4 { "me" } else { "somebody" })
+            );
+        }
     }
 }
 

@@ -20,8 +20,9 @@ impl TaskRows for SqliteRows<'_> {
         let spec = json("task", &task.spec)?;
         self.insert(
             "task",
-            "INSERT INTO tasks (id, project, state, created_at, ended_at, last_event, policy, base) \
-             VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7)",
+            "INSERT INTO tasks (id, project, state, created_at, ended_at, last_event, policy, base, created_by, \
+             repository, worktree, head) \
+             VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11)",
             params![
                 id(task.id),
                 task.spec.project.as_str(),
@@ -30,6 +31,13 @@ impl TaskRows for SqliteRows<'_> {
                 task.ended_at.map(time),
                 json("policy", &task.spec.policy)?,
                 task.spec.repository.as_ref().map(|repository| repository.base.as_str()),
+                task.created_by,
+                task.origin.as_ref().map(|origin| origin.repository.as_str()),
+                task.origin.as_ref().map(|origin| origin.worktree.as_str()),
+                task.origin
+                    .as_ref()
+                    .and_then(|origin| origin.head.as_ref())
+                    .map(|head| head.as_str()),
             ],
         )?;
         let n = self.connection.last_insert_rowid();

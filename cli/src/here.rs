@@ -1,0 +1,168 @@
+//! The repository that a command is typed in: its name on the coordinator, the identity that its
+//! tasks carry, and whether a task belongs to it. Nothing is written anywhere for that.
+//!
+//! | | same repository | same working tree |
+//! |---|---|---|
+//! | a subfolder, a path through symbolic links | yes | yes |
+//! | a linked working tree (`git worktree add`) | yes | no |
+//! | another clone, the same folder on another machine | no | no |
+//! | a folder that was moved | no, until a task is run there | no |
+//!
+//! Where it is not the same, a task can still be named by its id, and landed wherever its base is
+//! known: see [`Here::takes`].
+
+use std::path::Path;
+
+use kage_core::id::{Digest, InvalidId, Oid, RepositoryName};
+use kage_core::task::TaskOrigin;
+use kage_git::UserRepo;
+use kage_git::error::GitError;
+use kage_proto::v1;
+
+use crate::exit::Refusal;
+use crate::view;
+
+/// Where systemd and D-Bus keep what tells a machine from all others.
+const MACHINE_IDS: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
+
+/// A repository of this machine, seen from one of its working trees.
+#[derive(Debug)]
+pub struct Here<'a> {
+    repository: &'a UserRepo,
+    origin: TaskOrigin,
+}
+
+impl<'a> Here<'a> {
+    /// The repository that was found.
+    #[must_use]
+    pub fn new(repository: &'a UserRepo) -> Self {
+        Self {
+            repository,
+            origin: TaskOrigin::of(&machine(), repository.home(), repository.root(), None),
+        }
+    }
+
+    /// The identities of repository and working tree.
+    #[must_use]
+    pub fn origin(&self) -> &TaskOrigin {
+        &self.origin
+    }
+
+    /// The name of the repository on the coordinator: that of its folder, made unique by where
+    /// it is.
+    ///
+    /// # Errors
+    /// Never: every folder makes a name.
+    pub fn name(&self) -> Result<RepositoryName, InvalidId> {
+        name(&self.repository.name(), self.repository.home())
+    }
+
+    /// Whether the commit that a task stands on, or the one beneath its uncommitted work, is in
+    /// this repository.
+    ///
+    /// # Errors
+    /// When git fails.
+    pub async fn has_base_of(&self, task: &v1::Task) -> Result<bool, GitError> {
+        for commit in commits(task) {
+            if self.repository.has_commit(&commit).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Makes sure that the result of a task may be landed here: it came from this repository, or
+    /// this repository has what it stands on.
+    ///
+    /// # Errors
+    /// When it is of another repository, naming both.
+    pub async fn takes(&self, task: &v1::Task) -> anyhow::Result<()> {
+        let of = task.spec.as_ref().and_then(|spec| spec.repository.as_ref());
+        // Fetching its result says that it has none.
+        let Some(of) = of else { return Ok(()) };
+        let name = self.name()?;
+        if self.is_same(task, &name) || self.has_base_of(task).await? {
+            return Ok(());
+        }
+        let message = format!(
+            "task {} is of the repository {}, and this is {name} ({}), which does not have the commit {} that the \
+             task stands on, so nothing was changed; do this in {}, or name its folder with --repo; `kage ls` says \
+             which tasks are of which repository",
+            view::short_id(&task.id),
+            of.name,
+            self.repository.root().display(),
+            view::short_id(&of.base_commit),
+            of.name,
+        );
+        Err(Refusal::usage(message).into())
+    }
+
+    /// By identity; by name where the client that made the task told none.
+    fn is_same(&self, task: &v1::Task, name: &RepositoryName) -> bool {
+        match &task.origin {
+            Some(origin) => origin.repository == self.origin.repository.as_str(),
+            None => {
+                let of = task.spec.as_ref().and_then(|spec| spec.repository.as_ref());
+                of.is_some_and(|of| of.name == name.as_str())
+            }
+        }
+    }
+}
+
+/// The commits that are a person's own, of those that a task names.
+fn commits(task: &v1::Task) -> impl Iterator<Item = Oid> {
+    let base = task.spec.as_ref().and_then(|spec| spec.repository.as_ref());
+    let base = base.map(|repository| repository.base_commit.as_str());
+    let head = task.origin.as_ref().map(|origin| origin.head.as_str());
+    let commits = [head, base].into_iter().flatten();
+    commits.filter_map(|commit| commit.parse().ok())
+}
+
+fn name(folder: &str, home: &Path) -> Result<RepositoryName, InvalidId> {
+    let plain: String = folder
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(80)
+        .collect();
+    let plain = plain.trim_matches('-');
+    let digest = Digest::of(home.as_os_str().as_encoded_bytes());
+    let unique = digest.as_str().get(..8).unwrap_or_default();
+    if plain.is_empty() {
+        format!("repository-{unique}").parse()
+    } else {
+        format!("{plain}-{unique}").parse()
+    }
+}
+
+/// What tells this machine from others; its name where the system keeps nothing better. It is
+/// only ever used inside a digest.
+fn machine() -> String {
+    let kept = MACHINE_IDS.iter().filter_map(|path| std::fs::read_to_string(path).ok());
+    let mut ids = kept.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    ids.next()
+        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_folder_makes_a_name_and_no_two_make_the_same() {
+        let of = |path: &str| {
+            let path = Path::new(path);
+            let folder = path.file_name().map_or("root".into(), |name| name.to_string_lossy());
+            name(&folder, path).unwrap().to_string()
+        };
+        assert!(
+            of("/a/My Project").starts_with("my-project-"),
+            "{}",
+            of("/a/My Project")
+        );
+        assert!(of("/a/ü").starts_with("repository-"), "{}", of("/a/ü"));
+        assert_ne!(of("/a/project"), of("/b/project"));
+        assert_eq!(of("/a/project"), of("/a/project"));
+        assert!(of(&format!("/{}", "x".repeat(300))).len() <= 100);
+    }
+}
