@@ -2,11 +2,14 @@
 //! when there is none.
 //!
 //! The daemon is `kage up --background` of this very program. Two commands that need it
-//! at once start one, because starting is done under a file lock.
+//! at once start one, because starting is done under a file lock. Whether one runs is what
+//! the lock of its data says, which a killed one does not hold: the address and the token that
+//! it left behind count for nothing then.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::id::ProjectId;
@@ -16,6 +19,8 @@ use kage_proto::status::ApiError;
 use kage_proto::v1;
 use tokio::time::Instant;
 
+use crate::in_use::{self, InUse};
+use crate::running;
 use crate::settings::Settings;
 use crate::state::StateDir;
 
@@ -23,6 +28,8 @@ use crate::state::StateDir;
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long the agent of a new daemon may take to join it.
 const AGENT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a coordinator that runs may answer nothing that makes sense: it may be ending.
+const ENDING_LIMIT: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Where a coordinator is, and the right to use it.
@@ -36,6 +43,8 @@ pub struct Access {
     pub client: Client,
     /// Whose tasks these are.
     pub project: ProjectId,
+    /// Keeps the daemon of this machine from ending meanwhile.
+    _in_use: Option<Arc<InUse>>,
 }
 
 /// Why there is no coordinator to talk to.
@@ -98,9 +107,18 @@ pub enum AccessError {
         #[source]
         source: ApiError,
     },
-    /// Nothing runs here, and this command does not start anything.
-    #[error("no coordinator runs on this machine; start one with `kage up`, or set coordinator.url")]
-    NotRunning,
+    /// There is nothing to look at or to change.
+    #[error("nothing was run on this machine yet; `kage run` is the start, or set coordinator.url")]
+    Unused,
+    /// The data is that of a coordinator for other machines, which is not the daemon.
+    #[error(
+        "the coordinator whose data is in {dir} does not run; start it with `kage coordinator`, as it was started \
+         before"
+    )]
+    ServerDown {
+        /// Its data.
+        dir: PathBuf,
+    },
     /// The daemon could not be started.
     #[error("cannot start the daemon")]
     Spawn(#[source] std::io::Error),
@@ -125,10 +143,10 @@ pub enum AccessError {
 /// What to do when no coordinator runs on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenAbsent {
-    /// Start the daemon.
+    /// Start the daemon, and wait for its agent.
     Start,
-    /// Say so.
-    Fail,
+    /// Start the daemon if something was run here before; else say that nothing was.
+    StartAgain,
 }
 
 /// Connects to the coordinator that settings name, else to this machine's.
@@ -158,15 +176,51 @@ async fn found(settings: &Settings, state: &StateDir, absent: WhenAbsent) -> Res
         }
         return connect(url, credentials).await;
     }
-    let access = match (running(state).await?, absent) {
-        (Some(access), _) => access,
-        (None, WhenAbsent::Start) => start(state).await?,
-        (None, WhenAbsent::Fail) => return Err(AccessError::NotRunning),
-    };
-    if absent == WhenAbsent::Start {
-        first_agent(&access.client).await;
+    match absent {
+        WhenAbsent::Start => make_private(state.path()).map_err(AccessError::Spawn)?,
+        WhenAbsent::StartAgain => may_start_again(state)?,
     }
-    Ok(access)
+    let in_use = in_use::share(state, START_LIMIT).await.map_err(AccessError::Spawn)?;
+    let in_use = in_use.ok_or_else(|| AccessError::Silent {
+        log: state.daemon_log(),
+    })?;
+    let access = match settled(state).await? {
+        Some(access) => access,
+        None => start(state).await?,
+    };
+    match absent {
+        WhenAbsent::Start => first_agent(&access.client).await,
+        WhenAbsent::StartAgain => {}
+    }
+    Ok(Access {
+        _in_use: Some(Arc::new(in_use)),
+        ..access
+    })
+}
+
+/// Whether there is something that a daemon would be started for.
+fn may_start_again(state: &StateDir) -> Result<(), AccessError> {
+    if !state.database().exists() {
+        return Err(AccessError::Unused);
+    }
+    let dir = state.coordinator();
+    let lives = running::is_held(&state.coordinator_lock()).map_err(AccessError::Spawn)?;
+    // The daemon speaks no TLS: in its place it would keep this one from starting.
+    if !lives && state.ca().exists() {
+        return Err(AccessError::ServerDown { dir });
+    }
+    Ok(())
+}
+
+/// As [`running`]. One that is about to end, and does not answer as it should, has a moment for it.
+async fn settled(state: &StateDir) -> Result<Option<Access>, AccessError> {
+    let deadline = Instant::now() + ENDING_LIMIT;
+    loop {
+        match running(state).await {
+            Err(AccessError::NoCoordinator { .. }) if Instant::now() < deadline => tokio::time::sleep(POLL).await,
+            found => return found,
+        }
+    }
 }
 
 /// Waits for the first agent that a daemon ever had: it comes a moment after the coordinator,
@@ -182,12 +236,32 @@ async fn first_agent(client: &Client) {
     }
 }
 
-/// The coordinator that runs on this machine. `None` when none does: none said where it is, or
-/// nothing listens there any more.
+/// The coordinator that runs on this machine. `None` when none does, whatever a killed one left
+/// behind.
 ///
 /// # Errors
 /// When its files cannot be read, or what listens there is not it, or of another version.
 pub async fn running(state: &StateDir) -> Result<Option<Access>, AccessError> {
+    let lock = state.coordinator_lock();
+    let lives = || {
+        running::is_held(&lock).map_err(|source| AccessError::Read {
+            path: lock.clone(),
+            source,
+        })
+    };
+    // Another program may listen where a killed one did. It is not to see the token.
+    if !lives()? {
+        return Ok(None);
+    }
+    match announced(state).await {
+        // It ended in the middle of the question.
+        Err(_) if !lives()? => Ok(None),
+        found => found,
+    }
+}
+
+/// The coordinator that said where it is; `None` when none did, or nothing listens there yet.
+async fn announced(state: &StateDir) -> Result<Option<Access>, AccessError> {
     let Some(url) = read_if_there(state.endpoint())? else {
         return Ok(None);
     };
@@ -197,7 +271,6 @@ pub async fn running(state: &StateDir) -> Result<Option<Access>, AccessError> {
     }
     let access = match connect(&url, credentials).await {
         Ok(access) => access,
-        // One that was killed leaves its files.
         Err(AccessError::Connect(ConnectError::Unreachable { .. })) => return Ok(None),
         Err(error) => return Err(error),
     };
@@ -251,6 +324,7 @@ async fn connect(url: &str, credentials: Credentials) -> Result<Access, AccessEr
         credentials,
         client,
         project: ProjectId::default(),
+        _in_use: None,
     })
 }
 
@@ -280,8 +354,22 @@ async fn start(state: &StateDir) -> Result<Access, AccessError> {
         .await
         .map_err(|e| AccessError::Spawn(std::io::Error::other(e)))?
         .map_err(AccessError::Spawn)?;
-    if let Some(access) = running(state).await? {
-        return Ok(access);
+    let deadline = Instant::now() + START_LIMIT;
+    // What still ends has to be gone, and what a person has just started comes up by itself.
+    loop {
+        if let Some(access) = settled(state).await? {
+            return Ok(access);
+        }
+        let held = [state.daemon_lock(), state.coordinator_lock()].map(|lock| running::is_held(&lock));
+        if let [Ok(false), Ok(false)] = held {
+            break;
+        }
+        if Instant::now() >= deadline {
+            return Err(AccessError::Silent {
+                log: state.daemon_log(),
+            });
+        }
+        tokio::time::sleep(POLL).await;
     }
     let log = File::options()
         .create(true)
@@ -303,7 +391,7 @@ async fn start(state: &StateDir) -> Result<Access, AccessError> {
     let mut daemon = daemon.spawn().map_err(AccessError::Spawn)?;
     let deadline = Instant::now() + START_LIMIT;
     loop {
-        if let Some(access) = running(state).await? {
+        if let Some(access) = settled(state).await? {
             drop(lock);
             return Ok(access);
         }

@@ -21,14 +21,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::Up;
 use crate::exit::Refusal;
+use crate::in_use::{self, InUse};
 use crate::invocation::Invocation;
 use crate::output::note;
 use crate::running;
 use crate::settings;
+use crate::state::StateDir;
 
 /// A background daemon ends when nothing has run for so long.
 const IDLE_LIMIT: Duration = Duration::from_secs(15 * 60);
 const IDLE_POLL: Duration = Duration::from_secs(20);
+/// How long a daemon that was told to end waits for commands that use it.
+const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// What an agent is started with.
 #[derive(Debug)]
@@ -189,9 +193,11 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
         manifest_dirs: Vec::new(),
     };
     let agent = run_agent(invocation, options, registry, &shutdown);
+    // While it ends nobody else uses it.
+    let mut ending = None;
     let idle = async {
         if args.background {
-            until_idle(&store).await;
+            ending = Some(until_idle(&store, &invocation.state).await);
             shutdown.finish.cancel();
         }
         // In the foreground only a signal ends it.
@@ -205,15 +211,32 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
             Err(anyhow::anyhow!("the coordinator ended"))
         }
     };
+    if ending.is_none() {
+        ending = last_calls(&invocation.state).await;
+    }
     coordinator_end.cancel();
     while let Some(ended) = coordinator.join_next().await {
         ended??;
     }
+    drop(ending);
     result
 }
 
-/// Returns when no project has had anything to do for [`IDLE_LIMIT`].
-async fn until_idle(store: &Store) {
+/// Lets those that use the daemon be answered, who come and go within moments. Whoever stays, as
+/// one that follows a task, is not waited for: the daemon was told to end.
+async fn last_calls(state: &StateDir) -> Option<InUse> {
+    match in_use::take(state, LAST_CALLS).await {
+        Ok(taken) => taken,
+        Err(error) => {
+            tracing::warn!(%error, "cannot tell whether anybody uses the daemon");
+            None
+        }
+    }
+}
+
+/// Returns when no project has had anything to do for [`IDLE_LIMIT`], and nobody uses the daemon
+/// or can begin to.
+async fn until_idle(store: &Store, state: &StateDir) -> InUse {
     let mut quiet_since = Instant::now();
     loop {
         sleep(IDLE_POLL).await;
@@ -226,10 +249,17 @@ async fn until_idle(store: &Store) {
                 quiet_since = Instant::now();
             }
         }
-        if quiet_since.elapsed() >= IDLE_LIMIT {
-            tracing::info!("idle, ending");
-            return;
+        if quiet_since.elapsed() < IDLE_LIMIT {
+            continue;
         }
+        // A command that came before this may have left a task behind.
+        if let Ok(Some(taken)) = in_use::take(state, Duration::ZERO).await
+            && let Ok(false) = is_busy(store).await
+        {
+            tracing::info!("idle, ending");
+            return taken;
+        }
+        quiet_since = Instant::now();
     }
 }
 
@@ -251,6 +281,23 @@ mod tests {
     use kage_proto::v1;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_daemon_ends_only_when_nobody_uses_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::resolve(Some(dir.path())).unwrap();
+        let store = Store::in_memory();
+        let command = in_use::share(&state, Duration::ZERO).await.unwrap().unwrap();
+        let mut idle = std::pin::pin!(until_idle(&store, &state));
+        let early = tokio::time::timeout(3 * IDLE_LIMIT, &mut idle).await;
+        assert!(early.is_err(), "it ended although a command runs");
+        drop(command);
+        let ending = tokio::time::timeout(2 * IDLE_LIMIT, idle).await.unwrap();
+        // From here on a command does not find it; the next one starts when it is gone.
+        assert!(in_use::share(&state, Duration::ZERO).await.unwrap().is_none());
+        drop(ending);
+        assert!(in_use::share(&state, Duration::ZERO).await.unwrap().is_some());
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_task_of_any_project_keeps_the_daemon() {

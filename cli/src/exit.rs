@@ -189,7 +189,8 @@ fn classify_access(error: &AccessError) -> (Exit, Option<&'static str>) {
         AccessError::Connect(ConnectError::Unreachable { .. })
         | AccessError::OtherVersion { .. }
         | AccessError::NoCoordinator { .. }
-        | AccessError::NotRunning
+        | AccessError::Unused
+        | AccessError::ServerDown { .. }
         | AccessError::Spawn(_)
         | AccessError::Silent { .. }
         | AccessError::Died { .. } => (Exit::Unavailable, None),

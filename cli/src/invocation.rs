@@ -18,12 +18,13 @@ pub struct Invocation {
 }
 
 impl Invocation {
-    /// The coordinator, which must run.
+    /// The coordinator that has what was run before. The daemon of this machine is started again
+    /// when it has ended.
     ///
     /// # Errors
-    /// When none does, or it cannot be reached.
+    /// When nothing was run yet, or it cannot be started or reached.
     pub async fn existing(&self) -> Result<Access, AccessError> {
-        connect::access(&self.settings, &self.state, WhenAbsent::Fail).await
+        connect::access(&self.settings, &self.state, WhenAbsent::StartAgain).await
     }
 
     /// The coordinator, started when this machine has none.

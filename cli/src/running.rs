@@ -3,6 +3,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -42,6 +43,23 @@ pub(crate) async fn hold(state: &StateDir) -> io::Result<Option<Held>> {
     file.set_len(0)?;
     (&file).write_all(std::process::id().to_string().as_bytes())?;
     Ok(Some(Held { _lock: file }))
+}
+
+/// Whether a process holds this file. One that was killed holds nothing.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn is_held(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// The process that holds the file; `None` when none does.
@@ -120,9 +138,11 @@ mod tests {
         );
         assert!(!found.ended(Duration::ZERO).await.unwrap());
         assert!(hold(&state).await.unwrap().is_none(), "one at a time");
+        assert!(is_held(&state.daemon_lock()).unwrap());
         drop(held);
         assert!(found.ended(Duration::ZERO).await.unwrap());
         drop(found);
+        assert!(!is_held(&state.daemon_lock()).unwrap() && !is_held(&state.use_lock()).unwrap());
         assert!(holder(&state).unwrap().is_none());
         assert!(hold(&state).await.unwrap().is_some());
     }

@@ -58,6 +58,18 @@ impl StateDir {
         self.0.join("coordinator")
     }
 
+    /// The coordinator's database: where it is, something was run.
+    #[must_use]
+    pub fn database(&self) -> PathBuf {
+        self.coordinator().join("kage.db")
+    }
+
+    /// Held by the coordinator while it runs.
+    #[must_use]
+    pub fn coordinator_lock(&self) -> PathBuf {
+        self.coordinator().join("lock")
+    }
+
     /// Says where the running coordinator listens.
     #[must_use]
     pub fn endpoint(&self) -> PathBuf {
@@ -98,6 +110,12 @@ impl StateDir {
     #[must_use]
     pub fn daemon_lock(&self) -> PathBuf {
         self.0.join("daemon.lock")
+    }
+
+    /// Held by every command that uses the daemon, and by the daemon while it ends.
+    #[must_use]
+    pub fn use_lock(&self) -> PathBuf {
+        self.0.join("use.lock")
     }
 
     /// Held while a daemon is being started, so that two commands start one.

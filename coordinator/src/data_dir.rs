@@ -6,11 +6,16 @@ use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kage_git::private::make_private;
 
 use crate::custody::{self, Folder, Mark};
 use crate::ports::Random;
+
+/// How often a lock that is held is looked at again before it counts as another coordinator's.
+const LOOKS: u32 = 20;
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -76,23 +81,40 @@ impl DataDir {
             .write(true)
             .open(&path)
             .map_err(failed(&path))?;
-        match lock.try_lock() {
-            Ok(()) => {
-                // For the words of whoever finds it locked.
-                lock.set_len(0)
-                    .and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()))
-                    .map_err(failed(&path))?;
-                Ok(Self {
-                    root: root.to_owned(),
-                    lock: Arc::new(lock),
-                })
+        let mut looks = 0;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                // Whoever only looks whether a coordinator runs has it for a moment.
+                Err(TryLockError::WouldBlock) if looks < LOOKS => {
+                    looks += 1;
+                    std::thread::sleep(LOOK);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(DataDirError::Locked {
+                        path: root.to_owned(),
+                        holder: std::fs::read_to_string(&path).ok().and_then(|pid| pid.parse().ok()),
+                    });
+                }
+                Err(TryLockError::Error(source)) => return Err(DataDirError::Io { path, source }),
             }
-            Err(TryLockError::WouldBlock) => Err(DataDirError::Locked {
-                path: root.to_owned(),
-                holder: std::fs::read_to_string(&path).ok().and_then(|pid| pid.parse().ok()),
-            }),
-            Err(TryLockError::Error(source)) => Err(DataDirError::Io { path, source }),
         }
+        // For the words of whoever finds it locked.
+        lock.set_len(0)
+            .and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()))
+            .map_err(failed(&path))?;
+        // One that was killed left it; nobody is to ask there any more.
+        let endpoint = root.join("endpoint");
+        match std::fs::remove_file(&endpoint) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(DataDirError::Io { path: endpoint, source });
+            }
+            Ok(()) | Err(_) => {}
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            lock: Arc::new(lock),
+        })
     }
 
     /// Reads the token, or draws one at the first start.
@@ -287,6 +309,33 @@ mod tests {
         assert_eq!(second.to_string(), expected);
         drop(first);
         DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_one_announced_goes_with_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint = dir.path().join("endpoint");
+        std::fs::write(&endpoint, "http://127.0.0.1:1\n").unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        assert!(!endpoint.exists());
+        // A second one must not take away what the first announces.
+        let announced = data.announce("http", SocketAddr::from(([127, 0, 0, 1], 7443))).unwrap();
+        assert!(DataDir::open(dir.path()).is_err() && endpoint.exists());
+        drop(announced);
+    }
+
+    #[test]
+    fn somebody_who_looks_whether_it_runs_does_not_keep_it_from_starting() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path()).unwrap());
+        let look = File::open(dir.path().join("lock")).unwrap();
+        look.try_lock_shared().unwrap();
+        let starting = std::thread::scope(|scope| {
+            let starting = scope.spawn(|| DataDir::open(dir.path()));
+            drop(look);
+            starting.join().unwrap()
+        });
+        starting.unwrap();
     }
 
     #[test]
