@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
+use kage_core::attempt::EndReason;
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, Digest, JobId, OfferId, ProjectId, SessionId, TaskId};
 use kage_core::placement::{AgentView, Availability, Refusal};
@@ -24,15 +25,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::terms::Late;
+
 use self::members::Members;
+use self::terms::Terms;
 use crate::config::Timings;
-use crate::store::QueuedJob;
+use crate::store::{LiveAttempt, QueuedJob};
 
 pub(crate) mod agents;
 mod deadline;
 mod members;
 mod offers;
 mod queue;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -228,6 +233,8 @@ pub(crate) struct Board {
     hindrances: BTreeMap<AgentId, String>,
     /// Running attempts whose agent is to be told to stop, also after it came back.
     stopping: HashSet<AttemptId>,
+    /// Until when attempts may be live.
+    terms: Terms,
     /// How often somebody said that an agent takes work or does not. An agent that joins
     /// meanwhile may have been read before.
     orders: u64,
@@ -247,6 +254,7 @@ impl Board {
             refusals: HashMap::new(),
             hindrances: BTreeMap::new(),
             stopping: HashSet::new(),
+            terms: Terms::default(),
             orders: 0,
             counter: 0,
         }
@@ -269,6 +277,7 @@ impl Board {
     /// An attempt lost its authority or ended.
     pub(crate) fn ended(&mut self, agent: AgentId, attempt: AttemptId) {
         self.stopping.remove(&attempt);
+        self.terms.forget(attempt);
         let running = self.members.change(agent, |member| member.running.remove(&attempt));
         if let Some(running) = running.flatten() {
             self.let_go(running.task);
@@ -296,17 +305,47 @@ impl Board {
     /// Leases were extended.
     pub(crate) fn renewed(&mut self, agent: AgentId, attempts: &[AttemptId], now: Instant) {
         let until = now + self.timings.lease_ttl;
+        let terms = &mut self.terms;
         self.members.change(agent, |member| {
             for attempt in attempts {
                 if let Some(running) = member.running.get_mut(attempt) {
+                    // Without a lease it stood still.
+                    terms.give_back(*attempt, now.saturating_duration_since(running.lease_until));
                     running.lease_until = until;
                 }
             }
         });
     }
 
-    /// Tells an agent to stop an attempt, now or when it is back.
-    pub(crate) fn stop(&mut self, agent: AgentId, attempt: AttemptId) {
+    /// An attempt is live, for so long at most.
+    pub(crate) fn allow(&mut self, agent: AgentId, attempt: AttemptId, allowed: Duration, now: Instant) {
+        self.terms.allow(agent, attempt, allowed, now);
+    }
+
+    /// The attempts in time of which nothing is known are live for what is left to them, as
+    /// after a start. Whoever ended one meanwhile gets the time to say so.
+    pub(crate) fn resume(&mut self, live: &[LiveAttempt], clock: Timestamp, now: Instant) {
+        for live in live {
+            if self.terms.has(live.attempt) {
+                continue;
+            }
+            let (reason, left) = live.term.left(self.timings.stop_answer, clock);
+            let left = left.max(self.timings.lease_ttl);
+            match reason {
+                EndReason::StopUnanswered => self.terms.stop(live.agent, live.attempt, left, now),
+                EndReason::Overdue
+                | EndReason::Finished
+                | EndReason::AgentRestarted
+                | EndReason::AgentGone
+                | EndReason::AgentSilent
+                | EndReason::Restored => self.terms.allow(live.agent, live.attempt, left, now),
+            }
+        }
+    }
+
+    /// Tells an agent to stop an attempt, now or when it is back, and waits so long for an answer.
+    pub(crate) fn stop(&mut self, agent: AgentId, attempt: AttemptId, now: Instant) {
+        self.terms.stop(agent, attempt, self.timings.stop_answer, now);
         self.stopping.insert(attempt);
         self.tell(
             agent,

@@ -8,6 +8,7 @@ use kage_core::id::AttemptId;
 use kage_core::price::PriceTable;
 use kage_core::time::Timestamp;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -84,6 +85,7 @@ impl Coordinator {
         let Changes {
             queued,
             withdrawn,
+            begun,
             stop,
             ended,
             over,
@@ -91,6 +93,7 @@ impl Coordinator {
         } = changes;
         let placeable = !queued.is_empty() || !ended.is_empty();
         {
+            let now = Instant::now();
             let mut board = self.board();
             for job in queued {
                 board.enqueue(job);
@@ -98,11 +101,14 @@ impl Coordinator {
             for job in withdrawn {
                 board.withdraw(job);
             }
+            for begun in begun {
+                board.allow(begun.agent, begun.attempt, begun.allowed, now);
+            }
             for stop in stop {
                 if stop.keep_worktree {
                     board.send_back(stop.agent, stop.attempt);
                 } else {
-                    board.stop(stop.agent, stop.attempt);
+                    board.stop(stop.agent, stop.attempt, now);
                 }
             }
             for end in &ended {

@@ -18,7 +18,7 @@ use kage_proto::convert::agent::{AttemptKey, PromptText, SessionWork, VerifyWork
 use kage_proto::{MAX_INLINE, v1};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::board::{self, Offered, Pick};
+use crate::board::{self, Late, Offered, Pick};
 use crate::coordinator::Coordinator;
 use crate::store::{self, AttemptView, EndAttempts, Ending};
 
@@ -62,6 +62,11 @@ fn pass_time(coordinator: &Arc<Coordinator>) -> bool {
         let which = Ending::Boot { agent, boot };
         coordinator.tasks.spawn(end(Arc::clone(coordinator), which, reason));
     }
+    for late in due.late {
+        let Late { attempt, agent, reason } = late;
+        tracing::warn!(%agent, %attempt, ?reason, "an agent did not end an attempt");
+        coordinator.tasks.spawn(end_late(Arc::clone(coordinator), late));
+    }
     if !due.expired.is_empty() {
         coordinator.tasks.spawn(expire(Arc::clone(coordinator), due.expired));
     }
@@ -86,6 +91,14 @@ pub(crate) async fn end(coordinator: Arc<Coordinator>, which: Ending, reason: En
             () = tokio::time::sleep(RETRY) => {}
         }
     }
+}
+
+/// Ends an attempt that was live for too long, and tells its agent so.
+async fn end_late(coordinator: Arc<Coordinator>, late: Late) {
+    let Late { attempt, agent, reason } = late;
+    end(Arc::clone(&coordinator), Ending::These(vec![attempt]), reason).await;
+    let stop = board::stop_message(attempt, "it took too long, and goes on elsewhere or not at all");
+    coordinator.board().tell(agent, stop);
 }
 
 /// Ends attempts whose lease nobody renewed, and forgets those that had ended before.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::id::{AgentId, AttemptId};
+use tokio::time::Instant;
 
 use crate::coordinator::Coordinator;
-use crate::store::{LiveAttempt, ReadError, Store};
+use crate::store::{LiveAttempt, ReadError};
 
 /// The wait before the store is read again that could not be read.
 const RETRY: Duration = Duration::from_secs(1);
@@ -41,7 +42,9 @@ async fn compare(coordinator: &Coordinator) -> Result<(), ReadError> {
     let (running, held) = (coordinator.board().running(), coordinator.fences.held());
     let queued = coordinator.store.queued_jobs().await?;
     let live = coordinator.store.live_attempts(None).await?;
-    let stopped = stopped(&coordinator.store, &live).await?;
+    let stopped = stopped(&live);
+    let now = Instant::now();
+    coordinator.board().resume(&live, coordinator.now(), now);
     let live: BTreeSet<AttemptId> = live.iter().map(|live| live.attempt).collect();
     {
         let mut board = coordinator.board();
@@ -56,7 +59,7 @@ async fn compare(coordinator: &Coordinator) -> Result<(), ReadError> {
             }
         }
         for (agent, attempt) in stopped {
-            board.stop(agent, attempt);
+            board.stop(agent, attempt, now);
         }
     }
     for attempt in held {
@@ -69,15 +72,8 @@ async fn compare(coordinator: &Coordinator) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Attempts that go on although their session was cancelled, with their agents.
-pub(crate) async fn stopped(store: &Store, live: &[LiveAttempt]) -> Result<Vec<(AgentId, AttemptId)>, ReadError> {
-    let mut stopped = Vec::new();
-    for live in live {
-        let view = store.task(live.task).await?;
-        let mut sessions = view.into_iter().flat_map(|view| view.sessions);
-        if sessions.any(|session| session.id == live.session && session.cancel_requested) {
-            stopped.push((live.agent, live.attempt));
-        }
-    }
-    Ok(stopped)
+/// Attempts that go on although their agent was told to stop them, with their agents.
+pub(crate) fn stopped(live: &[LiveAttempt]) -> Vec<(AgentId, AttemptId)> {
+    let stopped = live.iter().filter(|live| live.term.stop_asked.is_some());
+    stopped.map(|live| (live.agent, live.attempt)).collect()
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser};
 use kage_coordinator::config::prices_with;
 use kage_coordinator::{Config, Origin, Ports, RunError, Timings, run};
+use kage_core::deadline::Slack;
 use kage_core::price::PriceTable;
 use kage_core::retention::Limits;
 use tokio::signal::unix::{SignalKind, signal};
@@ -69,6 +70,13 @@ struct Waits {
     /// After so long without a connection an agent kills what it froze [default: 600].
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     max_detached: Option<Duration>,
+    /// What an attempt gets besides its task's time limit, at least, before it is ended whatever
+    /// its agent does [default: 60].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    limit_slack: Option<Duration>,
+    /// After so long without an answer to an order to stop, an attempt ends [default: 60].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    stop_answer: Option<Duration>,
 }
 
 impl Waits {
@@ -80,6 +88,11 @@ impl Waits {
             lost_after: self.lost_after.unwrap_or(default.lost_after),
             grace: self.grace.unwrap_or(default.grace),
             max_detached: self.max_detached.unwrap_or(default.max_detached),
+            slack: Slack {
+                least: self.limit_slack.unwrap_or(default.slack.least),
+                ..default.slack
+            },
+            stop_answer: self.stop_answer.unwrap_or(default.stop_answer),
             ..default
         }
     }

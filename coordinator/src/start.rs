@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use kage_core::id::StoreId;
+use kage_core::time::Timestamp;
 use kage_git::program::{self, ProgramError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -268,9 +269,10 @@ impl Held {
             }
         };
         // Nobody could reach us while we were away: that is nobody's silence.
-        let lease_until = clock() + config.timings.lease_ttl;
+        let now = clock();
+        let lease_until = now + config.timings.lease_ttl;
         store
-            .apply(ExtendAllLeases { lease_until })
+            .apply(ExtendAllLeases { lease_until, now })
             .await
             .map_err(RunError::Store)?;
         if let Some(on_open) = ports.on_open {
@@ -278,7 +280,7 @@ impl Held {
             on_open.send(store.clone()).ok();
         }
         let makes_room = matches!(ports.blocking, Blocking::Threads);
-        let board = fill_board(&store, config).await?;
+        let board = fill_board(&store, config, now).await?;
         let identities = Arc::new(fill_identities(&store).await?);
         let door = Door::new(&token, Arc::clone(&identities), Arc::clone(&clock));
         let topics = Arc::new(Topics::default());
@@ -347,7 +349,7 @@ async fn renew_certificate(coordinator: Arc<Coordinator>, authority: Arc<Authori
     }
 }
 
-async fn fill_board(store: &Store, config: &Config) -> Result<Board, RunError> {
+async fn fill_board(store: &Store, config: &Config, clock: Timestamp) -> Result<Board, RunError> {
     let mut board = Board::new(config.timings);
     for job in store.queued_jobs().await.map_err(RunError::Read)? {
         board.enqueue(job);
@@ -368,8 +370,9 @@ async fn fill_board(store: &Store, config: &Config) -> Result<Board, RunError> {
             board.shut_out(enrolment.agent);
         }
     }
-    for (agent, attempt) in doubt::stopped(store, &live).await.map_err(RunError::Read)? {
-        board.stop(agent, attempt);
+    board.resume(&live, clock, now);
+    for (agent, attempt) in doubt::stopped(&live) {
+        board.stop(agent, attempt, now);
     }
     Ok(board)
 }

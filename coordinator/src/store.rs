@@ -45,10 +45,10 @@ pub use admission::{
 };
 pub use apply::Command;
 pub use command::{
-    AppendEvents, Appended, CancelTask, Changes, Claim, ContextPut, CreateTask, Created, DropTask, EndAttempts,
-    EndedAttempt, Ending, ExtendAllLeases, PrepareRestore, PutContext, QueuedJob, REQUEST_LIFETIME, RecordAgent,
-    RecordContextSent, RenewLeases, Renewed, Request, RequestCheckpoint, RestorePrepared, RestoreSession, SetCordoned,
-    SetDraining, Start, StartAttempt, StopAttempt,
+    AppendEvents, Appended, BegunAttempt, CancelTask, Changes, Claim, ContextPut, CreateTask, Created, DropTask,
+    EndAttempts, EndedAttempt, Ending, ExtendAllLeases, PrepareRestore, PutContext, QueuedJob, REQUEST_LIFETIME,
+    RecordAgent, RecordContextSent, RenewLeases, Renewed, Request, RequestCheckpoint, RestorePrepared, RestoreSession,
+    SetCordoned, SetDraining, Start, StartAttempt, StopAttempt,
 };
 pub use error::{EngineError, OpenError, ReadError, StoreError};
 pub(crate) use identity::{Absent, Found, Known, Opened};

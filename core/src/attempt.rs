@@ -19,16 +19,22 @@ pub enum EndReason {
     AgentSilent,
     /// Somebody sent the session back to a checkpoint.
     Restored,
+    /// Its agent did not end it, though its time limit had passed for long.
+    Overdue,
+    /// Its agent did not stop it, though it was told to.
+    StopUnanswered,
 }
 
 impl EndReason {
     /// Every reason.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Finished,
         Self::AgentRestarted,
         Self::AgentGone,
         Self::AgentSilent,
         Self::Restored,
+        Self::Overdue,
+        Self::StopUnanswered,
     ];
 
     /// The name used in rows and metrics.
@@ -40,6 +46,8 @@ impl EndReason {
             Self::AgentGone => "agent_gone",
             Self::AgentSilent => "agent_silent",
             Self::Restored => "restored",
+            Self::Overdue => "overdue",
+            Self::StopUnanswered => "stop_unanswered",
         }
     }
 }
@@ -50,6 +58,7 @@ impl EndReason {
 ///   Live --Finished event--------------> Ended
 ///     \---agent restarted/gone/silent--> Ended
 ///     \---session restored-------------> Ended
+///     \---too late, or not stopped-----> Ended
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -87,6 +96,10 @@ pub struct Attempt {
     pub boot: BootId,
     /// Until when its agent may act without hearing from the coordinator.
     pub lease_until: Timestamp,
+    /// When it has taken too long; see [`crate::deadline`].
+    pub ends_by: Timestamp,
+    /// Since when its agent is told to stop it.
+    pub stop_asked: Option<Timestamp>,
     /// Number of the last event that was stored.
     pub acked_seq: u64,
     /// Whether it may write.
@@ -173,6 +186,20 @@ impl Attempt {
         Ok(())
     }
 
+    /// Its agent was heard of. A lease is never shortened, and time without one is given back:
+    /// nothing can go on in it.
+    pub fn renew(&mut self, lease_until: Timestamp, now: Timestamp) {
+        if self.lease_until < lease_until {
+            self.ends_by = self.ends_by + now.since(self.lease_until);
+            self.lease_until = lease_until;
+        }
+    }
+
+    /// Its agent is told to stop it; that it was told before counts.
+    pub fn ask_to_stop(&mut self, now: Timestamp) {
+        self.stop_asked.get_or_insert(now);
+    }
+
     /// Takes the attempt's authority away. False when it had none.
     pub fn end(&mut self, reason: EndReason, now: Timestamp) -> bool {
         match self.state {
@@ -201,6 +228,8 @@ mod tests {
             agent: AgentId::from_random(6),
             boot: BootId::from_random(7),
             lease_until: Timestamp::from_millis(1000),
+            ends_by: Timestamp::from_millis(9000),
+            stop_asked: None,
             acked_seq,
             state,
         }
@@ -235,6 +264,27 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn time_without_a_lease_is_given_back() {
+        let at = Timestamp::from_millis;
+        let mut attempt = attempt(0, AttemptState::Live);
+        // The lease ends at 1000, the attempt at 9000.
+        for (now, lease, expected) in [
+            (900, 1900, 9000),
+            (1900, 2900, 9000),
+            (3400, 4400, 9500),
+            (3500, 4000, 9500),
+        ] {
+            attempt.renew(at(lease), at(now));
+            assert_eq!(attempt.ends_by, at(expected), "heard at {now}");
+        }
+        assert_eq!(attempt.lease_until, at(4400), "never shortened");
+        attempt.ask_to_stop(at(5));
+        attempt.ask_to_stop(at(6));
+        assert_eq!(attempt.stop_asked, Some(at(5)));
+    }
+
     #[test]
     fn refuses_another_agent_even_with_the_token() {
         let token = AttemptToken::from_random(5).hash();

@@ -16,7 +16,7 @@ use crate::id::{AgentId, AttemptId, JobId, Oid, SessionId, TaskId};
 use crate::recovery::{self, Action, Decision, History, Incident, Jitter};
 use crate::session::{Session, SessionState, Setback};
 use crate::task::Policy;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, in_words};
 
 mod baseline;
 #[cfg(test)]
@@ -292,16 +292,29 @@ impl Job {
     pub fn lose(&mut self, session: &mut Session, reason: EndReason, around: Circumstances<'_>) -> Moved {
         self.affinity.prefer = Some(around.agent);
         if self.is_baseline() {
-            return self.lose_base(around.now);
+            return self.lose_base(reason, around);
         }
-        let why = match reason {
-            EndReason::AgentRestarted => "the agent was restarted",
-            EndReason::AgentGone => "the agent closed its connection and did not come back",
-            EndReason::AgentSilent => "the agent was silent for too long",
-            EndReason::Restored => "the session was sent back to a checkpoint",
-            EndReason::Finished => "the attempt ended",
+        let lost = |why| Failure::new(FailureKind::AgentLost, why);
+        let failure = match reason {
+            EndReason::AgentRestarted => lost("the agent was restarted"),
+            EndReason::AgentGone => lost("the agent closed its connection and did not come back"),
+            EndReason::AgentSilent => lost("the agent was silent for too long"),
+            EndReason::Restored => lost("the session was sent back to a checkpoint"),
+            EndReason::Finished => lost("the attempt ended"),
+            EndReason::StopUnanswered => {
+                self.avoid(around.agent);
+                lost("the agent did not answer the order to stop")
+            }
+            EndReason::Overdue => {
+                self.avoid(around.agent);
+                let limit = in_words(match self.kind {
+                    JobKind::Session => around.policy.timeout,
+                    JobKind::Verify { .. } | JobKind::Baseline { .. } => around.policy.verify.timeout,
+                });
+                let why = format!("its time limit of {limit} passed, and the agent did not end it");
+                Failure::new(FailureKind::Timeout, why)
+            }
         };
-        let failure = Failure::new(FailureKind::AgentLost, why);
         self.fail(session, &failure, around)
     }
 

@@ -25,6 +25,7 @@ pub mod priority;
 pub mod task;
 pub mod attempt;
 pub mod job;
+pub mod deadline;
 pub mod fleet;
 pub mod placement;
 pub mod prompt;

@@ -101,7 +101,8 @@ impl Board {
                 shut_out: false,
             });
         }
-        for running in forgotten.values() {
+        for (attempt, running) in &forgotten {
+            self.terms.forget(*attempt);
             self.let_go(running.task);
         }
         Joined {

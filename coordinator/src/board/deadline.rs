@@ -1,5 +1,5 @@
 //! What time alone brings about: unanswered offers, agents that stay away or are silent,
-//! leases that nobody renewed.
+//! leases that nobody renewed, attempts that take too long or do not stop.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use kage_core::attempt::EndReason;
 use kage_core::id::{AgentId, AttemptId, BootId};
 use tokio::time::Instant;
 
-use super::{Board, Member, Presently};
+use super::{Board, Late, Member, Presently};
 
 /// The wait before the store is asked once more about a lease that ran out.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -20,6 +20,8 @@ pub(crate) struct Due {
     pub(crate) lost: Vec<(AgentId, BootId, EndReason)>,
     /// Attempts whose lease ended while their agent was there.
     pub(crate) expired: Vec<(AgentId, AttemptId)>,
+    /// Attempts that were live for too long, or did not stop.
+    pub(crate) late: Vec<Late>,
     /// An offer went back to the queue.
     pub(crate) requeued: bool,
 }
@@ -51,9 +53,10 @@ impl Board {
             .map(|(id, _)| *id)
             .collect();
         for id in stale {
-            self.take_back(id);
+            self.unanswered(id);
             due.requeued = true;
         }
+        due.late = self.terms.late(now);
         let lost_after = self.timings.lost_after;
         let lost = self.members.iter().filter_map(|member| {
             let reason = member.lost(now, lost_after)?;

@@ -1,6 +1,7 @@
 //! Offers: prepared, sent, answered or taken back, until the attempt is stored.
 
 use kage_core::id::{AgentId, AttemptId, OfferId, TaskId};
+use kage_core::job::Affinity;
 use kage_proto::v1;
 use tokio::time::Instant;
 
@@ -41,6 +42,19 @@ impl Board {
         if let Some(job) = self.release(id) {
             self.enqueue(job);
         }
+    }
+
+    /// Takes back an offer that was not answered: others are asked before the agent is again.
+    pub(super) fn unanswered(&mut self, id: OfferId) {
+        if let Some(offer) = self.offers.get_mut(&id)
+            && matches!(offer.stage, Stage::Open(_))
+        {
+            offer.job.affinity = Affinity {
+                prefer: offer.job.affinity.prefer.filter(|prefer| *prefer != offer.agent),
+                avoid: Some(offer.agent),
+            };
+        }
+        self.take_back(id);
     }
 
     pub(super) fn take_back_all(&mut self, agent: AgentId) {

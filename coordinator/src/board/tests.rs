@@ -1,4 +1,3 @@
-use kage_core::attempt::EndReason;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::BootId;
 use kage_core::job::{Affinity, JobKind};
@@ -240,7 +239,7 @@ fn a_stop_reaches_an_agent_that_was_away() {
         inbox.try_recv().unwrap().unwrap();
     }
     let me = AgentId::from_random(1);
-    t.board.stop(me, attempt);
+    t.board.stop(me, attempt, t.start);
     let told = inbox.try_recv().unwrap().unwrap();
     assert_eq!(
         told,
@@ -345,7 +344,7 @@ fn a_stop_that_comes_before_the_start_is_stored_is_not_overtaken() {
     let (id, serial) = (pick.agent, pick.serial);
     let offer = t.offer(1, pick);
     let (taken, offered) = t.board.accept(offer, id, serial).unwrap();
-    t.board.stop(id, offered.attempt);
+    t.board.stop(id, offered.attempt, t.start);
     assert!(
         !t.board.started(id, serial, &taken, offered.attempt, t.start),
         "it is ended instead"
@@ -374,4 +373,60 @@ fn a_session_whose_job_was_replaced_says_why_it_waits() {
     t.board.enqueue(next);
     t.board.withdraw(JobId::from_random(1));
     assert!(t.board.why_waiting(session, NOW, t.start).is_some());
+}
+
+#[test]
+fn an_attempt_that_is_neither_ended_nor_stopped_is_late() {
+    let timings = Timings::default();
+    let mut t = table();
+    for n in 1..=2 {
+        t.board.enqueue(job(n));
+    }
+    let (joined, _inbox) = t.join(agent(1, 2), &[]);
+    let me = AgentId::from_random(1);
+    let picks = t.place();
+    let attempts: Vec<_> = (1..).zip(picks).map(|(n, pick)| t.run(n, pick)).collect();
+    let (limited, stopped) = (attempts[0], attempts[1]);
+    let allowed = Duration::from_secs(90);
+    t.board.allow(me, limited, allowed, t.start);
+    t.board.allow(me, stopped, allowed, t.start);
+    t.board.stop(me, stopped, t.start);
+    let late = |t: &mut Table, after: Duration| {
+        let now = t.start + after;
+        t.board.heard(me, joined.serial, NOW, now);
+        t.board.renewed(me, &[limited, stopped], now);
+        t.board.due(now).late
+    };
+    // Heartbeats alone hold nothing.
+    for beat in (0..60).step_by(5) {
+        assert_eq!(late(&mut t, Duration::from_secs(beat)), []);
+    }
+    let stopped = Late {
+        attempt: stopped,
+        agent: me,
+        reason: EndReason::StopUnanswered,
+    };
+    assert_eq!(late(&mut t, timings.stop_answer), [stopped]);
+    assert_eq!(late(&mut t, allowed - Duration::from_secs(1)), []);
+    let limited = Late {
+        attempt: limited,
+        agent: me,
+        reason: EndReason::Overdue,
+    };
+    assert_eq!(late(&mut t, allowed), [limited]);
+}
+
+#[test]
+fn an_agent_that_does_not_answer_is_asked_after_the_others() {
+    let mut t = table();
+    let mut wanted = job(1);
+    wanted.affinity.prefer = Some(AgentId::from_random(1));
+    t.board.enqueue(wanted);
+    let (_first, _inbox) = t.join(agent(1, 4), &[]);
+    let pick = t.place().remove(0);
+    t.offer(1, pick);
+    let (_second, _inbox2) = t.join(agent(2, 1), &[]);
+    let later = t.start + Timings::default().offer;
+    assert!(t.board.due(later).requeued);
+    assert_eq!(t.place().remove(0).agent, AgentId::from_random(2));
 }

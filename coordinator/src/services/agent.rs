@@ -351,6 +351,7 @@ impl Session {
                 boot,
                 agent_name: name,
                 lease_until: now + coordinator.timings.lease_ttl,
+                slack: coordinator.timings.slack,
                 now,
             };
             match coordinator.store.apply(command).await {

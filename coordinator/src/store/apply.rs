@@ -54,14 +54,14 @@ fn settle(rows: &mut dyn Rows, head: &mut TaskHead, now: Timestamp, changes: &mu
     head.state = state;
     head.ended_at = Some(now);
     match state {
-        TaskState::Succeeded | TaskState::Cancelled => drop_baseline(rows, head.id, changes)?,
+        TaskState::Succeeded | TaskState::Cancelled => drop_baseline(rows, head.id, now, changes)?,
         TaskState::Failed | TaskState::Running => {}
     }
     Ok(true)
 }
 
 /// Ends the check of a task's base if it waits, and stops it if it runs.
-fn drop_baseline(rows: &mut dyn Rows, task: TaskId, changes: &mut Changes) -> Result<(), Failed> {
+fn drop_baseline(rows: &mut dyn Rows, task: TaskId, now: Timestamp, changes: &mut Changes) -> Result<(), Failed> {
     let open = rows.open_jobs(task)?;
     for mut row in open.into_iter().filter(|row| row.job.is_baseline()) {
         match row.job.state {
@@ -70,17 +70,29 @@ fn drop_baseline(rows: &mut dyn Rows, task: TaskId, changes: &mut Changes) -> Re
                 rows.save_job(&row)?;
                 changes.withdrawn.push(row.job.id);
             }
-            JobState::Leased { attempt } => {
-                let agent = attempt_of(rows, attempt, &row.job)?.agent;
-                changes.stop.push(StopAttempt {
-                    attempt,
-                    agent,
-                    keep_worktree: false,
-                });
-            }
+            JobState::Leased { attempt } => stop(rows, attempt, &row.job, now, changes)?,
             JobState::Done => {}
         }
     }
+    Ok(())
+}
+
+/// Has the agent of a live attempt told to stop it.
+fn stop(
+    rows: &mut dyn Rows,
+    attempt: AttemptId,
+    job: &Job,
+    now: Timestamp,
+    changes: &mut Changes,
+) -> Result<(), Failed> {
+    let mut attempt = attempt_of(rows, attempt, job)?;
+    attempt.ask_to_stop(now);
+    rows.save_attempt(&attempt)?;
+    changes.stop.push(StopAttempt {
+        attempt: attempt.id,
+        agent: attempt.agent,
+        keep_worktree: false,
+    });
     Ok(())
 }
 

@@ -1,7 +1,10 @@
 //! What may be asked of the store, and what comes back: one type per command, one type per
 //! outcome. How a command is decided is in `apply`; this file only names things.
 
+use std::time::Duration;
+
 use kage_core::attempt::{EndReason, StaleWriter};
+use kage_core::deadline::Slack;
 use kage_core::event::{Event, InvalidBatch};
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
@@ -111,6 +114,8 @@ pub struct StartAttempt {
     pub agent_name: String,
     /// Until when it may act without being heard of.
     pub lease_until: Timestamp,
+    /// What it gets besides its task's limit.
+    pub slack: Slack,
     /// The time.
     pub now: Timestamp,
 }
@@ -239,6 +244,8 @@ pub struct EndAttempts {
 pub struct ExtendAllLeases {
     /// The new end; a lease is never shortened.
     pub lease_until: Timestamp,
+    /// The time.
+    pub now: Timestamp,
 }
 
 /// Stores who an agent is. A new start of it takes work again unless it is cordoned; the same
@@ -386,7 +393,7 @@ pub struct DropTask {
 }
 
 /// How long a request can be repeated, at least: 7 days.
-pub const REQUEST_LIFETIME: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 60 * 60);
+pub const REQUEST_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// What followed from a command: whom to wake, whom to tell.
 ///
@@ -399,6 +406,8 @@ pub struct Changes {
     pub queued: Vec<QueuedJob>,
     /// Jobs that waited and do no longer, because they were cancelled.
     pub withdrawn: Vec<JobId>,
+    /// Attempts that are live now.
+    pub begun: Vec<BegunAttempt>,
     /// Attempts whose agent is to be told to stop. They keep their authority until it did.
     pub stop: Vec<StopAttempt>,
     /// Attempts that lost their authority.
@@ -444,6 +453,17 @@ pub struct QueuedJob {
     pub queued_at: Timestamp,
     /// Where it had best be.
     pub affinity: Affinity,
+}
+
+/// An attempt that began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BegunAttempt {
+    /// Which.
+    pub attempt: AttemptId,
+    /// Who has it.
+    pub agent: AgentId,
+    /// How long it may be live.
+    pub allowed: Duration,
 }
 
 /// An attempt that is to be stopped.

@@ -98,6 +98,7 @@ conformance!(
     an_attempt_starts_once_and_for_the_present_start_only,
     leases_are_renewed_for_their_holder_only,
     an_expired_lease_ends_unless_it_was_renewed,
+    an_agent_that_does_not_act_loses_its_attempt,
     usage_and_activity_add_up,
     pages_are_newest_first_and_stay_put,
     pages_are_of_what_a_filter_takes,

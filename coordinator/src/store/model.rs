@@ -113,6 +113,10 @@ impl Model {
     }
 
     fn live(&self) -> Vec<&Attempt> {
+        self.live_rows().into_iter().map(|row| &row.attempt).collect()
+    }
+
+    fn live_rows(&self) -> Vec<&AttemptRow> {
         let mut live: Vec<_> = self
             .attempts
             .rows
@@ -120,7 +124,7 @@ impl Model {
             .filter(|row| row.attempt.state == AttemptState::Live)
             .collect();
         live.sort_by_key(|row| row.order);
-        live.into_iter().map(|row| &row.attempt).collect()
+        live
     }
 
     fn attempt_view(&self, row: &AttemptRow) -> Result<AttemptView, EngineError> {

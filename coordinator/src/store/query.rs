@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use kage_core::attempt::Attempt;
 use kage_core::checkpoint::Checkpoint;
+use kage_core::deadline::Term;
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
 use kage_core::id::{
@@ -216,6 +217,8 @@ pub struct LiveAttempt {
     pub boot: BootId,
     /// The end of its lease.
     pub lease_until: Timestamp,
+    /// Until when it may be live.
+    pub term: Term,
 }
 
 /// How often a base context was stored and sent.

@@ -186,8 +186,8 @@ pub trait AttemptRows {
     fn save_attempt(&mut self, attempt: &Attempt) -> Result<(), Failed>;
     /// The live attempts of an agent, oldest first.
     fn live_attempts(&mut self, agent: AgentId) -> Result<Vec<Attempt>, Failed>;
-    /// Extends every live lease that ends earlier.
-    fn extend_leases(&mut self, until: Timestamp) -> Result<(), Failed>;
+    /// Extends every live lease that ends earlier, as [`Attempt::renew`] does.
+    fn extend_leases(&mut self, until: Timestamp, now: Timestamp) -> Result<(), Failed>;
     /// Stores an event at its position in the task.
     fn insert_event(&mut self, task: TaskId, pos: u64, attempt: AttemptId, event: &Event) -> Result<(), Failed>;
 }

@@ -8,6 +8,7 @@ mod clocks;
 mod cluster;
 mod control;
 mod custody;
+mod deadlines;
 mod delivery;
 mod doubt;
 mod fleet;

@@ -7,7 +7,8 @@
 //!     \-----------------/  (no decision, or a lost agent)
 //! ```
 
-use super::{Finish, Job, JobState, Moved};
+use super::{Circumstances, Finish, Job, JobState, Moved};
+use crate::attempt::EndReason;
 use crate::event::{AttemptOutcome, Verdict, VerdictKind};
 use crate::failure::FailureKind;
 use crate::id::AgentId;
@@ -42,13 +43,29 @@ impl Job {
     }
 
     /// Ends a live attempt to check the base that lost its authority.
-    pub(super) fn lose_base(&mut self, now: Timestamp) -> Moved {
-        self.lost += 1;
-        if self.lost > MAX_LOST {
+    pub(super) fn lose_base(&mut self, reason: EndReason, around: Circumstances<'_>) -> Moved {
+        let goes_on = match reason {
+            // It is only stopped when nobody wants to know any more.
+            EndReason::StopUnanswered => false,
+            EndReason::Overdue => {
+                self.failed += 1;
+                self.avoid(around.agent);
+                self.failed < MAX_ERRORED_VERDICTS
+            }
+            EndReason::AgentRestarted
+            | EndReason::AgentGone
+            | EndReason::AgentSilent
+            | EndReason::Restored
+            | EndReason::Finished => {
+                self.lost += 1;
+                self.lost <= MAX_LOST
+            }
+        };
+        if !goes_on {
             self.state = JobState::Done;
             return Moved::Over;
         }
-        self.state = JobState::Queued { not_before: now };
+        self.state = JobState::Queued { not_before: around.now };
         Moved::Requeued
     }
 }
@@ -56,10 +73,13 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{Points, Safety};
     use crate::failure::Failure;
     use crate::id::{AttemptId, JobId, SessionId, TaskId};
     use crate::job::JobKind;
+    use crate::recovery::Jitter;
     use crate::session::Session;
+    use crate::task::Policy;
 
     const NOW: Timestamp = Timestamp::from_millis(7);
 
@@ -83,6 +103,31 @@ mod tests {
             kind,
             ..Verdict::errored("it ran".to_owned())
         })
+    }
+
+    fn lost(job: &mut Job, reason: EndReason) -> Moved {
+        let around = Circumstances {
+            policy: &Policy::default(),
+            points: &Points::default(),
+            base: Safety::Unknown,
+            agent: agent(),
+            jitter: Jitter::NONE,
+            now: NOW,
+        };
+        job.lose_base(reason, around)
+    }
+
+    #[test]
+    fn an_agent_that_does_not_act_is_avoided_and_one_that_does_not_stop_ends_it() {
+        let (mut job, mut session) = leased();
+        assert_eq!(lost(&mut job, EndReason::Overdue), Moved::Requeued);
+        assert_eq!(job.affinity.avoid, Some(agent()));
+        job.start(AttemptId::from_random(5), &mut session, "agent", NOW)
+            .unwrap();
+        assert_eq!(lost(&mut job, EndReason::Overdue), Moved::Over);
+        let (mut job, _) = leased();
+        assert_eq!(lost(&mut job, EndReason::StopUnanswered), Moved::Over);
+        assert_eq!(job.state, JobState::Done);
     }
 
     #[test]
@@ -131,11 +176,11 @@ mod tests {
         assert_eq!(job.finish_base(&stopped, agent(), NOW), Finish::Moved(Moved::Over));
         let (mut job, mut session) = leased();
         for n in 0..MAX_LOST {
-            assert_eq!(job.lose_base(NOW), Moved::Requeued);
+            assert_eq!(lost(&mut job, EndReason::AgentGone), Moved::Requeued);
             job.start(AttemptId::from_random(u128::from(n)), &mut session, "agent", NOW)
                 .unwrap();
         }
-        assert_eq!(job.lose_base(NOW), Moved::Over);
+        assert_eq!(lost(&mut job, EndReason::AgentGone), Moved::Over);
         assert_eq!(job.state, JobState::Done);
     }
 }

@@ -35,6 +35,11 @@ const TIMINGS: Timings = Timings {
     lease_ttl: Duration::from_secs(12),
     lost_after: Duration::from_secs(4),
     grace: Duration::from_secs(1),
+    slack: Slack {
+        least: Duration::from_secs(60),
+        most: Duration::from_secs(600),
+    },
+    stop_answer: STOP_ANSWER,
     offer: Duration::from_secs(2),
     refusal: Duration::from_secs(4),
     max_detached: Duration::from_secs(20),

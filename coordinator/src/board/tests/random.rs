@@ -1,9 +1,9 @@
 //! Whatever happens on the board, in whatever order, placement reads a roster that is current.
 
+use kage_core::deadline::Term;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::LiveAttempt;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -81,6 +81,11 @@ impl Driver {
                     agent: id(n),
                     boot: BootId::from_random(n),
                     lease_until: NOW,
+                    term: Term {
+                        started_at: NOW,
+                        ends_by: NOW,
+                        stop_asked: None,
+                    },
                 };
                 if board.agent(id(n)).is_none() {
                     self.running.push((id(n), running.attempt));

@@ -7,7 +7,10 @@ use kage_core::id::AttemptId;
 
 use super::ending::End;
 use super::{Command, job_of, session_of, task_of};
-use crate::store::command::{Changes, EndAttempts, Ending, ExtendAllLeases, RenewLeases, Renewed, Start, StartAttempt};
+use crate::store::command::{
+    BegunAttempt, Changes, EndAttempts, Ending, ExtendAllLeases, RenewLeases, Renewed, Start, StartAttempt,
+};
+use crate::store::error::EngineError;
 use crate::store::rows::{AttemptNote, Failed, Rows};
 
 impl Command for StartAttempt {
@@ -32,6 +35,12 @@ impl Command for StartAttempt {
         {
             return Ok(Start::NotStartable);
         }
+        let dangling = EngineError::Dangling {
+            job: self.job,
+            what: "task",
+        };
+        let head = rows.task(self.task)?.ok_or(Failed::Engine(dangling))?;
+        let allowed = self.slack.allowed(&row.job.kind, &head.policy);
         let attempt = Attempt {
             id: self.attempt,
             job: self.job,
@@ -42,6 +51,8 @@ impl Command for StartAttempt {
             agent: self.agent,
             boot: self.boot,
             lease_until: self.lease_until,
+            ends_by: self.now + allowed,
+            stop_asked: None,
             acked_seq: 0,
             state: AttemptState::Live,
         };
@@ -55,6 +66,11 @@ impl Command for StartAttempt {
         rows.save_session(&session)?;
         Ok(Start::Started(Changes {
             tasks: vec![self.task],
+            begun: vec![BegunAttempt {
+                attempt: self.attempt,
+                agent: self.agent,
+                allowed,
+            }],
             ..Changes::default()
         }))
     }
@@ -76,7 +92,7 @@ impl Command for RenewLeases {
                 continue;
             }
             if attempt.lease_until < self.lease_until {
-                attempt.lease_until = self.lease_until;
+                attempt.renew(self.lease_until, self.now);
                 rows.save_attempt(&attempt)?;
             }
             outcome.renewed.push(claim.attempt);
@@ -139,7 +155,7 @@ impl Command for ExtendAllLeases {
     type Outcome = ();
 
     fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
-        rows.extend_leases(self.lease_until)
+        rows.extend_leases(self.lease_until, self.now)
     }
 }
 

@@ -2,10 +2,8 @@
 
 use kage_core::job::{Job, JobKind, JobState};
 
-use super::{
-    Command, attempt_of, contexts, drop_baseline, earlier_reply, not_found, remember, session_of, settle, waiting,
-};
-use crate::store::command::{CancelTask, Changes, CreateTask, Created, DropTask, StopAttempt};
+use super::{Command, contexts, drop_baseline, earlier_reply, not_found, remember, session_of, settle, stop, waiting};
+use crate::store::command::{CancelTask, Changes, CreateTask, Created, DropTask};
 use crate::store::error::{EngineError, StoreError};
 use crate::store::rows::{Failed, JobRow, Rows};
 
@@ -137,12 +135,7 @@ impl Command for CancelTask {
             } else {
                 session.cancel_requested = true;
                 if let JobState::Leased { attempt } = row.job.state {
-                    let agent = attempt_of(rows, attempt, &row.job)?.agent;
-                    changes.stop.push(StopAttempt {
-                        attempt,
-                        agent,
-                        keep_worktree: false,
-                    });
+                    stop(rows, attempt, &row.job, self.now, &mut changes)?;
                 }
             }
             rows.save_session(&session)?;
@@ -152,7 +145,7 @@ impl Command for CancelTask {
         if settle(rows, &mut head, self.now, &mut changes)? {
             rows.save_task(&head)?;
         } else {
-            drop_baseline(rows, self.task, &mut changes)?;
+            drop_baseline(rows, self.task, self.now, &mut changes)?;
         }
         if changed {
             changes.tasks.push(self.task);

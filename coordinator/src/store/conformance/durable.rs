@@ -81,7 +81,7 @@ fn a_database_from_before_incidents_is_opened_as_it_is() {
              ALTER TABLE tasks DROP COLUMN baseline; ALTER TABLE jobs DROP COLUMN baseline; \
              DROP TABLE store; DROP INDEX tasks_by_repository; DROP INDEX tasks_by_worktree; ALTER TABLE tasks DROP COLUMN created_by; \
              ALTER TABLE tasks DROP COLUMN repository; ALTER TABLE tasks DROP COLUMN worktree; \
-             ALTER TABLE tasks DROP COLUMN head; PRAGMA user_version = 1",
+             ALTER TABLE tasks DROP COLUMN head; ALTER TABLE attempts DROP COLUMN ends_by; ALTER TABLE attempts DROP COLUMN stop_asked; PRAGMA user_version = 1",
         );
 
         let store = Store::open(&path).unwrap();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kage_core::attempt::EndReason;
+use kage_core::deadline::Slack;
 use kage_core::event::{AttemptOutcome, DiffStat, Event, EventBody, ResultCommit, Verdict, VerdictKind};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::fleet::{AdapterInfo, Agent};
@@ -136,6 +137,7 @@ pub(super) fn start(job: &QueuedJob, attempt: u128, number: u32, agent: u128, no
         boot: boot_id(1),
         agent_name: format!("agent-{agent}"),
         lease_until: now + Duration::from_secs(30),
+        slack: Slack::default(),
         now,
     }
 }

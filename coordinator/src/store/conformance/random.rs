@@ -264,7 +264,7 @@ impl Pair {
             }
             Step::Extend => {
                 let lease_until = now + Duration::from_secs(60);
-                self.apply(ExtendAllLeases { lease_until }).await;
+                self.apply(ExtendAllLeases { lease_until, now }).await;
             }
             Step::Hello { agent: id, boot } => {
                 let mut hello = agent(id, boot);

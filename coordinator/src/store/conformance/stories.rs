@@ -39,8 +39,9 @@ pub(super) use handover::{
     another_adapter_takes_over_the_files,
 };
 pub(super) use leases::{
-    a_new_start_of_an_agent_ends_the_older_ones_attempts, an_attempt_starts_once_and_for_the_present_start_only,
-    an_expired_lease_ends_unless_it_was_renewed, leases_are_renewed_for_their_holder_only,
+    a_new_start_of_an_agent_ends_the_older_ones_attempts, an_agent_that_does_not_act_loses_its_attempt,
+    an_attempt_starts_once_and_for_the_present_start_only, an_expired_lease_ends_unless_it_was_renewed,
+    leases_are_renewed_for_their_holder_only,
 };
 pub(super) use lists::{
     a_cordon_outlives_every_start_of_its_agent, agents_are_remembered_with_their_drain,

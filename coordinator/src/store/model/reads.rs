@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use kage_core::attempt::Attempt;
 use kage_core::checkpoint::Checkpoint;
+use kage_core::deadline::Term;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::job::{JobKind, JobState};
 
-use super::Model;
+use super::{AttemptRow, Model};
 use crate::store::admission::{Enrolment, PersonToken};
 use crate::store::apply::waiting;
 use crate::store::command::QueuedJob;
@@ -105,9 +105,9 @@ impl Reads for Model {
     }
 
     fn live_attempts(&self, agent: Option<AgentId>) -> Result<Vec<LiveAttempt>, EngineError> {
-        let live = self.live().into_iter();
+        let live = self.live_rows().into_iter();
         Ok(live
-            .filter(|attempt| agent.is_none_or(|agent| attempt.agent == agent))
+            .filter(|row| agent.is_none_or(|agent| row.attempt.agent == agent))
             .map(live_attempt)
             .collect())
     }
@@ -241,7 +241,8 @@ fn blobs(checkpoint: &Checkpoint) -> impl Iterator<Item = &Digest> {
     checkpoint.taken.pack.iter().chain(segment)
 }
 
-fn live_attempt(attempt: &Attempt) -> LiveAttempt {
+fn live_attempt(row: &AttemptRow) -> LiveAttempt {
+    let attempt = &row.attempt;
     LiveAttempt {
         attempt: attempt.id,
         job: attempt.job,
@@ -250,5 +251,10 @@ fn live_attempt(attempt: &Attempt) -> LiveAttempt {
         agent: attempt.agent,
         boot: attempt.boot,
         lease_until: attempt.lease_until,
+        term: Term {
+            started_at: row.note.started_at,
+            ends_by: attempt.ends_by,
+            stop_asked: attempt.stop_asked,
+        },
     }
 }

@@ -196,10 +196,10 @@ impl AttemptRows for Model {
         Ok(live.filter(|attempt| attempt.agent == agent).cloned().collect())
     }
 
-    fn extend_leases(&mut self, until: Timestamp) -> Result<(), Failed> {
+    fn extend_leases(&mut self, until: Timestamp, now: Timestamp) -> Result<(), Failed> {
         let live: Vec<_> = self.live().into_iter().cloned().collect();
         for mut attempt in live {
-            attempt.lease_until = attempt.lease_until.max(until);
+            attempt.renew(until, now);
             self.save_attempt(&attempt)?;
         }
         Ok(())

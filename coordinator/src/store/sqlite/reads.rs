@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use kage_core::checkpoint::Checkpoint;
+use kage_core::deadline::Term;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::session::Session;
@@ -136,7 +137,8 @@ fn attempt_view(row: &Row<'_>) -> Result<AttemptView> {
 
 macro_rules! live_columns {
     () => {
-        "a.id, a.job, a.session, t.id, a.agent, a.boot, a.lease_until FROM attempts a JOIN tasks t ON t.n = a.task \
+        "a.id, a.job, a.session, t.id, a.agent, a.boot, a.lease_until, a.started_at, a.ends_by, a.stop_asked \
+         FROM attempts a JOIN tasks t ON t.n = a.task \
          WHERE a.ended_at IS NULL"
     };
 }
@@ -150,6 +152,11 @@ fn live(row: &Row<'_>) -> Result<LiveAttempt> {
         agent: get_id(row, 4)?,
         boot: get_id(row, 5)?,
         lease_until: get_time(row, 6)?,
+        term: Term {
+            started_at: get_time(row, 7)?,
+            ends_by: get_time(row, 8)?,
+            stop_asked: get_optional_time(row, 9)?,
+        },
     })
 }
 

@@ -128,13 +128,13 @@ pub(super) fn job_at(row: &Row<'_>, first: usize, task: TaskId) -> Result<JobRow
 macro_rules! attempt_columns {
     () => {
         "a.id, a.job, a.session, t.id, a.number, a.token_hash, a.agent, a.boot, a.lease_until, a.acked_seq, \
-         a.ended_at, a.end_reason"
+         a.ended_at, a.end_reason, a.ends_by, a.stop_asked"
     };
 }
 pub(super) use attempt_columns;
 
 /// How many those are.
-pub(super) const ATTEMPT_COLUMNS: usize = 12;
+pub(super) const ATTEMPT_COLUMNS: usize = 14;
 
 pub(super) fn attempt(row: &Row<'_>) -> Result<Attempt, EngineError> {
     Ok(Attempt {
@@ -149,6 +149,8 @@ pub(super) fn attempt(row: &Row<'_>) -> Result<Attempt, EngineError> {
         lease_until: get_time(row, 8)?,
         acked_seq: get_int(row, 9)?,
         state: get_attempt_state(row, 10)?,
+        ends_by: get_time(row, 12)?,
+        stop_asked: get_optional_time(row, 13)?,
     })
 }
 

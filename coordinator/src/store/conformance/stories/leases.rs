@@ -1,15 +1,22 @@
 //! Who may run what, and until when.
 
-use kage_core::attempt::{EndReason, StaleWriter};
-use kage_core::id::JobId;
+use std::time::Duration;
 
-use super::{begin, end};
+use kage_core::attempt::{EndReason, StaleWriter};
+use kage_core::deadline::{Slack, Term};
+use kage_core::failure::FailureKind;
+use kage_core::id::JobId;
+use kage_core::session::SessionStateKind;
+use kage_core::task::TaskState;
+
+use super::{begin, end, view};
 use crate::store::conformance::fixture::{
-    activity, agent, agent_id, append, at, attempt_id, boot_id, claimed, gone, start, started, token, told,
+    activity, agent, agent_id, append, at, attempt_id, boot_id, claimed, gone, request, spec, start, started, task_id,
+    token, told,
 };
 use crate::store::{
-    Appended, Changes, Claim, EndAttempts, EndedAttempt, Ending, ExtendAllLeases, RecordAgent, RenewLeases, Start,
-    Store,
+    Appended, BegunAttempt, CancelTask, Changes, Claim, EndAttempts, EndedAttempt, Ending, ExtendAllLeases,
+    RecordAgent, RenewLeases, Start, Store,
 };
 
 pub(in crate::store::conformance) async fn a_new_start_of_an_agent_ends_the_older_ones_attempts(store: Store) {
@@ -122,7 +129,8 @@ pub(in crate::store::conformance) async fn an_expired_lease_ends_unless_it_was_r
     assert_eq!(changes.ended[0].attempt, attempt_id(1));
 
     let lease_until = at(200_000);
-    store.apply(ExtendAllLeases { lease_until }).await.unwrap();
+    let extend = ExtendAllLeases { lease_until, now: late };
+    store.apply(extend).await.unwrap();
     assert_eq!(store.live_attempts(None).await.unwrap()[0].lease_until, lease_until);
     assert_eq!(store.apply(gone(2, late)).await.unwrap().ended.len(), 1);
     let these = EndAttempts {
@@ -135,5 +143,95 @@ pub(in crate::store::conformance) async fn an_expired_lease_ends_unless_it_was_r
         Changes::default(),
         "they ended before"
     );
+    end(&store).await;
+}
+
+pub(in crate::store::conformance) async fn an_agent_that_does_not_act_loses_its_attempt(store: Store) {
+    let jobs = begin(&store, 2, Some("true")).await;
+    let begun = match store.apply(start(&jobs[0], 1, 1, 1, at(0))).await.unwrap() {
+        Start::Started(changes) => changes.begun,
+        Start::NotStartable => panic!("it can be started"),
+    };
+    let allowed = Slack::default().allowed(&jobs[0].kind, &spec(1, None).policy);
+    let first = BegunAttempt {
+        attempt: attempt_id(1),
+        agent: agent_id(1),
+        allowed,
+    };
+    assert_eq!(begun, [first]);
+    started(&store, &jobs[1], 2, 1, 2).await;
+    let terms = |store: Store| async move {
+        let live = store.live_attempts(None).await.unwrap();
+        live.into_iter().map(|live| live.term).collect::<Vec<_>>()
+    };
+    let begun = Term {
+        started_at: at(0),
+        ends_by: at(0) + allowed,
+        stop_asked: None,
+    };
+    assert_eq!(terms(store.clone()).await[0], begun);
+    // Its lease ends at 30 s; nobody was there for 10 s.
+    let extend = ExtendAllLeases {
+        lease_until: at(100_000),
+        now: at(40_000),
+    };
+    store.apply(extend).await.unwrap();
+    let longer = Term {
+        ends_by: begun.ends_by + Duration::from_secs(10),
+        ..begun
+    };
+    assert_eq!(terms(store.clone()).await[0], longer);
+    let renew = RenewLeases {
+        agent: agent_id(1),
+        boot: boot_id(1),
+        claims: vec![Claim {
+            attempt: attempt_id(1),
+            token_hash: token(attempt_id(1)),
+        }],
+        lease_until: at(200_000),
+        now: at(101_000),
+    };
+    store.apply(renew).await.unwrap();
+    let longest = Term {
+        ends_by: begun.ends_by + Duration::from_secs(11),
+        ..begun
+    };
+    assert_eq!(terms(store.clone()).await[0], longest);
+
+    let overdue = EndAttempts {
+        which: Ending::These(vec![attempt_id(1)]),
+        reason: EndReason::Overdue,
+        now: longest.ends_by,
+    };
+    let changes = store.apply(overdue).await.unwrap();
+    assert_eq!(changes.ended[0].reason, EndReason::Overdue);
+    assert_eq!(changes.queued[0].affinity.avoid, Some(agent_id(1)), "others first");
+    let late = store.apply(append(1, 1, vec![activity(1)])).await.unwrap();
+    assert_eq!(late, Appended::Stale(StaleWriter::Ended));
+    let incident = view(&store).await.sessions[0].incidents[0].clone();
+    assert_eq!(incident.failure.kind, FailureKind::Timeout);
+
+    for (n, when) in [(50, 50), (51, 51)] {
+        let cancel = CancelTask {
+            request: request(n),
+            task: task_id(1),
+            now: at(when),
+        };
+        let changes = store.apply(cancel).await.unwrap();
+        assert_eq!(changes.stop[0].attempt, attempt_id(2));
+        assert_eq!(
+            terms(store.clone()).await[0].stop_asked,
+            Some(at(50)),
+            "the first one counts"
+        );
+    }
+    let unanswered = EndAttempts {
+        which: Ending::These(vec![attempt_id(2)]),
+        reason: EndReason::StopUnanswered,
+        now: at(60_050),
+    };
+    let changes = store.apply(unanswered).await.unwrap();
+    assert_eq!(changes.over, [SessionStateKind::Cancelled]);
+    assert_eq!(view(&store).await.task.state, TaskState::Cancelled);
     end(&store).await;
 }

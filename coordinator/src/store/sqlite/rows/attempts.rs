@@ -19,8 +19,8 @@ impl AttemptRows for SqliteRows<'_> {
         self.insert(
             "attempt",
             "INSERT INTO attempts (id, task, job, number, session, token_hash, agent, boot, lease_until, acked_seq, \
-             ended_at, end_reason, agent_name, job_kind, started_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+             ended_at, end_reason, agent_name, job_kind, started_at, ends_by, stop_asked) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
             params![
                 id(attempt.id),
                 n,
@@ -37,6 +37,8 @@ impl AttemptRows for SqliteRows<'_> {
                 note.agent_name,
                 note.job_kind,
                 time(note.started_at),
+                time(attempt.ends_by),
+                attempt.stop_asked.map(time),
             ],
         )?;
         self.journal
@@ -64,13 +66,16 @@ impl AttemptRows for SqliteRows<'_> {
     fn save_attempt(&mut self, attempt: &Attempt) -> Result<(), Failed> {
         let (ended_at, end_reason) = attempt_state(attempt.state);
         self.execute(
-            "UPDATE attempts SET lease_until = ?2, acked_seq = ?3, ended_at = ?4, end_reason = ?5 WHERE id = ?1",
+            "UPDATE attempts SET lease_until = ?2, acked_seq = ?3, ended_at = ?4, end_reason = ?5, ends_by = ?6, \
+             stop_asked = ?7 WHERE id = ?1",
             params![
                 id(attempt.id),
                 time(attempt.lease_until),
                 int(attempt.acked_seq),
                 ended_at,
-                end_reason
+                end_reason,
+                time(attempt.ends_by),
+                attempt.stop_asked.map(time),
             ],
         )?;
         self.journal.note(Written::Attempt(Box::new(attempt.clone())));
@@ -89,10 +94,11 @@ impl AttemptRows for SqliteRows<'_> {
         )
     }
 
-    fn extend_leases(&mut self, until: Timestamp) -> Result<(), Failed> {
+    fn extend_leases(&mut self, until: Timestamp, now: Timestamp) -> Result<(), Failed> {
         self.execute(
-            "UPDATE attempts SET lease_until = ?1 WHERE ended_at IS NULL AND lease_until < ?1",
-            params![time(until)],
+            "UPDATE attempts SET lease_until = ?1, ends_by = ends_by + max(?2 - lease_until, 0) \
+             WHERE ended_at IS NULL AND lease_until < ?1",
+            params![time(until), time(now)],
         )?;
         self.journal.note(Written::Leases);
         Ok(())
