@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+pub use kage_core::checkpoint::Resumes;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::Failure;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::{AttemptId, SessionId, SessionName, TaskId};
 use kage_core::prompt::Prompt;
-use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -90,7 +90,17 @@ pub enum Beginning {
         said: Bytes,
         /// What happened since, to be told; empty when there is nothing to tell.
         note: String,
+        /// What to do now instead of only going on; empty when it is to go on.
+        instruction: String,
     },
+}
+
+/// What a conversation that goes on is told next: `note`, then `instruction`. Empty = nothing.
+#[must_use]
+pub fn next_message(note: &str, instruction: &str) -> String {
+    let parts = [note, instruction];
+    let said = parts.into_iter().filter(|part| !part.is_empty());
+    said.collect::<Vec<_>>().join("\n\n")
 }
 
 /// How an adapter's work ended.
@@ -162,31 +172,6 @@ impl Reporter {
             .send(Report::Output(stream, bytes))
             .await
             .map_err(|_| ReporterClosed)
-    }
-}
-
-/// From where an adapter can go on with a conversation.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Resumes {
-    /// From nowhere: an attempt begins a new one.
-    #[default]
-    None,
-    /// From its end, when nothing that was said is taken back.
-    Latest,
-    /// From any place between two steps.
-    Position,
-}
-
-impl Resumes {
-    /// Whether it can go on at a place after which so many calls were answered.
-    #[must_use]
-    pub const fn can(self, repeated_calls: u32) -> bool {
-        match self {
-            Self::None => false,
-            Self::Latest => repeated_calls == 0,
-            Self::Position => true,
-        }
     }
 }
 

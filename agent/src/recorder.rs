@@ -76,6 +76,7 @@ impl Recording {
             }
             EventBody::Finished(AttemptOutcome::Verdict(mut verdict)) => {
                 verdict.message = shortened(self.masker.text(verdict.message));
+                verdict.output = self.masker.text(verdict.output);
                 // A cut path is none of the result's, so that nothing is said of that one.
                 let long = |path: &String| path.len() <= NAME;
                 verdict.restored.retain(long);

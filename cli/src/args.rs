@@ -172,9 +172,10 @@ pub struct Run {
     /// on without this command.
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_duration)]
     pub max_hold: Duration,
-    /// How often a session whose result fails verify goes back to its last safe checkpoint and works on.
-    #[arg(long, default_value_t = 0, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(0..=20))]
-    pub rework: u32,
+    /// How often a session whose result fails verify works on, told what verify said [default: 1
+    /// where its adapter can go on with the conversation, else 0].
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(0..=20))]
+    pub rework: Option<u32>,
     /// Return as soon as the task is stored.
     #[arg(short, long)]
     pub detach: bool,

@@ -54,6 +54,8 @@ pub struct RunSettings {
     pub setup: Option<String>,
     /// As `--protect`.
     pub protect: Vec<String>,
+    /// As `--rework`.
+    pub rework: Option<u32>,
 }
 
 /// `[agent]`
@@ -220,6 +222,7 @@ pub fn load(project: Option<&Path>) -> Result<Settings, SettingsError> {
             .map_err(|source| SettingsError::Project { path, source })?;
         settings.run.verify = settings.run.verify.or(project.run.verify);
         settings.run.setup = settings.run.setup.or(project.run.setup);
+        settings.run.rework = settings.run.rework.or(project.run.rework);
         if settings.run.protect.is_empty() {
             settings.run.protect = project.run.protect;
         }
@@ -249,6 +252,7 @@ mod tests {
         let set = [
             ("KAGE__RUN__VERIFY", "make test"),
             ("KAGE__RUN__PROTECT", "tests/**\nmy file"),
+            ("KAGE__RUN__REWORK", "2"),
             ("KAGE__AGENT__SLOTS", "4"),
             ("KAGE__AGENT__ADAPTERS", "/one"),
             ("KAGE__AGENT__DISK__CONTEXTS_MIB", "5"),
@@ -257,6 +261,7 @@ mod tests {
         let settings = read("[adapter.claude-api]\nmax_turns = 5\nmax_output_tokens = 9", &set).unwrap();
         assert_eq!(settings.run.verify.as_deref(), Some("make test"));
         assert_eq!(settings.run.protect, ["tests/**", "my file"]);
+        assert_eq!(settings.run.rework, Some(2));
         assert_eq!(settings.agent.slots, Some(4));
         assert_eq!(settings.agent.adapters, [PathBuf::from("/one")]);
         assert_eq!(settings.agent.disk.limits().contexts, 5 << 20);
@@ -283,8 +288,9 @@ mod tests {
     fn a_project_decides_about_runs_only() {
         let top = tempfile::tempdir().unwrap();
         let file = top.path().join("kage.toml");
-        std::fs::write(&file, "[run]\nverify = \"make test\"\n").unwrap();
-        assert_eq!(load(Some(top.path())).unwrap().run.verify.as_deref(), Some("make test"));
+        std::fs::write(&file, "[run]\nverify = \"make test\"\nrework = 0\n").unwrap();
+        let run = load(Some(top.path())).unwrap().run;
+        assert_eq!((run.verify.as_deref(), run.rework), (Some("make test"), Some(0)));
 
         std::fs::write(&file, "[coordinator]\nurl = \"http://elsewhere\"\n").unwrap();
         assert!(matches!(load(Some(top.path())), Err(SettingsError::Project { .. })));

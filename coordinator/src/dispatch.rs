@@ -200,10 +200,16 @@ fn resume(spec: &TaskSpec, session: &Session, checkpoints: &[Checkpoint]) -> Opt
     let (head, repository) = (session.trail.head.as_ref()?, spec.repository.as_ref()?);
     let calls = session.trail.calls;
     match Resume::of(head, checkpoints, &repository.base, &session.adapter, calls) {
-        Ok(resume) => Some(Resume {
-            note: session.note_to_model(),
-            ..resume
-        }),
+        Ok(resume) => {
+            let command = spec.policy.verify.verify.as_deref().unwrap_or_default();
+            let (instruction, known) = session.instruction(checkpoints, command).unwrap_or_default();
+            Some(Resume {
+                note: session.note_to_model(),
+                instruction,
+                instruction_known: known,
+                ..resume
+            })
+        }
         Err(broken) => {
             let (session, error) = (session.id, &broken as &dyn std::error::Error);
             tracing::error!(%session, error, "a checkpoint cannot be put together; the session begins at the base");

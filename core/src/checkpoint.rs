@@ -20,8 +20,10 @@ use crate::id::{AdapterName, Digest, InvalidId, Oid, SessionId};
 use crate::time::Timestamp;
 
 mod footing;
+mod resumes;
 
 pub use footing::Footing;
+pub use resumes::Resumes;
 
 #[cfg(test)]
 mod tests;
@@ -245,6 +247,10 @@ pub struct Resume {
     pub repeated_calls: u32,
     /// What happened since, in one sentence to tell the model; empty when it need not know.
     pub note: String,
+    /// What the model is to do now instead of only going on; empty when it is to go on.
+    pub instruction: String,
+    /// True when the conversation up to `position` has the instruction: only a new one is told.
+    pub instruction_known: bool,
     /// In what worktree.
     pub footing: Footing,
 }
@@ -315,6 +321,8 @@ impl Head {
 pub struct Points {
     /// Where it stands, half-done edits included.
     pub newest: Option<Head>,
+    /// True when a conversation is kept with the newest.
+    pub talked: bool,
     /// The newest that was taken between two steps.
     pub settled: Option<Head>,
     /// The newest on whose files verify passed.
@@ -333,6 +341,7 @@ impl Points {
         let first = |fits: fn(&Checkpoint) -> bool| line.iter().find(|checkpoint| fits(checkpoint));
         Self {
             newest: Some(Head::of(newest)),
+            talked: newest.position > 0,
             settled: first(|checkpoint| checkpoint.taken.reason.is_settled()).map(|found| Head::of(found)),
             safe: first(|checkpoint| checkpoint.safety == Safety::Safe).map(|found| Head::of(found)),
         }
@@ -461,9 +470,25 @@ impl Resume {
             segments: chain.segments,
             repeated_calls: calls.saturating_sub(checkpoint.calls),
             note: String::new(),
+            instruction: String::new(),
+            instruction_known: false,
             footing: head.footing,
         })
     }
+}
+
+/// True when the conversation that `adapter` goes on with at `head` gained something after
+/// checkpoint `from`; `all` are the session's checkpoints.
+#[must_use]
+pub fn talked_since(head: &Head, from: u32, all: &[Checkpoint], adapter: &AdapterName) -> bool {
+    let Some(newest) = all.iter().find(|checkpoint| checkpoint.number == head.number) else {
+        return false;
+    };
+    newest.position > 0
+        && line(newest, all)
+            .iter()
+            .take_while(|checkpoint| checkpoint.adapter == *adapter)
+            .any(|checkpoint| checkpoint.number > from && checkpoint.taken.transcript.is_some())
 }
 
 /// `from` and what it follows, newest first.

@@ -131,9 +131,22 @@ pub struct Verdict {
     /// checked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restored: Vec<String>,
+    /// Beginning and end of what the deciding command wrote, of one that failed; empty once it
+    /// is decided that nobody goes on from there. The logs have all of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub output: String,
 }
 
 impl Verdict {
+    /// The same, as it is kept where nobody goes on from it.
+    #[must_use]
+    pub fn without_output(self) -> Self {
+        Self {
+            output: String::new(),
+            ..self
+        }
+    }
+
     /// No decision, and nobody who made it.
     #[must_use]
     pub const fn errored(message: String) -> Self {
@@ -145,6 +158,7 @@ impl Verdict {
             agent: String::new(),
             environment: String::new(),
             restored: Vec::new(),
+            output: String::new(),
         }
     }
 }

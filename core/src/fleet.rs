@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::Resumes;
 use crate::id::{AdapterName, AgentId, BootId};
 use crate::task::Labels;
 use crate::time::Timestamp;
@@ -16,6 +17,9 @@ pub struct AdapterInfo {
     pub version: String,
     /// `None` = usable; otherwise why not, and what to do.
     pub unavailable: Option<String>,
+    /// Whether it can go on with a session's conversation.
+    #[serde(default)]
+    pub resumes: Resumes,
 }
 
 /// One worker machine's daemon.

@@ -13,7 +13,7 @@ use crate::checkpoint::{Points, Safety};
 use crate::event::{AttemptOutcome, ResultCommit, Verdict, VerdictKind};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AgentId, AttemptId, JobId, Oid, SessionId, TaskId};
-use crate::recovery::{self, Action, Decision, History, Incident, Jitter};
+use crate::recovery::{self, Action, Decision, History, Incident, Jitter, Rejection};
 use crate::session::{Session, SessionState, Setback};
 use crate::task::Policy;
 use crate::time::{Timestamp, in_words};
@@ -126,6 +126,16 @@ pub enum Moved {
     Over,
 }
 
+/// That a result failed verify, in words that say so whoever wrote them.
+fn failed(verdict: &Verdict) -> String {
+    let message = verdict.message.trim();
+    if message.starts_with("verify failed") {
+        return message.to_owned();
+    }
+    let code = verdict.exit_code.map(|code| format!(" with exit code {code}"));
+    format!("verify failed{}: {message}", code.unwrap_or_default())
+}
+
 /// What has to be stored and done after an attempt finished.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
@@ -134,7 +144,7 @@ pub enum Finish {
     Moved(Moved),
     /// The job is over, and this result has to be checked.
     Verify(Oid),
-    /// The job is over, and the session goes on by a [`Job::again`], not before this time.
+    /// The job is over, and the session works on by a [`Job::again`], not before this time.
     Rework(Timestamp),
     /// The job is over, and this is known of the task's base.
     Base(Verdict),
@@ -243,6 +253,7 @@ impl Job {
                     (Some(result), Some(_)) => {
                         self.state = JobState::Done;
                         let commit = result.commit.clone();
+                        session.trail.rework = None;
                         session.state = SessionState::Claimed { result };
                         return Finish::Verify(commit);
                     }
@@ -262,7 +273,10 @@ impl Job {
                 };
                 let verdict = verdict.clone();
                 match verdict.kind {
-                    VerdictKind::Passed => self.over(session, SessionState::Verified { result, verdict }, now),
+                    VerdictKind::Passed => {
+                        let verdict = verdict.without_output();
+                        self.over(session, SessionState::Verified { result, verdict }, now)
+                    }
                     VerdictKind::Failed => return self.reject(session, result, verdict, around),
                     VerdictKind::Errored => {
                         self.failed += 1;
@@ -271,7 +285,7 @@ impl Job {
                         let decision = recovery::decide_errored(self.failed, now);
                         let unverified = SessionState::Unverified {
                             result: Some(result),
-                            verdict: Some(verdict),
+                            verdict: Some(verdict.without_output()),
                         };
                         self.follow(session, failure, decision, unverified, around)
                     }
@@ -344,28 +358,29 @@ impl Job {
         verdict: Verdict,
         around: Circumstances<'_>,
     ) -> Finish {
-        let Circumstances { jitter, now, .. } = around;
-        let failure = Failure::new(FailureKind::LogicError, format!("verify failed: {}", verdict.message));
-        let history = History {
-            safe: around.points.safe.is_some(),
-            ..self.history(session, around)
+        let now = around.now;
+        let rejection = Rejection {
+            reworked: session.trail.reworks,
+            max_reworks: around.policy.max_reworks,
+            resumes: around.points.talked && session.trail.resumes.can(0),
+            last: around.points.newest.as_ref().map(|head| head.number),
+            base_fails: around.base == Safety::Unsafe,
         };
-        let decision = recovery::decide(history, &failure, jitter, now);
-        let (Action::RollbackSafe { at }, Some(safe)) = (decision.action, around.points.safe.clone()) else {
+        let decision = recovery::decide_rejected(rejection, now);
+        let (Action::Rework { at, .. }, Some(last)) = (decision.action, around.points.newest.clone()) else {
+            let verdict = verdict.without_output();
             return Finish::Moved(self.over(session, SessionState::Rejected { result, verdict }, now));
         };
         self.state = JobState::Done;
-        session.go_on_from(Some(safe));
-        session.trail.setback = Some(Setback::wrong(&failure));
-        session.trail.reworks = session.trail.reworks.saturating_add(1);
         session.note(Incident {
             at: now,
             verify: true,
             attempt: self.started,
             agent: None,
-            failure,
+            failure: Failure::new(FailureKind::LogicError, failed(&verdict)),
             decision,
         });
+        session.work_on(last, result, verdict);
         Finish::Rework(at)
     }
 
@@ -381,9 +396,8 @@ impl Job {
             settled: own && around.points.settled.is_some(),
             half_done: own && around.points.half_done(),
             safe: own && around.points.safe.is_some(),
-            base_fails: around.base == Safety::Unsafe,
             reworked: session.trail.reworks,
-            max_reworks: around.policy.max_reworks,
+            max_reworks: around.policy.max_reworks.unwrap_or(0),
             fallback: self.kind == JobKind::Session && !session.trail.fallbacks.is_empty(),
         }
     }
@@ -409,8 +423,15 @@ impl Job {
                 result: Some(result),
                 verdict: Some(Verdict::errored(failure.to_string())),
             },
-            (JobKind::Verify { .. } | JobKind::Session | JobKind::Baseline { .. }, _) => SessionState::Failed {
-                failure: failure.clone(),
+            (JobKind::Verify { .. } | JobKind::Session | JobKind::Baseline { .. }, _) => match &session.trail.rework {
+                // The result that it worked on is still there, and what it was.
+                Some(rework) => SessionState::Rejected {
+                    result: rework.result.clone(),
+                    verdict: rework.verdict.clone().without_output(),
+                },
+                None => SessionState::Failed {
+                    failure: failure.clone(),
+                },
             },
         };
         self.follow(session, failure.clone(), decision, given_up, around)
@@ -470,7 +491,8 @@ impl Job {
                 self.avoid(agent);
                 self.requeue(session, at)
             }
-            Action::Escalate => self.over(session, given_up, now),
+            // Only a verdict is followed by one, which is not a failure of an attempt.
+            Action::Rework { .. } | Action::Escalate => self.over(session, given_up, now),
         }
     }
 
@@ -493,6 +515,7 @@ impl Job {
     fn over(&mut self, session: &mut Session, state: SessionState, now: Timestamp) -> Moved {
         self.state = JobState::Done;
         session.state = state;
+        session.trail.rework = None;
         session.ended_at = Some(now);
         Moved::Over
     }

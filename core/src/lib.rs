@@ -18,6 +18,7 @@ pub mod failure_table;
 pub mod recovery;
 pub mod checkpoint;
 pub mod event;
+pub mod rework;
 pub mod session;
 pub mod price;
 pub mod context;

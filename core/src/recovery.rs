@@ -3,7 +3,8 @@
 //! ```text
 //!   worth repeating -----------> RetryCurrent   (after a wait, or when the provider said)
 //!   files not to be trusted ---> RollbackLast   (to the last checkpoint between two steps)
-//!   the work itself is wrong --> RollbackSafe   (to the last one on which verify passed)
+//!   verify failed -------------> Rework         (from the session's own last checkpoint)
+//!   the adapter gives it up ---> RollbackSafe   (to the last one on which verify passed)
 //!   the machine's fault -------> MoveAgent
 //!   a limit is used up --------> HoldUntil      (its reset; nothing runs, nothing costs)
 //!   the adapter is walled -----> SwitchAdapter  (when the task names another one)
@@ -47,11 +48,9 @@ pub struct History {
     pub half_done: bool,
     /// True when there is a checkpoint on whose files verify passed.
     pub safe: bool,
-    /// True when verify fails on the task's base as well.
-    pub base_fails: bool,
-    /// How often it went back to such a one because its result failed verify.
+    /// How often it worked on because its work did not pass.
     pub reworked: u32,
-    /// How often it may.
+    /// How often somebody said that it may.
     pub max_reworks: u32,
     /// True when another adapter may take the session over.
     pub fallback: bool,
@@ -75,6 +74,13 @@ pub enum Action {
     RollbackSafe {
         /// Not before this time.
         at: Timestamp,
+    },
+    /// The session again, from its own last checkpoint, told what verify said of its result.
+    Rework {
+        /// Not before this time.
+        at: Timestamp,
+        /// Number of the checkpoint.
+        from: u32,
     },
     /// The same job again, on another agent if one fits.
     MoveAgent {
@@ -104,6 +110,7 @@ impl Action {
             Self::RetryCurrent { at }
             | Self::RollbackLast { at }
             | Self::RollbackSafe { at }
+            | Self::Rework { at, .. }
             | Self::MoveAgent { at }
             | Self::SwitchAdapter { at }
             | Self::HoldUntil { at } => Some(at),
@@ -122,6 +129,7 @@ impl Action {
             Self::RetryCurrent { at } => format!("again {}", after(at)),
             Self::RollbackLast { at } => format!("back to the last checkpoint between two steps, again {}", after(at)),
             Self::RollbackSafe { at } => format!("back to the last safe checkpoint, again {}", after(at)),
+            Self::Rework { from, .. } => format!("going on from checkpoint {from} with verify's output"),
             Self::MoveAgent { at } => format!("again {}, on another agent if one fits", after(at)),
             Self::SwitchAdapter { at } => format!("again {}, with another adapter", after(at)),
             Self::HoldUntil { at } => format!("held until {}", at.to_minute(now)),
@@ -248,6 +256,10 @@ pub const FIRST_DELAY: Duration = Duration::from_secs(2);
 pub const CAPACITY_DELAY: Duration = Duration::from_secs(15);
 /// Verify attempts that may end without a decision before the session counts as unverified.
 pub const MAX_ERRORED_VERDICTS: u32 = 2;
+
+/// How often a session whose result fails verify works on when nobody said how often: most of
+/// what can be repaired is by the first look at the output, and each time costs as a session does.
+pub const DEFAULT_REWORKS: u32 = 1;
 
 /// The most that chance adds to a wait: whoever waits for days need not wait for hours more.
 pub const MOST_JITTER: Duration = Duration::from_secs(60);
@@ -402,6 +414,49 @@ pub fn decide_errored(errored: u32, now: Timestamp) -> Decision {
         "set-up and verify cannot be run; look at their output (kage logs) and at what they need",
         Confidence::Medium,
     )
+}
+
+/// What is known where a result failed verify.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rejection {
+    /// How often the session worked on already because its work did not pass.
+    pub reworked: u32,
+    /// How often it may; `None` = nobody said.
+    pub max_reworks: Option<u32>,
+    /// True when its adapter can go on with the conversation, which is kept.
+    pub resumes: bool,
+    /// Number of its last checkpoint.
+    pub last: Option<u32>,
+    /// True when verify fails on the task's base as well.
+    pub base_fails: bool,
+}
+
+/// Decides what to do about a result that failed verify: the session goes on from where it
+/// stopped, as often as it may. Whether verify passed on the base says nothing about that: where
+/// it fails, a result that passes is what the task is for.
+pub fn decide_rejected(rejection: Rejection, now: Timestamp) -> Decision {
+    let usual = if rejection.resumes { DEFAULT_REWORKS } else { 0 };
+    let most = rejection.max_reworks.unwrap_or(usual);
+    let why_not = match (rejection.last, rejection.max_reworks) {
+        (Some(from), _) if rejection.reworked < most => {
+            return Decision {
+                action: Action::Rework { at: now, from },
+                reason: "told what failed, it may do better".to_owned(),
+                confidence: Confidence::Medium,
+            };
+        }
+        (None, _) if rejection.reworked < most => "no checkpoint is there to go on from; read what it did",
+        _ if rejection.reworked > 0 => "the work is still wrong; read it, and say more in the prompt",
+        (_, None) => {
+            "its adapter cannot go on with the conversation; read the work, or let a new one see what failed (--rework 1)"
+        }
+        (_, Some(_)) => "the work is wrong; read it, and say more in the prompt (--rework lets it try again)",
+    };
+    let base = match rejection.base_fails {
+        true => "; verify fails on the base as well (kage logs --base)",
+        false => "",
+    };
+    escalate(format!("{why_not}{base}"), Confidence::Medium)
 }
 
 fn escalate(reason: impl Into<String>, confidence: Confidence) -> Decision {

@@ -2,20 +2,23 @@
 //!
 //! ```text
 //!  Queued -> Running -> Claimed -> Verifying -> Verified | Rejected | Unverified
-//!    ^         |   \________________________/
-//!    \--retry--/ \--> Failed                  (any state before the last) -> Cancelled
+//!   ^  ^        |   \____________________________/
+//!   |  \-retry--/ \--> Failed                   |   (any state before the last) -> Cancelled
+//!   \------------------ rework -----------------/
 //! ```
-//! A session without a verify command goes from Running to Unverified. The moves are
+//! A session without a verify command goes from Running to Unverified; one whose rework ends
+//! badly goes from Running to Rejected, as its result was. The moves are
 //! made in `job`, because jobs are what start and end.
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Checkpoint, Footing, Head, Resumption, Safety, TakenCheckpoint};
-use crate::event::{Event, EventBody, ResultCommit};
+use crate::checkpoint::{Checkpoint, Footing, Head, Resumes, Resumption, Safety, TakenCheckpoint, talked_since};
+use crate::event::{Event, EventBody, ResultCommit, Verdict};
 use crate::failure::{Failure, FailureKind};
 use crate::fallback::Fallback;
 use crate::id::{AdapterName, SessionId, SessionName, TaskId};
 use crate::recovery::Incident;
+use crate::rework::Rework;
 use crate::time::Timestamp;
 use crate::usage::{PicoUsd, Usage};
 
@@ -91,8 +94,14 @@ pub struct Trail {
     pub calls_before: u32,
     /// Its last attempts that went on from a checkpoint, oldest first.
     pub resumptions: Vec<Resumption>,
-    /// How often it went back to a safe checkpoint because its result failed verify.
+    /// How often it worked on because its work did not pass.
     pub reworks: u32,
+    /// What it works on once more, since its result failed verify.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rework: Option<Rework>,
+    /// From where the adapter of its last attempt can go on with the conversation.
+    #[serde(default)]
+    pub resumes: Resumes,
     /// Adapters that may still take it over, the next one first.
     #[serde(default)]
     pub fallbacks: Vec<Fallback>,
@@ -171,6 +180,8 @@ impl Session {
                 calls_before: 0,
                 resumptions: Vec::new(),
                 reworks: 0,
+                rework: None,
+                resumes: Resumes::None,
                 fallbacks: Vec::new(),
             },
             pending_result: None,
@@ -307,10 +318,30 @@ impl Session {
     pub fn go_on_from(&mut self, head: Option<Head>) {
         self.trail.head = head;
         self.trail.setback = None;
+        self.trail.rework = None;
         self.state = SessionState::Queued;
         self.cancel_requested = false;
         self.pending_result = None;
         self.ended_at = None;
+    }
+
+    /// Makes the session wait for an attempt that goes on from `head`, where its result failed
+    /// verify, and is told so.
+    pub fn work_on(&mut self, head: Head, result: ResultCommit, verdict: Verdict) {
+        let from = head.number;
+        self.go_on_from(Some(head));
+        self.trail.reworks = self.trail.reworks.saturating_add(1);
+        self.trail.rework = Some(Rework { from, result, verdict });
+    }
+
+    /// What its model is to do now, and whether the conversation that it goes on with has that
+    /// already; `None` when it is to go on. `all` are the session's checkpoints, and `command` is
+    /// the verify command.
+    #[must_use]
+    pub fn instruction(&self, all: &[Checkpoint], command: &str) -> Option<(String, bool)> {
+        let (rework, head) = (self.trail.rework.as_ref()?, self.trail.head.as_ref()?);
+        let known = talked_since(head, rework.from, all, &self.adapter);
+        Some((rework.instruction(command), known))
     }
 
     /// Lets the next adapter take over, with its own model. `None` when there is none left.

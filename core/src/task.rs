@@ -114,10 +114,11 @@ pub struct Policy {
     /// How urgent it is; what was stored before there were priorities is normal.
     #[serde(default)]
     pub priority: Priority,
-    /// How often a session whose result fails verify goes back to its last safe checkpoint
-    /// and works on.
+    /// How often a session whose result fails verify works on, told what verify said. `None` =
+    /// [`recovery::DEFAULT_REWORKS`](crate::recovery::DEFAULT_REWORKS) where the adapter can go
+    /// on with the conversation, else never.
     #[serde(default)]
-    pub max_reworks: u32,
+    pub max_reworks: Option<u32>,
 }
 
 impl Default for Policy {
@@ -129,7 +130,7 @@ impl Default for Policy {
             max_attempts: 2,
             requirements: Labels::new(),
             priority: Priority::NORMAL,
-            max_reworks: 0,
+            max_reworks: None,
         }
     }
 }

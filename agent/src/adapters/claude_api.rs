@@ -32,7 +32,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{AdapterConfig, LoadError, name_session, text};
-use crate::adapter::{Adapter, AdapterEnd, Beginning, Reporter, ReporterClosed, Resumes, SessionInput};
+use crate::adapter::{Adapter, AdapterEnd, Beginning, Reporter, ReporterClosed, Resumes, SessionInput, next_message};
 use crate::allowance::Allowance;
 use crate::process::{Control, Environment, Runner, proxy_secrets};
 use crate::steps::Steps;
@@ -205,7 +205,11 @@ impl ClaudeApi {
         let new = Conversation::new(model, self.config.max_output_tokens.get(), &input.prompt);
         let conversation = match input.beginning {
             Beginning::New => new,
-            Beginning::GoOn { said, note } => new.go_on(&said, &note).map_err(|error| {
+            Beginning::GoOn {
+                said,
+                note,
+                instruction,
+            } => new.go_on(&said, &next_message(&note, &instruction)).map_err(|error| {
                 let problem = format!("the conversation of the checkpoint cannot be read: {error}");
                 local_failure(FailureKind::CorruptedState, problem)
             })?,
@@ -445,6 +449,7 @@ impl Adapter for ClaudeApi {
             name: NAME.parse::<AdapterName>().expect("the name is a literal that fits"),
             version: String::new(),
             unavailable: self.key.is_none().then(|| NO_KEY.to_owned()),
+            resumes: self.resumes(),
         }
     }
 

@@ -376,6 +376,7 @@ impl Adapter for CliAdapter {
             name: self.manifest.name.clone(),
             version: self.version.clone(),
             unavailable: self.program.as_ref().err().cloned(),
+            resumes: self.resumes(),
         }
     }
 

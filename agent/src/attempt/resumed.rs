@@ -61,6 +61,10 @@ pub(super) async fn begin(
         beginning: Beginning::GoOn {
             said: Bytes::from(said),
             note: resume.note.clone(),
+            instruction: match resume.instruction_known {
+                true => String::new(),
+                false => resume.instruction.clone(),
+            },
         },
     })
 }
@@ -79,15 +83,19 @@ pub(super) async fn summary(mirror: &Mirror, base: &Oid, resume: &Resume) -> Str
         Ok(Ok(difference)) => difference.files.into_iter().map(|file| file.path).collect(),
         Ok(Err(_)) | Err(_) => Vec::new(),
     };
-    summary_of(&paths, &resume.note)
+    summary_of(&paths, &resume.note, &resume.instruction)
 }
 
-fn summary_of(paths: &[String], note: &str) -> String {
-    if paths.is_empty() && note.is_empty() {
+fn summary_of(paths: &[String], note: &str, instruction: &str) -> String {
+    if paths.is_empty() && note.is_empty() && instruction.is_empty() {
         return String::new();
     }
-    let mut text =
-        "\n\n# What was done before\n\nSomebody worked on this task before you and was interrupted.".to_owned();
+    let mut text = "\n\n# What was done before\n\nSomebody worked on this task before you".to_owned();
+    text.push_str(if instruction.is_empty() {
+        " and was interrupted."
+    } else {
+        "."
+    });
     if !paths.is_empty() {
         text.push_str(" The files are as they were left. These differ from the beginning:\n");
         for path in paths.iter().take(PATHS) {
@@ -101,6 +109,9 @@ fn summary_of(paths: &[String], note: &str) -> String {
     if !note.is_empty() {
         text.push_str(&format!("\n\n{note}"));
     }
+    if !instruction.is_empty() {
+        text.push_str(&format!("\n\n{instruction}"));
+    }
     text
 }
 
@@ -110,10 +121,13 @@ mod tests {
 
     #[test]
     fn a_summary_is_short_and_says_what_there_is() {
-        assert_eq!(summary_of(&[], ""), "");
+        assert_eq!(summary_of(&[], "", ""), "");
         let paths: Vec<String> = (0..50).map(|n| format!("f{n}")).collect();
-        let text = summary_of(&paths, "verify failed");
-        assert!(text.contains("- f39\n- and 10 more") && !text.contains("f40") && text.ends_with("verify failed"));
-        assert!(!summary_of(&[], "verify failed").contains("differ"));
+        let text = summary_of(&paths, "older files", "");
+        assert!(text.contains("- f39\n- and 10 more") && !text.contains("f40") && text.ends_with("older files"));
+        assert!(text.contains("was interrupted"));
+        assert!(!summary_of(&[], "older files", "").contains("differ"));
+        let text = summary_of(&paths, "", "# Verify failed");
+        assert!(text.ends_with("\n\n# Verify failed") && !text.contains("interrupted"));
     }
 }

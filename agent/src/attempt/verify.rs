@@ -12,6 +12,7 @@ use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::id::Oid;
 use kage_core::protect::Protection;
+use kage_core::rework::{MAX_EXCERPT, excerpt};
 use kage_git::Worktree;
 use kage_proto::convert::agent::VerifyWork;
 use tokio::sync::{mpsc, watch};
@@ -21,7 +22,9 @@ use tracing::Instrument as _;
 
 use super::{Attempt, Ended};
 use crate::adapter::Reporter;
+use crate::mask::{Masker, StreamMasker};
 use crate::process::{Cause, Chunk, Command, Control, Environment, Limits, Pipe, Status, Stdin};
+use crate::tools::HeadTail;
 
 /// Chunks that wait for the recorder. When full, the command waits.
 const CHUNKS: usize = 8;
@@ -29,6 +32,9 @@ const CHUNKS: usize = 8;
 const REPORTS: usize = 32;
 /// How much of the end of the output is looked at for a line to quote.
 const TAIL: usize = 2048;
+/// Bytes of either end of the output that become an instruction; between them is a line that says
+/// how much was left out.
+const EXCERPT_END: usize = MAX_EXCERPT / 2 - 64;
 /// What a shell ends with when a command cannot be executed, or is not there.
 const NOT_EXECUTABLE: i32 = 126;
 const NOT_FOUND: i32 = 127;
@@ -39,6 +45,26 @@ enum Ran {
     Ended(Status),
     /// It could not be run to its end, and why.
     Not(String),
+}
+
+/// What the commands came to.
+struct Decided {
+    kind: VerdictKind,
+    exit_code: Option<i32>,
+    message: String,
+    /// What a session that works on is told.
+    output: String,
+}
+
+impl Decided {
+    const fn errored(exit_code: Option<i32>, message: String) -> Self {
+        Self {
+            kind: VerdictKind::Errored,
+            exit_code,
+            message,
+            output: String::new(),
+        }
+    }
 }
 
 /// Checks a result.
@@ -67,7 +93,12 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
     let mut shell = Shell::new(attempt, path, environment(attempt, &scratch), work);
     let verdict = decide(attempt, work, &mut shell).await;
     shell.finish().await?;
-    let (kind, exit_code, message) = verdict?;
+    let Decided {
+        kind,
+        exit_code,
+        message,
+        output,
+    } = verdict?;
     if attempt.stop.reason().is_some() {
         return Err(attempt.stopped().into());
     }
@@ -79,6 +110,7 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
         agent: attempt.shop.name.clone(),
         environment: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         restored,
+        output,
     }))
 }
 
@@ -102,39 +134,41 @@ async fn restore(attempt: &Attempt, tree: &Worktree, base: &Oid, work: &VerifyWo
     Ok(restored)
 }
 
-async fn decide(
-    attempt: &Attempt,
-    work: &VerifyWork,
-    shell: &mut Shell<'_>,
-) -> Result<(VerdictKind, Option<i32>, String), Ended> {
+async fn decide(attempt: &Attempt, work: &VerifyWork, shell: &mut Shell<'_>) -> Result<Decided, Ended> {
     if let Some(setup) = &work.policy.setup {
         attempt.phase(Phase::Setup).await?;
         match shell.run(setup).await {
             Ran::Ended(status) if status.success() => {}
             Ran::Ended(status) => {
                 let text = shell.message(&format!("setup failed with {status}"));
-                return Ok((VerdictKind::Errored, Some(status.shell_code()), text));
+                return Ok(Decided::errored(Some(status.shell_code()), text));
             }
-            Ran::Not(why) => return Ok((VerdictKind::Errored, None, format!("setup: {why}"))),
+            Ran::Not(why) => return Ok(Decided::errored(None, format!("setup: {why}"))),
         }
     }
     attempt.phase(Phase::Verifying).await?;
     let Some(verify) = &work.policy.verify else {
-        let text = "there is no verify command".to_owned();
-        return Ok((VerdictKind::Errored, None, text));
+        return Ok(Decided::errored(None, "there is no verify command".to_owned()));
     };
     Ok(match shell.run(verify).await {
-        Ran::Ended(status) if status.success() => (VerdictKind::Passed, Some(0), "verify passed".to_owned()),
+        Ran::Ended(status) if status.success() => Decided {
+            kind: VerdictKind::Passed,
+            exit_code: Some(0),
+            message: "verify passed".to_owned(),
+            output: String::new(),
+        },
         // A tool that this machine lacks says nothing about the result.
         Ran::Ended(status) if matches!(status.shell_code(), NOT_EXECUTABLE | NOT_FOUND) => {
             let text = shell.message(&format!("verify could not be run here ({status})"));
-            (VerdictKind::Errored, Some(status.shell_code()), text)
+            Decided::errored(Some(status.shell_code()), text)
         }
-        Ran::Ended(status) => {
-            let text = shell.message(&format!("verify failed with {status}"));
-            (VerdictKind::Failed, Some(status.shell_code()), text)
-        }
-        Ran::Not(why) => (VerdictKind::Errored, None, format!("verify: {why}")),
+        Ran::Ended(status) => Decided {
+            kind: VerdictKind::Failed,
+            exit_code: Some(status.shell_code()),
+            message: shell.message(&format!("verify failed with {status}")),
+            output: excerpt(&shell.wrote.text()),
+        },
+        Ran::Not(why) => Decided::errored(None, format!("verify: {why}")),
     })
 }
 
@@ -157,6 +191,44 @@ struct Shell<'a> {
     recorder: JoinSet<Result<(), crate::outbox::OutboxClosed>>,
     /// The end of the output.
     tail: VecDeque<u8>,
+    /// Both ends of the output.
+    wrote: Wrote,
+}
+
+/// Both ends of what a command wrote, masked before anything is left out: half a secret would
+/// not be known again.
+struct Wrote {
+    stdout: StreamMasker,
+    stderr: StreamMasker,
+    kept: HeadTail,
+}
+
+impl Wrote {
+    fn new(masker: &Masker) -> Self {
+        Self {
+            stdout: masker.stream(),
+            stderr: masker.stream(),
+            kept: HeadTail::new(EXCERPT_END),
+        }
+    }
+
+    fn push(&mut self, chunk: &Chunk) {
+        let masker = match chunk.pipe {
+            Pipe::Stdout => &mut self.stdout,
+            Pipe::Stderr => &mut self.stderr,
+        };
+        self.kept.push(&masker.push(chunk.bytes.clone()));
+    }
+
+    fn finish(&mut self) {
+        for masker in [&mut self.stdout, &mut self.stderr] {
+            self.kept.push(&masker.finish());
+        }
+    }
+
+    fn text(&self) -> String {
+        self.kept.text()
+    }
 }
 
 impl<'a> Shell<'a> {
@@ -179,12 +251,14 @@ impl<'a> Shell<'a> {
             reporter: Some(reporter),
             recorder,
             tail: VecDeque::new(),
+            wrote: Wrote::new(&attempt.shop.masker),
         }
     }
 
     /// Runs one command by the shell.
     async fn run(&mut self, command: &str) -> Ran {
         self.tail.clear();
+        self.wrote = Wrote::new(&self.attempt.shop.masker);
         let left = self.deadline.saturating_duration_since(Instant::now());
         let command = Command {
             program: "/bin/sh".into(),
@@ -206,10 +280,11 @@ impl<'a> Shell<'a> {
         let (sender, mut chunks) = mpsc::channel::<Chunk>(CHUNKS);
         let running = self.attempt.shop.runner.run(command, limits, control, sender);
         let reporter = self.reporter.clone();
-        let tail = &mut self.tail;
+        let (tail, wrote) = (&mut self.tail, &mut self.wrote);
         // Owns its end: a program whose output nobody takes any more is ended.
         let forwarding = async move {
             while let Some(chunk) = chunks.recv().await {
+                wrote.push(&chunk);
                 let stream = match chunk.pipe {
                     Pipe::Stdout => OutputStream::Stdout,
                     Pipe::Stderr => OutputStream::Stderr,
@@ -225,6 +300,7 @@ impl<'a> Shell<'a> {
                     break;
                 }
             }
+            wrote.finish();
         };
         let (ended, ()) = tokio::join!(running, forwarding);
         match ended {

@@ -137,6 +137,7 @@ mod tests {
                 name: "still".parse().unwrap(),
                 version: String::new(),
                 unavailable: None,
+                resumes: self.resumes(),
             }
         }
 

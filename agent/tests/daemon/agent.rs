@@ -68,6 +68,7 @@ impl Adapter for Scripted {
             name: "scripted".parse().unwrap(),
             version: "1".to_owned(),
             unavailable: None,
+            resumes: self.resumes(),
         }
     }
 
@@ -160,9 +161,13 @@ impl Adapter for Scripted {
                     let mut done = 0;
                     match input.beginning {
                         Beginning::New => steps.message("the task"),
-                        Beginning::GoOn { said, note } => {
+                        Beginning::GoOn {
+                            said,
+                            note,
+                            instruction,
+                        } => {
                             done = said.iter().filter(|byte| **byte == b'\n').count() / 2;
-                            let told = format!("{note} {}", std::str::from_utf8(&said).unwrap());
+                            let told = format!("{note}{instruction} {}", std::str::from_utf8(&said).unwrap());
                             reporter.event(EventBody::Activity(told)).await.unwrap();
                         }
                     }

@@ -7,9 +7,10 @@ use kage_agent::Limits;
 use kage_agent::adapter::Resumes;
 use kage_core::checkpoint::{CheckpointReason, Footing, Resume, TakenCheckpoint};
 use kage_core::id::{Digest, Oid};
-use kage_core::task::RepositoryRef;
+use kage_core::rework::MAX_EXCERPT;
+use kage_core::task::{RepositoryRef, VerifyPolicy};
 use kage_git::{Auth, Mirror};
-use kage_proto::convert::agent::WorkKind;
+use kage_proto::convert::agent::{VerifyWork, WorkKind};
 use kage_proto::v1;
 use kage_proto::v1::connect_response::Message as ToAgent;
 use kage_proto::v1::event::Body;
@@ -106,6 +107,8 @@ fn resume(taken: &[TakenCheckpoint], note: &str, repeated_calls: u32) -> Resume 
         segments,
         repeated_calls,
         note: note.to_owned(),
+        instruction: String::new(),
+        instruction_known: false,
         footing: Footing::Anew,
     }
 }
@@ -207,6 +210,105 @@ async fn a_session_goes_on_at_another_agent() {
     assert_eq!(parent, source.base.as_str());
     assert_eq!(after.last().unwrap().tree.as_str(), result.tree);
     git(there.path(), &["fsck", "--strict", "--no-dangling"]);
+    agent.end().await;
+}
+
+/// What the adapter of a session that goes on with `resume` was told.
+async fn heard(served: &Served, number: u128, task: &str, resume: Resume) -> String {
+    let attempt = served.coordinator.grant(number, going_on(task, resume)).await;
+    let events = served.coordinator.finished(&attempt).await;
+    let told = bodies(&events).find_map(|body| match body {
+        Body::Activity(told) => Some(told.summary.clone()),
+        _ => None,
+    });
+    told.unwrap_or_else(|| panic!("{events:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_works_on_is_told_what_verify_said_once() {
+    for resumes in [Resumes::Position, Resumes::None] {
+        let served = Served::start().await;
+        let source = Source::new(&served);
+        let state = source.state().await;
+        let agent = Agent::start_with(&served, state.path(), Limits::default(), resumes);
+        served.coordinator.connected(1).await;
+        let first = served.coordinator.grant(1, work("steps 2")).await;
+        let checkpoints = taken(&served.coordinator.finished(&first).await);
+        let told = |known| Resume {
+            instruction: "# Verify failed\n\nFix it.".to_owned(),
+            instruction_known: known,
+            ..resume(&checkpoints, "", 0)
+        };
+        let talks = resumes == Resumes::Position;
+        let task = if talks { "steps 3" } else { "prompt" };
+        let new = heard(&served, 2, task, told(false)).await;
+        let known = heard(&served, 3, task, told(true)).await;
+        if talks {
+            assert!(new.starts_with("# Verify failed\n\nFix it. the task\n"), "{new}");
+            assert!(!known.contains("Verify failed"), "the conversation has it: {known}");
+        } else {
+            // Each of them begins a new conversation, which knows of nothing.
+            for told in [new, known] {
+                assert!(
+                    told.contains("- step1\n") && told.ends_with("\n\n# Verify failed\n\nFix it."),
+                    "{told}"
+                );
+            }
+        }
+        agent.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verdict_has_both_ends_of_what_verify_wrote_without_secrets() {
+    let served = Served::start().await;
+    let source = Source::new(&served);
+    let state = source.state().await;
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(1).await;
+    let (begin, end) = SECRET.split_at(5);
+    // The secret lies across the place where the middle is left out.
+    let noise = "head -c 4025 /dev/zero | tr '\\0' x";
+    let verify = format!(
+        "printf first; {noise}; printf {begin}; sleep 0.1; printf '{end}'; printf '\\033[31m%050000d' 0; echo last >&2; \
+         exit 3"
+    );
+    let check = |verify: &str| {
+        WorkKind::Verify(VerifyWork {
+            commit: source.base.clone(),
+            policy: VerifyPolicy {
+                verify: Some(verify.to_owned()),
+                ..VerifyPolicy::default()
+            },
+            left_alone: Vec::new(),
+        })
+    };
+    let verdict = async |number, verify: &str| {
+        let attempt = served.coordinator.grant(number, check(verify)).await;
+        let events = served.coordinator.finished(&attempt).await;
+        match bodies(&events).last() {
+            Some(Body::Finished(v1::Finished {
+                outcome: Some(v1::finished::Outcome::Verdict(verdict)),
+            })) => verdict.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let failed = verdict(1, &verify).await;
+    assert_eq!((failed.kind(), failed.exit_code), (v1::VerdictKind::Failed, Some(3)));
+    let output = &failed.output;
+    assert!(
+        output.starts_with("firstxxx") && output.trim_end().ends_with("last"),
+        "{output}"
+    );
+    assert!(
+        output.contains("x***\n[... ") && output.contains(" bytes left out ...]"),
+        "{output}"
+    );
+    assert!(!output.contains(begin) && !output.contains('\u{1b}'), "{output}");
+    assert!(output.len() <= MAX_EXCERPT, "{}", output.len());
+    for verify in ["echo fine", "echo lost; exit 127"] {
+        assert_eq!(verdict(2, verify).await.output, "", "{verify}");
+    }
     agent.end().await;
 }
 

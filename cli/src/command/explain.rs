@@ -107,6 +107,7 @@ const fn action(action: v1::RecoveryAction) -> &'static str {
         v1::RecoveryAction::RetryCurrent => "retry_current",
         v1::RecoveryAction::RollbackLast => "rollback_last",
         v1::RecoveryAction::RollbackSafe => "rollback_safe",
+        v1::RecoveryAction::Rework => "rework",
         v1::RecoveryAction::MoveAgent => "move_agent",
         v1::RecoveryAction::SwitchAdapter => "switch_adapter",
         v1::RecoveryAction::HoldUntil => "hold_until",

@@ -149,7 +149,7 @@ fn policy(args: &Run, defaults: &RunSettings) -> Result<Policy, InvalidLabel> {
         timeout: args.timeout,
         idle_timeout: args.idle_timeout,
         max_attempts: args.max_attempts,
-        max_reworks: args.rework,
+        max_reworks: args.rework.or(defaults.rework),
         requirements: assignments::labels("--agents", &args.agents)?,
         priority: args.priority,
     })

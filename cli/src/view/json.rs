@@ -94,6 +94,8 @@ pub struct SessionJson {
     pub waiting: Option<String>,
     /// Attempts started.
     pub attempts: u32,
+    /// How often it worked on because its work did not pass.
+    pub reworks: u32,
     /// Model calls made again.
     pub call_retries: u32,
 }
@@ -182,6 +184,7 @@ impl SessionJson {
             history: row.map(|row| row.history.clone()).unwrap_or_default(),
             waiting: non_empty(&session.waiting),
             attempts: session.attempts,
+            reworks: session.reworks,
             call_retries: session.call_retries,
         }
     }

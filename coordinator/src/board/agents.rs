@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kage_core::checkpoint::Resumes;
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, ProjectId, SessionId};
 use kage_core::time::Timestamp;
@@ -252,6 +253,13 @@ impl Board {
     /// What is known of an agent.
     pub(crate) fn agent(&self, id: AgentId) -> Option<&Agent> {
         self.members.get(id).map(|member| &member.agent)
+    }
+
+    /// From where an agent's adapter can go on with a conversation, as far as the agent said.
+    pub(crate) fn resumes(&self, agent: AgentId, adapter: &AdapterName) -> Resumes {
+        let adapters = self.agent(agent).map_or(&[][..], |agent| &agent.adapters);
+        let info = adapters.iter().find(|info| info.name == *adapter);
+        info.map(|info| info.resumes).unwrap_or_default()
     }
 
     pub(crate) fn presence(&self, id: AgentId) -> Presence {

@@ -1,3 +1,4 @@
+use kage_core::checkpoint::Resumes;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::BootId;
 use kage_core::job::{Affinity, JobKind};
@@ -33,6 +34,7 @@ fn agent(n: u128, slots: u32) -> Agent {
             name: "shell".parse().unwrap(),
             version: String::new(),
             unavailable: None,
+            resumes: Resumes::None,
         }],
         slots,
         pid: 1,

@@ -338,6 +338,7 @@ impl Session {
             return;
         };
         let name = self.name.clone();
+        let resumes = coordinator.board().resumes(agent, &job.adapter);
         self.starts.spawn(async move {
             let attempt = offered.attempt;
             let now = coordinator.now();
@@ -350,6 +351,7 @@ impl Session {
                 agent,
                 boot,
                 agent_name: name,
+                resumes,
                 lease_until: now + coordinator.timings.lease_ttl,
                 slack: coordinator.timings.slack,
                 now,

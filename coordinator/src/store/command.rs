@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use kage_core::attempt::{EndReason, StaleWriter};
+use kage_core::checkpoint::Resumes;
 use kage_core::deadline::Slack;
 use kage_core::event::{Event, InvalidBatch};
 use kage_core::fleet::Agent;
@@ -112,6 +113,8 @@ pub struct StartAttempt {
     pub boot: BootId,
     /// Its name, for people.
     pub agent_name: String,
+    /// From where its adapter can go on with a conversation.
+    pub resumes: Resumes,
     /// Until when it may act without being heard of.
     pub lease_until: Timestamp,
     /// What it gets besides its task's limit.

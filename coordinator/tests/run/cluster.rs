@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kage_coordinator::{Config, Ports, RunError, run};
+use kage_core::checkpoint::Resumes;
 use kage_core::event::{AttemptOutcome, Event, EventBody, OutputStream};
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::{AgentId, BootId, Digest};
@@ -220,6 +221,7 @@ pub(crate) fn hello(n: u128, slots: u32) -> Hello {
             name: "noop".parse().unwrap(),
             version: String::new(),
             unavailable: None,
+            resumes: Resumes::None,
         }],
         running: Vec::new(),
         pid: 1,

@@ -1,5 +1,6 @@
 //! The fleet over the wire: tasks that nobody can run, cordons, priorities.
 
+use kage_core::checkpoint::Resumes;
 use kage_core::fleet::AdapterInfo;
 use kage_core::priority::Priority;
 use kage_proto::status::ApiError;
@@ -33,6 +34,7 @@ async fn a_task_that_nobody_can_run_is_refused_at_once_unless_it_is_to_wait() {
         name: "broken".parse().unwrap(),
         version: String::new(),
         unavailable: Some("there is no program broken".to_owned()),
+        resumes: Resumes::None,
     });
     let agent = FakeAgent::connect(&cluster, hello).await;
     let cases = [

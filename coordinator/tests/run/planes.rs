@@ -260,6 +260,7 @@ async fn a_result_is_taken_in_before_it_is_verified() {
         agent: "fake-1".into(),
         environment: "linux".into(),
         restored: Vec::new(),
+        output: String::new(),
     };
     agent.finish(&verify.key, 1, AttemptOutcome::Verdict(verdict)).await;
     let request = v1::GetReportRequest {

@@ -91,6 +91,53 @@ fn a_new_conversation_leaves_the_old_one_out() {
 }
 
 #[test]
+fn what_was_said_since_is_in_the_conversation_that_goes_on() {
+    let of = |adapter: &str, mut checkpoint: Checkpoint| {
+        checkpoint.adapter = adapter.parse().unwrap();
+        checkpoint
+    };
+    let silent = |number, parent, position| Checkpoint {
+        position,
+        ..checkpoint(number, parent, None)
+    };
+    let all = [
+        checkpoint(1, BASE, segment(0, 3)),
+        silent(2, 1, 3),
+        checkpoint(3, 2, segment(3, 5)),
+        silent(4, 3, 5),
+        // Another line, and another program on it.
+        silent(5, 1, 3),
+        of("other", checkpoint(6, 3, segment(0, 2))),
+        of("other", silent(7, 6, 2)),
+        of("other", silent(8, 3, 0)),
+    ];
+    let adapter = |name: &str| name.parse::<AdapterName>().unwrap();
+    let cases = [
+        (1, 1, "adapter", false),
+        (2, 1, "adapter", false),
+        (3, 1, "adapter", true),
+        (4, 1, "adapter", true),
+        (4, 3, "adapter", false),
+        (5, 1, "adapter", false),
+        (6, 3, "other", true),
+        (7, 6, "other", false),
+        // It begins a conversation of its own, which has nothing of the other's.
+        (4, 1, "other", false),
+        (8, 1, "other", false),
+        (9, 1, "adapter", false),
+    ];
+    for (head, from, name, expected) in cases {
+        let head = Head {
+            number: head,
+            commit: oid(head),
+            footing: Footing::Anew,
+        };
+        let found = talked_since(&head, from, &all, &adapter(name));
+        assert_eq!(found, expected, "{} since {from} by {name}", head.number);
+    }
+}
+
+#[test]
 fn a_missing_link_is_named() {
     let all = [
         checkpoint(1, BASE, segment(0, 3)),

@@ -19,7 +19,7 @@ impl Job {
     /// Ends a live attempt to check the base by its own last event.
     pub(super) fn finish_base(&mut self, outcome: &AttemptOutcome, agent: AgentId, now: Timestamp) -> Finish {
         let verdict = match outcome {
-            AttemptOutcome::Verdict(verdict) => verdict.clone(),
+            AttemptOutcome::Verdict(verdict) => verdict.clone().without_output(),
             AttemptOutcome::Failed(failure) if failure.kind == FailureKind::Cancelled => {
                 self.state = JobState::Done;
                 return Finish::Moved(Moved::Over);

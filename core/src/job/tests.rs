@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::checkpoint::{CheckpointReason, Footing, Head, TakenCheckpoint};
+use crate::checkpoint::{CheckpointReason, Footing, Head, Resumes, TakenCheckpoint};
 use crate::event::{DiffStat, Event, EventBody};
 use crate::fallback::Fallback;
 use crate::task::VerifyPolicy;
@@ -267,6 +267,7 @@ fn head(number: u32) -> Head {
 fn points() -> Points {
     Points {
         newest: Some(head(5)),
+        talked: true,
         settled: Some(head(4)),
         safe: Some(head(2)),
     }
@@ -276,7 +277,7 @@ fn points() -> Points {
 fn a_failure_decides_which_checkpoint_follows() {
     use FailureKind::{AdapterCrash, AgentLost, CorruptedState, LogicError, Network};
     let policy = Policy {
-        max_reworks: 1,
+        max_reworks: Some(1),
         ..checked()
     };
     for (kind, number, avoid) in [
@@ -300,7 +301,7 @@ fn a_failure_decides_which_checkpoint_follows() {
 #[test]
 fn a_check_whose_workspace_is_broken_leaves_the_session_where_it_stands() {
     let policy = Policy {
-        max_reworks: 1,
+        max_reworks: Some(1),
         ..checked()
     };
     for kind in [
@@ -371,39 +372,153 @@ fn taken() -> TakenCheckpoint {
     }
 }
 
-#[test]
-fn rejected_work_goes_back_to_a_safe_checkpoint_as_often_as_it_may() {
-    let policy = Policy {
-        max_reworks: 1,
-        ..checked()
-    };
-    let failed = verdict(VerdictKind::Failed);
-    let check = |session: &mut Session, points: &Points| {
-        let commit = result().commit;
-        let mut job = job(JobKind::Verify { commit });
-        session.state = SessionState::Claimed { result: result() };
-        job.start(AttemptId::from_random(4), session, "b", NOW).unwrap();
-        let finish = job.finish(session, &failed, around(&policy, points));
-        assert_eq!(job.state, JobState::Done);
-        finish
-    };
+fn rejected(session: &mut Session, policy: &Policy, points: &Points) -> Finish {
+    let commit = result().commit;
+    let mut job = job(JobKind::Verify { commit });
+    session.state = SessionState::Claimed { result: result() };
+    job.start(AttemptId::from_random(4), session, "b", NOW).unwrap();
+    let failed = AttemptOutcome::Verdict(Verdict {
+        kind: VerdictKind::Failed,
+        exit_code: Some(7),
+        output: "add 2 3 is 6".to_owned(),
+        ..Verdict::errored("verify failed with exit code 7: add 2 3 is 6".to_owned())
+    });
+    let finish = job.finish(session, &failed, around(policy, points));
+    assert_eq!(job.state, JobState::Done);
+    finish
+}
+
+fn resuming() -> Session {
     let mut session = session();
     session.attempts = 3;
     session.trail.head = Some(head(5));
-    assert_eq!(check(&mut session, &points()), Finish::Rework(NOW));
+    session.trail.resumes = Resumes::Position;
+    session
+}
+
+#[test]
+fn rejected_work_goes_on_from_its_own_checkpoint_as_often_as_it_may() {
+    let asked = |times| Policy {
+        max_reworks: times,
+        ..checked()
+    };
+    let silent = Points {
+        talked: false,
+        ..points()
+    };
+    let mut mute = resuming();
+    mute.trail.resumes = Resumes::None;
+    let cases = [
+        (resuming(), asked(None), points(), 1),
+        (resuming(), asked(Some(0)), points(), 0),
+        (resuming(), asked(Some(2)), points(), 2),
+        // No conversation goes on: only when it is asked for.
+        (resuming(), asked(None), silent.clone(), 0),
+        (mute.clone(), asked(None), points(), 0),
+        (mute, asked(Some(1)), silent, 1),
+        (resuming(), asked(Some(1)), Points::default(), 0),
+    ];
+    for (mut session, policy, points, times) in cases {
+        for time in 0..times {
+            assert_eq!(rejected(&mut session, &policy, &points), Finish::Rework(NOW));
+            assert_eq!(
+                (&session.state, &session.trail.head),
+                (&SessionState::Queued, &Some(head(5)))
+            );
+            assert_eq!(session.trail.reworks, time + 1);
+        }
+        assert_eq!(rejected(&mut session, &policy, &points), Finish::Moved(Moved::Over));
+        let SessionState::Rejected { verdict, .. } = &session.state else {
+            panic!("{:?}", session.state);
+        };
+        assert_eq!((verdict.exit_code, verdict.output.as_str()), (Some(7), ""));
+        assert_eq!(session.incidents.len(), times as usize);
+    }
+}
+
+#[test]
+fn what_verify_said_is_kept_until_the_session_has_a_newer_result() {
+    let mut session = resuming();
+    assert_eq!(rejected(&mut session, &checked(), &points()), Finish::Rework(NOW));
+    let told = session.incidents[0].words();
     assert_eq!(
-        (&session.state, &session.trail.head),
-        (&SessionState::Queued, &Some(head(2)))
+        told,
+        "verify attempt 1: logic error: verify failed with exit code 7: add 2 3 is 6; going on from checkpoint 5 with \
+         verify's output: told what failed, it may do better"
     );
-    let incident = session.incidents.last().unwrap();
-    assert!(matches!(incident.decision.action, Action::RollbackSafe { .. }));
-    assert!(incident.failure.message.contains("verify failed"), "{incident:?}");
-    assert_eq!(Job::again(JobId::from_random(8), &session, NOW).started, 3);
+    let (instruction, known) = session.instruction(&[], "sh test.sh").unwrap();
+    for part in ["sh test.sh", "exit code 7", "add 2 3 is 6"] {
+        assert!(instruction.contains(part), "{part}: {instruction}");
+    }
+    assert!(!known);
+    // Also when it is stored and read, and the attempt is lost.
+    let stored = serde_json::to_string(&session).unwrap();
+    let mut session: Session = serde_json::from_str(&stored).unwrap();
+    let mut again = Job::again(JobId::from_random(8), &session, NOW);
+    again.start(AttemptId::from_random(5), &mut session, "a", NOW).unwrap();
+    assert_eq!(again.started, 4);
+    let lost = again.lose(&mut session, EndReason::AgentGone, around(&checked(), &points()));
+    assert_eq!(lost, Moved::Requeued);
+    assert_eq!(session.instruction(&[], "sh test.sh").unwrap().0, instruction);
 
-    assert_eq!(check(&mut session, &points()), Finish::Moved(Moved::Over));
-    assert!(matches!(session.state, SessionState::Rejected { .. }));
+    again.start(AttemptId::from_random(6), &mut session, "a", NOW).unwrap();
+    session.pending_result = Some(result());
+    let claimed = again.finish(&mut session, &AttemptOutcome::Claimed, around(&checked(), &points()));
+    assert_eq!(claimed, Finish::Verify(result().commit));
+    assert_eq!(session.instruction(&[], "sh test.sh"), None);
+}
 
-    let mut fresh = self::session();
-    let none = Points { safe: None, ..points() };
-    assert_eq!(check(&mut fresh, &none), Finish::Moved(Moved::Over));
+#[test]
+fn a_rework_that_ends_badly_leaves_the_result_what_it_was() {
+    use FailureKind::{AdapterCrash, AgentLost, Auth, NoChange};
+    for kind in [Auth, NoChange, AdapterCrash, AgentLost] {
+        let mut session = resuming();
+        assert_eq!(rejected(&mut session, &checked(), &points()), Finish::Rework(NOW));
+        let mut again = Job::again(JobId::from_random(8), &session, NOW);
+        let failed = AttemptOutcome::Failed(Failure::new(kind, "x"));
+        for attempt in 10.. {
+            again
+                .start(AttemptId::from_random(attempt), &mut session, "a", NOW)
+                .unwrap();
+            match again.finish(&mut session, &failed, around(&checked(), &points())) {
+                Finish::Moved(Moved::Requeued) => {}
+                ended => {
+                    assert_eq!(ended, Finish::Moved(Moved::Over), "{kind}");
+                    break;
+                }
+            }
+        }
+        let SessionState::Rejected { result: kept, verdict } = &session.state else {
+            panic!("{kind}: {:?}", session.state);
+        };
+        assert_eq!((kept, verdict.exit_code), (&result(), Some(7)), "{kind}");
+        assert!(session.incidents.last().unwrap().words().contains("given up"), "{kind}");
+        assert_eq!(session.trail.rework, None);
+    }
+    // Whoever stops it wants it stopped.
+    let mut session = resuming();
+    assert_eq!(rejected(&mut session, &checked(), &points()), Finish::Rework(NOW));
+    let mut again = Job::again(JobId::from_random(8), &session, NOW);
+    assert!(again.cancel(&mut session, NOW));
+    assert_eq!(session.state, SessionState::Cancelled);
+}
+
+#[test]
+fn an_errored_verdict_is_no_reason_to_work_on() {
+    let policy = Policy {
+        max_reworks: Some(5),
+        ..checked()
+    };
+    let mut session = resuming();
+    session.state = SessionState::Claimed { result: result() };
+    let commit = result().commit;
+    let mut job = job(JobKind::Verify { commit });
+    for attempt in [4, 5] {
+        job.start(AttemptId::from_random(attempt), &mut session, "b", NOW)
+            .unwrap();
+        let finish = job.finish(&mut session, &verdict(VerdictKind::Errored), around(&policy, &points()));
+        assert!(matches!(finish, Finish::Moved(_)), "{finish:?}");
+    }
+    assert_eq!(session.trail.reworks, 0);
+    assert!(matches!(session.state, SessionState::Unverified { .. }));
 }

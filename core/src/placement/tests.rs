@@ -245,6 +245,7 @@ fn waiting_is_explained_honestly() {
         name: needs.codex.clone(),
         version: String::new(),
         unavailable: Some("there is no program codex".to_owned()),
+        resumes: crate::checkpoint::Resumes::None,
     }];
     let carries = |labels, agent| AgentView { labels, ..agent };
     let gpu = Labels::from([("gpu".to_owned(), "true".to_owned())]);

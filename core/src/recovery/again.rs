@@ -49,25 +49,22 @@ impl Again<'_> {
         }
     }
 
+    /// Back to files that verify passed on, when somebody said that it may try again.
     pub(super) fn rework(self) -> Decision {
         let History {
             safe,
-            base_fails,
             reworked,
             max_reworks,
             ..
         } = self.history;
         let why_not = match (max_reworks, safe) {
-            (_, false) if base_fails => {
-                "verify fails on the base as well, so the work may have left what was wrong before; read what both say (kage logs, kage logs --base)"
-            }
             (0, _) => "the work itself is wrong; read it, and say more in the prompt (--rework lets it try again)",
             (_, false) => "the work itself is wrong, and verify passed on no checkpoint to go back to; read it",
             (_, true) if reworked >= max_reworks => "the work is still wrong; read it, and say more in the prompt",
             (_, true) => {
                 return Decision {
                     action: Action::RollbackSafe { at: self.now },
-                    reason: "from files that verify passed on, and knowing what failed, it may do better".to_owned(),
+                    reason: "from files that verify passed on it may do better".to_owned(),
                     confidence: Confidence::Low,
                 };
             }

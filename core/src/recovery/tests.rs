@@ -319,26 +319,55 @@ fn a_walled_adapter_hands_over_when_another_one_may() {
 }
 
 #[test]
-fn work_is_not_blamed_for_what_fails_without_it() {
-    let history = History {
-        failed: 1,
-        max_attempts: 3,
-        max_reworks: 1,
-        base_fails: true,
-        ..History::default()
+fn a_rejected_session_works_on_as_often_as_it_may() {
+    let plain = Rejection {
+        last: Some(3),
+        ..Rejection::default()
     };
-    let failure = Failure::new(FailureKind::LogicError, "verify failed");
-    let decision = decide(history, &failure, Jitter::NONE, NOW);
-    assert_eq!(decision.action, Action::Escalate);
-    assert!(
-        decision.reason.starts_with("verify fails on the base as well"),
-        "{}",
-        decision.reason
-    );
-    // A result of somebody else that passed is worth going back to all the same.
-    let safe = History { safe: true, ..history };
-    let decision = decide(safe, &failure, Jitter::NONE, NOW);
-    assert_eq!(decision.action, Action::RollbackSafe { at: NOW });
+    let resumes = Rejection { resumes: true, ..plain };
+    let asked = |times, rejection| Rejection {
+        max_reworks: Some(times),
+        ..rejection
+    };
+    let after = |reworked, rejection| Rejection { reworked, ..rejection };
+    let works_on = Action::Rework { at: NOW, from: 3 };
+    let cases = [
+        // Nobody said: once, where the conversation goes on.
+        (resumes, works_on),
+        (after(1, resumes), Action::Escalate),
+        (plain, Action::Escalate),
+        // Somebody did.
+        (asked(0, resumes), Action::Escalate),
+        (asked(1, plain), works_on),
+        (after(1, asked(1, plain)), Action::Escalate),
+        (after(1, asked(2, resumes)), works_on),
+        (after(2, asked(2, resumes)), Action::Escalate),
+        // There is nothing to go on from.
+        (Rejection { last: None, ..resumes }, Action::Escalate),
+        (
+            Rejection {
+                last: None,
+                ..asked(2, plain)
+            },
+            Action::Escalate,
+        ),
+    ];
+    for (rejection, action) in cases {
+        for base_fails in [false, true] {
+            let decision = decide_rejected(
+                Rejection {
+                    base_fails,
+                    ..rejection
+                },
+                NOW,
+            );
+            assert_eq!(decision.action, action, "{rejection:?}");
+            let told = decision.reason.contains("fails on the base");
+            assert_eq!(told, base_fails && action == Action::Escalate, "{}", decision.reason);
+        }
+    }
+    let words = works_on.words(NOW);
+    assert_eq!(words, "going on from checkpoint 3 with verify's output");
 }
 
 #[test]

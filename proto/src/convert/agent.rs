@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use kage_core::checkpoint::Resume;
+use kage_core::checkpoint::{Resume, Resumes};
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::{
     AdapterName, AgentId, AttemptId, AttemptToken, BootId, Digest, Oid, ProjectId, SessionId, SessionName, TaskId,
@@ -50,6 +50,7 @@ impl From<AdapterInfo> for v1::AdapterInfo {
             name: adapter.name.into(),
             version: adapter.version,
             unavailable: adapter.unavailable.unwrap_or_default(),
+            resumes: v1::Resumes::from(adapter.resumes).into(),
         }
     }
 }
@@ -62,7 +63,27 @@ impl TryFrom<v1::AdapterInfo> for AdapterInfo {
             name: parse("name", &adapter.name)?,
             version: adapter.version,
             unavailable: non_empty(adapter.unavailable),
+            resumes: resumes(adapter.resumes),
         })
+    }
+}
+
+impl From<Resumes> for v1::Resumes {
+    fn from(resumes: Resumes) -> Self {
+        match resumes {
+            Resumes::None => Self::Unspecified,
+            Resumes::Latest => Self::Latest,
+            Resumes::Position => Self::Position,
+        }
+    }
+}
+
+/// What is not known here is no promise.
+fn resumes(number: i32) -> Resumes {
+    match v1::Resumes::try_from(number) {
+        Ok(v1::Resumes::Unspecified) | Err(_) => Resumes::None,
+        Ok(v1::Resumes::Latest) => Resumes::Latest,
+        Ok(v1::Resumes::Position) => Resumes::Position,
     }
 }
 
@@ -370,6 +391,8 @@ mod tests {
                 position: 0,
                 repeated_calls: 0,
                 note: String::new(),
+                instruction: "fix it".into(),
+                instruction_known: false,
                 footing: Footing::Anew,
             })),
         })
@@ -422,6 +445,7 @@ mod tests {
                 name: "shell".parse().unwrap(),
                 version: "1".into(),
                 unavailable: Some("no sh".into()),
+                resumes: Resumes::Position,
             }],
             running: vec![AttemptKey {
                 attempt: AttemptId::from_random(3),

@@ -191,6 +191,8 @@ impl From<Resume> for v1::Resume {
             position: resume.position,
             repeated_calls: resume.repeated_calls,
             note: resume.note,
+            instruction: resume.instruction,
+            instruction_known: resume.instruction_known,
             footing: v1::Footing::from(resume.footing).into(),
         }
     }
@@ -248,6 +250,8 @@ impl TryFrom<v1::Resume> for Resume {
             position: resume.position,
             repeated_calls: resume.repeated_calls,
             note: resume.note,
+            instruction: resume.instruction,
+            instruction_known: resume.instruction_known,
             footing: footing(resume.footing),
         })
     }
@@ -349,7 +353,9 @@ mod tests {
             segments: vec![segment(0, 2), segment(2, 7)],
             position: 7,
             repeated_calls: 1,
-            note: "verify failed".into(),
+            note: "older files".into(),
+            instruction: "fix it".into(),
+            instruction_known: true,
             footing: Footing::LeftComplete,
         };
         for footing in Footing::ALL {

@@ -353,6 +353,7 @@ mod tests {
                 agent: "a1".into(),
                 environment: "e".into(),
                 restored: Vec::new(),
+                output: String::new(),
             })),
         ]);
         bodies

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kage_core::event::{MAX_RESTORED, ResultCommit, Verdict, VerdictKind};
+use kage_core::rework::excerpt;
 
 use super::{InvalidField, enumerated, millis, parse, parse_optional, required, unspecified};
 use crate::v1;
@@ -53,6 +54,7 @@ impl From<Verdict> for v1::Verdict {
             agent: verdict.agent,
             environment: verdict.environment,
             restored: verdict.restored,
+            output: verdict.output,
         }
     }
 }
@@ -75,12 +77,15 @@ impl TryFrom<v1::Verdict> for Verdict {
             agent: verdict.agent,
             environment: verdict.environment,
             restored: verdict.restored.into_iter().take(MAX_RESTORED).collect(),
+            output: excerpt(&verdict.output),
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use kage_core::rework::MAX_EXCERPT;
+
     use super::*;
 
     #[test]
@@ -98,18 +103,19 @@ mod tests {
                 agent: "a".into(),
                 environment: "linux x86_64".into(),
                 restored: vec!["test.sh".into()],
+                output: "it wrote\n\tthis".into(),
             };
             assert_eq!(Verdict::try_from(v1::Verdict::from(verdict.clone())), Ok(verdict));
         }
         let many = v1::Verdict {
             kind: v1::VerdictKind::Passed.into(),
             restored: vec!["a".into(); MAX_RESTORED + 1],
+            output: "\u{1b}[31m".to_owned() + &"x".repeat(1 << 20),
             ..Default::default()
         };
-        assert_eq!(
-            Verdict::try_from(many).map(|verdict| verdict.restored.len()),
-            Ok(MAX_RESTORED)
-        );
+        let many = Verdict::try_from(many).unwrap();
+        assert_eq!(many.restored.len(), MAX_RESTORED);
+        assert!(many.output.len() <= MAX_EXCERPT && many.output.starts_with('x'));
         assert_eq!(
             Verdict::try_from(v1::Verdict::default()).map_err(|e| e.field),
             Err("kind".to_owned())

@@ -77,6 +77,7 @@ pub fn session(session: &Session, money: impl IntoIterator<Item = Money>, waitin
         checkpoints: session.trail.taken,
         head: session.trail.head.as_ref().map_or(0, |head| head.number),
         resumptions: session.trail.resumptions.iter().map(Into::into).collect(),
+        reworks: session.trail.reworks,
     }
 }
 
@@ -116,6 +117,7 @@ impl From<Action> for v1::RecoveryAction {
             Action::RetryCurrent { .. } => Self::RetryCurrent,
             Action::RollbackLast { .. } => Self::RollbackLast,
             Action::RollbackSafe { .. } => Self::RollbackSafe,
+            Action::Rework { .. } => Self::Rework,
             Action::MoveAgent { .. } => Self::MoveAgent,
             Action::SwitchAdapter { .. } => Self::SwitchAdapter,
             Action::HoldUntil { .. } => Self::HoldUntil,
@@ -173,6 +175,7 @@ mod tests {
             (Action::RetryCurrent { at }, v1::RecoveryAction::RetryCurrent, 1_000),
             (Action::RollbackLast { at }, v1::RecoveryAction::RollbackLast, 1_000),
             (Action::RollbackSafe { at }, v1::RecoveryAction::RollbackSafe, 1_000),
+            (Action::Rework { at, from: 3 }, v1::RecoveryAction::Rework, 1_000),
             (Action::MoveAgent { at }, v1::RecoveryAction::MoveAgent, 1_000),
             (Action::SwitchAdapter { at }, v1::RecoveryAction::SwitchAdapter, 1_000),
             (Action::HoldUntil { at }, v1::RecoveryAction::HoldUntil, 1_000),

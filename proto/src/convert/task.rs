@@ -297,7 +297,7 @@ mod tests {
                 timeout: Duration::from_secs(4),
                 idle_timeout: Duration::from_secs(5),
                 max_attempts: 6,
-                max_reworks: 7,
+                max_reworks: Some(7),
                 requirements: labels("os"),
                 priority: Priority::HIGH,
             },

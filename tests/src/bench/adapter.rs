@@ -102,6 +102,7 @@ impl Adapter for BenchAdapter {
             name: self.name().parse().expect("the names above are names"),
             version: String::new(),
             unavailable: None,
+            resumes: self.resumes(),
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use kage_core::checkpoint::Resumes;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::{AgentId, BootId};
 use kage_proto::client::Client;
@@ -312,6 +313,7 @@ impl Idle {
                 name: ADAPTER.parse()?,
                 version: "1".to_owned(),
                 unavailable: None,
+                resumes: Resumes::None,
             }],
             running: Vec::new(),
             pid: std::process::id(),

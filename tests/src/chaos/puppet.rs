@@ -151,7 +151,7 @@ impl Puppet {
             adapters: vec![v1::AdapterInfo {
                 name: PUPPET.to_owned(),
                 version: "1".to_owned(),
-                unavailable: String::new(),
+                ..v1::AdapterInfo::default()
             }],
             running: self.held.values().map(|held| held.key.clone()).collect(),
             pid: std::process::id(),

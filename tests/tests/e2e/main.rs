@@ -24,6 +24,7 @@ mod recovery;
 mod remote;
 mod removal;
 mod renewal;
+mod rework;
 mod risk;
 mod three_agents;
 mod upgrade;

@@ -32,6 +32,7 @@ impl Adapter for Scripted {
             name: SCRIPTED.parse().expect("it is a name"),
             version: "1".to_owned(),
             unavailable: None,
+            resumes: self.resumes(),
         }
     }
 

@@ -13,6 +13,7 @@ use kage_agent::Registry;
 use kage_coordinator::Timings;
 use kage_coordinator::ports::Listener;
 use kage_coordinator::store::{Fault, Store, Visit};
+use kage_core::deadline::{STOP_ANSWER, Slack};
 use kage_proto::client::{Client, Credentials, Dial, Wire};
 use tokio_util::sync::CancellationToken;
 use turmoil::net::{TcpListener, TcpStream};

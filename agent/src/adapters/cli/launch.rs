@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::adapter::{Beginning, SessionInput};
+use crate::adapter::{Beginning, SessionInput, next_message};
 use crate::adapters::manifest::{BasePass, LONG, Manifest, Pass, fill};
 use crate::adapters::name_session;
 use crate::process::{Command, Environment, Stdin};
@@ -70,16 +70,18 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
     }
     match &input.beginning {
         Beginning::New => prompt.push_str(&input.prompt.own),
-        Beginning::GoOn { said, note } => {
+        Beginning::GoOn {
+            said,
+            note,
+            instruction,
+        } => {
             if let Some(file) = session_file(manifest, input, place.snapshot, place.root) {
                 std::fs::create_dir_all(file.path.parent().unwrap_or(scratch))?;
                 std::fs::write(&file.path, said)?;
             }
-            prompt.push_str(GO_ON);
-            if !note.is_empty() {
-                prompt.push_str("\n\n");
-                prompt.push_str(note);
-            }
+            // One that has something to do was not interrupted.
+            let begins = if instruction.is_empty() { GO_ON } else { "" };
+            prompt.push_str(&next_message(&next_message(begins, note), instruction));
         }
     }
 

@@ -136,6 +136,7 @@ env.set.STORE = "{scratch}/store"
     input.beginning = Beginning::GoOn {
         said: file.local(elsewhere).into(),
         note: "Verify failed.".to_owned(),
+        instruction: String::new(),
     };
     let old = place.run(manifest, input).await;
     let (args, session) = old.stdout.rsplit_once('|').unwrap();
@@ -145,6 +146,21 @@ env.set.STORE = "{scratch}/store"
     );
     assert!(args.ends_with("Verify failed.") && !args.contains("own"), "{args}");
     assert_eq!(session, kept);
+
+    // One that has something to do was not interrupted.
+    let mut input = place.input("shared. ", "own");
+    input.beginning = Beginning::GoOn {
+        said: file.local(kept.clone().into()).into(),
+        note: String::new(),
+        instruction: "# Verify failed".to_owned(),
+    };
+    let told = place.run(manifest, input).await;
+    assert!(
+        told.stdout
+            .starts_with(&format!("--old|{id}|--|Opening. # Verify failed|")),
+        "{}",
+        told.stdout
+    );
 }
 
 fn done(summary: &str) -> AdapterEnd {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use kage_core::attempt::{Attempt, AttemptState};
 use kage_core::id::AttemptId;
+use kage_core::job::JobKind;
 
 use super::ending::End;
 use super::{Command, job_of, session_of, task_of};
@@ -41,6 +42,9 @@ impl Command for StartAttempt {
         };
         let head = rows.task(self.task)?.ok_or(Failed::Engine(dangling))?;
         let allowed = self.slack.allowed(&row.job.kind, &head.policy);
+        if row.job.kind == JobKind::Session {
+            session.trail.resumes = self.resumes;
+        }
         let attempt = Attempt {
             id: self.attempt,
             job: self.job,

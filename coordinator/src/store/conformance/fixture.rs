@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kage_core::attempt::EndReason;
+use kage_core::checkpoint::Resumes;
 use kage_core::deadline::Slack;
 use kage_core::event::{AttemptOutcome, DiffStat, Event, EventBody, ResultCommit, Verdict, VerdictKind};
 use kage_core::failure::{Failure, FailureKind};
@@ -109,6 +110,7 @@ pub(super) fn agent(n: u128, boot: u128) -> Agent {
             name: "scripted".parse().unwrap(),
             version: "1".to_owned(),
             unavailable: None,
+            resumes: Resumes::Position,
         }],
         slots: 4,
         pid: 100,
@@ -136,6 +138,7 @@ pub(super) fn start(job: &QueuedJob, attempt: u128, number: u32, agent: u128, no
         agent: agent_id(agent),
         boot: boot_id(1),
         agent_name: format!("agent-{agent}"),
+        resumes: Resumes::Position,
         lease_until: now + Duration::from_secs(30),
         slack: Slack::default(),
         now,
@@ -217,6 +220,7 @@ pub(super) fn verdict(seq: u64, kind: VerdictKind) -> Event {
         agent: "agent-2".to_owned(),
         environment: "linux x86_64".to_owned(),
         restored: Vec::new(),
+        output: String::new(),
     };
     event(seq, EventBody::Finished(AttemptOutcome::Verdict(verdict)))
 }

@@ -26,8 +26,9 @@ pub(super) use baseline::{
 };
 pub(super) use checkpoints::{
     a_checkpoint_is_asked_for_once_per_request, a_crash_amid_edits_goes_back_to_between_two_steps,
-    a_lost_session_goes_on_from_its_last_checkpoint, a_session_goes_back_when_somebody_asks,
-    only_work_on_a_session_has_checkpoints_and_results, rejected_work_goes_back_to_a_safe_checkpoint, taken,
+    a_lost_session_goes_on_from_its_last_checkpoint, a_rework_that_ends_badly_is_rejected_still,
+    a_session_goes_back_when_somebody_asks, only_work_on_a_session_has_checkpoints_and_results,
+    rejected_work_goes_on_from_its_own_checkpoint, taken,
 };
 pub(super) use drops::{a_dropped_task_is_gone_and_nothing_else, what_is_not_over_is_not_dropped};
 pub(super) use events::{

@@ -35,6 +35,7 @@ async fn a_session_goes_on_with_exactly_the_same_request() {
     input.beginning = Beginning::GoOn {
         said: said(&first),
         note: String::new(),
+        instruction: String::new(),
     };
     let second = place.run(input, CancellationToken::new()).await;
     assert_eq!(
@@ -69,13 +70,17 @@ async fn a_session_goes_on_with_exactly_the_same_request() {
     both.extend_from_slice(&second.lines);
     input.beginning = Beginning::GoOn {
         said: both.into(),
-        note: "Verify failed.".to_owned(),
+        note: "Look.".to_owned(),
+        instruction: "Verify failed.".to_owned(),
     };
     place.run(input, CancellationToken::new()).await;
     let bodies = place.provider.bodies.lock().unwrap().clone();
     let last: Value = serde_json::from_str(&bodies[4]).unwrap();
     let messages = last["messages"].as_array().unwrap();
-    assert_eq!(messages[messages.len() - 1]["content"][0]["text"], "Verify failed.");
+    assert_eq!(
+        messages[messages.len() - 1]["content"][0]["text"],
+        "Look.\n\nVerify failed."
+    );
     assert_eq!(messages[messages.len() - 2]["content"][0]["text"], "done");
 }
 
@@ -95,6 +100,7 @@ async fn a_tool_call_without_a_result_is_answered_as_interrupted() {
     input.beginning = Beginning::GoOn {
         said: said.into(),
         note: "Look first.".to_owned(),
+        instruction: String::new(),
     };
     let told = place.run(input, CancellationToken::new()).await;
     assert_eq!(
@@ -125,6 +131,7 @@ async fn a_tool_call_without_a_result_is_answered_as_interrupted() {
     input.beginning = Beginning::GoOn {
         said: "{\"role\":\"system\"}\n".into(),
         note: String::new(),
+        instruction: String::new(),
     };
     let told = place.run(input, CancellationToken::new()).await;
     let AdapterEnd::Failed(failure) = told.end else {

@@ -198,6 +198,7 @@ async fn a_session_makes_as_many_turns_as_are_set_and_goes_on_from_there() {
     input.beginning = Beginning::GoOn {
         said: first.lines.clone().into(),
         note: String::new(),
+        instruction: String::new(),
     };
     assert!(is_done(&place.run(input, CancellationToken::new()).await));
     let requests = place.requests();

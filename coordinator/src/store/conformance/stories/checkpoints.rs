@@ -6,7 +6,7 @@ use kage_core::event::{Event, EventBody, InvalidBatch, VerdictKind};
 use kage_core::id::{Digest, JobId, Oid};
 use kage_core::job::JobKind;
 use kage_core::recovery::Action;
-use kage_core::session::{Session, SessionStateKind};
+use kage_core::session::{Session, SessionState, SessionStateKind};
 use kage_core::task::TaskState;
 use kage_core::usage::Usage;
 
@@ -153,10 +153,10 @@ pub(in crate::store::conformance) async fn a_crash_amid_edits_goes_back_to_betwe
     end(&store).await;
 }
 
-pub(in crate::store::conformance) async fn rejected_work_goes_back_to_a_safe_checkpoint(store: Store) {
+pub(in crate::store::conformance) async fn rejected_work_goes_on_from_its_own_checkpoint(store: Store) {
     two_agents(&store).await;
     let mut spec = spec(2, CHECKED);
-    spec.policy.max_reworks = 1;
+    spec.policy.max_reworks = Some(1);
     let jobs = store.apply(create(1, spec, at(1))).await.unwrap().changes.queued;
     let commits = |tree: u32| {
         let mut result = result();
@@ -191,14 +191,23 @@ pub(in crate::store::conformance) async fn rejected_work_goes_back_to_a_safe_che
     let again = &changes.queued[0];
     assert_eq!(again.kind, JobKind::Session);
     assert_eq!(state(&store, 1).await, SessionStateKind::Queued);
-    assert_eq!(resume(&store, again).await.number, 1);
+    assert_eq!(
+        resume(&store, again).await.number,
+        2,
+        "not the one that verify passed on"
+    );
     let all = store.checkpoints(task_id(1), waiting.id).await.unwrap();
     assert_eq!([all[0].safety, all[1].safety], [Safety::Safe, Safety::Unsafe]);
-    assert!(session(&store, 1).await.note_to_model().contains("verify failed"));
+    let (instruction, known) = session(&store, 1).await.instruction(&all, "make test").unwrap();
+    assert!(
+        instruction.contains("exit code 1") && instruction.contains("make test"),
+        "{instruction}"
+    );
+    assert!(!known);
 
     // Attempts are counted on; the same files again are known to be wrong at once.
     started(&store, again, 5, 2, 1).await;
-    let mut repeat = taken(9, &oid(1), CheckpointReason::FilesChanged);
+    let mut repeat = taken(9, &oid(2), CheckpointReason::FilesChanged);
     repeat.tree = oid(1002);
     let mut events = numbered(1, vec![EventBody::CheckpointTaken(repeat), commits(1002)]);
     events.push(claimed(3));
@@ -212,6 +221,50 @@ pub(in crate::store::conformance) async fn rejected_work_goes_back_to_a_safe_che
         SessionStateKind::Rejected,
         "once is what it may"
     );
+    end(&store).await;
+}
+
+/// Nobody said how often: it follows from what the agent says of its adapter.
+pub(in crate::store::conformance) async fn a_rework_that_ends_badly_is_rejected_still(store: Store) {
+    two_agents(&store).await;
+    let jobs = store
+        .apply(create(1, spec(1, CHECKED), at(1)))
+        .await
+        .unwrap()
+        .changes
+        .queued;
+    started(&store, &jobs[0], 1, 1, 1).await;
+    let mut events = numbered(1, vec![files_changed(1, &base(), Some((0, 3)))]);
+    events.extend([committed(2), claimed(3)]);
+    let check = appended(&store, 1, 1, events).await.queued.remove(0);
+    started(&store, &check, 2, 1, 2).await;
+    let changes = appended(&store, 2, 2, vec![verdict(1, VerdictKind::Failed)]).await;
+    assert_eq!(state(&store, 0).await, SessionStateKind::Queued);
+    assert_eq!(view(&store).await.task.state, TaskState::Running);
+
+    // An attempt is lost; the next one knows as much.
+    let mut again = changes.queued[0].clone();
+    started(&store, &again, 3, 2, 1).await;
+    again = store.apply(gone(1, at(20_000))).await.unwrap().queued.remove(0);
+    let waiting = session(&store, 0).await;
+    let all = store.checkpoints(task_id(1), waiting.id).await.unwrap();
+    assert!(!waiting.instruction(&all, "true").unwrap().1);
+    // One that said something tells it on, but not to a conversation that has it.
+    started(&store, &again, 4, 3, 2).await;
+    let more = numbered(1, vec![files_changed(2, &oid(1), Some((3, 5)))]);
+    told(&store, 4, 2, more).await;
+    let working = session(&store, 0).await;
+    let all = store.checkpoints(task_id(1), working.id).await.unwrap();
+    assert!(working.instruction(&all, "true").unwrap().1);
+    again = appended(&store, 4, 2, vec![crashed(2)]).await.queued.remove(0);
+    started(&store, &again, 5, 4, 2).await;
+    told(&store, 5, 2, vec![crashed(1)]).await;
+    let ended = session(&store, 0).await;
+    let SessionState::Rejected { result: kept, verdict } = &ended.state else {
+        panic!("{:?}", ended.state);
+    };
+    assert_eq!((kept, verdict.kind), (&result(), VerdictKind::Failed));
+    assert_eq!(view(&store).await.task.state, TaskState::Failed);
     end(&store).await;
 }
 
