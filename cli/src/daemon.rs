@@ -170,7 +170,8 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     coordinator.spawn(kage_coordinator::run(config, ports, coordinator_end.clone()));
 
     let address = tokio::select! {
-        address = address => address.ok(),
+        // Without one it has ended, and says why.
+        Ok(address) = address => Some(address),
         ended = coordinator.join_next() => {
             if let Some(ended) = ended {
                 ended??;

@@ -4,8 +4,11 @@
 use kage_proto::client::Client;
 use kage_proto::v1;
 use kage_tests::blobs;
-use kage_tests::cluster::Cluster;
+use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
+use kage_tests::command::{Person, said};
 use kage_tests::repo::Repo;
+use kage_tests::tasks::{Describe as _, task};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tonic::Code;
 
 #[tokio::test]
@@ -79,6 +82,42 @@ async fn nothing_is_answered_without_the_token() {
             .code(),
     ];
     assert_eq!(codes, [Code::Unauthenticated; 6]);
+}
+
+#[tokio::test]
+async fn a_command_whose_token_is_revoked_says_so_and_is_denied() {
+    let mut cluster = Cluster::start().await;
+    let script = "cat >/dev/null\necho hello\nexec sleep 600\n";
+    cluster
+        .add_agent(AgentOptions::named("agent").script("hello", script))
+        .await;
+    let id = cluster.create(task("hello").session("only", SHELL, "hello")).await;
+    let client = cluster.client();
+    let make = v1::CreateTokenRequest {
+        request_id: "make".to_owned(),
+        role: v1::Role::View.into(),
+        name: "wall".to_owned(),
+        project: String::new(),
+    };
+    let made = client.access().create_token(make).await.unwrap().into_inner();
+    let person = Person::new();
+    let token = person.path("token");
+    std::fs::write(&token, &made.bearer).unwrap();
+    let mut command = person.command(&person.path(""), &["logs", "--follow", &id]);
+    command
+        .env("KAGE__COORDINATOR__URL", cluster.url())
+        .env("KAGE__COORDINATOR__TOKEN_FILE", &token);
+    let mut watching = command.spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    while !lines.next_line().await.unwrap().expect("it goes on").contains("hello") {}
+    let revoke = v1::RevokeTokenRequest {
+        request_id: "revoke".to_owned(),
+        token_id: made.token.unwrap().id,
+    };
+    client.access().revoke_token(revoke).await.unwrap();
+    let said = said(watching.wait_with_output().await.unwrap());
+    assert_eq!(said.code, 5, "{said:#?}");
+    assert!(said.err.contains("the token was revoked"), "{said:#?}");
 }
 
 #[tokio::test]
