@@ -115,7 +115,7 @@ pub enum Write {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sight {
     /// A task as it was.
-    Task(v1::Task),
+    Task(Box<v1::Task>),
     /// An event.
     Event(v1::SessionEvent),
     /// Output.

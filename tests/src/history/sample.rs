@@ -129,12 +129,15 @@ pub(super) fn sample() -> (History, Final) {
     history.add("client", What::Answered(2, Answer::Done("t".to_owned())));
     history.add("client", What::Called(3, call));
     history.add("client", What::Answered(3, Answer::Done("t".to_owned())));
-    history.add("watcher", What::Saw("t".to_owned(), Sight::Task(running)));
+    history.add("watcher", What::Saw("t".to_owned(), Sight::Task(Box::new(running))));
     for event in &events {
         history.add("watcher", What::Saw("t".to_owned(), Sight::Event(event.clone())));
     }
     history.add("watcher", What::Saw("t".to_owned(), Sight::Output(chunk)));
-    history.add("watcher", What::Saw("t".to_owned(), Sight::Task(task.clone())));
+    history.add(
+        "watcher",
+        What::Saw("t".to_owned(), Sight::Task(Box::new(task.clone()))),
+    );
     let key = StreamKey {
         job: job(),
         attempt: 2,

@@ -133,7 +133,9 @@ async fn what_the_verify_command_names_is_the_bases_unless_the_task_is_about_it(
     let protect = |policy: &mut v1::Policy| {
         policy.verify.as_mut().unwrap().protect = vec!["test.sh".to_owned()];
     };
-    let cases: [(&str, fn(&mut v1::Policy)); 2] = [
+    /// A prompt, and what else is asked for.
+    type Case = (&'static str, fn(&mut v1::Policy));
+    let cases: [Case; 2] = [
         // Its name is in the verify command alone.
         ("make the test pass", |_| {}),
         ("rewrite test.sh", protect),
