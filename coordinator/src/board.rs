@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use kage_core::attempt::EndReason;
+use kage_core::deadline::STOP_ANSWER;
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, Digest, JobId, OfferId, ProjectId, SessionId, TaskId};
 use kage_core::placement::{AgentView, Availability, Refusal};
@@ -235,6 +236,7 @@ pub(crate) struct Board {
     stopping: HashSet<AttemptId>,
     /// Until when attempts may be live.
     terms: Terms,
+    stop_answer: Duration,
     /// How often somebody said that an agent takes work or does not. An agent that joins
     /// meanwhile may have been read before.
     orders: u64,
@@ -255,9 +257,16 @@ impl Board {
             hindrances: BTreeMap::new(),
             stopping: HashSet::new(),
             terms: Terms::default(),
+            stop_answer: STOP_ANSWER,
             orders: 0,
             counter: 0,
         }
+    }
+
+    /// The same, which waits so long for answers to orders to stop.
+    pub(crate) const fn waiting_for_stops(mut self, stop_answer: Duration) -> Self {
+        self.stop_answer = stop_answer;
+        self
     }
 
     fn next(&mut self) -> u64 {
@@ -329,7 +338,7 @@ impl Board {
             if self.terms.has(live.attempt) {
                 continue;
             }
-            let (reason, left) = live.term.left(self.timings.stop_answer, clock);
+            let (reason, left) = live.term.left(self.stop_answer, clock);
             let left = left.max(self.timings.lease_ttl);
             match reason {
                 EndReason::StopUnanswered => self.terms.stop(live.agent, live.attempt, left, now),
@@ -345,7 +354,7 @@ impl Board {
 
     /// Tells an agent to stop an attempt, now or when it is back, and waits so long for an answer.
     pub(crate) fn stop(&mut self, agent: AgentId, attempt: AttemptId, now: Instant) {
-        self.terms.stop(agent, attempt, self.timings.stop_answer, now);
+        self.terms.stop(agent, attempt, self.stop_answer, now);
         self.stopping.insert(attempt);
         self.tell(
             agent,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use http::HeaderValue;
-use kage_core::deadline::{STOP_ANSWER, Slack};
+use kage_core::deadline::Patience;
 use kage_core::price::{InvalidPrices, PriceTable};
 use kage_core::retention::Limits;
 use url::Url;
@@ -34,6 +34,8 @@ pub struct Config {
     pub timings: Timings,
     /// How many connections it has, and how long one may do nothing.
     pub connections: ConnectionLimits,
+    /// How long it waits for agents that are there and do not act.
+    pub patience: Patience,
 }
 
 /// The built-in prices with those of a user's file over them, which replace every row of each
@@ -68,6 +70,7 @@ impl Config {
             prices: PriceTable::builtin().clone(),
             timings: Timings::default(),
             connections: ConnectionLimits::default(),
+            patience: Patience::default(),
         }
     }
 
@@ -131,10 +134,6 @@ pub struct Timings {
     pub lost_after: Duration,
     /// After so long without a connection an agent's attempts end.
     pub grace: Duration,
-    /// What an attempt gets besides its task's limit before it is ended, whatever its agent does.
-    pub slack: Slack,
-    /// After so long without an answer to an order to stop, an attempt ends.
-    pub stop_answer: Duration,
     /// After so long without an answer an offer is taken back.
     pub offer: Duration,
     /// So long a job is not offered again to an agent that refused it.
@@ -154,8 +153,6 @@ impl Default for Timings {
             lease_ttl: Duration::from_secs(60),
             lost_after: Duration::from_secs(20),
             grace: Duration::from_secs(5),
-            slack: Slack::default(),
-            stop_answer: STOP_ANSWER,
             offer: Duration::from_secs(5),
             refusal: Duration::from_secs(30),
             max_detached: Duration::from_secs(10 * 60),

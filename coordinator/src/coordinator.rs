@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kage_core::deadline::Patience;
 use kage_core::id::AttemptId;
 use kage_core::price::PriceTable;
 use kage_core::time::Timestamp;
@@ -37,6 +38,7 @@ pub(crate) struct Coordinator {
     pub(crate) fences: Arc<Fences>,
     pub(crate) prices: PriceTable,
     pub(crate) timings: Timings,
+    pub(crate) patience: Patience,
     /// Who is known.
     pub(crate) identities: Arc<Identities>,
     /// What the secrets of tokens are made of.

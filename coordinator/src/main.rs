@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser};
 use kage_coordinator::config::prices_with;
 use kage_coordinator::{Config, Origin, Ports, RunError, Timings, run};
-use kage_core::deadline::Slack;
+use kage_core::deadline::{Patience, Slack};
 use kage_core::price::PriceTable;
 use kage_core::retention::Limits;
 use tokio::signal::unix::{SignalKind, signal};
@@ -88,12 +88,18 @@ impl Waits {
             lost_after: self.lost_after.unwrap_or(default.lost_after),
             grace: self.grace.unwrap_or(default.grace),
             max_detached: self.max_detached.unwrap_or(default.max_detached),
+            ..default
+        }
+    }
+
+    fn patience(self) -> Patience {
+        let default = Patience::default();
+        Patience {
             slack: Slack {
                 least: self.limit_slack.unwrap_or(default.slack.least),
                 ..default.slack
             },
             stop_answer: self.stop_answer.unwrap_or(default.stop_answer),
-            ..default
         }
     }
 }
@@ -135,6 +141,7 @@ async fn main() -> ExitCode {
         web_origins: arguments.web_origin,
         retention: Limits::of(arguments.keep_days, arguments.keep_gib),
         timings: arguments.timings.timings(),
+        patience: arguments.timings.patience(),
         adopt_data: arguments.adopt_data,
         ..Config::new(arguments.data_dir)
     };

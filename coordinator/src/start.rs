@@ -294,6 +294,7 @@ impl Held {
             fences: Arc::new(Fences::default()),
             prices: config.prices.clone(),
             timings: config.timings,
+            patience: config.patience,
             identities,
             secrets: Secrets::new(&token),
             authority,
@@ -350,7 +351,7 @@ async fn renew_certificate(coordinator: Arc<Coordinator>, authority: Arc<Authori
 }
 
 async fn fill_board(store: &Store, config: &Config, clock: Timestamp) -> Result<Board, RunError> {
-    let mut board = Board::new(config.timings);
+    let mut board = Board::new(config.timings).waiting_for_stops(config.patience.stop_answer);
     for job in store.queued_jobs().await.map_err(RunError::Read)? {
         board.enqueue(job);
     }

@@ -34,6 +34,24 @@ impl Default for Slack {
 /// not want to, and to keep what they did.
 pub const STOP_ANSWER: Duration = Duration::from_secs(60);
 
+/// How long agents are waited for that do not act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// What an attempt gets besides its task's limit.
+    pub slack: Slack,
+    /// How long an order to stop may go unanswered.
+    pub stop_answer: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            slack: Slack::default(),
+            stop_answer: STOP_ANSWER,
+        }
+    }
+}
+
 /// Nobody waits longer, whatever the limit: times stay within what clocks and rows can hold.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 

@@ -379,7 +379,6 @@ fn a_session_whose_job_was_replaced_says_why_it_waits() {
 
 #[test]
 fn an_attempt_that_is_neither_ended_nor_stopped_is_late() {
-    let timings = Timings::default();
     let mut t = table();
     for n in 1..=2 {
         t.board.enqueue(job(n));
@@ -408,7 +407,7 @@ fn an_attempt_that_is_neither_ended_nor_stopped_is_late() {
         agent: me,
         reason: EndReason::StopUnanswered,
     };
-    assert_eq!(late(&mut t, timings.stop_answer), [stopped]);
+    assert_eq!(late(&mut t, STOP_ANSWER), [stopped]);
     assert_eq!(late(&mut t, allowed - Duration::from_secs(1)), []);
     let limited = Late {
         attempt: limited,

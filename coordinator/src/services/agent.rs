@@ -353,7 +353,7 @@ impl Session {
                 agent_name: name,
                 resumes,
                 lease_until: now + coordinator.timings.lease_ttl,
-                slack: coordinator.timings.slack,
+                slack: coordinator.patience.slack,
                 now,
             };
             match coordinator.store.apply(command).await {

@@ -110,7 +110,7 @@ async fn without_its_database_nothing_starts_and_nothing_goes() {
 
     std::fs::copy(&aside, ran.dir.join("kage.db")).unwrap();
     let cluster = Cluster::start(&ran.dir).await;
-    assert_eq!(tasks(&cluster).await, [ran.left.task.clone()]);
+    assert_eq!(tasks(&cluster).await, std::slice::from_ref(&ran.left.task));
     assert_eq!(ran.left.is_there(), (true, true));
     cluster.stop().await;
     assert!(ran.dir.join("store-id").exists(), "it is taken once");
@@ -156,7 +156,7 @@ async fn a_database_of_another_store_or_a_new_one_is_refused() {
         }
     })
     .await;
-    assert_eq!(tasks(&cluster).await, [ran.left.task.clone()]);
+    assert_eq!(tasks(&cluster).await, std::slice::from_ref(&ran.left.task));
     cluster.stop().await;
 }
 

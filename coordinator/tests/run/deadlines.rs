@@ -17,11 +17,11 @@ const SHORT: Duration = Duration::from_millis(300);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 fn impatient(config: &mut Config) {
-    config.timings.slack = Slack {
+    config.patience.slack = Slack {
         least: SHORT,
         most: SHORT,
     };
-    config.timings.stop_answer = SHORT;
+    config.patience.stop_answer = SHORT;
 }
 
 /// Says that it runs something, and nothing else, until the task is as it should be.

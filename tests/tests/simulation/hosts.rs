@@ -13,7 +13,6 @@ use kage_agent::Registry;
 use kage_coordinator::Timings;
 use kage_coordinator::ports::Listener;
 use kage_coordinator::store::{Fault, Store, Visit};
-use kage_core::deadline::{STOP_ANSWER, Slack};
 use kage_proto::client::{Client, Credentials, Dial, Wire};
 use tokio_util::sync::CancellationToken;
 use turmoil::net::{TcpListener, TcpStream};
@@ -36,11 +35,6 @@ const TIMINGS: Timings = Timings {
     lease_ttl: Duration::from_secs(12),
     lost_after: Duration::from_secs(4),
     grace: Duration::from_secs(1),
-    slack: Slack {
-        least: Duration::from_secs(60),
-        most: Duration::from_secs(600),
-    },
-    stop_answer: STOP_ANSWER,
     offer: Duration::from_secs(2),
     refusal: Duration::from_secs(4),
     max_detached: Duration::from_secs(20),
