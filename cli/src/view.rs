@@ -8,11 +8,10 @@ mod json;
 
 pub use json::TaskJson;
 
-/// From the session's first start to its end, when it has both.
+/// How long the session's attempts ran; `None` when none was started.
 #[must_use]
 pub fn duration_ms(session: &v1::Session) -> Option<u64> {
-    (session.started_at_ms > 0 && session.ended_at_ms > 0)
-        .then(|| session.ended_at_ms.saturating_sub(session.started_at_ms))
+    (session.started_at_ms > 0).then_some(session.ran_ms)
 }
 
 /// All tokens, each counted once.

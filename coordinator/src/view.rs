@@ -57,7 +57,7 @@ pub(crate) fn session(coordinator: &Coordinator, row: &Session) -> v1::Session {
         | SessionStateKind::Failed
         | SessionStateKind::Cancelled => None,
     };
-    shown(row, money, waiting)
+    shown(row, money, waiting, row.worked.until(now))
 }
 
 fn shorten(text: &mut String) {

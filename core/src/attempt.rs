@@ -100,6 +100,8 @@ pub struct Attempt {
     pub ends_by: Timestamp,
     /// Since when its agent is told to stop it.
     pub stop_asked: Option<Timestamp>,
+    /// When its agent last told that it runs, by the coordinator's clock.
+    pub heard_at: Timestamp,
     /// Number of the last event that was stored.
     pub acked_seq: u64,
     /// Whether it may write.
@@ -200,6 +202,22 @@ impl Attempt {
         self.stop_asked.get_or_insert(now);
     }
 
+    /// Until when it is known to have run, when it ends now. What its agent says of its last event
+    /// counts as far as it lies between what was heard before and now; without that, it ran until
+    /// it was last heard of.
+    #[must_use]
+    pub fn ran_until(&self, said: Option<Timestamp>, now: Timestamp) -> Timestamp {
+        let latest = now.max(self.heard_at);
+        said.map_or(self.heard_at, |said| said.clamp(self.heard_at, latest))
+    }
+
+    /// Its agent tells that it runs. False when that was known.
+    pub fn hear(&mut self, now: Timestamp) -> bool {
+        let new = self.heard_at < now;
+        self.heard_at = self.heard_at.max(now);
+        new
+    }
+
     /// Takes the attempt's authority away. False when it had none.
     pub fn end(&mut self, reason: EndReason, now: Timestamp) -> bool {
         match self.state {
@@ -230,6 +248,7 @@ mod tests {
             lease_until: Timestamp::from_millis(1000),
             ends_by: Timestamp::from_millis(9000),
             stop_asked: None,
+            heard_at: Timestamp::from_millis(100),
             acked_seq,
             state,
         }
@@ -283,6 +302,29 @@ mod tests {
         attempt.ask_to_stop(at(5));
         attempt.ask_to_stop(at(6));
         assert_eq!(attempt.stop_asked, Some(at(5)));
+    }
+
+    #[test]
+    fn it_ran_until_its_end_or_until_it_was_last_heard_of() {
+        let at = Timestamp::from_millis;
+        let mut attempt = attempt(0, AttemptState::Live);
+        let cases = [
+            // It said so, and the coordinator was there.
+            (Some(150), 151, 150),
+            // It was lost with everything, and found dead half a minute later.
+            (None, 30_000, 100),
+            // Its clock is wrong: no sooner than it was heard of, no later than now.
+            (Some(7), 151, 100),
+            (Some(9_000_000), 151, 151),
+            // The coordinator's clock was set back.
+            (Some(90), 50, 100),
+            (None, 50, 100),
+        ];
+        for (said, now, expected) in cases {
+            assert_eq!(attempt.ran_until(said.map(at), at(now)), at(expected), "{said:?} {now}");
+        }
+        assert!(attempt.hear(at(120)) && !attempt.hear(at(120)) && !attempt.hear(at(110)));
+        assert_eq!(attempt.ran_until(None, at(500)), at(120));
     }
 
     #[test]

@@ -224,6 +224,7 @@ impl Job {
         match &self.kind {
             JobKind::Session => {
                 session.started_at = session.started_at.or(Some(now));
+                session.worked.start(now);
                 session.agent = Some(agent.to_owned());
                 session.attempts = self.started;
                 session.trail.calls_before = session.trail.calls;
@@ -231,6 +232,7 @@ impl Job {
                 session.state = SessionState::Running { attempt };
             }
             JobKind::Verify { .. } => {
+                session.worked.start(now);
                 if let Some(result) = session.state.result().cloned() {
                     session.state = SessionState::Verifying { result, attempt };
                 }

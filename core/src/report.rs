@@ -100,7 +100,7 @@ pub struct ReportRow {
     pub money: Vec<Money>,
     /// What it used, all models together.
     pub usage: Usage,
-    /// From its first attempt to its end, or until now.
+    /// How long its attempts ran, the present one until now.
     pub duration: Duration,
     /// What it took, a sentence each.
     pub history: Vec<String>,
@@ -142,14 +142,13 @@ fn row(task: &Task, session: &Session, prices: &PriceTable, now: Timestamp) -> R
         .map(|result| assess(result, &task.spec, restored))
         .unwrap_or_default();
     let priced_at = session.started_at.unwrap_or(now);
-    let end = session.ended_at.unwrap_or(now);
     ReportRow {
         rank: 0,
         risk,
         flags,
         money: session_money(&session.usage, prices, priced_at),
         usage: session.total_usage(),
-        duration: session.started_at.map_or(Duration::ZERO, |start| end.since(start)),
+        duration: session.worked.until(now),
         history: history(session),
         session: session.clone(),
     }
@@ -215,7 +214,7 @@ mod tests {
     use crate::failure::{Failure, FailureKind};
     use crate::id::{AttemptId, ProjectId, SessionId};
     use crate::recovery::{Confidence, Decision};
-    use crate::session::ModelUsage;
+    use crate::session::{ModelUsage, Worked};
     use crate::task::{Policy, TaskSpec, TaskState, VerifyPolicy};
     use crate::usage::{PicoUsd, Provenance};
 
@@ -275,6 +274,10 @@ mod tests {
         let mut session = Session::new(id, TaskId::from_random(1), name.parse().unwrap(), adapter, None);
         session.started_at = Some(START);
         session.ended_at = state.is_terminal().then_some(START + Duration::from_secs(10));
+        session.worked.start(START);
+        if let Some(end) = session.ended_at {
+            session.worked.stop(end);
+        }
         session.state = state;
         session
     }
@@ -335,7 +338,7 @@ mod tests {
         let src = &["src/a"][..];
         let model = "claude-sonnet-5-5";
         let later = |mut session: Session| {
-            session.ended_at = Some(START + Duration::from_secs(11));
+            session.worked.ended = Duration::from_secs(11);
             session
         };
         let in_order = [
@@ -584,6 +587,7 @@ mod tests {
     fn time_runs_until_now_while_a_session_does() {
         let mut queued = session("q", SessionState::Queued);
         queued.started_at = None;
+        queued.worked = Worked::default();
         let running = session(
             "r",
             SessionState::Running {

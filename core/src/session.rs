@@ -10,6 +10,8 @@
 //! badly goes from Running to Rejected, as its result was. The moves are
 //! made in `job`, because jobs are what start and end.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Checkpoint, Footing, Head, Resumes, Resumption, Safety, TakenCheckpoint, talked_since};
@@ -23,8 +25,10 @@ use crate::time::Timestamp;
 use crate::usage::{PicoUsd, Usage};
 
 mod state;
+mod worked;
 
 pub use state::{SessionState, SessionStateKind};
+pub use worked::Worked;
 
 /// What a session used of one model, by one way of counting: what a program put an amount on
 /// is apart from what it did not, as a run that broke off leaves it.
@@ -142,6 +146,9 @@ pub struct Session {
     pub trail: Trail,
     /// A result that was sent and not yet claimed.
     pub pending_result: Option<ResultCommit>,
+    /// How long its attempts ran.
+    #[serde(default)]
+    pub worked: Worked,
     /// Start of its first attempt.
     pub started_at: Option<Timestamp>,
     /// When it came to its last state.
@@ -185,6 +192,10 @@ impl Session {
                 fallbacks: Vec::new(),
             },
             pending_result: None,
+            worked: Worked {
+                ended: Duration::ZERO,
+                since: None,
+            },
             started_at: None,
             ended_at: None,
         }

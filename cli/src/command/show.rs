@@ -15,7 +15,7 @@ pub(super) async fn run(invocation: &Invocation, asked: Option<String>) -> anyho
     invocation.out.text(&heading(&task))?;
     invocation.out.text(&view::table(
         &[
-            "session", "adapter", "state", "agent", "tries", "tokens", "money", "last",
+            "session", "adapter", "state", "agent", "tries", "tokens", "money", "time", "last",
         ],
         task.sessions.iter().map(row),
     ))?;
@@ -104,6 +104,7 @@ fn row(session: &v1::Session) -> Vec<String> {
         session.attempts.to_string(),
         view::short_count(view::tokens(session.usage.as_ref())),
         view::money(&session.money),
+        view::duration_ms(session).map_or_else(|| "-".to_owned(), view::short_duration),
         view::one_line(last, 100),
     ]
 }

@@ -75,7 +75,7 @@ pub struct SessionJson {
     pub usage: BTreeMap<&'static str, u64>,
     /// One entry per provenance.
     pub money: Vec<MoneyJson>,
-    /// From its first start to its end.
+    /// How long its attempts ran, the present one until now; null before the first.
     pub duration_ms: Option<u64>,
     /// How much it changes.
     pub diff: Option<DiffJson>,

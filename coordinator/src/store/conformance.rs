@@ -99,6 +99,7 @@ conformance!(
     leases_are_renewed_for_their_holder_only,
     an_expired_lease_ends_unless_it_was_renewed,
     an_agent_that_does_not_act_loses_its_attempt,
+    the_time_in_which_nobody_ran_is_not_counted,
     usage_and_activity_add_up,
     pages_are_newest_first_and_stay_put,
     pages_are_of_what_a_filter_takes,

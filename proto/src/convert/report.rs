@@ -45,7 +45,7 @@ impl From<Report> for v1::Report {
         let best = best(&report);
         let rows = report.rows.into_iter().map(|row| v1::ReportRow {
             rank: row.rank,
-            session: Some(session(&row.session, row.money, None)),
+            session: Some(session(&row.session, row.money, None, row.duration)),
             risk: v1::Risk::from(row.risk).into(),
             flags: row.flags,
             duration_ms: millis(row.duration),

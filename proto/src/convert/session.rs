@@ -1,12 +1,14 @@
 //! Sessions as people see them. The way back does not exist: a client shows wire
 //! sessions and decodes the parts that it decides on (verdict, result, failure).
 
+use std::time::Duration;
+
 use kage_core::checkpoint::Resumption;
 use kage_core::recovery::{Action, Confidence, Incident};
 use kage_core::session::{Session, SessionState};
 use kage_core::usage::Money;
 
-use super::optional_millis;
+use super::{millis, optional_millis};
 use crate::v1;
 
 impl From<&SessionState> for v1::SessionState {
@@ -36,9 +38,15 @@ impl v1::SessionState {
     }
 }
 
-/// A session with what it cost so far and, while it is queued, why it waits.
+/// A session with what it cost so far, while it is queued why it waits, and how long its attempts
+/// ran.
 #[must_use]
-pub fn session(session: &Session, money: impl IntoIterator<Item = Money>, waiting: Option<String>) -> v1::Session {
+pub fn session(
+    session: &Session,
+    money: impl IntoIterator<Item = Money>,
+    waiting: Option<String>,
+    ran: Duration,
+) -> v1::Session {
     let (activity, activity_at) = match &session.activity {
         Some((text, at)) => (text.clone(), Some(*at)),
         None => (String::new(), None),
@@ -78,6 +86,7 @@ pub fn session(session: &Session, money: impl IntoIterator<Item = Money>, waitin
         head: session.trail.head.as_ref().map_or(0, |head| head.number),
         resumptions: session.trail.resumptions.iter().map(Into::into).collect(),
         reworks: session.trail.reworks,
+        ran_ms: millis(ran),
     }
 }
 
@@ -154,17 +163,21 @@ mod tests {
             "shell".parse().unwrap(),
             None,
         );
-        let wire = session(&domain, [], Some("no agent".into()));
+        let wire = session(&domain, [], Some("no agent".into()), Duration::ZERO);
         assert_eq!(wire.state(), v1::SessionState::Queued);
         assert_eq!((wire.waiting.as_str(), wire.started_at_ms), ("no agent", 0));
         domain.state = SessionState::Running {
             attempt: AttemptId::from_random(3),
         };
-        assert_eq!(session(&domain, [], None).state(), v1::SessionState::Running);
+        assert_eq!(
+            session(&domain, [], None, Duration::from_millis(7)).state(),
+            v1::SessionState::Running
+        );
         domain.state = SessionState::Failed {
             failure: Failure::new(FailureKind::Auth, "no key"),
         };
-        let wire = session(&domain, [], None);
+        let wire = session(&domain, [], None, Duration::from_millis(7));
+        assert_eq!(wire.ran_ms, 7);
         assert_eq!(wire.failure.map(|f| f.message), Some("no key".into()));
     }
 

@@ -57,6 +57,7 @@ impl Command for StartAttempt {
             lease_until: self.lease_until,
             ends_by: self.now + allowed,
             stop_asked: None,
+            heard_at: self.now,
             acked_seq: 0,
             state: AttemptState::Live,
         };
@@ -95,7 +96,8 @@ impl Command for RenewLeases {
                 outcome.refused.push(claim.attempt);
                 continue;
             }
-            if attempt.lease_until < self.lease_until {
+            let heard = attempt.hear(self.now);
+            if heard || attempt.lease_until < self.lease_until {
                 attempt.renew(self.lease_until, self.now);
                 rows.save_attempt(&attempt)?;
             }

@@ -39,6 +39,7 @@ impl Command for RestoreSession {
                 JobState::Leased { attempt } => {
                     let mut attempt = attempt_of(rows, attempt, &row.job)?;
                     attempt.end(EndReason::Restored, self.now);
+                    session.worked.stop(attempt.ran_until(None, self.now));
                     rows.save_attempt(&attempt)?;
                     changes.stop.push(StopAttempt {
                         attempt: attempt.id,

@@ -22,17 +22,18 @@ pub(super) struct End<'a> {
 }
 
 impl End<'_> {
-    /// Ends the attempt by its own last event.
+    /// Ends the attempt by its own last event, which is of the time that `said` is.
     pub(super) fn finish(
         mut self,
         rows: &mut dyn Rows,
-        outcome: &AttemptOutcome,
+        (outcome, said): (&AttemptOutcome, Timestamp),
         next_job: JobId,
         jitter: Jitter,
         now: Timestamp,
         changes: &mut Changes,
     ) -> Result<(), Failed> {
         self.attempt.end(EndReason::Finished, now);
+        self.stop_clock(Some(said), now);
         let agent = self.attempt.agent;
         self.judge(rows, outcome)?;
         let points = self.points(rows)?;
@@ -72,6 +73,13 @@ impl End<'_> {
         rows.insert_job(&next)?;
         changes.queued.extend(waiting(&next, &self.head.project));
         self.moved(rows, Moved::Over, EndReason::Finished, now, changes)
+    }
+
+    /// Adds the time that the attempt ran to that of its session, unless it was a check of the base.
+    fn stop_clock(&mut self, said: Option<Timestamp>, now: Timestamp) {
+        if !self.row.job.is_baseline() {
+            self.session.worked.stop(self.attempt.ran_until(said, now));
+        }
     }
 
     /// Says of the checkpoints that have the files of a checked result what was found.
@@ -117,6 +125,7 @@ impl End<'_> {
         now: Timestamp,
         changes: &mut Changes,
     ) -> Result<(), Failed> {
+        self.stop_clock(None, now);
         let points = self.points(rows)?;
         let around = Circumstances {
             policy: &self.head.policy,

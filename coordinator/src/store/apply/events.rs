@@ -62,7 +62,7 @@ impl Command for AppendEvents {
             checkpoint(rows, &head, &session, event, self.now)?;
             attempt.acked_seq = event.seq;
             if let EventBody::Finished(outcome) = &event.body {
-                end = Some(outcome);
+                end = Some((outcome, event.at));
             }
         }
         if let Some(outcome) = end {
@@ -76,6 +76,7 @@ impl Command for AppendEvents {
         } else if session != before {
             rows.save_session(&session)?;
         }
+        attempt.hear(self.now);
         changes.note_end(before.state.kind(), &session);
         rows.save_attempt(&attempt)?;
         rows.save_task(&head)?;

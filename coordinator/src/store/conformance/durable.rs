@@ -69,6 +69,13 @@ fn a_database_from_before_incidents_is_opened_as_it_is() {
         let store = Store::open(&path).unwrap();
         two_agents(&store).await;
         let created = store.apply(create(1, spec(1, None), at(1))).await.unwrap();
+        // One that ran, and one that runs.
+        let other = store.apply(create(2, spec(2, None), at(1))).await.unwrap();
+        started(&store, &other.changes.queued[0], 20, 1, 2).await;
+        started(&store, &other.changes.queued[1], 21, 1, 2).await;
+        let mut ended = claimed(1);
+        ended.at = at(20_000);
+        drop(appended(&store, 20, 2, vec![ended]).await);
         let mut before = check(&store, &Seen::default()).await;
         store.close().await;
         drop(store);
@@ -81,7 +88,9 @@ fn a_database_from_before_incidents_is_opened_as_it_is() {
              ALTER TABLE tasks DROP COLUMN baseline; ALTER TABLE jobs DROP COLUMN baseline; \
              DROP TABLE store; DROP INDEX tasks_by_repository; DROP INDEX tasks_by_worktree; ALTER TABLE tasks DROP COLUMN created_by; \
              ALTER TABLE tasks DROP COLUMN repository; ALTER TABLE tasks DROP COLUMN worktree; \
-             ALTER TABLE tasks DROP COLUMN head; ALTER TABLE attempts DROP COLUMN ends_by; ALTER TABLE attempts DROP COLUMN stop_asked; PRAGMA user_version = 1",
+             ALTER TABLE tasks DROP COLUMN head; ALTER TABLE attempts DROP COLUMN ends_by; \
+             ALTER TABLE attempts DROP COLUMN stop_asked; ALTER TABLE attempts DROP COLUMN heard_at; \
+             ALTER TABLE sessions DROP COLUMN ran; ALTER TABLE sessions DROP COLUMN runs_since; PRAGMA user_version = 1",
         );
 
         let store = Store::open(&path).unwrap();

@@ -19,6 +19,7 @@ mod leases;
 mod lists;
 mod outcomes;
 mod requests;
+mod worked;
 
 pub(super) use baseline::{
     a_base_that_fails_is_known_also_after_the_end, a_check_of_the_base_ends_with_its_task,
@@ -59,6 +60,7 @@ pub(super) use requests::{
     a_request_id_is_good_for_one_payload, a_task_that_nobody_can_run_is_refused_unless_it_is_stored,
     creating_twice_is_creating_once,
 };
+pub(super) use worked::the_time_in_which_nobody_ran_is_not_counted;
 
 const CHECKED: Option<&str> = Some("true");
 

@@ -1,12 +1,14 @@
 //! Whole rows as domain values. Each has the list of its columns, which every query that
 //! reads it begins with, and the function that reads them in that order.
 
+use std::time::Duration;
+
 use kage_core::attempt::Attempt;
 use kage_core::checkpoint::{Checkpoint, TakenCheckpoint, TranscriptSegment};
 use kage_core::fleet::Agent;
 use kage_core::id::TaskId;
 use kage_core::job::{Affinity, Job, JobKind, JobState};
-use kage_core::session::Session;
+use kage_core::session::{Session, Worked};
 use rusqlite::Row;
 
 use super::value::{
@@ -22,13 +24,13 @@ macro_rules! session_columns {
     () => {
         "s.id, s.detail, s.name, s.adapter, s.model, s.cancel_requested, s.agent, s.attempts, s.activity, \
          s.activity_at, s.usage, s.call_retries, s.pending_result, s.started_at, s.ended_at, \
-         s.incidents, s.trail"
+         s.incidents, s.trail, s.ran, s.runs_since"
     };
 }
 pub(super) use session_columns;
 
 /// How many those are.
-pub(super) const SESSION_COLUMNS: usize = 17;
+pub(super) const SESSION_COLUMNS: usize = 19;
 
 pub(super) fn session(row: &Row<'_>, task: TaskId) -> Result<Session, EngineError> {
     let activity: Option<String> = get(row, 8)?;
@@ -47,6 +49,10 @@ pub(super) fn session(row: &Row<'_>, task: TaskId) -> Result<Session, EngineErro
         usage: get_optional_json(row, 10, "usage")?.unwrap_or_default(),
         call_retries: get(row, 11)?,
         pending_result: get_optional_json(row, 12, "result")?,
+        worked: Worked {
+            ended: Duration::from_millis(get_int(row, 17)?),
+            since: get_optional_time(row, 18)?,
+        },
         started_at: get_optional_time(row, 13)?,
         ended_at: get_optional_time(row, 14)?,
         incidents: get_optional_json(row, 15, "incidents")?.unwrap_or_default(),
@@ -128,13 +134,13 @@ pub(super) fn job_at(row: &Row<'_>, first: usize, task: TaskId) -> Result<JobRow
 macro_rules! attempt_columns {
     () => {
         "a.id, a.job, a.session, t.id, a.number, a.token_hash, a.agent, a.boot, a.lease_until, a.acked_seq, \
-         a.ended_at, a.end_reason, a.ends_by, a.stop_asked"
+         a.ended_at, a.end_reason, a.ends_by, a.stop_asked, a.heard_at"
     };
 }
 pub(super) use attempt_columns;
 
 /// How many those are.
-pub(super) const ATTEMPT_COLUMNS: usize = 14;
+pub(super) const ATTEMPT_COLUMNS: usize = 15;
 
 pub(super) fn attempt(row: &Row<'_>) -> Result<Attempt, EngineError> {
     Ok(Attempt {
@@ -147,6 +153,7 @@ pub(super) fn attempt(row: &Row<'_>) -> Result<Attempt, EngineError> {
         agent: get_id(row, 6)?,
         boot: get_id(row, 7)?,
         lease_until: get_time(row, 8)?,
+        heard_at: get_time(row, 14)?,
         acked_seq: get_int(row, 9)?,
         state: get_attempt_state(row, 10)?,
         ends_by: get_time(row, 12)?,

@@ -257,6 +257,18 @@ UPDATE attempts SET ends_by = started_at + 600000 + 1000 * CAST(min(315360000, c
     FROM tasks WHERE n = attempts.task
 ), 3600)) AS INTEGER) WHERE ended_at IS NULL;
 ",
+    "
+-- A live attempt of an older database counts as heard of at its start.
+ALTER TABLE attempts ADD COLUMN heard_at INTEGER NOT NULL DEFAULT 0;
+UPDATE attempts SET heard_at = coalesce(ended_at, started_at);
+ALTER TABLE sessions ADD COLUMN ran INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN runs_since INTEGER;
+UPDATE sessions SET
+    ran = (SELECT coalesce(sum(max(a.ended_at - a.started_at, 0)), 0) FROM attempts a
+        WHERE a.task = sessions.task AND a.session = sessions.id AND a.job_kind <> 'baseline'),
+    runs_since = (SELECT a.started_at FROM attempts a
+        WHERE a.task = sessions.task AND a.session = sessions.id AND a.job_kind <> 'baseline' AND a.ended_at IS NULL);
+",
 ];
 
 /// The newest schema that this program knows.

@@ -19,8 +19,8 @@ impl AttemptRows for SqliteRows<'_> {
         self.insert(
             "attempt",
             "INSERT INTO attempts (id, task, job, number, session, token_hash, agent, boot, lease_until, acked_seq, \
-             ended_at, end_reason, agent_name, job_kind, started_at, ends_by, stop_asked) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+             ended_at, end_reason, agent_name, job_kind, started_at, ends_by, stop_asked, heard_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
             params![
                 id(attempt.id),
                 n,
@@ -39,6 +39,7 @@ impl AttemptRows for SqliteRows<'_> {
                 time(note.started_at),
                 time(attempt.ends_by),
                 attempt.stop_asked.map(time),
+                time(attempt.heard_at),
             ],
         )?;
         self.journal
@@ -67,7 +68,7 @@ impl AttemptRows for SqliteRows<'_> {
         let (ended_at, end_reason) = attempt_state(attempt.state);
         self.execute(
             "UPDATE attempts SET lease_until = ?2, acked_seq = ?3, ended_at = ?4, end_reason = ?5, ends_by = ?6, \
-             stop_asked = ?7 WHERE id = ?1",
+             stop_asked = ?7, heard_at = ?8 WHERE id = ?1",
             params![
                 id(attempt.id),
                 time(attempt.lease_until),
@@ -76,6 +77,7 @@ impl AttemptRows for SqliteRows<'_> {
                 end_reason,
                 time(attempt.ends_by),
                 attempt.stop_asked.map(time),
+                time(attempt.heard_at),
             ],
         )?;
         self.journal.note(Written::Attempt(Box::new(attempt.clone())));

@@ -122,8 +122,10 @@ impl TaskRows for SqliteRows<'_> {
         self.insert(
             "session",
             "INSERT INTO sessions (task, id, position, state, detail, name, adapter, model, cancel_requested, agent, \
-             attempts, activity, activity_at, usage, call_retries, pending_result, started_at, ended_at, incidents, trail) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+             attempts, activity, activity_at, usage, call_retries, pending_result, started_at, ended_at, incidents, trail, ran, \
+             runs_since) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
+             ?22)",
             params![
                 n,
                 id(session.id),
@@ -145,6 +147,8 @@ impl TaskRows for SqliteRows<'_> {
                 session.ended_at.map(time),
                 incidents_json(session)?,
                 trail_json(session)?,
+                ran(session),
+                session.worked.since.map(time),
             ],
         )?;
         self.journal.note(Written::Session(Box::new(session.clone())));
@@ -176,7 +180,7 @@ impl TaskRows for SqliteRows<'_> {
             "UPDATE sessions SET state = ?3, detail = ?4, cancel_requested = ?5, agent = ?6, attempts = ?7, \
              activity = ?8, activity_at = ?9, usage = ?10, call_retries = ?11, pending_result = ?12, \
              started_at = ?13, ended_at = ?14, incidents = ?15, trail = ?16, adapter = ?17, \
-             model = ?18 \
+             model = ?18, ran = ?19, runs_since = ?20 \
              WHERE task = ?1 AND id = ?2",
             params![
                 n,
@@ -197,6 +201,8 @@ impl TaskRows for SqliteRows<'_> {
                 trail_json(session)?,
                 session.adapter.as_str(),
                 session.model,
+                ran(session),
+                session.worked.since.map(time),
             ],
         )?;
         self.journal.note(Written::Session(Box::new(session.clone())));
@@ -210,6 +216,11 @@ impl TaskRows for SqliteRows<'_> {
             |row| get_session_state(row, 0),
         )
     }
+}
+
+/// The time of the attempts that ended, in milliseconds.
+fn ran(session: &Session) -> i64 {
+    i64::try_from(session.worked.ended.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// `usage` as a column: nothing is cheaper than an empty list.
