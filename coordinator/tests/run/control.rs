@@ -355,11 +355,12 @@ async fn a_restarted_agent_takes_over_from_a_connection_that_is_closed_or_does_n
     let mut again = FakeAgent::connect(&cluster, next).await;
     let granted = again.take().await;
     assert_eq!(granted.work.attempt, 3);
-    // The same start over a new connection is not asked about either, although the older one answers.
+    // The same start over a new connection takes over, and what it runs goes on.
     let mut moved = again.hello.clone();
     moved.running = vec![granted.key.clone()];
-    let moving = FakeAgent::connect(&cluster, moved);
-    let mut moved = again.answering(moving).await;
+    let mut moved = FakeAgent::connect(&cluster, moved).await;
+    let status = again.end().await.expect("the older connection is told why");
+    assert_eq!(ApiError::from(status).reason(), "CONFLICT");
     assert!(moved.welcome.stop.is_empty());
     moved.finish(&granted.key, 1, AttemptOutcome::Claimed).await;
     assert_eq!(cluster.get(&task.id).await.state(), v1::TaskState::Succeeded);

@@ -20,7 +20,7 @@ esac
 const LEARNER: &str = r#"
 name = "learner"
 command = "sh"
-args = ["{manifest_dir}/learn.sh", "{session_id}"]
+args = ["{manifest_dir}/learn.sh", ["{new_session}"], ["{old_session}"]]
 prompt = { pass = "stdin" }
 resume = "position"
 session = { folder = "STORE", file = "{session_id}.jsonl" }
