@@ -16,6 +16,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use kage_core::failure_table::{FailureTable, InvalidRules};
 use kage_core::id::AdapterName;
+use kage_core::time::{LocalTime, Timestamp};
 
 use crate::adapter::{Adapter, SessionInput};
 use crate::ports::Registry;
@@ -153,6 +154,15 @@ pub fn read_failures(path: &Path) -> Result<FailureTable, LoadError> {
     }
 }
 
+/// What time it is, and what the clocks here show: programs tell of times without a zone.
+fn local_time() -> LocalTime {
+    let now = jiff::Zoned::now();
+    LocalTime {
+        now: Timestamp::from_millis(u64::try_from(now.timestamp().as_millisecond()).unwrap_or_default()),
+        utc_offset_seconds: now.offset().seconds(),
+    }
+}
+
 /// Looks a variable up that must be text to be useful.
 fn text<'a>(env: &'a BTreeMap<OsString, OsString>, name: &str) -> Option<&'a str> {
     let value = env.get(OsStr::new(name))?.to_str()?.trim();
@@ -205,12 +215,11 @@ mod tests {
     fn a_failure_table_need_not_be_there_and_must_be_right() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("failures.toml");
-        let classify = || read_failures(&file).map(|table| table.classify("x", "the hamster is tired"));
+        let classify = || read_failures(&file).map(|table| table.kind("x", "the hamster is tired"));
         assert_eq!(classify().unwrap(), None);
 
         std::fs::write(&file, "[[rule]]\npattern = 'hamster'\nkind = 'overloaded'\n").unwrap();
-        let kind = classify().unwrap().map(|failure| failure.kind);
-        assert_eq!(kind, Some(FailureKind::Overloaded));
+        assert_eq!(classify().unwrap(), Some(FailureKind::Overloaded));
 
         std::fs::write(&file, "[[rule]]\npattern = '('\nkind = 'overloaded'\n").unwrap();
         assert!(matches!(classify(), Err(LoadError::Failures { .. })));

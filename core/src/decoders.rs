@@ -9,7 +9,7 @@ use crate::context::{Context, Patch};
 use crate::failure_table::{FailureTable, parse_retry_after};
 use crate::id::{AgentId, Digest, Oid, ProjectId, RepositoryName, TokenId};
 use crate::price::PriceTable;
-use crate::time::Timestamp;
+use crate::time::{LocalTime, Timestamp};
 
 /// A JSON context, and a patch of one.
 pub fn context(bytes: &[u8]) {
@@ -47,15 +47,16 @@ pub fn prices(bytes: &[u8]) {
 /// provider says of when to come again.
 pub fn failure_rules(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let now = LocalTime::utc(Timestamp::from_millis(1_790_000_000_000));
     if let Ok(table) = FailureTable::parse(text) {
         drop(
             table
                 .overlay(FailureTable::builtin().clone())
-                .classify("claude-code", text),
+                .classify("claude-code", text, now),
         );
     }
-    drop(FailureTable::builtin().classify("claude-code", text));
-    let wait = parse_retry_after(text, Timestamp::from_millis(1_790_000_000_000));
+    drop(FailureTable::builtin().classify("claude-code", text, now));
+    let wait = parse_retry_after(text, now.now);
     assert!(wait.is_none_or(|wait| wait < Duration::MAX));
 }
 

@@ -9,10 +9,11 @@ use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
 use crate::failure::{Failure, FailureKind};
-use crate::time::Timestamp;
+use crate::time::{LocalTime, Timestamp};
 
 #[cfg(test)]
 mod tests;
+mod wait;
 
 /// A provider's answer that is an error: an HTTP response, or an error inside a stream
 /// that began well and therefore has no status of its own.
@@ -28,6 +29,8 @@ pub struct ProviderError<'a> {
     pub message: &'a str,
     /// The wait it asked for.
     pub retry_after: Option<Duration>,
+    /// When and where it was heard, so that a time in its words becomes a wait.
+    pub heard: Option<LocalTime>,
 }
 
 impl ProviderError<'_> {
@@ -42,10 +45,12 @@ impl ProviderError<'_> {
         if let Some(status) = self.status {
             message = format!("HTTP {status}: {message}");
         }
+        let kind = self.kind();
+        let in_words = || wait::wait(self.message, self.heard.filter(|_| passes(kind))?);
         Failure {
-            kind: self.kind(),
+            kind,
             message,
-            retry_after: self.retry_after,
+            retry_after: self.retry_after.or_else(in_words),
         }
     }
 
@@ -78,18 +83,25 @@ impl ProviderError<'_> {
             "billing_error",
         ];
         let named = |name: Option<&str>| name.is_some_and(|name| CODES.contains(&name));
-        named(self.error_code) || named(self.error_type) || contains(self.message, "credit balance is too low")
+        // A server that is out of order, or of room, says nothing of an account.
+        let of_account = self.status.is_none_or(|status| (200..500).contains(&status));
+        named(self.error_code) || named(self.error_type) || (of_account && self.says(FailureKind::QuotaExhausted))
     }
 
     fn too_long(&self) -> bool {
-        self.error_code == Some("context_length_exceeded")
-            || contains(self.message, "prompt is too long")
-            || contains(self.message, "maximum context length")
+        const CODES: [&str; 3] = [
+            "context_length_exceeded",
+            "exceed_context_size_error",
+            "request_too_large",
+        ];
+        let named = |name: Option<&str>| name.is_some_and(|name| CODES.contains(&name));
+        named(self.error_code) || named(self.error_type) || self.says(FailureKind::ContextOverflow)
     }
-}
 
-fn contains(text: &str, lower: &str) -> bool {
-    text.to_ascii_lowercase().contains(lower)
+    /// Whether its words are those of such a failure.
+    fn says(&self, kind: FailureKind) -> bool {
+        FailureTable::builtin().kind("", self.message) == Some(kind)
+    }
 }
 
 /// What an HTTP status means. `None` for one that is no error.
@@ -200,21 +212,37 @@ impl FailureTable {
     }
 
     /// The failure that an adapter's words tell of, its message being the line that did, with
-    /// the wait that the line names.
-    /// `None` when no rule matches. The caller bounds the text: the end of what a program wrote.
+    /// the wait that the line, or what follows it, names. `None` when no rule matches.
+    ///
+    /// The caller gives only what the program says of its own failure, and bounds it: words that
+    /// a model's answer or a tool's output quotes mean nothing.
     #[must_use]
-    pub fn classify(&self, adapter: &str, text: &str) -> Option<Failure> {
+    pub fn classify(&self, adapter: &str, text: &str, heard: LocalTime) -> Option<Failure> {
+        let (kind, at) = self.find(adapter, text)?;
+        let line = line_around(text, at);
+        let wait = || wait::wait(&line, heard).or_else(|| wait::wait(&text[at..], heard));
+        Some(Failure {
+            retry_after: passes(kind).then(wait).flatten(),
+            ..Failure::new(kind, line)
+        })
+    }
+
+    /// The kind of the failure that an adapter's words tell of.
+    #[must_use]
+    pub fn kind(&self, adapter: &str, text: &str) -> Option<FailureKind> {
+        self.find(adapter, text).map(|(kind, _)| kind)
+    }
+
+    /// The first rule that matches, and where.
+    fn find(&self, adapter: &str, text: &str) -> Option<(FailureKind, usize)> {
         self.rules
             .iter()
             .filter(|rule| rule.adapters.is_empty() || rule.adapters.iter().any(|name| name == adapter))
             .find_map(|rule| {
                 let found = rule.pattern.find(text)?;
-                let line = line_around(text, found.start());
-                let retry_after = passes(rule.kind).then(|| wait_in_words(&line)).flatten();
-                Some(Failure {
-                    retry_after,
-                    ..Failure::new(rule.kind, line)
-                })
+                // It may begin with what ends the line before.
+                let word = found.as_str().trim_start();
+                Some((rule.kind, found.end() - word.len()))
             })
     }
 }
@@ -222,9 +250,7 @@ impl FailureTable {
 /// A failure of a machine's own files or programs, which is a full disk's when its words say so.
 #[must_use]
 pub fn local_failure(kind: FailureKind, message: String) -> Failure {
-    let full = FailureTable::builtin()
-        .classify("", &message)
-        .is_some_and(|found| found.kind == FailureKind::DiskFull);
+    let full = FailureTable::builtin().kind("", &message) == Some(FailureKind::DiskFull);
     Failure::new(if full { FailureKind::DiskFull } else { kind }, message)
 }
 
@@ -250,37 +276,6 @@ const fn passes(kind: FailureKind) -> bool {
         | FailureKind::Cancelled
         | FailureKind::Unknown => false,
     }
-}
-
-/// What comes before a wait that is told in words, and the wait: numbers with their units.
-static WAIT: LazyLock<Regex> = LazyLock::new(|| {
-    let pattern = r#"(?i)(?:retry[-_ ]after(?:[-_ ](?:seconds|secs))?|(?:try again|retry|resets?|retrying) (?:in|after))["': =]{0,4}((?:\d+(?:\.\d+)?[\s]?[a-z]*[, ]{0,2}(?:and )?)+)"#;
-    Regex::new(pattern).expect("the tests use the pattern")
-});
-
-/// One number of a wait and its unit.
-static PART: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?i)(\d+(?:\.\d+)?)\s?([a-z]*)").expect("the tests use the pattern"));
-
-/// The wait that a line names: "retry-after: 20", "Try again in 1 day 3 hours".
-fn wait_in_words(line: &str) -> Option<Duration> {
-    let parts = WAIT.captures(line)?.get(1)?.as_str();
-    let mut wait = None;
-    for part in PART.captures_iter(parts) {
-        let seconds = match part[2].to_ascii_lowercase().as_str() {
-            "ms" | "millisecond" | "milliseconds" => 0.001,
-            "" | "s" | "sec" | "secs" | "second" | "seconds" => 1.0,
-            "m" | "min" | "mins" | "minute" | "minutes" => 60.0,
-            "h" | "hr" | "hrs" | "hour" | "hours" => 3_600.0,
-            "d" | "day" | "days" => 86_400.0,
-            // Whatever it is counts something else.
-            _ => break,
-        };
-        let number: f64 = part[1].parse().ok()?;
-        let part = Duration::try_from_secs_f64(number * seconds).ok()?;
-        wait = Some(wait.unwrap_or(Duration::ZERO).saturating_add(part));
-    }
-    wait
 }
 
 /// The most characters of a matched line that become a failure's message.

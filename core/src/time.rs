@@ -47,6 +47,26 @@ impl Timestamp {
     }
 }
 
+/// A time, and what the clocks of a machine say then: programs on it name times without a zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalTime {
+    /// The time.
+    pub now: Timestamp,
+    /// How far the machine's clocks are ahead of UTC.
+    pub utc_offset_seconds: i32,
+}
+
+impl LocalTime {
+    /// On a machine whose clocks show UTC.
+    #[must_use]
+    pub const fn utc(now: Timestamp) -> Self {
+        Self {
+            now,
+            utc_offset_seconds: 0,
+        }
+    }
+}
+
 /// A wait for people: "12 s", "5 min". Rounded up, so that nobody is told "0 s".
 #[must_use]
 pub fn in_words(wait: Duration) -> String {

@@ -6,12 +6,13 @@
 mod claude_stream;
 mod launch;
 mod lines;
+mod own_words;
 mod text_output;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -20,12 +21,11 @@ use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::{FailureTable, local_failure};
 use kage_core::fleet::AdapterInfo;
-use kage_core::time::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::manifest::{Manifest, ParserKind, Version, fill};
-use super::{AdapterConfig, text};
+use super::{AdapterConfig, local_time, text};
 use crate::adapter::{Adapter, AdapterEnd, Report, Reporter, ReporterClosed, Resumes, SessionInput};
 use crate::process::{
     Cause, Chunk, Command, Control, Ended, Limits, Pipe, RunError, Runner, Status, Stdin, proxy_secrets,
@@ -36,11 +36,12 @@ pub mod decoders;
 
 use claude_stream::ClaudeStream;
 use lines::{Line, Lines};
+use own_words::OwnWords;
 use text_output::TextOutput;
 
 /// The longest line of machine output that is understood.
 const MAX_LINE: usize = 16 << 20;
-/// Bytes of output, from either end, in which a failure's reason is looked for.
+/// Bytes of output, from either end, in which the rules of a manifest look for a failure's reason.
 const REASON: usize = 8 << 10;
 /// How long a program may take to tell its version.
 const VERSION_TIME: Duration = Duration::from_secs(20);
@@ -178,7 +179,8 @@ impl CliAdapter {
         let mut run = Run {
             adapter: self,
             parser: Parser::new(self.manifest.parser),
-            reason: HeadTail::new(REASON),
+            wrote: HeadTail::new(REASON),
+            own: OwnWords::new(),
             reporter,
         };
         // Full while the attempt's outbox is: then the program's pipes are not read.
@@ -251,15 +253,21 @@ fn of_line(stream: &mut ClaudeStream, line: Line) -> Vec<Report> {
 struct Run<'a> {
     adapter: &'a CliAdapter,
     parser: Parser,
-    /// Both ends of everything it wrote, for finding out why it failed.
-    reason: HeadTail,
+    /// Both ends of everything it wrote: what the rules of its manifest are about.
+    wrote: HeadTail,
+    /// What it says of its own failure: what rules for all programs are about.
+    own: OwnWords,
     reporter: Reporter,
 }
 
 impl Run<'_> {
     async fn take(&mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<(), ReporterClosed> {
         while let Some(Chunk { pipe, bytes }) = chunks.recv().await {
-            self.reason.push(&bytes);
+            self.wrote.push(&bytes);
+            match pipe {
+                Pipe::Stdout => self.own.stdout(&bytes),
+                Pipe::Stderr => self.own.stderr(&bytes),
+            }
             // Bytes of any kind: half a line, or one that nobody sees.
             self.reporter.alive();
             let reports = match pipe {
@@ -268,6 +276,7 @@ impl Run<'_> {
             };
             self.tell(reports).await?;
         }
+        self.own.finish();
         let reports = self.parser.finish();
         self.tell(reports).await
     }
@@ -307,27 +316,27 @@ impl Run<'_> {
 
     /// Success or not, by everything that the program said.
     fn judge(&mut self, status: Status) -> Result<String, Failure> {
-        let wrote = self.reason.text();
+        let wrote = match self.parser {
+            Parser::Text(_) => self.wrote.text(),
+            // Its answers and its tools' output are told from its own words.
+            Parser::Claude(..) => self.own.reasons().join("\n"),
+        };
         if let Some(failure) = self.by_manifest(status, &wrote) {
             return Err(failure);
         }
         match &mut self.parser {
             Parser::Text(output) if status.success() => Ok(output.summary()),
-            Parser::Text(_) => Err(self.by_words(status, &wrote)),
-            Parser::Claude(_, stream) => {
-                let now = UNIX_EPOCH.elapsed().unwrap_or_default();
-                let now = Timestamp::from_millis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
-                match stream.outcome(now) {
-                    Some(Ok(summary)) if status.success() => Ok(summary),
-                    Some(Err(failure)) if failure.kind != FailureKind::Unknown => Err(failure),
-                    Some(Err(failure)) => Err(self.by_words(status, &failure.message)),
-                    None if status.success() => Err(Failure::new(
-                        FailureKind::AdapterCrash,
-                        "the program ended without a result, as when it is interrupted",
-                    )),
-                    Some(Ok(_)) | None => Err(self.by_words(status, &wrote)),
-                }
-            }
+            Parser::Text(_) => Err(self.by_words(status, None)),
+            Parser::Claude(_, stream) => match stream.outcome(local_time()) {
+                Some(Ok(summary)) if status.success() => Ok(summary),
+                Some(Err(failure)) if failure.kind != FailureKind::Unknown => Err(failure),
+                Some(Err(failure)) => Err(self.by_words(status, Some(failure.message))),
+                None if status.success() => Err(Failure::new(
+                    FailureKind::AdapterCrash,
+                    "the program ended without a result, as when it is interrupted",
+                )),
+                Some(Ok(_)) | None => Err(self.by_words(status, None)),
+            },
         }
     }
 
@@ -355,10 +364,13 @@ impl Run<'_> {
         })
     }
 
-    fn by_words(&self, status: Status, words: &str) -> Failure {
-        let name = self.adapter.manifest.name.as_str();
-        self.adapter.failures.classify(name, words).unwrap_or_else(|| {
-            let last = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("");
+    /// By what the program says of its own failure; `told` is what its parser found.
+    fn by_words(&self, status: Status, told: Option<String>) -> Failure {
+        let (name, heard) = (self.adapter.manifest.name.as_str(), local_time());
+        let mut reasons = told.iter().cloned().chain(self.own.reasons());
+        let known = reasons.find_map(|words| self.adapter.failures.classify(name, &words, heard));
+        known.unwrap_or_else(|| {
+            let last = told.as_deref().unwrap_or_else(|| self.own.last_line());
             let message = format!("the program ended with {status}: {}", one_line(last, 400));
             Failure::new(FailureKind::AdapterCrash, message.trim_end_matches([':', ' ']))
         })

@@ -2,14 +2,14 @@
 //! task. What is done is decided in core and by the coordinator; this only shows it.
 
 use std::io::Read as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::FailureTable;
 use kage_core::recovery::{Decision, History, Jitter, MAX_HOLDS, MAX_LOST, decide};
 use kage_core::task::Policy;
-use kage_core::time::Timestamp;
+use kage_core::time::{LocalTime, Timestamp};
 use kage_proto::v1;
 use serde::Serialize;
 
@@ -38,14 +38,14 @@ pub(super) async fn run(invocation: &Invocation, args: Explain) -> anyhow::Resul
         words => words.join(" "),
     };
     let table = FailureTable::builtin().clone().overlay(settings::failures()?);
-    let millis = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_millis();
-    let now = Timestamp::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
-    let answer = Answer::new(&table, args.adapter.as_deref().unwrap_or_default(), &words, now);
+    let here = jiff::Zoned::now();
+    let heard = LocalTime {
+        now: Timestamp::from_millis(u64::try_from(here.timestamp().as_millisecond()).unwrap_or_default()),
+        utc_offset_seconds: here.offset().seconds(),
+    };
+    let answer = Answer::new(&table, args.adapter.as_deref().unwrap_or_default(), &words, heard);
     invocation.out.result(&answer)?;
-    invocation.out.text(&answer.words(now))?;
+    invocation.out.text(&answer.words(heard.now))?;
     Ok(Exit::Done)
 }
 
@@ -125,8 +125,9 @@ const fn confidence(confidence: v1::Confidence) -> &'static str {
 }
 
 impl Answer {
-    fn new(table: &FailureTable, adapter: &str, words: &str, now: Timestamp) -> Self {
-        let found = table.classify(adapter, words);
+    fn new(table: &FailureTable, adapter: &str, words: &str, heard: LocalTime) -> Self {
+        let now = heard.now;
+        let found = table.classify(adapter, words, heard);
         let known = found.is_some();
         // As agents do with a program that ends with such words.
         let failure = found.unwrap_or_else(|| {
@@ -293,7 +294,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(0);
 
     fn words(adapter: &str, text: &str) -> String {
-        Answer::new(FailureTable::builtin(), adapter, text, NOW).words(NOW)
+        Answer::new(FailureTable::builtin(), adapter, text, LocalTime::utc(NOW)).words(NOW)
     }
 
     #[test]
@@ -328,7 +329,12 @@ mod tests {
 
     #[test]
     fn scripts_read_the_same() {
-        let answer = Answer::new(FailureTable::builtin(), "", "git: No space left on device", NOW);
+        let answer = Answer::new(
+            FailureTable::builtin(),
+            "",
+            "git: No space left on device",
+            LocalTime::utc(NOW),
+        );
         insta::assert_snapshot!(serde_json::to_string_pretty(&answer).unwrap(), @r#"
         {
           "kind": "disk_full",

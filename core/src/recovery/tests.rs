@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::failure_table::{FailureTable, ProviderError};
+use crate::time::LocalTime;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
@@ -44,7 +45,9 @@ fn answer(status: u16, message: &str, retry_after: Option<u64>) -> Failure {
 }
 
 fn words(text: &str) -> Failure {
-    FailureTable::builtin().classify("my-cli", text).unwrap()
+    FailureTable::builtin()
+        .classify("my-cli", text, LocalTime::utc(NOW))
+        .unwrap()
 }
 
 fn quota(reset: Option<u64>) -> Failure {

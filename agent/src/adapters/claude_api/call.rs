@@ -2,7 +2,7 @@
 //! reported here, also that of calls that break off or are stopped.
 
 use std::sync::Once;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
@@ -10,7 +10,6 @@ use kage_core::cause::causes;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::parse_retry_after;
-use kage_core::time::Timestamp;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use sse_stream::SseStream;
 use tokio::time::Instant;
@@ -18,6 +17,7 @@ use tokio::time::Instant;
 use super::stream::{ApiError, Assembly, Message, Progress};
 use super::{Halt, thawed};
 use crate::adapter::{Reporter, ReporterClosed};
+use crate::adapters::local_time;
 use crate::process::Control;
 
 /// The longest wait that a call sits out. A longer one is left to the task's recovery.
@@ -256,13 +256,12 @@ impl Caller {
             error: ApiError,
         }
         let status = response.status().as_u16();
-        let now = UNIX_EPOCH.elapsed().unwrap_or_default();
-        let now = Timestamp::from_millis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+        let heard = local_time();
         let asked = response
             .headers()
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok());
-        let asked = asked.and_then(|value| parse_retry_after(value, now));
+        let asked = asked.and_then(|value| parse_retry_after(value, heard.now));
         let mut body = Vec::new();
         while let Ok(Ok(Some(chunk))) = tokio::time::timeout(self.idle, response.chunk()).await {
             body.extend_from_slice(&chunk);
@@ -278,7 +277,7 @@ impl Caller {
                 ..ApiError::default()
             },
         };
-        error.classify(Some(status), asked)
+        error.classify(Some(status), asked, Some(heard))
     }
 }
 

@@ -255,7 +255,7 @@ impl Assembly {
                 Progress::None
             }
             Event::MessageStop => Progress::Complete,
-            Event::Error(ErrorEvent { error }) => Progress::Failed(error.classify(None, None)),
+            Event::Error(ErrorEvent { error }) => Progress::Failed(error.classify(None, None, None)),
             Event::Other => Progress::Ping,
         }
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::ProviderError;
-use kage_core::time::Timestamp;
+use kage_core::time::{LocalTime, Timestamp};
 use kage_core::usage::{PicoUsd, Usage};
 use serde_json::Value;
 
@@ -183,7 +183,7 @@ impl ClaudeStream {
 
     /// How the program says that it ended: its last words, or a failure, or `None` when it
     /// said nothing. A failure of kind `Unknown` says nothing about its kind.
-    pub(super) fn outcome(&self, now: Timestamp) -> Option<Result<String, Failure>> {
+    pub(super) fn outcome(&self, heard: LocalTime) -> Option<Result<String, Failure>> {
         let result = self.result.as_ref()?;
         let words = result.result.clone().unwrap_or_else(|| result.errors.join("; "));
         if result.subtype == "success" && !result.is_error {
@@ -205,6 +205,7 @@ impl ClaudeStream {
             error_code: result.api_error.as_deref(),
             message: &message,
             retry_after: None,
+            heard: Some(heard),
         }
         .classify();
         failure.message = message;
@@ -219,7 +220,7 @@ impl ClaudeStream {
         }
         if let Some(at) = self.resets_at {
             failure.kind = FailureKind::QuotaExhausted;
-            failure.retry_after = Some(Timestamp::from_millis(at.saturating_mul(1000)).since(now));
+            failure.retry_after = Some(Timestamp::from_millis(at.saturating_mul(1000)).since(heard.now));
         }
         Some(Err(failure))
     }
@@ -357,7 +358,7 @@ mod tests {
             "> Write /repo/out.txt\nDone: wrote the file as asked.\n"
         );
         assert_eq!(stream_text(&reports, OutputStream::Transcript), fixture!("success"));
-        let outcome = stream.outcome(Timestamp::from_millis(0));
+        let outcome = stream.outcome(LocalTime::utc(Timestamp::default()));
         assert_eq!(outcome, Some(Ok("Done: wrote the file as asked.".to_owned())));
     }
 
@@ -379,7 +380,7 @@ mod tests {
         ];
         for (fixture, kind, words) in cases {
             let (stream, _) = read(fixture);
-            let Some(Err(failure)) = stream.outcome(Timestamp::from_millis(0)) else {
+            let Some(Err(failure)) = stream.outcome(LocalTime::utc(Timestamp::default())) else {
                 panic!("{words}");
             };
             assert_eq!(failure.kind, kind, "{failure}");
@@ -391,7 +392,7 @@ mod tests {
     fn a_used_up_limit_says_when_it_starts_anew() {
         let (stream, _) = read(fixture!("limit"));
         let now = Timestamp::from_millis((1_795_343_054 - 600) * 1000);
-        let Some(Err(failure)) = stream.outcome(now) else {
+        let Some(Err(failure)) = stream.outcome(LocalTime::utc(now)) else {
             panic!("not a failure");
         };
         assert_eq!(failure.retry_after, Some(Duration::from_secs(600)));
@@ -406,7 +407,10 @@ mod tests {
             attempt: 1,
         };
         assert!(events(&reports).contains(&&retried));
-        assert!(matches!(stream.outcome(Timestamp::from_millis(0)), Some(Ok(_))));
+        assert!(matches!(
+            stream.outcome(LocalTime::utc(Timestamp::default())),
+            Some(Ok(_))
+        ));
 
         let (_, reports) = read(fixture!("rate429"));
         let first = events(&reports).into_iter().find_map(|event| match event {
@@ -426,7 +430,7 @@ mod tests {
         let cut = &whole[..whole.find("\"type\":\"result\"").unwrap()];
         let cut = &cut[..cut.rfind('\n').unwrap()];
         let (stream, reports) = read(cut);
-        assert_eq!(stream.outcome(Timestamp::from_millis(0)), None);
+        assert_eq!(stream.outcome(LocalTime::utc(Timestamp::default())), None);
         let Some(EventBody::UsageRecorded { usage, reported, .. }) = events(&reports).last() else {
             panic!("no usage");
         };
@@ -463,6 +467,9 @@ mod tests {
             stream.line(line.as_bytes());
         }
         stream.line(b"\xff\xfe");
-        assert!(matches!(stream.outcome(Timestamp::from_millis(0)), Some(Err(_))));
+        assert!(matches!(
+            stream.outcome(LocalTime::utc(Timestamp::default())),
+            Some(Err(_))
+        ));
     }
 }

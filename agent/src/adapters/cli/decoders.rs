@@ -1,7 +1,7 @@
 //! The readers of what programs print, for [`crate::decoders`].
 
 use bytes::Bytes;
-use kage_core::time::Timestamp;
+use kage_core::time::{LocalTime, Timestamp};
 
 use super::claude_stream::ClaudeStream;
 use super::lines::Lines;
@@ -21,7 +21,7 @@ pub fn claude_stream(bytes: &[u8]) {
             }
         }
         stream.unreported();
-        stream.outcome(Timestamp::from_millis(1_790_000_000_000))
+        stream.outcome(LocalTime::utc(Timestamp::from_millis(1_790_000_000_000)))
     };
     assert_eq!(read(size), read(bytes.len().max(1)));
 }

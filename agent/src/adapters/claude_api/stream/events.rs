@@ -3,6 +3,7 @@
 
 use kage_core::failure::Failure;
 use kage_core::failure_table::ProviderError;
+use kage_core::time::LocalTime;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -124,6 +125,7 @@ impl ApiError {
         &self,
         status: Option<u16>,
         retry_after: Option<std::time::Duration>,
+        heard: Option<LocalTime>,
     ) -> Failure {
         ProviderError {
             status,
@@ -134,6 +136,7 @@ impl ApiError {
                 .and_then(|details| details.get("error_code")?.as_str()),
             message: &self.message,
             retry_after,
+            heard,
         }
         .classify()
     }
