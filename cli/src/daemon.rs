@@ -169,17 +169,13 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     let mut coordinator = JoinSet::new();
     coordinator.spawn(kage_coordinator::run(config, ports, coordinator_end.clone()));
 
-    let address = tokio::select! {
-        // Without one it has ended, and says why.
-        Ok(address) = address => Some(address),
-        ended = coordinator.join_next() => {
-            if let Some(ended) = ended {
-                ended??;
-            }
-            None
+    let Ok(address) = address.await else {
+        // It says why: that is what the person has to be told.
+        if let Some(ended) = coordinator.join_next().await {
+            ended??;
         }
+        anyhow::bail!("the coordinator ended before it was ready");
     };
-    let address = address.context("the coordinator ended before it was ready")?;
     let store = store.await.context("the coordinator was ready without its store")?;
     let url = format!("http://{address}");
     let token = std::fs::read_to_string(invocation.state.token()).context("cannot read the coordinator's token")?;

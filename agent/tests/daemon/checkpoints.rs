@@ -268,7 +268,7 @@ async fn a_verdict_has_both_ends_of_what_verify_wrote_without_secrets() {
     served.coordinator.connected(1).await;
     let (begin, end) = SECRET.split_at(5);
     // The secret lies across the place where the middle is left out.
-    let noise = "head -c 4025 /dev/zero | tr '\\0' x";
+    let noise = "head -c 4024 /dev/zero | tr '\\0' x";
     let verify = format!(
         "printf first; {noise}; printf {begin}; sleep 0.1; printf '{end}'; printf '\\033[31m%050000d' 0; echo last >&2; \
          exit 3"
