@@ -192,6 +192,17 @@ impl GitCommand {
         }
     }
 
+    /// Runs to the end; anything but exit code 0 is an error, and so is any complaint.
+    pub(crate) async fn run_quietly(self) -> Result<Vec<u8>, GitError> {
+        let operation = self.operation;
+        let done = self.run_to_end().await?;
+        if done.status.success() && done.stderr.is_empty() {
+            Ok(done.stdout)
+        } else {
+            Err(done.failure(operation))
+        }
+    }
+
     /// Runs to the end, where exit code 1 is an answer: `None`.
     pub(crate) async fn run_or_no(self) -> Result<Option<Vec<u8>>, GitError> {
         let operation = self.operation;

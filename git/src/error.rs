@@ -107,6 +107,70 @@ const MACHINE: [&str; 6] = [
     "Too many open files",
 ];
 
+/// What git prints when the repository that it works in is damaged, in small letters.
+const DAMAGE: [&str; 40] = [
+    "corrupt",
+    "bad object",
+    "bad tree",
+    "bad config",
+    "bad index",
+    "bad signature",
+    "bad shallow",
+    "bad ref",
+    "broken ref",
+    "badly formed",
+    "hash mismatch",
+    "checksum mismatch",
+    "does not match",
+    "does not point to a valid object",
+    "doesn't point to a valid object",
+    "invalid object",
+    "invalid index-pack",
+    "invalid sha1 pointer",
+    "not a valid object",
+    "not a git repository",
+    "not a tree object",
+    "unable to parse",
+    "unable to read",
+    "unable to unpack",
+    "unable to find",
+    "unable to open object",
+    "unable to get",
+    "unexpected line in",
+    "unresolved delta",
+    "could not parse",
+    "cannot read existing object",
+    "failed to read",
+    "failed to unpack tree",
+    "is empty",
+    "missing ",
+    "info/alternates",
+    "mmap failed",
+    "unterminated line in",
+    "did not send all necessary objects",
+    "did not receive expected object",
+];
+
+/// What it prints besides when that is the repository of the other side.
+const DAMAGE_THERE: [&str; 6] = [
+    "is damaged",
+    "abnormal exit",
+    "unpacker error",
+    "unresolved deltas",
+    "not a git packfile",
+    "missing necessary objects",
+];
+
+/// What git prints when the files of a repository are not what they should be, or not its own.
+const WRONG_FILES: [&str; 6] = [
+    "Not a directory",
+    "Is a directory",
+    "Permission denied",
+    "insufficient permission",
+    "unable to create",
+    "cannot lock ref",
+];
+
 /// What git prints when nobody took its connection.
 const AWAY: [&str; 4] = [
     "Failed to connect",
@@ -177,6 +241,65 @@ impl GitError {
         }
     }
 
+    /// True when it may be that the repository of ours at `path` is damaged: what git or libgit2
+    /// cannot read, and files that are not what they should be. Looking tells
+    /// ([`crate::Mirror::heal`]).
+    #[must_use]
+    pub fn suggests_damage(&self, path: &Path) -> bool {
+        match self {
+            Self::Failed { stderr, exit, .. } => {
+                // What the other side says is about its repository.
+                let own = stderr.lines().filter(|line| !line.starts_with("remote:"));
+                let machine = |line: &&str| MACHINE.iter().any(|words| line.contains(words));
+                let mut own = own.filter(|line| !machine(line));
+                let is_damage = |line: &str| {
+                    let small = line.to_ascii_lowercase();
+                    DAMAGE.iter().any(|words| small.contains(words))
+                        || WRONG_FILES.iter().any(|words| line.contains(words))
+                };
+                // A bug of git's, on data that nobody expects.
+                own.any(is_damage) || exit.contains("SIGSEGV") || exit.contains("SIGBUS")
+            }
+            Self::Library { source, .. } => {
+                let machine = MACHINE.iter().any(|words| source.message().contains(words));
+                !machine && is_of_repository(source.class())
+            }
+            Self::Io { path: of, source, .. } => of.starts_with(path) && is_wrong_file(source),
+            Self::Unexpected { .. } => true,
+            Self::Spawn { .. }
+            | Self::Interrupted { .. }
+            | Self::TooMuchOutput { .. }
+            | Self::Pattern { .. }
+            | Self::NotTaken { .. }
+            | Self::UnsafePath { .. }
+            | Self::ReferenceName { .. } => false,
+        }
+    }
+
+    /// True when a fetch or push failed because the repository of the other side is damaged.
+    #[must_use]
+    pub fn suggests_damage_there(&self) -> bool {
+        let Self::Failed { stderr, .. } = self else {
+            return false;
+        };
+        let machine = MACHINE.iter().any(|words| stderr.contains(words));
+        let theirs = |line: &&str| {
+            [
+                "remote:",
+                "error: remote",
+                "fatal: remote error:",
+                " ! [remote rejected]",
+            ]
+            .iter()
+            .any(|start| line.starts_with(start))
+        };
+        let says = |line: &str| {
+            let small = line.to_ascii_lowercase();
+            DAMAGE.iter().chain(&DAMAGE_THERE).any(|words| small.contains(words))
+        };
+        !machine && stderr.lines().filter(theirs).any(says)
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
@@ -193,6 +316,41 @@ impl GitError {
             output: String::from_utf8_lossy(shown).into_owned(),
         }
     }
+}
+
+/// Whether libgit2 found something about a repository's own files.
+const fn is_of_repository(class: git2::ErrorClass) -> bool {
+    use git2::ErrorClass as Class;
+    matches!(
+        class,
+        Class::Odb
+            | Class::Zlib
+            | Class::Object
+            | Class::Tree
+            | Class::Reference
+            | Class::Repository
+            | Class::Config
+            | Class::Indexer
+            | Class::Index
+            | Class::Invalid
+            | Class::Os
+            | Class::Sha1
+    )
+}
+
+/// Whether a file was not what it should be, and the system did as it was asked.
+fn is_wrong_file(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::DirectoryNotEmpty
+    )
 }
 
 /// Runs `work`, which uses libgit2 or many files, where it may block.
@@ -227,6 +385,65 @@ mod tests {
         assert!(GitError::io("create", Path::new("x"))(io::Error::other("x")).is_transient());
         assert!(!failed("exit status: 128", "fatal: pack is corrupted (SHA1 mismatch)").is_transient());
         assert!(!GitError::unexpected("rev-parse", b"?").is_transient());
+    }
+
+    #[test]
+    fn damage_here_is_told_from_damage_there_and_from_the_machine() {
+        let failed = |stderr: &str| GitError::Failed {
+            operation: "fetch",
+            exit: "exit status: 128".to_owned(),
+            stderr: stderr.to_owned(),
+        };
+        for (stderr, here, there) in [
+            (
+                "error: object file objects/ab/cd is empty\nfatal: loose object abcd is corrupt",
+                true,
+                false,
+            ),
+            ("fatal: mmap failed: No such device", true, false),
+            (
+                "remote: fatal: unresolved deltas left after unpacking\nerror: remote unpack failed: index-pack abnormal exit",
+                false,
+                true,
+            ),
+            (
+                "remote: repository r of project p is damaged: restore it\nfatal: unable to access 'http://x/'",
+                false,
+                true,
+            ),
+            (" ! [remote rejected] a -> b (missing necessary objects)", false, true),
+            (
+                "fatal: unable to access 'http://x/': Could not resolve host: x",
+                false,
+                false,
+            ),
+            (
+                "fatal: could not read Username for 'https://x': terminal prompts disabled",
+                false,
+                false,
+            ),
+            ("fatal: write error: No space left on device", false, false),
+            (
+                "remote: error: unable to write file: No space left on device",
+                false,
+                false,
+            ),
+            ("fatal: couldn't find remote ref refs/kage/bases/1", false, false),
+            (
+                "error: RPC failed; curl 56 Recv failure: Connection reset by peer",
+                false,
+                false,
+            ),
+        ] {
+            let error = failed(stderr);
+            let found = (error.suggests_damage(Path::new("/m")), error.suggests_damage_there());
+            assert_eq!(found, (here, there), "{stderr}");
+        }
+        let missing = |path| GitError::io("open", Path::new(path))(io::Error::from(io::ErrorKind::NotFound));
+        assert!(missing("/m/kage.lock").suggests_damage(Path::new("/m")));
+        assert!(!missing("/elsewhere").suggests_damage(Path::new("/m")));
+        let full = GitError::io("write", Path::new("/m/config"))(io::Error::from(io::ErrorKind::StorageFull));
+        assert!(!full.suggests_damage(Path::new("/m")));
     }
 
     #[tokio::test]

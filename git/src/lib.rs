@@ -48,6 +48,6 @@ pub mod decoders;
 pub use checkpoint::Checkpoint;
 pub use command::{Auth, TlsAuth};
 pub use error::{FetchProblem, GitError};
-pub use mirror::{Expected, Incoming, Mirror};
+pub use mirror::{Expected, Incident, Incoming, Mirror, Origin, Wanted};
 pub use user_repo::UserRepo;
 pub use worktree::Worktree;

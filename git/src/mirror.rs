@@ -1,7 +1,7 @@
 //! A bare repository that Kage owns: the coordinator's, an agent's, or the command line's
 //! cache of results. It owns references, objects coming in and packs going out, and that
 //! what it says is done survives a power cut. The truth about results is elsewhere (pack
-//! blobs and rows); a mirror can always be rebuilt.
+//! blobs and rows); a mirror can always be rebuilt, and an agent's is healed (`heal`).
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -16,14 +16,19 @@ use crate::command::{Auth, GitCommand, parse_oid};
 use crate::error::{GitError, blocking};
 use crate::lock;
 
+mod damage;
+mod heal;
 mod incoming;
 mod leftovers;
 
+pub use heal::{Incident, Origin, Wanted, discard_damaged, incidents};
 pub use incoming::Incoming;
 use leftovers::InUse;
 
 const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\tfsync = all\n\
     [gc]\n\tauto = 0\n[maintenance]\n\tauto = false\n[transfer]\n\tfsckObjects = true\n";
+
+const HEAD: &str = "ref: refs/heads/none\n";
 
 /// Bytes of a reference's name, which is a path below the repository's.
 const MAX_REFERENCE_BYTES: usize = 1024;
@@ -76,7 +81,7 @@ impl Mirror {
                     fs::create_dir_all(&folder).map_err(GitError::io("create", &folder))?;
                 }
                 write_durably(&path.join("config"), CONFIG.as_bytes())?;
-                write_durably(&path.join("HEAD"), b"ref: refs/heads/none\n")?;
+                write_durably(&path.join("HEAD"), HEAD.as_bytes())?;
                 for folder in ["objects", "refs", ""] {
                     flush_folder(&path.join(folder))?;
                 }
@@ -136,6 +141,27 @@ impl Mirror {
         let name = format!("{commit}^{{commit}}");
         let found = self.git("cat-file").args(["-e", name.as_str()]).run_to_status().await?;
         Ok(found)
+    }
+
+    /// Reads and hashes all files of these commits, which a checkout does not: it writes what an
+    /// object holds, not what its name promises. What came before the commits is not looked at.
+    ///
+    /// # Errors
+    /// When an object is missing, damaged or another one, or git cannot run.
+    pub async fn check_files_of(&self, commits: &[Oid]) -> Result<(), GitError> {
+        self.git("rev-list")
+            .args([
+                "--objects",
+                "--verify-objects",
+                "--no-walk",
+                "--quiet",
+                "--end-of-options",
+            ])
+            .args(commits.iter().map(Oid::as_str))
+            // It tells of an object that is another one, and ends with 0.
+            .run_quietly()
+            .await
+            .map(drop)
     }
 
     /// What a reference points at.

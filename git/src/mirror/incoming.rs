@@ -93,7 +93,7 @@ impl Incoming {
     }
 }
 
-fn move_packs(from: &Path, to: &Path) -> Result<(), GitError> {
+pub(super) fn move_packs(from: &Path, to: &Path) -> Result<(), GitError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(from).map_err(GitError::io("list", from))? {
         names.push(entry.map_err(GitError::io("list", from))?.file_name());
