@@ -1,6 +1,6 @@
 //! What an agent keeps on its disk, and what goes first when that is too much: checkpoints
-//! of worktrees that are gone, oldest first, then objects that nothing names, then whole
-//! mirrors, which are caches, as base contexts are. What an attempt still has to deliver stays.
+//! of worktrees that are gone, oldest first, then what was set aside of damaged mirrors, then
+//! objects that nothing names, then whole mirrors, which are caches, as base contexts are. What an attempt still has to deliver stays.
 //! Worktrees that wait for an attempt go when they are too much, or nobody comes. Undelivered
 //! output and events have bounds of their own, in the outbox.
 
@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use kage_core::cause::chain;
 use kage_core::id::Digest;
+use kage_core::time::Timestamp;
 use kage_git::upkeep::Kept;
 use kage_git::{GitError, Mirror, Worktree};
 use serde::Serialize;
@@ -76,6 +77,39 @@ impl Usage {
             }
         }
         usage
+    }
+}
+
+/// A mirror of an agent that was damaged, and was healed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HealedMirror {
+    /// When.
+    pub at: Timestamp,
+    /// Which.
+    pub mirror: PathBuf,
+    /// Where the damaged parts are; `None` = nowhere any more, or they were missing.
+    pub aside: Option<PathBuf>,
+    /// What was found.
+    pub what: String,
+}
+
+impl HealedMirror {
+    /// Those that the agent with this state directory remembers, oldest first. Blocks.
+    #[must_use]
+    pub fn all(state_dir: &Path) -> Vec<Self> {
+        let mut all = Vec::new();
+        for mirror in mirrors(&Paths::at(state_dir)) {
+            for incident in kage_git::mirror::incidents(&mirror) {
+                all.push(Self {
+                    at: incident.at,
+                    mirror: mirror.clone(),
+                    aside: incident.aside.filter(|aside| aside.exists()),
+                    what: incident.what,
+                });
+            }
+        }
+        all.sort_by_key(|healed| healed.at);
+        all
     }
 }
 
@@ -179,7 +213,11 @@ impl Disk {
     async fn look(&mut self) {
         self.count_worktrees().await;
         self.forget_checkpoints().await;
-        let over = bytes_in(&self.blocking, self.paths.mirrors()).await > self.limits.mirrors;
+        let mut over = bytes_in(&self.blocking, self.paths.mirrors()).await > self.limits.mirrors;
+        if over {
+            self.discard_damaged().await;
+            over = bytes_in(&self.blocking, self.paths.mirrors()).await > self.limits.mirrors;
+        }
         for path in mirrors(&self.paths) {
             let due = self.collected.get(&path).is_none_or(|last| last.elapsed() >= COLLECT);
             if due && (over || self.forgotten.contains(&path)) {
@@ -277,6 +315,17 @@ impl Disk {
             });
         }
         Ok(groups)
+    }
+
+    /// Removes what was set aside of damaged mirrors: people have had their chance to look.
+    async fn discard_damaged(&self) {
+        for path in mirrors(&self.paths) {
+            let shown = path.clone();
+            let discarding = self.blocking.run(move || kage_git::mirror::discard_damaged(&path));
+            if let Ok(Err(error)) = discarding.await {
+                tracing::warn!(path = %shown.display(), %error, "damaged parts of a mirror are kept");
+            }
+        }
     }
 
     /// Frees what nothing names, unless somebody works there.

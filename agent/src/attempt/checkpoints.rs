@@ -24,6 +24,7 @@ use crate::mask::Masker;
 use crate::outbox::OutboxClosed;
 use crate::recorder::Recording;
 use crate::steps::{Asked, Steps, Wish};
+use crate::workspace::Healer;
 
 /// Why a checkpoint was not taken or sent.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,8 @@ pub(super) struct Desk {
     pub(super) blobs: Blobs,
     pub(super) masker: Masker,
     pub(super) recording: Recording,
+    /// Heals the mirror.
+    pub(super) healer: Healer,
     /// What every checkpoint's commit says.
     pub(super) title: String,
 }
@@ -256,11 +259,15 @@ async fn try_commit(
         CheckpointReason::Baseline | CheckpointReason::FilesChanged => false,
     };
     let message = desk.title.clone();
-    let taken = if anyway {
-        desk.tree.checkpoint(&parent.commit, message).await
-    } else {
-        desk.tree.checkpoint_changes(&parent.commit, message).await
+    let taking = async || {
+        let message = message.clone();
+        if anyway {
+            desk.tree.checkpoint(&parent.commit, message).await
+        } else {
+            desk.tree.checkpoint_changes(&parent.commit, message).await
+        }
     };
+    let taken = desk.healer.steady(&desk.recording, taking).await;
     let taken = taken.map_err(CheckpointError::Take)?;
     if taken.commit == parent.commit && asked.wish.reason != CheckpointReason::Baseline {
         return Ok(None);
@@ -300,7 +307,8 @@ async fn try_send(desk: &Desk, local: Local) -> Result<(), CheckpointError> {
     } = local;
     if taken.commit != taken.parent {
         let have = std::slice::from_ref(&taken.parent);
-        let pack = desk.mirror.thin_pack(&taken.commit, have).await;
+        let packing = || desk.mirror.thin_pack(&taken.commit, have);
+        let pack = desk.healer.steady(&desk.recording, packing).await;
         let pack = pack.map_err(CheckpointError::Pack)?;
         let put = desk.blobs.put_file(&desk.project, pack.path()).await;
         taken.pack = Some(put.map_err(CheckpointError::Send)?);

@@ -59,6 +59,7 @@ impl Kept {
             blobs: attempt.shop.blobs.clone(),
             masker: attempt.shop.masker.clone(),
             recording: attempt.recording.clone(),
+            healer: workspace.healer.clone(),
             title: format!("checkpoint of session {} of task {}", work.name, attempt.work.task),
         };
         let transcript = adapter.session_file(input).map_or(Transcript::Told, Transcript::File);

@@ -121,11 +121,11 @@ async fn workspace(
         return Ok(());
     }
     let (workspaces, project) = (&attempt.shop.workspaces, &attempt.work.project);
-    let (name, base) = (&repository.name, &repository.base);
+    let (name, base, recording) = (&repository.name, &repository.base, &attempt.recording);
     let making = async {
         let made = match &work.resume {
-            Some(resume) => workspaces.for_resumed(attempt.id, project, name, base, resume).await,
-            None => workspaces.for_session(attempt.id, project, name, base).await,
+            Some(resume) => workspaces.for_resumed(recording, project, name, base, resume).await,
+            None => workspaces.for_session(recording, project, name, base).await,
         };
         made.map_err(|error| error.failure())
     };
@@ -241,12 +241,17 @@ async fn upload(attempt: &Attempt, work: &SessionWork, workspace: &Workspace) ->
     let message = format!("{}: session {} of task {}", work.adapter, work.name, attempt.work.task);
     let uploading = async {
         let git = |error: kage_git::GitError| local_failure(FailureKind::CorruptedState, chain(&error));
-        let Some(result) = workspace.tree.commit_result(&message).await.map_err(git)? else {
+        let (healer, recording) = (&workspace.healer, &attempt.recording);
+        let committed = healer
+            .steady(recording, || workspace.tree.commit_result(&message))
+            .await;
+        let Some(result) = committed.map_err(git)? else {
             let text = "the adapter said it was done, and nothing had changed";
             return Err(Failure::new(FailureKind::NoChange, text));
         };
         let have = [workspace.tree.base().clone()];
-        let pack = workspace.mirror.thin_pack(&result.commit, &have).await.map_err(git)?;
+        let packing = || workspace.mirror.thin_pack(&result.commit, &have);
+        let pack = healer.steady(recording, packing).await.map_err(git)?;
         let project = &attempt.work.project;
         let digest = attempt
             .shop

@@ -13,7 +13,6 @@ use kage_core::failure_table::local_failure;
 use kage_core::id::Oid;
 use kage_core::protect::Protection;
 use kage_core::rework::{MAX_EXCERPT, excerpt};
-use kage_git::Worktree;
 use kage_proto::convert::agent::VerifyWork;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -25,6 +24,7 @@ use crate::adapter::Reporter;
 use crate::mask::{Masker, StreamMasker};
 use crate::process::{Cause, Chunk, Command, Control, Environment, Limits, Pipe, Status, Stdin};
 use crate::tools::HeadTail;
+use crate::workspace::Workspace;
 
 /// Chunks that wait for the recorder. When full, the command waits.
 const CHUNKS: usize = 8;
@@ -76,7 +76,7 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
     };
     let base = &repository.base;
     let making = attempt.shop.workspaces.for_verify(
-        attempt.id,
+        &attempt.recording,
         &attempt.work.project,
         &repository.name,
         base,
@@ -88,7 +88,7 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
         .await?;
     let tree = &workspace.tree;
     let path = tree.path().to_owned();
-    let restored = restore(attempt, tree, base, work).await?;
+    let restored = restore(attempt, &workspace, base, work).await?;
     let scratch = attempt.scratch().await?;
     let mut shell = Shell::new(attempt, path, environment(attempt, &scratch), work);
     let verdict = decide(attempt, work, &mut shell).await;
@@ -115,14 +115,23 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
 }
 
 /// Puts back what the result may not decide by itself, and says so.
-async fn restore(attempt: &Attempt, tree: &Worktree, base: &Oid, work: &VerifyWork) -> Result<Vec<String>, Ended> {
+async fn restore(
+    attempt: &Attempt,
+    workspace: &Workspace,
+    base: &Oid,
+    work: &VerifyWork,
+) -> Result<Vec<String>, Ended> {
     let protection = Protection::new(&work.policy, work.left_alone.clone())
         .map_err(|invalid| Failure::new(FailureKind::InvalidRequest, chain(&invalid)))?;
     if protection.is_empty() || work.commit == *base {
         return Ok(Vec::new());
     }
+    let tree = &workspace.tree;
+    let restoring = workspace
+        .healer
+        .steady(&attempt.recording, || tree.restore_paths(base, &protection));
     let restoring = async {
-        let restored = tree.restore_paths(base, &protection).await;
+        let restored = restoring.await;
         restored.map_err(|error| local_failure(FailureKind::CorruptedState, chain(&error)))
     };
     let mut restored = attempt.unless_stopped(restoring).await?;

@@ -1,11 +1,13 @@
 //! Real mirrors with checkpoints of attempts that are over, and of one that is not.
 
 use kage_core::id::{AttemptId, AttemptToken, Oid, SessionId};
+use kage_git::{Auth, Origin};
 use kage_proto::convert::agent::AttemptKey;
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::live::Stop;
+use crate::workspace::Healer;
 
 struct Place {
     _state: tempfile::TempDir,
@@ -115,6 +117,31 @@ async fn the_oldest_checkpoints_go_first_and_undelivered_ones_stay() {
 }
 
 #[tokio::test]
+async fn what_was_set_aside_of_damaged_mirrors_goes_before_mirrors_do() {
+    let place = Place::new();
+    let (mirror, _) = place.mirror("repo.git").await;
+    let aside = mirror.path().join("damaged/2026-01-01T00:00:00.000Z");
+    std::fs::create_dir_all(&aside).unwrap();
+    let blocking = Blocking::default();
+    let sound = bytes_in(&blocking, place.paths.mirrors()).await;
+    std::fs::write(aside.join("pack"), vec![1; 1 << 20]).unwrap();
+    let limits = Limits {
+        mirrors: sound + (1 << 19),
+        ..Limits::default()
+    };
+    place.disk(limits).look().await;
+    assert!(mirror.path().join("HEAD").exists() && !aside.exists());
+    let limits = Limits {
+        mirrors: sound + (2 << 20),
+        ..Limits::default()
+    };
+    std::fs::create_dir_all(&aside).unwrap();
+    std::fs::write(aside.join("pack"), vec![1; 1 << 20]).unwrap();
+    place.disk(limits).look().await;
+    assert!(aside.exists(), "there is room for it");
+}
+
+#[tokio::test]
 async fn a_worktree_that_waits_keeps_its_checkpoints_and_goes_when_it_is_too_much() {
     let place = Place::new();
     let (mirror, base) = place.mirror("repo.git").await;
@@ -125,7 +152,12 @@ async fn a_worktree_that_waits_keeps_its_checkpoints_and_goes_when_it_is_too_muc
     let in_use = place.uses.of(mirror.path()).read_owned().await;
     let presence = place.parking.begin(SessionId::from_random(1), attempt);
     place.parking.leave(attempt);
-    let parked = presence.park(Workspace::new(mirror.clone(), tree, in_use), &path);
+    let origin = Origin {
+        url: String::new(),
+        auth: Auth::None,
+    };
+    let healer = Healer::new(mirror.path().to_owned(), origin, Vec::new(), Arc::new(|| 0));
+    let parked = presence.park(Workspace::new(mirror.clone(), tree, healer, in_use), &path);
     assert!(parked.is_ok());
 
     let mut limits = Limits {

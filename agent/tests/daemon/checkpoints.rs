@@ -19,13 +19,13 @@ use crate::agent::{Agent, SECRET, failure, work};
 use crate::coordinator::Served;
 
 /// A repository with one commit, as offered work is done in.
-struct Source {
+pub(crate) struct Source {
     folder: tempfile::TempDir,
-    base: Oid,
+    pub(crate) base: Oid,
 }
 
 impl Source {
-    fn new(served: &Served) -> Self {
+    pub(crate) fn new(served: &Served) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("first"), "1\n").unwrap();
         git(folder.path(), &["init", "--quiet", "-b", "main"]);
@@ -40,8 +40,19 @@ impl Source {
         Self { folder, base }
     }
 
+    /// Lets the coordinator give the base to agents that fetch it.
+    pub(crate) fn serve(&self, served: &Served) {
+        let bare = self.folder.path().join("bare.git");
+        git(self.folder.path(), &["clone", "--quiet", "--bare", ".", "bare.git"]);
+        let reference = format!("refs/kage/bases/{}", self.base);
+        git(&bare, &["update-ref", &reference, self.base.as_str()]);
+        git(&bare, &["repack", "-adq"]);
+        git(&bare, &["update-server-info"]);
+        served.coordinator.with(|kept| kept.git = Some(bare));
+    }
+
     /// A state folder of an agent that has the base already.
-    async fn state(&self) -> tempfile::TempDir {
+    pub(crate) async fn state(&self) -> tempfile::TempDir {
         let state = tempfile::tempdir().unwrap();
         let mirror = mirror(state.path()).await;
         let (url, base) = (format!("file://{}", self.folder.path().display()), &self.base);
@@ -57,7 +68,7 @@ async fn mirror(state: &Path) -> Mirror {
         .unwrap()
 }
 
-fn git(folder: &Path, args: &[&str]) -> String {
+pub(crate) fn git(folder: &Path, args: &[&str]) -> String {
     let mut command = Command::new("git");
     command.current_dir(folder).args(args).env_clear();
     command
@@ -86,7 +97,11 @@ fn taken(events: &[v1::Event]) -> Vec<TakenCheckpoint> {
 }
 
 /// Waits for a checkpoint of an attempt and returns all until then.
-async fn until(served: &Served, attempt: &str, found: impl Fn(&TakenCheckpoint) -> bool) -> Vec<TakenCheckpoint> {
+pub(crate) async fn until(
+    served: &Served,
+    attempt: &str,
+    found: impl Fn(&TakenCheckpoint) -> bool,
+) -> Vec<TakenCheckpoint> {
     let check = |kept: &crate::coordinator::Kept| {
         let taken = taken(kept.events.get(attempt)?);
         taken.last().is_some_and(&found).then_some(taken)
@@ -125,7 +140,7 @@ fn bodies(events: &[v1::Event]) -> impl Iterator<Item = &Body> {
     events.iter().filter_map(|event| event.body.as_ref())
 }
 
-fn result(events: &[v1::Event]) -> v1::ResultCommit {
+pub(crate) fn result(events: &[v1::Event]) -> v1::ResultCommit {
     let result = bodies(events).find_map(|body| match body {
         Body::ResultCommitted(committed) => committed.result.clone(),
         _ => None,

@@ -58,6 +58,8 @@ pub(crate) struct Kept {
     pub(crate) session: Option<SessionId>,
     /// Where offered work is done.
     pub(crate) repository: Option<RepositoryRef>,
+    /// The repository that is given away by plain files.
+    pub(crate) git: Option<std::path::PathBuf>,
     /// The blob plane, by digest.
     pub(crate) blobs: HashMap<String, Vec<u8>>,
     /// So many blobs are refused.
@@ -92,6 +94,7 @@ impl Served {
         let mut serving = JoinSet::new();
         let blobs = axum::Router::new()
             .route("/v1/blobs/{project}/{digest}", get(get_blob).put(put_blob))
+            .route("/git/default/repo/{*path}", get(get_git))
             .layer(DefaultBodyLimit::disable())
             .with_state(coordinator.clone());
         let router = tonic::service::Routes::new(AgentServiceServer::new(coordinator.clone()))
@@ -189,6 +192,11 @@ impl Coordinator {
         })
         .await
     }
+}
+
+async fn get_git(State(coordinator): State<Coordinator>, Path(path): Path<String>) -> Result<Vec<u8>, StatusCode> {
+    let repository = coordinator.with(|kept| kept.git.clone()).ok_or(StatusCode::NOT_FOUND)?;
+    std::fs::read(repository.join(path)).map_err(|_| StatusCode::NOT_FOUND)
 }
 
 async fn get_blob(

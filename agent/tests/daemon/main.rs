@@ -6,6 +6,7 @@
 mod agent;
 mod checkpoints;
 mod coordinator;
+mod healing;
 
 use std::time::Duration;
 

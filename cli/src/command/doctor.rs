@@ -1,7 +1,7 @@
 //! `kage doctor`: what this machine has and lacks, as a coordinator, an agent or a person's, and
 //! what to do about it.
 
-use kage_agent::disk::Usage;
+use kage_agent::disk::{HealedMirror, Usage};
 use kage_agent::process::Runner;
 use serde::Serialize;
 
@@ -31,6 +31,8 @@ struct Diagnosis {
     free_bytes: Option<u64>,
     /// What the agent of this machine keeps there.
     agent_disk: Usage,
+    /// Mirrors of its repositories that were found damaged and fetched anew, oldest first.
+    healed_mirrors: Vec<HealedMirror>,
     /// The coordinator that this machine uses.
     connection: Option<Connection>,
     /// The data of a coordinator of this machine.
@@ -106,6 +108,7 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
         state_dir: invocation.state.path().display().to_string(),
         free_bytes,
         agent_disk: Usage::of(&invocation.state.agent()).await,
+        healed_mirrors: HealedMirror::all(&invocation.state.agent()),
         connection,
         coordinator_data,
         adapters,
@@ -156,6 +159,24 @@ fn stands_on(data: &Data) -> String {
     text
 }
 
+/// How often mirrors were damaged, and the last time.
+fn healed(mirrors: &[HealedMirror]) -> String {
+    let Some(last) = mirrors.last() else {
+        return String::new();
+    };
+    let kept = match &last.aside {
+        Some(aside) => format!("set aside in {}", aside.display()),
+        None => "nothing of it is kept".to_owned(),
+    };
+    format!(
+        "\ndamaged mirrors, healed: {}; the last one at {}: {} ({}; {kept})\n",
+        mirrors.len(),
+        last.at,
+        last.mirror.display(),
+        last.what
+    )
+}
+
 fn words(diagnosis: &Diagnosis) -> String {
     let mut text = format!(
         "kage         {} ({})\nsqlite       {}\ngit          {}\ncontainment  {}\nstate        {} ({})\ncoordinator  {}\n",
@@ -191,6 +212,7 @@ fn words(diagnosis: &Diagnosis) -> String {
         &["the agent keeps", "size"],
         kinds.map(|(kind, bytes)| vec![kind.to_owned(), size(bytes)]),
     );
+    text += &healed(&diagnosis.healed_mirrors);
     text.push('\n');
     text += &view::table(
         &["adapter", "version", "usable"],
