@@ -6,6 +6,7 @@ use kage_agent::adapters::LoadError;
 use kage_agent::enrolment::JoinError;
 use kage_coordinator::InvalidConfig;
 use kage_coordinator::config::UnusablePrices;
+use kage_git::GitError;
 use kage_git::snapshot::SnapshotError;
 use kage_git::user_repo::DiscoverError;
 use kage_proto::client::ConnectError;
@@ -112,6 +113,15 @@ fn classify(error: &anyhow::Error) -> (Exit, Option<&'static str>) {
         {
             return (exit, None);
         }
+        if cause
+            .downcast_ref::<GitError>()
+            .is_some_and(GitError::suggests_damage_there)
+        {
+            let hint = "the coordinator's copy of this repository is damaged: restore the coordinator's data folder \
+                        from a backup, or move repos/PROJECT/REPOSITORY in it away and run again, which sends the base \
+                        anew (results that were in it are lost)";
+            return (Exit::Unavailable, Some(hint));
+        }
         if is_usage(cause) {
             return (Exit::Usage, None);
         }
@@ -194,5 +204,27 @@ fn classify_access(error: &AccessError) -> (Exit, Option<&'static str>) {
         | AccessError::Spawn(_)
         | AccessError::Silent { .. }
         | AccessError::Died { .. } => (Exit::Unavailable, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_damaged_repository_of_the_coordinator_is_no_defect_and_says_what_to_do() {
+        let failed = |stderr: &str| GitError::Failed {
+            operation: "push",
+            exit: "exit status: 1".to_owned(),
+            stderr: stderr.to_owned(),
+        };
+        let classified = |stderr: &str| classify(&Err::<(), _>(failed(stderr)).context("the base").unwrap_err());
+        let damaged = "remote: fatal: unresolved deltas left after unpacking\nerror: remote unpack failed";
+        let (exit, hint) = classified(damaged);
+        assert_eq!(exit, Exit::Unavailable);
+        assert!(hint.is_some_and(|hint| hint.contains("repos/PROJECT/REPOSITORY")));
+        assert_eq!(classified("fatal: something else").0, Exit::Internal);
     }
 }

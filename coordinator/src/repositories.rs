@@ -46,7 +46,8 @@ impl Repositories {
         Ok(mirrors)
     }
 
-    fn path(&self, project: &ProjectId, name: &RepositoryName) -> PathBuf {
+    /// Where a repository is, or would be.
+    pub(crate) fn path(&self, project: &ProjectId, name: &RepositoryName) -> PathBuf {
         self.root.join(project.as_str()).join(format!("{name}.git"))
     }
 }

@@ -2,6 +2,7 @@
 //! `kage_git::smart_http`; this file is the HTTP around it.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -13,8 +14,8 @@ use futures_util::TryStreamExt as _;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use kage_core::id::{InvalidId, ProjectId, RepositoryName};
-use kage_git::Mirror;
 use kage_git::smart_http::{ServeError, Service, advertise, serve};
+use kage_git::{GitError, Mirror};
 use serde::Deserialize;
 use tokio_util::io::StreamReader;
 
@@ -55,7 +56,7 @@ async fn references(
             ];
             (headers, bytes).into_response()
         }
-        Err(error) => problem(&error),
+        Err(error) => problem(&mirror, &error),
     }
 }
 
@@ -89,7 +90,7 @@ async fn exchange(
             let headers = [(CONTENT_TYPE, service.result_type()), (CACHE_CONTROL, "no-cache")];
             (headers, Body::from_stream(reply)).into_response()
         }
-        Err(error) => problem(&error),
+        Err(error) => problem(&mirror, &error),
     }
 }
 
@@ -115,7 +116,11 @@ async fn mirror(
             let text = format!("nothing was pushed to repository {name} yet\n");
             Err(Box::new((StatusCode::NOT_FOUND, text).into_response()))
         }
-        Err(error) => Err(Box::new(failed(&error))),
+        Err(error) => Err(Box::new(fault(
+            coordinator.repositories.path(&project, &name),
+            &error,
+            &error,
+        ))),
     }
 }
 
@@ -123,11 +128,35 @@ fn protocol(headers: &HeaderMap) -> Option<&str> {
     headers.get("git-protocol").and_then(|value| value.to_str().ok())
 }
 
-fn problem(error: &ServeError) -> Response {
+fn problem(mirror: &Mirror, error: &ServeError) -> Response {
     let status = match error {
         ServeError::Refused { .. } => StatusCode::FORBIDDEN,
         ServeError::Malformed { .. } | ServeError::Body(_) => StatusCode::BAD_REQUEST,
-        ServeError::Git(_) => return failed(error),
+        ServeError::Git(git) => return fault(mirror.path().to_owned(), git, error),
     };
     (status, format!("{error}\n")).into_response()
+}
+
+/// git failed. When the repository may be damaged, whoever asked is told which and what to do: it
+/// is the only copy of results, so nothing is taken away here.
+fn fault(path: PathBuf, git: &GitError, error: &(dyn std::error::Error + 'static)) -> Response {
+    if git.is_transient() && !matches!(git, GitError::Io { .. }) || !git.suggests_damage(&path) {
+        return failed(error);
+    }
+    tracing::error!(repository = %path.display(), error, "a repository may be damaged");
+    // Its project and its own name; where the data folder is, is nobody's business.
+    let name: PathBuf = path
+        .iter()
+        .rev()
+        .take(2)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .collect();
+    let text = format!(
+        "the coordinator's repository {} is damaged: restore its data folder from a backup, or move repos/{} away\n",
+        name.display(),
+        name.display()
+    );
+    (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
 }
