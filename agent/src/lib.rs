@@ -77,6 +77,8 @@ const LEFTOVERS_FIRST: Duration = Duration::from_secs(3);
 /// How long the last events may take to be delivered at the end. What is not stays in
 /// the outbox for the next start.
 const LAST_DELIVERY: Duration = Duration::from_secs(5);
+/// How long killing what ended sessions left may take at the end.
+const LAST_KILLING: Duration = Duration::from_secs(15);
 
 /// Why an agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -317,6 +319,7 @@ impl Delivering {
         // The outbox ends when its last handle is gone.
         drop(self.shop);
         self.writer.join().await;
+        process::settle(LAST_KILLING).await;
         tracing::info!("agent ended");
         ended.map_err(|source| {
             if matches!(source, ApiError::AgentIdInUse { .. }) {

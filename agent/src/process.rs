@@ -1,18 +1,22 @@
 //! Runs programs so that nothing of them is left behind: not after they end, not after
 //! they are stopped, not when the agent dies.
 //!
-//! On Linux a *warden* stands between the agent and the program (see [`warden`]); elsewhere
-//! the program's process group is all that is known of it. This file owns what callers
-//! see; [`drive`] moves output and watches the clocks, [`child`] starts and signals.
+//! On Linux a *warden* stands between the agent and the program (see [`warden`]), and a
+//! *keeper* in the agent kills what a warden leaves that was itself killed, stopped or traced
+//! (see [`keeper`]); elsewhere the program's process group is all that is known of it. This
+//! file owns what callers see; [`drive`] moves output and watches the clocks, [`child`]
+//! starts and signals.
 //!
 //! ```text
-//! agent --socket--> warden (own session, subreaper) --> program (own group) --> anything
+//! agent (subreaper) --socket--> warden (own session, subreaper) --> program (own group) --> anything
 //!   ^------- stdout, stderr: pipes, read only while the caller takes output -------'
 //! ```
 
 mod child;
 mod drive;
 mod environment;
+#[cfg(target_os = "linux")]
+mod keeper;
 #[cfg(target_os = "linux")]
 mod link;
 #[cfg(target_os = "linux")]
@@ -196,11 +200,16 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
-    /// The warden ended without a report, so the program's end is not known.
-    #[error("the warden of {program:?} was lost")]
+    /// The warden ended without a report, so the program's end is not known. What the program
+    /// had started was killed.
+    #[error("the warden of {program:?} was lost: {how}{}", left(*survivors))]
     WardenLost {
         /// What was running.
         program: OsString,
+        /// What happened to the warden.
+        how: WardenLoss,
+        /// What could not be killed.
+        survivors: u32,
     },
     /// Its end cannot be waited for.
     #[error("cannot wait for {program:?}")]
@@ -211,6 +220,41 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
+}
+
+fn left(survivors: u32) -> String {
+    match survivors {
+        0 => "; all that the program had started was killed".to_owned(),
+        some => format!("; {some} processes that the program had started could not be killed"),
+    }
+}
+
+/// How a warden was lost. It has the rights of the program that it guards, so that the
+/// program can do all of this to it; so can a system that is short of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WardenLoss {
+    /// This signal killed it.
+    Killed(i32),
+    /// It ended without a report.
+    Ended,
+    /// It was stopped.
+    Stopped,
+    /// A process traced it.
+    Traced,
+    /// It did not answer in time.
+    Silent,
+}
+
+impl fmt::Display for WardenLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Killed(signal) => write!(f, "signal {signal} killed it"),
+            Self::Ended => f.write_str("it ended without a report"),
+            Self::Stopped => f.write_str("a signal stopped it"),
+            Self::Traced => f.write_str("a process traced it"),
+            Self::Silent => f.write_str("it did not answer in time"),
+        }
+    }
 }
 
 /// How far a program can be kept from leaving something behind.
@@ -278,6 +322,15 @@ impl Runner {
         let child = child::Child::start(self, &command, limits.grace).await?;
         drive::drive(child, limits, control, output).await
     }
+}
+
+/// Waits until nothing is left of ended programs that only this process can kill; not longer
+/// than that. To be called before a process ends that ran programs.
+pub async fn settle(patience: Duration) {
+    #[cfg(target_os = "linux")]
+    keeper::settle(patience).await;
+    #[cfg(not(target_os = "linux"))]
+    let _ = patience;
 }
 
 /// Becomes a warden when the command line says so, and then never returns. To be called

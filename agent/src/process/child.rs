@@ -14,14 +14,16 @@ use tokio::process::{ChildStderr, ChildStdout};
 use tokio::time::Instant;
 
 #[cfg(target_os = "linux")]
-use super::link::{Link, Message, Order};
+use super::WardenLoss;
+#[cfg(target_os = "linux")]
+use super::link::{Link, Order};
 use super::{Command, RunError, Runner, Status, Stdin};
 
 /// A running program. Dropping it ends the program and what belongs to it.
 #[derive(Debug)]
 pub(super) struct Child {
     program: OsString,
-    process: tokio::process::Child,
+    pipes: (Option<ChildStdout>, Option<ChildStderr>),
     hold: Hold,
 }
 
@@ -34,6 +36,7 @@ enum Hold {
 
 #[derive(Debug)]
 struct Group {
+    process: tokio::process::Child,
     pid: Option<Pid>,
     grace: Duration,
     kill_at: Option<Instant>,
@@ -71,15 +74,44 @@ fn status_of(status: ExitStatus) -> Status {
     }
 }
 
+/// How often starting is tried again while the system has no room for another process, and
+/// the pause between: a session beside it that starts too many is ended in that time.
+const NO_ROOM: (u32, Duration) = (30, Duration::from_millis(100));
+
+/// True when the system could not make another process just now.
+fn no_room(error: &RunError) -> bool {
+    match error {
+        RunError::Spawn { source, .. } | RunError::Warden { source, .. } => {
+            let error = rustix::io::Errno::from_io_error(source);
+            matches!(error, Some(rustix::io::Errno::AGAIN | rustix::io::Errno::NOMEM))
+        }
+        RunError::WardenLost { .. } | RunError::Wait { .. } => false,
+    }
+}
+
 impl Child {
     /// Starts the program; when this returns, it runs.
     pub(super) async fn start(runner: &Runner, command: &Command, grace: Duration) -> Result<Self, RunError> {
+        for _ in 0..NO_ROOM.0 {
+            match Self::start_once(runner, command, grace).await {
+                Err(error) if no_room(&error) => tokio::time::sleep(NO_ROOM.1).await,
+                started => return started,
+            }
+        }
+        Self::start_once(runner, command, grace).await
+    }
+
+    async fn start_once(runner: &Runner, command: &Command, grace: Duration) -> Result<Self, RunError> {
         #[cfg(target_os = "linux")]
         if let Some(executable) = &runner.warden {
-            let (link, process) = Link::start(executable, command, grace).await?;
+            let mut link = Link::start(executable, command, grace).await?;
+            let pipes = link.take_pipes().map_err(|source| RunError::Warden {
+                executable: executable.clone(),
+                source,
+            })?;
             return Ok(Self {
                 program: command.program.clone(),
-                process,
+                pipes,
                 hold: Hold::Warden(link),
             });
         }
@@ -121,19 +153,20 @@ impl Child {
         }
         Ok(Self {
             program: command.program.clone(),
+            pipes: (process.stdout.take(), process.stderr.take()),
             hold: Hold::Group(Group {
                 pid: pid_of(&process),
+                process,
                 grace,
                 kill_at: None,
                 feeding,
             }),
-            process,
         })
     }
 
     /// The program's pipes; there the first time only.
     pub(super) fn take_pipes(&mut self) -> (Option<ChildStdout>, Option<ChildStderr>) {
-        (self.process.stdout.take(), self.process.stderr.take())
+        (self.pipes.0.take(), self.pipes.1.take())
     }
 
     /// Asks politely; whatever is left after the grace period is killed while
@@ -165,15 +198,7 @@ impl Child {
     pub(super) async fn ended(&mut self) -> Result<(Status, u32), RunError> {
         match &mut self.hold {
             #[cfg(target_os = "linux")]
-            Hold::Warden(link) => match link.receive().await {
-                Ok(Some(Message::Ended { status, survivors })) => Ok((status, survivors)),
-                Ok(Some(Message::Started { .. } | Message::SpawnFailed { .. }) | None) | Err(_) => {
-                    signal_group(link.group, Signal::KILL);
-                    Err(RunError::WardenLost {
-                        program: self.program.clone(),
-                    })
-                }
-            },
+            Hold::Warden(link) => link.ended().await.map_err(|lost| lost.error(&self.program)),
             Hold::Group(group) => {
                 let wait_error = |source| RunError::Wait {
                     program: self.program.clone(),
@@ -182,7 +207,7 @@ impl Child {
                 let status = loop {
                     let kill_at = group.kill_at;
                     tokio::select! {
-                        status = self.process.wait() => break status.map_err(wait_error)?,
+                        status = group.process.wait() => break status.map_err(wait_error)?,
                         () = async {
                             match kill_at {
                                 Some(at) => tokio::time::sleep_until(at).await,
@@ -202,15 +227,45 @@ impl Child {
         }
     }
 
-    /// Gives up on a warden that does not answer.
-    pub(super) fn abandon(&mut self) -> RunError {
+    /// Kills what should have ended, and waits until nothing is left. Returns what is left
+    /// nevertheless.
+    pub(super) async fn abandon(&mut self) -> u32 {
         match &mut self.hold {
             #[cfg(target_os = "linux")]
-            Hold::Warden(link) => signal_group(link.group, Signal::KILL),
-            Hold::Group(group) => signal_group(group.pid, Signal::KILL),
+            Hold::Warden(link) => link.abandon(Duration::ZERO, Some(WardenLoss::Silent)).await.survivors,
+            Hold::Group(group) => {
+                signal_group(group.pid, Signal::KILL);
+                1
+            }
         }
-        RunError::WardenLost {
-            program: self.program.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn only_what_time_cures_is_waited_for() {
+        let spawn = |errno: Errno| RunError::Spawn {
+            program: "sh".into(),
+            source: errno.into(),
+        };
+        let warden = |errno: Errno| RunError::Warden {
+            executable: "kage".into(),
+            source: errno.into(),
+        };
+        for (errno, cured) in [
+            (Errno::AGAIN, true),
+            (Errno::NOMEM, true),
+            (Errno::NOENT, false),
+            (Errno::ACCESS, false),
+            (Errno::TOOBIG, false),
+        ] {
+            assert_eq!(no_room(&spawn(errno)), cured, "{errno}");
+            assert_eq!(no_room(&warden(errno)), cured, "{errno}");
         }
     }
 }

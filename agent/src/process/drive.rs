@@ -20,8 +20,9 @@ const CHUNK: usize = 64 * 1024;
 /// How long, after the end, a pipe may stay open and silent: only something that escaped
 /// holds it then.
 const QUIET: Duration = Duration::from_secs(1);
-/// How long a program that was told to end may hold us, on top of its grace period.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long what was told to end may take, on top of its grace period, until it is killed
+/// from here.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 struct Reader<R> {
     pipe: Pipe,
@@ -77,6 +78,30 @@ enum Input {
     Overdue,
 }
 
+/// What is told of a program whose own end is not known: it was killed.
+const KILLED: Status = Status::Signal(9);
+
+/// What the end of a program is to its caller. One that we were ending anyway ended as it
+/// was told, whatever became of its warden meanwhile.
+fn closing(cause: Option<Cause>, end: Result<(Status, u32), RunError>) -> Result<Ended, RunError> {
+    let (status, survivors) = match (end, cause) {
+        (Ok(end), _) => end,
+        (
+            Err(RunError::WardenLost { survivors, how, .. }),
+            Some(Cause::Stopped | Cause::TimedOut | Cause::Idle | Cause::Unread),
+        ) => {
+            tracing::warn!(%how, "the warden was lost while it ended its program");
+            (KILLED, survivors)
+        }
+        (Err(error), _) => return Err(error),
+    };
+    Ok(Ended {
+        cause: cause.unwrap_or(Cause::Itself),
+        status,
+        survivors,
+    })
+}
+
 /// Runs the child to its end.
 pub(super) async fn drive(
     mut child: Child,
@@ -96,23 +121,19 @@ pub(super) async fn drive(
     let mut cause: Option<Cause> = None;
     // Set once the program was told to end, and again when it did.
     let mut overdue: Option<Instant> = None;
-    let mut end: Option<(Status, u32)> = None;
+    let mut end: Option<Result<(Status, u32), RunError>> = None;
 
     if *control.frozen.borrow_and_update() {
         allowance.freeze(true);
         child.freeze(true).await;
     }
     loop {
-        if let Some((status, survivors)) = end
-            && waiting.is_none()
+        if waiting.is_none()
             && stdout.from.is_none()
             && stderr.from.is_none()
+            && let Some(end) = end.take()
         {
-            return Ok(Ended {
-                cause: cause.unwrap_or(Cause::Itself),
-                status,
-                survivors,
-            });
+            return closing(cause, end);
         }
         let running = end.is_none() && cause.is_none();
         let quiet_at = active + QUIET;
@@ -164,21 +185,18 @@ pub(super) async fn drive(
                 None
             }
             Input::Ended(ended) => {
-                end = Some(ended?);
+                end = Some(ended);
                 active = Instant::now();
                 // A caller that stopped the program may not be taking its last words.
                 overdue = cause.map(|_| Instant::now() + limits.grace);
                 None
             }
             Input::Overdue => {
-                let Some((status, survivors)) = end else {
-                    return Err(child.abandon());
+                let end = match end.take() {
+                    Some(end) => end,
+                    None => Ok((KILLED, child.abandon().await)),
                 };
-                return Ok(Ended {
-                    cause: cause.unwrap_or(Cause::Itself),
-                    status,
-                    survivors,
-                });
+                return closing(cause, end);
             }
             Input::Stop => Some(Cause::Stopped),
             Input::TimedOut => Some(Cause::TimedOut),

@@ -1,21 +1,33 @@
-//! The agent's side of a warden: starting one and talking to it over its socket.
+//! The agent's side of a warden: starting one, talking to it over its socket, and learning
+//! how it ended. What it says counts only when it also ends as one should: a session can get
+//! hold of the socket.
 //!
 //! What is said is here too, as lines of JSON; the warden's side is in `warden`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::{ChildStderr, ChildStdout};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
 
-use super::{Command, RunError, Status, Stdin, WARDEN_ARGUMENT};
+use super::drive::PATIENCE;
+use super::keeper::{Departed, Ward};
+use super::{Command, RunError, Status, Stdin, WARDEN_ARGUMENT, WardenLoss};
+
+/// How often a warden is looked at, since one that is stopped or traced cannot say so.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long a warden may take to end after its last message.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// What the agent writes to a warden: [`Order::Start`] first, with the bytes for standard
 /// input after its line. A closed socket means the same as [`Order::Stop`].
@@ -51,37 +63,58 @@ pub(super) enum StartStdin {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Message {
-    Started { pid: i32 },
+    Started,
     SpawnFailed { os_error: Option<i32>, message: String },
     Ended { status: Status, survivors: u32 },
 }
 
-/// The socket to a warden. Closing it makes the warden end everything.
+/// A warden and the socket to it. Closing it makes the warden end everything.
 #[derive(Debug)]
 pub(super) struct Link {
     orders: OwnedWriteHalf,
     messages: Lines<BufReader<OwnedReadHalf>>,
-    /// The program's own group, to end what can be ended should the warden be lost.
-    pub(super) group: Option<Pid>,
+    ward: Ward,
+    look_at: Instant,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Running,
+    /// It said its last, or was given up.
+    Leaving(Option<(Status, u32)>, oneshot::Receiver<Departed>),
+    Left(Result<(Status, u32), Lost>),
+}
+
+/// A warden was lost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lost {
+    pub(super) how: WardenLoss,
+    /// What could not be killed.
+    pub(super) survivors: u32,
+}
+
+/// What is heard of a warden.
+enum Heard {
+    Message(Message),
+    /// Its socket is closed, or says nonsense.
+    Nothing,
+    Lost(WardenLoss),
 }
 
 impl Link {
     /// Starts a warden and lets it start the program; when this returns, it runs.
-    pub(super) async fn start(
-        executable: &Path,
-        command: &Command,
-        grace: Duration,
-    ) -> Result<(Self, tokio::process::Child), RunError> {
+    pub(super) async fn start(executable: &Path, command: &Command, grace: Duration) -> Result<Self, RunError> {
         let warden_error = |source| RunError::Warden {
             executable: executable.to_owned(),
             source,
         };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(warden_error)?;
         ours.set_nonblocking(true).map_err(warden_error)?;
-        let mut process = {
+        let ward = {
             // The command owns the warden's end of the socket; dropping it here is what
             // makes the warden's death visible as an end of file.
-            let mut warden = tokio::process::Command::new(executable);
+            let mut warden = std::process::Command::new(executable);
             warden
                 .arg0("kage-warden")
                 .arg(WARDEN_ARGUMENT)
@@ -90,13 +123,15 @@ impl Link {
                 .stdin(Stdio::from(OwnedFd::from(theirs)))
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped());
-            warden.spawn().map_err(warden_error)?
+            Ward::start(&mut warden, grace + PATIENCE).map_err(warden_error)?
         };
         let (messages, orders) = UnixStream::from_std(ours).map_err(warden_error)?.into_split();
         let mut link = Self {
             orders,
             messages: BufReader::new(messages).lines(),
-            group: None,
+            ward,
+            look_at: Instant::now() + LOOK,
+            stage: Stage::Running,
         };
 
         let (stdin, bytes) = match &command.stdin {
@@ -115,24 +150,29 @@ impl Link {
         link.send(&start).await.map_err(warden_error)?;
         link.orders.write_all(bytes).await.map_err(warden_error)?;
 
-        match link.receive().await.map_err(warden_error)? {
-            Some(Message::Started { pid }) => link.group = Pid::from_raw(pid),
-            Some(Message::SpawnFailed { os_error, message }) => {
+        // It is looked at here too: the program may turn against it before it says that it runs.
+        let lost = match link.hear().await {
+            Heard::Message(Message::Started) => return Ok(link),
+            Heard::Message(Message::SpawnFailed { os_error, message }) => {
                 let source = os_error.map_or_else(|| io::Error::other(message), io::Error::from_raw_os_error);
-                process.wait().await.map_err(warden_error)?;
                 return Err(RunError::Spawn {
                     program: command.program.clone(),
                     source,
                 });
             }
-            Some(Message::Ended { .. }) | None => {
-                process.wait().await.map_err(warden_error)?;
-                return Err(RunError::WardenLost {
-                    program: command.program.clone(),
-                });
-            }
-        }
-        Ok((link, process))
+            Heard::Message(Message::Ended { .. }) | Heard::Nothing => link.abandon(LEAVING, None).await,
+            Heard::Lost(how) => link.abandon(Duration::ZERO, Some(how)).await,
+        };
+        Err(lost.error(&command.program))
+    }
+
+    /// The program's pipes; there the first time only.
+    pub(super) fn take_pipes(&mut self) -> io::Result<(Option<ChildStdout>, Option<ChildStderr>)> {
+        let (stdout, stderr) = self.ward.take_pipes();
+        Ok((
+            stdout.map(ChildStdout::from_std).transpose()?,
+            stderr.map(ChildStderr::from_std).transpose()?,
+        ))
     }
 
     async fn send(&mut self, order: &Order) -> io::Result<()> {
@@ -148,10 +188,90 @@ impl Link {
         }
     }
 
-    pub(super) async fn receive(&mut self) -> io::Result<Option<Message>> {
-        match self.messages.next_line().await? {
-            Some(line) => Ok(Some(serde_json::from_str(&line)?)),
-            None => Ok(None),
+    /// Waits until the warden and everything below it is gone. Cancel-safe.
+    pub(super) async fn ended(&mut self) -> Result<(Status, u32), Lost> {
+        if let Stage::Running = self.stage {
+            match self.hear().await {
+                Heard::Message(Message::Ended { status, survivors }) => {
+                    self.leave(Some((status, survivors)), LEAVING, None);
+                }
+                // It is dead, and its status tells how it died.
+                Heard::Message(Message::Started | Message::SpawnFailed { .. }) | Heard::Nothing => {
+                    self.leave(None, LEAVING, None);
+                }
+                Heard::Lost(how) => self.leave(None, Duration::ZERO, Some(how)),
+            }
+        }
+        if let Stage::Leaving(reported, told) = &mut self.stage {
+            let departed = told.await.unwrap_or(Departed {
+                loss: Some(WardenLoss::Silent),
+                survivors: 0,
+            });
+            self.stage = Stage::Left(match (*reported, departed.loss) {
+                (Some(reported), None) => Ok(reported),
+                // What it could not kill became ours to kill.
+                (Some((status, 1..)), Some(WardenLoss::Ended)) => Ok((status, departed.survivors)),
+                (_, how) => Err(Lost {
+                    how: how.unwrap_or(WardenLoss::Ended),
+                    survivors: departed.survivors,
+                }),
+            });
+        }
+        match self.stage {
+            Stage::Left(end) => end,
+            Stage::Running | Stage::Leaving(..) => std::future::pending().await,
+        }
+    }
+
+    /// Gives a warden up that should have ended, and waits until nothing is left.
+    pub(super) async fn abandon(&mut self, within: Duration, how: Option<WardenLoss>) -> Lost {
+        if let Stage::Running = self.stage {
+            self.leave(None, within, how);
+        }
+        match self.ended().await {
+            Ok((_, survivors)) => Lost {
+                how: WardenLoss::Silent,
+                survivors,
+            },
+            Err(lost) => lost,
+        }
+    }
+
+    fn leave(&mut self, reported: Option<(Status, u32)>, within: Duration, loss: Option<WardenLoss>) {
+        self.stage = Stage::Leaving(reported, self.ward.depart(within, loss));
+    }
+
+    /// Waits for the next message, or for what keeps the warden from sending one. Cancel-safe.
+    async fn hear(&mut self) -> Heard {
+        loop {
+            let look_at = self.look_at;
+            tokio::select! {
+                biased;
+                line = self.messages.next_line() => {
+                    let message = line.ok().flatten().and_then(|line| serde_json::from_str(&line).ok());
+                    return message.map_or(Heard::Nothing, Heard::Message);
+                }
+                () = sleep_until(look_at) => {
+                    self.look_at = Instant::now() + LOOK;
+                    match self.ward.look() {
+                        // Somebody else holds its socket, or it would have been heard.
+                        Some(WardenLoss::Ended) => return Heard::Nothing,
+                        Some(how) => return Heard::Lost(how),
+                        None => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Lost {
+    /// As an error of the program's run.
+    pub(super) fn error(self, program: &OsStr) -> RunError {
+        RunError::WardenLost {
+            program: program.to_owned(),
+            how: self.how,
+            survivors: self.survivors,
         }
     }
 }

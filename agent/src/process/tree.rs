@@ -1,9 +1,12 @@
-//! The descendants of this process, by `/proc`, and signals to them.
+//! Trees of processes below this one, by `/proc`, and signals to them.
 //!
-//! Correct only in a child subreaper, where whoever loses its parent becomes our child.
+//! A tree is all that descends from a child of ours. That is everything a program started
+//! only in a child subreaper, where whoever loses its parent becomes our child.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
+use std::io;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal};
 
@@ -14,53 +17,103 @@ struct Process {
     started: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Stat {
-    parent: i32,
-    started: u64,
-    zombie: bool,
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// It runs, or waits for something.
+    Alive,
+    /// It waits in the kernel for something that no signal but the last ends: for a disk, or
+    /// with `vfork` for a child to begin its own program. It starts nothing meanwhile, and
+    /// takes its signals when it goes on.
+    Blocked,
+    /// A signal stopped it.
+    Stopped,
+    /// A tracer stopped it.
+    Traced,
+    /// It is dead, and whoever has to has not looked yet.
+    Ended,
 }
 
-/// Reads `/proc/<pid>/stat`. The name in it is in parentheses and may hold anything.
-fn stat(pid: i32) -> Option<Stat> {
-    let line = fs::read(format!("/proc/{pid}/stat")).ok()?;
+/// What the system says of a process.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stat {
+    pub(super) pid: i32,
+    pub(super) parent: i32,
+    pub(super) group: i32,
+    /// Its session: a process can begin one, and cannot enter another's.
+    pub(super) session: i32,
+    /// In ticks since the machine started.
+    pub(super) started: u64,
+    pub(super) state: State,
+}
+
+impl Stat {
+    const fn process(&self) -> Process {
+        Process {
+            pid: self.pid,
+            started: self.started,
+        }
+    }
+}
+
+/// What the system says of one process; `None` when there is none.
+///
+/// # Errors
+/// When this cannot be told, as for want of file descriptors.
+pub(super) fn stat(pid: i32) -> io::Result<Option<Stat>> {
+    read_stat(&format!("/proc/{pid}/stat"))
+}
+
+/// When the calling thread was started, in ticks since the machine started.
+pub(super) fn this_thread_started() -> io::Result<u64> {
+    read_stat("/proc/thread-self/stat")?
+        .map(|stat| stat.started)
+        .ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+fn read_stat(path: &str) -> io::Result<Option<Stat>> {
+    match fs::read(path) {
+        Ok(line) => Ok(parse(&line)),
+        // It ended before or while it was read, or the system hides it.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+                || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads a line of `/proc/<pid>/stat`. The name in it is in parentheses and may hold anything.
+fn parse(line: &[u8]) -> Option<Stat> {
     let name_end = line.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(line.get(name_end + 1..)?).ok()?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let (start, rest) = (line.split(|byte| *byte == b' ').next()?, line.get(name_end + 1..)?);
+    let fields: Vec<&str> = std::str::from_utf8(rest).ok()?.split_ascii_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse().ok();
     Some(Stat {
-        zombie: matches!(fields.first(), Some(&("Z" | "X"))),
-        parent: fields.get(1)?.parse().ok()?,
+        pid: std::str::from_utf8(start).ok()?.parse().ok()?,
+        state: match *fields.first()? {
+            // Its first thread ended. A process can go on without it.
+            "Z" | "X" if number(17)? > 1 => State::Alive,
+            "Z" | "X" => State::Ended,
+            "D" => State::Blocked,
+            "T" => State::Stopped,
+            "t" => State::Traced,
+            _ => State::Alive,
+        },
+        parent: number(1)?,
+        group: number(2)?,
+        session: number(3)?,
         started: fields.get(19)?.parse().ok()?,
     })
 }
 
-/// Every descendant that is not a zombie.
-fn descendants() -> Vec<Process> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let mut children: HashMap<i32, Vec<(i32, Stat)>> = HashMap::new();
-    for entry in entries.flatten() {
-        if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
-            && let Some(stat) = stat(pid)
-        {
-            children.entry(stat.parent).or_default().push((pid, stat));
-        }
-    }
-    let mut found = Vec::new();
-    let mut open = vec![getpid().as_raw_nonzero().get()];
-    while let Some(parent) = open.pop() {
-        for (pid, stat) in children.remove(&parent).unwrap_or_default() {
-            open.push(pid);
-            if !stat.zombie {
-                found.push(Process {
-                    pid,
-                    started: stat.started,
-                });
-            }
-        }
-    }
-    found
+/// The process that traces a process; 0 = none.
+pub(super) fn tracer(pid: i32) -> i32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let traced = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    traced.and_then(|tracer| tracer.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Signals exactly this process, never one that took over its number.
@@ -68,7 +121,7 @@ fn signal(process: Process, signal: Signal) {
     let Some(pid) = Pid::from_raw(process.pid) else {
         return;
     };
-    let same = || stat(process.pid).is_some_and(|stat| stat.started == process.started);
+    let same = || stat(process.pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.started == process.started));
     // Whatever fails here failed because the process is gone or another user's; both show
     // in the next scan.
     let _sent = match pidfd_open(pid, PidfdFlags::empty()) {
@@ -79,35 +132,274 @@ fn signal(process: Process, signal: Signal) {
     };
 }
 
-/// Sends a signal to every descendant there is now. Returns how many that are.
-pub(super) fn signal_all(what: Signal) -> usize {
-    let found = descendants();
-    for process in &found {
-        signal(*process, what);
-    }
-    found.len()
+/// The trees below those children of this process that a rule picks.
+pub(super) struct Trees<R> {
+    roots: R,
 }
 
-/// Stops every descendant, and those that they start meanwhile, until none is new.
-pub(super) fn stop_all() {
-    let mut stopped = HashSet::new();
-    // Each round can only find children of processes that ran during the last one; the
-    // bound is for a fork bomb, which the killing that follows deals with.
-    for _ in 0..100 {
-        let mut new = false;
-        for process in descendants() {
-            if stopped.insert(process) {
+/// What killing came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Killed {
+    /// How many processes there were.
+    pub(super) found: usize,
+    /// How many of them are still there.
+    pub(super) left: usize,
+    /// Every process that there was when it began is among them, with all that it started.
+    pub(super) complete: bool,
+}
+
+/// Walks over all processes before killing goes on with what was found.
+const WALKS: usize = 100;
+/// Looks for processes that were started a moment ago, before all are walked over again.
+const LOOKS: usize = 200;
+/// How often what was killed is looked at until it is dead, and the pause between.
+const DYING: (u32, Duration) = (1000, Duration::from_millis(1));
+
+impl Trees<fn(&Stat) -> bool> {
+    /// Every descendant.
+    pub(super) fn all() -> Self {
+        Self { roots: |_| true }
+    }
+}
+
+impl<R: Fn(&Stat) -> bool> Trees<R> {
+    /// Those below the children for which this is true.
+    pub(super) const fn below(roots: R) -> Self {
+        Self { roots }
+    }
+
+    /// Sends a signal to every process there is now. Returns how many that are.
+    pub(super) fn signal_all(&self, what: Signal) -> io::Result<usize> {
+        let mut hunt = Hunt::new(&self.roots, |process, _| {
+            signal(process, what);
+            Met::Still
+        });
+        hunt.walk()?;
+        Ok(hunt.members.len())
+    }
+
+    /// Stops every process, and those that they start meanwhile, until none is new and none
+    /// runs. True when that is so.
+    pub(super) fn stop_all(&self) -> io::Result<bool> {
+        Ok(self.stopped()?.1)
+    }
+
+    fn stopped(&self) -> io::Result<(HashMap<i32, u64>, bool)> {
+        let mut hunt = Hunt::new(&self.roots, |process, state| match state {
+            State::Stopped | State::Traced | State::Ended => Met::Still,
+            State::Blocked => {
                 signal(process, Signal::STOP);
-                new = true;
+                Met::Still
+            }
+            State::Alive => {
+                signal(process, Signal::STOP);
+                Met::Moving
+            }
+        });
+        // Each walk can only find children of processes that ran during the last one; the
+        // bound is for what cannot be stopped, which is killed all the same.
+        for _ in 0..WALKS {
+            match hunt.walk()? {
+                Met::Still => return Ok((hunt.members, true)),
+                Met::Moving => hunt.chase()?,
             }
         }
-        if !new {
-            return;
+        Ok((hunt.members, false))
+    }
+
+    /// Kills every process after it was stopped, so that none can start another for one that
+    /// is killed.
+    pub(super) fn kill_all(&self) -> io::Result<Killed> {
+        let (members, complete) = self.stopped()?;
+        let members: Vec<_> = members
+            .into_iter()
+            .map(|(pid, started)| Process { pid, started })
+            .collect();
+        for process in &members {
+            signal(*process, Signal::KILL);
         }
+        let mut left = members.clone();
+        for _ in 0..DYING.0 {
+            left.retain(is_there);
+            if left.is_empty() {
+                break;
+            }
+            std::thread::sleep(DYING.1);
+        }
+        Ok(Killed {
+            found: members.len(),
+            left: left.len(),
+            complete,
+        })
+    }
+
+    /// How many processes there are.
+    pub(super) fn count(&self) -> io::Result<usize> {
+        let mut hunt = Hunt::new(&self.roots, |_, _| Met::Still);
+        hunt.walk()?;
+        Ok(hunt.members.len())
     }
 }
 
-/// How many descendants there are.
-pub(super) fn count() -> usize {
-    descendants().len()
+/// What is not known to be gone is there.
+fn is_there(process: &Process) -> bool {
+    match stat(process.pid) {
+        Ok(Some(stat)) => stat.started == process.started && stat.state != State::Ended,
+        Ok(None) => false,
+        Err(_) => true,
+    }
+}
+
+/// Whether what was met had to be dealt with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Met {
+    Still,
+    Moving,
+}
+
+/// Meets the members of trees one by one, each in the moment in which it is seen: one that
+/// lives for less than a walk would be gone at its end.
+struct Hunt<'a, R, F> {
+    roots: &'a R,
+    own: i32,
+    /// By number, with their start times.
+    members: HashMap<i32, u64>,
+    meet: F,
+    /// The newest number that was looked at.
+    newest: i32,
+}
+
+impl<'a, R: Fn(&Stat) -> bool, F: Fn(Process, State) -> Met> Hunt<'a, R, F> {
+    fn new(roots: &'a R, meet: F) -> Self {
+        Self {
+            roots,
+            own: getpid().as_raw_nonzero().get(),
+            members: HashMap::new(),
+            meet,
+            newest: 0,
+        }
+    }
+
+    /// Looks at every process. Moving = at least one was.
+    fn walk(&mut self) -> io::Result<Met> {
+        let mut all = Met::Still;
+        let mut strange = Vec::new();
+        self.newest = newest()?;
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            if let Some(stat) = stat(pid)? {
+                match self.look(&stat)? {
+                    Some(Met::Moving) => all = Met::Moving,
+                    Some(Met::Still) => {}
+                    None => strange.push(stat),
+                }
+            }
+        }
+        // Parents come first, as long as numbers do not begin anew.
+        loop {
+            let before = self.members.len();
+            let mut rest = Vec::new();
+            for stat in strange {
+                match self.look(&stat)? {
+                    Some(Met::Moving) => all = Met::Moving,
+                    Some(Met::Still) => {}
+                    None => rest.push(stat),
+                }
+            }
+            if self.members.len() == before {
+                return Ok(all);
+            }
+            strange = rest;
+        }
+    }
+
+    /// Looks at those that were started since, as fast as they are.
+    fn chase(&mut self) -> io::Result<()> {
+        let mut quiet = 0;
+        for _ in 0..LOOKS {
+            let newest = newest()?;
+            match newest - self.newest {
+                0 => quiet += 1,
+                1..=1000 => quiet = 0,
+                // Numbers began anew, or too many are new.
+                _ => return Ok(()),
+            }
+            if quiet > 10 {
+                return Ok(());
+            }
+            for pid in self.newest + 1..=newest {
+                if let Some(stat) = stat(pid)? {
+                    self.look(&stat)?;
+                }
+            }
+            self.newest = newest;
+        }
+        Ok(())
+    }
+
+    /// Meets a process if it is a member; `None` = it is not known to be one.
+    fn look(&mut self, stat: &Stat) -> io::Result<Option<Met>> {
+        if stat.state == State::Ended {
+            return Ok(Some(Met::Still));
+        }
+        let known = self.members.get(&stat.pid) == Some(&stat.started);
+        if !known && !self.belongs(stat)? {
+            return Ok(None);
+        }
+        self.members.insert(stat.pid, stat.started);
+        let met = (self.meet)(stat.process(), stat.state);
+        Ok(Some(if known { met } else { Met::Moving }))
+    }
+
+    fn belongs(&self, stat: &Stat) -> io::Result<bool> {
+        if stat.parent == self.own {
+            return Ok((self.roots)(stat));
+        }
+        let Some(started) = self.members.get(&stat.parent) else {
+            return Ok(false);
+        };
+        // Its number may be another's by now.
+        Ok(self::stat(stat.parent)?.is_some_and(|parent| parent.started == *started))
+    }
+}
+
+/// The newest number of a process or thread.
+fn newest() -> io::Result<i32> {
+    let line = fs::read_to_string("/proc/loadavg")?;
+    let newest = line
+        .split_ascii_whitespace()
+        .next_back()
+        .and_then(|pid| pid.parse().ok());
+    newest.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let line = b"42 (a) Z 1 (b) t 7 8 9 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 123456 1 1\n";
+        let stat = parse(line).unwrap();
+        assert_eq!((stat.pid, stat.parent, stat.group, stat.session), (42, 7, 8, 9));
+        assert_eq!((stat.started, stat.state), (123_456, State::Traced));
+        let leader_ended = b"42 (a) Z 7 8 9 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 2 0 123456 1 1\n";
+        assert_eq!(parse(leader_ended).unwrap().state, State::Alive);
+        let ended = b"42 (a) Z 7 8 9 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 123456 1 1\n";
+        assert_eq!(parse(ended).unwrap().state, State::Ended);
+        for torn in [&b""[..], b"42", b"42 (a) R", b"42 (a) R 1 2 3"] {
+            assert!(parse(torn).is_none());
+        }
+    }
+
+    #[test]
+    fn this_process_is_told_and_one_that_is_not_there_is_none() {
+        let own = stat(getpid().as_raw_nonzero().get()).unwrap().unwrap();
+        assert_eq!(own.pid, getpid().as_raw_nonzero().get());
+        assert!(own.started <= this_thread_started().unwrap());
+        assert!(stat(i32::MAX).unwrap().is_none());
+        assert_eq!(tracer(i32::MAX), 0);
+    }
 }

@@ -5,11 +5,14 @@
 //! standard input, a socket; when that closes, the agent is gone and so is everything
 //! below the warden soon after. Blocking code and three threads: no runtime is needed.
 //!
+//! It has the same rights as the program, which can therefore kill or stop it. The keeper in
+//! the agent (see [`super::keeper`]) does its work then.
+//!
 //! ```text
 //! Running --program ended / Stop / socket closed--> Asking (TERM, grace) --> Killing (STOP, KILL) --> report
 //! ```
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
@@ -21,18 +24,27 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, setsid, wait};
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, set_parent_process_death_signal, setsid, wait,
+};
 
 use super::Status;
 use super::link::{Message, Order, Start, StartStdin};
-use super::tree;
+use super::tree::Trees;
 
 /// How long what a program leaves running may take to end itself.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(1);
-/// How long to go on killing before the rest is reported as survivors.
-const KILLING: Duration = Duration::from_secs(10);
+/// How long to go on killing before the rest is left to the agent.
+const KILLING: Duration = Duration::from_secs(3);
+/// How long to go on killing when there is no agent.
+const KILLING_ALONE: Duration = Duration::from_secs(60);
 /// How often to look for new descendants while killing.
 const KILL_ROUND: Duration = Duration::from_millis(20);
+/// How much sooner than the agent and its wardens what they run is picked when the system is
+/// short of memory, in thousandths of all memory.
+const OOM_HANDICAP: i32 = 200;
+/// The exit code that tells the agent that something is left.
+const SURVIVORS: i32 = 3;
 
 /// What the threads tell the main one.
 enum Input {
@@ -46,45 +58,49 @@ enum Input {
 /// Runs one program. Returns the warden's own exit code, which nobody relies on.
 pub(super) fn main() -> i32 {
     match run() {
-        Ok(()) => 0,
+        Ok(0) => 0,
+        Ok(_) => SURVIVORS,
         Err(_) => 1,
     }
 }
 
-fn run() -> io::Result<()> {
+/// Returns how much is left of what it ran.
+fn run() -> io::Result<usize> {
     let mut agent = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut orders = BufReader::new(agent.try_clone()?);
     let Some(Order::Start(start)) = read_order(&mut orders)? else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let grace = start.grace;
-    let (program, received) = match become_warden().and_then(|()| begin(start, orders)) {
+    let received = match become_warden().and_then(|()| begin(start, orders)) {
         Ok(begun) => begun,
         Err(error) => {
-            return send(
-                &mut agent,
-                &Message::SpawnFailed {
-                    os_error: error.raw_os_error(),
-                    message: error.to_string(),
-                },
-            );
+            let message = Message::SpawnFailed {
+                os_error: error.raw_os_error(),
+                message: error.to_string(),
+            };
+            return send(&mut agent, &message).map(|()| 0);
         }
     };
     // From here on nothing may return before the program has ended. An agent that is gone
     // is told of by its orders.
-    let _agent_may_be_gone = send(&mut agent, &Message::Started { pid: program });
+    let _agent_may_be_gone = send(&mut agent, &Message::Started);
 
     let (status, survivors) = guard(&received, grace);
     let message = Message::Ended {
         status: status.unwrap_or(Status::Signal(Signal::KILL.as_raw())),
         survivors: u32::try_from(survivors).unwrap_or(u32::MAX),
     };
-    send(&mut agent, &message)
+    // Whether anything is left counts, and not whether somebody hears of it.
+    let _agent_may_be_gone = send(&mut agent, &message);
+    Ok(survivors)
 }
 
 fn become_warden() -> io::Result<()> {
     setsid()?;
     set_child_subreaper(Some(getpid()))?;
+    // A program that stopped its warden does not profit from the death of the agent.
+    set_parent_process_death_signal(Some(Signal::CONT))?;
     Ok(())
 }
 
@@ -103,7 +119,7 @@ fn send(agent: &mut UnixStream, message: &Message) -> io::Result<()> {
 }
 
 /// Starts the program, after all that may fail and would leave it alone.
-fn begin(start: Start, mut orders: BufReader<UnixStream>) -> io::Result<(i32, Receiver<Input>)> {
+fn begin(start: Start, mut orders: BufReader<UnixStream>) -> io::Result<Receiver<Input>> {
     let stdin = stdin(&start.stdin, &mut orders)?;
     // Two senders, each waiting for the one receiver: full only means that they wait.
     let (inputs, received) = sync_channel(16);
@@ -118,9 +134,9 @@ fn begin(start: Start, mut orders: BufReader<UnixStream>) -> io::Result<(i32, Re
     thread::Builder::new()
         .name("orders".to_owned())
         .spawn(move || listen(orders, &inputs))?;
-    let program = spawn(start, stdin)?;
+    let program = more_killable(|| spawn(start, stdin))?;
     let _reaper_waits_for_it = started.send(program);
-    Ok((program, received))
+    Ok(received)
 }
 
 fn stdin(from: &StartStdin, orders: &mut BufReader<UnixStream>) -> io::Result<Stdio> {
@@ -134,6 +150,23 @@ fn stdin(from: &StartStdin, orders: &mut BufReader<UnixStream>) -> io::Result<St
             Stdio::from(file)
         }
     })
+}
+
+/// Does something, the children of which the system kills before us when memory runs out. A
+/// process may take back what it added to itself, so this needs no rights.
+fn more_killable<T>(start: impl FnOnce() -> T) -> T {
+    const OF_OURSELVES: &str = "/proc/self/oom_score_adj";
+    let own = fs::read_to_string(OF_OURSELVES)
+        .ok()
+        .and_then(|own| own.trim().parse::<i32>().ok());
+    // Without it the system picks whom it likes; the program runs all the same.
+    let set = |score: i32| fs::write(OF_OURSELVES, score.to_string()).is_ok();
+    let raised = own.filter(|own| set((own + OOM_HANDICAP).min(1000)));
+    let started = start();
+    if let Some(own) = raised {
+        set(own);
+    }
+    started
 }
 
 /// Starts the program in a process group of its own.
@@ -190,18 +223,23 @@ fn listen(mut orders: BufReader<UnixStream>, inputs: &SyncSender<Input>) {
     let _main_ended = inputs.send(Input::AgentGone);
 }
 
-/// Waits for a reason to end, then ends everything.
+/// Waits for a reason to end, then ends everything. Returns how much is left.
 fn guard(received: &Receiver<Input>, grace: Duration) -> (Option<Status>, usize) {
+    let below = Trees::all();
     let mut status = None;
     let mut empty = false;
     let mut patience = grace;
+    let mut killing = KILLING;
+    // What cannot be signalled now shows in the killing, which is tried again.
     while let Ok(input) = received.recv() {
         match input {
-            Input::Order(Order::Freeze) => tree::stop_all(),
-            Input::Order(Order::Thaw) => {
-                tree::signal_all(Signal::CONT);
+            Input::Order(Order::Freeze) => drop(below.stop_all()),
+            Input::Order(Order::Thaw) => drop(below.signal_all(Signal::CONT)),
+            Input::Order(Order::Stop | Order::Start(_)) => break,
+            Input::AgentGone => {
+                killing = KILLING_ALONE;
+                break;
             }
-            Input::Order(Order::Stop | Order::Start(_)) | Input::AgentGone => break,
             Input::Ended(how) => {
                 status = Some(how);
                 patience = grace.min(LEFTOVER_GRACE);
@@ -213,19 +251,19 @@ fn guard(received: &Receiver<Input>, grace: Duration) -> (Option<Status>, usize)
             }
         }
     }
-    if !empty && tree::count() > 0 {
-        tree::signal_all(Signal::TERM);
+    if !empty && below.count().is_ok_and(|count| count > 0) {
+        drop(below.signal_all(Signal::TERM));
         // What is frozen takes the polite signal only when it goes on.
-        tree::signal_all(Signal::CONT);
+        drop(below.signal_all(Signal::CONT));
     }
     empty = empty || wait_until_empty(received, patience, &mut status);
-    let killing = Instant::now();
-    while !empty && killing.elapsed() < KILLING {
-        tree::stop_all();
-        tree::signal_all(Signal::KILL);
+    let began = Instant::now();
+    while !empty && began.elapsed() < killing {
+        drop(below.kill_all());
         empty = wait_until_empty(received, KILL_ROUND, &mut status);
     }
-    (status, if empty { 0 } else { tree::count() })
+    // What cannot be seen is not known to be gone.
+    (status, if empty { 0 } else { below.count().unwrap_or(1).max(1) })
 }
 
 /// True when no descendant is left before the time is up.
@@ -238,7 +276,7 @@ fn wait_until_empty(received: &Receiver<Input>, time: Duration, status: &mut Opt
             Ok(Input::Order(_) | Input::AgentGone) => {}
             Err(RecvTimeoutError::Timeout) => return false,
             // Cannot be: the reaper ends only after Empty.
-            Err(RecvTimeoutError::Disconnected) => return tree::count() == 0,
+            Err(RecvTimeoutError::Disconnected) => return Trees::all().count().is_ok_and(|count| count == 0),
         }
     }
 }

@@ -2,6 +2,8 @@
 //! whoever dies. Linux only; elsewhere there is no warden.
 #![cfg(target_os = "linux")]
 
+mod hostile;
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -79,8 +81,9 @@ fn state(pid: i32) -> Option<char> {
 }
 
 fn alive(pid: i32) -> bool {
-    // A zombie is dead; whoever inherited it has not looked yet.
-    state(pid).is_some_and(|state| state != 'Z')
+    // A zombie is dead, unless a thread of it goes on; whoever inherited it has not looked yet.
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    state(pid).is_some_and(|state| state != 'Z' || threads() > 1)
 }
 
 fn wait_for(what: &str, condition: impl Fn() -> bool) {
@@ -236,6 +239,19 @@ async fn freezing_reaches_what_left_the_group() {
     assert_eq!((ended.cause, ended.survivors), (Cause::Stopped, 0));
 }
 
+#[tokio::test]
+async fn programs_are_killed_for_memory_before_their_wardens() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let own: i32 = own.trim().parse().unwrap();
+    // The warden takes back what it added to itself once the program is there.
+    let script = format!(
+        "until [ $(cat /proc/$PPID/oom_score_adj) = {own} ]; do sleep 0.01; done; cat /proc/self/oom_score_adj"
+    );
+    let (_, output) = run(sh(&script, folder.path()), limits(), free()).await;
+    assert_eq!(output.trim().parse::<i32>().unwrap(), (own + 200).min(1000));
+}
+
 #[test]
 fn a_program_whose_agent_is_gone_before_it_starts_is_ended() {
     use std::io::{Read as _, Write as _};
@@ -269,27 +285,39 @@ fn a_program_whose_agent_is_gone_before_it_starts_is_ended() {
 async fn victim() {
     let folder = std::env::var_os(VICTIM).expect("the test below says where");
     let folder = Path::new(&folder);
-    let (ended, _) = run(sh(&format!("{ESCAPE} sleep 1000"), folder), limits(), free()).await;
+    let turn = std::fs::read_to_string(folder.join("turn")).unwrap();
+    let (ended, _) = run(sh(&format!("{ESCAPE} {turn}; sleep 1000"), folder), limits(), free()).await;
     panic!("the program was to run until the agent is killed: {ended:?}");
 }
 
 #[test]
 fn everything_ends_when_the_agent_is_killed() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut agent = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "victim", "--ignored"])
-        .env(VICTIM, folder.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let pids = || Some([pid(folder.path(), "one")?, pid(folder.path(), "two")?]);
-    wait_for("both are running", || pids().is_some());
-    let pids = pids().unwrap();
-    assert!(pids.iter().all(|pid| alive(*pid)));
-    // SIGKILL: the agent cannot do anything about it any more.
-    agent.kill().unwrap();
-    agent.wait().unwrap();
-    wait_for("nothing is left", || !pids.iter().any(|pid| alive(*pid)));
+    // The second waits until the agent is about to be killed, which would else see it.
+    for turn in [
+        "true",
+        "while [ ! -e now ]; do sleep 0.001; done; kill -STOP $PPID; touch turned",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("turn"), turn).unwrap();
+        let mut agent = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "victim", "--ignored"])
+            .env(VICTIM, folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pids = || Some([pid(folder.path(), "one")?, pid(folder.path(), "two")?]);
+        wait_for("both are running", || pids().is_some());
+        let pids = pids().unwrap();
+        assert!(pids.iter().all(|pid| alive(*pid)));
+        if turn != "true" {
+            std::fs::write(folder.path().join("now"), "").unwrap();
+            wait_for("the warden is stopped", || folder.path().join("turned").exists());
+        }
+        // SIGKILL: the agent cannot do anything about it any more.
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+        wait_for("nothing is left", || !pids.iter().any(|pid| alive(*pid)));
+    }
 }
