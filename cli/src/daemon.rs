@@ -123,6 +123,8 @@ async fn run_agent(
         limits: invocation.settings.agent.disk.limits(),
     };
     let mut ports = kage_agent::Ports::system(registry);
+    // Verify and setup leave nothing behind either.
+    ports.runner = Runner::this_executable();
     ports.hand_back = shutdown.hand_back.clone();
     kage_agent::run(config, ports, shutdown.finish.clone()).await?;
     Ok(())
