@@ -111,7 +111,7 @@ impl Rows {
                 session.name,
                 view::session_state(session.state()),
                 view::one_line(&session.agent, 12),
-                view::short_count(view::tokens(session.usage.as_ref())),
+                view::tokens(session.usage.as_ref()),
                 view::one_line(&view::money(&session.money), 24),
             );
             if !session.state().is_ended() {

@@ -14,10 +14,18 @@ pub fn duration_ms(session: &v1::Session) -> Option<u64> {
     (session.started_at_ms > 0).then_some(session.ran_ms)
 }
 
-/// All tokens, each counted once.
+/// All tokens for a table, each counted once: `-` when nobody told of any, and with a `+` when
+/// that was not all.
 #[must_use]
-pub fn tokens(usage: Option<&v1::Usage>) -> u64 {
-    usage.map_or(0, |usage| kage_core::usage::Usage::from(*usage).total())
+pub fn tokens(usage: Option<&v1::Usage>) -> String {
+    let Some(usage) = usage.map(|usage| kage_core::usage::Usage::from(*usage)) else {
+        return "-".to_owned();
+    };
+    match (usage.total(), usage.unreported.of_the_bill()) {
+        (0, true) => "-".to_owned(),
+        (total, true) => format!("{}+", short_count(total)),
+        (total, false) => short_count(total),
+    }
 }
 
 /// A count in few characters: `950`, `12.3k`, `4.5M`.
@@ -146,7 +154,7 @@ pub fn report_rows(report: &v1::Report) -> Vec<Vec<String>> {
                     |d| format!("{} +{} -{}", counted(d.files as usize, "file"), d.added, d.removed),
                 ),
                 risk(row.risk()).to_owned(),
-                short_count(tokens(session.usage.as_ref())),
+                tokens(session.usage.as_ref()),
                 money(&session.money),
                 duration_ms(session).map_or_else(|| "-".to_owned(), short_duration),
                 notes(row),
@@ -315,10 +323,25 @@ mod tests {
             output: u64::MAX,
             ..v1::Usage::default()
         };
-        assert_eq!(tokens(Some(&most)), u64::MAX);
+        assert_eq!(tokens(Some(&most)), short_count(u64::MAX));
         assert_eq!(one_line("a\u{1b}[31m\nb", 10), "a [31m");
         assert_eq!(one_line("abcdef", 4), "abc…");
         assert_eq!(printable("a\u{1b}[2J\nb"), "a\u{fffd}[2J\u{fffd}b");
+    }
+
+    #[test]
+    fn unknown_tokens_are_not_zero() {
+        let of = |usage: kage_core::usage::Usage| tokens(Some(&usage.into()));
+        let mut sum = kage_core::usage::Usage {
+            input: 1_200,
+            ..Default::default()
+        };
+        assert_eq!(tokens(None), "-");
+        assert_eq!(of(kage_core::usage::Usage::default()), "0");
+        assert_eq!(of(kage_core::usage::Usage::UNKNOWN), "-");
+        assert_eq!(of(sum), "1.2k");
+        sum += kage_core::usage::Usage::UNKNOWN;
+        assert_eq!(of(sum), "1.2k+");
     }
 
     #[test]

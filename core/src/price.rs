@@ -154,16 +154,27 @@ const UNKNOWN: Money = Money {
 
 /// What a session cost: one [`Money`] for each provenance that occurs, in the order of
 /// [`Provenance`]. Usage that is zero and without a reported amount costs nothing and is left out.
+/// Usage that nobody told of makes the sum one of a known and an unknown part; alone it is no
+/// figure at all.
 #[must_use]
 pub fn session_money(usage: &[ModelUsage], prices: &PriceTable, at: Timestamp) -> Vec<Money> {
     let mut sums = BTreeMap::<Provenance, Option<PicoUsd>>::new();
+    let mut unknown = false;
     for entry in usage {
         if entry.usage.is_zero() && entry.reported.is_none() {
+            continue;
+        }
+        let untold = entry.reported.is_none() && entry.usage.unreported.of_the_bill();
+        unknown |= untold;
+        if untold && entry.usage.total() == 0 {
             continue;
         }
         let money = entry_money(entry, prices, at);
         let sum = sums.entry(money.provenance).or_insert(money.amount.map(|_| PicoUsd(0)));
         *sum = sum.zip(money.amount).map(|(a, b)| a.saturating_add(b));
+    }
+    if unknown && !sums.is_empty() {
+        sums.insert(Provenance::Unknown, None);
     }
     sums.into_iter()
         .map(|(provenance, amount)| Money { amount, provenance })

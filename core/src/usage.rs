@@ -7,6 +7,92 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
+/// A class of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UsageClass {
+    /// [`Usage::input`].
+    Input,
+    /// [`Usage::cache_write_5m`].
+    CacheWrite5m,
+    /// [`Usage::cache_write_1h`].
+    CacheWrite1h,
+    /// [`Usage::cache_read`].
+    CacheRead,
+    /// [`Usage::output`].
+    Output,
+    /// [`Usage::reasoning`].
+    Reasoning,
+}
+
+impl UsageClass {
+    /// All, in the order of their fields.
+    pub const ALL: [Self; 6] = [
+        Self::Input,
+        Self::CacheWrite5m,
+        Self::CacheWrite1h,
+        Self::CacheRead,
+        Self::Output,
+        Self::Reasoning,
+    ];
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// Classes of which nobody told how much was used, or not each time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Unreported(u8);
+
+impl Unreported {
+    /// Nothing was told of any class.
+    pub const ALL: Self = Self(0b11_1111);
+
+    /// The set that these bits are, the lowest being the first class; others are passed over.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "the mask leaves six bits")]
+        Self((bits & Self::ALL.0 as u32) as u8)
+    }
+
+    /// A bit for each class, the lowest for the first.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The same and this class.
+    #[must_use]
+    pub const fn with(self, class: UsageClass) -> Self {
+        Self(self.0 | class.bit())
+    }
+
+    /// The same without this class.
+    #[must_use]
+    pub const fn without(self, class: UsageClass) -> Self {
+        Self(self.0 & !class.bit())
+    }
+
+    /// The classes of either.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether it has this class.
+    #[must_use]
+    pub const fn contains(self, class: UsageClass) -> bool {
+        self.0 & class.bit() != 0
+    }
+
+    /// Whether what is billed is not wholly known. Reasoning is a part of the output.
+    #[must_use]
+    pub const fn of_the_bill(self) -> bool {
+        self.without(UsageClass::Reasoning).0 != 0
+    }
+}
+
 /// Tokens by billing class. The classes do not overlap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -23,10 +109,42 @@ pub struct Usage {
     pub output: u64,
     /// The part of `output` that the provider reports as reasoning.
     pub reasoning: u64,
+    /// Classes whose counts are only the least that they can be: 0 of one of these is not zero
+    /// tokens but an unknown number.
+    pub unreported: Unreported,
 }
 
 impl Usage {
-    /// True when nothing was used.
+    /// Of something that does not tell what it uses.
+    pub const UNKNOWN: Self = Self {
+        input: 0,
+        cache_write_5m: 0,
+        cache_write_1h: 0,
+        cache_read: 0,
+        output: 0,
+        reasoning: 0,
+        unreported: Unreported::ALL,
+    };
+
+    /// The tokens of a class; `None` when nobody told. What was told at times only is the least
+    /// that it can be.
+    #[must_use]
+    pub const fn of(&self, class: UsageClass) -> Option<u64> {
+        let tokens = match class {
+            UsageClass::Input => self.input,
+            UsageClass::CacheWrite5m => self.cache_write_5m,
+            UsageClass::CacheWrite1h => self.cache_write_1h,
+            UsageClass::CacheRead => self.cache_read,
+            UsageClass::Output => self.output,
+            UsageClass::Reasoning => self.reasoning,
+        };
+        if tokens == 0 && self.unreported.contains(class) {
+            return None;
+        }
+        Some(tokens)
+    }
+
+    /// True when it is known that nothing was used.
     #[must_use]
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
@@ -51,6 +169,8 @@ impl AddAssign for Usage {
         self.cache_read = self.cache_read.saturating_add(rhs.cache_read);
         self.output = self.output.saturating_add(rhs.output);
         self.reasoning = self.reasoning.saturating_add(rhs.reasoning);
+        // What is known and what is not add up to what is not wholly known.
+        self.unreported = self.unreported.union(rhs.unreported);
     }
 }
 
@@ -105,6 +225,34 @@ pub struct Money {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unknown_is_not_zero_and_stays_so_in_a_sum() {
+        let known = Usage {
+            input: 5,
+            output: 0,
+            ..Usage::default()
+        };
+        assert_eq!(known.of(UsageClass::Output), Some(0));
+        assert!(UsageClass::ALL.iter().all(|class| Usage::UNKNOWN.of(*class).is_none()));
+        assert!(!Usage::UNKNOWN.is_zero() && Usage::default().is_zero());
+
+        let mut sum = known;
+        sum += Usage::UNKNOWN;
+        assert_eq!((sum.of(UsageClass::Input), sum.of(UsageClass::Output)), (Some(5), None));
+        assert!(sum.unreported.of_the_bill());
+        let reasoning = Unreported::default().with(UsageClass::Reasoning);
+        assert!(!reasoning.of_the_bill() && reasoning.contains(UsageClass::Reasoning));
+        for class in UsageClass::ALL {
+            let only = Unreported::default().with(class);
+            assert_eq!(Unreported::from_bits(only.bits()), only);
+            assert_eq!(only.without(class), Unreported::default());
+        }
+        assert_eq!(Unreported::from_bits(u32::MAX), Unreported::ALL);
+        // As it was stored before there was such a thing.
+        let old: Usage = serde_json::from_str(r#"{"input":5}"#).unwrap();
+        assert_eq!(old, known);
+    }
 
     #[test]
     fn money_prints_exactly() {

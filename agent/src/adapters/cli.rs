@@ -21,6 +21,7 @@ use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::{FailureTable, local_failure};
 use kage_core::fleet::AdapterInfo;
+use kage_core::usage::Usage;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -229,7 +230,13 @@ impl Parser {
 
     fn finish(&mut self) -> Vec<Report> {
         match self {
-            Self::Text(_) => Vec::new(),
+            // Unknown is not nothing.
+            Self::Text(_) => vec![Report::Event(EventBody::UsageRecorded {
+                model: String::new(),
+                usage: Usage::UNKNOWN,
+                reported: None,
+                metered: false,
+            })],
             Self::Claude(lines, stream) => {
                 let mut reports: Vec<Report> = lines.finish().map(|line| of_line(stream, line)).unwrap_or_default();
                 reports.extend(stream.unreported());

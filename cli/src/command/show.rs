@@ -102,7 +102,7 @@ fn row(session: &v1::Session) -> Vec<String> {
         view::session_state(session.state()).to_owned(),
         session.agent.clone(),
         session.attempts.to_string(),
-        view::short_count(view::tokens(session.usage.as_ref())),
+        view::tokens(session.usage.as_ref()),
         view::money(&session.money),
         view::duration_ms(session).map_or_else(|| "-".to_owned(), view::short_duration),
         view::one_line(last, 100),

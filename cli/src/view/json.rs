@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kage_core::usage::PicoUsd;
+use kage_core::usage::{PicoUsd, Usage, UsageClass};
 use kage_proto::v1;
 use serde::Serialize;
 
@@ -72,7 +72,9 @@ pub struct SessionJson {
     /// Paths of which verify saw the base's version.
     pub restored: Vec<String>,
     /// Tokens by class.
-    pub usage: BTreeMap<&'static str, u64>,
+    pub usage: BTreeMap<&'static str, Option<u64>>,
+    /// Whether that is all; false also when some program did not tell.
+    pub usage_complete: bool,
     /// One entry per provenance.
     pub money: Vec<MoneyJson>,
     /// How long its attempts ran, the present one until now; null before the first.
@@ -166,6 +168,7 @@ impl SessionJson {
             verdict: session.verdict.as_ref().map(|v| verdict(v.kind())),
             restored: session.verdict.as_ref().map(|v| v.restored.clone()).unwrap_or_default(),
             usage: usage_classes(session.usage.as_ref()),
+            usage_complete: usage_complete(session.usage.as_ref()),
             money: session.money.iter().map(money_json).collect(),
             duration_ms: duration_ms(session),
             diff: session
@@ -204,17 +207,23 @@ fn non_empty(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Tokens by the names of the classes; all of them, also those that are zero.
-fn usage_classes(usage: Option<&v1::Usage>) -> BTreeMap<&'static str, u64> {
-    let usage = usage.copied().unwrap_or_default();
-    BTreeMap::from([
-        ("input", usage.input),
-        ("cache_write_5m", usage.cache_write_5m),
-        ("cache_write_1h", usage.cache_write_1h),
-        ("cache_read", usage.cache_read),
-        ("output", usage.output),
-        ("reasoning", usage.reasoning),
-    ])
+/// Tokens by the names of the classes; all of them, also those that are zero. Null is unknown.
+fn usage_classes(usage: Option<&v1::Usage>) -> BTreeMap<&'static str, Option<u64>> {
+    let usage = usage.map_or(Usage::UNKNOWN, |usage| Usage::from(*usage));
+    let name = |class| match class {
+        UsageClass::Input => "input",
+        UsageClass::CacheWrite5m => "cache_write_5m",
+        UsageClass::CacheWrite1h => "cache_write_1h",
+        UsageClass::CacheRead => "cache_read",
+        UsageClass::Output => "output",
+        UsageClass::Reasoning => "reasoning",
+    };
+    UsageClass::ALL.map(|class| (name(class), usage.of(class))).into()
+}
+
+/// Whether those are all tokens that are billed.
+fn usage_complete(usage: Option<&v1::Usage>) -> bool {
+    usage.is_some_and(|usage| !Usage::from(*usage).unreported.of_the_bill())
 }
 
 fn money_json(money: &v1::Money) -> MoneyJson {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::file::{midnight, per_token};
 use super::*;
+use crate::usage::{Unreported, UsageClass};
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_000_000_000);
 
@@ -15,6 +16,7 @@ fn usage(input: u64, output: u64, cache_read: u64, cache_write_5m: u64, cache_wr
         cache_read,
         output,
         reasoning: output,
+        ..Usage::default()
     }
 }
 
@@ -273,6 +275,44 @@ fn entry(model: &str, metered: bool, input: u64, reported: Option<i64>) -> Model
         metered,
         usage: usage(input, 0, 0, 0, 0),
         reported: reported.map(PicoUsd),
+    }
+}
+
+/// The same, of a program that did not tell everything.
+fn untold(mut entry: ModelUsage, unreported: Unreported) -> ModelUsage {
+    entry.usage.unreported = unreported;
+    entry
+}
+
+#[test]
+fn a_sum_of_known_and_unknown_says_so() {
+    use Provenance as P;
+    let table = PriceTable::parse(TABLE).unwrap();
+    let nothing = || untold(entry("", false, 0, None), Unreported::ALL);
+    let output = Unreported::default().with(UsageClass::Output);
+    let reasoning = Unreported::default().with(UsageClass::Reasoning);
+    let (billed, unknown) = ((P::Billed, Some(4_000_000)), (P::Unknown, None));
+    let cases = [
+        // No figure at all.
+        (vec![nothing()], vec![]),
+        (vec![nothing(), nothing()], vec![]),
+        (vec![entry("fast-1", true, 2, None), nothing()], vec![billed, unknown]),
+        (
+            vec![untold(entry("fast-1", false, 2, None), output)],
+            vec![(P::Estimated, Some(4_000_000)), unknown],
+        ),
+        // Reasoning is a part of what is billed as output.
+        (vec![untold(entry("fast-1", true, 2, None), reasoning)], vec![billed]),
+        // The program itself knows what it cost.
+        (
+            vec![untold(entry("fast-1", false, 2, Some(9)), output)],
+            vec![(P::Reported, Some(9))],
+        ),
+    ];
+    for (entries, expected) in cases {
+        let money = session_money(&entries, &table, NOW);
+        let money: Vec<_> = money.iter().map(|m| (m.provenance, m.amount.map(|a| a.0))).collect();
+        assert_eq!(money, expected, "{entries:?}");
     }
 }
 

@@ -260,7 +260,7 @@ mod tests {
     use kage_core::event::{DiffStat, ResultCommit, Verdict, VerdictKind};
     use kage_core::failure::{Failure, FailureKind};
     use kage_core::id::Digest;
-    use kage_core::usage::Usage;
+    use kage_core::usage::{Unreported, Usage};
 
     use super::*;
 
@@ -293,6 +293,7 @@ mod tests {
                     cache_read: 4,
                     output: 5,
                     reasoning: 6,
+                    unreported: Unreported::ALL,
                 },
                 reported: Some(PicoUsd(7)),
                 metered: true,

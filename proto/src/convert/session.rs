@@ -72,7 +72,7 @@ pub fn session(
         attempts: session.attempts,
         activity,
         activity_at_ms: optional_millis(activity_at),
-        usage: Some(session.total_usage().into()),
+        usage: (!session.usage.is_empty()).then(|| session.total_usage().into()),
         money: money.into_iter().map(Into::into).collect(),
         result: session.state.result().cloned().map(Into::into),
         verdict: session.state.verdict().cloned().map(Into::into),
@@ -166,6 +166,7 @@ mod tests {
         let wire = session(&domain, [], Some("no agent".into()), Duration::ZERO);
         assert_eq!(wire.state(), v1::SessionState::Queued);
         assert_eq!((wire.waiting.as_str(), wire.started_at_ms), ("no agent", 0));
+        assert_eq!(wire.usage, None, "nobody told of any");
         domain.state = SessionState::Running {
             attempt: AttemptId::from_random(3),
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kage_core::event::DiffStat;
 use kage_core::failure::{Failure, FailureKind};
-use kage_core::usage::{Money, PicoUsd, Provenance, Usage};
+use kage_core::usage::{Money, PicoUsd, Provenance, Unreported, Usage};
 
 use super::{InvalidField, enumerated, millis, unspecified};
 use crate::v1;
@@ -21,6 +21,7 @@ impl From<Usage> for v1::Usage {
             cache_read: usage.cache_read,
             output: usage.output,
             reasoning: usage.reasoning,
+            unreported: usage.unreported.bits(),
         }
     }
 }
@@ -34,6 +35,7 @@ impl From<v1::Usage> for Usage {
             cache_read: usage.cache_read,
             output: usage.output,
             reasoning: usage.reasoning,
+            unreported: Unreported::from_bits(usage.unreported),
         }
     }
 }
@@ -211,6 +213,17 @@ mod tests {
             failure.retry_after = Some(Duration::from_millis(1500));
             assert_eq!(Failure::from(v1::Failure::from(failure.clone())), failure);
         }
+    }
+
+    #[test]
+    fn unknown_tokens_stay_unknown_on_the_wire() {
+        let mut usage = Usage::UNKNOWN;
+        usage += Usage {
+            input: 5,
+            ..Usage::default()
+        };
+        assert_eq!(Usage::from(v1::Usage::from(usage)), usage);
+        assert_eq!(Usage::from(v1::Usage::default()), Usage::default());
     }
 
     #[test]

@@ -357,6 +357,8 @@ fn broken(why: &str) -> Progress {
 
 #[cfg(test)]
 mod tests {
+    use kage_core::usage::{Unreported, UsageClass};
+
     use super::*;
 
     const FIXTURE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/messages/tool_use.sse"));
@@ -394,6 +396,7 @@ mod tests {
             cache_write_5m: 1500,
             cache_read: 300,
             output: 57,
+            unreported: Unreported::default().with(UsageClass::Reasoning),
             ..Usage::default()
         };
         assert_eq!(message.usage, usage);

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use kage_core::usage::Usage;
+use kage_core::usage::{Unreported, Usage, UsageClass};
 use serde_json::json;
 
 use super::*;
@@ -53,6 +53,7 @@ async fn the_loop_runs_tools_and_reports_everything() {
             cache_write_5m: 20,
             cache_read: 30,
             output,
+            unreported: Unreported::default().with(UsageClass::Reasoning),
             ..Usage::default()
         },
         reported: None,
@@ -259,6 +260,7 @@ async fn a_call_that_is_stopped_is_billed_as_far_as_it_came() {
         cache_write_5m: 20,
         cache_read: 30,
         output: 1,
+        unreported: Unreported::default().with(UsageClass::Reasoning),
         ..Usage::default()
     };
     assert_eq!(billed, [begun]);

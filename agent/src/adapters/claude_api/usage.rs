@@ -1,6 +1,6 @@
 //! Token counts of the Messages API, by billing class.
 
-use kage_core::usage::Usage;
+use kage_core::usage::{Unreported, Usage, UsageClass};
 use serde_json::Value;
 
 /// Reads a `usage` object. The provider's `input_tokens` excludes everything cached.
@@ -9,16 +9,29 @@ pub(crate) fn parse(value: &Value) -> Option<Usage> {
     update(&mut usage, value).then_some(usage)
 }
 
+fn told(usage: &mut Usage, class: UsageClass) {
+    usage.unreported = usage.unreported.without(class);
+}
+
 /// Puts what a later `usage` object says in place: its counts are totals, and it leaves out
 /// what has not changed. False when it is no object.
 pub(super) fn update(usage: &mut Usage, value: &Value) -> bool {
     let Some(object) = value.as_object() else {
         return false;
     };
+    if *usage == Usage::default() {
+        // Nothing was told so far.
+        usage.unreported = Unreported::ALL;
+    }
     let number = |key: &str| object.get(key).and_then(Value::as_u64);
     let deep = |outer: &str, inner: &str| object.get(outer)?.get(inner)?.as_u64();
     if let Some(input) = number("input_tokens") {
         usage.input = input;
+        told(usage, UsageClass::Input);
+        // The provider leaves classes out that nothing was cached in.
+        told(usage, UsageClass::CacheRead);
+        told(usage, UsageClass::CacheWrite5m);
+        told(usage, UsageClass::CacheWrite1h);
     }
     if let Some(read) = number("cache_read_input_tokens") {
         usage.cache_read = read;
@@ -35,9 +48,11 @@ pub(super) fn update(usage: &mut Usage, value: &Value) -> bool {
     }
     if let Some(output) = number("output_tokens") {
         usage.output = output;
+        told(usage, UsageClass::Output);
     }
     if let Some(thinking) = deep("output_tokens_details", "thinking_tokens") {
         usage.reasoning = thinking;
+        told(usage, UsageClass::Reasoning);
     }
     true
 }
@@ -74,6 +89,11 @@ mod tests {
             );
         }
         assert_eq!(parse(&json!(null)), None);
+        // What is left out of the output, or altogether, is unknown.
+        let told = |value| UsageClass::ALL.map(|class| parse(&value).unwrap().of(class));
+        assert_eq!(told(json!({})), [None; 6]);
+        let output = json!({"input_tokens": 5, "output_tokens": 0});
+        assert_eq!(told(output), [Some(5), Some(0), Some(0), Some(0), Some(0), None]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::ProviderError;
 use kage_core::time::{LocalTime, Timestamp};
-use kage_core::usage::{PicoUsd, Usage};
+use kage_core::usage::{PicoUsd, Usage, UsageClass};
 use serde_json::Value;
 
 use crate::adapter::Report;
@@ -21,7 +21,7 @@ use crate::tools::one_line;
 
 mod result;
 
-use result::{ResultLine, pico};
+use result::ResultLine;
 
 /// Characters of a line for people.
 const ACTIVITY: usize = 200;
@@ -34,7 +34,7 @@ pub(super) struct ClaudeStream {
     /// When a used-up limit starts anew, in seconds since the epoch.
     resets_at: Option<u64>,
     /// What was reported of each model; the program counts from its start.
-    reported: BTreeMap<String, (Usage, PicoUsd)>,
+    reported: BTreeMap<String, (Usage, Option<PicoUsd>)>,
     /// Usage by message, for runs that end without a `result` line.
     messages: BTreeMap<String, (String, Usage)>,
     last_text: String,
@@ -48,6 +48,7 @@ fn minus(all: Usage, before: Usage) -> Usage {
         cache_read: all.cache_read.saturating_sub(before.cache_read),
         output: all.output.saturating_sub(before.output),
         reasoning: all.reasoning.saturating_sub(before.reasoning),
+        unreported: all.unreported,
     }
 }
 
@@ -145,14 +146,14 @@ impl ClaudeStream {
             }
         };
         for (model, counted) in &result.model_usage {
-            let (usage, cost) = (counted.usage(), pico(counted.cost_usd));
+            let (usage, cost) = (counted.usage(), counted.cost());
             let before = self.reported.insert(model.clone(), (usage, cost)).unwrap_or_default();
             let new = minus(usage, before.0);
             if !new.is_zero() {
                 reports.push(Report::Event(EventBody::UsageRecorded {
                     model: model.clone(),
                     usage: new,
-                    reported: Some(PicoUsd(cost.0.saturating_sub(before.1.0))),
+                    reported: cost.map(|cost| PicoUsd(cost.0.saturating_sub(before.1.unwrap_or_default().0))),
                     metered: false,
                 }));
             }
@@ -160,14 +161,20 @@ impl ClaudeStream {
         self.result = Some(result);
     }
 
-    /// Usage that no `result` line told of: what the messages said when they began.
+    /// Usage that no `result` line told of: what the messages said when they began, which is
+    /// not all of their output.
     pub(super) fn unreported(&mut self) -> Vec<Report> {
         if self.result.is_some() {
             return Vec::new();
         }
         let mut models = BTreeMap::<String, Usage>::new();
-        for (model, usage) in std::mem::take(&mut self.messages).into_values() {
+        for (model, mut usage) in std::mem::take(&mut self.messages).into_values() {
+            let unreported = usage.unreported.with(UsageClass::Output);
+            usage.unreported = unreported.with(UsageClass::Reasoning);
             *models.entry(model).or_default() += usage;
+        }
+        if models.is_empty() && self.reported.is_empty() {
+            models.insert(String::new(), Usage::UNKNOWN);
         }
         let models = models.into_iter().filter(|(_, usage)| !usage.is_zero());
         let event = |(model, usage)| {
@@ -286,6 +293,8 @@ fn system(value: &Value, reports: &mut Vec<Report>) {
 
 #[cfg(test)]
 mod tests {
+    use kage_core::usage::Unreported;
+
     use super::*;
 
     fn read(fixture: &str) -> (ClaudeStream, Vec<Report>) {
@@ -436,6 +445,47 @@ mod tests {
         };
         assert_eq!((usage.input, usage.cache_write_5m, usage.cache_read), (2, 22310, 22170));
         assert_eq!(*reported, None);
+        // Their messages tell of the output when it begins.
+        assert!(usage.unreported.contains(UsageClass::Output) && !usage.unreported.contains(UsageClass::Input));
+
+        // Before the first message nobody knows what was used, which is not nothing.
+        let (_, reports) = read("{\"type\":\"system\",\"subtype\":\"init\"}");
+        let Some(EventBody::UsageRecorded { usage, .. }) = events(&reports).last() else {
+            panic!("no usage");
+        };
+        assert_eq!(*usage, Usage::UNKNOWN);
+    }
+
+    #[test]
+    fn a_price_counts_when_it_is_the_list_price() {
+        let told = |usage: &str| {
+            let line = format!(
+                r#"{{"type":"result","subtype":"success","modelUsage":{{"m":{{"inputTokens":5,"outputTokens":7,"costUSD":12.12{usage}}}}}}}"#
+            );
+            let (_, reports) = read(&line);
+            let Some(EventBody::UsageRecorded { usage, reported, .. }) = events(&reports).pop() else {
+                panic!("no usage");
+            };
+            (*usage, *reported)
+        };
+        let list = Some(PicoUsd(12_120_000_000_000));
+        assert_eq!(told(r#","costBasis":"list""#).1, list);
+        for basis in [
+            r#","costBasis":"unknown""#,
+            r#","costBasis":"custom""#,
+            r#","costBasis":null"#,
+            "",
+        ] {
+            assert_eq!(told(basis).1, None, "{basis}");
+        }
+        // What it does not tell is unknown, by class.
+        let usage = told("").0;
+        assert_eq!(
+            UsageClass::ALL.map(|class| usage.of(class)),
+            [Some(5), None, None, None, Some(7), None]
+        );
+        let all = r#","cacheReadInputTokens":0,"cacheCreationInputTokens":0,"thinkingTokens":0"#;
+        assert_eq!(told(all).0.unreported, Unreported::default());
     }
 
     #[test]

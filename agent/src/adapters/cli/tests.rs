@@ -191,6 +191,17 @@ async fn a_script_works_in_the_worktree_with_exactly_its_environment() {
     assert_eq!(told.stdout, format!("{}\n\nall done\n", tree.display()));
     assert_eq!(told.stderr, "oops\n");
     assert!(matches!(&told.events[..], [EventBody::Activity(_), ..]));
+    let used = EventBody::UsageRecorded {
+        model: String::new(),
+        usage: Usage::UNKNOWN,
+        reported: None,
+        metered: false,
+    };
+    assert_eq!(
+        told.events.last(),
+        Some(&used),
+        "a program that tells of no tokens used an unknown number"
+    );
     assert_eq!(fs::read_to_string(tree.join("prompt.txt")).unwrap(), "base\ndo it");
 
     let env = fs::read_to_string(tree.join("env.txt")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kage_core::usage::{PicoUsd, Usage};
+use kage_core::usage::{PicoUsd, Unreported, Usage, UsageClass};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -31,37 +31,57 @@ pub(super) struct ResultLine {
 #[serde(rename_all = "camelCase")]
 pub(super) struct ModelUsage {
     #[serde(default)]
-    input_tokens: u64,
+    input_tokens: Option<u64>,
     #[serde(default)]
-    output_tokens: u64,
+    output_tokens: Option<u64>,
     #[serde(default)]
-    cache_read_input_tokens: u64,
+    cache_read_input_tokens: Option<u64>,
     #[serde(default)]
-    cache_creation_input_tokens: u64,
+    cache_creation_input_tokens: Option<u64>,
     #[serde(default, rename = "cacheCreationEphemeral1hInputTokens")]
-    cache_creation_1h: u64,
+    cache_creation_1h: Option<u64>,
     #[serde(default)]
-    thinking_tokens: u64,
+    thinking_tokens: Option<u64>,
     #[serde(default, rename = "costUSD")]
-    pub(super) cost_usd: f64,
+    cost_usd: f64,
+    /// By which prices that is; "list" is the provider's, anything else the program's own idea.
+    #[serde(default)]
+    cost_basis: Option<String>,
 }
 
 impl ModelUsage {
     pub(super) fn usage(&self) -> Usage {
-        let hour = self.cache_creation_1h.min(self.cache_creation_input_tokens);
+        let written = self.cache_creation_input_tokens.unwrap_or(0);
+        let hour = self.cache_creation_1h.unwrap_or(0).min(written);
+        let told = [
+            (UsageClass::Input, self.input_tokens),
+            (UsageClass::CacheWrite5m, self.cache_creation_input_tokens),
+            (UsageClass::CacheWrite1h, self.cache_creation_input_tokens),
+            (UsageClass::CacheRead, self.cache_read_input_tokens),
+            (UsageClass::Output, self.output_tokens),
+            (UsageClass::Reasoning, self.thinking_tokens),
+        ];
+        let untold = told.iter().filter(|(_, tokens)| tokens.is_none());
         Usage {
-            input: self.input_tokens,
-            cache_write_5m: self.cache_creation_input_tokens - hour,
+            input: self.input_tokens.unwrap_or(0),
+            cache_write_5m: written - hour,
             cache_write_1h: hour,
-            cache_read: self.cache_read_input_tokens,
-            output: self.output_tokens,
-            reasoning: self.thinking_tokens,
+            cache_read: self.cache_read_input_tokens.unwrap_or(0),
+            output: self.output_tokens.unwrap_or(0),
+            reasoning: self.thinking_tokens.unwrap_or(0),
+            unreported: untold.fold(Unreported::default(), |all, (class, _)| all.with(*class)),
         }
+    }
+
+    /// What it cost, when that is by the provider's prices. Of models that it does not know the
+    /// program makes a price up.
+    pub(super) fn cost(&self) -> Option<PicoUsd> {
+        (self.cost_basis.as_deref() == Some("list")).then(|| pico(self.cost_usd))
     }
 }
 
 /// Dollars as the program wrote them, to the last of their twelve places.
-pub(super) fn pico(dollars: f64) -> PicoUsd {
+fn pico(dollars: f64) -> PicoUsd {
     if !dollars.is_finite() || dollars < 0.0 {
         return PicoUsd(0);
     }
