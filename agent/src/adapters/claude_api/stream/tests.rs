@@ -1,0 +1,191 @@
+//! Streams, recorded and made up, and the messages that they become.
+
+use kage_core::usage::{Unreported, UsageClass};
+
+use super::*;
+
+const FIXTURE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/messages/tool_use.sse"));
+
+fn data(fixture: &str) -> impl Iterator<Item = &str> {
+    fixture.lines().filter_map(|line| line.strip_prefix("data: "))
+}
+
+#[test]
+fn a_recorded_stream_becomes_a_message() {
+    let mut assembly = Assembly::default();
+    let mut said = String::new();
+    let mut complete = 0;
+    for event in data(FIXTURE) {
+        match assembly.event(event) {
+            Progress::None | Progress::Ping => {}
+            Progress::Text(text) => said.push_str(&text),
+            Progress::Complete => complete += 1,
+            Progress::Failed(failure) => panic!("{failure}"),
+        }
+    }
+    let message = assembly.finish();
+    assert_eq!((complete, said.as_str()), (1, "I will write it."));
+    assert_eq!(message.stop_reason, StopReason::ToolUse);
+    assert_eq!(message.text(), "I will write it.");
+    let calls: Vec<_> = message
+        .tool_calls()
+        .map(|call| (call.id, call.name, call.input))
+        .collect();
+    // The number and the order of keys are as the model wrote them.
+    let input = "{\"path\": \"a.txt\", \"content\": \"caf\\u00e9 1.10\", \"big\": 12345678901234567890.10}";
+    assert_eq!(calls, [("toolu_1", "write_file", Some(input))]);
+    let usage = Usage {
+        input: 12,
+        cache_write_5m: 1500,
+        cache_read: 300,
+        output: 57,
+        unreported: Unreported::default().with(UsageClass::Reasoning),
+        ..Usage::default()
+    };
+    assert_eq!(message.usage, usage);
+
+    let line = message.transcript_line();
+    assert!(line.contains(r#""signature":"Eq/+0=A==""#), "{line}");
+    assert!(line.contains(r#""thinking":"Let me see.""#), "{line}");
+    assert!(line.contains(input), "{line}");
+    // What is not known is kept as well.
+    assert!(line.contains(r#""data":"x\/y""#), "{line}");
+}
+
+#[test]
+fn an_error_inside_the_stream_is_classified() {
+    use kage_core::failure::FailureKind as K;
+    for (kind, expected) in [
+        ("overloaded_error", K::Overloaded),
+        ("rate_limit_error", K::RateLimited),
+        ("api_error", K::Network),
+    ] {
+        let event = format!(r#"{{"type":"error","error":{{"type":"{kind}","message":"no"}}}}"#);
+        let Progress::Failed(failure) = Assembly::default().event(&event) else {
+            panic!("{kind}");
+        };
+        assert_eq!(failure.kind, expected);
+    }
+}
+
+#[test]
+fn nonsense_is_a_failure_and_new_events_are_passed_over() {
+    for event in [
+        "",
+        "{",
+        "[]",
+        r#"{"type":"content_block_delta","index":3,"delta":{"type":"text_delta","text":"x"}}"#,
+    ] {
+        assert!(
+            matches!(Assembly::default().event(event), Progress::Failed(_)),
+            "{event}"
+        );
+    }
+    for event in [r#"{"type":"ping"}"#, r#"{"type":"something_new","x":[1]}"#] {
+        assert_eq!(Assembly::default().event(event), Progress::Ping, "{event}");
+    }
+}
+
+#[test]
+fn what_cannot_be_sent_back_is_known() {
+    for (block, can) in [
+        (r#"{"type":"text","text":"x"}"#, true),
+        (r#"{"type":"text","text":""}"#, false),
+        (r#"{"type":"text","text":" \n\t "}"#, false),
+        (r#"{"type":"text","text":"\u00a0"}"#, false),
+        (r#"{"type":"text","text":" x "}"#, true),
+        (r#"{"type":"thinking","thinking":"x","signature":""}"#, false),
+        (r#"{"type":"thinking","thinking":"","signature":"s"}"#, true),
+        (r#"{"type":"server_tool_use","id":"x"}"#, true),
+    ] {
+        let block: Block = serde_json::from_str(block).unwrap();
+        assert_eq!(block.can_be_sent(), can, "{block:?}");
+    }
+}
+
+/// One tool call as it is streamed.
+#[derive(Debug)]
+struct Streamed {
+    /// What the block begins with.
+    input: &'static str,
+    parts: &'static [&'static str],
+    /// Whether its own end comes.
+    ends: bool,
+}
+
+const fn call(parts: &'static [&'static str]) -> Streamed {
+    Streamed {
+        input: "{}",
+        parts,
+        ends: true,
+    }
+}
+
+/// The inputs of the calls of such a message.
+fn inputs(blocks: &[Streamed], stop_reason: &str) -> Vec<Option<String>> {
+    let mut assembly = Assembly::default();
+    for (index, Streamed { input, parts, ends }) in blocks.iter().enumerate() {
+        let mut events = vec![format!(
+            r#"{{"type":"content_block_start","index":{index},"content_block":{{"type":"tool_use","id":"t{index}","name":"list","input":{input}}}}}"#
+        )];
+        for part in *parts {
+            let part = Value::from(*part);
+            events.push(format!(
+                r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"input_json_delta","partial_json":{part}}}}}"#
+            ));
+        }
+        if *ends {
+            events.push(format!(r#"{{"type":"content_block_stop","index":{index}}}"#));
+        }
+        for event in events {
+            assert_eq!(assembly.event(&event), Progress::None);
+        }
+    }
+    let end = format!(r#"{{"type":"message_delta","delta":{{"stop_reason":"{stop_reason}"}}}}"#);
+    assert_eq!(assembly.event(&end), Progress::None);
+    let message = assembly.finish();
+    for block in &message.blocks {
+        let input = block.0.get("input").unwrap().get();
+        assert!(block.can_be_sent() && input.starts_with('{'), "{input}");
+    }
+    message.tool_calls().map(|call| call.input.map(str::to_owned)).collect()
+}
+
+#[test]
+fn only_whole_calls_have_an_input_and_every_message_is_well_formed() {
+    const WHOLE: &[&str] = &["{\"a\"", ":1}"];
+    let (whole, empty) = (Some(r#"{"a":1}"#), Some("{}"));
+    let open = |call: Streamed| Streamed { ends: false, ..call };
+    let given = |input| Streamed { input, ..call(&[]) };
+    let cases = [
+        (vec![call(WHOLE)], "tool_use", vec![whole]),
+        (vec![call(WHOLE)], "max_tokens", vec![whole]),
+        (vec![call(WHOLE)], "something_new", vec![whole]),
+        // Cut in its input, with and without an end of the block.
+        (vec![call(&["{\"a\""])], "max_tokens", vec![None]),
+        (vec![open(call(&["{\"a\""]))], "max_tokens", vec![None]),
+        (vec![open(call(WHOLE))], "max_tokens", vec![None]),
+        // Without any input: whole, unless it is the one that was cut.
+        (vec![call(&[""])], "tool_use", vec![empty]),
+        (vec![call(&[])], "end_turn", vec![empty]),
+        (vec![call(&[""])], "max_tokens", vec![None]),
+        (vec![call(&[])], "model_context_window_exceeded", vec![None]),
+        (
+            vec![call(&[]), call(WHOLE), call(&["{"])],
+            "max_tokens",
+            vec![empty, whole, None],
+        ),
+        // Given at once, as by a gateway.
+        (vec![given(r#"{"a":1}"#)], "max_tokens", vec![whole]),
+        // What is no object, and what is no JSON.
+        (vec![call(&["[1]"])], "tool_use", vec![None]),
+        (vec![call(&["\"a\""])], "tool_use", vec![None]),
+        (vec![call(&["{\"a\":1}}"])], "tool_use", vec![None]),
+        (vec![given("null")], "tool_use", vec![None]),
+    ];
+    for (blocks, stop_reason, expected) in cases {
+        let found = inputs(&blocks, stop_reason);
+        let found: Vec<_> = found.iter().map(Option::as_deref).collect();
+        assert_eq!(found, expected, "{blocks:?} {stop_reason}");
+    }
+}
