@@ -103,18 +103,19 @@ impl DataDir {
         lock.set_len(0)
             .and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()))
             .map_err(failed(&path))?;
-        // One that was killed left it; nobody is to ask there any more.
-        let endpoint = root.join("endpoint");
-        match std::fs::remove_file(&endpoint) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(DataDirError::Io { path: endpoint, source });
-            }
-            Ok(()) | Err(_) => {}
-        }
         Ok(Self {
             root: root.to_owned(),
             lock: Arc::new(lock),
         })
+    }
+
+    /// Removes the address that a killed coordinator left: nobody is to ask there any more.
+    pub(crate) fn forget_endpoint(&self) -> Result<(), DataDirError> {
+        let path = self.root.join("endpoint");
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DataDirError::Io { path, source }),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Reads the token, or draws one at the first start.
@@ -317,6 +318,7 @@ mod tests {
         let endpoint = dir.path().join("endpoint");
         std::fs::write(&endpoint, "http://127.0.0.1:1\n").unwrap();
         let data = DataDir::open(dir.path()).unwrap();
+        data.forget_endpoint().unwrap();
         assert!(!endpoint.exists());
         // A second one must not take away what the first announces.
         let announced = data.announce("http", SocketAddr::from(([127, 0, 0, 1], 7443))).unwrap();

@@ -229,6 +229,7 @@ impl Held {
             Some(_) => None,
             None => Some(Custody::of(&data, config.adopt_data)?),
         };
+        data.forget_endpoint().map_err(RunError::DataDir)?;
         let token = data.token(&ports.random).map_err(RunError::DataDir)?;
         let authority = if config.speaks_tls() {
             let files = data.tls().map_err(RunError::DataDir)?;

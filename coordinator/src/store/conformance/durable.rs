@@ -94,7 +94,7 @@ fn a_database_from_before_incidents_is_opened_as_it_is() {
         );
 
         let store = Store::open(&path).unwrap();
-        before.by_nobody();
+        before.as_of_an_older_version();
         assert_eq!(check(&store, &before).await, before);
         started(&store, &created.changes.queued[0], 1, 1, 1).await;
         drop(appended(&store, 1, 1, vec![exhausted(1)]).await);

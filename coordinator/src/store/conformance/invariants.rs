@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kage_core::attempt::AttemptState;
 use kage_core::id::{AttemptId, JobId, SessionId, TaskId};
 use kage_core::job::JobKind;
-use kage_core::session::{Session, SessionState};
+use kage_core::session::{Session, SessionState, Trail};
 use kage_core::task::{Task, TaskState};
 
 use crate::store::{AttemptView, MAX_PAGE, QueuedJob, Store, TaskEvent, TaskFilter, TaskView};
@@ -98,10 +98,14 @@ impl Seen {
         }
     }
 
-    /// Forgets who created each task, which an older database does not have.
-    pub(super) fn by_nobody(&mut self) {
+    /// Without what an older version did not store: who created a task, and from where its
+    /// sessions can go on.
+    pub(super) fn as_of_an_older_version(&mut self) {
         for (view, _, _) in self.tasks.values_mut() {
             view.task.created_by = None;
+            for session in &mut view.sessions {
+                session.trail = Trail::default();
+            }
         }
     }
 

@@ -251,11 +251,11 @@ CREATE INDEX tasks_by_worktree ON tasks (project, worktree, n) WHERE worktree IS
     "
 ALTER TABLE attempts ADD COLUMN ends_by INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE attempts ADD COLUMN stop_asked INTEGER;
--- What runs while the program is replaced gets the most that it can have.
+-- An attempt of an older database gets the most time that it can have.
 UPDATE attempts SET ends_by = started_at + 600000 + 1000 * CAST(min(315360000, coalesce((
     SELECT json_extract(policy, iif(job_kind = 'session', '$.timeout.secs', '$.verify.timeout.secs'))
     FROM tasks WHERE n = attempts.task
-), 3600)) AS INTEGER) WHERE ended_at IS NULL;
+), 3600)) AS INTEGER);
 ",
     "
 -- A live attempt of an older database counts as heard of at its start.
