@@ -108,7 +108,10 @@ pub enum AccessError {
         source: ApiError,
     },
     /// There is nothing to look at or to change.
-    #[error("nothing was run on this machine yet; `kage run` is the start, or set coordinator.url")]
+    #[error(
+        "nothing was run on this machine yet; `kage run` is the start (`kage up` starts the daemon alone), or set \
+         coordinator.url"
+    )]
     Unused,
     /// The data is that of a coordinator for other machines, which is not the daemon.
     #[error(

@@ -28,9 +28,11 @@ use crate::running;
 use crate::settings;
 use crate::state::StateDir;
 
-/// A background daemon ends when nothing has run for so long.
-const IDLE_LIMIT: Duration = Duration::from_secs(15 * 60);
-const IDLE_POLL: Duration = Duration::from_secs(20);
+/// When a background daemon ends.
+const PATIENCE: Patience = Patience {
+    limit: Duration::from_secs(15 * 60),
+    poll: Duration::from_secs(20),
+};
 /// How long a daemon that was told to end waits for commands that use it.
 const LAST_CALLS: Duration = Duration::from_secs(1);
 
@@ -51,6 +53,13 @@ pub(crate) struct AgentOptions {
     pub(crate) state_dir: PathBuf,
     /// Folders of manifests besides those of the settings.
     pub(crate) manifest_dirs: Vec<PathBuf>,
+}
+
+/// How long a daemon that has nothing to do goes on, and how often it looks.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    limit: Duration,
+    poll: Duration,
 }
 
 /// The two steps of a shutdown: finish what runs, then hand it back at once.
@@ -196,7 +205,7 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     let mut ending = None;
     let idle = async {
         if args.background {
-            ending = Some(until_idle(&store, &invocation.state).await);
+            ending = Some(until_idle(&store, &invocation.state, PATIENCE).await);
             shutdown.finish.cancel();
         }
         // In the foreground only a signal ends it.
@@ -233,12 +242,12 @@ async fn last_calls(state: &StateDir) -> Option<InUse> {
     }
 }
 
-/// Returns when no project has had anything to do for [`IDLE_LIMIT`], and nobody uses the daemon
-/// or can begin to.
-async fn until_idle(store: &Store, state: &StateDir) -> InUse {
+/// Returns when no project has had anything to do for so long, and nobody uses the daemon or can
+/// begin to.
+async fn until_idle(store: &Store, state: &StateDir, patience: Patience) -> InUse {
     let mut quiet_since = Instant::now();
     loop {
-        sleep(IDLE_POLL).await;
+        sleep(patience.poll).await;
         match is_busy(store).await {
             Ok(false) => {}
             Ok(true) => quiet_since = Instant::now(),
@@ -248,7 +257,7 @@ async fn until_idle(store: &Store, state: &StateDir) -> InUse {
                 quiet_since = Instant::now();
             }
         }
-        if quiet_since.elapsed() < IDLE_LIMIT {
+        if quiet_since.elapsed() < patience.limit {
             continue;
         }
         // A command that came before this may have left a task behind.
@@ -281,17 +290,21 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_idle_daemon_ends_only_when_nobody_uses_it() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::resolve(Some(dir.path())).unwrap();
         let store = Store::in_memory();
         let command = in_use::share(&state, Duration::ZERO).await.unwrap().unwrap();
-        let mut idle = std::pin::pin!(until_idle(&store, &state));
-        let early = tokio::time::timeout(3 * IDLE_LIMIT, &mut idle).await;
+        let soon = Patience {
+            limit: Duration::ZERO,
+            poll: Duration::from_millis(1),
+        };
+        let mut idle = std::pin::pin!(until_idle(&store, &state, soon));
+        let early = tokio::time::timeout(100 * soon.poll, &mut idle).await;
         assert!(early.is_err(), "it ended although a command runs");
         drop(command);
-        let ending = tokio::time::timeout(2 * IDLE_LIMIT, idle).await.unwrap();
+        let ending = idle.await;
         // From here on a command does not find it; the next one starts when it is gone.
         assert!(in_use::share(&state, Duration::ZERO).await.unwrap().is_none());
         drop(ending);

@@ -54,7 +54,7 @@ impl<'a> Here<'a> {
     /// # Errors
     /// Never: every folder makes a name.
     pub fn name(&self) -> Result<RepositoryName, InvalidId> {
-        name(&self.repository.name(), self.repository.home())
+        name(self.repository.home())
     }
 
     /// Whether the commit that a task stands on, or the one beneath its uncommitted work, is in
@@ -118,8 +118,11 @@ fn commits(task: &v1::Task) -> impl Iterator<Item = Oid> {
     commits.filter_map(|commit| commit.parse().ok())
 }
 
-fn name(folder: &str, home: &Path) -> Result<RepositoryName, InvalidId> {
+fn name(home: &Path) -> Result<RepositoryName, InvalidId> {
+    let folder = home.file_name().unwrap_or_default().to_string_lossy();
+    // Where git keeps a repository that is not beside its files.
     let plain: String = folder
+        .trim_end_matches(".git")
         .to_lowercase()
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
@@ -150,17 +153,15 @@ mod tests {
 
     #[test]
     fn every_folder_makes_a_name_and_no_two_make_the_same() {
-        let of = |path: &str| {
-            let path = Path::new(path);
-            let folder = path.file_name().map_or("root".into(), |name| name.to_string_lossy());
-            name(&folder, path).unwrap().to_string()
-        };
+        let of = |path: &str| name(Path::new(path)).unwrap().to_string();
         assert!(
             of("/a/My Project").starts_with("my-project-"),
             "{}",
             of("/a/My Project")
         );
         assert!(of("/a/ü").starts_with("repository-"), "{}", of("/a/ü"));
+        assert!(of("/").starts_with("repository-"), "{}", of("/"));
+        assert!(of("/a/kept.git").starts_with("kept-"), "{}", of("/a/kept.git"));
         assert_ne!(of("/a/project"), of("/b/project"));
         assert_eq!(of("/a/project"), of("/a/project"));
         assert!(of(&format!("/{}", "x".repeat(300))).len() <= 100);

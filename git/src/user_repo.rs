@@ -180,13 +180,11 @@ impl UserRepo {
         }
     }
 
-    /// A short name for people: that of its [home](Self::home). Not unique, and not yet a
-    /// `RepositoryName`.
+    /// A short name of this working tree for people: the top folder's. Not unique.
     #[must_use]
     pub fn name(&self) -> String {
-        let name = self.home().file_name().unwrap_or(OsStr::new("root"));
-        let name = name.to_string_lossy();
-        name.strip_suffix(".git").unwrap_or(&name).to_owned()
+        let name = self.root.file_name().unwrap_or(OsStr::new("root"));
+        name.to_string_lossy().into_owned()
     }
 
     /// Whether the repository has a commit, wherever it lies. Nothing is fetched for it.

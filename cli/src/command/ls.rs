@@ -5,44 +5,20 @@ use kage_proto::status::ApiError;
 use kage_proto::v1;
 
 use crate::args::{Format, Ls};
-use crate::connect::{Access, AccessError};
 use crate::exit::Exit;
 use crate::invocation::Invocation;
 use crate::view::{self, TaskJson};
 
 pub(super) async fn run(invocation: &Invocation, args: &Ls) -> anyhow::Result<Exit> {
-    let tasks = match invocation.existing().await {
-        Ok(access) => listed(&access, args.limit).await?,
-        // An empty list is an answer, and no coordinator is needed for it.
-        Err(AccessError::Unused) => Vec::new(),
-        Err(error) => return Err(error.into()),
-    };
-    match invocation.out.format() {
-        Format::Human if tasks.is_empty() => invocation.out.text("no tasks yet; start one with `kage run`")?,
-        Format::Human => invocation.out.text(&view::table(
-            &["task", "repository", "state", "sessions", "created", "prompt", "waits"],
-            tasks.iter().map(row),
-        ))?,
-        Format::Json => {
-            let tasks: Vec<_> = tasks.iter().map(TaskJson::of_task).collect();
-            invocation.out.result(&tasks)?;
-        }
-        Format::Jsonl => {
-            for task in &tasks {
-                invocation.out.happening(&TaskJson::of_task(task))?;
-            }
-        }
-    }
-    Ok(Exit::Done)
-}
-
-async fn listed(access: &Access, limit: u32) -> Result<Vec<v1::Task>, ApiError> {
+    let access = invocation.existing().await?;
     let mut tasks = Vec::new();
     let mut page_token = String::new();
     loop {
-        let wanted = limit.saturating_sub(u32::try_from(tasks.len()).unwrap_or(u32::MAX));
+        let wanted = args
+            .limit
+            .saturating_sub(u32::try_from(tasks.len()).unwrap_or(u32::MAX));
         if wanted == 0 {
-            return Ok(tasks);
+            break;
         }
         let request = v1::ListTasksRequest {
             project: access.project.to_string(),
@@ -60,9 +36,26 @@ async fn listed(access: &Access, limit: u32) -> Result<Vec<v1::Task>, ApiError> 
         tasks.extend(page.tasks);
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            return Ok(tasks);
+            break;
         }
     }
+    match invocation.out.format() {
+        Format::Human if tasks.is_empty() => invocation.out.text("no tasks yet; start one with `kage run`")?,
+        Format::Human => invocation.out.text(&view::table(
+            &["task", "repository", "state", "sessions", "created", "prompt", "waits"],
+            tasks.iter().map(row),
+        ))?,
+        Format::Json => {
+            let tasks: Vec<_> = tasks.iter().map(TaskJson::of_task).collect();
+            invocation.out.result(&tasks)?;
+        }
+        Format::Jsonl => {
+            for task in &tasks {
+                invocation.out.happening(&TaskJson::of_task(task))?;
+            }
+        }
+    }
+    Ok(Exit::Done)
 }
 
 fn row(task: &v1::Task) -> Vec<String> {

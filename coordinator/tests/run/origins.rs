@@ -61,16 +61,19 @@ async fn tasks_are_asked_for_by_place_and_by_who_created_them() {
     let (first, theirs) = (first.id, theirs.id);
     assert_eq!(
         listed(owner, of(false, &main)).await.unwrap(),
-        [theirs.clone(), first.clone()]
+        [theirs.as_str(), first.as_str()]
     );
-    assert_eq!(listed(owner, of(true, &main)).await.unwrap(), [first.clone()]);
-    assert_eq!(listed(&person.client, of(true, &main)).await.unwrap(), [theirs.clone()]);
+    assert_eq!(listed(owner, of(true, &main)).await.unwrap(), [first.as_str()]);
+    assert_eq!(
+        listed(&person.client, of(true, &main)).await.unwrap(),
+        [theirs.as_str()]
+    );
     assert_eq!(listed(owner, of(false, &linked)).await.unwrap(), [""; 0]);
     let of_repository = v1::TaskFilter {
         worktree: String::new(),
         ..of(true, &linked)
     };
-    assert_eq!(listed(owner, of_repository).await.unwrap(), [first]);
+    assert_eq!(listed(owner, of_repository).await.unwrap(), [first.as_str()]);
     let wrong = v1::TaskFilter {
         repository: "/home".into(),
         ..Default::default()

@@ -35,7 +35,6 @@ async fn working_trees_subfolders_and_links_are_of_one_repository() {
             (main.as_path(), root.as_path()),
             "{path:?}"
         );
-        assert_eq!(found.name(), "main", "{path:?}");
     }
     let clone = sandbox.path("clone");
     sandbox.git(&main, &["clone", "-q", ".", clone.to_str().unwrap()]);
@@ -49,8 +48,7 @@ async fn a_repository_that_is_not_beside_its_files_is_where_git_keeps_it() {
     let (bare, tree) = (sandbox.path("kept.git"), sandbox.path("tree"));
     sandbox.git(&source, &["clone", "-q", "--bare", ".", bare.to_str().unwrap()]);
     sandbox.git(&bare, &["worktree", "add", "-q", "--detach", tree.to_str().unwrap()]);
-    let found = at(&tree).await;
-    assert_eq!((found.home(), found.name()), (bare.as_path(), "kept".to_owned()));
+    assert_eq!(at(&tree).await.home(), bare);
 
     let (apart, files) = (sandbox.path("apart"), sandbox.path("files"));
     let separate = format!("--separate-git-dir={}", apart.display());

@@ -7,6 +7,7 @@ mod network;
 mod machines;
 
 mod access;
+mod again;
 mod cancel;
 mod chaos;
 mod checkpoints;
@@ -20,6 +21,7 @@ mod errors;
 mod in_the_way;
 mod long_prompt;
 mod namespaces;
+mod places;
 mod recovery;
 mod remote;
 mod removal;
