@@ -1,10 +1,10 @@
-//! Bringing a fetched result home, and saying what was done or what stands in the way.
-//! What may be done is planned by `kage_git::landing`.
+//! Bringing a fetched result home, and saying what was done. What may be done is planned by
+//! `kage_git::landing`; what stands in the way is said by [`remedy`].
 
 use std::pin::pin;
 
 use kage_git::UserRepo;
-use kage_git::landing::{self, ApplyPlan, LandedAs, LandingError, Obstacle, PlannedPath};
+use kage_git::landing::{self, ApplyPlan, LandingMessage, MergePlan, PlannedPath, Strategy};
 use kage_proto::v1;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,6 +13,14 @@ use crate::exit::{Exit, Refusal};
 use crate::output::{Output, note};
 use crate::result::FetchedResult;
 use crate::view;
+
+pub(crate) mod remedy;
+
+use remedy::{Asked, told};
+
+/// As much of a prompt is in the message of a commit.
+const PROMPT_LINES: usize = 40;
+const PROMPT_LINE: usize = 500;
 
 /// What was done, or would be.
 #[derive(Debug, Serialize)]
@@ -23,7 +31,7 @@ struct LandedJson<'a> {
     commit: &'a str,
     /// False for a dry run.
     done: bool,
-    /// The merge commit, when one was made.
+    /// The commit on the branch, when one was made.
     merge_commit: Option<String>,
     paths: Vec<PathJson<'a>>,
 }
@@ -41,7 +49,8 @@ struct PathJson<'a> {
 pub async fn land(repository: &UserRepo, fetched: &FetchedResult) -> anyhow::Result<Vec<PlannedPath>> {
     let plan = plan(repository, fetched).await?;
     let paths = plan.paths().to_vec();
-    to_the_end(plan.execute()).await?;
+    let applied = to_the_end(plan.execute()).await?;
+    told(repository, fetched, Asked::Apply, applied).await?;
     Ok(paths)
 }
 
@@ -49,16 +58,16 @@ pub async fn land(repository: &UserRepo, fetched: &FetchedResult) -> anyhow::Res
 /// written. A second one means it.
 ///
 /// # Errors
-/// When the plan fails.
-pub async fn to_the_end<T>(executing: impl Future<Output = Result<T, LandingError>>) -> anyhow::Result<T> {
+/// When it is interrupted twice. How the plan ended is in the value.
+pub async fn to_the_end<T>(executing: impl Future<Output = T>) -> anyhow::Result<T> {
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut executing = pin!(executing);
     tokio::select! {
-        done = &mut executing => return done.map_err(refusal),
+        done = &mut executing => return Ok(done),
         _ = interrupts.recv() => note("finishing what was begun; a second Ctrl-C leaves it half done"),
     }
     tokio::select! {
-        done = &mut executing => done.map_err(refusal),
+        done = &mut executing => Ok(done),
         _ = interrupts.recv() => Err(Refusal {
             exit: Exit::Interrupted,
             message: "interrupted; files may be half written".to_owned(),
@@ -72,9 +81,50 @@ pub async fn to_the_end<T>(executing: impl Future<Output = Result<T, LandingErro
 /// # Errors
 /// When it contradicts the person's work.
 pub async fn plan(repository: &UserRepo, fetched: &FetchedResult) -> anyhow::Result<ApplyPlan> {
-    landing::plan_apply(repository, &fetched.mirror, &fetched.base, &fetched.commit)
-        .await
-        .map_err(refusal)
+    let planned = landing::plan_apply(repository, &fetched.mirror, &fetched.base, &fetched.commit).await;
+    told(repository, fetched, Asked::Apply, planned).await
+}
+
+/// Plans to put a fetched result onto the current branch.
+///
+/// # Errors
+/// When it contradicts the person's work.
+pub async fn plan_merge(
+    repository: &UserRepo,
+    fetched: &FetchedResult,
+    strategy: Strategy,
+    message: &LandingMessage,
+) -> anyhow::Result<MergePlan> {
+    let (base, result) = (&fetched.base, &fetched.commit);
+    let planned = landing::plan_merge(repository, &fetched.mirror, base, result, strategy, message).await;
+    told(repository, fetched, Asked::Merge(strategy), planned).await
+}
+
+/// What the commits of a landing say: what was asked for, by whom it was done.
+#[must_use]
+pub fn message(task: &v1::Task, fetched: &FetchedResult) -> LandingMessage {
+    message_of(task, &fetched.session.name)
+}
+
+fn message_of(task: &v1::Task, name: &str) -> LandingMessage {
+    let prompt = task.spec.as_ref().map_or("", |spec| spec.prompt.as_str());
+    // git takes a line that begins with # out of a message that a person commits.
+    let asked = prompt.trim_start_matches(|c: char| c == '#' || c.is_whitespace());
+    let subject = match view::one_line(asked, 65) {
+        line if line.trim().is_empty() => format!("Result of {name}"),
+        line => line.trim_end().to_owned(),
+    };
+    let mut body = "Asked for:\n\n".to_owned();
+    for line in prompt.trim().lines().take(PROMPT_LINES) {
+        body += format!("    {}\n", view::one_line(line, PROMPT_LINE)).trim_end();
+        body.push('\n');
+    }
+    body += &format!("\nBy session {name} of task {}.\n", view::short_id(&task.id));
+    LandingMessage {
+        merge_subject: format!("Merge result of {name}: {}", view::one_line(&subject, 50)),
+        subject,
+        body,
+    }
 }
 
 /// Says what was done, or would be.
@@ -99,7 +149,7 @@ pub fn tell(
             .iter()
             .map(|p| PathJson {
                 path: &p.path,
-                action: action(p.landed_as),
+                action: p.landed_as.word(),
             })
             .collect(),
     })?;
@@ -113,53 +163,12 @@ pub fn landed(fetched: &FetchedResult, paths: &[PlannedPath], done: bool, merge_
     let verb = if done { "landed" } else { "would land" };
     let mut text = format!("{verb} the result of {}:\n", fetched.session.name);
     for path in paths {
-        text += &format!("  {:<10} {}\n", action(path.landed_as), view::printable(&path.path));
+        text += &format!("  {:<10} {}\n", path.landed_as.word(), view::printable(&path.path));
     }
     if let Some(commit) = merge_commit {
-        text += &format!("merge commit {commit}\n");
+        text += &format!("commit {commit}\n");
     }
     text
-}
-
-/// Conflicts and the like are the person's to settle; say each.
-#[must_use]
-pub fn refusal(error: LandingError) -> anyhow::Error {
-    let list = |what: &str, obstacles: &[Obstacle], hint: &str| {
-        let lines: Vec<String> = obstacles
-            .iter()
-            .map(|o| format!("  {}: {}", view::printable(&o.path), o.reason))
-            .collect();
-        format!("{what}, so nothing was changed:\n{}\n{hint}", lines.join("\n"))
-    };
-    let message = match &error {
-        LandingError::Conflicts { conflicts } => list(
-            "the result contradicts your work",
-            conflicts,
-            "commit or undo your changes to these paths, or use `kage merge --strategy theirs|manual`",
-        ),
-        LandingError::Dirty { paths } => list(
-            "paths of the result have uncommitted changes",
-            paths,
-            "commit or stash them first, or use `kage apply`",
-        ),
-        LandingError::ChangedMeanwhile { .. }
-        | LandingError::NotOnABranch
-        | LandingError::InProgress { .. }
-        | LandingError::Unrelated => error.to_string(),
-        LandingError::Git(_) => return error.into(),
-    };
-    Refusal::usage(message).into()
-}
-
-const fn action(landed_as: LandedAs) -> &'static str {
-    match landed_as {
-        LandedAs::Created => "created",
-        LandedAs::Updated => "updated",
-        LandedAs::Merged => "merged",
-        LandedAs::Deleted => "deleted",
-        LandedAs::Conflicted => "conflicted",
-        LandedAs::Unchanged => "unchanged",
-    }
 }
 
 #[cfg(test)]
@@ -180,7 +189,7 @@ mod tests {
     async fn what_was_begun_is_finished_unless_it_is_interrupted_twice() {
         let once = to_the_end(async {
             interrupt();
-            Ok(7)
+            7
         });
         assert_eq!(once.await.unwrap(), 7);
         let twice = to_the_end::<()>(async {

@@ -25,6 +25,10 @@ pub struct FetchedResult {
     pub commit: Oid,
     /// The session.
     pub session: v1::Session,
+    /// Its task.
+    pub task: String,
+    /// Flags without which it could not be asked for again.
+    pub flags: Vec<&'static str>,
 }
 
 /// Chooses the session asked for, or the winner; where the risk is accepted, also the first
@@ -147,5 +151,7 @@ pub async fn fetch(
         base,
         commit,
         session,
+        task: task.id.clone(),
+        flags: Vec::new(),
     })
 }

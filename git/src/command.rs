@@ -205,11 +205,16 @@ impl GitCommand {
 
     /// Runs to the end, where exit code 1 is an answer: `None`.
     pub(crate) async fn run_or_no(self) -> Result<Option<Vec<u8>>, GitError> {
+        let (yes, output) = self.run_to_answer().await?;
+        Ok(yes.then_some(output))
+    }
+
+    /// Runs to the end, where exit code 1 is an answer too: whether it was 0, and the output.
+    pub(crate) async fn run_to_answer(self) -> Result<(bool, Vec<u8>), GitError> {
         let operation = self.operation;
         let done = self.run_to_end().await?;
         match done.status.code() {
-            Some(0) => Ok(Some(done.stdout)),
-            Some(1) => Ok(None),
+            Some(code @ (0 | 1)) => Ok((code == 0, done.stdout)),
             Some(_) | None => Err(done.failure(operation)),
         }
     }

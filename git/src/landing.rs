@@ -1,23 +1,38 @@
 //! Bringing a result home into a person's repository: the only code that writes to one.
-//! Both ways are decided completely before anything is touched, in a private git directory
-//! that reads the person's objects and the mirror's. `apply` writes files only; `merge`
-//! makes a commit on the current branch. Executing a plan first checks that nothing it
-//! relies on has changed since, and undoes what it did when a step fails.
+//! Both ways merge three trees, the task's base, the result and what the person has, and
+//! never histories: only what the session changed comes in. Both are decided completely
+//! before anything is touched, in a private git directory that reads the person's objects
+//! and the mirror's. `apply` writes files only; `merge` makes a commit on the current branch.
+//! Executing a plan first checks that nothing it relies on has changed since, and undoes
+//! what it did when a step fails.
 
 mod files;
 mod index;
 
 mod tree;
 
-mod apply;
+mod merge_tree;
+
+mod conflicts;
+mod present;
+
+mod leftovers;
+mod renames;
+mod theirs;
+
 mod three_way;
 
+mod commits;
+mod dirty;
+
+mod apply;
 mod merge;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use apply::{ApplyPlan, plan_apply};
-pub use merge::{MergePlan, Merged, plan_merge};
+pub use commits::LandingMessage;
+pub use merge::{MergePlan, Merged, plan_merge, probe_merge};
 
 use crate::error::GitError;
 
@@ -38,6 +53,30 @@ pub enum LandedAs {
     Unchanged,
 }
 
+impl LandedAs {
+    /// The word for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Merged => "merged",
+            Self::Deleted => "deleted",
+            Self::Conflicted => "conflicted",
+            Self::Unchanged => "unchanged",
+        }
+    }
+
+    /// What a change is, by whether there is something before and after it.
+    const fn of(before: bool, after: bool) -> Self {
+        match (before, after) {
+            (_, false) => Self::Deleted,
+            (false, true) => Self::Created,
+            (true, true) => Self::Updated,
+        }
+    }
+}
+
 /// One path of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedPath {
@@ -54,6 +93,29 @@ pub struct Obstacle {
     pub path: String,
     /// Why, in words.
     pub reason: &'static str,
+    /// What could be done about it.
+    pub kind: ObstacleKind,
+}
+
+/// What sort of obstacle a path is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObstacleKind {
+    /// Its content; committing it or moving it away changes nothing about that.
+    Content,
+    /// git knows the path, and what is there is not committed.
+    Edited,
+    /// Something that git does not know is there.
+    Untracked {
+        /// What stands in the way: the path, or something above it.
+        at: String,
+    },
+    /// git does not know it, and it is in a folder that becomes a file.
+    Inside {
+        /// The folder.
+        folder: String,
+    },
+    /// The index has conflicts that nobody has resolved.
+    Unmerged,
 }
 
 /// How `merge` treats conflicts.
@@ -81,6 +143,14 @@ pub enum LandingError {
     Dirty {
         /// Which.
         paths: Vec<Obstacle>,
+        /// Whether all of them could be stashed, and would go back on top without a conflict.
+        fits_back: bool,
+    },
+    /// Paths of the result that only a program of the person's could write.
+    #[error("{} path(s) cannot be landed by Kage", paths.len())]
+    Unsupported {
+        /// Which.
+        paths: Vec<Obstacle>,
     },
     /// A path changed between plan and execution.
     #[error("{path} changed in the meantime; nothing was done")]
@@ -88,18 +158,24 @@ pub enum LandingError {
         /// Which.
         path: String,
     },
-    /// There is no branch to put a merge commit on.
+    /// There is no branch to put a commit on.
     #[error("HEAD is not on a branch")]
     NotOnABranch,
+    /// There is no commit to put a commit on.
+    #[error("the branch has no commit yet")]
+    NoCommits,
     /// Another operation is under way.
-    #[error("a {operation} is in progress; finish or abort it first")]
+    #[error("a {operation} is in progress")]
     InProgress {
-        /// Which.
+        /// Which; also the command of git that ends it.
         operation: &'static str,
     },
-    /// The two histories have nothing in common.
-    #[error("the result and the current branch have no common history")]
-    Unrelated,
+    /// Another program writes the index, or died while it did.
+    #[error("another git is at work in this repository: {} is there", lock.display())]
+    Locked {
+        /// The file that says so.
+        lock: PathBuf,
+    },
     /// git failed.
     #[error("could not bring the result into the repository")]
     Git(#[from] GitError),

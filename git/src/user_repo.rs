@@ -209,6 +209,14 @@ impl UserRepo {
         found.map(|output| parse_oid("rev-parse", &output)).transpose()
     }
 
+    /// The branch that HEAD is on, as a full reference name; `None` when HEAD is detached.
+    ///
+    /// # Errors
+    /// When git fails.
+    pub async fn branch(&self) -> Result<Option<Vec<u8>>, GitError> {
+        self.git("symbolic-ref").args(["--quiet", "HEAD"]).run_or_no().await
+    }
+
     /// git on the real git directory, without its programs. Only for what reads no file
     /// through a filter.
     pub(crate) fn git(&self, operation: &'static str) -> GitCommand {
@@ -274,7 +282,8 @@ impl UserRepo {
                     copy_if_there(&repository.git_dir.join(&name), &git_dir.join(&name))?;
                 }
             }
-            for name in ["info/exclude", "info/attributes"] {
+            // Where the history of a shallow clone ends; its parents are not there.
+            for name in ["info/exclude", "info/attributes", "shallow"] {
                 copy_if_there(&repository.common_dir.join(name), &git_dir.join(name))?;
             }
             Ok(UserShadow { shadow, folder })

@@ -60,5 +60,12 @@ pub(super) async fn pick(
         return Err(Refusal::usage(message).into());
     }
     result::tell_unseen(&chosen);
-    result::fetch(access, &invocation.state, task, chosen).await
+    let mut fetched = result::fetch(access, &invocation.state, task, chosen).await?;
+    if args.unverified {
+        fetched.flags.push("--unverified");
+    }
+    if args.accept_risk {
+        fetched.flags.push("--accept-risk");
+    }
+    Ok(fetched)
 }

@@ -1,18 +1,25 @@
-//! `kage apply`: a result's changes into the working tree, three-way, files only.
+//! `kage apply`: a result's changes into the working tree, three-way, files only. The side
+//! of the person is a tree of the files as they are, of those paths that may matter: what
+//! neither the result nor a rename touches is taken to be what the base has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use git2::{MergeFileInput, MergeFileOptions, Repository};
+use git2::Repository;
 use kage_core::id::Oid;
 
+use super::conflicts::{describe, place};
 use super::files::{Seen, Step, Target};
-use super::tree::{Changed, Entry, Present, check_paths, difference, makes_room, present, rendered, same};
-use super::{LandedAs, LandingError, Obstacle, PlannedPath, shown};
+use super::leftovers::leftovers;
+use super::merge_tree::{Sides, TreeMerge, merge_trees};
+use super::present::{IndexEntries, Present, present};
+use super::renames::moved;
+use super::tree::{Changed, Entry, check_paths, difference, makes_room, rendered, replaced, same, tree_of};
+use super::{LandedAs, LandingError, Obstacle, ObstacleKind, PlannedPath, shown};
 use crate::beneath::Beneath;
 use crate::error::{GitError, blocking};
 use crate::mirror::Mirror;
-use crate::user_repo::UserRepo;
+use crate::user_repo::{UserRepo, UserShadow};
 
 /// What `apply` would do.
 #[derive(Debug)]
@@ -57,162 +64,187 @@ pub async fn plan_apply(
     let store = repository.shadow(base, &[mirror.objects()]).await?;
     let git_dir = store.shadow.git_dir().to_owned();
     let (from, to) = (base.clone(), result.clone());
-    let changed = blocking("comparing two commits", {
+    let (base, theirs, changed) = blocking("comparing two commits", {
         let git_dir = git_dir.clone();
         move || compare(&git_dir, &from, &to).map_err(GitError::library("compare two commits"))
     })
     .await?;
     check_paths(repository, &store, &changed).await?;
-    let present = present(repository, &store, changed.keys().cloned().collect()).await?;
-    let trusts_mode = repository.trusts_mode();
-    let (decisions, present) = blocking("merging files", move || {
-        let decisions = decide(&git_dir, &changed, &present, trusts_mode)?;
-        Ok::<_, LandingError>((decisions, present))
+    let index = IndexEntries::read(&store).await?;
+    let mut here = present(repository, &store, &index, changed.keys().cloned().collect()).await?;
+    let moved = moved(repository, &store, &index, base, &changed).await?;
+    let new = moved
+        .new
+        .into_iter()
+        .filter(|path| !changed.contains_key(path))
+        .collect();
+    here.extend(present(repository, &store, &index, new).await?);
+    let ours = blocking("making a tree of files", {
+        let git_dir = git_dir.clone();
+        let mut entries: BTreeMap<PathBuf, Option<Entry>> = moved.gone.into_iter().map(|path| (path, None)).collect();
+        entries.extend(here.iter().map(|(path, it)| (path.clone(), it.entry)));
+        move || our_tree(&git_dir, base, &entries).map_err(GitError::library("make a tree of files"))
     })
     .await?;
-    let wanted: Vec<(PathBuf, Entry)> = decisions
-        .iter()
-        .filter_map(|decision| Some((decision.path.clone(), decision.write?)))
+    let merge = merge_trees(&store, Sides { base, ours, theirs }).await?;
+    let writes = blocking("comparing two trees", {
+        let (git_dir, tree) = (git_dir.clone(), merge.tree);
+        move || writes(&git_dir, ours, tree).map_err(GitError::library("compare two trees"))
+    })
+    .await?;
+    check_paths(repository, &store, &writes).await?;
+    let more = writes
+        .keys()
+        .filter(|path| !here.contains_key(*path))
+        .cloned()
         .collect();
-    let mut files = rendered(&store, &wanted).await?;
-    let mut plan = ApplyPlan {
-        root: repository.root().to_owned(),
-        paths: Vec::new(),
-        steps: Vec::new(),
+    here.extend(present(repository, &store, &index, more).await?);
+    let inside = leftovers(repository, &index, &changed, &here).await?;
+    let view = View {
+        changed,
+        writes,
+        here,
+        inside,
+        index,
+        trusts_mode: repository.trusts_mode(),
     };
-    for decision in decisions {
-        plan.paths.push(PlannedPath {
-            path: shown(&decision.path),
-            landed_as: decision.landed_as,
-        });
-        if decision.landed_as == LandedAs::Unchanged {
-            continue;
-        }
-        let target = files.remove(&decision.path).unwrap_or(Target::Absent);
-        let seen = present.get(&decision.path).map_or(Seen::Absent, |it| it.seen.clone());
-        plan.steps.push(Step {
-            path: decision.path,
-            seen,
-            target,
-        });
-    }
-    Ok(plan)
+    view.refuse(&merge)?;
+    view.plan(repository, &store).await
 }
 
-struct Decision {
-    path: PathBuf,
-    landed_as: LandedAs,
-    /// What to write; `None` = nothing, or a deletion.
-    write: Option<Entry>,
-}
-
-fn compare(git_dir: &Path, base: &Oid, result: &Oid) -> Result<Changed, git2::Error> {
+/// The trees of two commits and their difference.
+fn compare(git_dir: &Path, base: &Oid, result: &Oid) -> Result<(git2::Oid, git2::Oid, Changed), git2::Error> {
     let repository = Repository::open_bare(git_dir)?;
-    let tree = |commit: &Oid| repository.find_commit(git2::Oid::from_str(commit.as_str())?)?.tree();
-    difference(&repository, &tree(base)?, &tree(result)?)
+    let (base, result) = (tree_of(&repository, base)?, tree_of(&repository, result)?);
+    Ok((base, result, difference(&repository, base, result)?))
 }
 
-fn decide(
+fn our_tree(
     git_dir: &Path,
-    changed: &Changed,
-    present: &HashMap<PathBuf, Present>,
+    base: git2::Oid,
+    entries: &BTreeMap<PathBuf, Option<Entry>>,
+) -> Result<git2::Oid, git2::Error> {
+    let repository = Repository::open_bare(git_dir)?;
+    let entries = entries.iter().map(|(path, entry)| (path.as_path(), *entry));
+    replaced(&repository, base, entries)
+}
+
+fn writes(git_dir: &Path, ours: git2::Oid, merged: git2::Oid) -> Result<Changed, git2::Error> {
+    difference(&Repository::open_bare(git_dir)?, ours, merged)
+}
+
+/// All that decides what `apply` does.
+struct View {
+    /// From the base to the result.
+    changed: Changed,
+    /// From the files as they are to what they will be.
+    writes: Changed,
+    here: HashMap<PathBuf, Present>,
+    /// What stays in folders that become files.
+    inside: Vec<Obstacle>,
+    index: IndexEntries,
     trusts_mode: bool,
-) -> Result<Vec<Decision>, LandingError> {
-    let repository = Repository::open_bare(git_dir).map_err(GitError::library("open a git directory"))?;
-    let mut decisions = Vec::new();
-    let mut conflicts = Vec::new();
-    for path in changed.keys() {
-        let Some(here) = present.get(path) else {
-            continue;
+}
+
+impl View {
+    fn refuse(&self, merge: &TreeMerge) -> Result<(), LandingError> {
+        let mut conflicts: BTreeMap<String, (&'static str, ObstacleKind)> = BTreeMap::new();
+        for (path, conflict) in &merge.conflicts {
+            conflicts.insert(place(path, conflict), (describe(conflict, true), self.kind(path)));
+        }
+        for (path, change) in &self.writes {
+            if let (Some(_), Some((reason, at))) = (change.after, self.blocked(path)) {
+                let at = shown(at);
+                conflicts.insert(shown(path), (reason, ObstacleKind::Untracked { at }));
+            } else if self.is_in_the_way(path, change.before) {
+                conflicts.insert(shown(path), ("something untracked is there", self.kind(path)));
+            }
+        }
+        for obstacle in &self.inside {
+            if let ObstacleKind::Inside { folder } = &obstacle.kind {
+                conflicts.remove(folder);
+            }
+            conflicts.insert(obstacle.path.clone(), (obstacle.reason, obstacle.kind.clone()));
+        }
+        if conflicts.is_empty() {
+            return Ok(());
+        }
+        let obstacle = |(path, (reason, kind))| Obstacle { path, reason, kind };
+        Err(LandingError::Conflicts {
+            conflicts: conflicts.into_iter().map(obstacle).collect(),
+        })
+    }
+
+    fn kind(&self, path: &Path) -> ObstacleKind {
+        let is_there = self.here.get(path).is_some_and(|it| it.seen != Seen::Absent);
+        if is_there && self.index.get(path).is_none() {
+            ObstacleKind::Untracked { at: shown(path) }
+        } else {
+            ObstacleKind::Content
+        }
+    }
+
+    /// What stands where a file is to be written, and cannot be replaced.
+    fn blocked<'a>(&'a self, path: &'a Path) -> Option<(&'static str, &'a Path)> {
+        let goes = |path: &Path| self.writes.get(path).is_some_and(|change| change.after.is_none());
+        match &self.here.get(path)?.seen {
+            Seen::Special => Some(("something that is not a file is there", path)),
+            // A folder whose files all go makes room; else the write fails and all is undone.
+            Seen::Folder if !makes_room(&self.writes, path) => Some(("a folder is there", path)),
+            Seen::Beyond(by) if !goes(by) => Some(("something that is not a folder is above it", by)),
+            Seen::Folder | Seen::Beyond(_) | Seen::Absent | Seen::File { .. } | Seen::Link(_) => None,
+        }
+    }
+
+    /// Whether a path that nobody thought of, such as a new name, is not what was assumed.
+    fn is_in_the_way(&self, path: &Path, assumed: Option<Entry>) -> bool {
+        let here = self.here.get(path).and_then(|it| it.entry);
+        !same(here, assumed, self.trusts_mode)
+    }
+
+    async fn plan(self, repository: &UserRepo, store: &UserShadow) -> Result<ApplyPlan, LandingError> {
+        let mut plan = ApplyPlan {
+            root: repository.root().to_owned(),
+            paths: Vec::new(),
+            steps: Vec::new(),
         };
-        match decide_one(&repository, changed, path, here, trusts_mode) {
-            Ok(Ok((landed_as, write))) => decisions.push(Decision {
-                path: path.clone(),
-                landed_as,
-                write,
-            }),
-            Ok(Err(reason)) => conflicts.push(Obstacle {
+        let after = |path: &PathBuf| self.writes.get(path).and_then(|change| change.after);
+        let wanted: Vec<(PathBuf, Entry)> = self
+            .writes
+            .keys()
+            .filter(|path| self.landed_as(path) != LandedAs::Unchanged)
+            .filter_map(|path| Some((path.clone(), after(path)?)))
+            .collect();
+        let mut files = rendered(store, &wanted).await?;
+        let paths: BTreeSet<&PathBuf> = self.changed.keys().chain(self.writes.keys()).collect();
+        for path in paths {
+            let landed_as = self.landed_as(path);
+            plan.paths.push(PlannedPath {
                 path: shown(path),
-                reason,
-            }),
-            Err(error) => return Err(GitError::library("merge a file")(error).into()),
+                landed_as,
+            });
+            if landed_as != LandedAs::Unchanged {
+                plan.steps.push(Step {
+                    seen: self.here.get(path).map_or(Seen::Absent, |it| it.seen.clone()),
+                    target: files.remove(path).unwrap_or(Target::Absent),
+                    path: path.clone(),
+                });
+            }
+        }
+        Ok(plan)
+    }
+
+    fn landed_as(&self, path: &PathBuf) -> LandedAs {
+        let Some(write) = self.writes.get(path) else {
+            return LandedAs::Unchanged;
+        };
+        if same(write.before, write.after, self.trusts_mode) {
+            return LandedAs::Unchanged;
+        }
+        let results = self.changed.get(path).and_then(|change| change.after);
+        match LandedAs::of(write.before.is_some(), write.after.is_some()) {
+            LandedAs::Created | LandedAs::Updated if write.after != results => LandedAs::Merged,
+            landed_as => landed_as,
         }
     }
-    if conflicts.is_empty() {
-        Ok(decisions)
-    } else {
-        Err(LandingError::Conflicts { conflicts })
-    }
-}
-
-type Choice = Result<(LandedAs, Option<Entry>), &'static str>;
-
-fn decide_one(
-    repository: &Repository,
-    changed: &Changed,
-    path: &Path,
-    here: &Present,
-    trusts_mode: bool,
-) -> Result<Choice, git2::Error> {
-    let Some(change) = changed.get(path) else {
-        return Ok(Ok((LandedAs::Unchanged, None)));
-    };
-    let goes = |path: &Path| changed.get(path).is_some_and(|change| change.after.is_none());
-    match &here.seen {
-        Seen::Special => return Ok(Err("something that is not a file is there")),
-        Seen::Folder if change.after.is_none() => return Ok(Err("a folder is there")),
-        // A folder whose files all go makes room; else the write fails and all is undone.
-        Seen::Folder if change.before.is_some() || !makes_room(changed, path) => {
-            return Ok(Err("a folder is there"));
-        }
-        Seen::Beyond(by) if change.after.is_some() && !goes(by) => {
-            return Ok(Err("something that is not a folder is above it"));
-        }
-        Seen::Folder | Seen::Beyond(_) | Seen::Absent | Seen::File { .. } | Seen::Link(_) => {}
-    }
-    if same(here.entry, change.after, trusts_mode) {
-        return Ok(Ok((LandedAs::Unchanged, None)));
-    }
-    if same(here.entry, change.before, trusts_mode) {
-        return Ok(Ok(match (change.before, change.after) {
-            (_, None) => (LandedAs::Deleted, None),
-            (None, Some(after)) => (LandedAs::Created, Some(after)),
-            (Some(_), Some(after)) => (LandedAs::Updated, Some(after)),
-        }));
-    }
-    let (Some(before), Some(after), Some(mine)) = (change.before, change.after, here.entry) else {
-        return Ok(Err(match (change.before, change.after, here.entry) {
-            (None, _, _) => "you and the result added it with different content",
-            (_, None, _) => "the result deletes it and you changed it",
-            (_, _, _) => "you deleted it and the result changed it",
-        }));
-    };
-    if ![before, after, mine].into_iter().all(Entry::is_file) {
-        return Ok(Err("you and the result changed it, and it is not a file on both sides"));
-    }
-    merge_text(repository, before, after, mine)
-}
-
-fn merge_text(repository: &Repository, before: Entry, after: Entry, mine: Entry) -> Result<Choice, git2::Error> {
-    let blob = |entry: Entry| repository.find_blob(entry.id);
-    let (base, theirs, ours) = (blob(before)?, blob(after)?, blob(mine)?);
-    if [&base, &theirs, &ours].into_iter().any(|blob| blob.is_binary()) {
-        return Ok(Err("you and the result changed it, and it is binary"));
-    }
-    let (mut ancestor, mut our, mut their) = (MergeFileInput::new(), MergeFileInput::new(), MergeFileInput::new());
-    ancestor.content(base.content());
-    our.content(ours.content());
-    their.content(theirs.content());
-    let merged = git2::merge_file(&ancestor, &our, &their, Some(&mut MergeFileOptions::new()))?;
-    if !merged.is_automergeable() {
-        return Ok(Err("you and the result changed the same lines"));
-    }
-    // The side that changed the bit wins; when both did, they agree.
-    let executable = if mine.is_executable() == before.is_executable() {
-        after.is_executable()
-    } else {
-        mine.is_executable()
-    };
-    let entry = Entry::file(repository.blob(merged.content())?, executable);
-    Ok(Ok((LandedAs::Merged, Some(entry))))
 }

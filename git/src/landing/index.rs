@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use super::LandingError;
 use crate::error::GitError;
 
 /// The right to write an index, until dropped. A git that wants it meanwhile fails.
@@ -16,14 +17,16 @@ pub(super) struct IndexLock {
 
 impl IndexLock {
     /// Takes it; fails at once when somebody else has it.
-    pub(super) fn take(git_dir: &Path) -> Result<Self, GitError> {
+    pub(super) fn take(git_dir: &Path) -> Result<Self, LandingError> {
         let lock = git_dir.join("index.lock");
-        let made = fs::File::options().write(true).create_new(true).open(&lock);
-        made.map_err(GitError::io("create", &lock))?;
-        Ok(Self {
-            git_dir: git_dir.to_owned(),
-            lock,
-        })
+        match fs::File::options().write(true).create_new(true).open(&lock) {
+            Ok(_) => Ok(Self {
+                git_dir: git_dir.to_owned(),
+                lock,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(LandingError::Locked { lock }),
+            Err(error) => Err(GitError::io("create", &lock)(error).into()),
+        }
     }
 
     /// Replaces the index, whole or not at all; `None` = there is none.

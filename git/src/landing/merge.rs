@@ -1,23 +1,26 @@
-//! `kage merge`: a result as a merge commit on the current branch. It owns the plan, the
-//! order of the writes and their undo; what the merge *is* comes from [`super::three_way`].
+//! `kage merge`: a result as a commit on the current branch. It owns the plan, the order of
+//! the writes and their undo; what the merge *is* comes from [`super::three_way`], which
+//! commits it makes from [`super::commits`].
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use kage_core::id::Oid;
 
+use super::commits::{LandingMessage, Prepared, is_in_history};
+use super::dirty::refuse_dirty;
 use super::files::{Seen, Step, Target};
 use super::index::{IndexLock, read_index, replace};
+use super::merge_tree::Landed;
+use super::present::{IndexEntries, Present, present};
 use super::three_way::{Outcome, compute};
-use super::tree::{Change, Changed, Entry, Present, check_paths, makes_room, present, rendered, same};
-use super::{LandedAs, LandingError, Obstacle, PlannedPath, Strategy, shown};
+use super::tree::{Change, Entry, check_paths, rendered, same};
+use super::{LandedAs, LandingError, PlannedPath, Strategy, shown};
 use crate::beneath::Beneath;
 use crate::error::{GitError, blocking};
 use crate::mirror::Mirror;
-use crate::staging::split;
 use crate::user_repo::{UserRepo, UserShadow};
 
 const NO_OBJECT: &str = "0000000000000000000000000000000000000000";
@@ -29,8 +32,7 @@ pub struct MergePlan {
     store: UserShadow,
     head: Oid,
     branch: Vec<u8>,
-    result: Oid,
-    message: String,
+    prepared: Prepared,
     index: Option<Vec<u8>>,
     paths: Vec<PlannedPath>,
     steps: Vec<Step>,
@@ -84,7 +86,7 @@ impl MergePlan {
             return Err(changed("the index"));
         }
         if self.repository.head().await?.as_ref() != Some(&self.head)
-            || branch(&self.repository).await?.as_ref() != Some(&self.branch)
+            || self.repository.branch().await?.as_ref() != Some(&self.branch)
         {
             return Err(changed("HEAD"));
         }
@@ -98,8 +100,7 @@ impl MergePlan {
         let finish = Finish {
             repository: &self.repository,
             head: &self.head,
-            result: &self.result,
-            message: &self.message,
+            prepared: &self.prepared,
             old_index: self.index.as_deref(),
             new_index: &self.new_index,
             end: &self.end,
@@ -138,115 +139,154 @@ impl MergePlan {
     }
 }
 
-/// Plans to merge `result` (a commit of `mirror`) into the current branch.
+/// Plans to bring what `result` (a commit of `mirror`) changes about `base` onto the current
+/// branch.
 ///
 /// # Errors
 /// When it conflicts and the strategy refuses that, or touched paths are dirty.
 pub async fn plan_merge(
     repository: &UserRepo,
     mirror: &Mirror,
+    base: &Oid,
     result: &Oid,
     strategy: Strategy,
-    message: &str,
+    message: &LandingMessage,
 ) -> Result<MergePlan, LandingError> {
     refuse_in_progress(repository.git_dir())?;
-    let branch = branch(repository).await?.ok_or(LandingError::NotOnABranch)?;
-    let head = repository.head().await?.ok_or(LandingError::NotOnABranch)?;
+    let branch = repository.branch().await?.ok_or(LandingError::NotOnABranch)?;
+    plan_on(repository, branch, mirror, (base, result), strategy, message).await
+}
+
+/// How a merge would end if HEAD were on a branch, whether it is or not.
+///
+/// # Errors
+/// As [`plan_merge`].
+pub async fn probe_merge(
+    repository: &UserRepo,
+    mirror: &Mirror,
+    base: &Oid,
+    result: &Oid,
+    strategy: Strategy,
+) -> Result<Merged, LandingError> {
+    let message = LandingMessage::default();
+    let branch = Vec::new();
+    let plan = plan_on(repository, branch, mirror, (base, result), strategy, &message).await?;
+    Ok(plan.end)
+}
+
+async fn plan_on(
+    repository: &UserRepo,
+    branch: Vec<u8>,
+    mirror: &Mirror,
+    (base, result): (&Oid, &Oid),
+    strategy: Strategy,
+    message: &LandingMessage,
+) -> Result<MergePlan, LandingError> {
+    let head = repository.head().await?.ok_or(LandingError::NoCommits)?;
     let index = read_index(repository.git_dir())?;
     let store = repository.shadow(&head, &[mirror.objects()]).await?;
-    let outcome = blocking("merging two commits", {
-        let (git_dir, head, result) = (store.shadow.git_dir().to_owned(), head.clone(), result.clone());
-        move || compute(&git_dir, &head, &result, strategy)
-    })
-    .await?;
+    let landed = Landed {
+        base_in_history: is_in_history(repository, base, &head).await?,
+        base: base.clone(),
+        result: result.clone(),
+        head,
+    };
+    let outcome = compute(&store, &landed, strategy).await?;
     let mut plan = MergePlan {
         repository: repository.clone(),
         store,
-        head,
+        head: landed.head.clone(),
         branch,
-        result: result.clone(),
-        message: message.to_owned(),
+        prepared: Prepared::default(),
         index,
         paths: Vec::new(),
         steps: Vec::new(),
         staged: Vec::new(),
         new_index: Vec::new(),
-        needed: vec![result.to_string()],
+        needed: Vec::new(),
         end: Merged::AlreadyThere,
     };
     let Some(outcome) = outcome else {
         return Ok(plan);
     };
     check_paths(repository, &plan.store, &outcome.changed).await?;
-    let present = present(repository, &plan.store, outcome.changed.keys().cloned().collect()).await?;
-    refuse_dirty(&plan, &outcome.changed, &present).await?;
-    plan.end = match &outcome.tree {
-        Some(tree) => {
-            let commit = plan.commit(tree).await?;
-            plan.needed = vec![commit.to_string()];
-            Merged::Committed(commit)
-        }
-        None => Merged::LeftConflicts,
-    };
-    plan.prepare(outcome, &present).await?;
+    let indexed = IndexEntries::read(&plan.store).await?;
+    let paths = outcome.changed.keys().cloned().collect();
+    let present = present(repository, &plan.store, &indexed, paths).await?;
+    refuse_dirty(repository, &plan.store, &plan.head, &outcome, &indexed, &present).await?;
+    plan.prepare(&landed, outcome, &present, message).await?;
     Ok(plan)
 }
 
 impl MergePlan {
-    async fn commit(&self, tree: &git2::Oid) -> Result<Oid, GitError> {
-        let (name, email) = self.repository.identity();
-        self.store
-            .shadow
-            .git("commit-tree")
-            .args(["-p", self.head.as_str(), "-p", self.result.as_str()])
-            .arg(tree.to_string())
-            .env("GIT_AUTHOR_NAME", name)
-            .env("GIT_AUTHOR_EMAIL", email)
-            .env("GIT_COMMITTER_NAME", name)
-            .env("GIT_COMMITTER_EMAIL", email)
-            .stdin(self.message.as_str())
-            .run_for_oid()
-            .await
-    }
-
-    /// Works out every write, to files and to the index.
-    async fn prepare(&mut self, outcome: Outcome, present: &HashMap<PathBuf, Present>) -> Result<(), GitError> {
-        let differs = |change: &Change| change.before != change.after;
-        let writes = outcome.changed.iter().filter(|(_, change)| differs(change));
-        let wanted: Vec<(PathBuf, Entry)> = writes
-            .filter_map(|(path, change)| Some((path.clone(), change.after?)))
-            .collect();
-        let mut files = rendered(&self.store, &wanted).await?;
-        for (path, change) in outcome.changed {
-            let conflict = outcome.conflicts.get(&path);
-            let landed_as = match (conflict, change.before, change.after) {
-                (Some(_), _, _) => LandedAs::Conflicted,
-                (None, _, None) => LandedAs::Deleted,
-                (None, None, Some(_)) => LandedAs::Created,
-                (None, Some(_), Some(_)) => LandedAs::Updated,
-            };
-            self.paths.push(PlannedPath {
-                path: shown(&path),
-                landed_as,
-            });
-            match conflict {
-                Some(stages) => {
-                    self.stage(&path, 0, None);
-                    for (stage, entry) in (1..).zip(stages) {
+    /// Works out every commit, and every write to files and to the index.
+    async fn prepare(
+        &mut self,
+        landed: &Landed,
+        outcome: Outcome,
+        present: &HashMap<PathBuf, Present>,
+        message: &LandingMessage,
+    ) -> Result<(), GitError> {
+        let landed_as = |path: &PathBuf, change: &Change| match outcome.conflicts.get(path) {
+            Some(_) => LandedAs::Conflicted,
+            None => LandedAs::of(change.before.is_some(), change.after.is_some()),
+        };
+        let planned = outcome.changed.iter().map(|(path, change)| PlannedPath {
+            path: shown(path),
+            landed_as: landed_as(path, change),
+        });
+        self.paths = planned.collect();
+        let (repository, store) = (&self.repository, &self.store);
+        self.prepared = Prepared::new(repository, store, landed, message, &self.paths).await?;
+        self.end = match outcome.tree {
+            Some(tree) => {
+                let commit = self.prepared.commit(repository, store, &self.head, tree).await?;
+                self.needed.push(commit.to_string());
+                Merged::Committed(commit)
+            }
+            None => {
+                self.needed.extend(self.prepared.change.as_ref().map(Oid::to_string));
+                Merged::LeftConflicts
+            }
+        };
+        self.write_files(&outcome, present).await?;
+        for (path, change) in &outcome.changed {
+            match outcome.conflicts.get(path) {
+                Some(conflict) => {
+                    self.stage(path, 0, None);
+                    for (stage, entry) in (1..).zip(conflict.stages) {
                         if entry.is_some() {
-                            self.stage(&path, stage, *entry);
+                            self.stage(path, stage, entry);
                         }
                     }
                 }
-                None => self.stage(&path, 0, change.after),
-            }
-            if change.before != change.after {
-                let seen = present.get(&path).map_or(Seen::Absent, |it| it.seen.clone());
-                let target = files.remove(&path).unwrap_or(Target::Absent);
-                self.steps.push(Step { path, seen, target });
+                None => self.stage(path, 0, change.after),
             }
         }
         self.new_index = self.changed_index().await?;
+        Ok(())
+    }
+
+    /// The writes to files: of those that are not yet what they are going to be.
+    async fn write_files(&mut self, outcome: &Outcome, present: &HashMap<PathBuf, Present>) -> Result<(), GitError> {
+        let trusts_mode = self.repository.trusts_mode();
+        let writes = outcome.changed.iter().filter(|(path, change)| {
+            let here = present.get(*path).and_then(|here| here.entry);
+            change.before != change.after && !same(here, change.after, trusts_mode)
+        });
+        let writes: Vec<(&PathBuf, Option<Entry>)> = writes.map(|(path, change)| (path, change.after)).collect();
+        let wanted: Vec<(PathBuf, Entry)> = writes
+            .iter()
+            .filter_map(|(path, after)| Some(((*path).clone(), (*after)?)))
+            .collect();
+        let mut files = rendered(&self.store, &wanted).await?;
+        for (path, _) in writes {
+            self.steps.push(Step {
+                seen: present.get(path).map_or(Seen::Absent, |it| it.seen.clone()),
+                target: files.remove(path).unwrap_or(Target::Absent),
+                path: path.clone(),
+            });
+        }
         Ok(())
     }
 
@@ -291,8 +331,7 @@ impl MergePlan {
 struct Finish<'a> {
     repository: &'a UserRepo,
     head: &'a Oid,
-    result: &'a Oid,
-    message: &'a str,
+    prepared: &'a Prepared,
     old_index: Option<&'a [u8]>,
     new_index: &'a [u8],
     end: &'a Merged,
@@ -323,85 +362,32 @@ impl Finish<'_> {
                     .map(drop)
             }
             Merged::LeftConflicts => {
-                replace(git_dir, "MERGE_MSG", self.message.as_bytes())?;
+                replace(git_dir, "MERGE_MSG", self.prepared.message.as_bytes())?;
+                // Without one the person's commit has HEAD as its only parent.
+                let Some(change) = &self.prepared.change else {
+                    return Ok(());
+                };
                 replace(git_dir, "MERGE_MODE", b"")?;
-                replace(git_dir, "MERGE_HEAD", format!("{}\n", self.result).as_bytes())
+                replace(git_dir, "MERGE_HEAD", format!("{change}\n").as_bytes())
             }
             Merged::AlreadyThere => Ok(()),
         }
     }
 }
 
-/// Refuses when a touched path is not what HEAD has, in the index or on the disk.
-async fn refuse_dirty(
-    plan: &MergePlan,
-    changed: &Changed,
-    present: &HashMap<PathBuf, Present>,
-) -> Result<(), LandingError> {
-    let listed = plan
-        .store
-        .shadow
-        .git("diff-index")
-        .args([
-            "--cached",
-            "--name-only",
-            "-z",
-            "--no-renames",
-            "--end-of-options",
-            plan.head.as_str(),
-        ])
-        .run()
-        .await?;
-    let staged: HashSet<&Path> = split(&listed).map(|path| Path::new(OsStr::from_bytes(path))).collect();
-    let trusts_mode = plan.repository.trusts_mode();
-    let mut paths = Vec::new();
-    for (path, change) in changed {
-        let here = present.get(path);
-        let clean = here.is_some_and(|here| match &here.seen {
-            Seen::Folder => change.before.is_none() && makes_room(changed, path),
-            Seen::Beyond(by) => change.before.is_none() && changed.get(by).is_some_and(|it| it.after.is_none()),
-            Seen::Absent | Seen::File { .. } | Seen::Link(_) | Seen::Special => {
-                here.seen != Seen::Special && same(here.entry, change.before, trusts_mode)
-            }
-        });
-        let reason = match (staged.contains(path.as_path()), clean, change.before) {
-            (true, _, _) => "it has staged changes",
-            (false, false, Some(_)) => "it has uncommitted changes",
-            (false, false, None) => "something untracked is there",
-            (false, true, _) => continue,
-        };
-        paths.push(Obstacle {
-            path: shown(path),
-            reason,
-        });
-    }
-    if paths.is_empty() {
-        Ok(())
-    } else {
-        Err(LandingError::Dirty { paths })
-    }
-}
-
 fn refuse_in_progress(git_dir: &Path) -> Result<(), LandingError> {
     for (name, operation) in [
         ("MERGE_HEAD", "merge"),
+        ("rebase-apply/applying", "am"),
         ("CHERRY_PICK_HEAD", "cherry-pick"),
         ("REVERT_HEAD", "revert"),
         ("rebase-merge", "rebase"),
         ("rebase-apply", "rebase"),
+        ("BISECT_LOG", "bisect"),
     ] {
         if git_dir.join(name).exists() {
             return Err(LandingError::InProgress { operation });
         }
     }
     Ok(())
-}
-
-/// The branch that HEAD is on.
-async fn branch(repository: &UserRepo) -> Result<Option<Vec<u8>>, GitError> {
-    repository
-        .git("symbolic-ref")
-        .args(["--quiet", "HEAD"])
-        .run_or_no()
-        .await
 }

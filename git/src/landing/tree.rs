@@ -1,6 +1,6 @@
-//! A person's files beside the commits that are to change them: what differs between two
-//! trees, what git would store for the files as they are, and what files git would write
-//! for what it stores. All of it happens in a private git directory.
+//! Trees beside a person's files: what differs between two trees, a tree with some paths
+//! replaced, which paths may be written at all, and what files git would write for them. All
+//! of it happens in a private git directory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -8,11 +8,11 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use git2::{DiffOptions, FileMode, Repository, Tree};
+use git2::{DiffOptions, FileMode, Index, IndexEntry, IndexTime, Repository};
+use kage_core::id::Oid;
 
-use super::files::{Seen, Target, read_own};
-use super::{LandingError, Obstacle, shown};
-use crate::beneath::Beneath;
+use super::files::{Target, read_own};
+use super::{LandingError, Obstacle, ObstacleKind, shown};
 use crate::error::{GitError, blocking};
 use crate::snapshot::filters_of;
 use crate::user_repo::{UserRepo, UserShadow};
@@ -50,22 +50,15 @@ pub(super) struct Change {
     pub(super) after: Option<Entry>,
 }
 
-/// What a person has at a path, on the disk and as git would store it.
-#[derive(Debug, Clone)]
-pub(super) struct Present {
-    pub(super) seen: Seen,
-    /// `None` for what git does not store: nothing, folders, devices.
-    pub(super) entry: Option<Entry>,
-}
-
 /// Changed paths in order.
 pub(super) type Changed = BTreeMap<PathBuf, Change>;
 
 /// The difference of two trees. Renames are deletions and additions.
-pub(super) fn difference(repository: &Repository, before: &Tree<'_>, after: &Tree<'_>) -> Result<Changed, git2::Error> {
+pub(super) fn difference(repository: &Repository, before: git2::Oid, after: git2::Oid) -> Result<Changed, git2::Error> {
     let mut options = DiffOptions::new();
     options.include_typechange(true);
-    let diff = repository.diff_tree_to_tree(Some(before), Some(after), Some(&mut options))?;
+    let (before, after) = (repository.find_tree(before)?, repository.find_tree(after)?);
+    let diff = repository.diff_tree_to_tree(Some(&before), Some(&after), Some(&mut options))?;
     let entry = |file: &git2::DiffFile<'_>| {
         (file.mode() != FileMode::Unreadable).then(|| Entry {
             mode: file.mode().into(),
@@ -83,6 +76,60 @@ pub(super) fn difference(repository: &Repository, before: &Tree<'_>, after: &Tre
         changed.insert(path, change);
     }
     Ok(changed)
+}
+
+/// The tree of a commit.
+pub(super) fn tree_of(repository: &Repository, commit: &Oid) -> Result<git2::Oid, git2::Error> {
+    let commit = repository.find_commit(git2::Oid::from_str(commit.as_str())?)?;
+    Ok(commit.tree_id())
+}
+
+/// What a tree has at a path, folders left aside.
+pub(super) fn entry_at(repository: &Repository, tree: git2::Oid, path: &Path) -> Result<Option<Entry>, git2::Error> {
+    match repository.find_tree(tree)?.get_path(path) {
+        Ok(found) if found.kind() == Some(git2::ObjectType::Tree) => Ok(None),
+        Ok(found) => Ok(Some(Entry {
+            mode: u32::try_from(found.filemode()).unwrap_or_default(),
+            id: found.id(),
+        })),
+        Err(error) if error.code() == git2::ErrorCode::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A tree with these paths replaced; `None` = without it.
+pub(super) fn replaced<'a>(
+    repository: &Repository,
+    tree: git2::Oid,
+    paths: impl IntoIterator<Item = (&'a Path, Option<Entry>)>,
+) -> Result<git2::Oid, git2::Error> {
+    let mut index = Index::new()?;
+    index.read_tree(&repository.find_tree(tree)?)?;
+    let mut added = Vec::new();
+    for (path, entry) in paths {
+        match index.remove(path, 0) {
+            Err(error) if error.code() != git2::ErrorCode::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        added.extend(entry.map(|entry| (path, entry)));
+    }
+    for (path, Entry { mode, id }) in added {
+        index.add(&IndexEntry {
+            ctime: IndexTime::new(0, 0),
+            mtime: IndexTime::new(0, 0),
+            dev: 0,
+            ino: 0,
+            mode,
+            uid: 0,
+            gid: 0,
+            file_size: 0,
+            id,
+            flags: 0,
+            flags_extended: 0,
+            path: path.as_os_str().as_bytes().to_vec(),
+        })?;
+    }
+    index.write_tree_to(repository)
 }
 
 /// Refuses paths that must not be written, and those that only a program could convert.
@@ -109,6 +156,7 @@ pub(super) async fn check_paths(
             obstacles.push(Obstacle {
                 path: shown(path),
                 reason: "it is a submodule",
+                kind: ObstacleKind::Content,
             });
         }
     }
@@ -122,6 +170,7 @@ pub(super) async fn check_paths(
             obstacles.push(Obstacle {
                 path: String::from_utf8_lossy(&path).into_owned(),
                 reason: "it goes through a filter program, which is not run",
+                kind: ObstacleKind::Content,
             });
         }
     }
@@ -129,62 +178,7 @@ pub(super) async fn check_paths(
         return Ok(());
     }
     obstacles.sort_by(|a, b| a.path.cmp(&b.path));
-    Err(LandingError::Conflicts { conflicts: obstacles })
-}
-
-/// What the person has at these paths.
-pub(super) async fn present(
-    repository: &UserRepo,
-    store: &UserShadow,
-    paths: Vec<PathBuf>,
-) -> Result<HashMap<PathBuf, Present>, GitError> {
-    let root = repository.root().to_owned();
-    let seen = blocking("looking at files", move || {
-        let beneath = Beneath::open(&root).map_err(GitError::io("open", &root))?;
-        let look = |path: PathBuf| {
-            let seen = beneath.look(&path).map_err(GitError::io("read", &path))?;
-            Ok((path, seen))
-        };
-        paths.into_iter().map(look).collect::<Result<Vec<_>, GitError>>()
-    })
-    .await?;
-    let files = seen.iter().filter(|(_, seen)| matches!(seen, Seen::File { .. }));
-    let names: Vec<u8> = files.clone().flat_map(|(path, _)| quoted(path)).collect();
-    let ids = store
-        .shadow
-        .git("hash-object")
-        .args(["-w", "--stdin-paths"])
-        .stdin(names)
-        .run()
-        .await?;
-    let text = std::str::from_utf8(&ids).map_err(|_| GitError::unexpected("hash-object", &ids))?;
-    let mut stored = HashMap::new();
-    for ((path, _), line) in files.zip(text.lines()) {
-        let id = git2::Oid::from_str(line).map_err(GitError::library("read an object id"))?;
-        stored.insert(path.clone(), id);
-    }
-    let mut present = HashMap::with_capacity(seen.len());
-    for (path, seen) in seen {
-        let entry = match &seen {
-            Seen::File { executable, .. } => {
-                let id = stored
-                    .get(&path)
-                    .ok_or_else(|| GitError::unexpected("hash-object", &ids))?;
-                Some(Entry::file(*id, *executable))
-            }
-            Seen::Link(target) => {
-                let id = git2::Oid::hash_object(git2::ObjectType::Blob, target);
-                let id = id.map_err(GitError::library("name a link"))?;
-                Some(Entry {
-                    mode: FileMode::Link.into(),
-                    id,
-                })
-            }
-            Seen::Absent | Seen::Folder | Seen::Special | Seen::Beyond(_) => None,
-        };
-        present.insert(path, Present { seen, entry });
-    }
-    Ok(present)
+    Err(LandingError::Unsupported { paths: obstacles })
 }
 
 /// Whether two entries are the same to this person.
@@ -238,18 +232,4 @@ pub(super) async fn rendered(
         paths.into_iter().map(read).collect()
     })
     .await
-}
-
-/// A path on a line of its own, as git unquotes it.
-fn quoted(path: &Path) -> Vec<u8> {
-    let mut line = vec![b'"'];
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b'"' | b'\\' => line.extend_from_slice(&[b'\\', *byte]),
-            b' '..=b'~' => line.push(*byte),
-            other => line.extend_from_slice(format!("\\{other:03o}").as_bytes()),
-        }
-    }
-    line.extend_from_slice(b"\"\n");
-    line
 }

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use kage_core::id::Oid;
 use kage_core::protect::Protection;
 use kage_core::task::VerifyPolicy;
-use kage_git::landing::{Strategy, plan_apply, plan_merge};
+use kage_git::landing::{LandingMessage, Strategy, plan_apply, plan_merge};
 use kage_git::restore::{Foreign, RestoreOptions};
 use kage_git::snapshot::{Snapshot, SnapshotOptions};
 use kage_git::{Auth, Mirror, UserRepo, Worktree};
@@ -112,10 +112,22 @@ async fn session(repository: &Path, folder: &Path) -> Result<(), Box<dyn Error>>
         .execute()
         .await?;
     fs::remove_file(repository.root().join("new"))?;
-    plan_merge(&repository, &mirror, &result, Strategy::Theirs, "merge\n")
-        .await?
-        .execute()
-        .await?;
+    let message = LandingMessage {
+        subject: "change".to_owned(),
+        merge_subject: "merge".to_owned(),
+        body: "by a session\n".to_owned(),
+    };
+    plan_merge(
+        &repository,
+        &mirror,
+        &snapshot.base,
+        &result,
+        Strategy::Theirs,
+        &message,
+    )
+    .await?
+    .execute()
+    .await?;
     Worktree::remove(&other, worktree.path()).await?;
     Ok(())
 }

@@ -14,7 +14,7 @@ use kage_git::restore::RestoreOptions;
 use kage_git::snapshot::{Snapshot, SnapshotOptions};
 use kage_git::{Auth, Mirror, UserRepo, Worktree};
 
-use crate::sandbox::{Sandbox, copy_folder, protecting, url, write};
+use crate::sandbox::{Sandbox, copy_folder, message, protecting, url, write};
 
 mod environment;
 mod hooks;
@@ -229,7 +229,8 @@ impl Ground<'_> {
         worktree
             .restore_paths(&snapshot.base, &protecting(&["other", "third"]))
             .await?;
-        write(&worktree.path().join("text"), "one\nand two\nand three\n");
+        // Not beside what is uncommitted, so that both come together on either.
+        write(&worktree.path().join("text"), "one\nand two\n3\nand four\n");
         write(&worktree.path().join("new"), "n\n");
         worktree.changes().await?;
         let result = worktree.commit_result("r\n").await?.ok_or("no result")?.commit;
@@ -240,10 +241,17 @@ impl Ground<'_> {
         // For the merge the tree is clean again, without plain git's help.
         write(&self.repo().join("text"), "one\n2\n3\n");
         fs::remove_file(self.repo().join("new"))?;
-        plan_merge(&repository, &mirror, &result, Strategy::Auto, "m\n")
-            .await?
-            .execute()
-            .await?;
+        plan_merge(
+            &repository,
+            &mirror,
+            &snapshot.base,
+            &result,
+            Strategy::Auto,
+            &message(),
+        )
+        .await?
+        .execute()
+        .await?;
         Worktree::remove(&mirror, worktree.path()).await?;
         Ok(())
     }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use kage_core::event::{ChangeKind, ResultCommit};
 use kage_core::id::Oid;
-use kage_git::landing::{LandedAs, LandingError, Merged, Strategy, plan_apply, plan_merge};
+use kage_git::landing::{LandedAs, LandingError, Merged, PlannedPath, Strategy, plan_apply, plan_merge};
 use kage_git::{Mirror, UserRepo, Worktree, diff};
 
-use crate::sandbox::{Sandbox, fingerprint, write};
+use crate::sandbox::{Sandbox, fingerprint, message, write};
 
 const FILES: &[(&str, &str)] = &[
     ("text", "1\n2\n3\n4\n5\n6\n7\n8\n9\n"),
@@ -54,7 +54,8 @@ impl Story {
 
     async fn merge(&self, strategy: Strategy) -> Result<Merged, LandingError> {
         let repository = UserRepo::discover(&self.source).await.unwrap();
-        let plan = plan_merge(&repository, &self.mirror, &self.result.commit, strategy, "Merge it\n").await?;
+        let (base, result) = (&self.base, &self.result.commit);
+        let plan = plan_merge(&repository, &self.mirror, base, result, strategy, &message()).await?;
         plan.execute().await
     }
 
@@ -64,6 +65,16 @@ impl Story {
 
     fn git(&self, args: &[&str]) -> String {
         self.sandbox.git(&self.source, args)
+    }
+
+    /// The second parent of HEAD: the session's change on the base, and not its own commit.
+    fn change(&self) -> String {
+        let change = self.git(&["rev-parse", "HEAD^2"]);
+        assert_ne!(change, self.result.commit.as_str());
+        assert_eq!(self.git(&["log", "-1", "--format=%P", &change]), self.base.as_str());
+        let tree = self.git(&["log", "-1", "--format=%T", &change]);
+        assert_eq!(Some(tree), self.result.tree.as_ref().map(ToString::to_string));
+        change
     }
 }
 
@@ -128,11 +139,7 @@ async fn apply_merges_into_edited_files_and_touches_nothing_else() {
         .iter()
         .filter(|it| it.landed_as != LandedAs::Unchanged)
         .collect();
-    assert_eq!(
-        merged.len(),
-        1,
-        "{merged:?}: only the merged text differs from the result"
-    );
+    assert_eq!(merged, Vec::<&PlannedPath>::new(), "the text has both changes already");
 }
 
 #[tokio::test]
@@ -169,11 +176,17 @@ async fn apply_stops_when_a_file_changed_after_the_plan() {
 
     // A file that nobody knew keeps its folder from becoming a file: everything is undone.
     let story = Story::new(everything).await;
+    let plan = story.plan().await.unwrap();
     write(&story.source.join("folder/mine"), "mine\n");
     let before = fingerprint(&story.source);
-    let plan = story.plan().await.unwrap();
     assert!(plan.execute().await.is_err());
     assert_eq!(fingerprint(&story.source), before);
+    // The next plan knows it.
+    let Err(LandingError::Conflicts { conflicts }) = story.plan().await else {
+        panic!("it must refuse");
+    };
+    let shown: Vec<_> = conflicts.iter().map(|it| (it.path.as_str(), it.reason)).collect();
+    assert_eq!(shown, [("folder/mine", "it is in a folder that becomes a file")]);
 }
 
 #[tokio::test]
@@ -197,7 +210,7 @@ async fn a_clean_merge_is_a_commit_by_the_person() {
     };
     assert_eq!(story.sandbox.head(&story.source), commit);
     assert_eq!(story.git(&["symbolic-ref", "HEAD"]), "refs/heads/main");
-    let expected = format!("{head} {}|Ann|Merge it", story.result.commit);
+    let expected = format!("{head} {}|Ann|Merge it", story.change());
     assert_eq!(story.git(&["log", "-1", "--format=%P|%an|%s"]), expected);
     assert_eq!(story.read("text"), "one\n2\n3\n4\n5\n6\n7\n8\nnine\n");
     assert_eq!(
@@ -264,7 +277,7 @@ async fn manual_leaves_the_conflict_to_the_person() {
     story.git(&["add", "-A"]);
     story.git(&["commit", "-q", "--no-edit"]);
     let parents = story.git(&["log", "-1", "--format=%P"]);
-    assert_eq!(parents, format!("{head} {}", story.result.commit));
+    assert_eq!(parents, format!("{head} {}", story.change()));
     story.git(&["fsck", "--strict"]);
 }
 
@@ -276,7 +289,7 @@ async fn merge_refuses_dirty_paths_and_a_detached_head() {
     write(&story.source.join("gone"), "staged\n");
     story.git(&["add", "gone"]);
     let before = fingerprint(&story.source);
-    let Err(LandingError::Dirty { paths }) = story.merge(Strategy::Theirs).await else {
+    let Err(LandingError::Dirty { paths, .. }) = story.merge(Strategy::Theirs).await else {
         panic!("it must refuse");
     };
     let shown: Vec<_> = paths.iter().map(|it| (it.path.as_str(), it.reason)).collect();

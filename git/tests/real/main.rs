@@ -15,6 +15,8 @@ mod http;
 mod identity;
 mod incidents;
 mod landings;
+mod landings_random;
+mod landings_states;
 mod leftovers;
 mod packs;
 mod restores;

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use kage_core::id::Oid;
 use kage_core::protect::Protection;
 use kage_core::task::VerifyPolicy;
+use kage_git::landing::LandingMessage;
 use kage_git::{Auth, Mirror};
 use tempfile::TempDir;
 
@@ -128,6 +129,15 @@ pub(crate) fn protecting(globs: &[&str]) -> Protection {
         ..VerifyPolicy::default()
     };
     Protection::new(&policy, Vec::new()).unwrap()
+}
+
+/// What commits of a landing say.
+pub(crate) fn message() -> LandingMessage {
+    LandingMessage {
+        subject: "Change it".to_owned(),
+        merge_subject: "Merge it".to_owned(),
+        body: "Asked for:\n".to_owned(),
+    }
 }
 
 /// Writes a file and the folders it needs.

@@ -65,7 +65,7 @@ async fn a_branch_whose_name_is_an_option_is_a_branch() {
         assert!(!ours.has_sprung(), "{option}: it ran");
         let branch = format!("refs/heads/{}", ours.fill(option));
         let subject = field.sandbox.git(&ours.repo(), &["log", "-1", "--format=%s", &branch]);
-        assert_eq!(subject, "m", "{option}: the merge is on that branch");
+        assert_eq!(subject, "Change it", "{option}: the commit is on that branch");
     }
 }
 

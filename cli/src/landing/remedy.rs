@@ -1,0 +1,319 @@
+//! What stands in the way of a landing, and the command that works then. Whatever merge or
+//! apply is named here was tried before as a plan, so that no refusal leads to another one.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kage_git::UserRepo;
+use kage_git::landing::{self, LandingError, Merged, Obstacle, ObstacleKind, Strategy};
+
+use crate::exit::Refusal;
+use crate::result::FetchedResult;
+use crate::view;
+
+/// What the person wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// `kage apply`.
+    Apply,
+    /// `kage merge`.
+    Merge(Strategy),
+}
+
+/// Turns a refusal into words, with the command that works instead.
+///
+/// # Errors
+/// When landing failed.
+pub(crate) async fn told<T>(
+    repository: &UserRepo,
+    fetched: &FetchedResult,
+    asked: Asked,
+    done: Result<T, LandingError>,
+) -> anyhow::Result<T> {
+    let error = match done {
+        Ok(done) => return Ok(done),
+        Err(error) => error,
+    };
+    let way = Way {
+        repository,
+        fetched,
+        here: env::current_dir().and_then(fs::canonicalize).unwrap_or_default(),
+    };
+    match way.refusal(asked, &error).await? {
+        Some(message) => Err(Refusal::usage(message).into()),
+        None => Err(error.into()),
+    }
+}
+
+/// Looks for a command that works.
+struct Way<'a> {
+    repository: &'a UserRepo,
+    fetched: &'a FetchedResult,
+    /// Where the person is.
+    here: PathBuf,
+}
+
+/// Commands of which each is to succeed before the next.
+type Steps = Vec<String>;
+
+impl Way<'_> {
+    /// `None` for what is not the person's to settle.
+    async fn refusal(&self, asked: Asked, error: &LandingError) -> anyhow::Result<Option<String>> {
+        let again = self.kage(asked);
+        Ok(Some(match error {
+            LandingError::Conflicts { conflicts } => {
+                let what = list("the result contradicts your work", conflicts);
+                what + &self.around_conflicts(asked, conflicts).await?
+            }
+            LandingError::Dirty { paths, fits_back } => {
+                let what = list("paths of the result have uncommitted changes", paths);
+                what + &self.around_work(asked, paths, *fits_back, Steps::new()).await?
+            }
+            LandingError::Unsupported { paths } => {
+                let patch = format!("kage diff {}", self.pick());
+                let command = format!("{patch} | {}", self.git("apply --3way"));
+                let what = list("Kage does not write some paths of the result", paths);
+                what + &format!("git itself does, with your programs: {}", quoted(&[command]))
+            }
+            LandingError::NotOnABranch => {
+                let what = format!("{error}, so there is nothing to put a commit on; ");
+                what + &self.once_on_a_branch(asked).await?
+            }
+            LandingError::NoCommits => {
+                let start = self.git("commit --allow-empty -m 'first commit'");
+                format!("{error}; make one: {}", quoted(&[start, again]))
+            }
+            LandingError::InProgress { operation } => {
+                let end = match *operation {
+                    "bisect" => self.git("bisect reset"),
+                    other => self.git(&format!("{other} --abort")),
+                };
+                format!("{error}; finish it, or drop it: {}", quoted(&[end, again]))
+            }
+            LandingError::Locked { lock } => {
+                let unlock = format!("rm -- {}", shell(&lock.to_string_lossy()));
+                format!("{error}; wait for it, or, if none runs: {}", quoted(&[unlock, again]))
+            }
+            LandingError::ChangedMeanwhile { .. } => format!("{error}; try again: {}", quoted(&[again])),
+            LandingError::Git(_) => return Ok(None),
+        }))
+    }
+
+    async fn around_conflicts(&self, asked: Asked, conflicts: &[Obstacle]) -> anyhow::Result<String> {
+        match asked {
+            Asked::Apply if conflicts.iter().all(is_untracked) => {
+                let mut steps = self.moves(conflicts);
+                steps.push(self.kage(asked));
+                Ok(format!("move what is there away: {}", quoted(&steps)))
+            }
+            Asked::Apply => self.by_merge(self.onto_a_branch().await?).await,
+            Asked::Merge(_) => self.by_apply_or_merge(self.onto_a_branch().await?).await,
+        }
+    }
+
+    /// Around uncommitted work: first the way that changes least of what the person has.
+    async fn around_work(
+        &self,
+        asked: Asked,
+        paths: &[Obstacle],
+        fits_back: bool,
+        mut steps: Steps,
+    ) -> anyhow::Result<String> {
+        if paths.iter().any(|it| it.kind == ObstacleKind::Unmerged) {
+            steps.extend([self.git("reset --merge"), self.kage(asked)]);
+            return Ok(format!("resolve and commit them, or drop them: {}", quoted(&steps)));
+        }
+        if fits_back {
+            let put_aside = self.git(&format!("stash push -- {}", specs(paths)));
+            steps.extend([put_aside, self.kage(asked), self.git("stash pop")]);
+            return Ok(format!("put them aside meanwhile: {}", quoted(&steps)));
+        }
+        if paths.iter().all(is_untracked) {
+            steps.extend(self.moves(paths));
+            steps.push(self.kage(asked));
+            return Ok(format!("move what is there away: {}", quoted(&steps)));
+        }
+        self.by_apply_or_merge(steps).await
+    }
+
+    async fn once_on_a_branch(&self, asked: Asked) -> anyhow::Result<String> {
+        let strategy = match asked {
+            Asked::Apply => Strategy::Auto,
+            Asked::Merge(strategy) => strategy,
+        };
+        let mut steps = self.onto_a_branch().await?;
+        match self.probe(strategy).await {
+            Err(LandingError::Dirty { paths, fits_back }) => self.around_work(asked, &paths, fits_back, steps).await,
+            Err(LandingError::Conflicts { .. }) => self.by_apply_or_merge(steps).await,
+            Ok(_) | Err(_) => {
+                steps.push(self.kage(asked));
+                Ok(format!("make a branch: {}", quoted(&steps)))
+            }
+        }
+    }
+
+    /// What it takes to be on a branch.
+    async fn onto_a_branch(&self) -> anyhow::Result<Steps> {
+        if self.repository.branch().await?.is_some() {
+            return Ok(Steps::new());
+        }
+        let name = format!("kage-{}", view::short_id(&self.fetched.task));
+        Ok(vec![self.git(&format!("switch -c {}", shell(&name)))])
+    }
+
+    async fn by_apply_or_merge(&self, steps: Steps) -> anyhow::Result<String> {
+        let (base, result) = (&self.fetched.base, &self.fetched.commit);
+        let applied = landing::plan_apply(self.repository, &self.fetched.mirror, base, result).await;
+        let merge = self.by_merge(steps).await?;
+        if applied.is_err() {
+            return Ok(merge);
+        }
+        let apply = quoted(&[self.kage(Asked::Apply)]);
+        Ok(format!("{apply} brings it into your files as they are;\n{merge}"))
+    }
+
+    /// By a commit, after whatever makes room for one.
+    async fn by_merge(&self, mut steps: Steps) -> anyhow::Result<String> {
+        let manual = self.kage(Asked::Merge(Strategy::Manual));
+        if let Err(LandingError::Dirty { paths, .. }) = self.probe(Strategy::Manual).await {
+            steps.extend(self.moves(&paths));
+            let edited = paths.into_iter().filter(|it| it.kind == ObstacleKind::Edited);
+            let edited = specs(&edited.collect::<Vec<_>>());
+            if !edited.is_empty() {
+                steps.push(self.git(&format!("add -f -- {edited}")));
+                steps.push(self.git(&format!("commit -m 'work in progress' -- {edited}")));
+            }
+            steps.push(manual);
+            let steps = quoted(&steps);
+            return Ok(format!("{steps} commits your work first and leaves conflicts to you"));
+        }
+        let theirs = self.probe(Strategy::Theirs).await;
+        let mut other = steps.clone();
+        steps.push(manual);
+        let mut text = format!("{} leaves the conflicts to you to resolve", quoted(&steps));
+        if theirs.is_ok() {
+            other.push(self.kage(Asked::Merge(Strategy::Theirs)));
+            text += &format!(";\n{} takes the result's side of them", quoted(&other));
+        }
+        Ok(text)
+    }
+
+    async fn probe(&self, strategy: Strategy) -> Result<Merged, LandingError> {
+        let (base, result) = (&self.fetched.base, &self.fetched.commit);
+        landing::probe_merge(self.repository, &self.fetched.mirror, base, result, strategy).await
+    }
+
+    /// Which result.
+    fn pick(&self) -> String {
+        let task = view::short_id(&self.fetched.task);
+        format!("{} --session {}", shell(task), shell(&self.fetched.session.name))
+    }
+
+    fn kage(&self, asked: Asked) -> String {
+        let (verb, strategy) = match asked {
+            Asked::Apply => ("apply", ""),
+            Asked::Merge(Strategy::Auto) => ("merge", ""),
+            Asked::Merge(Strategy::Theirs) => ("merge", " --strategy theirs"),
+            Asked::Merge(Strategy::Manual) => ("merge", " --strategy manual"),
+        };
+        let mut command = format!("kage {verb} {}{strategy}", self.pick());
+        for flag in &self.fetched.flags {
+            command += &format!(" {flag}");
+        }
+        if !self.here.starts_with(self.repository.root()) {
+            command += &format!(" --repo {}", shell(&self.repository.root().to_string_lossy()));
+        }
+        command
+    }
+
+    /// git with paths that are relative to the top of the repository.
+    fn git(&self, arguments: &str) -> String {
+        let root = self.repository.root();
+        if self.here == root {
+            format!("git {arguments}")
+        } else {
+            format!("git -C {} {arguments}", shell(&root.to_string_lossy()))
+        }
+    }
+
+    /// What takes untracked obstacles out of the way.
+    fn moves(&self, paths: &[Obstacle]) -> Steps {
+        let way = |it: &Obstacle| match &it.kind {
+            ObstacleKind::Untracked { at } => Some((at.clone(), at.clone())),
+            ObstacleKind::Inside { folder } => Some((it.path.clone(), folder.clone())),
+            ObstacleKind::Content | ObstacleKind::Edited | ObstacleKind::Unmerged => None,
+        };
+        let ways: BTreeSet<(String, String)> = paths.iter().filter_map(way).collect();
+        let root = self.repository.root();
+        let place = |path: &str| {
+            let full = root.join(path);
+            let from_here = full.strip_prefix(&self.here).unwrap_or(&full);
+            shell(&from_here.to_string_lossy())
+        };
+        let mut taken = BTreeSet::new();
+        let mut steps = Steps::new();
+        for (from, beside) in ways {
+            let to = free_name(root, &beside, &taken);
+            steps.push(format!("mv -- {} {}", place(&from), place(&to)));
+            taken.insert(to);
+        }
+        steps
+    }
+}
+
+fn is_untracked(obstacle: &Obstacle) -> bool {
+    matches!(
+        obstacle.kind,
+        ObstacleKind::Untracked { .. } | ObstacleKind::Inside { .. }
+    )
+}
+
+/// A name beside `path` that nothing has or gets.
+fn free_name(root: &Path, path: &str, taken: &BTreeSet<String>) -> String {
+    let mut name = format!("{path}.mine");
+    let mut number = 1_u32;
+    while taken.contains(&name) || fs::symlink_metadata(root.join(&name)).is_ok() {
+        number = number.saturating_add(1);
+        name = format!("{path}.mine{number}");
+    }
+    name
+}
+
+/// Paths as git's commands take them.
+fn specs(paths: &[Obstacle]) -> String {
+    let spec = |it: &Obstacle| {
+        if it.path.contains(['*', '?', '[', '\\']) || it.path.starts_with(':') {
+            shell(&format!(":(literal){}", it.path))
+        } else {
+            shell(&it.path)
+        }
+    };
+    let specs: Vec<String> = paths.iter().map(spec).collect();
+    specs.join(" ")
+}
+
+fn list(what: &str, obstacles: &[Obstacle]) -> String {
+    let mut text = format!("{what}, so nothing was changed:\n");
+    for obstacle in obstacles {
+        text += &format!("  {}: {}\n", view::printable(&obstacle.path), obstacle.reason);
+    }
+    text
+}
+
+fn quoted(steps: &[String]) -> String {
+    format!("`{}`", steps.join(" && "))
+}
+
+/// A word for a shell.
+fn shell(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+' | '=' | ',' | '@' | '%');
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! What a person has at some paths: in the index, on the disk, and as git would store what is
+//! on the disk. All of it is asked in a private git directory.
+
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use git2::{FileMode, Repository};
+
+use super::files::Seen;
+use super::merge_tree::parse_stage;
+use super::shown;
+use super::tree::Entry;
+use crate::beneath::Beneath;
+use crate::command::GitCommand;
+use crate::error::{GitError, blocking};
+use crate::staging::{lines, split};
+use crate::user_repo::{UserRepo, UserShadow};
+
+/// What a person has at a path, on the disk and as git would store it.
+#[derive(Debug, Clone)]
+pub(super) struct Present {
+    pub(super) seen: Seen,
+    /// `None` for what git does not store: nothing, folders, devices.
+    pub(super) entry: Option<Entry>,
+}
+
+/// What the index has at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Indexed {
+    Entry(Entry),
+    /// Conflicts that nobody has resolved.
+    Unmerged,
+}
+
+/// The index, by path.
+#[derive(Debug, Default)]
+pub(super) struct IndexEntries(HashMap<PathBuf, Indexed>);
+
+impl IndexEntries {
+    /// Reads the copy of the person's index.
+    pub(super) async fn read(store: &UserShadow) -> Result<Self, GitError> {
+        Self::list(store.shadow.git("ls-files")).await
+    }
+
+    async fn list(command: GitCommand) -> Result<Self, GitError> {
+        let listed = command.args(["--stage", "-z"]).run().await?;
+        let mut entries = HashMap::new();
+        for line in split(&listed) {
+            let (path, stage, entry) = parse_stage(line).ok_or_else(|| GitError::unexpected("ls-files", line))?;
+            let indexed = if stage == 0 {
+                Indexed::Entry(entry)
+            } else {
+                Indexed::Unmerged
+            };
+            entries.insert(path, indexed);
+        }
+        Ok(Self(entries))
+    }
+
+    pub(super) fn get(&self, path: &Path) -> Option<Indexed> {
+        self.0.get(path).copied()
+    }
+
+    pub(super) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.0.keys()
+    }
+}
+
+/// What the person has at these paths.
+pub(super) async fn present(
+    repository: &UserRepo,
+    store: &UserShadow,
+    index: &IndexEntries,
+    paths: Vec<PathBuf>,
+) -> Result<HashMap<PathBuf, Present>, GitError> {
+    let (root, git_dir) = (repository.root().to_owned(), store.shadow.git_dir().to_owned());
+    let seen = blocking("looking at files", move || {
+        let beneath = Beneath::open(&root).map_err(GitError::io("open", &root))?;
+        let objects = Repository::open_bare(&git_dir).map_err(GitError::library("open a git directory"))?;
+        let look = |path: PathBuf| {
+            let seen = beneath.look(&path).map_err(GitError::io("read", &path))?;
+            let link = match &seen {
+                Seen::Link(target) => Some(objects.blob(target).map_err(GitError::library("store a link"))?),
+                Seen::Absent | Seen::File { .. } | Seen::Folder | Seen::Special | Seen::Beyond(_) => None,
+            };
+            Ok((path, seen, link))
+        };
+        paths.into_iter().map(look).collect::<Result<Vec<_>, GitError>>()
+    })
+    .await?;
+    let files = seen.iter().filter(|(_, seen, _)| matches!(seen, Seen::File { .. }));
+    let files: Vec<&Path> = files.map(|(path, _, _)| path.as_path()).collect();
+    let stored = stored(store, index, &files).await?;
+    let mut present = HashMap::with_capacity(seen.len());
+    for (path, seen, link) in seen {
+        let entry = match &seen {
+            Seen::File { .. } => match stored.get(&path) {
+                Some(Indexed::Entry(entry)) => Some(entry),
+                Some(Indexed::Unmerged) | None => return Err(GitError::NotTaken { path: shown(&path) }),
+            },
+            Seen::Link(_) | Seen::Absent | Seen::Folder | Seen::Special | Seen::Beyond(_) => link.map(|id| Entry {
+                mode: FileMode::Link.into(),
+                id,
+            }),
+        };
+        present.insert(path, Present { seen, entry });
+    }
+    Ok(present)
+}
+
+/// What `git add` would make of these files. It begins with what the index has of them, on
+/// which line endings and, where the executable bit means nothing, the mode depend; but with
+/// nothing that says that a file need not be read.
+async fn stored(store: &UserShadow, index: &IndexEntries, files: &[&Path]) -> Result<IndexEntries, GitError> {
+    if files.is_empty() {
+        return Ok(IndexEntries::default());
+    }
+    let own = store.folder.path().join("present");
+    // Left by the look before this one.
+    if own.exists() {
+        std::fs::remove_file(&own).map_err(GitError::io("delete", &own))?;
+    }
+    let git = |operation| {
+        let command = store.shadow.git(operation).env("GIT_INDEX_FILE", &own);
+        command.config("core.splitIndex", "false")
+    };
+    let mut known = Vec::new();
+    for path in files {
+        if let Some(Indexed::Entry(entry)) = index.get(path) {
+            known.extend_from_slice(format!("{:06o} {}\t", entry.mode, entry.id).as_bytes());
+            known.extend_from_slice(path.as_os_str().as_bytes());
+            known.push(0);
+        }
+    }
+    git("update-index")
+        .args(["-z", "--index-info"])
+        .stdin(known)
+        .run()
+        .await?;
+    let names: Vec<&[u8]> = files.iter().map(|path| path.as_os_str().as_bytes()).collect();
+    git("update-index")
+        .args(["--add", "--replace", "-z", "--stdin"])
+        .stdin(lines(&names))
+        .run()
+        .await?;
+    IndexEntries::list(git("ls-files")).await
+}

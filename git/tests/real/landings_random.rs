@@ -1,0 +1,511 @@
+//! Random states of a person's repository and random results, with git itself as the judge: a
+//! cherry-pick of the result, which merges the same three trees, in another repository. Where
+//! that is clean and nothing uncommitted is in the way, exactly its tree is landed, in commits
+//! that are HEAD's and ours alone; else nothing changes and the paths are named.
+//! A case costs some 40 processes, so a quarter of `PROPTEST_CASES` is run.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use git2::{Repository, Signature, Time};
+use kage_core::id::Oid;
+use kage_git::landing::{LandingError, Merged, Strategy as Landing, plan_apply, plan_merge};
+use kage_git::{Mirror, UserRepo};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::sandbox::{Sandbox, fingerprint, message, write};
+
+const PATHS: &[&str] = &["a", "b", "d/one", "d/two", "d/three", "e/f/g", "new", "n w"];
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum File {
+    Text(Vec<u32>, bool),
+    Link(String),
+}
+
+type Files = BTreeMap<String, File>;
+
+#[derive(Debug, Clone)]
+enum Edit {
+    /// One line becomes another.
+    Line(usize, u8, u32),
+    Append(usize, u32),
+    Add(usize, u32),
+    Delete(usize),
+    Rename(usize, usize),
+    RenameFolder,
+    Mode(usize),
+    Link(usize),
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let path = || 0..PATHS.len();
+    prop_oneof![
+        6 => (path(), 0..12_u8, 0..4_u32).prop_map(|(path, line, to)| Edit::Line(path, line, 100 + to)),
+        1 => (path(), 200..203_u32).prop_map(|(path, line)| Edit::Append(path, line)),
+        2 => (path(), 0..3_u32).prop_map(|(path, from)| Edit::Add(path, from * 50)),
+        2 => path().prop_map(Edit::Delete),
+        2 => (path(), path()).prop_map(|(from, to)| Edit::Rename(from, to)),
+        1 => Just(Edit::RenameFolder),
+        1 => path().prop_map(Edit::Mode),
+        1 => path().prop_map(Edit::Link),
+    ]
+}
+
+fn start() -> Files {
+    let file = |(number, path): (usize, &&str)| {
+        let first = u32::try_from(number).unwrap() * 1000;
+        ((*path).to_owned(), File::Text((first..first + 12).collect(), false))
+    };
+    PATHS.iter().take(6).enumerate().map(file).collect()
+}
+
+/// Puts a file at a path, and takes away what cannot be beside it.
+fn put(files: &mut Files, path: &str, file: File) {
+    let above = |one: &str, other: &str| one.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'));
+    files.retain(|other, _| !above(other, path) && !above(path, other));
+    files.insert(path.to_owned(), file);
+}
+
+fn change(files: &mut Files, edit: &Edit) {
+    match edit {
+        Edit::Line(path, line, to) => {
+            if let Some(File::Text(lines, _)) = files.get_mut(PATHS[*path])
+                && let Some(line) = lines.get_mut(usize::from(*line))
+            {
+                *line = *to;
+            }
+        }
+        Edit::Append(path, line) => {
+            if let Some(File::Text(lines, _)) = files.get_mut(PATHS[*path]) {
+                lines.push(*line);
+            }
+        }
+        Edit::Add(path, from) => put(
+            files,
+            PATHS[*path],
+            File::Text((9000 + from..9008 + from).collect(), false),
+        ),
+        Edit::Delete(path) => drop(files.remove(PATHS[*path])),
+        Edit::Rename(from, to) => {
+            if from != to
+                && let Some(file) = files.remove(PATHS[*from])
+            {
+                put(files, PATHS[*to], file);
+            }
+        }
+        Edit::RenameFolder => {
+            let inside: Vec<String> = files.keys().filter(|path| path.starts_with("d/")).cloned().collect();
+            for path in inside {
+                let file = files.remove(&path).unwrap();
+                files.insert(path.replace("d/", "moved/"), file);
+            }
+        }
+        Edit::Mode(path) => {
+            if let Some(File::Text(_, executable)) = files.get_mut(PATHS[*path]) {
+                *executable = !*executable;
+            }
+        }
+        Edit::Link(path) => put(files, PATHS[*path], File::Link("a".to_owned())),
+    }
+}
+
+fn changed(files: &Files, edits: &[Edit]) -> Files {
+    let mut files = files.clone();
+    for edit in edits {
+        change(&mut files, edit);
+    }
+    files
+}
+
+fn bytes(file: &File) -> Vec<u8> {
+    match file {
+        File::Text(lines, _) => lines
+            .iter()
+            .flat_map(|line| format!("line {line}\n").into_bytes())
+            .collect(),
+        File::Link(to) => to.clone().into_bytes(),
+    }
+}
+
+/// What became of the person's uncommitted work after the task began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    Kept,
+    Committed,
+    Gone,
+}
+
+#[derive(Debug, Clone)]
+struct Case {
+    uncommitted: Vec<Edit>,
+    session: Vec<Edit>,
+    since: Since,
+    /// Commits after the base.
+    mine: Vec<Edit>,
+    /// The base's last commit is replaced by them.
+    amended: bool,
+    /// Uncommitted work when it lands.
+    dirty: Vec<Edit>,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let since = prop_oneof![Just(Since::Kept), Just(Since::Committed), Just(Since::Gone)];
+    let few = |most| prop_oneof![Just(Vec::new()), vec(edit(), 0..most)];
+    (few(4), vec(edit(), 0..5), since, few(4), any::<bool>(), few(3)).prop_map(
+        |(uncommitted, session, since, mine, amended, dirty)| Case {
+            uncommitted,
+            session,
+            since,
+            mine,
+            amended,
+            dirty,
+        },
+    )
+}
+
+/// A repository of the person's, the mirror with the result, and the judge.
+struct World {
+    sandbox: Sandbox,
+    person: PathBuf,
+    judge: PathBuf,
+    mirror: Mirror,
+}
+
+/// The commits of one case and the files that are on the disk.
+struct Scene {
+    base: Oid,
+    result: Oid,
+    head: Oid,
+    head_files: Files,
+    disk: Files,
+}
+
+impl World {
+    async fn new() -> Self {
+        let sandbox = Sandbox::new();
+        let mirror = Mirror::open_or_init(sandbox.path("m.git")).await.unwrap();
+        let judge = sandbox.repository("judge", &[("x", "x\n")]);
+        let person = sandbox.path("person");
+        Self {
+            sandbox,
+            person,
+            judge,
+            mirror,
+        }
+    }
+
+    /// A commit with these files.
+    fn commit(&self, repository: &Path, files: &Files, parents: &[&Oid]) -> Oid {
+        let repository = Repository::open(repository).unwrap();
+        let mut index = git2::Index::new().unwrap();
+        for (path, file) in files {
+            let id = repository.blob(&bytes(file)).unwrap();
+            let mode = match file {
+                File::Text(_, false) => 0o100_644,
+                File::Text(_, true) => 0o100_755,
+                File::Link(_) => 0o120_000,
+            };
+            let none = git2::IndexTime::new(0, 0);
+            let entry = git2::IndexEntry {
+                ctime: none,
+                mtime: none,
+                dev: 0,
+                ino: 0,
+                mode,
+                uid: 0,
+                gid: 0,
+                file_size: 0,
+                id,
+                flags: 0,
+                flags_extended: 0,
+                path: path.clone().into_bytes(),
+            };
+            index.add(&entry).unwrap();
+        }
+        let tree = repository.find_tree(index.write_tree_to(&repository).unwrap()).unwrap();
+        let parents: Vec<_> = parents
+            .iter()
+            .map(|id| {
+                repository
+                    .find_commit(git2::Oid::from_str(id.as_str()).unwrap())
+                    .unwrap()
+            })
+            .collect();
+        let who = Signature::new("Ann", "ann@example.com", &Time::new(1_700_000_000, 0)).unwrap();
+        let parents: Vec<_> = parents.iter().collect();
+        let made = repository.commit(None, &who, &who, "made", &tree, &parents).unwrap();
+        made.to_string().parse().unwrap()
+    }
+
+    fn stage(&self, case: &Case) -> Scene {
+        if self.person.exists() {
+            fs::remove_dir_all(&self.person).unwrap();
+        }
+        let repository = Repository::init(&self.person).unwrap();
+        let (person, mirror) = (self.person.as_path(), self.mirror.path());
+        let first = start();
+        let began = self.commit(person, &first, &[]);
+        self.commit(mirror, &first, &[]);
+        let base_files = changed(&first, &case.uncommitted);
+        let base = if base_files == first {
+            began.clone()
+        } else {
+            self.commit(mirror, &base_files, &[&began])
+        };
+        let result = self.commit(mirror, &changed(&base_files, &case.session), &[&base]);
+        let ground = if case.since == Since::Committed {
+            &base_files
+        } else {
+            &first
+        };
+        let head_files = changed(ground, &case.mine);
+        let head = match (head_files == first, case.amended) {
+            (true, false) => began,
+            (_, true) => self.commit(person, &head_files, &[]),
+            (false, false) => self.commit(person, &head_files, &[&began]),
+        };
+        let id = git2::Oid::from_str(head.as_str()).unwrap();
+        repository.reference("refs/heads/master", id, true, "made").unwrap();
+        repository.set_head("refs/heads/master").unwrap();
+        let mut force = git2::build::CheckoutBuilder::new();
+        repository.checkout_head(Some(force.force())).unwrap();
+        let kept = if case.since == Since::Kept {
+            case.uncommitted.as_slice()
+        } else {
+            &[]
+        };
+        let disk = changed(&changed(&head_files, kept), &case.dirty);
+        for path in head_files.keys().filter(|path| !disk.contains_key(*path)) {
+            fs::remove_file(person.join(path)).unwrap();
+            let mut folder = person.join(path);
+            while folder.pop() && folder != person && fs::remove_dir(&folder).is_ok() {}
+        }
+        for (path, file) in disk.iter().filter(|(path, file)| head_files.get(*path) != Some(file)) {
+            let full = person.join(path);
+            fs::remove_file(&full).ok();
+            match file {
+                File::Text(_, executable) => {
+                    write(&full, bytes(file));
+                    let mode = if *executable { 0o755 } else { 0o644 };
+                    fs::set_permissions(&full, fs::Permissions::from_mode(mode)).unwrap();
+                }
+                File::Link(to) => {
+                    fs::create_dir_all(full.parent().unwrap()).unwrap();
+                    symlink(to, &full).unwrap();
+                }
+            }
+        }
+        Scene {
+            base,
+            result,
+            head,
+            head_files,
+            disk,
+        }
+    }
+
+    /// The tree that git makes of the result on top of these files; `None` = it conflicts.
+    fn judged(&self, scene: &Scene, ours: &Files) -> Option<String> {
+        let store = self.judge.join(".git/objects/info/alternates");
+        let stores = [self.mirror.path().join("objects"), self.person.join(".git/objects")];
+        let text: String = stores.iter().map(|it| format!("{}\n", it.display())).collect();
+        fs::write(store, text).unwrap();
+        let ours = self.commit(&self.judge, ours, &[]);
+        self.sandbox.git(&self.judge, &["reset", "-q", "--hard", ours.as_str()]);
+        self.sandbox.git(&self.judge, &["clean", "-qfdx"]);
+        let picked = self
+            .sandbox
+            .try_git(&self.judge, &["cherry-pick", "-n", scene.result.as_str()]);
+        picked.is_ok().then(|| self.sandbox.git(&self.judge, &["write-tree"]))
+    }
+
+    /// The files of a tree of the judge.
+    fn files(&self, tree: &str) -> BTreeMap<String, (String, String)> {
+        let listed = self.sandbox.git(&self.judge, &["ls-tree", "-r", "-z", tree]);
+        let lines = listed.split('\0').filter(|line| !line.is_empty());
+        let entry = |line: &str| {
+            let (what, path) = line.split_once('\t').unwrap();
+            let fields: Vec<&str> = what.split(' ').collect();
+            (path.to_owned(), (fields[0].to_owned(), fields[2].to_owned()))
+        };
+        lines.map(entry).collect()
+    }
+
+    /// What is on the disk, as git would store it.
+    fn disk(&self) -> BTreeMap<String, (String, String)> {
+        let mut found = BTreeMap::new();
+        let mut folders = vec![self.person.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).unwrap() {
+                let full = entry.unwrap().path();
+                let meta = fs::symlink_metadata(&full).unwrap();
+                if meta.is_dir() {
+                    if !full.ends_with(".git") {
+                        folders.push(full);
+                    }
+                    continue;
+                }
+                let (mode, content) = if meta.is_symlink() {
+                    let to = fs::read_link(&full).unwrap();
+                    ("120000", to.to_str().unwrap().as_bytes().to_vec())
+                } else if meta.permissions().mode() & 0o100 != 0 {
+                    ("100755", fs::read(&full).unwrap())
+                } else {
+                    ("100644", fs::read(&full).unwrap())
+                };
+                let id = git2::Oid::hash_object(git2::ObjectType::Blob, &content).unwrap();
+                let path = full.strip_prefix(&self.person).unwrap().to_str().unwrap().to_owned();
+                found.insert(path, (mode.to_owned(), id.to_string()));
+            }
+        }
+        found
+    }
+
+    async fn merges(&self, case: &Case) {
+        let scene = self.stage(case);
+        let judged = self.judged(&scene, &scene.head_files);
+        let before = (fingerprint(&self.person), self.disk());
+        let repository = UserRepo::discover(&self.person).await.unwrap();
+        let message = message();
+        let (base, result) = (&scene.base, &scene.result);
+        let planned = plan_merge(&repository, &self.mirror, base, result, Landing::Auto, &message).await;
+        let ours = self.sandbox.git(&self.person, &["rev-parse", "HEAD^{tree}"]);
+        let Some(tree) = judged else {
+            assert!(matches!(planned, Err(LandingError::Conflicts { .. })), "{planned:?}");
+            assert_eq!(fingerprint(&self.person), before.0);
+            return;
+        };
+        if tree == ours {
+            assert_eq!(planned.unwrap().end(), &Merged::AlreadyThere);
+            return;
+        }
+        let (old, new) = (self.files(&ours), self.files(&tree));
+        let paths = old.keys().chain(new.keys());
+        let touched: Vec<&String> = paths.filter(|path| old.get(*path) != new.get(*path)).collect();
+        let is_dirty = |path: &str| scene.head_files.get(path) != scene.disk.get(path);
+        let in_the_way: Vec<&&String> = touched
+            .iter()
+            .filter(|path| is_dirty(path) && before.1.get(**path) != new.get(**path))
+            .collect();
+        let dirty: Vec<&String> = scene
+            .head_files
+            .keys()
+            .chain(scene.disk.keys())
+            .filter(|it| is_dirty(it))
+            .collect();
+        let beside = |one: &str, other: &str| one.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'));
+        let near = touched
+            .iter()
+            .any(|path| dirty.iter().any(|other| beside(path, other) || beside(other, path)));
+        let plan = match planned {
+            Err(LandingError::Dirty { paths, .. }) => {
+                assert!(near || !in_the_way.is_empty(), "{paths:?}");
+                let named: Vec<&str> = paths.iter().map(|it| it.path.as_str()).collect();
+                assert!(
+                    in_the_way.iter().all(|path| named.contains(&path.as_str())),
+                    "{named:?} {in_the_way:?}"
+                );
+                assert_eq!(fingerprint(&self.person), before.0);
+                return;
+            }
+            other => other.unwrap(),
+        };
+        assert!(in_the_way.is_empty(), "{in_the_way:?} would be lost");
+        if near && plan.paths().len() < touched.len() {
+            return;
+        }
+        let executed = plan.execute().await;
+        if near && executed.is_err() {
+            return;
+        }
+        let Merged::Committed(commit) = executed.unwrap() else {
+            panic!("it is clean");
+        };
+        assert_eq!(self.sandbox.git(&self.person, &["rev-parse", "HEAD^{tree}"]), tree);
+        let log = |args: &[&str]| self.sandbox.git(&self.person, &[&["rev-list"], args].concat());
+        let ours: Vec<String> = log(&["HEAD", &format!("^{}", scene.head)])
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        let parents = self.sandbox.git(&self.person, &["log", "-1", "--format=%P"]);
+        match ours.as_slice() {
+            [one] => assert_eq!((one.as_str(), parents.as_str()), (commit.as_str(), scene.head.as_str())),
+            [one, change] => {
+                assert_eq!(
+                    (one.as_str(), parents),
+                    (commit.as_str(), format!("{} {change}", scene.head))
+                );
+                let of_change = self.sandbox.git(&self.person, &["log", "-1", "--format=%P", change]);
+                assert_eq!(of_change, scene.base.as_str());
+            }
+            more => panic!("{more:?}"),
+        }
+        let after = self.disk();
+        for path in dirty {
+            assert_eq!(after.get(path), before.1.get(path), "{path}");
+        }
+        for path in touched {
+            assert_eq!(after.get(path), new.get(path), "{path}");
+        }
+        let objects = self
+            .sandbox
+            .git(&self.person, &["cat-file", "--batch-all-objects", "--batch-check"]);
+        if scene.base != scene.head && !log(&["HEAD"]).contains(scene.base.as_str()) {
+            assert!(!objects.contains(scene.result.as_str()));
+            let uncommitted = case.since != Since::Committed && !case.amended;
+            assert!(!uncommitted || !objects.contains(scene.base.as_str()));
+        }
+        self.sandbox.git(&self.person, &["fsck", "--strict"]);
+    }
+
+    async fn applies(&self, case: &Case) {
+        let scene = self.stage(case);
+        let judged = self.judged(&scene, &scene.disk);
+        let before = fingerprint(&self.person);
+        let repository = UserRepo::discover(&self.person).await.unwrap();
+        let planned = plan_apply(&repository, &self.mirror, &scene.base, &scene.result).await;
+        let Some(tree) = judged else {
+            let Err(LandingError::Conflicts { conflicts }) = planned else {
+                panic!("{planned:?}");
+            };
+            assert!(!conflicts.is_empty());
+            assert_eq!(fingerprint(&self.person), before);
+            return;
+        };
+        let git_dir = fingerprint(&self.person.join(".git"));
+        planned.unwrap().execute().await.unwrap();
+        assert_eq!(self.disk(), self.files(&tree));
+        assert_eq!(fingerprint(&self.person.join(".git")), git_dir);
+    }
+}
+
+#[test]
+fn what_lands_is_what_git_makes_of_the_same_three_trees() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let world = runtime.block_on(World::new());
+    let config = Config::default();
+    let cases = (config.cases / 4).max(1);
+    let failure_persistence = None;
+    let mut runner = TestRunner::new(Config {
+        cases,
+        failure_persistence,
+        ..config
+    });
+    runner
+        .run(&case(), |case| {
+            runtime.block_on(async {
+                world.merges(&case).await;
+                world.applies(&case).await;
+            });
+            Ok(())
+        })
+        .unwrap();
+}
