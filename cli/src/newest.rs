@@ -80,12 +80,28 @@ pub async fn newest(access: &Access, place: &Path) -> anyhow::Result<v1::Task> {
         }
         return Ok(task);
     }
+    let elsewhere = newest_of_all(access).await?.map_or_else(String::new, |task| {
+        let of = view::repository(&task).unwrap_or("none");
+        format!(" (the newest of all, {}, is of {of})", view::short_id(&task.id))
+    });
     Err(Refusal::not_found(format!(
-        "there is no task of this repository ({}); start one with `kage run`, or name one of another by its id, which \
-         `kage ls` lists",
+        "there is no task of this repository, {} in {}; start one with `kage run`, or name one of another by its id, \
+         which `kage ls` lists{elsewhere}",
+        here.name()?,
         repository.root().display()
     ))
     .into())
+}
+
+/// The newest task of whatever repository, to be told of and not to be taken.
+async fn newest_of_all(access: &Access) -> Result<Option<v1::Task>, ApiError> {
+    let request = v1::ListTasksRequest {
+        project: access.project.to_string(),
+        page_size: 1,
+        ..Default::default()
+    };
+    let listed = access.client.tasks().list_tasks(request).await?;
+    Ok(listed.into_inner().tasks.into_iter().next())
 }
 
 async fn of(access: &Access, here: &Here<'_>, scope: Scope) -> anyhow::Result<Option<v1::Task>> {

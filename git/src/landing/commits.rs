@@ -50,7 +50,12 @@ fn listed(paths: &[PlannedPath]) -> String {
     let mut text = String::new();
     for path in paths.iter().take(LISTED_PATHS) {
         let name: String = path.path.replace(char::is_control, "\u{fffd}");
-        text += &format!("  {} {name}\n", path.landed_as.word());
+        // Whoever commits it has resolved it.
+        let landed_as = match path.landed_as {
+            LandedAs::Conflicted => LandedAs::Merged,
+            other => other,
+        };
+        text += &format!("  {} {name}\n", landed_as.word());
     }
     if let Some(more) = paths.len().checked_sub(LISTED_PATHS).filter(|more| *more > 0) {
         text += &format!("  and {more} more\n");
@@ -193,6 +198,11 @@ mod tests {
         let one = message.of_change(&[path(1)]);
         assert_eq!(one, "mend it\n\n  updated file\u{fffd}1\n\nby one\n");
         let many: Vec<_> = (0..22).map(path).collect();
+        let resolved = PlannedPath {
+            landed_as: LandedAs::Conflicted,
+            ..path(2)
+        };
+        assert!(message.of_merge(&[resolved]).contains("  merged file"));
         let many = message.of_merge(&many);
         assert!(many.starts_with("Merge: mend it\n\n  updated"), "{many}");
         assert!(many.contains("19\n  and 2 more\n\nby one\n"), "{many}");

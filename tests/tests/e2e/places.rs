@@ -68,7 +68,13 @@ async fn a_task_is_of_its_repository_and_lands_nowhere_else() {
         &["context", "stats"],
     ] {
         let answer = person.kage(other.path(), command).await;
-        refused(&answer, 4, &["no task of this repository", "kage run", "kage ls"]);
+        let words = [
+            "no task of this repository, other-",
+            "is of one-",
+            "kage run",
+            "kage ls",
+        ];
+        refused(&answer, 4, &words);
         let outside = person.kage(&person.path("config"), command).await;
         refused(&outside, 2, &["not inside a git repository", "kage ls"]);
     }
