@@ -1,11 +1,13 @@
 //! Failures on the way do not end a session that waiting, another machine or another adapter
 //! cures.
 
+use kage::scripted::{Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
-use kage_tests::command::Person;
-use kage_tests::repo::{Repo, VERIFY};
+use kage_tests::command::{Person, said};
+use kage_tests::repo::{Repo, SOLUTION, VERIFY};
 use kage_tests::tasks::{Describe, session, task};
+use serde_json::json;
 
 #[tokio::test]
 async fn a_used_up_limit_is_waited_for_and_a_full_disk_is_left() {
@@ -115,4 +117,72 @@ async fn a_session_whose_adapter_cannot_go_on_is_solved_by_one_it_falls_back_to(
     for line in ["+the sign is wrong", "+add() { echo $(($1 + $2)); }"] {
         assert!(diff.out.contains(line), "{diff:#?}");
     }
+}
+
+#[tokio::test]
+async fn a_limit_of_turns_is_a_setting_and_goes_on_once_from_where_it_stopped() {
+    let model = "claude-sonnet-5-5";
+    let step = |n: u32| Turn::call("bash", json!({"command": format!("echo {n} >> steps.txt")}));
+    let solve = Turn::call("write_file", json!({"path": "add.sh", "content": SOLUTION}));
+    let scripts = vec![
+        Script::new(
+            "solved",
+            Matcher::model(model),
+            [step(1), step(2), solve, Turn::say("Done.")],
+        ),
+        Script::new("circles", Matcher::model("claude-haiku-5-5"), (1..=9).map(step)),
+    ];
+    let server = ScriptedServer::start(scripts).await.unwrap();
+    let person = Person::new();
+    std::fs::write(
+        person.path("config/kage/config.toml"),
+        "[adapter.claude-api]\nmax_turns = 2\n",
+    )
+    .unwrap();
+    let repo = Repo::sample(&person.path("repo"));
+    let run = |model: &str| {
+        let with = format!("claude-api:{model}");
+        let arguments = [
+            "run", "mend it", "--with", &with, "--verify", VERIFY, "--rework", "2", "--format", "json",
+        ];
+        let mut command = person.command(repo.path(), &arguments);
+        command
+            .env("ANTHROPIC_API_KEY", "sk-test")
+            .env("ANTHROPIC_BASE_URL", server.url());
+        command
+    };
+
+    let solved = said(run(model).output().await.unwrap());
+    assert_eq!(solved.code, 0, "{solved:#?}");
+    let report = solved.json();
+    let session = &report["sessions"][0];
+    assert_eq!(
+        (&session["state"], &session["attempts"]),
+        (&"verified".into(), &2.into()),
+        "{report:#}"
+    );
+    assert_eq!(server.requests_of("solved").len(), 4, "no turn is made again");
+    let diff = person.kage(repo.path(), &["diff"]).await;
+    assert!(diff.out.contains("+1\n+2\n"), "{diff:#?}");
+
+    let circles = said(run("claude-haiku-5-5").output().await.unwrap());
+    assert_eq!(circles.code, 1, "{circles:#?}");
+    let report = circles.json();
+    let session = &report["sessions"][0];
+    assert_eq!(
+        (&session["state"], &session["attempts"]),
+        (&"failed".into(), &2.into()),
+        "{report:#}"
+    );
+    assert_eq!(
+        server.requests_of("circles").len(),
+        4,
+        "twice two turns, the second after the first"
+    );
+    let history = session["history"].to_string();
+    assert!(
+        history.contains("turn limit: the model was not done after 2 turns"),
+        "{history}"
+    );
+    assert!(history.contains("max_turns") && !history.contains("wrong"), "{history}");
 }
