@@ -19,6 +19,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use crate::error::GitError;
+use crate::executable::Executable;
+use crate::program;
 
 mod auth;
 
@@ -47,6 +49,8 @@ const STDERR_LIMIT: usize = 64 << 10;
 pub(crate) struct GitCommand {
     operation: &'static str,
     command: Command,
+    /// Why this machine's git cannot be run.
+    unusable: Option<io::Error>,
     config: Vec<(String, String)>,
     input: Input,
     output: Option<File>,
@@ -59,8 +63,12 @@ impl GitCommand {
     }
 
     pub(crate) fn with_config(operation: &'static str, files: ConfigFiles) -> Self {
-        let mut command = Command::new("git");
-        command.env_clear();
+        let (found, path) = program::found();
+        // A git that is missing or changed is told of when it is to be started.
+        let git = found.as_ref().map(Executable::to_run);
+        let program = git.as_ref().and_then(|git| git.as_ref().ok());
+        let mut command = Command::new(program.copied().unwrap_or(Path::new("git")));
+        command.env_clear().env("PATH", path);
         for name in INHERITED {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
@@ -102,6 +110,11 @@ impl GitCommand {
         Self {
             operation,
             command,
+            unusable: match git {
+                Some(Ok(_)) => None,
+                Some(Err(changed)) => Some(changed.into_io()),
+                None => Some(io::Error::new(io::ErrorKind::NotFound, "git is in no folder of PATH")),
+            },
             config,
             input: Input::Nothing,
             output: None,
@@ -308,7 +321,11 @@ impl GitCommand {
             self.command.env(format!("GIT_CONFIG_KEY_{number}"), key);
             self.command.env(format!("GIT_CONFIG_VALUE_{number}"), value);
         }
-        let child = self.command.spawn().map_err(|source| GitError::Spawn {
+        let started = match self.unusable.take() {
+            Some(reason) => Err(reason),
+            None => self.command.spawn(),
+        };
+        let child = started.map_err(|source| GitError::Spawn {
             operation: self.operation,
             source,
         })?;

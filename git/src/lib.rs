@@ -9,6 +9,7 @@
 //! A checkpoint or restore that was started goes on when its future is dropped.
 
 pub mod error;
+pub mod executable;
 
 pub mod command;
 pub mod program;

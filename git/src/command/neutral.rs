@@ -65,5 +65,6 @@ pub(super) const TOLERATED_FLAWS: &[&str] = &[
 ];
 
 /// What a child may see of this process's environment. No proxies: the only peer is the
-/// coordinator, which gRPC reaches directly too, and a proxy would be shown its token.
-pub(super) const INHERITED: &[&str] = &["PATH", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+/// coordinator, which gRPC reaches directly too, and a proxy would be shown its token. PATH is
+/// made from the folders in which git itself was looked for.
+pub(super) const INHERITED: &[&str] = &["TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"];

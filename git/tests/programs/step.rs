@@ -6,6 +6,7 @@
 //! kage-git-step restore    MIRROR WORKTREE BASE TARGET
 //! kage-git-step session    REPOSITORY FOLDER
 //! kage-git-step hold       MIRROR                (prints a line, ends when its input does)
+//! kage-git-step twice                            (prints git's version, and again when its input ends)
 //! ```
 
 use std::error::Error;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
                 restore(mirror, worktree, &base.parse()?, &target.parse()?).await
             }
             ["hold", mirror] => hold(mirror).await,
+            ["twice"] => twice().await,
             ["session", repository, folder] => session(Path::new(repository), Path::new(folder)).await,
             _ => Err("unknown arguments".into()),
         }
@@ -81,6 +83,14 @@ async fn hold(mirror: &str) -> Result<(), Box<dyn Error>> {
     stdout.write_all(b"open\n")?;
     stdout.flush()?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+async fn twice() -> Result<(), Box<dyn Error>> {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{}", kage_git::program::version().await?)?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    writeln!(stdout, "{}", kage_git::program::version().await?)?;
     Ok(())
 }
 

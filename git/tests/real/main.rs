@@ -19,6 +19,7 @@ mod landings_random;
 mod landings_states;
 mod leftovers;
 mod packs;
+mod planted;
 mod restores;
 mod restores_many;
 mod restores_random;
