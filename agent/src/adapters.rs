@@ -17,6 +17,7 @@ use futures_util::future::join_all;
 use kage_core::failure_table::{FailureTable, InvalidRules};
 use kage_core::id::AdapterName;
 use kage_core::time::{LocalTime, Timestamp};
+use kage_git::executable::{Executable, search_folders};
 
 use crate::adapter::{Adapter, SessionInput};
 use crate::ports::Registry;
@@ -39,6 +40,8 @@ pub struct AdapterConfig {
     pub manifest_dirs: Vec<PathBuf>,
     /// What the user knows of the words of failures; comes before what the program knows.
     pub failures: FailureTable,
+    /// Folders in which sessions write: no program is taken from there.
+    pub kept_out: Vec<PathBuf>,
     /// How programs are started.
     pub runner: Runner,
     /// The Messages API adapter.
@@ -53,6 +56,7 @@ impl AdapterConfig {
             env,
             manifest_dirs: Vec::new(),
             failures: FailureTable::default(),
+            kept_out: Vec::new(),
             runner,
             claude_api: ClaudeApiConfig::default(),
         }
@@ -69,6 +73,31 @@ impl AdapterConfig {
         own.max_turns = max_turns.unwrap_or(own.max_turns);
         own.max_output_tokens = max_output_tokens.unwrap_or(own.max_output_tokens);
         self
+    }
+
+    /// Finds the program of an adapter, or says why it cannot be used.
+    fn program(&self, command: &str) -> Result<Executable, String> {
+        let path = self.env.get(OsStr::new("PATH")).cloned().unwrap_or_default();
+        let found = Executable::find(OsStr::new(command), &search_folders(&path, &self.kept_out))
+            .ok_or_else(|| format!("the program {command:?} is not installed, or not in the agent's PATH"))?;
+        match self.kept_out.iter().find(|folder| found.is_inside(folder)) {
+            None => Ok(found),
+            Some(folder) => Err(format!(
+                "the program {} is in {}, where sessions write: install it elsewhere",
+                found.path().display(),
+                folder.display()
+            )),
+        }
+    }
+
+    /// Takes the folders out of PATH in which programs are not looked for.
+    fn clean_path(&mut self) {
+        let name = OsString::from("PATH");
+        if let Some(path) = self.env.get(&name) {
+            // No folder has a separator in its name: it came out of a PATH.
+            let path = std::env::join_paths(search_folders(path, &self.kept_out)).unwrap_or_default();
+            self.env.insert(name, path);
+        }
     }
 }
 
@@ -182,7 +211,8 @@ fn name_session(env: &mut Environment, input: &SessionInput) {
 ///
 /// # Errors
 /// When a manifest is wrong or names clash. A program that is missing is no error.
-pub async fn load(config: AdapterConfig) -> Result<Registry, LoadError> {
+pub async fn load(mut config: AdapterConfig) -> Result<Registry, LoadError> {
+    config.clean_path();
     let mut manifests = Vec::new();
     for (name, text) in BUILTIN {
         manifests.push(Manifest::parse(text, name.as_ref()).map_err(LoadError::Manifest)?);

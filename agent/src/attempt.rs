@@ -25,6 +25,7 @@ use crate::output;
 use crate::parking::{Parking, Presence};
 use crate::ports::{Blocking, Clock, Registry};
 use crate::process::Runner;
+use crate::programs::Programs;
 use crate::recorder::Recording;
 use crate::state::Paths;
 use crate::steps::Wish;
@@ -44,6 +45,7 @@ pub(crate) struct Shop {
     pub(crate) name: String,
     pub(crate) adapters: Registry,
     pub(crate) runner: Runner,
+    pub(crate) programs: Programs,
     pub(crate) clock: Clock,
     pub(crate) blocking: Blocking,
     pub(crate) limits: Limits,

@@ -13,6 +13,7 @@ pub mod adapter;
 pub mod process;
 pub mod state;
 mod tools;
+mod programs;
 pub mod adapters;
 
 pub mod enrolment;
@@ -65,6 +66,7 @@ use crate::live::Live;
 use crate::mask::Masker;
 use crate::outbox::{Opened, OutboxError, OutboxWriter};
 use crate::parking::Parking;
+use crate::programs::Programs;
 use crate::renewal::Renewal;
 use crate::state::{StateDir, StateError};
 use crate::trust::Keyring;
@@ -138,11 +140,24 @@ pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> R
     // A simulation runs no git, and a child of it would not wait for simulated time.
     if let Blocking::Threads = ports.blocking {
         program::check().await.map_err(RunError::Git)?;
+        program::is_out_of_reach(&config.state_dir).map_err(RunError::Git)?;
     }
+    let programs = programs(&config, &ports).await?;
     let stored = Stored::open(&config, &ports).await?;
-    let delivering = stored.deliver(config, ports)?;
+    let delivering = stored.deliver(config, ports, programs)?;
     delivering.workspaces_swept().await;
     delivering.work(shutdown).await
+}
+
+/// What is in PATH, before any session of this agent can change it.
+async fn programs(config: &Config, ports: &Ports) -> Result<Programs, RunError> {
+    match ports.blocking {
+        Blocking::Threads => {}
+        Blocking::InPlace(_) => return Ok(Programs::default()),
+    }
+    let (path, state) = (std::env::var_os("PATH").unwrap_or_default(), config.state_dir.clone());
+    let surveying = ports.blocking.run(move || Programs::survey(&path, &[state]));
+    surveying.await.map_err(|_| RunError::Interrupted)
 }
 
 /// First phase: the state directory is locked and what is in it was read.
@@ -172,7 +187,7 @@ impl Stored {
     }
 
     /// Begins to deliver what an earlier start left.
-    fn deliver(self, config: Config, ports: Ports) -> Result<Delivering, RunError> {
+    fn deliver(self, config: Config, ports: Ports, programs: Programs) -> Result<Delivering, RunError> {
         let paths = self.state.paths();
         let agent = self.state.agent();
         let keyring = Keyring::new(config.credentials.clone(), ports.dial.clone()).map_err(RunError::Http)?;
@@ -223,6 +238,7 @@ impl Stored {
             name: config.name.clone(),
             adapters: ports.adapters.clone(),
             runner: ports.runner.clone(),
+            programs,
             clock: Arc::clone(&ports.clock),
             blocking: ports.blocking.clone(),
             limits: config.limits,

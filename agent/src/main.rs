@@ -162,6 +162,7 @@ async fn start(arguments: Arguments) -> anyhow::Result<()> {
     let runner = Runner::this_executable();
     let mut adapters = AdapterConfig::new(std::env::vars_os().collect(), runner.clone());
     adapters.manifest_dirs = manifests;
+    adapters.kept_out.push(config.state_dir.clone());
     if let Some(file) = failures.or_else(|| user_file("failures.toml")) {
         adapters.failures = adapters::read_failures(&file)?;
     }

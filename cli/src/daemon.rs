@@ -149,6 +149,7 @@ pub(crate) async fn registry(invocation: &Invocation, more: Vec<PathBuf>) -> any
     let mut config =
         AdapterConfig::new(std::env::vars_os().collect(), Runner::this_executable()).with(invocation.settings.adapter);
     config.manifest_dirs = manifest_dirs;
+    config.kept_out.push(invocation.state.path().to_owned());
     config.failures = settings::failures()?;
     Ok(adapters::load(config).await?)
 }

@@ -22,6 +22,7 @@ use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::{FailureTable, local_failure};
 use kage_core::fleet::AdapterInfo;
 use kage_core::usage::Usage;
+use kage_git::executable::Executable;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -53,8 +54,8 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct CliAdapter {
     manifest: Manifest,
-    /// Where the program is, or why it cannot be used.
-    program: Result<PathBuf, String>,
+    /// The program, or why it cannot be used.
+    program: Result<Executable, String>,
     version: String,
     snapshot: BTreeMap<OsString, OsString>,
     runner: Runner,
@@ -67,8 +68,7 @@ impl CliAdapter {
         let dir = manifest.source.parent().unwrap_or(Path::new("")).display().to_string();
         let command = fill(&manifest.command, &BTreeMap::from([("manifest_dir", dir)]));
         let mut adapter = Self {
-            program: launch::find_program(&command, &config.env)
-                .ok_or_else(|| format!("the program {command:?} is not installed, or not in the agent's PATH")),
+            program: config.program(&command),
             version: String::new(),
             manifest,
             snapshot: config.env.clone(),
@@ -76,7 +76,7 @@ impl CliAdapter {
             failures: FailureTable::builtin().clone().overlay(config.failures.clone()),
         };
         if let Ok(program) = adapter.program.clone() {
-            match adapter.ask_version(&program).await {
+            match adapter.ask_version(program.path()).await {
                 Ok(version) => adapter.version = version,
                 Err(problem) => adapter.program = Err(problem),
             }
@@ -152,8 +152,12 @@ impl CliAdapter {
     }
 
     async fn work(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> AdapterEnd {
-        let program = match &self.program {
-            Ok(program) => program.clone(),
+        let program: Result<PathBuf, String> = match &self.program {
+            Ok(program) => program.to_run().map(Into::into).map_err(|changed| changed.to_string()),
+            Err(problem) => Err(problem.clone()),
+        };
+        let program = match program {
+            Ok(program) => program,
             Err(problem) => return AdapterEnd::Failed(Failure::new(FailureKind::AdapterUnavailable, problem)),
         };
         let limits = self.limits(&input);

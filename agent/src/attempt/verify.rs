@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kage_core::cause::chain;
 use kage_core::event::{AttemptOutcome, EventBody, MAX_RESTORED, OutputStream, Phase, Verdict, VerdictKind};
@@ -35,6 +35,8 @@ const TAIL: usize = 2048;
 /// Bytes of either end of the output that become an instruction; between them is a line that says
 /// how much was left out.
 const EXCERPT_END: usize = MAX_EXCERPT / 2 - 64;
+/// How many programs that were put in the way are told of.
+const PLANTED: usize = 10;
 /// What a shell ends with when a command cannot be executed, or is not there.
 const NOT_EXECUTABLE: i32 = 126;
 const NOT_FOUND: i32 = 127;
@@ -90,7 +92,8 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
     let path = tree.path().to_owned();
     let restored = restore(attempt, &workspace, base, work).await?;
     let scratch = attempt.scratch().await?;
-    let mut shell = Shell::new(attempt, path, environment(attempt, &scratch), work);
+    let environment = environment(attempt, &scratch).await?;
+    let mut shell = Shell::new(attempt, path, environment, work);
     let verdict = decide(attempt, work, &mut shell).await;
     shell.finish().await?;
     let Decided {
@@ -181,12 +184,36 @@ async fn decide(attempt: &Attempt, work: &VerifyWork, shell: &mut Shell<'_>) -> 
     })
 }
 
-fn environment(attempt: &Attempt, scratch: &std::path::Path) -> BTreeMap<OsString, OsString> {
+/// The environment of the commands. No program in it hides one that was there when the agent
+/// started: a session may have put it there to have its result, or a later one, pass.
+async fn environment(attempt: &Attempt, scratch: &Path) -> Result<BTreeMap<OsString, OsString>, Ended> {
+    let (programs, right) = (attempt.shop.programs.clone(), scratch.join("programs"));
+    let looking = attempt.shop.blocking.run(move || {
+        let planted = programs.planted();
+        programs.path(&planted, &right).map(|path| (path, planted))
+    });
+    let (path, planted) = looking
+        .await
+        .map_err(std::io::Error::other)
+        .and_then(|looked| looked)
+        .map_err(|error| {
+            let text = format!("cannot make the PATH of verify: {error}");
+            local_failure(FailureKind::CorruptedState, text)
+        })?;
+    for planted in planted.values().take(PLANTED) {
+        let text = format!(
+            "{} was put there after this agent started, and is not used in place of {}",
+            planted.path.display(),
+            planted.hides.display()
+        );
+        attempt.recording.post(EventBody::Warning(text)).await?;
+    }
     let own: BTreeMap<_, _> = std::env::vars_os().collect();
     let mut environment = Environment::for_session(&own, scratch);
+    environment.set("PATH", path);
     environment.set("KAGE_TASK", attempt.work.task.to_string());
     environment.set("KAGE_SESSION", attempt.work.session.to_string());
-    environment.into_map()
+    Ok(environment.into_map())
 }
 
 /// Runs commands in the worktree, one after the other, into the same output.
@@ -269,8 +296,12 @@ impl<'a> Shell<'a> {
         self.tail.clear();
         self.wrote = Wrote::new(&self.attempt.shop.masker);
         let left = self.deadline.saturating_duration_since(Instant::now());
+        let shell = match self.attempt.shop.programs.shell() {
+            Ok(shell) => shell,
+            Err(changed) => return Ran::Not(changed.to_string()),
+        };
         let command = Command {
-            program: "/bin/sh".into(),
+            program: shell.into(),
             args: vec!["-c".into(), command.into()],
             env: self.environment.clone(),
             cwd: self.worktree.clone(),

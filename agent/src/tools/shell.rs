@@ -24,7 +24,7 @@ pub(super) async fn run(
         .map_or(TIMEOUT, |seconds| Duration::from_secs(seconds.max(1)))
         .min(MAX_TIMEOUT);
     let command = Command {
-        program: "sh".into(),
+        program: "/bin/sh".into(),
         args: vec!["-c".into(), call.command.into()],
         env: toolbox.env.clone(),
         cwd: toolbox.folder.clone(),

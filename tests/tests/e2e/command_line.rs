@@ -204,3 +204,27 @@ async fn the_demo_shows_the_whole_thing() {
     agents.dedup();
     assert_eq!(agents.len(), 3, "three agents worked: {report:#}");
 }
+
+#[tokio::test]
+async fn what_verify_starts_ends_with_it() {
+    let person = Person::new();
+    person.adapter("fixer", FIX);
+    let repo = Repo::sample(&person.path("repo"));
+    let numbers = person.path("numbers");
+    // In a session of its own and deaf, as a server that a test forgot.
+    let verify = format!(
+        "setsid sh -c 'trap \"\" TERM HUP; echo $$ >> {numbers}; while :; do sleep 0.1; done' >/dev/null 2>&1 </dev/null &
+until [ -s {numbers} ]; do sleep 0.01; done; sh test.sh",
+        numbers = numbers.display()
+    );
+    let run = person
+        .kage(repo.path(), &["run", "mend it", "--with", "fixer", "--verify", &verify])
+        .await;
+    assert_eq!(run.code, 0, "{run:#?}");
+    let numbers = std::fs::read_to_string(numbers).unwrap();
+    assert_ne!(numbers, "");
+    for pid in numbers.lines() {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    }
+}

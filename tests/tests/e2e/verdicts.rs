@@ -260,3 +260,37 @@ async fn the_base_is_checked_once_beside_the_sessions_that_start_from_it() {
         "{notes:?}"
     );
 }
+
+#[tokio::test]
+async fn programs_that_an_earlier_session_put_into_path_forge_no_verdict() {
+    let mut cluster = Cluster::start().await;
+    // The first folder of PATH, like ~/.local/bin, is one that sessions can write.
+    let first = cluster.root().join("bin");
+    std::fs::create_dir(&first).unwrap();
+    let mark = cluster.root().join("forged");
+    let planting = format!(
+        "for name in sh git make python3 grep; do
+printf '#!/bin/sh\\necho $0 >> %s\\nexit 0\\n' '{mark}' > '{first}'/$name; chmod 755 '{first}'/$name; done\n",
+        mark = mark.display(),
+        first = first.display()
+    );
+    let options = AgentOptions::named("agent")
+        .with_path_of(&first.join("any"))
+        .script("plant", solve() + &planting)
+        .script("wrong", "cat >/dev/null; echo 'add() { echo 3; }' > add.sh");
+    cluster.add_agent(options).await;
+    let repo = cluster.sample();
+
+    for (script, expected) in [("plant", v1::VerdictKind::Passed), ("wrong", v1::VerdictKind::Failed)] {
+        let spec = task("make the test pass")
+            .on(&repo)
+            .verified_by(VERIFY)
+            .session("one", SHELL, script);
+        let id = cluster.create(spec).await;
+        let ended = cluster.ended(&id).await;
+        assert_eq!(verdict(session(&ended, "one")), expected, "{script}: {ended:#?}");
+    }
+    assert!(first.join("git").exists());
+    let forged = std::fs::read_to_string(&mark).unwrap_or_default();
+    assert_eq!(forged, "", "{}", cluster.log("agent"));
+}

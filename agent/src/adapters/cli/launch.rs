@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -193,20 +193,4 @@ fn utf8(path: &Path) -> io::Result<String> {
     path.to_str()
         .map(str::to_owned)
         .ok_or_else(|| io::Error::other(format!("the path {} is not UTF-8", path.display())))
-}
-
-/// Finds a program as a shell would, in the PATH of this environment.
-pub(super) fn find_program(name: &str, snapshot: &BTreeMap<OsString, OsString>) -> Option<PathBuf> {
-    let executable = |path: &Path| {
-        use std::os::unix::fs::PermissionsExt as _;
-        path.metadata()
-            .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-    };
-    if name.contains('/') {
-        return Some(PathBuf::from(name)).filter(|path| executable(path));
-    }
-    let path = snapshot.get(&OsString::from("PATH"))?;
-    std::env::split_paths(path)
-        .map(|folder| folder.join(name))
-        .find(|path| executable(path))
 }

@@ -1,5 +1,6 @@
 //! Manifests with small scripts in the place of programs.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
@@ -492,4 +493,57 @@ async fn two_adapters_cannot_have_one_name() {
             .map(|error| error.to_string());
         assert!(error.is_some_and(|error| error.contains(name)), "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_program_that_was_changed_since_is_not_run_and_one_in_the_way_is_not_either() {
+    let place = Place::new();
+    fs::create_dir(place.path("first")).unwrap();
+    let mut env = place.env.clone();
+    let path = format!(
+        "{}:{}",
+        place.path("first").display(),
+        env[OsStr::new("PATH")].display()
+    );
+    env.insert("PATH".into(), path.into());
+    place.program("x", "echo honest");
+    let manifest = Manifest::parse("name = 'x'\ncommand = 'x'\n", &place.path("x.toml")).unwrap();
+    let adapter = Arc::new(CliAdapter::new(manifest, &AdapterConfig::new(env, Runner::default())).await);
+
+    // An earlier session puts one into a folder that comes first.
+    fs::write(place.path("first/x"), "#!/bin/sh\necho forged\n").unwrap();
+    fs::set_permissions(place.path("first/x"), fs::Permissions::from_mode(0o755)).unwrap();
+    let told = run(adapter.clone(), place.input("", "own"), CancellationToken::new()).await;
+    assert_eq!(told.stdout, "honest\n");
+
+    // It replaces the program itself.
+    fs::remove_file(place.path("bin/x")).unwrap();
+    place.program("x", "echo forged");
+    let told = run(adapter, place.input("", "own"), CancellationToken::new()).await;
+    let AdapterEnd::Failed(failure) = told.end else {
+        panic!("{:?}", told.end);
+    };
+    assert_eq!(failure.kind, FailureKind::AdapterUnavailable);
+    let program = place.path("bin/x").display().to_string();
+    assert!(
+        failure.message.contains(&program) && failure.message.contains("restart the agent"),
+        "{failure}"
+    );
+    assert_eq!(told.stdout, "");
+}
+
+#[tokio::test]
+async fn a_program_where_sessions_write_is_not_taken() {
+    let place = Place::new();
+    place.program("x", "echo forged");
+    let mut config = AdapterConfig::new(place.env.clone(), Runner::default());
+    config.kept_out.push(place.path("bin"));
+    let by_name = Manifest::parse("name = 'x'\ncommand = 'x'\n", &place.path("x.toml")).unwrap();
+    let adapter = CliAdapter::new(by_name, &config).await;
+    let unavailable = adapter.info().unavailable.unwrap();
+    assert!(unavailable.contains("not installed"), "{unavailable}");
+    let by_path = Manifest::parse("name = 'x'\ncommand = '{manifest_dir}/bin/x'\n", &place.path("x.toml")).unwrap();
+    let adapter = CliAdapter::new(by_path, &config).await;
+    let unavailable = adapter.info().unavailable.unwrap();
+    assert!(unavailable.contains("where sessions write"), "{unavailable}");
 }

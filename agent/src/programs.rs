@@ -1,0 +1,228 @@
+//! What was where programs are looked for when the agent started, for what must not run a
+//! program that a session put there since: verify and setup.
+//!
+//! A person's PATH holds: `cargo` of `~/.cargo/bin` or `node` of nvm goes on to win over the
+//! system's. A name that appears later in a folder that sessions can write, and would hide a
+//! program that was there before, does not: such names are put right by a folder of their own
+//! that comes first. A new name that hides nothing can be used, as what setup installs. A
+//! program of the user's that a session overwrites in its place is not found out here; that
+//! needs a sandbox.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use kage_git::executable::{Changed, Executable, is_executable, is_ours, search_folders};
+
+/// The shell of verify and setup.
+const SHELL: &str = "/bin/sh";
+
+/// The folders of PATH as they were at one time.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Programs {
+    folders: Vec<Folder>,
+    shell: Option<Executable>,
+}
+
+#[derive(Debug, Clone)]
+struct Folder {
+    path: PathBuf,
+    /// The programs that were in it. `None` = nobody but the system writes there.
+    had: Option<BTreeSet<OsString>>,
+}
+
+impl Folder {
+    fn had(&self, name: &OsStr) -> bool {
+        match &self.had {
+            Some(had) => had.contains(name),
+            None => is_executable(&self.path.join(name)),
+        }
+    }
+}
+
+/// A program that hides one that was there before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Planted {
+    pub(crate) path: PathBuf,
+    /// What its name meant.
+    pub(crate) hides: PathBuf,
+}
+
+impl Programs {
+    /// What there is now in the folders of a PATH. Blocking.
+    pub(crate) fn survey(path: &OsStr, kept_out: &[PathBuf]) -> Self {
+        let folders = search_folders(path, kept_out);
+        let folders = folders.into_iter().map(|path| Folder {
+            had: is_ours(&path).then(|| names(&path)),
+            path,
+        });
+        Self {
+            folders: folders.collect(),
+            shell: Executable::at(Path::new(SHELL)),
+        }
+    }
+
+    /// The shell, unless somebody changed it.
+    pub(crate) fn shell(&self) -> Result<&Path, Changed> {
+        match &self.shell {
+            Some(shell) => shell.to_run(),
+            None => Ok(Path::new(SHELL)),
+        }
+    }
+
+    /// What was put in the way since. Blocking.
+    pub(crate) fn planted(&self) -> BTreeMap<OsString, Planted> {
+        let mut planted = BTreeMap::new();
+        for (at, folder) in self.folders.iter().enumerate() {
+            let Some(had) = &folder.had else {
+                continue;
+            };
+            for name in names(&folder.path) {
+                if had.contains(&name) || planted.contains_key(&name) {
+                    continue;
+                }
+                let (before, after) = self.folders.split_at(at);
+                // What comes earlier wins anyway.
+                if before.iter().any(|folder| folder.had(&name)) {
+                    continue;
+                }
+                if let Some(hidden) = after.iter().find(|folder| folder.had(&name)) {
+                    let found = Planted {
+                        path: folder.path.join(&name),
+                        hides: hidden.path.join(&name),
+                    };
+                    planted.insert(name, found);
+                }
+            }
+        }
+        planted
+    }
+
+    /// The PATH for verify and setup; what was put in the way is put right in a new folder. Blocking.
+    pub(crate) fn path(&self, planted: &BTreeMap<OsString, Planted>, right: &Path) -> io::Result<OsString> {
+        let mut folders: Vec<_> = self.folders.iter().map(|folder| folder.path.clone()).collect();
+        if !planted.is_empty() {
+            fs::create_dir(right)?;
+            for (name, planted) in planted {
+                let path = right.join(name);
+                fs::write(&path, calling(&planted.hides))?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o555))?;
+            }
+            folders.insert(0, right.to_owned());
+        }
+        std::env::join_paths(folders).map_err(io::Error::other)
+    }
+}
+
+/// A script in place of a program. Not a link: programs look for what belongs to them beside
+/// the path by which they are called.
+fn calling(program: &Path) -> Vec<u8> {
+    let mut script = b"#!/bin/sh\nexec '".to_vec();
+    for byte in program.as_os_str().as_bytes() {
+        match byte {
+            b'\'' => script.extend_from_slice(b"'\\''"),
+            other => script.push(*other),
+        }
+    }
+    script.extend_from_slice(b"' \"$@\"\n");
+    script
+}
+
+/// The names of the programs in a folder; one that is not there has none.
+fn names(folder: &Path) -> BTreeSet<OsString> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return BTreeSet::new();
+    };
+    let programs = entries.flatten().filter(|entry| is_executable(&entry.path()));
+    programs
+        .map(|entry| OsString::from_vec(entry.file_name().into_vec()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(path: &Path, says: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, format!("#!/bin/sh\necho {says} \"$@\"\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn says(path: &OsStr, command: &str) -> String {
+        let output = std::process::Command::new("/bin/sh")
+            .args(["-c", command])
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    #[test]
+    fn what_was_put_in_the_way_does_not_hide_what_was_there() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = |name: &str| place.path().join(name);
+        // The person's own cargo wins over the system's; the first folder is not there yet.
+        program(&folder("cargo/cargo"), "own");
+        program(&folder("system/cargo"), "system");
+        for name in ["sh", "make", "python3", "it's"] {
+            program(&folder("system").join(name), "real");
+        }
+        let path = std::env::join_paths(["local", "cargo", "system"].map(folder)).unwrap();
+        let programs = Programs::survey(&path, &[]);
+        assert_eq!(programs.planted(), BTreeMap::new());
+        assert_eq!(programs.path(&BTreeMap::new(), &folder("right")).unwrap(), path);
+
+        for name in ["sh", "make", "python3", "it's", "cargo", "new"] {
+            program(&folder("local").join(name), "planted");
+        }
+        // This one hides nothing: the folder comes after the one that has it.
+        program(&folder("cargo/make"), "planted");
+        program(&folder("system/other"), "new");
+        let planted = programs.planted();
+        let hidden: Vec<_> = planted
+            .iter()
+            .map(|(name, it)| (name.to_str().unwrap(), &it.hides))
+            .collect();
+        assert_eq!(
+            hidden,
+            [
+                ("cargo", &folder("cargo/cargo")),
+                ("it's", &folder("system/it's")),
+                ("make", &folder("system/make")),
+                ("python3", &folder("system/python3")),
+                ("sh", &folder("system/sh")),
+            ]
+        );
+        let right = programs.path(&planted, &folder("right")).unwrap();
+        for (command, said) in [
+            ("cargo a 'b c'", "own a b c"),
+            ("sh", "real"),
+            ("make -j2", "real -j2"),
+            ("python3", "real"),
+            ("\"it's\" fine", "real fine"),
+            ("new", "planted"),
+            ("other", "new"),
+        ] {
+            assert_eq!(says(&right, command), said, "{command}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_becomes_a_program_later_is_one_that_was_not_there() {
+        let place = tempfile::tempdir().unwrap();
+        program(&place.path().join("b/tool"), "real");
+        fs::create_dir(place.path().join("a")).unwrap();
+        let notes = place.path().join("a/tool");
+        fs::write(&notes, "notes").unwrap();
+        let path = std::env::join_paths(["a", "b"].map(|name| place.path().join(name))).unwrap();
+        let programs = Programs::survey(&path, &[]);
+        fs::set_permissions(&notes, fs::Permissions::from_mode(0o755)).unwrap();
+        let planted = programs.planted();
+        assert_eq!(planted[OsStr::new("tool")].path, notes);
+    }
+}
