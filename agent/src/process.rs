@@ -40,6 +40,10 @@ pub use environment::{Environment, proxy_secrets};
 /// The hidden first argument that turns this executable into a warden.
 pub const WARDEN_ARGUMENT: &str = "__warden";
 
+/// How long what was told to end may take, on top of its grace period, until it is killed
+/// from here.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What a program reads from its standard input.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Stdin {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::child::Child;
-use super::{Cause, Chunk, Control, Ended, Limits, Pipe, RunError, Status};
+use super::{Cause, Chunk, Control, Ended, Limits, PATIENCE, Pipe, RunError, Status};
 use crate::allowance::Allowance;
 
 /// The most bytes in a chunk.
@@ -20,9 +20,6 @@ const CHUNK: usize = 64 * 1024;
 /// How long, after the end, a pipe may stay open and silent: only something that escaped
 /// holds it then.
 const QUIET: Duration = Duration::from_secs(1);
-/// How long what was told to end may take, on top of its grace period, until it is killed
-/// from here.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 struct Reader<R> {
     pipe: Pipe,

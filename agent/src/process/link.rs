@@ -20,9 +20,8 @@ use tokio::process::{ChildStderr, ChildStdout};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use super::drive::PATIENCE;
 use super::keeper::{Departed, Ward};
-use super::{Command, RunError, Status, Stdin, WARDEN_ARGUMENT, WardenLoss};
+use super::{Command, PATIENCE, RunError, Status, Stdin, WARDEN_ARGUMENT, WardenLoss};
 
 /// How often a warden is looked at, since one that is stopped or traced cannot say so.
 const LOOK: Duration = Duration::from_millis(250);

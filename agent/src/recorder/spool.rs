@@ -82,6 +82,8 @@ pub(super) struct Spool {
     streams: [StreamSpool; 3],
     writing: Option<BoxFuture<'static, Result<Files, OutboxClosed>>>,
     stalled: bool,
+    /// Bytes that were masked since others had their turn.
+    masked: usize,
 }
 
 impl Spool {
@@ -101,6 +103,7 @@ impl Spool {
             streams,
             writing: None,
             stalled: false,
+            masked: 0,
         }
     }
 
@@ -115,8 +118,16 @@ impl Spool {
             OutputStream::Stderr => 1,
             OutputStream::Transcript => 2,
         };
+        self.masked += bytes.len();
         let masked = self.streams[at].masker.push(bytes);
-        self.keep(at, masked).await
+        self.keep(at, masked).await?;
+        // Masking is work, and a program that prints without end would leave no time for the
+        // heartbeats of the agent.
+        if self.masked >= MAX_INLINE {
+            self.masked = 0;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     /// Whether something is held back that may be shown after a while.
