@@ -20,6 +20,7 @@ mod deploy;
 mod errors;
 mod in_the_way;
 mod long_prompt;
+mod mirrors;
 mod namespaces;
 mod places;
 mod recovery;
