@@ -249,7 +249,7 @@ impl GitError {
         match self {
             Self::Failed { stderr, exit, .. } => {
                 // What the other side says is about its repository.
-                let own = stderr.lines().filter(|line| !line.starts_with("remote:"));
+                let own = stderr.lines().filter(|line| !is_theirs(line));
                 let machine = |line: &&str| MACHINE.iter().any(|words| line.contains(words));
                 let mut own = own.filter(|line| !machine(line));
                 let is_damage = |line: &str| {
@@ -283,21 +283,11 @@ impl GitError {
             return false;
         };
         let machine = MACHINE.iter().any(|words| stderr.contains(words));
-        let theirs = |line: &&str| {
-            [
-                "remote:",
-                "error: remote",
-                "fatal: remote error:",
-                " ! [remote rejected]",
-            ]
-            .iter()
-            .any(|start| line.starts_with(start))
-        };
         let says = |line: &str| {
             let small = line.to_ascii_lowercase();
             DAMAGE.iter().chain(&DAMAGE_THERE).any(|words| small.contains(words))
         };
-        !machine && stderr.lines().filter(theirs).any(says)
+        !machine && stderr.lines().filter(|line| is_theirs(line)).any(says)
     }
 
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
@@ -316,6 +306,18 @@ impl GitError {
             output: String::from_utf8_lossy(shown).into_owned(),
         }
     }
+}
+
+/// Whether a line that git printed is what the other side of a fetch or push said.
+fn is_theirs(line: &str) -> bool {
+    [
+        "remote:",
+        "error: remote",
+        "fatal: remote error:",
+        " ! [remote rejected]",
+    ]
+    .iter()
+    .any(|start| line.starts_with(start))
 }
 
 /// Whether libgit2 found something about a repository's own files.
