@@ -201,9 +201,10 @@ async fn found(settings: &Settings, state: &StateDir, absent: WhenAbsent) -> Res
     })
 }
 
-/// Whether there is something that a daemon would be started for.
+/// Whether there is something that a daemon would be started for. Data without its database is:
+/// the coordinator says what is missing, and what to do.
 fn may_start_again(state: &StateDir) -> Result<(), AccessError> {
-    if !state.database().exists() {
+    if !state.database().exists() && !state.store_mark().exists() {
         return Err(AccessError::Unused);
     }
     let dir = state.coordinator();

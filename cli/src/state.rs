@@ -64,6 +64,12 @@ impl StateDir {
         self.coordinator().join("kage.db")
     }
 
+    /// Which store the coordinator's data is of: it is there also when the database was moved away.
+    #[must_use]
+    pub fn store_mark(&self) -> PathBuf {
+        self.coordinator().join("store-id")
+    }
+
     /// Held by the coordinator while it runs.
     #[must_use]
     pub fn coordinator_lock(&self) -> PathBuf {
