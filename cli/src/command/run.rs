@@ -82,6 +82,11 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
     let accepted = args.accept_risk && !best.candidate.is_empty();
     if args.apply && (accepted || !best.session.is_empty()) {
         let chosen = result::choose(&report, None, args.accept_risk, "apply")?;
+        let unseen = result::unseen(&chosen);
+        if !unseen.is_empty() && !args.accept_risk {
+            note(&unlanded(&task, &chosen, &unseen));
+            return Ok(Exit::TaskFailed);
+        }
         result::tell_unseen(&chosen);
         let fetched = result::fetch(&access, &invocation.state, &task, chosen).await?;
         let paths = landing::land(&repository, &fetched).await?;
@@ -97,6 +102,17 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
         v1::BestReason::NoResult | v1::BestReason::Unspecified => tell_undone(&report),
     }
     Ok(wait::outcome(task.state(), &report))
+}
+
+/// Why the best result does not land by itself: verify never saw a part of it.
+fn unlanded(task: &v1::Task, chosen: &v1::Session, unseen: &[String]) -> String {
+    let id = view::short_id(&task.id);
+    let name = view::printable(&chosen.name);
+    format!(
+        "nothing was landed: {name} changes {}, which verify ran with the base's version of; `kage diff {id} --session \
+         {name}` shows it, `kage apply {id}` takes it, as --accept-risk would have",
+        unseen.join(", ")
+    )
 }
 
 /// Says so when results may have failed verify because it did not see all of them.

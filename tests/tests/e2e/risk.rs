@@ -98,23 +98,53 @@ async fn a_result_of_high_risk_lands_when_somebody_says_so() {
 }
 
 #[tokio::test]
-async fn what_verify_did_not_see_is_named_when_it_lands() {
+async fn what_verify_did_not_see_does_not_land_by_itself_and_is_named_when_it_lands() {
     let (person, repo) = prepared();
     person.adapter(
         "both",
         &format!("{CHEAT}; echo 'add() {{ echo $(($1 + $2)); }}' > add.sh"),
     );
-    let run = ["run", "mend the sum", "--with", "both", "--verify", VERIFY, "--apply"];
-    let run = person.kage(repo.path(), &run).await;
-    assert_eq!(run.code, 0, "the base's test passes on it: {run:#?}");
-    assert!(
-        run.err.contains("verify ran with the base's version of these"),
-        "{run:#?}"
+    let mut arguments = vec![
+        "run",
+        "mend the sum",
+        "--with",
+        "both",
+        "--verify",
+        VERIFY,
+        "--apply",
+        "--format",
+        "json",
+    ];
+    let run = person.kage(repo.path(), &arguments).await;
+    assert_eq!(run.code, 1, "the base's test passes on it, and nothing lands: {run:#?}");
+    let report = run.json();
+    assert_eq!(report["winner"], "both", "{report:#}");
+    let task = &report["task"].as_str().unwrap()[..8];
+    for said in [
+        "nothing was landed",
+        "test.sh",
+        "--accept-risk",
+        &format!("`kage apply {task}`"),
+    ] {
+        assert!(run.err.contains(said), "{said}: {run:#?}");
+    }
+    assert_eq!(repo.git(&["status", "--porcelain"]), "");
+
+    let unchecked = "verify ran with the base's version of these";
+    let applied = person.kage(repo.path(), &["apply", task]).await;
+    assert_eq!(applied.code, 0, "{applied:#?}");
+    assert!(applied.err.contains(unchecked), "{applied:#?}");
+    assert_eq!(
+        repo.git(&["status", "--porcelain"]).lines().count(),
+        2,
+        "both changes landed"
     );
-    assert!(
-        run.err.contains("took from the base") || run.out.contains("took from the base"),
-        "{run:#?}"
-    );
+
+    repo.git(&["reset", "--quiet", "--hard"]);
+    arguments.push("--accept-risk");
+    let run = person.kage(repo.path(), &arguments).await;
+    assert_eq!(run.code, 0, "{run:#?}");
+    assert!(run.err.contains(unchecked), "{run:#?}");
     assert_eq!(
         repo.git(&["status", "--porcelain"]).lines().count(),
         2,
