@@ -36,6 +36,8 @@ use super::tree::{self, Killed, Stat, State, Trees};
 const STOPPED: Duration = Duration::from_millis(250);
 /// How long killing may take before the rest is reported. It goes on nevertheless.
 const KILLING: Duration = Duration::from_secs(20);
+/// Sweeps in a row that find nothing, until what a lost warden left counts as gone.
+const QUIET: u32 = 2;
 /// How often dead children are taken that nobody else will take.
 const TIDY: Duration = Duration::from_secs(60);
 
@@ -79,9 +81,17 @@ struct Departing {
     gone: bool,
     /// It was lost, and all that it left was killed.
     swept: bool,
-    /// Nothing at all was found after that.
-    quiet: bool,
+    /// How often in a row nothing at all was found since. One look may miss a program that starts
+    /// the next and is gone, when numbers of processes begin anew meanwhile.
+    quiet: u32,
     tell: Option<oneshot::Sender<Departed>>,
+}
+
+impl Departing {
+    /// It was lost, and what it left is not known to be gone.
+    fn is_owed(&self) -> bool {
+        self.loss.is_some() && self.quiet < QUIET
+    }
 }
 
 /// What is left of a warden.
@@ -153,7 +163,7 @@ impl Ward {
             loss: loss.map(|loss| (loss, now)),
             gone: false,
             swept: false,
-            quiet: false,
+            quiet: 0,
             tell,
         });
         keeper.news.notify_all();
@@ -353,9 +363,9 @@ impl Shared {
         }
     }
 
-    /// A warden was lost, and what it left is not known to be gone.
+    /// One of them is owed a sweep.
     fn owed(&self) -> bool {
-        self.departing.iter().any(|it| it.loss.is_some() && !it.quiet)
+        self.departing.iter().any(Departing::is_owed)
     }
 
     /// Looks at all that depart, and kills those that do not do it by themselves. Returns
@@ -405,16 +415,18 @@ impl Shared {
     }
 
     /// Tells those whose warden is gone, and forgets what nobody has to look at any more.
-    /// `killed` = what a sweep came to that began after the wardens were looked at. More can be
-    /// found after one that was complete, but that is of other wardens.
+    /// `killed` = what a sweep came to that began after the wardens were looked at.
     fn tell(&mut self, killed: Killed) {
         for it in &mut self.departing {
             let sweeping = it.loss.is_some() && it.gone;
             it.swept |= sweeping && killed.complete && killed.left == 0;
-            it.quiet |= sweeping && killed.complete && killed.found == 0;
+            if sweeping {
+                let nothing = killed.complete && killed.found == 0;
+                it.quiet = if nothing { it.quiet + 1 } else { 0 };
+            }
             let done = match it.loss {
                 None => it.gone,
-                Some((_, since)) => it.swept || since.elapsed() >= KILLING,
+                Some((_, since)) => !it.is_owed() || since.elapsed() >= KILLING,
             };
             if done && let Some(tell) = it.tell.take() {
                 let departed = Departed {
@@ -429,7 +441,7 @@ impl Shared {
             }
         }
         self.departing
-            .retain(|it| !it.gone || it.tell.is_some() || (it.loss.is_some() && !it.quiet));
+            .retain(|it| !it.gone || it.tell.is_some() || it.is_owed());
     }
 }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use kage_agent::process::{Cause, Control, Ended, RunError, Status, WardenLoss, settle};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{DEADLINE, ESCAPE, alive, free, limits, pid, run, sh, wait_for};
@@ -90,6 +91,10 @@ async fn turn_against(how: &str, hostile: &str, stop: CancellationToken) -> Resu
     ended
 }
 
+/// These sessions start programs as fast as they can: one test at a time, or each would only show
+/// how busy the others keep the machine.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
 /// Does it 20 times, five at the same time: as many sessions that turn against their wardens.
 async fn twenty_times(how: &str, hostile: &str, stop: &CancellationToken) -> Vec<Result<Ended, RunError>> {
     let mut ends = Vec::new();
@@ -102,6 +107,7 @@ async fn twenty_times(how: &str, hostile: &str, stop: &CancellationToken) -> Vec
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_kills_its_warden_leaves_nothing() {
+    let _alone = ALONE.lock().await;
     let neighbour = Neighbour::start().await;
     for (what, hostile) in HOSTILE {
         for ended in twenty_times("kill -KILL $PPID; sleep 1000", hostile, &CancellationToken::new()).await {
@@ -116,6 +122,7 @@ async fn a_session_that_kills_its_warden_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_stops_its_warden_leaves_nothing() {
+    let _alone = ALONE.lock().await;
     let neighbour = Neighbour::start().await;
     for (what, hostile) in HOSTILE {
         for ended in twenty_times("kill -STOP $PPID; sleep 1000", hostile, &CancellationToken::new()).await {
@@ -130,6 +137,7 @@ async fn a_session_that_stops_its_warden_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_stops_its_warden_is_stopped_like_another() {
+    let _alone = ALONE.lock().await;
     for (what, hostile) in HOSTILE {
         // It is told to stop before the warden is looked at for the first time, or after.
         let stop = CancellationToken::new();

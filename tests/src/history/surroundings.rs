@@ -106,6 +106,7 @@ fn sums(task: &FinalTask, session: &v1::Session, found: &mut Vec<Violation>) {
             sum.cache_read += usage.cache_read;
             sum.output += usage.output;
             sum.reasoning += usage.reasoning;
+            sum.unreported |= usage.unreported;
         }
     }
     let told = session.usage.unwrap_or_default();

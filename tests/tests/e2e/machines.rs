@@ -107,6 +107,15 @@ impl Machines {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
+    /// What `show` says of the newest task of all, as JSON.
+    pub(crate) fn newest(&self, machine: &str, more: &[(&str, &Path)]) -> serde_json::Value {
+        let json = |arguments: &[&str]| -> serde_json::Value {
+            serde_json::from_str(&self.done(machine, more, arguments)).unwrap()
+        };
+        let listed = json(&["ls", "--format", "json"]);
+        json(&["show", listed[0]["task"].as_str().unwrap(), "--format", "json"])
+    }
+
     /// Waits until a coordinator listens, and returns the address that it says it has.
     pub(crate) async fn listens(&self, machine: &str, coordinator: &mut Daemon) -> String {
         let endpoint = self.dir(machine).join("state/coordinator/endpoint");

@@ -76,8 +76,7 @@ async fn four_machines_on_a_network_of_their_own() {
         path,
     ];
     machines.done("client", &settings, &run);
-    let shown = machines.done("client", &settings, &["show", "--format", "json"]);
-    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let shown = machines.newest("client", &settings);
     let sessions = shown["sessions"].as_array().unwrap();
     assert!(
         sessions.iter().all(|session| session["state"] == "verified"),
