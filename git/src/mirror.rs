@@ -16,6 +16,8 @@ use crate::command::{Auth, GitCommand, parse_oid};
 use crate::error::{GitError, blocking};
 use crate::lock;
 
+mod sound;
+
 mod damage;
 mod heal;
 mod incoming;
