@@ -504,44 +504,4 @@ fn not_reading() -> ApiError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_are_given_not_claimed() {
-        let all = |pairs: &[(&str, &str)]| -> Labels {
-            let pairs = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-            pairs.collect()
-        };
-        let joined = Principal::Agent {
-            id: AgentId::from_random(1),
-            project: Default::default(),
-            labels: all(&[("gpu", "true")]),
-        };
-        let said = all(&[("gpu", "false"), ("trusted", "true"), ("os", "linux")]);
-        assert_eq!(labels(&joined, said.clone()), all(&[("gpu", "true"), ("os", "linux")]));
-        assert_eq!(labels(&Principal::Owner, said.clone()), said);
-    }
-
-    #[test]
-    fn the_newest_common_protocol_is_agreed() {
-        let hello = |protocols| Hello {
-            agent: AgentId::from_random(1),
-            boot: BootId::from_random(1),
-            protocols,
-            name: "a".to_owned(),
-            slots: 1,
-            labels: Default::default(),
-            adapters: Vec::new(),
-            running: Vec::new(),
-            pid: 1,
-            version: String::new(),
-            answers_pings: false,
-        };
-        let agreed = |protocols| agreed_protocol(&hello(protocols)).ok();
-        assert_eq!(agreed(1..=1), Some(1));
-        assert_eq!(agreed(1..=7), Some(PROTOCOL));
-        assert_eq!(agreed(0..=0), None);
-        assert_eq!(agreed(PROTOCOL + 1..=PROTOCOL + 2), None);
-    }
-}
+mod tests;

@@ -1,0 +1,406 @@
+//! What wins, in which order, and why.
+
+use super::*;
+use crate::event::{DiffStat, ResultCommit};
+use crate::failure::{Failure, FailureKind};
+use crate::id::{AttemptId, ProjectId, SessionId};
+use crate::recovery::{Confidence, Decision};
+use crate::session::{ModelUsage, Worked};
+use crate::task::{Policy, TaskSpec, TaskState, VerifyPolicy};
+use crate::usage::{PicoUsd, Provenance};
+
+const START: Timestamp = Timestamp::from_millis(1_000_000);
+
+fn task(verify: Option<&str>) -> Task {
+    Task {
+        id: TaskId::from_random(1),
+        spec: TaskSpec {
+            project: ProjectId::default(),
+            prompt: "make the sum right".to_owned(),
+            repository: None,
+            context_base: None,
+            assignments: Vec::new(),
+            policy: Policy {
+                verify: VerifyPolicy {
+                    verify: verify.map(str::to_owned),
+                    ..VerifyPolicy::default()
+                },
+                ..Policy::default()
+            },
+        },
+        state: TaskState::Running,
+        created_at: START,
+        ended_at: None,
+        baseline: None,
+        created_by: None,
+        origin: None,
+    }
+}
+
+fn result(lines: u64, paths: &[&str]) -> ResultCommit {
+    ResultCommit {
+        commit: "b".repeat(40).parse().unwrap(),
+        tree: None,
+        diff: DiffStat {
+            files: u32::try_from(paths.len()).unwrap(),
+            added: lines,
+            removed: 0,
+        },
+        paths: paths.iter().map(ToString::to_string).collect(),
+        deleted: Vec::new(),
+    }
+}
+
+fn verdict(kind: VerdictKind) -> Verdict {
+    Verdict {
+        kind,
+        agent: "a".to_owned(),
+        ..Verdict::errored("it says so".to_owned())
+    }
+}
+
+fn session(name: &str, state: SessionState) -> Session {
+    let id = SessionId::from_random(2);
+    let adapter = "claude-api".parse().unwrap();
+    let mut session = Session::new(id, TaskId::from_random(1), name.parse().unwrap(), adapter, None);
+    session.started_at = Some(START);
+    session.ended_at = state.is_terminal().then_some(START + Duration::from_secs(10));
+    session.worked.start(START);
+    if let Some(end) = session.ended_at {
+        session.worked.stop(end);
+    }
+    session.state = state;
+    session
+}
+
+fn verified(name: &str, lines: u64, paths: &[&str]) -> Session {
+    let state = SessionState::Verified {
+        result: result(lines, paths),
+        verdict: verdict(VerdictKind::Passed),
+    };
+    session(name, state)
+}
+
+fn spent(mut session: Session, model: &str, output: u64, metered: bool, reported: Option<i64>) -> Session {
+    session.usage.push(ModelUsage {
+        model: model.to_owned(),
+        metered,
+        usage: Usage {
+            output,
+            ..Usage::default()
+        },
+        reported: reported.map(PicoUsd),
+    });
+    session
+}
+
+fn failed(name: &str) -> Session {
+    let failure = Failure::new(FailureKind::Auth, "the key is refused");
+    session(name, SessionState::Failed { failure })
+}
+
+fn rejected(name: &str) -> Session {
+    let state = SessionState::Rejected {
+        result: result(1, &["src/a"]),
+        verdict: verdict(VerdictKind::Failed),
+    };
+    session(name, state)
+}
+
+fn unverified(name: &str, paths: &[&str], verdict: Option<Verdict>) -> Session {
+    let state = SessionState::Unverified {
+        result: Some(result(1, paths)),
+        verdict,
+    };
+    session(name, state)
+}
+
+fn ranked(task: &Task, sessions: &[Session]) -> Report {
+    rank(task, sessions, PriceTable::builtin(), START + Duration::from_secs(60))
+}
+
+fn names(report: &Report) -> Vec<&str> {
+    report.rows.iter().map(|row| row.session.name.as_str()).collect()
+}
+
+/// Each step of the order decides where all steps before it are equal.
+#[test]
+fn each_part_of_the_order_decides_in_its_turn() {
+    let src = &["src/a"][..];
+    let model = "claude-sonnet-5-5";
+    let later = |mut session: Session| {
+        session.worked.ended = Duration::from_secs(11);
+        session
+    };
+    let in_order = [
+        spent(verified("lines-few", 1, src), "unpriced", 9, true, None),
+        spent(verified("files-few", 5, src), "unpriced", 9, true, None),
+        spent(verified("cheap", 5, &["src/a", "src/b"]), model, 1, true, None),
+        later(spent(verified("dear", 5, &["src/a", "src/b"]), model, 2, true, None)),
+        spent(
+            verified("mixed", 5, &["src/a", "src/b"]),
+            model,
+            3,
+            false,
+            Some(50_000_000),
+        ),
+        spent(
+            verified("no-price-a", 5, &["src/a", "src/b"]),
+            "unpriced",
+            1,
+            true,
+            None,
+        ),
+        spent(
+            verified("no-price-b", 5, &["src/a", "src/b"]),
+            "unpriced",
+            1,
+            true,
+            None,
+        ),
+        later(verified("no-figures", 5, &["src/a", "src/b"])),
+        verified("risk-low", 1, &["Cargo.lock"]),
+        verified("risk-high", 1, &["tests/a"]),
+        unverified("unverified", src, Some(verdict(VerdictKind::Errored))),
+        session(
+            "running",
+            SessionState::Running {
+                attempt: AttemptId::from_random(3),
+            },
+        ),
+        rejected("rejected"),
+        failed("failed"),
+        session("cancelled", SessionState::Cancelled),
+    ];
+    let expected: Vec<_> = in_order.iter().map(|session| session.name.as_str()).collect();
+    let task = task(Some("true"));
+    for rotation in 0..in_order.len() {
+        let mut shuffled = in_order.clone();
+        shuffled.rotate_left(rotation);
+        let report = ranked(&task, &shuffled);
+        assert_eq!(names(&report), expected);
+        assert_eq!(report.best.winner().unwrap().as_str(), "lines-few");
+        assert!(report.provisional);
+        assert!(report.rows.iter().map(|row| row.rank).eq(1..=15));
+    }
+}
+
+#[test]
+fn the_winner_is_the_best_that_may_be_landed() {
+    let (checked, unchecked) = (Some("true"), None);
+    let errored = || Some(verdict(VerdictKind::Errored));
+    let cases = [
+        (checked, vec![], None),
+        (checked, vec![failed("a"), rejected("b")], None),
+        (checked, vec![unverified("a", &["src/a"], errored())], None),
+        // An edited test never wins by itself.
+        (
+            checked,
+            vec![verified("a", 1, &["tests/a"]), verified("b", 900, &["src/a"])],
+            Some("b"),
+        ),
+        (
+            checked,
+            vec![verified("a", 1, &["tests/a"]), verified("b", 900, &["Cargo.lock"])],
+            Some("b"),
+        ),
+        (checked, vec![verified("a", 1, &["tests/a"]), rejected("b")], None),
+        (
+            checked,
+            vec![verified("a", 1, &["tests/a"]), unverified("b", &["src/a"], errored())],
+            None,
+        ),
+        (unchecked, vec![failed("a")], None),
+        (unchecked, vec![unverified("a", &["tests/a"], None)], None),
+        (
+            unchecked,
+            vec![unverified("a", &["tests/a"], None), unverified("b", &["src/a"], None)],
+            Some("b"),
+        ),
+        (
+            unchecked,
+            vec![
+                session(
+                    "a",
+                    SessionState::Unverified {
+                        result: None,
+                        verdict: None,
+                    },
+                ),
+                unverified("b", &["src/a"], None),
+            ],
+            Some("b"),
+        ),
+        // Without a workspace there is nothing to land.
+        (
+            unchecked,
+            vec![session(
+                "a",
+                SessionState::Unverified {
+                    result: None,
+                    verdict: None,
+                },
+            )],
+            None,
+        ),
+    ];
+    for (verify, sessions, winner) in cases {
+        let report = ranked(&task(verify), &sessions);
+        assert_eq!(
+            report.best.winner().map(SessionName::as_str),
+            winner,
+            "{:?}",
+            names(&report)
+        );
+        assert!(!report.provisional);
+    }
+}
+
+#[test]
+fn why_nobody_wins_is_told() {
+    let name = |name: &str| name.parse::<SessionName>().unwrap();
+    let (checked, unchecked) = (task(Some("true")), task(None));
+    let cheats = [
+        verified("b", 2, &["tests/b"]),
+        verified("a", 1, &["tests/a", "Cargo.lock"]),
+    ];
+    let unseen = vec![
+        "changes tests: tests/a".to_owned(),
+        "changes lock files: Cargo.lock".to_owned(),
+    ];
+    let risky = Best::Risky {
+        session: name("a"),
+        flags: unseen,
+    };
+    let cases = [
+        (&checked, cheats.to_vec(), risky.clone()),
+        (&checked, vec![verified("a", 1, &["src/a"])], Best::Verified(name("a"))),
+        (&checked, vec![unverified("a", &["src/a"], None)], Best::Nothing),
+        (
+            &unchecked,
+            vec![unverified("a", &["src/a"], None)],
+            Best::Unchecked(name("a")),
+        ),
+    ];
+    for (task, sessions, best) in cases {
+        assert_eq!(ranked(task, &sessions).best, best);
+    }
+    let words = risky.words();
+    assert!(
+        words.contains("the first is a, which changes tests: tests/a; changes lock"),
+        "{words}"
+    );
+}
+
+/// The same change, with and without the base's file while verify ran.
+#[test]
+fn what_verify_took_from_the_base_proves_nothing_and_spoils_nothing() {
+    let edited = |restored: &[&str]| {
+        let mut session = verified("a", 1, &["src/a", "tests/a"]);
+        if let SessionState::Verified { verdict, .. } = &mut session.state {
+            verdict.restored = restored.iter().map(ToString::to_string).collect();
+        }
+        ranked(&task(Some("sh tests/a")), &[session])
+    };
+    let report = edited(&["tests/a"]);
+    assert_eq!(report.rows[0].risk, Risk::Low);
+    assert_eq!(report.best.winner().unwrap().as_str(), "a");
+    assert!(report.rows[0].flags[0].contains("took from the base"), "{report:#?}");
+    assert_eq!(edited(&[]).best.winner(), None);
+}
+
+#[test]
+fn a_row_holds_every_input_of_the_order() {
+    let mut cheat = spent(verified("cheat", 7, &["tests/a"]), "claude-sonnet-5-5", 3, true, None);
+    cheat.attempts = 2;
+    cheat.call_retries = 1;
+    cheat.note(Incident {
+        at: START,
+        verify: false,
+        attempt: 1,
+        agent: Some("w1".to_owned()),
+        failure: Failure::new(FailureKind::DiskFull, "no room"),
+        decision: Decision {
+            action: Action::MoveAgent {
+                at: START + Duration::from_secs(2),
+            },
+            reason: "why".to_owned(),
+            confidence: Confidence::High,
+        },
+    });
+    let report = ranked(&task(Some("true")), &[cheat.clone(), failed("b")]);
+    let expected = ReportRow {
+        rank: 1,
+        session: cheat,
+        risk: Risk::High,
+        flags: vec!["changes tests: tests/a".to_owned()],
+        money: vec![Money {
+            amount: Some(PicoUsd(30_000_000)),
+            provenance: Provenance::Billed,
+        }],
+        usage: Usage {
+            output: 3,
+            ..Usage::default()
+        },
+        duration: Duration::from_secs(10),
+        history: vec![
+            "took 2 attempts".to_owned(),
+            "repeated 1 model call".to_owned(),
+            "attempt 1 on w1: disk full: no room; again after 2 s, on another agent if one fits: why".to_owned(),
+            "verify on a: it says so".to_owned(),
+        ],
+    };
+    assert_eq!(report.rows[0], expected);
+    assert_eq!(report.rows[1].history, ["failed: not authorised: the key is refused"]);
+}
+
+#[test]
+fn a_base_that_fails_by_itself_is_told() {
+    let cases = [
+        (VerdictKind::Passed, None),
+        (
+            VerdictKind::Failed,
+            Some("verify already fails on the base: it says so"),
+        ),
+        (
+            VerdictKind::Errored,
+            Some("verify cannot be run on the base: it says so"),
+        ),
+    ];
+    for (kind, expected) in cases {
+        let mut task = task(Some("true"));
+        task.baseline = Some(verdict(kind));
+        assert_eq!(ranked(&task, &[]).notes, Vec::from_iter(expected));
+    }
+}
+
+#[test]
+fn time_runs_until_now_while_a_session_does() {
+    let mut queued = session("q", SessionState::Queued);
+    queued.started_at = None;
+    queued.worked = Worked::default();
+    let running = session(
+        "r",
+        SessionState::Running {
+            attempt: AttemptId::from_random(3),
+        },
+    );
+    let report = ranked(&task(None), &[running, queued]);
+    let durations: Vec<_> = report.rows.iter().map(|row| row.duration.as_secs()).collect();
+    assert_eq!(durations, [0, 60]);
+    assert_eq!(report.best, Best::Nothing);
+}
+
+/// A price that changes later does not change what an earlier session cost.
+#[test]
+fn a_session_keeps_the_price_of_its_start() {
+    let text = |from: &str, output: u32| {
+        format!("[[price]]\nmodel='m'\nprovider='p'\nsource='s'\ninput='1'\noutput='{output}'\n{from}\n")
+    };
+    let prices = text("", 2) + &text("from='1970-01-02'", 9);
+    let prices = PriceTable::parse(&prices).unwrap();
+    let sessions = [spent(verified("a", 1, &["src/a"]), "m", 1, true, None)];
+    let next_year = START + Duration::from_secs(365 * 86_400);
+    let report = rank(&task(Some("true")), &sessions, &prices, next_year);
+    assert_eq!(report.rows[0].money[0].amount, Some(PicoUsd(2_000_000)));
+}
