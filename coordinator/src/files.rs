@@ -3,18 +3,23 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the limit to the most that is allowed. What it is then; `None` = there is none.
+/// As many as are asked for: four times the connections that there may be. Programs that are started
+/// by the same process inherit it, and some close every number that they may have one by one.
+const MOST: u64 = 65_536;
+
+/// Raises the limit as far as is allowed and of use. What it is then; `None` = there is none.
 pub(crate) fn raise_limit() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current == maximum {
+    let wanted = maximum.map_or(MOST, |maximum| maximum.min(MOST));
+    if current.is_none_or(|current| current >= wanted) {
         return current;
     }
     let raised = Rlimit {
-        current: maximum,
+        current: Some(wanted),
         maximum,
     };
     match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => maximum,
+        Ok(()) => raised.current,
         Err(error) => {
             tracing::warn!(%error, "the limit of open files cannot be raised");
             current
@@ -27,9 +32,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_is_what_is_allowed() {
+    fn the_limit_is_what_is_allowed_and_of_use() {
+        let before = getrlimit(Resource::Nofile);
         let files = raise_limit();
         let now = getrlimit(Resource::Nofile);
-        assert_eq!((now.current, now.current), (files, now.maximum));
+        assert_eq!((now.current, now.maximum), (files, before.maximum));
+        let of_use = before.maximum.map_or(MOST, |maximum| maximum.min(MOST));
+        let expected = before.current.map(|current| current.max(of_use));
+        assert_eq!(files, expected);
     }
 }
