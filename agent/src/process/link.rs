@@ -74,6 +74,8 @@ pub(super) struct Link {
     messages: Lines<BufReader<OwnedReadHalf>>,
     ward: Ward,
     look_at: Instant,
+    /// It had ended when it was looked at last.
+    ended: bool,
     stage: Stage,
 }
 
@@ -130,6 +132,7 @@ impl Link {
             messages: BufReader::new(messages).lines(),
             ward,
             look_at: Instant::now() + LOOK,
+            ended: false,
             stage: Stage::Running,
         };
 
@@ -253,7 +256,10 @@ impl Link {
                 () = sleep_until(look_at) => {
                     self.look_at = Instant::now() + LOOK;
                     match self.ward.look() {
-                        // Somebody else holds its socket, or it would have been heard.
+                        // Its last words may be on their way, as when this process stood still
+                        // meanwhile. At the second look somebody else holds its socket, or it
+                        // would have been heard.
+                        Some(WardenLoss::Ended) if !self.ended => self.ended = true,
                         Some(WardenLoss::Ended) => return Heard::Nothing,
                         Some(how) => return Heard::Lost(how),
                         None => {}

@@ -140,6 +140,8 @@ async fn a_coordinator_whose_disk_is_full_says_so_and_goes_on_when_it_is_not() {
             person.try_create(&request(refused), spec(refused)).await.ok()
         })
         .await;
+        // They need the gate, and the slots that the next round needs.
+        cluster.settled().await;
     }
     let broken = [
         ("No space left on device", false),

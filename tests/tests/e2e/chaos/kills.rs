@@ -38,11 +38,12 @@ pub(super) fn printing(name: &str) -> AgentOptions {
     AgentOptions::named(name).script("print", format!("cat >/dev/null; seq {LINES}"))
 }
 
-/// Every session that printed has all of it, whatever happened on the way.
+/// Every session that did not fail has all that it printed, whatever happened on the way.
 pub(super) fn printed_whole(end: &Final) {
     let mut sessions = 0;
     for task in &end.tasks {
-        for session in task.task.sessions.iter().filter(|session| session.name == "real") {
+        let real = task.task.sessions.iter().filter(|session| session.name == "real");
+        for session in real.filter(|session| session.failure.is_none()) {
             let last = |key: &&StreamKey| key.job.session == "real" && key.attempt == session.attempts;
             let key = task.output.keys().find(last);
             let bytes = key
