@@ -22,23 +22,24 @@ fn marked(mark: &str) -> Vec<i32> {
 }
 
 /// What a session does before it turns against its warden, `$PPID`. Everything that it
-/// starts has `$MARK` in its arguments, also where it clears its environment.
+/// starts has `$MARK` in its arguments, also where it clears its environment. `TEST` stands for
+/// this process: what it started ends with it, also when somebody kills it amid a test.
 const HOSTILE: [(&str, &str); 4] = [
     (
         "a loop in a session of its own",
-        "setsid sh -c 'trap \"\" TERM HUP; while :; do sleep 0.05; done' $MARK & sleep 0.01",
+        "setsid sh -c 'trap \"\" TERM HUP; while kill -0 TEST; do sleep 0.05; done' $MARK & sleep 0.01",
     ),
     (
         "a daemon: twice forked, another folder, nothing inherited",
-        "(cd / && env -i setsid sh -c '(trap \"\" TERM; while :; do /bin/sleep 0.01; done) &' $MARK </dev/null >/dev/null 2>&1 &)",
+        "(cd / && env -i setsid sh -c '(trap \"\" TERM; while kill -0 TEST; do /bin/sleep 0.01; done) &' $MARK </dev/null >/dev/null 2>&1 &)",
     ),
     (
         "each lives for a moment and starts the next in a session of its own",
-        "echo 'setsid sh ./next $1 & sleep 0.01' > next; for i in 1 2 3; do sh ./next $MARK & done",
+        "echo 'kill -0 TEST || exit; setsid sh ./next $1 & sleep 0.01' > next; for i in 1 2 3; do sh ./next $MARK & done",
     ),
     (
         "each starts the next in a session of its own and is gone",
-        "echo 'setsid sh ./next $1 & ' > next; sh ./next $MARK &",
+        "echo 'kill -0 TEST || exit; setsid sh ./next $1 & ' > next; sh ./next $MARK &",
     ),
 ];
 
@@ -84,6 +85,7 @@ impl Neighbour {
 async fn turn_against(how: &str, hostile: &str, stop: CancellationToken) -> Result<Ended, RunError> {
     let folder = tempfile::tempdir().expect("a folder");
     let mark = format!("mark-{:032x}", rand::random::<u128>());
+    let hostile = hostile.replace("TEST", &std::process::id().to_string());
     let mut command = sh(&format!("{hostile}\n{how}"), folder.path());
     command.env.insert("MARK".into(), mark.clone().into());
     let (ended, _) = run(command, limits(), Control::stop_only(stop)).await;
