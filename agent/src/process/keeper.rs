@@ -25,7 +25,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, WaitOptions, getpgrp, getpid, getsid, set_child_subreaper, waitpid};
+use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 use tokio::sync::oneshot;
 
 use super::WardenLoss;
@@ -215,25 +215,32 @@ impl Keeper {
         let (ready, begun) = std::sync::mpsc::sync_channel(1);
         // A thread that is there already works also when no other can be started.
         thread::Builder::new().name("keeper".to_owned()).spawn(move || {
-            let since = match tree::this_thread_started() {
-                Ok(since) => since,
+            let keeper = match Self::of_this_thread() {
+                Ok(keeper) => KEEPER.get_or_init(|| keeper),
                 Err(error) => {
                     let _caller_waits = ready.send(Err(error));
                     return;
                 }
             };
-            let keeper = KEEPER.get_or_init(|| Self {
-                since,
-                session: getsid(None).map_or(0, |session| session.as_raw_nonzero().get()),
-                group: getpgrp().as_raw_nonzero().get(),
-                shared: Mutex::default(),
-                news: Condvar::new(),
-            });
             let _caller_waits = ready.send(Ok(()));
             keeper.keep();
         })?;
         begun.recv().map_err(io::Error::other)??;
         KEEPER.get().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Who keeps, as the system describes it. The session and the group of this process may be 0:
+    /// both were begun outside where this process is in a namespace of processes (in a container,
+    /// for instance), and what a warden begins inside never is.
+    fn of_this_thread() -> io::Result<Self> {
+        let this = tree::this_process()?;
+        Ok(Self {
+            since: tree::this_thread_started()?,
+            session: this.session,
+            group: this.group,
+            shared: Mutex::default(),
+            news: Condvar::new(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {

@@ -64,6 +64,15 @@ pub(super) fn stat(pid: i32) -> io::Result<Option<Stat>> {
     read_stat(&format!("/proc/{pid}/stat"))
 }
 
+/// What the system says of this process.
+///
+/// # Errors
+/// When `/proc` is missing, or shows the processes of another namespace.
+pub(super) fn this_process() -> io::Result<Stat> {
+    let this = read_stat("/proc/self/stat")?.filter(|this| this.pid == getpid().as_raw_nonzero().get());
+    this.ok_or_else(|| io::Error::other("/proc does not show this process; mount the one of its own namespace"))
+}
+
 /// When the calling thread was started, in ticks since the machine started.
 pub(super) fn this_thread_started() -> io::Result<u64> {
     read_stat("/proc/thread-self/stat")?
@@ -396,7 +405,7 @@ mod tests {
 
     #[test]
     fn this_process_is_told_and_one_that_is_not_there_is_none() {
-        let own = stat(getpid().as_raw_nonzero().get()).unwrap().unwrap();
+        let own = this_process().unwrap();
         assert_eq!(own.pid, getpid().as_raw_nonzero().get());
         assert!(own.started <= this_thread_started().unwrap());
         assert!(stat(i32::MAX).unwrap().is_none());

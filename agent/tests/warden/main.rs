@@ -321,3 +321,41 @@ fn everything_ends_when_the_agent_is_killed() {
         wait_for("nothing is left", || !pids.iter().any(|pid| alive(*pid)));
     }
 }
+
+/// As programs run in containers that were entered, and under many CI services: the session and the
+/// group of the agent were begun outside its namespace of processes, where their number is 0.
+#[test]
+fn an_agent_whose_session_was_begun_outside_its_namespace_works() {
+    let cases = [
+        "the_status_and_every_byte_come_through",
+        "hostile::a_session_that_kills_its_warden_leaves_nothing",
+    ];
+    let inside = |privileges: &[&str], test: &[&str]| {
+        std::process::Command::new("unshare")
+            .args(privileges)
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(test)
+            .stdin(Stdio::null())
+            .output()
+    };
+    let may = |privileges: &&&[&str]| inside(privileges, &["true"]).is_ok_and(|output| output.status.success());
+    let ways = [&[][..], &["--user", "--map-root-user"]];
+    let Some(privileges) = ways.iter().find(may) else {
+        // `scripts/test` counts it.
+        if let Some(skipped) = std::env::var_os("KAGE_SKIPPED") {
+            use std::io::Write as _;
+            let mut skipped = std::fs::OpenOptions::new().append(true).open(skipped).unwrap();
+            writeln!(skipped, "an agent in a namespace of processes: none can be made here").unwrap();
+        }
+        return;
+    };
+    let this = std::env::current_exe().unwrap();
+    for case in cases {
+        let output = inside(privileges, &[this.to_str().unwrap(), "--exact", case, "--nocapture"]).unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.contains("1 passed"),
+            "{case}: {output:?}"
+        );
+    }
+}
