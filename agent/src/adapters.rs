@@ -3,10 +3,14 @@
 //! Two families: the Messages API loop ([`claude_api`]) and programs described by manifests
 //! ([`manifest`], [`cli`]). One that cannot be used here stays in the registry and says why.
 
-pub mod claude_api;
-pub mod cli;
+pub mod session_file;
+pub mod steps;
+pub mod port;
+mod tools;
 pub mod manifest;
 mod settings;
+pub mod claude_api;
+pub mod cli;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -19,8 +23,7 @@ use kage_core::id::AdapterName;
 use kage_core::time::{LocalTime, Timestamp};
 use kage_git::executable::{Executable, search_folders};
 
-use crate::adapter::{Adapter, SessionInput};
-use crate::ports::Registry;
+use crate::adapters::port::{Adapter, Registry, SessionInput};
 use crate::process::{Environment, Runner};
 use claude_api::{ClaudeApi, ClaudeApiConfig};
 use cli::CliAdapter;

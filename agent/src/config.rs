@@ -1,5 +1,7 @@
 //! What an agent is told at its start: parsed and checked once, before anything is opened.
 
+pub mod slots;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -12,9 +12,12 @@
 //!   ^------- stdout, stderr: pipes, read only while the caller takes output -------'
 //! ```
 
+pub(crate) mod allowance;
 mod child;
 mod drive;
 mod environment;
+pub(crate) mod excerpt;
+pub(crate) mod programs;
 #[cfg(target_os = "linux")]
 mod keeper;
 #[cfg(target_os = "linux")]

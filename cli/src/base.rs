@@ -1,7 +1,7 @@
 //! The base of a task: the person's repository as it is now, on the coordinator.
 
 use anyhow::Context as _;
-use kage_agent::trust::git_auth;
+use kage_agent::identity::trust::git_auth;
 use kage_core::id::ProjectId;
 use kage_core::task::{RepositoryRef, TaskOrigin};
 use kage_git::UserRepo;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use kage_agent::adapters::LoadError;
-use kage_agent::enrolment::JoinError;
+use kage_agent::identity::enrolment::JoinError;
 use kage_coordinator::InvalidConfig;
 use kage_coordinator::config::UnusablePrices;
 use kage_git::GitError;

@@ -8,5 +8,7 @@ use crate::connect::Access;
 /// # Errors
 /// When the TLS library cannot be set up.
 pub fn client(access: &Access) -> reqwest::Result<reqwest::Client> {
-    kage_agent::trust::http_client(&access.credentials)?.no_proxy().build()
+    kage_agent::identity::trust::http_client(&access.credentials)?
+        .no_proxy()
+        .build()
 }

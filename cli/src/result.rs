@@ -2,7 +2,7 @@
 //! repository of Kage's own, fetched from the coordinator over git.
 
 use anyhow::Context as _;
-use kage_agent::trust::git_auth;
+use kage_agent::identity::trust::git_auth;
 use kage_core::id::{Oid, ProjectId, RepositoryName};
 use kage_git::Mirror;
 use kage_proto::blob;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kage_agent::state::not_ones_own;
+use kage_agent::identity::state::not_ones_own;
 
 /// The folders and files of one state directory.
 #[derive(Debug, Clone)]

@@ -4,9 +4,9 @@
 
 use kage_core::id::TaskId;
 
-use crate::cursor::Cursor;
-use crate::http::blobs::{Ask, range};
+use crate::services::http::blobs::{Ask, range};
 use crate::store::PageToken;
+use crate::watch::cursor::Cursor;
 
 /// A cursor of a watch.
 pub fn cursor(bytes: &[u8]) {

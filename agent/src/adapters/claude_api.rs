@@ -32,11 +32,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{AdapterConfig, LoadError, name_session, text};
-use crate::adapter::{Adapter, AdapterEnd, Beginning, Reporter, ReporterClosed, Resumes, SessionInput, next_message};
-use crate::allowance::Allowance;
+use crate::adapters::port::{
+    Adapter, AdapterEnd, Beginning, Reporter, ReporterClosed, Resumes, SessionInput, next_message,
+};
+use crate::adapters::steps::Steps;
+use crate::adapters::tools::{ToolResult, Toolbox, describe};
+use crate::process::allowance::Allowance;
+use crate::process::excerpt::HeadTail;
 use crate::process::{Control, Environment, Runner, proxy_secrets};
-use crate::steps::Steps;
-use crate::tools::{HeadTail, ToolResult, Toolbox, describe};
 use call::Caller;
 use conversation::{Conversation, ToolAnswer};
 use stream::{Message, StopReason};

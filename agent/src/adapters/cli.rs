@@ -28,12 +28,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::manifest::{Manifest, ParserKind, Version, fill};
 use super::{AdapterConfig, local_time, text};
-use crate::adapter::{Adapter, AdapterEnd, Report, Reporter, ReporterClosed, Resumes, SessionInput};
+use crate::adapters::port::{Adapter, AdapterEnd, Report, Reporter, ReporterClosed, Resumes, SessionInput};
+use crate::adapters::session_file::SessionFile;
+use crate::process::excerpt::{HeadTail, one_line};
 use crate::process::{
     Cause, Chunk, Command, Control, Ended, Limits, Pipe, RunError, Runner, Status, Stdin, proxy_secrets,
 };
-use crate::session_file::SessionFile;
-use crate::tools::{HeadTail, one_line};
 pub mod decoders;
 
 use claude_stream::ClaudeStream;

@@ -11,7 +11,7 @@ use kage_core::id::AdapterName;
 use regex::Regex;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::adapter::Resumes;
+use crate::adapters::port::Resumes;
 
 /// Beyond this, a text is not passed as an argument: Linux takes 128 KiB in one.
 pub const LONG: usize = 100 << 10;

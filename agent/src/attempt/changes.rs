@@ -9,9 +9,9 @@ use kage_core::event::{ChangeKind, EventBody, FileChange};
 use kage_git::Worktree;
 use tokio::time::Instant;
 
-use crate::outbox::OutboxClosed;
-use crate::recorder::Recording;
-use crate::steps::{Steps, Wish};
+use crate::adapters::steps::{Steps, Wish};
+use crate::delivery::outbox::OutboxClosed;
+use crate::delivery::recorder::Recording;
 
 /// The wait after a look that found something new.
 const SHORTEST: Duration = Duration::from_millis(300);

@@ -19,12 +19,12 @@ use kage_core::id::{Oid, ProjectId};
 use kage_git::{GitError, Mirror, Worktree};
 
 use super::transcript::{Mark, Transcript};
-use crate::blobs::{BlobError, Blobs};
-use crate::mask::Masker;
-use crate::outbox::OutboxClosed;
-use crate::recorder::Recording;
-use crate::steps::{Asked, Steps, Wish};
-use crate::workspace::Healer;
+use crate::adapters::steps::{Asked, Steps, Wish};
+use crate::delivery::mask::Masker;
+use crate::delivery::outbox::OutboxClosed;
+use crate::delivery::recorder::Recording;
+use crate::ground::blobs::{BlobError, Blobs};
+use crate::ground::workspace::Healer;
 
 /// Why a checkpoint was not taken or sent.
 #[derive(Debug, thiserror::Error)]

@@ -14,12 +14,12 @@ use super::checkpoints::{Checkpoints, Desk, Place};
 use super::resumed::{self, Begun};
 use super::transcript::Transcript;
 use super::{Attempt, Ended};
-use crate::adapter::{Adapter, SessionInput};
-use crate::live::StopReason;
-use crate::outbox::OutboxClosed;
-use crate::recorder::Recording;
-use crate::steps::{Steps, Wish};
-use crate::workspace::Workspace;
+use crate::adapters::port::{Adapter, SessionInput};
+use crate::adapters::steps::{Steps, Wish};
+use crate::delivery::live::StopReason;
+use crate::delivery::outbox::OutboxClosed;
+use crate::delivery::recorder::Recording;
+use crate::ground::workspace::Workspace;
 
 /// Keeps the files of one session.
 pub(super) struct Kept {

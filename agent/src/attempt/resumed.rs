@@ -11,7 +11,7 @@ use kage_git::{Mirror, diff};
 
 use super::transcript::Mark;
 use super::{Attempt, Ended};
-use crate::adapter::{Adapter, Beginning, SessionInput};
+use crate::adapters::port::{Adapter, Beginning, SessionInput};
 
 /// Paths that a new conversation is told of.
 const PATHS: usize = 40;

@@ -25,10 +25,10 @@ use tracing::Instrument as _;
 use super::kept::Kept;
 use super::watchdog::{Watched, crash, watch_over};
 use super::{ABANDON, Attempt, Ended};
-use crate::adapter::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput};
-use crate::outbox::OutboxClosed;
-use crate::steps::{Steps, Wish};
-use crate::workspace::Workspace;
+use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput};
+use crate::adapters::steps::{Steps, Wish};
+use crate::delivery::outbox::OutboxClosed;
+use crate::ground::workspace::Workspace;
 
 /// Reports that wait for the recorder. When full, the adapter waits.
 const REPORTS: usize = 32;

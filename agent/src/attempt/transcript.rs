@@ -3,8 +3,8 @@
 
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 
-use crate::session_file::SessionFile;
-use crate::steps::Steps;
+use crate::adapters::session_file::SessionFile;
+use crate::adapters::steps::Steps;
 
 /// More than this of a session file is not taken at once.
 const LARGEST: u64 = 256 << 20;

@@ -20,11 +20,11 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::{Attempt, Ended};
-use crate::adapter::Reporter;
-use crate::mask::{Masker, StreamMasker};
+use crate::adapters::port::Reporter;
+use crate::delivery::mask::{Masker, StreamMasker};
+use crate::ground::workspace::Workspace;
+use crate::process::excerpt::HeadTail;
 use crate::process::{Cause, Chunk, Command, Control, Environment, Limits, Pipe, Status, Stdin};
-use crate::tools::HeadTail;
-use crate::workspace::Workspace;
 
 /// Chunks that wait for the recorder. When full, the command waits.
 const CHUNKS: usize = 8;
@@ -224,7 +224,7 @@ struct Shell<'a> {
     began: Instant,
     deadline: Instant,
     reporter: Option<Reporter>,
-    recorder: JoinSet<Result<(), crate::outbox::OutboxClosed>>,
+    recorder: JoinSet<Result<(), crate::delivery::outbox::OutboxClosed>>,
     /// The end of the output.
     tail: VecDeque<u8>,
     /// Both ends of the output.

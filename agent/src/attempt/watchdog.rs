@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use crate::adapter::{Adapter, AdapterEnd, Reporter, SessionInput};
-use crate::allowance::Allowance;
+use crate::adapters::port::{Adapter, AdapterEnd, Reporter, SessionInput};
+use crate::process::allowance::Allowance;
 
 /// How an adapter's work ended, and whether it did.
 #[derive(Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::child::Child;
 use super::{Cause, Chunk, Control, Ended, Limits, PATIENCE, Pipe, RunError, Status};
-use crate::allowance::Allowance;
+use crate::process::allowance::Allowance;
 
 /// The most bytes in a chunk.
 const CHUNK: usize = 64 * 1024;

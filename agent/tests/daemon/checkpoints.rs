@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use kage_agent::Limits;
-use kage_agent::adapter::Resumes;
+use kage_agent::adapters::port::Resumes;
 use kage_core::checkpoint::{CheckpointReason, Footing, Resume, TakenCheckpoint};
 use kage_core::id::{Digest, Oid};
 use kage_core::rework::MAX_EXCERPT;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use kage_agent::Limits;
-use kage_agent::disk::HealedMirror;
+use kage_agent::ground::disk::HealedMirror;
 use kage_core::checkpoint::CheckpointReason;
 use kage_core::failure::FailureKind;
 use kage_core::id::Oid;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use kage_agent::enrolment;
+use kage_agent::identity::enrolment;
 use kage_core::access::JoinToken;
 use kage_core::task::Labels;
 use kage_proto::client::{Client, Credentials, PemFile};

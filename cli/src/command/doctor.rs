@@ -1,7 +1,7 @@
 //! `kage doctor`: what this machine has and lacks, as a coordinator, an agent or a person's, and
 //! what to do about it.
 
-use kage_agent::disk::{HealedMirror, Usage};
+use kage_agent::ground::disk::{HealedMirror, Usage};
 use kage_agent::process::Runner;
 use serde::Serialize;
 

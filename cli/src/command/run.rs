@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::Read as _;
 
-use kage_agent::state::not_ones_own;
+use kage_agent::identity::state::not_ones_own;
 use kage_core::task::{Policy, TaskSpec, VerifyPolicy};
 use kage_git::UserRepo;
 use kage_git::snapshot::SnapshotOptions;

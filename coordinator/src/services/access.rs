@@ -11,9 +11,10 @@ use kage_proto::v1::access_service_server::AccessService;
 use tonic::{Request, Response, Status};
 
 use super::page::{OfToken, page};
-use super::{principal, read_error, request, store_error};
-use crate::auth::Principal;
+use super::{principal, request};
 use crate::coordinator::Coordinator;
+use crate::door::auth::Principal;
+use crate::refusals::{read_error, store_error};
 use crate::store::{CreatePersonToken, PersonToken, RevokePersonToken};
 
 const MAX_NAME: usize = 200;

@@ -25,14 +25,16 @@ use tonic::{Request, Response, Status, Streaming};
 
 use self::incumbent::{Turns, make_way};
 use super::fleet::drain_message;
-use super::{principal, store_error};
-use crate::auth::Principal;
+use super::principal;
 use crate::board::{Board, Joined, Outbox, Serial, stop_message};
 use crate::coordinator::Coordinator;
+use crate::door::auth::Principal;
+use crate::duties::dispatch;
+use crate::refusals::store_error;
 use crate::store::{
     Claim, EndAttempts, Ending, QueuedJob, RecordAgent, RenewLeases, Renewed, SetDraining, Start, StartAttempt,
 };
-use crate::{dispatch, telemetry};
+use crate::telemetry;
 
 /// Messages that wait for the network. An agent that lets them pile up is cut off.
 const QUEUED_MESSAGES: usize = 1024;

@@ -15,11 +15,12 @@ use kage_proto::v1;
 use kage_proto::v1::checkpoint_service_server::CheckpointService;
 use tonic::{Response, Status};
 
-use super::{find_task, internal, principal, read_error, request, store_error, stored};
-use crate::auth::Principal;
+use super::{find_task, principal, request, stored};
 use crate::coordinator::Coordinator;
+use crate::door::auth::Principal;
+use crate::refusals::{internal, read_error, store_error};
 use crate::store::{PrepareRestore, Request, RequestCheckpoint, RestorePrepared, RestoreSession};
-use crate::view;
+use crate::watch::view;
 
 mod subject;
 mod asking;

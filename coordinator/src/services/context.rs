@@ -11,10 +11,11 @@ use kage_proto::v1::context_service_server::ContextService;
 use kage_proto::{MAX_INLINE, convert, v1};
 use tonic::{Request, Response, Status};
 
-use super::{internal, principal, read_error, request, store_error};
-use crate::auth::Principal;
-use crate::blobs::BlobError;
+use super::{principal, request};
 use crate::coordinator::Coordinator;
+use crate::data::blobs::BlobError;
+use crate::door::auth::Principal;
+use crate::refusals::{internal, read_error, store_error};
 use crate::store::PutContext;
 
 /// The largest base context taken: it is read into memory to be checked.

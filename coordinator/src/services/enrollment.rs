@@ -11,10 +11,11 @@ use kage_proto::v1;
 use kage_proto::v1::enrollment_service_server::EnrollmentService;
 use tonic::{Request, Response, Status};
 
-use super::{internal, no_tls, principal, store_error};
-use crate::auth::Principal;
-use crate::authority::{Authority, CheckedRequest, IssueError};
+use super::{no_tls, principal};
 use crate::coordinator::Coordinator;
+use crate::data::authority::{Authority, CheckedRequest, IssueError};
+use crate::door::auth::Principal;
+use crate::refusals::{internal, store_error};
 use crate::store::{EnrolAgent, Enrolled};
 
 #[derive(Debug)]

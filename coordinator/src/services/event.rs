@@ -18,8 +18,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::internal;
-use crate::append::{Lane, Responses, response};
 use crate::coordinator::Coordinator;
+use crate::delivery::append::{Lane, Responses, response};
 use crate::output::OutputAck;
 
 /// Answers that wait for the network. An agent that does not read them is not read from.

@@ -14,11 +14,13 @@ use kage_proto::v1::fleet_service_server::FleetService;
 use tonic::{Request, Response, Status};
 
 use super::page::{OfAgent, page};
-use super::{no_tls, not_repeatable, principal, read_error, request, store_error};
-use crate::auth::Principal;
+use super::{no_tls, not_repeatable, principal, request};
 use crate::coordinator::Coordinator;
+use crate::door::auth::Principal;
+use crate::duties::dispatch;
+use crate::refusals::{read_error, store_error};
 use crate::store::{CreateJoinToken, Ending, RevokeAgent, SetCordoned, SetDraining};
-use crate::{dispatch, view};
+use crate::watch::view;
 
 /// Shortest beginning of an agent's id that is looked up.
 const MIN_PREFIX: usize = 4;

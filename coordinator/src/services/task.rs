@@ -17,14 +17,17 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{find_task, internal, principal, read_error, request, store_error, stored};
-use crate::auth::Principal;
+use super::{find_task, principal, request, stored};
 use crate::coordinator::Coordinator;
-use crate::cursor::Cursor;
+use crate::door::auth::Principal;
+use crate::duties::retention;
+use crate::refusals::{internal, read_error, store_error};
 use crate::store::{CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken, TaskFilter, TaskView};
-use crate::view::Prompt;
-use crate::watch::{self, Watch};
-use crate::{retention, telemetry, view};
+use crate::telemetry;
+use crate::watch::cursor::Cursor;
+use crate::watch::view;
+use crate::watch::view::Prompt;
+use crate::watch::watching::{self, Watch};
 
 const PAGE_SIZE: u32 = 20;
 const MAX_PAGE_SIZE: u32 = 100;
@@ -184,8 +187,8 @@ impl TaskService for Tasks {
             session,
             follow: message.follow,
         };
-        let (responses, stream) = mpsc::channel(watch::QUEUED_RESPONSES);
-        self.0.tasks.spawn(watch::run(Arc::clone(&self.0), watch, responses));
+        let (responses, stream) = mpsc::channel(watching::QUEUED_RESPONSES);
+        self.0.tasks.spawn(watching::run(Arc::clone(&self.0), watch, responses));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 

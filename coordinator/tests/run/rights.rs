@@ -1,6 +1,6 @@
 //! The table of who may do what, each row called over the wire by each role.
 
-use kage_coordinator::access::TABLE;
+use kage_coordinator::door::access::TABLE;
 use kage_core::access::Role;
 use kage_proto::client::Client;
 use kage_proto::v1;

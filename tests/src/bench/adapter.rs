@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use kage_agent::Registry;
-use kage_agent::adapter::{Adapter, AdapterEnd, Reporter, ReporterClosed, SessionInput};
+use kage_agent::adapters::port::{Adapter, AdapterEnd, Reporter, ReporterClosed, SessionInput};
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::fleet::AdapterInfo;

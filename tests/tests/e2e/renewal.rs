@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kage_agent::renewal::Validity;
-use kage_agent::{Limits, Ports, Registry, enrolment};
+use kage_agent::identity::enrolment;
+use kage_agent::identity::renewal::Validity;
+use kage_agent::{Limits, Ports, Registry};
 use kage_coordinator::{Config, RunError};
 use kage_core::time::Timestamp;
 use kage_proto::client::{Client, Credentials, PemFile};

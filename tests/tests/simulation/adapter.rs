@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use kage_agent::adapter::{Adapter, AdapterEnd, Reporter, ReporterClosed, SessionInput};
+use kage_agent::adapters::port::{Adapter, AdapterEnd, Reporter, ReporterClosed, SessionInput};
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::fleet::AdapterInfo;

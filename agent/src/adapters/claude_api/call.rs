@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use super::stream::{ApiError, Assembly, Message, Progress};
 use super::{Halt, thawed};
-use crate::adapter::{Reporter, ReporterClosed};
 use crate::adapters::local_time;
+use crate::adapters::port::{Reporter, ReporterClosed};
 use crate::process::Control;
 
 /// The longest wait that a call sits out. A longer one is left to the task's recovery.
@@ -273,7 +273,7 @@ impl Caller {
             Ok(body) => body.error,
             // A proxy's page, say.
             Err(_) => ApiError {
-                message: crate::tools::one_line(&String::from_utf8_lossy(&body), 200),
+                message: crate::process::excerpt::one_line(&String::from_utf8_lossy(&body), 200),
                 ..ApiError::default()
             },
         };

@@ -11,7 +11,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::stream::{Block, Message};
-use crate::tools;
+use crate::adapters::tools;
 
 /// What the model is told before anything else. The same for every session, so it names
 /// no path, model or session.

@@ -6,7 +6,7 @@ use kage_core::usage::{Unreported, Usage, UsageClass};
 use serde_json::json;
 
 use super::*;
-use crate::adapter::Report;
+use crate::adapters::port::Report;
 
 mod goes_on;
 mod life;

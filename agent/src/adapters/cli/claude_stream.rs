@@ -16,8 +16,8 @@ use kage_core::time::{LocalTime, Timestamp};
 use kage_core::usage::{PicoUsd, Usage, UsageClass};
 use serde_json::Value;
 
-use crate::adapter::Report;
-use crate::tools::one_line;
+use crate::adapters::port::Report;
+use crate::process::excerpt::one_line;
 
 mod result;
 

@@ -6,7 +6,7 @@ use kage_core::time::{LocalTime, Timestamp};
 use super::claude_stream::ClaudeStream;
 use super::lines::Lines;
 use super::text_output::TextOutput;
-use crate::adapter::Report;
+use crate::adapters::port::Report;
 
 /// What `claude` prints: all at once, and in pieces whose size the first byte says.
 pub fn claude_stream(bytes: &[u8]) {

@@ -9,11 +9,11 @@ use std::path::Path;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::adapter::{Beginning, SessionInput, next_message};
 use crate::adapters::manifest::{BasePass, LONG, Manifest, Pass, fill};
 use crate::adapters::name_session;
+use crate::adapters::port::{Beginning, SessionInput, next_message};
+use crate::adapters::session_file::SessionFile;
 use crate::process::{Command, Environment, Stdin};
-use crate::session_file::SessionFile;
 
 /// What a program hears that goes on with a session.
 const GO_ON: &str = "The session was interrupted. The files are as they were after the last step that you \

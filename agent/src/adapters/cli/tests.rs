@@ -10,7 +10,7 @@ use kage_core::prompt::Prompt;
 use kage_core::usage::PicoUsd;
 
 use super::*;
-use crate::adapter::Beginning;
+use crate::adapters::port::Beginning;
 
 mod failures;
 

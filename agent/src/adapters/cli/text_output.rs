@@ -8,8 +8,8 @@ use kage_core::event::{EventBody, OutputStream};
 use tokio::time::Instant;
 
 use super::lines::{Line, Lines};
-use crate::adapter::Report;
-use crate::tools::one_line;
+use crate::adapters::port::Report;
+use crate::process::excerpt::one_line;
 
 /// The shortest time between two activities.
 const PACE: Duration = Duration::from_millis(500);

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
-use kage_agent::enrolment;
-use kage_agent::renewal::Validity;
-use kage_agent::trust::http_client;
+use kage_agent::identity::enrolment;
+use kage_agent::identity::renewal::Validity;
+use kage_agent::identity::trust::http_client;
 use kage_core::cause::{causes, chain};
 use kage_proto::client::Credentials;
 use reqwest::StatusCode;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kage_agent::renewal::Validity;
+use kage_agent::identity::renewal::Validity;
 use serde::Serialize;
 
 /// A sync that takes longer makes every commit slow.

@@ -9,7 +9,8 @@ use kage_proto::status::ApiError;
 use kage_proto::v1;
 
 use crate::coordinator::Coordinator;
-use crate::services::{read_error, stored};
+use crate::refusals::read_error;
+use crate::services::stored;
 use crate::store::TaskView;
 
 /// Shortest beginning of a commit's id that is looked up.

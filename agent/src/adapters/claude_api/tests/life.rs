@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::stream::Assembly;
 use super::super::*;
 use super::provider::{Answer, Place, message, says, tool};
-use crate::adapter::Report;
+use crate::adapters::port::Report;
 
 fn sse(event: &Value) -> String {
     format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap())

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::super::*;
-use crate::adapter::Report;
+use crate::adapters::port::Report;
 
 /// One answer of the provider.
 #[derive(Clone)]

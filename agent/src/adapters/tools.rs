@@ -1,0 +1,292 @@
+//! The tools that an API adapter lets a model use: files beneath the worktree, and a shell.
+//!
+//! It owns what a model is told about them and how calls are dispatched. Paths are resolved
+//! in [`root`], never compared as text. The shell is not confined to the worktree by this
+//! crate; the file tools are, because they run inside the agent.
+
+mod files;
+mod list;
+mod root;
+mod search;
+mod shell;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::adapters::port::Reporter;
+use crate::process::{Control, Runner};
+use root::Root;
+
+/// The tools of one session.
+#[derive(Debug, Clone)]
+pub(crate) struct Toolbox {
+    root: Arc<Root>,
+    folder: PathBuf,
+    env: BTreeMap<OsString, OsString>,
+    runner: Runner,
+}
+
+/// What a model gets back from a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ToolResult {
+    /// For the model; bounded.
+    pub(crate) text: String,
+    /// True when the call did not do what was asked.
+    pub(crate) is_error: bool,
+}
+
+impl ToolResult {
+    /// A call that was not made, in words for the model.
+    pub(crate) fn refused(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            is_error: true,
+        }
+    }
+}
+
+/// Why a tool did not do what was asked, in words for the model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+struct Refused(String);
+
+impl Refused {
+    fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadFile {
+    path: String,
+    #[serde(default)]
+    offset: Option<usize>,
+    #[serde(default)]
+    limit: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WriteFile {
+    path: String,
+    content: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EditFile {
+    path: String,
+    old: String,
+    new: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    #[serde(default)]
+    path: Option<String>,
+    #[serde(default)]
+    depth: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Search {
+    pattern: String,
+    #[serde(default)]
+    path: Option<String>,
+    #[serde(default)]
+    glob: Option<String>,
+    #[serde(default)]
+    regex: bool,
+    #[serde(default)]
+    ignore_case: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bash {
+    command: String,
+    #[serde(default)]
+    timeout_seconds: Option<u64>,
+}
+
+/// A call that was understood.
+#[derive(Debug)]
+enum Call {
+    ReadFile(ReadFile),
+    WriteFile(WriteFile),
+    EditFile(EditFile),
+    List(List),
+    Search(Search),
+    Bash(Bash),
+}
+
+fn input<T: DeserializeOwned>(text: &str) -> Result<T, Refused> {
+    // A model that passes no argument at all sends an empty string.
+    let text = if text.trim().is_empty() { "{}" } else { text };
+    serde_json::from_str(text).map_err(|error| Refused::new(format!("the input does not fit the tool: {error}")))
+}
+
+impl Call {
+    fn parse(name: &str, text: &str) -> Result<Self, Refused> {
+        match name {
+            "read_file" => input(text).map(Self::ReadFile),
+            "write_file" => input(text).map(Self::WriteFile),
+            "edit_file" => input(text).map(Self::EditFile),
+            "list" => input(text).map(Self::List),
+            "search" => input(text).map(Self::Search),
+            "bash" => input(text).map(Self::Bash),
+            other => Err(Refused::new(format!(
+                "there is no tool {other:?}; there are read_file, write_file, edit_file, list, search, bash"
+            ))),
+        }
+    }
+}
+
+/// What a model is told about the tools, always in the same bytes.
+#[must_use]
+pub(crate) fn definitions() -> Vec<Value> {
+    let path = || json!({"type": "string", "description": "Relative to the root of the worktree."});
+    let tool = |name: &str, description: &str, properties: Value, required: &[&str]| {
+        json!({
+            "name": name,
+            "description": description,
+            "input_schema": {
+                "type": "object",
+                "properties": properties,
+                "required": required,
+                "additionalProperties": false,
+            },
+        })
+    };
+    vec![
+        tool(
+            "read_file",
+            "Reads a text file. Long files are cut; the last line then says how to read on.",
+            json!({
+                "path": path(),
+                "offset": {"type": "integer", "description": "First line to read, from 1."},
+                "limit": {"type": "integer", "description": "How many lines to read."},
+            }),
+            &["path"],
+        ),
+        tool(
+            "write_file",
+            "Writes a whole file, making it and its folders when they are not there.",
+            json!({"path": path(), "content": {"type": "string"}}),
+            &["path", "content"],
+        ),
+        tool(
+            "edit_file",
+            "Replaces a text in a file. The text must occur exactly once, white space included.",
+            json!({
+                "path": path(),
+                "old": {"type": "string", "description": "The text to replace."},
+                "new": {"type": "string", "description": "What to put in its place."},
+            }),
+            &["path", "old", "new"],
+        ),
+        tool(
+            "list",
+            "Lists a folder. Folders end with '/', symbolic links show where they point.",
+            json!({
+                "path": path(),
+                "depth": {"type": "integer", "description": "Levels of folders to go down; 1 unless said."},
+            }),
+            &[],
+        ),
+        tool(
+            "search",
+            "Searches the text files below a path, line by line.",
+            json!({
+                "pattern": {"type": "string", "description": "A literal text, or a regular expression when regex is true."},
+                "path": path(),
+                "glob": {"type": "string", "description": "Only files whose path fits, such as **/*.rs."},
+                "regex": {"type": "boolean"},
+                "ignore_case": {"type": "boolean"},
+            }),
+            &["pattern"],
+        ),
+        tool(
+            "bash",
+            "Runs a command with sh in the root of the worktree and returns its output. \
+             What it leaves running is ended with it.",
+            json!({
+                "command": {"type": "string"},
+                "timeout_seconds": {"type": "integer", "description": "60 unless said, 600 at most."},
+            }),
+            &["command"],
+        ),
+    ]
+}
+
+/// One line for people: what a call is about.
+#[must_use]
+pub(crate) fn describe(name: &str, text: &str) -> String {
+    let about = match Call::parse(name, text) {
+        Ok(Call::ReadFile(ReadFile { path, .. }))
+        | Ok(Call::WriteFile(WriteFile { path, .. }))
+        | Ok(Call::EditFile(EditFile { path, .. })) => path,
+        Ok(Call::List(List { path, .. })) => path.unwrap_or_else(|| ".".to_owned()),
+        Ok(Call::Search(Search { pattern, .. })) => pattern,
+        Ok(Call::Bash(Bash { command, .. })) => command,
+        Err(_) => String::new(),
+    };
+    crate::process::excerpt::one_line(&format!("{name} {about}"), 200)
+}
+
+impl Toolbox {
+    /// Tools for this folder. `env` is the environment of the shell.
+    ///
+    /// # Errors
+    /// When the folder cannot be opened.
+    pub(crate) fn open(folder: &Path, env: BTreeMap<OsString, OsString>, runner: Runner) -> std::io::Result<Self> {
+        Ok(Self {
+            root: Arc::new(Root::open(folder)?),
+            folder: folder.to_owned(),
+            env,
+            runner,
+        })
+    }
+
+    /// Does what a model asks for. `text` is the call's input as JSON. `reporter` is told that a
+    /// command prints something.
+    pub(crate) async fn call(&self, name: &str, text: &str, control: &Control, reporter: &Reporter) -> ToolResult {
+        let outcome = match Call::parse(name, text) {
+            Ok(Call::Bash(bash)) => shell::run(self, bash, control, reporter).await,
+            Ok(call) => {
+                let root = Arc::clone(&self.root);
+                let done = tokio::task::spawn_blocking(move || on_files(&root, call)).await;
+                done.unwrap_or_else(|error| Err(Refused::new(format!("the tool broke: {error}"))))
+            }
+            Err(refused) => Err(refused),
+        };
+        match outcome {
+            Ok(text) => ToolResult { text, is_error: false },
+            Err(Refused(text)) => ToolResult { text, is_error: true },
+        }
+    }
+}
+
+fn on_files(root: &Root, call: Call) -> Result<String, Refused> {
+    match call {
+        Call::ReadFile(call) => files::read(root, &call),
+        Call::WriteFile(call) => files::write(root, &call),
+        Call::EditFile(call) => files::edit(root, &call),
+        Call::List(call) => list::list(root, &call),
+        Call::Search(call) => search::search(root, &call),
+        // Dispatched before: it waits instead of blocking a thread.
+        Call::Bash(_) => Err(Refused::new("bash is not a file tool")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,443 @@
+//! The control session: one task that owns the connection to the coordinator, the leases
+//! and the attempts that run. It connects forever; a coordinator that is away is a long
+//! disconnect, during which attempts go on and are frozen only when their leases end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kage_core::fleet::AdapterInfo;
+use kage_core::id::{AgentId, AttemptId, BootId};
+use kage_core::task::Labels;
+use kage_proto::convert::agent::Hello;
+use kage_proto::convert::checkpoint::asked_reason;
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+use kage_proto::v1::connect_request::Message as ToCoordinator;
+use kage_proto::v1::connect_response::Message as FromCoordinator;
+use kage_proto::{PROTOCOL, PROTOCOL_MIN};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::adapters::steps::Wish;
+use crate::attempt::Shop;
+use crate::backoff::{SessionEnd, SessionWaits};
+use crate::control::lease::{Effect, Leases, Terms};
+use crate::delivery::live::StopReason;
+use crate::identity::trust::Keyring;
+use crate::ports::Random;
+
+mod link;
+mod offers;
+
+use link::{Connected, Link, LinkError, News, Welcomed, request};
+use offers::Accepted;
+
+/// What leases are reckoned with until the first Welcome; nothing runs before it.
+const FIRST_TERMS: Terms = Terms {
+    ttl: Duration::from_secs(20),
+    max_detached: Duration::from_secs(600),
+};
+
+/// What a control session needs.
+pub(crate) struct Parts {
+    pub(crate) shop: Arc<Shop>,
+    pub(crate) agent: AgentId,
+    pub(crate) boot: BootId,
+    pub(crate) slots: u32,
+    pub(crate) labels: Labels,
+    pub(crate) adapters: Vec<AdapterInfo>,
+    pub(crate) coordinator_url: String,
+    pub(crate) keyring: Keyring,
+    pub(crate) random: Random,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) hand_back: CancellationToken,
+}
+
+/// Whether and how the agent ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    /// It takes work.
+    Taking,
+    /// It ends when what runs is finished, however long that takes: the coordinator said so.
+    Draining,
+    /// The same, but at this time it hands back what still runs.
+    Finishing { until: Instant },
+    /// It ends when what runs is stopped, or abandons it at this time.
+    HandingBack { until: Instant },
+    /// The same, and it does not connect any more: the coordinator will not have it.
+    ShutOut { until: Instant },
+}
+
+/// What the loop takes up next.
+enum Input {
+    Link(News),
+    LeaseDue,
+    AttemptEnded(Result<(Id, ()), JoinError>),
+    Shutdown,
+    HandBack,
+    CourseDue,
+}
+
+pub(crate) struct Connection {
+    parts: Parts,
+    link: Link,
+    waits: SessionWaits,
+    course: Course,
+    slots: Arc<Semaphore>,
+    accepted: HashMap<AttemptId, Accepted>,
+    leases: Leases,
+    running: JoinSet<()>,
+    attempts: HashMap<Id, AttemptId>,
+    frozen: HashMap<AttemptId, watch::Sender<bool>>,
+    /// Why the coordinator will not have this agent, for good or for now.
+    denied: Option<ApiError>,
+}
+
+impl Connection {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(parts.slots as usize)),
+            parts,
+            link: Link::Down { until: Instant::now() },
+            waits: SessionWaits::new(),
+            course: Course::Taking,
+            accepted: HashMap::new(),
+            leases: Leases::new(FIRST_TERMS),
+            running: JoinSet::new(),
+            attempts: HashMap::new(),
+            frozen: HashMap::new(),
+            denied: None,
+        }
+    }
+
+    /// Runs until the agent is told to end and nothing runs any more.
+    ///
+    /// # Errors
+    /// When the coordinator shut this agent out, or did not let it in to the end.
+    pub(crate) async fn run(mut self) -> Result<(), ApiError> {
+        while !self.is_over() {
+            match self.input().await {
+                Input::Link(news) => self.heard(news),
+                Input::LeaseDue => {
+                    for effect in self.leases.due(Instant::now()) {
+                        self.carry_out(effect);
+                    }
+                }
+                Input::AttemptEnded(joined) => self.attempt_ended(joined),
+                Input::Shutdown => {
+                    tracing::info!("shutting down: no more work is taken");
+                    let until = Instant::now() + self.parts.shop.limits.drain;
+                    self.stop_taking(Course::Finishing { until });
+                }
+                Input::HandBack => self.hand_back(),
+                Input::CourseDue => match self.course {
+                    Course::Taking | Course::Draining => {}
+                    Course::Finishing { .. } => self.hand_back(),
+                    Course::HandingBack { .. } | Course::ShutOut { .. } => {
+                        tracing::error!(attempts = self.running.len(), "attempts did not stop and are abandoned");
+                        self.running.abort_all();
+                        break;
+                    }
+                },
+            }
+        }
+        self.denied.map_or(Ok(()), Err)
+    }
+
+    fn heard(&mut self, news: News) {
+        match news {
+            News::Retry => self.link = Link::Connecting(Box::pin(self.connect())),
+            News::Connected(Ok(connected)) => self.link = Link::Up(connected),
+            News::Connected(Err(error)) => self.down(&error),
+            News::Message(message) => match *message {
+                Ok(Some(message)) => self.message(message),
+                Ok(None) => self.down(&LinkError::Closed),
+                Err(status) => self.down(&LinkError::Call(status.into())),
+            },
+            News::Heartbeat => self.heartbeat(),
+            News::Silent => self.down(&LinkError::Silent),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self.course {
+            Course::Taking => false,
+            // What was accepted may be granted already.
+            Course::Draining | Course::Finishing { .. } => self.running.is_empty() && self.accepted.is_empty(),
+            Course::HandingBack { .. } | Course::ShutOut { .. } => self.running.is_empty(),
+        }
+    }
+
+    async fn input(&mut self) -> Input {
+        let (until, may_shut_down, may_hand_back) = match self.course {
+            Course::Taking | Course::Draining => (None, true, true),
+            Course::Finishing { until } => (Some(until), false, true),
+            Course::HandingBack { until } | Course::ShutOut { until } => (Some(until), false, false),
+        };
+        let lease = self.leases.next();
+        tokio::select! {
+            biased;
+            () = self.parts.hand_back.cancelled(), if may_hand_back => Input::HandBack,
+            () = self.parts.shutdown.cancelled(), if may_shut_down => Input::Shutdown,
+            () = sleep_until(until), if until.is_some() => Input::CourseDue,
+            () = sleep_until(lease), if lease.is_some() => Input::LeaseDue,
+            Some(joined) = self.running.join_next_with_id() => Input::AttemptEnded(joined),
+            news = self.link.next() => Input::Link(news),
+        }
+    }
+
+    fn connect(&self) -> impl Future<Output = Result<Box<Connected>, LinkError>> + Send + 'static {
+        let url = self.parts.coordinator_url.clone();
+        let keyring = self.parts.keyring.clone();
+        let hello = Hello {
+            agent: self.parts.agent,
+            boot: self.parts.boot,
+            protocols: PROTOCOL_MIN..=PROTOCOL,
+            name: self.parts.shop.name.clone(),
+            slots: self.parts.slots,
+            labels: self.parts.labels.clone(),
+            adapters: self.parts.adapters.clone(),
+            running: self.parts.shop.live.keys(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            answers_pings: true,
+        };
+        link::connect(url, keyring, hello)
+    }
+
+    /// The connection is gone. Accepted offers return to the coordinator unharmed.
+    fn down(&mut self, error: &LinkError) {
+        let end = match error {
+            LinkError::Call(in_use @ ApiError::AgentIdInUse { .. }) => {
+                self.denied = Some(in_use.clone());
+                SessionEnd::IdInUse
+            }
+            LinkError::Call(_) | LinkError::Connect(_) | LinkError::Silent | LinkError::Closed | LinkError::Full => {
+                SessionEnd::Broken
+            }
+        };
+        let wait = self.waits.next(end, self.link.lasted(), &self.parts.random);
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            ?wait,
+            "not connected to the coordinator"
+        );
+        self.accepted.clear();
+        if let LinkError::Call(denied @ ApiError::PermissionDenied { .. }) = error {
+            // Not away, but against it: nothing that this agent does counts any more.
+            let reason = StopReason::Ordered("the coordinator shut this agent out".to_owned());
+            self.parts.shop.live.stop_all(&reason);
+            let until = Instant::now() + self.patience();
+            self.course = Course::ShutOut { until };
+            self.link = Link::Down { until };
+            self.denied = Some(denied.clone());
+            return;
+        }
+        self.link = Link::Down {
+            until: Instant::now() + wait,
+        };
+    }
+
+    fn send(&mut self, message: ToCoordinator) {
+        if let Link::Up(connected) = &self.link
+            && connected.outbound.try_send(request(message)).is_err()
+        {
+            self.down(&LinkError::Full);
+        }
+    }
+
+    fn message(&mut self, message: v1::ConnectResponse) {
+        let now = Instant::now();
+        if let Link::Up(connected) = &mut self.link {
+            connected.heard = now;
+        }
+        match message.message {
+            Some(FromCoordinator::Welcome(welcome)) => self.welcome(&welcome),
+            Some(FromCoordinator::Offer(offer)) => self.offer(*offer),
+            Some(FromCoordinator::Granted(granted)) => self.granted(&granted.attempt_id),
+            Some(FromCoordinator::HeartbeatAck(ack)) => self.heartbeat_ack(&ack),
+            Some(FromCoordinator::Stop(stop)) => {
+                if let Some(attempt) = parse(&stop.attempt_id) {
+                    tracing::info!(%attempt, reason = stop.reason, "told to stop");
+                    self.accepted.remove(&attempt);
+                    if stop.keep_worktree {
+                        self.parts.shop.parking.leave(attempt);
+                    }
+                    self.parts.shop.live.stop(attempt, StopReason::Ordered(stop.reason));
+                }
+            }
+            Some(FromCoordinator::Drain(v1::Drain {})) => {
+                tracing::info!("told to drain: ends when what runs is finished");
+                if self.course == Course::Taking {
+                    self.stop_taking(Course::Draining);
+                }
+            }
+            Some(FromCoordinator::TakeCheckpoint(wanted)) => self.take_checkpoint(wanted),
+            Some(FromCoordinator::Ping(v1::Ping { sequence })) => {
+                self.send(ToCoordinator::Pong(v1::Pong { sequence }));
+            }
+            // A newer coordinator says something that this agent does not know.
+            None => tracing::debug!("unknown message"),
+        }
+    }
+
+    fn take_checkpoint(&self, wanted: v1::TakeCheckpoint) {
+        let reason = match asked_reason("reason", wanted.reason) {
+            Ok(reason) => reason,
+            Err(error) => return tracing::warn!(%error, "a checkpoint is not taken"),
+        };
+        let wish = Wish {
+            reason,
+            note: wanted.note,
+        };
+        if let Some(attempt) = parse(&wanted.attempt_id)
+            && !self.parts.shop.live.ask(attempt, wish)
+        {
+            tracing::info!(%attempt, "takes no checkpoint now");
+        }
+    }
+
+    fn welcome(&mut self, welcome: &v1::Welcome) {
+        let Link::Up(connected) = &mut self.link else {
+            return;
+        };
+        let millis = Duration::from_millis;
+        connected.welcome = Some(Welcomed {
+            since: Instant::now(),
+            interval: millis(welcome.heartbeat_interval_ms.max(10)),
+            // At once: it renews the leases of what went on during the disconnect.
+            next: Instant::now(),
+            sequence: 0,
+            asked: BTreeMap::new(),
+        });
+        self.denied = None;
+        self.leases.set_terms(Terms {
+            ttl: millis(welcome.lease_ttl_ms.max(10)),
+            max_detached: millis(welcome.max_detached_ms),
+        });
+        tracing::info!(protocol = welcome.protocol, "connected to the coordinator");
+        for attempt in welcome.stop.iter().filter_map(|id| parse(id)) {
+            let reason = StopReason::Ordered("the coordinator gave it up".to_owned());
+            self.parts.shop.live.stop(attempt, reason);
+        }
+        match self.course {
+            Course::Taking => {}
+            Course::Draining | Course::Finishing { .. } | Course::HandingBack { .. } | Course::ShutOut { .. } => {
+                self.send(ToCoordinator::Draining(v1::Draining {}));
+            }
+        }
+    }
+
+    fn heartbeat(&mut self) {
+        let shop = &self.parts.shop;
+        let running = shop.live.keys().into_iter().map(Into::into).collect();
+        let hindrance = shop.outbox.hindrances().now().unwrap_or_default();
+        let Link::Up(connected) = &mut self.link else {
+            return;
+        };
+        let Some(welcome) = &mut connected.welcome else {
+            return;
+        };
+        let now = Instant::now();
+        // The coordinator took the offer back after all, and says nothing then.
+        let terms = self.leases.terms();
+        self.accepted.retain(|_, accepted| now - accepted.at < terms.ttl);
+        welcome.next = now + welcome.interval;
+        welcome.sequence += 1;
+        welcome.asked.insert(welcome.sequence, now);
+        let sequence = welcome.sequence;
+        self.send(ToCoordinator::Heartbeat(v1::Heartbeat {
+            sequence,
+            running,
+            hindrance,
+        }));
+    }
+
+    fn heartbeat_ack(&mut self, ack: &v1::HeartbeatAck) {
+        let Link::Up(connected) = &mut self.link else {
+            return;
+        };
+        let Some(asked) = connected.welcome.as_mut().and_then(|welcome| {
+            let asked = welcome.asked.remove(&ack.sequence);
+            // Earlier ones will not be answered any more.
+            welcome.asked = welcome.asked.split_off(&ack.sequence);
+            asked
+        }) else {
+            tracing::debug!(sequence = ack.sequence, "acknowledged a heartbeat that was not sent");
+            return;
+        };
+        for attempt in ack.renewed.iter().filter_map(|id| parse(id)) {
+            if let Some(effect) = self.leases.renew(attempt, asked) {
+                self.carry_out(effect);
+            }
+        }
+    }
+
+    fn carry_out(&self, effect: Effect) {
+        let freeze = |attempt: AttemptId, frozen: bool| {
+            tracing::warn!(%attempt, frozen, "the lease decides");
+            if let Some(sender) = self.frozen.get(&attempt) {
+                sender.send_replace(frozen);
+            }
+        };
+        match effect {
+            Effect::Freeze(attempt) => freeze(attempt, true),
+            Effect::Thaw(attempt) => freeze(attempt, false),
+            Effect::Kill(attempt) => self.parts.shop.live.stop(attempt, StopReason::Detached),
+        }
+    }
+
+    fn attempt_ended(&mut self, joined: Result<(Id, ()), JoinError>) {
+        let (id, crash) = match joined {
+            Ok((id, ())) => (id, None),
+            Err(error) => (error.id(), Some(error.to_string())),
+        };
+        let Some(attempt) = self.attempts.remove(&id) else {
+            return;
+        };
+        self.leases.end(attempt);
+        self.frozen.remove(&attempt);
+        if let Some(why) = crash {
+            tracing::error!(%attempt, why, "attempt crashed");
+            // Beside the loop: it may have to wait for space, and heartbeats must not.
+            let shop = Arc::clone(&self.parts.shop);
+            self.running.spawn(async move { shop.crashed(attempt, &why).await });
+        }
+    }
+
+    fn stop_taking(&mut self, course: Course) {
+        self.course = course;
+        self.send(ToCoordinator::Draining(v1::Draining {}));
+    }
+
+    /// How long attempts that were told to stop may take.
+    fn patience(&self) -> Duration {
+        self.parts.shop.limits.stop_grace * 2 + Duration::from_secs(10)
+    }
+
+    fn hand_back(&mut self) {
+        tracing::info!(attempts = self.running.len(), "handing running attempts back");
+        let until = Instant::now() + self.patience();
+        self.stop_taking(Course::HandingBack { until });
+        self.accepted.clear();
+        self.parts.shop.live.stop_all(&StopReason::HandedBack);
+    }
+}
+
+fn parse(attempt_id: &str) -> Option<AttemptId> {
+    let parsed = attempt_id.parse();
+    if parsed.is_err() {
+        tracing::warn!(attempt = attempt_id, "the coordinator named a malformed attempt");
+    }
+    parsed.ok()
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,148 @@
+//! The way to the coordinator: being down, connecting, being up; and what comes of each. When to
+//! connect, and what is said then, is its owner's.
+//!
+//! ```text
+//!   Down --wait--> Connecting --> Up (Hello, then Welcome) --broken or silent--> Down
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use kage_proto::client::ConnectError;
+use kage_proto::convert::agent::Hello;
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+use kage_proto::v1::connect_request::Message as ToCoordinator;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::sleep_until;
+use crate::identity::trust::Keyring;
+
+/// Messages that wait for the connection. When full, the coordinator takes nothing, and
+/// the connection counts as dead.
+const OUTBOUND: usize = 1024;
+/// How long connecting and Welcome may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Heartbeat intervals without a word from the coordinator after which it counts as away.
+const SILENT_INTERVALS: u32 = 3;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("cannot connect")]
+    Connect(#[source] ConnectError),
+    #[error("the control session ended")]
+    Call(#[source] ApiError),
+    #[error("the coordinator is silent")]
+    Silent,
+    #[error("the coordinator closed the control session")]
+    Closed,
+    #[error("the coordinator does not take messages")]
+    Full,
+}
+
+pub(super) struct Connected {
+    pub(super) outbound: mpsc::Sender<v1::ConnectRequest>,
+    pub(super) inbound: tonic::Streaming<v1::ConnectResponse>,
+    /// When the last message came, or the connection was made.
+    pub(super) heard: Instant,
+    /// What Welcome said; `None` before it.
+    pub(super) welcome: Option<Welcomed>,
+}
+
+pub(super) struct Welcomed {
+    /// When it came.
+    pub(super) since: Instant,
+    pub(super) interval: Duration,
+    pub(super) next: Instant,
+    pub(super) sequence: u64,
+    /// Heartbeats without answer, and when they were sent.
+    pub(super) asked: BTreeMap<u64, Instant>,
+}
+
+pub(super) enum Link {
+    Down { until: Instant },
+    Connecting(BoxFuture<'static, Result<Box<Connected>, LinkError>>),
+    Up(Box<Connected>),
+}
+
+/// What comes of it next.
+pub(super) enum News {
+    /// It is time to connect again.
+    Retry,
+    Connected(Result<Box<Connected>, LinkError>),
+    Message(Box<Result<Option<v1::ConnectResponse>, tonic::Status>>),
+    /// A heartbeat is due.
+    Heartbeat,
+    /// The coordinator has said nothing for too long.
+    Silent,
+}
+
+impl Link {
+    /// How long it has been up since Welcome.
+    pub(super) fn lasted(&self) -> Option<Duration> {
+        match self {
+            Self::Up(connected) => connected.welcome.as_ref().map(|welcome| welcome.since.elapsed()),
+            Self::Down { .. } | Self::Connecting(_) => None,
+        }
+    }
+
+    /// What happens next. Cancel-safe.
+    pub(super) async fn next(&mut self) -> News {
+        match self {
+            Self::Down { until } => {
+                tokio::time::sleep_until(*until).await;
+                News::Retry
+            }
+            Self::Connecting(connecting) => News::Connected(connecting.await),
+            Self::Up(connected) => connected.next().await,
+        }
+    }
+}
+
+impl Connected {
+    /// What happens next on a connection. Cancel-safe.
+    async fn next(&mut self) -> News {
+        let (silent, heartbeat) = match &self.welcome {
+            None => (self.heard + CONNECT, None),
+            Some(welcome) => (
+                self.heard + (welcome.interval * SILENT_INTERVALS).max(Duration::from_secs(2)),
+                Some(welcome.next),
+            ),
+        };
+        tokio::select! {
+            biased;
+            () = sleep_until(heartbeat), if heartbeat.is_some() => News::Heartbeat,
+            message = self.inbound.message() => News::Message(Box::new(message)),
+            () = tokio::time::sleep_until(silent) => News::Silent,
+        }
+    }
+}
+
+/// Connects and says hello.
+pub(super) async fn connect(url: String, keyring: Keyring, hello: Hello) -> Result<Box<Connected>, LinkError> {
+    let connecting = async {
+        let client = keyring.connect(&url).await.map_err(LinkError::Connect)?;
+        let (outbound, messages) = mpsc::channel(OUTBOUND);
+        outbound
+            .try_send(request(ToCoordinator::Hello(hello.into())))
+            .map_err(|_| LinkError::Full)?;
+        let response = client.agent().connect(ReceiverStream::new(messages)).await;
+        let inbound = response.map_err(|status| LinkError::Call(status.into()))?.into_inner();
+        Ok(Box::new(Connected {
+            outbound,
+            inbound,
+            heard: Instant::now(),
+            welcome: None,
+        }))
+    };
+    tokio::time::timeout(CONNECT, connecting)
+        .await
+        .unwrap_or(Err(LinkError::Silent))
+}
+
+pub(super) const fn request(message: ToCoordinator) -> v1::ConnectRequest {
+    v1::ConnectRequest { message: Some(message) }
+}

@@ -1,0 +1,112 @@
+//! Offers of work: which are taken, and what begins when one is granted. Who hears the answers
+//! is the connection's.
+
+use std::sync::Arc;
+
+use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
+use kage_proto::v1;
+use kage_proto::v1::connect_request::Message as ToCoordinator;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use super::{Connection, Course, parse};
+use crate::attempt::{self, Grant};
+use crate::delivery::live::Stop;
+
+/// Checkpoints of one attempt that people wait for. When full, further ones are not taken.
+const ASKS: usize = 4;
+
+/// An accepted offer that is not granted yet. It holds its slot.
+pub(super) struct Accepted {
+    key: AttemptKey,
+    work: Work,
+    slot: OwnedSemaphorePermit,
+    /// When it was.
+    pub(super) at: Instant,
+}
+
+impl Connection {
+    /// Answers an offer.
+    pub(super) fn offer(&mut self, offer: v1::Offer) {
+        let offer_id = offer.offer_id.clone();
+        let answer = match self.consider(offer) {
+            Ok(accepted) => {
+                self.accepted.insert(accepted.key.attempt, accepted);
+                ToCoordinator::Accept(v1::Accept { offer_id })
+            }
+            Err(reason) => {
+                tracing::info!(reason, "offer refused");
+                ToCoordinator::Refuse(v1::Refuse { offer_id, reason })
+            }
+        };
+        self.send(answer);
+    }
+
+    /// Whether an offer can be taken, or why not.
+    fn consider(&self, offer: v1::Offer) -> Result<Accepted, String> {
+        if self.course != Course::Taking {
+            return Err("the agent takes no more work".to_owned());
+        }
+        if let Some(hindrance) = self.parts.shop.outbox.hindrances().now() {
+            return Err(hindrance);
+        }
+        let (used, most) = (self.parts.shop.worktrees.bytes(), self.parts.shop.limits.worktrees);
+        if used > most {
+            return Err(format!(
+                "worktrees take {} MiB here, and may take {}",
+                used >> 20,
+                most >> 20
+            ));
+        }
+        let key = offer.key.ok_or("the offer has no key")?;
+        let key = AttemptKey::try_from(key).map_err(|error| format!("the key cannot be read: {error}"))?;
+        let work = offer.work.ok_or("the offer has no work")?;
+        let work = Work::try_from(work).map_err(|error| format!("the work cannot be read: {error}"))?;
+        if let WorkKind::Session(session) = &work.kind
+            && !self.parts.shop.adapters.contains_key(&session.adapter)
+        {
+            return Err(format!("the agent has no adapter {}", session.adapter));
+        }
+        let slot = Arc::clone(&self.slots)
+            .try_acquire_owned()
+            .map_err(|_| "every slot is taken".to_owned())?;
+        Ok(Accepted {
+            key,
+            work,
+            slot,
+            at: Instant::now(),
+        })
+    }
+
+    /// The lease is durable: the attempt begins.
+    pub(super) fn granted(&mut self, attempt_id: &str) {
+        let Some(Accepted { key, work, slot, at }) = parse(attempt_id).and_then(|id| self.accepted.remove(&id)) else {
+            tracing::warn!(attempt = attempt_id, "granted an attempt that was not accepted");
+            return;
+        };
+        let attempt = key.attempt;
+        let kind = match work.kind {
+            WorkKind::Session(_) => "session",
+            WorkKind::Verify(_) => "verify",
+        };
+        let span = tracing::info_span!("attempt", task = %work.task, session = %work.session, %attempt, kind);
+        let stop = Stop::default();
+        let (freeze, frozen) = watch::channel(false);
+        let (ask, asks) = mpsc::channel(ASKS);
+        self.parts.shop.live.insert(key.clone(), stop.clone(), ask);
+        self.frozen.insert(attempt, freeze);
+        self.leases.grant(attempt, at);
+        let grant = Grant {
+            key,
+            work,
+            stop,
+            frozen,
+            asks,
+            slot,
+        };
+        let running = attempt::run(Arc::clone(&self.parts.shop), grant).instrument(span);
+        let handle = self.running.spawn(running);
+        self.attempts.insert(handle.id(), attempt);
+    }
+}

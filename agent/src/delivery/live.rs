@@ -1,0 +1,134 @@
+//! The attempts this agent answers for: those that run and those that are not delivered
+//! yet, and how each is told to stop. A table that `connection`, `delivery` and the
+//! attempts share; nobody holds its lock while waiting.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::id::{AttemptId, AttemptToken};
+use kage_proto::convert::agent::AttemptKey;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::adapters::steps::Wish;
+
+/// Why an attempt has to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StopReason {
+    /// The coordinator said so, or refuses what the attempt sends.
+    Ordered(String),
+    /// The agent shuts down and gives the work back.
+    HandedBack,
+    /// The coordinator was away for longer than it allows.
+    Detached,
+}
+
+impl StopReason {
+    /// How the attempt's end is reported.
+    pub(crate) fn failure(&self) -> Failure {
+        match self {
+            Self::Ordered(reason) if reason.is_empty() => Failure::new(FailureKind::Cancelled, "it was told to stop"),
+            Self::Ordered(reason) => Failure::new(FailureKind::Cancelled, reason.clone()),
+            Self::HandedBack => Failure::new(FailureKind::AgentLost, "the agent was shut down and gave the work back"),
+            Self::Detached => Failure::new(FailureKind::AgentLost, "the agent lost the coordinator for too long"),
+        }
+    }
+}
+
+/// Tells one attempt to stop. The first reason counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stop {
+    reason: Arc<OnceLock<StopReason>>,
+    token: CancellationToken,
+}
+
+impl Stop {
+    /// Tells it.
+    pub(crate) fn because(&self, reason: StopReason) {
+        self.reason.get_or_init(|| reason);
+        self.token.cancel();
+    }
+
+    /// Why it has to stop; `None` = it may go on.
+    pub(crate) fn reason(&self) -> Option<&StopReason> {
+        self.reason.get()
+    }
+
+    /// Cancelled when it has to stop.
+    pub(crate) const fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    token: AttemptToken,
+    stop: Stop,
+    asks: mpsc::Sender<Wish>,
+}
+
+/// The table. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Live(Arc<Mutex<BTreeMap<AttemptId, Entry>>>);
+
+impl Live {
+    fn map<T>(&self, look: impl FnOnce(&mut BTreeMap<AttemptId, Entry>) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds an attempt that was granted. `asks` takes wanted checkpoints.
+    pub(crate) fn insert(&self, key: AttemptKey, stop: Stop, asks: mpsc::Sender<Wish>) {
+        let entry = Entry {
+            token: key.token,
+            stop,
+            asks,
+        };
+        self.map(|map| map.insert(key.attempt, entry));
+    }
+
+    /// Asks an attempt for a checkpoint. False when it takes none, or was asked often just now.
+    pub(crate) fn ask(&self, attempt: AttemptId, wish: Wish) -> bool {
+        self.map(|map| {
+            let entry = map.get(&attempt);
+            entry.is_some_and(|entry| entry.asks.try_send(wish).is_ok())
+        })
+    }
+
+    /// What this agent tells the coordinator it answers for.
+    pub(crate) fn keys(&self) -> Vec<AttemptKey> {
+        self.map(|map| {
+            map.iter()
+                .map(|(attempt, entry)| AttemptKey {
+                    attempt: *attempt,
+                    token: entry.token.clone(),
+                })
+                .collect()
+        })
+    }
+
+    /// Tells an attempt to stop; it stays in the table until its end is delivered.
+    pub(crate) fn stop(&self, attempt: AttemptId, reason: StopReason) {
+        if let Some(stop) = self.map(|map| map.get(&attempt).map(|entry| entry.stop.clone())) {
+            stop.because(reason);
+        }
+    }
+
+    /// Tells every attempt to stop.
+    pub(crate) fn stop_all(&self, reason: &StopReason) {
+        let stops: Vec<_> = self.map(|map| map.values().map(|entry| entry.stop.clone()).collect());
+        for stop in stops {
+            stop.because(reason.clone());
+        }
+    }
+
+    /// True until the attempt is delivered or refused.
+    pub(crate) fn contains(&self, attempt: AttemptId) -> bool {
+        self.map(|map| map.contains_key(&attempt))
+    }
+
+    /// Removes an attempt: it is delivered, or refused.
+    pub(crate) fn remove(&self, attempt: AttemptId) {
+        self.map(|map| map.remove(&attempt));
+    }
+}

@@ -1,0 +1,369 @@
+//! The outbox: what attempts produced and the coordinator has not acknowledged. Events
+//! are rows, numbered here and committed in groups; output is one append-only file per
+//! attempt and stream, of which the outbox knows only how far it was acknowledged.
+//!
+//! It does not send: `delivery` is told of every change, in order, and tells back what
+//! was settled. Settlements ride along with the next commit; losing one only means that
+//! something is sent twice, and the coordinator knows it has it.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kage_core::event::{AttemptOutcome, EventBody, OutputStream};
+use kage_core::id::AttemptId;
+use kage_core::time::Timestamp;
+use kage_proto::convert::agent::AttemptKey;
+use kage_proto::v1;
+use prost::Message as _;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::delivery::hindrance::Hindrances;
+use crate::ports::Blocking;
+
+mod rows;
+mod writer;
+
+pub use rows::OutboxError;
+
+/// Commands that wait for the writer. When full, whoever posts waits.
+const COMMANDS: usize = 1024;
+/// Changes that wait for delivery. When full, the writer and the recorders wait.
+const CHANGES: usize = 1024;
+
+/// An event that is committed and not acknowledged yet.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Stored {
+    /// The event as it is sent.
+    pub(crate) event: v1::Event,
+    /// What it takes of the space for events.
+    pub(crate) size: u32,
+}
+
+impl Stored {
+    pub(crate) fn new(event: v1::Event) -> Self {
+        let size = size_of(&event);
+        Self { event, size }
+    }
+}
+
+fn size_of(event: &v1::Event) -> u32 {
+    // The number is not known before the writer assigns it; ten bytes are the most it takes.
+    u32::try_from(event.encoded_len())
+        .unwrap_or(u32::MAX)
+        .saturating_add(10)
+}
+
+/// What delivery has to know, in the order in which it happened.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Change {
+    /// An attempt may produce from now on.
+    Opened(AttemptKey),
+    /// An event was committed.
+    Committed(AttemptId, Stored),
+    /// An output file has this length now, of which the last `added` bytes are new.
+    Grew {
+        attempt: AttemptId,
+        stream: OutputStream,
+        length: u64,
+        added: u64,
+    },
+}
+
+/// What an earlier start of this agent left undelivered.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Leftover {
+    pub(crate) key: AttemptKey,
+    pub(crate) events: Vec<Stored>,
+    /// Per stream: length and acknowledged offset.
+    pub(crate) output: Vec<(OutputStream, u64, u64)>,
+}
+
+/// What the coordinator acknowledged of one attempt.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Settlement {
+    pub(crate) acked_seq: u64,
+    pub(crate) acked_output: Vec<(OutputStream, u64)>,
+    /// Everything was acknowledged or refused.
+    pub(crate) forget: bool,
+}
+
+/// Settlements that the writer has not saved yet; at most one per attempt.
+#[derive(Debug, Default)]
+pub(crate) struct Settled(Mutex<HashMap<AttemptId, Settlement>>);
+
+impl Settled {
+    /// Events up to this number are durable at the coordinator.
+    pub(crate) fn events(&self, attempt: AttemptId, seq: u64) {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.entry(attempt).or_default().acked_seq = seq;
+    }
+
+    /// Output before this offset is durable at the coordinator.
+    pub(crate) fn output(&self, attempt: AttemptId, stream: OutputStream, offset: u64) {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let output = &mut map.entry(attempt).or_default().acked_output;
+        match output.iter_mut().find(|(s, _)| *s == stream) {
+            Some(acked) => acked.1 = offset,
+            None => output.push((stream, offset)),
+        }
+    }
+
+    /// Nothing of this attempt is to be delivered any more.
+    pub(crate) fn forget(&self, attempt: AttemptId) {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.entry(attempt).or_default().forget = true;
+    }
+
+    fn take(&self) -> HashMap<AttemptId, Settlement> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+enum Command {
+    Open(AttemptKey),
+    Post {
+        attempt: AttemptId,
+        event: v1::Event,
+        size: u32,
+        last: bool,
+    },
+}
+
+/// How much undelivered data there may be. Who finds no space waits for an acknowledgement.
+#[derive(Debug, Clone)]
+pub(crate) struct Space {
+    bytes: Arc<Semaphore>,
+    limit: u32,
+}
+
+impl Space {
+    pub(crate) fn new(limit: u64) -> Self {
+        // A semaphore hands out at most 2^32 - 1 at a time, which no single batch needs.
+        let bytes = usize::try_from(limit).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self {
+            bytes: Arc::new(Semaphore::new(bytes)),
+            limit: u32::try_from(bytes).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// What `size` bytes take: no more than there is, so that a large one fits when all else is gone.
+    fn cost(&self, size: u32) -> u32 {
+        size.min(self.limit)
+    }
+
+    /// Takes space when there is some.
+    pub(crate) fn try_take(&self, size: u32) -> bool {
+        self.bytes
+            .try_acquire_many(self.cost(size))
+            .map(tokio::sync::SemaphorePermit::forget)
+            .is_ok()
+    }
+
+    /// Waits for space. Never fails, because the semaphore is never closed.
+    pub(crate) async fn take(&self, size: u32) {
+        if let Ok(permit) = self.bytes.acquire_many(self.cost(size)).await {
+            permit.forget();
+        }
+    }
+
+    /// Gives back what was taken for this size.
+    pub(crate) fn give(&self, size: u32) {
+        self.bytes.add_permits(self.cost(size) as usize);
+    }
+
+    /// Gives back many bytes that were taken in pieces.
+    pub(crate) fn give_bytes(&self, bytes: u64) {
+        self.bytes.add_permits(usize::try_from(bytes).unwrap_or(0));
+    }
+}
+
+/// The outbox no longer takes anything: the agent ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the outbox is closed")]
+pub struct OutboxClosed;
+
+/// Where attempts put what they produce. Cloning shares it.
+#[derive(Debug, Clone)]
+pub(crate) struct Outbox {
+    commands: mpsc::Sender<Command>,
+    changes: mpsc::Sender<Vec<Change>>,
+    events: Space,
+    output: Space,
+    hindrances: Hindrances,
+}
+
+/// Who writes the outbox. It ends when every [`Outbox`] is gone, after a last commit.
+pub(crate) enum OutboxWriter {
+    /// Waits for the disk on a thread of its own.
+    Thread(std::thread::JoinHandle<()>),
+    /// Where the disk is not waited for.
+    Task(tokio::task::JoinHandle<()>),
+}
+
+impl OutboxWriter {
+    /// Waits until everything is saved.
+    pub(crate) async fn join(self) {
+        let joined = match self {
+            Self::Thread(thread) => {
+                let joined = tokio::task::spawn_blocking(move || thread.join().is_ok()).await;
+                joined.unwrap_or(false)
+            }
+            Self::Task(task) => task.await.is_ok(),
+        };
+        if !joined {
+            tracing::error!("the outbox's writer panicked");
+        }
+    }
+}
+
+/// What opening an outbox gives: the handle, its writer, and delivery's side.
+pub(crate) struct Opened {
+    pub(crate) outbox: Outbox,
+    pub(crate) writer: OutboxWriter,
+    pub(crate) leftovers: Vec<Leftover>,
+    pub(crate) changes: mpsc::Receiver<Vec<Change>>,
+    pub(crate) settled: Arc<Settled>,
+}
+
+/// Opens the outbox and reads what an earlier start left in it. Blocks, in a runtime.
+///
+/// # Errors
+/// When the database cannot be opened or is newer than this build.
+pub(crate) fn open(
+    database: &Path,
+    output_dir: &Path,
+    event_bytes: u32,
+    output_bytes: u64,
+    blocking: &Blocking,
+) -> Result<Opened, OutboxError> {
+    let rows = rows::Rows::open(database)?;
+    let leftovers = rows.leftovers(output_dir)?;
+    let (commands, receiver) = mpsc::channel(COMMANDS);
+    let (change_sender, changes) = mpsc::channel(CHANGES);
+    let settled = Arc::new(Settled::default());
+    let events = Space::new(event_bytes.into());
+    let hindrances = Hindrances::default();
+    let writer = writer::Writer {
+        rows,
+        settled: Arc::clone(&settled),
+        changes: change_sender.clone(),
+        events: events.clone(),
+        hindrances: hindrances.clone(),
+        attempts: HashMap::new(),
+        blocking: blocking.clone(),
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let writer = match blocking {
+        Blocking::Threads => std::thread::Builder::new()
+            .name("outbox".to_owned())
+            .spawn(move || runtime.block_on(writer.run(receiver)))
+            .map(OutboxWriter::Thread)
+            .map_err(|source| OutboxError::Thread { source })?,
+        Blocking::InPlace(_) => OutboxWriter::Task(runtime.spawn(writer.run(receiver))),
+    };
+    Ok(Opened {
+        outbox: Outbox {
+            commands,
+            changes: change_sender,
+            events,
+            output: Space::new(output_bytes),
+            hindrances,
+        },
+        writer,
+        leftovers,
+        changes,
+        settled,
+    })
+}
+
+impl Outbox {
+    /// Space for undelivered output.
+    pub(crate) const fn output_space(&self) -> &Space {
+        &self.output
+    }
+
+    /// What keeps data from being written now.
+    pub(crate) const fn hindrances(&self) -> &Hindrances {
+        &self.hindrances
+    }
+
+    /// Space for undelivered events.
+    pub(crate) const fn event_space(&self) -> &Space {
+        &self.events
+    }
+
+    /// Lets an attempt produce.
+    ///
+    /// # Errors
+    /// When the agent ends.
+    pub(crate) async fn open_attempt(&self, key: AttemptKey) -> Result<(), OutboxClosed> {
+        self.changes
+            .send(vec![Change::Opened(key.clone())])
+            .await
+            .map_err(|_| OutboxClosed)?;
+        self.commands.send(Command::Open(key)).await.map_err(|_| OutboxClosed)
+    }
+
+    /// Adds an event; its number is assigned in the order of calls. Waits while there is
+    /// no space. Events after `Finished` or of a forgotten attempt are dropped.
+    ///
+    /// # Errors
+    /// When the agent ends.
+    pub(crate) async fn post(&self, attempt: AttemptId, at: Timestamp, body: EventBody) -> Result<(), OutboxClosed> {
+        let last = match &body {
+            EventBody::Finished(AttemptOutcome::Claimed | AttemptOutcome::Verdict(_) | AttemptOutcome::Failed(_)) => {
+                true
+            }
+            EventBody::PhaseChanged(_)
+            | EventBody::Activity(_)
+            | EventBody::UsageRecorded { .. }
+            | EventBody::CallRetried { .. }
+            | EventBody::FilesChanged(_)
+            | EventBody::OutputTruncated { .. }
+            | EventBody::Warning(_)
+            | EventBody::ResultCommitted { .. }
+            | EventBody::CheckpointTaken(_)
+            | EventBody::Resumed { .. } => false,
+        };
+        let event = v1::Event {
+            seq: 0,
+            at_ms: at.as_millis(),
+            body: Some(body.into()),
+        };
+        let size = size_of(&event);
+        // The place comes first: whoever is dropped while it waits has taken no space.
+        let place = self.commands.reserve().await.map_err(|_| OutboxClosed)?;
+        self.events.take(size).await;
+        place.send(Command::Post {
+            attempt,
+            event,
+            size,
+            last,
+        });
+        Ok(())
+    }
+
+    /// Says that an output file has this length now, of which `added` bytes are new.
+    ///
+    /// # Errors
+    /// When the agent ends.
+    pub(crate) async fn grew(
+        &self,
+        attempt: AttemptId,
+        stream: OutputStream,
+        length: u64,
+        added: u64,
+    ) -> Result<(), OutboxClosed> {
+        let grew = Change::Grew {
+            attempt,
+            stream,
+            length,
+            added,
+        };
+        self.changes.send(vec![grew]).await.map_err(|_| OutboxClosed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! Base contexts on this machine: each is fetched once, whatever number of sessions want
+//! it at the same time, checked against its digest, and kept as a file. What goes when
+//! they are too many is `disk`'s to say.
+
+use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use kage_core::cause::chain;
+use kage_core::context::{Context, InvalidContext, Patch};
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::local_failure;
+use kage_core::id::{Digest, ProjectId};
+use kage_core::json::InvalidPointer;
+use kage_core::prompt::{self, Prompt};
+use kage_proto::convert::agent::{PromptText, SessionWork};
+use tokio::sync::OwnedRwLockReadGuard;
+
+use crate::ground::blobs::{BlobError, Blobs};
+use crate::ground::uses::Uses;
+use crate::identity::state::Paths;
+
+/// Why a session's prompt could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PromptError {
+    #[error("the prompt could not be fetched")]
+    Prompt(#[source] BlobError),
+    #[error("the prompt is not text")]
+    NotText,
+    #[error("the base context could not be fetched")]
+    Base(#[source] BlobError),
+    #[error("the base context could not be kept in {path}")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("a context of the task is malformed")]
+    Malformed(#[source] InvalidContext),
+    #[error("an overridden member is malformed")]
+    Pointer(#[source] InvalidPointer),
+    #[error("the contexts do not fit together")]
+    Render(#[source] kage_core::context::NotOverridden),
+}
+
+impl PromptError {
+    /// How the attempt fails.
+    pub(crate) fn failure(&self) -> Failure {
+        match self {
+            Self::Prompt(error) => error.failure("the prompt could not be fetched"),
+            Self::Base(error) => error.failure("the base context could not be fetched"),
+            Self::Io { .. } => local_failure(FailureKind::ContextUnavailable, chain(self)),
+            Self::NotText | Self::Malformed(_) | Self::Pointer(_) | Self::Render(_) => {
+                Failure::new(FailureKind::InvalidRequest, chain(self))
+            }
+        }
+    }
+}
+
+/// A rendered prompt and the file that holds the base context.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) prompt: Prompt,
+    pub(crate) base: Option<Base>,
+}
+
+/// The file of a base context. It is not removed while this exists.
+#[derive(Debug)]
+pub(crate) struct Base {
+    pub(crate) path: PathBuf,
+    _use: OwnedRwLockReadGuard<()>,
+}
+
+/// The contexts of this machine.
+#[derive(Debug)]
+pub(crate) struct Contexts {
+    paths: Paths,
+    blobs: Blobs,
+    uses: Uses,
+    /// Who fetches a digest holds its lock; the others find the file afterwards.
+    fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Contexts {
+    pub(crate) fn new(paths: Paths, blobs: Blobs, uses: Uses) -> Self {
+        Self {
+            paths,
+            blobs,
+            uses,
+            fetching: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Makes a session's prompt from what its work says.
+    ///
+    /// # Errors
+    /// See [`PromptError`].
+    pub(crate) async fn prepare(&self, project: &ProjectId, work: &SessionWork) -> Result<Prepared, PromptError> {
+        let task = match &work.prompt {
+            PromptText::Inline(text) => text.clone(),
+            PromptText::Blob(digest) => {
+                let bytes = self.blobs.get(project, digest).await.map_err(PromptError::Prompt)?;
+                String::from_utf8(bytes.into()).map_err(|_| PromptError::NotText)?
+            }
+        };
+        let Some(digest) = &work.context_base else {
+            let prompt = prompt::render(&task, None, None, &[]).map_err(PromptError::Render)?;
+            return Ok(Prepared { prompt, base: None });
+        };
+        let path = self.paths.context(digest);
+        let in_use = Base {
+            _use: self.uses.of(&path).read_owned().await,
+            path,
+        };
+        let content = self.base(project, digest).await?;
+        let base = Context::parse(&content).map_err(PromptError::Malformed)?;
+        let delta = work
+            .context_delta
+            .as_ref()
+            .map(|delta| Patch::parse(delta.as_bytes()))
+            .transpose()
+            .map_err(PromptError::Malformed)?;
+        let overridden = work
+            .overridden
+            .iter()
+            .map(|pointer| pointer.parse())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(PromptError::Pointer)?;
+        let prompt = prompt::render(&task, Some(&base), delta.as_ref(), &overridden).map_err(PromptError::Render)?;
+        Ok(Prepared {
+            prompt,
+            base: Some(in_use),
+        })
+    }
+
+    /// The content of a base context, which is in its file afterwards.
+    async fn base(&self, project: &ProjectId, digest: &Digest) -> Result<Bytes, PromptError> {
+        let lock = {
+            let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+            fetching.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(fetching.entry(digest.clone()).or_default())
+        };
+        let _turn = lock.lock().await;
+        let path = self.paths.context(digest);
+        if let Some(content) = kept(path.clone(), digest.clone()).await {
+            return Ok(content);
+        }
+        let content = self.blobs.get(project, digest).await.map_err(PromptError::Base)?;
+        let copy = content.clone();
+        let io = |source| PromptError::Io {
+            path: path.clone(),
+            source,
+        };
+        let target = path.clone();
+        tokio::task::spawn_blocking(move || keep(&target, &copy))
+            .await
+            .map_err(|error| io(std::io::Error::other(error)))?
+            .map_err(io)?;
+        Ok(content)
+    }
+}
+
+/// The file's content, when it is there and whole.
+async fn kept(path: PathBuf, digest: Digest) -> Option<Bytes> {
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut file = std::fs::File::open(path).ok()?;
+        let mut content = Vec::new();
+        file.read_to_end(&mut content).ok()?;
+        if Digest::of(&content) != digest {
+            return None;
+        }
+        // Only tells which context was not used for longest.
+        if let Err(error) = file.set_modified(SystemTime::now()) {
+            tracing::debug!(%error, "use of a context is not noted");
+        }
+        Some(Bytes::from(content))
+    });
+    reading.await.ok().flatten()
+}
+
+/// Writes a file so that it is whole or not there. Sessions read it, none may change it.
+fn keep(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let dir = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(content)?;
+    let mut permissions = file.as_file().metadata()?.permissions();
+    permissions.set_readonly(true);
+    file.as_file().set_permissions(permissions)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}

@@ -1,0 +1,472 @@
+//! Worktrees for attempts: a bare mirror per repository, filled from the coordinator, and
+//! a worktree per attempt, removed when the attempt is over. All git is `kage-git`'s.
+//!
+//! A mirror is a cache. When it is found damaged, it is healed once, where it is
+//! (`workspace::healing`), and what was wanted of it is done again; that does not count as a
+//! failure. When it fails again straight after, the attempt fails.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kage_core::cause::chain;
+use kage_core::checkpoint::Resume;
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::local_failure;
+use kage_core::id::{AttemptId, Oid, ProjectId, RepositoryName, SessionId};
+use kage_git::restore::{RestoreError, Restored};
+use kage_git::{Auth, FetchProblem, GitError, Mirror, Origin, Wanted, Worktree};
+use kage_proto::blob::repository_path;
+use kage_proto::client::Credentials;
+use tokio::sync::OwnedRwLockReadGuard;
+
+use crate::backoff::Backoff;
+use crate::delivery::recorder::Recording;
+use crate::ground::blobs::{BlobError, Blobs, TRIES};
+use crate::ground::uses::Uses;
+use crate::identity::state::Paths;
+use crate::identity::trust::git_auth;
+use crate::ports::Random;
+
+mod healing;
+
+pub(crate) use healing::Healer;
+
+/// Why a workspace could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorkspaceError {
+    #[error("the mirror cannot be used")]
+    Mirror(#[source] GitError),
+    #[error("the commit {commit} could not be fetched")]
+    Fetch {
+        commit: Oid,
+        #[source]
+        source: GitError,
+    },
+    #[error("the commit {commit} is not in the coordinator's repository")]
+    Missing { commit: Oid },
+    #[error("the worktree cannot be made")]
+    Create(#[source] GitError),
+    #[error("a part of the checkpoint could not be fetched")]
+    Pack(#[source] BlobError),
+    #[error("the checkpoint {commit} cannot be put together")]
+    Assemble {
+        commit: Oid,
+        #[source]
+        source: GitError,
+    },
+    #[error("the checkpoint {commit} has the tree {found}, and not {expected}")]
+    OtherTree { commit: Oid, found: Oid, expected: Oid },
+    #[error("the files of the checkpoint cannot be restored")]
+    Restore(#[source] RestoreError),
+}
+
+impl WorkspaceError {
+    /// How the attempt fails.
+    pub(crate) fn failure(&self) -> Failure {
+        let kind = match self {
+            // What could not be taken in, because the mirror is damaged and could not be healed.
+            Self::Fetch { source, .. } if source.suggests_damage(Path::new("/")) => FailureKind::CorruptedState,
+            Self::Fetch { .. } | Self::Pack(BlobError::Unanswered(_)) => FailureKind::Network,
+            Self::Mirror(_)
+            | Self::Missing { .. }
+            | Self::Create(_)
+            | Self::Pack(_)
+            | Self::Assemble { .. }
+            | Self::OtherTree { .. }
+            | Self::Restore(_) => FailureKind::CorruptedState,
+        };
+        local_failure(kind, chain(self))
+    }
+
+    /// What git said, when it was git.
+    const fn git(&self) -> Option<&GitError> {
+        match self {
+            Self::Mirror(source)
+            | Self::Fetch { source, .. }
+            | Self::Create(source)
+            | Self::Assemble { source, .. }
+            | Self::Restore(RestoreError::Git(source)) => Some(source),
+            Self::Missing { .. } | Self::Pack(_) | Self::OtherTree { .. } | Self::Restore(_) => None,
+        }
+    }
+}
+
+/// Where an attempt works.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    pub(crate) mirror: Mirror,
+    pub(crate) tree: Arc<Worktree>,
+    /// Heals the mirror.
+    pub(crate) healer: Healer,
+    /// While it is held, nothing is collected in the mirror.
+    _use: OwnedRwLockReadGuard<()>,
+}
+
+impl Workspace {
+    /// One in a mirror that the guard keeps from being collected.
+    pub(crate) fn new(mirror: Mirror, tree: Worktree, healer: Healer, in_use: OwnedRwLockReadGuard<()>) -> Self {
+        Self {
+            mirror,
+            tree: Arc::new(tree),
+            healer,
+            _use: in_use,
+        }
+    }
+
+    /// Removes it. What cannot be removed is swept at the next start.
+    pub(crate) async fn remove(self) {
+        removed(self.tree.path(), Worktree::remove(&self.mirror, self.tree.path()).await);
+    }
+}
+
+fn removed(path: &Path, removed: Result<(), GitError>) {
+    if let Err(error) = removed {
+        tracing::warn!(path = %path.display(), error = chain(&error), "worktree was not removed");
+    }
+}
+
+/// A repository, and what an attempt wants of it.
+struct Source<'a> {
+    project: &'a ProjectId,
+    repository: &'a RepositoryName,
+    origin: Origin,
+    wanted: Vec<Wanted>,
+    healer: Healer,
+}
+
+/// Makes and removes workspaces.
+pub(crate) struct Workspaces {
+    paths: Paths,
+    coordinator_url: String,
+    auth: Auth,
+    blobs: Blobs,
+    uses: Uses,
+    random: Random,
+}
+
+impl Workspaces {
+    pub(crate) fn new(
+        paths: Paths,
+        coordinator_url: &str,
+        credentials: &Credentials,
+        blobs: Blobs,
+        uses: Uses,
+        random: Random,
+    ) -> Self {
+        Self {
+            random,
+            paths,
+            blobs,
+            uses,
+            coordinator_url: coordinator_url.trim_end_matches('/').to_owned(),
+            auth: git_auth(credentials),
+        }
+    }
+
+    /// A worktree of the base commit.
+    ///
+    /// # Errors
+    /// When the commit cannot be had.
+    pub(crate) async fn for_session(
+        &self,
+        recording: &Recording,
+        project: &ProjectId,
+        repository: &RepositoryName,
+        base: &Oid,
+    ) -> Result<Workspace, WorkspaceError> {
+        let source = self.source(project, repository, vec![Wanted::base(base)]);
+        let mut healed = false;
+        loop {
+            match Box::pin(self.try_session(&source, recording.attempt, base)).await {
+                Ok(workspace) => return Ok(workspace),
+                Err(error) => self.heal(&source, recording, &mut healed, error).await?,
+            }
+        }
+    }
+
+    async fn try_session(
+        &self,
+        source: &Source<'_>,
+        attempt: AttemptId,
+        base: &Oid,
+    ) -> Result<Workspace, WorkspaceError> {
+        let (mirror, in_use) = self.mirror(source).await?;
+        self.fetch_all(&mirror, source).await?;
+        let path = self.paths.worktree(attempt);
+        let tree = Worktree::create(&mirror, path, base).await;
+        let tree = tree.map_err(WorkspaceError::Create)?;
+        Ok(Workspace::new(mirror, tree, source.healer.clone(), in_use))
+    }
+
+    /// A worktree of the base commit with the files of a checkpoint.
+    ///
+    /// # Errors
+    /// When base or checkpoint cannot be had whole.
+    pub(crate) async fn for_resumed(
+        &self,
+        recording: &Recording,
+        project: &ProjectId,
+        repository: &RepositoryName,
+        base: &Oid,
+        resume: &Resume,
+    ) -> Result<Workspace, WorkspaceError> {
+        let source = self.source(project, repository, vec![Wanted::base(base)]);
+        let mut healed = false;
+        loop {
+            match Box::pin(self.try_resumed(&source, recording.attempt, base, resume, healed)).await {
+                Ok(workspace) => return Ok(workspace),
+                Err(error) => self.heal(&source, recording, &mut healed, error).await?,
+            }
+        }
+    }
+
+    async fn try_resumed(
+        &self,
+        source: &Source<'_>,
+        attempt: AttemptId,
+        base: &Oid,
+        resume: &Resume,
+        anew: bool,
+    ) -> Result<Workspace, WorkspaceError> {
+        let (mirror, in_use) = self.mirror(source).await?;
+        self.fetch_all(&mirror, source).await?;
+        self.assemble(&mirror, source.project, resume, anew).await?;
+        let path = self.paths.worktree(attempt);
+        let tree = Worktree::rebuild(&mirror, path, base, &resume.commit).await;
+        let tree = tree.map_err(WorkspaceError::Restore)?;
+        Ok(Workspace::new(mirror, tree, source.healer.clone(), in_use))
+    }
+
+    /// Gives a workspace that an earlier attempt of the session left the files of a checkpoint.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be had whole, or its files cannot be restored there.
+    pub(crate) async fn go_back(
+        &self,
+        left: &Workspace,
+        project: &ProjectId,
+        resume: &Resume,
+        complete: bool,
+    ) -> Result<Restored, WorkspaceError> {
+        self.assemble(&left.mirror, project, resume, false).await?;
+        let restored = left.tree.go_back(&resume.commit, complete).await;
+        restored.map_err(WorkspaceError::Restore)
+    }
+
+    /// Puts a checkpoint's commit into the mirror, unless it was taken here. `anew` = also then.
+    async fn assemble(
+        &self,
+        mirror: &Mirror,
+        project: &ProjectId,
+        resume: &Resume,
+        anew: bool,
+    ) -> Result<(), WorkspaceError> {
+        let commit = &resume.commit;
+        let failed = |source| WorkspaceError::Assemble {
+            commit: commit.clone(),
+            source,
+        };
+        if anew || !mirror.has_commit(commit).await.map_err(WorkspaceError::Mirror)? {
+            let incoming = mirror.incoming().map_err(failed)?;
+            for digest in &resume.packs {
+                let pack = self.blobs.get_file(project, digest, mirror.path()).await;
+                incoming
+                    .add(pack.map_err(WorkspaceError::Pack)?)
+                    .await
+                    .map_err(failed)?;
+            }
+            incoming.admit(commit).await.map_err(failed)?;
+        }
+        let tree = mirror.resolve(&format!("{commit}^{{tree}}")).await.map_err(failed)?;
+        match tree {
+            Some(tree) if tree == resume.tree => Ok(()),
+            Some(found) => Err(WorkspaceError::OtherTree {
+                commit: commit.clone(),
+                found,
+                expected: resume.tree.clone(),
+            }),
+            None => Err(WorkspaceError::Missing { commit: commit.clone() }),
+        }
+    }
+
+    /// A clean worktree of a session's result; the base is in its mirror as well. The objects of
+    /// both are hashed: what verify says would mean nothing about files that are not the commit's.
+    ///
+    /// # Errors
+    /// When one of the commits cannot be had.
+    pub(crate) async fn for_verify(
+        &self,
+        recording: &Recording,
+        project: &ProjectId,
+        repository: &RepositoryName,
+        base: &Oid,
+        session: SessionId,
+        result: &Oid,
+    ) -> Result<Workspace, WorkspaceError> {
+        let reference = format!("refs/kage/results/{session}");
+        let commit = result.clone();
+        let mut wanted = vec![Wanted::base(base)];
+        if result != base {
+            wanted.push(Wanted { reference, commit });
+        }
+        let source = self.source(project, repository, wanted);
+        let mut healed = false;
+        loop {
+            match Box::pin(self.try_verify(&source, recording.attempt, base, result)).await {
+                Ok(workspace) => return Ok(workspace),
+                Err(error) => self.heal(&source, recording, &mut healed, error).await?,
+            }
+        }
+    }
+
+    async fn try_verify(
+        &self,
+        source: &Source<'_>,
+        attempt: AttemptId,
+        base: &Oid,
+        result: &Oid,
+    ) -> Result<Workspace, WorkspaceError> {
+        let (mirror, in_use) = self.mirror(source).await?;
+        self.fetch_all(&mirror, source).await?;
+        let hashed = mirror.check_files_of(&[result.clone(), base.clone()]).await;
+        hashed.map_err(WorkspaceError::Mirror)?;
+        let path = self.paths.worktree(attempt);
+        let tree = Worktree::create(&mirror, path, result).await;
+        let tree = tree.map_err(WorkspaceError::Create)?;
+        Ok(Workspace::new(mirror, tree, source.healer.clone(), in_use))
+    }
+
+    /// Where commits of a repository come from.
+    fn source<'a>(&self, project: &'a ProjectId, repository: &'a RepositoryName, wanted: Vec<Wanted>) -> Source<'a> {
+        let url = format!("{}{}", self.coordinator_url, repository_path(project, repository));
+        let auth = self.auth.clone();
+        let origin = Origin { url, auth };
+        let path = self.paths.mirror(project, repository);
+        Source {
+            project,
+            repository,
+            healer: Healer::new(path, origin.clone(), wanted.clone(), Arc::clone(&self.random)),
+            origin,
+            wanted,
+        }
+    }
+
+    /// Heals the mirror after `error`, once, and clears away what was begun; else it is the error.
+    async fn heal(
+        &self,
+        source: &Source<'_>,
+        recording: &Recording,
+        healed: &mut bool,
+        error: WorkspaceError,
+    ) -> Result<(), WorkspaceError> {
+        let Some(git) = error.git().filter(|_| !*healed) else {
+            return Err(error);
+        };
+        if !source.healer.heal(recording, git).await {
+            return Err(error);
+        }
+        *healed = true;
+        self.remove(recording.attempt, source.project, source.repository).await;
+        Ok(())
+    }
+
+    /// The mirror of a repository, to be worked in while the guard is held.
+    async fn mirror(&self, source: &Source<'_>) -> Result<(Mirror, OwnedRwLockReadGuard<()>), WorkspaceError> {
+        let path = self.paths.mirror(source.project, source.repository);
+        let in_use = self.uses.of(&path).read_owned().await;
+        let mirror = Mirror::open_or_init(path).await.map_err(WorkspaceError::Mirror)?;
+        // Only tells which mirror was not used for longest.
+        if let Err(error) = tokio::fs::write(mirror.path().join("used"), b"").await {
+            tracing::debug!(%error, "use of a mirror is not noted");
+        }
+        Ok((mirror, in_use))
+    }
+
+    /// Fetches what is wanted and not here yet.
+    async fn fetch_all(&self, mirror: &Mirror, source: &Source<'_>) -> Result<(), WorkspaceError> {
+        for wanted in &source.wanted {
+            self.fetch(mirror, &source.origin, wanted).await?;
+        }
+        Ok(())
+    }
+
+    async fn fetch(&self, mirror: &Mirror, origin: &Origin, wanted: &Wanted) -> Result<(), WorkspaceError> {
+        let Wanted { reference, commit } = wanted;
+        if mirror.has_commit(commit).await.map_err(WorkspaceError::Mirror)? {
+            return Ok(());
+        }
+        let refspec = format!("+{reference}:{reference}");
+        let (mut backoff, mut broken_off) = (Backoff::default(), 0);
+        while let Err(source) = mirror.fetch(&origin.url, &origin.auth, &[&refspec]).await {
+            match source.fetch_problem() {
+                // A coordinator that is away is waited for; whoever called ends the wait.
+                FetchProblem::Away => {}
+                FetchProblem::BrokenOff if broken_off < TRIES => broken_off += 1,
+                FetchProblem::NoReference => return Err(WorkspaceError::Missing { commit: commit.clone() }),
+                FetchProblem::BrokenOff | FetchProblem::Other => {
+                    let commit = commit.clone();
+                    return Err(WorkspaceError::Fetch { commit, source });
+                }
+            }
+            tracing::debug!(error = chain(&source), "fetch failed");
+            tokio::time::sleep(backoff.next(&self.random)).await;
+        }
+        if mirror.has_commit(commit).await.map_err(WorkspaceError::Mirror)? {
+            Ok(())
+        } else {
+            Err(WorkspaceError::Missing { commit: commit.clone() })
+        }
+    }
+
+    /// Removes what an attempt worked in, also when its making was cut short. What cannot
+    /// be removed is swept at the next start.
+    pub(crate) async fn remove(&self, attempt: AttemptId, project: &ProjectId, repository: &RepositoryName) {
+        let path = self.paths.worktree(attempt);
+        let done = match Mirror::open_or_init(self.paths.mirror(project, repository)).await {
+            Ok(mirror) => Worktree::remove(&mirror, &path).await,
+            Err(error) => Err(error),
+        };
+        removed(&path, done);
+    }
+
+    /// Removes what attempts of earlier starts left, and what a crash left half made.
+    pub(crate) async fn sweep(&self) {
+        for project in folders(&self.paths.mirrors()) {
+            for path in folders(&project) {
+                let swept = match Mirror::open_or_init(path).await {
+                    Ok(mirror) => mirror.forget_worktrees().await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = swept {
+                    tracing::warn!(error = chain(&error), "mirror is not swept");
+                }
+            }
+        }
+        for folder in [self.paths.worktrees(), self.paths.scratches()] {
+            for left in folders(&folder) {
+                remove_folder(left).await;
+            }
+        }
+    }
+}
+
+/// The folders directly in `dir`; none when it is not there.
+pub(crate) fn folders(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect()
+}
+
+/// Removes a folder and all in it; it may be gone already.
+pub(crate) async fn remove_folder(path: PathBuf) {
+    match tokio::fs::remove_dir_all(&path).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(path = %path.display(), %error, "folder was not removed"),
+    }
+}

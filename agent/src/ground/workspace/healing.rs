@@ -1,0 +1,108 @@
+//! A mirror that is found damaged by whoever works with it: healed, told, and the work done once
+//! more. How a mirror is healed is `kage_git`'s; this file owns when, and who hears of it.
+
+use std::path::{Path, PathBuf};
+
+use kage_core::cause::chain;
+use kage_core::event::EventBody;
+use kage_git::{FetchProblem, GitError, Incident, Mirror, Origin, Wanted};
+
+use crate::backoff::Backoff;
+use crate::delivery::recorder::Recording;
+use crate::ports::Random;
+
+/// Heals one mirror for those who work with what is `wanted` of it. Cloning shares nothing that
+/// changes.
+#[derive(Clone)]
+pub(crate) struct Healer {
+    mirror: PathBuf,
+    origin: Origin,
+    wanted: Vec<Wanted>,
+    random: Random,
+}
+
+impl Healer {
+    pub(crate) const fn new(mirror: PathBuf, origin: Origin, wanted: Vec<Wanted>, random: Random) -> Self {
+        Self {
+            mirror,
+            origin,
+            wanted,
+            random,
+        }
+    }
+
+    /// Does something with git, and once more when it failed because the mirror was damaged and
+    /// is healed now.
+    pub(crate) async fn steady<T, F: Future<Output = Result<T, GitError>>>(
+        &self,
+        recording: &Recording,
+        mut work: impl FnMut() -> F,
+    ) -> Result<T, GitError> {
+        match work().await {
+            Err(error) if self.heal(recording, &error).await => work().await,
+            done => done,
+        }
+    }
+
+    /// Heals the mirror when `error` may come from its damage. True when it is sound now, so that
+    /// it is worth while to try again.
+    pub(crate) async fn heal(&self, recording: &Recording, error: &GitError) -> bool {
+        if !error.suggests_damage(&self.mirror) {
+            return false;
+        }
+        let mirror = self.mirror.display();
+        tracing::warn!(%mirror, error = chain(error), "a mirror may be damaged");
+        // Large, and hardly ever needed.
+        match Box::pin(self.fetch_anew()).await {
+            // Somebody else healed it, or it is something else.
+            Ok(None) => true,
+            Ok(Some(incident)) => {
+                let text = told(&self.mirror, &incident);
+                tracing::warn!(%mirror, what = incident.what, "a damaged mirror was healed");
+                if recording.post(EventBody::Warning(text)).await.is_err() {
+                    tracing::debug!("the agent ends");
+                }
+                true
+            }
+            Err(error) => {
+                tracing::error!(%mirror, error = chain(&error), "a damaged mirror could not be healed");
+                false
+            }
+        }
+    }
+
+    /// A coordinator that is away is waited for; whoever called ends the wait.
+    async fn fetch_anew(&self) -> Result<Option<Incident>, GitError> {
+        let mut backoff = Backoff::default();
+        loop {
+            let error = match Mirror::heal(&self.mirror, &self.origin, &self.wanted).await {
+                Ok(healed) => return Ok(healed),
+                Err(error) => error,
+            };
+            match error.fetch_problem() {
+                FetchProblem::Away => {}
+                FetchProblem::BrokenOff | FetchProblem::NoReference | FetchProblem::Other => return Err(error),
+            }
+            tokio::time::sleep(backoff.next(&self.random)).await;
+        }
+    }
+}
+
+impl std::fmt::Debug for Healer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Healer")
+            .field("mirror", &self.mirror)
+            .finish_non_exhaustive()
+    }
+}
+
+fn told(mirror: &Path, incident: &Incident) -> String {
+    let kept = match &incident.aside {
+        Some(aside) => format!("it is set aside in {}", aside.display()),
+        None => format!("the mirror is {}", mirror.display()),
+    };
+    let what = &incident.what;
+    format!(
+        "this agent's mirror of the repository was damaged ({what}); {kept}, and was fetched anew; not counted as a failure"
+    )
+}

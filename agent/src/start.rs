@@ -1,0 +1,371 @@
+//! Start-up and shutdown of an agent, in phases: each takes the one before by value, so that no
+//! work is taken before what an earlier start left is being delivered.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kage_core::fleet::AdapterInfo;
+use kage_core::id::BootId;
+use kage_core::time::Timestamp;
+use kage_git::program::{self, ProgramError};
+use kage_proto::client::Dial;
+use kage_proto::status::ApiError;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::adapters::port::Registry;
+use crate::attempt::Shop;
+use crate::config::Config;
+use crate::control::connection::{self, Connection};
+use crate::delivery::ledger::Ledger;
+use crate::delivery::live::Live;
+use crate::delivery::mask::Masker;
+use crate::delivery::outbox::{self, Opened, OutboxError, OutboxWriter};
+use crate::delivery::sender::{self, Backlog, Delivery};
+use crate::ground::blobs::Blobs;
+use crate::ground::contexts::Contexts;
+use crate::ground::disk::{Disk, Worktrees};
+use crate::ground::parking::Parking;
+use crate::ground::uses::Uses;
+use crate::ground::workspace::Workspaces;
+use crate::identity::enrolment;
+use crate::identity::renewal::Renewal;
+use crate::identity::state::{StateDir, StateError};
+use crate::identity::trust::Keyring;
+use crate::ports::{Blocking, Clock, Random};
+use crate::process::programs::Programs;
+use crate::process::{self, Runner};
+
+/// What an agent cannot make itself.
+#[derive(Clone)]
+pub struct Ports {
+    /// Who can work on sessions here.
+    pub adapters: Registry,
+    /// Starts programs.
+    pub runner: Runner,
+    /// The time of day.
+    pub clock: Clock,
+    /// Randomness for ids and jitter.
+    pub random: Random,
+    /// How it connects for calls. Bulk bytes and git go by TCP in any case.
+    pub dial: Dial,
+    /// Where it waits for its disk.
+    pub blocking: Blocking,
+    /// Cancelled when running attempts are to be handed back at once (a second signal).
+    pub hand_back: CancellationToken,
+}
+
+impl Ports {
+    /// The machine's clock and randomness, and programs without a warden: only an executable
+    /// that can become one (see [`crate::process::warden_main_if_asked`]) sets another runner.
+    #[must_use]
+    pub fn system(adapters: Registry) -> Self {
+        Self {
+            adapters,
+            runner: Runner::default(),
+            clock: Arc::new(|| {
+                let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+                Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+            }),
+            random: Arc::new(rand::random::<u128>),
+            dial: Dial::default(),
+            blocking: Blocking::default(),
+            hand_back: CancellationToken::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Ports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ports")
+            .field("adapters", &self.adapters.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long what an earlier start left may delay Hello: it counts only until the
+/// coordinator knows of the restart.
+const LEFTOVERS_FIRST: Duration = Duration::from_secs(3);
+/// How long the last events may take to be delivered at the end. What is not stays in
+/// the outbox for the next start.
+const LAST_DELIVERY: Duration = Duration::from_secs(5);
+/// How long killing what ended sessions left may take at the end.
+const LAST_KILLING: Duration = Duration::from_secs(15);
+
+/// Why an agent could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// This machine's git cannot be used.
+    #[error("git cannot be used here")]
+    Git(#[source] ProgramError),
+    /// Its state directory cannot be used.
+    #[error("cannot use the state directory")]
+    State(#[source] StateError),
+    /// Its outbox cannot be used.
+    #[error("cannot open the outbox")]
+    Outbox(#[source] OutboxError),
+    /// Its HTTP client cannot be made.
+    #[error("cannot make an HTTP client")]
+    Http(#[source] reqwest::Error),
+    /// Its coordinator will not have it any more.
+    #[error("the coordinator shut this agent out; {way_back}")]
+    ShutOut {
+        /// What to do about it.
+        way_back: String,
+        /// What the coordinator says.
+        #[source]
+        source: ApiError,
+    },
+    /// Another agent was connected with its identity to the end.
+    #[error("this agent was not let in: {state_dir} is the state folder of an agent that is connected elsewhere")]
+    IdInUse {
+        /// Where its identity is.
+        state_dir: PathBuf,
+        /// What the coordinator says.
+        #[source]
+        source: ApiError,
+    },
+    /// A blocking part of the start was cut short: the runtime is shutting down.
+    #[error("the start was interrupted")]
+    Interrupted,
+}
+
+impl RunError {
+    /// True when whoever started it can correct that: the folder, git, a copied identity.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        match self {
+            Self::Git(_) | Self::State(_) | Self::IdInUse { .. } => true,
+            Self::Outbox(_) | Self::Http(_) | Self::ShutOut { .. } | Self::Interrupted => false,
+        }
+    }
+}
+
+/// Runs an agent until `shutdown` is cancelled and what it ran is finished or handed back.
+///
+/// # Errors
+/// When it cannot start, or the coordinator shut it out. Losing the coordinator is no error:
+/// it connects again, forever.
+pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> Result<(), RunError> {
+    // A simulation runs no git, and a child of it would not wait for simulated time.
+    if let Blocking::Threads = ports.blocking {
+        program::check().await.map_err(RunError::Git)?;
+        program::is_out_of_reach(&config.state_dir).map_err(RunError::Git)?;
+    }
+    let programs = programs(&config, &ports).await?;
+    let stored = Stored::open(&config, &ports).await?;
+    let delivering = stored.deliver(config, ports, programs)?;
+    delivering.workspaces_swept().await;
+    delivering.work(shutdown).await
+}
+
+/// What is in PATH, before any session of this agent can change it.
+async fn programs(config: &Config, ports: &Ports) -> Result<Programs, RunError> {
+    match ports.blocking {
+        Blocking::Threads => {}
+        Blocking::InPlace(_) => return Ok(Programs::default()),
+    }
+    let (path, state) = (std::env::var_os("PATH").unwrap_or_default(), config.state_dir.clone());
+    let surveying = ports.blocking.run(move || Programs::survey(&path, &[state]));
+    surveying.await.map_err(|_| RunError::Interrupted)
+}
+
+/// First phase: the state directory is locked and what is in it was read.
+struct Stored {
+    state: StateDir,
+    opened: Opened,
+}
+
+impl Stored {
+    async fn open(config: &Config, ports: &Ports) -> Result<Self, RunError> {
+        let (root, random, limits) = (config.state_dir.clone(), Arc::clone(&ports.random), config.limits);
+        let blocking = ports.blocking.clone();
+        let opening = ports.blocking.run(move || {
+            let state = StateDir::open(&root, &random).map_err(RunError::State)?;
+            let paths = state.paths();
+            let opened = outbox::open(
+                &paths.outbox(),
+                &paths.output(),
+                limits.undelivered_events,
+                limits.undelivered_output,
+                &blocking,
+            )
+            .map_err(RunError::Outbox)?;
+            Ok(Self { state, opened })
+        });
+        opening.await.map_err(|_| RunError::Interrupted)?
+    }
+
+    /// Begins to deliver what an earlier start left.
+    fn deliver(self, config: Config, ports: Ports, programs: Programs) -> Result<Delivering, RunError> {
+        let paths = self.state.paths();
+        let agent = self.state.agent();
+        let keyring = Keyring::new(config.credentials.clone(), ports.dial.clone()).map_err(RunError::Http)?;
+        let random = Arc::clone(&ports.random);
+        let blobs = Blobs::new(&config.coordinator_url, keyring.clone(), agent, random);
+        let live = Live::default();
+        let secrets: Vec<_> = ports
+            .adapters
+            .values()
+            .flat_map(|adapter| adapter.secrets())
+            .chain(config.credentials.token.clone())
+            .collect();
+        let (delivery, backlog) = Delivery::new(sender::Parts {
+            ledger: Ledger::new(self.opened.leftovers),
+            changes: self.opened.changes,
+            settled: self.opened.settled,
+            outbox: self.opened.outbox.clone(),
+            live: live.clone(),
+            output_dir: paths.output(),
+            agent,
+            coordinator_url: config.coordinator_url.clone(),
+            keyring: keyring.clone(),
+            random: Arc::clone(&ports.random),
+            blocking: ports.blocking.clone(),
+        });
+        let tasks = TaskTracker::new();
+        let end_delivery = CancellationToken::new();
+        tasks.spawn(delivery.run(end_delivery.clone()));
+        let renewal = Renewal {
+            files: enrolment::files::Files::of(&config.state_dir),
+            keyring: keyring.clone(),
+            coordinator_url: config.coordinator_url.clone(),
+            clock: Arc::clone(&ports.clock),
+            check: config.limits.certificate_check,
+        };
+        tasks.spawn(renewal.run(end_delivery.clone()));
+        let (uses, worktrees, parking) = (Uses::default(), Worktrees::default(), Parking::default());
+        let disk = Disk::new(
+            paths.clone(),
+            config.limits,
+            live.clone(),
+            uses.clone(),
+            worktrees.clone(),
+            parking.clone(),
+            ports.blocking.clone(),
+        );
+        let shop = Arc::new(Shop {
+            name: config.name.clone(),
+            adapters: ports.adapters.clone(),
+            runner: ports.runner.clone(),
+            programs,
+            clock: Arc::clone(&ports.clock),
+            blocking: ports.blocking.clone(),
+            limits: config.limits,
+            outbox: self.opened.outbox,
+            live,
+            masker: Masker::new(&secrets),
+            contexts: Contexts::new(paths.clone(), blobs.clone(), uses.clone()),
+            workspaces: Workspaces::new(
+                paths.clone(),
+                &config.coordinator_url,
+                &config.credentials,
+                blobs.clone(),
+                uses.clone(),
+                Arc::clone(&ports.random),
+            ),
+            blobs,
+            paths,
+            worktrees,
+            parking,
+        });
+        Ok(Delivering {
+            disk,
+            state: self.state,
+            config,
+            ports,
+            keyring,
+            shop,
+            backlog,
+            tasks,
+            end_delivery,
+            writer: self.opened.writer,
+        })
+    }
+}
+
+/// Second phase: what an earlier start left is being delivered.
+struct Delivering {
+    state: StateDir,
+    config: Config,
+    ports: Ports,
+    keyring: Keyring,
+    shop: Arc<Shop>,
+    disk: Disk,
+    backlog: tokio::sync::watch::Receiver<Backlog>,
+    tasks: TaskTracker,
+    end_delivery: CancellationToken,
+    writer: OutboxWriter,
+}
+
+impl Delivering {
+    async fn workspaces_swept(&self) {
+        self.shop.workspaces.sweep().await;
+    }
+
+    /// What every adapter says of itself.
+    fn adapters(&self) -> Vec<AdapterInfo> {
+        self.ports.adapters.values().map(|adapter| adapter.info()).collect()
+    }
+
+    /// Last phase: takes work until it is told to end, then delivers the rest.
+    async fn work(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
+        let delivered = self.backlog.wait_for(|backlog| !backlog.leftovers);
+        let first = async { drop(tokio::time::timeout(LEFTOVERS_FIRST, delivered).await) };
+        shutdown.run_until_cancelled(first).await;
+        tracing::info!(agent = %self.state.agent(), name = %self.config.name, "agent started");
+        let adapters = self.adapters();
+        let (way_back, state_dir) = (way_back(&self.config), self.config.state_dir.clone());
+        self.tasks.spawn(self.disk.keep(self.end_delivery.clone()));
+        let ended = Connection::new(connection::Parts {
+            shop: Arc::clone(&self.shop),
+            agent: self.state.agent(),
+            boot: BootId::from_random((self.ports.random)()),
+            slots: self.config.slots,
+            labels: self.config.labels,
+            adapters,
+            coordinator_url: self.config.coordinator_url,
+            keyring: self.keyring,
+            random: self.ports.random,
+            shutdown,
+            hand_back: self.ports.hand_back.clone(),
+        })
+        .run()
+        .await;
+        if ended.is_ok() {
+            let rest = self.backlog.wait_for(|backlog| !backlog.any);
+            drop(tokio::time::timeout(LAST_DELIVERY, rest).await);
+        }
+        while let Some(left) = self.shop.parking.oldest() {
+            left.remove().await;
+        }
+        self.end_delivery.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        // The outbox ends when its last handle is gone.
+        drop(self.shop);
+        self.writer.join().await;
+        process::settle(LAST_KILLING).await;
+        tracing::info!("agent ended");
+        ended.map_err(|source| {
+            if matches!(source, ApiError::AgentIdInUse { .. }) {
+                RunError::IdInUse { state_dir, source }
+            } else {
+                RunError::ShutOut { way_back, source }
+            }
+        })
+    }
+}
+
+/// What to do when the coordinator will not have the agent.
+fn way_back(config: &Config) -> String {
+    if config.credentials.identity.is_none() {
+        return "give it a token that is good there".to_owned();
+    }
+    format!(
+        "to join anew, remove {} and run `kage agent run --join TOKEN HOST:PORT` with a token of `kage token create \
+         --role agent`",
+        config.state_dir.join("tls").display()
+    )
+}

@@ -1,0 +1,10 @@
+//! The data folder, and what is in it besides the database: whether the two belong together, the
+//! coordinator's secret and certificates, blobs, repositories, and what is about to be deleted.
+
+pub(crate) mod custody;
+pub(crate) mod folder;
+pub(crate) mod secrets;
+pub(crate) mod authority;
+pub(crate) mod blobs;
+pub(crate) mod repositories;
+pub(crate) mod quarantine;

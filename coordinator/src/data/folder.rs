@@ -1,0 +1,394 @@
+//! The data directory: who may use it, which store it belongs to, its token, its endpoint file,
+//! its TLS files, and where things are.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kage_git::private::make_private;
+
+use crate::data::custody::{self, Folder, Mark};
+use crate::ports::Random;
+
+/// How often a lock that is held is looked at again before it counts as another coordinator's.
+const LOOKS: u32 = 20;
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// Another coordinator uses it.
+    #[error(
+        "the data directory {path} is in use by another coordinator{}; end that one, or give each its own",
+        holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// The process that holds it, if that is known.
+        holder: Option<u32>,
+    },
+    /// A file of it could not be read or written.
+    #[error("cannot use {path}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Someone else may read or could have guessed the token.
+    #[error("the token file {path} {problem}; remove it to get a new one")]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
+    let path = path.to_owned();
+    move |source| DataDirError::Io { path, source }
+}
+
+/// A locked data directory. The lock lasts as long as this value and what it announced.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    root: PathBuf,
+    lock: Arc<File>,
+}
+
+impl DataDir {
+    /// Makes and locks the directory. A new one only its owner can enter: it holds sources,
+    /// prompts and what programs wrote.
+    pub(crate) fn open(root: &Path) -> Result<Self, DataDirError> {
+        for path in [
+            root.to_owned(),
+            root.join("repos"),
+            root.join("blobs"),
+            root.join("output"),
+        ] {
+            make_private(&path).map_err(failed(&path))?;
+        }
+        let path = root.join("lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(failed(&path))?;
+        let mut looks = 0;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                // Whoever only looks whether a coordinator runs has it for a moment.
+                Err(TryLockError::WouldBlock) if looks < LOOKS => {
+                    looks += 1;
+                    std::thread::sleep(LOOK);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(DataDirError::Locked {
+                        path: root.to_owned(),
+                        holder: std::fs::read_to_string(&path).ok().and_then(|pid| pid.parse().ok()),
+                    });
+                }
+                Err(TryLockError::Error(source)) => return Err(DataDirError::Io { path, source }),
+            }
+        }
+        // For the words of whoever finds it locked.
+        lock.set_len(0)
+            .and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()))
+            .map_err(failed(&path))?;
+        Ok(Self {
+            root: root.to_owned(),
+            lock: Arc::new(lock),
+        })
+    }
+
+    /// Removes the address that a killed coordinator left: nobody is to ask there any more.
+    pub(crate) fn forget_endpoint(&self) -> Result<(), DataDirError> {
+        let path = self.root.join("endpoint");
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DataDirError::Io { path, source }),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Reads the token, or draws one at the first start.
+    pub(crate) fn token(&self, random: &Random) -> Result<String, DataDirError> {
+        let path = self.root.join("token");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let token = text.trim();
+                if token.len() < 32 || !token.bytes().all(|b| b.is_ascii_graphic()) {
+                    return Err(DataDirError::Token {
+                        path,
+                        problem: "does not hold a token of at least 32 printable characters",
+                    });
+                }
+                if !is_private(&path).map_err(failed(&path))? {
+                    return Err(DataDirError::Token {
+                        path,
+                        problem: "can be read by other users",
+                    });
+                }
+                Ok(token.to_owned())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let token = format!("{:032x}{:032x}", random(), random());
+                self.write_private("token", &token)?;
+                Ok(token)
+            }
+            Err(source) => Err(DataDirError::Io { path, source }),
+        }
+    }
+
+    /// Tells clients of this machine where calls are answered. The file goes when the value
+    /// returned does.
+    pub(crate) fn announce(&self, scheme: &str, mut address: SocketAddr) -> Result<Announced, DataDirError> {
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        self.write_private("endpoint", &format!("{scheme}://{address}\n"))?;
+        Ok(Announced {
+            path: self.root.join("endpoint"),
+            _lock: Arc::clone(&self.lock),
+        })
+    }
+
+    /// Where certificates and keys are.
+    pub(crate) fn tls(&self) -> Result<TlsDir, DataDirError> {
+        TlsDir::open(&self.root)
+    }
+
+    /// A whole file or none, that only its owner reads.
+    fn write_private(&self, name: &str, content: &str) -> Result<(), DataDirError> {
+        write_private(&self.root, name, content)
+    }
+
+    /// What is here, as it was found.
+    pub(crate) fn look(&self, adopt: bool) -> Result<Folder, custody::LookError> {
+        Folder::look(&self.root, adopt)
+    }
+
+    /// Says which store is here, and that it is open.
+    pub(crate) fn opened(&self, mark: Mark) -> Result<(), DataDirError> {
+        self.write_private(custody::open_file(), &format!("{}\n", mark.opened))?;
+        self.write_private(custody::mark_file(), &format!("{mark}\n"))
+    }
+
+    /// Says that the store ends by itself now. Before it does: what is lost of its log after a
+    /// clean end was in the database.
+    pub(crate) fn closing(&self) {
+        let path = self.root.join(custody::open_file());
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot say that the store is closed");
+        }
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.root.join("kage.db")
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    pub(crate) fn repositories(&self) -> PathBuf {
+        self.root.join("repos")
+    }
+
+    pub(crate) fn output(&self) -> PathBuf {
+        self.root.join("output")
+    }
+
+    pub(crate) fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+}
+
+fn write_private(folder: &Path, name: &str, content: &str) -> Result<(), DataDirError> {
+    let path = folder.join(name);
+    // A temporary file is made with mode 0600.
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed(&path))?;
+    file.write_all(content.as_bytes()).map_err(failed(&path))?;
+    file.as_file().sync_all().map_err(failed(&path))?;
+    file.persist(&path).map_err(|error| failed(&path)(error.error))?;
+    // The name has to survive a power failure as the content does: others hold on to both.
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed(&path))
+}
+
+/// The folder of certificates and keys; only its owner reads what is in it.
+#[derive(Debug)]
+pub(crate) struct TlsDir(PathBuf);
+
+impl TlsDir {
+    pub(crate) fn open(root: &Path) -> Result<Self, DataDirError> {
+        let path = root.join("tls");
+        make_private(&path).map_err(failed(&path))?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// `None` when there is no such file.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<String>, DataDirError> {
+        let path = self.0.join(name);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(DataDirError::Io { path, source }),
+        }
+    }
+
+    pub(crate) fn write(&self, name: &str, content: &str) -> Result<(), DataDirError> {
+        write_private(&self.0, name, content)
+    }
+}
+
+/// The endpoint file; dropping this removes it.
+#[derive(Debug)]
+pub(crate) struct Announced {
+    path: PathBuf,
+    /// Nobody else may have announced meanwhile: their file would be removed.
+    _lock: Arc<File>,
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the endpoint file");
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_private(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::PermissionsExt as _;
+    Ok(std::fs::metadata(path)?.permissions().mode() & 0o077 == 0)
+}
+
+#[cfg(not(unix))]
+fn is_private(_path: &Path) -> io::Result<bool> {
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn counting() -> Random {
+        let next = std::sync::atomic::AtomicU32::new(1);
+        Arc::new(move || next.fetch_add(1, std::sync::atomic::Ordering::Relaxed).into())
+    }
+
+    #[test]
+    fn one_coordinator_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataDir::open(dir.path()).unwrap();
+        let second = DataDir::open(dir.path()).unwrap_err();
+        let expected = format!(
+            "the data directory {} is in use by another coordinator (process {}); end that one, or give each its own",
+            dir.path().display(),
+            std::process::id()
+        );
+        assert_eq!(second.to_string(), expected);
+        drop(first);
+        DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_one_announced_goes_with_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint = dir.path().join("endpoint");
+        std::fs::write(&endpoint, "http://127.0.0.1:1\n").unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        data.forget_endpoint().unwrap();
+        assert!(!endpoint.exists());
+        // A second one must not take away what the first announces.
+        let announced = data.announce("http", SocketAddr::from(([127, 0, 0, 1], 7443))).unwrap();
+        assert!(DataDir::open(dir.path()).is_err() && endpoint.exists());
+        drop(announced);
+    }
+
+    #[test]
+    fn somebody_who_looks_whether_it_runs_does_not_keep_it_from_starting() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path()).unwrap());
+        let look = File::open(dir.path().join("lock")).unwrap();
+        look.try_lock_shared().unwrap();
+        let starting = std::thread::scope(|scope| {
+            let starting = scope.spawn(|| DataDir::open(dir.path()));
+            drop(look);
+            starting.join().unwrap()
+        });
+        starting.unwrap();
+    }
+
+    #[test]
+    fn a_new_directory_is_its_owners_and_an_old_one_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let fresh = dir.path().join("state/coordinator");
+        let data = DataDir::open(&fresh).unwrap();
+        let tls = data.tls().unwrap();
+        for path in [fresh.as_path(), &data.blobs(), &data.output(), tls.path()] {
+            assert_eq!(mode(path), 0o700, "{}", path.display());
+        }
+        let shared = dir.path().join("shared");
+        std::fs::create_dir(&shared).unwrap();
+        std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o750)).unwrap();
+        DataDir::open(&shared).unwrap();
+        assert_eq!(mode(&shared), 0o750);
+    }
+
+    #[test]
+    fn the_token_is_drawn_once_and_stays_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let random = counting();
+        let token = data.token(&random).unwrap();
+        assert_eq!(token.len(), 64);
+        assert_eq!(data.token(&random).unwrap(), token);
+        let path = dir.path().join("token");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(data.token(&random), Err(DataDirError::Token { .. })));
+    }
+
+    #[test]
+    fn the_endpoint_file_goes_with_its_guard() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let announced = data.announce("http", SocketAddr::from(([127, 0, 0, 1], 7443))).unwrap();
+        let path = dir.path().join("endpoint");
+        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "http://127.0.0.1:7443");
+        drop(announced);
+        assert!(!path.exists());
+        // As long as the file is there nobody else begins, who would announce another one.
+        let announced = data.announce("http", SocketAddr::from(([127, 0, 0, 1], 7443))).unwrap();
+        drop(data);
+        assert!(matches!(DataDir::open(dir.path()), Err(DataDirError::Locked { .. })));
+        drop(announced);
+        let data = DataDir::open(dir.path()).unwrap();
+        let announced = data.announce("https", SocketAddr::from(([0, 0, 0, 0], 7443))).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "https://127.0.0.1:7443");
+        drop(announced);
+    }
+}

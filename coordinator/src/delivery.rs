@@ -1,0 +1,4 @@
+//! What agents deliver: events, output and results, taken in durably before it is acknowledged.
+
+pub(crate) mod results;
+pub(crate) mod append;

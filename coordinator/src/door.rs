@@ -1,0 +1,13 @@
+//! The door: connections, who makes a call, and what each role may call.
+//!
+//! ```text
+//!   connection (TLS, places for strangers) ─▶ web ─▶ auth (identities, access) ─▶ services
+//! ```
+
+pub(crate) mod identities;
+pub mod access;
+pub(crate) mod bodies;
+pub(crate) mod lobby;
+pub(crate) mod auth;
+pub(crate) mod web;
+pub(crate) mod connections;

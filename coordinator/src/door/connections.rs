@@ -1,0 +1,261 @@
+//! Connections: taken in, with TLS (always, but on loopback) or without, served over HTTP/1.1 and
+//! HTTP/2, and ended: at a shutdown, when the agent that made one is revoked, when a stranger says
+//! nothing for too long or has to make room, and when no call was open for long. A connection
+//! that an agent made with its certificate says whose it is.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use kage_core::access::agent_of_uri;
+use kage_core::time::Timestamp;
+use kage_proto::client::{CONNECTION_WINDOW, STREAM_WINDOW, Wire};
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+use x509_parser::extensions::GeneralName;
+
+use crate::door::auth::Peer;
+use crate::door::bodies::Holding;
+use crate::door::identities::Identities;
+use crate::door::lobby::{Due, Guest, Lobby};
+use crate::ports::Listener;
+use crate::telemetry::{self, Cut};
+
+/// Calls that one connection may have open at once; more wait in the client. Of a stranger's
+/// far fewer are answered, see `auth`.
+const MAX_STREAMS: u32 = 1024;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the head of an HTTP/1.1 request may take, also of one that is known.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that are read ahead of an HTTP/1.1 connection: many strangers may each send half a head.
+const READ_AHEAD: usize = 64 << 10;
+/// How long a connection that is told to end has to end by itself.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+/// The same for one of a caller who is known: a call may be on its way, however long that is.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// The wait after the system refused to accept, so that it is not asked in a loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// That the system refuses to accept is told of once in so long.
+const TELL: Duration = Duration::from_secs(10);
+
+/// The two ends of a shutdown.
+#[derive(Debug, Clone)]
+pub(crate) struct Stopping {
+    /// Take no new connection and no new call; finish what is open.
+    pub(crate) gracefully: CancellationToken,
+    /// Drop what is still open.
+    pub(crate) now: CancellationToken,
+}
+
+/// What is served.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) router: Router,
+    /// `None` = in the clear.
+    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) identities: Arc<Identities>,
+    pub(crate) lobby: Arc<Lobby>,
+}
+
+/// Serves until told to stop, and comes back when no connection is left.
+pub(crate) async fn serve(mut listener: Box<dyn Listener>, served: Served, stopping: Stopping) {
+    let connections = TaskTracker::new();
+    let mut told: Option<Instant> = None;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stopping.gracefully.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, from)) => {
+                // Without a place for it, it is closed at once.
+                if let Some(guest) = served.lobby.enter(from) {
+                    connections.spawn(connection(stream, guest, served.clone(), stopping.clone()));
+                }
+            }
+            Err(error) => {
+                if told.is_none_or(|told| told.elapsed() >= TELL) {
+                    told = Some(Instant::now());
+                    tracing::warn!(%error, "cannot accept a connection");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+async fn connection(stream: Box<dyn Wire>, guest: Arc<Guest>, served: Served, stopping: Stopping) {
+    let Served {
+        router,
+        tls,
+        identities,
+        ..
+    } = served;
+    let Some(acceptor) = tls else {
+        let ends = Ends {
+            stopping,
+            revoked: CancellationToken::new(),
+        };
+        return converse(stream, router, None, guest, ends).await;
+    };
+    let handshake = async {
+        loop {
+            match guest.due(Instant::now()) {
+                Due::Later(at) => tokio::time::sleep_until(at).await,
+                Due::Now(reason) => return reason,
+            }
+        }
+    };
+    let accepted = tokio::select! {
+        accepted = acceptor.accept(stream) => accepted,
+        reason = handshake => {
+            telemetry::connection_cut(reason);
+            return tracing::debug!("the TLS handshake took too long");
+        }
+        () = guest.cut().cancelled() => return,
+        () = stopping.gracefully.cancelled() => return,
+    };
+    let stream = match accepted {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, "no TLS"),
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let peer = match certificate.map(peer) {
+        None => None,
+        Some(Some(peer)) => Some(peer),
+        // The CA signs no certificate without an agent's name in it.
+        Some(None) => return tracing::warn!("a certificate of the CA names no agent"),
+    };
+    let enrolled = peer.and_then(|peer| identities.enrolled(peer.agent));
+    let revoked = enrolled.map_or_else(CancellationToken::new, |agent| {
+        if !agent.revoked.is_cancelled() {
+            guest.is_known();
+        }
+        agent.revoked
+    });
+    // One that is revoked already may connect, to be told so; what is open then is cut.
+    let revoked = if revoked.is_cancelled() {
+        CancellationToken::new()
+    } else {
+        revoked
+    };
+    converse(stream, router, peer, guest, Ends { stopping, revoked }).await;
+}
+
+/// Whose certificate it is.
+fn peer(certificate: &CertificateDer<'_>) -> Option<Peer> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let names = certificate.subject_alternative_name().ok()??;
+    let agent = names.value.general_names.iter().find_map(|name| match name {
+        GeneralName::URI(uri) => agent_of_uri(uri).ok(),
+        _ => None,
+    })?;
+    let until = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+    Some(Peer {
+        agent,
+        until: Timestamp::from_millis(until.saturating_mul(1000)),
+    })
+}
+
+/// What ends a connection from outside.
+struct Ends {
+    stopping: Stopping,
+    /// The agent that made it is shut out.
+    revoked: CancellationToken,
+}
+
+async fn converse<S>(stream: S, router: Router, peer: Option<Peer>, guest: Arc<Guest>, ends: Ends)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Ends { stopping, revoked } = ends;
+    let caller = Arc::clone(&guest);
+    let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+        let open = caller.begin();
+        request.extensions_mut().insert(Arc::clone(&caller));
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        let router = router.clone();
+        async move {
+            let response = router.oneshot(request).await?;
+            Ok::<_, Infallible>(response.map(|body| Body::new(Holding { body, _held: open })))
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(READ_AHEAD);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    tokio::pin!(connection);
+    // Looks at whether anything happened lately, not at each thing that happens.
+    let look = tokio::time::sleep(Duration::ZERO);
+    tokio::pin!(look);
+    let (mut asked, mut over) = (false, false);
+    loop {
+        tokio::select! {
+            biased;
+            () = stopping.now.cancelled() => return,
+            () = guest.cut().cancelled() => return,
+            () = stopping.gracefully.cancelled(), if !asked => {
+                asked = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = revoked.cancelled() => {
+                // What was said just before, such as why, is still to be read: ends are polite first.
+                if !asked {
+                    connection.as_mut().graceful_shutdown();
+                }
+                let ended = tokio::time::timeout(LAST_WORDS, &mut connection).await;
+                tracing::info!(in_time = ended.is_ok(), "the connection of a revoked agent ended");
+                return;
+            }
+            () = &mut look => match guest.due(Instant::now()) {
+                Due::Later(at) => look.as_mut().reset(at),
+                Due::Now(_) if over => return,
+                Due::Now(reason) => {
+                    telemetry::connection_cut(reason);
+                    tracing::debug!(reason = reason.as_str(), "a connection that does nothing is ended");
+                    // A call that is on its way is still answered.
+                    if !asked {
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    (asked, over) = (true, true);
+                    let wait = if reason == Cut::Idle { FAREWELL } else { LAST_WORDS };
+                    look.as_mut().reset(Instant::now() + wait);
+                }
+            },
+            result = &mut connection => {
+                if let Err(error) = result {
+                    tracing::debug!(error, "connection ended");
+                }
+                return;
+            }
+        }
+    }
+}

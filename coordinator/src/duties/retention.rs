@@ -1,0 +1,358 @@
+//! Making room: tasks that ended long ago are dropped, and what they had in files is removed; what
+//! no row names besides is put aside, and deleted a week later. Which tasks go is decided in
+//! `kage_core::retention`.
+//!
+//! ```text
+//!   DropTask (rows, one transaction) ─▶ sweep: output ─▶ results' references ─▶ blobs
+//!                                         └─ of no task that was dropped here ─▶ quarantine ─▶ deleted
+//! ```
+//! The rows go first, so that nobody is shown a task whose files are half gone. A sweep compares
+//! what is there with what rows name, so whatever a crash left behind the next one finishes.
+//! It lists files before it asks for rows: what comes meanwhile is not on the list. What rows name
+//! and is in quarantine comes back: it is the database that was the wrong one.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kage_core::event::EventBody;
+use kage_core::id::{AttemptId, Digest, TaskId};
+use kage_core::retention::{Ended, Limits, QUARANTINE, is_large, too_many};
+use kage_core::time::Timestamp;
+use kage_git::{GitError, Mirror};
+use kage_proto::MAX_INLINE;
+use tokio::time::Instant;
+
+use crate::coordinator::Coordinator;
+use crate::data::blobs::{BlobError, Listed, UNNAMED};
+use crate::data::custody::Beginning;
+use crate::data::quarantine::{Aside, Thing};
+use crate::data::repositories::{RESULTS, SWEPT, result_ref, session_of, swept_of};
+use crate::store::{DropTask, InFiles, MAX_PAGE, ReadError, StoreError};
+
+/// How often it is looked what may go. A task that is dropped by hand is a reason besides.
+const EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// Why room could not be made.
+#[derive(Debug, thiserror::Error)]
+enum RetentionError {
+    #[error("what is stored cannot be read")]
+    Read(#[from] ReadError),
+    #[error("a task cannot be dropped")]
+    Drop(#[source] StoreError),
+    #[error("output cannot be listed or removed")]
+    Output(#[from] std::io::Error),
+    #[error("blobs cannot be listed or removed")]
+    Blobs(#[from] BlobError),
+    #[error("references of results cannot be removed")]
+    Git(#[from] GitError),
+}
+
+/// Makes room at the start, now and then, and when a task was dropped.
+pub(crate) async fn run(coordinator: Arc<Coordinator>, limits: Limits, beginning: Beginning) {
+    let unswept_until = match beginning {
+        Beginning::Usual => None,
+        // Whether the database is the right one, nobody has seen yet.
+        Beginning::First | Beginning::Adopted | Beginning::Older => Some(Instant::now() + QUARANTINE),
+    };
+    loop {
+        let sweeps = unswept_until.is_none_or(|until| until <= Instant::now());
+        let pass = async {
+            drop_old(&coordinator, limits).await?;
+            sweep(&coordinator, sweeps).await
+        };
+        tokio::select! {
+            () = coordinator.closing.cancelled() => return,
+            made = pass => if let Err(error) = made {
+                tracing::error!(error = &error as &dyn std::error::Error, "cannot make room");
+            },
+        }
+        tokio::select! {
+            () = coordinator.closing.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+            () = coordinator.dropped.notified() => {}
+        }
+    }
+}
+
+/// Drops the tasks that are beyond the limits.
+async fn drop_old(coordinator: &Coordinator, limits: Limits) -> Result<(), RetentionError> {
+    let output: HashMap<_, _> = coordinator.outputs.list().await?.into_iter().collect();
+    let blobs = coordinator.blobs.list().await?.into_iter();
+    let blobs: HashMap<_, _> = blobs.map(|blob| ((blob.project, blob.digest), blob.bytes)).collect();
+    let ended = coordinator.store.ended().await?.into_iter().map(|task| {
+        let written = task.attempts.iter().filter_map(|attempt| output.get(attempt));
+        let project = task.project;
+        let kept = task.blobs.into_iter();
+        let kept = kept.filter_map(|digest| blobs.get(&(project.clone(), digest)));
+        Ended {
+            task: task.task,
+            at: task.ended_at,
+            bytes: written.chain(kept).sum(),
+        }
+    });
+    let ended: Vec<Ended> = ended.collect();
+    for task in too_many(limits, &ended, coordinator.now()) {
+        let left = left_by(coordinator, task).await?;
+        let command = DropTask {
+            request: None,
+            task,
+            now: coordinator.now(),
+        };
+        match coordinator.store.apply(command).await {
+            Ok(changes) => {
+                tracing::info!(%task, "task dropped: it ended long ago, or room is needed");
+                release(coordinator, left);
+                coordinator.follow(changes);
+            }
+            // Somebody took it up again, or was quicker.
+            Err(StoreError::TaskOpen { .. } | StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(RetentionError::Drop(error)),
+        }
+    }
+    Ok(())
+}
+
+/// What a task has in files: to be asked before its rows go.
+pub(crate) async fn left_by(coordinator: &Coordinator, task: TaskId) -> Result<InFiles, ReadError> {
+    let store = &coordinator.store;
+    let mut left = InFiles::default();
+    let Some(view) = store.task(task).await? else {
+        return Ok(left);
+    };
+    let mut blobs = vec![Digest::of(view.task.spec.prompt.as_bytes())];
+    for session in &view.sessions {
+        left.sessions.insert(session.id);
+        for checkpoint in store.checkpoints(task, session.id).await? {
+            let segment = checkpoint.taken.transcript.map(|segment| segment.blob);
+            blobs.extend(checkpoint.taken.pack.into_iter().chain(segment));
+        }
+    }
+    let attempts = store.attempts_of(task).await?.into_iter();
+    left.attempts.extend(attempts.map(|view| view.attempt.id));
+    let mut after = 0;
+    loop {
+        let events = store.events(task, after, MAX_PAGE).await?;
+        let Some(last) = events.last() else { break };
+        after = last.pos;
+        for told in events {
+            if let EventBody::ResultCommitted { pack, .. } = told.event.body {
+                blobs.push(pack);
+            }
+        }
+    }
+    let project = &view.task.spec.project;
+    left.blobs.extend(blobs.into_iter().map(|blob| (project.clone(), blob)));
+    Ok(left)
+}
+
+/// Lets go of what a dropped task had in files: it is removed by the next sweep.
+pub(crate) fn release(coordinator: &Coordinator, left: InFiles) {
+    let mut released = coordinator.released();
+    released.attempts.extend(left.attempts);
+    released.sessions.extend(left.sessions);
+    released.blobs.extend(left.blobs);
+}
+
+/// What there is in files, listed before the rows are.
+struct Files {
+    output: Vec<(AttemptId, u64)>,
+    mirrors: Vec<(Mirror, Vec<String>)>,
+    blobs: Vec<Listed>,
+    aside: Vec<Aside>,
+}
+
+/// What happened to things that no row names.
+#[derive(Debug, Default)]
+struct Swept {
+    outputs: usize,
+    results: usize,
+    blobs: usize,
+    bytes: u64,
+}
+
+impl Swept {
+    const fn is_empty(&self) -> bool {
+        self.outputs == 0 && self.results == 0 && self.blobs == 0
+    }
+}
+
+/// Removes what dropped tasks left, and puts aside what no row names besides, if `sweeps` says so.
+async fn sweep(coordinator: &Coordinator, sweeps: bool) -> Result<(), RetentionError> {
+    // Before all else: what is released meanwhile may still be named below.
+    let released = coordinator.released().clone();
+    let mut mirrors = Vec::new();
+    for mirror in coordinator.repositories.all().await? {
+        let mut references = mirror.refs_under(RESULTS).await?;
+        references.extend(mirror.refs_under(SWEPT).await?);
+        mirrors.push((mirror, references));
+    }
+    let files = Files {
+        output: coordinator.outputs.list().await?,
+        mirrors,
+        blobs: coordinator.blobs.list().await?,
+        aside: coordinator.quarantine.list().await?,
+    };
+    let named = coordinator.store.in_files(MAX_INLINE).await?;
+    give_back(coordinator, &files, &named).await?;
+    let (removed, aside) = put_away(coordinator, &files, &named, &released, sweeps).await?;
+    tell(coordinator, &files, &removed, &aside);
+    forget(coordinator, &files, &released);
+    delete(coordinator, &files).await
+}
+
+/// Brings back what rows name again.
+async fn give_back(coordinator: &Coordinator, files: &Files, named: &InFiles) -> Result<(), RetentionError> {
+    let wanted = |aside: &&Aside| match &aside.thing {
+        Thing::Output(attempt) => named.attempts.contains(attempt),
+        Thing::Blob(project, digest) => named.blobs.contains(&(project.clone(), digest.clone())),
+    };
+    let things: Vec<Aside> = files.aside.iter().filter(wanted).cloned().collect();
+    let mut results = 0;
+    for (mirror, references) in &files.mirrors {
+        let there = |session| references.contains(&result_ref(session));
+        let wanted = references.iter().filter(|name| {
+            swept_of(name).is_some_and(|(_, session)| named.sessions.contains(&session) && !there(session))
+        });
+        let wanted: Vec<String> = wanted.cloned().collect();
+        let home = |name: &str| swept_of(name).map_or_else(|| name.to_owned(), |(_, session)| result_ref(session));
+        results += mirror.rename_refs(&wanted, home).await?;
+    }
+    if things.is_empty() && results == 0 {
+        return Ok(());
+    }
+    let files = things.len();
+    coordinator.quarantine.give_back(things).await?;
+    tracing::info!(files, results, "what the database names came back from quarantine");
+    Ok(())
+}
+
+/// Removes what is released, and puts the rest aside that no row names.
+async fn put_away(
+    coordinator: &Coordinator,
+    files: &Files,
+    named: &InFiles,
+    released: &InFiles,
+    sweeps: bool,
+) -> Result<(Swept, Swept), RetentionError> {
+    let (mut removed, mut aside) = (Swept::default(), Swept::default());
+    let at = coordinator.now();
+    let (mut gone, mut moved) = (Vec::new(), Vec::new());
+    for (attempt, bytes) in &files.output {
+        if named.attempts.contains(attempt) {
+            continue;
+        }
+        if released.attempts.contains(attempt) {
+            gone.push(*attempt);
+            (removed.outputs, removed.bytes) = (removed.outputs + 1, removed.bytes + bytes);
+        } else if sweeps {
+            moved.push((*attempt, coordinator.quarantine.place(at, &Thing::Output(*attempt))));
+            (aside.outputs, aside.bytes) = (aside.outputs + 1, aside.bytes + bytes);
+        }
+    }
+    coordinator.outputs.remove(gone).await?;
+    coordinator.outputs.put_aside(moved).await?;
+    for (mirror, references) in &files.mirrors {
+        let orphans = references.iter().filter_map(|name| Some((name, session_of(name)?)));
+        let orphans = orphans.filter(|(_, session)| !named.sessions.contains(session));
+        let (gone, moved): (Vec<_>, Vec<_>) = orphans.partition(|(_, session)| released.sessions.contains(session));
+        let names = |of: Vec<(&String, _)>| -> Vec<String> { of.into_iter().map(|(name, _)| name.clone()).collect() };
+        let gone = names(gone);
+        if !gone.is_empty() {
+            mirror.delete_refs(&gone).await?;
+            removed.results += gone.len();
+        }
+        if sweeps {
+            let place = |name: &str| name.replacen(RESULTS, &format!("{SWEPT}{}/", at.as_millis()), 1);
+            aside.results += mirror.rename_refs(&names(moved), place).await?;
+        }
+    }
+    for blob in &files.blobs {
+        let key = (blob.project.clone(), blob.digest.clone());
+        if named.blobs.contains(&key) {
+            continue;
+        }
+        let counted = if released.blobs.contains(&key) {
+            let gone = coordinator.blobs.remove_unnamed(blob, UNNAMED, None).await?;
+            gone.then_some(&mut removed)
+        } else if sweeps {
+            let thing = Thing::Blob(key.0, key.1);
+            let place = coordinator.quarantine.place(at, &thing);
+            let moved = coordinator.blobs.remove_unnamed(blob, UNNAMED, Some(place)).await?;
+            moved.then_some(&mut aside)
+        } else {
+            None
+        };
+        if let Some(counted) = counted {
+            (counted.blobs, counted.bytes) = (counted.blobs + 1, counted.bytes + blob.bytes);
+        }
+    }
+    Ok((removed, aside))
+}
+
+fn tell(coordinator: &Coordinator, files: &Files, removed: &Swept, aside: &Swept) {
+    if !removed.is_empty() {
+        let Swept {
+            outputs,
+            results,
+            blobs,
+            bytes,
+        } = removed;
+        tracing::info!(outputs, results, blobs, bytes, "what dropped tasks left was removed");
+    }
+    if aside.is_empty() {
+        return;
+    }
+    let Swept {
+        outputs,
+        results,
+        blobs,
+        bytes,
+    } = aside;
+    let path = coordinator.quarantine.path().display();
+    let all = files.output.len() + files.blobs.len();
+    if is_large(outputs + blobs, all) {
+        tracing::warn!(
+            outputs, results, blobs, bytes, of = all, %path,
+            "much of what is here is named by no row and was put aside for a week: is the database the right one?"
+        );
+    } else {
+        tracing::info!(outputs, results, blobs, bytes, %path, "what no row names was put aside for a week");
+    }
+}
+
+/// Forgets what was released and is gone.
+fn forget(coordinator: &Coordinator, files: &Files, released: &InFiles) {
+    let mut left = coordinator.released();
+    // What came meanwhile stays for the next sweep, and blobs until they are old enough.
+    left.attempts.retain(|attempt| !released.attempts.contains(attempt));
+    left.sessions.retain(|session| !released.sessions.contains(session));
+    let there: HashSet<_> = files.blobs.iter().map(|blob| (&blob.project, &blob.digest)).collect();
+    left.blobs.retain(|(project, digest)| {
+        !released.blobs.contains(&(project.clone(), digest.clone())) || there.contains(&(project, digest))
+    });
+}
+
+/// Deletes what has been aside for long enough.
+async fn delete(coordinator: &Coordinator, files: &Files) -> Result<(), RetentionError> {
+    let now = coordinator.now().as_millis();
+    let most = u64::try_from(QUARANTINE.as_millis()).unwrap_or(u64::MAX);
+    let before = Timestamp::from_millis(now.saturating_sub(most));
+    let deleted = coordinator.quarantine.delete(before).await?;
+    let mut results = 0;
+    for (mirror, references) in &files.mirrors {
+        let old = references
+            .iter()
+            .filter(|name| swept_of(name).is_some_and(|(at, _)| at < before));
+        let old: Vec<String> = old.cloned().collect();
+        if !old.is_empty() {
+            results += old.len();
+            mirror.delete_refs(&old).await?;
+        }
+    }
+    if deleted.files > 0 || results > 0 {
+        let (files, bytes) = (deleted.files, deleted.bytes);
+        tracing::info!(files, bytes, results, "what was put aside a week ago was deleted");
+    }
+    Ok(())
+}

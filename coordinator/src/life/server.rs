@@ -1,0 +1,110 @@
+//! What the port serves: gRPC (also as browsers speak it), blobs, git and metrics, behind one door.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::middleware::Next;
+use axum::response::IntoResponse as _;
+use kage_proto::v1::access_service_server::AccessServiceServer;
+use kage_proto::v1::agent_service_server::AgentServiceServer;
+use kage_proto::v1::checkpoint_service_server::CheckpointServiceServer;
+use kage_proto::v1::context_service_server::ContextServiceServer;
+use kage_proto::v1::enrollment_service_server::EnrollmentServiceServer;
+use kage_proto::v1::event_service_server::EventServiceServer;
+use kage_proto::v1::fleet_service_server::FleetServiceServer;
+use kage_proto::v1::task_service_server::TaskServiceServer;
+use kage_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE, MAX_TASK_MESSAGE};
+use tonic::service::Routes;
+
+use crate::config::Origin;
+use crate::coordinator::Coordinator;
+use crate::door::auth::{self, Door};
+use crate::door::web;
+use crate::services::access::Access;
+use crate::services::agent::Agents;
+use crate::services::checkpoint::Checkpoints;
+use crate::services::context::Contexts;
+use crate::services::enrollment::Enrollment;
+use crate::services::event::Events;
+use crate::services::fleet::Fleet;
+use crate::services::http as routes;
+use crate::services::task::Tasks;
+
+/// The reflection service could not be made of the descriptors in this program.
+pub(crate) type ReflectionError = tonic_reflection::server::Error;
+
+/// Every route, behind the door.
+pub(crate) async fn router(
+    coordinator: &Arc<Coordinator>,
+    door: Door,
+    web_origins: &[Origin],
+) -> Result<Router, ReflectionError> {
+    let tasks = TaskServiceServer::new(Tasks(Arc::clone(coordinator)))
+        .max_decoding_message_size(MAX_TASK_MESSAGE)
+        .max_encoding_message_size(MAX_TASK_MESSAGE);
+    let contexts = ContextServiceServer::new(Contexts(Arc::clone(coordinator)))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let fleet = FleetServiceServer::new(Fleet(Arc::clone(coordinator)))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let agents = AgentServiceServer::new(Agents::new(Arc::clone(coordinator)))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let events = EventServiceServer::new(Events(Arc::clone(coordinator)))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    // Room is made for a message before it is there: of strangers, for small ones only.
+    let enrollment = EnrollmentServiceServer::new(Enrollment(Arc::clone(coordinator)))
+        .max_decoding_message_size(auth::MOST_OF_STRANGER)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let access = AccessServiceServer::new(Access(Arc::clone(coordinator)))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let checkpoints = CheckpointServiceServer::new(Checkpoints(Arc::clone(coordinator)))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_TASK_MESSAGE);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<TaskServiceServer<Tasks>>().await;
+    reporter.set_serving::<AgentServiceServer<Agents>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let grpc = Routes::new(tasks)
+        .add_service(contexts)
+        .add_service(fleet)
+        .add_service(agents)
+        .add_service(events)
+        .add_service(enrollment)
+        .add_service(access)
+        .add_service(checkpoints)
+        .add_service(health)
+        .add_service(reflection);
+    let guarded = grpc
+        .into_axum_router()
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(coordinator),
+            to_the_end,
+        ))
+        .merge(routes::routes(Arc::clone(coordinator)))
+        .layer(axum::middleware::from_fn_with_state(door, auth::guard));
+    Ok(web::for_browsers(guarded, web_origins))
+}
+
+/// Carries a call that began out to its end, whether or not its caller waits for it: what is
+/// stored has consequences that nobody else would see to.
+async fn to_the_end(
+    State(coordinator): State<Arc<Coordinator>>,
+    request: axum::extract::Request,
+    next: Next,
+) -> axum::response::Response {
+    match coordinator.tasks.spawn(next.run(request)).await {
+        Ok(response) => response,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends.
+            Err(_) => http::StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        },
+    }
+}

@@ -1,0 +1,454 @@
+//! Start-up and shutdown, in phases: each takes the one before by value, so that nothing
+//! is served before what it needs is there, and what was opened is closed in reverse.
+//!
+//! ```text
+//!   check -> lock data dir, look whether its database is its own -> token, certificates
+//!         -> open store, extend leases -> fill board, identities
+//!         -> bind -> announce -> serve
+//! ```
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use kage_core::id::StoreId;
+use kage_core::time::Timestamp;
+use kage_git::program::{self, ProgramError};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::board::Board;
+use crate::config::{Config, InvalidConfig};
+use crate::coordinator::{Coordinator, Fences};
+use crate::data::authority::{self, Authority, AuthorityError};
+use crate::data::blobs::{BlobError, Blobs};
+use crate::data::custody::{self, Beginning, LookError, Mark, Misfit};
+use crate::data::folder::{DataDir, DataDirError};
+use crate::data::quarantine::Quarantine;
+use crate::data::repositories::Repositories;
+use crate::data::secrets::Secrets;
+use crate::door::auth::Door;
+use crate::door::connections::{self, Served, Stopping};
+use crate::door::identities::Identities;
+use crate::door::lobby::{Caps, Lobby};
+use crate::duties::{dispatch, retention, unknown_outcome};
+use crate::life::files;
+use crate::life::listeners::{self, Process};
+use crate::life::server::{self, ReflectionError};
+use crate::output::Outputs;
+use crate::ports::{Blocking, Listener, Ports};
+use crate::store::{ExtendAllLeases, OpenError, ReadError, Store, StoreError};
+use crate::telemetry;
+use crate::topics::Topics;
+
+/// Why a coordinator did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It was told what cannot be.
+    #[error("the configuration cannot be used")]
+    Config(#[source] InvalidConfig),
+    /// This machine's git cannot be used.
+    #[error("git cannot be used here")]
+    Git(#[source] ProgramError),
+    /// Its directory cannot be used.
+    #[error("the data directory cannot be used")]
+    DataDir(#[source] DataDirError),
+    /// Its directory and its database do not belong together.
+    #[error("the coordinator does not start on this data")]
+    Misfit(#[source] Misfit),
+    /// It cannot be told whether they do.
+    #[error("the data cannot be looked at")]
+    Look(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It cannot speak TLS.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] AuthorityError),
+    /// Its database cannot be opened.
+    #[error("the store cannot be opened")]
+    Open(#[source] OpenError),
+    /// Its database cannot be written.
+    #[error("the store cannot be written")]
+    Store(#[source] StoreError),
+    /// Its database cannot be read.
+    #[error("the store cannot be read")]
+    Read(#[source] ReadError),
+    /// Its blobs cannot be opened.
+    #[error("the blobs cannot be opened")]
+    Blobs(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The address is taken or not this machine's.
+    #[error("cannot listen on {address}{}", said_of(listener.as_ref()))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The process that listens there, if that is known.
+        listener: Option<Process>,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The service descriptions in this program are broken.
+    #[error("gRPC reflection cannot be set up")]
+    Reflection(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<LookError> for RunError {
+    fn from(error: LookError) -> Self {
+        match error {
+            LookError::Misfit(misfit) => Self::Misfit(misfit),
+            LookError::Io { .. } => Self::Look(Box::new(error)),
+        }
+    }
+}
+
+fn said_of(listener: Option<&Process>) -> String {
+    listener.map_or_else(String::new, |listener| {
+        format!(", where {listener} listens; end it, or choose another port with --listen")
+    })
+}
+
+impl RunError {
+    /// True when whoever started it can correct that: the arguments, the port, the folder, git.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Git(_) | Self::DataDir(_) | Self::Misfit(_) | Self::Listen { .. } => true,
+            Self::Tls(_)
+            | Self::Look(_)
+            | Self::Open(_)
+            | Self::Store(_)
+            | Self::Read(_)
+            | Self::Blobs(_)
+            | Self::Reflection(_) => false,
+        }
+    }
+}
+
+impl From<BlobError> for RunError {
+    fn from(error: BlobError) -> Self {
+        Self::Blobs(Box::new(error))
+    }
+}
+
+impl From<ReflectionError> for RunError {
+    fn from(error: ReflectionError) -> Self {
+        Self::Reflection(Box::new(error))
+    }
+}
+
+/// Runs a coordinator until `shutdown` is cancelled and what was open has ended.
+///
+/// # Errors
+/// When it cannot start; see [`RunError`].
+pub async fn run(config: Config, mut ports: Ports, shutdown: CancellationToken) -> Result<(), RunError> {
+    config.check().map_err(RunError::Config)?;
+    // A simulation runs no git, and a child of it would not wait for simulated time.
+    if let Blocking::Threads = ports.blocking {
+        program::check().await.map_err(RunError::Git)?;
+    }
+    let held = Held::open(&config, &ports)?;
+    let (listen, on_ready) = (Arc::clone(&ports.listen), ports.on_ready.take());
+    let filled = held.fill(&config, ports).await?;
+    let listen_error = |source: std::io::Error| RunError::Listen {
+        address: config.listen,
+        listener: match source.kind() {
+            std::io::ErrorKind::AddrInUse => listeners::of_port(config.listen.port()),
+            _ => None,
+        },
+        source,
+    };
+    let listener = listen(config.listen).await.map_err(listen_error)?;
+    let bound = listener.address().map_err(listen_error)?;
+    let scheme = if config.speaks_tls() { "https" } else { "http" };
+    let announced = filled.data.announce(scheme, bound).map_err(RunError::DataDir)?;
+    tracing::info!(%bound, scheme, "coordinator ready");
+    if let Some(on_ready) = on_ready {
+        // Whoever asked may have given up.
+        on_ready.send(bound).ok();
+    }
+    let result = filled.serve(listener, &config, shutdown).await;
+    drop(announced);
+    result
+}
+
+/// The data directory is ours.
+struct Held {
+    data: DataDir,
+    /// `None` where what is stored is not in it.
+    custody: Option<Custody>,
+    token: String,
+    authority: Option<Arc<Authority>>,
+}
+
+/// How data and database belong together.
+struct Custody {
+    beginning: Beginning,
+    /// What the folder said of its store before.
+    mark: Option<Mark>,
+}
+
+impl Custody {
+    fn of(data: &DataDir, adopt: bool) -> Result<Self, RunError> {
+        let folder = data.look(adopt)?;
+        let found = Store::look(&data.database(), &folder.holdings.attempts).map_err(RunError::Open)?;
+        let beginning = custody::judge(&folder, &found, adopt).map_err(RunError::Misfit)?;
+        let path = folder.path.display();
+        match beginning {
+            Beginning::First => tracing::info!(%path, "a new store is made"),
+            Beginning::Adopted => tracing::warn!(
+                %path, holdings = %folder.holdings,
+                "the data and its database are taken as one store from now on"
+            ),
+            Beginning::Older => tracing::warn!(
+                %path, holdings = %folder.holdings,
+                "the database is an older copy: what only the folder knows of stays, and is not shown"
+            ),
+            Beginning::Usual => {}
+        }
+        Ok(Self {
+            beginning,
+            mark: folder.mark,
+        })
+    }
+}
+
+/// Everything is in memory that has to be before the first call.
+struct Filled {
+    data: DataDir,
+    beginning: Beginning,
+    /// False where time is played: files that come and go would not do so the same way twice.
+    makes_room: bool,
+    door: Door,
+    coordinator: Arc<Coordinator>,
+}
+
+impl Held {
+    fn open(config: &Config, ports: &Ports) -> Result<Self, RunError> {
+        let data = DataDir::open(&config.data_dir).map_err(RunError::DataDir)?;
+        // First of all: a start that is refused makes nothing.
+        let custody = match ports.store {
+            Some(_) => None,
+            None => Some(Custody::of(&data, config.adopt_data)?),
+        };
+        data.forget_endpoint().map_err(RunError::DataDir)?;
+        let token = data.token(&ports.random).map_err(RunError::DataDir)?;
+        let authority = if config.speaks_tls() {
+            let files = data.tls().map_err(RunError::DataDir)?;
+            let names = authority::names(config.listen, &config.public_names);
+            let authority = Authority::open(files, names, (ports.clock)()).map_err(RunError::Tls)?;
+            Some(Arc::new(authority))
+        } else {
+            None
+        };
+        Ok(Self {
+            data,
+            custody,
+            token,
+            authority,
+        })
+    }
+
+    async fn fill(self, config: &Config, ports: Ports) -> Result<Filled, RunError> {
+        telemetry::install();
+        let Self {
+            data,
+            custody,
+            token,
+            authority,
+        } = self;
+        let Ports { clock, random, .. } = ports;
+        let beginning = custody.as_ref().map_or(Beginning::Usual, |custody| custody.beginning);
+        let store = match ports.store {
+            Some(store) => store,
+            None => {
+                let before = custody.and_then(|custody| custody.mark);
+                let fresh = StoreId::from_random(random());
+                let times = before.map_or(0, |mark| mark.opened);
+                let (store, opened) = Store::begin(&data.database(), fresh, times).map_err(RunError::Open)?;
+                let mark = Mark::next(opened, before, beginning);
+                data.opened(mark).map_err(RunError::DataDir)?;
+                store
+            }
+        };
+        // Nobody could reach us while we were away: that is nobody's silence.
+        let now = clock();
+        let lease_until = now + config.timings.lease_ttl;
+        store
+            .apply(ExtendAllLeases { lease_until, now })
+            .await
+            .map_err(RunError::Store)?;
+        if let Some(on_open) = ports.on_open {
+            // Whoever asked may have given up.
+            on_open.send(store.clone()).ok();
+        }
+        let makes_room = matches!(ports.blocking, Blocking::Threads);
+        let board = fill_board(&store, config, now).await?;
+        let identities = Arc::new(fill_identities(&store).await?);
+        let door = Door::new(&token, Arc::clone(&identities), Arc::clone(&clock));
+        let topics = Arc::new(Topics::default());
+        let coordinator = Arc::new(Coordinator {
+            store,
+            blobs: Blobs::open(&data.blobs())?,
+            repositories: Repositories::new(data.repositories()),
+            outputs: Outputs::new(data.output(), Arc::clone(&topics), ports.blocking),
+            quarantine: Quarantine::new(data.quarantine(), data.output(), data.blobs()),
+            topics,
+            fences: Arc::new(Fences::default()),
+            prices: config.prices.clone(),
+            timings: config.timings,
+            patience: config.patience,
+            identities,
+            secrets: Secrets::new(&token),
+            authority,
+            clock,
+            random,
+            placeable: Notify::new(),
+            dropped: Notify::new(),
+            released: Mutex::default(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            board: Mutex::new(board),
+        });
+        Ok(Filled {
+            data,
+            beginning,
+            makes_room,
+            door,
+            coordinator,
+        })
+    }
+}
+
+async fn fill_identities(store: &Store) -> Result<Identities, RunError> {
+    let identities = Identities::default();
+    for token in store.person_tokens().await.map_err(RunError::Read)? {
+        identities.person(&token);
+    }
+    for enrolment in store.enrolments().await.map_err(RunError::Read)? {
+        identities.agent(&enrolment);
+    }
+    Ok(identities)
+}
+
+/// Replaces the server's certificate long before it ends.
+async fn renew_certificate(coordinator: Arc<Coordinator>, authority: Arc<Authority>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(authority::RENEWAL_CHECK) => {}
+            () = coordinator.closing.cancelled() => return,
+        }
+        let (authority, now) = (Arc::clone(&authority), coordinator.now());
+        match tokio::task::spawn_blocking(move || authority.renew(now)).await {
+            Ok(Ok(false)) => {}
+            Ok(Ok(true)) => tracing::info!("the server's certificate was renewed"),
+            Ok(Err(error)) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot renew the server's certificate"
+                );
+            }
+            Err(error) => tracing::error!(%error, "the renewal of the server's certificate was cut off"),
+        }
+    }
+}
+
+async fn fill_board(store: &Store, config: &Config, clock: Timestamp) -> Result<Board, RunError> {
+    let mut board = Board::new(config.timings).waiting_for_stops(config.patience.stop_answer);
+    for job in store.queued_jobs().await.map_err(RunError::Read)? {
+        board.enqueue(job);
+    }
+    let mut running: HashMap<_, Vec<_>> = HashMap::new();
+    let live = store.live_attempts(None).await.map_err(RunError::Read)?;
+    for live in &live {
+        running.entry(live.agent).or_default().push(live.clone());
+    }
+    let now = Instant::now();
+    for agent in store.agents().await.map_err(RunError::Read)? {
+        let attempts = running.remove(&agent.id).unwrap_or_default();
+        board.expect(agent, attempts, now);
+    }
+    for enrolment in store.enrolments().await.map_err(RunError::Read)? {
+        board.scope(enrolment.agent, Some(enrolment.project));
+        if enrolment.revoked_at.is_some() {
+            board.shut_out(enrolment.agent);
+        }
+    }
+    board.resume(&live, clock, now);
+    for (agent, attempt) in unknown_outcome::stopped(&live) {
+        board.stop(agent, attempt, now);
+    }
+    Ok(board)
+}
+
+impl Filled {
+    async fn serve(
+        self,
+        listener: Box<dyn Listener>,
+        config: &Config,
+        shutdown: CancellationToken,
+    ) -> Result<(), RunError> {
+        let Self {
+            data,
+            beginning,
+            makes_room,
+            door,
+            coordinator,
+        } = self;
+        let router = server::router(&coordinator, door, &config.web_origins).await?;
+        let stopping = Stopping {
+            gracefully: CancellationToken::new(),
+            now: CancellationToken::new(),
+        };
+        coordinator.tasks.spawn(dispatch::run(Arc::clone(&coordinator)));
+        coordinator.tasks.spawn(unknown_outcome::run(Arc::clone(&coordinator)));
+        if makes_room {
+            let making_room = retention::run(Arc::clone(&coordinator), config.retention, beginning);
+            coordinator.tasks.spawn(making_room);
+        }
+        let tls = match &coordinator.authority {
+            None => None,
+            Some(authority) => {
+                let renewal = renew_certificate(Arc::clone(&coordinator), Arc::clone(authority));
+                coordinator.tasks.spawn(renewal);
+                let config = authority.server_config().map_err(RunError::Tls)?;
+                Some(TlsAcceptor::from(Arc::new(config)))
+            }
+        };
+        let identities = Arc::clone(&coordinator.identities);
+        let files = if makes_room { files::raise_limit() } else { None };
+        let caps = Caps::of(&config.connections, files);
+        tracing::debug!(?caps, "places for connections");
+        let served = Served {
+            router,
+            tls,
+            identities,
+            lobby: Lobby::new(config.connections, caps),
+        };
+        let server = connections::serve(listener, served, stopping.clone());
+        tokio::pin!(server);
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {
+                tracing::info!("shutting down");
+                // Streams that would never end by themselves end now; calls are finished. Agents
+                // are not told to drain: to them this is a disconnect like any other.
+                coordinator.closing.cancel();
+                stopping.gracefully.cancel();
+                if tokio::time::timeout(coordinator.timings.drain, &mut server).await.is_err() {
+                    tracing::warn!("calls were still open; dropped");
+                    stopping.now.cancel();
+                    server.await;
+                }
+            }
+            () = &mut server => {}
+        }
+        coordinator.tasks.close();
+        coordinator.tasks.wait().await;
+        coordinator.outputs.close().await;
+        data.closing();
+        coordinator.store.close().await;
+        drop(data);
+        Ok(())
+    }
+}

@@ -1,0 +1,281 @@
+//! Watching a task: stored events and durable output from a cursor on, then live, never
+//! repeating or skipping. A watcher reads at its own pace; what wakes it is a version
+//! number, so a slow one holds up nobody else.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use kage_core::attempt::AttemptState;
+use kage_core::event::{OutputStream, VerdictKind};
+use kage_core::id::{AttemptId, SessionName, TaskId};
+use kage_core::session::SessionStateKind;
+use kage_core::task::TaskState;
+use kage_proto::status::ApiError;
+use kage_proto::v1::watch_task_response::Item;
+use kage_proto::{MAX_INLINE, v1};
+use tokio::sync::mpsc;
+
+use crate::coordinator::Coordinator;
+use crate::refusals::{internal, read_error};
+use crate::store::{AttemptView, News, TaskEvent, TaskView, Watched};
+use crate::topics::Version;
+use crate::watch::cursor::Cursor;
+use crate::watch::view;
+
+/// Responses that wait for the network. A watcher whose client does not read stops here.
+pub(crate) const QUEUED_RESPONSES: usize = 16;
+/// Events read at once.
+const PAGE: u32 = 256;
+/// Bytes read at once, of one stream.
+const READ: usize = 4 * MAX_INLINE;
+
+pub(crate) type Responses = mpsc::Sender<Result<v1::WatchTaskResponse, tonic::Status>>;
+
+/// What is to be watched.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) cursor: Cursor,
+    pub(crate) streams: BTreeSet<OutputStream>,
+    /// `None` = all.
+    pub(crate) session: Option<SessionName>,
+    /// Until the task has ended, not only until what is there now.
+    pub(crate) follow: bool,
+}
+
+/// Why a watch ended before its task.
+enum Stopped {
+    /// Nobody listens any more.
+    Gone,
+    Failed(ApiError),
+}
+
+impl From<ApiError> for Stopped {
+    fn from(error: ApiError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What a snapshot is sent anew for.
+#[derive(Debug, PartialEq, Eq)]
+struct Shown {
+    task: TaskState,
+    sessions: Vec<(SessionStateKind, u32, Option<String>)>,
+    base: Option<VerdictKind>,
+}
+
+impl Shown {
+    fn of(view: &TaskView) -> Self {
+        let sessions = view.sessions.iter();
+        Self {
+            task: view.task.state,
+            sessions: sessions
+                .map(|s| (s.state.kind(), s.attempts, s.agent.clone()))
+                .collect(),
+            base: view.task.baseline.as_ref().map(|verdict| verdict.kind),
+        }
+    }
+}
+
+/// Watches until the end, an error, or the client's leaving.
+pub(crate) async fn run(coordinator: Arc<Coordinator>, watch: Watch, responses: Responses) {
+    let watcher = Watcher {
+        task: watch.cursor.task,
+        coordinator: &coordinator,
+        watch,
+        responses: &responses,
+        attempts: Vec::new(),
+        complete: HashSet::new(),
+        shown: None,
+    };
+    match watcher.run().await {
+        Ok(()) | Err(Stopped::Gone) => {}
+        Err(Stopped::Failed(error)) => {
+            responses.send(Err(error.into())).await.ok();
+        }
+    }
+}
+
+struct Watcher<'a> {
+    coordinator: &'a Coordinator,
+    task: TaskId,
+    watch: Watch,
+    responses: &'a Responses,
+    attempts: Vec<AttemptView>,
+    /// Ended attempts whose output is delivered to its end.
+    complete: HashSet<AttemptId>,
+    shown: Option<Shown>,
+}
+
+impl Watcher<'_> {
+    async fn run(mut self) -> Result<(), Stopped> {
+        let mut topic = self.coordinator.topics.subscribe(self.task);
+        let mut seen: Option<Version> = None;
+        let mut ended = false;
+        loop {
+            // Taken before reading: what comes in meanwhile wakes again.
+            let version = *topic.borrow_and_update();
+            if seen.is_none_or(|seen| seen.rows != version.rows) {
+                ended = self.rows().await?;
+            }
+            seen = Some(version);
+            self.output().await?;
+            if ended || !self.watch.follow {
+                return Ok(());
+            }
+            tokio::select! {
+                // What ends the watch before what it may always have more of.
+                biased;
+                () = self.responses.closed() => return Err(Stopped::Gone),
+                () = self.coordinator.closing.cancelled() => {
+                    return Err(Stopped::Failed(ApiError::Unavailable {
+                        message: "the coordinator is shutting down".to_owned(),
+                        retry: Some(std::time::Duration::from_secs(1)),
+                    }));
+                }
+                changed = topic.changed() => {
+                    if changed.is_err() {
+                        // The topic was given up between two watchers; take part in the new one.
+                        topic = self.coordinator.topics.subscribe(self.task);
+                        seen = None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Delivers what is new in rows. True when the task has ended.
+    async fn rows(&mut self) -> Result<bool, Stopped> {
+        let News {
+            view,
+            attempts,
+            mut events,
+        } = self.news().await?;
+        self.attempts = attempts;
+        if let Some(session) = &self.watch.session {
+            self.attempts.retain(|attempt| attempt.session_name == *session);
+        }
+        let ended = view.task.state.is_terminal();
+        let shown = Shown::of(&view);
+        if self.shown.is_none() {
+            self.snapshot(view.clone(), Shown::of(&view)).await?;
+        }
+        while !events.is_empty() {
+            for event in events {
+                self.event(event).await?;
+            }
+            if self.watch.cursor.event >= view.last_event {
+                break;
+            }
+            events = self.news().await?.events;
+        }
+        if ended {
+            // The last snapshot comes after everything that led to it.
+            self.output().await?;
+        }
+        if self.shown.as_ref() != Some(&shown) {
+            self.snapshot(view, shown).await?;
+        }
+        Ok(ended)
+    }
+
+    async fn news(&self) -> Result<News, ApiError> {
+        let watched = Watched {
+            task: self.task,
+            after: self.watch.cursor.event,
+            limit: PAGE,
+            attempts: !self.watch.streams.is_empty(),
+        };
+        let news = self.coordinator.store.news(watched).await.map_err(read_error)?;
+        news.ok_or_else(|| ApiError::NotFound {
+            what: format!("task {}", self.task),
+        })
+    }
+
+    async fn snapshot(&mut self, view: TaskView, shown: Shown) -> Result<(), Stopped> {
+        let task = view::task(self.coordinator, view, view::Prompt::Short);
+        self.shown = Some(shown);
+        self.send(Item::Task(task)).await
+    }
+
+    async fn event(&mut self, event: TaskEvent) -> Result<(), Stopped> {
+        self.watch.cursor.event = event.pos;
+        if self.watch.session.as_ref().is_some_and(|s| *s != event.session_name) {
+            return Ok(());
+        }
+        self.send(Item::Event(v1::SessionEvent {
+            session_id: event.session.to_string(),
+            session: event.session_name.into(),
+            job: event.job_kind.to_owned(),
+            attempt: event.number,
+            agent: event.agent_name,
+            event: Some(event.event.into()),
+        }))
+        .await
+    }
+
+    /// Delivers durable output, a piece of each stream in turn.
+    async fn output(&mut self) -> Result<(), Stopped> {
+        loop {
+            let mut progress = false;
+            for index in 0..self.attempts.len() {
+                let attempt = self.attempts[index].attempt.id;
+                if self.complete.contains(&attempt) {
+                    continue;
+                }
+                let mut more = false;
+                for stream in self.watch.streams.clone() {
+                    more |= self.piece(index, stream).await?;
+                }
+                progress |= more;
+                let over = matches!(self.attempts[index].attempt.state, AttemptState::Ended { .. });
+                if over && !more {
+                    self.complete.insert(attempt);
+                }
+            }
+            if !progress {
+                return Ok(());
+            }
+        }
+    }
+
+    /// True when there was something to deliver.
+    async fn piece(&mut self, index: usize, stream: OutputStream) -> Result<bool, Stopped> {
+        let attempt = self.attempts[index].attempt.id;
+        let at = self.watch.cursor.output.get(&(attempt, stream)).copied().unwrap_or(0);
+        let outputs = &self.coordinator.outputs;
+        let mut bytes = outputs
+            .read(attempt, stream, at, READ)
+            .await
+            .map_err(|error| internal("output cannot be read", &error))?;
+        if bytes.is_empty() {
+            return Ok(false);
+        }
+        let mut offset = at;
+        while !bytes.is_empty() {
+            let data = bytes.split_to(bytes.len().min(MAX_INLINE));
+            let end = offset + data.len() as u64;
+            self.watch.cursor.output.insert((attempt, stream), end);
+            let view = &self.attempts[index];
+            let chunk = v1::OutputChunk {
+                session_id: view.attempt.session.to_string(),
+                session: view.session_name.to_string(),
+                job: view.job_kind.to_owned(),
+                attempt: view.attempt.number,
+                stream: v1::OutputStream::from(stream).into(),
+                offset,
+                data,
+            };
+            self.send(Item::Output(chunk)).await?;
+            offset = end;
+        }
+        Ok(true)
+    }
+
+    async fn send(&self, item: Item) -> Result<(), Stopped> {
+        let response = v1::WatchTaskResponse {
+            cursor: self.watch.cursor.encode(),
+            item: Some(item),
+        };
+        self.responses.send(Ok(response)).await.map_err(|_| Stopped::Gone)
+    }
+}
