@@ -15,7 +15,7 @@ use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use crate::adapters::port::Registry;
-use crate::adapters::steps::Wish;
+use crate::adapters::steps::CheckpointRequest;
 use crate::config::Limits;
 use crate::delivery::live::{Live, Stop, StopReason};
 use crate::delivery::mask::Masker;
@@ -36,13 +36,13 @@ mod transcript;
 mod checkpoints;
 mod changes;
 mod resumed;
-mod kept;
+mod session_files;
 mod watchdog;
 mod session;
 mod verify;
 
 /// What all attempts of an agent use.
-pub(crate) struct Shop {
+pub(crate) struct Resources {
     pub(crate) name: String,
     pub(crate) adapters: Registry,
     pub(crate) runner: Runner,
@@ -68,7 +68,7 @@ pub(crate) struct Grant {
     pub(crate) stop: Stop,
     pub(crate) frozen: watch::Receiver<bool>,
     /// Checkpoints that people want. Few: more are not taken.
-    pub(crate) asks: mpsc::Receiver<Wish>,
+    pub(crate) asks: mpsc::Receiver<CheckpointRequest>,
     /// Given back before the end is told, so that the coordinator never knows of a free
     /// slot earlier than this agent.
     pub(crate) slot: OwnedSemaphorePermit,
@@ -76,7 +76,7 @@ pub(crate) struct Grant {
 
 /// One attempt at work.
 struct Attempt {
-    shop: Arc<Shop>,
+    resources: Arc<Resources>,
     id: AttemptId,
     work: Work,
     stop: Stop,
@@ -106,7 +106,7 @@ impl From<Failure> for Ended {
     }
 }
 
-impl Shop {
+impl Resources {
     fn recording(&self, attempt: AttemptId) -> Recording {
         Recording {
             attempt,
@@ -130,23 +130,23 @@ impl Shop {
 }
 
 /// Runs an attempt to its end.
-pub(crate) async fn run(shop: Arc<Shop>, grant: Grant) {
+pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
     let id = grant.key.attempt;
     let presence = match &grant.work.kind {
-        WorkKind::Session(_) => Some(shop.parking.begin(grant.work.session, id)),
+        WorkKind::Session(_) => Some(resources.parking.begin(grant.work.session, id)),
         WorkKind::Verify(_) => None,
     };
-    if shop.outbox.open_attempt(grant.key).await.is_err() {
+    if resources.outbox.open_attempt(grant.key).await.is_err() {
         return;
     }
     let attempt = Attempt {
-        recording: shop.recording(id),
+        recording: resources.recording(id),
         presence,
         id,
         work: grant.work,
         stop: grant.stop,
         frozen: grant.frozen,
-        shop,
+        resources,
     };
     let mut workspace = None;
     let worked = match &attempt.work.kind {
@@ -201,7 +201,7 @@ impl Attempt {
 
     /// Makes the folder for HOME and TMPDIR.
     async fn scratch(&self) -> Result<PathBuf, Failure> {
-        let scratch = self.shop.paths.scratch(self.id);
+        let scratch = self.resources.paths.scratch(self.id);
         for folder in ["home", "tmp"] {
             let folder = scratch.join(folder);
             tokio::fs::create_dir_all(&folder).await.map_err(|error| {
@@ -217,22 +217,22 @@ impl Attempt {
     async fn clean(self, workspace: Option<Workspace>) {
         if let (None, Some(repository)) = (&workspace, self.repository()) {
             let (project, name) = (&self.work.project, &repository.name);
-            self.shop.workspaces.remove(self.id, project, name).await;
+            self.resources.workspaces.remove(self.id, project, name).await;
         }
         let scratch = match &self.work.kind {
             WorkKind::Session(work) => {
-                let adapter = self.shop.adapters.get(&work.adapter);
+                let adapter = self.resources.adapters.get(&work.adapter);
                 adapter.is_some_and(|adapter| adapter.uses_scratch())
             }
             WorkKind::Verify(_) => true,
         };
         if scratch {
-            remove_folder(self.shop.paths.scratch(self.id)).await;
+            remove_folder(self.resources.paths.scratch(self.id)).await;
         }
         // A refused attempt was forgotten, with its files, while it still wrote.
-        if self.stop.reason().is_some() && !self.shop.live.contains(self.id) {
-            let (dir, id) = (self.shop.paths.output(), self.id);
-            let removed = self.shop.blocking.run(move || output::remove(&dir, id)).await;
+        if self.stop.reason().is_some() && !self.resources.live.contains(self.id) {
+            let (dir, id) = (self.resources.paths.output(), self.id);
+            let removed = self.resources.blocking.run(move || output::remove(&dir, id)).await;
             if let Ok(Err(error)) = removed {
                 tracing::warn!(%error, "output was not removed");
             }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapters::port::Registry;
-use crate::attempt::Shop;
+use crate::attempt::Resources;
 use crate::config::Config;
 use crate::control::connection::{self, Connection};
 use crate::delivery::ledger::Ledger;
@@ -245,7 +245,7 @@ impl Stored {
             parking.clone(),
             ports.blocking.clone(),
         );
-        let shop = Arc::new(Shop {
+        let resources = Arc::new(Resources {
             name: config.name.clone(),
             adapters: ports.adapters.clone(),
             runner: ports.runner.clone(),
@@ -276,7 +276,7 @@ impl Stored {
             config,
             ports,
             keyring,
-            shop,
+            resources,
             backlog,
             tasks,
             end_delivery,
@@ -291,7 +291,7 @@ struct Delivering {
     config: Config,
     ports: Ports,
     keyring: Keyring,
-    shop: Arc<Shop>,
+    resources: Arc<Resources>,
     disk: Disk,
     backlog: tokio::sync::watch::Receiver<Backlog>,
     tasks: TaskTracker,
@@ -301,7 +301,7 @@ struct Delivering {
 
 impl Delivering {
     async fn workspaces_swept(&self) {
-        self.shop.workspaces.sweep().await;
+        self.resources.workspaces.sweep().await;
     }
 
     /// What every adapter says of itself.
@@ -319,7 +319,7 @@ impl Delivering {
         let (way_back, state_dir) = (way_back(&self.config), self.config.state_dir.clone());
         self.tasks.spawn(self.disk.keep(self.end_delivery.clone()));
         let ended = Connection::new(connection::Parts {
-            shop: Arc::clone(&self.shop),
+            resources: Arc::clone(&self.resources),
             agent: self.state.agent(),
             boot: BootId::from_random((self.ports.random)()),
             slots: self.config.slots,
@@ -337,14 +337,14 @@ impl Delivering {
             let rest = self.backlog.wait_for(|backlog| !backlog.any);
             drop(tokio::time::timeout(LAST_DELIVERY, rest).await);
         }
-        while let Some(left) = self.shop.parking.oldest() {
+        while let Some(left) = self.resources.parking.oldest() {
             left.remove().await;
         }
         self.end_delivery.cancel();
         self.tasks.close();
         self.tasks.wait().await;
         // The outbox ends when its last handle is gone.
-        drop(self.shop);
+        drop(self.resources);
         self.writer.join().await;
         process::settle(LAST_KILLING).await;
         tracing::info!("agent ended");

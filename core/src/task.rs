@@ -54,14 +54,14 @@ pub struct Assignment {
 }
 
 impl Assignment {
-    /// The session that it begins as. The first `walled` of those who may work are passed over:
+    /// The session that it begins as. The first `unavailable` of those who may work are passed over:
     /// nobody has them.
     #[must_use]
-    pub fn session(&self, id: SessionId, task: TaskId, walled: usize) -> Session {
+    pub fn session(&self, id: SessionId, task: TaskId, unavailable: usize) -> Session {
         let (name, adapter) = (self.name.clone(), self.adapter.clone());
         let mut session = Session::new(id, task, name, adapter, self.model.clone());
         session.trail.fallbacks.clone_from(&self.fallbacks);
-        for _ in 0..walled {
+        for _ in 0..unavailable {
             session.hand_over();
         }
         session

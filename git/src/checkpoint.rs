@@ -59,11 +59,11 @@ impl Worktree {
     /// When any file could not be taken, or flushed; there is no partial checkpoint.
     pub async fn checkpoint(&self, parent: &Oid, message: impl Into<String>) -> Result<Checkpoint, GitError> {
         let (parent, message) = (parent.clone(), message.into());
-        self.owned("taking a checkpoint", move |desk| {
-            desk.finish_restore()?;
-            let mut look = desk.look()?;
-            let taken = look.commit(desk, id_of(&parent)?, &message)?;
-            look.keep(desk);
+        self.owned("taking a checkpoint", move |worktree| {
+            worktree.finish_restore()?;
+            let mut look = worktree.look()?;
+            let taken = look.commit(worktree, id_of(&parent)?, &message)?;
+            look.keep(worktree);
             Ok(taken)
         })
         .await
@@ -76,15 +76,15 @@ impl Worktree {
     /// As [`Worktree::checkpoint`].
     pub async fn checkpoint_changes(&self, parent: &Oid, message: impl Into<String>) -> Result<Checkpoint, GitError> {
         let (parent, message) = (parent.clone(), message.into());
-        self.owned("taking a checkpoint", move |desk| {
-            desk.finish_restore()?;
-            let mut look = desk.look()?;
+        self.owned("taking a checkpoint", move |worktree| {
+            worktree.finish_restore()?;
+            let mut look = worktree.look()?;
             let parent = id_of(&parent)?;
             let taken = match look.unchanged(parent)? {
                 Some(same) => same,
-                None => look.commit(desk, parent, &message)?,
+                None => look.commit(worktree, parent, &message)?,
             };
-            look.keep(desk);
+            look.keep(worktree);
             Ok(taken)
         })
         .await
@@ -94,14 +94,14 @@ impl Worktree {
     pub(crate) async fn owned<T, E>(
         &self,
         action: &'static str,
-        work: impl FnOnce(&Desk) -> Result<T, E> + Send + 'static,
+        work: impl FnOnce(&LockedWorktree) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<GitError> + Send + 'static,
     {
         let lock = lock::acquire(self.shadow.git_dir()).await?;
-        let desk = Desk {
+        let worktree = LockedWorktree {
             mirror: self.mirror.clone(),
             root: self.path.clone(),
             base: id_of(&self.base)?,
@@ -110,12 +110,12 @@ impl Worktree {
             runtime: Handle::current(),
             _lock: lock,
         };
-        blocking(action, move || work(&desk)).await
+        blocking(action, move || work(&worktree)).await
     }
 }
 
 /// A worktree as its owner has it, on a thread that may block.
-pub(crate) struct Desk {
+pub(crate) struct LockedWorktree {
     pub(crate) mirror: Mirror,
     pub(crate) root: PathBuf,
     pub(crate) base: Id,
@@ -134,7 +134,7 @@ pub(crate) struct Look {
     pub(crate) beneath: Beneath,
 }
 
-impl Desk {
+impl LockedWorktree {
     /// A file or folder of Kage's own about this worktree.
     pub(crate) fn private(&self, name: &str) -> PathBuf {
         self.shadow.git_dir().join(name)
@@ -250,24 +250,29 @@ impl Look {
     }
 
     /// Makes a checkpoint of what was seen.
-    pub(crate) fn commit(&mut self, desk: &Desk, parent: Id, message: &str) -> Result<Checkpoint, GitError> {
+    pub(crate) fn commit(
+        &mut self,
+        worktree: &LockedWorktree,
+        parent: Id,
+        message: &str,
+    ) -> Result<Checkpoint, GitError> {
         let tree = self.top.write(&mut self.objects)?;
         let parent_tree = self.objects.tree_of(parent);
         let parent_tree = parent_tree.map_err(GitError::library("read the parent of a checkpoint"))?;
         let changed = self.top.differences(self.objects.repository(), parent_tree);
         let changed = changed.map_err(GitError::library("compare two checkpoints"))?;
         let commit = self.objects.commit(tree, &[parent], message)?;
-        desk.record_ignored(commit, &self.ignored)?;
-        let references = desk.references();
+        worktree.record_ignored(commit, &self.ignored)?;
+        let references = worktree.references();
         let reference = Prepared::new(&references.join(commit.to_string()), format!("{commit}\n").as_bytes())?;
-        let last = desk.prepare_last(commit)?;
+        let last = worktree.prepare_last(commit)?;
         // A reference to what a power cut took would break the mirror, so it is named later.
         self.objects.flush([reference.path(), last.path()])?;
         reference.place()?;
         last.place()?;
         // Up to refs/kage, since the folders between may be new.
         let mut folders: Vec<PathBuf> = references.ancestors().take(3).map(Path::to_owned).collect();
-        folders.push(desk.private(""));
+        folders.push(worktree.private(""));
         flush_all(&folders)?;
         self.last = commit;
         Ok(Checkpoint {
@@ -286,12 +291,12 @@ impl Look {
     }
 
     /// Lets the next look start from this one.
-    pub(crate) fn keep(self, desk: &Desk) {
+    pub(crate) fn keep(self, worktree: &LockedWorktree) {
         let seen = Seen {
             last: self.last,
             top: self.top,
             unflushed: self.objects.into_unflushed(),
         };
-        *desk.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+        *worktree.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
     }
 }

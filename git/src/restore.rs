@@ -25,7 +25,7 @@ use kage_core::id::Oid;
 use rustix::fs::{AtFlags, FileType};
 
 use crate::beneath::{Beneath, Parent};
-use crate::checkpoint::{Desk, Look};
+use crate::checkpoint::{LockedWorktree, Look};
 use crate::error::GitError;
 use crate::known::Difference;
 use crate::objects::{id_of, oid_of};
@@ -166,17 +166,17 @@ impl Worktree {
     /// When the restore would be refused for another reason than foreign changes.
     pub async fn plan_restore(&self, target: &Oid, options: &RestoreOptions) -> Result<RestorePlan, RestoreError> {
         let (target, options) = (target.clone(), options.clone());
-        self.owned("planning a restore", move |desk| {
-            desk.finish_restore()?;
-            let mut look = desk.look()?;
-            let plan = Plan::make(desk, &mut look, &target, &options)?;
+        self.owned("planning a restore", move |worktree| {
+            worktree.finish_restore()?;
+            let mut look = worktree.look()?;
+            let plan = Plan::make(worktree, &mut look, &target, &options)?;
             let shown = RestorePlan {
                 paths: shown(&plan.steps, &plan.asides),
                 foreign: plan.foreign,
             };
             // What was taken for the plan alone must not be known from now on.
             if !plan.took_ignored {
-                look.keep(desk);
+                look.keep(worktree);
             }
             Ok(shown)
         })
@@ -191,14 +191,14 @@ impl Worktree {
     /// When it is refused, with nothing changed, or when git or the file system fails.
     pub async fn restore(&self, target: &Oid, options: &RestoreOptions) -> Result<Restored, RestoreError> {
         let (target, options) = (target.clone(), options.clone());
-        self.owned("restoring a checkpoint", move |desk| {
-            desk.finish_restore()?;
-            let mut look = desk.look()?;
-            let plan = Plan::make(desk, &mut look, &target, &options)?;
+        self.owned("restoring a checkpoint", move |worktree| {
+            worktree.finish_restore()?;
+            let mut look = worktree.look()?;
+            let plan = Plan::make(worktree, &mut look, &target, &options)?;
             if options.foreign == Foreign::Refuse && !plan.foreign.is_empty() {
                 return Err(RestoreError::Foreign { paths: plan.foreign });
             }
-            plan.carry_out(desk, look, options.stop_before)
+            plan.carry_out(worktree, look, options.stop_before)
         })
         .await
     }
@@ -208,12 +208,12 @@ impl Worktree {
     /// # Errors
     /// When git or the file system fails.
     pub async fn finish_restore(&self) -> Result<Option<Restored>, RestoreError> {
-        self.owned("finishing a restore", |desk| Ok(desk.finish_restore()?))
+        self.owned("finishing a restore", |worktree| Ok(worktree.finish_restore()?))
             .await
     }
 }
 
-impl Desk {
+impl LockedWorktree {
     /// Rolls an interrupted restore forward.
     pub(crate) fn finish_restore(&self) -> Result<Option<Restored>, GitError> {
         let Some(journal) = Journal::read(self)? else {
@@ -234,7 +234,12 @@ struct Plan {
 }
 
 impl Plan {
-    fn make(desk: &Desk, look: &mut Look, target: &Oid, options: &RestoreOptions) -> Result<Self, RestoreError> {
+    fn make(
+        worktree: &LockedWorktree,
+        look: &mut Look,
+        target: &Oid,
+        options: &RestoreOptions,
+    ) -> Result<Self, RestoreError> {
         let id = id_of(target)?;
         let target_tree = look
             .objects
@@ -245,7 +250,7 @@ impl Plan {
         // Ignored files that are about to be overwritten have to be in the safety checkpoint.
         let mut took_ignored = false;
         for (path, step) in &steps {
-            if step.before.is_none() && step.after.is_some() && look.take(&desk.root, path)? {
+            if step.before.is_none() && step.after.is_some() && look.take(&worktree.root, path)? {
                 took_ignored = true;
             }
         }
@@ -253,9 +258,9 @@ impl Plan {
             look.top.write(&mut look.objects)?;
             steps = look.differences(target_tree)?;
         }
-        let mut asides = obstacles(desk, &look.beneath, &steps)?;
+        let mut asides = obstacles(worktree, &look.beneath, &steps)?;
         if options.complete {
-            let then = desk
+            let then = worktree
                 .ignored_at(id)
                 .ok_or_else(|| RestoreError::NoRecord { commit: target.clone() })?;
             let related = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
@@ -270,15 +275,15 @@ impl Plan {
             foreign,
             took_ignored,
         };
-        plan.check(desk, look, options)?;
+        plan.check(worktree, look, options)?;
         Ok(plan)
     }
 
-    fn check(&self, desk: &Desk, look: &Look, options: &RestoreOptions) -> Result<(), RestoreError> {
+    fn check(&self, worktree: &LockedWorktree, look: &Look, options: &RestoreOptions) -> Result<(), RestoreError> {
         let base = look
             .objects
             .repository()
-            .find_commit(desk.base)
+            .find_commit(worktree.base)
             .and_then(|it| it.tree());
         let base = base.map_err(GitError::library("read the base"))?;
         let of_base = |(path, step): &(&PathBuf, &Difference)| step.after.is_none() && base.get_path(path).is_ok();
@@ -287,27 +292,34 @@ impl Plan {
             let limit = options.most_deletions;
             return Err(RestoreError::TooManyDeletions { count, limit });
         }
-        let private = desk.private("");
+        let private = worktree.private("");
         let own = fs::metadata(&private).map_err(GitError::io("look at", &private))?.dev();
         let mut devices = HashMap::new();
         for path in self.steps.keys().chain(&self.asides) {
             let folder = path.parent().unwrap_or(path);
-            let device = *devices.entry(folder).or_insert_with(|| device_of(&desk.root, folder));
+            let device = *devices
+                .entry(folder)
+                .or_insert_with(|| device_of(&worktree.root, folder));
             if device != Some(own) {
                 return Err(RestoreError::OtherFileSystem {
-                    path: desk.root.join(folder),
+                    path: worktree.root.join(folder),
                 });
             }
         }
         Ok(())
     }
 
-    fn carry_out(self, desk: &Desk, mut look: Look, stop_before: Option<u64>) -> Result<Restored, RestoreError> {
+    fn carry_out(
+        self,
+        worktree: &LockedWorktree,
+        mut look: Look,
+        stop_before: Option<u64>,
+    ) -> Result<Restored, RestoreError> {
         let now = look.top.write(&mut look.objects)?;
         let last = look.last;
         let last_tree = look.objects.tree_of(last);
         if last_tree.map_err(GitError::library("read the last checkpoint"))? != now {
-            look.commit(desk, last, "Before a restore\n")?;
+            look.commit(worktree, last, "Before a restore\n")?;
         }
         let nanoseconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let journal = Journal {
@@ -316,7 +328,7 @@ impl Plan {
             name: nanoseconds.map_or(0, |since| since.as_nanos()).to_string(),
             asides: self.asides,
         };
-        let apply = Apply::new(desk, &journal, self.steps.clone(), stop_before)?;
+        let apply = Apply::new(worktree, &journal, self.steps.clone(), stop_before)?;
         let restored = apply.run()?;
         for (path, step) in &self.steps {
             match step.after {
@@ -327,7 +339,7 @@ impl Plan {
         look.last = self.target;
         // Else what is known is wrong, and better forgotten.
         if look.top.assume_written()? == self.target_tree {
-            look.keep(desk);
+            look.keep(worktree);
         }
         Ok(restored)
     }
@@ -347,12 +359,12 @@ impl Look {
 }
 
 /// What no checkpoint can have and stands where files are to be written.
-fn obstacles(desk: &Desk, beneath: &Beneath, steps: &Steps) -> Result<BTreeSet<PathBuf>, GitError> {
+fn obstacles(worktree: &LockedWorktree, beneath: &Beneath, steps: &Steps) -> Result<BTreeSet<PathBuf>, GitError> {
     let goes = |path: &Path| steps.get(path).is_some_and(|step| step.after.is_none());
     let mut found = BTreeSet::new();
     for (path, step) in steps {
         let Some(after) = step.after else { continue };
-        let failed = |error| GitError::io("look at", &desk.root.join(path))(error);
+        let failed = |error| GitError::io("look at", &worktree.root.join(path))(error);
         match beneath.parent(path, false).map_err(failed)? {
             Parent::Absent => {}
             Parent::Blocked(by) => {
@@ -368,7 +380,7 @@ fn obstacles(desk: &Desk, beneath: &Beneath, steps: &Steps) -> Result<BTreeSet<P
                 };
                 let in_the_way = match FileType::from_raw_mode(stat.st_mode) {
                     FileType::RegularFile | FileType::Symlink => false,
-                    FileType::Directory => (after.is_file() || after.is_link()) && has_more(desk, path, &goes)?,
+                    FileType::Directory => (after.is_file() || after.is_link()) && has_more(worktree, path, &goes)?,
                     _ => true,
                 };
                 if in_the_way {
@@ -381,14 +393,14 @@ fn obstacles(desk: &Desk, beneath: &Beneath, steps: &Steps) -> Result<BTreeSet<P
 }
 
 /// Whether a folder holds anything that does not go.
-fn has_more(desk: &Desk, folder: &Path, goes: &impl Fn(&Path) -> bool) -> Result<bool, GitError> {
-    let here = desk.root.join(folder);
+fn has_more(worktree: &LockedWorktree, folder: &Path, goes: &impl Fn(&Path) -> bool) -> Result<bool, GitError> {
+    let here = worktree.root.join(folder);
     for item in fs::read_dir(&here).map_err(GitError::io("list", &here))? {
         let item = item.map_err(GitError::io("list", &here))?;
         let path = folder.join(item.file_name());
         let is_folder = item.file_type().map_err(GitError::io("list", &here))?.is_dir();
         if if is_folder {
-            has_more(desk, &path, goes)?
+            has_more(worktree, &path, goes)?
         } else {
             !goes(&path)
         } {

@@ -19,7 +19,7 @@ const SETTLED: &str = "--prune=10.minutes.ago";
 
 /// The checkpoints of one worktree.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct WorktreeCheckpoints {
     /// The worktree, as [`Worktree::name`] calls it.
     pub worktree: String,
     /// When the newest one was taken.
@@ -46,7 +46,7 @@ impl Mirror {
     ///
     /// # Errors
     /// When the file system fails.
-    pub async fn kept(&self) -> Result<Vec<Kept>, GitError> {
+    pub async fn kept(&self) -> Result<Vec<WorktreeCheckpoints>, GitError> {
         let path = self.path().join("refs/kage/checkpoints");
         let mut kept = blocking("listing checkpoints", move || kept_in(&path)).await?;
         kept.sort_by_key(|kept| kept.newest);
@@ -57,7 +57,7 @@ impl Mirror {
     ///
     /// # Errors
     /// When git fails.
-    pub async fn size_of(&self, kept: &Kept) -> Result<u64, GitError> {
+    pub async fn size_of(&self, kept: &WorktreeCheckpoints) -> Result<u64, GitError> {
         let mut list = String::new();
         for commit in &kept.commits {
             list.push_str(commit.as_str());
@@ -124,13 +124,13 @@ impl Mirror {
 }
 
 /// Every worktree that has checkpoints, with its commits.
-fn kept_in(path: &Path) -> Result<Vec<Kept>, GitError> {
+fn kept_in(path: &Path) -> Result<Vec<WorktreeCheckpoints>, GitError> {
     let mut all = Vec::new();
     for folder in list(path)? {
         let Some(worktree) = folder.file_name().and_then(|name| name.to_str()) else {
             continue;
         };
-        let mut kept = Kept {
+        let mut kept = WorktreeCheckpoints {
             worktree: worktree.to_owned(),
             newest: SystemTime::UNIX_EPOCH,
             commits: Vec::new(),

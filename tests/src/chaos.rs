@@ -6,7 +6,7 @@ pub mod record;
 
 pub mod clients;
 pub mod end;
-pub mod puppet;
+pub mod scripted_agent;
 
 use std::ffi::OsString;
 use std::time::Duration;

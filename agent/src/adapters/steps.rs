@@ -49,12 +49,12 @@ struct State {
 
 /// What a checkpoint is wanted for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wish {
+pub(crate) struct CheckpointRequest {
     pub(crate) reason: CheckpointReason,
     pub(crate) note: String,
 }
 
-impl Wish {
+impl CheckpointRequest {
     /// One for files that changed, and nothing else.
     pub(crate) const fn files_changed() -> Self {
         Self::of(CheckpointReason::FilesChanged)
@@ -70,7 +70,7 @@ impl Wish {
 
     /// This one and an older one, which one checkpoint answers. What a person wrote is kept.
     /// Of the reasons the one that somebody waits for: any tells more than changed files, a
-    /// restore more than a wish, and the end of an attempt more than both.
+    /// restore more than a request, and the end of an attempt more than both.
     pub(crate) fn joined(self, older: Self) -> Self {
         const fn weight(reason: CheckpointReason) -> u8 {
             match reason {
@@ -94,7 +94,7 @@ impl Wish {
 /// A checkpoint that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Asked {
-    pub(crate) wish: Wish,
+    pub(crate) request: CheckpointRequest,
     /// The place in the conversation that belongs to it.
     pub(crate) position: u64,
     /// Model calls that were answered by then, if the adapter tells.
@@ -165,7 +165,7 @@ impl Steps {
         if let Some(shared) = &self.0 {
             shared.lock().busy = false;
         }
-        self.ask(Wish::files_changed());
+        self.ask(CheckpointRequest::files_changed());
     }
 
     /// No tool runs any more, however that came.
@@ -178,18 +178,18 @@ impl Steps {
 
     /// Asks for a checkpoint at the next place between two steps, or at once before a restore.
     /// It joins one that is asked for already.
-    pub(crate) fn ask(&self, wish: Wish) {
+    pub(crate) fn ask(&self, request: CheckpointRequest) {
         let Some(shared) = &self.0 else { return };
         let mut state = shared.lock();
         state.number += 1;
         let position = state.position();
         let number = state.number;
-        let wish = match state.asked.take() {
-            Some(before) => wish.joined(before.wish),
-            None => wish,
+        let request = match state.asked.take() {
+            Some(before) => request.joined(before.request),
+            None => request,
         };
         state.asked = Some(Asked {
-            wish,
+            request,
             position,
             calls: state.answers,
             number,
@@ -207,7 +207,7 @@ impl Steps {
             let wanted = shared.wanted.notified();
             {
                 let mut state = shared.lock();
-                let waits = |asked: &Asked| state.busy && asked.wish.reason != CheckpointReason::BeforeRestore;
+                let waits = |asked: &Asked| state.busy && asked.request.reason != CheckpointReason::BeforeRestore;
                 if !state.asked.as_ref().is_some_and(waits)
                     && let Some(asked) = state.asked.take()
                 {
@@ -274,8 +274,8 @@ mod tests {
 
     use super::*;
 
-    fn requested(note: &str) -> Wish {
-        Wish {
+    fn requested(note: &str) -> CheckpointRequest {
+        CheckpointRequest {
             reason: CheckpointReason::Requested,
             note: note.to_owned(),
         }
@@ -288,27 +288,27 @@ mod tests {
         steps.tools_begin().await;
         steps.ask(requested("look"));
         assert_eq!(steps.asked().now_or_never(), None);
-        steps.ask(Wish::of(CheckpointReason::BeforeRestore));
+        steps.ask(CheckpointRequest::of(CheckpointReason::BeforeRestore));
         let asked = steps.asked().now_or_never().unwrap();
         // Its place is after the call whose tools run.
         assert_eq!(
-            (asked.wish.reason, asked.wish.note.as_str(), asked.position),
+            (asked.request.reason, asked.request.note.as_str(), asked.position),
             (CheckpointReason::BeforeRestore, "look", 1)
         );
         steps.dealt_with(&asked);
 
         // Whatever joins it, it is still what somebody waits for.
-        steps.ask(Wish::of(CheckpointReason::BeforeRestore));
+        steps.ask(CheckpointRequest::of(CheckpointReason::BeforeRestore));
         steps.ask(requested("why"));
         steps.message("result");
         steps.tools_ended();
         let asked = steps.asked().now_or_never().unwrap();
         assert_eq!(
-            (asked.wish.reason, asked.wish.note.as_str(), asked.position),
+            (asked.request.reason, asked.request.note.as_str(), asked.position),
             (CheckpointReason::BeforeRestore, "why", 2)
         );
         // But the end of the attempt is the end.
-        let last = Wish::of(CheckpointReason::Final).joined(asked.wish);
+        let last = CheckpointRequest::of(CheckpointReason::Final).joined(asked.request);
         assert_eq!(last.reason, CheckpointReason::Final);
     }
 
@@ -324,7 +324,7 @@ mod tests {
         let asked = steps.asked().now_or_never().unwrap();
         assert_eq!(asked.calls, None, "nobody said so");
         assert_eq!(
-            (asked.wish.reason, asked.wish.note.as_str(), asked.position),
+            (asked.request.reason, asked.request.note.as_str(), asked.position),
             (CheckpointReason::Requested, "look", 6)
         );
         assert!(!steps.is_asked());
@@ -334,12 +334,12 @@ mod tests {
         steps.dealt_with(&asked);
         assert_eq!(steps.tools_begin().now_or_never(), Some(()));
         steps.ask(requested("why"));
-        steps.ask(Wish::of(CheckpointReason::BeforeRetry));
+        steps.ask(CheckpointRequest::of(CheckpointReason::BeforeRetry));
         assert_eq!(steps.asked().now_or_never(), None);
         steps.ended();
         let last = steps.asked().now_or_never().unwrap();
         assert_eq!(
-            (last.wish.reason, last.wish.note.as_str()),
+            (last.request.reason, last.request.note.as_str()),
             (CheckpointReason::BeforeRetry, "why")
         );
     }

@@ -9,7 +9,7 @@ use kage_core::event::{ChangeKind, EventBody, FileChange};
 use kage_git::Worktree;
 use tokio::time::Instant;
 
-use crate::adapters::steps::{Steps, Wish};
+use crate::adapters::steps::{CheckpointRequest, Steps};
 use crate::delivery::outbox::OutboxClosed;
 use crate::delivery::recorder::Recording;
 
@@ -54,7 +54,7 @@ impl Burst {
         if settled || long || now - self.asked >= QUIET {
             self.since = None;
             self.asked = now;
-            self.steps.ask(Wish::files_changed());
+            self.steps.ask(CheckpointRequest::files_changed());
         }
     }
 }

@@ -19,7 +19,7 @@ use kage_core::id::{Oid, ProjectId};
 use kage_git::{GitError, Mirror, Worktree};
 
 use super::transcript::{Mark, Transcript};
-use crate::adapters::steps::{Asked, Steps, Wish};
+use crate::adapters::steps::{Asked, CheckpointRequest, Steps};
 use crate::delivery::mask::Masker;
 use crate::delivery::outbox::OutboxClosed;
 use crate::delivery::recorder::Recording;
@@ -43,7 +43,7 @@ enum CheckpointError {
 
 /// What the checkpoints of an attempt are made with.
 #[derive(Clone)]
-pub(super) struct Desk {
+pub(super) struct CheckpointParts {
     pub(super) project: ProjectId,
     pub(super) mirror: Mirror,
     pub(super) tree: Arc<Worktree>,
@@ -75,8 +75,8 @@ struct Local {
 
 impl Local {
     /// What it was wanted for.
-    fn wish(&self) -> Wish {
-        Wish {
+    fn request(&self) -> CheckpointRequest {
+        CheckpointRequest {
             reason: self.taken.reason,
             note: self.taken.note.clone(),
         }
@@ -84,7 +84,7 @@ impl Local {
 
     /// Makes it the answer to what an older one was wanted for, as well.
     fn answers(&mut self, older: &Self) {
-        let Wish { reason, note } = self.wish().joined(older.wish());
+        let CheckpointRequest { reason, note } = self.request().joined(older.request());
         self.taken.reason = reason;
         self.taken.note = note;
     }
@@ -98,7 +98,7 @@ enum Input {
 }
 
 pub(super) struct Checkpoints {
-    desk: Desk,
+    parts: CheckpointParts,
     steps: Steps,
     transcript: Transcript,
     /// The newest that the coordinator was told of.
@@ -112,9 +112,9 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     /// The checkpoints that follow `place`: the base, or what the attempt goes on from.
-    pub(super) fn new(desk: Desk, steps: Steps, transcript: Transcript, place: Place) -> Self {
+    pub(super) fn new(parts: CheckpointParts, steps: Steps, transcript: Transcript, place: Place) -> Self {
         Self {
-            desk,
+            parts,
             steps,
             transcript,
             told: place.clone(),
@@ -127,7 +127,7 @@ impl Checkpoints {
 
     /// Takes the first one. When this returns, the session's first step may change files.
     pub(super) async fn baseline(&mut self) {
-        self.steps.ask(Wish::of(CheckpointReason::Baseline));
+        self.steps.ask(CheckpointRequest::of(CheckpointReason::Baseline));
         while self.steps.is_asked() || self.committing.is_some() {
             let input = self.input().await;
             self.take(input);
@@ -144,7 +144,7 @@ impl Checkpoints {
 
     /// Takes a last one and returns when it is told, or cannot be.
     pub(super) async fn finish(&mut self, reason: CheckpointReason) {
-        self.steps.ask(Wish::of(reason));
+        self.steps.ask(CheckpointRequest::of(reason));
         self.steps.ended();
         while self.steps.is_asked() || self.committing.is_some() || self.sending.is_some() {
             let input = self.input().await;
@@ -167,7 +167,7 @@ impl Checkpoints {
         match input {
             Input::Asked(asked) => {
                 let committing = commit(
-                    self.desk.clone(),
+                    self.parts.clone(),
                     self.steps.clone(),
                     self.transcript.clone(),
                     self.tip.clone(),
@@ -209,13 +209,13 @@ impl Checkpoints {
             && let Some(local) = self.ready.take()
         {
             self.tip = local.place.clone();
-            self.sending = Some(Box::pin(send(self.desk.clone(), *local)));
+            self.sending = Some(Box::pin(send(self.parts.clone(), *local)));
         }
     }
 
     /// Takes one again that follows what could not be sent: nobody has what it leans on.
     fn again(&self, astray: Box<Local>) {
-        self.steps.ask(astray.wish());
+        self.steps.ask(astray.request());
     }
 }
 
@@ -228,19 +228,19 @@ async fn under_way<T>(work: &mut Option<BoxFuture<'static, T>>) -> T {
 }
 
 async fn commit(
-    desk: Desk,
+    parts: CheckpointParts,
     steps: Steps,
     transcript: Transcript,
     parent: Place,
     asked: Asked,
 ) -> (Asked, Option<Box<Local>>) {
-    let made = try_commit(&desk, &steps, &transcript, parent, &asked).await;
-    let local = told_or_none(&desk, made).await.flatten();
+    let made = try_commit(&parts, &steps, &transcript, parent, &asked).await;
+    let local = told_or_none(&parts, made).await.flatten();
     (asked, local.map(Box::new))
 }
 
 async fn try_commit(
-    desk: &Desk,
+    parts: &CheckpointParts,
     steps: &Steps,
     transcript: &Transcript,
     parent: Place,
@@ -251,25 +251,25 @@ async fn try_commit(
         .since(steps, parent.mark, asked.position)
         .await
         .map_err(CheckpointError::Transcript)?;
-    let anyway = match asked.wish.reason {
+    let anyway = match asked.request.reason {
         // Somebody waits for it.
         CheckpointReason::Requested | CheckpointReason::BeforeRestore => true,
         // What was said since would have to be said again.
         CheckpointReason::BeforeRetry | CheckpointReason::Final => !gained.bytes.is_empty(),
         CheckpointReason::Baseline | CheckpointReason::FilesChanged => false,
     };
-    let message = desk.title.clone();
+    let message = parts.title.clone();
     let taking = async || {
         let message = message.clone();
         if anyway {
-            desk.tree.checkpoint(&parent.commit, message).await
+            parts.tree.checkpoint(&parent.commit, message).await
         } else {
-            desk.tree.checkpoint_changes(&parent.commit, message).await
+            parts.tree.checkpoint_changes(&parent.commit, message).await
         }
     };
-    let taken = desk.healer.steady(&desk.recording, taking).await;
+    let taken = parts.healer.steady(&parts.recording, taking).await;
     let taken = taken.map_err(CheckpointError::Take)?;
-    if taken.commit == parent.commit && asked.wish.reason != CheckpointReason::Baseline {
+    if taken.commit == parent.commit && asked.request.reason != CheckpointReason::Baseline {
         return Ok(None);
     }
     let place = Place {
@@ -281,8 +281,8 @@ async fn try_commit(
             commit: taken.commit,
             parent: parent.commit,
             tree: taken.tree,
-            reason: asked.wish.reason,
-            note: asked.wish.note.clone(),
+            reason: asked.request.reason,
+            note: asked.request.note.clone(),
             files_changed: taken.files_changed,
             pack: None,
             transcript: None,
@@ -293,13 +293,13 @@ async fn try_commit(
     }))
 }
 
-async fn send(desk: Desk, local: Local) -> bool {
-    let sent = try_send(&desk, local).await;
-    told_or_none(&desk, sent).await.is_some()
+async fn send(parts: CheckpointParts, local: Local) -> bool {
+    let sent = try_send(&parts, local).await;
+    told_or_none(&parts, sent).await.is_some()
 }
 
 /// Sends what a checkpoint needs, then tells of it.
-async fn try_send(desk: &Desk, local: Local) -> Result<(), CheckpointError> {
+async fn try_send(parts: &CheckpointParts, local: Local) -> Result<(), CheckpointError> {
     let Local {
         mut taken,
         segment,
@@ -307,28 +307,28 @@ async fn try_send(desk: &Desk, local: Local) -> Result<(), CheckpointError> {
     } = local;
     if taken.commit != taken.parent {
         let have = std::slice::from_ref(&taken.parent);
-        let packing = || desk.mirror.thin_pack(&taken.commit, have);
-        let pack = desk.healer.steady(&desk.recording, packing).await;
+        let packing = || parts.mirror.thin_pack(&taken.commit, have);
+        let pack = parts.healer.steady(&parts.recording, packing).await;
         let pack = pack.map_err(CheckpointError::Pack)?;
-        let put = desk.blobs.put_file(&desk.project, pack.path()).await;
+        let put = parts.blobs.put_file(&parts.project, pack.path()).await;
         taken.pack = Some(put.map_err(CheckpointError::Send)?);
     }
     if let Some((from, bytes)) = segment {
         // What holds a secret is kept without it, although it is another conversation then.
-        let bytes = Bytes::from(desk.masker.bytes(bytes));
-        let blob = desk.blobs.put(&desk.project, bytes).await;
+        let bytes = Bytes::from(parts.masker.bytes(bytes));
+        let blob = parts.blobs.put(&parts.project, bytes).await;
         taken.transcript = Some(TranscriptSegment {
             blob: blob.map_err(CheckpointError::Send)?,
             from,
             to: place.mark.position,
         });
     }
-    let told = desk.recording.post(EventBody::CheckpointTaken(taken)).await;
+    let told = parts.recording.post(EventBody::CheckpointTaken(taken)).await;
     told.map_err(|OutboxClosed| CheckpointError::Closed)
 }
 
 /// What was done; when it failed, people are told.
-async fn told_or_none<T>(desk: &Desk, done: Result<T, CheckpointError>) -> Option<T> {
+async fn told_or_none<T>(parts: &CheckpointParts, done: Result<T, CheckpointError>) -> Option<T> {
     let error = match done {
         Ok(done) => return Some(done),
         Err(error) => error,
@@ -342,7 +342,7 @@ async fn told_or_none<T>(desk: &Desk, done: Result<T, CheckpointError>) -> Optio
         | CheckpointError::Pack(_)
         | CheckpointError::Send(_) => {
             let warning = EventBody::Warning(format!("no checkpoint: {why}"));
-            if desk.recording.post(warning).await.is_err() {
+            if parts.recording.post(warning).await.is_err() {
                 tracing::debug!("the agent ends");
             }
         }

@@ -37,7 +37,7 @@ pub(super) async fn begin(
     }
     let mut said = Vec::new();
     for segment in &resume.segments {
-        let fetched = attempt.shop.blobs.get(&attempt.work.project, &segment.blob);
+        let fetched = attempt.resources.blobs.get(&attempt.work.project, &segment.blob);
         match attempt.stop.token().run_until_cancelled(fetched).await {
             None => return Err(attempt.stopped().into()),
             Some(Ok(bytes)) => said.extend_from_slice(&bytes),

@@ -22,11 +22,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::kept::Kept;
+use super::session_files::SessionFiles;
 use super::watchdog::{Watched, crash, watch_over};
 use super::{ABANDON, Attempt, Ended};
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput};
-use crate::adapters::steps::{Steps, Wish};
+use crate::adapters::steps::{CheckpointRequest, Steps};
 use crate::delivery::outbox::OutboxClosed;
 use crate::ground::workspace::Workspace;
 
@@ -40,18 +40,18 @@ const SUMMARY: usize = 500;
 pub(super) async fn run(
     attempt: &Attempt,
     work: &SessionWork,
-    asks: mpsc::Receiver<Wish>,
+    asks: mpsc::Receiver<CheckpointRequest>,
     place: &mut Option<Workspace>,
 ) -> Result<AttemptOutcome, Ended> {
     attempt.phase(Phase::Preparing).await?;
-    let Some(adapter) = attempt.shop.adapters.get(&work.adapter).cloned() else {
+    let Some(adapter) = attempt.resources.adapters.get(&work.adapter).cloned() else {
         let text = format!("this agent has no adapter {}", work.adapter);
         return Err(Failure::new(FailureKind::AdapterUnavailable, text).into());
     };
     let project = &attempt.work.project;
     let prepared = attempt
         .unless_stopped(async {
-            let prepared = attempt.shop.contexts.prepare(project, work).await;
+            let prepared = attempt.resources.contexts.prepare(project, work).await;
             prepared.map_err(|error| error.failure())
         })
         .await?;
@@ -62,7 +62,7 @@ pub(super) async fn run(
     let scratch = if adapter.uses_scratch() {
         attempt.scratch().await?
     } else {
-        attempt.shop.paths.scratch(attempt.id)
+        attempt.resources.paths.scratch(attempt.id)
     };
     let mut input = SessionInput {
         task: attempt.work.task,
@@ -86,7 +86,7 @@ pub(super) async fn run(
         tell(attempt, end).await?;
         return Ok(AttemptOutcome::Claimed);
     };
-    let mut kept = Kept::begin(attempt, work, &*adapter, workspace, &mut input, asks).await?;
+    let mut kept = SessionFiles::begin(attempt, work, &*adapter, workspace, &mut input, asks).await?;
     attempt.phase(Phase::Working).await?;
     let end = tokio::select! {
         end = work_on(attempt, adapter, input) => end?,
@@ -120,7 +120,7 @@ async fn workspace(
     if place.is_some() {
         return Ok(());
     }
-    let (workspaces, project) = (&attempt.shop.workspaces, &attempt.work.project);
+    let (workspaces, project) = (&attempt.resources.workspaces, &attempt.work.project);
     let (name, base, recording) = (&repository.name, &repository.base, &attempt.recording);
     let making = async {
         let made = match &work.resume {
@@ -144,7 +144,7 @@ async fn adopt(attempt: &Attempt, resume: &Resume, place: &mut Option<Workspace>
     let Some(presence) = &attempt.presence else {
         return Ok(());
     };
-    let patience = attempt.shop.limits.stop_grace + 2 * ABANDON;
+    let patience = attempt.resources.limits.stop_grace + 2 * ABANDON;
     let taking = async { Ok(tokio::time::timeout(patience, presence.take()).await) };
     *place = attempt.unless_stopped(taking).await?.ok().flatten();
     let Some(left) = place.as_ref() else {
@@ -152,7 +152,13 @@ async fn adopt(attempt: &Attempt, resume: &Resume, place: &mut Option<Workspace>
         return Ok(());
     };
     let project = &attempt.work.project;
-    let going_back = async { Ok(attempt.shop.workspaces.go_back(left, project, resume, complete).await) };
+    let going_back = async {
+        Ok(attempt
+            .resources
+            .workspaces
+            .go_back(left, project, resume, complete)
+            .await)
+    };
     let text = match attempt.unless_stopped(going_back).await? {
         Ok(restored) => {
             let moved = restored.aside.len();
@@ -200,10 +206,10 @@ async fn work_on(attempt: &Attempt, adapter: Arc<dyn Adapter>, input: SessionInp
     let mut recorder = JoinSet::new();
     recorder.spawn(record(attempt, reports, active));
     let stopped = attempt.stop.token();
-    let grace = attempt.shop.limits.stop_grace;
+    let grace = attempt.resources.limits.stop_grace;
     let Watched { end, abandoned } = watch_over(adapter, input, reporter, last_active, stopped, grace + ABANDON).await;
     if abandoned && let Some(presence) = &attempt.presence {
-        presence.haunts();
+        presence.mark_unusable();
     }
     let recorded = async {
         match recorder.join_next().await {
@@ -254,7 +260,7 @@ async fn upload(attempt: &Attempt, work: &SessionWork, workspace: &Workspace) ->
         let pack = healer.steady(recording, packing).await.map_err(git)?;
         let project = &attempt.work.project;
         let digest = attempt
-            .shop
+            .resources
             .blobs
             .put_file(project, pack.path())
             .await

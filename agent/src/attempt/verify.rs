@@ -77,7 +77,7 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
         return Err(Failure::new(FailureKind::InvalidRequest, text).into());
     };
     let base = &repository.base;
-    let making = attempt.shop.workspaces.for_verify(
+    let making = attempt.resources.workspaces.for_verify(
         &attempt.recording,
         &attempt.work.project,
         &repository.name,
@@ -110,7 +110,7 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
         exit_code,
         message,
         duration: shell.began.elapsed(),
-        agent: attempt.shop.name.clone(),
+        agent: attempt.resources.name.clone(),
         environment: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         restored,
         output,
@@ -187,8 +187,8 @@ async fn decide(attempt: &Attempt, work: &VerifyWork, shell: &mut Shell<'_>) -> 
 /// The environment of the commands. No program in it hides one that was there when the agent
 /// started: a session may have put it there to have its result, or a later one, pass.
 async fn environment(attempt: &Attempt, scratch: &Path) -> Result<BTreeMap<OsString, OsString>, Ended> {
-    let (programs, right) = (attempt.shop.programs.clone(), scratch.join("programs"));
-    let looking = attempt.shop.blocking.run(move || {
+    let (programs, right) = (attempt.resources.programs.clone(), scratch.join("programs"));
+    let looking = attempt.resources.blocking.run(move || {
         let planted = programs.planted();
         programs.path(&planted, &right).map(|path| (path, planted))
     });
@@ -287,16 +287,16 @@ impl<'a> Shell<'a> {
             reporter: Some(reporter),
             recorder,
             tail: VecDeque::new(),
-            wrote: Wrote::new(&attempt.shop.masker),
+            wrote: Wrote::new(&attempt.resources.masker),
         }
     }
 
     /// Runs one command by the shell.
     async fn run(&mut self, command: &str) -> Ran {
         self.tail.clear();
-        self.wrote = Wrote::new(&self.attempt.shop.masker);
+        self.wrote = Wrote::new(&self.attempt.resources.masker);
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let shell = match self.attempt.shop.programs.shell() {
+        let shell = match self.attempt.resources.programs.shell() {
             Ok(shell) => shell,
             Err(changed) => return Ran::Not(changed.to_string()),
         };
@@ -311,14 +311,14 @@ impl<'a> Shell<'a> {
             timeout: left,
             // A quiet test run is nothing unusual.
             idle_timeout: left,
-            grace: self.attempt.shop.limits.stop_grace,
+            grace: self.attempt.resources.limits.stop_grace,
         };
         let control = Control {
             stop: self.attempt.stop.token().clone(),
             frozen: self.attempt.frozen.clone(),
         };
         let (sender, mut chunks) = mpsc::channel::<Chunk>(CHUNKS);
-        let running = self.attempt.shop.runner.run(command, limits, control, sender);
+        let running = self.attempt.resources.runner.run(command, limits, control, sender);
         let reporter = self.reporter.clone();
         let (tail, wrote) = (&mut self.tail, &mut self.wrote);
         // Owns its end: a program whose output nobody takes any more is ended.
@@ -369,7 +369,7 @@ impl<'a> Shell<'a> {
         self.reporter = None;
         let recorded = self.recorder.join_next();
         let recorded = if self.attempt.stop.reason().is_some() {
-            tokio::time::timeout(self.attempt.shop.limits.stop_grace, recorded)
+            tokio::time::timeout(self.attempt.resources.limits.stop_grace, recorded)
                 .await
                 .unwrap_or(None)
         } else {

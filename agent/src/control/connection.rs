@@ -21,8 +21,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::steps::Wish;
-use crate::attempt::Shop;
+use crate::adapters::steps::CheckpointRequest;
+use crate::attempt::Resources;
 use crate::backoff::{SessionEnd, SessionWaits};
 use crate::control::lease::{Effect, Leases, Terms};
 use crate::delivery::live::StopReason;
@@ -43,7 +43,7 @@ const FIRST_TERMS: Terms = Terms {
 
 /// What a control session needs.
 pub(crate) struct Parts {
-    pub(crate) shop: Arc<Shop>,
+    pub(crate) resources: Arc<Resources>,
     pub(crate) agent: AgentId,
     pub(crate) boot: BootId,
     pub(crate) slots: u32,
@@ -129,7 +129,7 @@ impl Connection {
                 Input::AttemptEnded(joined) => self.attempt_ended(joined),
                 Input::Shutdown => {
                     tracing::info!("shutting down: no more work is taken");
-                    let until = Instant::now() + self.parts.shop.limits.drain;
+                    let until = Instant::now() + self.parts.resources.limits.drain;
                     self.stop_taking(Course::Finishing { until });
                 }
                 Input::HandBack => self.hand_back(),
@@ -196,11 +196,11 @@ impl Connection {
             agent: self.parts.agent,
             boot: self.parts.boot,
             protocols: PROTOCOL_MIN..=PROTOCOL,
-            name: self.parts.shop.name.clone(),
+            name: self.parts.resources.name.clone(),
             slots: self.parts.slots,
             labels: self.parts.labels.clone(),
             adapters: self.parts.adapters.clone(),
-            running: self.parts.shop.live.keys(),
+            running: self.parts.resources.live.keys(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             answers_pings: true,
@@ -229,7 +229,7 @@ impl Connection {
         if let LinkError::Call(denied @ ApiError::PermissionDenied { .. }) = error {
             // Not away, but against it: nothing that this agent does counts any more.
             let reason = StopReason::Ordered("the coordinator shut this agent out".to_owned());
-            self.parts.shop.live.stop_all(&reason);
+            self.parts.resources.live.stop_all(&reason);
             let until = Instant::now() + self.patience();
             self.course = Course::ShutOut { until };
             self.link = Link::Down { until };
@@ -264,9 +264,12 @@ impl Connection {
                     tracing::info!(%attempt, reason = stop.reason, "told to stop");
                     self.accepted.remove(&attempt);
                     if stop.keep_worktree {
-                        self.parts.shop.parking.leave(attempt);
+                        self.parts.resources.parking.leave(attempt);
                     }
-                    self.parts.shop.live.stop(attempt, StopReason::Ordered(stop.reason));
+                    self.parts
+                        .resources
+                        .live
+                        .stop(attempt, StopReason::Ordered(stop.reason));
                 }
             }
             Some(FromCoordinator::Drain(v1::Drain {})) => {
@@ -289,12 +292,12 @@ impl Connection {
             Ok(reason) => reason,
             Err(error) => return tracing::warn!(%error, "a checkpoint is not taken"),
         };
-        let wish = Wish {
+        let request = CheckpointRequest {
             reason,
             note: wanted.note,
         };
         if let Some(attempt) = parse(&wanted.attempt_id)
-            && !self.parts.shop.live.ask(attempt, wish)
+            && !self.parts.resources.live.ask(attempt, request)
         {
             tracing::info!(%attempt, "takes no checkpoint now");
         }
@@ -321,7 +324,7 @@ impl Connection {
         tracing::info!(protocol = welcome.protocol, "connected to the coordinator");
         for attempt in welcome.stop.iter().filter_map(|id| parse(id)) {
             let reason = StopReason::Ordered("the coordinator gave it up".to_owned());
-            self.parts.shop.live.stop(attempt, reason);
+            self.parts.resources.live.stop(attempt, reason);
         }
         match self.course {
             Course::Taking => {}
@@ -332,9 +335,9 @@ impl Connection {
     }
 
     fn heartbeat(&mut self) {
-        let shop = &self.parts.shop;
-        let running = shop.live.keys().into_iter().map(Into::into).collect();
-        let hindrance = shop.outbox.hindrances().now().unwrap_or_default();
+        let resources = &self.parts.resources;
+        let running = resources.live.keys().into_iter().map(Into::into).collect();
+        let hindrance = resources.outbox.hindrances().now().unwrap_or_default();
         let Link::Up(connected) = &mut self.link else {
             return;
         };
@@ -386,7 +389,7 @@ impl Connection {
         match effect {
             Effect::Freeze(attempt) => freeze(attempt, true),
             Effect::Thaw(attempt) => freeze(attempt, false),
-            Effect::Kill(attempt) => self.parts.shop.live.stop(attempt, StopReason::Detached),
+            Effect::Kill(attempt) => self.parts.resources.live.stop(attempt, StopReason::Detached),
         }
     }
 
@@ -403,8 +406,9 @@ impl Connection {
         if let Some(why) = crash {
             tracing::error!(%attempt, why, "attempt crashed");
             // Beside the loop: it may have to wait for space, and heartbeats must not.
-            let shop = Arc::clone(&self.parts.shop);
-            self.running.spawn(async move { shop.crashed(attempt, &why).await });
+            let resources = Arc::clone(&self.parts.resources);
+            self.running
+                .spawn(async move { resources.crashed(attempt, &why).await });
         }
     }
 
@@ -415,7 +419,7 @@ impl Connection {
 
     /// How long attempts that were told to stop may take.
     fn patience(&self) -> Duration {
-        self.parts.shop.limits.stop_grace * 2 + Duration::from_secs(10)
+        self.parts.resources.limits.stop_grace * 2 + Duration::from_secs(10)
     }
 
     fn hand_back(&mut self) {
@@ -423,7 +427,7 @@ impl Connection {
         let until = Instant::now() + self.patience();
         self.stop_taking(Course::HandingBack { until });
         self.accepted.clear();
-        self.parts.shop.live.stop_all(&StopReason::HandedBack);
+        self.parts.resources.live.stop_all(&StopReason::HandedBack);
     }
 }
 

@@ -11,7 +11,7 @@ use kage_proto::convert::agent::AttemptKey;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::steps::Wish;
+use crate::adapters::steps::CheckpointRequest;
 
 /// Why an attempt has to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Stop {
 struct Entry {
     token: AttemptToken,
     stop: Stop,
-    asks: mpsc::Sender<Wish>,
+    asks: mpsc::Sender<CheckpointRequest>,
 }
 
 /// The table. Cloning shares it.
@@ -78,7 +78,7 @@ impl Live {
     }
 
     /// Adds an attempt that was granted. `asks` takes wanted checkpoints.
-    pub(crate) fn insert(&self, key: AttemptKey, stop: Stop, asks: mpsc::Sender<Wish>) {
+    pub(crate) fn insert(&self, key: AttemptKey, stop: Stop, asks: mpsc::Sender<CheckpointRequest>) {
         let entry = Entry {
             token: key.token,
             stop,
@@ -88,10 +88,10 @@ impl Live {
     }
 
     /// Asks an attempt for a checkpoint. False when it takes none, or was asked often just now.
-    pub(crate) fn ask(&self, attempt: AttemptId, wish: Wish) -> bool {
+    pub(crate) fn ask(&self, attempt: AttemptId, request: CheckpointRequest) -> bool {
         self.map(|map| {
             let entry = map.get(&attempt);
-            entry.is_some_and(|entry| entry.asks.try_send(wish).is_ok())
+            entry.is_some_and(|entry| entry.asks.try_send(request).is_ok())
         })
     }
 

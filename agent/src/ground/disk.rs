@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use kage_core::cause::chain;
 use kage_core::id::Digest;
 use kage_core::time::Timestamp;
-use kage_git::upkeep::Kept;
+use kage_git::upkeep::WorktreeCheckpoints;
 use kage_git::{GitError, Mirror, Worktree};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -170,7 +170,7 @@ pub(crate) struct Disk {
 /// The checkpoints of one worktree in one mirror.
 struct Group {
     mirror: Mirror,
-    kept: Kept,
+    kept: WorktreeCheckpoints,
     bytes: u64,
 }
 

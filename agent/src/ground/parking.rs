@@ -48,7 +48,7 @@ struct Working {
     number: u64,
     leaves: bool,
     /// A program of it may outlive it there.
-    haunted: bool,
+    unusable: bool,
     /// Where it works, when an earlier attempt began there.
     adopted: Option<PathBuf>,
 }
@@ -103,7 +103,7 @@ impl<W> Parking<W> {
             session,
             number,
             leaves: false,
-            haunted: false,
+            unusable: false,
             adopted: None,
         };
         state.working.insert(attempt, working);
@@ -173,9 +173,9 @@ impl<W> Presence<W> {
     }
 
     /// A program may outlive the attempt: nobody is to work where it does.
-    pub(crate) fn haunts(&self) {
+    pub(crate) fn mark_unusable(&self) {
         if let Some(me) = self.parking.lock().working.get_mut(&self.attempt) {
-            me.haunted = true;
+            me.unusable = true;
         }
     }
 
@@ -183,7 +183,7 @@ impl<W> Presence<W> {
     pub(crate) fn park(self, worktree: W, path: &Path) -> Result<(), W> {
         let mut state = self.parking.lock();
         let me = state.working.get(&self.attempt);
-        let leaves = me.is_some_and(|me| me.leaves && !me.haunted);
+        let leaves = me.is_some_and(|me| me.leaves && !me.unusable);
         if !leaves || state.waiting.contains_key(&self.session) {
             return Err(worktree);
         }
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(unasked.park("tree", Path::new("/1")), Err("tree"));
         let abandoned = parking.begin(session(1), attempt(2));
         parking.leave(attempt(2));
-        abandoned.haunts();
+        abandoned.mark_unusable();
         assert_eq!(abandoned.park("tree", Path::new("/2")), Err("tree"));
         // An attempt that is cut short keeps nobody waiting.
         let cut = parking.begin(session(1), attempt(3));

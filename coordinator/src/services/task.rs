@@ -59,14 +59,14 @@ impl TaskService for Tasks {
                 JobId::from_random(self.0.random()),
             )
         };
-        let (walled, lacking) = self.able(&spec);
+        let (unavailable, lacking) = self.able(&spec);
         let command = CreateTask {
             request,
             task: TaskId::from_random(self.0.random()),
             sessions: spec.assignments.iter().map(|_| fresh()).collect(),
             baseline: spec.checked_base().map(|_| JobId::from_random(self.0.random())),
             lacking: lacking.filter(|_| !message.wait_for_agent),
-            walled,
+            unavailable,
             spec,
             origin: message
                 .origin
@@ -245,7 +245,7 @@ impl Tasks {
         let board = self.0.board();
         let now = Instant::now();
         let mut lacks = None;
-        let walled = spec.assignments.iter().map(|session| {
+        let unavailable = spec.assignments.iter().map(|session| {
             let own = board.nobody_can(spec, session, now)?;
             let other = session.fallbacks.iter().position(|fallback| {
                 let instead = Assignment {
@@ -259,8 +259,8 @@ impl Tasks {
             }
             other.map(|position| position + 1)
         });
-        let walled = walled.map(Option::unwrap_or_default).collect();
-        (walled, lacks)
+        let unavailable = unavailable.map(Option::unwrap_or_default).collect();
+        (unavailable, lacks)
     }
 
     async fn check_context(&self, spec: &TaskSpec, base: &Digest) -> Result<(), ApiError> {

@@ -47,7 +47,7 @@ pub struct CreateTask {
     pub baseline: Option<JobId>,
     /// How many of those who may work on each assignment to pass over, because nobody has them;
     /// none where it is silent.
-    pub walled: Vec<usize>,
+    pub unavailable: Vec<usize>,
     /// Why it is refused, unless an earlier call stored it: what no agent has.
     pub lacking: Option<String>,
     /// The time.
@@ -59,8 +59,8 @@ impl CreateTask {
     pub(crate) fn begun(&self) -> Vec<Session> {
         let assignments = self.spec.assignments.iter().zip(&self.sessions).enumerate();
         let begun = assignments.map(|(position, (assignment, (session, _)))| {
-            let walled = self.walled.get(position).copied().unwrap_or_default();
-            assignment.session(*session, self.task, walled)
+            let unavailable = self.unavailable.get(position).copied().unwrap_or_default();
+            assignment.session(*session, self.task, unavailable)
         });
         begun.collect()
     }

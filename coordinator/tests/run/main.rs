@@ -10,7 +10,7 @@ mod control;
 mod custody;
 mod deadlines;
 mod delivery;
-mod doubt;
+mod unknown_outcome;
 mod fleet;
 mod origins;
 mod planes;

@@ -265,7 +265,7 @@ fn a_limit_of_turns_goes_on_once_and_never_blames_the_work() {
 }
 
 #[test]
-fn a_walled_adapter_hands_over_when_another_one_may() {
+fn an_adapter_that_cannot_go_on_hands_over_when_another_one_may() {
     let switch = Action::SwitchAdapter { at: NOW };
     let spent = History {
         failed: 2,

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::journal::Journal;
 use super::{Restored, restored};
 use crate::beneath::{Beneath, Parent};
-use crate::checkpoint::Desk;
+use crate::checkpoint::LockedWorktree;
 use crate::durable::{MOST_ONE_BY_ONE, flush_all, flush_file_system};
 use crate::error::GitError;
 use crate::known::{Difference, Entry, Folder, Stats};
@@ -62,7 +62,7 @@ fn threads_for(files: usize) -> usize {
 }
 
 pub(super) struct Apply<'a> {
-    desk: &'a Desk,
+    worktree: &'a LockedWorktree,
     journal: &'a Journal,
     beneath: Beneath,
     steps: Steps,
@@ -81,20 +81,20 @@ pub(super) struct Apply<'a> {
 
 impl<'a> Apply<'a> {
     pub(super) fn new(
-        desk: &'a Desk,
+        worktree: &'a LockedWorktree,
         journal: &'a Journal,
         steps: Steps,
         stop_before: Option<u64>,
     ) -> Result<Self, GitError> {
         Ok(Self {
-            desk,
+            worktree,
             journal,
-            beneath: Beneath::open(&desk.root).map_err(GitError::io("open", &desk.root))?,
+            beneath: Beneath::open(&worktree.root).map_err(GitError::io("open", &worktree.root))?,
             steps,
             resumed: false,
-            parts: desk.private("parts"),
-            ready: desk.private("ready"),
-            aside: desk.private("aside").join(&journal.name),
+            parts: worktree.private("parts"),
+            ready: worktree.private("ready"),
+            aside: worktree.private("aside").join(&journal.name),
             kept: Vec::new(),
             touched: BTreeSet::new(),
             stop_before,
@@ -103,9 +103,9 @@ impl<'a> Apply<'a> {
     }
 
     /// The restore of a journal that was found.
-    pub(super) fn found(desk: &'a Desk, journal: &'a Journal) -> Result<Self, GitError> {
-        let mut apply = Self::new(desk, journal, Steps::new(), None)?;
-        let objects = Objects::open(desk.mirror.path(), Unflushed::default())?;
+    pub(super) fn found(worktree: &'a LockedWorktree, journal: &'a Journal) -> Result<Self, GitError> {
+        let mut apply = Self::new(worktree, journal, Steps::new(), None)?;
+        let objects = Objects::open(worktree.mirror.path(), Unflushed::default())?;
         let steps = || {
             let safety = Folder::load(objects.repository(), objects.tree_of(journal.safety)?, &Stats::new())?;
             safety.differences(objects.repository(), objects.tree_of(journal.target)?)
@@ -129,11 +129,11 @@ impl<'a> Apply<'a> {
         self.pass("clear up")?;
         remove_folder(&self.parts)?;
         let placed = self.stage(&steps)?;
-        let prepared = self.journal.prepare(self.desk)?;
+        let prepared = self.journal.prepare(self.worktree)?;
         self.flush_parts(&steps, &placed, Some(prepared.path()))?;
         self.pass("write the journal")?;
         prepared.place()?;
-        flush_all(&[self.desk.private("")])?;
+        flush_all(&[self.worktree.private("")])?;
         self.carry_out(&steps, &placed)
     }
 
@@ -173,22 +173,22 @@ impl<'a> Apply<'a> {
         self.pass("delete a folder")?;
         fs::remove_dir(&self.ready).map_err(GitError::io("delete", &self.ready))?;
         self.pass("write what the worktree is")?;
-        let last = self.desk.prepare_last(self.journal.target)?;
+        let last = self.worktree.prepare_last(self.journal.target)?;
         self.flush_touched(last.path())?;
         last.place()?;
         self.pass("delete the journal")?;
-        self.journal.delete(self.desk)?;
-        flush_all(&[self.desk.private("")])?;
+        self.journal.delete(self.worktree)?;
+        flush_all(&[self.worktree.private("")])?;
         restored(self.journal, &self.steps, self.kept)
     }
 
     fn parent<'p>(&self, path: &'p Path) -> Result<Parent<'p>, GitError> {
         let parent = self.beneath.parent(path, false);
-        parent.map_err(GitError::io("open", &self.desk.root.join(path)))
+        parent.map_err(GitError::io("open", &self.worktree.root.join(path)))
     }
 
     fn is_now(&self, path: &Path, entry: &Entry) -> Result<bool, GitError> {
-        let full = self.desk.root.join(path);
+        let full = self.worktree.root.join(path);
         let Parent::Open(parent, name) = self.parent(path)? else {
             return Ok(false);
         };
@@ -199,7 +199,7 @@ impl<'a> Apply<'a> {
 
     fn touch(&mut self, path: &Path) {
         let folder = path.parent().unwrap_or(Path::new(""));
-        self.touched.insert(self.desk.root.join(folder));
+        self.touched.insert(self.worktree.root.join(folder));
     }
 
     /// Flushes the changed folders, in whose place a gone one's parent has to be.
@@ -214,10 +214,10 @@ impl<'a> Apply<'a> {
                 .find(|path| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()));
             folders.extend(there.map(Path::to_owned));
             // New folders are names in the one above.
-            let above = folder.parent().filter(|above| above.starts_with(&self.desk.root));
+            let above = folder.parent().filter(|above| above.starts_with(&self.worktree.root));
             folders.extend(above.filter(|above| above.is_dir()).map(Path::to_owned));
         }
-        let private = self.desk.private("");
+        let private = self.worktree.private("");
         for (_, to) in &self.kept {
             let above = to.ancestors().skip(1).take_while(|above| above.starts_with(&private));
             folders.extend(above.map(Path::to_owned));

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use git2::Oid as Id;
 
-use crate::checkpoint::Desk;
+use crate::checkpoint::LockedWorktree;
 use crate::durable::Prepared;
 use crate::error::GitError;
 use crate::staging::{lines, split};
@@ -30,8 +30,8 @@ pub(super) struct Journal {
 
 impl Journal {
     /// The one of an interrupted restore.
-    pub(super) fn read(desk: &Desk) -> Result<Option<Self>, GitError> {
-        let path = desk.private("restore");
+    pub(super) fn read(worktree: &LockedWorktree) -> Result<Option<Self>, GitError> {
+        let path = worktree.private("restore");
         match fs::read(&path) {
             Ok(bytes) => Self::parse(&bytes)
                 .map(Some)
@@ -42,13 +42,13 @@ impl Journal {
     }
 
     /// From when it is in place and its folder flushed, the restore will happen.
-    pub(super) fn prepare(&self, desk: &Desk) -> Result<Prepared, GitError> {
-        Prepared::new(&desk.private("restore"), &self.to_bytes())
+    pub(super) fn prepare(&self, worktree: &LockedWorktree) -> Result<Prepared, GitError> {
+        Prepared::new(&worktree.private("restore"), &self.to_bytes())
     }
 
     /// Ends the restore, once its folder is flushed.
-    pub(super) fn delete(&self, desk: &Desk) -> Result<(), GitError> {
-        let path = desk.private("restore");
+    pub(super) fn delete(&self, worktree: &LockedWorktree) -> Result<(), GitError> {
+        let path = worktree.private("restore");
         fs::remove_file(&path).map_err(GitError::io("delete", &path))
     }
 

@@ -108,7 +108,7 @@ async fn stand_still(victims: u32, loss: Loss) -> anyhow::Result<Duration> {
         holders.insert(task.sessions[0].agent.clone(), id.clone());
     }
     ensure!(holders.len() == tasks.len(), "every victim has work");
-    cluster.add_agent(waiting("heir", victims)).await;
+    cluster.add_agent(waiting("successor", victims)).await;
     let mut lost = BTreeMap::new();
     for (victim, task) in holders {
         match loss {
@@ -118,10 +118,10 @@ async fn stand_still(victims: u32, loss: Loss) -> anyhow::Result<Duration> {
         lost.insert(task, Instant::now());
     }
     let mut times = Histogram::<u64>::new(3)?;
-    wait_for("every session runs on the heir", async || {
+    wait_for("every session runs on the successor", async || {
         for task in all_tasks(&client).await? {
             let session = task.sessions.first()?;
-            let taken = session.agent == "heir" && session.state() == v1::SessionState::Running;
+            let taken = session.agent == "successor" && session.state() == v1::SessionState::Running;
             if taken && let Some(since) = lost.remove(&task.id) {
                 times.record(u64::try_from(since.elapsed().as_millis()).ok()?).ok()?;
             }
@@ -226,7 +226,7 @@ async fn fill(store: &Store, sessions: u32) -> anyhow::Result<()> {
             origin: None,
             sessions: ids.collect(),
             baseline: None,
-            walled: Vec::new(),
+            unavailable: Vec::new(),
             lacking: None,
             now,
         };

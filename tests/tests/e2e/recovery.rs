@@ -66,7 +66,7 @@ async fn a_session_whose_adapter_cannot_go_on_is_solved_by_one_it_falls_back_to(
         "cat >/dev/null; echo 'quota exceeded, resets in 2 h' >&2; exit 1",
     );
     person.adapter(
-        "heir",
+        "successor",
         "cat >/dev/null; grep -q sign notes.txt && echo 'add() { echo $(($1 + $2)); }' > add.sh",
     );
     let repo = Repo::sample(&person.path("repo"));
@@ -76,7 +76,7 @@ async fn a_session_whose_adapter_cannot_go_on_is_solved_by_one_it_falls_back_to(
         "--with",
         "expired",
         "--fallback",
-        "spent,heir",
+        "spent,successor",
         "--verify",
         VERIFY,
         "--format",
@@ -91,10 +91,10 @@ async fn a_session_whose_adapter_cannot_go_on_is_solved_by_one_it_falls_back_to(
     assert_eq!(report["winner"], "expired", "its name stays: {report:#}");
     assert_eq!(
         (&session["adapter"], &session["state"], &session["attempts"]),
-        (&"heir".into(), &"verified".into(), &3.into()),
+        (&"successor".into(), &"verified".into(), &3.into()),
         "{report:#}"
     );
-    let takes_over = ["spent takes over from expired", "heir takes over from spent"];
+    let takes_over = ["spent takes over from expired", "successor takes over from spent"];
     let compared = person.kage(repo.path(), &["compare"]).await;
     for words in takes_over {
         let history = session["history"].as_array().unwrap().iter();
@@ -105,7 +105,7 @@ async fn a_session_whose_adapter_cannot_go_on_is_solved_by_one_it_falls_back_to(
         assert!(compared.out.contains(words), "{words}: {compared:#?}");
     }
     let shown = person.kage(repo.path(), &["show", "--format", "json"]).await.json();
-    assert_eq!(shown["sessions"][0]["adapter"], "heir", "{shown:#}");
+    assert_eq!(shown["sessions"][0]["adapter"], "successor", "{shown:#}");
     let shown = person.kage(repo.path(), &["show"]).await;
     for attempt in [2, 3] {
         let words = format!("attempt {attempt} went on from checkpoint");

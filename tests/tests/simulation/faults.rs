@@ -40,7 +40,7 @@ enum Act {
     Jump(String, i64),
     /// The store begins or ceases to fail.
     Trouble(bool),
-    /// A puppet sleeps, or wakes.
+    /// A agent sleeps, or wakes.
     Sleep(String, bool),
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct Cast {
     /// Everybody who talks to the coordinator.
     pub(crate) callers: Vec<String>,
     /// Puppets by name.
-    pub(crate) puppets: BTreeMap<String, watch::Sender<bool>>,
+    pub(crate) scripted_agents: BTreeMap<String, watch::Sender<bool>>,
 }
 
 impl Plan {
@@ -114,8 +114,8 @@ impl Plan {
                 (Act::Jump(daemon, by), None)
             }
             _ => {
-                let puppet = one_of(&mut cast.puppets.keys());
-                (Act::Sleep(puppet.clone(), true), Some(Act::Sleep(puppet, false)))
+                let agent = one_of(&mut cast.scripted_agents.keys());
+                (Act::Sleep(agent.clone(), true), Some(Act::Sleep(agent, false)))
             }
         };
         self.acts.push((begin, first));
@@ -131,8 +131,8 @@ impl Plan {
         for caller in &cast.callers {
             last(Act::Mend(caller.clone()));
         }
-        for puppet in cast.puppets.keys() {
-            last(Act::Sleep(puppet.clone(), false));
+        for agent in cast.scripted_agents.keys() {
+            last(Act::Sleep(agent.clone(), false));
         }
         for daemon in cast.daemons.keys() {
             last(Act::Jump(daemon.clone(), 0));
@@ -200,8 +200,8 @@ impl Plan {
                 }
             }
             Act::Trouble(trouble) => world.trouble.store(*trouble, Ordering::Relaxed),
-            Act::Sleep(puppet, asleep) => {
-                if let Some(sender) = cast.puppets.get(puppet) {
+            Act::Sleep(agent, asleep) => {
+                if let Some(sender) = cast.scripted_agents.get(agent) {
                     sender.send_replace(*asleep);
                 }
             }

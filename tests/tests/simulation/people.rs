@@ -8,7 +8,7 @@ use std::time::Duration;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_tests::chaos::clients::Person;
-use kage_tests::chaos::puppet::PUPPET;
+use kage_tests::chaos::scripted_agent::PUPPET;
 use kage_tests::tasks::{Describe, task};
 
 use crate::adapter::SCRIPTED;

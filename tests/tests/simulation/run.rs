@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kage_proto::v1;
 use kage_tests::chaos::end;
-use kage_tests::chaos::puppet::Puppet;
+use kage_tests::chaos::scripted_agent::ScriptedAgent;
 use kage_tests::history::{Final, FinalTask, OUT_OF_ORDER, check};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -184,7 +184,7 @@ struct Stage {
     sim: Sim<'static>,
     cast: Cast,
     plan: Plan,
-    /// Sends the puppets home.
+    /// Sends the scripted_agents home.
     home: CancellationToken,
 }
 
@@ -203,7 +203,7 @@ impl Stage {
         let mut cast = Cast {
             daemons: BTreeMap::new(),
             callers: Vec::new(),
-            puppets: BTreeMap::new(),
+            scripted_agents: BTreeMap::new(),
         };
         let (shared, bell) = (Arc::clone(world), Bell::default());
         cast.daemons.insert(COORDINATOR.to_owned(), bell.clone());
@@ -216,13 +216,15 @@ impl Stage {
         }
         let home = CancellationToken::new();
         for n in 1..=2 {
-            let name = format!("puppet-{n}");
+            let name = format!("agent-{n}");
             let (sender, asleep) = watch::channel(false);
             cast.callers.push(name.clone());
-            cast.puppets.insert(name.clone(), sender);
-            let (record, home, puppet) = (world.record.clone(), home.clone(), name.clone());
+            cast.scripted_agents.insert(name.clone(), sender);
+            let (record, home, agent) = (world.record.clone(), home.clone(), name.clone());
             sim.client(name, async move {
-                Puppet::new(&puppet, hosts::client(), record).run(asleep, home).await;
+                ScriptedAgent::new(&agent, hosts::client(), record)
+                    .run(asleep, home)
+                    .await;
                 Ok(())
             });
         }

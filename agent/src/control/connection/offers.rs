@@ -48,10 +48,13 @@ impl Connection {
         if self.course != Course::Taking {
             return Err("the agent takes no more work".to_owned());
         }
-        if let Some(hindrance) = self.parts.shop.outbox.hindrances().now() {
+        if let Some(hindrance) = self.parts.resources.outbox.hindrances().now() {
             return Err(hindrance);
         }
-        let (used, most) = (self.parts.shop.worktrees.bytes(), self.parts.shop.limits.worktrees);
+        let (used, most) = (
+            self.parts.resources.worktrees.bytes(),
+            self.parts.resources.limits.worktrees,
+        );
         if used > most {
             return Err(format!(
                 "worktrees take {} MiB here, and may take {}",
@@ -64,7 +67,7 @@ impl Connection {
         let work = offer.work.ok_or("the offer has no work")?;
         let work = Work::try_from(work).map_err(|error| format!("the work cannot be read: {error}"))?;
         if let WorkKind::Session(session) = &work.kind
-            && !self.parts.shop.adapters.contains_key(&session.adapter)
+            && !self.parts.resources.adapters.contains_key(&session.adapter)
         {
             return Err(format!("the agent has no adapter {}", session.adapter));
         }
@@ -94,7 +97,7 @@ impl Connection {
         let stop = Stop::default();
         let (freeze, frozen) = watch::channel(false);
         let (ask, asks) = mpsc::channel(ASKS);
-        self.parts.shop.live.insert(key.clone(), stop.clone(), ask);
+        self.parts.resources.live.insert(key.clone(), stop.clone(), ask);
         self.frozen.insert(attempt, freeze);
         self.leases.grant(attempt, at);
         let grant = Grant {
@@ -105,7 +108,7 @@ impl Connection {
             asks,
             slot,
         };
-        let running = attempt::run(Arc::clone(&self.parts.shop), grant).instrument(span);
+        let running = attempt::run(Arc::clone(&self.parts.resources), grant).instrument(span);
         let handle = self.running.spawn(running);
         self.attempts.insert(handle.id(), attempt);
     }

@@ -20,7 +20,7 @@ impl Command for CreateTask {
             origin: _,
             sessions: ids,
             baseline,
-            walled: _,
+            unavailable: _,
             lacking,
             now,
         } = self;

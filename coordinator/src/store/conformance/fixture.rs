@@ -94,7 +94,7 @@ pub(super) fn create(n: u128, spec: TaskSpec, now: Timestamp) -> CreateTask {
         origin: None,
         sessions,
         baseline: None,
-        walled: Vec::new(),
+        unavailable: Vec::new(),
         lacking: None,
         now,
     }

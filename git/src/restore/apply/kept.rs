@@ -81,7 +81,7 @@ impl Apply<'_> {
                 Ok(true)
             }
             Err(Errno::NOENT) => Ok(false),
-            Err(error) => Err(GitError::io("move aside", &self.desk.root.join(path))(error.into())),
+            Err(error) => Err(GitError::io("move aside", &self.worktree.root.join(path))(error.into())),
         }
     }
 
@@ -97,7 +97,7 @@ impl Apply<'_> {
         match rustix::fs::renameat(&parent, name, CWD, &to) {
             Ok(()) => self.touch(path),
             Err(Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(GitError::io("take away", &self.desk.root.join(path))(error.into())),
+            Err(error) => return Err(GitError::io("take away", &self.worktree.root.join(path))(error.into())),
         }
         self.settle(&name_of_old, step)
     }

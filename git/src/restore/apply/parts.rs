@@ -22,7 +22,7 @@ impl Apply<'_> {
     /// Writes all new files. Returns which steps have something to place.
     pub(super) fn stage(&self, steps: &[Step]) -> Result<BTreeSet<usize>, GitError> {
         fs::create_dir_all(&self.parts).map_err(GitError::io("create", &self.parts))?;
-        let start = || Objects::open(self.desk.mirror.path(), Unflushed::default());
+        let start = || Objects::open(self.worktree.mirror.path(), Unflushed::default());
         let staged = share_out(steps, threads_for(steps.len()), start, |objects, step| {
             Ok(self.stage_one(objects, step)?.then_some(step.number))
         })?;
@@ -72,7 +72,7 @@ impl Apply<'_> {
         let old = match self.beneath.parent(path, false) {
             Ok(Parent::Open(parent, name)) => rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).ok(),
             Ok(Parent::Absent | Parent::Blocked(_)) => None,
-            Err(error) => return Err(GitError::io("look at", &self.desk.root.join(path))(error)),
+            Err(error) => return Err(GitError::io("look at", &self.worktree.root.join(path))(error)),
         };
         let old = old.filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
         let old = old.map(|stat| stat.st_mode & 0o7777);

@@ -42,7 +42,7 @@ impl Apply<'_> {
         if stays && before.mode != mode::SUBMODULE {
             return Ok(());
         }
-        let full = self.desk.root.join(path);
+        let full = self.worktree.root.join(path);
         let Parent::Open(parent, name) = self.parent(path)? else {
             return Ok(());
         };
@@ -85,7 +85,7 @@ impl Apply<'_> {
             }
             Err(Errno::NOENT) => Ok(true),
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => Ok(false),
-            Err(error) => Err(GitError::io("delete", &self.desk.root.join(path))(error.into())),
+            Err(error) => Err(GitError::io("delete", &self.worktree.root.join(path))(error.into())),
         }
     }
 
@@ -159,7 +159,7 @@ impl Apply<'_> {
             path,
             difference,
         } = step;
-        let full = self.desk.root.join(path);
+        let full = self.worktree.root.join(path);
         let is_submodule = difference.after.is_some_and(|after| after.mode == mode::SUBMODULE);
         let staged = self.ready.join(number.to_string());
         // More than one when somebody makes and removes things here at the same moment.

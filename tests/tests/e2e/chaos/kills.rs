@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use kage_proto::v1;
 use kage_tests::chaos::clients::Person;
-use kage_tests::chaos::puppet::{PUPPET, Puppet};
 use kage_tests::chaos::record::Record;
+use kage_tests::chaos::scripted_agent::{PUPPET, ScriptedAgent};
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
 use kage_tests::history::{Final, JobKey, StreamKey, What};
 use kage_tests::tasks::{Describe, task};
@@ -24,13 +24,15 @@ pub(super) fn printed() -> Vec<u8> {
     (1..=LINES).flat_map(|line| format!("{line}\n").into_bytes()).collect()
 }
 
-/// A session on a puppet, one on a real agent.
+/// A session on a agent, one on a real agent.
 fn spec(n: usize) -> v1::TaskSpec {
     match n % 3 {
         0 => task("print")
             .session("real", SHELL, "print")
             .session("made", PUPPET, ""),
-        _ => task("puppets").session("made", PUPPET, "").session("too", PUPPET, ""),
+        _ => task("scripted_agents")
+            .session("made", PUPPET, "")
+            .session("too", PUPPET, ""),
     }
 }
 
@@ -81,10 +83,10 @@ fn nothing_was_repeated(record: &Record, end: &Final) {
     assert!(twice.is_empty(), "begun more than once: {twice:?}");
 }
 
-/// People and two puppets, until they are told to stop.
+/// People and two scripted_agents, until they are told to stop.
 pub(super) struct Load {
     people: JoinSet<Vec<v1::Task>>,
-    puppets: JoinSet<()>,
+    scripted_agents: JoinSet<()>,
     /// Kept, so that nobody wakes or sleeps.
     _awake: watch::Sender<bool>,
     enough: CancellationToken,
@@ -106,7 +108,7 @@ impl Load {
         let (awake, asleep) = watch::channel(false);
         let mut load = Self {
             people: JoinSet::new(),
-            puppets: JoinSet::new(),
+            scripted_agents: JoinSet::new(),
             _awake: awake,
             enough: CancellationToken::new(),
             home: CancellationToken::new(),
@@ -116,9 +118,9 @@ impl Load {
             let enough = load.enough.clone();
             load.people.spawn(async move { person.work(spec, enough).await });
         }
-        for name in ["puppet-1", "puppet-2"] {
-            let puppet = Puppet::new(name, cluster.client(), record.clone());
-            load.puppets.spawn(puppet.run(asleep.clone(), load.home.clone()));
+        for name in ["agent-1", "agent-2"] {
+            let agent = ScriptedAgent::new(name, cluster.client(), record.clone());
+            load.scripted_agents.spawn(agent.run(asleep.clone(), load.home.clone()));
         }
         load
     }
@@ -128,7 +130,7 @@ impl Load {
         self.enough.cancel();
         let tasks = std::mem::take(&mut self.people).join_all().await.concat();
         self.home.cancel();
-        self.puppets.join_all().await;
+        self.scripted_agents.join_all().await;
         tasks
     }
 }

@@ -93,7 +93,7 @@ async fn rounds_of_kills_and_stops_of_all_at_random_lose_nothing() {
     let load = Load::start_with(&cluster, &record, &["ann", "bob", "cem"], |_| {
         task("print")
             .session("real", SHELL, "print")
-            .session("made", kage_tests::chaos::puppet::PUPPET, "")
+            .session("made", kage_tests::chaos::scripted_agent::PUPPET, "")
     });
     let all = [
         Victims::Coordinator,

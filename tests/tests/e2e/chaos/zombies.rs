@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use kage_proto::v1;
 use kage_tests::chaos::clients::Person;
-use kage_tests::chaos::puppet::{PUPPET, Puppet};
 use kage_tests::chaos::record::Record;
+use kage_tests::chaos::scripted_agent::{PUPPET, ScriptedAgent};
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
 use kage_tests::history::What;
 use kage_tests::process::processes_of;
@@ -140,12 +140,12 @@ async fn writes_of_a_writer_that_slept_are_refused() {
         let spec = |_| task("invent").session("only", PUPPET, "").session("too", PUPPET, "");
         people.spawn(async move { person.work(spec, enough).await });
     }
-    let mut puppets = JoinSet::new();
+    let mut scripted_agents = JoinSet::new();
     let mut beds = Vec::new();
     for n in 0..4 {
         let (bed, asleep) = watch::channel(false);
-        let puppet = Puppet::new(&format!("puppet-{n}"), cluster.client(), record.clone());
-        puppets.spawn(puppet.run(asleep, home.clone()));
+        let agent = ScriptedAgent::new(&format!("agent-{n}"), cluster.client(), record.clone());
+        scripted_agents.spawn(agent.run(asleep, home.clone()));
         beds.push(bed);
     }
     for nap in 0..naps {
@@ -159,7 +159,7 @@ async fn writes_of_a_writer_that_slept_are_refused() {
     enough.cancel();
     let tasks = people.join_all().await.concat();
     home.cancel();
-    puppets.join_all().await;
+    scripted_agents.join_all().await;
     let end = ends_right(&cluster, &record, &[]).await;
     for task in &end.tasks {
         assert_eq!(task.task.state(), v1::TaskState::Succeeded, "{:#?}", task.task);

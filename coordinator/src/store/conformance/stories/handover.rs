@@ -51,8 +51,8 @@ fn refused(seq: u64) -> Event {
     event(seq, EventBody::Finished(AttemptOutcome::Failed(failure)))
 }
 
-/// A task whose session may be taken over, beginning with the `walled`th of those who may.
-async fn begin(store: &Store, walled: usize) -> QueuedJob {
+/// A task whose session may be taken over, beginning with the `unavailable`th of those who may.
+async fn begin(store: &Store, unavailable: usize) -> QueuedJob {
     two_agents(store).await;
     let mut spec = spec(1, None);
     spec.assignments[0].fallbacks = vec![Fallback {
@@ -60,7 +60,7 @@ async fn begin(store: &Store, walled: usize) -> QueuedJob {
         model: Some("small".to_owned()),
     }];
     let mut command = create(1, spec, at(1));
-    command.walled = vec![walled];
+    command.unavailable = vec![unavailable];
     store.apply(command).await.unwrap().changes.queued.remove(0)
 }
 

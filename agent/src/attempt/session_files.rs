@@ -10,28 +10,28 @@ use kage_proto::convert::agent::SessionWork;
 use tokio::sync::mpsc;
 
 use super::changes::{Burst, Changes};
-use super::checkpoints::{Checkpoints, Desk, Place};
+use super::checkpoints::{CheckpointParts, Checkpoints, Place};
 use super::resumed::{self, Begun};
 use super::transcript::Transcript;
 use super::{Attempt, Ended};
 use crate::adapters::port::{Adapter, SessionInput};
-use crate::adapters::steps::{Steps, Wish};
+use crate::adapters::steps::{CheckpointRequest, Steps};
 use crate::delivery::live::StopReason;
 use crate::delivery::outbox::OutboxClosed;
 use crate::delivery::recorder::Recording;
 use crate::ground::workspace::Workspace;
 
 /// Keeps the files of one session.
-pub(super) struct Kept {
+pub(super) struct SessionFiles {
     changes: Changes,
     checkpoints: Checkpoints,
     steps: Steps,
     /// `None` = the adapter tells its steps.
     burst: Option<Burst>,
-    asks: mpsc::Receiver<Wish>,
+    asks: mpsc::Receiver<CheckpointRequest>,
 }
 
-impl Kept {
+impl SessionFiles {
     /// Begins at the base with a first checkpoint, or at the one that the attempt goes on
     /// from. Says in `input` where the conversation begins and who hears of its steps.
     pub(super) async fn begin(
@@ -40,7 +40,7 @@ impl Kept {
         adapter: &dyn Adapter,
         workspace: &Workspace,
         input: &mut SessionInput,
-        asks: mpsc::Receiver<Wish>,
+        asks: mpsc::Receiver<CheckpointRequest>,
     ) -> Result<Self, Ended> {
         let base = workspace.tree.base();
         let begun = match &work.resume {
@@ -52,12 +52,12 @@ impl Kept {
             commit: work.resume.as_ref().map_or(base, |resume| &resume.commit).clone(),
             mark: begun.mark,
         };
-        let desk = Desk {
+        let parts = CheckpointParts {
             project: attempt.work.project.clone(),
             mirror: workspace.mirror.clone(),
             tree: Arc::clone(&workspace.tree),
-            blobs: attempt.shop.blobs.clone(),
-            masker: attempt.shop.masker.clone(),
+            blobs: attempt.resources.blobs.clone(),
+            masker: attempt.resources.masker.clone(),
             recording: attempt.recording.clone(),
             healer: workspace.healer.clone(),
             title: format!("checkpoint of session {} of task {}", work.name, attempt.work.task),
@@ -65,7 +65,7 @@ impl Kept {
         let transcript = adapter.session_file(input).map_or(Transcript::Told, Transcript::File);
         let mut kept = Self {
             changes: Changes::default(),
-            checkpoints: Checkpoints::new(desk, steps.clone(), transcript, place),
+            checkpoints: Checkpoints::new(parts, steps.clone(), transcript, place),
             burst: (!adapter.tells_steps()).then(|| Burst::new(steps.clone())),
             steps: steps.clone(),
             asks,
@@ -118,7 +118,7 @@ impl Kept {
             None => attempt.stop.token().run_until_cancelled(finishing).await.is_some(),
             // Another agent goes on from it.
             Some(StopReason::HandedBack) => {
-                let grace = attempt.shop.limits.stop_grace;
+                let grace = attempt.resources.limits.stop_grace;
                 tokio::time::timeout(grace, finishing).await.is_ok()
             }
             // Nobody would take it.
@@ -131,9 +131,9 @@ impl Kept {
 }
 
 /// Passes on what people ask for.
-async fn relay(asks: &mut mpsc::Receiver<Wish>, steps: &Steps) -> std::convert::Infallible {
-    while let Some(wish) = asks.recv().await {
-        steps.ask(wish);
+async fn relay(asks: &mut mpsc::Receiver<CheckpointRequest>, steps: &Steps) -> std::convert::Infallible {
+    while let Some(request) = asks.recv().await {
+        steps.ask(request);
     }
     // Nobody can ask any more.
     std::future::pending().await

@@ -1,4 +1,4 @@
-//! An agent made of calls: it takes sessions of the adapter `puppet`, delivers invented events
+//! An agent made of calls: it takes sessions of the adapter `agent`, delivers invented events
 //! and bytes, and writes down what it was given, what it sent and what was acknowledged. It
 //! can be put to sleep, so that it goes on with what it believes to have when it wakes.
 
@@ -21,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 use super::record::Record;
 use crate::history::{JobKey, What, Write};
 
-/// The adapter whose sessions puppets take.
-pub const PUPPET: &str = "puppet";
+/// The adapter whose sessions scripted_agents take.
+pub const PUPPET: &str = "agent";
 
-/// How often a puppet does something.
+/// How often a agent does something.
 const BEAT: Duration = Duration::from_millis(15);
 /// Beats per heartbeat.
 const HEARTBEAT: u64 = 13;
@@ -40,7 +40,7 @@ const STDOUT: i32 = v1::OutputStream::Stdout as i32;
 
 /// One agent.
 #[derive(Debug)]
-pub struct Puppet {
+pub struct ScriptedAgent {
     name: String,
     client: Client,
     record: Record,
@@ -107,7 +107,7 @@ struct Links {
     beat: u64,
 }
 
-impl Puppet {
+impl ScriptedAgent {
     /// An agent that is not connected yet.
     #[must_use]
     pub fn new(name: &str, client: Client, record: Record) -> Self {
@@ -217,7 +217,7 @@ impl Puppet {
                     return Err(tonic::Status::internal("an offer without key or work"));
                 };
                 let Some(v1::work::Kind::Session(session)) = work.kind else {
-                    let reason = "a puppet works on sessions".to_owned();
+                    let reason = "a agent works on sessions".to_owned();
                     let offer_id = offer.offer_id;
                     return send(&links.control, ToCoordinator::Refuse(v1::Refuse { offer_id, reason })).await;
                 };
@@ -256,7 +256,7 @@ impl Puppet {
                     self.lose(&attempt);
                 }
             }
-            // A puppet renews nothing, drains never, and has no files to take a checkpoint of.
+            // A agent renews nothing, drains never, and has no files to take a checkpoint of.
             Some(_) | None => {}
         }
         Ok(())
