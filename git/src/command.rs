@@ -20,15 +20,16 @@ use tokio::process::Command;
 
 use crate::error::GitError;
 use crate::executable::Executable;
-use crate::program;
 
 mod auth;
+mod found;
 
 mod neutral;
 
 mod process;
 
 pub use auth::{Auth, TlsAuth};
+pub(crate) use found::found;
 pub(crate) use neutral::ConfigFiles;
 use neutral::{INHERITED, NEUTRAL, TOLERATED_FLAWS};
 use process::Done;
@@ -63,7 +64,7 @@ impl GitCommand {
     }
 
     pub(crate) fn with_config(operation: &'static str, files: ConfigFiles) -> Self {
-        let (found, path) = program::found();
+        let (found, path) = found();
         // A git that is missing or changed is told of when it is to be started.
         let git = found.as_ref().map(Executable::to_run);
         let program = git.as_ref().and_then(|git| git.as_ref().ok());

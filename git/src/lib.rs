@@ -7,10 +7,11 @@
 //! Functions that spawn `git` are `async` and cancel-safe: dropping one kills the process
 //! and everything that it started. Functions that use libgit2 ([`diff`]) block.
 //! A checkpoint or restore that was started goes on when its future is dropped.
+//!
+//! Modules stand in the order in which they build on each other.
 
 pub mod error;
 pub mod executable;
-
 pub mod command;
 pub mod program;
 
@@ -18,29 +19,26 @@ mod beneath;
 mod lock;
 mod patterns;
 pub mod private;
-mod shadow;
 mod shared_work;
+mod shadow;
 mod staging;
-
 mod durable;
 mod ignored;
 
 mod objects;
-
 mod known;
-
 pub mod creation;
 pub mod diff;
-pub mod landing;
+
 pub mod mirror;
 pub mod smart_http;
-pub mod snapshot;
 pub mod user_repo;
-pub mod worktree;
+pub mod snapshot;
+pub mod landing;
 
+pub mod worktree;
 pub mod checkpoint;
 pub mod restore;
-
 mod rebuild;
 pub mod upkeep;
 

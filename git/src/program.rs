@@ -1,12 +1,9 @@
 //! The `git` program of this machine, and whether it can be trusted with what is given to it.
 
-use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
-use crate::command::GitCommand;
+use crate::command::{GitCommand, found};
 use crate::error::GitError;
-use crate::executable::{Executable, is_ours, search_folders};
 
 /// The oldest git, as major and minor number, that heeds every safeguard: settings that
 /// come through the environment (2.31), `core.fsync` (2.36), `safe.bareRepository` (2.38).
@@ -33,22 +30,6 @@ pub enum ProgramError {
         /// The folder.
         folder: PathBuf,
     },
-}
-
-/// This machine's git, by the PATH of this process when it was first needed, and the PATH for
-/// what git starts: folders that nobody but the system writes come first.
-pub(crate) fn found() -> (&'static Option<Executable>, &'static OsStr) {
-    static FOUND: OnceLock<(Option<Executable>, OsString)> = OnceLock::new();
-    let (git, path) = FOUND.get_or_init(|| {
-        let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-        let folders = search_folders(&path, &[]);
-        let git = Executable::find(OsStr::new("git"), &folders);
-        let (ours, systems): (Vec<_>, Vec<_>) = folders.into_iter().partition(|folder| is_ours(folder));
-        // No folder has a separator in its name: it came out of a PATH.
-        let path = std::env::join_paths(systems.into_iter().chain(ours)).unwrap_or_default();
-        (git, path)
-    });
-    (git, path)
 }
 
 /// Makes sure that git is not in a folder in which sessions write.
