@@ -9,13 +9,16 @@ use kage_proto::status::ApiError;
 
 use crate::store::{ReadError, StoreError};
 
+/// How soon a call that a full disk refused may be repeated.
+const FULL_DISK: Duration = Duration::from_secs(5);
+
 /// Says the whole story in the log, and outside only what is for outside.
 pub(crate) fn internal(message: &str, error: &(dyn Error + 'static)) -> ApiError {
     tracing::error!(error, message);
     if is_disk_full(error) {
         return ApiError::ResourceExhausted {
             message: format!("{message}: the coordinator's disk is full"),
-            retry: Some(Duration::from_secs(5)),
+            retry: Some(FULL_DISK),
         };
     }
     ApiError::Internal {
@@ -53,9 +56,13 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
         },
         StoreError::Unknown { .. } => {
             tracing::error!(error = &error as &dyn Error, "commit of unknown outcome");
+            let (why, retry) = match is_disk_full(&error) {
+                true => ("the coordinator's disk is full, and ", Some(FULL_DISK)),
+                false => ("", None),
+            };
             ApiError::Unavailable {
-                message: "the outcome of the call is not known; send it again with the same request id".to_owned(),
-                retry: None,
+                message: format!("{why}the outcome of the call is not known; send it again with the same request id"),
+                retry,
             }
         }
         StoreError::Closed => ApiError::Unavailable {
@@ -88,6 +95,14 @@ mod tests {
         };
         let full = sqlite(rusqlite::ffi::SQLITE_FULL);
         assert!(matches!(full, ApiError::ResourceExhausted { .. }), "{full:?}");
+        // A disk can be full at the very commit, whose outcome is not known then.
+        let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
+        let source = Arc::new(EngineError::Sqlite(error));
+        let unknown = store_error(StoreError::Unknown { source });
+        assert!(
+            matches!(&unknown, ApiError::Unavailable { message, .. } if message.contains("disk is full")),
+            "{unknown:?}"
+        );
         let other = sqlite(rusqlite::ffi::SQLITE_CORRUPT);
         assert!(matches!(other, ApiError::Internal { .. }), "{other:?}");
         let full = io::Error::from(io::ErrorKind::StorageFull);

@@ -117,7 +117,9 @@ async fn a_coordinator_whose_disk_is_full_says_so_and_goes_on_when_it_is_not() {
         let told = wait_for("a new task is refused", async || {
             match person.try_create(&request(refused), spec(refused)).await {
                 Err(ApiError::ResourceExhausted { message, .. }) => Some(message),
-                // Its outcome is not known: the same again.
+                // The commit found no room: its outcome is not known, its reason is.
+                Err(ApiError::Unavailable { message, .. }) if message.contains("disk is full") => Some(message),
+                // Nothing is known: the same again.
                 Err(_) => None,
                 Ok(_) => {
                     refused += 1;
