@@ -1,6 +1,6 @@
 //! Makes the adapters of an agent from its configuration: plain data in, a registry out.
 //!
-//! Two families: the Messages API loop ([`claude_api`]) and programs described by manifests
+//! Two families: the loop over providers' APIs ([`api`]) and programs described by manifests
 //! ([`manifest`], [`cli`]). One that cannot be used here stays in the registry and says why.
 
 pub mod session_file;
@@ -9,7 +9,7 @@ pub mod port;
 mod tools;
 pub mod manifest;
 mod settings;
-pub mod claude_api;
+pub mod api;
 pub mod cli;
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ use kage_git::executable::{Executable, search_folders};
 
 use crate::adapters::port::{Adapter, Registry, SessionInput};
 use crate::process::{Environment, Runner};
-use claude_api::{ClaudeApi, ClaudeApiConfig};
+use api::{ApiAdapter, ApiConfig, PROVIDERS};
 use cli::CliAdapter;
 use manifest::{Manifest, ManifestError};
 
@@ -48,7 +48,7 @@ pub struct AdapterConfig {
     /// How programs are started.
     pub runner: Runner,
     /// The Messages API adapter.
-    pub claude_api: ClaudeApiConfig,
+    pub claude_api: ApiConfig,
 }
 
 impl AdapterConfig {
@@ -61,7 +61,7 @@ impl AdapterConfig {
             failures: FailureTable::default(),
             kept_out: Vec::new(),
             runner,
-            claude_api: ClaudeApiConfig::default(),
+            claude_api: ApiConfig::default(),
         }
     }
 
@@ -224,9 +224,11 @@ pub async fn load(mut config: AdapterConfig) -> Result<Registry, LoadError> {
         manifests.extend(manifest::read_folder(dir).map_err(LoadError::Manifest)?);
     }
 
-    let api = ClaudeApi::new(&config)?;
     let mut registry = Registry::new();
-    registry.insert(api.info().name, Arc::new(api));
+    for provider in PROVIDERS {
+        let api = ApiAdapter::new(provider, &config)?;
+        registry.insert(api.info().name, Arc::new(api));
+    }
     let sources: Vec<String> = manifests.iter().map(|m| m.source.display().to_string()).collect();
     let adapters = join_all(manifests.into_iter().map(|manifest| CliAdapter::new(manifest, &config))).await;
     for (adapter, source_name) in adapters.into_iter().zip(sources) {

@@ -151,21 +151,28 @@ impl Call {
     }
 }
 
-/// What a model is told about the tools, always in the same bytes.
+/// What a model is told about a tool.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ToolDefinition {
+    pub(crate) name: &'static str,
+    pub(crate) description: &'static str,
+    /// The JSON schema of its input.
+    pub(crate) input: Value,
+}
+
+/// What a model is told about the tools, always in the same order.
 #[must_use]
-pub(crate) fn definitions() -> Vec<Value> {
+pub(crate) fn definitions() -> Vec<ToolDefinition> {
     let path = || json!({"type": "string", "description": "Relative to the root of the worktree."});
-    let tool = |name: &str, description: &str, properties: Value, required: &[&str]| {
-        json!({
-            "name": name,
-            "description": description,
-            "input_schema": {
-                "type": "object",
-                "properties": properties,
-                "required": required,
-                "additionalProperties": false,
-            },
-        })
+    let tool = |name, description, properties: Value, required: &[&str]| ToolDefinition {
+        name,
+        description,
+        input: json!({
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": false,
+        }),
     };
     vec![
         tool(

@@ -96,7 +96,9 @@ impl ClaudeStream {
         if let (Some(id), Some(model), Some(usage)) = (
             text(message, "id"),
             text(message, "model").filter(|model| *model != "<synthetic>"),
-            message.get("usage").and_then(crate::adapters::claude_api::usage::parse),
+            message
+                .get("usage")
+                .and_then(crate::adapters::api::messages::usage::parse),
         ) {
             self.messages.insert(id.to_owned(), (model.to_owned(), usage));
         }

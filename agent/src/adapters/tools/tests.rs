@@ -326,17 +326,14 @@ async fn wrong_calls_are_answered_not_fatal() {
 #[test]
 fn definitions_are_valid_and_stable() {
     let all = definitions();
-    let names: Vec<_> = all.iter().map(|tool| tool["name"].as_str().unwrap()).collect();
+    let names: Vec<_> = all.iter().map(|tool| tool.name).collect();
     assert_eq!(
         names,
         ["read_file", "write_file", "edit_file", "list", "search", "bash"]
     );
-    assert_eq!(
-        serde_json::to_string(&definitions()).unwrap(),
-        serde_json::to_string(&all).unwrap()
-    );
+    assert_eq!(definitions(), all);
     for tool in &all {
-        assert_eq!(tool["input_schema"]["type"], "object");
+        assert_eq!(tool.input["type"], "object");
     }
     assert_eq!(describe("bash", r#"{"command":"a\nb"}"#), "bash a b");
     assert_eq!(describe("fly", ""), "fly");

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::post;
 use futures_util::StreamExt as _;
+use kage_core::event::{EventBody, OutputStream};
 use kage_core::prompt::Prompt;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -151,7 +152,7 @@ impl Place {
         }
     }
 
-    pub(super) fn adapter(&self) -> ClaudeApi {
+    pub(super) fn adapter(&self) -> ApiAdapter {
         let env = [
             ("PATH", "/usr/local/bin:/usr/bin:/bin"),
             ("ANTHROPIC_API_KEY", "sk-ant-test"),
@@ -161,7 +162,7 @@ impl Place {
         let mut config = AdapterConfig::new(env, Runner::default());
         config.claude_api.backoff = Duration::from_millis(10);
         config.claude_api.max_turns = NonZeroU32::new(4).unwrap();
-        ClaudeApi::new(&config).unwrap()
+        ApiAdapter::new(&messages::CLAUDE, &config).unwrap()
     }
 
     pub(super) fn input(&self) -> SessionInput {

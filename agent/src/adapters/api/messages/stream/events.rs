@@ -1,13 +1,11 @@
 //! The events of a stream as the provider writes them. Pure; what they add up to is the
 //! assembly's business.
 
-use kage_core::failure::Failure;
-use kage_core::failure_table::ProviderError;
-use kage_core::time::LocalTime;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Block;
+use super::super::ApiError;
+use super::Item;
 
 /// An event of a stream, by its `type`. Not a tagged enum: raw JSON does not survive one.
 pub(super) enum Event {
@@ -38,7 +36,7 @@ pub(super) struct Start {
 #[derive(Deserialize)]
 pub(super) struct BlockStart {
     pub(super) index: u64,
-    pub(super) content_block: Block,
+    pub(super) content_block: Item,
 }
 
 #[derive(Deserialize)]
@@ -105,39 +103,5 @@ impl Event {
             "error" => Self::Error(serde_json::from_str(data)?),
             _ => Self::Other,
         })
-    }
-}
-
-/// The provider's error object, in a stream or as a whole answer.
-#[derive(Debug, Default, Deserialize)]
-pub(in crate::adapters::claude_api) struct ApiError {
-    #[serde(default, rename = "type")]
-    pub(in crate::adapters::claude_api) kind: String,
-    #[serde(default)]
-    pub(in crate::adapters::claude_api) message: String,
-    #[serde(default)]
-    pub(in crate::adapters::claude_api) details: Option<Value>,
-}
-
-impl ApiError {
-    /// The failure that it is, with what HTTP says about it.
-    pub(in crate::adapters::claude_api) fn classify(
-        &self,
-        status: Option<u16>,
-        retry_after: Option<std::time::Duration>,
-        heard: Option<LocalTime>,
-    ) -> Failure {
-        ProviderError {
-            status,
-            error_type: Some(self.kind.as_str()).filter(|kind| !kind.is_empty()),
-            error_code: self
-                .details
-                .as_ref()
-                .and_then(|details| details.get("error_code")?.as_str()),
-            message: &self.message,
-            retry_after,
-            heard,
-        }
-        .classify()
     }
 }

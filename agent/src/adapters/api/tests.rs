@@ -2,11 +2,14 @@
 
 use std::net::Ipv4Addr;
 
+use kage_core::event::{EventBody, OutputStream};
 use kage_core::usage::{Unreported, Usage, UsageClass};
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::*;
 use crate::adapters::port::Report;
+use crate::adapters::steps::Steps;
 
 mod goes_on;
 mod life;
@@ -95,7 +98,7 @@ async fn the_loop_runs_tools_and_reports_everything() {
     assert_eq!(headers["anthropic-version"], "2023-06-01");
     assert_eq!(
         (body["model"].as_str(), body["stream"].as_bool()),
-        (Some(DEFAULT_MODEL), Some(true))
+        (Some(messages::CLAUDE.model), Some(true))
     );
     let messages = requests[1].1["messages"].as_array().unwrap();
     assert_eq!(messages.len(), 3);
@@ -292,7 +295,7 @@ async fn a_frozen_attempt_makes_no_call() {
 #[tokio::test]
 async fn without_a_key_it_is_there_and_says_what_to_do() {
     let config = AdapterConfig::default();
-    let adapter = ClaudeApi::new(&config).unwrap();
+    let adapter = ApiAdapter::new(&messages::CLAUDE, &config).unwrap();
     assert!(
         adapter
             .info()
@@ -304,14 +307,17 @@ async fn without_a_key_it_is_there_and_says_what_to_do() {
     std::fs::write(file.path(), "sk-from-file\n").unwrap();
     let mut config = AdapterConfig::default();
     config.claude_api.key_file = Some(file.path().to_owned());
-    let adapter = ClaudeApi::new(&config).unwrap();
+    let adapter = ApiAdapter::new(&messages::CLAUDE, &config).unwrap();
     assert_eq!(
         (adapter.info().unavailable, adapter.secrets()),
         (None, vec!["sk-from-file".to_owned()])
     );
 
     config.claude_api.key_file = Some("/nonexistent/key".into());
-    assert!(matches!(ClaudeApi::new(&config), Err(LoadError::KeyFile { .. })));
+    assert!(matches!(
+        ApiAdapter::new(&messages::CLAUDE, &config),
+        Err(LoadError::KeyFile { .. })
+    ));
 }
 
 #[tokio::test]

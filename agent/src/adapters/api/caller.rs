@@ -1,5 +1,5 @@
-//! One call of the Messages API with its few retries. Everything that a call costs is
-//! reported here, also that of calls that break off or are stopped.
+//! One call of a provider with its few retries, in whatever dialect. Everything that a call costs
+//! is reported here, also that of calls that break off or are stopped.
 
 use std::sync::Once;
 use std::time::Duration;
@@ -14,8 +14,9 @@ use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use sse_stream::SseStream;
 use tokio::time::Instant;
 
-use super::stream::{ApiError, Assembly, Message, Progress};
-use super::{Halt, thawed};
+use super::answer::{Answer, Draft, Progress};
+use super::session::{Halt, thawed};
+use super::wire::{Refusal, Wire};
 use crate::adapters::local_time;
 use crate::adapters::port::{Reporter, ReporterClosed};
 use crate::process::Control;
@@ -85,6 +86,7 @@ impl Silence {
 /// How calls are made.
 pub(super) struct Caller {
     pub(super) client: reqwest::Client,
+    pub(super) wire: &'static Wire,
     pub(super) url: String,
     pub(super) key: String,
     /// The longest silence of the provider.
@@ -128,19 +130,19 @@ fn delay(asked: Option<Duration>, backoff: Duration, attempt: u32, random: f64) 
 
 impl Caller {
     /// Makes the call, again where that may help.
-    pub(super) async fn call(&self, body: &[u8], reporter: &Reporter, control: &Control) -> Result<Message, Halt> {
-        let body = Bytes::copy_from_slice(body);
+    pub(super) async fn call(&self, body: Vec<u8>, reporter: &Reporter, control: &Control) -> Result<Answer, Halt> {
+        let body = Bytes::from(body);
         let mut attempt = 1;
         loop {
-            let mut assembly = Assembly::default();
+            let mut draft = Draft::default();
             let end = tokio::select! {
                 biased;
                 () = control.stop.cancelled() => Err(Halt::Stopped),
-                end = self.once(body.clone(), &mut assembly, reporter) => end,
+                end = self.once(body.clone(), &mut draft, reporter) => end,
             };
-            bill(&assembly, reporter).await?;
+            bill(&draft, reporter).await?;
             let Some(failure) = end? else {
-                return Ok(assembly.finish());
+                return Ok((self.wire.finish)(draft));
             };
             let too_long = failure.retry_after.is_some_and(|asked| asked > LONGEST_WAIT);
             if attempt >= self.max_calls || too_long || !passes(failure.kind) {
@@ -166,14 +168,12 @@ impl Caller {
 
     /// Makes the call once. `None` = the message is whole; a failure's kind says whether it
     /// may help to make it again.
-    async fn once(&self, body: Bytes, assembly: &mut Assembly, reporter: &Reporter) -> Result<Option<Failure>, Halt> {
-        let request = self
-            .client
-            .post(&self.url)
-            .header("x-api-key", &self.key)
-            .header("anthropic-version", "2023-06-01")
-            .header(CONTENT_TYPE, "application/json")
-            .body(body);
+    async fn once(&self, body: Bytes, draft: &mut Draft, reporter: &Reporter) -> Result<Option<Failure>, Halt> {
+        let mut request = self.client.post(&self.url).header(CONTENT_TYPE, "application/json");
+        for (name, value) in (self.wire.headers)(&self.key) {
+            request = request.header(name, value);
+        }
+        let request = request.body(body);
         let response = match tokio::time::timeout(self.idle, request.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Ok(Some(network(&error))),
@@ -182,14 +182,14 @@ impl Caller {
         if !response.status().is_success() {
             return Ok(Some(self.refusal(response).await));
         }
-        self.read(Box::pin(response.bytes_stream()), assembly, reporter).await
+        self.read(Box::pin(response.bytes_stream()), draft, reporter).await
     }
 
     /// Reads the stream to its end. `None` = the message is whole.
     pub(super) async fn read<S, B, E>(
         &self,
         bytes: S,
-        assembly: &mut Assembly,
+        draft: &mut Draft,
         reporter: &Reporter,
     ) -> Result<Option<Failure>, Halt>
     where
@@ -212,7 +212,9 @@ impl Caller {
                 Err(_) => break self.silent(),
             };
             reporter.alive();
-            let progress = event.data.map_or(Progress::Ping, |data| assembly.event(&data));
+            let progress = event
+                .data
+                .map_or(Progress::Ping, |data| draft.event(self.wire.event, &data));
             silence.heard(&progress, Instant::now());
             match progress {
                 Progress::None | Progress::Ping => {}
@@ -251,10 +253,6 @@ impl Caller {
 
     /// What an answer that is an error means.
     async fn refusal(&self, mut response: reqwest::Response) -> Failure {
-        #[derive(serde::Deserialize)]
-        struct Body {
-            error: ApiError,
-        }
         let status = response.status().as_u16();
         let heard = local_time();
         let asked = response
@@ -269,27 +267,24 @@ impl Caller {
                 break;
             }
         }
-        let error = match serde_json::from_slice::<Body>(&body) {
-            Ok(body) => body.error,
-            // A proxy's page, say.
-            Err(_) => ApiError {
-                message: crate::process::excerpt::one_line(&String::from_utf8_lossy(&body), 200),
-                ..ApiError::default()
-            },
-        };
-        error.classify(Some(status), asked, Some(heard))
+        // What is not the provider's own is a proxy's page, say.
+        let refusal = (self.wire.refusal)(&body).unwrap_or_else(|| Refusal {
+            message: crate::process::excerpt::one_line(&String::from_utf8_lossy(&body), 200),
+            ..Refusal::default()
+        });
+        refusal.classify(Some(status), asked, Some(heard))
     }
 }
 
 /// Reports what an answer cost as far as it came: the provider bills it when it broke off,
 /// and when nobody waits for the rest.
-async fn bill(assembly: &Assembly, reporter: &Reporter) -> Result<(), ReporterClosed> {
-    if assembly.usage().is_zero() {
+async fn bill(draft: &Draft, reporter: &Reporter) -> Result<(), ReporterClosed> {
+    if draft.usage.is_zero() {
         return Ok(());
     }
     let usage = EventBody::UsageRecorded {
-        model: assembly.model().to_owned(),
-        usage: assembly.usage(),
+        model: draft.model.clone(),
+        usage: draft.usage,
         reported: None,
         metered: true,
     };

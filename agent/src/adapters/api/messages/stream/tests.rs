@@ -1,7 +1,10 @@
 //! Streams, recorded and made up, and the messages that they become.
 
-use kage_core::usage::{Unreported, UsageClass};
+use kage_core::usage::{Unreported, Usage, UsageClass};
+use serde_json::Value;
 
+use super::super::super::answer::Stop;
+use super::super::can_be_sent;
 use super::*;
 
 const FIXTURE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/messages/tool_use.sse"));
@@ -12,24 +15,24 @@ fn data(fixture: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn a_recorded_stream_becomes_a_message() {
-    let mut assembly = Assembly::default();
+    let mut draft = Draft::default();
     let mut said = String::new();
     let mut complete = 0;
     for event in data(FIXTURE) {
-        match assembly.event(event) {
+        match super::event(&mut draft, event) {
             Progress::None | Progress::Ping => {}
             Progress::Text(text) => said.push_str(&text),
             Progress::Complete => complete += 1,
             Progress::Failed(failure) => panic!("{failure}"),
         }
     }
-    let message = assembly.finish();
+    let message = finish(draft);
     assert_eq!((complete, said.as_str()), (1, "I will write it."));
-    assert_eq!(message.stop_reason, StopReason::ToolUse);
-    assert_eq!(message.text(), "I will write it.");
-    let calls: Vec<_> = message
-        .tool_calls()
-        .map(|call| (call.id, call.name, call.input))
+    assert_eq!(message.stop, Stop::Tools);
+    assert_eq!(message.words, "I will write it.");
+    let calls = message.calls.iter();
+    let calls: Vec<_> = calls
+        .map(|call| (call.id.as_str(), call.name.as_str(), call.input.as_deref()))
         .collect();
     // The number and the order of keys are as the model wrote them.
     let input = "{\"path\": \"a.txt\", \"content\": \"caf\\u00e9 1.10\", \"big\": 12345678901234567890.10}";
@@ -61,7 +64,7 @@ fn an_error_inside_the_stream_is_classified() {
         ("api_error", K::Network),
     ] {
         let event = format!(r#"{{"type":"error","error":{{"type":"{kind}","message":"no"}}}}"#);
-        let Progress::Failed(failure) = Assembly::default().event(&event) else {
+        let Progress::Failed(failure) = super::event(&mut Draft::default(), &event) else {
             panic!("{kind}");
         };
         assert_eq!(failure.kind, expected);
@@ -77,29 +80,12 @@ fn nonsense_is_a_failure_and_new_events_are_passed_over() {
         r#"{"type":"content_block_delta","index":3,"delta":{"type":"text_delta","text":"x"}}"#,
     ] {
         assert!(
-            matches!(Assembly::default().event(event), Progress::Failed(_)),
+            matches!(super::event(&mut Draft::default(), event), Progress::Failed(_)),
             "{event}"
         );
     }
     for event in [r#"{"type":"ping"}"#, r#"{"type":"something_new","x":[1]}"#] {
-        assert_eq!(Assembly::default().event(event), Progress::Ping, "{event}");
-    }
-}
-
-#[test]
-fn what_cannot_be_sent_back_is_known() {
-    for (block, can) in [
-        (r#"{"type":"text","text":"x"}"#, true),
-        (r#"{"type":"text","text":""}"#, false),
-        (r#"{"type":"text","text":" \n\t "}"#, false),
-        (r#"{"type":"text","text":"\u00a0"}"#, false),
-        (r#"{"type":"text","text":" x "}"#, true),
-        (r#"{"type":"thinking","thinking":"x","signature":""}"#, false),
-        (r#"{"type":"thinking","thinking":"","signature":"s"}"#, true),
-        (r#"{"type":"server_tool_use","id":"x"}"#, true),
-    ] {
-        let block: Block = serde_json::from_str(block).unwrap();
-        assert_eq!(block.can_be_sent(), can, "{block:?}");
+        assert_eq!(super::event(&mut Draft::default(), event), Progress::Ping, "{event}");
     }
 }
 
@@ -123,7 +109,7 @@ const fn call(parts: &'static [&'static str]) -> Streamed {
 
 /// The inputs of the calls of such a message.
 fn inputs(blocks: &[Streamed], stop_reason: &str) -> Vec<Option<String>> {
-    let mut assembly = Assembly::default();
+    let mut draft = Draft::default();
     for (index, Streamed { input, parts, ends }) in blocks.iter().enumerate() {
         let mut events = vec![format!(
             r#"{{"type":"content_block_start","index":{index},"content_block":{{"type":"tool_use","id":"t{index}","name":"list","input":{input}}}}}"#
@@ -138,17 +124,17 @@ fn inputs(blocks: &[Streamed], stop_reason: &str) -> Vec<Option<String>> {
             events.push(format!(r#"{{"type":"content_block_stop","index":{index}}}"#));
         }
         for event in events {
-            assert_eq!(assembly.event(&event), Progress::None);
+            assert_eq!(super::event(&mut draft, &event), Progress::None);
         }
     }
     let end = format!(r#"{{"type":"message_delta","delta":{{"stop_reason":"{stop_reason}"}}}}"#);
-    assert_eq!(assembly.event(&end), Progress::None);
-    let message = assembly.finish();
-    for block in &message.blocks {
-        let input = block.0.get("input").unwrap().get();
-        assert!(block.can_be_sent() && input.starts_with('{'), "{input}");
+    assert_eq!(super::event(&mut draft, &end), Progress::None);
+    let message = finish(draft);
+    for block in &message.items {
+        let input = block.raw("input").unwrap();
+        assert!(can_be_sent(block) && input.starts_with('{'), "{input}");
     }
-    message.tool_calls().map(|call| call.input.map(str::to_owned)).collect()
+    message.calls.into_iter().map(|call| call.input).collect()
 }
 
 #[test]

@@ -4,7 +4,7 @@ use kage_core::usage::{Unreported, Usage, UsageClass};
 use serde_json::Value;
 
 /// Reads a `usage` object. The provider's `input_tokens` excludes everything cached.
-pub(crate) fn parse(value: &Value) -> Option<Usage> {
+pub(in crate::adapters) fn parse(value: &Value) -> Option<Usage> {
     let mut usage = Usage::default();
     update(&mut usage, value).then_some(usage)
 }

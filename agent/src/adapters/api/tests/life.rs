@@ -2,10 +2,12 @@
 
 use std::convert::Infallible;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
+use kage_core::event::{EventBody, OutputStream};
 use serde_json::{Value, json};
 
-use super::super::stream::Assembly;
+use super::super::answer::Draft;
 use super::super::*;
 use super::provider::{Answer, Place, message, says, tool};
 use crate::adapters::port::Report;
@@ -29,7 +31,8 @@ fn thought(part: &Value, parts: usize) -> Vec<String> {
 /// Reads an answer, and counts what is told meanwhile.
 async fn told(parts: Vec<String>) -> usize {
     let caller = Caller {
-        client: call::client().unwrap(),
+        client: caller::client().unwrap(),
+        wire: messages::CLAUDE.wire,
         url: String::new(),
         key: String::new(),
         idle: Duration::from_secs(600),
@@ -38,8 +41,8 @@ async fn told(parts: Vec<String>) -> usize {
     };
     let bytes = futures_util::stream::iter(parts).map(|part| Ok::<_, Infallible>(Bytes::from(part)));
     let (reporter, mut reports) = Reporter::channel(1000);
-    let mut assembly = Assembly::default();
-    let end = caller.read(bytes, &mut assembly, &reporter).await;
+    let mut draft = Draft::default();
+    let end = caller.read(bytes, &mut draft, &reporter).await;
     assert!(matches!(end, Ok(None)));
     drop(reporter);
     let mut told = 0;

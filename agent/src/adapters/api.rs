@@ -1,0 +1,293 @@
+//! Adapters for providers' APIs: an agentic loop in the agent itself.
+//!
+//! ```text
+//!   ApiAdapter -> session (turns) -> caller (retries) -> wire -> messages, ... (a file a dialect)
+//!                      |                                  |
+//!                      +--- turns, answer: without the provider ---+
+//! ```
+//!
+//! This file owns the adapter and the list of providers. A new dialect is a file of its own and a
+//! line in [`PROVIDERS`].
+
+mod answer;
+mod caller;
+pub(super) mod messages;
+mod session;
+mod turns;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::local_failure;
+use kage_core::fleet::AdapterInfo;
+use kage_core::id::AdapterName;
+use tokio_util::sync::CancellationToken;
+
+use super::{AdapterConfig, LoadError, name_session, text};
+use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Reporter, Resumes, SessionInput, next_message};
+use crate::adapters::tools::{self, Toolbox};
+use crate::process::allowance::Allowance;
+use crate::process::{Control, Environment, Runner, proxy_secrets};
+use caller::Caller;
+use session::{Bounds, Halt, Session};
+use turns::Conversation;
+use wire::Wire;
+
+/// A provider whose models this program talks to by itself.
+#[derive(Debug)]
+pub(super) struct Provider {
+    /// What tasks call the adapter.
+    name: &'static str,
+    /// Where requests go when nothing else is said.
+    base_url: &'static str,
+    /// The variable that says where else they go.
+    base_url_variable: &'static str,
+    /// The variable with the key.
+    key_variable: &'static str,
+    /// The model when the task names none.
+    model: &'static str,
+    wire: &'static Wire,
+}
+
+/// Every one of them.
+pub(super) static PROVIDERS: &[Provider] = &[messages::CLAUDE];
+
+/// What the model is told before anything else. The same for every session, so it names
+/// no path, model or session.
+const SYSTEM: &str = "You are a software engineer working alone on one task in a git worktree. \
+Use the tools to look at the code, change it and check your change; all paths are relative to the root of the worktree. \
+Nobody can answer questions, so decide sensibly yourself. Change only what the task needs, do not commit, \
+and do not weaken tests to make them pass. When the task is done, say in one or two sentences what you did.";
+
+/// How such an adapter works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiConfig {
+    /// Where requests go; before the provider's variable when set.
+    pub base_url: Option<String>,
+    /// A file with the key, used when the provider's variable is not set.
+    pub key_file: Option<PathBuf>,
+    /// The model when the task names none, instead of the provider's.
+    pub model: Option<String>,
+    /// The most tokens of one answer, thinking included.
+    pub max_output_tokens: NonZeroU32,
+    /// The most calls of one attempt, repetitions not counted: what ends a model that goes in
+    /// circles while nothing else bounds what it may cost.
+    pub max_turns: NonZeroU32,
+    /// How often one call is made at most.
+    pub max_calls: u32,
+    /// Wait before the first repetition; each further one doubles it.
+    pub backoff: Duration,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            base_url: None,
+            key_file: None,
+            model: None,
+            max_output_tokens: const { NonZeroU32::new(32_000).unwrap() },
+            max_turns: const { NonZeroU32::new(200).unwrap() },
+            max_calls: 4,
+            backoff: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The adapter of one provider.
+#[derive(Debug)]
+pub(super) struct ApiAdapter {
+    provider: &'static Provider,
+    config: ApiConfig,
+    base_url: String,
+    key: Option<String>,
+    client: reqwest::Client,
+    env: BTreeMap<OsString, OsString>,
+    runner: Runner,
+}
+
+impl ApiAdapter {
+    /// The adapter with its key, base URL and HTTP client. A missing key makes it
+    /// unavailable and is no error.
+    ///
+    /// # Errors
+    /// When the key file that was named cannot be read, or there can be no HTTP client.
+    pub(super) fn new(provider: &'static Provider, config: &AdapterConfig) -> Result<Self, LoadError> {
+        let own = config.claude_api.clone();
+        let key = match (text(&config.env, provider.key_variable), &own.key_file) {
+            (Some(key), _) => Some(key.to_owned()),
+            (None, Some(path)) => {
+                let key = std::fs::read_to_string(path).map_err(|source| LoadError::KeyFile {
+                    path: path.clone(),
+                    source,
+                })?;
+                Some(key.trim().to_owned()).filter(|key| !key.is_empty())
+            }
+            (None, None) => None,
+        };
+        let base_url = own
+            .base_url
+            .as_deref()
+            .or_else(|| text(&config.env, provider.base_url_variable));
+        Ok(Self {
+            base_url: base_url.unwrap_or(provider.base_url).trim_end_matches('/').to_owned(),
+            provider,
+            config: own,
+            key,
+            client: caller::client().map_err(LoadError::Http)?,
+            env: config.env.clone(),
+            runner: config.runner.clone(),
+        })
+    }
+
+    fn no_key(&self) -> String {
+        let variable = self.provider.key_variable;
+        format!("set {variable} in the agent's environment, or name a key file")
+    }
+
+    /// Runs the loop within the session's time, then makes sure that it has really ended.
+    async fn run_within(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> AdapterEnd {
+        let Some(key) = &self.key else {
+            return AdapterEnd::Failed(Failure::new(FailureKind::AdapterUnavailable, self.no_key()));
+        };
+        let (timeout, frozen) = (input.timeout, input.frozen.clone());
+        let halt = stop.child_token();
+        let mut session = match self.session(key, input, reporter, halt.clone()).await {
+            Ok(session) => session,
+            Err(failure) => return AdapterEnd::Failed(failure),
+        };
+        let mut work = std::pin::pin!(session.work());
+        let (end, timed_out) = tokio::select! {
+            end = &mut work => (end, false),
+            () = Allowance::new(timeout).used_up_unless(frozen) => {
+                // The loop is told to stop instead of dropped: it ends the tool it runs.
+                halt.cancel();
+                (work.await, true)
+            }
+        };
+        match end {
+            Ok(summary) => AdapterEnd::Done { summary },
+            Err(Halt::Failed(failure)) => AdapterEnd::Failed(failure),
+            Err(Halt::Stopped) if timed_out && !stop.is_cancelled() => {
+                let message = format!("the session ran for {} seconds and was ended", timeout.as_secs());
+                AdapterEnd::Failed(Failure::new(FailureKind::Timeout, message))
+            }
+            Err(Halt::Stopped) => AdapterEnd::Stopped,
+        }
+    }
+
+    async fn session(
+        &self,
+        key: &str,
+        input: SessionInput,
+        reporter: Reporter,
+        halt: CancellationToken,
+    ) -> Result<Session, Failure> {
+        let wire = self.provider.wire;
+        let tools = self.tools(&input).await?;
+        let conversation = match input.beginning {
+            Beginning::New => Conversation::new(wire, &input.prompt.own),
+            Beginning::GoOn {
+                said,
+                note,
+                instruction,
+            } => Conversation::resumed(wire, &said, &next_message(&note, &instruction)).map_err(|error| {
+                let problem = format!("the conversation of the checkpoint cannot be read: {error}");
+                local_failure(FailureKind::CorruptedState, problem)
+            })?,
+        };
+        let mut system = vec![SYSTEM.to_owned()];
+        system.extend(Some(input.prompt.shared).filter(|shared| !shared.trim().is_empty()));
+        let configured = || self.config.model.as_deref().unwrap_or(self.provider.model);
+        Ok(Session {
+            name: self.provider.name,
+            model: input.model.unwrap_or_else(|| configured().to_owned()),
+            bounds: Bounds {
+                turns: self.config.max_turns,
+                output: self.config.max_output_tokens,
+            },
+            tool_definitions: (wire.tools)(&tools::definitions()),
+            system,
+            conversation,
+            steps: input.steps,
+            caller: Caller {
+                client: self.client.clone(),
+                wire,
+                url: format!("{}{}", self.base_url, wire.path),
+                key: key.to_owned(),
+                idle: input.idle_timeout,
+                max_calls: self.config.max_calls,
+                backoff: self.config.backoff,
+            },
+            tools,
+            reporter,
+            control: Control {
+                stop: halt,
+                frozen: input.frozen,
+            },
+            useless: 0,
+        })
+    }
+
+    /// The tools of a session, and its folders.
+    async fn tools(&self, input: &SessionInput) -> Result<Toolbox, Failure> {
+        let mut env = Environment::for_session(&self.env, &input.scratch);
+        name_session(&mut env, input);
+        let (runner, worktree, scratch) = (self.runner.clone(), input.worktree.clone(), input.scratch.clone());
+        let tools = tokio::task::spawn_blocking(move || {
+            for folder in ["home", "tmp"] {
+                std::fs::create_dir_all(scratch.join(folder))?;
+            }
+            let folder = match worktree {
+                Some(worktree) => worktree,
+                None => {
+                    let work = scratch.join("work");
+                    std::fs::create_dir_all(&work)?;
+                    work
+                }
+            };
+            Toolbox::open(&folder, env.into_map(), runner)
+        });
+        let opened = tools.await.map_err(std::io::Error::other).and_then(|opened| opened);
+        opened.map_err(|error| {
+            let problem = format!("cannot open the session's folders: {error}");
+            local_failure(FailureKind::CorruptedState, problem)
+        })
+    }
+}
+
+impl Adapter for ApiAdapter {
+    fn info(&self) -> AdapterInfo {
+        let name = self.provider.name.parse::<AdapterName>();
+        AdapterInfo {
+            name: name.expect("the name is a literal that fits"),
+            version: String::new(),
+            unavailable: self.key.is_none().then(|| self.no_key()),
+            resumes: self.resumes(),
+        }
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        self.key.iter().cloned().chain(proxy_secrets(&self.env)).collect()
+    }
+
+    fn resumes(&self) -> Resumes {
+        Resumes::Position
+    }
+
+    fn tells_steps(&self) -> bool {
+        true
+    }
+
+    fn run(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {
+        Box::pin(self.run_within(input, reporter, stop))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! What a model said, without the provider: the items of an answer as they came, the calls of
+//! tools in it, why it stopped and what it used. Pure.
+//!
+//! Items keep every field that the provider sent, each value in its own bytes: what is signed
+//! must go back exactly as it came. What the fields mean is the dialect's business.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::usage::Usage;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// The most bytes of one answer. The providers' own limits are far below.
+const MAX_ANSWER: usize = 32 << 20;
+
+/// Why the model stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It is done.
+    Done,
+    /// It waits for its tools.
+    Tools,
+    /// It used up the tokens of an answer.
+    Cut,
+    /// The provider paused a long answer; sent back, it goes on.
+    Paused,
+    /// It will not do it.
+    Refused,
+    /// The conversation no longer fits.
+    NoRoom,
+    /// A reason that the dialect does not know.
+    Other,
+}
+
+impl Stop {
+    /// Whether the answer ends where there was no more room, in the middle of whatever it was.
+    pub(super) const fn cuts(&self) -> bool {
+        match self {
+            Self::Cut | Self::NoRoom => true,
+            Self::Done | Self::Tools | Self::Paused | Self::Refused | Self::Other => false,
+        }
+    }
+}
+
+/// A part of an answer: a JSON object, its fields as the provider wrote them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Item(BTreeMap<String, Box<RawValue>>);
+
+impl Item {
+    /// A field that is text.
+    pub(super) fn text(&self, field: &str) -> Option<String> {
+        serde_json::from_str(self.raw(field)?).ok()
+    }
+
+    /// A field as it was written.
+    pub(super) fn raw(&self, field: &str) -> Option<&str> {
+        self.0.get(field).map(|raw| raw.get())
+    }
+
+    pub(super) fn set(&mut self, field: &str, value: Box<RawValue>) {
+        self.0.insert(field.to_owned(), value);
+    }
+
+    pub(super) fn remove(&mut self, field: &str) {
+        self.0.remove(field);
+    }
+}
+
+/// A tool that the model asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ToolCall {
+    pub(super) id: String,
+    pub(super) name: String,
+    /// A JSON object, as the model wrote it; `None` when it broke off or is none. Such a call is
+    /// never run.
+    pub(super) input: Option<String>,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    pub(super) id: String,
+    pub(super) model: String,
+    pub(super) items: Vec<Item>,
+    pub(super) calls: Vec<ToolCall>,
+    /// What it says in words.
+    pub(super) words: String,
+    pub(super) stop: Stop,
+    /// Why the model stopped, as the provider wrote it.
+    pub(super) raw_stop: String,
+    pub(super) usage: Usage,
+}
+
+impl Answer {
+    /// The answer as one line of a transcript.
+    pub(super) fn transcript_line(&self) -> String {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            role: &'a str,
+            id: &'a str,
+            model: &'a str,
+            content: &'a [Item],
+            stop_reason: &'a str,
+            usage: &'a Usage,
+        }
+        let line = Line {
+            role: "assistant",
+            id: &self.id,
+            model: &self.model,
+            content: &self.items,
+            stop_reason: &self.raw_stop,
+            usage: &self.usage,
+        };
+        serde_json::to_string(&line).expect("maps with text keys and raw JSON always serialise")
+    }
+}
+
+/// What an event means for those who wait.
+#[derive(Debug, Clone, PartialEq)]
+#[must_use]
+pub(super) enum Progress {
+    /// Nothing to show.
+    None,
+    /// A ping, or an event that is not known: the connection is there, and nothing else is said.
+    Ping,
+    /// The model said this.
+    Text(String),
+    /// The answer is whole.
+    Complete,
+    /// The stream ended in an error.
+    Failed(Failure),
+}
+
+impl Progress {
+    /// The stream makes no sense any more.
+    pub(super) fn broken(why: &str) -> Self {
+        let message = format!("the model's answer broke off: {why}");
+        Self::Failed(Failure::new(FailureKind::Network, message))
+    }
+}
+
+/// An item whose end has not come yet.
+#[derive(Debug, Default)]
+pub(super) struct OpenItem {
+    pub(super) item: Item,
+    /// Text that was appended, by field.
+    pub(super) grown: BTreeMap<&'static str, String>,
+    /// Values that were appended to a list, by field.
+    pub(super) listed: BTreeMap<&'static str, Vec<Value>>,
+}
+
+/// An answer in the making. The dialect fills it, event by event, and makes the [`Answer`] of it.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    pub(super) id: String,
+    /// The model as the provider names it; empty before the answer began.
+    pub(super) model: String,
+    pub(super) open: BTreeMap<u64, OpenItem>,
+    pub(super) done: BTreeMap<u64, Item>,
+    pub(super) calls: BTreeMap<u64, ToolCall>,
+    /// Calls of whose input no part came after they began.
+    pub(super) bare: BTreeSet<u64>,
+    pub(super) raw_stop: Option<String>,
+    /// Tokens counted so far: what the provider bills even when the stream is cut.
+    pub(super) usage: Usage,
+    bytes: usize,
+}
+
+impl Draft {
+    /// Takes the data of one event, unless the answer is too long.
+    pub(super) fn event(&mut self, read: fn(&mut Self, &str) -> Progress, data: &str) -> Progress {
+        self.bytes = self.bytes.saturating_add(data.len());
+        if self.bytes > MAX_ANSWER {
+            return Progress::broken("it is longer than any should be");
+        }
+        read(self, data)
+    }
+}

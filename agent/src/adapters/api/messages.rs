@@ -1,0 +1,220 @@
+//! The Messages API: tools, system and messages in that order, with cache breakpoints, and an
+//! answer in blocks.
+//!
+//! What all sessions of a task share comes first and is the same bytes in each: tool
+//! definitions, then the system text, then the base. A breakpoint ends it. Two more are at
+//! the last two messages of the user, so that each call reads what the one before wrote.
+//! [`stream`] reads answers, [`usage`] counts them.
+
+mod stream;
+pub(in crate::adapters) mod usage;
+
+use serde::ser::SerializeSeq as _;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::Provider;
+use super::answer::{Item, Stop};
+use super::turns::Turn;
+use super::wire::{Refusal, Request, Wire};
+use crate::adapters::tools::ToolDefinition;
+
+/// The provider's own service.
+pub(super) const CLAUDE: Provider = Provider {
+    name: "claude-api",
+    base_url: "https://api.anthropic.com",
+    base_url_variable: "ANTHROPIC_BASE_URL",
+    key_variable: "ANTHROPIC_API_KEY",
+    model: "claude-sonnet-5-5",
+    wire: &WIRE,
+};
+
+static WIRE: Wire = Wire {
+    path: "/v1/messages",
+    headers,
+    tools,
+    body,
+    event: stream::event,
+    finish: stream::finish,
+    refusal,
+    call_id,
+    can_be_sent,
+    stop,
+};
+
+/// How many messages of the user end with a breakpoint.
+const RECENT: usize = 2;
+
+fn headers(key: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("x-api-key", key.to_owned()),
+        ("anthropic-version", "2023-06-01".to_owned()),
+    ]
+}
+
+fn tools(definitions: &[ToolDefinition]) -> Box<RawValue> {
+    #[derive(Serialize)]
+    struct Tool<'a> {
+        name: &'a str,
+        description: &'a str,
+        input_schema: &'a Value,
+    }
+    let tool = |definition: &'_ ToolDefinition| {
+        to_raw_value(&Tool {
+            name: definition.name,
+            description: definition.description,
+            input_schema: &definition.input,
+        })
+    };
+    let tools: Result<Vec<_>, _> = definitions.iter().map(tool).collect();
+    tools
+        .and_then(|tools| to_raw_value(&tools))
+        .expect("JSON values always serialise")
+}
+
+/// Something that the user's side says, and whether a cached prefix ends with it.
+#[derive(Serialize)]
+struct Part<T> {
+    #[serde(flatten)]
+    said: T,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_control: Option<Ephemeral>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "ephemeral")]
+struct Ephemeral {}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "text")]
+struct Text<'a> {
+    text: &'a str,
+}
+
+impl<T> Part<T> {
+    fn new(said: T, ends_prefix: bool) -> Self {
+        Self {
+            said,
+            cache_control: ends_prefix.then_some(Ephemeral {}),
+        }
+    }
+}
+
+fn body(request: &Request<'_>) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        model: &'a str,
+        max_tokens: u32,
+        stream: bool,
+        tools: &'a RawValue,
+        system: Vec<Part<Text<'a>>>,
+        messages: Messages<'a>,
+    }
+    let last = request.system.len().saturating_sub(1);
+    let system = request.system.iter().enumerate();
+    let system = system.map(|(at, text)| Part::new(Text { text }, at == last));
+    let body = Body {
+        model: request.model,
+        max_tokens: request.max_output.get(),
+        stream: true,
+        tools: request.tools,
+        system: system.collect(),
+        messages: Messages(request.turns),
+    };
+    serde_json::to_vec(&body).expect("texts and raw JSON always serialise")
+}
+
+struct Messages<'a>(&'a [Turn]);
+
+impl Serialize for Messages<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct One<C> {
+            role: &'static str,
+            content: C,
+        }
+        let users = self.0.iter().filter(|turn| matches!(turn, Turn::User(_))).count();
+        let mut user = 0;
+        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
+        for turn in self.0 {
+            match turn {
+                Turn::User(told) => {
+                    user += 1;
+                    let recent = user + RECENT > users;
+                    let last = told.len() - 1;
+                    let parts = told.iter().enumerate();
+                    let parts = parts.map(|(at, told)| Part::new(told, recent && at == last));
+                    list.serialize_element(&One {
+                        role: "user",
+                        content: parts.collect::<Vec<_>>(),
+                    })?;
+                }
+                Turn::Model(items) => list.serialize_element(&One {
+                    role: "assistant",
+                    content: items,
+                })?,
+            }
+        }
+        list.end()
+    }
+}
+
+/// The provider's error object, in a stream or as a whole answer.
+#[derive(Debug, Default, Deserialize)]
+struct ApiError {
+    #[serde(default, rename = "type")]
+    kind: String,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    details: Option<Value>,
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        let code = error.details.as_ref().and_then(|details| details.get("error_code"));
+        Self {
+            code: code.and_then(Value::as_str).map(str::to_owned),
+            kind: error.kind,
+            message: error.message,
+        }
+    }
+}
+
+fn refusal(body: &[u8]) -> Option<Refusal> {
+    #[derive(Deserialize)]
+    struct Body {
+        error: ApiError,
+    }
+    Some(serde_json::from_slice::<Body>(body).ok()?.error.into())
+}
+
+fn call_id(item: &Item) -> Option<String> {
+    (item.text("type").as_deref() == Some("tool_use")).then(|| item.text("id"))?
+}
+
+/// Text of nothing but white space is refused, and thinking that was cut before it was signed.
+fn can_be_sent(item: &Item) -> bool {
+    let given = |field| item.text(field).is_some_and(|text| !text.trim().is_empty());
+    match item.text("type").as_deref() {
+        Some("text") => given("text"),
+        Some("thinking") => given("signature"),
+        Some(_) | None => true,
+    }
+}
+
+fn stop(reason: &str) -> Stop {
+    match reason {
+        "end_turn" | "stop_sequence" => Stop::Done,
+        "tool_use" => Stop::Tools,
+        "max_tokens" => Stop::Cut,
+        "pause_turn" => Stop::Paused,
+        "refusal" => Stop::Refused,
+        "model_context_window_exceeded" => Stop::NoRoom,
+        _ => Stop::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,267 @@
+//! The loop of a session: call the model, run the tools that it asks for, call again.
+//!
+//! ```text
+//!        +--------------- tool results, "go on" ---------------+
+//!        v                                                     |
+//! wait while frozen -> call (few retries) -> answer -> why it stopped -> done | failed
+//! ```
+
+use std::num::NonZeroU32;
+
+use bytes::Bytes;
+use kage_core::event::{EventBody, OutputStream};
+use kage_core::failure::{Failure, FailureKind};
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::answer::{Answer, Stop};
+use super::caller::Caller;
+use super::turns::{Conversation, ToolAnswer};
+use super::wire::Request;
+use crate::adapters::port::{Reporter, ReporterClosed};
+use crate::adapters::steps::Steps;
+use crate::adapters::tools::{ToolResult, Toolbox, describe};
+use crate::process::Control;
+use crate::process::excerpt::HeadTail;
+
+/// Why the loop ended early.
+pub(super) enum Halt {
+    Failed(Failure),
+    Stopped,
+}
+
+impl From<ReporterClosed> for Halt {
+    fn from(_: ReporterClosed) -> Self {
+        Self::Stopped
+    }
+}
+
+/// Bytes of a tool's answer, from either end, that people are shown.
+const SHOWN: usize = 2048;
+
+/// Answers in a row of which nothing can be used.
+const MAX_USELESS: u32 = 3;
+/// What the model hears of a call that was cut.
+const CUT_CALL: &str = "not run: your message was cut off at the limit of tokens; use smaller steps";
+/// What it hears of a call whose input cannot be read.
+const BROKEN_CALL: &str = "not run: the input is not a complete JSON object; make the call again";
+
+/// How an answer was dealt with.
+enum Answered {
+    /// The model is done, and says this.
+    Done(String),
+    /// Its tools ran.
+    Tools,
+    /// It was answered in words, or goes on by itself.
+    Words,
+}
+
+/// What bounds a session's loop.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Calls of the model.
+    pub(super) turns: NonZeroU32,
+    /// Tokens of one answer.
+    pub(super) output: NonZeroU32,
+}
+
+/// One session's loop.
+pub(super) struct Session {
+    /// What people call the adapter.
+    pub(super) name: &'static str,
+    pub(super) model: String,
+    pub(super) bounds: Bounds,
+    pub(super) tool_definitions: Box<RawValue>,
+    /// What the model is told before anything else.
+    pub(super) system: Vec<String>,
+    pub(super) conversation: Conversation,
+    pub(super) steps: Steps,
+    pub(super) caller: Caller,
+    pub(super) tools: Toolbox,
+    pub(super) reporter: Reporter,
+    pub(super) control: Control,
+    /// Answers in a row of which nothing could be used.
+    pub(super) useless: u32,
+}
+
+impl Session {
+    /// Works until the model is done, and gives its last words.
+    pub(super) async fn work(&mut self) -> Result<String, Halt> {
+        self.written().await?;
+        let turns = self.bounds.turns.get();
+        for _ in 0..turns {
+            self.thawed().await?;
+            let answer = self.caller.call(self.request(), &self.reporter, &self.control).await?;
+            self.steps.answered();
+            self.transcript(answer.transcript_line()).await?;
+            let ran_tools = match self.deal_with(&answer).await? {
+                Answered::Done(summary) => return Ok(summary),
+                Answered::Tools => true,
+                Answered::Words => false,
+            };
+            self.written().await?;
+            if ran_tools {
+                self.steps.tools_ended();
+            }
+        }
+        let plural = if turns == 1 { "" } else { "s" };
+        let text = format!(
+            "the model was not done after {turns} turn{plural} ([adapter.{}] max_turns)",
+            self.name
+        );
+        Err(Halt::Failed(Failure::new(FailureKind::TurnLimit, text)))
+    }
+
+    /// The body of the next call.
+    fn request(&self) -> Vec<u8> {
+        (self.caller.wire.body)(&Request {
+            model: &self.model,
+            max_output: self.bounds.output,
+            tools: &self.tool_definitions,
+            system: &self.system,
+            turns: self.conversation.turns(),
+        })
+    }
+
+    /// Deals with an answer. Its calls are run whatever it stopped for: the reason tells how it
+    /// ended, and a call without an answer would be refused with the next request.
+    async fn deal_with(&mut self, answer: &Answer) -> Result<Answered, Halt> {
+        let failed = |kind, text: &str| Err(Halt::Failed(Failure::new(kind, text)));
+        // The provider takes such an answer back, with all that is in it.
+        if answer.stop == Stop::Refused {
+            return failed(FailureKind::InvalidRequest, "the model refused the task");
+        }
+        if !answer.calls.is_empty() {
+            return self.answer_calls(answer).await;
+        }
+        match answer.stop {
+            Stop::Done => Ok(Answered::Done(answer.words.clone())),
+            Stop::Tools => failed(
+                FailureKind::AdapterCrash,
+                "the model stopped for a tool that it did not name",
+            ),
+            Stop::Cut => {
+                self.conversation.model(answer);
+                self.useless(answer.words.is_empty(), answer)?;
+                self.conversation
+                    .user("Your message was cut off at the limit of tokens. Go on.");
+                Ok(Answered::Words)
+            }
+            // Sending it back lets it go on.
+            Stop::Paused => {
+                self.conversation.model(answer);
+                Ok(Answered::Words)
+            }
+            Stop::NoRoom => failed(
+                FailureKind::ContextOverflow,
+                "the conversation no longer fits the model",
+            ),
+            Stop::Refused | Stop::Other => {
+                let text = format!("the model stopped for a reason that is not known: {}", answer.raw_stop);
+                failed(FailureKind::Unknown, &text)
+            }
+        }
+    }
+
+    /// Runs the calls of an answer, those that are whole.
+    async fn answer_calls(&mut self, answer: &Answer) -> Result<Answered, Halt> {
+        self.conversation.model(answer);
+        let runs = answer.calls.iter().any(|call| call.input.is_some());
+        self.useless(!runs, answer)?;
+        if runs {
+            self.files_kept().await?;
+        }
+        let answers = self.run_tools(answer).await?;
+        self.conversation.tool_results(answers);
+        Ok(if runs { Answered::Tools } else { Answered::Words })
+    }
+
+    /// Counts answers of which nothing could be used, and gives up after a few in a row: each
+    /// one is paid for.
+    fn useless(&mut self, useless: bool, answer: &Answer) -> Result<(), Halt> {
+        self.useless = if useless { self.useless + 1 } else { 0 };
+        if self.useless < MAX_USELESS {
+            return Ok(());
+        }
+        let failure = if answer.stop.cuts() {
+            let text = format!(
+                "{MAX_USELESS} answers in a row were cut off at {} tokens before anything in them could be used \
+                 ([adapter.{}] max_output_tokens)",
+                self.bounds.output, self.name
+            );
+            Failure::new(FailureKind::InvalidRequest, text)
+        } else {
+            let text = format!("the input of tool calls was broken in {MAX_USELESS} answers in a row");
+            Failure::new(FailureKind::AdapterCrash, text)
+        };
+        Err(Halt::Failed(failure))
+    }
+
+    async fn run_tools(&mut self, answer: &Answer) -> Result<Vec<ToolAnswer>, Halt> {
+        let mut answers = Vec::new();
+        for call in &answer.calls {
+            let line = describe(&call.name, call.input.as_deref().unwrap_or_default());
+            self.print(format!("> {line}\n")).await?;
+            self.reporter.event(EventBody::Activity(line)).await?;
+            let result = match &call.input {
+                Some(input) => self.tools.call(&call.name, input, &self.control, &self.reporter).await,
+                None if answer.stop.cuts() => ToolResult::refused(CUT_CALL),
+                None => ToolResult::refused(BROKEN_CALL),
+            };
+            if self.control.stop.is_cancelled() {
+                return Err(Halt::Stopped);
+            }
+            if call.name == "bash" || result.is_error {
+                let mut shown = HeadTail::new(SHOWN);
+                shown.push(result.text.as_bytes());
+                self.print(format!("{}\n", shown.text().trim_end())).await?;
+            }
+            answers.push(ToolAnswer {
+                id: call.id.clone(),
+                text: result.text,
+                is_error: result.is_error,
+            });
+        }
+        Ok(answers)
+    }
+
+    async fn thawed(&mut self) -> Result<(), Halt> {
+        thawed(&mut self.control.frozen, &self.control.stop).await
+    }
+
+    /// Waits until the files are in a checkpoint, if one is being taken.
+    async fn files_kept(&self) -> Result<(), Halt> {
+        let stop = &self.control.stop;
+        let kept = stop.run_until_cancelled(self.steps.tools_begin()).await;
+        kept.ok_or(Halt::Stopped)
+    }
+
+    /// Writes what the conversation got from elsewhere than the model.
+    async fn written(&mut self) -> Result<(), ReporterClosed> {
+        for line in self.conversation.unwritten() {
+            self.transcript(line).await?;
+        }
+        Ok(())
+    }
+
+    async fn print(&self, text: String) -> Result<(), ReporterClosed> {
+        self.reporter.output(OutputStream::Stdout, Bytes::from(text)).await
+    }
+
+    async fn transcript(&self, mut line: String) -> Result<(), ReporterClosed> {
+        self.steps.message(line.clone());
+        line.push('\n');
+        self.reporter.output(OutputStream::Transcript, Bytes::from(line)).await
+    }
+}
+
+/// Waits until the attempt may work.
+pub(super) async fn thawed(frozen: &mut watch::Receiver<bool>, stop: &CancellationToken) -> Result<(), Halt> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(Halt::Stopped),
+        // An error means that nobody can freeze or thaw any more; then it is not frozen.
+        _thawed_or_nobody = frozen.wait_for(|frozen| !frozen) => Ok(()),
+    }
+}

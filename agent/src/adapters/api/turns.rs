@@ -1,0 +1,253 @@
+//! A conversation as it goes on, without the provider: what the user's side said in our own
+//! words, and what the model said in the provider's.
+//!
+//! It owns which message follows which, the lines of the transcript, and how a conversation is
+//! taken up again. How it is written for a provider is the dialect's business ([`super::wire`]).
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::answer::{Answer, Item, Stop};
+use super::wire::Wire;
+
+/// What a model hears that had ended its turn.
+const GO_ON: &str = "The session was interrupted here. Go on with the task.";
+
+/// One thing that the model is told, as the transcript has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum Told {
+    /// Words.
+    Text {
+        /// The words.
+        text: String,
+    },
+    /// What a tool gave.
+    ToolResult(ToolAnswer),
+}
+
+/// What a tool gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ToolAnswer {
+    /// The call that it answers.
+    #[serde(rename = "tool_use_id")]
+    pub(super) id: String,
+    #[serde(rename = "content")]
+    pub(super) text: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_error: bool,
+}
+
+/// What one side said, until the other did.
+#[derive(Debug, Clone)]
+pub(super) enum Turn {
+    User(Vec<Told>),
+    /// The model's own items, as they came.
+    Model(Vec<Item>),
+}
+
+/// A conversation.
+#[derive(Debug, Clone)]
+pub(super) struct Conversation {
+    wire: &'static Wire,
+    turns: Vec<Turn>,
+    /// Lines of the user's that the transcript does not have yet.
+    unwritten: Vec<String>,
+}
+
+/// Why what was said cannot be gone on from.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    /// A line is no message.
+    #[error("line {line} is no message: {source}")]
+    Line {
+        /// From 1.
+        line: usize,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// It does not begin with the prompt.
+    #[error("it does not begin with a message of the user")]
+    Beginning,
+}
+
+/// A message as the transcript has it.
+#[derive(Deserialize)]
+struct Line<'a> {
+    role: Role,
+    #[serde(borrow)]
+    content: &'a RawValue,
+    #[serde(default)]
+    stop_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Role {
+    User,
+    Assistant,
+}
+
+/// The answer to a tool call of which nobody knows how it went.
+fn interrupted(id: String) -> ToolAnswer {
+    ToolAnswer {
+        id,
+        text: "interrupted, outcome unknown".to_owned(),
+        is_error: true,
+    }
+}
+
+impl Conversation {
+    /// A conversation that begins with this prompt.
+    pub(super) fn new(wire: &'static Wire, prompt: &str) -> Self {
+        let mut conversation = Self {
+            wire,
+            turns: Vec::new(),
+            unwritten: Vec::new(),
+        };
+        conversation.user(prompt);
+        conversation
+    }
+
+    /// The conversation that these lines of a transcript are, to be gone on with: a tool
+    /// that was called and not answered gets an answer, and the model is told `note`.
+    ///
+    /// # Errors
+    /// When the lines are no conversation.
+    pub(super) fn resumed(wire: &'static Wire, said: &[u8], note: &str) -> Result<Self, Unreadable> {
+        let mut conversation = Self {
+            wire,
+            turns: Vec::new(),
+            unwritten: Vec::new(),
+        };
+        let mut paused = false;
+        let lines = said.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        for (at, line) in lines.enumerate() {
+            let unreadable = |source| Unreadable::Line { line: at + 1, source };
+            let line: Line<'_> = serde_json::from_slice(line).map_err(unreadable)?;
+            let content = line.content.get();
+            match line.role {
+                Role::User => conversation.append(serde_json::from_str(content).map_err(unreadable)?),
+                Role::Assistant => {
+                    conversation.said(serde_json::from_str(content).map_err(unreadable)?);
+                    paused = line
+                        .stop_reason
+                        .is_some_and(|reason| (wire.stop)(&reason) == Stop::Paused);
+                }
+            }
+        }
+        if !matches!(conversation.turns.first(), Some(Turn::User(_))) {
+            return Err(Unreadable::Beginning);
+        }
+        if let Some(Turn::Model(items)) = conversation.turns.last() {
+            let open: Vec<ToolAnswer> = items.iter().filter_map(wire.call_id).map(interrupted).collect();
+            if !open.is_empty() {
+                conversation.tool_results(open);
+            } else if note.is_empty() && !paused {
+                conversation.user(GO_ON);
+            }
+        }
+        if !note.is_empty() {
+            conversation.user(note);
+        }
+        Ok(conversation)
+    }
+
+    /// What was said so far. The roles alternate.
+    pub(super) fn turns(&self) -> &[Turn] {
+        &self.turns
+    }
+
+    /// Appends what the model said, as far as the provider takes it back.
+    pub(super) fn model(&mut self, answer: &Answer) {
+        self.said(answer.items.clone());
+    }
+
+    fn said(&mut self, mut items: Vec<Item>) {
+        items.retain(self.wire.can_be_sent);
+        if !items.is_empty() {
+            self.turns.push(Turn::Model(items));
+        }
+    }
+
+    /// Appends the answers to the model's tool calls.
+    pub(super) fn tool_results(&mut self, answers: Vec<ToolAnswer>) {
+        let told = |mut answer: ToolAnswer| {
+            // Providers refuse text without a word.
+            if answer.text.trim().is_empty() {
+                "[empty]".clone_into(&mut answer.text);
+            }
+            Told::ToolResult(answer)
+        };
+        self.tell(answers.into_iter().map(told).collect());
+    }
+
+    /// Appends words of the user.
+    pub(super) fn user(&mut self, text: &str) {
+        self.tell(vec![Told::Text { text: text.to_owned() }]);
+    }
+
+    /// Appends what the transcript does not have.
+    fn tell(&mut self, told: Vec<Told>) {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            role: &'a str,
+            content: &'a [Told],
+        }
+        let line = Line {
+            role: "user",
+            content: &told,
+        };
+        let line = serde_json::to_string(&line).expect("texts always serialise");
+        self.unwritten.push(line);
+        self.append(told);
+    }
+
+    fn append(&mut self, mut told: Vec<Told>) {
+        told.retain(|told| match told {
+            Told::Text { text } => !text.trim().is_empty(),
+            Told::ToolResult(_) => true,
+        });
+        if told.is_empty() {
+            return;
+        }
+        match self.turns.last_mut() {
+            // Roles alternate.
+            Some(Turn::User(before)) => before.extend(told),
+            Some(Turn::Model(_)) | None => self.turns.push(Turn::User(told)),
+        }
+    }
+
+    /// Lines for the transcript: messages of the user that it does not have yet.
+    pub(super) fn unwritten(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.unwritten)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::PROVIDERS;
+    use super::*;
+
+    #[test]
+    fn the_transcript_gets_each_user_message_once() {
+        for provider in PROVIDERS {
+            let mut conversation = Conversation::new(provider.wire, "task");
+            assert_eq!(
+                conversation.unwritten(),
+                [r#"{"role":"user","content":[{"type":"text","text":"task"}]}"#]
+            );
+            assert_eq!(conversation.unwritten(), Vec::<String>::new());
+            conversation.tool_results(vec![ToolAnswer {
+                id: "a".to_owned(),
+                text: "done".to_owned(),
+                is_error: true,
+            }]);
+            let answer = r#"{"type":"tool_result","tool_use_id":"a","content":"done","is_error":true}"#;
+            assert_eq!(
+                conversation.unwritten(),
+                [format!(r#"{{"role":"user","content":[{answer}]}}"#)]
+            );
+        }
+    }
+}
