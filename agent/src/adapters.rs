@@ -1,13 +1,12 @@
 //! Makes the adapters of an agent from its configuration: plain data in, a registry out.
 //!
 //! Two families: the loop over providers' APIs ([`api`]) and programs described by manifests
-//! ([`manifest`], [`cli`]). One that cannot be used here stays in the registry and says why.
+//! ([`cli`]). One that cannot be used here stays in the registry and says why.
 
 pub mod session_file;
 pub mod steps;
 pub mod port;
 mod tools;
-pub mod manifest;
 mod settings;
 pub mod api;
 pub mod cli;
@@ -27,7 +26,7 @@ use crate::adapters::port::{Adapter, Registry, SessionInput};
 use crate::process::{Environment, Runner};
 use api::{ApiAdapter, ApiConfig, PROVIDERS};
 use cli::CliAdapter;
-use manifest::{Manifest, ManifestError};
+use cli::manifest::{self, Manifest, ManifestError};
 
 pub use settings::{AdapterSettings, ClaudeApiSettings, read_settings};
 

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::adapters::manifest::Manifest;
+use crate::adapters::cli::manifest::Manifest;
 
 pub use crate::adapters::cli::decoders::{claude_stream, text_stream};
 

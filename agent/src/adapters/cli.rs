@@ -3,48 +3,36 @@
 //! Exit codes alone lie, so a run has succeeded only when the program ended with 0 *and* its
 //! output says so. Whether the tree really changed is decided by the attempt.
 
-mod claude_stream;
-mod launch;
 mod lines;
+mod formats;
+pub mod manifest;
+pub mod decoders;
+mod launch;
 mod own_words;
-mod text_output;
+mod run;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use kage_core::cause::chain;
-use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::{FailureTable, local_failure};
 use kage_core::fleet::AdapterInfo;
-use kage_core::usage::Usage;
 use kage_git::executable::Executable;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::manifest::{Manifest, ParserKind, Version, fill};
-use super::{AdapterConfig, local_time, text};
-use crate::adapters::port::{Adapter, AdapterEnd, Report, Reporter, ReporterClosed, Resumes, SessionInput};
+use super::{AdapterConfig, text};
+use crate::adapters::port::{Adapter, AdapterEnd, Reporter, ReporterClosed, Resumes, SessionInput};
 use crate::adapters::session_file::SessionFile;
 use crate::process::excerpt::{HeadTail, one_line};
-use crate::process::{
-    Cause, Chunk, Command, Control, Ended, Limits, Pipe, RunError, Runner, Status, Stdin, proxy_secrets,
-};
-pub mod decoders;
+use crate::process::{Chunk, Command, Control, Limits, Pipe, RunError, Runner, Stdin, proxy_secrets};
+use manifest::{Manifest, Version, fill};
+use run::Run;
 
-use claude_stream::ClaudeStream;
-use lines::{Line, Lines};
-use own_words::OwnWords;
-use text_output::TextOutput;
-
-/// The longest line of machine output that is understood.
-const MAX_LINE: usize = 16 << 20;
-/// Bytes of output, from either end, in which the rules of a manifest look for a failure's reason.
-const REASON: usize = 8 << 10;
 /// How long a program may take to tell its version.
 const VERSION_TIME: Duration = Duration::from_secs(20);
 /// Time between the polite signal and the last one.
@@ -181,13 +169,7 @@ impl CliAdapter {
                 return AdapterEnd::Failed(local_failure(FailureKind::AdapterCrash, problem));
             }
         };
-        let mut run = Run {
-            adapter: self,
-            parser: Parser::new(self.manifest.parser),
-            wrote: HeadTail::new(REASON),
-            own: OwnWords::new(),
-            reporter,
-        };
+        let mut run = Run::new(self, reporter);
         // Full while the attempt's outbox is: then the program's pipes are not read.
         let (sender, chunks) = mpsc::channel(4);
         let (ended, told) = tokio::join!(self.runner.run(command, limits, control, sender), run.take(chunks));
@@ -205,192 +187,6 @@ fn start_failure(error: &RunError) -> Failure {
         RunError::WardenLost { .. } | RunError::Wait { .. } => FailureKind::AdapterCrash,
     };
     Failure::new(kind, chain(error))
-}
-
-#[derive(Debug)]
-enum Parser {
-    Text(TextOutput),
-    Claude(Lines, Box<ClaudeStream>),
-}
-
-impl Parser {
-    fn new(kind: ParserKind) -> Self {
-        match kind {
-            ParserKind::Text => Self::Text(TextOutput::new()),
-            ParserKind::ClaudeStreamJson => Self::Claude(Lines::new(MAX_LINE), Box::default()),
-        }
-    }
-
-    fn stdout(&mut self, bytes: Bytes) -> Vec<Report> {
-        match self {
-            Self::Text(output) => output.chunk(bytes),
-            Self::Claude(lines, stream) => lines
-                .push(&bytes)
-                .into_iter()
-                .flat_map(|line| of_line(stream, line))
-                .collect(),
-        }
-    }
-
-    fn finish(&mut self) -> Vec<Report> {
-        match self {
-            // Unknown is not nothing.
-            Self::Text(_) => vec![Report::Event(EventBody::UsageRecorded {
-                model: String::new(),
-                usage: Usage::UNKNOWN,
-                reported: None,
-                metered: false,
-            })],
-            Self::Claude(lines, stream) => {
-                let mut reports: Vec<Report> = lines.finish().map(|line| of_line(stream, line)).unwrap_or_default();
-                reports.extend(stream.unreported());
-                reports
-            }
-        }
-    }
-}
-
-fn of_line(stream: &mut ClaudeStream, line: Line) -> Vec<Report> {
-    match line {
-        Line::Whole(line) if line.is_empty() => Vec::new(),
-        Line::Whole(line) => stream.line(&line),
-        Line::TooLong { bytes } => vec![Report::Event(EventBody::Warning(format!(
-            "a line of {bytes} bytes in the program's output was dropped"
-        )))],
-    }
-}
-
-/// One run of the program, as far as its output goes.
-struct Run<'a> {
-    adapter: &'a CliAdapter,
-    parser: Parser,
-    /// Both ends of everything it wrote: what the rules of its manifest are about.
-    wrote: HeadTail,
-    /// What it says of its own failure: what rules for all programs are about.
-    own: OwnWords,
-    reporter: Reporter,
-}
-
-impl Run<'_> {
-    async fn take(&mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<(), ReporterClosed> {
-        while let Some(Chunk { pipe, bytes }) = chunks.recv().await {
-            self.wrote.push(&bytes);
-            match pipe {
-                Pipe::Stdout => self.own.stdout(&bytes),
-                Pipe::Stderr => self.own.stderr(&bytes),
-            }
-            // Bytes of any kind: half a line, or one that nobody sees.
-            self.reporter.alive();
-            let reports = match pipe {
-                Pipe::Stdout => self.parser.stdout(bytes),
-                Pipe::Stderr => vec![Report::Output(OutputStream::Stderr, bytes)],
-            };
-            self.tell(reports).await?;
-        }
-        self.own.finish();
-        let reports = self.parser.finish();
-        self.tell(reports).await
-    }
-
-    async fn tell(&self, reports: Vec<Report>) -> Result<(), ReporterClosed> {
-        for report in reports {
-            match report {
-                Report::Event(body) => self.reporter.event(body).await?,
-                Report::Output(stream, bytes) => self.reporter.output(stream, bytes).await?,
-                Report::Alive => self.reporter.alive(),
-            }
-        }
-        Ok(())
-    }
-
-    async fn end(&mut self, ended: Ended, limits: Limits) -> AdapterEnd {
-        if ended.survivors > 0 {
-            let warning = format!("{} processes of the session could not be ended", ended.survivors);
-            if self.reporter.event(EventBody::Warning(warning)).await.is_err() {
-                return AdapterEnd::Stopped;
-            }
-        }
-        let too_long = |what: &str, limit: Duration| {
-            let message = format!("the program {what} for {} seconds and was ended", limit.as_secs());
-            AdapterEnd::Failed(Failure::new(FailureKind::Timeout, message))
-        };
-        match ended.cause {
-            Cause::Stopped | Cause::Unread => AdapterEnd::Stopped,
-            Cause::TimedOut => too_long("ran", limits.timeout),
-            Cause::Idle => too_long("wrote nothing", limits.idle_timeout),
-            Cause::Itself => match self.judge(ended.status) {
-                Ok(summary) => AdapterEnd::Done { summary },
-                Err(failure) => AdapterEnd::Failed(failure),
-            },
-        }
-    }
-
-    /// Success or not, by everything that the program said.
-    fn judge(&mut self, status: Status) -> Result<String, Failure> {
-        let wrote = match self.parser {
-            Parser::Text(_) => self.wrote.text(),
-            // Its answers and its tools' output are told from its own words.
-            Parser::Claude(..) => self.own.reasons().join("\n"),
-        };
-        if let Some(failure) = self.by_manifest(status, &wrote) {
-            return Err(failure);
-        }
-        match &mut self.parser {
-            Parser::Text(output) if status.success() => Ok(output.summary()),
-            Parser::Text(_) => Err(self.by_words(status, None)),
-            Parser::Claude(_, stream) => match stream.outcome(local_time()) {
-                Some(Ok(summary)) if status.success() => Ok(summary),
-                Some(Err(failure)) if failure.kind != FailureKind::Unknown => Err(failure),
-                Some(Err(failure)) => Err(self.by_words(status, Some(failure.message))),
-                None if status.success() => Err(Failure::new(
-                    FailureKind::AdapterCrash,
-                    "the program ended without a result, as when it is interrupted",
-                )),
-                Some(Ok(_)) | None => Err(self.by_words(status, None)),
-            },
-        }
-    }
-
-    fn by_manifest(&self, status: Status, wrote: &str) -> Option<Failure> {
-        let code = match status {
-            Status::Code(code) => Some(code),
-            Status::Signal(_) => None,
-        };
-        self.adapter.manifest.failures.iter().find_map(|rule| {
-            let applies = match rule.exit_code {
-                Some(of) => code == Some(of),
-                None => !status.success(),
-            };
-            if !applies {
-                return None;
-            }
-            let message = match &rule.pattern {
-                Some(pattern) => {
-                    let found = pattern.find(wrote)?;
-                    one_line(line_around(wrote, found.start()), 400)
-                }
-                None => format!("the program ended with {status}"),
-            };
-            Some(Failure::new(rule.kind, message))
-        })
-    }
-
-    /// By what the program says of its own failure; `told` is what its parser found.
-    fn by_words(&self, status: Status, told: Option<String>) -> Failure {
-        let (name, heard) = (self.adapter.manifest.name.as_str(), local_time());
-        let mut reasons = told.iter().cloned().chain(self.own.reasons());
-        let known = reasons.find_map(|words| self.adapter.failures.classify(name, &words, heard));
-        known.unwrap_or_else(|| {
-            let last = told.as_deref().unwrap_or_else(|| self.own.last_line());
-            let message = format!("the program ended with {status}: {}", one_line(last, 400));
-            Failure::new(FailureKind::AdapterCrash, message.trim_end_matches([':', ' ']))
-        })
-    }
-}
-
-fn line_around(text: &str, at: usize) -> &str {
-    let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
-    text[start..].lines().next().unwrap_or_default()
 }
 
 impl Adapter for CliAdapter {

@@ -9,7 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::adapters::manifest::{BasePass, LONG, Manifest, Pass, fill};
+use super::manifest::{BasePass, LONG, Manifest, Pass, fill};
 use crate::adapters::name_session;
 use crate::adapters::port::{Beginning, SessionInput, next_message};
 use crate::adapters::session_file::SessionFile;

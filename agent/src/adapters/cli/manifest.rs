@@ -11,27 +11,16 @@ use kage_core::id::AdapterName;
 use regex::Regex;
 use serde::{Deserialize, Deserializer, de};
 
+use super::formats::FormatName;
 use crate::adapters::port::Resumes;
+
+mod placeholders;
+
+pub(super) use placeholders::fill;
+use placeholders::{PLACEHOLDERS, placeholders};
 
 /// Beyond this, a text is not passed as an argument: Linux takes 128 KiB in one.
 pub const LONG: usize = 100 << 10;
-
-/// Every placeholder that arguments and values may contain.
-const PLACEHOLDERS: &[&str] = &[
-    "prompt",
-    "prompt_file",
-    "base",
-    "base_file",
-    "model",
-    "session_id",
-    "new_session",
-    "old_session",
-    "session_name",
-    "worktree",
-    "worktree_slug",
-    "scratch",
-    "manifest_dir",
-];
 
 /// A manifest, checked.
 #[derive(Debug, Clone, Deserialize)]
@@ -53,7 +42,7 @@ pub struct Manifest {
     pub model: Option<String>,
     /// How its output is read.
     #[serde(default)]
-    pub parser: ParserKind,
+    pub parser: FormatName,
     /// How it gets the prompt.
     #[serde(default)]
     pub prompt: PromptRule,
@@ -88,17 +77,6 @@ pub enum Argument {
     One(String),
     /// There when all its placeholders have values.
     Group(Vec<String>),
-}
-
-/// How a program's output is read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ParserKind {
-    /// As text; exit code 0 is success.
-    #[default]
-    Text,
-    /// As the `stream-json` of Claude Code.
-    ClaudeStreamJson,
 }
 
 /// The ways to hand a text to a program.
@@ -430,40 +408,6 @@ impl Manifest {
         }
         args
     }
-}
-
-/// The placeholders of a text: words in braces. Other braces, as in shell scripts and
-/// JSON, mean nothing.
-fn placeholders(text: &str) -> impl Iterator<Item = &str> {
-    text.match_indices('{').filter_map(|(at, _)| {
-        // `${name}` is the shell's.
-        if text[..at].ends_with('$') {
-            return None;
-        }
-        let rest = &text[at + 1..];
-        let name = &rest[..rest.find('}')?];
-        let word = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-        word.then_some(name)
-    })
-}
-
-/// Fills placeholders in, in one pass: what a value contains is not looked at again.
-pub(super) fn fill(text: &str, values: &BTreeMap<&str, String>) -> String {
-    let mut filled = String::new();
-    let mut rest = text;
-    while let Some(name) = placeholders(rest).next() {
-        let at = placeholder_at(rest, name);
-        filled.push_str(&rest[..at]);
-        filled.push_str(values.get(name).map_or("", String::as_str));
-        rest = &rest[at + name.len() + 2..];
-    }
-    filled.push_str(rest);
-    filled
-}
-
-fn placeholder_at(text: &str, name: &str) -> usize {
-    // `name` is a slice of `text`, one byte after its brace.
-    name.as_ptr().addr() - text.as_ptr().addr() - 1
 }
 
 #[cfg(test)]

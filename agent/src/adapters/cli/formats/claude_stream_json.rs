@@ -1,4 +1,4 @@
-//! Reads the `stream-json` output of Claude Code: one JSON object per line, the order of
+//! The `stream-json` output of Claude Code: one JSON object per line, the order of
 //! keys not fixed. Anything that is not understood is passed over; nothing here fails.
 //!
 //! A run is a success only when a `result` line says so in every way it can: subtype
@@ -16,6 +16,8 @@ use kage_core::time::{LocalTime, Timestamp};
 use kage_core::usage::{PicoUsd, Usage, UsageClass};
 use serde_json::Value;
 
+use super::super::lines::Lines;
+use super::{Format, Outcome, Reader, Rules, of_line};
 use crate::adapters::port::Report;
 use crate::process::excerpt::one_line;
 
@@ -23,12 +25,52 @@ mod result;
 
 use result::ResultLine;
 
+pub(super) const FORMAT: Format = Format {
+    name: "claude-stream-json",
+    rules: Rules::OwnWords,
+    reader: || {
+        Box::new(ClaudeStreamJson {
+            lines: Lines::new(MAX_LINE),
+            run: Run::default(),
+        })
+    },
+};
+
+/// The longest line that is understood.
+const MAX_LINE: usize = 16 << 20;
+
 /// Characters of a line for people.
 const ACTIVITY: usize = 200;
 
+#[derive(Debug)]
+struct ClaudeStreamJson {
+    lines: Lines,
+    run: Run,
+}
+
+impl Reader for ClaudeStreamJson {
+    fn read(&mut self, bytes: Bytes) -> Vec<Report> {
+        let lines = self.lines.push(&bytes).into_iter();
+        lines
+            .flat_map(|line| of_line(line, |line| self.run.line(line)))
+            .collect()
+    }
+
+    fn finish(&mut self) -> Vec<Report> {
+        let last = self.lines.finish();
+        let mut reports = last.map_or_else(Vec::new, |line| of_line(line, |line| self.run.line(line)));
+        reports.extend(self.run.unreported());
+        reports
+    }
+
+    fn outcome(&self, heard: LocalTime) -> Outcome {
+        self.run.outcome(heard)
+    }
+}
+
 /// What a run's output said so far.
 #[derive(Debug, Default)]
-pub(super) struct ClaudeStream {
+struct Run {
     /// The last `result` line.
     result: Option<ResultLine>,
     /// When a used-up limit starts anew, in seconds since the epoch.
@@ -64,9 +106,9 @@ fn readable(line: &str) -> Report {
     Report::Output(OutputStream::Stdout, Bytes::from(format!("{line}\n")))
 }
 
-impl ClaudeStream {
+impl Run {
     /// Takes one line and gives what is to be reported.
-    pub(super) fn line(&mut self, line: &[u8]) -> Vec<Report> {
+    fn line(&mut self, line: &[u8]) -> Vec<Report> {
         let Ok(value) = serde_json::from_slice::<Value>(line) else {
             // Not an event: something the program, or what it loads, printed.
             return vec![readable(&String::from_utf8_lossy(line))];
@@ -165,7 +207,7 @@ impl ClaudeStream {
 
     /// Usage that no `result` line told of: what the messages said when they began, which is
     /// not all of their output.
-    pub(super) fn unreported(&mut self) -> Vec<Report> {
+    fn unreported(&mut self) -> Vec<Report> {
         if self.result.is_some() {
             return Vec::new();
         }
@@ -190,10 +232,11 @@ impl ClaudeStream {
         models.map(event).collect()
     }
 
-    /// How the program says that it ended: its last words, or a failure, or `None` when it
-    /// said nothing. A failure of kind `Unknown` says nothing about its kind.
-    pub(super) fn outcome(&self, heard: LocalTime) -> Option<Result<String, Failure>> {
-        let result = self.result.as_ref()?;
+    /// How the program says that it ended.
+    fn outcome(&self, heard: LocalTime) -> Outcome {
+        let Some(result) = &self.result else {
+            return Outcome::Missing;
+        };
         let words = result.result.clone().unwrap_or_else(|| result.errors.join("; "));
         if result.subtype == "success" && !result.is_error {
             let summary = if words.is_empty() {
@@ -201,7 +244,7 @@ impl ClaudeStream {
             } else {
                 words
             };
-            return Some(Ok(summary));
+            return Outcome::Done(summary);
         }
         let message = if words.is_empty() {
             result.subtype.clone()
@@ -231,7 +274,7 @@ impl ClaudeStream {
             failure.kind = FailureKind::QuotaExhausted;
             failure.retry_after = Some(Timestamp::from_millis(at.saturating_mul(1000)).since(heard.now));
         }
-        Some(Err(failure))
+        Outcome::Failed(failure)
     }
 }
 

@@ -10,7 +10,7 @@ fn parse(text: &str) -> Result<Manifest, ManifestError> {
 fn the_smallest_manifest_reads_its_prompt_from_standard_input() {
     let manifest = parse("name = 'x'\ncommand = 'x'").unwrap();
     assert_eq!(manifest.prompt.pass, Pass::Stdin);
-    assert_eq!(manifest.parser, ParserKind::Text);
+    assert_eq!(manifest.parser.0.name, "text");
 }
 
 #[test]
@@ -18,6 +18,10 @@ fn what_is_wrong_is_said_with_the_path() {
     let cases = [
         ("name = 'x'", "missing field `command`"),
         ("name = 'X y'\ncommand = 'x'", "is not an adapter name"),
+        (
+            "name = 'x'\ncommand = 'x'\nparser = 'claude'",
+            "there are text, claude-stream-json",
+        ),
         ("name = 'x'\ncommand = 'x'\ncolour = 'red'", "unknown field `colour`"),
         (
             "name = 'x'\ncommand = 'x'\n[env]\ninherits = ['A']",

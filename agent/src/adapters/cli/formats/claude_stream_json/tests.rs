@@ -4,8 +4,8 @@ use kage_core::usage::Unreported;
 
 use super::*;
 
-fn read(fixture: &str) -> (ClaudeStream, Vec<Report>) {
-    let mut stream = ClaudeStream::default();
+fn read(fixture: &str) -> (Run, Vec<Report>) {
+    let mut stream = Run::default();
     let mut reports: Vec<Report> = fixture.lines().flat_map(|line| stream.line(line.as_bytes())).collect();
     reports.extend(stream.unreported());
     (stream, reports)
@@ -75,7 +75,7 @@ fn a_good_run_is_told_event_by_event() {
     );
     assert_eq!(stream_text(&reports, OutputStream::Transcript), fixture!("success"));
     let outcome = stream.outcome(LocalTime::utc(Timestamp::default()));
-    assert_eq!(outcome, Some(Ok("Done: wrote the file as asked.".to_owned())));
+    assert_eq!(outcome, Outcome::Done("Done: wrote the file as asked.".to_owned()));
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn every_bad_end_has_its_kind() {
     ];
     for (fixture, kind, words) in cases {
         let (stream, _) = read(fixture);
-        let Some(Err(failure)) = stream.outcome(LocalTime::utc(Timestamp::default())) else {
+        let Outcome::Failed(failure) = stream.outcome(LocalTime::utc(Timestamp::default())) else {
             panic!("{words}");
         };
         assert_eq!(failure.kind, kind, "{failure}");
@@ -108,7 +108,7 @@ fn every_bad_end_has_its_kind() {
 fn a_used_up_limit_says_when_it_starts_anew() {
     let (stream, _) = read(fixture!("limit"));
     let now = Timestamp::from_millis((1_795_343_054 - 600) * 1000);
-    let Some(Err(failure)) = stream.outcome(LocalTime::utc(now)) else {
+    let Outcome::Failed(failure) = stream.outcome(LocalTime::utc(now)) else {
         panic!("not a failure");
     };
     assert_eq!(failure.retry_after, Some(Duration::from_secs(600)));
@@ -125,7 +125,7 @@ fn retries_are_events_and_a_call_that_recovers_is_a_success() {
     assert!(events(&reports).contains(&&retried));
     assert!(matches!(
         stream.outcome(LocalTime::utc(Timestamp::default())),
-        Some(Ok(_))
+        Outcome::Done(_)
     ));
 
     let (_, reports) = read(fixture!("rate429"));
@@ -146,7 +146,7 @@ fn an_interrupted_run_has_no_outcome_and_keeps_the_usage_it_saw() {
     let cut = &whole[..whole.find("\"type\":\"result\"").unwrap()];
     let cut = &cut[..cut.rfind('\n').unwrap()];
     let (stream, reports) = read(cut);
-    assert_eq!(stream.outcome(LocalTime::utc(Timestamp::default())), None);
+    assert_eq!(stream.outcome(LocalTime::utc(Timestamp::default())), Outcome::Missing);
     let Some(EventBody::UsageRecorded { usage, reported, .. }) = events(&reports).last() else {
         panic!("no usage");
     };
@@ -197,7 +197,7 @@ fn a_price_counts_when_it_is_the_list_price() {
 
 #[test]
 fn parts_of_messages_are_not_kept() {
-    let mut stream = ClaudeStream::default();
+    let mut stream = Run::default();
     let part = br#"{"type":"stream_event","event":{"type":"content_block_delta","index":0,
         "delta":{"type":"thinking_delta","thinking":"hm"}},"session_id":"x","parent_tool_use_id":null}"#;
     assert!(stream.line(part).is_empty());
@@ -219,13 +219,13 @@ fn nothing_that_a_program_prints_is_fatal() {
         "{\"type\":\"result\",\"modelUsage\":[]}",
         "{\"type\":\"result\",\"modelUsage\":{\"m\":{\"costUSD\":-1,\"inputTokens\":1}}}",
     ];
-    let mut stream = ClaudeStream::default();
+    let mut stream = Run::default();
     for line in odd {
         stream.line(line.as_bytes());
     }
     stream.line(b"\xff\xfe");
     assert!(matches!(
         stream.outcome(LocalTime::utc(Timestamp::default())),
-        Some(Err(_))
+        Outcome::Failed(_)
     ));
 }

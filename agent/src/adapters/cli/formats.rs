@@ -1,0 +1,125 @@
+//! The forms in which programs tell what they do. A form is a file of its own and a line in
+//! [`FORMATS`]; a manifest names it as its `parser`.
+
+mod claude_stream_json;
+mod text;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use kage_core::event::{EventBody, OutputStream};
+use kage_core::failure::Failure;
+use kage_core::time::{LocalTime, Timestamp};
+use serde::{Deserialize, Deserializer, de};
+
+use super::lines::Line;
+use crate::adapters::port::Report;
+
+/// Every format. The first is that of a manifest that names none.
+#[rustfmt::skip] // A line each.
+static FORMATS: &[Format] = &[
+    text::FORMAT,
+    claude_stream_json::FORMAT,
+];
+
+/// The format of a program's output.
+#[derive(Debug)]
+pub struct Format {
+    /// What manifests call it.
+    pub name: &'static str,
+    /// Which words of the output the rules of a manifest are about.
+    pub(super) rules: Rules,
+    /// Begins to read a run's output.
+    pub(super) reader: fn() -> Box<dyn Reader>,
+}
+
+/// Which words of a program's output the rules of a manifest are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rules {
+    /// All of them.
+    Everything,
+    /// What it says of its own failure: answers of models and output of tools are told apart.
+    OwnWords,
+}
+
+/// Reads the output of one run.
+pub(super) trait Reader: Debug + Send + Sync {
+    /// Takes what the program printed, cut anywhere, and gives what is to be reported.
+    fn read(&mut self, bytes: Bytes) -> Vec<Report>;
+
+    /// Takes the end of the output.
+    fn finish(&mut self) -> Vec<Report>;
+
+    /// How the program says that it ended, once it did.
+    fn outcome(&self, heard: LocalTime) -> Outcome;
+}
+
+/// How a program says that it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Only its exit code tells; these are its last words.
+    ExitCode(String),
+    /// It says that it is done.
+    Done(String),
+    /// It says that it failed. A failure of kind `Unknown` says nothing about its kind.
+    Failed(Failure),
+    /// It says nothing, and should have.
+    Missing,
+}
+
+/// A format as manifests name it.
+#[derive(Debug, Clone, Copy)]
+pub struct FormatName(pub &'static Format);
+
+impl Default for FormatName {
+    fn default() -> Self {
+        Self(&FORMATS[0])
+    }
+}
+
+impl<'de> Deserialize<'de> for FormatName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let found = FORMATS.iter().find(|format| format.name == name);
+        found.map(Self).ok_or_else(|| {
+            let names: Vec<_> = FORMATS.iter().map(|format| format.name).collect();
+            de::Error::custom(format!("{name:?} is not a parser; there are {}", names.join(", ")))
+        })
+    }
+}
+
+/// What a format that goes by lines has to read of one; nothing of an empty one.
+fn of_line(line: Line, read: impl FnOnce(&[u8]) -> Vec<Report>) -> Vec<Report> {
+    match line {
+        Line::Whole(line) if line.is_empty() => Vec::new(),
+        Line::Whole(line) => read(&line),
+        Line::TooLong { bytes } => vec![Report::Event(EventBody::Warning(format!(
+            "a line of {bytes} bytes in the program's output was dropped"
+        )))],
+    }
+}
+
+/// Reads an output at once and in pieces of a size, which must make no difference to what is
+/// passed on and to how it ended. Gives what is passed on.
+pub(super) fn in_any_pieces(format: &str, bytes: &[u8], size: usize) -> BTreeMap<OutputStream, Vec<u8>> {
+    let format = FORMATS.iter().find(|known| known.name == format);
+    let format = format.expect("the decoders name formats that there are");
+    let read = |size: usize| {
+        let mut reader = (format.reader)();
+        let pieces = bytes.chunks(size).map(Bytes::copy_from_slice);
+        let mut reports: Vec<Report> = pieces.flat_map(|piece| reader.read(piece)).collect();
+        reports.extend(reader.finish());
+        let mut passed = BTreeMap::<OutputStream, Vec<u8>>::new();
+        for report in reports {
+            if let Report::Output(stream, bytes) = report {
+                passed.entry(stream).or_default().extend_from_slice(&bytes);
+            }
+        }
+        let heard = LocalTime::utc(Timestamp::from_millis(1_790_000_000_000));
+        (passed, reader.outcome(heard))
+    };
+    let whole = read(bytes.len().max(1));
+    assert_eq!(read(size.max(1)), whole);
+    whole.0
+}
