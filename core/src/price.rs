@@ -6,7 +6,10 @@
 //! tokens is `usage`'s business.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::LazyLock;
+
+use serde::Deserialize;
 
 use crate::session::ModelUsage;
 use crate::time::Timestamp;
@@ -39,12 +42,61 @@ pub struct PriceRow {
     pub min_cacheable: Option<u64>,
     /// The most input tokens that the model takes.
     pub context_window: Option<u64>,
-    /// The most output tokens that the model gives.
+    /// The most output tokens that the model gives in one answer, thinking included.
     pub max_output: Option<u64>,
+    /// How a request may ask the model to think.
+    pub thinking: Option<Thinking>,
+    /// Levels of effort that a request may ask for, least first; empty = the model has no such
+    /// control, `None` = not known.
+    pub efforts: Option<Vec<Effort>>,
     /// Input tokens above which one request costs more than the row says.
     pub long_context: Option<u64>,
     /// Where the figures were read; `user` for a row that does not say it.
     pub source: String,
+}
+
+/// How a model may be asked to think.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Thinking {
+    /// It decides itself how much it thinks.
+    Adaptive,
+}
+
+/// How much a model does for an answer: thoughts, calls of tools, words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effort {
+    /// The least.
+    Low,
+    /// Between the least and what most models do unasked.
+    Medium,
+    /// What most models do unasked.
+    High,
+    /// More than that.
+    Xhigh,
+    /// As much as it can.
+    Max,
+}
+
+impl Effort {
+    /// The word that settings, tables and requests use.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Xhigh => "xhigh",
+            Self::Max => "max",
+        }
+    }
+}
+
+impl fmt::Display for Effort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Prices by model and date.
@@ -77,9 +129,15 @@ impl PriceTable {
     }
 
     /// Lays `other` over this table. All rows of each model that `other` names are replaced,
-    /// so that an override without a date is not hidden by a dated row.
+    /// so that an override without a date is not hidden by a dated row. What a row of `other`
+    /// does not say of the model's abilities is taken from the newest row here.
     #[must_use]
-    pub fn overlay(mut self, other: Self) -> Self {
+    pub fn overlay(mut self, mut other: Self) -> Self {
+        for (model, rows) in &mut other.rows {
+            if let Some(known) = self.rows.get(model).and_then(|rows| rows.last()) {
+                rows.iter_mut().for_each(|row| row.fill_abilities(known));
+            }
+        }
         self.rows.extend(other.rows);
         self.aliases.extend(other.aliases);
         self
@@ -125,6 +183,16 @@ impl PriceTable {
 }
 
 impl PriceRow {
+    /// Takes what this row does not say of the model's abilities from another of the same model.
+    fn fill_abilities(&mut self, known: &Self) {
+        self.context_window = self.context_window.or(known.context_window);
+        self.max_output = self.max_output.or(known.max_output);
+        self.thinking = self.thinking.or(known.thinking);
+        if self.efforts.is_none() {
+            self.efforts.clone_from(&known.efforts);
+        }
+    }
+
     /// What this usage costs. `None` when it has tokens of a class without a price, or
     /// when the amount is beyond what can be counted.
     #[must_use]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use serde::Deserialize;
 
-use super::PriceRow;
+use super::{Effort, PriceRow, Thinking};
 use crate::time::Timestamp;
 use crate::usage::PicoUsd;
 
@@ -98,6 +98,8 @@ struct RowFile {
     min_cacheable: Option<u64>,
     context_window: Option<u64>,
     max_output: Option<u64>,
+    thinking: Option<Thinking>,
+    efforts: Option<Vec<Effort>>,
     long_context: Option<u64>,
     source: Option<String>,
 }
@@ -133,6 +135,8 @@ impl RowFile {
             min_cacheable: self.min_cacheable,
             context_window: self.context_window,
             max_output: self.max_output,
+            thinking: self.thinking,
+            efforts: self.efforts,
             long_context: self.long_context,
             source: self.source.unwrap_or_else(|| USER.to_owned()),
         };

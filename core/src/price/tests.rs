@@ -243,6 +243,42 @@ fn an_overlay_replaces_every_row_of_the_models_it_names() {
 }
 
 #[test]
+fn an_overlay_keeps_what_is_known_of_a_model() {
+    let own = r#"
+        [[price]]
+        model = "claude-sonnet-5-5"
+        provider = "me"
+        input = "1"
+        output = "1"
+
+        [[price]]
+        model = "claude-opus-5-5"
+        provider = "me"
+        input = "1"
+        output = "1"
+        max_output = 5
+        efforts = []
+    "#;
+    let table = PriceTable::builtin().clone().overlay(PriceTable::parse(own).unwrap());
+    let row = |model| table.find(model, NOW).unwrap();
+    let sonnet = row("claude-sonnet-5-5");
+    assert_eq!((sonnet.input.0, sonnet.max_output), (1_000_000, Some(128_000)));
+    assert_eq!(sonnet.thinking, Some(Thinking::Adaptive));
+    assert_eq!(sonnet.efforts.as_ref().map(Vec::len), Some(5));
+    let opus = row("claude-opus-5-5");
+    assert_eq!((opus.max_output, &opus.efforts), (Some(5), &Some(Vec::new())));
+}
+
+#[test]
+fn every_model_of_the_messages_api_says_how_much_it_gives_and_how_it_is_asked() {
+    for (model, rows) in &PriceTable::builtin().rows {
+        for row in rows.iter().filter(|row| row.provider == "anthropic") {
+            assert!(row.max_output.is_some() && row.efforts.is_some(), "{model}");
+        }
+    }
+}
+
+#[test]
 fn a_bad_table_says_what_is_wrong() {
     let row = |rest: &str| format!("[[price]]\nmodel = 'm'\nprovider = 'p'\nsource = 's'\n{rest}");
     let cases = [
