@@ -3,8 +3,6 @@
 //! It talks to a coordinator like any other client. `kage coordinator`, `kage agent run`
 //! and `kage up` run the two libraries in this process.
 
-pub mod scripted;
-
 pub mod args;
 pub mod assignments;
 pub mod output;

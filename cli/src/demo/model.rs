@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
+use kage_scripted::{Fault, Matcher, Script, ScriptedServer, Turn};
 use serde_json::json;
-
-use crate::scripted::{Fault, Matcher, Script, ScriptedServer, Turn};
 
 /// Solves the task in a few steps.
 pub(super) const SOLVER: &str = "claude-sonnet-5-5";

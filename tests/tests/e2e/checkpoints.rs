@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use kage::scripted::{Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
 use kage_proto::v1::event::Body;
+use kage_scripted::{Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_tests::cluster::{AgentOptions, Cluster};
 use kage_tests::command::{Person, said};
 use kage_tests::repo::{Repo, SOLUTION, VERIFY};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use kage::scripted::{Answer, CallUsage, Fault, Matcher, Script, ScriptedServer, Turn};
+use kage_scripted::{Answer, CallUsage, Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_tests::programs;
 use serde_json::{Value, json};
 

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use kage::scripted::{Answer, Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
+use kage_scripted::{Answer, Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_tests::cluster::{AgentOptions, Cluster};
 use kage_tests::programs;
 use kage_tests::repo::{SOLUTION, VERIFY};

@@ -1,8 +1,8 @@
 //! A session of the real `claude` program outlives its machine: the program on another one
 //! reads its session file, whose paths are those of the new place, and goes on.
 
-use kage::scripted::{Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
+use kage_scripted::{Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_tests::cluster::{AgentOptions, Cluster};
 use kage_tests::programs;
 use kage_tests::repo::{SOLUTION, VERIFY};

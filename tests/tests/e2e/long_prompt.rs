@@ -1,7 +1,7 @@
 //! A prompt of 200 KiB, more than one argument may hold, reaches programs and models whole.
 
-use kage::scripted::{Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
+use kage_scripted::{Matcher, Script, ScriptedServer, Turn};
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
 use kage_tests::programs;
 use kage_tests::tasks::{Describe, session, task};

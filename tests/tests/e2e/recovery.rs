@@ -1,8 +1,8 @@
 //! Failures on the way do not end a session that waiting, another machine or another adapter
 //! cures.
 
-use kage::scripted::{Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
+use kage_scripted::{Matcher, Script, ScriptedServer, Turn};
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
 use kage_tests::command::{Person, said};
 use kage_tests::repo::{Repo, SOLUTION, VERIFY};

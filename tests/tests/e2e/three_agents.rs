@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use kage::scripted::{Answer, CallUsage, Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
+use kage_scripted::{Answer, CallUsage, Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
 use kage_tests::repo::{SOLUTION, VERIFY};
 use kage_tests::tasks::{Describe, read_all, session, task, verdict};

@@ -1,7 +1,7 @@
 //! A model's file tools stay beneath the worktree, whatever links a session makes.
 
-use kage::scripted::{Matcher, Script, ScriptedServer, Turn};
 use kage_proto::v1;
+use kage_scripted::{Matcher, Script, ScriptedServer, Turn};
 use kage_tests::cluster::{AgentOptions, Cluster};
 use kage_tests::repo::{SOLUTION, VERIFY};
 use kage_tests::tasks::{Describe, session, task, verdict};

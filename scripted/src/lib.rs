@@ -8,10 +8,10 @@
 //!                                                   -> reply -> cache accounting -> JSON | SSE
 //! ```
 
+mod script;
+mod request;
 mod cache;
 mod reply;
-mod request;
-mod script;
 
 use std::collections::HashMap;
 use std::io;
