@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::request::{CacheTtl, Request};
+use crate::request::{CacheTtl, Request};
 
 /// Tokens of one call by billing class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,12 +27,12 @@ pub struct CallUsage {
 }
 
 /// Tokens of some bytes: a quarter, rounded up.
-pub(super) fn tokens(bytes: usize) -> u64 {
+pub(crate) fn tokens(bytes: usize) -> u64 {
     bytes.div_ceil(4) as u64
 }
 
 /// Tokens of a whole prompt.
-pub(super) fn prompt_tokens(request: &Request) -> u64 {
+pub(crate) fn prompt_tokens(request: &Request) -> u64 {
     request
         .segments
         .iter()
@@ -51,14 +51,14 @@ struct Entry {
 
 /// The provider's prompt cache.
 #[derive(Debug, Default)]
-pub(super) struct PromptCache {
+pub(crate) struct PromptCache {
     entries: HashMap<Prefix, Entry>,
 }
 
 /// What a call's prompt costs, and the entries that exist once its response begins.
 #[derive(Debug, Default)]
-pub(super) struct Accounting {
-    pub(super) usage: CallUsage,
+pub(crate) struct Accounting {
+    pub(crate) usage: CallUsage,
     writes: Vec<(Prefix, CacheTtl, Instant)>,
 }
 
@@ -66,7 +66,7 @@ const LOOK_BACK: usize = 20;
 
 impl PromptCache {
     /// Accounts for a prompt. What it writes is not readable before `begin`.
-    pub(super) fn look_up(&mut self, organisation: &str, request: &Request, now: Instant) -> Accounting {
+    pub(crate) fn look_up(&mut self, organisation: &str, request: &Request, now: Instant) -> Accounting {
         let prefixes = prefixes(organisation, request);
         let minimum = minimum_tokens(&request.model);
         let breakpoints: Vec<(usize, CacheTtl)> = request
@@ -103,7 +103,7 @@ impl PromptCache {
     }
 
     /// The response begins: what the call wrote can be read from now on.
-    pub(super) fn begin(&mut self, accounting: &Accounting) {
+    pub(crate) fn begin(&mut self, accounting: &Accounting) {
         for (prefix, ttl, from) in &accounting.writes {
             let entry = Entry {
                 ttl: *ttl,
@@ -177,8 +177,8 @@ fn minimum_tokens(model: &str) -> u64 {
 mod tests {
     use std::collections::HashSet;
 
-    use super::super::request::Segment;
     use super::*;
+    use crate::request::Segment;
 
     fn request(parts: &[(usize, Option<CacheTtl>)]) -> Request {
         Request {

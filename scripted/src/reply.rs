@@ -4,13 +4,13 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::cache::{CallUsage, tokens};
-use super::request::sign;
-use super::script::{ApiError, Block, Reply};
+use crate::cache::{CallUsage, tokens};
+use crate::request::sign;
+use crate::script::{ApiError, Block, Reply};
 
 /// A reply on its way to one request.
 #[derive(Debug, Clone)]
-pub(super) struct Message {
+pub(crate) struct Message {
     number: u64,
     model: String,
     blocks: Vec<Value>,
@@ -20,7 +20,7 @@ pub(super) struct Message {
 
 impl Message {
     /// The reply to request `number`, whose prompt was accounted for as `usage`.
-    pub(super) fn new(number: u64, model: &str, reply: &Reply, mut usage: CallUsage) -> Self {
+    pub(crate) fn new(number: u64, model: &str, reply: &Reply, mut usage: CallUsage) -> Self {
         let blocks: Vec<Value> = reply
             .blocks
             .iter()
@@ -55,12 +55,12 @@ impl Message {
     }
 
     /// What the call costs in all.
-    pub(super) fn usage(&self) -> CallUsage {
+    pub(crate) fn usage(&self) -> CallUsage {
         self.usage
     }
 
     /// The body of a response without streaming.
-    pub(super) fn body(&self) -> Value {
+    pub(crate) fn body(&self) -> Value {
         self.envelope(
             Value::from(self.blocks.as_slice()),
             Value::from(self.stop_reason.as_str()),
@@ -69,7 +69,7 @@ impl Message {
     }
 
     /// The events of a streamed response, in order, ready to be sent.
-    pub(super) fn events(&self) -> Vec<Bytes> {
+    pub(crate) fn events(&self) -> Vec<Bytes> {
         // At its start a stream knows what the prompt costs, and one token of output.
         let opening = self.envelope(json!([]), Value::Null, 1);
         let mut events = vec![
@@ -134,7 +134,7 @@ impl Message {
 }
 
 /// The `error` event that ends a stream.
-pub(super) fn error_event(error: &ApiError) -> Bytes {
+pub(crate) fn error_event(error: &ApiError) -> Bytes {
     event(
         "error",
         json!({"type": "error", "error": {"type": error.kind, "message": error.message}}),
@@ -142,7 +142,7 @@ pub(super) fn error_event(error: &ApiError) -> Bytes {
 }
 
 /// The body of an error response.
-pub(super) fn error_body(error: &ApiError, request_id: &str) -> Value {
+pub(crate) fn error_body(error: &ApiError, request_id: &str) -> Value {
     json!({
         "type": "error",
         "error": {"type": error.kind, "message": error.message},

@@ -6,40 +6,40 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::script::ApiError;
+use crate::script::ApiError;
 
 /// The endpoint a request came to; counting tokens needs no `max_tokens`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Endpoint {
+pub(crate) enum Endpoint {
     Messages,
     CountTokens,
 }
 
 /// How long a cache entry lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CacheTtl {
+pub(crate) enum CacheTtl {
     FiveMinutes,
     OneHour,
 }
 
 /// A piece of the prompt in the order in which the model reads it: tools, system, messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) content: String,
-    pub(super) breakpoint: Option<CacheTtl>,
+pub(crate) struct Segment {
+    pub(crate) content: String,
+    pub(crate) breakpoint: Option<CacheTtl>,
 }
 
 /// A request that keeps the rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Request {
-    pub(super) model: String,
-    pub(super) stream: bool,
+pub(crate) struct Request {
+    pub(crate) model: String,
+    pub(crate) stream: bool,
     /// How many assistant messages it holds.
-    pub(super) turn: usize,
+    pub(crate) turn: usize,
     /// The text of the system prompt and of all user messages.
-    pub(super) prompt: String,
-    pub(super) tools: HashSet<String>,
-    pub(super) segments: Vec<Segment>,
+    pub(crate) prompt: String,
+    pub(crate) tools: HashSet<String>,
+    pub(crate) segments: Vec<Segment>,
 }
 
 const MAX_BREAKPOINTS: usize = 4;
@@ -69,12 +69,12 @@ const FIELDS: [&str; 21] = [
 ];
 
 /// The signature of a thinking block, by which it is known again.
-pub(super) fn sign(thinking: &str) -> String {
+pub(crate) fn sign(thinking: &str) -> String {
     hex::encode(Sha256::digest(thinking.as_bytes()))
 }
 
 /// Reads a body.
-pub(super) fn parse(body: &Value, endpoint: Endpoint) -> Result<Request, ApiError> {
+pub(crate) fn parse(body: &Value, endpoint: Endpoint) -> Result<Request, ApiError> {
     let body = object("body", body)?;
     if let Some(unknown) = body.keys().find(|key| !FIELDS.contains(&key.as_str())) {
         return Err(ApiError::invalid(format!("{unknown}: Extra inputs are not permitted")));

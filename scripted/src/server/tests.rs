@@ -1,6 +1,10 @@
 //! The scripted server over HTTP, as an adapter meets it.
 
+use serde_json::Value;
+
 use super::*;
+use crate::model::Answer;
+use crate::script::{Fault, Matcher, Turn};
 
 const MODEL: &str = "claude-sonnet-5-5";
 

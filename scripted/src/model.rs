@@ -1,0 +1,210 @@
+//! The scripted model: decides what each request is answered, and records it. It checks the
+//! headers, finds the script and the turn, and keeps the prompt cache. It does not know HTTP
+//! beyond headers; the server sends what is decided here.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use serde_json::Value;
+
+use crate::cache::{Accounting, CallUsage, PromptCache, prompt_tokens};
+use crate::reply::Message;
+use crate::request::{self, Endpoint, Request};
+use crate::script::{ApiError, Block, Fault, Script};
+
+/// A request as it came, and what it was answered.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// Path and query.
+    pub path: String,
+    /// Headers as they came, keys included.
+    pub headers: HeaderMap,
+    /// The body; `null` when it was not JSON.
+    pub body: Value,
+    /// Name of the script that matched.
+    pub script: Option<String>,
+    /// What it was answered.
+    pub answer: Answer,
+}
+
+/// What a request was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The turn's reply, whole.
+    Reply(CallUsage),
+    /// The turn's reply, broken off.
+    Broken(CallUsage),
+    /// A token count.
+    Count(u64),
+    /// An error of a script, or because a rule was broken.
+    Error(ApiError),
+    /// Nothing.
+    Hang,
+}
+
+/// The state behind the port. Requests are kept for ever: a demo or a test is short.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    scripts: Vec<Script>,
+    /// Faults used up, by script and turn.
+    met: HashMap<(usize, usize), usize>,
+    cache: PromptCache,
+    requests: Vec<Recorded>,
+}
+
+/// What to do about a request, decided in one go.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    Error(ApiError),
+    Hang,
+    Count(u64),
+    Reply {
+        message: Box<Message>,
+        accounting: Accounting,
+        delay: Duration,
+        pace: Duration,
+        stream: bool,
+        end: End,
+    },
+}
+
+/// How a response ends.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum End {
+    Whole,
+    CutAfter(usize),
+    ErrorAfter(usize, ApiError),
+}
+
+impl Model {
+    pub(crate) fn new(scripts: Vec<Script>) -> Self {
+        Self {
+            scripts,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn add(&mut self, script: Script) {
+        self.scripts.push(script);
+    }
+
+    /// Every request so far, in the order of arrival.
+    pub(crate) fn requests(&self) -> &[Recorded] {
+        &self.requests
+    }
+
+    /// The answer begins: from now on others can read what it wrote to the cache.
+    pub(crate) fn begin(&mut self, accounting: &Accounting) {
+        self.cache.begin(accounting);
+    }
+
+    /// Decides and records. `now` is when the request arrived.
+    pub(crate) fn take(
+        &mut self,
+        path: String,
+        headers: HeaderMap,
+        body: &[u8],
+        endpoint: Endpoint,
+        now: Instant,
+    ) -> (u64, Plan) {
+        let number = self.requests.len() as u64 + 1;
+        let json = serde_json::from_slice(body).unwrap_or(Value::Null);
+        let mut script = None;
+        let plan = authorize(&headers)
+            .and_then(|key| Ok((key, request::parse(&json, endpoint)?)))
+            .and_then(|(key, request)| match endpoint {
+                Endpoint::CountTokens => Ok(Plan::Count(prompt_tokens(&request))),
+                Endpoint::Messages => {
+                    let index = self.script_for(&request, &key)?;
+                    script = Some(self.scripts[index].name.clone());
+                    self.plan(number, index, &request, &key, now)
+                }
+            })
+            .unwrap_or_else(Plan::Error);
+        let answer = match &plan {
+            Plan::Error(error) => Answer::Error(error.clone()),
+            Plan::Hang => Answer::Hang,
+            Plan::Count(count) => Answer::Count(*count),
+            Plan::Reply { message, end, .. } => match end {
+                End::Whole => Answer::Reply(message.usage()),
+                End::CutAfter(_) | End::ErrorAfter(..) => Answer::Broken(message.usage()),
+            },
+        };
+        self.requests.push(Recorded {
+            path,
+            headers,
+            body: json,
+            script,
+            answer,
+        });
+        (number, plan)
+    }
+
+    fn script_for(&self, request: &Request, key: &str) -> Result<usize, ApiError> {
+        self.scripts
+            .iter()
+            .position(|script| script.matcher.matches(&request.model, &request.prompt, key))
+            .ok_or_else(|| ApiError::invalid(format!("no script answers this request for model {}", request.model)))
+    }
+
+    fn plan(
+        &mut self,
+        number: u64,
+        index: usize,
+        request: &Request,
+        key: &str,
+        now: Instant,
+    ) -> Result<Plan, ApiError> {
+        let script = &self.scripts[index];
+        let turn = script
+            .turns
+            .get(request.turn)
+            .ok_or_else(|| ApiError::invalid(format!("script {} has no turn {}", script.name, request.turn)))?;
+        let met = self.met.entry((index, request.turn)).or_default();
+        let fault = turn.faults.get(*met);
+        *met += usize::from(fault.is_some());
+        let end = match fault {
+            None => End::Whole,
+            Some(Fault::Error(error)) => return Ok(Plan::Error(error.clone())),
+            Some(Fault::Hang) => return Ok(Plan::Hang),
+            Some(Fault::ErrorEvent { error, .. }) if !request.stream => return Ok(Plan::Error(error.clone())),
+            Some(Fault::ErrorEvent { after_events, error }) => End::ErrorAfter(*after_events, error.clone()),
+            Some(Fault::Cut { after_events }) => End::CutAfter(*after_events),
+        };
+        for block in &turn.reply.blocks {
+            if let Block::ToolUse { name, .. } = block
+                && !request.tools.contains(name)
+            {
+                return Err(ApiError::invalid(format!(
+                    "script {} calls tool {name}, which the request does not offer",
+                    script.name
+                )));
+            }
+        }
+        let accounting = self.cache.look_up(key, request, now);
+        Ok(Plan::Reply {
+            message: Box::new(Message::new(number, &request.model, &turn.reply, accounting.usage)),
+            accounting,
+            delay: turn.reply.delay,
+            pace: turn.reply.pace,
+            stream: request.stream,
+            end,
+        })
+    }
+}
+
+/// The caller's key, if the headers are as the provider wants them.
+fn authorize(headers: &HeaderMap) -> Result<String, ApiError> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let bearer = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let key = text("x-api-key").or(bearer).filter(|key| !key.is_empty());
+    let key = key.ok_or_else(|| ApiError::new(401, "authentication_error", "x-api-key header is required"))?;
+    if text("anthropic-version") != Some("2023-06-01") {
+        return Err(ApiError::invalid("anthropic-version: header is required"));
+    }
+    if !text("content-type").is_some_and(|kind| kind.starts_with("application/json")) {
+        return Err(ApiError::invalid("content-type: must be application/json"));
+    }
+    Ok(key.to_owned())
+}
