@@ -28,7 +28,7 @@ use api::{ApiAdapter, ApiConfig, PROVIDERS};
 use cli::CliAdapter;
 use cli::manifest::{self, Manifest, ManifestError};
 
-pub use settings::{AdapterSettings, ClaudeApiSettings, read_settings};
+pub use settings::{AdapterSettings, ClaudeApiSettings};
 
 /// The manifests that come with the program.
 const BUILTIN: &[(&str, &str)] = &[("claude-code.toml", include_str!("../data/claude-code.toml"))];
@@ -134,24 +134,6 @@ pub enum LoadError {
         /// What is wrong.
         #[source]
         source: InvalidRules,
-    },
-    /// The user's settings cannot be read.
-    #[error("cannot read the settings {path}")]
-    SettingsFile {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        #[source]
-        source: std::io::Error,
-    },
-    /// What the user sets of adapters is wrong.
-    #[error("[adapter] of the settings {path} is wrong")]
-    Settings {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with line and key.
-        #[source]
-        source: Box<toml::de::Error>,
     },
     /// No HTTP client can be made.
     #[error("cannot prepare the HTTP client")]

@@ -6,12 +6,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kage_core::priority::Priority;
 
+mod time;
+mod daemons;
 mod fleet;
 
-pub use fleet::{
-    AgentCommand, AgentRun, AgentSubcommand, Coordinator, Down, TokenCommand, TokenCreate, TokenRole, TokenSubcommand,
-    Up,
-};
+pub use daemons::{AgentOptions, AgentRun, Coordinator, CoordinatorOptions};
+pub use fleet::{AgentCommand, AgentSubcommand, Down, TokenCommand, TokenCreate, TokenRole, TokenSubcommand, Up};
 
 /// Run one coding task as many parallel sessions of different AI tools, check every
 /// result with the project's own command, and land the best as a git commit.
@@ -151,13 +151,13 @@ pub struct Run {
     #[arg(long, value_name = "KEY=VALUE,...", value_delimiter = ',')]
     pub agents: Vec<String>,
     /// Longest time one attempt may take.
-    #[arg(long, default_value = "60m", value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, default_value = "60m", value_name = "TIME", value_parser = time::limit)]
     pub timeout: Duration,
     /// Longest time an attempt may go without any output.
-    #[arg(long, default_value = "10m", value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, default_value = "10m", value_name = "TIME", value_parser = time::limit)]
     pub idle_timeout: Duration,
     /// Longest time set-up and verify may take together.
-    #[arg(long, default_value = "30m", value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, default_value = "30m", value_name = "TIME", value_parser = time::limit)]
     pub verify_timeout: Duration,
     /// Attempts of a session that may fail; lost agents and used-up limits are not counted.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
@@ -170,7 +170,7 @@ pub struct Run {
     pub wait_for_agent: bool,
     /// Longest time to stay while everything left is held on a used-up limit; the task goes
     /// on without this command.
-    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = time::limit)]
     pub max_hold: Duration,
     /// How often a session whose result fails verify works on, told what verify said [default: 1
     /// where its adapter can go on with the conversation, else 0].
@@ -387,10 +387,10 @@ pub struct Wait {
     /// Id of the task, or its first characters [default: your newest of this repository].
     pub task: Option<String>,
     /// Give up after this time.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = time::limit)]
     pub timeout: Option<Duration>,
     /// Longest time to stay while everything left is held on a used-up limit.
-    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = time::limit)]
     pub max_hold: Duration,
 }
 
@@ -428,28 +428,6 @@ pub struct Demo {
     pub keep: bool,
 }
 
-/// Reads `90s`, `10m`, `2h` or a number of seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
-        Some(at) => text.split_at(at),
-        None => (text, "s"),
-    };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| format!("{text:?} is not a time such as 90s, 10m or 2h"))?;
-    let seconds = match unit {
-        "s" => Some(number),
-        "m" => number.checked_mul(60),
-        "h" => number.checked_mul(3600),
-        _ => None,
-    };
-    match seconds {
-        Some(0) => Err("the time must be more than zero".to_owned()),
-        Some(seconds) => Ok(Duration::from_secs(seconds)),
-        None => Err(format!("{text:?} is not a time such as 90s, 10m or 2h")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -459,15 +437,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn reads_times() {
-        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_duration("10m"), Ok(Duration::from_secs(600)));
-        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
-        for text in ["", "m", "0", "1d", "-5s", "1.5h"] {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
     }
 }

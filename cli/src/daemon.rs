@@ -1,7 +1,7 @@
 //! Running a coordinator, an agent, or both in this process, until a signal or idleness
 //! ends them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::Up;
+use crate::args::{AgentOptions, Up};
 use crate::exit::Refusal;
 use crate::in_use::{self, InUse};
 use crate::invocation::Invocation;
@@ -38,21 +38,17 @@ const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// What an agent is started with.
 #[derive(Debug)]
-pub(crate) struct AgentOptions {
+pub(crate) struct AgentStart {
     /// Where its coordinator is.
     pub(crate) url: String,
     /// What it shows there.
     pub(crate) credentials: Credentials,
-    /// What people call it; `None` = the host's name.
-    pub(crate) name: Option<String>,
-    /// How many sessions run at once; `None` = by cores and memory.
-    pub(crate) slots: Option<u32>,
     /// What tasks can ask for.
     pub(crate) labels: Labels,
     /// Where it keeps its state.
     pub(crate) state_dir: PathBuf,
-    /// Folders of manifests besides those of the settings.
-    pub(crate) manifest_dirs: Vec<PathBuf>,
+    /// What flags and its file say besides.
+    pub(crate) options: AgentOptions,
 }
 
 /// How long a daemon that has nothing to do goes on, and how often it looks.
@@ -100,36 +96,40 @@ pub(crate) async fn coordinator(config: kage_coordinator::Config) -> anyhow::Res
         }
         Ok(())
     });
-    kage_coordinator::run(config, ports, shutdown.finish).await?;
-    Ok(())
+    tokio::select! {
+        ended = kage_coordinator::run(config, ports, shutdown.finish) => Ok(ended?),
+        () = shutdown.hand_back.cancelled() => anyhow::bail!("stopped by a second signal"),
+    }
 }
 
 /// Runs an agent until it is told to end.
-pub(crate) async fn agent(invocation: &Invocation, options: AgentOptions) -> anyhow::Result<()> {
+pub(crate) async fn agent(invocation: &Invocation, start: AgentStart) -> anyhow::Result<()> {
     let shutdown = Shutdown::default();
     let mut tasks = JoinSet::new();
     tasks.spawn(shutdown.clone().by_signals());
-    let registry = registry(invocation, options.manifest_dirs.clone()).await?;
-    run_agent(invocation, options, registry, &shutdown).await
+    let registry = registry(invocation, &start.options, &start.state_dir).await?;
+    run_agent(invocation, start, registry, &shutdown).await
 }
 
 async fn run_agent(
     invocation: &Invocation,
-    options: AgentOptions,
+    start: AgentStart,
     registry: Registry,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
+    let (options, settings) = (start.options, &invocation.settings.agent);
+    let usual = options.disk.or(settings.disk).limits();
     let config = kage_agent::Config {
-        state_dir: options.state_dir,
-        coordinator_url: options.url,
-        credentials: options.credentials,
+        state_dir: start.state_dir,
+        coordinator_url: start.url,
+        credentials: start.credentials,
         name: options.name.unwrap_or_else(host_name),
-        slots: options
-            .slots
-            .or(invocation.settings.agent.slots)
-            .unwrap_or_else(slots::of_this_machine),
-        labels: options.labels,
-        limits: invocation.settings.agent.disk.limits(),
+        slots: options.slots.or(settings.slots).unwrap_or_else(slots::of_this_machine),
+        labels: start.labels,
+        limits: kage_agent::Limits {
+            drain: options.drain.unwrap_or(usual.drain),
+            ..usual
+        },
     };
     let mut ports = kage_agent::Ports::system(registry);
     // Verify and setup leave nothing behind either.
@@ -139,18 +139,26 @@ async fn run_agent(
     Ok(())
 }
 
-/// The adapters of this machine: built in, of the user, of the settings, of the command line.
-pub(crate) async fn registry(invocation: &Invocation, more: Vec<PathBuf>) -> anyhow::Result<Registry> {
+/// The adapters of this machine: built in, of the user, of the settings, of an agent's options.
+pub(crate) async fn registry(
+    invocation: &Invocation,
+    options: &AgentOptions,
+    state_dir: &Path,
+) -> anyhow::Result<Registry> {
     let manifest_dirs = settings::user_adapters()
         .into_iter()
         .chain(invocation.settings.agent.adapters.iter().cloned())
-        .chain(more)
+        .chain(options.adapters.iter().cloned())
         .collect();
-    let mut config =
-        AdapterConfig::new(std::env::vars_os().collect(), Runner::this_executable()).with(invocation.settings.adapter);
+    let mut config = AdapterConfig::new(std::env::vars_os().collect(), Runner::this_executable())
+        .with(invocation.settings.adapter)
+        .with(options.adapter);
     config.manifest_dirs = manifest_dirs;
-    config.kept_out.push(invocation.state.path().to_owned());
-    config.failures = settings::failures()?;
+    // Sessions write below either.
+    config
+        .kept_out
+        .extend([invocation.state.path(), state_dir].map(Path::to_owned));
+    config.failures = settings::failures(options.failures.as_deref())?;
     Ok(adapters::load(config).await?)
 }
 
@@ -166,7 +174,11 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     signals.spawn(shutdown.clone().by_signals());
 
     // A manifest that is wrong is told of before anybody finds a coordinator here.
-    let registry = registry(invocation, Vec::new()).await?;
+    let options = AgentOptions {
+        slots: args.slots,
+        ..AgentOptions::default()
+    };
+    let registry = registry(invocation, &options, &invocation.state.agent()).await?;
     // The coordinator ends after the agent, so that the agent can deliver what it has.
     let coordinator_end = CancellationToken::new();
     let mut ports = kage_coordinator::Ports::system();
@@ -174,7 +186,7 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     let (open, store) = oneshot::channel();
     (ports.on_ready, ports.on_open) = (Some(ready), Some(open));
     let config = kage_coordinator::Config {
-        prices: settings::prices()?,
+        prices: settings::prices(None)?,
         adopt_data: args.adopt_data,
         ..kage_coordinator::Config::new(invocation.state.coordinator())
     };
@@ -192,16 +204,14 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     let url = format!("http://{address}");
     let token = std::fs::read_to_string(invocation.state.token()).context("cannot read the coordinator's token")?;
     note(&format!("up: {url}"));
-    let options = AgentOptions {
+    let start = AgentStart {
         url,
         credentials: Credentials::bearer(&token),
-        name: None,
-        slots: args.slots,
         labels: Labels::new(),
         state_dir: invocation.state.agent(),
-        manifest_dirs: Vec::new(),
+        options,
     };
-    let agent = run_agent(invocation, options, registry, &shutdown);
+    let agent = run_agent(invocation, start, registry, &shutdown);
     // While it ends nobody else uses it.
     let mut ending = None;
     let idle = async {

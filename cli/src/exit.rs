@@ -13,6 +13,7 @@ use kage_proto::client::ConnectError;
 use kage_proto::status::ApiError;
 
 use crate::assignments::{InvalidLabel, InvalidWorker};
+use crate::config_file::ConfigFileError;
 use crate::connect::AccessError;
 use crate::output::note;
 use crate::settings::SettingsError;
@@ -142,6 +143,7 @@ const fn classify_join(error: &JoinError) -> Option<Exit> {
 
 fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<SettingsError>()
+        || cause.is::<ConfigFileError>()
         || cause.is::<InvalidWorker>()
         || cause.is::<InvalidLabel>()
         || cause.is::<SnapshotError>()

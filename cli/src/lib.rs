@@ -7,6 +7,7 @@ pub mod args;
 pub mod assignments;
 pub mod output;
 pub mod view;
+mod config_file;
 pub mod settings;
 pub mod state;
 pub mod http;

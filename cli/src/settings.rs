@@ -16,6 +16,8 @@ use kage_core::id::ProjectId;
 use kage_core::price::PriceTable;
 use serde::Deserialize;
 
+use crate::config_file::meant;
+
 /// Everything that can be set outside the command line.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -71,7 +73,7 @@ pub struct AgentSettings {
 }
 
 /// `[agent.disk]`, in MiB.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiskSettings {
     /// Output that is not delivered; beyond it programs wait.
@@ -87,9 +89,21 @@ pub struct DiskSettings {
 }
 
 impl DiskSettings {
+    /// These, and where they say nothing, the others.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            outbox_mib: self.outbox_mib.or(other.outbox_mib),
+            mirrors_mib: self.mirrors_mib.or(other.mirrors_mib),
+            checkpoints_mib: self.checkpoints_mib.or(other.checkpoints_mib),
+            contexts_mib: self.contexts_mib.or(other.contexts_mib),
+            worktrees_mib: self.worktrees_mib.or(other.worktrees_mib),
+        }
+    }
+
     /// The limits of an agent with these.
     #[must_use]
-    pub fn limits(&self) -> Limits {
+    pub fn limits(self) -> Limits {
         let usual = Limits::default();
         let bytes = |mib: Option<u64>, usual: u64| mib.map_or(usual, |mib| mib.saturating_mul(1 << 20));
         Limits {
@@ -114,7 +128,7 @@ struct ProjectSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The project's file is wrong.
-    #[error("the project's settings in {path} are wrong (only the [run] section may stand there)")]
+    #[error("the project's settings in {path} are wrong (only a [run] section is allowed there){hint}", hint = meant(.source))]
     Project {
         /// The file.
         path: PathBuf,
@@ -123,7 +137,7 @@ pub enum SettingsError {
         source: config::ConfigError,
     },
     /// The user's file or the environment is wrong.
-    #[error("the settings in {path} or in KAGE__* variables are wrong")]
+    #[error("the settings in {path} or in KAGE__* variables are wrong{hint}", hint = meant(.source))]
     User {
         /// The file.
         path: PathBuf,
@@ -148,15 +162,17 @@ pub fn user_adapters() -> Option<PathBuf> {
     user_dir().map(|dir| dir.join("adapters"))
 }
 
-/// What the user knows of the words of failures: `failures.toml`, beside `config.toml`.
+/// The user's rules for error messages of programs: this file, or else `failures.toml` beside
+/// `config.toml`.
 ///
 /// # Errors
 /// When the file cannot be read or is no failure table.
-pub fn failures() -> Result<FailureTable, SettingsError> {
-    match user_dir() {
-        Some(dir) => adapters::read_failures(&dir.join("failures.toml")).map_err(SettingsError::Failures),
-        None => Ok(FailureTable::default()),
-    }
+pub fn failures(file: Option<&Path>) -> Result<FailureTable, SettingsError> {
+    let file = file
+        .map(Path::to_owned)
+        .or_else(|| Some(user_dir()?.join("failures.toml")));
+    file.map_or_else(|| Ok(FailureTable::default()), |file| adapters::read_failures(&file))
+        .map_err(SettingsError::Failures)
 }
 
 /// `KAGE__SECTION__KEY`. A list has an entry a line. `KAGE__ADAPTER__CLAUDE_API__KEY` is for
@@ -186,15 +202,14 @@ fn from_environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(text)
 }
 
-/// What tokens of models cost: the built-in prices, and over them those of `prices.toml`, beside
-/// `config.toml`.
+/// What tokens of models cost: the built-in prices, and over them those of this file, or else of
+/// `prices.toml` beside `config.toml`.
 ///
 /// # Errors
 /// When the file is there and cannot be read, or is no price table.
-pub fn prices() -> Result<PriceTable, UnusablePrices> {
-    let file = user_dir()
-        .map(|dir| dir.join("prices.toml"))
-        .filter(|file| file.exists());
+pub fn prices(file: Option<&Path>) -> Result<PriceTable, UnusablePrices> {
+    let usual = || Some(user_dir()?.join("prices.toml")).filter(|file| file.exists());
+    let file = file.map(Path::to_owned).or_else(usual);
     file.map_or_else(|| Ok(PriceTable::builtin().clone()), |file| prices_with(&file))
 }
 

@@ -14,7 +14,7 @@ use crate::programs;
 use crate::root::Root;
 use crate::wait::wait_for;
 
-/// Programs that take the arguments of `kage-coordinator` and `kage-agent`.
+/// Programs that take the arguments of `kage coordinator` and `kage agent run`.
 #[derive(Debug, Clone)]
 pub struct Programs {
     /// The program and its first arguments.
@@ -24,12 +24,13 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// The workspace's own.
+    /// The workspace's own, which say in their logs what they do.
     #[must_use]
     pub fn own() -> Self {
+        let kage = |first: &[&str]| (programs::kage(), first.iter().map(OsString::from).collect());
         Self {
-            coordinator: (programs::own("kage-coordinator"), Vec::new()),
-            agent: (programs::own("kage-agent"), Vec::new()),
+            coordinator: kage(&["-v", "coordinator"]),
+            agent: kage(&["-v", "agent", "run"]),
         }
     }
 }
@@ -292,10 +293,8 @@ impl Cluster {
             ("PATH".to_owned(), std::env::var_os("PATH").unwrap_or_default()),
             ("GIT_CONFIG_NOSYSTEM".to_owned(), "1".into()),
         ]);
-        for filter in ["KAGE_LOG", "RUST_LOG"] {
-            if let Some(value) = std::env::var_os(filter) {
-                all.insert(filter.to_owned(), value);
-            }
+        if let Some(filter) = std::env::var_os("KAGE_LOG") {
+            all.insert("KAGE_LOG".to_owned(), filter);
         }
         all.extend(environment);
         Launch {

@@ -71,7 +71,7 @@ impl Person {
     /// A command of this person's, in a folder, not started yet.
     #[must_use]
     pub fn command(&self, folder: &Path, arguments: &[&str]) -> Command {
-        let mut command = Command::new(programs::own("kage"));
+        let mut command = Command::new(programs::kage());
         command
             .args(arguments)
             .current_dir(folder)

@@ -1,15 +1,15 @@
-//! Where the programs under test are, and what to do when one that tests need is missing.
+//! Where the program under test is, and what to do when one that tests need is missing.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-/// The directory with the workspace's own programs, which are built when they are not known
-/// to be up to date.
+/// The directory with the workspace's own program, which is built when it is not known to be up
+/// to date.
 ///
 /// # Panics
-/// When they cannot be built: then no story can be told.
+/// When it cannot be built: then no story can be told.
 #[must_use]
 pub fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
@@ -22,7 +22,7 @@ pub fn directory() -> &'static Path {
         } else {
             parent
         };
-        // `scripts/test` has built them; a lone `cargo test -p kage-tests` has not.
+        // `scripts/test` has built it; a lone `cargo test -p kage-tests` has not.
         if std::env::var_os("KAGE_BINARIES").is_none_or(|state| state != "ready") {
             build();
         }
@@ -35,18 +35,18 @@ pub fn directory() -> &'static Path {
 fn build() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--workspace", "--bins", "--quiet"])
+        .args(["build", "--workspace", "--bin", "kage", "--quiet"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .stdin(Stdio::null())
         .status()
         .expect("cargo starts");
-    assert!(status.success(), "the programs under test do not build");
+    assert!(status.success(), "the program under test does not build");
 }
 
-/// One of the workspace's programs: `kage`, `kage-coordinator` or `kage-agent`.
+/// The program under test.
 #[must_use]
-pub fn own(name: &str) -> PathBuf {
-    directory().join(name)
+pub fn kage() -> PathBuf {
+    directory().join("kage")
 }
 
 /// The real `claude` program, if `scripts/test` has installed it or `KAGE_CLAUDE` names one.

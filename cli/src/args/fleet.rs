@@ -1,9 +1,9 @@
 //! What can be typed about the parts that run: coordinators, agents, and the tokens that let
 //! people and agents in.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand, ValueEnum};
+
+use super::daemons::AgentRun;
 
 /// `kage up`.
 #[derive(Debug, Args)]
@@ -116,75 +116,4 @@ pub enum TokenRole {
     Submit,
     /// All that, and look after agents and tokens.
     Admin,
-}
-
-/// `kage agent run`.
-#[derive(Debug, Args)]
-pub struct AgentRun {
-    /// Join the coordinator at HOST:PORT with this token, once; afterwards the agent has a
-    /// certificate of its own, and needs only `--coordinator https://HOST:PORT`.
-    #[arg(long, value_name = "TOKEN", requires = "address", conflicts_with_all = ["coordinator", "token_file", "label"])]
-    pub join: Option<String>,
-    /// Where to join.
-    #[arg(value_name = "HOST:PORT", requires = "join")]
-    pub address: Option<String>,
-    /// Address of the coordinator [default: the one on this machine].
-    #[arg(long, value_name = "URL")]
-    pub coordinator: Option<String>,
-    /// File that holds the coordinator's token, for an agent that did not join.
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// File with the certificate of the coordinator's CA, for a token over https.
-    #[arg(long, value_name = "FILE", requires = "token_file")]
-    pub ca_file: Option<PathBuf>,
-    /// What people call it [default: the host's name].
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Sessions that may run at the same time [default: by cores and memory].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub slots: Option<u32>,
-    /// What tasks can ask for.
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub label: Vec<String>,
-    /// Folder of this agent's state [default: agent/ in the state folder].
-    #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
-    /// Folder of adapter manifests, besides ~/.config/kage/adapters and those of the settings;
-    /// may be repeated.
-    #[arg(long, value_name = "DIR")]
-    pub adapters: Vec<PathBuf>,
-}
-
-/// `kage coordinator`.
-#[derive(Debug, Args)]
-pub struct Coordinator {
-    /// Address to listen on. On all but loopback it speaks TLS, with certificates of its own.
-    #[arg(long, default_value = "127.0.0.1:7443", value_name = "ADDR")]
-    pub listen: std::net::SocketAddr,
-    /// Speak TLS on loopback too.
-    #[arg(long)]
-    pub tls: bool,
-    /// Name or address under which other machines reach it; may be repeated.
-    #[arg(long, value_name = "NAME")]
-    pub public_name: Vec<String>,
-    /// Let pages of this origin (https://HOST[:PORT]) call it from a browser; may be repeated.
-    #[arg(long, value_name = "ORIGIN")]
-    pub web_origin: Vec<kage_coordinator::Origin>,
-    /// Forget tasks that ended so many days ago [default: 90].
-    #[arg(long, value_name = "DAYS")]
-    pub keep_days: Option<u32>,
-    /// Forget the oldest tasks that ended when all of them together have more output and blobs
-    /// than so many GiB [default: 50].
-    #[arg(long, value_name = "GIB")]
-    pub keep_gib: Option<u32>,
-    /// Prices of model tokens that replace the built-in ones of the models that it names
-    /// [default: prices.toml beside config.toml].
-    #[arg(long, value_name = "FILE")]
-    pub prices: Option<PathBuf>,
-    /// Folder of its data [default: coordinator/ in the state folder].
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// Take what is there and its database as belonging together, also when they do not say so.
-    #[arg(long)]
-    pub adopt_data: bool,
 }

@@ -1,6 +1,6 @@
 //! `kage agent`: joins and runs one, lists them, cordons or drains one, shuts one out.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -12,8 +12,9 @@ use kage_proto::status::ApiError;
 use kage_proto::v1;
 use serde::Serialize;
 
-use crate::args::AgentRun;
+use crate::args::{AgentOptions, AgentRun};
 use crate::assignments;
+use crate::config_file;
 use crate::daemon;
 use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
@@ -44,44 +45,48 @@ struct AdapterJson<'a> {
 }
 
 pub(super) async fn run(invocation: Invocation, args: AgentRun) -> anyhow::Result<Exit> {
-    let state_dir = args.state.unwrap_or_else(|| invocation.state.agent());
-    let (url, credentials) = match (args.join, args.address, args.coordinator) {
-        (Some(token), Some(address), _) => join(&state_dir, &token, &address).await?,
-        (_, _, Some(url)) => {
-            let credentials = match (args.token_file, args.ca_file) {
-                (Some(token), ca) => from_files(&token, ca)?,
-                (None, _) => enrolment::stored(&state_dir)?.ok_or_else(|| {
-                    Refusal::usage(
-                        "this agent has not joined: --coordinator needs --token-file, or join with \
-                         `kage agent run --join TOKEN HOST:PORT`",
-                    )
-                })?,
-            };
-            if credentials.identity.is_some() && !args.label.is_empty() {
-                return Err(Refusal::usage("an agent that joined carries the labels of its join token").into());
-            }
-            (url, credentials)
-        }
-        (_, _, None) => {
-            let access = invocation.existing().await?;
-            (access.url, access.credentials)
-        }
+    let options = args.options.or(config_file::read(args.config.as_deref())?);
+    let state_dir = options.state.clone().unwrap_or_else(|| invocation.state.agent());
+    let (url, credentials) = match (args.join, args.address) {
+        (Some(token), Some(address)) => join(&state_dir, &token, &address).await?,
+        (_, _) => coordinator(&invocation, &options, &state_dir).await?,
     };
-    let labels: Labels = assignments::labels("--label", &args.label)?;
-    daemon::agent(
-        &invocation,
-        daemon::AgentOptions {
-            url,
-            credentials,
-            name: args.name,
-            slots: args.slots,
-            labels,
-            state_dir,
-            manifest_dirs: args.adapters,
-        },
-    )
-    .await?;
+    let labels: Labels = assignments::labels("--label", &options.label)?;
+    let start = daemon::AgentStart {
+        url,
+        credentials,
+        labels,
+        state_dir,
+        options,
+    };
+    daemon::agent(&invocation, start).await?;
     Ok(Exit::Done)
+}
+
+/// Where the coordinator is, and what the agent shows there.
+async fn coordinator(
+    invocation: &Invocation,
+    options: &AgentOptions,
+    state_dir: &Path,
+) -> anyhow::Result<(String, Credentials)> {
+    let Some(url) = options.coordinator.clone() else {
+        let access = invocation.existing().await?;
+        return Ok((access.url, access.credentials));
+    };
+    let credentials = match (&options.token_file, &options.ca_file) {
+        (Some(token), ca) => from_files(token, ca.as_deref())?,
+        (None, Some(_)) => return Err(Refusal::usage("--ca-file needs --token-file").into()),
+        (None, None) => enrolment::stored(state_dir)?.ok_or_else(|| {
+            Refusal::usage(
+                "this agent has not joined: --coordinator needs --token-file, or join with \
+                 `kage agent run --join TOKEN HOST:PORT`",
+            )
+        })?,
+    };
+    if credentials.identity.is_some() && !options.label.is_empty() {
+        return Err(Refusal::usage("an agent that joined carries the labels of its join token").into());
+    }
+    Ok((url, credentials))
 }
 
 /// Joins, or says that this was done before.
@@ -104,7 +109,7 @@ async fn join(state_dir: &Path, token: &str, address: &str) -> anyhow::Result<(S
     Ok((url, joined.credentials))
 }
 
-fn from_files(token: &Path, ca: Option<PathBuf>) -> anyhow::Result<Credentials> {
+fn from_files(token: &Path, ca: Option<&Path>) -> anyhow::Result<Credentials> {
     let text = std::fs::read_to_string(token)
         .with_context(|| format!("cannot read the token file {}", token.display()))
         .map_err(|e| Refusal::usage(format!("{e:#}")))?;
@@ -112,7 +117,7 @@ fn from_files(token: &Path, ca: Option<PathBuf>) -> anyhow::Result<Credentials> 
     let Some(ca) = ca else {
         return Ok(credentials);
     };
-    let file = PemFile::read(&ca)
+    let file = PemFile::read(ca)
         .with_context(|| format!("cannot read the CA file {}", ca.display()))
         .map_err(|e| Refusal::usage(format!("{e:#}")))?;
     Ok(credentials.trusting(file))

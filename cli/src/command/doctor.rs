@@ -5,7 +5,7 @@ use kage_agent::ground::disk::{HealedMirror, Usage};
 use kage_agent::process::Runner;
 use serde::Serialize;
 
-use crate::args::Doctor;
+use crate::args::{AgentOptions, Doctor};
 use crate::daemon;
 use crate::exit::Exit;
 use crate::invocation::Invocation;
@@ -76,7 +76,7 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
             invocation.state.path().display()
         ));
     }
-    let adapters = match daemon::registry(invocation, Vec::new()).await {
+    let adapters = match daemon::registry(invocation, &AgentOptions::default(), &invocation.state.agent()).await {
         Ok(registry) => registry
             .values()
             .map(|adapter| {

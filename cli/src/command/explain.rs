@@ -37,7 +37,7 @@ pub(super) async fn run(invocation: &Invocation, args: Explain) -> anyhow::Resul
         }
         words => words.join(" "),
     };
-    let table = FailureTable::builtin().clone().overlay(settings::failures()?);
+    let table = FailureTable::builtin().clone().overlay(settings::failures(None)?);
     let here = jiff::Zoned::now();
     let heard = LocalTime {
         now: Timestamp::from_millis(u64::try_from(here.timestamp().as_millisecond()).unwrap_or_default()),

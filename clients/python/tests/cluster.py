@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import kage
 
-COORDINATOR = os.environ.get("KAGE_COORDINATOR", "")
+PROGRAM = os.environ.get("KAGE_PROGRAM", "")
 AGENT = Path(__file__).resolve().parents[1] / "examples" / "agent.py"
 DEADLINE = 30.0
 
@@ -37,7 +37,7 @@ def wait_for(what: str, look: Callable[[], Found]) -> Found:
 
 
 class Coordinator:
-    """A `kage-coordinator` with a data directory of its own. It keeps its port when it is
+    """A `kage coordinator` with a data directory of its own. It keeps its port when it is
     started again."""
 
     def __init__(self, tls: bool = False) -> None:
@@ -51,7 +51,7 @@ class Coordinator:
         endpoint = self._data / "endpoint"
         endpoint.unlink(missing_ok=True)
         self._process = subprocess.Popen(
-            [COORDINATOR, "--data-dir", self._data, "--listen", self._listen, *self._tls],
+            [PROGRAM, "coordinator", "--data-dir", self._data, "--listen", self._listen, *self._tls],
             env={**os.environ, "KAGE_LOG": "warn"},
         )
         self.url = wait_for("endpoint", lambda: endpoint.read_text().strip() if endpoint.exists() else "")

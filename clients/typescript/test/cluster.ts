@@ -53,7 +53,7 @@ async function end(child: ChildProcess): Promise<number | null> {
   return child.exitCode;
 }
 
-/** A `kage-coordinator` with a data directory of its own. */
+/** A `kage coordinator` with a data directory of its own. */
 export class Coordinator {
   private constructor(
     private readonly child: ChildProcess,
@@ -68,7 +68,7 @@ export class Coordinator {
     const folder = mkdtempSync(join(tmpdir(), "kage-typescript-"));
     const data = join(folder, "data");
     const listen = ["--listen", "127.0.0.1:0", ...(tls ? ["--tls"] : [])];
-    const child = spawn(setting("KAGE_COORDINATOR"), ["--data-dir", data, ...listen], {
+    const child = spawn(setting("KAGE_PROGRAM"), ["coordinator", "--data-dir", data, ...listen], {
       env: { ...process.env, KAGE_LOG: "warn" },
       stdio: ["ignore", "inherit", "inherit"],
     });

@@ -163,7 +163,7 @@ impl Cluster {
             let found = processes_of(&agents).into_iter().filter_map(|pid| {
                 let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
                 let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                let daemon = line.contains("kage-agent") || line.is_empty();
+                let daemon = line.contains(" agent run ") || line.is_empty();
                 (!daemon).then(|| format!("{pid} {line}"))
             });
             found.collect::<Vec<_>>()

@@ -18,7 +18,7 @@ fn unit(name: &str) -> String {
 #[test]
 fn systemd_reads_the_units() {
     let dir = tempfile::tempdir().unwrap();
-    let kage = programs::own("kage");
+    let kage = programs::kage();
     let units: Vec<PathBuf> = ["kage-coordinator.service", "kage-agent.service"]
         .map(|name| {
             let text = unit(name);

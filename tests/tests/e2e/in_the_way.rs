@@ -1,13 +1,11 @@
 //! What is in the way of a daemon that starts: a port, a folder, an identity that another process
 //! has. It is named, with the process, and the exit code says that a person can change it.
 
-use std::ffi::OsStr;
 use std::net::TcpListener;
-use std::path::Path;
 
 use kage_proto::v1;
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
-use kage_tests::command::{Person, Said, said};
+use kage_tests::command::{Person, Said};
 use kage_tests::programs;
 use kage_tests::tasks::{Describe, task};
 use kage_tests::wait::wait_for;
@@ -18,19 +16,6 @@ fn check(said: &Said, words: &[&str]) {
     for words in words {
         assert!(said.err.contains(words), "{words:?} is not in {said:#?}");
     }
-}
-
-/// Runs a daemon of its own program, which is expected to end by itself.
-async fn daemon(program: &str, arguments: &[&OsStr]) -> Said {
-    let mut command = tokio::process::Command::new(programs::own(program));
-    command.args(arguments).kill_on_drop(true);
-    said(command.output().await.unwrap())
-}
-
-/// `--flag folder`, and what else there is.
-fn with<'a>(flag: &'a str, folder: &'a Path, rest: &'a [&'a str]) -> Vec<&'a OsStr> {
-    let rest = rest.iter().map(OsStr::new);
-    [OsStr::new(flag), folder.as_os_str()].into_iter().chain(rest).collect()
 }
 
 #[tokio::test]
@@ -45,7 +30,10 @@ async fn a_port_that_another_process_has_is_named_with_the_process() {
         .await;
     check(&ended, &words);
     let data = person.path("data");
-    let ended = daemon("kage-coordinator", &with("--data-dir", &data, &["--listen", &address])).await;
+    let data_dir = ["coordinator", "--data-dir", data.to_str().unwrap()];
+    let ended = person
+        .kage(&person.path(""), &[&data_dir[..], &["--listen", &address]].concat())
+        .await;
     check(&ended, &words);
 }
 
@@ -64,10 +52,6 @@ async fn a_folder_that_another_daemon_has_is_named_with_the_process() {
         .kage(&folder, &["coordinator", "--data-dir", data_dir, listen[0], listen[1]])
         .await;
     check(&ended, &words);
-    check(
-        &daemon("kage-coordinator", &with("--data-dir", &data, &listen)).await,
-        &words,
-    );
 
     let (state, token) = (cluster.agent_dir("agent"), data.join("token"));
     let token = token.to_str().unwrap();
@@ -76,7 +60,6 @@ async fn a_folder_that_another_daemon_has_is_named_with_the_process() {
     let arguments = ["agent", "run", "--state", state.to_str().unwrap()];
     let ended = person.kage(&folder, &[&arguments[..], &rest].concat()).await;
     check(&ended, &words);
-    check(&daemon("kage-agent", &with("--state", &state, &rest)).await, &words);
 }
 
 #[tokio::test]
@@ -132,9 +115,11 @@ async fn an_agent_on_a_copied_state_folder_is_not_let_in_and_ends_nothing() {
         "--name",
         "clone",
     ];
-    let mut clone = tokio::process::Command::new(programs::own("kage-agent"));
+    let mut clone = tokio::process::Command::new(programs::kage());
     clone
-        .args(with("--state", &copy, &rest))
+        .args(["agent", "run", "--state"])
+        .arg(&copy)
+        .args(rest)
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
         .stderr(std::fs::File::create(&log).unwrap())

@@ -65,7 +65,7 @@ impl Machines {
 
     /// The program and its first arguments that make it `kage` on that machine.
     fn program(&self, machine: &str) -> (PathBuf, Vec<OsString>) {
-        let kage = programs::own("kage");
+        let kage = programs::kage();
         match &self.network {
             None => (kage, Vec::new()),
             Some(network) => network.inside(machine, &kage),

@@ -13,6 +13,7 @@ mod chaos;
 mod checkpoints;
 mod claude_cli;
 mod command_line;
+mod config_files;
 mod claude_code;
 mod claude_code_moves;
 mod crash;

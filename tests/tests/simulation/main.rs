@@ -13,7 +13,7 @@
 //!
 //! Each world is a process of its own: what tokio numbers is then numbered the same each time.
 //! A seed that failed: `KAGE_SEED=7 cargo test -p kage-tests --test simulation seeds -- --nocapture`
-//! (with `RUST_LOG=info` to see what the daemons say).
+//! (with `KAGE_LOG=info` to see what the daemons say).
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 

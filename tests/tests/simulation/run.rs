@@ -119,7 +119,7 @@ impl Figures {
 /// Lets the daemons of this process say what they do.
 pub(crate) fn speak() {
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("KAGE_LOG"))
         .with_writer(std::io::stderr)
         .without_time()
         .finish();

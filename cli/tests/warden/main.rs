@@ -21,7 +21,7 @@ const VICTIM: &str = "KAGE_TEST_VICTIM";
 
 fn runner() -> Runner {
     Runner {
-        warden: Some(env!("CARGO_BIN_EXE_kage-agent").into()),
+        warden: Some(env!("CARGO_BIN_EXE_kage").into()),
     }
 }
 
@@ -264,7 +264,7 @@ fn a_program_whose_agent_is_gone_before_it_starts_is_ended() {
     }});
     writeln!(agent, "{start}").unwrap();
     drop(agent);
-    let mut warden = std::process::Command::new(env!("CARGO_BIN_EXE_kage-agent"))
+    let mut warden = std::process::Command::new(env!("CARGO_BIN_EXE_kage"))
         .arg(WARDEN_ARGUMENT)
         .stdin(std::os::fd::OwnedFd::from(warden))
         .stdout(Stdio::piped())

@@ -1,0 +1,56 @@
+//! Times as people write them, on the command line and in files.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+/// Reads a limit: `90s`, `10m`, `1h 30m`, `500ms`, or a number of seconds. More than zero.
+pub(crate) fn limit(text: &str) -> Result<Duration, String> {
+    match wait(text)? {
+        Duration::ZERO => Err("the time must be more than zero".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// Reads how long to wait, which may be no time at all.
+pub(crate) fn wait(text: &str) -> Result<Duration, String> {
+    let time = match text.parse() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => text
+            .parse::<jiff::SignedDuration>()
+            .ok()
+            .and_then(|time| Duration::try_from(time).ok()),
+    };
+    time.ok_or_else(|| format!("{text:?} is not a time such as 90s, 10m or 2h"))
+}
+
+/// The same in a file, where it is text.
+pub(crate) fn written<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(from)?;
+    wait(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_times() {
+        for (text, millis) in [
+            ("90", 90_000),
+            ("0.5", 500),
+            ("10m", 600_000),
+            ("2h", 7_200_000),
+            ("1.5h", 5_400_000),
+            ("1h 30m", 5_400_000),
+            ("500ms", 500),
+        ] {
+            assert_eq!(limit(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "m", "0", "0s", "1d", "-5s", "-5", "inf", "nan", "1x"] {
+            assert!(limit(text).is_err(), "{text}");
+        }
+        assert_eq!(wait("0"), Ok(Duration::ZERO));
+        assert!(wait("soon").unwrap_err().contains("such as 90s"));
+    }
+}
