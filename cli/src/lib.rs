@@ -3,17 +3,17 @@
 //! It talks to a coordinator like any other client. `kage coordinator`, `kage agent run`
 //! and `kage up` run the two libraries in this process.
 
+mod config_file;
+pub mod settings;
 pub mod args;
 pub mod assignments;
 pub mod output;
 pub mod view;
-mod config_file;
-pub mod settings;
 pub mod state;
-pub mod http;
 mod running;
 pub mod in_use;
 pub mod connect;
+pub mod http;
 pub mod exit;
 pub mod watch;
 pub mod progress;

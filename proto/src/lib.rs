@@ -4,14 +4,6 @@
 //! Wire types stop here: services decode into domain types at their edge, and
 //! `tonic::Status` is built and read in `status` only.
 
-pub mod blob;
-pub mod client;
-pub mod codec;
-pub mod convert;
-pub mod status;
-
-pub mod decoders;
-
 /// The generated types and services of package `kage.v1`. Their documentation is in the `.proto` files.
 #[allow(
     missing_docs,
@@ -23,6 +15,14 @@ pub mod decoders;
 pub mod v1 {
     tonic::include_proto!("kage.v1");
 }
+
+pub mod blob;
+pub mod client;
+pub mod codec;
+pub mod convert;
+pub mod status;
+
+pub mod decoders;
 
 /// The encoded `FileDescriptorSet` of every `.proto` file, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kage.v1.bin"));

@@ -21,3 +21,6 @@ pub mod history;
 pub mod chaos;
 
 pub mod bench;
+
+#[cfg(test)]
+mod structure;
