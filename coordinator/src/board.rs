@@ -19,6 +19,7 @@ use kage_core::attempt::EndReason;
 use kage_core::deadline::STOP_ANSWER;
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, Digest, JobId, OfferId, ProjectId, SessionId, TaskId};
+use kage_core::job::Subject;
 use kage_core::placement::{AgentView, Availability, Refusal};
 use kage_core::time::Timestamp;
 use kage_proto::v1;
@@ -138,7 +139,7 @@ struct Member {
 
 struct Running {
     task: TaskId,
-    session: SessionId,
+    subject: Subject,
     lease_until: Instant,
 }
 

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use kage_core::attempt::EndReason;
-use kage_core::job::JobKind;
+use kage_core::job::JobType;
 use kage_core::session::SessionStateKind;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -63,8 +63,8 @@ pub(crate) fn task_created() {
     counter!(TASKS_CREATED).increment(1);
 }
 
-pub(crate) fn attempt_started(kind: &JobKind) {
-    counter!(ATTEMPTS_STARTED, KIND => kind.as_str()).increment(1);
+pub(crate) fn attempt_started(job: JobType) {
+    counter!(ATTEMPTS_STARTED, KIND => job.as_str()).increment(1);
 }
 
 pub(crate) fn attempt_ended(reason: EndReason) {

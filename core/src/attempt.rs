@@ -81,7 +81,7 @@ pub struct Attempt {
     pub id: AttemptId,
     /// The job it executes.
     pub job: JobId,
-    /// The session of that job.
+    /// The session that the job is about, or that the check of the base is listed with.
     pub session: SessionId,
     /// The task of that session.
     pub task: TaskId,

@@ -61,7 +61,7 @@ impl Slack {
     pub fn allowed(self, kind: &JobKind, policy: &Policy) -> Duration {
         let limit = match kind {
             JobKind::Session => policy.timeout,
-            JobKind::Verify { .. } | JobKind::Baseline { .. } => policy.verify.timeout,
+            JobKind::Verify { .. } => policy.verify.timeout,
         };
         limit.saturating_add(limit.min(self.most).max(self.least)).min(LONGEST)
     }
@@ -130,7 +130,6 @@ mod tests {
             let commit = commit.clone();
             let verify = JobKind::Verify { commit: commit.clone() };
             assert_eq!(slack.allowed(&verify, &of(other, limit)), allowed);
-            assert_eq!(slack.allowed(&JobKind::Baseline { commit }, &of(other, limit)), allowed);
         }
     }
 

@@ -22,32 +22,70 @@ mod baseline;
 #[cfg(test)]
 mod tests;
 
-/// What a job is for.
+/// What a job is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// A session: its work, or a result of it.
+    Session(SessionId),
+    /// The base that every session of the task starts from.
+    Base,
+}
+
+impl Subject {
+    /// The session that it is about.
+    #[must_use]
+    pub const fn session(self) -> Option<SessionId> {
+        match self {
+            Self::Session(session) => Some(session),
+            Self::Base => None,
+        }
+    }
+}
+
+/// What a job does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum JobKind {
     /// An adapter works on the task.
     Session,
-    /// A result is checked in a clean checkout.
+    /// A commit is checked in a clean checkout: the result of a session, or the base.
     Verify {
         /// What to check.
         commit: Oid,
     },
-    /// The base that every session starts from is checked, once per task.
-    Baseline {
-        /// The base.
-        commit: Oid,
-    },
 }
 
-impl JobKind {
-    /// The name used in rows and on the wire.
+/// What a job does and what it is about, in one word: what lists and counts need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobType {
+    /// An adapter works on the task.
+    Session,
+    /// A result is checked.
+    Verify,
+    /// The base is checked, once per task.
+    Baseline,
+}
+
+impl JobType {
+    /// The type of a job that does this.
     #[must_use]
-    pub const fn as_str(&self) -> &'static str {
+    pub const fn of(subject: Subject, kind: &JobKind) -> Self {
+        match (subject, kind) {
+            (_, JobKind::Session) => Self::Session,
+            (Subject::Session(_), JobKind::Verify { .. }) => Self::Verify,
+            (Subject::Base, JobKind::Verify { .. }) => Self::Baseline,
+        }
+    }
+
+    /// The name used on the wire and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Session => "session",
-            Self::Verify { .. } => "verify",
-            Self::Baseline { .. } => "baseline",
+            Self::Verify => "verify",
+            Self::Baseline => "baseline",
         }
     }
 }
@@ -77,9 +115,9 @@ pub struct Job {
     pub id: JobId,
     /// Its task.
     pub task: TaskId,
-    /// Its session.
-    pub session: SessionId,
-    /// What it is for.
+    /// What it is about.
+    pub subject: Subject,
+    /// What it does.
     pub kind: JobKind,
     /// Where it stands.
     pub state: JobState,
@@ -170,11 +208,11 @@ pub struct Circumstances<'a> {
 impl Job {
     /// A job that waits.
     #[must_use]
-    pub const fn new(id: JobId, task: TaskId, session: SessionId, kind: JobKind, now: Timestamp) -> Self {
+    pub const fn new(id: JobId, task: TaskId, subject: Subject, kind: JobKind, now: Timestamp) -> Self {
         Self {
             id,
             task,
-            session,
+            subject,
             kind,
             state: JobState::Queued { not_before: now },
             started: 0,
@@ -192,15 +230,16 @@ impl Job {
     /// counted on.
     #[must_use]
     pub const fn again(id: JobId, session: &Session, not_before: Timestamp) -> Self {
-        let mut job = Self::new(id, session.task, session.id, JobKind::Session, not_before);
+        let subject = Subject::Session(session.id);
+        let mut job = Self::new(id, session.task, subject, JobKind::Session, not_before);
         job.started = session.attempts;
         job
     }
 
-    /// True for the check of a base, which changes nothing about the session it is listed with.
+    /// What it does and what it is about, in one word.
     #[must_use]
-    pub const fn is_baseline(&self) -> bool {
-        matches!(self.kind, JobKind::Baseline { .. })
+    pub const fn type_of(&self) -> JobType {
+        JobType::of(self.subject, &self.kind)
     }
 
     /// Gives the job to an attempt, whose number is [`Job::started`] afterwards.
@@ -221,8 +260,9 @@ impl Job {
         }
         self.state = JobState::Leased { attempt };
         self.started += 1;
-        match &self.kind {
-            JobKind::Session => {
+        match (self.subject, &self.kind) {
+            (Subject::Base, _) => {}
+            (Subject::Session(_), JobKind::Session) => {
                 session.started_at = session.started_at.or(Some(now));
                 session.worked.start(now);
                 session.agent = Some(agent.to_owned());
@@ -231,13 +271,12 @@ impl Job {
                 session.pending_result = None;
                 session.state = SessionState::Running { attempt };
             }
-            JobKind::Verify { .. } => {
+            (Subject::Session(_), JobKind::Verify { .. }) => {
                 session.worked.start(now);
                 if let Some(result) = session.state.result().cloned() {
                     session.state = SessionState::Verifying { result, attempt };
                 }
             }
-            JobKind::Baseline { .. } => {}
         }
         Ok(())
     }
@@ -246,8 +285,10 @@ impl Job {
     pub fn finish(&mut self, session: &mut Session, outcome: &AttemptOutcome, around: Circumstances<'_>) -> Finish {
         let now = around.now;
         self.affinity = Affinity::default();
+        if self.subject == Subject::Base {
+            return self.finish_base(outcome, around.agent, now);
+        }
         let moved = match (outcome, &self.kind) {
-            (outcome, JobKind::Baseline { .. }) => return self.finish_base(outcome, around.agent, now),
             (AttemptOutcome::Failed(failure), _) => self.fail(session, failure, around),
             _ if session.cancel_requested => self.over(session, SessionState::Cancelled, now),
             (AttemptOutcome::Claimed, JobKind::Session) => {
@@ -307,7 +348,7 @@ impl Job {
     /// Ends a live attempt that lost its authority.
     pub fn lose(&mut self, session: &mut Session, reason: EndReason, around: Circumstances<'_>) -> Moved {
         self.affinity.prefer = Some(around.agent);
-        if self.is_baseline() {
+        if self.subject == Subject::Base {
             return self.lose_base(reason, around);
         }
         let lost = |why| Failure::new(FailureKind::AgentLost, why);
@@ -325,7 +366,7 @@ impl Job {
                 self.avoid(around.agent);
                 let limit = in_words(match self.kind {
                     JobKind::Session => around.policy.timeout,
-                    JobKind::Verify { .. } | JobKind::Baseline { .. } => around.policy.verify.timeout,
+                    JobKind::Verify { .. } => around.policy.verify.timeout,
                 });
                 let why = format!("its time limit of {limit} passed, and the agent did not end it");
                 Failure::new(FailureKind::Timeout, why)
@@ -425,7 +466,7 @@ impl Job {
                 result: Some(result),
                 verdict: Some(Verdict::errored(failure.to_string())),
             },
-            (JobKind::Verify { .. } | JobKind::Session | JobKind::Baseline { .. }, _) => match &session.trail.rework {
+            (JobKind::Verify { .. } | JobKind::Session, _) => match &session.trail.rework {
                 // The result that it worked on is still there, and what it was.
                 Some(rework) => SessionState::Rejected {
                     result: rework.result.clone(),
@@ -509,7 +550,7 @@ impl Job {
         self.state = JobState::Queued { not_before };
         session.state = match (&self.kind, session.state.result().cloned()) {
             (JobKind::Verify { .. }, Some(result)) => SessionState::Claimed { result },
-            (JobKind::Verify { .. } | JobKind::Session | JobKind::Baseline { .. }, _) => SessionState::Queued,
+            (JobKind::Verify { .. } | JobKind::Session, _) => SessionState::Queued,
         };
         Moved::Requeued
     }

@@ -21,6 +21,7 @@ use crate::fallback::Fallback;
 use crate::id::{AdapterName, SessionId, SessionName, TaskId};
 use crate::recovery::Incident;
 use crate::rework::Rework;
+use crate::task::Labels;
 use crate::time::Timestamp;
 use crate::usage::{PicoUsd, Usage};
 
@@ -124,6 +125,9 @@ pub struct Session {
     pub adapter: AdapterName,
     /// The model asked for.
     pub model: Option<String>,
+    /// Labels that its agent must carry: the task's and its own.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub requirements: Labels,
     /// Where it stands.
     pub state: SessionState,
     /// Someone asked for it to stop; it ends at the next occasion.
@@ -171,6 +175,7 @@ impl Session {
             name,
             adapter,
             model,
+            requirements: Labels::new(),
             state: SessionState::Queued,
             cancel_requested: false,
             agent: None,

@@ -53,21 +53,6 @@ pub struct Assignment {
     pub fallbacks: Vec<Fallback>,
 }
 
-impl Assignment {
-    /// The session that it begins as. The first `unavailable` of those who may work are passed over:
-    /// nobody has them.
-    #[must_use]
-    pub fn session(&self, id: SessionId, task: TaskId, unavailable: usize) -> Session {
-        let (name, adapter) = (self.name.clone(), self.adapter.clone());
-        let mut session = Session::new(id, task, name, adapter, self.model.clone());
-        session.trail.fallbacks.clone_from(&self.fallbacks);
-        for _ in 0..unavailable {
-            session.hand_over();
-        }
-        session
-    }
-}
-
 /// How a claimed result is checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyPolicy {
@@ -160,6 +145,20 @@ impl TaskSpec {
         let mut labels = self.policy.requirements.clone();
         labels.extend(assignment.requirements.clone());
         labels
+    }
+
+    /// The session that an assignment begins as. The first `unavailable` of those who may work are
+    /// passed over: nobody has them.
+    #[must_use]
+    pub fn session(&self, assignment: &Assignment, id: SessionId, task: TaskId, unavailable: usize) -> Session {
+        let (name, adapter) = (assignment.name.clone(), assignment.adapter.clone());
+        let mut session = Session::new(id, task, name, adapter, assignment.model.clone());
+        session.requirements = self.requirements(assignment);
+        session.trail.fallbacks.clone_from(&assignment.fallbacks);
+        for _ in 0..unavailable {
+            session.hand_over();
+        }
+        session
     }
 
     /// The assignment of this name.

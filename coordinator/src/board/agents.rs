@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kage_core::checkpoint::Resumes;
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, ProjectId, SessionId};
+use kage_core::job::Subject;
 use kage_core::time::Timestamp;
 use kage_proto::v1;
 use tokio::sync::watch;
@@ -42,7 +43,7 @@ impl Board {
             .map(|live| {
                 let running = Running {
                     task: live.task,
-                    session: live.session,
+                    subject: live.subject,
                     lease_until: until,
                 };
                 (live.attempt, running)
@@ -213,7 +214,10 @@ impl Board {
     pub(crate) fn why_not_going_on(&self, session: SessionId) -> Option<String> {
         self.hindrances.iter().find_map(|(agent, hindrance)| {
             let member = self.members.get(*agent)?;
-            let here = member.running.values().any(|running| running.session == session);
+            let here = member
+                .running
+                .values()
+                .any(|running| running.subject == Subject::Session(session));
             here.then(|| format!("{} cannot go on: {hindrance}", member.agent.name))
         })
     }

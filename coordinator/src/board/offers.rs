@@ -126,7 +126,7 @@ impl Board {
             member.pending = member.pending.saturating_sub(1);
             let running = Running {
                 task: job.task,
-                session: job.session,
+                subject: job.subject,
                 lease_until,
             };
             member.running.insert(attempt, running);

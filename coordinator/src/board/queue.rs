@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use kage_core::id::{AgentId, JobId, SessionId, TaskId};
-use kage_core::job::{Affinity, JobKind};
+use kage_core::job::{Affinity, JobKind, Subject};
 use kage_core::placement::{AgentView, Refusal, Waiting, nobody_can, why_waiting};
 use kage_core::task::{Assignment, TaskSpec};
 use kage_core::time::Timestamp;
@@ -18,8 +18,8 @@ impl Board {
         self.withdraw(job.job);
         let place = (job.queued_at, self.next());
         self.places.insert(job.job, place);
-        if !is_spare(&job) {
-            self.by_session.insert(job.session, job.job);
+        if let Subject::Session(session) = job.subject {
+            self.by_session.insert(session, job.job);
         }
         self.waiting.insert(place, job);
     }
@@ -33,8 +33,10 @@ impl Board {
 
     /// Its session waits for nothing any more, if it was this job that it waited for.
     fn forget_session(&mut self, job: &QueuedJob) {
-        if self.by_session.get(&job.session) == Some(&job.job) {
-            self.by_session.remove(&job.session);
+        if let Subject::Session(session) = job.subject
+            && self.by_session.get(&session) == Some(&job.job)
+        {
+            self.by_session.remove(&session);
         }
     }
 
@@ -152,7 +154,7 @@ fn waiting_view<'a>(job: &'a QueuedJob, held: &HashMap<TaskId, u32>) -> Waiting<
         held: held.get(&job.task).copied().unwrap_or(0),
         adapter: match job.kind {
             JobKind::Session => Some(&job.adapter),
-            JobKind::Verify { .. } | JobKind::Baseline { .. } => None,
+            JobKind::Verify { .. } => None,
         },
         requirements: &job.requirements,
         not_before: job.not_before,
@@ -165,5 +167,5 @@ fn waiting_view<'a>(job: &'a QueuedJob, held: &HashMap<TaskId, u32>) -> Waiting<
 
 /// True for the check of a base: no session waits for it, and it is in no session's way.
 const fn is_spare(job: &QueuedJob) -> bool {
-    matches!(job.kind, JobKind::Baseline { .. })
+    matches!(job.subject, Subject::Base)
 }

@@ -1,7 +1,7 @@
 use kage_core::checkpoint::Resumes;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::BootId;
-use kage_core::job::{Affinity, JobKind};
+use kage_core::job::{Affinity, JobKind, Subject};
 use kage_core::priority::Priority;
 use kage_core::task::Labels;
 
@@ -49,7 +49,7 @@ fn job(n: u128) -> QueuedJob {
     QueuedJob {
         job: JobId::from_random(n),
         task: TaskId::from_random(n),
-        session: SessionId::from_random(n),
+        subject: Subject::Session(SessionId::from_random(n)),
         project: ProjectId::default(),
         kind: JobKind::Session,
         adapter: "shell".parse().unwrap(),
@@ -371,7 +371,7 @@ fn a_session_whose_job_was_replaced_says_why_it_waits() {
         job: JobId::from_random(2),
         ..job(1)
     };
-    let session = next.session;
+    let session = next.subject.session().unwrap();
     t.board.enqueue(next);
     t.board.withdraw(JobId::from_random(1));
     assert!(t.board.why_waiting(session, NOW, t.start).is_some());

@@ -9,7 +9,7 @@ use kage_core::attempt::EndReason;
 use kage_core::checkpoint::TakenCheckpoint;
 use kage_core::event::{Event, EventBody, OutputStream, ResultCommit};
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
-use kage_core::job::JobKind;
+use kage_core::job::JobType;
 use kage_core::recovery::Jitter;
 use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::AttemptKey;
@@ -369,7 +369,7 @@ impl Lane {
                     session: attempt.session,
                     agent: attempt.agent,
                     refused: refused.map(|stale| stale.to_string()),
-                    has_results: view.job_kind == JobKind::Session.as_str(),
+                    has_results: view.job == JobType::Session,
                 }
             });
         }

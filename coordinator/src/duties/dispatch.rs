@@ -179,7 +179,7 @@ fn describe(work: store::Work) -> Work {
                 idle_timeout: spec.policy.idle_timeout,
             })
         }
-        JobKind::Verify { commit } | JobKind::Baseline { commit } => WorkKind::Verify(VerifyWork {
+        JobKind::Verify { commit } => WorkKind::Verify(VerifyWork {
             commit,
             left_alone: left_alone(&spec),
             policy: spec.policy.verify,

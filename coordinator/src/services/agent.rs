@@ -7,7 +7,7 @@ use std::time::Duration;
 use kage_core::attempt::EndReason;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, BootId, OfferId};
-use kage_core::job::JobState;
+use kage_core::job::{JobState, JobType};
 use kage_core::task::Labels;
 use kage_proto::convert::agent::{AttemptKey, Hello, attempt_keys};
 use kage_proto::convert::{millis, parse};
@@ -360,7 +360,7 @@ impl Session {
             };
             match coordinator.store.apply(command).await {
                 Ok(Start::Started(changes)) => {
-                    telemetry::attempt_started(&job.kind);
+                    telemetry::attempt_started(JobType::of(job.subject, &job.kind));
                     let begins = coordinator
                         .board()
                         .started(agent, serial, &job, attempt, Instant::now());

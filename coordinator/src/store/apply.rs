@@ -4,7 +4,7 @@
 
 use kage_core::attempt::Attempt;
 use kage_core::id::{AttemptId, TaskId};
-use kage_core::job::{Job, JobState};
+use kage_core::job::{Job, JobState, Subject};
 use kage_core::session::Session;
 use kage_core::task::{self, TaskState};
 use kage_core::time::Timestamp;
@@ -63,7 +63,7 @@ fn settle(rows: &mut dyn Rows, head: &mut TaskHead, now: Timestamp, changes: &mu
 /// Ends the check of a task's base if it waits, and stops it if it runs.
 fn drop_baseline(rows: &mut dyn Rows, task: TaskId, now: Timestamp, changes: &mut Changes) -> Result<(), Failed> {
     let open = rows.open_jobs(task)?;
-    for mut row in open.into_iter().filter(|row| row.job.is_baseline()) {
+    for mut row in open.into_iter().filter(|row| row.job.subject == Subject::Base) {
         match row.job.state {
             JobState::Queued { .. } => {
                 row.job.replace();
@@ -104,7 +104,7 @@ pub(super) fn waiting(row: &JobRow, project: &kage_core::id::ProjectId) -> Optio
     Some(QueuedJob {
         job: row.job.id,
         task: row.job.task,
-        session: row.job.session,
+        subject: row.job.subject,
         project: project.clone(),
         kind: row.job.kind.clone(),
         adapter: row.adapter.clone(),
@@ -132,12 +132,14 @@ fn job_of(rows: &mut dyn Rows, attempt: &Attempt) -> Result<JobRow, Failed> {
     rows.job(attempt.task, attempt.job)?.ok_or(Failed::Engine(dangling))
 }
 
-fn session_of(rows: &mut dyn Rows, job: &Job) -> Result<Session, Failed> {
+/// The session that a job is about, or that the check of the base is listed with.
+fn session_of(rows: &mut dyn Rows, head: &TaskHead, job: &Job) -> Result<Session, Failed> {
     let dangling = EngineError::Dangling {
         job: job.id,
         what: "session",
     };
-    rows.session(job.task, job.session)?.ok_or(Failed::Engine(dangling))
+    let session = job.subject.session().unwrap_or(head.first);
+    rows.session(job.task, session)?.ok_or(Failed::Engine(dangling))
 }
 
 fn attempt_of(rows: &mut dyn Rows, attempt: AttemptId, job: &Job) -> Result<Attempt, Failed> {

@@ -9,7 +9,7 @@ use kage_core::deadline::Slack;
 use kage_core::event::{Event, InvalidBatch};
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
-use kage_core::job::{Affinity, JobKind};
+use kage_core::job::{Affinity, JobKind, Subject};
 use kage_core::priority::Priority;
 use kage_core::recovery::Jitter;
 use kage_core::session::{Session, SessionStateKind};
@@ -60,7 +60,7 @@ impl CreateTask {
         let assignments = self.spec.assignments.iter().zip(&self.sessions).enumerate();
         let begun = assignments.map(|(position, (assignment, (session, _)))| {
             let unavailable = self.unavailable.get(position).copied().unwrap_or_default();
-            assignment.session(*session, self.task, unavailable)
+            self.spec.session(assignment, *session, self.task, unavailable)
         });
         begun.collect()
     }
@@ -438,11 +438,11 @@ pub struct QueuedJob {
     pub job: JobId,
     /// Its task.
     pub task: TaskId,
-    /// Its session.
-    pub session: SessionId,
+    /// What it is about.
+    pub subject: Subject,
     /// Its project.
     pub project: ProjectId,
-    /// What it is for.
+    /// What it does.
     pub kind: JobKind,
     /// The adapter of its session.
     pub adapter: AdapterName,

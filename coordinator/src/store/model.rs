@@ -26,6 +26,7 @@ use table::Table;
 struct TaskRow {
     order: u64,
     task: Task,
+    first: SessionId,
     last_event: u64,
 }
 
@@ -136,7 +137,7 @@ impl Model {
         Ok(AttemptView {
             attempt: row.attempt.clone(),
             agent_name: row.note.agent_name.clone(),
-            job_kind: row.note.job_kind,
+            job: row.note.job,
             session_name: session.name.clone(),
             started_at: row.note.started_at,
         })

@@ -11,7 +11,7 @@ use kage_core::fleet::Agent;
 use kage_core::id::{
     AgentId, AttemptId, BootId, Digest, JobId, ProjectId, RepositoryId, SessionId, SessionName, TaskId, WorktreeId,
 };
-use kage_core::job::Job;
+use kage_core::job::{Job, JobType, Subject};
 use kage_core::session::Session;
 use kage_core::task::{Task, TaskSpec};
 use kage_core::time::Timestamp;
@@ -147,8 +147,8 @@ pub struct AttemptView {
     pub attempt: Attempt,
     /// Name of the agent that has or had it.
     pub agent_name: String,
-    /// "session", "verify" or "baseline".
-    pub job_kind: &'static str,
+    /// What its job does.
+    pub job: JobType,
     /// Name of the session.
     pub session_name: SessionName,
     /// When it was started.
@@ -188,8 +188,8 @@ pub struct TaskEvent {
     pub attempt: AttemptId,
     /// Number of that attempt in its job.
     pub number: u32,
-    /// "session", "verify" or "baseline".
-    pub job_kind: &'static str,
+    /// What its job does.
+    pub job: JobType,
     /// The session.
     pub session: SessionId,
     /// Its name.
@@ -207,8 +207,8 @@ pub struct LiveAttempt {
     pub attempt: AttemptId,
     /// Its job.
     pub job: JobId,
-    /// Its session.
-    pub session: SessionId,
+    /// What its job is about.
+    pub subject: Subject,
     /// Its task.
     pub task: TaskId,
     /// Who has it.

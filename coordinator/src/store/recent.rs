@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kage_core::attempt::Attempt;
 use kage_core::event::{Event, Verdict};
 use kage_core::id::{AttemptId, JobId, SessionId, TaskId};
+use kage_core::job::Subject;
 use kage_core::session::Session;
 use kage_core::task::{Task, TaskState};
 use kage_core::time::Timestamp;
@@ -171,7 +172,10 @@ impl Recent {
         let Some(row) = whole.jobs.iter().find(|row| row.job.id == job) else {
             return Some(None);
         };
-        let session = whole.view.sessions.iter().find(|s| s.id == row.job.session)?;
+        let session = match row.job.subject {
+            Subject::Session(id) => whole.view.sessions.iter().find(|session| session.id == id)?,
+            Subject::Base => whole.view.sessions.first()?,
+        };
         if session.trail.head.is_some() {
             // Checkpoints are not here.
             return None;
@@ -209,7 +213,10 @@ impl Recent {
 
     /// The part of a task that changes.
     pub(super) fn head(&self, task: TaskId) -> Option<TaskHead> {
-        self.whole(task, |whole| TaskHead {
+        let kept = self.lock();
+        let whole = kept.tasks.get(&task)?;
+        Some(TaskHead {
+            first: whole.view.sessions.first()?.id,
             id: task,
             project: whole.view.task.spec.project.clone(),
             policy: whole.view.task.spec.policy.clone(),
@@ -344,7 +351,7 @@ impl Whole {
                 self.attempts.push(AttemptView {
                     attempt: *attempt,
                     agent_name: note.agent_name,
-                    job_kind: note.job_kind,
+                    job: note.job,
                     session_name: session.name.clone(),
                     started_at: note.started_at,
                 });
@@ -370,7 +377,7 @@ impl Whole {
                     pos,
                     attempt,
                     number: by.attempt.number,
-                    job_kind: by.job_kind,
+                    job: by.job,
                     session: by.attempt.session,
                     session_name: by.session_name.clone(),
                     agent_name: by.agent_name.clone(),

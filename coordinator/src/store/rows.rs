@@ -8,7 +8,7 @@ use kage_core::fleet::Agent;
 use kage_core::id::{
     AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, TaskId, TokenId,
 };
-use kage_core::job::Job;
+use kage_core::job::{Job, JobType, Subject};
 use kage_core::priority::Priority;
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::task::{Labels, Policy, Task, TaskState};
@@ -51,6 +51,8 @@ pub struct TaskHead {
     pub base: Option<Oid>,
     /// What verify says of that commit; `None` = nothing, or not yet.
     pub baseline: Option<Verdict>,
+    /// Its first session, which the check of that commit is listed with.
+    pub first: SessionId,
 }
 
 impl TaskHead {
@@ -78,15 +80,45 @@ pub struct JobRow {
     pub queued_at: Timestamp,
 }
 
+impl JobRow {
+    /// The row of a job that waits from now on. `session` is the one that it is about, or that
+    /// the check of the base is listed with.
+    #[must_use]
+    pub fn of(job: Job, session: &Session, policy: &Policy, now: Timestamp) -> Self {
+        let requirements = match job.subject {
+            Subject::Session(_) => &session.requirements,
+            Subject::Base => &policy.requirements,
+        };
+        Self {
+            adapter: session.adapter.clone(),
+            requirements: requirements.clone(),
+            priority: policy.priority,
+            queued_at: now,
+            job,
+        }
+    }
+}
+
 /// What is shown with an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptNote {
     /// Name of its agent.
     pub agent_name: String,
-    /// Name of its job's kind.
-    pub job_kind: &'static str,
+    /// What its job does.
+    pub job: JobType,
     /// When it was started.
     pub started_at: Timestamp,
+}
+
+impl AttemptNote {
+    /// What the attempt is about, whose session, or the one that it is listed with, is this.
+    #[must_use]
+    pub const fn subject(&self, session: SessionId) -> Subject {
+        match self.job {
+            JobType::Session | JobType::Verify => Subject::Session(session),
+            JobType::Baseline => Subject::Base,
+        }
+    }
 }
 
 /// A client's call, as it is found again.
@@ -144,8 +176,8 @@ pub trait RequestRows {
 
 /// Tasks and their sessions.
 pub trait TaskRows {
-    /// Stores a task.
-    fn insert_task(&mut self, task: &Task) -> Result<(), Failed>;
+    /// Stores a task, whose first session will be this one.
+    fn insert_task(&mut self, task: &Task, first: SessionId) -> Result<(), Failed>;
     /// A task, its spec apart.
     fn task(&mut self, id: TaskId) -> Result<Option<TaskHead>, Failed>;
     /// Saves state, end, last event and what verify says of the base.
@@ -172,8 +204,6 @@ pub trait JobRows {
     fn save_job(&mut self, row: &JobRow) -> Result<(), Failed>;
     /// The jobs of a task that are not over, by id.
     fn open_jobs(&mut self, task: TaskId) -> Result<Vec<JobRow>, Failed>;
-    /// The first job by which a session works.
-    fn session_job(&mut self, task: TaskId, session: SessionId) -> Result<Option<JobRow>, Failed>;
 }
 
 /// Leased executions, and the events that they deliver.

@@ -1,5 +1,5 @@
 //! The job that runs verify on the base of a task, once: what is known of the files that every
-//! session starts from. It is listed with the task's first session, and changes nothing about it.
+//! session starts from. It is about no session, and changes nothing about one.
 //!
 //! ```text
 //!   Queued --start--> Leased --verdict, or tried enough--> Done
@@ -76,7 +76,7 @@ mod tests {
     use crate::checkpoint::{Points, Safety};
     use crate::failure::Failure;
     use crate::id::{AttemptId, JobId, SessionId, TaskId};
-    use crate::job::JobKind;
+    use crate::job::{JobKind, Subject};
     use crate::recovery::Jitter;
     use crate::session::Session;
     use crate::task::Policy;
@@ -91,8 +91,8 @@ mod tests {
         let (task, session) = (TaskId::from_random(1), SessionId::from_random(2));
         let commit = "b".repeat(40).parse().unwrap();
         let mut session = Session::new(session, task, "a".parse().unwrap(), "adapter".parse().unwrap(), None);
-        let kind = JobKind::Baseline { commit };
-        let mut job = Job::new(JobId::from_random(3), task, session.id, kind, NOW);
+        let kind = JobKind::Verify { commit };
+        let mut job = Job::new(JobId::from_random(3), task, Subject::Base, kind, NOW);
         job.start(AttemptId::from_random(4), &mut session, "agent", NOW)
             .unwrap();
         (job, session)

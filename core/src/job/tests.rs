@@ -24,7 +24,7 @@ fn job(kind: JobKind) -> Job {
     Job::new(
         JobId::from_random(3),
         TaskId::from_random(2),
-        SessionId::from_random(1),
+        Subject::Session(SessionId::from_random(1)),
         kind,
         NOW,
     )

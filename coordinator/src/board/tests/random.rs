@@ -76,7 +76,7 @@ impl Driver {
                 let running = LiveAttempt {
                     attempt: AttemptId::from_random(self.counter),
                     job: JobId::from_random(n),
-                    session: SessionId::from_random(n),
+                    subject: Subject::Session(SessionId::from_random(n)),
                     task: TaskId::from_random(n),
                     agent: id(n),
                     boot: BootId::from_random(n),

@@ -28,7 +28,12 @@ impl Command for StartAttempt {
         if row.job.started.checked_add(1) != Some(self.number) {
             return Ok(Start::NotStartable);
         }
-        let mut session = session_of(rows, &row.job)?;
+        let dangling = EngineError::Dangling {
+            job: self.job,
+            what: "task",
+        };
+        let head = rows.task(self.task)?.ok_or(Failed::Engine(dangling))?;
+        let mut session = session_of(rows, &head, &row.job)?;
         if row
             .job
             .start(self.attempt, &mut session, &self.agent_name, self.now)
@@ -36,11 +41,6 @@ impl Command for StartAttempt {
         {
             return Ok(Start::NotStartable);
         }
-        let dangling = EngineError::Dangling {
-            job: self.job,
-            what: "task",
-        };
-        let head = rows.task(self.task)?.ok_or(Failed::Engine(dangling))?;
         let allowed = self.slack.allowed(&row.job.kind, &head.policy);
         if row.job.kind == JobKind::Session {
             session.trail.resumes = self.resumes;
@@ -63,7 +63,7 @@ impl Command for StartAttempt {
         };
         let note = AttemptNote {
             agent_name: self.agent_name,
-            job_kind: row.job.kind.as_str(),
+            job: row.job.type_of(),
             started_at: self.now,
         };
         rows.insert_attempt(&attempt, &note)?;
@@ -138,7 +138,7 @@ impl Command for EndAttempts {
             }
             let mut head = task_of(rows, &attempt)?;
             let mut row = job_of(rows, &attempt)?;
-            let mut session = session_of(rows, &row.job)?;
+            let mut session = session_of(rows, &head, &row.job)?;
             let before = session.state.kind();
             let ended = End {
                 attempt: &mut attempt,

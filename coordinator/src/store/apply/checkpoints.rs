@@ -3,7 +3,7 @@
 use kage_core::attempt::EndReason;
 use kage_core::checkpoint::{Footing, Head};
 use kage_core::id::{SessionId, TaskId};
-use kage_core::job::{Job, JobState};
+use kage_core::job::{Job, JobState, Subject};
 use kage_core::task::TaskState;
 use kage_core::time::Timestamp;
 
@@ -31,7 +31,7 @@ impl Command for RestoreSession {
         let mut prefer = None;
 
         for mut row in rows.open_jobs(self.task)? {
-            if row.job.session != self.session || row.job.is_baseline() {
+            if row.job.subject != Subject::Session(self.session) {
                 continue;
             }
             match row.job.state {
@@ -65,20 +65,9 @@ impl Command for RestoreSession {
             rows.save_job(&row)?;
         }
         session.go_on_from(Some(target));
-        let first = rows.session_job(self.task, self.session)?;
-        let first = first.ok_or(Failed::Engine(EngineError::Dangling {
-            job: self.next_job,
-            what: "session job before it",
-        }))?;
         let mut job = Job::again(self.next_job, &session, self.now);
         job.affinity.prefer = prefer;
-        let next = JobRow {
-            job,
-            adapter: session.adapter.clone(),
-            requirements: first.requirements,
-            priority: first.priority,
-            queued_at: self.now,
-        };
+        let next = JobRow::of(job, &session, &head.policy, self.now);
         rows.insert_job(&next)?;
         rows.save_session(&session)?;
         head.state = TaskState::Running;

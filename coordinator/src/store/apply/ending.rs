@@ -4,7 +4,7 @@ use kage_core::attempt::{Attempt, EndReason};
 use kage_core::checkpoint::{Points, Safety};
 use kage_core::event::{AttemptOutcome, Verdict, VerdictKind};
 use kage_core::id::JobId;
-use kage_core::job::{Affinity, Circumstances, Finish, Job, JobKind, Moved};
+use kage_core::job::{Affinity, Circumstances, Finish, Job, JobKind, Moved, Subject};
 use kage_core::recovery::Jitter;
 use kage_core::session::Session;
 use kage_core::time::Timestamp;
@@ -49,7 +49,7 @@ impl End<'_> {
             Finish::Moved(moved) => return self.moved(rows, moved, EndReason::Finished, now, changes),
             Finish::Verify(commit) => {
                 let kind = JobKind::Verify { commit };
-                let mut job = Job::new(next_job, self.head.id, self.session.id, kind, now);
+                let mut job = Job::new(next_job, self.head.id, Subject::Session(self.session.id), kind, now);
                 // Whoever did the work had best not judge it.
                 job.affinity = Affinity {
                     prefer: None,
@@ -63,21 +63,20 @@ impl End<'_> {
                 return self.moved(rows, Moved::Over, EndReason::Finished, now, changes);
             }
         };
-        let next = JobRow {
-            job: next,
-            adapter: self.row.adapter.clone(),
-            requirements: self.row.requirements.clone(),
-            priority: self.row.priority,
-            queued_at: now,
-        };
+        let next = JobRow::of(next, self.session, &self.head.policy, now);
         rows.insert_job(&next)?;
         changes.queued.extend(waiting(&next, &self.head.project));
         self.moved(rows, Moved::Over, EndReason::Finished, now, changes)
     }
 
+    /// True when the job is about the session, which otherwise is none of its business.
+    fn of_session(&self) -> bool {
+        self.row.job.subject != Subject::Base
+    }
+
     /// Adds the time that the attempt ran to that of its session, unless it was a check of the base.
     fn stop_clock(&mut self, said: Option<Timestamp>, now: Timestamp) {
-        if !self.row.job.is_baseline() {
+        if self.of_session() {
             self.session.worked.stop(self.attempt.ran_until(said, now));
         }
     }
@@ -154,7 +153,7 @@ impl End<'_> {
             reason,
         });
         if moved == Moved::Requeued {
-            if !self.row.job.is_baseline() {
+            if self.of_session() {
                 // Another one may have taken over.
                 self.row.adapter.clone_from(&self.session.adapter);
             }
@@ -162,7 +161,7 @@ impl End<'_> {
             changes.queued.extend(waiting(self.row, &self.head.project));
         }
         rows.save_job(self.row)?;
-        if self.row.job.is_baseline() {
+        if !self.of_session() {
             return Ok(());
         }
         rows.save_session(self.session)?;

@@ -3,8 +3,8 @@
 use kage_core::attempt::Admission;
 use kage_core::checkpoint::Safety;
 use kage_core::event::{Event, EventBody, InvalidBatch, check_batch};
-use kage_core::id::Oid;
-use kage_core::job::{Job, JobKind};
+use kage_core::id::{Oid, SessionId};
+use kage_core::job::{JobKind, Subject};
 use kage_core::session::Session;
 use kage_core::time::Timestamp;
 
@@ -47,16 +47,16 @@ impl Command for AppendEvents {
         {
             return Ok(Appended::Invalid(InvalidBatch::NotOfThisJob(event.seq)));
         }
-        if let Some(stray) = stray_checkpoint(rows, &head, &row.job, fresh)? {
+        if let Some(stray) = stray_checkpoint(rows, &head, attempt.session, fresh)? {
             return Ok(Appended::Invalid(stray));
         }
-        let before = session_of(rows, &row.job)?;
+        let before = session_of(rows, &head, &row.job)?;
         let mut session = before.clone();
         let mut end = None;
         for event in fresh {
             head.last_event += 1;
             rows.insert_event(head.id, head.last_event, attempt.id, event)?;
-            if !row.job.is_baseline() {
+            if row.job.subject != Subject::Base {
                 session.record(event, self.now);
             }
             checkpoint(rows, &head, &session, event, self.now)?;
@@ -92,7 +92,7 @@ impl Command for AppendEvents {
 fn stray_checkpoint(
     rows: &mut dyn Rows,
     head: &TaskHead,
-    job: &Job,
+    session: SessionId,
     events: &[Event],
 ) -> Result<Option<InvalidBatch>, Failed> {
     let mut told: Vec<&Oid> = head.base.iter().collect();
@@ -100,7 +100,7 @@ fn stray_checkpoint(
         let EventBody::CheckpointTaken(taken) = &event.body else {
             continue;
         };
-        let known = told.contains(&&taken.parent) || rows.position(job.task, job.session, &taken.parent)?.is_some();
+        let known = told.contains(&&taken.parent) || rows.position(head.id, session, &taken.parent)?.is_some();
         if !known {
             return Ok(Some(InvalidBatch::UnknownParent(event.seq)));
         }

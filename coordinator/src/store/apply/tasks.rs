@@ -1,6 +1,6 @@
 //! Tasks: created with their sessions and jobs, and cancelled.
 
-use kage_core::job::{Job, JobKind, JobState};
+use kage_core::job::{Job, JobKind, JobState, Subject};
 
 use super::{Command, contexts, drop_baseline, earlier_reply, not_found, remember, session_of, settle, stop, waiting};
 use crate::store::command::{CancelTask, Changes, CreateTask, Created, DropTask};
@@ -38,42 +38,29 @@ impl Command for CreateTask {
         if let Some(lacking) = lacking {
             return Err(Failed::Refused(StoreError::NoAgent { lacking }));
         }
-        if ids.len() != task.spec.assignments.len() {
+        let (Some(first), true) = (sessions.first(), ids.len() == task.spec.assignments.len()) else {
             return Err(Failed::Refused(StoreError::SessionCount {
                 task: id,
                 assignments: task.spec.assignments.len(),
                 sessions: ids.len(),
             }));
-        }
-        rows.insert_task(&task)?;
+        };
+        rows.insert_task(&task, first.id)?;
         contexts::count_use(rows, &task)?;
         let mut changes = Changes {
             tasks: vec![id],
             ..Changes::default()
         };
-        let first = sessions.first().map(|session| session.id);
-        let jobs = ids.into_iter().map(|(_, job)| job);
-        let begun = task.spec.assignments.iter().zip(sessions).zip(jobs).enumerate();
-        for (position, ((assignment, session), job)) in begun {
-            rows.insert_session(&session, position)?;
-            let row = JobRow {
-                job: Job::new(job, id, session.id, JobKind::Session, now),
-                adapter: session.adapter.clone(),
-                requirements: task.spec.requirements(assignment),
-                priority: task.spec.policy.priority,
-                queued_at: now,
-            };
+        for (position, (session, (_, job))) in sessions.iter().zip(ids).enumerate() {
+            rows.insert_session(session, position)?;
+            let work = Job::new(job, id, Subject::Session(session.id), JobKind::Session, now);
+            let row = JobRow::of(work, session, &task.spec.policy, now);
             rows.insert_job(&row)?;
             changes.queued.extend(waiting(&row, &task.spec.project));
         }
-        if let (Some(job), Some(commit), Some(session)) = (baseline, task.spec.checked_base().cloned(), first) {
-            let row = JobRow {
-                job: Job::new(job, id, session, JobKind::Baseline { commit }, now),
-                adapter: task.spec.assignments[0].adapter.clone(),
-                requirements: task.spec.policy.requirements.clone(),
-                priority: task.spec.policy.priority,
-                queued_at: now,
-            };
+        if let (Some(job), Some(commit)) = (baseline, task.spec.checked_base().cloned()) {
+            let check = Job::new(job, id, Subject::Base, JobKind::Verify { commit }, now);
+            let row = JobRow::of(check, first, &task.spec.policy, now);
             rows.insert_job(&row)?;
             changes.queued.extend(waiting(&row, &task.spec.project));
         }
@@ -99,7 +86,8 @@ impl Command for DropTask {
         let head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
         let open = rows.open_jobs(self.task)?;
         // The check of its base may still wait for a slot; that is nobody's loss.
-        let worked_on = |row: &JobRow| !row.job.is_baseline() || matches!(row.job.state, JobState::Leased { .. });
+        let worked_on =
+            |row: &JobRow| row.job.subject != Subject::Base || matches!(row.job.state, JobState::Leased { .. });
         if !head.state.is_terminal() || open.iter().any(worked_on) {
             return Err(Failed::Refused(StoreError::TaskOpen { task: self.task }));
         }
@@ -124,10 +112,10 @@ impl Command for CancelTask {
         let mut head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
         let mut changed = false;
         for mut row in rows.open_jobs(self.task)? {
-            if row.job.is_baseline() {
+            if row.job.subject == Subject::Base {
                 continue;
             }
-            let mut session = session_of(rows, &row.job)?;
+            let mut session = session_of(rows, &head, &row.job)?;
             let before = session.state.kind();
             if row.job.cancel(&mut session, self.now) {
                 rows.save_job(&row)?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kage_core::attempt::AttemptState;
 use kage_core::id::{AttemptId, JobId, SessionId, TaskId};
-use kage_core::job::JobKind;
+use kage_core::job::{JobType, Subject};
 use kage_core::session::{Session, SessionState, Trail};
 use kage_core::task::{Task, TaskState};
 
@@ -58,7 +58,7 @@ pub(super) async fn check(store: &Store, before: &Seen) -> Seen {
         sequences_have_no_gap(&attempts, &events);
         assert_eq!(view.last_event, events.len() as u64);
         for session in &view.sessions {
-            let own = |job: &&QueuedJob| job.session == session.id && !matches!(job.kind, JobKind::Baseline { .. });
+            let own = |job: &&QueuedJob| job.subject == Subject::Session(session.id);
             let waits = queued.iter().filter(own).count();
             let works = attempts.iter().filter(|view| of_session(view, session)).count();
             let open = usize::from(!session.state.is_terminal());
@@ -156,11 +156,11 @@ impl Seen {
 
 /// True for a live attempt to work on the session, or to check its result.
 fn of_session(view: &AttemptView, session: &Session) -> bool {
-    view.attempt.session == session.id && view.attempt.state == AttemptState::Live && view.job_kind != "baseline"
+    view.attempt.session == session.id && view.attempt.state == AttemptState::Live && view.job != JobType::Baseline
 }
 
 fn one_live_attempt_per_session(view: &TaskView, attempts: &[AttemptView]) {
-    let of_base = |view: &&AttemptView| view.job_kind == "baseline" && view.attempt.state == AttemptState::Live;
+    let of_base = |view: &&AttemptView| view.job == JobType::Baseline && view.attempt.state == AttemptState::Live;
     assert!(
         attempts.iter().filter(of_base).count() <= 1,
         "I1: the base is checked twice"
@@ -185,7 +185,7 @@ fn numbers_rise(attempts: &[AttemptView]) {
     // A session's attempts are counted on from one of its jobs to the next.
     let mut last: BTreeMap<(SessionId, Option<JobId>), u32> = BTreeMap::new();
     for view in attempts {
-        let check = (view.job_kind != "session").then_some(view.attempt.job);
+        let check = (view.job != JobType::Session).then_some(view.attempt.job);
         let number = last.entry((view.attempt.session, check)).or_default();
         assert_eq!(view.attempt.number, *number + 1, "I2: numbers rise by one");
         *number += 1;

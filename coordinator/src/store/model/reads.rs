@@ -6,7 +6,7 @@ use kage_core::checkpoint::Checkpoint;
 use kage_core::deadline::Term;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
-use kage_core::job::{JobKind, JobState};
+use kage_core::job::{JobState, JobType};
 
 use super::{AttemptRow, Model};
 use crate::store::admission::{Enrolment, PersonToken};
@@ -54,7 +54,7 @@ impl Reads for Model {
         let (Some(task), Some(row)) = (self.tasks.get(&task), self.jobs.get(&(task, job))) else {
             return Ok(None);
         };
-        let key = (row.job.task, row.job.session);
+        let key = (row.job.task, row.job.subject.session().unwrap_or(task.first));
         let (_, session) = self
             .sessions
             .get(&key)
@@ -125,7 +125,7 @@ impl Reads for Model {
                 pos: *pos,
                 attempt: *attempt,
                 number: view.attempt.number,
-                job_kind: view.job_kind,
+                job: view.job,
                 session: view.attempt.session,
                 session_name: view.session_name,
                 agent_name: view.agent_name,
@@ -186,14 +186,14 @@ impl Reads for Model {
     fn counts(&self) -> Result<Counts, EngineError> {
         let mut counts = Counts::default();
         for row in self.jobs.rows.values() {
-            let of_kind = match row.job.kind {
-                JobKind::Session => &mut counts.sessions,
-                JobKind::Verify { .. } => &mut counts.verifies,
-                JobKind::Baseline { .. } => &mut counts.bases,
+            let of_type = match row.job.type_of() {
+                JobType::Session => &mut counts.sessions,
+                JobType::Verify => &mut counts.verifies,
+                JobType::Baseline => &mut counts.bases,
             };
             match row.job.state {
-                JobState::Queued { .. } => of_kind.queued += 1,
-                JobState::Leased { .. } => of_kind.leased += 1,
+                JobState::Queued { .. } => of_type.queued += 1,
+                JobState::Leased { .. } => of_type.leased += 1,
                 JobState::Done => {}
             }
         }
@@ -246,7 +246,7 @@ fn live_attempt(row: &AttemptRow) -> LiveAttempt {
     LiveAttempt {
         attempt: attempt.id,
         job: attempt.job,
-        session: attempt.session,
+        subject: row.note.subject(attempt.session),
         task: attempt.task,
         agent: attempt.agent,
         boot: attempt.boot,

@@ -9,7 +9,7 @@ use kage_core::fleet::Agent;
 use kage_core::id::{
     AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, TaskId, TokenId,
 };
-use kage_core::job::{JobKind, JobState};
+use kage_core::job::JobState;
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::task::Task;
 use kage_core::time::Timestamp;
@@ -54,11 +54,12 @@ impl RequestRows for Model {
 }
 
 impl TaskRows for Model {
-    fn insert_task(&mut self, task: &Task) -> Result<(), Failed> {
+    fn insert_task(&mut self, task: &Task, first: SessionId) -> Result<(), Failed> {
         let order = next(&self.task_order.rows);
         let row = TaskRow {
             order,
             task: task.clone(),
+            first,
             last_event: 0,
         };
         self.tasks.insert(task.id, row, "task")?;
@@ -81,6 +82,7 @@ impl TaskRows for Model {
                 .as_ref()
                 .map(|repository| repository.base.clone()),
             baseline: row.task.baseline.clone(),
+            first: row.first,
         }))
     }
 
@@ -152,15 +154,6 @@ impl JobRows for Model {
         let last = (task, JobId::from_random(u128::MAX));
         let rows = self.jobs.rows.range(first..=last).map(|(_, row)| row);
         Ok(rows.filter(|row| row.job.state != JobState::Done).cloned().collect())
-    }
-
-    fn session_job(&mut self, task: TaskId, session: SessionId) -> Result<Option<JobRow>, Failed> {
-        let first = (task, JobId::from_random(0));
-        let last = (task, JobId::from_random(u128::MAX));
-        let mut rows = self.jobs.rows.range(first..=last).map(|(_, row)| row);
-        Ok(rows
-            .find(|row| row.job.session == session && row.job.kind == JobKind::Session)
-            .cloned())
     }
 }
 

@@ -6,6 +6,7 @@ use kage_core::checkpoint::Checkpoint;
 use kage_core::deadline::Term;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::job::{JobType, Subject};
 use kage_core::session::Session;
 use kage_core::task::{Task, TaskOrigin, TaskSpec};
 use rusqlite::{Connection, Params, Row, params, params_from_iter};
@@ -16,7 +17,7 @@ use super::record::{
     enrolment_columns, job_columns, person_token_columns, session_columns,
 };
 use super::value::{
-    failed, get, get_id, get_int, get_job_kind, get_json, get_optional_json, get_optional_parsed, get_optional_time,
+    failed, get, get_id, get_int, get_job_type, get_json, get_optional_json, get_optional_parsed, get_optional_time,
     get_parsed, get_task_state, get_time, id, int,
 };
 use crate::store::admission::{Enrolment, PersonToken};
@@ -129,7 +130,7 @@ fn attempt_view(row: &Row<'_>) -> Result<AttemptView> {
     Ok(AttemptView {
         attempt: record::attempt(row)?,
         agent_name: get(row, ATTEMPT_COLUMNS)?,
-        job_kind: get_job_kind(row, ATTEMPT_COLUMNS + 1)?,
+        job: get_job_type(row, ATTEMPT_COLUMNS + 1)?,
         session_name: get_parsed(row, ATTEMPT_COLUMNS + 2, "session name")?,
         started_at: get_time(row, ATTEMPT_COLUMNS + 3)?,
     })
@@ -137,8 +138,8 @@ fn attempt_view(row: &Row<'_>) -> Result<AttemptView> {
 
 macro_rules! live_columns {
     () => {
-        "a.id, a.job, a.session, t.id, a.agent, a.boot, a.lease_until, a.started_at, a.ends_by, a.stop_asked \
-         FROM attempts a JOIN tasks t ON t.n = a.task \
+        "a.id, a.job, a.session, t.id, a.agent, a.boot, a.lease_until, a.started_at, a.ends_by, a.stop_asked, \
+         a.job_kind FROM attempts a JOIN tasks t ON t.n = a.task \
          WHERE a.ended_at IS NULL"
     };
 }
@@ -147,7 +148,10 @@ fn live(row: &Row<'_>) -> Result<LiveAttempt> {
     Ok(LiveAttempt {
         attempt: get_id(row, 0)?,
         job: get_id(row, 1)?,
-        session: get_id(row, 2)?,
+        subject: match get_job_type(row, 10)? {
+            JobType::Session | JobType::Verify => Subject::Session(get_id(row, 2)?),
+            JobType::Baseline => Subject::Base,
+        },
         task: get_id(row, 3)?,
         agent: get_id(row, 4)?,
         boot: get_id(row, 5)?,
@@ -223,7 +227,8 @@ impl Reads for Connection {
                 ", ",
                 job_columns!(),
                 ", p.spec FROM tasks t JOIN specs p ON p.task = t.n JOIN jobs j ON j.task = t.n \
-                 JOIN sessions s ON s.task = t.n AND s.id = j.session WHERE t.id = ?1 AND j.id = ?2"
+                 JOIN sessions s ON s.task = t.n AND iif(j.baseline, s.position = 0, s.id = j.session) \
+                 WHERE t.id = ?1 AND j.id = ?2"
             ),
             params![id(task), id(job)],
             |row| {
@@ -324,7 +329,7 @@ impl Reads for Connection {
                     pos: get_int(row, 0)?,
                     attempt: get_id(row, 1)?,
                     number: get(row, 2)?,
-                    job_kind: get_job_kind(row, 3)?,
+                    job: get_job_type(row, 3)?,
                     session: get_id(row, 4)?,
                     session_name: get_parsed(row, 5, "session name")?,
                     agent_name: get(row, 6)?,

@@ -7,7 +7,7 @@ use kage_core::attempt::Attempt;
 use kage_core::checkpoint::{Checkpoint, TakenCheckpoint, TranscriptSegment};
 use kage_core::fleet::Agent;
 use kage_core::id::TaskId;
-use kage_core::job::{Affinity, Job, JobKind, JobState};
+use kage_core::job::{Affinity, Job, JobKind, JobState, Subject};
 use kage_core::session::{Session, Worked};
 use rusqlite::Row;
 
@@ -24,13 +24,14 @@ macro_rules! session_columns {
     () => {
         "s.id, s.detail, s.name, s.adapter, s.model, s.cancel_requested, s.agent, s.attempts, s.activity, \
          s.activity_at, s.usage, s.call_retries, s.pending_result, s.started_at, s.ended_at, \
-         s.incidents, s.trail, s.ran, s.runs_since"
+         s.incidents, s.trail, s.ran, s.runs_since, \
+         (SELECT coalesce(requirements, '{}') FROM jobs WHERE task = s.task AND session = s.id AND verifies IS NULL LIMIT 1)"
     };
 }
 pub(super) use session_columns;
 
 /// How many those are.
-pub(super) const SESSION_COLUMNS: usize = 19;
+pub(super) const SESSION_COLUMNS: usize = 20;
 
 pub(super) fn session(row: &Row<'_>, task: TaskId) -> Result<Session, EngineError> {
     let activity: Option<String> = get(row, 8)?;
@@ -42,6 +43,7 @@ pub(super) fn session(row: &Row<'_>, task: TaskId) -> Result<Session, EngineErro
         name: get_parsed(row, 2, "session name")?,
         adapter: get_parsed(row, 3, "adapter name")?,
         model: get(row, 4)?,
+        requirements: get_json(row, 19, "labels")?,
         cancel_requested: get(row, 5)?,
         agent: get(row, 6)?,
         attempts: get(row, 7)?,
@@ -102,16 +104,20 @@ pub(super) fn job_at(row: &Row<'_>, first: usize, task: TaskId) -> Result<JobRow
         DONE => JobState::Done,
         other => return Err(corrupt("job state")(format!("{other} is not a job state"))),
     };
-    let kind = match (get_optional_parsed(row, first + 3, "commit")?, get(row, first + 16)?) {
-        (None, _) => JobKind::Session,
-        (Some(commit), false) => JobKind::Verify { commit },
-        (Some(commit), true) => JobKind::Baseline { commit },
+    let kind = match get_optional_parsed(row, first + 3, "commit")? {
+        None => JobKind::Session,
+        Some(commit) => JobKind::Verify { commit },
+    };
+    let subject = if get(row, first + 16)? {
+        Subject::Base
+    } else {
+        Subject::Session(get_id(row, first + 2)?)
     };
     Ok(JobRow {
         job: Job {
             id: get_id(row, first)?,
             task,
-            session: get_id(row, first + 2)?,
+            subject,
             kind,
             state,
             started: get(row, first + 6)?,

@@ -3,6 +3,7 @@
 
 use kage_core::attempt::{AttemptState, EndReason};
 use kage_core::id::{AgentId, AttemptId, BootId, JobId, SessionId, StoreId, TaskId, TokenId};
+use kage_core::job::JobType;
 use kage_core::session::SessionStateKind;
 use kage_core::task::TaskState;
 use kage_core::time::Timestamp;
@@ -185,9 +186,9 @@ pub(super) fn get_attempt_state(row: &Row<'_>, index: usize) -> Result<AttemptSt
     Ok(AttemptState::Ended { reason, at })
 }
 
-/// The names of job kinds, as text that outlives the row.
-pub(super) fn get_job_kind(row: &Row<'_>, index: usize) -> Result<&'static str, EngineError> {
-    get_name(row, index, "job kind", &["session", "verify", "baseline"], |name| name)
+pub(super) fn get_job_type(row: &Row<'_>, index: usize) -> Result<JobType, EngineError> {
+    let types = [JobType::Session, JobType::Verify, JobType::Baseline];
+    get_name(row, index, "type of job", &types, |found| found.as_str())
 }
 
 fn get_name<T: Copy>(

@@ -4,7 +4,7 @@
 use kage_core::checkpoint::{CheckpointReason, Safety};
 use kage_core::event::{Event, EventBody, VerdictKind};
 use kage_core::id::JobId;
-use kage_core::job::JobKind;
+use kage_core::job::{JobKind, Subject};
 use kage_core::session::SessionStateKind;
 use kage_core::task::TaskState;
 
@@ -51,7 +51,8 @@ async fn found(store: &Store) -> Option<VerdictKind> {
 
 pub(in crate::store::conformance) async fn the_base_is_checked_beside_the_sessions(store: Store) {
     let (jobs, baseline) = begin(&store, 2, 1).await;
-    assert_eq!(baseline.kind, JobKind::Baseline { commit: base() });
+    assert_eq!(baseline.kind, JobKind::Verify { commit: base() });
+    assert_eq!(baseline.subject, Subject::Base);
     assert_eq!(store.queued_jobs().await.unwrap().len(), 3);
     // One session was quicker than the check, the other one is not.
     started(&store, &jobs[0], 1, 1, 1).await;
@@ -88,7 +89,7 @@ pub(in crate::store::conformance) async fn the_base_is_checked_beside_the_sessio
     assert_eq!(again[0].kind, JobKind::Session);
     assert_eq!(view(&store).await.sessions[0].trail.head.as_ref().unwrap().number, 2);
     let kinds: Vec<_> = store.events(task_id(1), 0, 100).await.unwrap();
-    let kinds: Vec<_> = kinds.iter().map(|event| (event.job_kind, event.number)).collect();
+    let kinds: Vec<_> = kinds.iter().map(|event| (event.job.as_str(), event.number)).collect();
     assert!(kinds.contains(&("baseline", 1)), "{kinds:?}");
     end(&store).await;
 }

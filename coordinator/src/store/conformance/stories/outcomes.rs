@@ -54,7 +54,7 @@ pub(in crate::store::conformance) async fn a_task_goes_from_queued_to_verified(s
     let events = store.events(task_id(1), 0, 100).await.unwrap();
     let shown: Vec<_> = events
         .iter()
-        .map(|e| (e.pos, e.job_kind, e.number, e.event.seq))
+        .map(|e| (e.pos, e.job.as_str(), e.number, e.event.seq))
         .collect();
     let expected = [
         (1, "session", 1, 1),

@@ -35,7 +35,7 @@ impl AttemptRows for SqliteRows<'_> {
                 ended_at,
                 end_reason,
                 note.agent_name,
-                note.job_kind,
+                note.job.as_str(),
                 time(note.started_at),
                 time(attempt.ends_by),
                 attempt.stop_asked.map(time),

@@ -1,7 +1,7 @@
 //! Jobs: what is placed and leased.
 
-use kage_core::id::{JobId, SessionId, TaskId};
-use kage_core::job::JobKind;
+use kage_core::id::{JobId, TaskId};
+use kage_core::job::{JobKind, Subject};
 use rusqlite::params;
 
 use super::SqliteRows;
@@ -15,7 +15,7 @@ impl JobRows for SqliteRows<'_> {
         let (state, attempt, not_before) = record::job_state(row.job.state);
         let verifies = match &row.job.kind {
             JobKind::Session => None,
-            JobKind::Verify { commit } | JobKind::Baseline { commit } => Some(commit.as_str()),
+            JobKind::Verify { commit } => Some(commit.as_str()),
         };
         let requirements = if row.requirements.is_empty() {
             None
@@ -32,7 +32,7 @@ impl JobRows for SqliteRows<'_> {
                 n,
                 id(row.job.id),
                 state,
-                id(row.job.session),
+                row.job.subject.session().map_or([0; 16], id),
                 verifies,
                 attempt,
                 not_before,
@@ -46,7 +46,7 @@ impl JobRows for SqliteRows<'_> {
                 time(row.queued_at),
                 row.job.held,
                 row.priority.as_i32(),
-                row.job.is_baseline(),
+                row.job.subject == Subject::Base,
             ],
         )?;
         self.journal.note(Written::Job(Box::new(row.clone())));
@@ -104,19 +104,6 @@ impl JobRows for SqliteRows<'_> {
                 " FROM jobs j WHERE j.task = (SELECT n FROM tasks WHERE id = ?1) AND +j.state < 2 ORDER BY j.id"
             ),
             params![id(task)],
-            |row| record::job(row, task),
-        )
-    }
-
-    fn session_job(&mut self, task: TaskId, session: SessionId) -> Result<Option<JobRow>, Failed> {
-        self.one(
-            concat!(
-                "SELECT ",
-                job_columns!(),
-                " FROM jobs j WHERE j.task = (SELECT n FROM tasks WHERE id = ?1) AND j.session = ?2 \
-                 AND j.verifies IS NULL ORDER BY j.id LIMIT 1"
-            ),
-            params![id(task), id(session)],
             |row| record::job(row, task),
         )
     }

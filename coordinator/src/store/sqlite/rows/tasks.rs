@@ -11,12 +11,12 @@ use crate::store::recent::Written;
 use crate::store::rows::{Failed, TaskHead, TaskRows};
 use crate::store::sqlite::record::{self, session_columns};
 use crate::store::sqlite::value::{
-    get_int, get_json, get_optional_json, get_optional_parsed, get_optional_time, get_parsed, get_session_state,
-    get_task_state, id, int, json, task_state, time,
+    get_id, get_int, get_json, get_optional_json, get_optional_parsed, get_optional_time, get_parsed,
+    get_session_state, get_task_state, id, int, json, task_state, time,
 };
 
 impl TaskRows for SqliteRows<'_> {
-    fn insert_task(&mut self, task: &Task) -> Result<(), Failed> {
+    fn insert_task(&mut self, task: &Task, _first: SessionId) -> Result<(), Failed> {
         let spec = json("task", &task.spec)?;
         self.insert(
             "task",
@@ -56,7 +56,8 @@ impl TaskRows for SqliteRows<'_> {
             return Ok(Some(head));
         }
         self.one(
-            "SELECT project, policy, state, ended_at, last_event, base, baseline FROM tasks WHERE id = ?1",
+            "SELECT t.project, t.policy, t.state, t.ended_at, t.last_event, t.base, t.baseline, s.id \
+             FROM tasks t JOIN sessions s ON s.task = t.n AND s.position = 0 WHERE t.id = ?1",
             params![id(task)],
             |row| {
                 Ok(TaskHead {
@@ -68,6 +69,7 @@ impl TaskRows for SqliteRows<'_> {
                     last_event: get_int(row, 4)?,
                     base: get_optional_parsed(row, 5, "commit")?,
                     baseline: get_optional_json(row, 6, "verdict")?,
+                    first: get_id(row, 7)?,
                 })
             },
         )
