@@ -84,9 +84,9 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task, max_hold: Dura
                 if let Some(text) = inner.and_then(|e| e.body.as_ref()).and_then(progress::describe) {
                     out.happening(&HappeningJson {
                         session: &event.session,
-                        job: &event.job,
+                        job: event.job().as_str(),
                         attempt: event.attempt,
-                        at_ms: inner.map_or(0, |e| e.at_ms),
+                        at_ms: view::millis(inner.and_then(|e| e.at)),
                         text,
                     })?;
                 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kage_core::time::Timestamp;
+use kage_proto::convert::time::time;
 use kage_proto::v1;
 
 use crate::output::note;
@@ -47,22 +48,24 @@ fn left(session: &v1::Session, now: Timestamp) -> Option<Duration> {
     if last.action() != v1::RecoveryAction::HoldUntil || session.waiting.is_empty() {
         return None;
     }
-    let until = Timestamp::from_millis(last.next_attempt_at_ms);
-    let whole = until.since(Timestamp::from_millis(last.at_ms));
+    let until = time(last.next_attempt_at.unwrap_or_default());
+    let whole = until.since(time(last.at.unwrap_or_default()));
     Some(until.since(now).min(whole))
 }
 
 #[cfg(test)]
 mod tests {
+    use kage_proto::convert::time::stamp;
+
     use super::*;
 
     const HOUR: u64 = 3_600_000;
 
     fn session(state: v1::SessionState, hold: Option<u64>) -> v1::Session {
         let incident = |until| v1::Incident {
-            at_ms: HOUR,
+            at: Some(stamp(Timestamp::from_millis(HOUR))),
             action: v1::RecoveryAction::HoldUntil.into(),
-            next_attempt_at_ms: until,
+            next_attempt_at: Some(stamp(Timestamp::from_millis(until))),
             ..Default::default()
         };
         v1::Session {

@@ -61,7 +61,7 @@ impl Progress {
 
     /// Shows one event. On a terminal only those that no later task shows.
     pub fn event(&mut self, event: &v1::SessionEvent) {
-        if event.job == view::BASELINE {
+        if event.job() == v1::JobKind::Baseline {
             // It is none of the session's doing; what comes of it is said of the task.
             return;
         }
@@ -201,7 +201,7 @@ pub fn describe(body: &Body) -> Option<String> {
         Body::Activity(activity) => Some(view::one_line(&activity.summary, 160)),
         Body::CallRetried(retried) => {
             let why = retried.failure.as_ref().map_or("a call failed", |f| f.message.as_str());
-            let wait = view::short_duration(retried.delay_ms);
+            let wait = view::short_duration(view::span_millis(retried.delay));
             Some(format!("{}; trying again in {wait}", view::one_line(why, 120)))
         }
         Body::FilesChanged(changed) => {

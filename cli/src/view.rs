@@ -2,6 +2,7 @@
 //! scripts read is in `json`. No printing.
 
 use comfy_table::{ContentArrangement, Table, presets};
+use kage_proto::convert::time::{Span, Stamp, duration, time};
 use kage_proto::v1;
 
 mod json;
@@ -11,7 +12,20 @@ pub use json::TaskJson;
 /// How long the session's attempts ran; `None` when none was started.
 #[must_use]
 pub fn duration_ms(session: &v1::Session) -> Option<u64> {
-    (session.started_at_ms > 0).then_some(session.ran_ms)
+    session.started_at.map(|_| span_millis(session.ran))
+}
+
+/// Milliseconds since the epoch, as JSON has times; 0 when the time is not known.
+#[must_use]
+pub fn millis(at: Option<Stamp>) -> u64 {
+    at.map_or(0, |at| time(at).as_millis())
+}
+
+/// Whole milliseconds of a duration; 0 when it is not known.
+#[must_use]
+pub fn span_millis(span: Option<Span>) -> u64 {
+    let duration = span.map(duration).unwrap_or_default();
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// All tokens for a table, each counted once: `-` when nobody told of any, and with a `+` when
@@ -250,9 +264,6 @@ pub const fn session_state(state: v1::SessionState) -> &'static str {
         v1::SessionState::Cancelled => "cancelled",
     }
 }
-
-/// The name of the job that checks the base of a task; it is listed with the first session.
-pub const BASELINE: &str = "baseline";
 
 /// What verify says of the base of a task.
 #[must_use]

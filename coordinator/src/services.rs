@@ -86,18 +86,28 @@ fn not_repeatable() -> ApiError {
     }
 }
 
-/// What makes a call one call, however often it is sent.
-fn request(caller: &Principal, id: &str, payload: &impl Serialize) -> Result<Request, ApiError> {
-    if id.is_empty() || id.len() > MAX_REQUEST_ID {
+/// What makes a call one call, however often it is sent. One without an id is given one here: it
+/// is a call of its own each time.
+fn request(
+    coordinator: &Coordinator,
+    caller: &Principal,
+    id: &str,
+    payload: &impl Serialize,
+) -> Result<Request, ApiError> {
+    if id.len() > MAX_REQUEST_ID {
         return Err(ApiError::invalid(
             "request_id",
-            format_args!("must be an id of the caller's own with 1 to {MAX_REQUEST_ID} characters"),
+            format_args!("has more than {MAX_REQUEST_ID} bytes"),
         ));
     }
+    let id = match id {
+        "" => format!("given-{:032x}", coordinator.random()),
+        id => id.to_owned(),
+    };
     let bytes = serde_json::to_vec(payload).map_err(|error| internal("a request cannot be kept", &error))?;
     Ok(Request {
         principal: caller.name(),
-        id: id.to_owned(),
+        id,
         payload: Digest::of(&bytes),
     })
 }

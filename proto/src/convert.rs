@@ -1,12 +1,9 @@
 //! Conversion between wire types and domain types, in both directions. This file holds
 //! the error and the small rules that every conversion shares (an absent message, an
-//! empty text, milliseconds); the conversions are in the folder, by subject.
+//! empty text); the conversions are in the folder, by subject.
 
 use std::fmt::Display;
 use std::str::FromStr;
-use std::time::Duration;
-
-use kage_core::time::Timestamp;
 
 pub mod agent;
 pub mod checkpoint;
@@ -15,6 +12,7 @@ pub mod report;
 pub mod result;
 pub mod session;
 pub mod task;
+pub mod time;
 pub mod value;
 
 /// A field of a message that cannot be what it says.
@@ -79,15 +77,4 @@ pub(crate) fn unspecified(field: &str) -> InvalidField {
 
 pub(crate) fn non_empty(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
-}
-
-/// Whole milliseconds, as every duration on the wire.
-#[must_use]
-pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Zero on the wire means that a time is not known yet.
-pub(crate) fn optional_millis(at: Option<Timestamp>) -> u64 {
-    at.map_or(0, Timestamp::as_millis)
 }

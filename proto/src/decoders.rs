@@ -100,16 +100,20 @@ where
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::time::Duration;
 
+    use kage_core::time::Timestamp;
     use proptest::prelude::*;
     use prost_types::FileDescriptorSet;
 
     use super::*;
     use crate::FILE_DESCRIPTOR_SET;
+    use crate::convert::time::{span, stamp};
 
     /// Messages that are understood.
     fn good() -> Vec<Vec<u8>> {
         let id = "0123456789abcdef0123456789abcdef".to_owned();
+        let second = Duration::from_secs(1);
         let spec = v1::TaskSpec {
             project: "default".to_owned(),
             prompt: "do it".to_owned(),
@@ -120,7 +124,7 @@ mod tests {
             }],
             policy: Some(v1::Policy {
                 max_attempts: 2,
-                timeout_ms: 1000,
+                timeout: Some(span(second)),
                 ..v1::Policy::default()
             }),
             ..v1::TaskSpec::default()
@@ -140,7 +144,7 @@ mod tests {
         };
         let event = v1::Event {
             seq: 1,
-            at_ms: 5,
+            at: Some(stamp(Timestamp::from_millis(5))),
             body: Some(v1::event::Body::Activity(v1::Activity {
                 summary: "reads".to_owned(),
             })),
@@ -178,8 +182,8 @@ mod tests {
                 name: "one".to_owned(),
                 adapter: "noop".to_owned(),
                 prompt: "do it".to_owned(),
-                timeout_ms: 1000,
-                idle_timeout_ms: 1000,
+                timeout: Some(span(second)),
+                idle_timeout: Some(span(second)),
                 resume: Some(Box::new(resume.clone())),
                 ..v1::SessionWork::default()
             })),

@@ -295,7 +295,7 @@ impl FinalTask {
         JobKey {
             task: self.task.id.clone(),
             session: event.session.clone(),
-            job: event.job.clone(),
+            job: event.job().as_str().to_owned(),
         }
     }
 }
@@ -304,7 +304,7 @@ impl FinalTask {
 /// the first session, and is none of its doing.
 fn of_session<'a>(task: &'a FinalTask, session: &'a v1::Session) -> impl Iterator<Item = &'a v1::SessionEvent> {
     let events = task.events.iter();
-    events.filter(|event| event.session == session.name && event.job != "baseline")
+    events.filter(|event| event.session == session.name && event.job() != v1::JobKind::Baseline)
 }
 
 /// Number and body of an event.

@@ -1,8 +1,7 @@
 //! Tasks as stories need them: described in a few words, created, watched to their end.
 
-use std::time::Duration;
-
 use kage_proto::client::Client;
+use kage_proto::convert::time::span;
 use kage_proto::v1;
 use kage_proto::v1::watch_task_response::Item;
 use tonic::Streaming;
@@ -17,17 +16,17 @@ pub const REPOSITORY: &str = "sample";
 /// Describes a task. Starts without a repository, a context or a verify command.
 #[must_use]
 pub fn task(prompt: &str) -> v1::TaskSpec {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let limit = Some(span(DEADLINE));
     v1::TaskSpec {
         project: "default".to_owned(),
         prompt: prompt.to_owned(),
         policy: Some(v1::Policy {
             verify: Some(v1::VerifyPolicy {
-                timeout_ms: millis(DEADLINE),
+                timeout: limit,
                 ..v1::VerifyPolicy::default()
             }),
-            timeout_ms: millis(DEADLINE),
-            idle_timeout_ms: millis(DEADLINE),
+            timeout: limit,
+            idle_timeout: limit,
             max_attempts: 1,
             ..v1::Policy::default()
         }),
@@ -225,7 +224,7 @@ pub struct Seen {
     /// The events, in the order in which they came.
     pub events: Vec<v1::SessionEvent>,
     /// Output by session, job and stream, put together.
-    pub output: Vec<(String, String, i32, Vec<u8>)>,
+    pub output: Vec<(String, v1::JobKind, i32, Vec<u8>)>,
     /// The last state.
     pub task: Option<v1::Task>,
     /// Where to go on.
@@ -243,14 +242,14 @@ impl Seen {
             Some(Item::Task(task)) => self.task = Some(task),
             Some(Item::Event(event)) => self.events.push(event),
             Some(Item::Output(chunk)) => {
-                let key = |entry: &&mut (String, String, i32, Vec<u8>)| {
-                    entry.0 == chunk.session && entry.1 == chunk.job && entry.2 == chunk.stream
+                let key = |entry: &&mut (String, v1::JobKind, i32, Vec<u8>)| {
+                    entry.0 == chunk.session && entry.1 == chunk.job() && entry.2 == chunk.stream
                 };
                 let entry = match self.output.iter_mut().find(key) {
                     Some(entry) => entry,
                     None => {
                         self.output
-                            .push((chunk.session.clone(), chunk.job.clone(), chunk.stream, Vec::new()));
+                            .push((chunk.session.clone(), chunk.job(), chunk.stream, Vec::new()));
                         self.output.last_mut().expect("it was just pushed")
                     }
                 };
@@ -264,15 +263,15 @@ impl Seen {
     /// The output of a session's adapter.
     #[must_use]
     pub fn stdout(&self, session: &str) -> &[u8] {
-        self.output_of(session, "session", v1::OutputStream::Stdout)
+        self.output_of(session, v1::JobKind::Session, v1::OutputStream::Stdout)
     }
 
     /// The output of a job.
     #[must_use]
-    pub fn output_of(&self, session: &str, job: &str, stream: v1::OutputStream) -> &[u8] {
+    pub fn output_of(&self, session: &str, job: v1::JobKind, stream: v1::OutputStream) -> &[u8] {
         self.output
             .iter()
-            .find(|(name, of, kind, _)| name == session && of == job && *kind == i32::from(stream))
+            .find(|(name, of, kind, _)| name == session && *of == job && *kind == i32::from(stream))
             .map_or(&[], |(.., bytes)| bytes)
     }
 }

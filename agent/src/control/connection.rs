@@ -11,6 +11,7 @@ use kage_core::id::{AgentId, AttemptId, BootId};
 use kage_core::task::Labels;
 use kage_proto::convert::agent::Hello;
 use kage_proto::convert::checkpoint::asked_reason;
+use kage_proto::convert::time::duration;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::connect_request::Message as ToCoordinator;
@@ -34,6 +35,9 @@ mod offers;
 
 use link::{Connected, Link, LinkError, News, Welcomed, request};
 use offers::Accepted;
+
+/// The shortest wait that is taken of a coordinator: a shorter one would keep both sides busy with nothing else.
+const SHORTEST: Duration = Duration::from_millis(10);
 
 /// What leases are reckoned with until the first Welcome; nothing runs before it.
 const FIRST_TERMS: Terms = Terms {
@@ -307,10 +311,10 @@ impl Connection {
         let Link::Up(connected) = &mut self.link else {
             return;
         };
-        let millis = Duration::from_millis;
+        let told = |span: Option<_>| span.map(duration).unwrap_or_default();
         connected.welcome = Some(Welcomed {
             since: Instant::now(),
-            interval: millis(welcome.heartbeat_interval_ms.max(10)),
+            interval: told(welcome.heartbeat_interval).max(SHORTEST),
             // At once: it renews the leases of what went on during the disconnect.
             next: Instant::now(),
             sequence: 0,
@@ -318,8 +322,8 @@ impl Connection {
         });
         self.denied = None;
         self.leases.set_terms(Terms {
-            ttl: millis(welcome.lease_ttl_ms.max(10)),
-            max_detached: millis(welcome.max_detached_ms),
+            ttl: told(welcome.lease_ttl).max(SHORTEST),
+            max_detached: told(welcome.max_detached),
         });
         tracing::info!(protocol = welcome.protocol, "connected to the coordinator");
         for attempt in welcome.stop.iter().filter_map(|id| parse(id)) {

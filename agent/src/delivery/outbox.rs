@@ -14,6 +14,7 @@ use kage_core::event::{AttemptOutcome, EventBody, OutputStream};
 use kage_core::id::AttemptId;
 use kage_core::time::Timestamp;
 use kage_proto::convert::agent::AttemptKey;
+use kage_proto::convert::time::stamp;
 use kage_proto::v1;
 use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
@@ -328,7 +329,7 @@ impl Outbox {
         };
         let event = v1::Event {
             seq: 0,
-            at_ms: at.as_millis(),
+            at: Some(stamp(at)),
             body: Some(body.into()),
         };
         let size = size_of(&event);

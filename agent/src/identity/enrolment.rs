@@ -12,6 +12,7 @@ use kage_core::access::JoinToken;
 use kage_core::id::{AgentId, InvalidId};
 use kage_core::time::Timestamp;
 use kage_proto::client::{Client, ClientCertificate, ConnectError, Credentials};
+use kage_proto::convert::time::time;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 
@@ -179,6 +180,6 @@ pub async fn join(state_dir: &Path, address: &str, token: &JoinToken, random: &R
                 key: files.read(KEY)?,
             }),
         },
-        expires_at: Timestamp::from_millis(response.expires_at_ms),
+        expires_at: time(response.expires_at.unwrap_or_default()),
     })
 }

@@ -12,6 +12,7 @@ use axum::routing::get;
 use kage_core::id::{AttemptId, AttemptToken, Digest, SessionId, TaskId};
 use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
+use kage_proto::convert::time::span;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
@@ -263,9 +264,9 @@ impl Coordinator {
                 kept.control = Some(control.clone());
                 say(ToAgent::Welcome(v1::Welcome {
                     protocol: 1,
-                    heartbeat_interval_ms: 50,
-                    lease_ttl_ms: u64::try_from(kept.lease_ttl.as_millis()).unwrap(),
-                    max_detached_ms: 600_000,
+                    heartbeat_interval: Some(span(Duration::from_millis(50))),
+                    lease_ttl: Some(span(kept.lease_ttl)),
+                    max_detached: Some(span(Duration::from_secs(600))),
                     stop: Vec::new(),
                 }));
             }

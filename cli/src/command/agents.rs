@@ -254,7 +254,7 @@ fn agent_json(agent: &v1::Agent) -> AgentJson<'_> {
             })
             .collect(),
         version: &agent.version,
-        last_seen_ms: agent.last_seen_ms,
+        last_seen_ms: view::millis(agent.last_seen_at),
         cordoned: agent.cordoned,
     }
 }

@@ -315,8 +315,8 @@ impl<'a> CheckpointJson<'a> {
             calls: checkpoint.calls,
             safety: view::safety(checkpoint.safety()),
             head: checkpoint.head,
-            taken_at_ms: checkpoint.taken_at_ms,
-            stored_at_ms: checkpoint.stored_at_ms,
+            taken_at_ms: view::millis(checkpoint.taken_at),
+            stored_at_ms: view::millis(checkpoint.stored_at),
             resumptions: checkpoint.resumptions.iter().map(resumption).collect(),
         }
     }

@@ -10,6 +10,7 @@ use kage_core::failure_table::FailureTable;
 use kage_core::recovery::{Decision, History, Jitter, MAX_HOLDS, MAX_LOST, decide};
 use kage_core::task::Policy;
 use kage_core::time::{LocalTime, Timestamp};
+use kage_proto::convert::time::time;
 use kage_proto::v1;
 use serde::Serialize;
 
@@ -253,7 +254,7 @@ fn task_words(task: &v1::Task) -> String {
     for session in &task.sessions {
         text += &format!("{} ({})\n", session.name, view::session_state(session.state()));
         for incident in &session.incidents {
-            let at = Timestamp::from_millis(incident.at_ms);
+            let at = time(incident.at.unwrap_or_default());
             text += &format!("  {}  {}\n", at.to_minute(at), view::one_line(&incident.summary, 600));
         }
         if !session.waiting.is_empty() {
@@ -272,15 +273,15 @@ fn task_words(task: &v1::Task) -> String {
 fn incident(incident: &v1::Incident) -> IncidentJson<'_> {
     let failure: Failure = incident.failure.clone().unwrap_or_default().into();
     IncidentJson {
-        at_ms: incident.at_ms,
-        job: &incident.job,
+        at_ms: view::millis(incident.at),
+        job: incident.job().as_str(),
         attempt: incident.attempt,
         agent: (!incident.agent.is_empty()).then_some(incident.agent.as_str()),
         kind: failure.kind,
         message: failure.message,
         decision: DecisionJson {
             action: action(incident.action()),
-            next_attempt_at_ms: (incident.next_attempt_at_ms > 0).then_some(incident.next_attempt_at_ms),
+            next_attempt_at_ms: incident.next_attempt_at.map(|at| time(at).as_millis()),
             reason: &incident.reason,
             confidence: confidence(incident.confidence()),
         },
@@ -289,6 +290,8 @@ fn incident(incident: &v1::Incident) -> IncidentJson<'_> {
 
 #[cfg(test)]
 mod tests {
+    use kage_proto::convert::time::stamp;
+
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_millis(0);
@@ -380,7 +383,7 @@ mod tests {
                     state: v1::SessionState::Queued.into(),
                     waiting: "held until 14:05 UTC: why (attempt 1: quota exhausted: x)".to_owned(),
                     incidents: vec![v1::Incident {
-                        at_ms: 13 * 3_600_000,
+                        at: Some(stamp(Timestamp::from_millis(13 * 3_600_000))),
                         summary: "attempt 1: quota exhausted: x; held until 14:05 UTC: why".to_owned(),
                         ..Default::default()
                     }],

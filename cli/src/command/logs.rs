@@ -11,14 +11,13 @@ use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
 use crate::output::note;
 use crate::tasks;
-use crate::view;
 use crate::watch::{Request, Watch};
 
 /// A piece of output. Bytes that are not UTF-8 are replaced; offsets count the real ones.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct ChunkJson {
     session: String,
-    job: String,
+    job: &'static str,
     attempt: u32,
     stream: &'static str,
     offset: u64,
@@ -29,13 +28,13 @@ struct ChunkJson {
 /// until the rest comes.
 #[derive(Debug, Default)]
 struct Texts {
-    begun: HashMap<(String, String, u32, i32), v1::OutputChunk>,
+    begun: HashMap<(String, i32, u32, i32), v1::OutputChunk>,
 }
 
 impl Texts {
     /// The text of a piece, with what was kept of the one before it.
     fn take(&mut self, mut chunk: v1::OutputChunk) -> Option<ChunkJson> {
-        let source = (chunk.session.clone(), chunk.job.clone(), chunk.attempt, chunk.stream);
+        let source = (chunk.session.clone(), chunk.job, chunk.attempt, chunk.stream);
         if let Some(begun) = self.begun.remove(&source) {
             chunk.offset = begun.offset;
             chunk.data = [begun.data, chunk.data].concat().into();
@@ -71,9 +70,9 @@ fn begun_at(bytes: &[u8]) -> usize {
 fn json(chunk: v1::OutputChunk) -> ChunkJson {
     ChunkJson {
         stream: stream(chunk.stream()),
+        job: chunk.job().as_str(),
         text: String::from_utf8_lossy(&chunk.data).into_owned(),
         session: chunk.session,
-        job: chunk.job,
         attempt: chunk.attempt,
         offset: chunk.offset,
     }
@@ -108,12 +107,17 @@ pub(super) async fn run(invocation: &Invocation, args: Logs) -> anyhow::Result<E
     let mut texts = Texts::default();
     while let Some(item) = watch.next().await? {
         let Item::Output(chunk) = item else { continue };
-        if (chunk.job == view::BASELINE) != args.base {
+        if (chunk.job() == v1::JobKind::Baseline) != args.base {
             continue;
         }
         match invocation.out.format() {
             Format::Human => {
-                let this = format!("{} ({}, attempt {})", chunk.session, chunk.job, chunk.attempt);
+                let this = format!(
+                    "{} ({}, attempt {})",
+                    chunk.session,
+                    chunk.job().as_str(),
+                    chunk.attempt
+                );
                 // Where output of several sources is mixed, say whose it is when it changes.
                 if several && this != source {
                     note(&format!("==> {this} <=="));

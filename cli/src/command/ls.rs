@@ -1,6 +1,6 @@
 //! `kage ls`: tasks, newest first.
 
-use kage_core::time::Timestamp;
+use kage_proto::convert::time::time;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 
@@ -72,7 +72,7 @@ fn row(task: &v1::Task) -> Vec<String> {
         view::repository(task).unwrap_or("-").to_owned(),
         view::task_state(task.state()).to_owned(),
         format!("{ended}/{} ended", task.sessions.len()),
-        Timestamp::from_millis(task.created_at_ms).to_string(),
+        time(task.created_at.unwrap_or_default()).to_string(),
         view::one_line(prompt, 60),
         view::one_line(waits, 80),
     ]

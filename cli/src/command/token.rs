@@ -68,7 +68,7 @@ async fn create_join_token(invocation: &Invocation, args: TokenCreate) -> anyhow
     let response = response.map_err(ApiError::from)?.into_inner();
     invocation.out.result(&serde_json::json!({
         "token": response.join_token,
-        "expires_ms": response.expires_at_ms,
+        "expires_ms": view::millis(response.expires_at),
     }))?;
     invocation.out.text(&response.join_token)?;
     note("good for one agent, within ten minutes: kage agent run --join TOKEN HOST:PORT");
@@ -83,7 +83,7 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     invocation.out.text(&view::table(
         &["token", "role", "name", "project", "state"],
         tokens.iter().map(|token| {
-            let state = if token.revoked_at_ms == 0 { "good" } else { "revoked" };
+            let state = if token.revoked_at.is_none() { "good" } else { "revoked" };
             vec![
                 token.id.clone(),
                 role(token.role()).to_owned(),
@@ -138,8 +138,8 @@ fn token_json(token: &v1::Token) -> TokenJson<'_> {
         role: role(token.role()),
         name: &token.name,
         project: (!token.project.is_empty()).then_some(token.project.as_str()),
-        created_ms: token.created_at_ms,
-        revoked_ms: (token.revoked_at_ms != 0).then_some(token.revoked_at_ms),
+        created_ms: view::millis(token.created_at),
+        revoked_ms: token.revoked_at.map(|at| view::millis(Some(at))),
     }
 }
 

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 
 from kage.client import OPTIONS, bearer, credentials, target
 from kage.errors import KageError
@@ -64,6 +65,11 @@ TICK = 0.25
 EOF: Any = getattr(grpc.aio, "EOF")
 
 log = logging.getLogger("agent")
+
+
+def seconds(duration: Duration) -> float:
+    """A duration of the wire as clocks here count."""
+    return duration.seconds + duration.nanos / 1e9
 
 
 class Attempt:
@@ -154,9 +160,9 @@ class Attempt:
         if now > self.held_until + max_detached:
             # Not "cancelled": somebody may take it up again.
             self.end(Failure(kind=FAILURE_KIND_AGENT_LOST, message="the coordinator was away for too long"))
-        elif now - self._started > limits.timeout_ms / 1000:
+        elif now - self._started > seconds(limits.timeout):
             self.end(Failure(kind=FAILURE_KIND_TIMEOUT, message="the attempt took too long"))
-        elif now - self._last_output > limits.idle_timeout_ms / 1000:
+        elif now - self._last_output > seconds(limits.idle_timeout):
             self.end(Failure(kind=FAILURE_KIND_TIMEOUT, message="there was no output for too long"))
 
     async def _copy(self, kind: events.OutputStream, pipe: Any) -> None:
@@ -182,7 +188,9 @@ class Attempt:
 
     def _tell(self, **body: Any) -> None:
         seq = self._acked_seq + len(self._events) + 1
-        self._events.append(events.Event(seq=seq, at_ms=int(time.time() * 1000), **body))
+        event = events.Event(seq=seq, **body)
+        event.at.GetCurrentTime()
+        self._events.append(event)
         self._wake.set()
 
     def rewind(self) -> None:
@@ -257,7 +265,7 @@ class Agent:
         # Set whenever there may be something to deliver.
         self._wake = asyncio.Event()
         self._draining = asyncio.Event()
-        self._terms = control.Welcome(lease_ttl_ms=60_000, max_detached_ms=600_000)
+        self._terms = control.Welcome(lease_ttl=Duration(seconds=60), max_detached=Duration(seconds=600))
 
     def drain(self) -> None:
         """Takes no more work; `serve` returns when what runs is finished."""
@@ -311,7 +319,7 @@ class Agent:
                 if attempt_id in self._terms.stop:
                     self._drop(attempt_id)
                 else:
-                    attempt.held_until = asked + self._terms.lease_ttl_ms / 1000
+                    attempt.held_until = asked + seconds(self._terms.lease_ttl)
             log.info("connected as %s", self._id)
             # Without a limit: what is said is at most an answer per message received.
             outbound: asyncio.Queue[control.ConnectRequest] = asyncio.Queue()
@@ -349,12 +357,12 @@ class Agent:
     async def _beat(self, outbound: asyncio.Queue[control.ConnectRequest], asks: dict[int, float]) -> None:
         sequence = 0
         while True:
-            await asyncio.sleep(self._terms.heartbeat_interval_ms / 1000)
+            await asyncio.sleep(seconds(self._terms.heartbeat_interval))
             sequence += 1
             asks[sequence] = now = time.monotonic()
             # An offer that was taken back before its acceptance arrived is never granted.
             for attempt_id, (_, accepted_at) in list(self._accepted.items()):
-                if now - accepted_at > self._terms.lease_ttl_ms / 1000:
+                if now - accepted_at > seconds(self._terms.lease_ttl):
                     del self._accepted[attempt_id]
             running = [attempt.key for attempt in self._attempts.values()]
             heartbeat = control.Heartbeat(sequence=sequence, running=running)
@@ -382,7 +390,7 @@ class Agent:
                 asked = asks.pop(message.heartbeat_ack.sequence, None)
                 for attempt_id in message.heartbeat_ack.renewed:
                     if asked is not None and attempt_id in self._attempts:
-                        self._attempts[attempt_id].held_until = asked + self._terms.lease_ttl_ms / 1000
+                        self._attempts[attempt_id].held_until = asked + seconds(self._terms.lease_ttl)
             elif kind == "stop":
                 # An accepted offer that is stopped was never granted.
                 self._accepted.pop(message.stop.attempt_id, None)
@@ -420,7 +428,7 @@ class Agent:
             log.warning("granted attempt %s, which was not accepted", attempt_id)
             return
         offer, asked = self._accepted.pop(attempt_id)
-        attempt = Attempt(offer, self._wake, asked + self._terms.lease_ttl_ms / 1000)
+        attempt = Attempt(offer, self._wake, asked + seconds(self._terms.lease_ttl))
         self._attempts[attempt_id] = attempt
         run = asyncio.create_task(attempt.run())
         self._runs.add(run)
@@ -433,7 +441,7 @@ class Agent:
             now = time.monotonic()
             for attempt in self._attempts.values():
                 if not attempt.finished:
-                    attempt.check(now, self._terms.lease_ttl_ms / 1000, self._terms.max_detached_ms / 1000)
+                    attempt.check(now, seconds(self._terms.lease_ttl), seconds(self._terms.max_detached))
 
     # --- delivery ------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import sys
 import time
 import unittest
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 from cluster import AGENT, DEADLINE
@@ -20,11 +21,13 @@ from kage.v1.event_pb2 import OUTPUT_STREAM_STDOUT  # noqa: E402
 from kage.v1.event_service_pb2 import AppendRequest, AppendResponse, OutputAck  # noqa: E402
 from kage.v1.value_pb2 import FAILURE_KIND_AGENT_LOST, FAILURE_KIND_TIMEOUT  # noqa: E402
 
-MINUTE = 60_000
+MINUTE = 60.0
 
 
-def offer(command: str, timeout_ms: int = MINUTE, idle_timeout_ms: int = MINUTE) -> control.Offer:
-    session = control.SessionWork(prompt=command, timeout_ms=timeout_ms, idle_timeout_ms=idle_timeout_ms)
+def offer(command: str, timeout: float = MINUTE, idle_timeout: float = MINUTE) -> control.Offer:
+    session = control.SessionWork(prompt=command)
+    session.timeout.FromTimedelta(timedelta(seconds=timeout))
+    session.idle_timeout.FromTimedelta(timedelta(seconds=idle_timeout))
     return control.Offer(key=control.AttemptKey(attempt_id="a"), work=control.Work(session=session))
 
 
@@ -94,7 +97,7 @@ class AnAttempt(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(self.failure(attempt), FAILURE_KIND_AGENT_LOST)
 
     async def test_ends_at_its_limits(self) -> None:
-        for limits in [(1, MINUTE), (MINUTE, 1)]:
+        for limits in [(0.001, MINUTE), (MINUTE, 0.001)]:
             attempt, run = self.start("sleep 600", *limits)
             await asyncio.sleep(0)
             attempt.check(time.monotonic() + 0.01, 50, 600)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kage_core::access::Role;
 use kage_core::id::{Digest, TokenId};
 use kage_proto::convert::parse;
+use kage_proto::convert::time::stamp;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::access_service_server::AccessService;
@@ -51,7 +52,7 @@ impl AccessService for Access {
             .0
             .store
             .apply(CreatePersonToken {
-                request: request(&caller, &message.request_id, &(role, &message.name, &project))?,
+                request: request(&self.0, &caller, &message.request_id, &(role, &message.name, &project))?,
                 id,
                 hash: Digest::of(self.bearer(id).as_bytes()),
                 role,
@@ -105,7 +106,7 @@ impl AccessService for Access {
             }
         }
         let command = RevokePersonToken {
-            request: request(&caller, &message.request_id, &id)?,
+            request: request(&self.0, &caller, &message.request_id, &id)?,
             id,
             now: self.0.now(),
         };
@@ -140,8 +141,8 @@ fn view(token: &PersonToken) -> v1::Token {
         id: token.id.to_string(),
         role: role.into(),
         name: token.name.clone(),
-        created_at_ms: token.created_at.as_millis(),
-        revoked_at_ms: token.revoked_at.map_or(0, kage_core::time::Timestamp::as_millis),
+        created_at: Some(stamp(token.created_at)),
+        revoked_at: token.revoked_at.map(stamp),
         project: token.project.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }

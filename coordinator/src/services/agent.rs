@@ -10,7 +10,8 @@ use kage_core::id::{AgentId, AttemptId, BootId, OfferId};
 use kage_core::job::{JobState, JobType};
 use kage_core::task::Labels;
 use kage_proto::convert::agent::{AttemptKey, Hello, attempt_keys};
-use kage_proto::convert::{millis, parse};
+use kage_proto::convert::parse;
+use kage_proto::convert::time::span;
 use kage_proto::status::ApiError;
 use kage_proto::v1::agent_service_server::AgentService;
 use kage_proto::v1::connect_request::Message as FromAgent;
@@ -224,9 +225,9 @@ impl Session {
             .map_err(store_error)?;
         let welcome = v1::Welcome {
             protocol,
-            heartbeat_interval_ms: millis(coordinator.timings.heartbeat),
-            lease_ttl_ms: millis(coordinator.timings.lease_ttl),
-            max_detached_ms: millis(coordinator.timings.max_detached),
+            heartbeat_interval: Some(span(coordinator.timings.heartbeat)),
+            lease_ttl: Some(span(coordinator.timings.lease_ttl)),
+            max_detached: Some(span(coordinator.timings.max_detached)),
             stop: renewed.refused.iter().map(ToString::to_string).collect(),
         };
         send(&outbox, ToAgent::Welcome(welcome))?;

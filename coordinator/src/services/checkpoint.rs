@@ -98,7 +98,7 @@ impl CheckpointService for Checkpoints {
                 target.number,
                 message.complete,
             );
-            Some(request(&caller, &message.request_id, &payload)?)
+            Some(request(&self.0, &caller, &message.request_id, &payload)?)
         };
         let mut saved = None;
         if let Some(once) = once.clone().filter(|_| !message.discard) {
@@ -151,7 +151,7 @@ impl CheckpointService for Checkpoints {
         let subject = self.subject(&caller, &message.task_id, &message.session).await?;
         let (task, session) = (subject.view.task.id, subject.session.id);
         let command = RequestCheckpoint {
-            request: request(&caller, &message.request_id, &(task, session, &note))?,
+            request: request(&self.0, &caller, &message.request_id, &(task, session, &note))?,
             task,
             session,
             now: self.0.now(),
@@ -300,6 +300,7 @@ fn plan(change: PathChange) -> v1::PathPlan {
         .map(|entry| (entry.mode, entry.id.into()))
         .unwrap_or_default();
     v1::PathPlan {
+        display_path: String::from_utf8_lossy(&change.path).into_owned(),
         path: change.path,
         action: action.into(),
         old_mode,

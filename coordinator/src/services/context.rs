@@ -33,7 +33,7 @@ impl ContextService for Contexts {
         let caller = principal(&message);
         let message = message.into_inner();
         let (project, digest) = names(&caller, &message.project, &message.digest)?;
-        let request = request(&caller, &message.request_id, &(&project, &digest))?;
+        let request = request(&self.0, &caller, &message.request_id, &(&project, &digest))?;
         let known = self.0.store.context_size(&project, &digest).await.map_err(read_error)?;
         let size = match known {
             Some(size) => size,

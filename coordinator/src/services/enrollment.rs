@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kage_core::id::{AgentId, Digest, ProjectId, TokenId};
 use kage_core::time::Timestamp;
 use kage_proto::convert::parse;
+use kage_proto::convert::time::stamp;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::enrollment_service_server::EnrollmentService;
@@ -58,7 +59,7 @@ impl EnrollmentService for Enrollment {
             ca_certificate: authority.ca_pem().to_owned(),
             project: enrolment.project.to_string(),
             labels: enrolment.labels.into_iter().collect(),
-            expires_at_ms: until.as_millis(),
+            expires_at: Some(stamp(until)),
         }))
     }
 
@@ -78,7 +79,7 @@ impl EnrollmentService for Enrollment {
         tracing::info!(%agent, "the certificate of an agent was renewed");
         Ok(Response::new(v1::RenewResponse {
             certificate,
-            expires_at_ms: until.as_millis(),
+            expires_at: Some(stamp(until)),
         }))
     }
 }

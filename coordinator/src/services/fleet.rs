@@ -8,6 +8,7 @@ use kage_core::attempt::EndReason;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, Digest, TokenId};
 use kage_core::task::Labels;
+use kage_proto::convert::time::stamp;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::fleet_service_server::FleetService;
@@ -59,7 +60,7 @@ impl FleetService for Fleet {
         let message = message.into_inner();
         let agent = self.managed(&caller, &message.agent).await?;
         let command = SetDraining {
-            request: Some(request(&caller, &message.request_id, &agent.id)?),
+            request: Some(request(&self.0, &caller, &message.request_id, &agent.id)?),
             agent: agent.id,
             draining: true,
             now: self.0.now(),
@@ -112,7 +113,7 @@ impl FleetService for Fleet {
         let id = TokenId::from_random(self.0.random());
         let secret = |id| self.0.secrets.of("join", id);
         let command = CreateJoinToken {
-            request: request(&caller, &message.request_id, &(&project, &labels))?,
+            request: request(&self.0, &caller, &message.request_id, &(&project, &labels))?,
             id,
             secret: Digest::of(secret(id).as_bytes()),
             project,
@@ -132,7 +133,7 @@ impl FleetService for Fleet {
         };
         Ok(Response::new(v1::CreateJoinTokenResponse {
             join_token: token.to_string(),
-            expires_at_ms: stored.expires_at.as_millis(),
+            expires_at: Some(stamp(stored.expires_at)),
         }))
     }
 
@@ -166,7 +167,7 @@ impl FleetService for Fleet {
             .into());
         }
         let command = RevokeAgent {
-            request: request(&caller, &message.request_id, &agent)?,
+            request: request(&self.0, &caller, &message.request_id, &agent)?,
             agent,
             now: self.0.now(),
         };
@@ -221,7 +222,7 @@ impl Fleet {
     ) -> Result<v1::Agent, ApiError> {
         let agent = self.managed(caller, name).await?;
         let command = SetCordoned {
-            request: request(caller, request_id, &(&agent.id, cordoned))?,
+            request: request(&self.0, caller, request_id, &(&agent.id, cordoned))?,
             agent: agent.id,
             cordoned,
             now: self.0.now(),

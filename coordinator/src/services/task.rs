@@ -46,7 +46,7 @@ impl TaskService for Tasks {
         let mut spec = message.spec.ok_or_else(|| ApiError::invalid("spec", "is missing"))?;
         spec.project = caller.project("spec.project", &spec.project)?.into();
         let spec = TaskSpec::try_from(spec).map_err(|invalid| ApiError::from(invalid.within("spec")))?;
-        let request = request(&caller, &message.request_id, &spec)?;
+        let request = request(&self.0, &caller, &message.request_id, &spec)?;
         self.check(&spec).await?;
         if spec.prompt.len() > MAX_INLINE {
             let prompt = Bytes::copy_from_slice(spec.prompt.as_bytes());
@@ -127,7 +127,7 @@ impl TaskService for Tasks {
         let message = message.into_inner();
         let task = find_task(&self.0, &caller, &message.task_id).await?;
         let command = CancelTask {
-            request: request(&caller, &message.request_id, &task)?,
+            request: request(&self.0, &caller, &message.request_id, &task)?,
             task,
             now: self.0.now(),
         };
@@ -145,7 +145,7 @@ impl TaskService for Tasks {
         let message = message.into_inner();
         let task = find_task(&self.0, &caller, &message.task_id).await?;
         let command = DropTask {
-            request: Some(request(&caller, &message.request_id, &task)?),
+            request: Some(request(&self.0, &caller, &message.request_id, &task)?),
             task,
             now: self.0.now(),
         };

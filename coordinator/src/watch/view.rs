@@ -5,6 +5,7 @@ use kage_core::fleet::Agent;
 use kage_core::price::session_money;
 use kage_core::session::{Session, SessionStateKind};
 use kage_proto::convert::session::session as shown;
+use kage_proto::convert::time::stamp;
 use kage_proto::{convert, v1};
 use tokio::time::Instant;
 
@@ -81,7 +82,7 @@ pub(crate) fn agent(coordinator: &Coordinator, stored: Agent) -> v1::Agent {
         adapters: agent.adapters.into_iter().map(Into::into).collect(),
         pid: agent.pid,
         version: agent.version,
-        last_seen_ms: agent.seen_at.as_millis(),
+        last_seen_at: Some(stamp(agent.seen_at)),
         cordoned: agent.cordoned,
     }
 }

@@ -205,7 +205,7 @@ impl Watcher<'_> {
         self.send(Item::Event(v1::SessionEvent {
             session_id: event.session.to_string(),
             session: event.session_name.into(),
-            job: event.job.as_str().to_owned(),
+            job: v1::JobKind::of_word(event.job.as_str()).into(),
             attempt: event.number,
             agent: event.agent_name,
             event: Some(event.event.into()),
@@ -259,7 +259,7 @@ impl Watcher<'_> {
             let chunk = v1::OutputChunk {
                 session_id: view.attempt.session.to_string(),
                 session: view.session_name.to_string(),
-                job: view.job.as_str().to_owned(),
+                job: v1::JobKind::of_word(view.job.as_str()).into(),
                 attempt: view.attempt.number,
                 stream: v1::OutputStream::from(stream).into(),
                 offset,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kage_core::event::AttemptOutcome;
 use kage_core::time::Timestamp;
+use kage_proto::convert::time::time;
 
 use crate::admission::{hello_of, member};
 use crate::cluster::{Cluster, FakeAgent, spec};
@@ -38,7 +39,8 @@ async fn a_day_between_the_clocks_costs_nothing() {
         agent.finish(&job.key, 1, AttemptOutcome::Claimed).await;
         let task = cluster.get(&task.id).await;
         assert_eq!(task.state(), kage_proto::v1::TaskState::Succeeded, "{task:#?}");
-        assert!(task.ended_at_ms >= task.created_at_ms, "by one clock: {task:#?}");
+        let [created, ended] = [task.created_at, task.ended_at].map(|at| time(at.unwrap()));
+        assert!(ended >= created, "by one clock: {task:#?}");
         cluster.stop().await;
     }
 }

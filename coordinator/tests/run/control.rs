@@ -1,5 +1,6 @@
 //! Control sessions: who gets what, and what happens when somebody goes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kage_core::event::AttemptOutcome;
@@ -65,14 +66,20 @@ async fn a_call_without_the_token_is_refused_and_repeated_calls_have_one_effect(
     assert_eq!(first.id, again.id);
     let conflict = tasks.create_task(request("r1", "b")).await.map_err(ApiError::from);
     assert!(matches!(conflict, Err(ApiError::Conflict { .. })));
-    let nameless = tasks.create_task(request("", "a")).await.map_err(ApiError::from);
-    assert_eq!(nameless.unwrap_err().reason(), "INVALID_ARGUMENT");
+    let long = "x".repeat(129);
+    let long = tasks.create_task(request(&long, "a")).await.map_err(ApiError::from);
+    assert_eq!(long.unwrap_err().reason(), "INVALID_ARGUMENT");
+    // Without an id each call is one of its own.
+    for _ in 0..2 {
+        tasks.create_task(request("", "a")).await.unwrap();
+    }
     let listed = tasks
         .list_tasks(v1::ListTasksRequest::default())
         .await
         .unwrap()
         .into_inner();
-    assert_eq!(listed.tasks.len(), 1);
+    let ids: BTreeSet<_> = listed.tasks.iter().map(|task| &task.id).collect();
+    assert_eq!((ids.len(), listed.tasks.len()), (3, 3));
     cluster.stop().await;
 }
 

@@ -11,7 +11,8 @@ use kage_core::id::{
 };
 use kage_core::task::{Labels, RepositoryRef, VerifyPolicy};
 
-use super::{InvalidField, millis, non_empty, parse, parse_optional, required};
+use super::time::{duration, span};
+use super::{InvalidField, non_empty, parse, parse_optional, required};
 use crate::v1;
 use crate::v1::work::Kind;
 
@@ -267,8 +268,8 @@ impl From<SessionWork> for v1::SessionWork {
             context_base: work.context_base.map(Into::into).unwrap_or_default(),
             context_delta: work.context_delta.unwrap_or_default(),
             overridden: work.overridden,
-            timeout_ms: millis(work.timeout),
-            idle_timeout_ms: millis(work.idle_timeout),
+            timeout: Some(span(work.timeout)),
+            idle_timeout: Some(span(work.idle_timeout)),
             resume: work.resume.map(|resume| Box::new((*resume).into())),
         }
     }
@@ -289,8 +290,8 @@ impl TryFrom<v1::SessionWork> for SessionWork {
             context_base: parse_optional("context_base", &work.context_base)?,
             context_delta: non_empty(work.context_delta),
             overridden: work.overridden,
-            timeout: Duration::from_millis(work.timeout_ms),
-            idle_timeout: Duration::from_millis(work.idle_timeout_ms),
+            timeout: duration(work.timeout.unwrap_or_default()),
+            idle_timeout: duration(work.idle_timeout.unwrap_or_default()),
             resume: work
                 .resume
                 .map(|resume| Resume::try_from(*resume))
@@ -317,7 +318,9 @@ impl TryFrom<v1::VerifyWork> for VerifyWork {
     fn try_from(work: v1::VerifyWork) -> Result<Self, InvalidField> {
         Ok(Self {
             commit: parse("commit", &work.commit)?,
-            policy: required("policy", work.policy)?.into(),
+            policy: required("policy", work.policy)?
+                .try_into()
+                .map_err(|e: InvalidField| e.within("policy"))?,
             left_alone: work.left_alone,
         })
     }

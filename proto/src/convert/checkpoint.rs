@@ -5,6 +5,7 @@ use kage_core::checkpoint::{
 };
 use kage_core::session::Session;
 
+use super::time::stamp;
 use super::{InvalidField, enumerated, parse, parse_optional, unspecified};
 use crate::v1;
 
@@ -99,8 +100,8 @@ pub fn checkpoint(checkpoint: &Checkpoint, session: &Session, all: &[Checkpoint]
         position: checkpoint.position,
         calls: checkpoint.calls,
         safety: v1::Safety::from(checkpoint.safety).into(),
-        taken_at_ms: checkpoint.taken_at.as_millis(),
-        stored_at_ms: checkpoint.stored_at.as_millis(),
+        taken_at: Some(stamp(checkpoint.taken_at)),
+        stored_at: Some(stamp(checkpoint.stored_at)),
         head: session
             .trail
             .head

@@ -1,12 +1,10 @@
 //! State events and output streams.
 
-use std::time::Duration;
-
 use kage_core::event::{AttemptOutcome, ChangeKind, Event, EventBody, FileChange, OutputStream, Phase};
-use kage_core::time::Timestamp;
 use kage_core::usage::PicoUsd;
 
-use super::{InvalidField, enumerated, millis, parse, required, unspecified};
+use super::time::{duration, span, stamp, time};
+use super::{InvalidField, enumerated, parse, required, unspecified};
 use crate::v1;
 use crate::v1::event::Body;
 use crate::v1::finished::Outcome;
@@ -149,7 +147,7 @@ impl From<EventBody> for Body {
                 attempt,
             } => Self::CallRetried(v1::CallRetried {
                 failure: Some(failure.into()),
-                delay_ms: millis(delay),
+                delay: Some(span(delay)),
                 attempt,
             }),
             EventBody::FilesChanged(files) => Self::FilesChanged(v1::FilesChanged {
@@ -194,7 +192,7 @@ impl TryFrom<Body> for EventBody {
             },
             Body::CallRetried(retried) => Self::CallRetried {
                 failure: required("failure", retried.failure)?.into(),
-                delay: Duration::from_millis(retried.delay_ms),
+                delay: duration(retried.delay.unwrap_or_default()),
                 attempt: retried.attempt,
             },
             Body::FilesChanged(changed) => Self::FilesChanged(
@@ -234,7 +232,7 @@ impl From<Event> for v1::Event {
     fn from(event: Event) -> Self {
         Self {
             seq: event.seq,
-            at_ms: event.at.as_millis(),
+            at: Some(stamp(event.at)),
             body: Some(event.body.into()),
         }
     }
@@ -246,7 +244,7 @@ impl TryFrom<v1::Event> for Event {
     fn try_from(event: v1::Event) -> Result<Self, InvalidField> {
         Ok(Self {
             seq: event.seq,
-            at: Timestamp::from_millis(event.at_ms),
+            at: time(event.at.unwrap_or_default()),
             body: required("body", event.body)?
                 .try_into()
                 .map_err(|e: InvalidField| e.within("body"))?,
@@ -256,10 +254,13 @@ impl TryFrom<v1::Event> for Event {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use kage_core::checkpoint::{CheckpointReason, TakenCheckpoint};
     use kage_core::event::{DiffStat, ResultCommit, Verdict, VerdictKind};
     use kage_core::failure::{Failure, FailureKind};
     use kage_core::id::Digest;
+    use kage_core::time::Timestamp;
     use kage_core::usage::{Unreported, Usage};
 
     use super::*;
@@ -376,7 +377,7 @@ mod tests {
     fn names_the_field_that_is_wrong() {
         let wrong = v1::Event {
             seq: 1,
-            at_ms: 0,
+            at: None,
             body: Some(Body::FilesChanged(v1::FilesChanged {
                 files: vec![v1::FileChange::default()],
             })),

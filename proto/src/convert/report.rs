@@ -4,7 +4,7 @@ use kage_core::id::SessionName;
 use kage_core::report::{Best, Report};
 use kage_core::risk::Risk;
 
-use super::{millis, session::session};
+use super::session::session;
 use crate::v1;
 
 impl From<Risk> for v1::Risk {
@@ -48,7 +48,6 @@ impl From<Report> for v1::Report {
             session: Some(session(&row.session, row.money, None, row.duration)),
             risk: v1::Risk::from(row.risk).into(),
             flags: row.flags,
-            duration_ms: millis(row.duration),
             history: row.history,
         });
         Self {

@@ -1,11 +1,10 @@
 //! What a session wants to land, and what verify decided about it.
 
-use std::time::Duration;
-
 use kage_core::event::{MAX_RESTORED, ResultCommit, Verdict, VerdictKind};
 use kage_core::rework::excerpt;
 
-use super::{InvalidField, enumerated, millis, parse, parse_optional, required, unspecified};
+use super::time::{duration, span};
+use super::{InvalidField, enumerated, parse, parse_optional, required, unspecified};
 use crate::v1;
 
 impl From<ResultCommit> for v1::ResultCommit {
@@ -50,7 +49,7 @@ impl From<Verdict> for v1::Verdict {
             kind: v1::VerdictKind::from(verdict.kind).into(),
             exit_code: verdict.exit_code,
             message: verdict.message,
-            duration_ms: millis(verdict.duration),
+            duration: Some(span(verdict.duration)),
             agent: verdict.agent,
             environment: verdict.environment,
             restored: verdict.restored,
@@ -73,7 +72,7 @@ impl TryFrom<v1::Verdict> for Verdict {
             kind,
             exit_code: verdict.exit_code,
             message: verdict.message,
-            duration: Duration::from_millis(verdict.duration_ms),
+            duration: duration(verdict.duration.unwrap_or_default()),
             agent: verdict.agent,
             environment: verdict.environment,
             restored: verdict.restored.into_iter().take(MAX_RESTORED).collect(),
@@ -84,6 +83,8 @@ impl TryFrom<v1::Verdict> for Verdict {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use kage_core::rework::MAX_EXCERPT;
 
     use super::*;

@@ -8,7 +8,7 @@ use kage_core::recovery::{Action, Confidence, Incident};
 use kage_core::session::{Session, SessionState};
 use kage_core::usage::Money;
 
-use super::{millis, optional_millis};
+use super::time::{span, stamp};
 use crate::v1;
 
 impl From<&SessionState> for v1::SessionState {
@@ -35,6 +35,28 @@ impl v1::SessionState {
             Self::Unspecified | Self::Queued | Self::Running | Self::Claimed | Self::Verifying => false,
             Self::Verified | Self::Rejected | Self::Unverified | Self::Failed | Self::Cancelled => true,
         }
+    }
+}
+
+impl v1::JobKind {
+    /// The word for it, as in rows of the store and in texts.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unknown",
+            Self::Session => "session",
+            Self::Verify => "verify",
+            Self::Baseline => "baseline",
+        }
+    }
+
+    /// The kind of this word.
+    #[must_use]
+    pub fn of_word(word: &str) -> Self {
+        [Self::Session, Self::Verify, Self::Baseline]
+            .into_iter()
+            .find(|kind| kind.as_str() == word)
+            .unwrap_or_default()
     }
 }
 
@@ -71,22 +93,22 @@ pub fn session(
         agent: session.agent.clone().unwrap_or_default(),
         attempts: session.attempts,
         activity,
-        activity_at_ms: optional_millis(activity_at),
+        activity_at: activity_at.map(stamp),
         usage: (!session.usage.is_empty()).then(|| session.total_usage().into()),
         money: money.into_iter().map(Into::into).collect(),
         result: session.state.result().cloned().map(Into::into),
         verdict: session.state.verdict().cloned().map(Into::into),
         failure,
         waiting: waiting.unwrap_or_default(),
-        started_at_ms: optional_millis(session.started_at),
-        ended_at_ms: optional_millis(session.ended_at),
+        started_at: session.started_at.map(stamp),
+        ended_at: session.ended_at.map(stamp),
         call_retries: session.call_retries,
         incidents: session.incidents.iter().map(Into::into).collect(),
         checkpoints: session.trail.taken,
         head: session.trail.head.as_ref().map_or(0, |head| head.number),
         resumptions: session.trail.resumptions.iter().map(Into::into).collect(),
         reworks: session.trail.reworks,
-        ran_ms: millis(ran),
+        ran: Some(span(ran)),
     }
 }
 
@@ -106,13 +128,18 @@ impl From<&Incident> for v1::Incident {
     fn from(incident: &Incident) -> Self {
         let decision = &incident.decision;
         Self {
-            at_ms: incident.at.as_millis(),
-            job: if incident.verify { "verify" } else { "session" }.to_owned(),
+            at: Some(stamp(incident.at)),
+            job: if incident.verify {
+                v1::JobKind::Verify
+            } else {
+                v1::JobKind::Session
+            }
+            .into(),
             attempt: incident.attempt,
             agent: incident.agent.clone().unwrap_or_default(),
             failure: Some(incident.failure.clone().into()),
             action: v1::RecoveryAction::from(decision.action).into(),
-            next_attempt_at_ms: optional_millis(decision.action.next_attempt()),
+            next_attempt_at: decision.action.next_attempt().map(stamp),
             reason: decision.reason.clone(),
             confidence: v1::Confidence::from(decision.confidence).into(),
             summary: incident.words(),
@@ -165,7 +192,7 @@ mod tests {
         );
         let wire = session(&domain, [], Some("no agent".into()), Duration::ZERO);
         assert_eq!(wire.state(), v1::SessionState::Queued);
-        assert_eq!((wire.waiting.as_str(), wire.started_at_ms), ("no agent", 0));
+        assert_eq!((wire.waiting.as_str(), wire.started_at), ("no agent", None));
         assert_eq!(wire.usage, None, "nobody told of any");
         domain.state = SessionState::Running {
             attempt: AttemptId::from_random(3),
@@ -178,7 +205,7 @@ mod tests {
             failure: Failure::new(FailureKind::Auth, "no key"),
         };
         let wire = session(&domain, [], None, Duration::from_millis(7));
-        assert_eq!(wire.ran_ms, 7);
+        assert_eq!(wire.ran, Some(span(Duration::from_millis(7))));
         assert_eq!(wire.failure.map(|f| f.message), Some("no key".into()));
     }
 
@@ -186,14 +213,18 @@ mod tests {
     fn shows_each_decision() {
         let at = Timestamp::from_millis(1_000);
         for (action, wire, next) in [
-            (Action::RetryCurrent { at }, v1::RecoveryAction::RetryCurrent, 1_000),
-            (Action::RollbackLast { at }, v1::RecoveryAction::RollbackLast, 1_000),
-            (Action::RollbackSafe { at }, v1::RecoveryAction::RollbackSafe, 1_000),
-            (Action::Rework { at, from: 3 }, v1::RecoveryAction::Rework, 1_000),
-            (Action::MoveAgent { at }, v1::RecoveryAction::MoveAgent, 1_000),
-            (Action::SwitchAdapter { at }, v1::RecoveryAction::SwitchAdapter, 1_000),
-            (Action::HoldUntil { at }, v1::RecoveryAction::HoldUntil, 1_000),
-            (Action::Escalate, v1::RecoveryAction::Escalate, 0),
+            (Action::RetryCurrent { at }, v1::RecoveryAction::RetryCurrent, Some(at)),
+            (Action::RollbackLast { at }, v1::RecoveryAction::RollbackLast, Some(at)),
+            (Action::RollbackSafe { at }, v1::RecoveryAction::RollbackSafe, Some(at)),
+            (Action::Rework { at, from: 3 }, v1::RecoveryAction::Rework, Some(at)),
+            (Action::MoveAgent { at }, v1::RecoveryAction::MoveAgent, Some(at)),
+            (
+                Action::SwitchAdapter { at },
+                v1::RecoveryAction::SwitchAdapter,
+                Some(at),
+            ),
+            (Action::HoldUntil { at }, v1::RecoveryAction::HoldUntil, Some(at)),
+            (Action::Escalate, v1::RecoveryAction::Escalate, None),
         ] {
             let incident = Incident {
                 at,
@@ -208,10 +239,10 @@ mod tests {
                 },
             };
             let shown = v1::Incident::from(&incident);
-            assert_eq!((shown.action(), shown.next_attempt_at_ms), (wire, next));
+            assert_eq!((shown.action(), shown.next_attempt_at), (wire, next.map(stamp)));
             assert_eq!(
-                (shown.job.as_str(), shown.attempt, shown.agent.as_str()),
-                ("session", 2, "w1")
+                (shown.job(), shown.attempt, shown.agent.as_str()),
+                (v1::JobKind::Session, 2, "w1")
             );
             assert_eq!(shown.confidence(), v1::Confidence::Medium);
             assert!(shown.summary.starts_with("attempt 2"), "{}", shown.summary);

@@ -1,12 +1,11 @@
 //! Tasks as people ask for them: spec, assignments, policy.
 
-use std::time::Duration;
-
 use kage_core::fallback::Fallback;
 use kage_core::id::ProjectId;
 use kage_core::task::{Assignment, Policy, RepositoryRef, Task, TaskOrigin, TaskSpec, TaskState, VerifyPolicy};
 
-use super::{InvalidField, millis, non_empty, optional_millis, parse, parse_optional};
+use super::time::{limit, span, stamp};
+use super::{InvalidField, non_empty, parse, parse_optional};
 use crate::v1;
 
 /// The project of this name; an empty one is the default project.
@@ -112,15 +111,6 @@ impl TryFrom<v1::Assignment> for Assignment {
     }
 }
 
-/// A limit that is 0 on the wire was not set.
-fn limit(wire_ms: u64, default: Duration) -> Duration {
-    if wire_ms == 0 {
-        default
-    } else {
-        Duration::from_millis(wire_ms)
-    }
-}
-
 impl From<VerifyPolicy> for v1::VerifyPolicy {
     fn from(policy: VerifyPolicy) -> Self {
         Self {
@@ -128,20 +118,22 @@ impl From<VerifyPolicy> for v1::VerifyPolicy {
             verify: policy.verify.unwrap_or_default(),
             protect: policy.protect,
             leave_named: policy.leave_named,
-            timeout_ms: millis(policy.timeout),
+            timeout: Some(span(policy.timeout)),
         }
     }
 }
 
-impl From<v1::VerifyPolicy> for VerifyPolicy {
-    fn from(policy: v1::VerifyPolicy) -> Self {
-        Self {
+impl TryFrom<v1::VerifyPolicy> for VerifyPolicy {
+    type Error = InvalidField;
+
+    fn try_from(policy: v1::VerifyPolicy) -> Result<Self, InvalidField> {
+        Ok(Self {
             setup: non_empty(policy.setup),
             verify: non_empty(policy.verify),
             protect: policy.protect,
             leave_named: policy.leave_named,
-            timeout: limit(policy.timeout_ms, Self::default().timeout),
-        }
+            timeout: limit("timeout", policy.timeout)?.unwrap_or(Self::default().timeout),
+        })
     }
 }
 
@@ -149,8 +141,8 @@ impl From<Policy> for v1::Policy {
     fn from(policy: Policy) -> Self {
         Self {
             verify: Some(policy.verify.into()),
-            timeout_ms: millis(policy.timeout),
-            idle_timeout_ms: millis(policy.idle_timeout),
+            timeout: Some(span(policy.timeout)),
+            idle_timeout: Some(span(policy.idle_timeout)),
             max_attempts: policy.max_attempts,
             requirements: policy.requirements.into_iter().collect(),
             max_reworks: policy.max_reworks,
@@ -165,9 +157,14 @@ impl TryFrom<v1::Policy> for Policy {
     fn try_from(policy: v1::Policy) -> Result<Self, InvalidField> {
         let default = Self::default();
         Ok(Self {
-            verify: policy.verify.map(Into::into).unwrap_or_default(),
-            timeout: limit(policy.timeout_ms, default.timeout),
-            idle_timeout: limit(policy.idle_timeout_ms, default.idle_timeout),
+            verify: policy
+                .verify
+                .map(VerifyPolicy::try_from)
+                .transpose()
+                .map_err(|e| e.within("verify"))?
+                .unwrap_or_default(),
+            timeout: limit("timeout", policy.timeout)?.unwrap_or(default.timeout),
+            idle_timeout: limit("idle_timeout", policy.idle_timeout)?.unwrap_or(default.idle_timeout),
             max_attempts: match policy.max_attempts {
                 0 => default.max_attempts,
                 n => n,
@@ -240,8 +237,8 @@ pub fn task(task: Task, sessions: Vec<v1::Session>) -> v1::Task {
         spec: Some(task.spec.into()),
         state: v1::TaskState::from(task.state).into(),
         sessions,
-        created_at_ms: task.created_at.as_millis(),
-        ended_at_ms: optional_millis(task.ended_at),
+        created_at: Some(stamp(task.created_at)),
+        ended_at: task.ended_at.map(stamp),
         baseline: task.baseline.map(Into::into),
         created_by: task.created_by.unwrap_or_default(),
         origin: task.origin.map(Into::into),
@@ -250,6 +247,8 @@ pub fn task(task: Task, sessions: Vec<v1::Session>) -> v1::Task {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use kage_core::id::Digest;
     use kage_core::priority::Priority;
 

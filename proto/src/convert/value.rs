@@ -1,12 +1,11 @@
 //! Tokens, money, failures and the size of a diff.
 
-use std::time::Duration;
-
 use kage_core::event::DiffStat;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::usage::{Money, PicoUsd, Provenance, Unreported, Usage};
 
-use super::{InvalidField, enumerated, millis, unspecified};
+use super::time::{duration, span};
+use super::{InvalidField, enumerated, unspecified};
 use crate::v1;
 
 /// The only currency of this version.
@@ -143,7 +142,7 @@ impl From<Failure> for v1::Failure {
         Self {
             kind: v1::FailureKind::from(failure.kind).into(),
             message: failure.message,
-            retry_after_ms: failure.retry_after.map(millis),
+            retry_after: failure.retry_after.map(span),
         }
     }
 }
@@ -176,13 +175,15 @@ impl From<v1::Failure> for Failure {
         Self {
             kind,
             message: failure.message,
-            retry_after: failure.retry_after_ms.map(Duration::from_millis),
+            retry_after: failure.retry_after.map(duration),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use hdrhistogram::Histogram;
 use kage_proto::client::{CONNECTION_WINDOW, Client, STREAM_WINDOW};
+use kage_proto::convert::time::span;
 use kage_proto::v1;
 use kage_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use kage_proto::v1::event_service_server::{EventService, EventServiceServer};
@@ -23,7 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::bench::adapter::Noise;
 
 /// How often agents of the bare transport beat: as often as those of a coordinator.
-const HEARTBEAT_MS: u64 = 5000;
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// A gRPC server that keeps nothing: it answers a unary call with what it was asked, and
 /// swallows a client's stream.
@@ -94,7 +95,7 @@ impl AgentService for Bare {
             let reply = request.map(|request| match request.message {
                 Some(connect_request::Message::Hello(_)) => {
                     Some(answer(connect_response::Message::Welcome(v1::Welcome {
-                        heartbeat_interval_ms: HEARTBEAT_MS,
+                        heartbeat_interval: Some(span(HEARTBEAT)),
                         ..v1::Welcome::default()
                     })))
                 }

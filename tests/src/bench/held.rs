@@ -3,9 +3,11 @@
 //! durable there by then.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use kage_proto::client::Client;
+use kage_proto::convert::time::span;
 use kage_proto::v1;
 
 use crate::cluster::{AgentOptions, Cluster};
@@ -15,8 +17,8 @@ use crate::wait::wait_for;
 
 const ADAPTER: &str = "bench-held";
 
-/// Longer than any benchmark, in milliseconds.
-const LONG: u64 = 3_600_000;
+/// Longer than any benchmark.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// A session that does nothing but keep its worktree.
 #[derive(Debug)]
@@ -46,8 +48,8 @@ impl Held {
         cluster.push_base(repo);
         let client = cluster.client();
         let spec = task("wait").on(repo).session("held", ADAPTER, "").policy(|policy| {
-            policy.timeout_ms = LONG;
-            policy.idle_timeout_ms = LONG;
+            policy.timeout = Some(span(LONG));
+            policy.idle_timeout = Some(span(LONG));
         });
         let task = create(&client, spec).await;
         let worktree = wait_for("the session says where it works", async || {

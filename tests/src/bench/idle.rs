@@ -17,6 +17,7 @@ use kage_core::fleet::AdapterInfo;
 use kage_core::id::{AgentId, BootId};
 use kage_proto::client::Client;
 use kage_proto::convert::agent::Hello;
+use kage_proto::convert::time::duration;
 use kage_proto::v1;
 use kage_proto::v1::connect_request::Message as ToCoordinator;
 use kage_proto::v1::connect_response::Message as FromCoordinator;
@@ -276,7 +277,7 @@ impl Idle {
         drop(turn);
         welcomed.send(()).await?;
 
-        let interval = Duration::from_millis(welcome.heartbeat_interval_ms);
+        let interval = duration(welcome.heartbeat_interval.unwrap_or_default());
         // Agents do not start in the same moment, and so do not beat in the same moment.
         let spread = interval.mul_f64(f64::from(u8::try_from(self.id.as_bits() % 251)?) / 251.0);
         let mut beats = tokio::time::interval_at(Instant::now() + spread, interval);

@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kage_core::time::Timestamp;
 use kage_proto::blob::AGENT_HEADER;
 use kage_proto::client::Client;
+use kage_proto::convert::time::stamp;
 use kage_proto::v1;
 use kage_proto::v1::append_request::Batch;
 use kage_proto::v1::append_response::Result as Reply;
@@ -297,7 +299,7 @@ impl ScriptedAgent {
                     .add(&self.name, What::Sent(attempt.clone(), Write::Events(seq)));
                 let event = v1::Event {
                     seq,
-                    at_ms: 1,
+                    at: Some(stamp(Timestamp::from_millis(1))),
                     body: Some(held.body(seq)),
                 };
                 append(links, held, Batch::Events(v1::EventBatch { events: vec![event] })).await?;

@@ -85,7 +85,7 @@ fn order(task: &FinalTask, found: &mut Vec<Violation>) {
             if task.job(event).session != job.session {
                 continue;
             }
-            if event.job != job.job {
+            if event.job().as_str() != job.job {
                 // A claim begins a new verify job, whose attempts count from one.
                 if matches!(outcome(event), Some(Outcome::Claimed(_))) {
                     last = 0;
@@ -110,8 +110,8 @@ fn results(task: &FinalTask, session: &v1::Session, found: &mut Vec<Violation>) 
     let mut sent: Option<(u32, &str)> = None;
     let mut claimed: Option<Option<&str>> = None;
     for event in of_session(task, session) {
-        let key = (event.job.as_str(), event.attempt);
-        if event.job == "session" && over.contains(&key) {
+        let key = (event.job().as_str(), event.attempt);
+        if event.job() == v1::JobKind::Session && over.contains(&key) {
             violation(
                 found,
                 "I3",

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use kage_core::time::Timestamp;
+use kage_proto::convert::time::stamp;
 use kage_proto::v1;
 use kage_proto::v1::event::Body;
 use kage_proto::v1::finished::Outcome;
@@ -33,12 +35,12 @@ pub(super) fn event(attempt: u32, seq: u64, body: Body) -> v1::SessionEvent {
     v1::SessionEvent {
         session_id: "s".to_owned(),
         session: "only".to_owned(),
-        job: "session".to_owned(),
+        job: v1::JobKind::Session.into(),
         attempt,
         agent: "agent".to_owned(),
         event: Some(v1::Event {
             seq,
-            at_ms: 1,
+            at: Some(stamp(Timestamp::from_millis(1))),
             body: Some(body),
         }),
     }
@@ -87,8 +89,8 @@ pub(super) fn sample() -> (History, Final) {
         usage: used.usage,
         result: Some(result),
         incidents: vec![v1::Incident {
-            at_ms: 5,
-            job: "session".to_owned(),
+            at: Some(stamp(Timestamp::from_millis(5))),
+            job: v1::JobKind::Session.into(),
             attempt: 1,
             ..v1::Incident::default()
         }],
@@ -111,7 +113,7 @@ pub(super) fn sample() -> (History, Final) {
     };
     let chunk = v1::OutputChunk {
         session: "only".to_owned(),
-        job: "session".to_owned(),
+        job: v1::JobKind::Session.into(),
         attempt: 2,
         stream: 1,
         data: b"hello".to_vec().into(),

@@ -92,7 +92,7 @@ pub fn stream_key(task: &str, chunk: &v1::OutputChunk) -> StreamKey {
         job: JobKey {
             task: task.to_owned(),
             session: chunk.session.clone(),
-            job: chunk.job.clone(),
+            job: chunk.job().as_str().to_owned(),
         },
         attempt: chunk.attempt,
         stream: chunk.stream,

@@ -1,6 +1,7 @@
 //! Failures on the way do not end a session that waiting, another machine or another adapter
 //! cures.
 
+use kage_proto::convert::time::time;
 use kage_proto::v1;
 use kage_scripted::{Matcher, Script, ScriptedServer, Turn};
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
@@ -37,7 +38,8 @@ async fn a_used_up_limit_is_waited_for_and_a_full_disk_is_left() {
     let expected = [(1, v1::RecoveryAction::HoldUntil), (2, v1::RecoveryAction::MoveAgent)];
     assert_eq!(told, expected, "{:#?}", only.incidents);
     let held = &only.incidents[0];
-    let wait = held.next_attempt_at_ms - held.at_ms;
+    let [at, next] = [held.at, held.next_attempt_at].map(|at| time(at.unwrap()));
+    let wait = next.since(at).as_millis();
     // A reset that soon is not believed: the first wait is two seconds.
     assert!(
         (2_000..=2_500).contains(&wait),

@@ -80,7 +80,7 @@ async fn the_best_of_three_sessions_on_three_agents_is_found() {
     assert_eq!(verdict(breaker), v1::VerdictKind::Failed, "{breaker:#?}");
     assert_eq!(verdict(limited), v1::VerdictKind::Passed, "{limited:#?}");
     assert_eq!(breaker.verdict.as_ref().unwrap().exit_code, Some(1));
-    let complaint = seen.output_of("breaker", "verify", v1::OutputStream::Stdout);
+    let complaint = seen.output_of("breaker", v1::JobKind::Verify, v1::OutputStream::Stdout);
     assert_eq!(String::from_utf8_lossy(complaint), "add 2 3 is broken\n");
     assert_eq!(seen.stdout("breaker"), b"I am sure\n");
     assert_eq!((solver.call_retries, limited.call_retries), (0, 1));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use kage_proto::convert::time::span;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_tests::chaos::clients::Person;
@@ -53,8 +54,8 @@ pub(crate) async fn day(world: Arc<World>, name: String) -> turmoil::Result {
 
 fn spec(dice: &Dice, request: &str) -> v1::TaskSpec {
     let mut spec = task(&format!("task of {request}")).policy(|policy| {
-        policy.timeout_ms = 40_000;
-        policy.idle_timeout_ms = 8000;
+        policy.timeout = Some(span(Duration::from_secs(40)));
+        policy.idle_timeout = Some(span(Duration::from_secs(8)));
         policy.max_attempts = u32::try_from(1 + dice.below(3)).unwrap();
         policy.priority = i32::try_from(dice.below(3)).unwrap() - 1;
     });

@@ -13,7 +13,7 @@ fn key(n: u128) -> AttemptKey {
 fn event(seq: u64, body: EventBody) -> Stored {
     Stored::new(v1::Event {
         seq,
-        at_ms: 0,
+        at: None,
         body: Some(body.into()),
     })
 }
