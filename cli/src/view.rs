@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn notes_tell_every_decision_with_its_reason_once() {
         let incident = "attempt 1: rate limited: HTTP 429: this request would exceed your rate limit; again after 15 s: \
-                        limits of a rate pass by themselves";
+                        rate limits reset by themselves";
         let row = v1::ReportRow {
             session: Some(v1::Session {
                 failure: Some(v1::Failure {

@@ -1,4 +1,4 @@
-//! What to do about a failure: again, elsewhere, later, or not at all, and why.
+//! What to do about a failure: retry, move, wait, or give up, and why.
 //!
 //! ```text
 //!   worth repeating -----------> RetryCurrent   (after a wait, or when the provider said)
@@ -10,10 +10,10 @@
 //!   the adapter cannot go on -----> SwitchAdapter  (when the task names another one)
 //!   no cure, or tried enough --> Escalate       (and what a person should do)
 //! ```
-//! Whatever is repeated goes on from the newest checkpoint when it does not say otherwise,
-//! and from the base when there is none.
+//! Unless the action says otherwise, a retry resumes the newest checkpoint, or starts from the base
+//! when there is none.
 //!
-//! It decides about attempts. Single model calls are repeated by adapters, a few times.
+//! It decides about attempts. Adapters repeat single model calls a few times.
 
 use std::fmt;
 use std::time::Duration;
@@ -29,7 +29,7 @@ mod tests;
 
 use again::Again;
 
-/// What was tried so far, the failure to decide on included, and what may be.
+/// The earlier attempts, including the failure to decide on, and the limits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct History {
     /// Attempts that ended by a failure of their own.
@@ -40,19 +40,19 @@ pub struct History {
     pub held: u32,
     /// How many attempts may fail.
     pub max_attempts: u32,
-    /// Attempts before this one that ended because they had made as many turns as one may.
+    /// Earlier attempts that ended because they reached the turn limit.
     pub turn_limits: u32,
     /// True when there is a checkpoint that was taken between two steps.
     pub settled: bool,
     /// True when edits may be half done in the newest checkpoint.
     pub half_done: bool,
-    /// True when there is a checkpoint on whose files verify passed.
+    /// True when there is a checkpoint whose files passed verify.
     pub safe: bool,
-    /// How often it worked on because its work did not pass.
+    /// How often the session reworked a result that failed.
     pub reworked: u32,
-    /// How often somebody said that it may.
+    /// How often it may.
     pub max_reworks: u32,
-    /// True when another adapter may take the session over.
+    /// True when another adapter may take over the session.
     pub fallback: bool,
 }
 
@@ -60,45 +60,45 @@ pub struct History {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum Action {
-    /// The same job again.
+    /// Retry the job.
     RetryCurrent {
         /// Not before this time.
         at: Timestamp,
     },
-    /// The same job again, from the last checkpoint that was taken between two steps.
+    /// Retry the job, from the last checkpoint that was taken between two steps.
     RollbackLast {
         /// Not before this time.
         at: Timestamp,
     },
-    /// The session again, from the last checkpoint on whose files verify passed.
+    /// Retry the session, from the last checkpoint whose files passed verify.
     RollbackSafe {
         /// Not before this time.
         at: Timestamp,
     },
-    /// The session again, from its own last checkpoint, told what verify said of its result.
+    /// Continue the session from its own last checkpoint, with verify's output.
     Rework {
         /// Not before this time.
         at: Timestamp,
         /// Number of the checkpoint.
         from: u32,
     },
-    /// The same job again, on another agent if one fits.
+    /// Retry the job, on another agent if one fits.
     MoveAgent {
         /// Not before this time.
         at: Timestamp,
     },
-    /// The same job again, by the next adapter that the task allows, from the files of the
-    /// newest checkpoint and with a new conversation.
+    /// Retry the job with the next adapter that the task allows, from the files of the newest
+    /// checkpoint and with a new conversation.
     SwitchAdapter {
         /// Not before this time.
         at: Timestamp,
     },
-    /// The same job again when a limit was reset. Nothing runs until then.
+    /// Retry the job when a limit was reset. Nothing runs until then.
     HoldUntil {
-        /// The reset, or the next time to look.
+        /// The reset, or the next time to check.
         at: Timestamp,
     },
-    /// Nothing more by itself: the reason says what a person should do.
+    /// Do nothing more: the reason says what a person should do.
     Escalate,
 }
 
@@ -118,7 +118,7 @@ impl Action {
         }
     }
 
-    /// What is done, seen from `now`: "again after 12 s".
+    /// The action, seen from `now`: "again after 12 s".
     #[must_use]
     pub fn words(self, now: Timestamp) -> String {
         let after = |at: Timestamp| match at.since(now) {
@@ -138,15 +138,15 @@ impl Action {
     }
 }
 
-/// How sure a decision is to be the right one.
+/// The likelihood that a decision is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Confidence {
-    /// The failure is not understood; this is the cheapest thing that may help.
+    /// The failure is not understood; this is the cheapest attempt at a cure.
     Low,
     /// It usually helps.
     Medium,
-    /// The failure says what to do.
+    /// The failure itself says what to do.
     High,
 }
 
@@ -160,29 +160,30 @@ impl fmt::Display for Confidence {
     }
 }
 
-/// What to do, and why.
+/// An action and its reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[must_use]
 pub struct Decision {
     /// What to do.
     #[serde(flatten)]
     pub action: Action,
-    /// Why; when it is given up, what a person should do. A clause that follows a colon.
+    /// The reason; when the job is given up, what a person should do. A clause that follows a
+    /// colon.
     pub reason: String,
-    /// How sure that is.
+    /// The likelihood that the action is right.
     pub confidence: Confidence,
 }
 
-/// A random part of waits, so that what failed together does not come back together.
-/// Waits only grow by it, by a quarter and [`MOST_JITTER`] at most: nobody comes before they
-/// were asked to.
+/// A random part of waits, so that simultaneous failures are not retried at the same moment. Waits
+/// only grow by it, by a quarter and [`MOST_JITTER`] at most: no retry comes before the time that
+/// was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Jitter(u32);
 
 impl Jitter {
     /// Waits stay as they are.
     pub const NONE: Self = Self(0);
-    /// Waits grow as much as they may.
+    /// Waits grow by the maximum.
     pub const MOST: Self = Self(u32::MAX);
 
     /// A jitter from random bits.
@@ -199,20 +200,20 @@ impl Jitter {
     }
 }
 
-/// A failure of an attempt, and what was decided about it.
+/// A failure of an attempt, and the decision about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incident {
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
-    /// True when it was an attempt to check the result.
+    /// True for an attempt to verify the result.
     pub verify: bool,
     /// Number of the attempt within its job.
     pub attempt: u32,
-    /// Name of the agent that worked on the session, if it was no check.
+    /// Name of the agent that worked on the session; `None` for a verify attempt.
     pub agent: Option<String>,
     /// What went wrong.
     pub failure: Failure,
-    /// What followed.
+    /// The decision.
     pub decision: Decision,
 }
 
@@ -242,33 +243,33 @@ impl Incident {
     }
 }
 
-/// Lost attempts that are made good before a job counts as one that kills agents.
+/// Lost attempts that are replaced before the job itself is suspected to kill agents.
 pub const MAX_LOST: u32 = 5;
 /// Holds of one job before a person has to look.
 pub const MAX_HOLDS: u32 = 32;
-/// A used-up limit is tried again so often when nobody said when it resets.
+/// The interval of retries of a used-up limit with an unknown reset.
 pub const PROBE: Duration = Duration::from_secs(15 * 60);
-/// The longest wait that is kept when a provider asks for it: a weekly limit and a day.
+/// The longest wait that is accepted when a provider asks for it: a weekly limit and a day.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(8 * 24 * 60 * 60);
-/// The wait before the second attempt; it doubles from one to the next.
+/// The wait before the second attempt; it doubles with each further one.
 pub const FIRST_DELAY: Duration = Duration::from_secs(2);
-/// The same where a provider is short of capacity, and adapters have repeated calls before.
+/// The first wait when a provider lacks capacity, after the adapter repeated calls itself.
 pub const CAPACITY_DELAY: Duration = Duration::from_secs(15);
 /// Verify attempts that may end without a decision before the session counts as unverified.
 pub const MAX_ERRORED_VERDICTS: u32 = 2;
 
-/// How often a session whose result fails verify works on when nobody said how often: most of
-/// what can be repaired is by the first look at the output, and each time costs as a session does.
+/// The default number of reworks after a failed verify: most repairs succeed at the first look at
+/// the output, and each rework costs as much as a session.
 pub const DEFAULT_REWORKS: u32 = 1;
 
-/// The most that chance adds to a wait: whoever waits for days need not wait for hours more.
+/// The most that chance adds to a wait: a wait of days need not grow by hours.
 pub const MOST_JITTER: Duration = Duration::from_secs(60);
 
 /// Decides what to do about `failure`, which `history` already counts.
 ///
-/// A lost agent and a used-up limit have limits of their own: they say nothing about the
-/// work. What a repetition cannot cure (a refused key, an invalid request, wrong work) is
-/// never repeated.
+/// A lost agent and a used-up limit have limits of their own: they say nothing about the work.
+/// Failures that a retry cannot cure (a refused key, an invalid request, wrong work) are never
+/// retried.
 pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestamp) -> Decision {
     use Confidence::{High, Low, Medium};
     use FailureKind as Kind;
@@ -291,78 +292,78 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
         Kind::RateLimited => again.here(
             CAPACITY_DELAY,
             Medium,
-            "limits of a rate pass by themselves",
+            "rate limits reset by themselves",
             "run fewer sessions at once on this account, or raise its limit",
         ),
         Kind::Overloaded => again.here(
             CAPACITY_DELAY,
             Medium,
-            "the provider's capacity comes back by itself",
+            "an overload usually passes by itself",
             "run it again later, or with another model",
         ),
         Kind::Network => again.here(
             FIRST_DELAY,
             Medium,
-            "a cut connection usually comes back",
-            "see whether the agent's machine reaches the provider and the coordinator",
+            "connection failures usually pass by themselves",
+            "check that the agent's machine can reach the provider and the coordinator",
         ),
         Kind::ContextUnavailable => again.here(
             FIRST_DELAY,
             Medium,
-            "what is missing is fetched anew",
-            "send the context or the prompt again with a new run",
+            "the missing context or prompt is fetched again",
+            "start a new run, which sends the context and the prompt again",
         ),
         Kind::Timeout => again.once().here(
             FIRST_DELAY,
             Low,
-            "a program that hung once need not hang again; a second time it is the task",
+            "it hung once, so it is retried; if it hangs again, the task is probably the cause",
             "give it more time (--timeout, --idle-timeout) or a smaller task",
         ),
         Kind::AdapterCrash if history.half_done && history.settled => again.back(
             Medium,
-            "it crashed in the middle of edits, so those are taken back",
-            "read what the program wrote: kage logs",
+            "it crashed during edits, so the unfinished edits are undone",
+            "read the program's output: kage logs",
         ),
-        // One crash may be anybody's; from the second on, the machine is suspected.
+        // One crash may be an accident; from the second on, the machine is suspected.
         Kind::AdapterCrash if history.failed <= 1 => again.here(
             FIRST_DELAY,
             Medium,
-            "a crash is often not repeated",
-            "read what the program wrote: kage logs",
+            "most crashes do not repeat",
+            "read the program's output: kage logs",
         ),
         Kind::AdapterCrash => again.elsewhere(
             Medium,
-            "it crashed again, which may be this machine",
-            "read what the program wrote: kage logs",
+            "it crashed again; the machine may be the cause",
+            "read the program's output: kage logs",
         ),
         Kind::CorruptedState if history.settled => again.back(
             High,
-            "what was stored before is whole, and a worktree made anew from it as well",
-            "look at the repository in the agent's state folder",
+            "earlier checkpoints are intact, and a new worktree is made from one of them",
+            "check the repository in the agent's state folder",
         ),
         Kind::CorruptedState => again.elsewhere(
             Medium,
-            "another machine has a mirror and a worktree of its own",
-            "look at the repository in the agent's state folder",
+            "another machine has its own mirror and worktree",
+            "check the repository in the agent's state folder",
         ),
         Kind::AdapterUnavailable if history.failed >= history.max_attempts => again
-            .handed_over("it is not in working order on any machine that was tried", |again| {
-                again.spent("kage doctor on the agent's machine says what the adapter lacks")
+            .handed_over("the adapter works on none of the machines that were tried", |again| {
+                again.spent("run kage doctor on the agent's machine to see what the adapter lacks")
             }),
         Kind::AdapterUnavailable => again.elsewhere(
             High,
-            "another machine may have the adapter in working order",
-            "kage doctor on the agent's machine says what the adapter lacks",
+            "the adapter may work on another machine",
+            "run kage doctor on the agent's machine to see what the adapter lacks",
         ),
         Kind::DiskFull => again.elsewhere(
             High,
-            "another machine has room, and this one may get some meanwhile",
-            "make room on the agent's machine",
+            "another machine may have free disk space, or this one may get some",
+            "free disk space on the agent's machine",
         ),
         Kind::Unknown => again.once().elsewhere(
             Low,
-            "nobody knows this failure, so it is tried once more, elsewhere",
-            "read what was written (kage logs), and teach Kage the words of it in failures.toml",
+            "unknown failure: trying once more on another agent",
+            "read the output (kage logs), and add its wording to failures.toml so that Kage knows it next time",
         ),
         Kind::QuotaExhausted => again.held(),
         Kind::AgentLost if history.lost <= MAX_LOST => Decision {
@@ -372,36 +373,40 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
         },
         Kind::AgentLost => {
             let lost = history.lost;
-            let reason = format!("{lost} agents were lost with it, so it may be what ends them; look at their logs");
+            let reason =
+                format!("{lost} agents were lost while they ran it, so it may be the cause; look at their logs");
             escalate(reason, Medium)
         }
-        Kind::Auth => again.handed_over("no repetition cures a key or login that is refused", |_| {
-            escalate(
-                "no repetition cures a key or login that is refused; set it on the agent and run again",
-                High,
-            )
-        }),
+        Kind::Auth => again.handed_over(
+            "the provider rejected the key or login, and retrying will not help",
+            |_| {
+                escalate(
+                    "the provider rejected the key or login; fix it on the agent and run again, retrying will not help",
+                    High,
+                )
+            },
+        ),
         Kind::InvalidRequest => escalate(
             "the same request would be refused again; check model, settings and prompt",
             High,
         ),
         Kind::ContextOverflow => escalate(
-            "it would grow too long again; give it a smaller task or context, or a model with a larger window",
+            "the context would overflow again; use a smaller task or context, or a model with a larger window",
             High,
         ),
         Kind::LogicError => again.rework(),
         Kind::TurnLimit => again.further(),
         Kind::NoChange => escalate(
-            "it did nothing and said it was done; read what it wrote (kage logs), and say more in the prompt",
+            "it changed nothing and reported success; read its output (kage logs), and make the prompt more specific",
             Medium,
         ),
-        Kind::BudgetExceeded => escalate("what it may cost is spent; raise the limit and run again", High),
+        Kind::BudgetExceeded => escalate("the budget is spent; raise the limit and run again", High),
         Kind::Cancelled => escalate("it was asked to stop", High),
     }
 }
 
-/// Decides what to do when verify came to no decision for the `errored`th time: that is
-/// nobody's failure, and what it lacked another agent may have.
+/// Decides what to do when verify came to no decision for the `errored`th time: the session did not
+/// cause that, and another agent may have what this one lacked.
 pub fn decide_errored(errored: u32, now: Timestamp) -> Decision {
     if errored < MAX_ERRORED_VERDICTS {
         return Decision {
@@ -411,19 +416,19 @@ pub fn decide_errored(errored: u32, now: Timestamp) -> Decision {
         };
     }
     escalate(
-        "set-up and verify cannot be run; look at their output (kage logs) and at what they need",
+        "set-up or verify cannot run; check their output (kage logs) and what they need",
         Confidence::Medium,
     )
 }
 
-/// What is known where a result failed verify.
+/// The facts about a result that failed verify.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rejection {
-    /// How often the session worked on already because its work did not pass.
+    /// How often the session reworked a failed result already.
     pub reworked: u32,
-    /// How often it may; `None` = nobody said.
+    /// How often it may; `None`: not specified.
     pub max_reworks: Option<u32>,
-    /// True when its adapter can go on with the conversation, which is kept.
+    /// True when its adapter can continue the stored conversation.
     pub resumes: bool,
     /// Number of its last checkpoint.
     pub last: Option<u32>,
@@ -431,9 +436,9 @@ pub struct Rejection {
     pub base_fails: bool,
 }
 
-/// Decides what to do about a result that failed verify: the session goes on from where it
-/// stopped, as often as it may. Whether verify passed on the base says nothing about that: where
-/// it fails, a result that passes is what the task is for.
+/// Decides what to do about a result that failed verify: the session continues from where it
+/// stopped, as often as it may. Whether verify passed on the base does not matter: where it fails,
+/// a result that passes is the purpose of the task.
 pub fn decide_rejected(rejection: Rejection, now: Timestamp) -> Decision {
     let usual = if rejection.resumes { DEFAULT_REWORKS } else { 0 };
     let most = rejection.max_reworks.unwrap_or(usual);
@@ -441,16 +446,16 @@ pub fn decide_rejected(rejection: Rejection, now: Timestamp) -> Decision {
         (Some(from), _) if rejection.reworked < most => {
             return Decision {
                 action: Action::Rework { at: now, from },
-                reason: "told what failed, it may do better".to_owned(),
+                reason: "knowing what failed, the session may fix it".to_owned(),
                 confidence: Confidence::Medium,
             };
         }
-        (None, _) if rejection.reworked < most => "no checkpoint is there to go on from; read what it did",
-        _ if rejection.reworked > 0 => "the work is still wrong; read it, and say more in the prompt",
+        (None, _) if rejection.reworked < most => "there is no checkpoint to go on from; read its output (kage logs)",
+        _ if rejection.reworked > 0 => "the result still fails; review it, and make the prompt more specific",
         (_, None) => {
-            "its adapter cannot go on with the conversation; read the work, or let a new one see what failed (--rework 1)"
+            "its adapter cannot continue the conversation; review the work, or start a new one that is told what failed (--rework 1)"
         }
-        (_, Some(_)) => "the work is wrong; read it, and say more in the prompt (--rework lets it try again)",
+        (_, Some(_)) => "the result fails; review it, and make the prompt more specific (--rework lets it try again)",
     };
     let base = match rejection.base_fails {
         true => "; verify fails on the base as well (kage logs --base)",

@@ -311,7 +311,7 @@ mod tests {
         insta::assert_snapshot!(words("aider", "litellm.AuthenticationError: no"), @r#"
         kind      not authorised
         because   litellm.AuthenticationError: no
-        at first  given up: no repetition cures a key or login that is refused; set it on the agent and run again (confidence: high)
+        at first  given up: the provider rejected the key or login; fix it on the agent and run again, retrying will not help (confidence: high)
         "#);
         insta::assert_snapshot!(words("codex", "You've hit your usage limit. Try again in 2 hours."), @r#"
         kind      quota exhausted
@@ -324,9 +324,9 @@ mod tests {
         because   the hamster says
                   no rule knows these words: a program that ends with them has crashed;
                   rules of your own go into failures.toml beside config.toml
-        at first  again after 2 s: a crash is often not repeated (confidence: medium)
-        amid work back to the last checkpoint between two steps, again after 2 s: it crashed in the middle of edits, so those are taken back (confidence: medium)
-        at last   given up: 2 attempts failed; read what the program wrote: kage logs (confidence: medium)
+        at first  again after 2 s: most crashes do not repeat (confidence: medium)
+        amid work back to the last checkpoint between two steps, again after 2 s: it crashed during edits, so the unfinished edits are undone (confidence: medium)
+        at last   given up: 2 attempts failed; read the program's output: kage logs (confidence: medium)
         "#);
     }
 
@@ -348,13 +348,13 @@ mod tests {
           "first": {
             "action": "move_agent",
             "next_attempt_at_ms": 2000,
-            "reason": "another machine has room, and this one may get some meanwhile",
+            "reason": "another machine may have free disk space, or this one may get some",
             "confidence": "high"
           },
           "last": {
             "action": "escalate",
             "next_attempt_at_ms": null,
-            "reason": "2 attempts failed; make room on the agent's machine",
+            "reason": "2 attempts failed; free disk space on the agent's machine",
             "confidence": "medium"
           }
         }

@@ -1,4 +1,4 @@
-//! Moves of jobs and their sessions.
+//! Transitions of jobs and their sessions.
 
 use std::time::Duration;
 
@@ -159,8 +159,8 @@ fn what_was_decided_is_done_and_kept() {
     assert_eq!(numbers, [1, 2, 3]);
     assert_eq!(
         ended.incidents[2].words(),
-        "attempt 3: not authorised: x; given up: no repetition cures a key or login that is refused; \
-         set it on the agent and run again"
+        "attempt 3: not authorised: x; given up: the provider rejected the key or login; fix it on the agent and \
+         run again, retrying will not help"
     );
 }
 
@@ -249,7 +249,7 @@ fn another_adapter_takes_over_with_counts_of_its_own() {
         "{told}"
     );
     assert!(session.note_to_model().contains("another tool"));
-    // There is nobody after it.
+    // There is no adapter after it.
     job.start(AttemptId::from_random(5), &mut session, "a", NOW).unwrap();
     let moved = job.finish(&mut session, &refused, around(&checked(), &points()));
     assert_eq!(moved, Finish::Moved(Moved::Over));
@@ -333,7 +333,7 @@ fn its_model_is_told_of_a_setback_until_it_knows() {
     crash(&mut session, FailureKind::AdapterCrash);
     let told = session.note_to_model();
     assert!(told.contains("unfinished"), "{told}");
-    // The attempt that was to be told was lost before it said a word.
+    // The attempt that was to be told was lost before its first word.
     crash(&mut session, FailureKind::AgentLost);
     assert_eq!(session.note_to_model(), told);
     let mut taken = taken();
@@ -343,7 +343,7 @@ fn its_model_is_told_of_a_setback_until_it_knows() {
     record(&mut session, &taken);
     assert_eq!(session.note_to_model(), "");
 
-    // A person sent it elsewhere: that is no setback.
+    // A person sent it elsewhere: that is not a setback.
     crash(&mut session, FailureKind::AdapterCrash);
     session.go_on_from(Some(head(1)));
     assert_eq!(session.note_to_model(), "");
@@ -412,7 +412,7 @@ fn rejected_work_goes_on_from_its_own_checkpoint_as_often_as_it_may() {
         (resuming(), asked(None), points(), 1),
         (resuming(), asked(Some(0)), points(), 0),
         (resuming(), asked(Some(2)), points(), 2),
-        // No conversation goes on: only when it is asked for.
+        // No conversation continues: only on request.
         (resuming(), asked(None), silent.clone(), 0),
         (mute.clone(), asked(None), points(), 0),
         (mute, asked(Some(1)), silent, 1),
@@ -444,14 +444,14 @@ fn what_verify_said_is_kept_until_the_session_has_a_newer_result() {
     assert_eq!(
         told,
         "verify attempt 1: logic error: verify failed with exit code 7: add 2 3 is 6; going on from checkpoint 5 with \
-         verify's output: told what failed, it may do better"
+         verify's output: knowing what failed, the session may fix it"
     );
     let (instruction, known) = session.instruction(&[], "sh test.sh").unwrap();
     for part in ["sh test.sh", "exit code 7", "add 2 3 is 6"] {
         assert!(instruction.contains(part), "{part}: {instruction}");
     }
     assert!(!known);
-    // Also when it is stored and read, and the attempt is lost.
+    // Also after it was stored and read, and the attempt is lost.
     let stored = serde_json::to_string(&session).unwrap();
     let mut session: Session = serde_json::from_str(&stored).unwrap();
     let mut again = Job::again(JobId::from_random(8), &session, NOW);
@@ -495,7 +495,7 @@ fn a_rework_that_ends_badly_leaves_the_result_what_it_was() {
         assert!(session.incidents.last().unwrap().words().contains("given up"), "{kind}");
         assert_eq!(session.trail.rework, None);
     }
-    // Whoever stops it wants it stopped.
+    // A person who stops the session wants it stopped.
     let mut session = resuming();
     assert_eq!(rejected(&mut session, &checked(), &points()), Finish::Rework(NOW));
     let mut again = Job::again(JobId::from_random(8), &session, NOW);

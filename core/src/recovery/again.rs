@@ -1,5 +1,5 @@
-//! Trying again, within limits: how long to wait, where to go, and what to say when there is
-//! nothing more to try.
+//! Retries within limits: how long to wait, where to go, and what to say when nothing is left to
+//! try.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::failure::Failure;
 use crate::time::{Timestamp, in_words};
 
 const MAX_DELAY: Duration = Duration::from_secs(5 * 60);
-/// Attempts, the first included, at failures that a repetition cures now and then.
+/// Attempts, including the first, at failures that a retry seldom cures.
 const DOUBTFUL_ATTEMPTS: u32 = 2;
 
-/// Trying again, within limits.
+/// The input of a decision to retry.
 #[derive(Clone, Copy)]
 pub(super) struct Again<'a> {
     pub(super) history: History,
@@ -21,7 +21,7 @@ pub(super) struct Again<'a> {
 }
 
 impl Again<'_> {
-    /// At most one repetition.
+    /// Allows at most one retry.
     pub(super) fn once(mut self) -> Self {
         self.history.max_attempts = self.history.max_attempts.min(DOUBTFUL_ATTEMPTS);
         self
@@ -49,7 +49,7 @@ impl Again<'_> {
         }
     }
 
-    /// Back to files that verify passed on, when somebody said that it may try again.
+    /// Goes back to files that passed verify, if reworks are allowed.
     pub(super) fn rework(self) -> Decision {
         let History {
             safe,
@@ -58,13 +58,17 @@ impl Again<'_> {
             ..
         } = self.history;
         let why_not = match (max_reworks, safe) {
-            (0, _) => "the work itself is wrong; read it, and say more in the prompt (--rework lets it try again)",
-            (_, false) => "the work itself is wrong, and verify passed on no checkpoint to go back to; read it",
-            (_, true) if reworked >= max_reworks => "the work is still wrong; read it, and say more in the prompt",
+            (0, _) => {
+                "the work itself is wrong; review it, and make the prompt more specific (--rework lets it try again)"
+            }
+            (_, false) => "the work itself is wrong, and no checkpoint passed verify; review the work",
+            (_, true) if reworked >= max_reworks => {
+                "the result still fails; review it, and make the prompt more specific"
+            }
             (_, true) => {
                 return Decision {
                     action: Action::RollbackSafe { at: self.now },
-                    reason: "from files that verify passed on it may do better".to_owned(),
+                    reason: "files that passed verify are a better start".to_owned(),
                     confidence: Confidence::Low,
                 };
             }
@@ -72,8 +76,8 @@ impl Again<'_> {
         escalate(why_not, Confidence::Medium)
     }
 
-    /// From where it stopped, once. Its turns are not thrown away: without a checkpoint to go on
-    /// from, the same turns would only be made again.
+    /// Continues from where it stopped, once. The turns are not thrown away: without a checkpoint
+    /// to resume, the same turns would only be made again.
     pub(super) fn further(self) -> Decision {
         let History {
             settled,
@@ -82,24 +86,25 @@ impl Again<'_> {
             max_attempts,
             ..
         } = self.history;
-        let raise = "raise it on the agent ([adapter.claude-api] max_turns, or what the adapter has for it), or make \
+        let raise = "raise it on the agent ([adapter.claude-api] max_turns, or the adapter's own setting), or make \
                      the task smaller";
         let why_not = match (settled || half_done, max_attempts) {
             (true, 2..) if turn_limits == 0 => {
                 return Decision {
                     action: Action::RetryCurrent { at: self.now },
-                    reason: "it was not done, which is no fault, so it goes on where it stopped, once".to_owned(),
+                    reason: "reaching the turn limit is no fault, so it continues once from where it stopped"
+                        .to_owned(),
                     confidence: Confidence::Medium,
                 };
             }
-            (true, 2..) => format!("it went on once and reached the limit of turns again; {raise}"),
+            (true, 2..) => format!("it continued once and reached the turn limit again; {raise}"),
             (true, 0 | 1) => format!("no more attempts are allowed; {raise}"),
             (false, _) => format!("there is no checkpoint to go on from; {raise}"),
         };
         escalate(why_not, Confidence::High)
     }
 
-    /// By another adapter, when the task allows one; else what `otherwise` says.
+    /// Switches to another adapter, when the task allows one; else does what `otherwise` says.
     pub(super) fn handed_over(self, why: &str, otherwise: impl FnOnce(Self) -> Decision) -> Decision {
         if !self.history.fallback {
             return otherwise(self);
@@ -122,14 +127,15 @@ impl Again<'_> {
         }
     }
 
-    /// When the next attempt begins, how sure that is, and why. `None` when there is none left.
+    /// When the next attempt begins, the confidence, and the reason. `None` when no attempt is
+    /// left.
     fn when(self, first: Duration, confidence: Confidence, why: &str) -> Option<(Timestamp, Confidence, String)> {
         if self.history.failed >= self.history.max_attempts {
             return None;
         }
         let doubled = |first: Duration| doubled(first, self.history.failed, MAX_DELAY);
         let (wait, confidence, reason) = match self.failure.retry_after {
-            // It says nothing about a second refusal, so that one still waits longer.
+            // The request says nothing about a second refusal, so the wait still grows.
             Some(asked) => (
                 asked.max(doubled(FIRST_DELAY)),
                 Confidence::High,
@@ -148,13 +154,16 @@ impl Again<'_> {
         escalate(reason, Confidence::Medium)
     }
 
-    /// Until the reset, unless that is far away and another adapter may go on at once.
+    /// Waits until the reset, unless that is far away and another adapter may continue at once.
     pub(super) fn held(self) -> Decision {
         let near = self.failure.retry_after.is_some_and(|reset| reset <= PROBE);
         if near && self.history.held <= MAX_HOLDS {
             return self.wait();
         }
-        self.handed_over("its limit is used up, and another adapter need not wait", Self::wait)
+        self.handed_over(
+            "its limit is used up, and another adapter can start at once",
+            Self::wait,
+        )
     }
 
     fn wait(self) -> Decision {
@@ -164,7 +173,7 @@ impl Again<'_> {
             return escalate(reason, Confidence::Medium);
         }
         let (wait, confidence, reason) = match self.failure.retry_after {
-            // One that was reset already and still refuses is not asked at once again.
+            // A limit that refuses although it was reset is not asked at once again.
             Some(reset) => (
                 reset.max(doubled(FIRST_DELAY, self.history.held, PROBE)),
                 Confidence::High,
@@ -173,7 +182,7 @@ impl Again<'_> {
             None => {
                 let every = in_words(PROBE);
                 let reason = format!(
-                    "the plan's limit or credit is used up, and nobody said until when, so it is tried every {every}; \
+                    "the plan's limit or credit is used up and no reset time is known, so it is retried every {every}; \
                      waiting costs nothing"
                 );
                 (PROBE, Confidence::Medium, reason)
@@ -189,7 +198,7 @@ impl Again<'_> {
     }
 }
 
-/// The wait after the `count`th of the same, which doubles from `first` to `most`.
+/// The wait after the `count`th failure, which doubles from `first` to `most`.
 fn doubled(first: Duration, count: u32, most: Duration) -> Duration {
     first.saturating_mul(1 << count.saturating_sub(1).min(16)).min(most)
 }
