@@ -3,6 +3,8 @@
 //! Everything here is a synchronous function of its arguments: no I/O, no clock, no
 //! randomness. Modules are listed foundation first; each uses only those above it.
 
+#![warn(missing_docs)]
+
 pub mod cause;
 pub mod id;
 pub mod time;

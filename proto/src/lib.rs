@@ -4,6 +4,8 @@
 //! Wire types stop here: services decode into domain types at their edge, and
 //! `tonic::Status` is built and read in `status` only.
 
+#![warn(missing_docs)]
+
 /// The generated types and services of package `kage.v1`. Their documentation is in the `.proto` files.
 #[allow(
     missing_docs,
