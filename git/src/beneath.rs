@@ -1,6 +1,6 @@
-//! Reaching a path beneath a folder without ever following a symbolic link out of it: every
-//! parent is opened refusing links, by the system or one name at a time. What is done at the path is its
-//! users' business.
+//! Reaches a path beneath a folder without following a symbolic link out of it: every parent is
+//! opened refusing links, by the system in one call or one name at a time. The callers own what is
+//! done at the path.
 
 use std::ffi::OsStr;
 use std::io;
@@ -10,14 +10,13 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-/// A folder that nothing here leaves.
+/// A folder that no access through this type leaves.
 #[derive(Debug)]
 pub(crate) struct Beneath {
     root: OwnedFd,
 }
 
 impl Beneath {
-    /// Opens the folder itself.
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
         let root = rustix::fs::open(
             root,
@@ -50,7 +49,7 @@ impl Beneath {
             let mut opened = rustix::fs::openat(&folder, name, flags, Mode::empty());
             if create && matches!(opened, Err(Errno::NOENT)) {
                 match rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o777)) {
-                    // Somebody else made it just now.
+                    // Another process created it meanwhile.
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -65,8 +64,8 @@ impl Beneath {
         Ok(Parent::Open(folder, last))
     }
 
-    /// Opens a folder in one call where the system refuses links by itself. `None` = it can
-    /// not, or something is in the way: one name at a time will tell.
+    /// Opens a folder in one call where the system can refuse links by itself. `None`: the system
+    /// cannot, or something is in the way and opening name by name will tell.
     #[cfg(target_os = "linux")]
     fn open_at_once(&self, folder: Option<&Path>) -> Option<OwnedFd> {
         use rustix::fs::{ResolveFlags, openat2};
@@ -82,22 +81,21 @@ impl Beneath {
     }
 }
 
-/// Where the last name of a path is.
+/// The folder that holds a path's last name.
 pub(crate) enum Parent<'a> {
-    /// In this folder, which is open.
     Open(OwnedFd, &'a OsStr),
     /// Nowhere: a parent is missing.
     Absent,
-    /// Behind something that is not a folder: this.
+    /// A parent is not a folder; this is its path.
     Blocked(PathBuf),
 }
 
-/// The permissions of a file whose executable bit is as wanted.
+/// The permissions of a file after setting its executable bit.
 pub(crate) fn new_mode(old: Option<u32>, executable: bool) -> u32 {
     match (old, executable) {
         (None, true) => 0o777,
         (None, false) => 0o666,
-        // Whoever may read may execute, as git does it.
+        // Everybody with read permission gets execute permission, as in git.
         (Some(mode), true) => mode | ((mode & 0o444) >> 2),
         (Some(mode), false) => mode & !0o111,
     }

@@ -1,5 +1,5 @@
-//! Checkpoints of a worktree: the whole of its files as a commit, byte for byte, without
-//! anything of the session's own repository being read or changed but its exclude file.
+//! Checkpoints of a worktree: all of its files as a commit, byte for byte. Nothing of the session's
+//! own repository is read or changed, except its exclude file, which is read.
 //!
 //! What is taken: files that the checkpoint before had, and those that are not ignored;
 //! nested repositories as plain files. A submodule stays a commit id while its folder holds
@@ -39,14 +39,12 @@ use crate::shadow::Shadow;
 use crate::staging::{lines, split};
 use crate::worktree::Worktree;
 
-/// A checkpoint that survives a power cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// The commit.
     pub commit: Oid,
-    /// Its tree: equal trees are equal files.
+    /// The tree of `commit`; equal trees have equal files.
     pub tree: Oid,
-    /// How many paths differ from the parent.
+    /// Number of paths that differ from the parent.
     pub files_changed: u64,
 }
 
@@ -90,7 +88,7 @@ impl Worktree {
         .await
     }
 
-    /// Runs `work` as the only owner of the worktree, to its end even if nobody waits.
+    /// Runs `work` with exclusive use of the worktree, to its end even if the future is dropped.
     pub(crate) async fn owned<T, E>(
         &self,
         action: &'static str,
@@ -114,7 +112,7 @@ impl Worktree {
     }
 }
 
-/// A worktree as its owner has it, on a thread that may block.
+/// A worktree whose lock is held, for use on a thread that may block.
 pub(crate) struct LockedWorktree {
     pub(crate) mirror: Mirror,
     pub(crate) root: PathBuf,
@@ -135,12 +133,12 @@ pub(crate) struct Look {
 }
 
 impl LockedWorktree {
-    /// A file or folder of Kage's own about this worktree.
+    /// Path of a file or folder of Kage's own about this worktree.
     pub(crate) fn private(&self, name: &str) -> PathBuf {
         self.shadow.git_dir().join(name)
     }
 
-    /// The commit that the worktree was last known to be.
+    /// The commit that the worktree was last known to equal.
     pub(crate) fn last(&self) -> Result<Id, GitError> {
         let path = self.private("last");
         match fs::read_to_string(&path) {
@@ -150,12 +148,12 @@ impl LockedWorktree {
         }
     }
 
-    /// What is to be written down when the worktree is that commit.
+    /// Prepares the record that the worktree equals `commit`.
     pub(crate) fn prepare_last(&self, commit: Id) -> Result<Prepared, GitError> {
         Prepared::new(&self.private("last"), format!("{commit}\n").as_bytes())
     }
 
-    /// Looks at all files. What is known of them is forgotten when this fails.
+    /// Scans all files. When this fails, the cached knowledge of them is dropped.
     pub(crate) fn look(&self) -> Result<Look, GitError> {
         let last = self.last()?;
         let seen = self.known.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -188,7 +186,7 @@ impl LockedWorktree {
         })
     }
 
-    /// Those of `paths` that git ignores, as git itself says.
+    /// The ones of `paths` that git ignores, as git itself decides.
     fn ignored(&self, paths: &[PathBuf]) -> Result<HashSet<PathBuf>, GitError> {
         let list: Vec<&[u8]> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
         let ignored = self.runtime.block_on(ignored(&self.shadow, &self.root, &list))?;
@@ -205,7 +203,7 @@ impl LockedWorktree {
         let bytes = fs::read(self.record_of_ignored(commit)).ok()?;
         let end = bytes.iter().position(|byte| *byte == b'\n')?;
         let (digest, list) = (bytes.get(..end)?, bytes.get(end + 1..)?);
-        // It is not flushed, so a power cut may have left a part.
+        // The record is not flushed, so a power cut may have left only a part of it.
         if Digest::of(list).as_str().as_bytes() != digest {
             return None;
         }
@@ -227,7 +225,7 @@ impl LockedWorktree {
         fs::write(&path, bytes).map_err(GitError::io("write", &path))
     }
 
-    /// The folder of the references that keep this worktree's checkpoints.
+    /// The folder of the references to this worktree's checkpoints.
     fn references(&self) -> PathBuf {
         let worktree = self.shadow.git_dir().file_name().unwrap_or_default();
         self.mirror.path().join("refs/kage/checkpoints").join(worktree)
@@ -235,7 +233,7 @@ impl LockedWorktree {
 }
 
 impl Look {
-    /// `commit` as a checkpoint of what was seen, when it has exactly these files.
+    /// `commit` as the checkpoint, when its files are exactly those that were scanned.
     fn unchanged(&mut self, commit: Id) -> Result<Option<Checkpoint>, GitError> {
         let tree = self.top.write(&mut self.objects)?;
         let its = self.objects.tree_of(commit);
@@ -249,7 +247,6 @@ impl Look {
         }))
     }
 
-    /// Makes a checkpoint of what was seen.
     pub(crate) fn commit(
         &mut self,
         worktree: &LockedWorktree,
@@ -266,7 +263,8 @@ impl Look {
         let references = worktree.references();
         let reference = Prepared::new(&references.join(commit.to_string()), format!("{commit}\n").as_bytes())?;
         let last = worktree.prepare_last(commit)?;
-        // A reference to what a power cut took would break the mirror, so it is named later.
+        // A reference to an object that a power cut took would damage the mirror, so the reference
+        // is written after the flush.
         self.objects.flush([reference.path(), last.path()])?;
         reference.place()?;
         last.place()?;
@@ -282,7 +280,8 @@ impl Look {
         })
     }
 
-    /// Takes a path that is not known, ignored or not; false when nothing storable is there.
+    /// Takes a path into the checkpoint, whether it is known, ignored or neither; false when
+    /// nothing storable is there.
     pub(crate) fn take(&mut self, root: &Path, path: &Path) -> Result<bool, GitError> {
         let taken = Scan::new(&mut self.objects, root, &self.beneath).take_path(path)?;
         let Some(entry) = taken else { return Ok(false) };
@@ -290,7 +289,7 @@ impl Look {
         Ok(true)
     }
 
-    /// Lets the next look start from this one.
+    /// Keeps this scan's result as the start of the next one.
     pub(crate) fn keep(self, worktree: &LockedWorktree) {
         let seen = Seen {
             last: self.last,

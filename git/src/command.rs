@@ -1,8 +1,8 @@
-//! The one place that starts a `git` process. It owns the environment that makes git safe
-//! on repositories nobody vouches for: nothing is inherited but a short list, no system or
-//! user configuration, and every setting that names a program is overridden through
-//! `GIT_CONFIG_COUNT`, which (unlike `-c`) takes any name and never shows on a command line.
-//! It does not know what the commands mean.
+//! The one place that starts a `git` process. It owns the environment that makes git safe on
+//! repositories of unknown origin: only a short list of variables is inherited, no system or user
+//! configuration is read, and every setting that names a program is overridden through
+//! `GIT_CONFIG_COUNT`, which (unlike `-c`) takes any name and never shows on a command line. It
+//! does not know what the commands mean.
 //!
 //! Settings whose names a repository chooses (`filter.X.clean`, `diff.X.textconv`,
 //! `merge.X.driver`) cannot be overridden without knowing X. Whatever touches files
@@ -35,7 +35,7 @@ use neutral::{INHERITED, NEUTRAL, TOLERATED_FLAWS};
 use process::Done;
 pub(crate) use process::{Bounded, ProcessGroup, failure, read_bounded};
 
-/// What git reads.
+/// The standard input of git.
 #[derive(Debug)]
 pub(crate) enum Input {
     Nothing,
@@ -58,14 +58,14 @@ pub(crate) struct GitCommand {
 }
 
 impl GitCommand {
-    /// `git <operation>`, on nothing yet.
+    /// `git <operation>`, without a repository so far.
     pub(crate) fn new(operation: &'static str) -> Self {
         Self::with_config(operation, ConfigFiles::None)
     }
 
     pub(crate) fn with_config(operation: &'static str, files: ConfigFiles) -> Self {
         let (found, path) = found();
-        // A git that is missing or changed is told of when it is to be started.
+        // A missing or changed git is reported when the command is started.
         let git = found.as_ref().map(Executable::to_run);
         let program = git.as_ref().and_then(|git| git.as_ref().ok());
         let mut command = Command::new(program.copied().unwrap_or(Path::new("git")));
@@ -79,13 +79,13 @@ impl GitCommand {
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_ALLOW_PROTOCOL", "http:https:file")
             .env("GIT_PROTOCOL_FROM_USER", "0")
-            // What a commit is, no reference and no file of a repository may say otherwise.
+            // No reference and no file of a repository may replace a commit's content.
             .env("GIT_NO_REPLACE_OBJECTS", "1")
             .env("GIT_GRAFT_FILE", "/dev/null")
             .env("GIT_NO_LAZY_FETCH", "1")
             .env("LC_ALL", "C");
         match files {
-            // Without a HOME there is no ~/.netrc, ~/.config/git/ignore or attributes either.
+            // Without a HOME, ~/.netrc, ~/.config/git/ignore and attributes are not read either.
             ConfigFiles::None => {
                 command
                     .env("HOME", "/dev/null")
@@ -137,7 +137,7 @@ impl GitCommand {
         self
     }
 
-    /// Works on this git directory, whatever the current directory is.
+    /// Sets the git directory, independent of the current directory.
     pub(crate) fn git_dir(self, path: &Path) -> Self {
         self.env("GIT_DIR", path)
     }
@@ -160,7 +160,8 @@ impl GitCommand {
             Auth::None => self,
             Auth::Bearer(token) => bearer(self, token),
             Auth::Tls(tls) => {
-                // A setting is text: a path that is not is lost, and git then says what it misses.
+                // A setting is text: a path that is not UTF-8 is altered, and git then reports that
+                // it is missing.
                 let path = |path: &Path| path.to_string_lossy().into_owned();
                 let mut command = self.config("http.sslVerify", "true");
                 if let Some(ca) = &tls.ca {
@@ -189,13 +190,13 @@ impl GitCommand {
         self
     }
 
-    /// Sends what git prints to a file.
+    /// Sends git's standard output to a file.
     pub(crate) fn stdout_file(mut self, file: File) -> Self {
         self.output = Some(file);
         self
     }
 
-    /// Runs to the end; anything but exit code 0 is an error.
+    /// Runs git to its end; every exit code but 0 is an error.
     pub(crate) async fn run(self) -> Result<Vec<u8>, GitError> {
         let operation = self.operation;
         let done = self.run_to_end().await?;
@@ -206,7 +207,8 @@ impl GitCommand {
         }
     }
 
-    /// Runs to the end; anything but exit code 0 is an error, and so is any complaint.
+    /// Runs git to its end; every exit code but 0 is an error, and so is any output on standard
+    /// error.
     pub(crate) async fn run_quietly(self) -> Result<Vec<u8>, GitError> {
         let operation = self.operation;
         let done = self.run_to_end().await?;
@@ -217,13 +219,14 @@ impl GitCommand {
         }
     }
 
-    /// Runs to the end, where exit code 1 is an answer: `None`.
+    /// Runs git to its end; exit code 1 is the answer "no": `None`.
     pub(crate) async fn run_or_no(self) -> Result<Option<Vec<u8>>, GitError> {
         let (yes, output) = self.run_to_answer().await?;
         Ok(yes.then_some(output))
     }
 
-    /// Runs to the end, where exit code 1 is an answer too: whether it was 0, and the output.
+    /// Runs git to its end; exit code 1 is an answer too. Returns whether the code was 0, and the
+    /// output.
     pub(crate) async fn run_to_answer(self) -> Result<(bool, Vec<u8>), GitError> {
         let operation = self.operation;
         let done = self.run_to_end().await?;
@@ -233,7 +236,7 @@ impl GitCommand {
         }
     }
 
-    /// Runs to the end; the answer is whether it ended with 0. A signal is an error.
+    /// Runs git to its end and returns whether the exit code was 0. A signal is an error.
     pub(crate) async fn run_to_status(self) -> Result<bool, GitError> {
         let operation = self.operation;
         let done = self.run_to_end().await?;
@@ -243,7 +246,7 @@ impl GitCommand {
         }
     }
 
-    /// Runs to the end and reads one object id.
+    /// Runs git to its end and reads one object id.
     pub(crate) async fn run_for_oid(self) -> Result<Oid, GitError> {
         let operation = self.operation;
         parse_oid(operation, &self.run().await?)
@@ -280,7 +283,7 @@ impl GitCommand {
         let write = async {
             if let (Some(mut pipe), Some(bytes)) = (stdin, bytes) {
                 match pipe.write_all(&bytes).await {
-                    // It said no before it read everything; its exit code tells.
+                    // git refused before it had read everything; its exit code tells.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
                     other => other?,
                 }
@@ -307,7 +310,7 @@ impl GitCommand {
         })
     }
 
-    /// Starts it with all three streams as pipes.
+    /// Starts git with all three streams as pipes.
     pub(crate) fn spawn_piped(mut self) -> Result<ProcessGroup, GitError> {
         self.command
             .stdin(Stdio::piped())

@@ -1,4 +1,4 @@
-//! Making a repository of a folder, for samples: everything in it committed once.
+//! Makes a repository of a folder, for samples, with everything in one commit.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::error::{GitError, blocking};
 /// Makes a repository in `root`, with all its files in one commit on the branch `main`.
 ///
 /// # Errors
-/// When there is a repository already, or the file system refuses.
+/// When the folder is a repository already, or the file system refuses.
 pub async fn create(root: &Path, message: &str) -> Result<(), GitError> {
     let (root, message) = (root.to_owned(), message.to_owned());
     blocking("making a repository", move || {

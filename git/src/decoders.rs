@@ -1,11 +1,10 @@
-//! What is read of a push at the edge, with what must hold whatever is sent: nothing panics,
-//! and no name but a base's gets through. The tests below and the fuzz target in `fuzz/` call it.
+//! Decoders of pushes at the edge, with the properties that hold for any input: no panic, and only
+//! names of bases pass. The tests below and the fuzz target in `fuzz/` call it.
 
 use kage_core::id::Oid;
 
 use crate::smart_http::allowed_references;
 
-/// The commands of a push.
 pub fn push(bytes: &[u8]) {
     if let Ok(Some(references)) = allowed_references(bytes) {
         for reference in references {

@@ -1,5 +1,5 @@
-//! What differs between two commits of a mirror, for people and reports, computed by
-//! libgit2 alone: no pager, external diff or textconv can run. These functions block.
+//! Differences between two commits of a mirror, for people and reports, computed by libgit2 alone:
+//! no pager, external diff or textconv can run. These functions block.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -11,17 +11,15 @@ use kage_core::id::Oid;
 use crate::error::GitError;
 use crate::objects::oid_of;
 
-/// A difference between two commits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// How much.
     pub stat: DiffStat,
     /// Every changed path with its counts, in git's order. Renames are a deletion and an addition.
     pub files: Vec<FileChange>,
 }
 
 impl Difference {
-    /// What a session reports about a commit that differs like this.
+    /// The result that a session reports for a commit with this difference.
     #[must_use]
     pub fn describe(&self, commit: Oid) -> ResultCommit {
         let listed = self.files.get(..MAX_RESULT_PATHS).unwrap_or(&self.files);
@@ -36,10 +34,7 @@ impl Difference {
     }
 }
 
-/// What changed from `base` to `commit` in the repository at `repository`.
-///
-/// # Errors
-/// When one of them is not there.
+/// The changes from `base` to `commit` in the repository at `repository`.
 pub fn between(repository: &Path, base: &Oid, commit: &Oid) -> Result<Difference, GitError> {
     with_diff(repository, base, commit, |diff| {
         let mut difference = Difference::default();
@@ -51,7 +46,7 @@ pub fn between(repository: &Path, base: &Oid, commit: &Oid) -> Result<Difference
                 _ => ChangeKind::Modified,
             };
             let path = path_of(&delta);
-            // No patch = binary or a submodule: nothing to count.
+            // No patch: binary or a submodule, so there are no lines to count.
             let (_, added, removed) = match git2::Patch::from_diff(diff, number)? {
                 Some(patch) => patch.line_stats()?,
                 None => (0, 0, 0),
@@ -80,10 +75,7 @@ pub fn between(repository: &Path, base: &Oid, commit: &Oid) -> Result<Difference
     })
 }
 
-/// The same as a unified patch that `git apply` takes.
-///
-/// # Errors
-/// When one of them is not there.
+/// The same as a unified patch for `git apply`.
 pub fn patch(repository: &Path, base: &Oid, commit: &Oid) -> Result<Vec<u8>, GitError> {
     with_diff(repository, base, commit, |diff| {
         let mut text = Vec::new();
@@ -98,39 +90,34 @@ pub fn patch(repository: &Path, base: &Oid, commit: &Oid) -> Result<Vec<u8>, Git
     })
 }
 
-/// What a commit has at a path.
+/// The content of a path in a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathEntry {
-    /// As git has it: 0o100644, 0o100755, 0o120000 or 0o160000.
+    /// The mode in git's tree: 0o100644, 0o100755, 0o120000 or 0o160000.
     pub mode: u32,
-    /// Its content.
+    /// Id of the content.
     pub id: Oid,
 }
 
-/// A path that two commits have differently. Renames are two of them.
+/// A path that differs between two commits. A rename is two of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathChange {
-    /// As it is in the repository.
     pub path: Vec<u8>,
-    /// `None` = nothing is there.
+    /// `None`: the path does not exist.
     pub before: Option<PathEntry>,
-    /// The same, afterwards.
     pub after: Option<PathEntry>,
 }
 
 type Side = Option<(u32, git2::Oid)>;
 
-/// Every path that differs from `before` to `after` in the repository at `repository`, in
-/// the order of their bytes.
-///
-/// # Errors
-/// When one of them is not there.
+/// Every path that differs from `before` to `after` in the repository at `repository`, in byte
+/// order.
 pub fn paths(repository: &Path, before: &Oid, after: &Oid) -> Result<Vec<PathChange>, GitError> {
     let sides = with_diff(repository, before, after, |diff| {
         let side = |file: git2::DiffFile<'_>| file.exists().then(|| (u32::from(file.mode()), file.id()));
         let mut sides: BTreeMap<Vec<u8>, (Side, Side)> = BTreeMap::new();
         for delta in diff.deltas() {
-            // Here too: a deletion and an addition.
+            // Here too, a rename is a deletion and an addition.
             let (before, after) = sides.entry(path_of(&delta).to_vec()).or_default();
             *before = before.or_else(|| side(delta.old_file()));
             *after = after.or_else(|| side(delta.new_file()));

@@ -1,5 +1,5 @@
-//! Making files and names survive a power cut. It owns how that is waited for; in which
-//! order things have to survive is its users' business.
+//! Makes files and names survive a power cut. It owns how to wait for the disk; callers own the
+//! order in which things must survive.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -10,10 +10,10 @@ use tempfile::NamedTempFile;
 use crate::error::GitError;
 use crate::shared_work::share_out;
 
-/// With more than this, flushing the whole file system once is cheaper.
+/// Above this number of paths, flushing the whole file system once is cheaper.
 pub(crate) const MOST_ONE_BY_ONE: usize = 256;
 
-/// A flush waits for the disk, not for a core; the file system joins those under way.
+/// A flush waits for the disk, not for a core; the file system joins concurrent flushes.
 const THREADS: usize = 8;
 
 /// Flushes files and folders of one file system, all at the same time.
@@ -37,7 +37,7 @@ pub(crate) fn flush_file_system(path: &Path) -> Result<(), GitError> {
     rustix::fs::syncfs(&file).map_err(|error| GitError::io("flush", path)(error.into()))
 }
 
-/// A small file that is written, but not flushed and not in its place.
+/// A small file that is written, but neither flushed nor in its final place.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     file: NamedTempFile,
@@ -45,7 +45,7 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Writes what `to` is to hold.
+    /// Writes `bytes`, the future content of `to`.
     pub(crate) fn new(to: &Path, bytes: &[u8]) -> Result<Self, GitError> {
         let folder = to.parent().unwrap_or(to);
         fs::create_dir_all(folder).map_err(GitError::io("create", folder))?;
@@ -57,12 +57,12 @@ impl Prepared {
         })
     }
 
-    /// Where it is until it is placed, to be flushed.
+    /// The temporary path, for the flush.
     pub(crate) fn path(&self) -> PathBuf {
         self.file.path().to_owned()
     }
 
-    /// Puts it in place whole. That survives a power cut once its folder is flushed.
+    /// Renames it to its final place. That survives a power cut once the folder is flushed.
     pub(crate) fn place(self) -> Result<(), GitError> {
         match self.file.persist(&self.to) {
             Ok(_) => Ok(()),

@@ -1,103 +1,79 @@
-//! How a git operation fails, whichever of the two ways to run git it used. Operations that
-//! can be refused for reasons a person must hear about have error types of their own.
+//! Errors of git operations, run by either git or libgit2. Operations with refusals that a person
+//! must hear about have error types of their own.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Says why a git operation did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
-    /// git could not be started.
     #[error("git {operation} could not be started; is git installed and on PATH?")]
     Spawn {
-        /// What was wanted, such as `fetch`.
+        /// The operation, such as `fetch`.
         operation: &'static str,
-        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// git ran and said no.
+    /// git ran and ended with an error.
     #[error("git {operation} failed ({exit}): {stderr}")]
     Failed {
-        /// What was wanted.
         operation: &'static str,
         /// Exit code or signal, as text.
         exit: String,
-        /// What git printed, trimmed and bounded.
+        /// Standard error, trimmed and bounded.
         stderr: String,
     },
-    /// git printed more than anything here can use.
+    /// git printed more than this crate can use.
     #[error("git {operation} printed more than {limit} bytes")]
-    TooMuchOutput {
-        /// What was wanted.
-        operation: &'static str,
-        /// The bound.
-        limit: usize,
-    },
+    TooMuchOutput { operation: &'static str, limit: usize },
     /// git printed something that this crate does not understand.
     #[error("git {operation} printed something unexpected: {output:?}")]
     Unexpected {
-        /// What was wanted.
         operation: &'static str,
-        /// The start of what it printed.
+        /// The beginning of the output.
         output: String,
     },
-    /// libgit2 failed.
     #[error("could not {action}")]
     Library {
-        /// What was wanted, in words.
+        /// What was attempted, in words.
         action: &'static str,
-        /// The cause.
         #[source]
         source: git2::Error,
     },
-    /// The file system failed.
     #[error("could not {action} {}", path.display())]
     Io {
-        /// What was wanted, in words.
+        /// What was attempted, in words.
         action: &'static str,
-        /// On what.
         path: PathBuf,
-        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// A pattern is not a glob.
     #[error("{pattern:?} is not a path pattern")]
     Pattern {
-        /// The pattern.
         pattern: String,
-        /// The cause.
         #[source]
         source: globset::Error,
     },
-    /// git left a file out without calling that a failure.
+    /// git left a file out without reporting a failure.
     #[error("git did not take {path:?}: it cannot store a file of that name")]
-    NotTaken {
-        /// Which.
-        path: String,
-    },
-    /// A path of a tree may not be written to a disk.
+    NotTaken { path: String },
+    /// A path in a tree that must not be written to a disk.
     #[error("the path {path:?} is not safe to write")]
-    UnsafePath {
-        /// The path.
-        path: String,
-    },
-    /// No reference may have that name.
+    UnsafePath { path: String },
+    /// An invalid name for a reference.
     #[error("{name:?} is not a name for a reference")]
     ReferenceName {
-        /// The start of it.
+        /// The beginning of the name.
         name: String,
     },
-    /// The blocking thread did not come back.
+    /// The blocking thread panicked or was cancelled.
     #[error("could not finish {action}")]
     Interrupted {
-        /// What was wanted, in words.
+        /// What was attempted, in words.
         action: &'static str,
     },
 }
 
-/// What git and libgit2 print when the machine, not the repository, is at fault.
+/// Output of git and libgit2 when the machine, not the repository, is at fault.
 const MACHINE: [&str; 6] = [
     "No space left on device",
     "Disk quota exceeded",
@@ -107,7 +83,7 @@ const MACHINE: [&str; 6] = [
     "Too many open files",
 ];
 
-/// What git prints when the repository that it works in is damaged, in small letters.
+/// Output of git when its own repository is damaged, in lower case.
 const DAMAGE: [&str; 40] = [
     "corrupt",
     "bad object",
@@ -151,7 +127,7 @@ const DAMAGE: [&str; 40] = [
     "did not receive expected object",
 ];
 
-/// What it prints besides when that is the repository of the other side.
+/// More output of git when the other side's repository is damaged.
 const DAMAGE_THERE: [&str; 6] = [
     "is damaged",
     "abnormal exit",
@@ -161,7 +137,7 @@ const DAMAGE_THERE: [&str; 6] = [
     "missing necessary objects",
 ];
 
-/// What git prints when the files of a repository are not what they should be, or not its own.
+/// Output of git when files of a repository are altered or belong to another user.
 const WRONG_FILES: [&str; 6] = [
     "Not a directory",
     "Is a directory",
@@ -171,7 +147,7 @@ const WRONG_FILES: [&str; 6] = [
     "cannot lock ref",
 ];
 
-/// What git prints when nobody took its connection.
+/// Output of git when no server accepted its connection.
 const AWAY: [&str; 4] = [
     "Failed to connect",
     "Could not connect",
@@ -179,7 +155,7 @@ const AWAY: [&str; 4] = [
     "Could not resolve host",
 ];
 
-/// What git prints when a connection ended before the answer did.
+/// Output of git when a connection ended before the answer did.
 const BROKEN_OFF: [&str; 8] = [
     "Connection reset",
     "Operation too slow",
@@ -191,21 +167,21 @@ const BROKEN_OFF: [&str; 8] = [
     "hung up unexpectedly",
 ];
 
-/// Why a fetch failed, as far as it says something about the other side.
+/// Why a fetch failed, as far as the failure tells something about the other side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FetchProblem {
-    /// Nobody was there.
+    /// No server answered.
     Away,
-    /// Somebody was there, and the answer broke off.
+    /// The connection broke during the answer.
     BrokenOff,
-    /// The remote does not have the reference.
+    /// The remote lacks the reference.
     NoReference,
-    /// Anything else, which would be the same next time.
+    /// Any other failure; it would repeat.
     Other,
 }
 
 impl GitError {
-    /// What a fetch that failed says about the remote.
+    /// Classifies a failed fetch.
     #[must_use]
     pub fn fetch_problem(&self) -> FetchProblem {
         let Self::Failed { stderr, .. } = self else {
@@ -223,8 +199,8 @@ impl GitError {
         }
     }
 
-    /// True when the machine failed and not what git was given, so that the same operation
-    /// may succeed later: no room, no memory, a program that was killed.
+    /// True when the machine failed rather than git's input, so that the same operation may succeed
+    /// later: no disk space, no memory, a killed program.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         let machine = |text: &str| MACHINE.iter().any(|words| text.contains(words));
@@ -241,14 +217,13 @@ impl GitError {
         }
     }
 
-    /// True when it may be that the repository of ours at `path` is damaged: what git or libgit2
-    /// cannot read, and files that are not what they should be. Looking tells
-    /// ([`crate::Mirror::heal`]).
+    /// True when our repository at `path` may be damaged: something that git or libgit2 cannot
+    /// read, or altered files. A check decides ([`crate::Mirror::heal`]).
     #[must_use]
     pub fn suggests_damage(&self, path: &Path) -> bool {
         match self {
             Self::Failed { stderr, exit, .. } => {
-                // What the other side says is about its repository.
+                // Lines from the other side are about its repository.
                 let own = stderr.lines().filter(|line| !is_theirs(line));
                 let machine = |line: &&str| MACHINE.iter().any(|words| line.contains(words));
                 let mut own = own.filter(|line| !machine(line));
@@ -257,7 +232,7 @@ impl GitError {
                     DAMAGE.iter().any(|words| small.contains(words))
                         || WRONG_FILES.iter().any(|words| line.contains(words))
                 };
-                // A bug of git's, on data that nobody expects.
+                // A bug in git on unexpected data.
                 own.any(is_damage) || exit.contains("SIGSEGV") || exit.contains("SIGBUS")
             }
             Self::Library { source, .. } => {
@@ -276,7 +251,7 @@ impl GitError {
         }
     }
 
-    /// True when a fetch or push failed because the repository of the other side is damaged.
+    /// True when a fetch or push failed because the other side's repository is damaged.
     #[must_use]
     pub fn suggests_damage_there(&self) -> bool {
         let Self::Failed { stderr, .. } = self else {
@@ -308,7 +283,7 @@ impl GitError {
     }
 }
 
-/// Whether a line that git printed is what the other side of a fetch or push said.
+/// Whether a line of git's output came from the other side of a fetch or push.
 fn is_theirs(line: &str) -> bool {
     [
         "remote:",
@@ -320,7 +295,7 @@ fn is_theirs(line: &str) -> bool {
     .any(|start| line.starts_with(start))
 }
 
-/// Whether libgit2 found something about a repository's own files.
+/// Whether libgit2's error is about a repository's own files.
 const fn is_of_repository(class: git2::ErrorClass) -> bool {
     use git2::ErrorClass as Class;
     matches!(
@@ -340,7 +315,7 @@ const fn is_of_repository(class: git2::ErrorClass) -> bool {
     )
 }
 
-/// Whether a file was not what it should be, and the system did as it was asked.
+/// Whether a file had the wrong content or kind, while the system itself worked.
 fn is_wrong_file(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -355,7 +330,7 @@ fn is_wrong_file(error: &io::Error) -> bool {
     )
 }
 
-/// Runs `work`, which uses libgit2 or many files, where it may block.
+/// Runs `work`, which uses libgit2 or many files, on a thread that may block.
 pub(crate) async fn blocking<T, E>(
     action: &'static str,
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
@@ -458,7 +433,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let closed = listener.local_addr().unwrap();
         drop(listener);
-        // Takes a connection and says nothing.
+        // A server that accepts a connection and stays silent.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let silent = listener.local_addr().unwrap();
         std::thread::spawn(move || while listener.accept().is_ok() {});

@@ -1,27 +1,27 @@
-//! Which program a name means: found once, by an absolute path, and the same file whenever it
-//! is run. Sessions have the rights of whoever runs them, so a name that is looked up again
-//! later may mean a file that a session put in the way.
-//!
+//! Resolves a program's name once, to an absolute path, and makes sure that the same file is run
+//! every time. Sessions have the rights of the user who runs them, so a later lookup of the name
+//! might find a file that a session placed there.
 //! The rule for a file that changed since it was found: where this user can neither write it
-//! nor any folder above it, the system updated it, and it is run. Elsewhere it is not run,
-//! since a session could have changed it, until the process is started anew. Where only a link
-//! on the way changed, as when a tool updates itself beside its old version, the file that it
-//! led to is run. A change in place that keeps length, number and both times is not seen; no
-//! ordinary user can make one.
+//! The rule for a file that changed since it was found: where this user can write neither the file
+//! nor any folder above it, the system updated it, and it is run. Elsewhere it is not run until the
+//! process restarts, since a session could have changed it. Where only a link on the way changed,
+//! as when a tool updates itself beside its old version, the file that the link led to is run. A
+//! change in place that keeps length, number and both times is not seen; no ordinary user can make
+//! one.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// What tells one file from another that takes its place, or the same after a change.
+/// What distinguishes a file from a replacement, and from itself after a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity {
     device: u64,
     inode: u64,
     size: u64,
     modified: (i64, i64),
-    /// Nobody can set this one.
+    /// The time of the last status change, which no program can set.
     changed: (i64, i64),
 }
 
@@ -41,26 +41,26 @@ impl Identity {
 /// A program as it was when it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Executable {
-    /// Where it was found: programs that go by the name they are called by need that one.
+    /// The path at which it was found: programs that act by the name they are called by need this
+    /// one.
     found: PathBuf,
-    /// What that led to.
+    /// The file that `found` led to.
     real: PathBuf,
     identity: Identity,
 }
 
-/// A program is not what it was when it was found.
+/// The program is no longer the file that was found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{} is not the file that it was when this program started, and is not run; if you updated it, restart the agent",
     path.display()
 )]
 pub struct Changed {
-    /// The program.
     pub path: PathBuf,
 }
 
 impl Changed {
-    /// As an error of starting it.
+    /// Converts this to an error of starting the program.
     #[must_use]
     pub fn into_io(self) -> io::Error {
         io::Error::new(io::ErrorKind::PermissionDenied, self)
@@ -68,7 +68,7 @@ impl Changed {
 }
 
 impl Executable {
-    /// Finds a program as a shell would: by its path, or by its name in these folders.
+    /// Finds a program as a shell does: by its path, or by its name in `folders`.
     #[must_use]
     pub fn find(name: &OsStr, folders: &[PathBuf]) -> Option<Self> {
         if Path::new(name).components().count() > 1 {
@@ -91,13 +91,12 @@ impl Executable {
         })
     }
 
-    /// Where it was found.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.found
     }
 
-    /// True when it is in this folder, or leads there.
+    /// True when it is in this folder, or is a link into it.
     #[must_use]
     pub fn is_inside(&self, folder: &Path) -> bool {
         let real = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
@@ -107,7 +106,7 @@ impl Executable {
     /// The path to run now.
     ///
     /// # Errors
-    /// When somebody changed the program who may be a session.
+    /// When the file changed and a session could have changed it.
     pub fn to_run(&self) -> Result<&Path, Changed> {
         if Identity::of(&self.real).is_ok_and(|now| now == self.identity) {
             let leads_there = self.found.canonicalize().is_ok_and(|now| now == self.real);
@@ -122,15 +121,14 @@ impl Executable {
     }
 }
 
-/// True for a file that can be run.
 #[must_use]
 pub fn is_executable(path: &Path) -> bool {
     path.metadata()
         .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
-/// True when this user, and so any session, can change what is at a path: the file, or what is
-/// in a folder on the way, links followed and not followed.
+/// True when this user, and so any session, can change what a path names: the file itself or an
+/// entry of a folder on the way, links followed and not followed.
 #[must_use]
 pub fn is_ours(path: &Path) -> bool {
     let writable = |path: &Path| {
@@ -147,8 +145,9 @@ pub fn is_ours(path: &Path) -> bool {
     writable(path) || path.canonicalize().is_ok_and(|real| writable(&real))
 }
 
-/// The folders of a `PATH` in which programs are looked for: without those that mean another
-/// place in every working directory, those for temporary files, and those inside `kept_out`.
+/// The folders of a `PATH` in which programs are searched, without relative ones (which mean
+/// another place in every working directory), those for temporary files, and those inside
+/// `kept_out`.
 #[must_use]
 pub fn search_folders(path: &OsStr, kept_out: &[PathBuf]) -> Vec<PathBuf> {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());

@@ -1,5 +1,5 @@
-//! Which paths of a worktree git ignores, as git itself says. Results and checkpoints ask
-//! here, so that both hold the same files.
+//! Which paths of a worktree git ignores, as git itself decides. Results and checkpoints both use
+//! this, so that they hold the same files.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,29 +9,29 @@ use crate::error::GitError;
 use crate::shadow::Shadow;
 use crate::staging::{lines, split};
 
-/// Where tools hide their own files without touching the project's .gitignore.
+/// The file in which tools hide their own files without touching the project's .gitignore.
 const OWN_EXCLUDE: &str = ".git/info/exclude";
 
-/// The session's own exclude file, relative to the top of its worktree; `None` when it is
-/// not a file.
+/// The session's own exclude file, relative to the top of its worktree; `None` when it is not a
+/// regular file.
 pub(crate) fn own_exclude(root: &Path) -> Option<&'static str> {
     let is_file = fs::symlink_metadata(root.join(OWN_EXCLUDE)).is_ok_and(|meta| meta.is_file());
     is_file.then_some(OWN_EXCLUDE)
 }
 
-/// Those of `paths`, which are relative to `root`, that are ignored. `shadow` looks at `root`.
+/// The ignored ones of `paths`, which are relative to `root`. `shadow` is over `root`.
 pub(crate) async fn ignored(
     shadow: &Shadow,
     root: &Path,
     paths: &[impl AsRef<[u8]>],
 ) -> Result<HashSet<Vec<u8>>, GitError> {
-    // `:name` alone would be a pattern, and one that git may not know.
+    // `:name` alone would be a pattern, possibly of a kind that git does not know.
     let plain = |path: &[u8]| [b"./", path].concat();
     let list: Vec<Vec<u8>> = paths.iter().map(|path| plain(path.as_ref())).collect();
     let mut command = shadow
         .git("check-ignore")
         .args(["--no-index", "-z", "--stdin"])
-        // The base's submodules would make it refuse the files in them.
+        // With the base's submodules in the index, git would refuse files in them.
         .env("GIT_INDEX_FILE", shadow.git_dir().join("no-index"))
         .stdin(lines(&list));
     if let Some(own) = own_exclude(root) {

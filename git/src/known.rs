@@ -1,6 +1,6 @@
-//! What is known of a worktree's files without opening them: the content that each had and
-//! the stat that it had then, folder by folder. It is a checkpoint's tree in memory. It owns
-//! how that is loaded, compared and written as tree objects; [`scan`] brings it up to date.
+//! What is known of a worktree's files without opening them, folder by folder: the content of each
+//! file and its stat at the time. It is a checkpoint's tree in memory. It owns how that is loaded,
+//! compared and written as tree objects; [`scan`] brings it up to date.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -19,13 +19,13 @@ mod survey;
 
 pub(crate) use scan::Stat;
 
-/// What is known of a worktree's files.
+/// The cached state of a worktree's files.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    /// The commit that the worktree was last known to be.
+    /// The commit that the worktree was last known to equal.
     pub(crate) last: Id,
     pub(crate) top: Folder,
-    /// Objects that were written for `top` and that a power cut could still take.
+    /// Objects of `top` that a power cut could still take.
     pub(crate) unflushed: Unflushed,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Seen {
 pub(crate) struct Entry {
     pub(crate) mode: u32,
     pub(crate) id: Id,
-    /// While the file has it, the content is the one that `id` names.
+    /// While the file has this stat, its content is the one that `id` names.
     pub(crate) stat: Option<Stat>,
 }
 
@@ -62,10 +62,10 @@ pub(crate) enum Node {
     Folder(Folder),
 }
 
-/// A folder that holds at least one entry, at some depth.
+/// A folder that holds at least one entry, at any depth.
 #[derive(Debug, Default)]
 pub(crate) struct Folder {
-    /// Its tree object, unless something in it changed since that was written.
+    /// Its tree object, unless something in it changed after that was written.
     tree: Option<Id>,
     nodes: BTreeMap<OsString, Node>,
 }
@@ -77,11 +77,11 @@ pub(crate) struct Difference {
     pub(crate) after: Option<Entry>,
 }
 
-/// Stats of files by path, with the content that they vouch for.
+/// Stats of files by path, with the id of the content that the file had at that stat.
 pub(crate) type Stats = HashMap<PathBuf, (Id, Stat)>;
 
 impl Folder {
-    /// A tree object and all below it.
+    /// Loads a tree object and all below it.
     pub(crate) fn load(repository: &Repository, tree: Id, stats: &Stats) -> Result<Self, git2::Error> {
         Self::load_at(repository, tree, stats, Path::new(""))
     }
@@ -98,7 +98,7 @@ impl Folder {
             } else {
                 let mode = modern(kind);
                 let known = stats.get(&path).filter(|(content, _)| *content == item.id());
-                // A submodule's stat would be its folder's, which says nothing.
+                // A submodule's stat would be its folder's, which says nothing about content.
                 let known = known.filter(|_| mode != mode::SUBMODULE);
                 Node::Entry(Entry {
                     mode,
@@ -111,13 +111,13 @@ impl Folder {
         Ok(Self { tree: Some(id), nodes })
     }
 
-    /// Its tree object, after writing those that are missing.
+    /// Returns its tree object after writing the missing ones.
     pub(crate) fn write(&mut self, objects: &mut Objects) -> Result<Id, GitError> {
         self.make_trees(&mut |bytes| objects.write(ObjectType::Tree, bytes))
     }
 
-    /// The id that its tree object has. From then on all below count as written: when that is
-    /// not the id of a tree that is, this is of no use any more.
+    /// The id that its tree object would have. Afterwards everything below counts as written: if no
+    /// tree has that id, this value must be dropped.
     pub(crate) fn assume_written(&mut self) -> Result<Id, GitError> {
         self.make_trees(&mut |bytes| {
             let id = Id::hash_object(ObjectType::Tree, &bytes);
@@ -167,7 +167,7 @@ impl Folder {
         Some(node)
     }
 
-    /// Puts an entry at a path, in place of whatever is known there or above it.
+    /// Puts an entry at a path, replacing whatever is known there or above it.
     pub(crate) fn insert(&mut self, path: &Path, entry: Entry) {
         let mut names: Vec<&OsStr> = path.iter().collect();
         let Some(last) = names.pop() else { return };
@@ -188,7 +188,7 @@ impl Folder {
         folder.nodes.insert(last.to_owned(), Node::Entry(entry));
     }
 
-    /// Forgets an entry, and the folders that this leaves empty.
+    /// Forgets an entry, and the folders that become empty.
     pub(crate) fn remove(&mut self, path: &Path) {
         let mut components = path.components();
         let Some(Component::Normal(name)) = components.next() else {
@@ -209,7 +209,7 @@ impl Folder {
         self.tree = None;
     }
 
-    /// What differs between this, whose tree is written, and a tree object.
+    /// The differences between this folder, whose tree is written, and a tree object.
     pub(crate) fn differences(
         &self,
         repository: &Repository,
@@ -274,7 +274,7 @@ impl Folder {
 }
 
 impl Node {
-    /// All entries from here down, as those that the other side lacks.
+    /// Lists all entries from here down as missing on the other side.
     fn list(&self, path: PathBuf, found: &mut BTreeMap<PathBuf, Difference>) {
         match self {
             Self::Entry(entry) => {
@@ -290,7 +290,7 @@ impl Node {
     }
 }
 
-/// Old histories hold modes such as 100664.
+/// Maps old modes such as 100664 to those that git writes today.
 fn modern(kind: u32) -> u32 {
     match kind {
         mode::LINK | mode::SUBMODULE => kind,
@@ -299,12 +299,12 @@ fn modern(kind: u32) -> u32 {
     }
 }
 
-/// The stats in the index at `path`, written when its files were checked out. None at all
-/// when the files may differ from the blobs that they were made of.
+/// The stats in the index at `path`, written when its files were checked out. Empty when the files
+/// may differ from the blobs that they were made of.
 pub(crate) fn stats_of_index(path: &Path) -> Stats {
     let mut stats = Stats::new();
     let (Ok(index), Ok(written)) = (Index::open(path), fs::metadata(path).and_then(|meta| meta.modified())) else {
-        // It only saves time.
+        // The index only saves time.
         return stats;
     };
     for item in index.iter() {

@@ -1,8 +1,8 @@
-//! Everything Kage Bunshin does with git: the only crate that spawns `git` or opens
-//! libgit2. It owns how git is made safe to run on repositories that nobody vouches for,
-//! and the repositories that Kage itself keeps. A user's own repository is read through a
-//! private git directory ([`user_repo`], [`snapshot`]) and written only by [`landing`].
-//! A session's files are kept by [`checkpoint`] and brought back by [`restore`].
+//! Everything that Kage Bunshin does with git: the only crate that spawns `git` or opens libgit2.
+//! It owns how git is made safe to run on repositories of unknown origin, and the repositories that
+//! Kage itself keeps. A user's own repository is read through a private git directory
+//! ([`user_repo`], [`snapshot`]) and written only by [`landing`]. A session's files are kept by
+//! [`checkpoint`] and brought back by [`restore`].
 //!
 //! Functions that spawn `git` are `async` and cancel-safe: dropping one kills the process
 //! and everything that it started. Functions that use libgit2 ([`diff`]) block.

@@ -13,21 +13,21 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::error::GitError;
 
-/// How often another process's lock is tried again.
+/// How often to try again while another process holds the lock.
 const POLL: Duration = Duration::from_millis(20);
 
 type Queue = tokio::sync::Mutex<()>;
 
 static QUEUES: LazyLock<Mutex<HashMap<PathBuf, Weak<Queue>>>> = LazyLock::new(Mutex::default);
 
-/// Holds a repository until dropped.
+/// Exclusive use of a repository until dropped.
 #[derive(Debug)]
 pub(crate) struct RepositoryLock {
     _file: File,
     _turn: OwnedMutexGuard<()>,
 }
 
-/// Waits for the repository at `path`, which exists.
+/// Waits for the lock of the repository at `path`, which exists.
 pub(crate) async fn acquire(path: &Path) -> Result<RepositoryLock, GitError> {
     let turn = queue(path).lock_owned().await;
     let lock_path = path.join("kage.lock");
@@ -51,7 +51,7 @@ pub(crate) async fn acquire(path: &Path) -> Result<RepositoryLock, GitError> {
 }
 
 fn queue(path: &Path) -> Arc<Queue> {
-    // A panic while holding it cannot leave the map half-changed.
+    // A panic while the lock is held cannot leave the map half-changed.
     let mut queues = QUEUES.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(queue) = queues.get(path).and_then(Weak::upgrade) {
         return queue;

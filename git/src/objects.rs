@@ -1,6 +1,5 @@
-//! Writing objects into a mirror so that they survive a power cut: byte for byte as given,
-//! without a filter or a line ending changed. Which objects make a commit is its users'
-//! business.
+//! Writes objects into a mirror so that they survive a power cut: byte for byte as given, without
+//! filters or changes of line endings. Callers decide which objects make a commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -28,7 +27,7 @@ mod pack;
 
 use pack::{Finished, Loaded, Pack};
 
-/// The modes that a tree knows.
+/// The modes of entries in a tree.
 pub(crate) mod mode {
     pub(crate) const FILE: u32 = 0o100_644;
     pub(crate) const PROGRAM: u32 = 0o100_755;
@@ -38,37 +37,36 @@ pub(crate) mod mode {
     pub(crate) const SUBMODULE: u32 = 0o160_000;
 }
 
-/// Files above this go through a stream instead of through memory.
+/// Larger files are streamed instead of read into memory.
 const STREAMED_BYTES: u64 = 16 << 20;
 
-/// A file of at most this many bytes is read whole to hash it.
+/// A file of at most this size is read whole to hash it.
 const READ_AT_ONCE: usize = 1 << 20;
 
-/// As many small objects, and as many bytes of them, stay in memory. Those of more go into
-/// a pack, which is quicker to write and to flush than a file for each; those of fewer do
-/// not, since git looks through every pack there is.
+/// Limits of small objects in memory, by count and by bytes. Beyond either limit the objects go
+/// into a pack, which is quicker to write and to flush than a file for each; below, they do not,
+/// since git looks through every pack there is.
 const MOST_LOOSE: usize = 100;
 const MOST_LOOSE_BYTES: usize = 8 << 20;
 
-/// The object store of a mirror.
 pub(crate) struct Objects {
     repository: Repository,
     store: PathBuf,
     unflushed: Unflushed,
 }
 
-/// Objects that a power cut could still take. They get their names when they are flushed:
-/// an empty file of the right name would be taken for the object ever after.
+/// Objects that a power cut could still take. They get their names only when they are flushed: an
+/// empty file of the right name would be taken for the object ever after.
 #[derive(Debug, Default)]
 pub(crate) struct Unflushed {
     few: BTreeMap<Id, Loaded>,
-    /// How much `few` hold.
+    /// Bytes in `few`.
     bytes: usize,
-    /// There when they were not few.
+    /// Present once the limits of `few` were exceeded.
     pack: Option<Pack>,
-    /// Files of their own: large ones.
+    /// Large objects, each in a file of its own.
     files: BTreeMap<Id, TempPath>,
-    /// Written by somebody else, perhaps just now.
+    /// Objects that another process wrote, perhaps just now.
     found: BTreeSet<Id>,
 }
 
@@ -80,7 +78,7 @@ impl Unflushed {
 }
 
 impl Objects {
-    /// Opens the mirror at `path`. `unflushed` were written by an earlier one and not flushed.
+    /// Opens the mirror at `path`. `unflushed` holds what an earlier use wrote and did not flush.
     pub(crate) fn open(path: &Path, unflushed: Unflushed) -> Result<Self, GitError> {
         let repository = Repository::open_bare(path).map_err(GitError::library("open a mirror"))?;
         Ok(Self {
@@ -105,8 +103,8 @@ impl Objects {
         Ok(object.data().to_vec())
     }
 
-    /// Writes the content of a blob into an empty file. A large one that is a file of its own in
-    /// the store, as it is when it was written here, is not held in memory.
+    /// Writes the content of a blob into an empty file. A large blob in a file of its own, as this
+    /// module writes it, is not read into memory.
     pub(crate) fn copy_to(&self, id: Id, mut file: &File, path: &Path) -> Result<(), GitError> {
         let odb = self.odb()?;
         let (size, _) = odb.read_header(id).map_err(GitError::library("read an object"))?;
@@ -114,7 +112,7 @@ impl Objects {
             && let Ok((mut content, _, _)) = odb.reader(id)
         {
             io::copy(&mut content, &mut file).map_err(GitError::io("write", path))?;
-            // Else nobody has looked whether the store is sound.
+            // Nothing else has checked whether the stored object is sound.
             let found = hash_open_file(file).map_err(GitError::io("read", path))?;
             if found != id {
                 return Err(GitError::unexpected("read an object", found.to_string().as_bytes()));
@@ -131,7 +129,7 @@ impl Objects {
         Ok(id)
     }
 
-    /// Writes what has that id, unless it is there.
+    /// Writes the object with that id, unless it exists.
     fn write_as(&mut self, id: Id, kind: ObjectType, bytes: Vec<u8>) -> Result<(), GitError> {
         if self.is_there(id)? {
             return Ok(());
@@ -148,7 +146,7 @@ impl Objects {
         if self.unflushed.has(&id) {
             return Ok(true);
         }
-        // Looking for packs that came meanwhile takes longer than to write it once more.
+        // Searching for packs that arrived meanwhile takes longer than writing the object again.
         let is_there = self.odb()?.exists_ext(id, OdbLookupFlags::NO_REFRESH);
         if is_there {
             self.unflushed.found.insert(id);
@@ -156,7 +154,7 @@ impl Objects {
         Ok(is_there)
     }
 
-    /// Puts those in memory into the pack.
+    /// Moves the small objects in memory into the pack.
     fn pack(&mut self) -> Result<(), GitError> {
         let mut pack = match self.unflushed.pack.take() {
             Some(pack) => pack,
@@ -168,7 +166,7 @@ impl Objects {
         Ok(())
     }
 
-    /// A file of its own for what has that id, flushed by nobody yet.
+    /// Writes an object to a file of its own, not flushed yet.
     fn write_file_of(
         &mut self,
         id: Id,
@@ -192,7 +190,8 @@ impl Objects {
         Ok(())
     }
 
-    /// Takes an open file; nothing is written when its id is `known`, which is in the store.
+    /// Takes an open file; nothing is written when its id is `known`, which is in the store
+    /// already.
     pub(crate) fn write_file(&mut self, file: File, size: u64, known: Option<Id>, path: &Path) -> Result<Id, GitError> {
         if size > STREAMED_BYTES {
             return self.write_stream(file, known, path);
@@ -227,8 +226,8 @@ impl Objects {
         Ok(id)
     }
 
-    /// Commits a tree with Kage's fixed identity. The message is data: nothing in it is
-    /// stripped, wrapped or understood, but NUL, which a commit cannot hold, is replaced.
+    /// Commits a tree with Kage's fixed identity. The message is data: nothing in it is stripped,
+    /// wrapped or interpreted, but NUL, which a commit cannot hold, is replaced.
     pub(crate) fn commit(&mut self, tree: Id, parents: &[Id], message: &str) -> Result<Id, GitError> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let seconds = now.map_or(0, |now| now.as_secs());
@@ -245,13 +244,12 @@ impl Objects {
         self.write(ObjectType::Commit, text.into_bytes())
     }
 
-    /// The tree of a commit.
     pub(crate) fn tree_of(&self, commit: Id) -> Result<Id, git2::Error> {
         Ok(self.repository.find_commit(commit)?.tree_id())
     }
 
-    /// Returns when all that was written survives a power cut, and `more` does. One wait
-    /// for the disk is shorter than two.
+    /// Returns when everything written, and `more`, survives a power cut. One wait for the disk is
+    /// shorter than two.
     pub(crate) fn flush(&mut self, more: impl IntoIterator<Item = PathBuf>) -> Result<(), GitError> {
         if self.unflushed.pack.is_some() {
             self.pack()?;
@@ -264,7 +262,7 @@ impl Objects {
         let mut paths: BTreeSet<PathBuf> = more.into_iter().collect();
         paths.extend(pack.iter().flat_map(Finished::paths));
         paths.extend(unflushed.files.values().map(|file| file.to_path_buf()));
-        // Those that are not there are in a pack, which was flushed when it came.
+        // Objects without a file are in a pack, which was flushed when it arrived.
         let found = unflushed.found.into_iter().map(|id| self.place_of(id));
         let found: Vec<PathBuf> = found.filter(|file| file.exists()).collect();
         paths.extend(found.iter().cloned());
@@ -293,13 +291,13 @@ impl Objects {
         self.store.join(folder).join(name)
     }
 
-    /// What the next one has to flush.
+    /// The objects that the next use has to flush.
     pub(crate) fn into_unflushed(self) -> Unflushed {
         self.unflushed
     }
 }
 
-/// The id that the content of an open file has as a blob, wherever it was read to.
+/// The blob id of an open file's content, independent of the file's position.
 pub(crate) fn hash_open_file(file: &File) -> io::Result<Id> {
     if let Some(bytes) = read_small(file)? {
         return Id::hash_object(ObjectType::Blob, &bytes).map_err(io::Error::other);
@@ -308,13 +306,13 @@ pub(crate) fn hash_open_file(file: &File) -> io::Result<Id> {
     Id::hash_file(ObjectType::Blob, path).map_err(io::Error::other)
 }
 
-/// All of an open file, to whatever end it has when that is reached; `None` for a large one.
+/// Reads all of an open file, up to the end at that moment; `None` for a large file.
 fn read_small(file: &File) -> io::Result<Option<Vec<u8>>> {
     let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
     if size > READ_AT_ONCE {
         return Ok(None);
     }
-    // One byte more, to see the end.
+    // One extra byte, to notice the end.
     let mut bytes = vec![0; size + 1];
     let mut filled = 0;
     while let Some(free) = bytes.get_mut(filled..).filter(|free| !free.is_empty()) {
@@ -328,29 +326,29 @@ fn read_small(file: &File) -> io::Result<Option<Vec<u8>>> {
             Err(error) => return Err(error),
         }
     }
-    // It grew meanwhile.
+    // The file grew meanwhile.
     Ok(None)
 }
 
-/// Opens a file to read, but no symbolic link, and without waiting for a pipe's writer.
+/// Opens a file for reading, but no symbolic link, and without waiting for a pipe's writer.
 pub(crate) fn open_file(folder: &OwnedFd, name: &OsStr) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(File::from(rustix::fs::openat(folder, name, flags, Mode::empty())?))
 }
 
-/// libgit2's form of an id.
+/// Converts an id to libgit2's form.
 pub(crate) fn id_of(oid: &Oid) -> Result<Id, GitError> {
     Id::from_str(oid.as_str()).map_err(GitError::library("read an object id"))
 }
 
-/// This project's form of one.
+/// Converts an id from libgit2's form.
 pub(crate) fn oid_of(id: Id) -> Result<Oid, GitError> {
     let text = id.to_string();
     text.parse()
         .map_err(|_| GitError::unexpected("hash-object", text.as_bytes()))
 }
 
-/// Whether git stores a file of that name, and others take it in.
+/// Whether git stores a file of that name, and other gits accept it.
 pub(crate) fn is_storable(name: &OsStr, is_link: bool) -> bool {
     let bytes = name.as_bytes();
     let stem = bytes.split(|byte| matches!(byte, b':' | b'\\')).next().unwrap_or(bytes);

@@ -1,4 +1,4 @@
-//! The path patterns of `kage_core`, and their errors as this crate's.
+//! The path patterns of `kage_core`, with errors of this crate.
 
 use kage_core::pattern::InvalidPattern;
 pub(crate) use kage_core::pattern::Patterns;

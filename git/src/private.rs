@@ -1,24 +1,17 @@
-//! Folders that only their owner enters: the state of coordinators, agents and people, in which
-//! there are tokens, keys and the work of others.
+//! Folders that only their owner may enter: the state of coordinators, agents and people, which
+//! holds tokens, keys and the work of others.
 
 use std::io;
 use std::path::Path;
 
-/// Makes a folder, and those above it that are missing, with mode 0700. One that is there keeps
-/// its mode.
-///
-/// # Errors
-/// When it cannot be made, or something else has its name.
+/// Creates a folder with mode 0700, and its missing parents. An existing folder keeps its mode.
 #[cfg(unix)]
 pub fn make_private(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Makes a folder, and those above it that are missing.
-///
-/// # Errors
-/// When it cannot be made, or something else has its name.
+/// Creates a folder and its missing parents.
 #[cfg(not(unix))]
 pub fn make_private(path: &Path) -> io::Result<()> {
     std::fs::create_dir_all(path)

@@ -1,41 +1,32 @@
-//! The `git` program of this machine, and whether it can be trusted with what is given to it.
+//! The `git` program of this machine, and whether it is safe to use.
 
 use std::path::{Path, PathBuf};
 
 use crate::command::{GitCommand, found};
 use crate::error::GitError;
 
-/// The oldest git, as major and minor number, that heeds every safeguard: settings that
-/// come through the environment (2.31), `core.fsync` (2.36), `safe.bareRepository` (2.38).
-/// Older ones ignore them without a word.
+/// The oldest git, as major and minor number, that obeys every safeguard: settings from the
+/// environment (2.31), `core.fsync` (2.36), `safe.bareRepository` (2.38). Older versions ignore
+/// them silently.
 pub const OLDEST: (u32, u32) = (2, 38);
 
-/// Says why this machine's git cannot be used.
+/// Why this machine's git cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
-    /// It cannot be run.
     #[error("git {}.{} or newer is needed", OLDEST.0, OLDEST.1)]
     Missing(#[source] GitError),
     /// It ignores safeguards.
     #[error("git {found} is too old; {}.{} or newer is needed", OLDEST.0, OLDEST.1)]
     TooOld {
-        /// What it says it is.
+        /// The version that it reports.
         found: String,
     },
-    /// It is where sessions write.
+    /// It is in a folder that sessions can write to.
     #[error("{} is in {}, where sessions write: put another git before it in PATH, and start again", path.display(), folder.display())]
-    WithinReach {
-        /// The program.
-        path: PathBuf,
-        /// The folder.
-        folder: PathBuf,
-    },
+    WithinReach { path: PathBuf, folder: PathBuf },
 }
 
-/// Makes sure that git is not in a folder in which sessions write.
-///
-/// # Errors
-/// When it is.
+/// Checks that git is outside the folder `of`, in which sessions write.
 pub fn is_out_of_reach(of: &Path) -> Result<(), ProgramError> {
     match found().0 {
         Some(git) if git.is_inside(of) => Err(ProgramError::WithinReach {
@@ -46,17 +37,15 @@ pub fn is_out_of_reach(of: &Path) -> Result<(), ProgramError> {
     }
 }
 
-/// What `git --version` says, without its first words: `2.47.3`.
+/// The version in the output of `git --version`: `2.47.3`.
 ///
-/// # Errors
-/// When git cannot be run.
 pub async fn version() -> Result<String, GitError> {
     let printed = GitCommand::new("version").run().await?;
     let text = String::from_utf8_lossy(&printed);
     Ok(text.trim().trim_start_matches("git version ").to_owned())
 }
 
-/// Makes sure that git heeds what it is told, before it is run on anybody's files.
+/// Checks that git obeys the safeguards, before it runs on anybody's files.
 ///
 /// # Errors
 /// When git cannot be run, or is older than [`OLDEST`].

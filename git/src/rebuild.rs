@@ -1,6 +1,6 @@
-//! A worktree with the files of a checkpoint for a session to go on in: one made anew, where the
-//! base is checked out and the checkpoint's files are put over it byte for byte, or the one that
-//! the session has. It owns no state; how files are restored is [`crate::restore`]'s.
+//! Gives a session a worktree with the files of a checkpoint: a new worktree, in which the base is
+//! checked out and the checkpoint's files are put over it byte for byte, or the one that the
+//! session has. It owns no state; [`crate::restore`] owns how files are restored.
 
 use std::path::PathBuf;
 
@@ -11,9 +11,8 @@ use crate::restore::{Foreign, RestoreError, RestoreOptions, Restored};
 use crate::worktree::Worktree;
 
 impl Worktree {
-    /// Makes a worktree of `base` at `path` with the files of `checkpoint`, which is in the
-    /// mirror and is kept there by a reference from now on. What is committed in the end
-    /// follows the base.
+    /// Makes a worktree of `base` at `path` with the files of `checkpoint`, which is in the mirror
+    /// and is kept there by a reference from now on. The final commit has the base as its parent.
     ///
     /// # Errors
     /// When one of the commits is not in the mirror or the file system refuses.
@@ -28,9 +27,9 @@ impl Worktree {
         Ok(worktree)
     }
 
-    /// Gives a worktree in which nobody works any more the files of `checkpoint`, which is in
-    /// the mirror and is kept there by a reference from now on. What differs from its last
-    /// checkpoint is in another one first. `complete` is that of [`RestoreOptions`].
+    /// Gives a worktree that no session uses any more the files of `checkpoint`, which is in the
+    /// mirror and is kept there by a reference from now on. Differences from its last checkpoint
+    /// are saved in another checkpoint first. `complete` is that of [`RestoreOptions`].
     ///
     /// # Errors
     /// As [`Worktree::restore`], but for foreign changes and deletions.
@@ -41,7 +40,7 @@ impl Worktree {
             .update_ref(&reference, checkpoint, &Expected::Anything)
             .await?;
         let options = RestoreOptions {
-            // Only a session writes to its worktree, and git, such as line endings: nothing
+            // Only a session writes to its worktree, and git (line endings, for example): no change
             // here is a stranger's.
             foreign: Foreign::Save,
             complete,

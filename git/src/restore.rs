@@ -1,7 +1,7 @@
-//! Giving a worktree the files of a checkpoint again. Nothing is lost on the way: what is
-//! there now is in a checkpoint before the first file changes, only differing paths are
-//! touched, and what turns up in between or cannot be in a checkpoint is moved aside, never
-//! deleted. It owns what may be restored and the plan; [`apply`] carries a plan out.
+//! Gives a worktree the files of a checkpoint again. Nothing is lost on the way: the present files
+//! are in a checkpoint before the first one changes, only differing paths are touched, and what
+//! appears in between or cannot be in a checkpoint is moved aside, never deleted. It owns what may
+//! be restored and the plan; [`apply`] carries out a plan.
 //!
 //! ```text
 //! look ─▶ refuse foreign changes, or ─▶ safety checkpoint ─▶ journal ─▶ apply ─▶ last = target
@@ -38,18 +38,16 @@ mod apply;
 use apply::{Apply, Steps};
 use journal::Journal;
 
-/// How careful a restore is.
 #[derive(Debug, Clone)]
 pub struct RestoreOptions {
-    /// What to do about changes made since the last checkpoint.
     pub foreign: Foreign,
-    /// Also moves aside what is ignored and was not there when the checkpoint was taken. An
-    /// ignored folder that was there then is left as it is, with all that is in it.
+    /// Also moves aside ignored files that did not exist when the checkpoint was taken. An ignored
+    /// folder that existed then is left as it is, with all its content.
     pub complete: bool,
-    /// More files of the base than this are not deleted.
+    /// The restore is refused when it would delete more files of the base than this.
     pub most_deletions: usize,
-    /// Stops before the step of this number as if the machine had died there: the rest is
-    /// done when the worktree is used next.
+    /// Stops before the step of this number as if the machine had died there. The rest
+    /// is done when the worktree is used next.
     pub stop_before: Option<u64>,
 }
 
@@ -64,38 +62,33 @@ impl Default for RestoreOptions {
     }
 }
 
-/// What to do about changes that no checkpoint has.
+/// What to do about changes that no checkpoint holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foreign {
-    /// Restore nothing.
     Refuse,
-    /// Restore after the safety checkpoint has them.
+    /// Restore after the safety checkpoint has saved them.
     Save,
 }
 
-/// What becomes of a path.
+/// The effect of a restore on a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Becomes {
-    /// It comes back.
     Created,
     /// It gets other content, or another mode.
     Updated,
-    /// It goes; the safety checkpoint has it.
+    /// It is deleted; the safety checkpoint has it.
     Deleted,
-    /// It is moved out of the worktree with all that is in it.
+    /// It is moved out of the worktree with all its content.
     MovedAside,
 }
 
-/// One path of a restore.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RestoredPath {
     /// Relative to the worktree.
     pub path: PathBuf,
-    /// What becomes of it.
     pub becomes: Becomes,
 }
 
-/// What a restore would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestorePlan {
     /// Every path that would be touched, sorted.
@@ -104,7 +97,6 @@ pub struct RestorePlan {
     pub foreign: Vec<PathBuf>,
 }
 
-/// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
     /// The commit whose files are in the worktree now.
@@ -113,47 +105,37 @@ pub struct Restored {
     pub safety: Oid,
     /// Every path of the plan, sorted.
     pub paths: Vec<RestoredPath>,
-    /// What was moved aside, and where it is now.
+    /// Old and new paths of what was moved aside.
     pub aside: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Says why nothing was restored.
+/// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// Somebody changed files since the last checkpoint.
+    /// Files changed since the last checkpoint.
     #[error("{} path(s) changed since the last checkpoint", paths.len())]
     Foreign {
-        /// Which, sorted.
+        /// Sorted.
         paths: Vec<PathBuf>,
     },
-    /// There is no such commit here.
     #[error("there is no checkpoint {commit} here")]
-    Unknown {
-        /// The one that was asked for.
-        commit: Oid,
-    },
-    /// The plan would delete suspiciously much.
+    Unknown { commit: Oid },
+    /// The plan would delete suspiciously many files.
     #[error("{count} files that the session did not make would be deleted; at most {limit} may be")]
     TooManyDeletions {
-        /// How many it would delete.
+        /// Files it would delete.
         count: usize,
-        /// How many it may.
+        /// Files it may delete.
         limit: usize,
     },
-    /// What was ignored then is not known.
+    /// The list of files that were ignored at the checkpoint is missing.
     #[error("there is no record of what was ignored at {commit}, so it cannot be restored completely")]
-    NoRecord {
-        /// The checkpoint.
-        commit: Oid,
-    },
-    /// Files cannot be moved to where they would be kept.
+    NoRecord { commit: Oid },
+    /// Files cannot be moved to the folder in which they would be kept.
     #[error("{} is on another file system than Kage's files", path.display())]
-    OtherFileSystem {
-        /// Where.
-        path: PathBuf,
-    },
-    /// git or the file system failed. If anything was done, the rest is done when the
-    /// worktree is used next.
+    OtherFileSystem { path: PathBuf },
+    /// git or the file system failed. A restore that had begun is completed when the worktree is
+    /// used next.
     #[error("could not restore a checkpoint")]
     Git(#[from] GitError),
 }
@@ -174,7 +156,7 @@ impl Worktree {
                 paths: shown(&plan.steps, &plan.asides),
                 foreign: plan.foreign,
             };
-            // What was taken for the plan alone must not be known from now on.
+            // Files taken for the plan alone must not count as known from now on.
             if !plan.took_ignored {
                 look.keep(worktree);
             }
@@ -183,9 +165,9 @@ impl Worktree {
         .await
     }
 
-    /// Gives the worktree the files of `target`, a commit of the mirror. Ignored files stay,
-    /// except those in the way of one of `target`'s. Durable when it returns; when it fails
-    /// half-way, or the machine dies, it is finished by whatever uses the worktree next.
+    /// Gives the worktree the files of `target`, a commit of the mirror. Ignored files stay, except
+    /// those in the way of one of `target`'s. Durable when it returns; when it fails half-way, or
+    /// the machine dies, the next use of the worktree finishes it.
     ///
     /// # Errors
     /// When it is refused, with nothing changed, or when git or the file system fails.
@@ -203,10 +185,7 @@ impl Worktree {
         .await
     }
 
-    /// Finishes a restore that was interrupted; `None` when there is none.
-    ///
-    /// # Errors
-    /// When git or the file system fails.
+    /// Finishes an interrupted restore; `None` when there is none.
     pub async fn finish_restore(&self) -> Result<Option<Restored>, RestoreError> {
         self.owned("finishing a restore", |worktree| Ok(worktree.finish_restore()?))
             .await
@@ -214,7 +193,7 @@ impl Worktree {
 }
 
 impl LockedWorktree {
-    /// Rolls an interrupted restore forward.
+    /// Finishes an interrupted restore.
     pub(crate) fn finish_restore(&self) -> Result<Option<Restored>, GitError> {
         let Some(journal) = Journal::read(self)? else {
             return Ok(None);
@@ -337,7 +316,7 @@ impl Plan {
             }
         }
         look.last = self.target;
-        // Else what is known is wrong, and better forgotten.
+        // Otherwise the cached state is wrong and has to be dropped.
         if look.top.assume_written()? == self.target_tree {
             look.keep(worktree);
         }
@@ -358,7 +337,7 @@ impl Look {
     }
 }
 
-/// What no checkpoint can have and stands where files are to be written.
+/// Things that no checkpoint can hold and that stand where files are to be written.
 fn obstacles(worktree: &LockedWorktree, beneath: &Beneath, steps: &Steps) -> Result<BTreeSet<PathBuf>, GitError> {
     let goes = |path: &Path| steps.get(path).is_some_and(|step| step.after.is_none());
     let mut found = BTreeSet::new();
@@ -392,7 +371,7 @@ fn obstacles(worktree: &LockedWorktree, beneath: &Beneath, steps: &Steps) -> Res
     Ok(found)
 }
 
-/// Whether a folder holds anything that does not go.
+/// Whether a folder holds anything that is not going to be removed.
 fn has_more(worktree: &LockedWorktree, folder: &Path, goes: &impl Fn(&Path) -> bool) -> Result<bool, GitError> {
     let here = worktree.root.join(folder);
     for item in fs::read_dir(&here).map_err(GitError::io("list", &here))? {

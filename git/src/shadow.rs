@@ -1,7 +1,7 @@
-//! A private git directory over somebody else's files. Commands that look at files run on
-//! it instead of on the `.git` that a session or a stranger could have written: it has no
-//! hooks, and no filter, textconv or merge program is configured in it, so none can run.
-//! It owns its layout; what it is used for is its users' business.
+//! A private git directory over files of another owner. Commands that look at files run on it
+//! instead of on the `.git` that a session or a stranger could have written: it has no hooks, and
+//! no filter, textconv or merge program is configured in it, so none can run. It owns its layout;
+//! callers own the purpose.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,22 +12,21 @@ use kage_core::id::Oid;
 use crate::command::GitCommand;
 use crate::error::GitError;
 
-/// Who Kage's own commits are by.
+/// The author of Kage's own commits.
 pub(crate) const IDENTITY: (&str, &str) = ("Kage Bunshin", "kage@localhost");
 
-/// A private git directory and the files it looks at.
 #[derive(Debug, Clone)]
 pub(crate) struct Shadow {
     git_dir: PathBuf,
     work_tree: PathBuf,
     objects: PathBuf,
-    /// Whether what is written outlives this process's use of it.
+    /// Whether the written objects stay after this process's use of it.
     lasting: bool,
 }
 
 impl Shadow {
-    /// Describes one that exists, or that [`Shadow::make`] will make. New objects go to
-    /// `objects`, or to a place of its own.
+    /// Describes one that exists, or that [`Shadow::make`] will make. New objects go to `objects`,
+    /// or to its own object store.
     pub(crate) fn new(git_dir: &Path, work_tree: &Path, objects: Option<PathBuf>) -> Self {
         Self {
             git_dir: git_dir.to_owned(),
@@ -37,7 +36,7 @@ impl Shadow {
         }
     }
 
-    /// Makes it. `alternates` are where its own object store finds what it lacks.
+    /// Creates it. Its own object store borrows from `alternates`.
     pub(crate) fn make(&self, head: &Oid, config: &str, alternates: &[PathBuf]) -> Result<(), GitError> {
         make_repository(&self.git_dir, head, config, alternates)
     }
@@ -59,7 +58,7 @@ impl Shadow {
             .config("core.fsync", if self.lasting { "all" } else { "none" })
     }
 
-    /// The same files through another folder of theirs.
+    /// The same git directory over another folder.
     pub(crate) fn over(&self, work_tree: &Path) -> Self {
         Self {
             work_tree: work_tree.to_owned(),
@@ -85,7 +84,7 @@ impl Shadow {
     }
 }
 
-/// Lays out a git directory with a detached HEAD and borrowed objects.
+/// Creates a git directory with a detached HEAD and borrowed objects.
 pub(crate) fn make_repository(
     git_dir: &Path,
     head: &Oid,

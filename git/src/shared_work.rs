@@ -1,16 +1,13 @@
-//! Work on many things, shared out among a few threads of its own.
+//! Divides work on many items among a few threads.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::error::GitError;
 
-/// Does `work` to every item, and returns what came of each, in their order. `start` makes
-/// what a thread works with; this thread is one of `threads`. What was begun when a thread
-/// fails is finished.
-///
-/// # Errors
-/// That of one of those that failed.
+/// Applies `work` to every item and returns the results in order. `start` makes the state of a
+/// thread; the calling thread is one of `threads`. Items in progress when a thread fails are
+/// finished; the error is that of one of the failed ones.
 pub(crate) fn share_out<T: Sync, S, R: Send>(
     items: &[T],
     threads: usize,
@@ -27,7 +24,7 @@ pub(crate) fn share_out<T: Sync, S, R: Send>(
                 return Ok(done);
             };
             let result = work(&mut own, item).inspect_err(|_| {
-                // Nobody begins another one.
+                // No thread begins another item.
                 next.store(items.len(), Ordering::Relaxed);
             });
             done.push((number, result?));

@@ -1,12 +1,12 @@
-//! The server side of git's smart HTTP protocol, by git itself. It owns which references
-//! are shown and which pushes are let through, how bytes get to git and back without either
-//! side waiting for the other, and that git ends when the client goes away. Routes, headers
-//! and who may ask are the HTTP server's business.
+//! The server side of git's smart HTTP protocol, by git itself. It owns which references are shown
+//! and which pushes are allowed, how bytes get to git and back without either side waiting for the
+//! other, and that git ends when the client disconnects. The HTTP server owns routes, headers and
+//! permissions.
 //!
-//! A push is looked at before git sees it: hooks are off, and git has no setting that says
-//! "only `refs/kage/bases/<the pushed commit>`". Hidden references keep results of other
-//! tasks out of sight; like git itself under protocol v2, they do not make an object whose
-//! id is known unreadable.
+//! A push is checked before git sees it: hooks are off, and git has no setting for "only
+//! `refs/kage/bases/<the pushed commit>`". Hidden references keep results of other tasks out of
+//! sight; like git itself under protocol v2, they do not make an object whose id is known
+//! unreadable.
 
 use std::io::{self, Write as _};
 use std::pin::Pin;
@@ -24,29 +24,25 @@ use crate::command::{self, GitCommand, ProcessGroup};
 use crate::error::GitError;
 use crate::mirror::Mirror;
 
-/// References are hidden unless named here.
+/// References are hidden unless listed here.
 const SHOWN: &[&str] = &["refs/kage/bases/", "refs/kage/results/"];
-/// The only place that a push may write to.
+/// The only namespace that a push may write to.
 const BASES: &str = "refs/kage/bases/";
-/// Bytes of a push before its pack: about 150 per reference.
+/// Limit of a push before its pack; a reference takes about 150 bytes.
 const MAX_COMMAND_BYTES: usize = 64 << 10;
-/// Bytes of the reply to a push: a line per reference, and progress.
+/// Limit of the reply to a push: a line per reference, and progress.
 const MAX_PUSH_REPLY: usize = 1 << 20;
 const STDERR_LIMIT: usize = 16 << 10;
 /// Small, because compressed bytes may grow a thousandfold.
 const CHUNK: usize = 16 << 10;
 
-/// The two halves of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
-    /// Fetching.
     UploadPack,
-    /// Pushing.
     ReceivePack,
 }
 
 impl Service {
-    /// `git-upload-pack` or `git-receive-pack`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -55,7 +51,6 @@ impl Service {
         }
     }
 
-    /// The service of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::UploadPack, Self::ReceivePack]
@@ -91,30 +86,22 @@ impl Service {
     }
 }
 
-/// Says why a request was not served.
+/// Why a request was not served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// A push of something other than a base.
     #[error("push refused: {reason}")]
-    Refused {
-        /// Why, in words.
-        reason: String,
-    },
+    Refused { reason: String },
     /// The client does not speak the protocol.
     #[error("malformed request: {reason}")]
-    Malformed {
-        /// Why, in words.
-        reason: &'static str,
-    },
-    /// The request could not be read.
+    Malformed { reason: &'static str },
     #[error("could not read the request")]
     Body(#[source] io::Error),
-    /// git failed.
     #[error("could not serve the repository")]
     Git(#[from] GitError),
 }
 
-/// The reply's bytes, as git makes them. Dropping it kills git.
+/// The bytes of git's reply. Dropping it kills git.
 pub struct Reply {
     bytes: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>,
 }
@@ -134,9 +121,6 @@ impl Stream for Reply {
 }
 
 /// The reply to `GET info/refs?service=...`. `protocol` is the `Git-Protocol` header.
-///
-/// # Errors
-/// When git fails.
 pub async fn advertise(mirror: &Mirror, service: Service, protocol: Option<&str>) -> Result<Bytes, ServeError> {
     let references = server(mirror, service, protocol)
         .args(["--stateless-rpc", "--http-backend-info-refs"])
@@ -190,13 +174,13 @@ pub async fn serve(
     }
 }
 
-/// git's half of a request, on its way.
+/// git serving a request.
 struct Running {
     service: Service,
     group: ProcessGroup,
-    /// Bytes to git; ends early when git wants no more. Aborted on drop.
+    /// Copies the request to git; ends early when git needs no more. Aborted on drop.
     pump: JoinSet<io::Result<()>>,
-    /// What git complains about. Aborted on drop.
+    /// Collects git's standard error. Aborted on drop.
     complaints: JoinSet<io::Result<command::Bounded>>,
 }
 
@@ -239,7 +223,7 @@ impl Running {
             source,
         };
         let status = self.group.child.wait().await.map_err(failed)?;
-        // git is gone, so what the client still sends is for nobody.
+        // git has ended, so the rest of the request has no reader.
         if let Some(Ok(Err(error))) = self.pump.try_join_next() {
             return Err(ServeError::Body(error));
         }
@@ -268,7 +252,7 @@ async fn feed<R: AsyncRead + Unpin>(mut git: ChildStdin, first: BytesMut, mut bo
     let mut chunk = Some(first.freeze());
     while let Some(bytes) = chunk {
         match git.write_all(&bytes).await {
-            // It read what it wanted; its exit code says whether that was enough.
+            // git read as much as it needed; its exit code says whether that was enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             other => other?,
         }
@@ -296,12 +280,12 @@ fn server(mirror: &Mirror, service: Service, protocol: Option<&str>) -> GitComma
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'=' | b':');
     match protocol {
         Some(text) if text.len() <= 64 && text.bytes().all(plain) => command.env("GIT_PROTOCOL", text),
-        // git ignores versions that it does not know, too.
+        // git ignores unknown versions too.
         Some(_) | None => command,
     }
 }
 
-/// A request's bytes, decompressed if need be.
+/// A request's body, decompressed if necessary.
 struct Body<R> {
     source: R,
     decoder: Option<MultiGzDecoder<Vec<u8>>>,
@@ -315,7 +299,7 @@ impl<R: AsyncRead + Unpin> Body<R> {
         }
     }
 
-    /// Some bytes, at least one; `None` at the end.
+    /// At least one byte; `None` at the end.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             let mut chunk = BytesMut::with_capacity(CHUNK);
@@ -339,8 +323,8 @@ impl<R: AsyncRead + Unpin> Body<R> {
     }
 }
 
-/// Reads a push up to its pack and decides whether it may happen. Returns all bytes read so
-/// far and the references that it writes.
+/// Reads a push up to its pack and decides whether it is allowed. Returns all bytes read so far and
+/// the references that the push writes.
 async fn read_commands<R: AsyncRead + Unpin>(body: &mut Body<R>) -> Result<(BytesMut, Vec<String>), ServeError> {
     let mut bytes = BytesMut::new();
     loop {
@@ -363,8 +347,7 @@ async fn read_commands<R: AsyncRead + Unpin>(body: &mut Body<R>) -> Result<(Byte
     }
 }
 
-/// The references that a push writes, if all of them are allowed; `None` = more bytes are
-/// needed to know.
+/// The references that a push writes, if all of them are allowed; `None`: more bytes are needed.
 pub(crate) fn allowed_references(bytes: &[u8]) -> Result<Option<Vec<String>>, ServeError> {
     let malformed = |reason| ServeError::Malformed { reason };
     let mut references = Vec::new();

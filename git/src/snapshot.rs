@@ -1,7 +1,7 @@
-//! The base of a task, taken from a person's repository: HEAD, and a commit of uncommitted
-//! work on top. It owns what comes along and what stays behind. The repository itself is
-//! only read: the commit is made with a copy of the index, and its objects live in a
-//! temporary folder that borrows the person's.
+//! The base of a task, taken from a person's repository: HEAD, plus a commit of uncommitted work on
+//! top. It owns what is included and what is left out. The repository itself is only read: the
+//! commit is made with a copy of the index, and its objects live in a temporary folder that borrows
+//! the person's.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -18,54 +18,45 @@ use crate::shadow::Shadow;
 use crate::staging::{Changes, lines, split};
 use crate::user_repo::{UserRepo, UserShadow};
 
-/// What to take.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotOptions {
-    /// Only HEAD; uncommitted work stays behind.
+    /// Take only HEAD, without uncommitted work.
     pub committed: bool,
     /// Patterns of untracked files to take even when large or secret-looking.
     pub include: Vec<String>,
 }
 
-/// An untracked file that did not come along.
+/// An untracked file that is not in the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
     /// Relative to the repository's top; bytes that are not UTF-8 are shown as U+FFFD.
     pub path: String,
-    /// Why.
     pub reason: LeftOutReason,
 }
 
-/// Why a file did not come along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeftOutReason {
     /// It is larger than [`MAX_UNTRACKED_BYTES`].
     Large {
-        /// Its size in bytes.
+        /// In bytes.
         size: u64,
     },
-    /// Its name says that it may hold a secret.
+    /// Its name suggests a secret.
     SecretName,
-    /// It is (in) another repository.
+    /// It is another repository, or in one.
     NestedRepository,
 }
 
-/// Untracked files above this are left out unless asked for.
+/// Larger untracked files are left out unless included by a pattern.
 pub const MAX_UNTRACKED_BYTES: u64 = 5 << 20;
 
-/// Something a person should know about a snapshot that was made.
+/// What a person should know about a snapshot that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
     /// Sessions see empty folders in place of submodules.
-    Submodules {
-        /// Their paths.
-        paths: Vec<String>,
-    },
+    Submodules { paths: Vec<String> },
     /// Sessions see pointer files in place of large files.
-    LargeFilePointers {
-        /// How many.
-        count: usize,
-    },
+    LargeFilePointers { count: usize },
 }
 
 /// A base, and the objects it needs.
@@ -73,16 +64,15 @@ pub enum Warning {
 pub struct Snapshot {
     /// The commit that sessions start from.
     pub base: Oid,
-    /// The branch tip it was made on. Equal to `base` when nothing uncommitted was taken.
+    /// The branch tip under the base. Equal to `base` when nothing uncommitted was taken.
     pub head: Oid,
-    /// Untracked files that did not come along.
+    /// Untracked files that are not in the snapshot.
     pub left_out: Vec<LeftOut>,
-    /// What else to tell.
     pub warnings: Vec<Warning>,
     store: UserShadow,
 }
 
-/// Names that usually hold a secret; patterns as in `.gitignore`.
+/// Names of files that usually hold a secret; patterns as in `.gitignore`.
 const SECRET_NAMES: &[&str] = &[
     ".env",
     ".env.*",
@@ -113,10 +103,10 @@ const SECRET_NAMES: &[&str] = &[
     ".kube",
 ];
 
-/// Says why no snapshot was made.
+/// Why no snapshot was made.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// There is nothing to start from.
+    /// The repository has no commit to start from.
     #[error("the repository has no commits yet; make one first: git add -A && git commit -m 'start'")]
     NoCommits,
     /// The history is cut off, so it cannot be sent.
@@ -127,31 +117,24 @@ pub enum SnapshotError {
     Partial,
     /// A merge is not finished.
     #[error("these paths have unresolved conflicts: {}", paths.join(", "))]
-    Unmerged {
-        /// Which.
-        paths: Vec<String>,
-    },
-    /// Only the filter program could say what to store, and it is not run.
+    Unmerged { paths: Vec<String> },
+    /// Only the filter program could tell the content to store, and it is not run.
     #[error(
         "{path} has uncommitted changes and goes through the filter {filter:?}, which is not run; commit it, or use --committed"
     )]
     FilteredPath {
-        /// Which.
         path: String,
         /// The filter's name in .gitattributes.
         filter: String,
     },
-    /// git failed.
     #[error("could not take a snapshot of the repository")]
     Git(#[from] GitError),
 }
 
 impl Snapshot {
-    /// Takes one. Nothing in the repository changes. Submodules and files behind Git LFS
-    /// come along as git stores them (a commit id, a pointer), with a warning.
-    ///
-    /// # Errors
-    /// When it cannot be complete.
+    /// Takes a snapshot; refused when it cannot be complete. Nothing in the repository changes.
+    /// Submodules and files behind Git LFS are included as git stores them (a commit id, a
+    /// pointer), with a warning.
     pub async fn take(repository: &UserRepo, options: &SnapshotOptions) -> Result<Self, SnapshotError> {
         if repository.is_shallow() {
             return Err(SnapshotError::Shallow);
@@ -187,7 +170,7 @@ impl Snapshot {
     ) -> Result<(), SnapshotError> {
         let shadow = self.store.shadow.clone();
         let git = |operation| shadow.git(operation);
-        // Its exit code says that something differs; what, the next command tells.
+        // The exit code says that something differs; the next command says what.
         git("update-index")
             .args(["-q", "--refresh", "--ignore-submodules"])
             .run_to_status()
@@ -241,7 +224,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Untracked files that come along; the others are put on the list of those left out.
+    /// The untracked files to include; the others are listed as left out.
     async fn choose_untracked(
         &mut self,
         root: &Path,
@@ -258,7 +241,7 @@ impl Snapshot {
         let mut taken = Vec::new();
         for path in split(&listed) {
             let relative = Path::new(OsStr::from_bytes(path));
-            // Gone since it was listed.
+            // It vanished since it was listed.
             let Ok(meta) = fs::symlink_metadata(root.join(relative)) else {
                 continue;
             };
@@ -284,10 +267,7 @@ impl Snapshot {
         Ok(taken)
     }
 
-    /// Sends the base to `url` as `refs/kage/bases/<base>`. Already there = done.
-    ///
-    /// # Errors
-    /// When the remote refuses or cannot be reached.
+    /// Sends the base to `url` as `refs/kage/bases/<base>`. Does nothing if it is there already.
     pub async fn push(&self, url: &str, auth: &Auth) -> Result<(), GitError> {
         let name = format!("refs/kage/bases/{}", self.base);
         let git = |operation| self.store.shadow.git(operation).auth(auth);
@@ -299,7 +279,7 @@ impl Snapshot {
         let Err(error) = pushed else {
             return Ok(());
         };
-        // Somebody else may have sent the same base at the same time.
+        // Another client may have sent the same base at the same time.
         let there = git("ls-remote")
             .args(["--end-of-options", url, name.as_str()])
             .run()
@@ -311,7 +291,7 @@ impl Snapshot {
     }
 }
 
-/// The filters of tracked paths, and what to warn about.
+/// The filters of tracked paths, and the warnings.
 async fn look_at_tracked(shadow: &Shadow) -> Result<(HashMap<Vec<u8>, String>, Vec<Warning>), GitError> {
     let git = |operation| shadow.git(operation);
     let listed = git("ls-files").args(["--stage", "-z"]).run().await?;
@@ -357,7 +337,7 @@ pub(crate) async fn filters_of(
     Ok(filters)
 }
 
-/// `.env.example` and its like are there to be shared.
+/// `.env.example` and the like are meant to be shared.
 fn is_example(path: &Path) -> bool {
     let ending = path.extension().and_then(OsStr::to_str);
     ending.is_some_and(|ending| matches!(ending, "example" | "sample" | "template" | "dist"))

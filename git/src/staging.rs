@@ -1,5 +1,5 @@
-//! Putting the state of a folder into a private index: which paths, in what order, and the
-//! check that git really took every one. It knows neither whose folder nor whose index.
+//! Puts the state of a folder into a private index: which paths, in what order, and the check that
+//! git really took every one. It does not know whose folder or index it is.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -21,19 +21,19 @@ pub(crate) const DIFF: &[&str] = &[
     "--ignore-submodules=dirty",
 ];
 
-/// How files differ from an index. Paths are bytes relative to the top.
+/// The differences between files and an index. Paths are bytes relative to the top.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     /// In the index, not on the disk.
     pub(crate) gone: Vec<Vec<u8>>,
-    /// In the index, other on the disk.
+    /// In the index, with other content on the disk.
     pub(crate) modified: Vec<Vec<u8>>,
     /// Not in the index.
     pub(crate) untracked: Vec<Vec<u8>>,
 }
 
 impl Changes {
-    /// What is different about the files that `git`'s index has.
+    /// The changes of the files in `git`'s index.
     pub(crate) async fn tracked(git: impl Fn(&'static str) -> GitCommand) -> Result<Self, GitError> {
         let status = git("diff-files").args(DIFF).arg("--name-status").run().await?;
         let mut changes = Self::default();
@@ -52,10 +52,10 @@ impl Changes {
         Ok(changes)
     }
 
-    /// Puts all of it into the index; anything less is an error.
+    /// Puts all changes into the index; a partial result is an error.
     pub(crate) async fn stage(&self, root: &Path, git: impl Fn(&'static str) -> GitCommand) -> Result<(), GitError> {
         if !self.gone.is_empty() {
-            // Without a look at the disk: the path may lie beyond a new symbolic link.
+            // Without looking at the disk: the path may lie beyond a new symbolic link.
             git("update-index")
                 .args(["--force-remove", "-z", "--stdin"])
                 .stdin(lines(&self.gone))
@@ -82,9 +82,9 @@ impl Changes {
     }
 }
 
-/// Copies an index with its time. By that, and in whole seconds, git tells whether a file that
-/// looks as it did may have been changed after it was looked at, and reads it then; under a
-/// later time a change of the same second and length is not seen.
+/// Copies an index with its modification time. git compares that time, in whole seconds, with a
+/// file's to decide whether a file that looks unchanged may have changed after it was recorded, and
+/// then reads it; with a later time, a change of the same second and length is missed.
 pub(crate) fn copy_index(from: &Path, to: &Path) -> io::Result<()> {
     let modified = fs::metadata(from)?.modified()?;
     fs::copy(from, to)?;
@@ -96,7 +96,7 @@ pub(crate) fn split(output: &[u8]) -> impl Iterator<Item = &[u8]> {
     output.split(|byte| *byte == 0).filter(|part| !part.is_empty())
 }
 
-/// The other way round.
+/// NUL-separated input, the inverse of [`split`].
 pub(crate) fn lines(paths: &[impl AsRef<[u8]>]) -> Vec<u8> {
     let mut list = Vec::new();
     for path in paths {

@@ -1,6 +1,6 @@
-//! What a mirror holds beyond what it must, and getting rid of it: checkpoints of worktrees
-//! that are gone, objects that nothing names, and what was known of worktrees. It owns how
-//! that is measured and removed; what goes first is its users' decision.
+//! Space that a mirror could free, and freeing it: checkpoints of removed worktrees, unreferenced
+//! objects, and the cached state of worktrees. It owns how that is measured and removed; callers
+//! decide what goes first.
 
 use std::fs;
 use std::io;
@@ -14,10 +14,9 @@ use crate::lock;
 use crate::mirror::Mirror;
 use crate::worktree::Worktree;
 
-/// Objects younger than this stay: somebody may be about to name them.
+/// Younger objects stay: another process may be about to reference them.
 const SETTLED: &str = "--prune=10.minutes.ago";
 
-/// The checkpoints of one worktree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorktreeCheckpoints {
     /// The worktree, as [`Worktree::name`] calls it.
@@ -28,10 +27,7 @@ pub struct WorktreeCheckpoints {
 }
 
 impl Worktree {
-    /// What Kage calls the worktree at `path` in a mirror.
-    ///
-    /// # Errors
-    /// When the folder that it is in cannot be resolved.
+    /// The name of the worktree at `path` in a mirror. The folder that it is in has to exist.
     pub fn name(path: &Path) -> Result<String, GitError> {
         let parent = path.parent().unwrap_or(path);
         let folder = fs::canonicalize(parent).map_err(GitError::io("resolve", parent))?;
@@ -42,10 +38,7 @@ impl Worktree {
 }
 
 impl Mirror {
-    /// The checkpoints that are kept here, oldest first.
-    ///
-    /// # Errors
-    /// When the file system fails.
+    /// The kept checkpoints, oldest first.
     pub async fn kept(&self) -> Result<Vec<WorktreeCheckpoints>, GitError> {
         let path = self.path().join("refs/kage/checkpoints");
         let mut kept = blocking("listing checkpoints", move || kept_in(&path)).await?;
@@ -54,9 +47,6 @@ impl Mirror {
     }
 
     /// Bytes that the objects of these checkpoints take here, beyond those of the bases.
-    ///
-    /// # Errors
-    /// When git fails.
     pub async fn size_of(&self, kept: &WorktreeCheckpoints) -> Result<u64, GitError> {
         let mut list = String::new();
         for commit in &kept.commits {
@@ -76,11 +66,7 @@ impl Mirror {
         bytes.ok_or_else(|| GitError::unexpected("rev-list", &size))
     }
 
-    /// Forgets the checkpoints of a worktree that is gone. Their objects stay until
-    /// [`Mirror::collect`].
-    ///
-    /// # Errors
-    /// When the file system refuses.
+    /// Forgets the checkpoints of a removed worktree. Their objects stay until [`Mirror::collect`].
     pub async fn forget(&self, worktree: &str) -> Result<(), GitError> {
         let _lock = lock::acquire(self.path()).await?;
         let path = self.path().join("refs/kage/checkpoints").join(worktree);
@@ -91,15 +77,12 @@ impl Mirror {
         .await
     }
 
-    /// Packs what is here and deletes objects that no reference leads to. Nobody may work in
-    /// a worktree of the mirror meanwhile.
-    ///
-    /// # Errors
-    /// When git fails; nothing is lost then.
+    /// Packs the mirror and deletes unreferenced objects; a failure loses nothing. No worktree of
+    /// the mirror may be in use meanwhile.
     pub async fn collect(&self) -> Result<(), GitError> {
         let _lock = lock::acquire(self.path()).await?;
         self.git("gc")
-            // Checkpoints are forgotten by the folder of their references.
+            // Checkpoints are forgotten by deleting the folder of their references.
             .config("gc.packRefs", "false")
             .args(["--quiet", "--no-cruft", SETTLED])
             .run()
@@ -107,11 +90,8 @@ impl Mirror {
         self.flush(Vec::new()).await
     }
 
-    /// Deletes what Kage knew of worktrees. Only for a start, when there are none. What else a
-    /// crash left goes when a mirror is opened.
-    ///
-    /// # Errors
-    /// When the file system refuses.
+    /// Deletes the cached state of worktrees. Only for a start, when there are no worktrees. Other
+    /// leftovers of a crash are removed when a mirror is opened.
     pub async fn forget_worktrees(&self) -> Result<(), GitError> {
         let _lock = lock::acquire(self.path()).await?;
         let path = self.path().join("checkouts");
@@ -148,7 +128,7 @@ fn kept_in(path: &Path) -> Result<Vec<WorktreeCheckpoints>, GitError> {
     Ok(all)
 }
 
-/// What is directly in a folder; nothing when it is not there.
+/// The entries of a folder; empty when it does not exist.
 fn list(folder: &Path) -> Result<Vec<PathBuf>, GitError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

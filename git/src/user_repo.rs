@@ -1,6 +1,6 @@
-//! A person's own repository, found and described but never changed here. It owns which of
-//! the person's settings are honoured: values that say what a file's bytes mean, never
-//! anything that names a program.
+//! A person's own repository, found and described but never changed here. It owns which of the
+//! person's settings are used: values that say what a file's bytes mean, never anything that names
+//! a program.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -18,7 +18,7 @@ use crate::program::{self, ProgramError};
 use crate::shadow::{IDENTITY, Shadow};
 use crate::staging::{copy_index, split};
 
-/// The settings that are honoured, as git lists them.
+/// The settings that are used, as git lists them.
 const HONOURED: &[&str] = &[
     "core.autocrlf",
     "core.eol",
@@ -28,7 +28,6 @@ const HONOURED: &[&str] = &[
     "core.precomposeunicode",
 ];
 
-/// A person's repository.
 #[derive(Debug, Clone)]
 pub struct UserRepo {
     root: PathBuf,
@@ -38,41 +37,37 @@ pub struct UserRepo {
     settings: Settings,
 }
 
-/// What the configuration says.
 #[derive(Debug, Clone, Default)]
 struct Settings {
     honoured: Vec<(String, String)>,
     excludes_file: Option<PathBuf>,
     attributes_file: Option<PathBuf>,
-    /// Names of configured filters that would change what is stored.
+    /// Names of configured filters that would change the stored content.
     filters: HashSet<String>,
     partial: bool,
     name: Option<String>,
     email: Option<String>,
 }
 
-/// Says why no repository was found.
+/// Why no repository was found.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
-    /// There is none here or above.
+    /// No repository here or above.
     #[error("{} is not inside a git repository", path.display())]
     NotARepository {
-        /// Where the search began.
+        /// The start of the search.
         path: PathBuf,
     },
     /// A bare repository has no files to work on.
     #[error("{} is not in the files of a repository; run this in a checkout", path.display())]
     Bare {
-        /// Where the search began.
+        /// The start of the search.
         path: PathBuf,
     },
-    /// The configuration says that the files are another folder's.
+    /// The configuration names another folder for the files.
     #[error("the repository says that its files are in {}, which is not where it is", root.display())]
-    Elsewhere {
-        /// That folder.
-        root: PathBuf,
-    },
-    /// All that a person has would become the base of a task.
+    Elsewhere { root: PathBuf },
+    /// All files of a person would become the base of a task.
     #[error("the repository is all of {}; run this in a project's own repository", root.display())]
     TooWide {
         /// The home folder, or the top of the file system.
@@ -80,19 +75,15 @@ pub enum DiscoverError {
     },
     /// Only SHA-1 repositories are supported.
     #[error("the repository uses the object format {format}; only sha1 is supported")]
-    ObjectFormat {
-        /// What it uses.
-        format: String,
-    },
-    /// This machine's git cannot be trusted with it.
+    ObjectFormat { format: String },
+    /// This machine's git is not safe to use.
     #[error("git cannot be used here")]
     Program(#[from] ProgramError),
-    /// git failed.
     #[error("could not look at the repository")]
     Git(#[from] GitError),
 }
 
-/// A private git directory over a person's files; goes away when dropped.
+/// A private git directory over a person's files; deleted when dropped.
 #[derive(Debug)]
 pub(crate) struct UserShadow {
     pub(crate) shadow: Shadow,
@@ -100,10 +91,10 @@ pub(crate) struct UserShadow {
 }
 
 impl UserRepo {
-    /// Finds the repository that `path` is in.
+    /// Finds the repository that contains `path`.
     ///
     /// # Errors
-    /// When there is none that can be worked on, or git is too old for it.
+    /// When there is no usable repository, or git is too old.
     pub async fn discover(path: &Path) -> Result<Self, DiscoverError> {
         program::check().await?;
         let questions = [
@@ -132,7 +123,7 @@ impl UserRepo {
             }
             Err(error) => return Err(error.into()),
         };
-        // The top folder comes last: it alone may well hold a line break.
+        // The top folder comes last: only it may contain a line break.
         let text = answers.strip_suffix(b"\n").unwrap_or(&answers);
         let parts: Vec<&[u8]> = text.splitn(5, |byte| *byte == b'\n').collect();
         let [git_dir, common_dir, format, shallow, root] = parts.as_slice() else {
@@ -144,7 +135,7 @@ impl UserRepo {
         }
         let path_of = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
         let root = path_of(root);
-        // `core.worktree` of a repository that nobody vouches for may name any folder.
+        // `core.worktree` of a repository of unknown origin may name any folder.
         let nearest = fs::canonicalize(path).map_err(GitError::io("resolve", path))?;
         let mut above = nearest.ancestors();
         if above.find(|folder| fs::symlink_metadata(folder.join(".git")).is_ok()) != Some(root.as_path()) {
@@ -180,26 +171,20 @@ impl UserRepo {
         }
     }
 
-    /// A short name of this working tree for people: the top folder's. Not unique.
+    /// A short name of this working tree for people: that of the top folder. Not unique.
     #[must_use]
     pub fn name(&self) -> String {
         let name = self.root.file_name().unwrap_or(OsStr::new("root"));
         name.to_string_lossy().into_owned()
     }
 
-    /// Whether the repository has a commit, wherever it lies. Nothing is fetched for it.
-    ///
-    /// # Errors
-    /// When git cannot run.
+    /// Whether the repository has a commit, reachable or not. Nothing is fetched for it.
     pub async fn has_commit(&self, commit: &Oid) -> Result<bool, GitError> {
         let name = format!("{commit}^{{commit}}");
         self.git("cat-file").args(["-e", name.as_str()]).run_to_status().await
     }
 
-    /// The commit that HEAD names; `None` before the first one.
-    ///
-    /// # Errors
-    /// When git fails.
+    /// The commit of HEAD; `None` before the first commit.
     pub async fn head(&self) -> Result<Option<Oid>, GitError> {
         let found = self
             .git("rev-parse")
@@ -209,16 +194,13 @@ impl UserRepo {
         found.map(|output| parse_oid("rev-parse", &output)).transpose()
     }
 
-    /// The branch that HEAD is on, as a full reference name; `None` when HEAD is detached.
-    ///
-    /// # Errors
-    /// When git fails.
+    /// The branch of HEAD, as a full reference name; `None` when HEAD is detached.
     pub async fn branch(&self) -> Result<Option<Vec<u8>>, GitError> {
         self.git("symbolic-ref").args(["--quiet", "HEAD"]).run_or_no().await
     }
 
-    /// git on the real git directory, without its programs. Only for what reads no file
-    /// through a filter.
+    /// git on the real git directory, with its programs disabled. Only for commands that read no
+    /// file through a filter.
     pub(crate) fn git(&self, operation: &'static str) -> GitCommand {
         GitCommand::new(operation)
             .git_dir(&self.git_dir)
@@ -238,7 +220,7 @@ impl UserRepo {
         self.settings.partial
     }
 
-    /// Whether the person's git would run a program of that name on a file's content.
+    /// Whether the person's git would run a filter of that name on a file's content.
     pub(crate) fn has_filter(&self, name: &str) -> bool {
         self.settings.filters.contains(name)
     }
@@ -251,7 +233,7 @@ impl UserRepo {
             .is_none_or(|(_, value)| value != "false")
     }
 
-    /// Who the person is to git; Kage's own identity when they never said.
+    /// The person's git identity; Kage's own when none is configured.
     pub(crate) fn identity(&self) -> (&str, &str) {
         match (&self.settings.name, &self.settings.email) {
             (Some(name), Some(email)) => (name, email),
@@ -259,8 +241,8 @@ impl UserRepo {
         }
     }
 
-    /// A private git directory over the person's files, with a copy of their index. It can
-    /// read their objects and those in `others`; what it writes goes away with it.
+    /// A private git directory over the person's files, with a copy of their index. It can read
+    /// their objects and those in `others`; what it writes is deleted with it.
     pub(crate) async fn shadow(&self, head: &Oid, others: &[PathBuf]) -> Result<UserShadow, GitError> {
         let (repository, head) = (self.clone(), head.clone());
         let mut alternates = vec![self.common_dir.join("objects")];
@@ -282,7 +264,8 @@ impl UserRepo {
                     copy_if_there(&repository.git_dir.join(&name), &git_dir.join(&name))?;
                 }
             }
-            // Where the history of a shallow clone ends; its parents are not there.
+            // `shallow` lists the commits at which a shallow clone's history ends; their parents
+            // are not there.
             for name in ["info/exclude", "info/attributes", "shallow"] {
                 copy_if_there(&repository.common_dir.join(name), &git_dir.join(name))?;
             }
@@ -309,7 +292,7 @@ impl Settings {
             let entry = String::from_utf8_lossy(entry);
             // A key without "=" is a boolean that is true.
             let (key, value) = entry.split_once('\n').unwrap_or((&entry, "true"));
-            // What this crate itself passes is not the person's.
+            // Settings that this crate itself passes are not the person's.
             if scope != b"command" {
                 settings.take(root, key, value);
             }
@@ -335,7 +318,7 @@ impl Settings {
         }
     }
 
-    /// The text of a configuration file that says the same.
+    /// The settings as the text of a configuration file.
     fn to_config(&self) -> String {
         let mut text = "[core]\n\trepositoryformatversion = 0\n\tbare = false\n".to_owned();
         let mut line = |key: &str, value: &str| {
@@ -357,7 +340,7 @@ impl Settings {
     }
 }
 
-/// `~/x` and relative paths as git reads them.
+/// Expands `~/x` and relative paths as git does.
 fn expand(root: &Path, value: &str) -> PathBuf {
     match (value.strip_prefix("~/"), std::env::home_dir()) {
         (Some(rest), Some(home)) => home.join(rest),

@@ -1,5 +1,5 @@
-//! A session's working directory: a commit checked out, what changed in it, and the commit
-//! made of it at the end. It owns both git directories of such a place:
+//! A session's working directory: a checked-out commit, the changes in it, and the final commit
+//! made of it. It owns both git directories of a worktree:
 //!
 //! ```text
 //! <worktree>/.git                    the session's: an ordinary repository that borrows
@@ -41,7 +41,7 @@ use crate::staging::{Changes, DIFF, copy_index, split};
 
 const KAGE_CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n";
 
-/// Lines of untracked files above this are not counted.
+/// Lines of larger untracked files are not counted.
 const MAX_COUNTED_BYTES: u64 = 8 << 20;
 
 /// A checked-out commit that a session may change.
@@ -51,9 +51,9 @@ pub struct Worktree {
     pub(crate) path: PathBuf,
     pub(crate) base: Oid,
     pub(crate) shadow: Shadow,
-    /// What is known of the files since the last look for a checkpoint.
+    /// The cached state of the files since the last scan for a checkpoint.
     pub(crate) known: Arc<Mutex<Option<Seen>>>,
-    /// Lines of untracked files as last counted, so that asking every second stays cheap.
+    /// Cached line counts of untracked files, so that asking every second stays cheap.
     counted: Arc<Mutex<HashMap<PathBuf, Counted>>>,
 }
 
@@ -106,10 +106,7 @@ impl Worktree {
         Ok(worktree)
     }
 
-    /// A worktree that was made before, by this process or another.
-    ///
-    /// # Errors
-    /// When it is not there.
+    /// Opens a worktree that was made before, by this process or another.
     pub async fn open(mirror: &Mirror, path: impl Into<PathBuf>, base: &Oid) -> Result<Self, GitError> {
         let (mirror, path, base) = (mirror.clone(), path.into(), base.clone());
         blocking("opening a worktree", move || {
@@ -130,7 +127,7 @@ impl Worktree {
         .await
     }
 
-    /// Where it is, absolute.
+    /// Absolute.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -142,10 +139,8 @@ impl Worktree {
         &self.base
     }
 
-    /// What differs from the base now, sorted by path. Ignored files are not looked at.
-    /// Cheap enough to ask every second.
-    ///
-    /// # Errors
+    /// The current differences from the base, sorted by path, without ignored files. Cheap enough
+    /// to ask every second.
     /// When git fails.
     pub async fn changes(&self) -> Result<Vec<FileChange>, GitError> {
         let tracked = async {
@@ -169,11 +164,10 @@ impl Worktree {
         Ok(changes)
     }
 
-    /// Commits the whole state (untracked files too, ignored ones not) to the mirror with
-    /// the base as its only parent, whatever the session did with its own index and
-    /// branches; `None` when nothing differs. Files of nested repositories come along as
-    /// plain files; of a submodule only its commit id does.
-    ///
+    /// Commits all files (untracked ones too, ignored ones not) to the mirror with the base as the
+    /// only parent, whatever the session did with its own index and branches; `None` when nothing
+    /// differs. Files of nested repositories are included as plain files; of a submodule only its
+    /// commit id.
     /// # Errors
     /// When any file could not be taken; there is no partial result.
     pub async fn commit_result(&self, message: &str) -> Result<Option<ResultCommit>, GitError> {
@@ -203,9 +197,9 @@ impl Worktree {
         .await
     }
 
-    /// Makes every protected path what it is in `base`: other content is replaced, missing
-    /// files come back, and files that match a pattern and that `base` lacks are deleted. Never
-    /// follows a symbolic link. Returns the paths it changed, sorted.
+    /// Makes every protected path equal to `base`: changed content is replaced, missing files come
+    /// back, and files that match a pattern but are not in `base` are deleted. Never follows a
+    /// symbolic link. Returns the changed paths, sorted.
     ///
     /// # Errors
     /// When git fails or the file system refuses.
@@ -232,7 +226,7 @@ impl Worktree {
             list.extend_from_slice(path.as_os_str().as_bytes());
             list.push(0);
         }
-        // Replaces what stands in the way, symbolic links among the parents included.
+        // Replaces obstacles, including symbolic links among the parents.
         git("checkout-index")
             .args(["--force", "--quiet", "-z", "--stdin"])
             .stdin(list)
@@ -245,10 +239,10 @@ impl Worktree {
         Ok(shown)
     }
 
-    /// Deletes the worktree at `path` of `mirror` and what Kage kept about it, with what
-    /// restores moved aside; checkpoints stay. Not being there is fine, so it also clears up
-    /// after a crash. Whoever calls has the result, or a last checkpoint. A checkpoint or
-    /// restore that goes on there is waited for.
+    /// Deletes the worktree at `path` of `mirror` with Kage's data about it and the files that
+    /// restores moved aside; checkpoints stay. A missing worktree is no error, so this also cleans
+    /// up after a crash. The caller has the result, or a last checkpoint. Waits for a running
+    /// checkpoint or restore.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -262,7 +256,7 @@ impl Worktree {
         .await?;
         let private = private_dir(mirror, &real);
         let lock = match lock::acquire(&private).await {
-            // Nobody is at work where nothing is.
+            // Nothing can be running in a worktree that does not exist.
             Err(GitError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
             other => Some(other?),
         };
@@ -281,7 +275,7 @@ impl Worktree {
         .await
     }
 
-    /// An index of its own to work on; the original keeps describing the base.
+    /// A temporary copy of the index to work on; the original keeps describing the base.
     async fn index_copy(&self) -> Result<TempPath, GitError> {
         let (from, folder) = (self.shadow.index(), self.shadow.git_dir().to_owned());
         blocking("copying an index", move || {
@@ -311,7 +305,7 @@ impl Worktree {
                     list = list.arg("--exclude-from").arg(own);
                 }
             } else {
-                // Seen as a repository of its own, where nothing is tracked.
+                // The folder as a repository of its own, in which nothing is tracked.
                 list = list.env("GIT_INDEX_FILE", self.shadow.git_dir().join("no-index"));
             }
             for name in split(&list.run().await?) {
@@ -333,12 +327,12 @@ impl Worktree {
     }
 }
 
-/// Where Kage's own git directory of the worktree at `path` is.
+/// Path of Kage's own git directory for the worktree at `path`.
 fn private_dir(mirror: &Mirror, path: &Path) -> PathBuf {
     mirror.path().join("checkouts").join(private_name(path))
 }
 
-/// What the worktree at `path`, which is absolute and resolved, is called in its mirror.
+/// The name in the mirror of the worktree at `path`, which is absolute and resolved.
 pub(crate) fn private_name(path: &Path) -> String {
     let digest = Digest::of(path.as_os_str().as_bytes());
     digest.as_str().chars().take(32).collect()
@@ -367,7 +361,7 @@ fn parse_tracked(output: &[u8]) -> Result<Vec<FileChange>, GitError> {
             kinds.insert(parts.next().ok_or_else(wrong)?, kind);
         } else {
             let mut fields = part.splitn(3, |byte| *byte == b'\t');
-            // "-" = binary.
+            // "-": binary.
             let mut number = || Some(std::str::from_utf8(fields.next()?).ok()?.parse().unwrap_or(0));
             let (added, removed): (Option<u64>, Option<u64>) = (number(), number());
             let path = fields.next().ok_or_else(wrong)?;
@@ -386,15 +380,15 @@ fn parse_tracked(output: &[u8]) -> Result<Vec<FileChange>, GitError> {
     Ok(kinds.into_iter().map(change).collect())
 }
 
-/// The untracked files with their lines, from the last count where nothing moved.
+/// Line counts of the untracked files, taken from the last count where a file is unchanged.
 fn count_all(root: &Path, paths: &[Vec<u8>], counted: &Mutex<HashMap<PathBuf, Counted>>) -> Vec<FileChange> {
-    // A count is right or absent, whatever a panic interrupted.
+    // A cached count is right or absent, even if a panic interrupted an update.
     let before = std::mem::take(&mut *counted.lock().unwrap_or_else(PoisonError::into_inner));
     let mut after = HashMap::with_capacity(paths.len());
     let mut changes = Vec::with_capacity(paths.len());
     for path in paths {
         let relative = PathBuf::from(OsStr::from_bytes(path));
-        // Gone since it was listed: the next look will say so.
+        // It vanished since it was listed: the next look will say so.
         let Ok(meta) = fs::symlink_metadata(root.join(&relative)) else {
             continue;
         };
@@ -428,7 +422,7 @@ fn count_lines(path: &Path, meta: &Metadata) -> io::Result<u64> {
         return Ok(0);
     }
     let mut bytes = Vec::new();
-    // A symbolic link that took its place meanwhile is refused.
+    // A symbolic link that replaced it meanwhile is refused.
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let file = rustix::fs::open(path, flags | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
     fs::File::from(file).take(MAX_COUNTED_BYTES).read_to_end(&mut bytes)?;
@@ -439,7 +433,7 @@ fn count_lines(path: &Path, meta: &Metadata) -> io::Result<u64> {
     Ok(ended + u64::from(bytes.last().is_some_and(|byte| *byte != b'\n')))
 }
 
-/// Deletes matching files that are not in `kept`; returns which.
+/// Deletes matching files that are not in `kept`, and returns them.
 fn delete_unknown(root: &Path, patterns: &Patterns, kept: &HashSet<PathBuf>) -> Result<Vec<PathBuf>, GitError> {
     let mut deleted = Vec::new();
     let mut folders = vec![PathBuf::new()];

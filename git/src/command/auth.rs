@@ -1,28 +1,26 @@
-//! How git shows itself to a remote, and whom it believes. Tokens never show in `Debug`.
+//! How git authenticates to a remote, and which remote it trusts. Tokens never show in `Debug`.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// How to authenticate to a remote.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub enum Auth {
-    /// Not at all.
     #[default]
     None,
     /// `Authorization: Bearer ...` on every request.
     Bearer(String),
-    /// Over TLS, with a CA of the remote's own.
+    /// TLS with the remote's own CA.
     Tls(TlsAuth),
 }
 
-/// How to authenticate over TLS, and whom to believe. Nobody else's CA is trusted.
+/// TLS credentials, and the only CA that is trusted.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct TlsAuth {
-    /// Shown with every request, if there is one.
+    /// Sent with every request.
     pub token: Option<String>,
-    /// PEM file of the CA that the remote's certificate is checked with.
+    /// PEM file of the CA that signed the remote's certificate.
     pub ca: Option<PathBuf>,
-    /// PEM files of a certificate and its key, shown when a connection is made.
+    /// PEM files of the client certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 

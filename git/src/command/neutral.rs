@@ -1,12 +1,11 @@
-//! What every git is told: the settings that take the programs out of a repository's
-//! configuration, and the little of this process's environment that it may see.
+//! What every git process is given: the settings that override the programs in a repository's
+//! configuration, and the few environment variables that it inherits.
 
-/// Whose configuration files git reads besides the repository's own.
+/// Which configuration files git reads besides the repository's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConfigFiles {
-    /// Nobody's.
     None,
-    /// The user's, for reading values. The overrides below still win.
+    /// The user's files, for reading values. The overrides below still win.
     User,
 }
 
@@ -50,12 +49,13 @@ pub(super) const NEUTRAL: &[(&str, &str)] = &[
     ("color.ui", "false"),
     ("advice.detachedHead", "false"),
     ("safe.directory", "*"),
-    // Ours are named by GIT_DIR; one among somebody's files is not to be found by its folder.
+    // Kage's own bare repositories are named by GIT_DIR; a bare repository among a stranger's files
+    // must not be discovered by its folder.
     ("safe.bareRepository", "explicit"),
     ("advice.graftFileDeprecated", "false"),
 ];
 
-/// Flaws of old but honest histories that a check of every object would stumble over.
+/// Flaws of old but honest histories that would fail a check of every object.
 pub(super) const TOLERATED_FLAWS: &[&str] = &[
     "badTimezone",
     "missingSpaceBeforeDate",
@@ -64,7 +64,7 @@ pub(super) const TOLERATED_FLAWS: &[&str] = &[
     "zeroPaddedFilemode",
 ];
 
-/// What a child may see of this process's environment. No proxies: the only peer is the
-/// coordinator, which gRPC reaches directly too, and a proxy would be shown its token. PATH is
-/// made from the folders in which git itself was looked for.
+/// The environment variables that git inherits. No proxies: the only peer is the coordinator, which
+/// gRPC reaches directly too, and a proxy would see its token. PATH is built from the folders in
+/// which git itself was searched.
 pub(super) const INHERITED: &[&str] = &["TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"];

@@ -1,4 +1,4 @@
-//! A git that runs, how it ends, and reading what it prints without it ever having to wait.
+//! A running git process, its end, and reading its output so that it never waits for the reader.
 
 use std::io;
 use std::process::ExitStatus;
@@ -8,7 +8,7 @@ use tokio::process::Child;
 
 use crate::error::GitError;
 
-/// A running git and what it started; dropping it before its end kills them all.
+/// A running git and its children; dropping it before its end kills them all.
 #[derive(Debug)]
 pub(crate) struct ProcessGroup {
     pub(crate) child: Child,
@@ -16,7 +16,7 @@ pub(crate) struct ProcessGroup {
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        // No id = it ended and was reaped, and the number may be another's by now.
+        // No id: it ended and was reaped, and the number may belong to another process by now.
         let id = self.child.id().and_then(|id| i32::try_from(id).ok());
         if let Some(group) = id.and_then(rustix::process::Pid::from_raw)
             && let Err(error) = rustix::process::kill_process_group(group, rustix::process::Signal::KILL)
@@ -38,7 +38,7 @@ impl Done {
     }
 }
 
-/// The error for a git that ended badly.
+/// The error for a git that did not end with success.
 pub(crate) fn failure(operation: &'static str, status: ExitStatus, stderr: &[u8]) -> GitError {
     GitError::Failed {
         operation,
@@ -47,14 +47,14 @@ pub(crate) fn failure(operation: &'static str, status: ExitStatus, stderr: &[u8]
     }
 }
 
-/// The start of a stream.
+/// The beginning of a stream.
 #[derive(Debug, Default)]
 pub(crate) struct Bounded {
     pub(crate) bytes: Vec<u8>,
     pub(crate) cut: bool,
 }
 
-/// Reads a stream to its end and keeps at most `limit` bytes, so that the writer never waits.
+/// Reads a stream to its end, so that the writer never waits, and keeps at most `limit` bytes.
 pub(crate) async fn read_bounded(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> io::Result<Bounded> {
     let mut kept = Bounded::default();
     let Some(mut stream) = stream else {

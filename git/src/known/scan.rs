@@ -1,8 +1,7 @@
-//! Bringing what is known of a worktree up to date with the disk: one walk over the folders
-//! that a survey found to be other than known, then, for names that are not known, the question whether git
-//! ignores them. Files are opened only when their stat differs. Nothing is written but
-//! objects, nothing is followed out of the worktree, and a file that cannot be taken fails
-//! the whole scan.
+//! Brings the known state of a worktree up to date with the disk: one walk over the folders that a
+//! survey found changed, then a question to git whether it ignores the unknown names. Files are
+//! opened only when their stat differs. Nothing is written but objects, no link is followed out of
+//! the worktree, and a file that cannot be taken fails the whole scan.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -26,10 +25,10 @@ use crate::objects::{Objects, is_storable, mode, open_file};
 /// Two changes within a tick of the file system's clock have the same time.
 const TICK: Duration = Duration::from_millis(20);
 
-/// The same where times have no fraction.
+/// The tick on file systems whose times have no fraction.
 const COARSE_TICK: Duration = Duration::from_secs(2);
 
-/// What tells that a file is as it was, in the precision of git's index.
+/// The stat of a file, in the precision of git's index. Equal stats mean an unchanged file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stat {
     modified: (u32, u32),
@@ -63,7 +62,7 @@ impl Stat {
         }
     }
 
-    /// Whether whatever changed at or after `moment` would have another stat.
+    /// Whether any change at or after `moment` would give another stat.
     pub(super) fn is_before(self, moment: SystemTime) -> bool {
         let Ok(moment) = moment.duration_since(SystemTime::UNIX_EPOCH) else {
             return false;
@@ -75,15 +74,14 @@ impl Stat {
     }
 }
 
-/// One look at a worktree.
 pub(crate) struct Scan<'a> {
     objects: &'a mut Objects,
     root: &'a Path,
     beneath: &'a Beneath,
     started: SystemTime,
-    /// The known folders that are not as known; `None` = any may be.
+    /// The known folders that changed; `None`: any may have changed.
     suspects: Option<BTreeSet<PathBuf>>,
-    /// Names that are not known, with what is there.
+    /// Unknown names and their file types.
     unknown: Vec<(PathBuf, FileType)>,
 }
 
@@ -99,8 +97,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Makes `top` what is on the disk. Known files stay known while they exist; others
-    /// come in unless they are ignored. Returns what is ignored, without what is below it.
+    /// Makes `top` equal to the disk. Known files stay known while they exist; others come in
+    /// unless they are ignored. Returns the ignored paths, without the content of ignored folders.
     pub(crate) fn run(
         mut self,
         top: &mut Folder,
@@ -130,8 +128,8 @@ impl<'a> Scan<'a> {
         Ok(left_out)
     }
 
-    /// What is at a path now, taken whether ignored or not. `None` for nothing and for what
-    /// git does not store.
+    /// The current entry at a path, whether ignored or not. `None` for nothing and for what git
+    /// does not store.
     pub(crate) fn take_path(&mut self, path: &Path) -> Result<Option<Entry>, GitError> {
         let parent = self.beneath.parent(path, false);
         match parent.map_err(GitError::io("open", &self.root.join(path)))? {
@@ -145,10 +143,10 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Whether a closer look at a folder, or below it, is needed.
+    /// Whether a folder, or one below it, needs a closer look.
     fn is_suspect(&self, folder: &Path) -> bool {
         let Some(suspects) = &self.suspects else { return true };
-        // What is in a folder comes right after it.
+        // The content of a folder sorts right after the folder.
         let mut after = suspects.range::<Path, _>((Bound::Included(folder), Bound::Unbounded));
         after.next().is_some_and(|suspect| suspect.starts_with(folder))
     }
@@ -169,7 +167,7 @@ impl<'a> Scan<'a> {
         match self.beneath.parent(path, false).map_err(failed)? {
             Parent::Open(parent, name) => match rustix::fs::openat(&parent, name, flags, Mode::empty()) {
                 Ok(folder) => Ok(Some(folder)),
-                // It went away, or became something else, which a later scan will see.
+                // It vanished or became something else, which a later scan will see.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
                 Err(error) => Err(failed(error.into())),
             },
@@ -177,7 +175,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// `None` = not there.
+    /// `None`: it does not exist.
     fn stat(&self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<Option<rustix::fs::Stat>, GitError> {
         match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
@@ -192,7 +190,7 @@ impl<'a> Scan<'a> {
         for item in Dir::read_from(&here).map_err(failed)? {
             let item = item.map_err(failed)?;
             let name = item.file_name().to_bytes();
-            // A repository's own files are never a worktree's content, at any depth.
+            // A repository's own files are never content of a worktree, at any depth.
             if !matches!(name, b"." | b".." | b".git") {
                 names.push((OsString::from_vec(name.to_vec()), item.file_type()));
             }
@@ -232,7 +230,7 @@ impl<'a> Scan<'a> {
         } else {
             kind
         };
-        // Devices, pipes and sockets are nothing that a tree could hold.
+        // A tree cannot hold devices, pipes and sockets.
         if matches!(kind, FileType::RegularFile | FileType::Symlink | FileType::Directory) {
             self.unknown.push((path, kind));
         }
@@ -288,7 +286,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Whether a submodule's folder holds no files. Else they are content like all others.
+    /// Whether a submodule's folder holds no files. Otherwise its files are ordinary content.
     fn is_bare(&self, here: &OwnedFd, name: &OsStr, folder: &Path) -> Result<bool, GitError> {
         let failed = |error: Errno| GitError::io("list", &self.root.join(folder).join(name))(error.into());
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
@@ -301,7 +299,7 @@ impl<'a> Scan<'a> {
         Ok(true)
     }
 
-    /// Takes a file or link; `None` for anything else, and for what is gone by now.
+    /// Takes a file or link; `None` for anything else, and for what vanished.
     fn take(
         &mut self,
         parent: &OwnedFd,
@@ -340,7 +338,7 @@ impl<'a> Scan<'a> {
             let executable = stat.st_mode & 0o100 != 0;
             (if executable { mode::PROGRAM } else { mode::FILE }, id)
         };
-        // The stat is from before reading: whoever wrote meanwhile changed it since.
+        // The stat is from before reading: a write during the read changes it.
         let stat = Some(Stat::of(stat)).filter(|stat| stat.is_before(self.started));
         Ok(Some(Entry { mode, id, stat }))
     }
@@ -370,10 +368,10 @@ mod tests {
             (ms(5_001), ms(5_001), 5_050, true),
             (ms(5_001), ms(5_001), 5_015, false),
             (ms(5_001), ms(5_001), 5_001, false),
-            // Somebody set the time back, but not that of the change.
+            // Somebody set the modification time back; the change time cannot be set.
             (ms(1_001), ms(5_001), 5_010, false),
             (ms(9_001), ms(5_001), 5_050, false),
-            // Whole seconds: a file system that may have no others.
+            // Whole seconds: possibly a file system without fractions.
             (ms(5_000), ms(5_000), 6_999, false),
             (ms(5_000), ms(5_000), 7_001, true),
         ] {

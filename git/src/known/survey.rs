@@ -1,6 +1,6 @@
-//! Which known folders need a closer look: those where a name or a stat is not as known.
-//! It only reads stats, on several threads, since that is most of what a look at an
-//! unchanged worktree costs.
+//! Finds the known folders that need a closer look: those with a changed name or stat. It only
+//! reads stats, on several threads, since that is most of the cost of scanning an unchanged
+//! worktree.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::{Folder, Node, Stat};
 use crate::beneath::{Beneath, Parent};
 
-/// Folders to divide among threads; with fewer, one thread is as fast.
+/// Number of portions for the threads; with fewer folders one thread is as fast.
 const PORTIONS: usize = 64;
 
 const THREADS: usize = 4;
@@ -24,11 +24,11 @@ const THREADS: usize = 4;
 struct Portion<'a> {
     path: PathBuf,
     folder: &'a Folder,
-    /// With what is below it.
+    /// Whether the folders below belong to the portion.
     deep: bool,
 }
 
-/// The folders that are not as known, or `None` for any.
+/// The known folders that changed, or `None` when any may have changed.
 pub(super) fn survey(root: &Path, beneath: &Beneath, top: &Folder) -> Option<BTreeSet<PathBuf>> {
     let portions = divide(top)?;
     let next = AtomicUsize::new(0);
@@ -58,7 +58,7 @@ pub(super) fn survey(root: &Path, beneath: &Beneath, top: &Folder) -> Option<BTr
     })
 }
 
-/// Portions that cover everything once; `None` when there is too little to divide.
+/// Portions that together cover every folder once; `None` when there is too little to divide.
 fn divide(top: &Folder) -> Option<Vec<Portion<'_>>> {
     let mut portions = Vec::new();
     let mut level = vec![(PathBuf::new(), top)];

@@ -1,6 +1,6 @@
-//! Many new objects as one pack and its index, as git reads them: two files to flush in
-//! place of one for each object. Objects are packed whole, never as differences. It owns
-//! the two formats; when an object goes into a pack is its user's decision.
+//! Writes many new objects as one pack and its index, as git reads them: two files to flush instead
+//! of one for each object. Objects are packed whole, never as differences. It owns the two formats;
+//! the caller decides when an object goes into a pack.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,20 +17,19 @@ use tempfile::{NamedTempFile, TempPath};
 use crate::error::GitError;
 use crate::shared_work::share_out;
 
-/// Packing is work for a core.
+/// Packing keeps a core busy.
 const THREADS: usize = 4;
 
-/// From here on an offset in the index is one into its table of large ones.
+/// From this value on, an offset in the index refers to its table of large offsets.
 const LARGE_OFFSET: u64 = 1 << 31;
 
-/// An object in memory.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) kind: ObjectType,
     pub(super) bytes: Vec<u8>,
 }
 
-/// Where an object is in a pack, and the checksum of it as it is there.
+/// The offset of an object in a pack, and the checksum of its packed form.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     offset: u64,
@@ -46,7 +45,7 @@ pub(super) struct Pack {
 }
 
 impl Pack {
-    /// An empty one in git's folder for packs.
+    /// Creates an empty pack in git's folder for packs.
     pub(super) fn new(folder: &Path) -> Result<Self, GitError> {
         let failed = |error| GitError::io("write a pack in", folder)(error);
         fs::create_dir_all(folder).map_err(failed)?;
@@ -64,10 +63,10 @@ impl Pack {
         self.places.contains_key(id)
     }
 
-    /// Adds objects, none of which it has.
+    /// Adds objects that the pack does not have yet.
     pub(super) fn add(&mut self, objects: BTreeMap<Id, Loaded>) -> Result<(), GitError> {
         let objects: Vec<(Id, Loaded)> = objects.into_iter().collect();
-        // Making a compressor costs more than a small file.
+        // Making a compressor costs more than compressing a small file.
         let start = || Ok(ZlibEncoder::new(Vec::new(), Compression::fast()));
         let packed = share_out(&objects, THREADS, start, |packer, (_, object)| {
             pack(packer, object).map_err(GitError::io("pack an object in", self.file.path()))
@@ -88,7 +87,7 @@ impl Pack {
         written.map_err(GitError::io("write", self.file.path()))
     }
 
-    /// Completes it and writes its index. Neither is flushed or has its name.
+    /// Completes the pack and writes its index. Neither is flushed or has its final name.
     pub(super) fn finish(mut self) -> Result<Finished, GitError> {
         let path = self.file.path().to_owned();
         let digest = self.complete().map_err(GitError::io("write", &path))?;
@@ -108,7 +107,7 @@ impl Pack {
         })
     }
 
-    /// Writes how many objects there are, and the digest of everything.
+    /// Writes the number of objects and the digest of everything.
     fn complete(&mut self) -> io::Result<[u8; 20]> {
         let count = u32::try_from(self.places.len()).map_err(io::Error::other)?;
         let file = self.file.as_file_mut();
@@ -125,7 +124,7 @@ impl Pack {
     }
 }
 
-/// A complete pack without its name.
+/// A complete pack without its final name.
 #[derive(Debug)]
 pub(super) struct Finished {
     pack: TempPath,
@@ -134,12 +133,13 @@ pub(super) struct Finished {
 }
 
 impl Finished {
-    /// What has to be flushed before it is named.
+    /// The files to flush before `place`.
     pub(super) fn paths(&self) -> [PathBuf; 2] {
         [self.pack.to_path_buf(), self.index.to_path_buf()]
     }
 
-    /// Names it. The index comes last, since whoever finds it looks for the pack.
+    /// Gives the files their names. The index comes last, since a reader that finds it looks for
+    /// the pack.
     pub(super) fn place(self) -> Result<(), GitError> {
         for (file, to) in [
             (self.pack, self.to.clone()),
@@ -165,7 +165,7 @@ impl io::Write for DigestWriter<'_> {
     }
 }
 
-/// As git leaves what nobody changes any more.
+/// Sets the permissions that git gives to files that do not change any more.
 fn readable(file: &NamedTempFile) -> io::Result<()> {
     file.as_file().set_permissions(fs::Permissions::from_mode(0o444))
 }
@@ -176,7 +176,7 @@ fn header(count: u32) -> [u8; 12] {
     bytes
 }
 
-/// An object as a pack has it: kind and size, then the compressed content.
+/// Encodes an object as in a pack: kind and size, then the compressed content.
 fn pack(packer: &mut ZlibEncoder<Vec<u8>>, object: &Loaded) -> io::Result<Vec<u8>> {
     let kind = match object.kind {
         ObjectType::Commit => 1,
@@ -187,7 +187,7 @@ fn pack(packer: &mut ZlibEncoder<Vec<u8>>, object: &Loaded) -> io::Result<Vec<u8
     };
     let mut size = object.bytes.len();
     let mut packed = Vec::with_capacity(size / 2 + 32);
-    // Four bits of the size beside the kind, then seven in each byte while there are more.
+    // Four bits of the size beside the kind, then seven in each further byte.
     let mut byte = (kind << 4) | low_bits(size, 0x0f);
     size >>= 4;
     while size > 0 {
@@ -206,7 +206,7 @@ fn low_bits(number: usize, mask: usize) -> u8 {
     (number & mask) as u8
 }
 
-/// The index of a pack, version 2.
+/// Encodes the index of a pack, version 2.
 fn index(places: &BTreeMap<Id, Place>, pack: &[u8; 20]) -> Vec<u8> {
     let mut bytes = b"\xfftOc\0\0\0\x02".to_vec();
     let mut up_to = [0_u32; 256];

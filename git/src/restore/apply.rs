@@ -1,7 +1,7 @@
-//! Carrying a restore out, from its beginning or from wherever it was interrupted. New
-//! files are complete and flushed before the first change. A file leaves the worktree by a
-//! rename into a folder of Kage's, and is deleted there only after a look proved that the
-//! safety checkpoint has it: whatever else somebody wrote at the last moment is kept.
+//! Carries out a restore, from its beginning or from wherever it was interrupted. New files are
+//! complete and flushed before the first change. A file leaves the worktree by a rename into a
+//! folder of Kage's, and is deleted there only after a check that the safety checkpoint has it:
+//! whatever another process wrote at the last moment is kept.
 //!
 //! ```text
 //! <private>/parts/<number>              new files while they are written
@@ -33,16 +33,16 @@ mod place;
 
 use files::{read_entry, remove_folder};
 
-/// From so many on, files are written and placed several at a time.
+/// From this number of files on, several are written and placed at a time.
 const MANY: usize = 64;
 
-/// Most of it is waiting for locks of the file system, so more would not be quicker.
+/// Most of the time is waiting for locks of the file system, so more threads would not be quicker.
 const THREADS: usize = 4;
 
 /// The paths that differ, in order.
 pub(super) type Steps = BTreeMap<PathBuf, Difference>;
 
-/// One of them, with the number that its files outside of the worktree have.
+/// A path with the number that its files outside of the worktree have.
 struct Step {
     number: usize,
     path: PathBuf,
@@ -50,7 +50,7 @@ struct Step {
 }
 
 impl Step {
-    /// Whether a checkpoint has exactly that at the path.
+    /// Whether a checkpoint has exactly `there` at the path.
     fn expects(&self, there: &Entry) -> bool {
         let known = [self.difference.before, self.difference.after];
         known.iter().flatten().any(|entry| entry.is_same(there))
@@ -71,9 +71,9 @@ pub(super) struct Apply<'a> {
     parts: PathBuf,
     ready: PathBuf,
     aside: PathBuf,
-    /// What is not where it was, and where it is.
+    /// Old and new paths of what was moved.
     kept: Vec<(PathBuf, PathBuf)>,
-    /// Folders of the worktree that were changed.
+    /// Changed folders of the worktree.
     touched: BTreeSet<PathBuf>,
     stop_before: Option<u64>,
     passed: AtomicU64,
@@ -102,7 +102,7 @@ impl<'a> Apply<'a> {
         })
     }
 
-    /// The restore of a journal that was found.
+    /// Resumes the restore of a journal that was found.
     pub(super) fn found(worktree: &'a LockedWorktree, journal: &'a Journal) -> Result<Self, GitError> {
         let mut apply = Self::new(worktree, journal, Steps::new(), None)?;
         let objects = Objects::open(worktree.mirror.path(), Unflushed::default())?;
@@ -114,7 +114,7 @@ impl<'a> Apply<'a> {
         Ok(apply)
     }
 
-    /// Passes the next point at which everything may end.
+    /// Passes a point at which an interruption is survived; `stop_before` stops here.
     pub(super) fn pass(&self, action: &'static str) -> Result<(), GitError> {
         let number = self.passed.fetch_add(1, Ordering::Relaxed);
         if self.stop_before == Some(number) {
@@ -123,7 +123,7 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
-    /// Writes the journal, once all that it needs is on the disk, and does all steps.
+    /// Writes the journal, once everything it needs is on the disk, and does all steps.
     pub(super) fn run(self) -> Result<Restored, GitError> {
         let steps = self.list();
         self.pass("clear up")?;
@@ -137,7 +137,7 @@ impl<'a> Apply<'a> {
         self.carry_out(&steps, &placed)
     }
 
-    /// The same, where the journal is there and some steps may have been done.
+    /// Does all steps of a written journal, some of which may have been done.
     pub(super) fn resume(mut self) -> Result<Restored, GitError> {
         self.resumed = true;
         self.note_kept()?;
@@ -162,7 +162,7 @@ impl<'a> Apply<'a> {
     fn carry_out(mut self, steps: &[Step], placed: &BTreeSet<usize>) -> Result<Restored, GitError> {
         self.pass("name the written files")?;
         fs::rename(&self.parts, &self.ready).map_err(GitError::io("create", &self.ready))?;
-        // From the back, so that folders are empty when their turn comes.
+        // Backwards, so that folders are empty when their turn comes.
         for step in steps.iter().rev() {
             self.take_away(step)?;
         }
@@ -202,7 +202,7 @@ impl<'a> Apply<'a> {
         self.touched.insert(self.worktree.root.join(folder));
     }
 
-    /// Flushes the changed folders, in whose place a gone one's parent has to be.
+    /// Flushes the changed folders; for a removed folder its parent.
     fn flush_touched(&self, more: PathBuf) -> Result<(), GitError> {
         if self.touched.len() > MOST_ONE_BY_ONE {
             return flush_file_system(&more);
@@ -213,7 +213,7 @@ impl<'a> Apply<'a> {
                 .ancestors()
                 .find(|path| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()));
             folders.extend(there.map(Path::to_owned));
-            // New folders are names in the one above.
+            // New folders are names in their parents.
             let above = folder.parent().filter(|above| above.starts_with(&self.worktree.root));
             folders.extend(above.filter(|above| above.is_dir()).map(Path::to_owned));
         }

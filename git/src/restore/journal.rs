@@ -1,5 +1,5 @@
-//! What a restore needs to be carried out again from any point: which commit, from which,
-//! and what is moved aside. The steps follow from the two commits. It owns the file.
+//! What a restore needs to be resumed from any point: its target, the safety commit, and what is
+//! moved aside. The steps follow from the two commits. It owns the file.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -21,15 +21,15 @@ const FIRST_WORDS: &str = "kage-restore 1";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Journal {
     pub(super) target: Id,
-    /// The worktree was exactly this.
+    /// The commit that the worktree equalled exactly.
     pub(super) safety: Id,
-    /// Names this restore among all of the worktree's.
+    /// Unique among the restores of the worktree.
     pub(super) name: String,
     pub(super) asides: BTreeSet<PathBuf>,
 }
 
 impl Journal {
-    /// The one of an interrupted restore.
+    /// The journal of an interrupted restore.
     pub(super) fn read(worktree: &LockedWorktree) -> Result<Option<Self>, GitError> {
         let path = worktree.private("restore");
         match fs::read(&path) {
@@ -41,12 +41,12 @@ impl Journal {
         }
     }
 
-    /// From when it is in place and its folder flushed, the restore will happen.
+    /// The restore is certain to happen once this is in place and its folder is flushed.
     pub(super) fn prepare(&self, worktree: &LockedWorktree) -> Result<Prepared, GitError> {
         Prepared::new(&worktree.private("restore"), &self.to_bytes())
     }
 
-    /// Ends the restore, once its folder is flushed.
+    /// Ends the restore, once the folder is flushed.
     pub(super) fn delete(&self, worktree: &LockedWorktree) -> Result<(), GitError> {
         let path = worktree.private("restore");
         fs::remove_file(&path).map_err(GitError::io("delete", &path))

@@ -1,5 +1,4 @@
-//! What is at a path, read without following a link, and putting something there only if
-//! nothing is.
+//! Reads the entry at a path without following a link, and places a file only where nothing is.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -24,7 +23,7 @@ pub(super) fn remove_folder(path: &Path) -> Result<(), GitError> {
 
 pub(super) fn rename_to_free(from: &Path, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     match rustix::fs::renameat_with(CWD, from, parent, name, RenameFlags::NOREPLACE) {
-        // A file system that cannot promise it; nothing was there a moment ago.
+        // The file system cannot promise it; nothing was there a moment ago.
         Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(CWD, from, parent, name),
         other => other,
     }
@@ -49,7 +48,7 @@ pub(super) fn entry_at(path: &Path) -> Result<Option<Entry>, GitError> {
     read_entry(&folder, path.file_name().unwrap_or_default()).map_err(failed)
 }
 
-/// `None` = nothing, or neither file nor link.
+/// `None`: nothing, or neither file nor link.
 pub(super) fn read_entry(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<Entry>> {
     let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,

@@ -1,6 +1,5 @@
-//! Whatever leaves the worktree: it is renamed out, looked at, and deleted only when a
-//! checkpoint has exactly it. All else is kept under its path, also what an interrupted run
-//! left behind.
+//! Files that leave the worktree: each is renamed out, compared, and deleted only when a checkpoint
+//! has exactly it. Anything else is kept under its path, including leftovers of an interrupted run.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,7 +16,7 @@ use crate::beneath::Parent;
 use crate::error::GitError;
 
 impl Apply<'_> {
-    /// Finds again what an interrupted run kept.
+    /// Finds the files that an interrupted run kept.
     pub(super) fn note_kept(&mut self) -> Result<(), GitError> {
         let mut folders = vec![self.aside.join("kept")];
         while let Some(folder) = folders.pop() {
@@ -39,7 +38,7 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Looks at what an interrupted run left outside of the worktree.
+    /// Checks the files that an interrupted run left outside of the worktree.
     pub(super) fn settle_leftovers(&mut self, steps: &[Step]) -> Result<(), GitError> {
         self.pass("clear up")?;
         remove_folder(&self.parts)?;
@@ -47,7 +46,7 @@ impl Apply<'_> {
             self.settle(&step.number.to_string(), step)?;
             self.settle(&format!("{}.old", step.number), step)?;
         }
-        // Nothing is in it now, or it is not ours to delete.
+        // It is empty now, or it is not ours to delete.
         match fs::remove_dir(&self.ready) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("delete", &self.ready)(error)),
             Ok(()) | Err(_) => Ok(()),
@@ -56,7 +55,7 @@ impl Apply<'_> {
 
     pub(super) fn move_aside(&mut self, path: &Path) -> Result<(), GitError> {
         let to = self.aside.join("moved").join(path);
-        // What is at the path now came after it.
+        // The file at the path now came later.
         let done = fs::symlink_metadata(&to).is_ok();
         if !done {
             let Parent::Open(parent, name) = self.parent(path)? else {
@@ -85,7 +84,7 @@ impl Apply<'_> {
         }
     }
 
-    /// Takes away what is at a path, and deletes it if a checkpoint has it.
+    /// Removes the file at a path, and deletes it if a checkpoint has it.
     pub(super) fn displace(&mut self, step: &Step) -> Result<(), GitError> {
         let path = &step.path;
         let name_of_old = format!("{}.old", step.number);
@@ -102,7 +101,7 @@ impl Apply<'_> {
         self.settle(&name_of_old, step)
     }
 
-    /// Deletes what was displaced if a checkpoint has it; else it is kept.
+    /// Deletes a removed file if a checkpoint has it; otherwise keeps it.
     pub(super) fn settle(&mut self, name: &str, step: &Step) -> Result<(), GitError> {
         let staged = self.ready.join(name);
         if fs::symlink_metadata(&staged).is_err() {
@@ -121,7 +120,7 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Moves what nobody expected at a path aside.
+    /// Moves an unexpected file at a path aside.
     pub(super) fn keep_from_worktree(&mut self, path: &Path) -> Result<(), GitError> {
         let to = self.free_place(path);
         let Parent::Open(parent, name) = self.parent(path)? else {

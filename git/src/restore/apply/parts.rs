@@ -1,5 +1,5 @@
-//! Writing the new files of a restore where nothing sees them, several at a time when there
-//! are many.
+//! Writes the new files of a restore outside of the worktree, several at a time when there are
+//! many.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -19,7 +19,7 @@ use crate::objects::{Objects, Unflushed, mode};
 use crate::shared_work::share_out;
 
 impl Apply<'_> {
-    /// Writes all new files. Returns which steps have something to place.
+    /// Writes all new files. Returns the steps that have something to place.
     pub(super) fn stage(&self, steps: &[Step]) -> Result<BTreeSet<usize>, GitError> {
         fs::create_dir_all(&self.parts).map_err(GitError::io("create", &self.parts))?;
         let start = || Objects::open(self.worktree.mirror.path(), Unflushed::default());
@@ -29,7 +29,7 @@ impl Apply<'_> {
         Ok(staged.into_iter().flatten().collect())
     }
 
-    /// False when nothing has to be placed.
+    /// False when the step has nothing to place.
     fn stage_one(&self, objects: &Objects, step: &Step) -> Result<bool, GitError> {
         let Some(after) = step.difference.after else {
             return Ok(false);
@@ -86,7 +86,7 @@ impl Apply<'_> {
             .open(part);
         let file = opened.map_err(GitError::io("create", part))?;
         if old.is_some() {
-            // A former file's permissions are not the umask's business.
+            // The permissions of the former file apply, not the umask.
             let exact = fs::Permissions::from_mode(permissions);
             file.set_permissions(exact).map_err(GitError::io("change", part))?;
         }

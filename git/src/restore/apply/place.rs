@@ -1,8 +1,8 @@
-//! Changing the worktree itself: what the target lacks goes, from the back, so that folders
-//! are empty when their turn comes; then what it has comes in.
+//! Changes the worktree itself: paths that the target lacks are removed, backwards, so that folders
+//! are empty when their turn comes; then the target's paths are placed.
 //!
-//! Many files are placed several at a time. Whatever is not simply one file for another, or
-//! a file where nothing was, waits for the thread that may also move things aside.
+//! Many files are placed several at a time. Anything but replacing one file by another, or a new
+//! file where nothing was, waits for the single thread that may also move things aside.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -20,21 +20,21 @@ use crate::error::GitError;
 use crate::objects::mode;
 use crate::shared_work::share_out;
 
-/// How often a file is tried to be put in place.
+/// How often placing a file is tried.
 const PLACE_ATTEMPTS: usize = 32;
 
-/// How far a file came without anything else being moved.
+/// The result of placing a file without moving anything else.
 enum Placed {
-    /// What it replaced is deleted.
+    /// The replaced file is deleted.
     Whole,
-    /// What it replaced is something that nobody expected.
+    /// The replaced file is not one that a checkpoint has.
     Unsettled,
-    /// Nothing was changed but that its folders were made.
+    /// Nothing changed, except that folders were created.
     Not,
 }
 
 impl Apply<'_> {
-    /// Takes away what the target does not have.
+    /// Removes a path that the target does not have.
     pub(super) fn take_away(&mut self, step: &Step) -> Result<(), GitError> {
         let Step { path, difference, .. } = step;
         let stays = difference.after.is_some_and(|after| after.is_file() || after.is_link());
@@ -60,7 +60,7 @@ impl Apply<'_> {
         self.remove_empty_above(path)
     }
 
-    /// Deletes the folders above a path that are empty, as git does.
+    /// Deletes the empty folders above a path, as git does.
     fn remove_empty_above(&mut self, path: &Path) -> Result<(), GitError> {
         let mut folder = path.parent();
         while let Some(here) = folder.filter(|here| *here != Path::new("")) {
@@ -76,7 +76,7 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// False when it holds something.
+    /// False when the folder is not empty.
     fn remove_if_empty(&mut self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<bool, GitError> {
         match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
             Ok(()) => {
@@ -115,13 +115,13 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Puts a file where nothing or another file is. Moves nothing aside.
+    /// Places a file where nothing or another file is. Moves nothing aside.
     fn place_simply(&self, ready: &OwnedFd, step: &Step) -> Result<Placed, GitError> {
         if step.difference.after.is_some_and(|after| after.mode == mode::SUBMODULE) {
             return Ok(Placed::Not);
         }
         self.pass("place a file")?;
-        // Whatever is in the way, or goes wrong, comes again.
+        // Obstacles and errors are met again by the single thread.
         let Ok(Parent::Open(parent, name)) = self.beneath.parent(&step.path, true) else {
             return Ok(Placed::Not);
         };
@@ -162,7 +162,7 @@ impl Apply<'_> {
         let full = self.worktree.root.join(path);
         let is_submodule = difference.after.is_some_and(|after| after.mode == mode::SUBMODULE);
         let staged = self.ready.join(number.to_string());
-        // More than one when somebody makes and removes things here at the same moment.
+        // More than once when another process creates and removes things here at the same moment.
         for _ in 0..PLACE_ATTEMPTS {
             self.pass("place a file")?;
             let (parent, name) = match self.beneath.parent(path, true) {
@@ -192,7 +192,7 @@ impl Apply<'_> {
             match done {
                 Ok(()) => return self.settle(&number.to_string(), step),
                 Err(Errno::EXIST | Errno::NOENT) => {}
-                // A file system that cannot exchange two files: first the old one goes.
+                // The file system cannot exchange two files: the old one is removed first.
                 Err(Errno::INVAL | Errno::NOSYS) if kind.is_some() => self.displace(step)?,
                 Err(error) => return Err(GitError::io("write", &full)(error.into())),
             }
