@@ -1,6 +1,6 @@
-//! One granted attempt, from its grant to its last event. This file owns what every kind
-//! of attempt shares: it is opened in the outbox, raced against the order to stop, ended
-//! by exactly one `Finished`, and cleaned up. What is done in between is in the folder.
+//! One granted attempt, from its grant to its last event. This file owns what every kind of attempt
+//! shares: it is opened in the outbox, raced against the order to stop, ended by exactly one
+//! `Finished`, and cleaned up. The folder has the work in between.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ mod watchdog;
 mod session;
 mod verify;
 
-/// What all attempts of an agent use.
+/// Shared by all attempts of an agent.
 pub(crate) struct Resources {
     pub(crate) name: String,
     pub(crate) adapters: Registry,
@@ -61,20 +61,18 @@ pub(crate) struct Resources {
     pub(crate) parking: Parking<Workspace>,
 }
 
-/// What one attempt was granted.
 pub(crate) struct Grant {
     pub(crate) key: AttemptKey,
     pub(crate) work: Work,
     pub(crate) stop: Stop,
     pub(crate) frozen: watch::Receiver<bool>,
-    /// Checkpoints that people want. Few: more are not taken.
+    /// Checkpoints that people ask for. The buffer is small; further requests are refused.
     pub(crate) asks: mpsc::Receiver<CheckpointRequest>,
-    /// Given back before the end is told, so that the coordinator never knows of a free
-    /// slot earlier than this agent.
+    /// Released before the end is reported, so that the coordinator never learns of a free slot
+    /// before this agent has it.
     pub(crate) slot: OwnedSemaphorePermit,
 }
 
-/// One attempt at work.
 struct Attempt {
     resources: Arc<Resources>,
     id: AttemptId,
@@ -82,15 +80,14 @@ struct Attempt {
     stop: Stop,
     frozen: watch::Receiver<bool>,
     recording: Recording,
-    /// That of a session's: later ones wait until it is gone.
+    /// The presence of a session's attempt: the session's later attempts wait until it is gone.
     presence: Option<Presence<Workspace>>,
 }
 
 /// Why an attempt's work ended early.
 enum Ended {
-    /// It failed.
     Failed(Failure),
-    /// The agent ends; nobody takes events any more.
+    /// The agent ends; events are not accepted any more.
     Closed,
 }
 
@@ -119,7 +116,7 @@ impl Resources {
         }
     }
 
-    /// Ends an attempt whose own task is gone.
+    /// Ends an attempt whose own task panicked.
     pub(crate) async fn crashed(&self, attempt: AttemptId, why: &str) {
         let failure = Failure::new(FailureKind::AdapterCrash, format!("the attempt crashed: {why}"));
         let finished = EventBody::Finished(AttemptOutcome::Failed(failure));
@@ -129,7 +126,6 @@ impl Resources {
     }
 }
 
-/// Runs an attempt to its end.
 pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
     let id = grant.key.attempt;
     let presence = match &grant.work.kind {
@@ -175,7 +171,7 @@ const fn outcome_name(outcome: &AttemptOutcome) -> &'static str {
 }
 
 impl Attempt {
-    /// Does something unless the attempt has to stop.
+    /// Runs `work` unless the attempt has to stop.
     async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Ended> {
         match self.stop.token().run_until_cancelled(work).await {
             Some(done) => done.map_err(Ended::Failed),
@@ -183,7 +179,7 @@ impl Attempt {
         }
     }
 
-    /// How the attempt ends after it was told to stop.
+    /// The failure that reports an ordered stop.
     fn stopped(&self) -> Failure {
         match self.stop.reason() {
             Some(reason) => reason.failure(),
@@ -199,7 +195,7 @@ impl Attempt {
         self.work.repository.as_ref()
     }
 
-    /// Makes the folder for HOME and TMPDIR.
+    /// Creates the folder for HOME and TMPDIR.
     async fn scratch(&self) -> Result<PathBuf, Failure> {
         let scratch = self.resources.paths.scratch(self.id);
         for folder in ["home", "tmp"] {
@@ -212,8 +208,8 @@ impl Attempt {
         Ok(scratch)
     }
 
-    /// Takes away what the attempt made, unless the next one goes on in its worktree. Its result
-    /// is in the coordinator's hands by now.
+    /// Removes the attempt's files, unless the session's next attempt continues in its worktree.
+    /// The coordinator has the result by now.
     async fn clean(self, workspace: Option<Workspace>) {
         if let (None, Some(repository)) = (&workspace, self.repository()) {
             let (project, name) = (&self.work.project, &repository.name);
@@ -237,7 +233,7 @@ impl Attempt {
                 tracing::warn!(%error, "output was not removed");
             }
         }
-        // Last of all, since the next attempt of the session may wait for it.
+        // Last, since the next attempt of the session may wait for it.
         if let Some(workspace) = workspace {
             let path = workspace.tree.path().to_owned();
             let parked = match self.presence {
@@ -251,5 +247,5 @@ impl Attempt {
     }
 }
 
-/// How long a program that was told to stop may outlive its grace period before it is abandoned.
+/// How long a stopped program may outlive its grace period before it is abandoned.
 const ABANDON: Duration = Duration::from_secs(30);

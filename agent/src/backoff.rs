@@ -1,6 +1,5 @@
-//! The waits between attempts to connect: they double up to a limit, and half of each is
-//! drawn at random, so that agents do not come back all at once. When they begin anew, says
-//! whoever waits.
+//! The waits between attempts to connect: they double up to a limit, and half of each is random, so
+//! that agents do not come back all at once. The caller decides when a series starts over.
 
 use std::time::Duration;
 
@@ -8,15 +7,14 @@ use crate::ports::Random;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
-/// For whom the coordinator does not let in: only a person changes that.
+/// The first wait of an agent that the coordinator refuses: only a person can change that.
 const FIRST_REFUSED: Duration = Duration::from_secs(5);
 const LONGEST_REFUSED: Duration = Duration::from_secs(5 * 60);
-/// After so long a control session worked, and its waits begin anew. A Welcome alone says little:
-/// the next session may end as soon. An agent whose connection breaks again and again is there at
-/// least as long as it waits.
+/// A control session of this length worked, and the waits start over. A Welcome alone says little:
+/// the next session may end as soon. An agent whose connection breaks again and again is connected
+/// at least as long as it waits.
 const STEADY: Duration = LONGEST;
 
-/// The state of one series of waits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Backoff {
     first: Duration,
@@ -35,7 +33,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The waits of an agent that is answered, and not let in.
+    /// The waits of an agent that gets an answer but is refused.
     const fn of_refused() -> Self {
         Self {
             first: FIRST_REFUSED,
@@ -44,7 +42,6 @@ impl Backoff {
         }
     }
 
-    /// The next wait.
     pub(crate) fn next(&mut self, random: &Random) -> Duration {
         let full = self.first.saturating_mul(1 << self.failures.min(10)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
@@ -58,19 +55,18 @@ impl Backoff {
     }
 }
 
-/// The waits of a control session.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SessionWaits {
     broken: Backoff,
     refused: Backoff,
 }
 
-/// How a control session ended, or did not begin.
+/// Why a control session ended, or did not start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SessionEnd {
     /// The connection broke, or could not be made.
     Broken,
-    /// Another agent lives with this one's identity.
+    /// Another running agent has this one's identity.
     IdInUse,
 }
 
@@ -82,7 +78,7 @@ impl SessionWaits {
         }
     }
 
-    /// The wait after a session that lasted so long since its Welcome; `None` = it got none.
+    /// The wait after a session that lasted so long since its Welcome; `None`: it got no Welcome.
     pub(crate) fn next(&mut self, end: SessionEnd, lasted: Option<Duration>, random: &Random) -> Duration {
         if lasted.is_some_and(|lasted| lasted >= STEADY) {
             self.broken.reset();

@@ -1,5 +1,5 @@
-//! The control stream: what the coordinator offers and asks, and what the agent may do while it
-//! does not hear from it.
+//! The control stream: the coordinator's offers and requests, and what the agent may do while it is
+//! disconnected.
 
 pub(crate) mod lease;
 pub(crate) mod connection;

@@ -1,5 +1,5 @@
-//! The way of what attempts report to the coordinator: recorded, masked, kept on the disk, sent
-//! until it is acknowledged.
+//! The way of an attempt's reports to the coordinator: recorded, masked, stored on the disk, sent
+//! until acknowledged.
 //!
 //! ```text
 //!   adapter ─reports─▶ recorder (mask) ─events─▶ outbox ─▶ ledger ─▶ sender ─▶ coordinator

@@ -1,5 +1,5 @@
 //! What sessions work on: repositories, worktrees, base contexts and bulk bytes of this machine,
-//! and what goes when they are too many for its disk.
+//! and what is removed when they exceed its disk limits.
 
 pub(crate) mod blobs;
 pub(crate) mod uses;

@@ -1,5 +1,5 @@
-//! Who this agent is, and how it shows that: its state folder and id, how it joins a coordinator,
-//! what it holds to be let in, and the renewal of its certificate.
+//! The agent's identity: its state folder and id, how it joins a coordinator, its credentials, and
+//! the renewal of its certificate.
 
 pub mod state;
 pub mod enrolment;

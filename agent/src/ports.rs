@@ -1,4 +1,4 @@
-//! What an agent is given from outside, so that tests and simulations can give something else.
+//! What an agent is given from outside, so that tests and simulations can replace it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,14 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// Draws 128 random bits.
 pub type Random = Arc<dyn Fn() -> u128 + Send + Sync>;
 
-/// Where work is done that waits for the disk.
+/// How work that waits for the disk is run.
 #[derive(Clone, Default)]
 pub enum Blocking {
     /// On threads that may wait.
     #[default]
     Threads,
-    /// In place, after which its caller waits for so long. Threads end in any order: a
-    /// simulation, whose clock stands still meanwhile, would not go the same way twice.
+    /// In place, after which the caller waits for the returned time. Threads end in any order: a
+    /// simulation, whose clock stands still meanwhile, would not be reproducible.
     InPlace(Arc<dyn Fn() -> Duration + Send + Sync>),
 }
 
@@ -29,10 +29,7 @@ pub enum Blocking {
 pub struct Interrupted;
 
 impl Blocking {
-    /// Does something and waits until it is done.
-    ///
-    /// # Errors
-    /// When it was cut short.
+    /// Runs `work` to its end, unless it is cut short.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

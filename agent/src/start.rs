@@ -1,5 +1,5 @@
 //! Start-up and shutdown of an agent, in phases: each takes the one before by value, so that no
-//! work is taken before what an earlier start left is being delivered.
+//! work is taken before the leftovers of an earlier start are being delivered.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,28 +37,26 @@ use crate::ports::{Blocking, Clock, Random};
 use crate::process::programs::Programs;
 use crate::process::{self, Runner};
 
-/// What an agent cannot make itself.
+/// What an agent is given from outside.
 #[derive(Clone)]
 pub struct Ports {
-    /// Who can work on sessions here.
+    /// The adapters for sessions on this machine.
     pub adapters: Registry,
-    /// Starts programs.
     pub runner: Runner,
-    /// The time of day.
     pub clock: Clock,
     /// Randomness for ids and jitter.
     pub random: Random,
-    /// How it connects for calls. Bulk bytes and git go by TCP in any case.
+    /// How it connects for calls. Bulk bytes and git use TCP in any case.
     pub dial: Dial,
-    /// Where it waits for its disk.
+    /// How it waits for its disk.
     pub blocking: Blocking,
     /// Cancelled when running attempts are to be handed back at once (a second signal).
     pub hand_back: CancellationToken,
 }
 
 impl Ports {
-    /// The machine's clock and randomness, and programs without a warden: only an executable
-    /// that can become one (see [`crate::process::warden_main_if_asked`]) sets another runner.
+    /// The machine's clock and randomness, and programs without a warden: only an executable that
+    /// can become a warden (see [`crate::process::warden_main_if_asked`]) sets another runner.
     #[must_use]
     pub fn system(adapters: Registry) -> Self {
         Self {
@@ -84,45 +82,39 @@ impl std::fmt::Debug for Ports {
     }
 }
 
-/// How long what an earlier start left may delay Hello: it counts only until the
+/// How long the leftovers of an earlier start may delay Hello: they count only until the
 /// coordinator knows of the restart.
 const LEFTOVERS_FIRST: Duration = Duration::from_secs(3);
-/// How long the last events may take to be delivered at the end. What is not stays in
-/// the outbox for the next start.
+/// How long the last events may take to be delivered at the end. The rest stays in the outbox for
+/// the next start.
 const LAST_DELIVERY: Duration = Duration::from_secs(5);
-/// How long killing what ended sessions left may take at the end.
+/// How long killing the remaining programs of ended sessions may take at the end.
 const LAST_KILLING: Duration = Duration::from_secs(15);
 
 /// Why an agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// This machine's git cannot be used.
     #[error("git cannot be used here")]
     Git(#[source] ProgramError),
-    /// Its state directory cannot be used.
     #[error("cannot use the state directory")]
     State(#[source] StateError),
-    /// Its outbox cannot be used.
     #[error("cannot open the outbox")]
     Outbox(#[source] OutboxError),
-    /// Its HTTP client cannot be made.
     #[error("cannot make an HTTP client")]
     Http(#[source] reqwest::Error),
-    /// Its coordinator will not have it any more.
+    /// Its coordinator shut it out.
     #[error("the coordinator shut this agent out; {way_back}")]
     ShutOut {
-        /// What to do about it.
+        /// How to join again.
         way_back: String,
-        /// What the coordinator says.
         #[source]
         source: ApiError,
     },
-    /// Another agent was connected with its identity to the end.
+    /// Another agent was connected with its identity until the end.
     #[error("this agent was not let in: {state_dir} is the state folder of an agent that is connected elsewhere")]
     IdInUse {
-        /// Where its identity is.
+        /// The folder of its identity.
         state_dir: PathBuf,
-        /// What the coordinator says.
         #[source]
         source: ApiError,
     },
@@ -132,7 +124,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// True when whoever started it can correct that: the folder, git, a copied identity.
+    /// True when the person who started it can correct that: the folder, git, a copied identity.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         match self {
@@ -142,13 +134,13 @@ impl RunError {
     }
 }
 
-/// Runs an agent until `shutdown` is cancelled and what it ran is finished or handed back.
+/// Runs an agent until `shutdown` is cancelled and its attempts are finished or handed back.
 ///
 /// # Errors
-/// When it cannot start, or the coordinator shut it out. Losing the coordinator is no error:
-/// it connects again, forever.
+/// When it cannot start, or the coordinator shut it out. Losing the coordinator is no error: the
+/// agent reconnects, forever.
 pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> Result<(), RunError> {
-    // A simulation runs no git, and a child of it would not wait for simulated time.
+    // A simulation runs no git, and a child process would not wait for simulated time.
     if let Blocking::Threads = ports.blocking {
         program::check().await.map_err(RunError::Git)?;
         program::is_out_of_reach(&config.state_dir).map_err(RunError::Git)?;
@@ -160,7 +152,7 @@ pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> R
     delivering.work(shutdown).await
 }
 
-/// What is in PATH, before any session of this agent can change it.
+/// The programs in PATH, before any session of this agent can change it.
 async fn programs(config: &Config, ports: &Ports) -> Result<Programs, RunError> {
     match ports.blocking {
         Blocking::Threads => {}
@@ -171,7 +163,7 @@ async fn programs(config: &Config, ports: &Ports) -> Result<Programs, RunError> 
     surveying.await.map_err(|_| RunError::Interrupted)
 }
 
-/// First phase: the state directory is locked and what is in it was read.
+/// First phase: the state directory is locked and its content was read.
 struct Stored {
     state: StateDir,
     opened: Opened,
@@ -197,7 +189,7 @@ impl Stored {
         opening.await.map_err(|_| RunError::Interrupted)?
     }
 
-    /// Begins to deliver what an earlier start left.
+    /// Starts to deliver what an earlier start left.
     fn deliver(self, config: Config, ports: Ports, programs: Programs) -> Result<Delivering, RunError> {
         let paths = self.state.paths();
         let agent = self.state.agent();
@@ -285,7 +277,7 @@ impl Stored {
     }
 }
 
-/// Second phase: what an earlier start left is being delivered.
+/// Second phase: the leftovers of an earlier start are being delivered.
 struct Delivering {
     state: StateDir,
     config: Config,
@@ -304,7 +296,6 @@ impl Delivering {
         self.resources.workspaces.sweep().await;
     }
 
-    /// What every adapter says of itself.
     fn adapters(&self) -> Vec<AdapterInfo> {
         self.ports.adapters.values().map(|adapter| adapter.info()).collect()
     }
@@ -358,7 +349,7 @@ impl Delivering {
     }
 }
 
-/// What to do when the coordinator will not have the agent.
+/// How to get back in after the coordinator shut the agent out.
 fn way_back(config: &Config) -> String {
     if config.credentials.identity.is_none() {
         return "give it a token that is good there".to_owned();

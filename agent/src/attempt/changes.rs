@@ -1,5 +1,5 @@
-//! Tells which files of a worktree changed while a session works on them: looks from time
-//! to time, more rarely the longer a look takes, and reports only what is new.
+//! Reports which files of a worktree changed while a session works on them: looks from time to
+//! time, more rarely the longer a look takes, and reports only new changes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,25 +13,25 @@ use crate::adapters::steps::{CheckpointRequest, Steps};
 use crate::delivery::outbox::OutboxClosed;
 use crate::delivery::recorder::Recording;
 
-/// The wait after a look that found something new.
+/// The wait after a look that found a change.
 const SHORTEST: Duration = Duration::from_millis(300);
 /// The longest wait between two looks, unless a look itself takes long.
 const LONGEST: Duration = Duration::from_secs(3);
-/// A look may take one part in this many of the time.
+/// Looking may take one part in this many of the time.
 const SHARE: u32 = 20;
 /// Files of one event, so that it stays a small message.
 const FILES: usize = 200;
 
-/// A burst that does not end is kept in parts of this length.
+/// A burst of changes that does not end gets a checkpoint this often.
 const LONGEST_BURST: Duration = Duration::from_secs(15);
-/// What no look tells, such as a line that took another one's place, is kept this often.
+/// Changes that no look shows, such as a line that replaced another, get a checkpoint this often.
 const QUIET: Duration = Duration::from_secs(30);
 
 /// When files that a program writes on its own are worth a checkpoint.
 #[derive(Debug)]
 pub(super) struct Burst {
     steps: Steps,
-    /// When the changes began that no checkpoint was asked for.
+    /// Start of the changes for which no checkpoint was requested yet.
     since: Option<Instant>,
     asked: Instant,
 }
@@ -59,15 +59,15 @@ impl Burst {
     }
 }
 
-/// The changes of one worktree that were reported.
+/// The reported changes of one worktree.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     reported: BTreeMap<String, FileChange>,
 }
 
 impl Changes {
-    /// Looks and reports until it is dropped; returns only when the agent ends. With `burst`
-    /// it asks for a checkpoint when files that changed have come to rest.
+    /// Looks and reports until it is dropped; returns only when the agent ends. With `burst` it
+    /// requests a checkpoint when changed files have come to rest.
     pub(super) async fn watch(
         &mut self,
         tree: &Worktree,
@@ -90,12 +90,12 @@ impl Changes {
         }
     }
 
-    /// Reports what is new. True when something was.
+    /// Reports new changes. True when there were any.
     pub(super) async fn look(&mut self, tree: &Worktree, recording: &Recording) -> Result<bool, OutboxClosed> {
         let now = match tree.changes().await {
             Ok(now) => now,
             Err(error) => {
-                // The program may be in the middle of something; the next look tells more.
+                // The program may be in the middle of a change; the next look tells more.
                 tracing::debug!(error = chain(&error), "worktree cannot be looked at");
                 return Ok(false);
             }
@@ -103,13 +103,13 @@ impl Changes {
         let news = self.news(now);
         for files in news.chunks(FILES) {
             recording.post(EventBody::FilesChanged(files.to_vec())).await?;
-            // Not before: this may be dropped while it waits, and the next look tells the rest.
+            // Only now: this may be dropped while it waits, and the next look reports the rest.
             self.told(files);
         }
         Ok(!news.is_empty())
     }
 
-    /// What differs from the last report, in the order of paths.
+    /// The differences from the last report, in the order of paths.
     fn news(&self, now: Vec<FileChange>) -> Vec<FileChange> {
         let now: BTreeMap<_, _> = now.into_iter().map(|change| (change.path.clone(), change)).collect();
         let gone = self.reported.keys().filter(|path| !now.contains_key(*path));
@@ -130,7 +130,7 @@ impl Changes {
         news
     }
 
-    /// These were reported.
+    /// Records `news` as reported.
     fn told(&mut self, news: &[FileChange]) {
         for change in news {
             match change.kind {
@@ -190,7 +190,7 @@ mod tests {
         let a2 = change("a", ChangeKind::Added, 2);
         let both = vec![b1.clone(), a1.clone()];
         assert_eq!(changes.news(both.clone()), [a1.clone(), b1.clone()]);
-        // Only the first got out.
+        // Only the first was sent.
         changes.told(std::slice::from_ref(&a1));
         assert_eq!(changes.news(both), std::slice::from_ref(&b1));
         changes.told(std::slice::from_ref(&b1));

@@ -1,4 +1,5 @@
-//! The checkpoints of one session attempt: the one owner of what the next one follows.
+//! The checkpoints of one session attempt; this file alone decides which checkpoint the next one
+//! follows.
 //!
 //! ```text
 //!   Steps::asked ─▶ committing (durable here) ─▶ ready ─▶ sending (blobs, then the event)
@@ -26,7 +27,6 @@ use crate::delivery::recorder::Recording;
 use crate::ground::blobs::{BlobError, Blobs};
 use crate::ground::workspace::Healer;
 
-/// Why a checkpoint was not taken or sent.
 #[derive(Debug, thiserror::Error)]
 enum CheckpointError {
     #[error("a checkpoint could not be taken")]
@@ -41,7 +41,6 @@ enum CheckpointError {
     Closed,
 }
 
-/// What the checkpoints of an attempt are made with.
 #[derive(Clone)]
 pub(super) struct CheckpointParts {
     pub(super) project: ProjectId,
@@ -50,31 +49,30 @@ pub(super) struct CheckpointParts {
     pub(super) blobs: Blobs,
     pub(super) masker: Masker,
     pub(super) recording: Recording,
-    /// Heals the mirror.
     pub(super) healer: Healer,
-    /// What every checkpoint's commit says.
+    /// The message of every checkpoint's commit.
     pub(super) title: String,
 }
 
-/// A checkpoint as what the next one follows.
+/// A checkpoint as the parent of the next one.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) commit: Oid,
-    /// Where the conversation is.
+    /// The position of the conversation.
     pub(super) mark: Mark,
 }
 
-/// A checkpoint that is durable here.
+/// A checkpoint that is durable on this machine.
 #[derive(Debug)]
 struct Local {
     taken: TakenCheckpoint,
-    /// What the conversation gained, when it did.
+    /// The conversation's new part, if it grew.
     segment: Option<(u64, Vec<u8>)>,
     place: Place,
 }
 
 impl Local {
-    /// What it was wanted for.
+    /// The request that it answers.
     fn request(&self) -> CheckpointRequest {
         CheckpointRequest {
             reason: self.taken.reason,
@@ -82,7 +80,7 @@ impl Local {
         }
     }
 
-    /// Makes it the answer to what an older one was wanted for, as well.
+    /// Makes it the answer to the requests of an older checkpoint as well.
     fn answers(&mut self, older: &Self) {
         let CheckpointRequest { reason, note } = self.request().joined(older.request());
         self.taken.reason = reason;
@@ -90,7 +88,6 @@ impl Local {
     }
 }
 
-/// What comes next.
 enum Input {
     Asked(Asked),
     Committed(Asked, Option<Box<Local>>),
@@ -101,9 +98,9 @@ pub(super) struct Checkpoints {
     parts: CheckpointParts,
     steps: Steps,
     transcript: Transcript,
-    /// The newest that the coordinator was told of.
+    /// The newest that was reported to the coordinator.
     told: Place,
-    /// The newest that is told or being sent.
+    /// The newest that is reported or being sent.
     tip: Place,
     committing: Option<BoxFuture<'static, (Asked, Option<Box<Local>>)>>,
     ready: Option<Box<Local>>,
@@ -111,7 +108,7 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// The checkpoints that follow `place`: the base, or what the attempt goes on from.
+    /// The checkpoints that follow `place`: the base, or the checkpoint that the attempt resumes.
     pub(super) fn new(parts: CheckpointParts, steps: Steps, transcript: Transcript, place: Place) -> Self {
         Self {
             parts,
@@ -125,7 +122,7 @@ impl Checkpoints {
         }
     }
 
-    /// Takes the first one. When this returns, the session's first step may change files.
+    /// Takes the first checkpoint. When this returns, the session's first step may change files.
     pub(super) async fn baseline(&mut self) {
         self.steps.ask(CheckpointRequest::of(CheckpointReason::Baseline));
         while self.steps.is_asked() || self.committing.is_some() {
@@ -134,7 +131,7 @@ impl Checkpoints {
         }
     }
 
-    /// Takes what is asked for until it is dropped.
+    /// Takes the requested checkpoints until it is dropped.
     pub(super) async fn run(&mut self) -> ! {
         loop {
             let input = self.input().await;
@@ -142,7 +139,7 @@ impl Checkpoints {
         }
     }
 
-    /// Takes a last one and returns when it is told, or cannot be.
+    /// Takes a last checkpoint and returns when it is reported, or cannot be.
     pub(super) async fn finish(&mut self, reason: CheckpointReason) {
         self.steps.ask(CheckpointRequest::of(reason));
         self.steps.ended();
@@ -152,7 +149,7 @@ impl Checkpoints {
         }
     }
 
-    /// Waits for what comes next. Cancel-safe: what is under way stays in `self`.
+    /// Waits for the next input. Cancel-safe: work in progress stays in `self`.
     async fn input(&mut self) -> Input {
         let free = self.committing.is_none();
         tokio::select! {
@@ -180,7 +177,7 @@ impl Checkpoints {
                 self.steps.dealt_with(&asked);
                 match local {
                     Some(mut local) if local.taken.parent == self.tip.commit => {
-                        // It has all that the one before it has, and answers for it.
+                        // It contains all of the one before, and answers its requests.
                         if let Some(replaced) = self.ready.take() {
                             local.answers(&replaced);
                         }
@@ -203,7 +200,7 @@ impl Checkpoints {
                 }
             }
         }
-        // A commit under way follows the tip, which must stay what it was.
+        // A commit in progress follows the tip, so the tip must stay the same.
         if self.sending.is_none()
             && self.committing.is_none()
             && let Some(local) = self.ready.take()
@@ -213,13 +210,14 @@ impl Checkpoints {
         }
     }
 
-    /// Takes one again that follows what could not be sent: nobody has what it leans on.
+    /// Takes a checkpoint again after its parent could not be sent: the coordinator lacks what it
+    /// builds on.
     fn again(&self, astray: Box<Local>) {
         self.steps.ask(astray.request());
     }
 }
 
-/// The outcome of what is under way; never ready when nothing is.
+/// The outcome of the work in progress; never ready when there is none.
 async fn under_way<T>(work: &mut Option<BoxFuture<'static, T>>) -> T {
     match work {
         Some(work) => work.await,
@@ -246,7 +244,7 @@ async fn try_commit(
     parent: Place,
     asked: &Asked,
 ) -> Result<Option<Local>, CheckpointError> {
-    // First what was said, then the files: what the conversation has done is in them.
+    // The conversation first, then the files: what the conversation has done is in the files.
     let gained = transcript
         .since(steps, parent.mark, asked.position)
         .await
@@ -254,7 +252,7 @@ async fn try_commit(
     let anyway = match asked.request.reason {
         // Somebody waits for it.
         CheckpointReason::Requested | CheckpointReason::BeforeRestore => true,
-        // What was said since would have to be said again.
+        // Anything said after the checkpoint would have to be said again.
         CheckpointReason::BeforeRetry | CheckpointReason::Final => !gained.bytes.is_empty(),
         CheckpointReason::Baseline | CheckpointReason::FilesChanged => false,
     };
@@ -298,7 +296,7 @@ async fn send(parts: CheckpointParts, local: Local) -> bool {
     told_or_none(&parts, sent).await.is_some()
 }
 
-/// Sends what a checkpoint needs, then tells of it.
+/// Sends the objects and conversation of a checkpoint, then reports it.
 async fn try_send(parts: &CheckpointParts, local: Local) -> Result<(), CheckpointError> {
     let Local {
         mut taken,
@@ -314,7 +312,8 @@ async fn try_send(parts: &CheckpointParts, local: Local) -> Result<(), Checkpoin
         taken.pack = Some(put.map_err(CheckpointError::Send)?);
     }
     if let Some((from, bytes)) = segment {
-        // What holds a secret is kept without it, although it is another conversation then.
+        // A conversation that contains a secret is stored with the secret masked, although that
+        // changes the conversation.
         let bytes = Bytes::from(parts.masker.bytes(bytes));
         let blob = parts.blobs.put(&parts.project, bytes).await;
         taken.transcript = Some(TranscriptSegment {
@@ -327,7 +326,7 @@ async fn try_send(parts: &CheckpointParts, local: Local) -> Result<(), Checkpoin
     told.map_err(|OutboxClosed| CheckpointError::Closed)
 }
 
-/// What was done; when it failed, people are told.
+/// The result; a failure is reported to people as a warning.
 async fn told_or_none<T>(parts: &CheckpointParts, done: Result<T, CheckpointError>) -> Option<T> {
     let error = match done {
         Ok(done) => return Some(done),

@@ -1,6 +1,5 @@
-//! What an attempt that goes on from a checkpoint has to know: what was said until then, as
-//! its adapter takes it, or, for one that begins a new conversation, words about what was
-//! done. The files are the workspace's.
+//! Context for an attempt that resumes a checkpoint: the conversation so far, in its adapter's
+//! form, or, for a new conversation, a summary of the work done. The workspace owns the files.
 
 use bytes::Bytes;
 use kage_core::cause::chain;
@@ -13,19 +12,19 @@ use super::transcript::Mark;
 use super::{Attempt, Ended};
 use crate::adapters::port::{Adapter, Beginning, SessionInput};
 
-/// Paths that a new conversation is told of.
+/// Limit of paths in the summary for a new conversation.
 const PATHS: usize = 40;
 
-/// How the conversation of an attempt begins.
+/// The start of an attempt's conversation.
 #[derive(Debug, Default)]
 pub(super) struct Begun {
     pub(super) beginning: Beginning,
-    /// Where it begins.
+    /// Its position.
     pub(super) mark: Mark,
 }
 
-/// Fetches what was said, if the adapter can go on with it. When that cannot be had, the
-/// attempt begins a new conversation and says so.
+/// Fetches the conversation so far, if the adapter can continue it. When it is not available, the
+/// attempt starts a new conversation and says so.
 pub(super) async fn begin(
     attempt: &Attempt,
     adapter: &dyn Adapter,
@@ -75,7 +74,7 @@ async fn lost(attempt: &Attempt, why: &str) -> Result<Begun, Ended> {
     Ok(Begun::default())
 }
 
-/// What a new conversation is told of what was done before it.
+/// Summarises the work done so far for a new conversation.
 pub(super) async fn summary(mirror: &Mirror, base: &Oid, resume: &Resume) -> String {
     let (path, from, to) = (mirror.path().to_owned(), base.clone(), resume.commit.clone());
     let compared = tokio::task::spawn_blocking(move || diff::between(&path, &from, &to)).await;

@@ -1,5 +1,5 @@
-//! A session attempt: prepare the workspace, let the adapter work under watchdogs, commit
-//! and send the result.
+//! A session attempt: prepares the workspace, lets the adapter work under a watchdog, commits and
+//! sends the result.
 //!
 //! ```text
 //!   Preparing --> Working --> Uploading --> claimed
@@ -30,13 +30,13 @@ use crate::adapters::steps::{CheckpointRequest, Steps};
 use crate::delivery::outbox::OutboxClosed;
 use crate::ground::workspace::Workspace;
 
-/// Reports that wait for the recorder. When full, the adapter waits.
+/// Reports waiting for the recorder. When full, the adapter waits.
 const REPORTS: usize = 32;
 /// The longest part of a summary that becomes an activity.
 const SUMMARY: usize = 500;
 
-/// Works on a session. `asks` has checkpoints that people want; `place` gets the workspace, which
-/// is the caller's to clear away.
+/// Works on a session. `asks` receives checkpoint requests from people; `place` gets the workspace,
+/// which the caller removes.
 pub(super) async fn run(
     attempt: &Attempt,
     work: &SessionWork,
@@ -107,7 +107,7 @@ pub(super) async fn run(
     }
 }
 
-/// Makes the place to work in: the base, or what an earlier attempt left.
+/// Prepares the workspace: from the base, or from the files of an earlier attempt.
 async fn workspace(
     attempt: &Attempt,
     work: &SessionWork,
@@ -133,8 +133,8 @@ async fn workspace(
     Ok(())
 }
 
-/// Goes on in the worktree of the attempt before, if that is wanted and can be done: else `place`
-/// is empty, and a new one is made.
+/// Continues in the worktree of the attempt before, if that is wanted and possible. Otherwise
+/// `place` stays empty, and the caller makes a new worktree.
 async fn adopt(attempt: &Attempt, resume: &Resume, place: &mut Option<Workspace>) -> Result<(), Ended> {
     let complete = match resume.footing {
         Footing::Anew => return Ok(()),
@@ -181,7 +181,7 @@ async fn adopt(attempt: &Attempt, resume: &Resume, place: &mut Option<Workspace>
     Ok(())
 }
 
-/// Tells how the adapter's work ended.
+/// Reports how the adapter's work ended.
 async fn tell(attempt: &Attempt, end: AdapterEnd) -> Result<(), Ended> {
     match end {
         AdapterEnd::Done { summary } => {
@@ -197,8 +197,8 @@ async fn tell(attempt: &Attempt, end: AdapterEnd) -> Result<(), Ended> {
     }
 }
 
-/// Lets the adapter work until it ends, is stopped, or takes too long. Everything it
-/// reported is recorded when this returns.
+/// Lets the adapter work until it ends, is stopped, or takes too long. All its reports are recorded
+/// when this returns.
 async fn work_on(attempt: &Attempt, adapter: Arc<dyn Adapter>, input: SessionInput) -> Result<AdapterEnd, Ended> {
     let (reporter, reports) = Reporter::channel(REPORTS);
     let (active, last_active) = watch::channel(Instant::now());
@@ -218,7 +218,7 @@ async fn work_on(attempt: &Attempt, adapter: Arc<dyn Adapter>, input: SessionInp
             None => Ok(()),
         }
     };
-    // Waiting for space must not keep a stopped attempt; its last output is lost then.
+    // Waiting for space must not keep a stopped attempt alive; its last output is lost then.
     let too_long = async {
         if !abandoned {
             stopped.cancelled().await;
@@ -241,7 +241,6 @@ fn record(
     attempt.recording.clone().run(reports, active).in_current_span()
 }
 
-/// Commits the worktree and sends the commit's objects.
 async fn upload(attempt: &Attempt, work: &SessionWork, workspace: &Workspace) -> Result<(), Ended> {
     attempt.phase(Phase::Uploading).await?;
     let message = format!("{}: session {} of task {}", work.adapter, work.name, attempt.work.task);

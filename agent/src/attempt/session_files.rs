@@ -1,6 +1,5 @@
-//! What is done for a session's files while its adapter works: changes are reported, and
-//! checkpoints taken, from the first one before the first step to the last one before the
-//! attempt's end.
+//! Care for a session's files while its adapter works: changes are reported, and checkpoints taken,
+//! from the first one before the first step to the last one before the attempt's end.
 
 use std::sync::Arc;
 
@@ -21,19 +20,18 @@ use crate::delivery::outbox::OutboxClosed;
 use crate::delivery::recorder::Recording;
 use crate::ground::workspace::Workspace;
 
-/// Keeps the files of one session.
 pub(super) struct SessionFiles {
     changes: Changes,
     checkpoints: Checkpoints,
     steps: Steps,
-    /// `None` = the adapter tells its steps.
+    /// `None`: the adapter reports its steps.
     burst: Option<Burst>,
     asks: mpsc::Receiver<CheckpointRequest>,
 }
 
 impl SessionFiles {
-    /// Begins at the base with a first checkpoint, or at the one that the attempt goes on
-    /// from. Says in `input` where the conversation begins and who hears of its steps.
+    /// Starts at the base with a first checkpoint, or at the checkpoint that the attempt resumes.
+    /// Sets in `input` the start of the conversation and the receiver of its steps.
     pub(super) async fn begin(
         attempt: &Attempt,
         work: &SessionWork,
@@ -97,7 +95,7 @@ impl SessionFiles {
         Ok(kept)
     }
 
-    /// Reports and keeps until it is dropped; returns only when the agent ends.
+    /// Reports changes and takes checkpoints until it is dropped; returns only when the agent ends.
     pub(super) async fn watch(&mut self, workspace: &Workspace, recording: &Recording) -> OutboxClosed {
         tokio::select! {
             closed = self.changes.watch(&workspace.tree, recording, self.burst.as_mut()) => closed,
@@ -106,22 +104,22 @@ impl SessionFiles {
         }
     }
 
-    /// Reports what changed since the last look.
+    /// Reports the changes since the last look.
     pub(super) async fn look(&mut self, workspace: &Workspace, recording: &Recording) -> Result<(), OutboxClosed> {
         self.changes.look(&workspace.tree, recording).await.map(drop)
     }
 
-    /// Takes the last checkpoint, as far as the attempt still may.
+    /// Takes the last checkpoint, if the attempt still may.
     pub(super) async fn finish(&mut self, attempt: &Attempt, reason: CheckpointReason) {
         let finishing = self.checkpoints.finish(reason);
         let finished = match attempt.stop.reason() {
             None => attempt.stop.token().run_until_cancelled(finishing).await.is_some(),
-            // Another agent goes on from it.
+            // Another agent resumes from it.
             Some(StopReason::HandedBack) => {
                 let grace = attempt.resources.limits.stop_grace;
                 tokio::time::timeout(grace, finishing).await.is_ok()
             }
-            // Nobody would take it.
+            // The coordinator would not accept it.
             Some(StopReason::Ordered(_) | StopReason::Detached) => false,
         };
         if !finished {
@@ -130,11 +128,11 @@ impl SessionFiles {
     }
 }
 
-/// Passes on what people ask for.
+/// Forwards checkpoint requests from people.
 async fn relay(asks: &mut mpsc::Receiver<CheckpointRequest>, steps: &Steps) -> std::convert::Infallible {
     while let Some(request) = asks.recv().await {
         steps.ask(request);
     }
-    // Nobody can ask any more.
+    // The senders are gone, so no request can come.
     std::future::pending().await
 }

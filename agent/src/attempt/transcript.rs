@@ -1,45 +1,43 @@
-//! Where a session's conversation is, and what it gained since a checkpoint: the messages
-//! that the adapter tells, or the lines of the file in which a program keeps its session.
+//! The position of a session's conversation, and its growth since a checkpoint: the messages that
+//! the adapter reports, or the lines of the file in which a program keeps its session.
 
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 
 use crate::adapters::session_file::SessionFile;
 use crate::adapters::steps::Steps;
 
-/// More than this of a session file is not taken at once.
+/// The most of a session file that is read at once.
 const LARGEST: u64 = 256 << 20;
 
-/// A session's conversation.
 #[derive(Debug, Clone)]
 pub(super) enum Transcript {
-    /// The adapter tells each message.
+    /// The adapter reports each message.
     Told,
-    /// The program keeps it in a file, a line each.
+    /// The program keeps the conversation in a file, one message a line.
     File(SessionFile),
 }
 
-/// How far a conversation has come.
+/// A position in a conversation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Mark {
     /// Messages, or lines of the session file.
     pub(super) position: u64,
-    /// Bytes of the session file; 0 without one.
+    /// Bytes of the session file; 0 without a file.
     pub(super) offset: u64,
 }
 
-/// What a conversation gained.
+/// The growth of a conversation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Gained {
-    /// The position before it; 0 when what was there before is gone.
+    /// The position before it; 0 when the earlier conversation is gone.
     pub(super) from: u64,
-    /// Whole lines.
     pub(super) bytes: Vec<u8>,
-    /// Where it is after them.
+    /// The position after it.
     pub(super) to: Mark,
 }
 
 impl Transcript {
-    /// What came after `mark`. `position` is where an adapter that tells its messages is.
+    /// The growth after `mark`. `position` is that of an adapter that reports its messages.
     pub(super) async fn since(&self, steps: &Steps, mark: Mark, position: u64) -> io::Result<Gained> {
         match self {
             Self::Told => Ok(Gained {
@@ -68,7 +66,7 @@ fn since(session: &SessionFile, mark: Mark) -> io::Result<Gained> {
     };
     let mut file = match std::fs::File::open(&session.path) {
         Ok(file) => file,
-        // The program has not begun.
+        // The program has not started writing.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(nothing),
         Err(error) => return Err(error),
     };
@@ -113,7 +111,7 @@ mod tests {
         let gained = since(&session, mark(2, 4)).unwrap();
         assert_eq!(gained.bytes, b"\"{here}/x\"\n");
         assert_eq!((gained.from, gained.to), (2, mark(3, 17)));
-        // A program that began anew.
+        // The program started a new conversation.
         let anew = since(&session, mark(2, 100)).unwrap();
         assert_eq!((anew.from, anew.to), (0, mark(3, 17)));
     }

@@ -1,6 +1,6 @@
-//! A verify attempt: a clean worktree of a result, protected paths as they were in the
-//! base, then the setup and verify commands. It decides *failed* only when the verify
-//! command ran and said so; whatever kept it from running is *errored*.
+//! A verify attempt: a clean worktree of a result, protected paths as in the base, then the setup
+//! and verify commands. The verdict is *failed* only when the verify command ran and returned a
+//! failure; anything that kept it from running is *errored*.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -26,35 +26,33 @@ use crate::ground::workspace::Workspace;
 use crate::process::excerpt::HeadTail;
 use crate::process::{Cause, Chunk, Command, Control, Environment, Limits, Pipe, Status, Stdin};
 
-/// Chunks that wait for the recorder. When full, the command waits.
+/// Chunks waiting for the recorder. When full, the command waits.
 const CHUNKS: usize = 8;
-/// Reports that wait for the recorder.
+/// Reports waiting for the recorder.
 const REPORTS: usize = 32;
-/// How much of the end of the output is looked at for a line to quote.
+/// How much of the end of the output is searched for a line to quote.
 const TAIL: usize = 2048;
-/// Bytes of either end of the output that become an instruction; between them is a line that says
-/// how much was left out.
+/// Bytes of either end of the output that become an instruction; a line between them says how much
+/// was left out.
 const EXCERPT_END: usize = MAX_EXCERPT / 2 - 64;
-/// How many programs that were put in the way are told of.
+/// How many planted programs are named in the warning.
 const PLANTED: usize = 10;
-/// What a shell ends with when a command cannot be executed, or is not there.
+/// Exit codes of a shell when a command cannot be executed, or does not exist.
 const NOT_EXECUTABLE: i32 = 126;
 const NOT_FOUND: i32 = 127;
 
-/// How one command ended.
 enum Ran {
-    /// It ended by itself.
     Ended(Status),
-    /// It could not be run to its end, and why.
+    /// It could not run to its end, for this reason.
     Not(String),
 }
 
-/// What the commands came to.
+/// The result of the commands.
 struct Decided {
     kind: VerdictKind,
     exit_code: Option<i32>,
     message: String,
-    /// What a session that works on is told.
+    /// The output for a session that reworks its result.
     output: String,
 }
 
@@ -69,7 +67,6 @@ impl Decided {
     }
 }
 
-/// Checks a result.
 pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptOutcome, Ended> {
     attempt.phase(Phase::Preparing).await?;
     let Some(repository) = attempt.repository() else {
@@ -117,7 +114,7 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
     }))
 }
 
-/// Puts back what the result may not decide by itself, and says so.
+/// Restores the protected paths, which a result must not change, and reports that.
 async fn restore(
     attempt: &Attempt,
     workspace: &Workspace,
@@ -184,8 +181,8 @@ async fn decide(attempt: &Attempt, work: &VerifyWork, shell: &mut Shell<'_>) -> 
     })
 }
 
-/// The environment of the commands. No program in it hides one that was there when the agent
-/// started: a session may have put it there to have its result, or a later one, pass.
+/// The environment of the commands. No program in it hides one that existed when the agent started:
+/// a session may have planted it to make its result, or a later one, pass.
 async fn environment(attempt: &Attempt, scratch: &Path) -> Result<BTreeMap<OsString, OsString>, Ended> {
     let (programs, right) = (attempt.resources.programs.clone(), scratch.join("programs"));
     let looking = attempt.resources.blocking.run(move || {
@@ -216,7 +213,7 @@ async fn environment(attempt: &Attempt, scratch: &Path) -> Result<BTreeMap<OsStr
     Ok(environment.into_map())
 }
 
-/// Runs commands in the worktree, one after the other, into the same output.
+/// Runs commands in the worktree, one after the other, with one common output.
 struct Shell<'a> {
     attempt: &'a Attempt,
     worktree: PathBuf,
@@ -231,8 +228,8 @@ struct Shell<'a> {
     wrote: Wrote,
 }
 
-/// Both ends of what a command wrote, masked before anything is left out: half a secret would
-/// not be known again.
+/// Both ends of a command's output, masked before anything is left out: half a secret would not be
+/// recognised.
 struct Wrote {
     stdout: StreamMasker,
     stderr: StreamMasker,
@@ -291,7 +288,7 @@ impl<'a> Shell<'a> {
         }
     }
 
-    /// Runs one command by the shell.
+    /// Runs one command in a shell.
     async fn run(&mut self, command: &str) -> Ran {
         self.tail.clear();
         self.wrote = Wrote::new(&self.attempt.resources.masker);
@@ -321,7 +318,7 @@ impl<'a> Shell<'a> {
         let running = self.attempt.resources.runner.run(command, limits, control, sender);
         let reporter = self.reporter.clone();
         let (tail, wrote) = (&mut self.tail, &mut self.wrote);
-        // Owns its end: a program whose output nobody takes any more is ended.
+        // It ends by itself: a program whose output has no reader is ended.
         let forwarding = async move {
             while let Some(chunk) = chunks.recv().await {
                 wrote.push(&chunk);

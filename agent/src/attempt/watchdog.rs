@@ -1,5 +1,5 @@
-//! Lets an adapter work until it ends, is told to stop, or takes too long. Time in which
-//! the attempt is frozen counts for nothing. One that does not stop is given up.
+//! Lets an adapter work until it ends, is told to stop, or takes too long. Time in which the
+//! attempt is frozen does not count. An adapter that does not stop is abandoned.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use tracing::Instrument as _;
 use crate::adapters::port::{Adapter, AdapterEnd, Reporter, SessionInput};
 use crate::process::allowance::Allowance;
 
-/// How an adapter's work ended, and whether it did.
+/// How an adapter's work ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Watched {
     pub(super) end: AdapterEnd,
-    /// It may still be there, and still hold its reporter.
+    /// It did not stop, so it may still be running and hold its reporter.
     pub(super) abandoned: bool,
 }
 
@@ -62,7 +62,7 @@ pub(super) async fn watch_over(
     let mut idle_from = *last_active.borrow();
     let why = loop {
         tokio::select! {
-            // How it ended by itself counts more than what it would be told.
+            // An end by itself counts more than an order to stop.
             biased;
             joined = working.join_next() => {
                 return Watched {
@@ -73,7 +73,8 @@ pub(super) async fn watch_over(
             () = stopped.cancelled() => break Why::Told,
             changed = frozen.changed(), if freezer => {
                 freezer = changed.is_ok();
-                // Nobody can freeze or thaw any more: then it is not frozen.
+                // A closed channel means that nothing can freeze or thaw the attempt: then it is
+                // not frozen.
                 allowance.freeze(freezer && *frozen.borrow_and_update());
                 idle_from = Instant::now();
             }
@@ -106,7 +107,7 @@ fn ended(joined: Option<Result<AdapterEnd, JoinError>>) -> AdapterEnd {
     }
 }
 
-/// A part of an attempt that panicked.
+/// The failure for a part of an attempt that panicked.
 pub(super) fn crash(what: &str, error: &JoinError) -> Failure {
     Failure::new(FailureKind::AdapterCrash, format!("{what} crashed: {error}"))
 }
@@ -124,10 +125,10 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// Does nothing until it is told to stop, and then what it was made for.
+    /// An adapter that does nothing until it is told to stop, and then what its variant says.
     enum Still {
         Stops,
-        /// Holds its thread until somebody sends.
+        /// Holds its thread until the test sends.
         Blocks(Mutex<std::sync::mpsc::Receiver<()>>),
     }
 

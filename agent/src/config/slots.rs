@@ -1,20 +1,20 @@
-//! How many sessions a machine takes at once when nobody says: as many as its cores and its
-//! memory have room for.
+//! The default number of sessions that a machine runs at once: as many as its cores and its memory
+//! have room for.
 
 use std::path::{Path, PathBuf};
 
-/// What one session is given of the memory: a coding tool, and the build that it starts.
+/// Memory for one session: a coding tool, and the build that it starts.
 const MEMORY_OF_A_SESSION: u64 = 2 << 30;
 
-/// Sessions that this machine takes at once.
+/// The default for this machine.
 #[must_use]
 pub fn of_this_machine() -> u32 {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     by(cores, memory(Path::new("/")))
 }
 
-/// Half the cores, since a session waits for its model most of the time but builds with all
-/// of them; two at least, as far as memory goes; one in any case.
+/// Half the cores, since a session waits for its model most of the time but builds with all of
+/// them; at least two if memory allows; never less than one.
 fn by(cores: usize, memory: Option<u64>) -> u32 {
     let by_cores = u32::try_from(cores / 2).unwrap_or(u32::MAX).max(2);
     let by_memory = memory.map_or(u32::MAX, |bytes| {
@@ -23,8 +23,8 @@ fn by(cores: usize, memory: Option<u64>) -> u32 {
     by_cores.min(by_memory).max(1)
 }
 
-/// The memory that there is for processes like this one, in bytes: the machine's, or the
-/// least that a cgroup above allows. `None` where the system does not say.
+/// The memory that processes like this one can use, in bytes: the machine's, or the lowest limit of
+/// the cgroups above. `None` where the system does not say.
 fn memory(root: &Path) -> Option<u64> {
     let table = std::fs::read_to_string(root.join("proc/meminfo")).ok()?;
     let total = table.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
@@ -34,7 +34,7 @@ fn memory(root: &Path) -> Option<u64> {
     Some(limits.into_iter().chain([total]).min().unwrap_or(total))
 }
 
-/// What the cgroups (version 2) that this process is in allow.
+/// The limits of the cgroups (version 2) that contain this process.
 fn limits(root: &Path) -> Vec<u64> {
     let own = std::fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let Some(path) = own.lines().find_map(|line| line.strip_prefix("0::/")) else {

@@ -1,6 +1,6 @@
-//! The control session: one task that owns the connection to the coordinator, the leases
-//! and the attempts that run. It connects forever; a coordinator that is away is a long
-//! disconnect, during which attempts go on and are frozen only when their leases end.
+//! The control session: one task that owns the connection to the coordinator, the leases and the
+//! running attempts. It connects forever; an unreachable coordinator is a long disconnect, during
+//! which attempts go on and are frozen only when their leases end.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -39,13 +39,12 @@ use offers::Accepted;
 /// The shortest wait that is taken of a coordinator: a shorter one would keep both sides busy with nothing else.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// What leases are reckoned with until the first Welcome; nothing runs before it.
+/// The terms until the first Welcome; nothing runs before it.
 const FIRST_TERMS: Terms = Terms {
     ttl: Duration::from_secs(20),
     max_detached: Duration::from_secs(600),
 };
 
-/// What a control session needs.
 pub(crate) struct Parts {
     pub(crate) resources: Arc<Resources>,
     pub(crate) agent: AgentId,
@@ -65,17 +64,17 @@ pub(crate) struct Parts {
 enum Course {
     /// It takes work.
     Taking,
-    /// It ends when what runs is finished, however long that takes: the coordinator said so.
+    /// It ends when the running attempts are finished, however long that takes: the coordinator
+    /// said so.
     Draining,
-    /// The same, but at this time it hands back what still runs.
+    /// As `Draining`, but at this time it hands back the attempts that still run.
     Finishing { until: Instant },
-    /// It ends when what runs is stopped, or abandons it at this time.
+    /// It ends when the running attempts have stopped, or abandons them at this time.
     HandingBack { until: Instant },
-    /// The same, and it does not connect any more: the coordinator will not have it.
+    /// As `HandingBack`, and it does not connect any more: the coordinator rejected it.
     ShutOut { until: Instant },
 }
 
-/// What the loop takes up next.
 enum Input {
     Link(News),
     LeaseDue,
@@ -96,7 +95,7 @@ pub(crate) struct Connection {
     running: JoinSet<()>,
     attempts: HashMap<Id, AttemptId>,
     frozen: HashMap<AttemptId, watch::Sender<bool>>,
-    /// Why the coordinator will not have this agent, for good or for now.
+    /// Why the coordinator rejects this agent, for good or for now.
     denied: Option<ApiError>,
 }
 
@@ -117,10 +116,10 @@ impl Connection {
         }
     }
 
-    /// Runs until the agent is told to end and nothing runs any more.
+    /// Runs until the agent is told to end and no attempt runs any more.
     ///
     /// # Errors
-    /// When the coordinator shut this agent out, or did not let it in to the end.
+    /// When the coordinator shut this agent out, or rejected it until the end.
     pub(crate) async fn run(mut self) -> Result<(), ApiError> {
         while !self.is_over() {
             match self.input().await {
@@ -169,7 +168,7 @@ impl Connection {
     fn is_over(&self) -> bool {
         match self.course {
             Course::Taking => false,
-            // What was accepted may be granted already.
+            // An accepted offer may be granted already.
             Course::Draining | Course::Finishing { .. } => self.running.is_empty() && self.accepted.is_empty(),
             Course::HandingBack { .. } | Course::ShutOut { .. } => self.running.is_empty(),
         }
@@ -212,7 +211,7 @@ impl Connection {
         link::connect(url, keyring, hello)
     }
 
-    /// The connection is gone. Accepted offers return to the coordinator unharmed.
+    /// The connection is lost. Accepted offers return to the coordinator unharmed.
     fn down(&mut self, error: &LinkError) {
         let end = match error {
             LinkError::Call(in_use @ ApiError::AgentIdInUse { .. }) => {
@@ -231,7 +230,8 @@ impl Connection {
         );
         self.accepted.clear();
         if let LinkError::Call(denied @ ApiError::PermissionDenied { .. }) = error {
-            // Not away, but against it: nothing that this agent does counts any more.
+            // The coordinator is not away but rejects the agent: it accepts nothing that this agent
+            // does.
             let reason = StopReason::Ordered("the coordinator shut this agent out".to_owned());
             self.parts.resources.live.stop_all(&reason);
             let until = Instant::now() + self.patience();
@@ -286,7 +286,7 @@ impl Connection {
             Some(FromCoordinator::Ping(v1::Ping { sequence })) => {
                 self.send(ToCoordinator::Pong(v1::Pong { sequence }));
             }
-            // A newer coordinator says something that this agent does not know.
+            // A newer coordinator sends a message that this agent does not know.
             None => tracing::debug!("unknown message"),
         }
     }
@@ -315,7 +315,8 @@ impl Connection {
         connected.welcome = Some(Welcomed {
             since: Instant::now(),
             interval: told(welcome.heartbeat_interval).max(SHORTEST),
-            // At once: it renews the leases of what went on during the disconnect.
+            // At once: the first heartbeat renews the leases of attempts that went on during the
+            // disconnect.
             next: Instant::now(),
             sequence: 0,
             asked: BTreeMap::new(),
@@ -349,7 +350,7 @@ impl Connection {
             return;
         };
         let now = Instant::now();
-        // The coordinator took the offer back after all, and says nothing then.
+        // The coordinator withdrew the offer after all, which it does silently.
         let terms = self.leases.terms();
         self.accepted.retain(|_, accepted| now - accepted.at < terms.ttl);
         welcome.next = now + welcome.interval;
@@ -369,7 +370,7 @@ impl Connection {
         };
         let Some(asked) = connected.welcome.as_mut().and_then(|welcome| {
             let asked = welcome.asked.remove(&ack.sequence);
-            // Earlier ones will not be answered any more.
+            // Earlier heartbeats will not be answered any more.
             welcome.asked = welcome.asked.split_off(&ack.sequence);
             asked
         }) else {
@@ -421,7 +422,7 @@ impl Connection {
         self.send(ToCoordinator::Draining(v1::Draining {}));
     }
 
-    /// How long attempts that were told to stop may take.
+    /// How long stopped attempts may take to end.
     fn patience(&self) -> Duration {
         self.parts.resources.limits.stop_grace * 2 + Duration::from_secs(10)
     }

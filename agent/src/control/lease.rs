@@ -1,6 +1,6 @@
-//! Leases as the agent keeps them: by its monotonic clock, counted from when it asked, so
-//! that it never believes in a lease that the coordinator has forgotten. Synchronous;
-//! `connection` carries out what comes due.
+//! The agent's view of its leases: by its monotonic clock, counted from when it asked, so that it
+//! never believes in a lease that the coordinator has forgotten. Synchronous; `connection` carries
+//! out the effects.
 //!
 //! ```text
 //!   held --shortly before its end--> frozen --too long--> killed
@@ -19,18 +19,16 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Effect {
-    /// Stop its programs and its model calls for now.
+    /// Pause its programs and its model calls.
     Freeze(AttemptId),
-    /// Let it go on.
     Thaw(AttemptId),
-    /// End it.
     Kill(AttemptId),
 }
 
-/// How long leases last, as the coordinator said.
+/// The coordinator's terms for leases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Terms {
-    /// From one renewal.
+    /// Lifetime from one renewal.
     pub(crate) ttl: Duration,
     /// How long an attempt may stay frozen.
     pub(crate) max_detached: Duration,
@@ -51,7 +49,7 @@ impl Lease {
     }
 }
 
-/// The leases of everything that runs.
+/// The leases of all running attempts.
 #[derive(Debug)]
 pub(crate) struct Leases {
     terms: Terms,
@@ -66,30 +64,29 @@ impl Leases {
         }
     }
 
-    /// How long leases last.
     pub(crate) const fn terms(&self) -> Terms {
         self.terms
     }
 
-    /// The coordinator's terms, at each Welcome.
+    /// Applied at each Welcome.
     pub(crate) const fn set_terms(&mut self, terms: Terms) {
         self.terms = terms;
     }
 
-    /// Leaves a fifth of the lease for stopping what runs.
+    /// Reserves a fifth of the lease for stopping the attempt.
     fn held(&self, asked: Instant) -> Lease {
         Lease::Held {
             freeze_at: asked + self.terms.ttl - self.terms.ttl / 5,
         }
     }
 
-    /// An attempt began; its lease was asked for at `asked`.
+    /// Adds the lease of a new attempt, requested at `asked`.
     pub(crate) fn grant(&mut self, attempt: AttemptId, asked: Instant) {
         let lease = self.held(asked);
         self.leases.insert(attempt, lease);
     }
 
-    /// A lease was renewed by a heartbeat sent at `asked`.
+    /// Renews a lease by a heartbeat sent at `asked`.
     #[must_use]
     pub(crate) fn renew(&mut self, attempt: AttemptId, asked: Instant) -> Option<Effect> {
         let renewed = self.held(asked);
@@ -101,7 +98,7 @@ impl Leases {
         }
     }
 
-    /// An attempt ended.
+    /// Removes the lease of an ended attempt.
     pub(crate) fn end(&mut self, attempt: AttemptId) {
         self.leases.remove(&attempt);
     }
@@ -111,7 +108,7 @@ impl Leases {
         self.leases.values().map(|lease| lease.due()).min()
     }
 
-    /// What has come due.
+    /// The effects that are due.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
         for (attempt, lease) in &mut self.leases {

@@ -1,21 +1,21 @@
-//! What keeps everything on this agent from going on until it ends by itself, such as a disk
-//! that is full. An event cannot tell of it, since events go through the disk: the heartbeat does.
+//! Conditions that hold up everything on this agent until they end by themselves, such as a full
+//! disk. An event cannot report them, since events go through the disk: the heartbeat does.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What there is now. Cloning shares it.
+/// The present hindrances. Cloning shares them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Hindrances(Arc<Mutex<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
     counter: u64,
-    /// The oldest first.
+    /// Oldest first.
     present: Vec<(u64, String)>,
 }
 
-/// It lasts until this is dropped.
+/// The hindrance lasts until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Hindrance {
     of: Hindrances,
@@ -23,7 +23,7 @@ pub(crate) struct Hindrance {
 }
 
 impl Hindrances {
-    /// Something cannot be done, and is tried again and again.
+    /// Starts a hindrance: `what` cannot be done, and is retried.
     pub(crate) fn begin(&self, what: &str, why: impl fmt::Display) -> Hindrance {
         let mut known = self.lock();
         known.counter += 1;
@@ -35,7 +35,7 @@ impl Hindrances {
         }
     }
 
-    /// The oldest that lasts.
+    /// The oldest present hindrance.
     pub(crate) fn now(&self) -> Option<String> {
         self.lock().present.first().map(|(_, text)| text.clone())
     }

@@ -1,14 +1,14 @@
-//! What is to be delivered and what was: per attempt the events and output that the
-//! coordinator has not acknowledged, and what to send next. Synchronous and without I/O;
-//! `delivery` drives it.
+//! What is to be delivered and what was: per attempt the events and output that the coordinator has
+//! not acknowledged, and what to send next. Synchronous and without I/O; `sender` drives it.
 //!
-//! Events go before output, attempts take turns, and what is on its way is bounded. An
-//! attempt's `Finished` waits until all its output is acknowledged, because the
-//! coordinator takes nothing more of an attempt that has ended.
+//! Events go before output, attempts take turns, and the bytes in flight are bounded. An attempt's
+//! `Finished` waits until all its output is acknowledged, because the coordinator accepts nothing
+//! more of an attempt that has ended.
 //!
-//! A piece of output that fills no batch is sent at once when no other such piece of its stream
-//! is on its way; else it gathers until that one is acknowledged. So a line after a pause waits
-//! for nothing, and many lines cost the coordinator a sync per round trip, not one each.
+//! A piece of output that does not fill a batch is sent at once when no other such piece of its
+//! stream is in flight; otherwise it gathers until that piece is acknowledged. So a line after a
+//! pause is sent without delay, and many lines cost the coordinator a sync per round trip, not one
+//! each.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -22,10 +22,9 @@ use crate::delivery::outbox::{Change, Leftover, Stored};
 
 /// The most events of one batch; bytes limit it too.
 const BATCH_EVENTS: usize = 512;
-/// Output bytes that may be on their way.
+/// The most bytes of output in flight.
 pub(crate) const WINDOW: u64 = 8 << 20;
 
-/// What to send next.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub(crate) enum Next {
@@ -42,19 +41,19 @@ pub(crate) enum Next {
     Nothing,
 }
 
-/// What an acknowledgement settled.
+/// The effect of an acknowledgement.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[must_use]
 pub(crate) struct Progress {
-    /// The new durable position, when it is further than before.
+    /// The new durable position, if it advanced.
     pub(crate) acked: Option<u64>,
-    /// Space for events that is free again.
+    /// Freed space for events.
     pub(crate) event_bytes: u64,
-    /// Space for output that is free again.
+    /// Freed space for output.
     pub(crate) output_bytes: u64,
-    /// Nothing of the attempt is left to deliver.
+    /// Everything of the attempt is delivered.
     pub(crate) delivered: bool,
-    /// It was delivered and has output files.
+    /// The delivered attempt has output files.
     pub(crate) had_output: bool,
 }
 
@@ -63,20 +62,20 @@ struct Output {
     length: u64,
     sent: u64,
     acked: u64,
-    /// Where the last piece that was sent and filled no batch ends.
+    /// End of the last piece in flight that did not fill a batch.
     partial: u64,
     queued: bool,
 }
 
 impl Output {
-    /// Whether what is not sent is to be sent now. `closed` = nothing will follow that it could
-    /// be gathered with.
+    /// Whether the unsent output is to be sent now. `closed`: no more output will follow to gather
+    /// with it.
     const fn is_due(&self, closed: bool) -> bool {
         let unsent = self.length.saturating_sub(self.sent);
         unsent >= MAX_INLINE as u64 || unsent > 0 && (closed || self.partial <= self.acked)
     }
 
-    /// Begins again at `offset`.
+    /// Resumes sending at `offset`.
     const fn go_back(&mut self, offset: u64) {
         self.sent = offset;
         self.partial = offset;
@@ -86,15 +85,15 @@ impl Output {
 #[derive(Debug)]
 struct Entry {
     key: AttemptKey,
-    /// Not acknowledged, by number.
+    /// Unacknowledged, by number.
     events: VecDeque<Stored>,
     acked_seq: u64,
     sent_seq: u64,
     queued: bool,
     output: [Output; 3],
-    /// No more will come: it finished, or an earlier start of this agent left it.
+    /// No more will come: the attempt finished, or an earlier start of this agent left it.
     closed: bool,
-    /// Left by an earlier start: its data took no space of this one.
+    /// Left by an earlier start: its data occupies no space of this start.
     leftover: bool,
 }
 
@@ -136,8 +135,8 @@ impl Entry {
         self.closed && self.events.is_empty() && self.output_delivered()
     }
 
-    /// The next events, within the limits of a batch. Empty when there are none, or when
-    /// only `Finished` is left and output has to be acknowledged first.
+    /// The next events, within the limits of a batch. Empty when there are none, or when only
+    /// `Finished` is left and output has to be acknowledged first.
     fn next_events(&self) -> Vec<v1::Event> {
         let mut bytes = 0;
         let output_delivered = self.output_delivered();
@@ -179,7 +178,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Begins with what an earlier start left.
+    /// Starts with the leftovers of an earlier start.
     pub(crate) fn new(leftovers: Vec<Leftover>) -> Self {
         let mut ledger = Self::default();
         for leftover in leftovers {
@@ -205,8 +204,8 @@ impl Ledger {
         ledger
     }
 
-    /// Attempts of which nothing is left, although nobody said so: leftovers whose last
-    /// acknowledgement was saved and whose removal was not.
+    /// Attempts without anything undelivered that were never reported as delivered: leftovers whose
+    /// last acknowledgement was saved and whose removal was not.
     pub(crate) fn already_delivered(&self) -> Vec<AttemptId> {
         let delivered = self.entries.iter().filter(|(_, entry)| entry.delivered());
         let mut delivered: Vec<_> = delivered.map(|(attempt, _)| *attempt).collect();
@@ -219,12 +218,10 @@ impl Ledger {
         self.entries.values().any(|entry| entry.leftover)
     }
 
-    /// True when nothing is undelivered.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Notes a change.
     pub(crate) fn apply(&mut self, change: Change) -> Progress {
         match change {
             Change::Opened(key) => {
@@ -242,7 +239,7 @@ impl Ledger {
                         }
                     }
                 }
-                // It was refused in the meantime; what came after takes no space.
+                // The attempt was refused in the meantime; later data of it occupies no space.
                 None => {
                     return Progress {
                         event_bytes: stored.size.into(),
@@ -330,7 +327,7 @@ impl Ledger {
     }
 
     /// Events up to `seq` are durable. An acknowledgement without progress means that the
-    /// coordinator misses something: it is sent again.
+    /// coordinator lacks something: it is sent again.
     pub(crate) fn acked_events(&mut self, attempt: AttemptId, seq: u64) -> Progress {
         let Some(entry) = self.entries.get_mut(&attempt) else {
             return Progress::default();
@@ -375,7 +372,7 @@ impl Ledger {
             }
             return Progress::default();
         }
-        // More than there is, when the file lost its end in a power failure.
+        // The offset can exceed the length when the file lost its end in a power failure.
         let offset = offset.min(output.length);
         let acked = offset - output.acked;
         self.in_flight = self
@@ -398,12 +395,12 @@ impl Ledger {
             // `Finished` may have waited for this.
             self.queue_events(attempt);
         }
-        // What came meanwhile may have waited for this.
+        // Output that came meanwhile may have waited for this.
         self.queue_output(attempt, stream);
         progress
     }
 
-    /// Nothing more of this attempt will be taken.
+    /// The coordinator accepts nothing more of this attempt.
     pub(crate) fn drop_attempt(&mut self, attempt: AttemptId) -> Progress {
         let Some(entry) = self.entries.remove(&attempt) else {
             return Progress::default();
@@ -421,7 +418,7 @@ impl Ledger {
         }
     }
 
-    /// Begins again after the last acknowledgements, on a new connection.
+    /// Resumes after the last acknowledgements, on a new connection.
     pub(crate) fn resend(&mut self) {
         self.in_flight = 0;
         let mut attempts: Vec<_> = self.entries.keys().copied().collect();

@@ -1,6 +1,6 @@
-//! The attempts this agent answers for: those that run and those that are not delivered
-//! yet, and how each is told to stop. A table that `connection`, `delivery` and the
-//! attempts share; nobody holds its lock while waiting.
+//! The attempts this agent answers for: those that run and those that are not delivered yet, and
+//! how to stop each. A table that `connection`, `delivery` and the attempts share; its lock is
+//! never held across a wait.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,19 +13,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapters::steps::CheckpointRequest;
 
-/// Why an attempt has to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StopReason {
     /// The coordinator said so, or refuses what the attempt sends.
     Ordered(String),
-    /// The agent shuts down and gives the work back.
+    /// The agent shuts down and returns the work.
     HandedBack,
-    /// The coordinator was away for longer than it allows.
+    /// The disconnect lasted longer than the coordinator allows.
     Detached,
 }
 
 impl StopReason {
-    /// How the attempt's end is reported.
+    /// The failure that reports the attempt's end.
     pub(crate) fn failure(&self) -> Failure {
         match self {
             Self::Ordered(reason) if reason.is_empty() => Failure::new(FailureKind::Cancelled, "it was told to stop"),
@@ -44,13 +43,12 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// Tells it.
     pub(crate) fn because(&self, reason: StopReason) {
         self.reason.get_or_init(|| reason);
         self.token.cancel();
     }
 
-    /// Why it has to stop; `None` = it may go on.
+    /// `None`: it may go on.
     pub(crate) fn reason(&self) -> Option<&StopReason> {
         self.reason.get()
     }
@@ -77,7 +75,7 @@ impl Live {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Adds an attempt that was granted. `asks` takes wanted checkpoints.
+    /// Adds a granted attempt. `asks` receives checkpoint requests.
     pub(crate) fn insert(&self, key: AttemptKey, stop: Stop, asks: mpsc::Sender<CheckpointRequest>) {
         let entry = Entry {
             token: key.token,
@@ -87,7 +85,7 @@ impl Live {
         self.map(|map| map.insert(key.attempt, entry));
     }
 
-    /// Asks an attempt for a checkpoint. False when it takes none, or was asked often just now.
+    /// Asks an attempt for a checkpoint. False when it takes no more, or was asked too often.
     pub(crate) fn ask(&self, attempt: AttemptId, request: CheckpointRequest) -> bool {
         self.map(|map| {
             let entry = map.get(&attempt);
@@ -95,7 +93,7 @@ impl Live {
         })
     }
 
-    /// What this agent tells the coordinator it answers for.
+    /// The attempts that this agent reports to the coordinator as its own.
     pub(crate) fn keys(&self) -> Vec<AttemptKey> {
         self.map(|map| {
             map.iter()
@@ -114,7 +112,6 @@ impl Live {
         }
     }
 
-    /// Tells every attempt to stop.
     pub(crate) fn stop_all(&self, reason: &StopReason) {
         let stops: Vec<_> = self.map(|map| map.values().map(|entry| entry.stop.clone()).collect());
         for stop in stops {
@@ -127,7 +124,7 @@ impl Live {
         self.map(|map| map.contains_key(&attempt))
     }
 
-    /// Removes an attempt: it is delivered, or refused.
+    /// Removes a delivered or refused attempt.
     pub(crate) fn remove(&self, attempt: AttemptId) {
         self.map(|map| map.remove(&attempt));
     }

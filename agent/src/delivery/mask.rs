@@ -1,8 +1,8 @@
-//! Masking of secrets in what leaves an attempt: each known value, and what base64, URLs
-//! and JSON make of it, becomes `***`. Output comes in pieces, so a piece's end that may
-//! be the beginning of a secret is held back until the next one decides. When none comes, an
-//! end of a few bytes may be shown: the rest of the secret, should it follow, is masked all the
-//! same. A longer end is most likely the secret, and stays until the stream is over.
+//! Masking of secrets in everything that leaves an attempt: each known value, and its encodings in
+//! base64, URLs and JSON, becomes `***`. Output comes in pieces, so the end of a piece that may be
+//! the beginning of a secret is held back until the next piece decides. When none comes, an end of
+//! a few bytes may be shown: the rest of the secret, should it follow, is masked all the same. A
+//! longer end is most likely the secret, and stays until the stream is over.
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use base64::Engine as _;
@@ -10,17 +10,17 @@ use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use bytes::Bytes;
 
-/// What stands where a secret was.
+/// Replaces a secret.
 pub(crate) const MASK: &str = "***";
 
-/// Values shorter than this are not masked: they would hit ordinary words.
+/// Shorter values are not masked: they would hit ordinary words.
 const SHORTEST: usize = 6;
 
-/// The most bytes of a secret's beginning that may be shown when nothing follows them: at most
-/// half of the shortest secret.
+/// The most bytes of a secret's beginning that may be shown when nothing follows them: at most half
+/// of the shortest secret.
 const RELEASED: usize = SHORTEST / 2;
 
-/// The patterns of a set of secrets. `None` inside = there are no secrets.
+/// The patterns of a set of secrets. `None` inside: there are no secrets.
 #[derive(Debug, Clone)]
 pub(crate) struct Masker(Option<Patterns>);
 
@@ -32,7 +32,6 @@ struct Patterns {
 }
 
 impl Masker {
-    /// A masker for these values.
     pub(crate) fn new(secrets: &[String]) -> Self {
         let mut forms: Vec<Vec<u8>> = secrets
             .iter()
@@ -94,8 +93,8 @@ impl Masker {
 }
 
 impl Patterns {
-    /// Where the undecided end of `text` begins, looking from `from` on: the first place
-    /// from which the rest of the text is the beginning of a longer form.
+    /// Where the undecided end of `text` begins, at or after `from`: the first position from which
+    /// the rest of the text is the beginning of a longer form.
     fn undecided(&self, text: &[u8], from: usize) -> usize {
         let first = text.len().saturating_sub(self.longest - 1).max(from);
         (first..text.len())
@@ -120,7 +119,7 @@ pub(crate) struct StreamMasker {
 }
 
 impl StreamMasker {
-    /// Takes a piece and returns what is decided.
+    /// Takes a piece and returns the decided bytes.
     pub(crate) fn push(&mut self, piece: Bytes) -> Bytes {
         let Some(patterns) = &self.masker.0 else {
             return piece;
@@ -137,7 +136,7 @@ impl StreamMasker {
         let mut masked: Option<Vec<u8>> = None;
         let mut at = 0;
         for found in patterns.automaton.find_iter(&text) {
-            // What begins in the undecided part may yet be a longer form.
+            // A match that begins in the undecided part may yet be a longer form.
             if found.start() >= end {
                 break;
             }
@@ -166,8 +165,8 @@ impl StreamMasker {
         self.held.len() > self.shown && self.held.len() <= RELEASED
     }
 
-    /// What is held back, when that is so little that it may be shown. It is masked no less
-    /// should the secret go on.
+    /// Releases the held-back bytes if they are few enough to be shown. They are still masked
+    /// should the secret continue.
     pub(crate) fn release(&mut self) -> Bytes {
         if !self.may_release() {
             return Bytes::new();
@@ -177,7 +176,7 @@ impl StreamMasker {
         out
     }
 
-    /// What was held back; the stream is over.
+    /// The held-back bytes at the end of the stream.
     pub(crate) fn finish(&mut self) -> Bytes {
         let held = std::mem::take(&mut self.held);
         let shown = std::mem::take(&mut self.shown);
@@ -185,7 +184,7 @@ impl StreamMasker {
             Some(patterns) if patterns.automaton.is_match(&held) => {
                 let masks = vec![MASK; patterns.forms.len()];
                 let masked = patterns.automaton.replace_all_bytes(&held, &masks);
-                // A match reaches beyond what was shown, which is shorter than any form.
+                // A match extends beyond the shown bytes, which are fewer than any form has.
                 let start = patterns.automaton.find(&held).map_or(0, |found| found.start());
                 masked[shown.min(start)..].to_vec().into()
             }
@@ -194,7 +193,7 @@ impl StreamMasker {
     }
 }
 
-/// A value and what common encodings make of it.
+/// A value and its forms in common encodings.
 fn forms(secret: &str) -> Vec<Vec<u8>> {
     let mut forms = vec![secret.as_bytes().to_vec()];
     if let Ok(quoted) = serde_json::to_string(secret) {
@@ -215,8 +214,8 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
     forms.push(percent.into_bytes());
     for alphabet in [&alphabet::STANDARD, &alphabet::URL_SAFE] {
         let engine = GeneralPurpose::new(alphabet, NO_PAD);
-        // Within a longer text the value begins at one of three places of a group of
-        // three bytes; the characters that mix it with its neighbours are left out.
+        // Within a longer text the value begins at one of three positions of a group of three
+        // bytes; the characters that mix it with its neighbours are left out.
         for shift in 0..3 {
             let mut bytes = vec![0; shift];
             bytes.extend_from_slice(secret.as_bytes());
@@ -316,7 +315,7 @@ mod tests {
         assert_eq!(stream.finish(), "cre");
     }
 
-    /// What stays of `released` when what was shown of a secret before its mask is taken away.
+    /// `released` without the shown beginnings of secrets before their masks.
     fn without_beginnings(released: &str, expected: &str) -> Option<String> {
         let (mut rest, mut out) = (released, String::new());
         for part in expected.split_inclusive(MASK) {

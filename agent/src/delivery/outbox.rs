@@ -1,10 +1,10 @@
-//! The outbox: what attempts produced and the coordinator has not acknowledged. Events
-//! are rows, numbered here and committed in groups; output is one append-only file per
-//! attempt and stream, of which the outbox knows only how far it was acknowledged.
+//! The outbox: the data that attempts produced and the coordinator has not acknowledged. Events are
+//! rows, numbered here and committed in groups; output is one append-only file per attempt and
+//! stream, of which the outbox knows only how far it was acknowledged.
 //!
-//! It does not send: `delivery` is told of every change, in order, and tells back what
-//! was settled. Settlements ride along with the next commit; losing one only means that
-//! something is sent twice, and the coordinator knows it has it.
+//! It does not send: `sender` learns of every change, in order, and reports back what was settled.
+//! Settlements are saved with the next commit; losing one only means that something is sent twice,
+//! and the coordinator recognises it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -27,17 +27,17 @@ mod writer;
 
 pub use rows::OutboxError;
 
-/// Commands that wait for the writer. When full, whoever posts waits.
+/// Commands waiting for the writer. When full, posting waits.
 const COMMANDS: usize = 1024;
-/// Changes that wait for delivery. When full, the writer and the recorders wait.
+/// Changes waiting for delivery. When full, the writer and the recorders wait.
 const CHANGES: usize = 1024;
 
-/// An event that is committed and not acknowledged yet.
+/// A committed event that is not acknowledged yet.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Stored {
     /// The event as it is sent.
     pub(crate) event: v1::Event,
-    /// What it takes of the space for events.
+    /// The space for events that it occupies.
     pub(crate) size: u32,
 }
 
@@ -49,18 +49,17 @@ impl Stored {
 }
 
 fn size_of(event: &v1::Event) -> u32 {
-    // The number is not known before the writer assigns it; ten bytes are the most it takes.
+    // The number is unknown until the writer assigns it; it takes ten bytes at most.
     u32::try_from(event.encoded_len())
         .unwrap_or(u32::MAX)
         .saturating_add(10)
 }
 
-/// What delivery has to know, in the order in which it happened.
+/// A change that delivery needs to know. The channel keeps their order.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Change {
-    /// An attempt may produce from now on.
+    /// The attempt may produce data from now on.
     Opened(AttemptKey),
-    /// An event was committed.
     Committed(AttemptId, Stored),
     /// An output file has this length now, of which the last `added` bytes are new.
     Grew {
@@ -71,7 +70,7 @@ pub(crate) enum Change {
     },
 }
 
-/// What an earlier start of this agent left undelivered.
+/// The undelivered data of an attempt of an earlier start of this agent.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Leftover {
     pub(crate) key: AttemptKey,
@@ -131,7 +130,7 @@ enum Command {
     },
 }
 
-/// How much undelivered data there may be. Who finds no space waits for an acknowledgement.
+/// The space for undelivered data. Writers that find no space wait for an acknowledgement.
 #[derive(Debug, Clone)]
 pub(crate) struct Space {
     bytes: Arc<Semaphore>,
@@ -148,12 +147,13 @@ impl Space {
         }
     }
 
-    /// What `size` bytes take: no more than there is, so that a large one fits when all else is gone.
+    /// The permits for `size` bytes: no more than there are, so that a large item fits once
+    /// everything else is delivered.
     fn cost(&self, size: u32) -> u32 {
         size.min(self.limit)
     }
 
-    /// Takes space when there is some.
+    /// Takes space if there is enough.
     pub(crate) fn try_take(&self, size: u32) -> bool {
         self.bytes
             .try_acquire_many(self.cost(size))
@@ -168,23 +168,23 @@ impl Space {
         }
     }
 
-    /// Gives back what was taken for this size.
+    /// Returns the space for this size.
     pub(crate) fn give(&self, size: u32) {
         self.bytes.add_permits(self.cost(size) as usize);
     }
 
-    /// Gives back many bytes that were taken in pieces.
+    /// Returns many bytes that were taken in pieces.
     pub(crate) fn give_bytes(&self, bytes: u64) {
         self.bytes.add_permits(usize::try_from(bytes).unwrap_or(0));
     }
 }
 
-/// The outbox no longer takes anything: the agent ends.
+/// The outbox accepts nothing any more: the agent ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the outbox is closed")]
 pub struct OutboxClosed;
 
-/// Where attempts put what they produce. Cloning shares it.
+/// Where attempts put their events and output. Cloning shares it.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbox {
     commands: mpsc::Sender<Command>,
@@ -194,11 +194,12 @@ pub(crate) struct Outbox {
     hindrances: Hindrances,
 }
 
-/// Who writes the outbox. It ends when every [`Outbox`] is gone, after a last commit.
+/// The thread or task that writes the outbox. It ends when every [`Outbox`] is dropped, after a
+/// last commit.
 pub(crate) enum OutboxWriter {
-    /// Waits for the disk on a thread of its own.
+    /// Waits for the disk on its own thread.
     Thread(std::thread::JoinHandle<()>),
-    /// Where the disk is not waited for.
+    /// For disks that need no waiting.
     Task(tokio::task::JoinHandle<()>),
 }
 
@@ -218,7 +219,7 @@ impl OutboxWriter {
     }
 }
 
-/// What opening an outbox gives: the handle, its writer, and delivery's side.
+/// An opened outbox: the handle, its writer, and delivery's side.
 pub(crate) struct Opened {
     pub(crate) outbox: Outbox,
     pub(crate) writer: OutboxWriter,
@@ -227,10 +228,8 @@ pub(crate) struct Opened {
     pub(crate) settled: Arc<Settled>,
 }
 
-/// Opens the outbox and reads what an earlier start left in it. Blocks, in a runtime.
-///
-/// # Errors
-/// When the database cannot be opened or is newer than this build.
+/// Opens the outbox and reads what an earlier start left in it. Blocks, in a runtime. Refuses a
+/// database that is newer than this build.
 pub(crate) fn open(
     database: &Path,
     output_dir: &Path,
@@ -284,7 +283,7 @@ impl Outbox {
         &self.output
     }
 
-    /// What keeps data from being written now.
+    /// Conditions that keep data from being written now.
     pub(crate) const fn hindrances(&self) -> &Hindrances {
         &self.hindrances
     }
@@ -294,10 +293,7 @@ impl Outbox {
         &self.events
     }
 
-    /// Lets an attempt produce.
-    ///
-    /// # Errors
-    /// When the agent ends.
+    /// Allows an attempt to produce data.
     pub(crate) async fn open_attempt(&self, key: AttemptKey) -> Result<(), OutboxClosed> {
         self.changes
             .send(vec![Change::Opened(key.clone())])
@@ -306,11 +302,8 @@ impl Outbox {
         self.commands.send(Command::Open(key)).await.map_err(|_| OutboxClosed)
     }
 
-    /// Adds an event; its number is assigned in the order of calls. Waits while there is
-    /// no space. Events after `Finished` or of a forgotten attempt are dropped.
-    ///
-    /// # Errors
-    /// When the agent ends.
+    /// Adds an event; its number is assigned in the order of calls. Waits while there is no space.
+    /// Events after `Finished` or of a forgotten attempt are dropped.
     pub(crate) async fn post(&self, attempt: AttemptId, at: Timestamp, body: EventBody) -> Result<(), OutboxClosed> {
         let last = match &body {
             EventBody::Finished(AttemptOutcome::Claimed | AttemptOutcome::Verdict(_) | AttemptOutcome::Failed(_)) => {
@@ -333,7 +326,7 @@ impl Outbox {
             body: Some(body.into()),
         };
         let size = size_of(&event);
-        // The place comes first: whoever is dropped while it waits has taken no space.
+        // The place comes first: a call that is dropped while it waits has taken no space.
         let place = self.commands.reserve().await.map_err(|_| OutboxClosed)?;
         self.events.take(size).await;
         place.send(Command::Post {
@@ -345,10 +338,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Says that an output file has this length now, of which `added` bytes are new.
-    ///
-    /// # Errors
-    /// When the agent ends.
+    /// Records that an output file has this length now, of which `added` bytes are new.
     pub(crate) async fn grew(
         &self,
         attempt: AttemptId,

@@ -1,5 +1,5 @@
-//! Output files: `output/<attempt>/<stream>`, appended to by a recorder and read back by
-//! delivery. Functions here block; the offset in the file is the offset on the wire.
+//! Output files: `output/<attempt>/<stream>`, appended to by a recorder and read back by delivery.
+//! Functions here block; the offset in the file is the offset on the wire.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -11,12 +11,11 @@ use bytes::Bytes;
 use kage_core::event::OutputStream;
 use kage_core::id::AttemptId;
 
-/// The file of one stream.
 pub(crate) fn path(dir: &Path, attempt: AttemptId, stream: OutputStream) -> PathBuf {
     dir.join(attempt.to_string()).join(stream.as_str())
 }
 
-/// Opens a stream's file for appending, and makes it when it is the first output.
+/// Opens a stream's file for appending, and creates it at the first output.
 pub(crate) fn create(dir: &Path, attempt: AttemptId, stream: OutputStream) -> io::Result<File> {
     let path = path(dir, attempt, stream);
     if let Some(parent) = path.parent() {
@@ -44,7 +43,7 @@ pub(crate) fn read(file: &File, offset: u64, length: usize) -> io::Result<Bytes>
     Ok(bytes.into())
 }
 
-/// How long a stream's file is; 0 when there is none.
+/// The length of a stream's file; 0 when there is none.
 pub(crate) fn length(dir: &Path, attempt: AttemptId, stream: OutputStream) -> u64 {
     std::fs::metadata(path(dir, attempt, stream)).map_or(0, |metadata| metadata.len())
 }
@@ -54,7 +53,7 @@ pub(crate) fn remove(dir: &Path, attempt: AttemptId) -> io::Result<()> {
     ignore_missing(std::fs::remove_dir_all(dir.join(attempt.to_string())))
 }
 
-/// Removes the folders of all other attempts than these.
+/// Removes the folders of all attempts except `known`.
 pub(crate) fn sweep(dir: &Path, known: &HashSet<AttemptId>) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     for entry in std::fs::read_dir(dir)? {

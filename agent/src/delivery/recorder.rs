@@ -1,9 +1,9 @@
-//! The recorder of one attempt: takes what its adapter reports, masks secrets, hands output to
-//! its spool and posts events. When there is no space for undelivered data it does not take
-//! more, so the program's pipes fill up; nothing is dropped but what comes after a stream's cap.
+//! The recorder of one attempt: takes its adapter's reports, masks secrets, hands output to its
+//! spool and posts events. When there is no space for undelivered data it stops reading, so the
+//! program's pipes fill up; nothing is dropped except output beyond a stream's cap.
 //!
-//! Output that comes while nothing is being written is written at once; what comes during a
-//! write is the next one (`spool`). The only wait by the clock is for text that may be the
+//! Output that comes while nothing is being written is written at once; output that comes during a
+//! write forms the next one (`spool`). The only wait by the clock is for text that may be the
 //! beginning of a secret: see `mask`.
 
 use std::path::PathBuf;
@@ -24,19 +24,18 @@ mod spool;
 
 use spool::Spool;
 
-/// How long the last bytes of a stream are held back for being the beginning of a secret,
-/// when they are few and nothing follows them: a prompt is complete then.
+/// How long the last bytes of a stream are held back as a possible beginning of a secret, when they
+/// are few and nothing follows them: a prompt is complete then.
 const HOLD: Duration = Duration::from_secs(1);
 /// Reports taken at once.
 const REPORTS: usize = 32;
 /// The longest text of an event for people, in bytes.
 const TEXT: usize = 4096;
-/// The longest name that a program or a tree gives, in bytes.
+/// The longest name from a program or a tree, in bytes.
 const NAME: usize = 1024;
 /// The longest list of a result's paths, in bytes.
 const PATHS: usize = 64 << 10;
 
-/// What a recorder needs.
 #[derive(Clone)]
 pub(crate) struct Recording {
     pub(crate) attempt: AttemptId,
@@ -50,9 +49,6 @@ pub(crate) struct Recording {
 
 impl Recording {
     /// Posts an event, masked.
-    ///
-    /// # Errors
-    /// When the agent ends.
     pub(crate) async fn post(&self, body: EventBody) -> Result<(), OutboxClosed> {
         let body = self.masked(body);
         self.outbox.post(self.attempt, (self.clock)(), body).await
@@ -77,7 +73,7 @@ impl Recording {
             EventBody::Finished(AttemptOutcome::Verdict(mut verdict)) => {
                 verdict.message = shortened(self.masker.text(verdict.message));
                 verdict.output = self.masker.text(verdict.output);
-                // A cut path is none of the result's, so that nothing is said of that one.
+                // A cut path is not a path of the result, so nothing is said about it.
                 let long = |path: &String| path.len() <= NAME;
                 verdict.restored.retain(long);
                 EventBody::Finished(AttemptOutcome::Verdict(verdict))
@@ -118,9 +114,7 @@ impl Recording {
         }
     }
 
-    /// Records until every reporter is gone. `active` is told whenever something came.
-    ///
-    /// # Errors
+    /// Records until every reporter is dropped. `active` is set whenever something came.
     /// When the agent ends.
     pub(crate) async fn run(
         self,
@@ -143,8 +137,7 @@ impl Recording {
                     active.send_replace(Instant::now());
                     for report in batch.drain(..) {
                         match report {
-                            // The end is the attempt's to tell, once. That something came was
-                            // noted above.
+                            // The attempt itself posts the end, once. The activity was noted above.
                             Report::Event(EventBody::Finished(_)) | Report::Alive => {}
                             Report::Event(body) => spool.recording().post(body).await?,
                             Report::Output(stream, bytes) => spool.take(stream, bytes).await?,
@@ -166,7 +159,7 @@ fn shortened(text: String) -> String {
     cut(text, TEXT)
 }
 
-/// An event that is larger than a message could never be delivered, nor what follows it.
+/// An event larger than a message could never be delivered, nor could the ones after it.
 fn cut(mut text: String, most: usize) -> String {
     if text.len() > most {
         let end = text.floor_char_boundary(most);
@@ -176,8 +169,8 @@ fn cut(mut text: String, most: usize) -> String {
     text
 }
 
-/// Leaves out the last paths of a list that is too long. The number of files stays, which
-/// tells that the list is not all.
+/// Leaves out the last paths of a list that is too long. The number of files stays, which shows
+/// that the list is incomplete.
 fn listed(result: &mut ResultCommit) {
     let mut size = 0;
     result.paths.retain(|path| {

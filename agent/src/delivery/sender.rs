@@ -1,6 +1,6 @@
 //! Delivery: one task that sends events and output over a connection of its own, takes
-//! acknowledgements, and begins again after the last of them whenever the connection
-//! broke. What to send is the ledger's decision; this file moves bytes.
+//! acknowledgements, and resumes after the last of them whenever the connection broke. The ledger
+//! decides what to send; this file moves bytes.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -32,18 +32,17 @@ use crate::delivery::output;
 use crate::identity::trust::Keyring;
 use crate::ports::{Blocking, Random};
 
-/// Messages that wait for the connection. Few, so that an event never waits behind much output.
+/// Messages waiting for the connection. Few, so that an event never waits behind much output.
 const OUTBOUND: usize = 4;
-/// How long a connection may take to be made.
+/// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Silence while acknowledgements are due after which a connection counts as dead.
 const SILENCE: Duration = Duration::from_secs(30);
-/// A connection over which nothing came for so long is given up when there is nothing to deliver.
+/// An idle connection is closed after this time when there is nothing to deliver.
 const IDLE: Duration = Duration::from_secs(60);
 /// Changes taken at once.
 const CHANGES: usize = 64;
 
-/// What delivery needs.
 pub(crate) struct Parts {
     pub(crate) ledger: Ledger,
     pub(crate) changes: mpsc::Receiver<Vec<Change>>,
@@ -58,12 +57,12 @@ pub(crate) struct Parts {
     pub(crate) blocking: Blocking,
 }
 
-/// What is left to deliver, for those who wait for it.
+/// What is left to deliver, for tasks that wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Backlog {
-    /// Something of an earlier start of this agent.
+    /// Something of an earlier start of this agent is undelivered.
     pub(crate) leftovers: bool,
-    /// Anything.
+    /// Anything is undelivered.
     pub(crate) any: bool,
 }
 
@@ -93,7 +92,6 @@ enum Link {
     Up(Box<Connected>),
 }
 
-/// What the loop takes up next.
 enum Input {
     Changes,
     NoMoreChanges,
@@ -116,7 +114,7 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    /// A delivery that has not begun, and what it has left to do.
+    /// A delivery that has not started, and its backlog.
     pub(crate) fn new(parts: Parts) -> (Self, watch::Receiver<Backlog>) {
         let backlog = Backlog {
             leftovers: parts.ledger.has_leftovers(),
@@ -160,7 +158,9 @@ impl Delivery {
                 Input::Connected(Err(error)) => self.down(&error),
                 Input::Reply(Ok(Some(reply))) => {
                     self.heard = Instant::now();
-                    // Only now it is known to work: one that takes all and keeps nothing, for
+                    // Only now the connection is known to work: a coordinator that accepts
+                    // everything and stores nothing, for lack of space, must not be sent the same
+                    // again and again at once.
                     // want of room, must not be sent the same again and again at once.
                     self.backoff.reset();
                     self.reply(reply).await;
@@ -190,7 +190,7 @@ impl Delivery {
                 tokio::select! {
                     biased;
                     () = shutdown => Input::Shutdown,
-                    // A fleet that has nothing to say needs no connections for it.
+                    // A fleet without anything to report needs no connections.
                     () = tokio::time::sleep_until(*until), if !self.parts.ledger.is_empty() => Input::Retry,
                     count = received => Input::changes(count),
                 }
@@ -285,7 +285,7 @@ impl Delivery {
             key: Some(key.into()),
             batch: Some(batch),
         });
-        // Silence counts from the moment at which something is due, however much follows it.
+        // Silence counts from the moment at which an answer is due, however much is sent after it.
         if !was_due {
             self.heard = Instant::now();
         }
@@ -340,7 +340,7 @@ impl Delivery {
                 tracing::info!(%attempt, reason = rejected.reason, "attempt has no authority any more");
                 self.drop_attempt(attempt, rejected.reason).await;
             }
-            // A newer coordinator says something that this agent does not know.
+            // A newer coordinator sends a reply that this agent does not know.
             None => tracing::debug!(%attempt, "unknown reply"),
         }
     }

@@ -1,6 +1,6 @@
-//! The blob plane as an agent uses it: gets and puts by digest over HTTP. A coordinator
-//! that is away is waited for however long that takes, because it is only a long disconnect;
-//! the caller drops the future when it has to stop, at the latest when its lease is over.
+//! The agent's client of the blob plane: gets and puts by digest over HTTP. It waits for an
+//! unreachable coordinator without a limit, because that is only a long disconnect; the caller
+//! drops the future when it has to stop, at the latest when its lease is over.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,10 +22,10 @@ use crate::backoff::Backoff;
 use crate::identity::trust::{Keyring, SILENCE};
 use crate::ports::Random;
 
-/// Requests for one blob that may be refused or cut short, by a coordinator that is there.
+/// The most requests for one blob that a reachable coordinator may refuse or cut short.
 pub(crate) const TRIES: u32 = 60;
 
-/// Silence after the last byte of what was sent: it is written to the disk then.
+/// Silence allowed after the last byte was sent: the coordinator writes it to the disk then.
 const ANSWER: Duration = Duration::from_secs(5 * 60);
 /// Bytes that are sent at once.
 const PIECE: usize = 64 << 10;
@@ -33,7 +33,6 @@ const PIECE: usize = 64 << 10;
 /// Why a request had no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Lost {
-    /// The connection failed.
     #[error("the request failed")]
     Request(#[from] reqwest::Error),
     /// Nothing moved for too long.
@@ -46,40 +45,30 @@ pub(crate) enum Lost {
 pub(crate) enum BlobError {
     /// The coordinator does not have it.
     #[error("the coordinator has no blob {digest}")]
-    Missing {
-        /// Which.
-        digest: Digest,
-    },
-    /// What came has another digest.
+    Missing { digest: Digest },
+    /// The received content has another digest.
     #[error("what the coordinator sent as blob {digest} is something else")]
     Mismatch {
-        /// Which was asked for.
+        /// The requested digest.
         digest: Digest,
     },
     /// The coordinator refuses, and would refuse again.
     #[error("the coordinator answered {status} for blob {digest}")]
-    Refused {
-        /// Which.
-        digest: Digest,
-        /// How.
-        status: StatusCode,
-    },
-    /// The coordinator is there, and yet no request came to its end.
+    Refused { digest: Digest, status: StatusCode },
+    /// The coordinator is reachable, but no request was completed.
     #[error("the coordinator did not answer, {TRIES} times")]
     Unanswered(#[source] Lost),
-    /// A file of this agent could not be used.
+    /// A local file could not be used.
     #[error("cannot use {path}")]
     Io {
-        /// Which.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
 }
 
 impl Lost {
-    /// True when nobody was there: the request was not even made.
+    /// True when the coordinator was unreachable: the request was not even sent.
     fn is_away(&self) -> bool {
         match self {
             Self::Request(error) => error.is_connect(),
@@ -89,7 +78,7 @@ impl Lost {
 }
 
 impl BlobError {
-    /// How an attempt that needs the blob fails.
+    /// The failure of an attempt that needs the blob.
     pub(crate) fn failure(&self, what: &str) -> Failure {
         let kind = match self {
             Self::Missing { .. } | Self::Mismatch { .. } => FailureKind::ContextUnavailable,
@@ -116,7 +105,6 @@ impl std::fmt::Debug for Blobs {
 }
 
 impl Blobs {
-    /// A client for this coordinator.
     pub(crate) fn new(coordinator_url: &str, keyring: Keyring, agent: AgentId, random: Random) -> Self {
         Self {
             keyring,
@@ -141,10 +129,7 @@ impl Blobs {
         self.request(self.keyring.http(), reqwest::Method::GET, project, digest)
     }
 
-    /// Gets a blob whole and checks it.
-    ///
-    /// # Errors
-    /// When the coordinator does not have it or stays away.
+    /// Gets a whole blob and checks it.
     pub(crate) async fn get(&self, project: &ProjectId, digest: &Digest) -> Result<Bytes, BlobError> {
         let mut tries = Tries::default();
         loop {
@@ -168,9 +153,6 @@ impl Blobs {
     }
 
     /// Gets a blob of any size into a file of `folder` and checks it.
-    ///
-    /// # Errors
-    /// When the coordinator does not have it or stays away, or the file cannot be written.
     pub(crate) async fn get_file(
         &self,
         project: &ProjectId,
@@ -218,10 +200,7 @@ impl Blobs {
         }
     }
 
-    /// Puts bytes and returns their digest. They are durable then.
-    ///
-    /// # Errors
-    /// When the coordinator refuses them or stays away.
+    /// Puts bytes and returns their digest. They are durable when this returns.
     pub(crate) async fn put(&self, project: &ProjectId, bytes: Bytes) -> Result<Digest, BlobError> {
         let (digest, length) = (Digest::of(&bytes), bytes.len() as u64);
         let mut tries = Tries::default();
@@ -235,10 +214,7 @@ impl Blobs {
         }
     }
 
-    /// Puts a file's content and returns its digest. It is durable then.
-    ///
-    /// # Errors
-    /// When the coordinator refuses it or stays away.
+    /// Puts a file's content and returns its digest. It is durable when this returns.
     pub(crate) async fn put_file(&self, project: &ProjectId, path: &Path) -> Result<Digest, BlobError> {
         let io = |source| BlobError::Io {
             path: path.to_owned(),
@@ -284,21 +260,21 @@ impl Blobs {
     }
 }
 
-/// Returns when nothing of a body moved for [`SILENCE`], or when all of it had moved and no
-/// answer came for [`ANSWER`].
+/// Returns when nothing of a body moved for [`SILENCE`], or when all of it had moved and no answer
+/// came for [`ANSWER`].
 async fn stuck(mut moving: watch::Receiver<Instant>) {
     loop {
         let last = *moving.borrow_and_update();
         match tokio::time::timeout_at(last + SILENCE, moving.changed()).await {
             Ok(Ok(())) => {}
-            // The body is over.
+            // The body is complete.
             Ok(Err(_)) => return tokio::time::sleep(ANSWER).await,
             Err(_) => return,
         }
     }
 }
 
-/// How often one blob was asked for, of a coordinator that was there.
+/// Counts the requests for one blob to a reachable coordinator.
 #[derive(Default)]
 struct Tries {
     made: u32,
@@ -371,7 +347,7 @@ mod tests {
     #[tokio::test]
     async fn a_coordinator_that_is_away_is_waited_for_and_one_that_only_fails_is_not() {
         let keyring = Keyring::new(kage_proto::client::Credentials::default(), Dial::default()).unwrap();
-        // Nobody listens on a port that was given back.
+        // Nothing listens on a port that was given back.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
@@ -393,7 +369,7 @@ mod tests {
         stuck(moving.clone()).await;
         moved.send_replace(Instant::now());
         assert!(stuck(moving.clone()).now_or_never().is_none());
-        // All of it was taken long ago, and is being written to the disk.
+        // All of it was received long ago, and is being written to the disk.
         moved.send_replace(long_ago);
         drop(moved);
         assert!(stuck(moving).now_or_never().is_none());

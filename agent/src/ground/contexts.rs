@@ -1,6 +1,6 @@
-//! Base contexts on this machine: each is fetched once, whatever number of sessions want
-//! it at the same time, checked against its digest, and kept as a file. What goes when
-//! they are too many is `disk`'s to say.
+//! Base contexts on this machine: each is fetched once, however many sessions need it at the same
+//! time, checked against its digest, and stored as a file. `disk` decides what is removed when they
+//! are too many.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -47,7 +47,6 @@ pub(crate) enum PromptError {
 }
 
 impl PromptError {
-    /// How the attempt fails.
     pub(crate) fn failure(&self) -> Failure {
         match self {
             Self::Prompt(error) => error.failure("the prompt could not be fetched"),
@@ -80,7 +79,7 @@ pub(crate) struct Contexts {
     paths: Paths,
     blobs: Blobs,
     uses: Uses,
-    /// Who fetches a digest holds its lock; the others find the file afterwards.
+    /// The task that fetches a digest holds its lock; the others find the file afterwards.
     fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -94,10 +93,7 @@ impl Contexts {
         }
     }
 
-    /// Makes a session's prompt from what its work says.
-    ///
-    /// # Errors
-    /// See [`PromptError`].
+    /// Renders a session's prompt.
     pub(crate) async fn prepare(&self, project: &ProjectId, work: &SessionWork) -> Result<Prepared, PromptError> {
         let task = match &work.prompt {
             PromptText::Inline(text) => text.clone(),
@@ -163,7 +159,7 @@ impl Contexts {
     }
 }
 
-/// The file's content, when it is there and whole.
+/// The file's content, if it exists and is complete.
 async fn kept(path: PathBuf, digest: Digest) -> Option<Bytes> {
     let reading = tokio::task::spawn_blocking(move || {
         let mut file = std::fs::File::open(path).ok()?;
@@ -181,7 +177,7 @@ async fn kept(path: PathBuf, digest: Digest) -> Option<Bytes> {
     reading.await.ok().flatten()
 }
 
-/// Writes a file so that it is whole or not there. Sessions read it, none may change it.
+/// Writes a file atomically. Sessions read it and must not change it.
 fn keep(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let dir = path.parent().unwrap_or(path);
     std::fs::create_dir_all(dir)?;

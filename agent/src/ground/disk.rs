@@ -1,8 +1,9 @@
-//! What an agent keeps on its disk, and what goes first when that is too much: checkpoints
-//! of worktrees that are gone, oldest first, then what was set aside of damaged mirrors, then
-//! objects that nothing names, then whole mirrors, which are caches, as base contexts are. What an attempt still has to deliver stays.
-//! Worktrees that wait for an attempt go when they are too much, or nobody comes. Undelivered
-//! output and events have bounds of their own, in the outbox.
+//! What an agent stores on its disk, and what is removed first when that is too much: checkpoints
+//! of removed worktrees, oldest first, then the parts set aside of damaged mirrors, then
+//! unreferenced objects, then whole mirrors and base contexts, which are caches. Undelivered data
+//! of an attempt stays. Worktrees that wait for an attempt are removed when they take too much, or
+//! when the attempt does not come. Undelivered output and events have limits of their own, in the
+//! outbox.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt as _;
@@ -38,20 +39,18 @@ const COLLECT: Duration = Duration::from_secs(3600);
 pub struct Usage {
     /// Undelivered events and output.
     pub outbox: u64,
-    /// Mirrors of repositories, checkpoints included.
+    /// Mirrors of repositories, including checkpoints.
     pub mirrors: u64,
-    /// Checkpoints in them.
+    /// Checkpoints in the mirrors.
     pub checkpoints: u64,
-    /// Worktrees of attempts.
     pub worktrees: u64,
     /// HOME and TMPDIR of attempts.
     pub scratch: u64,
-    /// Base contexts.
     pub contexts: u64,
 }
 
 impl Usage {
-    /// What the state directory of an agent takes; an agent may run in it.
+    /// Measures the state directory of an agent, which may be running.
     pub async fn of(state_dir: &Path) -> Self {
         let paths = Paths::at(state_dir);
         let bytes = |path| bytes_in(&Blocking::Threads, path);
@@ -80,21 +79,19 @@ impl Usage {
     }
 }
 
-/// A mirror of an agent that was damaged, and was healed.
+/// A mirror that was damaged and then healed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HealedMirror {
-    /// When.
     pub at: Timestamp,
-    /// Which.
     pub mirror: PathBuf,
-    /// Where the damaged parts are; `None` = nowhere any more, or they were missing.
+    /// Where the damaged parts are; `None`: they were deleted since, or were missing.
     pub aside: Option<PathBuf>,
-    /// What was found.
+    /// The damage that was found.
     pub what: String,
 }
 
 impl HealedMirror {
-    /// Those that the agent with this state directory remembers, oldest first. Blocks.
+    /// The incidents that the agent with this state directory remembers, oldest first. Blocks.
     #[must_use]
     pub fn all(state_dir: &Path) -> Vec<Self> {
         let mut all = Vec::new();
@@ -113,13 +110,13 @@ impl HealedMirror {
     }
 }
 
-/// Every mirror of a state directory.
 fn mirrors(paths: &Paths) -> Vec<PathBuf> {
     let projects = folders(&paths.mirrors());
     projects.iter().flat_map(|project| folders(project)).collect()
 }
 
-/// Bytes that a file, or a folder with all in it, takes. What goes away meanwhile is nothing.
+/// Bytes of a file, or of a folder with all its content. Files that vanish meanwhile count as
+/// nothing.
 async fn bytes_in(blocking: &Blocking, path: PathBuf) -> u64 {
     let counting = blocking.run(move || {
         let mut bytes = 0;
@@ -140,12 +137,11 @@ async fn bytes_in(blocking: &Blocking, path: PathBuf) -> u64 {
     counting.await.unwrap_or(0)
 }
 
-/// What the worktrees took when somebody last looked. Cloning shares it.
+/// The worktrees' size at the last look. Cloning shares it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Worktrees(Arc<AtomicU64>);
 
 impl Worktrees {
-    /// Bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -162,7 +158,7 @@ pub(crate) struct Disk {
     blocking: Blocking,
     /// Sizes of checkpoints, which change only when one is added.
     sizes: HashMap<String, (SystemTime, u64)>,
-    /// Mirrors in which something was forgotten.
+    /// Mirrors in which checkpoints were forgotten.
     forgotten: BTreeSet<PathBuf>,
     collected: BTreeMap<PathBuf, Instant>,
 }
@@ -206,7 +202,7 @@ impl Disk {
                 tokio::time::sleep(EVERY).await;
             }
         };
-        // Whatever is cut short is done at the next start.
+        // An interrupted look is completed at the next start.
         shutdown.run_until_cancelled(looking).await;
     }
 
@@ -230,7 +226,7 @@ impl Disk {
         self.remove_contexts().await;
     }
 
-    /// Counts the worktrees, without those that have waited too long or are too much.
+    /// Measures the worktrees, after removing those that waited too long or take too much.
     async fn count_worktrees(&self) {
         for late in self.parking.overdue(Instant::now()) {
             late.remove().await;
@@ -248,8 +244,8 @@ impl Disk {
         }
     }
 
-    /// What live attempts call their worktrees, and those that wait for one: nothing of theirs
-    /// goes.
+    /// The names of the worktrees of live attempts, and of those that wait for an attempt: nothing
+    /// of theirs is removed.
     fn in_use(&self) -> BTreeSet<String> {
         let keys = self.live.keys().into_iter();
         keys.map(|key| self.paths.worktree(key.attempt))
@@ -262,7 +258,7 @@ impl Disk {
     async fn forget_checkpoints(&mut self) {
         let mut groups = Vec::new();
         for path in mirrors(&self.paths) {
-            // One that is damaged keeps no other from being counted.
+            // A damaged mirror must not keep the others from being counted.
             match self.checkpoints_in(&path).await {
                 Ok(found) => groups.extend(found),
                 Err(error) => {
@@ -317,7 +313,7 @@ impl Disk {
         Ok(groups)
     }
 
-    /// Removes what was set aside of damaged mirrors: people have had their chance to look.
+    /// Removes the parts set aside of damaged mirrors: people have had their chance to look.
     async fn discard_damaged(&self) {
         for path in mirrors(&self.paths) {
             let shown = path.clone();
@@ -328,7 +324,7 @@ impl Disk {
         }
     }
 
-    /// Frees what nothing names, unless somebody works there.
+    /// Frees unreferenced objects, unless the mirror is in use.
     async fn collect(&mut self, path: PathBuf) {
         let Ok(_alone) = self.uses.of(&path).try_write_owned() else {
             return;
@@ -346,7 +342,7 @@ impl Disk {
         self.collected.insert(path, Instant::now());
     }
 
-    /// Removes mirrors, the one that was not used for longest first, until the rest fits.
+    /// Removes mirrors, least recently used first, until the rest fits.
     async fn remove_mirrors(&mut self) {
         let mut all = Vec::new();
         for path in mirrors(&self.paths) {
@@ -384,7 +380,7 @@ impl Disk {
         );
     }
 
-    /// Removes base contexts, the one that was not used for longest first, until the rest fits.
+    /// Removes base contexts, least recently used first, until the rest fits.
     async fn remove_contexts(&self) {
         let mut all = contexts(&self.blocking, self.paths.contexts()).await;
         all.sort();
@@ -404,8 +400,8 @@ impl Disk {
     }
 }
 
-/// The base contexts in a folder: when each was last used, and its bytes. What is still being
-/// written has another kind of name.
+/// The base contexts in a folder: last use, path and bytes. Files that are still being written have
+/// another kind of name.
 async fn contexts(blocking: &Blocking, folder: PathBuf) -> Vec<(SystemTime, PathBuf, u64)> {
     let listing = blocking.run(move || {
         let entries = std::fs::read_dir(folder).into_iter().flatten();
@@ -419,7 +415,7 @@ async fn contexts(blocking: &Blocking, folder: PathBuf) -> Vec<(SystemTime, Path
     listing.await.unwrap_or_default()
 }
 
-/// When a mirror was last worked in.
+/// When a mirror was last used.
 fn last_use(mirror: &Path) -> SystemTime {
     let used = std::fs::metadata(mirror.join("used")).and_then(|meta| meta.modified());
     used.unwrap_or(SystemTime::UNIX_EPOCH)

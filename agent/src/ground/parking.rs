@@ -1,13 +1,13 @@
 //! Worktrees that wait for their session's next attempt, because the session was sent back to a
-//! checkpoint: which attempts leave theirs, what waits and for how long. Making, restoring and
-//! removing worktrees is `workspace`'s.
+//! checkpoint: which attempts leave theirs, which wait and for how long. `workspace` makes,
+//! restores and removes worktrees.
 //!
 //! ```text
 //!   begin ─▶ told to leave its worktree ─▶ ended ─▶ waiting ─▶ taken by the next attempt
 //!                                                      └─▶ overdue, or too many bytes: removed
 //! ```
 //!
-//! The next attempt waits for those before it: their programs must be gone before files change
+//! An attempt waits for the session's earlier ones: their programs must be gone before files change
 //! under them.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use kage_core::id::{AttemptId, SessionId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How long a worktree waits. Its session may be held up, or go on at another agent.
+/// How long a worktree waits. Its session may be held up, or continue on another agent.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 /// The worktrees, each a `W`. Cloning shares them.
@@ -29,7 +29,7 @@ pub(crate) struct Parking<W>(Arc<Shared<W>>);
 #[derive(Debug)]
 struct Shared<W> {
     state: Mutex<State<W>>,
-    /// Told when an attempt has ended.
+    /// Notified when an attempt has ended.
     ended: watch::Sender<()>,
 }
 
@@ -44,10 +44,10 @@ struct State<W> {
 #[derive(Debug)]
 struct Working {
     session: SessionId,
-    /// Counts up, so that nobody waits for a later one.
+    /// Increases, so that no attempt waits for a later one.
     number: u64,
     leaves: bool,
-    /// A program of it may outlive it there.
+    /// A program may outlive the attempt in its worktree.
     unusable: bool,
     /// Where it works, when an earlier attempt began there.
     adopted: Option<PathBuf>,
@@ -90,11 +90,11 @@ impl<W> Clone for Parking<W> {
 
 impl<W> Parking<W> {
     fn lock(&self) -> MutexGuard<'_, State<W>> {
-        // Every change is whole before anything can panic.
+        // Every change is complete before anything can panic.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An attempt of a session begins.
+    /// Registers an attempt of a session.
     pub(crate) fn begin(&self, session: SessionId, attempt: AttemptId) -> Presence<W> {
         let mut state = self.lock();
         state.begun += 1;
@@ -123,7 +123,7 @@ impl<W> Parking<W> {
         }
     }
 
-    /// Takes out what nobody came for in time.
+    /// Removes and returns the worktrees that waited too long.
     pub(crate) fn overdue(&self, now: Instant) -> Vec<W> {
         let mut state = self.lock();
         let late = state.waiting.extract_if(.., |_, waiting| {
@@ -132,7 +132,7 @@ impl<W> Parking<W> {
         late.map(|(_, waiting)| waiting.worktree).collect()
     }
 
-    /// Takes out what has waited for longest.
+    /// Removes and returns the worktree that has waited longest.
     pub(crate) fn oldest(&self) -> Option<W> {
         let mut state = self.lock();
         let oldest = state.waiting.iter().min_by_key(|(_, waiting)| waiting.since);
@@ -140,7 +140,7 @@ impl<W> Parking<W> {
         state.waiting.remove(&session).map(|waiting| waiting.worktree)
     }
 
-    /// Where something waits, or is worked on by another attempt than it is named after.
+    /// Paths of waiting worktrees, and of those used by another attempt than the one in their name.
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
         let state = self.lock();
         let adopted = state.working.values().filter_map(|working| working.adopted.clone());
@@ -150,8 +150,8 @@ impl<W> Parking<W> {
 }
 
 impl<W> Presence<W> {
-    /// What the session's attempt before this one left here, once all before it have ended.
-    /// Cancel-safe.
+    /// The worktree that the session's attempt before this one left here, once all earlier ones
+    /// have ended. Cancel-safe.
     pub(crate) async fn take(&self) -> Option<W> {
         let mut ended = self.parking.0.ended.subscribe();
         loop {
@@ -167,19 +167,19 @@ impl<W> Presence<W> {
                     return Some(found.worktree);
                 }
             }
-            // The sender lives as long as what `self` shares.
+            // The sender lives as long as the state that `self` shares.
             ended.changed().await.ok()?;
         }
     }
 
-    /// A program may outlive the attempt: nobody is to work where it does.
+    /// A program may outlive the attempt: no other attempt may use its worktree.
     pub(crate) fn mark_unusable(&self) {
         if let Some(me) = self.parking.lock().working.get_mut(&self.attempt) {
             me.unusable = true;
         }
     }
 
-    /// Leaves the worktree at `path` to the next attempt, if that is wanted; else it comes back.
+    /// Leaves the worktree at `path` to the next attempt, if that is wanted; otherwise returns it.
     pub(crate) fn park(self, worktree: W, path: &Path) -> Result<(), W> {
         let mut state = self.parking.lock();
         let me = state.working.get(&self.attempt);
@@ -226,7 +226,7 @@ mod tests {
         parking.leave(attempt(1));
         let second = parking.begin(session(1), attempt(3));
         assert_eq!(second.take().now_or_never(), None, "the first is still there");
-        // Nobody waits for whom comes later, nor for another session's.
+        // No attempt waits for a later one, nor for one of another session.
         assert_eq!(first.take().now_or_never(), Some(None));
         assert_eq!(other.take().now_or_never(), Some(None));
 
@@ -241,7 +241,7 @@ mod tests {
         );
         assert_eq!(second.take().now_or_never(), Some(None), "one takes it");
 
-        // And may leave it again.
+        // It may be left again.
         parking.leave(attempt(3));
         assert_eq!(second.park("tree", Path::new("/1")), Ok(()));
         assert_eq!(parking.paths(), [Path::new("/1")]);
@@ -258,7 +258,7 @@ mod tests {
         parking.leave(attempt(2));
         abandoned.mark_unusable();
         assert_eq!(abandoned.park("tree", Path::new("/2")), Err("tree"));
-        // An attempt that is cut short keeps nobody waiting.
+        // An interrupted attempt makes no other wait.
         let cut = parking.begin(session(1), attempt(3));
         let next = parking.begin(session(1), attempt(4));
         let mut taking = Box::pin(next.take());

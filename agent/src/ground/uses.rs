@@ -1,5 +1,5 @@
-//! Who works with what is kept for several: a mirror, a base context. Whoever does holds a
-//! lock for reading, and only what nobody holds is collected or removed.
+//! Who uses a shared mirror or base context. A user holds its lock for reading; only what nobody
+//! holds is collected or removed.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,16 +7,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::RwLock;
 
-/// The locks, by what they are of. Cloning shares them.
+/// The locks, by path. Cloning shares them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Uses(Arc<Mutex<HashMap<PathBuf, Arc<RwLock<()>>>>>);
 
 impl Uses {
-    /// The lock of what is at `path`: to work with it is to read, to collect to write.
+    /// The lock for `path`: readers work with it, a writer collects or removes it.
     pub(crate) fn of(&self, path: &Path) -> Arc<RwLock<()>> {
-        // A panic while holding it cannot leave the map half-changed.
+        // A panic while the lock is held cannot leave the map half-changed.
         let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Guards share their lock; one that nobody else shares is held by nobody.
+        // Guards share their lock; a lock without another owner is not held.
         uses.retain(|_, lock| Arc::strong_count(lock) > 1);
         Arc::clone(uses.entry(path.to_owned()).or_default())
     }

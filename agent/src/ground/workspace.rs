@@ -1,9 +1,9 @@
-//! Worktrees for attempts: a bare mirror per repository, filled from the coordinator, and
-//! a worktree per attempt, removed when the attempt is over. All git is `kage-git`'s.
+//! Worktrees for attempts: a bare mirror per repository, filled from the coordinator, and a
+//! worktree per attempt, removed when the attempt is over. `kage-git` runs all git.
 //!
-//! A mirror is a cache. When it is found damaged, it is healed once, where it is
-//! (`workspace::healing`), and what was wanted of it is done again; that does not count as a
-//! failure. When it fails again straight after, the attempt fails.
+//! A mirror is a cache. A damaged mirror is healed once, in place (`workspace::healing`), and the
+//! operation is repeated; that does not count as a failure. When it fails again straight after, the
+//! attempt fails.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ mod healing;
 
 pub(crate) use healing::Healer;
 
-/// Why a workspace could not be had.
+/// Why a workspace could not be provided.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WorkspaceError {
     #[error("the mirror cannot be used")]
@@ -61,10 +61,9 @@ pub(crate) enum WorkspaceError {
 }
 
 impl WorkspaceError {
-    /// How the attempt fails.
     pub(crate) fn failure(&self) -> Failure {
         let kind = match self {
-            // What could not be taken in, because the mirror is damaged and could not be healed.
+            // A fetch that failed because the mirror is damaged and could not be healed.
             Self::Fetch { source, .. } if source.suggests_damage(Path::new("/")) => FailureKind::CorruptedState,
             Self::Fetch { .. } | Self::Pack(BlobError::Unanswered(_)) => FailureKind::Network,
             Self::Mirror(_)
@@ -78,7 +77,7 @@ impl WorkspaceError {
         local_failure(kind, chain(self))
     }
 
-    /// What git said, when it was git.
+    /// The error of git, if it was git's.
     const fn git(&self) -> Option<&GitError> {
         match self {
             Self::Mirror(source)
@@ -96,14 +95,13 @@ impl WorkspaceError {
 pub(crate) struct Workspace {
     pub(crate) mirror: Mirror,
     pub(crate) tree: Arc<Worktree>,
-    /// Heals the mirror.
     pub(crate) healer: Healer,
     /// While it is held, nothing is collected in the mirror.
     _use: OwnedRwLockReadGuard<()>,
 }
 
 impl Workspace {
-    /// One in a mirror that the guard keeps from being collected.
+    /// A workspace in a mirror that the guard keeps from being collected.
     pub(crate) fn new(mirror: Mirror, tree: Worktree, healer: Healer, in_use: OwnedRwLockReadGuard<()>) -> Self {
         Self {
             mirror,
@@ -125,7 +123,7 @@ fn removed(path: &Path, removed: Result<(), GitError>) {
     }
 }
 
-/// A repository, and what an attempt wants of it.
+/// A repository, and the commits that an attempt needs of it.
 struct Source<'a> {
     project: &'a ProjectId,
     repository: &'a RepositoryName,
@@ -164,9 +162,6 @@ impl Workspaces {
     }
 
     /// A worktree of the base commit.
-    ///
-    /// # Errors
-    /// When the commit cannot be had.
     pub(crate) async fn for_session(
         &self,
         recording: &Recording,
@@ -199,9 +194,6 @@ impl Workspaces {
     }
 
     /// A worktree of the base commit with the files of a checkpoint.
-    ///
-    /// # Errors
-    /// When base or checkpoint cannot be had whole.
     pub(crate) async fn for_resumed(
         &self,
         recording: &Recording,
@@ -237,10 +229,7 @@ impl Workspaces {
         Ok(Workspace::new(mirror, tree, source.healer.clone(), in_use))
     }
 
-    /// Gives a workspace that an earlier attempt of the session left the files of a checkpoint.
-    ///
-    /// # Errors
-    /// When the checkpoint cannot be had whole, or its files cannot be restored there.
+    /// Gives the workspace of an earlier attempt of the session the files of a checkpoint.
     pub(crate) async fn go_back(
         &self,
         left: &Workspace,
@@ -253,7 +242,7 @@ impl Workspaces {
         restored.map_err(WorkspaceError::Restore)
     }
 
-    /// Puts a checkpoint's commit into the mirror, unless it was taken here. `anew` = also then.
+    /// Puts a checkpoint's commit into the mirror, unless it was taken here. `anew`: even then.
     async fn assemble(
         &self,
         mirror: &Mirror,
@@ -289,11 +278,8 @@ impl Workspaces {
         }
     }
 
-    /// A clean worktree of a session's result; the base is in its mirror as well. The objects of
-    /// both are hashed: what verify says would mean nothing about files that are not the commit's.
-    ///
-    /// # Errors
-    /// When one of the commits cannot be had.
+    /// A clean worktree of a session's result; its mirror has the base as well. The objects of both
+    /// are hashed: a verdict on files that differ from the commit would mean nothing.
     pub(crate) async fn for_verify(
         &self,
         recording: &Recording,
@@ -336,7 +322,7 @@ impl Workspaces {
         Ok(Workspace::new(mirror, tree, source.healer.clone(), in_use))
     }
 
-    /// Where commits of a repository come from.
+    /// The source of commits of a repository.
     fn source<'a>(&self, project: &'a ProjectId, repository: &'a RepositoryName, wanted: Vec<Wanted>) -> Source<'a> {
         let url = format!("{}{}", self.coordinator_url, repository_path(project, repository));
         let auth = self.auth.clone();
@@ -351,7 +337,8 @@ impl Workspaces {
         }
     }
 
-    /// Heals the mirror after `error`, once, and clears away what was begun; else it is the error.
+    /// Heals the mirror after `error`, once, and removes the unfinished worktree; otherwise returns
+    /// the error.
     async fn heal(
         &self,
         source: &Source<'_>,
@@ -370,7 +357,7 @@ impl Workspaces {
         Ok(())
     }
 
-    /// The mirror of a repository, to be worked in while the guard is held.
+    /// The mirror of a repository, usable while the guard is held.
     async fn mirror(&self, source: &Source<'_>) -> Result<(Mirror, OwnedRwLockReadGuard<()>), WorkspaceError> {
         let path = self.paths.mirror(source.project, source.repository);
         let in_use = self.uses.of(&path).read_owned().await;
@@ -382,7 +369,7 @@ impl Workspaces {
         Ok((mirror, in_use))
     }
 
-    /// Fetches what is wanted and not here yet.
+    /// Fetches the wanted commits that are missing.
     async fn fetch_all(&self, mirror: &Mirror, source: &Source<'_>) -> Result<(), WorkspaceError> {
         for wanted in &source.wanted {
             self.fetch(mirror, &source.origin, wanted).await?;
@@ -399,7 +386,7 @@ impl Workspaces {
         let (mut backoff, mut broken_off) = (Backoff::default(), 0);
         while let Err(source) = mirror.fetch(&origin.url, &origin.auth, &[&refspec]).await {
             match source.fetch_problem() {
-                // A coordinator that is away is waited for; whoever called ends the wait.
+                // An unreachable coordinator is waited for; the caller ends the wait.
                 FetchProblem::Away => {}
                 FetchProblem::BrokenOff if broken_off < TRIES => broken_off += 1,
                 FetchProblem::NoReference => return Err(WorkspaceError::Missing { commit: commit.clone() }),
@@ -418,8 +405,8 @@ impl Workspaces {
         }
     }
 
-    /// Removes what an attempt worked in, also when its making was cut short. What cannot
-    /// be removed is swept at the next start.
+    /// Removes an attempt's worktree, even if its creation was cut short. What cannot be removed is
+    /// swept at the next start.
     pub(crate) async fn remove(&self, attempt: AttemptId, project: &ProjectId, repository: &RepositoryName) {
         let path = self.paths.worktree(attempt);
         let done = match Mirror::open_or_init(self.paths.mirror(project, repository)).await {
@@ -429,7 +416,7 @@ impl Workspaces {
         removed(&path, done);
     }
 
-    /// Removes what attempts of earlier starts left, and what a crash left half made.
+    /// Removes worktrees of earlier starts, and those that a crash left unfinished.
     pub(crate) async fn sweep(&self) {
         for project in folders(&self.paths.mirrors()) {
             for path in folders(&project) {
@@ -450,7 +437,7 @@ impl Workspaces {
     }
 }
 
-/// The folders directly in `dir`; none when it is not there.
+/// The folders directly in `dir`; empty when it does not exist.
 pub(crate) fn folders(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return Vec::new();
@@ -462,7 +449,7 @@ pub(crate) fn folders(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Removes a folder and all in it; it may be gone already.
+/// Removes a folder with all its content; it may be gone already.
 pub(crate) async fn remove_folder(path: PathBuf) {
     match tokio::fs::remove_dir_all(&path).await {
         Ok(()) => {}

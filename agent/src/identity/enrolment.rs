@@ -1,8 +1,8 @@
 //! How an agent on another machine joins: once, with a join token, after which it holds a
 //! certificate of its own.
 //!
-//! The token says which CA the coordinator has. That is checked first, on a connection on
-//! which nothing is sent; only then, on one that trusts that CA alone, the secret is.
+//! The token pins the coordinator's CA. That CA is checked first, on a connection on which nothing
+//! is sent; only then is the secret sent, on a connection that trusts that CA alone.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,80 +27,60 @@ use files::{CA, CERTIFICATE, Files, KEY, NEW_CA};
 /// How long each step may take.
 const STEP: Duration = Duration::from_secs(15);
 
-/// Why an agent could not join.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// The address is none.
+    /// The address is invalid.
     #[error("{address:?} is not the address of a coordinator (HOST:PORT)")]
-    Address {
-        /// What was given.
-        address: String,
-    },
-    /// Its state directory cannot be used.
+    Address { address: String },
     #[error("cannot use the state directory")]
     State(#[source] StateError),
-    /// A file of it could not be read or written.
+    /// A file of the state directory could not be read or written.
     #[error("cannot use {path}")]
     Io {
-        /// Which.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
-    /// Nobody speaks TLS there.
+    /// No server speaks TLS at the address.
     #[error("no coordinator answers with TLS at {address}")]
     Unreachable {
-        /// Where.
         address: String,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
-    /// Somebody else answers.
+    /// The server has another CA.
     #[error("{address} is not the coordinator that made this token: its CA is another one; nothing was sent to it")]
-    OtherCa {
-        /// Where.
-        address: String,
-    },
-    /// It answers, and no second connection could be made.
+    OtherCa { address: String },
+    /// The server answers, but no second connection could be made.
     #[error("cannot connect")]
     Connect(#[source] ConnectError),
-    /// It says no.
+    /// The coordinator refused.
     #[error("the coordinator refused")]
     Refused(#[source] ApiError),
     /// No key could be made.
     #[error("cannot make a key")]
     Key(#[source] rcgen::Error),
-    /// It answered with an id that is none.
+    /// The coordinator answered with an invalid id.
     #[error("the coordinator answered nonsense")]
     Answer(#[source] InvalidId),
-    /// It did not answer in time.
+    /// The coordinator did not answer in time.
     #[error("the coordinator at {address} did not answer in time")]
-    Silent {
-        /// Where.
-        address: String,
-    },
+    Silent { address: String },
     /// A blocking part was cut short: the runtime is shutting down.
     #[error("the start was interrupted")]
     Interrupted,
 }
 
-/// What an agent is after it joined.
+/// The identity of an agent that has joined.
 #[derive(Debug)]
 pub struct Joined {
-    /// Its id from now on.
     pub agent: AgentId,
-    /// What it shows and whom it trusts.
     pub credentials: Credentials,
     /// The end of its certificate.
     pub expires_at: Timestamp,
 }
 
-/// What an agent with this state directory shows, if it has joined.
-///
-/// # Errors
-/// When a file cannot be read.
+/// The credentials of an agent with this state directory, if it has joined.
 pub fn stored(state_dir: &Path) -> Result<Option<Credentials>, JoinError> {
     let files = Files::of(state_dir);
     // The certificate is written last: without it the agent has not joined.
@@ -119,11 +99,8 @@ pub fn stored(state_dir: &Path) -> Result<Option<Credentials>, JoinError> {
 
 /// Joins the coordinator at `HOST:PORT` with a join token.
 ///
-/// It may be repeated after it failed half way: the key stays the same, and with it the
-/// token is good for the same agent.
-///
-/// # Errors
-/// See [`JoinError`].
+/// It may be repeated after a failure half way: the key stays the same, and with it the token is
+/// valid for the same agent.
 pub async fn join(state_dir: &Path, address: &str, token: &JoinToken, random: &Random) -> Result<Joined, JoinError> {
     let url = format!("https://{address}");
     let invalid = || JoinError::Address {
@@ -149,7 +126,7 @@ pub async fn join(state_dir: &Path, address: &str, token: &JoinToken, random: &R
         .await
         .map_err(silent)??;
     let authority = files::pem(&ca);
-    // An agent that has joined before needs its old one when this coordinator refuses.
+    // An agent that joined before needs its old CA when this coordinator refuses.
     files.write(NEW_CA, &authority)?;
     let request = files::request(&key)?;
     let trusting = Credentials::default().trusting(files.read(NEW_CA)?);

@@ -1,6 +1,6 @@
-//! The next certificate of an agent that joined: asked for when two thirds of the life of the
-//! present one are over, with the same key, so that certificate and key fit whichever of two
-//! files a crash leaves. Its coordinator may be away for weeks before that matters.
+//! Renewal of the certificate of an agent that joined: requested when two thirds of the present
+//! one's life are over, with the same key, so that certificate and key fit whichever of two files a
+//! crash leaves. The coordinator may be away for weeks before that matters.
 
 use std::time::Duration;
 
@@ -19,17 +19,15 @@ use crate::ports::Clock;
 /// How long one attempt may take.
 const STEP: Duration = Duration::from_secs(30);
 
-/// From when until when a certificate is good.
+/// The period in which a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
-    /// Its begin.
     pub from: Timestamp,
-    /// Its end.
     pub until: Timestamp,
 }
 
 impl Validity {
-    /// What the first certificate of a PEM file says; `None` when there is none.
+    /// The validity of the first certificate of a PEM file; `None` when there is none.
     #[must_use]
     pub fn of(pem: &[u8]) -> Option<Self> {
         let (_, pem) = parse_x509_pem(pem).ok()?;
@@ -44,7 +42,7 @@ impl Validity {
         })
     }
 
-    /// When the next one is asked for.
+    /// When the next certificate is requested.
     #[must_use]
     pub fn renewal(&self) -> Timestamp {
         self.from + self.until.since(self.from) / 3 * 2
@@ -70,18 +68,18 @@ enum RenewalError {
     Interrupted,
 }
 
-/// Sees to it that the certificate never ends.
+/// Renews the certificate before it expires.
 pub(crate) struct Renewal {
     pub(crate) files: Files,
     pub(crate) keyring: Keyring,
     pub(crate) coordinator_url: String,
     pub(crate) clock: Clock,
-    /// How often it looks, and how long it waits after it failed.
+    /// How often it checks, and how long it waits after a failure.
     pub(crate) check: Duration,
 }
 
 impl Renewal {
-    /// Looks now and then, until it is told to end. An agent with a token has nothing to renew.
+    /// Checks now and then until shutdown. An agent with a token has nothing to renew.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let looking = async {
             while let Some(identity) = self.keyring.credentials().identity {

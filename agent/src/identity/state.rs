@@ -1,4 +1,4 @@
-//! The agent's state directory: who may use it, the agent's id, and where things are.
+//! The agent's state directory: its lock, the agent's id, and the paths in it.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write as _};
@@ -9,43 +9,34 @@ use kage_git::private::make_private;
 
 use crate::ports::Random;
 
-/// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// It is a place where a person's own files are.
+    /// A person's own files are in it.
     #[error("{path} cannot be a state directory: it is {what}; name a folder of its own with --state")]
     Unfit {
-        /// The directory.
         path: PathBuf,
-        /// What it is.
+        /// What the directory is.
         what: &'static str,
     },
-    /// Another agent uses it.
     #[error(
         "the state directory {path} is in use by another agent{}; give each its own with --state",
         holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
     )]
     Locked {
-        /// The directory.
         path: PathBuf,
         /// The process that holds it, if that is known.
         holder: Option<u32>,
     },
-    /// A file of it could not be read or written.
     #[error("cannot use {path}")]
     Io {
-        /// The file or directory.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
     /// The id file holds something else.
     #[error("{path} does not hold an agent id; remove it to be a new agent")]
     AgentId {
-        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
         #[source]
         source: InvalidId,
     },
@@ -60,10 +51,7 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Makes and locks the directory, and reads the agent's id or draws one.
-    ///
-    /// # Errors
-    /// When another agent holds it, or it cannot be written.
+    /// Creates and locks the directory, and reads the agent's id or draws a new one.
     pub fn open(root: &Path, random: &Random) -> Result<Self, StateError> {
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -84,7 +72,7 @@ impl StateDir {
             .open(&lock_path)
             .map_err(io(&lock_path))?;
         match lock.try_lock() {
-            // For the words of whoever finds it locked.
+            // For the error message of another process that finds it locked.
             Ok(()) => lock
                 .set_len(0)
                 .and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()))
@@ -113,29 +101,25 @@ impl StateDir {
         })
     }
 
-    /// The agent's id. It outlives restarts.
+    /// It stays the same across restarts.
     #[must_use]
     pub const fn agent(&self) -> AgentId {
         self.agent
     }
 
-    /// Takes the id that a coordinator gave it.
-    ///
-    /// # Errors
-    /// When it cannot be stored.
+    /// Stores the id that a coordinator assigned.
     pub(crate) fn adopt(&self, agent: AgentId) -> Result<(), StateError> {
         let path = self.root.join("agent-id");
         write_id(&path, agent).map_err(|source| StateError::Io { path, source })
     }
 
-    /// Where things are.
     #[must_use]
     pub fn paths(&self) -> Paths {
         Paths::at(&self.root)
     }
 }
 
-/// What a folder is that no program may take for its own; `None` for any other.
+/// What a folder is that no program may use as its own; `None` for any other.
 #[must_use]
 pub fn not_ones_own(folder: &Path) -> Option<&'static str> {
     let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -177,14 +161,14 @@ fn write_id(path: &Path, id: AgentId) -> io::Result<()> {
     std::fs::rename(&fresh, path)
 }
 
-/// Where the things of a state directory are.
+/// The paths in a state directory.
 #[derive(Debug, Clone)]
 pub struct Paths {
     root: PathBuf,
 }
 
 impl Paths {
-    /// The things of the state directory at `root`.
+    /// The paths of the state directory at `root`.
     #[must_use]
     pub fn at(root: &Path) -> Self {
         Self { root: root.to_owned() }
@@ -211,7 +195,7 @@ impl Paths {
             .join(format!("{repository}.git"))
     }
 
-    /// Every mirror.
+    /// The folder of all mirrors.
     #[must_use]
     pub fn mirrors(&self) -> PathBuf {
         self.root.join("mirrors")
@@ -223,7 +207,6 @@ impl Paths {
         self.root.join("worktrees")
     }
 
-    /// The worktree of one attempt.
     #[must_use]
     pub fn worktree(&self, attempt: AttemptId) -> PathBuf {
         self.worktrees().join(attempt.to_string())
@@ -235,7 +218,6 @@ impl Paths {
         self.root.join("scratch")
     }
 
-    /// The scratch folder of one attempt.
     #[must_use]
     pub fn scratch(&self, attempt: AttemptId) -> PathBuf {
         self.scratches().join(attempt.to_string())
@@ -247,7 +229,6 @@ impl Paths {
         self.root.join("contexts")
     }
 
-    /// One base context.
     #[must_use]
     pub fn context(&self, digest: &Digest) -> PathBuf {
         self.contexts().join(digest.as_str())

@@ -1,5 +1,5 @@
-//! What an agent shows to its coordinator, which is replaced when its certificate is renewed,
-//! and the same in the words of git and of the HTTP client; how connections are made with it.
+//! The agent's credentials for its coordinator, replaced when its certificate is renewed, their
+//! forms for git and the HTTP client, and the connections made with them.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 /// Silence after which an HTTP request counts as lost.
 pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 
-/// What is shown now. Clones share it: whoever makes the next connection shows the newest.
+/// The present credentials. Clones share them: every new connection uses the newest.
 #[derive(Debug, Clone)]
 pub struct Keyring {
     shown: Arc<RwLock<Shown>>,
@@ -38,43 +38,36 @@ impl Shown {
 }
 
 impl Keyring {
-    /// Shows these.
-    ///
-    /// # Errors
-    /// When a certificate or key cannot be used.
+    /// A keyring with these credentials; fails when a certificate or key is unusable.
     pub fn new(credentials: Credentials, dial: Dial) -> reqwest::Result<Self> {
         let shown = Arc::new(RwLock::new(Shown::new(credentials)?));
         Ok(Self { shown, dial })
     }
 
-    /// Connects to a coordinator.
-    ///
-    /// # Errors
-    /// See [`ConnectError`].
     pub async fn connect(&self, url: &str) -> Result<Client, ConnectError> {
         Client::connect_by(&self.dial, url, &self.credentials()).await
     }
 
-    /// What a new connection shows.
+    /// The credentials of a new connection.
     #[must_use]
     pub fn credentials(&self) -> Credentials {
         self.read(|shown| shown.credentials.clone())
     }
 
-    /// An HTTP client that shows it, for the coordinator and nobody else.
+    /// An HTTP client with the credentials, for the coordinator only.
     #[must_use]
     pub fn http(&self) -> reqwest::Client {
         self.read(|shown| shown.http.clone())
     }
 
-    /// The same for what is sent, which has to be watched: the other one's time-out begins
-    /// with the request and not with its end.
+    /// The client for uploads, which have to be watched: the other client's time-out counts from
+    /// the start of the request and not from the end of its body.
     #[must_use]
     pub fn sending(&self) -> reqwest::Client {
         self.read(|shown| shown.sending.clone())
     }
 
-    /// Shows these from now on. Open connections stay what they are.
+    /// Uses these from now on. Open connections keep the old ones.
     pub(crate) fn replace(&self, credentials: Credentials) -> reqwest::Result<()> {
         let shown = Shown::new(credentials)?;
         // A value is replaced whole: a panic elsewhere leaves the old one.
@@ -87,7 +80,7 @@ impl Keyring {
     }
 }
 
-/// How git shows who calls.
+/// The credentials in git's form.
 #[must_use]
 pub fn git_auth(credentials: &Credentials) -> Auth {
     let path = |file: &kage_proto::client::PemFile| file.path().to_owned();
@@ -104,19 +97,16 @@ pub fn git_auth(credentials: &Credentials) -> Auth {
     })
 }
 
-/// An HTTP client that shows who calls with every request, and trusts the CA given only.
-/// It is for requests to the coordinator and to nobody else.
-///
-/// # Errors
-/// When a certificate or key cannot be used.
+/// An HTTP client that authenticates every request, and trusts only the given CA. For requests to
+/// the coordinator only.
 pub fn http_client(credentials: &Credentials) -> reqwest::Result<reqwest::ClientBuilder> {
-    // Where nobody chose before, TLS is ring's everywhere in this process.
+    // Unless the process chose already, TLS uses ring everywhere.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::trace!("a TLS provider is installed already");
     }
     let authorities = match &credentials.ca {
         Some(ca) => reqwest::Certificate::from_pem_bundle(ca.content())?,
-        // Those of the system are not read, which would take as long as the rest of a start.
+        // The system's CAs are not read, which would take as long as the rest of a start.
         None => Vec::new(),
     };
     let mut builder = reqwest::Client::builder().tls_certs_only(authorities);

@@ -1,5 +1,5 @@
-//! The way to the coordinator: being down, connecting, being up; and what comes of each. When to
-//! connect, and what is said then, is its owner's.
+//! The connection to the coordinator: down, connecting or up, and the events of each state. The
+//! owner decides when to connect and what to say.
 //!
 //! ```text
 //!   Down --wait--> Connecting --> Up (Hello, then Welcome) --broken or silent--> Down
@@ -21,12 +21,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::sleep_until;
 use crate::identity::trust::Keyring;
 
-/// Messages that wait for the connection. When full, the coordinator takes nothing, and
-/// the connection counts as dead.
+/// Messages waiting for the connection. When full, the coordinator reads nothing, and the
+/// connection counts as dead.
 const OUTBOUND: usize = 1024;
 /// How long connecting and Welcome may take.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Heartbeat intervals without a word from the coordinator after which it counts as away.
+/// Heartbeat intervals of silence after which the coordinator counts as away.
 const SILENT_INTERVALS: u32 = 3;
 
 #[derive(Debug, thiserror::Error)]
@@ -48,17 +48,17 @@ pub(super) struct Connected {
     pub(super) inbound: tonic::Streaming<v1::ConnectResponse>,
     /// When the last message came, or the connection was made.
     pub(super) heard: Instant,
-    /// What Welcome said; `None` before it.
+    /// The Welcome; `None` before it came.
     pub(super) welcome: Option<Welcomed>,
 }
 
 pub(super) struct Welcomed {
-    /// When it came.
+    /// When the Welcome came.
     pub(super) since: Instant,
     pub(super) interval: Duration,
     pub(super) next: Instant,
     pub(super) sequence: u64,
-    /// Heartbeats without answer, and when they were sent.
+    /// Unanswered heartbeats, and when they were sent.
     pub(super) asked: BTreeMap<u64, Instant>,
 }
 
@@ -68,7 +68,6 @@ pub(super) enum Link {
     Up(Box<Connected>),
 }
 
-/// What comes of it next.
 pub(super) enum News {
     /// It is time to connect again.
     Retry,
@@ -76,12 +75,12 @@ pub(super) enum News {
     Message(Box<Result<Option<v1::ConnectResponse>, tonic::Status>>),
     /// A heartbeat is due.
     Heartbeat,
-    /// The coordinator has said nothing for too long.
+    /// The coordinator has been silent for too long.
     Silent,
 }
 
 impl Link {
-    /// How long it has been up since Welcome.
+    /// The time since Welcome.
     pub(super) fn lasted(&self) -> Option<Duration> {
         match self {
             Self::Up(connected) => connected.welcome.as_ref().map(|welcome| welcome.since.elapsed()),
@@ -89,7 +88,7 @@ impl Link {
         }
     }
 
-    /// What happens next. Cancel-safe.
+    /// The next event. Cancel-safe.
     pub(super) async fn next(&mut self) -> News {
         match self {
             Self::Down { until } => {
@@ -103,7 +102,7 @@ impl Link {
 }
 
 impl Connected {
-    /// What happens next on a connection. Cancel-safe.
+    /// The next event of a connection. Cancel-safe.
     async fn next(&mut self) -> News {
         let (silent, heartbeat) = match &self.welcome {
             None => (self.heard + CONNECT, None),
@@ -121,7 +120,7 @@ impl Connected {
     }
 }
 
-/// Connects and says hello.
+/// Connects and sends Hello.
 pub(super) async fn connect(url: String, keyring: Keyring, hello: Hello) -> Result<Box<Connected>, LinkError> {
     let connecting = async {
         let client = keyring.connect(&url).await.map_err(LinkError::Connect)?;

@@ -1,5 +1,5 @@
-//! Offers of work: which are taken, and what begins when one is granted. Who hears the answers
-//! is the connection's.
+//! Offers of work: which ones are taken, and how a granted one starts. The connection sends the
+//! answers.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::{Connection, Course, parse};
 use crate::attempt::{self, Grant};
 use crate::delivery::live::Stop;
 
-/// Checkpoints of one attempt that people wait for. When full, further ones are not taken.
+/// Pending checkpoint requests of one attempt. When full, further ones are refused.
 const ASKS: usize = 4;
 
 /// An accepted offer that is not granted yet. It holds its slot.
@@ -22,12 +22,11 @@ pub(super) struct Accepted {
     key: AttemptKey,
     work: Work,
     slot: OwnedSemaphorePermit,
-    /// When it was.
+    /// When it was accepted.
     pub(super) at: Instant,
 }
 
 impl Connection {
-    /// Answers an offer.
     pub(super) fn offer(&mut self, offer: v1::Offer) {
         let offer_id = offer.offer_id.clone();
         let answer = match self.consider(offer) {
@@ -43,7 +42,7 @@ impl Connection {
         self.send(answer);
     }
 
-    /// Whether an offer can be taken, or why not.
+    /// Whether an offer can be taken; otherwise the reason.
     fn consider(&self, offer: v1::Offer) -> Result<Accepted, String> {
         if self.course != Course::Taking {
             return Err("the agent takes no more work".to_owned());
@@ -82,7 +81,7 @@ impl Connection {
         })
     }
 
-    /// The lease is durable: the attempt begins.
+    /// The lease is durable: the attempt starts.
     pub(super) fn granted(&mut self, attempt_id: &str) {
         let Some(Accepted { key, work, slot, at }) = parse(attempt_id).and_then(|id| self.accepted.remove(&id)) else {
             tracing::warn!(attempt = attempt_id, "granted an attempt that was not accepted");

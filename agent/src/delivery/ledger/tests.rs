@@ -193,7 +193,7 @@ fn output(next: Next) -> Option<(u64, usize)> {
     }
 }
 
-/// Applies what changes no space.
+/// Applies a change that frees no space.
 fn apply(ledger: &mut Ledger, change: Change) {
     assert_eq!(ledger.apply(change), Progress::default());
 }

@@ -34,39 +34,31 @@ CREATE TABLE output (
 ) WITHOUT ROWID;
 ";
 
-/// Why the outbox cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
-    /// SQLite refused.
     #[error("cannot use the outbox {path}")]
     Database {
-        /// The database.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: rusqlite::Error,
     },
-    /// A newer agent made it.
+    /// A newer version of the agent made it.
     #[error("the outbox {path} has schema {found}; this agent knows up to {SCHEMA_VERSION}")]
     Newer {
-        /// The database.
         path: PathBuf,
-        /// Its schema.
+        /// The version of its schema.
         found: i64,
     },
     /// The folder of output files cannot be read.
     #[error("cannot read the output files in {path}")]
     Output {
-        /// The folder.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
-    /// Its thread cannot be started.
+    /// The writer's thread cannot be started.
     #[error("cannot start the outbox's thread")]
     Thread {
-        /// Why not.
         #[source]
         source: io::Error,
     },
@@ -111,7 +103,7 @@ impl Rows {
         })
     }
 
-    /// Reads what was left, and removes output files that belong to nothing.
+    /// Reads the leftovers, and removes output files that belong to no attempt.
     pub(super) fn leftovers(&self, output_dir: &Path) -> Result<Vec<Leftover>, OutboxError> {
         let leftovers = self
             .read_leftovers(output_dir)
@@ -228,7 +220,7 @@ impl Batch<'_> {
     }
 }
 
-/// SQLite's integers are signed; nothing here comes near their limit.
+/// SQLite's integers are signed; no number here comes near their limit.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

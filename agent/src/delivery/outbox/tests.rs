@@ -73,7 +73,7 @@ async fn numbers_events_and_keeps_what_is_not_acknowledged() {
             .await
             .unwrap();
     }
-    // After the last event nothing is taken.
+    // Nothing is accepted after the last event.
     first
         .outbox
         .post(key(1).attempt, Timestamp::from_millis(8), finished())
@@ -122,7 +122,7 @@ async fn many_attempts_share_commits() {
     let fixture = Fixture::new();
     let mut opened = fixture.open(1 << 20);
     const ATTEMPTS: u128 = 200;
-    // Everything is queued before delivery reads, so that the writer finds it piled up.
+    // Everything is queued before delivery reads, so that the writer finds a full queue.
     for n in 1..=ATTEMPTS {
         opened.outbox.open_attempt(key(n)).await.unwrap();
         opened
@@ -175,7 +175,7 @@ async fn waits_for_space_and_loses_nothing() {
 
 #[tokio::test]
 async fn a_post_that_is_given_up_takes_no_space() {
-    // Nobody takes commands: the second finds no place.
+    // No writer reads the commands: the second finds no place.
     let (commands, _nobody) = mpsc::channel(1);
     let outbox = Outbox {
         commands,

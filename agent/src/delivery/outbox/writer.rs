@@ -1,5 +1,5 @@
-//! The one who writes the outbox, and waits for the disk. Whatever piled up meanwhile becomes
-//! one transaction, so many attempts share one flush.
+//! The writer of the outbox, which waits for the disk. Commands that arrived meanwhile become one
+//! transaction, so many attempts share one flush.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::ports::Blocking;
 
 /// Commands per transaction: more would only delay the first of them.
 const GROUP: usize = 512;
-/// The wait before a transaction that failed, as on a full disk, is tried again.
+/// The wait before a failed transaction is retried, as on a full disk.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Numbering of an attempt that may still produce.
@@ -36,7 +36,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Writes until every [`super::Outbox`] is gone. Blocks on the disk.
+    /// Writes until every [`super::Outbox`] is dropped. Blocks on the disk.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut group = Vec::with_capacity(GROUP);
         while commands.recv_many(&mut group, GROUP).await > 0 {
@@ -45,7 +45,7 @@ impl Writer {
                 return;
             };
             self.blocking.pause().await;
-            // Nobody listens once delivery has ended; the rows are there for the next start.
+            // Delivery has ended and does not listen; the next start finds the rows.
             if !committed.is_empty() && self.changes.send(committed).await.is_err() {
                 tracing::debug!("events were committed after delivery ended");
             }
@@ -60,7 +60,7 @@ impl Writer {
         }
     }
 
-    /// Numbers and commits a group. `None` when the agent ends before the disk takes it.
+    /// Numbers and commits a group. `None` when the agent ends before the disk accepts it.
     async fn write(
         &mut self,
         group: &mut Vec<Command>,

@@ -1,7 +1,7 @@
-//! Output of one attempt on its way into files: what is gathered, and the one write that is
-//! under way. The first bytes after idleness begin a write at once; what comes during it is
-//! the next one, however many lines that are. So a quiet program waits for nothing, and a
-//! chatty one costs no write per line. Delivery is told of every write when it is done.
+//! Output of one attempt on its way into files: the gathered output, and the one write in progress.
+//! The first bytes after idleness start a write at once; output that comes during it forms the next
+//! one, however many lines that are. So a quiet program is written without delay, and a chatty one
+//! costs no write per line. Delivery learns of every write when it is done.
 //!
 //! ```text
 //! take -> masked, cap, space -> pending -- begin --> writing -- written --> delivery (`grew`)
@@ -21,13 +21,14 @@ use crate::delivery::mask::StreamMasker;
 use crate::delivery::outbox::{OutboxClosed, Space};
 use crate::delivery::output;
 
-/// What may gather during a write. When it is full nothing is taken until the write is done.
+/// The most that may gather during a write. When it is full nothing is taken until the write is
+/// done.
 const GATHER: u64 = 256 << 10;
-/// The wait before output that could not be written is written again.
+/// The wait before a failed write is retried.
 const WRITE_RETRY: Duration = Duration::from_secs(1);
 
-/// Bytes for which space was taken and of which delivery does not know. The space is given
-/// back when this is dropped, as when an attempt is stopped while it waits.
+/// Bytes for which space was taken and of which delivery does not know yet. Dropping this returns
+/// the space, as when an attempt is stopped while it waits.
 struct Taken {
     space: Space,
     bytes: u64,
@@ -38,7 +39,7 @@ impl Taken {
         Self { space, bytes: 0 }
     }
 
-    /// The rest of the way is delivery's, which gives the space back.
+    /// From here on delivery owns the space, and returns it.
     fn hand_over(mut self) {
         self.bytes = 0;
     }
@@ -50,7 +51,6 @@ impl Drop for Taken {
     }
 }
 
-/// One stream of the attempt.
 struct StreamSpool {
     stream: OutputStream,
     masker: StreamMasker,
@@ -58,12 +58,12 @@ struct StreamSpool {
     /// Masked, and not part of a write yet.
     pending: Vec<Bytes>,
     taken: Taken,
-    /// Length of the file when every write that began is done.
+    /// Length of the file after every write that started.
     length: u64,
     truncated: bool,
 }
 
-/// What one write adds to one file.
+/// The data that one write appends to one file.
 struct Addition {
     at: usize,
     stream: OutputStream,
@@ -74,7 +74,7 @@ struct Addition {
     taken: Taken,
 }
 
-/// The files that a write had, by stream.
+/// The files of a write, by stream.
 type Files = Vec<(usize, Option<File>)>;
 
 pub(super) struct Spool {
@@ -82,7 +82,7 @@ pub(super) struct Spool {
     streams: [StreamSpool; 3],
     writing: Option<BoxFuture<'static, Result<Files, OutboxClosed>>>,
     stalled: bool,
-    /// Bytes that were masked since others had their turn.
+    /// Bytes that were masked since the task last yielded.
     masked: usize,
 }
 
@@ -111,7 +111,7 @@ impl Spool {
         &self.recording
     }
 
-    /// Takes what a program printed. Waits while there is no space, or too much is gathered.
+    /// Takes a program's output. Waits while there is no space, or too much is gathered.
     pub(super) async fn take(&mut self, stream: OutputStream, bytes: Bytes) -> Result<(), OutboxClosed> {
         let at = match stream {
             OutputStream::Stdout => 0,
@@ -121,8 +121,8 @@ impl Spool {
         self.masked += bytes.len();
         let masked = self.streams[at].masker.push(bytes);
         self.keep(at, masked).await?;
-        // Masking is work, and a program that prints without end would leave no time for the
-        // heartbeats of the agent.
+        // Masking takes time, and a program that prints without end would leave none for the
+        // agent's heartbeats.
         if self.masked >= MAX_INLINE {
             self.masked = 0;
             tokio::task::yield_now().await;
@@ -130,12 +130,12 @@ impl Spool {
         Ok(())
     }
 
-    /// Whether something is held back that may be shown after a while.
+    /// Whether bytes are held back that may be shown after a while.
     pub(super) fn holds_back(&self) -> bool {
         self.streams.iter().any(|spool| spool.masker.may_release())
     }
 
-    /// Takes what was held back for long enough.
+    /// Takes bytes that were held back for long enough.
     pub(super) async fn release(&mut self) -> Result<(), OutboxClosed> {
         for at in 0..self.streams.len() {
             let released = self.streams[at].masker.release();
@@ -144,7 +144,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Writes all there is, what was held back too; the streams are over.
+    /// Writes everything at the end of the streams, including held-back bytes.
     pub(super) async fn finish(mut self) -> Result<(), OutboxClosed> {
         for at in 0..self.streams.len() {
             let held = self.streams[at].masker.finish();
@@ -157,7 +157,7 @@ impl Spool {
         self.writing.is_some()
     }
 
-    /// Waits for the write that is under way. Cancel-safe.
+    /// Waits for the write in progress. Cancel-safe.
     pub(super) async fn written(&mut self) -> Result<(), OutboxClosed> {
         let Some(writing) = &mut self.writing else {
             return Ok(());
@@ -170,7 +170,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Begins to write what is gathered, unless a write is under way.
+    /// Starts to write the gathered output, unless a write is in progress.
     pub(super) fn begin(&mut self) {
         if self.writing.is_some() {
             return;
@@ -220,11 +220,11 @@ impl Spool {
         bytes.truncate(fits);
         spool.truncated = truncated;
         while !bytes.is_empty() {
-            // Pieces of a batch each, so that space is waited for in small steps.
+            // In pieces of at most a batch, so that space is waited for in small steps.
             let piece = bytes.split_to(bytes.len().min(MAX_INLINE));
             let size = u32::try_from(piece.len()).unwrap_or(u32::MAX);
             if !self.recording.outbox.output_space().try_take(size) {
-                // What is gathered must be on its way, or no space would ever come.
+                // The gathered output must be sent, or no space would ever become free.
                 self.flush().await?;
                 if !self.stalled {
                     self.stalled = true;
@@ -251,7 +251,7 @@ impl Spool {
     }
 }
 
-/// Appends to the files and tells delivery, a stream after the other.
+/// Appends to the files and informs delivery, one stream after the other.
 async fn write(recording: Recording, additions: Vec<Addition>) -> Result<Files, OutboxClosed> {
     let mut files = Vec::with_capacity(additions.len());
     for addition in additions {
@@ -260,7 +260,7 @@ async fn write(recording: Recording, additions: Vec<Addition>) -> Result<Files, 
     Ok(files)
 }
 
-/// Appends to one file, as often as it takes.
+/// Appends to one file, with as many retries as it takes.
 async fn append(recording: &Recording, addition: Addition) -> Result<Option<File>, OutboxClosed> {
     let Addition {
         at: _,

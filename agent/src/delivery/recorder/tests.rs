@@ -12,11 +12,11 @@ use crate::adapters::port::Reporter;
 use crate::delivery::outbox::{self, Change, OutboxWriter};
 use crate::delivery::output;
 
-/// How long the disk of these tests is busy with a write.
+/// How long the disk of these tests takes for a write.
 const DISK: Duration = Duration::from_millis(10);
 const ATTEMPT: AttemptId = AttemptId::from_random(1);
 
-/// A recorder at work on a disk that takes its time, on a clock that stands still meanwhile.
+/// A recorder at work on a slow disk, on a clock that stands still meanwhile.
 struct Fixture {
     folder: tempfile::TempDir,
     reporter: Option<Reporter>,
@@ -74,7 +74,7 @@ impl Fixture {
         self.reporter.as_ref().unwrap().output(stream, bytes).await.unwrap();
     }
 
-    /// The next length that delivery hears of, and whose.
+    /// The next length that delivery learns of, and its stream.
     async fn grew(&mut self) -> (OutputStream, u64) {
         loop {
             let changes = self.changes.recv().await.unwrap();
@@ -86,7 +86,7 @@ impl Fixture {
         }
     }
 
-    /// Ends the streams; what delivery heard of since.
+    /// Ends the streams; returns the changes that delivery received since.
     async fn finish(&mut self) -> Vec<Change> {
         self.reporter = None;
         (&mut self.recorder).await.unwrap().unwrap();
@@ -166,7 +166,7 @@ async fn no_more_gathers_during_a_write_than_may() {
     let fixture = Fixture::new(&[], 64 << 20).await;
     let piece = "x".repeat(64 << 10);
     let mut pieces = 0;
-    // The disk has not ended its first write when the next piece is not taken any more.
+    // The disk has not ended its first write when the next piece is refused.
     let start = Instant::now();
     while start.elapsed() < DISK / 2 {
         let print = fixture.print(Stdout, &piece);

@@ -29,7 +29,6 @@ impl Place {
         }
     }
 
-    /// A mirror with a base.
     async fn mirror(&self, name: &str) -> (Mirror, Oid) {
         let path = self.paths.mirrors().join("default").join(name);
         let mirror = Mirror::open_or_init(path).await.unwrap();
@@ -195,7 +194,7 @@ async fn a_mirror_that_is_damaged_does_not_keep_the_checkpoints_of_others() {
     let place = Place::new();
     let (mirror, base) = place.mirror("whole.git").await;
     place.attempt(1, &mirror, &base).await;
-    // Earlier in the order of names; its making cannot be finished.
+    // Earlier in the order of names, and impossible to repair.
     let damaged = place.paths.mirrors().join("default/damaged.git");
     std::fs::create_dir(&damaged).unwrap();
     std::fs::write(damaged.join("objects"), "").unwrap();

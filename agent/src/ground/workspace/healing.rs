@@ -1,5 +1,5 @@
-//! A mirror that is found damaged by whoever works with it: healed, told, and the work done once
-//! more. How a mirror is healed is `kage_git`'s; this file owns when, and who hears of it.
+//! Repair of a mirror that an attempt found damaged: it is healed and reported, and the operation
+//! is repeated. `kage_git` owns how a mirror is healed; this file owns when, and who is told.
 
 use std::path::{Path, PathBuf};
 
@@ -11,8 +11,7 @@ use crate::backoff::Backoff;
 use crate::delivery::recorder::Recording;
 use crate::ports::Random;
 
-/// Heals one mirror for those who work with what is `wanted` of it. Cloning shares nothing that
-/// changes.
+/// Heals one mirror for users of the commits `wanted`. Clones share no changing state.
 #[derive(Clone)]
 pub(crate) struct Healer {
     mirror: PathBuf,
@@ -31,8 +30,7 @@ impl Healer {
         }
     }
 
-    /// Does something with git, and once more when it failed because the mirror was damaged and
-    /// is healed now.
+    /// Runs a git operation, and repeats it once if it failed because of damage that is healed now.
     pub(crate) async fn steady<T, F: Future<Output = Result<T, GitError>>>(
         &self,
         recording: &Recording,
@@ -44,8 +42,8 @@ impl Healer {
         }
     }
 
-    /// Heals the mirror when `error` may come from its damage. True when it is sound now, so that
-    /// it is worth while to try again.
+    /// Heals the mirror when `error` may come from its damage. True when it is sound now, so that a
+    /// retry is worth while.
     pub(crate) async fn heal(&self, recording: &Recording, error: &GitError) -> bool {
         if !error.suggests_damage(&self.mirror) {
             return false;
@@ -54,7 +52,7 @@ impl Healer {
         tracing::warn!(%mirror, error = chain(error), "a mirror may be damaged");
         // Large, and hardly ever needed.
         match Box::pin(self.fetch_anew()).await {
-            // Somebody else healed it, or it is something else.
+            // Another attempt healed it, or the error has another cause.
             Ok(None) => true,
             Ok(Some(incident)) => {
                 let text = told(&self.mirror, &incident);
@@ -71,7 +69,7 @@ impl Healer {
         }
     }
 
-    /// A coordinator that is away is waited for; whoever called ends the wait.
+    /// An unreachable coordinator is waited for; the caller ends the wait.
     async fn fetch_anew(&self) -> Result<Option<Incident>, GitError> {
         let mut backoff = Backoff::default();
         loop {

@@ -1,5 +1,5 @@
-//! The files of an agent that joined: its key, its certificate and the CA it trusts. Each is
-//! written whole or not at all, and only its owner reads it.
+//! The files of an agent that joined: its key, its certificate and its coordinator's CA. Each is
+//! written atomically, readable only by its owner.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ const TLS_DIR: &str = "tls";
 pub(crate) const KEY: &str = "agent.key";
 pub(crate) const CERTIFICATE: &str = "agent.pem";
 pub(crate) const CA: &str = "ca.pem";
-/// The same before the coordinator has agreed.
+/// The CA before the coordinator has agreed.
 pub(super) const NEW_CA: &str = "ca.new.pem";
 
 /// The folder of the key and the certificates.
@@ -25,12 +25,12 @@ pub(super) const NEW_CA: &str = "ca.new.pem";
 pub(crate) struct Files(PathBuf);
 
 impl Files {
-    /// Of an agent that may have joined.
+    /// The files of an agent that may have joined.
     pub(crate) fn of(state_dir: &Path) -> Self {
         Self(state_dir.join(TLS_DIR))
     }
 
-    /// Makes the folder.
+    /// Creates the folder.
     pub(super) fn open(state_dir: &Path) -> Result<Self, JoinError> {
         let files = Self::of(state_dir);
         match make_private(&files.0) {
@@ -62,7 +62,7 @@ impl Files {
         PemFile::read(&path).map_err(|source| JoinError::Io { path, source })
     }
 
-    /// A whole file or none, that only its owner reads.
+    /// Writes a file atomically, readable only by its owner.
     pub(crate) fn write(&self, name: &str, content: &str) -> Result<(), JoinError> {
         let path = self.0.join(name);
         let write = || {
@@ -80,7 +80,7 @@ impl Files {
     }
 }
 
-/// A certificate request for the key, DER. Names are the coordinator's to give.
+/// A certificate request for the key, DER. The coordinator chooses the names.
 pub(crate) fn request(key: &KeyPair) -> Result<Vec<u8>, JoinError> {
     let request = CertificateParams::default()
         .serialize_request(key)

@@ -1,5 +1,5 @@
-//! The CA of a coordinator that nobody knows yet, checked against the digest in a join token
-//! on a connection on which nothing is sent.
+//! The CA of a coordinator that is unknown so far, checked against the digest in a join token on a
+//! connection on which nothing is sent.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use super::JoinError;
 
-/// The CA of whoever answers there, if it is the one that the token pins.
+/// The CA of the server at the address, if it is the one that the token pins.
 pub(super) async fn ca(
     host: &str,
     port: u16,
@@ -65,7 +65,7 @@ enum Seen {
     Right(CertificateDer<'static>),
 }
 
-/// Trusts the one CA whose public key has the digest, as if it had been given.
+/// Trusts the one CA whose public key has the digest, as if it had been configured.
 #[derive(Debug)]
 struct Pinned {
     pin: Digest,
