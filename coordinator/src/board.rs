@@ -1,7 +1,6 @@
-//! Who is there, what waits, and what is offered to whom: the coordinator's memory of
-//! the fleet. Synchronous and without I/O; `dispatch` and `services::agent` drive it
-//! under a short lock. Nothing in it is the truth: that is the store, from which it is
-//! filled at a start.
+//! The coordinator's memory of the fleet: connected agents, waiting jobs and open offers.
+//! Synchronous and without I/O; `dispatch` and `services::agent` drive it under a short lock. The
+//! store, from which the board is filled at a start, holds the truth.
 //!
 //! ```text
 //!   job:    waiting --place--> offered --accept--> starting --started--> running --ended--> (gone)
@@ -43,14 +42,14 @@ mod terms;
 #[cfg(test)]
 mod tests;
 
-/// The way to an agent. When it is full the agent does not read, and is cut off.
+/// The channel to an agent. When it is full the agent does not read, and is cut off.
 pub(crate) type Outbox = mpsc::Sender<Result<v1::ConnectResponse, tonic::Status>>;
 
-/// Tells the connections of one agent apart; a later one has a larger number.
+/// Distinguishes the connections of one agent; a later one has a larger number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Serial(u64);
 
-/// A job that an agent is to be offered.
+/// A job to be offered to an agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Pick {
     pub(crate) job: QueuedJob,
@@ -58,7 +57,7 @@ pub(crate) struct Pick {
     pub(crate) serial: Serial,
 }
 
-/// What an offer said, kept until it is answered.
+/// The content of an offer, kept until the answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Offered {
     pub(crate) attempt: AttemptId,
@@ -67,7 +66,6 @@ pub(crate) struct Offered {
     pub(crate) number: u32,
 }
 
-/// What placing came to.
 #[derive(Debug, Default)]
 pub(crate) struct Placed {
     pub(crate) picks: Vec<Pick>,
@@ -75,37 +73,38 @@ pub(crate) struct Placed {
     pub(crate) next: Option<Timestamp>,
 }
 
-/// What an agent is doing, for people.
+/// An agent's activity, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Presence {
     pub(crate) state: v1::AgentState,
     pub(crate) busy: u32,
 }
 
-/// What a connection found.
+/// The state that a new connection found.
 #[derive(Debug)]
 pub(crate) struct Joined {
     pub(crate) serial: Serial,
     /// Cancelled when a newer connection replaces this one, or the agent is cut off.
     pub(crate) cut: CancellationToken,
-    /// Attempts of this start that the agent does not know: it never heard that they began.
+    /// Attempts of this start that the agent does not know: it never received the order to start
+    /// them.
     pub(crate) forgotten: Vec<AttemptId>,
 }
 
-/// What shows that the agent at the other end of a connection lives.
+/// Signs of life from the agent at the other end of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pulse {
-    /// When it last said something.
+    /// When its last message came.
     pub(crate) heard: Instant,
-    /// True while the coordinator carries out what it said, and reads nothing more from it.
+    /// True while the coordinator carries out the last message, and reads no further ones.
     pub(crate) busy: bool,
 }
 
 struct Link {
     serial: Serial,
-    /// Whoever follows it learns of the end of the connection too.
+    /// Receivers learn of the end of the connection too.
     pulse: watch::Sender<Pulse>,
-    /// It said that it answers pings.
+    /// The agent said that it answers pings.
     answers_pings: bool,
     outbox: Outbox,
     cut: CancellationToken,
@@ -116,7 +115,7 @@ enum Presently {
     Away {
         until: Instant,
     },
-    /// Nobody waits for it any more. It may come back all the same, at first.
+    /// Its attempts have ended. At first it may still come back.
     Lost {
         since: Instant,
     },
@@ -129,9 +128,9 @@ struct Member {
     project: Option<ProjectId>,
     presently: Presently,
     running: BTreeMap<AttemptId, Running>,
-    /// Offers and starts in flight: each takes a slot.
+    /// Offers and starts in flight: each occupies a slot.
     pending: u32,
-    /// Offers it was given so far.
+    /// Number of offers so far.
     placed: u64,
     /// It was revoked, and never comes back.
     shut_out: bool,
@@ -157,7 +156,7 @@ struct Offer {
     stage: Stage,
 }
 
-/// An agent is not to be offered a job until then.
+/// No offer of this job to the agent until then.
 struct Refused {
     agent: AgentId,
     until: Instant,
@@ -209,7 +208,7 @@ impl Member {
         }
     }
 
-    /// True when it is there, or was so lately that it may come back.
+    /// True when it is connected, or was so recently that it may come back.
     fn counts(&self, now: Instant, patience: Duration) -> bool {
         !self.shut_out
             && match &self.presently {
@@ -219,27 +218,26 @@ impl Member {
     }
 }
 
-/// See the module.
 pub(crate) struct Board {
     timings: Timings,
     members: Members,
-    /// In the order of the queue.
+    /// In queue order.
     waiting: BTreeMap<(Timestamp, u64), QueuedJob>,
     places: HashMap<JobId, (Timestamp, u64)>,
     by_session: HashMap<SessionId, JobId>,
     offers: BTreeMap<OfferId, Offer>,
-    /// Jobs of a task that agents hold, for fairness.
+    /// Jobs of each task that agents hold, for fairness.
     held: HashMap<TaskId, u32>,
     refusals: HashMap<JobId, Vec<Refused>>,
-    /// What keeps agents that are connected from going on with what they run.
+    /// Hindrances that connected agents reported: why they cannot go on with their attempts.
     hindrances: BTreeMap<AgentId, String>,
-    /// Running attempts whose agent is to be told to stop, also after it came back.
+    /// Running attempts whose agent has to stop them, even if it comes back later.
     stopping: HashSet<AttemptId>,
-    /// Until when attempts may be live.
+    /// Deadlines of live attempts.
     terms: Terms,
     stop_answer: Duration,
-    /// How often somebody said that an agent takes work or does not. An agent that joins
-    /// meanwhile may have been read before.
+    /// How often an agent was drained, cordoned or the reverse. A joining agent whose row was read
+    /// before the last change has to be read again.
     orders: u64,
     counter: u64,
 }
@@ -264,7 +262,7 @@ impl Board {
         }
     }
 
-    /// The same, which waits so long for answers to orders to stop.
+    /// The same board with this time limit for answers to orders to stop.
     pub(crate) const fn waiting_for_stops(mut self, stop_answer: Duration) -> Self {
         self.stop_answer = stop_answer;
         self
@@ -284,7 +282,7 @@ impl Board {
         }
     }
 
-    /// An attempt lost its authority or ended.
+    /// The attempt lost its authority or ended.
     pub(crate) fn ended(&mut self, agent: AgentId, attempt: AttemptId) {
         self.stopping.remove(&attempt);
         self.terms.forget(attempt);
@@ -294,7 +292,7 @@ impl Board {
         }
     }
 
-    /// The attempts that agents work on.
+    /// Every running attempt with its agent.
     pub(crate) fn running(&self) -> Vec<(AgentId, AttemptId)> {
         let running = |member: &Member| {
             let id = member.agent.id;
@@ -307,19 +305,19 @@ impl Board {
         self.members.iter().flat_map(running).collect()
     }
 
-    /// True when a job waits or is offered.
+    /// True when the job waits or is offered.
     pub(crate) fn holds(&self, job: JobId) -> bool {
         self.places.contains_key(&job) || self.offers.values().any(|offer| offer.job.job == job)
     }
 
-    /// Leases were extended.
+    /// Extends leases.
     pub(crate) fn renewed(&mut self, agent: AgentId, attempts: &[AttemptId], now: Instant) {
         let until = now + self.timings.lease_ttl;
         let terms = &mut self.terms;
         self.members.change(agent, |member| {
             for attempt in attempts {
                 if let Some(running) = member.running.get_mut(attempt) {
-                    // Without a lease it stood still.
+                    // The attempt stood still while it had no lease.
                     terms.give_back(*attempt, now.saturating_duration_since(running.lease_until));
                     running.lease_until = until;
                 }
@@ -327,13 +325,13 @@ impl Board {
         });
     }
 
-    /// An attempt is live, for so long at most.
+    /// Limits how long an attempt may be live.
     pub(crate) fn allow(&mut self, agent: AgentId, attempt: AttemptId, allowed: Duration, now: Instant) {
         self.terms.allow(agent, attempt, allowed, now);
     }
 
-    /// The attempts in time of which nothing is known are live for what is left to them, as
-    /// after a start. Whoever ended one meanwhile gets the time to say so.
+    /// Gives live attempts without a deadline the rest of their time, as after a start. An agent
+    /// that was told to end one of them gets time to report that.
     pub(crate) fn resume(&mut self, live: &[LiveAttempt], clock: Timestamp, now: Instant) {
         for live in live {
             if self.terms.has(live.attempt) {
@@ -353,7 +351,7 @@ impl Board {
         }
     }
 
-    /// Tells an agent to stop an attempt, now or when it is back, and waits so long for an answer.
+    /// Tells an agent to stop an attempt, now or when it is back, and limits the time to answer.
     pub(crate) fn stop(&mut self, agent: AgentId, attempt: AttemptId, now: Instant) {
         self.terms.stop(agent, attempt, self.stop_answer, now);
         self.stopping.insert(attempt);
@@ -363,8 +361,9 @@ impl Board {
         );
     }
 
-    /// Tells an agent to stop an attempt whose session goes back to a checkpoint, and to keep
-    /// its worktree. One that is not there now hears later only that it is to stop.
+    /// Tells an agent to stop an attempt whose session goes back to a checkpoint, and to keep its
+    /// worktree. A disconnected agent gets a plain Stop when it reconnects; its worktree is not
+    /// kept.
     pub(crate) fn send_back(&mut self, agent: AgentId, attempt: AttemptId) {
         self.stopping.insert(attempt);
         let stop = v1::Stop {
@@ -387,7 +386,6 @@ impl std::fmt::Debug for Board {
     }
 }
 
-/// The message that stops an attempt.
 pub(crate) fn stop_message(attempt: AttemptId, reason: &str) -> v1::ConnectResponse {
     v1::ConnectResponse {
         message: Some(v1::connect_response::Message::Stop(v1::Stop {
@@ -398,7 +396,7 @@ pub(crate) fn stop_message(attempt: AttemptId, reason: &str) -> v1::ConnectRespo
     }
 }
 
-/// How long the coordinator may sleep between two looks at its deadlines.
+/// The longest time between two looks at the deadlines.
 pub(crate) fn tick(timings: &Timings) -> Duration {
     let shortest = timings.grace.min(timings.offer).min(timings.lost_after);
     (shortest / 4).clamp(Duration::from_millis(5), Duration::from_millis(250))

@@ -1,4 +1,4 @@
-//! What a coordinator is told at its start: parsed and checked once, before anything is opened.
+//! A coordinator's configuration: parsed and checked once, before anything is opened.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,38 +11,34 @@ use kage_core::price::{InvalidPrices, PriceTable};
 use kage_core::retention::Limits;
 use url::Url;
 
-/// How a coordinator runs.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where everything it knows is kept. Held by an exclusive lock.
+    /// Where all its data is kept. Held by an exclusive lock.
     pub data_dir: PathBuf,
-    /// Take what is there and its database as belonging together, also when they do not say so.
+    /// Accept the folder's content and its database as belonging together, even if nothing in them
+    /// says so.
     pub adopt_data: bool,
-    /// Where it listens. Port 0 = any.
+    /// Port 0: any free port.
     pub listen: SocketAddr,
-    /// Speak TLS on loopback too. On any other address nothing else is spoken.
+    /// Use TLS on loopback too. Any other address always uses TLS.
     pub tls: bool,
     /// Names and addresses under which others reach it, besides those that it finds itself.
     pub public_names: Vec<String>,
-    /// Pages of these origins may call it from a browser; none may by default.
+    /// Origins of browser pages that may call it; none by default.
     pub web_origins: Vec<Origin>,
-    /// How much is kept of tasks that ended.
+    /// How much data of ended tasks is kept.
     pub retention: Limits,
-    /// What tokens of models cost.
+    /// Prices of models' tokens.
     pub prices: PriceTable,
-    /// How long it waits for what.
     pub timings: Timings,
-    /// How many connections it has, and how long one may do nothing.
+    /// Numbers of connections, and how long one may be idle.
     pub connections: ConnectionLimits,
-    /// How long it waits for agents that are there and do not act.
+    /// How long it waits for connected agents that do not act.
     pub patience: Patience,
 }
 
-/// The built-in prices with those of a user's file over them, which replace every row of each
-/// model that it names.
-///
-/// # Errors
-/// When the file cannot be read or is no price table.
+/// The built-in prices merged with a user's file, which replaces every row of each model that it
+/// names.
 pub fn prices_with(path: &Path) -> Result<PriceTable, UnusablePrices> {
     let path = path.to_owned();
     let text = match std::fs::read_to_string(&path) {
@@ -92,12 +88,12 @@ impl Config {
     }
 }
 
-/// Where a page in a browser comes from: `https://HOST[:PORT]`, as browsers write it.
+/// The origin of a page in a browser: `https://HOST[:PORT]`, as browsers write it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(HeaderValue);
 
 impl Origin {
-    /// As it stands in a header.
+    /// Its form in a header.
     #[must_use]
     pub const fn header(&self) -> &HeaderValue {
         &self.0
@@ -110,7 +106,7 @@ impl FromStr for Origin {
     fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
         let invalid = || InvalidOrigin(text.to_owned());
         let url = Url::parse(text).map_err(|_| invalid())?;
-        // Browsers compare letter by letter: what is written otherwise would never match.
+        // Browsers compare letter by letter: another spelling would never match.
         if !matches!(url.scheme(), "http" | "https") || url.origin().ascii_serialization() != text {
             return Err(invalid());
         }
@@ -118,29 +114,27 @@ impl FromStr for Origin {
     }
 }
 
-/// This is no origin of a page.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an origin: write https://HOST or https://HOST:PORT, in small letters and without a path")]
 pub struct InvalidOrigin(String);
 
-/// How long a coordinator waits for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timings {
-    /// How often agents say that they are there.
+    /// The interval of agents' heartbeats.
     pub heartbeat: Duration,
-    /// How long an agent may act without hearing from the coordinator.
+    /// How long an agent may act without an answer from the coordinator.
     pub lease_ttl: Duration,
-    /// After so long without a word from a connected agent its attempts end.
+    /// A connected agent that is silent for this long is lost, and its attempts end.
     pub lost_after: Duration,
-    /// After so long without a connection an agent's attempts end.
+    /// A disconnected agent's attempts end after this time.
     pub grace: Duration,
-    /// After so long without an answer an offer is taken back.
+    /// An unanswered offer is withdrawn after this time.
     pub offer: Duration,
-    /// So long a job is not offered again to an agent that refused it.
+    /// How long a job is not offered again to an agent that refused it.
     pub refusal: Duration,
-    /// After so long without a connection an agent kills what it froze.
+    /// After this time without a connection an agent kills its frozen attempts.
     pub max_detached: Duration,
-    /// How long the certificate of an agent is good.
+    /// Validity of an agent's certificate.
     pub agent_certificate: Duration,
     /// How long open calls have to end at a shutdown.
     pub drain: Duration,
@@ -162,8 +156,8 @@ impl Default for Timings {
     }
 }
 
-/// How many connections a coordinator has at once, and how long one may do nothing. A stranger is
-/// whoever has shown neither a certificate nor a token on a connection yet.
+/// Limits of connections. A stranger is a client that has shown neither a certificate nor a token
+/// on a connection yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
     /// Connections in all; never more than half of the files that the process may open.
@@ -172,12 +166,12 @@ pub struct ConnectionLimits {
     pub strangers: usize,
     /// Connections of strangers from one IPv4 address, or one /64 of IPv6.
     pub strangers_per_address: usize,
-    /// How long a stranger may take from connecting to the whole head of a request, TLS included,
-    /// and how long it may ask nothing afterwards.
+    /// How long a stranger may take from connecting to the whole head of a request, including TLS,
+    /// and how long it may be idle afterwards.
     pub first_request: Duration,
     /// How long one request of a stranger may take.
     pub stranger_request: Duration,
-    /// How long a connection of somebody who is known may have no call open.
+    /// How long a known client's connection may have no open call.
     pub idle: Duration,
 }
 
@@ -186,7 +180,7 @@ impl Default for ConnectionLimits {
         Self {
             // Thousands of agents have three each; one costs some 10 KiB.
             all: 16_384,
-            // Whoever is honest is a stranger for one round trip.
+            // An honest client is a stranger for one round trip.
             strangers: 1024,
             // An office or a cloud network behind one address, all coming back at once.
             strangers_per_address: 256,
@@ -202,30 +196,24 @@ impl Default for ConnectionLimits {
 /// Why a user's prices cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum UnusablePrices {
-    /// The file cannot be read.
     #[error("the price file {path} cannot be read")]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
-    /// It is no price table.
+    /// It is not a price table.
     #[error("the price file {path} cannot be used")]
     Invalid {
-        /// The file.
         path: PathBuf,
-        /// What is wrong.
         #[source]
         source: InvalidPrices,
     },
 }
 
-/// Why a configuration cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidConfig {
-    /// A lease would run out between two heartbeats.
+    /// A lease would expire between two heartbeats.
     #[error("the lease ttl must be longer than the heartbeat interval, which must be more than zero")]
     LeaseTooShort,
     /// Every agent would be lost between two heartbeats.

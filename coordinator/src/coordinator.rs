@@ -1,5 +1,5 @@
-//! What every service shares: the store and what hangs on it, and the one place where
-//! the changes that a command brought about are followed up.
+//! The state that all services share: the store and everything that depends on it, and the one
+//! place that reacts to the changes of a command.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,24 +39,24 @@ pub(crate) struct Coordinator {
     pub(crate) prices: PriceTable,
     pub(crate) timings: Timings,
     pub(crate) patience: Patience,
-    /// Who is known.
+    /// The known callers.
     pub(crate) identities: Arc<Identities>,
-    /// What the secrets of tokens are made of.
+    /// Derives the secrets of tokens.
     pub(crate) secrets: Secrets,
     /// Signs certificates; `None` without TLS.
     pub(crate) authority: Option<Arc<Authority>>,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
-    /// Says that placing may now come to something. One permit is enough: the dispatcher
-    /// looks at everything.
+    /// Notified when placing may have a result. One permit is enough: the dispatcher looks at
+    /// everything.
     pub(crate) placeable: Notify,
-    /// Says that a task was dropped by hand, so that files may go.
+    /// Notified when a person dropped a task, so that its files may be removed.
     pub(crate) dropped: Notify,
-    /// What the tasks had in files that were dropped, as far as it may still be there.
+    /// Files of dropped tasks that may still exist.
     pub(crate) released: Mutex<InFiles>,
     /// Everything that runs besides connections; waited for at the end.
     pub(crate) tasks: TaskTracker,
-    /// Cancelled when a shutdown began.
+    /// Cancelled when a shutdown begins.
     pub(crate) closing: CancellationToken,
     pub(crate) board: Mutex<Board>,
 }
@@ -70,19 +70,19 @@ impl Coordinator {
         (self.random)()
     }
 
-    /// The board, for a few lines without an await.
+    /// Locks the board, for a few lines without an await.
     pub(crate) fn board(&self) -> MutexGuard<'_, Board> {
-        // It is a memory of the store; a panic in between loses no truth.
+        // The board is a memory of the store; a panic in between loses no truth.
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What dropped tasks had in files, for a few lines without an await.
+    /// Locks the files of dropped tasks, for a few lines without an await.
     pub(crate) fn released(&self) -> MutexGuard<'_, InFiles> {
-        // What is missing in it is only removed later.
+        // A missing entry is only removed later.
         self.released.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes and tells whoever is concerned by what was committed.
+    /// Wakes and informs everybody that committed changes concern.
     pub(crate) fn follow(&self, changes: Changes) {
         let Changes {
             queued,
@@ -139,8 +139,8 @@ impl std::fmt::Debug for Coordinator {
     }
 }
 
-/// The attempts that are being written to: closing one stops its output at once, without
-/// a look into the store for every batch.
+/// The attempts with open writers: closing a fence stops an attempt's output at once, without
+/// reading the store for every batch.
 #[derive(Debug, Default)]
 pub(crate) struct Fences(Mutex<BTreeMap<AttemptId, Fence>>);
 
@@ -151,8 +151,8 @@ struct Fence {
 }
 
 impl Fences {
-    /// Registers a writer. To be called before the store is asked whether it may write,
-    /// so that no end is missed.
+    /// Registers a writer. Must be called before the store is asked whether it may write, so that
+    /// no end is missed.
     pub(crate) fn hold(self: &Arc<Self>, attempt: AttemptId) -> Held {
         let mut fences = self.lock();
         let fence = fences.entry(attempt).or_insert_with(|| Fence {
@@ -167,7 +167,7 @@ impl Fences {
         }
     }
 
-    /// The attempts that are being written to.
+    /// The attempts with open writers.
     pub(crate) fn held(&self) -> Vec<AttemptId> {
         self.lock().keys().copied().collect()
     }

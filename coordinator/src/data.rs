@@ -1,5 +1,5 @@
-//! The data folder, and what is in it besides the database: whether the two belong together, the
-//! coordinator's secret and certificates, blobs, repositories, and what is about to be deleted.
+//! The data folder and its content besides the database: whether the two belong together, the
+//! coordinator's secret and certificates, blobs, repositories, and files about to be deleted.
 
 pub(crate) mod custody;
 pub(crate) mod folder;

@@ -1,5 +1,5 @@
-//! What the coordinator does without being asked: placing jobs, making room, and finding out what
-//! became of a commit with an unknown outcome.
+//! Work that the coordinator does on its own: placing jobs, freeing disk space, and finding out the
+//! result of a commit with an unknown outcome.
 
 pub(crate) mod dispatch;
 pub(crate) mod unknown_outcome;

@@ -1,4 +1,4 @@
-//! Start-up and shutdown, and the port that is served in between.
+//! Start-up and shutdown, and the server in between.
 
 pub(crate) mod files;
 pub(crate) mod listeners;

@@ -1,10 +1,9 @@
-//! Output of attempts: append-only files, one per stream, addressed by byte offset. A
-//! byte is acknowledged and shown only after fdatasync. Who may write is decided by
-//! `append`; this file owns the bytes.
+//! Output of attempts: append-only files, one per stream, addressed by byte offset. A byte is
+//! acknowledged and shown only after fdatasync. `append` decides who may write; this file owns the
+//! bytes.
 //!
-//! Every attempt that is written to has one task that owns its files. It takes what is
-//! queued, writes and syncs it in one go, and acknowledges; while the disk works, the
-//! next batch gathers.
+//! Every attempt with a writer has one task that owns its files. The task takes the queued bytes,
+//! writes and syncs them in one go, and acknowledges; while the disk works, the next batch gathers.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -33,8 +32,8 @@ pub(crate) use feed::{Feed, FeedClosed, OutputAck};
 use files::Files;
 use writer::{Lengths, Writer};
 
-/// Chunks that wait for one attempt's disk. A sender that finds the queue full waits,
-/// and with it the agent's outbox: nothing is dropped.
+/// Chunks waiting for one attempt's disk. A sender that finds the queue full waits, and with it the
+/// agent's outbox: nothing is dropped.
 const QUEUED_CHUNKS: usize = 64;
 
 struct Slot {
@@ -43,7 +42,6 @@ struct Slot {
     closed: CancellationToken,
 }
 
-/// The output of every attempt.
 pub(crate) struct Outputs {
     root: PathBuf,
     topics: Arc<Topics>,
@@ -53,7 +51,7 @@ pub(crate) struct Outputs {
 }
 
 impl Outputs {
-    /// Output under this directory, which exists.
+    /// The output under this directory, which exists.
     pub(crate) fn new(root: PathBuf, topics: Arc<Topics>, blocking: Blocking) -> Self {
         Self {
             root,
@@ -64,7 +62,7 @@ impl Outputs {
         }
     }
 
-    /// Opens an attempt's files for appending, or joins those who have them open.
+    /// Opens an attempt's files for appending, or joins the writers that have them open.
     pub(crate) async fn feed(&self, attempt: AttemptId, task: TaskId) -> io::Result<Arc<Feed>> {
         loop {
             let closed = match self.lock().get(&attempt) {
@@ -75,7 +73,7 @@ impl Outputs {
                 },
             };
             if let Some(closed) = closed {
-                // The last writer still has bytes in hand; two writers would mix them.
+                // The last writer still has bytes to write; two writers would mix them.
                 closed.cancelled().await;
                 continue;
             }
@@ -87,7 +85,7 @@ impl Outputs {
         }
     }
 
-    /// Waits until everything that anyone appended to the attempt so far is durable.
+    /// Waits until everything appended to the attempt so far is durable.
     pub(crate) async fn settle(&self, attempt: AttemptId) -> Result<(), FeedClosed> {
         let (feed, closed) = match self.lock().get(&attempt) {
             None => return Ok(()),
@@ -102,7 +100,7 @@ impl Outputs {
         }
     }
 
-    /// `None` when somebody else was quicker.
+    /// `None` when another call was quicker.
     fn start(&self, attempt: AttemptId, task: TaskId, files: Files) -> Option<Arc<Feed>> {
         let mut open = self.lock();
         if open.contains_key(&attempt) {
@@ -200,7 +198,7 @@ impl Outputs {
         listing.await?
     }
 
-    /// Removes what attempts wrote that are not stored any more.
+    /// Removes the output of attempts that are not stored any more.
     pub(crate) async fn remove(&self, attempts: Vec<AttemptId>) -> io::Result<()> {
         let folders: Vec<PathBuf> = attempts.into_iter().map(|attempt| self.folder(attempt)).collect();
         let removing = self.blocking.run(move || {
@@ -215,7 +213,7 @@ impl Outputs {
         removing.await?
     }
 
-    /// Moves what attempts wrote that are not stored to another place.
+    /// Moves the output of attempts that are not stored to another place.
     pub(crate) async fn put_aside(&self, attempts: Vec<(AttemptId, PathBuf)>) -> io::Result<()> {
         let attempts = attempts.into_iter();
         let moves: Vec<_> = attempts.map(|(attempt, to)| (self.folder(attempt), to)).collect();
@@ -234,7 +232,7 @@ impl Outputs {
         moving.await?
     }
 
-    /// Waits until every writer has written what it has. Their senders are gone by then.
+    /// Waits until every writer has written its queue. Their senders are gone by then.
     pub(crate) async fn close(&self) {
         self.writers.close();
         self.writers.wait().await;

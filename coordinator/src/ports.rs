@@ -1,4 +1,4 @@
-//! What a coordinator is given from outside, so that tests and simulations can give something else.
+//! What a coordinator is given from outside, so that tests and simulations can replace it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,21 +14,17 @@ use tokio::sync::oneshot;
 
 use crate::store::Store;
 
-/// Tells the time of day. Leases and retries are reckoned by it; they are never fenced by it.
+/// Tells the time of day. Leases and retries use it; authority never depends on it.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Draws 128 random bits.
 pub type Random = Arc<dyn Fn() -> u128 + Send + Sync>;
 
-/// What connections come from: TCP of this machine, or a simulated network.
+/// The source of connections: TCP of this machine, or a simulated network.
 pub trait Listener: Send {
-    /// Where it listens.
-    ///
-    /// # Errors
-    /// When the system does not say.
     fn address(&self) -> io::Result<SocketAddr>;
 
-    /// The next connection, and from where it comes. Cancel-safe.
+    /// The next connection, and its peer's address. Cancel-safe.
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Wire>, IpAddr)>>;
 }
 
@@ -52,29 +48,25 @@ impl Listener for TcpListener {
 /// A listener that is being made.
 pub type Listening = BoxFuture<'static, io::Result<Box<dyn Listener>>>;
 
-/// Listens at an address.
 pub type Listen = Arc<dyn Fn(SocketAddr) -> Listening + Send + Sync>;
 
 async fn listen(address: SocketAddr) -> io::Result<Box<dyn Listener>> {
     Ok(Box::new(TcpListener::bind(address).await?))
 }
 
-/// Where work is done that waits for the disk.
+/// How work that waits for the disk is run.
 #[derive(Clone, Default)]
 pub enum Blocking {
     /// On threads that may wait.
     #[default]
     Threads,
-    /// In place, after which its caller waits for so long. Threads end in any order: a
-    /// simulation, whose clock stands still meanwhile, would not go the same way twice.
+    /// In place, after which the caller waits for the returned time. Threads end in any order: a
+    /// simulation, whose clock stands still meanwhile, would not be reproducible.
     InPlace(Arc<dyn Fn() -> Duration + Send + Sync>),
 }
 
 impl Blocking {
-    /// Does something and waits until it is done.
-    ///
-    /// # Errors
-    /// When it was cut short: the runtime ends, or the work panicked.
+    /// Runs `work` to its end, unless the runtime ends or the work panics.
     pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         match self {
             Self::Threads => tokio::task::spawn_blocking(work).await.map_err(io::Error::other),
@@ -96,21 +88,19 @@ impl std::fmt::Debug for Blocking {
     }
 }
 
-/// What a coordinator cannot make itself.
+/// What a coordinator is given from outside.
 pub struct Ports {
-    /// The time of day.
     pub clock: Clock,
     /// Randomness for ids and tokens.
     pub random: Random,
-    /// Where connections come from.
     pub listen: Listen,
-    /// What is stored, when that is not the database in the data directory.
+    /// Replaces the database in the data directory.
     pub store: Option<Store>,
-    /// Where it waits for the files of output.
+    /// How it waits for the files of output.
     pub blocking: Blocking,
-    /// Told the bound address once calls are answered.
+    /// Receives the bound address once calls are answered.
     pub on_ready: Option<oneshot::Sender<SocketAddr>>,
-    /// Given the store once it is open, for whoever looks after all projects at once.
+    /// Receives the store once it is open, for a caller that manages all projects.
     pub on_open: Option<oneshot::Sender<Store>>,
 }
 

@@ -26,7 +26,7 @@ const KIND: &str = "kind";
 const REASON: &str = "reason";
 const STATE: &str = "state";
 
-/// Upper bounds of the sizes of commits that are counted apart.
+/// Upper bounds of the buckets for sizes of commits.
 const COMMIT_SIZES: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
 /// One recorder per process: the `metrics` facade has no other.
@@ -87,10 +87,10 @@ pub(crate) fn session_ended(state: SessionStateKind) {
     counter!(SESSIONS_ENDED, STATE => state.as_str()).increment(1);
 }
 
-/// Why a connection is ended, or not taken.
+/// Why a connection is ended, or refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// Nothing was asked in time.
+    /// No request came in time.
     NoRequest,
     /// No call was open for long.
     Idle,
@@ -98,7 +98,7 @@ pub(crate) enum Cut {
     Address,
     /// There are too many strangers.
     Strangers,
-    /// Every place is taken by somebody who is known.
+    /// Known clients hold every place.
     Full,
 }
 
@@ -118,22 +118,22 @@ pub(crate) fn connection_cut(reason: Cut) {
     counter!(CONNECTIONS_CUT, REASON => reason.as_str()).increment(1);
 }
 
-/// The store committed so many commands together.
+/// Counts a commit of this many commands.
 #[expect(clippy::cast_precision_loss, reason = "a commit has few commands")]
 pub(crate) fn committed(commands: usize) {
     histogram!(COMMIT_COMMANDS).record(commands as f64);
 }
 
-/// What is counted anew for each scrape.
+/// Gauges that are computed for each scrape.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Levels {
     pub(crate) agents_connected: usize,
-    /// Of sessions that have not ended, by what becomes of them now.
+    /// Of sessions that have not ended, by their present state.
     pub(crate) queued: u64,
     pub(crate) running: u64,
     pub(crate) claimed: u64,
     pub(crate) verifying: u64,
-    /// Checks of bases, which no session waits for.
+    /// Checks of bases, for which no session waits.
     pub(crate) bases_waiting: u64,
     pub(crate) bases_checked: u64,
 }

@@ -1,6 +1,6 @@
-//! Wake-ups of those who watch a task: two version numbers per watched task, nothing
-//! else. A watcher that was woken reads from the store and the output files at its own
-//! pace, so that a slow one holds up nobody.
+//! Wake-ups for watchers of a task: two version numbers per watched task, nothing else. A woken
+//! watcher reads from the store and the output files at its own pace, so that a slow one holds up
+//! nobody.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kage_core::id::TaskId;
 use tokio::sync::watch;
 
-/// What has changed of a task, counted.
+/// Counts the changes of a task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Version {
     /// Rows: events and states.
@@ -18,7 +18,7 @@ pub(crate) struct Version {
     pub(crate) output: u64,
 }
 
-/// The tasks that somebody watches.
+/// The watched tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Topics(Mutex<BTreeMap<TaskId, watch::Sender<Version>>>);
 
@@ -42,7 +42,7 @@ impl Topics {
         self.bump(task, |version| version.output += 1);
     }
 
-    /// Anything may have changed of any task.
+    /// Anything of any task may have changed.
     pub(crate) fn all_changed(&self) {
         for topic in self.lock().values() {
             topic.send_modify(|version| {
@@ -54,7 +54,7 @@ impl Topics {
 
     fn bump(&self, task: TaskId, change: impl FnOnce(&mut Version)) {
         if let Entry::Occupied(topic) = self.lock().entry(task) {
-            // Nobody can subscribe meanwhile: that needs the lock.
+            // The lock keeps new subscribers out meanwhile.
             if topic.get().receiver_count() == 0 {
                 topic.remove();
             } else {

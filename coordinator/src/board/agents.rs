@@ -1,4 +1,4 @@
-//! Agents: who is connected, over which connection, and what they are told.
+//! Connections of agents, and the messages to them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Board, Joined, Link, Member, Outbox, Presence, Presently, Pulse, Running, Serial};
 use crate::store::LiveAttempt;
 
-/// A connection whose place another start of the same agent wants. It was sent a ping.
+/// A connection that another start of the same agent wants to replace. It was sent a ping.
 #[derive(Debug)]
 pub(crate) struct Incumbent {
-    /// What people call the agent.
+    /// The agent's name for people.
     pub(crate) name: String,
     pub(crate) serial: Serial,
     /// Ends with the connection; `None` when the ping could not even be queued.
@@ -27,7 +27,7 @@ pub(crate) struct Incumbent {
 }
 
 impl Board {
-    /// An agent that was there before this coordinator started, with what it ran.
+    /// Adds an agent that was known before this coordinator started, with its running attempts.
     pub(crate) fn expect(&mut self, agent: Agent, running: Vec<LiveAttempt>, now: Instant) {
         let until = now + self.timings.lease_ttl;
         for live in &running {
@@ -61,7 +61,8 @@ impl Board {
         });
     }
 
-    /// The newest connection of an agent. An older one is cut, and its offers go back.
+    /// Registers the newest connection of an agent. An older one is cut, and its offers are
+    /// withdrawn.
     pub(crate) fn join(&mut self, agent: Agent, outbox: Outbox, claimed: &[AttemptId], now: Instant) -> Joined {
         let serial = Serial(self.next());
         let cut = CancellationToken::new();
@@ -119,12 +120,12 @@ impl Board {
         self.members.redescribe(agent, |member| member.project = project);
     }
 
-    /// Attempts that a returning agent still has authority over, and should stop.
+    /// The ones of `attempts` that a returning agent still has authority over but has to stop.
     pub(crate) fn to_stop(&self, attempts: &[AttemptId]) -> Vec<AttemptId> {
         attempts.iter().copied().filter(|a| self.stopping.contains(a)).collect()
     }
 
-    /// A connection ended. Ignored when a newer one took its place.
+    /// Removes an ended connection. Ignored when a newer one took its place.
     pub(crate) fn leave(&mut self, agent: AgentId, serial: Serial, now: Instant) {
         let until = now + self.timings.grace;
         let left = self.members.change(agent, |member| {
@@ -140,7 +141,7 @@ impl Board {
         }
     }
 
-    /// The agent said something, which is carried out until [`Board::carried_out`].
+    /// Notes a message of the agent, in progress until [`Board::carried_out`].
     pub(crate) fn heard(&mut self, agent: AgentId, serial: Serial, at: Timestamp, now: Instant) {
         self.members.change(agent, |member| {
             if let Presently::Connected(link) = &mut member.presently
@@ -152,7 +153,7 @@ impl Board {
         });
     }
 
-    /// What the agent said was carried out: the next message of it is read.
+    /// The agent's message was carried out, and the next one is read.
     pub(crate) fn carried_out(&self, agent: AgentId, serial: Serial) {
         let link = self.members.get(agent).and_then(Member::link);
         if let Some(link) = link.filter(|link| link.serial == serial) {
@@ -160,7 +161,7 @@ impl Board {
         }
     }
 
-    /// The agent said that it answers pings.
+    /// Notes that the agent answers pings.
     pub(crate) fn answers_pings(&mut self, agent: AgentId, serial: Serial) {
         self.members.change(agent, |member| {
             if let Presently::Connected(link) = &mut member.presently
@@ -171,7 +172,7 @@ impl Board {
         });
     }
 
-    /// The connection that an agent has as another start of it than `boot`.
+    /// The agent's connection from another start than `boot`.
     pub(crate) fn incumbent(&self, agent: AgentId, boot: BootId) -> Option<Serial> {
         self.other_start(agent, boot).map(|(_, link)| link.serial)
     }
@@ -181,7 +182,7 @@ impl Board {
         let (member, link) = self.other_start(agent, boot)?;
         let ping = v1::connect_response::Message::Ping(v1::Ping { sequence: self.counter });
         let pulse = link.pulse.subscribe();
-        // One that does not take it does not read, and answers nothing.
+        // An agent whose queue is full does not read, and will not answer.
         let taken = link.outbox.try_send(Ok(v1::ConnectResponse { message: Some(ping) }));
         Some(Incumbent {
             name: member.agent.name.clone(),
@@ -201,7 +202,7 @@ impl Board {
         self.orders
     }
 
-    /// The agent said what keeps it from going on, or that nothing does.
+    /// Sets or clears the hindrance that the agent reported.
     pub(crate) fn hindered(&mut self, agent: AgentId, serial: Serial, hindrance: Option<String>) {
         let link = self.members.get(agent).and_then(Member::link);
         match hindrance.filter(|_| link.is_some_and(|link| link.serial == serial)) {
@@ -210,7 +211,7 @@ impl Board {
         };
     }
 
-    /// Why a session that an agent has does not go on; `None` when it does, as far as is known.
+    /// Why an agent's session does not go on; `None` when it does, as far as is known.
     pub(crate) fn why_not_going_on(&self, session: SessionId) -> Option<String> {
         self.hindrances.iter().find_map(|(agent, hindrance)| {
             let member = self.members.get(*agent)?;
@@ -222,13 +223,13 @@ impl Board {
         })
     }
 
-    /// The agent takes no new work, or does again.
+    /// Whether the agent asks for no new work.
     pub(crate) fn set_draining(&mut self, agent: AgentId, draining: bool) {
         self.orders += 1;
         self.members.change(agent, |member| member.agent.draining = draining);
     }
 
-    /// The agent is given no new work, or is again.
+    /// Whether a person excluded the agent from new work.
     pub(crate) fn set_cordoned(&mut self, agent: AgentId, cordoned: bool) {
         self.orders += 1;
         self.members.change(agent, |member| member.agent.cordoned = cordoned);
@@ -239,8 +240,8 @@ impl Board {
         self.members.change(agent, |member| member.shut_out = true);
     }
 
-    /// Sends a message to an agent. False when it is not connected; one that does not read
-    /// is cut off.
+    /// Sends a message to an agent. False when it is not connected; an agent that does not read is
+    /// cut off.
     pub(crate) fn tell(&mut self, agent: AgentId, message: v1::ConnectResponse) -> bool {
         let Some(link) = self.members.get(agent).and_then(Member::link) else {
             return false;
@@ -254,12 +255,11 @@ impl Board {
         }
     }
 
-    /// What is known of an agent.
     pub(crate) fn agent(&self, id: AgentId) -> Option<&Agent> {
         self.members.get(id).map(|member| &member.agent)
     }
 
-    /// From where an agent's adapter can go on with a conversation, as far as the agent said.
+    /// Where an agent's adapter can resume a conversation, as far as the agent reported.
     pub(crate) fn resumes(&self, agent: AgentId, adapter: &AdapterName) -> Resumes {
         let adapters = self.agent(agent).map_or(&[][..], |agent| &agent.adapters);
         let info = adapters.iter().find(|info| info.name == *adapter);

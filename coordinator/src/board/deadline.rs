@@ -1,5 +1,5 @@
-//! What time alone brings about: unanswered offers, agents that stay away or are silent,
-//! leases that nobody renewed, attempts that take too long or do not stop.
+//! Consequences of time alone: unanswered offers, absent or silent agents, unrenewed leases,
+//! attempts that take too long or do not stop.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use tokio::time::Instant;
 
 use super::{Board, Late, Member, Presently};
 
-/// The wait before the store is asked once more about a lease that ran out.
+/// The wait before the store is asked again about an expired lease.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// What has to be ended in the store.
+/// What the store has to end.
 #[derive(Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub(crate) struct Due {
     /// Starts of agents whose attempts all end.
     pub(crate) lost: Vec<(AgentId, BootId, EndReason)>,
-    /// Attempts whose lease ended while their agent was there.
+    /// Attempts whose lease expired while their agent was connected.
     pub(crate) expired: Vec<(AgentId, AttemptId)>,
     /// Attempts that were live for too long, or did not stop.
     pub(crate) late: Vec<Late>,
@@ -27,7 +27,7 @@ pub(crate) struct Due {
 }
 
 impl Member {
-    /// Why nobody waits for it from now on, if that is so.
+    /// Why the agent is lost from now on, if it is.
     fn lost(&self, now: Instant, lost_after: Duration) -> Option<EndReason> {
         match &self.presently {
             Presently::Away { until } => (*until <= now).then_some(EndReason::AgentGone),
@@ -43,7 +43,7 @@ impl Member {
 }
 
 impl Board {
-    /// Takes back what was not answered and says what has to end.
+    /// Withdraws unanswered offers and returns what has to end.
     pub(crate) fn due(&mut self, now: Instant) -> Due {
         let mut due = Due::default();
         let stale: Vec<_> = self
@@ -66,13 +66,13 @@ impl Board {
         for (agent, _, _) in &due.lost {
             self.members.change(*agent, |member| {
                 if let Presently::Connected(link) = &member.presently {
-                    // Half-open: nobody would notice otherwise.
+                    // Half-open: nothing else would notice.
                     link.cut.cancel();
                 }
                 member.presently = Presently::Lost { since: now };
             });
         }
-        // The leases of those that were lost just now end with the rest of what they ran.
+        // The leases of agents lost just now end with the rest of their attempts.
         let others = self.members.iter().filter(|member| !member.lost_at(now));
         let expired = others.flat_map(|member| {
             let expired = member.running.iter().filter(|(_, running)| running.lease_until <= now);

@@ -1,5 +1,5 @@
-//! The agents that the board knows, and the roster that placement reads, which follows every
-//! change of one of them: nothing else can change them.
+//! The agents that the board knows, and the roster that placement reads. Every change of an agent
+//! goes through this module, which keeps the roster current.
 
 use std::collections::BTreeMap;
 
@@ -28,14 +28,14 @@ impl Members {
         self.by_id.len()
     }
 
-    /// An agent that was not known before, or is not any more what it was.
+    /// Adds an agent, or replaces its entry.
     pub(super) fn insert(&mut self, member: Member) {
         self.roster.list(&member.view());
         self.by_id.insert(member.agent.id, member);
     }
 
-    /// Changes what an agent does: everything but its adapters, labels and project. `None`
-    /// when nobody knows it.
+    /// Changes an agent's state: everything but its adapters, labels and project. `None` for an
+    /// unknown agent.
     pub(super) fn change<T>(&mut self, agent: AgentId, change: impl FnOnce(&mut Member) -> T) -> Option<T> {
         let member = self.by_id.get_mut(&agent)?;
         let outcome = change(member);
@@ -43,7 +43,7 @@ impl Members {
         Some(outcome)
     }
 
-    /// Changes an agent, also what it is like. `None` when nobody knows it.
+    /// Changes an agent, including its description. `None` for an unknown agent.
     pub(super) fn redescribe<T>(&mut self, agent: AgentId, change: impl FnOnce(&mut Member) -> T) -> Option<T> {
         let member = self.by_id.get_mut(&agent)?;
         let outcome = change(member);
@@ -56,18 +56,18 @@ impl Members {
         self.roster.has_room()
     }
 
-    /// Decides who gets which job. The caller makes it so with [`Members::change`].
+    /// Decides which agent gets which job. The caller carries it out with [`Members::change`].
     pub(super) fn place(&mut self, waiting: &[Waiting<'_>], now: Timestamp) -> Placement {
         let by_id = &self.by_id;
         place(waiting, &mut self.roster, |id| by_id.get(&id).map(Member::view), now)
     }
 
-    /// Those that come into question for a job, the ones with most room first.
+    /// The candidates for a job, the ones with most free slots first.
     pub(super) fn candidates<'m>(&'m self, job: &Waiting<'_>) -> impl Iterator<Item = &'m Member> + use<'m> {
         self.roster.candidates(job).filter_map(|id| self.by_id.get(&id))
     }
 
-    /// True when the roster says what a new one would say.
+    /// True when the roster equals a newly built one.
     #[cfg(test)]
     pub(super) fn roster_is_current(&self) -> bool {
         let mut anew = Roster::default();

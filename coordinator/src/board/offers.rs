@@ -1,4 +1,4 @@
-//! Offers: prepared, sent, answered or taken back, until the attempt is stored.
+//! Offers: prepared, sent, answered or withdrawn, until the attempt is stored.
 
 use kage_core::id::{AgentId, AttemptId, OfferId, TaskId};
 use kage_core::job::Affinity;
@@ -9,7 +9,7 @@ use super::{Board, Member, Offer, Offered, Pick, Refused, Running, Serial, Stage
 use crate::store::QueuedJob;
 
 impl Board {
-    /// The job taken from the queue is being prepared for its agent.
+    /// Prepares a job taken from the queue for its agent.
     pub(crate) fn prepare(&mut self, id: OfferId, pick: Pick, now: Instant) {
         self.offers.insert(
             id,
@@ -23,7 +23,7 @@ impl Board {
         );
     }
 
-    /// Sends an offer. The job waits again when its agent is gone meanwhile.
+    /// Sends an offer. The job waits again when its agent disconnected meanwhile.
     pub(crate) fn send(&mut self, id: OfferId, offered: Offered, message: v1::ConnectResponse, now: Instant) {
         let deadline = now + self.timings.offer;
         let Some(offer) = self.offers.get_mut(&id) else {
@@ -37,14 +37,14 @@ impl Board {
         }
     }
 
-    /// Takes an offer back. The job waits again, and nothing is counted.
+    /// Withdraws an offer. The job waits again, and nothing is counted.
     pub(crate) fn take_back(&mut self, id: OfferId) {
         if let Some(job) = self.release(id) {
             self.enqueue(job);
         }
     }
 
-    /// Takes back an offer that was not answered: others are asked before the agent is again.
+    /// Withdraws an unanswered offer: other agents are asked before this one is asked again.
     pub(super) fn unanswered(&mut self, id: OfferId) {
         if let Some(offer) = self.offers.get_mut(&id)
             && matches!(offer.stage, Stage::Open(_))
@@ -74,7 +74,7 @@ impl Board {
         self.release(id);
     }
 
-    /// Takes an offer back, and does not offer the job there for a while.
+    /// Withdraws an offer, and does not offer the job to the agent for a while.
     pub(crate) fn refuse(&mut self, id: OfferId, agent: AgentId, reason: String, now: Instant) {
         let Some(offer) = self.offers.get(&id).filter(|offer| offer.agent == agent) else {
             return;
@@ -88,7 +88,7 @@ impl Board {
         self.take_back(id);
     }
 
-    /// The agent took an offer. `None` when it was taken back. The slot stays taken until
+    /// The agent accepted an offer. `None` when it was withdrawn. The slot stays taken until
     /// [`Board::started`] or [`Board::not_started`].
     pub(crate) fn accept(&mut self, id: OfferId, agent: AgentId, serial: Serial) -> Option<(QueuedJob, Offered)> {
         let offer = self.offers.get(&id)?;
@@ -102,8 +102,8 @@ impl Board {
         }
     }
 
-    /// An accepted attempt is stored: its agent is told to begin. False when it has no such
-    /// connection any more or was told to stop before it began: the caller ends the attempt.
+    /// Tells an agent to start an attempt that is stored. False when that connection is gone or the
+    /// attempt was stopped before it started: the caller ends the attempt.
     pub(crate) fn started(
         &mut self,
         agent: AgentId,
@@ -134,7 +134,7 @@ impl Board {
         true
     }
 
-    /// An accepted job could not be started.
+    /// Releases the slot of an accepted job that could not be started.
     pub(crate) fn not_started(&mut self, agent: AgentId, task: TaskId) {
         self.members
             .change(agent, |member| member.pending = member.pending.saturating_sub(1));

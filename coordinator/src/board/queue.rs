@@ -1,4 +1,4 @@
-//! The queue: what waits, in which order, and what is taken from it for whom.
+//! The queue: the waiting jobs in their order, and the choice of jobs for agents.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,6 @@ use super::{Board, Member, Pick, Placed, Refused};
 use crate::store::QueuedJob;
 
 impl Board {
-    /// A job waits.
     pub(crate) fn enqueue(&mut self, job: QueuedJob) {
         self.withdraw(job.job);
         let place = (job.queued_at, self.next());
@@ -24,14 +23,13 @@ impl Board {
         self.waiting.insert(place, job);
     }
 
-    /// A job waits no longer.
     pub(crate) fn withdraw(&mut self, job: JobId) {
         if let Some(job) = self.places.remove(&job).and_then(|place| self.waiting.remove(&place)) {
             self.forget_session(&job);
         }
     }
 
-    /// Its session waits for nothing any more, if it was this job that it waited for.
+    /// Forgets why the session waits, if this job was the one it waited for.
     fn forget_session(&mut self, job: &QueuedJob) {
         if let Subject::Session(session) = job.subject
             && self.by_session.get(&session) == Some(&job.job)
@@ -40,7 +38,7 @@ impl Board {
         }
     }
 
-    /// Takes jobs from the queue for agents that have room.
+    /// Takes jobs from the queue for agents that have free slots.
     pub(crate) fn place(&mut self, now: Timestamp, instant: Instant) -> Placed {
         if self.waiting.is_empty() || !self.members.has_room() {
             return Placed::default();
@@ -63,7 +61,7 @@ impl Board {
             })
             .collect();
         let placement = self.members.place(&waiting, now);
-        // A refusal that runs out is also a reason to look again.
+        // An expiring refusal is also a reason to look again.
         let forgiven = self.refusals.values().flatten().map(|refused| refused.until).min();
         let forgiven = forgiven.map(|until| now + until.saturating_duration_since(instant));
         let next = placement.next_wakeup.into_iter().chain(forgiven).min();
@@ -89,7 +87,7 @@ impl Board {
         Some(Pick { job, agent, serial })
     }
 
-    /// Why a session's job waits; `None` when none of it does.
+    /// Why a session's job waits; `None` when no job of the session waits.
     pub(crate) fn why_waiting(&self, session: SessionId, now: Timestamp, instant: Instant) -> Option<String> {
         let job = self.waiting.get(self.places.get(self.by_session.get(&session)?)?)?;
         let refusals = self.refusals.get(&job.job).into_iter().flatten();
@@ -104,7 +102,7 @@ impl Board {
         Some(why_waiting(&job, &self.concerned(&job, instant), now))
     }
 
-    /// What every agent that is known lacks for a session; `None` when one could run it.
+    /// What every known agent lacks for a session; `None` when one could run it.
     pub(crate) fn nobody_can(&self, spec: &TaskSpec, session: &Assignment, instant: Instant) -> Option<String> {
         let nobody = Waiting {
             job: JobId::from_random(0),
@@ -123,8 +121,8 @@ impl Board {
         nobody_can(&nobody, &self.concerned(&nobody, instant))
     }
 
-    /// The agents that say why a job waits: the first that could do it now, if there is one;
-    /// else all that could do it; and when there is none, all that are known.
+    /// The agents that explain why a job waits: the first that could do it now, if there is one;
+    /// else all that could do it; and when there is none, all known agents.
     fn concerned(&self, job: &Waiting<'_>, instant: Instant) -> Vec<AgentView<'_>> {
         let patience = self.timings.max_detached;
         let counts = |member: &&Member| member.counts(instant, patience);
@@ -165,7 +163,7 @@ fn waiting_view<'a>(job: &'a QueuedJob, held: &HashMap<TaskId, u32>) -> Waiting<
     }
 }
 
-/// True for the check of a base: no session waits for it, and it is in no session's way.
+/// True for the check of a base: no session waits for it, and it must not delay one.
 const fn is_spare(job: &QueuedJob) -> bool {
     matches!(job.subject, Subject::Base)
 }

@@ -1,5 +1,5 @@
-//! Until when attempts may be live, by this process's clock: the earliest first, so that time
-//! costs the same however many there are. What is long is decided in `kage_core::deadline`.
+//! Deadlines of live attempts, by this process's clock, ordered by time, so that checking them
+//! costs the same however many there are. `kage_core::deadline` decides their length.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use kage_core::attempt::EndReason;
 use kage_core::id::{AgentId, AttemptId};
 use tokio::time::Instant;
 
-/// An attempt whose time has passed.
+/// An attempt past its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Late {
     pub(crate) attempt: AttemptId,
@@ -18,9 +18,9 @@ pub(crate) struct Late {
 
 struct Term {
     agent: AgentId,
-    /// `None` = later than anything that a clock can say.
+    /// `None`: later than any clock can represent.
     ends_by: Option<Instant>,
-    /// By when an order to stop has to be answered.
+    /// The deadline for the answer to an order to stop.
     stop_by: Option<Instant>,
 }
 
@@ -30,7 +30,6 @@ impl Term {
     }
 }
 
-/// See the module.
 #[derive(Default)]
 pub(super) struct Terms {
     by_attempt: HashMap<AttemptId, Term>,
@@ -38,24 +37,24 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    /// Whether anything is known of an attempt.
+    /// Whether the attempt has a deadline.
     pub(super) fn has(&self, attempt: AttemptId) -> bool {
         self.by_attempt.contains_key(&attempt)
     }
 
-    /// An attempt may be live for so long.
+    /// Limits how long an attempt may be live.
     pub(super) fn allow(&mut self, agent: AgentId, attempt: AttemptId, allowed: Duration, now: Instant) {
         self.change(agent, attempt, |term| term.ends_by = now.checked_add(allowed));
     }
 
-    /// An attempt is to stop within so long; one that was told before, by then.
+    /// Limits the time to stop; an earlier order's deadline stays.
     pub(super) fn stop(&mut self, agent: AgentId, attempt: AttemptId, within: Duration, now: Instant) {
         self.change(agent, attempt, |term| {
             term.stop_by = term.stop_by.or_else(|| now.checked_add(within));
         });
     }
 
-    /// Time passed in which the attempt had no lease.
+    /// Adds the time in which the attempt had no lease.
     pub(super) fn give_back(&mut self, attempt: AttemptId, time: Duration) {
         if let Some(agent) = self.by_attempt.get(&attempt).map(|term| term.agent) {
             self.change(agent, attempt, |term| {
@@ -64,14 +63,13 @@ impl Terms {
         }
     }
 
-    /// An attempt ended.
     pub(super) fn forget(&mut self, attempt: AttemptId) {
         if let Some(next) = self.by_attempt.remove(&attempt).and_then(|term| term.next()) {
             self.order.remove(&(next, attempt));
         }
     }
 
-    /// The attempts whose time has passed, each once.
+    /// The attempts past their deadline, each returned once.
     pub(super) fn late(&mut self, now: Instant) -> Vec<Late> {
         let mut late = Vec::new();
         while let Some((at, attempt)) = self.order.first().copied().filter(|(at, _)| *at <= now) {
@@ -127,7 +125,7 @@ mod tests {
         terms.allow(agent, id(two), secs(20), now);
         terms.allow(agent, id(three), Duration::MAX, now);
         terms.stop(agent, id(two), secs(5), now);
-        // That it is told again changes nothing.
+        // Repeating the order changes nothing.
         terms.stop(agent, id(two), secs(5), now + secs(4));
         terms.give_back(id(one), secs(3));
         terms.give_back(id(7), secs(3));

@@ -398,7 +398,7 @@ fn an_attempt_that_is_neither_ended_nor_stopped_is_late() {
         t.board.renewed(me, &[limited, stopped], now);
         t.board.due(now).late
     };
-    // Heartbeats alone hold nothing.
+    // Heartbeats alone do not postpone a deadline.
     for beat in (0..60).step_by(5) {
         assert_eq!(late(&mut t, Duration::from_secs(beat)), []);
     }

@@ -1,7 +1,7 @@
-//! The coordinator's own certificate authority: made at the first start that needs one,
-//! kept in `tls/` of the data directory (keys with mode 0600). It signs the certificate of
-//! this coordinator, which is renewed before it ends, and those of agents. Who may have one
-//! is not decided here.
+//! The coordinator's own certificate authority: made at the first start that needs one, kept in
+//! `tls/` of the data directory (keys with mode 0600). It signs the certificate of this
+//! coordinator, which is renewed before it ends, and those of agents. Callers decide who may have
+//! one.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -26,46 +26,40 @@ use crate::data::folder::{DataDirError, TlsDir};
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
 const SERVER_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// A certificate of the server is renewed when it has no more than this left.
+/// The server's certificate is renewed when no more than this is left.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// Certificates begin that much in the past, for machines whose clocks are behind.
+/// Certificates start this far in the past, for machines whose clocks are behind.
 const CLOCK_SKEW: Duration = Duration::from_secs(2 * 24 * 60 * 60);
-/// One of an agent begins by this part of its life in the past, and by no more than that.
+/// An agent's certificate starts at most this part of its life in the past.
 const SKEW_PART: u32 = 45;
-/// Names of the files.
 const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
 const SERVER: &str = "server.pem";
 const SERVER_KEY: &str = "server.key";
 
-/// Why there is no TLS.
+/// Why TLS is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    /// A file could not be read or written.
     #[error("the TLS files cannot be used")]
     Files(#[source] DataDirError),
-    /// A name cannot stand in a certificate.
+    /// A name is not allowed in a certificate.
     #[error("{name:?} cannot be the name of a coordinator")]
     Name {
-        /// The name.
         name: String,
-        /// Why not.
         #[source]
         source: rcgen::Error,
     },
     /// A certificate could not be made.
     #[error("a certificate cannot be made")]
     Make(#[source] rcgen::Error),
-    /// What is stored is no certificate or key.
+    /// A stored file is not a certificate or key.
     #[error("{path} cannot be used; remove the folder it is in to begin anew (every agent then has to join again)")]
     Stored {
-        /// The file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The TLS library does not take them.
+    /// The TLS library rejects the certificate or key.
     #[error("TLS cannot be set up")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -73,10 +67,9 @@ pub enum AuthorityError {
 /// Why a certificate was not issued.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IssueError {
-    /// It is no request, or its signature is not that of the key in it.
+    /// Not a valid request, or not signed with the key that it names.
     #[error("the certificate request cannot be used: {0}")]
     Request(rcgen::Error),
-    /// Signing failed.
     #[error("the certificate cannot be signed")]
     Sign(#[source] rcgen::Error),
 }
@@ -84,7 +77,6 @@ pub(crate) enum IssueError {
 /// A certificate request whose sender has the key that it names.
 pub(crate) struct CheckedRequest {
     request: CertificateSigningRequestParams,
-    /// Digest of the public key.
     pub(crate) key: Digest,
 }
 
@@ -113,7 +105,8 @@ impl ResolvesServerCert for Server {
 }
 
 impl Authority {
-    /// Reads what is stored, and makes what is missing or near its end. Blocks on the disk.
+    /// Reads the stored certificates, and makes those that are missing or near their end. Blocks on
+    /// the disk.
     pub(crate) fn open(files: TlsDir, names: Vec<String>, now: Timestamp) -> Result<Self, AuthorityError> {
         let read = |name: &str| files.read(name).map_err(AuthorityError::Files);
         let stored = |name: &str| stored(files.path().join(name));
@@ -150,18 +143,17 @@ impl Authority {
         })
     }
 
-    /// PEM of the CA's certificate.
     pub(crate) fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
 
-    /// Digest of the CA's public key: what join tokens pin.
+    /// Digest of the CA's public key, which join tokens pin.
     pub(crate) fn digest(&self) -> &Digest {
         &self.digest
     }
 
-    /// How the server speaks TLS: with its own certificate, and asking for one of an agent,
-    /// which only an agent has.
+    /// The server's TLS settings: its own certificate, and a request for a client certificate,
+    /// which only agents have.
     pub(crate) fn server_config(&self) -> Result<rustls::ServerConfig, AuthorityError> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| AuthorityError::Tls(error);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -203,7 +195,7 @@ impl Authority {
         Ok(CheckedRequest { request, key })
     }
 
-    /// PEM of a certificate that says that its holder is this agent.
+    /// PEM of a certificate that identifies its holder as this agent.
     pub(crate) fn issue(
         &self,
         checked: &CheckedRequest,
@@ -247,8 +239,8 @@ pub(crate) fn names(listen: SocketAddr, public: &[String]) -> Vec<String> {
     names
 }
 
-/// The address that this machine has for others. Connecting a datagram socket sends nothing;
-/// it only makes the system choose a route, here to an address that is kept for documents.
+/// The address that this machine has for others. Connecting a datagram socket sends nothing; it
+/// only makes the system choose a route, here to an address that is reserved for documentation.
 fn outward_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind(("0.0.0.0", 0)).ok()?;
     socket.connect(("192.0.2.1", 9)).ok()?;
@@ -270,8 +262,8 @@ fn make_ca(files: &TlsDir, now: Timestamp) -> Result<(String, String), Authority
     let mut params = CertificateParams::default();
     params
         .distinguished_name
-        // Another name than the server's: OpenSSL takes a certificate of its own issuer's name for
-        // one that signed itself.
+        // A name different from the server's: OpenSSL mistakes a certificate with its issuer's name
+        // for a self-signed one.
         .push(DnType::CommonName, "Kage Bunshin CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -354,7 +346,7 @@ fn name_of(name: &x509_parser::extensions::GeneralName<'_>) -> Option<String> {
     Some(IpAddr::from(v6).to_string())
 }
 
-/// The certificate with its CA behind it: whoever joins finds there what its token pins.
+/// The certificate followed by its CA, in which a joining agent finds the key that its token pins.
 fn certified(pem: &str, key: &str, ca: &CertificateDer<'static>) -> Result<CertifiedKey, AuthorityError> {
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| AuthorityError::Tls(error);
     let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| failed(Box::new(error)))?;
@@ -363,7 +355,7 @@ fn certified(pem: &str, key: &str, ca: &CertificateDer<'static>) -> Result<Certi
     CertifiedKey::from_der(vec![certificate, ca.clone()], key, &provider).map_err(|error| failed(Box::new(error)))
 }
 
-/// How often the server's certificate is looked at.
+/// How often the server's certificate is checked.
 pub(crate) const RENEWAL_CHECK: Duration = DAY;
 
 #[cfg(test)]
@@ -450,7 +442,7 @@ mod tests {
         let authority = open(dir.path(), &["a"], NOW);
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
-        // What a request says of names counts for nothing.
+        // Names in a request are ignored.
         let other = agent_uri(AgentId::from_random(666));
         params.subject_alt_names = vec![SanType::URI(other.clone().try_into().unwrap())];
         let request = params.serialize_request(&key).unwrap();

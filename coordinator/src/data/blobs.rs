@@ -1,6 +1,5 @@
-//! Blobs: bytes addressed by their SHA-256, written whole or not at all and durable
-//! before anyone hears of them. HTTP is in `http::blobs`; rows that refer to blobs are
-//! the store's.
+//! Blobs: bytes addressed by their SHA-256, written atomically and durable before they are
+//! reported. `http::blobs` owns HTTP; the store owns the rows that refer to blobs.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -21,19 +20,16 @@ use object_store::{
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 
-/// Why a blob could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BlobError {
-    /// The bytes are others than the name says.
+    /// The content does not match its digest.
     #[error("the content has digest {actual}")]
     DigestMismatch {
-        /// What the bytes hash to.
+        /// The digest of the content.
         actual: Digest,
     },
-    /// There is no such blob.
     #[error("there is no blob {0}")]
     NotFound(Digest),
-    /// More bytes than a blob may have.
     #[error("a blob has at most {MAX_BLOB_BYTES} bytes")]
     TooLarge,
     /// The sender broke off.
@@ -42,7 +38,6 @@ pub(crate) enum BlobError {
     /// A temporary copy could not be made.
     #[error("a temporary copy could not be written")]
     Spool(#[source] std::io::Error),
-    /// The disk failed.
     #[error("the disk of the blobs failed")]
     Disk(#[source] io::Error),
     /// The disk or object store failed.
@@ -50,34 +45,31 @@ pub(crate) enum BlobError {
     Store(#[source] object_store::Error),
 }
 
-/// The largest blob taken.
 pub(crate) const MAX_BLOB_BYTES: u64 = 8 << 30;
-/// What is read into memory at once, for packs and contexts.
+/// The most read into memory at once, for packs and contexts.
 const CHUNK: usize = 1 << 20;
 
 /// A blob that is being read.
 pub(crate) struct Blob {
     /// Of the whole blob.
     pub(crate) size: u64,
-    /// What part `bytes` are.
+    /// The part of the blob that `bytes` holds.
     pub(crate) range: Range<u64>,
-    /// The bytes.
     pub(crate) bytes: BoxStream<'static, object_store::Result<Bytes>>,
 }
 
-/// A blob that no row names lives at least so long after somebody last looked for it.
+/// An unreferenced blob lives at least this long after its last use.
 pub(crate) const UNNAMED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The blobs of every project.
 ///
-/// Whoever finds a blob there counts on it until a row names it. So looking for one makes it
-/// young again, when it is half as old as one may get that is removed; the time that counts is
-/// that of the file.
+/// A client that finds a blob relies on it until a row names it. So looking for a blob renews its
+/// file's time when half of the age for removal has passed; that time decides about removal.
 #[derive(Debug)]
 pub(crate) struct Blobs {
     store: LocalFileSystem,
     root: PathBuf,
-    /// Held while a blob's age decides about it.
+    /// Held while a blob's age decides about its removal.
     ages: Arc<Mutex<()>>,
 }
 
@@ -90,7 +82,7 @@ pub(crate) struct Listed {
 }
 
 impl Blobs {
-    /// Blobs under this directory, which exists.
+    /// Opens the blobs under this directory, which exists.
     pub(crate) fn open(root: &Path) -> Result<Self, BlobError> {
         let store = LocalFileSystem::new_with_prefix(root)
             .map_err(BlobError::Store)?
@@ -102,7 +94,7 @@ impl Blobs {
         })
     }
 
-    /// Stores a stream of bytes that must have this digest. False when it was there.
+    /// Stores a stream of bytes that must have this digest. False when it existed.
     pub(crate) async fn put(
         &self,
         project: &ProjectId,
@@ -114,7 +106,7 @@ impl Blobs {
         let mut hasher = Sha256::new();
         let mut size = 0_u64;
         let mut upload = if known {
-            // The bytes are checked all the same: the caller may hold something else.
+            // The bytes are checked all the same: the caller may hold other content.
             None
         } else {
             let upload = self.store.put_multipart(&path).await.map_err(BlobError::Store)?;
@@ -160,7 +152,7 @@ impl Blobs {
         }
     }
 
-    /// Stores bytes that are at hand. False when they were there.
+    /// Stores bytes in memory. False when they existed.
     pub(crate) async fn put_bytes(&self, project: &ProjectId, bytes: Bytes) -> Result<(Digest, bool), BlobError> {
         let digest = Digest::of(&bytes);
         let body = futures_util::stream::iter([Ok(bytes)]);
@@ -168,7 +160,8 @@ impl Blobs {
         Ok((digest, created))
     }
 
-    /// The size of a blob; `None` when there is none. It stays for a while, also without a row.
+    /// The size of a blob; `None` when there is none. Asking keeps it for a while, even without a
+    /// row.
     pub(crate) async fn size(&self, project: &ProjectId, digest: &Digest) -> Result<Option<u64>, BlobError> {
         let (path, ages) = (self.file_of(project, digest), Arc::clone(&self.ages));
         blocking(move || match std::fs::metadata(&path) {
@@ -186,7 +179,7 @@ impl Blobs {
         .await
     }
 
-    /// Every blob that is whole.
+    /// Every complete blob.
     pub(crate) async fn list(&self) -> Result<Vec<Listed>, BlobError> {
         let root = self.root.clone();
         blocking(move || {
@@ -198,7 +191,7 @@ impl Blobs {
                 for folder in folders(&project)? {
                     for entry in std::fs::read_dir(&folder)? {
                         let entry = entry?;
-                        // Anything else is a part of one that is being written.
+                        // Other names are parts of blobs that are being written.
                         let Some(digest) = parsed::<Digest>(&entry.path()) else {
                             continue;
                         };
@@ -217,8 +210,8 @@ impl Blobs {
         .await
     }
 
-    /// Removes a blob that no row names, or moves it to `aside`, unless somebody looked for it
-    /// within `age`. True when it is gone.
+    /// Removes an unreferenced blob, or moves it to `aside`, unless it was used within `age`. True
+    /// when it is gone.
     pub(crate) async fn remove_unnamed(
         &self,
         blob: &Listed,
@@ -272,7 +265,7 @@ impl Blobs {
         })
     }
 
-    /// A blob as a file that is open for reading.
+    /// Opens a blob as a file.
     pub(crate) async fn file(&self, project: &ProjectId, digest: &Digest) -> Result<std::fs::File, BlobError> {
         let result = self.find(project, digest, GetOptions::default()).await?;
         match result.payload {
@@ -298,7 +291,7 @@ impl Blobs {
         })
     }
 
-    /// A blob that is known to be small, whole.
+    /// Reads a whole blob that is known to be small.
     pub(crate) async fn read(&self, project: &ProjectId, digest: &Digest) -> Result<Bytes, BlobError> {
         let result = self.find(project, digest, GetOptions::default()).await?;
         result.bytes().await.map_err(BlobError::Store)
@@ -310,7 +303,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
     done.map_err(io::Error::other).flatten().map_err(BlobError::Disk)
 }
 
-/// `None` when it is not there.
+/// `None` when it does not exist.
 fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
@@ -319,7 +312,7 @@ fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// What lies in the future is young.
+/// A time in the future counts as young.
 fn is_younger(file: &Metadata, age: Duration) -> io::Result<bool> {
     Ok(file.modified()?.elapsed().is_ok_and(|old| old < age) || file.modified()? > SystemTime::now())
 }
@@ -339,7 +332,7 @@ fn parsed<T: FromStr>(path: &Path) -> Option<T> {
     path.file_name()?.to_str()?.parse().ok()
 }
 
-/// Two hex digits of folder keep directories small.
+/// A folder of two hex digits keeps directories small.
 fn location(project: &ProjectId, digest: &Digest) -> object_store::path::Path {
     let digest = digest.as_str();
     object_store::path::Path::from_iter([project.as_str(), &digest[..2], digest])

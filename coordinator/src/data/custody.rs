@@ -1,11 +1,10 @@
-//! Whether a data folder and a database belong together, looked at and decided before anything is
-//! written to either: a coordinator that takes the wrong one for the right one would take
-//! everything in the folder for rubbish.
+//! Decides whether a data folder and a database belong together, before anything is written to
+//! either: with the wrong database, a coordinator would treat everything in the folder as garbage.
 //!
-//! Both carry the id of the store and how often it was opened. The folder has them in `store-id`,
-//! which is written after the database, so that a first start that is cut off can be repeated.
-//! While a coordinator runs, `kage.db-open` says so: if it is found at a start, the last run did
-//! not end by itself, and the log of its database has to be there.
+//! Both carry the id of the store and the number of times it was opened. The folder has them in
+//! `store-id`, which is written after the database, so that an interrupted first start can be
+//! repeated. The file `kage.db-open` exists while a coordinator runs: if it is found at a start,
+//! the last run did not end cleanly, and the log of its database has to be there.
 
 use std::fmt;
 use std::io;
@@ -15,14 +14,13 @@ use kage_core::id::{AttemptId, StoreId};
 
 use crate::store::{Absent, Found, Known, Opened};
 
-/// What the folder says of its store.
+/// The folder's record of its store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
-    /// Its id.
     pub(crate) id: StoreId,
     /// How often it was opened.
     pub(crate) opened: u64,
-    /// The database was taken as the folder's own, which held something before.
+    /// The database was adopted for a folder that held data before.
     pub(crate) adopted: bool,
 }
 
@@ -38,7 +36,7 @@ impl Mark {
         })
     }
 
-    /// What the folder says from now on.
+    /// The folder's record from now on.
     pub(crate) fn next(opened: Opened, before: Option<Self>, beginning: Beginning) -> Self {
         let adopted = match beginning {
             Beginning::First => false,
@@ -63,21 +61,19 @@ impl fmt::Display for Mark {
     }
 }
 
-/// What is in a data folder besides the database.
+/// The content of a data folder besides the database.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Holdings {
     /// The attempts whose output it has.
     pub(crate) attempts: Vec<AttemptId>,
     /// Whether there are results of sessions.
     pub(crate) results: bool,
-    /// Whether there are repositories.
     pub(crate) repositories: bool,
-    /// Whether there are blobs.
     pub(crate) blobs: bool,
 }
 
 impl Holdings {
-    /// Looks at a data folder.
+    /// Inspects a data folder.
     pub(crate) fn of(root: &Path) -> io::Result<Self> {
         let attempts = names(&root.join("output"))?;
         let attempts = attempts.iter().filter_map(|name| name.parse().ok()).collect();
@@ -129,27 +125,25 @@ impl fmt::Display for Holdings {
     }
 }
 
-/// A data folder as it is found.
+/// A data folder as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Folder {
-    /// Where it is.
     pub(crate) path: PathBuf,
-    /// What it says of its store; `None` = a version wrote it that said nothing, or nobody did.
+    /// `None`: an older version wrote the folder, or it is new.
     pub(crate) mark: Option<Mark>,
-    /// The opening that did not end by itself.
+    /// The opening that did not end cleanly.
     pub(crate) left_open: Option<u64>,
-    /// Whether the database has a log beside it, with something in it.
+    /// Whether the database has a log beside it that is not empty.
     pub(crate) log: bool,
-    /// What else is there.
     pub(crate) holdings: Holdings,
 }
 
-/// How a coordinator begins with what it found.
+/// How a coordinator starts with what it found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beginning {
     /// Folder and database are new.
     First,
-    /// They are taken as belonging together from now on.
+    /// They count as belonging together from now on.
     Adopted,
     /// The database is an older copy of the folder's: the folder may know more.
     Older,
@@ -167,23 +161,21 @@ pub enum Misfit {
          --adopt-data, which makes a database that knows nothing of this data", path.display()
     )]
     NoDatabase {
-        /// The folder.
         path: PathBuf,
-        /// What is in it, in words.
+        /// The folder's content, in words.
         holdings: String,
         /// What is wrong with the file.
         state: String,
     },
-    /// The database is new, and the data is not.
+    /// The database is new, but the data is not.
     #[error(
         "{} has {holdings}, and its database kage.db has never been used; nothing was changed. Put the kage.db back \
          that belongs to this data, with its kage.db-wal if there is one; or move the folder away, to begin with \
          nothing; or start once with --adopt-data, which keeps this database", path.display()
     )]
     Unused {
-        /// The folder.
         path: PathBuf,
-        /// What is in it, in words.
+        /// The folder's content, in words.
         holdings: String,
     },
     /// The database belongs to other data.
@@ -193,11 +185,9 @@ pub enum Misfit {
          takes this database for the right one", path.display()
     )]
     OtherStore {
-        /// The folder.
         path: PathBuf,
-        /// The folder's store.
         folder: StoreId,
-        /// What the database says, in words.
+        /// The database's id, in words.
         database: String,
     },
     /// The last part of the database is missing.
@@ -207,23 +197,16 @@ pub enum Misfit {
          same time; or start once with --adopt-data, which goes on without what was in it", path.display()
     )]
     NoLog {
-        /// The folder.
         path: PathBuf,
         /// How many attempts only the folder knows.
         unknown: usize,
     },
-    /// The folder says something of its store that cannot be read.
+    /// The folder's record of its store cannot be read.
     #[error("{} does not hold the id of a store; put it back from a backup, or start once with --adopt-data", path.display())]
-    Mark {
-        /// The file.
-        path: PathBuf,
-    },
+    Mark { path: PathBuf },
 }
 
-/// Decides how to begin. `adopt` = a person says that both belong together.
-///
-/// # Errors
-/// When they do not, as far as can be told.
+/// Decides how to start. `adopt`: a person says that both belong together.
 pub(crate) fn judge(folder: &Folder, found: &Found, adopt: bool) -> Result<Beginning, Misfit> {
     match found {
         Found::Nothing(absent) => without_database(folder, *absent, adopt),
@@ -278,7 +261,7 @@ fn with_database(folder: &Folder, known: &Known, adopt: bool) -> Result<Beginnin
         }),
         Some(mark) if known.opened < mark.opened => return Ok(Beginning::Older),
         Some(_) => return Ok(Beginning::Usual),
-        // A version wrote both that gave no ids, or a first start was cut off.
+        // A version without ids wrote both, or a first start was interrupted.
         None => None,
     };
     match misfit {
@@ -291,7 +274,7 @@ const MARK: &str = "store-id";
 const OPEN: &str = "kage.db-open";
 
 impl Folder {
-    /// Looks at a data folder. With `adopt`, a mark that cannot be read counts as none.
+    /// Inspects a data folder. With `adopt`, an unreadable record counts as none.
     pub(crate) fn look(root: &Path, adopt: bool) -> Result<Self, LookError> {
         let failed = |source| LookError::Io {
             path: root.to_owned(),
@@ -324,18 +307,15 @@ impl Folder {
     }
 }
 
-/// Why it cannot be told whether they belong together.
+/// Why the check failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LookError {
-    /// They do not.
+    /// They do not belong together.
     #[error(transparent)]
     Misfit(Misfit),
-    /// The folder cannot be read.
     #[error("{} cannot be looked at", path.display())]
     Io {
-        /// The folder.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
@@ -346,7 +326,7 @@ pub(crate) const fn mark_file() -> &'static str {
     MARK
 }
 
-/// The name of the file that is there while a coordinator runs.
+/// The name of the file that exists while a coordinator runs.
 pub(crate) const fn open_file() -> &'static str {
     OPEN
 }
@@ -359,7 +339,7 @@ fn text(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// The names in a folder; none when it is not there.
+/// The names in a folder; empty when it does not exist.
 fn names(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,

@@ -1,5 +1,5 @@
-//! The data directory: who may use it, which store it belongs to, its token, its endpoint file,
-//! its TLS files, and where things are.
+//! The data directory: its lock, the record of its store, its token, its endpoint file, its TLS
+//! files, and the paths in it.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write as _};
@@ -13,37 +13,30 @@ use kage_git::private::make_private;
 use crate::data::custody::{self, Folder, Mark};
 use crate::ports::Random;
 
-/// How often a lock that is held is looked at again before it counts as another coordinator's.
+/// How often to retry a held lock before it counts as another coordinator's.
 const LOOKS: u32 = 20;
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
-    /// Another coordinator uses it.
     #[error(
         "the data directory {path} is in use by another coordinator{}; end that one, or give each its own",
         holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
     )]
     Locked {
-        /// The directory.
         path: PathBuf,
         /// The process that holds it, if that is known.
         holder: Option<u32>,
     },
-    /// A file of it could not be read or written.
     #[error("cannot use {path}")]
     Io {
-        /// The file or directory.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
-    /// Someone else may read or could have guessed the token.
+    /// Another user may read or could have guessed the token.
     #[error("the token file {path} {problem}; remove it to get a new one")]
     Token {
-        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         problem: &'static str,
@@ -55,7 +48,7 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
     move |source| DataDirError::Io { path, source }
 }
 
-/// A locked data directory. The lock lasts as long as this value and what it announced.
+/// A locked data directory. The lock lasts as long as this value and its [`Announced`].
 #[derive(Debug)]
 pub(crate) struct DataDir {
     root: PathBuf,
@@ -63,8 +56,8 @@ pub(crate) struct DataDir {
 }
 
 impl DataDir {
-    /// Makes and locks the directory. A new one only its owner can enter: it holds sources,
-    /// prompts and what programs wrote.
+    /// Creates and locks the directory. Only its owner can enter a new one: it holds sources,
+    /// prompts and the output of programs.
     pub(crate) fn open(root: &Path) -> Result<Self, DataDirError> {
         for path in [
             root.to_owned(),
@@ -85,7 +78,7 @@ impl DataDir {
         loop {
             match lock.try_lock() {
                 Ok(()) => break,
-                // Whoever only looks whether a coordinator runs has it for a moment.
+                // A program that only checks whether a coordinator runs holds it for a moment.
                 Err(TryLockError::WouldBlock) if looks < LOOKS => {
                     looks += 1;
                     std::thread::sleep(LOOK);
@@ -99,7 +92,7 @@ impl DataDir {
                 Err(TryLockError::Error(source)) => return Err(DataDirError::Io { path, source }),
             }
         }
-        // For the words of whoever finds it locked.
+        // For the error message of another process that finds it locked.
         lock.set_len(0)
             .and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()))
             .map_err(failed(&path))?;
@@ -109,7 +102,7 @@ impl DataDir {
         })
     }
 
-    /// Removes the address that a killed coordinator left: nobody is to ask there any more.
+    /// Removes the address that a killed coordinator left: no coordinator answers there.
     pub(crate) fn forget_endpoint(&self) -> Result<(), DataDirError> {
         let path = self.root.join("endpoint");
         match std::fs::remove_file(&path) {
@@ -147,8 +140,8 @@ impl DataDir {
         }
     }
 
-    /// Tells clients of this machine where calls are answered. The file goes when the value
-    /// returned does.
+    /// Tells clients of this machine where calls are answered. The file is removed when the
+    /// returned value is dropped.
     pub(crate) fn announce(&self, scheme: &str, mut address: SocketAddr) -> Result<Announced, DataDirError> {
         if address.ip().is_unspecified() {
             address.set_ip(match address {
@@ -163,29 +156,28 @@ impl DataDir {
         })
     }
 
-    /// Where certificates and keys are.
     pub(crate) fn tls(&self) -> Result<TlsDir, DataDirError> {
         TlsDir::open(&self.root)
     }
 
-    /// A whole file or none, that only its owner reads.
+    /// Writes a file atomically, readable only by its owner.
     fn write_private(&self, name: &str, content: &str) -> Result<(), DataDirError> {
         write_private(&self.root, name, content)
     }
 
-    /// What is here, as it was found.
+    /// The folder's content, as it was found.
     pub(crate) fn look(&self, adopt: bool) -> Result<Folder, custody::LookError> {
         Folder::look(&self.root, adopt)
     }
 
-    /// Says which store is here, and that it is open.
+    /// Records which store is here, and that it is open.
     pub(crate) fn opened(&self, mark: Mark) -> Result<(), DataDirError> {
         self.write_private(custody::open_file(), &format!("{}\n", mark.opened))?;
         self.write_private(custody::mark_file(), &format!("{mark}\n"))
     }
 
-    /// Says that the store ends by itself now. Before it does: what is lost of its log after a
-    /// clean end was in the database.
+    /// Records that the store is about to end cleanly. This comes before its end: after a clean
+    /// end, anything lost with its log was in the database.
     pub(crate) fn closing(&self) {
         let path = self.root.join(custody::open_file());
         if let Err(error) = std::fs::remove_file(&path)
@@ -223,13 +215,13 @@ fn write_private(folder: &Path, name: &str, content: &str) -> Result<(), DataDir
     file.write_all(content.as_bytes()).map_err(failed(&path))?;
     file.as_file().sync_all().map_err(failed(&path))?;
     file.persist(&path).map_err(|error| failed(&path)(error.error))?;
-    // The name has to survive a power failure as the content does: others hold on to both.
+    // The name has to survive a power failure as the content does: others rely on both.
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(failed(&path))
 }
 
-/// The folder of certificates and keys; only its owner reads what is in it.
+/// The folder of certificates and keys, readable only by its owner.
 #[derive(Debug)]
 pub(crate) struct TlsDir(PathBuf);
 
@@ -263,7 +255,7 @@ impl TlsDir {
 #[derive(Debug)]
 pub(crate) struct Announced {
     path: PathBuf,
-    /// Nobody else may have announced meanwhile: their file would be removed.
+    /// Keeps another coordinator from announcing meanwhile: its file would be removed.
     _lock: Arc<File>,
 }
 
@@ -320,7 +312,7 @@ mod tests {
         let data = DataDir::open(dir.path()).unwrap();
         data.forget_endpoint().unwrap();
         assert!(!endpoint.exists());
-        // A second one must not take away what the first announces.
+        // A second one must not remove the announcement of the first.
         let announced = data.announce("http", SocketAddr::from(([127, 0, 0, 1], 7443))).unwrap();
         assert!(DataDir::open(dir.path()).is_err() && endpoint.exists());
         drop(announced);
@@ -381,7 +373,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "http://127.0.0.1:7443");
         drop(announced);
         assert!(!path.exists());
-        // As long as the file is there nobody else begins, who would announce another one.
+        // While the file exists no other coordinator starts, which would announce another one.
         let announced = data.announce("http", SocketAddr::from(([127, 0, 0, 1], 7443))).unwrap();
         drop(data);
         assert!(matches!(DataDir::open(dir.path()), Err(DataDirError::Locked { .. })));

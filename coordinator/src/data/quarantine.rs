@@ -1,7 +1,7 @@
-//! Files that no row names, kept for a while before they are deleted: the database may be the
-//! wrong one, and the right one may come back. A folder per sweep, named by its time, in which
-//! each file has the path that it had in the data folder. References of results are kept likewise
-//! in their repositories. What is put here, and when, is decided in `retention`.
+//! Unreferenced files, kept for a while before they are deleted: the database may be the wrong one,
+//! and the right one may come back. There is a folder per sweep, named by its time, in which each
+//! file has the path that it had in the data folder. References of results are kept likewise in
+//! their repositories. `retention` decides what is put here, and when.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,30 +9,26 @@ use std::path::{Path, PathBuf};
 use kage_core::id::{AttemptId, Digest, ProjectId};
 use kage_core::time::Timestamp;
 
-/// Something that was put aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Thing {
     /// The output of an attempt.
     Output(AttemptId),
-    /// A blob.
     Blob(ProjectId, Digest),
 }
 
-/// Something in quarantine.
+/// A file in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Aside {
     pub(crate) thing: Thing,
     path: PathBuf,
 }
 
-/// What was deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Deleted {
     pub(crate) files: u64,
     pub(crate) bytes: u64,
 }
 
-/// See the module.
 #[derive(Debug)]
 pub(crate) struct Quarantine {
     root: PathBuf,
@@ -41,17 +37,16 @@ pub(crate) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Things from these folders, put aside in `root`.
+    /// Quarantine in `root` for files from these folders.
     pub(crate) const fn new(root: PathBuf, output: PathBuf, blobs: PathBuf) -> Self {
         Self { root, output, blobs }
     }
 
-    /// Where everything is.
     pub(crate) fn path(&self) -> &Path {
         &self.root
     }
 
-    /// Where something belongs that is put aside at this time.
+    /// The path for something that is put aside at this time.
     pub(crate) fn place(&self, at: Timestamp, thing: &Thing) -> PathBuf {
         self.batch(at).join(inside(thing))
     }
@@ -67,7 +62,7 @@ impl Quarantine {
         }
     }
 
-    /// Everything that is aside.
+    /// Everything in quarantine.
     pub(crate) async fn list(&self) -> io::Result<Vec<Aside>> {
         let root = self.root.clone();
         blocking(move || {
@@ -98,7 +93,7 @@ impl Quarantine {
         .await
     }
 
-    /// Puts things back where they were, unless something is there again.
+    /// Puts files back where they were, unless a file is there again.
     pub(crate) async fn give_back(&self, things: Vec<Aside>) -> io::Result<()> {
         let moves: Vec<_> = things
             .into_iter()
@@ -119,7 +114,7 @@ impl Quarantine {
         .await
     }
 
-    /// Deletes what was put aside before a time.
+    /// Deletes everything that was put aside before a time.
     pub(crate) async fn delete(&self, before: Timestamp) -> io::Result<Deleted> {
         let root = self.root.clone();
         blocking(move || {
@@ -144,13 +139,13 @@ fn inside(thing: &Thing) -> PathBuf {
     }
 }
 
-/// As blobs are kept.
+/// The path of a blob, as in the folder of blobs.
 fn sharded(digest: &Digest) -> PathBuf {
     let digest = digest.as_str();
     Path::new(&digest[..2]).join(digest)
 }
 
-/// What is in a folder; nothing when it is not there.
+/// The entries of a folder; empty when it does not exist.
 fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,

@@ -1,5 +1,5 @@
-//! The coordinator's bare repositories, one per project and name. They are made by the
-//! first push; what may be pushed is `kage_git`'s business.
+//! The coordinator's bare repositories, one per project and name. The first push creates them;
+//! `kage_git` decides what may be pushed.
 
 use std::path::{Path, PathBuf};
 
@@ -7,29 +7,28 @@ use kage_core::id::{ProjectId, RepositoryName, SessionId};
 use kage_core::time::Timestamp;
 use kage_git::{GitError, Mirror};
 
-/// The repositories of every project.
 #[derive(Debug)]
 pub(crate) struct Repositories {
     root: PathBuf,
 }
 
 impl Repositories {
-    /// Repositories under this directory, which exists.
+    /// The repositories under this directory, which exists.
     pub(crate) fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// Opens a repository, or makes it.
+    /// Opens a repository, or creates it.
     pub(crate) async fn open_or_init(&self, project: &ProjectId, name: &RepositoryName) -> Result<Mirror, GitError> {
         Mirror::open_or_init(self.path(project, name)).await
     }
 
-    /// Opens a repository that was pushed to; `None` when none was.
+    /// Opens a repository that was pushed to; `None` when there is none.
     pub(crate) async fn open(&self, project: &ProjectId, name: &RepositoryName) -> Result<Option<Mirror>, GitError> {
         let path = self.path(project, name);
         match tokio::fs::try_exists(path.join("HEAD")).await {
             Ok(true) => Mirror::open_or_init(path).await.map(Some),
-            // What cannot be looked at cannot be opened either, and says why.
+            // A path that cannot be inspected cannot be opened either; opening gives the error.
             Err(_) => Mirror::open_or_init(path).await.map(Some),
             Ok(false) => Ok(None),
         }
@@ -46,7 +45,7 @@ impl Repositories {
         Ok(mirrors)
     }
 
-    /// Where a repository is, or would be.
+    /// The path of a repository, which may not exist yet.
     pub(crate) fn path(&self, project: &ProjectId, name: &RepositoryName) -> PathBuf {
         self.root.join(project.as_str()).join(format!("{name}.git"))
     }
@@ -59,7 +58,7 @@ fn repositories(root: &Path) -> Vec<PathBuf> {
     all.filter(|path| path.join("HEAD").is_file()).collect()
 }
 
-/// What the references of results begin with.
+/// Prefix of the references of results.
 pub(crate) const RESULTS: &str = "refs/kage/results/";
 
 /// The reference under which a session's result is fetched.
@@ -67,8 +66,8 @@ pub(crate) fn result_ref(session: SessionId) -> String {
     format!("{RESULTS}{session}")
 }
 
-/// What the references of results begin with that no row names: a time and a session follow.
-/// Nobody is shown them.
+/// Prefix of the references of unreferenced results, followed by a time and a session. They are
+/// hidden from clients.
 pub(crate) const SWEPT: &str = "refs/kage/swept/";
 
 /// The time and the session of a result that was put aside.
@@ -77,7 +76,7 @@ pub(crate) fn swept_of(reference: &str) -> Option<(Timestamp, SessionId)> {
     Some((Timestamp::from_millis(at.parse().ok()?), session.parse().ok()?))
 }
 
-/// The session whose result a reference is.
+/// The session of a result's reference.
 pub(crate) fn session_of(reference: &str) -> Option<SessionId> {
     reference.strip_prefix(RESULTS)?.parse().ok()
 }

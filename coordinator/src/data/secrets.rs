@@ -1,13 +1,13 @@
 //! The secrets of tokens, derived from the coordinator's own: only hashes are stored, and a
-//! call that is repeated is still told the same secret.
+//! repeated call still gets the same secret.
 
 use kage_core::id::{Digest, TokenId};
 
-/// See the module. Not `Debug`: whoever has it has every secret.
+/// Not `Debug`: it yields every secret.
 pub(crate) struct Secrets(Digest);
 
 impl Secrets {
-    /// Secrets of the coordinator that has this token.
+    /// The secrets of the coordinator with this token.
     pub(crate) fn new(token: &str) -> Self {
         Self(Digest::of(format!("kage secrets {token}").as_bytes()))
     }

@@ -1,6 +1,6 @@
-//! The dispatcher: one task that looks at the board whenever placing may come to
-//! something, offers what was placed, and carries out what time brings about. Which job
-//! goes where is decided in `kage_core::placement`.
+//! The dispatcher: one task that looks at the board whenever placing may have a result, sends the
+//! offers, and carries out what time brings about. `kage_core::placement` decides which job goes
+//! where.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::board::{self, Late, Offered, Pick};
 use crate::coordinator::Coordinator;
 use crate::store::{self, AttemptView, EndAttempts, Ending};
 
-/// The wait after the store failed to carry out something that must be done.
+/// The wait after the store failed at something that must be done.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Places jobs until a shutdown begins.
@@ -33,7 +33,7 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
     loop {
         let wait = next.map_or(Duration::MAX, |at| at.since(coordinator.now()));
         tokio::select! {
-            // Deadlines before placing, which there may always be more of.
+            // Deadlines before placing, of which there may always be more.
             biased;
             () = coordinator.closing.cancelled() => return,
             _ = tick.tick() => {
@@ -73,7 +73,7 @@ fn pass_time(coordinator: &Arc<Coordinator>) -> bool {
     due.requeued
 }
 
-/// Ends attempts. Goes on until the store has done it: nobody else would.
+/// Ends attempts. Retries until the store has done it: nothing else would.
 pub(crate) async fn end(coordinator: Arc<Coordinator>, which: Ending, reason: EndReason) {
     loop {
         let command = EndAttempts {
@@ -93,7 +93,7 @@ pub(crate) async fn end(coordinator: Arc<Coordinator>, which: Ending, reason: En
     }
 }
 
-/// Ends an attempt that was live for too long, and tells its agent so.
+/// Ends an attempt past its deadline, and tells its agent.
 async fn end_late(coordinator: Arc<Coordinator>, late: Late) {
     let Late { attempt, agent, reason } = late;
     end(Arc::clone(&coordinator), Ending::These(vec![attempt]), reason).await;
@@ -101,7 +101,7 @@ async fn end_late(coordinator: Arc<Coordinator>, late: Late) {
     coordinator.board().tell(agent, stop);
 }
 
-/// Ends attempts whose lease nobody renewed, and forgets those that had ended before.
+/// Ends attempts with expired leases, and forgets those that had ended before.
 async fn expire(coordinator: Arc<Coordinator>, expired: Vec<(AgentId, AttemptId)>) {
     let which = Ending::Expired(expired.iter().map(|(_, attempt)| *attempt).collect());
     end(Arc::clone(&coordinator), which, EndReason::AgentSilent).await;
@@ -115,13 +115,13 @@ async fn expire(coordinator: Arc<Coordinator>, expired: Vec<(AgentId, AttemptId)
     }
 }
 
-/// Reads what the job is about and offers it.
+/// Reads a job's task and session, and offers the job.
 async fn offer(coordinator: Arc<Coordinator>, id: OfferId, pick: Pick) {
     let (task, job) = (pick.job.task, pick.job.job);
     let work = match coordinator.store.work(task, job).await {
         Ok(Some(work)) if matches!(work.job.state, JobState::Queued { .. }) => work,
         Ok(_) => {
-            // It moved on: whatever moved it has said so, or will.
+            // It moved on: the change has been reported, or will be.
             coordinator.board().drop_offer(id);
             coordinator.placeable.notify_one();
             return;
@@ -195,7 +195,7 @@ fn describe(work: store::Work) -> Work {
     }
 }
 
-/// Where the session goes on.
+/// Where the session resumes.
 fn resume(spec: &TaskSpec, session: &Session, checkpoints: &[Checkpoint]) -> Option<Resume> {
     let (head, repository) = (session.trail.head.as_ref()?, spec.repository.as_ref()?);
     let calls = session.trail.calls;
@@ -218,13 +218,13 @@ fn resume(spec: &TaskSpec, session: &Session, checkpoints: &[Checkpoint]) -> Opt
     }
 }
 
-/// The same for every session of a task, so that they render the same shared prefix.
+/// The same for every session of a task, so that all of them render the same shared prefix.
 fn overridden_members(spec: &TaskSpec) -> Vec<String> {
     let deltas: Vec<_> = spec
         .assignments
         .iter()
         .filter_map(|assignment| assignment.context_delta.as_deref())
-        // CreateTask took none that does not parse.
+        // CreateTask accepted only deltas that parse.
         .filter_map(|delta| Patch::parse(delta.as_bytes()).ok())
         .collect();
     overridden(&deltas).iter().map(ToString::to_string).collect()

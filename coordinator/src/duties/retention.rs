@@ -1,15 +1,15 @@
-//! Making room: tasks that ended long ago are dropped, and what they had in files is removed; what
-//! no row names besides is put aside, and deleted a week later. Which tasks go is decided in
-//! `kage_core::retention`.
+//! Frees disk space: tasks that ended long ago are dropped, and their files removed; other
+//! unreferenced files are put in quarantine, and deleted a week later. `kage_core::retention`
+//! decides which tasks go.
 //!
 //! ```text
 //!   DropTask (rows, one transaction) ─▶ sweep: output ─▶ results' references ─▶ blobs
 //!                                         └─ of no task that was dropped here ─▶ quarantine ─▶ deleted
 //! ```
-//! The rows go first, so that nobody is shown a task whose files are half gone. A sweep compares
-//! what is there with what rows name, so whatever a crash left behind the next one finishes.
-//! It lists files before it asks for rows: what comes meanwhile is not on the list. What rows name
-//! and is in quarantine comes back: it is the database that was the wrong one.
+//! The rows go first, so that no client sees a task whose files are half gone. A sweep compares the
+//! files with the rows, so the next sweep completes whatever a crash interrupted. It lists files
+//! before it reads rows, so files that appear meanwhile are not on the list. Files in quarantine
+//! that rows name come back: the database was the wrong one.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -30,10 +30,9 @@ use crate::data::quarantine::{Aside, Thing};
 use crate::data::repositories::{RESULTS, SWEPT, result_ref, session_of, swept_of};
 use crate::store::{DropTask, InFiles, MAX_PAGE, ReadError, StoreError};
 
-/// How often it is looked what may go. A task that is dropped by hand is a reason besides.
+/// The interval of sweeps. A person who drops a task causes one as well.
 const EVERY: Duration = Duration::from_secs(60 * 60);
 
-/// Why room could not be made.
 #[derive(Debug, thiserror::Error)]
 enum RetentionError {
     #[error("what is stored cannot be read")]
@@ -48,11 +47,11 @@ enum RetentionError {
     Git(#[from] GitError),
 }
 
-/// Makes room at the start, now and then, and when a task was dropped.
+/// Frees disk space at the start, at intervals, and when a task was dropped.
 pub(crate) async fn run(coordinator: Arc<Coordinator>, limits: Limits, beginning: Beginning) {
     let unswept_until = match beginning {
         Beginning::Usual => None,
-        // Whether the database is the right one, nobody has seen yet.
+        // Nothing has confirmed yet that the database is the right one.
         Beginning::First | Beginning::Adopted | Beginning::Older => Some(Instant::now() + QUARANTINE),
     };
     loop {
@@ -75,7 +74,7 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>, limits: Limits, beginning
     }
 }
 
-/// Drops the tasks that are beyond the limits.
+/// Drops the tasks that exceed the limits.
 async fn drop_old(coordinator: &Coordinator, limits: Limits) -> Result<(), RetentionError> {
     let output: HashMap<_, _> = coordinator.outputs.list().await?.into_iter().collect();
     let blobs = coordinator.blobs.list().await?.into_iter();
@@ -105,7 +104,7 @@ async fn drop_old(coordinator: &Coordinator, limits: Limits) -> Result<(), Reten
                 release(coordinator, left);
                 coordinator.follow(changes);
             }
-            // Somebody took it up again, or was quicker.
+            // It is open again, or already dropped.
             Err(StoreError::TaskOpen { .. } | StoreError::NotFound { .. }) => {}
             Err(error) => return Err(RetentionError::Drop(error)),
         }
@@ -113,7 +112,7 @@ async fn drop_old(coordinator: &Coordinator, limits: Limits) -> Result<(), Reten
     Ok(())
 }
 
-/// What a task has in files: to be asked before its rows go.
+/// The files of a task; to be asked before its rows go.
 pub(crate) async fn left_by(coordinator: &Coordinator, task: TaskId) -> Result<InFiles, ReadError> {
     let store = &coordinator.store;
     let mut left = InFiles::default();
@@ -146,7 +145,7 @@ pub(crate) async fn left_by(coordinator: &Coordinator, task: TaskId) -> Result<I
     Ok(left)
 }
 
-/// Lets go of what a dropped task had in files: it is removed by the next sweep.
+/// Releases the files of a dropped task: the next sweep removes them.
 pub(crate) fn release(coordinator: &Coordinator, left: InFiles) {
     let mut released = coordinator.released();
     released.attempts.extend(left.attempts);
@@ -154,7 +153,7 @@ pub(crate) fn release(coordinator: &Coordinator, left: InFiles) {
     released.blobs.extend(left.blobs);
 }
 
-/// What there is in files, listed before the rows are.
+/// The existing files, listed before the rows are.
 struct Files {
     output: Vec<(AttemptId, u64)>,
     mirrors: Vec<(Mirror, Vec<String>)>,
@@ -162,7 +161,7 @@ struct Files {
     aside: Vec<Aside>,
 }
 
-/// What happened to things that no row names.
+/// What happened to unreferenced files.
 #[derive(Debug, Default)]
 struct Swept {
     outputs: usize,
@@ -177,9 +176,9 @@ impl Swept {
     }
 }
 
-/// Removes what dropped tasks left, and puts aside what no row names besides, if `sweeps` says so.
+/// Removes the files of dropped tasks, and puts other unreferenced files aside, if `sweeps` is set.
 async fn sweep(coordinator: &Coordinator, sweeps: bool) -> Result<(), RetentionError> {
-    // Before all else: what is released meanwhile may still be named below.
+    // First: rows read below may still name files that are released meanwhile.
     let released = coordinator.released().clone();
     let mut mirrors = Vec::new();
     for mirror in coordinator.repositories.all().await? {
@@ -201,7 +200,7 @@ async fn sweep(coordinator: &Coordinator, sweeps: bool) -> Result<(), RetentionE
     delete(coordinator, &files).await
 }
 
-/// Brings back what rows name again.
+/// Brings back files that rows name again.
 async fn give_back(coordinator: &Coordinator, files: &Files, named: &InFiles) -> Result<(), RetentionError> {
     let wanted = |aside: &&Aside| match &aside.thing {
         Thing::Output(attempt) => named.attempts.contains(attempt),
@@ -227,7 +226,7 @@ async fn give_back(coordinator: &Coordinator, files: &Files, named: &InFiles) ->
     Ok(())
 }
 
-/// Removes what is released, and puts the rest aside that no row names.
+/// Removes released files, and puts other unreferenced files aside.
 async fn put_away(
     coordinator: &Coordinator,
     files: &Files,
@@ -321,10 +320,10 @@ fn tell(coordinator: &Coordinator, files: &Files, removed: &Swept, aside: &Swept
     }
 }
 
-/// Forgets what was released and is gone.
+/// Forgets released files that are gone.
 fn forget(coordinator: &Coordinator, files: &Files, released: &InFiles) {
     let mut left = coordinator.released();
-    // What came meanwhile stays for the next sweep, and blobs until they are old enough.
+    // Files released meanwhile stay for the next sweep, and blobs until they are old enough.
     left.attempts.retain(|attempt| !released.attempts.contains(attempt));
     left.sessions.retain(|session| !released.sessions.contains(session));
     let there: HashSet<_> = files.blobs.iter().map(|blob| (&blob.project, &blob.digest)).collect();
@@ -333,7 +332,7 @@ fn forget(coordinator: &Coordinator, files: &Files, released: &InFiles) {
     });
 }
 
-/// Deletes what has been aside for long enough.
+/// Deletes files whose time in quarantine is over.
 async fn delete(coordinator: &Coordinator, files: &Files) -> Result<(), RetentionError> {
     let now = coordinator.now().as_millis();
     let most = u64::try_from(QUARANTINE.as_millis()).unwrap_or(u64::MAX);

@@ -1,6 +1,6 @@
-//! What is done when nobody knows what a commit did: it may have queued a job, ended an
-//! attempt or a task, and whoever asked for it was told neither. Everything in memory that
-//! follows what is stored is compared with it once more.
+//! Handles commits with an unknown outcome: such a commit may have queued a job or ended an attempt
+//! or a task, and its caller was told neither. Everything in memory that follows the store is
+//! compared with it again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use crate::coordinator::Coordinator;
 use crate::store::{LiveAttempt, ReadError};
 
-/// The wait before the store is read again that could not be read.
+/// The wait before a failed read of the store is retried.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Puts memory right after each commit of unknown outcome, until a shutdown begins.
+/// Corrects memory after each commit of unknown outcome, until a shutdown begins.
 pub(crate) async fn run(coordinator: Arc<Coordinator>) {
     loop {
         tokio::select! {
@@ -38,7 +38,8 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
 }
 
 async fn compare(coordinator: &Coordinator) -> Result<(), ReadError> {
-    // Before reading: what begins meanwhile is not taken for something that ended.
+    // Before reading the store: an attempt that starts meanwhile must not be taken for one that
+    // ended.
     let (running, held) = (coordinator.board().running(), coordinator.fences.held());
     let queued = coordinator.store.queued_jobs().await?;
     let live = coordinator.store.live_attempts(None).await?;
@@ -72,7 +73,7 @@ async fn compare(coordinator: &Coordinator) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Attempts that go on although their agent was told to stop them, with their agents.
+/// Attempts that go on although their agent has to stop them, with their agents.
 pub(crate) fn stopped(live: &[LiveAttempt]) -> Vec<(AgentId, AttemptId)> {
     let stopped = live.iter().filter(|live| live.term.stop_asked.is_some());
     stopped.map(|live| (live.agent, live.attempt)).collect()

@@ -1,13 +1,13 @@
-//! How many files this process may open. Every connection is one, and systems give a program far
-//! fewer than it may have, for the sake of old programs that count them in bits.
+//! The limit of open files. Every connection is one, and systems give a program far fewer than it
+//! may have, for the sake of old programs that keep file numbers in a bit set.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// As many as are asked for: four times the connections that there may be. Programs that are started
-/// by the same process inherit it, and some close every number that they may have one by one.
+/// The limit that is asked for: four times the possible connections. Child processes inherit the
+/// limit, and some close every possible number one by one.
 const MOST: u64 = 65_536;
 
-/// Raises the limit as far as is allowed and of use. What it is then; `None` = there is none.
+/// Raises the limit as far as is allowed and useful. Returns the limit; `None`: there is none.
 pub(crate) fn raise_limit() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.map_or(MOST, |maximum| maximum.min(MOST));

@@ -1,15 +1,13 @@
-//! Which process listens at a port of this machine, for the words of an error. Where the system
-//! does not tell (it is not Linux, or the process is another user's), nobody knows.
+//! Which process listens at a port of this machine, for error messages. Unknown where the system
+//! does not tell (it is not Linux, or the process is another user's).
 
 use std::fmt;
 use std::path::Path;
 
-/// A process, as a person finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
-    /// Its id.
     pub pid: u32,
-    /// What its program is called.
+    /// The name of its program.
     pub name: String,
 }
 
@@ -19,10 +17,10 @@ impl fmt::Display for Process {
     }
 }
 
-/// The state of a socket that listens, in the tables of the kernel.
+/// The state of a listening socket, in the tables of the kernel.
 const LISTENS: &str = "0A";
 
-/// Who listens at a TCP port, whatever the address.
+/// The process that listens at a TCP port, whatever the address.
 pub(crate) fn of_port(port: u16) -> Option<Process> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| std::fs::read_to_string(table).unwrap_or_default());
     let sockets: Vec<_> = tables.iter().flat_map(|table| listening(table, port)).collect();
@@ -42,7 +40,8 @@ pub(crate) fn of_port(port: u16) -> Option<Process> {
     })
 }
 
-/// The sockets of one table that listen at a port, as the names of what a process has open.
+/// The sockets of one table that listen at a port, in the form in which a process's open files name
+/// them.
 fn listening(table: &str, port: u16) -> impl Iterator<Item = String> {
     table.lines().skip(1).filter_map(move |line| {
         let mut fields = line.split_whitespace();
@@ -54,7 +53,7 @@ fn listening(table: &str, port: u16) -> impl Iterator<Item = String> {
 }
 
 fn has_one_of(process: &Path, sockets: &[String]) -> bool {
-    // Those of other users are not shown.
+    // Open files of other users' processes are not shown.
     let open = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
     open.filter_map(|file| std::fs::read_link(file.path()).ok())
         .any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))

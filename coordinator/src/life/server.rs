@@ -1,4 +1,4 @@
-//! What the port serves: gRPC (also as browsers speak it), blobs, git and metrics, behind one door.
+//! The server of the port: gRPC (also for browsers), blobs, git and metrics, behind one door.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ pub(crate) async fn router(
     let events = EventServiceServer::new(Events(Arc::clone(coordinator)))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    // Room is made for a message before it is there: of strangers, for small ones only.
+    // Space for a message is reserved before it arrives: for strangers, only for small ones.
     let enrollment = EnrollmentServiceServer::new(Enrollment(Arc::clone(coordinator)))
         .max_decoding_message_size(auth::MOST_OF_STRANGER)
         .max_encoding_message_size(MAX_MESSAGE);
@@ -92,8 +92,8 @@ pub(crate) async fn router(
     Ok(web::for_browsers(guarded, web_origins))
 }
 
-/// Carries a call that began out to its end, whether or not its caller waits for it: what is
-/// stored has consequences that nobody else would see to.
+/// Runs a started call to its end, even if its caller disconnects: stored changes have consequences
+/// that nothing else would carry out.
 async fn to_the_end(
     State(coordinator): State<Arc<Coordinator>>,
     request: axum::extract::Request,

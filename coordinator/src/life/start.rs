@@ -1,5 +1,5 @@
-//! Start-up and shutdown, in phases: each takes the one before by value, so that nothing
-//! is served before what it needs is there, and what was opened is closed in reverse.
+//! Start-up and shutdown, in phases: each takes the one before by value, so that nothing is served
+//! before its requirements are there, and what was opened is closed in reverse.
 //!
 //! ```text
 //!   check -> lock data dir, look whether its database is its own -> token, certificates
@@ -47,44 +47,35 @@ use crate::topics::Topics;
 /// Why a coordinator did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// It was told what cannot be.
     #[error("the configuration cannot be used")]
     Config(#[source] InvalidConfig),
-    /// This machine's git cannot be used.
     #[error("git cannot be used here")]
     Git(#[source] ProgramError),
-    /// Its directory cannot be used.
     #[error("the data directory cannot be used")]
     DataDir(#[source] DataDirError),
-    /// Its directory and its database do not belong together.
+    /// The directory and its database do not belong together.
     #[error("the coordinator does not start on this data")]
     Misfit(#[source] Misfit),
-    /// It cannot be told whether they do.
+    /// The check whether they belong together failed.
     #[error("the data cannot be looked at")]
     Look(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It cannot speak TLS.
+    /// TLS is not available.
     #[error("TLS cannot be set up")]
     Tls(#[source] AuthorityError),
-    /// Its database cannot be opened.
     #[error("the store cannot be opened")]
     Open(#[source] OpenError),
-    /// Its database cannot be written.
     #[error("the store cannot be written")]
     Store(#[source] StoreError),
-    /// Its database cannot be read.
     #[error("the store cannot be read")]
     Read(#[source] ReadError),
-    /// Its blobs cannot be opened.
     #[error("the blobs cannot be opened")]
     Blobs(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The address is taken or not this machine's.
     #[error("cannot listen on {address}{}", said_of(listener.as_ref()))]
     Listen {
-        /// The address.
         address: SocketAddr,
         /// The process that listens there, if that is known.
         listener: Option<Process>,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
@@ -109,7 +100,8 @@ fn said_of(listener: Option<&Process>) -> String {
 }
 
 impl RunError {
-    /// True when whoever started it can correct that: the arguments, the port, the folder, git.
+    /// True when the person who started it can correct that: the arguments, the port, the folder,
+    /// git.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         match self {
@@ -137,13 +129,11 @@ impl From<ReflectionError> for RunError {
     }
 }
 
-/// Runs a coordinator until `shutdown` is cancelled and what was open has ended.
+/// Runs a coordinator until `shutdown` is cancelled and everything open has ended.
 ///
-/// # Errors
-/// When it cannot start; see [`RunError`].
 pub async fn run(config: Config, mut ports: Ports, shutdown: CancellationToken) -> Result<(), RunError> {
     config.check().map_err(RunError::Config)?;
-    // A simulation runs no git, and a child of it would not wait for simulated time.
+    // A simulation runs no git, and a child process would not wait for simulated time.
     if let Blocking::Threads = ports.blocking {
         program::check().await.map_err(RunError::Git)?;
     }
@@ -164,7 +154,7 @@ pub async fn run(config: Config, mut ports: Ports, shutdown: CancellationToken) 
     let announced = filled.data.announce(scheme, bound).map_err(RunError::DataDir)?;
     tracing::info!(%bound, scheme, "coordinator ready");
     if let Some(on_ready) = on_ready {
-        // Whoever asked may have given up.
+        // The receiver may be gone.
         on_ready.send(bound).ok();
     }
     let result = filled.serve(listener, &config, shutdown).await;
@@ -172,19 +162,19 @@ pub async fn run(config: Config, mut ports: Ports, shutdown: CancellationToken) 
     result
 }
 
-/// The data directory is ours.
+/// The data directory is locked.
 struct Held {
     data: DataDir,
-    /// `None` where what is stored is not in it.
+    /// `None` where the store is not in the data directory.
     custody: Option<Custody>,
     token: String,
     authority: Option<Arc<Authority>>,
 }
 
-/// How data and database belong together.
+/// The relation between data and database.
 struct Custody {
     beginning: Beginning,
-    /// What the folder said of its store before.
+    /// The folder's earlier record of its store.
     mark: Option<Mark>,
 }
 
@@ -213,11 +203,11 @@ impl Custody {
     }
 }
 
-/// Everything is in memory that has to be before the first call.
+/// Everything needed before the first call is in memory.
 struct Filled {
     data: DataDir,
     beginning: Beginning,
-    /// False where time is played: files that come and go would not do so the same way twice.
+    /// False in simulations: removing files there would not be reproducible.
     makes_room: bool,
     door: Door,
     coordinator: Arc<Coordinator>,
@@ -226,7 +216,7 @@ struct Filled {
 impl Held {
     fn open(config: &Config, ports: &Ports) -> Result<Self, RunError> {
         let data = DataDir::open(&config.data_dir).map_err(RunError::DataDir)?;
-        // First of all: a start that is refused makes nothing.
+        // First of all: a refused start must not create anything.
         let custody = match ports.store {
             Some(_) => None,
             None => Some(Custody::of(&data, config.adopt_data)?),
@@ -271,7 +261,7 @@ impl Held {
                 store
             }
         };
-        // Nobody could reach us while we were away: that is nobody's silence.
+        // No agent could reach us while we were away: that is not their silence.
         let now = clock();
         let lease_until = now + config.timings.lease_ttl;
         store
@@ -279,7 +269,7 @@ impl Held {
             .await
             .map_err(RunError::Store)?;
         if let Some(on_open) = ports.on_open {
-            // Whoever asked may have given up.
+            // The receiver may be gone.
             on_open.send(store.clone()).ok();
         }
         let makes_room = matches!(ports.blocking, Blocking::Threads);
@@ -431,8 +421,8 @@ impl Filled {
             biased;
             () = shutdown.cancelled() => {
                 tracing::info!("shutting down");
-                // Streams that would never end by themselves end now; calls are finished. Agents
-                // are not told to drain: to them this is a disconnect like any other.
+                // Streams without an end of their own end now; calls are finished. Agents are not
+                // told to drain: to them this is a disconnect like any other.
                 coordinator.closing.cancel();
                 stopping.gracefully.cancel();
                 if tokio::time::timeout(coordinator.timings.drain, &mut server).await.is_err() {

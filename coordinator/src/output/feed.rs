@@ -1,4 +1,4 @@
-//! The right to append to an attempt's files, and what is queued for their owner.
+//! The right to append to an attempt's files, and the queue of their owner.
 
 use std::io;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) enum Message {
     Settle(oneshot::Sender<()>),
 }
 
-/// The right to append to an attempt's files, shared by all who hold it.
+/// The right to append to an attempt's files. Clones share it.
 #[derive(Debug)]
 pub(crate) struct Feed {
     pub(super) queue: mpsc::Sender<Message>,
@@ -40,8 +40,8 @@ pub(crate) struct Feed {
 pub(crate) struct FeedClosed;
 
 impl Feed {
-    /// Queues bytes. The acknowledgement arrives on `acks` and says how long the stream
-    /// is then: bytes that were there count again, bytes after a gap do not.
+    /// Queues bytes. The acknowledgement arrives on `acks` with the new length of the stream: bytes
+    /// that were there count again, bytes after a gap do not.
     pub(crate) async fn append(
         &self,
         stream: OutputStream,

@@ -8,7 +8,7 @@ use kage_core::event::OutputStream;
 
 use super::feed::Chunk;
 
-/// The three files of an attempt, made when the first byte comes.
+/// The three files of an attempt, created at the first byte.
 #[derive(Debug)]
 pub(super) struct Files {
     folder: PathBuf,
@@ -20,7 +20,7 @@ struct Stream {
     kind: OutputStream,
     file: Option<File>,
     length: u64,
-    /// What of `length` is durable.
+    /// The durable part of `length`.
     synced: u64,
 }
 
@@ -63,8 +63,8 @@ impl Files {
         self.streams.iter().find(|s| s.kind == kind).map_or(0, |s| s.length)
     }
 
-    /// Appends and syncs all of it, or leaves the files as they were: what a disk said no to
-    /// may read back well once, and a later sync would not tell.
+    /// Appends and syncs all of it, or leaves the files as they were: bytes that a disk refused may
+    /// read back well once, and a later sync would not report them.
     pub(super) fn write(&mut self, chunks: &[Chunk]) -> io::Result<()> {
         let written = self.append(chunks).and_then(|()| self.sync());
         if written.is_err() {
@@ -84,7 +84,7 @@ impl Files {
             let folder = self.folder.clone();
             let stream = self.stream(chunk.stream);
             let Some(known) = stream.length.checked_sub(chunk.offset) else {
-                // A gap: the acknowledgement tells the sender where to go on.
+                // A gap: the acknowledgement tells the sender where to resume.
                 continue;
             };
             let fresh = usize::try_from(known).ok().and_then(|known| chunk.data.get(known..));
@@ -114,7 +114,7 @@ impl Files {
     }
 }
 
-/// A new file whose name survives a crash as its bytes do.
+/// Creates a file whose name survives a crash as its bytes do.
 fn create(folder: &Path, kind: OutputStream) -> io::Result<File> {
     std::fs::create_dir_all(folder)?;
     let file = OpenOptions::new()

@@ -98,7 +98,7 @@ async fn an_error_is_told_and_does_not_stick() {
     assert_eq!(f.append(&feed, 0, b"x").await, 1);
 }
 
-/// How long the disk of these tests is busy with a write.
+/// How long the disk of these tests takes for a write.
 const DISK: Duration = Duration::from_millis(2);
 
 fn slow(root: &Path) -> Fixture {
@@ -160,8 +160,8 @@ async fn what_gathered_for_a_disk_that_fails_is_told_too() {
     feed.append(OutputStream::Stdout, 0, piece.clone(), &f.acks)
         .await
         .unwrap();
-    // Another connection of the same agent: it must not wait for an answer for ever. When the
-    // writer is already gone it hears so at once.
+    // Another connection of the same agent must not wait for an answer for ever. When the writer is
+    // already gone it learns that at once.
     if feed.append(OutputStream::Stdout, 0, piece, &acks).await.is_ok() {
         assert!(received.recv().await.unwrap().length.is_err());
     }

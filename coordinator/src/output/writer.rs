@@ -1,6 +1,6 @@
-//! The task that owns an attempt's files: it takes what is queued, writes and syncs it in one
-//! go, and acknowledges. The first bytes after idleness are written at once; what comes during
-//! a write is the next batch, so that many small pieces cost the disk one sync.
+//! The task that owns an attempt's files: it takes the queued bytes, writes and syncs them in one
+//! go, and acknowledges. The first bytes after idleness are written at once; bytes that come during
+//! a write form the next batch, so that many small pieces cost the disk one sync.
 
 use std::io;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::ports::Blocking;
 use crate::telemetry;
 use crate::topics::Topics;
 
-/// The bytes and the chunks of one batch. While a full one waits for its turn nothing more is
-/// taken, and senders wait.
+/// The most bytes of one batch, and the most chunks. While a full batch waits for its turn nothing
+/// more is taken, and senders wait.
 const BATCH_BYTES: usize = 256 << 10;
 const BATCH_CHUNKS: usize = 4096;
 
@@ -47,7 +47,7 @@ pub(super) struct Writer {
     pub(super) blocking: Blocking,
 }
 
-/// Whether a write is under way.
+/// Whether a write is in progress.
 enum Disk {
     Idle(Writer),
     Busy(BoxFuture<'static, Result<Writer, Arc<io::Error>>>),
@@ -107,12 +107,12 @@ impl Batch {
 }
 
 impl Writer {
-    /// Writes until every sender is gone, or the disk fails: the files are opened anew by
-    /// whoever writes next.
+    /// Writes until every sender is gone, or the disk fails: then the next writer opens the files
+    /// again.
     pub(super) async fn run(self, mut messages: mpsc::Receiver<Message>) {
         let attempt = self.attempt;
         let mut disk = Disk::Idle(self);
-        // What comes while the disk is busy.
+        // Gathers while the disk is busy.
         let mut next = Batch::default();
         let mut open = true;
         loop {
@@ -183,15 +183,15 @@ impl Writer {
             answer(&sender, ack).await;
         }
         for done in batch.settled {
-            // Whoever asked may be gone.
+            // The receiver may be gone.
             done.send(()).ok();
         }
         Ok(writer)
     }
 }
 
-/// Waits while the sender does not take its acknowledgements, which stops only that
-/// sender's attempts. A sender that is gone asks again when it is back.
+/// Waits while the sender does not read its acknowledgements, which stops only that sender's
+/// attempts. A sender that is gone asks again when it is back.
 async fn answer(sender: &mpsc::Sender<OutputAck>, ack: OutputAck) {
     sender.send(ack).await.ok();
 }

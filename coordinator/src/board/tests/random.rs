@@ -1,4 +1,4 @@
-//! Whatever happens on the board, in whatever order, placement reads a roster that is current.
+//! After any sequence of events on the board, the roster for placement is current.
 
 use kage_core::deadline::Term;
 use proptest::prelude::*;
@@ -55,7 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![agents, queue, offers]
 }
 
-/// What those who drive the board remember between two calls.
+/// The state that callers of the board keep between two calls.
 #[derive(Default)]
 struct Driver {
     counter: u128,

@@ -41,7 +41,7 @@ fn database(id: Option<StoreId>, opened: u64) -> Known {
     }
 }
 
-/// What is decided by itself, and that a person's word always begins.
+/// The decision without a person's word; with it, every start succeeds.
 fn decided(folder: &Folder, found: &Found) -> Result<Beginning, String> {
     assert!(judge(folder, found, true).is_ok(), "{folder:?} {found:?}");
     judge(folder, found, false).map_err(|misfit| misfit.to_string())
@@ -102,7 +102,7 @@ fn a_folder_without_a_database_is_new_or_has_lost_it() {
 fn a_database_belongs_to_the_folder_with_its_id() {
     let usual = Found::Database(database(Some(STORE), 4));
     assert_eq!(decided(&marked(STORE, 4), &usual), Ok(Beginning::Usual));
-    // A start that was cut off before it said so in the folder.
+    // A start that was interrupted before it wrote the folder's record.
     assert_eq!(decided(&marked(STORE, 3), &usual), Ok(Beginning::Usual));
     let restored = Found::Database(database(Some(STORE), 2));
     assert_eq!(decided(&marked(STORE, 4), &restored), Ok(Beginning::Older));
@@ -121,7 +121,7 @@ fn what_a_version_without_ids_left_is_taken_once() {
     };
     assert_eq!(decided(&old, &before), Ok(Beginning::Adopted));
     assert_eq!(decided(&folder(), &before), Ok(Beginning::Adopted));
-    // A first start that was cut off between database and folder.
+    // A first start that was interrupted between database and folder.
     let cut_off = Found::Database(Known {
         unused: true,
         ..database(Some(STORE), 1)
@@ -148,7 +148,7 @@ fn a_database_that_was_never_used_has_made_no_results() {
         let words = decided(&folder, &unused).unwrap_err();
         assert!(words.contains("has never been used"), "{words}");
     }
-    // A person said that it is the right one, once.
+    // A person said once that it is the right one.
     let opened = Opened { id: STORE, times: 1 };
     let adopted = Mark::next(opened, None, Beginning::Adopted);
     let adopted = Mark::next(opened, Some(adopted), Beginning::Usual);
@@ -157,7 +157,7 @@ fn a_database_that_was_never_used_has_made_no_results() {
         ..marked(STORE, 1)
     };
     assert_eq!(decided(&taken, &unused), Ok(Beginning::Usual));
-    // What was pushed before the first task was created.
+    // Pushed before the first task was created.
     let pushed = Folder {
         holdings: Holdings {
             repositories: true,
