@@ -1,5 +1,5 @@
-//! Who may use a coordinator: the roles, the one-time token with which an agent joins, and
-//! the name that its certificate carries. Parses and prints; draws no secret and stores none.
+//! Who may use a coordinator: the roles, the one-time token with which an agent joins, and the name
+//! in the agent's certificate. Parses and prints; draws no secret and stores none.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,21 +8,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, Digest, InvalidId, TokenId};
 
-/// What somebody is to a coordinator.
+/// A caller's role on a coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Holds the token file of the coordinator itself: all rights.
     Owner,
-    /// Looks after agents and tokens, and does what `Submit` may.
+    /// Manages agents and tokens, and has the rights of `Submit`.
     Admin,
-    /// Creates and stops tasks, and does what `View` may.
+    /// Creates and stops tasks, and has the rights of `View`.
     Submit,
     /// Reads.
     View,
     /// Works on tasks.
     Agent,
-    /// Shows nothing: may enrol, and nothing else.
+    /// Shows no credentials: may enrol, and nothing else.
     Stranger,
 }
 
@@ -37,7 +37,7 @@ impl Role {
         Self::Stranger,
     ];
 
-    /// The word for it.
+    /// The role's name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -67,20 +67,20 @@ impl FromStr for Role {
 }
 
 const PREFIX: &str = "kage1";
-/// What a secret has: 256 bits as hex.
+/// Length of a secret: 256 bits as hex.
 const SECRET_DIGITS: usize = 64;
 
 /// Lets one agent join, once: `kage1.<sha256 of the CA's public key>.<token id>.<secret>`.
 ///
-/// Whoever joins checks the first part against the coordinator that answers before the
-/// secret is sent to it.
+/// The joining agent checks the first part against the coordinator that answers before it sends the
+/// secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
     /// SHA-256 of the SubjectPublicKeyInfo of the coordinator's CA.
     pub ca: Digest,
-    /// Names the token.
+    /// Id of the token.
     pub id: TokenId,
-    /// Proves that it was handed out. Never logged.
+    /// Proves that the token was issued. Never logged.
     pub secret: String,
 }
 
@@ -102,7 +102,7 @@ impl FromStr for JoinToken {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        // The text itself is a secret, and is not repeated.
+        // The text itself is a secret, so it is not repeated.
         let invalid = || invalid("the text", "a join token (kage1.<ca>.<id>.<secret>)");
         let parts: Vec<_> = text.trim().split('.').collect();
         let [PREFIX, ca, id, secret] = parts.as_slice() else {
@@ -119,10 +119,10 @@ impl FromStr for JoinToken {
     }
 }
 
-/// Why a join token does not let somebody in.
+/// Why a join token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JoinRefusal {
-    /// There is no such token, or the secret is another one.
+    /// There is no such token, or the secret is wrong.
     #[error("the join token is not one of this coordinator")]
     Unknown,
     /// Another agent joined with it.
@@ -131,7 +131,7 @@ pub enum JoinRefusal {
     /// It is too old.
     #[error("the join token has expired; make a new one with `kage token create --role agent`")]
     Expired,
-    /// It is for something else.
+    /// It is for another project.
     #[error("the join token is for another project")]
     OtherProject,
     /// The agent that joined with it was shut out.
@@ -140,7 +140,7 @@ pub enum JoinRefusal {
 }
 
 impl JoinRefusal {
-    /// Every one.
+    /// Every refusal.
     pub const ALL: [Self; 5] = [
         Self::Unknown,
         Self::Used,
@@ -149,7 +149,7 @@ impl JoinRefusal {
         Self::Revoked,
     ];
 
-    /// The stable word for it, on the wire.
+    /// The stable name on the wire.
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
@@ -164,16 +164,16 @@ impl JoinRefusal {
 
 const AGENT_URI: &str = "kage://agent/";
 
-/// The name that an agent's certificate carries as a subject alternative name.
+/// The subject alternative name in an agent's certificate.
 #[must_use]
 pub fn agent_uri(agent: AgentId) -> String {
     format!("{AGENT_URI}{agent}")
 }
 
-/// The agent that a certificate's name is of.
+/// The agent that a certificate's name identifies.
 ///
 /// # Errors
-/// When it is no such name.
+/// When the name has another form.
 pub fn agent_of_uri(uri: &str) -> Result<AgentId, InvalidId> {
     let id = uri
         .strip_prefix(AGENT_URI)

@@ -1,27 +1,27 @@
-//! Attempts: one leased execution of a job, and the one place where stale writes are refused.
+//! Attempts: leased executions of a job, and the one place where stale writes are refused.
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, AttemptId, BootId, Digest, JobId, SessionId, TaskId};
 use crate::time::Timestamp;
 
-/// Why an attempt has no authority any more.
+/// Why an attempt lost its authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
     /// Its last event was accepted.
     Finished,
-    /// Its agent's daemon was started anew.
+    /// Its agent's daemon restarted.
     AgentRestarted,
-    /// Its agent closed the connection and did not come back in time.
+    /// Its agent closed the connection and did not return in time.
     AgentGone,
     /// Its agent was silent for too long.
     AgentSilent,
-    /// Somebody sent the session back to a checkpoint.
+    /// A person sent the session back to a checkpoint.
     Restored,
-    /// Its agent did not end it, though its time limit had passed for long.
+    /// Its agent did not end it, although its time limit had long passed.
     Overdue,
-    /// Its agent did not stop it, though it was told to.
+    /// Its agent did not stop it, although it was told to.
     StopUnanswered,
 }
 
@@ -67,14 +67,14 @@ pub enum AttemptState {
     Live,
     /// Its writes are refused.
     Ended {
-        /// Why.
+        /// The reason.
         reason: EndReason,
-        /// When.
+        /// The time of the end.
         at: Timestamp,
     },
 }
 
-/// One leased execution of a job.
+/// A leased execution of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// Its id.
@@ -85,22 +85,22 @@ pub struct Attempt {
     pub session: SessionId,
     /// The task of that session.
     pub task: TaskId,
-    /// The epoch, from 1. A session's job goes on counting where the one before stopped; every
-    /// verify job begins at 1.
+    /// The epoch, from 1. A session's later job continues the count of the one before; every verify
+    /// job begins at 1.
     pub number: u32,
     /// Hash of the token that its writes must carry.
     pub token_hash: Digest,
-    /// Who executes it.
+    /// The agent that executes it.
     pub agent: AgentId,
-    /// The start of that agent that was given it.
+    /// The start of that agent to which it was granted.
     pub boot: BootId,
-    /// Until when its agent may act without hearing from the coordinator.
+    /// The end of the time in which its agent may act without an answer from the coordinator.
     pub lease_until: Timestamp,
-    /// When it has taken too long; see [`crate::deadline`].
+    /// The time at which it has taken too long; see [`crate::deadline`].
     pub ends_by: Timestamp,
-    /// Since when its agent is told to stop it.
+    /// When its agent was first told to stop it.
     pub stop_asked: Option<Timestamp>,
-    /// When its agent last told that it runs, by the coordinator's clock.
+    /// When its agent last reported that it runs, by the coordinator's clock.
     pub heard_at: Timestamp,
     /// Number of the last event that was stored.
     pub acked_seq: u64,
@@ -112,12 +112,12 @@ pub struct Attempt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Admission {
-    /// Store all but the first `skip`, which are stored already.
+    /// Store all but the first `skip` events, which are stored already.
     Accept {
-        /// How many to leave out.
+        /// Number of events to leave out.
         skip: usize,
     },
-    /// Events are missing before this batch; the sender starts again after `acked_seq`.
+    /// Events are missing before this batch; the sender resumes after `acked_seq`.
     Gap {
         /// The last event that was stored.
         acked_seq: u64,
@@ -132,7 +132,7 @@ pub enum StaleWriter {
     /// The token is not the attempt's.
     #[error("the token is not that of the attempt")]
     WrongToken,
-    /// The caller is not the agent that was given the attempt.
+    /// The attempt was granted to another agent.
     #[error("the attempt was given to another agent")]
     WrongAgent,
     /// The attempt ended.
@@ -141,7 +141,7 @@ pub enum StaleWriter {
 }
 
 impl Attempt {
-    /// Says whether this agent, who shows this token, may write.
+    /// Checks that this agent, with this token, may write.
     ///
     /// # Errors
     /// When it may not; the writer must stop.
@@ -155,8 +155,8 @@ impl Attempt {
 
     /// Decides on a batch of `count` events that begins with number `first`.
     ///
-    /// A batch that was stored whole is accepted again even after the attempt ended:
-    /// its sender never got the acknowledgement.
+    /// A batch that was stored whole is accepted again even after the attempt ended: its sender
+    /// never got the acknowledgement.
     pub fn admit(&self, token_hash: &Digest, agent: AgentId, first: u64, count: usize) -> Admission {
         if let Err(stale) = self.identify(token_hash, agent) {
             return Admission::Stale(stale);
@@ -188,8 +188,8 @@ impl Attempt {
         Ok(())
     }
 
-    /// Its agent was heard of. A lease is never shortened, and time without one is given back:
-    /// nothing can go on in it.
+    /// Renews the lease after a message of its agent. A lease is never shortened, and the deadline
+    /// moves by the time without a lease: nothing can go on in it.
     pub fn renew(&mut self, lease_until: Timestamp, now: Timestamp) {
         if self.lease_until < lease_until {
             self.ends_by = self.ends_by + now.since(self.lease_until);
@@ -197,21 +197,21 @@ impl Attempt {
         }
     }
 
-    /// Its agent is told to stop it; that it was told before counts.
+    /// Notes that its agent is told to stop it; the first time counts.
     pub fn ask_to_stop(&mut self, now: Timestamp) {
         self.stop_asked.get_or_insert(now);
     }
 
-    /// Until when it is known to have run, when it ends now. What its agent says of its last event
-    /// counts as far as it lies between what was heard before and now; without that, it ran until
-    /// it was last heard of.
+    /// The time until which it is known to have run, if it ends now. The time of the agent's last
+    /// event counts if it lies between the last message before and now; without it, the attempt ran
+    /// until the last message.
     #[must_use]
     pub fn ran_until(&self, said: Option<Timestamp>, now: Timestamp) -> Timestamp {
         let latest = now.max(self.heard_at);
         said.map_or(self.heard_at, |said| said.clamp(self.heard_at, latest))
     }
 
-    /// Its agent tells that it runs. False when that was known.
+    /// Notes that its agent reported that it runs. False when that was known.
     pub fn hear(&mut self, now: Timestamp) -> bool {
         let new = self.heard_at < now;
         self.heard_at = self.heard_at.max(now);
@@ -309,11 +309,11 @@ mod tests {
         let at = Timestamp::from_millis;
         let mut attempt = attempt(0, AttemptState::Live);
         let cases = [
-            // It said so, and the coordinator was there.
+            // Its agent reported the end, and the coordinator was there.
             (Some(150), 151, 150),
-            // It was lost with everything, and found dead half a minute later.
+            // Its agent was lost with everything, and found dead half a minute later.
             (None, 30_000, 100),
-            // Its clock is wrong: no sooner than it was heard of, no later than now.
+            // Its agent's clock is wrong: not before the last message, not after now.
             (Some(7), 151, 100),
             (Some(9_000_000), 151, 151),
             // The coordinator's clock was set back.

@@ -1,15 +1,15 @@
-//! What led to an error, in one line. Errors print themselves without their source, so that
-//! nothing is said twice; where people read one, this says the whole story.
+//! The causes of an error, in one line. Errors print themselves without their source, so that
+//! nothing is repeated; where people read one, this prints the whole chain.
 
 use std::error::Error;
 use std::iter;
 
-/// The error, then what caused it, then what caused that.
+/// The error, then its source, then the source's source.
 pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
 }
 
-/// The error and everything that led to it, in one line.
+/// The error with all its causes, in one line.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let texts: Vec<_> = causes(error).map(ToString::to_string).collect();

@@ -1,15 +1,15 @@
-//! Checkpoints: the whole worktree of a session as a commit, with the place in its
-//! conversation. What one is, which one a session goes on from, and what has to be fetched
-//! for that. Takes and stores none.
+//! Checkpoints: the whole worktree of a session as a commit, with the position in its conversation.
+//! This file defines a checkpoint, which one a session resumes, and what has to be fetched for
+//! that. It takes and stores none.
 //!
 //! ```text
 //!   base <- 1 baseline <- 2 files changed <- 3 files changed      (attempt 1, lost)
 //!                                        \
 //!                                         <- 4 files changed ...  (attempt 2, from 2)
 //! ```
-//! Every checkpoint has one parent, which is the base of the task or a checkpoint of the same
-//! session; its pack holds what the parent lacks. Its segment holds what the conversation
-//! gained since the parent; one that begins at 0 begins a new conversation.
+//! Every checkpoint has one parent: the base of the task or a checkpoint of the same session. Its
+//! pack holds the objects that the parent lacks. Its segment holds the conversation's growth since
+//! the parent; a segment from position 0 begins a new conversation.
 
 use std::fmt;
 use std::str::FromStr;
@@ -36,13 +36,13 @@ pub enum CheckpointReason {
     Baseline,
     /// A tool call, or a burst of writes, changed files.
     FilesChanged,
-    /// The attempt failed and may be repeated; edits may be half done.
+    /// The attempt failed and may be retried; edits may be half done.
     BeforeRetry,
     /// A person asked for it.
     Requested,
-    /// Files are about to be put back to an older state.
+    /// Files are about to be restored to an older state.
     BeforeRestore,
-    /// The adapter ended well.
+    /// The adapter ended successfully.
     Final,
 }
 
@@ -57,7 +57,7 @@ impl CheckpointReason {
         Self::Final,
     ];
 
-    /// The name used in rows and for programs.
+    /// The name in rows and for programs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -70,7 +70,7 @@ impl CheckpointReason {
         }
     }
 
-    /// True when it is between two steps, so that no edit is half done in it.
+    /// True when it was taken between two steps, so that no edit is half done in it.
     #[must_use]
     pub const fn is_settled(self) -> bool {
         match self {
@@ -102,11 +102,11 @@ impl FromStr for CheckpointReason {
     }
 }
 
-/// What is known of a checkpoint's files.
+/// What is known about a checkpoint's files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Safety {
-    /// Nobody ran verify on these files.
+    /// Verify did not run on these files.
     #[default]
     Unknown,
     /// Verify passed on exactly these files.
@@ -119,7 +119,7 @@ impl Safety {
     /// Every value.
     pub const ALL: [Self; 3] = [Self::Unknown, Self::Safe, Self::Unsafe];
 
-    /// The name used in rows and for people.
+    /// The name in rows and for people.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -158,7 +158,7 @@ pub const MAX_NOTE: usize = 1000;
 /// A part of a conversation: messages of an API, or lines of a program's session file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TranscriptSegment {
-    /// Where it is.
+    /// Blob of the entries.
     pub blob: Digest,
     /// The position before its first entry; 0 begins a conversation.
     pub from: u64,
@@ -166,7 +166,7 @@ pub struct TranscriptSegment {
     pub to: u64,
 }
 
-/// A checkpoint, as the agent that took it tells.
+/// A checkpoint, as reported by the agent that took it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TakenCheckpoint {
     /// The commit; the base itself when nothing differs from it.
@@ -177,24 +177,26 @@ pub struct TakenCheckpoint {
     pub tree: Oid,
     /// Why it was taken.
     pub reason: CheckpointReason,
-    /// What the person who asked for it said, [`MAX_NOTE`] bytes at most.
+    /// The note of the person who asked for it, [`MAX_NOTE`] bytes at most.
     pub note: String,
     /// Paths that differ from the parent.
     pub files_changed: u64,
-    /// Blob of what the parent lacks, as a thin pack; `None` when the commit is the parent.
+    /// Blob of the objects that the parent lacks, as a thin pack; `None` when the commit is the
+    /// parent.
     pub pack: Option<Digest>,
-    /// What the conversation gained since the parent.
+    /// The conversation's growth since the parent.
     pub transcript: Option<TranscriptSegment>,
-    /// Model calls of the attempt that were answered by then; `None` when the agent cannot
-    /// tell. It is sent later than it was taken, so the events before it say something else.
+    /// Model calls of the attempt that were answered when it was taken; `None` when the agent
+    /// cannot tell. The report is sent later than that, so the events before it give another
+    /// number.
     #[serde(default)]
     pub calls: Option<u32>,
 }
 
 impl TakenCheckpoint {
-    /// True when its files are those of `base`: nothing differs from it, or nothing was done
-    /// yet. The latter may be another tree, because a commit has the files as they are on the
-    /// disk, and git may check out other line endings than the base has.
+    /// True when its files are those of `base`: nothing differs from it, or nothing was done yet.
+    /// The tree can still differ, because a commit has the files as they are on the disk, and git
+    /// may check out other line endings than the base has.
     #[must_use]
     pub fn is_base(&self, base: &Oid) -> bool {
         self.commit == *base || (self.reason == CheckpointReason::Baseline && self.parent == *base)
@@ -204,23 +206,23 @@ impl TakenCheckpoint {
 /// A checkpoint that the coordinator holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
-    /// Whose.
+    /// The session that it belongs to.
     pub session: SessionId,
-    /// Its number within the session, from 1: what people type.
+    /// Its number within the session, from 1, which people type.
     pub number: u32,
     /// Number of the attempt that took it.
     pub attempt: u32,
-    /// Who worked.
+    /// The adapter that worked.
     pub adapter: AdapterName,
     /// Name of the agent that took it.
     pub agent: String,
-    /// What the agent told.
+    /// The agent's report.
     pub taken: TakenCheckpoint,
-    /// The place in the conversation.
+    /// The position in the conversation.
     pub position: u64,
-    /// Model calls of the session that were answered by then.
+    /// Model calls of the session that were answered when it was taken.
     pub calls: u32,
-    /// What verify says about its files.
+    /// Verify's result on its files.
     pub safety: Safety,
     /// By the agent's clock.
     pub taken_at: Timestamp,
@@ -228,34 +230,35 @@ pub struct Checkpoint {
     pub stored_at: Timestamp,
 }
 
-/// What an attempt needs to go on where another one stopped.
+/// What an attempt needs to resume a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
     /// The checkpoint.
     pub commit: Oid,
-    /// Its tree, to check what was put together.
+    /// Its tree, to check the assembled commit.
     pub tree: Oid,
     /// Its number within the session.
     pub number: u32,
-    /// Packs to take in, in this order, over the base.
+    /// Packs to apply over the base, in this order.
     pub packs: Vec<Digest>,
-    /// The conversation, in this order, without gaps.
+    /// The conversation's segments, in this order, without gaps.
     pub segments: Vec<TranscriptSegment>,
-    /// The place in the conversation: the end of the last segment, or 0.
+    /// The position in the conversation: the end of the last segment, or 0.
     pub position: u64,
     /// Model calls that were answered after the checkpoint and have to be made again.
     pub repeated_calls: u32,
-    /// What happened since, in one sentence to tell the model; empty when it need not know.
+    /// What happened since, in one sentence for the model; empty when the model need not know.
     pub note: String,
-    /// What the model is to do now instead of only going on; empty when it is to go on.
+    /// A new instruction for the model; empty when it is only to continue.
     pub instruction: String,
-    /// True when the conversation up to `position` has the instruction: only a new one is told.
+    /// True when the conversation up to `position` has the instruction already; it is sent only if
+    /// it does not.
     pub instruction_known: bool,
-    /// In what worktree.
+    /// The worktree to resume in.
     pub footing: Footing,
 }
 
-/// An attempt that went on from a checkpoint.
+/// An attempt that resumed a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resumption {
     /// Number of the attempt.
@@ -264,7 +267,7 @@ pub struct Resumption {
     pub number: u32,
     /// The checkpoint.
     pub commit: Oid,
-    /// The place in the conversation; 0 when the attempt began a new one.
+    /// The position in the conversation; 0 when the attempt began a new one.
     pub position: u64,
     /// Model calls that had to be made again.
     pub repeated_calls: u32,
@@ -291,14 +294,14 @@ impl Resumption {
     }
 }
 
-/// A checkpoint of a session, by both its names, as what the session stands on.
+/// The checkpoint that a session stands on, by both its names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// Its number within the session.
     pub number: u32,
     /// Its commit.
     pub commit: Oid,
-    /// In what worktree the next attempt goes on from it: a new one, unless a person sent the
+    /// The worktree in which the next attempt resumes it: a new one, unless a person sent the
     /// session back to it while it ran.
     #[serde(default, skip_serializing_if = "Footing::is_anew")]
     pub footing: Footing,
@@ -316,21 +319,21 @@ impl Head {
     }
 }
 
-/// What a session can go back to from where it stands. `None` = nothing but the base.
+/// The points to which a session can go back. `None`: only the base.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Points {
-    /// Where it stands, half-done edits included.
+    /// The checkpoint that it stands on, half-done edits included.
     pub newest: Option<Head>,
-    /// True when a conversation is kept with the newest.
+    /// True when a conversation is stored with the newest.
     pub talked: bool,
-    /// The newest that was taken between two steps.
+    /// The newest one that was taken between two steps.
     pub settled: Option<Head>,
-    /// The newest on whose files verify passed.
+    /// The newest one whose files passed verify.
     pub safe: Option<Head>,
 }
 
 impl Points {
-    /// Those of a session that stands on `head`; `all` are its checkpoints.
+    /// The points of a session that stands on `head`; `all` are its checkpoints.
     #[must_use]
     pub fn of(head: Option<&Head>, all: &[Checkpoint]) -> Self {
         let number = head.map(|head| head.number);
@@ -354,7 +357,7 @@ impl Points {
     }
 }
 
-/// Why a checkpoint cannot be put together.
+/// Why a checkpoint cannot be assembled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BrokenChain {
     /// There is no such checkpoint.
@@ -363,7 +366,7 @@ pub enum BrokenChain {
     /// A parent is neither the base nor a checkpoint.
     #[error("checkpoint {number} follows {parent}, which is neither the base nor a checkpoint of the session")]
     UnknownParent {
-        /// Whose parent.
+        /// The checkpoint whose parent it is.
         number: u32,
         /// The parent.
         parent: Oid,
@@ -371,21 +374,21 @@ pub enum BrokenChain {
     /// The conversation has a gap.
     #[error("the conversation of checkpoint {number} goes on at {from}, and its parent's ends at {end}")]
     Gap {
-        /// Whose segment.
+        /// The checkpoint whose segment begins wrong.
         number: u32,
         /// Where the segment begins.
         from: u64,
-        /// Where it should.
+        /// Where it should begin.
         end: u64,
     },
 }
 
-/// What leads from the base to a checkpoint.
+/// The packs and segments from the base to a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
     /// Packs in order.
     pub packs: Vec<Digest>,
-    /// The conversation in order; what an older one said is not in it.
+    /// The conversation in order, without that of an older adapter.
     pub segments: Vec<TranscriptSegment>,
 }
 
@@ -409,7 +412,7 @@ impl Chain {
         for checkpoint in line.into_iter().rev() {
             chain.packs.extend(checkpoint.taken.pack.clone());
             if checkpoint.adapter != *adapter {
-                // What another one said, this one cannot go on with.
+                // This adapter cannot continue another adapter's conversation.
                 (adapter, end) = (&checkpoint.adapter, 0);
                 chain.segments.clear();
             }
@@ -431,7 +434,7 @@ impl Chain {
         Ok(chain)
     }
 
-    /// The place in the conversation after it.
+    /// The position in the conversation after it.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.segments.last().map_or(0, |segment| segment.to)
@@ -439,13 +442,13 @@ impl Chain {
 }
 
 impl Resume {
-    /// What an attempt of `adapter` needs to go on from checkpoint `head` over `base`, when
-    /// `calls` model calls were answered so far; `all` are the session's checkpoints.
+    /// What an attempt of `adapter` needs to resume checkpoint `head` over `base`, when `calls`
+    /// model calls were answered so far; `all` are the session's checkpoints.
     ///
-    /// The conversation of another adapter is of no use to it, so it begins a new one.
+    /// It cannot use the conversation of another adapter, so it begins a new one.
     ///
     /// # Errors
-    /// When the checkpoint cannot be put together.
+    /// When the checkpoint cannot be assembled.
     pub fn of(
         head: &Head,
         all: &[Checkpoint],
@@ -477,8 +480,8 @@ impl Resume {
     }
 }
 
-/// True when the conversation that `adapter` goes on with at `head` gained something after
-/// checkpoint `from`; `all` are the session's checkpoints.
+/// True when the conversation that `adapter` continues at `head` grew after checkpoint `from`;
+/// `all` are the session's checkpoints.
 #[must_use]
 pub fn talked_since(head: &Head, from: u32, all: &[Checkpoint], adapter: &AdapterName) -> bool {
     let Some(newest) = all.iter().find(|checkpoint| checkpoint.number == head.number) else {
@@ -491,12 +494,12 @@ pub fn talked_since(head: &Head, from: u32, all: &[Checkpoint], adapter: &Adapte
             .any(|checkpoint| checkpoint.number > from && checkpoint.taken.transcript.is_some())
 }
 
-/// `from` and what it follows, newest first.
+/// `from` and its ancestors, newest first.
 fn line<'a>(from: &'a Checkpoint, all: &'a [Checkpoint]) -> Vec<&'a Checkpoint> {
     let mut line = vec![from];
     let mut at = from;
-    // Numbers fall from one to the next, so this ends. Two that are one commit, because
-    // nothing had changed, are told apart by them as well.
+    // Numbers fall from one to the next, so this ends. Checkpoints that share a commit, because
+    // nothing had changed, differ by their number.
     while let Some(parent) = parent(at, all) {
         line.push(parent);
         at = parent;
@@ -504,7 +507,7 @@ fn line<'a>(from: &'a Checkpoint, all: &'a [Checkpoint]) -> Vec<&'a Checkpoint> 
     line
 }
 
-/// The checkpoint that `at` follows, among all of its session; `None` = the base.
+/// The parent of `at` among all checkpoints of its session; `None`: the base.
 #[must_use]
 pub fn parent<'a>(at: &Checkpoint, all: &'a [Checkpoint]) -> Option<&'a Checkpoint> {
     all.iter()

@@ -1,6 +1,6 @@
-//! The files that shell commands name. No shell is asked: the words of a command are compared
-//! with paths, so what a script reads by itself, or what a tool finds by its own rules
-//! (`make`, `npm test`), is not named here.
+//! The files that shell commands name. No shell is run: the words of a command are compared with
+//! paths, so files that a script reads, or that a tool finds by its own rules (`make`, `npm test`),
+//! are not found.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ pub struct CommandFiles {
 }
 
 impl CommandFiles {
-    /// Those of these commands.
+    /// The files that these commands name.
     #[must_use]
     pub fn of<'a>(commands: impl IntoIterator<Item = &'a String>) -> Self {
         let mut found = BTreeSet::new();
@@ -30,14 +30,14 @@ impl CommandFiles {
     }
 
     /// True when a command may name this path: whole, or its last parts, because commands change
-    /// folders. A bare word is taken as a path only when it is the whole path.
+    /// folders. A bare word counts as a path only when it is the whole path.
     #[must_use]
     pub fn name(&self, path: &str) -> bool {
         self.is_named_whole(path) || self.by_its_end(path, &BTreeSet::new())
     }
 
-    /// Those of `paths`, which are all that there are, that the commands name. A word that is a
-    /// whole path is that one, and no other path which ends with it.
+    /// The ones of `paths`, a complete list, that the commands name. A word that equals a whole
+    /// path names that path, and no other path that ends with it.
     #[must_use]
     pub fn among<'p>(&self, paths: impl Iterator<Item = &'p str> + Clone) -> BTreeSet<&'p str> {
         let whole: BTreeSet<&str> = paths.clone().filter(|path| self.words.contains(*path)).collect();
@@ -46,8 +46,8 @@ impl CommandFiles {
             .collect()
     }
 
-    /// True when `word`, which somebody wrote for a file, may be one that the commands name: by
-    /// the last part of both, or by a pattern.
+    /// True when `word`, a person's text for a file, may be a file that the commands name: by the
+    /// last part of both, or by a pattern.
     #[must_use]
     pub fn may_name(&self, word: &str) -> bool {
         fn last(path: &str) -> &str {
@@ -74,7 +74,8 @@ impl CommandFiles {
     }
 }
 
-/// The words of a command. What begins with a variable (`$PWD/test.sh`) is a path after it.
+/// The words of a command. A word that begins with a variable (`$PWD/test.sh`) counts as the path
+/// after it.
 fn words(command: &str) -> impl Iterator<Item = &str> {
     let is_break = |c: char| c.is_whitespace() || "\"'`;|&()<>{}=".contains(c);
     command.split(is_break).flat_map(|word| {
@@ -87,13 +88,13 @@ fn words(command: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What stands in quotes, as the names of files with blanks do.
+/// The text in quotes, such as file names with blanks.
 fn quoted(command: &str) -> impl Iterator<Item = &str> {
     let between = |mark| command.split(mark).skip(1).step_by(2);
     between('"').chain(between('\''))
 }
 
-/// A path without what changes nothing about it: `./a//b/../c` is `a/c`.
+/// A path without redundant parts: `./a//b/../c` is `a/c`.
 fn plain(word: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in word.split('/') {
@@ -110,7 +111,7 @@ fn is_pattern(word: &str) -> bool {
     word.contains(['*', '?', '['])
 }
 
-/// The set of the patterns that are globs; one that is not matches nothing.
+/// The set of the patterns that are valid globs; an invalid one matches nothing.
 fn globs<'a>(patterns: impl Iterator<Item = &'a String>) -> GlobSet {
     let mut set = GlobSetBuilder::new();
     for glob in patterns.filter_map(|pattern| GlobBuilder::new(pattern).literal_separator(true).build().ok()) {
@@ -137,7 +138,7 @@ mod tests {
             // A bare word is a path only as a whole: "check" is not "src/check".
             ("make check", "src/check", false),
             ("cd src && make", "src/a.c", false),
-            // A folder is not its files.
+            // A folder does not stand for its files.
             ("pytest tests/", "tests/a.py", false),
             ("sh \"$PWD/check.sh\"", "check.sh", true),
             ("sh ${PWD}/tools/check.sh", "tools/check.sh", true),

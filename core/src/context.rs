@@ -1,7 +1,7 @@
-//! Contexts: what sessions are told besides the prompt, as JSON objects. A task's
-//! contexts are stored and sent as one base and a merge patch (RFC 7396) per session:
-//! `split` chooses them, `patch` applies them, `divide` says what of it every session
-//! has in common. How that reads for a model is `prompt`'s business.
+//! Contexts: information for sessions besides the prompt, as JSON objects. A task's contexts are
+//! stored and sent as one base and a merge patch (RFC 7396) per session: `split` chooses them,
+//! `patch` applies them, `divide` finds the part that all sessions share. `prompt` owns how a model
+//! reads them.
 
 mod divide;
 mod patch;
@@ -16,28 +16,28 @@ pub use divide::{Divided, NotOverridden, divide, overridden};
 pub use patch::{diff, merge};
 pub use split::{Split, split};
 
-/// What a session is told: a JSON object without any `null`, because in a merge patch
-/// `null` means deletion.
+/// A session's information: a JSON object without any `null`, because in a merge patch `null` means
+/// deletion.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Context(Members);
 
-/// What one session's context adds to, replaces in or deletes from a base (RFC 7396).
+/// The members that one session's context adds to, replaces in or deletes from a base (RFC 7396).
 ///
-/// It is an object, and `null` stands in it only as the value of a member, outside of
-/// any array: so merging it into a context always gives a context.
+/// An object in which `null` stands only as the value of a member, outside of any array: so merging
+/// it into a context always gives a context.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Patch(Members);
 
-/// Why bytes are not taken as a context or as a patch.
+/// Why bytes are refused as a context or as a patch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidContext {
-    /// It is not even JSON as we take it.
+    /// Not JSON as this program accepts it.
     #[error("invalid JSON")]
     Json(#[source] InvalidJson),
-    /// It is some other JSON value.
+    /// Another JSON value than an object.
     #[error("not a JSON object")]
     NotAnObject,
-    /// It holds a `null` where none may be.
+    /// A `null` where none is allowed.
     #[error("null at {0}")]
     Null(JsonPointer),
 }
@@ -59,7 +59,7 @@ impl Context {
         &self.0
     }
 
-    /// The one text of this context: sorted keys, no spaces, numbers as they were given.
+    /// The canonical text of this context: sorted keys, no spaces, numbers as they were given.
     #[must_use]
     pub fn canonical(&self) -> String {
         self.to_string()
@@ -89,7 +89,7 @@ impl Patch {
         &self.0
     }
 
-    /// The one text of this patch, as it travels in a task.
+    /// The canonical text of this patch, as it is sent in a task.
     #[must_use]
     pub fn canonical(&self) -> String {
         self.to_string()
@@ -137,7 +137,7 @@ fn refuse_null(members: &Members, nulls: Nulls) -> Result<(), InvalidContext> {
     Ok(())
 }
 
-/// Looks for a `null` that may not be, and leaves `path` at the first one.
+/// Searches for a forbidden `null`, and leaves `path` at the first one.
 fn has_null(value: &Json, nulls: Nulls, path: &mut Vec<String>) -> bool {
     let mut inside = |token: String, value: &Json, nulls: Nulls| {
         path.push(token);

@@ -1,7 +1,7 @@
-//! How long an attempt may be live, whatever its agent does. The agent ends what takes too long,
-//! and stops when it is told to; one that only says that it is there does neither, and would hold
-//! the job for ever. So the coordinator waits a while longer than the agent should take, and then
-//! takes the attempt's authority away.
+//! How long an attempt may be live, whatever its agent does. The agent ends an attempt that takes
+//! too long, and stops when it is told to. An agent that only reports that it is there does
+//! neither, and would hold the job for ever. So the coordinator waits a while longer than the agent
+//! should take, and then takes the attempt's authority away.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use crate::job::JobKind;
 use crate::task::Policy;
 use crate::time::Timestamp;
 
-/// What an attempt gets besides its task's limit: for fetching before, for committing and sending
-/// afterwards, and for what does not end when it is told to. As much as the limit again, within
-/// these bounds.
+/// An attempt's time besides its task's limit: for fetching before, for committing and sending
+/// afterwards, and for programs that do not end when they are told to. As much as the limit again,
+/// within these bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slack {
     /// At least.
@@ -30,14 +30,14 @@ impl Default for Slack {
     }
 }
 
-/// How long an agent has to answer an order to stop: longer than it takes to end programs that do
-/// not want to, and to keep what they did.
+/// How long an agent has to answer an order to stop: longer than it takes to end unwilling programs
+/// and to keep their work.
 pub const STOP_ANSWER: Duration = Duration::from_secs(60);
 
-/// How long agents are waited for that do not act.
+/// How long to wait for agents that do not act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// What an attempt gets besides its task's limit.
+    /// An attempt's time besides its task's limit.
     pub slack: Slack,
     /// How long an order to stop may go unanswered.
     pub stop_answer: Duration,
@@ -52,11 +52,11 @@ impl Default for Patience {
     }
 }
 
-/// Nobody waits longer, whatever the limit: times stay within what clocks and rows can hold.
+/// The longest wait, whatever the limit: times stay within what clocks and rows can hold.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 impl Slack {
-    /// How long an attempt at such a job may be live.
+    /// How long an attempt at a job of this kind may be live.
     #[must_use]
     pub fn allowed(self, kind: &JobKind, policy: &Policy) -> Duration {
         let limit = match kind {
@@ -67,20 +67,20 @@ impl Slack {
     }
 }
 
-/// Until when an attempt may be live.
+/// The deadline of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Term {
     /// When it began.
     pub started_at: Timestamp,
-    /// When it has taken too long. Later than at its start by the time without a lease.
+    /// When it has taken too long; moved by the time without a lease.
     pub ends_by: Timestamp,
-    /// Since when its agent was told to stop it.
+    /// When its agent was first told to stop it.
     pub stop_asked: Option<Timestamp>,
 }
 
 impl Term {
-    /// What ends it if nothing else does, and how long from now. A clock that was set back in
-    /// between makes it wait no longer than it may take in all.
+    /// The reason that ends it if nothing else does, and the time until then. A clock that was set
+    /// back makes it wait no longer than its whole time.
     #[must_use]
     pub fn left(self, stop_answer: Duration, now: Timestamp) -> (EndReason, Duration) {
         let all = self.ends_by.since(self.started_at);
@@ -137,7 +137,7 @@ mod tests {
     fn what_comes_first_ends_it() {
         use EndReason::{Overdue, StopUnanswered};
         let at = |seconds: u64| Timestamp::from_millis(1_000_000 + seconds * 1000);
-        // Begun at 0, ends by 100.
+        // Started at 0, ends by 100.
         let cases = [
             (None, at(0), (Overdue, secs(100))),
             (None, at(99), (Overdue, secs(1))),

@@ -1,6 +1,6 @@
-//! What is read of texts and bytes that others write, with what must hold whatever they write:
-//! nothing panics, and what was understood survives being written and read again. One function
-//! per decoder; the tests below and the fuzz targets in `fuzz/` call them.
+//! Decoders of texts and bytes from outside, with the properties that hold for any input: nothing
+//! panics, and a decoded value survives being written and read again. One function per decoder; the
+//! tests below and the fuzz targets in `fuzz/` call them.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub fn context(bytes: &[u8]) {
     }
 }
 
-/// The token that an agent joins with.
+/// The token with which an agent joins.
 pub fn join_token(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(token) = text.parse::<JoinToken>() {
@@ -34,7 +34,7 @@ pub fn join_token(bytes: &[u8]) {
     }
 }
 
-/// A file of prices.
+/// A price table.
 pub fn prices(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(table) = PriceTable::parse(text) {
@@ -43,8 +43,8 @@ pub fn prices(bytes: &[u8]) {
     }
 }
 
-/// A file of rules that say what the words of a program mean, on those words, and what a
-/// provider says of when to come again.
+/// A file of rules about the words of programs, applied to those words, and a provider's
+/// `retry-after`.
 pub fn failure_rules(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let now = LocalTime::utc(Timestamp::from_millis(1_790_000_000_000));
@@ -60,7 +60,7 @@ pub fn failure_rules(bytes: &[u8]) {
     assert!(wait.is_none_or(|wait| wait < Duration::MAX));
 }
 
-/// Names and ids, as they stand in paths and messages.
+/// Names and ids, as they occur in paths and messages.
 pub fn names(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     macro_rules! one_spelling {
@@ -85,7 +85,7 @@ mod tests {
 
     use super::*;
 
-    /// Any bytes, and a few that are understood with some of them changed.
+    /// Any bytes, and some valid inputs with a few bytes changed.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         let good = prop::sample::select(vec![
             r#"{"a": {"b": [1, 2.50e3, true]}, "c": "\u00e9\n"}"#.to_owned(),

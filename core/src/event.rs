@@ -1,4 +1,4 @@
-//! State events: what an attempt tells about itself, numbered from 1.
+//! State events: an attempt's reports about itself, numbered from 1.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::id::{Digest, Oid};
 use crate::time::Timestamp;
 use crate::usage::{PicoUsd, Usage};
 
-/// What part of its work an attempt is at.
+/// The part of its work that an attempt is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Fetching the base and making the workspace.
+    /// Fetching the base and preparing the workspace.
     Preparing,
     /// Running the task's set-up command.
     Setup,
@@ -34,9 +34,9 @@ pub enum ChangeKind {
     Added,
     /// Other content, mode or type.
     Modified,
-    /// Gone.
+    /// Deleted from the worktree.
     Deleted,
-    /// As in the base again, after it was reported changed.
+    /// As in the base again, after it was reported as changed.
     Reverted,
 }
 
@@ -67,8 +67,8 @@ pub struct DiffStat {
 /// The most paths a [`ResultCommit`] lists.
 pub const MAX_RESULT_PATHS: usize = 1000;
 
-/// The most paths that a [`Verdict`] says were restored: each is read whenever its session is.
-/// What is not listed counts as if it had decided.
+/// The most restored paths that a [`Verdict`] lists: each is read whenever its session is. Restored
+/// paths beyond that count as if they had influenced the verdict.
 pub const MAX_RESTORED: usize = 200;
 
 /// A commit that a session wants to land. Its parent is the task's base.
@@ -76,31 +76,31 @@ pub const MAX_RESTORED: usize = 200;
 pub struct ResultCommit {
     /// The commit.
     pub commit: Oid,
-    /// Its tree, which tells the checkpoints that have the same files.
+    /// Its tree, which identifies the checkpoints with the same files.
     #[serde(default)]
     pub tree: Option<Oid>,
-    /// How much it changes.
+    /// The size of the change.
     pub diff: DiffStat,
     /// Changed paths, sorted, [`MAX_RESULT_PATHS`] at most.
     pub paths: Vec<String>,
-    /// Those of them that it deletes.
+    /// The deleted ones of `paths`.
     pub deleted: Vec<String>,
 }
 
-/// What verify decided.
+/// The decision of verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VerdictKind {
     /// The command ended with 0.
     Passed,
-    /// The command ended with anything else: the session's fault.
+    /// The command ended with another code: the session's fault.
     Failed,
-    /// The command could not be run: not the session's fault.
+    /// The command could not run: not the session's fault.
     Errored,
 }
 
 impl VerdictKind {
-    /// What it says about the files that were checked.
+    /// What it tells about the files that were checked.
     #[must_use]
     pub const fn safety(self) -> Safety {
         match self {
@@ -111,7 +111,7 @@ impl VerdictKind {
     }
 }
 
-/// What verify decided, where, and how long that took.
+/// The decision of verify, its place and its duration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The decision.
@@ -126,19 +126,18 @@ pub struct Verdict {
     pub agent: String,
     /// Operating system and architecture of that machine.
     pub environment: String,
-    /// Paths that were taken from the base before the commands ran although the result has
-    /// them otherwise, sorted, [`MAX_RESTORED`] at most: what the result did to them was not
-    /// checked.
+    /// Paths that were restored from the base before the commands ran because the result changed
+    /// them, sorted, [`MAX_RESTORED`] at most: the result's changes to them were not checked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restored: Vec<String>,
-    /// Beginning and end of what the deciding command wrote, of one that failed; empty once it
-    /// is decided that nobody goes on from there. The logs have all of it.
+    /// Beginning and end of the deciding command's output, if it failed; empty once it is decided
+    /// that the session does not go on from there. The logs have all of it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
 }
 
 impl Verdict {
-    /// The same, as it is kept where nobody goes on from it.
+    /// The same verdict for a session that does not go on.
     #[must_use]
     pub fn without_output(self) -> Self {
         Self {
@@ -147,7 +146,7 @@ impl Verdict {
         }
     }
 
-    /// No decision, and nobody who made it.
+    /// A verdict without a decision, from no agent.
     #[must_use]
     pub const fn errored(message: String) -> Self {
         Self {
@@ -163,7 +162,7 @@ impl Verdict {
     }
 }
 
-/// The streams of output that an attempt has.
+/// The output streams of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputStream {
@@ -179,7 +178,7 @@ impl OutputStream {
     /// Every stream.
     pub const ALL: [Self; 3] = [Self::Stdout, Self::Stderr, Self::Transcript];
 
-    /// The name used in paths and on the command line.
+    /// The name in paths and on the command line.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -194,7 +193,7 @@ impl OutputStream {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptOutcome {
-    /// A session job: the adapter ended well; the result came before.
+    /// A session job: the adapter ended successfully; the result came before.
     Claimed,
     /// A verify job: this is the verdict.
     Verdict(Verdict),
@@ -202,7 +201,7 @@ pub enum AttemptOutcome {
     Failed(Failure),
 }
 
-/// What happened.
+/// The content of an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventBody {
@@ -216,30 +215,30 @@ pub enum EventBody {
         model: String,
         /// What was used.
         usage: Usage,
-        /// What the program says it cost.
+        /// The cost that the program reports.
         reported: Option<PicoUsd>,
         /// True when the tokens come from metered API responses.
         metered: bool,
     },
-    /// A model call failed and will be made again.
+    /// A model call failed and will be repeated.
     CallRetried {
-        /// Why.
+        /// The failure.
         failure: Failure,
         /// The wait before the next call.
         delay: Duration,
         /// The number of the call that failed, from 1.
         attempt: u32,
     },
-    /// Files differ from the base in another way than before.
+    /// Files changed since the last such event.
     FilesChanged(Vec<FileChange>),
-    /// Output passed its cap.
+    /// Output exceeded its limit.
     OutputTruncated {
-        /// Which stream.
+        /// The stream.
         stream: OutputStream,
         /// Its length; later bytes were dropped.
         at: u64,
     },
-    /// Something a person should know, and that stops nothing.
+    /// Information for people that stops nothing.
     Warning(String),
     /// The result is ready; its objects are in this thin pack against the base.
     ResultCommitted {
@@ -248,15 +247,15 @@ pub enum EventBody {
         /// Blob of the pack.
         pack: Digest,
     },
-    /// A checkpoint was taken. It is told only when its blobs are on the coordinator.
+    /// A checkpoint was taken. It is reported only when its blobs are on the coordinator.
     CheckpointTaken(TakenCheckpoint),
-    /// The attempt goes on from a checkpoint: its files are there.
+    /// The attempt resumed a checkpoint: its files are there.
     Resumed {
         /// The checkpoint.
         commit: Oid,
-        /// The place in the conversation; 0 when a new one begins.
+        /// The position in the conversation; 0 when a new one begins.
         position: u64,
-        /// Model calls that have to be made again.
+        /// Model calls that have to be repeated.
         repeated_calls: u32,
     },
     /// The attempt ended. Always the last event.
@@ -274,22 +273,22 @@ pub struct Event {
     pub body: EventBody,
 }
 
-/// Why a batch of events is not one.
+/// Why a batch of events is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidBatch {
-    /// There is nothing in it.
+    /// The batch is empty.
     #[error("the batch has no events")]
     Empty,
     /// Numbers are missing, repeated or out of order inside the batch.
     #[error("event {0} does not follow the one before it")]
     NotConsecutive(u64),
-    /// A checkpoint of an attempt that only checks.
+    /// A checkpoint of an attempt that only verifies.
     #[error("event {0} is one of sessions, and the attempt checks a result")]
     NotOfThisJob(u64),
-    /// A checkpoint that nobody could ever put together.
+    /// A checkpoint that could never be assembled.
     #[error("event {0} tells of a checkpoint that follows neither the base nor a checkpoint of its session")]
     UnknownParent(u64),
-    /// Something comes after the last event.
+    /// An event after the last one.
     #[error("event {0} comes after the event that ended the attempt")]
     AfterEnd(u64),
 }

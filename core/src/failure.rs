@@ -1,4 +1,4 @@
-//! What went wrong, as a class that recovery can decide on.
+//! Failures, in classes that recovery can decide on.
 //!
 //! Failures are classified where they arise; this file holds the classes.
 
@@ -19,35 +19,36 @@ pub enum FailureKind {
     Network,
     /// A time limit passed: of the attempt, or without any output.
     Timeout,
-    /// A plan's or an account's limit is used up until it resets.
+    /// The limit of a plan or an account is used up until it resets.
     QuotaExhausted,
     /// The key or login is missing or refused.
     Auth,
-    /// The provider says that the request itself is wrong.
+    /// The provider rejects the request itself.
     InvalidRequest,
     /// The conversation no longer fits the model.
     ContextOverflow,
-    /// The task's context could not be had.
+    /// The task's context was not available.
     ContextUnavailable,
-    /// The repository or worktree is not what it should be.
+    /// The repository or worktree is damaged.
     CorruptedState,
     /// The work itself is wrong: verify failed.
     LogicError,
-    /// It made as many turns as one attempt may, and was not done: says nothing about the work.
+    /// It reached the turn limit of an attempt before it was done, which says nothing about the
+    /// work.
     TurnLimit,
-    /// The adapter said it was done, and nothing had changed.
+    /// The adapter reported success, but nothing had changed.
     NoChange,
-    /// The adapter's program ended in a way it should not.
+    /// The adapter's program ended unexpectedly.
     AdapterCrash,
     /// The adapter cannot be started on this agent.
     AdapterUnavailable,
-    /// The agent's machine has no room left on a disk.
+    /// The agent's machine has no free space on a disk.
     DiskFull,
     /// The agent was lost, restarted or drained.
     AgentLost,
     /// The money or token limit is reached.
     BudgetExceeded,
-    /// Someone asked for it to stop.
+    /// A person asked for it to stop.
     Cancelled,
     /// None of the above.
     Unknown,
@@ -80,14 +81,14 @@ impl fmt::Display for FailureKind {
     }
 }
 
-/// One failure: its class and the words to show.
+/// One failure: its class and the message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What recovery decides on.
+    /// The class.
     pub kind: FailureKind,
-    /// One sentence for people; names what to do where something can be done.
+    /// One sentence for people; says what to do where something can be done.
     pub message: String,
-    /// How long the provider asked to wait; of a used-up quota, until it resets.
+    /// How long the provider asked to wait; for a used-up quota, until it resets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<Duration>,
 }

@@ -1,6 +1,6 @@
-//! Classifies failures from what providers and programs say: an HTTP answer first, and,
-//! where there is nothing structured, the words of an error, by a table that users extend
-//! (`core/data/failures.toml`). What to do about a failure is `recovery`'s business.
+//! Classifies failures from the answers of providers and the output of programs: an HTTP answer
+//! first and, where there is nothing structured, the words of an error, by a table that users can
+//! extend (`core/data/failures.toml`). `recovery` decides what to do about a failure.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::time::{LocalTime, Timestamp};
 mod tests;
 mod wait;
 
-/// A provider's answer that is an error: an HTTP response, or an error inside a stream
-/// that began well and therefore has no status of its own.
+/// A provider's error answer: an HTTP response, or an error inside a stream that began well and
+/// therefore has no status of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProviderError<'a> {
     /// HTTP status; `None` for an error event in a stream.
@@ -29,13 +29,13 @@ pub struct ProviderError<'a> {
     pub message: &'a str,
     /// The wait it asked for.
     pub retry_after: Option<Duration>,
-    /// When and where it was heard, so that a time in its words becomes a wait.
+    /// When and where the answer came, so that a time in its words becomes a wait.
     pub heard: Option<LocalTime>,
 }
 
 impl ProviderError<'_> {
-    /// The failure that this answer is. The kind comes from the status, corrected by the
-    /// provider's own class, code and words where they say more.
+    /// The failure of this answer. The kind comes from the status, corrected by the provider's own
+    /// class, code and words where they are more exact.
     #[must_use]
     pub fn classify(&self) -> Failure {
         let mut message = self.message.trim().to_owned();
@@ -60,7 +60,7 @@ impl ProviderError<'_> {
         }
         match (self.status, self.error_type.and_then(kind_of_type)) {
             (Some(status), by_type) => match kind_of_status(status) {
-                // Providers put several things under 400, and some send errors with 200.
+                // Providers use 400 for several failures, and some send errors with 200.
                 Some(FailureKind::InvalidRequest) if self.too_long() => FailureKind::ContextOverflow,
                 Some(FailureKind::InvalidRequest) => match by_type {
                     Some(kind @ (FailureKind::Auth | FailureKind::QuotaExhausted)) => kind,
@@ -74,7 +74,7 @@ impl ProviderError<'_> {
         }
     }
 
-    /// True when an account or plan is used up: waiting a moment would not help.
+    /// True when an account or plan is used up: a short wait would not help.
     fn spent(&self) -> bool {
         const CODES: [&str; 4] = [
             "enforced_spend_limit_reached",
@@ -83,7 +83,7 @@ impl ProviderError<'_> {
             "billing_error",
         ];
         let named = |name: Option<&str>| name.is_some_and(|name| CODES.contains(&name));
-        // A server that is out of order, or of room, says nothing of an account.
+        // An error of the server itself says nothing about an account.
         let of_account = self.status.is_none_or(|status| (200..500).contains(&status));
         named(self.error_code) || named(self.error_type) || (of_account && self.says(FailureKind::QuotaExhausted))
     }
@@ -98,17 +98,17 @@ impl ProviderError<'_> {
         named(self.error_code) || named(self.error_type) || self.says(FailureKind::ContextOverflow)
     }
 
-    /// Whether its words are those of such a failure.
+    /// Whether its words are those of this kind of failure.
     fn says(&self, kind: FailureKind) -> bool {
         FailureTable::builtin().kind("", self.message) == Some(kind)
     }
 }
 
-/// What an HTTP status means. `None` for one that is no error.
+/// The meaning of an HTTP status. `None` for a status that is no error.
 ///
-/// 500 and 502 are `Network`: the call did not get through, and a repetition is safe and
-/// likely to help; 503 and 529 say that there is no capacity. A request that is too large
-/// in bytes (413) is a context that is too large.
+/// 500 and 502 are `Network`: the call did not get through, and a retry is safe and likely to help;
+/// 503 and 529 mean that there is no capacity. A request that is too large in bytes (413) is a
+/// context that is too large.
 fn kind_of_status(status: u16) -> Option<FailureKind> {
     Some(match status {
         401 | 403 => FailureKind::Auth,
@@ -123,7 +123,7 @@ fn kind_of_status(status: u16) -> Option<FailureKind> {
     })
 }
 
-/// What a provider's own class means.
+/// The meaning of a provider's own class.
 fn kind_of_type(error_type: &str) -> Option<FailureKind> {
     Some(match error_type {
         "authentication_error" | "permission_error" => FailureKind::Auth,
@@ -167,7 +167,7 @@ pub enum InvalidRules {
     },
 }
 
-/// What words of errors mean.
+/// The meaning of words in errors.
 #[derive(Debug, Clone, Default)]
 pub struct FailureTable {
     rules: Vec<Rule>,
@@ -176,7 +176,7 @@ pub struct FailureTable {
 #[derive(Debug, Clone)]
 struct Rule {
     pattern: Regex,
-    /// Empty = all.
+    /// Empty: all.
     adapters: Vec<String>,
     kind: FailureKind,
 }
@@ -204,18 +204,18 @@ impl FailureTable {
         })
     }
 
-    /// Puts `other`'s rules before these.
+    /// Adds `other`'s rules before these.
     #[must_use]
     pub fn overlay(self, mut other: Self) -> Self {
         other.rules.extend(self.rules);
         other
     }
 
-    /// The failure that an adapter's words tell of, its message being the line that did, with
-    /// the wait that the line, or what follows it, names. `None` when no rule matches.
+    /// The failure in an adapter's words. Its message is the line that matched; its wait is taken
+    /// from that line or those after it. `None` when no rule matches.
     ///
-    /// The caller gives only what the program says of its own failure, and bounds it: words that
-    /// a model's answer or a tool's output quotes mean nothing.
+    /// The caller passes only the program's words about its own failure, and bounds them: words
+    /// that a model's answer or a tool's output quotes mean nothing.
     #[must_use]
     pub fn classify(&self, adapter: &str, text: &str, heard: LocalTime) -> Option<Failure> {
         let (kind, at) = self.find(adapter, text)?;
@@ -227,34 +227,34 @@ impl FailureTable {
         })
     }
 
-    /// The kind of the failure that an adapter's words tell of.
+    /// The kind of the failure in an adapter's words.
     #[must_use]
     pub fn kind(&self, adapter: &str, text: &str) -> Option<FailureKind> {
         self.find(adapter, text).map(|(kind, _)| kind)
     }
 
-    /// The first rule that matches, and where.
+    /// The first rule that matches, and the position.
     fn find(&self, adapter: &str, text: &str) -> Option<(FailureKind, usize)> {
         self.rules
             .iter()
             .filter(|rule| rule.adapters.is_empty() || rule.adapters.iter().any(|name| name == adapter))
             .find_map(|rule| {
                 let found = rule.pattern.find(text)?;
-                // It may begin with what ends the line before.
+                // The match may begin with the end of the line before.
                 let word = found.as_str().trim_start();
                 Some((rule.kind, found.end() - word.len()))
             })
     }
 }
 
-/// A failure of a machine's own files or programs, which is a full disk's when its words say so.
+/// A failure of a machine's own files or programs; a full disk's when its words say so.
 #[must_use]
 pub fn local_failure(kind: FailureKind, message: String) -> Failure {
     let full = FailureTable::builtin().kind("", &message) == Some(FailureKind::DiskFull);
     Failure::new(if full { FailureKind::DiskFull } else { kind }, message)
 }
 
-/// Whether time cures it, so that a wait in the words beside it is about that.
+/// Whether time cures it, so that a wait in its words is meaningful.
 const fn passes(kind: FailureKind) -> bool {
     match kind {
         FailureKind::RateLimited | FailureKind::Overloaded | FailureKind::QuotaExhausted => true,

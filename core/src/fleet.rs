@@ -1,5 +1,5 @@
-//! Agents as the coordinator knows them: who they are and what they offer. Whether one is
-//! connected now is not stored; a driver knows that.
+//! Agents as the coordinator knows them: their identity and what they offer. Whether one is
+//! connected now is not stored; the board knows that.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,16 +8,16 @@ use crate::id::{AdapterName, AgentId, BootId};
 use crate::task::Labels;
 use crate::time::Timestamp;
 
-/// An adapter that an agent has, or has not and why.
+/// An adapter on an agent, usable or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdapterInfo {
     /// Its name.
     pub name: AdapterName,
-    /// What the program itself printed; empty when it is not a program.
+    /// The program's own output of its version; empty when it is not a program.
     pub version: String,
-    /// `None` = usable; otherwise why not, and what to do.
+    /// `None`: usable; otherwise why not, and what to do.
     pub unavailable: Option<String>,
-    /// Whether it can go on with a session's conversation.
+    /// Whether it can continue a session's conversation.
     #[serde(default)]
     pub resumes: Resumes,
 }
@@ -25,7 +25,7 @@ pub struct AdapterInfo {
 /// One worker machine's daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
-    /// Its id, which outlives restarts.
+    /// Its id, which stays the same across restarts.
     pub id: AgentId,
     /// Its name, for people.
     pub name: String,
@@ -33,7 +33,7 @@ pub struct Agent {
     pub boot: BootId,
     /// What tasks may require.
     pub labels: Labels,
-    /// How it can work.
+    /// Its adapters.
     pub adapters: Vec<AdapterInfo>,
     /// Attempts it runs at once.
     pub slots: u32,
@@ -41,10 +41,10 @@ pub struct Agent {
     pub pid: u32,
     /// Version of its program.
     pub version: String,
-    /// True when it is to take no new work.
+    /// True when it asked for no new work.
     pub draining: bool,
-    /// True when somebody said that it is to take no new work until they say otherwise.
+    /// True when a person excluded it from new work until further notice.
     pub cordoned: bool,
-    /// When it was last heard of.
+    /// When its last message came.
     pub seen_at: Timestamp,
 }

@@ -1,7 +1,7 @@
 //! Names of things: ids, digests, git object ids and tokens.
 //!
-//! Each is a type of its own, so that one never stands in for another. This file
-//! parses and prints them; it never invents one, because that needs randomness.
+//! Each is a type of its own, so that ids of different kinds cannot be mixed up. This file parses
+//! and prints them; it never makes new ones, because that needs randomness.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-/// Says why a text is not an id of the kind asked for.
+/// Why a text is not an id of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {expected}")]
 pub struct InvalidId {
-    /// What was given.
+    /// The given text.
     pub text: String,
-    /// What would have been right, with its article.
+    /// The expected form, with its article.
     pub expected: &'static str,
 }
 
@@ -34,13 +34,13 @@ macro_rules! id {
                 Self(Uuid::from_u128(bits))
             }
 
-            /// The 128 bits: what a row holds.
+            /// The 128 bits, as in a row.
             #[must_use]
             pub const fn as_bits(&self) -> u128 {
                 self.0.as_u128()
             }
 
-            /// The first eight characters: what people see, enough to tell a few thousand apart.
+            /// The first eight characters, shown to people: enough to distinguish a few thousand.
             #[must_use]
             pub fn short(&self) -> String {
                 let mut text = self.to_string();
@@ -69,7 +69,7 @@ macro_rules! id {
                     text: text.chars().take(80).collect(),
                     expected: "an id of 32 hex digits",
                 };
-                // An id has one spelling, or two of them would be two names of one thing.
+                // An id has one spelling, or two texts would name the same thing.
                 if text.len() != 32 || text.bytes().any(|b| b.is_ascii_uppercase()) {
                     return Err(invalid());
                 }
@@ -94,7 +94,7 @@ macro_rules! id {
 }
 
 id!(
-    /// A task: what a person asked for.
+    /// A task: a person's request.
     TaskId
 );
 id!(
@@ -110,7 +110,7 @@ id!(
     AttemptId
 );
 id!(
-    /// An agent: the daemon on a worker machine. It outlives restarts.
+    /// An agent: the daemon on a worker machine. Its id stays the same across restarts.
     AgentId
 );
 id!(
@@ -118,11 +118,11 @@ id!(
     BootId
 );
 id!(
-    /// A token that lets an agent join or a person in: the part of it that is no secret.
+    /// The public id of a token with which an agent joins or a person calls.
     TokenId
 );
 id!(
-    /// A store: the database of a coordinator and the data folder that belongs to it.
+    /// A store: the database of a coordinator and its data folder.
     StoreId
 );
 id!(
@@ -189,12 +189,12 @@ macro_rules! text {
     };
 }
 
-/// Lower-case hex digits, so many of them.
+/// Whether the text is that many lower-case hex digits.
 fn is_hex(text: &str, digits: &[usize]) -> bool {
     digits.contains(&text.len()) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// A name that is safe as a folder and as a part of a git reference.
+/// Whether the name is safe as a folder and as a part of a git reference.
 fn is_name(text: &str) -> bool {
     let first = text
         .bytes()
@@ -208,7 +208,7 @@ fn is_name(text: &str) -> bool {
 }
 
 text!(
-    /// SHA-256 of some bytes: how contexts, packs and other blobs are addressed.
+    /// SHA-256 of some bytes: the address of contexts, packs and other blobs.
     Digest,
     |text| is_hex(text, &[64]),
     "a SHA-256 digest of 64 lower-case hex digits"
@@ -220,7 +220,7 @@ text!(
     "a full git object id of 40 or 64 lower-case hex digits"
 );
 text!(
-    /// The secret that lets an agent speak for an attempt: 128 random bits.
+    /// The secret with which an agent acts for an attempt: 128 random bits.
     AttemptToken,
     |text| is_hex(text, &[32]),
     "an attempt token of 32 lower-case hex digits"
@@ -247,7 +247,7 @@ impl AttemptToken {
         Self(format!("{bits:032x}"))
     }
 
-    /// What is stored in place of the token.
+    /// The hash that is stored in place of the token.
     #[must_use]
     pub fn hash(&self) -> Digest {
         Digest::of(self.0.as_bytes())
@@ -280,21 +280,21 @@ text!(
 );
 
 text!(
-    /// A repository on one machine, with all its working trees: the digest of what only that
+    /// A repository on one machine, with all its working trees: a digest of facts that only that
     /// machine knows.
     RepositoryId,
     |text| is_hex(text, &[64]),
     "the identity of a repository of 64 lower-case hex digits"
 );
 text!(
-    /// A working tree on one machine, told from the others of its repository.
+    /// A working tree on one machine, distinct from the others of its repository.
     WorktreeId,
     |text| is_hex(text, &[64]),
     "the identity of a working tree of 64 lower-case hex digits"
 );
 
 impl RepositoryId {
-    /// The repository of this digest.
+    /// The repository with this digest.
     #[must_use]
     pub fn of(digest: Digest) -> Self {
         Self(digest.0)
@@ -302,7 +302,7 @@ impl RepositoryId {
 }
 
 impl WorktreeId {
-    /// The working tree of this digest.
+    /// The working tree with this digest.
     #[must_use]
     pub fn of(digest: Digest) -> Self {
         Self(digest.0)

@@ -1,4 +1,4 @@
-//! Jobs: the unit that is placed and leased, and every move of a job and its session.
+//! Jobs: the unit that is placed and leased, and every transition of a job and its session.
 //!
 //! ```text
 //!   Queued --start--> Leased --finish--> Done
@@ -90,7 +90,7 @@ impl JobType {
     }
 }
 
-/// Where a job stands.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum JobState {
@@ -101,10 +101,10 @@ pub enum JobState {
     },
     /// An attempt is live.
     Leased {
-        /// Which.
+        /// The live attempt.
         attempt: AttemptId,
     },
-    /// Nothing more will be tried.
+    /// It will not be attempted again.
     Done,
 }
 
@@ -119,27 +119,28 @@ pub struct Job {
     pub subject: Subject,
     /// What it does.
     pub kind: JobKind,
-    /// Where it stands.
+    /// Its state.
     pub state: JobState,
     /// Attempts started.
     pub started: u32,
-    /// Attempts that failed by themselves.
+    /// Attempts that ended by a failure of their own.
     pub failed: u32,
     /// Attempts whose agent was lost.
     pub lost: u32,
-    /// Attempts that met a used-up limit.
+    /// Attempts that reached a used-up limit.
     #[serde(default)]
     pub held: u32,
-    /// Where the next attempt had best be.
+    /// Preferences for the next attempt's agent.
     pub affinity: Affinity,
 }
 
-/// Where an attempt had best be. A wish: an agent that fits is better than none.
+/// Preferences for an attempt's agent. They yield to necessity: any agent that fits is better than
+/// none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Affinity {
-    /// The agent that has what the last attempt left behind.
+    /// The agent that has the last attempt's files.
     pub prefer: Option<AgentId>,
-    /// The agent that has just shown that it cannot, or that must not judge itself.
+    /// The agent that has just failed, or that must not verify its own work.
     pub avoid: Option<AgentId>,
 }
 
@@ -154,7 +155,7 @@ pub enum CannotStart {
     Done,
 }
 
-/// Where a job came to.
+/// The transition of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Moved {
@@ -164,7 +165,7 @@ pub enum Moved {
     Over,
 }
 
-/// That a result failed verify, in words that say so whoever wrote them.
+/// That a result failed verify, in the same words whoever produced the message.
 fn failed(verdict: &Verdict) -> String {
     let message = verdict.message.trim();
     if message.starts_with("verify failed") {
@@ -182,31 +183,31 @@ pub enum Finish {
     Moved(Moved),
     /// The job is over, and this result has to be checked.
     Verify(Oid),
-    /// The job is over, and the session works on by a [`Job::again`], not before this time.
+    /// The job is over, and the session continues by a [`Job::again`], not before this time.
     Rework(Timestamp),
-    /// The job is over, and this is known of the task's base.
+    /// The job is over, with this verdict on the task's base.
     Base(Verdict),
 }
 
-/// What the end of an attempt is judged by.
+/// The facts by which the end of an attempt is judged.
 #[derive(Debug, Clone, Copy)]
 pub struct Circumstances<'a> {
     /// The task's limits and rules.
     pub policy: &'a Policy,
-    /// What the session can go back to.
+    /// The points to which the session can go back.
     pub points: &'a Points,
-    /// What is known of the task's base.
+    /// What is known about the task's base.
     pub base: Safety,
-    /// Who had the attempt.
+    /// The agent of the attempt.
     pub agent: AgentId,
-    /// By how much waits grow.
+    /// The random part of waits.
     pub jitter: Jitter,
-    /// The time.
+    /// The present time.
     pub now: Timestamp,
 }
 
 impl Job {
-    /// A job that waits.
+    /// A waiting job.
     #[must_use]
     pub const fn new(id: JobId, task: TaskId, subject: Subject, kind: JobKind, now: Timestamp) -> Self {
         Self {
@@ -226,8 +227,8 @@ impl Job {
         }
     }
 
-    /// A job by which a session works on, after the one before was over. Its attempts are
-    /// counted on.
+    /// A job by which a session continues after its last one was over. The count of attempts
+    /// continues.
     #[must_use]
     pub const fn again(id: JobId, session: &Session, not_before: Timestamp) -> Self {
         let subject = Subject::Session(session.id);
@@ -375,8 +376,8 @@ impl Job {
         self.fail(session, &failure, around)
     }
 
-    /// Stops a job of a session that no attempt works on. False when one does: its agent has to
-    /// be told.
+    /// Stops a session's job without a live attempt. False when there is one: its agent has to be
+    /// told.
     pub fn cancel(&mut self, session: &mut Session, now: Timestamp) -> bool {
         let waits = match self.state {
             JobState::Queued { .. } => true,
@@ -388,12 +389,12 @@ impl Job {
         waits
     }
 
-    /// Ends a job without a word about its session: something else takes its place.
+    /// Ends a job without changing its session: another job takes its place.
     pub const fn replace(&mut self) {
         self.state = JobState::Done;
     }
 
-    /// What becomes of a result that failed verify.
+    /// Decides about a result that failed verify.
     fn reject(
         &mut self,
         session: &mut Session,
@@ -428,7 +429,7 @@ impl Job {
     }
 
     fn history(&self, session: &Session, around: Circumstances<'_>) -> History {
-        // A workspace that verify was to run in is not the session's: no way back mends it.
+        // Verify's workspace is not the session's: going back would not mend it.
         let own = matches!(self.kind, JobKind::Session);
         History {
             failed: self.failed,
@@ -450,7 +451,7 @@ impl Job {
         if session.cancel_requested || failure.kind == FailureKind::Cancelled {
             return self.over(session, SessionState::Cancelled, now);
         }
-        // Neither of the first two says anything about the work.
+        // The first two say nothing about the work.
         let counter = if failure.kind == FailureKind::AgentLost {
             &mut self.lost
         } else if failure.kind == FailureKind::QuotaExhausted {
@@ -461,7 +462,7 @@ impl Job {
         *counter += 1;
         let decision = recovery::decide(self.history(session, around), failure, jitter, now);
         let given_up = match (&self.kind, session.state.result().cloned()) {
-            // A check that never came about says nothing about the work.
+            // A check that never ran says nothing about the work.
             (JobKind::Verify { .. }, Some(result)) => SessionState::Unverified {
                 result: Some(result),
                 verdict: Some(Verdict::errored(failure.to_string())),
@@ -480,7 +481,7 @@ impl Job {
         self.follow(session, failure.clone(), decision, given_up, around)
     }
 
-    /// Does what was decided about a failure, and keeps it with the session.
+    /// Carries out the decision about a failure, and records it with the session.
     fn follow(
         &mut self,
         session: &mut Session,
@@ -500,7 +501,7 @@ impl Job {
                 decision.reason = format!("{next} takes over from {before}: {}", decision.reason);
             }
             session.trail.setback = Some(Setback::HandedOver);
-            // What failed so far says nothing about another adapter.
+            // Failures so far say nothing about another adapter.
             (self.failed, self.held) = (0, 0);
         }
         session.note(Incident {
@@ -518,7 +519,7 @@ impl Job {
             Action::RollbackLast { at } => {
                 session.trail.head.clone_from(&around.points.settled);
                 session.trail.setback = Some(Setback::Unfinished);
-                // What spoiled it may be this machine.
+                // This machine may have caused it.
                 if kind == FailureKind::CorruptedState || self.failed > 1 {
                     self.avoid(agent);
                 }
@@ -534,7 +535,7 @@ impl Job {
                 self.avoid(agent);
                 self.requeue(session, at)
             }
-            // Only a verdict is followed by one, which is not a failure of an attempt.
+            // `Rework` follows only a verdict, which is not a failure of an attempt.
             Action::Rework { .. } | Action::Escalate => self.over(session, given_up, now),
         }
     }

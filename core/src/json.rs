@@ -1,6 +1,6 @@
-//! JSON values that print and compare exactly: numbers stay the text they were, keys are
-//! unique and sorted. Reading is in `parse`, naming a place in a value in `pointer`; what
-//! a context or a patch may hold is `context`'s business.
+//! JSON values that print and compare exactly: numbers keep their text, keys are unique and sorted.
+//! `parse` reads them, `pointer` names a place in a value; `context` owns what a context or a patch
+//! may hold.
 
 mod parse;
 mod pointer;
@@ -14,7 +14,7 @@ pub use pointer::{InvalidPointer, JsonPointer};
 /// The members of an object, by key. Their order is that of the keys' UTF-8 bytes.
 pub type Members = BTreeMap<String, Json>;
 
-/// A JSON value. Its order is total and means nothing else than "always the same".
+/// A JSON value. Its order is total and has no other meaning.
 ///
 /// `Display` writes canonical text: sorted keys, no spaces, only the escapes that JSON
 /// demands, numbers as they were read. The alternate form (`{:#}`) is indented for
@@ -35,7 +35,7 @@ pub enum Json {
     Object(Members),
 }
 
-/// A number as its text: `1`, `1.0` and `1e0` are three different ones, and none is rounded.
+/// A number as its text: `1`, `1.0` and `1e0` are three different values, and none is rounded.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Number(String);
 
@@ -79,7 +79,7 @@ pub(crate) fn canonical_string_len(text: &str) -> u64 {
 #[derive(Clone, Copy)]
 enum Layout {
     Canonical,
-    /// How many levels deep the value stands.
+    /// The depth of the value.
     Indented(usize),
 }
 
@@ -145,7 +145,7 @@ fn write_string(out: &mut dyn fmt::Write, text: &str) -> fmt::Result {
         if !matches!(byte, b'"' | b'\\' | 0..=0x1f) {
             continue;
         }
-        // What is escaped is one ASCII byte, so `at` is always a character boundary.
+        // Every escaped character is one ASCII byte, so `at` is always a character boundary.
         out.write_str(&text[written..at])?;
         written = at + 1;
         match byte {
@@ -163,7 +163,7 @@ fn write_string(out: &mut dyn fmt::Write, text: &str) -> fmt::Result {
     out.write_char('"')
 }
 
-/// Counts what is written, so that a length can never differ from the text it is of.
+/// Counts the written bytes, so that a length can never differ from its text.
 #[derive(Default)]
 struct Counter(u64);
 

@@ -1,6 +1,6 @@
-//! The paths that a prompt names: a task is about them. A prompt is prose, so a word is a path
-//! only when it looks like one or is written like one; what looks like one is data
-//! (`core/data/mentions.toml`).
+//! The paths that a prompt names: the task is about them. A prompt is prose, so a word is a path
+//! only when it looks like one or is marked as one; `core/data/mentions.toml` defines what looks
+//! like one.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -10,11 +10,11 @@ use serde::Deserialize;
 /// The paths that a prompt names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mentions<'a> {
-    /// Words that can only be files: by their extension.
+    /// Words that can only be files, by their extension.
     files: BTreeSet<&'a str>,
-    /// Words that are paths when there is such a path: "and/or" looks like a folder.
+    /// Words that are paths if such a path exists: "and/or" looks like a folder.
     perhaps: BTreeSet<&'a str>,
-    /// Words that are a file's name when there is such a file: quoted, or spelled as no word is.
+    /// Words that are a file's name if such a file exists: quoted, or spelled unlike prose.
     bare: BTreeSet<&'a str>,
 }
 
@@ -44,7 +44,7 @@ impl<'a> Mentions<'a> {
         self.all().any(|word| is_file(path, word))
     }
 
-    /// Those of these paths that lie outside of what is named; none when nothing is named.
+    /// The ones of these paths that lie outside of the named ones; empty when nothing is named.
     #[must_use]
     pub fn outside<'p>(&self, paths: &'p [String]) -> Vec<&'p str> {
         let there = |word: &&str| paths.iter().any(|path| is_within(path, word));
@@ -64,7 +64,7 @@ impl<'a> Mentions<'a> {
     }
 }
 
-/// Bytes of a prompt that are searched for paths. Longer ones carry pasted material.
+/// The searched part of a prompt, in bytes. Longer prompts carry pasted material.
 const MAX_READ: usize = 64 << 10;
 
 /// True when a prompt's `word` is this file: its path, its last parts, or its absolute path.
@@ -74,16 +74,16 @@ pub fn is_file(path: &str, word: &str) -> bool {
     above(path.strip_suffix(word)) || (word.starts_with('/') && above(word.strip_suffix(path)))
 }
 
-/// True when `path` is `name`, lies below it or ends with it, or when `name` ends with it, as
-/// where somebody names the folder around the repository as well.
+/// True when `path` is `name`, lies below it or ends with it, or when `name` ends with it, as when
+/// a person also names the folder around the repository.
 fn is_within(path: &str, name: &str) -> bool {
     let below = |rest: Option<&str>| rest.is_some_and(|rest| rest.starts_with('/'));
     let above = |rest: Option<&str>| rest.is_some_and(|rest| rest.ends_with('/'));
     is_file(path, name) || below(path.strip_prefix(name)) || above(name.strip_suffix(path))
 }
 
-/// The words of a prompt that have only the characters of usual paths, without what prose
-/// and compilers put around them (`./src/lib.rs:10:5,` is `src/lib.rs`). Links are no paths.
+/// The words of a prompt that consist of usual characters of paths, without the punctuation of
+/// prose and compilers around them (`./src/lib.rs:10:5,` is `src/lib.rs`). Links are not paths.
 fn words(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| c.is_whitespace() || "\"'`,;()[]{}<>".contains(c))
         .filter(|word| !word.contains("://"))
@@ -104,7 +104,7 @@ fn spelled_like_a_name(word: &str) -> bool {
     word.contains(['-', '_']) || stem("file")
 }
 
-/// What a word in backquotes or quotes, or after `./`, marks as a name.
+/// The name that backquotes, quotes or `./` mark.
 fn marked(word: &str) -> Option<&str> {
     let word = word
         .trim_start_matches(['(', '['])
@@ -153,7 +153,7 @@ mod tests {
             ("fix test.sh", "latest.sh", false),
             ("error at ./test.sh:10:5, fix it", "test.sh", true),
             ("fix /home/me/shop/test.sh!", "test.sh", true),
-            // A folder is not its files, and prose is no path.
+            // A folder does not stand for its files, and prose is not a path.
             ("refactor src/parser", "src/parser/check.sh", false),
             ("make the test pass", "test", false),
             ("run the check again", "check", false),

@@ -1,8 +1,8 @@
-//! Path patterns as people write them for `--protect` and `--include`. A pattern without a
-//! slash matches a name at any depth, one with a slash matches from the top; a pattern that
-//! matches a folder matches everything in it; `.` and `/` are the top folder itself. `*`
-//! stays within a name, `**` does not.
-//! What restores protected paths and what judges their risk must agree, so both ask here.
+//! Path patterns as people write them for `--protect` and `--include`. A pattern without a slash
+//! matches a name at any depth, one with a slash matches from the top; a pattern that matches a
+//! folder matches everything in it; `.` and `/` are the top folder itself. `*` stays within a name,
+//! `**` does not. Restoring protected paths and judging their risk must agree, so both use this
+//! file.
 
 use std::path::Path;
 
@@ -19,18 +19,18 @@ pub struct InvalidPattern {
     pub source: globset::Error,
 }
 
-/// Some patterns, ready to match.
+/// Compiled patterns.
 #[derive(Debug, Clone)]
 pub struct Patterns(GlobSet);
 
 impl Patterns {
-    /// Reads patterns.
+    /// Compiles patterns.
     ///
     /// # Errors
-    /// Names the first that is malformed.
+    /// Names the first malformed pattern.
     pub fn new(patterns: &[String]) -> Result<Self, InvalidPattern> {
         let mut set = GlobSetBuilder::new();
-        // An empty text, as of a variable that is not set, names nothing.
+        // An empty text, as from an unset variable, names nothing.
         for pattern in patterns.iter().filter(|pattern| !pattern.is_empty()) {
             let wrong = |source| InvalidPattern {
                 pattern: pattern.clone(),
@@ -53,13 +53,13 @@ impl Patterns {
         set.build().map(Self).map_err(whole)
     }
 
-    /// True when they match nothing.
+    /// True when no path can match.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether the path, relative to the top, or a folder it is in matches.
+    /// Whether the path, relative to the top, or a folder that contains it matches.
     #[must_use]
     pub fn matches(&self, path: &Path) -> bool {
         path.ancestors()

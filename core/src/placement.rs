@@ -1,14 +1,14 @@
 //! Placement: which waiting job goes to which agent.
 //!
-//! Pure and cheap, because it is called on every dispatch: what it costs depends on the jobs that
-//! wait and the agents that come into question for them, which a [`Roster`] finds, and not on the
-//! size of the fleet. Whether an agent then takes the job is the agent's word. The caller keeps
-//! the queue, the roster, and the counts of held and placed jobs.
+//! Pure and cheap, because it is called on every dispatch: the cost depends on the waiting jobs and
+//! their candidate agents, which a [`Roster`] finds, and not on the size of the fleet. The agent
+//! itself decides whether it accepts the job. The caller keeps the queue, the roster, and the
+//! counts of held and placed jobs.
 //!
-//! Two orders share every agent. Seven jobs of eight go by urgency: priority first, then
-//! tasks take turns. The eighth is the one that has waited longest, whatever its priority.
-//! So a job with `n` older ones before it is placed at the latest when an agent that fits it
-//! has been given `8 * (n + 1)` jobs, however many more urgent ones keep coming.
+//! Every agent follows two orders. Seven jobs of eight go by urgency: priority first, then tasks
+//! take turns. The eighth is the job that has waited longest, whatever its priority. So a job with
+//! `n` older ones before it is placed at the latest when an agent that fits it has been given `8 *
+//! (n + 1)` jobs, however many more urgent ones keep coming.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
@@ -28,7 +28,7 @@ mod tests;
 pub use reason::{nobody_can, why_waiting};
 pub use roster::Roster;
 
-/// Of so many jobs that an agent is given, one is the oldest that it can do.
+/// One of this many jobs that an agent gets is the oldest that it can do.
 pub const OLDEST_EVERY: u64 = 8;
 
 /// A job that waits for an agent.
@@ -40,7 +40,7 @@ pub struct Waiting<'a> {
     pub task: TaskId,
     /// Its project.
     pub project: &'a ProjectId,
-    /// How urgent its task is.
+    /// The priority of its task.
     pub priority: Priority,
     /// Jobs of its task that agents hold now, also for fairness.
     pub held: u32,
@@ -52,16 +52,16 @@ pub struct Waiting<'a> {
     pub not_before: Timestamp,
     /// When it was queued.
     pub queued_at: Timestamp,
-    /// True when it only takes what nobody else wants: it never goes before another job, and
-    /// is never owed a place.
+    /// True when it only takes capacity that no other job wants: it never goes before another job,
+    /// and never counts as the oldest.
     pub spare: bool,
-    /// Where it had best be: an agent to take if it is free, one to take only if no other is.
+    /// Preferences: an agent to choose if it is free, and one to choose only if no other is.
     pub affinity: Affinity,
-    /// Who refused it lately, and is not to be asked now.
+    /// Agents that refused it recently, and are not asked now.
     pub refusals: &'a [Refusal<'a>],
 }
 
-/// An agent's word that it does not take a job now.
+/// An agent's refusal of a job for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal<'a> {
     /// The agent.
@@ -73,34 +73,34 @@ pub struct Refusal<'a> {
 /// Whether an agent takes new work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Availability {
-    /// It does.
+    /// It takes new work.
     Open,
-    /// Somebody said that it shall not, until they say otherwise.
+    /// A person excluded it from new work until further notice.
     Cordoned,
-    /// It finishes what it has, and leaves.
+    /// It finishes its jobs, and leaves.
     Draining,
-    /// It is known and not connected, and may come back.
+    /// It is known but not connected, and may return.
     Away,
 }
 
-/// What placement sees of an agent.
+/// The view of an agent for placement.
 #[derive(Debug, Clone, Copy)]
 pub struct AgentView<'a> {
     /// The agent.
     pub id: AgentId,
-    /// What people call it.
+    /// Its name for people.
     pub name: &'a str,
-    /// Jobs it could take now.
+    /// Jobs that it could take now.
     pub free_slots: u32,
-    /// Jobs it was given so far.
+    /// Jobs that it was given so far.
     pub placed: u64,
     /// Its labels.
     pub labels: &'a Labels,
-    /// The only project it works for; `None` = any.
+    /// The only project it works for; `None`: any.
     pub project: Option<&'a ProjectId>,
     /// The adapters that work there.
     pub adapters: &'a BTreeSet<AdapterName>,
-    /// All that it says of adapters, also of those that do not work.
+    /// All adapters that it reports, including unusable ones.
     pub known: &'a [AdapterInfo],
     /// Whether it takes new work.
     pub availability: Availability,
@@ -112,7 +112,7 @@ pub struct AgentView<'a> {
 pub struct Placement {
     /// Offers, the first in line first.
     pub assignments: Vec<(JobId, AgentId)>,
-    /// The earliest time at which a job that may not start yet may.
+    /// The earliest time at which a delayed job may start.
     pub next_wakeup: Option<Timestamp>,
 }
 
@@ -131,7 +131,7 @@ impl AgentView<'_> {
         self.project.is_none_or(|project| project == job.project)
     }
 
-    /// True when it can do the job once it takes work and has room.
+    /// True when it can do the job, once it takes work and has a free slot.
     #[must_use]
     pub fn could_do(&self, job: &Waiting<'_>) -> bool {
         self.serves(job) && self.has_adapter(job) && self.has_labels(job)
@@ -153,13 +153,13 @@ impl AgentView<'_> {
     }
 }
 
-/// Places what can be placed, and notes in the roster what was given to whom.
+/// Places as many jobs as possible, and records the placements in the roster.
 ///
-/// `waiting` is in the order of the queue, the oldest first; `view` says what an agent of the
-/// roster is like, whose free slots are the roster's. The order is that of the module;
-/// the task whose turn it is, is the one that would then hold the fewest jobs, and among
-/// equals the job that was queued first. A job goes to the agent with the most free slots
-/// among those that fit. One that nobody can take now stays behind and holds up no other.
+/// `waiting` is in queue order, oldest first; `view` gives an agent of the roster, whose free slots
+/// are the roster's. The order is that of the module; the next turn goes to the task that would
+/// then hold the fewest jobs, and among equals to the job that was queued first. A job goes to the
+/// agent with the most free slots among those that fit. A job that no agent can take now stays in
+/// the queue and delays no other.
 pub fn place<'a>(
     waiting: &[Waiting<'a>],
     roster: &mut Roster,
@@ -191,7 +191,7 @@ pub fn place<'a>(
                     own
                 }
             };
-            // Most of a long queue needs the few agents that are full.
+            // Most jobs of a long queue need the few agents that are full.
             if fleet.has_room_for(job) {
                 urgent.push(Reverse((job.spare, Reverse(job.priority), turn, job.queued_at, index)));
                 if !job.spare {
@@ -215,7 +215,7 @@ pub fn place<'a>(
             let Some(agent) = fleet.best(job) else {
                 break;
             };
-            // Its own turn comes again once the oldest has what is due to it.
+            // Urgency decides again once the oldest job has had its turn.
             let first = match owes_oldest(fleet.roster.placed(agent.id)) {
                 true => line.oldest(waiting, &placed, &agent).unwrap_or(index),
                 false => index,
@@ -231,12 +231,12 @@ pub fn place<'a>(
     placement
 }
 
-/// True when the next job of an agent that was given so many is the oldest that it can do.
+/// True when the next job of an agent with so many placements is the oldest that it can do.
 const fn owes_oldest(given: u64) -> bool {
     given % OLDEST_EVERY == OLDEST_EVERY - 1
 }
 
-/// The jobs that may start, the oldest first.
+/// The jobs that may start, oldest first.
 #[derive(Default)]
 struct Line {
     jobs: Vec<usize>,
@@ -245,7 +245,7 @@ struct Line {
 }
 
 impl Line {
-    /// The oldest job that is not placed and that the agent can do.
+    /// The oldest unplaced job that the agent can do.
     fn oldest(&mut self, waiting: &[Waiting<'_>], placed: &[bool], agent: &AgentView<'_>) -> Option<usize> {
         let gone = self.jobs[self.begin..].iter().take_while(|index| placed[**index]);
         self.begin += gone.count();
@@ -258,15 +258,16 @@ impl Line {
 struct Fleet<'r, 'a, V> {
     roster: &'r mut Roster,
     view: V,
-    /// Whether nobody has room for jobs with such needs. Once true it stays true: slots only go.
+    /// Whether no agent has a free slot for jobs with such needs. Never reset: free slots only
+    /// decrease during placement.
     hopeless: HashMap<Needs<'a>, bool>,
 }
 
-/// What jobs ask for that can go to the same agents.
+/// The needs of jobs that can go to the same agents.
 type Needs<'a> = (&'a ProjectId, Option<&'a AdapterName>, &'a Labels);
 
 impl<'a, V: Fn(AgentId) -> Option<AgentView<'a>>> Fleet<'_, 'a, V> {
-    /// Where a job had best go now.
+    /// The best agent for a job now.
     fn best(&mut self, job: &Waiting<'a>) -> Option<AgentView<'a>> {
         let preferred = job.affinity.prefer.filter(|agent| !self.roster.is_full(*agent));
         let preferred = preferred
@@ -275,7 +276,8 @@ impl<'a, V: Fn(AgentId) -> Option<AgentView<'a>>> Fleet<'_, 'a, V> {
         preferred.or_else(|| self.roomiest(job))
     }
 
-    /// The agent that fits and has the most free slots; the one to avoid only if it is alone.
+    /// The agent that fits and has the most free slots; the one to avoid only if it is the only
+    /// one.
     fn roomiest(&mut self, job: &Waiting<'a>) -> Option<AgentView<'a>> {
         let needs = needs(job);
         if self.hopeless.get(&needs) == Some(&true) {
@@ -302,7 +304,7 @@ impl<'a, V: Fn(AgentId) -> Option<AgentView<'a>>> Fleet<'_, 'a, V> {
         avoided
     }
 
-    /// False when nobody who has room could do such a job.
+    /// False when no agent with a free slot could do such a job.
     fn has_room_for(&mut self, job: &Waiting<'a>) -> bool {
         let (roster, view) = (&self.roster, &self.view);
         let hopeless = self

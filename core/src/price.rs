@@ -1,9 +1,8 @@
-//! Prices of model tokens, as data, and what usage costs by them.
+//! Prices of model tokens, as data, and the cost of usage.
 //!
-//! The table is a TOML file (`core/data/prices.toml` documents the format): a built-in one,
-//! over which a user may lay another. All arithmetic is in whole pico-dollars. Nothing
-//! here knows a cache multiplier or a model name. The file is read in `price::file`; counting
-//! tokens is `usage`'s business.
+//! The table is a TOML file (`core/data/prices.toml` documents the format): a built-in one that a
+//! user's file can override. All arithmetic is in whole pico-dollars. Nothing here knows a cache
+//! multiplier or a model name. `price::file` reads the file; `usage` counts tokens.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,26 +20,26 @@ mod tests;
 
 pub use file::InvalidPrices;
 
-/// What one model costs from one day on.
+/// The prices of a model from one day on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PriceRow {
-    /// Whom one pays.
+    /// The company that sends the bill.
     pub provider: String,
-    /// When the row begins to hold; `None` = it always did.
+    /// The start of the row's validity; `None`: always.
     pub from: Option<Timestamp>,
     /// One token of uncached input.
     pub input: PicoUsd,
     /// One token of output, reasoning included.
     pub output: PicoUsd,
-    /// One token read from a cache; `None` = there is no such class.
+    /// One token read from a cache; `None`: the class does not exist.
     pub cache_read: Option<PicoUsd>,
-    /// One token written to a five-minute cache; `None` = there is no such class.
+    /// One token written to a five-minute cache; `None`: the class does not exist.
     pub cache_write_5m: Option<PicoUsd>,
-    /// One token written to a one-hour cache; `None` = there is no such class.
+    /// One token written to a one-hour cache; `None`: the class does not exist.
     pub cache_write_1h: Option<PicoUsd>,
     /// The shortest prefix, in tokens, that the provider caches.
     pub min_cacheable: Option<u64>,
-    /// The most input tokens that the model takes.
+    /// The most input tokens that the model accepts.
     pub context_window: Option<u64>,
     /// The most output tokens that the model gives in one answer, thinking included.
     pub max_output: Option<u64>,
@@ -51,7 +50,7 @@ pub struct PriceRow {
     pub efforts: Option<Vec<Effort>>,
     /// Input tokens above which one request costs more than the row says.
     pub long_context: Option<u64>,
-    /// Where the figures were read; `user` for a row that does not say it.
+    /// The source of the figures; `user` for a row without one.
     pub source: String,
 }
 
@@ -143,8 +142,8 @@ impl PriceTable {
         self
     }
 
-    /// The row that holds for a model at a time. A name is taken as it is, else as an alias,
-    /// else without a dated suffix (`-20260131` or `-2026-01-31`).
+    /// The row of a model at a time. The name is looked up as it is, else as an alias, else without
+    /// a dated suffix (`-20260131` or `-2026-01-31`).
     #[must_use]
     pub fn find(&self, model: &str, at: Timestamp) -> Option<&PriceRow> {
         let rows = self
@@ -159,8 +158,8 @@ impl PriceTable {
             .or_else(|| self.aliases.get(model).and_then(|name| self.rows.get(name)))
     }
 
-    /// What metered usage of a model costs: billed, estimated when requests may have passed
-    /// the row's long-context limit, or unknown.
+    /// The cost of a model's metered usage: billed, estimated when requests may have exceeded the
+    /// row's long-context limit, or unknown.
     #[must_use]
     pub fn price(&self, model: &str, usage: &Usage, at: Timestamp) -> Money {
         let Some((row, amount)) = self
@@ -220,10 +219,9 @@ const UNKNOWN: Money = Money {
     provenance: Provenance::Unknown,
 };
 
-/// What a session cost: one [`Money`] for each provenance that occurs, in the order of
+/// The cost of a session: one [`Money`] for each provenance that occurs, in the order of
 /// [`Provenance`]. Usage that is zero and without a reported amount costs nothing and is left out.
-/// Usage that nobody told of makes the sum one of a known and an unknown part; alone it is no
-/// figure at all.
+/// Unreported usage makes the sum one of a known and an unknown part; alone it gives no figure.
 #[must_use]
 pub fn session_money(usage: &[ModelUsage], prices: &PriceTable, at: Timestamp) -> Vec<Money> {
     let mut sums = BTreeMap::<Provenance, Option<PicoUsd>>::new();

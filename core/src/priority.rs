@@ -1,26 +1,26 @@
-//! How urgent a task is to whoever asked for it. Placement decides what that is worth.
+//! How urgent a task is to the person who asked for it. Placement decides what that means.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// From -10 to 10; more goes first.
+/// From -10 to 10; higher goes first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "i32", into = "i32")]
 pub struct Priority(i8);
 
-/// Why a text or a number is no priority.
+/// Why a text or a number is not a priority.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a priority; it is low, normal, high, or a number from -10 to 10")]
 pub struct InvalidPriority(String);
 
 impl Priority {
-    /// When nothing else is urgent.
+    /// For work that can wait until nothing else is urgent.
     pub const LOW: Self = Self(-5);
     /// The default.
     pub const NORMAL: Self = Self(0);
-    /// Before everything normal.
+    /// Before everything of normal priority.
     pub const HIGH: Self = Self(5);
 
     const LIMIT: i8 = 10;

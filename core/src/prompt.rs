@@ -1,6 +1,6 @@
-//! The text a model gets: first what all sessions of a task share, byte for byte, then
-//! what is this session's own. A provider's prompt cache works on the first part. The
-//! text is made for reading; nothing parses it.
+//! The text for a model: first the part that all sessions of a task share, byte for byte, then the
+//! session's own part. A provider's prompt cache works on the first part. The text is made for
+//! reading; nothing parses it.
 
 use std::fmt::Write as _;
 
@@ -17,11 +17,11 @@ pub struct Prompt {
     pub own: String,
 }
 
-/// How every session's own part begins, whatever follows.
+/// The beginning of every session's own part.
 ///
-/// It is there for the sake of its first 21 characters: the claude CLI puts a digest of
-/// characters 4, 7 and 20 of the prompt into the first block of its system prompt, so
-/// prompts that begin differently share no cache at all.
+/// Its first 21 characters are needed: the claude CLI puts a digest of characters 4, 7 and 20 of
+/// the prompt into the first block of its system prompt, so prompts that begin differently share no
+/// cache at all.
 pub const OPENING: &str = "What follows is for this session alone.\n\n";
 
 /// Renders a task's prompt with a session's context.
@@ -81,7 +81,7 @@ fn push_title(text: &mut String, key: &str) {
 
 fn push_value(text: &mut String, value: &Json) {
     match value {
-        // A blank string would not be seen.
+        // A blank string would be invisible.
         Json::String(plain) if !plain.trim().is_empty() => text.push_str(plain),
         Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) | Json::Array(_) | Json::Object(_) => {
             push_json(text, value);
@@ -180,7 +180,7 @@ Do it.
         let prompt = render("Fix the build.", None, None, &[]).unwrap();
         assert_eq!(prompt.shared, "");
         assert_eq!(prompt.own, format!("{OPENING}# Task\n\nFix the build."));
-        // With nothing in common, a session's context is all its own.
+        // Without common members, a session's context is all its own.
         let delta = Patch::parse(br#"{"a":"x"}"#).unwrap();
         let prompt = render("t", None, Some(&delta), &[]).unwrap();
         assert_eq!(prompt.shared, "");
@@ -242,7 +242,7 @@ Do it.
                     let times = usize::from(mine.contains(&mark));
                     prop_assert_eq!(told.matches(mark).count(), times, "{} in {}", mark, told);
                 }
-                // Only what all have is shared.
+                // Only members of all sessions are shared.
                 for other in &contexts {
                     let theirs = marks(other.members());
                     for mark in mine.iter().filter(|mark| prompt.shared.contains(**mark)) {
@@ -253,7 +253,7 @@ Do it.
         }
     }
 
-    /// The claude CLI's system prompt depends on characters up to the 21st of what it is asked.
+    /// The claude CLI's system prompt depends on the first 21 characters of the prompt.
     #[test]
     fn the_opening_is_long_enough() {
         assert!(OPENING.chars().count() > 20);

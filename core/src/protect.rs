@@ -1,6 +1,6 @@
-//! What a check takes from the base instead of from the result that it checks: paths that
-//! match `protect`, and the files of the base that the setup and verify commands name, so that
-//! a result proves nothing by what it did to its own yardstick.
+//! What a check takes from the base instead of from the result that it checks: paths that match
+//! `protect`, and the files of the base that the setup and verify commands name, so that a result
+//! cannot pass by changing its own tests.
 //!
 //! | a path of the result | in the base | taken from the base |
 //! |---|---|---|
@@ -10,7 +10,7 @@
 //! | a command names it, the prompt does not | no | no: there is nothing to take |
 //! | a command names it, and so does the prompt | yes or no | no: the task is about it |
 //!
-//! How risky a result is for all that, `risk` says.
+//! `risk` judges the result's remaining risk.
 
 use std::collections::BTreeSet;
 
@@ -19,21 +19,21 @@ use crate::mentions::{Mentions, is_file};
 use crate::pattern::{InvalidPattern, Patterns};
 use crate::task::{TaskSpec, VerifyPolicy};
 
-/// What one check takes from the base.
+/// The files that one check takes from the base.
 #[derive(Debug, Clone)]
 pub struct Protection {
     patterns: Patterns,
-    /// `None` = what the commands name is left as it is.
+    /// `None`: files that the commands name stay as in the result.
     named: Option<CommandFiles>,
     /// Words for files that are not taken although a command names them.
     left: Vec<String>,
 }
 
 impl Protection {
-    /// That of a policy. `left` is what [`left_alone`] says of the task.
+    /// The protection of a policy. `left` is the result of [`left_alone`] for the task.
     ///
     /// # Errors
-    /// When `protect` has what is no pattern.
+    /// When `protect` contains an invalid pattern.
     pub fn new(policy: &VerifyPolicy, left: Vec<String>) -> Result<Self, InvalidPattern> {
         let named = (!policy.leave_named).then(|| commands(policy));
         Ok(Self {
@@ -49,14 +49,14 @@ impl Protection {
         self.patterns.is_empty() && self.named.is_none()
     }
 
-    /// What matches `protect`, whether the base has it or not.
+    /// The patterns of `protect`, for paths in the base or not.
     #[must_use]
     pub const fn patterns(&self) -> &Patterns {
         &self.patterns
     }
 
-    /// Files that are taken from the base because a command names them; `base` are all of the
-    /// base.
+    /// Files that are taken from the base because a command names them; `base` lists all files of
+    /// the base.
     #[must_use]
     pub fn named<'p>(&self, base: impl Iterator<Item = &'p str> + Clone) -> BTreeSet<&'p str> {
         let Some(files) = &self.named else {
@@ -74,7 +74,7 @@ pub fn commands(policy: &VerifyPolicy) -> CommandFiles {
     CommandFiles::of([&policy.setup, &policy.verify].into_iter().flatten())
 }
 
-/// Words of the prompt that name what the setup or verify command may name as well: the task is
+/// Words of the prompt for files that the setup or verify command may name as well: the task is
 /// about these files, and a check that took them from the base would refuse every result.
 #[must_use]
 pub fn left_alone(spec: &TaskSpec) -> Vec<String> {

@@ -1,10 +1,10 @@
-//! The comparison of a task's sessions, best first, and which of them to land.
+//! The comparison of a task's sessions, best first, and the one to land.
 //!
 //! The order is: standing (verified, unverified, not over, rejected, failed, cancelled), risk,
-//! lines changed, files changed, money (unknown last), time, name. Every input of it is in
-//! the row. A verified session that changed what verify depends on has [`Risk::High`], and so
-//! ranks below every clean pass and above everything that did not pass. It does not win: a
-//! result of high risk lands only when a person picks it or accepts the risk.
+//! lines changed, files changed, money (unknown last), time, name. Every input of it is in the row.
+//! A verified session that changed what verify depends on has [`Risk::High`], and so ranks below
+//! every clean pass and above everything that did not pass. It does not win: a result of high risk
+//! lands only when a person picks it or accepts the risk.
 
 use std::time::Duration;
 
@@ -26,34 +26,35 @@ use order::{Standing, order, standing};
 /// The comparison of a task's sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Whose sessions.
+    /// The task.
     pub task: TaskId,
     /// The session to land, or why there is none.
     pub best: Best,
     /// Best first.
     pub rows: Vec<ReportRow>,
-    /// A session is not over, so the order may still change.
+    /// True when a session is not over, so the order may still change.
     pub provisional: bool,
-    /// What concerns every session, a sentence each.
+    /// Notes about every session, a sentence each.
     pub notes: Vec<String>,
 }
 
-/// Which session's result is best, and whether it lands without a person's word.
+/// The best result, and whether it lands without a person's decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Best {
-    /// Verify passed on this one's result, whose risk is not high.
+    /// This session's result passed verify, and its risk is not high.
     Verified(SessionName),
-    /// There is no verify command; this is the first that sent a result, whose risk is not high.
+    /// There is no verify command; this is the first session with a result, and its risk is not
+    /// high.
     Unchecked(SessionName),
-    /// Every result that could be landed is of high risk: this one is the first of them, and
-    /// does not win by itself.
+    /// Every result that could be landed is of high risk: this one is the first of them, and does
+    /// not win by itself.
     Risky {
         /// The first.
         session: SessionName,
-        /// Why its risk is high, and what else there is to say.
+        /// Why its risk is high, and other flags.
         flags: Vec<String>,
     },
-    /// Nothing was verified, or, without a verify command, nobody sent a result.
+    /// Nothing was verified or, without a verify command, no session sent a result.
     Nothing,
 }
 
@@ -85,29 +86,29 @@ impl Best {
     }
 }
 
-/// One session in the comparison.
+/// A session in the comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportRow {
     /// From 1.
     pub rank: u32,
     /// The session.
     pub session: Session,
-    /// How risky it is to land its result.
+    /// The risk of landing its result.
     pub risk: Risk,
-    /// Why, a sentence each.
+    /// The reasons for the risk, a sentence each.
     pub flags: Vec<String>,
-    /// What it cost, by provenance.
+    /// Its cost, by provenance.
     pub money: Vec<Money>,
-    /// What it used, all models together.
+    /// Its usage, all models together.
     pub usage: Usage,
     /// How long its attempts ran, the present one until now.
     pub duration: Duration,
-    /// What it took, a sentence each.
+    /// Its history, a sentence each.
     pub history: Vec<String>,
 }
 
-/// Compares the sessions of a task. Usage is priced as of the start of each session, so that
-/// a later price does not change what an earlier session cost.
+/// Compares the sessions of a task. Usage is priced as of the start of each session, so that a
+/// later price does not change the cost of an earlier session.
 #[must_use]
 pub fn rank(task: &Task, sessions: &[Session], prices: &PriceTable, now: Timestamp) -> Report {
     let mut rows: Vec<ReportRow> = sessions.iter().map(|session| row(task, session, prices, now)).collect();
@@ -124,7 +125,7 @@ pub fn rank(task: &Task, sessions: &[Session], prices: &PriceTable, now: Timesta
     }
 }
 
-/// What a person should know of the base: `None` when it passed.
+/// A note about the base for people: `None` when it passed.
 fn about_base(verdict: &Verdict) -> Option<String> {
     let what = match verdict.kind {
         VerdictKind::Passed => return None,
@@ -154,8 +155,8 @@ fn row(task: &Task, session: &Session, prices: &PriceTable, now: Timestamp) -> R
     }
 }
 
-/// The first row that may be landed: a verified one, or, when there is nothing to verify
-/// with, an unverified one that has a result.
+/// The first row that may be landed: a verified one or, without a verify command, an unverified one
+/// that has a result.
 fn best(task: &Task, rows: &[ReportRow]) -> Best {
     let checked = task.spec.policy.verify.verify.is_some();
     let first = rows.iter().find(|row| match standing(&row.session.state) {
@@ -168,7 +169,7 @@ fn best(task: &Task, rows: &[ReportRow]) -> Best {
     };
     let session = row.session.name.clone();
     match (row.risk, checked) {
-        // Whatever follows it in the order is of high risk as well.
+        // All later rows in the order are of high risk as well.
         (Risk::High, _) => Best::Risky {
             session,
             flags: row.flags.clone(),

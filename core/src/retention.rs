@@ -1,22 +1,22 @@
-//! Which tasks that ended a coordinator does not keep any longer. Decides by ages and sizes;
-//! what belongs to a task, and how that goes away, is others' business.
+//! Which ended tasks a coordinator deletes. Decides by ages and sizes; callers know what belongs to
+//! a task, and delete it.
 
 use std::time::Duration;
 
 use crate::id::TaskId;
 use crate::time::Timestamp;
 
-/// How much is kept of what ended.
+/// How much data of ended tasks is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// For how long after its end.
+    /// How long after its end a task is kept.
     pub keep: Duration,
-    /// How many bytes of output and blobs, all tasks that ended together.
+    /// Total bytes of output and blobs of all ended tasks.
     pub most_bytes: u64,
 }
 
 impl Limits {
-    /// As a person says it; what they leave out is as usual.
+    /// Limits as a person sets them; missing ones have their default.
     #[must_use]
     pub fn of(days: Option<u32>, gib: Option<u32>) -> Self {
         let usual = Self::default();
@@ -37,29 +37,29 @@ impl Default for Limits {
     }
 }
 
-/// How long what no row names is kept aside before it is deleted; and how long a coordinator that
-/// met its database for the first time puts nothing aside.
+/// How long unreferenced files are kept aside before they are deleted; and how long a coordinator
+/// that meets its database for the first time puts nothing aside.
 pub const QUARANTINE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// True when what no row names is more than a few leftovers, so that somebody should look.
+/// True when the unreferenced files are more than a few leftovers, so that a person should look.
 #[must_use]
 pub const fn is_large(unnamed: usize, of: usize) -> bool {
     unnamed > 3 && unnamed > of / 10
 }
 
-/// A task that ended, and what it takes.
+/// An ended task, and its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
-    /// Which.
+    /// The task.
     pub task: TaskId,
-    /// When.
+    /// When it ended.
     pub at: Timestamp,
-    /// Bytes that go when it goes.
+    /// Bytes that its deletion frees.
     pub bytes: u64,
 }
 
-/// The tasks to drop, the one that ended first first: those that are too old, and of the others
-/// as many as it takes to be within the limit.
+/// The tasks to delete, earliest end first: those that are too old, and of the others as many as
+/// needed to get within the limit.
 #[must_use]
 pub fn too_many(limits: Limits, ended: &[Ended], now: Timestamp) -> Vec<TaskId> {
     let mut oldest: Vec<&Ended> = ended.iter().collect();
@@ -123,7 +123,7 @@ mod tests {
             if let (Some(gone), Some(kept)) = (newest_gone, oldest_kept) {
                 prop_assert!(gone <= kept, "the oldest go first");
             }
-            // Without the last of them it would have been too much.
+            // Keeping the last of them would have exceeded the limit.
             let last = dropped.last().and_then(|last| ended.iter().find(|ended| ended.task == *last));
             if let Some(last) = last.filter(|last| !old(last)) {
                 prop_assert!(bytes + last.bytes > limits.most_bytes, "no more go than have to");

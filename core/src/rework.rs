@@ -1,35 +1,35 @@
-//! A result that failed verify, as the next instruction of the session that made it: what was
-//! run, how it ended, and what it wrote. What a command writes is anybody's text, so it is made
-//! readable, bounded and fenced before a model reads it.
+//! The instruction for a session whose result failed verify: the command, how it ended, and its
+//! output. A command's output is untrusted text, so it is made readable, bounded and fenced before
+//! a model reads it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::event::{ResultCommit, Verdict};
 
-/// How much of verify's output an instruction holds at most, in bytes: about 2,000 tokens, which
-/// is the first error and the summary of most test programs. All of it is in the logs.
+/// The most of verify's output in an instruction, in bytes: about 2,000 tokens, which is the first
+/// error and the summary of most test programs. The logs have all of it.
 pub const MAX_EXCERPT: usize = 8 << 10;
-/// How much of the verify command is repeated, in bytes: longer ones are scripts, of which the
+/// The most of the verify command in an instruction, in bytes: longer commands are scripts, whose
 /// beginning says enough.
 const MAX_COMMAND: usize = 2 << 10;
-/// Restored paths that are named.
+/// The most restored paths to name.
 const MAX_NAMED: usize = 20;
-/// Bytes that the line takes which says how much was left out.
+/// Bytes of the line that says how much was left out.
 const LEFT_OUT: usize = 64;
 
-/// What a session works on once more, and why.
+/// A failed result that a session reworks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rework {
-    /// Number of the checkpoint that it went on from.
+    /// Number of the checkpoint that it resumed.
     pub from: u32,
-    /// The result that failed; it stays the session's until there is a newer one.
+    /// The failed result; it stays the session's until there is a newer one.
     pub result: ResultCommit,
-    /// What verify decided, with what it wrote.
+    /// The verdict, with the output.
     pub verdict: Verdict,
 }
 
 impl Rework {
-    /// What the model is told. `command` is the verify command.
+    /// The instruction for the model. `command` is the verify command.
     #[must_use]
     pub fn instruction(&self, command: &str) -> String {
         let verdict = &self.verdict;
@@ -70,7 +70,7 @@ pub fn excerpt(output: &str) -> String {
     bounded(&readable(output), MAX_EXCERPT)
 }
 
-/// A block whose end the text cannot contain.
+/// Adds a fenced block; the text cannot contain its fence.
 fn push_fenced(text: &mut String, language: &str, block: &str) {
     let longest = block.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
@@ -89,15 +89,15 @@ fn bounded(text: &str, most: usize) -> String {
     format!("{head}\n[... {out} bytes left out ...]\n{tail}")
 }
 
-/// The text without what a terminal acts on and what no reader sees: escape sequences, control
-/// characters, and characters that hide or turn around others.
+/// The text without terminal controls and invisible characters: escape sequences, control
+/// characters, and characters that hide or reverse others.
 fn readable(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         match c {
             '\n' | '\t' => plain.push(c),
-            // A line that is written over again, as progress is, or the end of one.
+            // An overwritten line, such as a progress bar, or the end of a line.
             '\r' if chars.peek() != Some(&'\n') => plain.push('\n'),
             '\u{1b}' => skip_escape(&mut chars),
             '\u{9b}' => skip_until(&mut chars, |c| ('\u{40}'..='\u{7e}').contains(&c)),
@@ -115,17 +115,17 @@ fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
         Some('[') => skip_until(chars, |c| ('\u{40}'..='\u{7e}').contains(&c)),
         // Titles and links end with a bell, or with an escape sequence of their own.
         Some(']' | 'P' | 'X' | '^' | '_') => skip_until(chars, |c| matches!(c, '\u{7}' | '\u{1b}')),
-        // Character sets have one more.
+        // Character sets have one more character.
         Some(' '..='/') => drop(chars.next()),
         Some(_) | None => {}
     }
 }
 
-/// Skips up to what ends a sequence, in the same line: what is cut off must not take the rest.
+/// Skips up to the end of a sequence, in the same line: a cut-off sequence must not hide the rest.
 fn skip_until(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, ends: impl Fn(char) -> bool) {
     while let Some(c) = chars.next_if(|c| *c != '\n') {
         if ends(c) {
-            // The second half of what ends a title.
+            // The second half of a title's end.
             if c == '\u{1b}' {
                 chars.next_if_eq(&'\\');
             }
@@ -186,7 +186,7 @@ mod tests {
              ```text\nadd 2 3 is 6\nFAILED\n```\n\n\
              Find out why, and fix it.";
         assert_eq!(told, expected);
-        // One whose agent sends no output.
+        // An agent that sends no output.
         assert!(rework("").instruction("true").contains("the last line"));
     }
 

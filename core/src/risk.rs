@@ -1,6 +1,5 @@
-//! How risky it is to land a result, judged by the paths it changes. Content is not read:
-//! that is what verify, and a person, are for. The paths that matter are data
-//! (`core/data/risk.toml`).
+//! The risk of landing a result, judged by the paths it changes. Content is not read: verify and
+//! people do that. `core/data/risk.toml` lists the paths that matter.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -14,21 +13,21 @@ use crate::pattern::Patterns;
 use crate::protect;
 use crate::task::TaskSpec;
 
-/// How risky a result is; ordered, the least first.
+/// The risk of a result, least first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Risk {
-    /// Nothing to say.
+    /// No objection.
     #[default]
     None,
-    /// Something to look at: it deletes files, changes CI or lock files or protected paths,
-    /// or leaves the paths that the prompt names.
+    /// Worth a look: it deletes files, changes CI or lock files or protected paths, or changes
+    /// files outside the paths that the prompt names.
     Low,
     /// It changes what verify depends on, so that verify proves less than it seems to.
     High,
 }
 
-/// How risky a result is, and why.
+/// The risk of a result, and the reasons.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assessment {
     /// The worst of the flags.
@@ -40,14 +39,14 @@ pub struct Assessment {
 /// Judges a result. `restored` are the paths that verify took from the base before it ran.
 ///
 /// Tests, build scripts and the files that the setup or verify command names make it
-/// [`Risk::High`], unless they were taken from the base: then they decided nothing, and are
-/// still flagged, because they land as the result has them.
+/// [`Risk::High`], unless they were taken from the base: then they did not influence the verdict,
+/// and are still flagged, because they land as the result has them.
 ///
-/// A file that both a command and the prompt name is what the task is about: changing it is
-/// what was asked for, so that by itself is not high. A test or a build script stays high:
-/// "test.sh fails" names the file that must not be changed to pass.
+/// A file that both a command and the prompt name is what the task is about: changing it was asked
+/// for, so that alone is not high. A test or a build script stays high: "test.sh fails" names the
+/// file that must not be changed to pass.
 ///
-/// The list of paths in a result is bounded; when it is not whole, what is missing may be
+/// The list of paths in a result is bounded; when it is incomplete, the missing paths may be
 /// anything, which is high as well.
 #[must_use]
 pub fn assess(result: &ResultCommit, spec: &TaskSpec, restored: &[String]) -> Assessment {
@@ -101,10 +100,10 @@ pub fn assess(result: &ResultCommit, spec: &TaskSpec, restored: &[String]) -> As
     Assessment { risk, flags }
 }
 
-/// What is said of paths that verify took from the base.
+/// The flag for paths that verify took from the base.
 const RESTORED: &str = "changes protected paths, which verify took from the base (what lands has the change)";
 
-/// Paths by what is said of them, in the order in which it was first said.
+/// Paths by their flag, in the order in which the flags came up.
 #[derive(Default)]
 struct Findings<'a> {
     groups: Vec<(&'a str, Vec<&'a str>)>,
@@ -130,7 +129,7 @@ impl<'a> Findings<'a> {
     }
 }
 
-/// Paths that one flag names.
+/// The most paths that one flag names.
 const MAX_NAMED: usize = 3;
 
 struct Rules {
@@ -343,7 +342,7 @@ mod tests {
     fn what_the_task_is_about_is_not_risky_because_a_command_names_it() {
         let taken = ["check.sh".to_owned(), "test.sh".to_owned()];
         let cases: [(&str, &str, &str, &[String], Risk); 14] = [
-            // It was not in the base, or was left as it is.
+            // It was not in the base, or was left as the result has it.
             ("write it", "test -f KAGE.txt", "KAGE.txt", &[], Risk::High),
             ("write KAGE.txt", "test -f KAGE.txt", "KAGE.txt", &[], Risk::Low),
             (
@@ -358,11 +357,11 @@ mod tests {
             ("make `add` print 3", "./add | grep 3", "add", &[], Risk::Low),
             ("add what is missing", "./add | grep 3", "add", &[], Risk::High),
             ("make b/add.sh print 3", "sh add.sh | grep 3", "add.sh", &[], Risk::High),
-            // A test that the prompt names is rarely what is to be changed.
+            // A test that the prompt names is rarely the file to change.
             ("test.sh fails", "sh test.sh", "test.sh", &[], Risk::High),
             ("fix `make test`", "make test", "Makefile", &[], Risk::High),
             ("extend the Makefile", "make -f Makefile", "Makefile", &[], Risk::High),
-            // Taken from the base, it decided nothing.
+            // Taken from the base, it did not influence the verdict.
             ("fix the sum", "sh test.sh", "test.sh", &taken, Risk::Low),
             ("fix the sum", "sh check.sh", "check.sh", &taken, Risk::Low),
             ("fix the sum", "sh other.sh", "other.sh", &taken, Risk::High),

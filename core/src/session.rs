@@ -1,4 +1,4 @@
-//! Sessions: one adapter working on the task, and what is known of it.
+//! Sessions: one adapter working on the task, and its state.
 //!
 //! ```text
 //!  Queued -> Running -> Claimed -> Verifying -> Verified | Rejected | Unverified
@@ -6,9 +6,9 @@
 //!   |  \-retry--/ \--> Failed                   |   (any state before the last) -> Cancelled
 //!   \------------------ rework -----------------/
 //! ```
-//! A session without a verify command goes from Running to Unverified; one whose rework ends
-//! badly goes from Running to Rejected, as its result was. The moves are
-//! made in `job`, because jobs are what start and end.
+//! A session without a verify command goes from Running to Unverified; one whose rework fails goes
+//! from Running to Rejected, as its result was. `job` makes the transitions, because jobs are what
+//! start and end.
 
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ mod worked;
 pub use state::{SessionState, SessionStateKind};
 pub use worked::Worked;
 
-/// What a session used of one model, by one way of counting: what a program put an amount on
-/// is apart from what it did not, as a run that broke off leaves it.
+/// A session's usage of one model, by one way of counting: usage with a reported amount is kept
+/// apart from usage without one, as a run that broke off leaves it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelUsage {
     /// As the provider names it.
@@ -41,41 +41,41 @@ pub struct ModelUsage {
     pub metered: bool,
     /// Tokens.
     pub usage: Usage,
-    /// What the program said it cost.
+    /// The cost that the program reported.
     pub reported: Option<PicoUsd>,
 }
 
-/// How many models a session's usage is kept apart for. More than a few are names that a
-/// program made up, and the row is written with every event.
+/// How many models a session's usage is kept apart for. More than a few are names that a program
+/// invented, and the row is written with every event.
 pub const MAX_MODELS: usize = 32;
-/// What the usage of models beyond [`MAX_MODELS`] is counted as; nothing has that price.
+/// The name for the usage of models beyond [`MAX_MODELS`]; it has no price.
 pub const OTHER_MODELS: &str = "other models";
 
 /// How many failures a session remembers.
 pub const MAX_INCIDENTS: usize = 16;
-/// How many bytes of a failure's message it remembers: sessions are written often.
+/// The stored bytes of a failure's message: sessions are written often.
 const MAX_INCIDENT: usize = 300;
 
-/// How many times of going on from a checkpoint a session remembers.
+/// How many resumptions a session remembers.
 pub const MAX_RESUMPTIONS: usize = 16;
 
-/// Why a session's model cannot go on as if nothing had happened.
+/// Why a session's model has to be told that its files changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Setback {
-    /// Its files are older than what it did to them, since edits were half done.
+    /// Its files are older than its work, since edits were half done.
     Unfinished,
-    /// They are older, since what it did then failed the checks.
+    /// Its files are older, since its later work failed the checks.
     Wrong {
-        /// What the checks said.
+        /// The message of the checks.
         message: String,
     },
-    /// Another adapter left them.
+    /// Another adapter left the files.
     HandedOver,
 }
 
 impl Setback {
-    /// Work that failed its checks.
+    /// The setback for work that failed its checks.
     #[must_use]
     pub fn wrong(failure: &Failure) -> Self {
         Self::Wrong {
@@ -84,30 +84,30 @@ impl Setback {
     }
 }
 
-/// What a session has of checkpoints.
+/// The checkpoints and recovery state of a session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trail {
-    /// Checkpoints that were taken; the last one has this number.
+    /// Number of checkpoints taken; the last one has this number.
     pub taken: u32,
-    /// The checkpoint that it stands on; `None` = the base.
+    /// The checkpoint that it stands on; `None`: the base.
     pub head: Option<Head>,
-    /// What its model has to know of that, until it does.
+    /// The setback that its model has to be told, until it was.
     pub setback: Option<Setback>,
-    /// Model calls that were answered, as far as they are told one by one.
+    /// Answered model calls, as far as they are reported one by one.
     pub calls: u32,
-    /// Those of them that were answered before its last attempt.
+    /// The calls answered before its last attempt.
     pub calls_before: u32,
-    /// Its last attempts that went on from a checkpoint, oldest first.
+    /// Its last resumptions of checkpoints, oldest first.
     pub resumptions: Vec<Resumption>,
-    /// How often it worked on because its work did not pass.
+    /// How often it reworked a result that failed.
     pub reworks: u32,
-    /// What it works on once more, since its result failed verify.
+    /// The failed result that it reworks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rework: Option<Rework>,
-    /// From where the adapter of its last attempt can go on with the conversation.
+    /// The positions from which the adapter of its last attempt can continue the conversation.
     #[serde(default)]
     pub resumes: Resumes,
-    /// Adapters that may still take it over, the next one first.
+    /// Adapters that may still take over, the next one first.
     #[serde(default)]
     pub fallbacks: Vec<Fallback>,
 }
@@ -119,33 +119,33 @@ pub struct Session {
     pub id: SessionId,
     /// Its task.
     pub task: TaskId,
-    /// Its name in the task, which also finds its assignment.
+    /// Its name in the task, which also identifies its assignment.
     pub name: SessionName,
-    /// Who works.
+    /// The adapter that works.
     pub adapter: AdapterName,
-    /// The model asked for.
+    /// The requested model.
     pub model: Option<String>,
     /// Labels that its agent must carry: the task's and its own.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub requirements: Labels,
     /// Where it stands.
     pub state: SessionState,
-    /// Someone asked for it to stop; it ends at the next occasion.
+    /// True when a person asked for it to stop; it ends at the next occasion.
     pub cancel_requested: bool,
     /// Name of the agent that holds or last held it.
     pub agent: Option<String>,
     /// Attempts of its session job that were started.
     pub attempts: u32,
-    /// The last thing it did.
+    /// Its last activity.
     pub activity: Option<(String, Timestamp)>,
-    /// What it used, by model.
+    /// Its usage, by model.
     pub usage: Vec<ModelUsage>,
-    /// Model calls that were made again.
+    /// Model calls that were repeated.
     pub call_retries: u32,
-    /// Its last failures, oldest first, each with what was decided about it.
+    /// Its last failures, oldest first, each with the decision.
     #[serde(default)]
     pub incidents: Vec<Incident>,
-    /// Its checkpoints, in short.
+    /// A summary of its checkpoints.
     #[serde(default)]
     pub trail: Trail,
     /// A result that was sent and not yet claimed.
@@ -155,12 +155,12 @@ pub struct Session {
     pub worked: Worked,
     /// Start of its first attempt.
     pub started_at: Option<Timestamp>,
-    /// When it came to its last state.
+    /// When it reached its last state.
     pub ended_at: Option<Timestamp>,
 }
 
 impl Session {
-    /// A session that waits.
+    /// A waiting session.
     #[must_use]
     pub const fn new(
         id: SessionId,
@@ -216,7 +216,7 @@ impl Session {
         total
     }
 
-    /// Takes in what an event says about the session, its end apart.
+    /// Records an event of the session, except its end.
     pub fn record(&mut self, event: &Event, now: Timestamp) {
         match &event.body {
             EventBody::Activity(summary) => self.activity = Some((summary.clone(), now)),
@@ -226,7 +226,7 @@ impl Session {
                 reported,
                 metered,
             } => {
-                // What a program tells of itself may be many calls in one.
+                // A program's own report may cover many calls.
                 self.trail.calls = self.trail.calls.saturating_add(u32::from(*metered));
                 self.add_usage(model, *metered, *usage, *reported);
             }
@@ -253,7 +253,7 @@ impl Session {
                     commit: taken.commit.clone(),
                     footing: Footing::Anew,
                 });
-                // The conversation holds it by now, and files that changed since are not older.
+                // The conversation has it by now, and files that changed since are not older.
                 if taken.transcript.is_some() || taken.files_changed > 0 {
                     self.trail.setback = None;
                 }
@@ -282,8 +282,7 @@ impl Session {
         }
     }
 
-    /// The checkpoint that was just [recorded](Self::record). `position` is that of its
-    /// parent.
+    /// The checkpoint that was just [recorded](Self::record). `position` is that of its parent.
     #[must_use]
     pub fn checkpoint(
         &self,
@@ -310,8 +309,7 @@ impl Session {
         }
     }
 
-    /// What its model has to know when it goes on; empty when it can go on as if nothing had
-    /// happened.
+    /// A note for its model when it resumes; empty when it can continue as if nothing had happened.
     #[must_use]
     pub fn note_to_model(&self) -> String {
         match &self.trail.setback {
@@ -329,8 +327,8 @@ impl Session {
         }
     }
 
-    /// Makes the session wait for an attempt that goes on from a checkpoint; `None` = from
-    /// the base. That it was over is taken back.
+    /// Makes the session wait for an attempt that resumes a checkpoint; `None`: the base. An ended
+    /// session becomes open again.
     pub fn go_on_from(&mut self, head: Option<Head>) {
         self.trail.head = head;
         self.trail.setback = None;
@@ -341,7 +339,7 @@ impl Session {
         self.ended_at = None;
     }
 
-    /// Makes the session wait for an attempt that goes on from `head`, where its result failed
+    /// Makes the session wait for an attempt that continues from `head`, where its result failed
     /// verify, and is told so.
     pub fn work_on(&mut self, head: Head, result: ResultCommit, verdict: Verdict) {
         let from = head.number;
@@ -350,9 +348,9 @@ impl Session {
         self.trail.rework = Some(Rework { from, result, verdict });
     }
 
-    /// What its model is to do now, and whether the conversation that it goes on with has that
-    /// already; `None` when it is to go on. `all` are the session's checkpoints, and `command` is
-    /// the verify command.
+    /// The instruction for its model, and whether the conversation that it continues has it
+    /// already; `None` when it is only to continue. `all` are the session's checkpoints, and
+    /// `command` is the verify command.
     #[must_use]
     pub fn instruction(&self, all: &[Checkpoint], command: &str) -> Option<(String, bool)> {
         let (rework, head) = (self.trail.rework.as_ref()?, self.trail.head.as_ref()?);
@@ -371,14 +369,14 @@ impl Session {
         Some(&self.adapter)
     }
 
-    /// How often it reached the limit of an attempt's turns, as far as it remembers.
+    /// How often it reached the turn limit of an attempt, as far as it remembers.
     #[must_use]
     pub fn turn_limits(&self) -> u32 {
         let of_turns = |incident: &&Incident| incident.failure.kind == FailureKind::TurnLimit;
         u32::try_from(self.incidents.iter().filter(of_turns).count()).unwrap_or(u32::MAX)
     }
 
-    /// Keeps a failure and what was decided about it, and forgets the oldest of many.
+    /// Records a failure with the decision, and forgets the oldest of many.
     pub fn note(&mut self, mut incident: Incident) {
         let kept = remembered(&incident.failure.message).len();
         incident.failure.message.truncate(kept);
@@ -391,7 +389,7 @@ impl Session {
     fn add_usage(&mut self, model: &str, metered: bool, usage: Usage, reported: Option<PicoUsd>) {
         let known = |model: &str| {
             let same = |entry: &ModelUsage| {
-                // What was told without an amount is not free: it has a price of its own.
+                // Usage reported without an amount is not free: it has a price of its own.
                 entry.model == model && entry.metered == metered && entry.reported.is_some() == reported.is_some()
             };
             self.usage.iter().position(same)

@@ -1,5 +1,4 @@
-//! Tasks: what a person asked for, and when it is over. What may be asked for is checked in
-//! `bounds`, once, on the way in.
+//! Tasks: a person's request, and when it is over. `bounds` checks the request once, on the way in.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,7 +28,7 @@ pub type Labels = BTreeMap<String, String>;
 /// A commit of a repository that the coordinator holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepositoryRef {
-    /// Which repository.
+    /// The repository's name.
     pub name: RepositoryName,
     /// The commit that every session starts from.
     pub base: Oid,
@@ -40,15 +39,15 @@ pub struct RepositoryRef {
 pub struct Assignment {
     /// Unique in the task.
     pub name: SessionName,
-    /// Who works.
+    /// The adapter that works.
     pub adapter: AdapterName,
-    /// `None` = the adapter's default.
+    /// `None`: the adapter's default.
     pub model: Option<String>,
     /// RFC 7396 merge patch over the base context, as JSON text.
     pub context_delta: Option<String>,
-    /// Labels the agent must carry besides the task's.
+    /// Labels the agent must have besides the task's.
     pub requirements: Labels,
-    /// Who takes over when the adapter cannot go on, in this order.
+    /// The adapters that take over when this one cannot continue, in this order.
     #[serde(default)]
     pub fallbacks: Vec<Fallback>,
 }
@@ -58,12 +57,12 @@ pub struct Assignment {
 pub struct VerifyPolicy {
     /// Shell command that prepares a clean checkout.
     pub setup: Option<String>,
-    /// Shell command that decides. `None` = nothing is checked.
+    /// Shell command that decides. `None`: nothing is checked.
     pub verify: Option<String>,
     /// Globs of paths that are restored from the base before verify runs.
     pub protect: Vec<String>,
-    /// Leaves the files that setup and verify name as the result has them; otherwise those of
-    /// them that the base has are restored as well (see `protect`).
+    /// Leaves the files that setup and verify name as the result has them; otherwise the base's
+    /// versions of them are restored as well (see `protect`).
     #[serde(default)]
     pub leave_named: bool,
     /// For setup and verify together.
@@ -91,17 +90,17 @@ pub struct Policy {
     pub timeout: Duration,
     /// Limit of an attempt without any output.
     pub idle_timeout: Duration,
-    /// How many attempts of one job may fail. A lost agent and a used-up limit do not count,
-    /// and a session that goes on from a checkpoint by itself or by hand has a new job.
+    /// How many attempts of one job may fail. A lost agent and a used-up limit do not count, and a
+    /// session that continues from a checkpoint, by itself or by hand, has a new job.
     pub max_attempts: u32,
-    /// Labels every agent of this task must carry.
+    /// Labels that every agent of this task must have.
     pub requirements: Labels,
-    /// How urgent it is; what was stored before there were priorities is normal.
+    /// Its priority; tasks stored before priorities existed are normal.
     #[serde(default)]
     pub priority: Priority,
-    /// How often a session whose result fails verify works on, told what verify said. `None` =
-    /// [`recovery::DEFAULT_REWORKS`](crate::recovery::DEFAULT_REWORKS) where the adapter can go
-    /// on with the conversation, else never.
+    /// How often a session whose result fails verify continues with verify's output. `None`:
+    /// [`recovery::DEFAULT_REWORKS`](crate::recovery::DEFAULT_REWORKS) where the adapter can
+    /// continue the conversation, else never.
     #[serde(default)]
     pub max_reworks: Option<u32>,
 }
@@ -120,16 +119,16 @@ impl Default for Policy {
     }
 }
 
-/// Everything a person decides about a task.
+/// Everything that a person decides about a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskSpec {
-    /// The scope it belongs to.
+    /// Its project.
     pub project: ProjectId,
     /// What to do, in words.
     pub prompt: String,
-    /// `None` = sessions run without a workspace.
+    /// `None`: sessions run without a workspace.
     pub repository: Option<RepositoryRef>,
-    /// Digest of the base context; `None` = no context.
+    /// Digest of the base context; `None`: no context.
     pub context_base: Option<Digest>,
     /// One session each.
     pub assignments: Vec<Assignment>,
@@ -138,8 +137,8 @@ pub struct TaskSpec {
 }
 
 impl TaskSpec {
-    /// What the task and a session of it require together; the session's word counts where
-    /// both speak.
+    /// The requirements of the task and of a session of it together; the session's value counts
+    /// where both set one.
     #[must_use]
     pub fn requirements(&self, assignment: &Assignment) -> Labels {
         let mut labels = self.policy.requirements.clone();
@@ -168,7 +167,7 @@ impl TaskSpec {
     }
 }
 
-/// Where a task stands.
+/// The state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
@@ -183,7 +182,7 @@ pub enum TaskState {
 }
 
 impl TaskState {
-    /// True when nothing will change any more.
+    /// True when the state is final.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
         !matches!(self, Self::Running)
@@ -195,25 +194,25 @@ impl TaskState {
 pub struct Task {
     /// Its id.
     pub id: TaskId,
-    /// What was asked for.
+    /// The request.
     pub spec: TaskSpec,
-    /// Where it stands.
+    /// Its state.
     pub state: TaskState,
     /// When it was stored.
     pub created_at: Timestamp,
     /// When its last session ended.
     pub ended_at: Option<Timestamp>,
-    /// What verify says of the base; `None` = nothing, or not yet.
+    /// Verify's verdict on the base; `None`: none, or not yet.
     pub baseline: Option<Verdict>,
-    /// Whose call created it, as the coordinator knew the caller; `None` for one that was stored
-    /// before that was kept.
+    /// The caller that created it, as the coordinator knew it; `None` for tasks stored before that
+    /// was recorded.
     pub created_by: Option<String>,
     /// The working tree that it came from; `None` when the client did not say.
     pub origin: Option<TaskOrigin>,
 }
 
 impl Task {
-    /// One that is stored now, and of which nothing has ended.
+    /// A new task without ended sessions.
     #[must_use]
     pub const fn new(id: TaskId, spec: TaskSpec, now: Timestamp) -> Self {
         Self {
@@ -228,7 +227,7 @@ impl Task {
         }
     }
 
-    /// The same with who created it, and where.
+    /// The task with its creator and its origin.
     #[must_use]
     pub fn created(self, created_by: String, origin: Option<TaskOrigin>) -> Self {
         Self {
@@ -240,7 +239,7 @@ impl Task {
 }
 
 impl TaskSpec {
-    /// The base that verify has to be run on; `None` = nothing is checked.
+    /// The base to run verify on; `None`: nothing is checked.
     #[must_use]
     pub fn checked_base(&self) -> Option<&Oid> {
         let repository = self.repository.as_ref()?;
@@ -248,7 +247,7 @@ impl TaskSpec {
     }
 }
 
-/// What a task comes to once every session has ended; `None` while one has not.
+/// The final state of a task once every session has ended; `None` before that.
 #[must_use]
 pub fn settle(policy: &Policy, sessions: impl IntoIterator<Item = SessionStateKind>) -> Option<TaskState> {
     let (mut landable, mut cancelled) = (false, false);

@@ -1,4 +1,4 @@
-//! Time as it is stored and sent. Drivers read clocks; core only compares.
+//! Time as it is stored and sent. Drivers read clocks; core only compares times.
 
 use std::fmt;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Timestamp {
     }
 }
 
-/// A time, and what the clocks of a machine say then: programs on it name times without a zone.
+/// A time with a machine's offset from UTC: programs on it print times without a zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalTime {
     /// The time.
@@ -67,7 +67,7 @@ impl LocalTime {
     }
 }
 
-/// A wait for people: "12 s", "5 min". Rounded up, so that nobody is told "0 s".
+/// A wait for people: "12 s", "5 min". Rounded up, so that "0 s" never appears.
 #[must_use]
 pub fn in_words(wait: Duration) -> String {
     const MINUTE: u128 = 60;

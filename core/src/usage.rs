@@ -1,6 +1,6 @@
 //! Tokens by billing class, and money with its provenance.
 //!
-//! Prices are in `price`; this file only counts.
+//! `price` has the prices; this file only counts.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -40,16 +40,16 @@ impl UsageClass {
     }
 }
 
-/// Classes of which nobody told how much was used, or not each time.
+/// Classes whose usage was not reported, or not each time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Unreported(u8);
 
 impl Unreported {
-    /// Nothing was told of any class.
+    /// No class was reported.
     pub const ALL: Self = Self(0b11_1111);
 
-    /// The set that these bits are, the lowest being the first class; others are passed over.
+    /// The set with these bits, the lowest for the first class; unknown bits are ignored.
     #[must_use]
     pub const fn from_bits(bits: u32) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "the mask leaves six bits")]
@@ -62,31 +62,31 @@ impl Unreported {
         self.0 as u32
     }
 
-    /// The same and this class.
+    /// The set with this class added.
     #[must_use]
     pub const fn with(self, class: UsageClass) -> Self {
         Self(self.0 | class.bit())
     }
 
-    /// The same without this class.
+    /// The set with this class removed.
     #[must_use]
     pub const fn without(self, class: UsageClass) -> Self {
         Self(self.0 & !class.bit())
     }
 
-    /// The classes of either.
+    /// The classes of either set.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether it has this class.
+    /// Whether the set has this class.
     #[must_use]
     pub const fn contains(self, class: UsageClass) -> bool {
         self.0 & class.bit() != 0
     }
 
-    /// Whether what is billed is not wholly known. Reasoning is a part of the output.
+    /// Whether the billed usage is not wholly known. Reasoning is a part of the output.
     #[must_use]
     pub const fn of_the_bill(self) -> bool {
         self.without(UsageClass::Reasoning).0 != 0
@@ -105,17 +105,17 @@ pub struct Usage {
     pub cache_write_1h: u64,
     /// Input read from a cache.
     pub cache_read: u64,
-    /// Everything the model wrote, reasoning included.
+    /// Everything that the model wrote, including reasoning.
     pub output: u64,
     /// The part of `output` that the provider reports as reasoning.
     pub reasoning: u64,
-    /// Classes whose counts are only the least that they can be: 0 of one of these is not zero
-    /// tokens but an unknown number.
+    /// Classes whose counts are only lower bounds: 0 in one of these is not zero tokens but an
+    /// unknown number.
     pub unreported: Unreported,
 }
 
 impl Usage {
-    /// Of something that does not tell what it uses.
+    /// The usage of a program that reports none.
     pub const UNKNOWN: Self = Self {
         input: 0,
         cache_write_5m: 0,
@@ -126,8 +126,8 @@ impl Usage {
         unreported: Unreported::ALL,
     };
 
-    /// The tokens of a class; `None` when nobody told. What was told at times only is the least
-    /// that it can be.
+    /// The tokens of a class; `None` when none were reported. If only some were reported, this is a
+    /// lower bound.
     #[must_use]
     pub const fn of(&self, class: UsageClass) -> Option<u64> {
         let tokens = match class {
@@ -169,7 +169,7 @@ impl AddAssign for Usage {
         self.cache_read = self.cache_read.saturating_add(rhs.cache_read);
         self.output = self.output.saturating_add(rhs.output);
         self.reasoning = self.reasoning.saturating_add(rhs.reasoning);
-        // What is known and what is not add up to what is not wholly known.
+        // A known and an unknown count add up to a partly known one.
         self.unreported = self.unreported.union(rhs.unreported);
     }
 }
@@ -180,7 +180,7 @@ impl AddAssign for Usage {
 pub struct PicoUsd(pub i64);
 
 impl PicoUsd {
-    /// The sum, or the largest amount there is.
+    /// The sum, or the largest possible amount.
     #[must_use]
     pub const fn saturating_add(self, rhs: Self) -> Self {
         Self(self.0.saturating_add(rhs.0))
@@ -188,7 +188,7 @@ impl PicoUsd {
 }
 
 impl fmt::Display for PicoUsd {
-    /// Dollars with as many places as it takes to be exact, two at least.
+    /// Dollars with as many places as exactness needs, two at least.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.0 < 0 { "-" } else { "" };
         let abs = self.0.unsigned_abs();
@@ -199,17 +199,17 @@ impl fmt::Display for PicoUsd {
     }
 }
 
-/// Where an amount comes from.
+/// The source of an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Provenance {
     /// Metered API usage times a row of the price table.
     Billed,
-    /// The program that made the calls said so.
+    /// Reported by the program that made the calls.
     Reported,
     /// Computed from something less exact than a meter.
     Estimated,
-    /// Tokens were used and no price is known for them.
+    /// Tokens were used and their price is unknown.
     Unknown,
 }
 
@@ -218,7 +218,7 @@ pub enum Provenance {
 pub struct Money {
     /// `None` exactly when the provenance is [`Provenance::Unknown`].
     pub amount: Option<PicoUsd>,
-    /// Where the amount comes from.
+    /// The source of the amount.
     pub provenance: Provenance,
 }
 
@@ -249,7 +249,7 @@ mod tests {
             assert_eq!(only.without(class), Unreported::default());
         }
         assert_eq!(Unreported::from_bits(u32::MAX), Unreported::ALL);
-        // As it was stored before there was such a thing.
+        // The form stored before the field existed.
         let old: Usage = serde_json::from_str(r#"{"input":5}"#).unwrap();
         assert_eq!(old, known);
     }

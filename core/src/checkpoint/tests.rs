@@ -11,7 +11,7 @@ fn segment(from: u64, to: u64) -> Option<TranscriptSegment> {
     Some(TranscriptSegment { blob, from, to })
 }
 
-/// Checkpoint `number`, whose commit has its number, after `parent`.
+/// Checkpoint `number` after `parent`; its commit has the same number.
 fn checkpoint(number: u32, parent: u32, transcript: Option<TranscriptSegment>) -> Checkpoint {
     Checkpoint {
         session: SessionId::from_random(1),
@@ -105,7 +105,7 @@ fn what_was_said_since_is_in_the_conversation_that_goes_on() {
         silent(2, 1, 3),
         checkpoint(3, 2, segment(3, 5)),
         silent(4, 3, 5),
-        // Another line, and another program on it.
+        // Another line, with another adapter.
         silent(5, 1, 3),
         of("other", checkpoint(6, 3, segment(0, 2))),
         of("other", silent(7, 6, 2)),
@@ -121,7 +121,7 @@ fn what_was_said_since_is_in_the_conversation_that_goes_on() {
         (5, 1, "adapter", false),
         (6, 3, "other", true),
         (7, 6, "other", false),
-        // It begins a conversation of its own, which has nothing of the other's.
+        // It begins a conversation of its own, without the other adapter's.
         (4, 1, "other", false),
         (8, 1, "other", false),
         (9, 1, "adapter", false),
@@ -174,7 +174,7 @@ fn one_goes_on_from_what_one_stands_on() {
         (None, [None, None, None]),
         (Some(99), [None, None, None]),
         (Some(3), [Some(3), Some(3), Some(1)]),
-        // What is on another line is newer, and was given up.
+        // A checkpoint on another line is newer, but was abandoned.
         (Some(2), [Some(2), Some(2), Some(1)]),
         (Some(5), [Some(5), Some(4), Some(1)]),
         (Some(6), [Some(6), Some(6), None]),

@@ -1,6 +1,6 @@
-//! Dividing a session's context into what every session of the task has and what is its
-//! own. The first part depends on the base and the list of overridden members alone,
-//! which a task's sessions have in common; the session's own delta cannot change it.
+//! Divides a session's context into the part that every session of the task has and its own part.
+//! The first depends only on the base and the list of overridden members, which all sessions of a
+//! task have in common; the session's own delta cannot change it.
 //!
 //! A *leaf* is a scalar, an array or an empty object. A leaf of the base is shared unless
 //! an overridden place is at, above or below it (below: a scalar or an empty object that
@@ -14,32 +14,32 @@ use crate::json::{Json, JsonPointer, Members};
 /// A session's context in two parts that have no leaf in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Divided {
-    /// Leaves that every session has, and with the same value.
+    /// Leaves that every session has with the same value.
     ///
-    /// For deltas that [`split`](super::split) made these are all such leaves but a few
-    /// bytes: those in an object that the base lacks, because what the sessions have in
-    /// common in it is shorter than the patches' `"key":{}` around it would be.
+    /// For deltas made by [`split`](super::split) these are all such leaves except a few bytes:
+    /// leaves in an object that the base lacks, because the part of it that the sessions share is
+    /// shorter than the patches' `"key":{}` around it would be.
     pub shared: Members,
-    /// The rest of this session's.
+    /// The rest of the session's context.
     pub own: Members,
 }
 
-/// A session's delta changes a member that its task does not list as overridden: sharing
-/// it would tell this session what is not so.
+/// A session's delta changes a member that its task does not list as overridden: sharing it would
+/// tell this session a wrong value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the context delta changes {0}, which is not listed as overridden")]
 pub struct NotOverridden(pub JsonPointer);
 
 /// The places that some delta of a task changes, sorted, none inside another.
 ///
-/// Places that the base does not have are among them: deltas alone do not tell.
+/// They include places that the base does not have: the deltas alone do not tell.
 pub fn overridden<'a>(deltas: impl IntoIterator<Item = &'a Patch>) -> Vec<JsonPointer> {
     let mut places = Vec::new();
     for delta in deltas {
         collect_changes(delta.members(), &mut Vec::new(), &mut places);
     }
     places.sort();
-    // Sorted, a place comes right before those inside it.
+    // In sorted order, a place comes right before those inside it.
     places.dedup_by(|place, kept| place.is_within(kept));
     places
 }
@@ -57,7 +57,7 @@ fn collect_changes(changes: &Members, path: &mut Vec<String>, places: &mut Vec<J
     }
 }
 
-/// Divides the context that a session got from `base`.
+/// Divides a session's context, which was made from `base`.
 ///
 /// # Errors
 /// When the context differs from the base at a place that is not overridden.
@@ -111,7 +111,7 @@ fn untouched(members: &Members, touched: &Touched<'_>) -> Members {
     kept
 }
 
-/// What `members` has besides `shared`, which must all be in it.
+/// The members besides `shared`, all of which `members` must have.
 fn rest(members: &Members, shared: &Members, path: &mut Vec<String>) -> Result<Members, NotOverridden> {
     let mut own = members.clone();
     for (key, shared) in shared {
@@ -148,7 +148,7 @@ mod tests {
             (&["{}"], &[]),
             (&[r#"{"a":1}"#, r#"{"a":2,"b":null}"#], &["/a", "/b"]),
             (&[r#"{"a":{"b":{"c":1},"d":[]}}"#], &["/a/b/c", "/a/d"]),
-            // Deleting the object covers what others change in it, and nothing else.
+            // Deleting the object covers the changes of others in it, and nothing else.
             (
                 &[r#"{"a":{"b":1}}"#, r#"{"a":null}"#, r#"{"ab":{"c":1}}"#, r#"{"a!":1}"#],
                 &["/a", "/a!", "/ab/c"],
@@ -167,7 +167,8 @@ mod tests {
         // base, all deltas, then shared and own for the first of them
         let cases: [(&str, &[&str], &str, &str); 8] = [
             (r#"{"a":1,"b":2}"#, &["{}"], r#"{"a":1,"b":2}"#, "{}"),
-            // Another session's override moves a member, its value stays with it.
+            // Another session overrides a member; its value then belongs to this session's own
+            // part.
             (r#"{"a":1,"b":2}"#, &["{}", r#"{"a":9}"#], r#"{"b":2}"#, r#"{"a":1}"#),
             (
                 r#"{"a":{"x":1,"y":2}}"#,
@@ -190,7 +191,7 @@ mod tests {
                 "{}",
                 r#"{"a":1,"b":{}}"#,
             ),
-            // What only others add is nobody else's.
+            // Members that only others add are not shared.
             (r#"{"a":1}"#, &["{}", r#"{"secret":{"x":1}}"#], r#"{"a":1}"#, "{}"),
             (
                 r#"{"a":[1,{"x":1}]}"#,

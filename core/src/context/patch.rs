@@ -33,12 +33,12 @@ fn merge_members(target: &mut Members, patch: &Members) {
     }
 }
 
-/// The shortest patch that makes `target` of `base`; `None` when they are equal.
+/// The shortest patch that turns `base` into `target`; `None` when they are equal.
 ///
-/// There always is one, and only one of that length: an object over an object needs just
-/// the members that differ, everything else is given as a whole, and what is missing is
-/// `null`. An empty object is no trap: over a scalar or nothing `{}` makes one, and over
-/// another object every member of that is deleted.
+/// There always is one, and only one of that length: for an object over an object only the members
+/// that differ are needed, any other value is given whole, and a missing member is `null`. An empty
+/// object is no exception: over a scalar or nothing `{}` creates one, and over another object every
+/// member of that is deleted.
 #[must_use]
 pub fn diff(base: &Context, target: &Context) -> Option<Patch> {
     let changes = diff_members(&base.0, &target.0);

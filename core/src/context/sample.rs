@@ -1,5 +1,5 @@
-//! Contexts for tests: from text, and drawn at random with few keys and values, so that
-//! equal, overlapping and clashing members are common.
+//! Contexts for tests: from text, and drawn at random with few keys and values, so that equal,
+//! overlapping and clashing members are common.
 
 use std::ops::RangeInclusive;
 

@@ -1,4 +1,4 @@
-//! Splitting the contexts of a task into a base, stored once, and a patch per session.
+//! Splits the contexts of a task into a base, stored once, and a patch per session.
 //!
 //! **What is optimal.** Of all bases, the one chosen makes
 //! `|base| + |patch 1| + ... + |patch n|` smallest, where `|x|` is the length of the
@@ -31,15 +31,15 @@ use crate::json::{Json, Members, canonical_string_len};
 pub struct Split {
     /// What is stored once.
     pub base: Context,
-    /// What makes each session's context of the base; `None` = the base is its context.
+    /// The patches from the base to each session's context; `None`: the base is its context.
     pub deltas: Vec<Option<Patch>>,
 }
 
-/// Splits contexts so that base and deltas together are as short as can be.
+/// Splits contexts so that base and deltas together are as short as possible.
 ///
-/// The base depends on which contexts there are and how often, not on their order. Among
-/// equally short ones it prefers, path by path, a value that a session has (the smallest
-/// in the order of [`Json`]) to a mixture of members, and either to nothing.
+/// The base depends on the contexts and their number of occurrences, not on their order. Among
+/// equally short bases it prefers, path by path, a value that a session has (the smallest in the
+/// order of [`Json`]) to a mixture of members, and either to nothing.
 #[must_use]
 pub fn split(contexts: &[Context]) -> Split {
     let members: Vec<&Members> = contexts.iter().map(Context::members).collect();
@@ -48,7 +48,7 @@ pub fn split(contexts: &[Context]) -> Split {
     Split { base, deltas }
 }
 
-/// The base for these objects where it has to be an object: at the top.
+/// The base for these objects at the top, where it has to be an object.
 fn best_object(objects: &[&Members]) -> Members {
     let costs = object_costs(0, objects);
     let exact = cheapest(objects.iter().copied().zip(costs.exact));
@@ -61,14 +61,14 @@ fn best_object(objects: &[&Members]) -> Members {
 /// `null` in a patch.
 const NULL: u64 = 4;
 
-/// The costs of a base's possible values at one path, for all sessions that have an
-/// object around it: its own bytes there plus those of all patches there.
+/// The costs of a base's possible values at one path, for all sessions that have an object around
+/// it: the base's own bytes there plus those of all patches there.
 struct PlaceCosts {
-    /// By session: when the base has what this session has, which may be nothing.
+    /// By session: the cost when the base has this session's value, which may be nothing.
     exact: Vec<u64>,
-    /// When it has the best it can.
+    /// The cost of the best value.
     best: u64,
-    /// That best; `None` = nothing.
+    /// The best value; `None`: nothing.
     choice: Option<Json>,
 }
 
@@ -85,7 +85,7 @@ fn place_costs(opening: u64, values: &[Option<&Json>]) -> PlaceCosts {
         };
     }
 
-    // By session: its value in full, which is what an absent base costs.
+    // By session: its value in full, which is the cost of an absent base.
     let full: Vec<u64> = values
         .iter()
         .map(|value| value.map_or(0, |value| opening + value.canonical_len()))
@@ -99,7 +99,7 @@ fn place_costs(opening: u64, values: &[Option<&Json>]) -> PlaceCosts {
             objects.push(members);
         }
     }
-    // Sessions without a value must delete whatever the base has.
+    // Sessions without a value must delete the base's value.
     let deleted = values.iter().filter(|value| value.is_none()).count() as u64 * (opening + NULL);
     // Over an object, an atomic value is given in full.
     let replaced: u64 = values
@@ -133,28 +133,28 @@ fn place_costs(opening: u64, values: &[Option<&Json>]) -> PlaceCosts {
         Some((cost, value)) if objects.is_empty() || cost <= mixed => (cost, Some(value.clone())),
         Some(_) | None => (mixed, Some(Json::Object(inner.mixture))),
     };
-    // Strictly: that a tie goes to a value is what makes the length of an empty mixture
-    // right, see `object_costs`.
+    // Strictly less: the length of an empty mixture is right only because a tie goes to a value,
+    // see `object_costs`.
     if absent < best {
         (best, choice) = (absent, None);
     }
     PlaceCosts { exact, best, choice }
 }
 
-/// The costs of an object in the base, for those sessions that have an object there.
+/// The costs of an object in the base, for the sessions that have an object there.
 struct ObjectCosts {
-    /// By session: when the base has exactly its object.
+    /// By session: the cost when the base has exactly its object.
     exact: Vec<u64>,
-    /// When every member of the base is the best it can be; too high by the opening of
-    /// some patches when that happens to be a session's object.
+    /// The cost when every member of the base is the best possible; too high by the opening of some
+    /// patches when the result happens to be a session's object.
     mixed: u64,
-    /// The object of those members.
+    /// The object of the best members.
     mixture: Members,
 }
 
 /// The costs of an object. `opening` is the length of its key, colon and separator.
 fn object_costs(opening: u64, objects: &[&Members]) -> ObjectCosts {
-    // The brace that closes is counted as the last member's separator.
+    // The closing brace is counted as the last member's separator.
     let opening = opening + 1;
     let sessions = objects.len() as u64;
     let mut counts: BTreeMap<&Members, u64> = BTreeMap::new();
@@ -181,13 +181,13 @@ fn object_costs(opening: u64, objects: &[&Members]) -> ObjectCosts {
             mixture.insert(key.clone(), choice);
         }
     }
-    // An empty object has one byte more than the sum of its members. A member that cost
-    // no more than its absence would have been taken, so none could have saved that byte.
+    // An empty object has one byte more than the sum of its members. A member that cost no more
+    // than its absence would have been taken, so none could have saved that byte.
     mixed += empty(&mixture);
     ObjectCosts { exact, mixed, mixture }
 }
 
-/// The cheapest, and of several the smallest.
+/// The cheapest, and among equals the smallest.
 fn cheapest<'a, T: Ord + ?Sized>(costs: impl Iterator<Item = (&'a T, u64)>) -> Option<(u64, &'a T)> {
     costs.map(|(value, cost)| (cost, value)).min()
 }
@@ -202,7 +202,7 @@ mod tests {
     use crate::context::merge;
     use crate::context::sample::{context, contexts};
 
-    /// What a split with this base takes.
+    /// The size of a split with this base.
     fn cost(base: &Context, contexts: &[Context]) -> usize {
         let patches = contexts.iter().filter_map(|context| diff(base, context));
         base.canonical().len() + patches.map(|patch| patch.canonical().len()).sum::<usize>()
@@ -215,7 +215,7 @@ mod tests {
             (&[], "{}", &[]),
             (&[r#"{"a":1}"#], r#"{"a":1}"#, &[""]),
             (&["{}", "{}"], "{}", &["", ""]),
-            // What all have is in the base, what one has is in its delta.
+            // A member of all is in the base, a member of one in its delta.
             (
                 &[
                     r#"{"a":"shared","b":1}"#,
@@ -225,7 +225,7 @@ mod tests {
                 r#"{"a":"shared"}"#,
                 &[r#"{"b":1}"#, r#"{"c":2}"#, r#"{"d":3}"#],
             ),
-            // A member that one session lacks is shared all the same, and deleted there.
+            // A member that one session lacks is still shared, and deleted there.
             (
                 &[&format!(r#"{{"a":{long}}}"#), "{}", &format!(r#"{{"a":{long}}}"#)],
                 &format!(r#"{{"a":{long}}}"#),
@@ -252,14 +252,14 @@ mod tests {
                 r#"{"x":"xxxxxxxx","y":"yyyyyyyy","z":"zzzzzzzz"}"#,
                 &[r#"{"z":1}"#, r#"{"y":2}"#, r#"{"x":3}"#],
             ),
-            // Objects, empty objects and scalars in one place; of two equally good bases,
-            // the smaller.
+            // Objects, empty objects and scalars in one place; of two equally good bases, the
+            // smaller.
             (
                 &[r#"{"a":{}}"#, r#"{"a":{"b":1}}"#, r#"{"a":5}"#],
                 r#"{"a":5}"#,
                 &[r#"{"a":{}}"#, r#"{"a":{"b":1}}"#, ""],
             ),
-            // A value that a session has goes before a mixture, even an empty one.
+            // A session's value is preferred to a mixture, even an empty one.
             (
                 &[r#"{"a":1}"#, r#"{"a":1}"#, r#"{"b":2}"#],
                 r#"{"a":1}"#,
@@ -314,8 +314,8 @@ mod tests {
         assert!(split.deltas.iter().flatten().all(|delta| delta.members().len() == 1));
     }
 
-    /// Every object there is with these scalars and, level by level, these keys; below the
-    /// last level objects are empty.
+    /// Every possible object with these scalars and, level by level, these keys; below the last
+    /// level objects are empty.
     fn all_objects(levels: &[&[&str]], scalars: &[Json]) -> Vec<Members> {
         let Some((keys, deeper)) = levels.split_first() else {
             return vec![Members::new()];
@@ -335,7 +335,7 @@ mod tests {
         objects
     }
 
-    /// Draws contexts from such a world, together with all of it.
+    /// Draws contexts from a small world, together with all of it.
     fn small_world(levels: &'static [&'static [&'static str]]) -> impl Strategy<Value = (Vec<Context>, Vec<Context>)> {
         let short = select(&["1", "22"][..]);
         let long = select(&["\"a long one\"", "[1,2,3]"][..]);

@@ -1,4 +1,4 @@
-//! The measured answers and words of real providers and programs, by tables.
+//! The recorded answers and words of real providers and programs, as tables.
 
 use super::*;
 
@@ -79,7 +79,7 @@ fn http_answers_are_classified() {
             ),
             K::QuotaExhausted,
         ),
-        // Of a server that is out of order, no words are about an account.
+        // The words of a broken server are not about an account.
         (plain(500, "quota exceeded"), K::Network),
         // Inside a stream there is no status, or it is 200.
         (typed(None, "overloaded_error", "Overloaded"), K::Overloaded),

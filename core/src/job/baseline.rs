@@ -16,7 +16,7 @@ use crate::recovery::{MAX_ERRORED_VERDICTS, MAX_LOST};
 use crate::time::Timestamp;
 
 impl Job {
-    /// Ends a live attempt to check the base by its own last event.
+    /// Ends a live attempt to verify the base by its own last event.
     pub(super) fn finish_base(&mut self, outcome: &AttemptOutcome, agent: AgentId, now: Timestamp) -> Finish {
         let verdict = match outcome {
             AttemptOutcome::Verdict(verdict) => verdict.clone().without_output(),
@@ -32,7 +32,7 @@ impl Job {
         if verdict.kind == VerdictKind::Errored {
             self.failed += 1;
             if self.failed < MAX_ERRORED_VERDICTS {
-                // What it lacked another agent may have.
+                // Another agent may have what this one lacked.
                 self.avoid(agent);
                 self.state = JobState::Queued { not_before: now };
                 return Finish::Moved(Moved::Requeued);
@@ -42,10 +42,10 @@ impl Job {
         Finish::Base(verdict)
     }
 
-    /// Ends a live attempt to check the base that lost its authority.
+    /// Ends a live attempt to verify the base after it lost its authority.
     pub(super) fn lose_base(&mut self, reason: EndReason, around: Circumstances<'_>) -> Moved {
         let goes_on = match reason {
-            // It is only stopped when nobody wants to know any more.
+            // It is only stopped when its verdict is not needed any more.
             EndReason::StopUnanswered => false,
             EndReason::Overdue => {
                 self.failed += 1;

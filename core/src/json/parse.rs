@@ -1,6 +1,6 @@
-//! Reading JSON strictly: no key twice, no surprise nesting, no number rounded. The
-//! grammar is `serde_json`'s; values are taken level by level as raw text, so that
-//! numbers can be kept without changing `serde_json` for every other user of it.
+//! Reads JSON strictly: no duplicate key, bounded nesting, no rounded number. The grammar is
+//! `serde_json`'s; values are taken level by level as raw text, so that numbers can be kept without
+//! changing `serde_json` for every other user of it.
 
 use std::fmt;
 
@@ -10,16 +10,16 @@ use serde_json::value::RawValue;
 
 use super::{Json, JsonPointer, Members, Number};
 
-/// How many arrays and objects may stand inside one another.
+/// The deepest nesting of arrays and objects.
 pub const MAX_DEPTH: usize = 128;
 
-/// Why bytes are not taken as a JSON value.
+/// Why bytes are refused as a JSON value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidJson {
     /// It is not JSON, or not UTF-8.
     #[error("not JSON{}: {problem}", in_place(.path))]
     Syntax {
-        /// The value that is wrong; empty when the text as a whole is.
+        /// The wrong value; empty for the text as a whole.
         path: JsonPointer,
         /// What is wrong, and where.
         problem: String,
@@ -27,7 +27,7 @@ pub enum InvalidJson {
     /// An object has a key twice.
     #[error("duplicate key {0}")]
     DuplicateKey(JsonPointer),
-    /// More than [`MAX_DEPTH`] arrays and objects stand inside one another.
+    /// Arrays and objects are nested deeper than [`MAX_DEPTH`].
     #[error("nested more than {MAX_DEPTH} levels deep at {0}")]
     TooDeep(JsonPointer),
 }
@@ -53,7 +53,7 @@ impl Json {
 }
 
 struct Reader {
-    /// Where the value that is being read stands.
+    /// The path of the value that is being read.
     path: Vec<String>,
 }
 
@@ -66,7 +66,7 @@ impl Reader {
             Some(b'"') => self.leaf(text).map(Json::String),
             Some(b'n') => self.leaf(text).map(|()| Json::Null),
             Some(b't' | b'f') => self.leaf(text).map(Json::Bool),
-            // The raw value is known to follow the grammar: what is left is a number.
+            // The raw value is known to follow the grammar: the remaining case is a number.
             Some(_) | None => Ok(Json::Number(Number(text.to_owned()))),
         }
     }

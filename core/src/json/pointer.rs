@@ -3,25 +3,25 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The place of a value in a JSON document. Empty = the whole document.
+/// The place of a value in a JSON document. Empty: the whole document.
 ///
 /// A pointer sorts right before those of the places inside it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JsonPointer(Vec<String>);
 
-/// Says why a text is not a JSON pointer.
+/// A text that is not a JSON pointer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a JSON pointer")]
 pub struct InvalidPointer(pub String);
 
 impl JsonPointer {
-    /// The keys and indices to follow from the top, as they are in the document.
+    /// The keys and indices from the top, unescaped.
     #[must_use]
     pub fn tokens(&self) -> &[String] {
         &self.0
     }
 
-    /// True for a place inside the one that `outer` names, and for that place itself.
+    /// True for a place inside `outer`, and for `outer` itself.
     #[must_use]
     pub fn is_within(&self, outer: &Self) -> bool {
         self.0.starts_with(&outer.0)
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn prints_what_it_parses() {
-        // The examples of RFC 6901, section 5, and one of nothing but specials.
+        // The examples of RFC 6901, section 5, and one of special characters only.
         let cases: [(&str, &[&str]); 9] = [
             ("", &[]),
             ("/", &[""]),

@@ -1,4 +1,4 @@
-//! Why a job waits, in words for the person who asks, and whether anybody could do it at all.
+//! Why a job waits, in words for people, and whether any agent could do it at all.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use super::{AgentView, Availability, Waiting};
 use crate::id::AdapterName;
 use crate::time::{Timestamp, in_words};
 
-/// Says why a job waits. `agents` are all that are known, also those that are away.
+/// Explains why a job waits. `agents` are all known ones, including disconnected ones.
 #[must_use]
 pub fn why_waiting(job: &Waiting<'_>, agents: &[AgentView<'_>], now: Timestamp) -> String {
     if job.not_before > now {
@@ -24,7 +24,7 @@ pub fn why_waiting(job: &Waiting<'_>, agents: &[AgentView<'_>], now: Timestamp) 
     format!("waits for {}; {state}", wanted(job))
 }
 
-/// Says what every known agent lacks for a job. `None` when one could do it, now or later.
+/// What every known agent lacks for a job. `None` when one could do it, now or later.
 #[must_use]
 pub fn nobody_can(job: &Waiting<'_>, agents: &[AgentView<'_>]) -> Option<String> {
     able(job, agents).err()
@@ -55,7 +55,7 @@ fn able<'a>(job: &Waiting<'_>, agents: &'a [AgentView<'a>]) -> Result<Vec<&'a Ag
 }
 
 fn no_adapter(adapter: &AdapterName, serving: &[&AgentView<'_>]) -> String {
-    // One that is there and does not work is nearer than any other.
+    // An agent that is connected but whose adapter is broken is nearer than any other.
     let broken = serving.iter().find_map(|agent| {
         let said = agent.known.iter().find(|known| known.name == *adapter)?;
         Some((agent.name, said.unavailable.as_deref()?))
@@ -97,7 +97,7 @@ fn no_labels(job: &Waiting<'_>, agents: &[&AgentView<'_>]) -> String {
     }
 }
 
-/// What those say who have room and do not take it.
+/// The refusals of agents that have free slots.
 fn refused(job: &Waiting<'_>, able: &[&AgentView<'_>]) -> Option<String> {
     let roomy = able
         .iter()
@@ -111,7 +111,7 @@ fn refused(job: &Waiting<'_>, able: &[&AgentView<'_>]) -> Option<String> {
     })
 }
 
-/// What keeps each of those that could do it, none of which has room.
+/// Why each able agent has no free slot.
 fn states(job: &Waiting<'_>, able: &[&AgentView<'_>]) -> String {
     let anybody = job.adapter.is_none() && job.requirements.is_empty();
     if let [only] = able {

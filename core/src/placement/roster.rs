@@ -1,11 +1,10 @@
-//! The agents, listed by what a job may ask for, so that placing looks at those that come into
-//! question and not at the whole fleet. It holds numbers and the order; what an agent is like
-//! stays with the caller.
+//! The agents, listed by what a job may need, so that placing looks at candidates and not at the
+//! whole fleet. It holds numbers and the order; the caller holds the descriptions of the agents.
 //!
-//! An agent is listed under each of its adapters and labels, and once as itself, for jobs that
-//! ask for nothing; each time under the project that it is bound to, if any. A job looks at the
-//! shortest list of those that it needs. A list is in the order of free slots, so that agents
-//! without room are not looked at either.
+//! An agent is listed under each of its adapters and labels, and once as itself, for jobs without
+//! needs; each time under the project that it is bound to, if any. A job uses the shortest of the
+//! lists that it needs. A list is ordered by free slots, so that agents without free slots are
+//! skipped too.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry as Slot;
@@ -15,7 +14,7 @@ use std::sync::Arc;
 use super::{AgentView, Availability, Waiting};
 use crate::id::{AdapterName, AgentId, ProjectId};
 
-/// What a job may ask for, and an agent has.
+/// What a job may need and an agent has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Asset {
     Itself,
@@ -23,10 +22,10 @@ enum Asset {
     Label(String, String),
 }
 
-/// The name of a list.
+/// The key of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Heading {
-    /// The project that the agents are bound to; `None` = none.
+    /// The project that the agents are bound to; `None`: none.
     project: Option<ProjectId>,
     asset: Asset,
 }
@@ -48,17 +47,17 @@ impl Entry {
     }
 }
 
-/// See the module.
+/// The index of agents by what jobs may need.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Roster {
     entries: HashMap<AgentId, Entry>,
     lists: HashMap<Arc<Heading>, BTreeSet<Rank>>,
-    /// Agents with free slots.
+    /// Number of agents with free slots.
     roomy: usize,
 }
 
 impl Roster {
-    /// Lists an agent, or lists it anew: with other adapters, labels or another project.
+    /// Lists an agent, or lists it again with other adapters, labels or another project.
     pub fn list(&mut self, view: &AgentView<'_>) {
         self.strike(view.id);
         let adapters = view.adapters.iter().cloned().map(Asset::Adapter);
@@ -96,19 +95,19 @@ impl Roster {
         self.entries.insert(view.id, entry);
     }
 
-    /// Notes how much room a listed agent has, and what it was given.
+    /// Records the free slots and placements of a listed agent.
     pub fn note(&mut self, view: &AgentView<'_>) {
         self.set(view.id, free_slots(view), view.placed);
     }
 
-    /// True when some agent could take a job now, whatever the job needs.
+    /// True when some agent could take a job now, whatever its needs.
     #[must_use]
     pub const fn has_room(&self) -> bool {
         self.roomy > 0
     }
 
-    /// The agents that come into question for a job: every one that could do it, with those
-    /// first that have the most free slots, and some that lack another thing that it needs.
+    /// The candidates for a job: every agent that could do it, those with the most free slots
+    /// first, and some that lack another need of the job.
     pub fn candidates<'r>(&'r self, job: &Waiting<'_>) -> impl Iterator<Item = AgentId> + use<'r> {
         self.ranked(job).map(|(_, agent)| agent)
     }
@@ -129,7 +128,7 @@ impl Roster {
         self.entries.get(&agent).map_or(0, |entry| entry.placed)
     }
 
-    /// Gives an agent that has room one more job.
+    /// Places one more job on an agent with a free slot.
     pub(super) fn give(&mut self, agent: AgentId) {
         if let Some(entry) = self.entries.get(&agent) {
             let (free_slots, placed) = (entry.free_slots, entry.placed);

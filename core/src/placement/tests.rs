@@ -1,4 +1,4 @@
-//! Placement by tables; `naive` holds it against its rules, written without lists and heaps.
+//! Placement as tables; `naive` compares it with its rules, written without lists and heaps.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn agent_id(n: u128) -> AgentId {
     AgentId::from_random(n)
 }
 
-/// What views and waiting jobs borrow from.
+/// Owner of the data that views and waiting jobs borrow.
 struct Needs {
     project: ProjectId,
     codex: AdapterName,
@@ -71,7 +71,7 @@ impl Needs {
     }
 }
 
-/// Places on a roster that is made for it.
+/// Places on a roster that is made for the call.
 fn place_on<'a>(waiting: &[Waiting<'a>], agents: &[AgentView<'a>]) -> Placement {
     let mut roster = Roster::default();
     agents.iter().for_each(|agent| roster.list(agent));
@@ -380,7 +380,7 @@ fn waiting_is_explained_honestly() {
     ];
     for (job, agents, text) in cases {
         assert_eq!(why_waiting(&job, &agents, NOW), text);
-        // Whoever waits for a place could be done; whoever lacks something could not.
+        // A waiting job could be done; a job whose needs nobody meets could not.
         let could = text.starts_with("waits") || text.starts_with("tries again");
         let expected = (!could).then(|| text.to_owned());
         if job.not_before <= NOW {
@@ -411,7 +411,7 @@ fn the_urgent_go_first_and_every_eighth_is_the_oldest() {
         ..needs.agent(1, "a", 3)
     };
     assert_eq!(order(&[later]), [1, 3, 4]);
-    // What the agent cannot do is not the oldest for it.
+    // A job that the agent cannot do is not its oldest.
     let mut picky = jobs.clone();
     picky[0].requirements = &needs.linux;
     let numbers: Vec<_> = placed(&picky, &[later]).into_iter().map(|(job, _)| job).collect();

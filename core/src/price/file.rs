@@ -1,5 +1,5 @@
-//! Reads a price table from its file, exactly: prices are decimal text and never floats.
-//! What the rows mean is `price`'s business.
+//! Reads a price table from its file, exactly: prices are decimal text and never floats. `price`
+//! owns the meaning of the rows.
 
 use std::collections::BTreeMap;
 
@@ -19,25 +19,25 @@ pub enum InvalidPrices {
     /// A price is not a decimal number of dollars.
     #[error("{field} of {model} is {text:?}, not a decimal number of at most {PLACES} places")]
     Price {
-        /// Whose price.
+        /// The model.
         model: String,
-        /// Which price.
+        /// The name of the price.
         field: &'static str,
-        /// What was given.
+        /// The given text.
         text: String,
     },
-    /// A first day is not a day.
+    /// The start of a row is not a day.
     #[error("from of {model} is {text:?}, not a day like 2026-01-31")]
     From {
-        /// Whose price.
+        /// The model.
         model: String,
-        /// What was given.
+        /// The given text.
         text: String,
     },
     /// Two rows of a model begin on the same day.
     #[error("{model} has two prices that begin at the same time")]
     Duplicate {
-        /// Whose prices.
+        /// The model.
         model: String,
     },
 }
@@ -59,8 +59,8 @@ pub(super) fn read(text: &str) -> Result<(Rows, BTreeMap<String, String>), Inval
     Ok((rows, file.aliases))
 }
 
-/// Places after the point that a price per million tokens may have: one more would be less
-/// than a pico-dollar per token.
+/// The most decimal places of a price per million tokens: one more would be less than a pico-dollar
+/// per token.
 const PLACES: usize = 6;
 
 /// Pico-dollars per token from the decimal text of dollars per million tokens.
@@ -104,7 +104,7 @@ struct RowFile {
     source: Option<String>,
 }
 
-/// Where a row comes from that does not say it: a user's file.
+/// The source of a row without one: a user's file.
 const USER: &str = "user";
 
 impl RowFile {

@@ -1,4 +1,4 @@
-//! Prices by tables and properties.
+//! Prices as tables and properties.
 
 use proptest::prelude::*;
 
@@ -185,7 +185,7 @@ fn the_row_of_the_day_holds() {
         ("fast-1", before, Some(1_000_000)),
         ("fast-1", june, Some(2_000_000)),
         ("fast-1", NOW, Some(2_000_000)),
-        // Nothing is known of the time before the first row.
+        // The time before the first row is unknown.
         ("new-1-20260701", june, None),
     ];
     for (model, at, input) in cases {
@@ -201,11 +201,11 @@ fn what_has_no_price_is_unknown_and_never_nothing() {
         // The row has no such class.
         ("fast-1", usage(1, 1, 1, 0, 0), UNKNOWN),
         ("fast-1", usage(1, 1, 0, 0, 1), UNKNOWN),
-        // More than can be counted.
+        // Too large to be represented.
         ("fast-1", usage(u64::MAX, u64::MAX, 0, 0, 0), UNKNOWN),
         ("fast-1", usage(1, 1, 0, 0, 0), billed(6_000_000)),
         ("fast-1", usage(1000, 0, 0, 0, 0), billed(2_000_000_000)),
-        // Some request may have passed the limit above which it costs more.
+        // Some request may have exceeded the limit above which it costs more.
         (
             "fast-1",
             usage(1001, 0, 0, 0, 0),
@@ -314,7 +314,7 @@ fn entry(model: &str, metered: bool, input: u64, reported: Option<i64>) -> Model
     }
 }
 
-/// The same, of a program that did not tell everything.
+/// An entry of a program that did not report everything.
 fn untold(mut entry: ModelUsage, unreported: Unreported) -> ModelUsage {
     entry.usage.unreported = unreported;
     entry
@@ -337,9 +337,9 @@ fn a_sum_of_known_and_unknown_says_so() {
             vec![untold(entry("fast-1", false, 2, None), output)],
             vec![(P::Estimated, Some(4_000_000)), unknown],
         ),
-        // Reasoning is a part of what is billed as output.
+        // Reasoning is a part of the billed output.
         (vec![untold(entry("fast-1", true, 2, None), reasoning)], vec![billed]),
-        // The program itself knows what it cost.
+        // The program itself reported the cost.
         (
             vec![untold(entry("fast-1", false, 2, Some(9)), output)],
             vec![(P::Reported, Some(9))],
@@ -360,7 +360,7 @@ fn a_session_has_one_amount_for_each_provenance() {
         (vec![], vec![]),
         (vec![entry("other", true, 0, None)], vec![]),
         (vec![entry("fast-1", true, 2, None)], vec![(P::Billed, Some(4_000_000))]),
-        // What a metered program says of itself counts for nothing.
+        // A metered program's own report is ignored.
         (
             vec![entry("fast-1", true, 2, Some(1))],
             vec![(P::Billed, Some(4_000_000))],
@@ -414,7 +414,7 @@ proptest! {
         prop_assert_eq!(row.amount(&both), Some(PicoUsd(sum)));
     }
 
-    /// What is taken is taken exactly.
+    /// Every accepted price is represented exactly.
     #[test]
     fn decimals_keep_every_digit(whole in 0_u32..1_000_000, part in 0_u32..1_000_000) {
         let text = format!("{whole}.{part:06}");

@@ -1,4 +1,4 @@
-//! Every kind of failure, as it arises and as it is decided on, by a table.
+//! Every kind of failure, how it arises and the decision about it, as a table.
 
 use super::*;
 use crate::failure_table::{FailureTable, ProviderError};
@@ -142,7 +142,7 @@ fn waits_double_and_crashes_move() {
     }
     let at = seconds(4);
     assert_eq!(after(FailureKind::AdapterCrash, 2), Action::MoveAgent { at });
-    // What may be the task's own fault is repeated once, whatever is allowed.
+    // A failure that the task itself may cause is retried once, whatever is allowed.
     assert_eq!(after(FailureKind::Timeout, 2), Action::Escalate);
     assert_eq!(after(FailureKind::Unknown, 2), Action::Escalate);
 }
@@ -176,7 +176,7 @@ fn checkpoints_make_ways_back() {
         (settled, AdapterCrash, again),
         (half_done, AdapterCrash, back),
         (half_done, Network, again),
-        // Nothing but half-done edits: there is nothing to go back to.
+        // Only half-done edits: there is nothing to go back to.
         (
             History {
                 settled: false,
@@ -206,7 +206,7 @@ fn a_limit_of_turns_goes_on_once_and_never_blames_the_work() {
         settled: true,
         ..History::default()
     };
-    // Failures of other kinds do not use up the one time.
+    // Failures of other kinds do not use up the one retry.
     let late = History { failed: 2, ..settled };
     let half_done = History {
         settled: false,
@@ -284,13 +284,13 @@ fn an_adapter_that_cannot_go_on_hands_over_when_another_one_may() {
         (spent, quota(Some(far)), switch),
         (spent, answer(429, "slow down", Some(far)), switch),
         (spent, unavailable(), switch),
-        // It may be in working order elsewhere.
+        // The adapter may work on another machine.
         (
             History { failed: 1, ..spent },
             unavailable(),
             Action::MoveAgent { at: NOW + FIRST_DELAY },
         ),
-        // A reset that is near keeps the conversation.
+        // Waiting for a near reset keeps the conversation.
         (spent, quota(Some(60)), Action::HoldUntil { at: seconds(60) }),
         (
             History {
@@ -300,7 +300,7 @@ fn an_adapter_that_cannot_go_on_hands_over_when_another_one_may() {
             quota(Some(60)),
             switch,
         ),
-        // None of the adapter's fault.
+        // None of these is the adapter's fault.
         (spent, Failure::new(FailureKind::LogicError, "x"), Action::Escalate),
         (spent, Failure::new(FailureKind::AdapterCrash, "x"), Action::Escalate),
         (spent, Failure::new(FailureKind::InvalidRequest, "x"), Action::Escalate),
@@ -335,17 +335,17 @@ fn a_rejected_session_works_on_as_often_as_it_may() {
     let after = |reworked, rejection| Rejection { reworked, ..rejection };
     let works_on = Action::Rework { at: NOW, from: 3 };
     let cases = [
-        // Nobody said: once, where the conversation goes on.
+        // Not specified: once, where the conversation continues.
         (resumes, works_on),
         (after(1, resumes), Action::Escalate),
         (plain, Action::Escalate),
-        // Somebody did.
+        // Specified.
         (asked(0, resumes), Action::Escalate),
         (asked(1, plain), works_on),
         (after(1, asked(1, plain)), Action::Escalate),
         (after(1, asked(2, resumes)), works_on),
         (after(2, asked(2, resumes)), Action::Escalate),
-        // There is nothing to go on from.
+        // There is nothing to resume.
         (Rejection { last: None, ..resumes }, Action::Escalate),
         (
             Rejection {

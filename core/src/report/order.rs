@@ -1,4 +1,4 @@
-//! The order of a report's rows: what is compared, and in which turn.
+//! The order of a report's rows: the criteria, and their sequence.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::risk::Risk;
 use crate::session::{SessionState, SessionStateKind};
 use crate::usage::Money;
 
-/// How far a session came, the best first.
+/// How far a session came, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Standing {
     Verified,
@@ -52,11 +52,11 @@ pub(super) fn order(row: &ReportRow) -> Order {
     )
 }
 
-/// Money as far as the order needs it. Nothing else sees the total over provenances.
+/// Money for the order. Nothing else sees the total over provenances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Cost {
     Known(i128),
-    /// Also when nothing was told at all: a program that tells no cost is not free.
+    /// Also when no cost was reported at all: a program that reports no cost is not free.
     Unknown,
 }
 

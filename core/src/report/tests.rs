@@ -1,4 +1,4 @@
-//! What wins, in which order, and why.
+//! The winner, the order, and the reasons.
 
 use super::*;
 use crate::event::{DiffStat, ResultCommit};
@@ -123,7 +123,7 @@ fn names(report: &Report) -> Vec<&str> {
     report.rows.iter().map(|row| row.session.name.as_str()).collect()
 }
 
-/// Each step of the order decides where all steps before it are equal.
+/// Each criterion decides where all before it are equal.
 #[test]
 fn each_part_of_the_order_decides_in_its_turn() {
     let src = &["src/a"][..];
@@ -391,7 +391,7 @@ fn time_runs_until_now_while_a_session_does() {
     assert_eq!(report.best, Best::Nothing);
 }
 
-/// A price that changes later does not change what an earlier session cost.
+/// A price that changes later does not change the cost of an earlier session.
 #[test]
 fn a_session_keeps_the_price_of_its_start() {
     let text = |from: &str, output: u32| {

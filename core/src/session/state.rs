@@ -1,4 +1,4 @@
-//! Where a session stands. The moves between the states are made in `job`.
+//! The states of a session. `job` makes the transitions.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use crate::event::{ResultCommit, Verdict};
 use crate::failure::Failure;
 use crate::id::AttemptId;
 
-/// Where a session stands.
+/// The state of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum SessionState {
@@ -17,49 +17,49 @@ pub enum SessionState {
         /// The live attempt.
         attempt: AttemptId,
     },
-    /// It says it is done; its verify job waits.
+    /// It reported success; its verify job waits.
     Claimed {
-        /// What it wants to land.
+        /// The result to land.
         result: ResultCommit,
     },
     /// Its result is being checked.
     Verifying {
-        /// What it wants to land.
+        /// The result to land.
         result: ResultCommit,
         /// The live attempt of the verify job.
         attempt: AttemptId,
     },
     /// Verify passed.
     Verified {
-        /// What it wants to land.
+        /// The result to land.
         result: ResultCommit,
-        /// The decision.
+        /// The verdict.
         verdict: Verdict,
     },
     /// Verify failed.
     Rejected {
-        /// What it wanted to land.
+        /// The rejected result.
         result: ResultCommit,
-        /// The decision.
+        /// The verdict.
         verdict: Verdict,
     },
-    /// It says it is done, and nothing could or should check that.
+    /// It reported success, and nothing could or should check that.
     Unverified {
-        /// What it wants to land; `None` for a session without a workspace.
+        /// The result to land; `None` for a session without a workspace.
         result: Option<ResultCommit>,
         /// Why verify could not decide; `None` when there is no verify command.
         verdict: Option<Verdict>,
     },
-    /// It gave up.
+    /// It failed for good.
     Failed {
-        /// Why.
+        /// The failure.
         failure: Failure,
     },
     /// It was stopped.
     Cancelled,
 }
 
-/// A [`SessionState`] without what it carries: what counts and lists need.
+/// A [`SessionState`] without its data, for counts and lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SessionStateKind {
     /// See [`SessionState::Queued`].
@@ -96,7 +96,7 @@ impl SessionStateKind {
         Self::Cancelled,
     ];
 
-    /// The name used in rows and for people.
+    /// The name in rows and for people.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -112,7 +112,7 @@ impl SessionStateKind {
         }
     }
 
-    /// True when nothing will change any more.
+    /// True when the state is final.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
         match self {
@@ -123,7 +123,7 @@ impl SessionStateKind {
 }
 
 impl SessionState {
-    /// The state without what it carries.
+    /// The state without its data.
     #[must_use]
     pub const fn kind(&self) -> SessionStateKind {
         match self {
@@ -139,13 +139,13 @@ impl SessionState {
         }
     }
 
-    /// True when nothing will change any more.
+    /// True when the state is final.
     #[must_use]
     pub const fn is_terminal(&self) -> bool {
         self.kind().is_terminal()
     }
 
-    /// What it wants to land, if it got that far.
+    /// The result to land, if it got that far.
     #[must_use]
     pub const fn result(&self) -> Option<&ResultCommit> {
         match self {
@@ -158,7 +158,7 @@ impl SessionState {
         }
     }
 
-    /// The decision on it, if there is one.
+    /// The verdict on it, if there is one.
     #[must_use]
     pub const fn verdict(&self) -> Option<&Verdict> {
         match self {

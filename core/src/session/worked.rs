@@ -1,5 +1,5 @@
-//! How long the attempts of a session ran, one after the other. The time in which none did, as
-//! while it waited or while every daemon was dead, is not in it.
+//! How long the attempts of a session ran, one after the other. Time without a running attempt does
+//! not count, as while it waited or while every daemon was dead.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use crate::time::Timestamp;
 /// How long attempts ran: those that worked on the task and those that verified its results.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Worked {
-    /// All those that ended, together.
+    /// The total of the ended attempts.
     pub ended: Duration,
-    /// Start of the one that runs.
+    /// Start of the running attempt.
     pub since: Option<Timestamp>,
 }
 
@@ -29,7 +29,7 @@ impl Worked {
         }
     }
 
-    /// The whole time, with that of the attempt that runs until now.
+    /// The total, including the running attempt until now.
     #[must_use]
     pub fn until(&self, now: Timestamp) -> Duration {
         let running = self.since.map_or(Duration::ZERO, |since| now.since(since));
@@ -56,7 +56,7 @@ mod tests {
         assert_eq!(seconds(&worked, 100), 4, "nobody runs");
         worked.start(at(50));
         assert_eq!(seconds(&worked, 51), 5);
-        // The clock was set back: never less than there was.
+        // The clock was set back: the total never decreases.
         assert_eq!(seconds(&worked, 40), 4);
         worked.stop(at(40));
         worked.stop(at(90));

@@ -1,4 +1,4 @@
-//! The bounds of a spec: what no type can rule out, and how much is taken at most.
+//! The bounds of a spec: what types cannot rule out, and the limits of sizes.
 
 use std::collections::BTreeSet;
 
@@ -8,16 +8,16 @@ use crate::fallback::MAX_FALLBACKS;
 use crate::id::SessionName;
 use crate::pattern::Patterns;
 
-/// Why a spec cannot be a task.
+/// Why a spec is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSpec {
     /// There is nothing to do.
     #[error("the prompt is empty")]
     EmptyPrompt,
-    /// The prompt is longer than any model takes.
+    /// The prompt is longer than any model accepts.
     #[error("the prompt has {0} bytes; at most {MAX_PROMPT_BYTES} are taken")]
     PromptTooLong(usize),
-    /// Nobody is to do it.
+    /// No session is to do it.
     #[error("no session is asked for; name an adapter")]
     NoAssignment,
     /// More sessions than one task may have.
@@ -26,7 +26,7 @@ pub enum InvalidSpec {
     /// Two sessions have one name.
     #[error("two sessions are named {0:?}")]
     DuplicateName(SessionName),
-    /// More than one would ever need, and each is part of every row.
+    /// More fallbacks than needed, and each is part of every row.
     #[error("session {0:?} has more than {MAX_FALLBACKS} adapters to fall back to")]
     TooManyFallbacks(SessionName),
     /// Verify needs a commit to check.
@@ -38,23 +38,23 @@ pub enum InvalidSpec {
     /// A delta is not a merge patch that can be applied.
     #[error("session {session:?} has an invalid context delta")]
     InvalidDelta {
-        /// Whose.
+        /// The session.
         session: SessionName,
         /// What is wrong with it.
         #[source]
         problem: InvalidContext,
     },
-    /// What is to be restored from the base cannot be told.
+    /// A protected pattern is invalid, so the paths to restore are unknown.
     #[error("the protected path {0:?} is not a path pattern")]
     ProtectPattern(String),
     /// More than an offer to an agent can carry.
     #[error("{what} has {bytes} bytes; at most {most} are taken")]
     TooLong {
-        /// Which part.
+        /// The name of the part.
         what: &'static str,
         /// Its size.
         bytes: usize,
-        /// What is taken.
+        /// The limit.
         most: usize,
     },
     /// A limit of zero would end every attempt at once.
@@ -62,7 +62,7 @@ pub enum InvalidSpec {
     ZeroLimit(&'static str),
 }
 
-/// The longest prompt taken, in bytes.
+/// The longest accepted prompt, in bytes.
 pub const MAX_PROMPT_BYTES: usize = 16 << 20;
 /// The most sessions one task may have.
 pub const MAX_SESSIONS: usize = 256;
@@ -78,7 +78,7 @@ pub const MAX_LABEL_BYTES: usize = 16 << 10;
 pub const MAX_OVERRIDDEN_BYTES: usize = 256 << 10;
 
 impl TaskSpec {
-    /// Checks what no type can.
+    /// Checks everything that types cannot rule out.
     ///
     /// # Errors
     /// Says the first thing that is wrong.
@@ -157,8 +157,8 @@ impl TaskSpec {
     }
 }
 
-/// What every offer of a task carries has to fit into one message: an agent whose offers do
-/// not would lose its connection with each.
+/// The parts of every offer of a task have to fit into one message: an agent whose offers do not
+/// would lose its connection with each.
 const fn at_most(what: &'static str, bytes: usize, most: usize) -> Result<(), InvalidSpec> {
     if bytes > most {
         return Err(InvalidSpec::TooLong { what, bytes, most });
@@ -218,7 +218,7 @@ mod tests {
         }
     }
 
-    /// Labels of so many bytes.
+    /// Labels of that many bytes.
     fn labels(bytes: usize) -> Labels {
         Labels::from([("k".to_owned(), "v".repeat(bytes - 1))])
     }

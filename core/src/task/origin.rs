@@ -1,6 +1,6 @@
-//! Where a task came from: the working tree that its base was taken from. The client says it when
-//! it creates the task, and asks by it for "the newest task here"; to everybody else the two
-//! identities say nothing. No paths, no machine's name.
+//! The origin of a task: the working tree that its base was taken from. The client sends it when it
+//! creates the task, and uses it to ask for "the newest task here"; to everybody else the two ids
+//! say nothing. No paths, no machine's name.
 
 use std::path::Path;
 
@@ -8,22 +8,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Digest, Oid, RepositoryId, WorktreeId};
 
-/// Where a task came from.
+/// The origin of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskOrigin {
-    /// The repository, whichever of its working trees it was.
+    /// The repository, the same for all its working trees.
     pub repository: RepositoryId,
     /// The working tree.
     pub worktree: WorktreeId,
-    /// The commit of the person's own history that the base is, or lies on when the base holds
-    /// uncommitted work.
+    /// The commit of the person's own history that equals the base, or that the base builds on when
+    /// it holds uncommitted work.
     pub head: Option<Oid>,
 }
 
 impl TaskOrigin {
-    /// The origin of a working tree. `machine` tells the machine from all others, `home` stands
-    /// for the repository with all its working trees, `root` is the top of this one; both are
-    /// paths without symbolic links.
+    /// The origin of a working tree. `machine` identifies the machine, `home` stands for the
+    /// repository with all its working trees, `root` is the top of this one; both are paths without
+    /// symbolic links.
     #[must_use]
     pub fn of(machine: &str, home: &Path, root: &Path, head: Option<Oid>) -> Self {
         Self {
@@ -40,7 +40,7 @@ impl TaskOrigin {
     }
 }
 
-/// A digest of all three. The lengths keep one from running into the next.
+/// A digest of all three. The lengths keep their borders unambiguous.
 fn identity(what: &str, machine: &str, path: &Path) -> Digest {
     let path = path.as_os_str().as_encoded_bytes();
     let mut bytes = format!("kage {what} {} {machine} ", machine.len()).into_bytes();
@@ -71,7 +71,7 @@ mod tests {
             assert!(!main.is_same_repository(&other), "{other:?}");
             assert_ne!(main.worktree, other.worktree, "{other:?}");
         }
-        // Nobody can read off where it is.
+        // The path cannot be read off.
         assert!(!format!("{main:?}").contains("project"));
     }
 }

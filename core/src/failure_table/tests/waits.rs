@@ -1,4 +1,4 @@
-//! Waits and times in the words of failures, by a table: pure, so each has its own now.
+//! Waits and times in the words of failures, as a table: pure, so each has its own now.
 
 use super::*;
 
@@ -37,7 +37,7 @@ fn times_are_waited_for() {
         ("resets Dec 3 at 5pm (UTC+2)", Some(dec3 - 2 * HOUR)),
         ("resets Dec 3 at 5pm (GMT-3:30)", Some(dec3 + 3 * HOUR + 30 * MINUTE)),
         ("resets Dec 3", Some(4 * DAY + 12 * HOUR)),
-        // The year that is nearest: in December, January is the next one's.
+        // The nearest year: in December, January is next year's.
         ("resets Jan 2 at 12pm (UTC)", Some(35 * DAY)),
         // Times of the day: today's, or tomorrow's when that is over.
         ("You've hit your 5-hour limit · resets 1:30pm (UTC)", Some(90 * MINUTE)),
@@ -58,7 +58,7 @@ fn times_are_waited_for() {
         ("resets Saturday at 1pm", Some(HOUR)),
         // A moment ago: it is over, and not tomorrow's.
         ("resets 11:58am (UTC)", Some(0)),
-        // As programs write times.
+        // Times as programs write them.
         ("resets at 2026-12-03T17:00:00Z", Some(dec3)),
         ("\"resets_at\": \"2026-12-03T17:00:00.5+01:00\"", Some(dec3 - HOUR)),
         ("available again at 2026-12-03 17:00:00 UTC", Some(dec3)),
@@ -70,7 +70,7 @@ fn times_are_waited_for() {
         ("{\"resetsAt\": 1795870800000}", Some(HOUR)),
         ("x-ratelimit-reset: 1795870800", Some(HOUR)),
         ("limit reached, resets at 1795870800.", Some(HOUR)),
-        // From now.
+        // Waits from now.
         ("Try again in 3 hours 20 minutes.", Some(3 * HOUR + 20 * MINUTE)),
         (
             "try again in 6 days 4 hours 1 minute",
@@ -83,7 +83,7 @@ fn times_are_waited_for() {
         ("\"resets_in_seconds\": 3600", Some(HOUR)),
         ("\"retryDelay\": \"37s\"", Some(37)),
         ("please wait 30 seconds", Some(30)),
-        // What can be read in two ways, or in none.
+        // Texts that can be read in two ways, or in none.
         ("resets at 5", None),
         ("resets at 5:00", None),
         ("resets 12/03/2026 at 5pm", None),
@@ -144,7 +144,7 @@ fn a_wait_that_is_told_in_words_is_kept() {
         ("You've hit your usage limit. Try again later.", None),
         ("rate limit: try again in 3 fortnights", None),
         ("rate limit of 40 requests", None),
-        // Of other failures a wait means nothing.
+        // A wait in the words of other failures means nothing.
         ("connection refused, retrying in 5 s", None),
     ];
     for (text, millis) in cases {

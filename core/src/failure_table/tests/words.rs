@@ -1,4 +1,4 @@
-//! The words of real programs, as they were recorded, and those of any program.
+//! The recorded words of real programs, and those of any program.
 
 use super::*;
 use FailureKind as K;

@@ -1,5 +1,5 @@
-//! Placement against its rules word by word, which walk every agent for every job, and the
-//! roster against one that is made anew.
+//! Placement compared with its rules word by word, which walk every agent for every job, and the
+//! roster compared with a new one.
 
 use proptest::prelude::*;
 
@@ -41,7 +41,7 @@ fn naive(waiting: &[Waiting<'_>], agents: &[AgentView<'_>]) -> Vec<(JobId, Agent
         .collect();
     queue.sort_unstable();
     let mut assignments = Vec::new();
-    // The first in the queue whom anybody can take; unless an older one is due there.
+    // The first in the queue that any agent can take, unless an older one is due there.
     while let Some((place, agent)) =
         (0..queue.len()).find_map(|place| Some((place, best(&waiting[queue[place].4], &slots)?)))
     {
@@ -105,7 +105,7 @@ fn drawn_job() -> impl Strategy<Value = DrawnJob> {
     )
 }
 
-/// An agent as properties draw it: without its id, which is its place.
+/// An agent as properties draw it, without its id, which is its index.
 #[derive(Debug, Clone)]
 struct DrawnAgent {
     slots: u32,
@@ -189,12 +189,12 @@ impl World {
     }
 }
 
-/// What changes about an agent: what it is like, or only its room and whether it takes work.
+/// A change of an agent: its description, or only its free slots and availability.
 type Change = (usize, bool, DrawnAgent);
 
 proptest! {
-    /// Also after any changes of the fleet, and the roster then holds what one holds that is
-    /// made of the fleet as it became.
+    /// Holds after any changes of the fleet too; the roster then equals one made from the changed
+    /// fleet.
     #[test]
     fn places_as_the_naive_rules_do(
         jobs in prop::collection::vec(drawn_job(), 0..40),
@@ -241,7 +241,7 @@ proptest! {
         prop_assert_eq!(&roster, &listed(&agents));
     }
 
-    /// A spare job takes what is left, and nothing that somebody else would have got.
+    /// A spare job takes only capacity that no other job would have got.
     #[test]
     fn a_spare_job_is_in_nobodys_way(
         jobs in prop::collection::vec(drawn_job(), 0..30),
@@ -278,7 +278,7 @@ proptest! {
         prop_assert_eq!(together.len() - alone.len(), left);
     }
 
-    /// Whoever could do a job is among those that come into question for it.
+    /// Every agent that could do a job is among its candidates.
     #[test]
     fn candidates_leave_nobody_out(
         job in drawn_job(),
@@ -307,7 +307,7 @@ proptest! {
         let world = World::new();
         let needs = &world.needs;
         let drawn = |drawn, n: u128, queued| Waiting {
-            // Tasks that come later hold nothing yet: by turns alone they would always go first.
+            // Later tasks hold nothing yet: by turns alone they would always go first.
             held: if n < 100 { 9 } else { 0 },
             not_before: NOW,
             spare: false,
