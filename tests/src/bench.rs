@@ -1,6 +1,6 @@
-//! Whole-system benchmarks through the public API: each figure stands beside a named
-//! baseline that was measured in the same run. Data is seeded and incompressible, and
-//! checksums are compared at the far end. Nothing here takes a path that production does not.
+//! Whole-system benchmarks through the public API: each figure is compared with a named baseline
+//! from the same run. Data is seeded and incompressible, and checksums are compared at the
+//! receiving end. Nothing here takes a path that production does not.
 
 pub mod adapter;
 pub mod baseline;

@@ -1,4 +1,4 @@
-//! The blob plane as a client sees it.
+//! The blob plane as clients see it.
 
 use anyhow::ensure;
 use bytes::Bytes;
@@ -20,7 +20,7 @@ pub fn http2() -> reqwest::Client {
 }
 
 fn client(change: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> reqwest::Client {
-    // Somebody else in this process may have installed it.
+    // Other code in this process may have installed it.
     drop(rustls::crypto::ring::default_provider().install_default());
     change(reqwest::Client::builder())
         .build()
@@ -28,9 +28,6 @@ fn client(change: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder)
 }
 
 /// Stores bytes under their digest in the default project.
-///
-/// # Errors
-/// When the coordinator does not take them.
 pub async fn put(cluster: &Cluster, digest: &Digest, bytes: Bytes) -> anyhow::Result<()> {
     let path = blob_path(&ProjectId::default(), digest);
     let request = http()
@@ -47,9 +44,6 @@ pub async fn put(cluster: &Cluster, digest: &Digest, bytes: Bytes) -> anyhow::Re
 }
 
 /// Reads bytes by their digest from the default project, and checks them.
-///
-/// # Errors
-/// When the coordinator has them not, or others.
 pub async fn get(cluster: &Cluster, digest: &Digest) -> anyhow::Result<Bytes> {
     let path = blob_path(&ProjectId::default(), digest);
     let request = http()

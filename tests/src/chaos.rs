@@ -1,6 +1,6 @@
-//! Load on a system that is being broken, written down by those who cause it: clients that
-//! repeat a call until it is answered, watchers that go on from their cursor, agents made of
-//! calls. What they saw is checked by `history`; what breaks is in `faults`.
+//! Load on a system with faults, recorded by its clients: people who repeat a call until it is
+//! answered, watchers that resume from their cursor, scripted agents. `history` checks the record;
+//! `faults` has the faults.
 
 pub mod record;
 
@@ -13,21 +13,21 @@ use std::time::Duration;
 
 use crate::cluster::Programs;
 
-/// How long a coordinator waits for what: short, so that a test sees the end of it.
+/// The coordinator's time limits: short, so that a test reaches them.
 #[derive(Debug, Clone, Copy)]
 pub struct Waits {
-    /// How often agents say that they are there.
+    /// The interval of agents' heartbeats.
     pub heartbeat: Duration,
-    /// How long an agent may act without hearing from the coordinator.
+    /// How long an agent may act without an answer from the coordinator.
     pub lease_ttl: Duration,
-    /// After so long without a word an agent's attempts end.
+    /// An agent that is silent for this long is lost.
     pub lost_after: Duration,
-    /// After so long without a connection an agent's attempts end.
+    /// An agent that is disconnected for this long is lost.
     pub grace: Duration,
 }
 
 impl Waits {
-    /// The workspace's own programs, with a coordinator that waits so long.
+    /// The workspace's own programs, with a coordinator with these time limits.
     #[must_use]
     pub fn programs(self) -> Programs {
         let mut programs = Programs::own();

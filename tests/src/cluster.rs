@@ -1,4 +1,4 @@
-//! A whole system in processes of its own: a coordinator, agents, and a client of both.
+//! A whole system in separate processes: a coordinator, agents, and a client of both.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -39,7 +39,7 @@ impl Programs {
 #[derive(Debug)]
 pub struct Cluster {
     programs: Programs,
-    // Daemons are dropped, so killed, before their directory is removed.
+    // Daemons are dropped, and so killed, before their directory is removed.
     coordinator: Option<Daemon>,
     agents: Vec<Daemon>,
     url: String,
@@ -47,7 +47,7 @@ pub struct Cluster {
     root: Root,
 }
 
-/// A process adapter, described by nothing but a manifest, that runs a script.
+/// A process adapter, described only by a manifest, that runs a script.
 pub const SHELL: &str = "shell";
 
 const SHELL_MANIFEST: &str = r#"
@@ -57,14 +57,13 @@ args = ["{manifest_dir}/{model}.sh"]
 prompt = { pass = "stdin" }
 "#;
 
-/// How to start an agent.
 #[derive(Debug, Clone, Default)]
 pub struct AgentOptions {
-    /// What people call it, and the name of its directory.
+    /// Its name for people, and that of its directory.
     pub name: String,
-    /// Attempts at once; 0 = the default.
+    /// Attempts at once; 0: the default.
     pub slots: u32,
-    /// What tasks may require.
+    /// Labels that tasks may require.
     pub labels: BTreeMap<String, String>,
     /// Additional environment: keys and addresses of model providers.
     pub environment: BTreeMap<String, OsString>,
@@ -72,7 +71,7 @@ pub struct AgentOptions {
     pub manifests: Vec<(String, String)>,
     /// Scripts of the adapter [`SHELL`]: name and content.
     pub scripts: Vec<(String, String)>,
-    /// The coordinator's address as this agent sees it; `None` = its real one.
+    /// The coordinator's address as this agent sees it; `None`: its real one.
     pub coordinator_url: Option<String>,
 }
 
@@ -86,7 +85,7 @@ impl AgentOptions {
         }
     }
 
-    /// Adds a variable to its environment.
+    /// Adds an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.environment.insert(name.to_owned(), value.into());
@@ -114,10 +113,7 @@ impl AgentOptions {
             .env("ANTHROPIC_API_KEY", "sk-ant-scripted")
     }
 
-    /// Finds a program that is not installed on the machine.
-    ///
-    /// # Panics
-    /// When it is in no directory.
+    /// Adds the directory of a program that is not installed on the machine to PATH.
     #[must_use]
     pub fn with_path_of(self, program: &Path) -> Self {
         let directory = program.parent().expect("a program is in a directory").as_os_str();
@@ -127,14 +123,13 @@ impl AgentOptions {
         self.env("PATH", joined)
     }
 
-    /// Takes so many attempts at once.
+    /// Sets the number of attempts at once.
     #[must_use]
     pub fn slots(mut self, slots: u32) -> Self {
         self.slots = slots;
         self
     }
 
-    /// Carries a label.
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {
         self.labels.insert(key.to_owned(), value.to_owned());
@@ -149,9 +144,6 @@ impl Cluster {
     }
 
     /// Starts a coordinator.
-    ///
-    /// # Panics
-    /// When it does not come up.
     pub async fn start_with(programs: Programs) -> Self {
         let mut cluster = Self::prepare(programs);
         cluster.up().await;
@@ -159,9 +151,6 @@ impl Cluster {
     }
 
     /// The directories of a system, in which nothing runs yet.
-    ///
-    /// # Panics
-    /// When they cannot be made.
     #[must_use]
     pub fn prepare(programs: Programs) -> Self {
         let root = Root::new("kage-cluster-");
@@ -179,9 +168,6 @@ impl Cluster {
     }
 
     /// Starts the coordinator: on any port the first time, then on the same one.
-    ///
-    /// # Panics
-    /// When it does not come up.
     pub async fn up(&mut self) {
         let listen = match self.url.strip_prefix("http://") {
             Some(listen) => listen.to_owned(),
@@ -190,7 +176,7 @@ impl Cluster {
         self.start_coordinator(&listen).await;
     }
 
-    /// Changes what a coordinator that is started from now on is told.
+    /// Changes the programs for later starts.
     pub fn set_programs(&mut self, programs: Programs) {
         self.programs = programs;
     }
@@ -198,7 +184,7 @@ impl Cluster {
     async fn start_coordinator(&mut self, listen: &str) {
         let data = self.data_dir();
         let endpoint = data.join("endpoint");
-        // One that was killed could not remove it.
+        // A killed coordinator could not remove it.
         let _absent = std::fs::remove_file(&endpoint);
         let (program, mut arguments) = self.programs.coordinator.clone();
         arguments.extend(["--data-dir".into(), data.clone().into()]);
@@ -221,9 +207,6 @@ impl Cluster {
     }
 
     /// Starts an agent and waits until the coordinator knows it. Returns its process id.
-    ///
-    /// # Panics
-    /// When it does not come up.
     pub async fn add_agent(&mut self, options: AgentOptions) -> u32 {
         let state = self.agent_dir(&options.name);
         let adapters = state.join("adapters");
@@ -261,9 +244,6 @@ impl Cluster {
     }
 
     /// Waits until an agent is connected.
-    ///
-    /// # Panics
-    /// When it is not in time.
     pub async fn connected(&mut self, name: &str) -> v1::Agent {
         let client = self.client();
         let daemon = self.agents.iter_mut().find(|daemon| daemon.launch().name == name);
@@ -306,31 +286,24 @@ impl Cluster {
         }
     }
 
-    /// A new connection to the coordinator. It connects anew when the coordinator was restarted.
-    ///
-    /// # Panics
-    /// When the coordinator's address is none.
+    /// A new connection to the coordinator. It reconnects when the coordinator was restarted.
     #[must_use]
     pub fn client(&self) -> Client {
         Client::connect_lazy(&self.url, &self.token).expect("the coordinator wrote a usable address")
     }
 
-    /// Where the coordinator listens.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The token that opens everything.
+    /// The owner's token.
     #[must_use]
     pub fn token(&self) -> &str {
         &self.token
     }
 
-    /// The coordinator's process.
-    ///
-    /// # Panics
-    /// While it does not run.
+    /// The coordinator's process. Panics while it does not run.
     #[must_use]
     pub fn coordinator_pid(&self) -> u32 {
         self.coordinator.as_ref().expect("the coordinator runs").pid()
@@ -342,13 +315,11 @@ impl Cluster {
         self.root.path()
     }
 
-    /// The coordinator's data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.root.path().join("coordinator")
     }
 
-    /// An agent's state directory.
     #[must_use]
     pub fn agent_dir(&self, name: &str) -> PathBuf {
         self.root.path().join("agents").join(name)
@@ -361,41 +332,32 @@ impl Cluster {
     }
 
     /// Kills the coordinator as a power cut would, and starts it again on the same port and state.
-    ///
-    /// # Panics
-    /// When it does not come back.
     pub async fn crash_coordinator(&mut self) {
         self.kill_coordinator();
         self.up().await;
     }
 
     /// Kills the coordinator as a power cut would, and leaves it dead.
-    ///
-    /// # Panics
-    /// When it does not run.
     pub fn kill_coordinator(&mut self) {
         let mut daemon = self.coordinator.take().expect("the coordinator runs");
         daemon.kill();
-        // A traced one is not the child that was waited for, and may go after its tracer.
+        // A traced coordinator is not the awaited child, and may end after its tracer.
         let lock = std::fs::File::open(self.data_dir().join("lock")).expect("it held its lock");
         lock.lock().expect("the lock can be waited for");
     }
 
-    /// Sends a signal to the coordinator and to what it started.
-    ///
-    /// # Panics
-    /// When it does not run.
+    /// Sends a signal to the coordinator and to its children.
     pub fn signal_coordinator(&self, signal: Signal) {
         let daemon = self.coordinator.as_ref().expect("the coordinator runs");
         daemon.signal_group(signal);
     }
 
-    /// How the coordinator ended, if it has by itself.
+    /// The coordinator's exit status, if it ended by itself.
     pub fn coordinator_ended(&mut self) -> Option<std::process::ExitStatus> {
         self.coordinator.as_mut().and_then(Daemon::ended)
     }
 
-    /// What a daemon has logged so far: "coordinator", or an agent by its name.
+    /// A daemon's log so far: "coordinator", or an agent's name.
     #[must_use]
     pub fn log(&self, name: &str) -> String {
         let path = self.root.path().join("logs").join(name);
@@ -403,9 +365,6 @@ impl Cluster {
     }
 
     /// Asks the coordinator to end, and starts it again on the same port and state.
-    ///
-    /// # Panics
-    /// When it does not end, or does not come back.
     pub async fn stop_coordinator(&mut self) {
         let daemon = self.coordinator.take().expect("the coordinator runs");
         let status = daemon.stop().await;
@@ -413,11 +372,8 @@ impl Cluster {
         self.up().await;
     }
 
-    /// Kills an agent as a power cut would; what it runs goes on until the agent is started
-    /// again or the system is dropped.
-    ///
-    /// # Panics
-    /// When there is no such agent.
+    /// Kills an agent as a power cut would; its programs go on until the agent is started again or
+    /// the system is dropped.
     pub fn kill_agent(&mut self, name: &str) -> Launch {
         let index = self.agents.iter().position(|daemon| daemon.launch().name == name);
         let mut daemon = self.agents.remove(index.expect("an agent that was added"));
@@ -425,10 +381,7 @@ impl Cluster {
         daemon.launch().clone()
     }
 
-    /// Starts an agent again that was killed, on the state that it left.
-    ///
-    /// # Panics
-    /// When it does not come up.
+    /// Starts a killed agent again, with its old state.
     pub async fn revive_agent(&mut self, launch: &Launch) {
         let started = launch.start();
         let daemon = started.unwrap_or_else(|error| panic!("{launch:?} does not start: {error}"));
@@ -436,29 +389,18 @@ impl Cluster {
         self.connected(&launch.name).await;
     }
 
-    /// Sends a signal to an agent.
-    ///
-    /// # Panics
-    /// When there is no such agent.
     pub fn signal_agent(&self, name: &str, signal: Signal) {
         let daemon = self.agents.iter().find(|daemon| daemon.launch().name == name);
         daemon.expect("an agent that was added").signal(signal);
     }
 
     /// Waits until an agent that was asked to end has ended.
-    ///
-    /// # Panics
-    /// When there is no such agent, or it does not end.
     pub async fn agent_ended(&mut self, name: &str) -> ExitStatus {
         let index = self.agents.iter().position(|daemon| daemon.launch().name == name);
         let mut daemon = self.agents.remove(index.expect("an agent that was added"));
         wait_for(&format!("agent {name} ends"), async || daemon.ended()).await
     }
 
-    /// The agents that the coordinator knows.
-    ///
-    /// # Panics
-    /// When the coordinator does not answer.
     pub async fn agents(&self) -> Vec<v1::Agent> {
         list_agents(&self.client()).await.expect("the coordinator answers")
     }

@@ -1,5 +1,5 @@
-//! The command line as a person uses it: `kage` in a state directory and a home of its own,
-//! with adapters made of shell scripts. The daemon it starts is killed on drop.
+//! The command line as a person uses it: `kage` in its own state directory and home, with adapters
+//! made of shell scripts. The daemon it starts is killed on drop.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -16,22 +16,17 @@ pub struct Person {
     root: Root,
 }
 
-/// How a command ended, and what it printed.
+/// The exit code and output of a command.
 #[derive(Debug)]
 pub struct Said {
-    /// Exit code; -1 when a signal ended it.
+    /// -1 when a signal ended it.
     pub code: i32,
-    /// Standard output.
     pub out: String,
-    /// Standard error.
     pub err: String,
 }
 
 impl Said {
     /// The last line of standard output, as JSON.
-    ///
-    /// # Panics
-    /// When it is none.
     #[must_use]
     pub fn json(&self) -> Value {
         let line = self.out.lines().last().unwrap_or_default();
@@ -41,9 +36,6 @@ impl Said {
 
 impl Person {
     /// A machine on which nothing of Kage has run yet.
-    ///
-    /// # Panics
-    /// When no folder can be made.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "it makes folders")]
     pub fn new() -> Self {
@@ -59,16 +51,13 @@ impl Person {
     }
 
     /// Adds an adapter that runs a shell script.
-    ///
-    /// # Panics
-    /// When it cannot be written.
     pub fn adapter(&self, name: &str, script: &str) {
         let text = format!("name = {name:?}\ncommand = \"sh\"\nargs = [\"-c\", {script:?}]\n");
         let path = self.path(&format!("config/kage/adapters/{name}.toml"));
         std::fs::write(path, text).expect("a manifest");
     }
 
-    /// A command of this person's, in a folder, not started yet.
+    /// A command of this person in a folder, not started yet.
     #[must_use]
     pub fn command(&self, folder: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(programs::kage());
@@ -88,9 +77,6 @@ impl Person {
     }
 
     /// Runs `kage` in a folder to its end.
-    ///
-    /// # Panics
-    /// When it cannot be started.
     pub async fn kage(&self, folder: &Path, arguments: &[&str]) -> Said {
         said(
             self.command(folder, arguments)
@@ -101,7 +87,7 @@ impl Person {
     }
 }
 
-/// What a finished command said.
+/// The exit code and output of a finished command.
 #[must_use]
 pub fn said(output: Output) -> Said {
     Said {

@@ -1,5 +1,5 @@
-//! What breaks a system: links that are cut or bad, disks that are full, power that goes
-//! away, calls to the kernel that fail. Each is undone when its value is dropped.
+//! Faults: links that are cut or bad, full disks, power cuts, failing system calls. Each is undone
+//! when its value is dropped.
 
 pub mod disk;
 pub mod image;
@@ -8,16 +8,13 @@ pub mod syscalls;
 
 use std::process::Command;
 
-/// True when this process may mount; a test that must is skipped loudly otherwise.
+/// True when this process may mount; otherwise tests that need it are skipped loudly.
 #[must_use]
 pub fn may_mount() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Runs a program of the system and returns what it printed.
-///
-/// # Panics
-/// When it is missing or fails.
+/// Runs a program of the system and returns its output.
 fn system(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let output = output.unwrap_or_else(|error| panic!("{program} cannot be started: {error}"));

@@ -1,9 +1,9 @@
-//! What clients, watchers, agents and programs saw, in the order in which they saw it, and
-//! what has to be true of it whatever was cut, killed or filled up meanwhile. Pure: whoever
-//! records a history and reads the end of it is elsewhere (`chaos`).
+//! The observations of clients, watchers, agents and programs, in order, and the invariants that
+//! hold for them whatever was cut, killed or filled up meanwhile. Pure: `chaos` records a history
+//! and reads the final state.
 //!
-//! A call is answered `Done`, `Refused` or `Unknown`; what is unknown may have happened or
-//! not, but never half and never twice. The invariants:
+//! A call is answered `Done`, `Refused` or `Unknown`; an unknown one may have happened or not, but
+//! never half and never twice. The invariants:
 //!
 //! | | holds |
 //! |---|---|
@@ -47,55 +47,45 @@ pub struct JobKey {
     pub job: String,
 }
 
-/// One stream of output of one attempt.
+/// One output stream of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamKey {
-    /// The job.
     pub job: JobKey,
-    /// Number of the attempt.
     pub attempt: u32,
     /// Number of the stream on the wire.
     pub stream: i32,
 }
 
-/// What a client asks for. Calls of one request id are the same call.
+/// A client's request. Calls with one request id are the same call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// A task, that only this request has the prompt of.
+    /// Creates a task with a prompt that only this request has.
     Create {
-        /// The request id.
         request: String,
-        /// The prompt.
         prompt: String,
-        /// How many sessions it is to have.
+        /// The number of its sessions.
         sessions: usize,
     },
-    /// The end of a task.
-    Cancel {
-        /// The request id.
-        request: String,
-        /// Id of the task.
-        task: String,
-    },
-    /// Bytes by digest, or a commit.
+    /// Cancels a task.
+    Cancel { request: String, task: String },
+    /// Stores bytes by digest, or a commit.
     Store {
-        /// What names them.
+        /// The digest or commit.
         name: String,
     },
 }
 
-/// What a client was told.
+/// The answer to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// It is done and durable. A created task's id, else nothing.
+    /// It is done and durable. The id of a created task, else empty.
     Done(String),
-    /// It was not done.
     Refused(String),
     /// It may have been done.
     Unknown(String),
 }
 
-/// What an agent delivers.
+/// An agent's delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
     /// Events up to this number.
@@ -106,88 +96,73 @@ pub enum Write {
         stream: i32,
         /// Of the first byte.
         offset: u64,
-        /// The bytes.
         bytes: Vec<u8>,
     },
 }
 
-/// What a watcher was sent.
+/// An item sent to a watcher.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sight {
-    /// A task as it was.
+    /// A task in its state at the time.
     Task(Box<v1::Task>),
-    /// An event.
     Event(v1::SessionEvent),
-    /// Output.
     Output(v1::OutputChunk),
 }
 
-/// Something that happened, as one of those outside saw it.
+/// An observation from outside the system.
 #[expect(clippy::large_enum_variant, reason = "most lines are the large ones")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum What {
     /// A client called.
     Called(u64, Call),
-    /// It was answered.
+    /// A call was answered.
     Answered(u64, Answer),
-    /// A watcher of a task was sent something.
+    /// A watcher of a task was sent an item.
     Saw(String, Sight),
-    /// An agent was given an attempt.
+    /// An agent was granted an attempt.
     Granted {
-        /// Id of the attempt.
         attempt: String,
-        /// Its job.
         job: JobKey,
-        /// Its number.
         number: u32,
-        /// Its token.
         token: String,
     },
-    /// An agent sent something of an attempt.
+    /// An agent sent data of an attempt.
     Sent(String, Write),
-    /// Events up to a number are durable, it was told.
+    /// An agent was told that events up to a number are durable.
     AckedEvents(String, u64),
-    /// Bytes before an offset of a stream are durable, it was told.
+    /// An agent was told that bytes before an offset of a stream are durable.
     AckedOutput(String, i32, u64),
     /// An agent was told that an attempt has no authority.
     Rejected(String),
     /// A program began to work in a worktree.
-    Began {
-        /// The program.
-        program: String,
-        /// The worktree.
-        worktree: String,
-    },
+    Began { program: String, worktree: String },
     /// A program ended.
     Ended(String),
 }
 
-/// A line of a history.
+/// An observation in a history.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// Client, watcher, agent or machine. Every watcher of a task is one of its own.
+    /// Client, watcher, agent or machine. Every watcher of a task has its own name.
     pub who: String,
-    /// What.
+    /// The observation.
     pub what: What,
 }
 
-/// Everything that was seen, in the order in which it was written down.
+/// All observations, in the order in which they were recorded.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct History {
-    /// The lines.
     pub entries: Vec<Entry>,
 }
 
-/// A task at the end, read anew from its beginning.
+/// A task in its final state, read again from its beginning.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FinalTask {
-    /// The task.
     pub task: v1::Task,
-    /// Its events, in the task's order.
+    /// In the task's order.
     pub events: Vec<v1::SessionEvent>,
-    /// Its output.
     pub output: BTreeMap<StreamKey, Vec<u8>>,
-    /// Its checkpoints, as they are listed.
+    /// As listed.
     pub checkpoints: Vec<v1::Checkpoint>,
 }
 
@@ -196,45 +171,41 @@ pub struct FinalTask {
 pub struct Listed {
     /// A commit, or a digest.
     pub name: String,
-    /// Why it cannot be had whole; `None` = it can.
+    /// Why it cannot be fetched whole; `None`: it can.
     pub missing: Option<String>,
 }
 
 /// A line that a daemon logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
-    /// Which daemon.
     pub daemon: String,
-    /// The line.
     pub line: String,
 }
 
-/// The end, as the public API tells it, and what is left on the machines.
+/// The final state according to the public API, and leftovers on the machines.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Final {
-    /// Every task.
     pub tasks: Vec<FinalTask>,
-    /// What is listed as stored.
+    /// Things listed as stored.
     pub listed: Vec<Listed>,
     /// Programs that still run although everything ended.
     pub survivors: Vec<String>,
-    /// Lines about trouble: errors and panics.
+    /// Lines about errors and panics.
     pub said: Vec<Said>,
-    /// What was broken on purpose: a part of the words that tell of it, and whether somebody
-    /// must have said them.
+    /// Deliberate faults: a part of the words that report them, and whether a report is required.
     pub broken: Vec<(String, bool)>,
 }
 
-/// Something that must not be.
+/// A violated invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Which invariant.
+    /// Name of the invariant.
     pub invariant: &'static str,
-    /// What is wrong.
+    /// The details.
     pub text: String,
 }
 
-/// Everything that is wrong with a history and its end.
+/// All violations in a history and its final state.
 #[must_use]
 pub fn check(history: &History, end: &Final) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -246,19 +217,18 @@ pub fn check(history: &History, end: &Final) -> Vec<Violation> {
 }
 
 impl History {
-    /// Writes a line down.
     pub fn add(&mut self, who: &str, what: What) {
         let who = who.to_owned();
         self.entries.push(Entry { who, what });
     }
 
-    /// What those of one kind saw, with its place.
+    /// The observations with their observer and position.
     fn each(&self) -> impl Iterator<Item = (usize, &str, &What)> {
         let entries = self.entries.iter().enumerate();
         entries.map(|(at, entry)| (at, entry.who.as_str(), &entry.what))
     }
 
-    /// Calls with their answers. One without an answer is unknown.
+    /// Calls with their answers. A call without an answer is unknown.
     fn calls(&self) -> Vec<(&Call, Answer)> {
         let answers: BTreeMap<u64, &Answer> = self
             .each()
@@ -277,7 +247,7 @@ impl History {
         calls.collect()
     }
 
-    /// The attempts that agents were given, by id: place, job and number.
+    /// The attempts that agents were granted, by id: position, job and number.
     fn grants(&self) -> BTreeMap<&str, (usize, &JobKey, u32)> {
         let grants = self.each().filter_map(|(at, _, what)| match what {
             What::Granted {
@@ -300,8 +270,8 @@ impl FinalTask {
     }
 }
 
-/// The events of a session and of checks of its results. The check of the base is listed with
-/// the first session, and is none of its doing.
+/// The events of a session and of the checks of its results. The check of the base is listed with
+/// the first session, but does not belong to it.
 fn of_session<'a>(task: &'a FinalTask, session: &'a v1::Session) -> impl Iterator<Item = &'a v1::SessionEvent> {
     let events = task.events.iter();
     events.filter(|event| event.session == session.name && event.job() != v1::JobKind::Baseline)
@@ -322,7 +292,7 @@ fn is_over(state: v1::TaskState) -> bool {
     }
 }
 
-/// The task of an id at the end.
+/// The final state of a task.
 fn task<'a>(end: &'a Final, id: &str) -> Option<&'a FinalTask> {
     end.tasks.iter().find(|task| task.task.id == id)
 }

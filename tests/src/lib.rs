@@ -1,6 +1,6 @@
-//! What the end-to-end stories and the benchmarks stand on: real programs in processes of
-//! their own, temporary state, sample repositories, and waiting for conditions. It asserts
-//! nothing about Kage Bunshin; that is for the stories in `tests/e2e`.
+//! The foundation of the end-to-end stories and the benchmarks: real programs in separate
+//! processes, temporary state, sample repositories, and waiting for conditions. It asserts nothing
+//! about Kage Bunshin; the stories in `tests/e2e` do.
 
 pub mod tier;
 pub mod wait;

@@ -1,5 +1,5 @@
-//! A daemon in a process of its own: started with a clean environment, logged to a file,
-//! stopped politely or killed, and never left behind.
+//! A daemon in a separate process: started with a clean environment, logged to a file, stopped
+//! politely or killed, and never left behind.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,15 +15,13 @@ use crate::wait::wait_for;
 /// How to start a daemon, any number of times.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// What logs and messages call it.
+    /// Its name in logs and messages.
     pub name: String,
-    /// The program.
     pub program: PathBuf,
-    /// Its arguments.
     pub arguments: Vec<OsString>,
     /// Its whole environment.
     pub environment: BTreeMap<String, OsString>,
-    /// Where its output goes; appended to.
+    /// The file to which its output is appended.
     pub log: PathBuf,
 }
 
@@ -35,10 +33,6 @@ pub struct Daemon {
 }
 
 impl Launch {
-    /// Starts it.
-    ///
-    /// # Errors
-    /// When the program or the log cannot be opened.
     pub fn start(&self) -> std::io::Result<Daemon> {
         let log = File::options().append(true).create(true).open(&self.log)?;
         let child = Command::new(&self.program)
@@ -58,7 +52,6 @@ impl Launch {
 }
 
 impl Daemon {
-    /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -70,7 +63,7 @@ impl Daemon {
         &self.launch
     }
 
-    /// What it has printed so far.
+    /// Its output so far.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read(&self.launch.log).map_or_else(
@@ -79,18 +72,12 @@ impl Daemon {
         )
     }
 
-    /// How it ended, if it has.
-    ///
-    /// # Panics
-    /// When the kernel does not know the child.
+    /// Its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
     }
 
-    /// Asks it to end (SIGTERM) and waits until it has.
-    ///
-    /// # Panics
-    /// When it does not end in time.
+    /// Asks it to end (SIGTERM) and waits until it has. Panics when it does not end in time.
     pub async fn stop(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         let what = format!("{} ends after SIGTERM", self.launch.name);
@@ -99,11 +86,11 @@ impl Daemon {
 
     /// Sends a signal to the daemon itself, not to its children.
     pub fn signal(&self, signal: Signal) {
-        // It may have ended; whoever waits for it notices.
+        // It may have ended, which its waiter notices.
         let _ended = kill_process(self.group(), signal);
     }
 
-    /// Sends a signal to the daemon and to what it started in its process group.
+    /// Sends a signal to the daemon and to its children in its process group.
     pub fn signal_group(&self, signal: Signal) {
         let _ended = kill_process_group(self.group(), signal);
     }
@@ -133,8 +120,8 @@ fn tail(text: &str, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// The processes that work below a directory or were given it in their environment: what a
-/// daemon started, wherever it hid itself in the process tree.
+/// The processes that work below a directory or have it in their environment: those that a daemon
+/// started, wherever they are in the process tree.
 #[must_use]
 pub fn processes_of(directory: &Path) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
@@ -154,10 +141,9 @@ pub fn processes_of(directory: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// Kills every process of a directory.
 pub fn kill_processes_of(directory: &Path) {
-    // What one of them starts while it is killed is on the next list. Few lists are needed; one
-    // that the system does not let go is left to it.
+    // Processes that one of them starts while it is killed are on the next list. Few lists are
+    // needed; a process that the system does not let go is left to it.
     for _ in 0..20 {
         let processes = processes_of(directory);
         if processes.is_empty() {

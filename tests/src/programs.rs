@@ -30,8 +30,8 @@ pub fn directory() -> &'static Path {
     })
 }
 
-/// Builds the whole workspace, like everybody else: selecting packages would unify other
-/// features and compile everything again.
+/// Builds the whole workspace, like everything else: selecting packages would unify other features
+/// and compile everything again.
 fn build() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
@@ -64,16 +64,14 @@ pub fn claude() -> Option<PathBuf> {
         .filter(|path| path.is_file())
 }
 
-/// Says loudly that a test proves nothing here, and has it counted by `scripts/test`.
-///
-/// # Panics
-/// In CI: there everything that tests need is installed.
+/// Reports loudly that a test proves nothing here; `scripts/test` counts it. Panics in CI, where
+/// everything that tests need is installed.
 pub fn skip(test: &str, reason: &str) {
     assert!(
         std::env::var_os("CI").is_none_or(|ci| ci != "true"),
         "{test} would be skipped in CI: {reason}"
     );
-    // Straight to the stream: the test harness hides what a passing test prints.
+    // Straight to the stream: the test harness hides the output of a passing test.
     let mut stderr = std::io::stderr();
     writeln!(stderr, "!! SKIPPED {test}: {reason}").expect("stderr can be written");
     if let Some(path) = std::env::var_os("KAGE_SKIPPED") {

@@ -1,15 +1,14 @@
-//! Sample repositories: real git, cut off from the configuration of whoever runs the tests.
+//! Sample repositories: real git, cut off from the configuration of the person who runs the tests.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The command that decides about the sample project.
+/// The verify command of the sample project.
 pub const VERIFY: &str = "sh test.sh";
 
-/// Something that makes the sample project's test pass.
+/// A change that makes the sample project's test pass.
 pub const SOLUTION: &str = "add() { echo $(($1 + $2)); }\n";
 
-/// A repository on disk.
 #[derive(Debug)]
 pub struct Repo {
     path: PathBuf,
@@ -17,9 +16,6 @@ pub struct Repo {
 
 impl Repo {
     /// A project with a bug in `add.sh` that its test finds: `sh test.sh` fails.
-    ///
-    /// # Panics
-    /// When it cannot be written.
     #[must_use]
     pub fn sample(path: &Path) -> Self {
         let repo = Self::empty(path);
@@ -36,9 +32,6 @@ impl Repo {
     }
 
     /// A repository without a commit.
-    ///
-    /// # Panics
-    /// When it cannot be made.
     #[must_use]
     pub fn empty(path: &Path) -> Self {
         std::fs::create_dir_all(path).expect("the directory can be made");
@@ -47,16 +40,12 @@ impl Repo {
         repo
     }
 
-    /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Writes a file of the working tree.
-    ///
-    /// # Panics
-    /// When it cannot.
     pub fn write(&self, file: &str, content: &str) {
         let path = self.path.join(file);
         let parent = path.parent().expect("a file is in a directory");
@@ -65,9 +54,6 @@ impl Repo {
     }
 
     /// Commits the whole working tree and returns the commit.
-    ///
-    /// # Panics
-    /// When it cannot.
     pub fn commit(&self, message: &str) -> String {
         self.git(&["add", "--all"]);
         self.git(&["commit", "--quiet", "--message", message]);
@@ -75,38 +61,23 @@ impl Repo {
     }
 
     /// The current commit.
-    ///
-    /// # Panics
-    /// When there is none.
     #[must_use]
     pub fn head(&self) -> String {
         self.git(&["rev-parse", "HEAD"]).trim().to_owned()
     }
 
     /// Runs git here and returns its output.
-    ///
-    /// # Panics
-    /// When it fails.
     pub fn git(&self, arguments: &[&str]) -> String {
         self.git_with(arguments, &[])
     }
 
     /// Runs git with additional configuration, as values that no command line shows.
-    ///
-    /// # Panics
-    /// When it fails.
     pub fn git_with(&self, arguments: &[&str], configuration: &[(&str, &str)]) -> String {
         let output = self.try_git(arguments, configuration);
         output.unwrap_or_else(|error| panic!("git {arguments:?} failed: {error}"))
     }
 
-    /// Runs git and returns its output, or what it complained about.
-    ///
-    /// # Errors
-    /// When git fails.
-    ///
-    /// # Panics
-    /// When there is no git.
+    /// Runs git and returns its output, or its error output.
     pub fn try_git(&self, arguments: &[&str], configuration: &[(&str, &str)]) -> Result<String, String> {
         let mut command = Command::new("git");
         command.args(arguments).current_dir(&self.path);

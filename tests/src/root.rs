@@ -1,5 +1,5 @@
-//! The temporary folder that holds all state of a system under test. It is kept when
-//! `KAGE_KEEP=1` says so; the processes that work in it never are.
+//! The temporary folder that holds all state of a system under test. `KAGE_KEEP=1` keeps it; the
+//! processes that work in it are always killed.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::process::kill_processes_of;
 
-/// A temporary folder. Dropping it kills whatever works in it.
+/// A temporary folder. Dropping it kills the processes that work in it.
 #[derive(Debug)]
 pub struct Root {
     path: PathBuf,
@@ -16,10 +16,6 @@ pub struct Root {
 }
 
 impl Root {
-    /// A new folder whose name begins like this.
-    ///
-    /// # Panics
-    /// When it cannot be made.
     #[must_use]
     pub fn new(prefix: &str) -> Self {
         let temporary = tempfile::Builder::new().prefix(prefix).tempdir();
@@ -36,7 +32,6 @@ impl Root {
         }
     }
 
-    /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

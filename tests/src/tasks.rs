@@ -1,4 +1,4 @@
-//! Tasks as stories need them: described in a few words, created, watched to their end.
+//! Tasks for stories: described in a few words, created, watched to their end.
 
 use kage_proto::client::Client;
 use kage_proto::convert::time::span;
@@ -13,7 +13,7 @@ use crate::wait::{DEADLINE, poll};
 /// The name of the sample repository on the coordinator.
 pub const REPOSITORY: &str = "sample";
 
-/// Describes a task. Starts without a repository, a context or a verify command.
+/// Describes a task without a repository, a context or a verify command.
 #[must_use]
 pub fn task(prompt: &str) -> v1::TaskSpec {
     let limit = Some(span(DEADLINE));
@@ -34,7 +34,7 @@ pub fn task(prompt: &str) -> v1::TaskSpec {
     }
 }
 
-/// Words to describe a task with.
+/// Methods to describe a task.
 pub trait Describe: Sized {
     /// Adds a session, named like its model or, without one, like its adapter.
     #[must_use]
@@ -44,11 +44,9 @@ pub trait Describe: Sized {
     #[must_use]
     fn on(self, repo: &Repo) -> Self;
 
-    /// Checks results with a command.
     #[must_use]
     fn verified_by(self, command: &str) -> Self;
 
-    /// Changes the policy.
     #[must_use]
     fn policy(self, change: impl FnOnce(&mut v1::Policy)) -> Self;
 }
@@ -94,16 +92,13 @@ impl Cluster {
         )]
     }
 
-    /// Where git finds the sample repository.
+    /// The URL of the sample repository for git.
     #[must_use]
     pub fn git_url(&self) -> String {
         format!("{}/git/default/{REPOSITORY}", self.url())
     }
 
-    /// A sample repository whose commit is there as a base for tasks.
-    ///
-    /// # Panics
-    /// When git fails.
+    /// A sample repository whose commit is on the coordinator as a base for tasks.
     #[must_use]
     pub fn sample(&self) -> Repo {
         let repo = Repo::sample(&self.repository_dir(REPOSITORY));
@@ -112,9 +107,6 @@ impl Cluster {
     }
 
     /// Pushes the current commit as a base for tasks.
-    ///
-    /// # Panics
-    /// When git fails.
     pub fn push_base(&self, repo: &Repo) {
         let head = repo.head();
         let configuration = self.git_configuration();
@@ -124,9 +116,6 @@ impl Cluster {
     }
 
     /// Fetches a session's result into a repository and returns its commit.
-    ///
-    /// # Panics
-    /// When git fails.
     pub fn fetch_result(&self, repo: &Repo, session: &v1::Session) -> String {
         let configuration = self.git_configuration();
         let configuration: Vec<(&str, &str)> = configuration.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
@@ -136,17 +125,11 @@ impl Cluster {
     }
 
     /// Creates a task and returns its id.
-    ///
-    /// # Panics
-    /// When the coordinator refuses it.
     pub async fn create(&self, spec: v1::TaskSpec) -> String {
         create(&self.client(), spec).await
     }
 
     /// Watches a task from the beginning until it ends.
-    ///
-    /// # Panics
-    /// When the coordinator refuses.
     pub async fn watch(&self, task: &str, output: &[v1::OutputStream]) -> Streaming<v1::WatchTaskResponse> {
         let request = v1::WatchTaskRequest {
             task_id: task.to_owned(),
@@ -159,18 +142,12 @@ impl Cluster {
     }
 
     /// Waits until a task has ended.
-    ///
-    /// # Panics
-    /// When it does not end in time.
     pub async fn ended(&self, task: &str) -> v1::Task {
         self.until(task, "has ended", |task| task.state() != v1::TaskState::Running)
             .await
     }
 
-    /// Waits until a task is as wanted.
-    ///
-    /// # Panics
-    /// When it is not in time; the message shows how it is.
+    /// Waits until a task is as wanted; the panic at the deadline shows its state.
     pub async fn until(&self, task: &str, what: &str, wanted: impl Fn(&v1::Task) -> bool) -> v1::Task {
         let client = self.client();
         let mut last = None;
@@ -186,10 +163,6 @@ impl Cluster {
         waited.unwrap_or_else(|| panic!("task {task} never {what}: {last:#?}"))
     }
 
-    /// The report of a task.
-    ///
-    /// # Panics
-    /// When there is none.
     pub async fn report(&self, task: &str) -> v1::Report {
         let request = v1::GetReportRequest {
             task_id: task.to_owned(),
@@ -202,14 +175,11 @@ impl Cluster {
 }
 
 /// Creates a task and returns its id.
-///
-/// # Panics
-/// When the coordinator refuses it.
 pub async fn create(client: &Client, spec: v1::TaskSpec) -> String {
     let request = v1::CreateTaskRequest {
         request_id: format!("{:032x}", rand::random::<u128>()),
         spec: Some(spec),
-        // Tests say what waits, also before an agent is there.
+        // Tests state that a task waits, even before an agent is connected.
         wait_for_agent: true,
         origin: None,
     };
@@ -218,24 +188,21 @@ pub async fn create(client: &Client, spec: v1::TaskSpec) -> String {
     response.into_inner().task.expect("a response has a task").id
 }
 
-/// Everything a watcher saw of a task.
+/// Everything that a watcher saw of a task.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// The events, in the order in which they came.
+    /// In the order in which they came.
     pub events: Vec<v1::SessionEvent>,
     /// Output by session, job and stream, put together.
     pub output: Vec<(String, v1::JobKind, i32, Vec<u8>)>,
     /// The last state.
     pub task: Option<v1::Task>,
-    /// Where to go on.
+    /// Where to resume.
     pub cursor: String,
 }
 
 impl Seen {
-    /// Adds what a response says.
-    ///
-    /// # Panics
-    /// When output does not continue where it stopped: a gap or a repeat.
+    /// Adds a response. Panics when output does not continue where it stopped: a gap or a repeat.
     pub fn add(&mut self, response: v1::WatchTaskResponse) {
         self.cursor = response.cursor;
         match response.item {
@@ -276,10 +243,7 @@ impl Seen {
     }
 }
 
-/// Reads a stream until the coordinator ends it.
-///
-/// # Panics
-/// When it breaks, or does not end in time.
+/// Reads a stream until the coordinator ends it. Panics when it breaks, or does not end in time.
 pub async fn read_all(mut stream: Streaming<v1::WatchTaskResponse>) -> Seen {
     let mut seen = Seen::default();
     let reading = async {
@@ -294,9 +258,6 @@ pub async fn read_all(mut stream: Streaming<v1::WatchTaskResponse>) -> Seen {
 }
 
 /// The session of a task with a name.
-///
-/// # Panics
-/// When there is none.
 #[must_use]
 pub fn session<'a>(task: &'a v1::Task, name: &str) -> &'a v1::Session {
     let session = task.sessions.iter().find(|session| session.name == name);

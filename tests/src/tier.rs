@@ -1,22 +1,19 @@
-//! How much a run of the tests may take: the same programs repeat a fault a few times, as
-//! often as CI has time for, or as often as a release wants it.
+//! How much a run of the tests may take: the same programs repeat a fault a few times, as often as
+//! CI has time for, or as often as a release needs.
 
 /// One of the tiers of `scripts/test`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tier {
-    /// A few minutes on a machine that somebody works at.
+    /// A few minutes on a machine in use.
     Quick,
-    /// What CI runs.
+    /// CI's tier.
     Default,
     /// Unbounded.
     Long,
 }
 
 impl Tier {
-    /// What `scripts/test` was called with; a lone `cargo test` is the default.
-    ///
-    /// # Panics
-    /// When the variable names no tier.
+    /// The tier of `scripts/test`; a lone `cargo test` has the default one.
     #[must_use]
     pub fn now() -> Self {
         match std::env::var("KAGE_TIER").as_deref() {
@@ -27,7 +24,6 @@ impl Tier {
         }
     }
 
-    /// One value of three.
     #[must_use]
     pub fn pick<T>(self, quick: T, default: T, long: T) -> T {
         match self {

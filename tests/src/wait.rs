@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-/// How long anything may take before a test fails. Generous: a busy machine is no bug.
+/// How long anything may take before a test fails. Generous: a busy machine is not a bug.
 pub const DEADLINE: Duration = Duration::from_secs(90);
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// Asks again and again until there is an answer; `None` when there is none at the deadline.
+/// Polls until there is an answer; `None` when there is none at the deadline.
 pub async fn poll<T>(mut condition: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
@@ -21,10 +21,7 @@ pub async fn poll<T>(mut condition: impl AsyncFnMut() -> Option<T>) -> Option<T>
     }
 }
 
-/// Asks again and again until there is an answer.
-///
-/// # Panics
-/// When there is none at the deadline; the message says what was waited for.
+/// Polls until there is an answer. Panics at the deadline with `what` was waited for.
 pub async fn wait_for<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
     let answer = poll(condition).await;
     answer.unwrap_or_else(|| panic!("waited {DEADLINE:?} in vain: {what}"))

@@ -1,5 +1,5 @@
-//! Adapters that only the benchmarks have. They do as little as they can, behind the same port
-//! as every other adapter: events, output, leases and fences are the real agent's.
+//! Adapters for the benchmarks. They do as little as possible, behind the same port as every other
+//! adapter: events, output, leases and fences are the real agent's.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,19 +17,19 @@ use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-/// What an adapter of the benchmarks does. The session's model says how much of it.
+/// The work of a benchmark adapter. The session's model sets the amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BenchAdapter {
-    /// Says when it was started and what it was given, and ends.
+    /// Reports when it was started and its input, and ends.
     Nothing,
     /// Prints seeded noise. Model: `SEED,BYTES`.
     Noise,
-    /// Prints lines that say when they were printed. Model: `LINES,MICROSECONDS` between them.
+    /// Prints lines with the time of printing. Model: `LINES,MICROSECONDS` between them.
     Lines,
 }
 
 impl BenchAdapter {
-    /// What tasks call it.
+    /// The adapter's name in tasks.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -40,9 +40,6 @@ impl BenchAdapter {
     }
 
     /// All of them.
-    ///
-    /// # Errors
-    /// When a name is none.
     pub fn registry() -> anyhow::Result<Registry> {
         [Self::Nothing, Self::Noise, Self::Lines]
             .into_iter()
@@ -80,9 +77,9 @@ impl BenchAdapter {
     }
 }
 
-/// As much as a pipe holds.
+/// The size of a pipe.
 const CHUNK: usize = 64 << 10;
-/// Makes lines about as long as a program's.
+/// Makes lines about as long as those of real programs.
 const PADDING: &str = "a line of output of about the length that programs print";
 
 enum WorkError {
@@ -143,18 +140,16 @@ pub fn now_nanos() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Bytes that are the same for the same seed, and that nothing compresses.
+/// Incompressible bytes that are the same for the same seed.
 #[derive(Debug)]
 pub struct Noise(SmallRng);
 
 impl Noise {
-    /// The noise of a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(SmallRng::seed_from_u64(seed))
     }
 
-    /// The next bytes.
     #[must_use]
     pub fn take(&mut self, size: usize) -> Bytes {
         let mut bytes = BytesMut::zeroed(size);

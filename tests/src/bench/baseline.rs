@@ -1,5 +1,5 @@
-//! What the figures stand beside: the bare transport and the bare database, without Kage Bunshin.
-//! The transport's server runs in a process of its own, like the coordinator.
+//! The baselines of the figures: the bare transport and the bare database, without Kage Bunshin.
+//! The transport's server runs in a separate process, like the coordinator.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -26,8 +26,7 @@ use crate::bench::adapter::Noise;
 /// How often agents of the bare transport beat: as often as those of a coordinator.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// A gRPC server that keeps nothing: it answers a unary call with what it was asked, and
-/// swallows a client's stream.
+/// A gRPC server without state: it echoes a unary call, and discards a client's stream.
 #[derive(Debug, Clone, Copy)]
 struct Bare;
 
@@ -85,7 +84,7 @@ impl FleetService for Bare {
 impl AgentService for Bare {
     type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ConnectResponse, Status>> + Send>>;
 
-    /// Answers as a coordinator does that knows nothing.
+    /// Answers as an empty coordinator does.
     async fn connect(
         &self,
         request: Request<Streaming<v1::ConnectRequest>>,
@@ -118,7 +117,7 @@ impl AgentService for Bare {
 impl EventService for Bare {
     type AppendStream = Pin<Box<dyn Stream<Item = Result<v1::AppendResponse, Status>> + Send>>;
 
-    /// One answer, at the end: how many bytes came.
+    /// One answer, at the end: the number of bytes received.
     async fn append(
         &self,
         request: Request<Streaming<v1::AppendRequest>>,
@@ -142,9 +141,6 @@ impl EventService for Bare {
 }
 
 /// Serves the bare transport until the process is killed, and writes its address to a file.
-///
-/// # Errors
-/// When it cannot listen.
 pub async fn serve(endpoint: &Path) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -163,10 +159,7 @@ pub async fn serve(endpoint: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Unary calls per second with so many in flight.
-///
-/// # Errors
-/// When a call fails.
+/// Unary calls per second with this many in flight.
 pub async fn echoes_per_second(client: &Client, in_flight: usize, time: Duration) -> anyhow::Result<f64> {
     let end = Instant::now() + time;
     let start = Instant::now();
@@ -187,9 +180,6 @@ pub async fn echoes_per_second(client: &Client, in_flight: usize, time: Duration
 }
 
 /// The median time of a unary call, one at a time.
-///
-/// # Errors
-/// When a call fails.
 pub async fn echo_median(client: &Client, calls: u32) -> anyhow::Result<Duration> {
     let mut times = Histogram::<u64>::new(3)?;
     for _ in 0..calls {
@@ -239,9 +229,6 @@ pub async fn stream_mib_per_second(client: &Client, bytes: u64) -> anyhow::Resul
 }
 
 /// Commits per second of one row each: SQLite, WAL, `synchronous=FULL`, one connection.
-///
-/// # Errors
-/// When the database fails.
 pub fn commits_per_second(directory: &Path, time: Duration) -> anyhow::Result<f64> {
     let database = rusqlite::Connection::open(directory.join("baseline.db"))?;
     database.execute_batch(

@@ -10,7 +10,7 @@ use crate::bench::held::Held;
 use crate::bench::tree::{Twins, median_ms};
 use crate::cluster::Cluster;
 
-/// How many files are edited how often, and what that is called.
+/// How many files are edited, how often, and the case's name.
 struct Case {
     files: usize,
     rounds: usize,
@@ -39,12 +39,12 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// How much is measured.
+/// The amount to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     /// Files in the repository.
     pub files: usize,
-    /// No case is measured more often than this.
+    /// The most rounds of any case.
     pub rounds: usize,
 }
 
@@ -57,10 +57,7 @@ impl Default for Size {
     }
 }
 
-/// Measures.
-///
-/// # Errors
-/// When anything fails, or the ways see different files.
+/// Measures; fails when the compared ways see different files.
 pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
     run_on(size, fleet::coordinator().await?).await
 }
@@ -78,7 +75,8 @@ async fn run_on(size: Size, cluster: Cluster) -> anyhow::Result<Vec<Figure>> {
         let (mut ours, mut plain) = (Vec::new(), Vec::new());
         let (mut acknowledged, mut pushed) = (Vec::new(), Vec::new());
         let mut stored = String::new();
-        // One more than counts: the first of a kind fills caches. Who is first changes.
+        // One extra round: the first of a kind fills caches and does not count. The order
+        // alternates.
         for round in 0..=size.rounds.min(case.rounds) {
             let edit = twins.edit(case.files);
             for turn in 0..3 {

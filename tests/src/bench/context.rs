@@ -24,12 +24,11 @@ use crate::tasks::{Describe, Seen, read_all, task};
 const AGENTS: u64 = 2;
 const BASE: usize = 1 << 20;
 
-/// How much is measured.
+/// The amount to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
-    /// Sessions that share the base.
     pub sessions: u64,
-    /// Bytes that each session has to itself.
+    /// Bytes of each session's own context.
     pub delta: usize,
 }
 
@@ -42,10 +41,7 @@ impl Default for Size {
     }
 }
 
-/// Measures.
-///
-/// # Errors
-/// When anything fails, or a session was not given the base.
+/// Measures; fails when a session did not get the base.
 pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
     let mut cluster = fleet::coordinator().await?;
     let coordinator = cluster.url().trim_start_matches("http://").parse()?;
@@ -124,7 +120,7 @@ async fn put(cluster: &Cluster, base: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The digests of the shared part of the prompts that adapters were given.
+/// The digests of the shared part of the prompts that adapters received.
 fn shared_prompts(seen: &Seen) -> anyhow::Result<Vec<String>> {
     seen.events
         .iter()
@@ -139,7 +135,7 @@ fn shared_prompts(seen: &Seen) -> anyhow::Result<Vec<String>> {
         .collect()
 }
 
-/// Passes connections on and counts what flows to those who connect.
+/// Forwards connections and counts the bytes that flow to the clients.
 #[derive(Debug)]
 struct Proxy {
     address: SocketAddr,
@@ -155,7 +151,7 @@ impl Proxy {
         let counter = Arc::clone(&to_agents);
         let mut accepting = JoinSet::new();
         accepting.spawn(async move {
-            // Dropped with the proxy, and every connection with it.
+            // Dropped with the proxy, and with it every connection.
             let mut connections = JoinSet::new();
             loop {
                 let (agent, _) = listener.accept().await?;

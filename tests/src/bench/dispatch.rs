@@ -1,5 +1,5 @@
-//! `dispatch`: how many sessions the system can hand out, run and settle, durably, when
-//! running one costs nothing; and how long one alone takes to reach an agent.
+//! `dispatch`: how many sessions the system can hand out, run and settle, durably, when running one
+//! costs nothing; and how long a single one takes to reach an agent.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::tasks::{Describe, Seen, create, task};
 const AGENTS: u32 = 2;
 pub(crate) const IN_FLIGHT: usize = 64;
 
-/// How much is measured.
+/// The amount to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     /// Sessions for the throughput.
@@ -41,10 +41,7 @@ impl Default for Size {
     }
 }
 
-/// Measures both cases.
-///
-/// # Errors
-/// When anything fails, or a session is not what a real one would be.
+/// Measures both cases; fails when a session differs from a real one.
 pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
     let slots = u32::try_from(IN_FLIGHT)? / AGENTS;
     let cluster = fleet::start(AGENTS, slots).await?;
@@ -53,7 +50,7 @@ pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
 
     same_as_real(&cluster, &client).await?;
 
-    // Everybody has connected and compiled its statements once.
+    // Every connection is open and has compiled its statements.
     throughput(&client, IN_FLIGHT * 4).await?;
     let echoes = baseline::echoes_per_second(&bare, IN_FLIGHT, size.baseline).await?;
     let sessions = throughput(&client, size.sessions).await?;
@@ -125,7 +122,7 @@ async fn latency(client: &Client, sessions: usize) -> anyhow::Result<Duration> {
     Ok(Duration::from_nanos(times.value_at_quantile(0.5)))
 }
 
-/// Creates a task and reads everything about it until it has ended well.
+/// Creates a task and reads everything about it until it has succeeded.
 async fn run_one(client: &Client, spec: v1::TaskSpec) -> anyhow::Result<Seen> {
     let id = create(client, spec).await;
     let request = v1::WatchTaskRequest {
@@ -151,9 +148,9 @@ fn count_finished(seen: &Seen) -> usize {
     seen.events.iter().filter(finished).count()
 }
 
-/// Asserts that a session which does nothing leaves the same events and the same rows as one
-/// that really runs a program, and was fenced by one attempt like it. What an adapter says of
-/// itself is left out: ours says one thing more than a program that prints nothing.
+/// Asserts that a session that does nothing leaves the same events and the same rows as one that
+/// really runs a program, and was fenced by one attempt like it. The adapters' own activities are
+/// left out: ours reports one more than a program that prints nothing.
 async fn same_as_real(cluster: &Cluster, client: &Client) -> anyhow::Result<()> {
     let real = task("nothing").session("only", fleet::REAL, "");
     let mut traces = Vec::new();
@@ -200,7 +197,7 @@ fn kind(event: &v1::SessionEvent) -> String {
     }
 }
 
-/// Rows by table, read from the coordinator's database beside it.
+/// Rows by table, read directly from the coordinator's database.
 fn rows(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, i64>> {
     let path = cluster.data_dir().join("kage.db");
     let database = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)?;

@@ -1,30 +1,25 @@
-//! A measured figure, and how it is shown to people and programs.
+//! A measured figure, and its output for people and programs.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// One figure beside its baseline. `kage-bench --format json` prints one such object per line.
+/// A figure with its baseline. `kage-bench --format json` prints one such object per line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Figure {
-    /// The benchmark.
     pub bench: &'static str,
-    /// What of it.
     pub case: &'static str,
-    /// The measured value.
     pub value: f64,
-    /// Its unit.
     pub unit: &'static str,
-    /// What it is compared with.
+    /// The name of the value that it is compared with.
     pub baseline: String,
-    /// The baseline's value, in the same unit.
+    /// In the same unit.
     pub baseline_value: f64,
     /// Value over baseline value.
     pub ratio: f64,
 }
 
 impl Figure {
-    /// A figure with its ratio.
     #[must_use]
     pub fn new(
         bench: &'static str,
@@ -60,7 +55,7 @@ impl fmt::Display for Figure {
     }
 }
 
-/// Three digits that matter, without noise behind the point of large numbers.
+/// Three significant digits, without noise behind the point of large numbers.
 fn number(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),
@@ -69,7 +64,6 @@ fn number(value: f64) -> String {
     }
 }
 
-/// A Markdown table of figures.
 #[must_use]
 pub fn markdown(figures: &[Figure]) -> String {
     let mut table = String::from(

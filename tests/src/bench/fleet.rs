@@ -1,5 +1,5 @@
-//! The system that the benchmarks measure: coordinator and agents as processes of their own,
-//! which are this program again with another first argument.
+//! The measured system: coordinator and agents as separate processes, each this program with
+//! another first argument.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,10 +19,10 @@ pub const AGENT: &str = "serve-agent";
 /// The first argument that makes this program the bare transport.
 pub const BARE: &str = "serve-bare";
 
-/// The file in which the bare transport says where it listens.
+/// The file with the address of the bare transport.
 pub const BARE_ENDPOINT: &str = "bare-endpoint";
 
-/// A process adapter that runs a real program, which does nothing, described by a manifest.
+/// A process adapter, described by a manifest, that runs a real program which does nothing.
 pub const REAL: &str = "bench-real";
 
 const REAL_MANIFEST: &str = r#"
@@ -31,9 +31,6 @@ command = "true"
 "#;
 
 /// Starts a coordinator without agents.
-///
-/// # Errors
-/// When this program cannot be found again.
 pub async fn coordinator() -> anyhow::Result<Cluster> {
     let program = std::env::current_exe()?;
     Ok(Cluster::start_with(Programs {
@@ -43,10 +40,7 @@ pub async fn coordinator() -> anyhow::Result<Cluster> {
     .await)
 }
 
-/// Starts a coordinator and so many agents.
-///
-/// # Errors
-/// When this program cannot be found again.
+/// Starts a coordinator and this many agents.
 pub async fn start(agents: u32, slots: u32) -> anyhow::Result<Cluster> {
     let mut cluster = coordinator().await?;
     for index in 1..=agents {
@@ -58,10 +52,7 @@ pub async fn start(agents: u32, slots: u32) -> anyhow::Result<Cluster> {
     Ok(cluster)
 }
 
-/// Starts the bare transport next to a system, and connects to it as clients of the system do.
-///
-/// # Errors
-/// When it does not start.
+/// Starts the bare transport beside a system, and connects to it as clients of the system do.
 pub async fn bare(directory: &Path) -> anyhow::Result<(Daemon, Client)> {
     let endpoint = directory.join(BARE_ENDPOINT);
     let _absent = std::fs::remove_file(&endpoint);

@@ -1,6 +1,6 @@
-//! A running session whose files the benchmark edits, and whose checkpoints it asks for as a
-//! person does. The reply comes when the coordinator has stored the row: pack and blobs are
-//! durable there by then.
+//! A running session whose files the benchmark edits, and whose checkpoints it requests as a person
+//! does. The reply comes when the coordinator has stored the row: pack and blobs are durable there
+//! by then.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,7 +23,7 @@ const LONG: Duration = Duration::from_secs(3600);
 /// A session that does nothing but keep its worktree.
 #[derive(Debug)]
 pub struct Held {
-    // While it is there, the system runs.
+    // Keeps the system running.
     _cluster: Cluster,
     client: Client,
     task: String,
@@ -32,10 +32,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Starts one on the current commit of `repo`.
-    ///
-    /// # Errors
-    /// When its worktree cannot be read about.
+    /// Starts a session on the current commit of `repo`.
     pub async fn start(mut cluster: Cluster, repo: &Repo) -> anyhow::Result<Self> {
         let place = cluster.root().join("held-worktree");
         let manifest = format!(
@@ -65,16 +62,12 @@ impl Held {
         })
     }
 
-    /// Where its files are.
     #[must_use]
     pub fn worktree(&self) -> &Path {
         &self.worktree
     }
 
-    /// Asks for a checkpoint and waits until it is stored.
-    ///
-    /// # Errors
-    /// When there is none.
+    /// Requests a checkpoint and waits until it is stored.
     pub async fn checkpoint(&mut self) -> anyhow::Result<v1::Checkpoint> {
         self.asked += 1;
         let request = v1::CreateCheckpointRequest {

@@ -1,9 +1,9 @@
-//! `fleet`: what agents cost that are connected and have nothing to do: memory and processor
-//! time of the coordinator, and what is left of `dispatch` beside them.
+//! `fleet`: the cost of connected agents without work: memory and processor time of the
+//! coordinator, and the throughput of `dispatch` beside them.
 //!
-//! An idle agent is what a real one is then: a connection through the client that agents use,
-//! with a control session that says Hello, and sends heartbeats as often as Welcome says. Many
-//! of them share a process, which is this program again.
+//! An idle agent behaves as a real one without work: a connection through the client that agents
+//! use, with a control session that sends Hello, and heartbeats at the interval of Welcome. Many of
+//! them share a process, which is this program with another first argument.
 
 use std::ffi::OsString;
 use std::ops::Range;
@@ -34,25 +34,23 @@ use crate::cluster::{AgentOptions, Cluster};
 use crate::process::{Daemon, Launch};
 use crate::wait::wait_for;
 
-/// The first argument that makes this program a crowd of idle agents.
+/// The first argument that makes this program a group of idle agents.
 pub const CROWD: &str = "serve-idle";
-/// The adapter that idle agents have, which no task asks for.
+/// The adapter of idle agents, which no task asks for.
 const ADAPTER: &str = "bench-idle";
-/// Agents of one process.
 const CROWD_SIZE: u32 = 250;
 /// Agents of a process that connect at the same time.
 const CONNECTING: usize = 16;
-/// Messages that wait for a connection, as in an agent.
+/// Messages waiting for a connection, as in an agent.
 const OUTBOUND: usize = 1024;
-/// Agents that work in the last case.
+/// Working agents in the last case.
 const WORKERS: u32 = 2;
 
-/// How much is measured.
+/// The amount to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
-    /// Idle agents.
     pub agents: u32,
-    /// How long their heartbeats are watched.
+    /// How long their heartbeats are measured.
     pub watched: Duration,
     /// Sessions of each round of `dispatch`.
     pub sessions: usize,
@@ -68,10 +66,7 @@ impl Default for Size {
     }
 }
 
-/// Measures all cases.
-///
-/// # Errors
-/// When anything fails, or an agent loses its connection.
+/// Measures all cases; fails when an agent loses its connection.
 pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
     let mut cluster = fleet::coordinator().await?;
     let url = cluster.url().to_owned();
@@ -98,9 +93,9 @@ pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
             .await;
     }
     let client = cluster.client();
-    // Everybody has connected and compiled its statements once.
+    // Every connection is open and has compiled its statements.
     dispatch::throughput(&client, dispatch::IN_FLIGHT * 4).await?;
-    // Rounds without them before and after, since a database with more in it is slower.
+    // Rounds without them before and after, since a database with more content is slower.
     let first = dispatch::throughput(&client, size.sessions).await?;
     let crowd = gather(&cluster, &url, 0..size.agents).await?;
     all_connected(&cluster, size.agents).await?;
@@ -130,8 +125,8 @@ pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-/// Lets the agents connect, and returns with them the bytes that one more of them costs: what
-/// a server needs once, such as the pages of its database, it has when a tenth are there.
+/// Connects the agents, and returns with them the bytes that one more of them costs: memory that a
+/// server needs once, such as the pages of its database, is in use when a tenth are connected.
 async fn settle(cluster: &Cluster, url: &str, server: u32, agents: u32) -> anyhow::Result<(f64, Vec<Daemon>)> {
     let few = agents / 10;
     let mut crowd = gather(cluster, url, 0..few).await?;
@@ -149,7 +144,7 @@ async fn watch(pid: u32, time: Duration) -> anyhow::Result<f64> {
     Ok(busy.as_secs_f64() / start.elapsed().as_secs_f64() * 100.0)
 }
 
-/// Starts the idle agents in as few processes as they fit in, and waits for all of them.
+/// Starts the idle agents in as few processes as possible, and waits for all of them.
 async fn gather(cluster: &Cluster, url: &str, agents: Range<u32>) -> anyhow::Result<Vec<Daemon>> {
     let mut crowd = Vec::new();
     let mut first = agents.start;
@@ -220,10 +215,7 @@ fn is_idle(agent: &v1::Agent) -> bool {
     agent.name.starts_with("idle-")
 }
 
-/// Is so many idle agents until it is killed; writes a file when all of them are connected.
-///
-/// # Errors
-/// When one of them loses a connection.
+/// Runs this many idle agents until it is killed; writes a file when all of them are connected.
 pub async fn serve(url: &str, token: &str, agents: Range<u32>, ready: &Path) -> anyhow::Result<()> {
     let connecting = Arc::new(Semaphore::new(CONNECTING));
     let (said, mut welcomed) = mpsc::channel::<()>(1);
@@ -260,7 +252,7 @@ struct Idle {
 }
 
 impl Idle {
-    /// Connects as an agent does, and stays.
+    /// Connects as an agent does, and stays connected.
     async fn run(self, connecting: Arc<Semaphore>, welcomed: mpsc::Sender<()>) -> anyhow::Result<()> {
         let turn = connecting.acquire().await?;
         let control = Client::connect(&self.url, &self.token).await?;

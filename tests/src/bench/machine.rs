@@ -3,23 +3,20 @@
 use std::fmt;
 use std::path::Path;
 
-/// What matters of a machine.
+/// The properties of a machine that matter for figures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// The processor's name.
     pub processor: String,
     /// Processors that this process may use.
     pub processors: usize,
-    /// Memory in MiB.
     pub memory_mib: u64,
-    /// The kernel.
     pub kernel: String,
-    /// The file system below the state directories.
+    /// The file system of the state directories.
     pub file_system: String,
 }
 
 impl Machine {
-    /// Looks at this machine. What cannot be found out is said to be unknown.
+    /// Describes this machine. Unavailable facts are reported as unknown.
     #[must_use]
     pub fn this(state: &Path) -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! `recovery`: how long work stands still when an agent is killed or falls silent, until
-//! another one has it; and how long a coordinator with much on its disk takes to be ready.
+//! `recovery`: how long work is interrupted when an agent is killed or falls silent, until another
+//! one has it; and how long a coordinator with a large store takes to be ready.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -24,14 +24,13 @@ use crate::wait::wait_for;
 const WAITING: &str = "bench-waiting";
 const WAITING_MANIFEST: &str = "name = \"bench-waiting\"\ncommand = \"sleep\"\nargs = [\"100000\"]\n";
 
-/// How much is measured.
+/// The amount to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     /// Agents that are killed, and agents that fall silent.
     pub victims: u32,
-    /// Sessions on the disk of a coordinator that starts.
+    /// Sessions in the store of a coordinator that starts.
     pub sessions: u32,
-    /// Starts.
     pub starts: u32,
 }
 
@@ -46,9 +45,6 @@ impl Default for Size {
 }
 
 /// Measures all cases.
-///
-/// # Errors
-/// When anything fails.
 pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
     let timings = Timings::default();
     let second = Duration::from_secs(1);
@@ -183,9 +179,8 @@ async fn longest(cluster: &mut Cluster, starts: u32) -> Duration {
     longest
 }
 
-/// Sessions per task.
 const PER_TASK: u32 = 50;
-/// One task of so many still waits; the others have ended.
+/// One of this many tasks still waits; the others have ended.
 const WAITS: u128 = 100;
 
 /// Stores sessions with the commands that a coordinator uses.

@@ -1,6 +1,6 @@
-//! `restore`: from edited files back to the last checkpoint, beside
-//! `git reset --hard && git clean -fdx`. Ours looks at the whole worktree first and puts the
-//! edits into a safety checkpoint that survives a power cut; plain git throws them away.
+//! `restore`: from edited files back to the last checkpoint, compared with `git reset --hard && git
+//! clean -fdx`. Kage first scans the whole worktree and puts the edits into a safety checkpoint
+//! that survives a power cut; plain git discards them.
 
 use std::time::Instant;
 
@@ -11,13 +11,10 @@ use crate::bench::tree::{Twins, median_ms};
 
 pub use crate::bench::checkpoint::Size;
 
-/// Edited files, how often, and what the case is called.
+/// Edited files, rounds, and the case's name.
 const CASES: &[(usize, usize, &str)] = &[(1, 21, "1 file"), (10, 21, "10 files"), (1000, 7, "1000 files")];
 
-/// Measures.
-///
-/// # Errors
-/// When anything fails, or not every byte comes back.
+/// Measures; fails when not every byte comes back.
 pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
     let mut twins = Twins::generate(size.files, 2).await?;
     let target = twins.worktree.checkpoint(&twins.base, "baseline").await?.commit;
@@ -28,7 +25,8 @@ pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (files, rounds, case) in CASES {
         let (mut ours, mut plain) = (Vec::new(), Vec::new());
-        // One more than counts: the first of a kind fills caches. Who is first alternates.
+        // One extra round: the first of a kind fills caches and does not count. The order
+        // alternates.
         for round in 0..=size.rounds.min(*rounds) {
             let edit = twins.edit(*files);
             for turn in 0..2 {

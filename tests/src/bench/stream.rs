@@ -1,5 +1,5 @@
-//! `stream`: output from programs through agents and the coordinator, durable there, to a
-//! watcher; how much per second, and how long a line takes.
+//! `stream`: output from programs through agents and the coordinator, durable there, to a watcher:
+//! the throughput, and the latency of a line.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const AGENTS: u32 = 2;
 const SESSIONS: u64 = 8;
 const MIB: u64 = 1 << 20;
 
-/// How much is measured.
+/// The amount to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     /// Noise of each session in MiB.
@@ -41,10 +41,7 @@ impl Default for Size {
     }
 }
 
-/// Measures both cases.
-///
-/// # Errors
-/// When anything fails, or a byte at the watcher differs.
+/// Measures both cases; fails when a byte at the watcher differs.
 pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
     let slots = u32::try_from(SESSIONS)? / AGENTS;
     let cluster = fleet::start(AGENTS, slots).await?;
@@ -138,7 +135,7 @@ async fn latency(cluster: &Cluster, size: Size) -> anyhow::Result<Duration> {
     Ok(Duration::from_nanos(times.value_at_quantile(0.99)))
 }
 
-/// Runs a task and hands over every piece of output.
+/// Runs a task and passes on every piece of output.
 async fn watch(
     cluster: &Cluster,
     spec: v1::TaskSpec,

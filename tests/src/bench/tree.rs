@@ -1,5 +1,5 @@
-//! A large generated repository, twice: as a worktree of ours, and as a repository that plain
-//! git works on. It owns what the files are and how they are edited; both get the same edits.
+//! A large generated repository, twice: as a worktree of Kage, and as a repository for plain git.
+//! It owns the files and their edits; both get the same edits.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -15,16 +15,14 @@ use tempfile::TempDir;
 
 use crate::repo::Repo;
 
-/// Files in one folder, and folders in one above.
+/// Files in one folder, and subfolders in one folder.
 const WIDTH: usize = 25;
 
-/// Both, with the same files.
+/// Both repositories, with the same files.
 #[derive(Debug)]
 pub struct Twins {
     folder: TempDir,
-    /// Ours.
     pub worktree: Worktree,
-    /// Plain git's.
     pub plain: Repo,
     /// The commit that both began with.
     pub base: Oid,
@@ -32,14 +30,11 @@ pub struct Twins {
     random: SmallRng,
 }
 
-/// What an edit writes where.
+/// The new content of each edited path.
 pub type Edit = Vec<(PathBuf, Vec<u8>)>;
 
 impl Twins {
     /// Generates `files` files from a seed. The same seed makes the same commit content.
-    ///
-    /// # Errors
-    /// When git or the file system fails.
     pub async fn generate(files: usize, seed: u64) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut random = SmallRng::seed_from_u64(seed);
@@ -69,7 +64,7 @@ impl Twins {
         })
     }
 
-    /// New content for so many different files.
+    /// New content for this many different files.
     pub fn edit(&mut self, files: usize) -> Edit {
         let mut chosen = BTreeSet::new();
         while chosen.len() < files.min(self.paths.len()) {
@@ -81,11 +76,8 @@ impl Twins {
             .collect()
     }
 
-    /// Writes an edit below a folder, and waits for the disk: what is measured afterwards
+    /// Writes an edit below a folder, and waits for the disk, so that the following measurement
     /// pays for its own writes only.
-    ///
-    /// # Errors
-    /// When the file system fails.
     pub fn write(&self, top: &Path, edit: &Edit) -> anyhow::Result<()> {
         for (path, bytes) in edit {
             fs::write(top.join(path), bytes)?;
@@ -95,9 +87,6 @@ impl Twins {
     }
 
     /// Checks that both have the same bytes in every file.
-    ///
-    /// # Errors
-    /// When they have not.
     pub fn compare(&self) -> anyhow::Result<()> {
         let digest = |top: &Path| -> anyhow::Result<Vec<u8>> {
             let mut digest = Sha256::new();
@@ -114,7 +103,7 @@ impl Twins {
     }
 }
 
-/// 200 to 4,000 bytes that nothing compresses much, in lines.
+/// 200 to 4,000 bytes of hardly compressible lines.
 fn content(random: &mut SmallRng) -> Vec<u8> {
     let mut bytes = vec![0; random.random_range(200..4000)];
     random.fill_bytes(&mut bytes);
@@ -126,7 +115,7 @@ fn content(random: &mut SmallRng) -> Vec<u8> {
     bytes
 }
 
-/// The middle of the times, in milliseconds.
+/// The median of the times, in milliseconds.
 #[must_use]
 pub fn median_ms(mut times: Vec<std::time::Duration>) -> f64 {
     times.sort();

@@ -1,22 +1,18 @@
-//! What a process uses, as Linux counts it.
+//! The resources of a process, as Linux counts them.
 
 use std::time::Duration;
 
 use anyhow::Context;
 
-/// Memory and time of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of memory that are really there.
+    /// Bytes of resident memory.
     pub resident: u64,
-    /// Time on a processor, the kernel's for it included.
+    /// Processor time, including the kernel's.
     pub processor: Duration,
 }
 
-/// Looks at a process.
-///
-/// # Errors
-/// When it is gone, or this is not Linux.
+/// Measures a process; fails when it is gone, or this is not Linux.
 pub fn of(pid: u32) -> anyhow::Result<Usage> {
     let read = |file: &str| {
         let path = format!("/proc/{pid}/{file}");
@@ -29,7 +25,7 @@ pub fn of(pid: u32) -> anyhow::Result<Usage> {
 fn usage(status: &str, stat: &str, ticks_per_second: u64) -> Option<Usage> {
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = resident.split_whitespace().next()?.parse().ok()?;
-    // The name in brackets may have anything in it; utime and stime are fields 14 and 15.
+    // The name in brackets may contain anything; utime and stime are fields 14 and 15.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! `kage-bench`: measures the whole system and says how it compares with the bare parts.
+//! `kage-bench`: measures the whole system and compares it with its bare parts.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use kage_tests::bench::{baseline, checkpoint, context, dispatch, idle, recovery,
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
 
-/// As in the programs that are measured.
+/// The allocator of the measured programs.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -25,7 +25,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// How figures are printed.
+    /// Output format of the figures.
     #[arg(long, value_enum, default_value = "human", global = true)]
     format: Format,
 }
@@ -46,19 +46,19 @@ enum Command {
     Stream,
     /// Bytes on the wire when sessions share a base context.
     Context,
-    /// How long work stands still when an agent is lost, and how long a coordinator takes to
-    /// be ready.
+    /// How long work is interrupted when an agent is lost, and how long a coordinator takes to be
+    /// ready.
     Recovery,
-    /// What 1,000 idle agents cost: memory, processor time, and throughput of `dispatch`.
+    /// The cost of 1,000 idle agents: memory, processor time, and throughput of `dispatch`.
     Fleet,
     /// Checkpoints of a large worktree: the time until one survives a power cut, and until a
     /// coordinator has stored it.
     Checkpoint,
-    /// Restores of a large worktree, with the look at it and the safety checkpoint.
+    /// Restores of a large worktree, including its scan and the safety checkpoint.
     Restore,
-    /// Everything, written to docs/benchmarks.md as well.
+    /// Everything; also writes docs/benchmarks.md.
     All,
-    /// This program as the coordinator that is measured.
+    /// This program as the measured coordinator.
     #[command(hide = true)]
     ServeCoordinator {
         #[arg(long)]
@@ -82,7 +82,7 @@ enum Command {
         #[arg(long)]
         slots: u32,
     },
-    /// This program as many agents that have nothing to do.
+    /// This program as many idle agents.
     #[command(hide = true)]
     ServeIdle {
         #[arg(long)]
@@ -112,7 +112,7 @@ fn main() -> ExitCode {
             | Command::ServeIdle { .. }
             | Command::ServeBare { .. }
     ) {
-        // When the benchmark is interrupted, what it measures must not go on without it.
+        // When the benchmark is interrupted, the measured processes must end with it.
         let _unsupported = set_parent_process_death_signal(Some(Signal::KILL));
     }
     match run(arguments) {
@@ -141,7 +141,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
                 listen,
                 ..kage_coordinator::Config::new(data_dir)
             };
-            // Nobody stops it politely: what is measured is kept by nobody.
+            // Killed rather than stopped: nobody keeps the measured data.
             let ports = kage_coordinator::Ports::system();
             Ok(kage_coordinator::run(config, ports, CancellationToken::new()).await?)
         }
@@ -179,7 +179,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-/// Serves as an agent whose adapters are the benchmarks' and those of a folder of manifests.
+/// Serves as an agent with the benchmarks' adapters and those of a folder of manifests.
 async fn serve_agent(config: kage_agent::Config, adapters: &Path) -> anyhow::Result<()> {
     let runner = Runner::this_executable();
     let mut loaded = AdapterConfig::new(std::env::vars_os().collect(), runner.clone());

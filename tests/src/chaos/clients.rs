@@ -1,5 +1,5 @@
-//! People under load: they repeat a call with the same request id until it is answered, and
-//! watch on from their cursor when the stream breaks.
+//! People under load: they repeat a call with the same request id until it is answered, and resume
+//! watching from their cursor when the stream breaks.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use super::record::Record;
 use crate::history::{Answer, Call, Sight, What};
 use crate::wait::DEADLINE;
 
-/// After so long a call counts as unanswered.
+/// A call without an answer after this time counts as unanswered.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The wait before a call that was not answered is made again.
+/// The wait before an unanswered call is repeated.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// Somebody who uses a system and writes down what comes of it.
+/// A client that uses a system and records the answers.
 #[derive(Debug, Clone)]
 pub struct Person {
     name: String,
@@ -28,7 +28,6 @@ pub struct Person {
 }
 
 impl Person {
-    /// Somebody with a connection.
     #[must_use]
     pub fn new(name: &str, client: Client, record: Record) -> Self {
         Self {
@@ -38,10 +37,8 @@ impl Person {
         }
     }
 
-    /// Creates a task with a prompt that no other has. `None` when it was refused.
-    ///
-    /// # Panics
-    /// When there is no answer in time.
+    /// Creates a task with a unique prompt. `None` when it was refused. Panics without an answer in
+    /// time.
     pub async fn create(&self, spec: v1::TaskSpec) -> Option<String> {
         let request = self.record.draw();
         let spec = v1::TaskSpec {
@@ -77,10 +74,7 @@ impl Person {
         }
     }
 
-    /// Creates a task with one call. `Err` when it was not answered well.
-    ///
-    /// # Errors
-    /// With what came instead.
+    /// Creates a task with one call. `Err`: the answer, if it was not a success.
     pub async fn try_create(&self, request: &str, spec: v1::TaskSpec) -> Result<String, ApiError> {
         let call = Call::Create {
             request: request.to_owned(),
@@ -115,10 +109,7 @@ impl Person {
         told.map(|reply| reply.into_inner().task.map(|task| task.id).unwrap_or_default())
     }
 
-    /// Cancels a task.
-    ///
-    /// # Panics
-    /// When there is no answer in time.
+    /// Cancels a task. Panics without an answer in time.
     pub async fn cancel(&self, task: &str) {
         let request = self.record.draw();
         let call = Call::Cancel {
@@ -143,10 +134,7 @@ impl Person {
         }
     }
 
-    /// Watches a task, with all its output, until it ends.
-    ///
-    /// # Panics
-    /// When it does not end in time.
+    /// Watches a task, with all its output, until it ends. Panics when it does not end in time.
     pub async fn watch(&self, task: &str) -> v1::Task {
         let who = format!("{} of {task}", self.name);
         let mut cursor = String::new();
@@ -173,7 +161,7 @@ impl Person {
                                     self.record.add(&who, What::Saw(task.to_owned(), sight(item)));
                                 }
                             }
-                            // It ends with its task, or with a coordinator that is stopped.
+                            // The stream ends with its task, or with a stopped coordinator.
                             Ok(None) => match last.take() {
                                 Some(task) if task.state() != v1::TaskState::Running => return task,
                                 other => {
@@ -193,15 +181,12 @@ impl Person {
     }
 
     /// Creates tasks one after the other and watches each to its end, until it is told to stop.
-    ///
-    /// # Panics
-    /// When a task does not end in time.
     pub async fn work(&self, spec: impl Fn(usize) -> v1::TaskSpec, stop: CancellationToken) -> Vec<v1::Task> {
         let mut ended = Vec::new();
         while !stop.is_cancelled() {
             match self.create(spec(ended.len())).await {
                 Some(id) => ended.push(self.watch(&id).await),
-                // A coordinator whose disk is full says no; another time it may not.
+                // A coordinator with a full disk refuses; later it may not.
                 None => tokio::time::sleep(AGAIN).await,
             }
         }
@@ -209,7 +194,6 @@ impl Person {
     }
 }
 
-/// Every stream of output.
 #[must_use]
 pub fn all_streams() -> Vec<i32> {
     let streams = [
@@ -239,7 +223,7 @@ async fn answer<T>(
     }
 }
 
-/// What an error says about the call: only a reason of the coordinator's own is a no.
+/// The meaning of an error for the call: only the coordinator's own reasons are refusals.
 fn not_done(error: &ApiError) -> Answer {
     match error {
         ApiError::Unavailable { .. } | ApiError::Internal { .. } => Answer::Unknown(error.to_string()),

@@ -1,5 +1,5 @@
-//! How it ended: every task read anew through the public API, results fetched by git, what
-//! still runs on the machine, and what the daemons said about trouble.
+//! The final state: every task read again through the public API, results fetched by git, programs
+//! that still run on the machine, and errors in the daemons' logs.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +16,6 @@ use crate::tasks::REPOSITORY;
 use crate::wait::wait_for;
 
 /// Reads everything about every task.
-///
-/// # Panics
-/// When the coordinator does not answer.
 pub async fn tasks(client: &Client) -> Vec<FinalTask> {
     let mut tasks = Vec::new();
     for task in listed(client).await.expect("tasks can be listed") {
@@ -27,7 +24,7 @@ pub async fn tasks(client: &Client) -> Vec<FinalTask> {
     tasks
 }
 
-/// Every task, as lists show it.
+/// Every task, as in lists.
 async fn listed(client: &Client) -> Result<Vec<v1::Task>, tonic::Status> {
     let mut tasks = Vec::new();
     let mut page_token = String::new();
@@ -85,7 +82,7 @@ async fn one(client: &Client, id: &str) -> FinalTask {
     end
 }
 
-/// The checkpoints that are listed, each put together from its packs by the coordinator.
+/// The listed checkpoints, each assembled from its packs by the coordinator.
 async fn checkpoints(client: &Client, tasks: &[FinalTask]) -> Vec<Listed> {
     let mut listed = Vec::new();
     for task in tasks {
@@ -106,10 +103,7 @@ async fn checkpoints(client: &Client, tasks: &[FinalTask]) -> Vec<Listed> {
 }
 
 impl Cluster {
-    /// Reads the end of everything. `broken` is what was broken on purpose, see [`Final::broken`].
-    ///
-    /// # Panics
-    /// When the coordinator does not answer.
+    /// Reads the final state. `broken` lists the deliberate faults, see [`Final::broken`].
     pub async fn end(&self, broken: &[(&str, bool)]) -> Final {
         let tasks = tasks(&self.client()).await;
         let mut listed = self.results(&tasks);
@@ -128,7 +122,7 @@ impl Cluster {
         }
     }
 
-    /// The results that sessions list, each fetched into a repository of its own and walked.
+    /// The results that sessions list, each fetched into a repository of its own and checked.
     fn results(&self, tasks: &[FinalTask]) -> Vec<Listed> {
         let sessions = tasks.iter().flat_map(|task| &task.task.sessions);
         let results: Vec<_> = sessions
@@ -156,7 +150,7 @@ impl Cluster {
         listed.collect()
     }
 
-    /// Programs of the agents that run although every task ended.
+    /// Programs of the agents that still run although every task ended.
     async fn survivors(&self) -> Vec<String> {
         let agents = self.root().join("agents");
         let running = || {
@@ -177,7 +171,7 @@ impl Cluster {
         last
     }
 
-    /// What the daemons logged as errors, and panics.
+    /// Errors and panics in the daemons' logs.
     fn said(&self) -> Vec<Said> {
         let Ok(entries) = std::fs::read_dir(self.root().join("logs")) else {
             return Vec::new();
@@ -198,9 +192,6 @@ impl Cluster {
     }
 
     /// Waits until every task has ended.
-    ///
-    /// # Panics
-    /// When one does not in time.
     pub async fn settled(&self) {
         let client = self.client();
         wait_for("every task has ended", async || {
@@ -212,7 +203,7 @@ impl Cluster {
     }
 }
 
-/// A log without the colours of a terminal.
+/// A log without terminal colours.
 fn plain(log: &str) -> String {
     let mut text = String::with_capacity(log.len());
     let mut rest = log;

@@ -1,15 +1,13 @@
-//! The one record that everybody writes to, in the order of the writing, and what they draw
-//! their ids from.
+//! The shared record of all clients, in the order of writing, and the source of their ids.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::history::{Answer, Call, History, What};
 
-/// Draws 128 random bits.
 pub type Random = Arc<dyn Fn() -> u128 + Send + Sync>;
 
-/// A history in the making. Clones write to the same one.
+/// A history in progress. Clones write to the same one.
 #[derive(Clone)]
 pub struct Record {
     history: Arc<Mutex<History>>,
@@ -33,7 +31,7 @@ impl From<History> for Record {
 }
 
 impl Record {
-    /// An empty one whose writers draw from here.
+    /// An empty record whose writers draw ids from `random`.
     #[must_use]
     pub fn drawing(random: Random) -> Self {
         Self {
@@ -43,18 +41,17 @@ impl Record {
         }
     }
 
-    /// An id that nobody has.
+    /// A new id.
     #[must_use]
     pub fn draw(&self) -> String {
         format!("{:032x}", (self.random)())
     }
 
-    /// Writes a line.
     pub fn add(&self, who: &str, what: What) {
         self.lock().add(who, what);
     }
 
-    /// Writes that a call begins; its number is for [`Record::answered`].
+    /// Records the start of a call; the returned number is for [`Record::answered`].
     #[must_use]
     pub fn called(&self, who: &str, call: Call) -> u64 {
         let op = self.calls.fetch_add(1, Ordering::Relaxed);
@@ -62,31 +59,30 @@ impl Record {
         op
     }
 
-    /// Writes how a call was answered.
+    /// Records the answer to a call.
     pub fn answered(&self, who: &str, op: u64, answer: Answer) {
         self.add(who, What::Answered(op, answer));
     }
 
-    /// How many lines there are.
+    /// The number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lock().entries.len()
     }
 
-    /// True when nothing was written yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What was written so far.
+    /// The history so far.
     #[must_use]
     pub fn history(&self) -> History {
         self.lock().clone()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, History> {
-        // Lines are added whole.
+        // Entries are added whole.
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,6 @@
-//! An agent made of calls: it takes sessions of the adapter `agent`, delivers invented events
-//! and bytes, and writes down what it was given, what it sent and what was acknowledged. It
-//! can be put to sleep, so that it goes on with what it believes to have when it wakes.
+//! An agent made of calls: it takes sessions of the adapter `agent`, delivers invented events and
+//! bytes, and records what it was given, what it sent and what was acknowledged. It can be put to
+//! sleep, so that it continues with outdated knowledge when it wakes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,24 +23,23 @@ use tokio_util::sync::CancellationToken;
 use super::record::Record;
 use crate::history::{JobKey, What, Write};
 
-/// The adapter whose sessions scripted_agents take.
+/// The adapter whose sessions scripted agents take.
 pub const PUPPET: &str = "agent";
 
-/// How often a agent does something.
+/// The interval of an agent's actions.
 const BEAT: Duration = Duration::from_millis(15);
 /// Beats per heartbeat.
 const HEARTBEAT: u64 = 13;
-/// Messages on their way; a connection that takes no more is given up.
+/// Messages in flight; a connection that accepts no more is given up.
 const QUEUED: usize = 64;
 /// Events of a session before its last.
 const EVENTS: u64 = 6;
-/// Bytes that a session prints.
+/// Bytes of output of a session.
 const BYTES: usize = 3000;
 /// Bytes per message.
 const PIECE: usize = 700;
 const STDOUT: i32 = v1::OutputStream::Stdout as i32;
 
-/// One agent.
 #[derive(Debug)]
 pub struct ScriptedAgent {
     name: String,
@@ -52,7 +51,7 @@ pub struct ScriptedAgent {
     offered: BTreeMap<String, Held>,
 }
 
-/// An attempt and how far it is.
+/// An attempt and its progress.
 #[derive(Debug, Clone)]
 struct Held {
     key: v1::AttemptKey,
@@ -87,7 +86,7 @@ impl Held {
         }
     }
 
-    /// What it prints: other bytes in every attempt.
+    /// Its output, different in every attempt.
     fn output(&self, from: usize, to: usize) -> Vec<u8> {
         let id = self.key.attempt_id.as_bytes();
         (from..to)
@@ -124,7 +123,7 @@ impl ScriptedAgent {
         }
     }
 
-    /// Works until it is told to stop; while `asleep` says so it neither hears nor speaks.
+    /// Works until it is told to stop; while `asleep` is true it neither reads nor sends.
     pub async fn run(mut self, asleep: watch::Receiver<bool>, stop: CancellationToken) {
         while !stop.is_cancelled() {
             if let Ok(links) = self.connect().await {
@@ -181,7 +180,7 @@ impl ScriptedAgent {
         loop {
             if *asleep.borrow() {
                 asleep.wait_for(|asleep| !*asleep).await.ok();
-                // It does not know how long it slept: the first that it does is to go on.
+                // It does not know how long it slept: it continues first of all.
                 self.deliver(&links).await?;
             }
             tokio::select! {
@@ -258,7 +257,7 @@ impl ScriptedAgent {
                     self.lose(&attempt);
                 }
             }
-            // A agent renews nothing, drains never, and has no files to take a checkpoint of.
+            // A scripted agent renews nothing, never drains, and has no files for a checkpoint.
             Some(_) | None => {}
         }
         Ok(())
@@ -271,7 +270,7 @@ impl ScriptedAgent {
         }
     }
 
-    /// Sends the next of each attempt: its bytes before its last event.
+    /// Sends the next item of each attempt: its bytes before its last event.
     async fn deliver(&mut self, links: &Links) -> Result<(), tonic::Status> {
         for (attempt, held) in &mut self.held {
             if held.printed < BYTES {

@@ -1,5 +1,5 @@
-//! A small disk of its own: a file system in memory of a given size, which can be filled to
-//! the last byte and emptied again.
+//! A small separate disk: a file system in memory of a given size, which can be filled to the last
+//! byte and emptied again.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::system;
 
 const FILLER: &str = "filler";
-/// Pieces in which a disk is filled, the last ones byte by byte of a page.
+/// Pieces in which a disk is filled; the last page is filled byte by byte.
 const PIECE: usize = 4096;
 
 /// A disk. It is unmounted when it is dropped.
@@ -18,10 +18,7 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Puts a disk of so many megabytes over a folder, which is made.
-    ///
-    /// # Panics
-    /// When it cannot be mounted; see [`super::may_mount`].
+    /// Creates a folder and mounts a disk of this many megabytes over it; see [`super::may_mount`].
     #[must_use]
     pub fn at(path: &Path, megabytes: u32) -> Self {
         std::fs::create_dir_all(path).expect("a folder can be made");
@@ -40,10 +37,7 @@ impl SmallDisk {
         Self { path: path.to_owned() }
     }
 
-    /// Takes all room that is left.
-    ///
-    /// # Panics
-    /// When it is not the room that ends it.
+    /// Takes all free space.
     pub fn fill(&self) {
         let mut file = File::options()
             .create(true)
@@ -59,10 +53,7 @@ impl SmallDisk {
         }
     }
 
-    /// Gives all room back.
-    ///
-    /// # Panics
-    /// When it was not taken.
+    /// Frees all space that [`Self::fill`] took.
     pub fn empty(&self) {
         std::fs::remove_file(self.path.join(FILLER)).expect("the disk was filled");
     }

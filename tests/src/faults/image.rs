@@ -1,7 +1,7 @@
-//! Power cuts. A file system lives in a file; a copy of that file, made between two writes of
-//! the kernel, is the disk as a power cut at that moment leaves it: what was written and not
-//! synced is not in it. (Killing a process proves nothing of that kind, because the kernel
-//! keeps what it was given.)
+//! Power cuts. A file system lives in a file; a copy of that file, made between two writes of the
+//! kernel, is the disk as a power cut at that moment leaves it: data that was written and not
+//! synced is missing. (Killing a process proves nothing of that kind, because the kernel keeps the
+//! data that it was given.)
 
 use std::path::{Path, PathBuf};
 
@@ -16,10 +16,8 @@ pub struct DiskImage {
 }
 
 impl DiskImage {
-    /// A new ext4 of so many megabytes in `file`, mounted over a folder, which is made.
-    ///
-    /// # Panics
-    /// When it cannot be made; see [`super::may_mount`].
+    /// Formats `file` as a new ext4 of this many megabytes and mounts it over a folder, which is
+    /// created; see [`super::may_mount`].
     #[must_use]
     pub fn format(file: &Path, megabytes: u64, mount: &Path) -> Self {
         let image = std::fs::File::create(file).expect("a file can be made");
@@ -31,10 +29,7 @@ impl DiskImage {
         Self::mount(file, mount)
     }
 
-    /// The disk in `file` as it is, mounted over a folder. Mounting replays its journal.
-    ///
-    /// # Panics
-    /// When it cannot be mounted.
+    /// Mounts the existing disk in `file` over a folder. Mounting replays its journal.
     #[must_use]
     pub fn mount(file: &Path, mount: &Path) -> Self {
         std::fs::create_dir_all(mount).expect("a folder can be made");
@@ -47,11 +42,8 @@ impl DiskImage {
         }
     }
 
-    /// The disk as it would be found if the power went away now. Whoever writes to it should
-    /// be stopped meanwhile, or there may be no moment between two writes for long.
-    ///
-    /// # Panics
-    /// When there is no such moment, or it cannot be copied.
+    /// Copies the disk as a power cut now would leave it. Its writers should be stopped meanwhile,
+    /// or there may be no moment between two writes for long.
     pub fn cut(&self, copy: &Path) {
         for _ in 0..100 {
             let before = self.writes();
@@ -63,12 +55,12 @@ impl DiskImage {
         panic!("the disk is written all the time");
     }
 
-    /// Counts the writes to the disk, begun and ended.
+    /// Counts the started and completed writes to the disk.
     fn writes(&self) -> String {
         let name = self.device.trim_start_matches("/dev/");
         let stat = std::fs::read_to_string(format!("/sys/block/{name}/stat")).expect("a disk has figures");
         let fields: Vec<&str> = stat.split_whitespace().collect();
-        // Writes, sectors written, requests on their way.
+        // Writes, sectors written, requests in flight.
         format!("{} {} {}", fields[4], fields[6], fields[8])
     }
 }
@@ -85,10 +77,7 @@ impl Drop for DiskImage {
     }
 }
 
-/// Whether a file system that is not mounted is whole, once its journal was replayed.
-///
-/// # Panics
-/// When there is no `e2fsck`.
+/// Whether an unmounted file system is intact, once its journal was replayed.
 #[must_use]
 pub fn is_whole(file: &Path) -> bool {
     let status = std::process::Command::new("e2fsck")

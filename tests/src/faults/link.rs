@@ -1,6 +1,6 @@
-//! A link between agents and a coordinator that can be cut, silenced, slowed down and made
-//! to lose: a proxy for TCP connections. What is lost on a real network is sent again by
-//! TCP, so loss is a wait here, for as long as a sender waits before it sends again.
+//! A link between agents and a coordinator that can be cut, silenced, slowed down and made lossy: a
+//! proxy for TCP connections. TCP repeats data that a real network loses, so loss is a wait here,
+//! as long as a sender waits before it repeats.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,36 +12,36 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// How a link is.
+/// The state of a link.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Weather {
-    /// As if it were not there.
+    /// As if the link were direct.
     Fair,
-    /// Connections are closed, and new ones too.
+    /// Connections are closed, also new ones.
     Cut,
-    /// Connections stay, and nothing comes through.
+    /// Connections stay open, and nothing gets through.
     Silent,
     /// Slow and lossy.
     Bad {
-        /// On the way, at least.
+        /// The shortest delay.
         delay: Duration,
-        /// More than that, at most.
+        /// The most that is added to the delay.
         jitter: Duration,
         /// In each direction of each connection.
         bytes_per_second: u32,
-        /// Of a hundred pieces so many are lost, each time they are sent.
+        /// Lost pieces per hundred, each time they are sent.
         loss: u32,
     },
 }
 
-/// How long a sender waits before it sends again what was lost for the first time.
+/// How long a sender waits before it repeats data that was lost for the first time.
 const FIRST_RESEND: Duration = Duration::from_millis(200);
-/// Times that one piece is lost at most.
+/// The most times that one piece is lost.
 const RESENDS: u32 = 4;
-/// Pieces on the way in one direction. When it is full nothing more is read: the sender's
-/// window is closed.
+/// Pieces in flight in one direction. When full nothing more is read: the sender's window is
+/// closed.
 const ON_THE_WAY: usize = 256;
-/// The largest piece: what fits a few packets.
+/// The largest piece: fits a few packets.
 const PIECE: usize = 4096;
 
 /// The link. Dropping it closes every connection.
@@ -54,9 +54,6 @@ pub struct Link {
 
 impl Link {
     /// A fair link to a coordinator.
-    ///
-    /// # Panics
-    /// When no port can be opened.
     pub async fn to(coordinator: &str) -> Self {
         let target = coordinator.trim_start_matches("http://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
@@ -71,7 +68,7 @@ impl Link {
         }
     }
 
-    /// The coordinator's address as it looks from behind the link.
+    /// The coordinator's address from behind the link.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -103,7 +100,7 @@ async fn carry(near: TcpStream, target: String, weather: watch::Receiver<Weather
         return;
     };
     for stream in [&near, &far] {
-        // Without it the proxy itself would slow small messages down.
+        // Otherwise the proxy itself would delay small messages.
         stream.set_nodelay(true).ok();
     }
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
@@ -115,7 +112,8 @@ async fn carry(near: TcpStream, target: String, weather: watch::Receiver<Weather
     }
 }
 
-/// One direction of a connection: reads pieces, says when each arrives, and delivers them then.
+/// One direction of a connection: reads pieces, computes each one's arrival, and delivers them
+/// then.
 async fn direction(from: OwnedReadHalf, to: OwnedWriteHalf, weather: watch::Receiver<Weather>) {
     let (pieces, arriving) = mpsc::channel(ON_THE_WAY);
     tokio::join!(read(from, pieces, weather.clone()), deliver(to, arriving, weather));
@@ -135,7 +133,7 @@ async fn read(mut from: OwnedReadHalf, pieces: mpsc::Sender<(Instant, Vec<u8>)>,
             let takes = Duration::from_secs_f64(length as f64 / f64::from(bytes_per_second));
             last = last.max(Instant::now()) + takes;
         }
-        // In order: whoever is behind a piece that was lost waits for it.
+        // In order: the pieces behind a lost one wait for it.
         last = last.max(arrival);
         if pieces.send((arrival, piece)).await.is_err() {
             return;
@@ -143,7 +141,7 @@ async fn read(mut from: OwnedReadHalf, pieces: mpsc::Sender<(Instant, Vec<u8>)>,
     }
 }
 
-/// How long a piece is on its way.
+/// The travel time of a piece.
 fn way(weather: Weather, length: usize) -> Duration {
     let Weather::Bad {
         delay,
@@ -182,7 +180,7 @@ async fn deliver(
 mod tests {
     use super::*;
 
-    /// Answers every connection with what it hears.
+    /// A server that echoes on every connection.
     async fn echo() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,13 +1,12 @@
-//! Calls to the kernel that fail: a program runs under `strace`, which answers some of its
-//! calls with an error instead of carrying them out.
+//! Failing system calls: a program runs under `strace`, which answers some of its calls with an
+//! error instead of executing them.
 
 use std::ffi::OsString;
 use std::path::Path;
 
 use crate::cluster::Programs;
 
-/// True when `strace` is here and may do its work; a test that needs it is skipped loudly
-/// otherwise.
+/// True when `strace` is installed and permitted; otherwise tests that need it are skipped loudly.
 #[must_use]
 pub fn may_inject() -> bool {
     let traced = std::process::Command::new("strace")
@@ -23,15 +22,15 @@ pub struct Failing {
     pub call: &'static str,
     /// The error: "EIO", "ENOSPC", ...
     pub error: &'static str,
-    /// The first that fails, from 1.
+    /// The first failing call, from 1.
     pub first: u32,
-    /// And every so many after it.
+    /// The interval of further failures.
     pub every: u32,
 }
 
 impl Failing {
-    /// The same programs, with a coordinator of whose calls some fail. What was answered in the
-    /// kernel's place is written to `log`.
+    /// The same programs, with a coordinator some of whose calls fail. The injected errors are
+    /// written to `log`.
     #[must_use]
     pub fn coordinator(&self, programs: &Programs, log: &Path) -> Programs {
         let mut programs = programs.clone();
@@ -50,10 +49,7 @@ impl Failing {
     }
 }
 
-/// How many calls were answered with an error, as a log says.
-///
-/// # Errors
-/// When there is no log.
+/// The number of injected errors in a log.
 pub fn injected(log: &Path) -> std::io::Result<usize> {
     let text = std::fs::read(log)?;
     let lines = text.split(|byte| *byte == b'\n');

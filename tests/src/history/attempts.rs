@@ -31,7 +31,7 @@ fn tokens(history: &History, found: &mut Vec<Violation>) {
         if !used.insert(token) {
             violation(found, "I2", format!("a token of {job:?} was used before"));
         }
-        // Two agents may write down their grants in another order than they were given.
+        // Two agents may record their grants in another order than they were given.
         let before = last.insert((job, who), *number);
         if before.is_some_and(|before| before >= *number) {
             violation(
@@ -46,7 +46,7 @@ fn tokens(history: &History, found: &mut Vec<Violation>) {
     }
 }
 
-/// I1: what an agent first sent after a newer attempt was given to somebody is not stored.
+/// I1: data that an agent first sent after a newer attempt was granted is not stored.
 fn late_writes(history: &History, end: &Final, found: &mut Vec<Violation>) {
     let grants = history.grants();
     let mut sent: BTreeMap<&str, u64> = BTreeMap::new();
@@ -57,7 +57,7 @@ fn late_writes(history: &History, end: &Final, found: &mut Vec<Violation>) {
         let Some((_, job, number)) = grants.get(attempt.as_str()) else {
             continue;
         };
-        // What is sent again was sent before.
+        // Repeated data was sent before.
         let before = sent.get(attempt.as_str()).copied().unwrap_or_default();
         sent.insert(attempt, before.max(*upto));
         let newer = grants
@@ -101,8 +101,8 @@ fn order(task: &FinalTask, found: &mut Vec<Violation>) {
     }
 }
 
-/// I3: a claim is accepted once between two decisions about it, it is its attempt's last
-/// word, and the result of the session is that of its last claim.
+/// I3: a claim is accepted once between two decisions about it, it is its attempt's last event, and
+/// the result of the session is that of its last claim.
 fn results(task: &FinalTask, session: &v1::Session, found: &mut Vec<Violation>) {
     let name = format!("{} of {}", session.name, task.task.id);
     let mut over: BTreeSet<(&str, u32)> = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! I5 and I6: what clients asked for happened once, whole, or not at all; and what ended
-//! stays as it ended.
+//! I5 and I6: clients' requests took effect once, whole, or not at all; and final states do not
+//! change.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ pub(super) fn check(history: &History, end: &Final, found: &mut Vec<Violation>) 
     ends(history, end, found);
 }
 
-/// I6: every answer to one request id names the same task, which is there with all its
-/// sessions; a request that was never answered well has at most one task, and it is whole.
+/// I6: every answer to one request id names the same task, which exists with all its sessions; a
+/// request without a successful answer has at most one task, and it is whole.
 fn creations(history: &History, end: &Final, found: &mut Vec<Violation>) {
     let mut requests: BTreeMap<&str, (&str, usize, Vec<Answer>)> = BTreeMap::new();
     for (call, answer) in history.calls() {
@@ -77,7 +77,7 @@ fn creations(history: &History, end: &Final, found: &mut Vec<Violation>) {
     }
 }
 
-/// I6: a task that was cancelled, and acknowledged so, does not run.
+/// I6: a task whose cancellation was acknowledged does not run.
 fn cancellations(history: &History, end: &Final, found: &mut Vec<Violation>) {
     for (call, answer) in history.calls() {
         let (Call::Cancel { task: id, .. }, Answer::Done(_)) = (call, &answer) else {
@@ -93,7 +93,7 @@ fn cancellations(history: &History, end: &Final, found: &mut Vec<Violation>) {
     }
 }
 
-/// I6: what was stored, and acknowledged so, is listed.
+/// I6: data whose storage was acknowledged is listed.
 fn stores(history: &History, end: &Final, found: &mut Vec<Violation>) {
     for (call, answer) in history.calls() {
         let (Call::Store { name }, Answer::Done(_)) = (call, &answer) else {
@@ -105,7 +105,7 @@ fn stores(history: &History, end: &Final, found: &mut Vec<Violation>) {
     }
 }
 
-/// I5: for each watcher by itself, and at the end.
+/// I5: for each watcher by itself, and in the final state.
 fn ends(history: &History, end: &Final, found: &mut Vec<Violation>) {
     let mut ended: BTreeMap<(String, String), i32> = BTreeMap::new();
     let mut compare = |who: &str, task: &kage_proto::v1::Task, found: &mut Vec<Violation>| {

@@ -1,5 +1,5 @@
-//! A small history in which everything is right, for tests that break it: a task was created
-//! with a call that had to be repeated, its first attempt failed, its second claimed.
+//! A small valid history, for tests that break it: a task was created with a call that had to be
+//! repeated, its first attempt failed, its second claimed.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +54,7 @@ pub(super) fn claimed() -> Body {
     finished(Outcome::Claimed(v1::Claimed {}))
 }
 
-/// The history and its end.
+/// The history and its final state.
 pub(super) fn sample() -> (History, Final) {
     let commit = "c".repeat(40);
     let result = v1::ResultCommit {
@@ -157,12 +157,12 @@ pub(super) fn sample() -> (History, Final) {
     (history, end)
 }
 
-/// Asserts that nothing is wrong.
+/// Asserts that there is no violation.
 pub(super) fn good((history, end): &(History, Final)) {
     assert_eq!(check(history, end), []);
 }
 
-/// Breaks the sample and asserts that this invariant says so.
+/// Breaks the sample and asserts that this invariant is reported.
 pub(super) fn broken(invariant: &str, change: impl FnOnce(&mut History, &mut Final)) {
     let (mut history, mut end) = sample();
     change(&mut history, &mut end);

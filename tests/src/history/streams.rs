@@ -1,5 +1,5 @@
-//! I4: events and bytes have no gap and no repeat, at the end as for every watcher on the
-//! way, and what an agent was told is durable is there.
+//! I4: events and bytes have no gap and no repeat, in the final state and for every watcher on the
+//! way, and data that was acknowledged to an agent exists.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +45,7 @@ fn numbers(task: &FinalTask, found: &mut Vec<Violation>) {
     }
 }
 
-/// A watcher saw a beginning of what there is, in the same order.
+/// A watcher saw a prefix of the final events, in the same order.
 fn watchers(history: &History, end: &Final, found: &mut Vec<Violation>) {
     let mut events: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut output: BTreeMap<(&str, StreamKey), usize> = BTreeMap::new();
@@ -54,7 +54,7 @@ fn watchers(history: &History, end: &Final, found: &mut Vec<Violation>) {
             continue;
         };
         let Some(task) = task(end, id) else {
-            // I6 says so.
+            // I6 reports that.
             continue;
         };
         match sight {
@@ -85,7 +85,7 @@ fn watchers(history: &History, end: &Final, found: &mut Vec<Violation>) {
     }
 }
 
-/// Which stream a piece of output is of.
+/// The stream of a piece of output.
 #[must_use]
 pub fn stream_key(task: &str, chunk: &v1::OutputChunk) -> StreamKey {
     StreamKey {
@@ -99,7 +99,7 @@ pub fn stream_key(task: &str, chunk: &v1::OutputChunk) -> StreamKey {
     }
 }
 
-/// What agents were told is durable, and the bytes that they sent of it.
+/// Data that was acknowledged to agents, compared with the bytes that they sent.
 fn acknowledged(history: &History, end: &Final, found: &mut Vec<Violation>) {
     let grants = history.grants();
     for (_, _, what) in history.each() {
@@ -148,7 +148,7 @@ fn acknowledged(history: &History, end: &Final, found: &mut Vec<Violation>) {
                     bytes,
                 },
             ) => {
-                // What was not acknowledged may be missing, from some byte on.
+                // Unacknowledged data may be missing, from some byte on.
                 let stored = usize::try_from(*offset).ok().and_then(|at| stream(*kind).get(at..));
                 let stored = stored.unwrap_or_default();
                 let common = stored.len().min(bytes.len());

@@ -1,5 +1,5 @@
-//! I7 to I13: what is listed is there, worktrees have one owner, sums are sums, decisions are
-//! on record, nothing is left running, and trouble is spoken of.
+//! I7 to I13: listed things exist, worktrees have one owner, sums are right, decisions are
+//! recorded, nothing is left running, and faults are reported.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,9 @@ use kage_proto::v1::finished::Outcome;
 
 use super::{Final, FinalTask, History, Violation, What, of_session, parts, violation};
 
-/// How what is wrong with the times of incidents ends: a clock that was set back excuses it.
+/// The end of a violation about the times of incidents: a clock that was set back excuses it.
 pub const OUT_OF_ORDER: &str = "are out of order";
 
-/// How many incidents a session remembers.
 const REMEMBERED: usize = 16;
 
 pub(super) fn check(history: &History, end: &Final, found: &mut Vec<Violation>) {
@@ -42,8 +41,8 @@ pub(super) fn check(history: &History, end: &Final, found: &mut Vec<Violation>) 
     words(end, found);
 }
 
-/// I7: a checkpoint is listed if and only if its event was taken; numbers have no gap, and each
-/// follows the base or one before it.
+/// I7: a checkpoint is listed if and only if its event was accepted; numbers have no gap, and each
+/// follows the base or an earlier one.
 fn checkpoints(task: &FinalTask, found: &mut Vec<Violation>) {
     let spec = task.task.spec.as_ref();
     let base = spec
@@ -79,7 +78,7 @@ fn checkpoints(task: &FinalTask, found: &mut Vec<Violation>) {
     }
 }
 
-/// I8: a program that begins in a worktree finds it empty of others.
+/// I8: a program that begins in a worktree finds no other program there.
 fn worktrees(history: &History, found: &mut Vec<Violation>) {
     let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
     for (_, _, what) in history.each() {
@@ -95,7 +94,7 @@ fn worktrees(history: &History, found: &mut Vec<Violation>) {
     }
 }
 
-/// I9: what a session used is what its accepted events say.
+/// I9: a session's usage is the sum of its accepted events.
 fn sums(task: &FinalTask, session: &v1::Session, found: &mut Vec<Violation>) {
     let mut sum = v1::Usage::default();
     for event in task.events.iter().filter(|event| event.session == session.name) {
@@ -126,7 +125,7 @@ fn incidents(task: &FinalTask, session: &v1::Session, found: &mut Vec<Violation>
     if !session.incidents.is_sorted_by_key(|incident| incident.at.map(time)) {
         violation(found, "I10", format!("incidents of {name} {OUT_OF_ORDER}"));
     }
-    // A session that is stopped decides nothing about its last failure.
+    // A stopped session decides nothing about its last failure.
     if session.state() == v1::SessionState::Cancelled || session.incidents.len() >= REMEMBERED {
         return;
     }
@@ -151,7 +150,7 @@ fn incidents(task: &FinalTask, session: &v1::Session, found: &mut Vec<Violation>
     }
 }
 
-/// I13: trouble that was made is told of, and no other trouble is.
+/// I13: deliberate faults are reported, and no others are.
 fn words(end: &Final, found: &mut Vec<Violation>) {
     for said in &end.said {
         let expected = end.broken.iter().any(|(words, _)| said.line.contains(words));
@@ -182,7 +181,7 @@ mod tests {
         });
     }
 
-    /// A checkpoint is told of and listed, after a base or whatever `parent` says.
+    /// Reports and lists a checkpoint after a base or `parent`.
     fn checkpointed(end: &mut Final, parent: &str) {
         let task = &mut end.tasks[0];
         task.task.spec.get_or_insert_default().repository = Some(v1::Repository {
@@ -193,7 +192,7 @@ mod tests {
             commit: "c1".to_owned(),
             ..v1::CheckpointTaken::default()
         };
-        // Before the claim, which is the last word of its attempt.
+        // Before the claim, which is the last event of its attempt.
         let claim = task.events.pop().unwrap();
         task.events.push(event(2, 2, Body::CheckpointTaken(taken)));
         let mut claim = claim;
