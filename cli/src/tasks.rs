@@ -23,10 +23,14 @@ pub async fn find(access: &Access, asked: Option<String>) -> anyhow::Result<v1::
 /// # Errors
 /// When there is none.
 pub async fn find_in(access: &Access, asked: Option<String>, place: &Path) -> anyhow::Result<v1::Task> {
-    let Some(task_id) = asked else {
-        return newest(access, place).await;
+    let task_id = match asked {
+        Some(id) => id,
+        None => newest(access, place).await?.id,
     };
-    let request = v1::GetTaskRequest { task_id };
+    let request = v1::GetTaskRequest {
+        task_id,
+        view: v1::TaskView::Full.into(),
+    };
     let response = access.client.tasks().get_task(request).await.map_err(ApiError::from)?;
     response.into_inner().task.context("the coordinator sent no task")
 }

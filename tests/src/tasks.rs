@@ -154,6 +154,7 @@ impl Cluster {
         let waited = poll(async || {
             let request = v1::GetTaskRequest {
                 task_id: task.to_owned(),
+                view: v1::TaskView::Full.into(),
             };
             let now = client.tasks().get_task(request).await.ok()?.into_inner().task?;
             last = Some(now.clone());

@@ -66,14 +66,13 @@ fn row(task: &v1::Task) -> Vec<String> {
         .map(|s| s.waiting.as_str())
         .find(|why| !why.is_empty());
     let waits = waits.unwrap_or_default();
-    let prompt = task.spec.as_ref().map_or("", |s| s.prompt.as_str());
     vec![
         view::short_id(&task.id).to_owned(),
         view::repository(task).unwrap_or("-").to_owned(),
         view::task_state(task.state()).to_owned(),
         format!("{ended}/{} ended", task.sessions.len()),
         time(task.created_at.unwrap_or_default()).to_string(),
-        view::one_line(prompt, 60),
+        view::one_line(&task.prompt_excerpt, 60),
         view::one_line(waits, 80),
     ]
 }

@@ -31,12 +31,11 @@ pub(super) async fn run(invocation: &Invocation, asked: Option<String>) -> anyho
 
 fn heading(task: &v1::Task) -> String {
     let spec = task.spec.as_ref();
-    let prompt = spec.map_or("", |s| s.prompt.as_str());
     let mut text = format!(
         "task {}  {}\nprompt: {}\n",
         task.id,
         view::task_state(task.state()),
-        view::one_line(prompt, 200)
+        view::one_line(&task.prompt_excerpt, 200)
     );
     if let Some(repository) = spec.and_then(|s| s.repository.as_ref()) {
         text += &format!(

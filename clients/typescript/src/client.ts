@@ -17,7 +17,7 @@ import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-no
 import { KageError } from "./errors.js";
 import type { OutputStream } from "./gen/kage/v1/event_pb.js";
 import { type Agent, FleetService } from "./gen/kage/v1/fleet_service_pb.js";
-import type { Report, Task, TaskSpecSchema } from "./gen/kage/v1/task_pb.js";
+import { type Report, type Task, type TaskSpecSchema, TaskView } from "./gen/kage/v1/task_pb.js";
 import { TaskService, type WatchTaskResponse } from "./gen/kage/v1/task_service_pb.js";
 
 /** A task to run, as a plain object: fields that are left out have their defaults. */
@@ -124,9 +124,12 @@ export class Client {
     return present(reply.task);
   }
 
-  /** A task by its id, or by a prefix of it that only one task has. */
-  async get(taskId: string): Promise<Task> {
-    const reply = await once(() => this.#tasks.getTask({ taskId }, { timeoutMs: CALL_TIMEOUT_MS }));
+  /**
+   * A task by its id, or by a prefix of it that only one task has; whole unless another view is
+   * asked for. All other calls give tasks of the view BASIC.
+   */
+  async get(taskId: string, view = TaskView.FULL): Promise<Task> {
+    const reply = await once(() => this.#tasks.getTask({ taskId, view }, { timeoutMs: CALL_TIMEOUT_MS }));
     return present(reply.task);
   }
 

@@ -26,6 +26,7 @@ export {
   SessionState,
   type Task,
   TaskState,
+  TaskView,
   VerdictKind,
 } from "./gen/kage/v1/task_pb.js";
 export type { OutputChunk, SessionEvent } from "./gen/kage/v1/task_service_pb.js";

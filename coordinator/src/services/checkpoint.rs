@@ -10,6 +10,7 @@ use kage_git::diff::{self, PathChange};
 use kage_git::{GitError, Mirror};
 use kage_proto::convert::checkpoint::{checkpoint as shown, note};
 use kage_proto::convert::parse_optional;
+use kage_proto::convert::task::TaskDetail;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::checkpoint_service_server::CheckpointService;
@@ -54,7 +55,9 @@ impl CheckpointService for Checkpoints {
             let all = self.0.store.checkpoints(task, session.id).await.map_err(read_error)?;
             let wire = all.iter().map(|checkpoint| shown(checkpoint, session, &all));
             response.checkpoints.extend(wire);
-            response.sessions.push(view::session(&self.0, session));
+            response
+                .sessions
+                .push(TaskDetail::Basic.of_session(view::session(&self.0, session)));
         }
         Ok(Response::new(response))
     }
@@ -136,7 +139,7 @@ impl CheckpointService for Checkpoints {
             checkpoint: Some(shown(&target, &session, &subject.all)),
             plan,
             repeated_calls,
-            session: Some(view::session(&self.0, &session)),
+            session: Some(TaskDetail::Basic.of_session(view::session(&self.0, &session))),
             saved: saved.map(|saved| shown(&saved, &session, &subject.all)),
         }))
     }

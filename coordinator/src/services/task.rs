@@ -8,6 +8,7 @@ use kage_core::id::{Digest, JobId, SessionId, TaskId};
 use kage_core::report;
 use kage_core::task::{Assignment, TaskOrigin, TaskSpec};
 use kage_proto::convert::event::output_stream;
+use kage_proto::convert::task::TaskDetail;
 use kage_proto::convert::{self, InvalidField};
 use kage_proto::status::ApiError;
 use kage_proto::v1::task_service_server::TaskService;
@@ -26,7 +27,6 @@ use crate::store::{CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken
 use crate::telemetry;
 use crate::watch::cursor::Cursor;
 use crate::watch::view;
-use crate::watch::view::Prompt;
 use crate::watch::watching::{self, Watch};
 
 const PAGE_SIZE: u32 = 20;
@@ -79,17 +79,18 @@ impl TaskService for Tasks {
         let created = self.0.store.apply(command).await.map_err(store_error)?;
         self.0.follow(created.changes);
         let task = if created.repeated {
-            self.shown(created.task).await?
+            self.shown(created.task, TaskDetail::Basic).await?
         } else {
             telemetry::task_created();
-            view::task(&self.0, new, Prompt::Whole)
+            view::task(&self.0, new, TaskDetail::Basic)
         };
         Ok(Response::new(v1::CreateTaskResponse { task: Some(task) }))
     }
 
     async fn get_task(&self, message: Request<v1::GetTaskRequest>) -> Result<Response<v1::GetTaskResponse>, Status> {
         let id = find_task(&self.0, &principal(&message), &message.get_ref().task_id).await?;
-        let task = self.shown(id).await?;
+        let detail = TaskDetail::asked("view", message.get_ref().view).map_err(ApiError::from)?;
+        let task = self.shown(id, detail).await?;
         Ok(Response::new(v1::GetTaskResponse { task: Some(task) }))
     }
 
@@ -114,7 +115,7 @@ impl TaskService for Tasks {
         let page = self.0.store.tasks(&filter, after, size).await.map_err(read_error)?;
         let tasks = page.tasks.into_iter();
         Ok(Response::new(v1::ListTasksResponse {
-            tasks: tasks.map(|task| view::task(&self.0, task, Prompt::Short)).collect(),
+            tasks: tasks.map(|task| view::task(&self.0, task, TaskDetail::Basic)).collect(),
             next_page_token: page.next.map(|token| token.to_string()).unwrap_or_default(),
         }))
     }
@@ -133,7 +134,7 @@ impl TaskService for Tasks {
         };
         let changes = self.0.store.apply(command).await.map_err(store_error)?;
         self.0.follow(changes);
-        let task = self.shown(task).await?;
+        let task = self.shown(task, TaskDetail::Basic).await?;
         Ok(Response::new(v1::CancelTaskResponse { task: Some(task) }))
     }
 
@@ -208,8 +209,8 @@ impl TaskService for Tasks {
 }
 
 impl Tasks {
-    async fn shown(&self, id: TaskId) -> Result<v1::Task, ApiError> {
-        Ok(view::task(&self.0, stored(&self.0, id).await?, Prompt::Whole))
+    async fn shown(&self, id: TaskId, detail: TaskDetail) -> Result<v1::Task, ApiError> {
+        Ok(view::task(&self.0, stored(&self.0, id).await?, detail))
     }
 
     /// Checks what the store cannot: that everything the spec names is here and readable.

@@ -10,6 +10,7 @@ use kage_core::event::{OutputStream, VerdictKind};
 use kage_core::id::{AttemptId, SessionName, TaskId};
 use kage_core::session::SessionStateKind;
 use kage_core::task::TaskState;
+use kage_proto::convert::task::TaskDetail;
 use kage_proto::status::ApiError;
 use kage_proto::v1::watch_task_response::Item;
 use kage_proto::{MAX_INLINE, v1};
@@ -192,7 +193,7 @@ impl Watcher<'_> {
     }
 
     async fn snapshot(&mut self, view: TaskView, shown: Shown) -> Result<(), Stopped> {
-        let task = view::task(self.coordinator, view, view::Prompt::Short);
+        let task = view::task(self.coordinator, view, TaskDetail::Basic);
         self.shown = Some(shown);
         self.send(Item::Task(task)).await
     }

@@ -113,6 +113,7 @@ impl Cluster {
     pub(crate) async fn get(&self, task_id: &str) -> v1::Task {
         let request = v1::GetTaskRequest {
             task_id: task_id.to_owned(),
+            view: v1::TaskView::Full.into(),
         };
         self.client
             .tasks()

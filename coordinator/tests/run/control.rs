@@ -12,6 +12,7 @@ use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::connect_request::Message as FromAgent;
 use kage_proto::v1::connect_response::Message as ToAgent;
+use prost::Message as _;
 
 use crate::cluster::{Cluster, FakeAgent, hello, soon, spec};
 
@@ -90,7 +91,17 @@ async fn a_prompt_of_many_bytes_travels_as_a_blob() {
     let mut long = spec(&["one"]);
     long.prompt = "word ".repeat(40_000);
     let task = cluster.create(long.clone()).await;
-    assert_eq!(cluster.get(&task.id[..8]).await.spec.unwrap().prompt, long.prompt);
+    // What is not asked for whole says so, and how much there is.
+    assert_eq!(
+        (task.view(), task.prompt_size),
+        (v1::TaskView::Basic, long.prompt.len() as u64)
+    );
+    assert!(task.encoded_len() < 4096 && long.prompt.starts_with(&task.prompt_excerpt));
+    let whole = cluster.get(&task.id[..8]).await;
+    assert_eq!(
+        (whole.view(), whole.spec.unwrap().prompt),
+        (v1::TaskView::Full, long.prompt.clone())
+    );
     let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
     let granted = agent.take().await;
     let kage_proto::convert::agent::WorkKind::Session(work) = granted.work.kind else {

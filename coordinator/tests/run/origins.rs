@@ -49,6 +49,7 @@ async fn tasks_are_asked_for_by_place_and_by_who_created_them() {
     assert_eq!(theirs.created_by, format!("token:{}", person.token.id));
     let got = v1::GetTaskRequest {
         task_id: theirs.id.clone(),
+        view: v1::TaskView::Full.into(),
     };
     let got = owner.tasks().get_task(got).await.unwrap().into_inner().task.unwrap();
     assert_eq!((got.created_by, got.origin), (theirs.created_by, theirs.origin));

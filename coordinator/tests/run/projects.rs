@@ -32,7 +32,13 @@ fn reason<T>(answer: Result<T, Status>) -> &'static str {
 
 async fn get(client: &Client, task: &str) -> Result<Response<v1::GetTaskResponse>, Status> {
     let task_id = task.to_owned();
-    client.tasks().get_task(v1::GetTaskRequest { task_id }).await
+    client
+        .tasks()
+        .get_task(v1::GetTaskRequest {
+            task_id,
+            view: v1::TaskView::Full.into(),
+        })
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

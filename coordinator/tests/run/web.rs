@@ -179,6 +179,7 @@ async fn a_browser_reads(tls: bool) {
     // Unary.
     let asked = v1::GetTaskRequest {
         task_id: task.id.clone(),
+        view: v1::TaskView::Full.into(),
     };
     let mut call = Call::grpc(&cluster, "TaskService/GetTask", &bearer, &asked).await;
     assert_eq!(call.header("content-type"), Some("application/grpc-web+proto"));
@@ -213,6 +214,7 @@ async fn a_browser_reads(tls: bool) {
     // An error, and somebody whom nobody knows.
     let nobody = v1::GetTaskRequest {
         task_id: "task_00000000000000000000000000000000".to_owned(),
+        view: v1::TaskView::Full.into(),
     };
     let call = Call::grpc(&cluster, "TaskService/GetTask", &bearer, &nobody).await;
     assert_eq!(status(call).await, "5");

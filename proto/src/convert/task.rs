@@ -5,7 +5,7 @@ use kage_core::id::ProjectId;
 use kage_core::task::{Assignment, Policy, RepositoryRef, Task, TaskOrigin, TaskSpec, TaskState, VerifyPolicy};
 
 use super::time::{limit, span, stamp};
-use super::{InvalidField, non_empty, parse, parse_optional};
+use super::{InvalidField, enumerated, non_empty, parse, parse_optional};
 use crate::v1;
 
 /// The project of this name; an empty one is the default project.
@@ -229,14 +229,65 @@ impl From<TaskState> for v1::TaskState {
     }
 }
 
+/// The most bytes of `Task.prompt_excerpt`.
+const MAX_EXCERPT: usize = 1024;
+
+/// How much of a task is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskDetail {
+    /// Without what can be megabytes: prompt, contexts and paths.
+    Basic,
+    /// All of it.
+    Full,
+}
+
+impl TaskDetail {
+    /// How much a call asks for.
+    ///
+    /// # Errors
+    /// When that is no view.
+    pub fn asked(field: &str, number: i32) -> Result<Self, InvalidField> {
+        Ok(match enumerated(field, number)? {
+            v1::TaskView::Unspecified | v1::TaskView::Basic => Self::Basic,
+            v1::TaskView::Full => Self::Full,
+        })
+    }
+
+    /// Takes out of a session what this view leaves out.
+    #[must_use]
+    pub fn of_session(self, mut session: v1::Session) -> v1::Session {
+        if let (Self::Basic, Some(result)) = (self, &mut session.result) {
+            result.paths.clear();
+            result.deleted.clear();
+        }
+        session
+    }
+}
+
 /// A task and its sessions, which the caller converted already.
 #[must_use]
-pub fn task(task: Task, sessions: Vec<v1::Session>) -> v1::Task {
+pub fn task(mut task: Task, sessions: impl IntoIterator<Item = v1::Session>, detail: TaskDetail) -> v1::Task {
+    let prompt = &task.spec.prompt;
+    let prompt_excerpt = prompt[..prompt.floor_char_boundary(MAX_EXCERPT)].to_owned();
+    let prompt_size = prompt.len() as u64;
+    let view = match detail {
+        TaskDetail::Full => v1::TaskView::Full,
+        TaskDetail::Basic => {
+            task.spec.prompt.clear();
+            for assignment in &mut task.spec.assignments {
+                assignment.context_delta = None;
+            }
+            v1::TaskView::Basic
+        }
+    };
     v1::Task {
+        view: view.into(),
+        prompt_excerpt,
+        prompt_size,
         id: task.id.to_string(),
         spec: Some(task.spec.into()),
         state: v1::TaskState::from(task.state).into(),
-        sessions,
+        sessions: sessions.into_iter().map(|session| detail.of_session(session)).collect(),
         created_at: Some(stamp(task.created_at)),
         ended_at: task.ended_at.map(stamp),
         baseline: task.baseline.map(Into::into),
@@ -251,6 +302,7 @@ mod tests {
 
     use kage_core::id::Digest;
     use kage_core::priority::Priority;
+    use prost::Message as _;
 
     use super::*;
 
@@ -338,6 +390,48 @@ mod tests {
             ..Default::default()
         });
         assert_eq!(policy, Ok(Policy::default()));
+    }
+
+    #[test]
+    fn a_basic_task_says_so_and_has_nothing_that_may_be_large() {
+        let mut large = spec();
+        large.prompt = format!("a{}", "ä".repeat(1 << 20));
+        let domain = Task::new(kage_core::id::TaskId::from_random(1), large.clone(), Default::default());
+        let session = || v1::Session {
+            result: Some(v1::ResultCommit {
+                diff: Some(v1::DiffStat {
+                    files: 1,
+                    ..Default::default()
+                }),
+                paths: vec!["a".into()],
+                deleted: vec!["b".into()],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let basic = task(domain.clone(), [session()], TaskDetail::Basic);
+        assert_eq!(basic.view(), v1::TaskView::Basic);
+        let excerpt = basic.prompt_excerpt.len();
+        assert_eq!(
+            (excerpt, basic.prompt_size),
+            (MAX_EXCERPT - 1, large.prompt.len() as u64)
+        );
+        let result = basic.sessions[0].result.as_ref().unwrap();
+        assert!(result.paths.is_empty() && result.deleted.is_empty() && result.diff.is_some());
+        let shown = basic.spec.unwrap();
+        assert_eq!(shown.prompt, "");
+        assert!(
+            shown
+                .assignments
+                .iter()
+                .all(|assignment| assignment.context_delta.is_empty())
+        );
+        assert!(shown.encoded_len() < 4096);
+
+        let full = task(domain, [session()], TaskDetail::Full);
+        assert_eq!((full.view(), full.prompt_size), (v1::TaskView::Full, basic.prompt_size));
+        assert_eq!(full.spec, Some(large.into()));
+        assert_eq!(full.sessions, [session()]);
     }
 
     #[test]

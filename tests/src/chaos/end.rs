@@ -70,7 +70,10 @@ async fn one(client: &Client, id: &str) -> FinalTask {
             }
         }
     }
-    let request = v1::GetTaskRequest { task_id: id.to_owned() };
+    let request = v1::GetTaskRequest {
+        task_id: id.to_owned(),
+        view: v1::TaskView::Full.into(),
+    };
     let response = client.tasks().get_task(request).await.expect("a task can be read");
     end.task = response.into_inner().task.unwrap_or_default();
     let request = v1::ListCheckpointsRequest {

@@ -95,7 +95,10 @@ async fn an_agent_on_a_copied_state_folder_is_not_let_in_and_ends_nothing() {
     let id = cluster.create(task("wait").session("only", SHELL, "wait")).await;
     let client = cluster.client();
     let of_task = async || {
-        let request = v1::GetTaskRequest { task_id: id.clone() };
+        let request = v1::GetTaskRequest {
+            task_id: id.clone(),
+            view: v1::TaskView::Full.into(),
+        };
         client.tasks().get_task(request).await.ok()?.into_inner().task
     };
     wait_for("the session runs", async || {

@@ -22,6 +22,8 @@ from kage.v1.event_pb2 import (
 )
 from kage.v1.fleet_service_pb2 import Agent
 from kage.v1.task_pb2 import (
+    TASK_VIEW_BASIC,
+    TASK_VIEW_FULL,
     Assignment,
     Policy,
     Report,
@@ -32,6 +34,7 @@ from kage.v1.task_pb2 import (
     Task,
     TaskSpec,
     TaskState,
+    TaskView,
     VerifyPolicy,
 )
 from kage.v1.task_service_pb2 import OutputChunk, SessionEvent
@@ -40,6 +43,8 @@ __all__ = [
     "OUTPUT_STREAM_STDERR",
     "OUTPUT_STREAM_STDOUT",
     "OUTPUT_STREAM_TRANSCRIPT",
+    "TASK_VIEW_BASIC",
+    "TASK_VIEW_FULL",
     "Agent",
     "Assignment",
     "Client",
@@ -58,6 +63,7 @@ __all__ = [
     "Task",
     "TaskSpec",
     "TaskState",
+    "TaskView",
     "VerifyPolicy",
     "Violation",
     "Watch",

@@ -25,7 +25,7 @@ from kage.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from kage.v1 import task_service_pb2, task_service_pb2_grpc
 from kage.v1.event_pb2 import OutputStream
 from kage.v1.fleet_service_pb2 import Agent
-from kage.v1.task_pb2 import Report, Task, TaskSpec
+from kage.v1.task_pb2 import TASK_VIEW_FULL, Report, Task, TaskSpec, TaskView
 from kage.v1.task_service_pb2 import OutputChunk, SessionEvent
 
 #: What a watch yields. The task comes first, and again whenever it changed state.
@@ -135,9 +135,10 @@ class Client:
         )
         return self._twice(self._tasks.CreateTask, request).task
 
-    def get(self, task_id: str) -> Task:
-        """A task by its id, or by a prefix of it that only one task has."""
-        request = task_service_pb2.GetTaskRequest(task_id=task_id)
+    def get(self, task_id: str, view: TaskView = TASK_VIEW_FULL) -> Task:
+        """A task by its id, or by a prefix of it that only one task has; whole unless another
+        view is asked for. All other calls give tasks of the view BASIC."""
+        request = task_service_pb2.GetTaskRequest(task_id=task_id, view=view)
         return self._call(self._tasks.GetTask, request).task
 
     def list(self, project: str = "") -> Iterator[Task]:

@@ -132,7 +132,10 @@ async fn a_coordinator_whose_disk_is_full_says_so_and_goes_on_when_it_is_not() {
         let read = cluster
             .client()
             .tasks()
-            .get_task(v1::GetTaskRequest { task_id: id.clone() })
+            .get_task(v1::GetTaskRequest {
+                task_id: id.clone(),
+                view: v1::TaskView::Full.into(),
+            })
             .await;
         assert!(read.is_ok(), "what is there can be read: {read:?}");
         disk.empty();
