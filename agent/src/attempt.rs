@@ -85,19 +85,19 @@ struct Attempt {
 }
 
 /// Why an attempt's work ended early.
-enum Ended {
+enum AttemptEnded {
     Failed(Failure),
     /// The agent ends; events are not accepted any more.
     Closed,
 }
 
-impl From<OutboxClosed> for Ended {
+impl From<OutboxClosed> for AttemptEnded {
     fn from(OutboxClosed: OutboxClosed) -> Self {
         Self::Closed
     }
 }
 
-impl From<Failure> for Ended {
+impl From<Failure> for AttemptEnded {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
@@ -152,8 +152,8 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
     drop(grant.slot);
     let outcome = match worked {
         Ok(outcome) => outcome,
-        Err(Ended::Failed(failure)) => AttemptOutcome::Failed(failure),
-        Err(Ended::Closed) => return,
+        Err(AttemptEnded::Failed(failure)) => AttemptOutcome::Failed(failure),
+        Err(AttemptEnded::Closed) => return,
     };
     tracing::info!(outcome = outcome_name(&outcome), "attempt ended");
     if attempt.recording.post(EventBody::Finished(outcome)).await.is_err() {
@@ -172,9 +172,9 @@ const fn outcome_name(outcome: &AttemptOutcome) -> &'static str {
 
 impl Attempt {
     /// Runs `work` unless the attempt has to stop.
-    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Ended> {
+    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, AttemptEnded> {
         match self.stop.token().run_until_cancelled(work).await {
-            Some(done) => done.map_err(Ended::Failed),
+            Some(done) => done.map_err(AttemptEnded::Failed),
             None => Err(self.stopped().into()),
         }
     }

@@ -203,7 +203,7 @@ impl Stored {
             .flat_map(|adapter| adapter.secrets())
             .chain(config.credentials.token.clone())
             .collect();
-        let (delivery, backlog) = Delivery::new(sender::Parts {
+        let (delivery, backlog) = Delivery::new(sender::DeliveryParts {
             ledger: Ledger::new(self.opened.leftovers),
             changes: self.opened.changes,
             settled: self.opened.settled,
@@ -220,7 +220,7 @@ impl Stored {
         let end_delivery = CancellationToken::new();
         tasks.spawn(delivery.run(end_delivery.clone()));
         let renewal = Renewal {
-            files: enrolment::files::Files::of(&config.state_dir),
+            files: enrolment::files::CredentialFiles::of(&config.state_dir),
             keyring: keyring.clone(),
             coordinator_url: config.coordinator_url.clone(),
             clock: Arc::clone(&ports.clock),
@@ -309,7 +309,7 @@ impl Delivering {
         let adapters = self.adapters();
         let (way_back, state_dir) = (way_back(&self.config), self.config.state_dir.clone());
         self.tasks.spawn(self.disk.keep(self.end_delivery.clone()));
-        let ended = Connection::new(connection::Parts {
+        let ended = Connection::new(connection::ControlParts {
             resources: Arc::clone(&self.resources),
             agent: self.state.agent(),
             boot: BootId::from_random((self.ports.random)()),

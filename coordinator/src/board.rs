@@ -100,7 +100,7 @@ pub(crate) struct Pulse {
     pub(crate) busy: bool,
 }
 
-struct Link {
+struct AgentLink {
     serial: Serial,
     /// Receivers learn of the end of the connection too.
     pulse: watch::Sender<Pulse>,
@@ -111,7 +111,7 @@ struct Link {
 }
 
 enum Presently {
-    Connected(Link),
+    Connected(AgentLink),
     Away {
         until: Instant,
     },
@@ -142,7 +142,7 @@ struct Running {
     lease_until: Instant,
 }
 
-enum Stage {
+enum OfferStage {
     /// Its work is being read from the store.
     Preparing,
     Open(Offered),
@@ -153,7 +153,7 @@ struct Offer {
     agent: AgentId,
     serial: Serial,
     deadline: Instant,
-    stage: Stage,
+    stage: OfferStage,
 }
 
 /// No offer of this job to the agent until then.
@@ -178,7 +178,7 @@ impl Member {
         running.saturating_add(self.pending)
     }
 
-    fn link(&self) -> Option<&Link> {
+    fn link(&self) -> Option<&AgentLink> {
         match &self.presently {
             Presently::Connected(link) => Some(link),
             Presently::Away { .. } | Presently::Lost { .. } => None,

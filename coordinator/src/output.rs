@@ -29,7 +29,7 @@ mod tests;
 mod writer;
 
 pub(crate) use feed::{Feed, FeedClosed, OutputAck};
-use files::Files;
+use files::AttemptFiles;
 use writer::{Lengths, Writer};
 
 /// Chunks waiting for one attempt's disk. A sender that finds the queue full waits, and with it the
@@ -78,7 +78,7 @@ impl Outputs {
                 continue;
             }
             let folder = self.folder(attempt);
-            let files = self.blocking.run(move || Files::open(folder)).await??;
+            let files = self.blocking.run(move || AttemptFiles::open(folder)).await??;
             if let Some(feed) = self.start(attempt, task, files) {
                 return Ok(feed);
             }
@@ -101,7 +101,7 @@ impl Outputs {
     }
 
     /// `None` when another call was quicker.
-    fn start(&self, attempt: AttemptId, task: TaskId, files: Files) -> Option<Arc<Feed>> {
+    fn start(&self, attempt: AttemptId, task: TaskId, files: AttemptFiles) -> Option<Arc<Feed>> {
         let mut open = self.lock();
         if open.contains_key(&attempt) {
             return None;

@@ -19,11 +19,11 @@ use serde::{Deserialize, Serialize};
 use crate::id::{AdapterName, Digest, InvalidId, Oid, SessionId};
 use crate::time::Timestamp;
 
-mod footing;
+mod worktree_choice;
 mod resumes;
 
-pub use footing::Footing;
 pub use resumes::Resumes;
+pub use worktree_choice::WorktreeChoice;
 
 #[cfg(test)]
 mod tests;
@@ -255,7 +255,8 @@ pub struct Resume {
     /// it does not.
     pub instruction_known: bool,
     /// The worktree to resume in.
-    pub footing: Footing,
+    #[serde(rename = "footing")]
+    pub worktree: WorktreeChoice,
 }
 
 /// An attempt that resumed a checkpoint.
@@ -303,8 +304,8 @@ pub struct Head {
     pub commit: Oid,
     /// The worktree in which the next attempt resumes it: a new one, unless a person sent the
     /// session back to it while it ran.
-    #[serde(default, skip_serializing_if = "Footing::is_anew")]
-    pub footing: Footing,
+    #[serde(rename = "footing", default, skip_serializing_if = "WorktreeChoice::is_new")]
+    pub worktree: WorktreeChoice,
 }
 
 impl Head {
@@ -314,7 +315,7 @@ impl Head {
         Self {
             number: checkpoint.number,
             commit: checkpoint.taken.commit.clone(),
-            footing: Footing::Anew,
+            worktree: WorktreeChoice::New,
         }
     }
 }
@@ -475,7 +476,7 @@ impl Resume {
             note: String::new(),
             instruction: String::new(),
             instruction_known: false,
-            footing: head.footing,
+            worktree: head.worktree,
         })
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Checkpoint, Footing, Head, Resumes, Resumption, Safety, TakenCheckpoint, talked_since};
+use crate::checkpoint::{Checkpoint, Head, Resumes, Resumption, Safety, TakenCheckpoint, WorktreeChoice, talked_since};
 use crate::event::{Event, EventBody, ResultCommit, Verdict};
 use crate::failure::{Failure, FailureKind};
 use crate::fallback::Fallback;
@@ -251,7 +251,7 @@ impl Session {
                 self.trail.head = Some(Head {
                     number: self.trail.taken,
                     commit: taken.commit.clone(),
-                    footing: Footing::Anew,
+                    worktree: WorktreeChoice::New,
                 });
                 // The conversation has it by now, and files that changed since are not older.
                 if taken.transcript.is_some() || taken.files_changed > 0 {

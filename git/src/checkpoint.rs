@@ -31,7 +31,7 @@ use crate::durable::{Prepared, flush_all};
 use crate::error::{GitError, blocking};
 use crate::ignored::ignored;
 use crate::known::scan::Scan;
-use crate::known::{Folder, Seen, Stats, stats_of_index};
+use crate::known::{KnownFiles, KnownFolder, Stats, stats_of_index};
 use crate::lock::{self, RepositoryLock};
 use crate::mirror::Mirror;
 use crate::objects::{Objects, Unflushed, id_of, oid_of};
@@ -118,7 +118,7 @@ pub(crate) struct LockedWorktree {
     pub(crate) root: PathBuf,
     pub(crate) base: Id,
     shadow: Shadow,
-    known: Arc<Mutex<Option<Seen>>>,
+    known: Arc<Mutex<Option<KnownFiles>>>,
     runtime: Handle,
     _lock: RepositoryLock,
 }
@@ -127,7 +127,7 @@ pub(crate) struct LockedWorktree {
 pub(crate) struct Look {
     pub(crate) objects: Objects,
     pub(crate) last: Id,
-    pub(crate) top: Folder,
+    pub(crate) top: KnownFolder,
     pub(crate) ignored: Vec<PathBuf>,
     pub(crate) beneath: Beneath,
 }
@@ -174,12 +174,12 @@ impl LockedWorktree {
         Ok(look)
     }
 
-    fn load(&self, last: Id) -> Result<Seen, GitError> {
+    fn load(&self, last: Id) -> Result<KnownFiles, GitError> {
         let objects = Objects::open(self.mirror.path(), Unflushed::default())?;
         let stats: Stats = stats_of_index(&self.shadow.index());
-        let load = || Folder::load(objects.repository(), objects.tree_of(last)?, &stats);
+        let load = || KnownFolder::load(objects.repository(), objects.tree_of(last)?, &stats);
         let top = load().map_err(GitError::library("read the last checkpoint"))?;
-        Ok(Seen {
+        Ok(KnownFiles {
             last,
             top,
             unflushed: Unflushed::default(),
@@ -291,7 +291,7 @@ impl Look {
 
     /// Keeps this scan's result as the start of the next one.
     pub(crate) fn keep(self, worktree: &LockedWorktree) {
-        let seen = Seen {
+        let seen = KnownFiles {
             last: self.last,
             top: self.top,
             unflushed: self.objects.into_unflushed(),

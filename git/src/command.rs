@@ -37,7 +37,7 @@ pub(crate) use process::{Bounded, ProcessGroup, failure, read_bounded};
 
 /// The standard input of git.
 #[derive(Debug)]
-pub(crate) enum Input {
+pub(crate) enum GitInput {
     Nothing,
     Bytes(Vec<u8>),
     File(File),
@@ -53,7 +53,7 @@ pub(crate) struct GitCommand {
     /// Why this machine's git cannot be run.
     unusable: Option<io::Error>,
     config: Vec<(String, String)>,
-    input: Input,
+    input: GitInput,
     output: Option<File>,
 }
 
@@ -117,7 +117,7 @@ impl GitCommand {
                 None => Some(io::Error::new(io::ErrorKind::NotFound, "git is in no folder of PATH")),
             },
             config,
-            input: Input::Nothing,
+            input: GitInput::Nothing,
             output: None,
         }
     }
@@ -181,12 +181,12 @@ impl GitCommand {
     }
 
     pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.input = Input::Bytes(bytes.into());
+        self.input = GitInput::Bytes(bytes.into());
         self
     }
 
     pub(crate) fn stdin_file(mut self, file: File) -> Self {
-        self.input = Input::File(file);
+        self.input = GitInput::File(file);
         self
     }
 
@@ -255,16 +255,16 @@ impl GitCommand {
     async fn run_to_end(mut self) -> Result<Done, GitError> {
         let operation = self.operation;
         let failed = |source| GitError::Spawn { operation, source };
-        let bytes = match std::mem::replace(&mut self.input, Input::Nothing) {
-            Input::Nothing => {
+        let bytes = match std::mem::replace(&mut self.input, GitInput::Nothing) {
+            GitInput::Nothing => {
                 self.command.stdin(Stdio::null());
                 None
             }
-            Input::File(file) => {
+            GitInput::File(file) => {
                 self.command.stdin(file);
                 None
             }
-            Input::Bytes(bytes) => {
+            GitInput::Bytes(bytes) => {
                 self.command.stdin(Stdio::piped());
                 Some(bytes)
             }

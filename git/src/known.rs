@@ -21,24 +21,24 @@ pub(crate) use scan::Stat;
 
 /// The cached state of a worktree's files.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct KnownFiles {
     /// The commit that the worktree was last known to equal.
     pub(crate) last: Id,
-    pub(crate) top: Folder,
+    pub(crate) top: KnownFolder,
     /// Objects of `top` that a power cut could still take.
     pub(crate) unflushed: Unflushed,
 }
 
 /// A file, a symbolic link or a submodule.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry {
+pub(crate) struct KnownEntry {
     pub(crate) mode: u32,
     pub(crate) id: Id,
     /// While the file has this stat, its content is the one that `id` names.
     pub(crate) stat: Option<Stat>,
 }
 
-impl Entry {
+impl KnownEntry {
     pub(crate) fn new(mode: u32, id: Id) -> Self {
         Self { mode, id, stat: None }
     }
@@ -58,13 +58,13 @@ impl Entry {
 
 #[derive(Debug)]
 pub(crate) enum Node {
-    Entry(Entry),
-    Folder(Folder),
+    Entry(KnownEntry),
+    Folder(KnownFolder),
 }
 
 /// A folder that holds at least one entry, at any depth.
 #[derive(Debug, Default)]
-pub(crate) struct Folder {
+pub(crate) struct KnownFolder {
     /// Its tree object, unless something in it changed after that was written.
     tree: Option<Id>,
     nodes: BTreeMap<OsString, Node>,
@@ -73,14 +73,14 @@ pub(crate) struct Folder {
 /// The two sides of a path that differs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Difference {
-    pub(crate) before: Option<Entry>,
-    pub(crate) after: Option<Entry>,
+    pub(crate) before: Option<KnownEntry>,
+    pub(crate) after: Option<KnownEntry>,
 }
 
 /// Stats of files by path, with the id of the content that the file had at that stat.
 pub(crate) type Stats = HashMap<PathBuf, (Id, Stat)>;
 
-impl Folder {
+impl KnownFolder {
     /// Loads a tree object and all below it.
     pub(crate) fn load(repository: &Repository, tree: Id, stats: &Stats) -> Result<Self, git2::Error> {
         Self::load_at(repository, tree, stats, Path::new(""))
@@ -100,7 +100,7 @@ impl Folder {
                 let known = stats.get(&path).filter(|(content, _)| *content == item.id());
                 // A submodule's stat would be its folder's, which says nothing about content.
                 let known = known.filter(|_| mode != mode::SUBMODULE);
-                Node::Entry(Entry {
+                Node::Entry(KnownEntry {
                     mode,
                     id: item.id(),
                     stat: known.map(|(_, stat)| *stat),
@@ -168,7 +168,7 @@ impl Folder {
     }
 
     /// Puts an entry at a path, replacing whatever is known there or above it.
-    pub(crate) fn insert(&mut self, path: &Path, entry: Entry) {
+    pub(crate) fn insert(&mut self, path: &Path, entry: KnownEntry) {
         let mut names: Vec<&OsStr> = path.iter().collect();
         let Some(last) = names.pop() else { return };
         let mut folder = self;
@@ -250,7 +250,7 @@ impl Folder {
                 }
                 continue;
             }
-            let after = Entry::new(modern(kind), item.id());
+            let after = KnownEntry::new(modern(kind), item.id());
             let before = match mine {
                 Some(Node::Entry(entry)) => Some(*entry),
                 Some(node @ Node::Folder(_)) => {

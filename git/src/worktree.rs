@@ -33,7 +33,7 @@ use tempfile::TempPath;
 use crate::diff;
 use crate::error::{GitError, blocking};
 use crate::ignored::{ignored, own_exclude};
-use crate::known::Seen;
+use crate::known::KnownFiles;
 use crate::lock;
 use crate::mirror::Mirror;
 use crate::shadow::{IDENTITY, Shadow, make_repository};
@@ -52,7 +52,7 @@ pub struct Worktree {
     pub(crate) base: Oid,
     pub(crate) shadow: Shadow,
     /// The cached state of the files since the last scan for a checkpoint.
-    pub(crate) known: Arc<Mutex<Option<Seen>>>,
+    pub(crate) known: Arc<Mutex<Option<KnownFiles>>>,
     /// Cached line counts of untracked files, so that asking every second stays cheap.
     counted: Arc<Mutex<HashMap<PathBuf, Counted>>>,
 }

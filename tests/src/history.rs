@@ -142,7 +142,7 @@ pub enum What {
 
 /// An observation in a history.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct Observation {
     /// Client, watcher, agent or machine. Every watcher of a task has its own name.
     pub who: String,
     /// The observation.
@@ -152,7 +152,7 @@ pub struct Entry {
 /// All observations, in the order in which they were recorded.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct History {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<Observation>,
 }
 
 /// A task in its final state, read again from its beginning.
@@ -219,7 +219,7 @@ pub fn check(history: &History, end: &Final) -> Vec<Violation> {
 impl History {
     pub fn add(&mut self, who: &str, what: What) {
         let who = who.to_owned();
-        self.entries.push(Entry { who, what });
+        self.entries.push(Observation { who, what });
     }
 
     /// The observations with their observer and position.

@@ -56,7 +56,7 @@ pub(super) struct CheckpointParts {
 
 /// A checkpoint as the parent of the next one.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct ParentCheckpoint {
     pub(super) commit: Oid,
     /// The position of the conversation.
     pub(super) mark: Mark,
@@ -68,7 +68,7 @@ struct Local {
     taken: TakenCheckpoint,
     /// The conversation's new part, if it grew.
     segment: Option<(u64, Vec<u8>)>,
-    place: Place,
+    place: ParentCheckpoint,
 }
 
 impl Local {
@@ -88,7 +88,7 @@ impl Local {
     }
 }
 
-enum Input {
+enum CheckpointInput {
     Asked(Asked),
     Committed(Asked, Option<Box<Local>>),
     Sent(bool),
@@ -99,9 +99,9 @@ pub(super) struct Checkpoints {
     steps: Steps,
     transcript: Transcript,
     /// The newest that was reported to the coordinator.
-    told: Place,
+    told: ParentCheckpoint,
     /// The newest that is reported or being sent.
-    tip: Place,
+    tip: ParentCheckpoint,
     committing: Option<BoxFuture<'static, (Asked, Option<Box<Local>>)>>,
     ready: Option<Box<Local>>,
     sending: Option<BoxFuture<'static, bool>>,
@@ -109,7 +109,7 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     /// The checkpoints that follow `place`: the base, or the checkpoint that the attempt resumes.
-    pub(super) fn new(parts: CheckpointParts, steps: Steps, transcript: Transcript, place: Place) -> Self {
+    pub(super) fn new(parts: CheckpointParts, steps: Steps, transcript: Transcript, place: ParentCheckpoint) -> Self {
         Self {
             parts,
             steps,
@@ -150,19 +150,19 @@ impl Checkpoints {
     }
 
     /// Waits for the next input. Cancel-safe: work in progress stays in `self`.
-    async fn input(&mut self) -> Input {
+    async fn input(&mut self) -> CheckpointInput {
         let free = self.committing.is_none();
         tokio::select! {
             biased;
-            (asked, local) = under_way(&mut self.committing) => Input::Committed(asked, local),
-            told = under_way(&mut self.sending) => Input::Sent(told),
-            asked = self.steps.asked(), if free => Input::Asked(asked),
+            (asked, local) = under_way(&mut self.committing) => CheckpointInput::Committed(asked, local),
+            told = under_way(&mut self.sending) => CheckpointInput::Sent(told),
+            asked = self.steps.asked(), if free => CheckpointInput::Asked(asked),
         }
     }
 
-    fn take(&mut self, input: Input) {
+    fn take(&mut self, input: CheckpointInput) {
         match input {
-            Input::Asked(asked) => {
+            CheckpointInput::Asked(asked) => {
                 let committing = commit(
                     self.parts.clone(),
                     self.steps.clone(),
@@ -172,7 +172,7 @@ impl Checkpoints {
                 );
                 self.committing = Some(Box::pin(committing));
             }
-            Input::Committed(asked, local) => {
+            CheckpointInput::Committed(asked, local) => {
                 self.committing = None;
                 self.steps.dealt_with(&asked);
                 match local {
@@ -187,7 +187,7 @@ impl Checkpoints {
                     None => {}
                 }
             }
-            Input::Sent(told) => {
+            CheckpointInput::Sent(told) => {
                 self.sending = None;
                 if told {
                     self.steps.forget(self.tip.mark.position);
@@ -229,7 +229,7 @@ async fn commit(
     parts: CheckpointParts,
     steps: Steps,
     transcript: Transcript,
-    parent: Place,
+    parent: ParentCheckpoint,
     asked: Asked,
 ) -> (Asked, Option<Box<Local>>) {
     let made = try_commit(&parts, &steps, &transcript, parent, &asked).await;
@@ -241,7 +241,7 @@ async fn try_commit(
     parts: &CheckpointParts,
     steps: &Steps,
     transcript: &Transcript,
-    parent: Place,
+    parent: ParentCheckpoint,
     asked: &Asked,
 ) -> Result<Option<Local>, CheckpointError> {
     // The conversation first, then the files: what the conversation has done is in the files.
@@ -270,7 +270,7 @@ async fn try_commit(
     if taken.commit == parent.commit && asked.request.reason != CheckpointReason::Baseline {
         return Ok(None);
     }
-    let place = Place {
+    let place = ParentCheckpoint {
         commit: taken.commit.clone(),
         mark: gained.to,
     };

@@ -9,7 +9,7 @@ use kage_core::id::Oid;
 use kage_git::{Mirror, diff};
 
 use super::transcript::Mark;
-use super::{Attempt, Ended};
+use super::{Attempt, AttemptEnded};
 use crate::adapters::port::{Adapter, Beginning, SessionInput};
 
 /// Limit of paths in the summary for a new conversation.
@@ -30,7 +30,7 @@ pub(super) async fn begin(
     adapter: &dyn Adapter,
     input: &SessionInput,
     resume: &Resume,
-) -> Result<Begun, Ended> {
+) -> Result<Begun, AttemptEnded> {
     if resume.position == 0 || !adapter.resumes().can(resume.repeated_calls) {
         return Ok(Begun::default());
     }
@@ -68,7 +68,7 @@ pub(super) async fn begin(
     })
 }
 
-async fn lost(attempt: &Attempt, why: &str) -> Result<Begun, Ended> {
+async fn lost(attempt: &Attempt, why: &str) -> Result<Begun, AttemptEnded> {
     let text = format!("the conversation of the checkpoint cannot be had ({why}): a new one begins");
     attempt.recording.post(EventBody::Warning(text)).await?;
     Ok(Begun::default())

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use kage_core::cause::chain;
-use kage_core::checkpoint::{CheckpointReason, Footing, Resume};
+use kage_core::checkpoint::{CheckpointReason, Resume, WorktreeChoice};
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
@@ -24,7 +24,7 @@ use tracing::Instrument as _;
 
 use super::session_files::SessionFiles;
 use super::watchdog::{Watched, crash, watch_over};
-use super::{ABANDON, Attempt, Ended};
+use super::{ABANDON, Attempt, AttemptEnded};
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput};
 use crate::adapters::steps::{CheckpointRequest, Steps};
 use crate::delivery::outbox::OutboxClosed;
@@ -42,7 +42,7 @@ pub(super) async fn run(
     work: &SessionWork,
     asks: mpsc::Receiver<CheckpointRequest>,
     place: &mut Option<Workspace>,
-) -> Result<AttemptOutcome, Ended> {
+) -> Result<AttemptOutcome, AttemptEnded> {
     attempt.phase(Phase::Preparing).await?;
     let Some(adapter) = attempt.resources.adapters.get(&work.adapter).cloned() else {
         let text = format!("this agent has no adapter {}", work.adapter);
@@ -90,7 +90,7 @@ pub(super) async fn run(
     attempt.phase(Phase::Working).await?;
     let end = tokio::select! {
         end = work_on(attempt, adapter, input) => end?,
-        OutboxClosed = kept.watch(workspace, &attempt.recording) => return Err(Ended::Closed),
+        OutboxClosed = kept.watch(workspace, &attempt.recording) => return Err(AttemptEnded::Closed),
     };
     match tell(attempt, end).await {
         Ok(()) => {
@@ -113,7 +113,7 @@ async fn workspace(
     work: &SessionWork,
     repository: &RepositoryRef,
     place: &mut Option<Workspace>,
-) -> Result<(), Ended> {
+) -> Result<(), AttemptEnded> {
     if let Some(resume) = &work.resume {
         adopt(attempt, resume, place).await?;
     }
@@ -135,11 +135,11 @@ async fn workspace(
 
 /// Continues in the worktree of the attempt before, if that is wanted and possible. Otherwise
 /// `place` stays empty, and the caller makes a new worktree.
-async fn adopt(attempt: &Attempt, resume: &Resume, place: &mut Option<Workspace>) -> Result<(), Ended> {
-    let complete = match resume.footing {
-        Footing::Anew => return Ok(()),
-        Footing::Left => false,
-        Footing::LeftComplete => true,
+async fn adopt(attempt: &Attempt, resume: &Resume, place: &mut Option<Workspace>) -> Result<(), AttemptEnded> {
+    let complete = match resume.worktree {
+        WorktreeChoice::New => return Ok(()),
+        WorktreeChoice::Previous => false,
+        WorktreeChoice::PreviousCleaned => true,
     };
     let Some(presence) = &attempt.presence else {
         return Ok(());
@@ -182,7 +182,7 @@ async fn adopt(attempt: &Attempt, resume: &Resume, place: &mut Option<Workspace>
 }
 
 /// Reports how the adapter's work ended.
-async fn tell(attempt: &Attempt, end: AdapterEnd) -> Result<(), Ended> {
+async fn tell(attempt: &Attempt, end: AdapterEnd) -> Result<(), AttemptEnded> {
     match end {
         AdapterEnd::Done { summary } => {
             if !summary.trim().is_empty() {
@@ -199,7 +199,11 @@ async fn tell(attempt: &Attempt, end: AdapterEnd) -> Result<(), Ended> {
 
 /// Lets the adapter work until it ends, is stopped, or takes too long. All its reports are recorded
 /// when this returns.
-async fn work_on(attempt: &Attempt, adapter: Arc<dyn Adapter>, input: SessionInput) -> Result<AdapterEnd, Ended> {
+async fn work_on(
+    attempt: &Attempt,
+    adapter: Arc<dyn Adapter>,
+    input: SessionInput,
+) -> Result<AdapterEnd, AttemptEnded> {
     let (reporter, reports) = Reporter::channel(REPORTS);
     let (active, last_active) = watch::channel(Instant::now());
     // Aborted when this future is dropped, so neither outlives the attempt.
@@ -213,7 +217,7 @@ async fn work_on(attempt: &Attempt, adapter: Arc<dyn Adapter>, input: SessionInp
     }
     let recorded = async {
         match recorder.join_next().await {
-            Some(Ok(result)) => result.map_err(Ended::from),
+            Some(Ok(result)) => result.map_err(AttemptEnded::from),
             Some(Err(error)) => Err(crash("the recorder", &error).into()),
             None => Ok(()),
         }
@@ -241,7 +245,7 @@ fn record(
     attempt.recording.clone().run(reports, active).in_current_span()
 }
 
-async fn upload(attempt: &Attempt, work: &SessionWork, workspace: &Workspace) -> Result<(), Ended> {
+async fn upload(attempt: &Attempt, work: &SessionWork, workspace: &Workspace) -> Result<(), AttemptEnded> {
     attempt.phase(Phase::Uploading).await?;
     let message = format!("{}: session {} of task {}", work.adapter, work.name, attempt.work.task);
     let uploading = async {

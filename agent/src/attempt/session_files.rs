@@ -9,10 +9,10 @@ use kage_proto::convert::agent::SessionWork;
 use tokio::sync::mpsc;
 
 use super::changes::{Burst, Changes};
-use super::checkpoints::{CheckpointParts, Checkpoints, Place};
+use super::checkpoints::{CheckpointParts, Checkpoints, ParentCheckpoint};
 use super::resumed::{self, Begun};
 use super::transcript::Transcript;
-use super::{Attempt, Ended};
+use super::{Attempt, AttemptEnded};
 use crate::adapters::port::{Adapter, SessionInput};
 use crate::adapters::steps::{CheckpointRequest, Steps};
 use crate::delivery::live::StopReason;
@@ -39,14 +39,14 @@ impl SessionFiles {
         workspace: &Workspace,
         input: &mut SessionInput,
         asks: mpsc::Receiver<CheckpointRequest>,
-    ) -> Result<Self, Ended> {
+    ) -> Result<Self, AttemptEnded> {
         let base = workspace.tree.base();
         let begun = match &work.resume {
             Some(resume) => resumed::begin(attempt, adapter, input, resume).await?,
             None => Begun::default(),
         };
         let steps = Steps::from(begun.mark.position);
-        let place = Place {
+        let place = ParentCheckpoint {
             commit: work.resume.as_ref().map_or(base, |resume| &resume.commit).clone(),
             mark: begun.mark,
         };

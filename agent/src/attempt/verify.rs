@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::{Attempt, Ended};
+use super::{Attempt, AttemptEnded};
 use crate::adapters::port::Reporter;
 use crate::delivery::mask::{Masker, StreamMasker};
 use crate::ground::workspace::Workspace;
@@ -67,7 +67,7 @@ impl Decided {
     }
 }
 
-pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptOutcome, Ended> {
+pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptOutcome, AttemptEnded> {
     attempt.phase(Phase::Preparing).await?;
     let Some(repository) = attempt.repository() else {
         let text = "a verify job without a repository cannot be run";
@@ -120,7 +120,7 @@ async fn restore(
     workspace: &Workspace,
     base: &Oid,
     work: &VerifyWork,
-) -> Result<Vec<String>, Ended> {
+) -> Result<Vec<String>, AttemptEnded> {
     let protection = Protection::new(&work.policy, work.left_alone.clone())
         .map_err(|invalid| Failure::new(FailureKind::InvalidRequest, chain(&invalid)))?;
     if protection.is_empty() || work.commit == *base {
@@ -143,7 +143,7 @@ async fn restore(
     Ok(restored)
 }
 
-async fn decide(attempt: &Attempt, work: &VerifyWork, shell: &mut Shell<'_>) -> Result<Decided, Ended> {
+async fn decide(attempt: &Attempt, work: &VerifyWork, shell: &mut Shell<'_>) -> Result<Decided, AttemptEnded> {
     if let Some(setup) = &work.policy.setup {
         attempt.phase(Phase::Setup).await?;
         match shell.run(setup).await {
@@ -183,7 +183,7 @@ async fn decide(attempt: &Attempt, work: &VerifyWork, shell: &mut Shell<'_>) -> 
 
 /// The environment of the commands. No program in it hides one that existed when the agent started:
 /// a session may have planted it to make its result, or a later one, pass.
-async fn environment(attempt: &Attempt, scratch: &Path) -> Result<BTreeMap<OsString, OsString>, Ended> {
+async fn environment(attempt: &Attempt, scratch: &Path) -> Result<BTreeMap<OsString, OsString>, AttemptEnded> {
     let (programs, right) = (attempt.resources.programs.clone(), scratch.join("programs"));
     let looking = attempt.resources.blocking.run(move || {
         let planted = programs.planted();
@@ -362,7 +362,7 @@ impl<'a> Shell<'a> {
     }
 
     /// Waits until all output is recorded, unless the attempt was stopped.
-    async fn finish(&mut self) -> Result<(), Ended> {
+    async fn finish(&mut self) -> Result<(), AttemptEnded> {
         self.reporter = None;
         let recorded = self.recorder.join_next();
         let recorded = if self.attempt.stop.reason().is_some() {
@@ -373,7 +373,7 @@ impl<'a> Shell<'a> {
             recorded.await
         };
         match recorded {
-            Some(Ok(result)) => result.map_err(Ended::from),
+            Some(Ok(result)) => result.map_err(AttemptEnded::from),
             Some(Err(error)) => {
                 let text = format!("the recorder crashed: {error}");
                 Err(Failure::new(FailureKind::AdapterCrash, text).into())

@@ -33,7 +33,7 @@ use crate::ports::Random;
 mod link;
 mod offers;
 
-use link::{Connected, Link, LinkError, News, Welcomed, request};
+use link::{Connected, ControlLink, ControlLinkError, News, Welcomed, request};
 use offers::Accepted;
 
 /// The shortest wait that is taken of a coordinator: a shorter one would keep both sides busy with nothing else.
@@ -45,7 +45,7 @@ const FIRST_TERMS: Terms = Terms {
     max_detached: Duration::from_secs(600),
 };
 
-pub(crate) struct Parts {
+pub(crate) struct ControlParts {
     pub(crate) resources: Arc<Resources>,
     pub(crate) agent: AgentId,
     pub(crate) boot: BootId,
@@ -75,7 +75,7 @@ enum Course {
     ShutOut { until: Instant },
 }
 
-enum Input {
+enum ControlInput {
     Link(News),
     LeaseDue,
     AttemptEnded(Result<(Id, ()), JoinError>),
@@ -85,8 +85,8 @@ enum Input {
 }
 
 pub(crate) struct Connection {
-    parts: Parts,
-    link: Link,
+    parts: ControlParts,
+    link: ControlLink,
     waits: SessionWaits,
     course: Course,
     slots: Arc<Semaphore>,
@@ -100,11 +100,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: ControlParts) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(parts.slots as usize)),
             parts,
-            link: Link::Down { until: Instant::now() },
+            link: ControlLink::Down { until: Instant::now() },
             waits: SessionWaits::new(),
             course: Course::Taking,
             accepted: HashMap::new(),
@@ -123,20 +123,20 @@ impl Connection {
     pub(crate) async fn run(mut self) -> Result<(), ApiError> {
         while !self.is_over() {
             match self.input().await {
-                Input::Link(news) => self.heard(news),
-                Input::LeaseDue => {
+                ControlInput::Link(news) => self.heard(news),
+                ControlInput::LeaseDue => {
                     for effect in self.leases.due(Instant::now()) {
                         self.carry_out(effect);
                     }
                 }
-                Input::AttemptEnded(joined) => self.attempt_ended(joined),
-                Input::Shutdown => {
+                ControlInput::AttemptEnded(joined) => self.attempt_ended(joined),
+                ControlInput::Shutdown => {
                     tracing::info!("shutting down: no more work is taken");
                     let until = Instant::now() + self.parts.resources.limits.drain;
                     self.stop_taking(Course::Finishing { until });
                 }
-                Input::HandBack => self.hand_back(),
-                Input::CourseDue => match self.course {
+                ControlInput::HandBack => self.hand_back(),
+                ControlInput::CourseDue => match self.course {
                     Course::Taking | Course::Draining => {}
                     Course::Finishing { .. } => self.hand_back(),
                     Course::HandingBack { .. } | Course::ShutOut { .. } => {
@@ -152,16 +152,16 @@ impl Connection {
 
     fn heard(&mut self, news: News) {
         match news {
-            News::Retry => self.link = Link::Connecting(Box::pin(self.connect())),
-            News::Connected(Ok(connected)) => self.link = Link::Up(connected),
+            News::Retry => self.link = ControlLink::Connecting(Box::pin(self.connect())),
+            News::Connected(Ok(connected)) => self.link = ControlLink::Up(connected),
             News::Connected(Err(error)) => self.down(&error),
             News::Message(message) => match *message {
                 Ok(Some(message)) => self.message(message),
-                Ok(None) => self.down(&LinkError::Closed),
-                Err(status) => self.down(&LinkError::Call(status.into())),
+                Ok(None) => self.down(&ControlLinkError::Closed),
+                Err(status) => self.down(&ControlLinkError::Call(status.into())),
             },
             News::Heartbeat => self.heartbeat(),
-            News::Silent => self.down(&LinkError::Silent),
+            News::Silent => self.down(&ControlLinkError::Silent),
         }
     }
 
@@ -174,7 +174,7 @@ impl Connection {
         }
     }
 
-    async fn input(&mut self) -> Input {
+    async fn input(&mut self) -> ControlInput {
         let (until, may_shut_down, may_hand_back) = match self.course {
             Course::Taking | Course::Draining => (None, true, true),
             Course::Finishing { until } => (Some(until), false, true),
@@ -183,16 +183,16 @@ impl Connection {
         let lease = self.leases.next();
         tokio::select! {
             biased;
-            () = self.parts.hand_back.cancelled(), if may_hand_back => Input::HandBack,
-            () = self.parts.shutdown.cancelled(), if may_shut_down => Input::Shutdown,
-            () = sleep_until(until), if until.is_some() => Input::CourseDue,
-            () = sleep_until(lease), if lease.is_some() => Input::LeaseDue,
-            Some(joined) = self.running.join_next_with_id() => Input::AttemptEnded(joined),
-            news = self.link.next() => Input::Link(news),
+            () = self.parts.hand_back.cancelled(), if may_hand_back => ControlInput::HandBack,
+            () = self.parts.shutdown.cancelled(), if may_shut_down => ControlInput::Shutdown,
+            () = sleep_until(until), if until.is_some() => ControlInput::CourseDue,
+            () = sleep_until(lease), if lease.is_some() => ControlInput::LeaseDue,
+            Some(joined) = self.running.join_next_with_id() => ControlInput::AttemptEnded(joined),
+            news = self.link.next() => ControlInput::Link(news),
         }
     }
 
-    fn connect(&self) -> impl Future<Output = Result<Box<Connected>, LinkError>> + Send + 'static {
+    fn connect(&self) -> impl Future<Output = Result<Box<Connected>, ControlLinkError>> + Send + 'static {
         let url = self.parts.coordinator_url.clone();
         let keyring = self.parts.keyring.clone();
         let hello = Hello {
@@ -212,15 +212,17 @@ impl Connection {
     }
 
     /// The connection is lost. Accepted offers return to the coordinator unharmed.
-    fn down(&mut self, error: &LinkError) {
+    fn down(&mut self, error: &ControlLinkError) {
         let end = match error {
-            LinkError::Call(in_use @ ApiError::AgentIdInUse { .. }) => {
+            ControlLinkError::Call(in_use @ ApiError::AgentIdInUse { .. }) => {
                 self.denied = Some(in_use.clone());
                 SessionEnd::IdInUse
             }
-            LinkError::Call(_) | LinkError::Connect(_) | LinkError::Silent | LinkError::Closed | LinkError::Full => {
-                SessionEnd::Broken
-            }
+            ControlLinkError::Call(_)
+            | ControlLinkError::Connect(_)
+            | ControlLinkError::Silent
+            | ControlLinkError::Closed
+            | ControlLinkError::Full => SessionEnd::Broken,
         };
         let wait = self.waits.next(end, self.link.lasted(), &self.parts.random);
         tracing::warn!(
@@ -229,33 +231,33 @@ impl Connection {
             "not connected to the coordinator"
         );
         self.accepted.clear();
-        if let LinkError::Call(denied @ ApiError::PermissionDenied { .. }) = error {
+        if let ControlLinkError::Call(denied @ ApiError::PermissionDenied { .. }) = error {
             // The coordinator is not away but rejects the agent: it accepts nothing that this agent
             // does.
             let reason = StopReason::Ordered("the coordinator shut this agent out".to_owned());
             self.parts.resources.live.stop_all(&reason);
             let until = Instant::now() + self.patience();
             self.course = Course::ShutOut { until };
-            self.link = Link::Down { until };
+            self.link = ControlLink::Down { until };
             self.denied = Some(denied.clone());
             return;
         }
-        self.link = Link::Down {
+        self.link = ControlLink::Down {
             until: Instant::now() + wait,
         };
     }
 
     fn send(&mut self, message: ToCoordinator) {
-        if let Link::Up(connected) = &self.link
+        if let ControlLink::Up(connected) = &self.link
             && connected.outbound.try_send(request(message)).is_err()
         {
-            self.down(&LinkError::Full);
+            self.down(&ControlLinkError::Full);
         }
     }
 
     fn message(&mut self, message: v1::ConnectResponse) {
         let now = Instant::now();
-        if let Link::Up(connected) = &mut self.link {
+        if let ControlLink::Up(connected) = &mut self.link {
             connected.heard = now;
         }
         match message.message {
@@ -308,7 +310,7 @@ impl Connection {
     }
 
     fn welcome(&mut self, welcome: &v1::Welcome) {
-        let Link::Up(connected) = &mut self.link else {
+        let ControlLink::Up(connected) = &mut self.link else {
             return;
         };
         let told = |span: Option<_>| span.map(duration).unwrap_or_default();
@@ -343,7 +345,7 @@ impl Connection {
         let resources = &self.parts.resources;
         let running = resources.live.keys().into_iter().map(Into::into).collect();
         let hindrance = resources.outbox.hindrances().now().unwrap_or_default();
-        let Link::Up(connected) = &mut self.link else {
+        let ControlLink::Up(connected) = &mut self.link else {
             return;
         };
         let Some(welcome) = &mut connected.welcome else {
@@ -365,7 +367,7 @@ impl Connection {
     }
 
     fn heartbeat_ack(&mut self, ack: &v1::HeartbeatAck) {
-        let Link::Up(connected) = &mut self.link else {
+        let ControlLink::Up(connected) = &mut self.link else {
             return;
         };
         let Some(asked) = connected.welcome.as_mut().and_then(|welcome| {

@@ -18,7 +18,7 @@ use kage_proto::v1;
 use kage_proto::v1::event::Body;
 use kage_proto::{MAX_INLINE, convert::agent::AttemptKey};
 
-use crate::delivery::outbox::{Change, Leftover, Stored};
+use crate::delivery::outbox::{Leftover, OutboxChange, Stored};
 
 /// The most events of one batch; bytes limit it too.
 const BATCH_EVENTS: usize = 512;
@@ -83,7 +83,7 @@ impl Output {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct LedgerEntry {
     key: AttemptKey,
     /// Unacknowledged, by number.
     events: VecDeque<Stored>,
@@ -109,7 +109,7 @@ fn is_finished(event: &v1::Event) -> bool {
     matches!(event.body, Some(Body::Finished(_)))
 }
 
-impl Entry {
+impl LedgerEntry {
     fn new(key: AttemptKey) -> Self {
         Self {
             key,
@@ -171,7 +171,7 @@ impl Entry {
 /// Everything that is undelivered.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    entries: HashMap<AttemptId, Entry>,
+    entries: HashMap<AttemptId, LedgerEntry>,
     events: VecDeque<AttemptId>,
     output: VecDeque<(AttemptId, OutputStream)>,
     in_flight: u64,
@@ -182,7 +182,7 @@ impl Ledger {
     pub(crate) fn new(leftovers: Vec<Leftover>) -> Self {
         let mut ledger = Self::default();
         for leftover in leftovers {
-            let mut entry = Entry::new(leftover.key);
+            let mut entry = LedgerEntry::new(leftover.key);
             let attempt = entry.key.attempt;
             entry.closed = true;
             entry.leftover = true;
@@ -222,12 +222,12 @@ impl Ledger {
         self.entries.is_empty()
     }
 
-    pub(crate) fn apply(&mut self, change: Change) -> Progress {
+    pub(crate) fn apply(&mut self, change: OutboxChange) -> Progress {
         match change {
-            Change::Opened(key) => {
-                self.entries.insert(key.attempt, Entry::new(key));
+            OutboxChange::Opened(key) => {
+                self.entries.insert(key.attempt, LedgerEntry::new(key));
             }
-            Change::Committed(attempt, stored) => match self.entries.get_mut(&attempt) {
+            OutboxChange::Committed(attempt, stored) => match self.entries.get_mut(&attempt) {
                 Some(entry) => {
                     let closes = is_finished(&stored.event);
                     entry.closed |= closes;
@@ -247,7 +247,7 @@ impl Ledger {
                     };
                 }
             },
-            Change::Grew {
+            OutboxChange::Grew {
                 attempt,
                 stream,
                 length,

@@ -60,7 +60,7 @@ impl Stop {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct LiveEntry {
     token: AttemptToken,
     stop: Stop,
     asks: mpsc::Sender<CheckpointRequest>,
@@ -68,16 +68,16 @@ struct Entry {
 
 /// The table. Cloning shares it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Live(Arc<Mutex<BTreeMap<AttemptId, Entry>>>);
+pub(crate) struct Live(Arc<Mutex<BTreeMap<AttemptId, LiveEntry>>>);
 
 impl Live {
-    fn map<T>(&self, look: impl FnOnce(&mut BTreeMap<AttemptId, Entry>) -> T) -> T {
+    fn map<T>(&self, look: impl FnOnce(&mut BTreeMap<AttemptId, LiveEntry>) -> T) -> T {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Adds a granted attempt. `asks` receives checkpoint requests.
     pub(crate) fn insert(&self, key: AttemptKey, stop: Stop, asks: mpsc::Sender<CheckpointRequest>) {
-        let entry = Entry {
+        let entry = LiveEntry {
             token: key.token,
             stop,
             asks,

@@ -57,7 +57,7 @@ fn size_of(event: &v1::Event) -> u32 {
 
 /// A change that delivery needs to know. The channel keeps their order.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Change {
+pub(crate) enum OutboxChange {
     /// The attempt may produce data from now on.
     Opened(AttemptKey),
     Committed(AttemptId, Stored),
@@ -120,7 +120,7 @@ impl Settled {
     }
 }
 
-enum Command {
+enum OutboxCommand {
     Open(AttemptKey),
     Post {
         attempt: AttemptId,
@@ -187,8 +187,8 @@ pub struct OutboxClosed;
 /// Where attempts put their events and output. Cloning shares it.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbox {
-    commands: mpsc::Sender<Command>,
-    changes: mpsc::Sender<Vec<Change>>,
+    commands: mpsc::Sender<OutboxCommand>,
+    changes: mpsc::Sender<Vec<OutboxChange>>,
     events: Space,
     output: Space,
     hindrances: Hindrances,
@@ -224,7 +224,7 @@ pub(crate) struct Opened {
     pub(crate) outbox: Outbox,
     pub(crate) writer: OutboxWriter,
     pub(crate) leftovers: Vec<Leftover>,
-    pub(crate) changes: mpsc::Receiver<Vec<Change>>,
+    pub(crate) changes: mpsc::Receiver<Vec<OutboxChange>>,
     pub(crate) settled: Arc<Settled>,
 }
 
@@ -296,10 +296,13 @@ impl Outbox {
     /// Allows an attempt to produce data.
     pub(crate) async fn open_attempt(&self, key: AttemptKey) -> Result<(), OutboxClosed> {
         self.changes
-            .send(vec![Change::Opened(key.clone())])
+            .send(vec![OutboxChange::Opened(key.clone())])
             .await
             .map_err(|_| OutboxClosed)?;
-        self.commands.send(Command::Open(key)).await.map_err(|_| OutboxClosed)
+        self.commands
+            .send(OutboxCommand::Open(key))
+            .await
+            .map_err(|_| OutboxClosed)
     }
 
     /// Adds an event; its number is assigned in the order of calls. Waits while there is no space.
@@ -329,7 +332,7 @@ impl Outbox {
         // The place comes first: a call that is dropped while it waits has taken no space.
         let place = self.commands.reserve().await.map_err(|_| OutboxClosed)?;
         self.events.take(size).await;
-        place.send(Command::Post {
+        place.send(OutboxCommand::Post {
             attempt,
             event,
             size,
@@ -346,7 +349,7 @@ impl Outbox {
         length: u64,
         added: u64,
     ) -> Result<(), OutboxClosed> {
-        let grew = Change::Grew {
+        let grew = OutboxChange::Grew {
             attempt,
             stream,
             length,

@@ -27,7 +27,7 @@ use tonic::metadata::MetadataValue;
 use crate::backoff::Backoff;
 use crate::delivery::ledger::{Ledger, Next, Progress};
 use crate::delivery::live::{Live, StopReason};
-use crate::delivery::outbox::{Change, Outbox, Settled};
+use crate::delivery::outbox::{Outbox, OutboxChange, Settled};
 use crate::delivery::output;
 use crate::identity::trust::Keyring;
 use crate::ports::{Blocking, Random};
@@ -43,9 +43,9 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Changes taken at once.
 const CHANGES: usize = 64;
 
-pub(crate) struct Parts {
+pub(crate) struct DeliveryParts {
     pub(crate) ledger: Ledger,
-    pub(crate) changes: mpsc::Receiver<Vec<Change>>,
+    pub(crate) changes: mpsc::Receiver<Vec<OutboxChange>>,
     pub(crate) settled: Arc<Settled>,
     pub(crate) outbox: Outbox,
     pub(crate) live: Live,
@@ -68,7 +68,7 @@ pub(crate) struct Backlog {
 
 /// Why a connection for delivery could not be made, or ended.
 #[derive(Debug, thiserror::Error)]
-enum LinkError {
+enum DeliveryLinkError {
     #[error("cannot connect")]
     Connect(#[source] ConnectError),
     #[error("the coordinator does not take events")]
@@ -86,17 +86,17 @@ struct Connected {
     inbound: tonic::Streaming<v1::AppendResponse>,
 }
 
-enum Link {
+enum DeliveryLink {
     Down { until: Instant },
-    Connecting(BoxFuture<'static, Result<Connected, LinkError>>),
+    Connecting(BoxFuture<'static, Result<Connected, DeliveryLinkError>>),
     Up(Box<Connected>),
 }
 
-enum Input {
+enum DeliveryInput {
     Changes,
     NoMoreChanges,
     Retry,
-    Connected(Result<Connected, LinkError>),
+    Connected(Result<Connected, DeliveryLinkError>),
     Reply(Result<Option<v1::AppendResponse>, tonic::Status>),
     Room(Option<mpsc::OwnedPermit<v1::AppendRequest>>),
     Overdue,
@@ -105,8 +105,8 @@ enum Input {
 }
 
 pub(crate) struct Delivery {
-    parts: Parts,
-    link: Link,
+    parts: DeliveryParts,
+    link: DeliveryLink,
     backoff: Backoff,
     files: HashMap<(AttemptId, OutputStream), Arc<File>>,
     backlog: watch::Sender<Backlog>,
@@ -115,7 +115,7 @@ pub(crate) struct Delivery {
 
 impl Delivery {
     /// A delivery that has not started, and its backlog.
-    pub(crate) fn new(parts: Parts) -> (Self, watch::Receiver<Backlog>) {
+    pub(crate) fn new(parts: DeliveryParts) -> (Self, watch::Receiver<Backlog>) {
         let backlog = Backlog {
             leftovers: parts.ledger.has_leftovers(),
             any: !parts.ledger.is_empty(),
@@ -123,7 +123,7 @@ impl Delivery {
         let (sender, receiver) = watch::channel(backlog);
         let delivery = Self {
             parts,
-            link: Link::Down { until: Instant::now() },
+            link: DeliveryLink::Down { until: Instant::now() },
             backoff: Backoff::default(),
             files: HashMap::new(),
             backlog: sender,
@@ -142,21 +142,21 @@ impl Delivery {
         loop {
             let input = self.input(&mut changes, &shutdown).await;
             match input {
-                Input::Changes => {
+                DeliveryInput::Changes => {
                     for change in changes.drain(..).flatten() {
                         let progress = self.parts.ledger.apply(change);
                         self.give_back(progress);
                     }
                 }
-                Input::Retry => self.link = Link::Connecting(Box::pin(self.connect())),
-                Input::Connected(Ok(connected)) => {
+                DeliveryInput::Retry => self.link = DeliveryLink::Connecting(Box::pin(self.connect())),
+                DeliveryInput::Connected(Ok(connected)) => {
                     self.heard = Instant::now();
                     self.parts.ledger.resend();
-                    self.link = Link::Up(Box::new(connected));
+                    self.link = DeliveryLink::Up(Box::new(connected));
                     tracing::debug!("delivery connected");
                 }
-                Input::Connected(Err(error)) => self.down(&error),
-                Input::Reply(Ok(Some(reply))) => {
+                DeliveryInput::Connected(Err(error)) => self.down(&error),
+                DeliveryInput::Reply(Ok(Some(reply))) => {
                     self.heard = Instant::now();
                     // Only now the connection is known to work: a coordinator that accepts
                     // everything and stores nothing, for lack of space, must not be sent the same
@@ -165,12 +165,12 @@ impl Delivery {
                     self.backoff.reset();
                     self.reply(reply).await;
                 }
-                Input::Reply(Ok(None)) | Input::Room(None) => self.down(&LinkError::Closed),
-                Input::Reply(Err(status)) => self.down(&LinkError::Call(status.into())),
-                Input::Room(Some(permit)) => self.send_next(permit).await,
-                Input::Overdue => self.down(&LinkError::Silent),
-                Input::Idle => self.link = Link::Down { until: Instant::now() },
-                Input::NoMoreChanges | Input::Shutdown => return,
+                DeliveryInput::Reply(Ok(None)) | DeliveryInput::Room(None) => self.down(&DeliveryLinkError::Closed),
+                DeliveryInput::Reply(Err(status)) => self.down(&DeliveryLinkError::Call(status.into())),
+                DeliveryInput::Room(Some(permit)) => self.send_next(permit).await,
+                DeliveryInput::Overdue => self.down(&DeliveryLinkError::Silent),
+                DeliveryInput::Idle => self.link = DeliveryLink::Down { until: Instant::now() },
+                DeliveryInput::NoMoreChanges | DeliveryInput::Shutdown => return,
             }
             self.backlog.send_if_modified(|backlog| {
                 let now = Backlog {
@@ -182,73 +182,75 @@ impl Delivery {
         }
     }
 
-    async fn input(&mut self, changes: &mut Vec<Vec<Change>>, shutdown: &CancellationToken) -> Input {
+    async fn input(&mut self, changes: &mut Vec<Vec<OutboxChange>>, shutdown: &CancellationToken) -> DeliveryInput {
         let received = self.parts.changes.recv_many(changes, CHANGES);
         let shutdown = shutdown.cancelled();
         match &mut self.link {
-            Link::Down { until } => {
+            DeliveryLink::Down { until } => {
                 tokio::select! {
                     biased;
-                    () = shutdown => Input::Shutdown,
+                    () = shutdown => DeliveryInput::Shutdown,
                     // A fleet without anything to report needs no connections.
-                    () = tokio::time::sleep_until(*until), if !self.parts.ledger.is_empty() => Input::Retry,
-                    count = received => Input::changes(count),
+                    () = tokio::time::sleep_until(*until), if !self.parts.ledger.is_empty() => DeliveryInput::Retry,
+                    count = received => DeliveryInput::changes(count),
                 }
             }
-            Link::Connecting(connecting) => {
+            DeliveryLink::Connecting(connecting) => {
                 tokio::select! {
                     biased;
-                    () = shutdown => Input::Shutdown,
-                    result = connecting => Input::Connected(result),
-                    count = received => Input::changes(count),
+                    () = shutdown => DeliveryInput::Shutdown,
+                    result = connecting => DeliveryInput::Connected(result),
+                    count = received => DeliveryInput::changes(count),
                 }
             }
-            Link::Up(connected) => {
+            DeliveryLink::Up(connected) => {
                 let ready = self.parts.ledger.has_next();
                 let due = self.parts.ledger.awaits_acks();
                 let idle = self.parts.ledger.is_empty();
                 tokio::select! {
                     biased;
-                    () = shutdown => Input::Shutdown,
-                    reply = connected.inbound.message() => Input::Reply(reply),
-                    count = received => Input::changes(count),
-                    permit = connected.outbound.clone().reserve_owned(), if ready => Input::Room(permit.ok()),
-                    () = tokio::time::sleep_until(self.heard + SILENCE), if due => Input::Overdue,
-                    () = tokio::time::sleep_until(self.heard + IDLE), if idle => Input::Idle,
+                    () = shutdown => DeliveryInput::Shutdown,
+                    reply = connected.inbound.message() => DeliveryInput::Reply(reply),
+                    count = received => DeliveryInput::changes(count),
+                    permit = connected.outbound.clone().reserve_owned(), if ready => DeliveryInput::Room(permit.ok()),
+                    () = tokio::time::sleep_until(self.heard + SILENCE), if due => DeliveryInput::Overdue,
+                    () = tokio::time::sleep_until(self.heard + IDLE), if idle => DeliveryInput::Idle,
                 }
             }
         }
     }
 
-    fn connect(&self) -> impl Future<Output = Result<Connected, LinkError>> + Send + 'static {
+    fn connect(&self) -> impl Future<Output = Result<Connected, DeliveryLinkError>> + Send + 'static {
         let url = self.parts.coordinator_url.clone();
         let keyring = self.parts.keyring.clone();
         let agent = self.parts.agent;
         async move {
             let connecting = async {
-                let client = keyring.connect(&url).await.map_err(LinkError::Connect)?;
+                let client = keyring.connect(&url).await.map_err(DeliveryLinkError::Connect)?;
                 let (outbound, messages) = mpsc::channel(OUTBOUND);
                 let mut request = tonic::Request::new(ReceiverStream::new(messages));
-                let name: MetadataValue<_> = agent.to_string().parse().map_err(|_| LinkError::Header)?;
+                let name: MetadataValue<_> = agent.to_string().parse().map_err(|_| DeliveryLinkError::Header)?;
                 request.metadata_mut().insert(AGENT_HEADER, name);
                 let response = client.events().append(request).await;
-                let inbound = response.map_err(|status| LinkError::Call(status.into()))?.into_inner();
+                let inbound = response
+                    .map_err(|status| DeliveryLinkError::Call(status.into()))?
+                    .into_inner();
                 Ok(Connected { outbound, inbound })
             };
             tokio::time::timeout(CONNECT, connecting)
                 .await
-                .unwrap_or(Err(LinkError::Silent))
+                .unwrap_or(Err(DeliveryLinkError::Silent))
         }
     }
 
-    fn down(&mut self, error: &LinkError) {
+    fn down(&mut self, error: &DeliveryLinkError) {
         let wait = self.backoff.next(&self.parts.random);
         tracing::debug!(
             error = error as &dyn std::error::Error,
             ?wait,
             "delivery is not connected"
         );
-        self.link = Link::Down {
+        self.link = DeliveryLink::Down {
             until: Instant::now() + wait,
         };
     }
@@ -380,7 +382,7 @@ impl Delivery {
     }
 }
 
-impl Input {
+impl DeliveryInput {
     const fn changes(count: usize) -> Self {
         if count == 0 { Self::NoMoreChanges } else { Self::Changes }
     }

@@ -28,13 +28,13 @@ pub(crate) struct Parking<W>(Arc<Shared<W>>);
 
 #[derive(Debug)]
 struct Shared<W> {
-    state: Mutex<State<W>>,
+    state: Mutex<ParkingState<W>>,
     /// Notified when an attempt has ended.
     ended: watch::Sender<()>,
 }
 
 #[derive(Debug)]
-struct State<W> {
+struct ParkingState<W> {
     /// How many attempts began.
     begun: u64,
     working: BTreeMap<AttemptId, Working>,
@@ -72,7 +72,7 @@ pub(crate) struct Presence<W> {
 impl<W> Default for Parking<W> {
     fn default() -> Self {
         Self(Arc::new(Shared {
-            state: Mutex::new(State {
+            state: Mutex::new(ParkingState {
                 begun: 0,
                 working: BTreeMap::new(),
                 waiting: BTreeMap::new(),
@@ -89,7 +89,7 @@ impl<W> Clone for Parking<W> {
 }
 
 impl<W> Parking<W> {
-    fn lock(&self) -> MutexGuard<'_, State<W>> {
+    fn lock(&self) -> MutexGuard<'_, ParkingState<W>> {
         // Every change is complete before anything can panic.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

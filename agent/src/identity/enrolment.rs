@@ -22,7 +22,7 @@ use crate::ports::Random;
 pub(crate) mod files;
 mod pinned;
 
-use files::{CA, CERTIFICATE, Files, KEY, NEW_CA};
+use files::{CA, CERTIFICATE, CredentialFiles, KEY, NEW_CA};
 
 /// How long each step may take.
 const STEP: Duration = Duration::from_secs(15);
@@ -82,7 +82,7 @@ pub struct Joined {
 
 /// The credentials of an agent with this state directory, if it has joined.
 pub fn stored(state_dir: &Path) -> Result<Option<Credentials>, JoinError> {
-    let files = Files::of(state_dir);
+    let files = CredentialFiles::of(state_dir);
     // The certificate is written last: without it the agent has not joined.
     if !files.has(CERTIFICATE) {
         return Ok(None);
@@ -113,7 +113,7 @@ pub async fn join(state_dir: &Path, address: &str, token: &JoinToken, random: &R
     let (root, random) = (state_dir.to_owned(), Arc::clone(random));
     let opening = tokio::task::spawn_blocking(move || {
         let state = StateDir::open(&root, &random).map_err(JoinError::State)?;
-        let files = Files::open(&root)?;
+        let files = CredentialFiles::open(&root)?;
         let key = files.key()?;
         Ok::<_, JoinError>((state, files, key))
     });

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use x509_parser::pem::parse_x509_pem;
 
 use crate::identity::enrolment::JoinError;
-use crate::identity::enrolment::files::{CERTIFICATE, Files, KEY, request};
+use crate::identity::enrolment::files::{CERTIFICATE, CredentialFiles, KEY, request};
 use crate::identity::trust::Keyring;
 use crate::ports::Clock;
 
@@ -70,7 +70,7 @@ enum RenewalError {
 
 /// Renews the certificate before it expires.
 pub(crate) struct Renewal {
-    pub(crate) files: Files,
+    pub(crate) files: CredentialFiles,
     pub(crate) keyring: Keyring,
     pub(crate) coordinator_url: String,
     pub(crate) clock: Clock,

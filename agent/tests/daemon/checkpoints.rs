@@ -5,7 +5,7 @@ use std::process::Command;
 
 use kage_agent::Limits;
 use kage_agent::adapters::port::Resumes;
-use kage_core::checkpoint::{CheckpointReason, Footing, Resume, TakenCheckpoint};
+use kage_core::checkpoint::{CheckpointReason, Resume, TakenCheckpoint, WorktreeChoice};
 use kage_core::id::{Digest, Oid};
 use kage_core::rework::MAX_EXCERPT;
 use kage_core::task::{RepositoryRef, VerifyPolicy};
@@ -124,7 +124,7 @@ fn resume(taken: &[TakenCheckpoint], note: &str, repeated_calls: u32) -> Resume 
         note: note.to_owned(),
         instruction: String::new(),
         instruction_known: false,
-        footing: Footing::Anew,
+        worktree: WorktreeChoice::New,
     }
 }
 
@@ -424,15 +424,18 @@ async fn a_session_that_is_sent_back_goes_on_in_its_worktree() {
             keep_worktree: true,
         }));
     };
-    let back = |task: &str, footing| {
+    let back = |task: &str, worktree| {
         let mut resume = resume(&checkpoints, "", 0);
         resume.segments.clear();
-        resume.footing = footing;
+        resume.worktree = worktree;
         going_on(task, resume)
     };
     // The next one is there before the first has ended.
     stop(&first);
-    let second = served.coordinator.grant(2, back("list wait", Footing::Left)).await;
+    let second = served
+        .coordinator
+        .grant(2, back("list wait", WorktreeChoice::Previous))
+        .await;
     let seen = served
         .coordinator
         .until("the list", |kept| listed(kept.events.get(&second)?));
@@ -447,7 +450,10 @@ async fn a_session_that_is_sent_back_goes_on_in_its_worktree() {
     assert!(told);
 
     stop(&second);
-    let third = served.coordinator.grant(3, back("list", Footing::LeftComplete)).await;
+    let third = served
+        .coordinator
+        .grant(3, back("list", WorktreeChoice::PreviousCleaned))
+        .await;
     let events = served.coordinator.finished(&third).await;
     let (place, names) = listed(&events).unwrap();
     assert_eq!(names, ".git .gitignore first old.o written");
@@ -455,7 +461,10 @@ async fn a_session_that_is_sent_back_goes_on_in_its_worktree() {
     assert_eq!(result(&events).paths, [".gitignore", "listed", "written"]);
 
     // Nobody left anything now: a new one is made.
-    let fourth = served.coordinator.grant(4, back("list", Footing::Left)).await;
+    let fourth = served
+        .coordinator
+        .grant(4, back("list", WorktreeChoice::Previous))
+        .await;
     let (place, names) = listed(&served.coordinator.finished(&fourth).await).unwrap();
     assert_eq!(names, ".git .gitignore first written");
     assert!(place.ends_with(&fourth), "{place}");

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Board, Joined, Link, Member, Outbox, Presence, Presently, Pulse, Running, Serial};
+use super::{AgentLink, Board, Joined, Member, Outbox, Presence, Presently, Pulse, Running, Serial};
 use crate::store::LiveAttempt;
 
 /// A connection that another start of the same agent wants to replace. It was sent a ping.
@@ -70,7 +70,7 @@ impl Board {
             heard: now,
             busy: false,
         });
-        let link = Link {
+        let link = AgentLink {
             serial,
             pulse,
             answers_pings: false,
@@ -192,7 +192,7 @@ impl Board {
         })
     }
 
-    fn other_start(&self, agent: AgentId, boot: BootId) -> Option<(&Member, &Link)> {
+    fn other_start(&self, agent: AgentId, boot: BootId) -> Option<(&Member, &AgentLink)> {
         let member = self.members.get(agent).filter(|member| member.agent.boot != boot)?;
         Some((member, member.link()?))
     }

@@ -5,7 +5,7 @@ use kage_core::job::Affinity;
 use kage_proto::v1;
 use tokio::time::Instant;
 
-use super::{Board, Member, Offer, Offered, Pick, Refused, Running, Serial, Stage};
+use super::{Board, Member, Offer, OfferStage, Offered, Pick, Refused, Running, Serial};
 use crate::store::QueuedJob;
 
 impl Board {
@@ -18,7 +18,7 @@ impl Board {
                 agent: pick.agent,
                 serial: pick.serial,
                 deadline: now + self.timings.offer,
-                stage: Stage::Preparing,
+                stage: OfferStage::Preparing,
             },
         );
     }
@@ -29,7 +29,7 @@ impl Board {
         let Some(offer) = self.offers.get_mut(&id) else {
             return;
         };
-        offer.stage = Stage::Open(offered);
+        offer.stage = OfferStage::Open(offered);
         offer.deadline = deadline;
         let agent = offer.agent;
         if !self.tell(agent, message) {
@@ -47,7 +47,7 @@ impl Board {
     /// Withdraws an unanswered offer: other agents are asked before this one is asked again.
     pub(super) fn unanswered(&mut self, id: OfferId) {
         if let Some(offer) = self.offers.get_mut(&id)
-            && matches!(offer.stage, Stage::Open(_))
+            && matches!(offer.stage, OfferStage::Open(_))
         {
             offer.job.affinity = Affinity {
                 prefer: offer.job.affinity.prefer.filter(|prefer| *prefer != offer.agent),
@@ -92,13 +92,13 @@ impl Board {
     /// [`Board::started`] or [`Board::not_started`].
     pub(crate) fn accept(&mut self, id: OfferId, agent: AgentId, serial: Serial) -> Option<(QueuedJob, Offered)> {
         let offer = self.offers.get(&id)?;
-        if offer.agent != agent || offer.serial != serial || matches!(offer.stage, Stage::Preparing) {
+        if offer.agent != agent || offer.serial != serial || matches!(offer.stage, OfferStage::Preparing) {
             return None;
         }
         let offer = self.offers.remove(&id)?;
         match offer.stage {
-            Stage::Open(offered) => Some((offer.job, offered)),
-            Stage::Preparing => None,
+            OfferStage::Open(offered) => Some((offer.job, offered)),
+            OfferStage::Preparing => None,
         }
     }
 

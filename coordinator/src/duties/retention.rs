@@ -154,7 +154,7 @@ pub(crate) fn release(coordinator: &Coordinator, left: InFiles) {
 }
 
 /// The existing files, listed before the rows are.
-struct Files {
+struct StoredFiles {
     output: Vec<(AttemptId, u64)>,
     mirrors: Vec<(Mirror, Vec<String>)>,
     blobs: Vec<Listed>,
@@ -186,7 +186,7 @@ async fn sweep(coordinator: &Coordinator, sweeps: bool) -> Result<(), RetentionE
         references.extend(mirror.refs_under(SWEPT).await?);
         mirrors.push((mirror, references));
     }
-    let files = Files {
+    let files = StoredFiles {
         output: coordinator.outputs.list().await?,
         mirrors,
         blobs: coordinator.blobs.list().await?,
@@ -201,7 +201,7 @@ async fn sweep(coordinator: &Coordinator, sweeps: bool) -> Result<(), RetentionE
 }
 
 /// Brings back files that rows name again.
-async fn give_back(coordinator: &Coordinator, files: &Files, named: &InFiles) -> Result<(), RetentionError> {
+async fn give_back(coordinator: &Coordinator, files: &StoredFiles, named: &InFiles) -> Result<(), RetentionError> {
     let wanted = |aside: &&Aside| match &aside.thing {
         Thing::Output(attempt) => named.attempts.contains(attempt),
         Thing::Blob(project, digest) => named.blobs.contains(&(project.clone(), digest.clone())),
@@ -229,7 +229,7 @@ async fn give_back(coordinator: &Coordinator, files: &Files, named: &InFiles) ->
 /// Removes released files, and puts other unreferenced files aside.
 async fn put_away(
     coordinator: &Coordinator,
-    files: &Files,
+    files: &StoredFiles,
     named: &InFiles,
     released: &InFiles,
     sweeps: bool,
@@ -289,7 +289,7 @@ async fn put_away(
     Ok((removed, aside))
 }
 
-fn tell(coordinator: &Coordinator, files: &Files, removed: &Swept, aside: &Swept) {
+fn tell(coordinator: &Coordinator, files: &StoredFiles, removed: &Swept, aside: &Swept) {
     if !removed.is_empty() {
         let Swept {
             outputs,
@@ -321,7 +321,7 @@ fn tell(coordinator: &Coordinator, files: &Files, removed: &Swept, aside: &Swept
 }
 
 /// Forgets released files that are gone.
-fn forget(coordinator: &Coordinator, files: &Files, released: &InFiles) {
+fn forget(coordinator: &Coordinator, files: &StoredFiles, released: &InFiles) {
     let mut left = coordinator.released();
     // Files released meanwhile stay for the next sweep, and blobs until they are old enough.
     left.attempts.retain(|attempt| !released.attempts.contains(attempt));
@@ -333,7 +333,7 @@ fn forget(coordinator: &Coordinator, files: &Files, released: &InFiles) {
 }
 
 /// Deletes files whose time in quarantine is over.
-async fn delete(coordinator: &Coordinator, files: &Files) -> Result<(), RetentionError> {
+async fn delete(coordinator: &Coordinator, files: &StoredFiles) -> Result<(), RetentionError> {
     let now = coordinator.now().as_millis();
     let most = u64::try_from(QUARANTINE.as_millis()).unwrap_or(u64::MAX);
     let before = Timestamp::from_millis(now.saturating_sub(most));

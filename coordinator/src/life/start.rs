@@ -137,7 +137,7 @@ pub async fn run(config: Config, mut ports: Ports, shutdown: CancellationToken) 
     if let Blocking::Threads = ports.blocking {
         program::check().await.map_err(RunError::Git)?;
     }
-    let held = Held::open(&config, &ports)?;
+    let held = Locked::open(&config, &ports)?;
     let (listen, on_ready) = (Arc::clone(&ports.listen), ports.on_ready.take());
     let filled = held.fill(&config, ports).await?;
     let listen_error = |source: std::io::Error| RunError::Listen {
@@ -163,7 +163,7 @@ pub async fn run(config: Config, mut ports: Ports, shutdown: CancellationToken) 
 }
 
 /// The data directory is locked.
-struct Held {
+struct Locked {
     data: DataDir,
     /// `None` where the store is not in the data directory.
     custody: Option<Custody>,
@@ -213,7 +213,7 @@ struct Filled {
     coordinator: Arc<Coordinator>,
 }
 
-impl Held {
+impl Locked {
     fn open(config: &Config, ports: &Ports) -> Result<Self, RunError> {
         let data = DataDir::open(&config.data_dir).map_err(RunError::DataDir)?;
         // First of all: a refused start must not create anything.

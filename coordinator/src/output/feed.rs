@@ -22,7 +22,7 @@ pub(super) struct Chunk {
     pub(super) data: Bytes,
 }
 
-pub(super) enum Message {
+pub(super) enum FeedMessage {
     Chunk(Chunk, mpsc::Sender<OutputAck>),
     /// Answered when everything queued before is durable.
     Settle(oneshot::Sender<()>),
@@ -31,7 +31,7 @@ pub(super) enum Message {
 /// The right to append to an attempt's files. Clones share it.
 #[derive(Debug)]
 pub(crate) struct Feed {
-    pub(super) queue: mpsc::Sender<Message>,
+    pub(super) queue: mpsc::Sender<FeedMessage>,
 }
 
 /// The owner of an attempt's files ended; it ends only after a disk error.
@@ -51,7 +51,7 @@ impl Feed {
     ) -> Result<(), FeedClosed> {
         let chunk = Chunk { stream, offset, data };
         self.queue
-            .send(Message::Chunk(chunk, acks.clone()))
+            .send(FeedMessage::Chunk(chunk, acks.clone()))
             .await
             .map_err(|_| FeedClosed)
     }
@@ -59,7 +59,10 @@ impl Feed {
     /// Waits until everything appended before is durable.
     pub(crate) async fn settle(&self) -> Result<(), FeedClosed> {
         let (done, wait) = oneshot::channel();
-        self.queue.send(Message::Settle(done)).await.map_err(|_| FeedClosed)?;
+        self.queue
+            .send(FeedMessage::Settle(done))
+            .await
+            .map_err(|_| FeedClosed)?;
         wait.await.map_err(|_| FeedClosed)
     }
 }

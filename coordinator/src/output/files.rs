@@ -10,7 +10,7 @@ use super::feed::Chunk;
 
 /// The three files of an attempt, created at the first byte.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(super) struct AttemptFiles {
     folder: PathBuf,
     streams: [Stream; OutputStream::ALL.len()],
 }
@@ -24,7 +24,7 @@ struct Stream {
     synced: u64,
 }
 
-impl Files {
+impl AttemptFiles {
     /// Bytes that an earlier process wrote and did not sync are synced before they count.
     pub(super) fn open(folder: PathBuf) -> io::Result<Self> {
         let open = |kind: OutputStream| -> io::Result<Stream> {
@@ -142,7 +142,7 @@ mod tests {
             offset,
             data: Bytes::from_static(data),
         };
-        let mut files = Files::open(dir.path().to_owned()).unwrap();
+        let mut files = AttemptFiles::open(dir.path().to_owned()).unwrap();
         files.write(&[chunk(OutputStream::Stdout, 0, b"kept")]).unwrap();
         // The first stream is written, the second is not, so neither is synced.
         std::os::unix::fs::symlink("/dev/full", dir.path().join("stderr")).unwrap();
@@ -154,7 +154,7 @@ mod tests {
         drop(files);
         std::fs::remove_file(dir.path().join("stderr")).unwrap();
         assert_eq!(std::fs::read(dir.path().join("stdout")).unwrap(), b"kept");
-        let files = Files::open(dir.path().to_owned()).unwrap();
+        let files = AttemptFiles::open(dir.path().to_owned()).unwrap();
         assert_eq!(files.length(OutputStream::Stdout), 4);
     }
 }

@@ -12,8 +12,8 @@ use kage_core::event::OutputStream;
 use kage_core::id::{AttemptId, TaskId};
 use tokio::sync::{mpsc, oneshot};
 
-use super::feed::{Chunk, Message, OutputAck};
-use super::files::Files;
+use super::feed::{Chunk, FeedMessage, OutputAck};
+use super::files::AttemptFiles;
 use crate::ports::Blocking;
 use crate::telemetry;
 use crate::topics::Topics;
@@ -41,7 +41,7 @@ impl Lengths {
 pub(super) struct Writer {
     pub(super) attempt: AttemptId,
     pub(super) task: TaskId,
-    pub(super) files: Files,
+    pub(super) files: AttemptFiles,
     pub(super) durable: Arc<Lengths>,
     pub(super) topics: Arc<Topics>,
     pub(super) blocking: Blocking,
@@ -53,8 +53,8 @@ enum Disk {
     Busy(BoxFuture<'static, Result<Writer, Arc<io::Error>>>),
 }
 
-enum Input {
-    Message(Option<Message>),
+enum WriterInput {
+    Message(Option<FeedMessage>),
     Written(Result<Writer, Arc<io::Error>>),
 }
 
@@ -67,9 +67,9 @@ struct Batch {
 }
 
 impl Batch {
-    fn add(&mut self, message: Message) {
+    fn add(&mut self, message: FeedMessage) {
         match message {
-            Message::Chunk(chunk, acks) => {
+            FeedMessage::Chunk(chunk, acks) => {
                 self.bytes += chunk.data.len();
                 // One acknowledgement per stream and sender is enough: it says the length.
                 let same = |(stream, known): &(OutputStream, mpsc::Sender<OutputAck>)| {
@@ -80,7 +80,7 @@ impl Batch {
                 }
                 self.chunks.push(chunk);
             }
-            Message::Settle(done) => self.settled.push(done),
+            FeedMessage::Settle(done) => self.settled.push(done),
         }
     }
 
@@ -109,7 +109,7 @@ impl Batch {
 impl Writer {
     /// Writes until every sender is gone, or the disk fails: then the next writer opens the files
     /// again.
-    pub(super) async fn run(self, mut messages: mpsc::Receiver<Message>) {
+    pub(super) async fn run(self, mut messages: mpsc::Receiver<FeedMessage>) {
         let attempt = self.attempt;
         let mut disk = Disk::Idle(self);
         // Gathers while the disk is busy.
@@ -117,18 +117,18 @@ impl Writer {
         let mut open = true;
         loop {
             let input = match &mut disk {
-                Disk::Idle(_) => Input::Message(messages.recv().await),
+                Disk::Idle(_) => WriterInput::Message(messages.recv().await),
                 Disk::Busy(writing) => tokio::select! {
                     biased;
-                    written = writing => Input::Written(written),
-                    message = messages.recv(), if open && !next.is_full() => Input::Message(message),
+                    written = writing => WriterInput::Written(written),
+                    message = messages.recv(), if open && !next.is_full() => WriterInput::Message(message),
                 },
             };
             match input {
-                Input::Message(Some(message)) => next.add(message),
-                Input::Message(None) => open = false,
-                Input::Written(Ok(writer)) => disk = Disk::Idle(writer),
-                Input::Written(Err(error)) => {
+                WriterInput::Message(Some(message)) => next.add(message),
+                WriterInput::Message(None) => open = false,
+                WriterInput::Written(Ok(writer)) => disk = Disk::Idle(writer),
+                WriterInput::Written(Err(error)) => {
                     messages.close();
                     while let Some(message) = messages.recv().await {
                         next.add(message);

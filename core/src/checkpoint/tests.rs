@@ -130,7 +130,7 @@ fn what_was_said_since_is_in_the_conversation_that_goes_on() {
         let head = Head {
             number: head,
             commit: oid(head),
-            footing: Footing::Anew,
+            worktree: WorktreeChoice::New,
         };
         let found = talked_since(&head, from, &all, &adapter(name));
         assert_eq!(found, expected, "{} since {from} by {name}", head.number);
@@ -183,7 +183,7 @@ fn one_goes_on_from_what_one_stands_on() {
         let head = head.map(|number| Head {
             number,
             commit: oid(number),
-            footing: Footing::Anew,
+            worktree: WorktreeChoice::New,
         });
         let points = Points::of(head.as_ref(), &all);
         let half_done = points.half_done();
@@ -205,14 +205,14 @@ fn what_is_needed_to_go_on_is_named_in_order() {
         let head = Head {
             number,
             commit: oid(number),
-            footing: Footing::Left,
+            worktree: WorktreeChoice::Previous,
         };
         Resume::of(&head, &all, &oid(BASE), &adapter.parse().unwrap(), 5)
     };
     let whole = resume(2, "adapter").unwrap();
     assert_eq!(whole.packs, [pack(1), pack(2)]);
     assert_eq!((whole.segments.len(), whole.position, whole.repeated_calls), (2, 4, 3));
-    assert_eq!(whole.footing, Footing::Left);
+    assert_eq!(whole.worktree, WorktreeChoice::Previous);
     let other = resume(2, "another").unwrap();
     assert_eq!((other.packs.len(), other.segments.len(), other.position), (2, 0, 0));
     assert_eq!(resume(9, "adapter"), Err(BrokenChain::Unknown(9)));

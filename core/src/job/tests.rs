@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::checkpoint::{CheckpointReason, Footing, Head, Resumes, TakenCheckpoint};
+use crate::checkpoint::{CheckpointReason, Head, Resumes, TakenCheckpoint, WorktreeChoice};
 use crate::event::{DiffStat, Event, EventBody};
 use crate::fallback::Fallback;
 use crate::task::VerifyPolicy;
@@ -259,7 +259,7 @@ fn head(number: u32) -> Head {
     Head {
         number,
         commit: format!("{number:040x}").parse().unwrap(),
-        footing: Footing::Anew,
+        worktree: WorktreeChoice::New,
     }
 }
 

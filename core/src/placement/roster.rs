@@ -34,14 +34,14 @@ struct Heading {
 type Rank = (Reverse<u32>, AgentId);
 
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
+struct RosterEntry {
     headings: Vec<Arc<Heading>>,
     /// Zero also for an agent that takes no work.
     free_slots: u32,
     placed: u64,
 }
 
-impl Entry {
+impl RosterEntry {
     const fn rank(&self, agent: AgentId) -> Rank {
         (Reverse(self.free_slots), agent)
     }
@@ -50,7 +50,7 @@ impl Entry {
 /// The index of agents by what jobs may need.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Roster {
-    entries: HashMap<AgentId, Entry>,
+    entries: HashMap<AgentId, RosterEntry>,
     lists: HashMap<Arc<Heading>, BTreeSet<Rank>>,
     /// Number of agents with free slots.
     roomy: usize,
@@ -66,7 +66,7 @@ impl Roster {
             .iter()
             .map(|(key, value)| Asset::Label(key.clone(), value.clone()));
         let assets = std::iter::once(Asset::Itself).chain(adapters).chain(labels);
-        let mut entry = Entry {
+        let mut entry = RosterEntry {
             headings: Vec::with_capacity(1 + view.adapters.len() + view.labels.len()),
             free_slots: free_slots(view),
             placed: view.placed,

@@ -169,7 +169,7 @@ fn a_job_that_nobody_takes_holds_up_no_other() {
 #[test]
 fn wishes_are_followed_when_they_can_be() {
     let needs = Needs::new();
-    let wish = |prefer: Option<u128>, avoid: Option<u128>| Waiting {
+    let wanting = |prefer: Option<u128>, avoid: Option<u128>| Waiting {
         affinity: Affinity {
             prefer: prefer.map(agent_id),
             avoid: avoid.map(agent_id),
@@ -179,13 +179,13 @@ fn wishes_are_followed_when_they_can_be() {
     };
     // Agents 1 and 2 fit, 3 does not.
     let cases = [
-        ((3, 1), wish(None, None), 1),
-        ((3, 1), wish(None, Some(1)), 2),
-        ((3, 0), wish(None, Some(1)), 1),
-        ((3, 1), wish(Some(2), None), 2),
-        ((3, 0), wish(Some(2), None), 1),
-        ((3, 1), wish(Some(3), None), 1),
-        ((3, 1), wish(Some(9), Some(9)), 1),
+        ((3, 1), wanting(None, None), 1),
+        ((3, 1), wanting(None, Some(1)), 2),
+        ((3, 0), wanting(None, Some(1)), 1),
+        ((3, 1), wanting(Some(2), None), 2),
+        ((3, 0), wanting(Some(2), None), 1),
+        ((3, 1), wanting(Some(3), None), 1),
+        ((3, 1), wanting(Some(9), Some(9)), 1),
     ];
     for ((first, second), job, expected) in cases {
         let fits = |n, name, slots| AgentView {

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::survey::survey;
-use super::{Entry, Folder, Node};
+use super::{KnownEntry, KnownFolder, Node};
 use crate::beneath::{Beneath, Parent};
 use crate::error::GitError;
 use crate::objects::{Objects, is_storable, mode, open_file};
@@ -101,7 +101,7 @@ impl<'a> Scan<'a> {
     /// unless they are ignored. Returns the ignored paths, without the content of ignored folders.
     pub(crate) fn run(
         mut self,
-        top: &mut Folder,
+        top: &mut KnownFolder,
         ignored: impl Fn(&[PathBuf]) -> Result<HashSet<PathBuf>, GitError>,
     ) -> Result<Vec<PathBuf>, GitError> {
         self.suspects = survey(self.root, self.beneath, top);
@@ -117,7 +117,7 @@ impl<'a> Scan<'a> {
                     left_out.push(path);
                 } else if kind == FileType::Directory {
                     if let Some(folder) = self.open_folder(&path)? {
-                        self.folder(folder, &path, &mut Folder::default())?;
+                        self.folder(folder, &path, &mut KnownFolder::default())?;
                     }
                 } else if let Some(entry) = self.take_path(&path)? {
                     top.insert(&path, entry);
@@ -130,7 +130,7 @@ impl<'a> Scan<'a> {
 
     /// The current entry at a path, whether ignored or not. `None` for nothing and for what git
     /// does not store.
-    pub(crate) fn take_path(&mut self, path: &Path) -> Result<Option<Entry>, GitError> {
+    pub(crate) fn take_path(&mut self, path: &Path) -> Result<Option<KnownEntry>, GitError> {
         let parent = self.beneath.parent(path, false);
         match parent.map_err(GitError::io("open", &self.root.join(path)))? {
             Parent::Open(parent, name) => {
@@ -184,7 +184,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn folder(&mut self, here: OwnedFd, path: &Path, folder: &mut Folder) -> Result<(), GitError> {
+    fn folder(&mut self, here: OwnedFd, path: &Path, folder: &mut KnownFolder) -> Result<(), GitError> {
         let failed = |error: Errno| GitError::io("list", &self.root.join(path))(error.into());
         let mut names = Vec::with_capacity(folder.nodes.len());
         for item in Dir::read_from(&here).map_err(failed)? {
@@ -306,8 +306,8 @@ impl<'a> Scan<'a> {
         name: &OsStr,
         path: &Path,
         stat: &rustix::fs::Stat,
-        known: Option<Entry>,
-    ) -> Result<Option<Entry>, GitError> {
+        known: Option<KnownEntry>,
+    ) -> Result<Option<KnownEntry>, GitError> {
         let kind = FileType::from_raw_mode(stat.st_mode);
         if !matches!(kind, FileType::RegularFile | FileType::Symlink) {
             return Ok(None);
@@ -340,7 +340,7 @@ impl<'a> Scan<'a> {
         };
         // The stat is from before reading: a write during the read changes it.
         let stat = Some(Stat::of(stat)).filter(|stat| stat.is_before(self.started));
-        Ok(Some(Entry { mode, id, stat }))
+        Ok(Some(KnownEntry { mode, id, stat }))
     }
 }
 

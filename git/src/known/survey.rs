@@ -13,7 +13,7 @@ use std::thread;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Folder, Node, Stat};
+use super::{KnownFolder, Node, Stat};
 use crate::beneath::{Beneath, Parent};
 
 /// Number of portions for the threads; with fewer folders one thread is as fast.
@@ -23,13 +23,13 @@ const THREADS: usize = 4;
 
 struct Portion<'a> {
     path: PathBuf,
-    folder: &'a Folder,
+    folder: &'a KnownFolder,
     /// Whether the folders below belong to the portion.
     deep: bool,
 }
 
 /// The known folders that changed, or `None` when any may have changed.
-pub(super) fn survey(root: &Path, beneath: &Beneath, top: &Folder) -> Option<BTreeSet<PathBuf>> {
+pub(super) fn survey(root: &Path, beneath: &Beneath, top: &KnownFolder) -> Option<BTreeSet<PathBuf>> {
     let portions = divide(top)?;
     let next = AtomicUsize::new(0);
     let work = || {
@@ -59,7 +59,7 @@ pub(super) fn survey(root: &Path, beneath: &Beneath, top: &Folder) -> Option<BTr
 }
 
 /// Portions that together cover every folder once; `None` when there is too little to divide.
-fn divide(top: &Folder) -> Option<Vec<Portion<'_>>> {
+fn divide(top: &KnownFolder) -> Option<Vec<Portion<'_>>> {
     let mut portions = Vec::new();
     let mut level = vec![(PathBuf::new(), top)];
     while portions.len() + level.len() < PORTIONS {
@@ -92,7 +92,7 @@ fn open(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(parent, name, FLAGS, Mode::empty())
 }
 
-fn look(here: OwnedFd, path: &Path, folder: &Folder, deep: bool, suspects: &mut Vec<PathBuf>) {
+fn look(here: OwnedFd, path: &Path, folder: &KnownFolder, deep: bool, suspects: &mut Vec<PathBuf>) {
     let Ok(mut dir) = Dir::read_from(&here) else {
         return suspects.push(path.to_owned());
     };

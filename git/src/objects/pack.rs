@@ -31,7 +31,7 @@ pub(super) struct Loaded {
 
 /// The offset of an object in a pack, and the checksum of its packed form.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct PackedObject {
     offset: u64,
     checksum: u32,
 }
@@ -41,7 +41,7 @@ struct Place {
 pub(super) struct Pack {
     file: NamedTempFile,
     size: u64,
-    places: BTreeMap<Id, Place>,
+    places: BTreeMap<Id, PackedObject>,
 }
 
 impl Pack {
@@ -75,7 +75,7 @@ impl Pack {
         for ((id, _), bytes) in objects.iter().zip(&packed) {
             let mut checksum = Crc::new();
             checksum.update(bytes);
-            let place = Place {
+            let place = PackedObject {
                 offset: self.size + all.len() as u64,
                 checksum: checksum.sum(),
             };
@@ -207,7 +207,7 @@ fn low_bits(number: usize, mask: usize) -> u8 {
 }
 
 /// Encodes the index of a pack, version 2.
-fn index(places: &BTreeMap<Id, Place>, pack: &[u8; 20]) -> Vec<u8> {
+fn index(places: &BTreeMap<Id, PackedObject>, pack: &[u8; 20]) -> Vec<u8> {
     let mut bytes = b"\xfftOc\0\0\0\x02".to_vec();
     let mut up_to = [0_u32; 256];
     for id in places.keys() {

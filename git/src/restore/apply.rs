@@ -21,7 +21,7 @@ use crate::beneath::{Beneath, Parent};
 use crate::checkpoint::LockedWorktree;
 use crate::durable::{MOST_ONE_BY_ONE, flush_all, flush_file_system};
 use crate::error::GitError;
-use crate::known::{Difference, Entry, Folder, Stats};
+use crate::known::{Difference, KnownEntry, KnownFolder, Stats};
 use crate::objects::{Objects, Unflushed};
 
 mod files;
@@ -51,7 +51,7 @@ struct Step {
 
 impl Step {
     /// Whether a checkpoint has exactly `there` at the path.
-    fn expects(&self, there: &Entry) -> bool {
+    fn expects(&self, there: &KnownEntry) -> bool {
         let known = [self.difference.before, self.difference.after];
         known.iter().flatten().any(|entry| entry.is_same(there))
     }
@@ -107,7 +107,7 @@ impl<'a> Apply<'a> {
         let mut apply = Self::new(worktree, journal, Steps::new(), None)?;
         let objects = Objects::open(worktree.mirror.path(), Unflushed::default())?;
         let steps = || {
-            let safety = Folder::load(objects.repository(), objects.tree_of(journal.safety)?, &Stats::new())?;
+            let safety = KnownFolder::load(objects.repository(), objects.tree_of(journal.safety)?, &Stats::new())?;
             safety.differences(objects.repository(), objects.tree_of(journal.target)?)
         };
         apply.steps = steps().map_err(GitError::library("compare two checkpoints"))?;
@@ -187,7 +187,7 @@ impl<'a> Apply<'a> {
         parent.map_err(GitError::io("open", &self.worktree.root.join(path)))
     }
 
-    fn is_now(&self, path: &Path, entry: &Entry) -> Result<bool, GitError> {
+    fn is_now(&self, path: &Path, entry: &KnownEntry) -> Result<bool, GitError> {
         let full = self.worktree.root.join(path);
         let Parent::Open(parent, name) = self.parent(path)? else {
             return Ok(false);

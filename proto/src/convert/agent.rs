@@ -372,7 +372,7 @@ impl TryFrom<v1::Work> for Work {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kage_core::checkpoint::Footing;
+    use kage_core::checkpoint::WorktreeChoice;
 
     fn session_work(prompt: PromptText) -> WorkKind {
         WorkKind::Session(SessionWork {
@@ -396,7 +396,7 @@ mod tests {
                 note: String::new(),
                 instruction: "fix it".into(),
                 instruction_known: false,
-                footing: Footing::Anew,
+                worktree: WorktreeChoice::New,
             })),
         })
     }

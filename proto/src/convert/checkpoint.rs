@@ -1,7 +1,7 @@
 //! Checkpoints, and what an attempt needs to go on from one.
 
 use kage_core::checkpoint::{
-    Checkpoint, CheckpointReason, Footing, MAX_NOTE, Resume, Safety, TakenCheckpoint, TranscriptSegment, parent,
+    Checkpoint, CheckpointReason, MAX_NOTE, Resume, Safety, TakenCheckpoint, TranscriptSegment, WorktreeChoice, parent,
 };
 use kage_core::session::Session;
 
@@ -194,27 +194,27 @@ impl From<Resume> for v1::Resume {
             note: resume.note,
             instruction: resume.instruction,
             instruction_known: resume.instruction_known,
-            footing: v1::Footing::from(resume.footing).into(),
+            footing: v1::Footing::from(resume.worktree).into(),
         }
     }
 }
 
-impl From<Footing> for v1::Footing {
-    fn from(footing: Footing) -> Self {
-        match footing {
-            Footing::Anew => Self::Unspecified,
-            Footing::Left => Self::Left,
-            Footing::LeftComplete => Self::LeftComplete,
+impl From<WorktreeChoice> for v1::Footing {
+    fn from(choice: WorktreeChoice) -> Self {
+        match choice {
+            WorktreeChoice::New => Self::Unspecified,
+            WorktreeChoice::Previous => Self::Left,
+            WorktreeChoice::PreviousCleaned => Self::LeftComplete,
         }
     }
 }
 
-/// What is not known is made anew, as all can be.
-fn footing(number: i32) -> Footing {
+/// An unknown choice becomes a new worktree, which is always possible.
+fn worktree(number: i32) -> WorktreeChoice {
     match v1::Footing::try_from(number) {
-        Ok(v1::Footing::Unspecified) | Err(_) => Footing::Anew,
-        Ok(v1::Footing::Left) => Footing::Left,
-        Ok(v1::Footing::LeftComplete) => Footing::LeftComplete,
+        Ok(v1::Footing::Unspecified) | Err(_) => WorktreeChoice::New,
+        Ok(v1::Footing::Left) => WorktreeChoice::Previous,
+        Ok(v1::Footing::LeftComplete) => WorktreeChoice::PreviousCleaned,
     }
 }
 
@@ -253,7 +253,7 @@ impl TryFrom<v1::Resume> for Resume {
             note: resume.note,
             instruction: resume.instruction,
             instruction_known: resume.instruction_known,
-            footing: footing(resume.footing),
+            worktree: worktree(resume.footing),
         })
     }
 }
@@ -357,11 +357,11 @@ mod tests {
             note: "older files".into(),
             instruction: "fix it".into(),
             instruction_known: true,
-            footing: Footing::LeftComplete,
+            worktree: WorktreeChoice::PreviousCleaned,
         };
-        for footing in Footing::ALL {
+        for worktree in WorktreeChoice::ALL {
             let resume = Resume {
-                footing,
+                worktree,
                 ..resume.clone()
             };
             assert_eq!(Resume::try_from(v1::Resume::from(resume.clone())), Ok(resume));
@@ -369,8 +369,8 @@ mod tests {
         let mut unknown = v1::Resume::from(resume.clone());
         unknown.footing = 99;
         assert_eq!(
-            Resume::try_from(unknown).map(|resume| resume.footing),
-            Ok(Footing::Anew)
+            Resume::try_from(unknown).map(|resume| resume.worktree),
+            Ok(WorktreeChoice::New)
         );
         let mut gap = v1::Resume::from(resume.clone());
         gap.segments.remove(0);

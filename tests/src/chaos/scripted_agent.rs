@@ -24,7 +24,7 @@ use super::record::Record;
 use crate::history::{JobKey, What, Write};
 
 /// The adapter whose sessions scripted agents take.
-pub const PUPPET: &str = "agent";
+pub const SCRIPTED_AGENT: &str = "agent";
 
 /// The interval of an agent's actions.
 const BEAT: Duration = Duration::from_millis(15);
@@ -150,7 +150,7 @@ impl ScriptedAgent {
             name: self.name.clone(),
             slots: 2,
             adapters: vec![v1::AdapterInfo {
-                name: PUPPET.to_owned(),
+                name: SCRIPTED_AGENT.to_owned(),
                 version: "1".to_owned(),
                 ..v1::AdapterInfo::default()
             }],

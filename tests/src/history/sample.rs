@@ -9,7 +9,7 @@ use kage_proto::v1;
 use kage_proto::v1::event::Body;
 use kage_proto::v1::finished::Outcome;
 
-use super::{Answer, Call, Entry, Final, FinalTask, History, JobKey, Sight, StreamKey, What, check};
+use super::{Answer, Call, Final, FinalTask, History, JobKey, Observation, Sight, StreamKey, What, check};
 
 pub(super) fn job() -> JobKey {
     JobKey {
@@ -19,8 +19,8 @@ pub(super) fn job() -> JobKey {
     }
 }
 
-pub(super) fn grant(number: u32, attempt: &str, token: &str) -> Entry {
-    Entry {
+pub(super) fn grant(number: u32, attempt: &str, token: &str) -> Observation {
+    Observation {
         who: "agent".to_owned(),
         what: What::Granted {
             attempt: attempt.to_owned(),

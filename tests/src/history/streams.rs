@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn a_watcher_who_missed_or_saw_something_else_is_found() {
         broken("I4", |history, _| {
-            let events = |entry: &super::super::Entry| matches!(entry.what, What::Saw(_, Sight::Event(_)));
+            let events = |entry: &super::super::Observation| matches!(entry.what, What::Saw(_, Sight::Event(_)));
             let at = history.entries.iter().position(events).unwrap();
             drop(history.entries.remove(at));
         });

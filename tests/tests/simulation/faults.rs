@@ -58,7 +58,7 @@ pub(crate) struct Cast {
     pub(crate) daemons: BTreeMap<String, Bell>,
     /// Everybody who talks to the coordinator.
     pub(crate) callers: Vec<String>,
-    /// Puppets by name.
+    /// Scripted agents by name.
     pub(crate) scripted_agents: BTreeMap<String, watch::Sender<bool>>,
 }
 

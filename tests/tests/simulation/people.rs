@@ -9,7 +9,7 @@ use kage_proto::convert::time::span;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_tests::chaos::clients::Person;
-use kage_tests::chaos::scripted_agent::PUPPET;
+use kage_tests::chaos::scripted_agent::SCRIPTED_AGENT;
 use kage_tests::tasks::{Describe, task};
 
 use crate::adapter::SCRIPTED;
@@ -60,7 +60,7 @@ fn spec(dice: &Dice, request: &str) -> v1::TaskSpec {
         policy.priority = i32::try_from(dice.below(3)).unwrap() - 1;
     });
     for n in 0..1 + dice.below(3) {
-        let adapter = if dice.chance(700) { SCRIPTED } else { PUPPET };
+        let adapter = if dice.chance(700) { SCRIPTED } else { SCRIPTED_AGENT };
         spec = spec.session(&format!("{adapter}-{n}"), adapter, "");
     }
     spec

@@ -30,7 +30,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 const SILENT_INTERVALS: u32 = 3;
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LinkError {
+pub(super) enum ControlLinkError {
     #[error("cannot connect")]
     Connect(#[source] ConnectError),
     #[error("the control session ended")]
@@ -62,16 +62,16 @@ pub(super) struct Welcomed {
     pub(super) asked: BTreeMap<u64, Instant>,
 }
 
-pub(super) enum Link {
+pub(super) enum ControlLink {
     Down { until: Instant },
-    Connecting(BoxFuture<'static, Result<Box<Connected>, LinkError>>),
+    Connecting(BoxFuture<'static, Result<Box<Connected>, ControlLinkError>>),
     Up(Box<Connected>),
 }
 
 pub(super) enum News {
     /// It is time to connect again.
     Retry,
-    Connected(Result<Box<Connected>, LinkError>),
+    Connected(Result<Box<Connected>, ControlLinkError>),
     Message(Box<Result<Option<v1::ConnectResponse>, tonic::Status>>),
     /// A heartbeat is due.
     Heartbeat,
@@ -79,7 +79,7 @@ pub(super) enum News {
     Silent,
 }
 
-impl Link {
+impl ControlLink {
     /// The time since Welcome.
     pub(super) fn lasted(&self) -> Option<Duration> {
         match self {
@@ -121,15 +121,17 @@ impl Connected {
 }
 
 /// Connects and sends Hello.
-pub(super) async fn connect(url: String, keyring: Keyring, hello: Hello) -> Result<Box<Connected>, LinkError> {
+pub(super) async fn connect(url: String, keyring: Keyring, hello: Hello) -> Result<Box<Connected>, ControlLinkError> {
     let connecting = async {
-        let client = keyring.connect(&url).await.map_err(LinkError::Connect)?;
+        let client = keyring.connect(&url).await.map_err(ControlLinkError::Connect)?;
         let (outbound, messages) = mpsc::channel(OUTBOUND);
         outbound
             .try_send(request(ToCoordinator::Hello(hello.into())))
-            .map_err(|_| LinkError::Full)?;
+            .map_err(|_| ControlLinkError::Full)?;
         let response = client.agent().connect(ReceiverStream::new(messages)).await;
-        let inbound = response.map_err(|status| LinkError::Call(status.into()))?.into_inner();
+        let inbound = response
+            .map_err(|status| ControlLinkError::Call(status.into()))?
+            .into_inner();
         Ok(Box::new(Connected {
             outbound,
             inbound,
@@ -139,7 +141,7 @@ pub(super) async fn connect(url: String, keyring: Keyring, hello: Hello) -> Resu
     };
     tokio::time::timeout(CONNECT, connecting)
         .await
-        .unwrap_or(Err(LinkError::Silent))
+        .unwrap_or(Err(ControlLinkError::Silent))
 }
 
 pub(super) const fn request(message: ToCoordinator) -> v1::ConnectRequest {

@@ -28,18 +28,18 @@ fn finished(seq: u64) -> Stored {
 
 fn ledger(n: u128, stored: impl IntoIterator<Item = Stored>) -> Ledger {
     let mut ledger = Ledger::default();
-    assert_eq!(ledger.apply(Change::Opened(key(n))), Progress::default());
+    assert_eq!(ledger.apply(OutboxChange::Opened(key(n))), Progress::default());
     for stored in stored {
         assert_eq!(
-            ledger.apply(Change::Committed(key(n).attempt, stored)),
+            ledger.apply(OutboxChange::Committed(key(n).attempt, stored)),
             Progress::default()
         );
     }
     ledger
 }
 
-fn grew(n: u128, stream: OutputStream, length: u64) -> Change {
-    Change::Grew {
+fn grew(n: u128, stream: OutputStream, length: u64) -> OutboxChange {
+    OutboxChange::Grew {
         attempt: key(n).attempt,
         stream,
         length,
@@ -114,7 +114,7 @@ fn finished_waits_for_output_and_other_events_do_not() {
 fn attempts_take_turns_and_events_go_first() {
     let mut ledger = Ledger::default();
     for n in [1, 2] {
-        assert_eq!(ledger.apply(Change::Opened(key(n))), Progress::default());
+        assert_eq!(ledger.apply(OutboxChange::Opened(key(n))), Progress::default());
         assert_eq!(
             ledger.apply(grew(n, OutputStream::Stdout, 200_000)),
             Progress::default()
@@ -127,7 +127,7 @@ fn attempts_take_turns_and_events_go_first() {
     assert_eq!(turn(&mut ledger), key(1));
     assert_eq!(turn(&mut ledger), key(2));
     assert_eq!(
-        ledger.apply(Change::Committed(key(2).attempt, activity(1))),
+        ledger.apply(OutboxChange::Committed(key(2).attempt, activity(1))),
         Progress::default()
     );
     assert_eq!(seqs(ledger.next()), [1]);
@@ -165,7 +165,10 @@ fn a_refused_attempt_gives_its_space_back() {
     assert_eq!((progress.event_bytes, progress.output_bytes), (size, 50));
     let late = activity(2);
     let size = u64::from(late.size);
-    assert_eq!(ledger.apply(Change::Committed(key(1).attempt, late)).event_bytes, size);
+    assert_eq!(
+        ledger.apply(OutboxChange::Committed(key(1).attempt, late)).event_bytes,
+        size
+    );
     assert_eq!(ledger.apply(grew(1, OutputStream::Stderr, 70)).output_bytes, 70);
     assert!(ledger.is_empty());
 }
@@ -194,7 +197,7 @@ fn output(next: Next) -> Option<(u64, usize)> {
 }
 
 /// Applies a change that frees no space.
-fn apply(ledger: &mut Ledger, change: Change) {
+fn apply(ledger: &mut Ledger, change: OutboxChange) {
     assert_eq!(ledger.apply(change), Progress::default());
 }
 
@@ -242,7 +245,7 @@ fn the_end_of_an_attempt_gathers_nothing() {
     assert_eq!(output(ledger.next()), Some((0, 10)));
     apply(&mut ledger, grew(1, OutputStream::Stdout, 20));
     assert_eq!(output(ledger.next()), None);
-    apply(&mut ledger, Change::Committed(key(1).attempt, finished(1)));
+    apply(&mut ledger, OutboxChange::Committed(key(1).attempt, finished(1)));
     assert_eq!(output(ledger.next()), Some((10, 10)));
 }
 

@@ -45,7 +45,7 @@ impl Fixture {
     }
 }
 
-async fn next(changes: &mut mpsc::Receiver<Vec<Change>>) -> Vec<Change> {
+async fn next(changes: &mut mpsc::Receiver<Vec<OutboxChange>>) -> Vec<OutboxChange> {
     tokio::time::timeout(Duration::from_secs(20), changes.recv())
         .await
         .unwrap()
@@ -79,11 +79,11 @@ async fn numbers_events_and_keeps_what_is_not_acknowledged() {
         .post(key(1).attempt, Timestamp::from_millis(8), finished())
         .await
         .unwrap();
-    assert_eq!(next(&mut first.changes).await, [Change::Opened(key(1))]);
+    assert_eq!(next(&mut first.changes).await, [OutboxChange::Opened(key(1))]);
     let mut seqs = Vec::new();
     while seqs.len() < 3 {
         for change in next(&mut first.changes).await {
-            let Change::Committed(attempt, stored) = change else {
+            let OutboxChange::Committed(attempt, stored) = change else {
                 panic!("{change:?}")
             };
             assert_eq!(attempt, key(1).attempt);
@@ -136,7 +136,7 @@ async fn many_attempts_share_commits() {
         let committed = next(&mut opened.changes)
             .await
             .iter()
-            .filter(|change| matches!(change, Change::Committed(..)))
+            .filter(|change| matches!(change, OutboxChange::Committed(..)))
             .count();
         events += committed;
         groups += usize::from(committed > 0);
@@ -158,14 +158,14 @@ async fn waits_for_space_and_loses_nothing() {
             outbox.post(key(1).attempt, Timestamp::default(), body).await.unwrap();
         }
     });
-    assert_eq!(next(&mut opened.changes).await, [Change::Opened(key(1))]);
-    let Some(Change::Committed(_, first)) = next(&mut opened.changes).await.pop() else {
+    assert_eq!(next(&mut opened.changes).await, [OutboxChange::Opened(key(1))]);
+    let Some(OutboxChange::Committed(_, first)) = next(&mut opened.changes).await.pop() else {
         panic!("no event")
     };
     let second = tokio::time::timeout(Duration::from_millis(50), &mut poster).await;
     assert!(second.is_err(), "the second event must wait for space");
     opened.outbox.event_space().give(first.size);
-    let Some(Change::Committed(_, second)) = next(&mut opened.changes).await.pop() else {
+    let Some(OutboxChange::Committed(_, second)) = next(&mut opened.changes).await.pop() else {
         panic!("no event")
     };
     assert_eq!((first.event.seq, second.event.seq), (1, 2));

@@ -9,7 +9,7 @@ use kage_core::id::AttemptId;
 use tokio::sync::mpsc;
 
 use super::rows::Rows;
-use super::{Change, Command, Settled, Settlement, Space, Stored};
+use super::{OutboxChange, OutboxCommand, Settled, Settlement, Space, Stored};
 use crate::delivery::hindrance::Hindrances;
 use crate::ports::Blocking;
 
@@ -28,7 +28,7 @@ pub(super) struct Numbering {
 pub(super) struct Writer {
     pub(super) rows: Rows,
     pub(super) settled: Arc<Settled>,
-    pub(super) changes: mpsc::Sender<Vec<Change>>,
+    pub(super) changes: mpsc::Sender<Vec<OutboxChange>>,
     pub(super) events: Space,
     pub(super) hindrances: Hindrances,
     pub(super) attempts: HashMap<AttemptId, Numbering>,
@@ -37,7 +37,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Writes until every [`super::Outbox`] is dropped. Blocks on the disk.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<OutboxCommand>) {
         let mut group = Vec::with_capacity(GROUP);
         while commands.recv_many(&mut group, GROUP).await > 0 {
             let settled = self.settled.take();
@@ -63,15 +63,15 @@ impl Writer {
     /// Numbers and commits a group. `None` when the agent ends before the disk accepts it.
     async fn write(
         &mut self,
-        group: &mut Vec<Command>,
+        group: &mut Vec<OutboxCommand>,
         settled: &HashMap<AttemptId, Settlement>,
-        commands: &mpsc::Receiver<Command>,
-    ) -> Option<Vec<Change>> {
+        commands: &mpsc::Receiver<OutboxCommand>,
+    ) -> Option<Vec<OutboxChange>> {
         let mut opened = Vec::new();
         let mut committed = Vec::with_capacity(group.len());
         for command in group.drain(..) {
             match command {
-                Command::Open(key) => {
+                OutboxCommand::Open(key) => {
                     let numbering = Numbering {
                         next: 1,
                         finished: false,
@@ -79,7 +79,7 @@ impl Writer {
                     self.attempts.insert(key.attempt, numbering);
                     opened.push(key);
                 }
-                Command::Post {
+                OutboxCommand::Post {
                     attempt,
                     mut event,
                     size,
@@ -127,7 +127,7 @@ impl Writer {
         Some(
             committed
                 .into_iter()
-                .map(|(attempt, stored)| Change::Committed(attempt, stored))
+                .map(|(attempt, stored)| OutboxChange::Committed(attempt, stored))
                 .collect(),
         )
     }

@@ -9,7 +9,7 @@ use kage_proto::convert::agent::AttemptKey;
 
 use super::*;
 use crate::adapters::port::Reporter;
-use crate::delivery::outbox::{self, Change, OutboxWriter};
+use crate::delivery::outbox::{self, OutboxChange, OutboxWriter};
 use crate::delivery::output;
 
 /// How long the disk of these tests takes for a write.
@@ -20,7 +20,7 @@ const ATTEMPT: AttemptId = AttemptId::from_random(1);
 struct Fixture {
     folder: tempfile::TempDir,
     reporter: Option<Reporter>,
-    changes: mpsc::Receiver<Vec<Change>>,
+    changes: mpsc::Receiver<Vec<OutboxChange>>,
     writes: Arc<AtomicUsize>,
     recorder: tokio::task::JoinHandle<Result<(), OutboxClosed>>,
     _writer: OutboxWriter,
@@ -79,7 +79,7 @@ impl Fixture {
         loop {
             let changes = self.changes.recv().await.unwrap();
             for change in changes {
-                if let Change::Grew { stream, length, .. } = change {
+                if let OutboxChange::Grew { stream, length, .. } = change {
                     return (stream, length);
                 }
             }
@@ -87,7 +87,7 @@ impl Fixture {
     }
 
     /// Ends the streams; returns the changes that delivery received since.
-    async fn finish(&mut self) -> Vec<Change> {
+    async fn finish(&mut self) -> Vec<OutboxChange> {
         self.reporter = None;
         (&mut self.recorder).await.unwrap().unwrap();
         let mut all = Vec::new();
@@ -212,13 +212,13 @@ async fn the_cap_is_told_after_the_bytes_before_it() {
     }
     let changes = fixture.finish().await;
     let told = changes.into_iter().filter_map(|change| match change {
-        Change::Grew { length, .. } => Some(length),
-        Change::Committed(_, stored) => {
+        OutboxChange::Grew { length, .. } => Some(length),
+        OutboxChange::Committed(_, stored) => {
             let truncated = EventBody::try_from(stored.event.body.unwrap()).unwrap();
             assert_eq!(truncated, EventBody::OutputTruncated { stream: Stdout, at: 12 });
             Some(u64::MAX)
         }
-        Change::Opened(_) => None,
+        OutboxChange::Opened(_) => None,
     });
     let told: Vec<u64> = told.collect();
     assert_eq!(told[told.len() - 2..], [12, u64::MAX], "{told:?}");
@@ -279,7 +279,10 @@ async fn space_comes_back_when_a_recorder_is_dropped_that_cannot_write() {
     let warned = async {
         loop {
             let changes = opened.changes.recv().await.unwrap();
-            if changes.iter().any(|change| matches!(change, Change::Committed(..))) {
+            if changes
+                .iter()
+                .any(|change| matches!(change, OutboxChange::Committed(..)))
+            {
                 return;
             }
         }

@@ -22,9 +22,9 @@ pub(super) const NEW_CA: &str = "ca.new.pem";
 
 /// The folder of the key and the certificates.
 #[derive(Debug, Clone)]
-pub(crate) struct Files(PathBuf);
+pub(crate) struct CredentialFiles(PathBuf);
 
-impl Files {
+impl CredentialFiles {
     /// The files of an agent that may have joined.
     pub(crate) fn of(state_dir: &Path) -> Self {
         Self(state_dir.join(TLS_DIR))

@@ -1,7 +1,7 @@
 //! Checkpoints: sessions that go back to one, and those that are asked for.
 
 use kage_core::attempt::EndReason;
-use kage_core::checkpoint::{Footing, Head};
+use kage_core::checkpoint::{Head, WorktreeChoice};
 use kage_core::id::{SessionId, TaskId};
 use kage_core::job::{Job, JobState, Subject};
 use kage_core::task::TaskState;
@@ -48,10 +48,10 @@ impl Command for RestoreSession {
                     });
                     // Its worktree is there.
                     prefer = Some(attempt.agent);
-                    target.footing = if self.complete {
-                        Footing::LeftComplete
+                    target.worktree = if self.complete {
+                        WorktreeChoice::PreviousCleaned
                     } else {
-                        Footing::Left
+                        WorktreeChoice::Previous
                     };
                     changes.ended.push(EndedAttempt {
                         attempt: attempt.id,

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, FileType, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::GitError;
-use crate::known::Entry;
+use crate::known::KnownEntry;
 use crate::objects::{hash_open_file, mode, open_file};
 
 pub(super) fn remove_folder(path: &Path) -> Result<(), GitError> {
@@ -38,7 +38,7 @@ pub(super) fn kind_at(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<FileT
 }
 
 /// The file or link at a path of Kage's own.
-pub(super) fn entry_at(path: &Path) -> Result<Option<Entry>, GitError> {
+pub(super) fn entry_at(path: &Path) -> Result<Option<KnownEntry>, GitError> {
     let failed = |error| GitError::io("read", path)(error);
     let folder = match File::open(path.parent().unwrap_or(path)) {
         Ok(folder) => OwnedFd::from(folder),
@@ -49,7 +49,7 @@ pub(super) fn entry_at(path: &Path) -> Result<Option<Entry>, GitError> {
 }
 
 /// `None`: nothing, or neither file nor link.
-pub(super) fn read_entry(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<Entry>> {
+pub(super) fn read_entry(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<KnownEntry>> {
     let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(None),
@@ -59,7 +59,7 @@ pub(super) fn read_entry(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<En
         FileType::RegularFile => {
             let id = hash_open_file(&open_file(parent, name)?)?;
             let executable = stat.st_mode & 0o100 != 0;
-            Ok(Some(Entry::new(
+            Ok(Some(KnownEntry::new(
                 if executable { mode::PROGRAM } else { mode::FILE },
                 id,
             )))
@@ -67,7 +67,7 @@ pub(super) fn read_entry(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<En
         FileType::Symlink => {
             let target = rustix::fs::readlinkat(parent, name, Vec::new())?;
             let id = git2::Oid::hash_object(ObjectType::Blob, target.as_bytes()).map_err(io::Error::other)?;
-            Ok(Some(Entry::new(mode::LINK, id)))
+            Ok(Some(KnownEntry::new(mode::LINK, id)))
         }
         _ => Ok(None),
     }

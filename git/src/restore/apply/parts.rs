@@ -14,7 +14,7 @@ use super::{Apply, Step, threads_for};
 use crate::beneath::{Parent, new_mode};
 use crate::durable::flush_all;
 use crate::error::GitError;
-use crate::known::Entry;
+use crate::known::KnownEntry;
 use crate::objects::{Objects, Unflushed, mode};
 use crate::shared_work::share_out;
 
@@ -68,7 +68,7 @@ impl Apply<'_> {
         flush_all(&paths)
     }
 
-    fn write_part(&self, objects: &Objects, path: &Path, after: &Entry, part: &Path) -> Result<(), GitError> {
+    fn write_part(&self, objects: &Objects, path: &Path, after: &KnownEntry, part: &Path) -> Result<(), GitError> {
         let old = match self.beneath.parent(path, false) {
             Ok(Parent::Open(parent, name)) => rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).ok(),
             Ok(Parent::Absent | Parent::Blocked(_)) => None,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kage_proto::v1;
 use kage_tests::chaos::clients::Person;
 use kage_tests::chaos::record::Record;
-use kage_tests::chaos::scripted_agent::{PUPPET, ScriptedAgent};
+use kage_tests::chaos::scripted_agent::{SCRIPTED_AGENT, ScriptedAgent};
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
 use kage_tests::history::{Final, JobKey, StreamKey, What};
 use kage_tests::tasks::{Describe, task};
@@ -29,10 +29,10 @@ fn spec(n: usize) -> v1::TaskSpec {
     match n % 3 {
         0 => task("print")
             .session("real", SHELL, "print")
-            .session("made", PUPPET, ""),
+            .session("made", SCRIPTED_AGENT, ""),
         _ => task("scripted_agents")
-            .session("made", PUPPET, "")
-            .session("too", PUPPET, ""),
+            .session("made", SCRIPTED_AGENT, "")
+            .session("too", SCRIPTED_AGENT, ""),
     }
 }
 

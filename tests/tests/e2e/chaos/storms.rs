@@ -91,9 +91,11 @@ async fn rounds_of_kills_and_stops_of_all_at_random_lose_nothing() {
     }
     let record = Record::default();
     let load = Load::start_with(&cluster, &record, &["ann", "bob", "cem"], |_| {
-        task("print")
-            .session("real", SHELL, "print")
-            .session("made", kage_tests::chaos::scripted_agent::PUPPET, "")
+        task("print").session("real", SHELL, "print").session(
+            "made",
+            kage_tests::chaos::scripted_agent::SCRIPTED_AGENT,
+            "",
+        )
     });
     let all = [
         Victims::Coordinator,

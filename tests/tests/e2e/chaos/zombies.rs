@@ -7,7 +7,7 @@ use std::time::Duration;
 use kage_proto::v1;
 use kage_tests::chaos::clients::Person;
 use kage_tests::chaos::record::Record;
-use kage_tests::chaos::scripted_agent::{PUPPET, ScriptedAgent};
+use kage_tests::chaos::scripted_agent::{SCRIPTED_AGENT, ScriptedAgent};
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
 use kage_tests::history::What;
 use kage_tests::process::processes_of;
@@ -137,7 +137,11 @@ async fn writes_of_a_writer_that_slept_are_refused() {
     for name in ["ann", "bob", "cem", "dan"] {
         let person = Person::new(name, cluster.client(), record.clone());
         let enough = enough.clone();
-        let spec = |_| task("invent").session("only", PUPPET, "").session("too", PUPPET, "");
+        let spec = |_| {
+            task("invent")
+                .session("only", SCRIPTED_AGENT, "")
+                .session("too", SCRIPTED_AGENT, "")
+        };
         people.spawn(async move { person.work(spec, enough).await });
     }
     let mut scripted_agents = JoinSet::new();

@@ -1,7 +1,7 @@
 //! Checkpoints: stored with the event that tells of them, gone on from, and gone back to.
 
 use kage_core::attempt::{AttemptState, EndReason};
-use kage_core::checkpoint::{CheckpointReason, Footing, Resume, Safety, TakenCheckpoint, TranscriptSegment};
+use kage_core::checkpoint::{CheckpointReason, Resume, Safety, TakenCheckpoint, TranscriptSegment, WorktreeChoice};
 use kage_core::event::{Event, EventBody, InvalidBatch, VerdictKind};
 use kage_core::id::{Digest, JobId, Oid};
 use kage_core::job::JobKind;
@@ -302,7 +302,7 @@ pub(in crate::store::conformance) async fn a_session_goes_back_when_somebody_ask
     let late = append(1, 1, vec![claimed(3)]);
     assert!(matches!(store.apply(late).await.unwrap(), Appended::Stale(_)));
     let going = resume(&store, &again).await;
-    assert_eq!((going.number, going.footing), (1, Footing::LeftComplete));
+    assert_eq!((going.number, going.worktree), (1, WorktreeChoice::PreviousCleaned));
     assert_eq!(again.affinity.prefer, Some(agent_id(1)), "the worktree is there");
     // The same call again does nothing.
     let repeated = store.apply(restore(60, &id, 1)).await.unwrap();
@@ -317,7 +317,11 @@ pub(in crate::store::conformance) async fn a_session_goes_back_when_somebody_ask
     // What is over begins anew.
     let changes = store.apply(restore(61, &id, 2)).await.unwrap();
     let going = resume(&store, &changes.queued[0]).await;
-    assert_eq!((going.number, going.footing), (2, Footing::Anew), "nothing was left");
+    assert_eq!(
+        (going.number, going.worktree),
+        (2, WorktreeChoice::New),
+        "nothing was left"
+    );
     let now = view(&store).await;
     assert_eq!((now.task.state, now.task.ended_at), (TaskState::Running, None));
     assert_eq!(now.sessions[0].state.kind(), SessionStateKind::Queued);
