@@ -1,5 +1,5 @@
-//! What agents deliver: a lane per attempt and connection, so that one attempt's commits
-//! and disk do not hold up another's. A lane checks the right to write, takes results in
+//! What agents deliver: an intake per attempt and connection, so that one attempt's commits
+//! and disk do not hold up another's. An intake checks the right to write, takes results in
 //! before the event that tells of them, and sees to it that output is durable before the
 //! end of its attempt is.
 
@@ -32,7 +32,7 @@ use crate::telemetry;
 pub(crate) type Responses = mpsc::Sender<Result<v1::AppendResponse, tonic::Status>>;
 
 /// One attempt's deliveries on one connection.
-pub(crate) struct Lane {
+pub(crate) struct AttemptIntake {
     coordinator: Arc<Coordinator>,
     key: AttemptKey,
     /// Who the connection says it is.
@@ -56,7 +56,7 @@ struct Subject {
     has_results: bool,
 }
 
-/// Whether the lane goes on.
+/// Whether the intake goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 enum After {
@@ -64,7 +64,7 @@ enum After {
     Finished,
 }
 
-impl Lane {
+impl AttemptIntake {
     pub(crate) fn new(
         coordinator: Arc<Coordinator>,
         key: AttemptKey,
@@ -104,7 +104,7 @@ impl Lane {
             };
             match after {
                 Ok(After::More) => {}
-                // What was sent before the sender knew is answered; then the lane is gone.
+                // What was sent before the sender knew is answered; then the intake is gone.
                 Ok(After::Finished) => batches.close(),
                 Err(error) => {
                     // The stream ends; the agent sends what was not acknowledged again.
@@ -392,7 +392,7 @@ impl Lane {
         self.rejected = Some(reason.clone());
         self.respond(append_response::Result::Rejected(v1::Rejected { reason }), responses)
             .await;
-        // What comes all the same gets a lane of its own, and the same answer.
+        // What comes all the same gets an intake of its own, and the same answer.
         After::Finished
     }
 

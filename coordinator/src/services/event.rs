@@ -19,12 +19,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::internal;
 use crate::coordinator::Coordinator;
-use crate::delivery::append::{Lane, Responses, response};
+use crate::delivery::append::{AttemptIntake, Responses, response};
 use crate::output::OutputAck;
 
 /// Answers that wait for the network. An agent that does not read them is not read from.
 const QUEUED_RESPONSES: usize = 256;
-/// Batches of one attempt that wait for its lane; 64 KiB each at most. When it is full
+/// Batches of one attempt that wait for its intake; 64 KiB each at most. When it is full
 /// nothing more is read from the connection.
 const QUEUED_BATCHES: usize = 16;
 
@@ -47,7 +47,7 @@ impl EventService for Events {
         let delivery = Delivery {
             coordinator: Arc::clone(&self.0),
             agent,
-            lanes: BTreeMap::new(),
+            intakes: BTreeMap::new(),
             running: JoinSet::new(),
             acks,
             responses: responses.clone(),
@@ -78,7 +78,7 @@ async fn forward(mut acks: mpsc::Receiver<OutputAck>, responses: Responses) {
 struct Delivery {
     coordinator: Arc<Coordinator>,
     agent: Option<AgentId>,
-    lanes: BTreeMap<AttemptKey, mpsc::Sender<Batch>>,
+    intakes: BTreeMap<AttemptKey, mpsc::Sender<Batch>>,
     running: JoinSet<AttemptKey>,
     acks: mpsc::Sender<OutputAck>,
     responses: Responses,
@@ -113,7 +113,7 @@ impl Delivery {
             }
         }
         // What was read is carried out and answered before the stream ends.
-        self.lanes.clear();
+        self.intakes.clear();
         while self.running.join_next().await.is_some() {}
     }
 
@@ -122,37 +122,37 @@ impl Delivery {
         let key = AttemptKey::try_from(key).map_err(|invalid| invalid.within("key"))?;
         let mut batch = request.batch.ok_or_else(|| InvalidField::new("batch", "is missing"))?;
         loop {
-            let lane = self.lane(&key);
-            match lane.send(batch).await {
+            let intake = self.intake(&key);
+            match intake.send(batch).await {
                 Ok(()) => return Ok(()),
                 Err(mpsc::error::SendError(back)) => {
-                    // The lane ended with its attempt; a new one answers what is late.
+                    // The intake ended with its attempt; a new one answers what is late.
                     batch = back;
-                    self.lanes.remove(&key);
+                    self.intakes.remove(&key);
                 }
             }
         }
     }
 
-    fn lane(&mut self, key: &AttemptKey) -> mpsc::Sender<Batch> {
-        if let Some(lane) = self.lanes.get(key) {
-            return lane.clone();
+    fn intake(&mut self, key: &AttemptKey) -> mpsc::Sender<Batch> {
+        if let Some(intake) = self.intakes.get(key) {
+            return intake.clone();
         }
         let (batches, queue) = mpsc::channel(QUEUED_BATCHES);
-        let lane = Lane::new(
+        let intake = AttemptIntake::new(
             Arc::clone(&self.coordinator),
             key.clone(),
             self.agent,
             self.acks.clone(),
         );
-        self.running.spawn(lane.run(queue, self.responses.clone()));
-        self.lanes.insert(key.clone(), batches.clone());
+        self.running.spawn(intake.run(queue, self.responses.clone()));
+        self.intakes.insert(key.clone(), batches.clone());
         batches
     }
 
     fn forget(&mut self, key: &AttemptKey) {
-        if self.lanes.get(key).is_some_and(mpsc::Sender::is_closed) {
-            self.lanes.remove(key);
+        if self.intakes.get(key).is_some_and(mpsc::Sender::is_closed) {
+            self.intakes.remove(key);
         }
     }
 }
