@@ -123,7 +123,7 @@ impl FromStr for JoinToken {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JoinRefusal {
     /// There is no such token, or the secret is wrong.
-    #[error("the join token is not one of this coordinator")]
+    #[error("the join token does not belong to this coordinator")]
     Unknown,
     /// Another agent joined with it.
     #[error("the join token was used already; each lets one agent join")]

@@ -283,7 +283,7 @@ pub enum InvalidBatch {
     #[error("event {0} does not follow the one before it")]
     NotConsecutive(u64),
     /// A checkpoint of an attempt that only verifies.
-    #[error("event {0} is one of sessions, and the attempt checks a result")]
+    #[error("event {0} belongs to a session, but the attempt only verifies")]
     NotOfThisJob(u64),
     /// A checkpoint that could never be assembled.
     #[error("event {0} tells of a checkpoint that follows neither the base nor a checkpoint of its session")]

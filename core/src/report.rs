@@ -72,9 +72,9 @@ impl Best {
     #[must_use]
     pub fn words(&self) -> String {
         match self {
-            Self::Verified(session) => format!("{session} is the best of those that verify passed on"),
+            Self::Verified(session) => format!("{session} is the best session that passed verify"),
             Self::Unchecked(session) => {
-                format!("{session} is the best of those that sent a result; there is no verify command")
+                format!("{session} is the best session with a result; there is no verify command")
             }
             Self::Risky { session, flags } => format!(
                 "no session wins by itself, because every result that could be landed is of high risk; the first is \

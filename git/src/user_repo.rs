@@ -65,7 +65,7 @@ pub enum DiscoverError {
         path: PathBuf,
     },
     /// The configuration names another folder for the files.
-    #[error("the repository says that its files are in {}, which is not where it is", root.display())]
+    #[error("the repository's configuration puts its files in {}, which is another folder", root.display())]
     Elsewhere { root: PathBuf },
     /// All files of a person would become the base of a task.
     #[error("the repository is all of {}; run this in a project's own repository", root.display())]
@@ -79,7 +79,7 @@ pub enum DiscoverError {
     /// This machine's git is not safe to use.
     #[error("git cannot be used here")]
     Program(#[from] ProgramError),
-    #[error("could not look at the repository")]
+    #[error("could not inspect the repository")]
     Git(#[from] GitError),
 }
 

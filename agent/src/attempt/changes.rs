@@ -96,7 +96,7 @@ impl Changes {
             Ok(now) => now,
             Err(error) => {
                 // The program may be in the middle of a change; the next look tells more.
-                tracing::debug!(error = chain(&error), "worktree cannot be looked at");
+                tracing::debug!(error = chain(&error), "the worktree cannot be inspected");
                 return Ok(false);
             }
         };

@@ -69,7 +69,7 @@ pub(super) async fn begin(
 }
 
 async fn lost(attempt: &Attempt, why: &str) -> Result<Begun, AttemptEnded> {
-    let text = format!("the conversation of the checkpoint cannot be had ({why}): a new one begins");
+    let text = format!("the checkpoint's conversation is not available ({why}): starting a new one");
     attempt.recording.post(EventBody::Warning(text)).await?;
     Ok(Begun::default())
 }

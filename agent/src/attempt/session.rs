@@ -174,7 +174,7 @@ async fn adopt(attempt: &Attempt, resume: &Resume, place: &mut Option<Workspace>
                 left.remove().await;
             }
             let why = chain(&error);
-            EventBody::Warning(format!("the worktree could not be restored ({why}): a new one is made"))
+            EventBody::Warning(format!("the worktree could not be restored ({why}): making a new one"))
         }
     };
     attempt.recording.post(text).await?;

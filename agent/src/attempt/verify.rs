@@ -225,18 +225,18 @@ struct Shell<'a> {
     /// The end of the output.
     tail: VecDeque<u8>,
     /// Both ends of the output.
-    wrote: Wrote,
+    wrote: OutputEnds,
 }
 
 /// Both ends of a command's output, masked before anything is left out: half a secret would not be
 /// recognised.
-struct Wrote {
+struct OutputEnds {
     stdout: StreamMasker,
     stderr: StreamMasker,
     kept: HeadTail,
 }
 
-impl Wrote {
+impl OutputEnds {
     fn new(masker: &Masker) -> Self {
         Self {
             stdout: masker.stream(),
@@ -284,14 +284,14 @@ impl<'a> Shell<'a> {
             reporter: Some(reporter),
             recorder,
             tail: VecDeque::new(),
-            wrote: Wrote::new(&attempt.resources.masker),
+            wrote: OutputEnds::new(&attempt.resources.masker),
         }
     }
 
     /// Runs one command in a shell.
     async fn run(&mut self, command: &str) -> Ran {
         self.tail.clear();
-        self.wrote = Wrote::new(&self.attempt.resources.masker);
+        self.wrote = OutputEnds::new(&self.attempt.resources.masker);
         let left = self.deadline.saturating_duration_since(Instant::now());
         let shell = match self.attempt.resources.programs.shell() {
             Ok(shell) => shell,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::failure::{Failure, FailureKind};
+use kage_core::time::in_words;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -78,11 +79,11 @@ pub(super) async fn watch_over(
                 allowance.freeze(freezer && *frozen.borrow_and_update());
                 idle_from = Instant::now();
             }
-            () = allowance.used_up() => break Why::too_long(format!("it took longer than {timeout:?}")),
+            () = allowance.used_up() => break Why::too_long(format!("it took longer than {}", in_words(timeout))),
             () = tokio::time::sleep_until(idle_from + idle_timeout), if !allowance.is_frozen() => {
                 idle_from = idle_from.max(*last_active.borrow());
                 if idle_from.elapsed() >= idle_timeout {
-                    break Why::too_long(format!("it printed nothing and reported nothing for {idle_timeout:?}"));
+                    break Why::too_long(format!("it printed nothing and reported nothing for {}", in_words(idle_timeout)));
                 }
             }
         }

@@ -47,7 +47,7 @@ pub(crate) enum BlobError {
     #[error("the coordinator has no blob {digest}")]
     Missing { digest: Digest },
     /// The received content has another digest.
-    #[error("what the coordinator sent as blob {digest} is something else")]
+    #[error("the coordinator sent other content as blob {digest}")]
     Mismatch {
         /// The requested digest.
         digest: Digest,

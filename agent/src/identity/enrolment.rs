@@ -49,7 +49,7 @@ pub enum JoinError {
         source: std::io::Error,
     },
     /// The server has another CA.
-    #[error("{address} is not the coordinator that made this token: its CA is another one; nothing was sent to it")]
+    #[error("{address} is not the coordinator that made this token: its CA does not match; nothing was sent to it")]
     OtherCa { address: String },
     /// The server answers, but no second connection could be made.
     #[error("cannot connect")]
@@ -61,7 +61,7 @@ pub enum JoinError {
     #[error("cannot make a key")]
     Key(#[source] rcgen::Error),
     /// The coordinator answered with an invalid id.
-    #[error("the coordinator answered nonsense")]
+    #[error("the coordinator sent an invalid answer")]
     Answer(#[source] InvalidId),
     /// The coordinator did not answer in time.
     #[error("the coordinator at {address} did not answer in time")]

@@ -60,7 +60,7 @@ enum RenewalError {
     Refused(#[source] ApiError),
     #[error("the coordinator did not answer in time")]
     Silent,
-    #[error("what the coordinator sent is no certificate")]
+    #[error("the coordinator did not send a certificate")]
     Answer,
     #[error("the new certificate cannot be shown")]
     Unusable(#[source] reqwest::Error),

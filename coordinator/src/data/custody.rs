@@ -313,7 +313,7 @@ pub(crate) enum LookError {
     /// They do not belong together.
     #[error(transparent)]
     Misfit(Misfit),
-    #[error("{} cannot be looked at", path.display())]
+    #[error("{} cannot be inspected", path.display())]
     Io {
         path: PathBuf,
         #[source]

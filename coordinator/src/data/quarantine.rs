@@ -10,7 +10,7 @@ use kage_core::id::{AttemptId, Digest, ProjectId};
 use kage_core::time::Timestamp;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Thing {
+pub(crate) enum QuarantinedData {
     /// The output of an attempt.
     Output(AttemptId),
     Blob(ProjectId, Digest),
@@ -19,7 +19,7 @@ pub(crate) enum Thing {
 /// A file in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Aside {
-    pub(crate) thing: Thing,
+    pub(crate) thing: QuarantinedData,
     path: PathBuf,
 }
 
@@ -47,7 +47,7 @@ impl Quarantine {
     }
 
     /// The path for something that is put aside at this time.
-    pub(crate) fn place(&self, at: Timestamp, thing: &Thing) -> PathBuf {
+    pub(crate) fn place(&self, at: Timestamp, thing: &QuarantinedData) -> PathBuf {
         self.batch(at).join(inside(thing))
     }
 
@@ -55,10 +55,10 @@ impl Quarantine {
         self.root.join(at.as_millis().to_string())
     }
 
-    fn home(&self, thing: &Thing) -> PathBuf {
+    fn home(&self, thing: &QuarantinedData) -> PathBuf {
         match thing {
-            Thing::Output(attempt) => self.output.join(attempt.to_string()),
-            Thing::Blob(project, digest) => self.blobs.join(project.as_str()).join(sharded(digest)),
+            QuarantinedData::Output(attempt) => self.output.join(attempt.to_string()),
+            QuarantinedData::Blob(project, digest) => self.blobs.join(project.as_str()).join(sharded(digest)),
         }
     }
 
@@ -70,7 +70,7 @@ impl Quarantine {
             for batch in entries(&root)? {
                 for path in entries(&batch.join("output"))? {
                     if let Some(attempt) = parsed(&path) {
-                        let thing = Thing::Output(attempt);
+                        let thing = QuarantinedData::Output(attempt);
                         aside.push(Aside { thing, path });
                     }
                 }
@@ -81,7 +81,7 @@ impl Quarantine {
                     for folder in entries(&project)? {
                         for path in entries(&folder)? {
                             if let Some(digest) = parsed(&path) {
-                                let thing = Thing::Blob(name.clone(), digest);
+                                let thing = QuarantinedData::Blob(name.clone(), digest);
                                 aside.push(Aside { thing, path });
                             }
                         }
@@ -132,10 +132,10 @@ impl Quarantine {
     }
 }
 
-fn inside(thing: &Thing) -> PathBuf {
+fn inside(thing: &QuarantinedData) -> PathBuf {
     match thing {
-        Thing::Output(attempt) => Path::new("output").join(attempt.to_string()),
-        Thing::Blob(project, digest) => Path::new("blobs").join(project.as_str()).join(sharded(digest)),
+        QuarantinedData::Output(attempt) => Path::new("output").join(attempt.to_string()),
+        QuarantinedData::Blob(project, digest) => Path::new("blobs").join(project.as_str()).join(sharded(digest)),
     }
 }
 
@@ -190,8 +190,8 @@ mod tests {
         assert_eq!(quarantine.list().await.unwrap(), []);
         let early = Timestamp::from_millis(1_000);
         let late = Timestamp::from_millis(2_000);
-        let output = Thing::Output(AttemptId::from_random(1));
-        let blob = Thing::Blob(ProjectId::default(), Digest::of(b"blob"));
+        let output = QuarantinedData::Output(AttemptId::from_random(1));
+        let blob = QuarantinedData::Blob(ProjectId::default(), Digest::of(b"blob"));
         for (when, thing, file) in [(early, &output, Some("stdout")), (late, &blob, None)] {
             let place = quarantine.place(when, thing);
             let file = file.map_or(place.clone(), |name| place.join(name));

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use crate::coordinator::Coordinator;
 use crate::data::blobs::{BlobError, Listed, UNNAMED};
 use crate::data::custody::Beginning;
-use crate::data::quarantine::{Aside, Thing};
+use crate::data::quarantine::{Aside, QuarantinedData};
 use crate::data::repositories::{RESULTS, SWEPT, result_ref, session_of, swept_of};
 use crate::store::{DropTask, InFiles, MAX_PAGE, ReadError, StoreError};
 
@@ -35,7 +35,7 @@ const EVERY: Duration = Duration::from_secs(60 * 60);
 
 #[derive(Debug, thiserror::Error)]
 enum RetentionError {
-    #[error("what is stored cannot be read")]
+    #[error("the store cannot be read")]
     Read(#[from] ReadError),
     #[error("a task cannot be dropped")]
     Drop(#[source] StoreError),
@@ -203,8 +203,8 @@ async fn sweep(coordinator: &Coordinator, sweeps: bool) -> Result<(), RetentionE
 /// Brings back files that rows name again.
 async fn give_back(coordinator: &Coordinator, files: &StoredFiles, named: &InFiles) -> Result<(), RetentionError> {
     let wanted = |aside: &&Aside| match &aside.thing {
-        Thing::Output(attempt) => named.attempts.contains(attempt),
-        Thing::Blob(project, digest) => named.blobs.contains(&(project.clone(), digest.clone())),
+        QuarantinedData::Output(attempt) => named.attempts.contains(attempt),
+        QuarantinedData::Blob(project, digest) => named.blobs.contains(&(project.clone(), digest.clone())),
     };
     let things: Vec<Aside> = files.aside.iter().filter(wanted).cloned().collect();
     let mut results = 0;
@@ -245,7 +245,10 @@ async fn put_away(
             gone.push(*attempt);
             (removed.outputs, removed.bytes) = (removed.outputs + 1, removed.bytes + bytes);
         } else if sweeps {
-            moved.push((*attempt, coordinator.quarantine.place(at, &Thing::Output(*attempt))));
+            moved.push((
+                *attempt,
+                coordinator.quarantine.place(at, &QuarantinedData::Output(*attempt)),
+            ));
             (aside.outputs, aside.bytes) = (aside.outputs + 1, aside.bytes + bytes);
         }
     }
@@ -275,7 +278,7 @@ async fn put_away(
             let gone = coordinator.blobs.remove_unnamed(blob, UNNAMED, None).await?;
             gone.then_some(&mut removed)
         } else if sweeps {
-            let thing = Thing::Blob(key.0, key.1);
+            let thing = QuarantinedData::Blob(key.0, key.1);
             let place = coordinator.quarantine.place(at, &thing);
             let moved = coordinator.blobs.remove_unnamed(blob, UNNAMED, Some(place)).await?;
             moved.then_some(&mut aside)

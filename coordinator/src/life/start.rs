@@ -57,7 +57,7 @@ pub enum RunError {
     #[error("the coordinator does not start on this data")]
     Misfit(#[source] Misfit),
     /// The check whether they belong together failed.
-    #[error("the data cannot be looked at")]
+    #[error("the data cannot be inspected")]
     Look(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// TLS is not available.
     #[error("TLS cannot be set up")]

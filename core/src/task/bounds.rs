@@ -15,13 +15,13 @@ pub enum InvalidSpec {
     #[error("the prompt is empty")]
     EmptyPrompt,
     /// The prompt is longer than any model accepts.
-    #[error("the prompt has {0} bytes; at most {MAX_PROMPT_BYTES} are taken")]
+    #[error("the prompt has {0} bytes; the limit is {MAX_PROMPT_BYTES}")]
     PromptTooLong(usize),
     /// No session is to do it.
-    #[error("no session is asked for; name an adapter")]
+    #[error("no session was requested; name an adapter")]
     NoAssignment,
     /// More sessions than one task may have.
-    #[error("{0} sessions are asked for; at most {MAX_SESSIONS} are taken")]
+    #[error("{0} sessions were requested; the limit is {MAX_SESSIONS}")]
     TooManySessions(usize),
     /// Two sessions have one name.
     #[error("two sessions are named {0:?}")]
@@ -48,7 +48,7 @@ pub enum InvalidSpec {
     #[error("the protected path {0:?} is not a path pattern")]
     ProtectPattern(String),
     /// More than an offer to an agent can carry.
-    #[error("{what} has {bytes} bytes; at most {most} are taken")]
+    #[error("{what} has {bytes} bytes; the limit is {most}")]
     TooLong {
         /// The name of the part.
         what: &'static str,

@@ -248,7 +248,7 @@ async fn a_prompt_of_ten_megabytes_is_taken_and_one_above_the_limit_is_not() {
 
     std::fs::write(&file, "x".repeat((16 << 20) + 1)).unwrap();
     let run = person.kage(repo.path(), &arguments).await;
-    check(&run, 2, &["the prompt has 16777217 bytes; at most 16777216 are taken"]);
+    check(&run, 2, &["the prompt has 16777217 bytes; the limit is 16777216"]);
     std::fs::write(&file, b"\xff\xfe").unwrap();
     let run = person.kage(repo.path(), &arguments).await;
     check(&run, 2, &["cannot read the prompt", "UTF-8"]);
