@@ -8,6 +8,7 @@
 pub mod cause;
 pub mod id;
 pub mod time;
+pub mod labels;
 pub mod access;
 pub mod json;
 pub mod pattern;

@@ -19,9 +19,9 @@ use crate::event::{Event, EventBody, ResultCommit, Verdict};
 use crate::failure::{Failure, FailureKind};
 use crate::fallback::Fallback;
 use crate::id::{AdapterName, SessionId, SessionName, TaskId};
+use crate::labels::Labels;
 use crate::recovery::Incident;
 use crate::rework::Rework;
-use crate::task::Labels;
 use crate::time::Timestamp;
 use crate::usage::{PicoUsd, Usage};
 

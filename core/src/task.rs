@@ -1,6 +1,5 @@
 //! Tasks: a person's request, and when it is over. `bounds` checks the request once, on the way in.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,15 +14,13 @@ use crate::time::Timestamp;
 mod bounds;
 mod origin;
 
+pub use crate::labels::Labels;
 pub use origin::TaskOrigin;
 
 pub use bounds::{
     InvalidSpec, MAX_COMMAND_BYTES, MAX_DELTA_BYTES, MAX_LABEL_BYTES, MAX_MODEL_BYTES, MAX_OVERRIDDEN_BYTES,
     MAX_PROMPT_BYTES, MAX_SESSIONS,
 };
-
-/// Labels of agents, and what tasks require of them.
-pub type Labels = BTreeMap<String, String>;
 
 /// A commit of a repository that the coordinator holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
