@@ -120,6 +120,7 @@ conformance!(
     only_work_on_a_session_has_checkpoints_and_results,
     the_base_is_checked_beside_the_sessions,
     a_base_that_fails_is_known_also_after_the_end,
+    a_base_that_fails_says_nothing_about_a_result,
     a_check_of_the_base_is_repeated_within_limits,
     a_check_of_the_base_ends_with_its_task,
     another_adapter_takes_over_the_files,

@@ -83,7 +83,8 @@ impl End<'_> {
 
     /// Says of the checkpoints that have the files of a checked result what was found.
     fn judge(&self, rows: &mut dyn Rows, outcome: &AttemptOutcome) -> Result<(), Failed> {
-        let tree = self.session.state.result().and_then(|result| result.tree.as_ref());
+        let result = self.session.state.result().filter(|_| self.of_session());
+        let tree = result.and_then(|result| result.tree.as_ref());
         if let (AttemptOutcome::Verdict(verdict), JobKind::Verify { .. }, Some(tree)) =
             (outcome, &self.row.job.kind, tree)
             && verdict.kind != VerdictKind::Errored

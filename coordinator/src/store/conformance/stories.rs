@@ -22,8 +22,9 @@ mod requests;
 mod worked;
 
 pub(super) use baseline::{
-    a_base_that_fails_is_known_also_after_the_end, a_check_of_the_base_ends_with_its_task,
-    a_check_of_the_base_is_repeated_within_limits, the_base_is_checked_beside_the_sessions,
+    a_base_that_fails_is_known_also_after_the_end, a_base_that_fails_says_nothing_about_a_result,
+    a_check_of_the_base_ends_with_its_task, a_check_of_the_base_is_repeated_within_limits,
+    the_base_is_checked_beside_the_sessions,
 };
 pub(super) use checkpoints::{
     a_checkpoint_is_asked_for_once_per_request, a_crash_amid_edits_goes_back_to_between_two_steps,

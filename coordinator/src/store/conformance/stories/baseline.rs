@@ -115,6 +115,29 @@ pub(in crate::store::conformance) async fn a_base_that_fails_is_known_also_after
     end(&store).await;
 }
 
+pub(in crate::store::conformance) async fn a_base_that_fails_says_nothing_about_a_result(store: Store) {
+    let (jobs, baseline) = begin(&store, 2, 0).await;
+    started(&store, &jobs[0], 1, 1, 1).await;
+    let first_commit = taken(1, &base(), CheckpointReason::Baseline).commit;
+    // Its tree is that of the result.
+    let last = taken(2, &first_commit, CheckpointReason::FilesChanged);
+    let events = vec![
+        first(1),
+        event(2, EventBody::CheckpointTaken(last)),
+        committed(3),
+        claimed(4),
+    ];
+    let verify = appended(&store, 1, 1, events).await.queued.remove(0);
+    started(&store, &verify, 2, 1, 2).await;
+    told(&store, 2, 2, vec![verdict(1, VerdictKind::Passed)]).await;
+    assert_eq!(safety(&store, 0).await, [Safety::Unknown, Safety::Safe]);
+    started(&store, &baseline, 3, 1, 2).await;
+    told(&store, 3, 2, vec![verdict(1, VerdictKind::Failed)]).await;
+    assert_eq!(safety(&store, 0).await, [Safety::Unsafe, Safety::Safe]);
+    assert_eq!(state(&store, 0).await, SessionStateKind::Verified);
+    end(&store).await;
+}
+
 pub(in crate::store::conformance) async fn a_check_of_the_base_is_repeated_within_limits(store: Store) {
     let (_, baseline) = begin(&store, 1, 0).await;
     started(&store, &baseline, 1, 1, 1).await;
