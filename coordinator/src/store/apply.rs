@@ -47,7 +47,7 @@ fn settle(rows: &mut dyn Rows, head: &mut TaskHead, now: Timestamp, changes: &mu
     if head.state.is_terminal() {
         return Ok(false);
     }
-    let states = rows.session_states(head.id)?;
+    let states = head.standing.keys().copied();
     let Some(state) = task::settle(&head.policy, states) else {
         return Ok(false);
     };

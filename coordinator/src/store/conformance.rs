@@ -11,6 +11,7 @@ mod durable;
 mod faults;
 mod fixture;
 mod invariants;
+mod pinned;
 mod played;
 mod random;
 mod stories;

@@ -30,7 +30,7 @@ impl Journal {
 
     /// Notes what was written.
     pub(super) fn note(&mut self, written: Written) {
-        self.touched.extend(written.task());
+        self.touched.insert(written.task());
         self.written.push(written);
     }
 

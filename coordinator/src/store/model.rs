@@ -8,12 +8,11 @@ use kage_core::event::Event;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
 use kage_core::session::Session;
-use kage_core::task::Task;
+use kage_core::task::TaskSpec;
 
 use super::admission::{Enrolment, JoinTokenRow, PersonToken};
-use super::error::EngineError;
 use super::query::{AttemptView, TaskView};
-use super::rows::{AttemptNote, ContextRow, JobRow, RequestKey, RequestRow};
+use super::rows::{AttemptNote, ContextRow, JobRow, RequestKey, RequestRow, TaskHead};
 
 mod reads;
 mod rows;
@@ -25,9 +24,8 @@ use table::Table;
 #[derive(Debug, Clone)]
 struct TaskRow {
     order: u64,
-    task: Task,
-    first: SessionId,
-    last_event: u64,
+    head: TaskHead,
+    spec: TaskSpec,
 }
 
 #[derive(Debug, Clone)]
@@ -102,9 +100,9 @@ impl Model {
 
     fn view(&self, row: &TaskRow) -> TaskView {
         TaskView {
-            task: row.task.clone(),
-            sessions: self.sessions_of(row.task.id).into_iter().cloned().collect(),
-            last_event: row.last_event,
+            task: row.head.with(row.spec.clone()),
+            sessions: self.sessions_of(row.head.id).into_iter().cloned().collect(),
+            last_event: row.head.last_event,
         }
     }
 
@@ -127,19 +125,10 @@ impl Model {
         live.sort_by_key(|row| row.order);
         live
     }
+}
 
-    fn attempt_view(&self, row: &AttemptRow) -> Result<AttemptView, EngineError> {
-        let key = (row.attempt.task, row.attempt.session);
-        let (_, session) = self.sessions.get(&key).ok_or(EngineError::Dangling {
-            job: row.attempt.job,
-            what: "session",
-        })?;
-        Ok(AttemptView {
-            attempt: row.attempt.clone(),
-            agent_name: row.note.agent_name.clone(),
-            job: row.note.job,
-            session_name: session.name.clone(),
-            started_at: row.note.started_at,
-        })
+impl AttemptRow {
+    fn view(&self) -> AttemptView {
+        AttemptView::of(self.attempt.clone(), self.note.clone())
     }
 }

@@ -19,6 +19,7 @@ use kage_core::time::Timestamp;
 use super::admission::{Enrolment, PersonToken};
 use super::command::QueuedJob;
 use super::error::EngineError;
+use super::rows::{AttemptNote, TaskHead};
 
 /// A task with its sessions, in the order of its assignments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +72,7 @@ impl TaskFilter {
 
     /// Whether it is one of them.
     #[must_use]
-    pub(super) fn takes(&self, task: &Task) -> bool {
+    pub(super) fn takes(&self, task: &TaskHead) -> bool {
         let Self {
             project,
             repository,
@@ -79,7 +80,7 @@ impl TaskFilter {
             created_by,
         } = self;
         let origin = task.origin.as_ref();
-        task.spec.project == *project
+        task.project == *project
             && (repository.is_none() || repository.as_ref() == origin.map(|origin| &origin.repository))
             && (worktree.is_none() || worktree.as_ref() == origin.map(|origin| &origin.worktree))
             && (created_by.is_none() || *created_by == task.created_by)
@@ -155,6 +156,19 @@ pub struct AttemptView {
     pub started_at: Timestamp,
 }
 
+impl AttemptView {
+    /// An attempt, shown with this.
+    pub(super) fn of(attempt: Attempt, note: AttemptNote) -> Self {
+        Self {
+            attempt,
+            agent_name: note.agent_name,
+            job: note.job,
+            session_name: note.session_name,
+            started_at: note.started_at,
+        }
+    }
+}
+
 /// What a watcher asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watched {
@@ -200,6 +214,22 @@ pub struct TaskEvent {
     pub event: Event,
 }
 
+impl TaskEvent {
+    /// An event at this position, told by an attempt.
+    pub(super) fn of(pos: u64, event: Event, by: &AttemptView) -> Self {
+        Self {
+            pos,
+            attempt: by.attempt.id,
+            number: by.attempt.number,
+            job: by.job,
+            session: by.attempt.session,
+            session_name: by.session_name.clone(),
+            agent_name: by.agent_name.clone(),
+            event,
+        }
+    }
+}
+
 /// An attempt that has authority.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiveAttempt {
@@ -219,6 +249,26 @@ pub struct LiveAttempt {
     pub lease_until: Timestamp,
     /// Until when it may be live.
     pub term: Term,
+}
+
+impl LiveAttempt {
+    /// A live attempt, shown with this.
+    pub(super) const fn of(attempt: &Attempt, note: &AttemptNote) -> Self {
+        Self {
+            attempt: attempt.id,
+            job: attempt.job,
+            subject: note.subject(attempt.session),
+            task: attempt.task,
+            agent: attempt.agent,
+            boot: attempt.boot,
+            lease_until: attempt.lease_until,
+            term: Term {
+                started_at: note.started_at,
+                ends_by: attempt.ends_by,
+                stop_asked: attempt.stop_asked,
+            },
+        }
+    }
 }
 
 /// How often a base context was stored and sent.

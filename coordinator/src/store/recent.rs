@@ -12,12 +12,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kage_core::attempt::Attempt;
-use kage_core::event::{Event, Verdict};
+use kage_core::event::Event;
 use kage_core::id::{AttemptId, JobId, SessionId, TaskId};
 use kage_core::job::Subject;
 use kage_core::session::Session;
-use kage_core::task::{Task, TaskState};
-use kage_core::time::Timestamp;
+use kage_core::task::TaskSpec;
 
 use super::query::{AttemptView, News, TaskEvent, TaskView, Watched, Work};
 use super::rows::{AttemptNote, JobRow, TaskHead};
@@ -35,15 +34,14 @@ const EACH: usize = 1 << 10;
 #[derive(Debug)]
 pub(super) enum Written {
     /// A task that begins; with its row's number and the length of its spec.
-    Task { task: Box<Task>, n: i64, length: usize },
-    /// Its state, end, last event and what verify says of the base.
-    Head {
-        task: TaskId,
-        state: TaskState,
-        ended_at: Option<Timestamp>,
-        last_event: u64,
-        baseline: Option<Box<Verdict>>,
+    Task {
+        head: Box<TaskHead>,
+        spec: Box<TaskSpec>,
+        n: i64,
+        length: usize,
     },
+    /// A task that changed.
+    Head(Box<TaskHead>),
     /// A session, new or changed.
     Session(Box<Session>),
     /// A job, new or changed.
@@ -62,20 +60,17 @@ pub(super) enum Written {
     },
     /// A task that was dropped.
     Gone(TaskId),
-    /// Leases of whatever task.
-    Leases,
 }
 
 impl Written {
     /// The one task that it is about.
-    pub(super) fn task(&self) -> Option<TaskId> {
+    pub(super) fn task(&self) -> TaskId {
         match self {
-            Self::Task { task, .. } => Some(task.id),
-            Self::Head { task, .. } | Self::Event { task, .. } | Self::Gone(task) => Some(*task),
-            Self::Session(session) => Some(session.task),
-            Self::Job(row) => Some(row.job.task),
-            Self::Started(attempt, _) | Self::Attempt(attempt) => Some(attempt.task),
-            Self::Leases => None,
+            Self::Task { head, .. } | Self::Head(head) => head.id,
+            Self::Event { task, .. } | Self::Gone(task) => *task,
+            Self::Session(session) => session.task,
+            Self::Job(row) => row.job.task,
+            Self::Started(attempt, _) | Self::Attempt(attempt) => attempt.task,
         }
     }
 }
@@ -101,7 +96,9 @@ struct Kept {
 struct Whole {
     /// The number of its row.
     n: i64,
-    view: TaskView,
+    head: TaskHead,
+    spec: TaskSpec,
+    sessions: Vec<Session>,
     jobs: Vec<JobRow>,
     /// In the order they were started.
     attempts: Vec<AttemptView>,
@@ -149,13 +146,13 @@ impl Recent {
 
     /// A task with its sessions.
     pub(super) fn task(&self, id: TaskId) -> Option<TaskView> {
-        self.whole(id, |whole| whole.view.clone())
+        self.whole(id, Whole::view)
     }
 
     /// What a watcher does not know yet.
     pub(super) fn news(&self, watched: Watched) -> Option<News> {
         self.whole(watched.task, |whole| News {
-            view: whole.view.clone(),
+            view: whole.view(),
             attempts: if watched.attempts {
                 whole.attempts.clone()
             } else {
@@ -173,15 +170,15 @@ impl Recent {
             return Some(None);
         };
         let session = match row.job.subject {
-            Subject::Session(id) => whole.view.sessions.iter().find(|session| session.id == id)?,
-            Subject::Base => whole.view.sessions.first()?,
+            Subject::Session(id) => whole.sessions.iter().find(|session| session.id == id)?,
+            Subject::Base => whole.sessions.first()?,
         };
         if session.trail.head.is_some() {
             // Checkpoints are not here.
             return None;
         }
         Some(Some(Work {
-            spec: whole.view.task.spec.clone(),
+            spec: whole.spec.clone(),
             session: session.clone(),
             job: row.job.clone(),
             number: row.job.started + 1,
@@ -213,25 +210,13 @@ impl Recent {
 
     /// The part of a task that changes.
     pub(super) fn head(&self, task: TaskId) -> Option<TaskHead> {
-        let kept = self.lock();
-        let whole = kept.tasks.get(&task)?;
-        Some(TaskHead {
-            first: whole.view.sessions.first()?.id,
-            id: task,
-            project: whole.view.task.spec.project.clone(),
-            policy: whole.view.task.spec.policy.clone(),
-            state: whole.view.task.state,
-            ended_at: whole.view.task.ended_at,
-            last_event: whole.view.last_event,
-            base: (whole.view.task.spec.repository.as_ref()).map(|repository| repository.base.clone()),
-            baseline: whole.view.task.baseline.clone(),
-        })
+        self.whole(task, |whole| whole.head.clone())
     }
 
     /// A session. `Some(None)` when there is no such session.
     pub(super) fn session(&self, task: TaskId, id: SessionId) -> Option<Option<Session>> {
         self.whole(task, |whole| {
-            whole.view.sessions.iter().find(|session| session.id == id).cloned()
+            whole.sessions.iter().find(|session| session.id == id).cloned()
         })
     }
 
@@ -257,18 +242,14 @@ impl Recent {
 
 impl Kept {
     fn take(&mut self, written: Written) {
-        let Some(id) = written.task() else {
-            // None of them is worth the search: this is done once, at a start.
-            *self = Self::default();
-            return;
-        };
+        let id = written.task();
         if let Written::Gone(_) = written {
             self.forget(id);
-        } else if let Written::Task { task, n, length } = written {
+        } else if let Written::Task { head, spec, n, length } = written {
             if length <= LONGEST_SPEC {
                 self.order.insert(n, id);
                 self.weight += EACH + length;
-                self.tasks.insert(id, Whole::new(*task, n, EACH + length));
+                self.tasks.insert(id, Whole::new(*head, *spec, n, EACH + length));
             }
         } else if let Some(whole) = self.tasks.get_mut(&id) {
             let before = whole.weight;
@@ -299,14 +280,12 @@ impl Kept {
 }
 
 impl Whole {
-    const fn new(task: Task, n: i64, weight: usize) -> Self {
+    const fn new(head: TaskHead, spec: TaskSpec, n: i64, weight: usize) -> Self {
         Self {
             n,
-            view: TaskView {
-                task,
-                sessions: Vec::new(),
-                last_event: 0,
-            },
+            head,
+            spec,
+            sessions: Vec::new(),
             jobs: Vec::new(),
             attempts: Vec::new(),
             events: Vec::new(),
@@ -314,27 +293,24 @@ impl Whole {
         }
     }
 
+    fn view(&self) -> TaskView {
+        TaskView {
+            task: self.head.with(self.spec.clone()),
+            sessions: self.sessions.clone(),
+            last_event: self.head.last_event,
+        }
+    }
+
     /// False when it does not continue what is here.
     fn take(&mut self, written: Written) -> bool {
         match written {
-            Written::Task { .. } | Written::Gone(_) | Written::Leases => return false,
-            Written::Head {
-                state,
-                ended_at,
-                last_event,
-                baseline,
-                ..
-            } => {
-                self.view.task.state = state;
-                self.view.task.baseline = baseline.map(|verdict| *verdict);
-                self.view.task.ended_at = ended_at;
-                self.view.last_event = last_event;
-            }
-            Written::Session(new) => match self.view.sessions.iter_mut().find(|old| old.id == new.id) {
+            Written::Task { .. } | Written::Gone(_) => return false,
+            Written::Head(head) => self.head = *head,
+            Written::Session(new) => match self.sessions.iter_mut().find(|old| old.id == new.id) {
                 Some(old) => *old = *new,
                 None => {
                     self.weight += EACH;
-                    self.view.sessions.push(*new);
+                    self.sessions.push(*new);
                 }
             },
             Written::Job(new) => match self.jobs.iter_mut().find(|old| old.job.id == new.job.id) {
@@ -345,16 +321,8 @@ impl Whole {
                 }
             },
             Written::Started(attempt, note) => {
-                let session = self.view.sessions.iter().find(|session| session.id == attempt.session);
-                let Some(session) = session else { return false };
                 self.weight += EACH;
-                self.attempts.push(AttemptView {
-                    attempt: *attempt,
-                    agent_name: note.agent_name,
-                    job: note.job,
-                    session_name: session.name.clone(),
-                    started_at: note.started_at,
-                });
+                self.attempts.push(AttemptView::of(*attempt, note));
             }
             Written::Attempt(new) => {
                 let old = self.attempts.iter_mut().find(|old| old.attempt.id == new.id);
@@ -373,16 +341,7 @@ impl Whole {
                     return false;
                 };
                 self.weight += length;
-                self.events.push(TaskEvent {
-                    pos,
-                    attempt,
-                    number: by.attempt.number,
-                    job: by.job,
-                    session: by.attempt.session,
-                    session_name: by.session_name.clone(),
-                    agent_name: by.agent_name.clone(),
-                    event: *event,
-                });
+                self.events.push(TaskEvent::of(pos, *event, by));
             }
         }
         true
@@ -398,33 +357,34 @@ impl Whole {
 #[cfg(test)]
 mod tests {
     use kage_core::event::EventBody;
-    use kage_core::task::{Policy, TaskSpec};
+    use kage_core::task::{Policy, Task, TaskState};
+    use kage_core::time::Timestamp;
 
     use super::*;
 
     fn task(n: u128) -> Task {
-        Task {
-            id: TaskId::from_random(n),
-            spec: TaskSpec {
-                project: "default".parse().unwrap(),
-                prompt: String::new(),
-                repository: None,
-                context_base: None,
-                assignments: Vec::new(),
-                policy: Policy::default(),
-            },
-            state: TaskState::Running,
-            created_at: Timestamp::from_millis(1),
-            ended_at: None,
-            baseline: None,
-            created_by: None,
-            origin: None,
-        }
+        let spec = TaskSpec {
+            project: "default".parse().unwrap(),
+            prompt: String::new(),
+            repository: None,
+            context_base: None,
+            assignments: Vec::new(),
+            policy: Policy::default(),
+        };
+        Task::new(TaskId::from_random(n), spec, Timestamp::from_millis(1))
+    }
+
+    fn head(n: u128) -> TaskHead {
+        TaskHead::new(&task(n), SessionId::from_random(n), &[])
     }
 
     fn begin(recent: &Recent, n: u8, length: usize) {
-        let (task, n) = (Box::new(task(n.into())), n.into());
-        recent.commit([Written::Task { task, n, length }]);
+        recent.commit([Written::Task {
+            head: Box::new(head(n.into())),
+            spec: Box::new(task(n.into()).spec),
+            n: n.into(),
+            length,
+        }]);
     }
 
     #[test]
@@ -449,17 +409,16 @@ mod tests {
     fn a_task_that_is_not_known_whole_is_not_known() {
         let recent = Recent::new();
         let id = TaskId::from_random(1);
-        let head = || Written::Head {
-            task: id,
-            state: TaskState::Failed,
-            ended_at: None,
-            last_event: 0,
-            baseline: None,
+        let failed = || {
+            Written::Head(Box::new(TaskHead {
+                state: TaskState::Failed,
+                ..head(1)
+            }))
         };
-        recent.commit([head()]);
+        recent.commit([failed()]);
         assert!(recent.task(id).is_none());
         begin(&recent, 1, 0);
-        recent.commit([head()]);
+        recent.commit([failed()]);
         assert_eq!(recent.task(id).unwrap().task.state, TaskState::Failed);
         // An event of an attempt that was never heard of.
         recent.commit([Written::Event {

@@ -1,18 +1,21 @@
 //! The rows that commands load and save: the port that every engine implements. Functions
 //! are small and decide nothing; each works inside the transaction of one command.
 
+use std::collections::BTreeMap;
+
 use kage_core::attempt::Attempt;
 use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::{Event, Verdict};
 use kage_core::fleet::Agent;
 use kage_core::id::{
-    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, TaskId, TokenId,
+    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, SessionName, TaskId, TokenId,
 };
 use kage_core::job::{Job, JobType, Subject};
 use kage_core::priority::Priority;
 use kage_core::session::{Session, SessionStateKind};
-use kage_core::task::{Labels, Policy, Task, TaskState};
+use kage_core::task::{Labels, Policy, Task, TaskOrigin, TaskSpec, TaskState};
 use kage_core::time::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::admission::{Enrolment, JoinTokenRow, PersonToken};
 use super::error::{EngineError, StoreError};
@@ -32,8 +35,9 @@ impl From<EngineError> for Failed {
     }
 }
 
-/// The part of a task that changes, and what decides on it. The prompt stays where it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A task apart from its spec: what changes, and what decides on it. The prompt stays where it
+/// is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskHead {
     /// Its id.
     pub id: TaskId,
@@ -43,8 +47,14 @@ pub struct TaskHead {
     pub policy: Policy,
     /// Where it stands.
     pub state: TaskState,
+    /// When it was stored.
+    pub created_at: Timestamp,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// Whose call created it.
+    pub created_by: Option<String>,
+    /// The working tree that it came from.
+    pub origin: Option<TaskOrigin>,
     /// Position of its last event.
     pub last_event: u64,
     /// The commit that its sessions start from; `None` = no repository.
@@ -53,9 +63,65 @@ pub struct TaskHead {
     pub baseline: Option<Verdict>,
     /// Its first session, which the check of that commit is listed with.
     pub first: SessionId,
+    /// How many of its sessions stand where; those that are many do not have to be looked at.
+    pub standing: BTreeMap<SessionStateKind, u32>,
 }
 
 impl TaskHead {
+    /// That of a task that begins with these sessions; `first` is the first of them.
+    #[must_use]
+    pub fn new(task: &Task, first: SessionId, sessions: &[Session]) -> Self {
+        let mut head = Self {
+            id: task.id,
+            project: task.spec.project.clone(),
+            policy: task.spec.policy.clone(),
+            state: task.state,
+            created_at: task.created_at,
+            ended_at: task.ended_at,
+            created_by: task.created_by.clone(),
+            origin: task.origin.clone(),
+            last_event: 0,
+            base: (task.spec.repository.as_ref()).map(|repository| repository.base.clone()),
+            baseline: task.baseline.clone(),
+            first,
+            standing: BTreeMap::new(),
+        };
+        for session in sessions {
+            *head.standing.entry(session.state.kind()).or_default() += 1;
+        }
+        head
+    }
+
+    /// The whole task.
+    #[must_use]
+    pub fn with(&self, spec: TaskSpec) -> Task {
+        Task {
+            id: self.id,
+            spec,
+            state: self.state,
+            created_at: self.created_at,
+            ended_at: self.ended_at,
+            baseline: self.baseline.clone(),
+            created_by: self.created_by.clone(),
+            origin: self.origin.clone(),
+        }
+    }
+
+    /// A session of it came from one state to another. True when those are two.
+    pub fn session_moved(&mut self, before: SessionStateKind, now: SessionStateKind) -> bool {
+        if before == now {
+            return false;
+        }
+        if let Some(count) = self.standing.get_mut(&before) {
+            *count -= 1;
+            if *count == 0 {
+                self.standing.remove(&before);
+            }
+        }
+        *self.standing.entry(now).or_default() += 1;
+        true
+    }
+
     /// What is known of the base.
     #[must_use]
     pub fn base_safety(&self) -> Safety {
@@ -66,7 +132,7 @@ impl TaskHead {
 }
 
 /// A job and what placing it takes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobRow {
     /// The job.
     pub job: Job,
@@ -99,13 +165,15 @@ impl JobRow {
     }
 }
 
-/// What is shown with an attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is shown with an attempt, and never changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptNote {
     /// Name of its agent.
     pub agent_name: String,
     /// What its job does.
     pub job: JobType,
+    /// Name of its session.
+    pub session_name: SessionName,
     /// When it was started.
     pub started_at: Timestamp,
 }
@@ -176,11 +244,11 @@ pub trait RequestRows {
 
 /// Tasks and their sessions.
 pub trait TaskRows {
-    /// Stores a task, whose first session will be this one.
-    fn insert_task(&mut self, task: &Task, first: SessionId) -> Result<(), Failed>;
+    /// Stores a task.
+    fn insert_task(&mut self, head: &TaskHead, spec: &TaskSpec) -> Result<(), Failed>;
     /// A task, its spec apart.
     fn task(&mut self, id: TaskId) -> Result<Option<TaskHead>, Failed>;
-    /// Saves state, end, last event and what verify says of the base.
+    /// Saves everything that changes.
     fn save_task(&mut self, task: &TaskHead) -> Result<(), Failed>;
     /// Forgets a task with its sessions, jobs, attempts, events and checkpoints.
     fn remove_task(&mut self, id: TaskId) -> Result<(), Failed>;
@@ -190,8 +258,6 @@ pub trait TaskRows {
     fn session(&mut self, task: TaskId, id: SessionId) -> Result<Option<Session>, Failed>;
     /// Saves everything that changes.
     fn save_session(&mut self, session: &Session) -> Result<(), Failed>;
-    /// Where the sessions of a task stand, each kind once.
-    fn session_states(&mut self, task: TaskId) -> Result<Vec<SessionStateKind>, Failed>;
 }
 
 /// What is placed and leased.

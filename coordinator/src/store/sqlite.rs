@@ -19,6 +19,8 @@ mod value;
 
 pub(super) use identity::look;
 pub(super) use rows::SqliteRows;
+#[cfg(test)]
+pub(in crate::store) use schema::KNOWN;
 
 /// The first release without the WAL-reset fault, as numbers and as text.
 const REQUIRED_SQLITE: (i32, &str) = (3_051_003, "3.51.3");

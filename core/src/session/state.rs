@@ -60,7 +60,8 @@ pub enum SessionState {
 }
 
 /// A [`SessionState`] without its data, for counts and lists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SessionStateKind {
     /// See [`SessionState::Queued`].
     Queued,

@@ -32,8 +32,9 @@ impl Command for StartAttempt {
             job: self.job,
             what: "task",
         };
-        let head = rows.task(self.task)?.ok_or(Failed::Engine(dangling))?;
+        let mut head = rows.task(self.task)?.ok_or(Failed::Engine(dangling))?;
         let mut session = session_of(rows, &head, &row.job)?;
+        let before = session.state.kind();
         if row
             .job
             .start(self.attempt, &mut session, &self.agent_name, self.now)
@@ -64,11 +65,15 @@ impl Command for StartAttempt {
         let note = AttemptNote {
             agent_name: self.agent_name,
             job: row.job.type_of(),
+            session_name: session.name.clone(),
             started_at: self.now,
         };
         rows.insert_attempt(&attempt, &note)?;
         rows.save_job(&row)?;
         rows.save_session(&session)?;
+        if head.session_moved(before, session.state.kind()) {
+            rows.save_task(&head)?;
+        }
         Ok(Start::Started(Changes {
             tasks: vec![self.task],
             begun: vec![BegunAttempt {
@@ -144,6 +149,7 @@ impl Command for EndAttempts {
                 attempt: &mut attempt,
                 row: &mut row,
                 session: &mut session,
+                before,
                 head: &mut head,
             };
             ended.lose(rows, self.reason, self.now, &mut changes)?;

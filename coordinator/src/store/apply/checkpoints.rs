@@ -64,12 +64,14 @@ impl Command for RestoreSession {
             row.job.replace();
             rows.save_job(&row)?;
         }
+        let before = session.state.kind();
         session.go_on_from(Some(target));
         let mut job = Job::again(self.next_job, &session, self.now);
         job.affinity.prefer = prefer;
         let next = JobRow::of(job, &session, &head.policy, self.now);
         rows.insert_job(&next)?;
         rows.save_session(&session)?;
+        head.session_moved(before, session.state.kind());
         head.state = TaskState::Running;
         head.ended_at = None;
         rows.save_task(&head)?;

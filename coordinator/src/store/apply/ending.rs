@@ -6,7 +6,7 @@ use kage_core::event::{AttemptOutcome, Verdict, VerdictKind};
 use kage_core::id::JobId;
 use kage_core::job::{Affinity, Circumstances, Finish, Job, JobKind, Moved, Subject};
 use kage_core::recovery::Jitter;
-use kage_core::session::Session;
+use kage_core::session::{Session, SessionStateKind};
 use kage_core::time::Timestamp;
 
 use super::{settle, waiting};
@@ -18,6 +18,8 @@ pub(super) struct End<'a> {
     pub(super) attempt: &'a mut Attempt,
     pub(super) row: &'a mut JobRow,
     pub(super) session: &'a mut Session,
+    /// Where the session stood.
+    pub(super) before: SessionStateKind,
     pub(super) head: &'a mut TaskHead,
 }
 
@@ -166,6 +168,7 @@ impl End<'_> {
             return Ok(());
         }
         rows.save_session(self.session)?;
+        self.head.session_moved(self.before, self.session.state.kind());
         if self.session.state.is_terminal() {
             settle(rows, self.head, now, changes)?;
         }

@@ -70,6 +70,7 @@ impl Command for AppendEvents {
                 attempt: &mut attempt,
                 row: &mut row,
                 session: &mut session,
+                before: before.state.kind(),
                 head: &mut head,
             };
             ended.finish(rows, outcome, self.next_job, self.jitter, self.now, &mut changes)?;

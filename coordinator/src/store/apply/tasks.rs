@@ -5,7 +5,7 @@ use kage_core::job::{Job, JobKind, JobState, Subject};
 use super::{Command, contexts, drop_baseline, earlier_reply, not_found, remember, session_of, settle, stop, waiting};
 use crate::store::command::{CancelTask, Changes, CreateTask, Created, DropTask};
 use crate::store::error::{EngineError, StoreError};
-use crate::store::rows::{Failed, JobRow, Rows};
+use crate::store::rows::{Failed, JobRow, Rows, TaskHead};
 
 impl Command for CreateTask {
     type Outcome = Created;
@@ -45,7 +45,7 @@ impl Command for CreateTask {
                 sessions: ids.len(),
             }));
         };
-        rows.insert_task(&task, first.id)?;
+        rows.insert_task(&TaskHead::new(&task, first.id, &sessions), &task.spec)?;
         contexts::count_use(rows, &task)?;
         let mut changes = Changes {
             tasks: vec![id],
@@ -110,7 +110,7 @@ impl Command for CancelTask {
             return Ok(changes);
         }
         let mut head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
-        let mut changed = false;
+        let (mut changed, mut moved) = (false, false);
         for mut row in rows.open_jobs(self.task)? {
             if row.job.subject == Subject::Base {
                 continue;
@@ -127,13 +127,16 @@ impl Command for CancelTask {
                 }
             }
             rows.save_session(&session)?;
+            moved |= head.session_moved(before, session.state.kind());
             changed = true;
             changes.note_end(before, &session);
         }
-        if settle(rows, &mut head, self.now, &mut changes)? {
-            rows.save_task(&head)?;
-        } else {
+        let settled = settle(rows, &mut head, self.now, &mut changes)?;
+        if !settled {
             drop_baseline(rows, self.task, self.now, &mut changes)?;
+        }
+        if settled || moved {
+            rows.save_task(&head)?;
         }
         if changed {
             changes.tasks.push(self.task);

@@ -11,13 +11,14 @@ use super::fixture::{
     activity, append, appended, at, claimed, committed, create, exhausted, request, spec, started, task_id, two_agents,
 };
 use super::invariants::{Seen, check};
+use super::pinned::file;
 use super::run;
 use crate::store::call::{Call, Fate, Pending};
 use crate::store::journal::Journal;
 use crate::store::recent::Recent;
 use crate::store::sqlite::Database;
 use crate::store::writer::transaction;
-use crate::store::{CancelTask, Store, StoreError};
+use crate::store::{CancelTask, QueuedJob, Store, StoreError};
 
 fn journal() -> Journal {
     Journal::new(Arc::new(Recent::new()))
@@ -61,42 +62,34 @@ fn a_closed_store_is_the_same_when_it_is_opened_again() {
     });
 }
 
+/// The story of the committed file of the first schema.
+async fn as_long_ago(store: &Store) -> QueuedJob {
+    two_agents(store).await;
+    let mut created = store.apply(create(1, spec(1, None), at(1))).await.unwrap();
+    // One that ran, and one that runs.
+    let other = store.apply(create(2, spec(2, None), at(1))).await.unwrap();
+    started(store, &other.changes.queued[0], 20, 1, 2).await;
+    started(store, &other.changes.queued[1], 21, 1, 2).await;
+    let mut ended = claimed(1);
+    ended.at = at(20_000);
+    drop(appended(store, 20, 2, vec![ended]).await);
+    created.changes.queued.remove(0)
+}
+
 #[test]
 fn a_database_from_before_incidents_is_opened_as_it_is() {
     run(async {
+        let model = Store::in_memory();
+        let waits = as_long_ago(&model).await;
+        let mut before = check(&model, &Seen::default()).await;
+        before.as_of_an_older_version();
+
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kage.db");
+        std::fs::copy(file(1), &path).unwrap();
         let store = Store::open(&path).unwrap();
-        two_agents(&store).await;
-        let created = store.apply(create(1, spec(1, None), at(1))).await.unwrap();
-        // One that ran, and one that runs.
-        let other = store.apply(create(2, spec(2, None), at(1))).await.unwrap();
-        started(&store, &other.changes.queued[0], 20, 1, 2).await;
-        started(&store, &other.changes.queued[1], 21, 1, 2).await;
-        let mut ended = claimed(1);
-        ended.at = at(20_000);
-        drop(appended(&store, 20, 2, vec![ended]).await);
-        let mut before = check(&store, &Seen::default()).await;
-        store.close().await;
-        drop(store);
-        meddle(
-            &path,
-            "ALTER TABLE sessions DROP COLUMN incidents; ALTER TABLE jobs DROP COLUMN held; DROP TABLE join_tokens; \
-             DROP TABLE enrolments; DROP TABLE person_tokens; DROP TABLE checkpoints; \
-             ALTER TABLE sessions DROP COLUMN trail; ALTER TABLE agents DROP COLUMN cordoned; \
-             ALTER TABLE jobs DROP COLUMN priority; ALTER TABLE tasks DROP COLUMN base; \
-             ALTER TABLE tasks DROP COLUMN baseline; ALTER TABLE jobs DROP COLUMN baseline; \
-             DROP TABLE store; DROP INDEX tasks_by_repository; DROP INDEX tasks_by_worktree; ALTER TABLE tasks DROP COLUMN created_by; \
-             ALTER TABLE tasks DROP COLUMN repository; ALTER TABLE tasks DROP COLUMN worktree; \
-             ALTER TABLE tasks DROP COLUMN head; ALTER TABLE attempts DROP COLUMN ends_by; \
-             ALTER TABLE attempts DROP COLUMN stop_asked; ALTER TABLE attempts DROP COLUMN heard_at; \
-             ALTER TABLE sessions DROP COLUMN ran; ALTER TABLE sessions DROP COLUMN runs_since; PRAGMA user_version = 1",
-        );
-
-        let store = Store::open(&path).unwrap();
-        before.as_of_an_older_version();
         assert_eq!(check(&store, &before).await, before);
-        started(&store, &created.changes.queued[0], 1, 1, 1).await;
+        started(&store, &waits, 1, 1, 1).await;
         drop(appended(&store, 1, 1, vec![exhausted(1)]).await);
         let view = store.task(task_id(1)).await.unwrap().unwrap();
         assert_eq!(view.sessions[0].incidents.len(), 1);

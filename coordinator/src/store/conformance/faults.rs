@@ -296,7 +296,7 @@ fn a_row_that_cannot_be_read_is_an_error_and_stays_the_only_one() {
         for n in [1, 2] {
             store.apply(create(n, spec(1, None), at(1))).await.unwrap();
         }
-        let damage = "UPDATE sessions SET detail = '{\"state\":' WHERE task = (SELECT max(n) FROM tasks)";
+        let damage = "UPDATE sessions SET doc = '{\"state\":' WHERE task = (SELECT max(n) FROM tasks)";
         meddle(&faulty.dir.path().join("kage.db"), damage);
         let read = store.task(task_id(2)).await;
         assert!(

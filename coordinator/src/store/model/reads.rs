@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use kage_core::checkpoint::Checkpoint;
-use kage_core::deadline::Term;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::job::{JobState, JobType};
@@ -29,7 +28,7 @@ impl Reads for Model {
         let mut next = None;
         for id in self.task_order.rows.range(..below).rev().map(|(_, id)| id) {
             let Some(row) = self.tasks.get(id) else { continue };
-            if !filter.takes(&row.task) {
+            if !filter.takes(&row.head) {
                 continue;
             }
             if tasks.len() == limit as usize {
@@ -54,7 +53,7 @@ impl Reads for Model {
         let (Some(task), Some(row)) = (self.tasks.get(&task), self.jobs.get(&(task, job))) else {
             return Ok(None);
         };
-        let key = (row.job.task, row.job.subject.session().unwrap_or(task.first));
+        let key = (row.job.task, row.job.subject.session().unwrap_or(task.head.first));
         let (_, session) = self
             .sessions
             .get(&key)
@@ -65,7 +64,7 @@ impl Reads for Model {
             } else {
                 Vec::new()
             },
-            spec: task.task.spec.clone(),
+            spec: task.spec.clone(),
             session: session.clone(),
             job: row.job.clone(),
             number: row.job.started + 1,
@@ -83,14 +82,14 @@ impl Reads for Model {
                 job: row.job.id,
                 what: "task",
             })?;
-            queued.extend(waiting(row, &task.task.spec.project));
+            queued.extend(waiting(row, &task.head.project));
         }
         queued.sort_by_key(|job| (job.queued_at, job.job));
         Ok(queued)
     }
 
     fn attempt(&self, id: AttemptId) -> Result<Option<AttemptView>, EngineError> {
-        self.attempts.get(&id).map(|row| self.attempt_view(row)).transpose()
+        Ok(self.attempts.get(&id).map(AttemptRow::view))
     }
 
     fn attempts_of(&self, task: TaskId) -> Result<Vec<AttemptView>, EngineError> {
@@ -101,14 +100,14 @@ impl Reads for Model {
             .filter(|row| row.attempt.task == task)
             .collect();
         rows.sort_by_key(|row| row.order);
-        rows.into_iter().map(|row| self.attempt_view(row)).collect()
+        Ok(rows.into_iter().map(AttemptRow::view).collect())
     }
 
     fn live_attempts(&self, agent: Option<AgentId>) -> Result<Vec<LiveAttempt>, EngineError> {
         let live = self.live_rows().into_iter();
         Ok(live
             .filter(|row| agent.is_none_or(|agent| row.attempt.agent == agent))
-            .map(live_attempt)
+            .map(|row| LiveAttempt::of(&row.attempt, &row.note))
             .collect())
     }
 
@@ -120,17 +119,7 @@ impl Reads for Model {
             let Some(row) = self.attempts.get(attempt) else {
                 continue;
             };
-            let view = self.attempt_view(row)?;
-            events.push(TaskEvent {
-                pos: *pos,
-                attempt: *attempt,
-                number: view.attempt.number,
-                job: view.job,
-                session: view.attempt.session,
-                session_name: view.session_name,
-                agent_name: view.agent_name,
-                event: event.clone(),
-            });
+            events.push(TaskEvent::of(*pos, event.clone(), &row.view()));
         }
         Ok(events)
     }
@@ -203,13 +192,13 @@ impl Reads for Model {
     fn ended(&self) -> Result<Vec<EndedTask>, EngineError> {
         let rows = self.task_order.rows.values().filter_map(|id| self.tasks.get(id));
         let ended = rows.filter_map(|row| {
-            let id = row.task.id;
+            let id = row.head.id;
             let attempts = self.attempts.rows.values().filter(|row| row.attempt.task == id);
             let blobs: BTreeSet<Digest> = self.of_task(id).flat_map(blobs).cloned().collect();
             Some(EndedTask {
                 task: id,
-                project: row.task.spec.project.clone(),
-                ended_at: row.task.ended_at?,
+                project: row.head.project.clone(),
+                ended_at: row.head.ended_at?,
                 attempts: attempts.map(|row| row.attempt.id).collect(),
                 blobs: blobs.into_iter().collect(),
             })
@@ -226,9 +215,9 @@ impl Reads for Model {
             blobs: self.contexts.rows.keys().cloned().collect(),
         };
         for row in self.tasks.rows.values() {
-            let spec = &row.task.spec;
+            let spec = &row.spec;
             let prompt = (spec.prompt.len() > long).then(|| Digest::of(spec.prompt.as_bytes()));
-            let kept = self.of_task(row.task.id).flat_map(blobs).cloned().chain(prompt);
+            let kept = self.of_task(row.head.id).flat_map(blobs).cloned().chain(prompt);
             files.blobs.extend(kept.map(|digest| (spec.project.clone(), digest)));
         }
         Ok(files)
@@ -239,22 +228,4 @@ impl Reads for Model {
 fn blobs(checkpoint: &Checkpoint) -> impl Iterator<Item = &Digest> {
     let segment = checkpoint.taken.transcript.as_ref().map(|segment| &segment.blob);
     checkpoint.taken.pack.iter().chain(segment)
-}
-
-fn live_attempt(row: &AttemptRow) -> LiveAttempt {
-    let attempt = &row.attempt;
-    LiveAttempt {
-        attempt: attempt.id,
-        job: attempt.job,
-        subject: row.note.subject(attempt.session),
-        task: attempt.task,
-        agent: attempt.agent,
-        boot: attempt.boot,
-        lease_until: attempt.lease_until,
-        term: Term {
-            started_at: row.note.started_at,
-            ends_by: attempt.ends_by,
-            stop_asked: attempt.stop_asked,
-        },
-    }
 }

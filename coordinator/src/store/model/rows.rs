@@ -10,8 +10,8 @@ use kage_core::id::{
     AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, TaskId, TokenId,
 };
 use kage_core::job::JobState;
-use kage_core::session::{Session, SessionStateKind};
-use kage_core::task::Task;
+use kage_core::session::Session;
+use kage_core::task::TaskSpec;
 use kage_core::time::Timestamp;
 
 use super::{AttemptRow, Model, TaskRow};
@@ -54,45 +54,28 @@ impl RequestRows for Model {
 }
 
 impl TaskRows for Model {
-    fn insert_task(&mut self, task: &Task, first: SessionId) -> Result<(), Failed> {
+    fn insert_task(&mut self, head: &TaskHead, spec: &TaskSpec) -> Result<(), Failed> {
         let order = next(&self.task_order.rows);
         let row = TaskRow {
             order,
-            task: task.clone(),
-            first,
-            last_event: 0,
+            head: head.clone(),
+            spec: spec.clone(),
         };
-        self.tasks.insert(task.id, row, "task")?;
-        self.task_order.put(order, task.id);
+        self.tasks.insert(head.id, row, "task")?;
+        self.task_order.put(order, head.id);
         Ok(())
     }
 
     fn task(&mut self, id: TaskId) -> Result<Option<TaskHead>, Failed> {
-        Ok(self.tasks.get(&id).map(|row| TaskHead {
-            id,
-            project: row.task.spec.project.clone(),
-            policy: row.task.spec.policy.clone(),
-            state: row.task.state,
-            ended_at: row.task.ended_at,
-            last_event: row.last_event,
-            base: row
-                .task
-                .spec
-                .repository
-                .as_ref()
-                .map(|repository| repository.base.clone()),
-            baseline: row.task.baseline.clone(),
-            first: row.first,
-        }))
+        Ok(self.tasks.get(&id).map(|row| row.head.clone()))
     }
 
     fn save_task(&mut self, head: &TaskHead) -> Result<(), Failed> {
         if let Some(row) = self.tasks.get(&head.id) {
-            let mut row = row.clone();
-            row.task.state = head.state;
-            row.task.ended_at = head.ended_at;
-            row.task.baseline.clone_from(&head.baseline);
-            row.last_event = head.last_event;
+            let row = TaskRow {
+                head: head.clone(),
+                ..row.clone()
+            };
             self.tasks.put(head.id, row);
         }
         Ok(())
@@ -127,11 +110,6 @@ impl TaskRows for Model {
             self.sessions.put(key, (position, session.clone()));
         }
         Ok(())
-    }
-
-    fn session_states(&mut self, task: TaskId) -> Result<Vec<SessionStateKind>, Failed> {
-        let states = self.session_rows(task).map(|(_, session)| session.state.kind());
-        Ok(BTreeSet::from_iter(states).into_iter().collect())
     }
 }
 

@@ -1,33 +1,28 @@
 //! What is read from SQLite, each answer from one snapshot.
 
-use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 
 use kage_core::checkpoint::Checkpoint;
-use kage_core::deadline::Term;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
-use kage_core::job::{JobType, Subject};
+use kage_core::job::JobType;
 use kage_core::session::Session;
-use kage_core::task::{Task, TaskOrigin, TaskSpec};
+use kage_core::task::TaskSpec;
 use rusqlite::{Connection, Params, Row, params, params_from_iter};
 
 use super::page_query::PageQuery;
-use super::record::{
-    self, ATTEMPT_COLUMNS, JOB_COLUMNS, SESSION_COLUMNS, agent_columns, attempt_columns, checkpoint_columns,
-    enrolment_columns, job_columns, person_token_columns, session_columns,
-};
-use super::value::{
-    failed, get, get_id, get_int, get_job_type, get_json, get_optional_json, get_optional_parsed, get_optional_time,
-    get_parsed, get_task_state, get_time, id, int,
-};
+use super::record::{self, agent_columns, enrolment_columns, person_token_columns};
+use super::value::{failed, get, get_id, get_int, get_json, get_parsed, get_time, get_word, id, int};
 use crate::store::admission::{Enrolment, PersonToken};
 use crate::store::apply::waiting;
 use crate::store::command::QueuedJob;
 use crate::store::error::EngineError;
 use crate::store::query::{
-    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, JobCounts, LiveAttempt, PageToken, Reads,
-    TaskEvent, TaskFilter, TaskPage, TaskView, Work,
+    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, LiveAttempt, PageToken, Reads, TaskEvent,
+    TaskFilter, TaskPage, TaskView, Work,
 };
+use crate::store::rows::{JobRow, TaskHead};
 
 type Result<T> = std::result::Result<T, EngineError>;
 
@@ -65,103 +60,37 @@ fn snapshot<T>(connection: &Connection, read: impl FnOnce(&Connection) -> Result
     Ok(value)
 }
 
-macro_rules! task_columns {
-    () => {
-        "t.n, t.id, t.state, t.created_at, t.ended_at, t.last_event, p.spec, t.baseline, t.created_by, \
-         t.repository, t.worktree, t.head FROM tasks t JOIN specs p ON p.task = t.n"
-    };
-}
-
-/// A task without its sessions, and its number.
+/// A task without its sessions, and its number: `t.n, t.doc, p.spec`.
 fn task_row(row: &Row<'_>) -> Result<(i64, TaskView)> {
-    let task = Task {
-        id: get_id(row, 1)?,
-        state: get_task_state(row, 2)?,
-        created_at: get_time(row, 3)?,
-        ended_at: get_optional_time(row, 4)?,
-        spec: get_json(row, 6, "task")?,
-        baseline: get_optional_json(row, 7, "verdict")?,
-        created_by: get(row, 8)?,
-        origin: origin(row)?,
-    };
+    let head: TaskHead = get_json(row, 1, "task")?;
     let view = TaskView {
-        task,
+        last_event: head.last_event,
+        task: head.with(get_json(row, 2, "task")?),
         sessions: Vec::new(),
-        last_event: get_int(row, 5)?,
     };
     Ok((get(row, 0)?, view))
 }
 
-fn origin(row: &Row<'_>) -> Result<Option<TaskOrigin>> {
-    let repository = get_optional_parsed(row, 9, "repository")?;
-    let worktree = get_optional_parsed(row, 10, "working tree")?;
-    let head = get_optional_parsed(row, 11, "commit")?;
-    Ok(repository.zip(worktree).map(|(repository, worktree)| TaskOrigin {
-        repository,
-        worktree,
-        head,
-    }))
-}
-
-fn sessions(connection: &Connection, n: i64, task: TaskId) -> Result<Vec<Session>> {
+fn sessions(connection: &Connection, n: i64) -> Result<Vec<Session>> {
     all(
         connection,
-        concat!(
-            "SELECT ",
-            session_columns!(),
-            " FROM sessions s WHERE s.task = ?1 ORDER BY s.position"
-        ),
+        "SELECT doc FROM sessions WHERE task = ?1 ORDER BY position",
         params![n],
-        |row| record::session(row, task),
+        |row| get_json(row, 0, "session"),
     )
 }
 
-macro_rules! view_columns {
-    () => {
-        concat!(
-            attempt_columns!(),
-            ", a.agent_name, a.job_kind, s.name, a.started_at FROM attempts a JOIN tasks t ON t.n = a.task \
-             JOIN sessions s ON s.task = a.task AND s.id = a.session"
-        )
-    };
-}
-
+/// An attempt: its document, and the note that it is shown with.
 fn attempt_view(row: &Row<'_>) -> Result<AttemptView> {
-    Ok(AttemptView {
-        attempt: record::attempt(row)?,
-        agent_name: get(row, ATTEMPT_COLUMNS)?,
-        job: get_job_type(row, ATTEMPT_COLUMNS + 1)?,
-        session_name: get_parsed(row, ATTEMPT_COLUMNS + 2, "session name")?,
-        started_at: get_time(row, ATTEMPT_COLUMNS + 3)?,
-    })
-}
-
-macro_rules! live_columns {
-    () => {
-        "a.id, a.job, a.session, t.id, a.agent, a.boot, a.lease_until, a.started_at, a.ends_by, a.stop_asked, \
-         a.job_kind FROM attempts a JOIN tasks t ON t.n = a.task \
-         WHERE a.ended_at IS NULL"
-    };
+    Ok(AttemptView::of(
+        get_json(row, 0, "attempt")?,
+        get_json(row, 1, "attempt")?,
+    ))
 }
 
 fn live(row: &Row<'_>) -> Result<LiveAttempt> {
-    Ok(LiveAttempt {
-        attempt: get_id(row, 0)?,
-        job: get_id(row, 1)?,
-        subject: match get_job_type(row, 10)? {
-            JobType::Session | JobType::Verify => Subject::Session(get_id(row, 2)?),
-            JobType::Baseline => Subject::Base,
-        },
-        task: get_id(row, 3)?,
-        agent: get_id(row, 4)?,
-        boot: get_id(row, 5)?,
-        lease_until: get_time(row, 6)?,
-        term: Term {
-            started_at: get_time(row, 7)?,
-            ends_by: get_time(row, 8)?,
-            stop_asked: get_optional_time(row, 9)?,
-        },
-    })
+    let (attempt, note) = (get_json(row, 0, "attempt")?, get_json(row, 1, "attempt")?);
+    Ok(LiveAttempt::of(&attempt, &note))
 }
 
 /// The smallest and the largest id with this prefix.
@@ -176,12 +105,12 @@ impl Reads for Connection {
         snapshot(self, |snapshot| {
             let found = one(
                 snapshot,
-                concat!("SELECT ", task_columns!(), " WHERE t.id = ?1"),
+                "SELECT t.n, t.doc, p.spec FROM tasks t JOIN specs p ON p.task = t.n WHERE t.id = ?1",
                 params![id(task)],
                 task_row,
             )?;
             let Some((n, mut view)) = found else { return Ok(None) };
-            view.sessions = sessions(snapshot, n, task)?;
+            view.sessions = sessions(snapshot, n)?;
             Ok(Some(view))
         })
     }
@@ -190,7 +119,10 @@ impl Reads for Connection {
         snapshot(self, |snapshot| {
             // One more than asked for, to know whether there is another page.
             let query = PageQuery::new(filter, after, limit + 1);
-            let sql = format!("SELECT {} {}", task_columns!(), query.rest());
+            let sql = format!(
+                "SELECT t.n, t.doc, p.spec FROM tasks t JOIN specs p ON p.task = t.n {}",
+                query.rest()
+            );
             let mut found = all(snapshot, &sql, params_from_iter(query.values()), task_row)?;
             let next = found
                 .get(limit as usize)
@@ -199,7 +131,7 @@ impl Reads for Connection {
             found.truncate(limit as usize);
             let mut tasks = Vec::with_capacity(found.len());
             for (n, mut view) in found {
-                view.sessions = sessions(snapshot, n, view.task.id)?;
+                view.sessions = sessions(snapshot, n)?;
                 tasks.push(view);
             }
             Ok(TaskPage { tasks, next })
@@ -219,72 +151,73 @@ impl Reads for Connection {
     }
 
     fn work(&self, task: TaskId, job: JobId) -> Result<Option<Work>> {
-        let work = one(
-            self,
-            concat!(
-                "SELECT ",
-                session_columns!(),
-                ", ",
-                job_columns!(),
-                ", p.spec FROM tasks t JOIN specs p ON p.task = t.n JOIN jobs j ON j.task = t.n \
-                 JOIN sessions s ON s.task = t.n AND iif(j.baseline, s.position = 0, s.id = j.session) \
-                 WHERE t.id = ?1 AND j.id = ?2"
-            ),
-            params![id(task), id(job)],
-            |row| {
-                let job = record::job_at(row, SESSION_COLUMNS, task)?.job;
-                Ok(Work {
-                    spec: get_json(row, SESSION_COLUMNS + JOB_COLUMNS, "task")?,
-                    session: record::session(row, task)?,
-                    number: job.started + 1,
-                    job,
-                    checkpoints: Vec::new(),
-                })
-            },
-        )?;
-        let Some(mut work) = work else { return Ok(None) };
-        // Checkpoints are only added, so those that the session knew of are there.
-        if work.session.trail.head.is_some() {
-            work.checkpoints = self.checkpoints(task, work.session.id)?;
-        }
-        Ok(Some(work))
+        snapshot(self, |snapshot| {
+            let found = one(
+                snapshot,
+                "SELECT t.n, j.doc, t.doc, p.spec FROM tasks t JOIN specs p ON p.task = t.n JOIN jobs j ON j.task = t.n \
+                 WHERE t.id = ?1 AND j.id = ?2",
+                params![id(task), id(job)],
+                |row| {
+                    let row: (i64, JobRow, TaskHead, TaskSpec) = (
+                        get(row, 0)?,
+                        get_json(row, 1, "job")?,
+                        get_json(row, 2, "task")?,
+                        get_json(row, 3, "task")?,
+                    );
+                    Ok(row)
+                },
+            )?;
+            let Some((n, row, head, spec)) = found else {
+                return Ok(None);
+            };
+            let session: Session = one(
+                snapshot,
+                "SELECT doc FROM sessions WHERE task = ?1 AND id = ?2",
+                params![n, id(row.job.subject.session().unwrap_or(head.first))],
+                |row| get_json(row, 0, "session"),
+            )?
+            .ok_or(EngineError::Dangling { job, what: "session" })?;
+            let checkpoints = match session.trail.head {
+                Some(_) => snapshot.checkpoints(task, session.id)?,
+                None => Vec::new(),
+            };
+            Ok(Some(Work {
+                spec,
+                session,
+                number: row.job.started + 1,
+                job: row.job,
+                checkpoints,
+            }))
+        })
     }
 
     fn checkpoints(&self, task: TaskId, session: SessionId) -> Result<Vec<Checkpoint>> {
         all(
             self,
-            concat!(
-                "SELECT ",
-                checkpoint_columns!(),
-                " FROM checkpoints WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND session = ?2 ORDER BY number"
-            ),
+            "SELECT doc FROM checkpoints WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND session = ?2 \
+             ORDER BY number",
             params![id(task), id(session)],
-            record::checkpoint,
+            |row| get_json(row, 0, "checkpoint"),
         )
     }
 
     fn queued_jobs(&self) -> Result<Vec<QueuedJob>> {
         let found = all(
             self,
-            concat!(
-                "SELECT ",
-                job_columns!(),
-                ", t.id, t.project FROM jobs j JOIN tasks t ON t.n = j.task WHERE j.state < 2 AND j.state = 0 \
-                 ORDER BY j.queued_at, j.id"
-            ),
+            // A range of the index of open jobs, which SQLite uses only where its own condition stands.
+            "SELECT j.doc, t.project FROM jobs j JOIN tasks t ON t.n = j.task WHERE j.state < 2 AND j.state = 0",
             params![],
-            |row| {
-                let job = record::job(row, get_id(row, JOB_COLUMNS)?)?;
-                Ok(waiting(&job, &get_parsed(row, JOB_COLUMNS + 1, "project")?))
-            },
+            |row| Ok(waiting(&get_json(row, 0, "job")?, &get_parsed(row, 1, "project")?)),
         )?;
-        Ok(found.into_iter().flatten().collect())
+        let mut queued: Vec<_> = found.into_iter().flatten().collect();
+        queued.sort_by_key(|job| (job.queued_at, job.job));
+        Ok(queued)
     }
 
     fn attempt(&self, attempt: AttemptId) -> Result<Option<AttemptView>> {
         one(
             self,
-            concat!("SELECT ", view_columns!(), " WHERE a.id = ?1"),
+            "SELECT doc, note FROM attempts WHERE id = ?1",
             params![id(attempt)],
             attempt_view,
         )
@@ -293,7 +226,7 @@ impl Reads for Connection {
     fn attempts_of(&self, task: TaskId) -> Result<Vec<AttemptView>> {
         all(
             self,
-            concat!("SELECT ", view_columns!(), " WHERE t.id = ?1 ORDER BY a.n"),
+            "SELECT doc, note FROM attempts WHERE task = (SELECT n FROM tasks WHERE id = ?1) ORDER BY n",
             params![id(task)],
             attempt_view,
         )
@@ -303,13 +236,13 @@ impl Reads for Connection {
         match agent {
             Some(agent) => all(
                 self,
-                concat!("SELECT ", live_columns!(), " AND a.agent = ?1 ORDER BY a.n"),
+                "SELECT doc, note FROM attempts WHERE live = 1 AND agent = ?1 ORDER BY n",
                 params![id(agent)],
                 live,
             ),
             None => all(
                 self,
-                concat!("SELECT ", live_columns!(), " ORDER BY a.n"),
+                "SELECT doc, note FROM attempts WHERE live = 1 ORDER BY n",
                 params![],
                 live,
             ),
@@ -317,26 +250,31 @@ impl Reads for Connection {
     }
 
     fn events(&self, task: TaskId, after: u64, limit: u32) -> Result<Vec<TaskEvent>> {
-        all(
-            self,
-            "SELECT e.pos, a.id, a.number, a.job_kind, a.session, s.name, a.agent_name, e.event \
-             FROM events e JOIN attempts a ON a.n = e.attempt \
-             JOIN sessions s ON s.task = e.task AND s.id = a.session \
-             WHERE e.task = (SELECT n FROM tasks WHERE id = ?1) AND e.pos > ?2 ORDER BY e.pos LIMIT ?3",
-            params![id(task), int(after), limit],
-            |row| {
-                Ok(TaskEvent {
-                    pos: get_int(row, 0)?,
-                    attempt: get_id(row, 1)?,
-                    number: get(row, 2)?,
-                    job: get_job_type(row, 3)?,
-                    session: get_id(row, 4)?,
-                    session_name: get_parsed(row, 5, "session name")?,
-                    agent_name: get(row, 6)?,
-                    event: get_json(row, 7, "event")?,
-                })
-            },
-        )
+        snapshot(self, |snapshot| {
+            let found = all(
+                snapshot,
+                "SELECT pos, attempt, event FROM events WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND pos > ?2 \
+                 ORDER BY pos LIMIT ?3",
+                params![id(task), int(after), limit],
+                |row| Ok((get_int(row, 0)?, get::<i64>(row, 1)?, get_json(row, 2, "event")?)),
+            )?;
+            let mut told_by: HashMap<i64, AttemptView> = HashMap::new();
+            let mut events = Vec::with_capacity(found.len());
+            for (pos, n, event) in found {
+                let by = match told_by.entry(n) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(unknown) => {
+                        let sql = "SELECT doc, note FROM attempts WHERE n = ?1";
+                        let Some(by) = one(snapshot, sql, params![n], attempt_view)? else {
+                            continue;
+                        };
+                        unknown.insert(by)
+                    }
+                };
+                events.push(TaskEvent::of(pos, event, by));
+            }
+            Ok(events)
+        })
     }
 
     fn agents(&self) -> Result<Vec<Agent>> {
@@ -486,31 +424,25 @@ impl Reads for Connection {
 
     fn counts(&self) -> Result<Counts> {
         // A range of the index of open jobs, which SQLite uses only where its own condition stands.
-        let open = all(
+        let open: Vec<(JobType, bool, u64)> = all(
             self,
-            "SELECT state = 1, verifies IS NOT NULL, baseline, count(*) FROM jobs WHERE state < 2 GROUP BY 1, 2, 3",
+            "SELECT type, state = 1, count(*) FROM jobs WHERE state < 2 GROUP BY 1, 2",
             params![],
-            |row| {
-                let kind: (bool, bool, bool) = (get(row, 0)?, get(row, 1)?, get(row, 2)?);
-                Ok((kind, get_int(row, 3)?))
-            },
+            |row| Ok((get_word(row, 0, "type of job")?, get(row, 1)?, get_int(row, 2)?)),
         )?;
-        let count = |verifies, baseline| {
-            let of = |leased| {
-                let kind = (leased, verifies, baseline);
-                open.iter()
-                    .find(|(found, _)| *found == kind)
-                    .map_or(0, |(_, count)| *count)
+        let mut counts = Counts::default();
+        for (job, leased, count) in open {
+            let of_type = match job {
+                JobType::Session => &mut counts.sessions,
+                JobType::Verify => &mut counts.verifies,
+                JobType::Baseline => &mut counts.bases,
             };
-            JobCounts {
-                queued: of(false),
-                leased: of(true),
+            if leased {
+                of_type.leased = count;
+            } else {
+                of_type.queued = count;
             }
-        };
-        Ok(Counts {
-            sessions: count(false, false),
-            verifies: count(true, false),
-            bases: count(true, true),
-        })
+        }
+        Ok(counts)
     }
 }

@@ -269,11 +269,12 @@ UPDATE sessions SET
     runs_since = (SELECT a.started_at FROM attempts a
         WHERE a.task = sessions.task AND a.session = sessions.id AND a.job_kind <> 'baseline' AND a.ended_at IS NULL);
 ",
+    include_str!("schema/documents.sql"),
 ];
 
 /// The newest schema that this program knows.
 #[expect(clippy::cast_possible_truncation, reason = "there are a handful of steps")]
-pub(super) const KNOWN: u32 = STEPS.len() as u32;
+pub(in crate::store) const KNOWN: u32 = STEPS.len() as u32;
 
 /// Takes every step that the file has not taken, each in a transaction of its own.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {

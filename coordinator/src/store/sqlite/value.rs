@@ -1,16 +1,13 @@
 //! Domain values as column values, and back. A value that this program cannot have written
 //! is corruption, and said to be.
 
-use kage_core::attempt::{AttemptState, EndReason};
 use kage_core::id::{AgentId, AttemptId, BootId, JobId, SessionId, StoreId, TaskId, TokenId};
-use kage_core::job::JobType;
-use kage_core::session::SessionStateKind;
-use kage_core::task::TaskState;
 use kage_core::time::Timestamp;
 use rusqlite::Row;
 use rusqlite::types::FromSql;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::de::value::StrDeserializer;
 
 use crate::store::error::EngineError;
 
@@ -110,17 +107,15 @@ pub(super) fn get_json<T: DeserializeOwned>(row: &Row<'_>, index: usize, what: &
     serde_json::from_str(text).map_err(corrupt(what))
 }
 
-pub(super) fn get_optional_json<T: DeserializeOwned>(
-    row: &Row<'_>,
-    index: usize,
-    what: &'static str,
-) -> Result<Option<T>, EngineError> {
-    let text = row
-        .get_ref(index)
-        .map_err(failed)?
-        .as_str_or_null()
-        .map_err(corrupt(what))?;
-    text.map(serde_json::from_str).transpose().map_err(corrupt(what))
+/// A value without anything in it as its name, the same as in documents.
+pub(super) fn word<T: Serialize>(what: &'static str, value: &T) -> Result<String, EngineError> {
+    let text = json(what, value)?;
+    Ok(text.trim_matches('"').to_owned())
+}
+
+pub(super) fn get_word<T: DeserializeOwned>(row: &Row<'_>, index: usize, what: &'static str) -> Result<T, EngineError> {
+    let text = row.get_ref(index).map_err(failed)?.as_str().map_err(corrupt(what))?;
+    T::deserialize(StrDeserializer::<serde::de::value::Error>::new(text)).map_err(corrupt(what))
 }
 
 /// A text that names something.
@@ -141,64 +136,4 @@ where
 {
     let text: Option<String> = get(row, index)?;
     text.map(|text| text.parse().map_err(corrupt(what))).transpose()
-}
-
-pub(super) const fn task_state(state: TaskState) -> &'static str {
-    match state {
-        TaskState::Running => "running",
-        TaskState::Succeeded => "succeeded",
-        TaskState::Failed => "failed",
-        TaskState::Cancelled => "cancelled",
-    }
-}
-
-pub(super) fn get_task_state(row: &Row<'_>, index: usize) -> Result<TaskState, EngineError> {
-    let states = [
-        TaskState::Running,
-        TaskState::Succeeded,
-        TaskState::Failed,
-        TaskState::Cancelled,
-    ];
-    get_name(row, index, "task state", &states, |state| task_state(*state))
-}
-
-pub(super) fn get_session_state(row: &Row<'_>, index: usize) -> Result<SessionStateKind, EngineError> {
-    let states = SessionStateKind::ALL;
-    get_name(row, index, "session state", &states, |state| state.as_str())
-}
-
-/// End and reason of an attempt; both empty while it is live.
-pub(super) fn attempt_state(state: AttemptState) -> (Option<i64>, Option<&'static str>) {
-    match state {
-        AttemptState::Live => (None, None),
-        AttemptState::Ended { reason, at } => (Some(time(at)), Some(reason.as_str())),
-    }
-}
-
-/// Reads what [`attempt_state`] made: end at `index`, reason after it.
-pub(super) fn get_attempt_state(row: &Row<'_>, index: usize) -> Result<AttemptState, EngineError> {
-    let Some(at) = get_optional_time(row, index)? else {
-        return Ok(AttemptState::Live);
-    };
-    let reason = get_name(row, index + 1, "end of an attempt", &EndReason::ALL, |reason| {
-        reason.as_str()
-    })?;
-    Ok(AttemptState::Ended { reason, at })
-}
-
-pub(super) fn get_job_type(row: &Row<'_>, index: usize) -> Result<JobType, EngineError> {
-    let types = [JobType::Session, JobType::Verify, JobType::Baseline];
-    get_name(row, index, "type of job", &types, |found| found.as_str())
-}
-
-fn get_name<T: Copy>(
-    row: &Row<'_>,
-    index: usize,
-    what: &'static str,
-    all: &[T],
-    name: impl Fn(&T) -> &'static str,
-) -> Result<T, EngineError> {
-    let text = row.get_ref(index).map_err(failed)?.as_str().map_err(corrupt(what))?;
-    let found = all.iter().find(|value| name(value) == text).copied();
-    found.ok_or_else(|| corrupt(what)(format!("{text:?} is not a {what}")))
 }

@@ -1,52 +1,26 @@
 //! Jobs: what is placed and leased.
 
 use kage_core::id::{JobId, TaskId};
-use kage_core::job::{JobKind, Subject};
+use kage_core::job::JobState;
 use rusqlite::params;
 
 use super::SqliteRows;
 use crate::store::recent::Written;
 use crate::store::rows::{Failed, JobRow, JobRows};
-use crate::store::sqlite::record::{self, job_columns};
-use crate::store::sqlite::value::{id, json, time};
+use crate::store::sqlite::value::{get_json, id, json, word};
 
 impl JobRows for SqliteRows<'_> {
     fn insert_job(&mut self, row: &JobRow) -> Result<(), Failed> {
-        let (state, attempt, not_before) = record::job_state(row.job.state);
-        let verifies = match &row.job.kind {
-            JobKind::Session => None,
-            JobKind::Verify { commit } => Some(commit.as_str()),
-        };
-        let requirements = if row.requirements.is_empty() {
-            None
-        } else {
-            Some(json("labels", &row.requirements)?)
-        };
         let n = self.number(row.job.task)?;
         self.insert(
             "job",
-            "INSERT INTO jobs (task, id, state, session, verifies, attempt, not_before, started, failed, lost, \
-             prefer, avoid, adapter, requirements, queued_at, held, priority, baseline) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+            "INSERT INTO jobs (task, id, state, type, doc) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![
                 n,
                 id(row.job.id),
-                state,
-                row.job.subject.session().map_or([0; 16], id),
-                verifies,
-                attempt,
-                not_before,
-                row.job.started,
-                row.job.failed,
-                row.job.lost,
-                row.job.affinity.prefer.map(id),
-                row.job.affinity.avoid.map(id),
-                row.adapter.as_str(),
-                requirements,
-                time(row.queued_at),
-                row.job.held,
-                row.priority.as_i32(),
-                row.job.subject == Subject::Base,
+                state(row.job.state),
+                word("type of job", &row.job.type_of())?,
+                json("job", row)?,
             ],
         )?;
         self.journal.note(Written::Job(Box::new(row.clone())));
@@ -58,38 +32,17 @@ impl JobRows for SqliteRows<'_> {
             return Ok(found);
         }
         self.one(
-            concat!(
-                "SELECT ",
-                job_columns!(),
-                " FROM jobs j WHERE j.task = (SELECT n FROM tasks WHERE id = ?1) AND j.id = ?2"
-            ),
+            "SELECT doc FROM jobs WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND id = ?2",
             params![id(task), id(job)],
-            |row| record::job(row, task),
+            |row| get_json(row, 0, "job"),
         )
     }
 
     fn save_job(&mut self, row: &JobRow) -> Result<(), Failed> {
-        let (state, attempt, not_before) = record::job_state(row.job.state);
         let n = self.number(row.job.task)?;
         self.execute(
-            "UPDATE jobs SET state = ?3, attempt = ?4, not_before = ?5, started = ?6, failed = ?7, lost = ?8, \
-             prefer = ?9, avoid = ?10, queued_at = ?11, held = ?12, adapter = ?13 \
-             WHERE task = ?1 AND id = ?2",
-            params![
-                n,
-                id(row.job.id),
-                state,
-                attempt,
-                not_before,
-                row.job.started,
-                row.job.failed,
-                row.job.lost,
-                row.job.affinity.prefer.map(id),
-                row.job.affinity.avoid.map(id),
-                time(row.queued_at),
-                row.job.held,
-                row.adapter.as_str(),
-            ],
+            "UPDATE jobs SET state = ?3, doc = ?4 WHERE task = ?1 AND id = ?2",
+            params![n, id(row.job.id), state(row.job.state), json("job", row)?],
         )?;
         self.journal.note(Written::Job(Box::new(row.clone())));
         Ok(())
@@ -97,14 +50,19 @@ impl JobRows for SqliteRows<'_> {
 
     fn open_jobs(&mut self, task: TaskId) -> Result<Vec<JobRow>, Failed> {
         self.all(
-            concat!(
-                "SELECT ",
-                job_columns!(),
-                // The key of the table is the way in: `+` keeps the index of all open jobs out of it.
-                " FROM jobs j WHERE j.task = (SELECT n FROM tasks WHERE id = ?1) AND +j.state < 2 ORDER BY j.id"
-            ),
+            // The key of the table is the way in: `+` keeps the index of all open jobs out of it.
+            "SELECT doc FROM jobs WHERE task = (SELECT n FROM tasks WHERE id = ?1) AND +state < 2 ORDER BY id",
             params![id(task)],
-            |row| record::job(row, task),
+            |row| get_json(row, 0, "job"),
         )
+    }
+}
+
+/// Whether a job waits, is worked on or is over, as the index of open jobs has it.
+const fn state(state: JobState) -> i64 {
+    match state {
+        JobState::Queued { .. } => 0,
+        JobState::Leased { .. } => 1,
+        JobState::Done => 2,
     }
 }

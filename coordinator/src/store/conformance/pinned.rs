@@ -1,0 +1,218 @@
+//! The forms that databases had: one file for each, committed, in which the same story was told
+//! by the program of its time. Every one is opened and goes on; and what is stored today is what
+//! serde writes today, so that a name that changes in core cannot change without a migration.
+//!
+//! A new form: write a step in `sqlite/schema`, then the file of the new schema with
+//! `KAGE_PINNED=.../pinned/schema-N.db cargo test -p kage-coordinator --lib write_the_database --
+//! --ignored`, and add it to [`FORMS`]. A file that is there is never written again.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use kage_core::attempt::Attempt;
+use kage_core::checkpoint::Checkpoint;
+use kage_core::event::{AttemptOutcome, Event, EventBody, VerdictKind};
+use kage_core::id::{Digest, ProjectId};
+use kage_core::job::JobKind;
+use kage_core::session::Session;
+use kage_core::task::TaskSpec;
+use rusqlite::{Connection, OpenFlags};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::fixture::{at, claimed, create, event, request, spec, started, task_id, told, verdict};
+use super::invariants::{Seen, check};
+use super::run;
+use crate::store::rows::{AttemptNote, JobRow, TaskHead};
+use crate::store::sqlite::KNOWN;
+use crate::store::{CancelTask, Store};
+
+mod story;
+
+/// The schemas whose files are committed, the newest last.
+const FORMS: [u32; 2] = [11, 12];
+
+pub(super) fn file(schema: u32) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/conformance/pinned");
+    folder.join(format!("schema-{schema}.db"))
+}
+
+#[test]
+#[ignore = "writes the file of a new form"]
+fn write_the_database() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        let store = Store::open(&path).unwrap();
+        story::play(&store).await;
+        store.close().await;
+        drop(store);
+        let to = std::env::var("KAGE_PINNED").unwrap();
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch("PRAGMA journal_mode = DELETE; PRAGMA page_size = 512;")
+            .unwrap();
+        connection.execute("VACUUM INTO ?1", [to]).unwrap();
+    });
+}
+
+/// Everything that can be asked about a store, as text.
+async fn told_of(store: &Store) -> String {
+    let project = ProjectId::default();
+    format!(
+        "{:#?}",
+        (
+            check(store, &Seen::default()).await,
+            store.queued_jobs().await.unwrap(),
+            store.live_attempts(None).await.unwrap(),
+            store.counts().await.unwrap(),
+            (store.ended().await.unwrap(), store.in_files(1).await.unwrap()),
+            store.agents().await.unwrap(),
+            (store.enrolments().await.unwrap(), store.person_tokens().await.unwrap()),
+            store.context_stats(&project, &Digest::of(b"context")).await.unwrap(),
+        )
+    )
+}
+
+#[test]
+fn the_database_of_every_form_is_opened_and_goes_on() {
+    run(async {
+        let mut first: Option<String> = None;
+        for schema in FORMS {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("kage.db");
+            std::fs::copy(file(schema), &path).unwrap();
+            let store = Store::open(&path).unwrap();
+            let all = told_of(&store).await;
+            let same = first.get_or_insert_with(|| all.clone());
+            let differs = same.lines().zip(all.lines()).find(|(first, this)| first != this);
+            assert_eq!(differs, None, "schema {schema} tells another story");
+            assert_eq!(same.len(), all.len());
+
+            let before = check(&store, &Seen::default()).await;
+            let jobs = store.queued_jobs().await.unwrap();
+            let again = store.apply(create(2, spec(2, None), at(60_000))).await.unwrap();
+            assert!(again.repeated, "requests are remembered");
+            told(
+                &store,
+                5,
+                2,
+                vec![event(2, EventBody::Activity("goes on".to_owned())), claimed(3)],
+            )
+            .await;
+            let verify = jobs.iter().find(|job| job.kind != JobKind::Session).unwrap();
+            started(&store, verify, 70, 1, 2).await;
+            told(&store, 70, 2, vec![verdict(1, VerdictKind::Passed)]).await;
+            let cancel = CancelTask {
+                request: request(71),
+                task: task_id(6),
+                now: at(50_000),
+            };
+            drop(store.apply(cancel).await.unwrap());
+            check(&store, &before).await;
+        }
+    });
+}
+
+/// The rows of the newest form, read without the store.
+fn newest() -> Connection {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    Connection::open_with_flags(file(FORMS[FORMS.len() - 1]), flags).unwrap()
+}
+
+#[test]
+fn the_newest_file_has_the_form_of_today() {
+    let version: u32 = newest()
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
+    assert_eq!(version, KNOWN, "commit a file of the new schema, too");
+    assert_eq!(FORMS[FORMS.len() - 1], version);
+}
+
+/// Whether everything that is stored is there when it is read and written again; more may be.
+fn is_kept(stored: &Value, again: &Value) -> bool {
+    match (stored, again) {
+        (Value::Object(stored), Value::Object(again)) => stored
+            .iter()
+            .all(|(key, value)| again.get(key).is_some_and(|again| is_kept(value, again))),
+        (Value::Array(stored), Value::Array(again)) => {
+            stored.len() == again.len() && stored.iter().zip(again).all(|(stored, again)| is_kept(stored, again))
+        }
+        (stored, again) => stored == again,
+    }
+}
+
+/// The documents in a column, each of which has to be what serde makes of it today.
+fn documents<T: Serialize + DeserializeOwned>(connection: &Connection, column: &str, table: &str) -> Vec<T> {
+    let mut statement = connection.prepare(&format!("SELECT {column} FROM {table}")).unwrap();
+    let texts = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+    let values = texts.map(|text| {
+        let text = text.unwrap();
+        let value: T = serde_json::from_str(&text).unwrap_or_else(|error| {
+            panic!("{table} as they are stored cannot be read ({error}): write a migration\n{text}")
+        });
+        let (stored, again) = (
+            serde_json::from_str(&text).unwrap(),
+            serde_json::to_value(&value).unwrap(),
+        );
+        assert!(
+            is_kept(&stored, &again),
+            "{table} would lose something that is stored: write a migration\n{stored:#}\n{again:#}"
+        );
+        value
+    });
+    let values: Vec<T> = values.collect();
+    assert!(!values.is_empty(), "there is one of {table}");
+    values
+}
+
+#[test]
+fn what_is_stored_is_what_serde_writes_today() {
+    let newest = newest();
+    documents::<TaskHead>(&newest, "doc", "tasks");
+    documents::<TaskSpec>(&newest, "spec", "specs");
+    documents::<JobRow>(&newest, "doc", "jobs");
+    documents::<Attempt>(&newest, "doc", "attempts");
+    documents::<AttemptNote>(&newest, "note", "attempts");
+    documents::<Checkpoint>(&newest, "doc", "checkpoints");
+    let sessions = documents::<Session>(&newest, "doc", "sessions");
+    let stands: BTreeSet<_> = sessions.iter().map(|session| session.state.kind().as_str()).collect();
+    assert!(stands.len() >= 6, "sessions stand in many places: {stands:?}");
+    let events = documents::<Event>(&newest, "event", "events");
+    let kinds: BTreeSet<_> = events.iter().map(|event| kind(&event.body)).collect();
+    assert_eq!(kinds, BTreeSet::from(KINDS), "there is an event of each kind");
+}
+
+const KINDS: [&str; 12] = [
+    "phase",
+    "activity",
+    "usage",
+    "retry",
+    "files",
+    "truncated",
+    "warning",
+    "result",
+    "checkpoint",
+    "resumed",
+    "claimed or failed",
+    "verdict",
+];
+
+/// One of [`KINDS`]: an event kind that is added here needs a file that has it.
+const fn kind(body: &EventBody) -> &'static str {
+    match body {
+        EventBody::PhaseChanged(_) => "phase",
+        EventBody::Activity(_) => "activity",
+        EventBody::UsageRecorded { .. } => "usage",
+        EventBody::CallRetried { .. } => "retry",
+        EventBody::FilesChanged(_) => "files",
+        EventBody::OutputTruncated { .. } => "truncated",
+        EventBody::Warning(_) => "warning",
+        EventBody::ResultCommitted { .. } => "result",
+        EventBody::CheckpointTaken(_) => "checkpoint",
+        EventBody::Resumed { .. } => "resumed",
+        EventBody::Finished(AttemptOutcome::Claimed | AttemptOutcome::Failed(_)) => "claimed or failed",
+        EventBody::Finished(AttemptOutcome::Verdict(_)) => "verdict",
+    }
+}
