@@ -3,11 +3,12 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kage_proto::status::ApiError;
 
-use crate::store::{ReadError, StoreError};
+use crate::store::{EngineError, EngineTrouble, ReadError, StoreError};
 
 /// How soon a call that a full disk refused may be repeated.
 const FULL_DISK: Duration = Duration::from_secs(5);
@@ -30,11 +31,11 @@ pub(crate) fn internal(message: &str, error: &(dyn Error + 'static)) -> ApiError
 fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
     let io = error.downcast_ref::<io::Error>();
     let kind = io.map(io::Error::kind);
-    let code = error
-        .downcast_ref::<rusqlite::Error>()
-        .and_then(rusqlite::Error::sqlite_error_code);
+    // Commands of one commit share what their engine said.
+    let shared = error.downcast_ref::<Arc<EngineError>>().map(Arc::as_ref);
+    let engine = error.downcast_ref::<EngineError>().or(shared);
     matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
-        || code == Some(rusqlite::ErrorCode::DiskFull)
+        || engine.is_some_and(|engine| engine.trouble() == EngineTrouble::DiskFull)
         // What an I/O error was made of is not its source; that one's source is.
         || io.and_then(io::Error::get_ref).is_some_and(|inner| is_disk_full(inner))
         || error.source().is_some_and(is_disk_full)
@@ -81,29 +82,30 @@ pub(crate) fn read_error(error: ReadError) -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::store::EngineError;
 
     #[test]
     fn a_full_disk_is_said_to_be_full_however_deep_it_is_told() {
-        let sqlite = |code| {
-            let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
-            let source = Arc::new(EngineError::Sqlite(error));
+        let database = |trouble| EngineError::Database {
+            trouble,
+            source: "what it said".into(),
+        };
+        let shared = |trouble| {
+            let source = Arc::new(database(trouble));
             store_error(StoreError::Engine { source })
         };
-        let full = sqlite(rusqlite::ffi::SQLITE_FULL);
+        let full = shared(EngineTrouble::DiskFull);
         assert!(matches!(full, ApiError::ResourceExhausted { .. }), "{full:?}");
         // A disk can be full at the very commit, whose outcome is not known then.
-        let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
-        let source = Arc::new(EngineError::Sqlite(error));
+        let source = Arc::new(database(EngineTrouble::DiskFull));
         let unknown = store_error(StoreError::Unknown { source });
         assert!(
             matches!(&unknown, ApiError::Unavailable { message, .. } if message.contains("disk is full")),
             "{unknown:?}"
         );
-        let other = sqlite(rusqlite::ffi::SQLITE_CORRUPT);
+        let read = read_error(ReadError::Engine(database(EngineTrouble::DiskFull)));
+        assert!(matches!(read, ApiError::ResourceExhausted { .. }), "{read:?}");
+        let other = shared(EngineTrouble::Damaged);
         assert!(matches!(other, ApiError::Internal { .. }), "{other:?}");
         let full = io::Error::from(io::ErrorKind::StorageFull);
         assert!(is_disk_full(&io::Error::other(full)));

@@ -50,7 +50,7 @@ pub use command::{
     RecordAgent, RecordContextSent, RenewLeases, Renewed, Request, RequestCheckpoint, RestorePrepared, RestoreSession,
     SetCordoned, SetDraining, Start, StartAttempt, StopAttempt,
 };
-pub use error::{EngineError, OpenError, ReadError, StoreError};
+pub use error::{EngineError, EngineTrouble, OpenError, ReadError, StoreError};
 pub(crate) use identity::{Absent, Found, Known, Opened};
 pub use played::{Disk, Fault, Visit};
 pub use query::{
@@ -172,7 +172,7 @@ impl Store {
         }
         // Without an answer the writer's thread died, at a moment nobody knows.
         let unknown = |_| StoreError::Unknown {
-            source: Arc::new(EngineError::BrokenOff),
+            source: Arc::new(EngineError::NoAnswer),
         };
         let answer = answer.await.unwrap_or_else(|gone| Err(unknown(gone)));
         if let Err(StoreError::Unknown { .. }) = &answer {

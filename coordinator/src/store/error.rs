@@ -80,12 +80,36 @@ pub enum ReadError {
     Interrupted,
 }
 
+/// What kind of trouble an engine has: what a caller or a person can do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineTrouble {
+    /// There is no room on its disk: it passes, and a person can cure it.
+    DiskFull,
+    /// Another program holds the database for too long.
+    Busy,
+    /// What is stored cannot be read, or is not what this program stores.
+    Damaged,
+    /// Nobody can say what was carried out.
+    UnknownOutcome,
+    /// Anything else, as a disk that fails.
+    Failed,
+}
+
 /// What went wrong inside an engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The database refused or failed.
     #[error("database error")]
-    Sqlite(#[source] rusqlite::Error),
+    Database {
+        /// What kind of trouble it has.
+        trouble: EngineTrouble,
+        /// What it said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The thread that carries commands out is gone, with whatever it was carrying out.
+    #[error("the store's thread gave no answer")]
+    NoAnswer,
     /// A stored row cannot be what this program wrote.
     #[error("a stored {what} cannot be read")]
     Corrupt {
@@ -118,6 +142,20 @@ pub enum EngineError {
     /// Another command of the same transaction broke it off.
     #[error("the transaction was broken off")]
     BrokenOff,
+}
+
+impl EngineError {
+    /// What kind of trouble it is.
+    #[must_use]
+    pub fn trouble(&self) -> EngineTrouble {
+        match self {
+            Self::Database { trouble, .. } => *trouble,
+            Self::Corrupt { .. } | Self::Dangling { .. } => EngineTrouble::Damaged,
+            Self::NoAnswer => EngineTrouble::UnknownOutcome,
+            Self::Reopen(error) => error.trouble(),
+            Self::Unstorable { .. } | Self::BrokenOff => EngineTrouble::Failed,
+        }
+    }
 }
 
 /// Why a store cannot be opened.
@@ -170,14 +208,31 @@ pub enum OpenError {
     },
     /// The database refused or failed.
     #[error("{} cannot be opened", path.display())]
-    Sqlite {
+    Database {
         /// The file.
         path: PathBuf,
+        /// What kind of trouble it has.
+        trouble: EngineTrouble,
         /// What it said.
         #[source]
-        source: rusqlite::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The writer's thread cannot be started.
     #[error("no thread can be started for the store")]
     Thread(#[source] std::io::Error),
+}
+
+impl OpenError {
+    /// What kind of trouble the engine has.
+    const fn trouble(&self) -> EngineTrouble {
+        match self {
+            Self::Database { trouble, .. } => *trouble,
+            Self::SqliteTooOld { .. }
+            | Self::NotOurs { .. }
+            | Self::SchemaTooNew { .. }
+            | Self::Setting { .. }
+            | Self::Look { .. }
+            | Self::Thread(_) => EngineTrouble::Failed,
+        }
+    }
 }

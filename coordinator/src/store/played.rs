@@ -63,11 +63,10 @@ impl Memory {
                 (Verdict::Keep, Some(Fault::Refused | Fault::Unstored | Fault::Lied))
                 | (Verdict::TakeBack | Verdict::EngineFailed(_), _) => model.take_back(),
             }
-            let error = || Arc::new(EngineError::BrokenOff);
             match visit.fault {
                 None | Some(Fault::Lied) => Fate::Committed,
-                Some(Fault::Refused) => Fate::BrokenOff(error()),
-                Some(Fault::Unstored | Fault::Unanswered) => Fate::Unknown(error()),
+                Some(Fault::Refused) => Fate::BrokenOff(Arc::new(EngineError::BrokenOff)),
+                Some(Fault::Unstored | Fault::Unanswered) => Fate::Unknown(Arc::new(EngineError::NoAnswer)),
             }
         };
         end(visit).await;

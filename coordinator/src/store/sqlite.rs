@@ -15,12 +15,14 @@ mod reads;
 mod record;
 mod rows;
 mod schema;
+mod trouble;
 mod value;
 
 pub(super) use identity::look;
 pub(super) use rows::SqliteRows;
 #[cfg(test)]
 pub(in crate::store) use schema::KNOWN;
+pub(super) use trouble::failed;
 
 /// The first release without the WAL-reset fault, as numbers and as text.
 const REQUIRED_SQLITE: (i32, &str) = (3_051_003, "3.51.3");
@@ -161,10 +163,7 @@ impl Database {
     }
 
     fn failed(&self, source: rusqlite::Error) -> OpenError {
-        OpenError::Sqlite {
-            path: self.path.clone(),
-            source,
-        }
+        trouble::not_opened(&self.path, source)
     }
 }
 

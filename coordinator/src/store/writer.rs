@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::call::{Call, Fate, Verdict};
 use super::error::{EngineError, StoreError};
 use super::journal::Journal;
-use super::sqlite::{Database, SqliteRows};
+use super::sqlite::{Database, SqliteRows, failed};
 use crate::telemetry;
 
 /// Commands of one commit at most: beyond that a commit costs more than it saves.
@@ -122,7 +122,7 @@ pub(super) fn transaction(connection: &Connection, journal: &mut Journal, group:
         connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.execute([]))
-            .map_err(EngineError::Sqlite)
+            .map_err(failed)
     };
     if let Err(error) = run("BEGIN IMMEDIATE") {
         return Fate::BrokenOff(Arc::new(error));

@@ -16,7 +16,7 @@ use super::fixture::{activity, appended, at, create, request, spec, started, tas
 use super::invariants::{Seen, check};
 use super::run;
 use crate::store::call::{Call, Fate, Pending};
-use crate::store::error::EngineError;
+use crate::store::error::{EngineError, EngineTrouble};
 use crate::store::journal::Journal;
 use crate::store::readers::Readers;
 use crate::store::recent::Recent;
@@ -128,7 +128,7 @@ fn serve(
         let fate = transaction(&connection, &mut journal, &mut group);
         plan.kept.store(matches!(fate, Fate::Committed), Ordering::Release);
         let fate = match (fault, fate) {
-            (Fault::AnswerLost, Fate::Committed) => Fate::Unknown(Arc::new(EngineError::BrokenOff)),
+            (Fault::AnswerLost, Fate::Committed) => Fate::Unknown(Arc::new(EngineError::NoAnswer)),
             (_, fate) => fate,
         };
         match &fate {
@@ -273,10 +273,7 @@ fn a_full_disk_is_known_as_one_and_left_when_there_is_room() {
     };
     match carry_out(pages) {
         Err(StoreError::Engine { source }) => {
-            let EngineError::Sqlite(error) = &*source else {
-                panic!("{source:?}");
-            };
-            assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DiskFull));
+            assert_eq!(source.trouble(), EngineTrouble::DiskFull);
         }
         other => panic!("{other:?}"),
     }

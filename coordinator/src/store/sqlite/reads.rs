@@ -13,7 +13,8 @@ use rusqlite::{Connection, Params, Row, params, params_from_iter};
 
 use super::page_query::PageQuery;
 use super::record::{self, agent_columns, enrolment_columns, person_token_columns};
-use super::value::{failed, get, get_id, get_int, get_json, get_parsed, get_time, get_word, id, int};
+use super::trouble::failed;
+use super::value::{get, get_id, get_int, get_json, get_parsed, get_time, get_word, id, int};
 use crate::store::admission::{Enrolment, PersonToken};
 use crate::store::apply::waiting;
 use crate::store::command::QueuedJob;

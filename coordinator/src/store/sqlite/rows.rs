@@ -5,7 +5,8 @@ use kage_core::id::TaskId;
 use rusqlite::{Connection, ErrorCode, Params, Row, params};
 
 use super::reads;
-use super::value::{corrupt, failed, get, id};
+use super::trouble::failed;
+use super::value::{corrupt, get, id};
 use crate::store::error::{EngineError, StoreError};
 use crate::store::journal::Journal;
 use crate::store::rows::{Failed, Rows};

@@ -10,6 +10,7 @@ use std::path::Path;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::APPLICATION_ID;
+use super::trouble::not_opened;
 use crate::store::error::OpenError;
 
 const STEPS: &[&str] = &[
@@ -278,10 +279,7 @@ pub(in crate::store) const KNOWN: u32 = STEPS.len() as u32;
 
 /// Takes every step that the file has not taken, each in a transaction of its own.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let failed = |source| OpenError::Sqlite {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| not_opened(path, source);
     loop {
         // The write lock comes first, so that two programs never take one step both.
         let transaction = connection

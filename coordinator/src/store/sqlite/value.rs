@@ -9,12 +9,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde::de::value::StrDeserializer;
 
+use super::trouble::failed;
 use crate::store::error::EngineError;
-
-/// Wraps what the database said.
-pub(super) fn failed(source: rusqlite::Error) -> EngineError {
-    EngineError::Sqlite(source)
-}
 
 /// Says that a stored value is not what it should be.
 pub(super) fn corrupt<E>(what: &'static str) -> impl FnOnce(E) -> EngineError

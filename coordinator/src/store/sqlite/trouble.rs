@@ -1,0 +1,57 @@
+//! What SQLite's errors mean: the one place that knows its codes.
+
+use std::path::Path;
+
+use rusqlite::ErrorCode;
+
+use crate::store::error::{EngineError, EngineTrouble, OpenError};
+
+/// What a statement or a commit ended with.
+pub(in crate::store) fn failed(source: rusqlite::Error) -> EngineError {
+    EngineError::Database {
+        trouble: trouble(&source),
+        source: Box::new(source),
+    }
+}
+
+/// What the attempt to open a file ended with.
+pub(super) fn not_opened(path: &Path, source: rusqlite::Error) -> OpenError {
+    OpenError::Database {
+        path: path.to_owned(),
+        trouble: trouble(&source),
+        source: Box::new(source),
+    }
+}
+
+fn trouble(error: &rusqlite::Error) -> EngineTrouble {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => EngineTrouble::DiskFull,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => EngineTrouble::Busy,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => EngineTrouble::Damaged,
+        // Codes of a library of others, which may get more.
+        Some(_) | None => EngineTrouble::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn every_code_that_somebody_acts_on_is_known() {
+        let of = |code| {
+            let source = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            failed(source).trouble()
+        };
+        assert_eq!(of(ffi::SQLITE_FULL), EngineTrouble::DiskFull);
+        assert_eq!(of(ffi::SQLITE_BUSY), EngineTrouble::Busy);
+        assert_eq!(of(ffi::SQLITE_BUSY_SNAPSHOT), EngineTrouble::Busy);
+        assert_eq!(of(ffi::SQLITE_LOCKED), EngineTrouble::Busy);
+        assert_eq!(of(ffi::SQLITE_CORRUPT), EngineTrouble::Damaged);
+        assert_eq!(of(ffi::SQLITE_NOTADB), EngineTrouble::Damaged);
+        assert_eq!(of(ffi::SQLITE_IOERR_FSYNC), EngineTrouble::Failed);
+        assert_eq!(failed(rusqlite::Error::InvalidQuery).trouble(), EngineTrouble::Failed);
+    }
+}
