@@ -19,16 +19,17 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use kage_core::failure_table::{FailureTable, InvalidRules};
 use kage_core::id::AdapterName;
+use kage_core::price::PriceTable;
 use kage_core::time::{LocalTime, Timestamp};
 use kage_git::executable::{Executable, search_folders};
 
 use crate::adapters::port::{Adapter, Registry, SessionInput};
 use crate::process::{Environment, Runner};
-use api::{ApiAdapter, ApiConfig, PROVIDERS};
+use api::{ApiAdapter, CallRules, PROVIDERS};
 use cli::CliAdapter;
 use cli::manifest::{self, Manifest, ManifestError};
 
-pub use settings::{AdapterSettings, ClaudeApiSettings};
+pub use settings::{AdapterSettings, ApiSettings, InvalidSetting};
 
 /// The manifests that come with the program.
 const BUILTIN: &[(&str, &str)] = &[("claude-code.toml", include_str!("../data/claude-code.toml"))];
@@ -46,8 +47,12 @@ pub struct AdapterConfig {
     pub kept_out: Vec<PathBuf>,
     /// How programs are started.
     pub runner: Runner,
-    /// The Messages API adapter.
-    pub claude_api: ApiConfig,
+    /// What a person sets of adapters that are part of this program.
+    pub settings: AdapterSettings,
+    /// What is known of models, their prices included.
+    pub prices: PriceTable,
+    /// How calls of APIs are repeated.
+    pub calls: CallRules,
 }
 
 impl AdapterConfig {
@@ -60,21 +65,10 @@ impl AdapterConfig {
             failures: FailureTable::default(),
             kept_out: Vec::new(),
             runner,
-            claude_api: ApiConfig::default(),
+            settings: AdapterSettings::default(),
+            prices: PriceTable::builtin().clone(),
+            calls: CallRules::default(),
         }
-    }
-
-    /// The same, with what a person sets of adapters.
-    #[must_use]
-    pub fn with(mut self, settings: AdapterSettings) -> Self {
-        let ClaudeApiSettings {
-            max_turns,
-            max_output_tokens,
-        } = settings.claude_api;
-        let own = &mut self.claude_api;
-        own.max_turns = max_turns.unwrap_or(own.max_turns);
-        own.max_output_tokens = max_output_tokens.unwrap_or(own.max_output_tokens);
-        self
     }
 
     /// Finds the program of an adapter, or says why it cannot be used.

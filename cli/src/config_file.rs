@@ -138,7 +138,7 @@ mod tests {
         let shown: AgentOptions = toml::from_str(text).unwrap();
         let usual = kage_agent::Limits::default();
         assert_eq!((shown.drain, shown.disk.limits()), (Some(usual.drain), usual));
-        assert!(shown.adapter.claude_api.max_turns.is_some());
+        assert!(shown.adapter.of("claude-api").max_turns.is_some());
     }
 
     #[test]

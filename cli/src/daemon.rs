@@ -150,9 +150,9 @@ pub(crate) async fn registry(
         .chain(invocation.settings.agent.adapters.iter().cloned())
         .chain(options.adapters.iter().cloned())
         .collect();
-    let mut config = AdapterConfig::new(std::env::vars_os().collect(), Runner::this_executable())
-        .with(invocation.settings.adapter)
-        .with(options.adapter);
+    let mut config = AdapterConfig::new(std::env::vars_os().collect(), Runner::this_executable());
+    config.settings = options.adapter.clone().or(&invocation.settings.adapter);
+    config.prices = settings::prices(None)?;
     config.manifest_dirs = manifest_dirs;
     // Sessions write below either.
     config

@@ -186,14 +186,17 @@ fn variables(all: impl IntoIterator<Item = (String, String)>) -> Environment {
         }
         None => (name, value),
     };
-    Environment::with_prefix("KAGE")
+    let environment = Environment::with_prefix("KAGE")
         .source(Some(all.into_iter().map(named).collect()))
         .prefix_separator("__")
         .separator("__")
         .try_parsing(true)
         .list_separator("\n")
         .with_list_parse_key("run.protect")
-        .with_list_parse_key("agent.adapters")
+        .with_list_parse_key("agent.adapters");
+    AdapterSettings::list_keys().fold(environment, |environment, key| {
+        environment.with_list_parse_key(&format!("adapter.{key}"))
+    })
 }
 
 /// The variables of this process, as far as they are text.
@@ -272,6 +275,8 @@ mod tests {
             ("KAGE__AGENT__ADAPTERS", "/one"),
             ("KAGE__AGENT__DISK__CONTEXTS_MIB", "5"),
             ("KAGE__ADAPTER__CLAUDE_API__MAX_TURNS", "7"),
+            ("KAGE__ADAPTER__CLAUDE_API__EFFORT", "max"),
+            ("KAGE__ADAPTER__CLAUDE_API__MODELS", "a\nb"),
         ];
         let settings = read("[adapter.claude-api]\nmax_turns = 5\nmax_output_tokens = 9", &set).unwrap();
         assert_eq!(settings.run.verify.as_deref(), Some("make test"));
@@ -280,7 +285,9 @@ mod tests {
         assert_eq!(settings.agent.slots, Some(4));
         assert_eq!(settings.agent.adapters, [PathBuf::from("/one")]);
         assert_eq!(settings.agent.disk.limits().contexts, 5 << 20);
-        let limits = settings.adapter.claude_api;
+        let limits = settings.adapter.of("claude-api");
+        assert_eq!(limits.effort.map(|effort| effort.as_str()), Some("max"));
+        assert_eq!(limits.models.map(|models| models.to_string()).as_deref(), Some("a, b"));
         let limits = [limits.max_turns, limits.max_output_tokens].map(|limit| limit.map(NonZeroU32::get));
         assert_eq!(limits, [Some(7), Some(9)]);
     }
@@ -297,6 +304,9 @@ mod tests {
         ] {
             assert!(read(text, &[set]).is_err(), "{text} {set:?}");
         }
+        let wrong = ("KAGE__ADAPTER__CLAUDE_API__EFFORT", "huge");
+        let said = read("", &[wrong]).unwrap_err().to_string();
+        assert!(said.contains("effort") && said.contains("`xhigh`"), "{said}");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! line in [`PROVIDERS`].
 
 mod answer;
+mod asked;
 mod caller;
 pub(super) mod messages;
 mod session;
@@ -19,23 +20,26 @@ mod wire;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use kage_core::event::EventBody;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::AdapterName;
+use kage_core::price::PriceTable;
 use tokio_util::sync::CancellationToken;
 
-use super::{AdapterConfig, LoadError, name_session, text};
+use super::settings::{ApiSettings, BaseUrl, Models};
+use super::{AdapterConfig, LoadError, local_time, name_session, text};
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Reporter, Resumes, SessionInput, next_message};
 use crate::adapters::tools::{self, Toolbox};
 use crate::process::allowance::Allowance;
 use crate::process::{Control, Environment, Runner, proxy_secrets};
+use asked::Asked;
 use caller::Caller;
-use session::{Bounds, Halt, Session};
+use session::{Halt, Session};
 use turns::Conversation;
 use wire::Wire;
 
@@ -43,7 +47,7 @@ use wire::Wire;
 #[derive(Debug)]
 pub(super) struct Provider {
     /// What tasks call the adapter.
-    name: &'static str,
+    pub(super) name: &'static str,
     /// Where requests go when nothing else is said.
     base_url: &'static str,
     /// The variable that says where else they go.
@@ -65,45 +69,34 @@ Use the tools to look at the code, change it and check your change; all paths ar
 Nobody can answer questions, so decide sensibly yourself. Change only what the task needs, do not commit, \
 and do not weaken tests to make them pass. When the task is done, say in one or two sentences what you did.";
 
-/// How such an adapter works.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApiConfig {
-    /// Where requests go; before the provider's variable when set.
-    pub base_url: Option<String>,
-    /// A file with the key, used when the provider's variable is not set.
-    pub key_file: Option<PathBuf>,
-    /// The model when the task names none, instead of the provider's.
-    pub model: Option<String>,
-    /// The most tokens of one answer, thinking included.
-    pub max_output_tokens: NonZeroU32,
-    /// The most calls of one attempt, repetitions not counted: what ends a model that goes in
-    /// circles while nothing else bounds what it may cost.
-    pub max_turns: NonZeroU32,
+/// How calls are repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallRules {
     /// How often one call is made at most.
     pub max_calls: u32,
     /// Wait before the first repetition; each further one doubles it.
     pub backoff: Duration,
 }
 
-impl Default for ApiConfig {
+impl Default for CallRules {
     fn default() -> Self {
         Self {
-            base_url: None,
-            key_file: None,
-            model: None,
-            max_output_tokens: const { NonZeroU32::new(32_000).unwrap() },
-            max_turns: const { NonZeroU32::new(200).unwrap() },
             max_calls: 4,
             backoff: Duration::from_secs(1),
         }
     }
 }
 
+/// Turns of an attempt when nothing else is set.
+const TURNS: NonZeroU32 = const { NonZeroU32::new(200).unwrap() };
+
 /// The adapter of one provider.
 #[derive(Debug)]
 pub(super) struct ApiAdapter {
     provider: &'static Provider,
-    config: ApiConfig,
+    settings: ApiSettings,
+    calls: CallRules,
+    prices: PriceTable,
     base_url: String,
     key: Option<String>,
     client: reqwest::Client,
@@ -118,8 +111,8 @@ impl ApiAdapter {
     /// # Errors
     /// When the key file that was named cannot be read, or there can be no HTTP client.
     pub(super) fn new(provider: &'static Provider, config: &AdapterConfig) -> Result<Self, LoadError> {
-        let own = config.claude_api.clone();
-        let key = match (text(&config.env, provider.key_variable), &own.key_file) {
+        let settings = config.settings.of(provider.name);
+        let key = match (text(&config.env, provider.key_variable), &settings.key_file) {
             (Some(key), _) => Some(key.to_owned()),
             (None, Some(path)) => {
                 let key = std::fs::read_to_string(path).map_err(|source| LoadError::KeyFile {
@@ -130,14 +123,16 @@ impl ApiAdapter {
             }
             (None, None) => None,
         };
-        let base_url = own
-            .base_url
-            .as_deref()
-            .or_else(|| text(&config.env, provider.base_url_variable));
+        let set = settings.base_url.as_ref().map(BaseUrl::as_str);
+        let base_url = set
+            .or_else(|| text(&config.env, provider.base_url_variable))
+            .unwrap_or(provider.base_url);
         Ok(Self {
-            base_url: base_url.unwrap_or(provider.base_url).trim_end_matches('/').to_owned(),
+            base_url: base_url.trim_end_matches('/').to_owned(),
             provider,
-            config: own,
+            settings,
+            calls: config.calls,
+            prices: config.prices.clone(),
             key,
             client: caller::client().map_err(LoadError::Http)?,
             env: config.env.clone(),
@@ -147,7 +142,8 @@ impl ApiAdapter {
 
     fn no_key(&self) -> String {
         let variable = self.provider.key_variable;
-        format!("set {variable} in the agent's environment, or name a key file")
+        let name = self.provider.name;
+        format!("set {variable} in the agent's environment, or [adapter.{name}] key_file")
     }
 
     /// Runs the loop within the session's time, then makes sure that it has really ended.
@@ -189,6 +185,7 @@ impl ApiAdapter {
         halt: CancellationToken,
     ) -> Result<Session, Failure> {
         let wire = self.provider.wire;
+        let asked = self.asked(&input, &reporter).await?;
         let tools = self.tools(&input).await?;
         let conversation = match input.beginning {
             Beginning::New => Conversation::new(wire, &input.prompt.own),
@@ -203,14 +200,10 @@ impl ApiAdapter {
         };
         let mut system = vec![SYSTEM.to_owned()];
         system.extend(Some(input.prompt.shared).filter(|shared| !shared.trim().is_empty()));
-        let configured = || self.config.model.as_deref().unwrap_or(self.provider.model);
         Ok(Session {
             name: self.provider.name,
-            model: input.model.unwrap_or_else(|| configured().to_owned()),
-            bounds: Bounds {
-                turns: self.config.max_turns,
-                output: self.config.max_output_tokens,
-            },
+            asked,
+            max_turns: self.settings.max_turns.unwrap_or(TURNS),
             tool_definitions: (wire.tools)(&tools::definitions()),
             system,
             conversation,
@@ -221,8 +214,7 @@ impl ApiAdapter {
                 url: format!("{}{}", self.base_url, wire.path),
                 key: key.to_owned(),
                 idle: input.idle_timeout,
-                max_calls: self.config.max_calls,
-                backoff: self.config.backoff,
+                rules: self.calls,
             },
             tools,
             reporter,
@@ -232,6 +224,19 @@ impl ApiAdapter {
             },
             useless: 0,
         })
+    }
+
+    /// What the session asks of its model. Tells people what of the settings is left out.
+    async fn asked(&self, input: &SessionInput, reporter: &Reporter) -> Result<Asked, Failure> {
+        let name = self.provider.name;
+        let usual = self.settings.models.as_ref().map_or(self.provider.model, Models::first);
+        let model = input.model.clone().unwrap_or_else(|| usual.to_owned());
+        let (asked, left_out) = asked::asked(name, model, &self.settings, &self.prices, local_time().now)?;
+        if let Some(warning) = left_out {
+            // One that no longer listens stops the session before its first call.
+            let _closed = reporter.event(EventBody::Warning(warning)).await;
+        }
+        Ok(asked)
     }
 
     /// The tools of a session, and its folders.

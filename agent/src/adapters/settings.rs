@@ -1,56 +1,244 @@
 //! `[adapter.NAME]` of a person's settings: the limits of the adapters that are part of this
 //! program. What a program of somebody else takes is in its manifest.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 
+use kage_core::price::Effort;
+use reqwest::Url;
 use serde::Deserialize;
 
-/// `[adapter]`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+use super::api::PROVIDERS;
+
+/// `[adapter]`: settings by the adapter's name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "BTreeMap<String, ApiSettings>")]
+pub struct AdapterSettings(BTreeMap<String, ApiSettings>);
+
+/// `[adapter.NAME]` of an adapter for a provider's API.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct AdapterSettings {
-    /// `[adapter.claude-api]`
-    #[serde(rename = "claude-api")]
-    pub claude_api: ClaudeApiSettings,
+pub struct ApiSettings {
+    /// Calls of the model in one attempt, repetitions not counted; 200 unless set. They end a model
+    /// that goes in circles while nothing else bounds what it may cost.
+    pub max_turns: Option<NonZeroU32>,
+    /// Tokens of one answer, thinking included; unless set, as many as the model gives by the
+    /// price table, and 32000 of a model that is not there. Never more than the model gives.
+    pub max_output_tokens: Option<NonZeroU32>,
+    /// Where requests go, before the provider's variable (`ANTHROPIC_BASE_URL`) and address.
+    pub base_url: Option<BaseUrl>,
+    /// A file with the key, used when the provider's variable (`ANTHROPIC_API_KEY`) is not set.
+    pub key_file: Option<PathBuf>,
+    /// How much the model does for an answer: `low`, `medium`, `high`, `xhigh` or `max`, as far as
+    /// it has the level. Unless set, it is the model's own default.
+    pub effort: Option<Effort>,
+    /// The models that tasks may name, the first of which is taken when a task names none. Unless
+    /// set, tasks may name any.
+    pub models: Option<Models>,
 }
 
-/// `[adapter.claude-api]`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ClaudeApiSettings {
-    /// Calls of the model in one attempt, repetitions not counted.
-    pub max_turns: Option<NonZeroU32>,
-    /// Tokens of one answer, thinking included.
-    pub max_output_tokens: Option<NonZeroU32>,
+impl ApiSettings {
+    fn or(self, other: Self) -> Self {
+        Self {
+            max_turns: self.max_turns.or(other.max_turns),
+            max_output_tokens: self.max_output_tokens.or(other.max_output_tokens),
+            base_url: self.base_url.or(other.base_url),
+            key_file: self.key_file.or(other.key_file),
+            effort: self.effort.or(other.effort),
+            models: self.models.or(other.models),
+        }
+    }
+}
+
+/// Names of models, at least one.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Vec<String>")]
+pub struct Models(Vec<String>);
+
+impl Models {
+    /// The one that is taken when a task names none.
+    pub(super) fn first(&self) -> &str {
+        self.0.first().map_or("", String::as_str)
+    }
+
+    pub(super) fn contain(&self, model: &str) -> bool {
+        self.0.iter().any(|known| known == model)
+    }
+}
+
+impl std::fmt::Display for Models {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join(", "))
+    }
+}
+
+/// The address of a provider, without a `/` at its end.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct BaseUrl(String);
+
+impl BaseUrl {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a value of `[adapter]` cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSetting {
+    /// There is no such adapter, or nothing of it can be set.
+    #[error("there is no adapter {name:?} that takes settings; there is {}", names().join(", "))]
+    Adapter {
+        /// The name.
+        name: String,
+    },
+    /// No request can be sent there.
+    #[error("base_url is {url:?}; it is an address that begins with http:// or https://, without a query")]
+    BaseUrl {
+        /// What was given.
+        url: String,
+    },
+    /// No task could run.
+    #[error("models is a list of at least one name, none of them empty")]
+    Models,
+}
+
+fn names() -> Vec<&'static str> {
+    PROVIDERS.iter().map(|provider| provider.name).collect()
+}
+
+impl TryFrom<BTreeMap<String, ApiSettings>> for AdapterSettings {
+    type Error = InvalidSetting;
+
+    fn try_from(settings: BTreeMap<String, ApiSettings>) -> Result<Self, InvalidSetting> {
+        match settings.keys().find(|name| !names().contains(&name.as_str())) {
+            Some(name) => Err(InvalidSetting::Adapter { name: name.clone() }),
+            None => Ok(Self(settings)),
+        }
+    }
+}
+
+impl TryFrom<Vec<String>> for Models {
+    type Error = InvalidSetting;
+
+    fn try_from(names: Vec<String>) -> Result<Self, InvalidSetting> {
+        let empty = names.is_empty() || names.iter().any(|name| name.trim().is_empty());
+        if empty {
+            Err(InvalidSetting::Models)
+        } else {
+            Ok(Self(names))
+        }
+    }
+}
+
+impl TryFrom<String> for BaseUrl {
+    type Error = InvalidSetting;
+
+    fn try_from(url: String) -> Result<Self, InvalidSetting> {
+        let fits = |parsed: Url| {
+            let http = matches!(parsed.scheme(), "http" | "https");
+            http && parsed.query().is_none() && parsed.fragment().is_none()
+        };
+        if Url::parse(&url).is_ok_and(fits) {
+            Ok(Self(url.trim_end_matches('/').to_owned()))
+        } else {
+            Err(InvalidSetting::BaseUrl { url })
+        }
+    }
+}
+
+impl AdapterSettings {
+    /// What is set of an adapter.
+    #[must_use]
+    pub fn of(&self, name: &str) -> ApiSettings {
+        self.0.get(name).cloned().unwrap_or_default()
+    }
+
+    /// These, and where they say nothing, the others.
+    #[must_use]
+    pub fn or(self, others: &Self) -> Self {
+        let mut all = others.clone();
+        for (name, own) in self.0 {
+            let other = others.of(&name);
+            all.0.insert(name, own.or(other));
+        }
+        all
+    }
+
+    /// The keys of `[adapter]` whose values are lists.
+    pub fn list_keys() -> impl Iterator<Item = String> {
+        names().into_iter().map(|name| format!("{name}.models"))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[derive(Deserialize)]
-    struct File {
-        adapter: AdapterSettings,
+    fn read(text: &str) -> Result<ApiSettings, toml::de::Error> {
+        #[derive(Deserialize)]
+        struct File {
+            #[serde(default)]
+            adapter: AdapterSettings,
+        }
+        toml::from_str::<File>(text).map(|file| file.adapter.of("claude-api"))
     }
 
     #[test]
-    fn only_what_there_is_can_be_set_and_only_to_what_makes_sense() {
-        let read = |text: &str| toml::from_str::<File>(text).map(|file| file.adapter);
-        let text = "[run]\nverify = 'x'\n[adapter.claude-api]\nmax_turns = 3\nmax_output_tokens = 64000\n";
-        let set = read(text).unwrap().claude_api;
-        assert_eq!(set.max_turns.map(NonZeroU32::get), Some(3));
-        assert_eq!(set.max_output_tokens.map(NonZeroU32::get), Some(64_000));
-        assert_eq!(read("[adapter]").unwrap(), AdapterSettings::default());
+    fn everything_can_be_set_and_nothing_need_be() {
+        assert_eq!(read("[run]\nverify = 'x'\n").unwrap(), ApiSettings::default());
+        let all = read(
+            "[run]\nverify = 'x'\n[adapter.claude-api]\nmax_turns = 3\nmax_output_tokens = 64000\n\
+             base_url = 'https://gateway/claude/'\nkey_file = '/key'\neffort = 'xhigh'\nmodels = ['a', 'b']\n",
+        )
+        .unwrap();
+        assert_eq!(all.max_turns.map(NonZeroU32::get), Some(3));
+        assert_eq!(all.max_output_tokens.map(NonZeroU32::get), Some(64_000));
+        assert_eq!(
+            all.base_url.as_ref().map(BaseUrl::as_str),
+            Some("https://gateway/claude")
+        );
+        assert_eq!(all.key_file.as_deref(), Some(std::path::Path::new("/key")));
+        assert_eq!(all.effort, Some(Effort::Xhigh));
+        let models = all.models.unwrap();
+        assert_eq!(models.first(), "a");
+        assert!(models.contain("b") && !models.contain("c"));
+    }
 
-        for wrong in [
-            "[adapter.claude-api]\nmax_turns = 0",
-            "[adapter.claude-api]\nmax_turns = -1",
-            "[adapter.claude-api]\nmax_turns = 'many'",
-            "[adapter.claude-api]\nmax_turnz = 5",
-            "[adapter.claude-appi]\nmax_turns = 5",
-            "[adapter",
+    #[test]
+    fn what_is_not_set_in_one_place_is_taken_from_the_other() {
+        let read = |text| toml::from_str::<AdapterSettings>(text).unwrap();
+        let user = read("[claude-api]\nmax_turns = 3\neffort = 'low'");
+        let agent = read("[claude-api]\nmax_turns = 7\nmodels = ['a']");
+        let both = agent.or(&user).of("claude-api");
+        assert_eq!(both.max_turns.map(NonZeroU32::get), Some(7));
+        assert_eq!(both.effort, Some(Effort::Low));
+        assert_eq!(both.models.map(|models| models.to_string()).as_deref(), Some("a"));
+        assert_eq!(AdapterSettings::default().or(&user), user);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_its_key_and_what_can_be() {
+        for (wrong, words) in [
+            ("max_turns = 0", &["max_turns", "nonzero"][..]),
+            ("max_turns = -1", &["max_turns", "nonzero"]),
+            ("max_turns = 'many'", &["max_turns", "nonzero"]),
+            ("max_turnz = 5", &["max_turnz", "`max_turns`", "`effort`", "`models`"]),
+            ("effort = 'huge'", &["effort", "`low`", "`xhigh`", "`max`"]),
+            ("base_url = 'gateway'", &["base_url", "http://", "https://"]),
+            ("base_url = 'ftp://gateway'", &["base_url", "http://", "https://"]),
+            ("base_url = 'https://gateway?key=1'", &["base_url", "without a query"]),
+            ("models = []", &["models", "at least one"]),
+            ("models = ['']", &["models", "none of them empty"]),
         ] {
-            assert!(read(wrong).is_err(), "{wrong}");
+            let error = read(&format!("[adapter.claude-api]\n{wrong}")).unwrap_err();
+            let said = error.to_string();
+            assert!(words.iter().all(|word| said.contains(word)), "{wrong}: {said}");
+        }
+        for (wrong, word) in [("[adapter.claude-appi]\nmax_turns = 5", "claude-api"), ("[adapter", "")] {
+            let error = read(wrong).unwrap_err();
+            assert!(error.to_string().contains(word), "{wrong}: {error}");
         }
     }
 }

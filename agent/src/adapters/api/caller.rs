@@ -14,6 +14,7 @@ use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use sse_stream::SseStream;
 use tokio::time::Instant;
 
+use super::CallRules;
 use super::answer::{Answer, Draft, Progress};
 use super::session::{Halt, thawed};
 use super::wire::{Refusal, Wire};
@@ -91,8 +92,7 @@ pub(super) struct Caller {
     pub(super) key: String,
     /// The longest silence of the provider.
     pub(super) idle: Duration,
-    pub(super) max_calls: u32,
-    pub(super) backoff: Duration,
+    pub(super) rules: CallRules,
 }
 
 /// Whether the same call may succeed a little later.
@@ -145,10 +145,10 @@ impl Caller {
                 return Ok((self.wire.finish)(draft));
             };
             let too_long = failure.retry_after.is_some_and(|asked| asked > LONGEST_WAIT);
-            if attempt >= self.max_calls || too_long || !passes(failure.kind) {
+            if attempt >= self.rules.max_calls || too_long || !passes(failure.kind) {
                 return Err(Halt::Failed(failure));
             }
-            let delay = delay(failure.retry_after, self.backoff, attempt, rand::random());
+            let delay = delay(failure.retry_after, self.rules.backoff, attempt, rand::random());
             reporter
                 .event(EventBody::CallRetried {
                     failure,

@@ -9,6 +9,7 @@
 mod stream;
 pub(in crate::adapters) mod usage;
 
+use kage_core::price::Thinking;
 use serde::ser::SerializeSeq as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -101,12 +102,26 @@ impl<T> Part<T> {
     }
 }
 
+/// The model decides itself how much it thinks. Tokens of thoughts count as output.
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "adaptive")]
+struct Adaptive {}
+
+#[derive(Serialize)]
+struct OutputConfig {
+    effort: &'static str,
+}
+
 fn body(request: &Request<'_>) -> Vec<u8> {
     #[derive(Serialize)]
     struct Body<'a> {
         model: &'a str,
         max_tokens: u32,
         stream: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        thinking: Option<Adaptive>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        output_config: Option<OutputConfig>,
         tools: &'a RawValue,
         system: Vec<Part<Text<'a>>>,
         messages: Messages<'a>,
@@ -115,9 +130,13 @@ fn body(request: &Request<'_>) -> Vec<u8> {
     let system = request.system.iter().enumerate();
     let system = system.map(|(at, text)| Part::new(Text { text }, at == last));
     let body = Body {
-        model: request.model,
-        max_tokens: request.max_output.get(),
+        model: &request.asked.model,
+        max_tokens: request.asked.max_output.get(),
         stream: true,
+        thinking: request.asked.thinking.map(|Thinking::Adaptive| Adaptive {}),
+        output_config: request.asked.effort.map(|effort| OutputConfig {
+            effort: effort.as_str(),
+        }),
         tools: request.tools,
         system: system.collect(),
         messages: Messages(request.turns),

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, Stop};
+use super::asked::Asked;
 use super::caller::Caller;
 use super::turns::{Conversation, ToolAnswer};
 use super::wire::Request;
@@ -57,21 +58,13 @@ enum Answered {
     Words,
 }
 
-/// What bounds a session's loop.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    /// Calls of the model.
-    pub(super) turns: NonZeroU32,
-    /// Tokens of one answer.
-    pub(super) output: NonZeroU32,
-}
-
 /// One session's loop.
 pub(super) struct Session {
     /// What people call the adapter.
     pub(super) name: &'static str,
-    pub(super) model: String,
-    pub(super) bounds: Bounds,
+    pub(super) asked: Asked,
+    /// Calls of the model.
+    pub(super) max_turns: NonZeroU32,
     pub(super) tool_definitions: Box<RawValue>,
     /// What the model is told before anything else.
     pub(super) system: Vec<String>,
@@ -89,7 +82,7 @@ impl Session {
     /// Works until the model is done, and gives its last words.
     pub(super) async fn work(&mut self) -> Result<String, Halt> {
         self.written().await?;
-        let turns = self.bounds.turns.get();
+        let turns = self.max_turns.get();
         for _ in 0..turns {
             self.thawed().await?;
             let answer = self.caller.call(self.request(), &self.reporter, &self.control).await?;
@@ -116,8 +109,7 @@ impl Session {
     /// The body of the next call.
     fn request(&self) -> Vec<u8> {
         (self.caller.wire.body)(&Request {
-            model: &self.model,
-            max_output: self.bounds.output,
+            asked: &self.asked,
             tools: &self.tool_definitions,
             system: &self.system,
             turns: self.conversation.turns(),
@@ -188,7 +180,7 @@ impl Session {
             let text = format!(
                 "{MAX_USELESS} answers in a row were cut off at {} tokens before anything in them could be used \
                  ([adapter.{}] max_output_tokens)",
-                self.bounds.output, self.name
+                self.asked.max_output, self.name
             );
             Failure::new(FailureKind::InvalidRequest, text)
         } else {

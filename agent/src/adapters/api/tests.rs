@@ -1,8 +1,9 @@
 //! The loop against a provider on loopback that answers from a list.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
-use kage_core::event::{EventBody, OutputStream};
+use kage_core::event::OutputStream;
 use kage_core::usage::{Unreported, Usage, UsageClass};
 use serde_json::json;
 use tokio::sync::watch;
@@ -306,14 +307,15 @@ async fn without_a_key_it_is_there_and_says_what_to_do() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "sk-from-file\n").unwrap();
     let mut config = AdapterConfig::default();
-    config.claude_api.key_file = Some(file.path().to_owned());
+    let key_file = |path: &Path| toml::from_str(&format!("[claude-api]\nkey_file = {path:?}")).unwrap();
+    config.settings = key_file(file.path());
     let adapter = ApiAdapter::new(&messages::CLAUDE, &config).unwrap();
     assert_eq!(
         (adapter.info().unavailable, adapter.secrets()),
         (None, vec!["sk-from-file".to_owned()])
     );
 
-    config.claude_api.key_file = Some("/nonexistent/key".into());
+    config.settings = key_file(Path::new("/nonexistent/key"));
     assert!(matches!(
         ApiAdapter::new(&messages::CLAUDE, &config),
         Err(LoadError::KeyFile { .. })

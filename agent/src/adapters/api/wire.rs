@@ -1,7 +1,6 @@
 //! What the loop asks of a provider's dialect. A dialect is a value of [`Wire`], made of plain
 //! functions: how a request is written, how the events of an answer are read, what a refusal says.
 
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use kage_core::failure::Failure;
@@ -10,6 +9,7 @@ use kage_core::time::LocalTime;
 use serde_json::value::RawValue;
 
 use super::answer::{Answer, Draft, Item, Progress, Stop};
+use super::asked::Asked;
 use super::turns::Turn;
 use crate::adapters::tools::ToolDefinition;
 
@@ -41,9 +41,7 @@ pub(super) struct Wire {
 /// What is asked of a model.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Request<'a> {
-    pub(super) model: &'a str,
-    /// The most tokens of the answer, thinking included.
-    pub(super) max_output: NonZeroU32,
+    pub(super) asked: &'a Asked,
     /// As the dialect wrote them.
     pub(super) tools: &'a RawValue,
     /// What the model is told before anything else: one text after the other. Sessions of a task

@@ -1,8 +1,12 @@
 //! What requests look like, and what is sent back.
 
+use std::num::NonZeroU32;
+
 use kage_core::failure::FailureKind;
+use kage_core::price::Effort;
 use serde_json::json;
 
+use super::super::asked::Asked;
 use super::super::turns::{Conversation, ToolAnswer};
 use super::*;
 use crate::adapters::tools;
@@ -22,10 +26,19 @@ fn resumed(lines: &[Value]) -> Conversation {
 }
 
 fn bytes(conversation: &Conversation) -> String {
+    let plain = Asked {
+        model: "m".to_owned(),
+        max_output: NonZeroU32::new(10).unwrap(),
+        thinking: None,
+        effort: None,
+    };
+    asking(&plain, conversation)
+}
+
+fn asking(asked: &Asked, conversation: &Conversation) -> String {
     let tools = (WIRE.tools)(&tools::definitions());
     let body = body(&Request {
-        model: "m",
-        max_output: std::num::NonZeroU32::new(10).unwrap(),
+        asked,
         tools: &tools,
         system: &["you are".to_owned(), "the base".to_owned()],
         turns: conversation.turns(),
@@ -54,6 +67,26 @@ fn sessions_share_their_bytes_up_to_their_own_part() {
             .iter()
             .all(|tool| tool["description"].is_string())
     );
+}
+
+#[test]
+fn thinking_and_effort_are_where_the_provider_looks_for_them() {
+    let conversation = Conversation::new(&WIRE, "task");
+    let plain = sent(&conversation);
+    assert_eq!(
+        (&plain["thinking"], &plain["output_config"]),
+        (&Value::Null, &Value::Null)
+    );
+    let asked = Asked {
+        model: "m".to_owned(),
+        max_output: NonZeroU32::new(128_000).unwrap(),
+        thinking: Some(Thinking::Adaptive),
+        effort: Some(Effort::Xhigh),
+    };
+    let body: Value = serde_json::from_str(&asking(&asked, &conversation)).unwrap();
+    assert_eq!(body["thinking"], json!({"type": "adaptive"}));
+    assert_eq!(body["output_config"], json!({"effort": "xhigh"}));
+    assert_eq!(body["max_tokens"], 128_000);
 }
 
 #[test]

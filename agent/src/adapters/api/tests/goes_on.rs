@@ -1,7 +1,6 @@
 //! A session that goes on from what was said before it was interrupted.
 
 use bytes::Bytes;
-use kage_core::event::EventBody;
 use serde_json::{Value, json};
 
 use super::super::*;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use kage_core::event::{EventBody, OutputStream};
+use kage_core::event::OutputStream;
 use serde_json::{Value, json};
 
 use super::super::answer::Draft;
@@ -36,8 +36,10 @@ async fn told(parts: Vec<String>) -> usize {
         url: String::new(),
         key: String::new(),
         idle: Duration::from_secs(600),
-        max_calls: 1,
-        backoff: Duration::ZERO,
+        rules: CallRules {
+            max_calls: 1,
+            backoff: Duration::ZERO,
+        },
     };
     let bytes = futures_util::stream::iter(parts).map(|part| Ok::<_, Infallible>(Bytes::from(part)));
     let (reporter, mut reports) = Reporter::channel(1000);

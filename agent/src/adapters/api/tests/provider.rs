@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::post;
 use futures_util::StreamExt as _;
-use kage_core::event::{EventBody, OutputStream};
+use kage_core::event::OutputStream;
 use kage_core::prompt::Prompt;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -117,6 +117,8 @@ pub(super) struct Place {
     pub(super) folder: tempfile::TempDir,
     pub(super) provider: Provider,
     pub(super) url: String,
+    /// More of `[adapter.claude-api]`.
+    pub(super) settings: &'static str,
     _serving: JoinSet<()>,
 }
 
@@ -148,6 +150,7 @@ impl Place {
             folder,
             provider,
             url,
+            settings: "",
             _serving: serving,
         }
     }
@@ -160,8 +163,8 @@ impl Place {
         ];
         let env = env.map(|(name, value)| (name.into(), value.into())).into();
         let mut config = AdapterConfig::new(env, Runner::default());
-        config.claude_api.backoff = Duration::from_millis(10);
-        config.claude_api.max_turns = NonZeroU32::new(4).unwrap();
+        config.calls.backoff = Duration::from_millis(10);
+        config.settings = toml::from_str(&format!("[claude-api]\nmax_turns = 4\n{}", self.settings)).unwrap();
         ApiAdapter::new(&messages::CLAUDE, &config).unwrap()
     }
 

@@ -205,14 +205,38 @@ async fn a_session_makes_as_many_turns_as_are_set_and_goes_on_from_there() {
     assert_eq!(requests[4].1["messages"].as_array().unwrap().len(), 9);
 }
 
-#[test]
-fn the_limits_are_those_that_are_set() {
-    let set = |text: &str| {
-        let settings: crate::adapters::AdapterSettings = toml::from_str(text).unwrap();
-        let own = AdapterConfig::default().with(settings).claude_api;
-        (own.max_turns.get(), own.max_output_tokens.get())
-    };
-    assert_eq!(set(""), (200, 32_000));
-    assert_eq!(set("[claude-api]\nmax_turns = 20"), (20, 32_000));
-    assert_eq!(set("[claude-api]\nmax_output_tokens = 64000"), (200, 64_000));
+#[tokio::test]
+async fn what_is_set_is_what_is_asked() {
+    let mut place = Place::new([says("Done.", "end_turn")]).await;
+    place.settings = "effort = 'low'\nmodels = ['claude-opus-5-5', 'claude-haiku-4-5']\nmax_output_tokens = 64000";
+    assert!(is_done(&place.go().await));
+    let body = place.requests()[0].1.clone();
+    assert_eq!(body["model"], "claude-opus-5-5");
+    assert_eq!(body["max_tokens"], 64_000);
+    assert_eq!(body["thinking"], json!({"type": "adaptive"}));
+    assert_eq!(body["output_config"], json!({"effort": "low"}));
+
+    // A model without that control is asked without it, and people are told.
+    place
+        .provider
+        .answers
+        .lock()
+        .unwrap()
+        .push_back(says("Done.", "end_turn"));
+    let mut input = place.input();
+    input.model = Some("claude-haiku-4-5".to_owned());
+    let told = place.run(input, CancellationToken::new()).await;
+    assert!(is_done(&told));
+    let body = place.requests()[1].1.clone();
+    assert_eq!(
+        (&body["thinking"], &body["output_config"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert!(matches!(&told.events[0], EventBody::Warning(warning) if warning.contains("effort")));
+
+    let mut input = place.input();
+    input.model = Some("claude-sonnet-5-5".to_owned());
+    let told = place.run(input, CancellationToken::new()).await;
+    assert_eq!(kind(&told.end), Some(FailureKind::InvalidRequest));
+    assert_eq!(place.requests().len(), 2);
 }
