@@ -1,4 +1,4 @@
-//! What an agent is told at its start: parsed and checked once, before anything is opened.
+//! An agent's configuration: parsed and checked once, before anything is opened.
 
 pub mod slots;
 
@@ -8,48 +8,46 @@ use std::time::Duration;
 use kage_core::task::Labels;
 use kage_proto::client::Credentials;
 
-/// How an agent runs.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where it keeps its id, outbox, mirrors and worktrees. Held by an exclusive lock.
     pub state_dir: PathBuf,
     /// `https://HOST:PORT` of the coordinator, or `http://` on loopback.
     pub coordinator_url: String,
-    /// What it shows with every request, and whom it trusts. Never logged.
+    /// Sent with every request, together with the CA that it trusts. Never logged.
     pub credentials: Credentials,
-    /// What people call it.
+    /// Its name for people.
     pub name: String,
     /// How many attempts run at once.
     pub slots: u32,
-    /// What tasks may require.
+    /// Labels that tasks may require.
     pub labels: Labels,
-    /// How much it keeps and how long it waits.
     pub limits: Limits,
 }
 
-/// Bounds of what an agent keeps and of how long it waits.
+/// Bounds of an agent's disk use and of its waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of one output stream; what comes after is read and dropped.
+    /// Bytes of one output stream; later output is read and dropped.
     pub output_cap: u64,
-    /// Undelivered output of all attempts together; beyond it programs are not read from.
+    /// Undelivered output of all attempts together; beyond it the output of programs is not read.
     pub undelivered_output: u64,
     /// Undelivered events of all attempts together, in bytes.
     pub undelivered_events: u32,
-    /// Bytes of mirrors, checkpoints included. Beyond it those go that nobody uses.
+    /// Bytes of mirrors, including checkpoints. Beyond it unused mirrors are removed.
     pub mirrors: u64,
-    /// Bytes of checkpoints of sessions that are over. Beyond it the oldest go.
+    /// Bytes of checkpoints of ended sessions. Beyond it the oldest are removed.
     pub checkpoints: u64,
-    /// Bytes of base contexts. Beyond it those go that were not used for longest.
+    /// Bytes of base contexts. Beyond it the least recently used are removed.
     pub contexts: u64,
     /// Bytes of worktrees. Beyond it no work is taken.
     pub worktrees: u64,
-    /// How long running attempts may go on after a shutdown was asked for.
+    /// How long running attempts may go on after a shutdown was requested.
     pub drain: Duration,
-    /// How often it looks whether its certificate is to be renewed.
+    /// How often it checks whether its certificate needs renewal.
     pub certificate_check: Duration,
-    /// How long set-up and verify have to end after they were told to, and the output of an
-    /// attempt that was stopped to be kept. Programs of sessions and their tools get less.
+    /// How long set-up and verify may take to end after they were told to, and how long to keep
+    /// storing the output of a stopped attempt. Programs of sessions and their tools get less.
     pub stop_grace: Duration,
 }
 

@@ -310,7 +310,6 @@ impl Board {
         self.places.contains_key(&job) || self.offers.values().any(|offer| offer.job.job == job)
     }
 
-    /// Extends leases.
     pub(crate) fn renewed(&mut self, agent: AgentId, attempts: &[AttemptId], now: Instant) {
         let until = now + self.timings.lease_ttl;
         let terms = &mut self.terms;

@@ -28,7 +28,6 @@ pub struct Config {
     pub web_origins: Vec<Origin>,
     /// How much data of ended tasks is kept.
     pub retention: Limits,
-    /// Prices of models' tokens.
     pub prices: PriceTable,
     pub timings: Timings,
     /// Numbers of connections, and how long one may be idle.

@@ -14,11 +14,9 @@ use tokio::sync::watch;
 pub(crate) struct Version {
     /// Rows: events and states.
     pub(crate) rows: u64,
-    /// Durable output.
     pub(crate) output: u64,
 }
 
-/// The watched tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Topics(Mutex<BTreeMap<TaskId, watch::Sender<Version>>>);
 

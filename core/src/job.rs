@@ -22,7 +22,7 @@ mod baseline;
 #[cfg(test)]
 mod tests;
 
-/// What a job is about.
+/// The subject of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subject {
@@ -43,7 +43,7 @@ impl Subject {
     }
 }
 
-/// What a job does.
+/// The kind of work of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum JobKind {
@@ -56,7 +56,7 @@ pub enum JobKind {
     },
 }
 
-/// What a job does and what it is about, in one word: what lists and counts need.
+/// Work and subject of a job in one word, for lists and counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobType {
@@ -115,9 +115,9 @@ pub struct Job {
     pub id: JobId,
     /// Its task.
     pub task: TaskId,
-    /// What it is about.
+    /// Its subject.
     pub subject: Subject,
-    /// What it does.
+    /// The kind of its work.
     pub kind: JobKind,
     /// Its state.
     pub state: JobState,
@@ -237,7 +237,7 @@ impl Job {
         job
     }
 
-    /// What it does and what it is about, in one word.
+    /// Its work and subject in one word.
     #[must_use]
     pub const fn type_of(&self) -> JobType {
         JobType::of(self.subject, &self.kind)
@@ -468,7 +468,7 @@ impl Job {
                 verdict: Some(Verdict::errored(failure.to_string())),
             },
             (JobKind::Verify { .. } | JobKind::Session, _) => match &session.trail.rework {
-                // The result that it worked on is still there, and what it was.
+                // The result that the session reworked is still there, and was rejected.
                 Some(rework) => SessionState::Rejected {
                     result: rework.result.clone(),
                     verdict: rework.verdict.clone().without_output(),

@@ -41,12 +41,12 @@ pub struct PriceRow {
     pub min_cacheable: Option<u64>,
     /// The most input tokens that the model accepts.
     pub context_window: Option<u64>,
-    /// The most output tokens that the model gives in one answer, thinking included.
+    /// The most output tokens of one answer, including thinking.
     pub max_output: Option<u64>,
     /// How a request may ask the model to think.
     pub thinking: Option<Thinking>,
-    /// Levels of effort that a request may ask for, least first; empty = the model has no such
-    /// control, `None` = not known.
+    /// Levels of effort that a request may ask for, least first; empty: the model has no such
+    /// control; `None`: unknown.
     pub efforts: Option<Vec<Effort>>,
     /// Input tokens above which one request costs more than the row says.
     pub long_context: Option<u64>,
@@ -58,7 +58,7 @@ pub struct PriceRow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Thinking {
-    /// It decides itself how much it thinks.
+    /// The model decides how much it thinks.
     Adaptive,
 }
 
@@ -68,9 +68,9 @@ pub enum Thinking {
 pub enum Effort {
     /// The least.
     Low,
-    /// Between the least and what most models do unasked.
+    /// Between the least and the usual default of models.
     Medium,
-    /// What most models do unasked.
+    /// The usual default of models.
     High,
     /// More than that.
     Xhigh,
@@ -79,7 +79,7 @@ pub enum Effort {
 }
 
 impl Effort {
-    /// The word that settings, tables and requests use.
+    /// The name in settings, tables and requests.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -127,9 +127,9 @@ impl PriceTable {
         Ok(Self { rows, aliases })
     }
 
-    /// Lays `other` over this table. All rows of each model that `other` names are replaced,
-    /// so that an override without a date is not hidden by a dated row. What a row of `other`
-    /// does not say of the model's abilities is taken from the newest row here.
+    /// Merges `other` over this table. All rows of each model that `other` names are replaced,
+    /// so that an override without a date is not hidden by a dated row. Abilities of the model
+    /// that a row of `other` does not state are taken from the newest row here.
     #[must_use]
     pub fn overlay(mut self, mut other: Self) -> Self {
         for (model, rows) in &mut other.rows {
@@ -182,7 +182,7 @@ impl PriceTable {
 }
 
 impl PriceRow {
-    /// Takes what this row does not say of the model's abilities from another of the same model.
+    /// Takes abilities that this row does not state from another row of the same model.
     fn fill_abilities(&mut self, known: &Self) {
         self.context_window = self.context_window.or(known.context_window);
         self.max_output = self.max_output.or(known.max_output);
@@ -192,8 +192,8 @@ impl PriceRow {
         }
     }
 
-    /// What this usage costs. `None` when it has tokens of a class without a price, or
-    /// when the amount is beyond what can be counted.
+    /// The cost of this usage. `None` when it has tokens of a class without a price, or when the
+    /// amount is too large.
     #[must_use]
     pub fn amount(&self, usage: &Usage) -> Option<PicoUsd> {
         let classes = [

@@ -125,10 +125,10 @@ pub struct Session {
     pub adapter: AdapterName,
     /// The requested model.
     pub model: Option<String>,
-    /// Labels that its agent must carry: the task's and its own.
+    /// Labels that its agent must have: the task's and its own.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub requirements: Labels,
-    /// Where it stands.
+    /// Its state.
     pub state: SessionState,
     /// True when a person asked for it to stop; it ends at the next occasion.
     pub cancel_requested: bool,

@@ -143,8 +143,8 @@ impl TaskSpec {
         labels
     }
 
-    /// The session that an assignment begins as. The first `unavailable` of those who may work are
-    /// passed over: nobody has them.
+    /// The session with which an assignment begins. Its first `unavailable` adapters are skipped: no
+    /// agent has them.
     #[must_use]
     pub fn session(&self, assignment: &Assignment, id: SessionId, task: TaskId, unavailable: usize) -> Session {
         let (name, adapter) = (assignment.name.clone(), assignment.adapter.clone());
@@ -157,7 +157,7 @@ impl TaskSpec {
         session
     }
 
-    /// The assignment of this name.
+    /// The assignment with this name.
     #[must_use]
     pub fn assignment(&self, name: &SessionName) -> Option<&Assignment> {
         self.assignments.iter().find(|a| a.name == *name)

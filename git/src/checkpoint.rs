@@ -8,7 +8,7 @@
 //! bit, owners, and `.git` folders.
 //!
 //! ```text
-//! <mirror>/refs/kage/checkpoints/<worktree>/<commit>   keeps it until somebody deletes it
+//! <mirror>/refs/kage/checkpoints/<worktree>/<commit>   keeps it until it is deleted
 //! <private>/last                                       what the worktree was last known to be
 //! <private>/ignored/<commit>                           what was ignored then, names only
 //! <private>/restore                                    a restore under way (crate::restore)

@@ -109,7 +109,6 @@ pub struct Restored {
     pub aside: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// Files changed since the last checkpoint.
@@ -193,7 +192,6 @@ impl Worktree {
 }
 
 impl LockedWorktree {
-    /// Finishes an interrupted restore.
     pub(crate) fn finish_restore(&self) -> Result<Option<Restored>, GitError> {
         let Some(journal) = Journal::read(self)? else {
             return Ok(None);

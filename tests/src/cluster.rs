@@ -14,7 +14,7 @@ use crate::programs;
 use crate::root::Root;
 use crate::wait::wait_for;
 
-/// Programs that take the arguments of `kage coordinator` and `kage agent run`.
+/// Programs with the arguments of `kage coordinator` and `kage agent run`.
 #[derive(Debug, Clone)]
 pub struct Programs {
     /// The program and its first arguments.
@@ -24,7 +24,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// The workspace's own, which say in their logs what they do.
+    /// The workspace's own, with detailed logs.
     #[must_use]
     pub fn own() -> Self {
         let kage = |first: &[&str]| (programs::kage(), first.iter().map(OsString::from).collect());
@@ -85,14 +85,12 @@ impl AgentOptions {
         }
     }
 
-    /// Adds an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.environment.insert(name.to_owned(), value.into());
         self
     }
 
-    /// Adds a process adapter.
     #[must_use]
     pub fn manifest(mut self, name: &str, content: impl Into<String>) -> Self {
         self.manifests.push((name.to_owned(), content.into()));

@@ -10,7 +10,6 @@ use tokio::process::Command;
 use crate::programs;
 use crate::root::Root;
 
-/// A person's machine.
 #[derive(Debug)]
 pub struct Person {
     root: Root,

@@ -66,8 +66,10 @@ pub enum Call {
         /// The number of its sessions.
         sessions: usize,
     },
-    /// Cancels a task.
-    Cancel { request: String, task: String },
+    Cancel {
+        request: String,
+        task: String,
+    },
     /// Stores bytes by digest, or a commit.
     Store {
         /// The digest or commit.
@@ -85,7 +87,6 @@ pub enum Answer {
     Unknown(String),
 }
 
-/// An agent's delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
     /// Events up to this number.
@@ -113,9 +114,7 @@ pub enum Sight {
 #[expect(clippy::large_enum_variant, reason = "most lines are the large ones")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum What {
-    /// A client called.
     Called(u64, Call),
-    /// A call was answered.
     Answered(u64, Answer),
     /// A watcher of a task was sent an item.
     Saw(String, Sight),
@@ -135,8 +134,10 @@ pub enum What {
     /// An agent was told that an attempt has no authority.
     Rejected(String),
     /// A program began to work in a worktree.
-    Began { program: String, worktree: String },
-    /// A program ended.
+    Began {
+        program: String,
+        worktree: String,
+    },
     Ended(String),
 }
 
@@ -145,7 +146,6 @@ pub enum What {
 pub struct Observation {
     /// Client, watcher, agent or machine. Every watcher of a task has its own name.
     pub who: String,
-    /// The observation.
     pub what: What,
 }
 
@@ -201,7 +201,6 @@ pub struct Final {
 pub struct Violation {
     /// Name of the invariant.
     pub invariant: &'static str,
-    /// The details.
     pub text: String,
 }
 

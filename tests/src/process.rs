@@ -57,7 +57,6 @@ impl Daemon {
         self.child.id()
     }
 
-    /// How it was started.
     #[must_use]
     pub fn launch(&self) -> &Launch {
         &self.launch

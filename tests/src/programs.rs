@@ -1,4 +1,4 @@
-//! Where the program under test is, and what to do when one that tests need is missing.
+//! Where the program under test is, and how to treat missing programs that tests need.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

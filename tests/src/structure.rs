@@ -1,5 +1,5 @@
-//! What the house looks like, checked against its files: in every crate a module uses only those
-//! listed above it in `lib.rs`, and ARCHITECTURE.md has a map with each of them. Tests only.
+//! The structure of the workspace, checked against its files: in every crate a module uses only
+//! modules listed above it in `lib.rs`, and ARCHITECTURE.md maps each of them. Tests only.
 
 mod modules;
 

@@ -194,7 +194,7 @@ pub async fn create(client: &Client, spec: v1::TaskSpec) -> String {
 pub struct Seen {
     /// In the order in which they came.
     pub events: Vec<v1::SessionEvent>,
-    /// Output by session, job and stream, put together.
+    /// Output by session, job and stream, joined.
     pub output: Vec<(String, v1::JobKind, i32, Vec<u8>)>,
     /// The last state.
     pub task: Option<v1::Task>,

@@ -8,7 +8,6 @@ pub enum Tier {
     Quick,
     /// CI's tier.
     Default,
-    /// Unbounded.
     Long,
 }
 

@@ -36,7 +36,8 @@ mod offers;
 use link::{Connected, ControlLink, ControlLinkError, News, Welcomed, request};
 use offers::Accepted;
 
-/// The shortest wait that is taken of a coordinator: a shorter one would keep both sides busy with nothing else.
+/// The shortest interval that is accepted from a coordinator: a shorter one would leave both sides no time for
+/// anything else.
 const SHORTEST: Duration = Duration::from_millis(10);
 
 /// The terms until the first Welcome; nothing runs before it.

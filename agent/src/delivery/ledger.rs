@@ -168,7 +168,6 @@ impl LedgerEntry {
     }
 }
 
-/// Everything that is undelivered.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     entries: HashMap<AttemptId, LedgerEntry>,

@@ -60,7 +60,6 @@ impl Masker {
         }
     }
 
-    /// Masks a whole text.
     pub(crate) fn text(&self, text: String) -> String {
         match &self.0 {
             Some(patterns) if patterns.automaton.is_match(&text) => {
@@ -71,7 +70,6 @@ impl Masker {
         }
     }
 
-    /// Masks whole bytes.
     pub(crate) fn bytes(&self, bytes: Vec<u8>) -> Vec<u8> {
         match &self.0 {
             Some(patterns) if patterns.automaton.is_match(&bytes) => {

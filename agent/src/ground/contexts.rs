@@ -93,7 +93,6 @@ impl Contexts {
         }
     }
 
-    /// Renders a session's prompt.
     pub(crate) async fn prepare(&self, project: &ProjectId, work: &SessionWork) -> Result<Prepared, PromptError> {
         let task = match &work.prompt {
             PromptText::Inline(text) => text.clone(),

@@ -90,7 +90,6 @@ impl WorkspaceError {
     }
 }
 
-/// Where an attempt works.
 #[derive(Debug)]
 pub(crate) struct Workspace {
     pub(crate) mirror: Mirror,
@@ -132,7 +131,6 @@ struct Source<'a> {
     healer: Healer,
 }
 
-/// Makes and removes workspaces.
 pub(crate) struct Workspaces {
     paths: Paths,
     coordinator_url: String,

@@ -29,7 +29,6 @@ const STEP: Duration = Duration::from_secs(15);
 
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// The address is invalid.
     #[error("{address:?} is not the address of a coordinator (HOST:PORT)")]
     Address { address: String },
     #[error("cannot use the state directory")]
@@ -54,7 +53,6 @@ pub enum JoinError {
     /// The server answers, but no second connection could be made.
     #[error("cannot connect")]
     Connect(#[source] ConnectError),
-    /// The coordinator refused.
     #[error("the coordinator refused")]
     Refused(#[source] ApiError),
     /// No key could be made.

@@ -13,11 +13,7 @@ use crate::ports::Random;
 pub enum StateError {
     /// A person's own files are in it.
     #[error("{path} cannot be a state directory: it is {what}; name a folder of its own with --state")]
-    Unfit {
-        path: PathBuf,
-        /// What the directory is.
-        what: &'static str,
-    },
+    Unfit { path: PathBuf, what: &'static str },
     #[error(
         "the state directory {path} is in use by another agent{}; give each its own with --state",
         holder.map_or_else(String::new, |pid| format!(" (process {pid})"))

@@ -307,7 +307,6 @@ impl Folder {
     }
 }
 
-/// Why the check failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LookError {
     /// They do not belong together.

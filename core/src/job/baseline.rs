@@ -1,5 +1,5 @@
-//! The job that runs verify on the base of a task, once: what is known of the files that every
-//! session starts from. It is about no session, and changes nothing about one.
+//! The job that verifies the base of a task, once: the result for the files that every session
+//! starts from. It belongs to no session, and changes none.
 //!
 //! ```text
 //!   Queued --start--> Leased --verdict, or tried enough--> Done

@@ -1,12 +1,12 @@
-//! Which file the `git` of this machine is, found once.
+//! The file of this machine's `git`, found once.
 
 use std::ffi::{OsStr, OsString};
 use std::sync::OnceLock;
 
 use crate::executable::{Executable, is_ours, search_folders};
 
-/// This machine's git, by the PATH of this process when it was first needed, and the PATH for
-/// what git starts: folders that nobody but the system writes come first.
+/// This machine's git, found in the PATH of this process at the first use, and the PATH for
+/// programs that git starts: folders that only the system can write come first.
 pub(crate) fn found() -> (&'static Option<Executable>, &'static OsStr) {
     static FOUND: OnceLock<(Option<Executable>, OsString)> = OnceLock::new();
     let (git, path) = FOUND.get_or_init(|| {

@@ -7,7 +7,7 @@
 //! <private>/parts/<number>              new files while they are written
 //! <private>/ready/<number>              new files, complete; then what they replaced
 //! <private>/aside/<restore>/moved/...   what was planned to be moved aside
-//! <private>/aside/<restore>/kept/...    what nobody expected, under its path
+//! <private>/aside/<restore>/kept/...    unexpected files, under their path
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};

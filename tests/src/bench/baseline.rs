@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::bench::adapter::Noise;
 
-/// How often agents of the bare transport beat: as often as those of a coordinator.
+/// The heartbeat interval of the bare transport's agents: that of a coordinator's.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// A gRPC server without state: it echoes a unary call, and discards a client's stream.

@@ -42,7 +42,6 @@ const CASES: &[Case] = &[
 /// The amount to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
-    /// Files in the repository.
     pub files: usize,
     /// The most rounds of any case.
     pub rounds: usize,

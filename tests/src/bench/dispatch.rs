@@ -23,11 +23,9 @@ pub(crate) const IN_FLIGHT: usize = 64;
 /// The amount to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
-    /// Sessions for the throughput.
     pub sessions: usize,
     /// Sessions one at a time.
     pub alone: usize,
-    /// Time for each baseline.
     pub baseline: Duration,
 }
 

@@ -270,7 +270,7 @@ impl Idle {
         welcomed.send(()).await?;
 
         let interval = duration(welcome.heartbeat_interval.unwrap_or_default());
-        // Agents do not start in the same moment, and so do not beat in the same moment.
+        // Real agents start at different moments, and so do their heartbeats.
         let spread = interval.mul_f64(f64::from(u8::try_from(self.id.as_bits() % 251)?) / 251.0);
         let mut beats = tokio::time::interval_at(Instant::now() + spread, interval);
         let mut sequence = 0;

@@ -44,7 +44,6 @@ impl Default for Size {
     }
 }
 
-/// Measures all cases.
 pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
     let timings = Timings::default();
     let second = Duration::from_secs(1);

@@ -64,7 +64,6 @@ impl Record {
         self.add(who, What::Answered(op, answer));
     }
 
-    /// The number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lock().entries.len()

@@ -1,5 +1,5 @@
-//! The modules of a crate and which of them use which, read from its source: `mod` lists, and paths
-//! that begin with `crate::` or climb to the root with `super::`. Tests may use what they like.
+//! The modules of a crate and their uses of each other, read from its source: `mod` lists, and paths
+//! that begin with `crate::` or climb to the root with `super::`. Tests may use any module.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,9 +9,9 @@ use std::path::Path;
 pub(super) struct Crate {
     /// Its modules, in the order of the list.
     pub(super) modules: Vec<String>,
-    /// Names that the root has of a module: what `pub use` takes from it.
+    /// Names that the root re-exports from a module with `pub use`.
     exported: BTreeMap<String, String>,
-    /// What each file uses: the module it is in, where it is, and the first names of its paths.
+    /// The uses in each file: its module, its path, and the first names of the used paths.
     uses: Vec<Uses>,
 }
 
@@ -22,14 +22,14 @@ struct Uses {
 }
 
 impl Crate {
-    /// Reads the folder of its source.
+    /// Reads the folder with its source.
     pub(super) fn read(source: &Path) -> Self {
         let root = code(&fs::read_to_string(source.join("lib.rs")).unwrap());
         let modules: Vec<String> = declared(&root);
         let mut uses = Vec::new();
         for module in &modules {
             let file = source.join(module).with_extension("rs");
-            // One without a file is written out in the root.
+            // A module without a file is inline in the root.
             if file.is_file() {
                 read_module(&file, module, 1, &mut uses);
             }
@@ -42,7 +42,7 @@ impl Crate {
         }
     }
 
-    /// Every use of a module by one above it.
+    /// Every use of a module by a module above it.
     pub(super) fn upwards(&self) -> Vec<String> {
         let place = |name: &str| self.modules.iter().position(|module| module == name);
         let mut upwards = Vec::new();
@@ -60,7 +60,7 @@ impl Crate {
     }
 }
 
-/// Reads a file and those of the modules in it. `depth` is how many `super` lead to the root.
+/// Reads a file and the files of its modules. `depth` is the number of `super` to the root.
 fn read_module(file: &Path, module: &str, depth: usize, uses: &mut Vec<Uses>) {
     let text = code(&fs::read_to_string(file).unwrap());
     for inner in declared(&text) {
@@ -78,7 +78,7 @@ fn read_module(file: &Path, module: &str, depth: usize, uses: &mut Vec<Uses>) {
     });
 }
 
-/// The text without comments and without what is for tests only.
+/// The text without comments and without code for tests only.
 fn code(text: &str) -> String {
     let mut lines = Vec::new();
     let mut tests_only = false;
@@ -122,7 +122,7 @@ fn name(text: &str) -> &str {
 fn first_names(text: &str, prefix: &str) -> Vec<String> {
     let mut names = Vec::new();
     for (at, _) in text.match_indices(prefix) {
-        // `super::super::x` is no use of what `super::x` would be.
+        // `super::super::x` does not use the module that `super::x` would.
         let before = text[..at].chars().next_back();
         if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
             continue;
@@ -137,7 +137,7 @@ fn first_names(text: &str, prefix: &str) -> Vec<String> {
     names
 }
 
-/// The items of a list in braces, which the text is behind the first brace of.
+/// The items of a list in braces; the text begins after the first brace.
 fn items(text: &str) -> Vec<&str> {
     let (mut items, mut begin, mut depth) = (Vec::new(), 0, 0);
     for (at, c) in text.char_indices() {
@@ -158,7 +158,7 @@ fn items(text: &str) -> Vec<&str> {
     items
 }
 
-/// What the root exports, and of which module it is.
+/// The exports of the root, each with its module.
 fn exports(root: &str, modules: &[String]) -> BTreeMap<String, String> {
     let mut exported = BTreeMap::new();
     for (at, _) in root.match_indices("pub use ") {

@@ -73,7 +73,6 @@ pub(super) enum News {
     Retry,
     Connected(Result<Box<Connected>, ControlLinkError>),
     Message(Box<Result<Option<v1::ConnectResponse>, tonic::Status>>),
-    /// A heartbeat is due.
     Heartbeat,
     /// The coordinator has been silent for too long.
     Silent,
