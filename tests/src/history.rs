@@ -111,7 +111,6 @@ pub enum Sight {
 }
 
 /// An observation from outside the system.
-#[expect(clippy::large_enum_variant, reason = "most lines are the large ones")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum What {
     Called(u64, Call),
