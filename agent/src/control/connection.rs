@@ -280,7 +280,7 @@ impl Connection {
                 }
             }
             Some(FromCoordinator::Drain(v1::Drain {})) => {
-                tracing::info!("told to drain: ends when what runs is finished");
+                tracing::info!("told to drain: ends when the running attempts are finished");
                 if self.course == Course::Taking {
                     self.stop_taking(Course::Draining);
                 }

@@ -212,7 +212,7 @@ fn resume(spec: &TaskSpec, session: &Session, checkpoints: &[Checkpoint]) -> Opt
         }
         Err(broken) => {
             let (session, error) = (session.id, &broken as &dyn std::error::Error);
-            tracing::error!(%session, error, "a checkpoint cannot be put together; the session begins at the base");
+            tracing::error!(%session, error, "a checkpoint cannot be assembled; the session starts from the base");
             None
         }
     }

@@ -63,7 +63,7 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>, limits: Limits, beginning
         tokio::select! {
             () = coordinator.closing.cancelled() => return,
             made = pass => if let Err(error) = made {
-                tracing::error!(error = &error as &dyn std::error::Error, "cannot make room");
+                tracing::error!(error = &error as &dyn std::error::Error, "disk space cannot be freed");
             },
         }
         tokio::select! {
@@ -100,7 +100,7 @@ async fn drop_old(coordinator: &Coordinator, limits: Limits) -> Result<(), Reten
         };
         match coordinator.store.apply(command).await {
             Ok(changes) => {
-                tracing::info!(%task, "task dropped: it ended long ago, or room is needed");
+                tracing::info!(%task, "task dropped: it ended long ago, or space is needed");
                 release(coordinator, left);
                 coordinator.follow(changes);
             }
@@ -222,7 +222,11 @@ async fn give_back(coordinator: &Coordinator, files: &StoredFiles, named: &InFil
     }
     let files = things.len();
     coordinator.quarantine.give_back(things).await?;
-    tracing::info!(files, results, "what the database names came back from quarantine");
+    tracing::info!(
+        files,
+        results,
+        "files that the database names came back from quarantine"
+    );
     Ok(())
 }
 
@@ -300,7 +304,13 @@ fn tell(coordinator: &Coordinator, files: &StoredFiles, removed: &Swept, aside: 
             blobs,
             bytes,
         } = removed;
-        tracing::info!(outputs, results, blobs, bytes, "what dropped tasks left was removed");
+        tracing::info!(
+            outputs,
+            results,
+            blobs,
+            bytes,
+            "the files of dropped tasks were removed"
+        );
     }
     if aside.is_empty() {
         return;
@@ -316,10 +326,10 @@ fn tell(coordinator: &Coordinator, files: &StoredFiles, removed: &Swept, aside: 
     if is_large(outputs + blobs, all) {
         tracing::warn!(
             outputs, results, blobs, bytes, of = all, %path,
-            "much of what is here is named by no row and was put aside for a week: is the database the right one?"
+            "many files are named by no row and were put aside for a week: is the database the right one?"
         );
     } else {
-        tracing::info!(outputs, results, blobs, bytes, %path, "what no row names was put aside for a week");
+        tracing::info!(outputs, results, blobs, bytes, %path, "unreferenced files were put aside for a week");
     }
 }
 
@@ -354,7 +364,7 @@ async fn delete(coordinator: &Coordinator, files: &StoredFiles) -> Result<(), Re
     }
     if deleted.files > 0 || results > 0 {
         let (files, bytes) = (deleted.files, deleted.bytes);
-        tracing::info!(files, bytes, results, "what was put aside a week ago was deleted");
+        tracing::info!(files, bytes, results, "files put aside a week ago were deleted");
     }
     Ok(())
 }
