@@ -39,6 +39,9 @@ pub(super) fn describe(conflict: &Conflict, base_in_history: bool) -> &'static s
         (ConflictKind::Folder, _) => "it is a folder on one side and a file on the other",
         (ConflictKind::Kind, _) => "it is a file on one side and something else on the other",
         (ConflictKind::Rename, _) => "you and the result renamed it, or one of you renamed and the other deleted it",
+        (ConflictKind::FolderRename, [None, None, None]) => {
+            "one side renamed the folder, and where the other's new files belong now is not clear"
+        }
         (ConflictKind::FolderRename, _) => "one side renamed the folder that it is in",
         (ConflictKind::Content | ConflictKind::Binary, stages) => match stages {
             [_, Some(_), None] => "the result deletes it and you changed it",

@@ -235,7 +235,17 @@ impl MergePlan {
             path: shown(path),
             landed_as: landed_as(path, change),
         });
-        self.paths = planned.collect();
+        let places = outcome
+            .conflicts
+            .keys()
+            .filter(|path| !outcome.changed.contains_key(*path));
+        let places = places.map(|path| PlannedPath {
+            path: shown(path),
+            landed_as: LandedAs::Conflicted,
+        });
+        self.paths = planned.chain(places).collect();
+        self.paths
+            .sort_by(|one, other| Path::new(&one.path).cmp(Path::new(&other.path)));
         let (repository, store) = (&self.repository, &self.store);
         self.prepared = Prepared::new(repository, store, landed, message, &self.paths).await?;
         self.end = match outcome.tree {
@@ -252,7 +262,7 @@ impl MergePlan {
         self.write_files(&outcome, present).await?;
         for (path, change) in &outcome.changed {
             match outcome.conflicts.get(path) {
-                Some(conflict) => {
+                Some(conflict) if conflict.has_stages() => {
                     self.stage(path, 0, None);
                     for (stage, entry) in (1..).zip(conflict.stages) {
                         if entry.is_some() {
@@ -260,7 +270,7 @@ impl MergePlan {
                         }
                     }
                 }
-                None => self.stage(path, 0, change.after),
+                Some(_) | None => self.stage(path, 0, change.after),
             }
         }
         self.new_index = self.changed_index().await?;

@@ -38,9 +38,18 @@ pub(super) struct Landed {
 /// A path that git could not merge.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Conflict {
-    /// What base, ours and theirs have there.
+    /// What base, ours and theirs have there. None of them where git only says that it did not
+    /// know the place: into which of two folders a new file belongs, for instance. The merged
+    /// tree then has every file where its own side has it.
     pub(super) stages: [Option<Entry>; 3],
     pub(super) kind: ConflictKind,
+}
+
+impl Conflict {
+    /// Whether the path itself has more than one content.
+    pub(super) fn has_stages(&self) -> bool {
+        self.stages.iter().any(Option::is_some)
+    }
 }
 
 /// What git calls it.
@@ -71,14 +80,14 @@ pub(super) struct TreeMerge {
 pub(super) async fn merge_trees(store: &UserShadow, sides: Sides) -> Result<TreeMerge, GitError> {
     let git_dir = store.shadow.git_dir().to_owned();
     blocking("preparing a merge", move || name_sides(&git_dir, sides)).await?;
-    let (_, output) = store
+    let (clean, output) = store
         .shadow
         .git("merge-tree")
         .args(["--write-tree", "-z", "HEAD", "result"])
         .config("merge.renames", "true")
         .run_to_answer()
         .await?;
-    parse(&output).ok_or_else(|| GitError::unexpected("merge-tree", &output))
+    parse(clean, &output).ok_or_else(|| GitError::unexpected("merge-tree", &output))
 }
 
 /// Two commits on a common one, under the names that conflict markers are to show.
@@ -103,8 +112,9 @@ fn name_sides(git_dir: &Path, sides: Sides) -> Result<(), GitError> {
 }
 
 /// The tree; of each conflict `mode id stage TAB path`; nothing; then of each message the
-/// number of its paths, the paths, what kind it is, and words. All end in NUL.
-fn parse(output: &[u8]) -> Option<TreeMerge> {
+/// number of its paths, the paths, what kind it is, and words. All end in NUL. Not every conflict
+/// has lines of its own: some are a message only, and git's exit code (`clean`) knows of all.
+fn parse(clean: bool, output: &[u8]) -> Option<TreeMerge> {
     let mut parts = output.strip_suffix(b"\0")?.split(|byte| *byte == 0);
     let mut merge = TreeMerge {
         tree: id(parts.next()?)?,
@@ -118,17 +128,31 @@ fn parse(output: &[u8]) -> Option<TreeMerge> {
     while let Some(count) = parts.next() {
         let count: usize = std::str::from_utf8(count).ok()?.parse().ok()?;
         let paths: Vec<&[u8]> = parts.by_ref().take(count).collect();
-        let (kind, _) = (parts.next()?, parts.next()?);
-        let Some(kind) = kind_of(kind) else {
-            continue;
-        };
-        for path in paths {
-            if let Some(conflict) = merge.conflicts.get_mut(Path::new(OsStr::from_bytes(path))) {
-                conflict.kind = kind;
+        let (text, _) = (parts.next()?, parts.next()?);
+        let paths: Vec<&Path> = paths
+            .into_iter()
+            .map(|path| Path::new(OsStr::from_bytes(path)))
+            .collect();
+        let kind = kind_of(text);
+        if let Some(kind) = kind {
+            for path in &paths {
+                if let Some(conflict) = merge.conflicts.get_mut(*path) {
+                    conflict.kind = kind;
+                }
             }
         }
+        if text.starts_with(b"CONFLICT") && !paths.iter().any(|path| merge.conflicts.contains_key(*path)) {
+            let conflict = || Conflict {
+                kind: kind.unwrap_or(ConflictKind::FolderRename),
+                ..Conflict::default()
+            };
+            merge
+                .conflicts
+                .extend(paths.iter().map(|path| ((*path).to_owned(), conflict())));
+        }
     }
-    Some(merge)
+    // What git did not merge and Kage cannot name must not count as merged.
+    (clean || !merge.conflicts.is_empty()).then_some(merge)
 }
 
 /// `mode id stage TAB path`, as git lists an index.
@@ -156,6 +180,7 @@ fn kind_of(text: &[u8]) -> Option<ConflictKind> {
         b"CONFLICT (file/directory)" => ConflictKind::Folder,
         b"CONFLICT (distinct modes)" => ConflictKind::Kind,
         text if text.starts_with(b"CONFLICT (rename") => ConflictKind::Rename,
+        b"CONFLICT (file in way of directory rename)" => ConflictKind::FolderRename,
         text if text.starts_with(b"CONFLICT (directory") || text.starts_with(b"CONFLICT(directory") => {
             ConflictKind::FolderRename
         }
@@ -171,7 +196,7 @@ mod tests {
 
     #[test]
     fn gits_answer_is_read() {
-        let clean = parse(format!("{ID}\0").as_bytes()).unwrap();
+        let clean = parse(true, format!("{ID}\0").as_bytes()).unwrap();
         assert_eq!((clean.tree.to_string().as_str(), clean.conflicts.len()), (ID, 0));
         let text = format!(
             "{ID}\0100644 {ID} 1\ta b\0100755 {ID} 3\ta b\0120000 {ID} 2\tlink~HEAD\0\0\
@@ -179,7 +204,7 @@ mod tests {
              2\0link\0link~HEAD\0CONFLICT (file/directory)\0words\n\0\
              1\0other\0Auto-merging\0words\n\0"
         );
-        let merge = parse(text.as_bytes()).unwrap();
+        let merge = parse(false, text.as_bytes()).unwrap();
         let shown: Vec<_> = merge.conflicts.iter().collect();
         let [(first, one), (second, two)] = shown.as_slice() else {
             panic!("{shown:?}");
@@ -200,7 +225,41 @@ mod tests {
             &format!("{ID}\0100644 {ID} 0\tx\0\0"),
             &format!("{ID}\0\0x\0"),
         ] {
-            assert!(parse(text.as_bytes()).is_none(), "{text:?}");
+            assert!(parse(true, text.as_bytes()).is_none(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_conflict_that_is_a_message_only_is_one() {
+        let split = "1\0src\0CONFLICT(directory rename unclear split)\0words\n\0";
+        let in_the_way = "2\0dst/new\0src/new\0CONFLICT (file in way of directory rename)\0words\n\0";
+        let unheard_of = "1\0x\0CONFLICT (of next year)\0words\n\0";
+        let other = format!("100644 {ID} 2\tother\0");
+        for (stages, message, paths) in [
+            ("", split, vec!["src"]),
+            ("", in_the_way, vec!["dst/new", "src/new"]),
+            ("", unheard_of, vec!["x"]),
+            (&other, split, vec!["other", "src"]),
+        ] {
+            let merge = parse(false, format!("{ID}\0{stages}\0{message}").as_bytes()).unwrap();
+            let found: Vec<_> = merge.conflicts.keys().filter_map(|path| path.to_str()).collect();
+            assert_eq!(found, paths);
+            for (path, conflict) in &merge.conflicts {
+                let is_other = path == Path::new("other");
+                assert_eq!(conflict.has_stages(), is_other);
+                assert_eq!(conflict.kind == ConflictKind::FolderRename, !is_other);
+            }
+        }
+        let auto = "1\0x\0Auto-merging\0words\n\0";
+        assert!(
+            parse(true, format!("{ID}\0\0{auto}").as_bytes())
+                .unwrap()
+                .conflicts
+                .is_empty()
+        );
+        // git says that there is a conflict, and not where.
+        for text in [format!("{ID}\0"), format!("{ID}\0\0{auto}")] {
+            assert!(parse(false, text.as_bytes()).is_none(), "{text:?}");
         }
     }
 }

@@ -39,7 +39,8 @@ pub(super) async fn resolve(store: &UserShadow, landed: &Landed, merge: &TreeMer
         let failed = |error| LandingError::from(GitError::library("take one side of conflicts")(error));
         let repository = Repository::open_bare(&git_dir).map_err(failed)?;
         let (mut decided, mut refused) = (Vec::new(), Vec::new());
-        for (path, conflict) in &conflicts {
+        // Of those without stages the merged tree has the result's side: its files where it has them.
+        for (path, conflict) in conflicts.iter().filter(|(_, conflict)| conflict.has_stages()) {
             match decide(&repository, conflict, unknown.contains(path)).map_err(failed)? {
                 Ok(entry) => decided.push((path.as_path(), entry)),
                 Err(reason) => refused.push(Obstacle {

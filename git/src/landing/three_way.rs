@@ -75,7 +75,8 @@ async fn sides(git_dir: &Path, landed: &Landed) -> Result<Sides, GitError> {
 fn outcome(git_dir: &Path, sides: Sides, merge: TreeMerge) -> Result<Outcome, git2::Error> {
     let repository = Repository::open_bare(git_dir)?;
     let mut changed = difference(&repository, sides.ours, merge.tree)?;
-    for path in merge.conflicts.keys() {
+    // A conflict without stages names a place, which may be a folder.
+    for (path, _) in merge.conflicts.iter().filter(|(_, conflict)| conflict.has_stages()) {
         if !changed.contains_key(path) {
             // A binary file, of which our side is kept until somebody decides.
             let entry = entry_at(&repository, sides.ours, path)?;

@@ -12,6 +12,8 @@ use kage_git::{Auth, Mirror, UserRepo, Worktree};
 
 use crate::sandbox::{Sandbox, fingerprint, message, url, write};
 
+mod folders;
+
 const LINES: &str = "1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n";
 
 /// What a session does in its worktree, or a person in theirs.
