@@ -156,7 +156,7 @@ pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> R
 async fn programs(config: &Config, ports: &Ports) -> Result<Programs, RunError> {
     match ports.blocking {
         Blocking::Threads => {}
-        Blocking::InPlace(_) => return Ok(Programs::default()),
+        Blocking::InPlace(_) => return Ok(Programs::of_the_system()),
     }
     let (path, state) = (std::env::var_os("PATH").unwrap_or_default(), config.state_dir.clone());
     let surveying = ports.blocking.run(move || Programs::survey(&path, &[state]));

@@ -145,11 +145,23 @@ pub fn is_ours(path: &Path) -> bool {
     writable(path) || path.canonicalize().is_ok_and(|real| writable(&real))
 }
 
+/// Where programs are searched when nothing, or nothing that can be used, says where.
+pub const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
 /// The folders of a `PATH` in which programs are searched, without relative ones (which mean
 /// another place in every working directory), those for temporary files, and those inside
-/// `kept_out`.
+/// `kept_out`. When none is left, the system's folders: a shell takes a `PATH` without folders for
+/// the working directory.
 #[must_use]
 pub fn search_folders(path: &OsStr, kept_out: &[PathBuf]) -> Vec<PathBuf> {
+    let folders = usable(path, kept_out);
+    if folders.is_empty() {
+        return usable(OsStr::new(SYSTEM_PATH), kept_out);
+    }
+    folders
+}
+
+fn usable(path: &OsStr, kept_out: &[PathBuf]) -> Vec<PathBuf> {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let temporary = real(&std::env::temp_dir());
     let kept_out: Vec<_> = kept_out.iter().map(|folder| (folder, real(folder))).collect();
@@ -197,6 +209,22 @@ mod tests {
         let folders = search_folders(OsStr::new(&path), std::slice::from_ref(&state));
         let beside = format!("{}-beside", state.display());
         assert_eq!(folders, [Path::new("/usr/bin"), Path::new(&beside), Path::new("/bin")]);
+    }
+
+    #[test]
+    fn without_a_folder_of_use_it_is_the_systems() {
+        let place = tempfile::tempdir().unwrap();
+        for path in [
+            "",
+            ":",
+            ".",
+            "bin:../bin",
+            "/usr/../bin",
+            place.path().join("in/bin").to_str().unwrap(),
+        ] {
+            let folders = search_folders(OsStr::new(path), &[place.path().to_owned()]);
+            assert_eq!(std::env::join_paths(folders).unwrap(), SYSTEM_PATH, "{path:?}");
+        }
     }
 
     #[test]

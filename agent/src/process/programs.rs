@@ -22,7 +22,7 @@ use kage_git::executable::{Changed, Executable, is_executable, is_ours, search_f
 const SHELL: &str = "/bin/sh";
 
 /// The folders of PATH as they were at one time.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Programs {
     folders: Vec<Folder>,
     shell: Option<Executable>,
@@ -36,6 +36,13 @@ struct Folder {
 }
 
 impl Folder {
+    fn new(path: PathBuf) -> Self {
+        Self {
+            had: is_ours(&path).then(|| names(&path)),
+            path,
+        }
+    }
+
     fn had(&self, name: &OsStr) -> bool {
         match &self.had {
             Some(had) => had.contains(name),
@@ -55,14 +62,19 @@ pub(crate) struct Planted {
 impl Programs {
     /// What there is now in the folders of a PATH. Blocking.
     pub(crate) fn survey(path: &OsStr, kept_out: &[PathBuf]) -> Self {
-        let folders = search_folders(path, kept_out);
-        let folders = folders.into_iter().map(|path| Folder {
-            had: is_ours(&path).then(|| names(&path)),
-            path,
-        });
+        let folders = search_folders(path, kept_out).into_iter();
         Self {
-            folders: folders.collect(),
+            folders: folders.map(Folder::new).collect(),
             shell: Executable::at(Path::new(SHELL)),
+        }
+    }
+
+    /// The system's folders, without a look into any: for what starts no program.
+    pub(crate) fn of_the_system() -> Self {
+        let folders = search_folders(OsStr::new(""), &[]).into_iter();
+        Self {
+            folders: folders.map(|path| Folder { path, had: None }).collect(),
+            shell: None,
         }
     }
 
@@ -113,6 +125,10 @@ impl Programs {
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o555))?;
             }
             folders.insert(0, right.to_owned());
+        }
+        if folders.is_empty() {
+            // A shell would look for programs in the worktree.
+            return Err(io::Error::other("no folder of PATH can be used"));
         }
         std::env::join_paths(folders).map_err(io::Error::other)
     }
@@ -210,6 +226,30 @@ mod tests {
         ] {
             assert_eq!(says(&right, command), said, "{command}");
         }
+    }
+
+    #[test]
+    fn a_path_never_is_the_worktree() {
+        let place = tempfile::tempdir().unwrap();
+        let kept_out = [place.path().to_owned()];
+        for path in ["", ":", "bin:.", place.path().to_str().unwrap()] {
+            let programs = Programs::survey(OsStr::new(path), &kept_out);
+            let path = programs.path(&BTreeMap::new(), &place.path().join("right")).unwrap();
+            program(&place.path().join("sed"), "the worktree's");
+            let found = std::process::Command::new("/bin/sh")
+                .args(["-c", "command -v sed"])
+                .env("PATH", path)
+                .current_dir(place.path())
+                .output()
+                .unwrap();
+            let found = String::from_utf8(found.stdout).unwrap();
+            assert!(found.trim_end().ends_with("bin/sed"), "{found}");
+        }
+        let none = Programs {
+            folders: Vec::new(),
+            shell: None,
+        };
+        assert!(none.path(&BTreeMap::new(), &place.path().join("right")).is_err());
     }
 
     #[test]
