@@ -145,21 +145,35 @@ pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> R
         program::check().await.map_err(RunError::Git)?;
         program::is_out_of_reach(&config.state_dir).map_err(RunError::Git)?;
     }
-    let programs = programs(&config, &ports).await?;
     let stored = Stored::open(&config, &ports).await?;
+    let programs = programs(&config, &ports, stored.state.paths().programs()).await?;
     let delivering = stored.deliver(config, ports, programs)?;
     delivering.workspaces_swept().await;
     delivering.work(shutdown).await
 }
 
 /// The programs in PATH, before any session of this agent can change it.
-async fn programs(config: &Config, ports: &Ports) -> Result<Programs, RunError> {
+async fn programs(config: &Config, ports: &Ports, record: PathBuf) -> Result<Programs, RunError> {
     match ports.blocking {
         Blocking::Threads => {}
         Blocking::InPlace(_) => return Ok(Programs::of_the_system()),
     }
     let (path, state) = (std::env::var_os("PATH").unwrap_or_default(), config.state_dir.clone());
-    let surveying = ports.blocking.run(move || Programs::survey(&path, &[state]));
+    let surveying = ports.blocking.run(move || {
+        let kept_out = [state];
+        let programs = Programs::survey_since(&path, &kept_out, &record).unwrap_or_else(|error| {
+            tracing::warn!(%error, record = %record.display(), "which programs were there before is not known");
+            Programs::survey(&path, &kept_out)
+        });
+        for planted in programs.planted().into_values() {
+            tracing::warn!(
+                program = %planted.path.display(), hides = %planted.hides.display(), record = %record.display(),
+                "a program appeared in front of another and verify does not run it; if you put it there, add its \
+                 path to the record, and start again"
+            );
+        }
+        programs
+    });
     surveying.await.map_err(|_| RunError::Interrupted)
 }
 

@@ -176,6 +176,12 @@ impl Paths {
         self.root.join("outbox.db")
     }
 
+    /// Which programs were in PATH at the starts so far.
+    #[must_use]
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("programs")
+    }
+
     /// Output that is not delivered yet, a folder per attempt.
     #[must_use]
     pub fn output(&self) -> PathBuf {

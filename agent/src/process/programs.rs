@@ -7,6 +7,11 @@
 //! that comes first. A new name that hides nothing can be used, as what setup installs. A
 //! program of the user's that a session overwrites in its place is not found out here; that
 //! needs a sandbox.
+//!
+//! What counts as there before outlives the agent: it is a file of the state folder, a line for
+//! each program and, with a slash at its end, each folder. Without it a session's program would be
+//! a person's own as soon as the agent is started anew. A person who put a program in front of
+//! another adds its line, or removes the file, by which all that is there counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -67,6 +72,61 @@ impl Programs {
             folders: folders.map(Folder::new).collect(),
             shell: Executable::at(Path::new(SHELL)),
         }
+    }
+
+    /// The same, but for what an earlier survey did not find and would hide what it did: that stays
+    /// in the way. `record` is what was found so far, and has what is found now. Blocking.
+    ///
+    /// # Errors
+    /// When the record cannot be read or written.
+    pub(crate) fn survey_since(path: &OsStr, kept_out: &[PathBuf], record: &Path) -> io::Result<Self> {
+        let mut now = Self::survey(path, kept_out);
+        let known = match fs::read(record) {
+            Ok(known) => known,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let mut known: BTreeSet<&[u8]> = known.split(|byte| *byte == b'\n').collect();
+        known.remove(&b""[..]);
+        let mut then = now.clone();
+        for folder in &mut then.folders {
+            // A folder that is new in PATH was put there by a person.
+            if let Some(had) = &mut folder.had
+                && known.contains(line_of_folder(&folder.path).as_slice())
+            {
+                had.retain(|name| known.contains(line_of(&folder.path, name).as_slice()));
+            }
+        }
+        for (folder, before) in now.folders.iter_mut().zip(&then.folders) {
+            if let Some(had) = &mut folder.had {
+                had.retain(|name| before.had(name) || !then.folders.iter().any(|other| other.had(name)));
+            }
+        }
+        let lines = now.lines();
+        let mut all = known;
+        all.extend(lines.iter().map(Vec::as_slice));
+        let all = all.into_iter().collect::<Vec<_>>().join(&b'\n');
+        // Renamed into place, so that a crash leaves no half record.
+        let fresh = record.with_extension("new");
+        fs::write(&fresh, [all.as_slice(), b"\n"].concat())?;
+        fs::File::open(&fresh)?.sync_all()?;
+        fs::rename(&fresh, record)?;
+        Ok(now)
+    }
+
+    /// What the record says of the folders that sessions can write.
+    fn lines(&self) -> Vec<Vec<u8>> {
+        let mut lines = Vec::new();
+        for folder in &self.folders {
+            let Some(had) = &folder.had else {
+                continue;
+            };
+            lines.push(line_of_folder(&folder.path));
+            lines.extend(had.iter().map(|name| line_of(&folder.path, name)));
+        }
+        // No line can say what has two.
+        lines.retain(|line| !line.contains(&b'\n'));
+        lines
     }
 
     /// The system's folders, without a look into any: for what starts no program.
@@ -148,6 +208,14 @@ fn calling(program: &Path) -> Vec<u8> {
     script
 }
 
+fn line_of(folder: &Path, name: &OsStr) -> Vec<u8> {
+    folder.join(name).into_os_string().into_vec()
+}
+
+fn line_of_folder(folder: &Path) -> Vec<u8> {
+    line_of(folder, OsStr::new(""))
+}
+
 /// The names of the programs in a folder; one that is not there has none.
 fn names(folder: &Path) -> BTreeSet<OsString> {
     let Ok(entries) = fs::read_dir(folder) else {
@@ -226,6 +294,55 @@ mod tests {
         ] {
             assert_eq!(says(&right, command), said, "{command}");
         }
+    }
+
+    #[test]
+    fn what_was_put_in_the_way_stays_that_until_a_person_says_otherwise() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = |name: &str| place.path().join(name);
+        let record = folder("programs");
+        for name in ["cargo", "make", "sh"] {
+            program(&folder("system").join(name), "real");
+        }
+        // A person's own, from before the first start.
+        program(&folder("local/cargo"), "own");
+        let path_of = |names: &[&str]| std::env::join_paths(names.iter().map(|name| folder(name))).unwrap();
+        let path = path_of(&["absent", "local", "system"]);
+        let start = |path: &OsStr| Programs::survey_since(path, &[], &record).unwrap();
+        let planted = |programs: &Programs| -> Vec<PathBuf> {
+            programs.planted().into_values().map(|planted| planted.path).collect()
+        };
+        assert_eq!(planted(&start(&path)), [] as [PathBuf; 0]);
+
+        program(&folder("absent/make"), "planted");
+        program(&folder("local/sh"), "planted");
+        program(&folder("local/new"), "hides nothing");
+        for _ in 0..3 {
+            assert_eq!(planted(&start(&path)), [folder("absent/make"), folder("local/sh")]);
+        }
+        // Of two, none is what the other hides.
+        program(&folder("local/make"), "planted");
+        let make = start(&path).planted().remove(OsStr::new("make")).unwrap();
+        assert_eq!(make.hides, folder("system/make"));
+        // What hid nothing when it was found is nobody's to hide later.
+        program(&folder("system/new"), "real");
+        assert_eq!(planted(&start(&path)), [folder("absent/make"), folder("local/sh")]);
+        // One that is gone for a while, as while it is updated, is still the person's.
+        fs::remove_file(folder("local/cargo")).unwrap();
+        start(&path);
+        program(&folder("local/cargo"), "own");
+        assert_eq!(planted(&start(&path)), [folder("absent/make"), folder("local/sh")]);
+        // A person puts another folder into PATH.
+        program(&folder("mine/sh"), "mine");
+        let longer = path_of(&["mine", "absent", "local", "system"]);
+        assert_eq!(planted(&start(&longer)), [folder("absent/make")]);
+
+        let mut accepted = fs::read(&record).unwrap();
+        accepted.extend_from_slice(folder("local/sh").as_os_str().as_bytes());
+        fs::write(&record, accepted).unwrap();
+        assert_eq!(planted(&start(&path)), [folder("absent/make")]);
+        fs::remove_file(&record).unwrap();
+        assert_eq!(planted(&start(&path)), [] as [PathBuf; 0]);
     }
 
     #[test]
