@@ -1,10 +1,11 @@
 //! A verify attempt: a clean worktree of a result, protected paths as in the base, then the setup
-//! and verify commands. The verdict is *failed* only when the verify command ran and returned a
-//! failure; anything that kept it from running is *errored*.
+//! command, the protected paths once more (setup may run programs of the session), and the verify
+//! command. The verdict is *failed* only when the verify command ran and returned a failure;
+//! anything that kept it from running is *errored*.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kage_core::cause::chain;
 use kage_core::event::{AttemptOutcome, EventBody, MAX_RESTORED, OutputStream, Phase, Verdict, VerdictKind};
@@ -35,7 +36,7 @@ const TAIL: usize = 2048;
 /// Bytes of either end of the output that become an instruction; a line between them says how much
 /// was left out.
 const EXCERPT_END: usize = MAX_EXCERPT / 2 - 64;
-/// How many planted programs are named in the warning.
+/// How many planted programs one attempt warns of.
 const PLANTED: usize = 10;
 /// Exit codes of a shell when a command cannot be executed, or does not exist.
 const NOT_EXECUTABLE: i32 = 126;
@@ -85,13 +86,20 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
     let workspace = attempt
         .unless_stopped(async { making.await.map_err(|error| error.failure()) })
         .await?;
-    let tree = &workspace.tree;
-    let path = tree.path().to_owned();
-    let restored = restore(attempt, &workspace, base, work).await?;
-    let scratch = attempt.scratch().await?;
-    let environment = environment(attempt, &scratch).await?;
+    let path = workspace.tree.path().to_owned();
+    let mut yardstick = Yardstick {
+        attempt,
+        work,
+        workspace: &workspace,
+        base,
+        restored: BTreeSet::new(),
+        scratch: attempt.scratch().await?,
+        planted: BTreeSet::new(),
+    };
+    yardstick.restore().await?;
+    let environment = yardstick.environment().await?;
     let mut shell = Shell::new(attempt, path, environment, work);
-    let verdict = decide(attempt, work, &mut shell).await;
+    let verdict = decide(attempt, work, &mut yardstick, &mut shell).await;
     shell.finish().await?;
     let Decided {
         kind,
@@ -109,45 +117,99 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
         duration: shell.began.elapsed(),
         agent: attempt.resources.name.clone(),
         environment: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        restored,
+        restored: yardstick.restored.into_iter().take(MAX_RESTORED).collect(),
         output,
     }))
 }
 
-/// Restores the protected paths, which a result must not change, and reports that.
-async fn restore(
-    attempt: &Attempt,
-    workspace: &Workspace,
-    base: &Oid,
-    work: &VerifyWork,
-) -> Result<Vec<String>, AttemptEnded> {
-    let protection = Protection::new(&work.policy, work.left_alone.clone())
-        .map_err(|invalid| Failure::new(FailureKind::InvalidRequest, chain(&invalid)))?;
-    if protection.is_empty() || work.commit == *base {
-        return Ok(Vec::new());
-    }
-    let tree = &workspace.tree;
-    let restoring = workspace
-        .healer
-        .steady(&attempt.recording, || tree.restore_paths(base, &protection));
-    let restoring = async {
-        let restored = restoring.await;
-        restored.map_err(|error| local_failure(FailureKind::CorruptedState, chain(&error)))
-    };
-    let mut restored = attempt.unless_stopped(restoring).await?;
-    if !restored.is_empty() {
-        let text = format!("protected, restored from the base: {}", restored.join(", "));
-        attempt.recording.post(EventBody::Activity(text)).await?;
-    }
-    restored.truncate(MAX_RESTORED);
-    Ok(restored)
+/// What a result is measured by and must not change: the protected files, and which program a name
+/// means.
+struct Yardstick<'a> {
+    attempt: &'a Attempt,
+    work: &'a VerifyWork,
+    workspace: &'a Workspace,
+    base: &'a Oid,
+    /// The files that were restored so far.
+    restored: BTreeSet<String>,
+    scratch: PathBuf,
+    /// The planted programs that were warned of so far.
+    planted: BTreeSet<PathBuf>,
 }
 
-async fn decide(attempt: &Attempt, work: &VerifyWork, shell: &mut Shell<'_>) -> Result<Decided, AttemptEnded> {
+impl Yardstick<'_> {
+    /// Restores the protected files, and reports that.
+    async fn restore(&mut self) -> Result<(), AttemptEnded> {
+        let protection = Protection::new(&self.work.policy, self.work.left_alone.clone())
+            .map_err(|invalid| Failure::new(FailureKind::InvalidRequest, chain(&invalid)))?;
+        if protection.is_empty() || self.work.commit == *self.base {
+            return Ok(());
+        }
+        let (tree, recording) = (&self.workspace.tree, &self.attempt.recording);
+        let healer = &self.workspace.healer;
+        let restoring = healer.steady(recording, || tree.restore_paths(self.base, &protection));
+        let restoring = async {
+            let restored = restoring.await;
+            restored.map_err(|error| local_failure(FailureKind::CorruptedState, chain(&error)))
+        };
+        let restored = self.attempt.unless_stopped(restoring).await?;
+        if !restored.is_empty() {
+            let text = format!("protected, restored from the base: {}", restored.join(", "));
+            recording.post(EventBody::Activity(text)).await?;
+        }
+        self.restored.extend(restored);
+        Ok(())
+    }
+
+    /// The environment of the commands. No program in it hides one that existed when the agent
+    /// started: a session may have planted it to make its result, or a later one, pass.
+    async fn environment(&mut self) -> Result<BTreeMap<OsString, OsString>, AttemptEnded> {
+        let attempt = self.attempt;
+        let (programs, right) = (attempt.resources.programs.clone(), self.scratch.join("programs"));
+        let looking = attempt.resources.blocking.run(move || {
+            let planted = programs.planted();
+            programs.path(&planted, &right).map(|path| (path, planted))
+        });
+        let (path, planted) = looking
+            .await
+            .map_err(std::io::Error::other)
+            .and_then(|looked| looked)
+            .map_err(|error| {
+                let text = format!("cannot make the PATH of verify: {error}");
+                local_failure(FailureKind::CorruptedState, text)
+            })?;
+        for planted in planted.values() {
+            if self.planted.len() >= PLANTED || !self.planted.insert(planted.path.clone()) {
+                continue;
+            }
+            let text = format!(
+                "{} was not there when this agent was first started, and is not used in place of {}",
+                planted.path.display(),
+                planted.hides.display()
+            );
+            attempt.recording.post(EventBody::Warning(text)).await?;
+        }
+        let own: BTreeMap<_, _> = std::env::vars_os().collect();
+        let mut environment = Environment::for_session(&own, &self.scratch);
+        environment.set("PATH", path);
+        environment.set("KAGE_TASK", attempt.work.task.to_string());
+        environment.set("KAGE_SESSION", attempt.work.session.to_string());
+        Ok(environment.into_map())
+    }
+}
+
+async fn decide(
+    attempt: &Attempt,
+    work: &VerifyWork,
+    yardstick: &mut Yardstick<'_>,
+    shell: &mut Shell<'_>,
+) -> Result<Decided, AttemptEnded> {
     if let Some(setup) = &work.policy.setup {
         attempt.phase(Phase::Setup).await?;
         match shell.run(setup).await {
-            Ran::Ended(status) if status.success() => {}
+            Ran::Ended(status) if status.success() => {
+                yardstick.restore().await?;
+                shell.environment = yardstick.environment().await?;
+            }
             Ran::Ended(status) => {
                 let text = shell.message(&format!("setup failed with {status}"));
                 return Ok(Decided::errored(Some(status.shell_code()), text));
@@ -179,38 +241,6 @@ async fn decide(attempt: &Attempt, work: &VerifyWork, shell: &mut Shell<'_>) -> 
         },
         Ran::Not(why) => Decided::errored(None, format!("verify: {why}")),
     })
-}
-
-/// The environment of the commands. No program in it hides one that existed when the agent started:
-/// a session may have planted it to make its result, or a later one, pass.
-async fn environment(attempt: &Attempt, scratch: &Path) -> Result<BTreeMap<OsString, OsString>, AttemptEnded> {
-    let (programs, right) = (attempt.resources.programs.clone(), scratch.join("programs"));
-    let looking = attempt.resources.blocking.run(move || {
-        let planted = programs.planted();
-        programs.path(&planted, &right).map(|path| (path, planted))
-    });
-    let (path, planted) = looking
-        .await
-        .map_err(std::io::Error::other)
-        .and_then(|looked| looked)
-        .map_err(|error| {
-            let text = format!("cannot make the PATH of verify: {error}");
-            local_failure(FailureKind::CorruptedState, text)
-        })?;
-    for planted in planted.values().take(PLANTED) {
-        let text = format!(
-            "{} was put there after this agent started, and is not used in place of {}",
-            planted.path.display(),
-            planted.hides.display()
-        );
-        attempt.recording.post(EventBody::Warning(text)).await?;
-    }
-    let own: BTreeMap<_, _> = std::env::vars_os().collect();
-    let mut environment = Environment::for_session(&own, scratch);
-    environment.set("PATH", path);
-    environment.set("KAGE_TASK", attempt.work.task.to_string());
-    environment.set("KAGE_SESSION", attempt.work.session.to_string());
-    Ok(environment.into_map())
 }
 
 /// Runs commands in the worktree, one after the other, with one common output.

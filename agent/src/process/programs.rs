@@ -178,6 +178,11 @@ impl Programs {
     pub(crate) fn path(&self, planted: &BTreeMap<OsString, Planted>, right: &Path) -> io::Result<OsString> {
         let mut folders: Vec<_> = self.folders.iter().map(|folder| folder.path.clone()).collect();
         if !planted.is_empty() {
+            // Whatever is there, a session may have made.
+            match fs::remove_dir_all(right) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
             fs::create_dir(right)?;
             for (name, planted) in planted {
                 let path = right.join(name);

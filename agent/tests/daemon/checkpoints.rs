@@ -328,6 +328,49 @@ async fn a_verdict_has_both_ends_of_what_verify_wrote_without_secrets() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_setup_runs_does_not_change_what_verify_measures_by() {
+    let served = Served::start().await;
+    let source = Source::new(&served);
+    let state = source.state().await;
+    let folder = source.folder.path();
+    // The session's, and run by setup.
+    std::fs::write(folder.join("prepare"), "echo 2 > first; echo 2 > new; touch ready\n").unwrap();
+    git(folder, &["add", "prepare"]);
+    git(folder, &["commit", "--quiet", "-m", "result"]);
+    let result: Oid = git(folder, &["rev-parse", "HEAD"]).parse().unwrap();
+    let (url, refspec) = (format!("file://{}", folder.display()), "HEAD:refs/heads/result");
+    mirror(state.path())
+        .await
+        .fetch(&url, &Auth::None, &[refspec])
+        .await
+        .unwrap();
+    let agent = Agent::start(&served, state.path(), Limits::default());
+    served.coordinator.connected(1).await;
+    let check = WorkKind::Verify(VerifyWork {
+        commit: result,
+        policy: VerifyPolicy {
+            setup: Some("sh prepare".to_owned()),
+            verify: Some("test -e ready && test ! -e new && test \"$(cat first)\" = 1".to_owned()),
+            protect: vec!["first".to_owned(), "new".to_owned()],
+            leave_named: true,
+            ..VerifyPolicy::default()
+        },
+        left_alone: Vec::new(),
+    });
+    let attempt = served.coordinator.grant(1, check).await;
+    let events = served.coordinator.finished(&attempt).await;
+    let verdict = match bodies(&events).last() {
+        Some(Body::Finished(v1::Finished {
+            outcome: Some(v1::finished::Outcome::Verdict(verdict)),
+        })) => verdict.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(verdict.kind(), v1::VerdictKind::Passed, "{verdict:?}");
+    assert_eq!(verdict.restored, ["first", "new"]);
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_cannot_go_on_is_told_what_was_done() {
     let served = Served::start().await;
     let source = Source::new(&served);
