@@ -161,6 +161,9 @@ pub(super) struct Killed {
 const WALKS: usize = 100;
 /// Looks for processes that were started a moment ago, before all are walked over again.
 const LOOKS: usize = 200;
+/// So many numbers are looked at meanwhile. What the newest number is may be told of a machine
+/// of which this process sees a part only, as in a container.
+const NUMBERS: i32 = 10_000;
 /// How often what was killed is looked at until it is dead, and the pause between.
 const DYING: (u32, Duration) = (1000, Duration::from_millis(1));
 
@@ -274,8 +277,8 @@ struct Hunt<'a, R, F> {
     /// By number, with their start times.
     members: HashMap<i32, u64>,
     meet: F,
-    /// The newest number that was looked at.
-    newest: i32,
+    /// The newest number that was looked at, where the system tells.
+    newest: Option<i32>,
 }
 
 impl<'a, R: Fn(&Stat) -> bool, F: Fn(Process, State) -> Met> Hunt<'a, R, F> {
@@ -285,7 +288,7 @@ impl<'a, R: Fn(&Stat) -> bool, F: Fn(Process, State) -> Met> Hunt<'a, R, F> {
             own: getpid().as_raw_nonzero().get(),
             members: HashMap::new(),
             meet,
-            newest: 0,
+            newest: None,
         }
     }
 
@@ -293,7 +296,7 @@ impl<'a, R: Fn(&Stat) -> bool, F: Fn(Process, State) -> Met> Hunt<'a, R, F> {
     fn walk(&mut self) -> io::Result<Met> {
         let mut all = Met::Still;
         let mut strange = Vec::new();
-        self.newest = newest()?;
+        self.newest = newest();
         for entry in fs::read_dir("/proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
@@ -326,24 +329,33 @@ impl<'a, R: Fn(&Stat) -> bool, F: Fn(Process, State) -> Met> Hunt<'a, R, F> {
 
     /// Looks at those that were started since, as fast as they are.
     fn chase(&mut self) -> io::Result<()> {
-        let mut quiet = 0;
+        self.chase_by(newest)
+    }
+
+    fn chase_by(&mut self, newest: impl Fn() -> Option<i32>) -> io::Result<()> {
+        let (mut quiet, mut numbers) = (0, 0);
         for _ in 0..LOOKS {
-            let newest = newest()?;
-            match newest - self.newest {
+            let (Some(known), Some(newest)) = (self.newest, newest()) else {
+                return Ok(());
+            };
+            match newest.saturating_sub(known) {
                 0 => quiet += 1,
-                1..=1000 => quiet = 0,
+                new @ 1..=1000 if numbers + new <= NUMBERS => {
+                    quiet = 0;
+                    numbers += new;
+                }
                 // Numbers began anew, or too many are new.
                 _ => return Ok(()),
             }
             if quiet > 10 {
                 return Ok(());
             }
-            for pid in self.newest + 1..=newest {
+            for pid in known.saturating_add(1)..=newest {
                 if let Some(stat) = stat(pid)? {
                     self.look(&stat)?;
                 }
             }
-            self.newest = newest;
+            self.newest = Some(newest);
         }
         Ok(())
     }
@@ -374,14 +386,11 @@ impl<'a, R: Fn(&Stat) -> bool, F: Fn(Process, State) -> Met> Hunt<'a, R, F> {
     }
 }
 
-/// The newest number of a process or thread.
-fn newest() -> io::Result<i32> {
-    let line = fs::read_to_string("/proc/loadavg")?;
-    let newest = line
-        .split_ascii_whitespace()
-        .next_back()
-        .and_then(|pid| pid.parse().ok());
-    newest.ok_or_else(|| io::ErrorKind::InvalidData.into())
+/// The newest number of a process or thread. `None` where the system does not tell: `/proc` may
+/// show processes and nothing else.
+fn newest() -> Option<i32> {
+    let line = fs::read_to_string("/proc/loadavg").ok()?;
+    line.split_ascii_whitespace().next_back()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -400,6 +409,31 @@ mod tests {
         assert_eq!(parse(ended).unwrap().state, State::Ended);
         for torn in [&b""[..], b"42", b"42 (a) R", b"42 (a) R 1 2 3"] {
             assert!(parse(torn).is_none());
+        }
+    }
+
+    #[test]
+    fn a_chase_ends_whatever_the_newest_number_is_said_to_be() {
+        use std::cell::Cell;
+
+        let all = |_: &Stat| false;
+        let says: [(&str, &dyn Fn(i32) -> Option<i32>, i32); 5] = [
+            ("nothing", &|_| None, 1),
+            ("the same", &|_| Some(5), 20),
+            ("a machine's that starts many", &|asked| Some(5 + asked * 1000), 11),
+            ("numbers began anew", &|asked| Some(5 - asked), 2),
+            ("the largest", &|_| Some(i32::MAX), 2),
+        ];
+        for (what, say, at_most) in says {
+            let mut hunt = Hunt::new(&all, |_, _| Met::Still);
+            hunt.newest = Some(5);
+            let asked = Cell::new(0);
+            hunt.chase_by(|| {
+                asked.set(asked.get() + 1);
+                say(asked.get())
+            })
+            .unwrap();
+            assert!(asked.get() <= at_most, "{what}: {}", asked.get());
         }
     }
 

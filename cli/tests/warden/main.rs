@@ -330,10 +330,27 @@ fn an_agent_whose_session_was_begun_outside_its_namespace_works() {
         "the_status_and_every_byte_come_through",
         "hostile::a_session_that_kills_its_warden_leaves_nothing",
     ];
+    pass_where_proc_is("mount -t proc proc /proc", &cases);
+}
+
+/// As a service with `ProcSubset=pid` does: `/proc` has no file but those of processes.
+#[test]
+fn an_agent_that_sees_processes_and_nothing_else_works() {
+    let cases = [
+        "what_a_program_leaves_running_ends_with_it",
+        "stopping_ends_everything",
+        "hostile::a_session_that_kills_its_warden_leaves_nothing",
+    ];
+    pass_where_proc_is("mount -t proc -o subset=pid proc /proc", &cases);
+}
+
+/// Passes tests of this file in a namespace of processes of their own.
+fn pass_where_proc_is(mounted: &str, cases: &[&str]) {
     let inside = |privileges: &[&str], test: &[&str]| {
         std::process::Command::new("unshare")
             .args(privileges)
-            .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c"])
+            .args([&format!("{mounted} && exec \"$@\""), "sh"])
             .args(test)
             .stdin(Stdio::null())
             .output()
@@ -345,7 +362,7 @@ fn an_agent_whose_session_was_begun_outside_its_namespace_works() {
         if let Some(skipped) = std::env::var_os("KAGE_SKIPPED") {
             use std::io::Write as _;
             let mut skipped = std::fs::OpenOptions::new().append(true).open(skipped).unwrap();
-            writeln!(skipped, "an agent in a namespace of processes: none can be made here").unwrap();
+            writeln!(skipped, "an agent in a namespace of processes: no {mounted:?} here").unwrap();
         }
         return;
     };
