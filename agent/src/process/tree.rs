@@ -8,6 +8,8 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal};
 
 /// One process at one time: numbers are reused, numbers with start times are not.
@@ -86,7 +88,7 @@ fn read_stat(path: &str) -> io::Result<Option<Stat>> {
         // It ended before or while it was read, or the system hides it.
         Err(error)
             if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
-                || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) =>
+                || error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) =>
         {
             Ok(None)
         }
@@ -125,20 +127,39 @@ pub(super) fn tracer(pid: i32) -> i32 {
     traced.and_then(|tracer| tracer.trim().parse().ok()).unwrap_or(0)
 }
 
+/// What became of a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signalled {
+    /// It was sent, or there is nothing any more that it could be sent to.
+    Done,
+    /// The process is another user's, as what `sudo` starts is.
+    Refused,
+}
+
 /// Signals exactly this process, never one that took over its number.
-fn signal(process: Process, signal: Signal) {
+fn signal(process: Process, what: Signal) -> Signalled {
+    signal_by(process, what, |pid| pidfd_open(pid, PidfdFlags::empty()))
+}
+
+fn signal_by(process: Process, what: Signal, open: impl Fn(Pid) -> rustix::io::Result<OwnedFd>) -> Signalled {
     let Some(pid) = Pid::from_raw(process.pid) else {
-        return;
+        return Signalled::Done;
     };
     let same = || stat(process.pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.started == process.started));
-    // Whatever fails here failed because the process is gone or another user's; both show
-    // in the next scan.
-    let _sent = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(fd) if same() => pidfd_send_signal(&fd, signal),
-        Ok(_) => Ok(()),
-        Err(rustix::io::Errno::NOSYS) if same() => kill_process(pid, signal),
-        Err(error) => Err(error),
+    let by_descriptor = open(pid).and_then(|fd| if same() { pidfd_send_signal(&fd, what) } else { Ok(()) });
+    let sent = match by_descriptor {
+        // Whatever else keeps it from that (a filter of system calls that knows no such call, a
+        // lack of descriptors), the number is good for one that is still there.
+        Err(error) if error != Errno::SRCH => match same() {
+            true => kill_process(pid, what),
+            false => Ok(()),
+        },
+        sent => sent,
     };
+    match sent {
+        Err(Errno::PERM) => Signalled::Refused,
+        Ok(()) | Err(_) => Signalled::Done,
+    }
 }
 
 /// The trees below those children of this process that a rule picks.
@@ -409,6 +430,33 @@ mod tests {
         assert_eq!(parse(ended).unwrap().state, State::Ended);
         for torn in [&b""[..], b"42", b"42 (a) R", b"42 (a) R 1 2 3"] {
             assert!(parse(torn).is_none());
+        }
+    }
+
+    fn sleeping() -> (std::process::Child, Process) {
+        let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let stat = stat(i32::try_from(child.id()).unwrap()).unwrap().unwrap();
+        (child, stat.process())
+    }
+
+    #[test]
+    fn a_system_without_descriptors_of_processes_sends_signals_by_number() {
+        use std::os::unix::process::ExitStatusExt as _;
+
+        for error in [Errno::NOSYS, Errno::PERM, Errno::MFILE, Errno::INVAL] {
+            let (mut child, process) = sleeping();
+            let other = Process {
+                started: process.started + 1,
+                ..process
+            };
+            assert_eq!(signal_by(other, Signal::KILL, |_| Err(error)), Signalled::Done);
+            assert!(is_there(&process), "another process had its number");
+            assert_eq!(
+                signal_by(process, Signal::TERM, |_| Err(error)),
+                Signalled::Done,
+                "{error}"
+            );
+            assert_eq!(child.wait().unwrap().signal(), Some(15), "{error}");
         }
     }
 
