@@ -29,12 +29,13 @@ use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 use tokio::sync::oneshot;
 
 use super::WardenLoss;
-use super::tree::{self, Killed, Stat, State, Trees};
+use super::tree::{self, Killed, Process, Stat, State, Trees};
 
 /// How long a warden may be stopped before it counts as lost: one that is stopped together
 /// with this process may be continued a little later.
 const STOPPED: Duration = Duration::from_millis(250);
-/// How long killing may take before the rest is reported. It goes on nevertheless.
+/// How long killing may take before the rest is reported. It goes on nevertheless, unless the rest
+/// is what it was a sweep before.
 const KILLING: Duration = Duration::from_secs(20);
 /// Sweeps in a row that find nothing, until what a lost warden left counts as gone.
 const QUIET: u32 = 2;
@@ -43,8 +44,17 @@ const TIDY: Duration = Duration::from_secs(60);
 
 const NOTHING: Killed = Killed {
     found: 0,
-    left: 0,
+    refused: 0,
+    left: Vec::new(),
     complete: true,
+};
+
+/// What cannot be seen is not known to be gone.
+const UNSEEN: Killed = Killed {
+    found: 0,
+    refused: 0,
+    left: Vec::new(),
+    complete: false,
 };
 
 /// The keeper of this process.
@@ -64,6 +74,8 @@ struct Shared {
     wardens: HashSet<i32>,
     /// Those that somebody waits for, or let go. As many as wardens, at most.
     departing: Vec<Departing>,
+    /// What the last sweep could not kill.
+    left: Vec<Process>,
 }
 
 /// A warden that is about to end.
@@ -81,16 +93,19 @@ struct Departing {
     gone: bool,
     /// It was lost, and all that it left was killed.
     swept: bool,
-    /// How often in a row nothing at all was found since. One look may miss a program that starts
+    /// How often in a row nothing at all was found since, but for other users' processes, which
+    /// nothing here can end. One look may miss a program that starts
     /// the next and is gone, when numbers of processes begin anew meanwhile.
     quiet: u32,
+    /// What it left was told to die and hangs in the kernel: to tell it again is of no use.
+    hangs: bool,
     tell: Option<oneshot::Sender<Departed>>,
 }
 
 impl Departing {
-    /// It was lost, and what it left is not known to be gone.
+    /// It was lost, and something can be done about what it left.
     fn is_owed(&self) -> bool {
-        self.loss.is_some() && self.quiet < QUIET
+        self.loss.is_some() && self.quiet < QUIET && !self.hangs
     }
 }
 
@@ -164,6 +179,7 @@ impl Ward {
             gone: false,
             swept: false,
             quiet: 0,
+            hangs: false,
             tell,
         });
         keeper.news.notify_all();
@@ -251,6 +267,8 @@ impl Keeper {
     fn keep(&self) -> ! {
         let mut tidied = Instant::now();
         let mut rounds = 0_u32;
+        // Whether it was said of this loss that nothing can be seen.
+        let mut is_blind = false;
         loop {
             let mut shared = self.lock();
             loop {
@@ -266,17 +284,22 @@ impl Keeper {
                 };
             }
             if shared.look() {
-                rounds = 0;
+                (rounds, is_blind) = (0, false);
             }
             let owed = shared.owed();
             drop(shared);
             let swept = if owed {
                 rounds = rounds.saturating_add(1);
-                self.sweep()
+                self.sweep().unwrap_or_else(|error| {
+                    if !std::mem::replace(&mut is_blind, true) {
+                        tracing::warn!(%error, "what a lost warden left cannot be seen");
+                    }
+                    UNSEEN
+                })
             } else {
                 NOTHING
             };
-            self.lock().tell(swept);
+            self.lock().tell(&swept);
             if tidied.elapsed() > TIDY {
                 tidied = Instant::now();
                 self.tidy();
@@ -292,17 +315,9 @@ impl Keeper {
     }
 
     /// Kills what there is of lost wardens' trees.
-    fn sweep(&self) -> Killed {
+    fn sweep(&self) -> io::Result<Killed> {
         let orphans = Trees::below(|stat: &Stat| self.is_orphan(stat));
-        let killed = orphans.kill_all().unwrap_or_else(|error| {
-            tracing::warn!(%error, "what a lost warden left cannot be seen");
-            // What cannot be seen is not known to be gone.
-            Killed {
-                found: 1,
-                left: 1,
-                complete: false,
-            }
-        });
+        let killed = orphans.kill_all();
         self.tidy();
         killed
     }
@@ -423,14 +438,17 @@ impl Shared {
 
     /// Tells those whose warden is gone, and forgets what nobody has to look at any more.
     /// `killed` = what a sweep came to that began after the wardens were looked at.
-    fn tell(&mut self, killed: Killed) {
+    fn tell(&mut self, killed: &Killed) {
+        let same = killed.complete && !killed.left.is_empty() && killed.left == self.left;
+        self.left.clone_from(&killed.left);
         for it in &mut self.departing {
             let sweeping = it.loss.is_some() && it.gone;
-            it.swept |= sweeping && killed.complete && killed.left == 0;
+            it.swept |= sweeping && killed.complete && killed.left.is_empty();
             if sweeping {
-                let nothing = killed.complete && killed.found == 0;
+                let nothing = killed.complete && killed.found == killed.refused;
                 it.quiet = if nothing { it.quiet + 1 } else { 0 };
             }
+            it.hangs |= sweeping && same && it.loss.is_some_and(|(_, since)| since.elapsed() >= KILLING);
             let done = match it.loss {
                 None => it.gone,
                 Some((_, since)) => !it.is_owed() || since.elapsed() >= KILLING,
@@ -439,7 +457,7 @@ impl Shared {
                 let departed = Departed {
                     loss: it.loss.map(|(loss, _)| loss),
                     survivors: match it.loss {
-                        Some(_) if !it.swept => u32::try_from(killed.left.max(1)).unwrap_or(u32::MAX),
+                        Some(_) if !it.swept => u32::try_from(killed.left.len().max(1)).unwrap_or(u32::MAX),
                         Some(_) | None => 0,
                     },
                 };
@@ -465,5 +483,115 @@ pub(super) async fn settle(patience: Duration) {
     let began = Instant::now();
     while keeper.is_busy() && began.elapsed() < patience {
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that was lost a while ago, reaped by now, and whoever waits for it.
+    fn lost(ago: Duration) -> (Shared, oneshot::Receiver<Departed>) {
+        let mut process = Command::new("true").spawn().unwrap();
+        process.wait().unwrap();
+        let (tell, told) = oneshot::channel();
+        let since = Instant::now().checked_sub(ago).unwrap();
+        let departing = Departing {
+            process,
+            began: since,
+            by: since,
+            seen: true,
+            stopped: None,
+            loss: Some((WardenLoss::Ended, since)),
+            gone: true,
+            swept: false,
+            quiet: 0,
+            hangs: false,
+            tell: Some(tell),
+        };
+        let shared = Shared {
+            departing: vec![departing],
+            ..Shared::default()
+        };
+        (shared, told)
+    }
+
+    fn killed(found: usize, refused: usize, left: usize) -> Killed {
+        let this = tree::this_process().unwrap();
+        Killed {
+            found,
+            refused,
+            left: vec![this.process(); left],
+            complete: true,
+        }
+    }
+
+    #[test]
+    fn what_nothing_can_end_is_told_and_then_forgotten() {
+        let late = KILLING + Duration::from_secs(1);
+        // How long ago it was lost; what each sweep comes to; whether it is owed another after each;
+        // what is told.
+        let nothing = || killed(0, 0, 0);
+        type Case = (&'static str, Duration, Vec<(Killed, bool)>, Option<u32>);
+        let cases: [Case; 6] = [
+            (
+                "it left nothing",
+                Duration::ZERO,
+                vec![(nothing(), true), (nothing(), false)],
+                Some(0),
+            ),
+            (
+                "another user's stays",
+                Duration::ZERO,
+                vec![
+                    (killed(2, 1, 1), true),
+                    (killed(1, 1, 1), true),
+                    (killed(1, 1, 1), false),
+                ],
+                Some(1),
+            ),
+            (
+                "something of ours hangs, and may end yet",
+                Duration::ZERO,
+                vec![
+                    (killed(1, 0, 1), true),
+                    (killed(1, 0, 1), true),
+                    (killed(1, 0, 1), true),
+                ],
+                None,
+            ),
+            (
+                "something of ours hangs for long",
+                late,
+                vec![(killed(1, 0, 1), true), (killed(1, 0, 1), false)],
+                Some(1),
+            ),
+            (
+                "there is always something else",
+                late,
+                vec![
+                    (killed(1, 0, 1), true),
+                    (killed(2, 0, 2), true),
+                    (killed(3, 0, 3), true),
+                ],
+                Some(1),
+            ),
+            (
+                "nothing can be seen",
+                late,
+                vec![(UNSEEN, true), (UNSEEN, true), (UNSEEN, true)],
+                Some(1),
+            ),
+        ];
+        for (what, ago, sweeps, survivors) in cases {
+            let (mut shared, mut told) = lost(ago);
+            for (killed, owed) in sweeps {
+                shared.tell(&killed);
+                assert_eq!(shared.owed(), owed, "{what}: {killed:?}");
+                assert_eq!(shared.departing.is_empty(), !owed, "{what}");
+            }
+            let told = told.try_recv().ok().map(|departed| departed.survivors);
+            assert_eq!(told, survivors, "{what}");
+        }
     }
 }

@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal};
 
 /// One process at one time: numbers are reused, numbers with start times are not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Process {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Process {
     pid: i32,
     started: u64,
 }
@@ -50,7 +50,7 @@ pub(super) struct Stat {
 }
 
 impl Stat {
-    const fn process(&self) -> Process {
+    pub(super) const fn process(&self) -> Process {
         Process {
             pid: self.pid,
             started: self.started,
@@ -168,12 +168,14 @@ pub(super) struct Trees<R> {
 }
 
 /// What killing came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Killed {
     /// How many processes there were.
     pub(super) found: usize,
-    /// How many of them are still there.
-    pub(super) left: usize,
+    /// How many of them are another user's, and take no signal of ours.
+    pub(super) refused: usize,
+    /// Those that are still there, in order.
+    pub(super) left: Vec<Process>,
     /// Every process that there was when it began is among them, with all that it started.
     pub(super) complete: bool,
 }
@@ -204,7 +206,7 @@ impl<R: Fn(&Stat) -> bool> Trees<R> {
     /// Sends a signal to every process there is now. Returns how many that are.
     pub(super) fn signal_all(&self, what: Signal) -> io::Result<usize> {
         let mut hunt = Hunt::new(&self.roots, |process, _| {
-            signal(process, what);
+            let _others_are_left_alone = signal(process, what);
             Met::Still
         });
         hunt.walk()?;
@@ -221,13 +223,10 @@ impl<R: Fn(&Stat) -> bool> Trees<R> {
         let mut hunt = Hunt::new(&self.roots, |process, state| match state {
             State::Stopped | State::Traced | State::Ended => Met::Still,
             State::Blocked => {
-                signal(process, Signal::STOP);
+                let _shows_when_it_is_killed = signal(process, Signal::STOP);
                 Met::Still
             }
-            State::Alive => {
-                signal(process, Signal::STOP);
-                Met::Moving
-            }
+            State::Alive => met(signal(process, Signal::STOP)),
         });
         // Each walk can only find children of processes that ran during the last one; the
         // bound is for what cannot be stopped, which is killed all the same.
@@ -248,9 +247,10 @@ impl<R: Fn(&Stat) -> bool> Trees<R> {
             .into_iter()
             .map(|(pid, started)| Process { pid, started })
             .collect();
-        for process in &members {
-            signal(*process, Signal::KILL);
-        }
+        let refused = members
+            .iter()
+            .filter(|process| signal(**process, Signal::KILL) == Signalled::Refused)
+            .count();
         let mut left = members.clone();
         for _ in 0..DYING.0 {
             left.retain(is_there);
@@ -259,9 +259,11 @@ impl<R: Fn(&Stat) -> bool> Trees<R> {
             }
             std::thread::sleep(DYING.1);
         }
+        left.sort_unstable();
         Ok(Killed {
             found: members.len(),
-            left: left.len(),
+            refused,
+            left,
             complete,
         })
     }
@@ -288,6 +290,14 @@ fn is_there(process: &Process) -> bool {
 enum Met {
     Still,
     Moving,
+}
+
+/// One that ran when it was told to stop. Another user's runs on, however often it is told.
+const fn met(stopping: Signalled) -> Met {
+    match stopping {
+        Signalled::Done => Met::Moving,
+        Signalled::Refused => Met::Still,
+    }
 }
 
 /// Meets the members of trees one by one, each in the moment in which it is seen: one that
@@ -348,7 +358,7 @@ impl<'a, R: Fn(&Stat) -> bool, F: Fn(Process, State) -> Met> Hunt<'a, R, F> {
         }
     }
 
-    /// Looks at those that were started since, as fast as they are.
+    /// Looks at those that were started since, as fast as they are. It is walks that find all.
     fn chase(&mut self) -> io::Result<()> {
         self.chase_by(newest)
     }
@@ -458,6 +468,26 @@ mod tests {
             );
             assert_eq!(child.wait().unwrap().signal(), Some(15), "{error}");
         }
+    }
+
+    #[test]
+    fn another_users_process_takes_no_signal_and_does_not_count_as_moving() {
+        let (mut child, process) = sleeping();
+        // What the system says of another user's, whichever way it is signalled.
+        let first = Process {
+            pid: 1,
+            started: stat(1).unwrap().unwrap().started,
+        };
+        if !rustix::process::geteuid().is_root() {
+            assert_eq!(signal(first, Signal::CONT), Signalled::Refused);
+        }
+        assert_eq!(signal(process, Signal::KILL), Signalled::Done);
+        child.wait().unwrap();
+        assert_eq!(signal(process, Signal::KILL), Signalled::Done, "it is gone");
+        assert_eq!(
+            (met(Signalled::Refused), met(Signalled::Done)),
+            (Met::Still, Met::Moving)
+        );
     }
 
     #[test]
