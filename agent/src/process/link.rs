@@ -13,7 +13,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{ChildStderr, ChildStdout};
@@ -25,6 +25,8 @@ use super::{Command, PATIENCE, RunError, Status, Stdin, WARDEN_ARGUMENT, WardenL
 
 /// How often a warden is looked at, since one that is stopped or traced cannot say so.
 const LOOK: Duration = Duration::from_millis(250);
+/// The longest line that a warden says. Whoever has its socket could else fill the memory of the agent.
+const LONGEST: usize = 64 << 10;
 /// How long a warden may take to end after its last message.
 const LEAVING: Duration = Duration::from_secs(2);
 
@@ -71,7 +73,7 @@ pub(super) enum Message {
 #[derive(Debug)]
 pub(super) struct Link {
     orders: OwnedWriteHalf,
-    messages: Lines<BufReader<OwnedReadHalf>>,
+    messages: Messages<OwnedReadHalf>,
     ward: Ward,
     look_at: Instant,
     /// It had ended when it was looked at last.
@@ -129,7 +131,7 @@ impl Link {
         let (messages, orders) = UnixStream::from_std(ours).map_err(warden_error)?.into_split();
         let mut link = Self {
             orders,
-            messages: BufReader::new(messages).lines(),
+            messages: Messages::new(messages),
             ward,
             look_at: Instant::now() + LOOK,
             ended: false,
@@ -249,10 +251,7 @@ impl Link {
             let look_at = self.look_at;
             tokio::select! {
                 biased;
-                line = self.messages.next_line() => {
-                    let message = line.ok().flatten().and_then(|line| serde_json::from_str(&line).ok());
-                    return message.map_or(Heard::Nothing, Heard::Message);
-                }
+                message = self.messages.next() => return message.map_or(Heard::Nothing, Heard::Message),
                 () = sleep_until(look_at) => {
                     self.look_at = Instant::now() + LOOK;
                     match self.ward.look() {
@@ -270,6 +269,43 @@ impl Link {
     }
 }
 
+/// The lines that are read from a socket.
+#[derive(Debug)]
+struct Messages<R> {
+    from: BufReader<R>,
+    /// The line so far.
+    line: Vec<u8>,
+}
+
+impl<R: AsyncRead + Unpin> Messages<R> {
+    fn new(from: R) -> Self {
+        Self {
+            from: BufReader::new(from),
+            line: Vec::new(),
+        }
+    }
+
+    /// The next message. `None` when the socket is closed, or says what no warden would. Cancel-safe.
+    async fn next(&mut self) -> Option<Message> {
+        loop {
+            let read = self.from.fill_buf().await.ok()?;
+            if read.is_empty() {
+                return None;
+            }
+            let end = read.iter().position(|byte| *byte == b'\n');
+            let taken = end.map_or(read.len(), |end| end + 1);
+            if self.line.len() + taken > LONGEST {
+                return None;
+            }
+            self.line.extend_from_slice(&read[..taken]);
+            self.from.consume(taken);
+            if end.is_some() {
+                return serde_json::from_slice(&std::mem::take(&mut self.line)).ok();
+            }
+        }
+    }
+}
+
 impl Lost {
     /// As an error of the program's run.
     pub(super) fn error(self, program: &OsStr) -> RunError {
@@ -278,5 +314,40 @@ impl Lost {
             how: self.how,
             survivors: self.survivors,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_comes_in_pieces_and_none_is_longer_than_a_warden_makes_it() {
+        let (mut warden, agent) = UnixStream::pair().unwrap();
+        let mut messages = Messages::new(agent);
+        warden.write_all(b"\"star").await.unwrap();
+        tokio::select! {
+            biased;
+            message = messages.next() => panic!("{message:?}"),
+            () = std::future::ready(()) => {}
+        }
+        warden.write_all(b"ted\"\n\"started\"\n").await.unwrap();
+        for _ in 0..2 {
+            assert!(matches!(messages.next().await, Some(Message::Started)));
+        }
+        let (wrote, message) = tokio::join!(
+            async {
+                // Until it is not read any more: the socket stays open.
+                loop {
+                    let write = warden.write_all(&[b'x'; 4096]);
+                    if tokio::time::timeout(Duration::from_millis(200), write).await.is_err() {
+                        break true;
+                    }
+                }
+            },
+            messages.next()
+        );
+        assert!(wrote && message.is_none());
+        assert!(messages.line.len() <= LONGEST);
     }
 }
