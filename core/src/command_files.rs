@@ -10,6 +10,9 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 #[derive(Debug, Clone)]
 pub struct CommandFiles {
     words: BTreeSet<String>,
+    /// Those that were written with a slash, as programs in the present folder are: they are paths,
+    /// whatever they are called.
+    paths: BTreeSet<String>,
     globs: GlobSet,
 }
 
@@ -17,14 +20,18 @@ impl CommandFiles {
     /// The files that these commands name.
     #[must_use]
     pub fn of<'a>(commands: impl IntoIterator<Item = &'a String>) -> Self {
-        let mut found = BTreeSet::new();
-        for command in commands {
-            found.extend(words(command).map(plain));
-            found.extend(quoted(command).map(plain));
+        let (mut found, mut paths) = (BTreeSet::new(), BTreeSet::new());
+        for word in commands.into_iter().flat_map(|it| words(it).chain(quoted(it))) {
+            let plain = plain(word);
+            if word.contains('/') {
+                paths.insert(plain.clone());
+            }
+            found.insert(plain);
         }
         found.remove("");
         Self {
             globs: globs(found.iter().filter(|word| is_pattern(word))),
+            paths,
             words: found,
         }
     }
@@ -69,8 +76,8 @@ impl CommandFiles {
     fn by_its_end(&self, path: &str, taken: &BTreeSet<&str>) -> bool {
         path.match_indices('/')
             .map(|(at, _)| &path[at + 1..])
-            .filter(|end| end.contains(['.', '/']) && !taken.contains(end))
-            .any(|end| self.words.contains(end))
+            .filter(|end| !taken.contains(end))
+            .any(|end| self.paths.contains(end) || (end.contains(['.', '/']) && self.words.contains(end)))
     }
 }
 
@@ -79,12 +86,10 @@ impl CommandFiles {
 fn words(command: &str) -> impl Iterator<Item = &str> {
     let is_break = |c: char| c.is_whitespace() || "\"'`;|&()<>{}=".contains(c);
     command.split(is_break).flat_map(|word| {
-        word.split('$')
-            .enumerate()
-            .map(|(at, part)| match part.split_once('/') {
-                Some((_, rest)) if at > 0 => rest,
-                Some(_) | None => part,
-            })
+        word.split('$').enumerate().map(|(at, part)| match part.find('/') {
+            Some(slash) if at > 0 => &part[slash..],
+            Some(_) | None => part,
+        })
     })
 }
 
@@ -132,6 +137,11 @@ mod tests {
             ("cd sub && ./check.sh --all", "sub/check.sh", true),
             ("python3 tools/verify.py; true", "tools/verify.py", true),
             ("sh -c 'exec ./run-it'", "run-it", true),
+            ("cd ci && ./check", "ci/check", true),
+            ("cd ci/deep; ../check --all", "ci/check", true),
+            ("(cd ci && exec \"$PWD/check\")", "ci/check", true),
+            ("cd ci && ./check", "ci/precheck", false),
+            ("cd ci && ./check", "ci/check/a", false),
             ("node checks/*.js", "checks/a.js", true),
             ("node checks/*.js", "checks/deep/a.js", false),
             ("sh check.sh", "sub/precheck.sh", false),
