@@ -147,6 +147,18 @@ const WRONG_FILES: [&str; 6] = [
     "cannot lock ref",
 ];
 
+/// Operations on the files of a worktree, which a session may have made unreadable. They name a file
+/// of the repository by its absolute path.
+const OF_WORKTREES: [&str; 7] = [
+    "check-attr",
+    "check-ignore",
+    "checkout-index",
+    "diff",
+    "diff-files",
+    "ls-files",
+    "update-index",
+];
+
 /// Output of git when no server accepted its connection.
 const AWAY: [&str; 4] = [
     "Failed to connect",
@@ -222,7 +234,14 @@ impl GitError {
     #[must_use]
     pub fn suggests_damage(&self, path: &Path) -> bool {
         match self {
-            Self::Failed { stderr, exit, .. } => {
+            Self::Failed {
+                operation,
+                stderr,
+                exit,
+            } => {
+                let is_ours = |line: &str| {
+                    !OF_WORKTREES.contains(operation) || path.to_str().is_none_or(|path| line.contains(path))
+                };
                 // Lines from the other side are about its repository.
                 let own = stderr.lines().filter(|line| !is_theirs(line));
                 let machine = |line: &&str| MACHINE.iter().any(|words| line.contains(words));
@@ -230,7 +249,7 @@ impl GitError {
                 let is_damage = |line: &str| {
                     let small = line.to_ascii_lowercase();
                     DAMAGE.iter().any(|words| small.contains(words))
-                        || WRONG_FILES.iter().any(|words| line.contains(words))
+                        || (WRONG_FILES.iter().any(|words| line.contains(words)) && is_ours(line))
                 };
                 // A bug in git on unexpected data.
                 own.any(is_damage) || exit.contains("SIGSEGV") || exit.contains("SIGBUS")
@@ -421,6 +440,34 @@ mod tests {
         assert!(!missing("/elsewhere").suggests_damage(Path::new("/m")));
         let full = GitError::io("write", Path::new("/m/config"))(io::Error::from(io::ErrorKind::StorageFull));
         assert!(!full.suggests_damage(Path::new("/m")));
+    }
+
+    #[test]
+    fn a_file_of_a_session_that_cannot_be_read_is_no_damage_of_the_mirror() {
+        let session = "error: open(\"secret\"): Permission denied\nfatal: Unable to process path secret";
+        let worktree = "error: unable to create file a/b: Not a directory";
+        let own = "error: unable to create temporary file: /m/objects/ab: Permission denied";
+        let damage = "error: object file /m/objects/ab/cd is empty";
+        for (operation, stderr, suggests) in [
+            ("update-index", session, false),
+            ("diff-files", session, false),
+            ("checkout-index", worktree, false),
+            ("update-index", own, true),
+            ("update-index", damage, true),
+            ("fetch", session, true),
+            ("fetch", own, true),
+        ] {
+            let error = GitError::Failed {
+                operation,
+                exit: "exit status: 128".to_owned(),
+                stderr: stderr.to_owned(),
+            };
+            assert_eq!(
+                error.suggests_damage(Path::new("/m")),
+                suggests,
+                "{operation}: {stderr}"
+            );
+        }
     }
 
     #[tokio::test]
