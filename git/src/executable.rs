@@ -1,18 +1,25 @@
 //! Resolves a program's name once, to an absolute path, and makes sure that the same file is run
 //! every time. Sessions have the rights of the user who runs them, so a later lookup of the name
 //! might find a file that a session placed there.
-//! The rule for a file that changed since it was found: where this user can neither write it
+//!
 //! The rule for a file that changed since it was found: where this user can write neither the file
 //! nor any folder above it, the system updated it, and it is run. Elsewhere it is not run until the
 //! process restarts, since a session could have changed it. Where only a link on the way changed,
-//! as when a tool updates itself beside its old version, the file that the link led to is run. A
-//! change in place that keeps length, number and both times is not seen; no ordinary user can make
-//! one.
+//! as when a tool updates itself beside its old version, the file that the link led to is run. Where
+//! only the ctime changed, somebody linked the file (a backup, a store of packages) or set its mode,
+//! or wrote it and reset its mtime: its content decides. A change in place that keeps length, number
+//! and both times is not seen; no ordinary user can make one.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+
+use kage_core::id::Digest;
+
+/// The content of larger programs is not read: each start of this process would wait for that.
+const LARGEST: u64 = 64 << 20;
 
 /// What distinguishes a file from a replacement, and from itself after a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +43,20 @@ impl Identity {
             changed: (found.ctime(), found.ctime_nsec()),
         })
     }
+
+    /// Whether only the ctime differs, which a new link to the file changes too.
+    fn is_the_same_but_touched(self, other: Self) -> bool {
+        let changed = other.changed;
+        Self { changed, ..self } == other
+    }
+}
+
+/// The content of a file, unless it is too large or cannot be read.
+fn content(path: &Path, identity: Identity) -> Option<Digest> {
+    if identity.size > LARGEST {
+        return None;
+    }
+    Some(Digest::of(&fs::read(path).ok()?))
 }
 
 /// A program as it was when it was found.
@@ -47,6 +68,8 @@ pub struct Executable {
     /// The file that `found` led to.
     real: PathBuf,
     identity: Identity,
+    /// Its content, where a session could change it.
+    content: Option<Digest>,
 }
 
 /// The program is no longer the file that was found.
@@ -84,9 +107,11 @@ impl Executable {
             return None;
         }
         let real = path.canonicalize().ok()?;
+        let identity = Identity::of(&real).ok()?;
         Some(Self {
             found: path.to_owned(),
-            identity: Identity::of(&real).ok()?,
+            identity,
+            content: is_ours(path).then(|| content(&real, identity)).flatten(),
             real,
         })
     }
@@ -108,7 +133,7 @@ impl Executable {
     /// # Errors
     /// When the file changed and a session could have changed it.
     pub fn to_run(&self) -> Result<&Path, Changed> {
-        if Identity::of(&self.real).is_ok_and(|now| now == self.identity) {
+        if Identity::of(&self.real).is_ok_and(|now| self.is_unchanged(now)) {
             let leads_there = self.found.canonicalize().is_ok_and(|now| now == self.real);
             return Ok(if leads_there { &self.found } else { &self.real });
         }
@@ -118,6 +143,11 @@ impl Executable {
         Err(Changed {
             path: self.found.clone(),
         })
+    }
+
+    fn is_unchanged(&self, now: Identity) -> bool {
+        let holds_the_same = || self.content.is_some() && content(&self.real, now) == self.content;
+        now == self.identity || (now.is_the_same_but_touched(self.identity) && holds_the_same())
     }
 }
 
@@ -183,7 +213,6 @@ fn usable(path: &OsStr, kept_out: &[PathBuf]) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::time::{Duration, Instant};
 
     use super::*;
@@ -278,6 +307,38 @@ mod tests {
             assert_eq!(changed.path, path, "{what}");
             assert!(changed.to_string().contains("restart the agent"), "{what}");
         }
+    }
+
+    #[test]
+    fn a_program_that_got_a_second_name_or_its_mode_again_is_run() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("tool");
+        program(&path, "a");
+        let found = Executable::at(&path).unwrap();
+        let changed = || {
+            let now = path.metadata().unwrap();
+            (now.ctime(), now.ctime_nsec())
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        for touch in [
+            &|| {
+                let second = place.path().join("second");
+                fs::hard_link(&path, &second).unwrap();
+                fs::remove_file(second).unwrap();
+            },
+            &|| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap(),
+        ] as [&dyn Fn(); 2]
+        {
+            let before = changed();
+            // The clock of the file system may not have ticked since.
+            while changed() == before {
+                assert!(Instant::now() < deadline);
+                touch();
+            }
+            assert_eq!(found.to_run().unwrap(), path);
+        }
+        let other = Executable { content: None, ..found };
+        assert!(other.to_run().is_err(), "nobody knows what it held");
     }
 
     #[test]
