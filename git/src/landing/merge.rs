@@ -38,6 +38,8 @@ pub struct MergePlan {
     steps: Vec<Step>,
     /// Input of `update-index --index-info`.
     staged: Vec<u8>,
+    /// What is in the index alone, and stays so: lines of `update-index --stdin`.
+    not_on_disk: Vec<u8>,
     new_index: Vec<u8>,
     /// Objects that the repository needs, with what they need.
     needed: Vec<String>,
@@ -202,6 +204,7 @@ async fn plan_on(
         paths: Vec::new(),
         steps: Vec::new(),
         staged: Vec::new(),
+        not_on_disk: Vec::new(),
         new_index: Vec::new(),
         needed: Vec::new(),
         end: Merged::AlreadyThere,
@@ -261,6 +264,10 @@ impl MergePlan {
         };
         self.write_files(&outcome, present).await?;
         for (path, change) in &outcome.changed {
+            if change.after.is_some() && stays_off_disk(&outcome, present, path) {
+                self.not_on_disk.extend_from_slice(path.as_os_str().as_bytes());
+                self.not_on_disk.push(0);
+            }
             match outcome.conflicts.get(path) {
                 Some(conflict) if conflict.has_stages() => {
                     self.stage(path, 0, None);
@@ -282,7 +289,9 @@ impl MergePlan {
         let trusts_mode = self.repository.trusts_mode();
         let writes = outcome.changed.iter().filter(|(path, change)| {
             let here = present.get(*path).and_then(|here| here.entry);
-            change.before != change.after && !same(here, change.after, trusts_mode)
+            change.before != change.after
+                && !same(here, change.after, trusts_mode)
+                && !stays_off_disk(outcome, present, path)
         });
         let writes: Vec<(&PathBuf, Option<Entry>)> = writes.map(|(path, change)| (path, change.after)).collect();
         let wanted: Vec<(PathBuf, Entry)> = writes
@@ -307,16 +316,18 @@ impl MergePlan {
         if let Some(bytes) = &self.index {
             fs::write(&path, bytes).map_err(GitError::io("write", &path))?;
         }
-        self.store
-            .shadow
-            .git("update-index")
-            .args(["-z", "--index-info"])
-            .env("GIT_INDEX_FILE", &path)
+        let update = |how: &'static str| {
+            let command = self.store.shadow.git("update-index").args(["-z", how]);
             // Half of a split one would stay behind in the private directory.
-            .config("core.splitIndex", "false")
-            .stdin(std::mem::take(&mut self.staged))
-            .run()
-            .await?;
+            command.env("GIT_INDEX_FILE", &path).config("core.splitIndex", "false")
+        };
+        let staged = std::mem::take(&mut self.staged);
+        update("--index-info").stdin(staged).run().await?;
+        let not_on_disk = std::mem::take(&mut self.not_on_disk);
+        if !not_on_disk.is_empty() {
+            let update = update("--skip-worktree").args(["--stdin"]);
+            update.stdin(not_on_disk).run().await?;
+        }
         fs::read(&path).map_err(GitError::io("read", &path))
     }
 
@@ -335,6 +346,17 @@ impl MergePlan {
         self.staged.extend_from_slice(path.as_os_str().as_bytes());
         self.staged.push(0);
     }
+}
+
+/// What the person does not have on the disk is merged in the index, as git does it. Only a conflict
+/// needs a file.
+fn stays_off_disk(outcome: &Outcome, present: &HashMap<PathBuf, Present>, path: &Path) -> bool {
+    let not_on_disk = present.get(path).is_some_and(|here| here.not_on_disk);
+    not_on_disk
+        && outcome
+            .conflicts
+            .get(path)
+            .is_none_or(|conflict| !conflict.has_stages())
 }
 
 /// What remains after the files are written.

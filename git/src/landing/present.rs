@@ -1,7 +1,7 @@
 //! What a person has at some paths: in the index, on the disk, and as git would store what is
 //! on the disk. All of it is asked in a private git directory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,8 @@ pub(super) struct Present {
     pub(super) seen: Seen,
     /// `None` for what git does not store: nothing, folders, devices.
     pub(super) entry: Option<Entry>,
+    /// It is in the index alone, and stays there.
+    pub(super) not_on_disk: bool,
 }
 
 /// What the index has at a path.
@@ -35,7 +37,11 @@ pub(super) enum Indexed {
 
 /// The index, by path.
 #[derive(Debug, Default)]
-pub(super) struct IndexEntries(HashMap<PathBuf, Indexed>);
+pub(super) struct IndexEntries {
+    entries: HashMap<PathBuf, Indexed>,
+    /// Those that the person does not want to have on the disk: the index alone says what they are.
+    not_on_disk: HashSet<PathBuf>,
+}
 
 impl IndexEntries {
     /// Reads the copy of the person's index.
@@ -44,10 +50,18 @@ impl IndexEntries {
     }
 
     async fn list(command: GitCommand) -> Result<Self, GitError> {
-        let listed = command.args(["--stage", "-z"]).run().await?;
-        let mut entries = HashMap::new();
+        let listed = command.args(["--stage", "-t", "-z"]).run().await?;
+        let (mut entries, mut not_on_disk) = (HashMap::new(), HashSet::new());
         for line in split(&listed) {
-            let (path, stage, entry) = parse_stage(line).ok_or_else(|| GitError::unexpected("ls-files", line))?;
+            let unexpected = || GitError::unexpected("ls-files", line);
+            let [tag, b' ', staged @ ..] = line else {
+                return Err(unexpected());
+            };
+            let (path, stage, entry) = parse_stage(staged).ok_or_else(unexpected)?;
+            // S = skip-worktree, in either case of the letter.
+            if tag.eq_ignore_ascii_case(&b'S') {
+                not_on_disk.insert(path.clone());
+            }
             let indexed = if stage == 0 {
                 Indexed::Entry(entry)
             } else {
@@ -55,15 +69,20 @@ impl IndexEntries {
             };
             entries.insert(path, indexed);
         }
-        Ok(Self(entries))
+        Ok(Self { entries, not_on_disk })
     }
 
     pub(super) fn get(&self, path: &Path) -> Option<Indexed> {
-        self.0.get(path).copied()
+        self.entries.get(path).copied()
     }
 
     pub(super) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
-        self.0.keys()
+        self.entries.keys()
+    }
+
+    /// Whether a path is not to be on the disk, as outside a sparse checkout.
+    pub(super) fn is_not_on_disk(&self, path: &Path) -> bool {
+        self.not_on_disk.contains(path)
     }
 }
 
@@ -94,7 +113,12 @@ pub(super) async fn present(
     let stored = stored(store, index, &files).await?;
     let mut present = HashMap::with_capacity(seen.len());
     for (path, seen, link) in seen {
+        let not_on_disk = seen == Seen::Absent && index.is_not_on_disk(&path);
         let entry = match &seen {
+            Seen::Absent if not_on_disk => match index.get(&path) {
+                Some(Indexed::Entry(entry)) => Some(entry),
+                Some(Indexed::Unmerged) | None => None,
+            },
             Seen::File { .. } => match stored.get(&path) {
                 Some(Indexed::Entry(entry)) => Some(entry),
                 Some(Indexed::Unmerged) | None => return Err(GitError::NotTaken { path: shown(&path) }),
@@ -104,7 +128,14 @@ pub(super) async fn present(
                 id,
             }),
         };
-        present.insert(path, Present { seen, entry });
+        present.insert(
+            path,
+            Present {
+                seen,
+                entry,
+                not_on_disk,
+            },
+        );
     }
     Ok(present)
 }

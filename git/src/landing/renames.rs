@@ -52,6 +52,7 @@ pub(super) async fn moved(
         }
     })
     .await?;
+    let gone: Vec<PathBuf> = gone.into_iter().filter(|path| !index.is_not_on_disk(path)).collect();
     if gone.is_empty() && changed.values().all(|change| change.after.is_some()) {
         return Ok(Moved::default());
     }

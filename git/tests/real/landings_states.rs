@@ -13,6 +13,7 @@ use kage_git::{Auth, Mirror, UserRepo, Worktree};
 use crate::sandbox::{Sandbox, fingerprint, message, url, write};
 
 mod folders;
+mod sparse;
 
 const LINES: &str = "1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n";
 
