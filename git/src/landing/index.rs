@@ -65,8 +65,15 @@ pub(super) fn replace(git_dir: &Path, name: &str, bytes: &[u8]) -> Result<(), Gi
     let (path, new) = (git_dir.join(name), git_dir.join(format!("{name}.kage")));
     let mut file = fs::File::create(&new).map_err(GitError::io("create", &new))?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    written.map_err(GitError::io("write", &new))?;
-    fs::rename(&new, &path).map_err(GitError::io("replace", &path))
+    let replaced = written
+        .map_err(GitError::io("write", &new))
+        .and_then(|()| fs::rename(&new, &path).map_err(GitError::io("replace", &path)));
+    if replaced.is_err()
+        && let Err(error) = fs::remove_file(&new)
+    {
+        tracing::debug!(%error, path = %new.display(), "half a file stays");
+    }
+    replaced
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -394,17 +395,43 @@ impl Finish<'_> {
                     .map(drop)
             }
             Merged::LeftConflicts => {
-                replace(git_dir, "MERGE_MSG", self.prepared.message.as_bytes())?;
+                let head = self.prepared.change.as_ref().map(|change| format!("{change}\n"));
+                let mut files = vec![("MERGE_MSG", self.prepared.message.as_bytes())];
                 // Without one the person's commit has HEAD as its only parent.
-                let Some(change) = &self.prepared.change else {
-                    return Ok(());
-                };
-                replace(git_dir, "MERGE_MODE", b"")?;
-                replace(git_dir, "MERGE_HEAD", format!("{change}\n").as_bytes())
+                if let Some(head) = &head {
+                    files.extend([("MERGE_MODE", &b""[..]), ("MERGE_HEAD", head.as_bytes())]);
+                }
+                leave(git_dir, &files)
             }
             Merged::AlreadyThere => Ok(()),
         }
     }
+}
+
+/// Writes files that say what is in progress, all of them or none: one alone would be told to the
+/// person by their next commit.
+fn leave(git_dir: &Path, files: &[(&str, &[u8])]) -> Result<(), GitError> {
+    let mut before = Vec::new();
+    for (name, content) in files {
+        before.push((git_dir.join(name), fs::read(git_dir.join(name)).ok()));
+        let Err(error) = replace(git_dir, name, content) else {
+            continue;
+        };
+        for (path, was) in before {
+            let back = match was {
+                Some(was) => fs::write(&path, was),
+                None => fs::remove_file(&path),
+            };
+            match back {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, path = %path.display(), "what a merge said of itself stays");
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        return Err(error);
+    }
+    Ok(())
 }
 
 fn refuse_in_progress(git_dir: &Path) -> Result<(), LandingError> {

@@ -282,6 +282,30 @@ async fn manual_leaves_the_conflict_to_the_person() {
 }
 
 #[tokio::test]
+async fn conflicts_that_cannot_be_left_leave_nothing_behind() {
+    let story = conflicting().await;
+    let objects = story.source.join(".git/objects");
+    let look = || {
+        let mut files = fingerprint(&story.source);
+        files.retain(|(path, _, _)| !path.starts_with(&objects));
+        files
+    };
+    // Where the last file that says that a merge is in progress is written first.
+    let taken = story.source.join(".git/MERGE_HEAD.kage");
+    fs::create_dir(&taken).unwrap();
+    for message in [None, Some("of something else\n")] {
+        if let Some(message) = message {
+            write(&story.source.join(".git/MERGE_MSG"), message);
+        }
+        let before = look();
+        assert!(story.merge(Strategy::Manual).await.is_err());
+        assert_eq!(look(), before);
+    }
+    fs::remove_dir(&taken).unwrap();
+    assert_eq!(story.merge(Strategy::Manual).await.unwrap(), Merged::LeftConflicts);
+}
+
+#[tokio::test]
 async fn merge_refuses_dirty_paths_and_a_detached_head() {
     let story = Story::new(edits).await;
     replace(&story.source.join("text"), "1\n", "one\n");
