@@ -9,8 +9,11 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kage_core::id::{AttemptId, StoreId};
+use kage_core::retention::QUARANTINE;
+use kage_core::time::Timestamp;
 
 use crate::store::{Absent, Found, Known, Opened};
 
@@ -22,41 +25,72 @@ pub(crate) struct Mark {
     pub(crate) opened: u64,
     /// The database was adopted for a folder that held data before.
     pub(crate) adopted: bool,
+    /// Until then nothing has confirmed that the database is the right one, and files that it does
+    /// not know stay where they are.
+    pub(crate) unswept_until: Option<Timestamp>,
 }
 
 const ADOPTED: &str = "adopted";
+const UNSWEPT: &str = "unswept-until=";
 
 impl Mark {
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.split_whitespace();
-        Some(Self {
+        let mut mark = Self {
             id: words.next()?.parse().ok()?,
             opened: words.next()?.parse().ok()?,
-            adopted: words.next() == Some(ADOPTED),
-        })
+            adopted: false,
+            unswept_until: None,
+        };
+        for word in words {
+            if let Some(until) = word.strip_prefix(UNSWEPT) {
+                mark.unswept_until = Some(Timestamp::from_millis(until.parse().ok()?));
+            }
+            mark.adopted |= word == ADOPTED;
+        }
+        Some(mark)
     }
 
     /// The folder's record from now on.
-    pub(crate) fn next(opened: Opened, before: Option<Self>, beginning: Beginning) -> Self {
+    pub(crate) fn next(opened: Opened, before: Option<Self>, beginning: Beginning, now: Timestamp) -> Self {
         let adopted = match beginning {
             Beginning::First => false,
             Beginning::Adopted => true,
             Beginning::Older | Beginning::Usual => before.is_some_and(|mark| mark.adopted),
         };
+        let before = before.and_then(|mark| mark.unswept_until).filter(|until| *until > now);
+        let unswept_until = match beginning {
+            Beginning::First | Beginning::Adopted | Beginning::Older => {
+                let week = u64::try_from(QUARANTINE.as_millis()).unwrap_or(u64::MAX);
+                Some(Timestamp::from_millis(now.as_millis().saturating_add(week)))
+            }
+            Beginning::Usual => before,
+        };
         Self {
             id: opened.id,
             opened: opened.times,
             adopted,
+            unswept_until,
         }
+    }
+
+    /// How long files that the database does not know stay where they are. A week at most, even when
+    /// the clock was set back.
+    pub(crate) fn unswept_for(&self, now: Timestamp) -> Duration {
+        let until = self.unswept_until.map_or(0, Timestamp::as_millis);
+        Duration::from_millis(until.saturating_sub(now.as_millis())).min(QUARANTINE)
     }
 }
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.id, self.opened)?;
-        match self.adopted {
-            true => write!(f, " {ADOPTED}"),
-            false => Ok(()),
+        if self.adopted {
+            write!(f, " {ADOPTED}")?;
+        }
+        match self.unswept_until {
+            Some(until) => write!(f, " {UNSWEPT}{}", until.as_millis()),
+            None => Ok(()),
         }
     }
 }

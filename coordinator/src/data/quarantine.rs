@@ -3,10 +3,12 @@
 //! file has the path that it had in the data folder. References of results are kept likewise in
 //! their repositories. `retention` decides what is put here, and when.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use kage_core::id::{AttemptId, Digest, ProjectId};
+use kage_core::retention::QUARANTINE;
 use kage_core::time::Timestamp;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,14 +116,37 @@ impl Quarantine {
         .await
     }
 
-    /// Deletes everything that was put aside before a time.
-    pub(crate) async fn delete(&self, before: Timestamp) -> io::Result<Deleted> {
+    /// Makes the folder of everything that is put aside at this time; its mtime tells the age.
+    pub(crate) async fn begin(&self, at: Timestamp) -> io::Result<()> {
+        let batch = self.batch(at);
+        blocking(move || std::fs::create_dir_all(batch)).await
+    }
+
+    /// The batches that are too young to be deleted by their folder's mtime: the clock that named
+    /// them may have been wrong then, or be wrong now.
+    pub(crate) async fn young(&self) -> io::Result<HashSet<Timestamp>> {
+        let root = self.root.clone();
+        blocking(move || {
+            let mut young = HashSet::new();
+            for batch in entries(&root)? {
+                let Some(at) = time_of(&batch) else { continue };
+                let changed = std::fs::symlink_metadata(&batch)?.modified()?;
+                if changed.elapsed().map_or(true, |age| age < QUARANTINE) {
+                    young.insert(at);
+                }
+            }
+            Ok(young)
+        })
+        .await
+    }
+
+    /// Deletes everything that was put aside before a time, but for what is young.
+    pub(crate) async fn delete(&self, before: Timestamp, young: HashSet<Timestamp>) -> io::Result<Deleted> {
         let root = self.root.clone();
         blocking(move || {
             let mut deleted = Deleted::default();
             for batch in entries(&root)? {
-                let at = batch.file_name().and_then(|name| name.to_str()?.parse().ok());
-                if at.is_some_and(|at| Timestamp::from_millis(at) < before) {
+                if time_of(&batch).is_some_and(|at| at < before && !young.contains(&at)) {
                     count(&batch, &mut deleted)?;
                     std::fs::remove_dir_all(&batch)?;
                 }
@@ -130,6 +155,11 @@ impl Quarantine {
         })
         .await
     }
+}
+
+/// When the data in a folder was put aside.
+fn time_of(batch: &Path) -> Option<Timestamp> {
+    parsed(batch).map(Timestamp::from_millis)
 }
 
 fn inside(thing: &QuarantinedData) -> PathBuf {
@@ -207,12 +237,23 @@ mod tests {
         let blobs = listed.split_off(1);
         quarantine.give_back(blobs).await.unwrap();
         assert_eq!(std::fs::read(quarantine.home(&blob)).unwrap(), b"words");
+        let delete = async |before| {
+            let young = quarantine.young().await.unwrap();
+            quarantine.delete(before, young).await.unwrap()
+        };
         assert_eq!(
-            quarantine.delete(early).await.unwrap(),
+            delete(late).await,
             Deleted::default(),
-            "not old enough"
+            "young by the file system's clock"
         );
-        let deleted = quarantine.delete(late).await.unwrap();
+        for (batch, days) in [("1000", 8), ("2000", 6)] {
+            let batch = std::fs::File::open(at("quarantine").join(batch)).unwrap();
+            let age = std::time::Duration::from_secs(days * 24 * 60 * 60);
+            batch.set_modified(std::time::SystemTime::now() - age).unwrap();
+        }
+        assert_eq!(quarantine.young().await.unwrap(), HashSet::from([late]));
+        assert_eq!(delete(early).await, Deleted::default(), "not old enough");
+        let deleted = delete(Timestamp::from_millis(3_000)).await;
         assert_eq!(deleted, Deleted { files: 1, bytes: 5 });
         assert_eq!(quarantine.list().await.unwrap(), []);
         assert!(at("quarantine/README").exists());

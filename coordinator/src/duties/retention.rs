@@ -25,7 +25,6 @@ use tokio::time::Instant;
 
 use crate::coordinator::Coordinator;
 use crate::data::blobs::{BlobError, Listed, UNNAMED};
-use crate::data::custody::Beginning;
 use crate::data::quarantine::{Aside, QuarantinedData};
 use crate::data::repositories::{RESULTS, SWEPT, result_ref, session_of, swept_of};
 use crate::store::{DropTask, InFiles, MAX_PAGE, ReadError, StoreError};
@@ -47,15 +46,12 @@ enum RetentionError {
     Git(#[from] GitError),
 }
 
-/// Frees disk space at the start, at intervals, and when a task was dropped.
-pub(crate) async fn run(coordinator: Arc<Coordinator>, limits: Limits, beginning: Beginning) {
-    let unswept_until = match beginning {
-        Beginning::Usual => None,
-        // Nothing has confirmed yet that the database is the right one.
-        Beginning::First | Beginning::Adopted | Beginning::Older => Some(Instant::now() + QUARANTINE),
-    };
+/// Frees disk space at the start, at intervals, and when a task was dropped. For `unswept_for`
+/// nothing is put aside: nothing has confirmed yet that the database is the right one.
+pub(crate) async fn run(coordinator: Arc<Coordinator>, limits: Limits, unswept_for: Duration) {
+    let unswept_until = Instant::now() + unswept_for;
     loop {
-        let sweeps = unswept_until.is_none_or(|until| until <= Instant::now());
+        let sweeps = unswept_until <= Instant::now();
         let pass = async {
             drop_old(&coordinator, limits).await?;
             sweep(&coordinator, sweeps).await
@@ -269,6 +265,9 @@ async fn put_away(
             removed.results += gone.len();
         }
         if sweeps {
+            if !moved.is_empty() {
+                coordinator.quarantine.begin(at).await?;
+            }
             let place = |name: &str| name.replacen(RESULTS, &format!("{SWEPT}{}/", at.as_millis()), 1);
             aside.results += mirror.rename_refs(&names(moved), place).await?;
         }
@@ -350,12 +349,14 @@ async fn delete(coordinator: &Coordinator, files: &StoredFiles) -> Result<(), Re
     let now = coordinator.now().as_millis();
     let most = u64::try_from(QUARANTINE.as_millis()).unwrap_or(u64::MAX);
     let before = Timestamp::from_millis(now.saturating_sub(most));
-    let deleted = coordinator.quarantine.delete(before).await?;
+    let young = coordinator.quarantine.young().await?;
+    let deleted = coordinator.quarantine.delete(before, young.clone()).await?;
+    let is_old = |at: Timestamp| at < before && !young.contains(&at);
     let mut results = 0;
     for (mirror, references) in &files.mirrors {
         let old = references
             .iter()
-            .filter(|name| swept_of(name).is_some_and(|(at, _)| at < before));
+            .filter(|name| swept_of(name).is_some_and(|(at, _)| is_old(at)));
         let old: Vec<String> = old.cloned().collect();
         if !old.is_empty() {
             results += old.len();

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use kage_core::id::StoreId;
 use kage_core::time::Timestamp;
@@ -206,7 +207,8 @@ impl Custody {
 /// Everything needed before the first call is in memory.
 struct Filled {
     data: DataDir,
-    beginning: Beginning,
+    /// How long nothing is put aside.
+    unswept_for: Duration,
     /// False in simulations: removing files there would not be reproducible.
     makes_room: bool,
     door: Door,
@@ -248,21 +250,23 @@ impl Locked {
             authority,
         } = self;
         let Ports { clock, random, .. } = ports;
-        let beginning = custody.as_ref().map_or(Beginning::Usual, |custody| custody.beginning);
+        // No agent could reach us while we were away: that is not their silence.
+        let now = clock();
+        let mut unswept_for = Duration::ZERO;
         let store = match ports.store {
             Some(store) => store,
             None => {
+                let beginning = custody.as_ref().map_or(Beginning::Usual, |custody| custody.beginning);
                 let before = custody.and_then(|custody| custody.mark);
                 let fresh = StoreId::from_random(random());
                 let times = before.map_or(0, |mark| mark.opened);
                 let (store, opened) = Store::begin(&data.database(), fresh, times).map_err(RunError::Open)?;
-                let mark = Mark::next(opened, before, beginning);
+                let mark = Mark::next(opened, before, beginning, now);
+                unswept_for = mark.unswept_for(now);
                 data.opened(mark).map_err(RunError::DataDir)?;
                 store
             }
         };
-        // No agent could reach us while we were away: that is not their silence.
-        let now = clock();
         let lease_until = now + config.timings.lease_ttl;
         store
             .apply(ExtendAllLeases { lease_until, now })
@@ -302,7 +306,7 @@ impl Locked {
         });
         Ok(Filled {
             data,
-            beginning,
+            unswept_for,
             makes_room,
             door,
             coordinator,
@@ -380,7 +384,7 @@ impl Filled {
     ) -> Result<(), RunError> {
         let Self {
             data,
-            beginning,
+            unswept_for,
             makes_room,
             door,
             coordinator,
@@ -393,7 +397,7 @@ impl Filled {
         coordinator.tasks.spawn(dispatch::run(Arc::clone(&coordinator)));
         coordinator.tasks.spawn(unknown_outcome::run(Arc::clone(&coordinator)));
         if makes_room {
-            let making_room = retention::run(Arc::clone(&coordinator), config.retention, beginning);
+            let making_room = retention::run(Arc::clone(&coordinator), config.retention, unswept_for);
             coordinator.tasks.spawn(making_room);
         }
         let tls = match &coordinator.authority {

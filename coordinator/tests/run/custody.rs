@@ -2,6 +2,8 @@
 //! beside them for rubbish.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use kage_core::event::{AttemptOutcome, EventBody};
 use kage_core::id::{AttemptId, Oid};
@@ -90,6 +92,16 @@ async fn tasks(cluster: &Cluster) -> Vec<String> {
     listed.into_inner().tasks.into_iter().map(|task| task.id).collect()
 }
 
+/// Starts a coordinator whose clock is so many days ahead.
+pub(crate) async fn start_after(dir: &Path, days: u64) -> Cluster {
+    Cluster::start_with(dir, |_, ports| {
+        let system = Arc::clone(&ports.clock);
+        let ahead = Duration::from_secs(days * 24 * 60 * 60);
+        ports.clock = Arc::new(move || system() + ahead);
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_database_nothing_starts_and_nothing_goes() {
     let ran = ran().await;
@@ -140,10 +152,10 @@ async fn a_database_of_another_store_or_a_new_one_is_refused() {
     assert_eq!(ran.left.is_there(), (true, true));
 
     // What was swept after that comes back with its database.
-    let cluster = Cluster::start(&ran.dir).await;
+    let cluster = start_after(&ran.dir, 8).await;
     soon("the sweep", async {
         while ran.left.is_there() != (false, false) {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
     .await;
@@ -152,7 +164,7 @@ async fn a_database_of_another_store_or_a_new_one_is_refused() {
     let cluster = Cluster::start_with(&ran.dir, |config, _| config.adopt_data = true).await;
     soon("the return", async {
         while ran.left.is_there() != (true, true) {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
     .await;
@@ -220,19 +232,19 @@ async fn what_is_newer_than_a_backup_that_was_put_back_stays() {
     git(&repository, &["update-ref", &result, ran.base.0.as_str()], None).await;
 
     std::fs::write(ran.dir.join("kage.db"), backup).unwrap();
-    for dropped_by_hand in [false, true] {
-        let cluster = Cluster::start(&ran.dir).await;
+    for days in [0, 1, 6, 8] {
+        let cluster = start_after(&ran.dir, days).await;
         let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
         assert_eq!(tasks(&cluster).await.len(), 1);
-        if dropped_by_hand {
-            // A second start sweeps; that a task goes at once, it shows with.
-            let task = ended(&cluster, &ran.dir, &mut agent, &ran.base, b"at once").await;
-            let remove = v1::RemoveTaskRequest {
-                request_id: "remove".to_owned(),
-                task_id: task.task.clone(),
-            };
-            cluster.client.tasks().remove_task(remove).await.unwrap();
-            crate::retention::gone(&task).await;
+        // A task that is dropped by hand goes at once, with a sweep.
+        let task = ended(&cluster, &ran.dir, &mut agent, &ran.base, b"at once").await;
+        let remove = v1::RemoveTaskRequest {
+            request_id: format!("remove-{days}"),
+            task_id: task.task.clone(),
+        };
+        cluster.client.tasks().remove_task(remove).await.unwrap();
+        crate::retention::gone(&task).await;
+        if days > 7 {
             assert_eq!(newer.is_there(), (false, false));
             let attempt: AttemptId = newer.output.file_name().unwrap().to_str().unwrap().parse().unwrap();
             let batches = std::fs::read_dir(ran.dir.join("quarantine")).unwrap();
@@ -242,7 +254,7 @@ async fn what_is_newer_than_a_backup_that_was_put_back_stays() {
             assert_eq!(kept.len(), 1, "the task that was dropped is not in it");
             assert_eq!(std::fs::read(kept[0].join("stdout")).unwrap(), b"words");
         } else {
-            assert_eq!(newer.is_there(), (true, true), "a first start sweeps nothing");
+            assert_eq!(newer.is_there(), (true, true), "nothing is put aside on day {days}");
         }
         cluster.stop().await;
     }
@@ -258,7 +270,7 @@ async fn what_is_newer_than_a_backup_that_was_put_back_stays() {
     let cluster = Cluster::start(&ran.dir).await;
     soon("the return", async {
         while newer.is_there() != (true, true) || shown("refs/kage/results").await != result {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
     .await;

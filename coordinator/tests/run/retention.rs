@@ -16,6 +16,7 @@ use kage_proto::status::ApiError;
 use kage_proto::v1;
 
 use crate::cluster::{Cluster, FakeAgent, hello, soon, spec};
+use crate::custody::start_after;
 use crate::planes::git;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -149,7 +150,7 @@ async fn a_dropped_task_leaves_nothing_also_after_a_crash_in_between() {
     drop(store.apply(dropping).await.unwrap());
     store.close().await;
     assert_eq!(second.is_there(), (true, true));
-    let cluster = Cluster::start(&dir).await;
+    let cluster = start_after(&dir, 8).await;
     gone(&second).await;
     assert_eq!(other.is_there(), (true, true));
     let unnamed = dir

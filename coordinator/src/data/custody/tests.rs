@@ -1,5 +1,6 @@
 use super::*;
 
+const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 const STORE: StoreId = StoreId::from_random(1);
 const OTHER: StoreId = StoreId::from_random(2);
 
@@ -26,6 +27,7 @@ fn marked(id: StoreId, opened: u64) -> Folder {
             id,
             opened,
             adopted: false,
+            unswept_until: None,
         }),
         holdings: output(3),
         ..folder()
@@ -150,8 +152,8 @@ fn a_database_that_was_never_used_has_made_no_results() {
     }
     // A person said once that it is the right one.
     let opened = Opened { id: STORE, times: 1 };
-    let adopted = Mark::next(opened, None, Beginning::Adopted);
-    let adopted = Mark::next(opened, Some(adopted), Beginning::Usual);
+    let adopted = Mark::next(opened, None, Beginning::Adopted, NOW);
+    let adopted = Mark::next(opened, Some(adopted), Beginning::Usual, NOW);
     let taken = Folder {
         mark: Some(adopted),
         ..marked(STORE, 1)
@@ -167,6 +169,31 @@ fn a_database_that_was_never_used_has_made_no_results() {
         ..marked(STORE, 1)
     };
     assert_eq!(decided(&pushed, &unused), Ok(Beginning::Usual));
+}
+
+#[test]
+fn what_the_database_does_not_know_stays_a_week_however_often_it_is_opened() {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let opened = Opened { id: STORE, times: 1 };
+    let after = |days: u64| Timestamp::from_millis(NOW.as_millis() + days * 24 * 60 * 60 * 1000);
+    for beginning in [Beginning::First, Beginning::Adopted, Beginning::Older] {
+        let mut mark = Mark::next(opened, None, beginning, NOW);
+        assert_eq!(mark.unswept_for(NOW), 7 * day, "{beginning:?}");
+        for (days, left) in [(1, 6), (6, 1), (7, 0), (8, 0)] {
+            // As the next start finds it.
+            let found = Mark::parse(&mark.to_string()).unwrap();
+            assert_eq!(found, mark);
+            mark = Mark::next(opened, Some(found), Beginning::Usual, after(days));
+            assert_eq!(mark.unswept_for(after(days)), left * day, "{beginning:?}, day {days}");
+        }
+        // An older database begins another week, and a clock that was put back makes no longer one.
+        mark = Mark::next(opened, Some(mark), Beginning::Older, after(8));
+        assert_eq!(mark.unswept_for(after(9)), 6 * day);
+        assert_eq!(mark.unswept_for(NOW), 7 * day);
+    }
+    let usual = Mark::next(opened, None, Beginning::Usual, NOW);
+    assert_eq!(usual.unswept_for(NOW), Duration::ZERO);
+    assert!(Mark::parse(&format!("{STORE} 1 unswept-until=soon")).is_none());
 }
 
 #[test]
@@ -238,6 +265,7 @@ fn a_folder_is_looked_at_without_being_changed() {
         id: STORE,
         opened: 5,
         adopted: true,
+        unswept_until: Some(NOW),
     };
     std::fs::write(root.join("store-id"), format!("{mark}\n")).unwrap();
     std::fs::write(root.join("kage.db-open"), "5\n").unwrap();
