@@ -9,7 +9,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use kage_core::time::Timestamp;
 use kage_proto::client::Wire;
-use tokio::net::TcpListener;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 use crate::store::Store;
@@ -36,13 +37,25 @@ impl Listener for TcpListener {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Wire>, IpAddr)>> {
         let accepting = async {
             let (stream, from) = TcpListener::accept(self).await?;
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "cannot set TCP_NODELAY");
+            if let Err(error) = prepare(&stream) {
+                tracing::debug!(%error, "cannot set up a connection");
             }
             Ok((Box::new(stream) as Box<dyn Wire>, from.ip()))
         };
         accepting.boxed()
     }
+}
+
+/// A caller that is gone without a word (its machine lost power, or a router forgot it) would else
+/// keep its place, and what its call holds, for ever: HTTP/1.1 asks nothing meanwhile.
+const PROBES: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_keepalive(&PROBES)
 }
 
 /// A listener that is being made.
@@ -126,5 +139,23 @@ impl Ports {
 impl std::fmt::Debug for Ports {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ports").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_caller_that_is_gone_without_a_word_is_found_out() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let _caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        prepare(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
+        let found_out = socket.tcp_keepalive_time().unwrap()
+            + socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
+        assert_eq!(found_out, Duration::from_secs(120));
     }
 }
