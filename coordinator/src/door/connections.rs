@@ -4,7 +4,10 @@
 //! that an agent made with its certificate says whose it is.
 
 use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,7 +19,7 @@ use kage_core::access::agent_of_uri;
 use kage_core::time::Timestamp;
 use kage_proto::client::{CONNECTION_WINDOW, STREAM_WINDOW, Wire};
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -99,6 +102,51 @@ pub(crate) async fn serve(mut listener: Box<dyn Listener>, served: Served, stopp
     connections.wait().await;
 }
 
+/// Tells when the first bytes of a connection come.
+struct Listened<S> {
+    stream: S,
+    guest: Arc<Guest>,
+    heard: bool,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Listened<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if !self.heard && buf.filled().len() > before {
+            self.heard = true;
+            self.guest.speaks();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Listened<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
 async fn connection(stream: Box<dyn Wire>, guest: Arc<Guest>, served: Served, stopping: Stopping) {
     let Served {
         router,
@@ -106,6 +154,11 @@ async fn connection(stream: Box<dyn Wire>, guest: Arc<Guest>, served: Served, st
         identities,
         ..
     } = served;
+    let stream = Listened {
+        stream,
+        guest: Arc::clone(&guest),
+        heard: false,
+    };
     let Some(acceptor) = tls else {
         let ends = Ends {
             stopping,

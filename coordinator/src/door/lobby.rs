@@ -1,7 +1,10 @@
 //! How many connections there are, and who has to go when there are too many. A connection is a
 //! stranger's until its certificate or one of its calls showed who makes it. Strangers have few
-//! places, in all and from one address; the newest is let in and the oldest has to go, so that
-//! whoever connects and says nothing keeps nobody out. Those who are known keep their places.
+//! places, in all and from one address; the newest is let in, and another has to go: the oldest that
+//! has said nothing at all, so that whoever connects and is silent keeps nobody out, or else any of
+//! them. It is not the oldest of those who speak, who is the nearest to being known: when many
+//! agents behind one address come back at once, each would be sent away just before. Those who are
+//! known keep their places.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -62,25 +65,51 @@ struct Seat {
     cut: CancellationToken,
 }
 
+/// The strangers of one address.
+#[derive(Debug, Default)]
+struct OfAddress {
+    /// Those that sent nothing yet.
+    silent: BTreeSet<u64>,
+    speaking: BTreeSet<u64>,
+}
+
+impl OfAddress {
+    fn len(&self) -> usize {
+        self.silent.len() + self.speaking.len()
+    }
+
+    /// Who has to go; `draw` is any number.
+    fn next_to_go(&self, draw: usize) -> Option<u64> {
+        let any = || self.speaking.iter().nth(draw % self.speaking.len().max(1));
+        self.silent.first().or_else(any).copied()
+    }
+}
+
 /// Who is there. Synchronous; numbers rise, so that a smaller one is older.
 #[derive(Debug, Default)]
 struct Seats {
     known: usize,
     strangers: BTreeMap<u64, Seat>,
-    by_address: HashMap<From, BTreeSet<u64>>,
+    by_address: HashMap<From, OfAddress>,
     next: u64,
 }
 
 impl Seats {
-    /// Takes one in. Who had to go for it; an error when nobody can.
-    fn enter(&mut self, from: From, cut: CancellationToken, caps: Caps) -> Result<(u64, Option<Cut>), Cut> {
-        let reason = if self.by_address.get(&from).map_or(0, BTreeSet::len) >= caps.of_address {
-            self.drop_oldest(from);
+    /// Takes one in. Who had to go for it; an error when nobody can. `draw` is any number.
+    fn enter(
+        &mut self,
+        from: From,
+        cut: CancellationToken,
+        caps: Caps,
+        draw: usize,
+    ) -> Result<(u64, Option<Cut>), Cut> {
+        let reason = if self.by_address.get(&from).map_or(0, OfAddress::len) >= caps.of_address {
+            self.make_room(from, draw);
             Some(Cut::Address)
         } else if self.strangers.len() >= caps.strangers || self.known + self.strangers.len() >= caps.all {
             let most = self.by_address.iter().max_by_key(|(from, seats)| (seats.len(), **from));
             match most.map(|(from, _)| *from) {
-                Some(from) => self.drop_oldest(from),
+                Some(from) => self.make_room(from, draw),
                 None => return Err(Cut::Full),
             }
             Some(Cut::Strangers)
@@ -90,22 +119,33 @@ impl Seats {
         let number = self.next;
         self.next += 1;
         self.strangers.insert(number, Seat { from, cut });
-        self.by_address.entry(from).or_default().insert(number);
+        self.by_address.entry(from).or_default().silent.insert(number);
         Ok((number, reason))
     }
 
-    fn drop_oldest(&mut self, from: From) {
-        let oldest = self.by_address.get(&from).and_then(|seats| seats.first().copied());
-        if let Some(seat) = oldest.and_then(|oldest| self.remove(oldest)) {
+    fn make_room(&mut self, from: From, draw: usize) {
+        let goes = self.by_address.get(&from).and_then(|seats| seats.next_to_go(draw));
+        if let Some(seat) = goes.and_then(|number| self.remove(number)) {
             seat.cut.cancel();
+        }
+    }
+
+    /// A stranger sent something.
+    fn speaks(&mut self, number: u64) {
+        if let Some(seat) = self.strangers.get(&number)
+            && let Some(seats) = self.by_address.get_mut(&seat.from)
+            && seats.silent.remove(&number)
+        {
+            seats.speaking.insert(number);
         }
     }
 
     fn remove(&mut self, number: u64) -> Option<Seat> {
         let seat = self.strangers.remove(&number)?;
         if let Some(seats) = self.by_address.get_mut(&seat.from) {
-            seats.remove(&number);
-            if seats.is_empty() {
+            seats.silent.remove(&number);
+            seats.speaking.remove(&number);
+            if seats.len() == 0 {
                 self.by_address.remove(&seat.from);
             }
         }
@@ -157,7 +197,8 @@ impl Lobby {
     /// A connection came in. `None` = there is no place for it.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Arc<Guest>> {
         let cut = CancellationToken::new();
-        let entered = self.seats().enter(From::of(address), cut.clone(), self.caps);
+        let draw = rand::random::<u32>() as usize;
+        let entered = self.seats().enter(From::of(address), cut.clone(), self.caps, draw);
         let (number, reason) = match entered {
             Ok((number, reason)) => (Some(number), reason),
             Err(reason) => (None, Some(reason)),
@@ -189,7 +230,7 @@ impl Lobby {
                 reason = reason.as_str(),
                 cut,
                 last = %address,
-                "too many connections of callers that have not shown who they are: the oldest are cut"
+                "too many connections of callers that have not shown who they are: others are cut for new ones"
             );
         }
     }
@@ -229,6 +270,11 @@ impl Guest {
     /// Cancelled when it has to go at once.
     pub(crate) const fn cut(&self) -> &CancellationToken {
         &self.cut
+    }
+
+    /// It sent something.
+    pub(crate) fn speaks(&self) {
+        self.lobby.seats().speaks(self.number);
     }
 
     /// It showed who it is.
@@ -340,6 +386,70 @@ mod tests {
         let seats = lobby.seats();
         assert!(seats.strangers.is_empty() && seats.by_address.is_empty());
         assert_eq!(seats.known, 0);
+    }
+
+    #[tokio::test]
+    async fn who_said_nothing_goes_before_who_speaks() {
+        let lobby = lobby();
+        let one: Vec<_> = (0..3).map(|_| lobby.enter(ip("10.0.0.1")).unwrap()).collect();
+        one[0].speaks();
+        one[0].speaks();
+        let more: Vec<_> = (0..2).map(|_| lobby.enter(ip("10.0.0.1")).unwrap()).collect();
+        assert_eq!(is_cut(&one), [false, true, true]);
+        more.iter().for_each(|guest| guest.speaks());
+        let last = lobby.enter(ip("10.0.0.1")).unwrap();
+        let cut = is_cut(&one).into_iter().chain(is_cut(&more)).filter(|cut| *cut);
+        assert_eq!(
+            (cut.count(), last.cut().is_cancelled()),
+            (3, false),
+            "one of those who speak"
+        );
+        drop((one, more, last));
+        assert!(lobby.seats().by_address.is_empty());
+    }
+
+    /// A fleet behind one address that comes back at once: each connects again when it is cut, and
+    /// is known when it is left alone for one round of the others.
+    #[tokio::test]
+    async fn a_burst_of_honest_callers_beyond_the_places_comes_in() {
+        let mut seats = Seats::default();
+        let caps = Caps {
+            all: 16,
+            strangers: 8,
+            of_address: 8,
+        };
+        let (from, mut draw) = (From::of(ip("10.0.0.1")), 0_usize);
+        let mut callers: Vec<Option<(u64, CancellationToken, u32)>> = vec![None; 16];
+        let mut known = 0;
+        for _ in 0..10_000 {
+            for caller in &mut callers {
+                if caller.as_ref().is_none_or(|(_, cut, _)| cut.is_cancelled()) {
+                    // Any sequence that is not the order of the callers.
+                    draw = draw
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
+                    let cut = CancellationToken::new();
+                    let (number, _) = seats.enter(from, cut.clone(), caps, draw >> 33).unwrap();
+                    seats.speaks(number);
+                    *caller = Some((number, cut, 0));
+                }
+            }
+            callers.retain_mut(|caller| {
+                let Some((number, cut, rounds)) = caller else {
+                    return true;
+                };
+                *rounds += 1;
+                let is_in = !cut.is_cancelled() && *rounds > 1 && seats.promote(*number);
+                known += usize::from(is_in);
+                // Those who are known make another room than this test is about.
+                seats.known = 0;
+                !is_in
+            });
+            if callers.is_empty() {
+                break;
+            }
+        }
+        assert_eq!((known, callers.len()), (16, 0));
     }
 
     #[tokio::test]
