@@ -54,26 +54,36 @@ pub async fn land(repository: &UserRepo, fetched: &FetchedResult) -> anyhow::Res
     Ok(paths)
 }
 
-/// Waits for a plan that is being carried out: a Ctrl-C would leave the person's files half
-/// written. A second one means it.
+/// Waits for a plan that is being carried out: whatever asks this program to end (a Ctrl-C, a
+/// window that is closed, a machine that shuts down) would leave the person's files half written.
+/// A second one means it, but for the window's: several tell of that.
 ///
 /// # Errors
 /// When it is interrupted twice. How the plan ended is in the value.
 pub async fn to_the_end<T>(executing: impl Future<Output = T>) -> anyhow::Result<T> {
     let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminates = signal(SignalKind::terminate())?;
+    // Its default, which is to end, is off as long as this is there.
+    let mut hangups = signal(SignalKind::hangup())?;
     let mut executing = pin!(executing);
-    tokio::select! {
-        done = &mut executing => return Ok(done),
-        _ = interrupts.recv() => note("finishing what was begun; a second Ctrl-C leaves it half done"),
-    }
-    tokio::select! {
-        done = &mut executing => Ok(done),
-        _ = interrupts.recv() => Err(Refusal {
-            exit: Exit::Interrupted,
-            message: "interrupted; files may be half written".to_owned(),
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            done = &mut executing => return Ok(done),
+            _ = hangups.recv() => continue,
+            _ = interrupts.recv() => {}
+            _ = terminates.recv() => {}
         }
-        .into()),
+        if std::mem::replace(&mut asked, true) {
+            break;
+        }
+        note("finishing what was begun; a second Ctrl-C leaves it half done");
     }
+    Err(Refusal {
+        exit: Exit::Interrupted,
+        message: "interrupted; files may be half written".to_owned(),
+    }
+    .into())
 }
 
 /// Plans to put a fetched result into the working tree.
@@ -175,31 +185,42 @@ pub fn landed(fetched: &FetchedResult, paths: &[PlannedPath], done: bool, merge_
 mod tests {
     use std::time::Duration;
 
+    use rustix::process::{Signal, getpid, kill_process};
+
     use super::*;
 
-    fn interrupt() {
-        let own = std::process::id();
-        let sent = std::process::Command::new("kill")
-            .args(["-INT", &own.to_string()])
-            .status();
-        assert!(sent.unwrap().success());
+    fn send(signal: Signal) {
+        kill_process(getpid(), signal).unwrap();
     }
 
     #[tokio::test]
     async fn what_was_begun_is_finished_unless_it_is_interrupted_twice() {
-        let once = to_the_end(async {
-            interrupt();
-            7
-        });
-        assert_eq!(once.await.unwrap(), 7);
-        let twice = to_the_end::<()>(async {
-            loop {
-                interrupt();
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        });
-        let refused = twice.await.unwrap_err();
-        let refused = refused.downcast_ref::<Refusal>().unwrap();
-        assert_eq!(refused.exit, Exit::Interrupted);
+        for signals in [
+            &[Signal::INT][..],
+            &[Signal::TERM],
+            &[Signal::HUP],
+            &[Signal::HUP, Signal::HUP, Signal::TERM],
+        ] {
+            let once = to_the_end(async {
+                for signal in signals {
+                    send(*signal);
+                    // Whoever is told of it is woken before this goes on.
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                7
+            });
+            assert_eq!(once.await.unwrap(), 7, "{signals:?}");
+        }
+        for signal in [Signal::INT, Signal::TERM] {
+            let twice = to_the_end::<()>(async {
+                loop {
+                    send(signal);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            });
+            let refused = twice.await.unwrap_err();
+            let refused = refused.downcast_ref::<Refusal>().unwrap();
+            assert_eq!(refused.exit, Exit::Interrupted);
+        }
     }
 }
