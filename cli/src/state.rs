@@ -137,7 +137,10 @@ mod tests {
 
     #[test]
     fn home_and_root_hold_no_state() {
-        let home = std::env::var_os("HOME").unwrap();
+        let Some(home) = std::env::var_os("HOME").filter(|home| Path::new(home).is_dir()) else {
+            eprintln!("SKIPPED: no HOME");
+            return;
+        };
         for asked in [Path::new("/"), Path::new(&home)] {
             let resolved = StateDir::resolve(Some(asked));
             assert!(matches!(resolved, Err(NoStateDir::Unfit { .. })), "{}", asked.display());
