@@ -38,7 +38,7 @@ pub async fn send(
     for warning in &snapshot.warnings {
         note(&warn(warning));
     }
-    let here = Here::new(repository);
+    let here = Here::new(repository, &access.machine);
     let name = here.name()?;
     let url = format!("{}{}", access.url, blob::repository_path(project, &name));
     snapshot

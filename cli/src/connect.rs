@@ -20,6 +20,7 @@ use kage_proto::v1;
 use tokio::time::Instant;
 
 use crate::in_use::{self, InUse};
+use crate::machine;
 use crate::running;
 use crate::settings::Settings;
 use crate::state::StateDir;
@@ -43,6 +44,8 @@ pub struct Access {
     pub client: Client,
     /// Whose tasks these are.
     pub project: ProjectId,
+    /// The id of this machine.
+    pub machine: String,
     /// Keeps the daemon of this machine from ending meanwhile.
     _in_use: Option<Arc<InUse>>,
 }
@@ -160,6 +163,7 @@ pub async fn access(settings: &Settings, state: &StateDir, absent: WhenAbsent) -
     let access = found(settings, state, absent).await?;
     Ok(Access {
         project: settings.coordinator.project.clone().unwrap_or_default(),
+        machine: machine::id(state),
         ..access
     })
 }
@@ -328,6 +332,7 @@ async fn connect(url: &str, credentials: Credentials) -> Result<Access, AccessEr
         credentials,
         client,
         project: ProjectId::default(),
+        machine: String::new(),
         _in_use: None,
     })
 }

@@ -1,5 +1,5 @@
 //! The repository that a command is typed in: its name on the coordinator, the identity that its
-//! tasks carry, and whether a task belongs to it. Nothing is written anywhere for that.
+//! tasks carry, and whether a task belongs to it. Nothing is written in the repository for that.
 //!
 //! | | same repository | same working tree |
 //! |---|---|---|
@@ -22,9 +22,6 @@ use kage_proto::v1;
 use crate::exit::Refusal;
 use crate::view;
 
-/// Where systemd and D-Bus keep what tells a machine from all others.
-const MACHINE_IDS: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
-
 /// A repository of this machine, seen from one of its working trees.
 #[derive(Debug)]
 pub struct Here<'a> {
@@ -33,12 +30,12 @@ pub struct Here<'a> {
 }
 
 impl<'a> Here<'a> {
-    /// The repository that was found.
+    /// The repository that was found, on the machine with this id.
     #[must_use]
-    pub fn new(repository: &'a UserRepo) -> Self {
+    pub fn new(repository: &'a UserRepo, machine: &str) -> Self {
         Self {
             repository,
-            origin: TaskOrigin::of(&machine(), repository.home(), repository.root(), None),
+            origin: TaskOrigin::of(machine, repository.home(), repository.root(), None),
         }
     }
 
@@ -136,15 +133,6 @@ fn name(home: &Path) -> Result<RepositoryName, InvalidId> {
     } else {
         format!("{plain}-{unique}").parse()
     }
-}
-
-/// What tells this machine from others; its name where the system keeps nothing better. It is
-/// only ever used inside a digest.
-fn machine() -> String {
-    let kept = MACHINE_IDS.iter().filter_map(|path| std::fs::read_to_string(path).ok());
-    let mut ids = kept.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    ids.next()
-        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

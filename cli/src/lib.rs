@@ -10,6 +10,7 @@ pub mod assignments;
 pub mod output;
 pub mod view;
 pub mod state;
+mod machine;
 mod running;
 pub mod in_use;
 pub mod connect;

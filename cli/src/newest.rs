@@ -69,7 +69,7 @@ pub async fn newest(access: &Access, place: &Path) -> anyhow::Result<v1::Task> {
              task by its id, which `kage ls` lists"
         ))
     })?;
-    let here = Here::new(&repository);
+    let here = Here::new(&repository, &access.machine);
     for scope in Scope::ORDER {
         let Some(task) = of(access, &here, scope).await? else {
             continue;

@@ -64,6 +64,12 @@ impl StateDir {
         self.coordinator().join("kage.db")
     }
 
+    /// The id of this machine, where the system keeps none.
+    #[must_use]
+    pub fn machine_id(&self) -> PathBuf {
+        self.0.join("machine-id")
+    }
+
     /// Which store the coordinator's data is of: it is there also when the database was moved away.
     #[must_use]
     pub fn store_mark(&self) -> PathBuf {
