@@ -19,6 +19,8 @@ mod environment;
 pub(crate) mod excerpt;
 pub(crate) mod programs;
 #[cfg(target_os = "linux")]
+mod departing;
+#[cfg(target_os = "linux")]
 mod keeper;
 #[cfg(target_os = "linux")]
 mod link;

@@ -13,10 +13,8 @@
 //! process is also what orphans of the whole machine come to, as the first process of a
 //! container is, these are killed too, but only in the moments after a warden was lost.
 //!
-//! ```text
-//! Ward (held by a Link) --depart, drop--> Departing --ended by itself--> told
-//!                                            '--stopped, traced, late--> killed --> swept --> told --> quiet
-//! ```
+//! A warden is held by a link, as a [`Ward`], until it departs; what follows then is decided in
+//! [`departing`](super::departing).
 
 use std::collections::HashSet;
 use std::io;
@@ -29,16 +27,12 @@ use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 use tokio::sync::oneshot;
 
 use super::WardenLoss;
+use super::departing::{Departed, Departing, Look};
 use super::tree::{self, Killed, Process, Stat, State, Trees};
 
 /// How long a warden may be stopped before it counts as lost: one that is stopped together
 /// with this process may be continued a little later.
 const STOPPED: Duration = Duration::from_millis(250);
-/// How long killing may take before the rest is reported. It goes on nevertheless, unless the rest
-/// is what it was a sweep before.
-const KILLING: Duration = Duration::from_secs(20);
-/// Sweeps in a row that find nothing, until what a lost warden left counts as gone.
-const QUIET: u32 = 2;
 /// How often dead children are taken that nobody else will take.
 const TIDY: Duration = Duration::from_secs(60);
 
@@ -73,49 +67,52 @@ struct Shared {
     /// Every warden that is not reaped.
     wardens: HashSet<i32>,
     /// Those that somebody waits for, or let go. As many as wardens, at most.
-    departing: Vec<Departing>,
+    departing: Vec<Departure>,
     /// What the last sweep could not kill.
     left: Vec<Process>,
 }
 
-/// A warden that is about to end.
+/// A warden that is about to end, and whoever waits for that.
 #[derive(Debug)]
-struct Departing {
+struct Departure {
     process: std::process::Child,
     began: Instant,
-    /// When it is killed if it is still there.
-    by: Instant,
+    /// It was looked at since it began to depart.
     seen: bool,
+    /// Since when it is stopped.
     stopped: Option<Instant>,
-    loss: Option<(WardenLoss, Instant)>,
-    /// It is reaped: what it left has come to us. (That its first thread is a zombie would not
-    /// say so: while another thread is there, children stay.)
-    gone: bool,
-    /// It was lost, and all that it left was killed.
-    swept: bool,
-    /// How often in a row nothing at all was found since, but for other users' processes, which
-    /// nothing here can end. One look may miss a program that starts
-    /// the next and is gone, when numbers of processes begin anew meanwhile.
-    quiet: u32,
-    /// What it left was told to die and hangs in the kernel: to tell it again is of no use.
-    hangs: bool,
+    state: Departing,
     tell: Option<oneshot::Sender<Departed>>,
 }
 
-impl Departing {
-    /// It was lost, and something can be done about what it left.
-    fn is_owed(&self) -> bool {
-        self.loss.is_some() && self.quiet < QUIET && !self.hangs
+impl Departure {
+    /// Looks at it, and kills it if it does not end by itself.
+    fn look(&mut self, now: Instant, wardens: &mut HashSet<i32>) {
+        self.seen = true;
+        if !self.state.is_there() {
+            return;
+        }
+        let pid = i32::try_from(self.process.id()).unwrap_or(0);
+        let look = match self.process.try_wait() {
+            Ok(Some(status)) => {
+                wardens.remove(&pid);
+                Look::Reaped((!status.success()).then(|| loss(status)))
+            }
+            Ok(None) if self.state.is_lost() => Look::There(None),
+            Ok(None) => Look::There(trouble(pid, &mut self.stopped)),
+            Err(error) => {
+                tracing::error!(%error, "a warden cannot be waited for");
+                Look::Reaped(Some(WardenLoss::Ended))
+            }
+        };
+        self.state = self.state.looked(look, now);
+        if self.state.is_there()
+            && self.state.is_lost()
+            && let Err(error) = self.process.kill()
+        {
+            tracing::debug!(pid, %error, "a warden cannot be killed");
+        }
     }
-}
-
-/// What is left of a warden.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Departed {
-    /// Why it did not end as it should, if so.
-    pub(super) loss: Option<WardenLoss>,
-    /// What could not be killed after it.
-    pub(super) survivors: u32,
 }
 
 /// One warden. Dropping it leaves it to the keeper.
@@ -169,17 +166,12 @@ impl Ward {
             return;
         };
         let now = Instant::now();
-        keeper.lock().departing.push(Departing {
+        keeper.lock().departing.push(Departure {
             process,
             began: now,
-            by: now + within,
             seen: false,
             stopped: self.stopped,
-            loss: loss.map(|loss| (loss, now)),
-            gone: false,
-            swept: false,
-            quiet: 0,
-            hangs: false,
+            state: Departing::new(now, within, loss),
             tell,
         });
         keeper.news.notify_all();
@@ -353,7 +345,7 @@ impl Keeper {
     /// True while something must be killed that this process may not end before.
     fn is_busy(&self) -> bool {
         let shared = self.lock();
-        let open = |it: &Departing| !it.gone && (!it.seen || it.stopped.is_some());
+        let open = |it: &Departure| it.state.is_there() && (!it.seen || it.stopped.is_some());
         shared.owed() || shared.departing.iter().any(open)
     }
 }
@@ -387,7 +379,7 @@ impl Shared {
 
     /// One of them is owed a sweep.
     fn owed(&self) -> bool {
-        self.departing.iter().any(Departing::is_owed)
+        self.departing.iter().any(|it| it.state.is_owed())
     }
 
     /// Looks at all that depart, and kills those that do not do it by themselves. Returns
@@ -396,42 +388,9 @@ impl Shared {
         let now = Instant::now();
         let mut news = false;
         for it in &mut self.departing {
-            let known = it.seen && it.loss.is_some();
-            it.seen = true;
-            let pid = i32::try_from(it.process.id()).unwrap_or(0);
-            if !it.gone {
-                match it.process.try_wait() {
-                    Ok(Some(status)) => {
-                        it.gone = true;
-                        self.wardens.remove(&pid);
-                        if !status.success() && it.loss.is_none() {
-                            it.loss = Some((loss(status), now));
-                        }
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        tracing::error!(%error, "a warden cannot be waited for");
-                        it.gone = true;
-                        it.loss.get_or_insert((WardenLoss::Ended, now));
-                    }
-                }
-            }
-            if !it.gone {
-                let late = || (now >= it.by).then_some(WardenLoss::Silent);
-                if it.loss.is_none() {
-                    it.loss = match trouble(pid, &mut it.stopped) {
-                        // It ended since it was waited for.
-                        Some(WardenLoss::Ended) => None,
-                        trouble => trouble.or_else(late).map(|loss| (loss, now)),
-                    };
-                }
-                if it.loss.is_some()
-                    && let Err(error) = it.process.kill()
-                {
-                    tracing::debug!(pid, %error, "a warden cannot be killed");
-                }
-            }
-            news |= !known && it.loss.is_some();
+            let known = it.seen && it.state.is_lost();
+            it.look(now, &mut self.wardens);
+            news |= !known && it.state.is_lost();
         }
         news
     }
@@ -439,34 +398,21 @@ impl Shared {
     /// Tells those whose warden is gone, and forgets what nobody has to look at any more.
     /// `killed` = what a sweep came to that began after the wardens were looked at.
     fn tell(&mut self, killed: &Killed) {
+        let now = Instant::now();
         let same = killed.complete && !killed.left.is_empty() && killed.left == self.left;
         self.left.clone_from(&killed.left);
         for it in &mut self.departing {
-            let sweeping = it.loss.is_some() && it.gone;
-            it.swept |= sweeping && killed.complete && killed.left.is_empty();
-            if sweeping {
-                let nothing = killed.complete && killed.found == killed.refused;
-                it.quiet = if nothing { it.quiet + 1 } else { 0 };
-            }
-            it.hangs |= sweeping && same && it.loss.is_some_and(|(_, since)| since.elapsed() >= KILLING);
-            let done = match it.loss {
-                None => it.gone,
-                Some((_, since)) => !it.is_owed() || since.elapsed() >= KILLING,
-            };
-            if done && let Some(tell) = it.tell.take() {
-                let departed = Departed {
-                    loss: it.loss.map(|(loss, _)| loss),
-                    survivors: match it.loss {
-                        Some(_) if !it.swept => u32::try_from(killed.left.len().max(1)).unwrap_or(u32::MAX),
-                        Some(_) | None => 0,
-                    },
-                };
+            it.state = it.state.swept(killed, same, now);
+            let outcome = it.state.outcome(killed.left.len(), now);
+            if let Some(departed) = outcome
+                && let Some(tell) = it.tell.take()
+            {
                 // Whoever asked may be gone.
                 let _told = tell.send(departed);
             }
         }
         self.departing
-            .retain(|it| !it.gone || it.tell.is_some() || it.is_owed());
+            .retain(|it| it.state.is_there() || it.tell.is_some() || it.state.is_owed());
     }
 }
 
@@ -483,115 +429,5 @@ pub(super) async fn settle(patience: Duration) {
     let began = Instant::now();
     while keeper.is_busy() && began.elapsed() < patience {
         tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// One that was lost a while ago, reaped by now, and whoever waits for it.
-    fn lost(ago: Duration) -> (Shared, oneshot::Receiver<Departed>) {
-        let mut process = Command::new("true").spawn().unwrap();
-        process.wait().unwrap();
-        let (tell, told) = oneshot::channel();
-        let since = Instant::now().checked_sub(ago).unwrap();
-        let departing = Departing {
-            process,
-            began: since,
-            by: since,
-            seen: true,
-            stopped: None,
-            loss: Some((WardenLoss::Ended, since)),
-            gone: true,
-            swept: false,
-            quiet: 0,
-            hangs: false,
-            tell: Some(tell),
-        };
-        let shared = Shared {
-            departing: vec![departing],
-            ..Shared::default()
-        };
-        (shared, told)
-    }
-
-    fn killed(found: usize, refused: usize, left: usize) -> Killed {
-        let this = tree::this_process().unwrap();
-        Killed {
-            found,
-            refused,
-            left: vec![this.process(); left],
-            complete: true,
-        }
-    }
-
-    #[test]
-    fn what_nothing_can_end_is_told_and_then_forgotten() {
-        let late = KILLING + Duration::from_secs(1);
-        // How long ago it was lost; what each sweep comes to; whether it is owed another after each;
-        // what is told.
-        let nothing = || killed(0, 0, 0);
-        type Case = (&'static str, Duration, Vec<(Killed, bool)>, Option<u32>);
-        let cases: [Case; 6] = [
-            (
-                "it left nothing",
-                Duration::ZERO,
-                vec![(nothing(), true), (nothing(), false)],
-                Some(0),
-            ),
-            (
-                "another user's stays",
-                Duration::ZERO,
-                vec![
-                    (killed(2, 1, 1), true),
-                    (killed(1, 1, 1), true),
-                    (killed(1, 1, 1), false),
-                ],
-                Some(1),
-            ),
-            (
-                "something of ours hangs, and may end yet",
-                Duration::ZERO,
-                vec![
-                    (killed(1, 0, 1), true),
-                    (killed(1, 0, 1), true),
-                    (killed(1, 0, 1), true),
-                ],
-                None,
-            ),
-            (
-                "something of ours hangs for long",
-                late,
-                vec![(killed(1, 0, 1), true), (killed(1, 0, 1), false)],
-                Some(1),
-            ),
-            (
-                "there is always something else",
-                late,
-                vec![
-                    (killed(1, 0, 1), true),
-                    (killed(2, 0, 2), true),
-                    (killed(3, 0, 3), true),
-                ],
-                Some(1),
-            ),
-            (
-                "nothing can be seen",
-                late,
-                vec![(UNSEEN, true), (UNSEEN, true), (UNSEEN, true)],
-                Some(1),
-            ),
-        ];
-        for (what, ago, sweeps, survivors) in cases {
-            let (mut shared, mut told) = lost(ago);
-            for (killed, owed) in sweeps {
-                shared.tell(&killed);
-                assert_eq!(shared.owed(), owed, "{what}: {killed:?}");
-                assert_eq!(shared.departing.is_empty(), !owed, "{what}");
-            }
-            let told = told.try_recv().ok().map(|departed| departed.survivors);
-            assert_eq!(told, survivors, "{what}");
-        }
     }
 }

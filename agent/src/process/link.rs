@@ -20,7 +20,8 @@ use tokio::process::{ChildStderr, ChildStdout};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use super::keeper::{Departed, Ward};
+use super::departing::Departed;
+use super::keeper::Ward;
 use super::{Command, PATIENCE, RunError, Status, Stdin, WARDEN_ARGUMENT, WardenLoss};
 
 /// How often a warden is looked at, since one that is stopped or traced cannot say so.
