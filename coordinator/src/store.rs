@@ -37,6 +37,7 @@ mod readers;
 mod recent;
 mod rows;
 mod sqlite;
+mod unit;
 mod writer;
 
 pub use admission::{

@@ -21,6 +21,7 @@ const SESSIONS: &str = "kage_sessions";
 const SESSIONS_ENDED: &str = "kage_sessions_ended_total";
 const CONNECTIONS_CUT: &str = "kage_connections_cut_total";
 const COMMIT_COMMANDS: &str = "kage_store_commit_commands";
+const FETCHED_LATE: &str = "kage_store_rows_fetched_late_total";
 
 const KIND: &str = "kind";
 const REASON: &str = "reason";
@@ -53,6 +54,10 @@ pub(crate) fn install() -> Option<PrometheusHandle> {
             describe_gauge!(SESSIONS, "Sessions that have not ended, by state.");
             describe_counter!(SESSIONS_ENDED, "Sessions that ended, by the state they came to.");
             describe_counter!(CONNECTIONS_CUT, "Connections that were ended or not taken, by reason.");
+            describe_counter!(
+                FETCHED_LATE,
+                "Rows that a command read without naming them before: each costs a trip to the store."
+            );
             describe_histogram!(COMMIT_COMMANDS, "Commands that one commit of the store made durable.");
             Some(handle)
         })
@@ -122,6 +127,12 @@ pub(crate) fn connection_cut(reason: Cut) {
 #[expect(clippy::cast_precision_loss, reason = "a commit has few commands")]
 pub(crate) fn committed(commands: usize) {
     histogram!(COMMIT_COMMANDS).record(commands as f64);
+}
+
+pub(crate) fn fetched_late(rows: u32) {
+    if rows > 0 {
+        counter!(FETCHED_LATE).increment(rows.into());
+    }
 }
 
 /// Gauges that are computed for each scrape.

@@ -12,6 +12,7 @@ use kage_core::time::Timestamp;
 use super::command::{Changes, QueuedJob, StopAttempt};
 use super::error::{EngineError, StoreError};
 use super::rows::{Failed, JobRow, Rows, TaskHead};
+use super::unit::Key;
 
 mod admission;
 mod attempts;
@@ -31,6 +32,10 @@ pub(super) use requests::{earlier_reply, remember};
 pub trait Command: Send + 'static {
     /// What it comes back with.
     type Outcome: Send + 'static;
+
+    /// What it reads, whatever it finds there. A row that is not named is fetched by itself, which
+    /// costs a trip to the engine.
+    fn reads(&self) -> Vec<Key>;
 
     /// Carries it out on rows that are saved or taken back together.
     ///

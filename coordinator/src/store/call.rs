@@ -7,6 +7,8 @@ use tokio::sync::oneshot;
 use super::apply::Command;
 use super::error::{EngineError, StoreError};
 use super::rows::{Failed, Rows};
+use super::unit::Unit;
+use crate::telemetry;
 
 /// What became of the transaction that a command was part of.
 #[derive(Debug, Clone)]
@@ -61,12 +63,24 @@ impl<C: Command> Pending<C> {
     }
 }
 
+/// Fetches what a command reads, lets it decide, and writes what it changed.
+fn carry_out<C: Command>(command: C, engine: &mut dyn Rows) -> Result<C::Outcome, Failed> {
+    let mut unit = Unit::prefetch(engine, &command.reads())?;
+    let outcome = command.apply(&mut unit);
+    let fetches = unit.fetches();
+    debug_assert_eq!(fetches, 0, "{} reads what it does not name", std::any::type_name::<C>());
+    telemetry::fetched_late(fetches);
+    let outcome = outcome?;
+    unit.flush()?;
+    Ok(outcome)
+}
+
 impl<C: Command> Call for Pending<C> {
     fn apply(&mut self, rows: &mut dyn Rows) -> Verdict {
         let Some(command) = self.command.take() else {
             return Verdict::TakeBack;
         };
-        let (outcome, verdict) = match command.apply(rows) {
+        let (outcome, verdict) = match carry_out(command, rows) {
             Ok(outcome) => (Ok(outcome), Verdict::Keep),
             Err(Failed::Refused(error)) => (Err(error), Verdict::TakeBack),
             Err(Failed::Engine(error)) => {

@@ -18,6 +18,7 @@ use kage_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::admission::{Enrolment, JoinTokenRow, PersonToken};
+use super::command::Request;
 use super::error::{EngineError, StoreError};
 
 /// Why a command ends without an outcome. Whatever it wrote is taken back.
@@ -107,6 +108,13 @@ impl TaskHead {
         }
     }
 
+    /// How many of its sessions have not ended.
+    #[must_use]
+    pub fn open_sessions(&self) -> u32 {
+        let open = self.standing.iter().filter(|(state, _)| !state.is_terminal());
+        open.map(|(_, count)| count).sum()
+    }
+
     /// A session of it came from one state to another. True when those are two.
     pub fn session_moved(&mut self, before: SessionStateKind, now: SessionStateKind) -> bool {
         if before == now {
@@ -190,7 +198,7 @@ impl AttemptNote {
 }
 
 /// A client's call, as it is found again.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestKey {
     /// Who called.
     pub principal: String,
@@ -198,6 +206,17 @@ pub struct RequestKey {
     pub method: &'static str,
     /// The caller's id for it.
     pub id: String,
+}
+
+impl RequestKey {
+    /// That of a call of this kind.
+    pub(super) fn of(method: &'static str, request: &Request) -> Self {
+        Self {
+            principal: request.principal.clone(),
+            method,
+            id: request.id.clone(),
+        }
+    }
 }
 
 /// What a client's call asked for, and what it was told.

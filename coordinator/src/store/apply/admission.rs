@@ -12,18 +12,28 @@ use crate::store::admission::{
     RevokePersonToken,
 };
 use crate::store::error::EngineError;
-use crate::store::rows::{Failed, Rows};
+use crate::store::rows::{Failed, RequestKey, Rows};
+use crate::store::unit::Key;
 
 /// How long a join token is remembered after it ended, so that whoever shows it then is
 /// told why it is refused.
 const REMEMBER_JOIN_TOKENS: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+const CREATE_JOIN_TOKEN: &str = "create_join_token";
+const REVOKE_AGENT: &str = "revoke_agent";
+const CREATE_TOKEN: &str = "create_token";
+const REVOKE_TOKEN: &str = "revoke_token";
+
 impl Command for CreateJoinToken {
     /// Id and row: those of the first call when this one repeats it.
     type Outcome = (TokenId, JoinTokenRow);
 
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::JoinTokenOf(RequestKey::of(CREATE_JOIN_TOKEN, &self.request))]
+    }
+
     fn apply(self, rows: &mut dyn Rows) -> Result<Self::Outcome, Failed> {
-        if let Some(reply) = earlier_reply(rows, "create_join_token", &self.request)? {
+        if let Some(reply) = earlier_reply(rows, CREATE_JOIN_TOKEN, &self.request)? {
             let id = stored_id(&reply)?;
             let row = rows.join_token(id)?.ok_or_else(|| not_found("join token", id))?;
             return Ok((id, row));
@@ -38,13 +48,17 @@ impl Command for CreateJoinToken {
         rows.put_join_token(self.id, &row)?;
         let kept = u64::try_from(REMEMBER_JOIN_TOKENS.as_millis()).unwrap_or(u64::MAX);
         rows.forget_join_tokens(Timestamp::from_millis(self.now.as_millis().saturating_sub(kept)))?;
-        remember(rows, "create_join_token", self.request, self.id.to_string(), self.now)?;
+        remember(rows, CREATE_JOIN_TOKEN, self.request, self.id.to_string(), self.now)?;
         Ok((self.id, row))
     }
 }
 
 impl Command for EnrolAgent {
     type Outcome = Enrolled;
+
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::JoinToken(self.token)]
+    }
 
     fn apply(self, rows: &mut dyn Rows) -> Result<Enrolled, Failed> {
         let refused = |refusal| Ok(Enrolled::Refused(refusal));
@@ -86,8 +100,12 @@ impl Command for EnrolAgent {
 impl Command for RevokeAgent {
     type Outcome = ();
 
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::request(REVOKE_AGENT, &self.request), Key::Enrolment(self.agent)]
+    }
+
     fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
-        if earlier_reply(rows, "revoke_agent", &self.request)?.is_some() {
+        if earlier_reply(rows, REVOKE_AGENT, &self.request)?.is_some() {
             return Ok(());
         }
         let enrolment = rows
@@ -97,7 +115,7 @@ impl Command for RevokeAgent {
             revoked_at: enrolment.revoked_at.or(Some(self.now)),
             ..enrolment
         })?;
-        remember(rows, "revoke_agent", self.request, String::new(), self.now)
+        remember(rows, REVOKE_AGENT, self.request, String::new(), self.now)
     }
 }
 
@@ -105,8 +123,12 @@ impl Command for CreatePersonToken {
     /// The token: that of the first call when this one repeats it.
     type Outcome = PersonToken;
 
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::PersonTokenOf(RequestKey::of(CREATE_TOKEN, &self.request))]
+    }
+
     fn apply(self, rows: &mut dyn Rows) -> Result<PersonToken, Failed> {
-        if let Some(reply) = earlier_reply(rows, "create_token", &self.request)? {
+        if let Some(reply) = earlier_reply(rows, CREATE_TOKEN, &self.request)? {
             let id = stored_id(&reply)?;
             return rows.person_token(id)?.ok_or_else(|| not_found("token", id));
         }
@@ -120,7 +142,7 @@ impl Command for CreatePersonToken {
             revoked_at: None,
         };
         rows.put_person_token(&token)?;
-        remember(rows, "create_token", self.request, self.id.to_string(), self.now)?;
+        remember(rows, CREATE_TOKEN, self.request, self.id.to_string(), self.now)?;
         Ok(token)
     }
 }
@@ -128,8 +150,12 @@ impl Command for CreatePersonToken {
 impl Command for RevokePersonToken {
     type Outcome = PersonToken;
 
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::request(REVOKE_TOKEN, &self.request), Key::PersonToken(self.id)]
+    }
+
     fn apply(self, rows: &mut dyn Rows) -> Result<PersonToken, Failed> {
-        let repeated = earlier_reply(rows, "revoke_token", &self.request)?.is_some();
+        let repeated = earlier_reply(rows, REVOKE_TOKEN, &self.request)?.is_some();
         let token = rows.person_token(self.id)?.ok_or_else(|| not_found("token", self.id))?;
         let token = PersonToken {
             revoked_at: token.revoked_at.or(Some(self.now)),
@@ -137,7 +163,7 @@ impl Command for RevokePersonToken {
         };
         if !repeated {
             rows.put_person_token(&token)?;
-            remember(rows, "revoke_token", self.request, String::new(), self.now)?;
+            remember(rows, REVOKE_TOKEN, self.request, String::new(), self.now)?;
         }
         Ok(token)
     }

@@ -13,9 +13,14 @@ use crate::store::command::{
 };
 use crate::store::error::EngineError;
 use crate::store::rows::{AttemptNote, Failed, Rows};
+use crate::store::unit::Key;
 
 impl Command for StartAttempt {
     type Outcome = Start;
+
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::Boot(self.agent), Key::Job(self.task, self.job)]
+    }
 
     fn apply(self, rows: &mut dyn Rows) -> Result<Start, Failed> {
         // An older start of the agent may have accepted just before it died.
@@ -89,6 +94,11 @@ impl Command for StartAttempt {
 impl Command for RenewLeases {
     type Outcome = Renewed;
 
+    fn reads(&self) -> Vec<Key> {
+        let attempts = self.claims.iter().map(|claim| Key::Attempt(claim.attempt));
+        attempts.collect()
+    }
+
     fn apply(self, rows: &mut dyn Rows) -> Result<Renewed, Failed> {
         let mut outcome = Renewed::default();
         for claim in self.claims {
@@ -115,6 +125,13 @@ impl Command for RenewLeases {
 
 impl Command for EndAttempts {
     type Outcome = Changes;
+
+    fn reads(&self) -> Vec<Key> {
+        vec![match &self.which {
+            Ending::OtherBoots { agent, .. } | Ending::Boot { agent, .. } => Key::EndingOf(*agent),
+            Ending::These(attempts) | Ending::Expired(attempts) => Key::Ending(attempts.clone()),
+        }]
+    }
 
     fn apply(self, rows: &mut dyn Rows) -> Result<Changes, Failed> {
         let attempts = match &self.which {
@@ -165,6 +182,10 @@ impl Command for EndAttempts {
 
 impl Command for ExtendAllLeases {
     type Outcome = ();
+
+    fn reads(&self) -> Vec<Key> {
+        Vec::new()
+    }
 
     fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
         rows.extend_leases(self.lease_until, self.now)

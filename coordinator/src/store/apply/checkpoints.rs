@@ -13,13 +13,27 @@ use crate::store::command::{
 };
 use crate::store::error::EngineError;
 use crate::store::rows::{Failed, JobRow, Rows};
+use crate::store::unit::Key;
+
+const RESTORE_SESSION: &str = "restore_session";
+const PREPARE_RESTORE: &str = "prepare_restore";
+const CREATE_CHECKPOINT: &str = "create_checkpoint";
 
 impl Command for RestoreSession {
     type Outcome = Changes;
 
+    fn reads(&self) -> Vec<Key> {
+        vec![
+            Key::request(RESTORE_SESSION, &self.request),
+            Key::Session(self.task, self.session),
+            Key::Checkpoints(self.task, self.session),
+            Key::OpenJobs(self.task),
+        ]
+    }
+
     fn apply(self, rows: &mut dyn Rows) -> Result<Changes, Failed> {
         let mut changes = Changes::default();
-        if earlier_reply(rows, "restore_session", &self.request)?.is_some() {
+        if earlier_reply(rows, RESTORE_SESSION, &self.request)?.is_some() {
             return Ok(changes);
         }
         let mut head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
@@ -77,7 +91,7 @@ impl Command for RestoreSession {
         rows.save_task(&head)?;
         changes.queued.extend(waiting(&next, &head.project));
         changes.tasks.push(self.task);
-        remember(rows, "restore_session", self.request, String::new(), self.now)?;
+        remember(rows, RESTORE_SESSION, self.request, String::new(), self.now)?;
         Ok(changes)
     }
 }
@@ -85,17 +99,19 @@ impl Command for RestoreSession {
 impl Command for PrepareRestore {
     type Outcome = RestorePrepared;
 
+    fn reads(&self) -> Vec<Key> {
+        vec![
+            Key::request(RESTORE_SESSION, &self.request),
+            Key::request(PREPARE_RESTORE, &self.request),
+            Key::Session(self.task, self.session),
+        ]
+    }
+
     fn apply(self, rows: &mut dyn Rows) -> Result<RestorePrepared, Failed> {
-        if earlier_reply(rows, "restore_session", &self.request)?.is_some() {
+        if earlier_reply(rows, RESTORE_SESSION, &self.request)?.is_some() {
             return Ok(RestorePrepared::Done);
         }
-        let after = last_checkpoint(
-            rows,
-            "prepare_restore",
-            self.request,
-            (self.task, self.session),
-            self.now,
-        )?;
+        let after = last_checkpoint(rows, PREPARE_RESTORE, self.request, (self.task, self.session), self.now)?;
         Ok(RestorePrepared::Saves { after })
     }
 }
@@ -103,10 +119,17 @@ impl Command for PrepareRestore {
 impl Command for RequestCheckpoint {
     type Outcome = u32;
 
+    fn reads(&self) -> Vec<Key> {
+        vec![
+            Key::request(CREATE_CHECKPOINT, &self.request),
+            Key::Session(self.task, self.session),
+        ]
+    }
+
     fn apply(self, rows: &mut dyn Rows) -> Result<u32, Failed> {
         last_checkpoint(
             rows,
-            "create_checkpoint",
+            CREATE_CHECKPOINT,
             self.request,
             (self.task, self.session),
             self.now,

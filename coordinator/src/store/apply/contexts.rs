@@ -5,14 +5,24 @@ use kage_core::task::Task;
 use super::{Command, earlier_reply, not_found, remember};
 use crate::store::command::{ContextPut, PutContext, RecordContextSent};
 use crate::store::rows::{ContextRow, Failed, Rows};
+use crate::store::unit::Key;
 
 const CREATED: &str = "created";
+
+const PUT_CONTEXT: &str = "put_context";
 
 impl Command for PutContext {
     type Outcome = ContextPut;
 
+    fn reads(&self) -> Vec<Key> {
+        vec![
+            Key::request(PUT_CONTEXT, &self.request),
+            Key::Context(self.project.clone(), self.digest.clone()),
+        ]
+    }
+
     fn apply(self, rows: &mut dyn Rows) -> Result<ContextPut, Failed> {
-        if let Some(reply) = earlier_reply(rows, "put_context", &self.request)? {
+        if let Some(reply) = earlier_reply(rows, PUT_CONTEXT, &self.request)? {
             return Ok(ContextPut {
                 created: reply == CREATED,
             });
@@ -27,13 +37,17 @@ impl Command for PutContext {
         rows.put_context(&self.project, &self.digest, &row)?;
         let created = known.is_none();
         let reply = if created { CREATED } else { "" };
-        remember(rows, "put_context", self.request, reply.to_owned(), self.now)?;
+        remember(rows, PUT_CONTEXT, self.request, reply.to_owned(), self.now)?;
         Ok(ContextPut { created })
     }
 }
 
 impl Command for RecordContextSent {
     type Outcome = ();
+
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::Context(self.project.clone(), self.digest.clone())]
+    }
 
     fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
         if rows.context(&self.project, &self.digest)?.is_none() {

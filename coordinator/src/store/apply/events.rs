@@ -12,9 +12,24 @@ use super::ending::End;
 use super::{Command, job_of, session_of, task_of};
 use crate::store::command::{AppendEvents, Appended, Changes};
 use crate::store::rows::{Failed, Rows, TaskHead};
+use crate::store::unit::Key;
 
 impl Command for AppendEvents {
     type Outcome = Appended;
+
+    fn reads(&self) -> Vec<Key> {
+        let mut checkpoints = Vec::new();
+        for event in &self.events {
+            if let EventBody::CheckpointTaken(taken) = &event.body {
+                checkpoints.push((taken.parent.clone(), taken.tree.clone()));
+            }
+        }
+        vec![Key::Reporting {
+            attempt: self.claim.attempt,
+            checkpoints,
+            ends: (self.events.iter()).any(|event| matches!(event.body, EventBody::Finished(_))),
+        }]
+    }
 
     fn apply(self, rows: &mut dyn Rows) -> Result<Appended, Failed> {
         if let Err(invalid) = check_batch(&self.events) {

@@ -5,10 +5,18 @@ use kage_core::fleet::Agent;
 use super::{Command, earlier_reply, not_found, remember};
 use crate::store::command::{RecordAgent, SetCordoned, SetDraining};
 use crate::store::rows::{Failed, Rows};
+use crate::store::unit::Key;
+
+const DRAIN_AGENT: &str = "drain_agent";
+const CORDON_AGENT: &str = "cordon_agent";
 
 impl Command for RecordAgent {
     /// The agent as it is stored.
     type Outcome = Agent;
+
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::Agent(self.agent.id)]
+    }
 
     fn apply(self, rows: &mut dyn Rows) -> Result<Agent, Failed> {
         let known = rows.agent(self.agent.id)?;
@@ -27,10 +35,15 @@ impl Command for SetDraining {
     /// The agent as it is now: a call that is repeated late changes nothing.
     type Outcome = Agent;
 
+    fn reads(&self) -> Vec<Key> {
+        let request = self.request.iter().map(|request| Key::request(DRAIN_AGENT, request));
+        request.chain([Key::Agent(self.agent)]).collect()
+    }
+
     fn apply(self, rows: &mut dyn Rows) -> Result<Agent, Failed> {
         let agent = rows.agent(self.agent)?.ok_or_else(|| not_found("agent", self.agent))?;
         if let Some(request) = &self.request
-            && earlier_reply(rows, "drain_agent", request)?.is_some()
+            && earlier_reply(rows, DRAIN_AGENT, request)?.is_some()
         {
             return Ok(agent);
         }
@@ -40,7 +53,7 @@ impl Command for SetDraining {
         };
         rows.put_agent(&agent)?;
         if let Some(request) = self.request {
-            remember(rows, "drain_agent", request, String::new(), self.now)?;
+            remember(rows, DRAIN_AGENT, request, String::new(), self.now)?;
         }
         Ok(agent)
     }
@@ -50,9 +63,13 @@ impl Command for SetCordoned {
     /// The agent as it is now: a call that is repeated late changes nothing.
     type Outcome = Agent;
 
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::request(CORDON_AGENT, &self.request), Key::Agent(self.agent)]
+    }
+
     fn apply(self, rows: &mut dyn Rows) -> Result<Agent, Failed> {
         let agent = rows.agent(self.agent)?.ok_or_else(|| not_found("agent", self.agent))?;
-        if earlier_reply(rows, "cordon_agent", &self.request)?.is_some() {
+        if earlier_reply(rows, CORDON_AGENT, &self.request)?.is_some() {
             return Ok(agent);
         }
         let agent = Agent {
@@ -60,7 +77,7 @@ impl Command for SetCordoned {
             ..agent
         };
         rows.put_agent(&agent)?;
-        remember(rows, "cordon_agent", self.request, String::new(), self.now)?;
+        remember(rows, CORDON_AGENT, self.request, String::new(), self.now)?;
         Ok(agent)
     }
 }

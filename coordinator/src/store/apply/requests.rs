@@ -17,7 +17,7 @@ pub(in crate::store) fn earlier_reply(
     method: &'static str,
     request: &Request,
 ) -> Result<Option<String>, Failed> {
-    match rows.request(&request_key(method, request))? {
+    match rows.request(&RequestKey::of(method, request))? {
         None => Ok(None),
         Some(row) if row.payload == request.payload => Ok(Some(row.reply)),
         Some(_) => Err(Failed::Refused(StoreError::RequestConflict { id: request.id.clone() })),
@@ -31,7 +31,7 @@ pub(in crate::store) fn remember(
     reply: String,
     now: Timestamp,
 ) -> Result<(), Failed> {
-    let key = request_key(method, &request);
+    let key = RequestKey::of(method, &request);
     let row = RequestRow {
         payload: request.payload,
         reply,
@@ -41,12 +41,4 @@ pub(in crate::store) fn remember(
     let lifetime = u64::try_from(REQUEST_LIFETIME.as_millis()).unwrap_or(u64::MAX);
     let before = Timestamp::from_millis(now.as_millis().saturating_sub(lifetime));
     rows.forget_requests(before, FORGET)
-}
-
-fn request_key(method: &'static str, request: &Request) -> RequestKey {
-    RequestKey {
-        principal: request.principal.clone(),
-        method,
-        id: request.id.clone(),
-    }
 }

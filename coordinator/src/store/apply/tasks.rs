@@ -6,9 +6,21 @@ use super::{Command, contexts, drop_baseline, earlier_reply, not_found, remember
 use crate::store::command::{CancelTask, Changes, CreateTask, Created, DropTask};
 use crate::store::error::{EngineError, StoreError};
 use crate::store::rows::{Failed, JobRow, Rows, TaskHead};
+use crate::store::unit::Key;
+
+const CREATE_TASK: &str = "create_task";
+const DROP_TASK: &str = "drop_task";
+const CANCEL_TASK: &str = "cancel_task";
 
 impl Command for CreateTask {
     type Outcome = Created;
+
+    fn reads(&self) -> Vec<Key> {
+        let context = self.spec.context_base.clone();
+        let context = context.map(|digest| Key::Context(self.spec.project.clone(), digest));
+        let request = Key::request(CREATE_TASK, &self.request);
+        context.into_iter().chain([request]).collect()
+    }
 
     fn apply(self, rows: &mut dyn Rows) -> Result<Created, Failed> {
         let sessions = self.begun();
@@ -24,7 +36,7 @@ impl Command for CreateTask {
             lacking,
             now,
         } = self;
-        if let Some(reply) = earlier_reply(rows, "create_task", &request)? {
+        if let Some(reply) = earlier_reply(rows, CREATE_TASK, &request)? {
             let task = reply.parse().map_err(|source| EngineError::Corrupt {
                 what: "reply",
                 source: Box::new(source),
@@ -64,7 +76,7 @@ impl Command for CreateTask {
             rows.insert_job(&row)?;
             changes.queued.extend(waiting(&row, &task.spec.project));
         }
-        remember(rows, "create_task", request, id.to_string(), now)?;
+        remember(rows, CREATE_TASK, request, id.to_string(), now)?;
         Ok(Created {
             task: id,
             repeated: false,
@@ -76,10 +88,15 @@ impl Command for CreateTask {
 impl Command for DropTask {
     type Outcome = Changes;
 
+    fn reads(&self) -> Vec<Key> {
+        let request = self.request.iter().map(|request| Key::request(DROP_TASK, request));
+        request.chain([Key::OpenJobs(self.task)]).collect()
+    }
+
     fn apply(self, rows: &mut dyn Rows) -> Result<Changes, Failed> {
         let mut changes = Changes::default();
         if let Some(request) = &self.request
-            && earlier_reply(rows, "drop_task", request)?.is_some()
+            && earlier_reply(rows, DROP_TASK, request)?.is_some()
         {
             return Ok(changes);
         }
@@ -95,7 +112,7 @@ impl Command for DropTask {
         changes.withdrawn.extend(open.iter().map(|row| row.job.id));
         changes.tasks.push(self.task);
         if let Some(request) = self.request {
-            remember(rows, "drop_task", request, String::new(), self.now)?;
+            remember(rows, DROP_TASK, request, String::new(), self.now)?;
         }
         Ok(changes)
     }
@@ -104,9 +121,13 @@ impl Command for DropTask {
 impl Command for CancelTask {
     type Outcome = Changes;
 
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::request(CANCEL_TASK, &self.request), Key::OpenJobs(self.task)]
+    }
+
     fn apply(self, rows: &mut dyn Rows) -> Result<Changes, Failed> {
         let mut changes = Changes::default();
-        if earlier_reply(rows, "cancel_task", &self.request)?.is_some() {
+        if earlier_reply(rows, CANCEL_TASK, &self.request)?.is_some() {
             return Ok(changes);
         }
         let mut head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
@@ -141,7 +162,7 @@ impl Command for CancelTask {
         if changed {
             changes.tasks.push(self.task);
         }
-        remember(rows, "cancel_task", self.request, String::new(), self.now)?;
+        remember(rows, CANCEL_TASK, self.request, String::new(), self.now)?;
         Ok(changes)
     }
 }

@@ -1,0 +1,375 @@
+//! The rows of one command: fetched before it decides, decided on in memory, written in one go.
+//! An engine whose rows are far away needs two trips for a command, whatever it decides. What a
+//! command reads and did not say is fetched when it is asked for, and counted.
+//!
+//! ```text
+//!   reads() --prefetch--> Unit <--load, save-- apply
+//!                          \--flush--> Rows: SQLite | model
+//! ```
+
+use std::collections::{BTreeSet, HashMap};
+
+use kage_core::attempt::Attempt;
+use kage_core::checkpoint::{Checkpoint, Safety};
+use kage_core::event::Event;
+use kage_core::fleet::Agent;
+use kage_core::id::{
+    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, TaskId, TokenId,
+};
+use kage_core::job::{JobState, Subject};
+use kage_core::session::Session;
+use kage_core::task::TaskSpec;
+use kage_core::time::Timestamp;
+
+use super::admission::{Enrolment, JoinTokenRow, PersonToken};
+use super::command::Request;
+use super::rows::{
+    AdmissionRows, AgentRows, AttemptNote, AttemptRows, CheckpointRows, ContextRow, ContextRows, Failed, JobRow,
+    JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
+};
+
+mod rows;
+
+/// What a command reads: the key of a row, or one of a closed set of questions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// A call made before.
+    Request(RequestKey),
+    /// A call made before, and the token that it made.
+    JoinTokenOf(RequestKey),
+    /// A call made before, and the token that it made.
+    PersonTokenOf(RequestKey),
+    /// A task.
+    Task(TaskId),
+    /// A session.
+    Session(TaskId, SessionId),
+    /// A job with its task and its session.
+    Job(TaskId, JobId),
+    /// A task with its open jobs, and their sessions and live attempts.
+    OpenJobs(TaskId),
+    /// An attempt alone.
+    Attempt(AttemptId),
+    /// An attempt with its job, session and task, and what these checkpoints follow and repeat:
+    /// parents and trees. Also what its end concerns, when it `ends`.
+    Reporting {
+        attempt: AttemptId,
+        checkpoints: Vec<(Oid, Oid)>,
+        ends: bool,
+    },
+    /// These attempts with everything that their end concerns.
+    Ending(Vec<AttemptId>),
+    /// The live attempts of an agent with everything that their end concerns.
+    EndingOf(AgentId),
+    /// The checkpoints of a session.
+    Checkpoints(TaskId, SessionId),
+    /// The present start of an agent.
+    Boot(AgentId),
+    /// An agent.
+    Agent(AgentId),
+    /// A join token, and the agent that used it.
+    JoinToken(TokenId),
+    /// An agent that joined.
+    Enrolment(AgentId),
+    /// A token of a person.
+    PersonToken(TokenId),
+    /// A base context.
+    Context(ProjectId, Digest),
+}
+
+impl Key {
+    /// A call of this kind that was made before.
+    pub(super) fn request(method: &'static str, request: &Request) -> Self {
+        Self::Request(RequestKey::of(method, request))
+    }
+}
+
+/// A row that was changed and is not written yet. Its last form is written, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Changed {
+    Task(TaskId),
+    Session(TaskId, SessionId),
+    Job(TaskId, JobId),
+    Attempt(AttemptId),
+}
+
+/// Anything else that is written, in its order.
+#[derive(Debug)]
+enum Write {
+    Request(RequestKey, RequestRow),
+    ForgetRequests(Timestamp, u32),
+    Task(Box<TaskHead>, Box<TaskSpec>),
+    RemoveTask(TaskId),
+    Session(Box<Session>, usize),
+    Job(Box<JobRow>),
+    Attempt(Box<Attempt>, AttemptNote),
+    ExtendLeases(Timestamp, Timestamp),
+    Event(TaskId, u64, AttemptId, Box<Event>),
+    Checkpoint(TaskId, Box<Checkpoint>),
+    Safety(TaskId, Oid, Safety),
+    Agent(Box<Agent>),
+    AgentSeen(AgentId, Timestamp),
+    JoinToken(TokenId, JoinTokenRow),
+    ForgetJoinTokens(Timestamp),
+    Enrolment(Enrolment),
+    PersonToken(PersonToken),
+    Context(ProjectId, Digest, ContextRow),
+    ContextSent(ProjectId, Digest, AgentId, u64),
+}
+
+/// See the module.
+pub(super) struct Unit<'a> {
+    engine: &'a mut dyn Rows,
+    requests: HashMap<RequestKey, Option<RequestRow>>,
+    tasks: HashMap<TaskId, Option<TaskHead>>,
+    sessions: HashMap<(TaskId, SessionId), Option<Session>>,
+    jobs: HashMap<(TaskId, JobId), Option<JobRow>>,
+    /// Those that were open when they were fetched, and new ones.
+    open_jobs: HashMap<TaskId, BTreeSet<JobId>>,
+    attempts: HashMap<AttemptId, Option<Attempt>>,
+    live_attempts: HashMap<AgentId, Vec<AttemptId>>,
+    checkpoints: HashMap<(TaskId, SessionId), Vec<Checkpoint>>,
+    positions: HashMap<(TaskId, SessionId, Oid), Option<(u64, AdapterName)>>,
+    base_trees: HashMap<(TaskId, Oid), Vec<Oid>>,
+    safeties: HashMap<(TaskId, Oid), Safety>,
+    boots: HashMap<AgentId, Option<BootId>>,
+    agents: HashMap<AgentId, Option<Agent>>,
+    join_tokens: HashMap<TokenId, Option<JoinTokenRow>>,
+    enrolments: HashMap<AgentId, Option<Enrolment>>,
+    person_tokens: HashMap<TokenId, Option<PersonToken>>,
+    contexts: HashMap<(ProjectId, Digest), Option<ContextRow>>,
+    writes: Vec<Write>,
+    changed: BTreeSet<Changed>,
+    deciding: bool,
+    fetches: u32,
+}
+
+impl<'a> Unit<'a> {
+    /// The unit of a command that reads these, which are here when this returns.
+    pub(super) fn prefetch(engine: &'a mut dyn Rows, keys: &[Key]) -> Result<Self, Failed> {
+        let mut unit = Self {
+            engine,
+            requests: HashMap::new(),
+            tasks: HashMap::new(),
+            sessions: HashMap::new(),
+            jobs: HashMap::new(),
+            open_jobs: HashMap::new(),
+            attempts: HashMap::new(),
+            live_attempts: HashMap::new(),
+            checkpoints: HashMap::new(),
+            positions: HashMap::new(),
+            base_trees: HashMap::new(),
+            safeties: HashMap::new(),
+            boots: HashMap::new(),
+            agents: HashMap::new(),
+            join_tokens: HashMap::new(),
+            enrolments: HashMap::new(),
+            person_tokens: HashMap::new(),
+            contexts: HashMap::new(),
+            writes: Vec::new(),
+            changed: BTreeSet::new(),
+            deciding: false,
+            fetches: 0,
+        };
+        for key in keys {
+            unit.fetch(key)?;
+        }
+        unit.deciding = true;
+        Ok(unit)
+    }
+
+    /// How often the command read what it had not said.
+    pub(super) const fn fetches(&self) -> u32 {
+        self.fetches
+    }
+
+    /// Loading is fetching: what was loaded once is here.
+    fn fetch(&mut self, key: &Key) -> Result<(), Failed> {
+        match key {
+            Key::Request(key) => drop(self.request(key)?),
+            Key::JoinTokenOf(key) => {
+                let made = self.request(key)?.and_then(|row| row.reply.parse().ok());
+                if let Some(token) = made {
+                    self.join_token(token)?;
+                }
+            }
+            Key::PersonTokenOf(key) => {
+                let made = self.request(key)?.and_then(|row| row.reply.parse().ok());
+                if let Some(token) = made {
+                    self.person_token(token)?;
+                }
+            }
+            Key::Task(task) => drop(self.task(*task)?),
+            Key::Session(task, session) => drop(self.session(*task, *session)?),
+            Key::Job(task, job) => drop(self.with_session(*task, *job)?),
+            Key::OpenJobs(task) => {
+                self.task(*task)?;
+                for row in self.open_jobs(*task)? {
+                    if let Subject::Session(session) = row.job.subject {
+                        self.session(*task, session)?;
+                    }
+                    if let JobState::Leased { attempt } = row.job.state {
+                        self.attempt(attempt)?;
+                    }
+                }
+            }
+            Key::Attempt(attempt) => drop(self.attempt(*attempt)?),
+            Key::Reporting {
+                attempt,
+                checkpoints,
+                ends,
+            } => self.fetch_reporting(*attempt, checkpoints, *ends)?,
+            Key::Ending(attempts) => self.fetch_ending(attempts)?,
+            Key::EndingOf(agent) => {
+                let live = self.live_attempts(*agent)?;
+                let ids: Vec<_> = live.iter().map(|attempt| attempt.id).collect();
+                self.fetch_ending(&ids)?;
+            }
+            Key::Checkpoints(task, session) => drop(self.checkpoints(*task, *session)?),
+            Key::Boot(agent) => drop(self.agent_boot(*agent)?),
+            Key::Agent(agent) => drop(self.agent(*agent)?),
+            Key::JoinToken(token) => {
+                let used = self.join_token(*token)?.and_then(|row| row.used);
+                if let Some((agent, _)) = used {
+                    self.enrolment(agent)?;
+                }
+            }
+            Key::Enrolment(agent) => drop(self.enrolment(*agent)?),
+            Key::PersonToken(token) => drop(self.person_token(*token)?),
+            Key::Context(project, digest) => drop(self.context(project, digest)?),
+        }
+        Ok(())
+    }
+
+    /// A job, its task and the session that it is about or listed with.
+    fn with_session(
+        &mut self,
+        task: TaskId,
+        job: JobId,
+    ) -> Result<Option<(TaskHead, JobRow, Option<Session>)>, Failed> {
+        let (Some(head), Some(row)) = (self.task(task)?, self.job(task, job)?) else {
+            return Ok(None);
+        };
+        let session = self.session(task, row.job.subject.session().unwrap_or(head.first))?;
+        Ok(Some((head, row, session)))
+    }
+
+    fn fetch_reporting(&mut self, attempt: AttemptId, told: &[(Oid, Oid)], ends: bool) -> Result<(), Failed> {
+        let Some(found) = self.attempt(attempt)? else {
+            return Ok(());
+        };
+        self.with_session(found.task, found.job)?;
+        for (parent, tree) in told {
+            self.position(found.task, found.session, parent)?;
+            self.safety(found.task, tree)?;
+        }
+        if ends {
+            if !told.is_empty() {
+                self.checkpoints(found.task, found.session)?;
+            }
+            self.fetch_ending(&[attempt])?;
+        }
+        Ok(())
+    }
+
+    /// What the end of attempts concerns: what their sessions can go back to, the base when it was
+    /// checked, and the check of the base when their tasks may end with them.
+    fn fetch_ending(&mut self, attempts: &[AttemptId]) -> Result<(), Failed> {
+        let mut ending: HashMap<TaskId, usize> = HashMap::new();
+        for id in attempts {
+            let Some(attempt) = self.attempt(*id)? else { continue };
+            *ending.entry(attempt.task).or_default() += 1;
+            let Some((head, row, session)) = self.with_session(attempt.task, attempt.job)? else {
+                continue;
+            };
+            if let Some(session) = session.filter(|session| session.trail.head.is_some()) {
+                self.checkpoints(attempt.task, session.id)?;
+            }
+            if let (Subject::Base, Some(base)) = (row.job.subject, &head.base) {
+                self.base_trees(attempt.task, base)?;
+            }
+        }
+        for (task, ends) in ending {
+            let open = self.task(task)?.map_or(0, |head| head.open_sessions());
+            if open as usize > ends {
+                continue;
+            }
+            for row in self.open_jobs(task)? {
+                if let (Subject::Base, JobState::Leased { attempt }) = (row.job.subject, row.job.state) {
+                    self.attempt(attempt)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes everything that the command changed.
+    pub(super) fn flush(self) -> Result<(), Failed> {
+        let engine = self.engine;
+        for write in self.writes {
+            match write {
+                Write::Request(key, row) => engine.insert_request(&key, &row)?,
+                Write::ForgetRequests(before, limit) => engine.forget_requests(before, limit)?,
+                Write::Task(head, spec) => engine.insert_task(&head, &spec)?,
+                Write::RemoveTask(task) => engine.remove_task(task)?,
+                Write::Session(session, position) => engine.insert_session(&session, position)?,
+                Write::Job(row) => engine.insert_job(&row)?,
+                Write::Attempt(attempt, note) => engine.insert_attempt(&attempt, &note)?,
+                Write::ExtendLeases(until, now) => engine.extend_leases(until, now)?,
+                Write::Event(task, pos, attempt, event) => engine.insert_event(task, pos, attempt, &event)?,
+                Write::Checkpoint(task, checkpoint) => engine.insert_checkpoint(task, &checkpoint)?,
+                Write::Safety(task, tree, safety) => engine.save_safety(task, &tree, safety)?,
+                Write::Agent(agent) => engine.put_agent(&agent)?,
+                Write::AgentSeen(agent, at) => engine.save_agent_seen(agent, at)?,
+                Write::JoinToken(token, row) => engine.put_join_token(token, &row)?,
+                Write::ForgetJoinTokens(before) => engine.forget_join_tokens(before)?,
+                Write::Enrolment(enrolment) => engine.put_enrolment(&enrolment)?,
+                Write::PersonToken(token) => engine.put_person_token(&token)?,
+                Write::Context(project, digest, row) => engine.put_context(&project, &digest, &row)?,
+                Write::ContextSent(project, digest, agent, bytes) => {
+                    engine.add_context_sent(&project, &digest, agent, bytes)?;
+                }
+            }
+        }
+        for changed in self.changed {
+            match changed {
+                Changed::Task(task) => saved(self.tasks.get(&task), |head| engine.save_task(head))?,
+                Changed::Session(task, session) => {
+                    saved(self.sessions.get(&(task, session)), |session| {
+                        engine.save_session(session)
+                    })?;
+                }
+                Changed::Job(task, job) => saved(self.jobs.get(&(task, job)), |row| engine.save_job(row))?,
+                Changed::Attempt(attempt) => {
+                    saved(self.attempts.get(&attempt), |attempt| engine.save_attempt(attempt))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Saves a row that is there.
+fn saved<T>(known: Option<&Option<T>>, save: impl FnOnce(&T) -> Result<(), Failed>) -> Result<(), Failed> {
+    known.and_then(Option::as_ref).map_or(Ok(()), save)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::model::Model;
+
+    #[test]
+    fn what_was_not_named_is_fetched_once_and_counted() {
+        let mut model = Model::default();
+        let (named, other) = (TaskId::from_random(1), TaskId::from_random(2));
+        let mut unit = Unit::prefetch(&mut model, &[Key::OpenJobs(named)]).unwrap();
+        assert!(unit.task(named).unwrap().is_none() && unit.open_jobs(named).unwrap().is_empty());
+        assert_eq!(unit.fetches(), 0);
+        for _ in 0..2 {
+            assert!(unit.task(other).unwrap().is_none());
+            assert_eq!(unit.fetches(), 1);
+        }
+        unit.open_jobs(other).unwrap();
+        assert_eq!(unit.fetches(), 2);
+    }
+}
