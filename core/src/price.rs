@@ -64,7 +64,7 @@ pub enum Thinking {
 
 /// How much a model does for an answer: thoughts, calls of tools, words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String")]
 pub enum Effort {
     /// The least.
     Low,
@@ -89,6 +89,21 @@ impl Effort {
             Self::Xhigh => "xhigh",
             Self::Max => "max",
         }
+    }
+}
+
+/// Why a text is no effort.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no effort; there are low, medium, high, xhigh, max")]
+pub struct InvalidEffort(String);
+
+impl TryFrom<String> for Effort {
+    type Error = InvalidEffort;
+
+    fn try_from(text: String) -> Result<Self, InvalidEffort> {
+        let all = [Self::Low, Self::Medium, Self::High, Self::Xhigh, Self::Max];
+        let found = all.into_iter().find(|effort| effort.as_str() == text);
+        found.ok_or(InvalidEffort(text))
     }
 }
 

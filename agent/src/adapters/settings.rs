@@ -88,7 +88,8 @@ impl BaseUrl {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSetting {
     /// There is no such adapter, or nothing of it can be set.
-    #[error("there is no adapter {name:?} that takes settings; there is {}", names().join(", "))]
+    // In serde's words, from which people are told the nearest name.
+    #[error("unknown field `{name}`, expected one of `{}`", names().join("`, `"))]
     Adapter {
         /// The name.
         name: String,
@@ -225,7 +226,7 @@ mod tests {
             ("max_turns = -1", &["max_turns", "nonzero"]),
             ("max_turns = 'many'", &["max_turns", "nonzero"]),
             ("max_turnz = 5", &["max_turnz", "`max_turns`", "`effort`", "`models`"]),
-            ("effort = 'huge'", &["effort", "`low`", "`xhigh`", "`max`"]),
+            ("effort = 'huge'", &["effort", "low, medium, high, xhigh, max"]),
             ("base_url = 'gateway'", &["base_url", "http://", "https://"]),
             ("base_url = 'ftp://gateway'", &["base_url", "http://", "https://"]),
             ("base_url = 'https://gateway?key=1'", &["base_url", "without a query"]),
