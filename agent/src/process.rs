@@ -79,11 +79,8 @@ pub struct Command {
 /// How long a program may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Wall-clock limit.
-    pub timeout: Duration,
-    /// Limit without a byte of output. Time in which nobody took the output, or in which
-    /// the program was frozen, does not count.
-    pub idle_timeout: Duration,
+    /// Wall-clock limit, frozen time not counted; `None` = its caller watches the time.
+    pub timeout: Option<Duration>,
     /// Time between the polite signal and the last one.
     pub grace: Duration,
 }
@@ -171,8 +168,6 @@ pub enum Cause {
     Stopped,
     /// It took longer than [`Limits::timeout`].
     TimedOut,
-    /// It wrote nothing for [`Limits::idle_timeout`].
-    Idle,
     /// Nobody takes its output any more.
     Unread,
 }

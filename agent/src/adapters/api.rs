@@ -35,7 +35,6 @@ use super::settings::{ApiSettings, BaseUrl, Models};
 use super::{AdapterConfig, LoadError, local_time, name_session, text};
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Reporter, Resumes, SessionInput, next_message};
 use crate::adapters::tools::{self, Toolbox};
-use crate::process::allowance::Allowance;
 use crate::process::{Control, Environment, Runner, proxy_secrets};
 use asked::Asked;
 use caller::Caller;
@@ -146,33 +145,17 @@ impl ApiAdapter {
         format!("set {variable} in the agent's environment, or [adapter.{name}] key_file")
     }
 
-    /// Runs the loop within the session's time, then makes sure that it has really ended.
-    async fn run_within(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> AdapterEnd {
+    async fn work(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> AdapterEnd {
         let Some(key) = &self.key else {
             return AdapterEnd::Failed(Failure::new(FailureKind::AdapterUnavailable, self.no_key()));
         };
-        let (timeout, frozen) = (input.timeout, input.frozen.clone());
-        let halt = stop.child_token();
-        let mut session = match self.session(key, input, reporter, halt.clone()).await {
+        let mut session = match self.session(key, input, reporter, stop).await {
             Ok(session) => session,
             Err(failure) => return AdapterEnd::Failed(failure),
         };
-        let mut work = std::pin::pin!(session.work());
-        let (end, timed_out) = tokio::select! {
-            end = &mut work => (end, false),
-            () = Allowance::new(timeout).used_up_unless(frozen) => {
-                // The loop is told to stop instead of dropped: it ends the tool it runs.
-                halt.cancel();
-                (work.await, true)
-            }
-        };
-        match end {
+        match session.work().await {
             Ok(summary) => AdapterEnd::Done { summary },
             Err(Halt::Failed(failure)) => AdapterEnd::Failed(failure),
-            Err(Halt::Stopped) if timed_out && !stop.is_cancelled() => {
-                let message = format!("the session ran for {} seconds and was ended", timeout.as_secs());
-                AdapterEnd::Failed(Failure::new(FailureKind::Timeout, message))
-            }
             Err(Halt::Stopped) => AdapterEnd::Stopped,
         }
     }
@@ -182,7 +165,7 @@ impl ApiAdapter {
         key: &str,
         input: SessionInput,
         reporter: Reporter,
-        halt: CancellationToken,
+        stop: CancellationToken,
     ) -> Result<Session, Failure> {
         let wire = self.provider.wire;
         let asked = self.asked(&input, &reporter).await?;
@@ -213,13 +196,13 @@ impl ApiAdapter {
                 wire,
                 url: format!("{}{}", self.base_url, wire.path),
                 key: key.to_owned(),
-                idle: input.idle_timeout,
+                idle: input.limits.idle,
                 rules: self.calls,
             },
             tools,
             reporter,
             control: Control {
-                stop: halt,
+                stop,
                 frozen: input.frozen,
             },
             useless: 0,
@@ -290,7 +273,7 @@ impl Adapter for ApiAdapter {
     }
 
     fn run(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {
-        Box::pin(self.run_within(input, reporter, stop))
+        Box::pin(self.work(input, reporter, stop))
     }
 }
 

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{AdapterConfig, text};
-use crate::adapters::port::{Adapter, AdapterEnd, Reporter, ReporterClosed, Resumes, SessionInput};
+use crate::adapters::port::{Adapter, AdapterEnd, Reporter, ReporterClosed, Resumes, SessionInput, SessionLimits};
 use crate::adapters::session_file::SessionFile;
 use crate::process::excerpt::{HeadTail, one_line};
 use crate::process::{Chunk, Command, Control, Limits, Pipe, RunError, Runner, Stdin, proxy_secrets};
@@ -97,8 +97,7 @@ impl CliAdapter {
             stdin: Stdin::Null,
         };
         let limits = Limits {
-            timeout: VERSION_TIME,
-            idle_timeout: VERSION_TIME,
+            timeout: Some(VERSION_TIME),
             grace: Duration::from_secs(1),
         };
         // The reader below waits for nothing else.
@@ -129,16 +128,6 @@ impl CliAdapter {
         }
     }
 
-    fn limits(&self, input: &SessionInput) -> Limits {
-        let watchdog = &self.manifest.watchdog;
-        let within = |asked: Duration, limit: Option<Duration>| limit.map_or(asked, |limit| asked.min(limit));
-        Limits {
-            timeout: within(input.timeout, watchdog.timeout_seconds),
-            idle_timeout: within(input.idle_timeout, watchdog.idle_seconds),
-            grace: GRACE,
-        }
-    }
-
     async fn work(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> AdapterEnd {
         let program: Result<PathBuf, String> = match &self.program {
             Ok(program) => program.to_run().map(Into::into).map_err(|changed| changed.to_string()),
@@ -148,7 +137,10 @@ impl CliAdapter {
             Ok(program) => program,
             Err(problem) => return AdapterEnd::Failed(Failure::new(FailureKind::AdapterUnavailable, problem)),
         };
-        let limits = self.limits(&input);
+        let limits = Limits {
+            timeout: None,
+            grace: GRACE,
+        };
         let control = Control {
             stop,
             frozen: input.frozen.clone(),
@@ -176,7 +168,7 @@ impl CliAdapter {
         match (ended, told) {
             (Err(error), _) => AdapterEnd::Failed(start_failure(&error)),
             (Ok(_), Err(ReporterClosed)) => AdapterEnd::Stopped,
-            (Ok(ended), Ok(())) => run.end(ended, limits).await,
+            (Ok(ended), Ok(())) => run.end(ended).await,
         }
     }
 }
@@ -215,6 +207,15 @@ impl Adapter for CliAdapter {
     fn session_file(&self, input: &SessionInput) -> Option<SessionFile> {
         let root = rustix::process::geteuid().is_root();
         launch::session_file(&self.manifest, input, &self.snapshot, root)
+    }
+
+    fn limits(&self, asked: SessionLimits) -> SessionLimits {
+        let watchdog = &self.manifest.watchdog;
+        let within = |asked: Duration, limit: Option<Duration>| limit.map_or(asked, |limit| asked.min(limit));
+        SessionLimits {
+            timeout: within(asked.timeout, watchdog.timeout_seconds),
+            idle: within(asked.idle, watchdog.idle_seconds),
+        }
     }
 
     fn run(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {

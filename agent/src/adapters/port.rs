@@ -48,10 +48,8 @@ pub struct SessionInput {
     pub worktree: Option<PathBuf>,
     /// A folder of the attempt's own for HOME, TMPDIR and prompt files. Removed afterwards.
     pub scratch: PathBuf,
-    /// Wall-clock limit.
-    pub timeout: Duration,
-    /// Limit without any output, event or other sign of life.
-    pub idle_timeout: Duration,
+    /// How long it may take. The attempt watches; the adapter is told to stop.
+    pub limits: SessionLimits,
     /// True while the attempt's lease is in doubt: the program is stopped, and no model
     /// call is made.
     pub frozen: watch::Receiver<bool>,
@@ -76,11 +74,22 @@ impl SessionInput {
             steps: Steps::unheard(),
             worktree: None,
             scratch,
-            timeout: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(60),
+            limits: SessionLimits {
+                timeout: Duration::from_secs(60),
+                idle: Duration::from_secs(60),
+            },
             frozen: watch::channel(false).1,
         }
     }
+}
+
+/// How long a session may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// From its start, frozen time not counted.
+    pub timeout: Duration,
+    /// Without any output, event or other sign of life.
+    pub idle: Duration,
 }
 
 /// Where a session's conversation begins.
@@ -207,6 +216,11 @@ pub trait Adapter: Send + Sync {
     /// Whether sessions need their scratch folder to exist.
     fn uses_scratch(&self) -> bool {
         true
+    }
+
+    /// How long a session may take for which this is asked; never longer.
+    fn limits(&self, asked: SessionLimits) -> SessionLimits {
+        asked
     }
 
     /// Works until it is done, fails, or `stop` is cancelled; nothing it started is left.

@@ -25,7 +25,7 @@ use tracing::Instrument as _;
 use super::session_files::SessionFiles;
 use super::watchdog::{Watched, crash, watch_over};
 use super::{ABANDON, Attempt, AttemptEnded};
-use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput};
+use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput, SessionLimits};
 use crate::adapters::steps::{CheckpointRequest, Steps};
 use crate::delivery::outbox::OutboxClosed;
 use crate::ground::workspace::Workspace;
@@ -76,8 +76,10 @@ pub(super) async fn run(
         steps: Steps::unheard(),
         worktree: workspace.map(|workspace| workspace.tree.path().to_owned()),
         scratch,
-        timeout: work.timeout,
-        idle_timeout: work.idle_timeout,
+        limits: SessionLimits {
+            timeout: work.timeout,
+            idle: work.idle_timeout,
+        },
         frozen: attempt.frozen.clone(),
     };
     let Some(workspace) = workspace else {

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 /// Time that is being used up.
@@ -51,29 +50,10 @@ impl Allowance {
             Some(_) => std::future::pending().await,
         }
     }
-
-    /// Waits until it is used up, and stands still while `frozen` says so.
-    pub(crate) async fn used_up_unless(mut self, mut frozen: watch::Receiver<bool>) {
-        let mut heard = true;
-        self.freeze(*frozen.borrow_and_update());
-        loop {
-            tokio::select! {
-                biased;
-                changed = frozen.changed(), if heard => {
-                    heard = changed.is_ok();
-                    // Nobody can freeze or thaw any more: then it is not frozen.
-                    self.freeze(heard && *frozen.borrow_and_update());
-                }
-                () = self.used_up() => return,
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-
     use tokio::time::timeout;
 
     use super::*;
@@ -101,16 +81,10 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_used_up_while_frozen() {
-        let (freeze, frozen) = watch::channel(true);
-        let mut used_up = pin!(Allowance::new(Duration::ZERO).used_up_unless(frozen));
-        assert!(timeout(Duration::from_millis(20), &mut used_up).await.is_err());
-        freeze.send_replace(false);
-        used_up.await;
-
-        let (freeze, frozen) = watch::channel(true);
-        let used_up = Allowance::new(Duration::ZERO).used_up_unless(frozen);
-        // Nobody can thaw it any more.
-        drop(freeze);
-        used_up.await;
+        let mut allowance = Allowance::new(Duration::ZERO);
+        allowance.freeze(true);
+        assert!(timeout(Duration::from_millis(20), allowance.used_up()).await.is_err());
+        allowance.freeze(false);
+        allowance.used_up().await;
     }
 }

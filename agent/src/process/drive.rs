@@ -1,7 +1,7 @@
-//! Moves a program's output to whoever takes it, and watches the clocks meanwhile.
+//! Moves a program's output to whoever takes it, and watches its time meanwhile, if it has any.
 //!
 //! One chunk at most waits to be taken; while it does, no pipe is read, so the program
-//! blocks instead of memory filling up. Stop, freeze and the clocks work all the same.
+//! blocks instead of memory filling up. Stop, freeze and the clock work all the same.
 
 use std::future::pending;
 use std::time::Duration;
@@ -67,7 +67,6 @@ enum Input {
     Frozen(bool),
     NoFreezer,
     TimedOut,
-    Idle,
     Output(Option<Chunk>),
     Taken,
     NobodyTakes,
@@ -83,10 +82,7 @@ const KILLED: Status = Status::Signal(9);
 fn closing(cause: Option<Cause>, end: Result<(Status, u32), RunError>) -> Result<Ended, RunError> {
     let (status, survivors) = match (end, cause) {
         (Ok(end), _) => end,
-        (
-            Err(RunError::WardenLost { survivors, how, .. }),
-            Some(Cause::Stopped | Cause::TimedOut | Cause::Idle | Cause::Unread),
-        ) => {
+        (Err(RunError::WardenLost { survivors, how, .. }), Some(Cause::Stopped | Cause::TimedOut | Cause::Unread)) => {
             tracing::warn!(%how, "the warden was lost while it ended its program");
             (KILLED, survivors)
         }
@@ -97,6 +93,20 @@ fn closing(cause: Option<Cause>, end: Result<(Status, u32), RunError>) -> Result
         status,
         survivors,
     })
+}
+
+fn freeze(allowance: &mut Option<Allowance>, frozen: bool) {
+    if let Some(allowance) = allowance {
+        allowance.freeze(frozen);
+    }
+}
+
+/// Waits until there is no time left: for ever when its caller watches it.
+async fn used_up(allowance: Option<&Allowance>) {
+    match allowance {
+        Some(allowance) => allowance.used_up().await,
+        None => pending().await,
+    }
 }
 
 /// Runs the child to its end.
@@ -110,7 +120,7 @@ pub(super) async fn drive(
     let mut stdout = Reader::new(Pipe::Stdout, stdout);
     let mut stderr = Reader::new(Pipe::Stderr, stderr);
 
-    let mut allowance = Allowance::new(limits.timeout);
+    let mut allowance = limits.timeout.map(Allowance::new);
     let mut active = Instant::now();
     let mut waiting: Option<Chunk> = None;
     let mut freezer = true;
@@ -121,7 +131,7 @@ pub(super) async fn drive(
     let mut end: Option<Result<(Status, u32), RunError>> = None;
 
     if *control.frozen.borrow_and_update() {
-        allowance.freeze(true);
+        freeze(&mut allowance, true);
         child.freeze(true).await;
     }
     loop {
@@ -141,10 +151,7 @@ pub(super) async fn drive(
                 Ok(()) => Input::Frozen(*control.frozen.borrow_and_update()),
                 Err(_) => Input::NoFreezer,
             },
-            () = allowance.used_up(), if running => Input::TimedOut,
-            () = sleep_until(active + limits.idle_timeout), if running && !allowance.is_frozen() && waiting.is_none() => {
-                Input::Idle
-            }
+            () = used_up(allowance.as_ref()), if running => Input::TimedOut,
             ended = child.ended(), if end.is_none() => Input::Ended(ended),
             () = sleep_until(overdue.unwrap_or(active)), if overdue.is_some() => Input::Overdue,
             () = sleep_until(quiet_at), if end.is_some() && waiting.is_none() => Input::Overdue,
@@ -170,7 +177,7 @@ pub(super) async fn drive(
                 None
             }
             Input::Frozen(now) => {
-                allowance.freeze(now);
+                freeze(&mut allowance, now);
                 active = Instant::now();
                 child.freeze(now).await;
                 None
@@ -178,7 +185,7 @@ pub(super) async fn drive(
             Input::NoFreezer => {
                 // Nobody can thaw it any more: its time goes on, or nothing would ever end it.
                 freezer = false;
-                allowance.freeze(false);
+                freeze(&mut allowance, false);
                 None
             }
             Input::Ended(ended) => {
@@ -197,7 +204,6 @@ pub(super) async fn drive(
             }
             Input::Stop => Some(Cause::Stopped),
             Input::TimedOut => Some(Cause::TimedOut),
-            Input::Idle => Some(Cause::Idle),
             Input::NobodyTakes => {
                 taken = false;
                 cause.is_none().then_some(Cause::Unread)

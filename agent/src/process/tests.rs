@@ -4,8 +4,7 @@
 use super::*;
 
 const LIMITS: Limits = Limits {
-    timeout: Duration::from_secs(60),
-    idle_timeout: Duration::from_secs(60),
+    timeout: Some(Duration::from_secs(60)),
     grace: Duration::from_millis(200),
 };
 
@@ -91,35 +90,20 @@ async fn a_program_that_is_not_there_is_an_error() {
 }
 
 #[tokio::test]
-async fn clocks_end_what_takes_too_long() {
-    let short = Duration::from_millis(100);
-    let timeout = Limits {
-        timeout: short,
+async fn its_clock_ends_what_takes_too_long() {
+    let limits = Limits {
+        timeout: Some(Duration::from_millis(100)),
         ..LIMITS
     };
-    let idle = Limits {
-        idle_timeout: short,
-        ..LIMITS
-    };
-    for (limits, script, cause, status) in [
-        (
-            timeout,
-            "while :; do echo x; sleep 0.01; done",
-            Cause::TimedOut,
-            Status::Signal(15),
-        ),
-        (idle, "sleep 60", Cause::Idle, Status::Signal(15)),
+    for (script, status) in [
+        ("while :; do echo x; sleep 0.01; done", Status::Signal(15)),
+        ("sleep 60", Status::Signal(15)),
         // The polite signal is not enough here.
-        (
-            idle,
-            "trap '' TERM; while :; do sleep 0.05; done",
-            Cause::Idle,
-            Status::Signal(9),
-        ),
+        ("trap '' TERM; while :; do sleep 0.05; done", Status::Signal(9)),
     ] {
         let (ended, _, _) = collect(sh(script), limits, free()).await;
         let ended = ended.unwrap();
-        assert_eq!((ended.cause, ended.status), (cause, status), "{script}");
+        assert_eq!((ended.cause, ended.status), (Cause::TimedOut, status), "{script}");
     }
 }
 
@@ -152,22 +136,21 @@ async fn a_program_whose_output_nobody_wants_is_ended() {
 }
 
 #[tokio::test]
-async fn freezing_stops_the_program_and_its_clocks() {
+async fn freezing_stops_the_program_and_its_clock() {
     let (freeze, frozen) = watch::channel(true);
     let control = Control {
         stop: CancellationToken::new(),
         frozen,
     };
     let limits = Limits {
-        timeout: Duration::from_secs(2),
-        idle_timeout: Duration::from_millis(400),
+        timeout: Some(Duration::from_secs(2)),
         ..LIMITS
     };
     let (sender, mut chunks) = mpsc::channel(1);
     let runner = Runner::default();
     let run = runner.run(sh("sleep 0.05; echo awake"), limits, control, sender);
     let thaw = async {
-        // Longer than both limits: only the freeze keeps the program alive and silent.
+        // Longer than the limit: only the freeze keeps the program alive and silent.
         let early = tokio::time::timeout(Duration::from_millis(2200), chunks.recv()).await;
         freeze.send_replace(false);
         (early, chunks.recv().await)

@@ -27,8 +27,7 @@ fn runner() -> Runner {
 
 fn limits() -> Limits {
     Limits {
-        timeout: Duration::from_secs(60),
-        idle_timeout: Duration::from_secs(60),
+        timeout: Some(Duration::from_secs(60)),
         grace: Duration::from_millis(300),
     }
 }
@@ -197,7 +196,7 @@ async fn a_fork_bomb_is_ended() {
     let script =
         "trap '' TERM; echo 'setsid sh ./next & sleep 0.02' > next; for i in 1 2 3 4; do sh ./next & done; sleep 1000";
     let short = Limits {
-        timeout: Duration::from_millis(300),
+        timeout: Some(Duration::from_millis(300)),
         ..limits()
     };
     let (ended, _) = run(sh(script, folder.path()), short, free()).await;

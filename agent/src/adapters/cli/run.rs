@@ -1,8 +1,6 @@
 //! One run of a program, as far as its output goes: what is reported of it, and whether it
 //! succeeded.
 
-use std::time::Duration;
-
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use tokio::sync::mpsc;
@@ -13,7 +11,7 @@ use super::own_words::OwnWords;
 use crate::adapters::local_time;
 use crate::adapters::port::{AdapterEnd, Report, Reporter, ReporterClosed};
 use crate::process::excerpt::{HeadTail, one_line};
-use crate::process::{Cause, Chunk, Ended, Limits, Pipe, Status};
+use crate::process::{Cause, Chunk, Ended, Pipe, Status};
 
 /// Bytes of output, from either end, in which the rules of a manifest look for a failure's reason.
 const REASON: usize = 8 << 10;
@@ -73,21 +71,16 @@ impl<'a> Run<'a> {
     }
 
     /// What its end means.
-    pub(super) async fn end(&mut self, ended: Ended, limits: Limits) -> AdapterEnd {
+    pub(super) async fn end(&mut self, ended: Ended) -> AdapterEnd {
         if ended.survivors > 0 {
             let warning = format!("{} processes of the session could not be ended", ended.survivors);
             if self.reporter.event(EventBody::Warning(warning)).await.is_err() {
                 return AdapterEnd::Stopped;
             }
         }
-        let too_long = |what: &str, limit: Duration| {
-            let message = format!("the program {what} for {} seconds and was ended", limit.as_secs());
-            AdapterEnd::Failed(Failure::new(FailureKind::Timeout, message))
-        };
         match ended.cause {
-            Cause::Stopped | Cause::Unread => AdapterEnd::Stopped,
-            Cause::TimedOut => too_long("ran", limits.timeout),
-            Cause::Idle => too_long("wrote nothing", limits.idle_timeout),
+            // The attempt knows why it stopped the program.
+            Cause::Stopped | Cause::Unread | Cause::TimedOut => AdapterEnd::Stopped,
             Cause::Itself => match self.judge(ended.status) {
                 Ok(summary) => AdapterEnd::Done { summary },
                 Err(failure) => AdapterEnd::Failed(failure),

@@ -32,8 +32,7 @@ pub(super) async fn run(
         stdin: Stdin::Null,
     };
     let limits = Limits {
-        timeout,
-        idle_timeout: timeout,
+        timeout: Some(timeout),
         grace: Duration::from_secs(2),
     };
     // The reader below never waits for anything else, so this is full only for moments.
@@ -52,7 +51,7 @@ pub(super) async fn run(
         Cause::Itself if ended.status.success() && text.is_empty() => return Ok("[no output]".to_owned()),
         Cause::Itself if ended.status.success() => return Ok(text),
         Cause::Itself => ended.status.to_string(),
-        Cause::TimedOut | Cause::Idle => format!("ended after {} seconds: it took too long", timeout.as_secs()),
+        Cause::TimedOut => format!("ended after {} seconds: it took too long", timeout.as_secs()),
         Cause::Stopped | Cause::Unread => "stopped".to_owned(),
     };
     if !text.is_empty() && !text.ends_with('\n') {
