@@ -15,6 +15,7 @@ class GenerateThenBuild(build_py):
 
     def run(self) -> None:
         super().run()
+        import grpc_tools
         from grpc_tools import protoc
 
         sources = sorted((PROTO / "kage" / "v1").glob("*.proto"))
@@ -22,8 +23,10 @@ class GenerateThenBuild(build_py):
             raise SystemExit(f"no protocol at {PROTO}: build from a checkout of the whole repository")
         out = Path(self.build_lib)
         (out / "kage" / "v1").mkdir(parents=True, exist_ok=True)
+        # The well-known types, which come with the compiler.
+        known = Path(grpc_tools.__file__).parent / "_proto"
         kinds = [f"--{kind}_out={out}" for kind in ("python", "pyi", "grpc_python")]
-        if protoc.main(["protoc", f"-I{PROTO}", *kinds, *map(str, sources)]) != 0:
+        if protoc.main(["protoc", f"-I{PROTO}", f"-I{known}", *kinds, *map(str, sources)]) != 0:
             raise SystemExit("protoc failed; what it says is above")
 
 
