@@ -95,7 +95,7 @@ async fn turn_against(how: &str, hostile: &str, stop: CancellationToken) -> Resu
 
 /// These sessions start programs as fast as they can: one test at a time, or each would only show
 /// how busy the others keep the machine.
-static ALONE: Mutex<()> = Mutex::const_new(());
+pub(super) static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Does it 20 times, five at the same time: as many sessions that turn against their wardens.
 async fn twenty_times(how: &str, hostile: &str, stop: &CancellationToken) -> Vec<Result<Ended, RunError>> {
