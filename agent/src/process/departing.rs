@@ -118,7 +118,8 @@ impl Departing {
         }
     }
 
-    /// After a sweep that began after the last look. `same` = it left exactly what the one before left.
+    /// After a sweep that began after the last look. `same` = it found only what it could not kill,
+    /// and the one before could not either.
     #[must_use]
     pub(super) fn swept(self, killed: &Killed, same: bool, now: Instant) -> Self {
         let Self::Left(loss, mut sweeps) = self else {
@@ -240,7 +241,7 @@ mod tests {
         // How long ago it was lost; what each sweep comes to; after each, whether it is owed another
         // and how many survivors are told.
         type Sweep = (Killed, bool, Option<u32>);
-        let cases: [(&str, Duration, Vec<Sweep>); 8] = [
+        let cases: [(&str, Duration, Vec<Sweep>); 9] = [
             (
                 "it left nothing",
                 early,
@@ -286,6 +287,15 @@ mod tests {
                 ],
             ),
             (
+                "one hangs for long, and others come",
+                late,
+                vec![
+                    (killed(2, 0, 1), true, Some(1)),
+                    (killed(2, 0, 1), true, Some(1)),
+                    (killed(1, 0, 1), false, Some(1)),
+                ],
+            ),
+            (
                 "all was killed once, and more came",
                 late,
                 vec![(killed(5, 0, 0), true, Some(0)), (killed(5, 0, 5), true, Some(0))],
@@ -303,7 +313,7 @@ mod tests {
             let mut state = Departing::Left(Loss { how, since }, Sweeps::default());
             let mut before = Vec::new();
             for (killed, owed, survivors) in sweeps {
-                let same = killed.complete && !killed.left.is_empty() && killed.left == before;
+                let same = killed.is_same_rest(&before);
                 before.clone_from(&killed.left);
                 state = state.swept(&killed, same, now);
                 assert_eq!(state.is_owed(), owed, "{what}: {killed:?}");

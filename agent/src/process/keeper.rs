@@ -399,7 +399,7 @@ impl Shared {
     /// `killed` = what a sweep came to that began after the wardens were looked at.
     fn tell(&mut self, killed: &Killed) {
         let now = Instant::now();
-        let same = killed.complete && !killed.left.is_empty() && killed.left == self.left;
+        let same = killed.is_same_rest(&self.left);
         self.left.clone_from(&killed.left);
         for it in &mut self.departing {
             it.state = it.state.swept(killed, same, now);
