@@ -46,8 +46,9 @@ impl Listener for TcpListener {
     }
 }
 
-/// A caller that is gone without a word (its machine lost power, or a router forgot it) would else
-/// keep its place, and what its call holds, for ever: HTTP/1.1 asks nothing meanwhile.
+/// A caller that vanished silently (its machine lost power, or a router forgot the connection)
+/// would otherwise keep its place, and what its call holds, for ever: HTTP/1.1 sends no probes
+/// meanwhile.
 const PROBES: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(15))

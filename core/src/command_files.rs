@@ -10,8 +10,8 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 #[derive(Debug, Clone)]
 pub struct CommandFiles {
     words: BTreeSet<String>,
-    /// Those that were written with a slash, as programs in the present folder are: they are paths,
-    /// whatever they are called.
+    /// The words with a slash, which name a path as programs in the present folder do, whatever the
+    /// file is called.
     paths: BTreeSet<String>,
     globs: GlobSet,
 }

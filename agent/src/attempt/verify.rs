@@ -122,8 +122,8 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
     }))
 }
 
-/// What a result is measured by and must not change: the protected files, and which program a name
-/// means.
+/// Protects what decides about a result and must not change with it: the protected files, and the
+/// programs that names mean.
 struct Yardstick<'a> {
     attempt: &'a Attempt,
     work: &'a VerifyWork,

@@ -140,7 +140,7 @@ impl Quarantine {
         .await
     }
 
-    /// Deletes everything that was put aside before a time, but for what is young.
+    /// Deletes everything that was put aside before a time, except young batches.
     pub(crate) async fn delete(&self, before: Timestamp, young: HashSet<Timestamp>) -> io::Result<Deleted> {
         let root = self.root.clone();
         blocking(move || {

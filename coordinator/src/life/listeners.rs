@@ -59,7 +59,7 @@ fn has_one_of(process: &Path, sockets: &[String]) -> bool {
         .any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))
 }
 
-// Elsewhere nobody tells.
+// Other systems do not tell.
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
