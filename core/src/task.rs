@@ -18,8 +18,8 @@ pub use crate::labels::Labels;
 pub use origin::TaskOrigin;
 
 pub use bounds::{
-    InvalidSpec, MAX_COMMAND_BYTES, MAX_DELTA_BYTES, MAX_LABEL_BYTES, MAX_MODEL_BYTES, MAX_OVERRIDDEN_BYTES,
-    MAX_PROMPT_BYTES, MAX_SESSIONS,
+    InvalidPart, InvalidSpec, MAX_COMMAND_BYTES, MAX_DELTA_BYTES, MAX_LABEL_BYTES, MAX_MODEL_BYTES,
+    MAX_OVERRIDDEN_BYTES, MAX_PROMPT_BYTES, MAX_SESSIONS,
 };
 
 /// A commit of a repository that the coordinator holds.

@@ -42,6 +42,96 @@ impl InvalidField {
     }
 }
 
+/// What is wrong with a message that a person wrote: all of it is found before it is refused.
+/// Where something cannot be read a stand-in takes its place, so that the rest is read as well.
+#[derive(Debug, Default)]
+pub struct Wrong {
+    /// The part of the message that is read now, as in `spec.policy.`.
+    part: String,
+    fields: Vec<InvalidField>,
+}
+
+/// Fields of one message that cannot be what they say; at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidFields(pub Vec<InvalidField>);
+
+impl From<InvalidField> for InvalidFields {
+    fn from(field: InvalidField) -> Self {
+        Self(vec![field])
+    }
+}
+
+impl Wrong {
+    /// Reads a part of the message.
+    pub fn within<T>(&mut self, part: impl Display, read: impl FnOnce(&mut Self) -> T) -> T {
+        let before = self.part.len();
+        self.part += &format!("{part}.");
+        let value = read(self);
+        self.part.truncate(before);
+        value
+    }
+
+    /// Remembers a field of the part that is read now.
+    pub fn add(&mut self, field: InvalidField) {
+        let field = InvalidField {
+            field: format!("{}{}", self.part, field.field),
+            problem: field.problem,
+        };
+        self.fields.push(field);
+    }
+
+    /// Remembers fields of the part that is read now.
+    pub fn extend(&mut self, fields: InvalidFields) {
+        for field in fields.0 {
+            self.add(field);
+        }
+    }
+
+    /// What was read, or what stands in for it.
+    pub fn or<T>(&mut self, read: Result<T, InvalidField>, stand_in: impl FnOnce() -> T) -> T {
+        read.unwrap_or_else(|field| {
+            self.add(field);
+            stand_in()
+        })
+    }
+
+    /// What was read, or the default of its type.
+    pub fn or_default<T: Default>(&mut self, read: Result<T, InvalidField>) -> T {
+        self.or(read, T::default)
+    }
+
+    /// The message, if nothing in it is wrong.
+    ///
+    /// # Errors
+    /// With everything that is.
+    pub fn none<T>(self, message: T) -> Result<T, InvalidFields> {
+        if self.fields.is_empty() {
+            Ok(message)
+        } else {
+            Err(InvalidFields(self.fields))
+        }
+    }
+
+    /// The message, if nothing in it is wrong.
+    ///
+    /// # Errors
+    /// With the first thing that is: programs are told enough by that.
+    pub fn first<T>(self, message: T) -> Result<T, InvalidField> {
+        match self.fields.into_iter().next() {
+            None => Ok(message),
+            Some(field) => Err(field),
+        }
+    }
+}
+
+/// Something that reads as a `T` where the message has what does not.
+pub(crate) fn stand_in<T: FromStr<Err: Display>>(text: &str) -> T {
+    match text.parse() {
+        Ok(value) => value,
+        Err(problem) => unreachable!("{text:?} is not valid: {problem}"),
+    }
+}
+
 /// Parses a text that must be there.
 ///
 /// # Errors

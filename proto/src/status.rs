@@ -8,7 +8,7 @@ use kage_core::access::JoinRefusal;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::convert::InvalidField;
+use crate::convert::{InvalidField, InvalidFields};
 
 /// The ErrorInfo domain of every reason.
 pub const DOMAIN: &str = "kage.v1";
@@ -179,6 +179,12 @@ impl From<InvalidField> for ApiError {
     }
 }
 
+impl From<InvalidFields> for ApiError {
+    fn from(wrong: InvalidFields) -> Self {
+        Self::InvalidArgument { violations: wrong.0 }
+    }
+}
+
 const NO_AGENT: &str = "NO_AGENT";
 const OTHER_PROTOCOL: &str = "OTHER_PROTOCOL";
 const AGENT_ID_IN_USE: &str = "AGENT_ID_IN_USE";
@@ -189,8 +195,8 @@ const WHAT: &str = "what";
 /// The most bytes of one text. A status travels in headers, of which a client takes 16 KiB;
 /// one that says more, as when it repeats what was asked for, would break the connection.
 const MAX_TEXT: usize = 768;
-/// The most wrong fields that are told of at once.
-const MAX_VIOLATIONS: usize = 3;
+/// The most bytes of all wrong fields that are told of at once.
+const MAX_VIOLATIONS: usize = 6 * MAX_TEXT;
 
 fn bounded(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT)]
@@ -202,8 +208,14 @@ impl From<ApiError> for Status {
         let mut metadata = std::collections::HashMap::new();
         match &error {
             ApiError::InvalidArgument { violations } => {
-                for violation in violations.iter().take(MAX_VIOLATIONS) {
-                    details.add_bad_request_violation(bounded(&violation.field), bounded(&violation.problem));
+                let mut bytes = 0;
+                for violation in violations {
+                    let (field, problem) = (bounded(&violation.field), bounded(&violation.problem));
+                    bytes += field.len() + problem.len();
+                    if bytes > MAX_VIOLATIONS {
+                        break;
+                    }
+                    details.add_bad_request_violation(field, problem);
                 }
             }
             ApiError::ResourceExhausted { retry, .. } | ApiError::Unavailable { retry, .. } => {
@@ -344,6 +356,15 @@ mod tests {
             assert!(status.details().len() <= 8 * MAX_TEXT, "{}", status.details().len());
             assert_eq!(ApiError::from(status).reason(), error.reason());
         }
+    }
+
+    #[test]
+    fn every_wrong_field_is_told() {
+        let violations: Vec<_> = (0..40)
+            .map(|n| InvalidField::new(format!("spec.assignments[{n}].adapter"), "must be a name"))
+            .collect();
+        let error = ApiError::InvalidArgument { violations };
+        assert_eq!(ApiError::from(Status::from(error.clone())), error);
     }
 
     #[test]

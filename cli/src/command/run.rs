@@ -57,7 +57,10 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
             .collect(),
         policy,
     };
-    spec.validate().map_err(|e| Refusal::usage(e.to_string()))?;
+    let problems: Vec<_> = spec.problems().iter().map(|part| part.problem.to_string()).collect();
+    if !problems.is_empty() {
+        return Err(Refusal::usage(problems.join("; ")).into());
+    }
     let task = tasks::create(&access, spec, base.origin, args.wait_for_agent).await?;
     if args.detach {
         invocation.out.result(&TaskJson::of_task(&task))?;

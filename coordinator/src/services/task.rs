@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kage_core::cause::chain;
 use kage_core::id::{Digest, JobId, SessionId, TaskId};
 use kage_core::report;
 use kage_core::task::{Assignment, TaskOrigin, TaskSpec};
 use kage_proto::convert::event::output_stream;
-use kage_proto::convert::task::TaskDetail;
-use kage_proto::convert::{self, InvalidField};
+use kage_proto::convert::task::{TaskDetail, checked_spec};
+use kage_proto::convert::{self, InvalidField, Wrong};
 use kage_proto::status::ApiError;
 use kage_proto::v1::task_service_server::TaskService;
 use kage_proto::{MAX_INLINE, v1};
@@ -43,9 +42,7 @@ impl TaskService for Tasks {
     ) -> Result<Response<v1::CreateTaskResponse>, Status> {
         let caller = principal(&message);
         let message = message.into_inner();
-        let mut spec = message.spec.ok_or_else(|| ApiError::invalid("spec", "is missing"))?;
-        spec.project = caller.project("spec.project", &spec.project)?.into();
-        let spec = TaskSpec::try_from(spec).map_err(|invalid| ApiError::from(invalid.within("spec")))?;
+        let (spec, origin) = asked(&caller, message.spec, message.origin)?;
         let request = request(&self.0, &caller, &message.request_id, &spec)?;
         self.check(&spec).await?;
         if spec.prompt.len() > MAX_INLINE {
@@ -68,11 +65,7 @@ impl TaskService for Tasks {
             lacking: lacking.filter(|_| !message.wait_for_agent),
             unavailable,
             spec,
-            origin: message
-                .origin
-                .map(TaskOrigin::try_from)
-                .transpose()
-                .map_err(|invalid| ApiError::from(invalid.within("origin")))?,
+            origin,
             now: self.0.now(),
         };
         let new = as_created(&command);
@@ -215,8 +208,6 @@ impl Tasks {
 
     /// Checks what the store cannot: that everything the spec names is here and readable.
     async fn check(&self, spec: &TaskSpec) -> Result<(), ApiError> {
-        spec.validate()
-            .map_err(|invalid| ApiError::invalid("spec", chain(&invalid)))?;
         if let Some(base) = &spec.context_base {
             self.check_context(spec, base).await?;
         }
@@ -278,6 +269,34 @@ impl Tasks {
             }),
         }
     }
+}
+
+/// The task that a caller asks for, and where it comes from.
+fn asked(
+    caller: &Principal,
+    spec: Option<v1::TaskSpec>,
+    origin: Option<v1::TaskOrigin>,
+) -> Result<(TaskSpec, Option<TaskOrigin>), ApiError> {
+    let mut wrong = Wrong::default();
+    let named = spec.as_ref().map_or_else(String::new, |spec| spec.project.clone());
+    let spec = match spec {
+        Some(spec) => checked_spec(spec)
+            .map_err(|fields| wrong.within("spec", |wrong| wrong.extend(fields)))
+            .ok(),
+        None => {
+            wrong.add(InvalidField::new("spec", "is missing"));
+            None
+        }
+    };
+    let origin = origin.map(TaskOrigin::try_from).transpose();
+    let origin = origin
+        .map_err(|fields| wrong.within("origin", |wrong| wrong.extend(fields)))
+        .ok();
+    let (spec, origin) = wrong
+        .none(spec.zip(origin))?
+        .ok_or_else(|| ApiError::invalid("spec", "is missing"))?;
+    let project = caller.project("spec.project", &named)?;
+    Ok((TaskSpec { project, ..spec }, origin))
 }
 
 /// Which tasks a caller asks for.

@@ -77,98 +77,143 @@ pub const MAX_LABEL_BYTES: usize = 16 << 10;
 /// What all deltas of a task together may override: the names of the places, in bytes.
 pub const MAX_OVERRIDDEN_BYTES: usize = 256 << 10;
 
+/// Which part of a spec cannot be part of a task, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidPart {
+    /// Its path within the spec, as in `assignments[2].context_delta`.
+    pub field: String,
+    /// Why.
+    pub problem: InvalidSpec,
+}
+
 impl TaskSpec {
-    /// Checks everything that types cannot rule out.
-    ///
-    /// # Errors
-    /// Says the first thing that is wrong.
-    pub fn validate(&self) -> Result<(), InvalidSpec> {
+    /// Everything that is wrong with it and that no type can rule out; empty when it can be a task.
+    #[must_use]
+    pub fn problems(&self) -> Vec<InvalidPart> {
+        let mut found = Problems(Vec::new());
+        self.check_what_to_do(&mut found);
+        self.check_policy(&mut found);
+        self.check_assignments(&mut found);
+        found.0
+    }
+
+    fn check_what_to_do(&self, found: &mut Problems) {
         if self.prompt.trim().is_empty() {
-            return Err(InvalidSpec::EmptyPrompt);
+            found.add("prompt", InvalidSpec::EmptyPrompt);
         }
         if self.prompt.len() > MAX_PROMPT_BYTES {
-            return Err(InvalidSpec::PromptTooLong(self.prompt.len()));
+            found.add("prompt", InvalidSpec::PromptTooLong(self.prompt.len()));
         }
         if self.assignments.is_empty() {
-            return Err(InvalidSpec::NoAssignment);
+            found.add("assignments", InvalidSpec::NoAssignment);
         }
         if self.assignments.len() > MAX_SESSIONS {
-            return Err(InvalidSpec::TooManySessions(self.assignments.len()));
+            found.add("assignments", InvalidSpec::TooManySessions(self.assignments.len()));
         }
         if self.policy.verify.verify.is_some() && self.repository.is_none() {
-            return Err(InvalidSpec::VerifyWithoutRepository);
+            found.add("repository", InvalidSpec::VerifyWithoutRepository);
         }
-        let checks = &self.policy.verify;
-        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        at_most("the set-up command", length(&checks.setup), MAX_COMMAND_BYTES)?;
-        at_most("the verify command", length(&checks.verify), MAX_COMMAND_BYTES)?;
+    }
+
+    fn check_policy(&self, found: &mut Problems) {
+        let policy = &self.policy;
+        let checks = &policy.verify;
+        let (setup, verify) = (length(&checks.setup), length(&checks.verify));
+        found.at_most("policy.verify.setup", "the set-up command", setup, MAX_COMMAND_BYTES);
+        found.at_most("policy.verify.verify", "the verify command", verify, MAX_COMMAND_BYTES);
         let protected = checks.protect.iter().map(String::len).sum();
-        at_most("the list of protected paths", protected, MAX_COMMAND_BYTES)?;
-        labels_fit(&self.policy.requirements)?;
+        found.at_most(
+            "policy.verify.protect",
+            "the list of protected paths",
+            protected,
+            MAX_COMMAND_BYTES,
+        );
+        found.labels("policy.requirements", &policy.requirements);
         if let Err(invalid) = Patterns::new(&checks.protect) {
-            return Err(InvalidSpec::ProtectPattern(invalid.pattern));
+            found.add("policy.verify.protect", InvalidSpec::ProtectPattern(invalid.pattern));
         }
-        for (limit, what) in [
-            (self.policy.timeout, "the time-out"),
-            (self.policy.idle_timeout, "the idle time-out"),
-            (self.policy.verify.timeout, "the verify time-out"),
+        for (field, limit, what) in [
+            ("policy.timeout", policy.timeout, "the time-out"),
+            ("policy.idle_timeout", policy.idle_timeout, "the idle time-out"),
+            ("policy.verify.timeout", checks.timeout, "the verify time-out"),
         ] {
             if limit.is_zero() {
-                return Err(InvalidSpec::ZeroLimit(what));
+                found.add(field, InvalidSpec::ZeroLimit(what));
             }
         }
-        if self.policy.max_attempts == 0 {
-            return Err(InvalidSpec::ZeroLimit("the number of attempts"));
+        if policy.max_attempts == 0 {
+            found.add("policy.max_attempts", InvalidSpec::ZeroLimit("the number of attempts"));
         }
+    }
+
+    fn check_assignments(&self, found: &mut Problems) {
         let mut names = BTreeSet::new();
         let mut deltas = Vec::new();
-        for assignment in &self.assignments {
-            let others = assignment.fallbacks.iter().map(|fallback| &fallback.model);
-            for model in std::iter::once(&assignment.model).chain(others) {
-                at_most("the name of a model", length(model), MAX_MODEL_BYTES)?;
+        for (position, assignment) in self.assignments.iter().take(MAX_SESSIONS).enumerate() {
+            let field = |part: &str| format!("assignments[{position}].{part}");
+            let model = length(&assignment.model);
+            found.at_most(field("model"), "the name of a model", model, MAX_MODEL_BYTES);
+            for (n, fallback) in assignment.fallbacks.iter().take(MAX_FALLBACKS).enumerate() {
+                let part = field(&format!("fallbacks[{n}].model"));
+                found.at_most(part, "the name of a model", length(&fallback.model), MAX_MODEL_BYTES);
             }
             if assignment.fallbacks.len() > MAX_FALLBACKS {
-                return Err(InvalidSpec::TooManyFallbacks(assignment.name.clone()));
+                let problem = InvalidSpec::TooManyFallbacks(assignment.name.clone());
+                found.add(field("fallbacks"), problem);
             }
-            labels_fit(&assignment.requirements)?;
+            found.labels(field("requirements"), &assignment.requirements);
             if !names.insert(&assignment.name) {
-                return Err(InvalidSpec::DuplicateName(assignment.name.clone()));
+                found.add(field("name"), InvalidSpec::DuplicateName(assignment.name.clone()));
             }
             let Some(delta) = &assignment.context_delta else {
                 continue;
             };
+            let field = field("context_delta");
             if self.context_base.is_none() {
-                return Err(InvalidSpec::DeltaWithoutBase(assignment.name.clone()));
+                found.add(field, InvalidSpec::DeltaWithoutBase(assignment.name.clone()));
+            } else if delta.len() > MAX_DELTA_BYTES {
+                found.at_most(field, "a context delta", delta.len(), MAX_DELTA_BYTES);
+            } else {
+                match Patch::parse(delta.as_bytes()) {
+                    Ok(delta) => deltas.push(delta),
+                    Err(problem) => {
+                        let session = assignment.name.clone();
+                        found.add(field, InvalidSpec::InvalidDelta { session, problem });
+                    }
+                }
             }
-            at_most("a context delta", delta.len(), MAX_DELTA_BYTES)?;
-            let delta = Patch::parse(delta.as_bytes()).map_err(|problem| InvalidSpec::InvalidDelta {
-                session: assignment.name.clone(),
-                problem,
-            })?;
-            deltas.push(delta);
         }
         let places = overridden(&deltas);
         let places = places.iter().map(|place| place.to_string().len()).sum();
-        at_most(
-            "the list of what the context deltas change",
-            places,
-            MAX_OVERRIDDEN_BYTES,
-        )
+        let what = "the list of what the context deltas change";
+        found.at_most("assignments", what, places, MAX_OVERRIDDEN_BYTES);
     }
 }
 
-/// The parts of every offer of a task have to fit into one message: an agent whose offers do not
-/// would lose its connection with each.
-const fn at_most(what: &'static str, bytes: usize, most: usize) -> Result<(), InvalidSpec> {
-    if bytes > most {
-        return Err(InvalidSpec::TooLong { what, bytes, most });
+struct Problems(Vec<InvalidPart>);
+
+impl Problems {
+    fn add(&mut self, field: impl Into<String>, problem: InvalidSpec) {
+        let field = field.into();
+        self.0.push(InvalidPart { field, problem });
     }
-    Ok(())
+
+    /// What every offer of a task carries has to fit into one message: an agent whose offers do
+    /// not would lose its connection with each.
+    fn at_most(&mut self, field: impl Into<String>, what: &'static str, bytes: usize, most: usize) {
+        if bytes > most {
+            self.add(field, InvalidSpec::TooLong { what, bytes, most });
+        }
+    }
+
+    fn labels(&mut self, field: impl Into<String>, labels: &Labels) {
+        let bytes = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+        self.at_most(field, "the list of required labels", bytes, MAX_LABEL_BYTES);
+    }
 }
 
-fn labels_fit(labels: &Labels) -> Result<(), InvalidSpec> {
-    let bytes = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
-    at_most("the list of required labels", bytes, MAX_LABEL_BYTES)
+fn length(text: &Option<String>) -> usize {
+    text.as_ref().map_or(0, String::len)
 }
 
 #[cfg(test)]
@@ -178,6 +223,15 @@ mod tests {
     use super::*;
     use crate::id::{Digest, ProjectId};
     use crate::task::{Assignment, Policy, RepositoryRef, VerifyPolicy};
+
+    /// The only problem of a spec, if it has one.
+    fn first(spec: &TaskSpec) -> Result<(), InvalidSpec> {
+        match spec.problems().as_slice() {
+            [] => Ok(()),
+            [only] => Err(only.problem.clone()),
+            several => panic!("{several:?}"),
+        }
+    }
 
     #[test]
     fn takes_deltas_that_can_be_applied() {
@@ -214,7 +268,7 @@ mod tests {
             ),
         ];
         for (base, delta, expected) in cases {
-            assert_eq!(spec(base, delta).validate(), expected, "{delta}");
+            assert_eq!(first(&spec(base, delta)), expected, "{delta}");
         }
     }
 
@@ -257,7 +311,7 @@ mod tests {
                 ..Policy::default()
             },
         };
-        assert_eq!(good.validate(), Ok(()));
+        assert_eq!(good.problems(), []);
         let cases: [(Change, &str); 8] = [
             (
                 |spec| {
@@ -304,7 +358,7 @@ mod tests {
         for (change, expected) in cases {
             let mut spec = good.clone();
             change(&mut spec);
-            let found = spec.validate();
+            let found = first(&spec);
             assert!(
                 matches!(&found, Err(InvalidSpec::TooLong { what, .. }) if *what == expected),
                 "{expected}: {found:?}"
@@ -359,7 +413,50 @@ mod tests {
         for (change, expected) in cases {
             let mut spec = good.clone();
             change(&mut spec);
-            assert_eq!(spec.validate(), expected);
+            assert_eq!(first(&spec), expected);
         }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once_with_its_place() {
+        let assignment = |name: &str, model: usize| Assignment {
+            name: name.parse().unwrap(),
+            adapter: "claude-api".parse().unwrap(),
+            model: Some("m".repeat(model)),
+            context_delta: Some("{}".to_owned()),
+            requirements: Labels::new(),
+            fallbacks: Vec::new(),
+        };
+        let spec = TaskSpec {
+            project: ProjectId::default(),
+            prompt: String::new(),
+            repository: None,
+            context_base: None,
+            assignments: vec![assignment("a", 1), assignment("a", MAX_MODEL_BYTES + 1)],
+            policy: Policy {
+                timeout: Duration::ZERO,
+                max_attempts: 0,
+                verify: VerifyPolicy {
+                    verify: Some("true".to_owned()),
+                    protect: vec!["a[".to_owned()],
+                    ..VerifyPolicy::default()
+                },
+                ..Policy::default()
+            },
+        };
+        let problems = spec.problems();
+        let fields: Vec<_> = problems.iter().map(|part| part.field.as_str()).collect();
+        let expected = [
+            "prompt",
+            "repository",
+            "policy.verify.protect",
+            "policy.timeout",
+            "policy.max_attempts",
+            "assignments[0].context_delta",
+            "assignments[1].model",
+            "assignments[1].name",
+            "assignments[1].context_delta",
+        ];
+        assert_eq!(fields, expected);
     }
 }

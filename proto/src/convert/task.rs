@@ -1,11 +1,12 @@
 //! Tasks as people ask for them: spec, assignments, policy.
 
+use kage_core::cause::chain;
 use kage_core::fallback::Fallback;
-use kage_core::id::ProjectId;
+use kage_core::id::{Digest, ProjectId};
 use kage_core::task::{Assignment, Policy, RepositoryRef, Task, TaskOrigin, TaskSpec, TaskState, VerifyPolicy};
 
 use super::time::{limit, span, stamp};
-use super::{InvalidField, enumerated, non_empty, parse, parse_optional};
+use super::{InvalidField, InvalidFields, Wrong, enumerated, non_empty, parse, parse_optional, stand_in};
 use crate::v1;
 
 /// The project of this name; an empty one is the default project.
@@ -25,14 +26,22 @@ impl From<RepositoryRef> for v1::Repository {
     }
 }
 
+fn read_repository(repository: &v1::Repository, wrong: &mut Wrong) -> RepositoryRef {
+    RepositoryRef {
+        name: wrong.or(parse("name", &repository.name), || stand_in("unknown")),
+        base: wrong.or(parse("base_commit", &repository.base_commit), || {
+            stand_in(&"0".repeat(40))
+        }),
+    }
+}
+
 impl TryFrom<v1::Repository> for RepositoryRef {
     type Error = InvalidField;
 
     fn try_from(repository: v1::Repository) -> Result<Self, InvalidField> {
-        Ok(Self {
-            name: parse("name", &repository.name)?,
-            base: parse("base_commit", &repository.base_commit)?,
-        })
+        let mut wrong = Wrong::default();
+        let read = read_repository(&repository, &mut wrong);
+        wrong.first(read)
     }
 }
 
@@ -47,14 +56,17 @@ impl From<TaskOrigin> for v1::TaskOrigin {
 }
 
 impl TryFrom<v1::TaskOrigin> for TaskOrigin {
-    type Error = InvalidField;
+    type Error = InvalidFields;
 
-    fn try_from(origin: v1::TaskOrigin) -> Result<Self, InvalidField> {
-        Ok(Self {
-            repository: parse("repository", &origin.repository)?,
-            worktree: parse("worktree", &origin.worktree)?,
-            head: parse_optional("head", &origin.head)?,
-        })
+    fn try_from(origin: v1::TaskOrigin) -> Result<Self, InvalidFields> {
+        let mut wrong = Wrong::default();
+        let nowhere = || "0".repeat(64);
+        let read = Self {
+            repository: wrong.or(parse("repository", &origin.repository), || stand_in(&nowhere())),
+            worktree: wrong.or(parse("worktree", &origin.worktree), || stand_in(&nowhere())),
+            head: wrong.or_default(parse_optional("head", &origin.head)),
+        };
+        wrong.none(read)
     }
 }
 
@@ -67,14 +79,10 @@ impl From<Fallback> for v1::Fallback {
     }
 }
 
-impl TryFrom<v1::Fallback> for Fallback {
-    type Error = InvalidField;
-
-    fn try_from(fallback: v1::Fallback) -> Result<Self, InvalidField> {
-        Ok(Self {
-            adapter: parse("adapter", &fallback.adapter)?,
-            model: non_empty(fallback.model),
-        })
+fn read_fallback(fallback: v1::Fallback, wrong: &mut Wrong) -> Fallback {
+    Fallback {
+        adapter: wrong.or(parse("adapter", &fallback.adapter), || stand_in("unknown")),
+        model: non_empty(fallback.model),
     }
 }
 
@@ -91,23 +99,20 @@ impl From<Assignment> for v1::Assignment {
     }
 }
 
-impl TryFrom<v1::Assignment> for Assignment {
-    type Error = InvalidField;
-
-    fn try_from(assignment: v1::Assignment) -> Result<Self, InvalidField> {
-        Ok(Self {
-            name: parse("name", &assignment.name)?,
-            adapter: parse("adapter", &assignment.adapter)?,
-            model: non_empty(assignment.model),
-            context_delta: non_empty(assignment.context_delta),
-            requirements: assignment.requirements.into_iter().collect(),
-            fallbacks: assignment
-                .fallbacks
-                .into_iter()
-                .enumerate()
-                .map(|(i, f)| Fallback::try_from(f).map_err(|e| e.within(format_args!("fallbacks[{i}]"))))
-                .collect::<Result<_, _>>()?,
-        })
+/// The assignment at this position, which its name stands in for when it cannot be read.
+fn read_assignment(position: usize, assignment: v1::Assignment, wrong: &mut Wrong) -> Assignment {
+    let fallbacks = assignment.fallbacks.into_iter().enumerate();
+    Assignment {
+        name: wrong.or(parse("name", &assignment.name), || {
+            stand_in(&format!("unnamed-{position}"))
+        }),
+        adapter: wrong.or(parse("adapter", &assignment.adapter), || stand_in("unknown")),
+        model: non_empty(assignment.model),
+        context_delta: non_empty(assignment.context_delta),
+        requirements: assignment.requirements.into_iter().collect(),
+        fallbacks: fallbacks
+            .map(|(n, fallback)| wrong.within(format_args!("fallbacks[{n}]"), |wrong| read_fallback(fallback, wrong)))
+            .collect(),
     }
 }
 
@@ -123,17 +128,26 @@ impl From<VerifyPolicy> for v1::VerifyPolicy {
     }
 }
 
+fn read_verify(policy: v1::VerifyPolicy, wrong: &mut Wrong) -> VerifyPolicy {
+    let default = VerifyPolicy::default();
+    VerifyPolicy {
+        setup: non_empty(policy.setup),
+        verify: non_empty(policy.verify),
+        protect: policy.protect,
+        leave_named: policy.leave_named,
+        timeout: wrong
+            .or_default(limit("timeout", policy.timeout))
+            .unwrap_or(default.timeout),
+    }
+}
+
 impl TryFrom<v1::VerifyPolicy> for VerifyPolicy {
     type Error = InvalidField;
 
     fn try_from(policy: v1::VerifyPolicy) -> Result<Self, InvalidField> {
-        Ok(Self {
-            setup: non_empty(policy.setup),
-            verify: non_empty(policy.verify),
-            protect: policy.protect,
-            leave_named: policy.leave_named,
-            timeout: limit("timeout", policy.timeout)?.unwrap_or(Self::default().timeout),
-        })
+        let mut wrong = Wrong::default();
+        let read = read_verify(policy, &mut wrong);
+        wrong.first(read)
     }
 }
 
@@ -151,28 +165,24 @@ impl From<Policy> for v1::Policy {
     }
 }
 
-impl TryFrom<v1::Policy> for Policy {
-    type Error = InvalidField;
-
-    fn try_from(policy: v1::Policy) -> Result<Self, InvalidField> {
-        let default = Self::default();
-        Ok(Self {
-            verify: policy
-                .verify
-                .map(VerifyPolicy::try_from)
-                .transpose()
-                .map_err(|e| e.within("verify"))?
-                .unwrap_or_default(),
-            timeout: limit("timeout", policy.timeout)?.unwrap_or(default.timeout),
-            idle_timeout: limit("idle_timeout", policy.idle_timeout)?.unwrap_or(default.idle_timeout),
-            max_attempts: match policy.max_attempts {
-                0 => default.max_attempts,
-                n => n,
-            },
-            requirements: policy.requirements.into_iter().collect(),
-            max_reworks: policy.max_reworks,
-            priority: (policy.priority.try_into()).map_err(|invalid| InvalidField::new("priority", invalid))?,
-        })
+fn read_policy(policy: v1::Policy, wrong: &mut Wrong) -> Policy {
+    let default = Policy::default();
+    let priority = policy.priority.try_into();
+    Policy {
+        verify: wrong.within("verify", |wrong| read_verify(policy.verify.unwrap_or_default(), wrong)),
+        timeout: wrong
+            .or_default(limit("timeout", policy.timeout))
+            .unwrap_or(default.timeout),
+        idle_timeout: wrong
+            .or_default(limit("idle_timeout", policy.idle_timeout))
+            .unwrap_or(default.idle_timeout),
+        max_attempts: match policy.max_attempts {
+            0 => default.max_attempts,
+            n => n,
+        },
+        requirements: policy.requirements.into_iter().collect(),
+        max_reworks: policy.max_reworks,
+        priority: wrong.or_default(priority.map_err(|invalid| InvalidField::new("priority", invalid))),
     }
 }
 
@@ -189,32 +199,52 @@ impl From<TaskSpec> for v1::TaskSpec {
     }
 }
 
-impl TryFrom<v1::TaskSpec> for TaskSpec {
-    type Error = InvalidField;
+fn read_spec(spec: v1::TaskSpec, wrong: &mut Wrong) -> TaskSpec {
+    let assignments = spec.assignments.into_iter().enumerate();
+    TaskSpec {
+        project: wrong.or_default(project("project", &spec.project)),
+        prompt: spec.prompt,
+        repository: spec
+            .repository
+            .map(|repository| wrong.within("repository", |wrong| read_repository(&repository, wrong))),
+        context_base: match parse_optional("context_base", &spec.context_base) {
+            Ok(base) => base,
+            Err(field) => {
+                wrong.add(field);
+                Some(Digest::of(b""))
+            }
+        },
+        assignments: assignments
+            .map(|(n, assignment)| {
+                wrong.within(format_args!("assignments[{n}]"), |wrong| {
+                    read_assignment(n, assignment, wrong)
+                })
+            })
+            .collect(),
+        policy: wrong.within("policy", |wrong| read_policy(spec.policy.unwrap_or_default(), wrong)),
+    }
+}
 
-    fn try_from(spec: v1::TaskSpec) -> Result<Self, InvalidField> {
-        Ok(Self {
-            project: project("project", &spec.project)?,
-            prompt: spec.prompt,
-            repository: spec
-                .repository
-                .map(RepositoryRef::try_from)
-                .transpose()
-                .map_err(|e| e.within("repository"))?,
-            context_base: parse_optional("context_base", &spec.context_base)?,
-            assignments: spec
-                .assignments
-                .into_iter()
-                .enumerate()
-                .map(|(i, a)| Assignment::try_from(a).map_err(|e| e.within(format_args!("assignments[{i}]"))))
-                .collect::<Result<_, _>>()?,
-            policy: spec
-                .policy
-                .map(Policy::try_from)
-                .transpose()
-                .map_err(|e| e.within("policy"))?
-                .unwrap_or_default(),
-        })
+/// A spec that may become a task: as [`TaskSpec::try_from`], and within what a task may be.
+///
+/// # Errors
+/// With everything that is wrong with it.
+pub fn checked_spec(spec: v1::TaskSpec) -> Result<TaskSpec, InvalidFields> {
+    let mut wrong = Wrong::default();
+    let spec = read_spec(spec, &mut wrong);
+    for part in spec.problems() {
+        wrong.add(InvalidField::new(part.field, chain(&part.problem)));
+    }
+    wrong.none(spec)
+}
+
+impl TryFrom<v1::TaskSpec> for TaskSpec {
+    type Error = InvalidFields;
+
+    fn try_from(spec: v1::TaskSpec) -> Result<Self, InvalidFields> {
+        let mut wrong = Wrong::default();
+        let spec = read_spec(spec, &mut wrong);
+        wrong.none(spec)
     }
 }
 
@@ -300,7 +330,6 @@ pub fn task(mut task: Task, sessions: impl IntoIterator<Item = v1::Session>, det
 mod tests {
     use std::time::Duration;
 
-    use kage_core::id::Digest;
     use kage_core::priority::Priority;
     use prost::Message as _;
 
@@ -372,7 +401,7 @@ mod tests {
             worktree: "/home/me".into(),
             ..v1::TaskOrigin::from(TaskOrigin::of("m", path, path, None))
         };
-        assert_eq!(TaskOrigin::try_from(wire).unwrap_err().field, "worktree");
+        assert_eq!(TaskOrigin::try_from(wire).unwrap_err().0[0].field, "worktree");
     }
 
     #[test]
@@ -385,10 +414,14 @@ mod tests {
         assert_eq!(spec.policy, Policy::default());
         assert_eq!(spec.project, ProjectId::default());
         assert_eq!((spec.repository, spec.context_base), (None, None));
-        let policy = Policy::try_from(v1::Policy {
-            verify: Some(v1::VerifyPolicy::default()),
+        let wire = v1::TaskSpec {
+            policy: Some(v1::Policy {
+                verify: Some(v1::VerifyPolicy::default()),
+                ..Default::default()
+            }),
             ..Default::default()
-        });
+        };
+        let policy = TaskSpec::try_from(wire).map(|spec| spec.policy);
         assert_eq!(policy, Ok(Policy::default()));
     }
 
@@ -435,20 +468,44 @@ mod tests {
     }
 
     #[test]
-    fn names_the_field_that_is_wrong() {
+    fn names_every_field_that_is_wrong() {
         let mut wire = v1::TaskSpec::from(spec());
+        wire.project = "No Such".into();
+        wire.prompt.clear();
+        wire.context_base = "x".into();
+        wire.assignments[0].name.clear();
+        wire.assignments[0].fallbacks[0].adapter.clear();
         wire.assignments[1].adapter = "No Such".into();
-        let error = TaskSpec::try_from(wire).unwrap_err();
-        assert_eq!(error.field, "assignments[1].adapter");
-        let mut wire = v1::TaskSpec::from(spec());
-        if let Some(policy) = &mut wire.policy {
-            policy.priority = 11;
-        }
-        assert_eq!(TaskSpec::try_from(wire).unwrap_err().field, "policy.priority");
-        let mut wire = v1::TaskSpec::from(spec());
-        if let Some(repository) = &mut wire.repository {
-            repository.base_commit = "HEAD".into();
-        }
-        assert_eq!(TaskSpec::try_from(wire).unwrap_err().field, "repository.base_commit");
+        let nothing = Some(v1::VerifyPolicy {
+            timeout: Some(super::super::time::Span::default()),
+            ..Default::default()
+        });
+        wire.policy = wire.policy.map(|policy| v1::Policy {
+            priority: 11,
+            verify: nothing,
+            ..policy
+        });
+        wire.repository = wire.repository.map(|repository| v1::Repository {
+            base_commit: "HEAD".into(),
+            ..repository
+        });
+        let told = |wrong: InvalidFields| -> Vec<String> { wrong.0.into_iter().map(|wrong| wrong.field).collect() };
+        let unreadable = [
+            "project",
+            "repository.base_commit",
+            "context_base",
+            "assignments[0].name",
+            "assignments[0].fallbacks[0].adapter",
+            "assignments[1].adapter",
+            "policy.verify.timeout",
+            "policy.priority",
+        ];
+        assert_eq!(told(TaskSpec::try_from(wire.clone()).unwrap_err()), unreadable);
+        // What stands in for them is within all bounds, so what is told besides is the person's.
+        let all = told(checked_spec(wire).unwrap_err());
+        assert_eq!(
+            (&all[..8], &all[8..]),
+            (&unreadable.map(str::to_owned)[..], &["prompt".to_owned()][..])
+        );
     }
 }
