@@ -107,6 +107,7 @@ async fn spec(
             requirements: Labels::new(),
             ..Policy::default()
         },
+        labels: kage_core::task::Labels::new(),
     };
     Ok((spec, base.origin))
 }

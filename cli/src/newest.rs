@@ -43,8 +43,8 @@ impl Scope {
     fn filter(self, origin: &TaskOrigin) -> v1::TaskFilter {
         let of_tree = self == Self::MineOfThisTree;
         v1::TaskFilter {
-            repository: origin.repository.to_string(),
-            worktree: if of_tree {
+            origin_repository: origin.repository.to_string(),
+            origin_worktree: if of_tree {
                 origin.worktree.to_string()
             } else {
                 String::new()
@@ -53,6 +53,7 @@ impl Scope {
                 Self::MineOfThisTree | Self::MineOfThisRepository => true,
                 Self::AnybodysOfThisRepository => false,
             },
+            ..v1::TaskFilter::default()
         }
     }
 }
@@ -134,7 +135,8 @@ async fn of(access: &Access, here: &Here<'_>, scope: Scope) -> anyhow::Result<Op
 /// Whether a task came from where the filter says. A coordinator of an older version lists all.
 fn fits(filter: &v1::TaskFilter, task: &v1::Task) -> bool {
     task.origin.as_ref().is_some_and(|origin| {
-        origin.repository == filter.repository && (filter.worktree.is_empty() || origin.worktree == filter.worktree)
+        origin.repository == filter.origin_repository
+            && (filter.origin_worktree.is_empty() || origin.worktree == filter.origin_worktree)
     })
 }
 
@@ -150,9 +152,13 @@ mod tests {
     fn what_is_asked_for_goes_from_near_to_far_and_never_beyond_the_repository() {
         let here = origin("/home");
         let asked = Scope::ORDER.map(|scope| scope.filter(&here));
-        let of = |filter: &v1::TaskFilter| (filter.mine, !filter.worktree.is_empty());
+        let of = |filter: &v1::TaskFilter| (filter.mine, !filter.origin_worktree.is_empty());
         assert_eq!(asked.each_ref().map(of), [(true, true), (true, false), (false, false)]);
-        assert!(asked.iter().all(|filter| filter.repository == here.repository.as_str()));
+        assert!(
+            asked
+                .iter()
+                .all(|filter| filter.origin_repository == here.repository.as_str())
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::door::auth::Principal;
 use crate::refusals::{internal, read_error};
 use crate::store::{Named, Request, TaskView};
 
+mod listing;
 mod page;
 
 pub(crate) mod http;

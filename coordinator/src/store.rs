@@ -56,7 +56,7 @@ pub(crate) use identity::{Absent, Found, Known, Opened};
 pub use played::{Disk, Fault, Visit};
 pub use query::{
     AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, InvalidPageToken, JobCounts, LiveAttempt,
-    MIN_PREFIX, Named, News, PageToken, TaskEvent, TaskFilter, TaskPage, TaskView, Watched, Work,
+    MIN_PREFIX, Named, News, PageToken, TaskEvent, TaskFilter, TaskOrder, TaskPage, TaskView, Watched, Work,
 };
 
 use call::Pending;

@@ -110,6 +110,7 @@ mod tests {
                 },
                 ..Policy::default()
             },
+            labels: Default::default(),
         }
     }
 

@@ -204,6 +204,7 @@ mod tests {
                 },
                 ..Policy::default()
             },
+            labels: Default::default(),
         }
     }
 

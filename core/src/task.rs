@@ -131,6 +131,9 @@ pub struct TaskSpec {
     pub assignments: Vec<Assignment>,
     /// Limits and rules.
     pub policy: Policy,
+    /// What the person put on it to find it again by; agents are not told.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 impl TaskSpec {

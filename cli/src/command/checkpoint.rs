@@ -149,12 +149,21 @@ fn told(args: &CheckpointRestore, checkpoint: &v1::Checkpoint, response: &v1::Re
 
 async fn list(access: &Access, args: Checkpoints) -> anyhow::Result<v1::ListCheckpointsResponse> {
     let task_id = tasks::find(access, args.task).await?.id;
-    let request = v1::ListCheckpointsRequest {
+    let mut request = v1::ListCheckpointsRequest {
         task_id,
         session: args.session.unwrap_or_default(),
+        ..v1::ListCheckpointsRequest::default()
     };
-    let response = access.client.checkpoints().list_checkpoints(request).await;
-    Ok(response.map_err(ApiError::from)?.into_inner())
+    let mut checkpoints = Vec::new();
+    loop {
+        let page = access.client.checkpoints().list_checkpoints(request.clone()).await;
+        let mut page = page.map_err(ApiError::from)?.into_inner();
+        checkpoints.append(&mut page.checkpoints);
+        if page.next_page_token.is_empty() {
+            return Ok(v1::ListCheckpointsResponse { checkpoints, ..page });
+        }
+        request.page_token = page.next_page_token;
+    }
 }
 
 fn row(checkpoint: &v1::Checkpoint) -> Vec<String> {

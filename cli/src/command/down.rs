@@ -101,7 +101,7 @@ async fn open_tasks(client: &Client, project: &ProjectId) -> Result<Vec<v1::Task
             project: project.to_string(),
             page_size: TASKS_AT_ONCE,
             page_token,
-            filter: None,
+            ..Default::default()
         };
         let page = client.tasks().list_tasks(request).await?.into_inner();
         let tasks = page.tasks.into_iter();

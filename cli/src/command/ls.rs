@@ -24,7 +24,7 @@ pub(super) async fn run(invocation: &Invocation, args: &Ls) -> anyhow::Result<Ex
             project: access.project.to_string(),
             page_size: wanted.min(100),
             page_token,
-            filter: None,
+            ..Default::default()
         };
         let page = access
             .client

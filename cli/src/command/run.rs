@@ -56,6 +56,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
             .map(|(worker, delta)| worker.assignment(delta))
             .collect(),
         policy,
+        labels: kage_core::task::Labels::new(),
     };
     let problems: Vec<_> = spec.problems().iter().map(|part| part.problem.to_string()).collect();
     if !problems.is_empty() {

@@ -16,6 +16,7 @@ use kage_proto::v1;
 use kage_proto::v1::checkpoint_service_server::CheckpointService;
 use tonic::{Response, Status};
 
+use super::page::{OfCheckpoint, page};
 use super::{find_task, principal, request, stored};
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
@@ -47,18 +48,24 @@ impl CheckpointService for Checkpoints {
             named(&view, asked.as_str())?;
         }
         let mut response = v1::ListCheckpointsResponse::default();
-        for session in view
+        let mut found = Vec::new();
+        for (position, session) in view
             .sessions
             .iter()
-            .filter(|s| asked.as_ref().is_none_or(|asked| s.name == *asked))
+            .enumerate()
+            .filter(|(_, s)| asked.as_ref().is_none_or(|asked| s.name == *asked))
         {
             let all = self.0.store.checkpoints(task, session.id).await.map_err(read_error)?;
             let wire = all.iter().map(|checkpoint| shown(checkpoint, session, &all));
-            response.checkpoints.extend(wire);
+            found.extend(wire.map(|checkpoint| (position, checkpoint)));
             response
                 .sessions
                 .push(TaskDetail::Basic.of_session(view::session(&self.0, session)));
         }
+        let place = |(position, checkpoint): &(usize, v1::Checkpoint)| OfCheckpoint(*position, checkpoint.number);
+        let (found, next) = page(found, place, message.page_size, &message.page_token)?;
+        response.checkpoints = found.into_iter().map(|(_, checkpoint)| checkpoint).collect();
+        response.next_page_token = next;
         Ok(Response::new(response))
     }
 

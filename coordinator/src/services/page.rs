@@ -27,6 +27,11 @@ pub(super) struct OfAgent(pub(super) String, pub(super) AgentId);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct OfToken(pub(super) Timestamp, pub(super) TokenId);
 
+/// Of a checkpoint: by the position of its session in the task, then by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct OfCheckpoint(pub(super) usize, pub(super) u32);
+
+impl Place for OfCheckpoint {}
 impl Place for OfAgent {}
 impl Place for OfToken {}
 
@@ -73,6 +78,24 @@ impl FromStr for OfAgent {
     fn from_str(text: &str) -> Result<Self, NoPlace> {
         let (id, name) = text.split_once('-').ok_or(NoPlace)?;
         Ok(Self(name.to_owned(), id.parse().map_err(|_| NoPlace)?))
+    }
+}
+
+impl fmt::Display for OfCheckpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.0, self.1)
+    }
+}
+
+impl FromStr for OfCheckpoint {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Self, NoPlace> {
+        let (session, number) = text.split_once('-').ok_or(NoPlace)?;
+        Ok(Self(
+            session.parse().map_err(|_| NoPlace)?,
+            number.parse().map_err(|_| NoPlace)?,
+        ))
     }
 }
 
@@ -149,6 +172,8 @@ mod tests {
         }
         let token = OfToken(Timestamp::from_millis(1_700_000_000_000_007), TokenId::from_random(7));
         assert_eq!(token.to_string().parse(), Ok(token));
+        assert_eq!(OfCheckpoint(3, 70).to_string().parse(), Ok(OfCheckpoint(3, 70)));
+        assert_eq!("3-".parse::<OfCheckpoint>(), Err(NoPlace));
         let soon = format!("{}-soon", TokenId::from_random(7));
         for text in ["x", "-", "1-x", &soon] {
             assert_eq!(text.parse::<OfToken>(), Err(NoPlace), "{text:?}");

@@ -17,12 +17,12 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{find_task, principal, request, stored};
+use super::{find_task, listing, principal, request, stored};
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
 use crate::duties::retention;
 use crate::refusals::{internal, read_error, store_error};
-use crate::store::{CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken, TaskFilter, TaskView};
+use crate::store::{CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken, TaskView};
 use crate::telemetry;
 use crate::watch::cursor::Cursor;
 use crate::watch::view;
@@ -93,7 +93,7 @@ impl TaskService for Tasks {
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
         let caller = principal(&message);
         let message = message.into_inner();
-        let filter = filter(&caller, &message)?;
+        let filter = listing::filter(&caller, &message)?;
         let after = match message.page_token.as_str() {
             "" => None,
             text => {
@@ -297,21 +297,6 @@ fn asked(
         .ok_or_else(|| ApiError::invalid("spec", "is missing"))?;
     let project = caller.project("spec.project", &named)?;
     Ok((TaskSpec { project, ..spec }, origin))
-}
-
-/// Which tasks a caller asks for.
-fn filter(caller: &Principal, message: &v1::ListTasksRequest) -> Result<TaskFilter, ApiError> {
-    let v1::TaskFilter {
-        repository,
-        worktree,
-        mine,
-    } = message.filter.clone().unwrap_or_default();
-    Ok(TaskFilter {
-        project: caller.project("project", &message.project)?,
-        repository: convert::parse_optional("filter.repository", &repository)?,
-        worktree: convert::parse_optional("filter.worktree", &worktree)?,
-        created_by: mine.then(|| caller.name()),
-    })
 }
 
 /// The task as it is when the command was carried out; reading it back would cost every

@@ -9,11 +9,12 @@ use kage_core::deadline::Term;
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
 use kage_core::id::{
-    AgentId, AttemptId, BootId, Digest, JobId, ProjectId, RepositoryId, SessionId, SessionName, TaskId, WorktreeId,
+    AgentId, AttemptId, BootId, Digest, JobId, ProjectId, RepositoryId, RepositoryName, SessionId, SessionName, TaskId,
+    WorktreeId,
 };
 use kage_core::job::{Job, JobType, Subject};
 use kage_core::session::Session;
-use kage_core::task::{Task, TaskSpec};
+use kage_core::task::{Labels, Task, TaskSpec, TaskState};
 use kage_core::time::Timestamp;
 
 use super::admission::{Enrolment, PersonToken};
@@ -58,6 +59,28 @@ pub struct TaskFilter {
     pub worktree: Option<WorktreeId>,
     /// Whose call created them.
     pub created_by: Option<String>,
+    /// One of these is their state; `None` = any.
+    pub states: Option<Vec<TaskState>>,
+    /// The name of the repository that they work on.
+    pub works_on: Option<RepositoryName>,
+    /// Labels that each of them has.
+    pub labels: Labels,
+    /// When they were created: at the earliest.
+    pub created_from: Option<Timestamp>,
+    /// When they were created: before this.
+    pub created_before: Option<Timestamp>,
+    /// Which come first.
+    pub order: TaskOrder,
+}
+
+/// Which tasks of a list come first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TaskOrder {
+    /// Those that were created last.
+    #[default]
+    NewestFirst,
+    /// Those that were created first.
+    OldestFirst,
 }
 
 impl TaskFilter {
@@ -72,22 +95,33 @@ impl TaskFilter {
 
     /// Whether it is one of them.
     #[must_use]
-    pub(super) fn takes(&self, task: &TaskHead) -> bool {
+    pub(super) fn takes(&self, task: &TaskHead, spec: &TaskSpec) -> bool {
         let Self {
             project,
             repository,
             worktree,
             created_by,
+            states,
+            works_on,
+            labels,
+            created_from,
+            created_before,
+            order: _,
         } = self;
         let origin = task.origin.as_ref();
         task.project == *project
             && (repository.is_none() || repository.as_ref() == origin.map(|origin| &origin.repository))
             && (worktree.is_none() || worktree.as_ref() == origin.map(|origin| &origin.worktree))
             && (created_by.is_none() || *created_by == task.created_by)
+            && states.as_ref().is_none_or(|states| states.contains(&task.state))
+            && (works_on.is_none() || works_on.as_ref() == spec.repository.as_ref().map(|repository| &repository.name))
+            && labels.iter().all(|(key, value)| spec.labels.get(key) == Some(value))
+            && created_from.is_none_or(|from| task.created_at >= from)
+            && created_before.is_none_or(|before| task.created_at < before)
     }
 }
 
-/// One page of tasks, newest first.
+/// One page of tasks, in the order of their filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskPage {
     /// The tasks.

@@ -370,6 +370,7 @@ mod tests {
             context_base: None,
             assignments: Vec::new(),
             policy: Policy::default(),
+            labels: kage_core::task::Labels::new(),
         };
         Task::new(TaskId::from_random(n), spec, Timestamp::from_millis(1))
     }

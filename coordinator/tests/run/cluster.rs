@@ -195,6 +195,7 @@ pub(crate) fn spec(sessions: &[&str]) -> TaskSpec {
             })
             .collect(),
         policy: Default::default(),
+        labels: kage_core::task::Labels::new(),
     }
 }
 

@@ -55,9 +55,10 @@ async fn tasks_are_asked_for_by_place_and_by_who_created_them() {
     assert_eq!((got.created_by, got.origin), (theirs.created_by, theirs.origin));
 
     let of = |mine, worktree: &TaskOrigin| v1::TaskFilter {
-        repository: worktree.repository.to_string(),
-        worktree: worktree.worktree.to_string(),
+        origin_repository: worktree.repository.to_string(),
+        origin_worktree: worktree.worktree.to_string(),
         mine,
+        ..Default::default()
     };
     let (first, theirs) = (first.id, theirs.id);
     assert_eq!(
@@ -71,14 +72,14 @@ async fn tasks_are_asked_for_by_place_and_by_who_created_them() {
     );
     assert_eq!(listed(owner, of(false, &linked)).await.unwrap(), [""; 0]);
     let of_repository = v1::TaskFilter {
-        worktree: String::new(),
+        origin_worktree: String::new(),
         ..of(true, &linked)
     };
     assert_eq!(listed(owner, of_repository).await.unwrap(), [first.as_str()]);
     let wrong = v1::TaskFilter {
-        repository: "/home".into(),
+        origin_repository: "/home".into(),
         ..Default::default()
     };
     let error = listed(owner, wrong).await.unwrap_err();
-    assert!(error.to_string().contains("filter.repository"), "{error}");
+    assert!(error.to_string().contains("filter.origin_repository"), "{error}");
 }

@@ -27,6 +27,7 @@ fn task(verify: Option<&str>) -> Task {
                 },
                 ..Policy::default()
             },
+            labels: Default::default(),
         },
         state: TaskState::Running,
         created_at: START,

@@ -29,6 +29,9 @@ pub enum InvalidSpec {
     /// More fallbacks than needed, and each is part of every row.
     #[error("session {0:?} has more than {MAX_FALLBACKS} adapters to fall back to")]
     TooManyFallbacks(SessionName),
+    /// A label that nobody could ask for.
+    #[error("a label has no name")]
+    EmptyLabel,
     /// Verify needs a commit to check.
     #[error("a verify command needs a repository")]
     VerifyWithoutRepository,
@@ -72,7 +75,7 @@ pub const MAX_COMMAND_BYTES: usize = 64 << 10;
 pub const MAX_MODEL_BYTES: usize = 200;
 /// The longest context delta of one session, in bytes.
 pub const MAX_DELTA_BYTES: usize = 512 << 10;
-/// The labels that the task, or one session, requires of agents: keys and values, in bytes.
+/// The labels of the task, and those that it or one session requires of agents: keys and values of each, in bytes.
 pub const MAX_LABEL_BYTES: usize = 16 << 10;
 /// What all deltas of a task together may override: the names of the places, in bytes.
 pub const MAX_OVERRIDDEN_BYTES: usize = 256 << 10;
@@ -110,6 +113,11 @@ impl TaskSpec {
         if self.assignments.len() > MAX_SESSIONS {
             found.add("assignments", InvalidSpec::TooManySessions(self.assignments.len()));
         }
+        if self.labels.keys().any(String::is_empty) {
+            found.add("labels", InvalidSpec::EmptyLabel);
+        }
+        let bytes = self.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+        found.at_most("labels", "the list of labels", bytes, MAX_LABEL_BYTES);
         if self.policy.verify.verify.is_some() && self.repository.is_none() {
             found.add("repository", InvalidSpec::VerifyWithoutRepository);
         }
@@ -249,6 +257,7 @@ mod tests {
                 fallbacks: Vec::new(),
             }],
             policy: Policy::default(),
+            labels: Labels::new(),
         };
         let session: SessionName = "one".parse().unwrap();
         let invalid = |problem| {
@@ -310,9 +319,11 @@ mod tests {
                 },
                 ..Policy::default()
             },
+            labels: Labels::new(),
         };
         assert_eq!(good.problems(), []);
-        let cases: [(Change, &str); 8] = [
+        let cases: [(Change, &str); 9] = [
+            (|spec| spec.labels = labels(MAX_LABEL_BYTES + 1), "the list of labels"),
             (
                 |spec| {
                     let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_DELTA_BYTES));
@@ -384,9 +395,14 @@ mod tests {
             context_base: None,
             assignments: vec![assignment("a"), assignment("b")],
             policy: Policy::default(),
+            labels: Labels::new(),
         };
-        let cases: [(Change, Result<(), InvalidSpec>); 8] = [
+        let cases: [(Change, Result<(), InvalidSpec>); 9] = [
             (|_| {}, Ok(())),
+            (
+                |spec| spec.labels = Labels::from([(String::new(), "v".to_owned())]),
+                Err(InvalidSpec::EmptyLabel),
+            ),
             (|spec| spec.prompt = " \n".to_owned(), Err(InvalidSpec::EmptyPrompt)),
             (|spec| spec.assignments.clear(), Err(InvalidSpec::NoAssignment)),
             (
@@ -443,6 +459,7 @@ mod tests {
                 },
                 ..Policy::default()
             },
+            labels: Labels::new(),
         };
         let problems = spec.problems();
         let fields: Vec<_> = problems.iter().map(|part| part.field.as_str()).collect();

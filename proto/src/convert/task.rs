@@ -6,7 +6,7 @@ use kage_core::id::{Digest, ProjectId};
 use kage_core::task::{Assignment, Policy, RepositoryRef, Task, TaskOrigin, TaskSpec, TaskState, VerifyPolicy};
 
 use super::time::{limit, span, stamp};
-use super::{InvalidField, InvalidFields, Wrong, enumerated, non_empty, parse, parse_optional, stand_in};
+use super::{InvalidField, InvalidFields, Wrong, enumerated, non_empty, parse, parse_optional, stand_in, unspecified};
 use crate::v1;
 
 /// The project of this name; an empty one is the default project.
@@ -195,6 +195,7 @@ impl From<TaskSpec> for v1::TaskSpec {
             context_base: spec.context_base.map(Into::into).unwrap_or_default(),
             assignments: spec.assignments.into_iter().map(Into::into).collect(),
             policy: Some(spec.policy.into()),
+            labels: spec.labels.into_iter().collect(),
         }
     }
 }
@@ -222,6 +223,7 @@ fn read_spec(spec: v1::TaskSpec, wrong: &mut Wrong) -> TaskSpec {
             })
             .collect(),
         policy: wrong.within("policy", |wrong| read_policy(spec.policy.unwrap_or_default(), wrong)),
+        labels: spec.labels.into_iter().collect(),
     }
 }
 
@@ -292,6 +294,20 @@ impl TaskDetail {
         }
         session
     }
+}
+
+/// The state of this number on the wire.
+///
+/// # Errors
+/// When there is none; `field` names where the number was.
+pub fn task_state(field: &str, number: i32) -> Result<TaskState, InvalidField> {
+    Ok(match enumerated(field, number)? {
+        v1::TaskState::Unspecified => return Err(unspecified(field)),
+        v1::TaskState::Running => TaskState::Running,
+        v1::TaskState::Succeeded => TaskState::Succeeded,
+        v1::TaskState::Failed => TaskState::Failed,
+        v1::TaskState::Cancelled => TaskState::Cancelled,
+    })
 }
 
 /// A task and its sessions, which the caller converted already.
@@ -381,6 +397,7 @@ mod tests {
                 requirements: labels("os"),
                 priority: Priority::HIGH,
             },
+            labels: labels("team"),
         }
     }
 

@@ -216,6 +216,7 @@ async fn fill(store: &Store, sessions: u32) -> anyhow::Result<()> {
                 context_base: None,
                 assignments: assignments.collect::<anyhow::Result<_>>()?,
                 policy: Policy::default(),
+                labels: kage_core::task::Labels::new(),
             },
             origin: None,
             sessions: ids.collect(),

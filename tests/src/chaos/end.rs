@@ -33,7 +33,7 @@ async fn listed(client: &Client) -> Result<Vec<v1::Task>, tonic::Status> {
             project: "default".to_owned(),
             page_size: 100,
             page_token,
-            filter: None,
+            ..Default::default()
         };
         let page = client.tasks().list_tasks(request).await?.into_inner();
         tasks.extend(page.tasks);
@@ -79,6 +79,8 @@ async fn one(client: &Client, id: &str) -> FinalTask {
     let request = v1::ListCheckpointsRequest {
         task_id: id.to_owned(),
         session: String::new(),
+        page_size: 500,
+        page_token: String::new(),
     };
     let response = client.checkpoints().list_checkpoints(request).await;
     end.checkpoints = response.expect("checkpoints can be listed").into_inner().checkpoints;

@@ -66,6 +66,8 @@ async fn two_steps_kept(cluster: &Cluster, id: &str) -> u32 {
         let request = v1::ListCheckpointsRequest {
             task_id: id.to_owned(),
             session: String::new(),
+            page_size: 500,
+            page_token: String::new(),
         };
         let listed = client.checkpoints().list_checkpoints(request).await.ok()?.into_inner();
         let kept = listed.checkpoints.iter().find(|checkpoint| checkpoint.calls == 2);

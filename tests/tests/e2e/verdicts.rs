@@ -191,6 +191,8 @@ async fn first_checkpoints(cluster: &Cluster, task_id: &str) -> Vec<v1::Safety> 
     let request = v1::ListCheckpointsRequest {
         task_id: task_id.to_owned(),
         session: String::new(),
+        page_size: 500,
+        page_token: String::new(),
     };
     let listed = cluster.client().checkpoints().list_checkpoints(request).await;
     let listed = listed.expect("checkpoints are listed").into_inner().checkpoints;

@@ -79,6 +79,7 @@ pub(super) fn spec(sessions: usize, verify: Option<&str>) -> TaskSpec {
             requirements: Labels::from([("gpu".to_owned(), "no".to_owned())]),
             ..Policy::default()
         },
+        labels: kage_core::task::Labels::new(),
     }
 }
 

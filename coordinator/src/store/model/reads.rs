@@ -14,7 +14,7 @@ use crate::store::command::QueuedJob;
 use crate::store::error::EngineError;
 use crate::store::query::{
     AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, LiveAttempt, PageToken, Reads, TaskEvent,
-    TaskFilter, TaskPage, TaskView, Work,
+    TaskFilter, TaskOrder, TaskPage, TaskView, Work,
 };
 
 impl Reads for Model {
@@ -23,16 +23,23 @@ impl Reads for Model {
     }
 
     fn tasks(&self, filter: &TaskFilter, after: Option<PageToken>, limit: u32) -> Result<TaskPage, EngineError> {
-        let below = after.map_or(u64::MAX, |token| token.0);
         let mut tasks = Vec::new();
         let mut next = None;
-        for id in self.task_order.rows.range(..below).rev().map(|(_, id)| id) {
+        let rows = &self.task_order.rows;
+        let ids: Box<dyn Iterator<Item = _>> = match filter.order {
+            TaskOrder::NewestFirst => Box::new(rows.range(..after.map_or(u64::MAX, |token| token.0)).rev()),
+            TaskOrder::OldestFirst => Box::new(rows.range(after.map_or(0, |token| token.0)..)),
+        };
+        for id in ids.map(|(_, id)| id) {
             let Some(row) = self.tasks.get(id) else { continue };
-            if !filter.takes(&row.head) {
+            if !filter.takes(&row.head, &row.spec) {
                 continue;
             }
             if tasks.len() == limit as usize {
-                next = Some(PageToken(row.order + 1));
+                next = Some(match filter.order {
+                    TaskOrder::NewestFirst => PageToken(row.order + 1),
+                    TaskOrder::OldestFirst => PageToken(row.order),
+                });
                 break;
             }
             tasks.push(self.view(row));

@@ -1,51 +1,110 @@
 //! The query that finds a page of tasks: what a filter asks for, as conditions that an index
 //! answers.
 
-use kage_core::id::{RepositoryId, WorktreeId};
+use kage_core::id::{RepositoryId, RepositoryName, WorktreeId};
+use kage_core::task::TaskState;
 use rusqlite::types::Value;
 
 use super::value::int;
-use crate::store::query::{PageToken, TaskFilter};
+use crate::store::query::{PageToken, TaskFilter, TaskOrder};
 
-/// The part of a query that comes after its columns and tables (`tasks t`), and its values.
+/// The part of a query that comes after its columns and tables (`tasks t`, `specs p`), and its
+/// values.
 #[derive(Debug)]
 pub(super) struct PageQuery {
-    conditions: Vec<&'static str>,
+    conditions: Vec<String>,
     values: Vec<Value>,
+    order: TaskOrder,
 }
 
 impl PageQuery {
-    /// The newest `limit` tasks that the filter takes, of those before `after`.
+    /// The first `limit` tasks that the filter takes, of those from `after` on.
     pub(super) fn new(filter: &TaskFilter, after: Option<PageToken>, limit: u32) -> Self {
         let mut query = Self {
-            conditions: vec!["t.project = ?", "t.n < ?"],
-            values: vec![
-                Value::Text(filter.project.to_string()),
-                Value::Integer(after.map_or(i64::MAX, |token| int(token.0))),
-            ],
+            conditions: Vec::new(),
+            values: Vec::new(),
+            order: filter.order,
         };
+        query.add("t.project = ?", Value::Text(filter.project.to_string()));
+        let after = after.map(|token| int(token.0));
+        match filter.order {
+            TaskOrder::NewestFirst => query.add("t.n < ?", Value::Integer(after.unwrap_or(i64::MAX))),
+            TaskOrder::OldestFirst => query.add("t.n >= ?", Value::Integer(after.unwrap_or(0))),
+        }
         for (condition, wanted) in [
             ("t.repository = ?", filter.repository.as_ref().map(RepositoryId::as_str)),
             ("t.worktree = ?", filter.worktree.as_ref().map(WorktreeId::as_str)),
             ("t.created_by = ?", filter.created_by.as_deref()),
+            (
+                "json_extract(p.spec, '$.repository.name') = ?",
+                filter.works_on.as_ref().map(RepositoryName::as_str),
+            ),
         ] {
             if let Some(value) = wanted {
-                query.conditions.push(condition);
-                query.values.push(Value::Text(value.to_owned()));
+                query.add(condition, Value::Text(value.to_owned()));
+            }
+        }
+        if let Some(states) = &filter.states {
+            let places = vec!["?"; states.len()].join(", ");
+            query
+                .conditions
+                .push(format!("json_extract(t.doc, '$.state') IN ({places})"));
+            let words = states.iter().map(|state| Value::Text(state_word(*state).to_owned()));
+            query.values.extend(words);
+        }
+        for (key, value) in &filter.labels {
+            let has = "EXISTS (SELECT 1 FROM json_each(p.spec, '$.labels') WHERE key = ? AND value = ?)";
+            query.conditions.push(has.to_owned());
+            query.values.extend([key, value].map(|text| Value::Text(text.clone())));
+        }
+        for (condition, at) in [
+            ("json_extract(t.doc, '$.created_at') >= ?", filter.created_from),
+            ("json_extract(t.doc, '$.created_at') < ?", filter.created_before),
+        ] {
+            if let Some(at) = at {
+                query.add(condition, Value::Integer(int(at.as_millis())));
             }
         }
         query.values.push(Value::Integer(limit.into()));
         query
     }
 
+    fn add(&mut self, condition: &str, value: Value) {
+        self.conditions.push(condition.to_owned());
+        self.values.push(value);
+    }
+
     /// Conditions, order and limit.
     pub(super) fn rest(&self) -> String {
-        format!("WHERE {} ORDER BY t.n DESC LIMIT ?", self.conditions.join(" AND "))
+        let order = match self.order {
+            TaskOrder::NewestFirst => "DESC",
+            TaskOrder::OldestFirst => "ASC",
+        };
+        format!("WHERE {} ORDER BY t.n {order} LIMIT ?", self.conditions.join(" AND "))
+    }
+
+    /// Where the page begins whose first task has this number.
+    pub(super) fn token(&self, n: i64) -> Option<PageToken> {
+        let from = match self.order {
+            TaskOrder::NewestFirst => n + 1,
+            TaskOrder::OldestFirst => n,
+        };
+        u64::try_from(from).ok().map(PageToken)
     }
 
     /// The values of all its parameters, in their order.
     pub(super) fn values(&self) -> impl Iterator<Item = &Value> {
         self.values.iter()
+    }
+}
+
+/// The state as documents of tasks have it.
+const fn state_word(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Running => "running",
+        TaskState::Succeeded => "succeeded",
+        TaskState::Failed => "failed",
+        TaskState::Cancelled => "cancelled",
     }
 }
 
@@ -72,8 +131,13 @@ mod tests {
             worktree: Some(WorktreeId::of(digest())),
             ..of_repository.clone()
         };
+        let oldest = TaskFilter {
+            order: TaskOrder::OldestFirst,
+            ..all.clone()
+        };
         for (filter, index) in [
             (all, "tasks_by_project"),
+            (oldest, "tasks_by_project"),
             (of_repository, "tasks_by_repository"),
             (of_worktree, "tasks_by_"),
         ] {

@@ -125,10 +125,7 @@ impl Reads for Connection {
                 query.rest()
             );
             let mut found = all(snapshot, &sql, params_from_iter(query.values()), task_row)?;
-            let next = found
-                .get(limit as usize)
-                .and_then(|(n, _)| u64::try_from(n + 1).ok())
-                .map(PageToken);
+            let next = found.get(limit as usize).and_then(|(n, _)| query.token(*n));
             found.truncate(limit as usize);
             let mut tasks = Vec::with_capacity(found.len());
             for (n, mut view) in found {

@@ -3,13 +3,20 @@
 use std::path::Path;
 
 use kage_core::id::{Digest, ProjectId};
-use kage_core::task::TaskOrigin;
+use kage_core::task::{Labels, TaskOrigin, TaskState};
 
 use crate::store::conformance::fixture::{agent, agent_id, at, create, request, spec, task_id, two_agents};
 use crate::store::{
-    ContextPut, ContextSent, Named, PutContext, RecordAgent, RecordContextSent, SetCordoned, SetDraining, Store,
-    StoreError, TaskFilter,
+    CancelTask, ContextPut, ContextSent, Named, PutContext, RecordAgent, RecordContextSent, SetCordoned, SetDraining,
+    Store, StoreError, TaskFilter, TaskOrder,
 };
+
+fn labels(pairs: &[(&str, &str)]) -> Labels {
+    let owned = pairs
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    owned.collect()
+}
 
 pub(in crate::store::conformance) async fn pages_are_newest_first_and_stay_put(store: Store) {
     for n in 1..=5 {
@@ -52,20 +59,79 @@ pub(in crate::store::conformance) async fn pages_are_of_what_a_filter_takes(stor
         Some(place("/linked")),
     ];
     for (n, origin) in (1..).zip(&origins) {
-        let mut command = create(n, spec(1, None), at(0));
+        let mut command = create(n, spec(1, None), at(u64::try_from(n).unwrap()));
         command.origin.clone_from(origin);
+        if n == 2 || n == 5 {
+            command.spec.labels = labels(if n == 2 {
+                &[("team", "a")]
+            } else {
+                &[("team", "a"), ("x", "y")]
+            });
+        }
+        if let (4, Some(repository)) = (n, &mut command.spec.repository) {
+            repository.name = "lib".parse().unwrap();
+        }
         command.request.principal = if n < 5 { "me" } else { "somebody" }.to_owned();
         if n == 6 {
             command.spec.project = "other".parse().unwrap();
         }
         store.apply(command).await.unwrap();
     }
+    let cancel = CancelTask {
+        request: request(7),
+        task: task_id(3),
+        now: at(9),
+    };
+    drop(store.apply(cancel).await.unwrap());
     let all = TaskFilter::default();
+    let labelled = |pairs| TaskFilter {
+        labels: labels(pairs),
+        ..TaskFilter::default()
+    };
+    let of_states = |states: &[TaskState]| TaskFilter {
+        states: Some(states.to_vec()),
+        ..TaskFilter::default()
+    };
     let (home, linked) = (place("/home"), place("/linked"));
     let repository = Some(home.repository.clone());
     let (mine, project) = (Some("me".to_owned()), "other".parse().unwrap());
-    let cases: [(TaskFilter, &[u128]); 8] = [
+    let cases: [(TaskFilter, &[u128]); 17] = [
         (all.clone(), &[5, 4, 3, 2, 1]),
+        (labelled(&[("team", "a")]), &[5, 2]),
+        (labelled(&[("team", "a"), ("x", "y")]), &[5]),
+        (labelled(&[("team", "b")]), &[]),
+        (of_states(&[TaskState::Cancelled]), &[3]),
+        (of_states(&[TaskState::Running, TaskState::Succeeded]), &[5, 4, 2, 1]),
+        (
+            TaskFilter {
+                works_on: Some("lib".parse().unwrap()),
+                ..all.clone()
+            },
+            &[4],
+        ),
+        (
+            TaskFilter {
+                created_from: Some(at(2)),
+                created_before: Some(at(4)),
+                ..all.clone()
+            },
+            &[3, 2],
+        ),
+        (
+            TaskFilter {
+                order: TaskOrder::OldestFirst,
+                ..all.clone()
+            },
+            &[1, 2, 3, 4, 5],
+        ),
+        (
+            TaskFilter {
+                repository: repository.clone(),
+                order: TaskOrder::OldestFirst,
+                ..all.clone()
+            },
+            &[1, 2, 5],
+        ),
         (
             TaskFilter {
                 repository: repository.clone(),
