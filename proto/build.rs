@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "kage/v1/value.proto",
     "kage/v1/task.proto",
     "kage/v1/event.proto",
@@ -14,6 +14,7 @@ const FILES: [&str; 11] = [
     "kage/v1/enrollment_service.proto",
     "kage/v1/access_service.proto",
     "kage/v1/checkpoint_service.proto",
+    "kage/v1/server_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -158,7 +158,11 @@ pub fn report_rows(report: &v1::Report) -> Vec<Vec<String>> {
         .iter()
         .filter_map(|row| row.session.as_ref().map(|session| (row, session)))
         .map(|(row, session)| {
-            let mark = if session.name == report.winner { "*" } else { "" };
+            let mark = if report.best.as_ref().is_some_and(|best| session.name == best.session) {
+                "*"
+            } else {
+                ""
+            };
             vec![
                 format!("{}{mark}", row.rank),
                 session.name.clone(),

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::session::ModelUsage;
+use crate::session::{ModelUsage, Session};
 use crate::time::Timestamp;
 use crate::usage::{Money, PicoUsd, Provenance, Usage};
 
@@ -260,6 +260,31 @@ pub fn session_money(usage: &[ModelUsage], prices: &PriceTable, at: Timestamp) -
     sums.into_iter()
         .map(|(provenance, amount)| Money { amount, provenance })
         .collect()
+}
+
+/// What a session cost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Costs {
+    /// All of it, one amount per provenance.
+    pub all: Vec<Money>,
+    /// The same for each entry of [`Session::usage`], in its order.
+    pub by_model: Vec<Vec<Money>>,
+}
+
+impl Costs {
+    /// Usage is priced as of the start of the session, so that a later price does not change what
+    /// an earlier session cost.
+    #[must_use]
+    pub fn of(session: &Session, prices: &PriceTable, now: Timestamp) -> Self {
+        let at = session.started_at.unwrap_or(now);
+        let entries = session.usage.iter();
+        Self {
+            all: session_money(&session.usage, prices, at),
+            by_model: entries
+                .map(|entry| session_money(std::slice::from_ref(entry), prices, at))
+                .collect(),
+        }
+    }
 }
 
 fn entry_money(entry: &ModelUsage, prices: &PriceTable, at: Timestamp) -> Money {

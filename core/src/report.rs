@@ -11,13 +11,12 @@ use std::time::Duration;
 use crate::checkpoint::Resumption;
 use crate::event::{Verdict, VerdictKind};
 use crate::id::{SessionName, TaskId};
-use crate::price::{PriceTable, session_money};
+use crate::price::{Costs, PriceTable};
 use crate::recovery::{Action, Incident};
 use crate::risk::{Assessment, Risk, assess};
 use crate::session::{Session, SessionState};
 use crate::task::Task;
 use crate::time::Timestamp;
-use crate::usage::{Money, Usage};
 
 mod order;
 
@@ -97,10 +96,8 @@ pub struct ReportRow {
     pub risk: Risk,
     /// The reasons for the risk, a sentence each.
     pub flags: Vec<String>,
-    /// Its cost, by provenance.
-    pub money: Vec<Money>,
-    /// Its usage, all models together.
-    pub usage: Usage,
+    /// Its cost.
+    pub costs: Costs,
     /// How long its attempts ran, the present one until now.
     pub duration: Duration,
     /// Its history, a sentence each.
@@ -142,13 +139,11 @@ fn row(task: &Task, session: &Session, prices: &PriceTable, now: Timestamp) -> R
         .result()
         .map(|result| assess(result, &task.spec, restored))
         .unwrap_or_default();
-    let priced_at = session.started_at.unwrap_or(now);
     ReportRow {
         rank: 0,
         risk,
         flags,
-        money: session_money(&session.usage, prices, priced_at),
-        usage: session.total_usage(),
+        costs: Costs::of(session, prices, now),
         duration: session.worked.until(now),
         history: history(session),
         session: session.clone(),

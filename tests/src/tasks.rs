@@ -170,8 +170,9 @@ impl Cluster {
         };
         let response = self.client().tasks().get_report(request).await;
         let response = response.expect("a task has a report").into_inner();
-        assert!(!response.provisional, "the report of a task that has ended is final");
-        response.report.expect("a response has a report")
+        let report = response.report.expect("a response has a report");
+        assert!(!report.provisional, "the report of a task that has ended is final");
+        report
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) async fn pick(
 ) -> anyhow::Result<FetchedResult> {
     let response = tasks::report(access, &task.id).await?;
     let report = response.report.unwrap_or_default();
-    if response.provisional && args.pick.session.is_none() {
+    if report.provisional && args.pick.session.is_none() {
         note("sessions are still running: a better result may come");
     }
     let chosen = result::choose(&report, args.pick.session.as_deref(), args.accept_risk, command)?;

@@ -21,7 +21,7 @@ pub(super) async fn run(invocation: &Invocation, args: Compare) -> anyhow::Resul
     } else {
         invocation.out.text(&view::report_text(&report))?;
     }
-    if response.provisional {
+    if report.provisional {
         note("sessions are still running: the order may change");
     }
     Ok(Exit::Done)

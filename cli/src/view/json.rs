@@ -135,7 +135,7 @@ impl TaskJson {
     #[must_use]
     pub fn of_report(task: &v1::Task, report: &v1::Report) -> Self {
         let comparison = ComparisonJson {
-            winner: non_empty(&report.winner),
+            winner: report.best.as_ref().and_then(|best| non_empty(&best.session)),
             best: best_json(&report.best.clone().unwrap_or_default()),
             notes: report.notes.clone(),
         };

@@ -17,6 +17,7 @@ import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-no
 import { KageError } from "./errors.js";
 import type { OutputStream } from "./gen/kage/v1/event_pb.js";
 import { type Agent, FleetService } from "./gen/kage/v1/fleet_service_pb.js";
+import { type GetServerInfoResponse, ServerService } from "./gen/kage/v1/server_service_pb.js";
 import { type Report, type Task, type TaskSpecSchema, TaskView } from "./gen/kage/v1/task_pb.js";
 import { TaskService, type WatchTaskResponse } from "./gen/kage/v1/task_service_pb.js";
 
@@ -97,12 +98,14 @@ export interface WatchOptions {
 export class Client {
   readonly #tasks: Stub<typeof TaskService>;
   readonly #fleet: Stub<typeof FleetService>;
+  readonly #server: Stub<typeof ServerService>;
   readonly #close: () => void;
 
   /** Over any transport of Connect; {@link connect} makes the usual one. */
   constructor(transport: Transport, close: () => void = () => {}) {
     this.#tasks = createClient(TaskService, transport);
     this.#fleet = createClient(FleetService, transport);
+    this.#server = createClient(ServerService, transport);
     this.#close = close;
   }
 
@@ -155,6 +158,11 @@ export class Client {
   async report(taskId: string): Promise<Report> {
     const reply = await once(() => this.#tasks.getReport({ taskId }, { timeoutMs: CALL_TIMEOUT_MS }));
     return present(reply.report);
+  }
+
+  /** What the coordinator is: its version, what it speaks and what it takes at most. */
+  async server(): Promise<GetServerInfoResponse> {
+    return await once(() => this.#server.getServerInfo({}, { timeoutMs: CALL_TIMEOUT_MS }));
   }
 
   /** The worker machines, by name: all of them, however many pages they fill. */

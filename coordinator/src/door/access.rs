@@ -50,6 +50,7 @@ pub const TABLE: &[Row] = &[
     ("/kage.v1.EventService/Append", AGENTS),
     ("/kage.v1.EnrollmentService/Enroll", ALL),
     ("/kage.v1.EnrollmentService/Renew", AGENTS),
+    ("/kage.v1.ServerService/GetServerInfo", KNOWN),
     ("/grpc.health.v1.Health/Check", KNOWN),
     ("/grpc.health.v1.Health/List", KNOWN),
     ("/grpc.health.v1.Health/Watch", KNOWN),

@@ -193,10 +193,8 @@ impl TaskService for Tasks {
         let id = find_task(&self.0, &principal(&message), &message.get_ref().task_id).await?;
         let view = stored(&self.0, id).await?;
         let report = report::rank(&view.task, &view.sessions, &self.0.prices, self.0.now());
-        let provisional = report.provisional;
         Ok(Response::new(v1::GetReportResponse {
             report: Some(report.into()),
-            provisional,
         }))
     }
 }

@@ -2,7 +2,7 @@
 //! table and what only the board knows (why a session waits, who is connected).
 
 use kage_core::fleet::Agent;
-use kage_core::price::session_money;
+use kage_core::price::Costs;
 use kage_core::session::{Session, SessionStateKind};
 use kage_proto::convert::session::session as shown;
 use kage_proto::convert::task::TaskDetail;
@@ -22,7 +22,7 @@ pub(crate) fn task(coordinator: &Coordinator, view: TaskView, detail: TaskDetail
 /// A session.
 pub(crate) fn session(coordinator: &Coordinator, row: &Session) -> v1::Session {
     let now = coordinator.now();
-    let money = session_money(&row.usage, &coordinator.prices, row.started_at.unwrap_or(now));
+    let costs = Costs::of(row, &coordinator.prices, now);
     let waiting = match row.state.kind() {
         SessionStateKind::Queued | SessionStateKind::Claimed => {
             let held = row.incidents.last().and_then(|incident| incident.waiting(now));
@@ -35,7 +35,7 @@ pub(crate) fn session(coordinator: &Coordinator, row: &Session) -> v1::Session {
         | SessionStateKind::Failed
         | SessionStateKind::Cancelled => None,
     };
-    shown(row, money, waiting, row.worked.until(now))
+    shown(row, costs, waiting, row.worked.until(now))
 }
 
 /// An agent, connected or not.

@@ -267,9 +267,12 @@ async fn a_result_is_taken_in_before_it_is_verified() {
         task_id: task.id.clone(),
     };
     let report = cluster.client.tasks().get_report(request).await.unwrap().into_inner();
-    assert!(!report.provisional);
     let report = report.report.unwrap();
-    assert_eq!((report.winner.as_str(), report.rows.len()), ("one", 1));
+    assert!(!report.provisional);
+    assert_eq!(
+        (report.best.as_ref().unwrap().session.as_str(), report.rows.len()),
+        ("one", 1)
+    );
     assert_eq!(cluster.get(&task.id).await.state(), v1::TaskState::Succeeded);
     cluster.stop().await;
 }

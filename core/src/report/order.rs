@@ -46,7 +46,7 @@ pub(super) fn order(row: &ReportRow) -> Order {
         row.risk,
         diff.added.saturating_add(diff.removed),
         diff.files,
-        Cost::of(&row.money),
+        Cost::of(&row.costs.all),
         row.duration,
         row.session.name.clone(),
     )

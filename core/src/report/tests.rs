@@ -7,7 +7,7 @@ use crate::id::{AttemptId, ProjectId, SessionId};
 use crate::recovery::{Confidence, Decision};
 use crate::session::{ModelUsage, Worked};
 use crate::task::{Policy, TaskSpec, TaskState, VerifyPolicy};
-use crate::usage::{PicoUsd, Provenance};
+use crate::usage::{Money, PicoUsd, Provenance, Usage};
 
 const START: Timestamp = Timestamp::from_millis(1_000_000);
 
@@ -330,18 +330,18 @@ fn a_row_holds_every_input_of_the_order() {
         },
     });
     let report = ranked(&task(Some("true")), &[cheat.clone(), failed("b")]);
+    let cost = vec![Money {
+        amount: Some(PicoUsd(30_000_000)),
+        provenance: Provenance::Billed,
+    }];
     let expected = ReportRow {
         rank: 1,
         session: cheat,
         risk: Risk::High,
         flags: vec!["changes tests: tests/a".to_owned()],
-        money: vec![Money {
-            amount: Some(PicoUsd(30_000_000)),
-            provenance: Provenance::Billed,
-        }],
-        usage: Usage {
-            output: 3,
-            ..Usage::default()
+        costs: Costs {
+            by_model: vec![cost.clone()],
+            all: cost,
         },
         duration: Duration::from_secs(10),
         history: vec![
@@ -403,5 +403,5 @@ fn a_session_keeps_the_price_of_its_start() {
     let sessions = [spent(verified("a", 1, &["src/a"]), "m", 1, true, None)];
     let next_year = START + Duration::from_secs(365 * 86_400);
     let report = rank(&task(Some("true")), &sessions, &prices, next_year);
-    assert_eq!(report.rows[0].money[0].amount, Some(PicoUsd(2_000_000)));
+    assert_eq!(report.rows[0].costs.all[0].amount, Some(PicoUsd(2_000_000)));
 }

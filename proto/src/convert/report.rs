@@ -45,14 +45,13 @@ impl From<Report> for v1::Report {
         let best = best(&report);
         let rows = report.rows.into_iter().map(|row| v1::ReportRow {
             rank: row.rank,
-            session: Some(session(&row.session, row.money, None, row.duration)),
+            session: Some(session(&row.session, row.costs, None, row.duration)),
             risk: v1::Risk::from(row.risk).into(),
             flags: row.flags,
             history: row.history,
         });
         Self {
             task_id: report.task.to_string(),
-            winner: best.session.clone(),
             rows: rows.collect(),
             provisional: report.provisional,
             notes: report.notes,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use kage_core::checkpoint::Resumption;
+use kage_core::price::Costs;
 use kage_core::recovery::{Action, Confidence, Incident};
 use kage_core::session::{Session, SessionState};
 use kage_core::usage::Money;
@@ -63,12 +64,7 @@ impl v1::JobKind {
 /// A session with what it cost so far, while it is queued why it waits, and how long its attempts
 /// ran.
 #[must_use]
-pub fn session(
-    session: &Session,
-    money: impl IntoIterator<Item = Money>,
-    waiting: Option<String>,
-    ran: Duration,
-) -> v1::Session {
+pub fn session(session: &Session, costs: Costs, waiting: Option<String>, ran: Duration) -> v1::Session {
     let (activity, activity_at) = match &session.activity {
         Some((text, at)) => (text.clone(), Some(*at)),
         None => (String::new(), None),
@@ -95,7 +91,9 @@ pub fn session(
         activity,
         activity_at: activity_at.map(stamp),
         usage: (!session.usage.is_empty()).then(|| session.total_usage().into()),
-        money: money.into_iter().map(Into::into).collect(),
+        money: costs.all.into_iter().map(Into::into).collect(),
+        models: models(session, costs.by_model),
+        calls: session.trail.calls,
         result: session.state.result().cloned().map(Into::into),
         verdict: session.state.verdict().cloned().map(Into::into),
         failure,
@@ -110,6 +108,18 @@ pub fn session(
         reworks: session.trail.reworks,
         ran: Some(span(ran)),
     }
+}
+
+fn models(session: &Session, money: Vec<Vec<Money>>) -> Vec<v1::ModelUsage> {
+    let entries = session.usage.iter().zip(money);
+    entries
+        .map(|(entry, money)| v1::ModelUsage {
+            model: entry.model.clone(),
+            metered: entry.metered,
+            usage: Some(entry.usage.into()),
+            money: money.into_iter().map(Into::into).collect(),
+        })
+        .collect()
 }
 
 impl From<&Resumption> for v1::Resumption {
@@ -177,7 +187,9 @@ mod tests {
     use kage_core::failure::{Failure, FailureKind};
     use kage_core::id::{AttemptId, SessionId, TaskId};
     use kage_core::recovery::Decision;
+    use kage_core::session::ModelUsage;
     use kage_core::time::Timestamp;
+    use kage_core::usage::{PicoUsd, Provenance, Usage};
 
     use super::*;
 
@@ -190,7 +202,7 @@ mod tests {
             "shell".parse().unwrap(),
             None,
         );
-        let wire = session(&domain, [], Some("no agent".into()), Duration::ZERO);
+        let wire = session(&domain, Costs::default(), Some("no agent".into()), Duration::ZERO);
         assert_eq!(wire.state(), v1::SessionState::Queued);
         assert_eq!((wire.waiting.as_str(), wire.started_at), ("no agent", None));
         assert_eq!(wire.usage, None, "nobody told of any");
@@ -198,15 +210,42 @@ mod tests {
             attempt: AttemptId::from_random(3),
         };
         assert_eq!(
-            session(&domain, [], None, Duration::from_millis(7)).state(),
+            session(&domain, Costs::default(), None, Duration::from_millis(7)).state(),
             v1::SessionState::Running
         );
         domain.state = SessionState::Failed {
             failure: Failure::new(FailureKind::Auth, "no key"),
         };
-        let wire = session(&domain, [], None, Duration::from_millis(7));
+        let wire = session(&domain, Costs::default(), None, Duration::from_millis(7));
         assert_eq!(wire.ran, Some(span(Duration::from_millis(7))));
         assert_eq!(wire.failure.map(|f| f.message), Some("no key".into()));
+        let used = |model: &str, input| ModelUsage {
+            model: model.to_owned(),
+            metered: true,
+            usage: Usage {
+                input,
+                ..Usage::default()
+            },
+            reported: None,
+        };
+        domain.usage = vec![used("large", 5), used("small", 7)];
+        domain.trail.calls = 3;
+        let cost = |amount| Money {
+            amount: Some(PicoUsd(amount)),
+            provenance: Provenance::Billed,
+        };
+        let costs = Costs {
+            all: vec![cost(3)],
+            by_model: vec![vec![cost(1)], vec![cost(2)]],
+        };
+        let wire = session(&domain, costs, None, Duration::ZERO);
+        let told: Vec<_> = wire
+            .models
+            .iter()
+            .map(|m| (m.model.as_str(), m.usage.map(|usage| usage.input), m.money[0].pico))
+            .collect();
+        assert_eq!(told, [("large", Some(5), Some(1)), ("small", Some(7), Some(2))]);
+        assert_eq!((wire.calls, wire.money[0].pico), (3, Some(3)));
     }
 
     #[test]

@@ -87,7 +87,7 @@ async fn a_rejected_session_is_told_what_verify_said_where_its_conversation_goes
     assert_eq!(mute.state(), v1::SessionState::Rejected, "{mute:#?}");
     assert_eq!((mute.attempts, mute.reworks), (1, 0));
     let report = cluster.report(&ended.id).await;
-    assert_eq!(report.winner, "talks", "{report:#?}");
+    assert_eq!(report.best.as_ref().unwrap().session, "talks", "{report:#?}");
     assert!(
         report.rows[0].history.iter().any(|line| line.contains(&told)),
         "{report:#?}"

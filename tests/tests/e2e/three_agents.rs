@@ -94,7 +94,7 @@ async fn the_best_of_three_sessions_on_three_agents_is_found() {
         .map(|row| row.session.as_ref().unwrap().name.as_str())
         .collect();
     assert_eq!(order, ["solver", "limited", "breaker"], "{report:#?}");
-    assert_eq!(report.winner, "solver");
+    assert_eq!(report.best.as_ref().unwrap().session, "solver");
 
     assert_eq!(
         solver.usage.unwrap(),

@@ -63,7 +63,7 @@ async fn an_ignored_file_does_not_help_and_an_untracked_one_is_part_of_the_resul
     let untracked = session(&ended, "untracked");
     assert_eq!(verdict(untracked), v1::VerdictKind::Passed, "{untracked:#?}");
     assert_eq!(untracked.result.as_ref().unwrap().paths, ["add.sh", "lib/sum.sh"]);
-    assert_eq!(report.winner, "untracked");
+    assert_eq!(report.best.as_ref().unwrap().session, "untracked");
 }
 
 fn leave_named(policy: &mut v1::Policy) {
@@ -82,7 +82,7 @@ async fn a_session_that_edits_the_tests_is_flagged_and_ranks_below() {
     })
     .await;
     assert_eq!(verdict(session(&ended, "cheat")), v1::VerdictKind::Passed);
-    assert_eq!(report.winner, "honest", "{report:#?}");
+    assert_eq!(report.best.as_ref().unwrap().session, "honest", "{report:#?}");
     let [first, second] = &report.rows[..] else {
         panic!("two rows: {report:#?}")
     };
@@ -104,7 +104,7 @@ async fn a_result_of_high_risk_does_not_win_by_itself() {
     })
     .await;
     assert_eq!(verdict(session(&ended, "cheat")), v1::VerdictKind::Passed);
-    assert_eq!(report.winner, "");
+    assert_eq!(report.best.as_ref().unwrap().session, "");
     let best = report.best.unwrap();
     assert_eq!(best.reason(), v1::BestReason::HighRisk);
     assert_eq!(
@@ -151,7 +151,7 @@ async fn what_the_verify_command_names_is_the_bases_unless_the_task_is_about_it(
     let (cheat, report) = cheat("rewrite test.sh", |_| {}).await;
     assert_eq!(verdict(&cheat), v1::VerdictKind::Passed);
     assert_eq!(report.rows[0].risk(), v1::Risk::High, "{report:#?}");
-    assert_eq!(report.winner, "");
+    assert_eq!(report.best.as_ref().unwrap().session, "");
 }
 
 #[tokio::test]
@@ -169,7 +169,7 @@ async fn a_result_is_not_risky_for_what_the_task_asked_for() {
             .session("write", SHELL, "write");
         let id = cluster.create(spec).await;
         assert_eq!(cluster.ended(&id).await.state(), v1::TaskState::Succeeded);
-        assert_eq!(cluster.report(&id).await.winner, winner, "{prompt}");
+        assert_eq!(cluster.report(&id).await.best.unwrap().session, winner, "{prompt}");
     }
     // It is there by now, and is to say something else.
     repo.write("greet.sh", "echo good morning\n");
@@ -182,7 +182,7 @@ async fn a_result_is_not_risky_for_what_the_task_asked_for() {
             .session("write", SHELL, "write");
         let id = cluster.create(spec).await;
         cluster.ended(&id).await;
-        assert_eq!(cluster.report(&id).await.winner, winner, "{prompt}");
+        assert_eq!(cluster.report(&id).await.best.unwrap().session, winner, "{prompt}");
     }
 }
 

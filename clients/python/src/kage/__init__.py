@@ -6,7 +6,7 @@
         task = client.submit(kage.TaskSpec(prompt="...", assignments=[...]))
         for item in client.watch(task.id, output=[kage.OUTPUT_STREAM_STDOUT]):
             ...
-        print(client.report(task.id).winner)
+        print(client.report(task.id).best.session)
 
 Every message of the protocol is in `kage.v1`; those a client needs are also here.
 """

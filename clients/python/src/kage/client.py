@@ -22,9 +22,11 @@ import grpc
 
 from kage.errors import KageError
 from kage.v1 import fleet_service_pb2, fleet_service_pb2_grpc
+from kage.v1 import server_service_pb2_grpc
 from kage.v1 import task_service_pb2, task_service_pb2_grpc
 from kage.v1.event_pb2 import OutputStream
 from kage.v1.fleet_service_pb2 import Agent
+from kage.v1.server_service_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from kage.v1.task_pb2 import TASK_VIEW_FULL, Report, Task, TaskSpec, TaskView
 from kage.v1.task_service_pb2 import OutputChunk, SessionEvent
 
@@ -102,6 +104,7 @@ class Client:
         self._channel = channel
         self._metadata = bearer(token)
         self._tasks: Any = task_service_pb2_grpc.TaskServiceStub(channel)
+        self._server: Any = server_service_pb2_grpc.ServerServiceStub(channel)
         self._fleet: Any = fleet_service_pb2_grpc.FleetServiceStub(channel)
 
     def __enter__(self) -> Client:
@@ -161,6 +164,10 @@ class Client:
         """The comparison of a task's sessions, best first; provisional while some run."""
         request = task_service_pb2.GetReportRequest(task_id=task_id)
         return self._call(self._tasks.GetReport, request).report
+
+    def server(self) -> GetServerInfoResponse:
+        """What the coordinator is: its version, what it speaks and what it takes at most."""
+        return self._call(self._server.GetServerInfo, GetServerInfoRequest())
 
     def agents(self) -> tuple[Agent, ...]:
         """The worker machines, by name."""
