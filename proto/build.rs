@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "kage/v1/value.proto",
     "kage/v1/task.proto",
     "kage/v1/event.proto",
@@ -15,6 +15,7 @@ const FILES: [&str; 12] = [
     "kage/v1/access_service.proto",
     "kage/v1/checkpoint_service.proto",
     "kage/v1/server_service.proto",
+    "kage/v1/project_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

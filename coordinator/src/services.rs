@@ -23,6 +23,7 @@ pub(crate) mod context;
 pub(crate) mod enrollment;
 pub(crate) mod event;
 pub(crate) mod fleet;
+pub(crate) mod project;
 pub(crate) mod server;
 pub(crate) mod task;
 

@@ -56,7 +56,8 @@ pub(crate) use identity::{Absent, Found, Known, Opened};
 pub use played::{Disk, Fault, Visit};
 pub use query::{
     AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, InvalidPageToken, JobCounts, LiveAttempt,
-    MIN_PREFIX, Named, News, PageToken, TaskEvent, TaskFilter, TaskOrder, TaskPage, TaskView, Watched, Work,
+    MIN_PREFIX, Named, News, PageToken, ProjectCounts, TaskEvent, TaskFilter, TaskOrder, TaskPage, TaskView, Watched,
+    Work,
 };
 
 use call::Pending;
@@ -343,6 +344,14 @@ impl Store {
             return Ok(events);
         }
         self.read(move |reads| reads.events(task, after, limit)).await
+    }
+
+    /// The projects that have tasks, by name.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn projects(&self) -> Result<Vec<ProjectCounts>, ReadError> {
+        self.read(|reads| reads.projects()).await
     }
 
     /// Every agent that was ever recorded, by name. Which are connected is not known here.

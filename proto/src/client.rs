@@ -28,6 +28,7 @@ use crate::v1::context_service_client::ContextServiceClient;
 use crate::v1::enrollment_service_client::EnrollmentServiceClient;
 use crate::v1::event_service_client::EventServiceClient;
 use crate::v1::fleet_service_client::FleetServiceClient;
+use crate::v1::project_service_client::ProjectServiceClient;
 use crate::v1::server_service_client::ServerServiceClient;
 use crate::v1::task_service_client::TaskServiceClient;
 use crate::{MAX_MESSAGE, MAX_TASK_MESSAGE};
@@ -341,6 +342,14 @@ impl Client {
     #[must_use]
     pub fn fleet(&self) -> FleetServiceClient<Authorised> {
         FleetServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Projects and their repositories: list.
+    #[must_use]
+    pub fn projects(&self) -> ProjectServiceClient<Authorised> {
+        ProjectServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
     }

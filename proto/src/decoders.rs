@@ -26,7 +26,7 @@ pub fn message(bytes: &[u8]) {
 type Kind = (fn() -> &'static str, fn(&[u8]));
 
 /// What is converted into the domain from any message, and every request.
-const KINDS: [Kind; 36] = [
+const KINDS: [Kind; 38] = [
     converted::<v1::TaskSpec, TaskSpec>(),
     converted::<v1::Hello, Hello>(),
     converted::<v1::AttemptKey, AttemptKey>(),
@@ -63,6 +63,8 @@ const KINDS: [Kind; 36] = [
     decoded::<v1::RestoreSessionRequest>(),
     decoded::<v1::CreateCheckpointRequest>(),
     decoded::<v1::GetServerInfoRequest>(),
+    decoded::<v1::ListProjectsRequest>(),
+    decoded::<v1::ListRepositoriesRequest>(),
 ];
 
 const fn decoded<W: Message + Default + PartialEq>() -> Kind {

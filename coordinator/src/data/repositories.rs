@@ -45,6 +45,13 @@ impl Repositories {
         Ok(mirrors)
     }
 
+    /// The names of every repository that was pushed to.
+    pub(crate) async fn named(&self) -> Result<Vec<(ProjectId, RepositoryName)>, tokio::task::JoinError> {
+        let root = self.root.clone();
+        let paths = tokio::task::spawn_blocking(move || repositories(&root)).await?;
+        Ok(paths.iter().filter_map(|path| names(path)).collect())
+    }
+
     /// The path of a repository, which may not exist yet.
     pub(crate) fn path(&self, project: &ProjectId, name: &RepositoryName) -> PathBuf {
         self.root.join(project.as_str()).join(format!("{name}.git"))
@@ -56,6 +63,13 @@ fn repositories(root: &Path) -> Vec<PathBuf> {
     let inside = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
     let all = inside(root).flat_map(|project| inside(&project.path()).map(|entry| entry.path()));
     all.filter(|path| path.join("HEAD").is_file()).collect()
+}
+
+/// What the repository in this folder is called; `None` for a folder that no name leads to.
+fn names(path: &Path) -> Option<(ProjectId, RepositoryName)> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".git")?.parse().ok()?;
+    let project = path.parent()?.file_name()?.to_str()?.parse().ok()?;
+    Some((project, name))
 }
 
 /// Prefix of the references of results.

@@ -50,6 +50,8 @@ pub const TABLE: &[Row] = &[
     ("/kage.v1.EventService/Append", AGENTS),
     ("/kage.v1.EnrollmentService/Enroll", ALL),
     ("/kage.v1.EnrollmentService/Renew", AGENTS),
+    ("/kage.v1.ProjectService/ListProjects", READERS),
+    ("/kage.v1.ProjectService/ListRepositories", READERS),
     ("/kage.v1.ServerService/GetServerInfo", KNOWN),
     ("/grpc.health.v1.Health/Check", KNOWN),
     ("/grpc.health.v1.Health/List", KNOWN),

@@ -13,6 +13,7 @@ use kage_proto::v1::context_service_server::ContextServiceServer;
 use kage_proto::v1::enrollment_service_server::EnrollmentServiceServer;
 use kage_proto::v1::event_service_server::EventServiceServer;
 use kage_proto::v1::fleet_service_server::FleetServiceServer;
+use kage_proto::v1::project_service_server::ProjectServiceServer;
 use kage_proto::v1::server_service_server::ServerServiceServer;
 use kage_proto::v1::task_service_server::TaskServiceServer;
 use kage_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE, MAX_TASK_MESSAGE};
@@ -30,6 +31,7 @@ use crate::services::enrollment::Enrollment;
 use crate::services::event::Events;
 use crate::services::fleet::Fleet;
 use crate::services::http as routes;
+use crate::services::project::Projects;
 use crate::services::server::Server;
 use crate::services::task::Tasks;
 
@@ -67,6 +69,9 @@ pub(crate) async fn router(
     let checkpoints = CheckpointServiceServer::new(Checkpoints(Arc::clone(coordinator)))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_TASK_MESSAGE);
+    let projects = ProjectServiceServer::new(Projects(Arc::clone(coordinator)))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
     let server = ServerServiceServer::new(Server(Arc::clone(coordinator)))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
@@ -84,6 +89,7 @@ pub(crate) async fn router(
         .add_service(enrollment)
         .add_service(access)
         .add_service(checkpoints)
+        .add_service(projects)
         .add_service(server)
         .add_service(health)
         .add_service(reflection);

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use kage_core::id::{AgentId, TokenId};
+use kage_core::id::{AgentId, ProjectId, RepositoryName, TokenId};
 use kage_core::time::Timestamp;
 use kage_proto::status::ApiError;
 
@@ -31,6 +31,11 @@ pub(super) struct OfToken(pub(super) Timestamp, pub(super) TokenId);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct OfCheckpoint(pub(super) usize, pub(super) u32);
 
+/// Of something that its name is unique to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct OfName(pub(super) String);
+
+impl Place for OfName {}
 impl Place for OfCheckpoint {}
 impl Place for OfAgent {}
 impl Place for OfToken {}
@@ -78,6 +83,22 @@ impl FromStr for OfAgent {
     fn from_str(text: &str) -> Result<Self, NoPlace> {
         let (id, name) = text.split_once('-').ok_or(NoPlace)?;
         Ok(Self(name.to_owned(), id.parse().map_err(|_| NoPlace)?))
+    }
+}
+
+impl fmt::Display for OfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for OfName {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Self, NoPlace> {
+        let name = text.parse::<ProjectId>().map(|name| name.to_string());
+        let name = name.or_else(|_| text.parse::<RepositoryName>().map(|name| name.to_string()));
+        name.map(Self).map_err(|_| NoPlace)
     }
 }
 
@@ -174,6 +195,8 @@ mod tests {
         assert_eq!(token.to_string().parse(), Ok(token));
         assert_eq!(OfCheckpoint(3, 70).to_string().parse(), Ok(OfCheckpoint(3, 70)));
         assert_eq!("3-".parse::<OfCheckpoint>(), Err(NoPlace));
+        assert_eq!("my_repo-1.2".parse(), Ok(OfName("my_repo-1.2".to_owned())));
+        assert_eq!("No Such".parse::<OfName>(), Err(NoPlace));
         let soon = format!("{}-soon", TokenId::from_random(7));
         for text in ["x", "-", "1-x", &soon] {
             assert_eq!(text.parse::<OfToken>(), Err(NoPlace), "{text:?}");

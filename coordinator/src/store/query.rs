@@ -73,6 +73,17 @@ pub struct TaskFilter {
     pub order: TaskOrder,
 }
 
+/// How many tasks a project has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectCounts {
+    /// The project; it has at least one.
+    pub project: ProjectId,
+    /// All that are stored.
+    pub tasks: u64,
+    /// Those that have not ended.
+    pub open: u64,
+}
+
 /// Which tasks of a list come first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TaskOrder {
@@ -407,6 +418,8 @@ pub(super) trait Reads {
     fn live_attempts(&self, agent: Option<AgentId>) -> Result<Vec<LiveAttempt>, EngineError>;
     fn events(&self, task: TaskId, after: u64, limit: u32) -> Result<Vec<TaskEvent>, EngineError>;
     fn agents(&self) -> Result<Vec<Agent>, EngineError>;
+    /// By name.
+    fn projects(&self) -> Result<Vec<ProjectCounts>, EngineError>;
     /// Also those that were shut out.
     fn enrolments(&self) -> Result<Vec<Enrolment>, EngineError>;
     /// Also those that were taken back; oldest first.

@@ -1,6 +1,6 @@
 //! What is asked of the model.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
@@ -13,8 +13,8 @@ use crate::store::apply::waiting;
 use crate::store::command::QueuedJob;
 use crate::store::error::EngineError;
 use crate::store::query::{
-    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, LiveAttempt, PageToken, Reads, TaskEvent,
-    TaskFilter, TaskOrder, TaskPage, TaskView, Work,
+    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, LiveAttempt, PageToken, ProjectCounts, Reads,
+    TaskEvent, TaskFilter, TaskOrder, TaskPage, TaskView, Work,
 };
 
 impl Reads for Model {
@@ -135,6 +135,21 @@ impl Reads for Model {
         let mut agents: Vec<_> = self.agents.rows.values().cloned().collect();
         agents.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
         Ok(agents)
+    }
+
+    fn projects(&self) -> Result<Vec<ProjectCounts>, EngineError> {
+        let mut projects = BTreeMap::new();
+        for row in self.tasks.rows.values() {
+            let project = &row.head.project;
+            let counted = projects.entry(project.clone()).or_insert_with(|| ProjectCounts {
+                project: project.clone(),
+                tasks: 0,
+                open: 0,
+            });
+            counted.tasks += 1;
+            counted.open += u64::from(!row.head.state.is_terminal());
+        }
+        Ok(projects.into_values().collect())
     }
 
     fn enrolments(&self) -> Result<Vec<Enrolment>, EngineError> {

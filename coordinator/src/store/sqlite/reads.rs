@@ -20,8 +20,8 @@ use crate::store::apply::waiting;
 use crate::store::command::QueuedJob;
 use crate::store::error::EngineError;
 use crate::store::query::{
-    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, LiveAttempt, PageToken, Reads, TaskEvent,
-    TaskFilter, TaskPage, TaskView, Work,
+    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, LiveAttempt, PageToken, ProjectCounts, Reads,
+    TaskEvent, TaskFilter, TaskPage, TaskView, Work,
 };
 use crate::store::rows::{JobRow, TaskHead};
 
@@ -281,6 +281,22 @@ impl Reads for Connection {
             concat!("SELECT ", agent_columns!(), " FROM agents ORDER BY name, id"),
             params![],
             record::agent,
+        )
+    }
+
+    fn projects(&self) -> Result<Vec<ProjectCounts>> {
+        all(
+            self,
+            "SELECT project, COUNT(*), SUM(json_extract(doc, '$.state') = 'running') FROM tasks GROUP BY project \
+             ORDER BY project",
+            params![],
+            |row| {
+                Ok(ProjectCounts {
+                    project: get_parsed(row, 0, "project")?,
+                    tasks: get_int(row, 1)?,
+                    open: get_int(row, 2)?,
+                })
+            },
         )
     }
 

@@ -87,6 +87,7 @@ impl Pair {
         let (a, b) = (&self.sqlite, &self.memory);
         let project = ProjectId::default();
         let digest = Digest::of(b"context");
+        assert_eq!(a.projects().await.unwrap(), b.projects().await.unwrap());
         assert_eq!(a.ended().await.unwrap(), b.ended().await.unwrap());
         assert_eq!(a.in_files(1).await.unwrap(), b.in_files(1).await.unwrap());
         for tree in ["/home", "/linked"] {
