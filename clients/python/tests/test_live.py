@@ -93,7 +93,13 @@ class Live(unittest.TestCase):
         report = self.client.report(task.id)
         self.assertFalse(report.provisional)
         self.assertEqual([(row.session.name, row.session.agent) for row in report.rows], [("one", "py")])
-        self.assertEqual(self.client.get(task.id[:12]).id, task.id)
+        self.assertTrue(report.HasField("best") and report.best.message)
+        whole = self.client.get(task.id[:12])
+        self.assertEqual((whole.id, whole.view), (task.id, kage.TASK_VIEW_FULL))
+        basic = self.client.get(task.id, kage.TASK_VIEW_BASIC)
+        self.assertEqual((basic.spec.prompt, basic.prompt_size), ("", len(whole.spec.prompt.encode())))
+        self.assertEqual(task.view, kage.TASK_VIEW_BASIC)
+        self.assertGreaterEqual(self.client.server().limits.sessions, 1)
         # The cursor of the last item is after everything, also for another process.
         rest = [*self.client.watch(task.id, output=OUTPUT, cursor=watch.cursor)]
         self.assertEqual([type(item) for item in rest], [kage.Task])
@@ -132,6 +138,10 @@ class Live(unittest.TestCase):
         made = [self.submit(self.client, shell_task("true")).id for _ in range(25)]
         listed = [task.id for task in self.client.list()]
         self.assertEqual(listed[: len(made)], made[::-1])
+        running = kage.TaskFilter(states=[kage.TaskState.TASK_STATE_FAILED], labels={"no": "such"})
+        self.assertEqual([*self.client.list(filter=running)], [])
+        oldest = [task.id for task in self.client.list(order=kage.TASK_ORDER_OLDEST_FIRST)]
+        self.assertEqual(oldest, listed[::-1])
 
     def test_a_request_id_names_one_task(self) -> None:
         spec = shell_task("true")

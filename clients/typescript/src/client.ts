@@ -19,7 +19,7 @@ import type { OutputStream } from "./gen/kage/v1/event_pb.js";
 import { type Agent, FleetService } from "./gen/kage/v1/fleet_service_pb.js";
 import { type GetServerInfoResponse, ServerService } from "./gen/kage/v1/server_service_pb.js";
 import { type Report, type Task, type TaskSpecSchema, TaskView } from "./gen/kage/v1/task_pb.js";
-import { TaskService, type WatchTaskResponse } from "./gen/kage/v1/task_service_pb.js";
+import { type TaskFilterSchema, type TaskOrder, TaskService, type WatchTaskResponse } from "./gen/kage/v1/task_service_pb.js";
 
 /** A task to run, as a plain object: fields that are left out have their defaults. */
 export type Spec = MessageInitShape<typeof TaskSpecSchema>;
@@ -80,6 +80,14 @@ export interface SubmitOptions {
   readonly waitForAgent?: boolean;
 }
 
+/** What {@link Client.list} may be told. */
+export interface ListOptions {
+  /** Which tasks; without it, all of them. */
+  readonly filter?: MessageInitShape<typeof TaskFilterSchema>;
+  /** Which come first. */
+  readonly order?: TaskOrder;
+}
+
 /** What {@link Client.watch} may be told. */
 export interface WatchOptions {
   /** Where to begin; from an earlier watch of the same task. */
@@ -136,11 +144,11 @@ export class Client {
     return present(reply.task);
   }
 
-  /** Every task of a project, newest first, fetched in pages as they are read. */
-  async *list(project = ""): AsyncGenerator<Task, void, undefined> {
+  /** The tasks of a project that a filter takes, newest first unless asked otherwise, fetched in pages as they are read. */
+  async *list(project = "", options: ListOptions = {}): AsyncGenerator<Task, void, undefined> {
     let pageToken = "";
     do {
-      const request = { project, pageToken };
+      const request = { ...options, project, pageToken };
       const reply = await once(() => this.#tasks.listTasks(request, { timeoutMs: CALL_TIMEOUT_MS }));
       yield* reply.tasks;
       pageToken = reply.nextPageToken;

@@ -10,6 +10,7 @@ export {
   connect,
   type ConnectOptions,
   type Item,
+  type ListOptions,
   type Spec,
   type SubmitOptions,
   Watch,
@@ -29,5 +30,5 @@ export {
   TaskView,
   VerdictKind,
 } from "./gen/kage/v1/task_pb.js";
-export type { OutputChunk, SessionEvent } from "./gen/kage/v1/task_service_pb.js";
+export { type OutputChunk, type SessionEvent, TaskOrder } from "./gen/kage/v1/task_service_pb.js";
 export { type Money, Provenance, type Usage } from "./gen/kage/v1/value_pb.js";

@@ -19,8 +19,9 @@ import {
   OutputStream,
   type Spec,
   type Task,
+  TaskOrder,
   TaskState,
-  type Watch,
+  TaskView,
 } from "../src/index.js";
 import { Agent, Coordinator, Proxy, shellTask, waitFor } from "./cluster.js";
 
@@ -55,9 +56,9 @@ async function submit(t: TestContext, through: Client, spec: Spec): Promise<Task
   return task;
 }
 
-async function all(watch: Watch): Promise<Item[]> {
-  const items: Item[] = [];
-  for await (const item of watch) {
+async function all<Value>(values: AsyncIterable<Value>): Promise<Value[]> {
+  const items: Value[] = [];
+  for await (const item of values) {
     items.push(item);
   }
   return items;
@@ -131,7 +132,13 @@ test("a task is watched to its end over a broken connection", async (t) => {
     report.rows.map(({ session }) => [session?.name, session?.agent]),
     [["one", "py"]],
   );
-  assert.equal((await client.get(task.id.slice(0, 12))).id, task.id);
+  assert.ok(report.best?.message);
+  const whole = await client.get(task.id.slice(0, 12));
+  assert.deepEqual([whole.id, whole.view, task.view], [task.id, TaskView.FULL, TaskView.BASIC]);
+  const basic = await client.get(task.id, TaskView.BASIC);
+  assert.equal(basic.spec?.prompt, "");
+  assert.equal(Number(basic.promptSize), new TextEncoder().encode(whole.spec?.prompt).length);
+  assert.ok((await client.server()).version);
 
   // The cursor of the last item is after everything, also for another process.
   const rest = await all(client.watch(task.id, { output: OUTPUT, cursor: watch.cursor }));
@@ -183,6 +190,13 @@ test("tasks are listed newest first", async (t) => {
     listed.push(task.id);
   }
   assert.deepEqual(listed.slice(0, made.length), made);
+  const none = await all(client.list("", { filter: { states: [TaskState.FAILED], labels: { no: "such" } } }));
+  assert.deepEqual(none, []);
+  const oldest = await all(client.list("", { order: TaskOrder.OLDEST_FIRST }));
+  assert.deepEqual(
+    oldest.map((task) => task.id),
+    [...listed].reverse(),
+  );
 });
 
 test("agents are listed beyond the first page, and a revoked token ends a watch as denied", async (t) => {

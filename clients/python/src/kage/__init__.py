@@ -37,12 +37,21 @@ from kage.v1.task_pb2 import (
     TaskView,
     VerifyPolicy,
 )
-from kage.v1.task_service_pb2 import OutputChunk, SessionEvent
+from kage.v1.task_service_pb2 import (
+    TASK_ORDER_NEWEST_FIRST,
+    TASK_ORDER_OLDEST_FIRST,
+    OutputChunk,
+    SessionEvent,
+    TaskFilter,
+    TaskOrder,
+)
 
 __all__ = [
     "OUTPUT_STREAM_STDERR",
     "OUTPUT_STREAM_STDOUT",
     "OUTPUT_STREAM_TRANSCRIPT",
+    "TASK_ORDER_NEWEST_FIRST",
+    "TASK_ORDER_OLDEST_FIRST",
     "TASK_VIEW_BASIC",
     "TASK_VIEW_FULL",
     "Agent",
@@ -61,6 +70,8 @@ __all__ = [
     "SessionEvent",
     "SessionState",
     "Task",
+    "TaskFilter",
+    "TaskOrder",
     "TaskSpec",
     "TaskState",
     "TaskView",

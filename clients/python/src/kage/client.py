@@ -28,7 +28,13 @@ from kage.v1.event_pb2 import OutputStream
 from kage.v1.fleet_service_pb2 import Agent
 from kage.v1.server_service_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from kage.v1.task_pb2 import TASK_VIEW_FULL, Report, Task, TaskSpec, TaskView
-from kage.v1.task_service_pb2 import OutputChunk, SessionEvent
+from kage.v1.task_service_pb2 import (
+    TASK_ORDER_NEWEST_FIRST,
+    OutputChunk,
+    SessionEvent,
+    TaskFilter,
+    TaskOrder,
+)
 
 #: What a watch yields. The task comes first, and again whenever it changed state.
 Item = Task | SessionEvent | OutputChunk
@@ -144,11 +150,18 @@ class Client:
         request = task_service_pb2.GetTaskRequest(task_id=task_id, view=view)
         return self._call(self._tasks.GetTask, request).task
 
-    def list(self, project: str = "") -> Iterator[Task]:
-        """Every task of a project, newest first, fetched in pages as they are read."""
+    def list(
+        self,
+        project: str = "",
+        filter: TaskFilter | None = None,
+        order: TaskOrder = TASK_ORDER_NEWEST_FIRST,
+    ) -> Iterator[Task]:
+        """The tasks of a project that a filter takes, fetched in pages as they are read."""
         page_token = ""
         while True:
-            request = task_service_pb2.ListTasksRequest(project=project, page_token=page_token)
+            request = task_service_pb2.ListTasksRequest(
+                project=project, page_token=page_token, filter=filter, order=order
+            )
             reply = self._call(self._tasks.ListTasks, request)
             yield from reply.tasks
             page_token = reply.next_page_token
