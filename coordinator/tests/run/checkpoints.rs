@@ -188,6 +188,20 @@ async fn a_session_goes_back_to_a_checkpoint_and_on_from_there() {
         .map(|c| (c.number, c.parent_number, c.position, c.calls, c.head))
         .collect();
     assert_eq!(shown, [(1, 0, 3, 1, false), (2, 1, 3, 2, true)]);
+    let mut page = v1::ListCheckpointsRequest {
+        page_size: 1,
+        ..list.clone()
+    };
+    for (number, more) in [(1, true), (2, false)] {
+        let listed = cluster.client.checkpoints().list_checkpoints(page.clone()).await;
+        let listed = listed.unwrap().into_inner();
+        assert_eq!(
+            listed.checkpoints.iter().map(|c| c.number).collect::<Vec<_>>(),
+            [number]
+        );
+        assert_eq!(listed.next_page_token.is_empty(), !more);
+        page.page_token = listed.next_page_token;
+    }
     let get = v1::GetCheckpointRequest {
         task_id: task.id.clone(),
         checkpoint: second.commit.as_str()[..10].to_owned(),

@@ -83,6 +83,20 @@ async fn a_token_of_a_project_opens_nothing_else() {
         .await
         .unwrap();
     assert_eq!(listed.into_inner().tasks.len(), 1);
+    let projects = submit
+        .projects()
+        .list_projects(v1::ListProjectsRequest::default())
+        .await;
+    let projects = projects.unwrap().into_inner().projects;
+    assert_eq!(projects.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["mine"]);
+    let elsewhere = v1::ListRepositoriesRequest {
+        project: "default".to_owned(),
+        ..Default::default()
+    };
+    assert_eq!(
+        reason(submit.projects().list_repositories(elsewhere).await),
+        "PERMISSION_DENIED"
+    );
     let there = v1::ListTasksRequest {
         project: "default".to_owned(),
         ..Default::default()
