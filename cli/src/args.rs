@@ -29,13 +29,13 @@ pub struct Cli {
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// How to print results: text for people, one JSON document, or a JSON object per line.
+    /// Format of the results: text for people, one JSON document, or a JSON object per line.
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
     pub format: Format,
     /// Folder of Kage's state [default: $XDG_STATE_HOME/kage or ~/.local/state/kage].
     #[arg(long, global = true, env = "KAGE_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Say more on standard error (-v: info, -vv: debug).
+    /// Log more to standard error (-v: info, -vv: debug). KAGE_LOG=FILTER replaces it.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
@@ -58,15 +58,15 @@ pub enum Command {
     Run(Run),
     /// List tasks, newest first.
     Ls(Ls),
-    /// Show a task: its sessions, and why they wait or failed.
+    /// Show a task, its sessions, and why they wait or failed.
     Show(TaskArg),
-    /// Print what the sessions wrote.
+    /// Print the output of the sessions.
     Logs(Logs),
     /// Print a session's change as a patch.
     Diff(Pick),
     /// Compare the sessions of a task, best first.
     Compare(Compare),
-    /// Say what Kage does about an error, or did about those of a task.
+    /// Explain what Kage does about an error, or what it did about the errors of a task.
     Explain(Explain),
     /// Put a session's change into the working tree, without committing.
     Apply(Apply),
@@ -74,40 +74,40 @@ pub enum Command {
     Merge(Merge),
     /// Stop the sessions of a task.
     Stop(TaskArg),
-    /// Forget tasks that are over, with their output, checkpoints and results.
+    /// Delete ended tasks with their output, checkpoints and results.
     Rm(Remove),
     /// Wait until a task has ended.
     Wait(Wait),
-    /// List, show, draw and take checkpoints of sessions, and go back to one.
+    /// List, show, draw and create checkpoints, or restore one.
     Checkpoint(CheckpointCommand),
-    /// Show the shared context of a task and what sharing saved.
+    /// Show the shared context of a task and how much sharing saved.
     Context(ContextCommand),
     /// Start a coordinator and an agent on this machine.
     Up(Up),
-    /// End what `kage up`, or the first command, started on this machine.
+    /// Stop the daemon that `kage up` or the first command started on this machine.
     Down(Down),
-    /// Run an agent, or look after agents.
+    /// Run an agent, or manage agents.
     Agent(AgentCommand),
     /// Run a coordinator.
     Coordinator(Coordinator),
-    /// Make, list and take back the tokens of people and of agents that join.
+    /// Create, list and revoke tokens of people, and create tokens for agents to join with.
     Token(TokenCommand),
-    /// Check what this machine has and lacks, for a coordinator, an agent or a person.
+    /// Check whether this machine has what a coordinator, an agent or a person needs.
     Doctor(Doctor),
-    /// Show the whole thing on a sample repository with scripted models.
+    /// Show a whole run on a sample repository with scripted models.
     Demo(Demo),
 }
 
 /// `kage run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// What to do, in words; `-` reads it from standard input.
+    /// The task in words; `-` reads it from standard input.
     #[arg(required_unless_present = "prompt_file")]
     pub prompt: Option<String>,
     /// Read the prompt from a file.
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     pub prompt_file: Option<PathBuf>,
-    /// Who works on it: adapters, each with an optional model (`claude-api:claude-opus-5-5`).
+    /// Adapters that work on the task, each with an optional model (`claude-api:claude-opus-5-5`).
     #[arg(
         long = "with",
         value_name = "ADAPTER[:MODEL],...",
@@ -115,11 +115,11 @@ pub struct Run {
         required = true
     )]
     pub with: Vec<String>,
-    /// Who takes a session over when its adapter cannot go on: its limit is used up for long,
-    /// its login is refused, no machine has it in working order. Tried in this order.
+    /// Adapters that take over a session when its own cannot continue: its quota is used up for a
+    /// long time, its login is refused, or no machine can run it. Tried in this order.
     #[arg(long, value_name = "ADAPTER[:MODEL],...", value_delimiter = ',')]
     pub fallback: Vec<String>,
-    /// How many sessions of each.
+    /// Number of sessions per adapter.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub repeat: u32,
     /// Command that decides whether a result is good, run in a clean checkout of it.
@@ -128,62 +128,63 @@ pub struct Run {
     /// Command that prepares a clean checkout for verify.
     #[arg(long, value_name = "CMD")]
     pub setup: Option<String>,
-    /// Paths that are put back as they were before verify runs, besides the files that --setup and
+    /// Paths that are restored from the base before verify runs, besides the files that --setup and
     /// --verify name and the prompt does not.
     #[arg(long, value_name = "GLOB")]
     pub protect: Vec<String>,
-    /// Leave the files that --setup and --verify name as each result has them.
+    /// Do not restore the files that --setup and --verify name: use them as each result has them.
     #[arg(long)]
     pub no_protect: bool,
     /// The repository.
     #[arg(long, default_value = ".", value_name = "DIR")]
     pub repo: PathBuf,
-    /// Start from HEAD and leave uncommitted work out.
+    /// Start from HEAD, without uncommitted work.
     #[arg(long)]
     pub committed: bool,
-    /// Take these untracked files along although they are large or look like secrets.
+    /// Include these untracked files although they are large or look like secrets.
     #[arg(long, value_name = "GLOB")]
     pub include: Vec<String>,
-    /// Context that sessions get: a JSON file for all, or ADAPTER=FILE for one.
+    /// JSON file with context for all sessions, or ADAPTER=FILE for those of one adapter.
     #[arg(long, value_name = "[ADAPTER=]FILE")]
     pub context: Vec<String>,
-    /// Labels that the agents must carry.
+    /// Labels that agents must have.
     #[arg(long, value_name = "KEY=VALUE,...", value_delimiter = ',')]
     pub agents: Vec<String>,
-    /// Longest time one attempt may take.
+    /// Time limit of one attempt.
     #[arg(long, default_value = "60m", value_name = "TIME", value_parser = time::limit)]
     pub timeout: Duration,
-    /// Longest time an attempt may go without any output.
+    /// Time limit of an attempt without any output.
     #[arg(long, default_value = "10m", value_name = "TIME", value_parser = time::limit)]
     pub idle_timeout: Duration,
-    /// Longest time set-up and verify may take together.
+    /// Time limit of setup and verify together.
     #[arg(long, default_value = "30m", value_name = "TIME", value_parser = time::limit)]
     pub verify_timeout: Duration,
-    /// Attempts of a session that may fail; lost agents and used-up limits are not counted.
+    /// Number of attempts of a session that may fail. Lost agents and used-up quotas do not count.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
     pub max_attempts: u32,
-    /// How urgent it is: low, normal, high, or a number from -10 to 10. Nothing waits for ever.
+    /// Urgency: low, normal, high, or a number from -10 to 10. Low priority delays a task, but not
+    /// forever.
     #[arg(long, default_value_t = Priority::NORMAL, value_name = "PRIORITY", allow_negative_numbers = true)]
     pub priority: Priority,
-    /// Store the task although no agent can run it now, and wait for one that can.
+    /// Store the task although no agent can run it now, and wait for an agent that can.
     #[arg(long)]
     pub wait_for_agent: bool,
-    /// Longest time to stay while everything left is held on a used-up limit; the task goes
-    /// on without this command.
+    /// How long this command waits while all remaining sessions are held on a used-up quota. The task
+    /// continues without it.
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = time::limit)]
     pub max_hold: Duration,
-    /// How often a session whose result fails verify works on, told what verify said [default: 1
-    /// where its adapter can go on with the conversation, else 0].
+    /// How many times a session may continue after its result failed verify, with the output of verify
+    /// as its next message [default: 1 if its adapter can resume a conversation, else 0].
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(0..=20))]
     pub rework: Option<u32>,
-    /// Return as soon as the task is stored.
+    /// Return as soon as the task is stored; do not wait for results.
     #[arg(short, long)]
     pub detach: bool,
-    /// Apply the best result to the working tree: a verified one, or, where there is no verify
-    /// command, one that nobody checked. One of high risk is not applied.
+    /// Apply the best result to the working tree: a verified result, or, without --verify, an
+    /// unchecked one. A result of high risk is not applied.
     #[arg(long, conflicts_with = "detach")]
     pub apply: bool,
-    /// Apply the best result although its risk is high: it changed what verify depends on.
+    /// Apply the best result although its risk is high: it changed files that verify depends on.
     #[arg(long, requires = "apply")]
     pub accept_risk: bool,
 }
@@ -191,7 +192,7 @@ pub struct Run {
 /// `kage ls`.
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// How many.
+    /// Number of tasks.
     #[arg(short = 'n', long, default_value_t = 20)]
     pub limit: u32,
 }
@@ -211,13 +212,13 @@ pub struct Logs {
     /// Only this session.
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
-    /// Go on until the task has ended.
+    /// Continue until the task has ended.
     #[arg(short, long)]
     pub follow: bool,
     /// Print the provider's raw messages instead of the programs' output.
     #[arg(long)]
     pub transcript: bool,
-    /// Print what verify wrote when it was run on the base, and nothing else.
+    /// Print only the output of verify on the base.
     #[arg(long, conflicts_with_all = ["session", "transcript"])]
     pub base: bool,
 }
@@ -255,12 +256,12 @@ pub enum CheckpointSubcommand {
     Ls(Checkpoints),
     /// Show one, and what it changed.
     Show(CheckpointArg),
-    /// Draw them as a timeline, with what went on from where.
+    /// Draw them as a timeline that shows which attempt continued from which checkpoint.
     Graph(Checkpoints),
-    /// Take one of a running session now.
+    /// Create a checkpoint of a running session now.
     Create(CheckpointCreate),
-    /// Send a session back to one: what runs is kept in a last checkpoint and stopped, and what
-    /// was over is begun again.
+    /// Send a session back to a checkpoint. A running session is stopped after a last checkpoint; an
+    /// ended session starts again.
     Restore(CheckpointRestore),
 }
 
@@ -281,7 +282,7 @@ pub struct CheckpointArg {
     pub checkpoint: String,
     /// Id of the task, or its first characters [default: your newest of this repository].
     pub task: Option<String>,
-    /// Which session; a task's only one need not be named.
+    /// Which session; not needed when the task has only one.
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
 }
@@ -291,10 +292,10 @@ pub struct CheckpointArg {
 pub struct CheckpointCreate {
     /// Id of the task, or its first characters [default: your newest of this repository].
     pub task: Option<String>,
-    /// Which session; a task's only one need not be named.
+    /// Which session; not needed when the task has only one.
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
-    /// What to remember it by.
+    /// Note for the list of checkpoints.
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub note: String,
 }
@@ -305,14 +306,14 @@ pub struct CheckpointRestore {
     /// Which checkpoint.
     #[command(flatten)]
     pub which: CheckpointArg,
-    /// Only list what every path would become.
+    /// Only list how each path would change.
     #[arg(long)]
     pub dry_run: bool,
-    /// Also when what a running session did since its newest checkpoint cannot be kept: it is
-    /// not asked for then, and lost.
+    /// Do not ask for a last checkpoint: the changes of a running session since its newest checkpoint
+    /// are lost.
     #[arg(long)]
     pub discard: bool,
-    /// Also take away ignored files that were made since the checkpoint was taken.
+    /// Also move away ignored files that were created since the checkpoint.
     #[arg(long)]
     pub complete: bool,
 }
@@ -330,11 +331,11 @@ pub struct Compare {
 /// `kage explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// Words of an error, or `-` for those on standard input; or the id of a task, or its
-    /// first four characters or more [default: your newest task of this repository].
+    /// Text of an error, or `-` to read it from standard input; or the id of a task, or at least its
+    /// first four characters [default: your newest task of this repository].
     #[arg(value_name = "TEXT|TASK")]
     pub what: Vec<String>,
-    /// The adapter whose words these are: it may have rules of its own.
+    /// Adapter that printed the error; it may have rules of its own.
     #[arg(long, value_name = "ADAPTER")]
     pub adapter: Option<String>,
 }
@@ -345,16 +346,16 @@ pub struct Apply {
     /// Which result.
     #[command(flatten)]
     pub pick: Pick,
-    /// Only show what would be done.
+    /// Only show what would change.
     #[arg(long)]
     pub dry_run: bool,
     /// The repository.
     #[arg(long, default_value = ".", value_name = "DIR")]
     pub repo: PathBuf,
-    /// Take a result that was not verified.
+    /// Accept a result that was not verified.
     #[arg(long)]
     pub unverified: bool,
-    /// Take the best result although its risk is high: it changed what verify depends on.
+    /// Accept the best result although its risk is high: it changed files that verify depends on.
     #[arg(long)]
     pub accept_risk: bool,
 }
@@ -365,7 +366,7 @@ pub struct Merge {
     /// Which result, where, and whether to do it.
     #[command(flatten)]
     pub apply: Apply,
-    /// What to do where both sides changed the same lines.
+    /// What to do if both sides changed the same lines.
     #[arg(long, value_enum, default_value_t = Strategy::Auto)]
     pub strategy: Strategy,
 }
@@ -389,7 +390,7 @@ pub struct Wait {
     /// Give up after this time.
     #[arg(long, value_name = "TIME", value_parser = time::limit)]
     pub timeout: Option<Duration>,
-    /// Longest time to stay while everything left is held on a used-up limit.
+    /// How long to wait while all remaining sessions are held on a used-up quota.
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = time::limit)]
     pub max_hold: Duration,
 }
@@ -407,7 +408,7 @@ pub struct ContextCommand {
 pub enum ContextSubcommand {
     /// Print the shared base.
     Show(TaskArg),
-    /// Print how often the base was stored and sent.
+    /// Print how many times the base was stored and sent.
     Stats(TaskArg),
 }
 
@@ -415,7 +416,7 @@ pub enum ContextSubcommand {
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// Check that the agent of this machine, which has joined, reaches this coordinator
-    /// (https://HOST:PORT); otherwise the one of the settings or of this machine.
+    /// (https://HOST:PORT) [default: the coordinator of the settings or of this machine].
     #[arg(long, value_name = "URL")]
     pub coordinator: Option<String>,
 }
@@ -423,7 +424,7 @@ pub struct Doctor {
 /// `kage demo`.
 #[derive(Debug, Args)]
 pub struct Demo {
-    /// Keep the sample repository and all state, and say where they are.
+    /// Keep the sample repository and all state, and print where they are.
     #[arg(long)]
     pub keep: bool,
 }

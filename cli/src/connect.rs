@@ -76,7 +76,7 @@ pub enum AccessError {
     Connect(#[from] ConnectError),
     /// A coordinator listens here, and it is not the one of this state directory.
     #[error(
-        "the coordinator at {url} does not take the token in {token}: another one listens there than the one that \
+        "the coordinator at {url} rejects the token in {token}: it is not the coordinator that \
          wrote {endpoint}; if that one has ended, remove the file"
     )]
     OtherToken {
@@ -89,7 +89,7 @@ pub enum AccessError {
     },
     /// The coordinator that runs here is older or newer.
     #[error(
-        "the coordinator at {url} is of another version than this program; `kage down` ends it, and the next command \
+        "the coordinator at {url} has another version than this program; `kage down` stops it, and the next command \
          starts one of this version"
     )]
     OtherVersion {
@@ -100,7 +100,9 @@ pub enum AccessError {
         source: ApiError,
     },
     /// What listens here answers nothing that makes sense.
-    #[error("what listens at {url} does not answer as a coordinator does; if none runs here, remove {endpoint}")]
+    #[error(
+        "the program that listens at {url} does not answer like a coordinator; if no coordinator runs here, remove {endpoint}"
+    )]
     NoCoordinator {
         /// Where.
         url: String,

@@ -57,12 +57,12 @@ fn read(files: &[String], workers: &[Worker]) -> anyhow::Result<Vec<Context>> {
                     return Err(Refusal::usage(message).into());
                 }
                 if by_adapter.insert(adapter, parse(file)?).is_some() {
-                    return Err(Refusal::usage(format!("two contexts are given for {adapter}")).into());
+                    return Err(Refusal::usage(format!("two contexts were given for {adapter}")).into());
                 }
             }
             None => {
                 if for_all.replace(parse(entry)?).is_some() {
-                    return Err(Refusal::usage("two contexts are given for all sessions").into());
+                    return Err(Refusal::usage("two contexts were given for all sessions").into());
                 }
             }
         }

@@ -167,8 +167,8 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     make_private(invocation.state.path()).context("cannot make the state directory")?;
     let _held = running::hold(&invocation.state)
         .await
-        .context("cannot say that this is the daemon")?
-        .ok_or_else(|| Refusal::usage("a `kage up` runs here already; `kage down` ends it"))?;
+        .context("cannot lock the daemon's file")?
+        .ok_or_else(|| Refusal::usage("`kage up` already runs here; `kage down` stops it"))?;
     let shutdown = Shutdown::default();
     let mut signals = JoinSet::new();
     signals.spawn(shutdown.clone().by_signals());

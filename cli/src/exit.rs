@@ -164,7 +164,7 @@ const fn classify_api(error: &ApiError) -> (Exit, Option<&'static str>) {
         ApiError::NoAgent { .. } => (
             Exit::Usage,
             Some(
-                "--wait-for-agent stores it all the same, for an agent that comes later; `kage agent ls` lists the \
+                "--wait-for-agent stores it anyway, for an agent that comes later; `kage agent ls` lists the \
                  fleet, `kage doctor` says what this machine lacks",
             ),
         ),
@@ -179,11 +179,11 @@ const fn classify_api(error: &ApiError) -> (Exit, Option<&'static str>) {
         ApiError::PermissionDenied { .. } | ApiError::JoinRefused(_) => (Exit::Denied, None),
         ApiError::ResourceExhausted { .. } | ApiError::Unavailable { .. } => (
             Exit::Unavailable,
-            Some("what was stored is safe; try again when the coordinator runs"),
+            Some("stored data is safe; try again when the coordinator runs"),
         ),
         ApiError::Unimplemented { .. } | ApiError::OtherProtocol { .. } => (
             Exit::Unavailable,
-            Some("the coordinator is of another version than this program"),
+            Some("the coordinator has another version than this program"),
         ),
         ApiError::Internal { .. } => (Exit::Internal, None),
     }

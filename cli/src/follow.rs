@@ -115,7 +115,7 @@ async fn interrupt(access: &Access, task: &v1::Task, interrupts: &mut Signal) ->
         };
         match answer.trim().chars().next().map(|c| c.to_ascii_lowercase()) {
             Some('d') => {
-                note(&format!("task {id} goes on; `kage wait {id}` waits for it"));
+                note(&format!("task {id} continues; `kage wait {id}` waits for it"));
                 return Ok(true);
             }
             Some('s') => {}

@@ -34,7 +34,7 @@ pub(crate) fn now() -> Timestamp {
 pub(crate) fn tell(task: &v1::Task, why: &str) {
     let id = view::short_id(&task.id);
     note(&format!(
-        "task {id} is held: {why}\nhint: it goes on by itself; `kage wait {id} --max-hold 24h` waits for it, `kage \
+        "task {id} is held: {why}\nhint: it continues by itself; `kage wait {id} --max-hold 24h` waits for it, `kage \
          stop {id}` ends it"
     ));
 }

@@ -77,7 +77,7 @@ pub async fn to_the_end<T>(executing: impl Future<Output = T>) -> anyhow::Result
         if std::mem::replace(&mut asked, true) {
             break;
         }
-        note("finishing what was begun; a second Ctrl-C leaves it half done");
+        note("finishing the current step; a second Ctrl-C leaves it half done");
     }
     Err(Refusal {
         exit: Exit::Interrupted,

@@ -63,7 +63,7 @@ fn refused(report: &v1::Report, best: &v1::Best, command: &str) -> Refusal {
         return Refusal::usage(risky(report, best, command));
     }
     Refusal::not_found(
-        "no session of this task has a result that may be landed; `kage compare` says why, and --session NAME picks one anyway",
+        "no session of this task has a result that may be landed; `kage compare` shows why, and --session NAME selects one anyway",
     )
 }
 
@@ -76,7 +76,7 @@ pub fn risky(report: &v1::Report, best: &v1::Best, command: &str) -> String {
     let taking = match command {
         "diff" => String::new(),
         _ => format!(
-            "; `kage {command} {task} --session {candidate}` takes it all the same, as does `kage {command} {task} \
+            "; `kage {command} {task} --session {candidate}` lands it anyway, as does `kage {command} {task} \
              --accept-risk`"
         ),
     };

@@ -8,14 +8,14 @@ use super::daemons::AgentRun;
 /// `kage up`.
 #[derive(Debug, Args)]
 pub struct Up {
-    /// Stay in the background and end when there has been nothing to do for a while.
+    /// Run in the background, and end after a quarter of an hour without work.
     #[arg(long)]
     pub background: bool,
     /// Sessions that may run here at the same time [default: by cores and memory].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub slots: Option<u32>,
-    /// Take the data of this machine's coordinator and its database as belonging together, also
-    /// when they do not say so.
+    /// Use the data folder and the database of this machine's coordinator together, although they do
+    /// not name the same store.
     #[arg(long)]
     pub adopt_data: bool,
 }
@@ -23,7 +23,8 @@ pub struct Up {
 /// `kage down`.
 #[derive(Debug, Args)]
 pub struct Down {
-    /// Also while tasks have not ended: what runs is handed back, and goes on after the next start.
+    /// Also stop while tasks have not ended: running sessions are handed back and continue after the
+    /// next start.
     #[arg(long)]
     pub force: bool,
 }
@@ -43,7 +44,7 @@ pub enum AgentSubcommand {
     Run(AgentRun),
     /// List agents.
     Ls,
-    /// Give an agent no new work until `uncordon`, also after restarts. What runs goes on.
+    /// Give an agent no new work until `uncordon`, even after restarts. Running sessions continue.
     Cordon {
         /// Name or id of the agent.
         agent: String,
@@ -53,12 +54,12 @@ pub enum AgentSubcommand {
         /// Name or id of the agent.
         agent: String,
     },
-    /// Let an agent finish what it runs and leave. It takes work again when it is started.
+    /// Let an agent finish its running sessions and end. It takes work again after its next start.
     Drain {
         /// Name or id of the agent.
         agent: String,
     },
-    /// Shut an agent that joined out for good: its certificate is good for nothing any more.
+    /// Shut out an agent that joined, permanently: its certificate is no longer accepted.
     Revoke {
         /// Name or id of the agent.
         agent: String,
@@ -76,11 +77,11 @@ pub struct TokenCommand {
 /// `kage token create|ls|revoke`.
 #[derive(Debug, Subcommand)]
 pub enum TokenSubcommand {
-    /// Make a token and print it, this once.
+    /// Create a token and print it; it is not shown again.
     Create(TokenCreate),
     /// List the tokens of people.
     Ls,
-    /// Take a token of a person back.
+    /// Revoke the token of a person.
     Revoke {
         /// Id of the token.
         token: String,
@@ -90,17 +91,17 @@ pub enum TokenSubcommand {
 /// `kage token create`.
 #[derive(Debug, Args)]
 pub struct TokenCreate {
-    /// What its holder may do: `agent` lets one agent join, within ten minutes.
+    /// Rights of its holder; `agent` lets one agent join, within ten minutes.
     #[arg(long, value_enum)]
     pub role: TokenRole,
-    /// What an agent that joins with it carries.
+    /// Label of the agent that joins with it; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub label: Vec<String>,
-    /// The only project it is good for [default: for an agent the default project, for a
-    /// person all].
+    /// The only project that it gives access to [default: for an agent the default project, for a
+    /// person all projects].
     #[arg(long)]
     pub project: Option<String>,
-    /// Who or what a person's token is for.
+    /// Name of the person or program that gets the token.
     #[arg(long, default_value = "")]
     pub name: String,
 }
@@ -114,6 +115,6 @@ pub enum TokenRole {
     View,
     /// Read, create and stop tasks.
     Submit,
-    /// All that, and look after agents and tokens.
+    /// All that, and manage agents and tokens.
     Admin,
 }

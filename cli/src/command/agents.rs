@@ -192,7 +192,7 @@ pub(super) async fn drain(invocation: &Invocation, agent: String) -> anyhow::Res
     let agent = response.into_inner().agent.unwrap_or_default();
     invocation.out.result(&agent_json(&agent))?;
     invocation.out.text(&format!(
-        "{} takes no more work and leaves when what it runs is finished; it still runs {}",
+        "{} takes no more work and ends when its running sessions are finished; it still runs {}",
         called(&agent),
         agent.busy
     ))?;

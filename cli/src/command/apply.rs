@@ -42,7 +42,7 @@ pub(super) async fn pick(
     let response = tasks::report(access, &task.id).await?;
     let report = response.report.unwrap_or_default();
     if report.provisional && args.pick.session.is_none() {
-        note("sessions are still running: a better result may come");
+        note("sessions are still running; a better result is possible");
     }
     let chosen = result::choose(&report, args.pick.session.as_deref(), args.accept_risk, command)?;
     let has_verify = task
@@ -53,7 +53,7 @@ pub(super) async fn pick(
         .is_some_and(|v| !v.verify.is_empty());
     if has_verify && chosen.state() != v1::SessionState::Verified && !args.unverified {
         let message = format!(
-            "session {} is {}, not verified; --unverified lands it all the same",
+            "session {} is {}, not verified; --unverified lands it anyway",
             chosen.name,
             view::session_state(chosen.state())
         );

@@ -132,17 +132,18 @@ fn told(args: &CheckpointRestore, checkpoint: &v1::Checkpoint, response: &v1::Re
     };
     let runs = response.session.as_ref().map(v1::Session::state) == Some(v1::SessionState::Running);
     match &response.saved {
-        Some(saved) => text += &format!("what it did until now is checkpoint {}\n", saved.number),
+        Some(saved) => text += &format!("its changes until now are in checkpoint {}\n", saved.number),
         None if args.dry_run && runs && args.discard => {
-            text += "it runs: what it did since its newest checkpoint would be lost\n";
+            text += "it is running: its changes since its newest checkpoint would be lost\n";
         }
         None if args.dry_run && runs => {
-            text += "it runs: what it did since its newest checkpoint would be kept in another one first\n";
+            text +=
+                "it is running: its changes since its newest checkpoint would first be kept in another checkpoint\n";
         }
         None => {}
     }
     if args.dry_run && args.complete {
-        text += "ignored files that were made since would be moved aside as well; they are not listed\n";
+        text += "ignored files created since then would also be moved aside; they are not listed\n";
     }
     text + &paths(&response.plan)
 }
@@ -414,18 +415,18 @@ mod tests {
         };
         insta::assert_snapshot!(told(true, false, v1::SessionState::Running, None), @r"
         one would go back to checkpoint 2, from its newest; 1 model call would be made again
-        it runs: what it did since its newest checkpoint would be kept in another one first
+        it is running: its changes since its newest checkpoint would first be kept in another checkpoint
         no path differs
         ");
         insta::assert_snapshot!(told(false, false, v1::SessionState::Queued, Some(3)), @r"
         one goes back to checkpoint 2; 1 model call will be made again
-        what it did until now is checkpoint 3
+        its changes until now are in checkpoint 3
         no path differs
         ");
         insta::assert_snapshot!(told(true, true, v1::SessionState::Running, None), @r"
         one would go back to checkpoint 2, from its newest; 1 model call would be made again
-        it runs: what it did since its newest checkpoint would be lost
-        ignored files that were made since would be moved aside as well; they are not listed
+        it is running: its changes since its newest checkpoint would be lost
+        ignored files created since then would also be moved aside; they are not listed
         no path differs
         ");
         assert!(!told(true, false, v1::SessionState::Failed, None).contains("kept"));

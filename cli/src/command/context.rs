@@ -101,7 +101,7 @@ async fn base_of(access: &Access, asked: Option<String>) -> anyhow::Result<(Proj
     let spec = task.spec.context("the coordinator sent a task without a spec")?;
     if spec.context_base.is_empty() {
         let message = format!(
-            "task {} has no context; `kage run --context FILE` gives one",
+            "task {} has no context; create one with `kage run --context FILE`",
             view::short_id(&task.id)
         );
         return Err(Refusal::not_found(message).into());
@@ -115,7 +115,7 @@ async fn download(access: &Access, project: &ProjectId, digest: &Digest) -> anyh
     let bytes = response.bytes().await?.to_vec();
     anyhow::ensure!(
         Digest::of(&bytes) == *digest,
-        "the coordinator sent other bytes than asked for"
+        "the coordinator sent bytes that do not match their digest"
     );
     Ok(bytes)
 }

@@ -190,10 +190,10 @@ fn words(diagnosis: &Diagnosis) -> String {
             || "free space unknown".to_owned(),
             |free| format!("{} MiB free", free >> 20)
         ),
-        diagnosis
-            .connection
-            .as_ref()
-            .map_or_else(|| "none runs here, and none is set".to_owned(), reached),
+        diagnosis.connection.as_ref().map_or_else(
+            || "no coordinator runs here, and none is configured".to_owned(),
+            reached
+        ),
     );
     if let Some(data) = &diagnosis.coordinator_data {
         text += &format!("data         {}\n", stands_on(data));

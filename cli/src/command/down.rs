@@ -36,7 +36,7 @@ pub(super) async fn run(invocation: &Invocation, args: &Down) -> anyhow::Result<
     }
     stop(&holder, args.force).await?;
     invocation.out.result(&serde_json::json!({ "stopped": true }))?;
-    invocation.out.text("stopped; what is stored is safe")?;
+    invocation.out.text("stopped; stored data is safe")?;
     Ok(Exit::Done)
 }
 
@@ -52,7 +52,7 @@ async fn stop(holder: &Holder, force: bool) -> anyhow::Result<()> {
         false => Err(Refusal {
             exit: Exit::Timeout,
             message: format!(
-                "it has not ended within {} s and goes on ending; `kage down --force` hands back what it runs",
+                "it is still shutting down after {} s; `kage down --force` hands back its running sessions",
                 PATIENCE.as_secs()
             ),
         }
@@ -65,7 +65,7 @@ async fn refuse_while_busy(invocation: &Invocation) -> anyhow::Result<()> {
     let Some(access) = connect::running(&invocation.state).await? else {
         return Err(Refusal {
             exit: Exit::Unavailable,
-            message: "the daemon of this machine does not answer; `kage down --force` ends it all the same".to_owned(),
+            message: "the daemon of this machine does not answer; `kage down --force` stops it anyway".to_owned(),
         }
         .into());
     };

@@ -99,7 +99,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
     }
     match best.reason() {
         v1::BestReason::Verified | v1::BestReason::Unchecked => note(&format!(
-            "best: {}; `kage diff` shows it, `kage apply` takes it into the working tree",
+            "best: {}; `kage diff` shows it, `kage apply` applies it to the working tree",
             best.session
         )),
         v1::BestReason::HighRisk => note(&result::risky(&report, &best, "apply")),

@@ -126,9 +126,7 @@ pub(super) async fn revoke(invocation: &Invocation, token_id: String) -> anyhow:
     let response = access.client.access().revoke_token(request).await;
     let token = response.map_err(ApiError::from)?.into_inner().token.unwrap_or_default();
     invocation.out.result(&token_json(&token))?;
-    invocation
-        .out
-        .text(&format!("token {} is good for nothing any more", token.id))?;
+    invocation.out.text(&format!("token {} is revoked", token.id))?;
     Ok(Exit::Done)
 }
 

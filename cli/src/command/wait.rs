@@ -25,7 +25,7 @@ pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<E
             Err(_) => {
                 return Err(Refusal {
                     exit: Exit::Timeout,
-                    message: format!("the task has not ended after {} s; it goes on", limit.as_secs()),
+                    message: format!("the task has not ended after {} s; it continues", limit.as_secs()),
                 }
                 .into());
             }

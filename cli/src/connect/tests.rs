@@ -87,9 +87,9 @@ async fn nothing_is_started_or_made_where_nothing_was_run() {
 #[tokio::test]
 async fn a_token_a_version_and_a_stranger_are_told_apart() {
     let cases = [
-        ("16", Exit::Denied, "does not take the token in"),
-        ("12", Exit::Unavailable, "of another version"),
-        ("13", Exit::Unavailable, "does not answer as a coordinator does"),
+        ("16", Exit::Denied, "rejects the token in"),
+        ("12", Exit::Unavailable, "has another version"),
+        ("13", Exit::Unavailable, "does not answer like a coordinator"),
     ];
     for (status, exit, words) in cases {
         let (listener, port) = listener().await;

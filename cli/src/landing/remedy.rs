@@ -64,7 +64,7 @@ impl Way<'_> {
         let again = self.kage(asked);
         Ok(Some(match error {
             LandingError::Conflicts { conflicts } => {
-                let what = list("the result contradicts your work", conflicts);
+                let what = list("the result conflicts with your work", conflicts);
                 what + &self.around_conflicts(asked, conflicts).await?
             }
             LandingError::Dirty { paths, fits_back } => {

@@ -326,7 +326,7 @@ async fn a_coordinator_of_another_version_is_told_from_a_broken_one() {
     tokio::select! {
         () = of_another_version(listener) => panic!("the server ended"),
         said = elsewhere(&person, &repo, &url, &token, &["ls"]) => {
-            check(&said, 8, &["the coordinator is of another version than this program"]);
+            check(&said, 8, &["the coordinator has another version than this program"]);
         }
     }
 }
@@ -347,7 +347,7 @@ async fn a_task_that_is_held_on_a_used_up_limit_ends_the_command_and_goes_on() {
     let patient = person
         .kage(repo.path(), &["wait", &task, "--max-hold", "24h", "--timeout", "1s"])
         .await;
-    check(&patient, 3, &["it goes on"]);
+    check(&patient, 3, &["it continues"]);
     let shown = person
         .kage(repo.path(), &["show", &task, "--format", "json"])
         .await

@@ -41,7 +41,7 @@ pub(super) fn check(dir: &Path, now_millis: u64, problems: &mut Vec<String>) -> 
         Ok(took) => {
             if took > SLOW_SYNC {
                 problems.push(format!(
-                    "the disk of {} takes {} ms to make a write durable; every commit waits for that",
+                    "the disk of {} takes {} ms to make a write durable; every commit waits that long",
                     dir.display(),
                     took.as_millis()
                 ));
