@@ -439,4 +439,47 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    /// The words of each `kage` command in the shell blocks of a document, as a shell reads them.
+    fn commands(document: &str) -> Vec<Vec<String>> {
+        let blocks = document
+            .split("```sh\n")
+            .skip(1)
+            .filter_map(|rest| rest.split("```").next());
+        let text: String = blocks.collect::<String>().replace("\\\n", " ");
+        // At the beginning of a line, or behind a variable that is set for it.
+        let lines = text.lines().filter_map(|line| {
+            let mut found = line.match_indices("kage ");
+            let (at, _) = found
+                .find(|(at, _)| *at == 0 || line[..*at].rsplit(' ').nth(1).is_some_and(|word| word.contains('=')))?;
+            Some(&line[at..])
+        });
+        let words = |line: &str| {
+            let script = format!("set -f; printf '%s\\n' {line}");
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert!(output.status.success(), "{line}: {output:?}");
+            String::from_utf8(output.stdout)
+                .unwrap()
+                .lines()
+                .map(str::to_owned)
+                .collect()
+        };
+        lines.map(words).collect()
+    }
+
+    #[test]
+    fn every_command_of_the_documents_can_be_typed() {
+        let mut found = 0;
+        for document in [
+            include_str!("../../README.md"),
+            include_str!("../../docs/operations.md"),
+        ] {
+            for command in commands(document) {
+                let parsed = Cli::try_parse_from(&command);
+                assert!(parsed.is_ok(), "{command:?}: {}", parsed.unwrap_err());
+                found += 1;
+            }
+        }
+        assert!(found >= 10, "only {found} commands were found");
+    }
 }

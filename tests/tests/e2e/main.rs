@@ -24,6 +24,7 @@ mod long_prompt;
 mod mirrors;
 mod namespaces;
 mod places;
+mod readme;
 mod recovery;
 mod remote;
 mod removal;
