@@ -66,7 +66,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Up(args) => up::run(invocation, args).await,
         Command::Down(args) => down::run(&invocation, &args).await,
         Command::Agent(args) => match args.command {
-            AgentSubcommand::Run(args) => agents::run(invocation, args).await,
+            AgentSubcommand::Run(args) => agents::run(invocation, *args).await,
             AgentSubcommand::Ls => agents::ls(&invocation).await,
             AgentSubcommand::Cordon { agent } => agents::cordon(&invocation, agent).await,
             AgentSubcommand::Uncordon { agent } => agents::uncordon(&invocation, agent).await,

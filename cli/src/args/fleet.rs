@@ -41,7 +41,7 @@ pub struct AgentCommand {
 #[derive(Debug, Subcommand)]
 pub enum AgentSubcommand {
     /// Run an agent on this machine.
-    Run(AgentRun),
+    Run(Box<AgentRun>),
     /// List agents.
     Ls,
     /// Give an agent no new work until `uncordon`, even after restarts. Running sessions continue.
