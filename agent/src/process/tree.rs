@@ -496,13 +496,16 @@ mod tests {
     fn a_chase_ends_whatever_the_newest_number_is_said_to_be() {
         use std::cell::Cell;
 
+        /// The newest number, by how often it was asked for.
+        type Says = fn(i32) -> Option<i32>;
+
         let all = |_: &Stat| false;
-        let says: [(&str, &dyn Fn(i32) -> Option<i32>, i32); 5] = [
-            ("nothing", &|_| None, 1),
-            ("the same", &|_| Some(5), 20),
-            ("a machine's that starts many", &|asked| Some(5 + asked * 1000), 200),
-            ("numbers began anew", &|asked| Some(5 - asked), 2),
-            ("the largest", &|_| Some(i32::MAX), 2),
+        let says: [(&str, Says, i32); 5] = [
+            ("nothing", |_| None, 1),
+            ("the same", |_| Some(5), 20),
+            ("a machine's that starts many", |asked| Some(5 + asked * 1000), 200),
+            ("numbers began anew", |asked| Some(5 - asked), 2),
+            ("the largest", |_| Some(i32::MAX), 2),
         ];
         for (what, say, at_most) in says {
             let mut hunt = Hunt::new(&all, |_, _| Met::Still);

@@ -362,14 +362,19 @@ fn pass_where_proc_is(mounted: &str, cases: &[&str]) {
         // `scripts/test` counts it.
         if let Some(skipped) = std::env::var_os("KAGE_SKIPPED") {
             use std::io::Write as _;
-            let mut skipped = std::fs::OpenOptions::new().append(true).open(skipped).unwrap();
-            writeln!(skipped, "an agent in a namespace of processes: no {mounted:?} here").unwrap();
+            let mut skipped = std::fs::OpenOptions::new()
+                .append(true)
+                .open(skipped)
+                .expect("the list of skipped tests can be written");
+            writeln!(skipped, "an agent in a namespace of processes: no {mounted:?} here")
+                .expect("the list of skipped tests can be written");
         }
         return;
     };
-    let this = std::env::current_exe().unwrap();
+    let this = std::env::current_exe().expect("a program knows its file");
+    let this = this.to_str().expect("cargo names it in UTF-8");
     for case in cases {
-        let output = inside(privileges, &[this.to_str().unwrap(), "--exact", case, "--nocapture"]).unwrap();
+        let output = inside(privileges, &[this, "--exact", case, "--nocapture"]).expect("unshare ran before");
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(
             output.status.success() && said.contains("1 passed"),
