@@ -24,7 +24,7 @@ use super::record::Record;
 use crate::history::{JobKey, What, Write};
 
 /// The adapter whose sessions scripted agents take.
-pub const SCRIPTED_AGENT: &str = "agent";
+pub const SCRIPTED_AGENT: &str = "scripted-agent";
 
 /// The interval of an agent's actions.
 const BEAT: Duration = Duration::from_millis(15);
@@ -218,7 +218,7 @@ impl ScriptedAgent {
                     return Err(tonic::Status::internal("an offer without key or work"));
                 };
                 let Some(v1::work::Kind::Session(session)) = work.kind else {
-                    let reason = "a agent works on sessions".to_owned();
+                    let reason = "a scripted agent works on sessions".to_owned();
                     let offer_id = offer.offer_id;
                     return send(&links.control, ToCoordinator::Refuse(v1::Refuse { offer_id, reason })).await;
                 };

@@ -40,7 +40,7 @@ enum Act {
     Jump(String, i64),
     /// The store begins or ceases to fail.
     Trouble(bool),
-    /// A agent sleeps, or wakes.
+    /// A scripted agent sleeps, or wakes.
     Sleep(String, bool),
 }
 

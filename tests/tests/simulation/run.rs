@@ -184,7 +184,7 @@ struct Stage {
     sim: Sim<'static>,
     cast: Cast,
     plan: Plan,
-    /// Sends the scripted_agents home.
+    /// Sends the scripted agents home.
     home: CancellationToken,
 }
 
@@ -216,7 +216,7 @@ impl Stage {
         }
         let home = CancellationToken::new();
         for n in 1..=2 {
-            let name = format!("agent-{n}");
+            let name = format!("scripted-{n}");
             let (sender, asleep) = watch::channel(false);
             cast.callers.push(name.clone());
             cast.scripted_agents.insert(name.clone(), sender);

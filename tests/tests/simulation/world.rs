@@ -110,7 +110,7 @@ pub(crate) struct World {
     pub(crate) seed: u64,
     /// When everything is whole again for good. People create tasks until then.
     pub(crate) healed: Duration,
-    /// What clients, watchers and scripted_agents saw.
+    /// What clients, watchers and scripted agents saw.
     pub(crate) record: Record,
     /// By attempt.
     pub(crate) emitted: Mutex<BTreeMap<String, Emitted>>,

@@ -24,13 +24,13 @@ pub(super) fn printed() -> Vec<u8> {
     (1..=LINES).flat_map(|line| format!("{line}\n").into_bytes()).collect()
 }
 
-/// A session on a agent, one on a real agent.
+/// A session on a scripted agent, one on a real agent.
 fn spec(n: usize) -> v1::TaskSpec {
     match n % 3 {
         0 => task("print")
             .session("real", SHELL, "print")
             .session("made", SCRIPTED_AGENT, ""),
-        _ => task("scripted_agents")
+        _ => task("scripted agents")
             .session("made", SCRIPTED_AGENT, "")
             .session("too", SCRIPTED_AGENT, ""),
     }
@@ -83,7 +83,7 @@ fn nothing_was_repeated(record: &Record, end: &Final) {
     assert!(twice.is_empty(), "begun more than once: {twice:?}");
 }
 
-/// People and two scripted_agents, until they are told to stop.
+/// People and two scripted agents, until they are told to stop.
 pub(super) struct Load {
     people: JoinSet<Vec<v1::Task>>,
     scripted_agents: JoinSet<()>,
@@ -118,7 +118,7 @@ impl Load {
             let enough = load.enough.clone();
             load.people.spawn(async move { person.work(spec, enough).await });
         }
-        for name in ["agent-1", "agent-2"] {
+        for name in ["scripted-1", "scripted-2"] {
             let agent = ScriptedAgent::new(name, cluster.client(), record.clone());
             load.scripted_agents.spawn(agent.run(asleep.clone(), load.home.clone()));
         }

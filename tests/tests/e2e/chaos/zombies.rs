@@ -148,7 +148,7 @@ async fn writes_of_a_writer_that_slept_are_refused() {
     let mut beds = Vec::new();
     for n in 0..4 {
         let (bed, asleep) = watch::channel(false);
-        let agent = ScriptedAgent::new(&format!("agent-{n}"), cluster.client(), record.clone());
+        let agent = ScriptedAgent::new(&format!("scripted-{n}"), cluster.client(), record.clone());
         scripted_agents.spawn(agent.run(asleep, home.clone()));
         beds.push(bed);
     }
