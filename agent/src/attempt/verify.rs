@@ -25,6 +25,7 @@ use crate::adapters::port::Reporter;
 use crate::delivery::mask::{Masker, StreamMasker};
 use crate::ground::workspace::Workspace;
 use crate::process::excerpt::HeadTail;
+use crate::process::programs::Planted;
 use crate::process::{Cause, Chunk, Command, Control, Environment, Limits, Pipe, Status, Stdin};
 
 /// Chunks waiting for the recorder. When full, the command waits.
@@ -132,7 +133,7 @@ struct Yardstick<'a> {
     /// The files that were restored so far.
     restored: BTreeSet<String>,
     scratch: PathBuf,
-    /// The planted programs that were warned of so far.
+    /// The planted programs that were found so far.
     planted: BTreeSet<PathBuf>,
 }
 
@@ -177,8 +178,34 @@ impl Yardstick<'_> {
                 let text = format!("cannot make the PATH of verify: {error}");
                 local_failure(FailureKind::CorruptedState, text)
             })?;
-        for planted in planted.values() {
-            if self.planted.len() >= PLANTED || !self.planted.insert(planted.path.clone()) {
+        self.found(planted).await?;
+        let own: BTreeMap<_, _> = std::env::vars_os().collect();
+        let mut environment = Environment::for_session(&own, &self.scratch);
+        environment.set("PATH", path);
+        environment.set("KAGE_TASK", attempt.work.task.to_string());
+        environment.set("KAGE_SESSION", attempt.work.session.to_string());
+        Ok(environment.into_map())
+    }
+
+    /// A program that was put in front of another since the environment was made, as by a session
+    /// that works beside this verify: what verify said may be that program's word.
+    async fn planted_meanwhile(&mut self) -> Result<Option<Planted>, AttemptEnded> {
+        let programs = self.attempt.resources.programs.clone();
+        let looking = self.attempt.resources.blocking.run(move || programs.planted());
+        let planted = looking.await.map_err(|error| {
+            let text = format!("cannot look at the programs of verify: {error}");
+            local_failure(FailureKind::CorruptedState, text)
+        })?;
+        let new = planted.values().find(|planted| !self.planted.contains(&planted.path));
+        let new = new.cloned();
+        self.found(planted).await?;
+        Ok(new)
+    }
+
+    /// Warns of the planted programs that are new.
+    async fn found(&mut self, planted: BTreeMap<OsString, Planted>) -> Result<(), AttemptEnded> {
+        for planted in planted.into_values() {
+            if !self.planted.insert(planted.path.clone()) || self.planted.len() > PLANTED {
                 continue;
             }
             let text = format!(
@@ -186,14 +213,9 @@ impl Yardstick<'_> {
                 planted.path.display(),
                 planted.hides.display()
             );
-            attempt.recording.post(EventBody::Warning(text)).await?;
+            self.attempt.recording.post(EventBody::Warning(text)).await?;
         }
-        let own: BTreeMap<_, _> = std::env::vars_os().collect();
-        let mut environment = Environment::for_session(&own, &self.scratch);
-        environment.set("PATH", path);
-        environment.set("KAGE_TASK", attempt.work.task.to_string());
-        environment.set("KAGE_SESSION", attempt.work.session.to_string());
-        Ok(environment.into_map())
+        Ok(())
     }
 }
 
@@ -221,7 +243,16 @@ async fn decide(
     let Some(verify) = &work.policy.verify else {
         return Ok(Decided::errored(None, "there is no verify command".to_owned()));
     };
-    Ok(match shell.run(verify).await {
+    let ran = shell.run(verify).await;
+    if let Some(planted) = yardstick.planted_meanwhile().await? {
+        let text = format!(
+            "{} was put in front of {} while verify ran, so its verdict does not count",
+            planted.path.display(),
+            planted.hides.display()
+        );
+        return Ok(Decided::errored(None, text));
+    }
+    Ok(match ran {
         Ran::Ended(status) if status.success() => Decided {
             kind: VerdictKind::Passed,
             exit_code: Some(0),

@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use super::record::Record;
 use crate::history::{JobKey, What, Write};
 
-/// The adapter whose sessions scripted agents take.
-pub const SCRIPTED_AGENT: &str = "scripted-agent";
+/// The adapter whose sessions scripted agents, which are made of calls, take.
+pub const SCRIPTED_AGENT: &str = "calls";
 
 /// The interval of an agent's actions.
 const BEAT: Duration = Duration::from_millis(15);

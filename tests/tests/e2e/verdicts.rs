@@ -276,9 +276,12 @@ printf '#!/bin/sh\\necho $0 >> %s\\nexit 0\\n' '{mark}' > '{first}'/$name; chmod
         mark = mark.display(),
         first = first.display()
     );
+    let gate = cluster.root().join("gate");
+    let wait = format!("until [ -e '{}' ]; do sleep 0.02; done; ", gate.display());
     let options = AgentOptions::named("agent")
+        .slots(2)
         .with_path_of(&first.join("any"))
-        .script("plant", solve() + &planting)
+        .script("plant", wait + &solve() + &planting)
         .script("wrong", "cat >/dev/null; echo 'add() { echo 3; }' > add.sh");
     cluster.add_agent(options).await;
     let repo = cluster.sample();
@@ -289,10 +292,51 @@ printf '#!/bin/sh\\necho $0 >> %s\\nexit 0\\n' '{mark}' > '{first}'/$name; chmod
             .verified_by(VERIFY)
             .session("one", SHELL, script);
         let id = cluster.create(spec).await;
+        // What is planted while verify runs is the next test's.
+        cluster
+            .until(&id, "the base is checked", |task| task.baseline.is_some())
+            .await;
+        std::fs::write(&gate, "").unwrap();
         let ended = cluster.ended(&id).await;
         assert_eq!(verdict(session(&ended, "one")), expected, "{script}: {ended:#?}");
     }
     assert!(first.join("git").exists());
     let forged = std::fs::read_to_string(&mark).unwrap_or_default();
     assert_eq!(forged, "", "{}", cluster.log("agent"));
+}
+
+#[tokio::test]
+async fn a_program_that_is_put_into_path_while_verify_runs_forges_no_verdict() {
+    let mut cluster = Cluster::start().await;
+    let first = cluster.root().join("bin");
+    std::fs::create_dir(&first).unwrap();
+    let options = AgentOptions::named("agent")
+        .with_path_of(&first.join("any"))
+        .script("solve", solve());
+    cluster.add_agent(options).await;
+    let repo = cluster.sample();
+    // The first run of it on the result plants, as another session could in this moment.
+    let planted = first.join("make");
+    let verify = format!(
+        "if grep -rqs 'to be longer' . && [ ! -e '{0}' ]; then echo '#!/bin/sh' > '{0}'; chmod 755 '{0}'; fi; {VERIFY}",
+        planted.display()
+    );
+    let spec = task("make the test pass")
+        .on(&repo)
+        .verified_by(&verify)
+        .session("one", SHELL, "solve");
+    let id = cluster.create(spec).await;
+    let ended = cluster.ended(&id).await;
+    let one = session(&ended, "one");
+    assert_eq!(verdict(one), v1::VerdictKind::Passed, "{ended:#?}");
+    let told = one
+        .incidents
+        .iter()
+        .filter(|incident| incident.summary.contains("was put in front of"));
+    assert_eq!(
+        told.count(),
+        1,
+        "the first verdict does not count: {:#?}",
+        one.incidents
+    );
 }
