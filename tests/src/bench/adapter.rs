@@ -12,6 +12,7 @@ use kage_agent::adapters::port::{Adapter, AdapterEnd, Reporter, ReporterClosed, 
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::fleet::AdapterInfo;
+use kage_core::usage::Usage;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
@@ -53,6 +54,14 @@ impl BenchAdapter {
                 let shared = hex::encode(Sha256::digest(input.prompt.shared.as_bytes()));
                 let summary = format!("{} {shared}", now_nanos());
                 reporter.event(EventBody::Activity(summary)).await?;
+                // As a program that tells of no tokens.
+                let used = EventBody::UsageRecorded {
+                    model: String::new(),
+                    usage: Usage::UNKNOWN,
+                    reported: None,
+                    metered: false,
+                };
+                reporter.event(used).await?;
             }
             Self::Noise => {
                 let (seed, mut left) = two_numbers(input.model.as_deref())?;
