@@ -12,83 +12,18 @@ use crate::attempt::EndReason;
 use crate::checkpoint::{Points, Safety};
 use crate::event::{AttemptOutcome, ResultCommit, Verdict, VerdictKind};
 use crate::failure::{Failure, FailureKind};
-use crate::id::{AgentId, AttemptId, JobId, Oid, SessionId, TaskId};
+use crate::id::{AgentId, AttemptId, JobId, Oid, TaskId};
 use crate::recovery::{self, Action, Decision, History, Incident, Jitter, Rejection};
 use crate::session::{Session, SessionState, Setback};
 use crate::task::Policy;
 use crate::time::{Timestamp, in_words};
 
 mod baseline;
+mod kind;
 #[cfg(test)]
 mod tests;
 
-/// The subject of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Subject {
-    /// A session: its work, or a result of it.
-    Session(SessionId),
-    /// The base that every session of the task starts from.
-    Base,
-}
-
-impl Subject {
-    /// The session that it is about.
-    #[must_use]
-    pub const fn session(self) -> Option<SessionId> {
-        match self {
-            Self::Session(session) => Some(session),
-            Self::Base => None,
-        }
-    }
-}
-
-/// The kind of work of a job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum JobKind {
-    /// An adapter works on the task.
-    Session,
-    /// A commit is checked in a clean checkout: the result of a session, or the base.
-    Verify {
-        /// What to check.
-        commit: Oid,
-    },
-}
-
-/// Work and subject of a job in one word, for lists and counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobType {
-    /// An adapter works on the task.
-    Session,
-    /// A result is checked.
-    Verify,
-    /// The base is checked, once per task.
-    Baseline,
-}
-
-impl JobType {
-    /// The type of a job that does this.
-    #[must_use]
-    pub const fn of(subject: Subject, kind: &JobKind) -> Self {
-        match (subject, kind) {
-            (_, JobKind::Session) => Self::Session,
-            (Subject::Session(_), JobKind::Verify { .. }) => Self::Verify,
-            (Subject::Base, JobKind::Verify { .. }) => Self::Baseline,
-        }
-    }
-
-    /// The name used on the wire and in metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Session => "session",
-            Self::Verify => "verify",
-            Self::Baseline => "baseline",
-        }
-    }
-}
+pub use kind::{Affinity, JobKind, JobType, Subject};
 
 /// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,16 +67,6 @@ pub struct Job {
     pub held: u32,
     /// Preferences for the next attempt's agent.
     pub affinity: Affinity,
-}
-
-/// Preferences for an attempt's agent. They yield to necessity: any agent that fits is better than
-/// none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Affinity {
-    /// The agent that has the last attempt's files.
-    pub prefer: Option<AgentId>,
-    /// The agent that has just failed, or that must not verify its own work.
-    pub avoid: Option<AgentId>,
 }
 
 /// Why a job cannot be started now.

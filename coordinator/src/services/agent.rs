@@ -8,15 +8,14 @@ use kage_core::attempt::EndReason;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, BootId, OfferId};
 use kage_core::job::{JobState, JobType};
-use kage_core::task::Labels;
 use kage_proto::convert::agent::{AttemptKey, Hello, attempt_keys};
 use kage_proto::convert::parse;
 use kage_proto::convert::time::span;
 use kage_proto::status::ApiError;
+use kage_proto::v1;
 use kage_proto::v1::agent_service_server::AgentService;
 use kage_proto::v1::connect_request::Message as FromAgent;
 use kage_proto::v1::connect_response::Message as ToAgent;
-use kage_proto::{PROTOCOL, PROTOCOL_MIN, v1};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -25,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::incumbent::{Turns, make_way};
+use self::introduction::{agreed_protocol, labels};
 use super::fleet::drain_message;
 use super::principal;
 use crate::board::{Board, Joined, Outbox, Serial, stop_message};
@@ -50,6 +50,7 @@ const MAX_REASON: usize = 300;
 const MAX_SLOTS: u32 = 1024;
 
 mod incumbent;
+mod introduction;
 
 #[derive(Debug)]
 pub(crate) struct Agents {
@@ -135,40 +136,6 @@ fn revocation(coordinator: &Coordinator, caller: &Principal) -> CancellationToke
         Principal::Owner | Principal::Person { .. } | Principal::Stranger => None,
     };
     agent.map_or_else(CancellationToken::new, |agent| agent.revoked)
-}
-
-/// What an agent that joined may say of itself besides what it was given: facts of its machine.
-const OWN_LABELS: [&str; 2] = ["arch", "os"];
-
-/// The labels of an agent: its own word for whoever has the owner's token, else what it was
-/// given when it joined. A label is a right to work on what requires it.
-fn labels(caller: &Principal, said: Labels) -> Labels {
-    let Principal::Agent { labels: given, .. } = caller else {
-        return said;
-    };
-    let own = said.into_iter().filter(|(key, value)| {
-        let counts = OWN_LABELS.contains(&key.as_str());
-        if !counts && given.get(key) != Some(value) {
-            tracing::warn!(key, value, "an agent claims a label that it was not given");
-        }
-        counts
-    });
-    own.chain(given.clone()).collect()
-}
-
-/// The newest protocol that both sides speak.
-fn agreed_protocol(hello: &Hello) -> Result<u32, ApiError> {
-    let newest = PROTOCOL.min(*hello.protocols.end());
-    if newest < PROTOCOL_MIN || newest < *hello.protocols.start() {
-        let (min, max) = (hello.protocols.start(), hello.protocols.end());
-        return Err(ApiError::OtherProtocol {
-            message: format!(
-                "the agent speaks protocols {min} to {max}, this coordinator {PROTOCOL_MIN} to {PROTOCOL}; \
-                 update the older of the two"
-            ),
-        });
-    }
-    Ok(newest)
 }
 
 /// One connection of an agent.

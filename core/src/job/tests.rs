@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::id::SessionId;
+
 use super::*;
 use crate::checkpoint::{CheckpointReason, Head, Resumes, TakenCheckpoint, WorktreeChoice};
 use crate::event::{DiffStat, Event, EventBody};

@@ -1,5 +1,8 @@
 //! What is told to whom over a control session.
 
+use kage_core::task::Labels;
+use kage_proto::PROTOCOL;
+
 use super::*;
 
 #[test]

@@ -1,0 +1,42 @@
+//! What an agent says of itself in its Hello, as far as the coordinator takes its word for it.
+
+use kage_core::task::Labels;
+use kage_proto::convert::agent::Hello;
+use kage_proto::status::ApiError;
+use kage_proto::{PROTOCOL, PROTOCOL_MIN};
+
+use crate::door::auth::Principal;
+
+/// What an agent that joined may say of itself besides what it was given: facts of its machine.
+const OWN_LABELS: [&str; 2] = ["arch", "os"];
+
+/// The labels of an agent: its own word for whoever has the owner's token, else what it was
+/// given when it joined. A label is a right to work on what requires it.
+pub(super) fn labels(caller: &Principal, said: Labels) -> Labels {
+    let Principal::Agent { labels: given, .. } = caller else {
+        return said;
+    };
+    let own = said.into_iter().filter(|(key, value)| {
+        let counts = OWN_LABELS.contains(&key.as_str());
+        if !counts && given.get(key) != Some(value) {
+            tracing::warn!(key, value, "an agent claims a label that it was not given");
+        }
+        counts
+    });
+    own.chain(given.clone()).collect()
+}
+
+/// The newest protocol that both sides speak.
+pub(super) fn agreed_protocol(hello: &Hello) -> Result<u32, ApiError> {
+    let newest = PROTOCOL.min(*hello.protocols.end());
+    if newest < PROTOCOL_MIN || newest < *hello.protocols.start() {
+        let (min, max) = (hello.protocols.start(), hello.protocols.end());
+        return Err(ApiError::OtherProtocol {
+            message: format!(
+                "the agent speaks protocols {min} to {max}, this coordinator {PROTOCOL_MIN} to {PROTOCOL}; \
+                 update the older of the two"
+            ),
+        });
+    }
+    Ok(newest)
+}
