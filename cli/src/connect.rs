@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::id::ProjectId;
+use kage_git::lock_file::LockFile;
 use kage_git::private::make_private;
 use kage_proto::client::{Client, ConnectError, Credentials, PemFile};
 use kage_proto::status::ApiError;
@@ -421,9 +422,9 @@ async fn start(state: &StateDir) -> Result<Access, AccessError> {
 }
 
 /// The file under whose lock a daemon is started, in a state directory that is there from now on.
-fn state_lock(state: &StateDir) -> std::io::Result<File> {
+fn state_lock(state: &StateDir) -> std::io::Result<LockFile> {
     make_private(state.path())?;
-    File::create(state.start_lock())
+    LockFile::open(&state.start_lock())
 }
 
 /// What a daemon gave as its error, of what its log has since `before`.

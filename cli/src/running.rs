@@ -1,11 +1,12 @@
 //! Which process is this machine's `kage up`: it holds a file, with its process id in it, for as
 //! long as it runs. The file is how `kage down` finds it, also when it does not answer.
 
-use std::fs::{File, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::fs::TryLockError;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::Duration;
 
+use kage_git::lock_file::LockFile;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
@@ -18,7 +19,7 @@ const LOOKED_AT: Duration = Duration::from_secs(1);
 /// Says that this process is the one; dropped when it ends.
 #[derive(Debug)]
 pub(crate) struct Held {
-    _lock: File,
+    _lock: LockFile,
 }
 
 /// Takes the file. `None` when another process has it.
@@ -26,22 +27,16 @@ pub(crate) struct Held {
 /// # Errors
 /// When the file cannot be used.
 pub(crate) async fn hold(state: &StateDir) -> io::Result<Option<Held>> {
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(state.daemon_lock())?;
+    let file = LockFile::open(&state.daemon_lock())?;
     let deadline = Instant::now() + LOOKED_AT;
     loop {
-        match file.try_lock() {
+        match file.try_own() {
             Ok(()) => break,
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(POLL).await,
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
         }
     }
-    file.set_len(0)?;
-    (&file).write_all(std::process::id().to_string().as_bytes())?;
     Ok(Some(Held { _lock: file }))
 }
 
@@ -50,7 +45,7 @@ pub(crate) async fn hold(state: &StateDir) -> io::Result<Option<Held>> {
 /// # Errors
 /// When the file cannot be read.
 pub(crate) fn is_held(path: &Path) -> io::Result<bool> {
-    let file = match File::open(path) {
+    let file = match LockFile::open_existing(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
@@ -67,7 +62,7 @@ pub(crate) fn is_held(path: &Path) -> io::Result<bool> {
 /// # Errors
 /// When the file cannot be read.
 pub(crate) fn holder(state: &StateDir) -> io::Result<Option<Holder>> {
-    let mut file = match File::open(state.daemon_lock()) {
+    let file = match LockFile::open_existing(&state.daemon_lock()) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -78,7 +73,7 @@ pub(crate) fn holder(state: &StateDir) -> io::Result<Option<Holder>> {
         Err(TryLockError::Error(error)) => return Err(error),
     }
     let mut text = String::new();
-    file.read_to_string(&mut text)?;
+    (&*file).read_to_string(&mut text)?;
     let pid = text.trim().parse().ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{text:?} is no process id")))?;
     Ok(Some(Holder { pid, file }))
@@ -88,7 +83,7 @@ pub(crate) fn holder(state: &StateDir) -> io::Result<Option<Holder>> {
 #[derive(Debug)]
 pub(crate) struct Holder {
     pid: Pid,
-    file: File,
+    file: LockFile,
 }
 
 impl Holder {

@@ -16,6 +16,7 @@ pub mod command;
 pub mod program;
 
 mod beneath;
+pub mod lock_file;
 mod lock;
 mod patterns;
 pub mod private;

@@ -4,7 +4,7 @@
 //! when its holder dies.
 
 use std::collections::HashMap;
-use std::fs::{File, TryLockError};
+use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::error::GitError;
+use crate::lock_file::LockFile;
 
 /// How often to try again while another process holds the lock.
 const POLL: Duration = Duration::from_millis(20);
@@ -23,7 +24,7 @@ static QUEUES: LazyLock<Mutex<HashMap<PathBuf, Weak<Queue>>>> = LazyLock::new(Mu
 /// Exclusive use of a repository until dropped.
 #[derive(Debug)]
 pub(crate) struct RepositoryLock {
-    _file: File,
+    _file: LockFile,
     _turn: OwnedMutexGuard<()>,
 }
 
@@ -31,12 +32,7 @@ pub(crate) struct RepositoryLock {
 pub(crate) async fn acquire(path: &Path) -> Result<RepositoryLock, GitError> {
     let turn = queue(path).lock_owned().await;
     let lock_path = path.join("kage.lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path)
-        .map_err(GitError::io("open", &lock_path))?;
+    let file = LockFile::open(&lock_path).map_err(GitError::io("open", &lock_path))?;
     loop {
         match file.try_lock() {
             Ok(()) => break,

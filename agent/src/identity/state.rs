@@ -1,10 +1,11 @@
 //! The agent's state directory: its lock, the agent's id, and the paths in it.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use kage_core::id::{AgentId, AttemptId, Digest, InvalidId, ProjectId, RepositoryName};
+use kage_git::lock_file::{self, LockFile};
 use kage_git::private::make_private;
 
 use crate::ports::Random;
@@ -43,7 +44,7 @@ pub enum StateError {
 pub struct StateDir {
     root: PathBuf,
     agent: AgentId,
-    _lock: File,
+    _lock: LockFile,
 }
 
 impl StateDir {
@@ -61,33 +62,14 @@ impl StateDir {
         }
         make_private(root).map_err(io(root))?;
         let lock_path = root.join("lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(io(&lock_path))?;
-        match lock.try_lock() {
-            // For the error message of another process that finds it locked.
-            Ok(()) => lock
-                .set_len(0)
-                .and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()))
-                .map_err(io(&lock_path))?,
-            Err(TryLockError::WouldBlock) => {
-                return Err(StateError::Locked {
-                    path: root.to_owned(),
-                    holder: std::fs::read_to_string(&lock_path)
-                        .ok()
-                        .and_then(|pid| pid.parse().ok()),
-                });
-            }
-            Err(TryLockError::Error(source)) => {
-                return Err(StateError::Io {
-                    path: lock_path,
-                    source,
-                });
-            }
-        }
+        let lock = LockFile::open(&lock_path).map_err(io(&lock_path))?;
+        lock.try_own().map_err(|error| match error {
+            TryLockError::WouldBlock => StateError::Locked {
+                path: root.to_owned(),
+                holder: lock_file::holder(&lock_path),
+            },
+            TryLockError::Error(source) => io(&lock_path)(source),
+        })?;
         let agent = agent_id(&root.join("agent-id"), random)?;
         Ok(Self {
             // One folder has one name, whatever the working directory and links are.

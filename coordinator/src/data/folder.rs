@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kage_git::lock_file::{self, LockFile};
 use kage_git::private::make_private;
 
 use crate::data::custody::{self, Folder, Mark};
@@ -52,7 +53,7 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
 #[derive(Debug)]
 pub(crate) struct DataDir {
     root: PathBuf,
-    lock: Arc<File>,
+    lock: Arc<LockFile>,
 }
 
 impl DataDir {
@@ -68,15 +69,10 @@ impl DataDir {
             make_private(&path).map_err(failed(&path))?;
         }
         let path = root.join("lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(failed(&path))?;
+        let lock = LockFile::open(&path).map_err(failed(&path))?;
         let mut looks = 0;
         loop {
-            match lock.try_lock() {
+            match lock.try_own() {
                 Ok(()) => break,
                 // A program that only checks whether a coordinator runs holds it for a moment.
                 Err(TryLockError::WouldBlock) if looks < LOOKS => {
@@ -86,16 +82,12 @@ impl DataDir {
                 Err(TryLockError::WouldBlock) => {
                     return Err(DataDirError::Locked {
                         path: root.to_owned(),
-                        holder: std::fs::read_to_string(&path).ok().and_then(|pid| pid.parse().ok()),
+                        holder: lock_file::holder(&path),
                     });
                 }
                 Err(TryLockError::Error(source)) => return Err(DataDirError::Io { path, source }),
             }
         }
-        // For the error message of another process that finds it locked.
-        lock.set_len(0)
-            .and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()))
-            .map_err(failed(&path))?;
         Ok(Self {
             root: root.to_owned(),
             lock: Arc::new(lock),
@@ -256,7 +248,7 @@ impl TlsDir {
 pub(crate) struct Announced {
     path: PathBuf,
     /// Keeps another coordinator from announcing meanwhile: its file would be removed.
-    _lock: Arc<File>,
+    _lock: Arc<LockFile>,
 }
 
 impl Drop for Announced {
@@ -322,7 +314,7 @@ mod tests {
     fn somebody_who_looks_whether_it_runs_does_not_keep_it_from_starting() {
         let dir = tempfile::tempdir().unwrap();
         drop(DataDir::open(dir.path()).unwrap());
-        let look = File::open(dir.path().join("lock")).unwrap();
+        let look = LockFile::open_existing(&dir.path().join("lock")).unwrap();
         look.try_lock_shared().unwrap();
         let starting = std::thread::scope(|scope| {
             let starting = scope.spawn(|| DataDir::open(dir.path()));

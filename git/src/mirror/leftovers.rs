@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::{self, DirEntry, File, TryLockError};
+use std::fs::{self, DirEntry, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::GitError;
+use crate::lock_file::LockFile;
 
 /// Looking costs a little, and what a crash left is found by the first look.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -29,7 +30,7 @@ const OLD: Duration = Duration::from_secs(3600);
 /// That this process has a mirror open; until dropped, nobody sweeps it.
 #[derive(Debug)]
 pub(super) struct InUse {
-    _users: File,
+    _users: LockFile,
 }
 
 /// A mirror that this process has, or had, open.
@@ -60,8 +61,7 @@ pub(super) fn enter(path: &Path) -> Result<Arc<InUse>, GitError> {
         looked: None,
     });
     let name = path.join("users.lock");
-    let users = File::options().create(true).truncate(false).write(true).open(&name);
-    let users = users.map_err(GitError::io("open", &name))?;
+    let users = LockFile::open(&name).map_err(GitError::io("open", &name))?;
     let made = users.metadata().and_then(|meta| meta.modified());
     let made = made.map_err(GitError::io("look at", &name))?;
     let is_same = known.looked.is_some_and(|(then, _)| then == made);
