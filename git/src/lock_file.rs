@@ -52,7 +52,7 @@ impl Deref for LockFile {
 impl Drop for LockFile {
     fn drop(&mut self) {
         // Fails only where the file system has no locks, and there nothing was locked.
-        let _ = self.0.unlock();
+        let _without_locks = self.0.unlock();
     }
 }
 
