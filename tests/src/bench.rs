@@ -8,6 +8,7 @@ pub mod figure;
 pub mod fleet;
 pub mod held;
 pub mod machine;
+pub mod medium;
 pub mod tree;
 pub mod usage;
 
@@ -18,3 +19,5 @@ pub mod idle;
 pub mod recovery;
 pub mod restore;
 pub mod stream;
+pub mod task;
+pub mod neighbour;

@@ -24,7 +24,7 @@ pub fn directory() -> &'static Path {
         };
         // `scripts/test` has built it; a lone `cargo test -p kage-tests` has not.
         if std::env::var_os("KAGE_BINARIES").is_none_or(|state| state != "ready") {
-            build();
+            build(directory.ends_with("release"));
         }
         directory.to_owned()
     })
@@ -32,10 +32,11 @@ pub fn directory() -> &'static Path {
 
 /// Builds the whole workspace, like everything else: selecting packages would unify other features
 /// and compile everything again.
-fn build() {
+fn build(optimized: bool) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(["build", "--workspace", "--bin", "kage", "--quiet"])
+        .args(optimized.then_some("--release"))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .stdin(Stdio::null())
         .status()

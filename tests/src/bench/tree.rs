@@ -18,14 +18,9 @@ use crate::repo::Repo;
 /// Files in one folder, and subfolders in one folder.
 const WIDTH: usize = 25;
 
-/// Both repositories, with the same files.
+/// Generated files, and what is drawn from the same seed after them.
 #[derive(Debug)]
-pub struct Twins {
-    folder: TempDir,
-    pub worktree: Worktree,
-    pub plain: Repo,
-    /// The commit that both began with.
-    pub base: Oid,
+pub struct Tree {
     paths: Vec<PathBuf>,
     random: SmallRng,
 }
@@ -33,35 +28,20 @@ pub struct Twins {
 /// The new content of each edited path.
 pub type Edit = Vec<(PathBuf, Vec<u8>)>;
 
-impl Twins {
-    /// Generates `files` files from a seed. The same seed makes the same commit content.
-    pub async fn generate(files: usize, seed: u64) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir()?;
+impl Tree {
+    /// Writes `files` files below `top`. The same seed makes the same files.
+    pub fn generate(top: &Path, files: usize, seed: u64) -> anyhow::Result<Self> {
         let mut random = SmallRng::seed_from_u64(seed);
-        let plain = Repo::empty(&folder.path().join("plain"));
         let mut paths = Vec::with_capacity(files);
         for number in 0..files {
             let (inner, outer) = (number / WIDTH % WIDTH, number / WIDTH / WIDTH);
             let path = PathBuf::from(format!("part{outer}/module{inner}/file{}.txt", number % WIDTH));
-            let full = plain.path().join(&path);
+            let full = top.join(&path);
             fs::create_dir_all(full.parent().context("every path has a folder")?)?;
             fs::write(&full, content(&mut random))?;
             paths.push(path);
         }
-        let base: Oid = plain.commit("generated").parse()?;
-        let mirror = Mirror::open_or_init(folder.path().join("mirror.git")).await?;
-        let url = format!("file://{}", plain.path().display());
-        let spec = format!("HEAD:refs/kage/bases/{base}");
-        mirror.fetch(&url, &Auth::None, &[&spec]).await?;
-        let worktree = Worktree::create(&mirror, folder.path().join("worktree"), &base).await?;
-        Ok(Self {
-            folder,
-            worktree,
-            plain,
-            base,
-            paths,
-            random,
-        })
+        Ok(Self { paths, random })
     }
 
     /// New content for this many different files.
@@ -74,6 +54,49 @@ impl Twins {
             .into_iter()
             .map(|index| (self.paths[index].clone(), content(&mut self.random)))
             .collect()
+    }
+
+    /// A random one of the paths.
+    pub fn any(&mut self) -> &Path {
+        &self.paths[self.random.random_range(0..self.paths.len())]
+    }
+}
+
+/// Both repositories, with the same files.
+#[derive(Debug)]
+pub struct Twins {
+    folder: TempDir,
+    pub worktree: Worktree,
+    pub plain: Repo,
+    /// The commit that both began with.
+    pub base: Oid,
+    tree: Tree,
+}
+
+impl Twins {
+    /// Generates `files` files from a seed. The same seed makes the same commit content.
+    pub async fn generate(files: usize, seed: u64) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let plain = Repo::empty(&folder.path().join("plain"));
+        let tree = Tree::generate(plain.path(), files, seed)?;
+        let base: Oid = plain.commit("generated").parse()?;
+        let mirror = Mirror::open_or_init(folder.path().join("mirror.git")).await?;
+        let url = format!("file://{}", plain.path().display());
+        let spec = format!("HEAD:refs/kage/bases/{base}");
+        mirror.fetch(&url, &Auth::None, &[&spec]).await?;
+        let worktree = Worktree::create(&mirror, folder.path().join("worktree"), &base).await?;
+        Ok(Self {
+            folder,
+            worktree,
+            plain,
+            base,
+            tree,
+        })
+    }
+
+    /// New content for this many different files.
+    pub fn edit(&mut self, files: usize) -> Edit {
+        self.tree.edit(files)
     }
 
     /// Writes an edit below a folder, and waits for the disk, so that the following measurement
@@ -90,7 +113,7 @@ impl Twins {
     pub fn compare(&self) -> anyhow::Result<()> {
         let digest = |top: &Path| -> anyhow::Result<Vec<u8>> {
             let mut digest = Sha256::new();
-            for path in &self.paths {
+            for path in &self.tree.paths {
                 let bytes = fs::read(top.join(path)).with_context(|| path.display().to_string())?;
                 digest.update(bytes.len().to_le_bytes());
                 digest.update(&bytes);

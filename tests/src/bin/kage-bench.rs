@@ -12,7 +12,8 @@ use kage_core::task::Labels;
 use kage_tests::bench::adapter::BenchAdapter;
 use kage_tests::bench::figure::{Figure, markdown};
 use kage_tests::bench::machine::Machine;
-use kage_tests::bench::{baseline, checkpoint, context, dispatch, idle, recovery, restore, stream};
+use kage_tests::bench::medium::Medium;
+use kage_tests::bench::{baseline, checkpoint, context, dispatch, idle, neighbour, recovery, restore, stream, task};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,9 @@ struct Arguments {
     /// Output format of the figures.
     #[arg(long, value_enum, default_value = "human", global = true)]
     format: Format,
+    /// File systems to measure on, each in turn. All but the first need root.
+    #[arg(long, value_enum, default_value = "here", value_delimiter = ',', global = true)]
+    medium: Vec<Medium>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -38,8 +42,8 @@ enum Format {
     Json,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand, ValueEnum)]
+enum Bench {
     /// Sessions per second, and the time from submit to accept.
     Dispatch,
     /// Output from programs to a watcher: MiB per second, and the time of a line.
@@ -56,6 +60,66 @@ enum Command {
     Checkpoint,
     /// Restores of a large worktree, including its scan and the safety checkpoint.
     Restore,
+    /// The whole path of a task on a large repository, from `kage run` to its end.
+    Task,
+    /// A checkout of another program beside a busy agent.
+    CheckoutNeighbour,
+}
+
+impl Bench {
+    async fn measure(self) -> anyhow::Result<Vec<Figure>> {
+        match self {
+            Self::Dispatch => dispatch::run(dispatch::Size::default()).await,
+            Self::Stream => stream::run(stream::Size::default()).await,
+            Self::Context => context::run(context::Size::default()).await,
+            Self::Recovery => recovery::run(recovery::Size::default()).await,
+            Self::Fleet => idle::run(idle::Size::default()).await,
+            Self::Checkpoint => checkpoint::run(checkpoint::Size::default()).await,
+            Self::Restore => restore::run(restore::Size::default()).await,
+            Self::Task => task::run(task::Size::default()).await,
+            Self::CheckoutNeighbour => neighbour::run(neighbour::Size::default()).await,
+        }
+    }
+
+    /// Where `all` measures it: what depends on the file system on every one that this machine has.
+    fn media(self) -> Vec<Medium> {
+        match self {
+            Self::Task | Self::CheckoutNeighbour => Medium::available(),
+            Self::Dispatch
+            | Self::Stream
+            | Self::Context
+            | Self::Recovery
+            | Self::Fleet
+            | Self::Checkpoint
+            | Self::Restore => vec![Medium::Here],
+        }
+    }
+
+    /// Measures on a medium. On one that is made for it, a process of its own measures, whose
+    /// temporary files are there.
+    async fn measure_on(self, medium: Medium) -> anyhow::Result<Vec<Figure>> {
+        if medium == Medium::Here {
+            let here = Machine::this(&std::env::temp_dir()).file_system;
+            let mut figures = self.measure().await?;
+            figures.iter_mut().for_each(|figure| figure.medium.clone_from(&here));
+            return Ok(figures);
+        }
+        let name = self.to_possible_value().context("every bench has a name")?;
+        let mounted = medium.mount()?;
+        let lines = mounted.run_this_program(&[name.get_name(), "--format", "json"])?;
+        let figures = lines.lines().map(|line| {
+            let mut figure: Figure = serde_json::from_str(line)?;
+            figure.medium = medium.to_string();
+            Ok(figure)
+        });
+        figures.collect()
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Bench(Bench),
     /// Everything; also writes docs/benchmarks.md.
     All,
     /// This program as the measured coordinator.
@@ -128,13 +192,7 @@ fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let format = arguments.format;
     match arguments.command {
-        Command::Dispatch => print(&dispatch::run(dispatch::Size::default()).await?, format),
-        Command::Stream => print(&stream::run(stream::Size::default()).await?, format),
-        Command::Context => print(&context::run(context::Size::default()).await?, format),
-        Command::Recovery => print(&recovery::run(recovery::Size::default()).await?, format),
-        Command::Fleet => print(&idle::run(idle::Size::default()).await?, format),
-        Command::Checkpoint => print(&checkpoint::run(checkpoint::Size::default()).await?, format),
-        Command::Restore => print(&restore::run(restore::Size::default()).await?, format),
+        Command::Bench(bench) => measure(bench, &arguments.medium, format).await.map(drop),
         Command::All => all(format).await,
         Command::ServeCoordinator { data_dir, listen } => {
             let config = kage_coordinator::Config {
@@ -191,27 +249,22 @@ async fn serve_agent(config: kage_agent::Config, adapters: &Path) -> anyhow::Res
     Ok(kage_agent::run(config, ports, CancellationToken::new()).await?)
 }
 
+/// Measures on each medium, and prints what it finds as it finds it.
+async fn measure(bench: Bench, media: &[Medium], format: Format) -> anyhow::Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for medium in media {
+        let more = bench.measure_on(*medium).await?;
+        print(&more, format)?;
+        figures.extend(more);
+    }
+    Ok(figures)
+}
+
 async fn all(format: Format) -> anyhow::Result<()> {
-    let mut figures = dispatch::run(dispatch::Size::default()).await?;
-    print(&figures, format)?;
-    let more = stream::run(stream::Size::default()).await?;
-    print(&more, format)?;
-    figures.extend(more);
-    let more = context::run(context::Size::default()).await?;
-    print(&more, format)?;
-    figures.extend(more);
-    let more = recovery::run(recovery::Size::default()).await?;
-    print(&more, format)?;
-    figures.extend(more);
-    let more = idle::run(idle::Size::default()).await?;
-    print(&more, format)?;
-    figures.extend(more);
-    let more = checkpoint::run(checkpoint::Size::default()).await?;
-    print(&more, format)?;
-    figures.extend(more);
-    let more = restore::run(restore::Size::default()).await?;
-    print(&more, format)?;
-    figures.extend(more);
+    let mut figures = Vec::new();
+    for bench in Bench::value_variants() {
+        figures.extend(measure(*bench, &bench.media(), format).await?);
+    }
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md"));
     std::fs::create_dir_all(path.parent().context("docs is a directory")?)?;
     let machine = Machine::this(&std::env::temp_dir());
