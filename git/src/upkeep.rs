@@ -12,6 +12,7 @@ use kage_core::id::Oid;
 use crate::error::{GitError, blocking};
 use crate::lock;
 use crate::mirror::Mirror;
+use crate::removal::remove_folder;
 use crate::worktree::Worktree;
 
 /// Younger objects stay: another process may be about to reference them.
@@ -70,11 +71,7 @@ impl Mirror {
     pub async fn forget(&self, worktree: &str) -> Result<(), GitError> {
         let _lock = lock::acquire(self.path()).await?;
         let path = self.path().join("refs/kage/checkpoints").join(worktree);
-        blocking("forgetting checkpoints", move || match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("delete", &path)(error)),
-            Ok(()) | Err(_) => Ok(()),
-        })
-        .await
+        blocking("forgetting checkpoints", move || remove_folder(&path)).await
     }
 
     /// Packs the mirror and deletes unreferenced objects; a failure loses nothing. No worktree of
@@ -95,11 +92,7 @@ impl Mirror {
     pub async fn forget_worktrees(&self) -> Result<(), GitError> {
         let _lock = lock::acquire(self.path()).await?;
         let path = self.path().join("checkouts");
-        blocking("forgetting worktrees", move || match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("delete", &path)(error)),
-            Ok(()) | Err(_) => Ok(()),
-        })
-        .await
+        blocking("forgetting worktrees", move || remove_folder(&path)).await
     }
 }
 

@@ -36,8 +36,14 @@ use crate::ignored::{ignored, own_exclude};
 use crate::known::KnownFiles;
 use crate::lock;
 use crate::mirror::Mirror;
+use crate::removal::remove_folder;
 use crate::shadow::{IDENTITY, Shadow, make_repository};
 use crate::staging::{Changes, DIFF, copy_index, split};
+
+mod extras;
+mod reuse;
+
+pub use reuse::SetAside;
 
 const KAGE_CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n";
 
@@ -78,32 +84,41 @@ impl Worktree {
             let private = private_dir(&mirror, &path);
             let shadow = Shadow::new(&private, &path, Some(mirror.objects()));
             shadow.make(&base, KAGE_CONFIG, &[])?;
+            Ok::<_, GitError>(Self::at(mirror, path, base, shadow))
+        })
+        .await?;
+        worktree.check_out().await?;
+        Ok(worktree)
+    }
+
+    /// One of which nothing is known yet.
+    fn at(mirror: Mirror, path: PathBuf, base: Oid, shadow: Shadow) -> Self {
+        Self {
+            mirror,
+            path,
+            base,
+            shadow,
+            known: Arc::default(),
+            counted: Arc::default(),
+        }
+    }
+
+    /// Makes the files, Kage's index and the session's own repository those of the base, whatever
+    /// is there.
+    async fn check_out(&self) -> Result<(), GitError> {
+        let read = self.shadow.git("read-tree");
+        let read = read.args(["--reset", "-u", "--end-of-options", self.base.as_str()]);
+        read.run().await?;
+        let (index, own, base) = (self.shadow.index(), self.path.join(".git"), self.base.clone());
+        let objects = self.mirror.objects();
+        blocking("making a worktree", move || {
             let (name, email) = IDENTITY;
             let config = format!("{KAGE_CONFIG}[user]\n\tname = {name}\n\temail = {email}\n[gc]\n\tauto = 0\n");
-            make_repository(&path.join(".git"), &base, &config, &[mirror.objects()])?;
-            Ok::<_, GitError>(Self {
-                mirror,
-                path,
-                base,
-                shadow,
-                known: Arc::default(),
-                counted: Arc::default(),
-            })
+            make_repository(&own, &base, &config, &[objects])?;
+            let to = own.join("index");
+            copy_index(&index, &to).map_err(GitError::io("create", &to))
         })
-        .await?;
-        worktree
-            .shadow
-            .git("read-tree")
-            .args(["--reset", "-u", "--end-of-options"])
-            .arg(worktree.base.as_str())
-            .run()
-            .await?;
-        let (from, to) = (worktree.shadow.index(), worktree.path.join(".git/index"));
-        blocking("making a worktree", move || {
-            copy_index(&from, &to).map_err(GitError::io("create", &to))
-        })
-        .await?;
-        Ok(worktree)
+        .await
     }
 
     /// Opens a worktree that was made before, by this process or another.
@@ -115,14 +130,7 @@ impl Worktree {
             let shadow = Shadow::new(&private, &path, Some(mirror.objects()));
             let index = shadow.index();
             fs::metadata(&index).map_err(GitError::io("open", &index))?;
-            Ok(Self {
-                mirror,
-                path,
-                base,
-                shadow,
-                known: Arc::default(),
-                counted: Arc::default(),
-            })
+            Ok(Self::at(mirror, path, base, shadow))
         })
         .await
     }
@@ -261,16 +269,9 @@ impl Worktree {
             other => Some(other?),
         };
         blocking("removing a worktree", move || {
-            for folder in [&real, &private] {
-                match fs::remove_dir_all(folder) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(GitError::io("delete", folder)(error));
-                    }
-                    Ok(()) | Err(_) => {}
-                }
-            }
+            let removed = remove_folder(&real).and(remove_folder(&private));
             drop(lock);
-            Ok(())
+            removed
         })
         .await
     }

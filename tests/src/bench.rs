@@ -20,4 +20,5 @@ pub mod recovery;
 pub mod restore;
 pub mod stream;
 pub mod task;
+pub mod workspace;
 pub mod neighbour;

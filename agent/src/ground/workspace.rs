@@ -449,9 +449,10 @@ pub(crate) fn folders(dir: &Path) -> Vec<PathBuf> {
 
 /// Removes a folder with all its content; it may be gone already.
 pub(crate) async fn remove_folder(path: PathBuf) {
-    match tokio::fs::remove_dir_all(&path).await {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => tracing::warn!(path = %path.display(), %error, "folder was not removed"),
+    let removing = tokio::task::spawn_blocking(move || kage_git::removal::remove_folder(&path));
+    match removing.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(error = chain(&error), "folder was not removed"),
+        Err(error) => tracing::warn!(%error, "folder was not removed"),
     }
 }

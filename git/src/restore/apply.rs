@@ -23,6 +23,7 @@ use crate::durable::{MOST_ONE_BY_ONE, flush_all, flush_file_system};
 use crate::error::GitError;
 use crate::known::{Difference, KnownEntry, KnownFolder, Stats};
 use crate::objects::{Objects, Unflushed};
+use crate::removal::remove_folder;
 
 mod files;
 
@@ -31,7 +32,7 @@ mod kept;
 mod parts;
 mod place;
 
-use files::{read_entry, remove_folder};
+use files::read_entry;
 
 /// From this number of files on, several are written and placed at a time.
 const MANY: usize = 64;

@@ -23,6 +23,7 @@ mod planted;
 mod restores;
 mod restores_many;
 mod restores_random;
+mod reused;
 mod snapshots;
 mod upkeep;
 mod worktrees;

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use tempfile::TempDir;
 
 /// Bytes of an image. Sparse: what is not written takes no space.
-const IMAGE_BYTES: u64 = 12 << 30;
+const IMAGE_BYTES: u64 = 32 << 30;
 
 /// A kind of file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

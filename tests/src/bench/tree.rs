@@ -66,6 +66,7 @@ impl Tree {
 #[derive(Debug)]
 pub struct Twins {
     folder: TempDir,
+    pub mirror: Mirror,
     pub worktree: Worktree,
     pub plain: Repo,
     /// The commit that both began with.
@@ -87,11 +88,18 @@ impl Twins {
         let worktree = Worktree::create(&mirror, folder.path().join("worktree"), &base).await?;
         Ok(Self {
             folder,
+            mirror,
             worktree,
             plain,
             base,
             tree,
         })
+    }
+
+    /// A path beside both.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// New content for this many different files.

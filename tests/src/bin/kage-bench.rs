@@ -13,7 +13,9 @@ use kage_tests::bench::adapter::BenchAdapter;
 use kage_tests::bench::figure::{Figure, markdown};
 use kage_tests::bench::machine::Machine;
 use kage_tests::bench::medium::Medium;
-use kage_tests::bench::{baseline, checkpoint, context, dispatch, idle, neighbour, recovery, restore, stream, task};
+use kage_tests::bench::{
+    baseline, checkpoint, context, dispatch, idle, neighbour, recovery, restore, stream, task, workspace,
+};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +64,8 @@ enum Bench {
     Restore,
     /// The whole path of a task on a large repository, from `kage run` to its end.
     Task,
+    /// A worktree for a session of a large repository.
+    Workspace,
     /// A checkout of another program beside a busy agent.
     CheckoutNeighbour,
 }
@@ -77,6 +81,7 @@ impl Bench {
             Self::Checkpoint => checkpoint::run(checkpoint::Size::default()).await,
             Self::Restore => restore::run(restore::Size::default()).await,
             Self::Task => task::run(task::Size::default()).await,
+            Self::Workspace => workspace::run(workspace::Size::default()).await,
             Self::CheckoutNeighbour => neighbour::run(neighbour::Size::default()).await,
         }
     }
@@ -84,7 +89,7 @@ impl Bench {
     /// Where `all` measures it: what depends on the file system on every one that this machine has.
     fn media(self) -> Vec<Medium> {
         match self {
-            Self::Task | Self::CheckoutNeighbour => Medium::available(),
+            Self::Task | Self::Workspace | Self::CheckoutNeighbour => Medium::available(),
             Self::Dispatch
             | Self::Stream
             | Self::Context

@@ -1,7 +1,7 @@
 //! Reads the entry at a path without following a link, and places a file only where nothing is.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -13,13 +13,6 @@ use rustix::io::Errno;
 use crate::error::GitError;
 use crate::known::KnownEntry;
 use crate::objects::{hash_open_file, mode, open_file};
-
-pub(super) fn remove_folder(path: &Path) -> Result<(), GitError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("delete", path)(error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
 
 pub(super) fn rename_to_free(from: &Path, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     match rustix::fs::renameat_with(CWD, from, parent, name, RenameFlags::NOREPLACE) {

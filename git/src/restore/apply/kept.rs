@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 
-use super::files::{entry_at, remove_folder};
+use super::files::entry_at;
 use super::{Apply, Step};
 use crate::beneath::Parent;
 use crate::error::GitError;
+use crate::removal::remove_folder;
 
 impl Apply<'_> {
     /// Finds the files that an interrupted run kept.
