@@ -472,6 +472,7 @@ mod tests {
         let mut found = 0;
         for document in [
             include_str!("../../README.md"),
+            include_str!("../../docs/machines.md"),
             include_str!("../../docs/operations.md"),
         ] {
             for command in commands(document) {

@@ -1,6 +1,6 @@
-//! What the README shows can be done: its commands, in the order in which they stand there, by a
-//! person on whose machine nothing ran yet, with the real `claude` program and a scripted provider;
-//! and its files, read by the program.
+//! The README's commands work in their order, for a person on whose machine nothing ran yet, with the
+//! real `claude` program and a scripted provider. The program reads the files that the README and the
+//! pages for users show.
 
 use kage_scripted::{Matcher, Script, ScriptedServer, Turn};
 use kage_tests::command::{Person, Said, said};
@@ -8,11 +8,17 @@ use kage_tests::programs;
 use kage_tests::repo::Repo;
 use serde_json::json;
 
-const README: &str = include_str!("../../../README.md");
+/// The README, whose commands come first, and the pages that show files.
+const PAGES: &str = concat!(
+    include_str!("../../../README.md"),
+    include_str!("../../../docs/adapters.md"),
+    include_str!("../../../docs/recovery.md"),
+    include_str!("../../../docs/settings.md"),
+);
 
 /// The blocks of a kind.
 fn blocks(kind: &str) -> Vec<&'static str> {
-    let begins = README.split(&format!("```{kind}\n")).skip(1).collect::<Vec<_>>();
+    let begins = PAGES.split(&format!("```{kind}\n")).skip(1).collect::<Vec<_>>();
     begins
         .into_iter()
         .map(|rest| rest.split("```").next().unwrap())
@@ -22,7 +28,7 @@ fn blocks(kind: &str) -> Vec<&'static str> {
 /// The block of a kind that has these words.
 fn block(kind: &str, words: &str) -> &'static str {
     let found = blocks(kind).into_iter().find(|block| block.contains(words));
-    found.unwrap_or_else(|| panic!("README.md has no {kind} block with {words:?}"))
+    found.unwrap_or_else(|| panic!("no page has a {kind} block with {words:?}"))
 }
 
 fn executable(person: &Person, name: &str, script: &str) {
@@ -116,7 +122,7 @@ async fn the_commands_of_the_readme_do_what_it_says() {
 }
 
 #[tokio::test]
-async fn the_files_of_the_readme_are_read() {
+async fn the_files_of_the_pages_for_users_are_read() {
     let person = Person::new();
     let folder = person.path("");
     assert_eq!(blocks("toml").len(), 4, "each of them is read here");
