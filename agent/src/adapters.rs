@@ -34,7 +34,7 @@ pub use settings::{AdapterSettings, ApiSettings, InvalidSetting};
 /// The manifests that come with the program.
 const BUILTIN: &[(&str, &str)] = &[("claude-code.toml", include_str!("../data/claude-code.toml"))];
 
-/// What adapters are made from.
+/// How to make the adapters of an agent.
 #[derive(Debug, Clone, Default)]
 pub struct AdapterConfig {
     /// The agent's environment: where programs, keys and base URLs are found.
@@ -45,7 +45,6 @@ pub struct AdapterConfig {
     pub failures: FailureTable,
     /// Folders in which sessions write: no program is taken from there.
     pub kept_out: Vec<PathBuf>,
-    /// How programs are started.
     pub runner: Runner,
     /// What a person sets of adapters that are part of this program.
     pub settings: AdapterSettings,
@@ -100,32 +99,26 @@ impl AdapterConfig {
 /// Why the adapters could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// A manifest is wrong.
     #[error("cannot load an adapter manifest")]
     Manifest(#[source] ManifestError),
-    /// Two adapters have one name.
+    /// Two manifests define the same adapter.
     #[error("there are two adapters named {name}; the second is from {source_name}")]
     Duplicate {
-        /// The name.
         name: AdapterName,
-        /// The file that came second.
+        /// The file that was read second.
         source_name: String,
     },
     /// The user's failure table cannot be read.
     #[error("cannot read the failure table {path}")]
     FailureFile {
-        /// The file.
         path: PathBuf,
-        /// The system's reason.
         #[source]
         source: std::io::Error,
     },
     /// The user's failure table is wrong.
     #[error("the failure table {path} is wrong")]
     Failures {
-        /// The file.
         path: PathBuf,
-        /// What is wrong.
         #[source]
         source: InvalidRules,
     },
@@ -135,9 +128,7 @@ pub enum LoadError {
     /// The model key's file cannot be read.
     #[error("cannot read the key file {path}")]
     KeyFile {
-        /// The file.
         path: PathBuf,
-        /// The system's reason.
         #[source]
         source: std::io::Error,
     },

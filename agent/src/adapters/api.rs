@@ -45,20 +45,18 @@ use wire::Wire;
 /// A provider whose models this program talks to by itself.
 #[derive(Debug)]
 pub(super) struct Provider {
-    /// What tasks call the adapter.
+    /// The adapter's name in tasks.
     pub(super) name: &'static str,
     /// Where requests go when nothing else is said.
     base_url: &'static str,
     /// The variable that says where else they go.
     base_url_variable: &'static str,
-    /// The variable with the key.
     key_variable: &'static str,
     /// The model when the task names none.
     model: &'static str,
     wire: &'static Wire,
 }
 
-/// Every one of them.
 pub(super) static PROVIDERS: &[Provider] = &[messages::CLAUDE];
 
 /// What the model is told before anything else. The same for every session, so it names
@@ -68,7 +66,7 @@ Use the tools to look at the code, change it and check your change; all paths ar
 Nobody can answer questions, so decide sensibly yourself. Change only what the task needs, do not commit, \
 and do not weaken tests to make them pass. When the task is done, say in one or two sentences what you did.";
 
-/// How calls are repeated.
+/// How failed calls are repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallRules {
     /// How often one call is made at most.
@@ -89,7 +87,6 @@ impl Default for CallRules {
 /// Turns of an attempt when nothing else is set.
 const TURNS: NonZeroU32 = const { NonZeroU32::new(200).unwrap() };
 
-/// The adapter of one provider.
 #[derive(Debug)]
 pub(super) struct ApiAdapter {
     provider: &'static Provider,

@@ -38,7 +38,7 @@ const VERSION_TIME: Duration = Duration::from_secs(20);
 /// Time between the polite signal and the last one.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A program as an adapter.
+/// A command-line program as an adapter.
 #[derive(Debug)]
 pub struct CliAdapter {
     manifest: Manifest,

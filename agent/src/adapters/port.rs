@@ -32,17 +32,14 @@ pub struct SessionInput {
     pub session: SessionId,
     /// The attempt, for names of files and processes.
     pub attempt: AttemptId,
-    /// The session's name.
     pub name: SessionName,
     /// The model asked for; `None` = the adapter's default.
     pub model: Option<String>,
-    /// What to do.
     pub prompt: Prompt,
     /// The task's base context as a file, for `KAGE_BASE_CONTEXT`. Shared: read it only.
     pub base_context: Option<PathBuf>,
-    /// Where it begins.
     pub beginning: Beginning,
-    /// Is told of each step.
+    /// Receives each step.
     pub steps: Steps,
     /// Where to work; `None` for a task without a repository.
     pub worktree: Option<PathBuf>,
@@ -92,10 +89,9 @@ pub struct SessionLimits {
     pub idle: Duration,
 }
 
-/// Where a session's conversation begins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Beginning {
-    /// With the prompt.
+    /// With the prompt, as a new conversation.
     #[default]
     New,
     /// Where another attempt stopped, after these messages or lines.
@@ -117,7 +113,6 @@ pub fn next_message(note: &str, instruction: &str) -> String {
     said.collect::<Vec<_>>().join("\n\n")
 }
 
-/// How an adapter's work ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdapterEnd {
     /// It says it is done. Whether anything changed is not its to decide.
@@ -125,7 +120,6 @@ pub enum AdapterEnd {
         /// The model's last words, for people.
         summary: String,
     },
-    /// It gave up.
     Failed(Failure),
     /// It was told to stop, and everything it started is gone.
     Stopped,
@@ -134,9 +128,7 @@ pub enum AdapterEnd {
 /// What an adapter tells while it works.
 #[derive(Debug, Clone)]
 pub enum Report {
-    /// A state event.
     Event(EventBody),
-    /// Bytes of an output stream.
     Output(OutputStream, Bytes),
     /// Nothing for anybody to see, and a sign that the work goes on: a thought, a part of a
     /// tool's input, output that is not shown.

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-/// A program's session file.
+/// The file in which a program keeps a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionFile {
-    /// Where it is.
     pub path: PathBuf,
     /// What is called otherwise on another machine, as it stands in the file, and what it is
     /// called on the way there.

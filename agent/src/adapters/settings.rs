@@ -90,17 +90,10 @@ pub enum InvalidSetting {
     /// There is no such adapter, or nothing of it can be set.
     // In serde's words, from which people are told the nearest name.
     #[error("unknown field `{name}`, expected one of `{}`", names().join("`, `"))]
-    Adapter {
-        /// The name.
-        name: String,
-    },
+    Adapter { name: String },
     /// No request can be sent there.
     #[error("base_url is {url:?}; it is an address that begins with http:// or https://, without a query")]
-    BaseUrl {
-        /// What was given.
-        url: String,
-    },
-    /// No task could run.
+    BaseUrl { url: String },
     #[error("models is a list of at least one name, none of them empty")]
     Models,
 }

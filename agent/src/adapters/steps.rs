@@ -91,7 +91,7 @@ impl CheckpointRequest {
     }
 }
 
-/// A checkpoint that is wanted.
+/// A requested checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) request: CheckpointRequest,
@@ -132,7 +132,7 @@ impl Steps {
         }
     }
 
-    /// The model answered a call.
+    /// Reports that the model answered a call.
     pub fn answered(&self) {
         if let Some(shared) = &self.0 {
             let mut state = shared.lock();

@@ -23,7 +23,6 @@ use crate::adapters::port::Reporter;
 use crate::process::{Control, Runner};
 use root::Root;
 
-/// The tools of one session.
 #[derive(Debug, Clone)]
 pub(crate) struct Toolbox {
     root: Arc<Root>,
@@ -35,7 +34,7 @@ pub(crate) struct Toolbox {
 /// What a model gets back from a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ToolResult {
-    /// For the model; bounded.
+    /// Bounded text for the model.
     pub(crate) text: String,
     /// True when the call did not do what was asked.
     pub(crate) is_error: bool,
@@ -118,7 +117,7 @@ struct Bash {
     timeout_seconds: Option<u64>,
 }
 
-/// A call that was understood.
+/// A valid call of a tool.
 #[derive(Debug)]
 enum Call {
     ReadFile(ReadFile),

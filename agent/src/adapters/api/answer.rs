@@ -15,18 +15,16 @@ use serde_json::value::RawValue;
 /// The most bytes of one answer. The providers' own limits are far below.
 const MAX_ANSWER: usize = 32 << 20;
 
-/// Why the model stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// It is done.
     Done,
-    /// It waits for its tools.
+    /// Waits for the results of its tool calls.
     Tools,
     /// It used up the tokens of an answer.
     Cut,
     /// The provider paused a long answer; sent back, it goes on.
     Paused,
-    /// It will not do it.
+    /// Refuses to answer.
     Refused,
     /// The conversation no longer fits.
     NoRoom,
@@ -50,7 +48,6 @@ impl Stop {
 pub(super) struct Item(BTreeMap<String, Box<RawValue>>);
 
 impl Item {
-    /// A field that is text.
     pub(super) fn text(&self, field: &str) -> Option<String> {
         serde_json::from_str(self.raw(field)?).ok()
     }
@@ -79,14 +76,13 @@ pub(super) struct ToolCall {
     pub(super) input: Option<String>,
 }
 
-/// A whole answer.
 #[derive(Debug, Clone)]
 pub(super) struct Answer {
     pub(super) id: String,
     pub(super) model: String,
     pub(super) items: Vec<Item>,
     pub(super) calls: Vec<ToolCall>,
-    /// What it says in words.
+    /// Its text.
     pub(super) words: String,
     pub(super) stop: Stop,
     /// Why the model stopped, as the provider wrote it.
@@ -122,13 +118,12 @@ impl Answer {
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub(super) enum Progress {
-    /// Nothing to show.
+    /// Nothing to report.
     None,
     /// A ping, or an event that is not known: the connection is there, and nothing else is said.
     Ping,
-    /// The model said this.
+    /// Text of the answer.
     Text(String),
-    /// The answer is whole.
     Complete,
     /// The stream ended in an error.
     Failed(Failure),

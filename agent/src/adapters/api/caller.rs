@@ -51,7 +51,7 @@ pub(super) fn client() -> reqwest::Result<reqwest::Client> {
 /// How long a provider has said nothing.
 struct Silence {
     idle: Duration,
-    /// When anything came.
+    /// The time of the last byte.
     heard_at: Instant,
     /// When something came that is part of an answer.
     said_at: Instant,
@@ -84,7 +84,6 @@ impl Silence {
     }
 }
 
-/// How calls are made.
 pub(super) struct Caller {
     pub(super) client: reqwest::Client,
     pub(super) wire: &'static Wire,

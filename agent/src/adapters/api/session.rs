@@ -52,18 +52,17 @@ const BROKEN_CALL: &str = "not run: the input is not a complete JSON object; mak
 enum Answered {
     /// The model is done, and says this.
     Done(String),
-    /// Its tools ran.
     Tools,
     /// It was answered in words, or goes on by itself.
     Words,
 }
 
-/// One session's loop.
+/// The loop of one session.
 pub(super) struct Session {
-    /// What people call the adapter.
+    /// The adapter's name in messages.
     pub(super) name: &'static str,
     pub(super) asked: Asked,
-    /// Calls of the model.
+    /// Maximum of model calls.
     pub(super) max_turns: NonZeroU32,
     pub(super) tool_definitions: Box<RawValue>,
     /// What the model is told before anything else.

@@ -17,19 +17,14 @@ const GO_ON: &str = "The session was interrupted here. Go on with the task.";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Told {
-    /// Words.
-    Text {
-        /// The words.
-        text: String,
-    },
-    /// What a tool gave.
+    Text { text: String },
     ToolResult(ToolAnswer),
 }
 
-/// What a tool gave.
+/// The result of one tool call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ToolAnswer {
-    /// The call that it answers.
+    /// Id of the tool call.
     #[serde(rename = "tool_use_id")]
     pub(super) id: String,
     #[serde(rename = "content")]
@@ -46,7 +41,6 @@ pub(super) enum Turn {
     Model(Vec<Item>),
 }
 
-/// A conversation.
 #[derive(Debug, Clone)]
 pub(super) struct Conversation {
     wire: &'static Wire,
@@ -58,12 +52,11 @@ pub(super) struct Conversation {
 /// Why what was said cannot be gone on from.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unreadable {
-    /// A line is no message.
+    /// A line that is not a message.
     #[error("line {line} is no message: {source}")]
     Line {
-        /// From 1.
+        /// Counted from 1.
         line: usize,
-        /// What is wrong with it.
         source: serde_json::Error,
     },
     /// It does not begin with the prompt.
@@ -182,7 +175,7 @@ impl Conversation {
         self.tell(answers.into_iter().map(told).collect());
     }
 
-    /// Appends words of the user.
+    /// Appends text of the user.
     pub(super) fn user(&mut self, text: &str) {
         self.tell(vec![Told::Text { text: text.to_owned() }]);
     }

@@ -13,7 +13,7 @@ use super::asked::Asked;
 use super::turns::Turn;
 use crate::adapters::tools::ToolDefinition;
 
-/// A dialect.
+/// The requests and answers of one API dialect.
 #[derive(Debug)]
 pub(super) struct Wire {
     /// Where requests go, below the base URL.
@@ -22,7 +22,6 @@ pub(super) struct Wire {
     pub(super) headers: fn(key: &str) -> Vec<(&'static str, String)>,
     /// The tools, as every request of a session tells of them.
     pub(super) tools: fn(&[ToolDefinition]) -> Box<RawValue>,
-    /// The body of a request.
     pub(super) body: fn(&Request<'_>) -> Vec<u8>,
     /// Takes the data of one event of an answer.
     pub(super) event: fn(&mut Draft, &str) -> Progress,
@@ -42,7 +41,7 @@ pub(super) struct Wire {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Request<'a> {
     pub(super) asked: &'a Asked,
-    /// As the dialect wrote them.
+    /// In the form of the dialect.
     pub(super) tools: &'a RawValue,
     /// What the model is told before anything else: one text after the other. Sessions of a task
     /// share it.
@@ -55,7 +54,7 @@ pub(super) struct Request<'a> {
 pub(super) struct Refusal {
     /// The provider's word for what it is; may be empty.
     pub(super) kind: String,
-    /// A second, narrower word.
+    /// A narrower code than the type of the error.
     pub(super) code: Option<String>,
     pub(super) message: String,
 }

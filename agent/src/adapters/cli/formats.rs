@@ -26,7 +26,7 @@ static FORMATS: &[Format] = &[
 /// The format of a program's output.
 #[derive(Debug)]
 pub struct Format {
-    /// What manifests call it.
+    /// The name in manifests.
     pub name: &'static str,
     /// Which words of the output the rules of a manifest are about.
     pub(super) rules: Rules,
@@ -37,7 +37,6 @@ pub struct Format {
 /// Which words of a program's output the rules of a manifest are about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rules {
-    /// All of them.
     Everything,
     /// What it says of its own failure: answers of models and output of tools are told apart.
     OwnWords,

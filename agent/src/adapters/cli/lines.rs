@@ -1,6 +1,6 @@
 //! Cuts a byte stream into lines, in bounded memory.
 
-/// One line without its end.
+/// One line, without the line break.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Line {
     Whole(Vec<u8>),
@@ -10,7 +10,7 @@ pub(super) enum Line {
     },
 }
 
-/// A line splitter.
+/// Splits bytes into lines.
 #[derive(Debug)]
 pub(super) struct Lines {
     max: usize,

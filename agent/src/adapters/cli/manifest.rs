@@ -22,14 +22,14 @@ use placeholders::{PLACEHOLDERS, placeholders};
 /// Beyond this, a text is not passed as an argument: Linux takes 128 KiB in one.
 pub const LONG: usize = 100 << 10;
 
-/// A manifest, checked.
+/// A manifest after its checks.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Where it was read from.
+    /// Path of the manifest's file.
     #[serde(skip)]
     pub source: PathBuf,
-    /// What tasks call the adapter.
+    /// The adapter's name in tasks.
     pub name: AdapterName,
     /// The program: a name to look up in PATH, or a path. May use `{manifest_dir}`.
     pub command: String,
@@ -40,25 +40,23 @@ pub struct Manifest {
     /// The model when the task names none.
     #[serde(default)]
     pub model: Option<String>,
-    /// How its output is read.
+    /// The format of its output.
     #[serde(default)]
     pub parser: FormatName,
-    /// How it gets the prompt.
     #[serde(default)]
     pub prompt: PromptRule,
     /// How it gets what all sessions of a task share.
     #[serde(default)]
     pub base: BaseRule,
-    /// Its environment.
     #[serde(default)]
     pub env: EnvRule,
     /// From where it can go on with a session.
     #[serde(default)]
     pub resume: Resumes,
-    /// Where it keeps its session.
+    /// Where it keeps its session; needed for `resume`.
     #[serde(default)]
     pub session: Option<SessionRule>,
-    /// How it tells its version.
+    /// How to find its version.
     #[serde(default)]
     pub version: Option<VersionRule>,
     /// Limits that a task may lower, not raise.
@@ -85,7 +83,6 @@ pub enum Argument {
 pub enum Pass {
     /// In an argument, where `{prompt}` or `{base}` stands.
     Arg,
-    /// On standard input.
     #[default]
     Stdin,
     /// In a file, whose path is `{prompt_file}` or `{base_file}`.
@@ -96,13 +93,12 @@ pub enum Pass {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromptRule {
-    /// The usual way.
     #[serde(default)]
     pub pass: Pass,
     /// The way of prompts longer than [`LONG`], when the usual one is an argument.
     #[serde(default)]
     pub long: Pass,
-    /// What every prompt begins with.
+    /// Text that every prompt begins with.
     #[serde(default)]
     pub opening: String,
 }
@@ -124,7 +120,6 @@ pub enum BasePass {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BaseRule {
-    /// The way.
     #[serde(default)]
     pub pass: BasePass,
 }
@@ -171,14 +166,11 @@ pub struct VersionRule {
     pub min: Option<Version>,
 }
 
-/// Limits of one run.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Watchdog {
-    /// Wall-clock limit.
     #[serde(default, deserialize_with = "seconds")]
     pub timeout_seconds: Option<Duration>,
-    /// Limit without output.
     #[serde(default, deserialize_with = "seconds")]
     pub idle_seconds: Option<Duration>,
 }
@@ -194,7 +186,6 @@ pub struct FailureRule {
     /// What is in the end of its output, standard error included.
     #[serde(default, deserialize_with = "pattern")]
     pub pattern: Option<Regex>,
-    /// What that is.
     pub kind: FailureKind,
 }
 
@@ -243,22 +234,18 @@ fn pattern<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Regex>, 
     Regex::new(&text).map(Some).map_err(de::Error::custom)
 }
 
-/// Why a manifest is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// The file or folder cannot be read.
     #[error("cannot read {path}")]
     Read {
-        /// Which.
         path: PathBuf,
-        /// The system's reason.
         #[source]
         source: std::io::Error,
     },
     /// It is not TOML of the right shape; the source says where.
     #[error("{path} is not a manifest")]
     Toml {
-        /// Which.
         path: PathBuf,
         /// What is wrong, with line and key.
         #[source]
@@ -266,12 +253,7 @@ pub enum ManifestError {
     },
     /// It has the right shape and makes no sense.
     #[error("{path}: {problem}")]
-    Invalid {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
+    Invalid { path: PathBuf, problem: String },
 }
 
 /// Reads every `*.toml` of a folder, sorted by name. A folder that is not there is empty.

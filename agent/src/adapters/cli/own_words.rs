@@ -19,7 +19,7 @@ use super::lines::{Line, Lines};
 const KEPT: usize = 40;
 /// Bytes of a line that are looked at.
 const LINE: usize = 64 << 10;
-/// Bytes of a kept line.
+/// Longest kept line, in bytes.
 const SHORT: usize = 1 << 10;
 
 /// What a program said so far.
@@ -27,7 +27,7 @@ const SHORT: usize = 1 << 10;
 pub(super) struct OwnWords {
     stdout: Lines,
     stderr: Lines,
-    /// The terminal error.
+    /// The terminal error that the program reported.
     told: Option<String>,
     /// The end of standard error.
     tail: VecDeque<String>,

@@ -70,7 +70,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// What its end means.
+    /// Classifies the end of the program.
     pub(super) async fn end(&mut self, ended: Ended) -> AdapterEnd {
         if ended.survivors > 0 {
             let warning = format!("{} processes of the session could not be ended", ended.survivors);

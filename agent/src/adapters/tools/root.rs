@@ -125,7 +125,6 @@ impl Root {
         false
     }
 
-    /// Opens a folder.
     pub(super) fn folder(&self, path: &Relative) -> Result<OwnedFd, Refused> {
         self.beneath(path.as_path(), OFlags::RDONLY | OFlags::DIRECTORY)
     }

@@ -19,7 +19,6 @@ use tokio::task::JoinSet;
 use super::super::*;
 use crate::adapters::port::Report;
 
-/// One answer of the provider.
 #[derive(Clone)]
 pub(super) enum Answer {
     Stream(String),
@@ -28,7 +27,6 @@ pub(super) enum Answer {
     Cut(String),
     /// A stream of which nothing more comes.
     Stuck(String),
-    /// No answer at all.
     Silence,
 }
 
@@ -36,7 +34,7 @@ pub(super) enum Answer {
 pub(super) struct Provider {
     pub(super) answers: Arc<Mutex<VecDeque<Answer>>>,
     pub(super) requests: Arc<Mutex<Vec<(HeaderMap, Value)>>>,
-    /// The same, byte for byte.
+    /// The requests' bodies, byte for byte.
     pub(super) bodies: Arc<Mutex<Vec<String>>>,
 }
 
@@ -117,7 +115,7 @@ pub(super) struct Place {
     pub(super) folder: tempfile::TempDir,
     pub(super) provider: Provider,
     pub(super) url: String,
-    /// More of `[adapter.claude-api]`.
+    /// Further keys of `[adapter.claude-api]`.
     pub(super) settings: &'static str,
     _serving: JoinSet<()>,
 }

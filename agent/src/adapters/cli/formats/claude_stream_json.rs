@@ -71,7 +71,6 @@ impl Reader for ClaudeStreamJson {
 /// What a run's output said so far.
 #[derive(Debug, Default)]
 struct Run {
-    /// The last `result` line.
     result: Option<ResultLine>,
     /// When a used-up limit starts anew, in seconds since the epoch.
     resets_at: Option<u64>,

@@ -25,7 +25,6 @@ const PACE: Duration = Duration::from_millis(500);
 /// Bytes of a line that are looked at.
 const LINE: usize = 64 << 10;
 
-/// What was printed so far.
 #[derive(Debug)]
 struct Text {
     lines: Lines,

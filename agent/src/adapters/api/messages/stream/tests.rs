@@ -92,10 +92,9 @@ fn nonsense_is_a_failure_and_new_events_are_passed_over() {
 /// One tool call as it is streamed.
 #[derive(Debug)]
 struct Streamed {
-    /// What the block begins with.
     input: &'static str,
     parts: &'static [&'static str],
-    /// Whether its own end comes.
+    /// False when the block's own end event is missing.
     ends: bool,
 }
 
