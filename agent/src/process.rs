@@ -52,12 +52,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What a program reads from its standard input.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Stdin {
-    /// Nothing: `/dev/null`.
+    /// `/dev/null`.
     #[default]
     Null,
-    /// These bytes, then the end.
+    /// These bytes, then end of file.
     Bytes(Bytes),
-    /// A file's content.
     File(PathBuf),
 }
 
@@ -68,11 +67,10 @@ pub struct Command {
     pub program: OsString,
     /// Its arguments, without the program's own name.
     pub args: Vec<OsString>,
-    /// Its whole environment.
+    /// The whole environment; nothing is inherited.
     pub env: BTreeMap<OsString, OsString>,
-    /// Where it starts.
+    /// Working directory.
     pub cwd: PathBuf,
-    /// What it reads.
     pub stdin: Stdin,
 }
 
@@ -108,33 +106,26 @@ impl Control {
 /// Which of a program's two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pipe {
-    /// Standard output.
     Stdout,
-    /// Standard error.
     Stderr,
 }
 
 /// Some output, in the order in which it was read; 64 KiB at most.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
-    /// Where it was written.
     pub pipe: Pipe,
-    /// What was written.
     pub bytes: Bytes,
 }
 
-/// How the program itself ended.
+/// How the program itself exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// It exited with this code.
     Code(i32),
-    /// This signal killed it.
     Signal(i32),
 }
 
 impl Status {
-    /// True for exit code 0.
     #[must_use]
     pub const fn success(self) -> bool {
         matches!(self, Self::Code(0))
@@ -159,14 +150,12 @@ impl fmt::Display for Status {
     }
 }
 
-/// Why the program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// Of its own accord.
+    /// It exited by itself.
     Itself,
-    /// The caller stopped it.
     Stopped,
-    /// It took longer than [`Limits::timeout`].
+    /// It exceeded [`Limits::timeout`].
     TimedOut,
     /// Nobody takes its output any more.
     Unread,
@@ -175,9 +164,7 @@ pub enum Cause {
 /// The end of a program and of everything it started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
-    /// Why.
     pub cause: Cause,
-    /// How.
     pub status: Status,
     /// Descendants that could not be killed (another user's, or stuck in the kernel).
     pub survivors: u32,
@@ -186,21 +173,16 @@ pub struct Ended {
 /// Why a program could not be run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The program cannot be started.
     #[error("cannot start {program:?}")]
     Spawn {
-        /// What was to be started.
         program: OsString,
-        /// The system's reason.
         #[source]
         source: std::io::Error,
     },
-    /// The warden cannot be started.
     #[error("cannot start the warden {executable:?}")]
     Warden {
         /// The executable that was to be the warden.
         executable: PathBuf,
-        /// The system's reason.
         #[source]
         source: std::io::Error,
     },
@@ -208,19 +190,14 @@ pub enum RunError {
     /// had started was killed.
     #[error("the warden of {program:?} was lost: {how}{}", left(*survivors))]
     WardenLost {
-        /// What was running.
         program: OsString,
-        /// What happened to the warden.
         how: WardenLoss,
-        /// What could not be killed.
         survivors: u32,
     },
     /// Its end cannot be waited for.
     #[error("cannot wait for {program:?}")]
     Wait {
-        /// What was running.
         program: OsString,
-        /// The system's reason.
         #[source]
         source: std::io::Error,
     },
@@ -237,13 +214,10 @@ fn left(survivors: u32) -> String {
 /// program can do all of this to it; so can a system that is short of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WardenLoss {
-    /// This signal killed it.
     Killed(i32),
-    /// It ended without a report.
+    /// It exited without a report.
     Ended,
-    /// It was stopped.
     Stopped,
-    /// A process traced it.
     Traced,
     /// It did not answer in time.
     Silent,
@@ -280,7 +254,6 @@ impl fmt::Display for Containment {
     }
 }
 
-/// Starts programs.
 #[derive(Debug, Clone, Default)]
 pub struct Runner {
     /// The executable that becomes a warden: one whose `main` begins with

@@ -9,12 +9,12 @@ use tokio::time::{Instant, sleep_until};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Allowance {
     until: Instant,
-    /// Since when it stands still.
+    /// When the clock stopped; `None` while it runs.
     since: Option<Instant>,
 }
 
 impl Allowance {
-    /// So much from now on.
+    /// An allowance of this much time.
     pub(crate) fn new(time: Duration) -> Self {
         Self {
             until: Instant::now() + time,
@@ -22,7 +22,7 @@ impl Allowance {
         }
     }
 
-    /// Whether it stands still.
+    /// True while the clock is stopped.
     pub(crate) const fn is_frozen(&self) -> bool {
         self.since.is_some()
     }

@@ -29,7 +29,7 @@ pub(super) enum Departing {
     /// It is reaped: what it left has come to us. (That its first thread is a zombie would not say
     /// so: while another thread is there, children stay.)
     Left(Loss, Sweeps),
-    /// It ended as it should.
+    /// It exited as expected.
     Ended,
 }
 
@@ -78,7 +78,7 @@ impl Departing {
         }
     }
 
-    /// It is not reaped.
+    /// True until it is reaped.
     pub(super) const fn is_there(self) -> bool {
         matches!(self, Self::Ending { .. } | Self::Lost(_))
     }
@@ -97,7 +97,7 @@ impl Departing {
         }
     }
 
-    /// After a look.
+    /// The state after a look.
     #[must_use]
     pub(super) fn looked(self, look: Look, now: Instant) -> Self {
         match (self, look) {

@@ -61,7 +61,6 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 }
 
-/// What the loop selected.
 enum Input {
     Stop,
     Frozen(bool),

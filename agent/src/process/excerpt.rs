@@ -24,7 +24,6 @@ impl HeadTail {
         }
     }
 
-    /// Takes more bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.total = self.total.saturating_add(bytes.len() as u64);
         let (head, rest) = bytes.split_at(bytes.len().min(self.half - self.head.len()));

@@ -51,7 +51,6 @@ const UNSEEN: Killed = Killed {
     complete: false,
 };
 
-/// The keeper of this process.
 #[derive(Debug)]
 pub(super) struct Keeper {
     /// Children that were there before it are not its business.
@@ -79,7 +78,7 @@ struct Departure {
     began: Instant,
     /// It was looked at since it began to depart.
     seen: bool,
-    /// Since when it is stopped.
+    /// When it was stopped; `None` while it runs.
     stopped: Option<Instant>,
     state: Departing,
     tell: Option<oneshot::Sender<Departed>>,

@@ -56,7 +56,6 @@ pub(super) struct Start {
 #[serde(rename_all = "snake_case")]
 pub(super) enum StartStdin {
     Null,
-    /// This many bytes follow.
     Bytes(usize),
     File(PathBuf),
 }
@@ -90,11 +89,11 @@ enum Stage {
     Left(Result<(Status, u32), Lost>),
 }
 
-/// A warden was lost.
+/// The loss of a warden.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lost {
     pub(super) how: WardenLoss,
-    /// What could not be killed.
+    /// Processes that could not be killed.
     pub(super) survivors: u32,
 }
 
@@ -274,7 +273,7 @@ impl Link {
 #[derive(Debug)]
 struct Messages<R> {
     from: BufReader<R>,
-    /// The line so far.
+    /// The incomplete line.
     line: Vec<u8>,
 }
 

@@ -60,7 +60,7 @@ impl Folder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Planted {
     pub(crate) path: PathBuf,
-    /// What its name meant.
+    /// The program of the same name that it hides.
     pub(crate) hides: PathBuf,
 }
 

@@ -19,7 +19,6 @@ pub(super) struct Process {
     started: u64,
 }
 
-/// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     /// It runs, or waits for something.
@@ -28,9 +27,7 @@ pub(super) enum State {
     /// with `vfork` for a child to begin its own program. It starts nothing meanwhile, and
     /// takes its signals when it goes on.
     Blocked,
-    /// A signal stopped it.
     Stopped,
-    /// A tracer stopped it.
     Traced,
     /// It is dead, and whoever has to has not looked yet.
     Ended,
@@ -127,7 +124,7 @@ pub(super) fn tracer(pid: i32) -> i32 {
     traced.and_then(|tracer| tracer.trim().parse().ok()).unwrap_or(0)
 }
 
-/// What became of a signal.
+/// The effect of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signalled {
     /// It was sent, or there is nothing any more that it could be sent to.
@@ -167,10 +164,10 @@ pub(super) struct Trees<R> {
     roots: R,
 }
 
-/// What killing came to.
+/// The result of killing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Killed {
-    /// How many processes there were.
+    /// Processes found.
     pub(super) found: usize,
     /// How many of them are another user's, and take no signal of ours.
     pub(super) refused: usize,
@@ -196,7 +193,6 @@ const LOOKS: usize = 200;
 const DYING: (u32, Duration) = (1000, Duration::from_millis(1));
 
 impl Trees<fn(&Stat) -> bool> {
-    /// Every descendant.
     pub(super) fn all() -> Self {
         Self { roots: |_| true }
     }
@@ -273,7 +269,6 @@ impl<R: Fn(&Stat) -> bool> Trees<R> {
         })
     }
 
-    /// How many processes there are.
     pub(super) fn count(&self) -> io::Result<usize> {
         let mut hunt = Hunt::new(&self.roots, |_, _| Met::Still);
         hunt.walk()?;
