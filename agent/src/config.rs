@@ -16,7 +16,7 @@ pub struct Config {
     pub coordinator_url: String,
     /// Sent with every request, together with the CA that it trusts. Never logged.
     pub credentials: Credentials,
-    /// Its name for people.
+    /// The name that people see.
     pub name: String,
     /// How many attempts run at once.
     pub slots: u32,

@@ -15,7 +15,7 @@ pub type Random = Arc<dyn Fn() -> u128 + Send + Sync>;
 /// How work that waits for the disk is run.
 #[derive(Clone, Default)]
 pub enum Blocking {
-    /// On threads that may wait.
+    /// On threads for blocking calls.
     #[default]
     Threads,
     /// In place, after which the caller waits for the returned time. Threads end in any order: a

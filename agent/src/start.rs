@@ -44,7 +44,6 @@ pub struct Ports {
     pub adapters: Registry,
     pub runner: Runner,
     pub clock: Clock,
-    /// Randomness for ids and jitter.
     pub random: Random,
     /// How it connects for calls. Bulk bytes and git use TCP in any case.
     pub dial: Dial,
@@ -102,10 +101,9 @@ pub enum RunError {
     Outbox(#[source] OutboxError),
     #[error("cannot make an HTTP client")]
     Http(#[source] reqwest::Error),
-    /// Its coordinator shut it out.
+    /// The coordinator refused the agent's identity.
     #[error("the coordinator shut this agent out; {way_back}")]
     ShutOut {
-        /// How to join again.
         way_back: String,
         #[source]
         source: ApiError,
@@ -113,7 +111,6 @@ pub enum RunError {
     /// Another agent was connected with its identity until the end.
     #[error("this agent was not let in: {state_dir} is the state folder of an agent that is connected elsewhere")]
     IdInUse {
-        /// The folder of its identity.
         state_dir: PathBuf,
         #[source]
         source: ApiError,

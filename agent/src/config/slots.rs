@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 /// Memory for one session: a coding tool, and the build that it starts.
 const MEMORY_OF_A_SESSION: u64 = 2 << 30;
 
-/// The default for this machine.
 #[must_use]
 pub fn of_this_machine() -> u32 {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);

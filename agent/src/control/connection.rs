@@ -63,17 +63,22 @@ pub(crate) struct ControlParts {
 /// Whether and how the agent ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Course {
-    /// It takes work.
     Taking,
     /// It ends when the running attempts are finished, however long that takes: the coordinator
     /// said so.
     Draining,
     /// As `Draining`, but at this time it hands back the attempts that still run.
-    Finishing { until: Instant },
+    Finishing {
+        until: Instant,
+    },
     /// It ends when the running attempts have stopped, or abandons them at this time.
-    HandingBack { until: Instant },
+    HandingBack {
+        until: Instant,
+    },
     /// As `HandingBack`, and it does not connect any more: the coordinator rejected it.
-    ShutOut { until: Instant },
+    ShutOut {
+        until: Instant,
+    },
 }
 
 enum ControlInput {

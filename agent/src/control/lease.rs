@@ -25,10 +25,9 @@ pub(crate) enum Effect {
     Kill(AttemptId),
 }
 
-/// The coordinator's terms for leases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Terms {
-    /// Lifetime from one renewal.
+    /// Lifetime after each renewal.
     pub(crate) ttl: Duration,
     /// How long an attempt may stay frozen.
     pub(crate) max_detached: Duration,
@@ -68,7 +67,7 @@ impl Leases {
         self.terms
     }
 
-    /// Applied at each Welcome.
+    /// Called at each Welcome.
     pub(crate) const fn set_terms(&mut self, terms: Terms) {
         self.terms = terms;
     }
@@ -108,7 +107,6 @@ impl Leases {
         self.leases.values().map(|lease| lease.due()).min()
     }
 
-    /// The effects that are due.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
         for (attempt, lease) in &mut self.leases {

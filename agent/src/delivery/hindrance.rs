@@ -35,7 +35,6 @@ impl Hindrances {
         }
     }
 
-    /// The oldest present hindrance.
     pub(crate) fn now(&self) -> Option<String> {
         self.lock().present.first().map(|(_, text)| text.clone())
     }

@@ -41,7 +41,6 @@ pub(crate) enum Next {
     Nothing,
 }
 
-/// The effect of an acknowledgement.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[must_use]
 pub(crate) struct Progress {

@@ -48,7 +48,7 @@ impl Stop {
         self.token.cancel();
     }
 
-    /// `None`: it may go on.
+    /// Why the attempt has to stop; `None` while it may continue.
     pub(crate) fn reason(&self) -> Option<&StopReason> {
         self.reason.get()
     }

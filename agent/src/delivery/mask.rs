@@ -10,7 +10,7 @@ use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use bytes::Bytes;
 
-/// Replaces a secret.
+/// The text that replaces a secret.
 pub(crate) const MASK: &str = "***";
 
 /// Shorter values are not masked: they would hit ordinary words.
@@ -80,7 +80,6 @@ impl Masker {
         }
     }
 
-    /// A masker of one stream.
     pub(crate) fn stream(&self) -> StreamMasker {
         StreamMasker {
             masker: self.clone(),
@@ -158,7 +157,7 @@ impl StreamMasker {
         out
     }
 
-    /// Whether [`StreamMasker::release`] has something.
+    /// True when [`StreamMasker::release`] has bytes.
     pub(crate) fn may_release(&self) -> bool {
         self.held.len() > self.shown && self.held.len() <= RELEASED
     }

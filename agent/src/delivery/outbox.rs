@@ -204,7 +204,6 @@ pub(crate) enum OutboxWriter {
 }
 
 impl OutboxWriter {
-    /// Waits until everything is saved.
     pub(crate) async fn join(self) {
         let joined = match self {
             Self::Thread(thread) => {
@@ -278,7 +277,6 @@ pub(crate) fn open(
 }
 
 impl Outbox {
-    /// Space for undelivered output.
     pub(crate) const fn output_space(&self) -> &Space {
         &self.output
     }
@@ -288,7 +286,6 @@ impl Outbox {
         &self.hindrances
     }
 
-    /// Space for undelivered events.
     pub(crate) const fn event_space(&self) -> &Space {
         &self.events
     }

@@ -27,7 +27,7 @@ use spool::Spool;
 /// How long the last bytes of a stream are held back as a possible beginning of a secret, when they
 /// are few and nothing follows them: a prompt is complete then.
 const HOLD: Duration = Duration::from_secs(1);
-/// Reports taken at once.
+/// Most reports handled in one round.
 const REPORTS: usize = 32;
 /// The longest text of an event for people, in bytes.
 const TEXT: usize = 4096;
@@ -48,7 +48,7 @@ pub(crate) struct Recording {
 }
 
 impl Recording {
-    /// Posts an event, masked.
+    /// Masks and posts an event.
     pub(crate) async fn post(&self, body: EventBody) -> Result<(), OutboxClosed> {
         let body = self.masked(body);
         self.outbox.post(self.attempt, (self.clock)(), body).await

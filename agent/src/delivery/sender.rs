@@ -34,13 +34,13 @@ use crate::ports::{Blocking, Random};
 
 /// Messages waiting for the connection. Few, so that an event never waits behind much output.
 const OUTBOUND: usize = 4;
-/// How long connecting may take.
+/// Time limit of connecting.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Silence while acknowledgements are due after which a connection counts as dead.
 const SILENCE: Duration = Duration::from_secs(30);
 /// An idle connection is closed after this time when there is nothing to deliver.
 const IDLE: Duration = Duration::from_secs(60);
-/// Changes taken at once.
+/// Most changes handled in one round.
 const CHANGES: usize = 64;
 
 pub(crate) struct DeliveryParts {
@@ -62,7 +62,7 @@ pub(crate) struct DeliveryParts {
 pub(crate) struct Backlog {
     /// Something of an earlier start of this agent is undelivered.
     pub(crate) leftovers: bool,
-    /// Anything is undelivered.
+    /// True when there are undelivered events or output.
     pub(crate) any: bool,
 }
 

@@ -47,7 +47,6 @@ pub enum JoinError {
         #[source]
         source: std::io::Error,
     },
-    /// The server has another CA.
     #[error("{address} is not the coordinator that made this token: its CA does not match; nothing was sent to it")]
     OtherCa { address: String },
     /// The server answers, but no second connection could be made.
@@ -55,7 +54,6 @@ pub enum JoinError {
     Connect(#[source] ConnectError),
     #[error("the coordinator refused")]
     Refused(#[source] ApiError),
-    /// No key could be made.
     #[error("cannot make a key")]
     Key(#[source] rcgen::Error),
     /// The coordinator answered with an invalid id.
@@ -74,7 +72,7 @@ pub enum JoinError {
 pub struct Joined {
     pub agent: AgentId,
     pub credentials: Credentials,
-    /// The end of its certificate.
+    /// When its certificate ends.
     pub expires_at: Timestamp,
 }
 

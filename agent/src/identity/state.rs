@@ -152,7 +152,6 @@ impl Paths {
         Self { root: root.to_owned() }
     }
 
-    /// The database of undelivered events.
     #[must_use]
     pub fn outbox(&self) -> PathBuf {
         self.root.join("outbox.db")
@@ -179,7 +178,6 @@ impl Paths {
             .join(format!("{repository}.git"))
     }
 
-    /// The folder of all mirrors.
     #[must_use]
     pub fn mirrors(&self) -> PathBuf {
         self.root.join("mirrors")

@@ -57,7 +57,7 @@ pub(crate) fn kind(kind: FailureKind) -> i32 {
     v1::FailureKind::from(kind).into()
 }
 
-/// Does what the prompt says.
+/// An adapter that follows its prompt.
 struct Scripted {
     resumes: Resumes,
 }

@@ -37,33 +37,31 @@ pub(crate) struct Kept {
     pub(crate) accepted: Vec<String>,
     pub(crate) refused: Vec<v1::Refuse>,
     pub(crate) drained: bool,
-    /// Why nobody is let in.
+    /// The error that every Hello gets.
     pub(crate) refuses_hello: Option<ApiError>,
-    /// The answers to pings.
     pub(crate) pongs: Vec<u64>,
     pub(crate) appends: u32,
-    /// The last control session.
     pub(crate) control: Option<mpsc::Sender<Result<v1::ConnectResponse, Status>>>,
     /// Append streams are cut after so many batches, once each.
     pub(crate) cut_after: Vec<u32>,
     /// Attempts whose writes are refused.
     pub(crate) rejected: HashSet<String>,
-    /// Heartbeats renew leases.
+    /// True when heartbeats renew leases.
     pub(crate) renews: bool,
-    /// Events are acknowledged.
+    /// True when events are acknowledged.
     pub(crate) acks: bool,
     /// Batches of events that were not.
     pub(crate) withheld: u32,
     pub(crate) lease_ttl: Duration,
     /// Whose all offered work is; `None` = each another's.
     pub(crate) session: Option<SessionId>,
-    /// Where offered work is done.
+    /// The repository of offered work.
     pub(crate) repository: Option<RepositoryRef>,
     /// The repository that is given away by plain files.
     pub(crate) git: Option<std::path::PathBuf>,
-    /// The blob plane, by digest.
+    /// Blobs by digest.
     pub(crate) blobs: HashMap<String, Vec<u8>>,
-    /// So many blobs are refused.
+    /// How many blobs are still refused.
     pub(crate) refuse_blobs: u32,
 }
 

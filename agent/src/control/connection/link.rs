@@ -53,7 +53,7 @@ pub(super) struct Connected {
 }
 
 pub(super) struct Welcomed {
-    /// When the Welcome came.
+    /// The time of the Welcome.
     pub(super) since: Instant,
     pub(super) interval: Duration,
     pub(super) next: Instant,

@@ -22,7 +22,6 @@ pub(super) struct Accepted {
     key: AttemptKey,
     work: Work,
     slot: OwnedSemaphorePermit,
-    /// When it was accepted.
     pub(super) at: Instant,
 }
 

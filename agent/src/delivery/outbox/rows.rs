@@ -44,11 +44,7 @@ pub enum OutboxError {
     },
     /// A newer version of the agent made it.
     #[error("the outbox {path} has schema {found}; this agent knows up to {SCHEMA_VERSION}")]
-    Newer {
-        path: PathBuf,
-        /// The version of its schema.
-        found: i64,
-    },
+    Newer { path: PathBuf, found: i64 },
     /// The folder of output files cannot be read.
     #[error("cannot read the output files in {path}")]
     Output {
@@ -173,7 +169,6 @@ impl Rows {
     }
 }
 
-/// The statements of one transaction.
 pub(super) struct Batch<'c>(Transaction<'c>);
 
 impl Batch<'_> {

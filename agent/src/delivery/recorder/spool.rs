@@ -68,7 +68,7 @@ struct Addition {
     at: usize,
     stream: OutputStream,
     file: Option<File>,
-    /// Length of the file before.
+    /// Length of the file before the write.
     length: u64,
     bytes: Vec<Bytes>,
     taken: Taken,

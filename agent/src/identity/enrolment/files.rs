@@ -30,7 +30,6 @@ impl CredentialFiles {
         Self(state_dir.join(TLS_DIR))
     }
 
-    /// Creates the folder.
     pub(super) fn open(state_dir: &Path) -> Result<Self, JoinError> {
         let files = Self::of(state_dir);
         match make_private(&files.0) {
