@@ -35,7 +35,6 @@ use neutral::{INHERITED, NEUTRAL, TOLERATED_FLAWS};
 use process::Done;
 pub(crate) use process::{Bounded, ProcessGroup, failure, read_bounded};
 
-/// The standard input of git.
 #[derive(Debug)]
 pub(crate) enum GitInput {
     Nothing,

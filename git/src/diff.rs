@@ -95,7 +95,6 @@ pub fn patch(repository: &Path, base: &Oid, commit: &Oid) -> Result<Vec<u8>, Git
 pub struct PathEntry {
     /// The mode in git's tree: 0o100644, 0o100755, 0o120000 or 0o160000.
     pub mode: u32,
-    /// Id of the content.
     pub id: Oid,
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub enum GitError {
     #[error("git {operation} could not be started; is git installed and on PATH?")]
     Spawn {
-        /// The operation, such as `fetch`.
+        /// The git command, such as `fetch`.
         operation: &'static str,
         #[source]
         source: io::Error,
@@ -19,7 +19,7 @@ pub enum GitError {
         operation: &'static str,
         /// Exit code or signal, as text.
         exit: String,
-        /// Standard error, trimmed and bounded.
+        /// Trimmed and bounded.
         stderr: String,
     },
     /// git printed more than this crate can use.
@@ -34,14 +34,13 @@ pub enum GitError {
     },
     #[error("could not {action}")]
     Library {
-        /// What was attempted, in words.
+        /// What Kage attempted, as a clause.
         action: &'static str,
         #[source]
         source: git2::Error,
     },
     #[error("could not {action} {}", path.display())]
     Io {
-        /// What was attempted, in words.
         action: &'static str,
         path: PathBuf,
         #[source]
@@ -67,10 +66,7 @@ pub enum GitError {
     },
     /// The blocking thread panicked or was cancelled.
     #[error("could not finish {action}")]
-    Interrupted {
-        /// What was attempted, in words.
-        action: &'static str,
-    },
+    Interrupted { action: &'static str },
 }
 
 /// Output of git and libgit2 when the machine, not the repository, is at fault.
@@ -182,18 +178,15 @@ const BROKEN_OFF: [&str; 8] = [
 /// Why a fetch failed, as far as the failure tells something about the other side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FetchProblem {
-    /// No server answered.
     Away,
     /// The connection broke during the answer.
     BrokenOff,
-    /// The remote lacks the reference.
     NoReference,
     /// Any other failure; it would repeat.
     Other,
 }
 
 impl GitError {
-    /// Classifies a failed fetch.
     #[must_use]
     pub fn fetch_problem(&self) -> FetchProblem {
         let Self::Failed { stderr, .. } = self else {

@@ -36,16 +36,13 @@ pub use merge::{MergePlan, Merged, plan_merge, probe_merge};
 
 use crate::error::GitError;
 
-/// What happens to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LandedAs {
-    /// New.
     Created,
     /// The result's content replaces the base's.
     Updated,
     /// The person's changes and the result's, merged.
     Merged,
-    /// Gone.
     Deleted,
     /// Written with conflict markers (`Strategy::Manual` only).
     Conflicted,
@@ -54,7 +51,6 @@ pub enum LandedAs {
 }
 
 impl LandedAs {
-    /// The word for it.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -77,21 +73,18 @@ impl LandedAs {
     }
 }
 
-/// One path of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedPath {
     /// Relative to the repository's top; bytes that are not UTF-8 are shown as U+FFFD.
     pub path: String,
-    /// What happens to it.
     pub landed_as: LandedAs,
 }
 
 /// A path that stands in the way, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
-    /// The path.
     pub path: String,
-    /// Why, in words.
+    /// The reason as a clause.
     pub reason: &'static str,
     /// What could be done about it.
     pub kind: ObstacleKind,
@@ -110,20 +103,14 @@ pub enum ObstacleKind {
         at: String,
     },
     /// git does not know it, and it is in a folder that becomes a file.
-    Inside {
-        /// The folder.
-        folder: String,
-    },
+    Inside { folder: String },
     /// The index has conflicts that nobody has resolved.
     Unmerged,
 }
 
-/// How `merge` treats conflicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
-    /// Refuse.
     Auto,
-    /// The result's side wins.
     Theirs,
     /// Leave markers and index conflict entries for the person; no commit is made then.
     Manual,
@@ -134,37 +121,27 @@ pub enum Strategy {
 pub enum LandingError {
     /// The result and the person's work contradict each other.
     #[error("{} path(s) conflict", conflicts.len())]
-    Conflicts {
-        /// Which, and how.
-        conflicts: Vec<Obstacle>,
-    },
+    Conflicts { conflicts: Vec<Obstacle> },
     /// Paths the merge touches have uncommitted changes.
     #[error("{} path(s) have uncommitted changes", paths.len())]
     Dirty {
-        /// Which.
         paths: Vec<Obstacle>,
         /// Whether all of them could be stashed, and would go back on top without a conflict.
         fits_back: bool,
     },
     /// Paths of the result that only a program of the person's could write.
     #[error("{} path(s) cannot be landed by Kage", paths.len())]
-    Unsupported {
-        /// Which.
-        paths: Vec<Obstacle>,
-    },
+    Unsupported { paths: Vec<Obstacle> },
     /// A path changed between plan and execution.
     #[error("{path} changed in the meantime; nothing was done")]
-    ChangedMeanwhile {
-        /// Which.
-        path: String,
-    },
+    ChangedMeanwhile { path: String },
     /// There is no branch to put a commit on.
     #[error("HEAD is not on a branch")]
     NotOnABranch,
     /// There is no commit to put a commit on.
     #[error("the branch has no commit yet")]
     NoCommits,
-    /// Another operation is under way.
+    /// Another operation, such as a rebase, is not finished.
     #[error("a {operation} is in progress")]
     InProgress {
         /// Which; also the command of git that ends it.
@@ -173,10 +150,9 @@ pub enum LandingError {
     /// Another program writes the index, or died while it did.
     #[error("another git is at work in this repository: {} is there", lock.display())]
     Locked {
-        /// The file that says so.
+        /// The lock file that was found.
         lock: PathBuf,
     },
-    /// git failed.
     #[error("could not bring the result into the repository")]
     Git(#[from] GitError),
 }

@@ -59,9 +59,8 @@ impl Eq for Mirror {}
 pub enum Expected {
     /// Anything, or not there.
     Anything,
-    /// Not there.
     Absent,
-    /// Exactly this.
+    /// At exactly this commit.
     At(Oid),
 }
 
@@ -95,7 +94,7 @@ impl Mirror {
         .await
     }
 
-    /// Where it is, absolute.
+    /// Absolute.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -60,7 +60,6 @@ pub(crate) struct Objects {
 #[derive(Debug, Default)]
 pub(crate) struct Unflushed {
     few: BTreeMap<Id, Loaded>,
-    /// Bytes in `few`.
     bytes: usize,
     /// Present once the limits of `few` were exceeded.
     pack: Option<Pack>,
@@ -96,7 +95,6 @@ impl Objects {
         self.repository.odb().map_err(GitError::library("open an object store"))
     }
 
-    /// The content of a blob.
     pub(crate) fn read(&self, id: Id) -> Result<Vec<u8>, GitError> {
         let odb = self.odb()?;
         let object = odb.read(id).map_err(GitError::library("read an object"))?;

@@ -15,12 +15,9 @@ pub const OLDEST: (u32, u32) = (2, 38);
 pub enum ProgramError {
     #[error("git {}.{} or newer is needed", OLDEST.0, OLDEST.1)]
     Missing(#[source] GitError),
-    /// It ignores safeguards.
+    /// An old git silently ignores safeguards.
     #[error("git {found} is too old; {}.{} or newer is needed", OLDEST.0, OLDEST.1)]
-    TooOld {
-        /// The version that it reports.
-        found: String,
-    },
+    TooOld { found: String },
     /// It is in a folder that sessions can write to.
     #[error("{} is in {}, where sessions write: put another git before it in PATH, and start again", path.display(), folder.display())]
     WithinReach { path: PathBuf, folder: PathBuf },

@@ -122,9 +122,9 @@ pub enum RestoreError {
     /// The plan would delete suspiciously many files.
     #[error("{count} files that the session did not make would be deleted; at most {limit} may be")]
     TooManyDeletions {
-        /// Files it would delete.
+        /// Number of files that it would delete.
         count: usize,
-        /// Files it may delete.
+        /// The most that it may delete.
         limit: usize,
     },
     /// The list of files that were ignored at the checkpoint is missing.

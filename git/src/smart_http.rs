@@ -174,7 +174,7 @@ pub async fn serve(
     }
 }
 
-/// git serving a request.
+/// A git process that serves a request.
 struct Running {
     service: Service,
     group: ProcessGroup,

@@ -103,7 +103,6 @@ const SECRET_NAMES: &[&str] = &[
     ".kube",
 ];
 
-/// Why no snapshot was made.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// The repository has no commit to start from.
@@ -115,7 +114,7 @@ pub enum SnapshotError {
     /// Some objects are only at a remote.
     #[error("the repository is a partial clone, which is not supported; use a full clone")]
     Partial,
-    /// A merge is not finished.
+    /// A merge with conflicts is not finished.
     #[error("these paths have unresolved conflicts: {}", paths.join(", "))]
     Unmerged { paths: Vec<String> },
     /// Only the filter program could tell the content to store, and it is not run.

@@ -28,7 +28,7 @@ pub(crate) struct Changes {
     pub(crate) gone: Vec<Vec<u8>>,
     /// In the index, with other content on the disk.
     pub(crate) modified: Vec<Vec<u8>>,
-    /// Not in the index.
+    /// Paths that are not in the index.
     pub(crate) untracked: Vec<Vec<u8>>,
 }
 

@@ -49,10 +49,8 @@ struct Settings {
     email: Option<String>,
 }
 
-/// Why no repository was found.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
-    /// No repository here or above.
     #[error("{} is not inside a git repository", path.display())]
     NotARepository {
         /// The start of the search.
@@ -60,10 +58,7 @@ pub enum DiscoverError {
     },
     /// A bare repository has no files to work on.
     #[error("{} is not in the files of a repository; run this in a checkout", path.display())]
-    Bare {
-        /// The start of the search.
-        path: PathBuf,
-    },
+    Bare { path: PathBuf },
     /// The configuration names another folder for the files.
     #[error("the repository's configuration puts its files in {}, which is another folder", root.display())]
     Elsewhere { root: PathBuf },
@@ -73,7 +68,7 @@ pub enum DiscoverError {
         /// The home folder, or the top of the file system.
         root: PathBuf,
     },
-    /// Only SHA-1 repositories are supported.
+    /// Kage supports SHA-1 repositories only.
     #[error("the repository uses the object format {format}; only sha1 is supported")]
     ObjectFormat { format: String },
     /// This machine's git is not safe to use.

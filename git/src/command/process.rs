@@ -47,7 +47,7 @@ pub(crate) fn failure(operation: &'static str, status: ExitStatus, stderr: &[u8]
     }
 }
 
-/// The beginning of a stream.
+/// The beginning of a stream, up to a limit.
 #[derive(Debug, Default)]
 pub(crate) struct Bounded {
     pub(crate) bytes: Vec<u8>,

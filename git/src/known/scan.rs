@@ -175,7 +175,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// `None`: it does not exist.
+    /// `None`: the file does not exist.
     fn stat(&self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<Option<rustix::fs::Stat>, GitError> {
         match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),

@@ -21,7 +21,6 @@ use crate::error::{GitError, blocking};
 use crate::mirror::Mirror;
 use crate::user_repo::{UserRepo, UserShadow};
 
-/// What `apply` would do.
 #[derive(Debug)]
 pub struct ApplyPlan {
     root: PathBuf,

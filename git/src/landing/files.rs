@@ -13,7 +13,6 @@ use rustix::io::Errno;
 
 use crate::beneath::{Beneath, Parent, new_mode};
 
-/// What is at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Seen {
     Absent,
@@ -60,12 +59,11 @@ pub(super) struct Undo(Vec<(PathBuf, Former)>);
 #[derive(Debug)]
 struct Former {
     target: Target,
-    /// Of a file.
+    /// Only for files.
     mode: Option<u32>,
 }
 
 impl Beneath {
-    /// What is at `path` now.
     pub(super) fn look(&self, path: &Path) -> io::Result<Seen> {
         Ok(self.find(path)?.0)
     }

@@ -26,7 +26,6 @@ use crate::user_repo::{UserRepo, UserShadow};
 
 const NO_OBJECT: &str = "0000000000000000000000000000000000000000";
 
-/// What `merge` would do.
 #[derive(Debug)]
 pub struct MergePlan {
     repository: UserRepo,
@@ -47,7 +46,6 @@ pub struct MergePlan {
     end: Merged,
 }
 
-/// How a merge ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Merged {
     /// As a commit on the branch.

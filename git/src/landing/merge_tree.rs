@@ -16,7 +16,7 @@ use crate::error::{GitError, blocking};
 use crate::shadow::IDENTITY;
 use crate::user_repo::UserShadow;
 
-/// Three trees.
+/// The trees of a three-way merge.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sides {
     pub(super) base: Id,
@@ -52,7 +52,7 @@ impl Conflict {
     }
 }
 
-/// What git calls it.
+/// Named as git names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum ConflictKind {
     /// Both sides changed it, or one did and the other deleted it.
@@ -64,11 +64,11 @@ pub(super) enum ConflictKind {
     /// A link on one side and a file on the other.
     Kind,
     Rename,
-    /// Its folder was renamed.
+    /// The folder of the path was renamed.
     FolderRename,
 }
 
-/// What git made of them.
+/// Git's merge of the three trees.
 #[derive(Debug)]
 pub(super) struct TreeMerge {
     /// With conflict markers where there are conflicts.

@@ -31,11 +31,11 @@ pub(super) struct Present {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Indexed {
     Entry(Entry),
-    /// Conflicts that nobody has resolved.
+    /// Conflicts that are not resolved.
     Unmerged,
 }
 
-/// The index, by path.
+/// Entries of the index by path.
 #[derive(Debug, Default)]
 pub(super) struct IndexEntries {
     entries: HashMap<PathBuf, Indexed>,

@@ -50,7 +50,7 @@ pub(super) struct Change {
     pub(super) after: Option<Entry>,
 }
 
-/// Changed paths in order.
+/// Changes in the order of their paths.
 pub(super) type Changed = BTreeMap<PathBuf, Change>;
 
 /// The difference of two trees. Renames are deletions and additions.
@@ -78,7 +78,6 @@ pub(super) fn difference(repository: &Repository, before: git2::Oid, after: git2
     Ok(changed)
 }
 
-/// The tree of a commit.
 pub(super) fn tree_of(repository: &Repository, commit: &Oid) -> Result<git2::Oid, git2::Error> {
     let commit = repository.find_commit(git2::Oid::from_str(commit.as_str())?)?;
     Ok(commit.tree_id())

@@ -21,10 +21,10 @@ use crate::error::GitError;
 /// The folder of what was set aside, in the mirror: its bytes count, and go, with it.
 pub(super) const DAMAGED: &str = "damaged";
 
-/// How many of them stay.
+/// The most damaged mirrors that are kept; older ones are deleted.
 const MOST_KEPT: usize = 3;
 
-/// Folders that git needs.
+/// Folders that git expects in every repository.
 const FOLDERS: [&str; 7] = [
     "objects",
     "objects/pack",
@@ -275,7 +275,7 @@ impl Aside {
 #[derive(Debug, Default)]
 pub(super) struct Suspects {
     pub(super) damaged: Vec<PathBuf>,
-    /// Their indexes.
+    /// The index files of packs.
     pub(super) packs: Vec<PathBuf>,
 }
 

@@ -34,7 +34,7 @@ use crate::lock;
 /// What was healed, and when: a line each, the newest last.
 const JOURNAL: &str = "healed";
 
-/// How many of them stay.
+/// The most incidents that are kept; older ones are deleted.
 const MOST_INCIDENTS: usize = 20;
 
 /// The longest reason that is noted.
@@ -43,23 +43,19 @@ const MOST_REASON: usize = 300;
 /// Where a mirror gets its objects from.
 #[derive(Debug, Clone)]
 pub struct Origin {
-    /// The repository.
     pub url: String,
-    /// Who asks.
     pub auth: Auth,
 }
 
 /// A commit that a mirror must have, and the reference by which its origin gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// The reference, here and there.
     pub reference: String,
-    /// The commit.
     pub commit: Oid,
 }
 
 impl Wanted {
-    /// The base of a task.
+    /// The base of a task, by its commit.
     #[must_use]
     pub fn base(commit: &Oid) -> Self {
         Self {
@@ -69,14 +65,12 @@ impl Wanted {
     }
 }
 
-/// That a mirror was damaged.
+/// A damaged mirror that was fetched again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incident {
-    /// When it was healed.
     pub at: Timestamp,
     /// Where the damaged parts are, as long as there is room; `None` = they were missing.
     pub aside: Option<PathBuf>,
-    /// What was found.
     pub what: String,
 }
 

@@ -17,7 +17,7 @@ use crate::staging::{lines, split};
 
 const FIRST_WORDS: &str = "kage-restore 1";
 
-/// A restore that is decided.
+/// A decided restore, to be finished after a crash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Journal {
     pub(super) target: Id,

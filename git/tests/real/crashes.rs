@@ -20,7 +20,7 @@ type Files = Vec<(PathBuf, u32, Vec<u8>)>;
 struct Stage {
     sandbox: Sandbox,
     base: Oid,
-    /// A checkpoint of the past.
+    /// An earlier checkpoint.
     first: Oid,
     /// The tree of what is on the disk now.
     now: String,

@@ -42,11 +42,9 @@ pub(crate) const MUTATING: &[&str] = &[
 pub(crate) enum Fault {
     /// The process and all its threads end before it.
     Kill,
-    /// It fails with this.
     Error(&'static str),
 }
 
-/// How a run ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// It made fewer such calls, and succeeded.

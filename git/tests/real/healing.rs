@@ -98,7 +98,7 @@ type Kind = (&'static str, Spares, fn(&Place<'_>));
 enum Spares {
     /// Its checkpoints, which are nowhere else, and what Kage knows of its worktree.
     All,
-    /// Not its checkpoints.
+    /// Its worktree, but not its checkpoints.
     Worktree,
     Nothing,
 }

@@ -50,7 +50,7 @@ const PLAIN: Trap = Trap {
     refused: None,
 };
 
-/// A place for traps.
+/// A repository with traps.
 struct Field {
     sandbox: Sandbox,
 }

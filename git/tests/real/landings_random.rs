@@ -31,7 +31,6 @@ type Files = BTreeMap<String, File>;
 
 #[derive(Debug, Clone)]
 enum Edit {
-    /// One line becomes another.
     Line(usize, u8, u32),
     Append(usize, u32),
     Add(usize, u32),
@@ -199,7 +198,6 @@ impl World {
         }
     }
 
-    /// A commit with these files.
     fn commit(&self, repository: &Path, files: &Files, parents: &[&Oid]) -> Oid {
         let repository = Repository::open(repository).unwrap();
         let mut index = git2::Index::new().unwrap();

@@ -60,7 +60,7 @@ impl Sandbox {
         String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
     }
 
-    /// Plain git that may fail.
+    /// Runs plain git; a failure is returned.
     pub(crate) fn try_git(&self, folder: &Path, args: &[&str]) -> Result<String, String> {
         let done = self.plain(folder, args).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

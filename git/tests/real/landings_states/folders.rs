@@ -33,7 +33,7 @@ struct Case {
     person: Session,
     /// The places that a refusal names.
     places: &'static [&'static str],
-    /// What the result adds.
+    /// The paths that the result adds.
     added: &'static [&'static str],
 }
 
