@@ -9,11 +9,9 @@ use kage_core::task::{Assignment, Labels};
 /// One entry of `--with`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Worker {
-    /// Who works.
     pub adapter: AdapterName,
-    /// The model asked for.
     pub model: Option<String>,
-    /// What the session is called.
+    /// The session's name; numbered when an adapter has several sessions.
     pub name: SessionName,
     /// Who takes over when the adapter cannot go on.
     pub fallbacks: Vec<Fallback>,
@@ -34,7 +32,6 @@ impl Worker {
     }
 }
 
-/// Why `--with` makes no sense.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidWorker {
     /// The adapter's name cannot be one.
@@ -42,18 +39,14 @@ pub enum InvalidWorker {
     Adapter {
         /// The flag it was given to.
         flag: &'static str,
-        /// What was given.
         entry: String,
-        /// Why not.
         #[source]
         source: InvalidId,
     },
-    /// Nothing follows the colon.
     #[error("{flag} {entry:?} names no model after the colon; leave the colon out for the adapter's default")]
     EmptyModel {
         /// The flag it was given to.
         flag: &'static str,
-        /// What was given.
         entry: String,
     },
 }
@@ -110,7 +103,6 @@ pub fn workers(with: &[String], repeat: u32, fallbacks: &[String]) -> Result<Vec
         .collect()
 }
 
-/// Reads one `ADAPTER[:MODEL]`.
 fn who(flag: &'static str, entry: &str) -> Result<(AdapterName, Option<String>), InvalidWorker> {
     let (adapter, model) = match entry.split_once(':') {
         Some((_, "")) => {
@@ -136,7 +128,6 @@ fn who(flag: &'static str, entry: &str) -> Result<(AdapterName, Option<String>),
 pub struct InvalidLabel {
     /// The flag it was given to.
     pub flag: String,
-    /// What was given.
     pub entry: String,
 }
 

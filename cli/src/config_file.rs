@@ -12,21 +12,15 @@ const ALIKE: f64 = 0.7;
 /// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigFileError {
-    /// It cannot be read.
     #[error("the configuration file {path} cannot be read")]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
-    /// Something in it is wrong.
     #[error("the configuration file {path} cannot be used{hint}", hint = meant(.source))]
     Invalid {
-        /// The file.
         path: PathBuf,
-        /// What is wrong.
         #[source]
         source: Box<toml::de::Error>,
     },

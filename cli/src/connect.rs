@@ -41,11 +41,9 @@ pub struct Access {
     pub url: String,
     /// Who calls, and whom it trusts.
     pub credentials: Credentials,
-    /// A connection to it.
     pub client: Client,
-    /// Whose tasks these are.
+    /// The project of its tasks.
     pub project: ProjectId,
-    /// The id of this machine.
     pub machine: String,
     /// Keeps the daemon of this machine from ending meanwhile.
     _in_use: Option<Arc<InUse>>,
@@ -57,13 +55,10 @@ pub enum AccessError {
     /// A file that should hold a token or an address cannot be read.
     #[error("cannot read {path}")]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
-    /// A URL without a token.
     #[error("coordinator.url is set and coordinator.token_file is not; set it to a file that holds the token")]
     NoTokenFile,
     /// An https URL without a CA.
@@ -72,7 +67,6 @@ pub enum AccessError {
          tls/ca.pem"
     )]
     NoCaFile,
-    /// It does not answer.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// A coordinator listens here, and it is not the one of this state directory.
@@ -81,9 +75,8 @@ pub enum AccessError {
          wrote {endpoint}; if that one has ended, remove the file"
     )]
     OtherToken {
-        /// Where.
         url: String,
-        /// What was shown.
+        /// The token file that was used.
         token: PathBuf,
         /// What says that it is there.
         endpoint: PathBuf,
@@ -94,9 +87,7 @@ pub enum AccessError {
          starts one of this version"
     )]
     OtherVersion {
-        /// Where.
         url: String,
-        /// What it answered.
         #[source]
         source: ApiError,
     },
@@ -105,11 +96,9 @@ pub enum AccessError {
         "the program that listens at {url} does not answer like a coordinator; if no coordinator runs here, remove {endpoint}"
     )]
     NoCoordinator {
-        /// Where.
         url: String,
         /// What says that one is there.
         endpoint: PathBuf,
-        /// What it answered.
         #[source]
         source: ApiError,
     },
@@ -124,27 +113,18 @@ pub enum AccessError {
         "the coordinator whose data is in {dir} does not run; start it with `kage coordinator`, as it was started \
          before"
     )]
-    ServerDown {
-        /// Its data.
-        dir: PathBuf,
-    },
+    ServerDown { dir: PathBuf },
     /// The daemon could not be started.
     #[error("cannot start the daemon")]
     Spawn(#[source] std::io::Error),
     /// The daemon did not come up.
     #[error("the daemon did not answer within {} s; its log is {log}", START_LIMIT.as_secs())]
-    Silent {
-        /// Where it says why.
-        log: PathBuf,
-    },
-    /// The daemon ended at once.
+    Silent { log: PathBuf },
     #[error("the daemon ended with {status}{said}; its log is {log}")]
     Died {
-        /// How.
         status: std::process::ExitStatus,
         /// Its last words, after a colon; empty when it had none.
         said: String,
-        /// Where it says why.
         log: PathBuf,
     },
 }

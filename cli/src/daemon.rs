@@ -39,13 +39,10 @@ const LAST_CALLS: Duration = Duration::from_secs(1);
 /// What an agent is started with.
 #[derive(Debug)]
 pub(crate) struct AgentStart {
-    /// Where its coordinator is.
+    /// The coordinator's address.
     pub(crate) url: String,
-    /// What it shows there.
     pub(crate) credentials: Credentials,
-    /// What tasks can ask for.
     pub(crate) labels: Labels,
-    /// Where it keeps its state.
     pub(crate) state_dir: PathBuf,
     /// What flags and its file say besides.
     pub(crate) options: AgentOptions,

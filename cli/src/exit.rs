@@ -54,7 +54,6 @@ impl From<Exit> for ExitCode {
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// How the process ends.
     pub exit: Exit,
     /// Why, and what to do.
     pub message: String,
@@ -69,7 +68,6 @@ impl Refusal {
         }
     }
 
-    /// There is no such thing.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self {
             exit: Exit::NotFound,

@@ -28,13 +28,12 @@ struct HappeningJson<'a> {
 /// How following a task came to its end.
 #[derive(Debug)]
 pub enum Followed {
-    /// The task has ended.
     Ended(v1::Task),
     /// The person let it go on without them.
     Detached,
     /// Everything left waits for longer than the person has patience.
     Held {
-        /// As it is now.
+        /// The present state.
         task: v1::Task,
         /// What the first session to go on waits for.
         why: String,

@@ -24,7 +24,7 @@ pub fn held(task: &v1::Task, now: Timestamp, patience: Duration) -> Option<Strin
     (wait > patience).then(|| format!("{}: {}", first.name, first.waiting))
 }
 
-/// This machine's time.
+/// By this machine's clock.
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(0) + since

@@ -11,9 +11,7 @@ use crate::state::StateDir;
 pub struct Invocation {
     /// From files and the environment.
     pub settings: Settings,
-    /// Where state is kept.
     pub state: StateDir,
-    /// Where results are printed.
     pub out: Output,
 }
 

@@ -27,7 +27,6 @@ const PROMPT_LINE: usize = 500;
 struct LandedJson<'a> {
     task: &'a str,
     session: &'a str,
-    /// The session's commit.
     commit: &'a str,
     /// False for a dry run.
     done: bool,
@@ -167,7 +166,7 @@ pub fn tell(
     Ok(())
 }
 
-/// The same in words.
+/// Says in words what was landed.
 #[must_use]
 pub fn landed(fetched: &FetchedResult, paths: &[PlannedPath], done: bool, merge_commit: Option<&str>) -> String {
     let verb = if done { "landed" } else { "would land" };

@@ -24,7 +24,7 @@ use crate::view;
 /// How many tasks of each scope are looked at for one whose base is known here.
 const LOOKED_AT: u32 = 10;
 
-/// Whose tasks, and of where.
+/// The tasks among which the newest is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scope {
     MineOfThisTree,

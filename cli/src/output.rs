@@ -13,13 +13,11 @@ pub struct Output {
 }
 
 impl Output {
-    /// Prints in this format.
     #[must_use]
     pub const fn new(format: Format) -> Self {
         Self { format }
     }
 
-    /// The format asked for.
     #[must_use]
     pub const fn format(self) -> Format {
         self.format

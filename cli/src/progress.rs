@@ -15,13 +15,12 @@ use crate::view;
 /// Shows what happens to one task, on standard error.
 #[derive(Debug)]
 pub enum Progress {
-    /// Rows that are painted over.
+    /// Rows that are painted again in place.
     Rows(Rows),
-    /// A line per happening.
+    /// One line per change.
     Lines(Lines),
 }
 
-/// The state of the rows.
 #[derive(Debug, Default)]
 pub struct Rows {
     area: MultiProgress,

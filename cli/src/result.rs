@@ -19,13 +19,11 @@ use crate::view;
 pub struct FetchedResult {
     /// Holds both commits.
     pub mirror: Mirror,
-    /// What the session started from.
+    /// The commit that the session started from.
     pub base: Oid,
     /// What it wants to land; its parent is the base.
     pub commit: Oid,
-    /// The session.
     pub session: v1::Session,
-    /// Its task.
     pub task: String,
     /// Flags without which it could not be asked for again.
     pub flags: Vec<&'static str>,

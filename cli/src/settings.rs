@@ -26,7 +26,6 @@ pub struct Settings {
     pub coordinator: CoordinatorSettings,
     /// Defaults of `kage run`.
     pub run: RunSettings,
-    /// The agent on this machine.
     pub agent: AgentSettings,
     /// Limits of the adapters of that agent.
     pub adapter: AdapterSettings,
@@ -38,7 +37,6 @@ pub struct Settings {
 pub struct CoordinatorSettings {
     /// `https://HOST:7443`, or `http://` on loopback.
     pub url: Option<String>,
-    /// File that holds the token.
     pub token_file: Option<PathBuf>,
     /// File with the certificate of the coordinator's CA, for https.
     pub ca_file: Option<PathBuf>,
@@ -127,21 +125,16 @@ struct ProjectSettings {
 /// Why settings could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The project's file is wrong.
     #[error("the project's settings in {path} are wrong (only a [run] section is allowed there){hint}", hint = meant(.source))]
     Project {
-        /// The file.
         path: PathBuf,
-        /// What is wrong.
         #[source]
         source: config::ConfigError,
     },
     /// The user's file or the environment is wrong.
     #[error("the settings in {path} or in KAGE__* variables are wrong{hint}", hint = meant(.source))]
     User {
-        /// The file.
         path: PathBuf,
-        /// What is wrong.
         #[source]
         source: config::ConfigError,
     },

@@ -16,12 +16,7 @@ pub enum NoStateDir {
     NoHome,
     /// A person's own files are there.
     #[error("{path} cannot hold Kage's state: it is {what}; name a folder of its own")]
-    Unfit {
-        /// What was asked for.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
+    Unfit { path: PathBuf, what: &'static str },
 }
 
 impl StateDir {
@@ -46,13 +41,11 @@ impl StateDir {
         Ok(Self(state.join("kage")))
     }
 
-    /// The directory itself.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// The coordinator's data.
     #[must_use]
     pub fn coordinator(&self) -> PathBuf {
         self.0.join("coordinator")
@@ -88,7 +81,7 @@ impl StateDir {
         self.coordinator().join("endpoint")
     }
 
-    /// The coordinator's token, mode 0600.
+    /// Mode 0600.
     #[must_use]
     pub fn token(&self) -> PathBuf {
         self.coordinator().join("token")
@@ -100,7 +93,6 @@ impl StateDir {
         self.coordinator().join("tls").join("ca.pem")
     }
 
-    /// The local agent's state.
     #[must_use]
     pub fn agent(&self) -> PathBuf {
         self.0.join("agent")
@@ -112,7 +104,6 @@ impl StateDir {
         self.0.join("results")
     }
 
-    /// What the background daemon says.
     #[must_use]
     pub fn daemon_log(&self) -> PathBuf {
         self.0.join("daemon.log")

@@ -12,20 +12,17 @@ const GONE_LIMIT: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What to follow.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
     /// A full id or a unique prefix.
     pub task: String,
     /// Which output to get besides events.
     pub output: Vec<v1::OutputStream>,
-    /// Only this session.
     pub session: Option<String>,
     /// Go on until the task has ended.
     pub follow: bool,
 }
 
-/// One task being followed.
 #[derive(Debug)]
 pub struct Watch {
     client: Client,

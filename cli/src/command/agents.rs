@@ -160,7 +160,7 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Every agent, page by page.
+/// Fetches the agents page by page.
 async fn all(client: &Client) -> Result<Vec<v1::Agent>, ApiError> {
     let mut agents = Vec::new();
     let mut request = v1::ListAgentsRequest::default();

@@ -187,7 +187,6 @@ fn row(checkpoint: &v1::Checkpoint) -> Vec<String> {
     ]
 }
 
-/// The reason in words.
 fn reason(checkpoint: &v1::Checkpoint) -> String {
     checkpoint_reason("reason", checkpoint.reason).map_or_else(|_| "unknown".to_owned(), |reason| reason.to_string())
 }

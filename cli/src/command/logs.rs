@@ -51,7 +51,7 @@ impl Texts {
         (!chunk.data.is_empty()).then(|| json(chunk))
     }
 
-    /// Characters whose rest never came.
+    /// The remains of incomplete characters.
     fn finish(self) -> impl Iterator<Item = ChunkJson> {
         self.begun.into_values().map(json)
     }

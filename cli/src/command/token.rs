@@ -100,7 +100,7 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Every token, page by page.
+/// Fetches the tokens page by page.
 async fn all(client: &Client) -> Result<Vec<v1::Token>, ApiError> {
     let mut tokens = Vec::new();
     let mut request = v1::ListTokensRequest::default();

@@ -13,12 +13,10 @@ use crate::exit::Refusal;
 use crate::result::FetchedResult;
 use crate::view;
 
-/// What the person wanted.
+/// The command that the person typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// `kage apply`.
     Apply,
-    /// `kage merge`.
     Merge(Strategy),
 }
 
@@ -51,7 +49,7 @@ pub(crate) async fn told<T>(
 struct Way<'a> {
     repository: &'a UserRepo,
     fetched: &'a FetchedResult,
-    /// Where the person is.
+    /// The working folder.
     here: PathBuf,
 }
 
@@ -205,7 +203,7 @@ impl Way<'_> {
         landing::probe_merge(self.repository, &self.fetched.mirror, base, result, strategy).await
     }
 
-    /// Which result.
+    /// The flag that picks the result.
     fn pick(&self) -> String {
         let task = view::short_id(&self.fetched.task);
         format!("{} --session {}", shell(task), shell(&self.fetched.session.name))
@@ -306,7 +304,6 @@ fn quoted(steps: &[String]) -> String {
     format!("`{}`", steps.join(" && "))
 }
 
-/// A word for a shell.
 fn shell(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+' | '=' | ',' | '@' | '%');
     if !word.is_empty() && word.chars().all(plain) {

@@ -54,7 +54,6 @@ impl Columns {
     }
 }
 
-/// The drawing, with a heading.
 pub(super) fn draw(session: &v1::Session, checkpoints: &[&v1::Checkpoint]) -> String {
     let mut text = format!(
         "{}  {}, {}\n",

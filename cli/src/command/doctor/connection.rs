@@ -27,7 +27,6 @@ const NOTHING: &str = "/v1/blobs/default/000000000000000000000000000000000000000
 
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Connection {
-    /// The coordinator's address.
     pub(super) url: String,
     /// It answered, and takes whoever asked for somebody it knows.
     pub(super) reached: bool,
@@ -119,7 +118,6 @@ pub(super) async fn check(
     Some(connection)
 }
 
-/// What settings say is shown.
 fn set(settings: &Settings) -> Result<Credentials, String> {
     let coordinator = &settings.coordinator;
     let token = coordinator

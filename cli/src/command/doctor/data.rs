@@ -16,15 +16,11 @@ const CERTIFICATE_DAYS: u64 = 14;
 #[derive(Debug, Serialize)]
 pub(super) struct Data {
     dir: String,
-    /// Bytes of the database.
     pub(super) database_bytes: Option<u64>,
     /// Bytes of packs, contexts, prompts and conversations.
     pub(super) blob_bytes: u64,
-    /// Bytes that sessions wrote.
     pub(super) output_bytes: u64,
-    /// Bytes of repositories.
     pub(super) repository_bytes: u64,
-    /// Free bytes of its disk.
     pub(super) free_bytes: Option<u64>,
     /// How long it took to write a block and have it on the disk.
     pub(super) sync_millis: Option<f64>,
