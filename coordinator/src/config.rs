@@ -92,7 +92,6 @@ impl Config {
 pub struct Origin(HeaderValue);
 
 impl Origin {
-    /// Its form in a header.
     #[must_use]
     pub const fn header(&self) -> &HeaderValue {
         &self.0
@@ -119,7 +118,6 @@ pub struct InvalidOrigin(String);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timings {
-    /// The interval of agents' heartbeats.
     pub heartbeat: Duration,
     /// How long an agent may act without an answer from the coordinator.
     pub lease_ttl: Duration,

@@ -27,7 +27,7 @@ use crate::store::{Changes, InFiles, Store};
 use crate::telemetry;
 use crate::topics::Topics;
 
-/// Everything the services work with.
+/// The parts that the services share.
 pub(crate) struct Coordinator {
     pub(crate) store: Store,
     pub(crate) blobs: Blobs,
@@ -39,9 +39,7 @@ pub(crate) struct Coordinator {
     pub(crate) prices: PriceTable,
     pub(crate) timings: Timings,
     pub(crate) patience: Patience,
-    /// The known callers.
     pub(crate) identities: Arc<Identities>,
-    /// Derives the secrets of tokens.
     pub(crate) secrets: Secrets,
     /// Signs certificates; `None` without TLS.
     pub(crate) authority: Option<Arc<Authority>>,
@@ -167,12 +165,11 @@ impl Fences {
         }
     }
 
-    /// The attempts with open writers.
     pub(crate) fn held(&self) -> Vec<AttemptId> {
         self.lock().keys().copied().collect()
     }
 
-    /// The attempt has ended.
+    /// Closes the writer of an attempt that has ended.
     pub(crate) fn close(&self, attempt: AttemptId) {
         if let Some(fence) = self.lock().get(&attempt) {
             fence.closed.cancel();

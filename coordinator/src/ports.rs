@@ -71,7 +71,7 @@ async fn listen(address: SocketAddr) -> io::Result<Box<dyn Listener>> {
 /// How work that waits for the disk is run.
 #[derive(Clone, Default)]
 pub enum Blocking {
-    /// On threads that may wait.
+    /// On threads for blocking calls.
     #[default]
     Threads,
     /// In place, after which the caller waits for the returned time. Threads end in any order: a
@@ -105,7 +105,6 @@ impl std::fmt::Debug for Blocking {
 /// What a coordinator is given from outside.
 pub struct Ports {
     pub clock: Clock,
-    /// Randomness for ids and tokens.
     pub random: Random,
     pub listen: Listen,
     /// Replaces the database in the data directory.
@@ -119,7 +118,6 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// The machine's clock and randomness.
     #[must_use]
     pub fn system() -> Self {
         Self {

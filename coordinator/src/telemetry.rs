@@ -95,15 +95,13 @@ pub(crate) fn session_ended(state: SessionStateKind) {
 /// Why a connection is ended, or refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// No request came in time.
     NoRequest,
     /// No call was open for long.
     Idle,
     /// Its address has too many strangers.
     Address,
-    /// There are too many strangers.
     Strangers,
-    /// Known clients hold every place.
+    /// Known callers hold every place.
     Full,
 }
 

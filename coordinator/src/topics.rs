@@ -12,7 +12,7 @@ use tokio::sync::watch;
 /// Counts the changes of a task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Version {
-    /// Rows: events and states.
+    /// The version of the rows: events and states.
     pub(crate) rows: u64,
     pub(crate) output: u64,
 }

@@ -24,15 +24,12 @@ use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 pub(crate) enum BlobError {
     /// The content does not match its digest.
     #[error("the content has digest {actual}")]
-    DigestMismatch {
-        /// The digest of the content.
-        actual: Digest,
-    },
+    DigestMismatch { actual: Digest },
     #[error("there is no blob {0}")]
     NotFound(Digest),
     #[error("a blob has at most {MAX_BLOB_BYTES} bytes")]
     TooLarge,
-    /// The sender broke off.
+    /// The sender stopped before the end.
     #[error("the content broke off")]
     Body(#[source] axum::Error),
     /// A temporary copy could not be made.
@@ -51,7 +48,7 @@ const CHUNK: usize = 1 << 20;
 
 /// A blob that is being read.
 pub(crate) struct Blob {
-    /// Of the whole blob.
+    /// Size of the whole blob.
     pub(crate) size: u64,
     /// The part of the blob that `bytes` holds.
     pub(crate) range: Range<u64>,
@@ -179,7 +176,7 @@ impl Blobs {
         .await
     }
 
-    /// Every complete blob.
+    /// Lists complete blobs only.
     pub(crate) async fn list(&self) -> Result<Vec<Listed>, BlobError> {
         let root = self.root.clone();
         blocking(move || {

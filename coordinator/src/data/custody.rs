@@ -21,7 +21,7 @@ use crate::store::{Absent, Found, Known, Opened};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) id: StoreId,
-    /// How often it was opened.
+    /// How many times the data was opened.
     pub(crate) opened: u64,
     /// The database was adopted for a folder that held data before.
     pub(crate) adopted: bool,
@@ -175,13 +175,12 @@ pub(crate) struct Folder {
 /// How a coordinator starts with what it found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beginning {
-    /// Folder and database are new.
     First,
     /// They count as belonging together from now on.
     Adopted,
     /// The database is an older copy of the folder's: the folder may know more.
     Older,
-    /// They were used together before.
+    /// Folder and database were used together before.
     Usual,
 }
 
@@ -343,7 +342,7 @@ impl Folder {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LookError {
-    /// They do not belong together.
+    /// The folder and the database are of different stores.
     #[error(transparent)]
     Misfit(Misfit),
     #[error("{} cannot be inspected", path.display())]

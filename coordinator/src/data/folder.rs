@@ -37,11 +37,7 @@ pub enum DataDirError {
     },
     /// Another user may read or could have guessed the token.
     #[error("the token file {path} {problem}; remove it to get a new one")]
-    Token {
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
+    Token { path: PathBuf, problem: &'static str },
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> DataDirError {

@@ -13,7 +13,6 @@ use kage_core::time::Timestamp;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum QuarantinedData {
-    /// The output of an attempt.
     Output(AttemptId),
     Blob(ProjectId, Digest),
 }
@@ -64,7 +63,6 @@ impl Quarantine {
         }
     }
 
-    /// Everything in quarantine.
     pub(crate) async fn list(&self) -> io::Result<Vec<Aside>> {
         let root = self.root.clone();
         blocking(move || {

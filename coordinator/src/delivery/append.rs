@@ -41,7 +41,7 @@ pub(crate) struct AttemptIntake {
     fence: Held,
     subject: Option<Subject>,
     feed: Option<Arc<Feed>>,
-    /// Why nothing more is taken.
+    /// The reason to accept no more events.
     rejected: Option<String>,
 }
 
@@ -56,7 +56,7 @@ struct Subject {
     has_results: bool,
 }
 
-/// Whether the intake goes on.
+/// Whether the intake continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 enum After {
@@ -427,7 +427,6 @@ fn follows(events: &v1::EventBatch, more: &v1::EventBatch) -> bool {
     }
 }
 
-/// A response about an attempt.
 pub(crate) fn response(attempt: AttemptId, result: append_response::Result) -> v1::AppendResponse {
     v1::AppendResponse {
         attempt_id: attempt.to_string(),

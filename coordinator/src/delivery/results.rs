@@ -14,16 +14,13 @@ use crate::data::repositories::result_ref;
 /// Why a result was not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResultError {
-    /// The task has no repository.
     #[error("the task has no repository to take a result into")]
     NoRepository,
-    /// The repository is gone.
     #[error("the task's repository is not there")]
     RepositoryGone,
     /// The pack is not on the blob plane.
     #[error("the pack of the result was not uploaded")]
     NoPack(#[source] BlobError),
-    /// The blob plane failed.
     #[error("the pack of the result could not be read")]
     Blob(#[source] BlobError),
     /// git refused the pack or the reference.
@@ -45,7 +42,7 @@ impl ResultError {
     }
 }
 
-/// Whose result it is.
+/// The attempt that delivers a result.
 #[derive(Debug)]
 pub(crate) struct Claimant<'a> {
     pub(crate) project: &'a ProjectId,

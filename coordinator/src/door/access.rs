@@ -8,7 +8,7 @@ const READERS: &[Role] = &[Role::Admin, Role::Submit, Role::View];
 const SUBMITTERS: &[Role] = &[Role::Admin, Role::Submit];
 const ADMINS: &[Role] = &[Role::Admin];
 const AGENTS: &[Role] = &[Role::Agent];
-/// Everybody who is known.
+/// Everybody with a token or certificate, whatever the role.
 const KNOWN: &[Role] = &[Role::Admin, Role::Submit, Role::View, Role::Agent];
 const ALL: &[Role] = &[Role::Admin, Role::Submit, Role::View, Role::Agent, Role::Stranger];
 
@@ -21,7 +21,7 @@ const METRICS: &str = "GET /metrics";
 /// A route and the roles that may call it. The owner may call everything.
 pub type Row = (&'static str, &'static [Role]);
 
-/// Every route, once.
+/// All routes; each stands here once.
 pub const TABLE: &[Row] = &[
     ("/kage.v1.TaskService/CreateTask", SUBMITTERS),
     ("/kage.v1.TaskService/CancelTask", SUBMITTERS),
@@ -68,9 +68,8 @@ pub const TABLE: &[Row] = &[
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Answer {
-    /// The role may.
     Allowed,
-    /// It may not call this.
+    /// The role may not call the method.
     Denied(&'static str),
     /// There is no row for it.
     Unknown,

@@ -39,10 +39,10 @@ pub(crate) struct Peer {
     pub(crate) until: Timestamp,
 }
 
-/// Whose call it is.
+/// The caller.
 #[derive(Debug, Clone)]
 pub(crate) enum Principal {
-    /// Has the coordinator's own token.
+    /// The holder of the coordinator's own token.
     Owner,
     Person {
         token: TokenId,

@@ -155,7 +155,7 @@ enum Sent {
     Some,
     /// One frame that was ready when the right was taken back.
     Last,
-    /// Everything, its end included.
+    /// The whole body, including its end.
     All,
 }
 

@@ -57,15 +57,14 @@ const TELL: Duration = Duration::from_secs(10);
 pub(crate) struct Stopping {
     /// Take no new connection and no new call; finish what is open.
     pub(crate) gracefully: CancellationToken,
-    /// Drop what is still open.
+    /// Cancelled when open connections have to be dropped.
     pub(crate) now: CancellationToken,
 }
 
-/// What is served.
 #[derive(Clone)]
 pub(crate) struct Served {
     pub(crate) router: Router,
-    /// `None` = in the clear.
+    /// `None`: without TLS.
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) identities: Arc<Identities>,
     pub(crate) lobby: Arc<Lobby>,
@@ -210,7 +209,6 @@ async fn connection(stream: Box<dyn Wire>, guest: Arc<Guest>, served: Served, st
     converse(stream, router, peer, guest, Ends { stopping, revoked }).await;
 }
 
-/// Whose certificate it is.
 fn peer(certificate: &CertificateDer<'_>) -> Option<Peer> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let names = certificate.subject_alternative_name().ok()??;

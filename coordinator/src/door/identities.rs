@@ -39,7 +39,6 @@ struct Known {
     agents: HashMap<AgentId, EnrolledAgent>,
 }
 
-/// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Identities(RwLock<Known>);
 

@@ -21,7 +21,7 @@ use crate::telemetry::{self, Cut};
 /// A full lobby is told of once in so long.
 const TELL: Duration = Duration::from_secs(10);
 
-/// How many there may be.
+/// The maximum numbers of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Caps {
     pub(crate) all: usize,
@@ -68,7 +68,7 @@ struct Seat {
 /// The strangers of one address.
 #[derive(Debug, Default)]
 struct OfAddress {
-    /// Those that sent nothing yet.
+    /// Strangers that have sent nothing yet.
     silent: BTreeSet<u64>,
     speaking: BTreeSet<u64>,
 }
@@ -130,7 +130,7 @@ impl Seats {
         }
     }
 
-    /// A stranger sent something.
+    /// Notes that a stranger sent something.
     fn speaks(&mut self, number: u64) {
         if let Some(seat) = self.strangers.get(&number)
             && let Some(seats) = self.by_address.get_mut(&seat.from)
@@ -175,7 +175,6 @@ struct Told {
     since: u64,
 }
 
-/// See the module.
 #[derive(Debug)]
 pub(crate) struct Lobby {
     caps: Caps,
@@ -251,7 +250,7 @@ struct Streams {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Due {
-    /// Not before then.
+    /// Check again at this time.
     Later(Instant),
     Now(Cut),
 }
@@ -272,12 +271,12 @@ impl Guest {
         &self.cut
     }
 
-    /// It sent something.
+    /// Notes that the caller sent something.
     pub(crate) fn speaks(&self) {
         self.lobby.seats().speaks(self.number);
     }
 
-    /// It showed who it is.
+    /// Notes that the caller has been identified.
     pub(crate) fn is_known(&self) {
         if !self.known.load(Ordering::Relaxed) && self.lobby.seats().promote(self.number) {
             self.known.store(true, Ordering::Relaxed);
@@ -290,7 +289,7 @@ impl Guest {
         Open(Arc::clone(self))
     }
 
-    /// Calls that are open.
+    /// The number of open calls.
     pub(crate) fn open(&self) -> usize {
         self.streams().open
     }
@@ -337,7 +336,7 @@ impl Drop for Guest {
     }
 }
 
-/// A call that is open.
+/// An open call; it counts until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Open(Arc<Guest>);
 

@@ -195,7 +195,6 @@ fn describe(work: store::Work) -> Work {
     }
 }
 
-/// Where the session resumes.
 fn resume(spec: &TaskSpec, session: &Session, checkpoints: &[Checkpoint]) -> Option<Resume> {
     let (head, repository) = (session.trail.head.as_ref()?, spec.repository.as_ref()?);
     let calls = session.trail.calls;

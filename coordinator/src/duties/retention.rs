@@ -157,7 +157,6 @@ struct StoredFiles {
     aside: Vec<Aside>,
 }
 
-/// What happened to unreferenced files.
 #[derive(Debug, Default)]
 struct Swept {
     outputs: usize,

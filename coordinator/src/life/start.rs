@@ -163,7 +163,7 @@ pub async fn run(config: Config, mut ports: Ports, shutdown: CancellationToken) 
     result
 }
 
-/// The data directory is locked.
+/// Another process holds the lock of the data folder.
 struct Locked {
     data: DataDir,
     /// `None` where the store is not in the data directory.

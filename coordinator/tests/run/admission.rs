@@ -77,7 +77,6 @@ async fn enrol(
     response.map(tonic::Response::into_inner).map_err(ApiError::from)
 }
 
-/// An agent that joined.
 pub(crate) struct Member {
     pub(crate) id: AgentId,
     pub(crate) client: Client,

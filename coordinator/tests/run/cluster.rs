@@ -40,7 +40,7 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 pub(crate) struct Cluster {
     pub(crate) address: SocketAddr,
     pub(crate) url: String,
-    /// The owner's.
+    /// The owner's token.
     pub(crate) credentials: Credentials,
     pub(crate) token: String,
     pub(crate) client: Client,
@@ -319,7 +319,6 @@ impl FakeAgent {
         }
     }
 
-    /// What ends the delivery.
     pub(crate) async fn delivery_end(&mut self) -> Option<tonic::Status> {
         loop {
             match soon("the end of the delivery", self.answers.message()).await {
@@ -330,7 +329,6 @@ impl FakeAgent {
         }
     }
 
-    /// What ends the control session.
     pub(crate) async fn end(&mut self) -> Option<tonic::Status> {
         loop {
             match soon("the end of the session", self.messages.message()).await {
@@ -353,7 +351,6 @@ impl FakeAgent {
         self.control.send(from_agent(message)).await.unwrap();
     }
 
-    /// Takes the next offer.
     pub(crate) async fn take(&mut self) -> Granted {
         let offer = self.offer().await;
         self.say(FromAgent::Accept(v1::Accept {
