@@ -14,13 +14,9 @@ use crate::request::{CacheTtl, Request};
 pub struct CallUsage {
     /// Neither read from nor written to the cache.
     pub input: u64,
-    /// Written for five minutes.
     pub cache_write_5m: u64,
-    /// Written for an hour.
     pub cache_write_1h: u64,
-    /// Read from the cache.
     pub cache_read: u64,
-    /// Produced.
     pub output: u64,
     /// Part of `output` that is reasoning.
     pub reasoning: u64,
@@ -31,7 +27,7 @@ pub(crate) fn tokens(bytes: usize) -> u64 {
     bytes.div_ceil(4) as u64
 }
 
-/// Tokens of a whole prompt.
+/// The tokens of the whole prompt, cached ones included.
 pub(crate) fn prompt_tokens(request: &Request) -> u64 {
     request
         .segments
@@ -49,7 +45,6 @@ struct Entry {
     expires: Instant,
 }
 
-/// The provider's prompt cache.
 #[derive(Debug, Default)]
 pub(crate) struct PromptCache {
     entries: HashMap<Prefix, Entry>,

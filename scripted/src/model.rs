@@ -24,22 +24,19 @@ pub struct Recorded {
     pub body: Value,
     /// Name of the script that matched.
     pub script: Option<String>,
-    /// What it was answered.
     pub answer: Answer,
 }
 
-/// What a request was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The turn's reply, whole.
     Reply(CallUsage),
     /// The turn's reply, broken off.
     Broken(CallUsage),
-    /// A token count.
     Count(u64),
     /// An error of a script, or because a rule was broken.
     Error(ApiError),
-    /// Nothing.
+    /// No response, ever.
     Hang,
 }
 
@@ -69,7 +66,6 @@ pub(crate) enum Plan {
     },
 }
 
-/// How a response ends.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum End {
     Whole,

@@ -73,7 +73,6 @@ pub(crate) fn sign(thinking: &str) -> String {
     hex::encode(Sha256::digest(thinking.as_bytes()))
 }
 
-/// Reads a body.
 pub(crate) fn parse(body: &Value, endpoint: Endpoint) -> Result<Request, ApiError> {
     let body = object("body", body)?;
     if let Some(unknown) = body.keys().find(|key| !FIELDS.contains(&key.as_str())) {

@@ -35,7 +35,7 @@ impl Script {
 /// Picks requests. What is `None` matches everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Matcher {
-    /// The exact model name.
+    /// Compared exactly.
     pub model: Option<String>,
     /// Text that occurs in the system prompt or in a user message.
     pub marker: Option<String>,
@@ -44,13 +44,11 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// Every request.
     #[must_use]
     pub fn any() -> Self {
         Self::default()
     }
 
-    /// Requests for a model.
     #[must_use]
     pub fn model(model: impl Into<String>) -> Self {
         Self {
@@ -68,7 +66,6 @@ impl Matcher {
         }
     }
 
-    /// Requests made with a key.
     #[must_use]
     pub fn api_key(api_key: impl Into<String>) -> Self {
         Self {
@@ -115,7 +112,6 @@ impl Turn {
         self
     }
 
-    /// Waits before the response begins.
     #[must_use]
     pub fn delayed(mut self, delay: Duration) -> Self {
         self.reply.delay = delay;
@@ -139,21 +135,18 @@ impl From<Reply> for Turn {
     }
 }
 
-/// What the model answers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
-    /// The content, in order.
     pub blocks: Vec<Block>,
     /// Overrides the stop reason, which is otherwise `tool_use` or `end_turn`.
     pub stop_reason: Option<String>,
-    /// Time until the response begins.
+    /// From the request to the begin of the response.
     pub delay: Duration,
     /// Time before every event of a streamed response.
     pub pace: Duration,
 }
 
 impl Reply {
-    /// A reply without delays.
     #[must_use]
     pub fn new(blocks: impl IntoIterator<Item = Block>) -> Self {
         Self {
@@ -170,19 +163,16 @@ impl Reply {
 pub enum Block {
     /// Reasoning. The server signs it and wants it back unchanged.
     Thinking(String),
-    /// Text for people.
     Text(String),
     /// A call of a tool that the request must offer.
     ToolUse {
         /// The tool's name as the request spells it.
         name: String,
-        /// Its input, an object.
         input: Value,
     },
 }
 
 impl Block {
-    /// A tool call.
     #[must_use]
     pub fn tool(name: impl Into<String>, input: Value) -> Self {
         Self::ToolUse {
@@ -195,20 +185,18 @@ impl Block {
 /// What goes wrong instead of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
-    /// An error response.
     Error(ApiError),
     /// Status 200 and the turn's reply, but the connection is cut after so many events (without
     /// streaming: after half of the body).
     Cut {
-        /// Events sent before the cut.
+        /// Events that are sent before the cut.
         after_events: usize,
     },
     /// Status 200 and the turn's reply, but after so many events an `error` event ends the stream
     /// (without streaming: the error response).
     ErrorEvent {
-        /// Events sent before the error.
+        /// Events that are sent before the error.
         after_events: usize,
-        /// The error.
         error: ApiError,
     },
     /// No answer at all, until the caller gives up.
@@ -225,7 +213,7 @@ impl Fault {
         })
     }
 
-    /// 529.
+    /// HTTP status 529.
     #[must_use]
     pub fn overloaded() -> Self {
         Self::Error(ApiError::new(529, "overloaded_error", "Overloaded"))
@@ -235,7 +223,6 @@ impl Fault {
 /// An error as the provider words it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
-    /// HTTP status.
     pub status: u16,
     /// `error.type`.
     pub kind: String,
@@ -257,7 +244,7 @@ impl ApiError {
         }
     }
 
-    /// 400 `invalid_request_error`.
+    /// HTTP status 400, `invalid_request_error`.
     #[must_use]
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(400, "invalid_request_error", message)
