@@ -16,7 +16,6 @@ use crate::cluster::Programs;
 /// The coordinator's time limits: short, so that a test reaches them.
 #[derive(Debug, Clone, Copy)]
 pub struct Waits {
-    /// The interval of agents' heartbeats.
     pub heartbeat: Duration,
     /// How long an agent may act without an answer from the coordinator.
     pub lease_ttl: Duration,

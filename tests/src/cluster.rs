@@ -63,7 +63,6 @@ pub struct AgentOptions {
     pub name: String,
     /// Attempts at once; 0: the default.
     pub slots: u32,
-    /// Labels that tasks may require.
     pub labels: BTreeMap<String, String>,
     /// Additional environment: keys and addresses of model providers.
     pub environment: BTreeMap<String, OsString>,
@@ -76,7 +75,6 @@ pub struct AgentOptions {
 }
 
 impl AgentOptions {
-    /// An agent with defaults.
     #[must_use]
     pub fn named(name: &str) -> Self {
         Self {
@@ -141,7 +139,6 @@ impl Cluster {
         Self::start_with(Programs::own()).await
     }
 
-    /// Starts a coordinator.
     pub async fn start_with(programs: Programs) -> Self {
         let mut cluster = Self::prepare(programs);
         cluster.up().await;
@@ -295,7 +292,6 @@ impl Cluster {
         &self.url
     }
 
-    /// The owner's token.
     #[must_use]
     pub fn token(&self) -> &str {
         &self.token
@@ -307,7 +303,6 @@ impl Cluster {
         self.coordinator.as_ref().expect("the coordinator runs").pid()
     }
 
-    /// The directory of all state.
     #[must_use]
     pub fn root(&self) -> &Path {
         self.root.path()
@@ -323,7 +318,6 @@ impl Cluster {
         self.root.path().join("agents").join(name)
     }
 
-    /// A directory for a repository.
     #[must_use]
     pub fn repository_dir(&self, name: &str) -> PathBuf {
         self.root.path().join("repositories").join(name)

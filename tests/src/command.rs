@@ -43,7 +43,6 @@ impl Person {
         Self { root }
     }
 
-    /// A path of this machine.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)

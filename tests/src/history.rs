@@ -39,9 +39,7 @@ pub use surroundings::OUT_OF_ORDER;
 /// A job: task, session and kind of job.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct JobKey {
-    /// Id of the task.
     pub task: String,
-    /// Name of the session.
     pub session: String,
     /// "session", "verify" or "baseline".
     pub job: String,
@@ -63,7 +61,6 @@ pub enum Call {
     Create {
         request: String,
         prompt: String,
-        /// The number of its sessions.
         sessions: usize,
     },
     Cancel {
@@ -77,28 +74,21 @@ pub enum Call {
     },
 }
 
-/// The answer to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// It is done and durable. The id of a created task, else empty.
     Done(String),
     Refused(String),
-    /// It may have been done.
+    /// The call may have taken effect.
     Unknown(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
-    /// Events up to this number.
+    /// Acknowledged events, by the last number.
     Events(u64),
     /// Bytes at an offset of a stream.
-    Output {
-        /// Number of the stream.
-        stream: i32,
-        /// Of the first byte.
-        offset: u64,
-        bytes: Vec<u8>,
-    },
+    Output { stream: i32, offset: u64, bytes: Vec<u8> },
 }
 
 /// An item sent to a watcher.
@@ -158,10 +148,10 @@ pub struct History {
 #[derive(Debug, Clone, PartialEq)]
 pub struct FinalTask {
     pub task: v1::Task,
-    /// In the task's order.
+    /// In the order of the task.
     pub events: Vec<v1::SessionEvent>,
     pub output: BTreeMap<StreamKey, Vec<u8>>,
-    /// As listed.
+    /// As the coordinator lists them.
     pub checkpoints: Vec<v1::Checkpoint>,
 }
 
@@ -185,20 +175,16 @@ pub struct Said {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Final {
     pub tasks: Vec<FinalTask>,
-    /// Things listed as stored.
     pub listed: Vec<Listed>,
     /// Programs that still run although everything ended.
     pub survivors: Vec<String>,
-    /// Lines about errors and panics.
     pub said: Vec<Said>,
     /// Deliberate faults: a part of the words that report them, and whether a report is required.
     pub broken: Vec<(String, bool)>,
 }
 
-/// A violated invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Name of the invariant.
     pub invariant: &'static str,
     pub text: String,
 }
@@ -258,7 +244,6 @@ impl History {
 }
 
 impl FinalTask {
-    /// The job of an event.
     fn job(&self, event: &v1::SessionEvent) -> JobKey {
         JobKey {
             task: self.task.id.clone(),

@@ -19,7 +19,7 @@ pub struct Launch {
     pub name: String,
     pub program: PathBuf,
     pub arguments: Vec<OsString>,
-    /// Its whole environment.
+    /// The whole environment; nothing is inherited.
     pub environment: BTreeMap<String, OsString>,
     /// The file to which its output is appended.
     pub log: PathBuf,
@@ -62,7 +62,6 @@ impl Daemon {
         &self.launch
     }
 
-    /// Its output so far.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read(&self.launch.log).map_or_else(

@@ -44,7 +44,6 @@ fn build(optimized: bool) {
     assert!(status.success(), "the program under test does not build");
 }
 
-/// The program under test.
 #[must_use]
 pub fn kage() -> PathBuf {
     directory().join("kage")

@@ -60,7 +60,6 @@ impl Repo {
         self.head()
     }
 
-    /// The current commit.
     #[must_use]
     pub fn head(&self) -> String {
         self.git(&["rev-parse", "HEAD"]).trim().to_owned()

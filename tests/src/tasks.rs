@@ -34,7 +34,6 @@ pub fn task(prompt: &str) -> v1::TaskSpec {
     }
 }
 
-/// Methods to describe a task.
 pub trait Describe: Sized {
     /// Adds a session, named like its model or, without one, like its adapter.
     #[must_use]
@@ -199,7 +198,7 @@ pub struct Seen {
     pub output: Vec<(String, v1::JobKind, i32, Vec<u8>)>,
     /// The last state.
     pub task: Option<v1::Task>,
-    /// Where to resume.
+    /// The cursor from which a watch resumes.
     pub cursor: String,
 }
 
@@ -235,7 +234,6 @@ impl Seen {
         self.output_of(session, v1::JobKind::Session, v1::OutputStream::Stdout)
     }
 
-    /// The output of a job.
     #[must_use]
     pub fn output_of(&self, session: &str, job: v1::JobKind, stream: v1::OutputStream) -> &[u8] {
         self.output

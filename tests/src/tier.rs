@@ -6,7 +6,7 @@
 pub enum Tier {
     /// A few minutes on a machine in use.
     Quick,
-    /// CI's tier.
+    /// The tier of CI.
     Default,
     Long,
 }

@@ -67,7 +67,6 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
     inputs
 }
 
-/// One change of an input.
 #[derive(Debug, Clone)]
 enum Mutation {
     Flip(Index, u8),

@@ -40,7 +40,6 @@ impl BenchAdapter {
         }
     }
 
-    /// All of them.
     pub fn registry() -> anyhow::Result<Registry> {
         [Self::Nothing, Self::Noise, Self::Lines]
             .into_iter()
@@ -86,7 +85,6 @@ impl BenchAdapter {
     }
 }
 
-/// The size of a pipe.
 const CHUNK: usize = 64 << 10;
 /// Makes lines about as long as those of real programs.
 const PADDING: &str = "a line of output of about the length that programs print";

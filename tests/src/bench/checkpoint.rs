@@ -39,7 +39,6 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// The amount to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     pub files: usize,

@@ -24,7 +24,6 @@ use crate::tasks::{Describe, Seen, read_all, task};
 const AGENTS: u64 = 2;
 const BASE: usize = 1 << 20;
 
-/// The amount to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     pub sessions: u64,

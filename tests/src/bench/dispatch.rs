@@ -20,7 +20,6 @@ use crate::tasks::{Describe, Seen, create, task};
 const AGENTS: u32 = 2;
 pub(crate) const IN_FLIGHT: usize = 64;
 
-/// The amount to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     pub sessions: usize,

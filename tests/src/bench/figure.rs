@@ -14,9 +14,9 @@ pub struct Figure {
     pub unit: Cow<'static, str>,
     /// The name of the value that it is compared with.
     pub baseline: String,
-    /// In the same unit.
+    /// In the unit of `value`.
     pub baseline_value: f64,
-    /// Value over baseline value.
+    /// `value` divided by `baseline_value`.
     pub ratio: f64,
     /// The file system that it was measured on, and its mount.
     #[serde(default)]

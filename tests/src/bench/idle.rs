@@ -46,7 +46,6 @@ const OUTBOUND: usize = 1024;
 /// Working agents in the last case.
 const WORKERS: u32 = 2;
 
-/// The amount to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     pub agents: u32,

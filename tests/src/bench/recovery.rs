@@ -24,7 +24,6 @@ use crate::wait::wait_for;
 const WAITING: &str = "bench-waiting";
 const WAITING_MANIFEST: &str = "name = \"bench-waiting\"\ncommand = \"sleep\"\nargs = [\"100000\"]\n";
 
-/// The amount to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     /// Agents that are killed, and agents that fall silent.

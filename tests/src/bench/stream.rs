@@ -20,12 +20,10 @@ const AGENTS: u32 = 2;
 const SESSIONS: u64 = 8;
 const MIB: u64 = 1 << 20;
 
-/// The amount to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     /// Noise of each session in MiB.
     pub mib: u64,
-    /// Lines of each session.
     pub lines: u64,
     /// Microseconds between the lines of a session.
     pub pause: u64,

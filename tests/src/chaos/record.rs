@@ -41,7 +41,6 @@ impl Record {
         }
     }
 
-    /// A new id.
     #[must_use]
     pub fn draw(&self) -> String {
         format!("{:032x}", (self.random)())
@@ -74,7 +73,6 @@ impl Record {
         self.len() == 0
     }
 
-    /// The history so far.
     #[must_use]
     pub fn history(&self) -> History {
         self.lock().clone()

@@ -28,7 +28,7 @@ pub const SCRIPTED_AGENT: &str = "calls";
 
 /// The interval of an agent's actions.
 const BEAT: Duration = Duration::from_millis(15);
-/// Beats per heartbeat.
+/// Heartbeats are sent every so many beats.
 const HEARTBEAT: u64 = 13;
 /// Messages in flight; a connection that accepts no more is given up.
 const QUEUED: usize = 64;
@@ -51,7 +51,6 @@ pub struct ScriptedAgent {
     offered: BTreeMap<String, Held>,
 }
 
-/// An attempt and its progress.
 #[derive(Debug, Clone)]
 struct Held {
     key: v1::AttemptKey,
@@ -99,7 +98,6 @@ impl Held {
     }
 }
 
-/// Both connections of an agent.
 struct Links {
     control: mpsc::Sender<v1::ConnectRequest>,
     orders: tonic::Streaming<v1::ConnectResponse>,

@@ -12,7 +12,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// The state of a link.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Weather {
     /// As if the link were direct.
@@ -23,7 +22,6 @@ pub enum Weather {
     Silent,
     /// Slow and lossy.
     Bad {
-        /// The shortest delay.
         delay: Duration,
         /// The most that is added to the delay.
         jitter: Duration,

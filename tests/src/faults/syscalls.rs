@@ -18,13 +18,13 @@ pub fn may_inject() -> bool {
 /// Which calls fail, and how.
 #[derive(Debug, Clone)]
 pub struct Failing {
-    /// The call: "fdatasync", "pwrite64", ...
+    /// The system call: "fdatasync", "pwrite64", ...
     pub call: &'static str,
     /// The error: "EIO", "ENOSPC", ...
     pub error: &'static str,
     /// The first failing call, from 1.
     pub first: u32,
-    /// The interval of further failures.
+    /// Further failures come after every so many calls.
     pub every: u32,
 }
 

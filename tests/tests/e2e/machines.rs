@@ -45,7 +45,6 @@ impl Machines {
         }
     }
 
-    /// The folder of one.
     pub(crate) fn dir(&self, machine: &str) -> PathBuf {
         let dir = self.root.path().join(machine);
         std::fs::create_dir_all(dir.join("home")).unwrap();

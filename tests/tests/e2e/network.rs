@@ -11,7 +11,6 @@ use std::process::Command;
 const PREFIX: &str = "kage-e2e-";
 const CABLE: &str = "eth0";
 
-/// See the module.
 pub(crate) struct Network {
     /// Machines by name, in the order of their addresses.
     machines: Vec<String>,
@@ -56,7 +55,6 @@ impl Network {
         Ok(network)
     }
 
-    /// The address of a machine.
     pub(crate) fn address(&self, machine: &str) -> String {
         let index = self.machines.iter().position(|name| name == machine).unwrap();
         format!("10.77.0.{}", index + 1)

@@ -16,7 +16,6 @@ const PAGES: &str = concat!(
     include_str!("../../../docs/settings.md"),
 );
 
-/// The blocks of a kind.
 fn blocks(kind: &str) -> Vec<&'static str> {
     let begins = PAGES.split(&format!("```{kind}\n")).skip(1).collect::<Vec<_>>();
     begins

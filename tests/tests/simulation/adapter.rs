@@ -19,10 +19,8 @@ use crate::world::{Dice, End, World};
 /// Between two looks whether it may go on.
 const THAW: Duration = Duration::from_millis(50);
 
-/// Its name.
 pub(crate) const SCRIPTED: &str = "scripted";
 
-/// See the module.
 #[derive(Debug)]
 pub(crate) struct Scripted(pub Arc<World>);
 
@@ -67,7 +65,6 @@ impl Adapter for Scripted {
     }
 }
 
-/// One session at work.
 struct Play {
     world: Arc<World>,
     dice: Dice,

@@ -16,7 +16,7 @@ use crate::world::{Emitted, End};
 /// The events of one attempt of one session.
 type Attempts<'a> = BTreeMap<(&'a str, u32), Vec<&'a Body>>;
 
-/// Everything that is wrong.
+/// Lists every violation.
 pub(crate) fn check(end: &Final, emitted: &BTreeMap<String, Emitted>) -> Vec<String> {
     let mut wrong = Vec::new();
     for task in &end.tasks {

@@ -30,7 +30,6 @@ enum Act {
     Hold(String),
     /// The link is as it was.
     Mend(String),
-    /// A daemon is killed.
     Crash(String),
     /// A daemon is told to end.
     Ring(String),
@@ -44,7 +43,7 @@ enum Act {
     Sleep(String, bool),
 }
 
-/// Everything that will go wrong.
+/// The faults of one world.
 pub(crate) struct Plan {
     acts: Vec<(Duration, Act)>,
     /// When everything is whole again for good.
@@ -63,7 +62,6 @@ pub(crate) struct Cast {
 }
 
 impl Plan {
-    /// Draws a plan.
     pub(crate) fn draw(world: &World, cast: &Cast, plant: Plant) -> Self {
         let dice = world.dice("faults");
         let healed = world.healed;
@@ -140,7 +138,7 @@ impl Plan {
         }
     }
 
-    /// Does what is due.
+    /// Causes the faults that are due.
     pub(crate) fn carry_out(&mut self, sim: &mut Sim<'_>, world: &World, cast: &Cast) {
         let elapsed = sim.elapsed();
         while let Some((at, act)) = self.acts.pop_if(|(at, _)| *at <= elapsed) {

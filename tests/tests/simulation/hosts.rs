@@ -47,7 +47,6 @@ const TIMINGS: Timings = Timings {
 pub(crate) struct Bell(Arc<Mutex<CancellationToken>>);
 
 impl Bell {
-    /// Tells it.
     pub(crate) fn ring(&self) {
         self.0.lock().unwrap().cancel();
     }
@@ -57,7 +56,7 @@ impl Bell {
         self.0.lock().unwrap().is_cancelled()
     }
 
-    /// For the next start.
+    /// The token of the next start.
     fn hung_up(&self) -> CancellationToken {
         let mut token = self.0.lock().unwrap();
         *token = CancellationToken::new();

@@ -19,7 +19,7 @@ use crate::world::{Dice, World, count};
 /// The wait before a call that was not answered is made again.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Somebody's day.
+/// What one person does during the simulation.
 pub(crate) async fn day(world: Arc<World>, name: String) -> turmoil::Result {
     let dice = world.dice(&name);
     let person = Person::new(&name, client(), world.record.clone());

@@ -18,7 +18,6 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// The seed of the one world that this process is for.
 const SEED: &str = "KAGE_SEED";
-/// What is planted in it.
 const PLANT: &str = "KAGE_SIMULATION_PLANT";
 /// The file for what came of it.
 const OUTCOME: &str = "KAGE_SIMULATION_OUTCOME";

@@ -19,7 +19,7 @@ use crate::hosts::{self, Bell, COORDINATOR};
 use crate::world::{World, notice_panics, take_panics};
 use crate::{checks, people};
 
-/// How often the network moves.
+/// The step of simulated time.
 const TICK: Duration = Duration::from_millis(20);
 /// After so long without faults every task is over.
 const CONVERGED: Duration = Duration::from_secs(240);
@@ -29,10 +29,9 @@ const TOLD: usize = 10;
 /// And each of it so far, in bytes.
 const LONGEST: usize = 2000;
 
-/// What is wrong on purpose.
+/// A defect that is planted, to see whether the checks find it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Plant {
-    /// Nothing.
     Nothing,
     /// The store's disk now and then says that it has what it has not.
     LyingStore,
@@ -40,16 +39,13 @@ pub(crate) enum Plant {
     RottenSpool,
 }
 
-/// What came of a seed.
+/// The result of a seed.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Outcome {
-    /// The seed.
     pub(crate) seed: u64,
-    /// What is wrong.
     pub(crate) wrong: Vec<String>,
-    /// What happened, in its order.
+    /// The events of the run, in their order.
     pub(crate) trace: Vec<String>,
-    /// How much.
     pub(crate) figures: Figures,
 }
 
@@ -81,7 +77,7 @@ impl Outcome {
 }
 
 impl Figures {
-    /// Adds those of another world.
+    /// Adds the figures of another world.
     pub(crate) fn add(&mut self, other: &Self) {
         self.simulated += other.simulated;
         self.tasks += other.tasks;
@@ -127,7 +123,6 @@ pub(crate) fn speak() {
     tracing::subscriber::set_global_default(subscriber).ok();
 }
 
-/// Runs a world.
 pub(crate) fn run(seed: u64, plant: Plant) -> Outcome {
     notice_panics();
     drop(take_panics());
@@ -184,7 +179,7 @@ struct Stage {
     sim: Sim<'static>,
     cast: Cast,
     plan: Plan,
-    /// Sends the scripted agents home.
+    /// Cancelled to end the scripted agents.
     home: CancellationToken,
 }
 

@@ -15,7 +15,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tempfile::TempDir;
 
-/// When every world begins.
+/// The start time of every world, in milliseconds since 1970.
 const EPOCH: u64 = 1_800_000_000_000;
 
 /// Draws from the seed. Clones draw from the same place.
@@ -51,7 +51,6 @@ impl Dice {
         self.below(1000) < thousandths
     }
 
-    /// One of these.
     pub(crate) fn pick<T: Copy>(&self, from: &[T]) -> T {
         from[usize::try_from(self.below(from.len() as u64)).unwrap()]
     }
@@ -73,16 +72,13 @@ pub(crate) struct Emitted {
     pub(crate) end: Option<End>,
 }
 
-/// How an adapter ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// It said that it was done.
     Done,
-    /// It failed.
     Failed,
 }
 
-/// Counters of what happened.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// Commands of the store that went wrong.
@@ -103,10 +99,9 @@ pub(crate) struct Counts {
     pub(crate) planted: AtomicU64,
 }
 
-/// One world.
 #[derive(Debug)]
 pub(crate) struct World {
-    /// What everything follows from.
+    /// All randomness derives from this.
     pub(crate) seed: u64,
     /// When everything is whole again for good. People create tasks until then.
     pub(crate) healed: Duration,
@@ -114,13 +109,11 @@ pub(crate) struct World {
     pub(crate) record: Record,
     /// By attempt.
     pub(crate) emitted: Mutex<BTreeMap<String, Emitted>>,
-    /// True while faults are drawn.
     pub(crate) trouble: AtomicBool,
     /// True once the coordinator's clock was off.
     pub(crate) jumped: AtomicBool,
     /// People who have not seen the end of their tasks.
     pub(crate) busy: AtomicUsize,
-    /// What happened how often.
     pub(crate) counts: Counts,
     log: Mutex<Vec<String>>,
     clocks: Mutex<BTreeMap<String, Arc<AtomicI64>>>,
@@ -128,7 +121,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A world before its beginning.
+    /// A world before its start.
     pub(crate) fn new(seed: u64) -> Arc<Self> {
         let ids = Dice::of(seed, "record");
         // Memory where there is any: nobody pulls a plug here.
@@ -154,7 +147,7 @@ impl World {
         })
     }
 
-    /// What somebody draws from.
+    /// The source of randomness of one user.
     pub(crate) fn dice(&self, user: &str) -> Dice {
         Dice::of(self.seed, user)
     }
@@ -176,7 +169,7 @@ impl World {
         self.log.lock().unwrap().push(line);
     }
 
-    /// Everything that was written down.
+    /// Takes the log lines.
     pub(crate) fn take_log(&self) -> Vec<String> {
         std::mem::take(&mut self.log.lock().unwrap())
     }
@@ -215,7 +208,7 @@ impl World {
     }
 }
 
-/// Counts once more.
+/// Increments a counter.
 pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{PATIENT, ends_right, progress};
 
-/// What the script `print` prints.
+/// Lines that the script `print` prints.
 const LINES: usize = 400;
 
 pub(super) fn printed() -> Vec<u8> {

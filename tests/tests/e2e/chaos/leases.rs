@@ -64,7 +64,7 @@ async fn frozen(home: &Path) {
 struct Printing {
     link: Link,
     gate: PathBuf,
-    /// What the agent's program printed.
+    /// A copy of the output of the agent's program.
     copy: PathBuf,
     task: String,
     record: Record,

@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use super::kills::{Load, printing};
 use super::{PATIENT, progress, right};
 
-/// Megabytes of the disk.
+/// Size of the disk, in megabytes.
 const DISK: u64 = 96;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
