@@ -1,7 +1,8 @@
 //! Makes the adapters of an agent from its configuration: plain data in, a registry out.
 //!
 //! Two families: the loop over providers' APIs ([`api`]) and programs described by manifests
-//! ([`cli`]). One that cannot be used here stays in the registry and says why.
+//! ([`cli`]). An adapter that cannot be used on this machine stays in the registry, with the
+//! reason.
 
 pub mod session_file;
 pub mod steps;
@@ -39,16 +40,16 @@ const BUILTIN: &[(&str, &str)] = &[("claude-code.toml", include_str!("../data/cl
 pub struct AdapterConfig {
     /// The agent's environment: where programs, keys and base URLs are found.
     pub env: BTreeMap<OsString, OsString>,
-    /// Folders with manifests of the user's; one that is not there is empty.
+    /// Folders with the user's manifests; a missing folder is empty.
     pub manifest_dirs: Vec<PathBuf>,
-    /// What the user knows of the words of failures; comes before what the program knows.
+    /// The user's rules for failure messages; they come before the built-in rules.
     pub failures: FailureTable,
-    /// Folders in which sessions write: no program is taken from there.
+    /// Folders in which sessions write; no program is run from them.
     pub kept_out: Vec<PathBuf>,
     pub runner: Runner,
-    /// What a person sets of adapters that are part of this program.
+    /// Settings of the built-in adapters.
     pub settings: AdapterSettings,
-    /// What is known of models, their prices included.
+    /// Facts about models, prices included.
     pub prices: PriceTable,
     /// How calls of APIs are repeated.
     pub calls: CallRules,
@@ -85,7 +86,7 @@ impl AdapterConfig {
         }
     }
 
-    /// Takes the folders out of PATH in which programs are not looked for.
+    /// Removes folders from PATH in which programs must not be searched.
     fn clean_path(&mut self) {
         let name = OsString::from("PATH");
         if let Some(path) = self.env.get(&name) {
@@ -134,7 +135,7 @@ pub enum LoadError {
     },
 }
 
-/// What a user knows of the words of failures; a file that is not there says nothing.
+/// Reads the user's rules for failure messages; a missing file has no rules.
 ///
 /// # Errors
 /// When the file cannot be read or is no failure table.
@@ -152,7 +153,7 @@ pub fn read_failures(path: &Path) -> Result<FailureTable, LoadError> {
     }
 }
 
-/// What time it is, and what the clocks here show: programs tell of times without a zone.
+/// The present time with this machine's zone, because programs print times without a zone.
 fn local_time() -> LocalTime {
     let now = jiff::Zoned::now();
     LocalTime {
@@ -167,7 +168,7 @@ fn text<'a>(env: &'a BTreeMap<OsString, OsString>, name: &str) -> Option<&'a str
     (!value.is_empty()).then_some(value)
 }
 
-/// Tells a session's programs what they work on.
+/// Sets the variables that name the session for its programs.
 fn name_session(env: &mut Environment, input: &SessionInput) {
     env.set("KAGE_TASK", input.task.to_string());
     env.set("KAGE_SESSION", input.session.to_string());

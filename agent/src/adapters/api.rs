@@ -42,14 +42,14 @@ use session::{Halt, Session};
 use turns::Conversation;
 use wire::Wire;
 
-/// A provider whose models this program talks to by itself.
+/// A provider with a built-in adapter.
 #[derive(Debug)]
 pub(super) struct Provider {
     /// The adapter's name in tasks.
     pub(super) name: &'static str,
-    /// Where requests go when nothing else is said.
+    /// The default address of requests.
     base_url: &'static str,
-    /// The variable that says where else they go.
+    /// The environment variable that replaces the default address.
     base_url_variable: &'static str,
     key_variable: &'static str,
     /// The model when the task names none.
@@ -59,8 +59,7 @@ pub(super) struct Provider {
 
 pub(super) static PROVIDERS: &[Provider] = &[messages::CLAUDE];
 
-/// What the model is told before anything else. The same for every session, so it names
-/// no path, model or session.
+/// The first system text. It is the same for every session, so it names no path, model or session.
 const SYSTEM: &str = "You are a software engineer working alone on one task in a git worktree. \
 Use the tools to look at the code, change it and check your change; all paths are relative to the root of the worktree. \
 Nobody can answer questions, so decide sensibly yourself. Change only what the task needs, do not commit, \
@@ -69,7 +68,7 @@ and do not weaken tests to make them pass. When the task is done, say in one or 
 /// How failed calls are repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallRules {
-    /// How often one call is made at most.
+    /// Maximum of attempts of one call, the first included.
     pub max_calls: u32,
     /// Wait before the first repetition; each further one doubles it.
     pub backoff: Duration,
@@ -84,7 +83,7 @@ impl Default for CallRules {
     }
 }
 
-/// Turns of an attempt when nothing else is set.
+/// The default maximum of turns of an attempt.
 const TURNS: NonZeroU32 = const { NonZeroU32::new(200).unwrap() };
 
 #[derive(Debug)]
@@ -206,14 +205,15 @@ impl ApiAdapter {
         })
     }
 
-    /// What the session asks of its model. Tells people what of the settings is left out.
+    /// The parameters of the session's model calls. Reports settings that the model does not
+    /// support.
     async fn asked(&self, input: &SessionInput, reporter: &Reporter) -> Result<Asked, Failure> {
         let name = self.provider.name;
         let usual = self.settings.models.as_ref().map_or(self.provider.model, Models::first);
         let model = input.model.clone().unwrap_or_else(|| usual.to_owned());
         let (asked, left_out) = asked::asked(name, model, &self.settings, &self.prices, local_time().now)?;
         if let Some(warning) = left_out {
-            // One that no longer listens stops the session before its first call.
+            // A closed reporter stops the session before its first call.
             let _closed = reporter.event(EventBody::Warning(warning)).await;
         }
         Ok(asked)

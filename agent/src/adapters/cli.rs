@@ -1,7 +1,7 @@
-//! The adapter for programs: runs one as its manifest says and turns its output into reports.
+//! The adapter for programs: runs a program by its manifest and turns its output into reports.
 //!
-//! Exit codes alone lie, so a run has succeeded only when the program ended with 0 *and* its
-//! output says so. Whether the tree really changed is decided by the attempt.
+//! Exit codes alone are not reliable, so a run has succeeded only when the program exited with 0
+//! *and* its output reports success. The attempt decides whether the tree really changed.
 
 mod lines;
 mod formats;
@@ -33,9 +33,9 @@ use crate::process::{Chunk, Command, Control, Limits, Pipe, RunError, Runner, St
 use manifest::{Manifest, Version, fill};
 use run::Run;
 
-/// How long a program may take to tell its version.
+/// Time limit of asking a program for its version.
 const VERSION_TIME: Duration = Duration::from_secs(20);
-/// Time between the polite signal and the last one.
+/// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// A command-line program as an adapter.
@@ -79,7 +79,7 @@ impl CliAdapter {
         adapter
     }
 
-    /// The version that the program prints, when it is one that works.
+    /// The version that the program prints, if it is supported.
     async fn ask_version(&self, program: &Path) -> Result<String, String> {
         let Some(rule) = &self.manifest.version else {
             return Ok(String::new());
@@ -100,7 +100,7 @@ impl CliAdapter {
             timeout: Some(VERSION_TIME),
             grace: Duration::from_secs(1),
         };
-        // The reader below waits for nothing else.
+        // The reader below always reads.
         let (sender, mut chunks) = mpsc::channel::<Chunk>(4);
         let gather = async {
             let mut printed = HeadTail::new(4096);

@@ -1,5 +1,5 @@
-//! The port between an attempt and whatever does the work: a CLI, an API loop, or, in
-//! tests, nothing at all. It owns no state; adapters are values in a registry.
+//! The port between an attempt and what does the work: a program, an API loop, or a scripted
+//! adapter in tests. It owns no state; adapters are values in a registry.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use crate::adapters::steps::Steps;
 /// The adapters of an agent by name.
 pub type Registry = BTreeMap<AdapterName, Arc<dyn Adapter>>;
 
-/// What an adapter is told about the session it works on.
+/// The session that an adapter works on.
 #[derive(Debug, Clone)]
 pub struct SessionInput {
     /// The task, for `KAGE_TASK`.
@@ -45,7 +45,7 @@ pub struct SessionInput {
     pub worktree: Option<PathBuf>,
     /// A folder of the attempt's own for HOME, TMPDIR and prompt files. Removed afterwards.
     pub scratch: PathBuf,
-    /// How long it may take. The attempt watches; the adapter is told to stop.
+    /// Time limits. The attempt enforces them, by stopping the adapter.
     pub limits: SessionLimits,
     /// True while the attempt's lease is in doubt: the program is stopped, and no model
     /// call is made.
@@ -80,7 +80,7 @@ impl SessionInput {
     }
 }
 
-/// How long a session may take.
+/// Time limits of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionLimits {
     /// From its start, frozen time not counted.
@@ -96,16 +96,16 @@ pub enum Beginning {
     New,
     /// Where another attempt stopped, after these messages or lines.
     GoOn {
-        /// Whole lines, as the adapter told them, or as they are in its session file.
+        /// Whole lines, as the adapter reported them, or as its session file has them.
         said: Bytes,
-        /// What happened since, to be told; empty when there is nothing to tell.
+        /// What happened since, for the model; may be empty.
         note: String,
-        /// What to do now instead of only going on; empty when it is to go on.
+        /// What to do next; empty means to continue.
         instruction: String,
     },
 }
 
-/// What a conversation that goes on is told next: `note`, then `instruction`. Empty = nothing.
+/// The next message of a resumed conversation: `note`, then `instruction`. May be empty.
 #[must_use]
 pub fn next_message(note: &str, instruction: &str) -> String {
     let parts = [note, instruction];
@@ -115,23 +115,23 @@ pub fn next_message(note: &str, instruction: &str) -> String {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdapterEnd {
-    /// It says it is done. Whether anything changed is not its to decide.
+    /// The adapter reports success. The attempt decides whether anything changed.
     Done {
         /// The model's last words, for people.
         summary: String,
     },
     Failed(Failure),
-    /// It was told to stop, and everything it started is gone.
+    /// It was stopped, and everything it started has ended.
     Stopped,
 }
 
-/// What an adapter tells while it works.
+/// What an adapter reports while it works.
 #[derive(Debug, Clone)]
 pub enum Report {
     Event(EventBody),
     Output(OutputStream, Bytes),
-    /// Nothing for anybody to see, and a sign that the work goes on: a thought, a part of a
-    /// tool's input, output that is not shown.
+    /// The work continues, without anything to show: a thought, a part of a tool's input, hidden
+    /// output.
     Alive,
 }
 
@@ -163,13 +163,13 @@ impl Reporter {
         self.reports.send(Report::Event(body)).await.map_err(|_| ReporterClosed)
     }
 
-    /// Says that the work goes on. Not waited for: when there is no room, reports that say so
-    /// too are on their way.
+    /// Reports that the work continues. Does not wait: a full channel has reports that show the
+    /// same.
     pub fn alive(&self) {
         drop(self.reports.try_send(Report::Alive));
     }
 
-    /// Reports output, in the order in which it is to be read.
+    /// Reports output, in reading order.
     ///
     /// # Errors
     /// When the attempt no longer listens.
@@ -183,24 +183,24 @@ impl Reporter {
 
 /// Something that can work on a session.
 pub trait Adapter: Send + Sync {
-    /// What the fleet is told about it.
+    /// The description of the adapter for the fleet.
     fn info(&self) -> AdapterInfo;
 
     /// Values that must never appear in output: keys and tokens it holds.
     fn secrets(&self) -> Vec<String>;
 
-    /// From where it can go on with a conversation.
+    /// From which points it can resume a conversation.
     fn resumes(&self) -> Resumes {
         Resumes::None
     }
 
-    /// Whether it tells its [`Steps`]. Files of one that does not are kept when they have
-    /// come to rest.
+    /// True when it reports its [`Steps`]. Otherwise a checkpoint is taken when the files have
+    /// stopped changing.
     fn tells_steps(&self) -> bool {
         false
     }
 
-    /// The file in which its program keeps the session; `None` when it tells each message.
+    /// The file in which its program keeps the session; `None` when it reports each message.
     fn session_file(&self, _input: &SessionInput) -> Option<SessionFile> {
         None
     }
@@ -210,7 +210,7 @@ pub trait Adapter: Send + Sync {
         true
     }
 
-    /// How long a session may take for which this is asked; never longer.
+    /// The limits of a session: at most the requested ones.
     fn limits(&self, asked: SessionLimits) -> SessionLimits {
         asked
     }

@@ -1,5 +1,5 @@
-//! The file in which a program keeps a session. It is only ever appended to, a line each, and
-//! it names things of its machine: those have other names on the way to another one.
+//! The file in which a program keeps a session. Lines are only appended. It contains names of its
+//! machine, which are replaced on the way to another machine.
 
 use std::path::PathBuf;
 
@@ -9,8 +9,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionFile {
     pub path: PathBuf,
-    /// What is called otherwise on another machine, as it stands in the file, and what it is
-    /// called on the way there.
+    /// Names that differ on another machine, as the file has them, and their neutral form.
     pub names: Vec<(String, String)>,
 }
 
@@ -28,7 +27,7 @@ impl SessionFile {
 
 fn replace<'n>(bytes: Vec<u8>, names: impl Iterator<Item = (&'n String, &'n String)>) -> Vec<u8> {
     let (from, to): (Vec<_>, Vec<_>) = names.filter(|(from, _)| !from.is_empty()).unzip();
-    // One path may begin with another.
+    // A path may be the beginning of another.
     let automaton = AhoCorasick::builder()
         .match_kind(MatchKind::LeftmostLongest)
         .build(from);

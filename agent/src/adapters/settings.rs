@@ -1,5 +1,5 @@
-//! `[adapter.NAME]` of a person's settings: the limits of the adapters that are part of this
-//! program. What a program of somebody else takes is in its manifest.
+//! `[adapter.NAME]` of the settings: the limits of the built-in adapters. Other programs have their
+//! settings in their manifests.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -20,11 +20,11 @@ pub struct AdapterSettings(BTreeMap<String, ApiSettings>);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiSettings {
-    /// Calls of the model in one attempt, repetitions not counted; 200 unless set. They end a model
-    /// that goes in circles while nothing else bounds what it may cost.
+    /// Model calls of one attempt, without retries; 200 by default. The limit ends a model that
+    /// loops while no budget bounds its cost.
     pub max_turns: Option<NonZeroU32>,
-    /// Tokens of one answer, thinking included; unless set, as many as the model gives by the
-    /// price table, and 32000 of a model that is not there. Never more than the model gives.
+    /// Tokens of one answer, thinking included. The default is the model's maximum by the price
+    /// table, or 32000 for an unknown model. Never more than the model's maximum.
     pub max_output_tokens: Option<NonZeroU32>,
     /// Where requests go, before the provider's variable (`ANTHROPIC_BASE_URL`) and address.
     pub base_url: Option<BaseUrl>,
@@ -33,8 +33,7 @@ pub struct ApiSettings {
     /// How much the model does for an answer: `low`, `medium`, `high`, `xhigh` or `max`, as far as
     /// it has the level. Unless set, it is the model's own default.
     pub effort: Option<Effort>,
-    /// The models that tasks may name, the first of which is taken when a task names none. Unless
-    /// set, tasks may name any.
+    /// The models that tasks may name; the first is the default. Unset: any model.
     pub models: Option<Models>,
 }
 
@@ -57,7 +56,7 @@ impl ApiSettings {
 pub struct Models(Vec<String>);
 
 impl Models {
-    /// The one that is taken when a task names none.
+    /// The default model.
     pub(super) fn first(&self) -> &str {
         self.0.first().map_or("", String::as_str)
     }
@@ -87,8 +86,8 @@ impl BaseUrl {
 /// Why a value of `[adapter]` cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSetting {
-    /// There is no such adapter, or nothing of it can be set.
-    // In serde's words, from which people are told the nearest name.
+    /// An unknown adapter, or one without settings.
+    // In serde's wording, from which the nearest name is suggested.
     #[error("unknown field `{name}`, expected one of `{}`", names().join("`, `"))]
     Adapter { name: String },
     /// No request can be sent there.
@@ -143,13 +142,13 @@ impl TryFrom<String> for BaseUrl {
 }
 
 impl AdapterSettings {
-    /// What is set of an adapter.
+    /// The settings of an adapter.
     #[must_use]
     pub fn of(&self, name: &str) -> ApiSettings {
         self.0.get(name).cloned().unwrap_or_default()
     }
 
-    /// These, and where they say nothing, the others.
+    /// These settings; where they are unset, the others.
     #[must_use]
     pub fn or(self, others: &Self) -> Self {
         let mut all = others.clone();

@@ -1,6 +1,6 @@
-//! What an adapter tells about its steps: each message of its conversation, and when its
-//! tools begin and end. So a checkpoint knows a place in the conversation that belongs to
-//! the files in it. It takes and sends nothing; that is the attempt's.
+//! The steps of an adapter: each message of its conversation, and when its tools begin and end.
+//! They give a checkpoint the position in the conversation that belongs to its files. The attempt
+//! takes and sends the checkpoint.
 //!
 //! ```text
 //!   messages ─▶ tools begin ─▶ results ─▶ tools ended ─▶ messages ─▶ ...
@@ -8,8 +8,8 @@
 //!    tools wait for a checkpoint to be taken     │     a checkpoint waits for tools
 //! ```
 //!
-//! One before a restore does not wait for tools: they may run for an hour, and what they have
-//! written so far is what would be lost.
+//! A checkpoint before a restore does not wait for tools: they may run for an hour, and their
+//! unfinished output is what would be lost.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ pub struct Steps(Option<Arc<Shared>>);
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Told when something is asked for, or may be taken now.
+    /// Notified when a checkpoint is requested, or may be taken now.
     wanted: Notify,
     /// The number of the last request that was dealt with.
     dealt: watch::Sender<u64>,
@@ -35,19 +35,19 @@ struct Shared {
 struct State {
     /// The position of the first of `lines`.
     first: u64,
-    /// Messages that no checkpoint holds yet: one conversation's worth at most.
+    /// Messages that are in no checkpoint yet: one conversation at most.
     lines: VecDeque<Bytes>,
-    /// Model calls that were answered; `None` when the adapter does not tell.
+    /// Answered model calls; `None` when the adapter does not report them.
     answers: Option<u32>,
     /// Tools run, so that files may be half written.
     busy: bool,
-    /// At most one; further ones join it.
+    /// At most one request; further ones join it.
     asked: Option<Asked>,
     /// The number of the last request.
     number: u64,
 }
 
-/// What a checkpoint is wanted for.
+/// The purpose of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CheckpointRequest {
     pub(crate) reason: CheckpointReason,
@@ -55,12 +55,12 @@ pub(crate) struct CheckpointRequest {
 }
 
 impl CheckpointRequest {
-    /// One for files that changed, and nothing else.
+    /// A request because files changed.
     pub(crate) const fn files_changed() -> Self {
         Self::of(CheckpointReason::FilesChanged)
     }
 
-    /// One for a reason, without a note.
+    /// A request for another reason, without a note.
     pub(crate) const fn of(reason: CheckpointReason) -> Self {
         Self {
             reason,
@@ -68,9 +68,9 @@ impl CheckpointRequest {
         }
     }
 
-    /// This one and an older one, which one checkpoint answers. What a person wrote is kept.
-    /// Of the reasons the one that somebody waits for: any tells more than changed files, a
-    /// restore more than a request, and the end of an attempt more than both.
+    /// Joins this request with an older one. A person's note is kept. The stronger reason wins: any
+    /// reason is stronger than changed files, a restore is stronger than a person's request, and
+    /// the end of an attempt is the strongest.
     pub(crate) fn joined(self, older: Self) -> Self {
         const fn weight(reason: CheckpointReason) -> u8 {
             match reason {
@@ -97,19 +97,19 @@ pub(crate) struct Asked {
     pub(crate) request: CheckpointRequest,
     /// The place in the conversation that belongs to it.
     pub(crate) position: u64,
-    /// Model calls that were answered by then, if the adapter tells.
+    /// Model calls answered by then, if the adapter reports them.
     pub(crate) calls: Option<u32>,
     number: u64,
 }
 
 impl Steps {
-    /// The steps of a session whose checkpoints nobody takes.
+    /// The steps of a session without checkpoints.
     #[must_use]
     pub const fn unheard() -> Self {
         Self(None)
     }
 
-    /// The steps of a session whose conversation has got to `first`.
+    /// The steps of a session whose conversation is at position `first`.
     pub(crate) fn from(first: u64) -> Self {
         Self(Some(Arc::new(Shared {
             state: Mutex::new(State {
@@ -140,7 +140,7 @@ impl Steps {
         }
     }
 
-    /// Tools are about to change files. Waits for a checkpoint that is being taken.
+    /// Reports that tools are about to change files. Waits for a checkpoint that is being taken.
     pub async fn tools_begin(&self) {
         let Some(shared) = &self.0 else { return };
         let mut dealt = shared.dealt.subscribe();
@@ -160,7 +160,7 @@ impl Steps {
         }
     }
 
-    /// Tools ended and their results are in the conversation: this is a place to go on from.
+    /// Reports that tools ended and the conversation has their results: a session can resume here.
     pub fn tools_ended(&self) {
         if let Some(shared) = &self.0 {
             shared.lock().busy = false;
@@ -176,8 +176,8 @@ impl Steps {
         }
     }
 
-    /// Asks for a checkpoint at the next place between two steps, or at once before a restore.
-    /// It joins one that is asked for already.
+    /// Requests a checkpoint at the next point between two steps, or at once before a restore. It
+    /// joins a pending request.
     pub(crate) fn ask(&self, request: CheckpointRequest) {
         let Some(shared) = &self.0 else { return };
         let mut state = shared.lock();
@@ -230,7 +230,7 @@ impl Steps {
         }
     }
 
-    /// The messages from one position to another, a line each.
+    /// The messages between two positions, as lines.
     pub(crate) fn lines(&self, from: u64, to: u64) -> Vec<u8> {
         let Some(shared) = &self.0 else { return Vec::new() };
         let state = shared.lock();
@@ -290,14 +290,14 @@ mod tests {
         assert_eq!(steps.asked().now_or_never(), None);
         steps.ask(CheckpointRequest::of(CheckpointReason::BeforeRestore));
         let asked = steps.asked().now_or_never().unwrap();
-        // Its place is after the call whose tools run.
+        // Its position is after the call whose tools run.
         assert_eq!(
             (asked.request.reason, asked.request.note.as_str(), asked.position),
             (CheckpointReason::BeforeRestore, "look", 1)
         );
         steps.dealt_with(&asked);
 
-        // Whatever joins it, it is still what somebody waits for.
+        // The request keeps the stronger reason.
         steps.ask(CheckpointRequest::of(CheckpointReason::BeforeRestore));
         steps.ask(requested("why"));
         steps.message("result");

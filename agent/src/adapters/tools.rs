@@ -1,8 +1,8 @@
-//! The tools that an API adapter lets a model use: files beneath the worktree, and a shell.
+//! The tools that an API adapter offers a model: files in the worktree, and a shell.
 //!
-//! It owns what a model is told about them and how calls are dispatched. Paths are resolved
-//! in [`root`], never compared as text. The shell is not confined to the worktree by this
-//! crate; the file tools are, because they run inside the agent.
+//! It owns the descriptions of the tools and how calls are dispatched. Paths are resolved in
+//! [`root`], never compared as text. The file tools are confined to the worktree, because they run
+//! inside the agent; the shell is not confined by this crate.
 
 mod files;
 mod list;
@@ -31,12 +31,12 @@ pub(crate) struct Toolbox {
     runner: Runner,
 }
 
-/// What a model gets back from a call.
+/// The result of a call, for the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ToolResult {
     /// Bounded text for the model.
     pub(crate) text: String,
-    /// True when the call did not do what was asked.
+    /// True when the call failed.
     pub(crate) is_error: bool,
 }
 
@@ -50,7 +50,7 @@ impl ToolResult {
     }
 }
 
-/// Why a tool did not do what was asked, in words for the model.
+/// The reason for a failed call, for the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 struct Refused(String);
@@ -129,7 +129,7 @@ enum Call {
 }
 
 fn input<T: DeserializeOwned>(text: &str) -> Result<T, Refused> {
-    // A model that passes no argument at all sends an empty string.
+    // For a call without arguments some models send an empty string.
     let text = if text.trim().is_empty() { "{}" } else { text };
     serde_json::from_str(text).map_err(|error| Refused::new(format!("the input does not fit the tool: {error}")))
 }
@@ -150,7 +150,7 @@ impl Call {
     }
 }
 
-/// What a model is told about a tool.
+/// The description of a tool, for the model.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ToolDefinition {
     pub(crate) name: &'static str,
@@ -159,7 +159,7 @@ pub(crate) struct ToolDefinition {
     pub(crate) input: Value,
 }
 
-/// What a model is told about the tools, always in the same order.
+/// All tools, always in the same order.
 #[must_use]
 pub(crate) fn definitions() -> Vec<ToolDefinition> {
     let path = || json!({"type": "string", "description": "Relative to the root of the worktree."});
@@ -234,7 +234,7 @@ pub(crate) fn definitions() -> Vec<ToolDefinition> {
     ]
 }
 
-/// One line for people: what a call is about.
+/// Describes a call in one line, for people.
 #[must_use]
 pub(crate) fn describe(name: &str, text: &str) -> String {
     let about = match Call::parse(name, text) {
@@ -263,8 +263,7 @@ impl Toolbox {
         })
     }
 
-    /// Does what a model asks for. `text` is the call's input as JSON. `reporter` is told that a
-    /// command prints something.
+    /// Runs a call. `text` is its input as JSON. `reporter` learns when a command prints something.
     pub(crate) async fn call(&self, name: &str, text: &str, control: &Control, reporter: &Reporter) -> ToolResult {
         let outcome = match Call::parse(name, text) {
             Ok(Call::Bash(bash)) => shell::run(self, bash, control, reporter).await,

@@ -1,8 +1,8 @@
-//! What a model said, without the provider: the items of an answer as they came, the calls of
-//! tools in it, why it stopped and what it used. Pure.
+//! An answer of a model, independent of the provider: its items as received, its tool calls, the
+//! reason for its end, and its usage. Pure.
 //!
-//! Items keep every field that the provider sent, each value in its own bytes: what is signed
-//! must go back exactly as it came. What the fields mean is the dialect's business.
+//! Items keep every field that the provider sent, with the exact bytes of each value, because
+//! signed content must be sent back unchanged. The dialect interprets the fields.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ pub(super) enum Stop {
     Tools,
     /// It used up the tokens of an answer.
     Cut,
-    /// The provider paused a long answer; sent back, it goes on.
+    /// The provider paused a long answer; sending it back continues it.
     Paused,
     /// Refuses to answer.
     Refused,
@@ -33,7 +33,7 @@ pub(super) enum Stop {
 }
 
 impl Stop {
-    /// Whether the answer ends where there was no more room, in the middle of whatever it was.
+    /// True when the answer was cut at a length limit.
     pub(super) const fn cuts(&self) -> bool {
         match self {
             Self::Cut | Self::NoRoom => true,
@@ -71,7 +71,7 @@ impl Item {
 pub(super) struct ToolCall {
     pub(super) id: String,
     pub(super) name: String,
-    /// A JSON object, as the model wrote it; `None` when it broke off or is none. Such a call is
+    /// A JSON object as the model wrote it; `None` when it is incomplete or invalid. Such a call is
     /// never run.
     pub(super) input: Option<String>,
 }
@@ -91,7 +91,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The answer as one line of a transcript.
+    /// The answer as a line of a transcript.
     pub(super) fn transcript_line(&self) -> String {
         #[derive(Serialize)]
         struct Line<'a> {
@@ -114,13 +114,13 @@ impl Answer {
     }
 }
 
-/// What an event means for those who wait.
+/// What an event says about progress.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub(super) enum Progress {
     /// Nothing to report.
     None,
-    /// A ping, or an event that is not known: the connection is there, and nothing else is said.
+    /// A ping or an unknown event: the connection works, and nothing else is known.
     Ping,
     /// Text of the answer.
     Text(String),
@@ -137,7 +137,7 @@ impl Progress {
     }
 }
 
-/// An item whose end has not come yet.
+/// An item that is not complete yet.
 #[derive(Debug, Default)]
 pub(super) struct OpenItem {
     pub(super) item: Item,
@@ -156,16 +156,16 @@ pub(super) struct Draft {
     pub(super) open: BTreeMap<u64, OpenItem>,
     pub(super) done: BTreeMap<u64, Item>,
     pub(super) calls: BTreeMap<u64, ToolCall>,
-    /// Calls of whose input no part came after they began.
+    /// Calls that began and have no input yet.
     pub(super) bare: BTreeSet<u64>,
     pub(super) raw_stop: Option<String>,
-    /// Tokens counted so far: what the provider bills even when the stream is cut.
+    /// Tokens counted so far; the provider bills them even when the stream is cut.
     pub(super) usage: Usage,
     bytes: usize,
 }
 
 impl Draft {
-    /// Takes the data of one event, unless the answer is too long.
+    /// Handles the data of one event, unless the answer is too long.
     pub(super) fn event(&mut self, read: fn(&mut Self, &str) -> Progress, data: &str) -> Progress {
         self.bytes = self.bytes.saturating_add(data.len());
         if self.bytes > MAX_ANSWER {

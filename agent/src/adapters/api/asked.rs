@@ -1,5 +1,5 @@
-//! What a session asks of its model: the model, the length of an answer, thinking and effort, from
-//! what the task names, what a person set and what the price table knows. Pure.
+//! The parameters of a session's model calls: model, output limit, thinking and effort. They follow
+//! from the task, the settings and the price table. Pure.
 
 use std::num::NonZeroU32;
 
@@ -12,7 +12,7 @@ use crate::adapters::settings::ApiSettings;
 /// Tokens of an answer of a model that nothing is known of.
 const USUAL_OUTPUT: NonZeroU32 = const { NonZeroU32::new(32_000).unwrap() };
 
-/// What is asked of a model.
+/// Parameters of a model call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Asked {
     pub(super) model: String,
@@ -22,10 +22,10 @@ pub(super) struct Asked {
     pub(super) effort: Option<Effort>,
 }
 
-/// Says what to ask, and what of the settings is left out because the model has no such control.
+/// Chooses the parameters, and names the settings that the model does not support.
 ///
 /// # Errors
-/// When the settings do not let a task use the model, or set what the model does not have.
+/// When the settings do not allow the task's model, or need a feature that the model lacks.
 pub(super) fn asked(
     adapter: &str,
     model: String,
@@ -61,7 +61,7 @@ pub(super) fn asked(
                 levels.join(", ")
             ));
         }
-        // The provider knows what it takes of a model that nothing is known of.
+        // For an unknown model, the provider checks the effort itself.
         (Some(effort), Some(_) | None) => (Some(effort), None),
     };
     let asked = Asked {

@@ -1,5 +1,5 @@
-//! One call of a provider with its few retries, in whatever dialect. Everything that a call costs
-//! is reported here, also that of calls that break off or are stopped.
+//! One call of a provider with a few retries, in any dialect. The cost of every call is reported,
+//! also of calls that were cut or stopped.
 
 use std::sync::Once;
 use std::time::Duration;
@@ -22,23 +22,23 @@ use crate::adapters::local_time;
 use crate::adapters::port::{Reporter, ReporterClosed};
 use crate::process::Control;
 
-/// The longest wait that a call sits out. A longer one is left to the task's recovery.
+/// The longest wait within a call. The task's recovery handles longer waits.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The longest back-off of our own choice.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// The most bytes of an error's body that are read.
 const ERROR_BODY: usize = 64 << 10;
-/// How many idle limits a provider may fill with pings alone. A model may think for longer than
-/// one without a word of it being sent; but pings are of the connection, and go on for ever when
-/// the model behind it is stuck.
+/// The number of idle limits in a row in which pings alone are accepted. A model may think for
+/// longer than one limit without sending anything. But pings show only that the connection works,
+/// and they never end when the model behind it hangs.
 const PINGS: u32 = 3;
 const CONNECT: Duration = Duration::from_secs(20);
 
-/// The client for all calls. Redirects are refused: they would take the key elsewhere.
+/// The client for all calls. Redirects are refused, because they would send the key elsewhere.
 pub(super) fn client() -> reqwest::Result<reqwest::Client> {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
-        // An error means that the program installed one already, which is as good.
+        // An error means that a provider is installed already, which is fine.
         let _already_there = rustls::crypto::ring::default_provider().install_default();
     });
     reqwest::Client::builder()
@@ -48,7 +48,7 @@ pub(super) fn client() -> reqwest::Result<reqwest::Client> {
         .build()
 }
 
-/// How long a provider has said nothing.
+/// How long the provider has been silent.
 struct Silence {
     idle: Duration,
     /// The time of the last byte.
@@ -117,8 +117,8 @@ fn passes(kind: FailureKind) -> bool {
     }
 }
 
-/// The wait before the next call: what the provider asked for or our own back-off, and
-/// always a little more, so that callers who failed together do not return together.
+/// The wait before the next call: the provider's request or our backoff, plus a random part, so
+/// that callers that failed together do not return together.
 fn delay(asked: Option<Duration>, backoff: Duration, attempt: u32, random: f64) -> Duration {
     let own = backoff
         .saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)))
@@ -165,8 +165,8 @@ impl Caller {
         }
     }
 
-    /// Makes the call once. `None` = the message is whole; a failure's kind says whether it
-    /// may help to make it again.
+    /// Makes the call once. `None`: the message is complete. The kind of a failure says whether a
+    /// repetition may help.
     async fn once(&self, body: Bytes, draft: &mut Draft, reporter: &Reporter) -> Result<Option<Failure>, Halt> {
         let mut request = self.client.post(&self.url).header(CONTENT_TYPE, "application/json");
         for (name, value) in (self.wire.headers)(&self.key) {
@@ -206,7 +206,7 @@ impl Caller {
                     break Failure::new(FailureKind::Network, format!("the stream was cut: {error}"));
                 }
                 Ok(None) => break Failure::new(FailureKind::Network, "the stream ended before the message did"),
-                // The call would take as long again.
+                // A repetition would take as long.
                 Err(_) if silence.has_pings() => return Err(Halt::Failed(self.only_pings())),
                 Err(_) => break self.silent(),
             };
@@ -250,7 +250,7 @@ impl Caller {
         Failure::new(FailureKind::Timeout, message)
     }
 
-    /// What an answer that is an error means.
+    /// Classifies an error response.
     async fn refusal(&self, mut response: reqwest::Response) -> Failure {
         let status = response.status().as_u16();
         let heard = local_time();
@@ -266,7 +266,7 @@ impl Caller {
                 break;
             }
         }
-        // What is not the provider's own is a proxy's page, say.
+        // Other bodies are not the provider's own, for example a proxy's page.
         let refusal = (self.wire.refusal)(&body).unwrap_or_else(|| Refusal {
             message: crate::process::excerpt::one_line(&String::from_utf8_lossy(&body), 200),
             ..Refusal::default()
@@ -275,8 +275,8 @@ impl Caller {
     }
 }
 
-/// Reports what an answer cost as far as it came: the provider bills it when it broke off,
-/// and when nobody waits for the rest.
+/// Reports the cost of an answer as far as it was received: the provider bills cut and abandoned
+/// answers too.
 async fn bill(draft: &Draft, reporter: &Reporter) -> Result<(), ReporterClosed> {
     if draft.usage.is_zero() {
         return Ok(());
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(heard(&[]), (at(10), false));
         assert_eq!(heard(&[ping(9)]), (at(19), true));
         assert_eq!(heard(&[ping(9), ping(18), ping(27)]), (at(30), true));
-        // A thought, or a part of a tool's input, begins it anew.
+        // A thought or a part of a tool's input restarts the count.
         assert_eq!(heard(&[ping(9), (18, Progress::None)]), (at(28), false));
         assert_eq!(heard(&[ping(9), (18, Progress::None), ping(28)]), (at(38), true));
         let thinks: Vec<_> = (1..100).map(|n| (9 * n, Progress::None)).collect();

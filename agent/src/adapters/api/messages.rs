@@ -1,10 +1,10 @@
 //! The Messages API: tools, system and messages in that order, with cache breakpoints, and an
 //! answer in blocks.
 //!
-//! What all sessions of a task share comes first and is the same bytes in each: tool
-//! definitions, then the system text, then the base. A breakpoint ends it. Two more are at
-//! the last two messages of the user, so that each call reads what the one before wrote.
-//! [`stream`] reads answers, [`usage`] counts them.
+//! The part that all sessions of a task share comes first, with the same bytes in each: tool
+//! definitions, the system text, the base. A breakpoint ends it. The last two user messages have
+//! breakpoints too, so that each call reads the cache entry that the previous one wrote. [`stream`]
+//! reads answers, [`usage`] counts tokens.
 
 mod stream;
 pub(in crate::adapters) mod usage;
@@ -74,7 +74,7 @@ fn tools(definitions: &[ToolDefinition]) -> Box<RawValue> {
         .expect("JSON values always serialise")
 }
 
-/// Something that the user's side says, and whether a cached prefix ends with it.
+/// A part of a user message, and whether a cached prefix ends with it.
 #[derive(Serialize)]
 struct Part<T> {
     #[serde(flatten)]

@@ -43,17 +43,17 @@ const SHOWN: usize = 2048;
 
 /// Answers in a row of which nothing can be used.
 const MAX_USELESS: u32 = 3;
-/// What the model hears of a call that was cut.
+/// The result of a call that was cut, for the model.
 const CUT_CALL: &str = "not run: your message was cut off at the limit of tokens; use smaller steps";
-/// What it hears of a call whose input cannot be read.
+/// The result of a call with unreadable input, for the model.
 const BROKEN_CALL: &str = "not run: the input is not a complete JSON object; make the call again";
 
 /// How an answer was dealt with.
 enum Answered {
-    /// The model is done, and says this.
+    /// The model is done; this is its last text.
     Done(String),
     Tools,
-    /// It was answered in words, or goes on by itself.
+    /// A text answer, or an answer that continues by itself.
     Words,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Session {
     /// Maximum of model calls.
     pub(super) max_turns: NonZeroU32,
     pub(super) tool_definitions: Box<RawValue>,
-    /// What the model is told before anything else.
+    /// The first system texts.
     pub(super) system: Vec<String>,
     pub(super) conversation: Conversation,
     pub(super) steps: Steps,
@@ -78,7 +78,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Works until the model is done, and gives its last words.
+    /// Works until the model is done, and returns its last text.
     pub(super) async fn work(&mut self) -> Result<String, Halt> {
         self.written().await?;
         let turns = self.max_turns.get();
@@ -115,11 +115,11 @@ impl Session {
         })
     }
 
-    /// Deals with an answer. Its calls are run whatever it stopped for: the reason tells how it
-    /// ended, and a call without an answer would be refused with the next request.
+    /// Handles an answer. Its calls always run, whatever the stop reason says: a call without a
+    /// result would be refused in the next request.
     async fn deal_with(&mut self, answer: &Answer) -> Result<Answered, Halt> {
         let failed = |kind, text: &str| Err(Halt::Failed(Failure::new(kind, text)));
-        // The provider takes such an answer back, with all that is in it.
+        // The provider accepts such an answer, with all its content, in later requests.
         if answer.stop == Stop::Refused {
             return failed(FailureKind::InvalidRequest, "the model refused the task");
         }
@@ -139,7 +139,7 @@ impl Session {
                     .user("Your message was cut off at the limit of tokens. Go on.");
                 Ok(Answered::Words)
             }
-            // Sending it back lets it go on.
+            // Sending it back continues the answer.
             Stop::Paused => {
                 self.conversation.model(answer);
                 Ok(Answered::Words)
@@ -155,7 +155,7 @@ impl Session {
         }
     }
 
-    /// Runs the calls of an answer, those that are whole.
+    /// Runs the complete calls of an answer.
     async fn answer_calls(&mut self, answer: &Answer) -> Result<Answered, Halt> {
         self.conversation.model(answer);
         let runs = answer.calls.iter().any(|call| call.input.is_some());
@@ -168,8 +168,8 @@ impl Session {
         Ok(if runs { Answered::Tools } else { Answered::Words })
     }
 
-    /// Counts answers of which nothing could be used, and gives up after a few in a row: each
-    /// one is paid for.
+    /// Counts consecutive answers without usable content, and gives up after a few, because each
+    /// one costs money.
     fn useless(&mut self, useless: bool, answer: &Answer) -> Result<(), Halt> {
         self.useless = if useless { self.useless + 1 } else { 0 };
         if self.useless < MAX_USELESS {
@@ -221,14 +221,14 @@ impl Session {
         thawed(&mut self.control.frozen, &self.control.stop).await
     }
 
-    /// Waits until the files are in a checkpoint, if one is being taken.
+    /// Waits for a checkpoint that is being taken.
     async fn files_kept(&self) -> Result<(), Halt> {
         let stop = &self.control.stop;
         let kept = stop.run_until_cancelled(self.steps.tools_begin()).await;
         kept.ok_or(Halt::Stopped)
     }
 
-    /// Writes what the conversation got from elsewhere than the model.
+    /// Writes the messages that did not come from the model.
     async fn written(&mut self) -> Result<(), ReporterClosed> {
         for line in self.conversation.unwritten() {
             self.transcript(line).await?;
@@ -252,7 +252,7 @@ pub(super) async fn thawed(frozen: &mut watch::Receiver<bool>, stop: &Cancellati
     tokio::select! {
         biased;
         () = stop.cancelled() => Err(Halt::Stopped),
-        // An error means that nobody can freeze or thaw any more; then it is not frozen.
+        // An error means that the sender is gone; then the session counts as not frozen.
         _thawed_or_nobody = frozen.wait_for(|frozen| !frozen) => Ok(()),
     }
 }

@@ -1,8 +1,8 @@
-//! A conversation as it goes on, without the provider: what the user's side said in our own
-//! words, and what the model said in the provider's.
+//! A conversation, independent of the provider: user messages in our own form, model messages in
+//! the provider's.
 //!
-//! It owns which message follows which, the lines of the transcript, and how a conversation is
-//! taken up again. How it is written for a provider is the dialect's business ([`super::wire`]).
+//! It owns the order of messages, the lines of the transcript, and how a conversation is resumed.
+//! The dialect writes it in the provider's form ([`super::wire`]).
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -10,10 +10,10 @@ use serde_json::value::RawValue;
 use super::answer::{Answer, Item, Stop};
 use super::wire::Wire;
 
-/// What a model hears that had ended its turn.
+/// The message for a model that had ended its turn.
 const GO_ON: &str = "The session was interrupted here. Go on with the task.";
 
-/// One thing that the model is told, as the transcript has it.
+/// One part of a user message, in the form of the transcript.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Told {
@@ -33,7 +33,7 @@ pub(super) struct ToolAnswer {
     pub(super) is_error: bool,
 }
 
-/// What one side said, until the other did.
+/// All messages of one side until the other side's next one.
 #[derive(Debug, Clone)]
 pub(super) enum Turn {
     User(Vec<Told>),
@@ -45,11 +45,11 @@ pub(super) enum Turn {
 pub(super) struct Conversation {
     wire: &'static Wire,
     turns: Vec<Turn>,
-    /// Lines of the user's that the transcript does not have yet.
+    /// User messages that are not in the transcript yet.
     unwritten: Vec<String>,
 }
 
-/// Why what was said cannot be gone on from.
+/// Why a transcript cannot be resumed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unreadable {
     /// A line that is not a message.
@@ -81,7 +81,7 @@ enum Role {
     Assistant,
 }
 
-/// The answer to a tool call of which nobody knows how it went.
+/// The result of a tool call whose real result is unknown.
 fn interrupted(id: String) -> ToolAnswer {
     ToolAnswer {
         id,
@@ -102,8 +102,8 @@ impl Conversation {
         conversation
     }
 
-    /// The conversation that these lines of a transcript are, to be gone on with: a tool
-    /// that was called and not answered gets an answer, and the model is told `note`.
+    /// Restores a conversation from the lines of a transcript. Calls without a result get one, and
+    /// the model gets `note`.
     ///
     /// # Errors
     /// When the lines are no conversation.
@@ -146,12 +146,12 @@ impl Conversation {
         Ok(conversation)
     }
 
-    /// What was said so far. The roles alternate.
+    /// The messages so far. The roles alternate.
     pub(super) fn turns(&self) -> &[Turn] {
         &self.turns
     }
 
-    /// Appends what the model said, as far as the provider takes it back.
+    /// Appends an answer of the model, without the parts that the provider refuses.
     pub(super) fn model(&mut self, answer: &Answer) {
         self.said(answer.items.clone());
     }
@@ -166,7 +166,7 @@ impl Conversation {
     /// Appends the answers to the model's tool calls.
     pub(super) fn tool_results(&mut self, answers: Vec<ToolAnswer>) {
         let told = |mut answer: ToolAnswer| {
-            // Providers refuse text without a word.
+            // Providers refuse empty text.
             if answer.text.trim().is_empty() {
                 "[empty]".clone_into(&mut answer.text);
             }
@@ -180,7 +180,7 @@ impl Conversation {
         self.tell(vec![Told::Text { text: text.to_owned() }]);
     }
 
-    /// Appends what the transcript does not have.
+    /// Appends content that the transcript does not have.
     fn tell(&mut self, told: Vec<Told>) {
         #[derive(Serialize)]
         struct Line<'a> {
@@ -211,7 +211,7 @@ impl Conversation {
         }
     }
 
-    /// Lines for the transcript: messages of the user that it does not have yet.
+    /// User messages that the transcript does not have yet, as lines.
     pub(super) fn unwritten(&mut self) -> Vec<String> {
         std::mem::take(&mut self.unwritten)
     }

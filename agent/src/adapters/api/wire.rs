@@ -1,5 +1,5 @@
-//! What the loop asks of a provider's dialect. A dialect is a value of [`Wire`], made of plain
-//! functions: how a request is written, how the events of an answer are read, what a refusal says.
+//! The interface of a provider's dialect. A dialect is a [`Wire`], a set of plain functions: they
+//! write a request, read the events of an answer, and read a refusal.
 
 use std::time::Duration;
 
@@ -20,14 +20,14 @@ pub(super) struct Wire {
     pub(super) path: &'static str,
     /// The headers of a request with this key.
     pub(super) headers: fn(key: &str) -> Vec<(&'static str, String)>,
-    /// The tools, as every request of a session tells of them.
+    /// The tool definitions, as every request of a session contains them.
     pub(super) tools: fn(&[ToolDefinition]) -> Box<RawValue>,
     pub(super) body: fn(&Request<'_>) -> Vec<u8>,
-    /// Takes the data of one event of an answer.
+    /// Handles the data of one event of an answer.
     pub(super) event: fn(&mut Draft, &str) -> Progress,
     /// The answer, once it is complete.
     pub(super) finish: fn(Draft) -> Answer,
-    /// What the body of an answer says that is no success; `None` when it is not the provider's.
+    /// Reads the body of an error response; `None` when the provider did not write it.
     pub(super) refusal: fn(&[u8]) -> Option<Refusal>,
     /// The id of the tool call that an item is.
     pub(super) call_id: fn(&Item) -> Option<String>,
@@ -37,22 +37,21 @@ pub(super) struct Wire {
     pub(super) stop: fn(&str) -> Stop,
 }
 
-/// What is asked of a model.
+/// The content of a model call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Request<'a> {
     pub(super) asked: &'a Asked,
     /// In the form of the dialect.
     pub(super) tools: &'a RawValue,
-    /// What the model is told before anything else: one text after the other. Sessions of a task
-    /// share it.
+    /// System texts, in order. Sessions of a task share them.
     pub(super) system: &'a [String],
     pub(super) turns: &'a [Turn],
 }
 
-/// What a provider says of a call that failed.
+/// A provider's description of a failed call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// The provider's word for what it is; may be empty.
+    /// The provider's name of the error; may be empty.
     pub(super) kind: String,
     /// A narrower code than the type of the error.
     pub(super) code: Option<String>,
@@ -60,7 +59,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// The failure that it is, with what HTTP says about it.
+    /// Classifies the refusal, with the HTTP status and headers.
     pub(super) fn classify(
         &self,
         status: Option<u16>,

@@ -1,5 +1,5 @@
-//! The forms in which programs tell what they do. A form is a file of its own and a line in
-//! [`FORMATS`]; a manifest names it as its `parser`.
+//! The output formats of programs. Each format is a file and a line in [`FORMATS`]; a manifest
+//! names it as its `parser`.
 
 mod claude_stream_json;
 mod text;
@@ -38,32 +38,32 @@ pub struct Format {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rules {
     Everything,
-    /// What it says of its own failure: answers of models and output of tools are told apart.
+    /// Only its own error messages, not answers of models and output of tools.
     OwnWords,
 }
 
 /// Reads the output of one run.
 pub(super) trait Reader: Debug + Send + Sync {
-    /// Takes what the program printed, cut anywhere, and gives what is to be reported.
+    /// Reads the next part of the output, cut at any byte, and returns reports.
     fn read(&mut self, bytes: Bytes) -> Vec<Report>;
 
-    /// Takes the end of the output.
+    /// Reads the end of the output.
     fn finish(&mut self) -> Vec<Report>;
 
-    /// How the program says that it ended, once it did.
+    /// The end that the program itself reports.
     fn outcome(&self, heard: LocalTime) -> Outcome;
 }
 
-/// How a program says that it ended.
+/// The end of a program, as the program reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Only its exit code tells; these are its last words.
+    /// The exit code decides; this is the last line of output.
     ExitCode(String),
-    /// It says that it is done.
+    /// The program reports success.
     Done(String),
-    /// It says that it failed. A failure of kind `Unknown` says nothing about its kind.
+    /// The program reports a failure. The kind `Unknown` leaves the classification open.
     Failed(Failure),
-    /// It says nothing, and should have.
+    /// The program reported no end, although its format requires it.
     Missing,
 }
 
@@ -88,7 +88,7 @@ impl<'de> Deserialize<'de> for FormatName {
     }
 }
 
-/// What a format that goes by lines has to read of one; nothing of an empty one.
+/// Reads one line of a line-based format; an empty line has no reports.
 fn of_line(line: Line, read: impl FnOnce(&[u8]) -> Vec<Report>) -> Vec<Report> {
     match line {
         Line::Whole(line) if line.is_empty() => Vec::new(),
@@ -99,8 +99,8 @@ fn of_line(line: Line, read: impl FnOnce(&[u8]) -> Vec<Report>) -> Vec<Report> {
     }
 }
 
-/// Reads an output at once and in pieces of a size, which must make no difference to what is
-/// passed on and to how it ended. Gives what is passed on.
+/// Reads an output at once and in pieces of one size; both must give the same reports and the same
+/// end. Returns the reports.
 pub(super) fn in_any_pieces(format: &str, bytes: &[u8], size: usize) -> BTreeMap<OutputStream, Vec<u8>> {
     let format = FORMATS.iter().find(|known| known.name == format);
     let format = format.expect("the decoders name formats that there are");

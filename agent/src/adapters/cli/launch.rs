@@ -1,5 +1,5 @@
-//! Turns a manifest and a session into a command: where the prompt and the base go, what
-//! the arguments and the environment are. Long texts are never arguments.
+//! Turns a manifest and a session into a command: its arguments, its environment, and how it gets
+//! prompt and base. Long texts are never passed as arguments.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -15,11 +15,11 @@ use crate::adapters::port::{Beginning, SessionInput, next_message};
 use crate::adapters::session_file::SessionFile;
 use crate::process::{Command, Environment, Stdin};
 
-/// What a program hears that goes on with a session.
+/// The message for a program that resumes a session.
 const GO_ON: &str = "The session was interrupted. The files are as they were after the last step that you \
 know of; what you did after it is undone. Go on with the task.";
 
-/// Where a command is made from, beside the session.
+/// What a command needs besides the session.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) program: &'a Path,
@@ -65,7 +65,7 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
         }
         // The session has it.
         BasePass::Arg | BasePass::Prompt if input.beginning != Beginning::New => {}
-        // A shared opening would otherwise stand between the base and its own beginning.
+        // Otherwise the shared opening would stand between the base and the start of the text.
         BasePass::Arg | BasePass::Prompt => prompt.insert_str(0, shared),
     }
     match &input.beginning {
@@ -79,7 +79,7 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
                 std::fs::create_dir_all(file.path.parent().unwrap_or(scratch))?;
                 std::fs::write(&file.path, said)?;
             }
-            // One that has something to do was not interrupted.
+            // A session with an instruction was not interrupted.
             let begins = if instruction.is_empty() { GO_ON } else { "" };
             prompt.push_str(&next_message(&next_message(begins, note), instruction));
         }
@@ -109,7 +109,7 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
     })
 }
 
-/// What every text of a manifest may name.
+/// The values of the placeholders.
 fn values(manifest: &Manifest, input: &SessionInput, cwd: &Path) -> io::Result<BTreeMap<&'static str, String>> {
     let worktree = utf8(cwd)?;
     let slug = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
@@ -123,14 +123,13 @@ fn values(manifest: &Manifest, input: &SessionInput, cwd: &Path) -> io::Result<B
     ]))
 }
 
-/// The attempt's id in the form that programs take.
+/// The attempt's id as a UUID with hyphens.
 fn session_id(input: &SessionInput) -> io::Result<String> {
     let id = Uuid::parse_str(&input.attempt.to_string()).map_err(io::Error::other)?;
     Ok(id.to_string())
 }
 
-/// Where the program keeps the session; `None` when the manifest does not say, or the place
-/// has no name in UTF-8.
+/// The program's session file; `None` when the manifest names none, or its path is not UTF-8.
 pub(super) fn session_file(
     manifest: &Manifest,
     input: &SessionInput,
@@ -154,7 +153,7 @@ pub(super) fn session_file(
     })
 }
 
-/// A text as it stands between the quotes of JSON.
+/// A text in the form that it has within a JSON string.
 fn in_json(text: &str) -> String {
     let quoted = serde_json::Value::from(text).to_string();
     quoted[1..quoted.len() - 1].to_owned()

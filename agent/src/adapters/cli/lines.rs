@@ -27,7 +27,7 @@ impl Lines {
         }
     }
 
-    /// Takes bytes and gives the lines that they end.
+    /// Adds bytes and returns the lines that they complete.
     pub(super) fn push(&mut self, mut bytes: &[u8]) -> Vec<Line> {
         let mut lines = Vec::new();
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {

@@ -19,7 +19,7 @@ mod placeholders;
 pub(super) use placeholders::fill;
 use placeholders::{PLACEHOLDERS, placeholders};
 
-/// Beyond this, a text is not passed as an argument: Linux takes 128 KiB in one.
+/// Texts longer than this, in bytes, are not passed as an argument: Linux allows 128 KiB.
 pub const LONG: usize = 100 << 10;
 
 /// A manifest after its checks.
@@ -33,8 +33,7 @@ pub struct Manifest {
     pub name: AdapterName,
     /// The program: a name to look up in PATH, or a path. May use `{manifest_dir}`.
     pub command: String,
-    /// Its arguments. A list in the list is left out whole when one of its placeholders
-    /// has no value.
+    /// Its arguments. A group is left out whole when one of its placeholders has no value.
     #[serde(default)]
     pub args: Vec<Argument>,
     /// The model when the task names none.
@@ -45,12 +44,12 @@ pub struct Manifest {
     pub parser: FormatName,
     #[serde(default)]
     pub prompt: PromptRule,
-    /// How it gets what all sessions of a task share.
+    /// How it gets the context that all sessions of a task share.
     #[serde(default)]
     pub base: BaseRule,
     #[serde(default)]
     pub env: EnvRule,
-    /// From where it can go on with a session.
+    /// From which points it can resume a session.
     #[serde(default)]
     pub resume: Resumes,
     /// Where it keeps its session; needed for `resume`.
@@ -62,7 +61,7 @@ pub struct Manifest {
     /// Limits that a task may lower, not raise.
     #[serde(default)]
     pub watchdog: Watchdog,
-    /// What its exit codes and words mean, before the built-in table is asked.
+    /// Rules for its exit codes and messages; they come before the built-in table.
     #[serde(default, rename = "failure")]
     pub failures: Vec<FailureRule>,
 }
@@ -73,7 +72,7 @@ pub struct Manifest {
 pub enum Argument {
     /// Always there; a placeholder without a value is empty.
     One(String),
-    /// There when all its placeholders have values.
+    /// Present when all its placeholders have values.
     Group(Vec<String>),
 }
 
@@ -95,7 +94,7 @@ pub enum Pass {
 pub struct PromptRule {
     #[serde(default)]
     pub pass: Pass,
-    /// The way of prompts longer than [`LONG`], when the usual one is an argument.
+    /// The way for prompts longer than [`LONG`], when `pass` is an argument.
     #[serde(default)]
     pub long: Pass,
     /// Text that every prompt begins with.
@@ -124,11 +123,11 @@ pub struct BaseRule {
     pub pass: BasePass,
 }
 
-/// A program's environment, beside what every session program gets.
+/// A program's environment, in addition to what every session program gets.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnvRule {
-    /// Taken from the agent's environment when there. Stronger than `set`.
+    /// Copied from the agent's environment if set there. Overrides `set`.
     #[serde(default)]
     pub inherit: Vec<String>,
     /// Like `inherit`; the values are masked in output.
@@ -140,7 +139,7 @@ pub struct EnvRule {
     /// Set to these values, which may contain placeholders.
     #[serde(default)]
     pub set: BTreeMap<String, String>,
-    /// Set as well when the agent runs as root.
+    /// Also set when the agent runs as root.
     #[serde(default)]
     pub as_root: BTreeMap<String, String>,
 }
@@ -155,13 +154,13 @@ pub struct SessionRule {
     pub file: String,
 }
 
-/// How a program tells its version.
+/// How to find a program's version.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VersionRule {
     /// Arguments that make it print its version.
     pub args: Vec<String>,
-    /// The oldest that works, such as `2.1.0`.
+    /// The oldest supported version, such as `2.1.0`.
     #[serde(default)]
     pub min: Option<Version>,
 }
@@ -175,15 +174,15 @@ pub struct Watchdog {
     pub idle_seconds: Option<Duration>,
 }
 
-/// What an exit code, or words of the output, mean. A rule without an exit code is asked
-/// only when the program failed; `exit_code = 0` finds failures of programs that end with 0.
+/// The meaning of an exit code or of a message. A rule without an exit code applies only when the
+/// program failed; `exit_code = 0` finds failures of programs that exit with 0.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FailureRule {
     /// The code the program ended with.
     #[serde(default)]
     pub exit_code: Option<i32>,
-    /// What is in the end of its output, standard error included.
+    /// Searched in the end of its output, standard error included.
     #[serde(default, deserialize_with = "pattern")]
     pub pattern: Option<Regex>,
     pub kind: FailureKind,
@@ -243,7 +242,7 @@ pub enum ManifestError {
         #[source]
         source: std::io::Error,
     },
-    /// It is not TOML of the right shape; the source says where.
+    /// Invalid TOML, or unknown keys; the source says where.
     #[error("{path} is not a manifest")]
     Toml {
         path: PathBuf,
@@ -291,8 +290,7 @@ impl Manifest {
     /// Reads a manifest. `source` is where the text came from.
     ///
     /// # Errors
-    /// Says what is wrong: an unknown key, an unknown placeholder, or a prompt that would
-    /// not reach the program.
+    /// For an unknown key, an unknown placeholder, or a prompt that would not reach the program.
     pub fn parse(text: &str, source: &Path) -> Result<Self, ManifestError> {
         let mut manifest: Self = toml::from_str(text).map_err(|error| ManifestError::Toml {
             path: source.to_owned(),

@@ -1,5 +1,5 @@
-//! What a program says of its own failure, apart from everything else that it prints: answers of
-//! models and output of tools quote errors of all kinds, and mean none of them.
+//! A program's messages about its own failure, without everything else that it prints: answers of
+//! models and output of tools quote errors of all kinds.
 //!
 //! ```text
 //!   1. its terminal error: the last line of output that is a JSON object and tells of one
@@ -22,7 +22,7 @@ const LINE: usize = 64 << 10;
 /// Longest kept line, in bytes.
 const SHORT: usize = 1 << 10;
 
-/// What a program said so far.
+/// The program's messages so far.
 #[derive(Debug)]
 pub(super) struct OwnWords {
     stdout: Lines,
@@ -58,7 +58,7 @@ impl OwnWords {
         }
     }
 
-    /// Takes what has no end of a line.
+    /// Handles a last line without a line break.
     pub(super) fn finish(&mut self) {
         if let Some(line) = self.stdout.finish() {
             self.printed(line);
@@ -88,8 +88,8 @@ impl OwnWords {
         self.tail.push_back(shortened(&line));
     }
 
-    /// What may say why it failed, the surest first. Each is asked only when those before it say
-    /// nothing.
+    /// Texts that may explain the failure, the most reliable first. A later one counts only when
+    /// the earlier ones explain nothing.
     pub(super) fn reasons(&self) -> Vec<String> {
         let mut reasons: Vec<String> = self.told.iter().cloned().collect();
         if !self.tail.is_empty() {
@@ -100,7 +100,7 @@ impl OwnWords {
         reasons
     }
 
-    /// The line to show when nobody knows why it failed.
+    /// The line to show for an unknown failure.
     pub(super) fn last_line(&self) -> &str {
         let told = self.told.as_deref();
         told.or_else(|| self.tail.back().map(String::as_str))
@@ -133,8 +133,8 @@ fn reads_like_an_error(line: &str) -> bool {
     ERROR.is_match(line)
 }
 
-/// What an event says when it tells of the end by an error, in the shapes of those programs that
-/// print events: codex, gemini, qwen, opencode, cline, copilot, claude.
+/// The message of an event that reports a terminal error, in the forms of programs that print
+/// events: codex, gemini, qwen, opencode, cline, copilot, claude.
 fn terminal_error(event: &Value) -> Option<String> {
     let text = |value: &Value, path: &str| value.pointer(path).and_then(Value::as_str).map(str::to_owned);
     let words = |value: &Value| {

@@ -1,5 +1,4 @@
-//! One run of a program, as far as its output goes: what is reported of it, and whether it
-//! succeeded.
+//! The output of one run of a program: the reports made of it, and whether the program succeeded.
 
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
@@ -16,13 +15,13 @@ use crate::process::{Cause, Chunk, Ended, Pipe, Status};
 /// Bytes of output, from either end, in which the rules of a manifest look for a failure's reason.
 const REASON: usize = 8 << 10;
 
-/// One run of the program, as far as its output goes.
+/// The output of one run of the program.
 pub(super) struct Run<'a> {
     adapter: &'a CliAdapter,
     reader: Box<dyn Reader>,
-    /// Both ends of everything it wrote: what the rules of its manifest are about.
+    /// Both ends of all its output, for the rules of its manifest.
     wrote: HeadTail,
-    /// What it says of its own failure: what rules for all programs are about.
+    /// Its own error messages, for the rules for all programs.
     own: OwnWords,
     reporter: Reporter,
 }
@@ -38,7 +37,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Takes everything that the program prints, until it closes its output.
+    /// Reads everything that the program prints, until it closes its output.
     pub(super) async fn take(&mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<(), ReporterClosed> {
         while let Some(Chunk { pipe, bytes }) = chunks.recv().await {
             self.wrote.push(&bytes);
@@ -46,7 +45,7 @@ impl<'a> Run<'a> {
                 Pipe::Stdout => self.own.stdout(&bytes),
                 Pipe::Stderr => self.own.stderr(&bytes),
             }
-            // Bytes of any kind: half a line, or one that nobody sees.
+            // Any byte counts, also half a line or a line that is not shown.
             self.reporter.alive();
             let reports = match pipe {
                 Pipe::Stdout => self.reader.read(bytes),
@@ -88,7 +87,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Success or not, by everything that the program said.
+    /// Decides between success and failure by everything that the program reported.
     fn judge(&self, status: Status) -> Result<String, Failure> {
         let wrote = match self.adapter.manifest.parser.0.rules {
             Rules::Everything => self.wrote.text(),
@@ -133,7 +132,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// By what the program says of its own failure; `told` is what its parser found.
+    /// Classifies the failure by the program's own messages; `told` is the failure that its parser
+    /// found.
     fn by_words(&self, status: Status, told: Option<String>) -> Failure {
         let (name, heard) = (self.adapter.manifest.name.as_str(), local_time());
         let mut reasons = told.iter().cloned().chain(self.own.reasons());

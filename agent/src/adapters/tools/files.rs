@@ -7,9 +7,9 @@ use super::{EditFile, ReadFile, Refused, WriteFile};
 
 /// The largest file that is read or edited.
 const MAX_FILE: u64 = 16 << 20;
-/// The most bytes of a file in one answer.
+/// Maximum of a file's bytes in one answer.
 const MAX_ANSWER: usize = 100 << 10;
-/// The most lines in one answer.
+/// Maximum of lines in one answer.
 const MAX_LINES: usize = 2000;
 
 fn content(root: &Root, text: &str) -> Result<Vec<u8>, Refused> {
@@ -34,7 +34,7 @@ fn content(root: &Root, text: &str) -> Result<Vec<u8>, Refused> {
     Ok(bytes)
 }
 
-/// True for what nobody reads as text.
+/// True for content that is not text.
 pub(super) fn is_binary(bytes: &[u8]) -> bool {
     bytes.iter().take(8192).any(|byte| *byte == 0)
 }
@@ -65,7 +65,7 @@ pub(super) fn read(root: &Root, call: &ReadFile) -> Result<String, Refused> {
         last += 1;
     }
     if last < first && !lines.is_empty() && wanted > 0 {
-        // One line that is longer than an answer may be.
+        // A line that is longer than the maximum of an answer.
         let line = lines[first - 1];
         let cut = line.floor_char_boundary(MAX_ANSWER);
         answer.push_str(&line[..cut]);
@@ -127,7 +127,7 @@ pub(super) fn edit(root: &Root, call: &EditFile) -> Result<String, Refused> {
     }
 }
 
-/// Says what comes nearest to a text that is not there.
+/// Names the text that is nearest to the missing one.
 fn not_found(text: &str, call: &EditFile) -> String {
     let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let path = &call.path;

@@ -8,9 +8,9 @@ use rustix::fs::{FileType, readlinkat};
 use super::root::{Relative, Root, entries, open_entry};
 use super::{List, Refused};
 
-/// The most entries in one answer.
+/// Maximum of entries in one answer.
 const MAX_ENTRIES: usize = 1000;
-/// The deepest that one call goes.
+/// Maximum depth of one call.
 const MAX_DEPTH: usize = 20;
 
 struct Listing {

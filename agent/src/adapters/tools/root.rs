@@ -1,9 +1,9 @@
-//! Opens files beneath a folder, and never anything else.
+//! Opens files in a folder, and never a file outside it.
 //!
-//! The kernel resolves each path (`openat2` with `RESOLVE_BENEATH`), so a symbolic link that
-//! leads out is refused however it is nested, and nothing can be exchanged between a check
-//! and its use. Where `openat2` is missing, no symbolic link is followed at all. git's own
-//! folder is out of bounds, by its name in any case and by where a path really leads.
+//! The kernel resolves each path (`openat2` with `RESOLVE_BENEATH`), so a symbolic link that leads
+//! out is refused, however nested, and nothing can be exchanged between check and use. Without
+//! `openat2` no symbolic link is followed. Git's own folder is out of bounds, by its name in any
+//! case and by the resolved path.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -74,7 +74,7 @@ pub(super) fn is_git(name: &OsStr) -> bool {
     plain.eq_ignore_ascii_case(".git")
 }
 
-/// What the system's refusal means, in words for the model.
+/// Explains the system's refusal to the model.
 fn refused(path: &Path, error: Errno) -> Refused {
     let path = path.display();
     Refused::new(match error {
@@ -112,14 +112,14 @@ impl Root {
         use std::os::fd::AsRawFd as _;
         let real = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
         let (Ok(root), Ok(file)) = (real(&self.fd), real(fd)) else {
-            // Without /proc nothing can be said about links, and nothing is allowed.
+            // Without /proc links cannot be checked, so nothing is allowed.
             return true;
         };
         file.strip_prefix(&root)
             .map_or(true, |inside| inside.components().any(|part| is_git(part.as_os_str())))
     }
 
-    /// Elsewhere no link was followed, so the path's own names said it all.
+    /// Elsewhere links are not followed, so the path's own names are enough.
     #[cfg(not(target_os = "linux"))]
     fn leads_to_git(&self, _fd: &OwnedFd) -> bool {
         false
@@ -185,7 +185,7 @@ impl Root {
         })
     }
 
-    /// Opens a folder, making what is missing of it one level at a time.
+    /// Opens a folder and creates its missing levels one at a time.
     fn make_folder(&self, path: &Path) -> Result<OwnedFd, Refused> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let mut done = PathBuf::from(".");
@@ -208,7 +208,7 @@ impl Root {
     }
 }
 
-/// Refuses to replace what is not a plain file of this tree alone.
+/// Refuses to replace anything but a plain file with a single link.
 fn writable(path: &Path, stat: &Stat) -> Result<(), Refused> {
     let path = path.display();
     match FileType::from_raw_mode(stat.st_mode) {
@@ -247,7 +247,7 @@ fn open_beneath(root: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Resu
     open_without_links(root, path, flags)
 }
 
-/// Walks the path one name at a time and follows no link; `..` is refused.
+/// Opens the path name by name without following links; `..` is refused.
 fn open_without_links(root: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let step = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -275,7 +275,7 @@ pub(super) fn entries(folder: &OwnedFd) -> rustix::io::Result<Vec<(OsString, Fil
             continue;
         }
         let kind = match entry.file_type() {
-            // Some file systems do not say.
+            // Some file systems do not report the type.
             FileType::Unknown => match statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => FileType::from_raw_mode(stat.st_mode),
                 Err(_) => continue,

@@ -80,7 +80,7 @@ pub(super) fn search(root: &Root, call: &Search) -> Result<String, Refused> {
 
 impl Searching {
     fn folder(&mut self, folder: &OwnedFd, at: &Path, depth: usize) {
-        // What cannot be read has no matches; a search is no audit.
+        // Unreadable folders have no matches; a search is not an audit.
         for (name, kind) in entries(folder).unwrap_or_default() {
             if self.is_over() {
                 return;

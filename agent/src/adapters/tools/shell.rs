@@ -35,7 +35,7 @@ pub(super) async fn run(
         timeout: Some(timeout),
         grace: Duration::from_secs(2),
     };
-    // The reader below never waits for anything else, so this is full only for moments.
+    // The reader below always reads, so this is full only for moments.
     let (sender, mut chunks) = mpsc::channel::<Chunk>(4);
     let gather = async {
         let mut output = HeadTail::new(HALF);

@@ -1,7 +1,7 @@
-//! Puts a message together from the events of a stream. Pure: bytes come from elsewhere.
+//! Builds a message from the events of a stream. Pure: the caller reads the bytes.
 //!
-//! Blocks keep every field that the provider sent, in its own bytes: thinking signatures
-//! must come back exactly as they were.
+//! Blocks keep every field that the provider sent, with its exact bytes, because thinking
+//! signatures must be sent back unchanged.
 
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -13,7 +13,7 @@ mod events;
 
 use events::{BlockDelta, BlockStart, BlockStop, Delta, ErrorEvent, Event, MessageDelta, MessageStart};
 
-/// Takes the data of one event.
+/// Handles the data of one event.
 pub(super) fn event(draft: &mut Draft, data: &str) -> Progress {
     let event = match Event::parse(data) {
         Ok(event) => event,
@@ -102,7 +102,7 @@ fn close(draft: &mut Draft, index: u64, mut open: OpenItem, whole: bool) {
             .filter(|input| input.starts_with('{'))
             .map(str::to_owned);
         if input.is_none() {
-            // The provider takes nothing but an object back.
+            // The provider accepts only an object in a later request.
             item.set("input", RawValue::from_string("{}".to_owned()).expect("it is JSON"));
         }
         if bare {

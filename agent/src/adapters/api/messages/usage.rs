@@ -13,14 +13,14 @@ fn told(usage: &mut Usage, class: UsageClass) {
     usage.unreported = usage.unreported.without(class);
 }
 
-/// Puts what a later `usage` object says in place: its counts are totals, and it leaves out
-/// what has not changed. False when it is no object.
+/// Merges a later `usage` object. Its counts are totals, and it omits counts that did not change.
+/// False when it is not an object.
 pub(super) fn update(usage: &mut Usage, value: &Value) -> bool {
     let Some(object) = value.as_object() else {
         return false;
     };
     if *usage == Usage::default() {
-        // Nothing was told so far.
+        // No count has been reported yet.
         usage.unreported = Unreported::ALL;
     }
     let number = |key: &str| object.get(key).and_then(Value::as_u64);
@@ -39,7 +39,7 @@ pub(super) fn update(usage: &mut Usage, value: &Value) -> bool {
     let hour = deep("cache_creation", "ephemeral_1h_input_tokens");
     let five = deep("cache_creation", "ephemeral_5m_input_tokens");
     if let Some(written) = number("cache_creation_input_tokens") {
-        // What is not said to live for an hour lives for five minutes.
+        // Cache writes without a stated lifetime live for five minutes.
         usage.cache_write_1h = hour.unwrap_or(usage.cache_write_1h).min(written);
         usage.cache_write_5m = written - usage.cache_write_1h;
     } else {
@@ -89,7 +89,7 @@ mod tests {
             );
         }
         assert_eq!(parse(&json!(null)), None);
-        // What is left out of the output, or altogether, is unknown.
+        // Omitted counts are unknown.
         let told = |value| UsageClass::ALL.map(|class| parse(&value).unwrap().of(class));
         assert_eq!(told(json!({})), [None; 6]);
         let output = json!({"input_tokens": 5, "output_tokens": 0});

@@ -1,9 +1,9 @@
-//! The `stream-json` output of Claude Code: one JSON object per line, the order of
-//! keys not fixed. Anything that is not understood is passed over; nothing here fails.
+//! The `stream-json` output of Claude Code: one JSON object per line, with keys in any order.
+//! Unknown content is skipped; nothing here fails.
 //!
-//! A run is a success only when a `result` line says so in every way it can: subtype
-//! `success`, `is_error` false. API errors come with subtype `success` and `is_error` true,
-//! and an interrupted run ends with exit code 0 and no `result` line at all.
+//! A run has succeeded only when a `result` line says so in both ways: subtype `success` and
+//! `is_error` false. API errors have subtype `success` and `is_error` true, and an interrupted run
+//! exits with 0 and without a `result` line.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -68,13 +68,13 @@ impl Reader for ClaudeStreamJson {
     }
 }
 
-/// What a run's output said so far.
+/// The state of reading a run's output.
 #[derive(Debug, Default)]
 struct Run {
     result: Option<ResultLine>,
-    /// When a used-up limit starts anew, in seconds since the epoch.
+    /// When a used-up limit resets, in seconds since 1970.
     resets_at: Option<u64>,
-    /// What was reported of each model; the program counts from its start.
+    /// The reported usage of each model; the program counts from its start.
     reported: BTreeMap<String, (Usage, Option<PicoUsd>)>,
     /// Usage by message, for runs that end without a `result` line.
     messages: BTreeMap<String, (String, Usage)>,
@@ -106,13 +106,13 @@ fn readable(line: &str) -> Report {
 }
 
 impl Run {
-    /// Takes one line and gives what is to be reported.
+    /// Reads one line and returns its reports.
     fn line(&mut self, line: &[u8]) -> Vec<Report> {
         let Ok(value) = serde_json::from_slice::<Value>(line) else {
-            // Not an event: something the program, or what it loads, printed.
+            // Not an event: text that the program, or a library of it, printed.
             return vec![readable(&String::from_utf8_lossy(line))];
         };
-        // A part of a message that comes whole later: a sign of life, and nothing to keep.
+        // A part of a message that follows as a whole: it only shows that the program works.
         if text(&value, "type") == Some("stream_event") {
             return Vec::new();
         }
@@ -204,8 +204,8 @@ impl Run {
         self.result = Some(result);
     }
 
-    /// Usage that no `result` line told of: what the messages said when they began, which is
-    /// not all of their output.
+    /// Usage that no `result` line reported. It comes from the starts of messages, which miss a
+    /// part of the output tokens.
     fn unreported(&mut self) -> Vec<Report> {
         if self.result.is_some() {
             return Vec::new();
@@ -231,7 +231,7 @@ impl Run {
         models.map(event).collect()
     }
 
-    /// How the program says that it ended.
+    /// The end of the run, as the program reports it.
     fn outcome(&self, heard: LocalTime) -> Outcome {
         let Some(result) = &self.result else {
             return Outcome::Missing;

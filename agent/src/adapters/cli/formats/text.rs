@@ -1,5 +1,5 @@
-//! Programs that only print text: it is shown as it is, and now and then its last line becomes
-//! the session's activity. Whether they succeeded, their exit code says.
+//! Programs that print plain text. The text is shown unchanged, and now and then its last line
+//! becomes the session's activity. The exit code says whether the program succeeded.
 
 use std::time::Duration;
 

@@ -39,7 +39,7 @@ fn found(text: &str) -> impl Iterator<Item = (&str, Range<usize>)> {
     })
 }
 
-/// Fills placeholders in, in one pass: what a value contains is not looked at again.
+/// Fills in placeholders in one pass; values are not searched for placeholders.
 pub(in crate::adapters::cli) fn fill(text: &str, values: &BTreeMap<&str, String>) -> String {
     let mut filled = String::new();
     let mut end = 0;

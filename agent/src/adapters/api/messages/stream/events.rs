@@ -1,5 +1,4 @@
-//! The events of a stream as the provider writes them. Pure; what they add up to is the
-//! assembly's business.
+//! The events of a stream, in the provider's form. Pure. `stream` builds messages from them.
 
 use serde::Deserialize;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! The `result` line that ends a run: how it ended, and what each model used.
+//! The `result` line at the end of a run: the outcome, and the usage of each model.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ pub(super) struct ModelUsage {
     thinking_tokens: Option<u64>,
     #[serde(default, rename = "costUSD")]
     cost_usd: f64,
-    /// By which prices that is; "list" is the provider's, anything else the program's own idea.
+    /// The prices behind the cost: "list" means the provider's; other values are the program's own.
     #[serde(default)]
     cost_basis: Option<String>,
 }
@@ -73,8 +73,8 @@ impl ModelUsage {
         }
     }
 
-    /// What it cost, when that is by the provider's prices. Of models that it does not know the
-    /// program makes a price up.
+    /// The cost, if it comes from the provider's prices. For unknown models the program invents a
+    /// price.
     pub(super) fn cost(&self) -> Option<PicoUsd> {
         (self.cost_basis.as_deref() == Some("list")).then(|| pico(self.cost_usd))
     }
@@ -85,7 +85,7 @@ fn pico(dollars: f64) -> PicoUsd {
     if !dollars.is_finite() || dollars < 0.0 {
         return PicoUsd(0);
     }
-    // The shortest decimal that is this number is the one the program wrote.
+    // The shortest decimal for this number is what the program wrote.
     let text = format!("{dollars}");
     let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
     let part: String = part.chars().chain(std::iter::repeat('0')).take(12).collect();
