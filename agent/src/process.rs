@@ -1,11 +1,11 @@
 //! Runs programs so that nothing of them is left behind: not after they end, not after
 //! they are stopped, not when the agent dies.
 //!
-//! On Linux a *warden* stands between the agent and the program (see [`warden`]), and a
-//! *keeper* in the agent kills what a warden leaves that was itself killed, stopped or traced
-//! (see [`keeper`]); elsewhere the program's process group is all that is known of it. This
-//! file owns what callers see; [`drive`] moves output and watches the clocks, [`child`]
-//! starts and signals.
+//! On Linux a *warden* stands between the agent and the program (see [`warden`]). A *keeper* in the
+//! agent kills what a warden leaves when the warden itself was killed, stopped or traced (see
+//! [`keeper`]). On other systems only the program's process group is known. This file owns the
+//! interface for callers; [`drive`] moves output and watches the time, [`child`] starts and
+//! signals.
 //!
 //! ```text
 //! agent (subreaper) --socket--> warden (own session, subreaper) --> program (own group) --> anything
@@ -45,11 +45,10 @@ pub use environment::{Environment, proxy_secrets};
 /// The hidden first argument that turns this executable into a warden.
 pub const WARDEN_ARGUMENT: &str = "__warden";
 
-/// How long what was told to end may take, on top of its grace period, until it is killed
-/// from here.
+/// How long a stopped program may take to end after its grace period, before this process kills it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a program reads from its standard input.
+/// The standard input of a program.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Stdin {
     /// `/dev/null`.
@@ -60,7 +59,7 @@ pub enum Stdin {
     File(PathBuf),
 }
 
-/// A program to run. Its environment is exactly what is given here.
+/// A program to run, with exactly this environment.
 #[derive(Debug, Clone)]
 pub struct Command {
     /// A path, or a name to look up in the `PATH` of `env`.
@@ -74,16 +73,16 @@ pub struct Command {
     pub stdin: Stdin,
 }
 
-/// How long a program may take.
+/// Time limits of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Wall-clock limit, frozen time not counted; `None` = its caller watches the time.
     pub timeout: Option<Duration>,
-    /// Time between the polite signal and the last one.
+    /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,
 }
 
-/// What a caller can do to a running program.
+/// Control over a running program.
 #[derive(Debug, Clone)]
 pub struct Control {
     /// Cancelled = end the program and everything it started.
@@ -157,7 +156,7 @@ pub enum Cause {
     Stopped,
     /// It exceeded [`Limits::timeout`].
     TimedOut,
-    /// Nobody takes its output any more.
+    /// The reader of its output is gone.
     Unread,
 }
 
@@ -181,13 +180,13 @@ pub enum RunError {
     },
     #[error("cannot start the warden {executable:?}")]
     Warden {
-        /// The executable that was to be the warden.
+        /// The executable of the warden.
         executable: PathBuf,
         #[source]
         source: std::io::Error,
     },
-    /// The warden ended without a report, so the program's end is not known. What the program
-    /// had started was killed.
+    /// The warden ended without a report, so the program's end is unknown. Everything that the
+    /// program had started was killed.
     #[error("the warden of {program:?} was lost: {how}{}", left(*survivors))]
     WardenLost {
         program: OsString,
@@ -256,13 +255,13 @@ impl fmt::Display for Containment {
 
 #[derive(Debug, Clone, Default)]
 pub struct Runner {
-    /// The executable that becomes a warden: one whose `main` begins with
-    /// [`warden_main_if_asked`]. `None` = process groups only.
+    /// The executable of wardens, whose `main` begins with [`warden_main_if_asked`]. `None`:
+    /// process groups only.
     pub warden: Option<PathBuf>,
 }
 
 impl Runner {
-    /// The best that this system can do, for an executable whose `main` begins with
+    /// The best runner of this system, for an executable whose `main` begins with
     /// [`warden_main_if_asked`].
     #[must_use]
     pub fn this_executable() -> Self {
@@ -281,7 +280,7 @@ impl Runner {
         }
     }
 
-    /// Runs a program until it and everything it started is gone.
+    /// Runs a program until it and everything it started have ended.
     ///
     /// Output goes to `output`; while that is full the program's pipes are not read, so the
     /// program waits. Dropping the future ends the program too, without waiting for it.
@@ -310,8 +309,8 @@ pub async fn settle(patience: Duration) {
     let _ = patience;
 }
 
-/// Becomes a warden when the command line says so, and then never returns. To be called
-/// first in `main`, before any thread is started.
+/// Becomes a warden if the command line says so, and then never returns. Call it first in `main`,
+/// before any thread starts.
 pub fn warden_main_if_asked() {
     #[cfg(target_os = "linux")]
     if std::env::args_os()

@@ -1,5 +1,5 @@
-//! The time that something may take. It stands still while the attempt is frozen: nobody
-//! can do anything then, and what was taken away by a disconnect is given back.
+//! A time limit that stands still while the attempt is frozen: a frozen program cannot work, and
+//! gets back the time of a disconnect.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl Allowance {
         self.since.is_some()
     }
 
-    /// Lets it stand still, or go on with what was left.
+    /// Stops the clock, or lets it continue with the remaining time.
     pub(crate) fn freeze(&mut self, frozen: bool) {
         self.freeze_at(frozen, Instant::now());
     }
@@ -43,7 +43,7 @@ impl Allowance {
         }
     }
 
-    /// Waits until it is used up: for ever while it stands still. Cancel-safe.
+    /// Waits until the time is used up; forever while the clock is stopped. Cancel-safe.
     pub(crate) async fn used_up(&self) {
         match self.since {
             None => sleep_until(self.until).await,
@@ -64,7 +64,7 @@ mod tests {
     fn frozen_time_is_given_back() {
         let mut allowance = Allowance::new(HOUR);
         let (start, end) = (allowance.until - HOUR, allowance.until);
-        // Also when it is said twice.
+        // Repeated calls change nothing.
         for (minutes, frozen, given_back) in [
             (10, true, 0),
             (20, true, 0),

@@ -1,4 +1,4 @@
-//! One started program: behind a warden, or in a process group of its own.
+//! A started program, behind a warden or in its own process group.
 //!
 //! It owns starting, signalling and learning the end; output pipes are handed to the
 //! driver. Everything ends when a [`Child`] is dropped.
@@ -19,7 +19,7 @@ use super::WardenLoss;
 use super::link::{Link, Order};
 use super::{Command, RunError, Runner, Status, Stdin};
 
-/// A running program. Dropping it ends the program and what belongs to it.
+/// A running program. Dropping it ends the program and its descendants.
 #[derive(Debug)]
 pub(super) struct Child {
     program: OsString,
@@ -49,11 +49,11 @@ impl Drop for Group {
     }
 }
 
-/// Signals a group that may be gone already.
+/// Signals a group that may have ended already.
 fn signal_group(group: Option<Pid>, signal: Signal) {
     if let Some(group) = group {
         match kill_process_group(group, signal) {
-            // Gone, or (macOS) only zombies are left in it.
+            // The group has ended, or (macOS) has only zombies.
             Ok(()) | Err(rustix::io::Errno::SRCH | rustix::io::Errno::PERM) => {}
             Err(error) => tracing::warn!(%error, ?group, "cannot signal a process group"),
         }
@@ -74,8 +74,8 @@ fn status_of(status: ExitStatus) -> Status {
     }
 }
 
-/// How often starting is tried again while the system has no room for another process, and
-/// the pause between: a session beside it that starts too many is ended in that time.
+/// How many times a start is repeated while the system refuses another process, and the pause
+/// between. In that time a session that starts too many processes is ended.
 const NO_ROOM: (u32, Duration) = (30, Duration::from_millis(100));
 
 /// True when the system could not make another process just now.
@@ -169,22 +169,22 @@ impl Child {
         (self.pipes.0.take(), self.pipes.1.take())
     }
 
-    /// Asks politely; whatever is left after the grace period is killed while
-    /// [`Child::ended`] is awaited.
+    /// Sends SIGTERM. What is left after the grace period is killed while [`Child::ended`] is
+    /// awaited.
     pub(super) async fn stop(&mut self) {
         match &mut self.hold {
             #[cfg(target_os = "linux")]
             Hold::Warden(link) => link.order(&Order::Stop).await,
             Hold::Group(group) => {
                 signal_group(group.pid, Signal::TERM);
-                // A stopped program takes the polite signal only when it goes on.
+                // A stopped program handles the signal only after SIGCONT.
                 signal_group(group.pid, Signal::CONT);
                 group.kill_at = Some(Instant::now() + group.grace);
             }
         }
     }
 
-    /// Stops the program from running, or lets it go on.
+    /// Stops the program, or continues it.
     pub(super) async fn freeze(&mut self, frozen: bool) {
         match &mut self.hold {
             #[cfg(target_os = "linux")]
@@ -193,8 +193,7 @@ impl Child {
         }
     }
 
-    /// Waits until the program and what can be reached of its descendants is gone.
-    /// Cancel-safe.
+    /// Waits until the program and its reachable descendants have ended. Cancel-safe.
     pub(super) async fn ended(&mut self) -> Result<(Status, u32), RunError> {
         match &mut self.hold {
             #[cfg(target_os = "linux")]
@@ -227,8 +226,7 @@ impl Child {
         }
     }
 
-    /// Kills what should have ended, and waits until nothing is left. Returns what is left
-    /// nevertheless.
+    /// Kills what should have ended, and waits. Returns the number of processes that are left.
     pub(super) async fn abandon(&mut self) -> u32 {
         match &mut self.hold {
             #[cfg(target_os = "linux")]

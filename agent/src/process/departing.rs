@@ -1,5 +1,5 @@
-//! A warden that is about to end, as states, and what follows from what is seen of it. Pure: the
-//! keeper looks, kills, sweeps and tells.
+//! The states of a warden that is about to end, and the transitions by what is observed. Pure: the
+//! keeper observes, kills, sweeps and reports.
 //!
 //! ```text
 //! Ending --ended by itself-----------------------------------> Ended --> told
@@ -12,22 +12,23 @@ use std::time::{Duration, Instant};
 use super::WardenLoss;
 use super::tree::Killed;
 
-/// How long killing may take before the rest is reported. It goes on nevertheless, unless the rest
-/// is what it was a sweep before.
+/// How long killing may take before the remaining processes are reported. Killing continues after
+/// that, unless the same processes remained in the sweep before.
 pub(super) const KILLING: Duration = Duration::from_secs(20);
-/// Sweeps in a row that find nothing, until what a lost warden left counts as gone. One sweep may
-/// miss a program that starts the next and is gone, when process numbers begin anew meanwhile.
+/// Consecutive sweeps that must find nothing before a lost warden's processes count as gone. A
+/// single sweep can miss a program that starts the next one and exits, when process numbers wrap
+/// around meanwhile.
 const QUIET: u32 = 2;
 
 /// A warden that is about to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Departing {
-    /// It should end by itself; it is lost if it is still there then.
+    /// It is expected to exit by itself; after this time it is lost.
     Ending { by: Instant },
     /// It has to be killed, and is not reaped yet.
     Lost(Loss),
-    /// It is reaped: what it left has come to us. (That its first thread is a zombie would not say
-    /// so: while another thread is there, children stay.)
+    /// It is reaped, so its children are now ours. (A zombie as its first thread would not show
+    /// that: while another thread lives, children stay.)
     Left(Loss, Sweeps),
     /// It exited as expected.
     Ended,
@@ -40,37 +41,37 @@ pub(super) struct Loss {
     pub(super) since: Instant,
 }
 
-/// What the sweeps after a loss came to.
+/// The results of the sweeps after a loss.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Sweeps {
-    /// One of them killed all that there was.
+    /// A sweep killed everything that it found.
     all_killed: bool,
     /// How many in a row found nothing, but for processes of other users, which nothing here can end.
     quiet: u32,
-    /// The rest was told to die and hangs in the kernel: to tell it again is of no use.
+    /// The remaining processes were killed and hang in the kernel: another signal is useless.
     hangs: bool,
 }
 
-/// What a look at a warden came to.
+/// What an observation of a warden shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
     /// It was reaped now, and how it ended if not as it should.
     Reaped(Option<WardenLoss>),
-    /// It is still there, and what keeps it from its work.
+    /// It still exists, and what blocks it.
     There(Option<WardenLoss>),
 }
 
-/// What is left of a warden.
+/// The result of a warden's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Departed {
     /// Why it did not end as it should, if so.
     pub(super) loss: Option<WardenLoss>,
-    /// What could not be killed after it.
+    /// Processes that could not be killed after its end.
     pub(super) survivors: u32,
 }
 
 impl Departing {
-    /// One that should end within some time, or is known to be lost.
+    /// A warden that is expected to exit within some time, or is known to be lost.
     pub(super) fn new(now: Instant, within: Duration, loss: Option<WardenLoss>) -> Self {
         match loss {
             Some(how) => Self::Lost(Loss { how, since: now }),
@@ -88,7 +89,7 @@ impl Departing {
         matches!(self, Self::Lost(_) | Self::Left(..))
     }
 
-    /// It was lost, and something can be done about what it left.
+    /// True when it was lost and its processes can still be killed.
     pub(super) const fn is_owed(self) -> bool {
         match self {
             Self::Lost(_) => true,
@@ -118,8 +119,8 @@ impl Departing {
         }
     }
 
-    /// After a sweep that began after the last look. `same` = it found only what it could not kill,
-    /// and the one before could not either.
+    /// The state after a sweep that began after the last observation. `same`: the sweep and the one
+    /// before it found only processes that they could not kill.
     #[must_use]
     pub(super) fn swept(self, killed: &Killed, same: bool, now: Instant) -> Self {
         let Self::Left(loss, mut sweeps) = self else {
@@ -134,7 +135,7 @@ impl Departing {
         Self::Left(loss, sweeps)
     }
 
-    /// What is to be told of it by now. `left` = how many the last sweep could not kill.
+    /// The outcome to report by now. `left`: processes that the last sweep could not kill.
     pub(super) fn outcome(self, left: usize, now: Instant) -> Option<Departed> {
         let (loss, all_killed) = match self {
             Self::Ending { .. } => return None,
@@ -206,7 +207,7 @@ mod tests {
                 Look::There(Some(WardenLoss::Traced)),
                 Departing::Lost(loss(WardenLoss::Traced)),
             ),
-            // What it was lost by first is what is told.
+            // The first cause of the loss is reported.
             (lost, Look::There(Some(WardenLoss::Stopped)), lost),
             (lost, Look::Reaped(Some(WardenLoss::Killed(9))), left_before),
             (lost, Look::Reaped(None), left_before),
@@ -238,8 +239,8 @@ mod tests {
             complete: false,
             ..killed(0, 0, 0)
         };
-        // How long ago it was lost; what each sweep comes to; after each, whether it is owed another
-        // and how many survivors are told.
+        // The time since the loss; the result of each sweep; after each, whether another sweep is
+        // needed and how many survivors are reported.
         type Sweep = (Killed, bool, Option<u32>);
         let cases: [(&str, Duration, Vec<Sweep>); 9] = [
             (

@@ -1,7 +1,7 @@
-//! Moves a program's output to whoever takes it, and watches its time meanwhile, if it has any.
+//! Moves a program's output to its reader, and watches its time limit, if it has one.
 //!
-//! One chunk at most waits to be taken; while it does, no pipe is read, so the program
-//! blocks instead of memory filling up. Stop, freeze and the clock work all the same.
+//! At most one chunk waits for the reader. Meanwhile no pipe is read, so the program blocks and
+//! memory does not fill up. Stop, freeze and the clock still work.
 
 use std::future::pending;
 use std::time::Duration;
@@ -73,11 +73,11 @@ enum Input {
     Overdue,
 }
 
-/// What is told of a program whose own end is not known: it was killed.
+/// The status of a program whose own end is unknown because it was killed.
 const KILLED: Status = Status::Signal(9);
 
-/// What the end of a program is to its caller. One that we were ending anyway ended as it
-/// was told, whatever became of its warden meanwhile.
+/// The end of a program for its caller. A program that was being stopped ended as it was told,
+/// whatever happened to its warden meanwhile.
 fn closing(cause: Option<Cause>, end: Result<(Status, u32), RunError>) -> Result<Ended, RunError> {
     let (status, survivors) = match (end, cause) {
         (Ok(end), _) => end,
@@ -100,7 +100,7 @@ fn freeze(allowance: &mut Option<Allowance>, frozen: bool) {
     }
 }
 
-/// Waits until there is no time left: for ever when its caller watches it.
+/// Waits until the time is used up; forever when the caller watches it.
 async fn used_up(allowance: Option<&Allowance>) {
     match allowance {
         Some(allowance) => allowance.used_up().await,
@@ -125,7 +125,7 @@ pub(super) async fn drive(
     let mut freezer = true;
     let mut taken = true;
     let mut cause: Option<Cause> = None;
-    // Set once the program was told to end, and again when it did.
+    // Set when the program is told to end, and again when it has ended.
     let mut overdue: Option<Instant> = None;
     let mut end: Option<Result<(Status, u32), RunError>> = None;
 
@@ -182,7 +182,8 @@ pub(super) async fn drive(
                 None
             }
             Input::NoFreezer => {
-                // Nobody can thaw it any more: its time goes on, or nothing would ever end it.
+                // The sender is gone, so nothing can unfreeze it: its time continues, or it would
+                // never end.
                 freezer = false;
                 freeze(&mut allowance, false);
                 None
@@ -214,7 +215,7 @@ pub(super) async fn drive(
                 child.stop().await;
                 overdue = Some(Instant::now() + limits.grace + PATIENCE);
             } else {
-                // It had ended by itself; only its output is still on the way.
+                // It had ended by itself; only its output is still arriving.
                 cause = Some(Cause::Itself);
                 overdue = Some(Instant::now() + limits.grace);
             }

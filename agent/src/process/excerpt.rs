@@ -1,4 +1,4 @@
-//! Keeps texts for models and people within bounds, and says where something is left out.
+//! Shortens texts for models and people, and marks where text was left out.
 
 /// The beginning and the end of a byte stream of any length, in bounded memory.
 #[derive(Debug, Clone)]

@@ -1,20 +1,20 @@
-//! The keeper: what stands behind every warden of this process, Linux only.
+//! The keeper behind every warden of this process. Linux only.
 //!
-//! A warden has the rights of the session that it guards, which can kill, stop or trace it.
-//! This process is therefore a child subreaper too: whatever a dead warden leaves becomes
-//! its child, and the keeper, a thread, kills that. It also ends wardens that are stopped,
-//! traced, or still there when they should have ended.
+//! A warden has the same rights as the session that it guards, so the session can kill, stop or
+//! trace it. So this process is a child subreaper too: processes that a dead warden leaves become
+//! its children, and the keeper, a thread, kills them. It also ends wardens that are stopped,
+//! traced, or still alive when they should have ended.
 //!
-//! Which child is whose: every warden is known from before it begins a session (in the sense
-//! of `setsid`), and everything below it is in that session or in one that was begun below
-//! it. Nobody can enter another's session. A child of ours that is not in our session and is
-//! no warden therefore came from a warden that is gone, and nothing that this process
-//! started for itself (git, another agent of the same process) looks like that. Where this
-//! process is also what orphans of the whole machine come to, as the first process of a
-//! container is, these are killed too, but only in the moments after a warden was lost.
+//! How children are told apart: every warden is registered before it starts a session (in the sense
+//! of `setsid`), and all its descendants are in that session or in one that was started below it. A
+//! process cannot enter another's session. So a child that is not in our session and is no warden
+//! came from a warden that has ended; nothing that this process started for itself (git, another
+//! agent of the same process) looks like that. If this process also inherits the orphans of the
+//! whole machine, as the first process of a container does, these are killed too, but only in the
+//! moments after a warden was lost.
 //!
-//! A warden is held by a link, as a [`Ward`], until it departs; what follows then is decided in
-//! [`departing`](super::departing).
+//! A link holds a warden as a [`Ward`] until it departs; [`departing`](super::departing) decides
+//! what follows.
 
 use std::collections::HashSet;
 use std::io;
@@ -30,10 +30,10 @@ use super::WardenLoss;
 use super::departing::{Departed, Departing, Look};
 use super::tree::{self, Killed, Process, Stat, State, Trees};
 
-/// How long a warden may be stopped before it counts as lost: one that is stopped together
-/// with this process may be continued a little later.
+/// How long a warden may be stopped before it counts as lost: when it is stopped together with this
+/// process, it may be continued a little later.
 const STOPPED: Duration = Duration::from_millis(250);
-/// How often dead children are taken that nobody else will take.
+/// How often dead children without another parent are reaped.
 const TIDY: Duration = Duration::from_secs(60);
 
 const NOTHING: Killed = Killed {
@@ -43,7 +43,7 @@ const NOTHING: Killed = Killed {
     complete: true,
 };
 
-/// What cannot be seen is not known to be gone.
+/// Processes that cannot be seen are not known to have ended.
 const UNSEEN: Killed = Killed {
     found: 0,
     refused: 0,
@@ -65,13 +65,13 @@ pub(super) struct Keeper {
 struct Shared {
     /// Every warden that is not reaped.
     wardens: HashSet<i32>,
-    /// Those that somebody waits for, or let go. As many as wardens, at most.
+    /// Wardens that are awaited or released. At most as many as wardens exist.
     departing: Vec<Departure>,
-    /// What the last sweep could not kill.
+    /// Processes that the last sweep could not kill.
     left: Vec<Process>,
 }
 
-/// A warden that is about to end, and whoever waits for that.
+/// A warden that is about to end, and the receiver of its outcome.
 #[derive(Debug)]
 struct Departure {
     process: std::process::Child,
@@ -85,7 +85,7 @@ struct Departure {
 }
 
 impl Departure {
-    /// Looks at it, and kills it if it does not end by itself.
+    /// Observes the warden, and kills it if it does not end by itself.
     fn look(&mut self, now: Instant, wardens: &mut HashSet<i32>) {
         self.seen = true;
         if !self.state.is_there() {
@@ -114,7 +114,7 @@ impl Departure {
     }
 }
 
-/// One warden. Dropping it leaves it to the keeper.
+/// A warden. Dropping it leaves the warden to the keeper.
 #[derive(Debug)]
 pub(super) struct Ward {
     process: Option<std::process::Child>,
@@ -147,13 +147,13 @@ impl Ward {
         }
     }
 
-    /// What keeps it from its work, if anything does.
+    /// What blocks the warden, if anything.
     pub(super) fn look(&mut self) -> Option<WardenLoss> {
         trouble(self.pid, &mut self.stopped)
     }
 
-    /// It should end within some time; the answer comes when it has, and when what a lost one
-    /// left is gone. `loss` = it is known to be lost.
+    /// Expects the warden to end within some time. The answer comes when it has ended and, after a
+    /// loss, when its processes have ended. `loss`: the warden is known to be lost.
     pub(super) fn depart(&mut self, within: Duration, loss: Option<WardenLoss>) -> oneshot::Receiver<Departed> {
         let (tell, told) = oneshot::channel();
         self.leave(within, loss, Some(tell));
@@ -183,7 +183,7 @@ impl Drop for Ward {
     }
 }
 
-/// What keeps a warden from its work. `stopped` remembers since when it stands still.
+/// What blocks a warden. `stopped` keeps the time since when it is stopped.
 fn trouble(pid: i32, stopped: &mut Option<Instant>) -> Option<WardenLoss> {
     let state = match tree::stat(pid) {
         Ok(Some(stat)) => stat.state,
@@ -191,7 +191,7 @@ fn trouble(pid: i32, stopped: &mut Option<Instant>) -> Option<WardenLoss> {
         Ok(None) | Err(_) => return None,
     };
     let tracer = tree::tracer(pid);
-    // Whoever traces us and our children means no harm: that is how people look at programs.
+    // A tracer of this whole process is harmless: people inspect programs like that.
     if tracer != 0 && tracer != tree::tracer(getpid().as_raw_nonzero().get()) {
         return Some(WardenLoss::Traced);
     }
@@ -236,9 +236,9 @@ impl Keeper {
         KEEPER.get().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Who keeps, as the system describes it. The session and the group of this process may be 0:
-    /// both were begun outside where this process is in a namespace of processes (in a container,
-    /// for instance), and what a warden begins inside never is.
+    /// This process, as the system describes it. Its session and group may be 0: in a namespace of
+    /// processes, such as a container, both may have been started outside. What a warden starts
+    /// inside is never 0.
     fn of_this_thread() -> io::Result<Self> {
         let this = tree::this_process()?;
         Ok(Self {
@@ -254,11 +254,11 @@ impl Keeper {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread's loop: look at those that depart, kill what lost ones left, tell.
+    /// The thread's loop: observe departing wardens, kill what lost ones left, report.
     fn keep(&self) -> ! {
         let mut tidied = Instant::now();
         let mut rounds = 0_u32;
-        // Whether it was said of this loss that nothing can be seen.
+        // True after it was logged that nothing can be seen of this loss.
         let mut is_blind = false;
         loop {
             let mut shared = self.lock();
@@ -300,12 +300,12 @@ impl Keeper {
 
     /// True for a child that came to us from a lost warden.
     fn is_orphan(&self, stat: &Stat) -> bool {
-        // The lock is taken after the process was seen in a session of its own, and a warden
-        // is known before it begins one.
+        // The lock is taken after the process was seen in its own session, and a warden is
+        // registered before it starts one.
         stat.session != self.session && stat.started >= self.since && !self.lock().wardens.contains(&stat.pid)
     }
 
-    /// Kills what there is of lost wardens' trees.
+    /// Kills the processes of lost wardens.
     fn sweep(&self) -> io::Result<Killed> {
         let orphans = Trees::below(|stat: &Stat| self.is_orphan(stat));
         let killed = orphans.kill_all();
@@ -313,8 +313,8 @@ impl Keeper {
         killed
     }
 
-    /// Takes dead children that are nobody's: orphans, and what a git that was killed had
-    /// started. A child of our own is in our group or leads its own, and is waited for.
+    /// Reaps dead children without a waiter: orphans, and processes of a killed git. A child that
+    /// this process waits for is in our group or leads its own.
     fn tidy(&self) {
         let own = getpid().as_raw_nonzero().get();
         let Ok(entries) = std::fs::read_dir("/proc") else {
@@ -361,7 +361,7 @@ impl Shared {
         if self.departing.iter().any(|it| !it.seen) {
             return Pause::None;
         }
-        // Fast at first, against those that start others as fast as they can.
+        // Fast at first, against processes that start others as fast as they can.
         let sweeping = self
             .owed()
             .then(|| Duration::from_millis(rounds.saturating_sub(500).clamp(1, 1000).into()));
@@ -376,13 +376,13 @@ impl Shared {
         }
     }
 
-    /// One of them is owed a sweep.
+    /// True when a warden needs a sweep.
     fn owed(&self) -> bool {
         self.departing.iter().any(|it| it.state.is_owed())
     }
 
-    /// Looks at all that depart, and kills those that do not do it by themselves. Returns
-    /// whether one is newly lost.
+    /// Observes all departing wardens, and kills those that do not end by themselves. Returns true
+    /// when one is newly lost.
     fn look(&mut self) -> bool {
         let now = Instant::now();
         let mut news = false;
@@ -394,8 +394,8 @@ impl Shared {
         news
     }
 
-    /// Tells those whose warden is gone, and forgets what nobody has to look at any more.
-    /// `killed` = what a sweep came to that began after the wardens were looked at.
+    /// Reports the outcome of wardens that have ended, and forgets finished ones. `killed`: the
+    /// result of a sweep that began after the wardens were observed.
     fn tell(&mut self, killed: &Killed) {
         let now = Instant::now();
         let same = killed.is_same_rest(&self.left);
@@ -406,7 +406,7 @@ impl Shared {
             if let Some(departed) = outcome
                 && let Some(tell) = it.tell.take()
             {
-                // Whoever asked may be gone.
+                // The receiver may be gone.
                 let _told = tell.send(departed);
             }
         }

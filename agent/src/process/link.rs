@@ -1,8 +1,8 @@
-//! The agent's side of a warden: starting one, talking to it over its socket, and learning
-//! how it ended. What it says counts only when it also ends as one should: a session can get
-//! hold of the socket.
+//! The agent's side of a warden: it starts the warden, talks to it over its socket, and learns how
+//! it ended. A warden's report counts only when the warden also ends properly, because a session
+//! can get hold of the socket.
 //!
-//! What is said is here too, as lines of JSON; the warden's side is in `warden`.
+//! The messages are here too, as lines of JSON; the other side is in `warden`.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -24,15 +24,16 @@ use super::departing::Departed;
 use super::keeper::Ward;
 use super::{Command, PATIENCE, RunError, Status, Stdin, WARDEN_ARGUMENT, WardenLoss};
 
-/// How often a warden is looked at, since one that is stopped or traced cannot say so.
+/// How often a warden is observed, because a stopped or traced one cannot report it.
 const LOOK: Duration = Duration::from_millis(250);
-/// The longest line that a warden says. Whoever has its socket could else fill the memory of the agent.
+/// The longest line of a warden, in bytes. Otherwise a process that holds its socket could fill the
+/// agent's memory.
 const LONGEST: usize = 64 << 10;
-/// How long a warden may take to end after its last message.
+/// How long a warden may take to exit after its last message.
 const LEAVING: Duration = Duration::from_secs(2);
 
-/// What the agent writes to a warden: [`Order::Start`] first, with the bytes for standard
-/// input after its line. A closed socket means the same as [`Order::Stop`].
+/// Orders to a warden: [`Order::Start`] first, followed by the bytes for standard input. A closed
+/// socket means [`Order::Stop`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Order {
@@ -60,7 +61,7 @@ pub(super) enum StartStdin {
     File(PathBuf),
 }
 
-/// What a warden writes to the agent, one line each.
+/// Messages of a warden, one per line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Message {
@@ -76,7 +77,7 @@ pub(super) struct Link {
     messages: Messages<OwnedReadHalf>,
     ward: Ward,
     look_at: Instant,
-    /// It had ended when it was looked at last.
+    /// It had exited at the last observation.
     ended: bool,
     stage: Stage,
 }
@@ -84,7 +85,7 @@ pub(super) struct Link {
 #[derive(Debug)]
 enum Stage {
     Running,
-    /// It said its last, or was given up.
+    /// It sent its last message, or was given up.
     Leaving(Option<(Status, u32)>, oneshot::Receiver<Departed>),
     Left(Result<(Status, u32), Lost>),
 }
@@ -97,10 +98,10 @@ pub(super) struct Lost {
     pub(super) survivors: u32,
 }
 
-/// What is heard of a warden.
+/// An observation of a warden.
 enum Heard {
     Message(Message),
-    /// Its socket is closed, or says nonsense.
+    /// Its socket is closed, or has invalid content.
     Nothing,
     Lost(WardenLoss),
 }
@@ -115,8 +116,8 @@ impl Link {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(warden_error)?;
         ours.set_nonblocking(true).map_err(warden_error)?;
         let ward = {
-            // The command owns the warden's end of the socket; dropping it here is what
-            // makes the warden's death visible as an end of file.
+            // The command owns the warden's end of the socket; dropping it here makes the warden's
+            // death visible as end of file.
             let mut warden = std::process::Command::new(executable);
             warden
                 .arg0("kage-warden")
@@ -154,7 +155,7 @@ impl Link {
         link.send(&start).await.map_err(warden_error)?;
         link.orders.write_all(bytes).await.map_err(warden_error)?;
 
-        // It is looked at here too: the program may turn against it before it says that it runs.
+        // Observe it here too: the program may attack it before it reports the start.
         let lost = match link.hear().await {
             Heard::Message(Message::Started) => return Ok(link),
             Heard::Message(Message::SpawnFailed { os_error, message }) => {
@@ -185,21 +186,21 @@ impl Link {
         self.orders.write_all(&line).await
     }
 
-    /// Sends an order to a warden that may just have ended.
+    /// Sends an order to a warden that may have ended just now.
     pub(super) async fn order(&mut self, order: &Order) {
         if let Err(error) = self.send(order).await {
             tracing::debug!(%error, "the warden takes no orders any more");
         }
     }
 
-    /// Waits until the warden and everything below it is gone. Cancel-safe.
+    /// Waits until the warden and all its descendants have ended. Cancel-safe.
     pub(super) async fn ended(&mut self) -> Result<(Status, u32), Lost> {
         if let Stage::Running = self.stage {
             match self.hear().await {
                 Heard::Message(Message::Ended { status, survivors }) => {
                     self.leave(Some((status, survivors)), LEAVING, None);
                 }
-                // It is dead, and its status tells how it died.
+                // It has exited, and its status tells why.
                 Heard::Message(Message::Started | Message::SpawnFailed { .. }) | Heard::Nothing => {
                     self.leave(None, LEAVING, None);
                 }
@@ -213,7 +214,7 @@ impl Link {
             });
             self.stage = Stage::Left(match (*reported, departed.loss) {
                 (Some(reported), None) => Ok(reported),
-                // What it could not kill became ours to kill.
+                // Processes that it could not kill are now ours to kill.
                 (Some((status, 1..)), Some(WardenLoss::Ended)) => Ok((status, departed.survivors)),
                 (_, how) => Err(Lost {
                     how: how.unwrap_or(WardenLoss::Ended),
@@ -227,7 +228,7 @@ impl Link {
         }
     }
 
-    /// Gives a warden up that should have ended, and waits until nothing is left.
+    /// Gives up a warden that should have ended, and waits until nothing is left.
     pub(super) async fn abandon(&mut self, within: Duration, how: Option<WardenLoss>) -> Lost {
         if let Stage::Running = self.stage {
             self.leave(None, within, how);
@@ -245,7 +246,7 @@ impl Link {
         self.stage = Stage::Leaving(reported, self.ward.depart(within, loss));
     }
 
-    /// Waits for the next message, or for what keeps the warden from sending one. Cancel-safe.
+    /// Waits for the next message, or for something that blocks the warden. Cancel-safe.
     async fn hear(&mut self) -> Heard {
         loop {
             let look_at = self.look_at;
@@ -255,9 +256,9 @@ impl Link {
                 () = sleep_until(look_at) => {
                     self.look_at = Instant::now() + LOOK;
                     match self.ward.look() {
-                        // Its last words may be on their way, as when this process stood still
-                        // meanwhile. At the second look somebody else holds its socket, or it
-                        // would have been heard.
+                        // Its last message may still be arriving, for example when this process was
+                        // stopped meanwhile. If that is still so at the second observation, another
+                        // process holds its socket.
                         Some(WardenLoss::Ended) if !self.ended => self.ended = true,
                         Some(WardenLoss::Ended) => return Heard::Nothing,
                         Some(how) => return Heard::Lost(how),
@@ -285,7 +286,7 @@ impl<R: AsyncRead + Unpin> Messages<R> {
         }
     }
 
-    /// The next message. `None` when the socket is closed, or says what no warden would. Cancel-safe.
+    /// The next message. `None` when the socket is closed or its content is invalid. Cancel-safe.
     async fn next(&mut self) -> Option<Message> {
         loop {
             let read = self.from.fill_buf().await.ok()?;

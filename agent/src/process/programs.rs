@@ -1,17 +1,16 @@
-//! What was where programs are looked for when the agent started, for what must not run a
-//! program that a session put there since: verify and setup.
+//! The programs in the folders of PATH when the agent started, for verify and set-up, which must
+//! not run a program that a session put there since.
 //!
-//! A person's PATH holds: `cargo` of `~/.cargo/bin` or `node` of nvm goes on to win over the
-//! system's. A name that appears later in a folder that sessions can write, and would hide a
-//! program that was there before, does not: such names are put right by a folder of their own
-//! that comes first. A new name that hides nothing can be used, as what setup installs. A
-//! program of the user's that a session overwrites in its place is not found out here; that
-//! needs a sandbox.
+//! A person's PATH stays valid: `cargo` of `~/.cargo/bin` or `node` of nvm still win over the
+//! system's. But a name that appears later in a folder that sessions can write, and would hide an
+//! earlier program, must not win: a folder of our own that comes first in PATH restores such names.
+//! A new name that hides nothing can be used, for example one that set-up installs. A user's
+//! program that a session overwrites in place is not detected here; that needs a sandbox.
 //!
-//! What counts as there before outlives the agent: it is a file of the state folder, a line for
-//! each program and, with a slash at its end, each folder. Without it a session's program would be
-//! a person's own as soon as the agent is started anew. A person who put a program in front of
-//! another adds its line, or removes the file, by which all that is there counts.
+//! The record outlives the agent: it is a file of the state folder, with a line for each program
+//! and, with a slash at its end, each folder. Otherwise a session's program would count as the
+//! person's own after a restart of the agent. A person who put a program in front of another adds
+//! its line, or removes the file, so that everything present counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -26,7 +25,7 @@ use kage_git::executable::{Changed, Executable, is_executable, is_ours, search_f
 /// The shell of verify and setup.
 const SHELL: &str = "/bin/sh";
 
-/// The folders of PATH as they were at one time.
+/// The folders of PATH at one time.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     folders: Vec<Folder>,
@@ -36,7 +35,7 @@ pub(crate) struct Programs {
 #[derive(Debug, Clone)]
 struct Folder {
     path: PathBuf,
-    /// The programs that were in it. `None` = nobody but the system writes there.
+    /// The programs in it. `None`: only the system can write to the folder.
     had: Option<BTreeSet<OsString>>,
 }
 
@@ -56,7 +55,7 @@ impl Folder {
     }
 }
 
-/// A program that hides one that was there before.
+/// A program that hides an earlier one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Planted {
     pub(crate) path: PathBuf,
@@ -65,7 +64,7 @@ pub(crate) struct Planted {
 }
 
 impl Programs {
-    /// What there is now in the folders of a PATH. Blocking.
+    /// The present content of the folders of a PATH. Blocking.
     pub(crate) fn survey(path: &OsStr, kept_out: &[PathBuf]) -> Self {
         let folders = search_folders(path, kept_out).into_iter();
         Self {
@@ -74,8 +73,8 @@ impl Programs {
         }
     }
 
-    /// The same, but for what an earlier survey did not find and would hide what it did: that stays
-    /// in the way. `record` is what was found so far, and has what is found now. Blocking.
+    /// The same, without programs that an earlier survey did not find and that would hide one that
+    /// it found. `record` is the earlier survey, and gets what is found now. Blocking.
     ///
     /// # Errors
     /// When the record cannot be read or written.
@@ -114,7 +113,7 @@ impl Programs {
         Ok(now)
     }
 
-    /// What the record says of the folders that sessions can write.
+    /// The record's lines about folders that sessions can write.
     fn lines(&self) -> Vec<Vec<u8>> {
         let mut lines = Vec::new();
         for folder in &self.folders {
@@ -124,12 +123,12 @@ impl Programs {
             lines.push(line_of_folder(&folder.path));
             lines.extend(had.iter().map(|name| line_of(&folder.path, name)));
         }
-        // No line can say what has two.
+        // A path with a line break does not fit into a line.
         lines.retain(|line| !line.contains(&b'\n'));
         lines
     }
 
-    /// The system's folders, without a look into any: for what starts no program.
+    /// The system's folders, without reading any: for callers that start no program.
     pub(crate) fn of_the_system() -> Self {
         let folders = search_folders(OsStr::new(""), &[]).into_iter();
         Self {
@@ -138,7 +137,7 @@ impl Programs {
         }
     }
 
-    /// The shell, unless somebody changed it.
+    /// The shell, unless it was changed.
     pub(crate) fn shell(&self) -> Result<&Path, Changed> {
         match &self.shell {
             Some(shell) => shell.to_run(),
@@ -146,7 +145,7 @@ impl Programs {
         }
     }
 
-    /// What was put in the way since. Blocking.
+    /// The programs that were put in front of others since. Blocking.
     pub(crate) fn planted(&self) -> BTreeMap<OsString, Planted> {
         let mut planted = BTreeMap::new();
         for (at, folder) in self.folders.iter().enumerate() {
@@ -158,7 +157,7 @@ impl Programs {
                     continue;
                 }
                 let (before, after) = self.folders.split_at(at);
-                // What comes earlier wins anyway.
+                // An earlier folder wins anyway.
                 if before.iter().any(|folder| folder.had(&name)) {
                     continue;
                 }
@@ -174,11 +173,11 @@ impl Programs {
         planted
     }
 
-    /// The PATH for verify and setup; what was put in the way is put right in a new folder. Blocking.
+    /// The PATH for verify and set-up; a new folder restores the hidden programs. Blocking.
     pub(crate) fn path(&self, planted: &BTreeMap<OsString, Planted>, right: &Path) -> io::Result<OsString> {
         let mut folders: Vec<_> = self.folders.iter().map(|folder| folder.path.clone()).collect();
         if !planted.is_empty() {
-            // Whatever is there, a session may have made.
+            // Whatever is there may come from a session.
             match fs::remove_dir_all(right) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}
@@ -199,8 +198,8 @@ impl Programs {
     }
 }
 
-/// A script in place of a program. Not a link: programs look for what belongs to them beside
-/// the path by which they are called.
+/// A script that calls a program. Not a link: programs look for their files beside the path by
+/// which they are called.
 fn calling(program: &Path) -> Vec<u8> {
     let mut script = b"#!/bin/sh\nexec '".to_vec();
     for byte in program.as_os_str().as_bytes() {
@@ -221,7 +220,7 @@ fn line_of_folder(folder: &Path) -> Vec<u8> {
     line_of(folder, OsStr::new(""))
 }
 
-/// The names of the programs in a folder; one that is not there has none.
+/// The names of the programs in a folder; a missing folder has none.
 fn names(folder: &Path) -> BTreeSet<OsString> {
     let Ok(entries) = fs::read_dir(folder) else {
         return BTreeSet::new();
@@ -269,7 +268,7 @@ mod tests {
         for name in ["sh", "make", "python3", "it's", "cargo", "new"] {
             program(&folder("local").join(name), "planted");
         }
-        // This one hides nothing: the folder comes after the one that has it.
+        // This one hides nothing: its folder comes after the one with the same name.
         program(&folder("cargo/make"), "planted");
         program(&folder("system/other"), "new");
         let planted = programs.planted();
@@ -325,14 +324,15 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(planted(&start(&path)), [folder("absent/make"), folder("local/sh")]);
         }
-        // Of two, none is what the other hides.
+        // Of two new programs, neither hides an earlier one.
         program(&folder("local/make"), "planted");
         let make = start(&path).planted().remove(OsStr::new("make")).unwrap();
         assert_eq!(make.hides, folder("system/make"));
-        // What hid nothing when it was found is nobody's to hide later.
+        // A program that hid nothing when it was found must not hide another one later.
         program(&folder("system/new"), "real");
         assert_eq!(planted(&start(&path)), [folder("absent/make"), folder("local/sh")]);
-        // One that is gone for a while, as while it is updated, is still the person's.
+        // A program that is missing for a while, for example during its update, is still the
+        // person's.
         fs::remove_file(folder("local/cargo")).unwrap();
         start(&path);
         program(&folder("local/cargo"), "own");

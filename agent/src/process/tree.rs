@@ -1,7 +1,7 @@
-//! Trees of processes below this one, by `/proc`, and signals to them.
+//! Trees of processes below this one, from `/proc`, and signals to them.
 //!
-//! A tree is all that descends from a child of ours. That is everything a program started
-//! only in a child subreaper, where whoever loses its parent becomes our child.
+//! A tree is everything that descends from one of our children. Only in a child subreaper does this
+//! include everything that a program started, because orphans become our children.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,7 +12,7 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal};
 
-/// One process at one time: numbers are reused, numbers with start times are not.
+/// A process: numbers are reused, but a number with a start time is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Process {
     pid: i32,
@@ -23,23 +23,23 @@ pub(super) struct Process {
 pub(super) enum State {
     /// It runs, or waits for something.
     Alive,
-    /// It waits in the kernel for something that no signal but the last ends: for a disk, or
-    /// with `vfork` for a child to begin its own program. It starts nothing meanwhile, and
-    /// takes its signals when it goes on.
+    /// It waits in the kernel where only SIGKILL has an effect: for a disk, or with `vfork` for a
+    /// child to start its program. It starts nothing meanwhile, and handles other signals
+    /// afterwards.
     Blocked,
     Stopped,
     Traced,
-    /// It is dead, and whoever has to has not looked yet.
+    /// It is dead and not reaped.
     Ended,
 }
 
-/// What the system says of a process.
+/// The system's data about a process.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stat {
     pub(super) pid: i32,
     pub(super) parent: i32,
     pub(super) group: i32,
-    /// Its session: a process can begin one, and cannot enter another's.
+    /// Its session: a process can start a new one, and cannot enter another's.
     pub(super) session: i32,
     /// In ticks since the machine started.
     pub(super) started: u64,
@@ -55,15 +55,15 @@ impl Stat {
     }
 }
 
-/// What the system says of one process; `None` when there is none.
+/// The data of one process; `None` when it does not exist.
 ///
 /// # Errors
-/// When this cannot be told, as for want of file descriptors.
+/// When the data cannot be read, for example for lack of file descriptors.
 pub(super) fn stat(pid: i32) -> io::Result<Option<Stat>> {
     read_stat(&format!("/proc/{pid}/stat"))
 }
 
-/// What the system says of this process.
+/// The data of this process.
 ///
 /// # Errors
 /// When `/proc` is missing, or shows the processes of another namespace.
@@ -102,7 +102,7 @@ fn parse(line: &[u8]) -> Option<Stat> {
     Some(Stat {
         pid: std::str::from_utf8(start).ok()?.parse().ok()?,
         state: match *fields.first()? {
-            // Its first thread ended. A process can go on without it.
+            // Its first thread ended. A process can continue without it.
             "Z" | "X" if number(17)? > 1 => State::Alive,
             "Z" | "X" => State::Ended,
             "D" => State::Blocked,
@@ -129,11 +129,11 @@ pub(super) fn tracer(pid: i32) -> i32 {
 enum Signalled {
     /// It was sent, or there is nothing any more that it could be sent to.
     Done,
-    /// The process is another user's, as what `sudo` starts is.
+    /// The process belongs to another user, for example one that `sudo` started.
     Refused,
 }
 
-/// Signals exactly this process, never one that took over its number.
+/// Signals exactly this process, never one that reused its number.
 fn signal(process: Process, what: Signal) -> Signalled {
     signal_by(process, what, |pid| pidfd_open(pid, PidfdFlags::empty()))
 }
@@ -145,8 +145,8 @@ fn signal_by(process: Process, what: Signal, open: impl Fn(Pid) -> rustix::io::R
     let same = || stat(process.pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.started == process.started));
     let by_descriptor = open(pid).and_then(|fd| if same() { pidfd_send_signal(&fd, what) } else { Ok(()) });
     let sent = match by_descriptor {
-        // Whatever else keeps it from that (a filter of system calls that knows no such call, a
-        // lack of descriptors), the number is good for one that is still there.
+        // For any other reason (a filter of system calls that does not know the call, a lack of
+        // descriptors), the number is safe for a process that still exists.
         Err(error) if error != Errno::SRCH => match same() {
             true => kill_process(pid, what),
             false => Ok(()),
@@ -159,7 +159,7 @@ fn signal_by(process: Process, what: Signal, open: impl Fn(Pid) -> rustix::io::R
     }
 }
 
-/// The trees below those children of this process that a rule picks.
+/// The trees below those children of this process that a rule selects.
 pub(super) struct Trees<R> {
     roots: R,
 }
@@ -169,27 +169,27 @@ pub(super) struct Trees<R> {
 pub(super) struct Killed {
     /// Processes found.
     pub(super) found: usize,
-    /// How many of them are another user's, and take no signal of ours.
+    /// Processes of another user, which refuse our signals.
     pub(super) refused: usize,
-    /// Those that are still there, in order.
+    /// Processes that still exist, sorted.
     pub(super) left: Vec<Process>,
     /// Every process that there was when it began is among them, with all that it started.
     pub(super) complete: bool,
 }
 
 impl Killed {
-    /// Whether nothing was found but what is left, and that is what was left before.
+    /// True when only remaining processes were found, and they are the same as before.
     pub(super) fn is_same_rest(&self, before: &[Process]) -> bool {
         let is_all = self.complete && self.found == self.left.len();
         is_all && !self.left.is_empty() && self.left == before
     }
 }
 
-/// Walks over all processes before killing goes on with what was found.
+/// Walks over all processes before killing continues with what was found.
 const WALKS: usize = 100;
 /// Looks for processes that were started a moment ago, before all are walked over again.
 const LOOKS: usize = 200;
-/// How often what was killed is looked at until it is dead, and the pause between.
+/// How many times killed processes are checked until they are dead, and the pause between.
 const DYING: (u32, Duration) = (1000, Duration::from_millis(1));
 
 impl Trees<fn(&Stat) -> bool> {
@@ -199,7 +199,7 @@ impl Trees<fn(&Stat) -> bool> {
 }
 
 impl<R: Fn(&Stat) -> bool> Trees<R> {
-    /// Those below the children for which this is true.
+    /// The trees below the children for which this is true.
     pub(super) const fn below(roots: R) -> Self {
         Self { roots }
     }
@@ -214,8 +214,8 @@ impl<R: Fn(&Stat) -> bool> Trees<R> {
         Ok(hunt.members.len())
     }
 
-    /// Stops every process, and those that they start meanwhile, until none is new and none
-    /// runs. True when that is so.
+    /// Stops every process, and new ones that they start meanwhile, until none is new and none
+    /// runs. Returns true when that succeeded.
     pub(super) fn stop_all(&self) -> io::Result<bool> {
         Ok(self.stopped()?.1)
     }
@@ -229,8 +229,8 @@ impl<R: Fn(&Stat) -> bool> Trees<R> {
             }
             State::Alive => met(signal(process, Signal::STOP)),
         });
-        // Each walk can only find children of processes that ran during the last one; the
-        // bound is for what cannot be stopped, which is killed all the same.
+        // Each walk can only find children of processes that ran during the previous one. The bound
+        // is for processes that cannot be stopped; they are killed anyway.
         for _ in 0..WALKS {
             match hunt.walk()? {
                 Met::Still => return Ok((hunt.members, true)),
@@ -240,8 +240,7 @@ impl<R: Fn(&Stat) -> bool> Trees<R> {
         Ok((hunt.members, false))
     }
 
-    /// Kills every process after it was stopped, so that none can start another for one that
-    /// is killed.
+    /// Kills every process after stopping all, so that none can replace a killed one.
     pub(super) fn kill_all(&self) -> io::Result<Killed> {
         let (members, complete) = self.stopped()?;
         let members: Vec<_> = members
@@ -276,7 +275,7 @@ impl<R: Fn(&Stat) -> bool> Trees<R> {
     }
 }
 
-/// What is not known to be gone is there.
+/// A process that is not known to have ended counts as present.
 fn is_there(process: &Process) -> bool {
     match stat(process.pid) {
         Ok(Some(stat)) => stat.started == process.started && stat.state != State::Ended,
@@ -285,14 +284,15 @@ fn is_there(process: &Process) -> bool {
     }
 }
 
-/// Whether what was met had to be dealt with.
+/// Whether a process needed a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Met {
     Still,
     Moving,
 }
 
-/// One that ran when it was told to stop. Another user's runs on, however often it is told.
+/// A process that ran when it was stopped. Another user's process runs on, however often it is
+/// signalled.
 const fn met(stopping: Signalled) -> Met {
     match stopping {
         Signalled::Done => Met::Moving,
@@ -300,15 +300,15 @@ const fn met(stopping: Signalled) -> Met {
     }
 }
 
-/// Meets the members of trees one by one, each in the moment in which it is seen: one that
-/// lives for less than a walk would be gone at its end.
+/// Handles the members of trees one by one, at the moment each is seen: a process that lives
+/// shorter than a walk would have ended at its end.
 struct Hunt<'a, R, F> {
     roots: &'a R,
     own: i32,
     /// By number, with their start times.
     members: HashMap<i32, u64>,
     meet: F,
-    /// The newest number that was looked at, where the system tells.
+    /// The newest number that was checked, if the system reports it.
     newest: Option<i32>,
 }
 
@@ -323,7 +323,7 @@ impl<'a, R: Fn(&Stat) -> bool, F: Fn(Process, State) -> Met> Hunt<'a, R, F> {
         }
     }
 
-    /// Looks at every process. Moving = at least one was.
+    /// Checks every process. The result says whether at least one was moving.
     fn walk(&mut self) -> io::Result<Met> {
         let mut all = Met::Still;
         let mut strange = Vec::new();
@@ -340,7 +340,7 @@ impl<'a, R: Fn(&Stat) -> bool, F: Fn(Process, State) -> Met> Hunt<'a, R, F> {
                 }
             }
         }
-        // Parents come first, as long as numbers do not begin anew.
+        // Parents come first, until numbers wrap around.
         loop {
             let before = self.members.len();
             let mut rest = Vec::new();
@@ -358,7 +358,7 @@ impl<'a, R: Fn(&Stat) -> bool, F: Fn(Process, State) -> Met> Hunt<'a, R, F> {
         }
     }
 
-    /// Looks at those that were started since, as fast as they are. It is walks that find all.
+    /// Checks the processes that were started since, as fast as they are. Only walks find all.
     fn chase(&mut self) -> io::Result<()> {
         self.chase_by(newest)
     }
@@ -372,7 +372,7 @@ impl<'a, R: Fn(&Stat) -> bool, F: Fn(Process, State) -> Met> Hunt<'a, R, F> {
             match newest.saturating_sub(known) {
                 0 => quiet += 1,
                 1..=1000 => quiet = 0,
-                // Numbers began anew, or too many are new.
+                // Numbers wrapped around, or too many processes are new.
                 _ => return Ok(()),
             }
             if quiet > 10 {
@@ -388,7 +388,7 @@ impl<'a, R: Fn(&Stat) -> bool, F: Fn(Process, State) -> Met> Hunt<'a, R, F> {
         Ok(())
     }
 
-    /// Meets a process if it is a member; `None` = it is not known to be one.
+    /// Handles a process if it is a member; `None`: membership is unknown.
     fn look(&mut self, stat: &Stat) -> io::Result<Option<Met>> {
         if stat.state == State::Ended {
             return Ok(Some(Met::Still));
@@ -409,13 +409,13 @@ impl<'a, R: Fn(&Stat) -> bool, F: Fn(Process, State) -> Met> Hunt<'a, R, F> {
         let Some(started) = self.members.get(&stat.parent) else {
             return Ok(false);
         };
-        // Its number may be another's by now.
+        // Its number may be reused by now.
         Ok(self::stat(stat.parent)?.is_some_and(|parent| parent.started == *started))
     }
 }
 
-/// The newest number of a process or thread. `None` where the system does not tell: `/proc` may
-/// show processes and nothing else.
+/// The newest number of a process or thread. `None` where the system does not report it: `/proc`
+/// may show processes only.
 fn newest() -> Option<i32> {
     let line = fs::read_to_string("/proc/loadavg").ok()?;
     line.split_ascii_whitespace().next_back()?.parse().ok()

@@ -1,9 +1,9 @@
-//! The warden: a tiny process between the agent and one program, Linux only.
+//! The warden: a tiny process between the agent and one program. Linux only.
 //!
-//! It leads a session of its own and is a child subreaper, so every descendant of the
-//! program stays its descendant whatever it forks or detaches. It takes orders on its
-//! standard input, a socket; when that closes, the agent is gone and so is everything
-//! below the warden soon after. Blocking code and three threads: no runtime is needed.
+//! It leads its own session and is a child subreaper, so every descendant of the program stays its
+//! descendant, whatever it forks or detaches. It takes orders on its standard input, a socket. When
+//! the socket closes, the agent has ended, and the warden ends everything below it. Blocking code
+//! and three threads: no runtime is needed.
 //!
 //! It has the same rights as the program, which can therefore kill or stop it. The keeper in
 //! the agent (see [`super::keeper`]) does its work then.
@@ -32,21 +32,21 @@ use super::Status;
 use super::link::{Message, Order, Start, StartStdin};
 use super::tree::Trees;
 
-/// How long what a program leaves running may take to end itself.
+/// How long processes that a program leaves may take to exit by themselves.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(1);
-/// How long to go on killing before the rest is left to the agent.
+/// How long to kill before the remaining processes are left to the agent.
 const KILLING: Duration = Duration::from_secs(3);
-/// How long to go on killing when there is no agent.
+/// How long to kill when there is no agent.
 const KILLING_ALONE: Duration = Duration::from_secs(60);
 /// How often to look for new descendants while killing.
 const KILL_ROUND: Duration = Duration::from_millis(20);
-/// How much sooner than the agent and its wardens what they run is picked when the system is
-/// short of memory, in thousandths of all memory.
+/// How much earlier than the agent and its wardens the kernel picks their programs when memory is
+/// short, in thousandths of all memory.
 const OOM_HANDICAP: i32 = 200;
-/// The exit code that tells the agent that something is left.
+/// The exit code that reports remaining processes to the agent.
 const SURVIVORS: i32 = 3;
 
-/// What the threads tell the main one.
+/// Messages of the threads to the main one.
 enum Input {
     Order(Order),
     AgentGone,
@@ -55,7 +55,7 @@ enum Input {
     Empty,
 }
 
-/// Runs one program. Returns the warden's own exit code, which nobody relies on.
+/// Runs one program. Returns the warden's own exit code, which is not used.
 pub(super) fn main() -> i32 {
     match run() {
         Ok(0) => 0,
@@ -64,7 +64,7 @@ pub(super) fn main() -> i32 {
     }
 }
 
-/// Returns how much is left of what it ran.
+/// Returns the number of remaining processes.
 fn run() -> io::Result<usize> {
     let mut agent = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut orders = BufReader::new(agent.try_clone()?);
@@ -82,8 +82,8 @@ fn run() -> io::Result<usize> {
             return send(&mut agent, &message).map(|()| 0);
         }
     };
-    // From here on nothing may return before the program has ended. An agent that is gone
-    // is told of by its orders.
+    // From here on nothing may return before the program has ended. The orders report an agent that
+    // has ended.
     let _agent_may_be_gone = send(&mut agent, &Message::Started);
 
     let (status, survivors) = guard(&received, grace);
@@ -91,7 +91,7 @@ fn run() -> io::Result<usize> {
         status: status.unwrap_or(Status::Signal(Signal::KILL.as_raw())),
         survivors: u32::try_from(survivors).unwrap_or(u32::MAX),
     };
-    // Whether anything is left counts, and not whether somebody hears of it.
+    // The result counts, whether the agent reads it or not.
     let _agent_may_be_gone = send(&mut agent, &message);
     Ok(survivors)
 }
@@ -121,7 +121,7 @@ fn send(agent: &mut UnixStream, message: &Message) -> io::Result<()> {
 /// Starts the program, after all that may fail and would leave it alone.
 fn begin(start: Start, mut orders: BufReader<UnixStream>) -> io::Result<Receiver<Input>> {
     let stdin = stdin(&start.stdin, &mut orders)?;
-    // Two senders, each waiting for the one receiver: full only means that they wait.
+    // Two senders wait for one receiver; when it is full, they wait.
     let (inputs, received) = sync_channel(16);
     let (started, program) = sync_channel(1);
     let reaped = inputs.clone();
@@ -152,14 +152,14 @@ fn stdin(from: &StartStdin, orders: &mut BufReader<UnixStream>) -> io::Result<St
     })
 }
 
-/// Does something, the children of which the system kills before us when memory runs out. A
-/// process may take back what it added to itself, so this needs no rights.
+/// Runs a function whose children the kernel kills before us when memory is short. A process may
+/// undo its own increase again, so this needs no rights.
 fn more_killable<T>(start: impl FnOnce() -> T) -> T {
     const OF_OURSELVES: &str = "/proc/self/oom_score_adj";
     let own = fs::read_to_string(OF_OURSELVES)
         .ok()
         .and_then(|own| own.trim().parse::<i32>().ok());
-    // Without it the system picks whom it likes; the program runs all the same.
+    // Without it the kernel picks any process; the program runs anyway.
     let set = |score: i32| fs::write(OF_OURSELVES, score.to_string()).is_ok();
     let raised = own.filter(|own| set((own + OOM_HANDICAP).min(1000)));
     let started = start();
@@ -169,7 +169,7 @@ fn more_killable<T>(start: impl FnOnce() -> T) -> T {
     started
 }
 
-/// Starts the program in a process group of its own.
+/// Starts the program in its own process group.
 fn spawn(start: Start, stdin: Stdio) -> io::Result<i32> {
     let child = Command::new(&start.program)
         .args(&start.args)
@@ -181,7 +181,7 @@ fn spawn(start: Start, stdin: Stdio) -> io::Result<i32> {
         .stderr(Stdio::inherit())
         .process_group(0)
         .spawn()?;
-    // Reaped by `reap`, with every other descendant that comes to us.
+    // `reap` reaps it, like every other descendant that becomes our child.
     i32::try_from(child.id()).map_err(io::Error::other)
 }
 
@@ -197,7 +197,7 @@ fn reap(program: i32, inputs: &SyncSender<Input>) {
                 }
             }
             Ok(_) | Err(Errno::INTR) => {}
-            // ECHILD. Nothing can come after it: only descendants become our children.
+            // ECHILD: no more children can appear, because only descendants become our children.
             Err(_) => {
                 let _main_ended = inputs.send(Input::Empty);
                 return;
@@ -230,7 +230,7 @@ fn guard(received: &Receiver<Input>, grace: Duration) -> (Option<Status>, usize)
     let mut empty = false;
     let mut patience = grace;
     let mut killing = KILLING;
-    // What cannot be signalled now shows in the killing, which is tried again.
+    // A failed signal shows later in the killing, which is repeated.
     while let Ok(input) = received.recv() {
         match input {
             Input::Order(Order::Freeze) => drop(below.stop_all()),
@@ -253,7 +253,7 @@ fn guard(received: &Receiver<Input>, grace: Duration) -> (Option<Status>, usize)
     }
     if !empty && below.count().is_ok_and(|count| count > 0) {
         drop(below.signal_all(Signal::TERM));
-        // What is frozen takes the polite signal only when it goes on.
+        // A frozen process handles SIGTERM only after SIGCONT.
         drop(below.signal_all(Signal::CONT));
     }
     empty = empty || wait_until_empty(received, patience, &mut status);
@@ -262,7 +262,7 @@ fn guard(received: &Receiver<Input>, grace: Duration) -> (Option<Status>, usize)
         drop(below.kill_all());
         empty = wait_until_empty(received, KILL_ROUND, &mut status);
     }
-    // What cannot be seen is not known to be gone.
+    // Processes that cannot be seen are not known to have ended.
     (status, if empty { 0 } else { below.count().unwrap_or(1).max(1) })
 }
 
