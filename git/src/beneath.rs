@@ -1,6 +1,6 @@
-//! Reaches a path beneath a folder without following a symbolic link out of it: every parent is
-//! opened refusing links, by the system in one call or one name at a time. The callers own what is
-//! done at the path.
+//! Opens paths in a folder without following a symbolic link out of it: every parent is opened
+//! without following links, in one system call or name by name. The caller decides what to do at
+//! the path.
 
 use std::ffi::OsStr;
 use std::io;
@@ -64,8 +64,8 @@ impl Beneath {
         Ok(Parent::Open(folder, last))
     }
 
-    /// Opens a folder in one call where the system can refuse links by itself. `None`: the system
-    /// cannot, or something is in the way and opening name by name will tell.
+    /// Opens a folder in one call where the system can refuse links. `None`: the system cannot, or
+    /// the path is blocked and opening name by name finds out where.
     #[cfg(target_os = "linux")]
     fn open_at_once(&self, folder: Option<&Path>) -> Option<OwnedFd> {
         use rustix::fs::{ResolveFlags, openat2};
@@ -95,7 +95,7 @@ pub(crate) fn new_mode(old: Option<u32>, executable: bool) -> u32 {
     match (old, executable) {
         (None, true) => 0o777,
         (None, false) => 0o666,
-        // Everybody with read permission gets execute permission, as in git.
+        // Everybody who may read may also execute, as in git.
         (Some(mode), true) => mode | ((mode & 0o444) >> 2),
         (Some(mode), false) => mode & !0o111,
     }

@@ -54,7 +54,7 @@ pub fn between(repository: &Path, base: &Oid, commit: &Oid) -> Result<Difference
             let (added, removed) = (added as u64, removed as u64);
             difference.stat.added += added;
             difference.stat.removed += removed;
-            // A file that becomes a link is a deletion and an addition.
+            // A file that becomes a link counts as a deletion and an addition.
             let half = places.get(path).and_then(|place| difference.files.get_mut(*place));
             if let Some(file) = half {
                 file.kind = ChangeKind::Modified;

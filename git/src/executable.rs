@@ -175,7 +175,7 @@ pub fn is_ours(path: &Path) -> bool {
     writable(path) || path.canonicalize().is_ok_and(|real| writable(&real))
 }
 
-/// Where programs are searched when nothing, or nothing that can be used, says where.
+/// The search path when PATH is missing or has no usable folder.
 pub const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The folders of a `PATH` in which programs are searched, without relative ones (which mean
@@ -295,7 +295,7 @@ mod tests {
             program(&path, "a");
             let found = Executable::at(&path).unwrap();
             assert!(found.to_run().is_ok(), "{what}");
-            // The clock of the file system may not have ticked since.
+            // The clock of the file system may have a coarse tick.
             let deadline = Instant::now() + Duration::from_secs(10);
             let changed = loop {
                 change();
@@ -330,7 +330,7 @@ mod tests {
         ] as [&dyn Fn(); 2]
         {
             let before = changed();
-            // The clock of the file system may not have ticked since.
+            // The clock of the file system may have a coarse tick.
             while changed() == before {
                 assert!(Instant::now() < deadline);
                 touch();

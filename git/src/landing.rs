@@ -1,10 +1,9 @@
-//! Bringing a result home into a person's repository: the only code that writes to one.
-//! Both ways merge three trees, the task's base, the result and what the person has, and
-//! never histories: only what the session changed comes in. Both are decided completely
-//! before anything is touched, in a private git directory that reads the person's objects
-//! and the mirror's. `apply` writes files only; `merge` makes a commit on the current branch.
-//! Executing a plan first checks that nothing it relies on has changed since, and undoes
-//! what it did when a step fails.
+//! Lands a result in a person's repository; no other code writes to one. Both commands merge three
+//! trees (the task's base, the result, and the person's files), never histories: only the session's
+//! change comes in. They plan everything before they change anything, in a private git directory
+//! that reads the objects of the person and of the mirror. `apply` writes files only; `merge` makes
+//! a commit on the current branch. Executing a plan first checks that its inputs have not changed,
+//! and undoes all steps when one fails.
 
 mod files;
 mod index;
@@ -46,7 +45,7 @@ pub enum LandedAs {
     Deleted,
     /// Written with conflict markers (`Strategy::Manual` only).
     Conflicted,
-    /// It is already what the result has.
+    /// The path has the result's content already.
     Unchanged,
 }
 
@@ -63,7 +62,7 @@ impl LandedAs {
         }
     }
 
-    /// What a change is, by whether there is something before and after it.
+    /// The kind of a change, by whether the path exists before and after it.
     const fn of(before: bool, after: bool) -> Self {
         match (before, after) {
             (_, false) => Self::Deleted,
@@ -80,31 +79,31 @@ pub struct PlannedPath {
     pub landed_as: LandedAs,
 }
 
-/// A path that stands in the way, and why.
+/// A path that blocks the landing, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
     pub path: String,
     /// The reason as a clause.
     pub reason: &'static str,
-    /// What could be done about it.
+    /// Decides which remedy is suggested.
     pub kind: ObstacleKind,
 }
 
-/// What sort of obstacle a path is.
+/// The kinds of obstacles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ObstacleKind {
     /// Its content; committing it or moving it away changes nothing about that.
     Content,
-    /// git knows the path, and what is there is not committed.
+    /// git tracks the path, and its content is not committed.
     Edited,
     /// Something that git does not know is there.
     Untracked {
-        /// What stands in the way: the path, or something above it.
+        /// The obstacle itself: the path, or a parent of it.
         at: String,
     },
-    /// git does not know it, and it is in a folder that becomes a file.
+    /// git does not track the path, and its folder becomes a file.
     Inside { folder: String },
-    /// The index has conflicts that nobody has resolved.
+    /// The index has unresolved conflicts.
     Unmerged,
 }
 
@@ -116,13 +115,13 @@ pub enum Strategy {
     Manual,
 }
 
-/// Says why a result was not brought home. Nothing was changed, except where said.
+/// Why a result was not landed. Nothing was changed, unless stated.
 #[derive(Debug, thiserror::Error)]
 pub enum LandingError {
     /// The result and the person's work contradict each other.
     #[error("{} path(s) conflict", conflicts.len())]
     Conflicts { conflicts: Vec<Obstacle> },
-    /// Paths the merge touches have uncommitted changes.
+    /// The merge changes paths with uncommitted changes.
     #[error("{} path(s) have uncommitted changes", paths.len())]
     Dirty {
         paths: Vec<Obstacle>,

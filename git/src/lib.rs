@@ -4,11 +4,11 @@
 //! ([`user_repo`], [`snapshot`]) and written only by [`landing`]. A session's files are kept by
 //! [`checkpoint`] and brought back by [`restore`].
 //!
-//! Functions that spawn `git` are `async` and cancel-safe: dropping one kills the process
-//! and everything that it started. Functions that use libgit2 ([`diff`]) block.
-//! A checkpoint or restore that was started goes on when its future is dropped.
+//! Functions that spawn `git` are `async` and cancel-safe: dropping one kills the process and
+//! everything that it started. Functions that use libgit2 ([`diff`]) block. A started checkpoint or
+//! restore continues when its future is dropped.
 //!
-//! Modules stand in the order in which they build on each other.
+//! The modules are listed foundation first.
 
 pub mod error;
 pub mod executable;

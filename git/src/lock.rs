@@ -1,7 +1,7 @@
-//! One owner at a time for a repository's references and packs. git's own lock files make
-//! concurrent fetches of the same reference *fail*; here they wait. Inside a process a
-//! queue per path, between processes an advisory lock on a file that the system releases
-//! when its holder dies.
+//! One owner at a time for a repository's references and packs. With git's own lock files,
+//! concurrent fetches of the same reference *fail*; with these they wait. Within a process this is
+//! a queue per path, between processes an advisory lock on a file, which the system releases when
+//! its holder dies.
 
 use std::collections::HashMap;
 use std::fs::TryLockError;

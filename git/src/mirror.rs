@@ -1,7 +1,7 @@
-//! A bare repository that Kage owns: the coordinator's, an agent's, or the command line's
-//! cache of results. It owns references, objects coming in and packs going out, and that
-//! what it says is done survives a power cut. The truth about results is elsewhere (pack
-//! blobs and rows); a mirror can always be rebuilt, and an agent's is healed (`heal`).
+//! A bare repository that Kage owns: the coordinator's, an agent's, or the command line's cache of
+//! results. It owns references, incoming and outgoing packs, and durability: completed operations
+//! survive a power cut. Results are stored elsewhere too (pack blobs and rows), so a mirror can
+//! always be rebuilt; an agent heals its mirrors (`heal`).
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -38,8 +38,8 @@ const MAX_REFERENCE_BYTES: usize = 1024;
 /// Bytes between two slashes of it: a file's name, with room for git's `.lock`.
 const MAX_PART_BYTES: usize = 240;
 
-/// A bare repository of Kage's own. While one of these exists in any process, what others
-/// are in the middle of is left alone.
+/// A bare repository of Kage's. While any process has one of these, unfinished work of others in
+/// the mirror is not swept.
 #[derive(Debug, Clone)]
 pub struct Mirror {
     path: PathBuf,
@@ -54,7 +54,7 @@ impl PartialEq for Mirror {
 
 impl Eq for Mirror {}
 
-/// What a reference must be for an update to happen.
+/// The state of a reference that an update requires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expected {
     /// Anything, or not there.
@@ -65,8 +65,8 @@ pub enum Expected {
 }
 
 impl Mirror {
-    /// Opens the repository at `path`, after making it when there is none, and after
-    /// deleting what a crash left in it when nobody else has it open.
+    /// Opens the repository at `path`. Creates it if it does not exist, and deletes leftovers of a
+    /// crash if no other process has it open.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -75,7 +75,7 @@ impl Mirror {
         blocking("making a repository", move || {
             fs::create_dir_all(&path).map_err(GitError::io("create", &path))?;
             let path = fs::canonicalize(&path).map_err(GitError::io("resolve", &path))?;
-            // HEAD comes last: a repository whose making was cut short is made again.
+            // HEAD is written last: an incomplete repository is created again.
             if !path.join("HEAD").exists() {
                 for folder in ["objects/pack", "objects/info", "refs/heads", "refs/kage", "info"] {
                     let folder = path.join(folder);
@@ -108,8 +108,8 @@ impl Mirror {
         GitCommand::new(operation).git_dir(&self.path).current_dir(&self.path)
     }
 
-    /// Fetches `refspecs` (`refs/kage/bases/X:refs/kage/bases/X`) from `url`. Fetches into
-    /// one repository wait for each other, so what two of them want is sent once.
+    /// Fetches `refspecs` (`refs/kage/bases/X:refs/kage/bases/X`) from `url`. Fetches into one
+    /// repository run one after the other, so common objects are sent once.
     ///
     /// # Errors
     /// When the remote refuses, cannot be reached or lacks a reference.
@@ -134,7 +134,8 @@ impl Mirror {
         self.flush(names).await
     }
 
-    /// Whether the commit is here. What comes in is checked to be complete when it does.
+    /// True if the commit is here. Incoming objects are checked to be complete, so its dependencies
+    /// are here too.
     ///
     /// # Errors
     /// When git cannot run.
@@ -144,11 +145,11 @@ impl Mirror {
         Ok(found)
     }
 
-    /// Reads and hashes all files of these commits, which a checkout does not: it writes what an
-    /// object holds, not what its name promises. What came before the commits is not looked at.
+    /// Reads and hashes all files of these commits. A checkout does not: it writes an object's
+    /// content without comparing it with the id. Earlier commits are not read.
     ///
     /// # Errors
-    /// When an object is missing, damaged or another one, or git cannot run.
+    /// When an object is missing, damaged or wrong, or git cannot run.
     pub async fn check_files_of(&self, commits: &[Oid]) -> Result<(), GitError> {
         self.git("rev-list")
             .args([
@@ -159,13 +160,13 @@ impl Mirror {
                 "--end-of-options",
             ])
             .args(commits.iter().map(Oid::as_str))
-            // It tells of an object that is another one, and ends with 0.
+            // It reports a wrong object and still exits with 0.
             .run_quietly()
             .await
             .map(drop)
     }
 
-    /// What a reference points at.
+    /// The target of a reference.
     ///
     /// # Errors
     /// When git cannot run.
@@ -178,11 +179,10 @@ impl Mirror {
         found.map(|output| parse_oid("rev-parse", &output)).transpose()
     }
 
-    /// Points `name` at `new`, if it is what is expected. Durable when it returns.
+    /// Points `name` at `new` if the present target is as expected. Durable when it returns.
     ///
     /// # Errors
-    /// When the reference is something else, `new` is not here, or no reference may have
-    /// that name.
+    /// When the reference has another target, `new` is not here, or the name is invalid.
     pub async fn update_ref(&self, name: &str, new: &Oid, expected: &Expected) -> Result<(), GitError> {
         check_reference(name)?;
         let _lock = lock::acquire(&self.path).await?;
@@ -212,10 +212,10 @@ impl Mirror {
         Ok(String::from_utf8_lossy(&listed).lines().map(str::to_owned).collect())
     }
 
-    /// Removes references, those that are there. What only they led to stays until git collects.
+    /// Removes those of the references that exist. Their objects stay until git collects garbage.
     ///
     /// # Errors
-    /// When no reference may have one of the names, or git cannot run.
+    /// When a name is invalid, or git cannot run.
     pub async fn delete_refs(&self, names: &[String]) -> Result<(), GitError> {
         let mut commands = String::new();
         for name in names {
@@ -231,11 +231,11 @@ impl Mirror {
         Ok(())
     }
 
-    /// Renames references, those of `names` that are there, all or none: `to` says what each is
-    /// called from now on. How many there were.
+    /// Renames those of the references that exist, all or none; `to` gives the new names. Returns
+    /// their number.
     ///
     /// # Errors
-    /// When no reference may have one of the names, or git cannot run.
+    /// When a name is invalid, or git cannot run.
     pub async fn rename_refs(&self, names: &[String], to: impl Fn(&str) -> String) -> Result<usize, GitError> {
         if names.is_empty() {
             return Ok(0);
@@ -270,10 +270,11 @@ impl Mirror {
         Ok(count)
     }
 
-    /// A pack with what `want` needs beyond what `have` needs; deltas may lean on the latter.
+    /// A pack with the objects of `want` that `have` lacks; its deltas may refer to objects of
+    /// `have`.
     ///
     /// # Errors
-    /// When one of them is not here.
+    /// When one of the commits is not here.
     pub async fn thin_pack(&self, want: &Oid, have: &[Oid]) -> Result<NamedTempFile, GitError> {
         let pack = NamedTempFile::new_in(&self.path).map_err(GitError::io("make a file in", &self.path))?;
         let output = pack.reopen().map_err(GitError::io("open", pack.path()))?;
@@ -325,7 +326,7 @@ impl Mirror {
     }
 }
 
-/// git takes longer names than a file system does, and leaves folders behind when it fails.
+/// git accepts longer names than a file system, and leaves folders behind when it fails.
 fn check_reference(name: &str) -> Result<(), GitError> {
     let fits = name.len() <= MAX_REFERENCE_BYTES && name.split('/').all(|part| part.len() <= MAX_PART_BYTES);
     if fits && name.starts_with("refs/") && git2::Reference::is_valid_name(name) {

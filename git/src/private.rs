@@ -1,5 +1,5 @@
-//! Folders that only their owner may enter: the state of coordinators, agents and people, which
-//! holds tokens, keys and the work of others.
+//! Folders that only their owner may enter: the state of coordinators, agents and people, with
+//! tokens, keys and the work of others.
 
 use std::io;
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! `kage apply`: a result's changes into the working tree, three-way, files only. The side
-//! of the person is a tree of the files as they are, of those paths that may matter: what
-//! neither the result nor a rename touches is taken to be what the base has.
+//! `kage apply`: merges a result's changes into the working tree, three-way, files only. The
+//! person's side is a tree of the present files at the paths that may matter; all other paths count
+//! as unchanged from the base.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ impl ApplyPlan {
     }
 }
 
-/// Plans to bring what `result` (a commit of `mirror`) changes into the working tree.
+/// Plans to apply the changes of `result` (a commit of `mirror`) to the working tree.
 ///
 /// # Errors
 /// When it conflicts, with every conflict.
@@ -132,14 +132,14 @@ fn writes(git_dir: &Path, ours: git2::Oid, merged: git2::Oid) -> Result<Changed,
     difference(&Repository::open_bare(git_dir)?, ours, merged)
 }
 
-/// All that decides what `apply` does.
+/// All inputs of the decision of `apply`.
 struct View {
     /// From the base to the result.
     changed: Changed,
-    /// From the files as they are to what they will be.
+    /// The changes from the present files to the final ones.
     writes: Changed,
     here: HashMap<PathBuf, Present>,
-    /// What stays in folders that become files.
+    /// Files that remain in folders that become files.
     inside: Vec<Obstacle>,
     index: IndexEntries,
     trusts_mode: bool,
@@ -183,19 +183,20 @@ impl View {
         }
     }
 
-    /// What stands where a file is to be written, and cannot be replaced.
+    /// An entry at the place of a file to write that cannot be replaced.
     fn blocked<'a>(&'a self, path: &'a Path) -> Option<(&'static str, &'a Path)> {
         let goes = |path: &Path| self.writes.get(path).is_some_and(|change| change.after.is_none());
         match &self.here.get(path)?.seen {
             Seen::Special => Some(("something that is not a file is there", path)),
-            // A folder whose files all go makes room; else the write fails and all is undone.
+            // A folder that loses all its files makes room; otherwise the write fails and
+            // everything is undone.
             Seen::Folder if !makes_room(&self.writes, path) => Some(("a folder is there", path)),
             Seen::Beyond(by) if !goes(by) => Some(("something that is not a folder is above it", by)),
             Seen::Folder | Seen::Beyond(_) | Seen::Absent | Seen::File { .. } | Seen::Link(_) => None,
         }
     }
 
-    /// Whether a path that nobody thought of, such as a new name, is not what was assumed.
+    /// True when an unexpected path, such as a new name, differs from the assumption.
     fn is_in_the_way(&self, path: &Path, assumed: Option<Entry>) -> bool {
         let here = self.here.get(path).and_then(|it| it.entry);
         !same(here, assumed, self.trusts_mode)

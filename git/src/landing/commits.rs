@@ -1,6 +1,6 @@
-//! The commits that landing makes, and what they say. Where the history of HEAD has the base,
-//! the session's change is a commit on the base and HEAD is merged with it; else it is one
-//! commit on HEAD. No commit of a session, and no base, is ever a parent because of it.
+//! The commits of a landing, and their messages. If the history of HEAD contains the base, the
+//! session's change is a commit on the base that is merged with HEAD; otherwise it is one commit on
+//! HEAD. A session's commits and its base never become parents by landing.
 
 use std::path::Path;
 
@@ -15,20 +15,20 @@ use crate::error::{GitError, blocking};
 use crate::shadow::IDENTITY;
 use crate::user_repo::{UserRepo, UserShadow};
 
-/// The end of the year 2099: every git takes a date until then.
+/// The end of the year 2099: every git accepts dates until then.
 const LAST_SECOND: i64 = 4_102_444_799;
 
-/// So many paths are listed in a message.
+/// The most paths that a message lists.
 const LISTED_PATHS: usize = 20;
 
-/// What the commits say. The list of paths is put in by whoever makes them.
+/// The message of the commits. Their author inserts the list of paths.
 #[derive(Debug, Clone, Default)]
 pub struct LandingMessage {
     /// The first line of the commit that has the change.
     pub subject: String,
     /// The first line of a merge commit.
     pub merge_subject: String,
-    /// What follows the list of paths.
+    /// The text after the list of paths.
     pub body: String,
 }
 
@@ -50,7 +50,7 @@ fn listed(paths: &[PlannedPath]) -> String {
     let mut text = String::new();
     for path in paths.iter().take(LISTED_PATHS) {
         let name: String = path.path.replace(char::is_control, "\u{fffd}");
-        // Whoever commits it has resolved it.
+        // A committed path is a resolved one.
         let landed_as = match path.landed_as {
             LandedAs::Conflicted => LandedAs::Merged,
             other => other,
@@ -63,16 +63,17 @@ fn listed(paths: &[PlannedPath]) -> String {
     text
 }
 
-/// What a landing is going to be in the history.
+/// The commits that a landing will make.
 #[derive(Debug, Default)]
 pub(super) struct Prepared {
-    /// The session's change on the base, to be merged with HEAD; `None` = one commit on HEAD.
+    /// The session's change as a commit on the base, to be merged with HEAD; `None`: one commit on
+    /// HEAD.
     pub(super) change: Option<Oid>,
     pub(super) message: String,
 }
 
 impl Prepared {
-    /// Decides which commits there will be, and makes the one on the base.
+    /// Decides on the commits, and makes the one on the base.
     pub(super) async fn new(
         repository: &UserRepo,
         store: &UserShadow,
@@ -82,7 +83,8 @@ impl Prepared {
     ) -> Result<Self, GitError> {
         let change = if landed.base_in_history {
             let change = change_on_base(store, landed, message).await?;
-            // Landed before, and undone or partly undone since: merging it again says nothing.
+            // The change landed before and was undone since, at least partly: merging it again
+            // would change nothing.
             let known = is_in_history(repository, &change, &landed.head).await?;
             (!known).then_some(change)
         } else {
@@ -134,8 +136,8 @@ pub(super) async fn is_in_history(repository: &UserRepo, commit: &Oid, head: &Oi
     Ok(answer.is_some())
 }
 
-/// The session's change as a commit on the base: the same one whenever it is made, at the
-/// time that the result was.
+/// The session's change as a commit on the base, with the time of the result, so that it is always
+/// the same commit.
 async fn change_on_base(store: &UserShadow, landed: &Landed, message: &LandingMessage) -> Result<Oid, GitError> {
     let (git_dir, (base, result)) = (
         store.shadow.git_dir().to_owned(),
@@ -167,7 +169,7 @@ fn look(git_dir: &Path, base: &Oid, result: &Oid) -> Result<(Id, i64, Changed), 
     let repository = Repository::open_bare(git_dir)?;
     let commit = repository.find_commit(Id::from_str(result.as_str())?)?;
     let changed = difference(&repository, tree_of(&repository, base)?, commit.tree_id())?;
-    // Whatever an agent wrote there.
+    // A time that an agent wrote may have any value.
     let seconds = commit.time().seconds().clamp(0, LAST_SECOND);
     Ok((commit.tree_id(), seconds, changed))
 }

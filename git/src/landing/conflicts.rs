@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::merge_tree::{Conflict, ConflictKind};
 use super::{Obstacle, ObstacleKind, shown};
 
-/// What a refusal says of conflicts between commits.
+/// Conflicts between commits, as a refusal lists them.
 pub(super) fn obstacles(conflicts: &BTreeMap<PathBuf, Conflict>, base_in_history: bool) -> Vec<Obstacle> {
     let obstacle = |(path, conflict): (&PathBuf, &Conflict)| Obstacle {
         path: place(path, conflict),
@@ -16,8 +16,8 @@ pub(super) fn obstacles(conflicts: &BTreeMap<PathBuf, Conflict>, base_in_history
     conflicts.iter().map(obstacle).collect()
 }
 
-/// Where a conflict is, for a person. git gives a file that a folder keeps from its place the
-/// name of a side behind its own.
+/// The path of a conflict for a person. When a folder takes a file's place, git appends the name of
+/// a side to the file's name.
 pub(super) fn place(path: &Path, conflict: &Conflict) -> String {
     let shown = shown(path);
     match shown.rsplit_once('~') {
@@ -26,7 +26,7 @@ pub(super) fn place(path: &Path, conflict: &Conflict) -> String {
     }
 }
 
-/// With a number when that name is taken too.
+/// With a number when the name is taken too.
 fn is_side(name: &str) -> bool {
     let (side, number) = name.split_once('_').unwrap_or((name, ""));
     matches!(side, "HEAD" | "result") && number.chars().all(|c| c.is_ascii_digit())

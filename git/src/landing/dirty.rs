@@ -1,4 +1,4 @@
-//! Uncommitted work in the way of a merge: which paths, and whether it would fit back on top.
+//! Uncommitted work that blocks a merge: the paths, and whether the work would fit on top of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use super::{LandingError, Obstacle, ObstacleKind, shown};
 use crate::error::{GitError, blocking};
 use crate::user_repo::{UserRepo, UserShadow};
 
-/// Refuses when a touched path is not what HEAD has, in the index or on the disk, unless it
-/// is already what it is going to be.
+/// Refuses when a changed path differs from HEAD, in the index or on the disk, unless it has its
+/// final content already.
 pub(super) async fn refuse_dirty(
     repository: &UserRepo,
     store: &UserShadow,

@@ -1,5 +1,5 @@
-//! Looking at and writing single files beneath a folder. It owns the undo of a half-done set
-//! of writes. It knows nothing of git.
+//! Reads and writes single files in a folder, and undoes an incomplete set of writes. It knows
+//! nothing of git.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -28,7 +28,7 @@ pub(super) enum Seen {
     Beyond(PathBuf),
 }
 
-/// What a path is to become.
+/// The target content of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     Absent,
@@ -36,7 +36,7 @@ pub(super) enum Target {
     Link(Vec<u8>),
 }
 
-/// One write: it happens only if the path still is what was seen.
+/// One write; it happens only if the path is unchanged since it was seen.
 #[derive(Debug)]
 pub(super) struct Step {
     pub(super) path: PathBuf,
@@ -44,18 +44,18 @@ pub(super) struct Step {
     pub(super) target: Target,
 }
 
-/// Why a set of writes did not happen. What had been done was undone.
+/// Why a set of writes did not happen. Completed steps were undone.
 #[derive(Debug)]
 pub(super) enum Undone {
     Changed(PathBuf),
     Failed { path: PathBuf, source: io::Error },
 }
 
-/// What undoes a set of writes that did happen.
+/// The data to undo a completed set of writes.
 #[derive(Debug, Default)]
 pub(super) struct Undo(Vec<(PathBuf, Former)>);
 
-/// What was at a path, whole.
+/// The whole former content of a path.
 #[derive(Debug)]
 struct Former {
     target: Target,
@@ -68,9 +68,9 @@ impl Beneath {
         Ok(self.find(path)?.0)
     }
 
-    /// The same, with what brings it back.
+    /// The same, with the data to restore it.
     fn find(&self, path: &Path) -> io::Result<(Seen, Former)> {
-        // An empty folder too: whatever is put in its place goes away with the undo.
+        // An empty folder too: the undo deletes whatever takes its place.
         let nothing = |seen| {
             let target = Target::Absent;
             Ok((seen, Former { target, mode: None }))
@@ -105,7 +105,7 @@ impl Beneath {
         }
     }
 
-    /// Does all steps or none. Deletions come first, so that a file can take a folder's place.
+    /// Does all steps or none. Deletions come first, so that a file can replace a folder.
     pub(super) fn carry_out(&self, steps: &[Step]) -> Result<Undo, Undone> {
         for step in steps {
             if self.look(&step.path).map_err(|error| failed(step, error))? != step.seen {
@@ -115,7 +115,7 @@ impl Beneath {
         self.write_all(steps)
     }
 
-    /// The writes. Many take a while, in which a person may save one of the files.
+    /// Writes the files. Many writes take a while, in which a person may save one of the files.
     fn write_all(&self, steps: &[Step]) -> Result<Undo, Undone> {
         let mut undo = Undo::default();
         let (deletions, writes): (Vec<&Step>, Vec<&Step>) =
@@ -132,7 +132,7 @@ impl Beneath {
     fn write_one(&self, step: &Step, undo: &mut Undo) -> Result<(), Undone> {
         let (now, former) = self.find(&step.path).map_err(|error| failed(step, error))?;
         let holds_bytes = |seen: &Seen| matches!(seen, Seen::File { .. } | Seen::Link(_));
-        // Steps before this one may have made room: only content is somebody else's doing.
+        // Earlier steps may have made room; content can only come from somebody else.
         if now != step.seen && (holds_bytes(&now) || holds_bytes(&step.seen)) {
             return Err(Undone::Changed(step.path.clone()));
         }
@@ -142,7 +142,7 @@ impl Beneath {
             .map_err(|error| failed(step, error))
     }
 
-    /// Puts back what was there, as well as it can.
+    /// Restores the former content, as far as possible.
     pub(super) fn undo(&self, undo: Undo) {
         let (deletions, writes): (Vec<_>, Vec<_>) = undo
             .0

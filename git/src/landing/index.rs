@@ -1,5 +1,5 @@
-//! The index of a person's repository, read and replaced as git does it: whoever writes it
-//! holds `index.lock`. What is written is its users' business.
+//! Reads and replaces the index of a person's repository as git does: the writer holds
+//! `index.lock`. The callers decide what to write.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -16,7 +16,7 @@ pub(super) struct IndexLock {
 }
 
 impl IndexLock {
-    /// Takes it; fails at once when somebody else has it.
+    /// Takes the lock; fails at once when it is held.
     pub(super) fn take(git_dir: &Path) -> Result<Self, LandingError> {
         let lock = git_dir.join("index.lock");
         match fs::File::options().write(true).create_new(true).open(&lock) {
@@ -29,7 +29,7 @@ impl IndexLock {
         }
     }
 
-    /// Replaces the index, whole or not at all; `None` = there is none.
+    /// Replaces the index completely or not at all; `None`: there is no index.
     pub(super) fn replace(&self, index: Option<&[u8]>) -> Result<(), GitError> {
         let Some(bytes) = index else {
             let path = self.git_dir.join("index");
@@ -60,7 +60,7 @@ pub(super) fn read_index(git_dir: &Path) -> Result<Option<Vec<u8>>, GitError> {
     }
 }
 
-/// Writes a file of a git directory, whole or not at all.
+/// Writes a file of a git directory, completely or not at all.
 pub(super) fn replace(git_dir: &Path, name: &str, bytes: &[u8]) -> Result<(), GitError> {
     let (path, new) = (git_dir.join(name), git_dir.join(format!("{name}.kage")));
     let mut file = fs::File::create(&new).map_err(GitError::io("create", &new))?;

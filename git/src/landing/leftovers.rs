@@ -1,5 +1,5 @@
-//! What git does not know in folders that are to become files. Their other files go, so that
-//! these would be all that keeps the folder.
+//! Files that git does not track in folders that become files. The tracked files of such a folder
+//! are deleted, so these would be the only reason to keep it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,7 +13,7 @@ use super::{Obstacle, ObstacleKind, shown};
 use crate::error::{GitError, blocking};
 use crate::user_repo::UserRepo;
 
-/// The obstacles in folders whose known files all go.
+/// The obstacles in folders that lose all their tracked files.
 pub(super) async fn leftovers(
     repository: &UserRepo,
     index: &IndexEntries,

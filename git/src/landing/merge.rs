@@ -1,6 +1,5 @@
-//! `kage merge`: a result as a commit on the current branch. It owns the plan, the order of
-//! the writes and their undo; what the merge *is* comes from [`super::three_way`], which
-//! commits it makes from [`super::commits`].
+//! `kage merge`: lands a result as a commit on the current branch. It owns the plan, the order of
+//! writes and their undo. [`super::three_way`] merges, [`super::commits`] decides on the commits.
 
 use std::collections::HashMap;
 use std::fs;
@@ -38,10 +37,10 @@ pub struct MergePlan {
     steps: Vec<Step>,
     /// Input of `update-index --index-info`.
     staged: Vec<u8>,
-    /// What is in the index alone, and stays so: lines of `update-index --stdin`.
+    /// Paths that stay in the index only: lines of `update-index --stdin`.
     not_on_disk: Vec<u8>,
     new_index: Vec<u8>,
-    /// Objects that the repository needs, with what they need.
+    /// Objects that the repository needs, with their dependencies.
     needed: Vec<String>,
     end: Merged,
 }
@@ -69,13 +68,13 @@ impl MergePlan {
         &self.end
     }
 
-    /// Does it: objects, then files, then the index, then the branch. When a step fails,
-    /// files and index are put back; objects that nothing names stay, which harms nothing.
-    /// Nobody else can stage anything from before the first file until the end.
+    /// Executes the plan: objects, files, index, branch. When a step fails, files and index are
+    /// restored; unreferenced objects stay, which is harmless. The index is locked from before the
+    /// first file until the end, so nobody else can stage anything.
     ///
     /// # Errors
-    /// When something changed since the plan, somebody else has the index, or the file
-    /// system refuses.
+    /// When something changed since the plan, another process holds the index, or the file system
+    /// refuses.
     pub async fn execute(self) -> Result<Merged, LandingError> {
         if self.end == Merged::AlreadyThere {
             return Ok(self.end);
@@ -140,7 +139,7 @@ impl MergePlan {
     }
 }
 
-/// Plans to bring what `result` (a commit of `mirror`) changes about `base` onto the current
+/// Plans to merge the change from `base` to `result` (a commit of `mirror`) into the current
 /// branch.
 ///
 /// # Errors
@@ -283,7 +282,7 @@ impl MergePlan {
         Ok(())
     }
 
-    /// The writes to files: of those that are not yet what they are going to be.
+    /// Writes the files that do not have their final content yet.
     async fn write_files(&mut self, outcome: &Outcome, present: &HashMap<PathBuf, Present>) -> Result<(), GitError> {
         let trusts_mode = self.repository.trusts_mode();
         let writes = outcome.changed.iter().filter(|(path, change)| {
@@ -317,7 +316,7 @@ impl MergePlan {
         }
         let update = |how: &'static str| {
             let command = self.store.shadow.git("update-index").args(["-z", how]);
-            // Half of a split one would stay behind in the private directory.
+            // A part of a split index would stay in the private directory.
             command.env("GIT_INDEX_FILE", &path).config("core.splitIndex", "false")
         };
         let staged = std::mem::take(&mut self.staged);
@@ -347,8 +346,8 @@ impl MergePlan {
     }
 }
 
-/// What the person does not have on the disk is merged in the index, as git does it. Only a conflict
-/// needs a file.
+/// Paths that the person does not have on the disk are merged in the index, as git does. Only a
+/// conflict needs a file.
 fn stays_off_disk(outcome: &Outcome, present: &HashMap<PathBuf, Present>, path: &Path) -> bool {
     let not_on_disk = present.get(path).is_some_and(|here| here.not_on_disk);
     not_on_disk
@@ -358,7 +357,7 @@ fn stays_off_disk(outcome: &Outcome, present: &HashMap<PathBuf, Present>, path: 
             .is_none_or(|conflict| !conflict.has_stages())
 }
 
-/// What remains after the files are written.
+/// The steps after the files are written.
 struct Finish<'a> {
     repository: &'a UserRepo,
     head: &'a Oid,
@@ -395,7 +394,7 @@ impl Finish<'_> {
             Merged::LeftConflicts => {
                 let head = self.prepared.change.as_ref().map(|change| format!("{change}\n"));
                 let mut files = vec![("MERGE_MSG", self.prepared.message.as_bytes())];
-                // Without one the person's commit has HEAD as its only parent.
+                // Otherwise the person's commit would have HEAD as its only parent.
                 if let Some(head) = &head {
                     files.extend([("MERGE_MODE", &b""[..]), ("MERGE_HEAD", head.as_bytes())]);
                 }
@@ -406,8 +405,8 @@ impl Finish<'_> {
     }
 }
 
-/// Writes files that say what is in progress, all of them or none: one alone would be told to the
-/// person by their next commit.
+/// Writes the files that describe an operation in progress, all or none: a single one would confuse
+/// the person's next commit.
 fn leave(git_dir: &Path, files: &[(&str, &[u8])]) -> Result<(), GitError> {
     let mut before = Vec::new();
     for (name, content) in files {

@@ -1,6 +1,6 @@
-//! The merge of three trees, by git itself in a private git directory. It owns how git is
-//! asked and what its answer means. The commits that it is asked about exist for the question
-//! only: whatever history the trees come from has no part in it.
+//! The merge of three trees, by git in a private git directory. It owns the question to git and the
+//! meaning of its answer. The commits in the question exist only for it: the history of the trees
+//! is irrelevant.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -24,29 +24,29 @@ pub(super) struct Sides {
     pub(super) theirs: Id,
 }
 
-/// The commits that are to be merged.
+/// The commits to merge.
 #[derive(Debug, Clone)]
 pub(super) struct Landed {
     pub(super) base: Oid,
     pub(super) head: Oid,
     pub(super) result: Oid,
-    /// Whether the history of HEAD has the base. What it has is nothing that landing could
-    /// bring into it.
+    /// True if the history of HEAD contains the base. Then landing cannot bring anything new of
+    /// that history into it.
     pub(super) base_in_history: bool,
 }
 
 /// A path that git could not merge.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Conflict {
-    /// What base, ours and theirs have there. None of them where git only says that it did not
-    /// know the place: into which of two folders a new file belongs, for instance. The merged
-    /// tree then has every file where its own side has it.
+    /// The entries of base, ours and theirs. All are `None` when git reports only that the place is
+    /// unknown, for example which of two folders a new file belongs to. The merged tree then has
+    /// every file where its own side has it.
     pub(super) stages: [Option<Entry>; 3],
     pub(super) kind: ConflictKind,
 }
 
 impl Conflict {
-    /// Whether the path itself has more than one content.
+    /// True if the path itself has more than one version.
     pub(super) fn has_stages(&self) -> bool {
         self.stages.iter().any(Option::is_some)
     }
@@ -55,13 +55,13 @@ impl Conflict {
 /// Named as git names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum ConflictKind {
-    /// Both sides changed it, or one did and the other deleted it.
+    /// Both sides changed it, or one side changed and the other deleted it.
     #[default]
     Content,
     Binary,
-    /// A folder on one side and a file on the other.
+    /// A folder on one side, a file on the other.
     Folder,
-    /// A link on one side and a file on the other.
+    /// A link on one side, a file on the other.
     Kind,
     Rename,
     /// The folder of the path was renamed.
@@ -90,7 +90,7 @@ pub(super) async fn merge_trees(store: &UserShadow, sides: Sides) -> Result<Tree
     parse(clean, &output).ok_or_else(|| GitError::unexpected("merge-tree", &output))
 }
 
-/// Two commits on a common one, under the names that conflict markers are to show.
+/// Two commits on a common parent, with the names that conflict markers show.
 fn name_sides(git_dir: &Path, sides: Sides) -> Result<(), GitError> {
     let commit = || {
         let repository = Repository::open_bare(git_dir)?;
@@ -111,9 +111,9 @@ fn name_sides(git_dir: &Path, sides: Sides) -> Result<(), GitError> {
     Ok(())
 }
 
-/// The tree; of each conflict `mode id stage TAB path`; nothing; then of each message the
-/// number of its paths, the paths, what kind it is, and words. All end in NUL. Not every conflict
-/// has lines of its own: some are a message only, and git's exit code (`clean`) knows of all.
+/// Output: the tree; for each conflict `mode id stage TAB path`; an empty item; for each message
+/// the number of its paths, the paths, its kind, and its text. Every item ends in NUL. Some
+/// conflicts have only a message; git's exit code (`clean`) covers all.
 fn parse(clean: bool, output: &[u8]) -> Option<TreeMerge> {
     let mut parts = output.strip_suffix(b"\0")?.split(|byte| *byte == 0);
     let mut merge = TreeMerge {
@@ -151,7 +151,7 @@ fn parse(clean: bool, output: &[u8]) -> Option<TreeMerge> {
                 .extend(paths.iter().map(|path| ((*path).to_owned(), conflict())));
         }
     }
-    // What git did not merge and Kage cannot name must not count as merged.
+    // A conflict that git reports and Kage cannot name must not count as merged.
     (clean || !merge.conflicts.is_empty()).then_some(merge)
 }
 
@@ -173,7 +173,7 @@ fn id(text: &[u8]) -> Option<Id> {
     Id::from_str(std::str::from_utf8(text).ok()?).ok()
 }
 
-/// `None` for what is not a conflict, or says no more than the stages do.
+/// `None` for messages that are no conflict, or add nothing to the stages.
 fn kind_of(text: &[u8]) -> Option<ConflictKind> {
     Some(match text {
         b"CONFLICT (binary)" => ConflictKind::Binary,
@@ -257,7 +257,7 @@ mod tests {
                 .conflicts
                 .is_empty()
         );
-        // git says that there is a conflict, and not where.
+        // git reports a conflict without a path.
         for text in [format!("{ID}\0"), format!("{ID}\0\0{auto}")] {
             assert!(parse(false, text.as_bytes()).is_none(), "{text:?}");
         }

@@ -1,5 +1,5 @@
-//! What a person has at some paths: in the index, on the disk, and as git would store what is
-//! on the disk. All of it is asked in a private git directory.
+//! The person's version of some paths: in the index, on the disk, and as git would store the disk's
+//! content. Everything is read through a private git directory.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt as _;
@@ -17,17 +17,17 @@ use crate::error::{GitError, blocking};
 use crate::staging::{lines, split};
 use crate::user_repo::{UserRepo, UserShadow};
 
-/// What a person has at a path, on the disk and as git would store it.
+/// The person's version of a path, on the disk and as git would store it.
 #[derive(Debug, Clone)]
 pub(super) struct Present {
     pub(super) seen: Seen,
-    /// `None` for what git does not store: nothing, folders, devices.
+    /// `None` for anything that git does not store: missing files, folders, devices.
     pub(super) entry: Option<Entry>,
     /// It is in the index alone, and stays there.
     pub(super) not_on_disk: bool,
 }
 
-/// What the index has at a path.
+/// The index's version of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Indexed {
     Entry(Entry),
@@ -39,7 +39,7 @@ pub(super) enum Indexed {
 #[derive(Debug, Default)]
 pub(super) struct IndexEntries {
     entries: HashMap<PathBuf, Indexed>,
-    /// Those that the person does not want to have on the disk: the index alone says what they are.
+    /// Paths that the person keeps off the disk (skip-worktree): only the index has them.
     not_on_disk: HashSet<PathBuf>,
 }
 
@@ -86,7 +86,7 @@ impl IndexEntries {
     }
 }
 
-/// What the person has at these paths.
+/// Reads the person's version of these paths.
 pub(super) async fn present(
     repository: &UserRepo,
     store: &UserShadow,
@@ -140,15 +140,15 @@ pub(super) async fn present(
     Ok(present)
 }
 
-/// What `git add` would make of these files. It begins with what the index has of them, on
-/// which line endings and, where the executable bit means nothing, the mode depend; but with
-/// nothing that says that a file need not be read.
+/// The entries that `git add` would make of these files. It starts from their index entries,
+/// because line endings and, where the executable bit means nothing, the mode depend on them. It
+/// removes the data by which git would skip reading a file.
 async fn stored(store: &UserShadow, index: &IndexEntries, files: &[&Path]) -> Result<IndexEntries, GitError> {
     if files.is_empty() {
         return Ok(IndexEntries::default());
     }
     let own = store.folder.path().join("present");
-    // Left by the look before this one.
+    // A remainder of an earlier call.
     if own.exists() {
         std::fs::remove_file(&own).map_err(GitError::io("delete", &own))?;
     }

@@ -1,5 +1,5 @@
-//! Files that a person may have renamed in the working tree, where no commit says so. git finds
-//! out which of them were; here it is decided which are looked at.
+//! Files that a person may have renamed in the working tree, without a commit. git finds the
+//! renames; this file decides which files it compares.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -14,19 +14,19 @@ use crate::snapshot::{MAX_UNTRACKED_BYTES, filters_of};
 use crate::staging::split;
 use crate::user_repo::{UserRepo, UserShadow};
 
-/// Of more new files than this none is looked at as the new name of another: each would have
-/// to be read and compared.
+/// With more new files than this, renames are not searched: each new file would have to be read and
+/// compared.
 const MOST_NEW_FILES: usize = 2000;
 
-/// What a rename would leave: files of the base that are gone, and files that it does not have.
+/// The traces of a rename: deleted files of the base, and new files.
 #[derive(Debug, Default)]
 pub(super) struct Moved {
     pub(super) gone: Vec<PathBuf>,
     pub(super) new: Vec<PathBuf>,
 }
 
-/// Looks for them. Where nothing is gone on either side nothing was renamed, and new files are
-/// not looked for.
+/// Searches for renames. If neither side deleted a file, nothing was renamed, and new files are not
+/// searched.
 pub(super) async fn moved(
     repository: &UserRepo,
     store: &UserShadow,

@@ -1,6 +1,6 @@
-//! Conflicts of which the result's side wins. It owns the one limit of that: where the base
-//! is not in the history of HEAD (it was uncommitted work, or was amended away), the side of
-//! the result may hold what the base had and no commit ever did. That is not brought in.
+//! Conflicts that the result's side wins, with one limit: if the history of HEAD does not contain
+//! the base (it was uncommitted work, or was amended), the result's side may have content of the
+//! base that no commit has. Such content is not brought in.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ pub(super) async fn resolve(store: &UserShadow, landed: &Landed, merge: &TreeMer
             continue;
         }
         let is_known = match (base, conflict.kind) {
-            // What it was before has another name, or two.
+            // The former path has another name, or two.
             (_, ConflictKind::Rename) => false,
             (Some(base), _) => is_in_history(store, landed, path, base).await?,
             // The session's alone.
@@ -39,7 +39,8 @@ pub(super) async fn resolve(store: &UserShadow, landed: &Landed, merge: &TreeMer
         let failed = |error| LandingError::from(GitError::library("take one side of conflicts")(error));
         let repository = Repository::open_bare(&git_dir).map_err(failed)?;
         let (mut decided, mut refused) = (Vec::new(), Vec::new());
-        // Of those without stages the merged tree has the result's side: its files where it has them.
+        // For conflicts without stages, the merged tree has the result's files where the result has
+        // them.
         for (path, conflict) in conflicts.iter().filter(|(_, conflict)| conflict.has_stages()) {
             match decide(&repository, conflict, unknown.contains(path)).map_err(failed)? {
                 Ok(entry) => decided.push((path.as_path(), entry)),
@@ -100,7 +101,8 @@ fn decide(repository: &Repository, conflict: &Conflict, base_is_unknown: bool) -
 
 const UNKNOWN: &str = "the result's side of it holds what the task began with and no commit of yours has";
 
-/// Both sides' changes, the result's where they meet; `None` when only a whole side can be taken.
+/// Both sides' changes, with the result's version of conflicting lines; `None` when only a whole
+/// side can be taken.
 fn taken(
     repository: &Repository,
     base: Option<Entry>,

@@ -1,6 +1,5 @@
-//! What landing on HEAD comes to: the task's base, the result and HEAD are three trees, and
-//! where they contradict each other a strategy says what becomes of it. It writes nothing
-//! that a person can see.
+//! The merge of a result into HEAD: the task's base, the result and HEAD are three trees, and a
+//! strategy decides conflicts. It writes nothing that a person can see.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +16,7 @@ use crate::user_repo::UserShadow;
 
 /// A merge in a private git directory.
 pub(super) struct Outcome {
-    /// From HEAD to what the files will be, conflicted ones included.
+    /// The changes from HEAD to the final files, conflicted ones included.
     pub(super) changed: Changed,
     /// Conflicts that are left to the person.
     pub(super) conflicts: BTreeMap<PathBuf, Conflict>,
@@ -78,7 +77,7 @@ fn outcome(git_dir: &Path, sides: Sides, merge: TreeMerge) -> Result<Outcome, gi
     // A conflict without stages names a place, which may be a folder.
     for (path, _) in merge.conflicts.iter().filter(|(_, conflict)| conflict.has_stages()) {
         if !changed.contains_key(path) {
-            // A binary file, of which our side is kept until somebody decides.
+            // A binary file: our version stays until the conflict is resolved.
             let entry = entry_at(&repository, sides.ours, path)?;
             let change = Change {
                 before: entry,

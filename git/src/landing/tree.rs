@@ -1,6 +1,6 @@
-//! Trees beside a person's files: what differs between two trees, a tree with some paths
-//! replaced, which paths may be written at all, and what files git would write for them. All
-//! of it happens in a private git directory.
+//! Trees beside a person's files: differences between two trees, a tree with some paths replaced,
+//! which paths may be written at all, and which files git would write for them. Everything happens
+//! in a private git directory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -17,7 +17,7 @@ use crate::error::{GitError, blocking};
 use crate::snapshot::filters_of;
 use crate::user_repo::{UserRepo, UserShadow};
 
-/// What a tree has at a path.
+/// A tree's entry at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) mode: u32,
@@ -83,7 +83,7 @@ pub(super) fn tree_of(repository: &Repository, commit: &Oid) -> Result<git2::Oid
     Ok(commit.tree_id())
 }
 
-/// What a tree has at a path, folders left aside.
+/// A tree's entry at a path; folders do not count.
 pub(super) fn entry_at(repository: &Repository, tree: git2::Oid, path: &Path) -> Result<Option<Entry>, git2::Error> {
     match repository.find_tree(tree)?.get_path(path) {
         Ok(found) if found.kind() == Some(git2::ObjectType::Tree) => Ok(None),
@@ -131,7 +131,7 @@ pub(super) fn replaced<'a>(
     index.write_tree_to(repository)
 }
 
-/// Refuses paths that must not be written, and those that only a program could convert.
+/// Refuses paths that must not be written, and files that only a filter program could convert.
 pub(super) async fn check_paths(
     repository: &UserRepo,
     store: &UserShadow,
@@ -189,7 +189,7 @@ pub(super) fn same(one: Option<Entry>, other: Option<Entry>, trusts_mode: bool) 
     }
 }
 
-/// Whether files below `path` go away, so that a folder there may become a file.
+/// True if all files below `path` are deleted, so that a file may take the folder's place.
 pub(super) fn makes_room(changed: &Changed, path: &Path) -> bool {
     let mut below = changed.range(path.to_owned()..).skip_while(|(other, _)| *other == path);
     below

@@ -1,5 +1,5 @@
-//! What of a mirror's files is damaged, found by reading all of them, and where that is set
-//! aside. It owns what a sound mirror looks like; getting back what is missing is `heal`'s.
+//! Finds the damaged files of a mirror by reading all of them, and sets them aside. It owns the
+//! definition of a sound mirror; `heal` restores missing objects.
 //!
 //! ```text
 //! <mirror>/damaged/<time>/<path>   what was set aside; the newest few stay, for people
@@ -18,7 +18,8 @@ use super::sound::{are_packed_refs, ends_with_checksum, entries, extension, is_o
 use super::{CONFIG, HEAD, write_durably};
 use crate::error::GitError;
 
-/// The folder of what was set aside, in the mirror: its bytes count, and go, with it.
+/// The folder of set-aside files in the mirror. It counts as part of the mirror's size, and is
+/// deleted with it.
 pub(super) const DAMAGED: &str = "damaged";
 
 /// The most damaged mirrors that are kept; older ones are deleted.
@@ -43,7 +44,7 @@ const LATER: [&str; 4] = [
     "refs/kage/checkpoints",
 ];
 
-/// What a mirror never has, and what would change where git looks for objects.
+/// Files that a mirror never has, and that would change where git looks for objects.
 const STRANGE: [&str; 4] = [
     "shallow",
     "objects/info/alternates",
@@ -51,21 +52,21 @@ const STRANGE: [&str; 4] = [
     "commondir",
 ];
 
-/// What git computes from objects, and computes again.
+/// Files that git computes from objects, and can compute again.
 const DERIVED: [&str; 3] = [
     "objects/info/commit-graph",
     "objects/info/commit-graphs",
     "objects/pack/multi-pack-index",
 ];
 
-/// What is set aside in one go.
+/// The files that are set aside together.
 #[derive(Debug)]
 pub(super) struct Aside {
     mirror: PathBuf,
     folder: Option<PathBuf>,
-    /// What was set aside, relative to the mirror.
+    /// Set-aside paths, relative to the mirror.
     pub(super) parts: Vec<PathBuf>,
-    /// What was changed and could stay: permissions.
+    /// Files that stayed with changed permissions.
     pub(super) opened: Vec<PathBuf>,
 }
 
@@ -101,7 +102,7 @@ impl Aside {
         Ok(to)
     }
 
-    /// Moves it there; gone already is fine.
+    /// Moves a path there; a missing one is fine.
     pub(super) fn put(&mut self, path: &Path) -> Result<(), GitError> {
         let to = self.place(path)?;
         match fs::rename(path, &to) {
@@ -110,7 +111,7 @@ impl Aside {
         }
     }
 
-    /// Keeps a copy of it there, before something else takes its place.
+    /// Copies a path there, before it is replaced.
     pub(super) fn copy(&mut self, path: &Path) -> Result<(), GitError> {
         let to = self.place(path)?;
         fs::hard_link(path, &to)
@@ -158,8 +159,7 @@ impl Aside {
         Ok(())
     }
 
-    /// Gives the mirror the files and folders that git needs, and sets aside those that are not
-    /// what they must be.
+    /// Creates the files and folders that git needs, and sets aside wrong ones.
     pub(super) fn repair_layout(&mut self) -> Result<(), GitError> {
         let mirror = self.mirror.clone();
         for name in FOLDERS.iter().chain(&LATER) {
@@ -221,7 +221,7 @@ impl Aside {
                     self.open(&path, &meta)?;
                     folders.push(path);
                 } else if name.ends_with(".lock") || name.starts_with(".tmp") {
-                    // Somebody is writing it.
+                    // Another process is writing it.
                 } else if meta.is_file() {
                     self.open(&path, &meta)?;
                     let content = fs::read(&path).unwrap_or_default();
@@ -237,7 +237,7 @@ impl Aside {
         Ok(())
     }
 
-    /// Sets aside what git computed from objects, of which some are gone now.
+    /// Sets aside computed files, because some of their objects are missing now.
     pub(super) fn put_derived(&mut self) -> Result<(), GitError> {
         let mirror = self.mirror.clone();
         for name in DERIVED {
@@ -254,7 +254,7 @@ impl Aside {
         Ok(())
     }
 
-    /// Deletes all but the newest folders of what was set aside.
+    /// Deletes all but the newest folders of set-aside files.
     pub(super) fn prune(&self) -> Result<(), GitError> {
         let mut kept: Vec<PathBuf> = entries(&self.mirror.join(DAMAGED))?
             .into_iter()
@@ -270,8 +270,7 @@ impl Aside {
     }
 }
 
-/// Files of the object store that are not what they should be, and packs whose content nobody
-/// has looked at yet.
+/// Damaged files of the object store, and packs whose content is not checked yet.
 #[derive(Debug, Default)]
 pub(super) struct Suspects {
     pub(super) damaged: Vec<PathBuf>,
@@ -318,7 +317,7 @@ pub(super) fn look_at_objects(aside: &mut Aside) -> Result<Suspects, GitError> {
         }
         aside.open(&path, &meta)?;
         match extension(&path) {
-            // The index comes last, so it is never alone.
+            // The index is written last, so it never exists alone.
             "idx" if path.with_extension("pack").is_file() => suspects.packs.push(path),
             "idx" => suspects.damaged.push(path),
             "rev" | "bitmap" | "" if !ends_with_checksum(&path)? => suspects.damaged.push(path),
@@ -343,7 +342,7 @@ pub(super) fn look_at_objects(aside: &mut Aside) -> Result<Suspects, GitError> {
     Ok(suspects)
 }
 
-/// What all references that can be read point at.
+/// The targets of all readable references.
 pub(super) fn references(mirror: &Path) -> Result<Vec<(String, Oid)>, GitError> {
     let mut found = Vec::new();
     let mut folders = vec![mirror.join("refs")];
@@ -373,7 +372,7 @@ pub(super) fn references(mirror: &Path) -> Result<Vec<(String, Oid)>, GitError> 
 
 /// Everything that belongs to a pack.
 pub(super) fn files_of_pack(index: &Path) -> Vec<PathBuf> {
-    // The index first: without it nobody looks for the pack.
+    // The index first: without it git ignores the pack.
     ["idx", "rev", "bitmap", "mtimes", "pack"]
         .map(|extension| index.with_extension(extension))
         .into_iter()
@@ -392,7 +391,7 @@ fn new_folder(all: &Path) -> Result<PathBuf, GitError> {
         let folder = all.join(now.to_string());
         match fs::create_dir(&folder) {
             Ok(()) => return Ok(folder),
-            // Another one in the same millisecond.
+            // Another repair in the same millisecond.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }

@@ -1,19 +1,19 @@
-//! Healing a mirror that is damaged: a bad disk, a power cut or a stranger's hand. A mirror is a
-//! cache, so what is damaged is set aside and what is missing is fetched anew.
+//! Heals a mirror that was damaged by a bad disk, a power cut or another program. A mirror is a
+//! cache, so damaged files are set aside and missing objects are fetched again.
 //!
-//! The mirror stays where it is, and so do the files in it that are sound. Worktrees of other
-//! attempts borrow its objects by its path, Kage's own git directories of them are in it, and
-//! some objects are nowhere else: checkpoints that are not sent yet. Moving the whole mirror away
-//! would break all of them. For the same reason the order is
+//! The mirror and its sound files stay where they are. Worktrees of other attempts borrow its
+//! objects by its path, it contains Kage's own git directories of them, and some objects exist
+//! nowhere else: checkpoints that are not delivered yet. Moving the whole mirror away would break
+//! all of them. For the same reason the order is
 //!
 //! ```text
 //! look at all files ─▶ fetch what is needed, whole, into a repository of its own
 //!   ─▶ move its packs in ─▶ set aside what is damaged ─▶ drop references to what is gone
 //! ```
 //!
-//! so that an object that can be had is there at every moment. What is needed is what the caller
-//! wants, and what the worktrees that are in use were made from. Only objects that nobody else
-//! has, and that are damaged, are lost.
+//! so that an available object is present at every moment. Needed are the commits that the caller
+//! wants, and the bases of the worktrees in use. Only damaged objects that exist nowhere else are
+//! lost.
 
 use std::fs;
 use std::io;
@@ -31,7 +31,7 @@ use crate::command::{Auth, GitCommand};
 use crate::error::{GitError, blocking};
 use crate::lock;
 
-/// What was healed, and when: a line each, the newest last.
+/// The healed incidents with their times, one per line, the newest last.
 const JOURNAL: &str = "healed";
 
 /// The most incidents that are kept; older ones are deleted.
@@ -47,7 +47,7 @@ pub struct Origin {
     pub auth: Auth,
 }
 
-/// A commit that a mirror must have, and the reference by which its origin gives it.
+/// A commit that a mirror must have, and its reference at the origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     pub reference: String,
@@ -75,8 +75,8 @@ pub struct Incident {
 }
 
 impl Mirror {
-    /// Sets aside what is damaged in the mirror at `path` and fetches what is missing of `wanted`.
-    /// `None` = everything was sound and complete.
+    /// Sets aside the damaged files of the mirror at `path`, and fetches what is missing of
+    /// `wanted`. `None`: everything was sound and complete.
     ///
     /// # Errors
     /// When the origin cannot be reached or lacks something, or the file system refuses.
@@ -154,7 +154,7 @@ impl Mirror {
         Ok(Some(incident))
     }
 
-    /// All files that are damaged: those that are, and those of packs that git finds damaged.
+    /// All damaged files: those found by reading, and the packs that git finds damaged.
     async fn damaged(&self, suspects: Suspects) -> Result<Vec<PathBuf>, GitError> {
         let mut damaged = suspects.damaged;
         for index in suspects.packs {
@@ -181,7 +181,7 @@ impl Mirror {
         }
     }
 
-    /// What worktrees that are there were made from, other than `wanted`.
+    /// The bases of existing worktrees, except `wanted`.
     async fn in_use(&self, wanted: &[Wanted]) -> Result<Vec<Wanted>, GitError> {
         let path = self.path.clone();
         let mut heads = blocking("healing a repository", move || Ok::<_, GitError>(heads(&path))).await?;
@@ -193,8 +193,8 @@ impl Mirror {
         Ok(needed)
     }
 
-    /// A new repository with all of `needed`, as far as the origin has it: only what is
-    /// `wanted` must be there. `None` = nothing is needed.
+    /// A new repository with all of `needed` that the origin has; it must have `wanted`. `None`:
+    /// nothing is needed.
     async fn fetch_afresh(
         &self,
         origin: &Origin,
@@ -259,7 +259,7 @@ impl Mirror {
         let checked = match checked {
             Ok(checked) => String::from_utf8_lossy(&checked).into_owned(),
             Err(error) if error.is_transient() => return Err(error),
-            // What cannot be looked at is damaged, and found as that.
+            // Unreadable references count as damaged, and are found as such.
             Err(_) => return Ok(Vec::new()),
         };
         let mut lines = checked.lines();
@@ -267,7 +267,8 @@ impl Mirror {
         Ok(all)
     }
 
-    /// Deletes references to what is not here, or not whole: they would vouch for it.
+    /// Deletes references to missing or incomplete commits, because a reference vouches for its
+    /// objects.
     async fn drop_broken_references(&self, dangling: Vec<(String, Oid)>) -> Result<(), GitError> {
         let all = self.git("rev-list").args(["--objects", "--quiet", "--all"]).run().await;
         match all {
@@ -287,7 +288,7 @@ impl Mirror {
         deleting.stdin(commands).run().await.map(drop)
     }
 
-    /// Points a reference at what was fetched for it, when that is here.
+    /// Points a reference at the commit that was fetched for it, if it is here.
     async fn point(&self, each: &Wanted) -> Result<(), GitError> {
         if !self.has_commit(&each.commit).await? {
             return Ok(());
@@ -315,7 +316,7 @@ pub fn incidents(path: &Path) -> Vec<Incident> {
     noted.lines().filter_map(read).collect()
 }
 
-/// Deletes what was set aside in the mirror at `path`. Blocks.
+/// Deletes the set-aside files of the mirror at `path`. Blocks.
 ///
 /// # Errors
 /// When the file system refuses.
@@ -341,7 +342,7 @@ fn note(path: &Path, incident: &Incident) -> Result<(), GitError> {
     fs::write(&journal, text).map_err(GitError::io("write", &journal))
 }
 
-/// What was found, on a line.
+/// The damage in one line.
 fn describe(
     aside: &Aside,
     damaged: &[PathBuf],
@@ -372,7 +373,7 @@ fn describe(
     text
 }
 
-/// What the worktrees that are there were made from.
+/// The bases of existing worktrees.
 fn heads(mirror: &Path) -> Vec<Oid> {
     let checkouts = fs::read_dir(mirror.join("checkouts")).into_iter().flatten().flatten();
     let mut heads: Vec<Oid> = checkouts
@@ -384,8 +385,8 @@ fn heads(mirror: &Path) -> Vec<Oid> {
     heads
 }
 
-/// Moves fresh packs into the mirror. One that takes the place of a damaged one of the same name
-/// leaves a copy of that aside.
+/// Moves fresh packs into the mirror. A damaged pack of the same name is copied aside before it is
+/// replaced.
 fn install(from: &Path, to: &Path, aside: &mut Aside) -> Result<(), GitError> {
     for entry in fs::read_dir(from).map_err(GitError::io("list", from))? {
         let name = entry.map_err(GitError::io("list", from))?.file_name();

@@ -1,5 +1,5 @@
-//! Packs that come into a mirror. They wait in a folder of their own until all are there,
-//! checked and complete; until then the mirror knows nothing of them.
+//! Incoming packs of a mirror. They wait in their own folder until all are there, checked and
+//! complete; until then the mirror does not see them.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use super::{Mirror, flush_folder};
 use crate::command::GitCommand;
 use crate::error::{GitError, blocking};
 
-/// Packs of which each may lean on those before it; gone when dropped.
+/// Packs in order, each of which may refer to earlier ones; deleted when dropped.
 #[derive(Debug)]
 pub struct Incoming {
     mirror: Mirror,
@@ -20,7 +20,7 @@ pub struct Incoming {
 }
 
 impl Mirror {
-    /// Begins to take in packs.
+    /// Starts to accept packs.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -38,8 +38,8 @@ impl Mirror {
         })
     }
 
-    /// Takes in a pack (thin is fine) whose new objects are all reachable from `tip`. Either
-    /// everything is here afterwards, checked and complete, or nothing is.
+    /// Accepts a pack (thin is fine) whose new objects are all reachable from `tip`. Afterwards
+    /// either everything is here, checked and complete, or nothing.
     ///
     /// # Errors
     /// When the pack is damaged, holds a malformed object, or lacks something `tip` needs.
@@ -58,10 +58,10 @@ impl Incoming {
             .env("GIT_ALTERNATE_OBJECT_DIRECTORIES", self.mirror.objects())
     }
 
-    /// Takes one more pack.
+    /// Adds one more pack.
     ///
     /// # Errors
-    /// When it is damaged, holds a malformed object, or leans on what is not here.
+    /// When it is damaged, has a malformed object, or refers to a missing object.
     pub async fn add(&self, pack: File) -> Result<(), GitError> {
         self.git("index-pack")
             .args(["--stdin", "--fix-thin", "--strict"])
@@ -71,12 +71,12 @@ impl Incoming {
             .map(drop)
     }
 
-    /// Makes all of them the mirror's, whose new objects are all reachable from `tip`.
+    /// Moves all packs into the mirror. Their new objects must all be reachable from `tip`.
     ///
     /// # Errors
     /// When they lack something that `tip` needs; the mirror is as it was then.
     pub async fn admit(self, tip: &Oid) -> Result<(), GitError> {
-        // Walks from the tip to what references already vouch for.
+        // Walks from the tip to the objects that references already vouch for.
         self.git("rev-list")
             .args(["--objects", "--quiet", "--stdin"])
             .stdin(format!("{tip}\n--not\n--all\n"))
@@ -85,7 +85,7 @@ impl Incoming {
         let (from, to) = (self.folder.path().join("pack"), self.mirror.objects().join("pack"));
         blocking("taking in packs", move || {
             move_packs(&from, &to)?;
-            // The folder goes only now, even if nobody waits for this any more.
+            // The folder is deleted only now, even if the caller is gone.
             drop(self);
             flush_folder(&to)
         })
@@ -98,7 +98,7 @@ pub(super) fn move_packs(from: &Path, to: &Path) -> Result<(), GitError> {
     for entry in fs::read_dir(from).map_err(GitError::io("list", from))? {
         names.push(entry.map_err(GitError::io("list", from))?.file_name());
     }
-    // git looks for .idx files, so those come last.
+    // git searches for .idx files, so those come last.
     names.sort_by_key(|name| Path::new(name).extension() == Some(OsStr::new("idx")));
     for name in names {
         let path = to.join(&name);

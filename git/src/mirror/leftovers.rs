@@ -1,13 +1,12 @@
-//! What a process that died left in a mirror: folders of packs that were coming in,
-//! temporary files, and lock files that make every later update of a reference fail. They
-//! are swept when a mirror is opened and nobody else has it open. It owns who has it open.
+//! Leftovers of a dead process in a mirror: folders of incoming packs, temporary files, and lock
+//! files that would block every later update of a reference. They are swept when a process opens
+//! the mirror and no other process has it open. This file owns that knowledge.
 //!
 //! ```text
 //! <mirror>/users.lock   shared by every process that has the mirror open, for as long
 //! ```
 //!
-//! A git that outlived the process that started it still writes: while one is at work in
-//! the mirror, nothing is swept.
+//! A git that outlived its parent still writes: while a git works in the mirror, nothing is swept.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -21,13 +20,13 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::error::GitError;
 use crate::lock_file::LockFile;
 
-/// Looking costs a little, and what a crash left is found by the first look.
+/// A look costs a little, and the first look after a crash finds its leftovers.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// Where nothing tells which programs run, only what is as old as this is swept.
+/// Where running programs cannot be listed, only leftovers older than this are swept.
 const OLD: Duration = Duration::from_secs(3600);
 
-/// That this process has a mirror open; until dropped, nobody sweeps it.
+/// Marks the mirror as open in this process; until dropped, no process sweeps it.
 #[derive(Debug)]
 pub(super) struct InUse {
     _users: LockFile,
@@ -50,11 +49,11 @@ impl Known {
 
 static MIRRORS: LazyLock<Mutex<HashMap<PathBuf, Known>>> = LazyLock::new(Mutex::default);
 
-/// Says that this process uses the mirror at `path`. Sweeps it when nobody else does.
+/// Marks the mirror at `path` as open in this process. Sweeps it when no other process has it open.
 pub(super) fn enter(path: &Path) -> Result<Arc<InUse>, GitError> {
-    // Whoever opens a mirror meanwhile waits, so that it is not used while it is swept.
+    // Another opening of the mirror waits, so that it is not used while it is swept.
     let mut mirrors = MIRRORS.lock().unwrap_or_else(PoisonError::into_inner);
-    // One that is opened after the pause is looked at like one that was never seen.
+    // After the pause a mirror is checked as if it were new.
     mirrors.retain(|_, known| known.counts());
     let known = mirrors.entry(path.to_owned()).or_insert_with(|| Known {
         in_use: Weak::new(),
@@ -88,7 +87,7 @@ pub(super) fn enter(path: &Path) -> Result<Arc<InUse>, GitError> {
     Ok(in_use)
 }
 
-/// Deletes what nobody can need any more.
+/// Deletes files that no process can need any more.
 fn sweep(mirror: &Path) -> Result<(), GitError> {
     let mut found = Vec::new();
     let objects = mirror.join("objects");
@@ -108,7 +107,7 @@ fn sweep(mirror: &Path) -> Result<(), GitError> {
     })?;
     let packs = objects.join("pack");
     list(&packs, |item, name| {
-        // The index comes last, and without it nobody finds the pack.
+        // The index is written last, and without it git ignores the pack.
         if name.ends_with(b".pack") && !item.path().with_extension("idx").exists() {
             found.push(item.path());
         }
@@ -173,7 +172,7 @@ fn sweep(mirror: &Path) -> Result<(), GitError> {
     Ok(())
 }
 
-/// Shows what is in a folder; nothing when there is none.
+/// Visits the entries of a folder; none if it does not exist.
 fn list(folder: &Path, mut each: impl FnMut(&DirEntry, &[u8])) -> Result<(), GitError> {
     let items = match fs::read_dir(folder) {
         Ok(items) => items,
@@ -197,8 +196,8 @@ fn is_old(path: &Path) -> bool {
     modified.is_ok_and(|when| when.elapsed().is_ok_and(|age| age > OLD))
 }
 
-/// Whether a process names the mirror in its arguments or as its git directory. `None` =
-/// nothing tells.
+/// True if a process names the mirror in its arguments or as its git directory. `None`: processes
+/// cannot be listed.
 fn is_git_at_work(mirror: &Path) -> Option<bool> {
     let processes = fs::read_dir("/proc").ok()?;
     fs::metadata("/proc/self/environ").ok()?;
@@ -216,7 +215,7 @@ fn is_git_at_work(mirror: &Path) -> Option<bool> {
         if number == OsStr::new(&own) || !number.as_bytes().iter().all(u8::is_ascii_digit) {
             continue;
         }
-        // It may end meanwhile, and those of others cannot be looked at; neither is ours.
+        // It may have ended, and another user's process cannot be read; neither uses the mirror.
         let read = |name: &str| fs::read(process.path().join(name)).unwrap_or_default();
         let arguments = read("cmdline");
         let is_git = arguments.split(|byte| *byte == 0).next().is_some_and(|program| {

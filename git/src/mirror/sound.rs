@@ -1,5 +1,5 @@
-//! Whether a file of a mirror is what git would have written there: by its kind, its checksum, or
-//! the hash of what is in it. A file that cannot be read for reasons of the machine is no damage.
+//! Whether a file of a mirror is as git would have written it: by its kind, its checksum, or the
+//! hash of its content. A file that the machine cannot read is not damaged.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
@@ -15,7 +15,7 @@ use crate::error::GitError;
 /// Bytes of the checksum at the end of git's own files.
 const CHECKSUM: u64 = 20;
 
-/// What is at `path` itself; `None` when nothing is.
+/// The kind of the entry at `path`, links not followed; `None` if it does not exist.
 pub(super) fn kind_of(path: &Path) -> Result<Option<Metadata>, GitError> {
     match fs::symlink_metadata(path) {
         Ok(meta) => Ok(Some(meta)),
@@ -24,7 +24,7 @@ pub(super) fn kind_of(path: &Path) -> Result<Option<Metadata>, GitError> {
     }
 }
 
-/// What is directly in a folder, links not followed; nothing when it is not there.
+/// The entries of a folder, links not followed; none if it does not exist.
 pub(super) fn entries(folder: &Path) -> Result<Vec<(PathBuf, Metadata)>, GitError> {
     let found = match fs::read_dir(folder) {
         Ok(found) => found,
@@ -36,7 +36,7 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<(PathBuf, Metadata)>, GitErro
     let mut all = Vec::new();
     for entry in found {
         let path = entry.map_err(GitError::io("list", folder))?.path();
-        // It may be gone meanwhile.
+        // It may have been deleted meanwhile.
         if let Some(meta) = kind_of(&path)? {
             all.push((path, meta));
         }
@@ -78,18 +78,18 @@ pub(super) fn is_machines(error: &io::Error) -> bool {
         )
 }
 
-/// Whether what was read says that it is sound; what cannot be read is not.
+/// Judges a file by its content; unreadable content is not sound.
 pub(super) fn judged(path: &Path, read: io::Result<bool>) -> Result<bool, GitError> {
     match read {
         Ok(sound) => Ok(sound),
         Err(error) if is_machines(&error) => Err(GitError::io("read", path)(error)),
-        // Gone meanwhile.
+        // Deleted meanwhile.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(_) => Ok(false),
     }
 }
 
-/// Whether a file of one object holds the object that it is named after.
+/// True if a loose object file has the object of its name.
 pub(super) fn is_sound(path: &Path, id: &Oid) -> Result<bool, GitError> {
     judged(
         path,
@@ -97,7 +97,7 @@ pub(super) fn is_sound(path: &Path, id: &Oid) -> Result<bool, GitError> {
     )
 }
 
-/// The hash of what a file of one object holds; `None` when it is not one object.
+/// The hash of the object in a loose object file; `None` if it has no single object.
 pub(super) fn hash_of_loose(path: &Path) -> io::Result<Option<String>> {
     let mut content = ZlibDecoder::new(File::open(path)?);
     let mut hasher = Sha1::new();
@@ -137,7 +137,7 @@ pub(super) fn hash_of_loose(path: &Path) -> io::Result<Option<String>> {
     Ok((stated == Some(size)).then_some(hash))
 }
 
-/// Whether a file of git's ends with the checksum of what is before.
+/// True if a file of git's ends with the checksum of its content.
 pub(super) fn ends_with_checksum(path: &Path) -> Result<bool, GitError> {
     let check = || {
         let mut file = File::open(path)?;
