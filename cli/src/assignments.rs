@@ -13,12 +13,12 @@ pub struct Worker {
     pub model: Option<String>,
     /// The session's name; numbered when an adapter has several sessions.
     pub name: SessionName,
-    /// Who takes over when the adapter cannot go on.
+    /// The adapters that take over, in order, when the adapter cannot continue.
     pub fallbacks: Vec<Fallback>,
 }
 
 impl Worker {
-    /// What the task says about it.
+    /// The session's part of the task.
     #[must_use]
     pub fn assignment(self, context_delta: Option<String>) -> Assignment {
         Assignment {
@@ -34,10 +34,10 @@ impl Worker {
 
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidWorker {
-    /// The adapter's name cannot be one.
+    /// The name is not valid for an adapter.
     #[error("{flag} {entry:?}")]
     Adapter {
-        /// The flag it was given to.
+        /// The flag with the entry.
         flag: &'static str,
         entry: String,
         #[source]
@@ -45,19 +45,19 @@ pub enum InvalidWorker {
     },
     #[error("{flag} {entry:?} names no model after the colon; leave the colon out for the adapter's default")]
     EmptyModel {
-        /// The flag it was given to.
+        /// The flag with the entry.
         flag: &'static str,
         entry: String,
     },
 }
 
-/// Reads `ADAPTER[:MODEL]` entries and names `repeat` sessions for each; any of them may be taken
-/// over by those of `fallbacks`.
+/// Reads `ADAPTER[:MODEL]` entries and names `repeat` sessions for each. Each session gets
+/// `fallbacks`, without its own adapter and model.
 ///
 /// A session is called after its adapter; where that would not be unique, a number follows.
 ///
 /// # Errors
-/// Says which entry is wrong.
+/// Names the wrong entry.
 pub fn workers(with: &[String], repeat: u32, fallbacks: &[String]) -> Result<Vec<Worker>, InvalidWorker> {
     let mut entries = Vec::new();
     for entry in with {
@@ -89,7 +89,7 @@ pub fn workers(with: &[String], repeat: u32, fallbacks: &[String]) -> Result<Vec
                 adapter: adapter.clone(),
                 model: model.clone(),
                 name,
-                // Nobody takes over from themselves.
+                // A session does not fall back to itself.
                 fallbacks: others
                     .iter()
                     .filter(|other| (&other.0, &other.1) != (adapter, model))
@@ -126,7 +126,7 @@ fn who(flag: &'static str, entry: &str) -> Result<(AdapterName, Option<String>),
 #[derive(Debug, thiserror::Error)]
 #[error("{flag} {entry:?} is not KEY=VALUE")]
 pub struct InvalidLabel {
-    /// The flag it was given to.
+    /// The flag with the entry.
     pub flag: String,
     pub entry: String,
 }
@@ -134,7 +134,7 @@ pub struct InvalidLabel {
 /// Reads `KEY=VALUE` entries.
 ///
 /// # Errors
-/// Says which entry is wrong.
+/// Names the wrong entry.
 pub fn labels(flag: &str, entries: &[String]) -> Result<Labels, InvalidLabel> {
     entries
         .iter()

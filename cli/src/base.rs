@@ -12,16 +12,16 @@ use crate::connect::Access;
 use crate::here::Here;
 use crate::output::note;
 
-/// What was sent, and where it came from.
+/// The base that was sent, and its origin.
 #[derive(Debug)]
 pub struct Base {
     /// The commit, and the repository that has it on the coordinator.
     pub repository: RepositoryRef,
-    /// The working tree that it was taken from.
+    /// The working tree of the snapshot.
     pub origin: TaskOrigin,
 }
 
-/// Takes a snapshot of the repository, says what did not come along, and sends it.
+/// Takes a snapshot of the repository, reports what it leaves out, and sends it.
 ///
 /// # Errors
 /// When the snapshot cannot be complete or the coordinator refuses it.

@@ -29,7 +29,7 @@ mod token;
 mod up;
 mod wait;
 
-/// Does what was typed.
+/// Runs the command.
 ///
 /// # Errors
 /// Anything; [`crate::exit::report`] makes words and a number of it.

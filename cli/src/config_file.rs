@@ -1,12 +1,12 @@
-//! The file that `--config` gives a coordinator or an agent, and what is said of a key that there
-//! is not, in this file and in every other one with settings.
+//! The file that `--config` gives a coordinator or an agent, and the error for an unknown key, in
+//! this and every other settings file.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-/// Names that are less alike than this are not what somebody meant; clap uses the same.
+/// Below this likeness a name is not suggested; clap uses the same value.
 const ALIKE: f64 = 0.7;
 
 /// Why a configuration file cannot be used.
@@ -26,7 +26,7 @@ pub(crate) enum ConfigFileError {
     },
 }
 
-/// Reads a file of options; none says nothing.
+/// Reads a file of options; without a file there are none.
 ///
 /// # Errors
 /// When the file cannot be read, is not TOML, or has a key that there is not.
@@ -44,8 +44,8 @@ pub(crate) fn read<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result
     })
 }
 
-/// ` (did you mean ...?)`, when an error is about a key that there is not and one is much like it.
-/// Every format of serde words this error alike: the key first, then those that there are.
+/// ` (did you mean ...?)` for an error about an unknown key that is like a known one. Every format
+/// of serde has the same wording: the unknown key first, then the known keys.
 pub(crate) fn meant(error: &impl Display) -> String {
     let said = error.to_string();
     let Some((_, names)) = said.split_once("unknown field ") else {

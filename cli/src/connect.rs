@@ -1,10 +1,9 @@
-//! Finding a coordinator: the one that settings name, or this machine's daemon, started
-//! when there is none.
+//! Finds the coordinator: the one in the settings, or this machine's daemon, which is started if
+//! necessary.
 //!
-//! The daemon is `kage up --background` of this very program. Two commands that need it
-//! at once start one, because starting is done under a file lock. Whether one runs is what
-//! the lock of its data says, which a killed one does not hold: the address and the token that
-//! it left behind count for nothing then.
+//! The daemon is `kage up --background` of this same program. Starting it happens under a file
+//! lock, so two commands that need it at once start only one. The lock of its data shows whether it
+//! runs, because a killed daemon holds no lock; its old address and token are then ignored.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -26,9 +25,9 @@ use crate::running;
 use crate::settings::Settings;
 use crate::state::StateDir;
 
-/// How long a daemon may take until it answers.
+/// How long a daemon may take to answer.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// How long the agent of a new daemon may take to join it.
+/// How long the agent of a new daemon may take to join.
 const AGENT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a coordinator that runs may answer nothing that makes sense: it may be ending.
 const ENDING_LIMIT: Duration = Duration::from_secs(3);
@@ -39,7 +38,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct Access {
     /// `http://HOST:PORT` or `https://HOST:PORT`
     pub url: String,
-    /// Who calls, and whom it trusts.
+    /// The caller's credentials, and the CA that it trusts.
     pub credentials: Credentials,
     pub client: Client,
     /// The project of its tasks.
@@ -69,7 +68,7 @@ pub enum AccessError {
     NoCaFile,
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// A coordinator listens here, and it is not the one of this state directory.
+    /// The coordinator at this address is not the one of this state folder.
     #[error(
         "the coordinator at {url} rejects the token in {token}: it is not the coordinator that \
          wrote {endpoint}; if that one has ended, remove the file"
@@ -78,7 +77,7 @@ pub enum AccessError {
         url: String,
         /// The token file that was used.
         token: PathBuf,
-        /// What says that it is there.
+        /// The file with the address.
         endpoint: PathBuf,
     },
     /// The coordinator that runs here is older or newer.
@@ -91,13 +90,13 @@ pub enum AccessError {
         #[source]
         source: ApiError,
     },
-    /// What listens here answers nothing that makes sense.
+    /// The program at this address does not answer as a coordinator.
     #[error(
         "the program that listens at {url} does not answer like a coordinator; if no coordinator runs here, remove {endpoint}"
     )]
     NoCoordinator {
         url: String,
-        /// What says that one is there.
+        /// The file with the address.
         endpoint: PathBuf,
         #[source]
         source: ApiError,
@@ -117,28 +116,28 @@ pub enum AccessError {
     /// The daemon could not be started.
     #[error("cannot start the daemon")]
     Spawn(#[source] std::io::Error),
-    /// The daemon did not come up.
+    /// The daemon did not answer in time.
     #[error("the daemon did not answer within {} s; its log is {log}", START_LIMIT.as_secs())]
     Silent { log: PathBuf },
     #[error("the daemon ended with {status}{said}; its log is {log}")]
     Died {
         status: std::process::ExitStatus,
-        /// Its last words, after a colon; empty when it had none.
+        /// Its last message, after a colon; empty when there is none.
         said: String,
         log: PathBuf,
     },
 }
 
-/// What to do when no coordinator runs on this machine.
+/// What to do if no coordinator runs on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenAbsent {
     /// Start the daemon, and wait for its agent.
     Start,
-    /// Start the daemon if something was run here before; else say that nothing was.
+    /// Start the daemon if something was run here before; otherwise refuse.
     StartAgain,
 }
 
-/// Connects to the coordinator that settings name, else to this machine's.
+/// Connects to the coordinator of the settings, or else to this machine's.
 ///
 /// # Errors
 /// See [`AccessError`].
@@ -188,22 +187,22 @@ async fn found(settings: &Settings, state: &StateDir, absent: WhenAbsent) -> Res
     })
 }
 
-/// Whether there is something that a daemon would be started for. Data without its database is:
-/// the coordinator says what is missing, and what to do.
+/// True if there is data to start a daemon for. Data without its database counts too: the
+/// coordinator reports what is missing and what to do.
 fn may_start_again(state: &StateDir) -> Result<(), AccessError> {
     if !state.database().exists() && !state.store_mark().exists() {
         return Err(AccessError::Unused);
     }
     let dir = state.coordinator();
     let lives = running::is_held(&state.coordinator_lock()).map_err(AccessError::Spawn)?;
-    // The daemon speaks no TLS: in its place it would keep this one from starting.
+    // The daemon has no TLS; in place of this coordinator it would keep the other from starting.
     if !lives && state.ca().exists() {
         return Err(AccessError::ServerDown { dir });
     }
     Ok(())
 }
 
-/// As [`running`]. One that is about to end, and does not answer as it should, has a moment for it.
+/// Like [`running`]. A daemon that is about to end, and does not answer properly, gets a moment.
 async fn settled(state: &StateDir) -> Result<Option<Access>, AccessError> {
     let deadline = Instant::now() + ENDING_LIMIT;
     loop {
@@ -214,24 +213,24 @@ async fn settled(state: &StateDir) -> Result<Option<Access>, AccessError> {
     }
 }
 
-/// Waits for the first agent that a daemon ever had: it comes a moment after the coordinator,
-/// and a task is refused while nobody can run it.
+/// Waits for the first agent of a new store: it joins a moment after the coordinator starts, and a
+/// task is refused while no agent can run it.
 async fn first_agent(client: &Client) {
     let deadline = Instant::now() + AGENT_LIMIT;
     while Instant::now() < deadline {
         match client.fleet().list_agents(v1::ListAgentsRequest::default()).await {
             Ok(listed) if listed.get_ref().agents.is_empty() => tokio::time::sleep(POLL).await,
-            // What the caller asks for next will say what is wrong.
+            // The caller's next request reports the problem.
             Ok(_) | Err(_) => return,
         }
     }
 }
 
-/// The coordinator that runs on this machine. `None` when none does, whatever a killed one left
-/// behind.
+/// The coordinator that runs on this machine. `None` when none runs, even if a killed one left its
+/// files.
 ///
 /// # Errors
-/// When its files cannot be read, or what listens there is not it, or of another version.
+/// When its files cannot be read, another program listens there, or it has another version.
 pub async fn running(state: &StateDir) -> Result<Option<Access>, AccessError> {
     let lock = state.coordinator_lock();
     let lives = || {
@@ -240,7 +239,7 @@ pub async fn running(state: &StateDir) -> Result<Option<Access>, AccessError> {
             source,
         })
     };
-    // Another program may listen where a killed one did. It is not to see the token.
+    // Another program may listen at the old address, and must not see the token.
     if !lives()? {
         return Ok(None);
     }
@@ -251,7 +250,7 @@ pub async fn running(state: &StateDir) -> Result<Option<Access>, AccessError> {
     }
 }
 
-/// The coordinator that said where it is; `None` when none did, or nothing listens there yet.
+/// The coordinator of the address file; `None` when there is no file, or nothing listens there yet.
 async fn announced(state: &StateDir) -> Result<Option<Access>, AccessError> {
     let Some(url) = read_if_there(state.endpoint())? else {
         return Ok(None);
@@ -293,7 +292,7 @@ async fn greet(state: &StateDir, access: &Access) -> Result<(), AccessError> {
             endpoint: state.endpoint(),
             source,
         }),
-        // It is one, and what the caller asks for next will say what is wrong.
+        // It is a coordinator; the caller's next request reports the problem.
         ApiError::InvalidArgument { .. }
         | ApiError::Conflict { .. }
         | ApiError::FailedPrecondition { .. }
@@ -341,13 +340,13 @@ fn read_if_there(path: PathBuf) -> Result<Option<String>, AccessError> {
 
 async fn start(state: &StateDir) -> Result<Access, AccessError> {
     let lock = state_lock(state).map_err(AccessError::Spawn)?;
-    // Waits for whoever is starting it now; then it runs already.
+    // Waits while another command starts it; then it runs already.
     let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))
         .await
         .map_err(|e| AccessError::Spawn(std::io::Error::other(e)))?
         .map_err(AccessError::Spawn)?;
     let deadline = Instant::now() + START_LIMIT;
-    // What still ends has to be gone, and what a person has just started comes up by itself.
+    // Wait for the end of an ending daemon, and for a coordinator that was just started.
     loop {
         if let Some(access) = settled(state).await? {
             return Ok(access);
@@ -377,7 +376,7 @@ async fn start(state: &StateDir) -> Result<Access, AccessError> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log);
-    // In a group of its own it does not get the Ctrl-C of the command that started it.
+    // In its own group it does not get the Ctrl-C of the command that started it.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut daemon, 0);
     let mut daemon = daemon.spawn().map_err(AccessError::Spawn)?;
@@ -401,20 +400,20 @@ async fn start(state: &StateDir) -> Result<Access, AccessError> {
     }
 }
 
-/// The file under whose lock a daemon is started, in a state directory that is there from now on.
+/// The file whose lock guards the start of a daemon. Creates the state folder.
 fn state_lock(state: &StateDir) -> std::io::Result<LockFile> {
     make_private(state.path())?;
     LockFile::open(&state.start_lock())
 }
 
-/// What a daemon gave as its error, of what its log has since `before`.
+/// The error of a daemon, from the part of its log after `before`.
 fn last_words(log: &Path, before: u64) -> String {
     let Ok(text) = std::fs::read(log) else {
         return String::new();
     };
     let since = usize::try_from(before).ok().and_then(|before| text.get(before..));
     let text = String::from_utf8_lossy(since.unwrap_or_default()).into_owned();
-    // An error may have several lines; a daemon that ended said nothing after it.
+    // An error may have several lines; it is the last text of a daemon that ended.
     let error = text.rfind("error: ").and_then(|at| text.get(at + "error: ".len()..));
     error.map_or_else(String::new, |error| format!(": {}", error.trim_end()))
 }

@@ -1,5 +1,5 @@
-//! The contexts of a run: read from files, split into one base and a delta per session,
-//! and the base stored on the coordinator.
+//! The contexts of a run: reads them from files, splits them into one base and a delta per session,
+//! and stores the base on the coordinator.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,16 +15,16 @@ use crate::assignments::Worker;
 use crate::connect::Access;
 use crate::exit::Refusal;
 
-/// What the task says about contexts.
+/// The contexts, as the task has them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shared {
     /// Digest of the stored base; `None` without contexts.
     pub base: Option<Digest>,
-    /// One per worker, in their order.
+    /// One per worker, in the workers' order.
     pub deltas: Vec<Option<String>>,
 }
 
-/// Reads the files, stores the base, and returns what the task says about it.
+/// Reads the files, stores the base, and returns the task's part.
 ///
 /// # Errors
 /// When a file is not a context, or the coordinator refuses the base.
@@ -45,7 +45,7 @@ pub async fn put(access: &Access, project: &ProjectId, files: &[String], workers
     })
 }
 
-/// The context of each worker: the file of its adapter, else the file for all, else empty.
+/// The context of each worker: its adapter's file, or else the file for all, or else empty.
 fn read(files: &[String], workers: &[Worker]) -> anyhow::Result<Vec<Context>> {
     let mut for_all = None;
     let mut by_adapter: BTreeMap<&str, Context> = BTreeMap::new();

@@ -36,7 +36,7 @@ const PATIENCE: Patience = Patience {
 /// How long a daemon that was told to end waits for commands that use it.
 const LAST_CALLS: Duration = Duration::from_secs(1);
 
-/// What an agent is started with.
+/// What an agent needs to start.
 #[derive(Debug)]
 pub(crate) struct AgentStart {
     /// The coordinator's address.
@@ -44,18 +44,18 @@ pub(crate) struct AgentStart {
     pub(crate) credentials: Credentials,
     pub(crate) labels: Labels,
     pub(crate) state_dir: PathBuf,
-    /// What flags and its file say besides.
+    /// The options of its flags and its file.
     pub(crate) options: AgentOptions,
 }
 
-/// How long a daemon that has nothing to do goes on, and how often it looks.
+/// How long an idle daemon continues, and how often it checks.
 #[derive(Debug, Clone, Copy)]
 struct Patience {
     limit: Duration,
     poll: Duration,
 }
 
-/// The two steps of a shutdown: finish what runs, then hand it back at once.
+/// The two steps of a shutdown: finish running work, then hand it back at once.
 #[derive(Debug, Clone, Default)]
 struct Shutdown {
     finish: CancellationToken,
@@ -78,7 +78,7 @@ impl Shutdown {
     }
 }
 
-/// Runs a coordinator until it is told to end.
+/// Runs a coordinator until a signal ends it.
 pub(crate) async fn coordinator(config: kage_coordinator::Config) -> anyhow::Result<()> {
     let shutdown = Shutdown::default();
     let scheme = if config.speaks_tls() { "https" } else { "http" };
@@ -99,7 +99,7 @@ pub(crate) async fn coordinator(config: kage_coordinator::Config) -> anyhow::Res
     }
 }
 
-/// Runs an agent until it is told to end.
+/// Runs an agent until a signal ends it.
 pub(crate) async fn agent(invocation: &Invocation, start: AgentStart) -> anyhow::Result<()> {
     let shutdown = Shutdown::default();
     let mut tasks = JoinSet::new();
@@ -170,13 +170,13 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     let mut signals = JoinSet::new();
     signals.spawn(shutdown.clone().by_signals());
 
-    // A manifest that is wrong is told of before anybody finds a coordinator here.
+    // A wrong manifest is reported before the coordinator can be found.
     let options = AgentOptions {
         slots: args.slots,
         ..AgentOptions::default()
     };
     let registry = registry(invocation, &options, &invocation.state.agent()).await?;
-    // The coordinator ends after the agent, so that the agent can deliver what it has.
+    // The coordinator ends after the agent, so that the agent can deliver its events.
     let coordinator_end = CancellationToken::new();
     let mut ports = kage_coordinator::Ports::system();
     let (ready, address) = oneshot::channel();
@@ -191,7 +191,7 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     coordinator.spawn(kage_coordinator::run(config, ports, coordinator_end.clone()));
 
     let Ok(address) = address.await else {
-        // It says why: that is what the person has to be told.
+        // Its error is the cause, so it is the one to report.
         if let Some(ended) = coordinator.join_next().await {
             ended??;
         }
@@ -209,7 +209,7 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
         options,
     };
     let agent = run_agent(invocation, start, registry, &shutdown);
-    // While it ends nobody else uses it.
+    // While the daemon ends, no command uses it.
     let mut ending = None;
     let idle = async {
         if args.background {
@@ -238,8 +238,8 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     result
 }
 
-/// Lets those that use the daemon be answered, who come and go within moments. Whoever stays, as
-/// one that follows a task, is not waited for: the daemon was told to end.
+/// Lets short commands that use the daemon get their answers. Long ones, such as following a task,
+/// are not awaited: the daemon was told to end.
 async fn last_calls(state: &StateDir) -> Option<InUse> {
     match in_use::take(state, LAST_CALLS).await {
         Ok(taken) => taken,
@@ -250,8 +250,8 @@ async fn last_calls(state: &StateDir) -> Option<InUse> {
     }
 }
 
-/// Returns when no project has had anything to do for so long, and nobody uses the daemon or can
-/// begin to.
+/// Returns when no project has had any work for this time, and no command uses the daemon or can
+/// start to.
 async fn until_idle(store: &Store, state: &StateDir, patience: Patience) -> InUse {
     let mut quiet_since = Instant::now();
     loop {
@@ -268,7 +268,7 @@ async fn until_idle(store: &Store, state: &StateDir, patience: Patience) -> InUs
         if quiet_since.elapsed() < patience.limit {
             continue;
         }
-        // A command that came before this may have left a task behind.
+        // An earlier command may have created a task.
         if let Ok(Some(taken)) = in_use::take(state, Duration::ZERO).await
             && let Ok(false) = is_busy(store).await
         {
@@ -279,8 +279,8 @@ async fn until_idle(store: &Store, state: &StateDir, patience: Patience) -> InUs
     }
 }
 
-/// Whether anything waits or is worked on, whosever it is. A coordinator tells a caller of one
-/// project at a time; what it stores is asked here, since it is in this process.
+/// True when any project has waiting or running work. A coordinator's API shows one project at a
+/// time; this asks the store, which is in this process.
 async fn is_busy(store: &Store) -> Result<bool, ReadError> {
     let counts = store.counts().await?;
     Ok(counts.open() > 0)
@@ -313,7 +313,7 @@ mod tests {
         assert!(early.is_err(), "it ended although a command runs");
         drop(command);
         let ending = idle.await;
-        // From here on a command does not find it; the next one starts when it is gone.
+        // From here on a command does not find it; the next daemon starts when it has ended.
         assert!(in_use::share(&state, Duration::ZERO).await.unwrap().is_none());
         drop(ending);
         assert!(in_use::share(&state, Duration::ZERO).await.unwrap().is_some());
@@ -358,7 +358,7 @@ mod tests {
             let created = client.tasks().create_task(request).await.unwrap().into_inner();
             tasks.push(created.task.unwrap().id);
         }
-        // Nobody has the adapter: what is not cancelled waits for ever.
+        // No agent has the adapter, so tasks wait forever unless they are cancelled.
         for task_id in tasks {
             assert!(is_busy(&store).await.unwrap());
             let request = v1::CancelTaskRequest {

@@ -1,5 +1,5 @@
-//! The demo: the real thing on a sample repository, with scripted models. Coordinator and
-//! agents are processes of their own; only the model's answers are made up, and it says so.
+//! The demo: the real program on a sample repository, with scripted models. Coordinator and agents
+//! are real processes; only the model's answers are scripted, and the output says so.
 
 mod fleet;
 mod model;

@@ -1,4 +1,4 @@
-//! Exit codes, and the one place where errors become words for people.
+//! Exit codes, and the one place that turns errors into text for people.
 
 use std::process::ExitCode;
 
@@ -24,13 +24,13 @@ use crate::settings::SettingsError;
 pub enum Exit {
     /// Done.
     Done = 0,
-    /// The task ended without a result to land, or with none whose risk is not high.
+    /// The task ended without a result to land, or only with results of high risk.
     TaskFailed = 1,
-    /// What was typed makes no sense, or cannot be done as things are.
+    /// Wrong usage, or impossible in the present state.
     Usage = 2,
     /// A time limit passed.
     Timeout = 3,
-    /// No such task, session, agent or repository.
+    /// The task, session, agent or repository does not exist.
     NotFound = 4,
     /// Not allowed.
     Denied = 5,
@@ -38,7 +38,7 @@ pub enum Exit {
     Held = 7,
     /// The coordinator cannot be reached.
     Unavailable = 8,
-    /// A defect of Kage's.
+    /// A bug in Kage.
     Internal = 70,
     /// Interrupted by Ctrl-C.
     Interrupted = 130,
@@ -50,17 +50,17 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Something a command will not do, with the reason in words and what to do about it.
+/// A refusal of a command, with the reason and a remedy.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
     pub exit: Exit,
-    /// Why, and what to do.
+    /// The reason, and what to do.
     pub message: String,
 }
 
 impl Refusal {
-    /// What was typed makes no sense, or cannot be done as things are.
+    /// A refusal because of wrong usage or the present state.
     pub fn usage(message: impl Into<String>) -> Self {
         Self {
             exit: Exit::Usage,
@@ -76,7 +76,7 @@ impl Refusal {
     }
 }
 
-/// Tells the person what went wrong, and returns how to end.
+/// Prints the error, and returns the exit code.
 pub fn report(error: &anyhow::Error) -> Exit {
     // `kage ls | head` is not a failure.
     if is_closed_pipe(error) {
@@ -128,7 +128,7 @@ fn classify(error: &anyhow::Error) -> (Exit, Option<&'static str>) {
     (Exit::Internal, None)
 }
 
-/// `None` = its source says it.
+/// `None`: the source has the advice.
 const fn classify_join(error: &JoinError) -> Option<Exit> {
     match error {
         JoinError::Address { .. } | JoinError::State(_) | JoinError::Io { .. } => Some(Exit::Usage),
@@ -189,7 +189,7 @@ const fn classify_api(error: &ApiError) -> (Exit, Option<&'static str>) {
 
 fn classify_access(error: &AccessError) -> (Exit, Option<&'static str>) {
     match error {
-        // It could not start with what it was given, and says so like this program.
+        // It refused its options or data, with the exit code of this program.
         AccessError::Died { status, .. } if status.code() == Some(Exit::Usage as i32) => (Exit::Usage, None),
         AccessError::NoTokenFile | AccessError::NoCaFile | AccessError::Read { .. } => (Exit::Usage, None),
         AccessError::Connect(

@@ -1,4 +1,4 @@
-//! Showing a task while it runs, and what Ctrl-C means meanwhile.
+//! Shows a running task, and handles Ctrl-C.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -29,13 +29,13 @@ struct HappeningJson<'a> {
 #[derive(Debug)]
 pub enum Followed {
     Ended(v1::Task),
-    /// The person let it go on without them.
+    /// The person left; the task continues.
     Detached,
     /// Everything left waits for longer than the person has patience.
     Held {
         /// The present state.
         task: v1::Task,
-        /// What the first session to go on waits for.
+        /// What the session that continues first waits for.
         why: String,
     },
 }
@@ -43,7 +43,7 @@ pub enum Followed {
 /// Shows the task until it has ended, or is held for longer than `max_hold`.
 ///
 /// # Errors
-/// When the coordinator is gone for good, or standard output is closed.
+/// When the coordinator stays unreachable, or standard output is closed.
 pub async fn follow(out: Output, access: &Access, task: v1::Task, max_hold: Duration) -> anyhow::Result<Followed> {
     let request = Request {
         task: task.id.clone(),
@@ -53,7 +53,7 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task, max_hold: Dura
     let mut watch = Watch::new(access.client.clone(), request);
     let mut progress = Progress::new();
     let mut last = task;
-    // One listener for all: a Ctrl-C that comes while an item is shown counts as well.
+    // One listener for the whole loop: it also notices a Ctrl-C while an item is printed.
     let mut interrupts = signal(SignalKind::interrupt())?;
     loop {
         let item = tokio::select! {
@@ -98,7 +98,7 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task, max_hold: Dura
     Ok(Followed::Ended(last))
 }
 
-/// Asks whether to let the task go on or to stop it. True = let it go on, without us.
+/// Asks whether the task should continue or stop. True: it continues without this command.
 async fn interrupt(access: &Access, task: &v1::Task, interrupts: &mut Signal) -> anyhow::Result<bool> {
     let id = view::short_id(&task.id);
     if std::io::stdin().is_terminal() {

@@ -8,8 +8,8 @@
 //! | another clone, the same folder on another machine | no | no |
 //! | a folder that was moved | no, until a task is run there | no |
 //!
-//! Where it is not the same, a task can still be named by its id, and landed wherever its base is
-//! known: see [`Here::takes`].
+//! Elsewhere a task can still be named by its id, and landed wherever its base is known: see
+//! [`Here::takes`].
 
 use std::path::Path;
 
@@ -54,8 +54,8 @@ impl<'a> Here<'a> {
         name(self.repository.home())
     }
 
-    /// Whether the commit that a task stands on, or the one beneath its uncommitted work, is in
-    /// this repository.
+    /// True if this repository has the task's base commit, or the commit beneath its uncommitted
+    /// work.
     ///
     /// # Errors
     /// When git fails.
@@ -68,14 +68,14 @@ impl<'a> Here<'a> {
         Ok(false)
     }
 
-    /// Makes sure that the result of a task may be landed here: it came from this repository, or
-    /// this repository has what it stands on.
+    /// Checks that a task's result may be landed here: the task came from this repository, or this
+    /// repository has its base.
     ///
     /// # Errors
     /// When it is of another repository, naming both.
     pub async fn takes(&self, task: &v1::Task) -> anyhow::Result<()> {
         let of = task.spec.as_ref().and_then(|spec| spec.repository.as_ref());
-        // Fetching its result says that it has none.
+        // Fetching reports that there is no result.
         let Some(of) = of else { return Ok(()) };
         let name = self.name()?;
         if self.is_same(task, &name) || self.has_base_of(task).await? {
@@ -94,7 +94,7 @@ impl<'a> Here<'a> {
         Err(Refusal::usage(message).into())
     }
 
-    /// By identity; by name where the client that made the task told none.
+    /// By identity, or by name if the client of the task sent no identity.
     fn is_same(&self, task: &v1::Task, name: &RepositoryName) -> bool {
         match &task.origin {
             Some(origin) => origin.repository == self.origin.repository.as_str(),
@@ -106,7 +106,7 @@ impl<'a> Here<'a> {
     }
 }
 
-/// The commits that are a person's own, of those that a task names.
+/// Those commits of a task that are the person's own.
 fn commits(task: &v1::Task) -> impl Iterator<Item = Oid> {
     let base = task.spec.as_ref().and_then(|spec| spec.repository.as_ref());
     let base = base.map(|repository| repository.base_commit.as_str());
@@ -117,7 +117,7 @@ fn commits(task: &v1::Task) -> impl Iterator<Item = Oid> {
 
 fn name(home: &Path) -> Result<RepositoryName, InvalidId> {
     let folder = home.file_name().unwrap_or_default().to_string_lossy();
-    // Where git keeps a repository that is not beside its files.
+    // The place of a repository whose git folder is not beside its files.
     let plain: String = folder
         .trim_end_matches(".git")
         .to_lowercase()

@@ -9,8 +9,8 @@ use kage_proto::v1;
 use crate::output::note;
 use crate::view;
 
-/// What the sessions of a task wait for, when all that have not ended are held, and the first
-/// of them goes on only after `patience`.
+/// What the sessions of a task wait for, if all remaining ones are held and the first continues
+/// only after `patience`.
 #[must_use]
 pub fn held(task: &v1::Task, now: Timestamp, patience: Duration) -> Option<String> {
     let mut open = task
@@ -30,7 +30,7 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::from_millis(0) + since
 }
 
-/// Says that the task is held, and what becomes of it.
+/// Reports that the task is held, and how it continues.
 pub(crate) fn tell(task: &v1::Task, why: &str) {
     let id = view::short_id(&task.id);
     note(&format!(
@@ -90,7 +90,7 @@ mod tests {
             (vec![long.clone(), runs], HOUR, None),
             (vec![long.clone(), queued], HOUR, None),
             (vec![long.clone(), short.clone()], HOUR, Some("s2: held until later")),
-            // The first goes on within the minute.
+            // The first one continues within a minute.
             (vec![long, short.clone()], 2 * HOUR - 30_000, None),
             // A clock that is a day slow does not make the hold longer than it is.
             (vec![short.clone()], 0, Some("s2: held until later")),

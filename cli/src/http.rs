@@ -2,8 +2,8 @@
 
 use crate::connect::Access;
 
-/// A client that speaks to the coordinator, and shows it who calls. Directly, as gRPC does:
-/// a proxy of the environment would see the token of a coordinator on this machine.
+/// A client with the caller's credentials for the coordinator. It ignores proxies of the
+/// environment, as gRPC does: a proxy would see the token of a coordinator on this machine.
 ///
 /// # Errors
 /// When the TLS library cannot be set up.

@@ -1,7 +1,7 @@
-//! Whether anybody uses the daemon of this machine. Each command holds a file for as long as it
-//! runs, shared with the others; before the daemon ends it takes the file for itself. So nobody
-//! is cut off by its end, and a command that comes while it ends waits until it is gone, and
-//! starts the next one. Whoever is killed lets go of the file.
+//! Whether a command uses the daemon of this machine. Each command holds a shared lock on a file
+//! while it runs; the daemon takes the exclusive lock before it ends. So the daemon's end cuts off
+//! no command, and a command that comes during the end waits and starts the next daemon. A killed
+//! process releases its lock.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -19,7 +19,7 @@ pub struct InUse {
     _file: File,
 }
 
-/// Says that a command uses the daemon. `None` when one is still ending after `within`.
+/// Marks the daemon as used by a command. `None` when a daemon is still ending after `within`.
 ///
 /// # Errors
 /// When the file cannot be used.
@@ -27,8 +27,8 @@ pub async fn share(state: &StateDir, within: Duration) -> io::Result<Option<InUs
     hold(state, within, File::try_lock_shared).await
 }
 
-/// Takes the file for the daemon, which ends. `None` when a command has it for longer than
-/// `within`.
+/// Takes the exclusive lock for the ending daemon. `None` when a command holds the file for longer
+/// than `within`.
 ///
 /// # Errors
 /// When the file cannot be used.
@@ -75,7 +75,7 @@ mod tests {
         let end = take(&state, now).await.unwrap();
         assert!(end.is_some());
         assert!(share(&state, now).await.unwrap().is_none(), "it ends");
-        // What comes now goes on as soon as the end has come.
+        // A later command continues as soon as the daemon has ended.
         let (waited, ()) = tokio::join!(share(&state, Duration::from_secs(60)), async { drop(end) });
         assert!(waited.unwrap().is_some());
     }

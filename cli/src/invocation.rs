@@ -1,5 +1,4 @@
-//! What every command has: settings, the state directory, where results are printed, and
-//! the coordinator to talk to.
+//! What every command needs: settings, the state folder, the output, and access to the coordinator.
 
 use crate::connect::{self, Access, AccessError, WhenAbsent};
 use crate::output::Output;
@@ -16,8 +15,8 @@ pub struct Invocation {
 }
 
 impl Invocation {
-    /// The coordinator that has what was run before. The daemon of this machine is started again
-    /// when it has ended.
+    /// The coordinator with the earlier tasks. Starts the daemon of this machine again if it has
+    /// ended.
     ///
     /// # Errors
     /// When nothing was run yet, or it cannot be started or reached.

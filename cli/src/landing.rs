@@ -1,5 +1,5 @@
-//! Bringing a fetched result home, and saying what was done. What may be done is planned by
-//! `kage_git::landing`; what stands in the way is said by [`remedy`].
+//! Lands a fetched result, and reports it. `kage_git::landing` plans it; [`remedy`] explains
+//! obstacles.
 
 use std::pin::pin;
 
@@ -22,7 +22,7 @@ use remedy::{Asked, told};
 const PROMPT_LINES: usize = 40;
 const PROMPT_LINE: usize = 500;
 
-/// What was done, or would be.
+/// The landing that was done, or would be done.
 #[derive(Debug, Serialize)]
 struct LandedJson<'a> {
     task: &'a str,
@@ -30,7 +30,7 @@ struct LandedJson<'a> {
     commit: &'a str,
     /// False for a dry run.
     done: bool,
-    /// The commit on the branch, when one was made.
+    /// The commit on the branch, if one was made.
     merge_commit: Option<String>,
     paths: Vec<PathJson<'a>>,
 }
@@ -41,7 +41,7 @@ struct PathJson<'a> {
     action: &'static str,
 }
 
-/// Puts a fetched result into the working tree and returns what was done.
+/// Puts a fetched result into the working tree, and reports it.
 ///
 /// # Errors
 /// When it contradicts the person's work; nothing was changed then.
@@ -53,16 +53,16 @@ pub async fn land(repository: &UserRepo, fetched: &FetchedResult) -> anyhow::Res
     Ok(paths)
 }
 
-/// Waits for a plan that is being carried out: whatever asks this program to end (a Ctrl-C, a
-/// window that is closed, a machine that shuts down) would leave the person's files half written.
-/// A second one means it, but for the window's: several tell of that.
+/// Waits for a plan that is being executed: a Ctrl-C, a closed window or a shutdown of the machine
+/// would leave the person's files half written. A second signal ends the program, except for a
+/// closed window, which may send several.
 ///
 /// # Errors
 /// When it is interrupted twice. How the plan ended is in the value.
 pub async fn to_the_end<T>(executing: impl Future<Output = T>) -> anyhow::Result<T> {
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminates = signal(SignalKind::terminate())?;
-    // Its default, which is to end, is off as long as this is there.
+    // While this exists, the default action (to end) is off.
     let mut hangups = signal(SignalKind::hangup())?;
     let mut executing = pin!(executing);
     let mut asked = false;
@@ -109,7 +109,7 @@ pub async fn plan_merge(
     told(repository, fetched, Asked::Merge(strategy), planned).await
 }
 
-/// What the commits of a landing say: what was asked for, by whom it was done.
+/// The message of a landing's commits: the task and the author.
 #[must_use]
 pub fn message(task: &v1::Task, fetched: &FetchedResult) -> LandingMessage {
     message_of(task, &fetched.session.name)
@@ -117,7 +117,7 @@ pub fn message(task: &v1::Task, fetched: &FetchedResult) -> LandingMessage {
 
 fn message_of(task: &v1::Task, name: &str) -> LandingMessage {
     let prompt = task.spec.as_ref().map_or("", |spec| spec.prompt.as_str());
-    // git takes a line that begins with # out of a message that a person commits.
+    // git removes lines that begin with # from a message that a person commits.
     let asked = prompt.trim_start_matches(|c: char| c == '#' || c.is_whitespace());
     let subject = match view::one_line(asked, 65) {
         line if line.trim().is_empty() => format!("Result of {name}"),
@@ -136,7 +136,7 @@ fn message_of(task: &v1::Task, name: &str) -> LandingMessage {
     }
 }
 
-/// Says what was done, or would be.
+/// Reports what was done, or would be done.
 ///
 /// # Errors
 /// When standard output is closed.
@@ -203,7 +203,7 @@ mod tests {
             let once = to_the_end(async {
                 for signal in signals {
                     send(*signal);
-                    // Whoever is told of it is woken before this goes on.
+                    // A waiting receiver runs before this continues.
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 7

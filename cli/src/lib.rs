@@ -1,4 +1,4 @@
-//! The command line: what people type, and how results are shown.
+//! The command line: arguments, commands and output.
 //!
 //! It talks to a coordinator like any other client. `kage coordinator`, `kage agent run`
 //! and `kage up` run the two libraries in this process.

@@ -1,5 +1,5 @@
-//! What tells this machine from all others, so that a folder of the same path elsewhere is another
-//! one. It is only ever used inside a digest.
+//! Tells this machine from all others, so that a folder of the same path on another machine is a
+//! different one. The id is only used inside a digest.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -9,11 +9,11 @@ use kage_git::private::make_private;
 
 use crate::state::StateDir;
 
-/// Where systemd and D-Bus keep an id. Many containers and some systems have none.
+/// The files in which systemd and D-Bus keep an id. Many containers and some systems have none.
 const SYSTEM_IDS: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 
-/// The id of this machine: the system's, else one of the state folder. The host name, which
-/// changes, only where no state can be kept.
+/// The id of this machine: the system's, or else one in the state folder. The host name, which may
+/// change, only when no state can be stored.
 pub(crate) fn id(state: &StateDir) -> String {
     id_of(&SYSTEM_IDS.map(Path::new), state)
 }
@@ -25,7 +25,7 @@ fn id_of(kept: &[&Path], state: &StateDir) -> String {
     })
 }
 
-/// Whole or nothing: of two commands that draw an id at once, both take the one that is there.
+/// Atomic: two commands that create an id at once both use the same one.
 fn own(state: &StateDir) -> io::Result<String> {
     let path = state.machine_id();
     if let Some(id) = read(&path) {

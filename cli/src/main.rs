@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // An agent starts this program again to watch over what a session runs.
+    // An agent starts this program again as the warden of a session's program.
     kage_agent::process::warden_main_if_asked();
     let cli = Cli::parse();
     let level = match cli.global.verbose {
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     let exit = runtime
         .block_on(command::dispatch(cli))
         .unwrap_or_else(|error| exit::report(&error));
-    // A question that nobody answered still reads standard input; nobody waits for that.
+    // An unanswered question still reads standard input; it is not awaited.
     runtime.shutdown_background();
     exit.into()
 }

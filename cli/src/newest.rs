@@ -1,11 +1,10 @@
-//! Which task is meant when none is named: the newest of the working tree that the command is
-//! typed in, and never one of another repository.
+//! The task that a command means when none is named: the newest of the working tree that the
+//! command runs in, and never one of another repository.
 //!
 //! ```text
 //!   mine, of this working tree -> mine, of this repository -> anybody's, of this repository -> refused
 //! ```
-//! A folder may hold another repository than it did: what is taken is only a task whose base is
-//! known here.
+//! A folder may contain another repository than before, so only a task with a known base counts.
 
 use std::path::Path;
 
@@ -21,7 +20,7 @@ use crate::here::Here;
 use crate::output::note;
 use crate::view;
 
-/// How many tasks of each scope are looked at for one whose base is known here.
+/// How many tasks of each scope are checked for a known base.
 const LOOKED_AT: u32 = 10;
 
 /// The tasks among which the newest is looked for.
@@ -58,7 +57,7 @@ impl Scope {
     }
 }
 
-/// The newest task of where the command is typed, or of the folder that it was given.
+/// The newest task of the present folder, or of the given one.
 ///
 /// # Errors
 /// When that is in no repository, or nothing was run in it.
@@ -94,7 +93,7 @@ pub async fn newest(access: &Access, place: &Path) -> anyhow::Result<v1::Task> {
     .into())
 }
 
-/// The newest task of whatever repository, to be told of and not to be taken.
+/// The newest task of any repository, for a message only.
 async fn newest_of_all(access: &Access) -> Result<Option<v1::Task>, ApiError> {
     let request = v1::ListTasksRequest {
         project: access.project.to_string(),
@@ -132,7 +131,7 @@ async fn of(access: &Access, here: &Here<'_>, scope: Scope) -> anyhow::Result<Op
     Ok(None)
 }
 
-/// Whether a task came from where the filter says. A coordinator of an older version lists all.
+/// True if a task has the origin of the filter. A coordinator of an older version lists all tasks.
 fn fits(filter: &v1::TaskFilter, task: &v1::Task) -> bool {
     task.origin.as_ref().is_some_and(|origin| {
         origin.repository == filter.origin_repository

@@ -62,7 +62,7 @@ impl Output {
         }
     }
 
-    /// Writes bytes as they are, whatever the format: output of programs, patches.
+    /// Writes bytes unchanged in every format: output of programs, patches.
     ///
     /// # Errors
     /// When standard output is closed.
@@ -80,8 +80,8 @@ fn line(bytes: &[u8]) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Says something to the person at the terminal.
+/// Prints a message to standard error.
 pub fn note(text: &str) {
-    // Nobody is left to tell when standard error is closed.
+    // There is no reader when standard error is closed.
     drop(writeln!(std::io::stderr().lock(), "{text}"));
 }

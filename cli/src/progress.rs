@@ -12,7 +12,7 @@ use kage_proto::v1::event::Body;
 use crate::output::note;
 use crate::view;
 
-/// Shows what happens to one task, on standard error.
+/// Shows the progress of one task on standard error.
 #[derive(Debug)]
 pub enum Progress {
     /// Rows that are painted again in place.
@@ -25,17 +25,17 @@ pub enum Progress {
 pub struct Rows {
     area: MultiProgress,
     bars: BTreeMap<String, ProgressBar>,
-    /// How long each had run when it was left.
+    /// How long each session had run before the row was left.
     elapsed: BTreeMap<String, Duration>,
-    /// Characters that the last column may have.
+    /// Width of the last column, in characters.
     room: usize,
 }
 
-/// What was said of each session last.
+/// The last line of each session.
 #[derive(Debug, Default)]
 pub struct Lines {
     states: BTreeMap<String, v1::SessionState>,
-    /// What verify says of the base was said.
+    /// True after the result of verify on the base was shown.
     base: bool,
 }
 
@@ -58,10 +58,10 @@ impl Progress {
         }
     }
 
-    /// Shows one event. On a terminal only those that no later task shows.
+    /// Shows one event. On a terminal only events that no later row shows.
     pub fn event(&mut self, event: &v1::SessionEvent) {
         if event.job() == v1::JobKind::Baseline {
-            // It is none of the session's doing; what comes of it is said of the task.
+            // The session did not cause it; the task shows the result.
             return;
         }
         let Some(text) = event.event.as_ref().and_then(|e| e.body.as_ref()).and_then(describe) else {
@@ -73,7 +73,7 @@ impl Progress {
         }
     }
 
-    /// Leaves the rows as they are. What is shown afterwards goes into new ones.
+    /// Leaves the rows as they are. Later output starts new rows.
     pub fn finish(&mut self) {
         match self {
             Self::Rows(rows) => {
@@ -96,7 +96,7 @@ impl Default for Progress {
 impl Rows {
     fn task(&mut self, task: &v1::Task) {
         let width = task.sessions.iter().map(|s| s.name.len()).max().unwrap_or_default();
-        // What the columns before it leave of a line.
+        // The rest of the line after the other columns.
         self.room = usize::from(view::terminal_width().unwrap_or(80))
             .saturating_sub(width + 68)
             .max(20);
@@ -129,7 +129,7 @@ impl Rows {
                 .map(|f| f.message.clone())
                 .or_else(|| session.verdict.as_ref().map(|v| v.message.clone()))
                 .unwrap_or_default();
-            // The clock of the row would go on: an ended session shows its own time.
+            // The row's own clock would continue; an ended session shows its own time.
             let time = view::duration_ms(session).map_or_else(String::new, view::short_duration);
             if let Ok(style) = ProgressStyle::with_template("  {prefix}  {msg}") {
                 bar.set_style(style);
@@ -193,7 +193,7 @@ impl Lines {
     }
 }
 
-/// One line for an event, or nothing when a person would not miss it.
+/// One line for an event; `None` for events that people do not need.
 #[must_use]
 pub fn describe(body: &Body) -> Option<String> {
     match body {

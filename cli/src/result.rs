@@ -1,5 +1,5 @@
-//! The result of a session on this machine: which one, and its commits in a bare
-//! repository of Kage's own, fetched from the coordinator over git.
+//! A session's result on this machine: chooses it, and fetches its commits from the coordinator
+//! over git into a bare repository of Kage's.
 
 use anyhow::Context as _;
 use kage_agent::identity::trust::git_auth;
@@ -21,7 +21,7 @@ pub struct FetchedResult {
     pub mirror: Mirror,
     /// The commit that the session started from.
     pub base: Oid,
-    /// What it wants to land; its parent is the base.
+    /// The result's commit; its parent is the base.
     pub commit: Oid,
     pub session: v1::Session,
     pub task: String,
@@ -29,8 +29,8 @@ pub struct FetchedResult {
     pub flags: Vec<&'static str>,
 }
 
-/// Chooses the session asked for, or the winner; where the risk is accepted, also the first
-/// that does not win because of it. `command` takes the result; `diff` only shows it.
+/// Chooses the requested session, or the winner. If the risk is accepted, also the first session
+/// that does not win because of its risk. `command` lands the result; `diff` only shows it.
 ///
 /// # Errors
 /// When there is no such session, or no winner.
@@ -65,8 +65,8 @@ fn refused(report: &v1::Report, best: &v1::Best, command: &str) -> Refusal {
     )
 }
 
-/// Why nobody wins although there are results, and which commands go on from there. `command` is
-/// the one that takes a result.
+/// Why no session wins although there are results, and the commands that continue from there.
+/// `command` is the one that lands a result.
 #[must_use]
 pub fn risky(report: &v1::Report, best: &v1::Best, command: &str) -> String {
     let task = view::short_id(&report.task_id);
@@ -82,7 +82,7 @@ pub fn risky(report: &v1::Report, best: &v1::Best, command: &str) -> String {
     format!("{message}; `kage diff {task} --session {candidate}` shows it{taking}")
 }
 
-/// What a result brings along that verify did not see; empty when there is nothing.
+/// The parts of a result that verify did not see; empty if there are none.
 #[must_use]
 pub fn unseen(session: &v1::Session) -> Vec<String> {
     let restored = session.verdict.as_ref().map_or(&[][..], |verdict| &verdict.restored);
@@ -91,7 +91,7 @@ pub fn unseen(session: &v1::Session) -> Vec<String> {
     both.map(|path| view::printable(path)).collect()
 }
 
-/// Says what a landed result, or one that would be, brings along unchecked.
+/// Reports the unchecked parts of a landed result, or of one that would be landed.
 pub fn tell_unseen(session: &v1::Session) {
     let unseen = unseen(session);
     if !unseen.is_empty() {
@@ -102,7 +102,7 @@ pub fn tell_unseen(session: &v1::Session) {
     }
 }
 
-/// Fetches what a session wants to land.
+/// Fetches a session's result.
 ///
 /// # Errors
 /// When it has no result, or the coordinator cannot be reached.

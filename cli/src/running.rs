@@ -13,16 +13,16 @@ use tokio::time::{Instant, sleep};
 use crate::state::StateDir;
 
 const POLL: Duration = Duration::from_millis(20);
-/// Whoever only looks whether the file is held has it for a moment.
+/// A process that checks the lock holds it for a moment.
 const LOOKED_AT: Duration = Duration::from_secs(1);
 
-/// Says that this process is the one; dropped when it ends.
+/// Marks this process as the holder; dropped when it ends.
 #[derive(Debug)]
 pub(crate) struct Held {
     _lock: LockFile,
 }
 
-/// Takes the file. `None` when another process has it.
+/// Takes the lock. `None` when another process holds it.
 ///
 /// # Errors
 /// When the file cannot be used.
@@ -40,7 +40,7 @@ pub(crate) async fn hold(state: &StateDir) -> io::Result<Option<Held>> {
     Ok(Some(Held { _lock: file }))
 }
 
-/// Whether a process holds this file. One that was killed holds nothing.
+/// True if a process holds this lock. A killed process holds nothing.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -87,13 +87,13 @@ pub(crate) struct Holder {
 }
 
 impl Holder {
-    /// Asks it to end: the first time to finish what runs, the second time to hand it back.
+    /// Asks it to end: the first time to finish running work, the second time to hand it back.
     ///
     /// # Errors
     /// When it is not ours.
     pub(crate) fn terminate(&self) -> io::Result<()> {
         match kill_process(self.pid, Signal::TERM) {
-            // It has ended by itself meanwhile.
+            // It has ended meanwhile.
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }

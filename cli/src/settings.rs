@@ -1,8 +1,8 @@
 //! Settings from files and the environment, read once into types.
 //!
-//! Later wins: `kage.toml` of the project, `config.toml` of the user, `KAGE__SECTION__KEY`,
-//! flags. A project's file may only hold `[run]`: it comes with the repository, and must
-//! not decide where tokens are sent.
+//! Later sources win: `kage.toml` of the project, `config.toml` of the user, `KAGE__SECTION__KEY`,
+//! flags. A project's file may only have `[run]`: it comes with the repository, and must not decide
+//! where tokens are sent.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::config_file::meant;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Which coordinator to use; without one, the daemon of this machine.
+    /// The coordinator; unset: the daemon of this machine.
     pub coordinator: CoordinatorSettings,
     /// Defaults of `kage run`.
     pub run: RunSettings,
@@ -40,7 +40,7 @@ pub struct CoordinatorSettings {
     pub token_file: Option<PathBuf>,
     /// File with the certificate of the coordinator's CA, for https.
     pub ca_file: Option<PathBuf>,
-    /// Whose tasks these are; without it, the default project. A token may be for one only.
+    /// The project of the tasks; unset: the default project. A token may be for one project only.
     pub project: Option<ProjectId>,
 }
 
@@ -64,7 +64,7 @@ pub struct RunSettings {
 pub struct AgentSettings {
     /// Sessions that may run at the same time.
     pub slots: Option<u32>,
-    /// Folders of adapter manifests, besides the user's own.
+    /// Further folders of adapter manifests, besides the user's own.
     pub adapters: Vec<PathBuf>,
     /// How much it may keep on its disk.
     pub disk: DiskSettings,
@@ -74,20 +74,20 @@ pub struct AgentSettings {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiskSettings {
-    /// Output that is not delivered; beyond it programs wait.
+    /// Undelivered output; above it, programs wait.
     pub outbox_mib: Option<u64>,
-    /// Mirrors; beyond it those go that nobody uses.
+    /// Mirrors; above it, unused ones are deleted.
     pub mirrors_mib: Option<u64>,
-    /// Checkpoints of sessions that are over; beyond it the oldest go.
+    /// Checkpoints of ended sessions; above it, the oldest are deleted.
     pub checkpoints_mib: Option<u64>,
-    /// Base contexts; beyond it those go that were not used for longest.
+    /// Base contexts; above it, the least recently used are deleted.
     pub contexts_mib: Option<u64>,
-    /// Worktrees; beyond it no work is taken.
+    /// Worktrees; above it, the agent takes no work.
     pub worktrees_mib: Option<u64>,
 }
 
 impl DiskSettings {
-    /// These, and where they say nothing, the others.
+    /// These settings; where they are unset, the others.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -115,7 +115,7 @@ impl DiskSettings {
     }
 }
 
-/// What may stand in a project's file.
+/// The sections that a project's file may have.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct ProjectSettings {
@@ -138,7 +138,7 @@ pub enum SettingsError {
         #[source]
         source: config::ConfigError,
     },
-    /// The user's failure table cannot be had.
+    /// The user's failure table cannot be used.
     #[error("the user's failure table cannot be used")]
     Failures(#[source] LoadError),
 }
@@ -168,8 +168,8 @@ pub fn failures(file: Option<&Path>) -> Result<FailureTable, SettingsError> {
         .map_err(SettingsError::Failures)
 }
 
-/// `KAGE__SECTION__KEY`. A list has an entry a line. `KAGE__ADAPTER__CLAUDE_API__KEY` is for
-/// `[adapter.claude-api]`: no shell takes a `-` in a name.
+/// `KAGE__SECTION__KEY`. A list has one entry per line. `KAGE__ADAPTER__CLAUDE_API__KEY` stands for
+/// `[adapter.claude-api]`, because shells allow no `-` in a name.
 fn variables(all: impl IntoIterator<Item = (String, String)>) -> Environment {
     let named = |(name, value): (String, String)| match name.strip_prefix("KAGE__ADAPTER__") {
         Some(rest) => {
@@ -198,8 +198,8 @@ fn from_environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(text)
 }
 
-/// What tokens of models cost: the built-in prices, and over them those of this file, or else of
-/// `prices.toml` beside `config.toml`.
+/// The prices of model tokens: the built-in ones, overridden by this file, or else by `prices.toml`
+/// beside `config.toml`.
 ///
 /// # Errors
 /// When the file is there and cannot be read, or is no price table.
@@ -209,10 +209,10 @@ pub fn prices(file: Option<&Path>) -> Result<PriceTable, UnusablePrices> {
     file.map_or_else(|| Ok(PriceTable::builtin().clone()), |file| prices_with(&file))
 }
 
-/// Reads every source. `project` is the top of the repository, for commands that have one.
+/// Reads all sources. `project` is the top of the repository, for commands that need one.
 ///
 /// # Errors
-/// Says which file is wrong, and where.
+/// Names the wrong file, and the place in it.
 pub fn load(project: Option<&Path>) -> Result<Settings, SettingsError> {
     let user_file = user_dir().unwrap_or_default().join("config.toml");
     let mut settings: Settings = config::Config::builder()

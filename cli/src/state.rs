@@ -75,7 +75,7 @@ impl StateDir {
         self.coordinator().join("lock")
     }
 
-    /// Says where the running coordinator listens.
+    /// The file with the address of the running coordinator.
     #[must_use]
     pub fn endpoint(&self) -> PathBuf {
         self.coordinator().join("endpoint")
@@ -121,7 +121,7 @@ impl StateDir {
         self.0.join("use.lock")
     }
 
-    /// Held while a daemon is being started, so that two commands start one.
+    /// Held while a daemon is being started, so that two commands start only one.
     #[must_use]
     pub fn start_lock(&self) -> PathBuf {
         self.0.join("start.lock")

@@ -38,7 +38,7 @@ pub async fn find_in(access: &Access, asked: Option<String>, place: &Path) -> an
 /// The report of a task as it is now.
 ///
 /// # Errors
-/// When the coordinator cannot tell.
+/// When the coordinator cannot answer.
 pub async fn report(access: &Access, task_id: &str) -> anyhow::Result<v1::GetReportResponse> {
     let request = v1::GetReportRequest {
         task_id: task_id.to_owned(),
@@ -61,8 +61,8 @@ pub fn request_id() -> String {
 /// Stores a task. A lost reply is asked for again with the same id, so that it is stored once.
 ///
 /// # Errors
-/// When the coordinator refuses it or cannot be reached; when no agent can run it, unless it
-/// is to wait for one.
+/// When the coordinator refuses the task or cannot be reached, or when no agent can run the task
+/// and it must not wait.
 pub async fn create(
     access: &Access,
     spec: TaskSpec,
@@ -89,7 +89,7 @@ pub async fn create(
 /// Forgets a task that is over.
 ///
 /// # Errors
-/// When there is no such task, it is not over, or the coordinator cannot be reached.
+/// When the task does not exist or has not ended, or the coordinator cannot be reached.
 pub async fn remove(access: &Access, task_id: &str) -> anyhow::Result<()> {
     let request = v1::RemoveTaskRequest {
         request_id: request_id(),
@@ -103,7 +103,7 @@ pub async fn remove(access: &Access, task_id: &str) -> anyhow::Result<()> {
 /// Asks for every session of a task to stop.
 ///
 /// # Errors
-/// When there is no such task, or the coordinator cannot be reached.
+/// When the task does not exist, or the coordinator cannot be reached.
 pub async fn cancel(access: &Access, task_id: &str) -> anyhow::Result<v1::Task> {
     let request = v1::CancelTaskRequest {
         request_id: request_id(),

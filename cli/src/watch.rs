@@ -1,4 +1,5 @@
-//! Following a task: one stream of what happens, kept going across a coordinator's restart.
+//! Follows a task: one stream of events and output, which continues after a restart of the
+//! coordinator.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::watch_task_response::Item;
 
-/// How long a coordinator may be gone before following it is given up.
+/// How long a coordinator may be unreachable before following is given up.
 const GONE_LIMIT: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -16,10 +17,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub struct Request {
     /// A full id or a unique prefix.
     pub task: String,
-    /// Which output to get besides events.
+    /// The output streams to receive besides events.
     pub output: Vec<v1::OutputStream>,
     pub session: Option<String>,
-    /// Go on until the task has ended.
+    /// Continue until the task has ended.
     pub follow: bool,
 }
 
@@ -47,13 +48,13 @@ impl Watch {
         }
     }
 
-    /// What happened next; `None` when there will be nothing more.
+    /// The next item; `None` after the last one.
     ///
     /// A connection that breaks is made again from the last item, so that nothing is
     /// missed or repeated.
     ///
     /// # Errors
-    /// When the coordinator refuses, or is gone for a minute.
+    /// When the coordinator refuses, or is unreachable for a minute.
     pub async fn next(&mut self) -> Result<Option<Item>, ApiError> {
         loop {
             match self.step().await {

@@ -1,4 +1,4 @@
-//! `kage agent`: joins and runs one, lists them, cordons or drains one, shuts one out.
+//! `kage agent`: joins and runs an agent; lists, cordons, drains and revokes agents.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub(super) async fn run(invocation: Invocation, args: AgentRun) -> anyhow::Resul
     Ok(Exit::Done)
 }
 
-/// Where the coordinator is, and what the agent shows there.
+/// The coordinator's address, and the agent's credentials for it.
 async fn coordinator(
     invocation: &Invocation,
     options: &AgentOptions,
@@ -89,7 +89,7 @@ async fn coordinator(
     Ok((url, credentials))
 }
 
-/// Joins, or says that this was done before.
+/// Joins, or reports that the agent has joined before.
 async fn join(state_dir: &Path, token: &str, address: &str) -> anyhow::Result<(String, Credentials)> {
     let url = format!("https://{address}");
     if let Some(credentials) = enrolment::stored(state_dir)? {
@@ -230,7 +230,7 @@ pub(super) async fn uncordon(invocation: &Invocation, agent: String) -> anyhow::
     Ok(Exit::Done)
 }
 
-/// Its name, which others may have too, and its id.
+/// The agent's name, which is not unique, and its id.
 fn called(agent: &v1::Agent) -> String {
     format!("{} ({})", agent.name, view::short_id(&agent.id))
 }

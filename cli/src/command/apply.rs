@@ -30,8 +30,8 @@ pub(super) async fn run(invocation: &Invocation, args: Apply) -> anyhow::Result<
     Ok(Exit::Done)
 }
 
-/// The result asked for. One that verify did not pass, or of high risk, has to be asked for
-/// expressly; `command` is the command's name.
+/// The requested result. A result that did not pass verify, or has a high risk, needs an explicit
+/// request; `command` is the command's name.
 pub(super) async fn pick(
     invocation: &Invocation,
     access: &Access,

@@ -1,5 +1,5 @@
-//! `kage checkpoint`: what the coordinator holds of sessions, and going back to it. The
-//! timeline is drawn in `graph`. Notes and paths are shown, never run or interpreted.
+//! `kage checkpoint`: the coordinator's checkpoints of sessions, and restoring one. `graph` draws
+//! the timeline. Notes and paths are shown, never run or interpreted.
 
 use anyhow::Context as _;
 use kage_proto::convert::checkpoint::checkpoint_reason;
@@ -121,7 +121,7 @@ pub(super) async fn restore(invocation: &Invocation, args: CheckpointRestore) ->
     Ok(Exit::Done)
 }
 
-/// What was done, or would be, in words.
+/// Says in words what was done, or would be done.
 fn told(args: &CheckpointRestore, checkpoint: &v1::Checkpoint, response: &v1::RestoreSessionResponse) -> String {
     let calls = view::counted(response.repeated_calls as usize, "model call");
     let (session, number) = (&checkpoint.session, checkpoint.number);
@@ -221,7 +221,7 @@ fn details(checkpoint: &v1::Checkpoint) -> String {
     text
 }
 
-/// "attempt 2 went on from here; 1 model call made again".
+/// "attempt 2 continued from here; 1 model call made again".
 fn resumed(resumption: &v1::Resumption) -> String {
     let conversation = if resumption.position == 0 {
         " with a new conversation"
@@ -256,7 +256,7 @@ const fn action(action: v1::PathAction) -> &'static str {
     }
 }
 
-/// What the path is afterwards, when that is not a plain file as before.
+/// The kind of the path afterwards, unless it is a plain file as before.
 fn kind(change: &v1::PathPlan) -> &'static str {
     if change.new_mode == change.old_mode {
         return "";
@@ -331,7 +331,7 @@ impl<'a> CheckpointJson<'a> {
     }
 }
 
-/// A path and what it becomes. One that is not UTF-8 has its bytes besides.
+/// A path and its change. A path that is not UTF-8 also has its bytes.
 #[derive(Debug, Serialize)]
 struct PathJson<'a> {
     path: String,
@@ -370,7 +370,7 @@ struct RestoreJson<'a> {
     dry_run: bool,
     checkpoint: CheckpointJson<'a>,
     repeated_calls: u32,
-    /// Number of the checkpoint that has what the session did until it was stopped.
+    /// Number of the checkpoint with the session's work until it was stopped.
     saved: Option<u32>,
     plan: Vec<PathJson<'a>>,
 }

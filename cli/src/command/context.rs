@@ -1,4 +1,4 @@
-//! `kage context`: the base that the sessions of a task share, and what sharing saved.
+//! `kage context`: the shared base of a task's sessions, and how much sharing saved.
 
 use anyhow::Context as _;
 use kage_core::id::{Digest, ProjectId};

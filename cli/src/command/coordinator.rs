@@ -1,4 +1,4 @@
-//! `kage coordinator`: runs one until it is told to end.
+//! `kage coordinator`: runs a coordinator until a signal ends it.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::invocation::Invocation;
 use crate::settings;
 
-/// Loopback: whoever wants to be reached says so.
+/// Loopback: other addresses need an explicit flag.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7443);
 
 pub(super) async fn run(invocation: Invocation, args: Coordinator) -> anyhow::Result<Exit> {

@@ -1,4 +1,4 @@
-//! `kage diff`: a session's change as a patch that `git apply` takes.
+//! `kage diff`: a session's change as a patch for `git apply`.
 
 use crate::args::Pick;
 use crate::exit::Exit;

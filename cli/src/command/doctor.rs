@@ -1,5 +1,5 @@
-//! `kage doctor`: what this machine has and lacks, as a coordinator, an agent or a person's, and
-//! what to do about it.
+//! `kage doctor`: what this machine has and lacks for a coordinator, an agent or a person, and what
+//! to do about it.
 
 use kage_agent::ground::disk::{HealedMirror, Usage};
 use kage_agent::process::Runner;
@@ -29,9 +29,9 @@ struct Diagnosis {
     state_dir: String,
     /// Free bytes where the state is kept.
     free_bytes: Option<u64>,
-    /// What the agent of this machine keeps there.
+    /// The disk usage of this machine's agent.
     agent_disk: Usage,
-    /// Mirrors of its repositories that were found damaged and fetched anew, oldest first.
+    /// Damaged mirrors that were fetched again, oldest first.
     healed_mirrors: Vec<HealedMirror>,
     /// The coordinator that this machine uses.
     connection: Option<Connection>,
@@ -48,7 +48,7 @@ struct Adapter {
     unavailable: Option<String>,
 }
 
-/// Below this the disk counts as full: a mirror and a few worktrees have to fit.
+/// Below this, in bytes, the disk counts as full: a mirror and a few worktrees must fit.
 const LOW_DISK: u64 = 2 << 30;
 
 pub(super) async fn run(invocation: &Invocation, args: Doctor) -> anyhow::Result<Exit> {
@@ -117,7 +117,7 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
 }
 
 fn free_bytes(path: &std::path::Path) -> Option<u64> {
-    // The folder may not exist yet; what counts is the disk it would be on.
+    // The folder may not exist yet; the disk of its future place counts.
     let existing = path.ancestors().find(|dir| dir.exists())?;
     let stat = rustix::fs::statvfs(existing).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))

@@ -16,7 +16,7 @@ use crate::invocation::Invocation;
 use crate::running::{self, Holder};
 use crate::view;
 
-/// How long ending may take when nothing runs, or what runs is handed back.
+/// How long ending may take when nothing runs, or running sessions are handed back.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The most that a coordinator lists at once.
 const TASKS_AT_ONCE: u32 = 100;
@@ -44,7 +44,7 @@ async fn stop(holder: &Holder, force: bool) -> anyhow::Result<()> {
     let failed = "cannot end the daemon";
     holder.terminate().context(failed)?;
     if force && !holder.ended(Duration::from_secs(1)).await? {
-        // What still runs is handed back, instead of being finished.
+        // Running sessions are handed back instead of being finished.
         holder.terminate().context(failed)?;
     }
     match holder.ended(PATIENCE).await? {
@@ -60,7 +60,7 @@ async fn stop(holder: &Holder, force: bool) -> anyhow::Result<()> {
     }
 }
 
-/// Says which tasks have not ended.
+/// Refuses with the tasks that have not ended.
 async fn refuse_while_busy(invocation: &Invocation) -> anyhow::Result<()> {
     let Some(access) = connect::running(&invocation.state).await? else {
         return Err(Refusal {
@@ -80,7 +80,7 @@ async fn refuse_while_busy(invocation: &Invocation) -> anyhow::Result<()> {
     let running: u32 = agents.iter().map(|agent| agent.busy).sum();
     let left = match (open.as_slice(), running) {
         ([], 0) => return Ok(()),
-        // A list of tasks is of one project; agents work for all.
+        // A list of tasks has one project; agents work for all projects.
         ([], running) => format!("agents run {running} jobs of other projects, which have"),
         (open, _) => named(open),
     };
@@ -91,8 +91,8 @@ async fn refuse_while_busy(invocation: &Invocation) -> anyhow::Result<()> {
     .into())
 }
 
-/// Tasks of a project that have not ended, one more than are named at most. All are looked at: an
-/// old one may be held for days.
+/// Tasks of a project that have not ended; at most one more than the message names. All pages are
+/// read, because an old task may be held for days.
 async fn open_tasks(client: &Client, project: &ProjectId) -> Result<Vec<v1::Task>, ApiError> {
     let mut page_token = String::new();
     let mut open = Vec::new();

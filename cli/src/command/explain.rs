@@ -1,5 +1,5 @@
-//! `kage explain`: what Kage does about an error, and why; or what it did about those of a
-//! task. What is done is decided in core and by the coordinator; this only shows it.
+//! `kage explain`: what Kage does about an error, and why; or what it did about the errors of a
+//! task. Core and the coordinator decide; this only shows it.
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -54,7 +54,7 @@ fn is_id(text: &str) -> bool {
     ID.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// What would be done about an error.
+/// The decision about an error.
 #[derive(Debug, Serialize)]
 struct Answer {
     kind: FailureKind,
@@ -67,16 +67,15 @@ struct Answer {
     /// After the first failure of a session.
     #[serde(serialize_with = "decision_json")]
     first: Decision,
-    /// The same in the middle of a step, with safe checkpoints and `--rework`, if it is
-    /// something else.
+    /// The decision in the middle of a step, with safe checkpoints and `--rework`, if it differs.
     #[serde(serialize_with = "optional_decision_json", skip_serializing_if = "Option::is_none")]
     with_checkpoints: Option<Decision>,
-    /// After as many as it may have.
+    /// The decision after the last allowed attempt.
     #[serde(serialize_with = "decision_json")]
     last: Decision,
 }
 
-/// A decision, by the names that incidents have on the wire.
+/// A decision, with the names that incidents have on the wire.
 #[derive(Debug, Serialize)]
 struct DecisionJson<'a> {
     action: &'static str,
@@ -130,7 +129,7 @@ impl Answer {
         let now = heard.now;
         let found = table.classify(adapter, words, heard);
         let known = found.is_some();
-        // As agents do with a program that ends with such words.
+        // As agents do with such a message of a program.
         let failure = found.unwrap_or_else(|| {
             let last = words.lines().rev().find(|line| !line.trim().is_empty());
             Failure::new(FailureKind::AdapterCrash, view::one_line(last.unwrap_or_default(), 400))
@@ -143,7 +142,7 @@ impl Answer {
             max_attempts,
             ..History::default()
         };
-        // After some steps of a session that may be reworked, in the middle of another one.
+        // After some steps of a session with reworks, in the middle of another step.
         let amid = History {
             settled: true,
             half_done: true,
@@ -179,7 +178,7 @@ impl Answer {
             text += "          no rule knows these words: a program that ends with them has crashed;\n          \
                      rules of your own go into failures.toml beside config.toml\n";
         }
-        // What is given up at once is given up at last, too.
+        // A failure that is given up at once has no other last decision.
         let last = self.first.action.next_attempt().map(|_| ("at last", &self.last));
         let amid = self.with_checkpoints.as_ref().map(|decision| ("amid work", decision));
         for (when, decision) in [("at first", &self.first)].into_iter().chain(amid).chain(last) {
@@ -198,7 +197,7 @@ fn millis(wait: Duration) -> u64 {
     u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What happened to the sessions of a task.
+/// The incidents of a task's sessions.
 #[derive(Debug, Serialize)]
 struct TaskAnswer<'a> {
     task: &'a str,

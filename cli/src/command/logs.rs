@@ -1,4 +1,4 @@
-//! `kage logs`: what the sessions wrote, as they wrote it.
+//! `kage logs`: the output of sessions, unchanged.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use crate::output::note;
 use crate::tasks;
 use crate::watch::{Request, Watch};
 
-/// A piece of output. Bytes that are not UTF-8 are replaced; offsets count the real ones.
+/// A piece of output. Bytes that are not UTF-8 are replaced; offsets count the original bytes.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct ChunkJson {
     session: String,
@@ -24,15 +24,15 @@ struct ChunkJson {
     text: String,
 }
 
-/// Makes text of pieces that may end in the middle of a character: its beginning is kept
-/// until the rest comes.
+/// Decodes pieces that may end in the middle of a character: its first bytes are kept until the
+/// rest arrives.
 #[derive(Debug, Default)]
 struct Texts {
     begun: HashMap<(String, i32, u32, i32), v1::OutputChunk>,
 }
 
 impl Texts {
-    /// The text of a piece, with what was kept of the one before it.
+    /// The text of a piece, with the bytes kept of the previous one.
     fn take(&mut self, mut chunk: v1::OutputChunk) -> Option<ChunkJson> {
         let source = (chunk.session.clone(), chunk.job, chunk.attempt, chunk.stream);
         if let Some(begun) = self.begun.remove(&source) {
@@ -57,7 +57,7 @@ impl Texts {
     }
 }
 
-/// Where the last character begins, if its end is missing; else the length.
+/// The start of an incomplete last character, or else the length.
 fn begun_at(bytes: &[u8]) -> usize {
     let tail = bytes.len().saturating_sub(3);
     let begun = bytes[tail..].iter().rposition(|byte| byte & 0xc0 != 0x80);
@@ -118,7 +118,7 @@ pub(super) async fn run(invocation: &Invocation, args: Logs) -> anyhow::Result<E
                     chunk.job().as_str(),
                     chunk.attempt
                 );
-                // Where output of several sources is mixed, say whose it is when it changes.
+                // With several sources, name the source whenever it changes.
                 if several && this != source {
                     note(&format!("==> {this} <=="));
                     source = this;

@@ -1,5 +1,4 @@
-//! `kage run`: sends the repository and the task, shows what happens, and says which
-//! result is best.
+//! `kage run`: sends the repository and the task, shows the progress, and names the best result.
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
@@ -108,7 +107,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
     Ok(wait::outcome(task.state(), &report))
 }
 
-/// Why the best result does not land by itself: verify never saw a part of it.
+/// Why the best result is not applied automatically: verify did not see a part of it.
 fn unlanded(task: &v1::Task, chosen: &v1::Session, unseen: &[String]) -> String {
     let id = view::short_id(&task.id);
     let name = view::printable(&chosen.name);
@@ -119,7 +118,7 @@ fn unlanded(task: &v1::Task, chosen: &v1::Session, unseen: &[String]) -> String 
     )
 }
 
-/// Says so when results may have failed verify because it did not see all of them.
+/// Warns when results may have failed verify because it did not see all of their changes.
 fn tell_undone(report: &v1::Report) {
     let sessions = report.rows.iter().filter_map(|row| row.session.as_ref());
     let rejected = sessions.filter(|session| session.state() == v1::SessionState::Rejected);

@@ -19,7 +19,7 @@ pub(super) async fn run(invocation: &Invocation, asked: Option<String>) -> anyho
         ],
         task.sessions.iter().map(row),
     ))?;
-    // A table cuts what is long; why something waits is what one came for.
+    // A table shortens long texts, and the reason for waiting is what people look for here.
     for session in task.sessions.iter().filter(|session| !session.waiting.is_empty()) {
         invocation.out.text(&format!("{}: {}", session.name, session.waiting))?;
     }
@@ -61,7 +61,7 @@ fn heading(task: &v1::Task) -> String {
     text
 }
 
-/// How many checkpoints there are, and what went on from which.
+/// The number of checkpoints, and which attempt continued from which.
 fn checkpoints(session: &v1::Session) -> String {
     let stands = match session.head {
         0 => "the base".to_owned(),

@@ -1,4 +1,4 @@
-//! `kage token`: makes, lists and takes back tokens.
+//! `kage token`: creates, lists and revokes tokens.
 
 use kage_core::task::Labels;
 use kage_proto::client::Client;

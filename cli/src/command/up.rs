@@ -1,4 +1,4 @@
-//! `kage up`: a coordinator and an agent in one process, for one machine.
+//! `kage up`: a coordinator and an agent in one process.
 
 use crate::args::Up;
 use crate::daemon;

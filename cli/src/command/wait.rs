@@ -75,8 +75,8 @@ async fn end_of(access: &Access, task: v1::Task, max_hold: Duration) -> anyhow::
     Ok(End::Over(last))
 }
 
-/// The exit code of a task that has ended: it has a result to land, or it has not. One that
-/// nobody may land without accepting its risk is none.
+/// The exit code of an ended task: whether it has a result to land. A result that needs an accepted
+/// risk does not count.
 pub(super) fn outcome(state: v1::TaskState, report: &v1::Report) -> Exit {
     let risky = report
         .best

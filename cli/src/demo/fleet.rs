@@ -20,7 +20,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 
-/// A coordinator and its agents. Whatever still runs is killed on drop.
+/// A coordinator and its agents. Dropping it kills the running ones.
 #[derive(Debug)]
 pub(super) struct Fleet {
     coordinator: Child,
@@ -122,7 +122,7 @@ impl Fleet {
     }
 }
 
-/// This program once more, saying what it does in a log file of its own.
+/// Starts this program, with its log in its own file.
 fn this_program(state: &StateDir, log: &str) -> anyhow::Result<Command> {
     let log = std::fs::File::create(state.path().join(format!("{log}.log")))?;
     let mut command = Command::new(std::env::current_exe()?);

@@ -1,4 +1,4 @@
-//! The scripted models of the demo: what the two API sessions are answered.
+//! The scripted answers for the two API sessions of the demo.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use serde_json::json;
 
 /// Solves the task in a few steps.
 pub(super) const SOLVER: &str = "claude-sonnet-5-5";
-/// Is told to slow down first, then solves it with a larger change.
+/// Gets a rate limit first, then solves the task with a larger change.
 pub(super) const LIMITED: &str = "claude-opus-5-5";
 
-/// How long a scripted answer takes, so that a person can watch.
+/// The time of a scripted answer, so that a person can watch.
 const THINKING: Duration = Duration::from_millis(400);
 
 const CHECKED: &str = r#"# Prices of a shop, in cents. Sourced by the till and by test.sh.

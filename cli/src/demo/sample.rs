@@ -7,9 +7,9 @@ use std::process::ExitStatus;
 use anyhow::Context as _;
 use kage_git::UserRepo;
 
-/// What the sessions are asked to do.
+/// The task of the sessions.
 pub(super) const PROMPT: &str = "The tests in test.sh fail: total in price.sh gives wrong prices. Fix price.sh.";
-/// What decides whether they did it.
+/// The command that checks results.
 pub(super) const VERIFY: &str = "sh test.sh";
 
 const PRICE: &str = include_str!("../../data/demo/price.sh");

@@ -1,5 +1,5 @@
-//! What stands in the way of a landing, and the command that works then. Whatever merge or
-//! apply is named here was tried before as a plan, so that no refusal leads to another one.
+//! The obstacles of a landing, and the commands that work instead. Every merge or apply that is
+//! named here was planned first, so that no refusal leads to another one.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -53,11 +53,11 @@ struct Way<'a> {
     here: PathBuf,
 }
 
-/// Commands of which each is to succeed before the next.
+/// Commands in order; each must succeed before the next.
 type Steps = Vec<String>;
 
 impl Way<'_> {
-    /// `None` for what is not the person's to settle.
+    /// `None` for obstacles that the person cannot remove.
     async fn refusal(&self, asked: Asked, error: &LandingError) -> anyhow::Result<Option<String>> {
         let again = self.kage(asked);
         Ok(Some(match error {
@@ -111,7 +111,7 @@ impl Way<'_> {
         }
     }
 
-    /// Around uncommitted work: first the way that changes least of what the person has.
+    /// Around uncommitted work: the least invasive way first.
     async fn around_work(
         &self,
         asked: Asked,
@@ -152,7 +152,7 @@ impl Way<'_> {
         }
     }
 
-    /// What it takes to be on a branch.
+    /// The steps to get onto a branch.
     async fn onto_a_branch(&self) -> anyhow::Result<Steps> {
         if self.repository.branch().await?.is_some() {
             return Ok(Steps::new());
@@ -172,7 +172,7 @@ impl Way<'_> {
         Ok(format!("{apply} brings it into your files as they are;\n{merge}"))
     }
 
-    /// By a commit, after whatever makes room for one.
+    /// By a commit, after the steps that make room for it.
     async fn by_merge(&self, mut steps: Steps) -> anyhow::Result<String> {
         let manual = self.kage(Asked::Merge(Strategy::Manual));
         if let Err(LandingError::Dirty { paths, .. }) = self.probe(Strategy::Manual).await {
@@ -236,7 +236,7 @@ impl Way<'_> {
         }
     }
 
-    /// What takes untracked obstacles out of the way.
+    /// Commands that move untracked obstacles away.
     fn moves(&self, paths: &[Obstacle]) -> Steps {
         let way = |it: &Obstacle| match &it.kind {
             ObstacleKind::Untracked { at } => Some((at.clone(), at.clone())),
@@ -268,7 +268,7 @@ fn is_untracked(obstacle: &Obstacle) -> bool {
     )
 }
 
-/// A name beside `path` that nothing has or gets.
+/// A name beside `path` that is free and will not be used.
 fn free_name(root: &Path, path: &str, taken: &BTreeSet<String>) -> String {
     let mut name = format!("{path}.mine");
     let mut number = 1_u32;
@@ -279,7 +279,7 @@ fn free_name(root: &Path, path: &str, taken: &BTreeSet<String>) -> String {
     name
 }
 
-/// Paths as git's commands take them.
+/// Paths in the form that git's commands accept.
 fn specs(paths: &[Obstacle]) -> String {
     let spec = |it: &Obstacle| {
         if it.path.contains(['*', '?', '[', '\\']) || it.path.starts_with(':') {

@@ -1,5 +1,5 @@
-//! The checkpoints of a session as a timeline, oldest on top: one column per line of work, a
-//! new one where a session went back.
+//! The checkpoints of a session as a timeline, oldest on top: one column per line of work, and a
+//! new column where a session went back.
 //!
 //! ```text
 //!  ○    base
@@ -23,7 +23,7 @@ struct Columns {
 }
 
 impl Columns {
-    /// The first checkpoint that follows another one goes on in its column.
+    /// The first checkpoint after another one continues its column.
     fn of(checkpoints: &[&v1::Checkpoint]) -> Self {
         let mut of = BTreeMap::from([(0, 0)]);
         let mut followed = Vec::new();
@@ -46,7 +46,7 @@ impl Columns {
         self.of.get(&number).copied().unwrap_or(0)
     }
 
-    /// The columns that have begun in `drawn` and that some of `later` still hang on.
+    /// The columns that have begun in `drawn` and have descendants in `later`.
     fn open(&self, drawn: &[&v1::Checkpoint], later: &[&v1::Checkpoint]) -> Vec<bool> {
         let begun = |n| n == 0 || drawn.iter().any(|checkpoint| self.get(checkpoint.number) == n);
         let needed = |n| later.iter().any(|checkpoint| self.get(checkpoint.parent_number) == n);

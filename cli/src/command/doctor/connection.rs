@@ -1,5 +1,5 @@
-//! Whether a coordinator is reached, what it thinks of who asks, and how far its clock is from
-//! this machine's.
+//! Whether a coordinator answers, whether it accepts the caller, and how much its clock differs
+//! from this machine's.
 
 use std::time::Duration;
 
@@ -18,21 +18,21 @@ use crate::connect;
 use crate::invocation::Invocation;
 use crate::settings::Settings;
 
-/// How long a coordinator may take to answer.
+/// Time limit of the coordinator's answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Clocks that differ by more make certificates and tokens end too early or too late.
 const CLOCKS_DIFFER: f64 = 60.0;
-/// A blob that nobody has: the answer says who may ask.
+/// A blob that does not exist: the answer shows whether the caller is accepted.
 const NOTHING: &str = "/v1/blobs/default/0000000000000000000000000000000000000000000000000000000000000000";
 
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Connection {
     pub(super) url: String,
-    /// It answered, and takes whoever asked for somebody it knows.
+    /// It answered and accepts the caller.
     pub(super) reached: bool,
-    /// By how many seconds its clock is ahead of this one.
+    /// The seconds by which its clock is ahead of this one.
     pub(super) clock_ahead_seconds: Option<f64>,
-    /// The end of this machine's agent's certificate, where that is what is shown.
+    /// The end of the agent's certificate, if that is the credential.
     pub(super) certificate_until: Option<String>,
 }
 
@@ -96,7 +96,7 @@ pub(super) async fn check(
         Ok((status, ahead)) => {
             connection.clock_ahead_seconds = ahead;
             match status {
-                // It knows who asks, and has no such blob.
+                // It accepts the caller, and has no such blob.
                 StatusCode::NOT_FOUND => connection.reached = true,
                 StatusCode::UNAUTHORIZED => {
                     problems.push(format!("{url} does not know the token or certificate shown"))
@@ -141,7 +141,7 @@ fn certificate_problem(validity: Validity, now_seconds: f64) -> Option<String> {
             validity.until
         ));
     }
-    // One that runs asks every hour.
+    // A running agent tries to renew it every hour.
     let late = seconds(validity.renewal()) + 24.0 * 3600.0 < now_seconds;
     late.then(|| {
         format!(
@@ -171,7 +171,7 @@ async fn ask(url: &str, credentials: &Credentials) -> Result<(StatusCode, Option
     let middle = f64::midpoint(before, now_seconds());
     let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
     let theirs = date.and_then(|date| rfc2822::parse(date).ok());
-    // The header has whole seconds: on average half a one is missing.
+    // The header has whole seconds: half a second is missing on average.
     let ahead = theirs.map(|theirs| theirs.timestamp().as_second() as f64 + 0.5 - middle);
     Ok((response.status(), ahead))
 }

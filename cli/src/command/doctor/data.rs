@@ -1,5 +1,4 @@
-//! What a coordinator of this machine stands on: its data directory, and whether the disk under
-//! it keeps what it is given.
+//! The data folder of this machine's coordinator, and whether its disk makes writes durable.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 use kage_agent::identity::renewal::Validity;
 use serde::Serialize;
 
-/// A sync that takes longer makes every commit slow.
+/// A slower sync makes every commit slow.
 const SLOW_SYNC: Duration = Duration::from_millis(250);
 /// A running coordinator renews its certificate a month before its end.
 const CERTIFICATE_DAYS: u64 = 14;
@@ -22,7 +21,7 @@ pub(super) struct Data {
     pub(super) output_bytes: u64,
     pub(super) repository_bytes: u64,
     pub(super) free_bytes: Option<u64>,
-    /// How long it took to write a block and have it on the disk.
+    /// The time to write a block durably.
     pub(super) sync_millis: Option<f64>,
     /// The end of the server's certificate, when it speaks TLS.
     pub(super) certificate_until: Option<String>,
@@ -87,7 +86,7 @@ fn bytes_under(folder: &Path) -> u64 {
     entries.map(size).sum()
 }
 
-/// How long a block takes to be on the disk.
+/// Measures the time to write a block durably.
 fn sync(dir: &Path) -> std::io::Result<Duration> {
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     let start = Instant::now();
