@@ -25,7 +25,7 @@ pub enum Blocking {
 
 /// Blocking work was cut short: the runtime ends, or the work panicked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("blocking work was cut short")]
+#[error("blocking work was interrupted")]
 pub struct Interrupted;
 
 impl Blocking {

@@ -109,7 +109,9 @@ pub enum RunError {
         source: ApiError,
     },
     /// Another agent was connected with its identity until the end.
-    #[error("this agent was not let in: {state_dir} is the state folder of an agent that is connected elsewhere")]
+    #[error(
+        "the coordinator refused this agent: {state_dir} is the state folder of an agent that is connected elsewhere"
+    )]
     IdInUse {
         state_dir: PathBuf,
         #[source]

@@ -230,7 +230,7 @@ pub fn describe(body: &Body) -> Option<String> {
             Some(format!("checkpoint {}{reason}", view::short_id(&taken.commit)))
         }
         Body::Resumed(resumed) => Some(format!(
-            "goes on from checkpoint {}, {} made again",
+            "continues from checkpoint {}, {} made again",
             view::short_id(&resumed.commit),
             view::counted(resumed.repeated_calls as usize, "model call")
         )),

@@ -15,7 +15,7 @@ pub enum NoStateDir {
     #[error("no home directory is known; set KAGE_STATE_DIR to a folder that Kage may write")]
     NoHome,
     /// A person's own files are there.
-    #[error("{path} cannot hold Kage's state: it is {what}; name a folder of its own")]
+    #[error("{path} cannot hold Kage's state: it is {what}; choose a separate folder")]
     Unfit { path: PathBuf, what: &'static str },
 }
 

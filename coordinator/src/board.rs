@@ -356,7 +356,7 @@ impl Board {
         self.stopping.insert(attempt);
         self.tell(
             agent,
-            stop_message(attempt, "the session was cancelled, or goes on elsewhere"),
+            stop_message(attempt, "the session was cancelled, or continues on another agent"),
         );
     }
 

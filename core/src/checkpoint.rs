@@ -164,7 +164,7 @@ impl Resumption {
             ""
         };
         format!(
-            "attempt {} went on from checkpoint {}{conversation}; {calls}",
+            "attempt {} continued from checkpoint {}{conversation}; {calls}",
             self.attempt, self.number
         )
     }
@@ -248,7 +248,7 @@ pub enum BrokenChain {
         parent: Oid,
     },
     /// The conversation has a gap.
-    #[error("the conversation of checkpoint {number} goes on at {from}, and its parent's ends at {end}")]
+    #[error("the conversation of checkpoint {number} continues at {from}, and its parent's ends at {end}")]
     Gap {
         /// The checkpoint whose segment begins wrong.
         number: u32,

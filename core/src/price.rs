@@ -94,7 +94,7 @@ impl Effort {
 
 /// Why a text is no effort.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no effort; there are low, medium, high, xhigh, max")]
+#[error("{0:?} is not an effort; use low, medium, high, xhigh or max")]
 pub struct InvalidEffort(String);
 
 impl TryFrom<String> for Effort {

@@ -129,7 +129,7 @@ impl Action {
             Self::RetryCurrent { at } => format!("again {}", after(at)),
             Self::RollbackLast { at } => format!("back to the last checkpoint between two steps, again {}", after(at)),
             Self::RollbackSafe { at } => format!("back to the last safe checkpoint, again {}", after(at)),
-            Self::Rework { from, .. } => format!("going on from checkpoint {from} with verify's output"),
+            Self::Rework { from, .. } => format!("continues from checkpoint {from} with verify's output"),
             Self::MoveAgent { at } => format!("again {}, on another agent if one fits", after(at)),
             Self::SwitchAdapter { at } => format!("again {}, with another adapter", after(at)),
             Self::HoldUntil { at } => format!("held until {}", at.to_minute(now)),
@@ -450,10 +450,12 @@ pub fn decide_rejected(rejection: Rejection, now: Timestamp) -> Decision {
                 confidence: Confidence::Medium,
             };
         }
-        (None, _) if rejection.reworked < most => "there is no checkpoint to go on from; read its output (kage logs)",
+        (None, _) if rejection.reworked < most => {
+            "there is no checkpoint to continue from; read its output (kage logs)"
+        }
         _ if rejection.reworked > 0 => "the result still fails; review it, and make the prompt more specific",
         (_, None) => {
-            "its adapter cannot continue the conversation; review the work, or start a new one that is told what failed (--rework 1)"
+            "its adapter cannot continue the conversation; review the work, or let a new one start with the failure as its message (--rework 1)"
         }
         (_, Some(_)) => "the result fails; review it, and make the prompt more specific (--rework lets it try again)",
     };

@@ -275,7 +275,7 @@ impl Session {
                         position: *position,
                         repeated_calls: *repeated_calls,
                     });
-                    self.activity = Some((format!("goes on from checkpoint {number}"), now));
+                    self.activity = Some((format!("continues from checkpoint {number}"), now));
                 }
             }
             EventBody::PhaseChanged(_) | EventBody::OutputTruncated { .. } | EventBody::Finished(_) => {}

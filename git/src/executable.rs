@@ -75,7 +75,7 @@ pub struct Executable {
 /// The program is no longer the file that was found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{} is not the file that it was when this program started, and is not run; if you updated it, restart the agent",
+    "{} changed after this program started, so it is not run; if you updated it, restart the agent",
     path.display()
 )]
 pub struct Changed {

@@ -144,7 +144,7 @@ pub struct Reporter {
 
 /// The attempt no longer listens: it lost its authority. The adapter stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the attempt no longer takes reports")]
+#[error("the attempt no longer accepts reports")]
 pub struct ReporterClosed;
 
 impl Reporter {

@@ -71,7 +71,7 @@ pub(crate) struct Backlog {
 enum DeliveryLinkError {
     #[error("cannot connect")]
     Connect(#[source] ConnectError),
-    #[error("the coordinator does not take events")]
+    #[error("the coordinator does not accept events")]
     Call(#[source] ApiError),
     #[error("the coordinator did not answer in time")]
     Silent,

@@ -35,8 +35,7 @@ const PIECE: usize = 64 << 10;
 pub(crate) enum Lost {
     #[error("the request failed")]
     Request(#[from] reqwest::Error),
-    /// Nothing moved for too long.
-    #[error("nothing moved for too long")]
+    #[error("no byte was sent or received for too long")]
     Stuck,
 }
 

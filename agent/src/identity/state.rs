@@ -13,7 +13,7 @@ use crate::ports::Random;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A person's own files are in it.
-    #[error("{path} cannot be a state directory: it is {what}; name a folder of its own with --state")]
+    #[error("{path} cannot be a state directory: it is {what}; choose a separate folder with --state")]
     Unfit { path: PathBuf, what: &'static str },
     #[error(
         "the state directory {path} is in use by another agent{}; give each its own with --state",

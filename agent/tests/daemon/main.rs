@@ -336,7 +336,7 @@ async fn an_agent_whose_identity_is_in_use_waits_and_says_why_when_it_is_ended()
     };
     let chain = kage_core::cause::chain(&error);
     let expected = format!(
-        "this agent was not let in: {} is the state folder of an agent that is connected elsewhere: agent 1 is \
+        "the coordinator refused this agent: {} is the state folder of an agent that is connected elsewhere: agent 1 is \
          connected already, as other, and lives",
         state.path().display()
     );

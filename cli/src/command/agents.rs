@@ -94,7 +94,7 @@ async fn join(state_dir: &Path, token: &str, address: &str) -> anyhow::Result<(S
     let url = format!("https://{address}");
     if let Some(credentials) = enrolment::stored(state_dir)? {
         note(&format!(
-            "joined before; the token is not used. To join anew, remove {}",
+            "joined before; the token is not used. To join again, remove {}",
             state_dir.join("tls").display()
         ));
         return Ok((url, credentials));

@@ -229,7 +229,7 @@ fn resumed(resumption: &v1::Resumption) -> String {
         ""
     };
     format!(
-        "attempt {} went on from here{conversation}; {} made again",
+        "attempt {} continued from here{conversation}; {} made again",
         resumption.attempt,
         view::counted(resumption.repeated_calls as usize, "model call")
     )

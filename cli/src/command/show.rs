@@ -71,7 +71,7 @@ fn checkpoints(session: &v1::Session) -> String {
     let mut text = format!("{}: {count}, stands on {stands}\n", session.name);
     for resumption in &session.resumptions {
         text += &format!(
-            "  attempt {} went on from checkpoint {}, {} made again\n",
+            "  attempt {} continued from checkpoint {}, {} made again\n",
             resumption.attempt,
             resumption.checkpoint,
             view::counted(resumption.repeated_calls as usize, "model call")

@@ -104,7 +104,7 @@ impl Way<'_> {
             Asked::Apply if conflicts.iter().all(is_untracked) => {
                 let mut steps = self.moves(conflicts);
                 steps.push(self.kage(asked));
-                Ok(format!("move what is there away: {}", quoted(&steps)))
+                Ok(format!("move the files in the way: {}", quoted(&steps)))
             }
             Asked::Apply => self.by_merge(self.onto_a_branch().await?).await,
             Asked::Merge(_) => self.by_apply_or_merge(self.onto_a_branch().await?).await,
@@ -131,7 +131,7 @@ impl Way<'_> {
         if paths.iter().all(is_untracked) {
             steps.extend(self.moves(paths));
             steps.push(self.kage(asked));
-            return Ok(format!("move what is there away: {}", quoted(&steps)));
+            return Ok(format!("move the files in the way: {}", quoted(&steps)));
         }
         self.by_apply_or_merge(steps).await
     }

@@ -245,7 +245,7 @@ fn a_stop_reaches_an_agent_that_was_away() {
     let told = inbox.try_recv().unwrap().unwrap();
     assert_eq!(
         told,
-        stop_message(attempt, "the session was cancelled, or goes on elsewhere")
+        stop_message(attempt, "the session was cancelled, or continues on another agent")
     );
     t.board.leave(me, joined.serial, t.start);
     assert_eq!(t.board.to_stop(&[attempt]), [attempt]);

@@ -53,7 +53,7 @@ pub enum AuthorityError {
     #[error("a certificate cannot be made")]
     Make(#[source] rcgen::Error),
     /// A stored file is not a certificate or key.
-    #[error("{path} cannot be used; remove the folder it is in to begin anew (every agent then has to join again)")]
+    #[error("{path} cannot be used; remove its folder to start over (every agent then has to join again)")]
     Stored {
         path: PathBuf,
         #[source]

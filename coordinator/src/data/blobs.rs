@@ -30,7 +30,7 @@ pub(crate) enum BlobError {
     #[error("a blob has at most {MAX_BLOB_BYTES} bytes")]
     TooLarge,
     /// The sender stopped before the end.
-    #[error("the content broke off")]
+    #[error("the upload ended before its last byte")]
     Body(#[source] axum::Error),
     /// A temporary copy could not be made.
     #[error("a temporary copy could not be written")]

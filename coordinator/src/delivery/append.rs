@@ -273,7 +273,7 @@ impl AttemptIntake {
         }
         let (task, session) = (subject.task, subject.session);
         let Some((project, repository)) = self.place_of(task).await? else {
-            return Ok(Err("the task is gone".to_owned()));
+            return Ok(Err("the task was removed".to_owned()));
         };
         let claimant = Claimant {
             project: &project,
@@ -309,7 +309,7 @@ impl AttemptIntake {
         }
         let task = subject.task;
         let Some((project, _)) = self.place_of(task).await? else {
-            return Ok(Err("the task is gone".to_owned()));
+            return Ok(Err("the task was removed".to_owned()));
         };
         let segment = taken.transcript.as_ref().map(|segment| &segment.blob);
         for blob in taken.pack.iter().chain(segment) {

@@ -42,7 +42,7 @@ pub(crate) struct Most {
 pub(crate) type Why = Arc<OnceLock<ApiError>>;
 
 #[derive(Debug, thiserror::Error)]
-#[error("the body was broken off")]
+#[error("the body ended early")]
 struct BrokenOff;
 
 struct Revocation {

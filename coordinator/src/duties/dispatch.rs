@@ -97,7 +97,7 @@ pub(crate) async fn end(coordinator: Arc<Coordinator>, which: Ending, reason: En
 async fn end_late(coordinator: Arc<Coordinator>, late: Late) {
     let Late { attempt, agent, reason } = late;
     end(Arc::clone(&coordinator), Ending::These(vec![attempt]), reason).await;
-    let stop = board::stop_message(attempt, "it took too long, and goes on elsewhere or not at all");
+    let stop = board::stop_message(attempt, "it took too long, and the coordinator ended it");
     coordinator.board().tell(agent, stop);
 }
 

@@ -259,7 +259,7 @@ impl Checkpoints {
         }
         let (path, from, to) = (mirror.path().to_owned(), from.clone(), to.clone());
         let changes = tokio::task::spawn_blocking(move || diff::paths(&path, &from, &to)).await;
-        let changes = changes.map_err(|error| internal("comparing checkpoints was broken off", &error))?;
+        let changes = changes.map_err(|error| internal("comparing checkpoints was interrupted", &error))?;
         let changes = changes.map_err(|error| failed(&error))?;
         Ok(changes.into_iter().map(plan).collect())
     }

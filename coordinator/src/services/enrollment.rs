@@ -46,7 +46,7 @@ impl EnrollmentService for Enrollment {
         let enrolment = match self.0.store.apply(command).await.map_err(store_error)? {
             Enrolled::Joined(enrolment) => enrolment,
             Enrolled::Refused(refusal) => {
-                tracing::warn!(%token, %refusal, "an agent was not let in");
+                tracing::warn!(%token, %refusal, "an agent was refused");
                 return Err(ApiError::JoinRefused(refusal).into());
             }
         };

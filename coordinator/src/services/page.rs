@@ -16,7 +16,7 @@ pub(super) trait Place: Ord + fmt::Display + FromStr<Err = NoPlace> {}
 
 /// Why a text is no place.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("is not one that a page of this list gave")]
+#[error("is not a page token of this list")]
 pub(super) struct NoPlace;
 
 /// Of an agent: by name, which several may have.

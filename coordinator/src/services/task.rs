@@ -245,7 +245,7 @@ impl Tasks {
                 board.nobody_can(spec, &instead, now).is_none()
             });
             if other.is_none() {
-                lacks.get_or_insert_with(|| format!("nobody can run the session {}: {own}", session.name));
+                lacks.get_or_insert_with(|| format!("no agent can run the session {}: {own}", session.name));
             }
             other.map(|position| position + 1)
         });

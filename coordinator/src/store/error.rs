@@ -76,7 +76,7 @@ pub enum ReadError {
     #[error("the store could not be read")]
     Engine(#[from] EngineError),
     /// The thread that read is gone.
-    #[error("the read was cut off")]
+    #[error("the read was interrupted")]
     Interrupted,
 }
 
@@ -140,7 +140,7 @@ pub enum EngineError {
     #[error("the database could not be opened again")]
     Reopen(#[source] Box<OpenError>),
     /// Another command of the same transaction broke it off.
-    #[error("the transaction was broken off")]
+    #[error("the transaction was interrupted")]
     BrokenOff,
 }
 
@@ -198,7 +198,7 @@ pub enum OpenError {
         found: String,
     },
     /// The file cannot be looked at.
-    #[error("{} cannot be looked at", path.display())]
+    #[error("{} cannot be inspected", path.display())]
     Look {
         /// The file.
         path: PathBuf,

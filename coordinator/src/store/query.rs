@@ -153,7 +153,7 @@ impl std::fmt::Display for PageToken {
 
 /// A text that no page of tasks came with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the page token is not one that was handed out")]
+#[error("the page token is invalid")]
 pub struct InvalidPageToken;
 
 impl std::str::FromStr for PageToken {

@@ -287,7 +287,7 @@ async fn a_session_goes_back_to_a_checkpoint_and_on_from_there() {
     };
     let report = cluster.client.tasks().get_report(report).await.unwrap().into_inner();
     let history = &report.report.unwrap().rows[0].history;
-    let words = "attempt 2 went on from checkpoint 1; 1 model call made again";
+    let words = "attempt 2 continued from checkpoint 1; 1 model call made again";
     assert!(history.iter().any(|line| line == words), "{history:?}");
 
     // What is over can go back, too.

@@ -445,7 +445,7 @@ fn what_verify_said_is_kept_until_the_session_has_a_newer_result() {
     let told = session.incidents[0].words();
     assert_eq!(
         told,
-        "verify attempt 1: logic error: verify failed with exit code 7: add 2 3 is 6; going on from checkpoint 5 with \
+        "verify attempt 1: logic error: verify failed with exit code 7: add 2 3 is 6; continues from checkpoint 5 with \
          verify's output: knowing what failed, the session may fix it"
     );
     let (instruction, known) = session.instruction(&[], "sh test.sh").unwrap();

@@ -99,7 +99,7 @@ impl Again<'_> {
             }
             (true, 2..) => format!("it continued once and reached the turn limit again; {raise}"),
             (true, 0 | 1) => format!("no more attempts are allowed; {raise}"),
-            (false, _) => format!("there is no checkpoint to go on from; {raise}"),
+            (false, _) => format!("there is no checkpoint to continue from; {raise}"),
         };
         escalate(why_not, Confidence::High)
     }

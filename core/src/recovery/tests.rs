@@ -370,7 +370,7 @@ fn a_rejected_session_works_on_as_often_as_it_may() {
         }
     }
     let words = works_on.words(NOW);
-    assert_eq!(words, "going on from checkpoint 3 with verify's output");
+    assert_eq!(words, "continues from checkpoint 3 with verify's output");
 }
 
 #[test]

@@ -139,7 +139,7 @@ async fn a_killed_agents_session_goes_on_elsewhere_with_its_files_and_words() {
     );
     let report = cluster.report(&id).await;
     let history = &report.rows[0].history;
-    let words = format!("attempt 2 went on from checkpoint {kept}; 1 model call made again");
+    let words = format!("attempt 2 continued from checkpoint {kept}; 1 model call made again");
     assert!(history.contains(&words), "{history:#?}");
 }
 

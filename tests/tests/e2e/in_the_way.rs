@@ -145,7 +145,7 @@ async fn an_agent_on_a_copied_state_folder_is_not_let_in_and_ends_nothing() {
     assert_eq!(clone.wait().await.unwrap().code(), Some(2));
     let said = std::fs::read_to_string(&log).unwrap();
     assert!(
-        said.contains("this agent was not let in") && said.contains("remove this copy's state folder"),
+        said.contains("the coordinator refused this agent") && said.contains("remove this copy's state folder"),
         "{said}"
     );
 

@@ -110,7 +110,7 @@ async fn a_session_whose_adapter_cannot_go_on_is_solved_by_one_it_falls_back_to(
     assert_eq!(shown["sessions"][0]["adapter"], "successor", "{shown:#}");
     let shown = person.kage(repo.path(), &["show"]).await;
     for attempt in [2, 3] {
-        let words = format!("attempt {attempt} went on from checkpoint");
+        let words = format!("attempt {attempt} continued from checkpoint");
         assert!(shown.out.contains(&words), "{shown:#?}");
     }
 

@@ -64,7 +64,7 @@ async fn a_rejected_session_is_told_what_verify_said_where_its_conversation_goes
     };
     assert_eq!(incident.action(), v1::RecoveryAction::Rework);
     let from = talks.resumptions[0].checkpoint;
-    let told = format!("going on from checkpoint {from} with verify's output");
+    let told = format!("continues from checkpoint {from} with verify's output");
     assert!(
         incident.summary.contains("verify failed with exit code 1"),
         "{incident:?}"

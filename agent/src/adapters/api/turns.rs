@@ -53,7 +53,7 @@ pub(super) struct Conversation {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unreadable {
     /// A line that is not a message.
-    #[error("line {line} is no message: {source}")]
+    #[error("line {line} is not a message: {source}")]
     Line {
         /// Counted from 1.
         line: usize,

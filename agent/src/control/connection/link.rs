@@ -39,7 +39,7 @@ pub(super) enum ControlLinkError {
     Silent,
     #[error("the coordinator closed the control session")]
     Closed,
-    #[error("the coordinator does not take messages")]
+    #[error("the coordinator does not accept messages")]
     Full,
 }
 

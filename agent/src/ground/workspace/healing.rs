@@ -101,6 +101,6 @@ fn told(mirror: &Path, incident: &Incident) -> String {
     };
     let what = &incident.what;
     format!(
-        "this agent's mirror of the repository was damaged ({what}); {kept}, and was fetched anew; not counted as a failure"
+        "this agent's mirror of the repository was damaged ({what}); {kept}, and was fetched again; not counted as a failure"
     )
 }

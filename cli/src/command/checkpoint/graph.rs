@@ -201,7 +201,7 @@ mod tests {
          ✔      1   00000000  attempt 1 on w1: baseline (1 file), safe
          ●      2   00000000  attempt 1 on w1: files changed (2 files)
          │          "before [31m the move"
-         │          attempt 2 went on from here; 1 model call made again
+         │          attempt 2 continued from here; 1 model call made again
          ✘      3   00000000  attempt 1 on w1: files changed (3 files), unsafe
          ├─╮
          │ ●    4   00000000  attempt 2 on w2: files changed (4 files)

@@ -56,7 +56,7 @@ pub(super) fn event(draft: &mut Draft, data: &str) -> Progress {
 
 fn grow(draft: &mut Draft, index: u64, delta: Delta) -> Progress {
     let Some(open) = draft.open.get_mut(&index) else {
-        return Progress::broken("a block goes on that did not begin");
+        return Progress::broken("a block continues that did not begin");
     };
     let mut grow = |field: &'static str, more: &str| open.grown.entry(field).or_default().push_str(more);
     match delta {
