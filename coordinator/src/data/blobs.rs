@@ -103,7 +103,7 @@ impl Blobs {
         let mut hasher = Sha256::new();
         let mut size = 0_u64;
         let mut upload = if known {
-            // The bytes are checked all the same: the caller may hold other content.
+            // The bytes are checked nevertheless: the caller may have sent other content.
             None
         } else {
             let upload = self.store.put_multipart(&path).await.map_err(BlobError::Store)?;

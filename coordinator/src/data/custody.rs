@@ -172,7 +172,7 @@ pub(crate) struct Folder {
     pub(crate) holdings: Holdings,
 }
 
-/// How a coordinator starts with what it found.
+/// How a coordinator starts, by what was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beginning {
     First,
@@ -239,7 +239,7 @@ pub enum Misfit {
     Mark { path: PathBuf },
 }
 
-/// Decides how to start. `adopt`: a person says that both belong together.
+/// Decides how to start. `adopt`: a person confirmed that both belong together.
 pub(crate) fn judge(folder: &Folder, found: &Found, adopt: bool) -> Result<Beginning, Misfit> {
     match found {
         Found::Nothing(absent) => without_database(folder, *absent, adopt),

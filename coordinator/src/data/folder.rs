@@ -224,7 +224,7 @@ impl TlsDir {
         &self.0
     }
 
-    /// `None` when there is no such file.
+    /// `None` if the file does not exist.
     pub(crate) fn read(&self, name: &str) -> Result<Option<String>, DataDirError> {
         let path = self.0.join(name);
         match std::fs::read_to_string(&path) {

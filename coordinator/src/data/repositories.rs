@@ -65,7 +65,7 @@ fn repositories(root: &Path) -> Vec<PathBuf> {
     all.filter(|path| path.join("HEAD").is_file()).collect()
 }
 
-/// What the repository in this folder is called; `None` for a folder that no name leads to.
+/// The repository of a folder; `None` if the folder has no valid name.
 fn names(path: &Path) -> Option<(ProjectId, RepositoryName)> {
     let name = path.file_name()?.to_str()?.strip_suffix(".git")?.parse().ok()?;
     let project = path.parent()?.file_name()?.to_str()?.parse().ok()?;

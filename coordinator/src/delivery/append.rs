@@ -1,7 +1,6 @@
-//! What agents deliver: an intake per attempt and connection, so that one attempt's commits
-//! and disk do not hold up another's. An intake checks the right to write, takes results in
-//! before the event that tells of them, and sees to it that output is durable before the
-//! end of its attempt is.
+//! Deliveries of agents: one intake per attempt and connection, so that the commits and the disk of
+//! one attempt do not delay another's. An intake checks the right to write, stores a result before
+//! the event that reports it, and makes output durable before the end of its attempt.
 
 use std::sync::Arc;
 
@@ -28,14 +27,14 @@ use crate::refusals::{internal, read_error, store_error};
 use crate::store::{AppendEvents, Appended, Claim, Ending};
 use crate::telemetry;
 
-/// What goes back on the stream.
+/// The answers on the stream.
 pub(crate) type Responses = mpsc::Sender<Result<v1::AppendResponse, tonic::Status>>;
 
-/// One attempt's deliveries on one connection.
+/// The deliveries of one attempt on one connection.
 pub(crate) struct AttemptIntake {
     coordinator: Arc<Coordinator>,
     key: AttemptKey,
-    /// Who the connection says it is.
+    /// The agent of the connection.
     agent: Option<AgentId>,
     acks: mpsc::Sender<OutputAck>,
     fence: Held,
@@ -45,7 +44,7 @@ pub(crate) struct AttemptIntake {
     rejected: Option<String>,
 }
 
-/// What the store says about the attempt.
+/// The store's data about the attempt.
 struct Subject {
     task: TaskId,
     session: SessionId,
@@ -84,7 +83,7 @@ impl AttemptIntake {
         }
     }
 
-    /// Takes batches until the attempt is finished or the connection ends.
+    /// Accepts batches until the attempt is finished or the connection ends.
     pub(crate) async fn run(mut self, mut batches: mpsc::Receiver<Batch>, responses: Responses) -> AttemptKey {
         let mut next = None;
         loop {
@@ -104,10 +103,10 @@ impl AttemptIntake {
             };
             match after {
                 Ok(After::More) => {}
-                // What was sent before the sender knew is answered; then the intake is gone.
+                // Batches that were sent before the sender knew are answered; then the intake ends.
                 Ok(After::Finished) => batches.close(),
                 Err(error) => {
-                    // The stream ends; the agent sends what was not acknowledged again.
+                    // The stream ends; the agent sends unacknowledged events again.
                     responses.send(Err(error.into())).await.ok();
                     break;
                 }
@@ -228,8 +227,8 @@ impl AttemptIntake {
         Ok(After::More)
     }
 
-    /// Bytes that were durable before the attempt ended are acknowledged again: their
-    /// sender never heard of it. Others come too late.
+    /// Bytes that were durable before the attempt ended are acknowledged again: their sender missed
+    /// the acknowledgement. Other bytes come too late.
     async fn late_output(
         &mut self,
         stream: OutputStream,
@@ -259,13 +258,13 @@ impl AttemptIntake {
         Ok(self.reject(reason, responses).await)
     }
 
-    /// `Err` inside = the result can never be taken.
+    /// An inner `Err`: the result can never be accepted.
     async fn result(&mut self, result: &ResultCommit, pack: &Digest) -> Result<Result<(), String>, ApiError> {
         let Some(subject) = self.subject().await? else {
             return Ok(Ok(()));
         };
         if subject.refused.is_some() {
-            // The store says so when it gets the event.
+            // The store reports it when it gets the event.
             return Ok(Ok(()));
         }
         if !subject.has_results {
@@ -304,7 +303,7 @@ impl AttemptIntake {
             return Ok(Ok(()));
         };
         if subject.refused.is_some() {
-            // The store says so when it gets the event.
+            // The store reports it when it gets the event.
             return Ok(Ok(()));
         }
         let task = subject.task;
@@ -330,14 +329,14 @@ impl AttemptIntake {
         Ok(view.map(|view| (view.task.spec.project, view.task.spec.repository)))
     }
 
-    /// Whoever watches ends with the task: what was delivered has to be readable by then.
+    /// Watches end with the task, so delivered output has to be readable by then.
     async fn before_end(&self) -> Result<(), ApiError> {
         let unavailable = |closed: FeedClosed| ApiError::Unavailable {
             message: closed.to_string(),
             retry: None,
         };
-        // What came here before and could not be written has to come again first. The files'
-        // owner is gone by then, so nobody else would know.
+        // Output that could not be written has to be sent again first. Its file writer is gone by
+        // then, so only this intake knows.
         if let Some(feed) = &self.feed {
             feed.settle().await.map_err(unavailable)?;
         }
@@ -392,13 +391,13 @@ impl AttemptIntake {
         self.rejected = Some(reason.clone());
         self.respond(append_response::Result::Rejected(v1::Rejected { reason }), responses)
             .await;
-        // What comes all the same gets an intake of its own, and the same answer.
+        // Later batches get their own intake, and the same answer.
         After::Finished
     }
 
     async fn respond(&self, result: append_response::Result, responses: &Responses) {
         let response = response(self.key.attempt, result);
-        // An agent that is gone sends it again.
+        // A disconnected agent sends it again.
         responses.send(Ok(response)).await.ok();
     }
 }
@@ -406,8 +405,8 @@ impl AttemptIntake {
 /// The most events that are committed together.
 const JOINED_EVENTS: usize = 512;
 
-/// Adds the events that came while the last ones were committed, so that they cost one
-/// commit together. Returns the batch after them, when it was taken out to look at it.
+/// Adds the events that arrived during the last commit, so that they share the next one. Returns
+/// the following batch if it was taken from the queue for this.
 fn join(events: &mut v1::EventBatch, batches: &mut mpsc::Receiver<Batch>) -> Option<Batch> {
     while events.events.len() < JOINED_EVENTS {
         match batches.try_recv() {
@@ -419,7 +418,7 @@ fn join(events: &mut v1::EventBatch, batches: &mut mpsc::Receiver<Batch>) -> Opt
     None
 }
 
-/// Whether one batch continues where the other ends. One that is sent again does not.
+/// True if one batch continues where the other ends. A repeated batch does not.
 fn follows(events: &v1::EventBatch, more: &v1::EventBatch) -> bool {
     match (events.events.last(), more.events.first()) {
         (Some(last), Some(first)) => last.seq.checked_add(1) == Some(first.seq),

@@ -1,6 +1,5 @@
-//! Results of sessions: the thin pack that an agent uploaded goes into the task's
-//! repository and gets its reference, before the event that tells of it is stored. So a
-//! verify job never waits for objects.
+//! Results of sessions: the uploaded thin pack goes into the task's repository and gets its
+//! reference before the event that reports it is stored. So a verify job never waits for objects.
 
 use kage_core::event::ResultCommit;
 use kage_core::id::{Digest, ProjectId, SessionId};
@@ -11,7 +10,7 @@ use crate::coordinator::{Coordinator, Held};
 use crate::data::blobs::BlobError;
 use crate::data::repositories::result_ref;
 
-/// Why a result was not taken.
+/// Why a result was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResultError {
     #[error("the task has no repository to take a result into")]
@@ -32,7 +31,7 @@ pub(crate) enum ResultError {
 }
 
 impl ResultError {
-    /// True when the same result may be taken later.
+    /// True if the same result may be accepted later.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Blob(_) => true,
@@ -51,7 +50,7 @@ pub(crate) struct Claimant<'a> {
     pub(crate) fence: &'a Held,
 }
 
-/// Takes a result in. Taking it twice does no harm.
+/// Stores a result. Repeating it is harmless.
 pub(crate) async fn take_in(
     coordinator: &Coordinator,
     claimant: Claimant<'_>,
@@ -82,8 +81,8 @@ pub(crate) async fn take_in(
         .ingest_pack(file, &result.commit)
         .await
         .map_err(ResultError::Git)?;
-    // An older attempt that was slow here must not overwrite what a newer one sent: it
-    // was ended before the newer one began, and the reference moved under it.
+    // A slow older attempt must not overwrite the result of a newer one: it was ended before the
+    // newer one began, and the reference moved meanwhile.
     if claimant.fence.is_closed() {
         return Err(ResultError::Ended);
     }
@@ -91,8 +90,7 @@ pub(crate) async fn take_in(
     let Err(error) = mirror.update_ref(&reference, &result.commit, &expected).await else {
         return Ok(());
     };
-    // An agent that connected anew meanwhile sends the same result again beside this call,
-    // and that one may have been quicker.
+    // An agent that reconnected sends the same result again, and that call may have finished first.
     let now = mirror.resolve(&reference).await.map_err(ResultError::Git)?;
     if now.as_ref() == Some(&result.commit) {
         return Ok(());

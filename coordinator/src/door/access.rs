@@ -1,5 +1,5 @@
-//! Who may call what: one table, every RPC and every HTTP route by every role. What is not
-//! in it nobody but the owner may call. Whose call it is, `auth` finds out.
+//! Who may call what: one table with every RPC and every HTTP route by role. Only the owner may
+//! call a route that is not in the table. `auth` identifies the caller.
 
 use http::{Method, Uri};
 use kage_core::access::Role;
@@ -21,7 +21,7 @@ const METRICS: &str = "GET /metrics";
 /// A route and the roles that may call it. The owner may call everything.
 pub type Row = (&'static str, &'static [Role]);
 
-/// All routes; each stands here once.
+/// All routes, each once.
 pub const TABLE: &[Row] = &[
     ("/kage.v1.TaskService/CreateTask", SUBMITTERS),
     ("/kage.v1.TaskService/CancelTask", SUBMITTERS),
@@ -64,7 +64,7 @@ pub const TABLE: &[Row] = &[
     (METRICS, READERS),
 ];
 
-/// What the table says of a request.
+/// The table's answer to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Answer {
@@ -89,8 +89,8 @@ pub(crate) fn may(role: Role, method: &Method, uri: &Uri) -> Answer {
     }
 }
 
-/// The row of a request. Where a path can be written in several ways, only the plain one
-/// counts as the lesser right.
+/// The row of a request. If a path has several spellings, only the plain one gets the row with
+/// fewer rights.
 fn row(method: &Method, uri: &Uri) -> Option<&'static Row> {
     let path = uri.path();
     let name = if path.starts_with("/v1/blobs/") {

@@ -1,6 +1,6 @@
-//! The door: finds out whose call it is, from the bearer token or the certificate of the
-//! connection, and lets in what `access` allows. Every gRPC call and every HTTP request
-//! passes here, whatever its path.
+//! Authentication: identifies the caller by the bearer token or the certificate of the connection,
+//! and admits the calls that `access` allows. Every gRPC call and every HTTP request passes here,
+//! whatever its path.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,12 +26,12 @@ use crate::door::identities::Identities;
 use crate::door::lobby::Guest;
 use crate::ports::Clock;
 
-/// The bytes that a request of a stranger may have: a public key, a token and some names.
+/// Most bytes of a stranger's request: a public key, a token and some names.
 pub(crate) const MOST_OF_STRANGER: usize = 16 << 10;
-/// Calls of a stranger that one connection may have open at once.
+/// Most open calls of a stranger on one connection.
 const CALLS_OF_STRANGER: usize = 8;
 
-/// Whose certificate a connection was made with; checked against the CA when it was.
+/// The owner of the connection's certificate, which was checked against the CA.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer {
     pub(crate) agent: AgentId,
@@ -89,7 +89,7 @@ impl Principal {
         }
     }
 
-    /// The agent that a call is of: whoever joined is known, others say it in [`AGENT_HEADER`].
+    /// The agent of a call: known for agents that joined; others name it in [`AGENT_HEADER`].
     pub(crate) fn agent(&self, named: Option<&str>) -> Result<Option<AgentId>, ApiError> {
         match (self, named) {
             (_, Some(text)) => {
@@ -102,7 +102,7 @@ impl Principal {
         }
     }
 
-    /// An agent is bound to its project, and a person whose token says so.
+    /// Agents have one project, and so do people with a token for one project.
     pub(crate) fn may_use(&self, project: &ProjectId) -> Result<(), ApiError> {
         let message = match self {
             Self::Agent { project: own, .. } if own != project => {
@@ -125,8 +125,8 @@ impl Principal {
         }
     }
 
-    /// The project that a call names; where it names none, the one that the caller is bound
-    /// to, else the default project.
+    /// The project of a call: the named one, or else the caller's only project, or else the default
+    /// project.
     pub(crate) fn project(&self, field: &str, name: &str) -> Result<ProjectId, ApiError> {
         let named = match (name, self.bound_to()) {
             ("", Some(own)) => own.clone(),
@@ -137,16 +137,16 @@ impl Principal {
     }
 }
 
-/// What a door has to know.
+/// The data for authentication.
 #[derive(Clone)]
 pub(crate) struct Door {
-    /// What the owner's token must hash to. The token itself is not kept.
+    /// The hash of the owner's token. The token itself is not kept.
     owner: Digest,
     identities: Arc<Identities>,
     clock: Clock,
 }
 
-/// Who was let in, and until when; without a right there is none to take back.
+/// An admitted caller, and the token that ends its right; `None` if the right cannot be revoked.
 struct Admitted {
     principal: Principal,
     right: Option<Right>,
@@ -161,7 +161,7 @@ impl Door {
         }
     }
 
-    /// Finds out whose call it is. A token counts before the connection's certificate.
+    /// Identifies the caller. A token takes precedence over the connection's certificate.
     fn recognise(&self, headers: &HeaderMap, peer: Option<Peer>) -> Result<Admitted, ApiError> {
         let denied = |message: &str| ApiError::PermissionDenied {
             message: message.to_owned(),
@@ -236,14 +236,14 @@ impl Door {
     }
 }
 
-/// The digest of what is shown.
+/// The digest of the token in a header.
 fn bearer(header: &str) -> Option<Digest> {
     let (scheme, token) = header.split_once(' ')?;
     let bearer = scheme.eq_ignore_ascii_case("bearer");
     bearer.then(|| Digest::of(token.trim().as_bytes()))
 }
 
-/// Digests are compared, and whole, so that the time says nothing about the token.
+/// Compares whole digests, so that the time reveals nothing about the token.
 pub(crate) fn same(one: &Digest, other: &Digest) -> bool {
     let pairs = one.as_str().bytes().zip(other.as_str().bytes());
     pairs.fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
@@ -392,7 +392,7 @@ mod tests {
         });
         assert_eq!(role(peer(later)), Ok(Role::Agent));
         assert!(role(peer(NOW)).unwrap_err().contains("expired"));
-        // Whoever shows a token means the token.
+        // A caller with a token is identified by the token.
         let shown = door.recognise(&headers(Some("Bearer wrong")), peer(later));
         assert!(matches!(shown.err(), Some(ApiError::Unauthenticated)));
         identities.revoke_agent(agent);

@@ -1,5 +1,5 @@
-//! Bodies of requests and answers that end before their time: a request of a stranger that is too
-//! long or takes too long, and both when the caller lost the right to them.
+//! Request and response bodies that end early: a stranger's request that is too large or too slow,
+//! and both bodies when the caller loses its right to the call.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -16,7 +16,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
-/// The right to a call, and what is said when it is taken back.
+/// The right to a call, and the message for its revocation.
 #[derive(Debug, Clone)]
 pub(crate) struct Right {
     pub(crate) revoked: CancellationToken,
@@ -80,7 +80,7 @@ impl Bounded {
     }
 
     fn broken_off(&mut self, why: ApiError) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // What came before stays what it was.
+        // Earlier reasons stay.
         self.why.set(why).ok();
         self.body = Body::empty();
         Poll::Ready(Some(Err(axum::Error::new(BrokenOff))))
@@ -138,8 +138,8 @@ fn too_much(message: &str) -> ApiError {
     }
 }
 
-/// The body of an answer that ends when its reader lost the right to it: with a status where
-/// there is a place for one, else broken off.
+/// A response body that ends when its reader loses the right to it: with a status if the protocol
+/// has a place for it, otherwise cut.
 pub(crate) struct UntilRevoked {
     body: Body,
     revocation: Revocation,
@@ -147,13 +147,13 @@ pub(crate) struct UntilRevoked {
     sent: Sent,
 }
 
-/// How far an answer has come.
+/// How much of a response was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sent {
     Nothing,
-    /// Something, while its reader had the right to it.
+    /// Some frames, while the reader had the right to them.
     Some,
-    /// One frame that was ready when the right was taken back.
+    /// One frame that was ready at the revocation.
     Last,
     /// The whole body, including its end.
     All,
@@ -197,9 +197,9 @@ impl HttpBody for UntilRevoked {
             self.sent = Sent::Some;
             return Poll::Ready(frame);
         }
-        // The call that took the right away may have been this one: an answer that was ready is
-        // told, which is one frame and the end after it. What ends otherwise ends for the
-        // revocation, whatever whoever makes the answer makes of that.
+        // This very call may have revoked the right: a response that was ready is still delivered,
+        // which is one frame and the end after it. Any other end is reported as the revocation,
+        // whatever the producer of the response makes of it.
         let next = match self.sent {
             Sent::Nothing | Sent::Last => Pin::new(&mut self.body).poll_frame(context),
             Sent::Some | Sent::All => Poll::Pending,
@@ -304,7 +304,7 @@ mod tests {
             let mut answer = UntilRevoked::new(body, &headers, right.clone());
             sender.send(Ok(Bytes::from_static(b"a"))).await.unwrap();
             assert!(answer.frame().await.unwrap().unwrap().is_data());
-            // What is ready counts no more than what is to come.
+            // Ready frames count as much as future ones.
             sender.send(Ok(Bytes::from_static(b"b"))).await.unwrap();
             right.revoked.cancel();
             let end = answer.frame().await.unwrap();
@@ -349,7 +349,7 @@ mod tests {
         let (sender, body) = stream();
         let mut answer = UntilRevoked::new(body, &grpc(), right.clone());
         right.revoked.cancel();
-        // Whoever makes it lost the request, and ends it as if all were said.
+        // The producer lost the request, and ends the response as if it were complete.
         drop(sender);
         let trailers = answer.frame().await.unwrap().unwrap().into_trailers().unwrap();
         assert_eq!(trailers["grpc-status"], "7");

@@ -1,7 +1,7 @@
-//! Connections: taken in, with TLS (always, but on loopback) or without, served over HTTP/1.1 and
-//! HTTP/2, and ended: at a shutdown, when the agent that made one is revoked, when a stranger says
-//! nothing for too long or has to make room, and when no call was open for long. A connection
-//! that an agent made with its certificate says whose it is.
+//! Connections: accepted, with TLS (always, except on loopback) or without, served over HTTP/1.1
+//! and HTTP/2, and closed: at a shutdown, when their agent is revoked, when a stranger is silent
+//! for too long or has to make room, and after a time without an open call. A connection with an
+//! agent's certificate is identified by it.
 
 use std::convert::Infallible;
 use std::io;
@@ -34,28 +34,28 @@ use crate::door::lobby::{Due, Guest, Lobby};
 use crate::ports::Listener;
 use crate::telemetry::{self, Cut};
 
-/// Calls that one connection may have open at once; more wait in the client. Of a stranger's
-/// far fewer are answered, see `auth`.
+/// Most open calls of one connection; further ones wait in the client. A stranger may have far
+/// fewer, see `auth`.
 const MAX_STREAMS: u32 = 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the head of an HTTP/1.1 request may take, also of one that is known.
+/// Time limit of the head of an HTTP/1.1 request, for strangers and known callers.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes that are read ahead of an HTTP/1.1 connection: many strangers may each send half a head.
 const READ_AHEAD: usize = 64 << 10;
-/// How long a connection that is told to end has to end by itself.
+/// Time limit of a graceful end of a connection.
 const LAST_WORDS: Duration = Duration::from_millis(300);
-/// The same for one of a caller who is known: a call may be on its way, however long that is.
+/// The same for a known caller, whose call may be in flight.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// The wait after the system refused to accept, so that it is not asked in a loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// That the system refuses to accept is told of once in so long.
+/// The interval of log messages about failed accepts.
 const TELL: Duration = Duration::from_secs(10);
 
 /// The two ends of a shutdown.
 #[derive(Debug, Clone)]
 pub(crate) struct Stopping {
-    /// Take no new connection and no new call; finish what is open.
+    /// Cancelled to stop accepting connections and calls, and to finish the open ones.
     pub(crate) gracefully: CancellationToken,
     /// Cancelled when open connections have to be dropped.
     pub(crate) now: CancellationToken,
@@ -70,7 +70,7 @@ pub(crate) struct Served {
     pub(crate) lobby: Arc<Lobby>,
 }
 
-/// Serves until told to stop, and comes back when no connection is left.
+/// Serves until told to stop, and returns when no connection is left.
 pub(crate) async fn serve(mut listener: Box<dyn Listener>, served: Served, stopping: Stopping) {
     let connections = TaskTracker::new();
     let mut told: Option<Instant> = None;
@@ -101,7 +101,7 @@ pub(crate) async fn serve(mut listener: Box<dyn Listener>, served: Served, stopp
     connections.wait().await;
 }
 
-/// Tells when the first bytes of a connection come.
+/// Notices the first bytes of a connection.
 struct Listened<S> {
     stream: S,
     guest: Arc<Guest>,
@@ -200,7 +200,7 @@ async fn connection(stream: Box<dyn Wire>, guest: Arc<Guest>, served: Served, st
         }
         agent.revoked
     });
-    // One that is revoked already may connect, to be told so; what is open then is cut.
+    // A revoked agent may connect, so that it learns of the revocation; its open calls are cut.
     let revoked = if revoked.is_cancelled() {
         CancellationToken::new()
     } else {
@@ -223,7 +223,7 @@ fn peer(certificate: &CertificateDer<'_>) -> Option<Peer> {
     })
 }
 
-/// What ends a connection from outside.
+/// External reasons to end a connection.
 struct Ends {
     stopping: Stopping,
     /// The agent that made it is shut out.
@@ -278,7 +278,8 @@ where
                 connection.as_mut().graceful_shutdown();
             }
             () = revoked.cancelled() => {
-                // What was said just before, such as why, is still to be read: ends are polite first.
+                // The last message, such as the reason, still has to be read, so the end is
+                // graceful first.
                 if !asked {
                     connection.as_mut().graceful_shutdown();
                 }

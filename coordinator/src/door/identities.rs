@@ -1,6 +1,6 @@
-//! Who is known, in memory: the tokens of people and the agents that joined, so that every
-//! call can be checked without a look into the store. The store is the truth; this is
-//! filled from it at a start, and after each command that changes it.
+//! The known callers in memory: people's tokens and agents that joined, so that calls are checked
+//! without reading the store. The store is the source; this is filled from it at the start, and
+//! after each command that changes it.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -19,7 +19,7 @@ pub(crate) struct Person {
     pub(crate) role: Role,
     /// The only project the token is good for; `None` = all.
     pub(crate) project: Option<ProjectId>,
-    /// Cancelled when the token was taken back.
+    /// Cancelled when the token is revoked.
     pub(crate) revoked: CancellationToken,
 }
 
@@ -43,7 +43,7 @@ struct Known {
 pub(crate) struct Identities(RwLock<Known>);
 
 impl Identities {
-    /// Takes in what the store says of a token. What is revoked stays revoked.
+    /// Updates a token from the store. A revoked token stays revoked.
     pub(crate) fn person(&self, token: &PersonToken) {
         let mut known = self.write();
         let person = known.people.entry(token.hash.clone()).or_insert_with(|| Person {
@@ -57,7 +57,7 @@ impl Identities {
         }
     }
 
-    /// Takes in what the store says of an agent. What is revoked stays revoked.
+    /// Updates an agent from the store. A revoked agent stays revoked.
     pub(crate) fn agent(&self, enrolment: &Enrolment) {
         let mut known = self.write();
         let agent = known.agents.entry(enrolment.agent).or_insert_with(|| EnrolledAgent {
@@ -78,7 +78,7 @@ impl Identities {
         }
     }
 
-    /// Whose token has this hash, also when it was taken back.
+    /// The owner of the token with this hash, revoked tokens included.
     pub(crate) fn holder(&self, hash: &Digest) -> Option<Person> {
         self.read().people.get(hash).cloned()
     }
@@ -88,14 +88,14 @@ impl Identities {
         self.read().agents.get(&agent).cloned()
     }
 
-    /// The agents that joined and whose id begins so.
+    /// The agents that joined and whose id has this prefix.
     pub(crate) fn agents_with_prefix(&self, prefix: &str) -> Vec<AgentId> {
         let known = self.read();
         let ids = known.agents.keys().copied();
         ids.filter(|id| id.to_string().starts_with(prefix)).collect()
     }
 
-    // Every change is one insertion or one cancellation: a panic leaves nothing half done.
+    // Every change is a single insertion or cancellation, so a panic leaves nothing incomplete.
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)

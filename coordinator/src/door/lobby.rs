@@ -1,10 +1,10 @@
-//! How many connections there are, and who has to go when there are too many. A connection is a
-//! stranger's until its certificate or one of its calls showed who makes it. Strangers have few
-//! places, in all and from one address; the newest is let in, and another has to go: the oldest that
-//! has said nothing at all, so that whoever connects and is silent keeps nobody out, or else any of
-//! them. It is not the oldest of those who speak, who is the nearest to being known: when many
-//! agents behind one address come back at once, each would be sent away just before. Those who are
-//! known keep their places.
+//! Counts connections, and decides which one is closed when there are too many. A connection is a
+//! stranger's until its certificate or one of its calls identifies the caller. Strangers have few
+//! places, in total and per address. The newest stranger is admitted, and another one is closed:
+//! the oldest that has sent nothing, so that silent connections keep nobody out, or else a random
+//! one. Not the oldest of those that have sent something, because it is the closest to being
+//! identified: when many agents behind one address reconnect at once, each would be closed just
+//! before that. Known callers keep their places.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::ConnectionLimits;
 use crate::telemetry::{self, Cut};
 
-/// A full lobby is told of once in so long.
+/// The interval of log messages about a full lobby.
 const TELL: Duration = Duration::from_secs(10);
 
 /// The maximum numbers of connections.
@@ -30,12 +30,12 @@ pub(crate) struct Caps {
 }
 
 impl Caps {
-    /// What the limits come to for a process that may open so many files.
+    /// The limits of a process that may open so many files.
     pub(crate) fn of(limits: &ConnectionLimits, files: Option<u64>) -> Self {
         // The other half is for the database, blobs, output, and the pipes of git.
         let affordable = files.map_or(usize::MAX, |files| usize::try_from(files / 2).unwrap_or(usize::MAX));
         let all = limits.all.min(affordable).max(2);
-        // However few there are in all: half of the places are for those who are known.
+        // Half of all places are reserved for known callers, however few there are.
         let strangers = limits.strangers.min(all / 2).max(1);
         Self {
             all,
@@ -45,8 +45,7 @@ impl Caps {
     }
 }
 
-/// Where a connection comes from, as far as strangers are counted. A machine has a whole /64 of
-/// IPv6 to itself.
+/// The origin of a connection, for counting strangers. In IPv6 one machine has a whole /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct From(IpAddr);
 
@@ -78,14 +77,14 @@ impl OfAddress {
         self.silent.len() + self.speaking.len()
     }
 
-    /// Who has to go; `draw` is any number.
+    /// The stranger to close; `draw` is a random number.
     fn next_to_go(&self, draw: usize) -> Option<u64> {
         let any = || self.speaking.iter().nth(draw % self.speaking.len().max(1));
         self.silent.first().or_else(any).copied()
     }
 }
 
-/// Who is there. Synchronous; numbers rise, so that a smaller one is older.
+/// The connections. Synchronous; numbers rise, so a smaller number is older.
 #[derive(Debug, Default)]
 struct Seats {
     known: usize,
@@ -95,7 +94,8 @@ struct Seats {
 }
 
 impl Seats {
-    /// Takes one in. Who had to go for it; an error when nobody can. `draw` is any number.
+    /// Admits a connection, and returns the one that was closed for it. An error if none can be
+    /// closed. `draw` is a random number.
     fn enter(
         &mut self,
         from: From,
@@ -152,7 +152,7 @@ impl Seats {
         Some(seat)
     }
 
-    /// A stranger is known from now on. False when it had to go already.
+    /// Marks a stranger as known. False if it was closed already.
     fn promote(&mut self, number: u64) -> bool {
         let there = self.remove(number).is_some();
         self.known += usize::from(there);
@@ -168,7 +168,7 @@ impl Seats {
     }
 }
 
-/// What was cut since it was told of.
+/// Connections closed since the last log message.
 #[derive(Debug, Default)]
 struct Told {
     last: Option<Instant>,
@@ -266,7 +266,7 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Cancelled when it has to go at once.
+    /// Cancelled when the connection has to end at once.
     pub(crate) const fn cut(&self) -> &CancellationToken {
         &self.cut
     }
@@ -283,7 +283,7 @@ impl Guest {
         }
     }
 
-    /// A call began; it is open until what is returned is dropped.
+    /// Counts a new call until the returned value is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> Open {
         self.change(|open| open + 1);
         Open(Arc::clone(self))
@@ -294,21 +294,22 @@ impl Guest {
         self.streams().open
     }
 
-    /// How long a stranger's request may take.
+    /// Time limit of a stranger's request.
     pub(crate) fn stranger_request(&self) -> Duration {
         self.lobby.limits.stranger_request
     }
 
-    /// When it has to end if nothing happens on it.
+    /// When the connection has to end if nothing happens on it.
     pub(crate) fn due(&self, now: Instant) -> Due {
         let limits = &self.lobby.limits;
         let Streams { open, changed } = *self.streams();
         let (until, reason) = match (self.known.load(Ordering::Relaxed), open) {
             (true, 0) => (changed + limits.idle, Cut::Idle),
-            // A watch or a push may take as long as it takes.
+            // A watch or a push may take any time.
             (true, _) => return Due::Later(now + limits.idle),
             (false, 0) => (changed + limits.first_request, Cut::NoRequest),
-            // Its request ends before that; only one that does not read the answer is left.
+            // The request's own limit ends it earlier; this is for callers that do not read the
+            // response.
             (false, _) => (changed + limits.stranger_request + limits.first_request, Cut::NoRequest),
         };
         if until <= now {

@@ -1,7 +1,7 @@
-//! What browsers need of the port: gRPC-Web in place of gRPC, since a page can neither read
-//! trailers nor choose HTTP/2, and CORS for the origins that were named. A call is turned
-//! into plain gRPC before the door sees it, so the same rights hold; without a named origin
-//! no other site's page can read an answer.
+//! Support for browsers: gRPC-Web in place of gRPC, since a page can neither read trailers nor
+//! choose HTTP/2, and CORS for the configured origins. A call is translated to plain gRPC before
+//! authentication, so the same rights hold. Without a configured origin, no other site's page can
+//! read a response.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tower_http::cors::CorsLayer;
 
 use crate::config::Origin;
 
-/// What calls in a browser carry besides what every page may send.
+/// Request headers of a browser's calls, besides the safe ones.
 const SENT: [HeaderName; 6] = [
     AUTHORIZATION,
     CONTENT_TYPE,
@@ -28,7 +28,7 @@ const SENT: [HeaderName; 6] = [
     HeaderName::from_static("x-user-agent"),
     HeaderName::from_static("grpc-timeout"),
 ];
-/// What a page has to read of an answer that has no body.
+/// Response headers that a page reads when there is no body.
 const READ: [HeaderName; 3] = [
     HeaderName::from_static("grpc-status"),
     HeaderName::from_static("grpc-message"),
@@ -52,7 +52,7 @@ pub(crate) fn for_browsers(router: Router, origins: &[Origin]) -> Router {
     router.layer(cors)
 }
 
-/// Lets gRPC-Web pass as gRPC; whatever else it is stays as it came.
+/// Translates gRPC-Web to gRPC; other requests pass unchanged.
 async fn translate(request: Request, next: Next) -> Response {
     let content_type = request.headers().get(CONTENT_TYPE);
     let web = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc-web"));

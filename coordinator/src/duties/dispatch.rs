@@ -1,6 +1,5 @@
-//! The dispatcher: one task that looks at the board whenever placing may have a result, sends the
-//! offers, and carries out what time brings about. `kage_core::placement` decides which job goes
-//! where.
+//! The dispatcher: one task that places jobs whenever the board changes, sends the offers, and
+//! handles deadlines. `kage_core::placement` decides which job goes to which agent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,7 +72,7 @@ fn pass_time(coordinator: &Arc<Coordinator>) -> bool {
     due.requeued
 }
 
-/// Ends attempts. Retries until the store has done it: nothing else would.
+/// Ends attempts. Retries until the store has done it, because nothing else would.
 pub(crate) async fn end(coordinator: Arc<Coordinator>, which: Ending, reason: EndReason) {
     loop {
         let command = EndAttempts {

@@ -73,7 +73,7 @@ async fn compare(coordinator: &Coordinator) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Attempts that go on although their agent has to stop them, with their agents.
+/// Attempts that still run although their agent has to stop them, with their agents.
 pub(crate) fn stopped(live: &[LiveAttempt]) -> Vec<(AgentId, AttemptId)> {
     let stopped = live.iter().filter(|live| live.term.stop_asked.is_some());
     stopped.map(|live| (live.agent, live.attempt)).collect()

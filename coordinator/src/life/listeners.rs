@@ -1,5 +1,5 @@
-//! Which process listens at a port of this machine, for error messages. Unknown where the system
-//! does not tell (it is not Linux, or the process is another user's).
+//! The process that listens at a port of this machine, for error messages. Unknown where the system
+//! does not report it (not Linux, or another user's process).
 
 use std::fmt;
 use std::path::Path;
@@ -59,7 +59,7 @@ fn has_one_of(process: &Path, sockets: &[String]) -> bool {
         .any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))
 }
 
-// Other systems do not tell.
+// Other systems do not report it.
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;

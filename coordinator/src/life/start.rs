@@ -71,7 +71,7 @@ pub enum RunError {
     Read(#[source] ReadError),
     #[error("the blobs cannot be opened")]
     Blobs(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The address is taken or not this machine's.
+    /// The address is in use, or does not belong to this machine.
     #[error("cannot listen on {address}{}", said_of(listener.as_ref()))]
     Listen {
         address: SocketAddr,
@@ -425,8 +425,8 @@ impl Filled {
             biased;
             () = shutdown.cancelled() => {
                 tracing::info!("shutting down");
-                // Streams without an end of their own end now; calls are finished. Agents are not
-                // told to drain: to them this is a disconnect like any other.
+                // Endless streams end now; calls are finished. Agents are not told to drain: to
+                // them this is a disconnect.
                 coordinator.closing.cancel();
                 stopping.gracefully.cancel();
                 if tokio::time::timeout(coordinator.timings.drain, &mut server).await.is_err() {

@@ -71,7 +71,7 @@ impl Batch {
         match message {
             FeedMessage::Chunk(chunk, acks) => {
                 self.bytes += chunk.data.len();
-                // One acknowledgement per stream and sender is enough: it says the length.
+                // One acknowledgement per stream and sender is enough, because it has the length.
                 let same = |(stream, known): &(OutputStream, mpsc::Sender<OutputAck>)| {
                     *stream == chunk.stream && known.same_channel(&acks)
                 };
@@ -92,7 +92,7 @@ impl Batch {
         self.bytes >= BATCH_BYTES || self.chunks.len() >= BATCH_CHUNKS || !self.settled.is_empty()
     }
 
-    /// Tells its senders that nothing of it is durable.
+    /// Reports to its senders that none of it is durable.
     async fn fail(self, attempt: AttemptId, error: &Arc<io::Error>) {
         for (stream, sender) in self.acks {
             let length = Err(Arc::clone(error));
