@@ -30,7 +30,6 @@ pub(super) use requests::{earlier_reply, remember};
 ///
 /// Every command is carried out whole or not at all.
 pub trait Command: Send + 'static {
-    /// What it comes back with.
     type Outcome: Send + 'static;
 
     /// What it reads, whatever it finds there. A row that is not named is fetched by itself, which

@@ -13,11 +13,10 @@ use crate::telemetry;
 /// What became of the transaction that a command was part of.
 #[derive(Debug, Clone)]
 pub(super) enum Fate {
-    /// Everything in it is durable.
     Committed,
     /// It may be durable or not.
     Unknown(Arc<EngineError>),
-    /// Nothing of it was stored.
+    /// Nothing was stored.
     BrokenOff(Arc<EngineError>),
 }
 

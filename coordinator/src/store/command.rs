@@ -22,7 +22,6 @@ use kage_core::time::Timestamp;
 /// outcome of the first call; with another payload it is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Who calls.
     pub principal: String,
     /// The caller's own id for the call.
     pub id: String,
@@ -33,9 +32,8 @@ pub struct Request {
 /// Stores a task, its sessions and their jobs.
 #[derive(Debug, Clone)]
 pub struct CreateTask {
-    /// Makes it one call.
+    /// The caller's request id: repeating the call has no effect.
     pub request: Request,
-    /// A fresh id.
     pub task: TaskId,
     /// What is asked for: valid, its repository and context present.
     pub spec: TaskSpec,
@@ -50,7 +48,6 @@ pub struct CreateTask {
     pub unavailable: Vec<usize>,
     /// Why it is refused, unless an earlier call stored it: what no agent has.
     pub lacking: Option<String>,
-    /// The time.
     pub now: Timestamp,
 }
 
@@ -72,7 +69,6 @@ impl CreateTask {
     }
 }
 
-/// A task is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
     /// Its id: that of the first call when this one repeats it.
@@ -86,9 +82,7 @@ pub struct Created {
 /// Stops every session of a task that has not ended.
 #[derive(Debug, Clone)]
 pub struct CancelTask {
-    /// Makes it one call.
     pub request: Request,
-    /// Which task.
     pub task: TaskId,
     /// The time.
     pub now: Timestamp,
@@ -97,21 +91,16 @@ pub struct CancelTask {
 /// Gives a waiting job to an agent that accepted it.
 #[derive(Debug, Clone)]
 pub struct StartAttempt {
-    /// The job's task.
     pub task: TaskId,
-    /// The job.
     pub job: JobId,
-    /// A fresh id.
     pub attempt: AttemptId,
     /// The number that was offered; see [`super::Work::number`].
     pub number: u32,
     /// Hash of the token that was offered.
     pub token_hash: Digest,
-    /// Who accepted.
     pub agent: AgentId,
-    /// Its present start.
+    /// The agent's present start.
     pub boot: BootId,
-    /// Its name, for people.
     pub agent_name: String,
     /// From where its adapter can go on with a conversation.
     pub resumes: Resumes,
@@ -119,11 +108,9 @@ pub struct StartAttempt {
     pub lease_until: Timestamp,
     /// What it gets besides its task's limit.
     pub slack: Slack,
-    /// The time.
     pub now: Timestamp,
 }
 
-/// Whether an attempt was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum Start {
@@ -137,7 +124,6 @@ pub enum Start {
 /// What an agent shows when it speaks for an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// The attempt.
     pub attempt: AttemptId,
     /// Hash of the token that came with the message.
     pub token_hash: Digest,
@@ -146,22 +132,18 @@ pub struct Claim {
 /// Extends the leases that an agent's heartbeat names.
 #[derive(Debug, Clone)]
 pub struct RenewLeases {
-    /// Who was heard of.
     pub agent: AgentId,
-    /// Its present start.
+    /// The agent's present start.
     pub boot: BootId,
-    /// What it runs.
+    /// The attempts that it says it runs.
     pub claims: Vec<Claim>,
     /// The new end of the leases; a lease is never shortened.
     pub lease_until: Timestamp,
-    /// The time.
     pub now: Timestamp,
 }
 
-/// Which leases were extended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Renewed {
-    /// These were.
     pub renewed: Vec<AttemptId>,
     /// These have no authority: their agent is told to stop them.
     pub refused: Vec<AttemptId>,
@@ -170,9 +152,8 @@ pub struct Renewed {
 /// Stores a batch of an attempt's events and does what they ask for.
 #[derive(Debug, Clone)]
 pub struct AppendEvents {
-    /// Whose events, and the proof.
+    /// The attempt, and the proof of authority.
     pub claim: Claim,
-    /// Who sends them.
     pub agent: AgentId,
     /// Consecutive events.
     pub events: Vec<Event>,
@@ -208,23 +189,12 @@ pub enum Appended {
     Invalid(InvalidBatch),
 }
 
-/// Which attempts end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
     /// Those of this agent that were given to another start than `boot`.
-    OtherBoots {
-        /// The agent.
-        agent: AgentId,
-        /// Its present start.
-        boot: BootId,
-    },
+    OtherBoots { agent: AgentId, boot: BootId },
     /// Those given to this start of an agent.
-    Boot {
-        /// The agent.
-        agent: AgentId,
-        /// The start.
-        boot: BootId,
-    },
+    Boot { agent: AgentId, boot: BootId },
     /// These, as far as they are live.
     These(Vec<AttemptId>),
     /// Those of these whose lease ended before now: a renewed one stays.
@@ -234,11 +204,8 @@ pub enum Ending {
 /// Takes the authority of attempts away, and decides what becomes of their jobs.
 #[derive(Debug, Clone)]
 pub struct EndAttempts {
-    /// Which.
     pub which: Ending,
-    /// Why.
     pub reason: EndReason,
-    /// The time.
     pub now: Timestamp,
 }
 
@@ -247,7 +214,6 @@ pub struct EndAttempts {
 pub struct ExtendAllLeases {
     /// The new end; a lease is never shortened.
     pub lease_until: Timestamp,
-    /// The time.
     pub now: Timestamp,
 }
 
@@ -264,43 +230,31 @@ pub struct RecordAgent {
 pub struct SetDraining {
     /// Makes a client's call one call; `None` when the agent itself says so.
     pub request: Option<Request>,
-    /// Which agent.
     pub agent: AgentId,
-    /// What it shall be.
     pub draining: bool,
-    /// The time.
     pub now: Timestamp,
 }
 
 /// Says that an agent is to take no new work until somebody says otherwise.
 #[derive(Debug, Clone)]
 pub struct SetCordoned {
-    /// Makes it one call.
     pub request: Request,
-    /// Which agent.
     pub agent: AgentId,
-    /// What it shall be.
     pub cordoned: bool,
-    /// The time.
     pub now: Timestamp,
 }
 
 /// Stores that a base context is there. Its bytes are a blob, durable before.
 #[derive(Debug, Clone)]
 pub struct PutContext {
-    /// Makes it one call.
     pub request: Request,
-    /// Its scope.
     pub project: ProjectId,
-    /// Its name.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// In bytes.
     pub size: u64,
-    /// The time.
     pub now: Timestamp,
 }
 
-/// A base context is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContextPut {
     /// False when it was stored before. A repeated call says what the first one said.
@@ -310,13 +264,9 @@ pub struct ContextPut {
 /// Counts that a base context was sent to an agent.
 #[derive(Debug, Clone)]
 pub struct RecordContextSent {
-    /// Its scope.
     pub project: ProjectId,
-    /// Its name.
     pub digest: Digest,
-    /// To whom.
     pub agent: AgentId,
-    /// How many bytes.
     pub bytes: u64,
 }
 
@@ -324,19 +274,14 @@ pub struct RecordContextSent {
 /// goes on from there, also when the session or its task was over.
 #[derive(Debug, Clone)]
 pub struct RestoreSession {
-    /// Makes it one call.
     pub request: Request,
-    /// The session's task.
     pub task: TaskId,
-    /// Which session.
     pub session: SessionId,
     /// Number of the checkpoint.
     pub checkpoint: u32,
     /// Whether ignored files that were made since go, too.
     pub complete: bool,
-    /// A fresh id.
     pub next_job: JobId,
-    /// The time.
     pub now: Timestamp,
 }
 
@@ -346,11 +291,8 @@ pub struct RestoreSession {
 pub struct PrepareRestore {
     /// That of the [`RestoreSession`] which follows.
     pub request: Request,
-    /// The session's task.
     pub task: TaskId,
-    /// Which session.
     pub session: SessionId,
-    /// The time.
     pub now: Timestamp,
 }
 
@@ -372,13 +314,9 @@ pub enum RestorePrepared {
 /// was asked for and has a larger number is the answer to it.
 #[derive(Debug, Clone)]
 pub struct RequestCheckpoint {
-    /// Makes it one call.
     pub request: Request,
-    /// The session's task.
     pub task: TaskId,
-    /// Which session.
     pub session: SessionId,
-    /// The time.
     pub now: Timestamp,
 }
 
@@ -389,9 +327,7 @@ pub struct RequestCheckpoint {
 pub struct DropTask {
     /// Makes a client's call one call; `None` when the coordinator itself makes room.
     pub request: Option<Request>,
-    /// Which task.
     pub task: TaskId,
-    /// The time.
     pub now: Timestamp,
 }
 
@@ -434,21 +370,15 @@ impl Changes {
 /// A job that may be offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueuedJob {
-    /// The job.
     pub job: JobId,
-    /// Its task.
     pub task: TaskId,
     /// What it is about.
     pub subject: Subject,
-    /// Its project.
     pub project: ProjectId,
-    /// What it does.
     pub kind: JobKind,
-    /// The adapter of its session.
     pub adapter: AdapterName,
     /// Labels that its agent must carry: the task's and the session's.
     pub requirements: Labels,
-    /// How urgent its task is.
     pub priority: Priority,
     /// Not to be started before.
     pub not_before: Timestamp,

@@ -9,16 +9,12 @@ use kage_core::id::{JobId, TaskId};
 pub enum StoreError {
     /// The request id was used for something else.
     #[error("request id {id:?} was used for another request")]
-    RequestConflict {
-        /// The id.
-        id: String,
-    },
+    RequestConflict { id: String },
     /// The command names something that is not stored.
     #[error("no {what} {id} is stored")]
     NotFound {
         /// "task", "agent", ...
         what: &'static str,
-        /// Its id as text.
         id: String,
     },
     /// An id that should be fresh is in use.
@@ -30,11 +26,8 @@ pub enum StoreError {
     /// A task came with another number of session ids than it has assignments.
     #[error("task {task} has {assignments} assignments and {sessions} session ids")]
     SessionCount {
-        /// The task.
         task: TaskId,
-        /// How many are asked for.
         assignments: usize,
-        /// How many ids were supplied.
         sessions: usize,
     },
     /// Something of the task is not over.
@@ -45,10 +38,7 @@ pub enum StoreError {
     },
     /// No agent that is known could do what is asked for.
     #[error("{lacking}")]
-    NoAgent {
-        /// What all of them lack.
-        lacking: String,
-    },
+    NoAgent { lacking: String },
     /// The commit was answered with an error: the command may have been carried out or not.
     /// Read, or repeat the call with the same request id.
     #[error("the outcome of the commit is not known")]
@@ -60,7 +50,6 @@ pub enum StoreError {
     /// Nothing was carried out, because the engine failed.
     #[error("the store did not carry out the command")]
     Engine {
-        /// What the engine said.
         #[source]
         source: std::sync::Arc<EngineError>,
     },
@@ -72,7 +61,6 @@ pub enum StoreError {
 /// Why a read has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The engine failed.
     #[error("the store could not be read")]
     Engine(#[from] EngineError),
     /// The thread that read is gone.
@@ -98,12 +86,10 @@ pub enum EngineTrouble {
 /// What went wrong inside an engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The database refused or failed.
     #[error("database error")]
     Database {
         /// What kind of trouble it has.
         trouble: EngineTrouble,
-        /// What it said.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -113,27 +99,22 @@ pub enum EngineError {
     /// A stored row cannot be what this program wrote.
     #[error("a stored {what} cannot be read")]
     Corrupt {
-        /// What it should be.
         what: &'static str,
-        /// Why it is not.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A value has no place in a row.
     #[error("a {what} cannot be stored")]
     Unstorable {
-        /// What it is.
         what: &'static str,
-        /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A row that another one points at is missing.
     #[error("job {job} is stored without its {what}")]
     Dangling {
-        /// The row that points.
+        /// The row with the reference.
         job: JobId,
-        /// What is missing.
         what: &'static str,
     },
     /// The database could not be opened again after a failed commit.
@@ -164,56 +145,33 @@ pub enum OpenError {
     /// The linked SQLite has known faults in WAL mode.
     #[error("SQLite {found} is too old; {required} or later is required")]
     SqliteTooOld {
-        /// What is linked.
         found: &'static str,
-        /// What is required.
         required: &'static str,
     },
     /// The file belongs to another program.
     #[error("{} is not a database of Kage Bunshin (application id {found:#x})", path.display())]
-    NotOurs {
-        /// The file.
-        path: PathBuf,
-        /// Its application id.
-        found: u32,
-    },
-    /// A newer program wrote it.
+    NotOurs { path: PathBuf, found: u32 },
     #[error("{} has schema {found}; this program knows schemas up to {known}", path.display())]
-    SchemaTooNew {
-        /// The file.
-        path: PathBuf,
-        /// Its schema.
-        found: u32,
-        /// The newest known schema.
-        known: u32,
-    },
+    SchemaTooNew { path: PathBuf, found: u32, known: u32 },
     /// The database would not keep what it acknowledges.
     #[error("{} cannot be put into {what} mode (it stays {found:?})", path.display())]
     Setting {
-        /// The file.
         path: PathBuf,
-        /// What was asked for.
         what: &'static str,
-        /// What it is.
         found: String,
     },
     /// The file cannot be looked at.
     #[error("{} cannot be inspected", path.display())]
     Look {
-        /// The file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
-    /// The database refused or failed.
     #[error("{} cannot be opened", path.display())]
     Database {
-        /// The file.
         path: PathBuf,
         /// What kind of trouble it has.
         trouble: EngineTrouble,
-        /// What it said.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },

@@ -8,16 +8,13 @@ use kage_core::id::StoreId;
 pub(crate) enum Found {
     /// There is no database in it.
     Nothing(Absent),
-    /// There is one.
     Database(Known),
 }
 
 /// Why there is no database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Absent {
-    /// There is no such file.
     Missing,
-    /// The file has no bytes.
     Empty,
     /// The file has no tables: what made them is in a log that is not beside it.
     Blank,
@@ -39,7 +36,6 @@ pub(crate) struct Known {
 /// A database that is open now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Opened {
-    /// Its id.
     pub(crate) id: StoreId,
     /// How often a coordinator has opened it, this time included.
     pub(crate) times: u64,

@@ -35,7 +35,6 @@ struct AttemptRow {
     note: AttemptNote,
 }
 
-/// Everything that is stored.
 #[derive(Debug, Default)]
 pub(super) struct Model {
     tasks: Table<TaskId, TaskRow>,
@@ -81,7 +80,7 @@ impl Model {
         each_table!(self, keep);
     }
 
-    /// Takes it back.
+    /// Undoes the change.
     pub(super) fn take_back(&mut self) {
         each_table!(self, take_back);
     }

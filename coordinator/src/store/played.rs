@@ -27,11 +27,9 @@ pub enum Fault {
 /// What one command or read meets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Visit {
-    /// The wait before it.
     pub before: Duration,
     /// What becomes of it; `None` = it goes well.
     pub fault: Option<Fault>,
-    /// The wait before its answer.
     pub after: Duration,
 }
 

@@ -25,9 +25,7 @@ use super::rows::{AttemptNote, TaskHead};
 /// A task with its sessions, in the order of its assignments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskView {
-    /// The task.
     pub task: Task,
-    /// Its sessions.
     pub sessions: Vec<Session>,
     /// Position of its last event: everything up to it is reflected in the sessions.
     pub last_event: u64,
@@ -37,9 +35,7 @@ pub struct TaskView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Named {
-    /// One task.
     One(TaskId),
-    /// None.
     NotFound,
     /// More than one.
     Ambiguous,
@@ -51,13 +47,11 @@ pub const MIN_PREFIX: usize = 4;
 /// Which tasks are asked for. Everything that is set has to be so.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskFilter {
-    /// Their scope.
     pub project: ProjectId,
     /// Where they came from.
     pub repository: Option<RepositoryId>,
     /// Where they came from, more closely.
     pub worktree: Option<WorktreeId>,
-    /// Whose call created them.
     pub created_by: Option<String>,
     /// One of these is their state; `None` = any.
     pub states: Option<Vec<TaskState>>,
@@ -69,7 +63,6 @@ pub struct TaskFilter {
     pub created_from: Option<Timestamp>,
     /// When they were created: before this.
     pub created_before: Option<Timestamp>,
-    /// Which come first.
     pub order: TaskOrder,
 }
 
@@ -78,24 +71,20 @@ pub struct TaskFilter {
 pub struct ProjectCounts {
     /// The project; it has at least one.
     pub project: ProjectId,
-    /// All that are stored.
     pub tasks: u64,
-    /// Those that have not ended.
+    /// Tasks that have not ended.
     pub open: u64,
 }
 
 /// Which tasks of a list come first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TaskOrder {
-    /// Those that were created last.
     #[default]
     NewestFirst,
-    /// Those that were created first.
     OldestFirst,
 }
 
 impl TaskFilter {
-    /// Every task of a project.
     #[must_use]
     pub fn all(project: &ProjectId) -> Self {
         Self {
@@ -135,7 +124,6 @@ impl TaskFilter {
 /// One page of tasks, in the order of their filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskPage {
-    /// The tasks.
     pub tasks: Vec<TaskView>,
     /// Where the next page begins; `None` at the end.
     pub next: Option<PageToken>,
@@ -174,11 +162,8 @@ impl std::str::FromStr for PageToken {
 /// Everything an offer of a job says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Work {
-    /// What was asked for.
     pub spec: TaskSpec,
-    /// The session.
     pub session: Session,
-    /// The job.
     pub job: Job,
     /// The number that the next attempt has.
     pub number: u32,
@@ -189,15 +174,11 @@ pub struct Work {
 /// An attempt and what its events and files are shown with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptView {
-    /// The attempt.
     pub attempt: Attempt,
     /// Name of the agent that has or had it.
     pub agent_name: String,
-    /// What its job does.
     pub job: JobType,
-    /// Name of the session.
     pub session_name: SessionName,
-    /// When it was started.
     pub started_at: Timestamp,
 }
 
@@ -214,23 +195,19 @@ impl AttemptView {
     }
 }
 
-/// What a watcher asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watched {
-    /// The task.
     pub task: TaskId,
     /// The position of the last event that the watcher got.
     pub after: u64,
     /// How many events to read at most.
     pub limit: u32,
-    /// Whether its attempts are wanted.
     pub attempts: bool,
 }
 
 /// What a watcher does not know yet. The events may be newer than the task beside them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct News {
-    /// The task as it is.
     pub view: TaskView,
     /// Its attempts, in the order they were started; empty when they were not asked for.
     pub attempts: Vec<AttemptView>,
@@ -243,19 +220,14 @@ pub struct News {
 pub struct TaskEvent {
     /// Consecutive within the task, from 1.
     pub pos: u64,
-    /// The attempt that told it.
+    /// The attempt that reported it.
     pub attempt: AttemptId,
     /// Number of that attempt in its job.
     pub number: u32,
-    /// What its job does.
     pub job: JobType,
-    /// The session.
     pub session: SessionId,
-    /// Its name.
     pub session_name: SessionName,
-    /// Name of the agent.
     pub agent_name: String,
-    /// The event.
     pub event: Event,
 }
 
@@ -278,19 +250,12 @@ impl TaskEvent {
 /// An attempt that has authority.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiveAttempt {
-    /// Which.
     pub attempt: AttemptId,
-    /// Its job.
     pub job: JobId,
-    /// What its job is about.
     pub subject: Subject,
-    /// Its task.
     pub task: TaskId,
-    /// Who has it.
     pub agent: AgentId,
-    /// The start of that agent.
     pub boot: BootId,
-    /// The end of its lease.
     pub lease_until: Timestamp,
     /// Until when it may be live.
     pub term: Term,
@@ -319,13 +284,11 @@ impl LiveAttempt {
 /// How often a base context was stored and sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContextStats {
-    /// Its size in bytes.
+    /// In bytes.
     pub size: u64,
-    /// How often it was put.
+    /// How many times it was put.
     pub times_put: u64,
-    /// Sessions that use it.
     pub sessions: u64,
-    /// Bytes of their deltas.
     pub delta_bytes: u64,
     /// To whom it was sent, by agent.
     pub sent: Vec<ContextSent>,
@@ -334,13 +297,10 @@ pub struct ContextStats {
 /// How often a base context was sent to one agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContextSent {
-    /// To whom.
     pub agent: AgentId,
     /// The agent's name; empty when it was never recorded.
     pub agent_name: String,
-    /// How often.
     pub times: u64,
-    /// Bytes of all times together.
     pub bytes: u64,
 }
 
@@ -371,20 +331,15 @@ impl Counts {
 /// Jobs of a kind that are not done, in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct JobCounts {
-    /// They wait.
     pub queued: u64,
-    /// They are worked on.
     pub leased: u64,
 }
 
 /// A task that ended, and what it has in files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedTask {
-    /// Which.
     pub task: TaskId,
-    /// Its scope.
     pub project: ProjectId,
-    /// When it ended.
     pub ended_at: Timestamp,
     /// Its attempts, whose output is kept under their ids; sorted.
     pub attempts: Vec<AttemptId>,

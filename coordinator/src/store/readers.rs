@@ -13,7 +13,6 @@ use super::sqlite::Database;
 /// Reads at the same time; more of them wait. Enough to hide one that takes long.
 const CONNECTIONS: usize = 4;
 
-/// The connections.
 #[derive(Debug)]
 pub(super) struct Readers {
     database: Database,

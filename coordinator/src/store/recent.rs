@@ -186,7 +186,6 @@ impl Recent {
         }))
     }
 
-    /// An attempt.
     pub(super) fn attempt(&self, id: AttemptId) -> Option<AttemptView> {
         let kept = self.lock();
         let whole = kept.tasks.get(kept.attempts.get(&id)?)?;

@@ -26,7 +26,6 @@ use super::error::{EngineError, StoreError};
 pub enum Failed {
     /// It may not be carried out.
     Refused(StoreError),
-    /// The engine failed.
     Engine(EngineError),
 }
 
@@ -40,19 +39,12 @@ impl From<EngineError> for Failed {
 /// is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskHead {
-    /// Its id.
     pub id: TaskId,
-    /// Its scope.
     pub project: ProjectId,
-    /// Its rules.
     pub policy: Policy,
-    /// Where it stands.
     pub state: TaskState,
-    /// When it was stored.
     pub created_at: Timestamp,
-    /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// Whose call created it.
     pub created_by: Option<String>,
     /// The working tree that it came from.
     pub origin: Option<TaskOrigin>,
@@ -93,7 +85,6 @@ impl TaskHead {
         head
     }
 
-    /// The whole task.
     #[must_use]
     pub fn with(&self, spec: TaskSpec) -> Task {
         Task {
@@ -142,13 +133,9 @@ impl TaskHead {
 /// A job and what placing it takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobRow {
-    /// The job.
     pub job: Job,
-    /// The adapter of its session.
     pub adapter: AdapterName,
-    /// Labels its agent must carry.
     pub requirements: Labels,
-    /// How urgent its task is.
     pub priority: Priority,
     /// When it began to wait, this time.
     pub queued_at: Timestamp,
@@ -176,13 +163,9 @@ impl JobRow {
 /// What is shown with an attempt, and never changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptNote {
-    /// Name of its agent.
     pub agent_name: String,
-    /// What its job does.
     pub job: JobType,
-    /// Name of its session.
     pub session_name: SessionName,
-    /// When it was started.
     pub started_at: Timestamp,
 }
 
@@ -200,11 +183,9 @@ impl AttemptNote {
 /// A client's call, as it is found again.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestKey {
-    /// Who called.
     pub principal: String,
-    /// What kind of command.
     pub method: &'static str,
-    /// The caller's id for it.
+    /// The caller's request id.
     pub id: String,
 }
 
@@ -226,20 +207,16 @@ pub struct RequestRow {
     pub payload: Digest,
     /// What the reply is made from.
     pub reply: String,
-    /// When.
     pub at: Timestamp,
 }
 
-/// A base context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContextRow {
-    /// Its size in bytes.
+    /// In bytes.
     pub size: u64,
-    /// How often it was put.
+    /// How many times it was put.
     pub times_put: u64,
-    /// Sessions that use it.
     pub sessions: u64,
-    /// Bytes of their deltas.
     pub delta_bytes: u64,
 }
 
@@ -251,21 +228,16 @@ pub trait Rows:
 {
 }
 
-/// Calls that clients may repeat.
 pub trait RequestRows {
-    /// A call made before.
     fn request(&mut self, key: &RequestKey) -> Result<Option<RequestRow>, Failed>;
-    /// Remembers a call.
     fn insert_request(&mut self, key: &RequestKey, row: &RequestRow) -> Result<(), Failed>;
     /// Forgets those of the `limit` oldest calls that were made before `before`.
     fn forget_requests(&mut self, before: Timestamp, limit: u32) -> Result<(), Failed>;
 }
 
-/// Tasks and their sessions.
 pub trait TaskRows {
-    /// Stores a task.
     fn insert_task(&mut self, head: &TaskHead, spec: &TaskSpec) -> Result<(), Failed>;
-    /// A task, its spec apart.
+    /// A task without its spec.
     fn task(&mut self, id: TaskId) -> Result<Option<TaskHead>, Failed>;
     /// Saves everything that changes.
     fn save_task(&mut self, task: &TaskHead) -> Result<(), Failed>;
@@ -273,7 +245,6 @@ pub trait TaskRows {
     fn remove_task(&mut self, id: TaskId) -> Result<(), Failed>;
     /// Stores a session at its place among those of the task.
     fn insert_session(&mut self, session: &Session, position: usize) -> Result<(), Failed>;
-    /// A session.
     fn session(&mut self, task: TaskId, id: SessionId) -> Result<Option<Session>, Failed>;
     /// Saves everything that changes.
     fn save_session(&mut self, session: &Session) -> Result<(), Failed>;
@@ -281,9 +252,7 @@ pub trait TaskRows {
 
 /// What is placed and leased.
 pub trait JobRows {
-    /// Stores a job.
     fn insert_job(&mut self, row: &JobRow) -> Result<(), Failed>;
-    /// A job.
     fn job(&mut self, task: TaskId, id: JobId) -> Result<Option<JobRow>, Failed>;
     /// Saves everything that changes.
     fn save_job(&mut self, row: &JobRow) -> Result<(), Failed>;
@@ -293,9 +262,7 @@ pub trait JobRows {
 
 /// Leased executions, and the events that they deliver.
 pub trait AttemptRows {
-    /// Stores an attempt.
     fn insert_attempt(&mut self, attempt: &Attempt, note: &AttemptNote) -> Result<(), Failed>;
-    /// An attempt.
     fn attempt(&mut self, id: AttemptId) -> Result<Option<Attempt>, Failed>;
     /// Saves lease, last event and state.
     fn save_attempt(&mut self, attempt: &Attempt) -> Result<(), Failed>;
@@ -309,7 +276,6 @@ pub trait AttemptRows {
 
 /// Checkpoints. Their packs and segments are blobs that were durable before.
 pub trait CheckpointRows {
-    /// Stores a checkpoint.
     fn insert_checkpoint(&mut self, task: TaskId, checkpoint: &Checkpoint) -> Result<(), Failed>;
     /// Those of a session, oldest first.
     fn checkpoints(&mut self, task: TaskId, session: SessionId) -> Result<Vec<Checkpoint>, Failed>;
@@ -329,13 +295,10 @@ pub trait CheckpointRows {
     fn save_safety(&mut self, task: TaskId, tree: &Oid, safety: Safety) -> Result<(), Failed>;
 }
 
-/// The fleet.
 pub trait AgentRows {
     /// The present start of an agent.
     fn agent_boot(&mut self, id: AgentId) -> Result<Option<BootId>, Failed>;
-    /// An agent.
     fn agent(&mut self, id: AgentId) -> Result<Option<Agent>, Failed>;
-    /// Stores or replaces an agent.
     fn put_agent(&mut self, agent: &Agent) -> Result<(), Failed>;
     /// Notes when an agent was last heard of.
     fn save_agent_seen(&mut self, id: AgentId, at: Timestamp) -> Result<(), Failed>;
@@ -343,25 +306,20 @@ pub trait AgentRows {
 
 /// Who may join and who may call.
 pub trait AdmissionRows {
-    /// A join token.
     fn join_token(&mut self, id: TokenId) -> Result<Option<JoinTokenRow>, Failed>;
     /// Stores or replaces a join token.
     fn put_join_token(&mut self, id: TokenId, row: &JoinTokenRow) -> Result<(), Failed>;
     /// Forgets the join tokens that ended before.
     fn forget_join_tokens(&mut self, before: Timestamp) -> Result<(), Failed>;
-    /// An agent that joined.
     fn enrolment(&mut self, agent: AgentId) -> Result<Option<Enrolment>, Failed>;
     /// Stores or replaces an agent that joined.
     fn put_enrolment(&mut self, enrolment: &Enrolment) -> Result<(), Failed>;
-    /// A token of a person.
     fn person_token(&mut self, id: TokenId) -> Result<Option<PersonToken>, Failed>;
     /// Stores or replaces a token of a person.
     fn put_person_token(&mut self, token: &PersonToken) -> Result<(), Failed>;
 }
 
-/// Base contexts.
 pub trait ContextRows {
-    /// A base context.
     fn context(&mut self, project: &ProjectId, digest: &Digest) -> Result<Option<ContextRow>, Failed>;
     /// Stores or replaces a base context.
     fn put_context(&mut self, project: &ProjectId, digest: &Digest, row: &ContextRow) -> Result<(), Failed>;

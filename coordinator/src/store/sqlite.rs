@@ -33,7 +33,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Statements kept prepared per connection: more than there are.
 const PREPARED: usize = 128;
 
-/// One database file.
 #[derive(Debug, Clone)]
 pub(super) struct Database {
     path: PathBuf,

@@ -39,15 +39,12 @@ pub enum Key {
     JoinTokenOf(RequestKey),
     /// A call made before, and the token that it made.
     PersonTokenOf(RequestKey),
-    /// A task.
     Task(TaskId),
-    /// A session.
     Session(TaskId, SessionId),
     /// A job with its task and its session.
     Job(TaskId, JobId),
     /// A task with its open jobs, and their sessions and live attempts.
     OpenJobs(TaskId),
-    /// An attempt alone.
     Attempt(AttemptId),
     /// An attempt with its job, session and task, and what these checkpoints follow and repeat:
     /// parents and trees. Also what its end concerns, when it `ends`.
@@ -60,19 +57,14 @@ pub enum Key {
     Ending(Vec<AttemptId>),
     /// The live attempts of an agent with everything that their end concerns.
     EndingOf(AgentId),
-    /// The checkpoints of a session.
     Checkpoints(TaskId, SessionId),
     /// The present start of an agent.
     Boot(AgentId),
-    /// An agent.
     Agent(AgentId),
     /// A join token, and the agent that used it.
     JoinToken(TokenId),
-    /// An agent that joined.
     Enrolment(AgentId),
-    /// A token of a person.
     PersonToken(TokenId),
-    /// A base context.
     Context(ProjectId, Digest),
 }
 
@@ -116,7 +108,6 @@ enum Write {
     ContextSent(ProjectId, Digest, AgentId, u64),
 }
 
-/// See the module.
 pub(super) struct Unit<'a> {
     engine: &'a mut dyn Rows,
     requests: HashMap<RequestKey, Option<RequestRow>>,

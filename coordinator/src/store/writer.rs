@@ -24,15 +24,12 @@ const GROUP: usize = 256;
 /// how a slow disk slows the network down instead of filling memory.
 pub(super) const WAITING: usize = 1024;
 
-/// What the writer is asked.
 pub(super) enum Message {
-    /// Carry out a command.
     Call(Box<dyn Call>),
     /// Carry out what waits already, then end.
     Close,
 }
 
-/// The state of the thread.
 pub(super) struct Writer {
     database: Database,
     /// `None` after a commit failed, until the file could be opened again.
@@ -42,7 +39,6 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// A writer on this connection.
     pub(super) const fn new(
         database: Database,
         connection: Connection,

@@ -27,7 +27,6 @@ use crate::store::{CancelTask, Engine, MAX_PAGE, ReadError, Store, StoreError};
 /// What happens to the transaction of one command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// Nothing.
     None,
     /// The n-th row that it writes is refused.
     Statement(u32),

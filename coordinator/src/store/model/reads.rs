@@ -246,7 +246,6 @@ impl Reads for Model {
     }
 }
 
-/// The blobs of a checkpoint.
 fn blobs(checkpoint: &Checkpoint) -> impl Iterator<Item = &Digest> {
     let segment = checkpoint.taken.transcript.as_ref().map(|segment| &segment.blob);
     checkpoint.taken.pack.iter().chain(segment)

@@ -74,7 +74,6 @@ impl PageQuery {
         self.values.push(value);
     }
 
-    /// Conditions, order and limit.
     pub(super) fn rest(&self) -> String {
         let order = match self.order {
             TaskOrder::NewestFirst => "DESC",

@@ -23,7 +23,6 @@ where
     }
 }
 
-/// A column.
 pub(super) fn get<T: FromSql>(row: &Row<'_>, index: usize) -> Result<T, EngineError> {
     row.get(index).map_err(failed)
 }
@@ -90,7 +89,6 @@ pub(super) fn get_optional_time(row: &Row<'_>, index: usize) -> Result<Option<Ti
     }
 }
 
-/// A value as JSON text.
 pub(super) fn json<T: Serialize>(what: &'static str, value: &T) -> Result<String, EngineError> {
     serde_json::to_string(value).map_err(|source| EngineError::Unstorable {
         what,

@@ -204,5 +204,4 @@ fn joining(token: u128, key: u128) -> u128 {
     100 * token + key
 }
 
-/// When agents were shut out.
 pub(super) type ShutOut = Vec<(kage_core::id::AgentId, Timestamp)>;

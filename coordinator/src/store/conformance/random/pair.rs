@@ -82,7 +82,7 @@ impl Pair {
         view.sessions.get(n).map(|session| session.id)
     }
 
-    /// Asks both everything.
+    /// Compares all answers of both.
     pub(super) async fn compare(&mut self) {
         let (a, b) = (&self.sqlite, &self.memory);
         let project = ProjectId::default();
