@@ -280,7 +280,6 @@ pub fn baseline(verdict: &v1::Verdict) -> String {
     }
 }
 
-/// The word for a verdict.
 #[must_use]
 pub const fn verdict(kind: v1::VerdictKind) -> &'static str {
     match kind {

@@ -94,7 +94,7 @@ pub(crate) struct Joined {
 /// Signs of life from the agent at the other end of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pulse {
-    /// When its last message came.
+    /// The time of its last message.
     pub(crate) heard: Instant,
     /// True while the coordinator carries out the last message, and reads no further ones.
     pub(crate) busy: bool,

@@ -72,7 +72,6 @@ struct Local {
 }
 
 impl Local {
-    /// The request that it answers.
     fn request(&self) -> CheckpointRequest {
         CheckpointRequest {
             reason: self.taken.reason,

@@ -19,7 +19,7 @@ const PATHS: usize = 40;
 #[derive(Debug, Default)]
 pub(super) struct Begun {
     pub(super) beginning: Beginning,
-    /// Its position.
+    /// The position of its conversation.
     pub(super) mark: Mark,
 }
 

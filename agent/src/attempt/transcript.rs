@@ -32,7 +32,6 @@ pub(super) struct Gained {
     /// The position before it; 0 when the earlier conversation is gone.
     pub(super) from: u64,
     pub(super) bytes: Vec<u8>,
-    /// The position after it.
     pub(super) to: Mark,
 }
 

@@ -49,7 +49,6 @@ enum Ran {
     Not(String),
 }
 
-/// The result of the commands.
 struct Decided {
     kind: VerdictKind,
     exit_code: Option<i32>,

@@ -17,7 +17,6 @@ use tracing::Instrument as _;
 use crate::adapters::port::{Adapter, AdapterEnd, Reporter, SessionInput, SessionLimits};
 use crate::process::allowance::Allowance;
 
-/// How an adapter's work ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Watched {
     pub(super) end: AdapterEnd,

@@ -47,10 +47,7 @@ pub(crate) enum BlobError {
     Missing { digest: Digest },
     /// The received content has another digest.
     #[error("the coordinator sent other content as blob {digest}")]
-    Mismatch {
-        /// The requested digest.
-        digest: Digest,
-    },
+    Mismatch { digest: Digest },
     /// The coordinator refuses, and would refuse again.
     #[error("the coordinator answered {status} for blob {digest}")]
     Refused { digest: Digest, status: StatusCode },

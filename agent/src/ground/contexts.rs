@@ -73,7 +73,6 @@ pub(crate) struct Base {
     _use: OwnedRwLockReadGuard<()>,
 }
 
-/// The contexts of this machine.
 #[derive(Debug)]
 pub(crate) struct Contexts {
     paths: Paths,

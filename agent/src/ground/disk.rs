@@ -29,7 +29,7 @@ use crate::ground::workspace::{Workspace, folders, remove_folder};
 use crate::identity::state::Paths;
 use crate::ports::Blocking;
 
-/// Time between two looks.
+/// The interval of checks.
 const EVERY: Duration = Duration::from_secs(60);
 /// Collecting reads a whole mirror, so it is not done more often for the same one.
 const COLLECT: Duration = Duration::from_secs(3600);
@@ -86,7 +86,6 @@ pub struct HealedMirror {
     pub mirror: PathBuf,
     /// Where the damaged parts are; `None`: they were deleted since, or were missing.
     pub aside: Option<PathBuf>,
-    /// The damage that was found.
     pub what: String,
 }
 

@@ -35,7 +35,6 @@ struct Shared<W> {
 
 #[derive(Debug)]
 struct ParkingState<W> {
-    /// How many attempts began.
     begun: u64,
     working: BTreeMap<AttemptId, Working>,
     waiting: BTreeMap<SessionId, Waiting<W>>,

@@ -18,7 +18,6 @@ use crate::store::LiveAttempt;
 /// A connection that another start of the same agent wants to replace. It was sent a ping.
 #[derive(Debug)]
 pub(crate) struct Incumbent {
-    /// The agent's name for people.
     pub(crate) name: String,
     pub(crate) serial: Serial,
     /// Ends with the connection; `None` when the ping could not even be queued.

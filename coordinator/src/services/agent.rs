@@ -138,7 +138,6 @@ fn revocation(coordinator: &Coordinator, caller: &Principal) -> CancellationToke
     agent.map_or_else(CancellationToken::new, |agent| agent.revoked)
 }
 
-/// One connection of an agent.
 struct Session {
     coordinator: Arc<Coordinator>,
     agent: AgentId,

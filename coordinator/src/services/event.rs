@@ -58,7 +58,6 @@ impl EventService for Events {
     }
 }
 
-/// Passes acknowledgements of output on.
 async fn forward(mut acks: mpsc::Receiver<OutputAck>, responses: Responses) {
     while let Some(ack) = acks.recv().await {
         let message = match ack.length {

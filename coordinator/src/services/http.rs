@@ -17,7 +17,6 @@ use crate::telemetry::{self, Levels};
 pub(crate) mod blobs;
 mod git;
 
-/// The routes.
 pub(crate) fn routes(coordinator: Arc<Coordinator>) -> Router {
     Router::new()
         .merge(blobs::routes())

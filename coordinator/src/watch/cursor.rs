@@ -43,7 +43,6 @@ struct WireOffset {
 }
 
 impl Cursor {
-    /// The beginning of a task.
     pub(crate) const fn start(task: TaskId) -> Self {
         Self {
             task,

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use crate::coordinator::Coordinator;
 use crate::store::TaskView;
 
-/// A task and its sessions.
 pub(crate) fn task(coordinator: &Coordinator, view: TaskView, detail: TaskDetail) -> v1::Task {
     let sessions: Vec<_> = view.sessions.iter().map(|row| session(coordinator, row)).collect();
     convert::task::task(view.task, sessions, detail)

@@ -32,7 +32,6 @@ const READ: usize = 4 * MAX_INLINE;
 
 pub(crate) type Responses = mpsc::Sender<Result<v1::WatchTaskResponse, tonic::Status>>;
 
-/// What is to be watched.
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) cursor: Cursor,
@@ -45,7 +44,7 @@ pub(crate) struct Watch {
 
 /// Why a watch ended before its task.
 enum Stopped {
-    /// Nobody listens any more.
+    /// The receiver is gone.
     Gone,
     Failed(ApiError),
 }

@@ -32,7 +32,7 @@ pub(super) struct Wanted {
     pub(super) away: Duration,
 }
 
-/// What came of waiting.
+/// The outcome of a wait.
 pub(super) enum Waited {
     /// It is stored; the session as it is with it.
     Stored(Box<(Subject, Checkpoint)>),

@@ -171,7 +171,6 @@ fn counted(coordinator: Arc<Coordinator>, blob: Blob, sent: RecordContextSent) -
 pub(crate) enum Ask {
     Everything,
     Part(GetRange),
-    /// No byte of the blob.
     Nothing,
 }
 
