@@ -1,9 +1,9 @@
-//! The one truth: tasks, sessions, jobs, attempts, events, agents and contexts.
+//! The single source of truth: tasks, sessions, jobs, attempts, events, agents and contexts.
 //!
-//! A command goes in, core decides on the rows it concerns, and the rows and the outcome
-//! come back together: what `store.apply(CreateTask { .. }).await?` returns is durable.
-//! Decisions are in `kage_core`; this module only loads, saves and serialises them. It reads
-//! no clock and draws no ids: commands carry both.
+//! A command loads the rows that it concerns, core decides on them, and the changed rows and the
+//! outcome come back together: the result of `store.apply(CreateTask { .. }).await?` is durable.
+//! Decisions are in `kage_core`; this module only loads, saves and serialises. It reads no clock
+//! and draws no ids: commands carry both.
 //!
 //! ```text
 //!   Store --apply--> writer thread -> apply (written once) -> Rows: SQLite | model
@@ -214,8 +214,8 @@ impl Store {
         self.read(move |reads| reads.task(id)).await
     }
 
-    /// What a watcher does not know yet, in one visit to the database: the task as it is,
-    /// its attempts when they are wanted, and its next events.
+    /// Everything that a watcher does not know yet, in one read: the task, its attempts if
+    /// requested, and its next events.
     ///
     /// # Errors
     /// When the engine failed.
@@ -244,7 +244,7 @@ impl Store {
         .await
     }
 
-    /// The task that a person means by an id or the beginning of one.
+    /// The task that a person names by an id or a prefix of one.
     ///
     /// # Errors
     /// When the engine failed.
@@ -262,7 +262,7 @@ impl Store {
         })
     }
 
-    /// A page of the tasks that a filter takes, newest first.
+    /// A page of the tasks that match a filter, newest first.
     ///
     /// # Errors
     /// When the engine failed.
@@ -277,7 +277,7 @@ impl Store {
         self.read(move |reads| reads.tasks(&filter, after, limit)).await
     }
 
-    /// Everything an offer of a job says.
+    /// The content of a job's offer.
     ///
     /// # Errors
     /// When the engine failed.
@@ -326,7 +326,7 @@ impl Store {
         self.read(move |reads| reads.attempts_of(task)).await
     }
 
-    /// The attempts that have authority, of one agent or of all, in the order they were started.
+    /// The attempts with authority, of one agent or of all, in the order of their starts.
     ///
     /// # Errors
     /// When the engine failed.
@@ -346,7 +346,7 @@ impl Store {
         self.read(move |reads| reads.events(task, after, limit)).await
     }
 
-    /// The projects that have tasks, by name.
+    /// The projects with tasks, by name.
     ///
     /// # Errors
     /// When the engine failed.
@@ -362,7 +362,7 @@ impl Store {
         self.read(|reads| reads.agents()).await
     }
 
-    /// Every agent that ever joined, also those that were shut out, by id.
+    /// Every agent that ever joined, revoked ones included, by id.
     ///
     /// # Errors
     /// When the engine failed.
@@ -370,7 +370,7 @@ impl Store {
         self.read(|reads| reads.enrolments()).await
     }
 
-    /// Every token of a person, also those that were taken back, oldest first.
+    /// Every token of a person, revoked ones included, oldest first.
     ///
     /// # Errors
     /// When the engine failed.
@@ -396,7 +396,7 @@ impl Store {
         self.read(move |reads| reads.context_stats(&project, &digest)).await
     }
 
-    /// What is going on, in numbers.
+    /// The present numbers, for metrics.
     ///
     /// # Errors
     /// When the engine failed.
@@ -404,7 +404,7 @@ impl Store {
         self.read(|reads| reads.counts()).await
     }
 
-    /// The tasks that ended and what each has in files, the one that ended first first.
+    /// The ended tasks and their files, in the order of their ends.
     ///
     /// # Errors
     /// When the engine failed.
@@ -440,6 +440,6 @@ impl Store {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A command that panics is a fault of this program; others are told what is stored.
+    // A command that panics is a bug here; other callers still get the stored data.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
-//! Who may come in: join tokens, the agents that used one, and the tokens of people. The
-//! commands on them; secrets come as hashes.
+//! Admission: join tokens, agents that used one, and people's tokens, with the commands on them.
+//! Secrets are stored as hashes.
 
 use kage_core::access::{JoinRefusal, Role};
 use kage_core::id::{AgentId, Digest, ProjectId, TokenId};
@@ -12,11 +12,11 @@ use super::command::Request;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinTokenRow {
     pub secret: Digest,
-    /// What its agent may work for.
+    /// The only project that its agent may work for.
     pub project: ProjectId,
     pub labels: Labels,
     pub expires_at: Timestamp,
-    /// Who used it, and the digest of that agent's public key.
+    /// The agent that used it, and the digest of that agent's public key.
     pub used: Option<(AgentId, Digest)>,
 }
 
@@ -25,7 +25,7 @@ pub struct Enrolment {
     pub agent: AgentId,
     /// The only project that it works for.
     pub project: ProjectId,
-    /// What it carries, whatever it says itself.
+    /// Its labels, whatever it says itself.
     pub labels: Labels,
     pub enrolled_at: Timestamp,
     pub revoked_at: Option<Timestamp>,
@@ -51,7 +51,7 @@ pub struct CreateJoinToken {
     pub request: Request,
     pub id: TokenId,
     pub secret: Digest,
-    /// What its agent may work for.
+    /// The only project that its agent may work for.
     pub project: ProjectId,
     pub labels: Labels,
     pub expires_at: Timestamp,
@@ -71,7 +71,7 @@ pub struct EnrolAgent {
     pub now: Timestamp,
 }
 
-/// What became of an attempt to join.
+/// The outcome of joining.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum Enrolled {
@@ -103,7 +103,7 @@ pub struct CreatePersonToken {
     pub now: Timestamp,
 }
 
-/// Takes a token of a person back.
+/// Revokes a token of a person.
 #[derive(Debug, Clone)]
 pub struct RevokePersonToken {
     pub request: Request,

@@ -26,17 +26,17 @@ mod tasks;
 
 pub(super) use requests::{earlier_reply, remember};
 
-/// A change to the store, with what it comes back with.
+/// A change to the store, with its outcome.
 ///
-/// Every command is carried out whole or not at all.
+/// Every command is carried out completely or not at all.
 pub trait Command: Send + 'static {
     type Outcome: Send + 'static;
 
-    /// What it reads, whatever it finds there. A row that is not named is fetched by itself, which
-    /// costs a trip to the engine.
+    /// The keys that it reads in every case. Another row is fetched by itself, which costs a round
+    /// trip to the engine.
     fn reads(&self) -> Vec<Key>;
 
-    /// Carries it out on rows that are saved or taken back together.
+    /// Carries it out on rows that are saved or undone together.
     ///
     /// # Errors
     /// When it may not be carried out, or the engine failed. Nothing is saved then.

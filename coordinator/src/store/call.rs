@@ -10,7 +10,7 @@ use super::rows::{Failed, Rows};
 use super::unit::Unit;
 use crate::telemetry;
 
-/// What became of the transaction that a command was part of.
+/// The outcome of a command's transaction.
 #[derive(Debug, Clone)]
 pub(super) enum Fate {
     Committed,
@@ -20,7 +20,7 @@ pub(super) enum Fate {
     BrokenOff(Arc<EngineError>),
 }
 
-/// Whether what a command wrote is to be kept.
+/// Whether to keep what a command wrote.
 #[derive(Debug)]
 #[must_use]
 pub(super) enum Verdict {
@@ -32,16 +32,16 @@ pub(super) enum Verdict {
     EngineFailed(Arc<EngineError>),
 }
 
-/// A command whose type the engine does not know.
+/// A command of a type that the engine does not know.
 pub(super) trait Call: Send {
     /// Carries it out. Called once.
     fn apply(&mut self, rows: &mut dyn Rows) -> Verdict;
 
-    /// Answers the caller. A caller who went away does not mind.
+    /// Answers the caller, which may be gone.
     fn answer(self: Box<Self>, fate: &Fate);
 }
 
-/// A command and the one who waits for it.
+/// A command and its waiting caller.
 #[derive(Debug)]
 pub(super) struct Pending<C: Command> {
     command: Option<C>,
@@ -50,7 +50,7 @@ pub(super) struct Pending<C: Command> {
 }
 
 impl<C: Command> Pending<C> {
-    /// The command and where its answer comes out.
+    /// The command, and the receiver of its answer.
     pub(super) fn new(command: C) -> (Self, oneshot::Receiver<Result<C::Outcome, StoreError>>) {
         let (reply, answer) = oneshot::channel();
         let pending = Self {
@@ -96,11 +96,11 @@ impl<C: Command> Call for Pending<C> {
         let answer = match (fate, self.outcome) {
             (Fate::Committed, Some(outcome)) => outcome,
             (Fate::Unknown(source), _) => Err(StoreError::Unknown { source: source.clone() }),
-            // What was decided in a transaction that is gone was decided on rows that are gone.
+            // A decision of an interrupted transaction was based on rows that no longer hold.
             (Fate::BrokenOff(source), _) => Err(StoreError::Engine { source: source.clone() }),
             (Fate::Committed, None) => Err(StoreError::Closed),
         };
-        // The caller may have stopped waiting; what was done stays done.
+        // The caller may have stopped waiting; the change stays.
         drop(self.reply.send(answer));
     }
 }

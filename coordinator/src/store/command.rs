@@ -16,7 +16,7 @@ use kage_core::session::{Session, SessionStateKind};
 use kage_core::task::{Labels, Task, TaskOrigin, TaskSpec};
 use kage_core::time::Timestamp;
 
-/// What makes a client's call one call, however often it is sent.
+/// Identifies a client's call, however often it is sent.
 ///
 /// Unique per principal and kind of command. The same id with the same payload has the
 /// outcome of the first call; with another payload it is refused.
@@ -25,7 +25,7 @@ pub struct Request {
     pub principal: String,
     /// The caller's own id for the call.
     pub id: String,
-    /// Digest of what is asked for, the id apart.
+    /// Digest of the request, without its id.
     pub payload: Digest,
 }
 
@@ -35,18 +35,18 @@ pub struct CreateTask {
     /// The caller's request id: repeating the call has no effect.
     pub request: Request,
     pub task: TaskId,
-    /// What is asked for: valid, its repository and context present.
+    /// The valid task; its repository and context exist.
     pub spec: TaskSpec,
-    /// Where it comes from, as far as the client says.
+    /// The origin of the task, if the client sent it.
     pub origin: Option<TaskOrigin>,
     /// Fresh ids, one pair per assignment, in their order.
     pub sessions: Vec<(SessionId, JobId)>,
     /// A fresh id for the job that checks the base, when that is wanted and it can be.
     pub baseline: Option<JobId>,
-    /// How many of those who may work on each assignment to pass over, because nobody has them;
-    /// none where it is silent.
+    /// How many adapters of each assignment to skip, because no agent has them; zero where it is
+    /// shorter.
     pub unavailable: Vec<usize>,
-    /// Why it is refused, unless an earlier call stored it: what no agent has.
+    /// What no agent has: the reason to refuse the task, unless an earlier call stored it.
     pub lacking: Option<String>,
     pub now: Timestamp,
 }
@@ -62,7 +62,7 @@ impl CreateTask {
         begun.collect()
     }
 
-    /// The task as it begins: created by whose call this is.
+    /// The new task, created by the caller.
     pub(crate) fn new_task(&self) -> Task {
         let task = Task::new(self.task, self.spec.clone(), self.now);
         task.created(self.request.principal.clone(), self.origin.clone())
@@ -102,11 +102,11 @@ pub struct StartAttempt {
     /// The agent's present start.
     pub boot: BootId,
     pub agent_name: String,
-    /// From where its adapter can go on with a conversation.
+    /// From which points its adapter can resume a conversation.
     pub resumes: Resumes,
     /// Until when it may act without being heard of.
     pub lease_until: Timestamp,
-    /// What it gets besides its task's limit.
+    /// The extra time besides its task's limit.
     pub slack: Slack,
     pub now: Timestamp,
 }
@@ -121,7 +121,7 @@ pub enum Start {
     NotStartable,
 }
 
-/// What an agent shows when it speaks for an attempt.
+/// An agent's proof of authority over an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     pub attempt: AttemptId,
@@ -145,11 +145,11 @@ pub struct RenewLeases {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Renewed {
     pub renewed: Vec<AttemptId>,
-    /// These have no authority: their agent is told to stop them.
+    /// Attempts without authority: their agent is told to stop them.
     pub refused: Vec<AttemptId>,
 }
 
-/// Stores a batch of an attempt's events and does what they ask for.
+/// Stores a batch of an attempt's events and carries out their consequences.
 #[derive(Debug, Clone)]
 pub struct AppendEvents {
     /// The attempt, and the proof of authority.
@@ -165,7 +165,7 @@ pub struct AppendEvents {
     pub now: Timestamp,
 }
 
-/// What became of a batch of events.
+/// The outcome of a batch of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum Appended {
@@ -183,7 +183,7 @@ pub enum Appended {
     },
     /// The sender has no authority (any more): it stops the attempt.
     Stale(StaleWriter),
-    /// No such attempt was ever started: the sender stops it.
+    /// The attempt was never started; the sender stops it.
     UnknownAttempt,
     /// The batch contradicts itself.
     Invalid(InvalidBatch),
@@ -191,17 +191,17 @@ pub enum Appended {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// Those of this agent that were given to another start than `boot`.
+    /// The attempts of this agent that were given to another start than `boot`.
     OtherBoots { agent: AgentId, boot: BootId },
-    /// Those given to this start of an agent.
+    /// The attempts of this start of an agent.
     Boot { agent: AgentId, boot: BootId },
     /// These, as far as they are live.
     These(Vec<AttemptId>),
-    /// Those of these whose lease ended before now: a renewed one stays.
+    /// Those of the attempts whose lease ended before now; a renewed one stays.
     Expired(Vec<AttemptId>),
 }
 
-/// Takes the authority of attempts away, and decides what becomes of their jobs.
+/// Ends the authority of attempts, and decides what happens to their jobs.
 #[derive(Debug, Clone)]
 pub struct EndAttempts {
     pub which: Ending,
@@ -217,25 +217,25 @@ pub struct ExtendAllLeases {
     pub now: Timestamp,
 }
 
-/// Stores who an agent is. A new start of it takes work again unless it is cordoned; the same
-/// one drains on.
+/// Stores an agent's data. A new start of it takes work again unless it is cordoned; the same start
+/// continues to drain.
 #[derive(Debug, Clone)]
 pub struct RecordAgent {
     /// The agent as its Hello describes it; `draining` and `cordoned` are not looked at.
     pub agent: Agent,
 }
 
-/// Says that an agent takes no more work, or takes work again.
+/// Stops an agent from taking work, or lets it take work again.
 #[derive(Debug, Clone)]
 pub struct SetDraining {
-    /// Makes a client's call one call; `None` when the agent itself says so.
+    /// Identifies a client's call; `None` when the agent itself asks.
     pub request: Option<Request>,
     pub agent: AgentId,
     pub draining: bool,
     pub now: Timestamp,
 }
 
-/// Says that an agent is to take no new work until somebody says otherwise.
+/// Gives an agent no new work until the opposite is set.
 #[derive(Debug, Clone)]
 pub struct SetCordoned {
     pub request: Request,
@@ -257,7 +257,7 @@ pub struct PutContext {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContextPut {
-    /// False when it was stored before. A repeated call says what the first one said.
+    /// False when it was stored before. A repeated call gets the reply of the first one.
     pub created: bool,
 }
 
@@ -270,8 +270,8 @@ pub struct RecordContextSent {
     pub bytes: u64,
 }
 
-/// Sends a session back to one of its checkpoints: what is open of it ends, and a new job
-/// goes on from there, also when the session or its task was over.
+/// Sends a session back to one of its checkpoints: its open jobs end, and a new job continues from
+/// there, even if the session or its task had ended.
 #[derive(Debug, Clone)]
 pub struct RestoreSession {
     pub request: Request,
@@ -285,8 +285,7 @@ pub struct RestoreSession {
     pub now: Timestamp,
 }
 
-/// Says that a session is about to be sent back, and that what it did is to be kept before.
-/// The agent is asked by the caller.
+/// Prepares a restore: the session's work so far must be saved first. The caller asks the agent.
 #[derive(Debug, Clone)]
 pub struct PrepareRestore {
     /// That of the [`RestoreSession`] which follows.
@@ -296,22 +295,22 @@ pub struct PrepareRestore {
     pub now: Timestamp,
 }
 
-/// What is to be done before a session is sent back.
+/// What must happen before a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestorePrepared {
     /// Nothing: this call has sent it back.
     Done,
-    /// A checkpoint with a larger number is to be had, however often the call is repeated: one.
+    /// A checkpoint with a larger number must come first: one, however often the call is repeated.
     Saves {
         /// The last checkpoint before the first such call.
         after: u32,
     },
 }
 
-/// Says that a checkpoint of a session is asked for. The agent is asked by the caller.
+/// Records the request of a checkpoint. The caller asks the agent.
 ///
-/// It comes back with the number of the last checkpoint before the first such call: one that
-/// was asked for and has a larger number is the answer to it.
+/// Returns the number of the last checkpoint before the first such call: a requested one with a
+/// larger number is the answer.
 #[derive(Debug, Clone)]
 pub struct RequestCheckpoint {
     pub request: Request,
@@ -322,10 +321,10 @@ pub struct RequestCheckpoint {
 
 /// Forgets a task that ended, with everything that is stored of it.
 ///
-/// What it left in files goes afterwards, because no row names it any more.
+/// Its files are removed afterwards, because no row names them any more.
 #[derive(Debug, Clone)]
 pub struct DropTask {
-    /// Makes a client's call one call; `None` when the coordinator itself makes room.
+    /// Identifies a client's call; `None` when the coordinator itself makes room.
     pub request: Option<Request>,
     pub task: TaskId,
     pub now: Timestamp,
@@ -372,7 +371,6 @@ impl Changes {
 pub struct QueuedJob {
     pub job: JobId,
     pub task: TaskId,
-    /// What it is about.
     pub subject: Subject,
     pub project: ProjectId,
     pub kind: JobKind,

@@ -7,7 +7,7 @@ use kage_core::id::{JobId, TaskId};
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The request id was used for something else.
+    /// The request id was used for another request.
     #[error("request id {id:?} was used for another request")]
     RequestConflict { id: String },
     /// The command names something that is not stored.
@@ -39,11 +39,11 @@ pub enum StoreError {
     /// No agent that is known could do what is asked for.
     #[error("{lacking}")]
     NoAgent { lacking: String },
-    /// The commit was answered with an error: the command may have been carried out or not.
-    /// Read, or repeat the call with the same request id.
+    /// The commit ended with an error: the command may have been carried out or not. Read, or
+    /// repeat the call with the same request id.
     #[error("the outcome of the commit is not known")]
     Unknown {
-        /// What the engine said, shared by all commands of the commit.
+        /// The engine's error, shared by all commands of the commit.
         #[source]
         source: std::sync::Arc<EngineError>,
     },
@@ -63,40 +63,39 @@ pub enum StoreError {
 pub enum ReadError {
     #[error("the store could not be read")]
     Engine(#[from] EngineError),
-    /// The thread that read is gone.
+    /// The reading thread has ended.
     #[error("the read was interrupted")]
     Interrupted,
 }
 
-/// What kind of trouble an engine has: what a caller or a person can do about it.
+/// The kind of an engine's error: what a caller or a person can do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineTrouble {
     /// There is no room on its disk: it passes, and a person can cure it.
     DiskFull,
     /// Another program holds the database for too long.
     Busy,
-    /// What is stored cannot be read, or is not what this program stores.
+    /// Stored data cannot be read, or this program did not write it.
     Damaged,
-    /// Nobody can say what was carried out.
+    /// It is unknown what was carried out.
     UnknownOutcome,
-    /// Anything else, as a disk that fails.
+    /// Any other error, such as a failing disk.
     Failed,
 }
 
-/// What went wrong inside an engine.
+/// An error inside an engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error("database error")]
     Database {
-        /// What kind of trouble it has.
         trouble: EngineTrouble,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The thread that carries commands out is gone, with whatever it was carrying out.
+    /// The writing thread has ended, with the commands that it was carrying out.
     #[error("the store's thread gave no answer")]
     NoAnswer,
-    /// A stored row cannot be what this program wrote.
+    /// This program cannot have written the stored row.
     #[error("a stored {what} cannot be read")]
     Corrupt {
         what: &'static str,
@@ -110,7 +109,7 @@ pub enum EngineError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A row that another one points at is missing.
+    /// A row that another row refers to is missing.
     #[error("job {job} is stored without its {what}")]
     Dangling {
         /// The row with the reference.
@@ -153,7 +152,7 @@ pub enum OpenError {
     NotOurs { path: PathBuf, found: u32 },
     #[error("{} has schema {found}; this program knows schemas up to {known}", path.display())]
     SchemaTooNew { path: PathBuf, found: u32, known: u32 },
-    /// The database would not keep what it acknowledges.
+    /// With this setting the database would not keep acknowledged data.
     #[error("{} cannot be put into {what} mode (it stays {found:?})", path.display())]
     Setting {
         path: PathBuf,
@@ -170,7 +169,6 @@ pub enum OpenError {
     #[error("{} cannot be opened", path.display())]
     Database {
         path: PathBuf,
-        /// What kind of trouble it has.
         trouble: EngineTrouble,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,

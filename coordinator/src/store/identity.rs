@@ -1,9 +1,9 @@
-//! Which store a database is: what is known of a file before it is opened for writing, and what
-//! it says of itself afterwards. Whether it belongs to a data folder is decided in `custody`.
+//! The identity of a database: what a file shows before it is opened for writing, and its row
+//! afterwards. `custody` decides whether it belongs to a data folder.
 
 use kage_core::id::StoreId;
 
-/// What a file is that may be a database of ours.
+/// The kind of a file that may be one of our databases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Found {
     /// There is no database in it.
@@ -16,18 +16,18 @@ pub(crate) enum Found {
 pub(crate) enum Absent {
     Missing,
     Empty,
-    /// The file has no tables: what made them is in a log that is not beside it.
+    /// The file has no tables: they are in a log that is not beside it.
     Blank,
 }
 
-/// What is known of a database.
+/// The known facts about a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Known {
     /// Its id; `None` = a version wrote it that gave none.
     pub(crate) id: Option<StoreId>,
     /// How often a coordinator has opened it.
     pub(crate) opened: u64,
-    /// Nobody has ever asked anything of it, as far as it remembers.
+    /// As far as it records, no call was ever made on it.
     pub(crate) unused: bool,
     /// How many of the attempts that were asked about it does not know.
     pub(crate) unknown: usize,

@@ -49,7 +49,7 @@ impl Journal {
         (!self.touched.contains(&task)).then_some(&*self.recent)
     }
 
-    /// The memory of recent tasks, for what never changes.
+    /// The memory of recent tasks, for facts that never change.
     pub(super) fn ever(&self) -> &Recent {
         &self.recent
     }

@@ -1,6 +1,5 @@
-//! The store in memory: the yardstick that the databases are compared with, and what a
-//! simulation runs on. It forgets everything when it is dropped. What commands load and save
-//! is in `rows`, what is asked of it in `reads`.
+//! The store in memory: the reference for the databases, and the store of simulations. It forgets
+//! everything when dropped. `rows` has the loads and saves of commands, `reads` the reads.
 
 use kage_core::attempt::{Attempt, AttemptState};
 use kage_core::checkpoint::Checkpoint;
@@ -75,7 +74,7 @@ macro_rules! each_table {
 }
 
 impl Model {
-    /// Keeps what was written since the last decision.
+    /// Keeps the writes since the last decision.
     pub(super) fn keep(&mut self) {
         each_table!(self, keep);
     }

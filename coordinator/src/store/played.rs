@@ -1,5 +1,5 @@
-//! The store in memory as it is reached by others: at once, or by way of a disk that somebody
-//! plays, a simulation, which is slow and fails. The rows are the model's.
+//! The store in memory behind a disk: an ideal one, or a simulated one that is slow and fails. The
+//! rows are the model's.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,30 +10,30 @@ use super::lock;
 use super::model::Model;
 use super::query::Reads;
 
-/// How a disk fails a command. Reads fail in one way only, whichever it is.
+/// A failure of the disk. A read has a single way to fail, whichever is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing is stored, and that is said.
+    /// Nothing is stored, and the error says so.
     Refused,
     /// Nothing is stored, and whether it is remains unknown.
     Unstored,
     /// It is stored, and whether it is remains unknown.
     Unanswered,
-    /// Nothing is stored, and it is said to be. No store survives such a disk; who looks for
-    /// lost writes shows by it that they would be found.
+    /// Nothing is stored, and success is reported. No store survives such a disk; a test of lost
+    /// writes uses it to show that it would find them.
     Lied,
 }
 
-/// What one command or read meets.
+/// The disk's behaviour for one command or read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Visit {
     pub before: Duration,
-    /// What becomes of it; `None` = it goes well.
+    /// The failure; `None`: success.
     pub fault: Option<Fault>,
     pub after: Duration,
 }
 
-/// Says what the next command, by the name of its type, or the next read (`None`) meets.
+/// Decides about the next command, by the name of its type, or the next read (`None`).
 pub type Disk = Arc<dyn Fn(Option<&'static str>) -> Visit + Send + Sync>;
 
 /// Rows in memory.

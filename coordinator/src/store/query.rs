@@ -1,5 +1,4 @@
-//! What may be read from the store, and how much at a time. Reads see what is committed and
-//! never wait for writes.
+//! The store's reads, and their bounds. Reads see committed data and never wait for writes.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +30,7 @@ pub struct TaskView {
     pub last_event: u64,
 }
 
-/// What a text of a person names.
+/// The result of a person's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Named {
@@ -44,7 +43,7 @@ pub enum Named {
 /// Shortest prefix of a task's id that is looked up.
 pub const MIN_PREFIX: usize = 4;
 
-/// Which tasks are asked for. Everything that is set has to be so.
+/// The requested tasks. Every set field has to match.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskFilter {
     pub project: ProjectId,
@@ -53,7 +52,7 @@ pub struct TaskFilter {
     /// Where they came from, more closely.
     pub worktree: Option<WorktreeId>,
     pub created_by: Option<String>,
-    /// One of these is their state; `None` = any.
+    /// The state is one of these; `None`: any.
     pub states: Option<Vec<TaskState>>,
     /// The name of the repository that they work on.
     pub works_on: Option<RepositoryName>,
@@ -69,14 +68,13 @@ pub struct TaskFilter {
 /// How many tasks a project has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectCounts {
-    /// The project; it has at least one.
     pub project: ProjectId,
     pub tasks: u64,
     /// Tasks that have not ended.
     pub open: u64,
 }
 
-/// Which tasks of a list come first.
+/// The order of a list of tasks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TaskOrder {
     #[default]
@@ -93,7 +91,7 @@ impl TaskFilter {
         }
     }
 
-    /// Whether it is one of them.
+    /// True if the task matches.
     #[must_use]
     pub(super) fn takes(&self, task: &TaskHead, spec: &TaskSpec) -> bool {
         let Self {
@@ -152,14 +150,14 @@ impl std::str::FromStr for PageToken {
         let token = u64::from_str_radix(digits, 16)
             .map(Self)
             .map_err(|_| InvalidPageToken)?;
-        // One spelling only, and nothing that a row number cannot be.
+        // One spelling only, and only numbers that a row can have.
         (token.to_string() == text && i64::try_from(token.0).is_ok())
             .then_some(token)
             .ok_or(InvalidPageToken)
     }
 }
 
-/// Everything an offer of a job says.
+/// The content of a job's offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Work {
     pub spec: TaskSpec,
@@ -167,11 +165,11 @@ pub struct Work {
     pub job: Job,
     /// The number that the next attempt has.
     pub number: u32,
-    /// The session's checkpoints, oldest first, when it goes on from one.
+    /// The session's checkpoints, oldest first, when it resumes one.
     pub checkpoints: Vec<Checkpoint>,
 }
 
-/// An attempt and what its events and files are shown with.
+/// An attempt, with the data that its events and files are shown with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptView {
     pub attempt: Attempt,
@@ -205,7 +203,7 @@ pub struct Watched {
     pub attempts: bool,
 }
 
-/// What a watcher does not know yet. The events may be newer than the task beside them.
+/// Everything that a watcher does not know yet. The events may be newer than the task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct News {
     pub view: TaskView,
@@ -232,7 +230,7 @@ pub struct TaskEvent {
 }
 
 impl TaskEvent {
-    /// An event at this position, told by an attempt.
+    /// An event at this position, reported by an attempt.
     pub(super) fn of(pos: u64, event: Event, by: &AttemptView) -> Self {
         Self {
             pos,
@@ -294,7 +292,7 @@ pub struct ContextStats {
     pub sent: Vec<ContextSent>,
 }
 
-/// How often a base context was sent to one agent.
+/// How many times a base context was sent to one agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContextSent {
     pub agent: AgentId,
@@ -304,7 +302,7 @@ pub struct ContextSent {
     pub bytes: u64,
 }
 
-/// What is going on, in numbers.
+/// The present numbers, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Of jobs that do a session's work.
@@ -316,7 +314,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Jobs that are not done, whatever they are for.
+    /// The number of open jobs of all kinds.
     #[must_use]
     pub const fn open(&self) -> u64 {
         let Self {
@@ -335,24 +333,24 @@ pub struct JobCounts {
     pub leased: u64,
 }
 
-/// A task that ended, and what it has in files.
+/// An ended task and its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedTask {
     pub task: TaskId,
     pub project: ProjectId,
     pub ended_at: Timestamp,
-    /// Its attempts, whose output is kept under their ids; sorted.
+    /// Its attempts, whose output files have their ids; sorted.
     pub attempts: Vec<AttemptId>,
     /// The packs and segments of its checkpoints, each once, sorted.
     pub blobs: Vec<Digest>,
 }
 
-/// Everything that rows say is in files.
+/// Every file that rows name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InFiles {
-    /// Attempts, whose output is kept under their ids.
+    /// Attempts, whose output files have their ids.
     pub attempts: BTreeSet<AttemptId>,
-    /// Sessions, whose results are kept under their ids.
+    /// Sessions, whose results have their ids.
     pub sessions: BTreeSet<SessionId>,
     /// Blobs of checkpoints, contexts and long prompts.
     pub blobs: BTreeSet<(ProjectId, Digest)>,
@@ -375,9 +373,9 @@ pub(super) trait Reads {
     fn agents(&self) -> Result<Vec<Agent>, EngineError>;
     /// By name.
     fn projects(&self) -> Result<Vec<ProjectCounts>, EngineError>;
-    /// Also those that were shut out.
+    /// Revoked ones included.
     fn enrolments(&self) -> Result<Vec<Enrolment>, EngineError>;
-    /// Also those that were taken back; oldest first.
+    /// Revoked ones included; oldest first.
     fn person_tokens(&self) -> Result<Vec<PersonToken>, EngineError>;
     fn context_size(&self, project: &ProjectId, digest: &Digest) -> Result<Option<u64>, EngineError>;
     fn context_stats(&self, project: &ProjectId, digest: &Digest) -> Result<Option<ContextStats>, EngineError>;

@@ -1,5 +1,5 @@
-//! A few connections that read SQLite beside the writer. WAL gives each read a snapshot, so
-//! that neither ever waits for the other.
+//! A few connections that read SQLite beside the writer. With WAL each read has a snapshot, so
+//! neither waits for the other.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ use super::error::{EngineError, OpenError, ReadError};
 use super::query::Reads;
 use super::sqlite::Database;
 
-/// Reads at the same time; more of them wait. Enough to hide one that takes long.
+/// Simultaneous reads; further ones wait. Enough to hide a slow one.
 const CONNECTIONS: usize = 4;
 
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Readers {
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-        // A list of connections is whole whatever happened to the thread that held it.
+        // The list is valid whatever happened to the thread that held it.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -23,7 +23,7 @@ use super::rows::{AttemptNote, JobRow, TaskHead};
 
 /// What all of them may weigh, in bytes of the text that is stored of them.
 const MOST: usize = 32 << 20;
-/// A task that weighs more is not kept, so that one does not drive out all the others.
+/// A heavier task is not kept, so that one does not drive out all others.
 const MOST_OF_ONE: usize = 256 << 10;
 /// A task with a longer spec is not kept: each look at it would copy that much.
 const LONGEST_SPEC: usize = 32 << 10;
@@ -149,7 +149,7 @@ impl Recent {
         self.whole(id, Whole::view)
     }
 
-    /// What a watcher does not know yet.
+    /// Everything that a watcher does not know yet.
     pub(super) fn news(&self, watched: Watched) -> Option<News> {
         self.whole(watched.task, |whole| News {
             view: whole.view(),
@@ -162,7 +162,7 @@ impl Recent {
         })
     }
 
-    /// Everything an offer of a job says. `Some(None)` when there is no such job.
+    /// The content of a job's offer. `Some(None)`: there is no such job.
     pub(super) fn work(&self, task: TaskId, job: JobId) -> Option<Option<Work>> {
         let kept = self.lock();
         let whole = kept.tasks.get(&task)?;

@@ -1,5 +1,5 @@
-//! The rows that commands load and save: the port that every engine implements. Functions
-//! are small and decide nothing; each works inside the transaction of one command.
+//! The rows that commands load and save: the port that every engine implements. The functions are
+//! small and decide nothing; each works in the transaction of one command.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use super::admission::{Enrolment, JoinTokenRow, PersonToken};
 use super::command::Request;
 use super::error::{EngineError, StoreError};
 
-/// Why a command ends without an outcome. Whatever it wrote is taken back.
+/// Why a command ends without an outcome. Its writes are undone.
 #[derive(Debug)]
 pub enum Failed {
     /// It may not be carried out.
@@ -35,8 +35,7 @@ impl From<EngineError> for Failed {
     }
 }
 
-/// A task apart from its spec: what changes, and what decides on it. The prompt stays where it
-/// is.
+/// A task without its spec: the parts that change, and those that decide. The prompt is not loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskHead {
     pub id: TaskId,
@@ -52,7 +51,7 @@ pub struct TaskHead {
     pub last_event: u64,
     /// The commit that its sessions start from; `None` = no repository.
     pub base: Option<Oid>,
-    /// What verify says of that commit; `None` = nothing, or not yet.
+    /// The verdict of verify on the base; `None`: none yet.
     pub baseline: Option<Verdict>,
     /// Its first session, which the check of that commit is listed with.
     pub first: SessionId,
@@ -106,7 +105,7 @@ impl TaskHead {
         open.map(|(_, count)| count).sum()
     }
 
-    /// A session of it came from one state to another. True when those are two.
+    /// Counts a session's change of state. True if the states differ.
     pub fn session_moved(&mut self, before: SessionStateKind, now: SessionStateKind) -> bool {
         if before == now {
             return false;
@@ -121,7 +120,7 @@ impl TaskHead {
         true
     }
 
-    /// What is known of the base.
+    /// What verify found about the base.
     #[must_use]
     pub fn base_safety(&self) -> Safety {
         self.baseline
@@ -130,7 +129,7 @@ impl TaskHead {
     }
 }
 
-/// A job and what placing it takes.
+/// A job, and the data for placing it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobRow {
     pub job: Job,
@@ -142,8 +141,8 @@ pub struct JobRow {
 }
 
 impl JobRow {
-    /// The row of a job that waits from now on. `session` is the one that it is about, or that
-    /// the check of the base is listed with.
+    /// The row of a waiting job. `session` is its session, or the one with which the check of the
+    /// base is listed.
     #[must_use]
     pub fn of(job: Job, session: &Session, policy: &Policy, now: Timestamp) -> Self {
         let requirements = match job.subject {
@@ -160,7 +159,7 @@ impl JobRow {
     }
 }
 
-/// What is shown with an attempt, and never changes.
+/// Data that is shown with an attempt, and never changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptNote {
     pub agent_name: String,
@@ -170,7 +169,7 @@ pub struct AttemptNote {
 }
 
 impl AttemptNote {
-    /// What the attempt is about, whose session, or the one that it is listed with, is this.
+    /// The subject of the attempt, given the session that it is listed with.
     #[must_use]
     pub const fn subject(&self, session: SessionId) -> Subject {
         match self.job {
@@ -203,9 +202,9 @@ impl RequestKey {
 /// What a client's call asked for, and what it was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestRow {
-    /// Digest of what was asked for.
+    /// Digest of the request.
     pub payload: Digest,
-    /// What the reply is made from.
+    /// The data of the reply.
     pub reply: String,
     pub at: Timestamp,
 }
@@ -231,7 +230,7 @@ pub trait Rows:
 pub trait RequestRows {
     fn request(&mut self, key: &RequestKey) -> Result<Option<RequestRow>, Failed>;
     fn insert_request(&mut self, key: &RequestKey, row: &RequestRow) -> Result<(), Failed>;
-    /// Forgets those of the `limit` oldest calls that were made before `before`.
+    /// Removes those of the `limit` oldest calls that were made before `before`.
     fn forget_requests(&mut self, before: Timestamp, limit: u32) -> Result<(), Failed>;
 }
 
@@ -243,14 +242,14 @@ pub trait TaskRows {
     fn save_task(&mut self, task: &TaskHead) -> Result<(), Failed>;
     /// Forgets a task with its sessions, jobs, attempts, events and checkpoints.
     fn remove_task(&mut self, id: TaskId) -> Result<(), Failed>;
-    /// Stores a session at its place among those of the task.
+    /// Stores a session at its place among the task's sessions.
     fn insert_session(&mut self, session: &Session, position: usize) -> Result<(), Failed>;
     fn session(&mut self, task: TaskId, id: SessionId) -> Result<Option<Session>, Failed>;
     /// Saves everything that changes.
     fn save_session(&mut self, session: &Session) -> Result<(), Failed>;
 }
 
-/// What is placed and leased.
+/// Jobs and their attempts.
 pub trait JobRows {
     fn insert_job(&mut self, row: &JobRow) -> Result<(), Failed>;
     fn job(&mut self, task: TaskId, id: JobId) -> Result<Option<JobRow>, Failed>;
@@ -277,10 +276,9 @@ pub trait AttemptRows {
 /// Checkpoints. Their packs and segments are blobs that were durable before.
 pub trait CheckpointRows {
     fn insert_checkpoint(&mut self, task: TaskId, checkpoint: &Checkpoint) -> Result<(), Failed>;
-    /// Those of a session, oldest first.
+    /// The checkpoints of a session, oldest first.
     fn checkpoints(&mut self, task: TaskId, session: SessionId) -> Result<Vec<Checkpoint>, Failed>;
-    /// The place in the conversation at the newest checkpoint of a session that is this commit,
-    /// and whose conversation it is.
+    /// The conversation and the position in it at a session's newest checkpoint of this commit.
     fn position(
         &mut self,
         task: TaskId,
@@ -289,9 +287,9 @@ pub trait CheckpointRows {
     ) -> Result<Option<(u64, AdapterName)>, Failed>;
     /// The trees of the task's checkpoints that have the files of its base, each once.
     fn base_trees(&mut self, task: TaskId, base: &Oid) -> Result<Vec<Oid>, Failed>;
-    /// What is known of these files from any session of the task.
+    /// What verify found about these files in any session of the task.
     fn safety(&mut self, task: TaskId, tree: &Oid) -> Result<Safety, Failed>;
-    /// Says so of every checkpoint of the task that has these files.
+    /// Saves that with every checkpoint of the task that has these files.
     fn save_safety(&mut self, task: TaskId, tree: &Oid, safety: Safety) -> Result<(), Failed>;
 }
 
@@ -304,7 +302,7 @@ pub trait AgentRows {
     fn save_agent_seen(&mut self, id: AgentId, at: Timestamp) -> Result<(), Failed>;
 }
 
-/// Who may join and who may call.
+/// Join tokens, joined agents and people's tokens.
 pub trait AdmissionRows {
     fn join_token(&mut self, id: TokenId) -> Result<Option<JoinTokenRow>, Failed>;
     /// Stores or replaces a join token.
@@ -323,7 +321,7 @@ pub trait ContextRows {
     fn context(&mut self, project: &ProjectId, digest: &Digest) -> Result<Option<ContextRow>, Failed>;
     /// Stores or replaces a base context.
     fn put_context(&mut self, project: &ProjectId, digest: &Digest, row: &ContextRow) -> Result<(), Failed>;
-    /// Counts one more sending of a base context.
+    /// Counts another sending of a base context.
     fn add_context_sent(
         &mut self,
         project: &ProjectId,

@@ -1,5 +1,5 @@
-//! SQLite: how its file is opened, checked and brought to the present schema. What is read
-//! and written is in the modules below this one; the thread that writes is `writer`.
+//! SQLite: opens and checks the file, and brings its schema up to date. The modules below this one
+//! read and write; the writing thread is `writer`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,7 +52,7 @@ impl Database {
         Ok((database, writer))
     }
 
-    /// A connection that writes to the file that is there: one that is gone is not made anew.
+    /// A connection that writes to the existing file; a missing file is not created.
     pub(super) fn open_writer(&self) -> Result<Connection, OpenError> {
         self.open(OpenFlags::empty())
     }
@@ -95,9 +95,9 @@ impl Database {
         Ok(connection)
     }
 
-    /// Brings everything that can be read onto the disk, and begins the log anew. After a
-    /// sync that failed, of this process or of one before it, the kernel may show what it has
-    /// thrown away; what is written behind that would be lost with it.
+    /// Makes all readable data durable, and restarts the log. After a failed sync, of this process
+    /// or an earlier one, the kernel may show data that it has thrown away; later writes behind
+    /// such data would be lost with it.
     fn make_durable(&self, connection: &Connection) -> Result<(), OpenError> {
         let busy: i64 = connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
@@ -112,7 +112,7 @@ impl Database {
         Ok(())
     }
 
-    /// A connection that reads, beside the writer.
+    /// A connection that reads beside the writer.
     pub(super) fn open_reader(&self) -> Result<Connection, OpenError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags).map_err(|source| self.failed(source))?;
@@ -127,8 +127,8 @@ impl Database {
         connection.set_prepared_statement_cache_capacity(PREPARED);
         connection
             .busy_timeout(BUSY_TIMEOUT)
-            // Plans must not depend on bound values: else every cached statement that meets a
-            // partial index is compiled anew each time other values are bound to it.
+            // Plans must not depend on bound values. Otherwise every cached statement that uses a
+            // partial index is compiled again each time other values are bound.
             .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true))
             .and_then(|_| {
                 connection.execute_batch(
@@ -143,7 +143,7 @@ impl Database {
         self.is_made(connection).map(|_made| ())
     }
 
-    /// True when a program of ours has put its tables into the file; false when nobody has.
+    /// True if our program has created its tables in the file; false if no program has.
     fn is_made(&self, connection: &Connection) -> Result<bool, OpenError> {
         let found: u32 = connection
             .pragma_query_value(None, "application_id", |row| row.get(0))

@@ -1,6 +1,6 @@
-//! The rows of one command: fetched before it decides, decided on in memory, written in one go.
-//! An engine whose rows are far away needs two trips for a command, whatever it decides. What a
-//! command reads and did not say is fetched when it is asked for, and counted.
+//! The rows of one command: fetched before it decides, decided in memory, written together. A
+//! distant engine needs two round trips for a command, whatever it decides. A row that a command
+//! reads without naming it is fetched on demand, and counted.
 //!
 //! ```text
 //!   reads() --prefetch--> Unit <--load, save-- apply
@@ -46,8 +46,8 @@ pub enum Key {
     /// A task with its open jobs, and their sessions and live attempts.
     OpenJobs(TaskId),
     Attempt(AttemptId),
-    /// An attempt with its job, session and task, and what these checkpoints follow and repeat:
-    /// parents and trees. Also what its end concerns, when it `ends`.
+    /// An attempt with its job, session and task, and the parents and trees of these checkpoints.
+    /// Also the rows that its end concerns, when it `ends`.
     Reporting {
         attempt: AttemptId,
         checkpoints: Vec<(Oid, Oid)>,
@@ -84,7 +84,7 @@ enum Changed {
     Attempt(AttemptId),
 }
 
-/// Anything else that is written, in its order.
+/// Any other write, in order.
 #[derive(Debug)]
 enum Write {
     Request(RequestKey, RequestRow),
@@ -114,7 +114,7 @@ pub(super) struct Unit<'a> {
     tasks: HashMap<TaskId, Option<TaskHead>>,
     sessions: HashMap<(TaskId, SessionId), Option<Session>>,
     jobs: HashMap<(TaskId, JobId), Option<JobRow>>,
-    /// Those that were open when they were fetched, and new ones.
+    /// The jobs that were open when they were fetched, and new ones.
     open_jobs: HashMap<TaskId, BTreeSet<JobId>>,
     attempts: HashMap<AttemptId, Option<Attempt>>,
     live_attempts: HashMap<AgentId, Vec<AttemptId>>,
@@ -168,12 +168,12 @@ impl<'a> Unit<'a> {
         Ok(unit)
     }
 
-    /// How often the command read what it had not said.
+    /// How many rows the command read without naming them.
     pub(super) const fn fetches(&self) -> u32 {
         self.fetches
     }
 
-    /// Loading is fetching: what was loaded once is here.
+    /// Loading means fetching: what was loaded once is here.
     fn fetch(&mut self, key: &Key) -> Result<(), Failed> {
         match key {
             Key::Request(key) => drop(self.request(key)?),
@@ -262,8 +262,8 @@ impl<'a> Unit<'a> {
         Ok(())
     }
 
-    /// What the end of attempts concerns: what their sessions can go back to, the base when it was
-    /// checked, and the check of the base when their tasks may end with them.
+    /// The rows that the end of attempts concerns: checkpoints that their sessions can go back to,
+    /// the base if it was checked, and the check of the base if the task may end too.
     fn fetch_ending(&mut self, attempts: &[AttemptId]) -> Result<(), Failed> {
         let mut ending: HashMap<TaskId, usize> = HashMap::new();
         for id in attempts {

@@ -1,5 +1,5 @@
-//! The one thread that writes to SQLite. It takes what waits, up to a group, into one
-//! transaction with a savepoint per command, commits once, and only then answers.
+//! The one thread that writes to SQLite. It takes the waiting commands, up to a group, into one
+//! transaction with a savepoint per command, commits once, and then answers.
 //!
 //! ```text
 //!   receive -> BEGIN IMMEDIATE -> (SAVEPOINT, command, RELEASE | ROLLBACK TO)* -> COMMIT -> answer
@@ -18,7 +18,7 @@ use super::journal::Journal;
 use super::sqlite::{Database, SqliteRows, failed};
 use crate::telemetry;
 
-/// Commands of one commit at most: beyond that a commit costs more than it saves.
+/// Most commands of one commit: with more, a commit costs more than it saves.
 const GROUP: usize = 256;
 /// Commands that may wait. When it is full, callers wait for their turn to wait: that is
 /// how a slow disk slows the network down instead of filling memory.
@@ -26,7 +26,7 @@ pub(super) const WAITING: usize = 1024;
 
 pub(super) enum Message {
     Call(Box<dyn Call>),
-    /// Carry out what waits already, then end.
+    /// Carry out the waiting commands, then end.
     Close,
 }
 
@@ -69,7 +69,7 @@ impl Writer {
     fn take(&mut self, message: Message, group: &mut Vec<Box<dyn Call>>) {
         match message {
             Message::Call(call) => group.push(call),
-            // What waits is still received; nothing new gets in.
+            // Waiting messages are still received; new ones are refused.
             Message::Close => self.messages.close(),
         }
     }
@@ -90,7 +90,7 @@ impl Writer {
             Fate::BrokenOff(_) => self.journal.broken_off(),
             Fate::Unknown(error) => {
                 tracing::error!(%error, commands = group.len(), "commit failed; opening the database again");
-                // What is remembered of it cannot be trusted any more; the file is the truth.
+                // The connection's memory cannot be trusted any more; the file is the truth.
                 self.connection = None;
                 self.journal.unknown();
             }
@@ -112,7 +112,7 @@ impl Writer {
     }
 }
 
-/// Carries the group out in one transaction.
+/// Carries out the group in one transaction.
 pub(super) fn transaction(connection: &Connection, journal: &mut Journal, group: &mut [Box<dyn Call>]) -> Fate {
     let run = |sql| {
         connection

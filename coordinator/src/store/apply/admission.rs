@@ -1,4 +1,4 @@
-//! Carries out the commands on who may come in.
+//! Carries out the commands on admission.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::store::error::EngineError;
 use crate::store::rows::{Failed, RequestKey, Rows};
 use crate::store::unit::Key;
 
-/// How long a join token is remembered after it ended, so that whoever shows it then is
-/// told why it is refused.
+/// How long a join token is remembered after its end, so that a late caller learns why it is
+/// refused.
 const REMEMBER_JOIN_TOKENS: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 const CREATE_JOIN_TOKEN: &str = "create_join_token";
@@ -62,7 +62,7 @@ impl Command for EnrolAgent {
 
     fn apply(self, rows: &mut dyn Rows) -> Result<Enrolled, Failed> {
         let refused = |refusal| Ok(Enrolled::Refused(refusal));
-        // Whoever does not know the secret learns nothing else about a token.
+        // A caller without the secret learns nothing else about a token.
         let Some(row) = rows.join_token(self.token)?.filter(|row| row.secret == self.secret) else {
             return refused(JoinRefusal::Unknown);
         };

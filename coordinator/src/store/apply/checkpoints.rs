@@ -1,4 +1,4 @@
-//! Checkpoints: sessions that go back to one, and those that are asked for.
+//! Checkpoints: going back to one, and requesting one.
 
 use kage_core::attempt::EndReason;
 use kage_core::checkpoint::{Head, WorktreeChoice};

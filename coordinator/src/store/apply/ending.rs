@@ -1,4 +1,4 @@
-//! What the end of an attempt means for its job, its session and its task.
+//! The consequences of an attempt's end for its job, its session and its task.
 
 use kage_core::attempt::{Attempt, EndReason};
 use kage_core::checkpoint::{Points, Safety};
@@ -24,7 +24,7 @@ pub(super) struct End<'a> {
 }
 
 impl End<'_> {
-    /// Ends the attempt by its own last event, which is of the time that `said` is.
+    /// Ends the attempt by its own last event, whose time is `said`.
     pub(super) fn finish(
         mut self,
         rows: &mut dyn Rows,
@@ -52,7 +52,7 @@ impl End<'_> {
             Finish::Verify(commit) => {
                 let kind = JobKind::Verify { commit };
                 let mut job = Job::new(next_job, self.head.id, Subject::Session(self.session.id), kind, now);
-                // Whoever did the work had best not judge it.
+                // The agent that did the work should not judge it.
                 job.affinity = Affinity {
                     prefer: None,
                     avoid: Some(agent),
@@ -83,7 +83,7 @@ impl End<'_> {
         }
     }
 
-    /// Says of the checkpoints that have the files of a checked result what was found.
+    /// Saves the verdict with the checkpoints that have the files of the checked result.
     fn judge(&self, rows: &mut dyn Rows, outcome: &AttemptOutcome) -> Result<(), Failed> {
         let result = self.session.state.result().filter(|_| self.of_session());
         let tree = result.and_then(|result| result.tree.as_ref());
@@ -96,7 +96,7 @@ impl End<'_> {
         Ok(())
     }
 
-    /// Keeps what was found of the base, also with the checkpoints that have its files.
+    /// Saves the verdict on the base, also with the checkpoints that have its files.
     fn judge_base(&mut self, rows: &mut dyn Rows, verdict: Verdict) -> Result<(), Failed> {
         let safety = verdict.kind.safety();
         self.head.baseline = Some(verdict);
@@ -109,7 +109,7 @@ impl End<'_> {
         Ok(())
     }
 
-    /// What the session can go back to.
+    /// The checkpoints that the session can go back to.
     fn points(&self, rows: &mut dyn Rows) -> Result<Points, Failed> {
         let trail = &self.session.trail;
         if trail.head.is_none() {

@@ -1,4 +1,4 @@
-//! Events of a live attempt: admitted once and in order, and what they move.
+//! Events of a live attempt: accepted once and in order, with their consequences.
 
 use kage_core::attempt::Admission;
 use kage_core::checkpoint::Safety;
@@ -103,8 +103,8 @@ impl Command for AppendEvents {
     }
 }
 
-/// The first checkpoint that follows neither the base nor another one of its session: nobody
-/// could ever put it together.
+/// The first checkpoint that follows neither the base nor another checkpoint of its session: it
+/// could never be restored.
 fn stray_checkpoint(
     rows: &mut dyn Rows,
     head: &TaskHead,
@@ -125,7 +125,7 @@ fn stray_checkpoint(
     Ok(None)
 }
 
-/// Stores the checkpoint that an event tells of, which `session` counts already.
+/// Stores the checkpoint that an event reports; `session` counts it already.
 fn checkpoint(
     rows: &mut dyn Rows,
     head: &TaskHead,
@@ -137,7 +137,7 @@ fn checkpoint(
         return Ok(());
     };
     let parent = rows.position(session.task, session.id, &taken.parent)?;
-    // Another one's conversation is not gone on with.
+    // The conversation of another adapter cannot be resumed.
     let before = parent.map_or(
         0,
         |(position, adapter)| if adapter == session.adapter { position } else { 0 },
@@ -151,7 +151,7 @@ fn checkpoint(
     rows.insert_checkpoint(session.task, &checkpoint)
 }
 
-/// True for what only an attempt that works on the task may tell.
+/// True for events that only an attempt on the task may report.
 const fn is_of_sessions(body: &EventBody) -> bool {
     match body {
         EventBody::CheckpointTaken(_) | EventBody::Resumed { .. } | EventBody::ResultCommitted { .. } => true,

@@ -1,5 +1,4 @@
-//! Calls that clients may repeat: what they were told is remembered, for as long as a client
-//! may still ask.
+//! Calls that clients may repeat: their replies are remembered while a client may still ask.
 
 use kage_core::time::Timestamp;
 
@@ -7,11 +6,11 @@ use crate::store::command::{REQUEST_LIFETIME, Request};
 use crate::store::error::StoreError;
 use crate::store::rows::{Failed, RequestKey, RequestRow, Rows};
 
-/// How many old calls each new one makes the store forget: more than one, so that it never
-/// falls behind, and few, so that nobody waits for it.
+/// How many old calls each new one removes: more than one, so that the table does not grow, and
+/// few, so that a call stays fast.
 const FORGET: u32 = 2;
 
-/// The reply to an earlier call with this id, if there was one.
+/// The reply to an earlier call with this id, if there is one.
 pub(in crate::store) fn earlier_reply(
     rows: &mut dyn Rows,
     method: &'static str,

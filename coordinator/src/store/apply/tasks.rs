@@ -102,7 +102,7 @@ impl Command for DropTask {
         }
         let head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
         let open = rows.open_jobs(self.task)?;
-        // The check of its base may still wait for a slot; that is nobody's loss.
+        // The check of its base may still wait for a slot, which does not matter.
         let worked_on =
             |row: &JobRow| row.job.subject != Subject::Base || matches!(row.job.state, JobState::Leased { .. });
         if !head.state.is_terminal() || open.iter().any(worked_on) {

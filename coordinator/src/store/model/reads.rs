@@ -1,4 +1,4 @@
-//! What is asked of the model.
+//! The reads of the model.
 
 use std::collections::{BTreeMap, BTreeSet};
 

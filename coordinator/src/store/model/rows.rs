@@ -1,4 +1,4 @@
-//! What commands load from the model and save in it.
+//! The loads and saves of commands on the model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -332,7 +332,7 @@ impl ContextRows for Model {
     }
 }
 
-/// The number after the last one.
+/// The next number after the last one.
 fn next<V>(rows: &BTreeMap<u64, V>) -> u64 {
     rows.last_key_value().map_or(1, |(last, _)| last + 1)
 }

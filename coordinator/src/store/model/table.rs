@@ -1,11 +1,11 @@
-//! Rows by key, with an undo log: what one command wrote is kept or taken back whole.
+//! Rows by key, with an undo log: the writes of a command are kept or undone together.
 
 use std::collections::BTreeMap;
 
 use crate::store::error::StoreError;
 use crate::store::rows::Failed;
 
-/// Rows by key, and what it takes to undo the command that is being carried out.
+/// Rows by key, and the undo log of the present command.
 #[derive(Debug)]
 pub(super) struct Table<K, V> {
     pub(super) rows: BTreeMap<K, V>,

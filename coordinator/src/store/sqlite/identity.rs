@@ -1,6 +1,6 @@
-//! The look at a database file before anything writes to it, and the row that says which store
-//! it is. The look must not finish what an earlier process left in the log: a log of another
-//! database would be mixed into this one.
+//! Inspects a database file before anything writes to it, and owns the row with its identity. The
+//! inspection must not replay what an earlier process left in the log: the log of another database
+//! would be mixed into this one.
 
 use std::io;
 use std::path::Path;
@@ -75,8 +75,9 @@ fn known(connection: &Connection, attempts: &[AttemptId]) -> rusqlite::Result<Kn
 }
 
 impl Database {
-    /// Counts that it was opened, and gives it an id if it has none. In the file itself, not only
-    /// in its log, when this returns: a file whose log is lost still says which store it is.
+    /// Counts the opening, and gives the database an id if it has none. Stored in the file itself,
+    /// not only in its log, when this returns, so that a file without its log still has its
+    /// identity.
     pub(in crate::store) fn identify(
         &self,
         connection: &Connection,

@@ -1,5 +1,4 @@
-//! The query that finds a page of tasks: what a filter asks for, as conditions that an index
-//! answers.
+//! The query for a page of tasks: the filter as conditions that an index answers.
 
 use kage_core::id::{RepositoryId, RepositoryName, WorktreeId};
 use kage_core::task::TaskState;
@@ -8,8 +7,7 @@ use rusqlite::types::Value;
 use super::value::int;
 use crate::store::query::{PageToken, TaskFilter, TaskOrder};
 
-/// The part of a query that comes after its columns and tables (`tasks t`, `specs p`), and its
-/// values.
+/// The part of a query after its columns and tables (`tasks t`, `specs p`), and its values.
 #[derive(Debug)]
 pub(super) struct PageQuery {
     conditions: Vec<String>,
@@ -18,7 +16,7 @@ pub(super) struct PageQuery {
 }
 
 impl PageQuery {
-    /// The first `limit` tasks that the filter takes, of those from `after` on.
+    /// The first `limit` tasks that match the filter, starting after `after`.
     pub(super) fn new(filter: &TaskFilter, after: Option<PageToken>, limit: u32) -> Self {
         let mut query = Self {
             conditions: Vec::new(),
@@ -82,7 +80,7 @@ impl PageQuery {
         format!("WHERE {} ORDER BY t.n {order} LIMIT ?", self.conditions.join(" AND "))
     }
 
-    /// Where the page begins whose first task has this number.
+    /// The token of the page that starts with this row number.
     pub(super) fn token(&self, n: i64) -> Option<PageToken> {
         let from = match self.order {
             TaskOrder::NewestFirst => n + 1,
@@ -97,7 +95,7 @@ impl PageQuery {
     }
 }
 
-/// The state as documents of tasks have it.
+/// The state's word in the documents of tasks.
 const fn state_word(state: TaskState) -> &'static str {
     match state {
         TaskState::Running => "running",

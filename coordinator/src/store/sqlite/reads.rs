@@ -1,4 +1,4 @@
-//! What is read from SQLite, each answer from one snapshot.
+//! The reads of SQLite, each from one snapshot.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -118,7 +118,7 @@ impl Reads for Connection {
 
     fn tasks(&self, filter: &TaskFilter, after: Option<PageToken>, limit: u32) -> Result<TaskPage> {
         snapshot(self, |snapshot| {
-            // One more than asked for, to know whether there is another page.
+            // One more than requested, to know whether there is another page.
             let query = PageQuery::new(filter, after, limit + 1);
             let sql = format!(
                 "SELECT t.n, t.doc, p.spec FROM tasks t JOIN specs p ON p.task = t.n {}",
@@ -202,7 +202,8 @@ impl Reads for Connection {
     fn queued_jobs(&self) -> Result<Vec<QueuedJob>> {
         let found = all(
             self,
-            // A range of the index of open jobs, which SQLite uses only where its own condition stands.
+            // A range of the index of open jobs, which SQLite uses only if its condition is in the
+            // query.
             "SELECT j.doc, t.project FROM jobs j JOIN tasks t ON t.n = j.task WHERE j.state < 2 AND j.state = 0",
             params![],
             |row| Ok(waiting(&get_json(row, 0, "job")?, &get_parsed(row, 1, "project")?)),
@@ -437,7 +438,8 @@ impl Reads for Connection {
     }
 
     fn counts(&self) -> Result<Counts> {
-        // A range of the index of open jobs, which SQLite uses only where its own condition stands.
+        // A range of the index of open jobs, which SQLite uses only if its condition is in the
+        // query.
         let open: Vec<(JobType, bool, u64)> = all(
             self,
             "SELECT type, state = 1, count(*) FROM jobs WHERE state < 2 GROUP BY 1, 2",

@@ -1,5 +1,5 @@
-//! Rows that are columns, as domain values: agents and who may come in. Each has the list of its columns, which every query that
-//! reads it begins with, and the function that reads them in that order.
+//! Rows of columns as domain values: agents and admission. Each has its list of columns, with which
+//! every query for it starts, and the function that reads them in that order.
 
 use kage_core::fleet::Agent;
 use rusqlite::Row;

@@ -1,5 +1,5 @@
-//! The tables, as numbered steps from an empty file to the present. A step that was released
-//! is never edited: a new one follows it.
+//! The tables, as numbered steps from an empty file to the present schema. A released step is never
+//! edited; a new one follows it.
 //!
 //! Ids are 16 bytes of randomness, so what is looked up by an id needs an index whose pages
 //! lie anywhere. Only tasks, attempts and requests pay for that; everything else is kept

@@ -1,4 +1,4 @@
-//! What SQLite's errors mean: the one place that knows its codes.
+//! The meaning of SQLite's errors: the one place that knows its codes.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use rusqlite::ErrorCode;
 
 use crate::store::error::{EngineError, EngineTrouble, OpenError};
 
-/// What a statement or a commit ended with.
+/// Classifies the error of a statement or a commit.
 pub(in crate::store) fn failed(source: rusqlite::Error) -> EngineError {
     EngineError::Database {
         trouble: trouble(&source),
@@ -14,7 +14,7 @@ pub(in crate::store) fn failed(source: rusqlite::Error) -> EngineError {
     }
 }
 
-/// What the attempt to open a file ended with.
+/// Classifies the error of opening a file.
 pub(super) fn not_opened(path: &Path, source: rusqlite::Error) -> OpenError {
     OpenError::Database {
         path: path.to_owned(),
@@ -28,7 +28,7 @@ fn trouble(error: &rusqlite::Error) -> EngineTrouble {
         Some(ErrorCode::DiskFull) => EngineTrouble::DiskFull,
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => EngineTrouble::Busy,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => EngineTrouble::Damaged,
-        // Codes of a library of others, which may get more.
+        // A foreign library may add codes.
         Some(_) | None => EngineTrouble::Failed,
     }
 }

@@ -1,5 +1,5 @@
-//! Domain values as column values, and back. A value that this program cannot have written
-//! is corruption, and said to be.
+//! Domain values as column values, and back. A value that this program cannot have written is
+//! reported as corruption.
 
 use kage_core::id::{AgentId, AttemptId, BootId, JobId, SessionId, StoreId, TaskId, TokenId};
 use kage_core::time::Timestamp;
@@ -12,7 +12,7 @@ use serde::de::value::StrDeserializer;
 use super::trouble::failed;
 use crate::store::error::EngineError;
 
-/// Says that a stored value is not what it should be.
+/// The error for a stored value that this program cannot have written.
 pub(super) fn corrupt<E>(what: &'static str) -> impl FnOnce(E) -> EngineError
 where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -62,7 +62,7 @@ pub(super) fn get_optional_id<I: Id>(row: &Row<'_>, index: usize) -> Result<Opti
     Ok(bytes.map(|bytes| I::of(u128::from_be_bytes(bytes))))
 }
 
-/// A count as a column. Columns end at `i64::MAX`, which no count of ours comes near.
+/// A count as a column. Columns end at `i64::MAX`, which no count reaches.
 pub(super) fn int(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! What a command loads from its unit and saves in it.
+//! The loads and saves of a command on its unit.
 
 use kage_core::attempt::Attempt;
 use kage_core::checkpoint::{Checkpoint, Safety};
@@ -19,7 +19,7 @@ use crate::store::rows::{
     JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
 };
 
-/// What is here under a key; else it is fetched, and counted once the command decides.
+/// The value of a key; otherwise it is fetched, and counted once the command decides.
 macro_rules! known {
     ($unit:ident . $rows:ident [$key:expr], $fetch:expr) => {{
         let key = $key;
@@ -120,7 +120,7 @@ impl JobRows for Unit<'_> {
             self.open_jobs
                 .insert(task, fetched.iter().map(|row| row.job.id).collect());
             for row in fetched {
-                // What the command made of one counts more.
+                // The command's own version takes precedence.
                 self.jobs.entry((task, row.job.id)).or_insert(Some(row));
             }
         }

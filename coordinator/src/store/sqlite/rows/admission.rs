@@ -1,4 +1,4 @@
-//! Who may join and who may call.
+//! Join tokens, joined agents and people's tokens.
 
 use kage_core::id::{AgentId, TokenId};
 use kage_core::time::Timestamp;

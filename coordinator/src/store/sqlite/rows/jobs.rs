@@ -1,4 +1,4 @@
-//! Jobs: what is placed and leased.
+//! Jobs and their attempts.
 
 use kage_core::id::{JobId, TaskId};
 use kage_core::job::JobState;

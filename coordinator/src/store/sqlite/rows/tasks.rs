@@ -61,7 +61,7 @@ impl TaskRows for SqliteRows<'_> {
 
     fn remove_task(&mut self, task: TaskId) -> Result<(), Failed> {
         let n = self.number(task)?;
-        // What points at others goes before them.
+        // Rows that refer to others are deleted first.
         for sql in [
             "DELETE FROM checkpoints WHERE task = ?1",
             "DELETE FROM events WHERE task = ?1",
