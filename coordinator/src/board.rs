@@ -69,7 +69,7 @@ pub(crate) struct Offered {
 #[derive(Debug, Default)]
 pub(crate) struct Placed {
     pub(crate) picks: Vec<Pick>,
-    /// When to look again if nothing else happens.
+    /// When to check again if nothing else happens.
     pub(crate) next: Option<Timestamp>,
 }
 
@@ -84,7 +84,7 @@ pub(crate) struct Presence {
 #[derive(Debug)]
 pub(crate) struct Joined {
     pub(crate) serial: Serial,
-    /// Cancelled when a newer connection replaces this one, or the agent is cut off.
+    /// Cancelled when a newer connection replaces this one, or the agent is revoked.
     pub(crate) cut: CancellationToken,
     /// Attempts of this start that the agent does not know: it never received the order to start
     /// them.
@@ -104,7 +104,7 @@ struct AgentLink {
     serial: Serial,
     /// Receivers learn of the end of the connection too.
     pulse: watch::Sender<Pulse>,
-    /// The agent said that it answers pings.
+    /// The agent supports pings.
     answers_pings: bool,
     outbox: Outbox,
     cut: CancellationToken,
@@ -350,7 +350,7 @@ impl Board {
         }
     }
 
-    /// Tells an agent to stop an attempt, now or when it is back, and limits the time to answer.
+    /// Tells an agent to stop an attempt, now or when it reconnects, and limits the time to answer.
     pub(crate) fn stop(&mut self, agent: AgentId, attempt: AttemptId, now: Instant) {
         self.terms.stop(agent, attempt, self.stop_answer, now);
         self.stopping.insert(attempt);

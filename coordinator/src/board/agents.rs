@@ -119,12 +119,12 @@ impl Board {
         self.members.redescribe(agent, |member| member.project = project);
     }
 
-    /// The ones of `attempts` that a returning agent still has authority over but has to stop.
+    /// Those of `attempts` that a returning agent still has authority over but has to stop.
     pub(crate) fn to_stop(&self, attempts: &[AttemptId]) -> Vec<AttemptId> {
         attempts.iter().copied().filter(|a| self.stopping.contains(a)).collect()
     }
 
-    /// Removes an ended connection. Ignored when a newer one took its place.
+    /// Removes an ended connection. Ignored when a newer one replaced it.
     pub(crate) fn leave(&mut self, agent: AgentId, serial: Serial, now: Instant) {
         let until = now + self.timings.grace;
         let left = self.members.change(agent, |member| {
@@ -152,7 +152,7 @@ impl Board {
         });
     }
 
-    /// The agent's message was carried out, and the next one is read.
+    /// Notes that the agent's message was handled, so that the next one is read.
     pub(crate) fn carried_out(&self, agent: AgentId, serial: Serial) {
         let link = self.members.get(agent).and_then(Member::link);
         if let Some(link) = link.filter(|link| link.serial == serial) {
@@ -176,7 +176,7 @@ impl Board {
         self.other_start(agent, boot).map(|(_, link)| link.serial)
     }
 
-    /// Pings that connection, if there is one.
+    /// Pings that connection, if it exists.
     pub(crate) fn challenge(&self, agent: AgentId, boot: BootId) -> Option<Incumbent> {
         let (member, link) = self.other_start(agent, boot)?;
         let ping = v1::connect_response::Message::Ping(v1::Ping { sequence: self.counter });
@@ -210,7 +210,7 @@ impl Board {
         };
     }
 
-    /// Why an agent's session does not go on; `None` when it does, as far as is known.
+    /// Why an agent's session does not continue; `None` when no reason is known.
     pub(crate) fn why_not_going_on(&self, session: SessionId) -> Option<String> {
         self.hindrances.iter().find_map(|(agent, hindrance)| {
             let member = self.members.get(*agent)?;

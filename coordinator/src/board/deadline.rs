@@ -1,4 +1,4 @@
-//! Consequences of time alone: unanswered offers, absent or silent agents, unrenewed leases,
+//! The consequences of time alone: unanswered offers, absent or silent agents, expired leases,
 //! attempts that take too long or do not stop.
 
 use std::time::Duration;
@@ -66,7 +66,7 @@ impl Board {
         for (agent, _, _) in &due.lost {
             self.members.change(*agent, |member| {
                 if let Presently::Connected(link) = &member.presently {
-                    // Half-open: nothing else would notice.
+                    // A half-open connection: nothing else would notice.
                     link.cut.cancel();
                 }
                 member.presently = Presently::Lost { since: now };

@@ -44,7 +44,7 @@ impl AccessService for Access {
         }
         let project = match (message.project.as_str(), caller.bound_to()) {
             ("", None) => None,
-            // Nobody gives more than they have.
+            // A caller cannot give more rights than it has.
             (name, _) => Some(caller.project("project", name)?),
         };
         let id = TokenId::from_random(self.0.random());
@@ -124,7 +124,7 @@ impl Access {
     }
 }
 
-/// Whoever is bound to a project looks after the tokens of that project.
+/// A caller with one project manages the tokens of that project.
 fn concerns(caller: &Principal, token: &PersonToken) -> bool {
     caller.bound_to().is_none_or(|own| token.project.as_ref() == Some(own))
 }
@@ -134,7 +134,7 @@ fn view(token: &PersonToken) -> v1::Token {
         Role::Admin => v1::Role::Admin,
         Role::Submit => v1::Role::Submit,
         Role::View => v1::Role::View,
-        // No person's token has one of these.
+        // No person's token has one of these roles.
         Role::Owner | Role::Agent | Role::Stranger => v1::Role::Unspecified,
     };
     v1::Token {

@@ -1,5 +1,5 @@
-//! AgentService: the control session of an agent, from its Hello to the end of its
-//! connection. What is known of agents is on the board; what is true is in the store.
+//! AgentService: the control session of an agent, from its Hello to the end of its connection. The
+//! board has the known agents; the store has the durable state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,12 +39,12 @@ use crate::telemetry;
 
 /// Messages that wait for the network. An agent that lets them pile up is cut off.
 const QUEUED_MESSAGES: usize = 1024;
-/// How long a connection may take to say who it is.
+/// How long a connection may take to send Hello.
 const HELLO: Duration = Duration::from_secs(10);
-/// A heartbeat of an agent that runs nothing changes no lease: after so long it is stored all
-/// the same, for whoever asks after a restart when the agent was last seen.
+/// A heartbeat of an idle agent changes no lease. It is stored at this interval nevertheless, so
+/// that the time of the last contact survives a restart.
 const SEEN_STORED: Duration = Duration::from_secs(5 * 60);
-/// Bytes that are kept of what an agent says of why it does not go on.
+/// Most bytes kept of an agent's reason for not continuing.
 const MAX_REASON: usize = 300;
 /// The most attempts an agent may run at once.
 const MAX_SLOTS: u32 = 1024;
@@ -114,7 +114,7 @@ async fn converse(
     };
     caller.may_speak_for(hello.agent)?;
     let protocol = agreed_protocol(&hello)?;
-    // In boxes of their own: what they need for a moment, an idle agent would hold for days.
+    // Boxed: otherwise an idle agent would hold this memory for days.
     let opening = Box::pin(async {
         let _turn = make_way(&coordinator, &turns, (hello.agent, hello.boot), &outbox).await?;
         Session::open(Arc::clone(&coordinator), &caller, hello, protocol, outbox).await
@@ -151,8 +151,8 @@ struct Session {
 }
 
 impl Session {
-    /// Takes the agent in: ends what older starts of it ran, extends what it still runs,
-    /// and says which of that is to stop.
+    /// Admits the agent: ends the attempts of its older starts, extends those that it still runs,
+    /// and tells it which of them to stop.
     async fn open(
         coordinator: Arc<Coordinator>,
         caller: &Principal,
@@ -240,7 +240,7 @@ impl Session {
         let closing = self.coordinator.closing.clone();
         let result = loop {
             tokio::select! {
-                // What ends the session before what it may always have more of.
+                // Ends of the session come before inputs that may never run out.
                 biased;
                 () = revoked.cancelled() => break Err(ApiError::PermissionDenied {
                     message: "the agent was revoked".to_owned(),
@@ -289,21 +289,21 @@ impl Session {
             Some(FromAgent::Heartbeat(heartbeat)) => self.heartbeat(heartbeat).await?,
             Some(FromAgent::Draining(v1::Draining {})) => self.draining().await?,
             Some(FromAgent::Hello(_)) => return Err(ApiError::invalid("message", "a second hello")),
-            // That it was heard is all that was asked. The other: a newer agent says something
-            // that an older coordinator does not know.
+            // A pong needs no further handling. The other case: a newer agent sends a message that
+            // an older coordinator does not know.
             Some(FromAgent::Pong(_)) | None => {}
         }
         self.coordinator.board().carried_out(self.agent, self.serial);
         Ok(())
     }
 
-    /// Stores the attempt beside the loop: commits of several starts go together.
+    /// Stores the attempt beside the loop, so that several starts share a commit.
     fn accept(&mut self, offer: OfferId) {
         let coordinator = Arc::clone(&self.coordinator);
         let (agent, boot, serial) = (self.agent, self.boot, self.serial);
         let accepted = coordinator.board().accept(offer, agent, serial);
         let Some((job, offered)) = accepted else {
-            // Taken back meanwhile: the agent never hears that it may begin, and forgets it.
+            // Withdrawn meanwhile: the agent gets no start, and forgets the offer.
             return;
         };
         let name = self.name.clone();
@@ -340,7 +340,7 @@ impl Session {
                 Ok(Start::NotStartable) => not_started(&coordinator, agent, attempt, job).await,
                 Err(error) => {
                     tracing::error!(%attempt, error = &error as &dyn std::error::Error, "cannot start an attempt");
-                    // It may be stored all the same. Ending it is right in both cases.
+                    // It may have been stored nevertheless. Ending it is right in both cases.
                     let which = Ending::These(vec![attempt]);
                     dispatch::end(Arc::clone(&coordinator), which, EndReason::AgentGone).await;
                     not_started(&coordinator, agent, attempt, job).await;
@@ -416,8 +416,8 @@ fn enter(board: &mut Board, caller: &Principal, agent: Agent, outbox: Outbox, re
     joined
 }
 
-/// An accepted job did not become an attempt. It waits again if the store says so: its agent
-/// may have been started anew meanwhile, which is no fault of the job.
+/// An accepted job did not become an attempt. It waits again if the store says so: its agent may
+/// have been restarted meanwhile, which is no fault of the job.
 async fn not_started(coordinator: &Coordinator, agent: AgentId, attempt: AttemptId, job: QueuedJob) {
     {
         let mut board = coordinator.board();
@@ -435,7 +435,7 @@ async fn not_started(coordinator: &Coordinator, agent: AgentId, attempt: Attempt
         }),
         Err(error) => {
             tracing::error!(job = %job.job, error = &error as &dyn std::error::Error, "cannot be read");
-            // When it moved on, the next start of it will say so.
+            // If it moved on, its next start reports that.
             Some(job)
         }
     };

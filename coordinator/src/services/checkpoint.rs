@@ -197,8 +197,8 @@ impl Checkpoints {
         Subject::of(&self.0, task, session).await
     }
 
-    /// Has what a running session did since its newest checkpoint kept, before it goes back to
-    /// an older one. `None` = it does not run, or was sent back by the same call before.
+    /// Saves the work of a running session since its newest checkpoint, before it goes back to an
+    /// older one. `None`: it does not run, or an earlier call sent it back already.
     async fn save(&self, subject: &mut Subject, request: Request) -> Result<Option<Checkpoint>, ApiError> {
         let (task, session) = (subject.view.task.id, subject.session.id);
         let command = PrepareRestore {
@@ -244,7 +244,7 @@ impl Checkpoints {
         })
     }
 
-    /// What differs from one commit to another, once `needed` are put together.
+    /// The differences between two commits, after `needed` are put together.
     async fn changes(
         &self,
         subject: &Subject,

@@ -18,7 +18,7 @@ use crate::door::auth::Principal;
 use crate::refusals::{internal, read_error, store_error};
 use crate::store::PutContext;
 
-/// The largest base context taken: it is read into memory to be checked.
+/// The largest base context, in bytes: it is read into memory to be checked.
 const MAX_CONTEXT: u64 = 64 << 20;
 
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl ContextService for Contexts {
 }
 
 impl Contexts {
-    /// Makes the bytes durable and checks that they are a context. Comes back with their size.
+    /// Makes the bytes durable and checks that they are a context. Returns their size.
     async fn take(&self, project: &ProjectId, digest: &Digest, content: Bytes) -> Result<u64, ApiError> {
         if content.is_empty() {
             let content = self.uploaded(project, digest).await?;
@@ -155,7 +155,7 @@ impl Contexts {
     }
 }
 
-/// A context is stored in one spelling, so that equal ones have one digest.
+/// A context is stored in its canonical spelling, so that equal contexts have one digest.
 fn check(content: &[u8]) -> Result<(), ApiError> {
     let context = Context::parse(content).map_err(|error| ApiError::invalid("content", chain(&error)))?;
     if context.canonical().as_bytes() != content {

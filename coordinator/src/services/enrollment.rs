@@ -1,5 +1,5 @@
-//! EnrollmentService: an agent shows its join token and a public key, and gets a certificate;
-//! later it shows that certificate, and gets the next one.
+//! EnrollmentService: an agent presents its join token and a public key, and gets a certificate;
+//! later it presents the certificate, and gets the next one.
 
 use std::sync::Arc;
 

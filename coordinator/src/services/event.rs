@@ -24,8 +24,8 @@ use crate::output::OutputAck;
 
 /// Answers that wait for the network. An agent that does not read them is not read from.
 const QUEUED_RESPONSES: usize = 256;
-/// Batches of one attempt that wait for its intake; 64 KiB each at most. When it is full
-/// nothing more is read from the connection.
+/// Batches of one attempt that wait for its intake, of at most 64 KiB each. When full, the
+/// connection is not read.
 const QUEUED_BATCHES: usize = 16;
 
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Delivery {
     async fn run(mut self, mut inbound: Streaming<v1::AppendRequest>) {
         loop {
             tokio::select! {
-                // What ends the delivery before what it may always have more of.
+                // Ends of the delivery come before inputs that may never run out.
                 biased;
                 () = self.coordinator.closing.cancelled() => break,
                 () = self.responses.closed() => break,
@@ -111,7 +111,7 @@ impl Delivery {
                 },
             }
         }
-        // What was read is carried out and answered before the stream ends.
+        // Read batches are handled and answered before the stream ends.
         self.intakes.clear();
         while self.running.join_next().await.is_some() {}
     }
@@ -125,7 +125,7 @@ impl Delivery {
             match intake.send(batch).await {
                 Ok(()) => return Ok(()),
                 Err(mpsc::error::SendError(back)) => {
-                    // The intake ended with its attempt; a new one answers what is late.
+                    // The intake ended with its attempt; a new one answers late batches.
                     batch = back;
                     self.intakes.remove(&key);
                 }

@@ -25,7 +25,7 @@ use crate::watch::view;
 
 /// Shortest beginning of an agent's id that is looked up.
 const MIN_PREFIX: usize = 4;
-/// How many of those that a text may mean are named.
+/// Most candidates that a message about an ambiguous text names.
 const NAMED: usize = 5;
 /// How long a join token is good.
 const JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(10 * 60);
@@ -194,7 +194,7 @@ impl Fleet {
         Ok(agent)
     }
 
-    /// Whoever is bound to a project looks after the agents that joined for it.
+    /// A caller with one project manages the agents that joined for it.
     fn may_manage(&self, caller: &Principal, agent: AgentId) -> Result<(), ApiError> {
         match (caller.bound_to(), self.0.identities.enrolled(agent)) {
             (None, _) => Ok(()),
@@ -205,7 +205,7 @@ impl Fleet {
         }
     }
 
-    /// True for agents that could work on what the caller may use.
+    /// True for agents that could work on the caller's projects.
     fn works_for(&self, caller: &Principal, agent: AgentId) -> bool {
         match (caller.bound_to(), self.0.identities.enrolled(agent)) {
             (Some(own), Some(enrolled)) => enrolled.project == *own,

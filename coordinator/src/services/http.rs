@@ -1,4 +1,4 @@
-//! What is served besides gRPC on the same port: blobs, git and metrics.
+//! The other routes of the port besides gRPC: blobs, git and metrics.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ async fn metrics(State(coordinator): State<Arc<Coordinator>>) -> Response {
     let agents_connected = coordinator.board().connected();
     telemetry::levels(Levels {
         agents_connected,
-        // A session that has not ended has one of these jobs, which says its state.
+        // Every session that has not ended has one of these jobs, which gives its state.
         queued: counts.sessions.queued,
         running: counts.sessions.leased,
         claimed: counts.verifies.queued,
@@ -52,7 +52,7 @@ fn forbidden(error: &ApiError) -> Box<Response> {
     Box::new((StatusCode::FORBIDDEN, format!("{error}\n")).into_response())
 }
 
-/// A fault of the coordinator: told whole in the log only.
+/// An internal error: only the log has all of it.
 fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
     tracing::error!(error, "request failed");
     (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()

@@ -1,5 +1,5 @@
-//! Pages of lists that are read whole: what is sent at once has a bound, and whoever goes on from
-//! a page gets neither a thing twice nor misses one, although the list changes between the pages.
+//! Pages of lists that are read completely. A page is bounded, and a client that continues from a
+//! page gets nothing twice and misses nothing, although the list may change between pages.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ use kage_proto::status::ApiError;
 const SIZE: u32 = 100;
 const MAX_SIZE: u32 = 500;
 
-/// Where a thing stands in a list. Its text is what a client gives to go on after it.
+/// The place of an item in a list. Its text is the page token.
 pub(super) trait Place: Ord + fmt::Display + FromStr<Err = NoPlace> {}
 
 /// Why a text is no place.
@@ -19,7 +19,7 @@ pub(super) trait Place: Ord + fmt::Display + FromStr<Err = NoPlace> {}
 #[error("is not a page token of this list")]
 pub(super) struct NoPlace;
 
-/// Of an agent: by name, which several may have.
+/// An agent's place: by name, which is not unique, and id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct OfAgent(pub(super) String, pub(super) AgentId);
 
@@ -40,10 +40,10 @@ impl Place for OfCheckpoint {}
 impl Place for OfAgent {}
 impl Place for OfToken {}
 
-/// Cuts a page out of a list, and says where the next one begins; empty when there is none.
+/// Cuts a page out of a list, and returns the token of the next one; empty if there is none.
 ///
 /// # Errors
-/// When the client goes on from where no page ended.
+/// When the token is not from the end of a page.
 pub(super) fn page<T, P: Place>(
     list: Vec<T>,
     place: impl Fn(&T) -> P,
@@ -174,7 +174,7 @@ mod tests {
             assert_eq!(all(list.clone(), size, |_| {}), sorted, "pages of {size}");
         }
         assert_eq!(all(Vec::new(), 1, |_| {}), []);
-        // What goes, or comes before, neither repeats nor hides another.
+        // Removed and new items neither repeat nor hide others.
         let without_two = all(list.clone(), 2, |list| {
             list.retain(|place| place.1 != AgentId::from_random(2))
         });

@@ -1,4 +1,4 @@
-//! ProjectService: which projects there are, and the repositories of one.
+//! ProjectService: lists projects, and the repositories of a project.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! ServerService: what this coordinator is.
+//! ServerService: describes this coordinator.
 
 use std::sync::Arc;
 

@@ -229,8 +229,8 @@ impl Tasks {
         Ok(())
     }
 
-    /// How many of those who may work on each session nobody has, and why the first session
-    /// that nobody at all can work on would wait for ever.
+    /// How many adapters of each session no agent has, and why the first session without any usable
+    /// adapter would wait forever.
     fn able(&self, spec: &TaskSpec) -> (Vec<usize>, Option<String>) {
         let board = self.0.board();
         let now = Instant::now();
@@ -269,7 +269,7 @@ impl Tasks {
     }
 }
 
-/// The task that a caller asks for, and where it comes from.
+/// The requested task, and its origin.
 fn asked(
     caller: &Principal,
     spec: Option<v1::TaskSpec>,

@@ -66,7 +66,7 @@ impl Cursor {
         URL_SAFE_NO_PAD.encode(wire.encode_to_vec())
     }
 
-    /// Reads the text that a client brings back for this task; an empty one is the beginning.
+    /// Reads the text that a client sends back for this task; empty means the beginning.
     pub(crate) fn decode(text: &str, task: TaskId) -> Result<Self, InvalidField> {
         if text.is_empty() {
             return Ok(Self::start(task));

@@ -1,6 +1,6 @@
-//! Watching a task: stored events and durable output from a cursor on, then live, never
-//! repeating or skipping. A watcher reads at its own pace; what wakes it is a version
-//! number, so a slow one holds up nobody else.
+//! Watching a task: stored events and durable output from a cursor on, then live, never repeating
+//! or skipping. A watcher reads at its own pace and is woken by a version number, so a slow one
+//! delays no other.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use crate::topics::Version;
 use crate::watch::cursor::Cursor;
 use crate::watch::view;
 
-/// Responses that wait for the network. A watcher whose client does not read stops here.
+/// Responses that wait for the network. A watcher whose client does not read waits here.
 pub(crate) const QUEUED_RESPONSES: usize = 16;
 /// Events read at once.
 const PAGE: u32 = 256;
-/// Bytes read at once, of one stream.
+/// Bytes of one read of a stream.
 const READ: usize = 4 * MAX_INLINE;
 
 pub(crate) type Responses = mpsc::Sender<Result<v1::WatchTaskResponse, tonic::Status>>;
@@ -38,7 +38,7 @@ pub(crate) struct Watch {
     pub(crate) streams: BTreeSet<OutputStream>,
     /// `None` = all.
     pub(crate) session: Option<SessionName>,
-    /// Until the task has ended, not only until what is there now.
+    /// Continue until the task has ended, not only until the present end.
     pub(crate) follow: bool,
 }
 
@@ -55,7 +55,7 @@ impl From<ApiError> for Stopped {
     }
 }
 
-/// What a snapshot is sent anew for.
+/// The data whose change causes another snapshot.
 #[derive(Debug, PartialEq, Eq)]
 struct Shown {
     task: TaskState,
@@ -101,7 +101,7 @@ struct Watcher<'a> {
     watch: Watch,
     responses: &'a Responses,
     attempts: Vec<AttemptView>,
-    /// Ended attempts whose output is delivered to its end.
+    /// Ended attempts whose output is delivered completely.
     complete: HashSet<AttemptId>,
     shown: Option<Shown>,
 }
@@ -112,7 +112,7 @@ impl Watcher<'_> {
         let mut seen: Option<Version> = None;
         let mut ended = false;
         loop {
-            // Taken before reading: what comes in meanwhile wakes again.
+            // Taken before reading, so that later changes wake it again.
             let version = *topic.borrow_and_update();
             if seen.is_none_or(|seen| seen.rows != version.rows) {
                 ended = self.rows().await?;
@@ -123,7 +123,7 @@ impl Watcher<'_> {
                 return Ok(());
             }
             tokio::select! {
-                // What ends the watch before what it may always have more of.
+                // Ends of the watch come before inputs that may never run out.
                 biased;
                 () = self.responses.closed() => return Err(Stopped::Gone),
                 () = self.coordinator.closing.cancelled() => {
@@ -134,7 +134,7 @@ impl Watcher<'_> {
                 }
                 changed = topic.changed() => {
                     if changed.is_err() {
-                        // The topic was given up between two watchers; take part in the new one.
+                        // The topic was dropped between two watchers; subscribe to the new one.
                         topic = self.coordinator.topics.subscribe(self.task);
                         seen = None;
                     }
@@ -143,7 +143,7 @@ impl Watcher<'_> {
         }
     }
 
-    /// Delivers what is new in rows. True when the task has ended.
+    /// Delivers new rows. True when the task has ended.
     async fn rows(&mut self) -> Result<bool, Stopped> {
         let News {
             view,

@@ -1,7 +1,7 @@
-//! Who may speak with an agent's identity: the connection that lives. A Hello of another start
-//! of the same agent is a restart when the older connection is closed or silent, and a copy of
-//! the identity (a cloned machine, a restored folder) when it answers. A copy is refused before
-//! anything of the living agent is touched.
+//! Decides which connection may use an agent's identity: the live one. A Hello of another start of
+//! the same agent is a restart if the older connection is closed or silent, and a copy of the
+//! identity (a cloned machine, a restored folder) if it answers. A copy is refused before anything
+//! of the live agent is changed.
 //!
 //! ```text
 //!   Hello --no other start is connected-------------------> let in
@@ -22,14 +22,14 @@ use crate::board::Outbox;
 use crate::board::agents::Incumbent;
 use crate::coordinator::Coordinator;
 
-/// How long the answer to a ping may take: an agent answers from the loop that also sends its
-/// heartbeats, and waits for nothing there.
+/// Time limit of the answer to a ping: an agent answers from the loop that also sends its
+/// heartbeats, and that loop never waits.
 const PING: Duration = Duration::from_secs(2);
-/// How often somebody else may have come in between before it counts as a living agent.
+/// How many times another start may have joined in between before it counts as a live agent.
 const ROUNDS: u32 = 3;
 
-/// Lets a start of an agent in, unless another start of it lives. Until what is returned is
-/// dropped, no other start of it is let in.
+/// Admits a start of an agent, unless another start of it is alive. Until the returned value is
+/// dropped, no other start of it is admitted.
 pub(super) async fn make_way(
     coordinator: &Coordinator,
     turns: &Arc<Turns>,
@@ -44,7 +44,7 @@ pub(super) async fn make_way(
             (name, silent) = (incumbent.name.clone(), Some(incumbent.serial));
             let lives = tokio::select! {
                 lives = lives(incumbent, coordinator.timings.heartbeat) => lives,
-                // Nobody is there any more who could take over.
+                // The newcomer is gone and cannot take over.
                 () = newcomer.closed() => return Err(gone()),
             };
             if lives {
@@ -79,7 +79,7 @@ async fn lives(incumbent: Incumbent, heartbeat: Duration) -> bool {
         loop {
             match pulse.changed().await {
                 Ok(()) if pulse.borrow().heard > last.heard => return true,
-                // Only what it said before was carried out.
+                // Only its earlier message was handled.
                 Ok(()) => {}
                 // The connection ended.
                 Err(_) => return false,
@@ -87,7 +87,7 @@ async fn lives(incumbent: Incumbent, heartbeat: Duration) -> bool {
         }
     };
     let in_time = tokio::time::timeout_at(deadline, heard).await;
-    // What it says is not read while something of it is carried out: that silence is ours.
+    // While its message is being handled, further messages are not read: that silence is ours.
     in_time.unwrap_or_else(|_| pulse.borrow().busy)
 }
 
@@ -108,11 +108,11 @@ fn gone() -> ApiError {
     }
 }
 
-/// The agents that are being let in, one start of each at a time.
+/// The agents being admitted, one start of each at a time.
 #[derive(Debug, Default)]
 pub(super) struct Turns(Mutex<HashMap<AgentId, Arc<tokio::sync::Mutex<()>>>>);
 
-/// One start of an agent is being let in.
+/// A start of an agent that is being admitted.
 pub(super) struct Turn {
     agent: AgentId,
     turns: Arc<Turns>,
@@ -140,7 +140,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         self.guard = None;
         let mut turns = self.turns.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever waits for it has it too.
+        // A waiter holds it too.
         if turns.get(&self.agent).is_some_and(|turn| Arc::strong_count(turn) == 1) {
             turns.remove(&self.agent);
         }

@@ -1,4 +1,4 @@
-//! What an agent says of itself in its Hello, as far as the coordinator takes its word for it.
+//! An agent's description of itself in its Hello, as far as the coordinator trusts it.
 
 use kage_core::task::Labels;
 use kage_proto::convert::agent::Hello;
@@ -7,11 +7,11 @@ use kage_proto::{PROTOCOL, PROTOCOL_MIN};
 
 use crate::door::auth::Principal;
 
-/// What an agent that joined may say of itself besides what it was given: facts of its machine.
+/// Labels that a joined agent may add to those of its join token: facts about its machine.
 const OWN_LABELS: [&str; 2] = ["arch", "os"];
 
-/// The labels of an agent: its own word for whoever has the owner's token, else what it was
-/// given when it joined. A label is a right to work on what requires it.
+/// The labels of an agent: its own claim if it has the owner's token, otherwise those of its join
+/// token. A label is a right to work on tasks that require it.
 pub(super) fn labels(caller: &Principal, said: Labels) -> Labels {
     let Principal::Agent { labels: given, .. } = caller else {
         return said;

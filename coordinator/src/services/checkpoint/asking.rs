@@ -13,16 +13,15 @@ use super::subject::Subject;
 use crate::coordinator::Coordinator;
 use crate::services::read_error;
 
-/// How long a checkpoint that was asked for may take: it may wait for the end of a step, and is
-/// sent.
+/// Time limit of a requested checkpoint: it may wait for the end of a step, and has to be sent.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-/// How long an agent may be away before somebody who waits is told so: as long as connecting
-/// anew takes.
+/// How long an agent may be disconnected before a waiting caller is told: as long as a reconnect
+/// takes.
 pub(super) const AWAY: Duration = Duration::from_secs(5);
 /// How often an agent that was away is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// A checkpoint that somebody waits for.
+/// A checkpoint with a waiting caller.
 pub(super) struct Wanted {
     /// It has a larger number than this.
     pub(super) after: u32,
@@ -36,11 +35,11 @@ pub(super) struct Wanted {
 pub(super) enum Waited {
     /// It is stored; the session as it is with it.
     Stored(Box<(Subject, Checkpoint)>),
-    /// The session does not run, so there is nobody to take it.
+    /// The session does not run, so no agent can take it.
     NotRunning,
     /// The agent is not connected.
     Away,
-    /// It did not come in time.
+    /// It did not arrive in time.
     Late,
 }
 
@@ -60,7 +59,7 @@ impl Wanted {
             let SessionState::Running { attempt } = subject.session.state else {
                 return Ok(Waited::NotRunning);
             };
-            // A later attempt knows nothing of what the one before it was asked.
+            // A later attempt does not know the requests of an earlier one.
             if asked != Some(attempt) {
                 let live = coordinator.store.attempt(attempt).await.map_err(read_error)?;
                 let order = v1::ConnectResponse {
@@ -79,13 +78,13 @@ impl Wanted {
             if begun.elapsed() >= PATIENCE {
                 return Ok(Waited::Late);
             }
-            // When nobody says anything, the look itself is what matters.
+            // Without news, check again after this time.
             timeout(AGAIN, news.changed()).await.ok();
         }
     }
 
-    /// Whether this checkpoint is the one. One that was taken before a restore answers whoever
-    /// only wanted one as well, because the agent takes both together.
+    /// True if this checkpoint is the requested one. One taken before a restore also answers a
+    /// plain request, because the agent takes both together.
     fn is(&self, checkpoint: &Checkpoint) -> bool {
         let reason = checkpoint.taken.reason;
         checkpoint.number > self.after

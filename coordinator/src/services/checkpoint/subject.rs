@@ -1,5 +1,5 @@
-//! Whose checkpoints a call is about: a session, found by its name, and its checkpoints, found by
-//! what people type.
+//! The session and the checkpoints that a call is about: the session by its name, the checkpoints
+//! by what people type.
 
 use kage_core::checkpoint::Checkpoint;
 use kage_core::id::{Oid, TaskId};
@@ -79,7 +79,7 @@ fn select<'a>(all: &'a [Checkpoint], text: &str) -> Result<&'a Checkpoint, ApiEr
     let prefix = text.to_ascii_lowercase();
     let fits =
         |checkpoint: &&Checkpoint| prefix.len() >= MIN_PREFIX && checkpoint.taken.commit.as_str().starts_with(&prefix);
-    // One commit may be several checkpoints, when nothing had changed: the last one counts.
+    // One commit may be several checkpoints if nothing changed between them: the last one counts.
     let Some(found) = all.iter().rev().find(fits) else {
         return Err(ApiError::NotFound {
             what: format!("checkpoint {text}"),

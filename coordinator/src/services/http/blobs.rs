@@ -140,7 +140,7 @@ async fn fetch(
     response.body(body).unwrap_or_else(|error| failed(&error))
 }
 
-/// A body that is counted as sent when its last byte was taken by the connection.
+/// A body that counts as sent when the connection took its last byte.
 fn counted(coordinator: Arc<Coordinator>, blob: Blob, sent: RecordContextSent) -> Body {
     let mut left = blob.size;
     let mut pending = Some(sent);
@@ -166,7 +166,7 @@ fn counted(coordinator: Arc<Coordinator>, blob: Blob, sent: RecordContextSent) -
     }))
 }
 
-/// What a Range header asks for.
+/// The request of a Range header.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
     Everything,
@@ -174,7 +174,7 @@ pub(crate) enum Ask {
     Nothing,
 }
 
-/// One range is served; a header that is not understood is ignored, as HTTP wants it.
+/// One range is served; an unknown header is ignored, as HTTP requires.
 pub(crate) fn range(header: &str, size: u64) -> Ask {
     let parsed = header.strip_prefix("bytes=").and_then(|spec| {
         let (first, last) = spec.trim().split_once('-')?;

@@ -137,14 +137,14 @@ fn problem(mirror: &Mirror, error: &ServeError) -> Response {
     (status, format!("{error}\n")).into_response()
 }
 
-/// git failed. When the repository may be damaged, whoever asked is told which and what to do: it
-/// is the only copy of results, so nothing is taken away here.
+/// git failed. If the repository may be damaged, the caller learns which one and what to do: it is
+/// the only copy of results, so nothing is removed here.
 fn fault(path: PathBuf, git: &GitError, error: &(dyn std::error::Error + 'static)) -> Response {
     if git.is_transient() && !matches!(git, GitError::Io { .. }) || !git.suggests_damage(&path) {
         return failed(error);
     }
     tracing::error!(repository = %path.display(), error, "a repository may be damaged");
-    // Its project and its own name; where the data folder is, is nobody's business.
+    // Its project and name only; the place of the data folder is not disclosed.
     let name: PathBuf = path
         .iter()
         .rev()
