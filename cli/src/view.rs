@@ -28,8 +28,8 @@ pub fn span_millis(span: Option<Span>) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// All tokens for a table, each counted once: `-` when nobody told of any, and with a `+` when
-/// that was not all.
+/// All tokens for a table, each counted once: `-` when none were reported, and with a `+` when a
+/// part is unknown.
 #[must_use]
 pub fn tokens(usage: Option<&v1::Usage>) -> String {
     let Some(usage) = usage.map(|usage| kage_core::usage::Usage::from(*usage)) else {
@@ -52,7 +52,7 @@ pub fn short_count(count: u64) -> String {
     }
 }
 
-/// Amounts side by side, each with where it comes from unless it is billed.
+/// Amounts side by side, each with its provenance unless it is billed.
 #[must_use]
 pub fn money(amounts: &[v1::Money]) -> String {
     let texts: Vec<String> = amounts
@@ -87,13 +87,13 @@ pub fn short_duration(millis: u64) -> String {
     }
 }
 
-/// The first characters of an id: what people type.
+/// The first characters of an id, as people type them.
 #[must_use]
 pub fn short_id(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
-/// The name of the repository that a task is of; `None` when its sessions have none.
+/// The name of the task's repository; `None` for a task without one.
 #[must_use]
 pub fn repository(task: &v1::Task) -> Option<&str> {
     let repository = task.spec.as_ref()?.repository.as_ref()?;
@@ -116,8 +116,8 @@ pub fn one_line(text: &str, width: usize) -> String {
     line.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// A name that somebody else chose, for a terminal: what would move the cursor or change
-/// colours is replaced.
+/// A foreign name for a terminal: characters that would move the cursor or change colours are
+/// replaced.
 #[must_use]
 pub fn printable(name: &str) -> String {
     name.replace(char::is_control, "\u{fffd}")
@@ -141,7 +141,7 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
     table.to_string()
 }
 
-/// Columns of the terminal; `None` when neither output goes to one, and lines may be long.
+/// Columns of the terminal; `None` when no output goes to one, so that lines may be long.
 #[must_use]
 pub fn terminal_width() -> Option<u16> {
     let size = rustix::termios::tcgetwinsize(std::io::stdout())
@@ -150,7 +150,7 @@ pub fn terminal_width() -> Option<u16> {
     (size.ws_col > 0).then_some(size.ws_col)
 }
 
-/// What a report says about its sessions, best first.
+/// The rows of a report, best first.
 #[must_use]
 pub fn report_rows(report: &v1::Report) -> Vec<Vec<String>> {
     report
@@ -186,7 +186,7 @@ pub const REPORT_HEADER: [&str; 9] = [
     "#", "session", "state", "change", "risk", "tokens", "money", "time", "notes",
 ];
 
-/// The report as a table, with what concerns every session below it.
+/// The report as a table, with the notes on all sessions below it.
 #[must_use]
 pub fn report_text(report: &v1::Report) -> String {
     let mut text = table(&REPORT_HEADER, report_rows(report));
@@ -203,7 +203,7 @@ pub fn report_text(report: &v1::Report) -> String {
     text
 }
 
-/// Characters of one note: an incident's words and the reason of what was done about it.
+/// Most characters of one note: an incident, and the reason of the decision.
 const NOTE: usize = 500;
 
 /// Flags and history; the latter ends with the failure of a session that failed.
@@ -269,7 +269,7 @@ pub const fn session_state(state: v1::SessionState) -> &'static str {
     }
 }
 
-/// What verify says of the base of a task.
+/// The result of verify on the base of a task.
 #[must_use]
 pub fn baseline(verdict: &v1::Verdict) -> String {
     let message = one_line(&verdict.message, 200);

@@ -3,8 +3,8 @@
 
 use kage_core::id::{Digest, ProjectId, RepositoryName};
 
-/// The header in which an agent names itself when it fetches a blob, so that
-/// GetContextStats can say what was sent to whom.
+/// The header in which an agent names itself when it fetches a blob, for the counts of
+/// GetContextStats.
 pub const AGENT_HEADER: &str = "x-kage-agent";
 
 /// The path of a blob, for HEAD, GET and PUT.

@@ -1,9 +1,8 @@
-//! A connection to a coordinator, shared by agent, command line and tests: one channel
-//! with its time-outs, windows and keepalive, TLS where the address says https, and the
-//! bearer token on every call.
+//! A connection to a coordinator, shared by agent, command line and tests: one channel with its
+//! time-outs, windows and keepalive, TLS for https addresses, and the bearer token on every call.
 //!
-//! Whoever sends bulk data uses a second [`Client`], so that control messages never
-//! wait behind it.
+//! Senders of bulk data use a second [`Client`], so that control messages never wait behind the
+//! data.
 
 use std::io;
 use std::net::IpAddr;
@@ -35,8 +34,7 @@ use crate::{MAX_MESSAGE, MAX_TASK_MESSAGE};
 
 /// Flow-control window of one HTTP/2 stream, on both sides.
 pub const STREAM_WINDOW: u32 = 2 << 20;
-/// Flow-control window of a connection: a few streams that nobody reads must not stop
-/// the others.
+/// Flow-control window of a connection: a few unread streams must not stop the others.
 pub const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,22 +44,22 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The address cannot be one.
+    /// The text is not an address.
     #[error("{url:?} is not the address of a coordinator")]
     Address {
-        /// What was given.
+        /// The given text.
         url: String,
         /// Why not.
         #[source]
         source: tonic::transport::Error,
     },
-    /// The token would be there for everybody on the way to read.
+    /// The token would be readable on the way.
     #[error("a token goes to another machine over https only; {url:?} is neither https nor on this machine")]
     Plain {
-        /// What was given.
+        /// The given address.
         url: String,
     },
-    /// The token has bytes that no header may have.
+    /// The token has bytes that a header cannot have.
     #[error("the token is not printable text")]
     Token,
     /// A certificate or key cannot be used.
@@ -69,11 +67,11 @@ pub enum ConnectError {
     Tls {
         /// For whom they were meant.
         url: String,
-        /// What is wrong with them.
+        /// The problem with the certificates.
         #[source]
         source: tonic::transport::Error,
     },
-    /// Nobody answered.
+    /// No coordinator answered.
     #[error("no coordinator answers at {url}")]
     Unreachable {
         /// Where.
@@ -84,7 +82,7 @@ pub enum ConnectError {
     },
 }
 
-/// What bytes go over in both directions.
+/// A transport for bytes in both directions.
 pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
@@ -98,7 +96,7 @@ pub enum Dial {
     /// By TCP of this machine.
     #[default]
     Tcp,
-    /// Otherwise: a simulation has a network of its own.
+    /// Another way, for a simulation with its own network.
     With(Arc<dyn Fn(Uri) -> Dialling + Send + Sync>),
 }
 
@@ -162,7 +160,7 @@ impl PemFile {
         &self.path
     }
 
-    /// What it holds.
+    /// The content of the file.
     #[must_use]
     pub fn content(&self) -> &[u8] {
         &self.content
@@ -175,7 +173,7 @@ impl std::fmt::Debug for PemFile {
     }
 }
 
-/// A certificate that says who calls, and its key.
+/// A certificate that identifies the caller, and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// PEM.
@@ -184,12 +182,12 @@ pub struct ClientCertificate {
     pub key: PemFile,
 }
 
-/// Who calls, and which CA a coordinator's certificate is checked with.
+/// The caller's credentials, and the CA that it trusts.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// Shown with every call. Never logged.
     pub token: Option<String>,
-    /// Needed for https: nobody else's CA is trusted.
+    /// Needed for https: no other CA is trusted.
     pub ca: Option<PemFile>,
     /// Shown when a connection is made.
     pub identity: Option<ClientCertificate>,
@@ -205,7 +203,7 @@ impl Credentials {
         }
     }
 
-    /// The same, for a coordinator whose certificate is of this CA.
+    /// The same, for a coordinator with a certificate of this CA.
     #[must_use]
     pub fn trusting(self, ca: PemFile) -> Self {
         Self { ca: Some(ca), ..self }
@@ -221,7 +219,7 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// Puts the bearer token, if there is one, on every call.
+/// Adds the bearer token, if there is one, to every call.
 #[derive(Debug, Clone)]
 pub struct Bearer(Option<MetadataValue<Ascii>>);
 
@@ -244,7 +242,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, and fails when nobody answers.
+    /// Connects, and fails when no coordinator answers.
     ///
     /// # Errors
     /// See [`ConnectError`].

@@ -1,5 +1,5 @@
-//! How messages are encoded: Protocol Buffers, in buffers that begin small. Most streams are
-//! those of agents that have nothing to say, and each has two of them.
+//! Encodes messages as Protocol Buffers, in buffers that start small: most streams belong to idle
+//! agents, and each has two buffers.
 
 use std::marker::PhantomData;
 
@@ -9,7 +9,7 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 /// Bytes of a new buffer; it grows with its messages.
 const BUFFER: usize = 1 << 10;
-/// Bytes after which what was encoded is given to the connection.
+/// Bytes after which encoded data is passed to the connection.
 const YIELD: usize = 32 << 10;
 
 /// See the module. `T` is sent and `U` received.

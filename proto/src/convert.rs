@@ -21,7 +21,7 @@ pub mod value;
 pub struct InvalidField {
     /// Its path within the message, as in `policy.verify.protect[2]`.
     pub field: String,
-    /// What is wrong, for the person who wrote it.
+    /// The problem, for the person who wrote the value.
     pub problem: String,
 }
 
@@ -42,8 +42,8 @@ impl InvalidField {
     }
 }
 
-/// What is wrong with a message that a person wrote: all of it is found before it is refused.
-/// Where something cannot be read a stand-in takes its place, so that the rest is read as well.
+/// Everything that is wrong with a message that a person wrote. Reading continues with a stand-in
+/// for an invalid value, so that all problems are found.
 #[derive(Debug, Default)]
 pub struct Wrong {
     /// The part of the message that is read now, as in `spec.policy.`.
@@ -51,7 +51,7 @@ pub struct Wrong {
     fields: Vec<InvalidField>,
 }
 
-/// Fields of one message that cannot be what they say; at least one.
+/// Invalid fields of one message; at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidFields(pub Vec<InvalidField>);
 
@@ -87,7 +87,7 @@ impl Wrong {
         }
     }
 
-    /// What was read, or what stands in for it.
+    /// The read value, or a stand-in.
     pub fn or<T>(&mut self, read: Result<T, InvalidField>, stand_in: impl FnOnce() -> T) -> T {
         read.unwrap_or_else(|field| {
             self.add(field);
@@ -95,7 +95,7 @@ impl Wrong {
         })
     }
 
-    /// What was read, or the default of its type.
+    /// The read value, or the default of its type.
     pub fn or_default<T: Default>(&mut self, read: Result<T, InvalidField>) -> T {
         self.or(read, T::default)
     }
@@ -115,7 +115,7 @@ impl Wrong {
     /// The message, if nothing in it is wrong.
     ///
     /// # Errors
-    /// With the first thing that is: programs are told enough by that.
+    /// With the first problem: enough for messages that programs write.
     pub fn first<T>(self, message: T) -> Result<T, InvalidField> {
         match self.fields.into_iter().next() {
             None => Ok(message),
@@ -124,7 +124,7 @@ impl Wrong {
     }
 }
 
-/// Something that reads as a `T` where the message has what does not.
+/// A text that parses as a `T`, as a stand-in for an invalid one.
 pub(crate) fn stand_in<T: FromStr<Err: Display>>(text: &str) -> T {
     match text.parse() {
         Ok(value) => value,
@@ -135,15 +135,15 @@ pub(crate) fn stand_in<T: FromStr<Err: Display>>(text: &str) -> T {
 /// Parses a text that must be there.
 ///
 /// # Errors
-/// When it is not what `T` wants.
+/// When the text is not a `T`.
 pub fn parse<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<T, InvalidField> {
     text.parse().map_err(|problem| InvalidField::new(field, problem))
 }
 
-/// Parses a text of which the empty one means `None`.
+/// Parses a text; empty means `None`.
 ///
 /// # Errors
-/// When it is neither empty nor what `T` wants.
+/// When the text is neither empty nor a `T`.
 pub fn parse_optional<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<Option<T>, InvalidField> {
     if text.is_empty() {
         Ok(None)

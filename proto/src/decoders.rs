@@ -1,6 +1,6 @@
-//! What is read of messages that a peer sends, with what must hold whatever it sends: nothing
-//! panics, and what was understood survives being sent and read again. The tests below and the
-//! fuzz target in `fuzz/` call it.
+//! Reads messages of peers, and checks what must hold for any bytes: nothing panics, and understood
+//! values survive another round of encoding and reading. The tests below and the fuzz target in
+//! `fuzz/` call it.
 
 use std::any::type_name;
 use std::fmt::Debug;
@@ -13,7 +13,7 @@ use prost::Message;
 use crate::convert::agent::{AttemptKey, Hello, Work};
 use crate::v1;
 
-/// A message of any kind: the first byte says which.
+/// A message of any kind: the first byte selects the kind.
 pub fn message(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else {
         return;
@@ -22,7 +22,7 @@ pub fn message(bytes: &[u8]) {
     read(bytes);
 }
 
-/// The name of a message's type, and what reads one.
+/// The name of a message's type, and its reader.
 type Kind = (fn() -> &'static str, fn(&[u8]));
 
 /// What is converted into the domain from any message, and every request.

@@ -37,5 +37,5 @@ pub const PROTOCOL_MIN: u32 = 1;
 pub const MAX_INLINE: usize = 64 << 10;
 /// The largest message accepted.
 pub const MAX_MESSAGE: usize = 1 << 20;
-/// The largest message of TaskService, whose tasks carry their prompt whole.
+/// The largest message of TaskService, whose tasks have their whole prompt.
 pub const MAX_TASK_MESSAGE: usize = kage_core::task::MAX_PROMPT_BYTES + (4 << 20);

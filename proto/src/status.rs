@@ -1,6 +1,6 @@
-//! How a call fails. The only place that builds or reads `tonic::Status`: services
-//! return [`ApiError`], clients get one back with the same facts. The facts travel as
-//! `google.rpc` details: ErrorInfo (a stable reason), BadRequest, RetryInfo.
+//! The errors of calls. The only place that builds or reads `tonic::Status`: services return
+//! [`ApiError`], clients get one back with the same facts. The facts travel as `google.rpc`
+//! details: ErrorInfo (a stable reason), BadRequest, RetryInfo.
 
 use std::time::Duration;
 
@@ -22,16 +22,16 @@ pub enum ApiError {
         /// Every field that is known to be wrong.
         violations: Vec<InvalidField>,
     },
-    /// There is no such thing.
+    /// It does not exist.
     #[error("{what} was not found")]
     NotFound {
-        /// What, with the name that was asked for.
+        /// The kind, with the requested name.
         what: String,
     },
-    /// The request id was used before for something else, or a name is taken.
+    /// The request id was used for another request, or a name is taken.
     #[error("{message}")]
     Conflict {
-        /// What is in the way.
+        /// The conflict.
         message: String,
     },
     /// The request is right, and not possible as things are.
@@ -40,34 +40,34 @@ pub enum ApiError {
         /// What has to be done first.
         message: String,
     },
-    /// No agent that is known could do what is asked for.
+    /// No known agent can run the task.
     #[error("{message}")]
     NoAgent {
-        /// What all of them lack.
+        /// What all agents lack.
         message: String,
     },
-    /// The two sides have no protocol in common.
+    /// The two sides have no protocol version in common.
     #[error("{message}")]
     OtherProtocol {
-        /// What each of them speaks.
+        /// The versions of both sides.
         message: String,
     },
     /// An agent with the caller's identity is connected and lives: the caller is a copy of it.
     #[error("{message}")]
     AgentIdInUse {
-        /// Who it is, and how to become another agent.
+        /// The connected agent, and how to become another agent.
         message: String,
     },
-    /// A join token does not let its holder in.
+    /// The join token is refused.
     #[error("{0}")]
     JoinRefused(JoinRefusal),
-    /// No token, or a wrong one.
+    /// The token is missing or wrong.
     #[error("the bearer token is missing or wrong")]
     Unauthenticated,
     /// The caller is known and may not.
     #[error("{message}")]
     PermissionDenied {
-        /// What it may not.
+        /// What the caller may not do.
         message: String,
     },
     /// A limit is reached.
@@ -95,7 +95,7 @@ pub enum ApiError {
     /// A fault of the coordinator.
     #[error("{message}")]
     Internal {
-        /// What it says about it.
+        /// The message of the status.
         message: String,
     },
 }
@@ -111,7 +111,7 @@ impl ApiError {
         InvalidField::new(field, problem).into()
     }
 
-    /// True when the same call may succeed later without anything else being done.
+    /// True if the same call may succeed later by itself.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
         match self {

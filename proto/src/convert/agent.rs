@@ -1,6 +1,6 @@
-//! What agents and coordinator tell each other: who an agent is, what an attempt has
-//! to do, and the key that proves authority over it. The domain side of these messages
-//! is defined here, because only the two ends of the control session use it.
+//! The messages between agents and coordinator: an agent's identity, an attempt's work, and the key
+//! that proves authority over an attempt. The domain types are defined here, because only the two
+//! ends of the control session use them.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ impl From<Resumes> for v1::Resumes {
     }
 }
 
-/// What is not known here is no promise.
+/// An unknown value promises nothing.
 fn resumes(number: i32) -> Resumes {
     match v1::Resumes::try_from(number) {
         Ok(v1::Resumes::Unspecified) | Err(_) => Resumes::None,
@@ -97,13 +97,13 @@ pub struct Hello {
     pub boot: BootId,
     /// The oldest and newest protocol it speaks.
     pub protocols: std::ops::RangeInclusive<u32>,
-    /// What people call it.
+    /// The name that people see.
     pub name: String,
     /// How many attempts it runs at once.
     pub slots: u32,
-    /// What it says about its machine.
+    /// The labels that it claims for its machine.
     pub labels: Labels,
-    /// What it can run.
+    /// Its adapters, and whether each can be used.
     pub adapters: Vec<AdapterInfo>,
     /// Attempts that this boot still runs or has unacknowledged events of.
     pub running: Vec<AttemptKey>,
@@ -191,16 +191,16 @@ pub enum PromptText {
     Blob(Digest),
 }
 
-/// What a session attempt has to do.
+/// The work of a session attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionWork {
     /// The session's name.
     pub name: SessionName,
-    /// Who works.
+    /// The adapter.
     pub adapter: AdapterName,
     /// `None` = the adapter's default.
     pub model: Option<String>,
-    /// What to do.
+    /// The prompt.
     pub prompt: PromptText,
     /// Digest of the base context.
     pub context_base: Option<Digest>,
@@ -216,7 +216,7 @@ pub struct SessionWork {
     pub resume: Option<Box<Resume>>,
 }
 
-/// What a verify attempt has to do.
+/// The work of a verify attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifyWork {
     /// The commit to check.
@@ -236,7 +236,7 @@ pub enum WorkKind {
     Verify(VerifyWork),
 }
 
-/// What an attempt is to do.
+/// The work of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Work {
     /// The task.

@@ -1,4 +1,4 @@
-//! Checkpoints, and what an attempt needs to go on from one.
+//! Checkpoints, and the data for resuming one.
 
 use kage_core::checkpoint::{
     Checkpoint, CheckpointReason, MAX_NOTE, Resume, Safety, TakenCheckpoint, TranscriptSegment, WorktreeChoice, parent,
@@ -41,7 +41,7 @@ pub fn checkpoint_reason(field: &str, number: i32) -> Result<CheckpointReason, I
 /// The reason of a checkpoint that an agent is asked for.
 ///
 /// # Errors
-/// When nobody asks for such a one; `field` names where the number was.
+/// When a caller cannot request this reason; `field` names the field of the number.
 pub fn asked_reason(field: &str, number: i32) -> Result<CheckpointReason, InvalidField> {
     match enumerated(field, number)? {
         v1::CheckpointReason::Unspecified | v1::CheckpointReason::Requested => Ok(CheckpointReason::Requested),

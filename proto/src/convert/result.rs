@@ -1,4 +1,4 @@
-//! What a session wants to land, and what verify decided about it.
+//! A session's result, and the verdict of verify on it.
 
 use kage_core::event::{MAX_RESTORED, ResultCommit, Verdict, VerdictKind};
 use kage_core::rework::excerpt;

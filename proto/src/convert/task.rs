@@ -9,7 +9,7 @@ use super::time::{limit, span, stamp};
 use super::{InvalidField, InvalidFields, Wrong, enumerated, non_empty, parse, parse_optional, stand_in, unspecified};
 use crate::v1;
 
-/// The project of this name; an empty one is the default project.
+/// The project of this name; empty means the default project.
 ///
 /// # Errors
 /// When it is not a name.
@@ -99,7 +99,7 @@ impl From<Assignment> for v1::Assignment {
     }
 }
 
-/// The assignment at this position, which its name stands in for when it cannot be read.
+/// The assignment at this position. An unreadable one gets a stand-in with its name.
 fn read_assignment(position: usize, assignment: v1::Assignment, wrong: &mut Wrong) -> Assignment {
     let fallbacks = assignment.fallbacks.into_iter().enumerate();
     Assignment {
@@ -227,7 +227,7 @@ fn read_spec(spec: v1::TaskSpec, wrong: &mut Wrong) -> TaskSpec {
     }
 }
 
-/// A spec that may become a task: as [`TaskSpec::try_from`], and within what a task may be.
+/// A valid spec of a task: as [`TaskSpec::try_from`], and within the bounds.
 ///
 /// # Errors
 /// With everything that is wrong with it.
@@ -267,7 +267,7 @@ const MAX_EXCERPT: usize = 1024;
 /// How much of a task is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TaskDetail {
-    /// Without what can be megabytes: prompt, contexts and paths.
+    /// Without the parts that can have megabytes: prompt, contexts and paths.
     Basic,
     /// All of it.
     Full,
@@ -285,7 +285,7 @@ impl TaskDetail {
         })
     }
 
-    /// Takes out of a session what this view leaves out.
+    /// Removes the parts of a session that this view omits.
     #[must_use]
     pub fn of_session(self, mut session: v1::Session) -> v1::Session {
         if let (Self::Basic, Some(result)) = (self, &mut session.result) {

@@ -1,10 +1,10 @@
-//! Times and durations: core counts milliseconds, the wire has the well-known types. What is
-//! outside of what either side can say is the nearest that it can.
+//! Times and durations: core counts milliseconds, the wire has the well-known types. Values outside
+//! of the other side's range become the nearest possible value.
 
 use std::time::Duration;
 
 use kage_core::time::Timestamp;
-/// The well-known types, by the names they have here.
+/// The well-known types, by their names here.
 pub use prost_types::{Duration as Span, Timestamp as Stamp};
 
 use super::InvalidField;
@@ -41,7 +41,7 @@ pub fn span(duration: Duration) -> Span {
     }
 }
 
-/// A duration of the wire. A negative one is none.
+/// A duration of the wire. A negative one becomes zero.
 #[must_use]
 pub fn duration(span: Span) -> Duration {
     let (Ok(seconds), Ok(nanos)) = (u64::try_from(span.seconds), u32::try_from(span.nanos)) else {
@@ -52,7 +52,7 @@ pub fn duration(span: Span) -> Duration {
         .min(LONGEST)
 }
 
-/// A limit that somebody sets, if they do.
+/// An optional limit.
 ///
 /// # Errors
 /// When it is not more than zero.
