@@ -42,7 +42,7 @@ pub struct Limits {
     pub contexts: u64,
     /// Bytes of worktrees. Beyond it no work is taken.
     pub worktrees: u64,
-    /// How long running attempts may go on after a shutdown was requested.
+    /// How long running attempts may continue after a shutdown was requested.
     pub drain: Duration,
     /// How often it checks whether its certificate needs renewal.
     pub certificate_check: Duration,

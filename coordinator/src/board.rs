@@ -229,7 +229,7 @@ pub(crate) struct Board {
     /// Jobs of each task that agents hold, for fairness.
     held: HashMap<TaskId, u32>,
     refusals: HashMap<JobId, Vec<Refused>>,
-    /// Hindrances that connected agents reported: why they cannot go on with their attempts.
+    /// Hindrances that connected agents reported: why they cannot continue their attempts.
     hindrances: BTreeMap<AgentId, String>,
     /// Running attempts whose agent has to stop them, even if it comes back later.
     stopping: HashSet<AttemptId>,

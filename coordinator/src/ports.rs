@@ -47,7 +47,7 @@ impl Listener for TcpListener {
 }
 
 /// A caller that vanished silently (its machine lost power, or a router forgot the connection)
-/// would otherwise keep its place, and what its call holds, for ever: HTTP/1.1 sends no probes
+/// would otherwise keep its place, and what its call holds, forever: HTTP/1.1 sends no probes
 /// meanwhile.
 const PROBES: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))

@@ -1,6 +1,6 @@
 //! How long an attempt may be live, whatever its agent does. The agent ends an attempt that takes
 //! too long, and stops when it is told to. An agent that only reports that it is there does
-//! neither, and would hold the job for ever. So the coordinator waits a while longer than the agent
+//! neither, and would hold the job forever. So the coordinator waits a while longer than the agent
 //! should take, and then takes the attempt's authority away.
 
 use std::time::Duration;

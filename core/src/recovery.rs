@@ -7,7 +7,7 @@
 //!   the adapter gives it up ---> RollbackSafe   (to the last one on which verify passed)
 //!   the machine's fault -------> MoveAgent
 //!   a limit is used up --------> HoldUntil      (its reset; nothing runs, nothing costs)
-//!   the adapter cannot go on -----> SwitchAdapter  (when the task names another one)
+//!   the adapter cannot continue --> SwitchAdapter  (when the task names another one)
 //!   no cure, or tried enough --> Escalate       (and what a person should do)
 //! ```
 //! Unless the action says otherwise, a retry resumes the newest checkpoint, or starts from the base

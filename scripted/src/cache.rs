@@ -108,7 +108,7 @@ impl PromptCache {
         }
     }
 
-    /// Whether an entry lives; using it starts its time anew.
+    /// True if an entry is alive; using it restarts its lifetime.
     fn touch(&mut self, prefix: &Prefix, now: Instant) -> bool {
         match self.entries.get_mut(prefix) {
             Some(entry) if entry.expires > now => {

@@ -40,7 +40,7 @@ pub enum Answer {
     Hang,
 }
 
-/// The state behind the port. Requests are kept for ever: a demo or a test is short.
+/// The state behind the port. Requests are kept forever: a demo or a test is short.
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     scripts: Vec<Script>,

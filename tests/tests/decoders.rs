@@ -1,6 +1,6 @@
-//! Every decoder of what others send or write, over its corpus and over mutations of it. The
-//! targets are those of `fuzz/`, which runs them with coverage feedback when there is time for a
-//! second build of everything (`scripts/test long`); here they share the build of the other tests.
+//! Every decoder of foreign data, over its corpus and over mutations of it. The targets are those
+//! of `fuzz/`, which runs them with coverage feedback and a second build of everything
+//! (`scripts/test long`); here they share the build of the other tests.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 

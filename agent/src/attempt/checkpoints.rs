@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Only committing keeps the session's tools waiting; sending goes on beside them. A
-//! checkpoint that cannot be taken or sent is a warning, and the session goes on.
+//! checkpoint that cannot be taken or sent is a warning, and the session continues.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! The control session: one task that owns the connection to the coordinator, the leases and the
 //! running attempts. It connects forever; an unreachable coordinator is a long disconnect, during
-//! which attempts go on and are frozen only when their leases end.
+//! which attempts continue and are frozen only when their leases end.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -6,7 +6,7 @@
 //!   held --shortly before its end--> frozen --too long--> killed
 //!     ^-----------renewed--------------/
 //! ```
-//! Expiry takes authority away and kills nothing: a frozen attempt goes on when its lease
+//! Expiry takes authority away and kills nothing: a frozen attempt continues when its lease
 //! is renewed, however late that is, unless it was killed before.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! Programs in a process group. What only a warden can do is tested in `tests/warden.rs`,
-//! with an executable that can be one.
+//! Programs in a process group. `cli/tests/warden` tests what needs a warden, with an executable
+//! that can be one.
 
 use super::*;
 

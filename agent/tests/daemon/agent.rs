@@ -1,4 +1,4 @@
-//! An agent in this process whose adapter does what the prompt says.
+//! An agent in this process whose adapter follows its prompt.
 
 use std::path::Path;
 use std::sync::Arc;

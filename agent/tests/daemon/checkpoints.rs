@@ -1,4 +1,4 @@
-//! Checkpoints of sessions in a real repository, and sessions that go on from them elsewhere.
+//! Checkpoints of sessions in a real repository, and sessions that resume them on another agent.
 
 use std::path::Path;
 use std::process::Command;

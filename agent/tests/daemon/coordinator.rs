@@ -1,5 +1,5 @@
-//! A coordinator in this process: it speaks the protocol, keeps what it is sent, blobs too, and can
-//! be told to cut connections, to be silent, and to refuse attempts.
+//! A coordinator in this process: it speaks the protocol, keeps everything it receives, blobs too,
+//! and can cut connections, be silent, and refuse attempts.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Attempts whose mirror is damaged: it is healed, and they go on as if nothing had been.
+//! Attempts with a damaged mirror: it is healed, and they continue as if it had been sound.
 
 use std::path::{Path, PathBuf};
 

@@ -183,7 +183,7 @@ pub struct AgentOptions {
     /// [default: failures.toml beside config.toml].
     #[arg(long, value_name = "FILE")]
     pub failures: Option<PathBuf>,
-    /// How long running attempts may go on after the first signal to end [default: 60s].
+    /// How long running attempts may continue after the first signal to end [default: 60s].
     #[arg(long, alias = "drain-seconds", value_name = "TIME", value_parser = time::wait)]
     #[serde(deserialize_with = "time::written")]
     pub drain: Option<Duration>,

@@ -1,5 +1,5 @@
-//! Sessions that turn against their wardens: nothing of them is left either, and sessions
-//! beside them are not harmed.
+//! Sessions that attack their wardens: none of their processes is left, and other sessions are not
+//! harmed.
 
 use std::time::Duration;
 

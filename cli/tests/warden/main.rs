@@ -1,5 +1,5 @@
-//! What only a warden can do: nothing of a program is left, whatever it detaches and
-//! whoever dies. Linux only; elsewhere there is no warden.
+//! Guarantees that need a warden: no process of a program is left, whatever it detaches and
+//! whichever process dies. Linux only; other systems have no warden.
 #![cfg(target_os = "linux")]
 
 mod hostile;

@@ -1,5 +1,5 @@
-//! What every engine must do, as one set of stories that is run on each, and random command
-//! sequences whose every outcome and answer is compared with the model's.
+//! The requirements for every engine: one set of stories that runs on each, and random command
+//! sequences whose outcomes and answers are compared with the model's.
 
 use tempfile::TempDir;
 

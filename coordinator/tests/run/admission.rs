@@ -1,5 +1,5 @@
-//! Who gets in over TLS: agents with join tokens and certificates, people with tokens. What
-//! each of them may do is held against the table in `rights`.
+//! Admission over TLS: agents with join tokens and certificates, people with tokens. `rights` tests
+//! what each of them may do.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Checkpoints over the wire: told by an agent, listed, asked for, gone back to.
+//! Checkpoints over the wire: reported by an agent, listed, requested, restored.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Control sessions: who gets what, and what happens when somebody goes.
+//! Control sessions: who gets which messages, and what a disconnect causes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

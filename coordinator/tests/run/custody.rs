@@ -1,5 +1,5 @@
-//! Databases that are missing, cut short, another's or old: a coordinator does not take the data
-//! beside them for rubbish.
+//! Databases that are missing, truncated, of another store, or old: a coordinator does not delete
+//! the data beside them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Agents that are there and do nothing: they answer heartbeats, and hold nothing by that.
+//! Agents that are connected and do nothing: answering heartbeats does not keep their work.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Events and output from an agent to whoever watches.
+//! Events and output from an agent to watchers.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The fleet over the wire: tasks that nobody can run, cordons, priorities.
+//! The fleet over the wire: tasks that no agent can run, cordons, priorities.
 
 use kage_core::checkpoint::Resumes;
 use kage_core::fleet::AdapterInfo;

@@ -1,4 +1,4 @@
-//! What lists give, what is wrong with a request, and what the coordinator says of itself.
+//! Lists, errors about wrong requests, and the coordinator's description of itself.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! A whole coordinator in this process, seen through its port only.
+//! A whole coordinator in this process, used through its port only.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 

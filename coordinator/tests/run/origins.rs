@@ -1,4 +1,4 @@
-//! Where tasks came from and whose they are: kept as it was told, and asked for by.
+//! Origins and creators of tasks: stored as sent, and used in filters.
 
 use std::path::Path;
 

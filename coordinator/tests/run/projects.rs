@@ -1,5 +1,4 @@
-//! Tokens of one project: what their holders may do there, and that nothing else exists for
-//! them.
+//! Tokens of one project: what they allow there, and that other projects do not exist for them.
 
 use kage_proto::client::Client;
 use kage_proto::status::ApiError;

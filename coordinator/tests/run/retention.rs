@@ -1,5 +1,5 @@
-//! Tasks that are dropped, by hand and because of their age: what they had in files goes, also
-//! when the coordinator died in between, and nothing of anybody else.
+//! Tasks that are dropped by hand or because of their age: their files are removed, also after a
+//! crash in between, and no other task's files.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The table of who may do what, each row called over the wire by each role.
+//! The table of rights, each row called over the wire by each role.
 
 use kage_coordinator::door::access::TABLE;
 use kage_core::access::Role;

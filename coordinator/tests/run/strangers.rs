@@ -1,5 +1,5 @@
-//! Callers that show nothing: they may connect, be silent and send halves of messages, as many as
-//! there are, and nobody else waits for that.
+//! Callers without credentials: however many connect, stay silent or send incomplete messages,
+//! other callers do not wait.
 
 use std::path::Path;
 use std::time::Duration;

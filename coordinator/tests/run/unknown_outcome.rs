@@ -1,5 +1,4 @@
-//! What was stored is followed by what it means, although whoever asked for it was told
-//! neither yes nor no, or went away before.
+//! Stored commands take effect although their caller got no answer, or was gone before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

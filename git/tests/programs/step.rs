@@ -1,5 +1,5 @@
-//! One operation of this crate as a process of its own, for tests that kill it in the
-//! middle, let its system calls fail, or give it an environment that nobody should trust.
+//! One operation of this crate as a separate process, for tests that kill it in the middle, let its
+//! system calls fail, or give it an untrusted environment.
 //!
 //! ```text
 //! kage-git-step checkpoint MIRROR WORKTREE BASE

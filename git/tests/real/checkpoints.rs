@@ -1,4 +1,4 @@
-//! Checkpoints: what is in one, what it costs the session, and when there is none.
+//! Checkpoints: their content, their cost for the session, and when there is none.
 
 use std::ffi::OsStr;
 use std::fs;

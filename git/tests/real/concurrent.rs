@@ -1,5 +1,5 @@
-//! Many sessions on one repository, all doing everything at the same time, as an agent and
-//! a coordinator do: no operation fails, and nothing is lost.
+//! Many sessions on one repository, with all operations at the same time, as in an agent and a
+//! coordinator: no operation fails, and nothing is lost.
 
 use std::fs;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! A checkpoint and a restore that end, or are told of an error, at every single system
-//! call that changes something. Whatever comes next finds the old state or the new one.
+//! A checkpoint and a restore that are killed, or get an error, at every system call that changes
+//! something. The next operation finds the old state or the new one.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Running one operation as a process whose n-th system call of a kind kills it or fails.
+//! Runs an operation as a process whose n-th system call of a kind kills it or fails.
 
 use std::fs;
 use std::io::Write as _;

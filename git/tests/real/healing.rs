@@ -1,5 +1,5 @@
-//! Damaged mirrors: each kind of damage is recognised from what fails, healed where the mirror
-//! is, and leaves those who work in it alone.
+//! Damaged mirrors: each kind of damage is recognised from the failing operation and healed in
+//! place, and other users of the mirror are not disturbed.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;

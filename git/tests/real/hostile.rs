@@ -1,7 +1,7 @@
-//! Repositories that nobody vouches for. Every trap first springs under plain git (a trap
-//! that cannot spring proves nothing), then a whole session passes by it: base, checkpoints,
-//! restores, result, apply and merge, with the same trap in the session's own repository.
-//! It owns what a trap is; the themes below have the traps.
+//! Untrusted repositories. Every trap first springs under plain git (a trap that cannot spring
+//! proves nothing). Then a whole session avoids it: base, checkpoints, restores, result, apply and
+//! merge, with the same trap in the session's own repository. This file defines what a trap is; the
+//! modules below have the traps.
 
 use std::error::Error;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Which repository a folder is of: the same from every working tree and every path to it.
+//! The identity of a repository: the same from every working tree and every path to it.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,4 +1,4 @@
-//! Bringing results home: apply and merge.
+//! Landing results: apply and merge.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};

@@ -1,8 +1,8 @@
-//! Random states of a person's repository and random results, with git itself as the judge: a
-//! cherry-pick of the result, which merges the same three trees, in another repository. Where
-//! that is clean and nothing uncommitted is in the way, exactly its tree is landed, in commits
-//! that are HEAD's and ours alone; else nothing changes and the paths are named.
-//! A case costs some 40 processes, so a quarter of `PROPTEST_CASES` is run.
+//! Random states of a person's repository and random results, compared with git itself: a
+//! cherry-pick of the result, which merges the same three trees, in another repository. If that is
+//! clean and no uncommitted work is in the way, exactly its tree is landed, in commits of HEAD and
+//! ours only. Otherwise nothing changes, and the paths are named. A case needs some 40 processes,
+//! so a quarter of `PROPTEST_CASES` is run.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,5 @@
-//! What a person may have done between a task's start and its landing, as tables: what comes
-//! into the history, what stays out of it, and what is refused with which words.
+//! Changes of a person between a task's start and its landing, as tables: what enters the history,
+//! what does not, and what is refused with which message.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

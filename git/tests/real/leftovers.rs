@@ -1,5 +1,5 @@
-//! What a process that died left in a mirror: swept by the next one that opens it, but never
-//! while somebody is at work there.
+//! Leftovers of a dead process in a mirror: the next process that opens it sweeps them, but never
+//! while another process works there.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};

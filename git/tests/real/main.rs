@@ -1,5 +1,5 @@
-//! This crate against real git, on repositories in temporary folders. Each test has a HOME of
-//! its own; what it calls plain git is git as a person would run it there.
+//! This crate with real git, on repositories in temporary folders. Each test has its own HOME;
+//! "plain git" is git as a person would run it there.
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 

@@ -1,4 +1,4 @@
-//! A `git` that was put into PATH, or in git's place, after this process first ran git.
+//! A `git` that was put into PATH, or replaced git, after this process first ran git.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};

@@ -1,4 +1,4 @@
-//! Restores: what they do to every kind of change, refusals, and interruption at every step.
+//! Restores: their effect on every kind of change, refusals, and interruption at every step.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

@@ -1,5 +1,5 @@
-//! Restores of so many files that they are written and placed several at a time, and whose
-//! new objects become a pack.
+//! Restores of so many files that several are written and placed at a time, and the new objects
+//! become a pack.
 
 use std::fs;
 use std::path::{Path, PathBuf};

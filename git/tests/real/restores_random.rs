@@ -1,5 +1,5 @@
-//! Random trees, random changes, random restores, held against full copies of the folder:
-//! no byte is lost, and nothing but what differs is touched. `PROPTEST_CASES` asks for more.
+//! Random trees, changes and restores, compared with full copies of the folder: no byte is lost,
+//! and only differences are touched. `PROPTEST_CASES` sets their number.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

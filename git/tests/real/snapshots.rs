@@ -1,4 +1,4 @@
-//! Snapshots of a person's repository: what is in them, and that nothing of the person's changed.
+//! Snapshots of a person's repository: their content, and that the repository does not change.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};

@@ -1,4 +1,4 @@
-//! What goes from a mirror when room is needed, and what stays.
+//! What is removed from a mirror when space is needed, and what stays.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Worktrees: what a session does to one and what comes out of it.
+//! Worktrees: what a session does to one, and the result.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,4 +1,4 @@
-//! What the scripted provider takes and refuses.
+//! Requests that the scripted provider accepts and refuses.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! The scripted server over HTTP, as an adapter meets it.
+//! The scripted server over HTTP, as an adapter uses it.
 
 use serde_json::Value;
 

@@ -1,5 +1,5 @@
-//! The coordinator's port: nothing is answered without the token, and git is answered in
-//! both versions of HTTP.
+//! The coordinator's port: nothing is answered without the token, and git works in both versions of
+//! HTTP.
 
 use kage_proto::client::Client;
 use kage_proto::v1;

@@ -1,5 +1,5 @@
-//! The daemon of this machine, gone and started again: by its own end, by `kage down`, and after
-//! everything was killed. No command needs a person who starts it.
+//! The daemon of this machine, started again after its own end, after `kage down`, and after
+//! everything was killed. No command needs a person to start it.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
-//! Systems that are killed, stopped, cut off and filled up under load, over and over. Each
-//! writes down what everybody outside saw, and the checker of histories says what of it
-//! must not be. Counts scale with the tier of `scripts/test`.
+//! Systems that are killed, stopped, cut off and filled up under load, again and again. Each
+//! records what all outside observers saw, and the checker of histories finds violations. Counts
+//! scale with the tier of `scripts/test`.
 
 use std::time::Duration;
 

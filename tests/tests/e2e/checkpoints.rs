@@ -1,5 +1,5 @@
-//! A session outlives its machine: another agent puts its files together and goes on with the
-//! conversation, word for word.
+//! A session outlives its machine: another agent restores its files and continues the conversation,
+//! word for word.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! The real `claude` program against the scripted server, without Kage Bunshin between them: the
-//! server keeps the provider's side well enough, and facts that the adapter relies on hold.
+//! The real `claude` program against the scripted server, without Kage Bunshin in between: the
+//! server imitates the provider well enough, and facts that the adapter relies on hold.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -1,5 +1,5 @@
-//! The real `claude` program, run by an agent, against the scripted server: solved, verified,
-//! and what it says about its usage is what the server counted.
+//! The real `claude` program, run by an agent, against the scripted server: the task is solved and
+//! verified, and the reported usage is what the server counted.
 
 use std::time::Duration;
 

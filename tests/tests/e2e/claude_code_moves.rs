@@ -1,5 +1,5 @@
-//! A session of the real `claude` program outlives its machine: the program on another one
-//! reads its session file, whose paths are those of the new place, and goes on.
+//! A session of the real `claude` program outlives its machine: the program on another machine
+//! reads the session file, with the paths of the new place, and continues.
 
 use kage_proto::v1;
 use kage_scripted::{Fault, Matcher, Script, ScriptedServer, Turn};

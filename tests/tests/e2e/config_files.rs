@@ -1,4 +1,4 @@
-//! A coordinator and an agent that are told by files how to run, and what flags say besides.
+//! A coordinator and an agent with configuration files, and flags that add to them.
 
 use kage_tests::command::{Person, said};
 use kage_tests::wait::wait_for;

@@ -1,5 +1,5 @@
 //! The coordinator is killed while output flows, and started again on its state: a watcher that
-//! goes on from its cursor has every byte once.
+//! resumes from its cursor has every byte once.
 
 use kage_proto::v1;
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};

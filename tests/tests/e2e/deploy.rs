@@ -1,5 +1,5 @@
-//! What is in `deploy/` fits the programs: systemd reads the units, and gives an agent the time
-//! that its drain takes. And what the packages say of their licence is there to be read.
+//! The files in `deploy/` fit the program: systemd reads the units, and gives an agent the time for
+//! its drain. The licences that the packages name are present.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! What a person sees when something is wrong: what is said, the exit code, and that nothing
-//! is lost. Each test is a row of `docs/errors.md`, which a test below holds against this file.
+//! What a person sees when something is wrong: the message, the exit code, and that nothing is
+//! lost. Each test is a row of `docs/errors.md`; a test below compares the page with this file.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;

@@ -1,5 +1,5 @@
-//! What is in the way of a daemon that starts: a port, a folder, an identity that another process
-//! has. It is named, with the process, and the exit code says that a person can change it.
+//! Obstacles of a starting daemon: a port, a folder or an identity that another process uses. The
+//! error names it and the process, and the exit code says that a person can change it.
 
 use std::net::TcpListener;
 

@@ -1,4 +1,4 @@
-//! A prompt of 200 KiB, more than one argument may hold, reaches programs and models whole.
+//! A prompt of 200 KiB, too long for an argument, reaches programs and models completely.
 
 use kage_proto::v1;
 use kage_scripted::{Matcher, Script, ScriptedServer, Turn};

@@ -1,5 +1,5 @@
-//! Several machines as folders, each with a home, a state directory and an environment of
-//! its own, and, where a story asks for it, a network namespace of its own.
+//! Several machines as folders, each with its own home, state folder and environment, and, if a
+//! story needs it, its own network namespace.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,5 +1,5 @@
-//! Stories through real processes: what only the wiring can get wrong. One binary, so that
-//! the programs under test are found and built once.
+//! Stories with real processes, for errors that only the wiring can have. One binary, so that the
+//! programs under test are found and built once.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 

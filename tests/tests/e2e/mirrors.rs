@@ -1,4 +1,4 @@
-//! An agent whose mirror is damaged between two tasks: the second one goes on as the first did.
+//! An agent whose mirror is damaged between two tasks: the second task runs like the first.
 
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,6 @@
-//! The whole product over a network that is none of the host's: a coordinator, two agents
-//! and a person on four machines with addresses of their own, with TLS, and nothing that
-//! loopback or a shared folder could help out with.
+//! The whole product over a separate network: a coordinator, two agents and a person on four
+//! machines with their own addresses, with TLS, and without any help of loopback or a shared
+//! folder.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
-//! A network of its own: a namespace per machine, each joined by a cable to a switch in
-//! another one. Nothing of it is seen outside, names are those of this process, and it is
-//! gone when the value is, also when a test fails; what a killed process left goes at the
-//! next start.
+//! A separate network: a namespace per machine, each connected by a virtual cable to a switch in
+//! another namespace. It is invisible outside, and its names contain this process's id. It is
+//! removed when the value is dropped, also when a test fails; the next start removes leftovers of a
+//! killed process.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Which task is meant: the newest of where a command is typed, never one of another repository;
-//! and what may be landed where.
+//! Which task a command means: the newest of the place where it is typed, never one of another
+//! repository; and where results may be landed.
 
 use std::path::Path;
 

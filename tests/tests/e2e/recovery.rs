@@ -1,5 +1,4 @@
-//! Failures on the way do not end a session that waiting, another machine or another adapter
-//! cures.
+//! Failures do not end a session if waiting, another machine or another adapter helps.
 
 use kage_proto::convert::time::time;
 use kage_proto::v1;

@@ -1,5 +1,5 @@
-//! A coordinator, two agents that join it, and a person with a token, each with a home and
-//! a state directory of its own, over TLS: nothing is shared but the network.
+//! A coordinator, two agents that join it, and a person with a token, each with its own home and
+//! state folder, over TLS: they share only the network.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

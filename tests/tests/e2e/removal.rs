@@ -1,5 +1,5 @@
-//! A task that is over is forgotten with all that was kept of it, and what a person has
-//! fetched of it, or is still at, stays.
+//! An ended task is removed with all its data, but not what a person has fetched of it or is still
+//! reading.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! An agent that joined gets its next certificate by itself, while it works for its
-//! coordinator. Both run in this process, because the agent's clock is put forward.
+//! An agent that joined renews its certificate by itself, while it works. Both sides run in this
+//! process, because the agent's clock is put forward.
 
 use std::path::Path;
 use std::sync::Arc;

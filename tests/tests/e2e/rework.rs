@@ -1,5 +1,5 @@
-//! A result that fails verify, where verify fails on the base as well: the session that made it
-//! is told what verify said and works on, as often as it may.
+//! A result that fails verify, although verify fails on the base as well: its session gets the
+//! output of verify and continues, as often as it may.
 
 use kage_proto::v1;
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};

@@ -1,4 +1,4 @@
-//! What a person has to say before a result of high risk lands, and what lands without that.
+//! Which results of high risk need a person's consent to land, and which land without.
 
 use kage_tests::command::Person;
 use kage_tests::repo::{Repo, VERIFY};

@@ -1,5 +1,5 @@
-//! The main job: one task, three sessions on three agents; one solves it, one breaks the test,
-//! one is rate limited and recovers. Verdicts, order, usage and money are as they must be.
+//! The main use: one task, three sessions on three agents; one solves it, one breaks the test, one
+//! is rate limited and recovers. Verdicts, order, usage and money are right.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A new version is put in place while sessions run: the coordinator is stopped and started
-//! again, then the agent is drained and started again. No session notices.
+//! A new version is installed while sessions run: the coordinator is restarted, then the agent is
+//! drained and restarted. No session is affected.
 
 use kage_proto::v1;
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};

@@ -1,5 +1,5 @@
-//! What verify is run on: the result in a clean checkout, and nothing that a session left
-//! beside it or did to the tests.
+//! What verify runs on: the result in a clean checkout, without a session's untracked files and its
+//! changes to the tests.
 
 use kage_proto::v1;
 use kage_tests::cluster::{AgentOptions, Cluster, SHELL};

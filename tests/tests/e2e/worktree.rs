@@ -1,4 +1,4 @@
-//! A model's file tools stay beneath the worktree, whatever links a session makes.
+//! A model's file tools stay in the worktree, whatever links a session creates.
 
 use kage_proto::v1;
 use kage_scripted::{Matcher, Script, ScriptedServer, Turn};

@@ -1,5 +1,5 @@
-//! An adapter whose sessions follow from the seed: they print, tell, use tokens, hang, fail
-//! and succeed. What it reports is written down before it is reported.
+//! An adapter whose sessions follow from the seed: they print, report, use tokens, hang, fail and
+//! succeed. Its reports are recorded before they are sent.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! What must be true at the end of a world, besides what must be of every history: what the
-//! coordinator has of an attempt is what its adapter reported, from the beginning, without a
-//! gap; all of it, when the end of the attempt was taken; and every task is over.
+//! The checks at the end of a world, besides those of every history: the coordinator has a gapless
+//! beginning of what each attempt's adapter reported; all of it, if the end of the attempt was
+//! accepted; and every task has ended.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! What goes wrong, and when: drawn from the seed before the world begins, carried out between
-//! its steps. Everything that breaks is made whole again at an appointed time.
+//! The faults and their times: drawn from the seed before the world starts, caused between its
+//! steps. Every fault is repaired at an appointed time.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;

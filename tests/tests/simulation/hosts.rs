@@ -1,5 +1,5 @@
-//! The daemons as hosts of the simulated network: each is `run` of its crate, with ports that
-//! lead into the world, and begins again after a crash with the files that it left.
+//! The daemons as hosts of the simulated network: each is the `run` function of its crate, with
+//! simulated ports, and starts again after a crash with the files that it left.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

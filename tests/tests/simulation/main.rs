@@ -1,5 +1,5 @@
-//! The real coordinator and the real agents in a simulated world: one thread, one seed, and
-//! everything that happens follows from it.
+//! The real coordinator and the real agents in a simulated world: one thread and one seed, from
+//! which everything follows.
 //!
 //! Real: the dispatcher, the board, every service and the store's commands on the model; the
 //! agent's control session, leases, outbox (on SQLite), ledger, delivery, recorder and attempts;

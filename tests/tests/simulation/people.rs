@@ -1,5 +1,5 @@
 //! People in a simulated world: they create tasks with calls that they repeat until they are
-//! answered, and now and then once more; they cancel some, and watch each to its end.
+//! answered, and sometimes once more; they cancel some, and watch each to its end.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,4 @@
-//! Worlds as processes of this very program, two at a time, and what a process is told.
+//! Worlds as processes of this program, two at a time, and their arguments.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! One world, from its seed to what is wrong with it.
+//! One world, from its seed to its violations.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! What those in one simulated world share: the seed and what is drawn from it, the clocks on
-//! the wall, what was written down, and how well the disk does.
+//! The shared parts of a simulated world: the seed and its draws, the clocks, the records, and the
+//! state of the disk.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! The loop against a provider on loopback that answers from a list.
+//! The loop against a provider on loopback with a list of answers.
 
 use std::net::Ipv4Addr;
 use std::path::Path;

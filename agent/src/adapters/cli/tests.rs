@@ -1,4 +1,4 @@
-//! Manifests with small scripts in the place of programs.
+//! Manifests, with small scripts in place of programs.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,4 +1,4 @@
-//! The tools against a real folder, with everything in it that could lead out.
+//! The tools on a real folder, with everything that could lead out of it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

@@ -1,4 +1,4 @@
-//! What is told to whom over a control session.
+//! The messages of a control session.
 
 use kage_core::task::Labels;
 use kage_proto::PROTOCOL;

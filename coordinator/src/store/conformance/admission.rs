@@ -1,4 +1,4 @@
-//! Stories of who comes in: join tokens, agents that joined, tokens of people.
+//! Stories about admission: join tokens, joined agents, people's tokens.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What only a database has to get right: that it is still there after it was closed, and
-//! that one command's trouble stays that command's trouble.
+//! Requirements for databases only: data is still there after closing, and a command's error does
+//! not affect other commands.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! A store whose disk fails, wrapped around the real one: statements and whole transactions
-//! are refused, commits fail, and commits succeed whose answer is lost. Whatever fails, a
-//! command that was answered is there, one that was not is there whole or not at all, and a
-//! call that is repeated has one effect.
+//! A store with a failing disk, wrapped around the real one: statements and whole transactions are
+//! refused, commits fail, and answers of successful commits are lost. Whatever fails, an answered
+//! command is stored, an unanswered one is stored completely or not at all, and a repeated call has
+//! one effect.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

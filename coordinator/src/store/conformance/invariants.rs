@@ -1,5 +1,4 @@
-//! What holds at every moment, whatever was done: I1 to I6 of the reliability research, as
-//! far as a store can break them.
+//! The invariants I1 to I6, as far as a store can break them; they hold at every moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 

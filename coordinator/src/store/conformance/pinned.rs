@@ -1,6 +1,6 @@
-//! The forms that databases had: one file for each, committed, in which the same story was told
-//! by the program of its time. Every one is opened and goes on; and what is stored today is what
-//! serde writes today, so that a name that changes in core cannot change without a migration.
+//! Earlier forms of databases: one committed file for each, in which the program of its time
+//! recorded the same story. Every file is opened and used further. What is stored today must equal
+//! what serde writes today, so that a changed name in core needs a migration.
 //!
 //! A new form: write a step in `sqlite/schema`, then the file of the new schema with
 //! `KAGE_PINNED=.../pinned/schema-N.db cargo test -p kage-coordinator --lib write_the_database --

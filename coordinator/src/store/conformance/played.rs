@@ -1,4 +1,4 @@
-//! A store in memory whose disk is played: each fault stores and says what it should.
+//! A store in memory with a simulated disk: each fault stores and reports what it should.
 
 use std::sync::Arc;
 

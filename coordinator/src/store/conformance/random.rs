@@ -1,5 +1,5 @@
-//! Random commands, given to SQLite and to the model alike: every outcome and every answer
-//! must be the same, and the invariants hold after each step.
+//! Random commands on SQLite and on the model: every outcome and every answer must be equal, and
+//! the invariants hold after each step.
 
 use std::path::Path;
 use std::sync::Arc;

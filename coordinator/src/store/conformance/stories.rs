@@ -1,4 +1,4 @@
-//! The stories. Each ends with the invariants checked.
+//! The stories. Each ends with a check of the invariants.
 
 use kage_core::session::SessionStateKind;
 

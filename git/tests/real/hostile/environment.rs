@@ -1,5 +1,5 @@
-//! Variables of the environment and files of the person's HOME that name programs, files to
-//! write, or another repository. Ours runs as a process of its own, which inherits them.
+//! Environment variables and files in the person's HOME that name programs, files to write, or
+//! another repository. Our operation runs as a separate process, which inherits them.
 
 use std::fs;
 use std::process::Stdio;

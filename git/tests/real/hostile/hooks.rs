@@ -1,4 +1,4 @@
-//! Hooks of every kind that an operation of ours, done by plain git, would run.
+//! Hooks of every kind that plain git would run in place of our operations.
 
 use super::{Field, PLAIN, Trap};
 use crate::http::Server;

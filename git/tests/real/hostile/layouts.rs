@@ -1,5 +1,5 @@
-//! Git directories that are not what they seem: files of another folder, another
-//! repository's, one inside the files, replaced history, hidden changes.
+//! Misleading git directories: with another folder's files, another repository's, one among the
+//! files, replaced history, hidden changes.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,5 +1,5 @@
-//! Names that look like something else: options where a reference or an address is meant,
-//! and references that no file system can hold.
+//! Misleading names: options in place of a reference or an address, and references that no file
+//! system can hold.
 
 use kage_git::{Auth, Expected, Mirror};
 

@@ -1,4 +1,4 @@
-//! Trees with paths that lead out of a worktree or into git's own files, and links that do.
+//! Trees with paths or links that lead out of a worktree or into git's own files.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,5 +1,5 @@
-//! Folders that one side renamed. Where the other side's new files belong then is not always
-//! clear, and git says so without a path that has two contents.
+//! Folders that one side renamed. Where the other side's new files belong is not always clear, and
+//! git reports that without a path that has two versions.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! Disks that are full: nothing that was acknowledged is lost, whoever is affected says so, and
-//! all goes on when there is room again.
+//! Full disks: acknowledged data is not lost, affected commands say so, and everything continues
+//! when there is space again.
 
 use kage_proto::status::ApiError;
 use kage_proto::v1;

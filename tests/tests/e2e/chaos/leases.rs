@@ -1,5 +1,5 @@
-//! Links that are cut for so long that agents stop what they run: before the lease has ended,
-//! and after the work was given to another.
+//! Links that are cut for so long that agents stop their programs: before the lease has ended, and
+//! after the work was given to another agent.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Power cuts: the disk of the coordinator is copied as a power cut would leave it, under load,
-//! and a coordinator on the copy has everything that anybody was told of.
+//! Power cuts: the disk of the coordinator is copied as a power cut would leave it, under load, and
+//! a coordinator on the copy has all acknowledged data.
 
 use std::path::Path;
 use std::time::Duration;

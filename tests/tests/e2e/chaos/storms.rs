@@ -1,7 +1,7 @@
-//! Rounds of everything at once: in each, some of coordinator and agents are killed (SIGKILL) or
-//! stopped (SIGSTOP), at random and under load, and started or continued. At the end no byte of
-//! output, no event and no result is lost or there twice, and no program is left. A seed says who
-//! is hit when; `KAGE_SEED=N` repeats the same hits, not the same timing.
+//! Rounds of many faults: in each, some of coordinator and agents are killed (SIGKILL) or stopped
+//! (SIGSTOP), at random and under load, and started or continued. At the end no byte of output, no
+//! event and no result is lost or repeated, and no program is left. A seed decides the faults;
+//! `KAGE_SEED=N` repeats them, but not their timing.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Calls to the kernel that fail under the coordinator: no acknowledgement without durability,
-//! and a coordinator that is started again finds everything that anybody was told of.
+//! Failing system calls of the coordinator: no acknowledgement without durability, and a restarted
+//! coordinator has all acknowledged data.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Agents that are stopped until their work was given to others, and then go on as if nothing
-//! had happened: nothing that they tell is taken, and what they run is ended.
+//! Agents that are stopped until other agents got their work, and then continue: their reports are
+//! refused, and their programs are ended.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What requests look like, and what is sent back.
+//! The bytes of requests, and which parts of an answer are sent back.
 
 use std::num::NonZeroU32;
 

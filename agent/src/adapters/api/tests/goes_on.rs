@@ -1,4 +1,4 @@
-//! A session that goes on from what was said before it was interrupted.
+//! Sessions that resume an interrupted conversation.
 
 use bytes::Bytes;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! What counts as life while a model thinks, writes the input of a tool, or lets one run.
+//! Signs of life while a model thinks, writes a tool's input, or a tool runs.
 
 use std::convert::Infallible;
 

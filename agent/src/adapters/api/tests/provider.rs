@@ -1,4 +1,4 @@
-//! A provider on loopback that answers from a list, and a place to run the loop in.
+//! A provider on loopback with a list of answers, and a place to run the loop in.
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;

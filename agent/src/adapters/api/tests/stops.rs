@@ -1,4 +1,4 @@
-//! What becomes of a message by what the model stopped for, and of calls that are not whole.
+//! Every stop reason of a model, and incomplete calls.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What manifests may say, and what is said about wrong ones.
+//! Valid manifests, and the messages for wrong ones.
 
 use super::*;
 

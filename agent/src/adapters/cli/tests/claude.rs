@@ -1,4 +1,4 @@
-//! The built-in manifest, with scripts in the place of `claude`.
+//! The built-in manifest, with scripts in place of `claude`.
 
 use kage_core::usage::PicoUsd;
 

@@ -1,4 +1,4 @@
-//! Why programs failed: by rules, by their own words, and never by what they quote.
+//! Reasons of failed programs: by rules and by their own messages, never by quoted errors.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Which program is run, and why one is not.
+//! Which program runs, and why a program is refused.
 
 use super::*;
 

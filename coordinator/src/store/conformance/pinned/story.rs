@@ -1,5 +1,5 @@
-//! The story that every file tells: every kind of row, event and end. A file that is there was
-//! made by an earlier program, so what is told here may only change with a new form.
+//! The story in every file: every kind of row, event and end. An earlier program wrote the existing
+//! files, so the story may only change with a new form.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Random steps of who comes in: join tokens made and shown, right or wrong, agents and
-//! people admitted and shut out again.
+//! Random steps of admission: join tokens created and presented, right or wrong, agents and people
+//! admitted and revoked.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The pair of stores that steps are taken on: whatever one answers, the other has to.
+//! Two stores that get the same steps and must give the same answers.
 
 use std::fmt::Debug;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The check of a task's base: once per task, beside its sessions, and known to their
+//! The check of a task's base: once per task, beside its sessions, and saved with their
 //! checkpoints.
 
 use kage_core::checkpoint::{CheckpointReason, Safety};

@@ -1,4 +1,4 @@
-//! Checkpoints: stored with the event that tells of them, gone on from, and gone back to.
+//! Checkpoints: stored with the event that reports them, resumed, and restored.
 
 use kage_core::attempt::{AttemptState, EndReason};
 use kage_core::checkpoint::{CheckpointReason, Resume, Safety, TakenCheckpoint, TranscriptSegment, WorktreeChoice};

@@ -1,4 +1,4 @@
-//! Tasks that are dropped: all of one, and nothing of the others.
+//! Dropped tasks: everything of the task is removed, and nothing of others.
 
 use kage_core::checkpoint::{CheckpointReason, TranscriptSegment};
 use kage_core::event::{EventBody, VerdictKind};

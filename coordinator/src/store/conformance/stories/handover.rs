@@ -1,4 +1,4 @@
-//! Sessions that another adapter takes over, and checkpoints that nobody could go on from.
+//! Sessions that another adapter takes over, and checkpoints that cannot be resumed.
 
 use kage_core::checkpoint::{CheckpointReason, TakenCheckpoint, TranscriptSegment};
 use kage_core::event::{AttemptOutcome, Event, EventBody, InvalidBatch};

@@ -1,4 +1,4 @@
-//! Who may run what, and until when.
+//! Leases: which agent may run an attempt, and until when.
 
 use std::time::Duration;
 

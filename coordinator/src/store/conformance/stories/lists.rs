@@ -1,4 +1,4 @@
-//! What is found, listed and counted.
+//! Lookups, lists and counts.
 
 use std::path::Path;
 

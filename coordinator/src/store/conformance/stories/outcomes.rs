@@ -1,4 +1,4 @@
-//! How tasks go: verdicts, failures, limits, cancellation.
+//! The course of tasks: verdicts, failures, limits, cancellation.
 
 use std::time::Duration;
 

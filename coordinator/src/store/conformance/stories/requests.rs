@@ -1,4 +1,4 @@
-//! Calls that are repeated or refused.
+//! Repeated and refused calls.
 
 use std::time::Duration;
 

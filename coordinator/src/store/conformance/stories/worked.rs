@@ -1,4 +1,4 @@
-//! For how long a session counts as having been worked on.
+//! How long a session counts as worked on.
 
 use std::time::Duration;
 

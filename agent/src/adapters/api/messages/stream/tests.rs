@@ -1,4 +1,4 @@
-//! Streams, recorded and made up, and the messages that they become.
+//! Recorded and invented streams, and the messages built from them.
 
 use kage_core::usage::{Unreported, Usage, UsageClass};
 use serde_json::Value;

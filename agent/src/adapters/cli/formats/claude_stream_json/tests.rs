@@ -1,4 +1,4 @@
-//! The output of real runs, and what is told of it.
+//! The output of real runs, and the reports made of it.
 
 use kage_core::usage::Unreported;
 
