@@ -21,7 +21,6 @@ pub struct Cli {
     /// Flags that every command takes.
     #[command(flatten)]
     pub global: Global,
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -51,7 +50,6 @@ pub enum Format {
     Jsonl,
 }
 
-/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a task in this repository and wait for its results.
@@ -98,7 +96,6 @@ pub enum Command {
     Demo(Demo),
 }
 
-/// `kage run`.
 #[derive(Debug, Args)]
 pub struct Run {
     /// The task in words; `-` reads it from standard input.
@@ -189,7 +186,6 @@ pub struct Run {
     pub accept_risk: bool,
 }
 
-/// `kage ls`.
 #[derive(Debug, Args)]
 pub struct Ls {
     /// Number of tasks.
@@ -204,7 +200,6 @@ pub struct TaskArg {
     pub task: Option<String>,
 }
 
-/// `kage logs`.
 #[derive(Debug, Args)]
 pub struct Logs {
     /// Id of the task, or its first characters [default: your newest of this repository].
@@ -233,7 +228,6 @@ pub struct Pick {
     pub session: Option<String>,
 }
 
-/// `kage rm`.
 #[derive(Debug, Args)]
 pub struct Remove {
     /// Ids of the tasks, or their first characters.
@@ -241,15 +235,12 @@ pub struct Remove {
     pub tasks: Vec<String>,
 }
 
-/// `kage checkpoint`.
 #[derive(Debug, Args)]
 pub struct CheckpointCommand {
-    /// What about checkpoints.
     #[command(subcommand)]
     pub command: CheckpointSubcommand,
 }
 
-/// `kage checkpoint ls|show|graph|create|restore`.
 #[derive(Debug, Subcommand)]
 pub enum CheckpointSubcommand {
     /// List them, oldest first.
@@ -287,7 +278,6 @@ pub struct CheckpointArg {
     pub session: Option<String>,
 }
 
-/// `kage checkpoint create`.
 #[derive(Debug, Args)]
 pub struct CheckpointCreate {
     /// Id of the task, or its first characters [default: your newest of this repository].
@@ -300,7 +290,6 @@ pub struct CheckpointCreate {
     pub note: String,
 }
 
-/// `kage checkpoint restore`.
 #[derive(Debug, Args)]
 pub struct CheckpointRestore {
     /// Which checkpoint.
@@ -318,7 +307,6 @@ pub struct CheckpointRestore {
     pub complete: bool,
 }
 
-/// `kage compare`.
 #[derive(Debug, Args)]
 pub struct Compare {
     /// Id of the task, or its first characters [default: your newest of this repository].
@@ -328,7 +316,6 @@ pub struct Compare {
     pub markdown: bool,
 }
 
-/// `kage explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
     /// Text of an error, or `-` to read it from standard input; or the id of a task, or at least its
@@ -340,7 +327,6 @@ pub struct Explain {
     pub adapter: Option<String>,
 }
 
-/// `kage apply`.
 #[derive(Debug, Args)]
 pub struct Apply {
     /// Which result.
@@ -360,7 +346,6 @@ pub struct Apply {
     pub accept_risk: bool,
 }
 
-/// `kage merge`.
 #[derive(Debug, Args)]
 pub struct Merge {
     /// Which result, where, and whether to do it.
@@ -382,7 +367,6 @@ pub enum Strategy {
     Manual,
 }
 
-/// `kage wait`.
 #[derive(Debug, Args)]
 pub struct Wait {
     /// Id of the task, or its first characters [default: your newest of this repository].
@@ -395,15 +379,12 @@ pub struct Wait {
     pub max_hold: Duration,
 }
 
-/// `kage context`.
 #[derive(Debug, Args)]
 pub struct ContextCommand {
-    /// What about it.
     #[command(subcommand)]
     pub command: ContextSubcommand,
 }
 
-/// `kage context show|stats`.
 #[derive(Debug, Subcommand)]
 pub enum ContextSubcommand {
     /// Print the shared base.
@@ -412,7 +393,6 @@ pub enum ContextSubcommand {
     Stats(TaskArg),
 }
 
-/// `kage doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// Check that the agent of this machine, which has joined, reaches this coordinator
@@ -421,7 +401,6 @@ pub struct Doctor {
     pub coordinator: Option<String>,
 }
 
-/// `kage demo`.
 #[derive(Debug, Args)]
 pub struct Demo {
     /// Keep the sample repository and all state, and print where they are.

@@ -13,7 +13,6 @@ use serde::{Deserialize, Deserializer};
 use super::time;
 use crate::settings::DiskSettings;
 
-/// `kage coordinator`.
 #[derive(Debug, Args)]
 pub struct Coordinator {
     /// File with these options: a key for each, with `_` for `-`, and a list where a flag may be
@@ -24,7 +23,6 @@ pub struct Coordinator {
     /// store.
     #[arg(long)]
     pub adopt_data: bool,
-    /// What flags and the file can say.
     #[command(flatten)]
     pub options: CoordinatorOptions,
 }
@@ -130,7 +128,6 @@ impl CoordinatorOptions {
     }
 }
 
-/// `kage agent run`.
 #[derive(Debug, Args)]
 pub struct AgentRun {
     /// Join the coordinator at HOST:PORT with this token, once. Afterwards the agent has a
@@ -144,7 +141,6 @@ pub struct AgentRun {
     /// repeated; also [disk] and [adapter.NAME], as in config.toml. Flags win.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// What flags and the file can say.
     #[command(flatten)]
     pub options: AgentOptions,
 }

@@ -5,7 +5,6 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::daemons::AgentRun;
 
-/// `kage up`.
 #[derive(Debug, Args)]
 pub struct Up {
     /// Run in the background, and end after a quarter of an hour without work.
@@ -20,7 +19,6 @@ pub struct Up {
     pub adopt_data: bool,
 }
 
-/// `kage down`.
 #[derive(Debug, Args)]
 pub struct Down {
     /// Also stop while tasks have not ended: running sessions are handed back and continue after the
@@ -29,15 +27,12 @@ pub struct Down {
     pub force: bool,
 }
 
-/// `kage agent`.
 #[derive(Debug, Args)]
 pub struct AgentCommand {
-    /// What about agents.
     #[command(subcommand)]
     pub command: AgentSubcommand,
 }
 
-/// `kage agent run|ls|cordon|uncordon|drain|revoke`.
 #[derive(Debug, Subcommand)]
 pub enum AgentSubcommand {
     /// Run an agent on this machine.
@@ -66,15 +61,12 @@ pub enum AgentSubcommand {
     },
 }
 
-/// `kage token`.
 #[derive(Debug, Args)]
 pub struct TokenCommand {
-    /// What about tokens.
     #[command(subcommand)]
     pub command: TokenSubcommand,
 }
 
-/// `kage token create|ls|revoke`.
 #[derive(Debug, Subcommand)]
 pub enum TokenSubcommand {
     /// Create a token and print it; it is not shown again.
@@ -88,7 +80,6 @@ pub enum TokenSubcommand {
     },
 }
 
-/// `kage token create`.
 #[derive(Debug, Args)]
 pub struct TokenCreate {
     /// Rights of its holder; `agent` lets one agent join, within ten minutes.
