@@ -24,7 +24,7 @@ use crate::coordinator::{DEADLINE, Served};
 
 pub(crate) const SECRET: &str = "key-0123456789";
 
-/// The byte at a place of what `print` prints.
+/// The byte at this offset of the output of `print`.
 pub(crate) fn byte(at: usize) -> u8 {
     u8::try_from(at.wrapping_mul(2_654_435_761) >> 7 & 0xff).unwrap()
 }

@@ -18,7 +18,7 @@ use kage_proto::v1::event::Body;
 use crate::agent::{Agent, SECRET, failure, work};
 use crate::coordinator::Served;
 
-/// A repository with one commit, as offered work is done in.
+/// A repository with one commit, for offered work.
 pub(crate) struct Source {
     folder: tempfile::TempDir,
     pub(crate) base: Oid,
@@ -109,7 +109,7 @@ pub(crate) async fn until(
     served.coordinator.until("the checkpoint", check).await
 }
 
-/// What a coordinator offers after these checkpoints.
+/// The data with which a coordinator offers to resume these checkpoints.
 fn resume(taken: &[TakenCheckpoint], note: &str, repeated_calls: u32) -> Resume {
     let last = taken.last().unwrap();
     let segments: Vec<_> = taken.iter().filter_map(|taken| taken.transcript.clone()).collect();
@@ -186,7 +186,7 @@ async fn a_session_goes_on_at_another_agent() {
         said.ends_with("call 2\nresult 2 ***\n") && !said.contains(SECRET),
         "{said}"
     );
-    // It shuts down and gives the session back, which a last checkpoint has whole already.
+    // It shuts down and gives back the session; a last checkpoint has all of it.
     agent.hand_back.cancel();
     let events = served.coordinator.finished(&first).await;
     assert_eq!(taken(&events).len(), checkpoints.len());
@@ -211,7 +211,7 @@ async fn a_session_goes_on_at_another_agent() {
         matches!(body, Body::Activity(told) if told.summary.starts_with("moved the task\ncall 0") && told.summary.ends_with("result 2 ***\n"))
     });
     assert!(heard, "{events:?}");
-    // What follows is one conversation with what was said before, and one line of commits.
+    // Together with the earlier part this is one conversation and one line of commits.
     let after = taken(&events);
     assert_eq!(
         (&after[0].parent, after[0].transcript.as_ref().unwrap().from),
@@ -228,7 +228,7 @@ async fn a_session_goes_on_at_another_agent() {
     agent.end().await;
 }
 
-/// What the adapter of a session that goes on with `resume` was told.
+/// The messages to the adapter of a session that continues with `resume`.
 async fn heard(served: &Served, number: u128, task: &str, resume: Resume) -> String {
     let attempt = served.coordinator.grant(number, going_on(task, resume)).await;
     let events = served.coordinator.finished(&attempt).await;
@@ -378,7 +378,7 @@ async fn one_that_cannot_go_on_is_told_what_was_done() {
     let agent = Agent::start_with(&served, state.path(), Limits::default(), Resumes::Latest);
     served.coordinator.connected(1).await;
     let first = served.coordinator.grant(1, work("write")).await;
-    // Nobody tells of steps: files that came to rest are kept.
+    // The adapter reports no steps: files are saved when they have stopped changing.
     let checkpoints = until(&served, &first, |taken| taken.files_changed == 1).await;
     served.coordinator.say(ToAgent::TakeCheckpoint(v1::TakeCheckpoint {
         attempt_id: first.clone(),
@@ -399,7 +399,7 @@ async fn one_that_cannot_go_on_is_told_what_was_done() {
     }));
     failure(&served.coordinator.finished(&first).await);
 
-    // After a rollback it begins anew, in the files of the checkpoint.
+    // After a rollback it starts a new conversation, with the files of the checkpoint.
     let mut back = resume(&checkpoints, "Verify failed.", 3);
     back.segments.clear();
     let second = served.coordinator.grant(2, going_on("prompt", back.clone())).await;
@@ -415,7 +415,7 @@ async fn one_that_cannot_go_on_is_told_what_was_done() {
     );
     assert_eq!(result(&events).paths, ["prompted", "written"]);
 
-    // What cannot be put together is no place to begin.
+    // A checkpoint that cannot be put together cannot be resumed.
     let mut broken = back;
     broken.tree = source.base.clone();
     let third = served.coordinator.grant(3, going_on("prompt", broken)).await;
@@ -424,7 +424,7 @@ async fn one_that_cannot_go_on_is_told_what_was_done() {
     agent.end().await;
 }
 
-/// What the adapter listed: where it works, and the names there.
+/// The adapter's report: its folder, and the names in it.
 fn listed(events: &[v1::Event]) -> Option<(String, String)> {
     bodies(events).find_map(|body| match body {
         Body::Activity(told) if told.summary.starts_with('/') => {
@@ -473,7 +473,7 @@ async fn a_session_that_is_sent_back_goes_on_in_its_worktree() {
         resume.worktree = worktree;
         going_on(task, resume)
     };
-    // The next one is there before the first has ended.
+    // The next attempt arrives before the first has ended.
     stop(&first);
     let second = served
         .coordinator
@@ -503,7 +503,7 @@ async fn a_session_that_is_sent_back_goes_on_in_its_worktree() {
     assert!(place.ends_with(&first), "{place}");
     assert_eq!(result(&events).paths, [".gitignore", "listed", "written"]);
 
-    // Nobody left anything now: a new one is made.
+    // No attempt left a worktree now: a new one is made.
     let fourth = served
         .coordinator
         .grant(4, back("list", WorktreeChoice::Previous))
@@ -571,7 +571,7 @@ async fn a_checkpoint_that_fails_is_told_and_stops_nothing() {
         matches!(body, Body::Warning(warning) if warning.message.starts_with("no checkpoint: a checkpoint could not be sent"))
     });
     assert!(warned, "{events:?}");
-    // The next one follows what the coordinator knows.
+    // The next checkpoint follows one that the coordinator knows.
     let taken = taken(&events);
     let last = taken.last().unwrap();
     assert_eq!((&last.parent, last.files_changed), (&source.base, 2));

@@ -42,7 +42,7 @@ pub(crate) struct Kept {
     pub(crate) pongs: Vec<u64>,
     pub(crate) appends: u32,
     pub(crate) control: Option<mpsc::Sender<Result<v1::ConnectResponse, Status>>>,
-    /// Append streams are cut after so many batches, once each.
+    /// Append streams are cut after so many batches, each stream once.
     pub(crate) cut_after: Vec<u32>,
     /// Attempts whose writes are refused.
     pub(crate) rejected: HashSet<String>,
@@ -53,11 +53,11 @@ pub(crate) struct Kept {
     /// Batches of events that were not.
     pub(crate) withheld: u32,
     pub(crate) lease_ttl: Duration,
-    /// Whose all offered work is; `None` = each another's.
+    /// The session of all offered work; `None` = each has its own.
     pub(crate) session: Option<SessionId>,
     /// The repository of offered work.
     pub(crate) repository: Option<RepositoryRef>,
-    /// The repository that is given away by plain files.
+    /// The repository, served as plain files.
     pub(crate) git: Option<std::path::PathBuf>,
     /// Blobs by digest.
     pub(crate) blobs: HashMap<String, Vec<u8>>,
@@ -116,7 +116,7 @@ impl Coordinator {
         looked
     }
 
-    /// Waits until `check` finds what it looks for.
+    /// Waits until `check` returns a value.
     pub(crate) async fn until<T>(&self, what: &str, mut check: impl FnMut(&Kept) -> Option<T>) -> T {
         let mut changed = self.changed.subscribe();
         let waiting = async {

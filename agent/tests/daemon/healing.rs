@@ -37,7 +37,7 @@ fn zero_pack(mirror: &Path) {
     std::fs::write(&pack, bytes).unwrap();
 }
 
-/// Makes files of their own of all objects; the one of the file `first`.
+/// Unpacks all objects into files; returns the path of the object of the file `first`.
 fn unpack(mirror: &Path, base: &Oid) -> PathBuf {
     let packed = pack(mirror);
     let outside = mirror.join("outside");
@@ -57,7 +57,7 @@ fn loose(mirror: &Path, id: &str) -> PathBuf {
     mirror.join("objects").join(&id[..2]).join(&id[2..])
 }
 
-/// Puts another sound object in the place of that of `first`; nothing but its hash tells.
+/// Replaces the object of `first` by another sound object; only its hash differs.
 fn swap_file(mirror: &Path, base: &Oid) {
     let right = unpack(mirror, base);
     std::fs::write(mirror.join("wrong"), "wrong\n").unwrap();
@@ -118,7 +118,7 @@ async fn a_session_begins_in_a_damaged_mirror() {
         assert_eq!(result(&events).paths, ["step0"], "{name}: {events:#?}");
         assert_eq!(told(&events).len(), 1, "{name}: {events:#?}");
     }
-    // The last one took what was noted of the others with it.
+    // The last damage removed the notes about the others, too.
     let healed = HealedMirror::all(state.path());
     assert_eq!(healed.len(), 1);
     assert!(
@@ -167,7 +167,7 @@ async fn a_session_at_work_goes_on_when_its_mirror_is_damaged() {
     let first = served.coordinator.grant(1, work("stuck")).await;
     until(&served, &first, |taken| taken.reason == CheckpointReason::Baseline).await;
     zero_pack(&mirror);
-    // Another one finds it, while the first one borrows objects of what is healed.
+    // Another attempt finds the damage while the first one borrows objects of healed parts.
     let second = served.coordinator.grant(2, work("steps 1")).await;
     let events = served.coordinator.finished(&second).await;
     assert_eq!(

@@ -264,7 +264,7 @@ async fn a_restarted_agent_delivers_what_was_left() {
     let agent = Agent::start(&served, state.path(), Limits::default());
     served.coordinator.connected(1).await;
     let attempt = served.coordinator.grant(1, work("nothing")).await;
-    // It was told and not acknowledged: the outbox keeps it beyond the agent's end.
+    // It was sent and not acknowledged: the outbox keeps it beyond the agent's end.
     served
         .coordinator
         .until("a first batch", |kept| (kept.withheld > 0).then_some(()))
@@ -342,7 +342,7 @@ async fn an_agent_whose_identity_is_in_use_waits_and_says_why_when_it_is_ended()
     );
     assert_eq!(chain, expected);
 
-    // Once the other one is gone it is an agent like any other.
+    // Once the other agent is gone, it is an agent like any other.
     served.coordinator.with(|kept| kept.refuses_hello = None);
     let agent = Agent::start(&served, state.path(), Limits::default());
     served.coordinator.connected(3).await;

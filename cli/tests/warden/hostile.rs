@@ -21,9 +21,9 @@ fn marked(mark: &str) -> Vec<i32> {
         .collect()
 }
 
-/// What a session does before it turns against its warden, `$PPID`. Everything that it
-/// starts has `$MARK` in its arguments, also where it clears its environment. `TEST` stands for
-/// this process: what it started ends with it, also when somebody kills it amid a test.
+/// What a session does before it attacks its warden, `$PPID`. All its processes have `$MARK` in
+/// their arguments, even if they clear their environment. `TEST` stands for this process: the
+/// session's processes end with it, even if it is killed during a test.
 const HOSTILE: [(&str, &str); 4] = [
     (
         "a loop in a session of its own",
@@ -93,8 +93,8 @@ async fn turn_against(how: &str, hostile: &str, stop: CancellationToken) -> Resu
     ended
 }
 
-/// These sessions start programs as fast as they can: one test at a time, or each would only show
-/// how busy the others keep the machine.
+/// These sessions start programs as fast as they can: they run one test at a time, or each would
+/// only measure how busy the others keep the machine.
 pub(super) static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Does it 20 times, five at the same time: as many sessions that turn against their wardens.
@@ -141,7 +141,7 @@ async fn a_session_that_stops_its_warden_leaves_nothing() {
 async fn a_session_that_stops_its_warden_is_stopped_like_another() {
     let _alone = ALONE.lock().await;
     for (what, hostile) in HOSTILE {
-        // It is told to stop before the warden is looked at for the first time, or after.
+        // It is stopped before the warden is observed for the first time, or after.
         let stop = CancellationToken::new();
         let stopping = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -223,7 +223,7 @@ async fn a_session_that_nobody_waits_for_any_more_leaves_nothing() {
         let running = tokio::spawn(async move { run(sh(&script, &path), limits(), free()).await });
         let turned = folder.path().join("turned");
         let deadline = tokio::time::Instant::now() + DEADLINE;
-        // A busy machine may end it before its last word, since its warden stands still by then.
+        // A busy machine may end it before its last message, because its warden is stopped by then.
         while !turned.exists() && !running.is_finished() {
             assert!(tokio::time::Instant::now() < deadline, "it turned");
             tokio::time::sleep(Duration::from_millis(10)).await;

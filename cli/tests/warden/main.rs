@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_secs(20);
-/// Tells the test below that it is to be the agent that gets killed.
+/// Tells the test below that it is the agent that gets killed.
 const VICTIM: &str = "KAGE_TEST_VICTIM";
 
 fn runner() -> Runner {
@@ -59,8 +59,8 @@ fn free() -> Control {
     Control::stop_only(CancellationToken::new())
 }
 
-/// Starts what escapes a process group: a session of its own, twice forked, deaf to the
-/// polite signal. Each writes its process number into a file before the script goes on.
+/// Starts a process that escapes a process group: in its own session, forked twice, ignoring
+/// SIGTERM. Each writes its process number into a file before the script continues.
 const ESCAPE: &str = "
     detach() { setsid sh -c \"trap '' TERM HUP; echo \\$\\$ > $1.new; mv $1.new $1; while :; do sleep 0.05; done\" >&- 2>&- <&- & }
     (detach one &)
@@ -72,7 +72,7 @@ fn pid(folder: &Path, name: &str) -> Option<i32> {
     std::fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok()
 }
 
-/// What the system says that a process does; `None` = there is none.
+/// The state of a process; `None` = it does not exist.
 fn state(pid: i32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before it may hold anything but ends with the last bracket.
@@ -80,7 +80,7 @@ fn state(pid: i32) -> Option<char> {
 }
 
 fn alive(pid: i32) -> bool {
-    // A zombie is dead, unless a thread of it goes on; whoever inherited it has not looked yet.
+    // A zombie is dead, unless one of its threads lives; its parent has not reaped it yet.
     let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     state(pid).is_some_and(|state| state != 'Z' || threads() > 1)
 }
@@ -192,7 +192,7 @@ async fn stopping_ends_everything() {
 #[tokio::test]
 async fn a_fork_bomb_is_ended() {
     let folder = tempfile::tempdir().unwrap();
-    // Each one lives for a moment and starts the next in a session of its own.
+    // Each one lives for a moment and starts the next in a new session.
     let script =
         "trap '' TERM; echo 'setsid sh ./next & sleep 0.02' > next; for i in 1 2 3 4; do sh ./next & done; sleep 1000";
     let short = Limits {
@@ -243,7 +243,7 @@ async fn programs_are_killed_for_memory_before_their_wardens() {
     let folder = tempfile::tempdir().unwrap();
     let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
     let own: i32 = own.trim().parse().unwrap();
-    // The warden takes back what it added to itself once the program is there.
+    // The warden lowers its own score again once the program runs.
     let script = format!(
         "until [ $(cat /proc/$PPID/oom_score_adj) = {own} ]; do sleep 0.01; done; cat /proc/self/oom_score_adj"
     );
@@ -291,7 +291,7 @@ async fn victim() {
 
 #[test]
 fn everything_ends_when_the_agent_is_killed() {
-    // The second waits until the agent is about to be killed, which would else see it.
+    // The second waits until the agent is about to be killed, because the agent would see it.
     for turn in [
         "true",
         "while [ ! -e now ]; do sleep 0.001; done; kill -STOP $PPID; touch turned",
@@ -332,7 +332,7 @@ fn an_agent_whose_session_was_begun_outside_its_namespace_works() {
     pass_where_proc_is("mount -t proc proc /proc", &cases);
 }
 
-/// As a service with `ProcSubset=pid` does: `/proc` has no file but those of processes.
+/// As a service with `ProcSubset=pid`: `/proc` has no files except those of processes.
 #[test]
 fn an_agent_that_sees_processes_and_nothing_else_works() {
     let cases = [

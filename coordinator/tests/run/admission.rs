@@ -51,7 +51,7 @@ async fn join_token(cluster: &Cluster, project: &str) -> JoinToken {
     response.into_inner().join_token.parse().unwrap()
 }
 
-/// Whoever has nothing but the CA's certificate.
+/// A caller with the CA's certificate only.
 pub(crate) async fn stranger(cluster: &Cluster) -> Client {
     let credentials = Credentials {
         token: None,
@@ -125,7 +125,7 @@ pub(crate) struct Person {
     pub(crate) credentials: Credentials,
 }
 
-/// A token that somebody makes, for one project or for all.
+/// A token that an admin creates, for one project or for all.
 pub(crate) async fn person_of(
     cluster: &Cluster,
     by: &Client,
@@ -195,7 +195,7 @@ async fn a_join_token_is_good_once_in_time_and_for_its_project() {
     let joined = enrol(&cluster, &token, "default", &mine).await.unwrap();
     let reason = refused(enrol(&cluster, &token, "", &thief).await);
     assert_eq!(reason, "JOIN_TOKEN_USED");
-    // Its own holder may ask again: the answer may have been lost.
+    // Its own holder may repeat the call: the answer may have been lost.
     let again = enrol(&cluster, &token, "", &mine).await.unwrap();
     assert_eq!(again.agent_id, joined.agent_id);
     let request = v1::RevokeAgentRequest {
@@ -264,7 +264,7 @@ async fn an_agent_speaks_for_itself_only_and_works_for_its_project_only() {
     cluster.create(spec(&["s"])).await;
     let job = worker.take().await;
 
-    // In somebody else's name: the control session, the delivery, a blob.
+    // In another agent's name: the control session, the delivery, a blob.
     let requests = tokio_stream::iter([v1::ConnectRequest {
         message: Some(v1::connect_request::Message::Hello(hello_of(&one).into())),
     }]);
@@ -281,7 +281,7 @@ async fn an_agent_speaks_for_itself_only_and_works_for_its_project_only() {
     let status = call(&other.client, "PUT", &blob, &[(AGENT_HEADER, &one.id.to_string())]).await;
     assert_eq!(status.0, 403);
 
-    // With the attempt's own token, in its own name: it is not the one that was given it.
+    // With the attempt's own token, in its own name: the attempt was given to another agent.
     elsewhere
         .send_events(&job.key, 1, vec![EventBody::Activity("mine now".to_owned())])
         .await;
@@ -297,7 +297,7 @@ async fn an_agent_speaks_for_itself_only_and_works_for_its_project_only() {
         assert_eq!(call(&other.client, "GET", &path, &[]).await.0, 403, "{path}");
         assert_eq!(call(&one.client, "GET", &path, &[]).await.0, 404, "{path}");
     }
-    // Work of its own project goes to the one that is bound to it.
+    // Work of its project goes to the agent that is bound to the project.
     let mut there = spec(&["t"]);
     there.project = "elsewhere".parse().unwrap();
     cluster.create(there).await;
@@ -345,7 +345,7 @@ async fn a_revoked_agent_is_cut_off_within_a_second_and_others_do_its_work() {
     assert_eq!(second.work.attempt, 2);
     other.finish(&second.key, 1, AttemptOutcome::Claimed).await;
 
-    // It stays out when the coordinator is started again, and the other one stays in.
+    // It stays revoked after a restart of the coordinator, and the other one stays admitted.
     cluster.stop().await;
     let cluster = start(dir.path()).await;
     let back = Client::connect_as(&cluster.url, &bad.credentials).await.unwrap();

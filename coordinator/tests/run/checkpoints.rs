@@ -90,7 +90,7 @@ async fn start(cluster: &Cluster, repo: &Repo) -> v1::Task {
     cluster.create(spec).await
 }
 
-/// What an agent is told to take.
+/// The next order to take a checkpoint.
 async fn checkpoint_order(agent: &mut FakeAgent) -> v1::TakeCheckpoint {
     loop {
         if let ToAgent::TakeCheckpoint(order) = agent.next().await {
@@ -135,7 +135,7 @@ async fn a_session_goes_back_to_a_checkpoint_and_on_from_there() {
     agent.send_events(&granted.key, 1, told).await;
     agent.acked(3).await;
 
-    // A person asks for one; the agent answers with an event.
+    // A person requests a checkpoint; the agent answers with an event.
     let create = v1::CreateCheckpointRequest {
         request_id: "create".into(),
         task_id: task.id.clone(),
@@ -221,7 +221,7 @@ async fn a_session_goes_back_to_a_checkpoint_and_on_from_there() {
     ];
     assert_eq!(changes, expected);
 
-    // What would be done is said, and nothing done.
+    // A dry run returns the plan, and does nothing.
     let plan = restore(&task.id, "1", true);
     let plan = cluster
         .client
@@ -241,7 +241,7 @@ async fn a_session_goes_back_to_a_checkpoint_and_on_from_there() {
         v1::SessionState::Running
     );
 
-    // What the session did since is kept before it is stopped, once however often it is asked.
+    // The session's work since is saved before it is stopped, once for any number of calls.
     let restoring = tokio::spawn({
         let (client, request) = (cluster.client.clone(), restore(&task.id, "1", false));
         async move { client.checkpoints().restore_session(request).await }
@@ -290,7 +290,7 @@ async fn a_session_goes_back_to_a_checkpoint_and_on_from_there() {
     let words = "attempt 2 continued from checkpoint 1; 1 model call made again";
     assert!(history.iter().any(|line| line == words), "{history:?}");
 
-    // What is over can go back, too.
+    // An ended session can go back, too.
     assert_eq!(cluster.get(&task.id).await.state(), v1::TaskState::Succeeded);
     let mut back = restore(&task.id, "2", false);
     back.request_id = "back".into();
@@ -400,8 +400,8 @@ async fn what_cannot_be_is_refused() {
     assert!(reason.contains("was not uploaded"), "{reason}");
     assert_eq!(cluster.get(&task.id).await.sessions[0].checkpoints, 0);
 
-    // Nor does one that follows what nobody has: the next attempt goes on from the last that is
-    // whole.
+    // Nor one that follows a missing checkpoint: the next attempt continues from the last complete
+    // one.
     let granted = agent.take().await;
     let whole = repo
         .checkpoint(&cluster, &repo.base, CheckpointReason::FilesChanged)

@@ -26,10 +26,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-/// Nothing here takes longer, unless it hangs.
+/// A test that takes longer hangs.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Waits for something, and fails when it does not come.
+/// Waits for a future, and fails when it takes too long.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(value) => value,
@@ -53,7 +53,7 @@ impl Cluster {
         Self::start_with(dir, |_, _| {}).await
     }
 
-    /// A start that does not come about: why, with everything that led to it.
+    /// The error of a start that must fail, with its causes.
     pub(crate) async fn refused(dir: &Path) -> String {
         let running = run(config(dir), Ports::system(), CancellationToken::new());
         let error = soon("the refusal", running).await.expect_err("it does not start");
@@ -102,7 +102,7 @@ impl Cluster {
         let request = v1::CreateTaskRequest {
             request_id: format!("create-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
             spec: Some(spec.into()),
-            // Tests say what waits, also before an agent is there.
+            // Tests name what waits, also before an agent connects.
             wait_for_agent: true,
             origin: None,
         };
@@ -199,14 +199,14 @@ pub(crate) fn spec(sessions: &[&str]) -> TaskSpec {
     }
 }
 
-/// An agent that does what the test says.
+/// An agent that follows the test.
 pub(crate) struct FakeAgent {
     pub(crate) hello: Hello,
     control: mpsc::Sender<v1::ConnectRequest>,
     messages: Streaming<v1::ConnectResponse>,
     delivery: mpsc::Sender<v1::AppendRequest>,
     answers: Streaming<v1::AppendResponse>,
-    /// Came while something else was waited for.
+    /// Messages that arrived while another one was awaited.
     early: VecDeque<ToAgent>,
     pub(crate) welcome: v1::Welcome,
 }
@@ -244,7 +244,7 @@ impl FakeAgent {
         Self::connect_by(&cluster.client, hello).await
     }
 
-    /// Says hello, and is not let in.
+    /// Sends Hello, and is refused.
     pub(crate) async fn refused_by(client: &Client, hello: Hello) -> ApiError {
         let (control, requests) = mpsc::channel(1);
         control.send(from_agent(FromAgent::Hello(hello.into()))).await.unwrap();
@@ -253,7 +253,7 @@ impl FakeAgent {
         answer.expect_err("it is not let in").into()
     }
 
-    /// Answers every ping, and does nothing else, until `future` is done.
+    /// Answers every ping, and nothing else, until `future` is done.
     pub(crate) async fn answering<T>(&mut self, future: impl Future<Output = T>) -> T {
         tokio::pin!(future);
         loop {
@@ -305,7 +305,7 @@ impl FakeAgent {
         }
     }
 
-    /// The first message of a kind; others are kept for later.
+    /// The next message of a kind; others are kept for later.
     async fn first<T>(&mut self, is: impl Fn(&ToAgent) -> Option<T>) -> T {
         if let Some(at) = self.early.iter().position(|message| is(message).is_some()) {
             return self.early.remove(at).and_then(|message| is(&message)).unwrap();

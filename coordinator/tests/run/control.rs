@@ -70,7 +70,7 @@ async fn a_call_without_the_token_is_refused_and_repeated_calls_have_one_effect(
     let long = "x".repeat(129);
     let long = tasks.create_task(request(&long, "a")).await.map_err(ApiError::from);
     assert_eq!(long.unwrap_err().reason(), "INVALID_ARGUMENT");
-    // Without an id each call is one of its own.
+    // Without an id each call is separate.
     for _ in 0..2 {
         tasks.create_task(request("", "a")).await.unwrap();
     }
@@ -91,7 +91,7 @@ async fn a_prompt_of_many_bytes_travels_as_a_blob() {
     let mut long = spec(&["one"]);
     long.prompt = "word ".repeat(40_000);
     let task = cluster.create(long.clone()).await;
-    // What is not asked for whole says so, and how much there is.
+    // A shortened task says so, and how much there is.
     assert_eq!(
         (task.view(), task.prompt_size),
         (v1::TaskView::Basic, long.prompt.len() as u64)
@@ -197,7 +197,7 @@ async fn an_attempt_that_never_heard_of_its_grant_is_given_anew() {
     let task = cluster.create(spec(&["one"])).await;
     let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
     agent.take().await;
-    // The same start comes back without it: it cannot be going on.
+    // The same start reconnects without it: it cannot be running it.
     let mut back = FakeAgent::connect(&cluster, hello(1, 1)).await;
     let status = agent.end().await.expect("the older connection is told why");
     assert_eq!(ApiError::from(status).reason(), "CONFLICT");
@@ -242,7 +242,7 @@ async fn a_draining_agent_gets_no_new_work() {
     let task = cluster.create(spec(&["one"])).await;
     let waiting = "waits for an agent with noop; only fake-1 has it, and is draining";
     assert_eq!(task.sessions[0].waiting, waiting);
-    // A new start of it takes work again.
+    // A new start of the agent takes work again.
     let mut restarted = hello(1, 4);
     restarted.boot = BootId::from_random(7);
     let mut agent = FakeAgent::connect(&cluster, restarted).await;
@@ -282,7 +282,7 @@ async fn an_agent_of_another_age_is_told_so() {
     cluster.stop().await;
 }
 
-/// The same agent, started anew or copied: its identity with another boot id.
+/// The same agent, restarted or copied: its identity with another boot id.
 fn other_start_of(agent: &FakeAgent, n: u128) -> Hello {
     Hello {
         boot: BootId::from_random(n),
@@ -307,13 +307,13 @@ async fn a_copy_of_an_identity_is_refused_while_the_agent_answers_and_ends_nothi
             assert!(refusal.to_string().contains(words), "{refusal}");
         }
     }
-    // Two at once are refused as one is.
+    // Two at once are refused like one.
     let one = FakeAgent::refused_by(&cluster.client, other_start_of(&agent, 11));
     let two = FakeAgent::refused_by(&cluster.client, other_start_of(&agent, 12));
     let (one, two) = agent.answering(async { tokio::join!(one, two) }).await;
     assert_eq!((one.reason(), two.reason()), ("AGENT_ID_IN_USE", "AGENT_ID_IN_USE"));
 
-    // It is still the agent that it was, also to the store: what it runs goes on, and it begins more.
+    // The store still has the first agent: its attempts continue, and it starts more.
     let agents = cluster
         .client
         .fleet()
@@ -367,13 +367,13 @@ async fn a_restarted_agent_takes_over_from_a_connection_that_is_closed_or_does_n
     let status = agent.end().await.expect("the older connection is told why");
     assert_eq!(ApiError::from(status).reason(), "CONFLICT");
     assert_eq!(restarted.take().await.work.attempt, 2, "what ran there ended");
-    // Closed: nobody is asked.
+    // The connection is closed: no ping is sent.
     let next = other_start_of(&restarted, 8);
     drop(restarted);
     let mut again = FakeAgent::connect(&cluster, next).await;
     let granted = again.take().await;
     assert_eq!(granted.work.attempt, 3);
-    // The same start over a new connection takes over, and what it runs goes on.
+    // The same start over a new connection takes over, and its attempts continue.
     let mut moved = again.hello.clone();
     moved.running = vec![granted.key.clone()];
     let mut moved = FakeAgent::connect(&cluster, moved).await;

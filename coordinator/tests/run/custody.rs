@@ -56,7 +56,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Every file with its bytes, the lock and what SQLite puts beside a file that it reads apart.
+/// Every file with its bytes, without the lock and the files that SQLite makes for a reader.
 fn files(of: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(of).unwrap() {
@@ -114,7 +114,7 @@ async fn without_its_database_nothing_starts_and_nothing_goes() {
     std::fs::write(ran.dir.join("kage.db"), "").unwrap();
     assert!(refused(&ran.dir).await.contains("has no bytes"));
 
-    // What a version that knew no ids would say of itself.
+    // As a version without ids would leave it.
     for mark in ["store-id", "kage.db"] {
         std::fs::remove_file(ran.dir.join(mark)).unwrap();
     }
@@ -141,7 +141,7 @@ async fn a_database_of_another_store_or_a_new_one_is_refused() {
         "{words}"
     );
 
-    // Beside data that says nothing of its store, it is only new.
+    // Beside data without a store id it counts as new.
     std::fs::remove_file(ran.dir.join("store-id")).unwrap();
     assert!(refused(&ran.dir).await.contains("has never been used"));
 
@@ -151,7 +151,7 @@ async fn a_database_of_another_store_or_a_new_one_is_refused() {
     cluster.stop().await;
     assert_eq!(ran.left.is_there(), (true, true));
 
-    // What was swept after that comes back with its database.
+    // What was swept after that returns with its database.
     let cluster = start_after(&ran.dir, 8).await;
     soon("the sweep", async {
         while ran.left.is_there() != (false, false) {
@@ -265,7 +265,7 @@ async fn what_is_newer_than_a_backup_that_was_put_back_stays() {
     assert_eq!(shown("refs/kage/results").await, "");
     assert!(shown("refs/kage/swept").await.ends_with(&session));
 
-    // The right one comes back, and with it everything.
+    // The right database returns, and everything with it.
     std::fs::write(ran.dir.join("kage.db"), right).unwrap();
     let cluster = Cluster::start(&ran.dir).await;
     soon("the return", async {

@@ -24,7 +24,7 @@ fn impatient(config: &mut Config) {
     config.patience.stop_answer = SHORT;
 }
 
-/// Says that it runs something, and nothing else, until the task is as it should be.
+/// Reports that it runs something, and nothing else, until the task is as expected.
 async fn heartbeats_until(
     cluster: &Cluster,
     agent: &FakeAgent,
@@ -89,7 +89,7 @@ async fn a_task_whose_agents_only_say_that_they_are_there_ends() {
     let seen = heartbeats_until(&cluster, &idle, &first, &task, waits).await;
     let said = &seen.sessions[0].incidents[0];
     assert!(format!("{said:?}").contains("the agent did not end it"), "{said:?}");
-    // It has no authority any more, and is told so.
+    // It has lost its authority, and learns so.
     idle.send_events(&first.key, 2, vec![EventBody::Activity("too late".to_owned())])
         .await;
     assert!(idle.rejected().await.contains("ended"));
@@ -133,7 +133,7 @@ async fn a_stop_that_is_not_answered_ends_the_attempt_and_a_late_answer_is_harml
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_and_stops_outlive_a_restart_of_the_coordinator() {
     let dir = tempfile::tempdir().unwrap();
-    // Time that passes under a lease counts; what passes without one is given back.
+    // Time under a lease counts; time without one is given back.
     let cluster = Cluster::start_with(dir.path(), |config, _| config.timings.lease_ttl = 2 * HOUR).await;
     let mut limited = spec(&["one"]);
     limited.policy.timeout = SHORT;
@@ -153,7 +153,7 @@ async fn limits_and_stops_outlive_a_restart_of_the_coordinator() {
 
     let cluster = Cluster::start_with(dir.path(), |config, ports| {
         impatient(config);
-        // It has to come back within that.
+        // It has to reconnect within that time.
         config.timings.lease_ttl = Duration::from_secs(3);
         let system = Arc::clone(&ports.clock);
         ports.clock = Arc::new(move || system() + HOUR / 4);

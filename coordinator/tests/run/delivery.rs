@@ -86,7 +86,7 @@ async fn a_session_is_placed_worked_on_and_watched_to_its_end() {
         assert_eq!(events, [1, 2, 3]);
         assert_eq!(seen.output[name], vec![byte; 100_000]);
     }
-    // From every place that the watcher was at, the rest is what it had not seen.
+    // From every position of the watcher, the rest is what it had not seen.
     for (cursor, events, bytes) in &seen.cursors {
         let mut stream = cluster.watch(&task.id, cursor, false).await;
         let (mut more_events, mut more_bytes) = (0, 0);
@@ -130,7 +130,7 @@ async fn what_is_acknowledged_survives_a_restart() {
     first.stop().await;
 
     let second = Cluster::start(dir.path()).await;
-    // The same start of the agent comes back: its attempt goes on.
+    // The same start of the agent reconnects: its attempt continues.
     let mut hello = agent.hello.clone();
     hello.running = vec![granted.key.clone()];
     let mut agent = FakeAgent::connect(&second, hello).await;
@@ -162,7 +162,7 @@ async fn a_writer_without_authority_is_told_to_stop() {
     let stale = first.take().await;
     first.send_output(&stale.key, 0, b"from the first").await;
     first.answer().await;
-    // A new start of the same agent ends what the older one ran.
+    // A new start of the same agent ends the attempts of the older one.
     let mut again = hello(1, 1);
     again.boot = kage_core::id::BootId::from_random(99);
     let mut second = FakeAgent::connect(&cluster, again).await;

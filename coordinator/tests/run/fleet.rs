@@ -60,7 +60,7 @@ async fn a_task_that_nobody_can_run_is_refused_at_once_unless_it_is_to_wait() {
 
     let mut tasks = cluster.client.tasks();
     tasks.create_task(asking("waits", "codex", true)).await.unwrap();
-    // The agent is gone, and may come back: its work is taken. A repeat is the same call.
+    // The agent is disconnected and may return: its tasks are accepted. A repeat is the same call.
     tasks.create_task(asking("fits", "noop", false)).await.unwrap();
     drop(agent);
     tasks.create_task(asking("fits", "noop", false)).await.unwrap();
@@ -138,7 +138,7 @@ async fn the_urgent_task_goes_first_also_after_a_restart() {
 async fn a_message_over_the_limit_is_refused_and_the_next_one_is_taken() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(dir.path()).await;
-    // Whoever wrote this client did not know of the limit.
+    // The author of this client did not know the limit.
     let mut tasks = v1::task_service_client::TaskServiceClient::new(cluster.client.channel());
     let mut large = asking("large", "noop", true);
     if let Some(spec) = &mut large.spec {

@@ -44,7 +44,7 @@ async fn tasks_are_asked_for_by_place_and_by_who_created_them() {
     let nowhere = create(owner, None).await.unwrap();
     assert_eq!(first.origin, Some(main.clone().into()));
     assert_eq!(nowhere.origin, None);
-    // Who it was is what the coordinator knows, and nothing that a caller says.
+    // The coordinator identifies the creator; a caller's claim does not count.
     assert_eq!(first.created_by, "owner");
     assert_eq!(theirs.created_by, format!("token:{}", person.token.id));
     let got = v1::GetTaskRequest {

@@ -60,7 +60,7 @@ async fn a_token_of_a_project_opens_nothing_else() {
     assert_eq!(reason(create(&submit, "default").await), "PERMISSION_DENIED");
     assert_eq!(reason(get(&submit, &own.id).await), "none");
     assert_eq!(reason(get(&submit, &own.id[..8]).await), "none");
-    // To its holder there are no tasks of others, by whatever call.
+    // For its holder other tasks do not exist, in any call.
     assert_eq!(reason(get(&submit, &other.id).await), "NOT_FOUND");
     let report = v1::GetReportRequest {
         task_id: other.id.clone(),
@@ -137,7 +137,7 @@ async fn an_admin_of_a_project_looks_after_that_project() {
         .unwrap()
         .token;
 
-    // Nobody gives more than they have.
+    // A caller cannot give more rights than it has.
     let own = person_of(&cluster, &admin, v1::Role::View, "").await.unwrap().token;
     assert_eq!(own.project, "mine");
     let more = person_of(&cluster, &admin, v1::Role::View, "default").await;

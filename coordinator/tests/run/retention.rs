@@ -34,7 +34,7 @@ pub(crate) async fn pushed(cluster: &Cluster, path: &Path) -> (Oid, Oid) {
     (base, tree)
 }
 
-/// What a task left in files.
+/// The files of a task.
 pub(crate) struct Left {
     pub(crate) task: String,
     pub(crate) output: PathBuf,
@@ -47,7 +47,7 @@ impl Left {
     }
 }
 
-/// A task that ends with output and a checkpoint of its own. Its blob is old by now.
+/// An ended task with output and a checkpoint of its own. Its blob is old by now.
 pub(crate) async fn ended(
     cluster: &Cluster,
     dir: &Path,
@@ -140,7 +140,7 @@ async fn a_dropped_task_leaves_nothing_also_after_a_crash_in_between() {
     assert_eq!((second.is_there(), other.is_there()), ((true, true), (true, true)));
     cluster.stop().await;
 
-    // The rows are gone, and then it died.
+    // The rows are deleted, and then the coordinator died.
     let store = Store::open(&dir.join("kage.db")).unwrap();
     let dropping = DropTask {
         request: None,

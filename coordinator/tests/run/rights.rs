@@ -60,7 +60,7 @@ async fn the_whole_table_holds_over_the_wire() {
                     None => None,
                 };
                 let may = *role == Role::Owner || roles.contains(role);
-                // A stranger is asked who it is; everybody else is told that they may not.
+                // A stranger is asked to authenticate; other callers are denied.
                 let expected = (!may).then_some(*role);
                 if refused != expected {
                     wrong.push(format!("{role} {method} {path}: http {http}, grpc {grpc:?}"));

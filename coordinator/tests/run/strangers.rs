@@ -24,7 +24,7 @@ use crate::web;
 /// What opens every connection of HTTP/2, and an empty frame of settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// Long enough for whoever is honest, even on a busy machine.
+/// Long enough for an honest caller, even on a busy machine.
 const SHORT: Duration = Duration::from_millis(1500);
 
 async fn start(dir: &Path, tls: bool, limits: ConnectionLimits) -> Cluster {
@@ -60,7 +60,7 @@ fn is_ended(stream: &TcpStream) -> bool {
     }
 }
 
-/// Somebody who connects anew and is answered.
+/// A new caller connects and gets an answer.
 async fn is_answered(cluster: &Cluster) {
     let client = Client::connect_as(&cluster.url, &cluster.credentials).await.unwrap();
     let mut tasks = client.tasks();

@@ -37,7 +37,7 @@ pub(crate) const MUTATING: &[&str] = &[
     "syncfs",
 ];
 
-/// What happens instead of the system call.
+/// The replacement of the system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The process and all its threads end before it.
@@ -47,13 +47,14 @@ pub(crate) enum Fault {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It made fewer such calls, and succeeded.
+    /// The operation made fewer such calls, and succeeded.
     NotReached,
-    /// It, or a git that it ran, was killed or had its call fail. Whether it then succeeded.
+    /// The operation, or a git that it ran, was killed or had its call fail; and whether it then
+    /// succeeded.
     Hit { succeeded: bool, said: String },
 }
 
-/// Whether this machine can do it. When it cannot, that is said loudly, and CI fails.
+/// True if this machine can inject faults. Otherwise a loud message is printed, and CI fails.
 pub(crate) fn can_inject(test: &str) -> bool {
     let found = Command::new("strace").arg("-V").stdout(Stdio::null()).status();
     if found.is_ok_and(|status| status.success()) {
@@ -76,8 +77,8 @@ pub(crate) fn can_inject(test: &str) -> bool {
     false
 }
 
-/// One step of [`kage_git`] in a process of its own, whose `number`th `call` has a fault.
-/// Every thread and every git that it runs counts for itself.
+/// One step of [`kage_git`] in a separate process, whose `number`th `call` has a fault. The calls
+/// of each thread and each git are counted separately.
 pub(crate) fn run(folder: &Path, call: &str, number: usize, fault: Fault, arguments: &[&str]) -> End {
     let trace = folder.join("trace");
     let fault = match fault {

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::sandbox::{Sandbox, url, write};
 
-/// What lies in the mirror when the damage is done.
+/// The state of the mirror when the damage is done.
 struct Place<'a> {
     sandbox: &'a Sandbox,
     mirror: PathBuf,
@@ -93,10 +93,10 @@ fn file_for(path: &Path) {
 
 type Kind = (&'static str, Spares, fn(&Place<'_>));
 
-/// What of the other session's is untouched.
+/// What stays intact of the other session.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Spares {
-    /// Its checkpoints, which are nowhere else, and what Kage knows of its worktree.
+    /// Its checkpoints, which exist nowhere else, and Kage's data about its worktree.
     All,
     /// Its worktree, but not its checkpoints.
     Worktree,
@@ -241,7 +241,7 @@ const KINDS: &[Kind] = &[
     ("a file for the mirror", Spares::Nothing, |p| file_for(&p.mirror)),
 ];
 
-/// What an attempt does in a mirror, verify's look at the objects included.
+/// The operations of an attempt on a mirror, including verify's check of the objects.
 async fn work(path: &Path, origin: &Origin, base: &Oid, tree: &Path) -> Result<Worktree, GitError> {
     let mirror = Mirror::open_or_init(path).await?;
     let name = format!("refs/kage/bases/{base}");
@@ -267,7 +267,7 @@ async fn heals(name: &str, spares: Spares, damage: fn(&Place<'_>)) {
     write(&repository.join("sub/deep/c"), "3\n");
     sandbox.commit(&repository, "next");
     let (mirror, base) = sandbox.mirror("m.git", &repository).await;
-    // The coordinator's references have these names too.
+    // The coordinator's references have the same names.
     sandbox.git(
         &repository,
         &["update-ref", &format!("refs/kage/bases/{base}"), base.as_str()],

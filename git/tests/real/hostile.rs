@@ -24,9 +24,9 @@ mod programs;
 mod remotes;
 mod trees;
 
-/// Something in a repository that runs a program. In all texts `{marker}` is a program that
-/// leaves a mark and passes its input on, `{stop}` one that leaves a mark and ends, `{repo}`
-/// the repository, `{folder}` the folder that it is in, `{hooks}` another one there.
+/// A part of a repository that runs a program. In all texts `{marker}` is a program that leaves a
+/// mark and passes on its input, `{stop}` one that leaves a mark and exits, `{repo}` the
+/// repository, `{folder}` its folder, `{hooks}` another folder there.
 struct Trap {
     name: &'static str,
     /// Settings of the repository.
@@ -35,9 +35,9 @@ struct Trap {
     hook: Option<&'static str>,
     /// Files beside the repository, or in it.
     files: &'static [(&'static str, &'static str)],
-    /// What a person does to walk into it: arguments of git, or of `sh` when that is first.
+    /// How a person springs it: arguments of git, or of `sh` if that is first.
     control: &'static [&'static [&'static str]],
-    /// What the session is refused with, when it may not even begin.
+    /// The refusal of a session that must not start.
     refused: Option<&'static str>,
 }
 
@@ -96,7 +96,7 @@ impl Field {
         ground
     }
 
-    /// Springs every trap under plain git, and passes by every one.
+    /// Springs every trap under plain git, and avoids every one with ours.
     async fn pass_by(&self, traps: &[Trap]) {
         let mut wrong = Vec::new();
         for (number, trap) in traps.iter().enumerate() {
@@ -165,7 +165,7 @@ impl Ground<'_> {
             .replace("{folder}", folder)
     }
 
-    /// Sets a trap in a repository: the person's, or the one of a session.
+    /// Sets a trap in a repository, the person's or a session's.
     fn set(&self, trap: &Trap, repository: &Path) {
         for (path, content) in trap.files {
             let path = match path.strip_prefix("{repo}/") {
@@ -188,8 +188,8 @@ impl Ground<'_> {
         }
     }
 
-    /// Does what a person would do; returns all that was said. Steps may fail because of
-    /// what the program prints: it ran, which is the point.
+    /// Does what a person would do; returns all output. Steps may fail because of the program's
+    /// output: it ran, which is the point.
     fn walk(&self, steps: &[&[&str]]) -> String {
         let mut said = String::new();
         for step in steps {
@@ -257,7 +257,7 @@ impl Ground<'_> {
     }
 }
 
-/// Runs a program that gets no input; what it said, errors first.
+/// Runs a program without input; returns its output, errors first.
 fn finish(command: &mut Command) -> String {
     let done = command.stdin(Stdio::null()).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -1,5 +1,5 @@
-//! What happened to users of other tools, and must not happen here: one test or more for
-//! each of the twelve incidents, named after its number.
+//! Incidents of other tools that must not happen here: at least one test for each of the twelve
+//! incidents, named after its number.
 //!
 //! ```text
 //!  1  a reverted .gitignore, then a clean: formerly ignored files were deleted

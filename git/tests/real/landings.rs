@@ -174,7 +174,7 @@ async fn apply_stops_when_a_file_changed_after_the_plan() {
     );
     assert_eq!(fingerprint(&story.source), before);
 
-    // A file that nobody knew keeps its folder from becoming a file: everything is undone.
+    // An untracked file keeps its folder from becoming a file: everything is undone.
     let story = Story::new(everything).await;
     let plan = story.plan().await.unwrap();
     write(&story.source.join("folder/mine"), "mine\n");
@@ -391,7 +391,7 @@ async fn the_patch_is_one_that_git_applies() {
     let story = Story::new(everything).await;
     let difference = diff::between(story.mirror.path(), &story.base, &story.result.commit).unwrap();
     let described = difference.describe(story.result.commit.clone());
-    // Whoever commits a result knows its tree, a comparison does not.
+    // The author of a result's commit knows its tree, a comparison does not.
     let expected = ResultCommit {
         tree: None,
         ..story.result.clone()

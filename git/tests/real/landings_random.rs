@@ -63,7 +63,7 @@ fn start() -> Files {
     PATHS.iter().take(6).enumerate().map(file).collect()
 }
 
-/// Puts a file at a path, and takes away what cannot be beside it.
+/// Puts a file at a path, and removes files that exclude it.
 fn put(files: &mut Files, path: &str, file: File) {
     let above = |one: &str, other: &str| one.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'));
     files.retain(|other, _| !above(other, path) && !above(path, other));
@@ -131,7 +131,7 @@ fn bytes(file: &File) -> Vec<u8> {
     }
 }
 
-/// What became of the person's uncommitted work after the task began.
+/// What happened to the person's uncommitted work after the task began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Since {
     Kept,
@@ -175,7 +175,7 @@ struct World {
     mirror: Mirror,
 }
 
-/// The commits of one case and the files that are on the disk.
+/// The commits of one case, and the files on the disk.
 struct Scene {
     base: Oid,
     result: Oid,
@@ -334,7 +334,7 @@ impl World {
         lines.map(entry).collect()
     }
 
-    /// What is on the disk, as git would store it.
+    /// The disk's content, as git would store it.
     fn disk(&self) -> BTreeMap<String, (String, String)> {
         let mut found = BTreeMap::new();
         let mut folders = vec![self.person.clone()];

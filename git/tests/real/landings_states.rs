@@ -17,13 +17,13 @@ mod sparse;
 
 const LINES: &str = "1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n";
 
-/// What a session does in its worktree, or a person in theirs.
+/// Changes of a session in its worktree, or of a person in theirs.
 type Session = fn(&Path);
 
-/// What a person does after a task began.
+/// Changes of a person after the task began.
 type Since = fn(&Story);
 
-/// A person's repository, with a task that began when it had uncommitted work.
+/// A person's repository, with a task that began with uncommitted work.
 struct Story {
     sandbox: Sandbox,
     source: PathBuf,
@@ -138,7 +138,7 @@ fn edit(path: &Path, from: &str, to: &str) {
 const HALF_DONE: &str = "half done\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n";
 const PRIVATE: &str = "call the lawyer\n";
 
-/// One tracked file half done, one file that nobody is to see.
+/// One unfinished tracked file, and one private file.
 fn unfinished(_: &Sandbox, top: &Path) {
     write(&top.join("text"), HALF_DONE);
     write(&top.join("notes"), PRIVATE);
@@ -582,7 +582,7 @@ async fn it_lands_in_a_clone_that_is_cut_off_after_the_base() {
 
 #[tokio::test]
 async fn what_git_takes_for_unchanged_is_read_all_the_same() {
-    // The person told git not to look.
+    // The person told git to ignore changes of the file.
     let story = Story::new(|_, _| {}, |top| write(&top.join("other"), "changed\n")).await;
     story.git(&["update-index", "--assume-unchanged", "other"]);
     write(&story.source.join("other"), "mine\n");

@@ -10,7 +10,7 @@ use kage_git::{Expected, Mirror, Worktree};
 
 use crate::sandbox::{Sandbox, fingerprint, write};
 
-/// What is there and should not be, relative to the mirror.
+/// Files that should not exist, relative to the mirror.
 pub(crate) fn leftovers(mirror: &Path) -> Vec<PathBuf> {
     let is_left = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -24,7 +24,7 @@ pub(crate) fn leftovers(mirror: &Path) -> Vec<PathBuf> {
     files.filter(is_left).collect()
 }
 
-/// Everything that a git of the past, or one of ours, is known to have left.
+/// Everything that an earlier git, of ours or another, is known to have left.
 fn leave(mirror: &Path, base: &str) {
     let checkout = std::fs::read_dir(mirror.join("checkouts"))
         .unwrap()
@@ -145,7 +145,7 @@ async fn nothing_is_swept_while_an_orphaned_git_is_at_work() {
     assert_eq!(leftovers(&path), Vec::<PathBuf>::new());
 }
 
-/// Whoever opens while others work and end, at the same time, never sweeps what is in use.
+/// A process that opens the mirror while others work and end never sweeps anything in use.
 #[tokio::test(flavor = "multi_thread")]
 async fn opening_and_closing_at_once_disturbs_nobody() {
     let sandbox = Sandbox::new();

@@ -17,8 +17,8 @@ fn plant(sandbox: &Sandbox, path: &Path) {
     fs::rename(new, path).unwrap();
 }
 
-/// Asks git for its version, lets something happen, asks again. Returns what went wrong, or
-/// nothing when git said the same.
+/// Asks git for its version, runs a function, and asks again. Returns what went wrong, or an empty
+/// text if both answers were equal.
 fn twice(sandbox: &Sandbox, path: &str, meanwhile: impl FnOnce()) -> String {
     let mut child = Command::new(env!("CARGO_BIN_EXE_kage-git-step"))
         .arg("twice")

@@ -156,7 +156,7 @@ async fn a_complete_restore_moves_new_ignored_files_aside() {
         .unwrap();
     assert_eq!(fs::read_to_string(new.join("deep/file")).unwrap(), "n\n");
     assert_eq!(restored.safety, second.commit);
-    // A commit that is no checkpoint says nothing about ignored files.
+    // A commit that is no checkpoint has no record of ignored files.
     let refused = worktree.restore(worktree.base(), &complete).await;
     assert!(matches!(refused, Err(RestoreError::NoRecord { .. })), "{refused:?}");
 }
@@ -185,8 +185,8 @@ async fn what_no_checkpoint_can_hold_is_moved_out_of_the_way() {
     }
 }
 
-/// Each round stops one step later. Before the journal nothing has happened; from then on
-/// the next use of the worktree finishes it.
+/// Each round stops one step later. Before the journal nothing has happened; after it the next use
+/// of the worktree finishes the restore.
 #[tokio::test]
 async fn a_restore_that_is_interrupted_anywhere_is_finished() {
     let sandbox = Sandbox::new();
@@ -212,7 +212,7 @@ async fn a_restore_that_is_interrupted_anywhere_is_finished() {
         };
         let done = worktree.restore(&first.commit, &options).await;
         let stopped = done.is_err();
-        // Again by another process, which may also use it for something else.
+        // Again in another process, which may also use it for something else.
         let worktree = Worktree::open(&mirror, top, worktree.base()).await.unwrap();
         let finished = worktree.finish_restore().await.unwrap();
         begun |= finished.is_some();
@@ -229,7 +229,7 @@ async fn a_restore_that_is_interrupted_anywhere_is_finished() {
             }
             let taken = worktree.checkpoint(&first.commit, "c").await.unwrap();
             assert_eq!(taken.tree, first.tree, "step {stop}");
-            // Back to where it started, with what no checkpoint has.
+            // Back to the start, with changes that no checkpoint has.
             worktree.restore(&second.commit, &careful()).await.unwrap();
             rustix::fs::mkfifoat(rustix::fs::CWD, top.join("folder"), 0o600.into()).unwrap();
         }
@@ -242,7 +242,7 @@ async fn a_restore_that_is_interrupted_anywhere_is_finished() {
     sandbox.git(mirror.path(), &["fsck", "--strict", "--no-dangling"]);
 }
 
-/// What somebody writes between the plan and the rename is kept, whichever step it hits.
+/// A change between the plan and the rename is kept, whichever step it hits.
 #[tokio::test]
 async fn a_change_during_a_restore_is_never_overwritten() {
     let sandbox = Sandbox::new();
@@ -272,7 +272,7 @@ async fn a_change_during_a_restore_is_never_overwritten() {
             }
         }
         let Some(finished) = worktree.finish_restore().await.unwrap() else {
-            // Nothing had begun: these are changes like any others.
+            // Nothing had begun: these are ordinary changes.
             let refused = worktree.restore(&first.commit, &careful()).await;
             assert!(
                 matches!(&refused, Err(RestoreError::Foreign { .. })),

@@ -41,7 +41,7 @@ impl Stage {
         for (path, number) in all() {
             write(&top.join(path), format!("second {number}\n"));
         }
-        // A file where a folder was, a folder that is gone, and one that is new.
+        // A file where a folder was, a deleted folder, and a new one.
         fs::remove_dir_all(top.join("folder0")).unwrap();
         write(&top.join("folder0"), "no folder\n");
         fs::remove_dir_all(top.join("folder1")).unwrap();
@@ -138,7 +138,7 @@ async fn a_restore_of_many_files_that_is_interrupted_is_finished() {
     assert!(finished > 5, "only {finished} were interrupted");
 }
 
-/// What somebody writes while files are placed is kept, whichever thread finds it.
+/// A change while files are placed is kept, whichever thread finds it.
 #[tokio::test]
 async fn what_is_written_while_many_files_are_restored_is_kept() {
     let stage = Stage::new().await;

@@ -17,7 +17,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::sandbox::{Sandbox, copy_folder, fingerprint, write};
 
-/// What a tree is made of; some are ignored now and then, some names are not UTF-8.
+/// The names in a tree; sometimes one is ignored, and some are not UTF-8.
 const NAMES: &[&[u8]] = &[
     b"a",
     b"b",
@@ -168,7 +168,7 @@ fn copy(top: &Path) -> Copy {
     copy
 }
 
-/// What git itself says is in a commit.
+/// The content of a commit, by git itself.
 fn stored(sandbox: &Sandbox, mirror: &Mirror, commit: &Oid) -> Copy {
     let list = sandbox.git_with_input(mirror.path(), &["ls-tree", "-r", "-z", commit.as_str()], b"");
     let mut entries = Vec::new();
@@ -319,7 +319,7 @@ impl World {
     }
 }
 
-/// What a person has: work that is staged, stashed, committed and none of that, and settings.
+/// A person's data: staged, stashed, committed and other work, and settings.
 fn persons_repository(sandbox: &Sandbox) -> PathBuf {
     let source = sandbox.repository("template", &[("a", "a\n"), ("sub/a", "a\n")]);
     sandbox.git(&source, &["branch", "other"]);

@@ -122,7 +122,7 @@ pub(crate) fn url(path: &Path) -> String {
     format!("file://{}", path.display())
 }
 
-/// Takes what matches these patterns from the base.
+/// A protection that takes files matching these patterns from the base.
 pub(crate) fn protecting(globs: &[&str]) -> Protection {
     let policy = VerifyPolicy {
         protect: globs.iter().map(ToString::to_string).collect(),
@@ -131,7 +131,7 @@ pub(crate) fn protecting(globs: &[&str]) -> Protection {
     Protection::new(&policy, Vec::new()).unwrap()
 }
 
-/// What commits of a landing say.
+/// The message of a landing's commits.
 pub(crate) fn message() -> LandingMessage {
     LandingMessage {
         subject: "Change it".to_owned(),

@@ -15,7 +15,7 @@ async fn take(repository: &Path, options: &SnapshotOptions) -> Result<Snapshot, 
     Snapshot::take(&found, options).await
 }
 
-/// What the snapshot's base has, read from where it was pushed to.
+/// The content of the snapshot's base, read from the repository that it was pushed to.
 async fn pushed(sandbox: &Sandbox, snapshot: &Snapshot) -> Vec<String> {
     let mirror = Mirror::open_or_init(sandbox.path("pushed.git")).await.unwrap();
     snapshot.push(&url(mirror.path()), &Auth::None).await.unwrap();

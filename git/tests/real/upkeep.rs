@@ -31,7 +31,7 @@ async fn what_is_forgotten_is_collected_and_the_rest_stays() {
 
     mirror.forget(&names[0]).await.unwrap();
     Worktree::remove(&mirror, first.path()).await.unwrap();
-    // Only what has been there for a while is nobody's.
+    // Only old files without an owner are removed.
     let mut folders = vec![mirror.path().join("objects")];
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
     while let Some(folder) = folders.pop() {
@@ -50,7 +50,7 @@ async fn what_is_forgotten_is_collected_and_the_rest_stays() {
     assert!(mirror.has_commit(&stays.commit).await.unwrap());
     assert_eq!(mirror.kept().await.unwrap().len(), 1);
     sandbox.git(mirror.path(), &["fsck", "--strict", "--no-dangling"]);
-    // The worktree that stays goes on.
+    // The remaining worktree continues.
     write(&second.path().join("small"), "t\n");
     second.checkpoint(&stays.commit, "next").await.unwrap();
 }

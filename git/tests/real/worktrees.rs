@@ -70,7 +70,7 @@ async fn a_result_holds_the_whole_state() {
     write(&top.join("with space\nand newline"), "n\n");
     write(&top.join(OsStr::from_bytes(b"latin-\xe9")), "b\n");
     write(&top.join("binary"), b"\0\x01\x02\n");
-    // What a session does with git stays its own.
+    // A session's use of git affects only its own repository.
     sandbox.git(&top, &["add", "edited"]);
     sandbox.git(&top, &["commit", "-q", "-m", "the session's own"]);
     sandbox.git(&top, &["config", "core.fileMode", "false"]);

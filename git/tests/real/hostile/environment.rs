@@ -11,7 +11,7 @@ struct Variable {
     name: &'static str,
     variables: &'static [(&'static str, &'static str)],
     files: &'static [(&'static str, &'static str)],
-    /// What plain git walks in with, in the words of [`super::Trap`].
+    /// How plain git springs it, in the form of [`super::Trap`].
     control: &'static [&'static [&'static str]],
 }
 
@@ -39,7 +39,7 @@ const fn one(
     }
 }
 
-/// A trap in the person's own configuration: theirs to have, but no program is run for it.
+/// A trap in the person's own configuration: it may be there, but no program is run for it.
 const fn at_home(
     name: &'static str,
     files: &'static [(&'static str, &'static str)],

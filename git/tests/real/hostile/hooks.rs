@@ -89,7 +89,7 @@ async fn no_hook_of_any_kind_runs() {
     Field::new().pass_by(HOOKS).await;
 }
 
-/// Whoever can write to a mirror can do anything; still, none of its hooks is run for a push.
+/// A process that can write to a mirror can do anything; still, none of its hooks runs for a push.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_hook_of_a_mirror_runs_when_it_is_pushed_to() {
     let field = Field::new();

@@ -39,7 +39,7 @@ async fn the_files_of_another_folder_are_not_taken() {
     }
 }
 
-/// A bare repository among the files: whoever goes into its folder would work on it.
+/// A bare repository among the files: git in its folder would work on it.
 #[tokio::test]
 async fn a_repository_inside_the_files_is_not_worked_on() {
     let field = Field::new();
@@ -59,7 +59,7 @@ async fn a_repository_inside_the_files_is_not_worked_on() {
     assert!(ground.has_sprung(), "plain git did not walk into it");
 }
 
-/// The session's `.git` leads to somebody else's repository.
+/// The session's `.git` leads to another repository.
 #[tokio::test]
 async fn another_repository_in_place_of_the_sessions_is_not_touched() {
     let field = Field::new();
@@ -94,7 +94,7 @@ async fn another_repository_in_place_of_the_sessions_is_not_touched() {
             .restore(&first.commit, &RestoreOptions::default())
             .await
             .unwrap();
-        // What only the other repository has is not here.
+        // Objects of the other repository are not here.
         let secret: Oid = field
             .sandbox
             .git_with_input(&victim, &["hash-object", "-t", "tree", "-w", "--stdin"], b"")

@@ -69,7 +69,7 @@ async fn a_branch_whose_name_is_an_option_is_a_branch() {
     }
 }
 
-/// A reference's name travels as one line among others; none may become two.
+/// A reference's name is sent as one line among others; a name must not become two lines.
 #[tokio::test]
 async fn an_odd_or_huge_reference_is_refused_and_changes_nothing() {
     let field = Field::new();

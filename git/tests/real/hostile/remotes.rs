@@ -8,7 +8,7 @@ use kage_git::{Auth, Mirror, UserRepo};
 
 use super::{Field, PLAIN, Trap};
 
-/// An address, and what makes plain git follow it.
+/// An address, and the settings with which plain git follows it.
 const ADDRESSES: &[(&str, &[(&str, &str)])] = &[
     ("ext::{stop} x", &[("protocol.ext.allow", "always")]),
     ("ssh://host/path", &[("core.sshCommand", "{stop}")]),
@@ -32,7 +32,7 @@ async fn no_address_runs_a_program() {
         let mirror = Mirror::open_or_init(ground.folder.join("m.git")).await.unwrap();
         for (key, value) in *config {
             let (key, value) = (ground.fill(key), ground.fill(value));
-            // Even if somebody got it into the mirror's own configuration.
+            // Even if it is in the mirror's own configuration.
             for repository in [mirror.path(), &ground.repo()] {
                 field.sandbox.git(repository, &["config", &key, &value]);
             }
@@ -50,7 +50,7 @@ async fn no_address_runs_a_program() {
     }
 }
 
-/// A server that answers everything with "who are you?".
+/// A server that answers every request with a demand for credentials.
 fn asking() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/r", listener.local_addr().unwrap());

@@ -76,7 +76,7 @@ async fn no_tree_with_such_a_path_gets_in() {
             .sandbox
             .git(&repo, &["update-ref", "refs/heads/evil", commit.as_str()]);
 
-        // Plain git takes it from whoever offers it.
+        // Plain git accepts it from any remote.
         let plain = ground.folder.join(commit.as_str());
         fs::create_dir(&plain).unwrap();
         field.sandbox.git(&plain, &["init", "-q", "--bare"]);
@@ -98,7 +98,7 @@ async fn no_tree_with_such_a_path_gets_in() {
     field.sandbox.git(mirror.path(), &["fsck", "--strict"]);
 }
 
-/// A result has a folder where the person has a link to somewhere else.
+/// A result has a folder where the person has a link to another place.
 #[tokio::test]
 async fn a_result_is_not_written_through_a_link() {
     let field = Field::new();
@@ -124,12 +124,12 @@ async fn a_result_is_not_written_through_a_link() {
     };
     assert!(matches!(done, Err(LandingError::Conflicts { .. })), "{done:?}");
     assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "not ours\n");
-    // The control: whoever writes to the path writes through the link.
+    // The control: a program that writes to the path writes through the link.
     write(&ground.repo().join("link/file"), "x\n");
     assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "x\n");
 }
 
-/// A session replaces folders by links to somewhere else, before every operation of ours.
+/// A session replaces folders by links to other places, before every operation of ours.
 #[tokio::test]
 async fn nothing_is_written_or_read_through_a_link_of_a_session() {
     let field = Field::new();

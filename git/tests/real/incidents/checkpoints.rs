@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::checkpoints::{listed, worktree};
 use crate::sandbox::{Sandbox, fingerprint, url, write};
 
-/// A nested repository is where it was and what it was, whatever happens in between.
+/// A nested repository stays where and as it was, whatever happens in between.
 #[tokio::test]
 async fn incident_3_a_nested_repository_is_never_moved() {
     let sandbox = Sandbox::new();
@@ -45,7 +45,7 @@ async fn incident_3_a_nested_repository_is_never_moved() {
     assert_eq!(sandbox.git(&nested, &["status", "--short"]), "");
 }
 
-/// What is the same is stored once, and what did not work out leaves nothing behind.
+/// Equal content is stored once, and failed operations leave nothing behind.
 #[tokio::test]
 async fn incident_6_the_store_does_not_grow_without_new_content() {
     let sandbox = Sandbox::new();
@@ -65,7 +65,7 @@ async fn incident_6_the_store_does_not_grow_without_new_content() {
             .restore(&last.commit, &RestoreOptions::default())
             .await
             .unwrap();
-        // A file that no checkpoint can have.
+        // A file that cannot be in a checkpoint.
         write(&worktree.path().join("z/.git. "), "x");
         assert!(worktree.checkpoint(&last.commit, "no").await.is_err());
         fs::remove_dir_all(worktree.path().join("z")).unwrap();
@@ -85,7 +85,7 @@ async fn incident_6_the_store_does_not_grow_without_new_content() {
     assert!(kinds.lines().all(|kind| kind == "commit"), "{kinds}");
 }
 
-/// Where a person's home is a repository, a snapshot would be all that they have.
+/// If a person's home is a repository, a snapshot would contain all their files.
 #[test]
 fn incident_6_a_home_folder_is_not_a_project() {
     let sandbox = Sandbox::new();
@@ -169,7 +169,7 @@ async fn incident_4_a_file_that_cannot_be_taken_fails_the_checkpoint() {
     assert!(worktree.checkpoint(&unknown, "no parent").await.is_err());
 }
 
-/// Incident 8: what is staged, stashed or configured is the session's business.
+/// Incident 8: staged, stashed and configured data of the session stays untouched.
 #[tokio::test]
 async fn incident_8_the_sessions_own_repository_is_not_touched() {
     let sandbox = Sandbox::new();
@@ -191,7 +191,7 @@ async fn incident_8_the_sessions_own_repository_is_not_touched() {
     assert_eq!(fingerprint(top), before);
 }
 
-/// Incident 7 in the mirror: what is a checkpoint is kept by a reference of its own.
+/// Incident 7 in the mirror: each checkpoint has its own reference.
 #[tokio::test]
 async fn incident_7_a_checkpoint_survives_collection() {
     let sandbox = Sandbox::new();

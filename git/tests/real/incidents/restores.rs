@@ -26,7 +26,7 @@ async fn incident_1_a_reverted_gitignore_deletes_nothing() {
     assert!(!top.join("made").exists());
     assert_eq!(fs::read_to_string(top.join("build/output")).unwrap(), "hours of work\n");
     assert_eq!(fs::read_to_string(top.join(".env")).unwrap(), "SECRET=1\n");
-    // They are not ignored any more: changes that no checkpoint has, so nothing goes on.
+    // They are not ignored any more: changes that no checkpoint has, so the restore refuses.
     let refused = worktree.restore(&second.commit, &careful()).await;
     let Err(RestoreError::Foreign { paths }) = refused else {
         panic!("{refused:?}");

@@ -3,7 +3,7 @@
 
 use super::*;
 
-/// Four files in a folder, whose content says which is which.
+/// Four files in a folder, with different content.
 fn four(sandbox: &Sandbox, top: &Path) {
     for name in ["f1", "f2", "f3", "f4"] {
         write(&top.join("src").join(name), format!("{name}\n{LINES}"));
