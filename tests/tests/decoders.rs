@@ -16,7 +16,7 @@ use proptest::test_runner::{Config, TestRunner};
 /// The longest input that is tried, in bytes; the fuzzer stops there too.
 const LONGEST: usize = 4096;
 
-/// The name of a target, and what it does with an input.
+/// The name of a target, and its function.
 type Target = (&'static str, fn(&[u8]));
 
 const TARGETS: [Target; 13] = [
@@ -54,7 +54,7 @@ fn files(folder: &str, extension: Option<&str>) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// What the mutations of a target begin with: its seeds, and what is read elsewhere.
+/// The inputs from which the mutations of a target start: its seeds, and files read elsewhere.
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let mut inputs = files(&format!("fuzz/seeds/{target}"), None);
     inputs.extend(match target {
@@ -91,7 +91,7 @@ impl Mutation {
                 let at = at.index(len + 1);
                 bytes.splice(at..at, more);
             }
-            // The others need something to change.
+            // The other mutations need at least one byte.
             _ if bytes.is_empty() => {}
             Self::Flip(at, bit) => bytes[at.index(len)] ^= 1 << (bit % 8),
             Self::Set(at, byte) => bytes[at.index(len)] = byte,
@@ -107,7 +107,7 @@ impl Mutation {
 }
 
 fn mutation() -> impl Strategy<Value = Mutation> {
-    // Bytes that mean something to texts, lengths and numbers come often.
+    // Bytes with a meaning in texts, lengths and numbers are frequent.
     let telling = || {
         prop_oneof![
             any::<u8>(),

@@ -112,9 +112,9 @@ async fn after_everything_was_killed_the_next_command_goes_on_and_dead_time_is_n
     client.kill().await.unwrap();
     let killed = Instant::now();
     assert!(person.path("state/coordinator/endpoint").exists(), "it left its files");
-    // Somebody else listens where it did, and is not to be asked.
+    // Another program listens at the old address, and must not be asked.
     std::fs::write(person.path("state/coordinator/endpoint"), "http://127.0.0.1:9\n").unwrap();
-    // Nobody runs: a time that has to be missing from what is shown.
+    // Nothing runs: this time must be missing from the shown durations.
     tokio::time::sleep(Duration::from_secs(3)).await;
     std::fs::write(&go, "").unwrap();
     let dead = killed.elapsed();

@@ -22,7 +22,7 @@ async fn cancelling_a_task_leaves_no_process_behind() {
     let mut cluster = Cluster::start().await;
     let pids = cluster.root().join("pids");
     std::fs::create_dir(&pids).unwrap();
-    // One child in a session of its own, one that was orphaned, and one that ignores SIGTERM.
+    // One child in its own session, one orphan, and one that ignores SIGTERM.
     let script = format!(
         "cat >/dev/null\n\
          cd '{}'\n\

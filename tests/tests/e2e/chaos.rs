@@ -26,7 +26,7 @@ const PATIENT: Waits = Waits {
     grace: Duration::from_secs(30),
 };
 
-/// So impatient that an agent which says nothing for a moment has lost what it had.
+/// So impatient that an agent loses its attempts after a moment of silence.
 const IMPATIENT: Waits = Waits {
     heartbeat: Duration::from_millis(150),
     lease_ttl: Duration::from_secs(30),
@@ -34,7 +34,7 @@ const IMPATIENT: Waits = Waits {
     grace: Duration::from_millis(900),
 };
 
-/// Asserts that nothing is wrong with what was seen and with how it ended.
+/// Asserts that the history and the final state have no violations.
 fn right(record: &Record, end: &Final) {
     let history = record.history();
     let found = check(&history, end);
@@ -42,7 +42,7 @@ fn right(record: &Record, end: &Final) {
         return;
     }
     let path = std::env::temp_dir().join(format!("kage-history-{:08x}", rand::random::<u32>()));
-    // For whoever looks into it; what is wrong is wrong without it.
+    // For later inspection; the violations count with or without the file.
     std::fs::write(&path, format!("{found:#?}\n{history:#?}\n{end:#?}\n")).ok();
     let (count, few) = (found.len(), &found[..found.len().min(20)]);
     panic!(
@@ -51,7 +51,7 @@ fn right(record: &Record, end: &Final) {
     );
 }
 
-/// Waits until so much more was seen, or for so long: whatever comes first.
+/// Waits until so many more observations were made, or for so long, whichever comes first.
 async fn progress(record: &Record, lines: usize, most: Duration) {
     let before = record.len();
     let grown = async {

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 const MODEL: &str = "claude-sonnet-5-5";
 
-/// What the model does: two edits, a command that waits until there is a file `gate`, and an
-/// answer that never comes.
+/// The model's answers: two edits, a command that waits for a file `gate`, and an answer that never
+/// comes.
 fn script(gate: &Path) -> Script {
     let wait = format!("until [ -e '{}' ]; do sleep 0.05; done", gate.display());
     let mut last = Turn::say("I fixed the sign.");
@@ -59,7 +59,7 @@ async fn three_answers(cluster: &Cluster, id: &str) {
     }
 }
 
-/// Waits until a checkpoint has what was done until the model had answered twice; its number.
+/// Waits for a checkpoint with the work up to the model's second answer; returns its number.
 async fn two_steps_kept(cluster: &Cluster, id: &str) -> u32 {
     let client = cluster.client();
     wait_for("both edits are kept", async || {
@@ -76,8 +76,8 @@ async fn two_steps_kept(cluster: &Cluster, id: &str) -> u32 {
     .await
 }
 
-/// Kills the agent `first`, which works on a session, and adds another one: what comes of the
-/// session, which has passed, and how it went on.
+/// Kills the agent `first` during a session, and adds another one. Returns the session, which has
+/// passed, and how it continued.
 pub(crate) async fn taken_over(
     cluster: &mut Cluster,
     second: AgentOptions,
@@ -117,7 +117,7 @@ async fn a_killed_agents_session_goes_on_elsewhere_with_its_files_and_words() {
         (conversations(&server).len() == 4).then_some(())
     })
     .await;
-    // An agent that dies takes with it what it did not tell.
+    // An agent that dies loses what it had not reported.
     three_answers(&cluster, &id).await;
 
     let (solver, resumption) = taken_over(&mut cluster, agent("second"), &id, "solver").await;
@@ -131,7 +131,7 @@ async fn a_killed_agents_session_goes_on_elsewhere_with_its_files_and_words() {
     let until_then = |conversation: &Value| conversation.as_array().unwrap()[..5].to_vec();
     assert_eq!(until_then(&conversations[5]), until_then(&conversations[3]));
 
-    // What only the first machine wrote is in the result.
+    // Files that only the first machine wrote are in the result.
     let commit = cluster.fetch_result(&repo, &solver);
     assert_eq!(
         repo.git(&["show", &format!("{commit}:notes.txt")]).trim(),
@@ -143,7 +143,7 @@ async fn a_killed_agents_session_goes_on_elsewhere_with_its_files_and_words() {
     assert!(history.contains(&words), "{history:#?}");
 }
 
-/// Says in `$dir/seen.N` what run N found, and stops in the middle of things.
+/// Writes into `$dir/seen.N` what run N found, and stops in the middle of its work.
 const WORKER: &str = r#"
 cat >/dev/null
 echo >> "$dir/runs"
@@ -209,7 +209,7 @@ async fn a_running_session_is_sent_back_in_its_worktree_and_nothing_is_lost() {
         "add.sh\nnew.cache\nnotes.txt\nold.cache\ntest.sh\nkept\n"
     );
 
-    // Completely: without what was made since, ignored or not.
+    // Complete: without newer files, ignored or not.
     kage(&["checkpoint", "restore", &number, "--complete"]).await;
     assert_eq!(there("seen.3").await, "add.sh\nnotes.txt\nold.cache\ntest.sh\nkept\n");
     let run = said(running.wait_with_output().await.unwrap());

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 const MODEL: &str = "claude-sonnet-5-5";
 
-/// Runs `claude` in a directory and returns what it printed and its terminal event.
+/// Runs `claude` in a directory and returns its output and its terminal event.
 async fn run(claude: &Path, server: &ScriptedServer, directory: &Path) -> (Output, Value) {
     let home = directory.join("home");
     std::fs::create_dir_all(&home).unwrap();
@@ -75,8 +75,8 @@ async fn it_works_through_a_tool_call_a_429_and_a_cut_stream() {
     let made = std::fs::read_to_string(directory.path().join("made.txt")).unwrap();
     assert_eq!(made, "made by a tool call");
 
-    // What it sums up is what the server has accounted for. It counts the broken call too when
-    // it has read that much of it before the cut.
+    // Its totals equal the server's accounts. It also counts the broken call if it has read enough
+    // of it before the cut.
     let (mut whole, mut broken) = (CallUsage::default(), CallUsage::default());
     for answer in answers(&server) {
         let (sum, usage) = match answer {

@@ -30,13 +30,13 @@ fn script() -> Script {
             bash("pwd && echo 'the sign is wrong' >> notes.txt"),
             bash(&format!("cat > add.sh <<'END'\n{SOLUTION}END\n")),
             last,
-            // The program may put a message of its own where it was interrupted.
+            // The program may add its own message at the interruption.
             Turn::say("I fixed the sign."),
         ],
     )
 }
 
-/// What the model asked for in a conversation, and what it was answered.
+/// The model's tool calls in a conversation, and their results.
 fn calls(conversation: &Value) -> Vec<String> {
     let messages = conversation.as_array().unwrap().iter();
     let blocks = messages.filter_map(|message| message["content"].as_array()).flatten();
@@ -87,8 +87,8 @@ async fn a_killed_agents_claude_session_goes_on_elsewhere() {
 
     let (solver, _) = taken_over(&mut cluster, agent("second"), &id, "claude").await;
     let all = conversations(&server);
-    // The program tells the model what was said on the first machine, and asks for nothing
-    // of it again.
+    // The program sends the model the conversation of the first machine, and repeats no request of
+    // it.
     let (then, since) = all.split_at(first_calls);
     let next = since.first().expect("the second machine called the model");
     let (next, last) = (calls(next), calls(&then[first_calls - 1]));

@@ -9,7 +9,7 @@ use serde_json::Value;
 /// A script that makes the sample's test pass.
 const FIX: &str = "cat >/dev/null; echo 'add() { echo $(($1 + $2)); }' > add.sh";
 
-/// What `kage show` says of a task.
+/// The output of `kage show` for a task.
 async fn shown(person: &Person, repo: &Repo, task: &str) -> Value {
     person
         .kage(repo.path(), &["show", task, "--format", "json"])
@@ -24,7 +24,7 @@ async fn two_runs_share_a_daemon_and_a_third_shell_looks_on() {
     person.adapter("sleeper", "cat >/dev/null; echo asleep; sleep 1000");
     let repo = Repo::sample(&person.path("repo"));
 
-    // Neither of them finds a daemon; they start one between them.
+    // Neither of them finds a daemon; together they start one.
     let mut fixing = person.command(repo.path(), &["run", "mend it", "--with", "fixer", "--verify", VERIFY]);
     let mut sleeping = person.command(
         repo.path(),
@@ -45,7 +45,7 @@ async fn two_runs_share_a_daemon_and_a_third_shell_looks_on() {
         .json();
     assert_eq!(agents.as_array().unwrap().len(), 1, "one daemon: {agents:#}");
 
-    // Following the log from here shows what the other shell's session wrote, and ends with it.
+    // Following the log shows the output of the other shell's session, and ends with it.
     let following = person.command(repo.path(), &["logs", "-f", &task]).spawn().unwrap();
     wait_for("the sleeper runs", async || {
         let task = shown(&person, &repo, &task).await;
@@ -146,7 +146,7 @@ async fn down_ends_the_daemon_and_refuses_while_a_task_runs() {
     assert!(busy.err.contains(&words) && busy.err.contains("--force"), "{busy:#?}");
     let forced = down(&["--force"]).await;
     assert_eq!(forced.code, 0, "{forced:#?}");
-    // What was handed back goes on with the next daemon, which any command starts.
+    // Work that was handed back continues with the next daemon, which any command starts.
     let again = person.kage(repo.path(), &sleep).await;
     assert_eq!(again.code, 0, "{again:#?}");
     wait_for("the sleeper runs again", async || {
@@ -211,7 +211,7 @@ async fn what_verify_starts_ends_with_it() {
     person.adapter("fixer", FIX);
     let repo = Repo::sample(&person.path("repo"));
     let numbers = person.path("numbers");
-    // In a session of its own and deaf, as a server that a test forgot.
+    // In its own session and ignoring signals, like a server that a test forgot.
     let verify = format!(
         "setsid sh -c 'trap \"\" TERM HUP; echo $$ >> {numbers}; while :; do sleep 0.1; done' >/dev/null 2>&1 </dev/null &
 until [ -s {numbers} ]; do sleep 0.01; done; sh test.sh",

@@ -23,7 +23,7 @@ async fn daemons_take_their_files_and_flags_win() {
         std::fs::read_to_string(data.join("endpoint")).ok()
     })
     .await;
-    // Loopback: what the flag says. Elsewhere it would speak TLS.
+    // Loopback, from the flag. At other addresses it would use TLS.
     let url = url.trim();
     assert!(url.starts_with("http://127.0.0.1:"), "{url}");
 

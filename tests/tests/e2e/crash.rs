@@ -42,7 +42,7 @@ async fn a_coordinator_killed_mid_output_loses_and_repeats_nothing() {
         seen.add(responses.message().await.unwrap().expect("the task has not ended"));
     }
     cluster.crash_coordinator().await;
-    // What was already on its way to this watcher still counts.
+    // Data already on its way to this watcher still counts.
     while let Ok(Some(response)) = responses.message().await {
         seen.add(response);
     }

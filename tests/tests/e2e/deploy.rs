@@ -45,7 +45,7 @@ fn a_stop_gives_an_agent_the_time_of_its_drain() {
     let seconds = text.lines().find_map(|line| line.strip_prefix("TimeoutStopSec="));
     let given = Duration::from_secs(seconds.unwrap().parse().unwrap());
     let limits = Limits::default();
-    // The drain, then stopping what still runs, then the last delivery.
+    // The drain, then stopping running programs, then the last delivery.
     let needed = limits.drain + 2 * limits.stop_grace + Duration::from_secs(10 + 5);
     assert!(given > needed, "{given:?} is not more than {needed:?}");
     for name in ["kage-coordinator.service", "kage-agent.service"] {

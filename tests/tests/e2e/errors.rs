@@ -163,7 +163,7 @@ async fn files_of_lfs_go_as_pointers_and_are_counted() {
 async fn a_changed_file_behind_git_crypt_stops_the_run_and_is_named() {
     let (person, repo) = shared("git-crypt");
     repo.write(".gitattributes", "secret filter=git-crypt diff=git-crypt\n");
-    // As git-crypt does: what is committed is not what is in the working tree.
+    // Like git-crypt: the committed content differs from the working tree.
     repo.git(&["config", "filter.git-crypt.clean", "tr a-z n-za-m"]);
     repo.git(&["config", "filter.git-crypt.smudge", "tr a-z n-za-m"]);
     repo.write("secret", "the password\n");
@@ -220,7 +220,7 @@ async fn a_verify_command_that_does_not_exist_is_no_verdict_on_the_session() {
     );
     let shown = person.kage(repo.path(), &["show", &made(&run)]).await;
     assert!(shown.out.contains("no-such-command"), "{shown:#?}");
-    // The work is there all the same.
+    // The work exists nevertheless.
     let diff = person
         .kage(repo.path(), &["diff", &made(&run), "--session", "fixer"])
         .await;
@@ -306,7 +306,7 @@ async fn an_unreachable_coordinator_is_named() {
     check(&person.kage(repo.path(), &["ls"]).await, 8, &["kage up"]);
 }
 
-/// Somebody who speaks gRPC and knows none of the calls.
+/// A gRPC server that knows none of the calls.
 async fn of_another_version(listener: tokio::net::TcpListener) {
     let answer = || async {
         let headers = [("content-type", "application/grpc"), ("grpc-status", "12")];
@@ -439,7 +439,7 @@ async fn data_without_its_database_is_refused_and_says_what_to_do() {
     let database = data.join("kage.db");
     let aside = person.path("kage.db");
     std::fs::rename(&database, &aside).unwrap();
-    // The daemon that a command starts, and one that a person starts.
+    // The daemon of a command, and one started by a person.
     for arguments in [&run[..], &["ls"], &["up"], &["coordinator", "--listen", "127.0.0.1:0"]] {
         let refused = kage(arguments).await;
         assert_eq!(refused.code, 2, "{refused:#?}");

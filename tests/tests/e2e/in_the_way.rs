@@ -128,7 +128,7 @@ async fn an_agent_on_a_copied_state_folder_is_not_let_in_and_ends_nothing() {
         .stderr(std::fs::File::create(&log).unwrap())
         .kill_on_drop(true);
     let mut clone = clone.spawn().unwrap();
-    // It tries again and again, and is told each time.
+    // It retries again and again, and is refused each time.
     let refusals = |least: usize| {
         let log = log.clone();
         async move {

@@ -21,15 +21,15 @@ args = ["{manifest_dir}/{model}.sh"]
 prompt = { pass = "stdin" }
 "#;
 
-/// The machines. Whatever runs there is gone when this is dropped.
+/// The machines. Their processes have ended when this is dropped.
 pub(crate) struct Machines {
-    // Whatever runs there is killed before the network goes.
+    // Their processes are killed before the network is removed.
     root: Root,
     network: Option<Network>,
 }
 
 impl Machines {
-    /// On the network of whoever runs the test.
+    /// On the network of this machine.
     pub(crate) fn new() -> Self {
         Self {
             root: Root::new("kage-machines-"),
@@ -85,7 +85,7 @@ impl Machines {
         launch.start().unwrap()
     }
 
-    /// Runs one command to its end.
+    /// Runs one command and waits for its end.
     pub(crate) fn kage(&self, machine: &str, more: &[(&str, &Path)], arguments: &[&str]) -> Output {
         let (program, first) = self.program(machine);
         Command::new(program)
@@ -99,14 +99,14 @@ impl Machines {
             .unwrap()
     }
 
-    /// Runs one command that ends well, and returns what it printed.
+    /// Runs one command that must succeed, and returns its output.
     pub(crate) fn done(&self, machine: &str, more: &[(&str, &Path)], arguments: &[&str]) -> String {
         let output = self.kage(machine, more, arguments);
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// What `show` says of the newest task of all, as JSON.
+    /// The newest task of all, from `show`, as JSON.
     pub(crate) fn newest(&self, machine: &str, more: &[(&str, &Path)]) -> serde_json::Value {
         let json = |arguments: &[&str]| -> serde_json::Value {
             serde_json::from_str(&self.done(machine, more, arguments)).unwrap()
@@ -127,7 +127,7 @@ impl Machines {
         url.trim().to_owned()
     }
 
-    /// Waits until somebody sees the agents in these states, and returns the list.
+    /// Waits until a person sees the agents in these states, and returns the list.
     pub(crate) async fn agents(
         &self,
         machine: &str,
@@ -156,7 +156,7 @@ impl Machines {
     }
 }
 
-/// What a command wrote for people.
+/// The standard error of a command.
 pub(crate) fn says(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

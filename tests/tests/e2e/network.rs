@@ -24,7 +24,7 @@ impl Network {
     /// Joins machines, the first with the address 10.77.0.1, the second with 10.77.0.2.
     ///
     /// # Errors
-    /// Where namespaces cannot be made: for others than root, or without iproute2.
+    /// Fails where namespaces cannot be made: without root, or without iproute2.
     pub(crate) fn join(machines: &[&str]) -> Result<Self, Reason> {
         if !rustix::process::geteuid().is_root() {
             return Err("only root may make network namespaces".to_owned());
@@ -34,7 +34,7 @@ impl Network {
             machines: machines.iter().map(|name| (*name).to_owned()).collect(),
             switch: namespace("switch"),
         };
-        // From here on dropping it takes everything down that is up already.
+        // From here on, dropping it removes everything that exists already.
         ip(&["netns", "add", &network.switch])?;
         ip(&["-n", &network.switch, "link", "add", "bridge", "type", "bridge"])?;
         ip(&["-n", &network.switch, "link", "set", "bridge", "up"])?;
@@ -60,7 +60,7 @@ impl Network {
         format!("10.77.0.{}", index + 1)
     }
 
-    /// What runs a program on a machine.
+    /// The command prefix that runs a program on a machine.
     pub(crate) fn inside(&self, machine: &str, program: &Path) -> (PathBuf, Vec<OsString>) {
         assert!(self.machines.iter().any(|name| name == machine), "no machine {machine}");
         let arguments = ["netns", "exec", &namespace(machine)].map(OsString::from);
@@ -84,7 +84,7 @@ fn namespace(machine: &str) -> String {
     format!("{PREFIX}{}-{machine}", std::process::id())
 }
 
-/// Removes what processes that are gone have left.
+/// Removes leftovers of processes that have ended.
 fn sweep() -> Result<(), Reason> {
     for line in ip(&["netns", "list"])?.lines() {
         let name = line.split_whitespace().next().unwrap_or_default();

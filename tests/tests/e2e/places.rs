@@ -46,7 +46,7 @@ async fn a_task_is_of_its_repository_and_lands_nowhere_else() {
     other.commit("another project");
     let task = run(&person, &one).await;
 
-    // Nothing was run in the other one: no command takes what is of the first.
+    // Nothing was run in the other one: no command takes a task of the first.
     for command in [
         &["apply"][..],
         &["apply", "--dry-run"],
@@ -106,7 +106,7 @@ async fn a_task_is_of_its_repository_and_lands_nowhere_else() {
     assert_eq!(one.git(&["status", "--porcelain"]), "?? made.txt\n");
     assert_eq!(other.git(&["status", "--porcelain"]), "");
 
-    // Where the first one was there is another one now.
+    // Another repository is now at the path of the first.
     std::fs::rename(one.path(), person.path("moved")).unwrap();
     std::fs::rename(other.path(), one.path()).unwrap();
     let swapped = meant(&person, one.path()).await.unwrap_err();

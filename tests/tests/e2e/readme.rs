@@ -71,7 +71,7 @@ async fn the_commands_of_the_readme_do_what_it_says() {
     let person = Person::new();
     std::fs::create_dir(person.path("bin")).unwrap();
     std::os::unix::fs::symlink(programs::kage(), person.path("bin/kage")).unwrap();
-    // The project's own command; what it is made of is no concern of Kage's.
+    // The project's own command; its content does not matter to Kage.
     executable(&person, "cargo", "#!/bin/sh\nexec sh tests/dates.sh\n");
     let repo = Repo::empty(&person.path("repo"));
     repo.write("dates.sh", "iso_week() { return 1; }\n");
@@ -127,7 +127,7 @@ async fn the_files_of_the_pages_for_users_are_read() {
     assert_eq!(blocks("toml").len(), 4, "each of them is read here");
     let manifest = block("toml", "command = \"my-tool\"");
     std::fs::write(person.path("config/kage/adapters/my-tool.toml"), manifest).unwrap();
-    // What a program that can go on says besides.
+    // The further keys of a program that can resume a session.
     let mut going_on: toml::Table = manifest.parse().unwrap();
     let mut more: toml::Table = block("toml", "[session]").parse().unwrap();
     let arguments = [&going_on["args"], &more["args"]].map(|args| args.as_array().unwrap().clone());

@@ -57,7 +57,7 @@ async fn a_used_up_limit_is_waited_for_and_a_full_disk_is_left() {
 #[tokio::test]
 async fn a_session_whose_adapter_cannot_go_on_is_solved_by_one_it_falls_back_to() {
     let person = Person::new();
-    // Half of the work is there when the first is shut out; the second has no say in it.
+    // The first does half of the work before its login is refused; the second does nothing.
     person.adapter(
         "expired",
         "cat >/dev/null; echo 'the sign is wrong' > notes.txt; echo 'HTTP 401: unauthorized' >&2; exit 1",
@@ -113,7 +113,7 @@ async fn a_session_whose_adapter_cannot_go_on_is_solved_by_one_it_falls_back_to(
         assert!(shown.out.contains(&words), "{shown:#?}");
     }
 
-    // What the first left is part of the result.
+    // The work of the first is part of the result.
     let diff = person.kage(repo.path(), &["diff"]).await;
     for line in ["+the sign is wrong", "+add() { echo $(($1 + $2)); }"] {
         assert!(diff.out.contains(line), "{diff:#?}");

@@ -16,7 +16,7 @@ async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
     let url = url.as_str();
     let address = url.strip_prefix("https://").unwrap();
 
-    // Agents. A token whose CA is another one is not shown to anybody.
+    // Agents. A token of another CA is not sent to any server.
     let join = |labels: &[&str]| {
         let mut arguments = vec!["token", "create", "--role", "agent"];
         arguments.extend(labels);
@@ -56,7 +56,7 @@ async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
     ];
     let _d = machines.daemon("d", &arguments);
 
-    // A person, who got two files and an address.
+    // A person with two files and an address.
     let a = machines.dir("a");
     let (token, ca) = (a.join("token"), a.join("ca.pem"));
     std::fs::write(
@@ -81,7 +81,7 @@ async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
     assert_eq!(labels("c")["gpu"], "true");
     assert_eq!(labels("d").get("gpu"), None);
 
-    // What each end says of itself.
+    // Each side's description of itself.
     let diagnosis = |machine: &str, arguments: &[&str]| -> serde_json::Value {
         let all = [&["doctor", "--format", "json"], arguments].concat();
         serde_json::from_slice(&machines.kage(machine, &[], &all).stdout).unwrap()
@@ -102,7 +102,7 @@ async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
         "{server:#}"
     );
 
-    // The task: base up, result down, and nothing of the others' folders needed.
+    // The task: the base is sent, the result is fetched, and no other machine's folder is needed.
     let repo = Repo::sample(&a.join("repo"));
     let path = repo.path().to_str().unwrap();
     let run = [
@@ -126,7 +126,7 @@ async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
     let shown = machines.newest("a", &settings);
     assert_eq!(shown["sessions"][0]["agent"], "c", "{shown:#}");
 
-    // What a submit token may not, and what a used join token is worth.
+    // The limits of a submit token, and a used join token.
     let drained = machines.kage("a", &settings, &["agent", "drain", "d"]);
     assert_eq!(drained.status.code(), Some(5), "{drained:?}");
     let stolen = machines.kage("e", &[], &["agent", "run", "--join", &first, address]);

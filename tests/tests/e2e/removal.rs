@@ -11,7 +11,7 @@ use kage_tests::command::Person;
 use kage_tests::repo::{Repo, VERIFY};
 use kage_tests::wait::wait_for;
 
-/// Two days: blobs that nobody names are left alone while they are young.
+/// Two days: unreferenced blobs are kept while they are young.
 const OLD: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
 /// Every file below a folder, sorted.
@@ -32,7 +32,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What of these files is still there.
+/// Those of these files that still exist.
 fn left(files: &[PathBuf]) -> Vec<&PathBuf> {
     files.iter().filter(|file| file.exists()).collect()
 }
@@ -92,7 +92,7 @@ async fn a_removed_task_leaves_nothing_behind_and_takes_nothing_else_along() {
         assert_eq!(said.code, 4, "{arguments:?}: {said:#?}");
     }
 
-    // What the person has is theirs, and the other task is as it was.
+    // The person's files stay, and the other task is unchanged.
     assert!(results(only_folder(&person.path("state/results/default"))).contains(commit));
     assert_ne!(repo.git(&["status", "--porcelain"]), "");
     let listed = kage(&["ls", "--format", "json"]).await.json();

@@ -105,7 +105,7 @@ async fn an_agent_renews_its_certificate_long_before_its_end() {
     assert!(Validity::of(&renewed).unwrap().until >= validity.until);
     assert_eq!(std::fs::read(state.join("tls/agent.key")).unwrap(), key);
 
-    // A later start shows the new one, and is the same agent.
+    // A later start uses the new certificate, and is the same agent.
     stop.cancel();
     agents.join_next().await.unwrap().unwrap().unwrap();
     let stop = CancellationToken::new();

@@ -6,7 +6,7 @@ use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
 use kage_tests::repo::VERIFY;
 use kage_tests::tasks::{Describe, session, task};
 
-/// Takes the sum for a product, until it is told what verify said of that.
+/// Takes the sum for a product, until it gets the output of verify.
 const LEARN: &str = "\
 prompt=$(cat)
 if [ -n \"$STORE\" ]; then mkdir -p \"$STORE\"; echo '{\"turn\":1}' >> \"$STORE/$1.jsonl\"; fi
@@ -16,7 +16,7 @@ case \"$prompt\" in
 esac
 ";
 
-/// A program that goes on with its session.
+/// A program that can resume its session.
 const LEARNER: &str = r#"
 name = "learner"
 command = "sh"
@@ -46,7 +46,7 @@ async fn ended(change: impl FnOnce(&mut v1::Policy)) -> (Cluster, v1::Task) {
     (cluster, ended)
 }
 
-/// What the session was told, as it wrote it down.
+/// The messages to the session, as it recorded them.
 fn heard(cluster: &Cluster, session: &v1::Session) -> String {
     let repo = kage_tests::repo::Repo::empty(&cluster.root().join(&session.name));
     let commit = cluster.fetch_result(&repo, session);

@@ -3,7 +3,7 @@
 use kage_tests::command::Person;
 use kage_tests::repo::{Repo, VERIFY};
 
-/// The test is made to pass, and nothing else is done.
+/// Makes the test pass, and does nothing else.
 const CHEAT: &str = "cat >/dev/null; echo 'exit 0' > test.sh";
 
 fn prepared() -> (Person, Repo) {
@@ -90,7 +90,7 @@ async fn a_result_of_high_risk_lands_when_somebody_says_so() {
         assert_eq!(accepted.code, 0, "{accepted:#?}");
         assert!(accepted.out.contains("test.sh"), "{accepted:#?}");
     }
-    // The same in one go.
+    // The same with one command.
     arguments.push("--accept-risk");
     let run = person.kage(repo.path(), &arguments).await;
     assert_eq!(run.code, 0, "{run:#?}");

@@ -118,7 +118,7 @@ async fn the_best_of_three_sessions_on_three_agents_is_found() {
     );
 }
 
-/// What the provider would put on the bill of a script's calls.
+/// The provider's bill for a script's calls.
 fn billed(server: &ScriptedServer, script: &str) -> v1::Usage {
     let mut sum = v1::Usage::default();
     for request in server.requests_of(script) {

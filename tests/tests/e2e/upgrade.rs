@@ -61,7 +61,7 @@ async fn coordinator_and_agent_are_replaced_while_sessions_run() {
     open(&cluster, "first");
     well_ended(&cluster, &first).await;
 
-    // The agent: it finishes what it runs and takes no more.
+    // The agent finishes its session and takes no more.
     let second = running(&cluster, "second").await;
     cluster.signal_agent("agent", Signal::TERM);
     wait_for("the agent drains", async || {
@@ -77,13 +77,13 @@ async fn coordinator_and_agent_are_replaced_while_sessions_run() {
     well_ended(&cluster, &second).await;
     assert!(cluster.agent_ended("agent").await.success());
 
-    // It comes back as the same agent, and takes what waited.
+    // It returns as the same agent, and takes the waiting work.
     open(&cluster, "third");
     cluster.add_agent(options).await;
     assert_eq!(cluster.connected("agent").await.id, id);
     well_ended(&cluster, &third).await;
 
-    // Drained by a person it leaves too, when what it runs is finished.
+    // Drained by a person, it also leaves when its session is finished.
     let fourth = running(&cluster, "fourth").await;
     let drain = v1::DrainAgentRequest {
         request_id: "drain".into(),

@@ -133,7 +133,7 @@ async fn what_the_verify_command_names_is_the_bases_unless_the_task_is_about_it(
     let protect = |policy: &mut v1::Policy| {
         policy.verify.as_mut().unwrap().protect = vec!["test.sh".to_owned()];
     };
-    /// A prompt, and what else is asked for.
+    /// A prompt, and the further settings.
     type Case = (&'static str, fn(&mut v1::Policy));
     let cases: [Case; 2] = [
         // Its name is in the verify command alone.
@@ -147,7 +147,7 @@ async fn what_the_verify_command_names_is_the_bases_unless_the_task_is_about_it(
         assert_eq!(verdict.restored, ["test.sh"], "{prompt}");
         assert_eq!(report.rows[0].risk(), v1::Risk::Low, "{prompt}: {report:#?}");
     }
-    // The task is about it: verify runs with what it became, and nobody lands that unseen.
+    // The task is about it: verify runs with the new version, and it does not land unseen.
     let (cheat, report) = cheat("rewrite test.sh", |_| {}).await;
     assert_eq!(verdict(&cheat), v1::VerdictKind::Passed);
     assert_eq!(report.rows[0].risk(), v1::Risk::High, "{report:#?}");
@@ -171,7 +171,7 @@ async fn a_result_is_not_risky_for_what_the_task_asked_for() {
         assert_eq!(cluster.ended(&id).await.state(), v1::TaskState::Succeeded);
         assert_eq!(cluster.report(&id).await.best.unwrap().session, winner, "{prompt}");
     }
-    // It is there by now, and is to say something else.
+    // The file exists by now, and has to print something else.
     repo.write("greet.sh", "echo good morning\n");
     repo.commit("a greeting");
     cluster.push_base(&repo);
@@ -186,7 +186,7 @@ async fn a_result_is_not_risky_for_what_the_task_asked_for() {
     }
 }
 
-/// What is known of the files of the first checkpoint of every session.
+/// The safety of the first checkpoint of every session.
 async fn first_checkpoints(cluster: &Cluster, task_id: &str) -> Vec<v1::Safety> {
     let request = v1::ListCheckpointsRequest {
         task_id: task_id.to_owned(),
@@ -241,7 +241,7 @@ async fn the_base_is_checked_once_beside_the_sessions_that_start_from_it() {
     assert_eq!(cluster.ended(&id).await.state(), v1::TaskState::Succeeded);
     assert_eq!(cluster.report(&id).await.notes, [] as [String; 0]);
 
-    // The base fails: that is known, if need be after the task failed as well.
+    // The base fails: that is reported, if necessary after the task failed.
     let protect = |policy: &mut v1::Policy| {
         policy.verify.as_mut().unwrap().protect = vec!["test.sh".to_owned()];
     };
@@ -292,7 +292,7 @@ printf '#!/bin/sh\\necho $0 >> %s\\nexit 0\\n' '{mark}' > '{first}'/$name; chmod
             .verified_by(VERIFY)
             .session("one", SHELL, script);
         let id = cluster.create(spec).await;
-        // What is planted while verify runs is the next test's.
+        // The next test covers programs planted while verify runs.
         cluster
             .until(&id, "the base is checked", |task| task.baseline.is_some())
             .await;

@@ -98,7 +98,7 @@ impl Play {
         let long = self.dice.chance(50);
         let most = if long { 6000 } else { 600 };
         tokio::time::sleep(self.dice.millis(0, most)).await;
-        // Whoever waits beside others to be woken is woken in any order.
+        // Waiting beside other waiters would make the order of wake-ups random.
         while *self.input.frozen.borrow() {
             tokio::time::sleep(THAW).await;
         }

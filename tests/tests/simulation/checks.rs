@@ -61,7 +61,7 @@ fn compare(
             _ => None,
         })
         .collect();
-    // The first thing an adapter says is which attempt it works on.
+    // An adapter's first report names its attempt.
     let Some(first) = told.first() else {
         return;
     };
@@ -72,7 +72,7 @@ fn compare(
         Body::Finished(finished) => finished.outcome.as_ref(),
         _ => None,
     });
-    // An attempt that was stopped may have said less than its adapter did.
+    // A stopped attempt may have reported less than its adapter did.
     let whole = match finished {
         Some(Outcome::Claimed(_)) if emitted.end != Some(End::Done) => {
             return wrong(format!("claimed, and its adapter ended as {:?}", emitted.end));
@@ -105,7 +105,7 @@ fn compare(
     }
 }
 
-/// Whether what was told is what was said, or the beginning of it.
+/// True if `told` equals `said`, or is its beginning.
 fn starts(said: &[String], told: &[&str], whole: bool) -> bool {
     told.len() <= said.len()
         && (!whole || told.len() == said.len())

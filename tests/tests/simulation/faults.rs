@@ -12,9 +12,9 @@ use crate::hosts::{Bell, COORDINATOR};
 use crate::run::Plant;
 use crate::world::{Dice, World, count};
 
-/// Faults of one world at most, besides those of the store.
+/// Maximum of faults in one world, besides those of the store.
 const FAULTS: u64 = 14;
-/// The longest jump of a clock that others wait for, in milliseconds.
+/// The longest jump of a clock on which others depend, in milliseconds.
 const JUMP: u64 = 20_000;
 /// The longest jump of a clock that is only looked at.
 const LONG_JUMP: u64 = 3_600_000;
@@ -22,11 +22,11 @@ const LONG_JUMP: u64 = 3_600_000;
 /// Something to do between two steps.
 #[derive(Debug, Clone)]
 enum Act {
-    /// What is sent between the coordinator and somebody is lost.
+    /// Messages between the coordinator and a host are lost.
     Cut(String),
-    /// What is sent from one to the other is lost.
+    /// Messages from one host to the other are lost.
     CutOneWay(String, String),
-    /// What is sent between the coordinator and somebody waits.
+    /// Messages between the coordinator and a host wait.
     Hold(String),
     /// The link is as it was.
     Mend(String),
@@ -51,11 +51,11 @@ pub(crate) struct Plan {
     rots: Option<Dice>,
 }
 
-/// Who can be broken, and how.
+/// The hosts that can fail, and how.
 pub(crate) struct Cast {
     /// Daemons by name; the coordinator is one.
     pub(crate) daemons: BTreeMap<String, Bell>,
-    /// Everybody who talks to the coordinator.
+    /// All callers of the coordinator.
     pub(crate) callers: Vec<String>,
     /// Scripted agents by name.
     pub(crate) scripted_agents: BTreeMap<String, watch::Sender<bool>>,
@@ -185,7 +185,7 @@ impl Plan {
             }
             Act::Start(daemon) => {
                 let ends = cast.daemons.get(daemon).is_some_and(Bell::has_rung);
-                // Whoever runs when everything heals goes on.
+                // A daemon that runs when everything is repaired continues.
                 if !healing || ends || !sim.is_host_running(daemon.as_str()) {
                     sim.bounce(daemon.as_str());
                 }
@@ -206,7 +206,7 @@ impl Plan {
         }
     }
 
-    /// Where it is planted: another byte in each file that an agent had not delivered.
+    /// Where planted: changes a byte in each file that an agent had not delivered.
     fn rot(&self, world: &World, daemon: &str) {
         let Some(dice) = &self.rots else {
             return;

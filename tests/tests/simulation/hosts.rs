@@ -29,7 +29,7 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789a
 /// The wait of whoever starts daemons again that could not start.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// How long this coordinator waits for what: short, so that a world sees the end of it.
+/// This coordinator's waits: short, so that a world sees their ends.
 const TIMINGS: Timings = Timings {
     heartbeat: Duration::from_millis(1000),
     lease_ttl: Duration::from_secs(12),
@@ -42,7 +42,7 @@ const TIMINGS: Timings = Timings {
     drain: Duration::from_secs(1),
 };
 
-/// Tells a daemon to end, whichever start of it runs.
+/// Tells a daemon to end, whichever of its starts runs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Bell(Arc<Mutex<CancellationToken>>);
 
@@ -182,7 +182,7 @@ pub(crate) fn coordinator(
     }
 }
 
-/// What one start draws from: not what an earlier one drew, or ids would come again.
+/// The randomness of one start: different from earlier starts, or ids would repeat.
 fn fresh_dice(world: &World, host: &str) -> Dice {
     let start = world.counts.starts.fetch_add(1, Ordering::Relaxed);
     world.dice(&format!("{host}, start {start}"))

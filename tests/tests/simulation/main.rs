@@ -7,9 +7,9 @@
 //! wall, randomness, the disk under the store, the adapter. Files of output, state directories
 //! and outboxes are real files, worked on in place, and survive a crash as after kill -9.
 //!
-//! Left out: git, blobs and whatever goes by plain HTTP, so tasks have no repository and no
-//! base context, and nothing is verified or kept as a checkpoint; TLS; the SQLite of the
-//! coordinator, which the store's conformance suite holds against the model that runs here.
+//! Left out: git, blobs and everything over plain HTTP, so tasks have no repository and no base
+//! context, and nothing is verified or saved as a checkpoint; TLS; the SQLite of the coordinator,
+//! which the store's conformance suite compares with the model used here.
 //!
 //! Each world is a process of its own: what tokio numbers is then numbered the same each time.
 //! A seed that failed: `KAGE_SEED=7 cargo test -p kage-tests --test simulation seeds -- --nocapture`
@@ -32,7 +32,7 @@ use kage_tests::tier::Tier;
 use processes::{asked_for, replay, worlds};
 use run::{Figures, Plant};
 
-/// Seeds whose failures are told in full.
+/// The most seeds whose failures are printed in full.
 const TOLD: usize = 5;
 
 #[test]
@@ -77,7 +77,7 @@ fn a_seed_goes_the_same_way_twice() {
     }
 }
 
-/// Something is wrong in each of these worlds: whoever does not find it finds nothing.
+/// Each of these worlds has a planted defect: a check that misses it finds nothing.
 #[test]
 fn what_is_planted_is_found() {
     for plant in [Plant::LyingStore, Plant::RottenSpool] {

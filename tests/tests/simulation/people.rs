@@ -41,7 +41,7 @@ pub(crate) async fn day(world: Arc<World>, name: String) -> turmoil::Result {
             if dice.chance(300) {
                 tokio::time::sleep(dice.millis(0, 8000)).await;
                 count(&world.counts.repeats);
-                // Whatever it is told is written down.
+                // Every answer is recorded.
                 drop(person.try_create(&request, spec.clone()).await);
             }
         };

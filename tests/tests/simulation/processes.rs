@@ -11,25 +11,25 @@ use crate::run::{Outcome, Plant, run, speak};
 
 /// Worlds at the same time: each is one thread.
 const AT_ONCE: usize = 2;
-/// A world that takes so long goes round in circles.
+/// A world that takes longer loops.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks whether a world has ended.
 const POLL: Duration = Duration::from_millis(5);
 
-/// The seed of the one world that this process is for.
+/// The seed of the world of this process.
 const SEED: &str = "KAGE_SEED";
 const PLANT: &str = "KAGE_SIMULATION_PLANT";
-/// The file for what came of it.
+/// The file for the outcome.
 const OUTCOME: &str = "KAGE_SIMULATION_OUTCOME";
 
-/// What this process is for, when it is for one world.
+/// The work of this process, if it runs one world.
 pub(crate) struct Asked {
     seed: u64,
     plant: Plant,
     outcome: Option<PathBuf>,
 }
 
-/// Whether one world is asked for.
+/// The world that this process has to run, if any.
 pub(crate) fn asked_for() -> Option<Asked> {
     let seed = std::env::var(SEED).ok()?;
     let plant = std::env::var(PLANT).ok();
@@ -61,7 +61,7 @@ pub(crate) fn replay(seed: u64) -> String {
     format!("{SEED}={seed} cargo test -p kage-tests --test simulation seeds -- --nocapture")
 }
 
-/// Runs worlds and says what came of each, in the order of their seeds.
+/// Runs worlds and returns their outcomes, in the order of their seeds.
 pub(crate) fn worlds(seeds: Range<u64>, plant: Plant) -> Vec<Outcome> {
     let dir = tempfile::tempdir().unwrap();
     let next = AtomicU64::new(seeds.start);

@@ -23,7 +23,7 @@ use crate::{checks, people};
 const TICK: Duration = Duration::from_millis(20);
 /// After so long without faults every task is over.
 const CONVERGED: Duration = Duration::from_secs(240);
-/// What is wrong with one world is told up to here.
+/// The most violations of one world that are printed.
 const TOLD: usize = 10;
 
 /// And each of it so far, in bytes.
@@ -33,9 +33,9 @@ const LONGEST: usize = 2000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Plant {
     Nothing,
-    /// The store's disk now and then says that it has what it has not.
+    /// The store's disk sometimes reports success although nothing is stored.
     LyingStore,
-    /// What agents spooled is not what it was, after they crashed.
+    /// The output that agents spooled is changed after they crashed.
     RottenSpool,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Figures {
 }
 
 impl Outcome {
-    /// Of a world of which nothing else is known.
+    /// The outcome of a world of which nothing else is known.
     pub(crate) fn broken(seed: u64, wrong: String) -> Self {
         Self {
             seed,
@@ -112,14 +112,14 @@ impl Figures {
     }
 }
 
-/// Lets the daemons of this process say what they do.
+/// Prints the log of this process's daemons.
 pub(crate) fn speak() {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("KAGE_LOG"))
         .with_writer(std::io::stderr)
         .without_time()
         .finish();
-    // Somebody else may have done it.
+    // Another test may have done it.
     tracing::subscriber::set_global_default(subscriber).ok();
 }
 
@@ -174,7 +174,7 @@ pub(crate) fn run(seed: u64, plant: Plant) -> Outcome {
     }
 }
 
-/// A world with everybody in it.
+/// A world with all its hosts.
 struct Stage {
     sim: Sim<'static>,
     cast: Cast,
@@ -233,7 +233,7 @@ impl Stage {
         Self { sim, cast, plan, home }
     }
 
-    /// Plays until everybody has seen the end of their tasks, and reads how it ended.
+    /// Runs until all people have seen the end of their tasks, and reads the final state.
     fn play(&mut self, world: &Arc<World>, wrong: &mut Vec<String>) -> Final {
         let limit = self.plan.healed + CONVERGED;
         while world.busy.load(Ordering::Relaxed) > 0 {
@@ -280,7 +280,7 @@ impl Stage {
         }
     }
 
-    /// False when the world cannot go on.
+    /// False when the world cannot continue.
     fn step(&mut self, wrong: &mut Vec<String>) -> bool {
         match self.sim.step() {
             Ok(_) => true,

@@ -23,7 +23,7 @@ const EPOCH: u64 = 1_800_000_000_000;
 pub(crate) struct Dice(Arc<Mutex<SmallRng>>);
 
 impl Dice {
-    /// Those of one user: what others draw does not change what it draws.
+    /// The draws of one user: the draws of others do not change them.
     fn of(seed: u64, user: &str) -> Self {
         // FNV: the same everywhere and always.
         let hash = user.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
@@ -61,20 +61,20 @@ impl Dice {
     }
 }
 
-/// What an adapter gave its attempt to report.
+/// The events and output that an adapter gave its attempt.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Emitted {
     /// Words of its activities, in order.
     pub(crate) activities: Vec<String>,
     /// Bytes by stream.
     pub(crate) output: BTreeMap<&'static str, Vec<u8>>,
-    /// How it ended, when it ended by itself.
+    /// Its end, if it ended by itself.
     pub(crate) end: Option<End>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It said that it was done.
+    /// It reported success.
     Done,
     Failed,
 }
@@ -112,7 +112,7 @@ pub(crate) struct World {
     pub(crate) trouble: AtomicBool,
     /// True once the coordinator's clock was off.
     pub(crate) jumped: AtomicBool,
-    /// People who have not seen the end of their tasks.
+    /// The number of people who have not seen the end of their tasks.
     pub(crate) busy: AtomicUsize,
     pub(crate) counts: Counts,
     log: Mutex<Vec<String>>,
@@ -124,7 +124,7 @@ impl World {
     /// A world before its start.
     pub(crate) fn new(seed: u64) -> Arc<Self> {
         let ids = Dice::of(seed, "record");
-        // Memory where there is any: nobody pulls a plug here.
+        // In memory if possible: durability is not tested here.
         let memory = Path::new("/dev/shm");
         let dir = tempfile::Builder::new().prefix("kage-world-").to_owned();
         let dir = if memory.is_dir() {
@@ -157,7 +157,7 @@ impl World {
         self.dir.path().join(host)
     }
 
-    /// Writes down what happened, and when.
+    /// Records an event with its time.
     pub(crate) fn log(&self, what: impl std::fmt::Display) {
         let at = turmoil::sim_elapsed().unwrap_or_default();
         self.log_at(at, what);
@@ -214,7 +214,7 @@ pub(crate) fn count(counter: &AtomicU64) {
 }
 
 thread_local! {
-    /// Panics in this thread since somebody asked. A task that panics says so to nobody else.
+    /// Panics in this thread since the last call. A task that panics is not reported elsewhere.
     static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -56,7 +56,7 @@ fn joined(n: u128, enrolled_at: Timestamp) -> Enrolment {
 pub(super) async fn a_join_token_lets_one_agent_in_in_time(store: Store) {
     let (id, row) = store.apply(create(1, 0)).await.unwrap();
     assert_eq!((id, &row.secret, row.used), (TokenId::from_random(1), &secret(1), None));
-    // The same call again says the same, whatever fresh id came with it.
+    // The repeated call gets the same reply, whatever fresh id it has.
     let mut again = create(1, 5);
     again.id = TokenId::from_random(99);
     assert_eq!(store.apply(again).await.unwrap().0, id);

@@ -34,7 +34,7 @@ pub(super) enum Fault {
     Transaction(u32),
     /// The commit fails, and nothing is stored.
     CommitFails,
-    /// The commit succeeds, and its answer says that it failed.
+    /// The commit succeeds, and its answer reports a failure.
     AnswerLost,
 }
 
@@ -48,7 +48,7 @@ pub(super) fn fault() -> impl Strategy<Value = Fault> {
     ]
 }
 
-/// The faults to come, over and over, and what became of the last command.
+/// The faults to come, in a cycle, and the fate of the last command.
 #[derive(Debug)]
 pub(super) struct Plan {
     faults: Vec<Fault>,
@@ -192,7 +192,7 @@ fn arm(connection: &Connection, fault: Fault) {
 #[test]
 fn nothing_is_there_of_a_command_that_failed_at_any_row() {
     for fault in [Fault::Statement as fn(u32) -> Fault, Fault::Transaction] {
-        // Commands before the one in question are spared.
+        // Earlier commands are spared.
         let mut rows = 0;
         loop {
             rows += 1;

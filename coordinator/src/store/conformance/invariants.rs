@@ -16,7 +16,7 @@ pub(super) struct Seen {
     tasks: BTreeMap<TaskId, (TaskView, Vec<AttemptView>, Vec<TaskEvent>)>,
 }
 
-/// Reads everything, checks it by itself, and against what was seen before.
+/// Reads everything, and checks it by itself and against earlier states.
 pub(super) async fn check(store: &Store, before: &Seen) -> Seen {
     let mut seen = Seen::default();
     let page = store.tasks(&TaskFilter::default(), None, MAX_PAGE).await.unwrap();
@@ -89,7 +89,7 @@ impl Seen {
             .collect()
     }
 
-    /// Forgets that a task was over: somebody sent a session of it back.
+    /// Forgets that a task had ended: a session of it was sent back.
     pub(super) fn reopened(&mut self, task: TaskId) {
         if let Some((view, _, _)) = self.tasks.get_mut(&task) {
             view.task.state = TaskState::Running;
@@ -97,8 +97,8 @@ impl Seen {
         }
     }
 
-    /// Without what an older version did not store: who created a task, and from where its
-    /// sessions can go on.
+    /// Removes data that an older version did not store: who created a task, and from which points
+    /// its sessions can resume.
     pub(super) fn as_of_an_older_version(&mut self) {
         for (view, _, _) in self.tasks.values_mut() {
             view.task.created_by = None;
@@ -108,7 +108,7 @@ impl Seen {
         }
     }
 
-    /// Forgets a task: somebody dropped it.
+    /// Forgets a task: it was dropped.
     pub(super) fn dropped(&mut self, task: TaskId) {
         self.tasks.remove(&task);
     }
@@ -181,7 +181,7 @@ fn one_live_attempt_per_session(view: &TaskView, attempts: &[AttemptView]) {
 }
 
 fn numbers_rise(attempts: &[AttemptView]) {
-    // A session's attempts are counted on from one of its jobs to the next.
+    // A session's attempts are numbered across its jobs.
     let mut last: BTreeMap<(SessionId, Option<JobId>), u32> = BTreeMap::new();
     for view in attempts {
         let check = (view.job != JobType::Session).then_some(view.attempt.job);

@@ -143,7 +143,7 @@ fn is_kept(stored: &Value, again: &Value) -> bool {
     }
 }
 
-/// The documents in a column, each of which has to be what serde makes of it today.
+/// The documents in a column; each must equal what serde writes today.
 fn documents<T: Serialize + DeserializeOwned>(connection: &Connection, column: &str, table: &str) -> Vec<T> {
     let mut statement = connection.prepare(&format!("SELECT {column} FROM {table}")).unwrap();
     let texts = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();

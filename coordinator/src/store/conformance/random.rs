@@ -44,8 +44,8 @@ enum Last {
     Decides(VerdictKind),
 }
 
-/// One step. Numbers are small, so that steps meet; those of jobs and attempts count what
-/// there is.
+/// One step. Numbers are small, so that steps concern the same rows; those of jobs and attempts
+/// refer to existing ones.
 #[derive(Debug, Clone)]
 enum Step {
     Create {
@@ -395,7 +395,7 @@ impl Pair {
                 let number = u32::try_from(end % 5).unwrap();
                 let parent = match number {
                     0 | 1 => spec(1, None).repository.map(|repository| repository.base).unwrap(),
-                    // It may never have been taken.
+                    // It may never have been stored.
                     number => format!("{:040x}", number / 2).parse().unwrap(),
                 };
                 events.push(event(end, EventBody::CheckpointTaken(taken(number, &parent, reason))));

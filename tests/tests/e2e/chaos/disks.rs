@@ -107,7 +107,7 @@ async fn a_coordinator_whose_disk_is_full_says_so_and_goes_on_when_it_is_not() {
         disk.fill();
         // The program prints into a coordinator that can keep nothing.
         std::fs::write(&gate, "").unwrap();
-        // What the database's log has room for may still be taken.
+        // Data that fits into the database's log may still be accepted.
         let mut refused = 0;
         let spec = |n: usize| v1::TaskSpec {
             prompt: format!("{} {round} {n}", "much ".repeat(12_000)),

@@ -40,7 +40,7 @@ pub(super) fn printing(name: &str) -> AgentOptions {
     AgentOptions::named(name).script("print", format!("cat >/dev/null; seq {LINES}"))
 }
 
-/// Every session that did not fail has all that it printed, whatever happened on the way.
+/// Every session that did not fail has its whole output, whatever happened.
 pub(super) fn printed_whole(end: &Final) {
     let mut sessions = 0;
     for task in &end.tasks {
@@ -58,8 +58,8 @@ pub(super) fn printed_whole(end: &Final) {
     assert!(sessions > 0, "real programs ran");
 }
 
-/// A restart is only a long disconnect: what had begun goes on. What an agent was never told
-/// of had not begun, and is given to somebody again.
+/// A restart is only a long disconnect: started work continues. Work that an agent never heard of
+/// had not started, and is given to another one.
 fn nothing_was_repeated(record: &Record, end: &Final) {
     let mut begun = BTreeMap::<JobKey, u32>::new();
     for entry in record.history().entries {
@@ -87,7 +87,7 @@ fn nothing_was_repeated(record: &Record, end: &Final) {
 pub(super) struct Load {
     people: JoinSet<Vec<v1::Task>>,
     scripted_agents: JoinSet<()>,
-    /// Kept, so that nobody wakes or sleeps.
+    /// Kept, so that no agent wakes or sleeps.
     _awake: watch::Sender<bool>,
     enough: CancellationToken,
     home: CancellationToken,
@@ -98,7 +98,7 @@ impl Load {
         Self::start_with(cluster, record, people, spec)
     }
 
-    /// The same, with what people ask for.
+    /// The same, with the tasks that people create.
     pub(super) fn start_with(
         cluster: &Cluster,
         record: &Record,
@@ -125,7 +125,7 @@ impl Load {
         load
     }
 
-    /// Lets everybody finish what they began.
+    /// Lets all work finish.
     pub(super) async fn finish(mut self) -> Vec<v1::Task> {
         self.enough.cancel();
         let tasks = std::mem::take(&mut self.people).join_all().await.concat();
@@ -162,7 +162,7 @@ async fn a_coordinator_killed_again_and_again_loses_nothing_and_repeats_nothing(
     );
 }
 
-/// What a session of its own name prints, slowly enough to be killed on the way.
+/// Output of a session with its own name, slow enough to be killed in between.
 const SLOW: &str =
     "cat >/dev/null; i=1; while [ $i -le 120 ]; do echo \"$i of a program's output\"; i=$((i+1)); sleep 0.01; done";
 
@@ -172,7 +172,7 @@ fn slowly() -> Vec<u8> {
         .collect()
 }
 
-/// The bytes that an agent has spooled of the one attempt it runs.
+/// The bytes that an agent has spooled for its single attempt.
 fn spooled(cluster: &Cluster, agent: &str) -> Vec<u8> {
     let output = cluster.agent_dir(agent).join("output");
     let folders = std::fs::read_dir(&output).unwrap().flatten();
@@ -242,7 +242,7 @@ async fn an_agent_killed_mid_output_delivers_every_byte_that_it_spooled() {
         };
         let last = task.task.sessions[0].attempts;
         assert!(of(last) == slowly(), "the last attempt printed all");
-        // An attempt that had ended, or not begun, when its agent was killed spooled nothing.
+        // An attempt that had ended, or not started, when its agent was killed spooled nothing.
         let spool = &expected[&task.task.id];
         if last > 1 && !spool.is_empty() {
             assert!(of(1) == *spool, "{} of {} spooled bytes", of(1).len(), spool.len());

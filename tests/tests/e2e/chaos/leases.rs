@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::ends_right;
 
-/// Nobody is lost by being silent or away: only leases end.
+/// Silence and disconnects lose no agent: only leases end.
 const LEASES_ONLY: Waits = Waits {
     heartbeat: Duration::from_millis(250),
     lease_ttl: Duration::from_secs(5),
@@ -26,7 +26,7 @@ const LEASES_ONLY: Waits = Waits {
     grace: Duration::from_secs(120),
 };
 
-/// Prints lines until there is a gate, then a last one; all of it to `copy` as well.
+/// Prints lines until the gate exists, then a last one; also writes all of it to `copy`.
 fn until_gate(gate: &Path, copy: &Path) -> String {
     format!(
         "cat >/dev/null\ni=0\nuntil [ -e '{0}' ]; do i=$((i+1)); echo \"line $i\" | tee -a '{1}'; sleep 0.02; done\n\
@@ -36,7 +36,7 @@ fn until_gate(gate: &Path, copy: &Path) -> String {
     )
 }
 
-/// The states of the processes that run the script below a folder, as the system says.
+/// The states of the processes that run the script below a folder, from the system.
 fn states(home: &Path) -> Vec<char> {
     let script = b"lines.sh";
     let runs = |pid: &u32| {
@@ -59,8 +59,8 @@ async fn frozen(home: &Path) {
     .await;
 }
 
-/// The only session of the only task, which prints until there is a gate, on an agent whose
-/// link can be spoilt.
+/// The only session of the only task, which prints until the gate exists, on an agent whose link
+/// can be broken.
 struct Printing {
     link: Link,
     gate: PathBuf,
@@ -98,7 +98,7 @@ impl Printing {
         }
     }
 
-    /// Opens the gate, and reads how it ended: well, after so many attempts.
+    /// Opens the gate, and checks the end: success, after so many attempts.
     async fn end(self, cluster: &Cluster, attempts: u32) -> FinalTask {
         std::fs::write(&self.gate, "").unwrap();
         self.watching.await.unwrap();
@@ -171,7 +171,7 @@ async fn a_session_whose_lease_was_given_away_is_stopped_and_not_believed() {
     let of = |attempt| only.output.iter().find(|(key, _)| key.attempt == attempt);
     let (_, accepted) = of(2).expect("the second attempt has output");
     assert_eq!(*accepted, std::fs::read(&near_copy).unwrap());
-    // It printed on for seconds after the link was cut, and nothing of that was taken.
+    // It printed for seconds after the link was cut, and nothing of that was accepted.
     let printed = std::fs::read(&far_copy).unwrap();
     let taken = of(1).map_or(&[][..], |(_, bytes)| bytes.as_slice());
     assert!(printed.starts_with(taken) && taken.len() < printed.len());

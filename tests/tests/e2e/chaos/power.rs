@@ -46,7 +46,7 @@ async fn what_was_acknowledged_survives_a_power_cut() {
         progress(&record, lines, Duration::from_secs(2)).await;
         keeper.store(&cluster, &repo, cut).await;
         cluster.signal_coordinator(Signal::STOP);
-        // Whatever was told until now must be in the copy that is made from now on.
+        // Everything acknowledged so far must be in a copy made from now on.
         let told = record.history();
         let copy = cluster.root().join("copy");
         image.cut(&copy);
@@ -64,7 +64,7 @@ async fn what_was_acknowledged_survives_a_power_cut() {
     );
 }
 
-/// Somebody who stores blobs and commits.
+/// A client that stores blobs and commits.
 struct Keeper {
     record: Record,
     stored: Vec<Stored>,
@@ -113,7 +113,7 @@ impl Keeper {
     }
 }
 
-/// What a coordinator finds on the disk after the power came back.
+/// A coordinator's data after the power returned.
 async fn after(copy: &Path, stored: &[Stored]) -> Final {
     let mut cluster = Cluster::prepare(PATIENT.programs());
     let end = {
@@ -145,7 +145,7 @@ async fn after(copy: &Path, stored: &[Stored]) -> Final {
     end
 }
 
-/// Fetches commits in one go, with everything that they reach.
+/// Fetches commits together, with everything that they reach.
 fn fetch(cluster: &Cluster, commits: &[&str]) -> Result<String, String> {
     let scratch = Repo::empty(&cluster.repository_dir("scratch"));
     let configuration = cluster.git_configuration();

@@ -20,7 +20,7 @@ use super::{PATIENT, ends_right, progress};
 
 const AGENTS: [&str; 3] = ["one", "two", "three"];
 
-/// Prints what `printed` says, and leaves a program behind that has a process group of its own.
+/// Prints as `printed` describes, and leaves a program in its own process group.
 fn agent(name: &str) -> AgentOptions {
     let lines = printed().iter().filter(|byte| **byte == b'\n').count();
     AgentOptions::named(name)
@@ -28,7 +28,7 @@ fn agent(name: &str) -> AgentOptions {
         .script("print", format!("cat >/dev/null; setsid sleep 3600 & seq {lines}"))
 }
 
-/// Who is hit in a round.
+/// The victims of a round.
 #[derive(Debug, Clone, Copy)]
 enum Victims {
     Coordinator,
@@ -57,7 +57,7 @@ async fn kill(cluster: &mut Cluster, victims: Victims, some: &str) {
     }
 }
 
-/// Stops the victims until the others have seen a little, and lets them go on.
+/// Stops the victims until the others have made some progress, and continues them.
 async fn freeze(cluster: &Cluster, record: &Record, victims: Victims, some: &str) {
     let signal = |signal: Signal| {
         if matches!(victims, Victims::Coordinator | Victims::Everything) {
@@ -128,7 +128,7 @@ async fn rounds_of_kills_and_stops_of_all_at_random_lose_nothing() {
         .flat_map(|task| &task.task.sessions)
         .map(|it| it.attempts)
         .sum();
-    // A session whose agents are killed again and again is given up: it may be what kills them.
+    // A session whose agents are killed again and again is given up, because it may be the cause.
     let mut given_up = 0;
     for task in &end.tasks {
         for session in &task.task.sessions {

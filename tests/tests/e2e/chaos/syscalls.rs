@@ -13,8 +13,8 @@ use kage_tests::wait::wait_for;
 use super::kills::{Load, printing};
 use super::{PATIENT, ends_right, progress};
 
-/// The calls that make something durable, and those that write it.
-/// (`write` is not among them: it is how threads wake each other, too.)
+/// The calls that make data durable, and those that write it. (Not `write`, with which threads wake
+/// each other, too.)
 const CALLS: [(&str, &str); 3] = [("fdatasync", "EIO"), ("pwrite64", "EIO"), ("pwrite64", "ENOSPC")];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -29,11 +29,11 @@ async fn failing_calls_lose_nothing_that_was_acknowledged() {
         let failing = Failing {
             call,
             error,
-            // Past the start, which would say that it cannot.
+            // After the start, which would fail otherwise.
             first: 60 + rand::random::<u32>() % 20,
             every: 5 + rand::random::<u32>() % 20,
         };
-        // The first start makes the database, with many writes of its own.
+        // The first start creates the database, with many writes.
         let mut cluster = Cluster::start_with(PATIENT.programs()).await;
         cluster.kill_coordinator();
         let log = cluster.root().join("strace");
@@ -54,7 +54,7 @@ async fn failing_calls_lose_nothing_that_was_acknowledged() {
         cluster.up().await;
         let failed = injected(&log).unwrap();
         let tasks = load.finish().await;
-        // Who says what depends on which call it was.
+        // The failing call decides who reports it.
         let broken = [
             ("error=", false),
             ("os error 5", false),

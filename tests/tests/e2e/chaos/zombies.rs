@@ -57,7 +57,7 @@ async fn an_agent_that_wakes_after_its_lease_was_given_away_changes_nothing() {
     eprintln!("{woken} zombies in {round} rounds");
 }
 
-/// Stops half of the agents that work, waits until others have their work, and wakes them.
+/// Stops half of the working agents, waits until others have their work, and wakes them.
 async fn zombie_round(cluster: &Cluster, record: &Record, round: usize) -> usize {
     let person = Person::new("ann", cluster.client(), record.clone());
     let mut watching = JoinSet::new();
@@ -96,8 +96,8 @@ async fn zombie_round(cluster: &Cluster, record: &Record, round: usize) -> usize
             }
         }
     };
-    // In every other round the program of the one who sleeps ends before he wakes, and he has
-    // a result to tell; in the others it still runs when he wakes, and must not go on.
+    // In every other round the stopped agent's program ends before it wakes, so it has a result to
+    // report; in the others the program still runs then, and must not continue.
     if round.is_multiple_of(2) {
         open();
     }

@@ -23,7 +23,7 @@ use crate::store::{
     SetCordoned, Store,
 };
 
-/// An event of each kind that an attempt goes on after, and of each part that has kinds of its own.
+/// An event of each kind after which an attempt continues, and of each part with kinds of its own.
 fn bodies() -> Vec<EventBody> {
     let mut failure = Failure::new(FailureKind::Overloaded, "busy");
     failure.retry_after = Some(Duration::from_secs(3));
@@ -75,7 +75,7 @@ fn bodies() -> Vec<EventBody> {
     ]
 }
 
-/// Tells numbered events after so many that were told.
+/// Reports numbered events after so many earlier ones.
 async fn tells(store: &Store, attempt: u128, agent: u128, after: u64, bodies: Vec<EventBody>) {
     let events = (after + 1..).zip(bodies).map(|(seq, body)| event(seq, body));
     told(store, attempt, agent, events.collect()).await;
@@ -147,7 +147,7 @@ async fn admits(store: &Store) {
     store.apply(cordon).await.unwrap();
 }
 
-/// A task that is being worked on, whose base is checked.
+/// A running task, whose base is checked.
 async fn works(store: &Store) {
     let mut spec = spec(3, Some("true"));
     spec.context_base = Some(Digest::of(b"context"));
@@ -192,7 +192,7 @@ fn spec_base() -> Oid {
     spec(1, None).repository.unwrap().base
 }
 
-/// Tasks that ended badly: one was cancelled, one failed, one result was rejected.
+/// Tasks without success: one cancelled, one failed, one with a rejected result.
 async fn ends(store: &Store) {
     store.apply(create(2, spec(2, None), at(30_000))).await.unwrap();
     let cancel = CancelTask {
@@ -218,7 +218,7 @@ async fn ends(store: &Store) {
     drop(appended(store, 50, 1, vec![committed(1), claimed(2)]).await);
 }
 
-/// A session that a person sent back, and one that is verified and works on.
+/// A session that was sent back, and a verified one that continues.
 async fn goes_back(store: &Store) {
     let mut again = spec(2, Some("true"));
     again.policy.max_reworks = Some(2);

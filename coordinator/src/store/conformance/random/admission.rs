@@ -15,7 +15,7 @@ use crate::store::{
     CreateJoinToken, CreatePersonToken, EnrolAgent, Request, RevokeAgent, RevokePersonToken, SetCordoned,
 };
 
-/// One step. Numbers are small, so that steps meet.
+/// One step. Numbers are small, so that steps concern the same rows.
 #[derive(Debug, Clone)]
 pub(super) enum Admit {
     JoinToken {
@@ -182,7 +182,7 @@ impl Pair {
         }
     }
 
-    /// Asks both who is in. Nobody who was shut out comes back.
+    /// Compares the admitted callers of both. A revoked one never returns.
     pub(super) async fn compare_admitted(&mut self) {
         let (a, b) = (&self.sqlite, &self.memory);
         let enrolments = a.enrolments().await.unwrap();
@@ -199,7 +199,7 @@ impl Pair {
     }
 }
 
-/// The fresh id that comes with a key; it counts only when the token is used for the first time.
+/// The fresh id that belongs to a key; it counts only at the first use of the token.
 fn joining(token: u128, key: u128) -> u128 {
     100 * token + key
 }

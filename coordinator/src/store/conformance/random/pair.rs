@@ -19,7 +19,7 @@ use crate::store::{Changes, Command, MAX_PAGE, QueuedJob, Store, StoreError, Tas
 pub(super) struct Pair {
     pub(super) sqlite: Store,
     pub(super) memory: Store,
-    /// What fails on the way to SQLite.
+    /// The faults on the way to SQLite.
     pub(super) faults: Option<Arc<Plan>>,
     pub(super) now: Timestamp,
     pub(super) jobs: Vec<QueuedJob>,
@@ -48,9 +48,9 @@ impl Pair {
         let mut first = None;
         let on_sqlite = loop {
             match (self.sqlite.apply(command.clone()).await, &self.faults) {
-                // Nothing was stored: it is as if it had not been asked.
+                // Nothing was stored: as if the command had not been given.
                 (Err(StoreError::Engine { .. }), Some(_)) => {}
-                // It may have been stored; then the next time is the second.
+                // It may have been stored; then the next call is a repetition.
                 (Err(StoreError::Unknown { .. }), Some(plan)) => {
                     if plan.kept() {
                         let outcome = self.memory.apply(command.clone()).await;

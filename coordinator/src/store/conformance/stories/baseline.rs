@@ -54,7 +54,7 @@ pub(in crate::store::conformance) async fn the_base_is_checked_beside_the_sessio
     assert_eq!(baseline.kind, JobKind::Verify { commit: base() });
     assert_eq!(baseline.subject, Subject::Base);
     assert_eq!(store.queued_jobs().await.unwrap().len(), 3);
-    // One session was quicker than the check, the other one is not.
+    // One session was faster than the check, the other one is not.
     started(&store, &jobs[0], 1, 1, 1).await;
     let after_base = taken(
         2,
@@ -77,7 +77,8 @@ pub(in crate::store::conformance) async fn the_base_is_checked_beside_the_sessio
     told(&store, 3, 2, vec![first(1)]).await;
     assert_eq!(safety(&store, 1).await, [Safety::Safe]);
 
-    // What failed verify goes on from where it stopped, although the base passed.
+    // A session whose result failed verify continues from where it stopped, although the base
+    // passed.
     let verify = appended(&store, 1, 1, vec![committed(3), claimed(4)])
         .await
         .queued
@@ -104,7 +105,7 @@ pub(in crate::store::conformance) async fn a_base_that_fails_is_known_also_after
     let ended = view(&store).await.task;
     assert_eq!((ended.state, found(&store).await), (TaskState::Failed, None));
 
-    // Nobody took it before; why the task failed is still worth knowing.
+    // No agent took it before; the reason for the task's failure is still useful.
     assert_eq!(store.queued_jobs().await.unwrap(), std::slice::from_ref(&baseline));
     started(&store, &baseline, 3, 1, 2).await;
     told(&store, 3, 2, vec![verdict(1, VerdictKind::Failed)]).await;

@@ -77,7 +77,7 @@ async fn numbers(store: &Store, session: &Session) -> Vec<u32> {
     all.iter().map(|checkpoint| checkpoint.number).collect()
 }
 
-/// What an offer of the job would say.
+/// The checkpoint in an offer of the job.
 pub(super) async fn resume(store: &Store, job: &QueuedJob) -> Resume {
     let work = store.work(job.task, job.job).await.unwrap().unwrap();
     let session = &work.session;
@@ -166,7 +166,7 @@ pub(in crate::store::conformance) async fn rejected_work_goes_on_from_its_own_ch
             pack: Digest::of(b"pack"),
         }
     };
-    // The second session stands where the first one's result will pass.
+    // The second session is at the state whose result will pass in the first one.
     started(&store, &jobs[1], 1, 1, 1).await;
     let bodies = vec![
         files_changed(1, &base(), None),

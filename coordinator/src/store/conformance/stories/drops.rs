@@ -114,7 +114,7 @@ pub(in crate::store::conformance) async fn what_is_not_over_is_not_dropped(store
     assert_eq!(store.ended().await.unwrap(), []);
     end(&store).await;
 
-    // The check of a base that only waits goes with its task; one that runs is waited for.
+    // A waiting check of a base is dropped with its task; a running one is awaited.
     for (n, runs) in [(2, false), (3, true)] {
         let mut command = create(n, spec(1, CHECKED), at(60));
         command.baseline = Some(JobId::from_random(500 + n));

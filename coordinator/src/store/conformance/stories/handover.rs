@@ -51,7 +51,7 @@ fn refused(seq: u64) -> Event {
     event(seq, EventBody::Finished(AttemptOutcome::Failed(failure)))
 }
 
-/// A task whose session may be taken over, beginning with the `unavailable`th of those who may.
+/// A task whose session may be taken over. The first `unavailable` adapters are skipped.
 async fn begin(store: &Store, unavailable: usize) -> QueuedJob {
     two_agents(store).await;
     let mut spec = spec(1, None);
@@ -79,7 +79,7 @@ pub(in crate::store::conformance) async fn another_adapter_takes_over_the_files(
     );
     let decision = &session.incidents[0].decision;
     assert!(matches!(decision.action, Action::SwitchAdapter { .. }), "{decision:?}");
-    // The files, and not a word of the other one's conversation.
+    // The files, and nothing of the other adapter's conversation.
     let from = resume(&store, &again).await;
     assert_eq!((from.number, from.packs.len(), from.position), (1, 1, 0));
 

@@ -170,7 +170,7 @@ pub(in crate::store::conformance) async fn an_agent_that_does_not_act_loses_its_
         stop_asked: None,
     };
     assert_eq!(terms(store.clone()).await[0], begun);
-    // Its lease ends at 30 s; nobody was there for 10 s.
+    // Its lease ends at 30 s; the coordinator was away for 10 s.
     let extend = ExtendAllLeases {
         lease_until: at(100_000),
         now: at(40_000),

@@ -31,7 +31,7 @@ pub(in crate::store::conformance) async fn pages_are_newest_first_and_stay_put(s
     let ids = |page: &crate::store::TaskPage| page.tasks.iter().map(|view| view.task.id).collect::<Vec<_>>();
     assert_eq!(ids(&first), [task_id(5), task_id(4)]);
     assert_eq!(first.tasks[0].sessions.len(), 1);
-    // What is stored in between does not shift the next page, and the token survives as text.
+    // Rows stored in between do not shift the next page, and the token survives as text.
     store.apply(create(6, spec(1, None), at(0))).await.unwrap();
     let token = first.next.unwrap().to_string().parse().unwrap();
     let second = store.tasks(&all, Some(token), 2).await.unwrap();
@@ -190,7 +190,7 @@ pub(in crate::store::conformance) async fn pages_are_of_what_a_filter_takes(stor
         ),
     ];
     for (filter, expected) in cases {
-        // One at a time, so that where a page ends is asked of the filter too.
+        // One at a time, so that the page token works with the filter too.
         let (mut found, mut token) = (Vec::new(), None);
         loop {
             let page = store.tasks(&filter, token, 1).await.unwrap();
@@ -250,7 +250,7 @@ pub(in crate::store::conformance) async fn agents_are_remembered_with_their_drai
     assert!(store.agents().await.unwrap()[0].draining, "the same start drains on");
     store.apply(RecordAgent { agent: agent(1, 2) }).await.unwrap();
     assert_eq!(store.agents().await.unwrap(), [agent(1, 2), agent(2, 1)]);
-    // The repeat of an old request must not drain the new start, and says so.
+    // The repeat of an old request must not drain the new start, and reports so.
     assert!(!store.apply(drain(Some(request(1)))).await.unwrap().draining);
     assert!(!store.agents().await.unwrap()[0].draining);
     store.apply(drain(None)).await.unwrap();
@@ -284,7 +284,7 @@ pub(in crate::store::conformance) async fn a_cordon_outlives_every_start_of_its_
     };
     assert_eq!(cordoned().await, [true, false]);
     store.apply(cordon(2, 1, false)).await.unwrap();
-    // The repeat of an old request must not cordon it again, and says so.
+    // The repeat of an old request must not cordon it again, and reports so.
     assert!(!store.apply(cordon(1, 1, true)).await.unwrap().cordoned);
     assert_eq!(cordoned().await, [false, false]);
     let error = store.apply(cordon(3, 9, true)).await.unwrap_err();

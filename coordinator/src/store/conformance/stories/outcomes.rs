@@ -165,7 +165,7 @@ pub(in crate::store::conformance) async fn cancelling_ends_what_waits_and_stops_
     let now = view(&store).await;
     assert!(now.sessions[0].cancel_requested);
     assert_eq!(now.task.state, TaskState::Running, "until its agent stopped it");
-    // Its last words are taken; what it claims is not checked any more.
+    // Its last events are accepted; its claim is not checked any more.
     let changes = appended(&store, 1, 1, vec![committed(1), claimed(2)]).await;
     assert_eq!(changes.queued, vec![]);
     assert_eq!(state(&store, 0).await, SessionStateKind::Cancelled);

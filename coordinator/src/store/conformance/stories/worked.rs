@@ -30,7 +30,7 @@ pub(in crate::store::conformance) async fn the_time_in_which_nobody_ran_is_not_c
         now: at(4_000),
     };
     store.apply(renew).await.unwrap();
-    // Coordinator and agent are killed; half a minute later somebody starts them again.
+    // Coordinator and agent are killed, and started again half a minute later.
     let lease_until = at(64_000);
     let now = at(34_000);
     store.apply(ExtendAllLeases { lease_until, now }).await.unwrap();
