@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "kage/v1/value.proto",
     "kage/v1/task.proto",
     "kage/v1/event.proto",
+    "kage/v1/diff.proto",
     "kage/v1/task_service.proto",
     "kage/v1/context_service.proto",
     "kage/v1/fleet_service.proto",

@@ -8,7 +8,7 @@ use kage_core::deadline::Patience;
 use kage_core::id::AttemptId;
 use kage_core::price::PriceTable;
 use kage_core::time::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -50,6 +50,8 @@ pub(crate) struct Coordinator {
     pub(crate) placeable: Notify,
     /// Notified when a person dropped a task, so that its files may be removed.
     pub(crate) dropped: Notify,
+    /// Permits to compare commits for clients.
+    pub(crate) comparing: Arc<Semaphore>,
     /// Files of dropped tasks that may still exist.
     pub(crate) released: Mutex<InFiles>,
     /// Everything that runs besides connections; waited for at the end.

@@ -1,5 +1,6 @@
 //! Differences between two commits of a mirror, for people and reports, computed by libgit2 alone:
 //! no pager, external diff or textconv can run. These functions block.
+//! [`by_file`](by_file()) is for whoever shows a difference, the others for whoever decides on it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -10,6 +11,10 @@ use kage_core::id::Oid;
 
 use crate::error::GitError;
 use crate::objects::oid_of;
+
+mod by_file;
+
+pub use by_file::{DiffScope, FileDiff, FileLines, FileStatus, MAX_COMPARED, by_file};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Difference {
@@ -80,14 +85,19 @@ pub fn patch(repository: &Path, base: &Oid, commit: &Oid) -> Result<Vec<u8>, Git
     with_diff(repository, base, commit, |diff| {
         let mut text = Vec::new();
         diff.print(DiffFormat::Patch, |_, _, line| {
-            if matches!(line.origin(), '+' | '-' | ' ') {
-                text.push(line.origin() as u8);
-            }
-            text.extend_from_slice(line.content());
+            push_line(&mut text, &line);
             true
         })?;
         Ok(text)
     })
+}
+
+/// Adds a line of a patch, as git writes it.
+fn push_line(text: &mut Vec<u8>, line: &git2::DiffLine<'_>) {
+    if matches!(line.origin(), '+' | '-' | ' ') {
+        text.push(line.origin() as u8);
+    }
+    text.extend_from_slice(line.content());
 }
 
 /// The content of a path in a commit.

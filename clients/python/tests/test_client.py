@@ -11,6 +11,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 import kage
+from kage.v1 import diff_pb2
 from kage.v1 import task_service_pb2 as wire
 from kage.v1 import task_service_pb2_grpc
 
@@ -48,6 +49,18 @@ class Flaky(task_service_pb2_grpc.TaskServiceServicer):
         # What a newer coordinator may say.
         yield wire.WatchTaskResponse(cursor="2")
         self._fail(request, context)
+
+    def GetDiff(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._fail(request, context)
+        yield wire.GetDiffResponse(header=diff_pb2.DiffHeader(session="one"))
+        for name in [b"a", b"b"]:
+            yield wire.GetDiffResponse(file=kage.FileDiff(path=name, patch_size=4))
+            yield wire.GetDiffResponse(patch=b"+" + name)
+            # What a newer coordinator may say.
+            yield wire.GetDiffResponse()
+            yield wire.GetDiffResponse(patch=b"!\n")
+        if request.session != "broken":
+            yield wire.GetDiffResponse(totals=diff_pb2.DiffTotals(files=2))
 
 
 class ClientOfAFlakyServer(unittest.TestCase):
@@ -94,6 +107,19 @@ class ClientOfAFlakyServer(unittest.TestCase):
             with self.assertRaises(kage.KageError) as caught:
                 [*self.client.watch("a", patience=patience)]
             self.assertEqual(caught.exception.reason, code.name)
+
+    def test_a_difference_is_put_together_and_a_broken_one_is_an_error(self) -> None:
+        files = [(file.path, patch) for file, patch in self.client.diff("a", before="1", after="head", paths=[b"x"])]
+        self.assertEqual(files, [(b"a", b"+a!\n"), (b"b", b"+b!\n")])
+        (request,) = self.flaky.requests
+        self.assertEqual((getattr(request, "from"), request.to, [*request.paths]), ("1", "head", [b"x"]))
+        with self.assertRaises(kage.KageError) as caught:
+            [*self.client.diff("a", "broken")]
+        self.assertEqual(caught.exception.reason, "UNAVAILABLE")
+        self.will_fail(grpc.StatusCode.NOT_FOUND)
+        with self.assertRaises(kage.KageError) as caught:
+            [*self.client.diff("a")]
+        self.assertEqual(caught.exception.reason, "NOT_FOUND")
 
     def test_details_are_read(self) -> None:
         info = error_details_pb2.ErrorInfo(reason="SOMETHING_NEW", domain="kage.v1")

@@ -15,6 +15,7 @@ import { createClient, type Client as Stub, type Transport } from "@connectrpc/c
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 
 import { KageError } from "./errors.js";
+import type { FileDiff } from "./gen/kage/v1/diff_pb.js";
 import type { OutputStream } from "./gen/kage/v1/event_pb.js";
 import { type Agent, FleetService } from "./gen/kage/v1/fleet_service_pb.js";
 import { type GetServerInfoResponse, ServerService } from "./gen/kage/v1/server_service_pb.js";
@@ -86,6 +87,29 @@ export interface ListOptions {
   readonly filter?: MessageInitShape<typeof TaskFilterSchema>;
   /** Which come first. */
   readonly order?: TaskOrder;
+}
+
+/** What {@link Client.diff} may be told. Commits are `base`, `result`, `head`, or a checkpoint's number or commit. */
+export interface DiffOptions {
+  /** The session, by name; may be left out when the task has one. */
+  readonly session?: string;
+  /** The commit before; without it, the base. */
+  readonly from?: string;
+  /** The commit after; without it, the result. */
+  readonly to?: string;
+  /** The only files and folders that are wanted. */
+  readonly paths?: readonly Uint8Array[];
+  /** True = only which files, without their patches. */
+  readonly filesOnly?: boolean;
+  /** A patch that is longer is cut, and its file says so; 1 MiB unless said otherwise. */
+  readonly maxFileBytes?: number;
+}
+
+/** A file of a difference. */
+export interface ChangedFile {
+  readonly file: FileDiff;
+  /** For `git apply`. */
+  readonly patch: Uint8Array;
 }
 
 /** What {@link Client.watch} may be told. */
@@ -166,6 +190,33 @@ export class Client {
   async report(taskId: string): Promise<Report> {
     const reply = await once(() => this.#tasks.getReport({ taskId }, { timeoutMs: CALL_TIMEOUT_MS }));
     return present(reply.report);
+  }
+
+  /** What a session changed: each file with its patch, as they come. */
+  async *diff(taskId: string, { paths = [], ...options }: DiffOptions = {}): AsyncGenerator<ChangedFile, void, undefined> {
+    const request = { ...options, taskId, paths: [...paths] };
+    let file: FileDiff | undefined;
+    let pieces: Uint8Array[] = [];
+    let ended = false;
+    try {
+      for await (const { item } of this.#tasks.getDiff(request)) {
+        if (item.case === "patch") {
+          pieces.push(item.value);
+        } else if (item.case === "file" || item.case === "totals") {
+          if (file !== undefined) {
+            yield { file, patch: Buffer.concat(pieces) };
+          }
+          pieces = [];
+          file = item.case === "file" ? item.value : undefined;
+          ended = item.case === "totals";
+        }
+      }
+    } catch (cause) {
+      throw KageError.of(cause);
+    }
+    if (!ended) {
+      throw new KageError("UNAVAILABLE", "the difference ended before it was whole");
+    }
   }
 
   /** What the coordinator is: its version, what it speaks and what it takes at most. */

@@ -6,9 +6,11 @@
  */
 
 export {
+  type ChangedFile,
   Client,
   connect,
   type ConnectOptions,
+  type DiffOptions,
   type Item,
   type ListOptions,
   type Spec,
@@ -17,6 +19,7 @@ export {
   type WatchOptions,
 } from "./client.js";
 export { KageError, type Reason, type Violation } from "./errors.js";
+export { type FileDiff, FileStatus } from "./gen/kage/v1/diff_pb.js";
 export { type Event, OutputStream } from "./gen/kage/v1/event_pb.js";
 export { type Agent, AgentState } from "./gen/kage/v1/fleet_service_pb.js";
 export {

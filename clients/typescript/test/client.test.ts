@@ -7,7 +7,7 @@ import { Code, ConnectError, createRouterTransport } from "@connectrpc/connect";
 
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../src/gen/google/rpc/error_details_pb.js";
 import { FleetService } from "../src/gen/kage/v1/fleet_service_pb.js";
-import { type CreateTaskRequest, TaskService, type WatchTaskRequest } from "../src/gen/kage/v1/task_service_pb.js";
+import { type CreateTaskRequest, type GetDiffRequest, TaskService, type WatchTaskRequest } from "../src/gen/kage/v1/task_service_pb.js";
 import { Client, connect, KageError } from "../src/index.js";
 
 /** Fails as often as it is told, then answers. */
@@ -129,6 +129,38 @@ test("a watch does not resume after other errors, or without patience", async ()
     );
     assert.equal(flaky.watched.length, 1);
   }
+});
+
+test("a difference is put together, and a broken one is an error", async () => {
+  const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
+  const client = new Client(
+    createRouterTransport(({ service }) => {
+      service(TaskService, {
+        getDiff: async function* ({ session }: GetDiffRequest) {
+          yield { item: { case: "header" as const, value: { session: "one" } } };
+          for (const name of ["a", "b"]) {
+            yield { item: { case: "file" as const, value: { path: bytes(name) } } };
+            yield { item: { case: "patch" as const, value: bytes(`+${name}`) } };
+            // What a newer coordinator may say.
+            yield {};
+            yield { item: { case: "patch" as const, value: bytes("!\n") } };
+          }
+          if (session !== "broken") {
+            yield { item: { case: "totals" as const, value: { files: 2n } } };
+          }
+        },
+      });
+    }),
+  );
+  const read = async (session: string): Promise<string[]> => {
+    const told: string[] = [];
+    for await (const { file, patch } of client.diff("a", { session })) {
+      told.push(`${Buffer.from(file.path)}: ${Buffer.from(patch)}`);
+    }
+    return told;
+  };
+  assert.deepEqual(await read("one"), ["a: +a!\n", "b: +b!\n"]);
+  await assert.rejects(read("broken"), { reason: "UNAVAILABLE" });
 });
 
 test("details are read", async () => {

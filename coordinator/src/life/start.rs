@@ -15,7 +15,7 @@ use std::time::Duration;
 use kage_core::id::StoreId;
 use kage_core::time::Timestamp;
 use kage_git::program::{self, ProgramError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,7 @@ use crate::life::listeners::{self, Process};
 use crate::life::server::{self, ReflectionError};
 use crate::output::Outputs;
 use crate::ports::{Blocking, Listener, Ports};
+use crate::services::diff;
 use crate::store::{ExtendAllLeases, OpenError, ReadError, Store, StoreError};
 use crate::telemetry;
 use crate::topics::Topics;
@@ -299,6 +300,7 @@ impl Locked {
             random,
             placeable: Notify::new(),
             dropped: Notify::new(),
+            comparing: Arc::new(Semaphore::new(diff::AT_ONCE)),
             released: Mutex::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),

@@ -1,13 +1,12 @@
 //! CheckpointService: checkpoints of sessions, listed, compared, asked for and gone back to.
-//! What differs between two of them is computed in the task's repository, which the packs of
-//! the blob plane are taken into when somebody asks: it is a cache of them.
+//! What differs between two of them is computed in the task's repository.
 
 use std::sync::Arc;
 
-use kage_core::checkpoint::{Chain, Checkpoint, CheckpointReason};
+use kage_core::checkpoint::{Checkpoint, CheckpointReason};
 use kage_core::id::{JobId, Oid, SessionName};
+use kage_git::GitError;
 use kage_git::diff::{self, PathChange};
-use kage_git::{GitError, Mirror};
 use kage_proto::convert::checkpoint::{checkpoint as shown, note};
 use kage_proto::convert::parse_optional;
 use kage_proto::convert::task::TaskDetail;
@@ -24,7 +23,8 @@ use crate::refusals::{internal, read_error, store_error};
 use crate::store::{PrepareRestore, Request, RequestCheckpoint, RestorePrepared, RestoreSession};
 use crate::watch::view;
 
-mod subject;
+pub(super) mod subject;
+pub(super) mod assembled;
 mod asking;
 
 use asking::{AWAY, PATIENCE, Waited, Wanted};
@@ -253,45 +253,12 @@ impl Checkpoints {
         needed: &[&Checkpoint],
     ) -> Result<Vec<v1::PathPlan>, ApiError> {
         let failed = |error: &GitError| internal("a checkpoint cannot be put together", error);
-        let mirror = self.mirror(subject).await?;
-        for checkpoint in needed {
-            self.put_together(&mirror, subject, checkpoint).await?;
-        }
+        let mirror = assembled::repository(&self.0, subject, needed).await?;
         let (path, from, to) = (mirror.path().to_owned(), from.clone(), to.clone());
         let changes = tokio::task::spawn_blocking(move || diff::paths(&path, &from, &to)).await;
         let changes = changes.map_err(|error| internal("comparing checkpoints was interrupted", &error))?;
         let changes = changes.map_err(|error| failed(&error))?;
         Ok(changes.into_iter().map(plan).collect())
-    }
-
-    async fn mirror(&self, subject: &Subject) -> Result<Mirror, ApiError> {
-        let spec = &subject.view.task.spec;
-        let gone = || ApiError::FailedPrecondition {
-            message: "the task has no repository".to_owned(),
-        };
-        let repository = spec.repository.as_ref().ok_or_else(gone)?;
-        let opened = self.0.repositories.open(&spec.project, &repository.name).await;
-        let mirror = opened.map_err(|error| internal("the repository could not be opened", &error))?;
-        mirror.ok_or_else(gone)
-    }
-
-    /// Takes into the repository what it lacks of a checkpoint.
-    async fn put_together(&self, mirror: &Mirror, subject: &Subject, checkpoint: &Checkpoint) -> Result<(), ApiError> {
-        let failed = |error: &GitError| internal("a checkpoint cannot be put together", error);
-        let broken = |error| internal("a checkpoint cannot be put together", &error);
-        let commit = &checkpoint.taken.commit;
-        if mirror.has_commit(commit).await.map_err(|error| failed(&error))? {
-            return Ok(());
-        }
-        let chain = Chain::of(checkpoint, &subject.all, subject.base()?).map_err(broken)?;
-        let project = &subject.view.task.spec.project;
-        let incoming = mirror.incoming().map_err(|error| failed(&error))?;
-        for pack in &chain.packs {
-            let file = self.0.blobs.file(project, pack).await;
-            let file = file.map_err(|error| internal("the pack of a checkpoint cannot be read", &error))?;
-            incoming.add(file).await.map_err(|error| failed(&error))?;
-        }
-        incoming.admit(commit).await.map_err(|error| failed(&error))
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{find_task, listing, principal, request, stored};
+use super::{diff, find_task, listing, principal, request, stored};
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
 use crate::duties::retention;
@@ -196,6 +196,13 @@ impl TaskService for Tasks {
         Ok(Response::new(v1::GetReportResponse {
             report: Some(report.into()),
         }))
+    }
+
+    type GetDiffStream = diff::Responses;
+
+    async fn get_diff(&self, message: Request<v1::GetDiffRequest>) -> Result<Response<Self::GetDiffStream>, Status> {
+        let responses = diff::begin(&self.0, &principal(&message), message.get_ref()).await?;
+        Ok(Response::new(responses))
     }
 }
 

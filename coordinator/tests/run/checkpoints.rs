@@ -17,13 +17,13 @@ use crate::cluster::{Cluster, DEADLINE, FakeAgent, hello, soon, spec};
 use crate::planes::git;
 
 /// A person's repository, in which checkpoints are made as an agent would.
-struct Repo {
-    path: PathBuf,
-    base: Oid,
+pub(crate) struct Repo {
+    pub(crate) path: PathBuf,
+    pub(crate) base: Oid,
 }
 
 impl Repo {
-    async fn pushed(cluster: &Cluster, path: &Path) -> Self {
+    pub(crate) async fn pushed(cluster: &Cluster, path: &Path) -> Self {
         fs::create_dir(path).unwrap();
         git(path, &["init", "-q", "-b", "main"], None).await;
         fs::write(path.join("a.txt"), "base\n").unwrap();
@@ -40,7 +40,12 @@ impl Repo {
     }
 
     /// Commits what is there after `parent`, and uploads it.
-    async fn checkpoint(&self, cluster: &Cluster, parent: &Oid, reason: CheckpointReason) -> TakenCheckpoint {
+    pub(crate) async fn checkpoint(
+        &self,
+        cluster: &Cluster,
+        parent: &Oid,
+        reason: CheckpointReason,
+    ) -> TakenCheckpoint {
         git(&self.path, &["add", "-A"], None).await;
         let tree = git(&self.path, &["write-tree"], None).await;
         let commit = git(
@@ -81,7 +86,7 @@ fn called() -> EventBody {
     }
 }
 
-async fn start(cluster: &Cluster, repo: &Repo) -> v1::Task {
+pub(crate) async fn start(cluster: &Cluster, repo: &Repo) -> v1::Task {
     let mut spec = spec(&["one"]);
     spec.repository = Some(RepositoryRef {
         name: "repo".parse().unwrap(),

@@ -9,6 +9,7 @@ mod sandbox;
 mod checkpoints;
 mod concurrent;
 mod crashes;
+mod differences;
 mod healing;
 mod hostile;
 mod http;

@@ -13,6 +13,7 @@ Every message of the protocol is in `kage.v1`; those a client needs are also her
 
 from kage.client import Client, Item, Watch, connect
 from kage.errors import KageError, Violation
+from kage.v1.diff_pb2 import FileDiff, FileStatus
 from kage.v1.event_pb2 import (
     OUTPUT_STREAM_STDERR,
     OUTPUT_STREAM_STDOUT,
@@ -58,6 +59,8 @@ __all__ = [
     "Assignment",
     "Client",
     "Event",
+    "FileDiff",
+    "FileStatus",
     "Item",
     "KageError",
     "OutputChunk",

@@ -24,6 +24,7 @@ from kage.errors import KageError
 from kage.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from kage.v1 import server_service_pb2_grpc
 from kage.v1 import task_service_pb2, task_service_pb2_grpc
+from kage.v1.diff_pb2 import FileDiff
 from kage.v1.event_pb2 import OutputStream
 from kage.v1.fleet_service_pb2 import Agent
 from kage.v1.server_service_pb2 import GetServerInfoRequest, GetServerInfoResponse
@@ -177,6 +178,52 @@ class Client:
         """The comparison of a task's sessions, best first; provisional while some run."""
         request = task_service_pb2.GetReportRequest(task_id=task_id)
         return self._call(self._tasks.GetReport, request).report
+
+    def diff(
+        self,
+        task_id: str,
+        session: str = "",
+        *,
+        before: str = "base",
+        after: str = "result",
+        paths: Iterable[bytes] = (),
+        files_only: bool = False,
+        max_file_bytes: int = 0,
+    ) -> Iterator[tuple[FileDiff, bytes]]:
+        """What a session changed: each file with its patch, as they come.
+
+        `before` and `after` name commits: "base", "result", "head", or a checkpoint by its
+        number or its commit. A patch that is longer than `max_file_bytes` (1 MiB unless said
+        otherwise) is cut, and its file says so.
+        """
+        # `from` is a word of Python's own.
+        request = task_service_pb2.GetDiffRequest(
+            task_id=task_id,
+            session=session,
+            to=after,
+            paths=paths,
+            files_only=files_only,
+            max_file_bytes=max_file_bytes,
+            **{"from": before},
+        )
+        call = self._tasks.GetDiff(request, metadata=self._metadata)
+        file: FileDiff | None = None
+        patch, ended = bytearray(), False
+        try:
+            for response in call:
+                if response.HasField("patch"):
+                    patch += response.patch
+                elif response.HasField("file") or response.HasField("totals"):
+                    if file is not None:
+                        yield file, bytes(patch)
+                    file, patch = response.file, bytearray()
+                    ended = response.HasField("totals")
+        except grpc.RpcError as error:
+            raise KageError.of(error) from error
+        finally:
+            call.cancel()
+        if not ended:
+            raise KageError("UNAVAILABLE", "the difference ended before it was whole")
 
     def server(self) -> GetServerInfoResponse:
         """What the coordinator is: its version, what it speaks and what it takes at most."""

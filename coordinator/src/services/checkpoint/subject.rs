@@ -17,15 +17,19 @@ use crate::store::TaskView;
 const MIN_PREFIX: usize = 4;
 
 /// A session and its checkpoints, oldest first.
-pub(super) struct Subject {
-    pub(super) view: TaskView,
-    pub(super) session: Session,
-    pub(super) all: Vec<Checkpoint>,
+pub(in crate::services) struct Subject {
+    pub(in crate::services) view: TaskView,
+    pub(in crate::services) session: Session,
+    pub(in crate::services) all: Vec<Checkpoint>,
 }
 
 impl Subject {
     /// A session as it is stored now.
-    pub(super) async fn of(coordinator: &Coordinator, task: TaskId, session: &str) -> Result<Self, ApiError> {
+    pub(in crate::services) async fn of(
+        coordinator: &Coordinator,
+        task: TaskId,
+        session: &str,
+    ) -> Result<Self, ApiError> {
         let view = stored(coordinator, task).await?;
         let session = named(&view, session)?.clone();
         let all = coordinator
@@ -36,7 +40,7 @@ impl Subject {
         Ok(Self { view, session, all })
     }
 
-    pub(super) fn base(&self) -> Result<&Oid, ApiError> {
+    pub(in crate::services) fn base(&self) -> Result<&Oid, ApiError> {
         let repository = self.view.task.spec.repository.as_ref();
         repository
             .map(|repository| &repository.base)
@@ -45,17 +49,17 @@ impl Subject {
             })
     }
 
-    pub(super) fn shown(&self, checkpoint: &Checkpoint) -> v1::Checkpoint {
+    pub(in crate::services) fn shown(&self, checkpoint: &Checkpoint) -> v1::Checkpoint {
         shown(checkpoint, &self.session, &self.all)
     }
 
-    pub(super) fn checkpoint(&self, text: &str) -> Result<&Checkpoint, ApiError> {
+    pub(in crate::services) fn checkpoint(&self, text: &str) -> Result<&Checkpoint, ApiError> {
         select(&self.all, text)
     }
 }
 
 /// The session of this name; a task's only one needs no name.
-pub(super) fn named<'a>(view: &'a TaskView, name: &str) -> Result<&'a Session, ApiError> {
+pub(in crate::services) fn named<'a>(view: &'a TaskView, name: &str) -> Result<&'a Session, ApiError> {
     if let ("", [only]) = (name, view.sessions.as_slice()) {
         return Ok(only);
     }
