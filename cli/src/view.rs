@@ -297,6 +297,7 @@ const fn best_reason(reason: v1::BestReason) -> &'static str {
         v1::BestReason::Unchecked => "unchecked",
         v1::BestReason::HighRisk => "high_risk",
         v1::BestReason::NoResult => "no_result",
+        v1::BestReason::Selected => "selected",
     }
 }
 

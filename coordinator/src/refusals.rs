@@ -49,7 +49,7 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
         StoreError::NoAgent { lacking } => ApiError::NoAgent {
             message: lacking.clone(),
         },
-        StoreError::TaskOpen { .. } => ApiError::FailedPrecondition {
+        StoreError::TaskOpen { .. } | StoreError::NoResult { .. } => ApiError::FailedPrecondition {
             message: error.to_string(),
         },
         StoreError::NotFound { what, id } => ApiError::NotFound {

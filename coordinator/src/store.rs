@@ -49,7 +49,7 @@ pub use command::{
     AppendEvents, Appended, BegunAttempt, CancelTask, Changes, Claim, ContextPut, CreateTask, Created, DropTask,
     EndAttempts, EndedAttempt, Ending, ExtendAllLeases, PrepareRestore, PutContext, QueuedJob, REQUEST_LIFETIME,
     RecordAgent, RecordContextSent, RenewLeases, Renewed, Request, RequestCheckpoint, RestorePrepared, RestoreSession,
-    SetCordoned, SetDraining, Start, StartAttempt, StopAttempt,
+    SelectResult, SetCordoned, SetDraining, Start, StartAttempt, StopAttempt,
 };
 pub use error::{EngineError, EngineTrouble, OpenError, ReadError, StoreError};
 pub(crate) use identity::{Absent, Found, Known, Opened};

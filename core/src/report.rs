@@ -4,7 +4,8 @@
 //! lines changed, files changed, money (unknown last), time, name. Every input of it is in the row.
 //! A verified session that changed what verify depends on has [`Risk::High`], and so ranks below
 //! every clean pass and above everything that did not pass. It does not win: a result of high risk
-//! lands only when a person picks it or accepts the risk.
+//! lands only when a person picks it or accepts the risk. A result that a person selected wins
+//! without changing the order.
 
 use std::time::Duration;
 
@@ -40,6 +41,13 @@ pub struct Report {
 /// The best result, and whether it lands without a person's decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Best {
+    /// A person or their program decided on this session's result.
+    Selected {
+        /// The session.
+        session: SessionName,
+        /// Who decided.
+        by: String,
+    },
     /// This session's result passed verify, and its risk is not high.
     Verified(SessionName),
     /// There is no verify command; this is the first session with a result, and its risk is not
@@ -62,7 +70,7 @@ impl Best {
     #[must_use]
     pub const fn winner(&self) -> Option<&SessionName> {
         match self {
-            Self::Verified(session) | Self::Unchecked(session) => Some(session),
+            Self::Selected { session, .. } | Self::Verified(session) | Self::Unchecked(session) => Some(session),
             Self::Risky { .. } | Self::Nothing => None,
         }
     }
@@ -71,6 +79,7 @@ impl Best {
     #[must_use]
     pub fn words(&self) -> String {
         match self {
+            Self::Selected { session, by } => format!("{session} was selected by {by}"),
             Self::Verified(session) => format!("{session} is the best session that passed verify"),
             Self::Unchecked(session) => {
                 format!("{session} is the best session with a result; there is no verify command")
@@ -150,9 +159,18 @@ fn row(task: &Task, session: &Session, prices: &PriceTable, now: Timestamp) -> R
     }
 }
 
-/// The first row that may be landed: a verified one or, without a verify command, an unverified one
-/// that has a result.
+/// The selected row or, when there is none, the first row that may be landed: a verified one or,
+/// without a verify command, an unverified one that has a result.
 fn best(task: &Task, rows: &[ReportRow]) -> Best {
+    if let Some(selection) = &task.selection
+        && let Some(row) = rows.iter().find(|row| row.session.id == selection.session)
+        && row.session.state.result().is_some()
+    {
+        return Best::Selected {
+            session: row.session.name.clone(),
+            by: selection.by.clone(),
+        };
+    }
     let checked = task.spec.policy.verify.verify.is_some();
     let first = rows.iter().find(|row| match standing(&row.session.state) {
         Standing::Verified => true,

@@ -189,6 +189,19 @@ impl TaskState {
     }
 }
 
+/// Somebody's decision which result is to be landed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    /// The session.
+    pub session: SessionId,
+    /// Its name.
+    pub name: SessionName,
+    /// The caller that decided, as the coordinator knew it.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// A task as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
@@ -209,6 +222,9 @@ pub struct Task {
     pub created_by: Option<String>,
     /// The working tree that it came from; `None` when the client did not say.
     pub origin: Option<TaskOrigin>,
+    /// Which result is to be landed, whatever the ranking says; `None`: nobody decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Selection>,
 }
 
 impl Task {
@@ -224,6 +240,7 @@ impl Task {
             baseline: None,
             created_by: None,
             origin: None,
+            selection: None,
         }
     }
 

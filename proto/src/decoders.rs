@@ -26,7 +26,7 @@ pub fn message(bytes: &[u8]) {
 type Kind = (fn() -> &'static str, fn(&[u8]));
 
 /// What is converted into the domain from any message, and every request.
-const KINDS: [Kind; 39] = [
+const KINDS: [Kind; 40] = [
     converted::<v1::TaskSpec, TaskSpec>(),
     converted::<v1::Hello, Hello>(),
     converted::<v1::AttemptKey, AttemptKey>(),
@@ -53,6 +53,7 @@ const KINDS: [Kind; 39] = [
     decoded::<v1::WatchTaskRequest>(),
     decoded::<v1::GetReportRequest>(),
     decoded::<v1::GetDiffRequest>(),
+    decoded::<v1::SelectResultRequest>(),
     decoded::<v1::EnrollRequest>(),
     decoded::<v1::RenewRequest>(),
     decoded::<v1::ListAgentsRequest>(),

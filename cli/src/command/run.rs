@@ -97,7 +97,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
         return Ok(Exit::Done);
     }
     match best.reason() {
-        v1::BestReason::Verified | v1::BestReason::Unchecked => note(&format!(
+        v1::BestReason::Selected | v1::BestReason::Verified | v1::BestReason::Unchecked => note(&format!(
             "best: {}; `kage diff` shows it, `kage apply` applies it to the working tree",
             best.session
         )),

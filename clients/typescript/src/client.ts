@@ -192,6 +192,13 @@ export class Client {
     return present(reply.report);
   }
 
+  /** Says that this session's result is to be landed; an empty name takes that back. */
+  async select(taskId: string, session: string): Promise<Task> {
+    const request = { requestId: randomUUID(), taskId, session };
+    const reply = await twice(() => this.#tasks.selectResult(request, { timeoutMs: CALL_TIMEOUT_MS }));
+    return present(reply.task);
+  }
+
   /** What a session changed: each file with its patch, as they come. */
   async *diff(taskId: string, { paths = [], ...options }: DiffOptions = {}): AsyncGenerator<ChangedFile, void, undefined> {
     const request = { ...options, taskId, paths: [...paths] };

@@ -31,6 +31,7 @@ pub const TABLE: &[Row] = &[
     ("/kage.v1.TaskService/WatchTask", READERS),
     ("/kage.v1.TaskService/GetReport", READERS),
     ("/kage.v1.TaskService/GetDiff", READERS),
+    ("/kage.v1.TaskService/SelectResult", SUBMITTERS),
     ("/kage.v1.CheckpointService/ListCheckpoints", READERS),
     ("/kage.v1.CheckpointService/GetCheckpoint", READERS),
     ("/kage.v1.CheckpointService/RestoreSession", SUBMITTERS),

@@ -17,12 +17,13 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::checkpoint::subject::named;
 use super::{diff, find_task, listing, principal, request, stored};
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
 use crate::duties::retention;
 use crate::refusals::{internal, read_error, store_error};
-use crate::store::{CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken, TaskView};
+use crate::store::{CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken, SelectResult, TaskView};
 use crate::telemetry;
 use crate::watch::cursor::Cursor;
 use crate::watch::view;
@@ -196,6 +197,29 @@ impl TaskService for Tasks {
         Ok(Response::new(v1::GetReportResponse {
             report: Some(report.into()),
         }))
+    }
+
+    async fn select_result(
+        &self,
+        message: Request<v1::SelectResultRequest>,
+    ) -> Result<Response<v1::SelectResultResponse>, Status> {
+        let caller = principal(&message);
+        let message = message.into_inner();
+        let task = find_task(&self.0, &caller, &message.task_id).await?;
+        let session = match message.session.as_str() {
+            "" => None,
+            name => Some(named(&stored(&self.0, task).await?, name)?.id),
+        };
+        let command = SelectResult {
+            request: request(&self.0, &caller, &message.request_id, &(task, session))?,
+            task,
+            session,
+            now: self.0.now(),
+        };
+        let changes = self.0.store.apply(command).await.map_err(store_error)?;
+        self.0.follow(changes);
+        let task = self.shown(task, TaskDetail::Basic).await?;
+        Ok(Response::new(v1::SelectResultResponse { task: Some(task) }))
     }
 
     type GetDiffStream = diff::Responses;

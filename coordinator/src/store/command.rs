@@ -88,6 +88,19 @@ pub struct CancelTask {
     pub now: Timestamp,
 }
 
+/// Decides which result of a task is to be landed, or takes that back.
+#[derive(Debug, Clone)]
+pub struct SelectResult {
+    /// Makes it one call; it is this caller's word.
+    pub request: Request,
+    /// Which task.
+    pub task: TaskId,
+    /// Whose result; `None` = nobody's word counts any more.
+    pub session: Option<SessionId>,
+    /// The time.
+    pub now: Timestamp,
+}
+
 /// Gives a waiting job to an agent that accepted it.
 #[derive(Debug, Clone)]
 pub struct StartAttempt {

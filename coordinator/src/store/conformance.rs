@@ -129,4 +129,5 @@ conformance!(
     what_is_not_over_is_not_dropped,
     an_adapter_that_nobody_has_is_passed_over,
     a_checkpoint_follows_one_that_is_there,
+    a_result_is_selected_until_it_is_none_any_more,
 );

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use kage_core::id::{JobId, TaskId};
+use kage_core::id::{JobId, SessionName, TaskId};
 
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,14 @@ pub enum StoreError {
     TaskOpen {
         /// The task.
         task: TaskId,
+    },
+    /// A session has no result that could be landed, or may still get another one.
+    #[error("session {session} has no result to select: it is {state}")]
+    NoResult {
+        /// The session.
+        session: SessionName,
+        /// Where it stands.
+        state: &'static str,
     },
     /// No agent that is known could do what is asked for.
     #[error("{lacking}")]

@@ -13,7 +13,7 @@ use kage_core::id::{
 use kage_core::job::{Job, JobType, Subject};
 use kage_core::priority::Priority;
 use kage_core::session::{Session, SessionStateKind};
-use kage_core::task::{Labels, Policy, Task, TaskOrigin, TaskSpec, TaskState};
+use kage_core::task::{Labels, Policy, Selection, Task, TaskOrigin, TaskSpec, TaskState};
 use kage_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,9 @@ pub struct TaskHead {
     pub first: SessionId,
     /// How many of its sessions stand where; those that are many do not have to be looked at.
     pub standing: BTreeMap<SessionStateKind, u32>,
+    /// Which result is to be landed by somebody's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Selection>,
 }
 
 impl TaskHead {
@@ -77,6 +80,7 @@ impl TaskHead {
             baseline: task.baseline.clone(),
             first,
             standing: BTreeMap::new(),
+            selection: task.selection.clone(),
         };
         for session in sessions {
             *head.standing.entry(session.state.kind()).or_default() += 1;
@@ -95,6 +99,7 @@ impl TaskHead {
             baseline: self.baseline.clone(),
             created_by: self.created_by.clone(),
             origin: self.origin.clone(),
+            selection: self.selection.clone(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kage_core::attempt::AttemptState;
 use kage_core::event::{OutputStream, VerdictKind};
-use kage_core::id::{AttemptId, SessionName, TaskId};
+use kage_core::id::{AttemptId, SessionId, SessionName, TaskId};
 use kage_core::session::SessionStateKind;
 use kage_core::task::TaskState;
 use kage_proto::convert::task::TaskDetail;
@@ -61,6 +61,7 @@ struct Shown {
     task: TaskState,
     sessions: Vec<(SessionStateKind, u32, Option<String>)>,
     base: Option<VerdictKind>,
+    selected: Option<SessionId>,
 }
 
 impl Shown {
@@ -72,6 +73,7 @@ impl Shown {
                 .map(|s| (s.state.kind(), s.attempts, s.agent.clone()))
                 .collect(),
             base: view.task.baseline.as_ref().map(|verdict| verdict.kind),
+            selected: view.task.selection.as_ref().map(|selection| selection.session),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What sessions changed, as a reviewer gets it.
+//! What sessions changed, as a reviewer gets it, and which result is to be landed.
 
 use std::fs;
 
@@ -43,8 +43,16 @@ fn named(diff: &Diff) -> Vec<(&str, v1::FileStatus)> {
         .collect()
 }
 
+async fn report(cluster: &Cluster, task_id: &str) -> v1::Best {
+    let request = v1::GetReportRequest {
+        task_id: task_id.to_owned(),
+    };
+    let report = cluster.client.tasks().get_report(request).await.unwrap().into_inner();
+    report.report.unwrap().best.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_difference_is_streamed_file_by_file() {
+async fn a_difference_is_streamed_file_by_file_and_a_result_is_selected() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(&dir.path().join("coordinator")).await;
     let repo = Repo::pushed(&cluster, &dir.path().join("repo")).await;
@@ -67,6 +75,16 @@ async fn a_difference_is_streamed_file_by_file() {
     let told = "a result of session one, which is running (with `to` = `head` its newest checkpoint is compared), \
                 was not found";
     assert_eq!((error.reason(), error.to_string().as_str()), ("NOT_FOUND", told));
+    let select = |session: &str| v1::SelectResultRequest {
+        task_id: task.id.clone(),
+        session: session.to_owned(),
+        ..Default::default()
+    };
+    let early = cluster.client.tasks().select_result(select("one")).await;
+    let early = ApiError::from(early.unwrap_err());
+    assert_eq!(early.reason(), "FAILED_PRECONDITION");
+    assert_eq!(early.to_string(), "session one has no result to select: it is running");
+
     let large: String = (0..20_000).map(|n| format!("line {n}\n")).collect();
     fs::write(repo.path.join("large.txt"), &large).unwrap();
     let first = repo
@@ -140,5 +158,31 @@ async fn a_difference_is_streamed_file_by_file() {
     assert_eq!(fields, ["paths[0]", "paths[2]", "paths[3]"]);
     let unknown = diff(&cluster, asked("7", "")).await.unwrap_err();
     assert_eq!(unknown.to_string(), "checkpoint 7 was not found");
+
+    // Without a word the ranking says which.
+    let best = report(&cluster, &task.id).await;
+    assert_eq!(
+        (best.reason(), best.session.as_str()),
+        (v1::BestReason::Unchecked, "one")
+    );
+    let selected = cluster.client.tasks().select_result(select("one")).await.unwrap();
+    let selected = selected.into_inner().task.unwrap();
+    let selection = selected.selection.clone().unwrap();
+    assert_eq!(
+        (selected.view(), selection.session.as_str()),
+        (v1::TaskView::Basic, "one")
+    );
+    assert_eq!(selection.selected_by, "owner");
+    let best = report(&cluster, &task.id).await;
+    assert_eq!(
+        (best.reason(), best.session_id),
+        (v1::BestReason::Selected, selection.session_id)
+    );
+    assert_eq!(best.message, "one was selected by owner");
+    let nobody = cluster.client.tasks().select_result(select("two")).await;
+    assert_eq!(ApiError::from(nobody.unwrap_err()).reason(), "NOT_FOUND");
+    let back = cluster.client.tasks().select_result(select("")).await.unwrap();
+    assert_eq!(back.into_inner().task.unwrap().selection, None);
+    assert_eq!(report(&cluster, &task.id).await.reason(), v1::BestReason::Unchecked);
     cluster.stop().await;
 }

@@ -6,7 +6,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::id::{AttemptId, ProjectId, SessionId};
 use crate::recovery::{Confidence, Decision};
 use crate::session::{ModelUsage, Worked};
-use crate::task::{Policy, TaskSpec, TaskState, VerifyPolicy};
+use crate::task::{Policy, Selection, TaskSpec, TaskState, VerifyPolicy};
 use crate::usage::{Money, PicoUsd, Provenance, Usage};
 
 const START: Timestamp = Timestamp::from_millis(1_000_000);
@@ -35,6 +35,7 @@ fn task(verify: Option<&str>) -> Task {
         baseline: None,
         created_by: None,
         origin: None,
+        selection: None,
     }
 }
 
@@ -291,6 +292,38 @@ fn why_nobody_wins_is_told() {
         words.contains("the first is a, which changes tests: tests/a; changes lock"),
         "{words}"
     );
+}
+
+#[test]
+fn what_was_selected_wins_and_the_order_stays() {
+    let mut task = task(Some("true"));
+    let mut sessions = [
+        verified("a", 1, &["src/a"]),
+        unverified("b", &["src/b"], None),
+        failed("c"),
+    ];
+    for (n, session) in (1..).zip(&mut sessions) {
+        session.id = SessionId::from_random(n);
+    }
+    let select = |session: &Session| {
+        Some(Selection {
+            session: session.id,
+            name: session.name.clone(),
+            by: "token:1".to_owned(),
+            at: START,
+        })
+    };
+    task.selection = select(&sessions[1]);
+    let report = ranked(&task, &sessions);
+    let best = Best::Selected {
+        session: sessions[1].name.clone(),
+        by: "token:1".to_owned(),
+    };
+    assert_eq!((report.best.winner(), &report.best), (Some(&sessions[1].name), &best));
+    assert_eq!(report.rows[0].session.name, sessions[0].name);
+    // Nothing can be landed of a session that has no result.
+    task.selection = select(&sessions[2]);
+    assert_eq!(ranked(&task, &sessions).best, Best::Verified(sessions[0].name.clone()));
 }
 
 /// The same change, with and without the base's file while verify ran.

@@ -26,6 +26,7 @@ fn best(report: &Report) -> v1::Best {
             .map(|session| session.id.to_string())
     };
     let (reason, candidate) = match &report.best {
+        Best::Selected { .. } => (v1::BestReason::Selected, None),
         Best::Verified(_) => (v1::BestReason::Verified, None),
         Best::Unchecked(_) => (v1::BestReason::Unchecked, None),
         Best::Risky { session, .. } => (v1::BestReason::HighRisk, Some(session.to_string())),

@@ -3,7 +3,9 @@
 use kage_core::cause::chain;
 use kage_core::fallback::Fallback;
 use kage_core::id::{Digest, ProjectId};
-use kage_core::task::{Assignment, Policy, RepositoryRef, Task, TaskOrigin, TaskSpec, TaskState, VerifyPolicy};
+use kage_core::task::{
+    Assignment, Policy, RepositoryRef, Selection, Task, TaskOrigin, TaskSpec, TaskState, VerifyPolicy,
+};
 
 use super::time::{limit, span, stamp};
 use super::{InvalidField, InvalidFields, Wrong, enumerated, non_empty, parse, parse_optional, stand_in, unspecified};
@@ -339,6 +341,18 @@ pub fn task(mut task: Task, sessions: impl IntoIterator<Item = v1::Session>, det
         baseline: task.baseline.map(Into::into),
         created_by: task.created_by.unwrap_or_default(),
         origin: task.origin.map(Into::into),
+        selection: task.selection.map(Into::into),
+    }
+}
+
+impl From<Selection> for v1::Selection {
+    fn from(selection: Selection) -> Self {
+        Self {
+            session_id: selection.session.to_string(),
+            session: selection.name.into(),
+            selected_by: selection.by,
+            selected_at: Some(stamp(selection.at)),
+        }
     }
 }
 

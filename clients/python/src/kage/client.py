@@ -179,6 +179,11 @@ class Client:
         request = task_service_pb2.GetReportRequest(task_id=task_id)
         return self._call(self._tasks.GetReport, request).report
 
+    def select(self, task_id: str, session: str) -> Task:
+        """Says that this session's result is to be landed; "" takes that back."""
+        request = task_service_pb2.SelectResultRequest(request_id=_fresh(), task_id=task_id, session=session)
+        return self._twice(self._tasks.SelectResult, request).task
+
     def diff(
         self,
         task_id: str,

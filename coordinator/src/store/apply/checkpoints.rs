@@ -88,6 +88,8 @@ impl Command for RestoreSession {
         head.session_moved(before, session.state.kind());
         head.state = TaskState::Running;
         head.ended_at = None;
+        // What was selected is no result of it any more.
+        head.selection.take_if(|selection| selection.session == self.session);
         rows.save_task(&head)?;
         changes.queued.extend(waiting(&next, &head.project));
         changes.tasks.push(self.task);

@@ -1,9 +1,10 @@
 //! Tasks: created with their sessions and jobs, and cancelled.
 
 use kage_core::job::{Job, JobKind, JobState, Subject};
+use kage_core::task::Selection;
 
 use super::{Command, contexts, drop_baseline, earlier_reply, not_found, remember, session_of, settle, stop, waiting};
-use crate::store::command::{CancelTask, Changes, CreateTask, Created, DropTask};
+use crate::store::command::{CancelTask, Changes, CreateTask, Created, DropTask, SelectResult};
 use crate::store::error::{EngineError, StoreError};
 use crate::store::rows::{Failed, JobRow, Rows, TaskHead};
 use crate::store::unit::Key;
@@ -11,6 +12,7 @@ use crate::store::unit::Key;
 const CREATE_TASK: &str = "create_task";
 const DROP_TASK: &str = "drop_task";
 const CANCEL_TASK: &str = "cancel_task";
+const SELECT_RESULT: &str = "select_result";
 
 impl Command for CreateTask {
     type Outcome = Created;
@@ -163,6 +165,48 @@ impl Command for CancelTask {
             changes.tasks.push(self.task);
         }
         remember(rows, CANCEL_TASK, self.request, String::new(), self.now)?;
+        Ok(changes)
+    }
+}
+
+impl Command for SelectResult {
+    type Outcome = Changes;
+
+    fn reads(&self) -> Vec<Key> {
+        let session = self.session.map(|session| Key::Session(self.task, session));
+        let request = Key::request(SELECT_RESULT, &self.request);
+        [request, Key::Task(self.task)].into_iter().chain(session).collect()
+    }
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<Changes, Failed> {
+        let mut changes = Changes::default();
+        if earlier_reply(rows, SELECT_RESULT, &self.request)?.is_some() {
+            return Ok(changes);
+        }
+        let mut head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
+        let mut selection = None;
+        if let Some(id) = self.session {
+            let session = rows.session(self.task, id)?.ok_or_else(|| not_found("session", id))?;
+            if !session.state.is_terminal() || session.state.result().is_none() {
+                return Err(Failed::Refused(StoreError::NoResult {
+                    session: session.name,
+                    state: session.state.kind().as_str(),
+                }));
+            }
+            selection = Some(Selection {
+                session: id,
+                name: session.name,
+                by: self.request.principal.clone(),
+                at: self.now,
+            });
+        }
+        let word = |selection: &Option<Selection>| selection.as_ref().map(|said| (said.session, said.by.clone()));
+        if word(&head.selection) != word(&selection) {
+            head.selection = selection;
+            rows.save_task(&head)?;
+            changes.tasks.push(self.task);
+        }
+        remember(rows, SELECT_RESULT, self.request, String::new(), self.now)?;
         Ok(changes)
     }
 }

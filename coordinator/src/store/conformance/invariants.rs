@@ -121,6 +121,8 @@ impl Seen {
                 let was = Task {
                     // This may be found out later.
                     baseline: now.task.baseline.clone(),
+                    // This is decided by people, at any time.
+                    selection: now.task.selection.clone(),
                     ..view.task.clone()
                 };
                 assert_eq!(now.task, was, "I5: a task that ended changed");

@@ -19,6 +19,7 @@ mod leases;
 mod lists;
 mod outcomes;
 mod requests;
+mod selections;
 mod worked;
 
 pub(super) use baseline::{
@@ -61,6 +62,7 @@ pub(super) use requests::{
     a_request_id_is_good_for_one_payload, a_task_that_nobody_can_run_is_refused_unless_it_is_stored,
     creating_twice_is_creating_once,
 };
+pub(super) use selections::a_result_is_selected_until_it_is_none_any_more;
 pub(super) use worked::the_time_in_which_nobody_ran_is_not_counted;
 
 const CHECKED: Option<&str> = Some("true");
