@@ -8,6 +8,7 @@ use crate::checkpoint::{Safety, TakenCheckpoint};
 use crate::failure::Failure;
 use crate::id::{Digest, Oid};
 use crate::time::Timestamp;
+use crate::tool_uses::ToolUses;
 use crate::usage::{PicoUsd, Usage};
 
 /// The part of its work that an attempt is at.
@@ -219,6 +220,9 @@ pub enum EventBody {
         reported: Option<PicoUsd>,
         /// True when the tokens come from metered API responses.
         metered: bool,
+        /// Tools called since the last event that tells of them; `None`: the program does not tell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tools: Option<ToolUses>,
     },
     /// A model call failed and will be repeated.
     CallRetried {

@@ -15,6 +15,7 @@ pub mod pattern;
 pub mod mentions;
 pub mod command_files;
 pub mod usage;
+pub mod tool_uses;
 pub mod fallback;
 pub mod failure;
 pub mod failure_table;

@@ -23,6 +23,7 @@ use crate::labels::Labels;
 use crate::recovery::Incident;
 use crate::rework::Rework;
 use crate::time::Timestamp;
+use crate::tool_uses::ToolUses;
 use crate::usage::{PicoUsd, Usage};
 
 mod state;
@@ -140,6 +141,9 @@ pub struct Session {
     pub activity: Option<(String, Timestamp)>,
     /// Its usage, by model.
     pub usage: Vec<ModelUsage>,
+    /// Tools that it called; `None`: nobody told. An adapter that does not tell adds nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<ToolUses>,
     /// Model calls that were repeated.
     pub call_retries: u32,
     /// Its last failures, oldest first, each with the decision.
@@ -182,6 +186,7 @@ impl Session {
             attempts: 0,
             activity: None,
             usage: Vec::new(),
+            tools: None,
             call_retries: 0,
             incidents: Vec::new(),
             trail: Trail {
@@ -225,7 +230,11 @@ impl Session {
                 usage,
                 reported,
                 metered,
+                tools,
             } => {
+                if let Some(tools) = tools {
+                    self.tools.get_or_insert_default().extend(tools);
+                }
                 // A program's own report may cover many calls.
                 self.trail.calls = self.trail.calls.saturating_add(u32::from(*metered));
                 self.add_usage(model, *metered, *usage, *reported);
@@ -447,6 +456,38 @@ mod tests {
         let amounts: Vec<_> = session.usage.iter().map(|entry| entry.reported).collect();
         assert_eq!(amounts, [None, Some(PicoUsd(12))]);
         assert!(session.usage.iter().all(|entry| entry.usage.input == 2));
+    }
+
+    #[test]
+    fn tools_are_unknown_until_somebody_tells_of_them() {
+        let mut session = session();
+        let mut tell = |tools: Option<&[&str]>| {
+            let body = EventBody::UsageRecorded {
+                model: "m".to_owned(),
+                usage: Usage::default(),
+                reported: None,
+                metered: true,
+                tools: tools.map(|tools| tools.iter().copied().collect()),
+            };
+            let event = Event {
+                seq: 1,
+                at: Timestamp::from_millis(1),
+                body,
+            };
+            session.record(&event, Timestamp::from_millis(1));
+            let told = session.tools.as_ref();
+            told.map(|tools| {
+                tools
+                    .iter()
+                    .map(|(tool, calls)| format!("{tool} {calls}"))
+                    .collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(tell(None), None);
+        assert_eq!(tell(Some(&[])), Some(Vec::new()), "none is known to be none");
+        assert_eq!(tell(Some(&["bash", "edit"])).unwrap(), ["bash 1", "edit 1"]);
+        assert_eq!(tell(None).unwrap(), ["bash 1", "edit 1"]);
+        assert_eq!(tell(Some(&["bash"])).unwrap(), ["bash 2", "edit 1"]);
     }
 
     #[test]

@@ -83,11 +83,13 @@ impl Recording {
                 usage,
                 reported,
                 metered,
+                tools,
             } => EventBody::UsageRecorded {
                 model: cut(model, NAME),
                 usage,
                 reported,
                 metered,
+                tools,
             },
             EventBody::FilesChanged(mut files) => {
                 for file in &mut files {

@@ -83,6 +83,7 @@ fn called() -> EventBody {
         usage: Usage::default(),
         reported: None,
         metered: true,
+        tools: None,
     }
 }
 

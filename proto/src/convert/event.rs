@@ -135,11 +135,13 @@ impl From<EventBody> for Body {
                 usage,
                 reported,
                 metered,
+                tools,
             } => Self::UsageRecorded(v1::UsageRecorded {
                 model,
                 usage: Some(usage.into()),
                 reported_pico: reported.map(|amount| amount.0),
                 metered,
+                tools: tools.map(Into::into),
             }),
             EventBody::CallRetried {
                 failure,
@@ -189,6 +191,7 @@ impl TryFrom<Body> for EventBody {
                 usage: required("usage", recorded.usage)?.into(),
                 reported: recorded.reported_pico.map(PicoUsd),
                 metered: recorded.metered,
+                tools: recorded.tools.map(Into::into),
             },
             Body::CallRetried(retried) => Self::CallRetried {
                 failure: required("failure", retried.failure)?.into(),
@@ -298,6 +301,7 @@ mod tests {
                 },
                 reported: Some(PicoUsd(7)),
                 metered: true,
+                tools: Some(["bash", "edit", "bash"].into_iter().collect()),
             },
             EventBody::CallRetried {
                 failure: failure.clone(),

@@ -94,6 +94,7 @@ pub fn session(session: &Session, costs: Costs, waiting: Option<String>, ran: Du
         money: costs.all.into_iter().map(Into::into).collect(),
         models: models(session, costs.by_model),
         calls: session.trail.calls,
+        tools: session.tools.clone().map(Into::into),
         result: session.state.result().cloned().map(Into::into),
         verdict: session.state.verdict().cloned().map(Into::into),
         failure,
@@ -230,6 +231,8 @@ mod tests {
         };
         domain.usage = vec![used("large", 5), used("small", 7)];
         domain.trail.calls = 3;
+        assert_eq!(wire.tools, None, "nobody told of any");
+        domain.tools = Some(["bash", "edit", "bash"].into_iter().collect());
         let cost = |amount| Money {
             amount: Some(PicoUsd(amount)),
             provenance: Provenance::Billed,
@@ -246,6 +249,9 @@ mod tests {
             .collect();
         assert_eq!(told, [("large", Some(5), Some(1)), ("small", Some(7), Some(2))]);
         assert_eq!((wire.calls, wire.money[0].pico), (3, Some(3)));
+        let tools = wire.tools.unwrap().uses;
+        let tools: Vec<_> = tools.iter().map(|used| (used.tool.as_str(), used.calls)).collect();
+        assert_eq!(tools, [("bash", 2), ("edit", 1)]);
     }
 
     #[test]

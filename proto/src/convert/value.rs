@@ -2,6 +2,7 @@
 
 use kage_core::event::DiffStat;
 use kage_core::failure::{Failure, FailureKind};
+use kage_core::tool_uses::ToolUses;
 use kage_core::usage::{Money, PicoUsd, Provenance, Unreported, Usage};
 
 use super::time::{duration, span};
@@ -177,6 +178,26 @@ impl From<v1::Failure> for Failure {
             message: failure.message,
             retry_after: failure.retry_after.map(duration),
         }
+    }
+}
+
+impl From<ToolUses> for v1::ToolUses {
+    fn from(uses: ToolUses) -> Self {
+        let uses = uses.iter().map(|(tool, calls)| v1::ToolUse {
+            tool: tool.to_owned(),
+            calls,
+        });
+        Self { uses: uses.collect() }
+    }
+}
+
+impl From<v1::ToolUses> for ToolUses {
+    fn from(wire: v1::ToolUses) -> Self {
+        let mut uses = Self::default();
+        for used in wire.uses {
+            uses.add(&used.tool, used.calls);
+        }
+        uses
     }
 }
 

@@ -59,6 +59,7 @@ impl BenchAdapter {
                     usage: Usage::UNKNOWN,
                     reported: None,
                     metered: false,
+                    tools: None,
                 };
                 reporter.event(used).await?;
             }

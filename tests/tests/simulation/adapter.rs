@@ -134,6 +134,7 @@ impl Play {
             usage,
             reported: None,
             metered: false,
+            tools: None,
         };
         self.reporter.event(used).await
     }

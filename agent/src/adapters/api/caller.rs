@@ -139,7 +139,8 @@ impl Caller {
                 () = control.stop.cancelled() => Err(Halt::Stopped),
                 end = self.once(body.clone(), &mut draft, reporter) => end,
             };
-            bill(&draft, reporter).await?;
+            let whole = matches!(end, Ok(None));
+            bill(&draft, whole, reporter).await?;
             let Some(failure) = end? else {
                 return Ok((self.wire.finish)(draft));
             };
@@ -276,16 +277,18 @@ impl Caller {
 }
 
 /// Reports the cost of an answer as far as it was received: the provider bills cut and abandoned
-/// answers too.
-async fn bill(draft: &Draft, reporter: &Reporter) -> Result<(), ReporterClosed> {
+/// answers too. Only a whole answer calls tools.
+async fn bill(draft: &Draft, whole: bool, reporter: &Reporter) -> Result<(), ReporterClosed> {
     if draft.usage.is_zero() {
         return Ok(());
     }
+    let calls = draft.calls.values().filter(|_| whole);
     let usage = EventBody::UsageRecorded {
         model: draft.model.clone(),
         usage: draft.usage,
         reported: None,
         metered: true,
+        tools: Some(calls.map(|call| call.name.as_str()).collect()),
     };
     reporter.event(usage).await
 }

@@ -50,7 +50,7 @@ async fn the_loop_runs_tools_and_reports_everything() {
         std::fs::read_to_string(place.folder.path().join("tree/a.txt")).unwrap(),
         "hello"
     );
-    let usage = |output| EventBody::UsageRecorded {
+    let usage = |output, tools: &[&str]| EventBody::UsageRecorded {
         model: "claude-sonnet-5-5".to_owned(),
         usage: Usage {
             input: 10,
@@ -62,16 +62,17 @@ async fn the_loop_runs_tools_and_reports_everything() {
         },
         reported: None,
         metered: true,
+        tools: Some(tools.iter().copied().collect()),
     };
     let activity = |text: &str| EventBody::Activity(text.to_owned());
     assert_eq!(
         told.events,
         [
-            usage(5),
+            usage(5, &["bash", "read_file", "write_file"]),
             activity("write_file a.txt"),
             activity("read_file ../secret"),
             activity("bash cat a.txt; echo \" [$ANTHROPIC_API_KEY]$KAGE_SESSION\""),
-            usage(5),
+            usage(5, &[]),
         ]
     );
     assert!(

@@ -202,6 +202,7 @@ async fn a_script_works_in_the_worktree_with_exactly_its_environment() {
         usage: Usage::UNKNOWN,
         reported: None,
         metered: false,
+        tools: None,
     };
     assert_eq!(
         told.events.last(),

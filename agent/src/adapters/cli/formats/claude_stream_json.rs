@@ -13,6 +13,7 @@ use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::ProviderError;
 use kage_core::time::{LocalTime, Timestamp};
+use kage_core::tool_uses::ToolUses;
 use kage_core::usage::{PicoUsd, Usage, UsageClass};
 use serde_json::Value;
 
@@ -38,6 +39,9 @@ pub(super) const FORMAT: Format = Format {
 
 /// The longest line that is understood.
 const MAX_LINE: usize = 16 << 20;
+
+/// What a tool without a name is called.
+const UNNAMED: &str = "tool";
 
 /// Characters of a line for people.
 const ACTIVITY: usize = 200;
@@ -78,6 +82,8 @@ struct Run {
     reported: BTreeMap<String, (Usage, Option<PicoUsd>)>,
     /// Usage by message, for runs that end without a `result` line.
     messages: BTreeMap<String, (String, Usage)>,
+    /// Tools called since usage was reported.
+    tools: ToolUses,
     last_text: String,
 }
 
@@ -154,6 +160,7 @@ impl Run {
                     }
                 }
                 Some("tool_use") => {
+                    self.tools.add(text(block, "name").unwrap_or(UNNAMED), 1);
                     let line = describe(block);
                     reports.push(readable(&format!("> {line}")));
                     reports.push(activity(&line));
@@ -198,6 +205,7 @@ impl Run {
                     usage: new,
                     reported: cost.map(|cost| PicoUsd(cost.0.saturating_sub(before.1.unwrap_or_default().0))),
                     metered: false,
+                    tools: Some(std::mem::take(&mut self.tools)),
                 }));
             }
         }
@@ -220,12 +228,15 @@ impl Run {
             models.insert(String::new(), Usage::UNKNOWN);
         }
         let models = models.into_iter().filter(|(_, usage)| !usage.is_zero());
+        let mut tools = std::mem::take(&mut self.tools);
         let event = |(model, usage)| {
             Report::Event(EventBody::UsageRecorded {
                 model,
                 usage,
                 reported: None,
                 metered: false,
+                // The first event has all of them.
+                tools: Some(std::mem::take(&mut tools)),
             })
         };
         models.map(event).collect()
@@ -278,7 +289,7 @@ impl Run {
 }
 
 fn describe(block: &Value) -> String {
-    let name = text(block, "name").unwrap_or("tool");
+    let name = text(block, "name").unwrap_or(UNNAMED);
     let telling = ["file_path", "command", "pattern", "path", "description", "url", "query"];
     let about = block
         .get("input")

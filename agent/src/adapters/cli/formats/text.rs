@@ -76,6 +76,7 @@ impl Reader for Text {
             usage: Usage::UNKNOWN,
             reported: None,
             metered: false,
+            tools: None,
         })]
     }
 

@@ -51,6 +51,7 @@ fn bodies() -> Vec<EventBody> {
             },
             reported: Some(PicoUsd(7)),
             metered: true,
+            tools: None,
         },
         EventBody::CallRetried {
             failure,

@@ -89,6 +89,7 @@ pub(in crate::store::conformance) async fn usage_and_activity_add_up(store: Stor
             },
             reported: Some(PicoUsd(pico)),
             metered: true,
+            tools: None,
         };
         event(seq, body)
     };
