@@ -73,6 +73,17 @@ pub(crate) struct Placed {
     pub(crate) next: Option<Timestamp>,
 }
 
+/// A session whose job waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waits {
+    pub(crate) task: TaskId,
+    pub(crate) session: SessionId,
+    /// When it may begin at the earliest; `None`: now.
+    pub(crate) until: Option<Timestamp>,
+    /// Why it waits for an agent; `None`: it waits for its time.
+    pub(crate) why: Option<String>,
+}
+
 /// An agent's activity, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Presence {

@@ -35,6 +35,8 @@ pub(crate) struct Coordinator {
     pub(crate) outputs: Outputs,
     pub(crate) quarantine: Quarantine,
     pub(crate) topics: Arc<Topics>,
+    /// This run of the coordinator: positions of its topics are good for it alone.
+    pub(crate) run: u128,
     pub(crate) fences: Arc<Fences>,
     pub(crate) prices: PriceTable,
     pub(crate) timings: Timings,

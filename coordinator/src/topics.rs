@@ -1,6 +1,6 @@
-//! Wake-ups for watchers of a task: two version numbers per watched task, nothing else. A woken
-//! watcher reads from the store and the output files at its own pace, so that a slow one holds up
-//! nobody.
+//! Wake-ups for watchers: of one task, two version numbers per watched task, nothing else; of many,
+//! which tasks changed ([`changes`]). A woken watcher reads from the store and the output files at its
+//! own pace, so that a slow one holds up nobody.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -8,6 +8,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kage_core::id::TaskId;
 use tokio::sync::watch;
+
+pub(crate) mod changes;
+
+use changes::Changes;
 
 /// Counts the changes of a task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,7 +22,11 @@ pub(crate) struct Version {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Topics(Mutex<BTreeMap<TaskId, watch::Sender<Version>>>);
+pub(crate) struct Topics {
+    each: Mutex<BTreeMap<TaskId, watch::Sender<Version>>>,
+    /// The changes of rows of all tasks.
+    pub(crate) changes: Changes,
+}
 
 impl Topics {
     /// Wakes the caller at every change from now on.
@@ -33,6 +41,7 @@ impl Topics {
     /// Events or states of the task were committed.
     pub(crate) fn rows_changed(&self, task: TaskId) {
         self.bump(task, |version| version.rows += 1);
+        self.changes.add(task);
     }
 
     /// Output of the task became durable.
@@ -48,6 +57,7 @@ impl Topics {
                 version.output += 1;
             });
         }
+        self.changes.forget();
     }
 
     fn bump(&self, task: TaskId, change: impl FnOnce(&mut Version)) {
@@ -63,7 +73,7 @@ impl Topics {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, watch::Sender<Version>>> {
         // A version number cannot be left half-changed by a panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.each.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

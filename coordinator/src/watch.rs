@@ -3,3 +3,4 @@
 pub(crate) mod cursor;
 pub(crate) mod view;
 pub(crate) mod watching;
+pub(crate) mod tasks;

@@ -26,7 +26,7 @@ pub fn message(bytes: &[u8]) {
 type Kind = (fn() -> &'static str, fn(&[u8]));
 
 /// What is converted into the domain from any message, and every request.
-const KINDS: [Kind; 40] = [
+const KINDS: [Kind; 41] = [
     converted::<v1::TaskSpec, TaskSpec>(),
     converted::<v1::Hello, Hello>(),
     converted::<v1::AttemptKey, AttemptKey>(),
@@ -51,6 +51,7 @@ const KINDS: [Kind; 40] = [
     decoded::<v1::CancelTaskRequest>(),
     decoded::<v1::RemoveTaskRequest>(),
     decoded::<v1::WatchTaskRequest>(),
+    decoded::<v1::WatchTasksRequest>(),
     decoded::<v1::GetReportRequest>(),
     decoded::<v1::GetDiffRequest>(),
     decoded::<v1::SelectResultRequest>(),

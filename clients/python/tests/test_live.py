@@ -143,6 +143,50 @@ class Live(unittest.TestCase):
         oldest = [task.id for task in self.client.list(order=kage.TASK_ORDER_OLDEST_FIRST)]
         self.assertEqual(oldest, listed[::-1])
 
+    def test_many_tasks_are_watched_over_a_broken_connection(self) -> None:
+        proxy = Proxy(self.coordinator.url)
+        self.addCleanup(proxy.close)
+        labels = {"watched": self.id()}
+        with kage.connect(proxy.url, self.coordinator.token) as client:
+            spec = self.gated("true", "true")
+            spec.labels.update(labels)
+            first = self.submit(client, spec)
+            watch = client.watch_tasks(filter=kage.TaskFilter(labels=labels), agents=True, holds=True)
+            tasks: dict[str, kage.Task] = {}
+            agents: set[str] = set()
+            second = ""
+            for item in watch:
+                if isinstance(item, kage.WatchReset):
+                    tasks.clear()
+                elif isinstance(item, kage.Task):
+                    tasks[item.id] = item
+                elif isinstance(item, kage.Agent):
+                    agents.add(item.name)
+                elif isinstance(item, kage.WatchCaughtUp) and not second:
+                    self.assertEqual([*tasks], [first.id])
+                    proxy.cut()
+                    other = shell_task("true")
+                    other.labels.update(labels)
+                    second = self.submit(self.client, other).id
+                    self.gate.touch()
+                succeeded = [task.state == kage.TaskState.TASK_STATE_SUCCEEDED for task in tasks.values()]
+                if len(succeeded) == 2 and all(succeeded) and agents:
+                    watch.close()
+            self.assertEqual({*tasks}, {first.id, second})
+            self.assertEqual(agents, {"py"})
+            self.assertGreater(proxy.connections, 1)
+
+    def test_what_has_no_result_has_no_difference_and_is_not_selected(self) -> None:
+        task = self.submit(self.client, shell_task("true"))
+        [*self.client.watch(task.id)]
+        with self.assertRaises(kage.KageError) as caught:
+            [*self.client.diff(task.id)]
+        self.assertEqual(caught.exception.reason, "FAILED_PRECONDITION")
+        with self.assertRaises(kage.KageError) as caught:
+            self.client.select(task.id, "one")
+        self.assertEqual(caught.exception.reason, "FAILED_PRECONDITION")
+        self.assertFalse(self.client.select(task.id, "").HasField("selection"))
+
     def test_a_request_id_names_one_task(self) -> None:
         spec = shell_task("true")
         first = self.client.submit(spec, request_id="the-same")

@@ -20,13 +20,22 @@ import type { OutputStream } from "./gen/kage/v1/event_pb.js";
 import { type Agent, FleetService } from "./gen/kage/v1/fleet_service_pb.js";
 import { type GetServerInfoResponse, ServerService } from "./gen/kage/v1/server_service_pb.js";
 import { type Report, type Task, type TaskSpecSchema, TaskView } from "./gen/kage/v1/task_pb.js";
-import { type TaskFilterSchema, type TaskOrder, TaskService, type WatchTaskResponse } from "./gen/kage/v1/task_service_pb.js";
+import {
+  type TaskFilterSchema,
+  type TaskOrder,
+  TaskService,
+  type WatchTaskResponse,
+  type WatchTasksResponse,
+} from "./gen/kage/v1/task_service_pb.js";
 
 /** A task to run, as a plain object: fields that are left out have their defaults. */
 export type Spec = MessageInitShape<typeof TaskSpecSchema>;
 
 /** What a watch yields. The task comes first, and again whenever it changed state. */
 export type Item = Exclude<WatchTaskResponse["item"], { case: undefined }>;
+
+/** What a watch of many tasks yields. `reset` = forget the tasks that were yielded so far. */
+export type TasksItem = Exclude<WatchTasksResponse["item"], { case: undefined }>;
 
 /** How long one call may take; a watch may take forever. */
 const CALL_TIMEOUT_MS = 30_000;
@@ -122,6 +131,20 @@ export interface WatchOptions {
   readonly session?: string;
   /** False = end after what is there now; otherwise the watch ends with the task. */
   readonly follow?: boolean;
+  /** How long to go on trying when the coordinator cannot be reached. */
+  readonly patienceMs?: number;
+}
+
+/** What {@link Client.watchTasks} may be told. */
+export interface WatchTasksOptions {
+  /** Which tasks; without it, all of the project. */
+  readonly filter?: MessageInitShape<typeof TaskFilterSchema>;
+  /** Where to begin; from an earlier watch of the same project and filter. */
+  readonly cursor?: string;
+  /** True = the agents, too. */
+  readonly agents?: boolean;
+  /** True = which sessions wait and why, too. */
+  readonly holds?: boolean;
   /** How long to go on trying when the coordinator cannot be reached. */
   readonly patienceMs?: number;
 }
@@ -249,30 +272,51 @@ export class Client {
    * connection is made again from the last cursor on; only when that does not succeed for
    * `patienceMs` (a minute, unless said otherwise) the error is thrown.
    */
-  watch(taskId: string, options: WatchOptions = {}): Watch {
-    return new Watch(this.#tasks, taskId, options);
+  watch(taskId: string, { output = [], session = "", follow = true, ...options }: WatchOptions = {}): Watch<Item> {
+    const call: Call<Item> = (cursor, signal) =>
+      this.#tasks.watchTask({ taskId, cursor, output: [...output], session, follow }, { signal });
+    return new Watch(call, options);
+  }
+
+  /**
+   * The tasks that a filter takes, as they are and as they change: a `task` in place of what was
+   * known of it, a `gone` for one that the filter takes no more, a `reset` when all come anew, a
+   * `caughtUp` when everything was yielded that there was. It does not end by itself; a broken
+   * connection is made again as by {@link watch}.
+   */
+  watchTasks(project = "", { filter, agents = false, holds = false, ...options }: WatchTasksOptions = {}): Watch<TasksItem> {
+    const call: Call<TasksItem> = (cursor, signal) =>
+      this.#tasks.watchTasks({ project, cursor, agents, holds, ...(filter && { filter }) }, { signal });
+    return new Watch(call, options);
   }
 }
 
-/** A running watch: iterate over it, once. It never repeats or skips an event or a byte. */
-export class Watch implements AsyncIterable<Item> {
-  readonly #tasks: Stub<typeof TaskService>;
-  readonly #taskId: string;
-  readonly #options: WatchOptions;
+/** Begins a watch behind a cursor. */
+type Call<Found> = (
+  cursor: string,
+  signal: AbortSignal,
+) => AsyncIterable<{ cursor: string; item: Found | { case: undefined } }>;
+
+/**
+ * A running watch: iterate over it, once. That of one task never repeats or skips an event or a
+ * byte; that of many yields states.
+ */
+export class Watch<Found extends { case: string } = Item> implements AsyncIterable<Found> {
+  readonly #call: Call<Found>;
+  readonly #patienceMs: number;
   readonly #closing = new AbortController();
   #cursor: string;
 
-  /** What {@link Client.watch} calls. */
-  constructor(tasks: Stub<typeof TaskService>, taskId: string, options: WatchOptions) {
-    this.#tasks = tasks;
-    this.#taskId = taskId;
-    this.#options = options;
-    this.#cursor = options.cursor ?? "";
+  /** What {@link Client.watch} and {@link Client.watchTasks} call. */
+  constructor(call: Call<Found>, { cursor = "", patienceMs = 60_000 }: Pick<WatchOptions, "cursor" | "patienceMs">) {
+    this.#call = call;
+    this.#cursor = cursor;
+    this.#patienceMs = patienceMs;
   }
 
   /**
    * Where the watch is: what was yielded so far comes before it. Kept, it resumes a later
-   * watch of the same task, also from another process.
+   * watch of the same, also from another process.
    */
   get cursor(): string {
     return this.#cursor;
@@ -283,16 +327,14 @@ export class Watch implements AsyncIterable<Item> {
     this.#closing.abort();
   }
 
-  async *[Symbol.asyncIterator](): AsyncGenerator<Item, void, undefined> {
+  async *[Symbol.asyncIterator](): AsyncGenerator<Found, void, undefined> {
     const { signal } = this.#closing;
-    const { output = [], session = "", follow = true, patienceMs = 60_000 } = this.#options;
     let failingSince: number | undefined;
     let delayMs: number = BACKOFF_MS.first;
     try {
       while (!signal.aborted) {
-        const request = { taskId: this.#taskId, cursor: this.#cursor, output: [...output], session, follow };
         try {
-          for await (const response of this.#tasks.watchTask(request, { signal })) {
+          for await (const response of this.#call(this.#cursor, signal)) {
             failingSince = undefined;
             delayMs = BACKOFF_MS.first;
             this.#cursor = response.cursor;
@@ -308,7 +350,7 @@ export class Watch implements AsyncIterable<Item> {
           }
           const error = KageError.of(cause);
           failingSince ??= performance.now();
-          if (error.reason !== "UNAVAILABLE" || performance.now() - failingSince >= patienceMs) {
+          if (error.reason !== "UNAVAILABLE" || performance.now() - failingSince >= this.#patienceMs) {
             throw error;
           }
           // Many watchers of one coordinator do not come back in the same moment.

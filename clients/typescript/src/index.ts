@@ -15,8 +15,10 @@ export {
   type ListOptions,
   type Spec,
   type SubmitOptions,
+  type TasksItem,
   Watch,
   type WatchOptions,
+  type WatchTasksOptions,
 } from "./client.js";
 export { KageError, type Reason, type Violation } from "./errors.js";
 export { type FileDiff, FileStatus } from "./gen/kage/v1/diff_pb.js";
@@ -33,5 +35,5 @@ export {
   TaskView,
   VerdictKind,
 } from "./gen/kage/v1/task_pb.js";
-export { type OutputChunk, type SessionEvent, TaskOrder } from "./gen/kage/v1/task_service_pb.js";
+export { type Hold, type OutputChunk, type SessionEvent, TaskOrder } from "./gen/kage/v1/task_service_pb.js";
 export { type Money, Provenance, type Usage } from "./gen/kage/v1/value_pb.js";

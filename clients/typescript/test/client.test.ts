@@ -7,7 +7,7 @@ import { Code, ConnectError, createRouterTransport } from "@connectrpc/connect";
 
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../src/gen/google/rpc/error_details_pb.js";
 import { FleetService } from "../src/gen/kage/v1/fleet_service_pb.js";
-import { type CreateTaskRequest, type GetDiffRequest, TaskService, type WatchTaskRequest } from "../src/gen/kage/v1/task_service_pb.js";
+import { type CreateTaskRequest, type GetDiffRequest, TaskService, type WatchTaskRequest, type WatchTasksRequest } from "../src/gen/kage/v1/task_service_pb.js";
 import { Client, connect, KageError } from "../src/index.js";
 
 /** Fails as often as it is told, then answers. */
@@ -111,6 +111,33 @@ test("a watch resumes from its cursor", async () => {
     ["", "2"],
   );
   assert.equal(watch.cursor, "2");
+});
+
+test("a watch of many tasks resumes from its cursor", async () => {
+  const asked: string[] = [];
+  const client = new Client(
+    createRouterTransport(({ service }) => {
+      service(TaskService, {
+        watchTasks: async function* ({ cursor, agents, filter }: WatchTasksRequest) {
+          asked.push(`${cursor} ${agents} ${filter?.repository}`);
+          yield { cursor, item: { case: "reset" as const, value: {} } };
+          yield { cursor: `${cursor}+`, item: { case: "task" as const, value: { id: "a" } } };
+          throw failing(Code.Unavailable);
+        },
+      });
+    }),
+  );
+  const told: string[] = [];
+  const watch = client.watchTasks("p", { agents: true, filter: { repository: "r" } });
+  for await (const item of watch) {
+    told.push(item.case);
+    if (told.length === 4) {
+      watch.close();
+    }
+  }
+  assert.deepEqual(told, ["reset", "task", "reset", "task"]);
+  assert.deepEqual(asked, [" true r", "+ true r"]);
+  assert.equal(watch.cursor, "++");
 });
 
 test("a watch does not resume after other errors, or without patience", async () => {

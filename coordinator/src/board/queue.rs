@@ -1,15 +1,15 @@
 //! The queue: the waiting jobs in their order, and the choice of jobs for agents.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use kage_core::id::{AgentId, JobId, SessionId, TaskId};
+use kage_core::id::{AgentId, JobId, ProjectId, SessionId, TaskId};
 use kage_core::job::{Affinity, JobKind, Subject};
 use kage_core::placement::{AgentView, Refusal, Waiting, nobody_can, why_waiting};
 use kage_core::task::{Assignment, TaskSpec};
 use kage_core::time::Timestamp;
 use tokio::time::Instant;
 
-use super::{Board, Member, Pick, Placed, Refused};
+use super::{Board, Member, Pick, Placed, Refused, Waits};
 use crate::store::QueuedJob;
 
 impl Board {
@@ -85,6 +85,33 @@ impl Board {
         self.forget_session(&job);
         *self.held.entry(job.task).or_default() += 1;
         Some(Pick { job, agent, serial })
+    }
+
+    /// The sessions of these tasks whose jobs wait, `most` of them, in the order of the queue.
+    pub(crate) fn waits(
+        &self,
+        project: &ProjectId,
+        tasks: &HashSet<TaskId>,
+        now: Timestamp,
+        instant: Instant,
+        most: usize,
+    ) -> Vec<Waits> {
+        let theirs = |job: &&QueuedJob| job.project == *project && tasks.contains(&job.task);
+        let waits = self.waiting.values().filter(theirs).filter_map(|job| {
+            let session = job.subject.session()?;
+            let held = job.not_before > now;
+            Some(Waits {
+                task: job.task,
+                session,
+                until: held.then_some(job.not_before),
+                why: if held {
+                    None
+                } else {
+                    self.why_waiting(session, now, instant)
+                },
+            })
+        });
+        waits.take(most).collect()
     }
 
     /// Why a session's job waits; `None` when no job of the session waits.

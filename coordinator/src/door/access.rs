@@ -29,6 +29,7 @@ pub const TABLE: &[Row] = &[
     ("/kage.v1.TaskService/GetTask", READERS),
     ("/kage.v1.TaskService/ListTasks", READERS),
     ("/kage.v1.TaskService/WatchTask", READERS),
+    ("/kage.v1.TaskService/WatchTasks", READERS),
     ("/kage.v1.TaskService/GetReport", READERS),
     ("/kage.v1.TaskService/GetDiff", READERS),
     ("/kage.v1.TaskService/SelectResult", SUBMITTERS),

@@ -289,6 +289,7 @@ impl Locked {
             outputs: Outputs::new(data.output(), Arc::clone(&topics), ports.blocking),
             quarantine: Quarantine::new(data.quarantine(), data.output(), data.blobs()),
             topics,
+            run: random(),
             fences: Arc::new(Fences::default()),
             prices: config.prices.clone(),
             timings: config.timings,

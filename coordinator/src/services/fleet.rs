@@ -42,7 +42,7 @@ impl FleetService for Fleet {
         let caller = principal(&message);
         let message = message.into_inner();
         let mut agents = self.0.store.agents().await.map_err(read_error)?;
-        agents.retain(|agent| self.works_for(&caller, agent.id));
+        agents.retain(|agent| view::works_for(&self.0, &caller, agent.id));
         let place = |agent: &Agent| OfAgent(agent.name.clone(), agent.id);
         let (agents, next_page_token) = page(agents, place, message.page_size, &message.page_token)?;
         let agents = agents.into_iter().map(|agent| view::agent(&self.0, agent));
@@ -202,14 +202,6 @@ impl Fleet {
             (Some(own), Some(_) | None) => Err(ApiError::PermissionDenied {
                 message: format!("the token is for project {own}, and agent {agent} is not of that project alone"),
             }),
-        }
-    }
-
-    /// True for agents that could work on the caller's projects.
-    fn works_for(&self, caller: &Principal, agent: AgentId) -> bool {
-        match (caller.bound_to(), self.0.identities.enrolled(agent)) {
-            (Some(own), Some(enrolled)) => enrolled.project == *own,
-            (None, _) | (Some(_), None) => true,
         }
     }
 

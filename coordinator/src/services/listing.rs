@@ -1,4 +1,4 @@
-//! Which tasks a caller asks a list of.
+//! Which tasks a caller asks for: a list of them, or to watch them.
 
 use kage_proto::convert::task::task_state;
 use kage_proto::convert::time::time;
@@ -8,6 +8,8 @@ use kage_proto::v1;
 
 use crate::door::auth::Principal;
 use crate::store::{TaskFilter, TaskOrder};
+use crate::watch::tasks::TasksWatch;
+use crate::watch::tasks::cursor::TasksCursor;
 
 /// The tasks that a request asks for.
 ///
@@ -52,5 +54,27 @@ pub(super) fn filter(caller: &Principal, message: &v1::ListTasksRequest) -> Resu
     Ok(TaskFilter {
         project: caller.project("project", &message.project)?,
         ..filter
+    })
+}
+
+/// What a caller asks to watch, in this run of the coordinator.
+///
+/// # Errors
+/// As for a list; and when the cursor is not of a watch of these tasks.
+pub(super) fn watch(caller: &Principal, run: u128, message: v1::WatchTasksRequest) -> Result<TasksWatch, ApiError> {
+    let asked = v1::ListTasksRequest {
+        project: message.project,
+        filter: message.filter,
+        ..v1::ListTasksRequest::default()
+    };
+    let filter = filter(caller, &asked)?;
+    let begin = TasksCursor::begin(run, &caller.name(), filter.project.as_str(), asked.filter.as_ref());
+    Ok(TasksWatch {
+        cursor: begin.decode(&message.cursor)?,
+        begin,
+        filter,
+        caller: caller.clone(),
+        agents: message.agents,
+        holds: message.holds,
     })
 }

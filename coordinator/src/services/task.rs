@@ -26,8 +26,8 @@ use crate::refusals::{internal, read_error, store_error};
 use crate::store::{CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken, SelectResult, TaskView};
 use crate::telemetry;
 use crate::watch::cursor::Cursor;
-use crate::watch::view;
 use crate::watch::watching::{self, Watch};
+use crate::watch::{tasks, view};
 
 const PAGE_SIZE: u32 = 20;
 const MAX_PAGE_SIZE: u32 = 100;
@@ -184,6 +184,19 @@ impl TaskService for Tasks {
         };
         let (responses, stream) = mpsc::channel(watching::QUEUED_RESPONSES);
         self.0.tasks.spawn(watching::run(Arc::clone(&self.0), watch, responses));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    type WatchTasksStream = ReceiverStream<Result<v1::WatchTasksResponse, Status>>;
+
+    async fn watch_tasks(
+        &self,
+        message: Request<v1::WatchTasksRequest>,
+    ) -> Result<Response<Self::WatchTasksStream>, Status> {
+        let caller = principal(&message);
+        let watch = listing::watch(&caller, self.0.run, message.into_inner())?;
+        let (responses, stream) = mpsc::channel(tasks::QUEUED_RESPONSES);
+        self.0.tasks.spawn(tasks::run(Arc::clone(&self.0), watch, responses));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 

@@ -13,7 +13,7 @@ use kage_core::id::{
 };
 use kage_core::job::{Job, JobType, Subject};
 use kage_core::session::Session;
-use kage_core::task::{Labels, Task, TaskSpec, TaskState};
+use kage_core::task::{Labels, Task, TaskOrigin, TaskSpec, TaskState};
 use kage_core::time::Timestamp;
 
 use super::admission::{Enrolment, PersonToken};
@@ -94,6 +94,31 @@ impl TaskFilter {
     /// True if the task matches.
     #[must_use]
     pub(super) fn takes(&self, task: &TaskHead, spec: &TaskSpec) -> bool {
+        let origin = task.origin.as_ref();
+        self.fits(spec, task.state, task.created_at, task.created_by.as_ref(), origin)
+    }
+
+    /// Whether it is one of them.
+    #[must_use]
+    pub(crate) fn takes_task(&self, task: &Task) -> bool {
+        let origin = task.origin.as_ref();
+        self.fits(
+            &task.spec,
+            task.state,
+            task.created_at,
+            task.created_by.as_ref(),
+            origin,
+        )
+    }
+
+    fn fits(
+        &self,
+        spec: &TaskSpec,
+        state: TaskState,
+        created_at: Timestamp,
+        creator: Option<&String>,
+        origin: Option<&TaskOrigin>,
+    ) -> bool {
         let Self {
             project,
             repository,
@@ -106,16 +131,15 @@ impl TaskFilter {
             created_before,
             order: _,
         } = self;
-        let origin = task.origin.as_ref();
-        task.project == *project
+        spec.project == *project
             && (repository.is_none() || repository.as_ref() == origin.map(|origin| &origin.repository))
             && (worktree.is_none() || worktree.as_ref() == origin.map(|origin| &origin.worktree))
-            && (created_by.is_none() || *created_by == task.created_by)
-            && states.as_ref().is_none_or(|states| states.contains(&task.state))
+            && (created_by.is_none() || created_by.as_ref() == creator)
+            && states.as_ref().is_none_or(|states| states.contains(&state))
             && (works_on.is_none() || works_on.as_ref() == spec.repository.as_ref().map(|repository| &repository.name))
             && labels.iter().all(|(key, value)| spec.labels.get(key) == Some(value))
-            && created_from.is_none_or(|from| task.created_at >= from)
-            && created_before.is_none_or(|before| task.created_at < before)
+            && created_from.is_none_or(|from| created_at >= from)
+            && created_before.is_none_or(|before| created_at < before)
     }
 }
 

@@ -2,6 +2,7 @@
 //! table and what only the board knows (why a session waits, who is connected).
 
 use kage_core::fleet::Agent;
+use kage_core::id::AgentId;
 use kage_core::price::Costs;
 use kage_core::session::{Session, SessionStateKind};
 use kage_proto::convert::session::session as shown;
@@ -11,6 +12,7 @@ use kage_proto::{convert, v1};
 use tokio::time::Instant;
 
 use crate::coordinator::Coordinator;
+use crate::door::auth::Principal;
 use crate::store::TaskView;
 
 pub(crate) fn task(coordinator: &Coordinator, view: TaskView, detail: TaskDetail) -> v1::Task {
@@ -35,6 +37,14 @@ pub(crate) fn session(coordinator: &Coordinator, row: &Session) -> v1::Session {
         | SessionStateKind::Cancelled => None,
     };
     shown(row, costs, waiting, row.worked.until(now))
+}
+
+/// Whether an agent works for a project that the caller sees.
+pub(crate) fn works_for(coordinator: &Coordinator, caller: &Principal, agent: AgentId) -> bool {
+    match (caller.bound_to(), coordinator.identities.enrolled(agent)) {
+        (Some(own), Some(enrolled)) => enrolled.project == *own,
+        (None, _) | (Some(_), None) => true,
+    }
 }
 
 /// An agent, connected or not.

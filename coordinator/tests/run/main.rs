@@ -20,4 +20,5 @@ mod results;
 mod retention;
 mod rights;
 mod strangers;
+mod watches;
 mod web;

@@ -3,10 +3,11 @@
 use kage_proto::client::Client;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
+use kage_proto::v1::watch_tasks_response::Item;
 use tonic::{Response, Status};
 
 use crate::admission::{call, hello_of, member, person_of, request_id, start};
-use crate::cluster::{FakeAgent, spec};
+use crate::cluster::{FakeAgent, soon, spec};
 
 async fn create(client: &Client, project: &str) -> Result<v1::Task, Status> {
     let mut spec: v1::TaskSpec = spec(&["s"]).into();
@@ -38,6 +39,55 @@ async fn get(client: &Client, task: &str) -> Result<Response<v1::GetTaskResponse
             view: v1::TaskView::Full.into(),
         })
         .await
+}
+
+/// What a watch of many tasks sends until it has caught up, and its cursor then.
+async fn watched(client: &Client, cursor: &str) -> (Vec<String>, String) {
+    let request = v1::WatchTasksRequest {
+        cursor: cursor.to_owned(),
+        ..Default::default()
+    };
+    let mut stream = client.tasks().watch_tasks(request).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    loop {
+        let response = soon("an item", stream.message()).await.unwrap().unwrap();
+        told.push(match response.item.unwrap() {
+            Item::Task(task) => task.id,
+            Item::Gone(gone) => format!("-{}", gone.task_id),
+            Item::Reset(_) => "reset".to_owned(),
+            Item::CaughtUp(_) => return (told, response.cursor),
+            Item::Agent(_) | Item::Hold(_) => panic!("nobody asked"),
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_of_a_project_says_nothing_of_tasks_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = start(dir.path()).await;
+    let person = person_of(&cluster, &cluster.client, v1::Role::Submit, "mine")
+        .await
+        .unwrap();
+    let own = create(&person.client, "").await.unwrap().id;
+    let other = create(&cluster.client, "").await.unwrap().id;
+    let (told, cursor) = watched(&person.client, "").await;
+    assert_eq!(told, ["reset".to_owned(), own.clone()]);
+    let cancel = v1::CancelTaskRequest {
+        request_id: request_id(),
+        task_id: other.clone(),
+    };
+    cluster.client.tasks().cancel_task(cancel).await.unwrap();
+    assert_eq!(watched(&person.client, &cursor).await.0, Vec::<String>::new());
+    let remove = v1::RemoveTaskRequest {
+        request_id: request_id(),
+        task_id: other.clone(),
+    };
+    let (_, everywhere) = watched(&cluster.client, "").await;
+    cluster.client.tasks().remove_task(remove).await.unwrap();
+    // Whose it was nobody knows any more: it may have been one of theirs.
+    assert_eq!(watched(&person.client, &cursor).await.0, ["reset".to_owned(), own]);
+    assert_eq!(watched(&cluster.client, &everywhere).await.0, [format!("-{other}")]);
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,6 +126,19 @@ async fn a_token_of_a_project_opens_nothing_else() {
         task_id: other.id.clone(),
     };
     assert_eq!(reason(submit.tasks().cancel_task(cancel).await), "NOT_FOUND");
+    let diff = v1::GetDiffRequest {
+        task_id: other.id.clone(),
+        ..Default::default()
+    };
+    assert_eq!(reason(submit.tasks().get_diff(diff).await), "NOT_FOUND");
+    let select = v1::SelectResultRequest {
+        task_id: other.id.clone(),
+        ..Default::default()
+    };
+    assert_eq!(reason(submit.tasks().select_result(select).await), "NOT_FOUND");
+    let (own_ids, cursor) = watched(&submit, "").await;
+    assert_eq!(own_ids, ["reset".to_owned(), own.id.clone()]);
+    assert_eq!(watched(&submit, &cursor).await.0, Vec::<String>::new());
     let listed = submit
         .tasks()
         .list_tasks(v1::ListTasksRequest::default())
@@ -101,6 +164,11 @@ async fn a_token_of_a_project_opens_nothing_else() {
         ..Default::default()
     };
     assert_eq!(reason(submit.tasks().list_tasks(there).await), "PERMISSION_DENIED");
+    let there = v1::WatchTasksRequest {
+        project: "default".to_owned(),
+        ..Default::default()
+    };
+    assert_eq!(reason(submit.tasks().watch_tasks(there).await), "PERMISSION_DENIED");
     let context = v1::GetContextRequest {
         project: "default".to_owned(),
         digest: "0".repeat(64),

@@ -11,7 +11,7 @@
 Every message of the protocol is in `kage.v1`; those a client needs are also here.
 """
 
-from kage.client import Client, Item, Watch, connect
+from kage.client import Client, Item, TasksItem, Watch, connect
 from kage.errors import KageError, Violation
 from kage.v1.diff_pb2 import FileDiff, FileStatus
 from kage.v1.event_pb2 import (
@@ -41,10 +41,14 @@ from kage.v1.task_pb2 import (
 from kage.v1.task_service_pb2 import (
     TASK_ORDER_NEWEST_FIRST,
     TASK_ORDER_OLDEST_FIRST,
+    Hold,
     OutputChunk,
     SessionEvent,
     TaskFilter,
+    TaskGone,
     TaskOrder,
+    WatchCaughtUp,
+    WatchReset,
 )
 
 __all__ = [
@@ -61,6 +65,7 @@ __all__ = [
     "Event",
     "FileDiff",
     "FileStatus",
+    "Hold",
     "Item",
     "KageError",
     "OutputChunk",
@@ -74,12 +79,16 @@ __all__ = [
     "SessionState",
     "Task",
     "TaskFilter",
+    "TaskGone",
     "TaskOrder",
     "TaskSpec",
     "TaskState",
     "TaskView",
+    "TasksItem",
     "VerifyPolicy",
     "Violation",
     "Watch",
+    "WatchCaughtUp",
+    "WatchReset",
     "connect",
 ]

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
@@ -31,14 +31,22 @@ from kage.v1.server_service_pb2 import GetServerInfoRequest, GetServerInfoRespon
 from kage.v1.task_pb2 import TASK_VIEW_FULL, Report, Task, TaskSpec, TaskView
 from kage.v1.task_service_pb2 import (
     TASK_ORDER_NEWEST_FIRST,
+    Hold,
     OutputChunk,
     SessionEvent,
     TaskFilter,
+    TaskGone,
     TaskOrder,
+    WatchCaughtUp,
+    WatchReset,
 )
 
 #: What a watch yields. The task comes first, and again whenever it changed state.
 Item = Task | SessionEvent | OutputChunk
+#: What a watch of many tasks yields. `WatchReset` = forget the tasks that were yielded so far.
+TasksItem = Task | TaskGone | WatchReset | WatchCaughtUp | Agent | Hold
+
+_Found = TypeVar("_Found")
 
 #: Seconds that one call may take; a watch may take forever.
 CALL_TIMEOUT = 30.0
@@ -255,7 +263,7 @@ class Client:
         session: str = "",
         follow: bool = True,
         patience: float = 60.0,
-    ) -> Watch:
+    ) -> Watch[Item]:
         """Everything that happens to a task, from the beginning or from a cursor on.
 
         `output` names the streams whose bytes are wanted besides events, `session` the
@@ -271,6 +279,28 @@ class Client:
             return self._tasks.WatchTask(request, metadata=self._metadata)
 
         return Watch(start, request, patience)
+
+    def watch_tasks(
+        self,
+        project: str = "",
+        filter: TaskFilter | None = None,
+        *,
+        cursor: str = "",
+        agents: bool = False,
+        holds: bool = False,
+        patience: float = 60.0,
+    ) -> Watch[TasksItem]:
+        """The tasks that a filter takes, as they are and as they change: a `Task` in place of what
+        was known of it, a `TaskGone` for one that the filter takes no more, a `WatchReset`
+        when all come anew, a `WatchCaughtUp` when everything was yielded that there was.
+
+        With `agents` and `holds` also each agent, and which sessions wait and why. It does
+        not end by itself; a broken connection is made again as by `watch`.
+        """
+        request = task_service_pb2.WatchTasksRequest(
+            project=project, filter=filter, cursor=cursor, agents=agents, holds=holds
+        )
+        return Watch(lambda asked: self._tasks.WatchTasks(asked, metadata=self._metadata), request, patience)
 
     def _call(self, method: Any, request: Any) -> Any:
         try:
@@ -288,17 +318,18 @@ class Client:
             return self._call(method, request)
 
 
-class Watch(Iterator[Item]):
-    """A running watch: iterate over it. It never repeats or skips an event or a byte."""
+class Watch(Iterator[_Found]):
+    """A running watch: iterate over it. That of one task never repeats or skips an event or a
+    byte; that of many yields states."""
 
     #: Where the watch is: what was yielded so far comes before it. Kept, it resumes a
-    #: later watch of the same task, also from another process.
+    #: later watch of the same, also from another process.
     cursor: str
 
     def __init__(
         self,
-        start: Callable[[task_service_pb2.WatchTaskRequest], Any],
-        request: task_service_pb2.WatchTaskRequest,
+        start: Callable[[Any], Any],
+        request: Any,
         patience: float,
     ) -> None:
         self.cursor = request.cursor
@@ -312,7 +343,7 @@ class Watch(Iterator[Item]):
         self._calling = threading.Lock()
         self._call = start(request)
 
-    def __next__(self) -> Item:
+    def __next__(self) -> _Found:
         while True:
             try:
                 response = next(self._call)
@@ -326,7 +357,8 @@ class Watch(Iterator[Item]):
             kind = response.WhichOneof("item")
             # A newer coordinator tells something that this client does not know.
             if kind is not None:
-                return getattr(response, kind)
+                found: _Found = getattr(response, kind)
+                return found
 
     def close(self) -> None:
         """Ends the watch; whoever iterates over it comes to the end."""
