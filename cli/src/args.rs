@@ -70,6 +70,8 @@ pub enum Command {
     Apply(Apply),
     /// Merge a session's result into the current branch.
     Merge(Merge),
+    /// Choose the session whose result `kage apply` and `kage merge` take.
+    Select(Select),
     /// Stop the sessions of a task.
     Stop(TaskArg),
     /// Delete ended tasks with their output, checkpoints and results.
@@ -226,6 +228,18 @@ pub struct Pick {
     /// Which session [default: the winner].
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Select {
+    /// Id of the task, or its first characters [default: your newest of this repository].
+    pub task: Option<String>,
+    /// Whose result.
+    #[arg(long, value_name = "NAME", required_unless_present = "clear")]
+    pub session: Option<String>,
+    /// Undo the choice: the ranking decides again.
+    #[arg(long, conflicts_with = "session")]
+    pub clear: bool,
 }
 
 #[derive(Debug, Args)]

@@ -23,6 +23,7 @@ mod ls;
 mod merge;
 mod rm;
 mod run;
+mod select;
 mod show;
 mod stop;
 mod token;
@@ -49,6 +50,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Explain(args) => explain::run(&invocation, args).await,
         Command::Apply(args) => apply::run(&invocation, args).await,
         Command::Merge(args) => merge::run(&invocation, args).await,
+        Command::Select(args) => select::run(&invocation, args).await,
         Command::Stop(args) => stop::run(&invocation, args.task).await,
         Command::Rm(args) => rm::run(&invocation, args).await,
         Command::Wait(args) => wait::run(&invocation, args).await,

@@ -100,6 +100,21 @@ pub async fn remove(access: &Access, task_id: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Says which session's result is to be landed; an empty name takes that back.
+///
+/// # Errors
+/// When there is no such task or session, it has no result, or the coordinator cannot be reached.
+pub async fn select(access: &Access, task_id: &str, session: String) -> anyhow::Result<v1::Task> {
+    let request = v1::SelectResultRequest {
+        request_id: request_id(),
+        task_id: task_id.to_owned(),
+        session,
+    };
+    let response = access.client.tasks().select_result(request).await;
+    let response = response.map_err(ApiError::from)?;
+    response.into_inner().task.context("the coordinator sent no task")
+}
+
 /// Asks for every session of a task to stop.
 ///
 /// # Errors

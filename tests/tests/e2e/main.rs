@@ -31,6 +31,7 @@ mod removal;
 mod renewal;
 mod rework;
 mod risk;
+mod selected;
 mod three_agents;
 mod upgrade;
 mod verdicts;
