@@ -22,6 +22,7 @@ pub mod blob;
 pub mod client;
 pub mod codec;
 pub mod convert;
+pub mod stored;
 pub mod status;
 
 pub mod decoders;

@@ -357,4 +357,6 @@ impl Outbox {
 }
 
 #[cfg(test)]
+mod pinned;
+#[cfg(test)]
 mod tests;

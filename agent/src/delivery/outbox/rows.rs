@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use kage_core::event::OutputStream;
 use kage_core::id::AttemptId;
 use kage_proto::convert::agent::AttemptKey;
-use kage_proto::v1;
+use kage_proto::{stored, v1};
 use prost::Message as _;
 use rusqlite::{Connection, Transaction, params};
 
@@ -151,7 +151,7 @@ impl Rows {
                 key: AttemptKey { attempt, token },
                 events: events
                     .iter()
-                    .filter_map(|bytes| v1::Event::decode(bytes.as_slice()).ok())
+                    .filter_map(|bytes| stored::event(bytes).ok())
                     .map(Stored::new)
                     .collect(),
                 output,

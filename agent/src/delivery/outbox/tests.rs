@@ -18,24 +18,28 @@ fn finished() -> EventBody {
     EventBody::Finished(AttemptOutcome::Failed(Failure::new(FailureKind::Cancelled, "x")))
 }
 
-struct Fixture {
+pub(super) struct Fixture {
     dir: tempfile::TempDir,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
         }
     }
 
-    fn output(&self) -> PathBuf {
+    pub(super) fn database(&self) -> PathBuf {
+        self.dir.path().join("outbox.db")
+    }
+
+    pub(super) fn output(&self) -> PathBuf {
         self.dir.path().join("output")
     }
 
-    fn open(&self, event_bytes: u32) -> Opened {
+    pub(super) fn open(&self, event_bytes: u32) -> Opened {
         open(
-            &self.dir.path().join("outbox.db"),
+            &self.database(),
             &self.output(),
             event_bytes,
             1 << 20,
@@ -45,14 +49,14 @@ impl Fixture {
     }
 }
 
-async fn next(changes: &mut mpsc::Receiver<Vec<OutboxChange>>) -> Vec<OutboxChange> {
+pub(super) async fn next(changes: &mut mpsc::Receiver<Vec<OutboxChange>>) -> Vec<OutboxChange> {
     tokio::time::timeout(Duration::from_secs(20), changes.recv())
         .await
         .unwrap()
         .unwrap()
 }
 
-async fn close(opened: Opened) {
+pub(super) async fn close(opened: Opened) {
     drop((opened.outbox, opened.changes));
     opened.writer.join().await;
 }
