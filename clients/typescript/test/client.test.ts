@@ -3,11 +3,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import { Code, ConnectError, createRouterTransport } from "@connectrpc/connect";
 
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../src/gen/google/rpc/error_details_pb.js";
 import { FleetService } from "../src/gen/kage/v1/fleet_service_pb.js";
-import { type CreateTaskRequest, type GetDiffRequest, TaskService, type WatchTaskRequest, type WatchTasksRequest } from "../src/gen/kage/v1/task_service_pb.js";
+import {
+  type CreateTaskRequest,
+  type GetDiffRequest,
+  TaskService,
+  type WatchTaskRequest,
+  type WatchTasksResponseSchema,
+} from "../src/gen/kage/v1/task_service_pb.js";
 import { Client, connect, KageError } from "../src/index.js";
 
 /** Fails as often as it is told, then answers. */
@@ -114,11 +121,12 @@ test("a watch resumes from its cursor", async () => {
 });
 
 test("a watch of many tasks resumes from its cursor", async () => {
+  type Told = MessageInitShape<typeof WatchTasksResponseSchema>;
   const asked: string[] = [];
   const client = new Client(
     createRouterTransport(({ service }) => {
       service(TaskService, {
-        watchTasks: async function* ({ cursor, agents, filter }: WatchTasksRequest) {
+        watchTasks: async function* ({ cursor, agents, filter }): AsyncGenerator<Told> {
           asked.push(`${cursor} ${agents} ${filter?.repository}`);
           yield { cursor, item: { case: "reset" as const, value: {} } };
           yield { cursor: `${cursor}+`, item: { case: "task" as const, value: { id: "a" } } };

@@ -209,7 +209,6 @@ class Client:
         number or its commit. A patch that is longer than `max_file_bytes` (1 MiB unless said
         otherwise) is cut, and its file says so.
         """
-        # `from` is a word of Python's own.
         request = task_service_pb2.GetDiffRequest(
             task_id=task_id,
             session=session,
@@ -217,8 +216,9 @@ class Client:
             paths=paths,
             files_only=files_only,
             max_file_bytes=max_file_bytes,
-            **{"from": before},
         )
+        # `from` is a word of Python's own.
+        setattr(request, "from", before)
         call = self._tasks.GetDiff(request, metadata=self._metadata)
         file: FileDiff | None = None
         patch, ended = bytearray(), False
