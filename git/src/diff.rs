@@ -14,7 +14,7 @@ use crate::objects::oid_of;
 
 mod by_file;
 
-pub use by_file::{DiffScope, FileDiff, FileLines, FileStatus, MAX_COMPARED, by_file};
+pub use by_file::{DiffScope, FileDiff, FileLines, FileStatus, MAX_COMPARED, MAX_LINES, by_file};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Difference {

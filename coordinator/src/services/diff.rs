@@ -27,7 +27,7 @@ use crate::refusals::internal;
 
 /// How many differences are computed at the same time; the others wait. Each holds a thread while
 /// its client reads.
-pub(crate) const AT_ONCE: usize = 8;
+pub(crate) const AT_ONCE: usize = 4;
 /// How long a client may read nothing before its difference ends: it keeps another from beginning.
 const UNREAD: Duration = Duration::from_secs(60);
 /// Responses that wait for the network.

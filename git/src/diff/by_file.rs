@@ -12,8 +12,10 @@ use crate::error::GitError;
 use crate::objects::oid_of;
 
 /// The largest version of a file that is compared line by line. A session may write files of any
-/// size, and comparing takes many times their size in memory.
+/// size, and comparing takes several times their size in memory.
 pub const MAX_COMPARED: usize = 4 << 20;
+/// The most lines of a file that is compared line by line: each takes about 100 bytes.
+pub const MAX_LINES: usize = 200_000;
 /// Up to so many pairs of a file that went and one that came are looked at for similar content;
 /// of more, only files of the same content are renames.
 const MAX_PAIRS: usize = 250_000;
@@ -54,7 +56,7 @@ pub enum FileLines {
     },
     /// It is not text.
     Binary,
-    /// One of its versions is larger than [`MAX_COMPARED`].
+    /// One of its versions has more than [`MAX_COMPARED`] bytes or [`MAX_LINES`] lines.
     TooLarge,
 }
 
@@ -156,6 +158,19 @@ fn is_large(repository: &Repository, delta: &DiffDelta<'_>) -> bool {
         .any(|file| file.exists() && size(file.id()) > MAX_COMPARED)
 }
 
+/// True when a version of the file, none of which is large, has too many lines.
+fn has_many_lines(repository: &Repository, delta: &DiffDelta<'_>) -> bool {
+    [delta.old_file(), delta.new_file()].into_iter().any(|file| {
+        let blob = file.exists().then(|| repository.find_blob(file.id()));
+        blob.is_some_and(|blob| {
+            blob.is_ok_and(|blob| {
+                let text = blob.content();
+                text.len() > MAX_LINES && text.iter().filter(|byte| **byte == b'\n').count() > MAX_LINES
+            })
+        })
+    })
+}
+
 fn file(
     repository: &Repository,
     diff: &Diff<'_>,
@@ -193,7 +208,7 @@ fn file(
         patch: Vec::new(),
         truncated: false,
     };
-    if is_large(repository, &delta) {
+    if is_large(repository, &delta) || has_many_lines(repository, &delta) {
         found.lines = FileLines::TooLarge;
         found.truncated = most.is_some();
         return Ok(Some(found));

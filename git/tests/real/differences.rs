@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use kage_core::id::Oid;
 use kage_git::Mirror;
-use kage_git::diff::{DiffScope, FileDiff, FileLines, FileStatus, MAX_COMPARED, by_file};
+use kage_git::diff::{DiffScope, FileDiff, FileLines, FileStatus, MAX_COMPARED, MAX_LINES, by_file};
 
 use crate::sandbox::{Sandbox, write};
 
@@ -174,13 +174,21 @@ async fn a_patch_is_cut_between_lines_where_its_limit_or_that_of_all_is_reached(
 #[tokio::test]
 async fn a_file_that_is_too_large_to_compare_is_only_named() {
     let (_sandbox, mirror, from, to) = changed(&[("x", "x\n")], |top| {
-        write(&top.join("large"), "a\n".repeat(MAX_COMPARED / 2 + 1));
+        write(&top.join("large"), "a".repeat(MAX_COMPARED + 1));
+        write(&top.join("lines"), "\n".repeat(MAX_LINES + 1));
+        write(&top.join("most"), "\n".repeat(MAX_LINES));
         fs::rename(top.join("x"), top.join("y")).unwrap();
     })
     .await;
     let files = compared(&mirror, &from, &to, &ALL);
     let told: Vec<_> = files.iter().map(|file| (file.lines, file.truncated)).collect();
-    assert_eq!(told, [(FileLines::TooLarge, true), (counted(0, 0), false)]);
-    assert_eq!(files[1].status, FileStatus::Renamed, "the same content is still found");
+    let expected = [
+        (FileLines::TooLarge, true),
+        (FileLines::TooLarge, true),
+        (counted(MAX_LINES as u64, 0), false),
+        (counted(0, 0), false),
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(files[3].status, FileStatus::Renamed, "the same content is still found");
     assert_eq!(files[0].patch, b"");
 }
