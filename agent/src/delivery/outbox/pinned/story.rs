@@ -98,6 +98,7 @@ pub(super) fn events() -> [(AttemptKey, Vec<EventBody>); 3] {
             usage,
             reported: Some(PicoUsd(1234)),
             metered: true,
+            tools: None,
         },
         EventBody::CallRetried {
             failure: limited(),
