@@ -12,8 +12,7 @@ mod settings;
 pub mod api;
 pub mod cli;
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,8 +23,8 @@ use kage_core::price::PriceTable;
 use kage_core::time::{LocalTime, Timestamp};
 use kage_git::executable::{Executable, search_folders};
 
-use crate::adapters::port::{Adapter, Registry, SessionInput};
-use crate::process::{Environment, Runner};
+use crate::adapters::port::{Adapter, Registry};
+use crate::process::{AgentEnvironment, Runner};
 use api::{ApiAdapter, CallRules, PROVIDERS};
 use cli::CliAdapter;
 use cli::manifest::{self, Manifest, ManifestError};
@@ -39,7 +38,7 @@ const BUILTIN: &[(&str, &str)] = &[("claude-code.toml", include_str!("../data/cl
 #[derive(Debug, Clone, Default)]
 pub struct AdapterConfig {
     /// The agent's environment: where programs, keys and base URLs are found.
-    pub env: BTreeMap<OsString, OsString>,
+    pub agent: AgentEnvironment,
     /// Folders with the user's manifests; a missing folder is empty.
     pub manifest_dirs: Vec<PathBuf>,
     /// The user's rules for failure messages; they come before the built-in rules.
@@ -58,9 +57,9 @@ pub struct AdapterConfig {
 impl AdapterConfig {
     /// The configuration of an agent with this environment.
     #[must_use]
-    pub fn new(env: BTreeMap<OsString, OsString>, runner: Runner) -> Self {
+    pub fn new(agent: AgentEnvironment, runner: Runner) -> Self {
         Self {
-            env,
+            agent,
             manifest_dirs: Vec::new(),
             failures: FailureTable::default(),
             kept_out: Vec::new(),
@@ -73,8 +72,8 @@ impl AdapterConfig {
 
     /// Finds the program of an adapter, or says why it cannot be used.
     fn program(&self, command: &str) -> Result<Executable, String> {
-        let path = self.env.get(OsStr::new("PATH")).cloned().unwrap_or_default();
-        let found = Executable::find(OsStr::new(command), &search_folders(&path, &self.kept_out))
+        let folders = search_folders(self.agent.path(), &self.kept_out);
+        let found = Executable::find(OsStr::new(command), &folders)
             .ok_or_else(|| format!("the program {command:?} is not installed, or not in the agent's PATH"))?;
         match self.kept_out.iter().find(|folder| found.is_inside(folder)) {
             None => Ok(found),
@@ -88,12 +87,10 @@ impl AdapterConfig {
 
     /// Removes folders from PATH in which programs must not be searched.
     fn clean_path(&mut self) {
-        let name = OsString::from("PATH");
-        if let Some(path) = self.env.get(&name) {
-            // No folder has a separator in its name: it came out of a PATH.
-            let path = std::env::join_paths(search_folders(path, &self.kept_out)).unwrap_or_default();
-            self.env.insert(name, path);
-        }
+        let folders = search_folders(self.agent.path(), &self.kept_out);
+        // No folder has a separator in its name: it came out of a PATH.
+        let path = std::env::join_paths(folders).unwrap_or_default();
+        self.agent = std::mem::take(&mut self.agent).with_path(path);
     }
 }
 
@@ -159,21 +156,6 @@ fn local_time() -> LocalTime {
     LocalTime {
         now: Timestamp::from_millis(u64::try_from(now.timestamp().as_millisecond()).unwrap_or_default()),
         utc_offset_seconds: now.offset().seconds(),
-    }
-}
-
-/// Looks a variable up that must be text to be useful.
-fn text<'a>(env: &'a BTreeMap<OsString, OsString>, name: &str) -> Option<&'a str> {
-    let value = env.get(OsStr::new(name))?.to_str()?.trim();
-    (!value.is_empty()).then_some(value)
-}
-
-/// Sets the variables that name the session for its programs.
-fn name_session(env: &mut Environment, input: &SessionInput) {
-    env.set("KAGE_TASK", input.task.to_string());
-    env.set("KAGE_SESSION", input.session.to_string());
-    if let Some(context) = &input.base_context {
-        env.set("KAGE_BASE_CONTEXT", context.as_os_str());
     }
 }
 

@@ -29,8 +29,8 @@ use crate::ground::parking::{Parking, Presence};
 use crate::ground::workspace::{Workspace, Workspaces, remove_folder};
 use crate::identity::state::Paths;
 use crate::ports::{Blocking, Clock};
-use crate::process::Runner;
 use crate::process::programs::Programs;
+use crate::process::{AgentEnvironment, Places, Runner};
 
 mod transcript;
 mod checkpoints;
@@ -47,6 +47,8 @@ pub(crate) struct Resources {
     pub(crate) adapters: Registry,
     pub(crate) runner: Runner,
     pub(crate) programs: Programs,
+    /// The agent's own environment.
+    pub(crate) environment: AgentEnvironment,
     pub(crate) clock: Clock,
     pub(crate) blocking: Blocking,
     pub(crate) limits: Limits,
@@ -198,14 +200,15 @@ impl Attempt {
     /// Creates the folder for HOME and TMPDIR.
     async fn scratch(&self) -> Result<PathBuf, Failure> {
         let scratch = self.resources.paths.scratch(self.id);
-        for folder in ["home", "tmp"] {
-            let folder = scratch.join(folder);
-            tokio::fs::create_dir_all(&folder).await.map_err(|error| {
-                let message = format!("cannot make {}: {error}", folder.display());
-                local_failure(FailureKind::CorruptedState, message)
-            })?;
+        let places = Places::within(&scratch);
+        let making = self.resources.blocking.run(move || places.make());
+        match making.await.map_err(std::io::Error::other).and_then(|made| made) {
+            Ok(()) => Ok(scratch),
+            Err(error) => {
+                let message = format!("cannot make the folders in {}: {error}", scratch.display());
+                Err(local_failure(FailureKind::CorruptedState, message))
+            }
         }
-        Ok(scratch)
     }
 
     /// Removes the attempt's files, unless the session's next attempt continues in its worktree.

@@ -29,7 +29,6 @@ mod tree;
 #[cfg(target_os = "linux")]
 mod warden;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -40,7 +39,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use environment::{Environment, proxy_secrets};
+pub use environment::{
+    AgentEnvironment, Environment, EnvironmentParts, ManifestVariables, Places, Variable, VariableSource, WorkNames,
+};
 
 /// The hidden first argument that turns this executable into a warden.
 pub const WARDEN_ARGUMENT: &str = "__warden";
@@ -67,7 +68,7 @@ pub struct Command {
     /// Its arguments, without the program's own name.
     pub args: Vec<OsString>,
     /// The whole environment; nothing is inherited.
-    pub env: BTreeMap<OsString, OsString>,
+    pub env: Environment,
     /// Working directory.
     pub cwd: PathBuf,
     pub stdin: Stdin,

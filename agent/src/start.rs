@@ -35,7 +35,7 @@ use crate::identity::state::{StateDir, StateError};
 use crate::identity::trust::Keyring;
 use crate::ports::{Blocking, Clock, Random};
 use crate::process::programs::Programs;
-use crate::process::{self, Runner};
+use crate::process::{self, AgentEnvironment, Runner};
 
 /// What an agent is given from outside.
 #[derive(Clone)]
@@ -43,6 +43,8 @@ pub struct Ports {
     /// The adapters for sessions on this machine.
     pub adapters: Registry,
     pub runner: Runner,
+    /// The environment from which those of programs are made.
+    pub environment: AgentEnvironment,
     pub clock: Clock,
     pub random: Random,
     /// How it connects for calls. Bulk bytes and git use TCP in any case.
@@ -61,6 +63,7 @@ impl Ports {
         Self {
             adapters,
             runner: Runner::default(),
+            environment: AgentEnvironment::of_this_process(),
             clock: Arc::new(|| {
                 let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
                 Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
@@ -157,7 +160,7 @@ async fn programs(config: &Config, ports: &Ports, record: PathBuf) -> Result<Pro
         Blocking::Threads => {}
         Blocking::InPlace(_) => return Ok(Programs::of_the_system()),
     }
-    let (path, state) = (std::env::var_os("PATH").unwrap_or_default(), config.state_dir.clone());
+    let (path, state) = (ports.environment.path().to_owned(), config.state_dir.clone());
     let surveying = ports.blocking.run(move || {
         let kept_out = [state];
         let programs = Programs::survey_since(&path, &kept_out, &record).unwrap_or_else(|error| {
@@ -255,6 +258,7 @@ impl Stored {
             adapters: ports.adapters.clone(),
             runner: ports.runner.clone(),
             programs,
+            environment: ports.environment.clone(),
             clock: Arc::clone(&ports.clock),
             blocking: ports.blocking.clone(),
             limits: config.limits,

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use kage_agent::Registry;
 use kage_agent::adapters::{self, AdapterConfig};
 use kage_agent::config::slots;
-use kage_agent::process::Runner;
+use kage_agent::process::{AgentEnvironment, Runner};
 use kage_coordinator::store::{ReadError, Store};
 use kage_core::task::Labels;
 use kage_git::private::make_private;
@@ -147,7 +147,7 @@ pub(crate) async fn registry(
         .chain(invocation.settings.agent.adapters.iter().cloned())
         .chain(options.adapters.iter().cloned())
         .collect();
-    let mut config = AdapterConfig::new(std::env::vars_os().collect(), Runner::this_executable());
+    let mut config = AdapterConfig::new(AgentEnvironment::of_this_process(), Runner::this_executable());
     config.settings = options.adapter.clone().or(&invocation.settings.adapter);
     config.prices = settings::prices(None)?;
     config.manifest_dirs = manifest_dirs;

@@ -17,8 +17,6 @@ mod session;
 mod turns;
 mod wire;
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -32,10 +30,10 @@ use kage_core::price::PriceTable;
 use tokio_util::sync::CancellationToken;
 
 use super::settings::{ApiSettings, BaseUrl, Models};
-use super::{AdapterConfig, LoadError, local_time, name_session, text};
+use super::{AdapterConfig, LoadError, local_time};
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Reporter, Resumes, SessionInput, next_message};
 use crate::adapters::tools::{self, Toolbox};
-use crate::process::{Control, Environment, Runner, proxy_secrets};
+use crate::process::{AgentEnvironment, Control, Environment, EnvironmentParts, Places, Runner};
 use asked::Asked;
 use caller::Caller;
 use session::{Halt, Session};
@@ -95,7 +93,7 @@ pub(super) struct ApiAdapter {
     base_url: String,
     key: Option<String>,
     client: reqwest::Client,
-    env: BTreeMap<OsString, OsString>,
+    agent: AgentEnvironment,
     runner: Runner,
 }
 
@@ -107,7 +105,7 @@ impl ApiAdapter {
     /// When the key file that was named cannot be read, or there can be no HTTP client.
     pub(super) fn new(provider: &'static Provider, config: &AdapterConfig) -> Result<Self, LoadError> {
         let settings = config.settings.of(provider.name);
-        let key = match (text(&config.env, provider.key_variable), &settings.key_file) {
+        let key = match (config.agent.text(provider.key_variable), &settings.key_file) {
             (Some(key), _) => Some(key.to_owned()),
             (None, Some(path)) => {
                 let key = std::fs::read_to_string(path).map_err(|source| LoadError::KeyFile {
@@ -120,7 +118,7 @@ impl ApiAdapter {
         };
         let set = settings.base_url.as_ref().map(BaseUrl::as_str);
         let base_url = set
-            .or_else(|| text(&config.env, provider.base_url_variable))
+            .or_else(|| config.agent.text(provider.base_url_variable))
             .unwrap_or(provider.base_url);
         Ok(Self {
             base_url: base_url.trim_end_matches('/').to_owned(),
@@ -130,7 +128,7 @@ impl ApiAdapter {
             prices: config.prices.clone(),
             key,
             client: caller::client().map_err(LoadError::Http)?,
-            env: config.env.clone(),
+            agent: config.agent.clone(),
             runner: config.runner.clone(),
         })
     }
@@ -221,13 +219,18 @@ impl ApiAdapter {
 
     /// The tools of a session, and its folders.
     async fn tools(&self, input: &SessionInput) -> Result<Toolbox, Failure> {
-        let mut env = Environment::for_session(&self.env, &input.scratch);
-        name_session(&mut env, input);
+        let places = Places::within(&input.scratch);
+        let env = Environment::of(&EnvironmentParts {
+            agent: &self.agent,
+            places: &places,
+            manifest: None,
+            root: false,
+            path: None,
+            work: Some(&input.work_names()),
+        });
         let (runner, worktree, scratch) = (self.runner.clone(), input.worktree.clone(), input.scratch.clone());
         let tools = tokio::task::spawn_blocking(move || {
-            for folder in ["home", "tmp"] {
-                std::fs::create_dir_all(scratch.join(folder))?;
-            }
+            places.make()?;
             let folder = match worktree {
                 Some(worktree) => worktree,
                 None => {
@@ -236,7 +239,7 @@ impl ApiAdapter {
                     work
                 }
             };
-            Toolbox::open(&folder, env.into_map(), runner)
+            Toolbox::open(&folder, env, runner)
         });
         let opened = tools.await.map_err(std::io::Error::other).and_then(|opened| opened);
         opened.map_err(|error| {
@@ -258,7 +261,7 @@ impl Adapter for ApiAdapter {
     }
 
     fn secrets(&self) -> Vec<String> {
-        self.key.iter().cloned().chain(proxy_secrets(&self.env)).collect()
+        self.key.iter().cloned().chain(self.agent.proxy_secrets()).collect()
     }
 
     fn resumes(&self) -> Resumes {

@@ -25,11 +25,14 @@ use kage_git::executable::Executable;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{AdapterConfig, text};
+use super::AdapterConfig;
 use crate::adapters::port::{Adapter, AdapterEnd, Reporter, ReporterClosed, Resumes, SessionInput, SessionLimits};
 use crate::adapters::session_file::SessionFile;
 use crate::process::excerpt::{HeadTail, one_line};
-use crate::process::{Chunk, Command, Control, Limits, Pipe, RunError, Runner, Stdin, proxy_secrets};
+use crate::process::{
+    AgentEnvironment, Chunk, Command, Control, Environment, EnvironmentParts, Limits, Pipe, Places, RunError, Runner,
+    Stdin,
+};
 use manifest::{Manifest, Version, fill};
 use run::Run;
 
@@ -45,7 +48,7 @@ pub struct CliAdapter {
     /// The program, or why it cannot be used.
     program: Result<Executable, String>,
     version: String,
-    snapshot: BTreeMap<OsString, OsString>,
+    agent: AgentEnvironment,
     runner: Runner,
     failures: FailureTable,
 }
@@ -59,7 +62,7 @@ impl CliAdapter {
             program: config.program(&command),
             version: String::new(),
             manifest,
-            snapshot: config.env.clone(),
+            agent: config.agent.clone(),
             runner: config.runner.clone(),
             failures: FailureTable::builtin().clone().overlay(config.failures.clone()),
         };
@@ -72,7 +75,7 @@ impl CliAdapter {
         let require = &adapter.manifest.env.require;
         if adapter.program.is_ok()
             && !require.is_empty()
-            && !require.iter().any(|name| text(&config.env, name).is_some())
+            && !require.iter().any(|name| config.agent.text(name).is_some())
         {
             adapter.program = Err(format!("set {} in the agent's environment", require.join(" or ")));
         }
@@ -86,13 +89,20 @@ impl CliAdapter {
         };
         let failed = |problem: String| format!("{} does not tell its version: {problem}", program.display());
         let home = tempfile::tempdir().map_err(|error| failed(error.to_string()))?;
-        for folder in ["home", "tmp"] {
-            std::fs::create_dir(home.path().join(folder)).map_err(|error| failed(error.to_string()))?;
-        }
+        let places = Places::within(home.path());
+        places.make().map_err(|error| failed(error.to_string()))?;
+        let env = Environment::of(&EnvironmentParts {
+            agent: &self.agent,
+            places: &places,
+            manifest: None,
+            root: false,
+            path: None,
+            work: None,
+        });
         let command = Command {
             program: program.into(),
             args: rule.args.iter().map(OsString::from).collect(),
-            env: crate::process::Environment::for_session(&self.snapshot, home.path()).into_map(),
+            env,
             cwd: home.path().to_owned(),
             stdin: Stdin::Null,
         };
@@ -145,11 +155,11 @@ impl CliAdapter {
             stop,
             frozen: input.frozen.clone(),
         };
-        let (manifest, snapshot) = (self.manifest.clone(), self.snapshot.clone());
+        let (manifest, agent) = (self.manifest.clone(), self.agent.clone());
         let command = tokio::task::spawn_blocking(move || {
             let place = launch::Place {
                 program: &program,
-                snapshot: &snapshot,
+                agent: &agent,
                 root: rustix::process::geteuid().is_root(),
             };
             launch::command(&manifest, &input, place)
@@ -194,9 +204,9 @@ impl Adapter for CliAdapter {
     fn secrets(&self) -> Vec<String> {
         let names = self.manifest.env.secret.iter();
         names
-            .filter_map(|name| text(&self.snapshot, name))
+            .filter_map(|name| self.agent.text(name))
             .map(str::to_owned)
-            .chain(proxy_secrets(&self.snapshot))
+            .chain(self.agent.proxy_secrets())
             .collect()
     }
 
@@ -206,7 +216,7 @@ impl Adapter for CliAdapter {
 
     fn session_file(&self, input: &SessionInput) -> Option<SessionFile> {
         let root = rustix::process::geteuid().is_root();
-        launch::session_file(&self.manifest, input, &self.snapshot, root)
+        launch::session_file(&self.manifest, input, &self.agent, root)
     }
 
     fn limits(&self, asked: SessionLimits) -> SessionLimits {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapters::session_file::SessionFile;
 use crate::adapters::steps::Steps;
+use crate::process::WorkNames;
 
 /// The adapters of an agent by name.
 pub type Registry = BTreeMap<AdapterName, Arc<dyn Adapter>>;
@@ -50,6 +51,18 @@ pub struct SessionInput {
     /// True while the attempt's lease is in doubt: the program is stopped, and no model
     /// call is made.
     pub frozen: watch::Receiver<bool>,
+}
+
+impl SessionInput {
+    /// What the session's programs are told that they work on.
+    #[must_use]
+    pub fn work_names(&self) -> WorkNames {
+        WorkNames {
+            task: self.task,
+            session: self.session,
+            base_context: self.base_context.clone(),
+        }
+    }
 }
 
 #[cfg(test)]

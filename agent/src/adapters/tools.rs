@@ -10,8 +10,6 @@ mod root;
 mod search;
 mod shell;
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,14 +18,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::adapters::port::Reporter;
-use crate::process::{Control, Runner};
+use crate::process::{Control, Environment, Runner};
 use root::Root;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Toolbox {
     root: Arc<Root>,
     folder: PathBuf,
-    env: BTreeMap<OsString, OsString>,
+    env: Environment,
     runner: Runner,
 }
 
@@ -254,7 +252,7 @@ impl Toolbox {
     ///
     /// # Errors
     /// When the folder cannot be opened.
-    pub(crate) fn open(folder: &Path, env: BTreeMap<OsString, OsString>, runner: Runner) -> std::io::Result<Self> {
+    pub(crate) fn open(folder: &Path, env: Environment, runner: Runner) -> std::io::Result<Self> {
         Ok(Self {
             root: Arc::new(Root::open(folder)?),
             folder: folder.to_owned(),

@@ -26,7 +26,9 @@ use crate::delivery::mask::{Masker, StreamMasker};
 use crate::ground::workspace::Workspace;
 use crate::process::excerpt::HeadTail;
 use crate::process::programs::Planted;
-use crate::process::{Cause, Chunk, Command, Control, Environment, Limits, Pipe, Status, Stdin};
+use crate::process::{
+    Cause, Chunk, Command, Control, Environment, EnvironmentParts, Limits, Pipe, Places, Status, Stdin, WorkNames,
+};
 
 /// Chunks waiting for the recorder. When full, the command waits.
 const CHUNKS: usize = 8;
@@ -162,7 +164,7 @@ impl Yardstick<'_> {
 
     /// The environment of the commands. No program in it hides one that existed when the agent
     /// started: a session may have planted it to make its result, or a later one, pass.
-    async fn environment(&mut self) -> Result<BTreeMap<OsString, OsString>, AttemptEnded> {
+    async fn environment(&mut self) -> Result<Environment, AttemptEnded> {
         let attempt = self.attempt;
         let (programs, right) = (attempt.resources.programs.clone(), self.scratch.join("programs"));
         let looking = attempt.resources.blocking.run(move || {
@@ -178,12 +180,18 @@ impl Yardstick<'_> {
                 local_failure(FailureKind::CorruptedState, text)
             })?;
         self.found(planted).await?;
-        let own: BTreeMap<_, _> = std::env::vars_os().collect();
-        let mut environment = Environment::for_session(&own, &self.scratch);
-        environment.set("PATH", path);
-        environment.set("KAGE_TASK", attempt.work.task.to_string());
-        environment.set("KAGE_SESSION", attempt.work.session.to_string());
-        Ok(environment.into_map())
+        Ok(Environment::of(&EnvironmentParts {
+            agent: &attempt.resources.environment,
+            places: &Places::within(&self.scratch),
+            manifest: None,
+            root: false,
+            path: Some(&path),
+            work: Some(&WorkNames {
+                task: attempt.work.task,
+                session: attempt.work.session,
+                base_context: None,
+            }),
+        }))
     }
 
     /// A program that was put in front of another since the environment was made, as by a session
@@ -277,7 +285,7 @@ async fn decide(
 struct Shell<'a> {
     attempt: &'a Attempt,
     worktree: PathBuf,
-    environment: BTreeMap<OsString, OsString>,
+    environment: Environment,
     began: Instant,
     deadline: Instant,
     reporter: Option<Reporter>,
@@ -325,12 +333,7 @@ impl OutputEnds {
 }
 
 impl<'a> Shell<'a> {
-    fn new(
-        attempt: &'a Attempt,
-        worktree: PathBuf,
-        environment: BTreeMap<OsString, OsString>,
-        work: &VerifyWork,
-    ) -> Self {
+    fn new(attempt: &'a Attempt, worktree: PathBuf, environment: Environment, work: &VerifyWork) -> Self {
         let (reporter, reports) = Reporter::channel(REPORTS);
         let mut recorder = JoinSet::new();
         let (active, _) = watch::channel(Instant::now());

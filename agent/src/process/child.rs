@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::WardenLoss;
 #[cfg(target_os = "linux")]
 use super::link::{Link, Order};
-use super::{Command, RunError, Runner, Status, Stdin};
+use super::{Command, RunError, Runner, Status, Stdin, environment};
 
 /// A running program. Dropping it ends the program and its descendants.
 #[derive(Debug)]
@@ -130,10 +130,10 @@ impl Child {
             Stdin::Bytes(_) => Stdio::piped(),
             Stdin::File(path) => Stdio::from(std::fs::File::open(path).map_err(spawn_error)?),
         };
-        let mut process = tokio::process::Command::new(&command.program)
+        let mut process = tokio::process::Command::new(&command.program);
+        environment::set(process.as_std_mut(), command.env.pairs());
+        let mut process = process
             .args(&command.args)
-            .env_clear()
-            .envs(&command.env)
             .current_dir(&command.cwd)
             .stdin(stdin)
             .stdout(Stdio::piped())

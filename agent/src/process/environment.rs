@@ -1,166 +1,248 @@
-//! The environment of session programs: made from an allow-list, never inherited whole.
+//! The environment of programs as a value: which variables a program gets, and where each comes from.
+//! It is put together in one place ([`Environment::of`]), from data alone, and set in one place
+//! ([`set`]); no program inherits the agent's environment whole.
+//!
+//! A later source wins over an earlier one:
+//!
+//! ```text
+//!   the agent's, by the list ◀ its home's tools ◀ places ◀ set ◀ set for root ◀ the agent's, named ◀ PATH ◀ the task
+//! ```
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-/// Variables that say where tools, certificates and proxies are. They hold no secret, but for
-/// [`proxy_secrets`].
-const ALLOWED: &[&str] = &[
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TZ",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "NODE_EXTRA_CA_CERTS",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "ALL_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "all_proxy",
-    "CARGO_HOME",
-    "RUSTUP_HOME",
-    "RUSTUP_TOOLCHAIN",
-    "GOROOT",
-    "GOPATH",
-    "JAVA_HOME",
-    "NVM_DIR",
-    "PYENV_ROOT",
-    "VIRTUAL_ENV",
-];
+use kage_core::id::{Digest, SessionId, TaskId};
 
-/// Those of the allowed variables in which an address may stand with a password.
-const PROXIES: &[&str] = &[
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "all_proxy",
-];
+mod own;
 
-/// What programs need for their proxies and nobody may read: names with passwords, and these alone.
-#[must_use]
-pub fn proxy_secrets(snapshot: &BTreeMap<OsString, OsString>) -> Vec<String> {
-    let values = PROXIES
-        .iter()
-        .filter_map(|name| snapshot.get(OsStr::new(name))?.to_str());
-    let mut secrets = Vec::new();
-    for value in values {
-        let address = value.split_once("://").map_or(value, |(_, address)| address);
-        let authority = address.split(['/', '?', '#']).next().unwrap_or(address);
-        if let Some((user_info, _)) = authority.rsplit_once('@')
-            && let Some((_, password)) = user_info.split_once(':')
-        {
-            secrets.extend([user_info.to_owned(), password.to_owned()]);
-        }
-    }
-    secrets
+pub use own::AgentEnvironment;
+use own::{ALLOWED, TERM};
+
+/// Where a variable of a program comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VariableSource {
+    /// The agent's environment, by the list of what every program gets.
+    Agent,
+    /// A tool's folder in the agent's home.
+    AgentHome,
+    /// The same for every program.
+    Constant,
+    /// A folder of the attempt.
+    Places,
+    /// A value that the adapter's manifest sets.
+    Manifest,
+    /// A value that the manifest sets where the agent runs as root.
+    ManifestAsRoot,
+    /// The agent's environment, because the manifest names it; a key, for example.
+    ManifestNamed,
+    /// The programs that verify may use.
+    Programs,
+    /// What the attempt works on.
+    Work,
 }
 
-/// Tool folders that are looked for under HOME, and the variable that points to each.
-/// HOME itself is another in a session, and without these `cargo` would not be found.
-const HOME_FOLDERS: &[(&str, &str)] = &[("RUSTUP_HOME", ".rustup"), ("CARGO_HOME", ".cargo")];
+/// A variable's value, and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Variable {
+    /// The value.
+    pub value: OsString,
+    /// Where it comes from.
+    pub source: VariableSource,
+}
 
-/// An environment in the making. The caller takes a snapshot of the agent's own; nothing
-/// here reads it.
+/// The folders of an attempt in which its programs may leave what they like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// HOME.
+    pub home: PathBuf,
+    /// TMPDIR.
+    pub tmp: PathBuf,
+}
+
+impl Places {
+    /// The places in an attempt's scratch folder.
+    #[must_use]
+    pub fn within(scratch: &Path) -> Self {
+        Self {
+            home: scratch.join("home"),
+            tmp: scratch.join("tmp"),
+        }
+    }
+
+    /// Makes the folders. Blocks.
+    ///
+    /// # Errors
+    /// When one of them cannot be made.
+    pub fn make(&self) -> std::io::Result<()> {
+        std::fs::create_dir_all(&self.home)?;
+        std::fs::create_dir_all(&self.tmp)
+    }
+}
+
+/// What an adapter's manifest says of its program's environment, with every placeholder filled in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Environment(BTreeMap<OsString, OsString>);
+pub struct ManifestVariables {
+    /// Values to set.
+    pub set: BTreeMap<String, String>,
+    /// Values to set where the agent runs as root.
+    pub as_root: BTreeMap<String, String>,
+    /// Variables of the agent to hand on.
+    pub named: Vec<String>,
+}
+
+/// What a program is told that it works on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkNames {
+    /// The task.
+    pub task: TaskId,
+    /// The session whose program, or result, it is.
+    pub session: SessionId,
+    /// The file with the base context, for a session's programs.
+    pub base_context: Option<PathBuf>,
+}
+
+/// Everything that an environment follows from.
+#[derive(Debug, Clone, Copy)]
+pub struct EnvironmentParts<'a> {
+    /// The agent's own environment.
+    pub agent: &'a AgentEnvironment,
+    /// The attempt's folders.
+    pub places: &'a Places,
+    /// What the adapter wants, for a program of an adapter.
+    pub manifest: Option<&'a ManifestVariables>,
+    /// True where the agent runs as root.
+    pub root: bool,
+    /// Another PATH than the agent's.
+    pub path: Option<&'a OsStr>,
+    /// The attempt's work; `None` for a program that is only asked what it is.
+    pub work: Option<&'a WorkNames>,
+}
+
+/// The environment of a program: exactly these variables.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment(BTreeMap<OsString, Variable>);
 
 impl Environment {
-    /// The allowed part of the agent's environment, with HOME and TMPDIR in `scratch`.
+    /// The environment that follows from `parts`, and from nothing else.
     #[must_use]
-    pub fn for_session(snapshot: &BTreeMap<OsString, OsString>, scratch: &Path) -> Self {
-        let mut env = Self::default();
-        env.inherit(snapshot, ALLOWED.iter().copied());
-        if let Some(home) = snapshot.get(&OsString::from("HOME")) {
-            for (name, folder) in HOME_FOLDERS {
-                let folder = PathBuf::from(home).join(folder);
-                if !env.0.contains_key(&OsString::from(name)) && folder.is_dir() {
-                    env.set(name, folder);
-                }
+    pub fn of(parts: &EnvironmentParts<'_>) -> Self {
+        let agent = parts.agent;
+        let mut all = Self::default();
+        all.hand_on(VariableSource::Agent, agent, ALLOWED.iter().copied());
+        for (name, folder) in agent.tool_folders() {
+            all.0.entry(name.into()).or_insert_with(|| Variable {
+                value: folder.into(),
+                source: VariableSource::AgentHome,
+            });
+        }
+        all.set(VariableSource::Places, "HOME", &parts.places.home);
+        all.set(VariableSource::Places, "TMPDIR", &parts.places.tmp);
+        all.set(VariableSource::Constant, TERM.0, TERM.1);
+        if let Some(manifest) = parts.manifest {
+            for (name, value) in &manifest.set {
+                all.set(VariableSource::Manifest, name, value);
+            }
+            for (name, value) in manifest.as_root.iter().filter(|_| parts.root) {
+                all.set(VariableSource::ManifestAsRoot, name, value);
+            }
+            let named = manifest.named.iter().map(String::as_str);
+            all.hand_on(VariableSource::ManifestNamed, agent, named);
+        }
+        if let Some(path) = parts.path {
+            all.set(VariableSource::Programs, "PATH", path);
+        }
+        if let Some(work) = parts.work {
+            all.set(VariableSource::Work, "KAGE_TASK", work.task.to_string());
+            all.set(VariableSource::Work, "KAGE_SESSION", work.session.to_string());
+            if let Some(context) = &work.base_context {
+                all.set(VariableSource::Work, "KAGE_BASE_CONTEXT", context);
             }
         }
-        env.set("HOME", scratch.join("home"));
-        env.set("TMPDIR", scratch.join("tmp"));
-        env.set("TERM", "dumb");
-        env
+        all
     }
 
-    /// Adds the named variables as they are in the snapshot; absent ones stay absent.
-    pub fn inherit<'a>(&mut self, snapshot: &BTreeMap<OsString, OsString>, names: impl IntoIterator<Item = &'a str>) {
+    /// Adds those of the named variables that the agent has.
+    fn hand_on<'n>(
+        &mut self,
+        source: VariableSource,
+        agent: &AgentEnvironment,
+        names: impl IntoIterator<Item = &'n str>,
+    ) {
         for name in names {
-            if let Some((name, value)) = snapshot.get_key_value(&OsString::from(name)) {
-                self.0.insert(name.clone(), value.clone());
+            if let Some(value) = agent.get(name) {
+                self.set(source, name, value);
             }
         }
     }
 
-    /// Sets one variable.
-    pub fn set(&mut self, name: impl Into<OsString>, value: impl Into<OsString>) {
-        self.0.insert(name.into(), value.into());
+    fn set(&mut self, source: VariableSource, name: impl Into<OsString>, value: impl AsRef<OsStr>) {
+        let value = value.as_ref().to_owned();
+        self.0.insert(name.into(), Variable { value, source });
     }
 
-    /// The variables.
+    /// The variable of this name.
     #[must_use]
-    pub fn into_map(self) -> BTreeMap<OsString, OsString> {
-        self.0
+    pub fn get(&self, name: &str) -> Option<&Variable> {
+        self.0.get(OsStr::new(name))
     }
+
+    /// Every variable, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &Variable)> {
+        self.0.iter().map(|(name, variable)| (name.as_os_str(), variable))
+    }
+
+    /// Names and values.
+    pub fn pairs(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        self.iter().map(|(name, variable)| (name, variable.value.as_os_str()))
+    }
+
+    /// A digest of what an attempt's programs have in common with those of other attempts at this
+    /// agent: the folders and names of the attempt itself do not count. Values are in it only as a
+    /// part of the digest.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let mut bytes = Vec::new();
+        let common = self.iter().filter(|(_, variable)| match variable.source {
+            VariableSource::Places | VariableSource::Work => false,
+            VariableSource::Agent
+            | VariableSource::AgentHome
+            | VariableSource::Constant
+            | VariableSource::Manifest
+            | VariableSource::ManifestAsRoot
+            | VariableSource::ManifestNamed
+            | VariableSource::Programs => true,
+        });
+        for (name, variable) in common {
+            // No variable has a zero byte in it.
+            for part in [name, variable.value.as_os_str()] {
+                bytes.extend_from_slice(part.as_bytes());
+                bytes.push(0);
+            }
+        }
+        Digest::of(&bytes)
+    }
+}
+
+/// Variables that are the same for every program, for programs outside of attempts.
+impl<N: Into<OsString>, V: AsRef<OsStr>> FromIterator<(N, V)> for Environment {
+    fn from_iter<T: IntoIterator<Item = (N, V)>>(variables: T) -> Self {
+        let mut all = Self::default();
+        for (name, value) in variables {
+            all.set(VariableSource::Constant, name, value);
+        }
+        all
+    }
+}
+
+/// Gives a program these variables and no others.
+pub(super) fn set<N: AsRef<OsStr>, V: AsRef<OsStr>>(
+    command: &mut std::process::Command,
+    variables: impl IntoIterator<Item = (N, V)>,
+) {
+    command.env_clear().envs(variables);
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_of_proxies_are_secrets() {
-        let snapshot: BTreeMap<OsString, OsString> = [
-            ("HTTPS_PROXY", "http://me:p@ssword@proxy:3128/"),
-            ("http_proxy", "you:secret@proxy:3128"),
-            ("ALL_PROXY", "socks5://proxy:1080/a:b@c"),
-            ("NO_PROXY", "a:b@c"),
-        ]
-        .map(|(name, value)| (name.into(), value.into()))
-        .into();
-        assert_eq!(
-            proxy_secrets(&snapshot),
-            ["me:p@ssword", "p@ssword", "you:secret", "secret"]
-        );
-    }
-
-    #[test]
-    fn takes_what_is_allowed_and_nothing_else() {
-        let home = tempfile::tempdir().unwrap();
-        std::fs::create_dir(home.path().join(".rustup")).unwrap();
-        let snapshot: BTreeMap<OsString, OsString> = [
-            ("PATH", "/bin".into()),
-            ("HOME", home.path().as_os_str().to_owned()),
-            ("ANTHROPIC_API_KEY", "secret".into()),
-            ("AWS_SECRET_ACCESS_KEY", "secret".into()),
-            ("GIT_DIR", "/elsewhere".into()),
-        ]
-        .into_iter()
-        .map(|(name, value): (_, OsString)| (OsString::from(name), value))
-        .collect();
-
-        let mut env = Environment::for_session(&snapshot, Path::new("/scratch"));
-        env.inherit(&snapshot, ["ANTHROPIC_API_KEY", "ABSENT"]);
-        let map = env.into_map();
-
-        let names: Vec<_> = map.keys().map(|name| name.to_str().unwrap()).collect();
-        assert_eq!(
-            names,
-            ["ANTHROPIC_API_KEY", "HOME", "PATH", "RUSTUP_HOME", "TERM", "TMPDIR"]
-        );
-        assert_eq!(map[&OsString::from("HOME")], "/scratch/home");
-        assert_eq!(map[&OsString::from("RUSTUP_HOME")], home.path().join(".rustup"));
-    }
-}
+mod tests;

@@ -106,6 +106,11 @@ enum Heard {
     Lost(WardenLoss),
 }
 
+/// Variables as they are sent.
+fn owned<'a>(pairs: impl Iterator<Item = (&'a OsStr, &'a OsStr)>) -> Vec<(OsString, OsString)> {
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
 impl Link {
     /// Starts a warden and lets it start the program; when this returns, it runs.
     pub(super) async fn start(executable: &Path, command: &Command, grace: Duration) -> Result<Self, RunError> {
@@ -147,7 +152,7 @@ impl Link {
         let start = Order::Start(Start {
             program: command.program.clone(),
             args: command.args.clone(),
-            env: command.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            env: owned(command.env.pairs()),
             cwd: command.cwd.clone(),
             stdin,
             grace,

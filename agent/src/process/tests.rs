@@ -12,7 +12,7 @@ fn sh(script: &str) -> Command {
     Command {
         program: "sh".into(),
         args: vec!["-c".into(), script.into()],
-        env: [("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())].into(),
+        env: Environment::from_iter([("PATH", "/usr/local/bin:/usr/bin:/bin")]),
         cwd: "/".into(),
         stdin: Stdin::Null,
     }

@@ -28,9 +28,9 @@ use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, set_parent_process_death_signal, setsid, wait,
 };
 
-use super::Status;
 use super::link::{Message, Order, Start, StartStdin};
 use super::tree::Trees;
+use super::{Status, environment};
 
 /// How long processes that a program leaves may take to exit by themselves.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(1);
@@ -171,10 +171,10 @@ fn more_killable<T>(start: impl FnOnce() -> T) -> T {
 
 /// Starts the program in its own process group.
 fn spawn(start: Start, stdin: Stdio) -> io::Result<i32> {
-    let child = Command::new(&start.program)
+    let mut command = Command::new(&start.program);
+    environment::set(&mut command, start.env);
+    let child = command
         .args(&start.args)
-        .env_clear()
-        .envs(start.env)
         .current_dir(&start.cwd)
         .stdin(stdin)
         .stdout(Stdio::inherit())

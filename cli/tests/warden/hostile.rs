@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use kage_agent::process::{Cause, Control, Ended, RunError, Status, WardenLoss, settle};
+use kage_agent::process::{Cause, Control, Ended, Environment, RunError, Status, WardenLoss, settle};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::{DEADLINE, ESCAPE, alive, free, limits, pid, run, sh, wait_for};
+use super::{DEADLINE, ESCAPE, PATH, alive, free, limits, pid, run, sh, wait_for};
 
 /// The processes that have a mark in their arguments or their environment.
 fn marked(mark: &str) -> Vec<i32> {
@@ -87,7 +87,7 @@ async fn turn_against(how: &str, hostile: &str, stop: CancellationToken) -> Resu
     let mark = format!("mark-{:032x}", rand::random::<u128>());
     let hostile = hostile.replace("TEST", &std::process::id().to_string());
     let mut command = sh(&format!("{hostile}\n{how}"), folder.path());
-    command.env.insert("MARK".into(), mark.clone().into());
+    command.env = Environment::from_iter([PATH, ("MARK", &mark)]);
     let (ended, _) = run(command, limits(), Control::stop_only(stop)).await;
     assert_eq!(marked(&mark), Vec::<i32>::new(), "{hostile}: {ended:?}");
     ended

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kage_agent::process::{
-    Cause, Chunk, Command, Containment, Control, Ended, Limits, RunError, Runner, Status, Stdin, WARDEN_ARGUMENT,
+    Cause, Chunk, Command, Containment, Control, Ended, Environment, Limits, RunError, Runner, Status, Stdin,
+    WARDEN_ARGUMENT,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -32,11 +33,14 @@ fn limits() -> Limits {
     }
 }
 
+/// What every program of these tests gets.
+const PATH: (&str, &str) = ("PATH", "/usr/local/bin:/usr/bin:/bin");
+
 fn sh(script: &str, cwd: &Path) -> Command {
     Command {
         program: "sh".into(),
         args: vec!["-c".into(), script.into()],
-        env: [("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())].into(),
+        env: Environment::from_iter([PATH]),
         cwd: cwd.to_owned(),
         stdin: Stdin::Null,
     }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use kage_agent::adapters::AdapterConfig;
-use kage_agent::process::Runner;
+use kage_agent::process::{AgentEnvironment, Runner};
 use kage_core::task::Labels;
 use kage_tests::bench::adapter::BenchAdapter;
 use kage_tests::bench::figure::{Figure, markdown};
@@ -245,7 +245,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
 /// Serves as an agent with the benchmarks' adapters and those of a folder of manifests.
 async fn serve_agent(config: kage_agent::Config, adapters: &Path) -> anyhow::Result<()> {
     let runner = Runner::this_executable();
-    let mut loaded = AdapterConfig::new(std::env::vars_os().collect(), runner.clone());
+    let mut loaded = AdapterConfig::new(AgentEnvironment::of_this_process(), runner.clone());
     loaded.manifest_dirs = vec![adapters.to_owned()];
     let mut registry = kage_agent::adapters::load(loaded).await?;
     registry.extend(BenchAdapter::registry()?);

@@ -2,7 +2,7 @@
 //! prompt and base. Long texts are never passed as arguments.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
@@ -10,10 +10,9 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::manifest::{BasePass, LONG, Manifest, Pass, fill};
-use crate::adapters::name_session;
 use crate::adapters::port::{Beginning, SessionInput, next_message};
 use crate::adapters::session_file::SessionFile;
-use crate::process::{Command, Environment, Stdin};
+use crate::process::{AgentEnvironment, Command, Environment, EnvironmentParts, ManifestVariables, Places, Stdin};
 
 /// The message for a program that resumes a session.
 const GO_ON: &str = "The session was interrupted. The files are as they were after the last step that you \
@@ -23,7 +22,7 @@ know of; what you did after it is undone. Go on with the task.";
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) program: &'a Path,
-    pub(super) snapshot: &'a BTreeMap<OsString, OsString>,
+    pub(super) agent: &'a AgentEnvironment,
     pub(super) root: bool,
 }
 
@@ -32,9 +31,7 @@ pub(super) struct Place<'a> {
 /// Blocking: it writes files.
 pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_>) -> io::Result<Command> {
     let scratch = &input.scratch;
-    for folder in ["home", "tmp"] {
-        std::fs::create_dir_all(scratch.join(folder))?;
-    }
+    Places::within(scratch).make()?;
     let cwd = match &input.worktree {
         Some(worktree) => worktree.clone(),
         None => {
@@ -75,7 +72,7 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
             note,
             instruction,
         } => {
-            if let Some(file) = session_file(manifest, input, place.snapshot, place.root) {
+            if let Some(file) = session_file(manifest, input, place.agent, place.root) {
                 std::fs::create_dir_all(file.path.parent().unwrap_or(scratch))?;
                 std::fs::write(&file.path, said)?;
             }
@@ -103,7 +100,7 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
     Ok(Command {
         program: place.program.into(),
         args: manifest.arguments(&values).into_iter().map(OsString::from).collect(),
-        env: environment(manifest, input, place.snapshot, place.root, &values),
+        env: environment(manifest, input, place.agent, place.root, &values),
         cwd,
         stdin,
     })
@@ -133,13 +130,13 @@ fn session_id(input: &SessionInput) -> io::Result<String> {
 pub(super) fn session_file(
     manifest: &Manifest,
     input: &SessionInput,
-    snapshot: &BTreeMap<OsString, OsString>,
+    agent: &AgentEnvironment,
     root: bool,
 ) -> Option<SessionFile> {
     let rule = manifest.session.as_ref()?;
     let values = values(manifest, input, input.worktree.as_ref()?).ok()?;
-    let env = environment(manifest, input, snapshot, root, &values);
-    let folder = env.get(OsStr::new(&rule.folder))?;
+    let env = environment(manifest, input, agent, root, &values);
+    let folder = &env.get(&rule.folder)?.value;
     let names = [
         ("worktree", "{kage:worktree}"),
         ("worktree_slug", "{kage:slug}"),
@@ -162,24 +159,28 @@ fn in_json(text: &str) -> String {
 fn environment(
     manifest: &Manifest,
     input: &SessionInput,
-    snapshot: &BTreeMap<OsString, OsString>,
+    agent: &AgentEnvironment,
     root: bool,
     values: &BTreeMap<&str, String>,
-) -> BTreeMap<OsString, OsString> {
-    let mut env = Environment::for_session(snapshot, &input.scratch);
+) -> Environment {
     let rule = &manifest.env;
-    for (name, value) in &rule.set {
-        env.set(name, fill(value, values));
-    }
-    if root {
-        for (name, value) in &rule.as_root {
-            env.set(name, fill(value, values));
-        }
-    }
-    let inherited = rule.inherit.iter().chain(&rule.secret).chain(&rule.require);
-    env.inherit(snapshot, inherited.map(String::as_str));
-    name_session(&mut env, input);
-    env.into_map()
+    let filled = |texts: &BTreeMap<String, String>| {
+        let filled = texts.iter().map(|(name, text)| (name.clone(), fill(text, values)));
+        filled.collect()
+    };
+    let named = rule.inherit.iter().chain(&rule.secret).chain(&rule.require);
+    Environment::of(&EnvironmentParts {
+        agent,
+        places: &Places::within(&input.scratch),
+        manifest: Some(&ManifestVariables {
+            set: filled(&rule.set),
+            as_root: filled(&rule.as_root),
+            named: named.cloned().collect(),
+        }),
+        root,
+        path: None,
+        work: Some(&input.work_names()),
+    })
 }
 
 fn write(scratch: &Path, name: &str, text: &str) -> io::Result<String> {

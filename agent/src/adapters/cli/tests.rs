@@ -55,7 +55,11 @@ impl Place {
 
     async fn adapter(&self, manifest: &str) -> CliAdapter {
         let manifest = Manifest::parse(manifest, &self.path("x.toml")).unwrap();
-        CliAdapter::new(manifest, &AdapterConfig::new(self.env.clone(), Runner::default())).await
+        CliAdapter::new(
+            manifest,
+            &AdapterConfig::new(AgentEnvironment::new(self.env.clone()), Runner::default()),
+        )
+        .await
     }
 
     fn input(&self, shared: &str, own: &str) -> SessionInput {

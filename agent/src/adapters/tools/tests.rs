@@ -16,7 +16,7 @@ impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("tree")).unwrap();
-        let env = [("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())].into();
+        let env = Environment::from_iter([("PATH", "/usr/local/bin:/usr/bin:/bin")]);
         let tools = Toolbox::open(&folder.path().join("tree"), env, Runner::default()).unwrap();
         Self { folder, tools }
     }

@@ -11,7 +11,7 @@ use super::*;
 use crate::adapters::AdapterConfig;
 use crate::adapters::cli::CliAdapter;
 use crate::adapters::cli::manifest::Manifest;
-use crate::process::Runner;
+use crate::process::{AgentEnvironment, Runner};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -115,7 +115,11 @@ async fn watch_program(script: &str, manifest: &str, asked: SessionLimits) -> Wa
     let text = format!("name = 'x'\ncommand = 'sh'\nargs = ['-c', {script:?}]\n{manifest}");
     let manifest = Manifest::parse(&text, &folder.path().join("x.toml")).unwrap();
     let env = [("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())].into();
-    let adapter = CliAdapter::new(manifest, &AdapterConfig::new(env, Runner::default())).await;
+    let adapter = CliAdapter::new(
+        manifest,
+        &AdapterConfig::new(AgentEnvironment::new(env), Runner::default()),
+    )
+    .await;
     let (reporter, mut reports) = Reporter::channel(8);
     let (active, last_active) = watch::channel(Instant::now());
     let input = SessionInput {

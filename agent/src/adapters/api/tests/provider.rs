@@ -160,7 +160,7 @@ impl Place {
             ("ANTHROPIC_BASE_URL", self.url.as_str()),
         ];
         let env = env.map(|(name, value)| (name.into(), value.into())).into();
-        let mut config = AdapterConfig::new(env, Runner::default());
+        let mut config = AdapterConfig::new(AgentEnvironment::new(env), Runner::default());
         config.calls.backoff = Duration::from_millis(10);
         config.settings = toml::from_str(&format!("[claude-api]\nmax_turns = 4\n{}", self.settings)).unwrap();
         ApiAdapter::new(&messages::CLAUDE, &config).unwrap()

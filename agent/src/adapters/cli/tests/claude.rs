@@ -56,7 +56,7 @@ async fn the_built_in_manifest_makes_the_command_line_that_claude_wants() {
          for a in \"$@\"; do echo \"[$a]\"; done\n\
          echo \"$CLAUDE_CONFIG_DIR $ANTHROPIC_API_KEY $DISABLE_AUTOUPDATER $IS_SANDBOX\"",
     );
-    let config = AdapterConfig::new(place.env.clone(), Runner::default());
+    let config = AdapterConfig::new(AgentEnvironment::new(place.env.clone()), Runner::default());
     let registry = crate::adapters::load(config).await.unwrap();
     let adapter = &registry[&"claude-code".parse::<kage_core::id::AdapterName>().unwrap()];
     assert_eq!(adapter.info().version, "2.1.330 (Claude Code)");

@@ -59,7 +59,7 @@ async fn secrets_are_named_for_masking() {
 #[tokio::test]
 async fn two_adapters_cannot_have_one_name() {
     let place = Place::new();
-    let mut config = AdapterConfig::new(place.env.clone(), Runner::default());
+    let mut config = AdapterConfig::new(AgentEnvironment::new(place.env.clone()), Runner::default());
     config.manifest_dirs = vec![place.path("tree")];
     fs::write(place.path("tree/a.toml"), "name = 'mine'\ncommand = 'sh'").unwrap();
     assert!(
@@ -91,7 +91,13 @@ async fn a_program_that_was_changed_since_is_not_run_and_one_in_the_way_is_not_e
     env.insert("PATH".into(), path.into());
     place.program("x", "echo honest");
     let manifest = Manifest::parse("name = 'x'\ncommand = 'x'\n", &place.path("x.toml")).unwrap();
-    let adapter = Arc::new(CliAdapter::new(manifest, &AdapterConfig::new(env, Runner::default())).await);
+    let adapter = Arc::new(
+        CliAdapter::new(
+            manifest,
+            &AdapterConfig::new(AgentEnvironment::new(env), Runner::default()),
+        )
+        .await,
+    );
 
     // An earlier session puts one into a folder that comes first.
     fs::write(place.path("first/x"), "#!/bin/sh\necho forged\n").unwrap();
@@ -119,7 +125,7 @@ async fn a_program_that_was_changed_since_is_not_run_and_one_in_the_way_is_not_e
 async fn a_program_where_sessions_write_is_not_taken() {
     let place = Place::new();
     place.program("x", "echo forged");
-    let mut config = AdapterConfig::new(place.env.clone(), Runner::default());
+    let mut config = AdapterConfig::new(AgentEnvironment::new(place.env.clone()), Runner::default());
     config.kept_out.push(place.path("bin"));
     let by_name = Manifest::parse("name = 'x'\ncommand = 'x'\n", &place.path("x.toml")).unwrap();
     let adapter = CliAdapter::new(by_name, &config).await;

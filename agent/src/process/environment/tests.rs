@@ -1,0 +1,167 @@
+use super::VariableSource as From;
+use super::*;
+
+fn agent() -> (tempfile::TempDir, AgentEnvironment) {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join(".rustup")).unwrap();
+    let agent = AgentEnvironment::from_iter([
+        ("PATH", OsString::from("/usr/local/bin:/bin")),
+        ("HOME", home.path().into()),
+        ("LANG", "C".into()),
+        ("A_KEY", "of the agent".into()),
+        ("AWS_SECRET_ACCESS_KEY", "secret".into()),
+        ("GIT_DIR", "/elsewhere".into()),
+    ]);
+    (home, agent)
+}
+
+fn manifest() -> ManifestVariables {
+    let one = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+    let mut set = one("A_KEY", "of the manifest");
+    set.insert("LANG".to_owned(), "de_DE".to_owned());
+    ManifestVariables {
+        set,
+        as_root: one("AS_ROOT", "1"),
+        named: vec!["A_KEY".to_owned(), "ABSENT".to_owned()],
+    }
+}
+
+fn work() -> WorkNames {
+    WorkNames {
+        task: TaskId::from_random(1),
+        session: SessionId::from_random(2),
+        base_context: None,
+    }
+}
+
+/// Names, values and sources, as a person would compare them.
+fn told(environment: &Environment) -> Vec<(&str, &str, From)> {
+    let told = environment.iter().map(|(name, variable)| {
+        let value = variable.value.to_str().unwrap();
+        (name.to_str().unwrap(), value, variable.source)
+    });
+    told.collect()
+}
+
+#[test]
+fn sessions_setup_and_verify_get_what_is_theirs() {
+    let (home, agent) = agent();
+    let rustup = home.path().join(".rustup");
+    let rustup = rustup.to_str().unwrap();
+    let (places, manifest) = (Places::within(Path::new("/scratch")), manifest());
+    let names = WorkNames {
+        base_context: Some("/contexts/a".into()),
+        ..work()
+    };
+    let (task, session) = (names.task.to_string(), names.session.to_string());
+    let in_session = EnvironmentParts {
+        agent: &agent,
+        places: &places,
+        manifest: Some(&manifest),
+        root: true,
+        path: None,
+        work: Some(&names),
+    };
+    assert_eq!(
+        told(&Environment::of(&in_session)),
+        [
+            ("AS_ROOT", "1", From::ManifestAsRoot),
+            ("A_KEY", "of the agent", From::ManifestNamed),
+            ("HOME", "/scratch/home", From::Places),
+            ("KAGE_BASE_CONTEXT", "/contexts/a", From::Work),
+            ("KAGE_SESSION", session.as_str(), From::Work),
+            ("KAGE_TASK", task.as_str(), From::Work),
+            ("LANG", "de_DE", From::Manifest),
+            ("PATH", "/usr/local/bin:/bin", From::Agent),
+            ("RUSTUP_HOME", rustup, From::AgentHome),
+            ("TERM", "dumb", From::Constant),
+            ("TMPDIR", "/scratch/tmp", From::Places),
+        ]
+    );
+
+    // Setup and verify run in the same one: without keys, and with the programs that were there.
+    let names = work();
+    let in_verify = EnvironmentParts {
+        manifest: None,
+        path: Some(OsStr::new("/bin")),
+        work: Some(&names),
+        ..in_session
+    };
+    assert_eq!(
+        told(&Environment::of(&in_verify)),
+        [
+            ("HOME", "/scratch/home", From::Places),
+            ("KAGE_SESSION", session.as_str(), From::Work),
+            ("KAGE_TASK", task.as_str(), From::Work),
+            ("LANG", "C", From::Agent),
+            ("PATH", "/bin", From::Programs),
+            ("RUSTUP_HOME", rustup, From::AgentHome),
+            ("TERM", "dumb", From::Constant),
+            ("TMPDIR", "/scratch/tmp", From::Places),
+        ]
+    );
+
+    // The tools of a model of an API have no keys either.
+    let of_tools = EnvironmentParts {
+        path: None,
+        ..in_verify
+    };
+    let tools = Environment::of(&of_tools);
+    assert_eq!(tools.get("PATH").unwrap().source, From::Agent);
+    assert!(tools.get("A_KEY").is_none() && tools.get("GIT_DIR").is_none());
+
+    // A program that is asked for its version works on nothing.
+    let asked = EnvironmentParts { work: None, ..of_tools };
+    assert!(Environment::of(&asked).get("KAGE_TASK").is_none());
+    // Not as root, not the values for root.
+    let not_root = EnvironmentParts {
+        root: false,
+        ..in_session
+    };
+    assert!(Environment::of(&not_root).get("AS_ROOT").is_none());
+}
+
+#[test]
+fn the_digest_is_that_of_the_machine_and_not_of_the_attempt() {
+    let (_home, agent) = agent();
+    let (names, others) = (work(), work());
+    let others = WorkNames {
+        task: TaskId::from_random(7),
+        ..others
+    };
+    let (here, there) = (Places::within(Path::new("/1")), Places::within(Path::new("/2")));
+    let parts = EnvironmentParts {
+        agent: &agent,
+        places: &here,
+        manifest: None,
+        root: false,
+        path: None,
+        work: Some(&names),
+    };
+    let digest = |parts: EnvironmentParts<'_>| Environment::of(&parts).digest();
+    let first = digest(parts);
+    let next = EnvironmentParts {
+        places: &there,
+        work: Some(&others),
+        ..parts
+    };
+    assert_eq!(digest(next), first);
+    let path = Some(OsStr::new("/bin"));
+    assert_ne!(digest(EnvironmentParts { path, ..parts }), first);
+
+    let agent = AgentEnvironment::from_iter([("PATH", "/bin"), ("LANG", "C")]);
+    let parts = EnvironmentParts { agent: &agent, ..parts };
+    // It stays the same, since what is kept is found by it.
+    let stable = Digest::of(b"LANG\0C\0PATH\0/bin\0TERM\0dumb\0");
+    assert_eq!(digest(parts), stable);
+}
+
+#[test]
+fn a_program_gets_these_variables_and_no_others() {
+    let environment = Environment::from_iter([("PATH", "/usr/bin:/bin"), ("A", "b c")]);
+    let mut command = std::process::Command::new("/usr/bin/env");
+    command.env("OF_THE_CALLER", "1");
+    set(&mut command, environment.pairs());
+    let printed = command.output().unwrap().stdout;
+    assert_eq!(String::from_utf8(printed).unwrap(), "A=b c\nPATH=/usr/bin:/bin\n");
+}
