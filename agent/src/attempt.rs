@@ -22,11 +22,11 @@ use crate::delivery::mask::Masker;
 use crate::delivery::outbox::{Outbox, OutboxClosed};
 use crate::delivery::output;
 use crate::delivery::recorder::Recording;
-use crate::ground::blobs::Blobs;
 use crate::ground::contexts::Contexts;
 use crate::ground::disk::Worktrees;
 use crate::ground::parking::{Parking, Presence};
-use crate::ground::workspace::{Workspace, Workspaces, remove_folder};
+use crate::ground::port::{Ground, GroundAttempt, Warnings, Workspace};
+use crate::ground::workspace::remove_folder_now;
 use crate::identity::state::Paths;
 use crate::ports::{Blocking, Clock};
 use crate::process::programs::Programs;
@@ -56,11 +56,10 @@ pub(crate) struct Resources {
     pub(crate) outbox: Outbox,
     pub(crate) live: Live,
     pub(crate) masker: Masker,
-    pub(crate) blobs: Blobs,
     pub(crate) contexts: Contexts,
-    pub(crate) workspaces: Workspaces,
+    pub(crate) ground: Arc<dyn Ground>,
     pub(crate) worktrees: Worktrees,
-    pub(crate) parking: Parking<Workspace>,
+    pub(crate) parking: Parking<Arc<dyn Workspace>>,
 }
 
 pub(crate) struct Grant {
@@ -83,7 +82,7 @@ struct Attempt {
     frozen: watch::Receiver<bool>,
     recording: Recording,
     /// The presence of a session's attempt: the session's later attempts wait until it is gone.
-    presence: Option<Presence<Workspace>>,
+    presence: Option<Presence<Arc<dyn Workspace>>>,
 }
 
 /// Why an attempt's work ended early.
@@ -197,6 +196,20 @@ impl Attempt {
         self.work.repository.as_ref()
     }
 
+    /// What a ground has to know of the attempt, whose task has this repository.
+    fn on(&self, repository: &RepositoryRef) -> GroundAttempt {
+        GroundAttempt {
+            attempt: self.id,
+            project: self.work.project.clone(),
+            repository: repository.clone(),
+            warnings: self.warnings(),
+        }
+    }
+
+    fn warnings(&self) -> Warnings {
+        Warnings::new(self.recording.clone())
+    }
+
     /// Creates the folder for HOME and TMPDIR.
     async fn scratch(&self) -> Result<PathBuf, Failure> {
         let scratch = self.resources.paths.scratch(self.id);
@@ -213,10 +226,10 @@ impl Attempt {
 
     /// Removes the attempt's files, unless the session's next attempt continues in its worktree.
     /// The coordinator has the result by now.
-    async fn clean(self, workspace: Option<Workspace>) {
+    async fn clean(self, workspace: Option<Arc<dyn Workspace>>) {
         if let (None, Some(repository)) = (&workspace, self.repository()) {
             let (project, name) = (&self.work.project, &repository.name);
-            self.resources.workspaces.remove(self.id, project, name).await;
+            self.resources.ground.remove(self.id, project, name).await;
         }
         let scratch = match &self.work.kind {
             WorkKind::Session(work) => {
@@ -226,7 +239,11 @@ impl Attempt {
             WorkKind::Verify(_) => true,
         };
         if scratch {
-            remove_folder(self.resources.paths.scratch(self.id)).await;
+            let scratch = self.resources.paths.scratch(self.id);
+            let removing = self.resources.blocking.run(move || remove_folder_now(&scratch));
+            if removing.await.is_err() {
+                tracing::debug!("the agent ends; the next start removes the folder");
+            }
         }
         // A refused attempt was forgotten, with its files, while it still wrote.
         if self.stop.reason().is_some() && !self.resources.live.contains(self.id) {
@@ -238,7 +255,7 @@ impl Attempt {
         }
         // Last, since the next attempt of the session may wait for it.
         if let Some(workspace) = workspace {
-            let path = workspace.tree.path().to_owned();
+            let path = workspace.path().to_owned();
             let parked = match self.presence {
                 Some(presence) => presence.park(workspace, &path),
                 None => Err(workspace),

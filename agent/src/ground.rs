@@ -2,6 +2,7 @@
 //! and what is removed when they exceed its disk limits.
 
 pub(crate) mod blobs;
+pub mod port;
 pub(crate) mod uses;
 pub(crate) mod contexts;
 pub(crate) mod parking;

@@ -27,8 +27,9 @@ use crate::ground::blobs::Blobs;
 use crate::ground::contexts::Contexts;
 use crate::ground::disk::{Disk, Worktrees};
 use crate::ground::parking::Parking;
+use crate::ground::port::Ground;
 use crate::ground::uses::Uses;
-use crate::ground::workspace::Workspaces;
+use crate::ground::workspace::MirrorGround;
 use crate::identity::enrolment;
 use crate::identity::renewal::Renewal;
 use crate::identity::state::{StateDir, StateError};
@@ -51,6 +52,8 @@ pub struct Ports {
     pub dial: Dial,
     /// How it waits for its disk.
     pub blocking: Blocking,
+    /// Replaces the mirrors and worktrees in the state folder.
+    pub ground: Option<Arc<dyn Ground>>,
     /// Cancelled when running attempts are to be handed back at once (a second signal).
     pub hand_back: CancellationToken,
 }
@@ -71,6 +74,7 @@ impl Ports {
             random: Arc::new(rand::random::<u128>),
             dial: Dial::default(),
             blocking: Blocking::default(),
+            ground: None,
             hand_back: CancellationToken::new(),
         }
     }
@@ -253,6 +257,17 @@ impl Stored {
             parking.clone(),
             ports.blocking.clone(),
         );
+        let contexts = Contexts::new(paths.clone(), blobs.clone(), uses.clone());
+        let ground = ports.ground.clone().unwrap_or_else(|| {
+            Arc::new(MirrorGround::new(
+                paths.clone(),
+                &config.coordinator_url,
+                &config.credentials,
+                blobs,
+                uses,
+                Arc::clone(&ports.random),
+            ))
+        });
         let resources = Arc::new(Resources {
             name: config.name.clone(),
             adapters: ports.adapters.clone(),
@@ -265,16 +280,8 @@ impl Stored {
             outbox: self.opened.outbox,
             live,
             masker: Masker::new(&secrets),
-            contexts: Contexts::new(paths.clone(), blobs.clone(), uses.clone()),
-            workspaces: Workspaces::new(
-                paths.clone(),
-                &config.coordinator_url,
-                &config.credentials,
-                blobs.clone(),
-                uses.clone(),
-                Arc::clone(&ports.random),
-            ),
-            blobs,
+            contexts,
+            ground,
             paths,
             worktrees,
             parking,
@@ -310,7 +317,7 @@ struct Delivering {
 
 impl Delivering {
     async fn workspaces_swept(&self) {
-        self.resources.workspaces.sweep().await;
+        self.resources.ground.sweep().await;
     }
 
     fn adapters(&self) -> Vec<AdapterInfo> {

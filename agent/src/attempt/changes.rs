@@ -4,14 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kage_core::cause::chain;
 use kage_core::event::{ChangeKind, EventBody, FileChange};
-use kage_git::Worktree;
 use tokio::time::Instant;
 
 use crate::adapters::steps::{CheckpointRequest, Steps};
 use crate::delivery::outbox::OutboxClosed;
 use crate::delivery::recorder::Recording;
+use crate::ground::port::Workspace;
 
 /// The wait after a look that found a change.
 const SHORTEST: Duration = Duration::from_millis(300);
@@ -70,7 +69,7 @@ impl Changes {
     /// requests a checkpoint when changed files have come to rest.
     pub(super) async fn watch(
         &mut self,
-        tree: &Worktree,
+        workspace: &dyn Workspace,
         recording: &Recording,
         mut burst: Option<&mut Burst>,
     ) -> OutboxClosed {
@@ -78,7 +77,7 @@ impl Changes {
         loop {
             tokio::time::sleep(wait).await;
             let began = Instant::now();
-            let new = match self.look(tree, recording).await {
+            let new = match self.look(workspace, recording).await {
                 Ok(new) => new,
                 Err(closed) => return closed,
             };
@@ -91,12 +90,16 @@ impl Changes {
     }
 
     /// Reports new changes. True when there were any.
-    pub(super) async fn look(&mut self, tree: &Worktree, recording: &Recording) -> Result<bool, OutboxClosed> {
-        let now = match tree.changes().await {
+    pub(super) async fn look(
+        &mut self,
+        workspace: &dyn Workspace,
+        recording: &Recording,
+    ) -> Result<bool, OutboxClosed> {
+        let now = match workspace.changes().await {
             Ok(now) => now,
-            Err(error) => {
+            Err(failure) => {
                 // The program may be in the middle of a change; the next look tells more.
-                tracing::debug!(error = chain(&error), "the worktree cannot be inspected");
+                tracing::debug!(error = failure.message, "the worktree cannot be inspected");
                 return Ok(false);
             }
         };

@@ -16,27 +16,24 @@ use futures_util::future::BoxFuture;
 use kage_core::cause::chain;
 use kage_core::checkpoint::{CheckpointReason, TakenCheckpoint, TranscriptSegment};
 use kage_core::event::EventBody;
+use kage_core::failure::Failure;
 use kage_core::id::{Oid, ProjectId};
-use kage_git::{GitError, Mirror, Worktree};
 
 use super::transcript::{Mark, Transcript};
 use crate::adapters::steps::{Asked, CheckpointRequest, Steps};
 use crate::delivery::mask::Masker;
 use crate::delivery::outbox::OutboxClosed;
 use crate::delivery::recorder::Recording;
-use crate::ground::blobs::{BlobError, Blobs};
-use crate::ground::workspace::Healer;
+use crate::ground::port::{Ground, TakeWhen, Warnings, Workspace};
 
 #[derive(Debug, thiserror::Error)]
 enum CheckpointError {
-    #[error("a checkpoint could not be taken")]
-    Take(#[source] GitError),
+    #[error("a checkpoint could not be taken: {0}")]
+    Take(String),
     #[error("the conversation could not be read")]
     Transcript(#[source] std::io::Error),
-    #[error("a checkpoint could not be packed")]
-    Pack(#[source] GitError),
-    #[error("a checkpoint could not be sent")]
-    Send(#[source] BlobError),
+    #[error("a checkpoint could not be sent: {0}")]
+    Send(String),
     #[error("the agent ends")]
     Closed,
 }
@@ -44,12 +41,11 @@ enum CheckpointError {
 #[derive(Clone)]
 pub(super) struct CheckpointParts {
     pub(super) project: ProjectId,
-    pub(super) mirror: Mirror,
-    pub(super) tree: Arc<Worktree>,
-    pub(super) blobs: Blobs,
+    pub(super) workspace: Arc<dyn Workspace>,
+    pub(super) ground: Arc<dyn Ground>,
+    pub(super) warnings: Warnings,
     pub(super) masker: Masker,
     pub(super) recording: Recording,
-    pub(super) healer: Healer,
     /// The message of every checkpoint's commit.
     pub(super) title: String,
 }
@@ -255,17 +251,11 @@ async fn try_commit(
         CheckpointReason::BeforeRetry | CheckpointReason::Final => !gained.bytes.is_empty(),
         CheckpointReason::Baseline | CheckpointReason::FilesChanged => false,
     };
-    let message = parts.title.clone();
-    let taking = async || {
-        let message = message.clone();
-        if anyway {
-            parts.tree.checkpoint(&parent.commit, message).await
-        } else {
-            parts.tree.checkpoint_changes(&parent.commit, message).await
-        }
-    };
-    let taken = parts.healer.steady(&parts.recording, taking).await;
-    let taken = taken.map_err(CheckpointError::Take)?;
+    let when = if anyway { TakeWhen::Anyway } else { TakeWhen::Changed };
+    let taking = parts
+        .workspace
+        .checkpoint(&parts.warnings, &parent.commit, &parts.title, when);
+    let taken = taking.await.map_err(|failure| CheckpointError::Take(failure.message))?;
     if taken.commit == parent.commit && asked.request.reason != CheckpointReason::Baseline {
         return Ok(None);
     }
@@ -303,26 +293,26 @@ async fn try_send(parts: &CheckpointParts, local: Local) -> Result<(), Checkpoin
         place,
     } = local;
     if taken.commit != taken.parent {
-        let have = std::slice::from_ref(&taken.parent);
-        let packing = || parts.mirror.thin_pack(&taken.commit, have);
-        let pack = parts.healer.steady(&parts.recording, packing).await;
-        let pack = pack.map_err(CheckpointError::Pack)?;
-        let put = parts.blobs.put_file(&parts.project, pack.path()).await;
-        taken.pack = Some(put.map_err(CheckpointError::Send)?);
+        let sending = parts.workspace.send(&parts.warnings, &taken.commit, &taken.parent);
+        taken.pack = Some(sending.await.map_err(not_sent)?);
     }
     if let Some((from, bytes)) = segment {
         // A conversation that contains a secret is stored with the secret masked, although that
         // changes the conversation.
         let bytes = Bytes::from(parts.masker.bytes(bytes));
-        let blob = parts.blobs.put(&parts.project, bytes).await;
+        let blob = parts.ground.put(&parts.project, bytes).await;
         taken.transcript = Some(TranscriptSegment {
-            blob: blob.map_err(CheckpointError::Send)?,
+            blob: blob.map_err(not_sent)?,
             from,
             to: place.mark.position,
         });
     }
     let told = parts.recording.post(EventBody::CheckpointTaken(taken)).await;
     told.map_err(|OutboxClosed| CheckpointError::Closed)
+}
+
+fn not_sent(failure: Failure) -> CheckpointError {
+    CheckpointError::Send(failure.message)
 }
 
 /// The result; a failure is reported to people as a warning.
@@ -335,10 +325,7 @@ async fn told_or_none<T>(parts: &CheckpointParts, done: Result<T, CheckpointErro
     tracing::warn!(error = why, "no checkpoint");
     match error {
         CheckpointError::Closed => {}
-        CheckpointError::Take(_)
-        | CheckpointError::Transcript(_)
-        | CheckpointError::Pack(_)
-        | CheckpointError::Send(_) => {
+        CheckpointError::Take(_) | CheckpointError::Transcript(_) | CheckpointError::Send(_) => {
             let warning = EventBody::Warning(format!("no checkpoint: {why}"));
             if parts.recording.post(warning).await.is_err() {
                 tracing::debug!("the agent ends");

@@ -2,15 +2,13 @@
 //! form, or, for a new conversation, a summary of the work done. The workspace owns the files.
 
 use bytes::Bytes;
-use kage_core::cause::chain;
 use kage_core::checkpoint::Resume;
 use kage_core::event::EventBody;
-use kage_core::id::Oid;
-use kage_git::{Mirror, diff};
 
 use super::transcript::Mark;
 use super::{Attempt, AttemptEnded};
 use crate::adapters::port::{Adapter, Beginning, SessionInput};
+use crate::ground::port::Workspace;
 
 /// Limit of paths in the summary for a new conversation.
 const PATHS: usize = 40;
@@ -36,11 +34,11 @@ pub(super) async fn begin(
     }
     let mut said = Vec::new();
     for segment in &resume.segments {
-        let fetched = attempt.resources.blobs.get(&attempt.work.project, &segment.blob);
+        let fetched = attempt.resources.ground.get(&attempt.work.project, &segment.blob);
         match attempt.stop.token().run_until_cancelled(fetched).await {
             None => return Err(attempt.stopped().into()),
             Some(Ok(bytes)) => said.extend_from_slice(&bytes),
-            Some(Err(error)) => return lost(attempt, &chain(&error)).await,
+            Some(Err(failure)) => return lost(attempt, &failure.message).await,
         }
     }
     let lines = said.iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -75,13 +73,8 @@ async fn lost(attempt: &Attempt, why: &str) -> Result<Begun, AttemptEnded> {
 }
 
 /// Summarises the work done so far for a new conversation.
-pub(super) async fn summary(mirror: &Mirror, base: &Oid, resume: &Resume) -> String {
-    let (path, from, to) = (mirror.path().to_owned(), base.clone(), resume.commit.clone());
-    let compared = tokio::task::spawn_blocking(move || diff::between(&path, &from, &to)).await;
-    let paths = match compared {
-        Ok(Ok(difference)) => difference.files.into_iter().map(|file| file.path).collect(),
-        Ok(Err(_)) | Err(_) => Vec::new(),
-    };
+pub(super) async fn summary(workspace: &dyn Workspace, resume: &Resume) -> String {
+    let paths = workspace.paths_since_base(&resume.commit).await;
     summary_of(&paths, &resume.note, &resume.instruction)
 }
 

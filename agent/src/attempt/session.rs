@@ -9,13 +9,10 @@
 
 use std::sync::Arc;
 
-use kage_core::cause::chain;
 use kage_core::checkpoint::{CheckpointReason, Resume, WorktreeChoice};
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
-use kage_core::failure_table::local_failure;
 use kage_core::task::RepositoryRef;
-use kage_git::restore::{Becomes, RestoredPath};
 use kage_proto::convert::agent::SessionWork;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -28,7 +25,7 @@ use super::{ABANDON, Attempt, AttemptEnded};
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput, SessionLimits};
 use crate::adapters::steps::{CheckpointRequest, Steps};
 use crate::delivery::outbox::OutboxClosed;
-use crate::ground::workspace::Workspace;
+use crate::ground::port::{WentBack, Workspace};
 
 /// Reports waiting for the recorder. When full, the adapter waits.
 const REPORTS: usize = 32;
@@ -41,7 +38,7 @@ pub(super) async fn run(
     attempt: &Attempt,
     work: &SessionWork,
     asks: mpsc::Receiver<CheckpointRequest>,
-    place: &mut Option<Workspace>,
+    place: &mut Option<Arc<dyn Workspace>>,
 ) -> Result<AttemptOutcome, AttemptEnded> {
     attempt.phase(Phase::Preparing).await?;
     let Some(adapter) = attempt.resources.adapters.get(&work.adapter).cloned() else {
@@ -74,7 +71,7 @@ pub(super) async fn run(
         base_context: prepared.base.as_ref().map(|base| base.path.clone()),
         beginning: Beginning::New,
         steps: Steps::unheard(),
-        worktree: workspace.map(|workspace| workspace.tree.path().to_owned()),
+        worktree: workspace.map(|workspace| workspace.path().to_owned()),
         scratch,
         limits: SessionLimits {
             timeout: work.timeout,
@@ -89,6 +86,7 @@ pub(super) async fn run(
         return Ok(AttemptOutcome::Claimed);
     };
     let mut kept = SessionFiles::begin(attempt, work, &*adapter, workspace, &mut input, asks).await?;
+    let workspace = &**workspace;
     attempt.phase(Phase::Working).await?;
     let end = tokio::select! {
         end = work_on(attempt, adapter, input) => end?,
@@ -114,7 +112,7 @@ async fn workspace(
     attempt: &Attempt,
     work: &SessionWork,
     repository: &RepositoryRef,
-    place: &mut Option<Workspace>,
+    place: &mut Option<Arc<dyn Workspace>>,
 ) -> Result<(), AttemptEnded> {
     if let Some(resume) = &work.resume {
         adopt(attempt, resume, place).await?;
@@ -122,22 +120,15 @@ async fn workspace(
     if place.is_some() {
         return Ok(());
     }
-    let (workspaces, project) = (&attempt.resources.workspaces, &attempt.work.project);
-    let (name, base, recording) = (&repository.name, &repository.base, &attempt.recording);
-    let making = async {
-        let made = match &work.resume {
-            Some(resume) => workspaces.for_resumed(recording, project, name, base, resume).await,
-            None => workspaces.for_session(recording, project, name, base).await,
-        };
-        made.map_err(|error| error.failure())
-    };
+    let on = attempt.on(repository);
+    let making = attempt.resources.ground.for_session(&on, work.resume.as_deref());
     *place = Some(attempt.unless_stopped(making).await?);
     Ok(())
 }
 
 /// Continues in the worktree of the attempt before, if that is wanted and possible. Otherwise
 /// `place` stays empty, and the caller makes a new worktree.
-async fn adopt(attempt: &Attempt, resume: &Resume, place: &mut Option<Workspace>) -> Result<(), AttemptEnded> {
+async fn adopt(attempt: &Attempt, resume: &Resume, place: &mut Option<Arc<dyn Workspace>>) -> Result<(), AttemptEnded> {
     let complete = match resume.worktree {
         WorktreeChoice::New => return Ok(()),
         WorktreeChoice::Previous => false,
@@ -153,29 +144,19 @@ async fn adopt(attempt: &Attempt, resume: &Resume, place: &mut Option<Workspace>
         tracing::info!("the session left no worktree here");
         return Ok(());
     };
-    let project = &attempt.work.project;
-    let going_back = async {
-        Ok(attempt
-            .resources
-            .workspaces
-            .go_back(left, project, resume, complete)
-            .await)
-    };
+    let going_back = async { Ok(left.go_back(resume, complete).await) };
     let text = match attempt.unless_stopped(going_back).await? {
-        Ok(restored) => {
-            let moved = restored.aside.len();
-            let aside = |path: &&RestoredPath| path.becomes == Becomes::MovedAside;
-            let put_back = restored.paths.iter().filter(|path| !aside(path)).count();
+        Ok(WentBack { put_back, moved_aside }) => {
             let number = resume.number;
             EventBody::Activity(format!(
-                "went back to checkpoint {number} in its worktree (put back: {put_back}, moved aside: {moved})"
+                "went back to checkpoint {number} in its worktree (put back: {put_back}, moved aside: {moved_aside})"
             ))
         }
-        Err(error) => {
+        Err(failure) => {
             if let Some(left) = place.take() {
                 left.remove().await;
             }
-            let why = chain(&error);
+            let why = failure.message;
             EventBody::Warning(format!("the worktree could not be restored ({why}): making a new one"))
         }
     };
@@ -247,30 +228,17 @@ fn record(
     attempt.recording.clone().run(reports, active).in_current_span()
 }
 
-async fn upload(attempt: &Attempt, work: &SessionWork, workspace: &Workspace) -> Result<(), AttemptEnded> {
+async fn upload(attempt: &Attempt, work: &SessionWork, workspace: &dyn Workspace) -> Result<(), AttemptEnded> {
     attempt.phase(Phase::Uploading).await?;
     let message = format!("{}: session {} of task {}", work.adapter, work.name, attempt.work.task);
     let uploading = async {
-        let git = |error: kage_git::GitError| local_failure(FailureKind::CorruptedState, chain(&error));
-        let (healer, recording) = (&workspace.healer, &attempt.recording);
-        let committed = healer
-            .steady(recording, || workspace.tree.commit_result(&message))
-            .await;
-        let Some(result) = committed.map_err(git)? else {
+        let warnings = attempt.warnings();
+        let Some(result) = workspace.result(&warnings, &message).await? else {
             let text = "the adapter said it was done, and nothing had changed";
             return Err(Failure::new(FailureKind::NoChange, text));
         };
-        let have = [workspace.tree.base().clone()];
-        let packing = || workspace.mirror.thin_pack(&result.commit, &have);
-        let pack = healer.steady(recording, packing).await.map_err(git)?;
-        let project = &attempt.work.project;
-        let digest = attempt
-            .resources
-            .blobs
-            .put_file(project, pack.path())
-            .await
-            .map_err(|error| error.failure("the result could not be sent"))?;
-        Ok((result, digest))
+        let pack = workspace.send(&warnings, &result.commit, workspace.base()).await?;
+        Ok((result, pack))
     };
     let (result, pack) = attempt.unless_stopped(uploading).await?;
     attempt

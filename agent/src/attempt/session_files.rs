@@ -18,7 +18,7 @@ use crate::adapters::steps::{CheckpointRequest, Steps};
 use crate::delivery::live::StopReason;
 use crate::delivery::outbox::OutboxClosed;
 use crate::delivery::recorder::Recording;
-use crate::ground::workspace::Workspace;
+use crate::ground::port::Workspace;
 
 pub(super) struct SessionFiles {
     changes: Changes,
@@ -36,11 +36,11 @@ impl SessionFiles {
         attempt: &Attempt,
         work: &SessionWork,
         adapter: &dyn Adapter,
-        workspace: &Workspace,
+        workspace: &Arc<dyn Workspace>,
         input: &mut SessionInput,
         asks: mpsc::Receiver<CheckpointRequest>,
     ) -> Result<Self, AttemptEnded> {
-        let base = workspace.tree.base();
+        let base = workspace.base();
         let begun = match &work.resume {
             Some(resume) => resumed::begin(attempt, adapter, input, resume).await?,
             None => Begun::default(),
@@ -52,12 +52,11 @@ impl SessionFiles {
         };
         let parts = CheckpointParts {
             project: attempt.work.project.clone(),
-            mirror: workspace.mirror.clone(),
-            tree: Arc::clone(&workspace.tree),
-            blobs: attempt.resources.blobs.clone(),
+            workspace: Arc::clone(workspace),
+            ground: Arc::clone(&attempt.resources.ground),
+            warnings: attempt.warnings(),
             masker: attempt.resources.masker.clone(),
             recording: attempt.recording.clone(),
-            healer: workspace.healer.clone(),
             title: format!("checkpoint of session {} of task {}", work.name, attempt.work.task),
         };
         let transcript = adapter.session_file(input).map_or(Transcript::Told, Transcript::File);
@@ -71,7 +70,7 @@ impl SessionFiles {
         match &work.resume {
             Some(resume) => {
                 if begun.mark.position == 0 {
-                    let summary = resumed::summary(&workspace.mirror, base, resume).await;
+                    let summary = resumed::summary(&**workspace, resume).await;
                     input.prompt.own.push_str(&summary);
                 }
                 let resumed = EventBody::Resumed {
@@ -96,17 +95,17 @@ impl SessionFiles {
     }
 
     /// Reports changes and takes checkpoints until it is dropped; returns only when the agent ends.
-    pub(super) async fn watch(&mut self, workspace: &Workspace, recording: &Recording) -> OutboxClosed {
+    pub(super) async fn watch(&mut self, workspace: &dyn Workspace, recording: &Recording) -> OutboxClosed {
         tokio::select! {
-            closed = self.changes.watch(&workspace.tree, recording, self.burst.as_mut()) => closed,
+            closed = self.changes.watch(workspace, recording, self.burst.as_mut()) => closed,
             never = self.checkpoints.run() => never,
             never = relay(&mut self.asks, &self.steps) => match never {},
         }
     }
 
     /// Reports the changes since the last look.
-    pub(super) async fn look(&mut self, workspace: &Workspace, recording: &Recording) -> Result<(), OutboxClosed> {
-        self.changes.look(&workspace.tree, recording).await.map(drop)
+    pub(super) async fn look(&mut self, workspace: &dyn Workspace, recording: &Recording) -> Result<(), OutboxClosed> {
+        self.changes.look(workspace, recording).await.map(drop)
     }
 
     /// Takes the last checkpoint, if the attempt still may.

@@ -23,7 +23,7 @@ use tracing::Instrument as _;
 use super::{Attempt, AttemptEnded};
 use crate::adapters::port::Reporter;
 use crate::delivery::mask::{Masker, StreamMasker};
-use crate::ground::workspace::Workspace;
+use crate::ground::port::Workspace;
 use crate::process::excerpt::HeadTail;
 use crate::process::programs::Planted;
 use crate::process::{
@@ -77,22 +77,17 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
         return Err(Failure::new(FailureKind::InvalidRequest, text).into());
     };
     let base = &repository.base;
-    let making = attempt.resources.workspaces.for_verify(
-        &attempt.recording,
-        &attempt.work.project,
-        &repository.name,
-        base,
-        attempt.work.session,
-        &work.commit,
-    );
-    let workspace = attempt
-        .unless_stopped(async { making.await.map_err(|error| error.failure()) })
-        .await?;
-    let path = workspace.tree.path().to_owned();
+    let on = attempt.on(repository);
+    let making = attempt
+        .resources
+        .ground
+        .for_verify(&on, attempt.work.session, &work.commit);
+    let workspace = attempt.unless_stopped(making).await?;
+    let path = workspace.path().to_owned();
     let mut yardstick = Yardstick {
         attempt,
         work,
-        workspace: &workspace,
+        workspace: &*workspace,
         base,
         restored: BTreeSet::new(),
         scratch: attempt.scratch().await?,
@@ -129,7 +124,7 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
 struct Yardstick<'a> {
     attempt: &'a Attempt,
     work: &'a VerifyWork,
-    workspace: &'a Workspace,
+    workspace: &'a dyn Workspace,
     base: &'a Oid,
     /// The files that were restored so far.
     restored: BTreeSet<String>,
@@ -146,13 +141,8 @@ impl Yardstick<'_> {
         if protection.is_empty() || self.work.commit == *self.base {
             return Ok(());
         }
-        let (tree, recording) = (&self.workspace.tree, &self.attempt.recording);
-        let healer = &self.workspace.healer;
-        let restoring = healer.steady(recording, || tree.restore_paths(self.base, &protection));
-        let restoring = async {
-            let restored = restoring.await;
-            restored.map_err(|error| local_failure(FailureKind::CorruptedState, chain(&error)))
-        };
+        let (warnings, recording) = (self.attempt.warnings(), &self.attempt.recording);
+        let restoring = self.workspace.protect(&warnings, self.base, &protection);
         let restored = self.attempt.unless_stopped(restoring).await?;
         if !restored.is_empty() {
             let text = format!("protected, restored from the base: {}", restored.join(", "));

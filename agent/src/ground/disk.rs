@@ -24,8 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Limits;
 use crate::delivery::live::Live;
 use crate::ground::parking::Parking;
+use crate::ground::port::Workspace;
 use crate::ground::uses::Uses;
-use crate::ground::workspace::{Workspace, folders, remove_folder};
+use crate::ground::workspace::{folders, remove_folder};
 use crate::identity::state::Paths;
 use crate::ports::Blocking;
 
@@ -153,7 +154,7 @@ pub(crate) struct Disk {
     live: Live,
     uses: Uses,
     worktrees: Worktrees,
-    parking: Parking<Workspace>,
+    parking: Parking<Arc<dyn Workspace>>,
     blocking: Blocking,
     /// Sizes of checkpoints, which change only when one is added.
     sizes: HashMap<String, (SystemTime, u64)>,
@@ -176,7 +177,7 @@ impl Disk {
         live: Live,
         uses: Uses,
         worktrees: Worktrees,
-        parking: Parking<Workspace>,
+        parking: Parking<Arc<dyn Workspace>>,
         blocking: Blocking,
     ) -> Self {
         Self {

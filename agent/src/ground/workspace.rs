@@ -8,32 +8,37 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use kage_core::cause::chain;
 use kage_core::checkpoint::Resume;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
-use kage_core::id::{AttemptId, Oid, ProjectId, RepositoryName, SessionId};
-use kage_git::restore::{RestoreError, Restored};
+use kage_core::id::{AttemptId, Digest, Oid, ProjectId, RepositoryName, SessionId};
+use kage_git::restore::RestoreError;
 use kage_git::{Auth, FetchProblem, GitError, Mirror, Origin, Wanted, Worktree};
 use kage_proto::blob::repository_path;
 use kage_proto::client::Credentials;
 use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::backoff::Backoff;
-use crate::delivery::recorder::Recording;
 use crate::ground::blobs::{BlobError, Blobs, TRIES};
+use crate::ground::port::{Ground, GroundAttempt, Grounded, Making, Workspace};
 use crate::ground::uses::Uses;
 use crate::identity::state::Paths;
 use crate::identity::trust::git_auth;
 use crate::ports::Random;
 
+mod checkout;
 mod healing;
 
+pub(crate) use checkout::Checkout;
 pub(crate) use healing::Healer;
 
 /// Why a workspace could not be provided.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WorkspaceError {
+enum WorkspaceError {
     #[error("the mirror cannot be used")]
     Mirror(#[source] GitError),
     #[error("the commit {commit} could not be fetched")]
@@ -61,7 +66,7 @@ pub(crate) enum WorkspaceError {
 }
 
 impl WorkspaceError {
-    pub(crate) fn failure(&self) -> Failure {
+    fn failure(&self) -> Failure {
         let kind = match self {
             // A fetch that failed because the mirror is damaged and could not be healed.
             Self::Fetch { source, .. } if source.suggests_damage(Path::new("/")) => FailureKind::CorruptedState,
@@ -90,32 +95,6 @@ impl WorkspaceError {
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct Workspace {
-    pub(crate) mirror: Mirror,
-    pub(crate) tree: Arc<Worktree>,
-    pub(crate) healer: Healer,
-    /// While it is held, nothing is collected in the mirror.
-    _use: OwnedRwLockReadGuard<()>,
-}
-
-impl Workspace {
-    /// A workspace in a mirror that the guard keeps from being collected.
-    pub(crate) fn new(mirror: Mirror, tree: Worktree, healer: Healer, in_use: OwnedRwLockReadGuard<()>) -> Self {
-        Self {
-            mirror,
-            tree: Arc::new(tree),
-            healer,
-            _use: in_use,
-        }
-    }
-
-    /// Removes it. What cannot be removed is swept at the next start.
-    pub(crate) async fn remove(self) {
-        removed(self.tree.path(), Worktree::remove(&self.mirror, self.tree.path()).await);
-    }
-}
-
 fn removed(path: &Path, removed: Result<(), GitError>) {
     if let Err(error) = removed {
         tracing::warn!(path = %path.display(), error = chain(&error), "worktree was not removed");
@@ -131,7 +110,7 @@ struct Source<'a> {
     healer: Healer,
 }
 
-pub(crate) struct Workspaces {
+pub(crate) struct MirrorGround {
     paths: Paths,
     coordinator_url: String,
     auth: Auth,
@@ -140,7 +119,7 @@ pub(crate) struct Workspaces {
     random: Random,
 }
 
-impl Workspaces {
+impl MirrorGround {
     pub(crate) fn new(
         paths: Paths,
         coordinator_url: &str,
@@ -159,146 +138,75 @@ impl Workspaces {
         }
     }
 
-    /// A worktree of the base commit.
-    pub(crate) async fn for_session(
-        &self,
-        recording: &Recording,
-        project: &ProjectId,
-        repository: &RepositoryName,
-        base: &Oid,
-    ) -> Result<Workspace, WorkspaceError> {
-        let source = self.source(project, repository, vec![Wanted::base(base)]);
+    /// A worktree of the base commit, or with the files of a checkpoint.
+    async fn session(&self, of: &GroundAttempt, resume: Option<&Resume>) -> Result<Checkout, WorkspaceError> {
+        let source = self.source(of, vec![Wanted::base(&of.repository.base)]);
         let mut healed = false;
         loop {
-            match Box::pin(self.try_session(&source, recording.attempt, base)).await {
+            match Box::pin(self.try_session(&source, of, resume, healed)).await {
                 Ok(workspace) => return Ok(workspace),
-                Err(error) => self.heal(&source, recording, &mut healed, error).await?,
+                Err(error) => self.heal(&source, of, &mut healed, error).await?,
             }
         }
     }
 
+    /// `anew`: fetches the checkpoint also when the mirror has it.
     async fn try_session(
         &self,
         source: &Source<'_>,
-        attempt: AttemptId,
-        base: &Oid,
-    ) -> Result<Workspace, WorkspaceError> {
+        of: &GroundAttempt,
+        resume: Option<&Resume>,
+        anew: bool,
+    ) -> Result<Checkout, WorkspaceError> {
         let (mirror, in_use) = self.mirror(source).await?;
         self.fetch_all(&mirror, source).await?;
-        let path = self.paths.worktree(attempt);
-        let tree = Worktree::create(&mirror, path, base).await;
-        let tree = tree.map_err(WorkspaceError::Create)?;
-        Ok(Workspace::new(mirror, tree, source.healer.clone(), in_use))
-    }
-
-    /// A worktree of the base commit with the files of a checkpoint.
-    pub(crate) async fn for_resumed(
-        &self,
-        recording: &Recording,
-        project: &ProjectId,
-        repository: &RepositoryName,
-        base: &Oid,
-        resume: &Resume,
-    ) -> Result<Workspace, WorkspaceError> {
-        let source = self.source(project, repository, vec![Wanted::base(base)]);
-        let mut healed = false;
-        loop {
-            match Box::pin(self.try_resumed(&source, recording.attempt, base, resume, healed)).await {
-                Ok(workspace) => return Ok(workspace),
-                Err(error) => self.heal(&source, recording, &mut healed, error).await?,
+        let (path, base) = (self.paths.worktree(of.attempt), &of.repository.base);
+        let tree = match resume {
+            None => Worktree::create(&mirror, path, base)
+                .await
+                .map_err(WorkspaceError::Create)?,
+            Some(resume) => {
+                assemble(&mirror, &self.blobs, source.project, resume, anew).await?;
+                let tree = Worktree::rebuild(&mirror, path, base, &resume.commit).await;
+                tree.map_err(WorkspaceError::Restore)?
             }
-        }
-    }
-
-    async fn try_resumed(
-        &self,
-        source: &Source<'_>,
-        attempt: AttemptId,
-        base: &Oid,
-        resume: &Resume,
-        anew: bool,
-    ) -> Result<Workspace, WorkspaceError> {
-        let (mirror, in_use) = self.mirror(source).await?;
-        self.fetch_all(&mirror, source).await?;
-        self.assemble(&mirror, source.project, resume, anew).await?;
-        let path = self.paths.worktree(attempt);
-        let tree = Worktree::rebuild(&mirror, path, base, &resume.commit).await;
-        let tree = tree.map_err(WorkspaceError::Restore)?;
-        Ok(Workspace::new(mirror, tree, source.healer.clone(), in_use))
-    }
-
-    /// Gives the workspace of an earlier attempt of the session the files of a checkpoint.
-    pub(crate) async fn go_back(
-        &self,
-        left: &Workspace,
-        project: &ProjectId,
-        resume: &Resume,
-        complete: bool,
-    ) -> Result<Restored, WorkspaceError> {
-        self.assemble(&left.mirror, project, resume, false).await?;
-        let restored = left.tree.go_back(&resume.commit, complete).await;
-        restored.map_err(WorkspaceError::Restore)
-    }
-
-    /// Puts a checkpoint's commit into the mirror, unless it was taken here. `anew`: even then.
-    async fn assemble(
-        &self,
-        mirror: &Mirror,
-        project: &ProjectId,
-        resume: &Resume,
-        anew: bool,
-    ) -> Result<(), WorkspaceError> {
-        let commit = &resume.commit;
-        let failed = |source| WorkspaceError::Assemble {
-            commit: commit.clone(),
-            source,
         };
-        if anew || !mirror.has_commit(commit).await.map_err(WorkspaceError::Mirror)? {
-            let incoming = mirror.incoming().map_err(failed)?;
-            for digest in &resume.packs {
-                let pack = self.blobs.get_file(project, digest, mirror.path()).await;
-                incoming
-                    .add(pack.map_err(WorkspaceError::Pack)?)
-                    .await
-                    .map_err(failed)?;
-            }
-            incoming.admit(commit).await.map_err(failed)?;
-        }
-        let tree = mirror.resolve(&format!("{commit}^{{tree}}")).await.map_err(failed)?;
-        match tree {
-            Some(tree) if tree == resume.tree => Ok(()),
-            Some(found) => Err(WorkspaceError::OtherTree {
-                commit: commit.clone(),
-                found,
-                expected: resume.tree.clone(),
-            }),
-            None => Err(WorkspaceError::Missing { commit: commit.clone() }),
+        Ok(self.checkout(mirror, tree, source, in_use))
+    }
+
+    fn checkout(
+        &self,
+        mirror: Mirror,
+        tree: Worktree,
+        source: &Source<'_>,
+        in_use: OwnedRwLockReadGuard<()>,
+    ) -> Checkout {
+        Checkout {
+            mirror,
+            tree,
+            healer: source.healer.clone(),
+            blobs: self.blobs.clone(),
+            project: source.project.clone(),
+            _use: in_use,
         }
     }
 
     /// A clean worktree of a session's result; its mirror has the base as well. The objects of both
     /// are hashed: a verdict on files that differ from the commit would mean nothing.
-    pub(crate) async fn for_verify(
-        &self,
-        recording: &Recording,
-        project: &ProjectId,
-        repository: &RepositoryName,
-        base: &Oid,
-        session: SessionId,
-        result: &Oid,
-    ) -> Result<Workspace, WorkspaceError> {
+    async fn verify(&self, of: &GroundAttempt, session: SessionId, result: &Oid) -> Result<Checkout, WorkspaceError> {
         let reference = format!("refs/kage/results/{session}");
         let commit = result.clone();
+        let base = &of.repository.base;
         let mut wanted = vec![Wanted::base(base)];
         if result != base {
             wanted.push(Wanted { reference, commit });
         }
-        let source = self.source(project, repository, wanted);
+        let source = self.source(of, wanted);
         let mut healed = false;
         loop {
-            match Box::pin(self.try_verify(&source, recording.attempt, base, result)).await {
+            match Box::pin(self.try_verify(&source, of, result)).await {
                 Ok(workspace) => return Ok(workspace),
-                Err(error) => self.heal(&source, recording, &mut healed, error).await?,
+                Err(error) => self.heal(&source, of, &mut healed, error).await?,
             }
         }
     }
@@ -306,22 +214,24 @@ impl Workspaces {
     async fn try_verify(
         &self,
         source: &Source<'_>,
-        attempt: AttemptId,
-        base: &Oid,
+        of: &GroundAttempt,
         result: &Oid,
-    ) -> Result<Workspace, WorkspaceError> {
+    ) -> Result<Checkout, WorkspaceError> {
         let (mirror, in_use) = self.mirror(source).await?;
         self.fetch_all(&mirror, source).await?;
-        let hashed = mirror.check_files_of(&[result.clone(), base.clone()]).await;
+        let hashed = mirror
+            .check_files_of(&[result.clone(), of.repository.base.clone()])
+            .await;
         hashed.map_err(WorkspaceError::Mirror)?;
-        let path = self.paths.worktree(attempt);
+        let path = self.paths.worktree(of.attempt);
         let tree = Worktree::create(&mirror, path, result).await;
         let tree = tree.map_err(WorkspaceError::Create)?;
-        Ok(Workspace::new(mirror, tree, source.healer.clone(), in_use))
+        Ok(self.checkout(mirror, tree, source, in_use))
     }
 
     /// The source of commits of a repository.
-    fn source<'a>(&self, project: &'a ProjectId, repository: &'a RepositoryName, wanted: Vec<Wanted>) -> Source<'a> {
+    fn source<'a>(&self, of: &'a GroundAttempt, wanted: Vec<Wanted>) -> Source<'a> {
+        let (project, repository) = (&of.project, &of.repository.name);
         let url = format!("{}{}", self.coordinator_url, repository_path(project, repository));
         let auth = self.auth.clone();
         let origin = Origin { url, auth };
@@ -340,18 +250,19 @@ impl Workspaces {
     async fn heal(
         &self,
         source: &Source<'_>,
-        recording: &Recording,
+        of: &GroundAttempt,
         healed: &mut bool,
         error: WorkspaceError,
     ) -> Result<(), WorkspaceError> {
         let Some(git) = error.git().filter(|_| !*healed) else {
             return Err(error);
         };
-        if !source.healer.heal(recording, git).await {
+        if !source.healer.heal(&of.warnings, git).await {
             return Err(error);
         }
         *healed = true;
-        self.remove(recording.attempt, source.project, source.repository).await;
+        self.remove_worktree(of.attempt, source.project, source.repository)
+            .await;
         Ok(())
     }
 
@@ -405,7 +316,7 @@ impl Workspaces {
 
     /// Removes an attempt's worktree, even if its creation was cut short. What cannot be removed is
     /// swept at the next start.
-    pub(crate) async fn remove(&self, attempt: AttemptId, project: &ProjectId, repository: &RepositoryName) {
+    async fn remove_worktree(&self, attempt: AttemptId, project: &ProjectId, repository: &RepositoryName) {
         let path = self.paths.worktree(attempt);
         let done = match Mirror::open_or_init(self.paths.mirror(project, repository)).await {
             Ok(mirror) => Worktree::remove(&mirror, &path).await,
@@ -415,7 +326,7 @@ impl Workspaces {
     }
 
     /// Removes worktrees of earlier starts, and those that a crash left unfinished.
-    pub(crate) async fn sweep(&self) {
+    async fn sweep_worktrees(&self) {
         for project in folders(&self.paths.mirrors()) {
             for path in folders(&project) {
                 let swept = match Mirror::open_or_init(path).await {
@@ -435,6 +346,88 @@ impl Workspaces {
     }
 }
 
+impl Ground for MirrorGround {
+    fn for_session<'a>(&'a self, of: &'a GroundAttempt, resume: Option<&'a Resume>) -> Making<'a> {
+        async move { made(self.session(of, resume).await) }.boxed()
+    }
+
+    fn for_verify<'a>(&'a self, of: &'a GroundAttempt, session: SessionId, commit: &'a Oid) -> Making<'a> {
+        async move { made(self.verify(of, session, commit).await) }.boxed()
+    }
+
+    fn remove<'a>(
+        &'a self,
+        attempt: AttemptId,
+        project: &'a ProjectId,
+        repository: &'a RepositoryName,
+    ) -> BoxFuture<'a, ()> {
+        self.remove_worktree(attempt, project, repository).boxed()
+    }
+
+    fn sweep(&self) -> BoxFuture<'_, ()> {
+        self.sweep_worktrees().boxed()
+    }
+
+    fn put<'a>(&'a self, project: &'a ProjectId, bytes: Bytes) -> Grounded<'a, Digest> {
+        async move {
+            let put = self.blobs.put(project, bytes).await;
+            put.map_err(|error| error.failure("the bytes could not be sent"))
+        }
+        .boxed()
+    }
+
+    fn get<'a>(&'a self, project: &'a ProjectId, digest: &'a Digest) -> Grounded<'a, Bytes> {
+        async move {
+            let got = self.blobs.get(project, digest).await;
+            got.map_err(|error| error.failure("the bytes could not be fetched"))
+        }
+        .boxed()
+    }
+}
+
+fn made(made: Result<Checkout, WorkspaceError>) -> Result<Arc<dyn Workspace>, Failure> {
+    match made {
+        Ok(checkout) => Ok(Arc::new(checkout)),
+        Err(error) => Err(error.failure()),
+    }
+}
+
+/// Puts a checkpoint's commit into the mirror, unless it was taken here. `anew`: even then.
+async fn assemble(
+    mirror: &Mirror,
+    blobs: &Blobs,
+    project: &ProjectId,
+    resume: &Resume,
+    anew: bool,
+) -> Result<(), WorkspaceError> {
+    let commit = &resume.commit;
+    let failed = |source| WorkspaceError::Assemble {
+        commit: commit.clone(),
+        source,
+    };
+    if anew || !mirror.has_commit(commit).await.map_err(WorkspaceError::Mirror)? {
+        let incoming = mirror.incoming().map_err(failed)?;
+        for digest in &resume.packs {
+            let pack = blobs.get_file(project, digest, mirror.path()).await;
+            incoming
+                .add(pack.map_err(WorkspaceError::Pack)?)
+                .await
+                .map_err(failed)?;
+        }
+        incoming.admit(commit).await.map_err(failed)?;
+    }
+    let tree = mirror.resolve(&format!("{commit}^{{tree}}")).await.map_err(failed)?;
+    match tree {
+        Some(tree) if tree == resume.tree => Ok(()),
+        Some(found) => Err(WorkspaceError::OtherTree {
+            commit: commit.clone(),
+            found,
+            expected: resume.tree.clone(),
+        }),
+        None => Err(WorkspaceError::Missing { commit: commit.clone() }),
+    }
+}
+
 /// The folders directly in `dir`; empty when it does not exist.
 pub(crate) fn folders(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else {
@@ -449,10 +442,15 @@ pub(crate) fn folders(dir: &Path) -> Vec<PathBuf> {
 
 /// Removes a folder with all its content; it may be gone already.
 pub(crate) async fn remove_folder(path: PathBuf) {
-    let removing = tokio::task::spawn_blocking(move || kage_git::removal::remove_folder(&path));
-    match removing.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(error = chain(&error), "folder was not removed"),
-        Err(error) => tracing::warn!(%error, "folder was not removed"),
+    let removing = tokio::task::spawn_blocking(move || remove_folder_now(&path));
+    if let Err(error) = removing.await {
+        tracing::warn!(%error, "folder was not removed");
+    }
+}
+
+/// The same, blocking.
+pub(crate) fn remove_folder_now(path: &Path) {
+    if let Err(error) = kage_git::removal::remove_folder(path) {
+        tracing::warn!(error = chain(&error), "folder was not removed");
     }
 }

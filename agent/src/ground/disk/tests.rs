@@ -1,20 +1,23 @@
 //! Real mirrors with checkpoints of attempts that are over, and of one that is not.
 
-use kage_core::id::{AttemptId, AttemptToken, Oid, SessionId};
+use kage_core::id::{AgentId, AttemptId, AttemptToken, Oid, ProjectId, SessionId};
 use kage_git::{Auth, Origin};
+use kage_proto::client::{Credentials, Dial};
 use kage_proto::convert::agent::AttemptKey;
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::delivery::live::Stop;
-use crate::ground::workspace::Healer;
+use crate::ground::blobs::Blobs;
+use crate::ground::workspace::{Checkout, Healer};
+use crate::identity::trust::Keyring;
 
 struct Place {
     _state: tempfile::TempDir,
     paths: Paths,
     live: Live,
     uses: Uses,
-    parking: Parking<Workspace>,
+    parking: Parking<Arc<dyn Workspace>>,
 }
 
 impl Place {
@@ -156,7 +159,16 @@ async fn a_worktree_that_waits_keeps_its_checkpoints_and_goes_when_it_is_too_muc
         auth: Auth::None,
     };
     let healer = Healer::new(mirror.path().to_owned(), origin, Vec::new(), Arc::new(|| 0));
-    let parked = presence.park(Workspace::new(mirror.clone(), tree, healer, in_use), &path);
+    let keyring = Keyring::new(Credentials::default(), Dial::default()).unwrap();
+    let checkout = Checkout {
+        mirror: mirror.clone(),
+        tree,
+        healer,
+        blobs: Blobs::new("http://nowhere", keyring, AgentId::from_random(1), Arc::new(|| 0)),
+        project: ProjectId::default(),
+        _use: in_use,
+    };
+    let parked = presence.park(Arc::new(checkout), &path);
     assert!(parked.is_ok());
 
     let mut limits = Limits {

@@ -4,11 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use kage_core::cause::chain;
-use kage_core::event::EventBody;
 use kage_git::{FetchProblem, GitError, Incident, Mirror, Origin, Wanted};
 
 use crate::backoff::Backoff;
-use crate::delivery::recorder::Recording;
+use crate::ground::port::Warnings;
 use crate::ports::Random;
 
 /// Heals one mirror for users of the commits `wanted`. Clones share no changing state.
@@ -31,20 +30,20 @@ impl Healer {
     }
 
     /// Runs a git operation, and repeats it once if it failed because of damage that is healed now.
-    pub(crate) async fn steady<T, F: Future<Output = Result<T, GitError>>>(
+    pub(super) async fn steady<T, F: Future<Output = Result<T, GitError>>>(
         &self,
-        recording: &Recording,
+        warnings: &Warnings,
         mut work: impl FnMut() -> F,
     ) -> Result<T, GitError> {
         match work().await {
-            Err(error) if self.heal(recording, &error).await => work().await,
+            Err(error) if self.heal(warnings, &error).await => work().await,
             done => done,
         }
     }
 
     /// Heals the mirror when `error` may come from its damage. True when it is sound now, so that a
     /// retry is worth while.
-    pub(crate) async fn heal(&self, recording: &Recording, error: &GitError) -> bool {
+    pub(super) async fn heal(&self, warnings: &Warnings, error: &GitError) -> bool {
         if !error.suggests_damage(&self.mirror) {
             return false;
         }
@@ -57,9 +56,7 @@ impl Healer {
             Ok(Some(incident)) => {
                 let text = told(&self.mirror, &incident);
                 tracing::warn!(%mirror, what = incident.what, "a damaged mirror was healed");
-                if recording.post(EventBody::Warning(text)).await.is_err() {
-                    tracing::debug!("the agent ends");
-                }
+                warnings.tell(text).await;
                 true
             }
             Err(error) => {
