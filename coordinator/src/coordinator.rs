@@ -22,7 +22,7 @@ use crate::data::repositories::Repositories;
 use crate::data::secrets::Secrets;
 use crate::door::identities::Identities;
 use crate::output::Outputs;
-use crate::ports::{Clock, Random};
+use crate::ports::{Clock, Objects, Random};
 use crate::store::{Changes, InFiles, Store};
 use crate::telemetry;
 use crate::topics::Topics;
@@ -30,8 +30,10 @@ use crate::topics::Topics;
 /// The parts that the services share.
 pub(crate) struct Coordinator {
     pub(crate) store: Store,
-    pub(crate) blobs: Blobs,
-    pub(crate) repositories: Repositories,
+    pub(crate) blobs: Arc<Blobs>,
+    pub(crate) repositories: Arc<Repositories>,
+    /// What agents deliver goes into these, and tasks rest on them.
+    pub(crate) objects: Arc<dyn Objects>,
     pub(crate) outputs: Outputs,
     pub(crate) quarantine: Quarantine,
     pub(crate) topics: Arc<Topics>,

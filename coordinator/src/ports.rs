@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use kage_core::event::ResultCommit;
+use kage_core::id::{Digest, Oid, ProjectId, RepositoryName, SessionId};
+use kage_core::task::RepositoryRef;
 use kage_core::time::Timestamp;
 use kage_proto::client::Wire;
 use socket2::{SockRef, TcpKeepalive};
@@ -102,6 +105,60 @@ impl std::fmt::Debug for Blocking {
     }
 }
 
+/// What tasks name and rows do not hold: commits of repositories, and blobs.
+pub trait Objects: Send + Sync {
+    /// True when a repository has a commit.
+    fn has_commit<'a>(
+        &'a self,
+        project: &'a ProjectId,
+        repository: &'a RepositoryName,
+        commit: &'a Oid,
+    ) -> BoxFuture<'a, io::Result<bool>>;
+
+    /// True when a blob was stored.
+    fn has_blob<'a>(&'a self, project: &'a ProjectId, digest: &'a Digest) -> BoxFuture<'a, io::Result<bool>>;
+
+    /// Takes a result into its task's repository, so that it can be fetched there. Taking it twice
+    /// does no harm.
+    fn take_in<'a>(&'a self, arrived: ArrivedResult<'a>) -> BoxFuture<'a, Result<(), ResultNotTaken>>;
+}
+
+/// A session's result that an agent sent.
+#[derive(Clone, Copy)]
+pub struct ArrivedResult<'a> {
+    pub project: &'a ProjectId,
+    pub repository: &'a RepositoryRef,
+    pub session: SessionId,
+    pub result: &'a ResultCommit,
+    /// The blob with its objects.
+    pub pack: &'a Digest,
+    /// True once the attempt has ended, so that its result must not replace a newer one.
+    pub ended: &'a (dyn Fn() -> bool + Send + Sync),
+}
+
+impl std::fmt::Debug for ArrivedResult<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ArrivedResult")
+            .field("session", &self.session)
+            .field("commit", &self.result.commit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a result was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResultNotTaken {
+    /// The attempt has ended meanwhile.
+    #[error("the attempt has ended")]
+    Ended,
+    /// The same result may be taken later.
+    #[error("{0}")]
+    Later(String),
+    /// The same result is never taken.
+    #[error("{0}")]
+    Never(String),
+}
+
 /// What a coordinator is given from outside.
 pub struct Ports {
     pub clock: Clock,
@@ -109,6 +166,8 @@ pub struct Ports {
     pub listen: Listen,
     /// Replaces the database in the data directory.
     pub store: Option<Store>,
+    /// Replaces the repositories and blobs in the data directory for what agents deliver.
+    pub objects: Option<Arc<dyn Objects>>,
     /// How it waits for the files of output.
     pub blocking: Blocking,
     /// Receives the bound address once calls are answered.
@@ -128,6 +187,7 @@ impl Ports {
             random: Arc::new(rand::random::<u128>),
             listen: Arc::new(|address| listen(address).boxed()),
             store: None,
+            objects: None,
             blocking: Blocking::default(),
             on_ready: None,
             on_open: None,

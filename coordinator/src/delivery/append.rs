@@ -20,9 +20,9 @@ use kage_proto::v1::append_response;
 use tokio::sync::mpsc;
 
 use crate::coordinator::{Coordinator, Held};
-use crate::delivery::results::{self, Claimant, ResultError};
 use crate::duties::dispatch;
 use crate::output::{Feed, FeedClosed, OutputAck};
+use crate::ports::{ArrivedResult, ResultNotTaken};
 use crate::refusals::{internal, read_error, store_error};
 use crate::store::{AppendEvents, Appended, Claim, Ending};
 use crate::telemetry;
@@ -274,26 +274,23 @@ impl AttemptIntake {
         let Some((project, repository)) = self.place_of(task).await? else {
             return Ok(Err("the task was removed".to_owned()));
         };
-        let claimant = Claimant {
-            project: &project,
-            repository: repository.as_ref(),
-            session,
-            fence: &self.fence,
+        let Some(repository) = &repository else {
+            return Ok(Err("the task has no repository to take a result into".to_owned()));
         };
-        match results::take_in(&self.coordinator, claimant, result, pack).await {
-            Ok(()) => Ok(Ok(())),
-            Err(error) => {
-                let attempt = self.key.attempt;
-                tracing::warn!(%attempt, error = &error as &dyn std::error::Error, "result not taken");
-                match error {
-                    ResultError::Ended => Ok(Ok(())),
-                    error if error.is_transient() => Err(ApiError::Unavailable {
-                        message: error.to_string(),
-                        retry: None,
-                    }),
-                    error => Ok(Err(error.to_string())),
-                }
-            }
+        let fence = &self.fence;
+        let arrived = ArrivedResult {
+            project: &project,
+            repository,
+            session,
+            result,
+            pack,
+            ended: &|| fence.is_closed(),
+        };
+        match self.coordinator.objects.take_in(arrived).await {
+            // Of an attempt that has ended, the store says so when it gets the event.
+            Ok(()) | Err(ResultNotTaken::Ended) => Ok(Ok(())),
+            Err(ResultNotTaken::Later(message)) => Err(ApiError::Unavailable { message, retry: None }),
+            Err(ResultNotTaken::Never(reason)) => Ok(Err(reason)),
         }
     }
 
@@ -312,9 +309,8 @@ impl AttemptIntake {
         };
         let segment = taken.transcript.as_ref().map(|segment| &segment.blob);
         for blob in taken.pack.iter().chain(segment) {
-            let size = self.coordinator.blobs.size(&project, blob).await;
-            let size = size.map_err(|error| internal("a blob could not be looked up", &error))?;
-            if size.is_none() {
+            let stored = self.coordinator.objects.has_blob(&project, blob).await;
+            if !stored.map_err(|error| internal("a blob could not be looked up", &error))? {
                 return Ok(Err(format!(
                     "blob {blob} of checkpoint {} was not uploaded",
                     taken.commit

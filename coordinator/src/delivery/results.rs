@@ -1,20 +1,22 @@
 //! Results of sessions: the uploaded thin pack goes into the task's repository and gets its
 //! reference before the event that reports it is stored. So a verify job never waits for objects.
 
-use kage_core::event::ResultCommit;
-use kage_core::id::{Digest, ProjectId, SessionId};
-use kage_core::task::RepositoryRef;
+use std::io;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use kage_core::cause::chain;
+use kage_core::id::{Digest, Oid, ProjectId, RepositoryName};
 use kage_git::{Expected, GitError};
 
-use crate::coordinator::{Coordinator, Held};
-use crate::data::blobs::BlobError;
-use crate::data::repositories::result_ref;
+use crate::data::blobs::{BlobError, Blobs};
+use crate::data::repositories::{Repositories, result_ref};
+use crate::ports::{ArrivedResult, Objects, ResultNotTaken};
 
 /// Why a result was not accepted.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ResultError {
-    #[error("the task has no repository to take a result into")]
-    NoRepository,
+enum ResultError {
     #[error("the task's repository is not there")]
     RepositoryGone,
     /// The pack is not on the blob plane.
@@ -32,68 +34,100 @@ pub(crate) enum ResultError {
 
 impl ResultError {
     /// True if the same result may be accepted later.
-    pub(crate) fn is_transient(&self) -> bool {
+    fn is_transient(&self) -> bool {
         match self {
             Self::Blob(_) => true,
             Self::Git(error) => error.is_transient(),
-            Self::NoRepository | Self::RepositoryGone | Self::NoPack(_) | Self::Ended => false,
+            Self::RepositoryGone | Self::NoPack(_) | Self::Ended => false,
         }
     }
 }
 
-/// The attempt that delivers a result.
-#[derive(Debug)]
-pub(crate) struct Claimant<'a> {
-    pub(crate) project: &'a ProjectId,
-    pub(crate) repository: Option<&'a RepositoryRef>,
-    pub(crate) session: SessionId,
-    pub(crate) fence: &'a Held,
+/// The repositories and blobs of the data directory.
+pub(crate) struct StoredObjects {
+    pub(crate) repositories: Arc<Repositories>,
+    pub(crate) blobs: Arc<Blobs>,
 }
 
-/// Stores a result. Repeating it is harmless.
-pub(crate) async fn take_in(
-    coordinator: &Coordinator,
-    claimant: Claimant<'_>,
-    result: &ResultCommit,
-    pack: &Digest,
-) -> Result<(), ResultError> {
-    let repository = claimant.repository.ok_or(ResultError::NoRepository)?;
-    let mirror = coordinator
-        .repositories
-        .open(claimant.project, &repository.name)
-        .await
-        .map_err(ResultError::Git)?
-        .ok_or(ResultError::RepositoryGone)?;
-    let reference = result_ref(claimant.session);
-    let before = mirror.resolve(&reference).await.map_err(ResultError::Git)?;
-    if before.as_ref() == Some(&result.commit) {
-        return Ok(());
+impl Objects for StoredObjects {
+    fn has_commit<'a>(
+        &'a self,
+        project: &'a ProjectId,
+        repository: &'a RepositoryName,
+        commit: &'a Oid,
+    ) -> BoxFuture<'a, io::Result<bool>> {
+        async move {
+            let opened = self.repositories.open(project, repository).await;
+            match opened.map_err(io::Error::other)? {
+                None => Ok(false),
+                Some(mirror) => mirror.has_commit(commit).await.map_err(io::Error::other),
+            }
+        }
+        .boxed()
     }
-    let file = coordinator
-        .blobs
-        .file(claimant.project, pack)
-        .await
-        .map_err(|error| match error {
-            BlobError::NotFound(_) => ResultError::NoPack(error),
-            error => ResultError::Blob(error),
-        })?;
-    mirror
-        .ingest_pack(file, &result.commit)
-        .await
-        .map_err(ResultError::Git)?;
-    // A slow older attempt must not overwrite the result of a newer one: it was ended before the
-    // newer one began, and the reference moved meanwhile.
-    if claimant.fence.is_closed() {
-        return Err(ResultError::Ended);
+
+    fn has_blob<'a>(&'a self, project: &'a ProjectId, digest: &'a Digest) -> BoxFuture<'a, io::Result<bool>> {
+        async move {
+            let size = self.blobs.size(project, digest).await;
+            Ok(size.map_err(io::Error::other)?.is_some())
+        }
+        .boxed()
     }
-    let expected = before.map_or(Expected::Absent, Expected::At);
-    let Err(error) = mirror.update_ref(&reference, &result.commit, &expected).await else {
-        return Ok(());
-    };
-    // An agent that reconnected sends the same result again, and that call may have finished first.
-    let now = mirror.resolve(&reference).await.map_err(ResultError::Git)?;
-    if now.as_ref() == Some(&result.commit) {
-        return Ok(());
+
+    fn take_in<'a>(&'a self, arrived: ArrivedResult<'a>) -> BoxFuture<'a, Result<(), ResultNotTaken>> {
+        async move {
+            let Err(error) = self.take(&arrived).await else {
+                return Ok(());
+            };
+            tracing::warn!(?arrived, error = chain(&error), "result not taken");
+            Err(match &error {
+                ResultError::Ended => ResultNotTaken::Ended,
+                error if error.is_transient() => ResultNotTaken::Later(error.to_string()),
+                error => ResultNotTaken::Never(error.to_string()),
+            })
+        }
+        .boxed()
     }
-    Err(ResultError::Git(error))
+}
+
+impl StoredObjects {
+    async fn take(&self, arrived: &ArrivedResult<'_>) -> Result<(), ResultError> {
+        let (project, commit) = (arrived.project, &arrived.result.commit);
+        let mirror = self
+            .repositories
+            .open(project, &arrived.repository.name)
+            .await
+            .map_err(ResultError::Git)?
+            .ok_or(ResultError::RepositoryGone)?;
+        let reference = result_ref(arrived.session);
+        let before = mirror.resolve(&reference).await.map_err(ResultError::Git)?;
+        if before.as_ref() == Some(commit) {
+            return Ok(());
+        }
+        let file = self
+            .blobs
+            .file(project, arrived.pack)
+            .await
+            .map_err(|error| match error {
+                BlobError::NotFound(_) => ResultError::NoPack(error),
+                error => ResultError::Blob(error),
+            })?;
+        mirror.ingest_pack(file, commit).await.map_err(ResultError::Git)?;
+        // A slow older attempt must not overwrite the result of a newer one: it was ended before the
+        // newer one began, and the reference moved meanwhile.
+        if (arrived.ended)() {
+            return Err(ResultError::Ended);
+        }
+        let expected = before.map_or(Expected::Absent, Expected::At);
+        let Err(error) = mirror.update_ref(&reference, commit, &expected).await else {
+            return Ok(());
+        };
+        // An agent that reconnected sends the same result again, and that call may have finished
+        // first.
+        let now = mirror.resolve(&reference).await.map_err(ResultError::Git)?;
+        if now.as_ref() == Some(commit) {
+            return Ok(());
+        }
+        Err(ResultError::Git(error))
+    }
 }

@@ -31,6 +31,7 @@ use crate::data::folder::{DataDir, DataDirError};
 use crate::data::quarantine::Quarantine;
 use crate::data::repositories::Repositories;
 use crate::data::secrets::Secrets;
+use crate::delivery::results::StoredObjects;
 use crate::door::auth::Door;
 use crate::door::connections::{self, Served, Stopping};
 use crate::door::identities::Identities;
@@ -282,10 +283,19 @@ impl Locked {
         let identities = Arc::new(fill_identities(&store).await?);
         let door = Door::new(&token, Arc::clone(&identities), Arc::clone(&clock));
         let topics = Arc::new(Topics::default());
+        let blobs = Arc::new(Blobs::open(&data.blobs())?);
+        let repositories = Arc::new(Repositories::new(data.repositories()));
+        let objects = ports.objects.unwrap_or_else(|| {
+            Arc::new(StoredObjects {
+                repositories: Arc::clone(&repositories),
+                blobs: Arc::clone(&blobs),
+            })
+        });
         let coordinator = Arc::new(Coordinator {
             store,
-            blobs: Blobs::open(&data.blobs())?,
-            repositories: Repositories::new(data.repositories()),
+            blobs,
+            repositories,
+            objects,
             outputs: Outputs::new(data.output(), Arc::clone(&topics), ports.blocking),
             quarantine: Quarantine::new(data.quarantine(), data.output(), data.blobs()),
             topics,

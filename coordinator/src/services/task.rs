@@ -254,17 +254,9 @@ impl Tasks {
             self.check_context(spec, base).await?;
         }
         if let Some(repository) = &spec.repository {
-            let opened = self.0.repositories.open(&spec.project, &repository.name).await;
-            let mirror = opened.map_err(|error| internal("the repository could not be opened", &error))?;
-            let present = match mirror {
-                None => false,
-                Some(mirror) => mirror
-                    .has_commit(&repository.base)
-                    .await
-                    .map_err(|error| internal("the repository could not be read", &error))?,
-            };
-            if !present {
-                let (name, base) = (&repository.name, &repository.base);
+            let (name, base) = (&repository.name, &repository.base);
+            let present = self.0.objects.has_commit(&spec.project, name, base).await;
+            if !present.map_err(|error| internal("the repository could not be read", &error))? {
                 return Err(ApiError::FailedPrecondition {
                     message: format!("commit {base} is not in repository {name}; push it as refs/kage/bases/{base}"),
                 });
