@@ -32,9 +32,11 @@ mod warden;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -254,11 +256,31 @@ impl fmt::Display for Containment {
     }
 }
 
-#[derive(Debug, Clone, Default)]
-pub struct Runner {
-    /// The executable of wardens, whose `main` begins with [`warden_main_if_asked`]. `None`:
-    /// process groups only.
-    pub warden: Option<PathBuf>,
+/// What runs instead of a program where there are none: it gets what a program would get, and ends
+/// as one would.
+pub type Play = Arc<
+    dyn Fn(Command, Limits, Control, mpsc::Sender<Chunk>) -> BoxFuture<'static, Result<Ended, RunError>> + Send + Sync,
+>;
+
+#[derive(Clone, Default)]
+pub enum Runner {
+    /// Each in a process group of its own.
+    #[default]
+    ProcessGroup,
+    /// Behind a warden with this executable, whose `main` begins with [`warden_main_if_asked`].
+    Warden(PathBuf),
+    /// A simulation plays them.
+    Played(Play),
+}
+
+impl fmt::Debug for Runner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ProcessGroup => f.write_str("ProcessGroup"),
+            Self::Warden(executable) => f.debug_tuple("Warden").field(executable).finish(),
+            Self::Played(_) => f.debug_tuple("Played").finish_non_exhaustive(),
+        }
+    }
 }
 
 impl Runner {
@@ -267,17 +289,19 @@ impl Runner {
     #[must_use]
     pub fn this_executable() -> Self {
         // Not `current_exe`: this link also works after the file was replaced by an upgrade.
-        Self {
-            warden: cfg!(target_os = "linux").then(|| PathBuf::from("/proc/self/exe")),
+        if cfg!(target_os = "linux") {
+            Self::Warden(PathBuf::from("/proc/self/exe"))
+        } else {
+            Self::ProcessGroup
         }
     }
 
     /// How far programs are kept from leaving something behind.
     #[must_use]
     pub fn containment(&self) -> Containment {
-        match &self.warden {
-            Some(_) if cfg!(target_os = "linux") => Containment::Warden,
-            Some(_) | None => Containment::ProcessGroup,
+        match self {
+            Self::Warden(_) if cfg!(target_os = "linux") => Containment::Warden,
+            Self::Warden(_) | Self::ProcessGroup | Self::Played(_) => Containment::ProcessGroup,
         }
     }
 
@@ -296,6 +320,9 @@ impl Runner {
         control: Control,
         output: mpsc::Sender<Chunk>,
     ) -> Result<Ended, RunError> {
+        if let Self::Played(play) = self {
+            return play(command, limits, control, output).await;
+        }
         let child = child::Child::start(self, &command, limits.grace).await?;
         drive::drive(child, limits, control, output).await
     }

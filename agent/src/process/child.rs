@@ -103,7 +103,7 @@ impl Child {
 
     async fn start_once(runner: &Runner, command: &Command, grace: Duration) -> Result<Self, RunError> {
         #[cfg(target_os = "linux")]
-        if let Some(executable) = &runner.warden {
+        if let Runner::Warden(executable) = runner {
             let mut link = Link::start(executable, command, grace).await?;
             let pipes = link.take_pipes().map_err(|source| RunError::Warden {
                 executable: executable.clone(),

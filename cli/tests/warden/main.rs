@@ -21,9 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const VICTIM: &str = "KAGE_TEST_VICTIM";
 
 fn runner() -> Runner {
-    Runner {
-        warden: Some(env!("CARGO_BIN_EXE_kage").into()),
-    }
+    Runner::Warden(env!("CARGO_BIN_EXE_kage").into())
 }
 
 fn limits() -> Limits {
