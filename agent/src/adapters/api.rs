@@ -278,4 +278,4 @@ impl Adapter for ApiAdapter {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

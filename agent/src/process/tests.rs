@@ -136,6 +136,22 @@ async fn a_program_whose_output_nobody_wants_is_ended() {
 }
 
 #[tokio::test]
+async fn the_clock_of_a_program_that_nobody_can_thaw_goes_on() {
+    let (freeze, frozen) = watch::channel(true);
+    drop(freeze);
+    let control = Control {
+        stop: CancellationToken::new(),
+        frozen,
+    };
+    let limits = Limits {
+        timeout: Some(Duration::from_millis(100)),
+        ..LIMITS
+    };
+    let (ended, printed, _) = collect(sh("sleep 60; echo awake"), limits, control).await;
+    assert_eq!((ended.unwrap().cause, printed.as_str()), (Cause::TimedOut, ""));
+}
+
+#[tokio::test]
 async fn freezing_stops_the_program_and_its_clock() {
     let (freeze, frozen) = watch::channel(true);
     let control = Control {

@@ -15,7 +15,7 @@ use crate::adapters::steps::Steps;
 mod goes_on;
 mod life;
 mod stops;
-mod provider;
+pub(crate) mod provider;
 
 use provider::{Answer, Place, error, message, says, tool};
 
@@ -293,6 +293,19 @@ async fn a_frozen_attempt_makes_no_call() {
     let (end, early) = tokio::join!(adapter.run(input, reporter, CancellationToken::new()), thaw);
     assert_eq!(early, 0);
     assert!(matches!(end, AdapterEnd::Done { .. }));
+}
+
+#[tokio::test]
+async fn an_attempt_that_nobody_can_thaw_is_not_frozen() {
+    let place = Place::new([says("Done.", "end_turn")]).await;
+    let (freeze, frozen) = watch::channel(true);
+    drop(freeze);
+    let input = SessionInput {
+        frozen,
+        ..place.input()
+    };
+    let told = place.run(input, CancellationToken::new()).await;
+    assert!(matches!(told.end, AdapterEnd::Done { .. }), "{:?}", told.end);
 }
 
 #[tokio::test]

@@ -5,10 +5,12 @@ use std::sync::Mutex;
 
 use futures_util::future::BoxFuture;
 use kage_core::fleet::AdapterInfo;
+use serde_json::json;
 use tokio::time::timeout;
 
 use super::*;
 use crate::adapters::AdapterConfig;
+use crate::adapters::api::tests::provider::{Answer, Place, message, tool};
 use crate::adapters::cli::CliAdapter;
 use crate::adapters::cli::manifest::Manifest;
 use crate::process::{AgentEnvironment, Runner};
@@ -84,6 +86,84 @@ async fn neither_clock_runs_while_the_attempt_is_frozen() {
         };
         assert!(failure.message.starts_with(why), "{failure}");
     }
+}
+
+#[tokio::test]
+async fn an_attempt_that_nobody_can_thaw_ends_at_its_limit() {
+    for (limit, idle, why) in [
+        (Duration::ZERO, MINUTE, "it took longer"),
+        (MINUTE, Duration::ZERO, "it printed nothing"),
+    ] {
+        let (freeze, frozen) = watch::channel(true);
+        let (_active, last_active) = watch::channel(Instant::now());
+        let stopped = CancellationToken::new();
+        drop(freeze);
+        let watched = watch_over(
+            Arc::new(Still::Stops),
+            input(limit, idle, frozen),
+            Reporter::channel(1).0,
+            last_active,
+            &stopped,
+            MINUTE,
+        );
+        assert_eq!(timed_out(watched.await), why);
+    }
+}
+
+/// Which clock ended it, in the first words of its failure.
+fn timed_out(watched: Watched) -> String {
+    let AdapterEnd::Failed(failure) = watched.end else {
+        panic!("it ended otherwise: {:?}", watched.end);
+    };
+    assert_eq!((failure.kind, watched.abandoned), (FailureKind::Timeout, false));
+    failure.message.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+/// Lets the loop over an API work with this provider.
+async fn watch_loop(place: &Place, limits: SessionLimits) -> Watched {
+    let (reporter, mut reports) = Reporter::channel(8);
+    let (active, last_active) = watch::channel(Instant::now());
+    let input = SessionInput {
+        limits,
+        ..place.input()
+    };
+    let stopped = CancellationToken::new();
+    let watching = watch_over(place.shared(), input, reporter, last_active, &stopped, MINUTE);
+    let listening = async {
+        while reports.recv().await.is_some() {
+            active.send_replace(Instant::now());
+        }
+    };
+    tokio::join!(watching, listening).0
+}
+
+#[tokio::test]
+async fn a_loop_over_an_api_ends_at_the_limits_of_its_task() {
+    let short = Duration::from_millis(300);
+    let minute = SessionLimits {
+        timeout: MINUTE,
+        idle: MINUTE,
+    };
+    // The provider does not answer.
+    let place = Place::new([Answer::Silence]).await;
+    let idle = SessionLimits { idle: short, ..minute };
+    assert_eq!(timed_out(watch_loop(&place, idle).await), "it printed nothing");
+
+    // A tool prints for ever: that is life, and takes too long.
+    let bash = tool(
+        "t",
+        "bash",
+        json!({"command": "echo $$ > pid; while :; do echo x; sleep 0.01; done"}),
+    );
+    let place = Place::new([Answer::Stream(message(&[bash], "tool_use"))]).await;
+    let timeout = SessionLimits {
+        timeout: 4 * short,
+        idle: 3 * short,
+    };
+    assert_eq!(timed_out(watch_loop(&place, timeout).await), "it took longer");
+    let pid = std::fs::read_to_string(place.folder.path().join("tree/pid")).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+    assert!(rustix::process::test_kill_process(pid).is_err(), "its tool is ended");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

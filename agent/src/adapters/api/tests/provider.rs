@@ -20,7 +20,7 @@ use super::super::*;
 use crate::adapters::port::Report;
 
 #[derive(Clone)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Stream(String),
     Error(u16, Option<&'static str>, Value),
     /// A stream that ends here.
@@ -68,7 +68,7 @@ async fn serve(State(provider): State<Provider>, headers: HeaderMap, body: Strin
 }
 
 /// A message as the provider streams it.
-pub(super) fn message(blocks: &[Value], stop_reason: &str) -> String {
+pub(crate) fn message(blocks: &[Value], stop_reason: &str) -> String {
     let mut events = vec![json!({"type": "message_start", "message": {
         "id": "msg", "type": "message", "role": "assistant", "model": "claude-sonnet-5-5", "content": [],
         "usage": {"input_tokens": 10, "cache_creation_input_tokens": 20, "cache_read_input_tokens": 30, "output_tokens": 1},
@@ -103,7 +103,7 @@ pub(super) fn says(text: &str, stop_reason: &str) -> Answer {
     Answer::Stream(message(&[json!({"type": "text", "text": text})], stop_reason))
 }
 
-pub(super) fn tool(id: &str, name: &str, input: Value) -> Value {
+pub(crate) fn tool(id: &str, name: &str, input: Value) -> Value {
     json!({"type": "tool_use", "id": id, "name": name, "input": input})
 }
 
@@ -111,8 +111,8 @@ pub(super) fn error(kind: &str) -> Value {
     json!({"type": "error", "error": {"type": kind, "message": "no"}})
 }
 
-pub(super) struct Place {
-    pub(super) folder: tempfile::TempDir,
+pub(crate) struct Place {
+    pub(crate) folder: tempfile::TempDir,
     pub(super) provider: Provider,
     pub(super) url: String,
     /// Further keys of `[adapter.claude-api]`.
@@ -130,7 +130,7 @@ pub(super) struct Told {
 }
 
 impl Place {
-    pub(super) async fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
+    pub(crate) async fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["tree", "scratch"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
@@ -166,7 +166,12 @@ impl Place {
         ApiAdapter::new(&messages::CLAUDE, &config).unwrap()
     }
 
-    pub(super) fn input(&self) -> SessionInput {
+    /// The adapter as an attempt has it.
+    pub(crate) fn shared(&self) -> Arc<dyn Adapter> {
+        Arc::new(self.adapter())
+    }
+
+    pub(crate) fn input(&self) -> SessionInput {
         SessionInput {
             prompt: Prompt {
                 shared: "the base".to_owned(),
