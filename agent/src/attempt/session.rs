@@ -89,6 +89,7 @@ pub(super) async fn run(
     let workspace = &**workspace;
     attempt.phase(Phase::Working).await?;
     let end = tokio::select! {
+        biased;
         end = work_on(attempt, adapter, input) => end?,
         OutboxClosed = kept.watch(workspace, &attempt.recording) => return Err(AttemptEnded::Closed),
     };

@@ -97,6 +97,7 @@ impl SessionFiles {
     /// Reports changes and takes checkpoints until it is dropped; returns only when the agent ends.
     pub(super) async fn watch(&mut self, workspace: &dyn Workspace, recording: &Recording) -> OutboxClosed {
         tokio::select! {
+            biased;
             closed = self.changes.watch(workspace, recording, self.burst.as_mut()) => closed,
             never = self.checkpoints.run() => never,
             never = relay(&mut self.asks, &self.steps) => match never {},

@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use kage_agent::adapters::port::{Adapter, AdapterEnd, Reporter, ReporterClosed, SessionInput};
+use kage_agent::adapters::port::{Adapter, AdapterEnd, Beginning, Reporter, ReporterClosed, Resumes, SessionInput};
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::fleet::AdapterInfo;
 use kage_core::usage::Usage;
 use tokio_util::sync::CancellationToken;
 
+use crate::forge::{Files, text};
 use crate::world::{Dice, End, World};
 
 /// Between two looks whether it may go on.
@@ -40,6 +41,18 @@ impl Adapter for Scripted {
 
     fn uses_scratch(&self) -> bool {
         false
+    }
+
+    fn resumes(&self) -> Resumes {
+        if self.0.whole_steps {
+            Resumes::Position
+        } else {
+            Resumes::None
+        }
+    }
+
+    fn tells_steps(&self) -> bool {
+        self.0.whole_steps
     }
 
     fn run(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {
@@ -76,12 +89,14 @@ struct Play {
 impl Play {
     async fn act(&self) -> Result<AdapterEnd, ReporterClosed> {
         self.say(format!("attempt {}", self.attempt)).await?;
+        let mut position = self.begin();
         for step in 0..1 + self.dice.below(8) {
             self.pause().await;
             match self.dice.below(10) {
-                0..4 => self.print().await?,
-                4..8 => self.say(format!("step {step}")).await?,
-                _ => self.use_tokens().await?,
+                0..3 => self.print().await?,
+                3..5 => self.say(format!("step {step}")).await?,
+                5..6 => self.use_tokens().await?,
+                _ => self.edit(&mut position).await?,
             }
         }
         if self.dice.chance(30) {
@@ -91,6 +106,45 @@ impl Play {
         let (end, told) = self.end();
         self.world.emit(&self.attempt, |emitted| emitted.end = Some(told));
         Ok(end)
+    }
+
+    /// How many messages the conversation has, each of which must be where it was said.
+    fn begin(&self) -> u64 {
+        let Beginning::GoOn { said, .. } = &self.input.beginning else {
+            return 0;
+        };
+        let said = String::from_utf8_lossy(said);
+        for (position, line) in said.lines().enumerate() {
+            if !line.starts_with(&format!("{position} by ")) {
+                let text = format!("{} goes on from {line:?} at {position}", self.attempt);
+                self.world.accuse(text);
+            }
+        }
+        said.lines().count() as u64
+    }
+
+    /// A step of the conversation that changes both files, one after the other.
+    async fn edit(&self, position: &mut u64) -> Result<(), ReporterClosed> {
+        let Some(worktree) = &self.input.worktree else {
+            return self.say("nothing to edit".to_owned()).await;
+        };
+        let message = |position: &mut u64| {
+            self.input.steps.message(format!("{position} by {}", self.attempt));
+            *position += 1;
+        };
+        message(position);
+        self.input.steps.answered();
+        self.input.steps.tools_begin().await;
+        // Who was told what verify said does better.
+        let told = matches!(&self.input.beginning, Beginning::GoOn { instruction, .. } if !instruction.is_empty());
+        let text = text(self.dice.below(1_000_000), told || !self.dice.chance(250));
+        for file in ["a", "b"] {
+            self.world.forge.lock().unwrap().write(worktree, file, text.clone());
+            tokio::time::sleep(self.dice.millis(0, 400)).await;
+        }
+        message(position);
+        self.input.steps.tools_ended();
+        Ok(())
     }
 
     /// Works for a while, but not while it is frozen.
@@ -161,4 +215,9 @@ impl Play {
         }
         (AdapterEnd::Failed(failure), End::Failed)
     }
+}
+
+/// Whether files are as they are in the middle of a step.
+pub(crate) fn is_torn(files: &Files) -> bool {
+    files.get("a") != files.get("b")
 }

@@ -37,7 +37,8 @@ pub(crate) fn check(end: &Final, emitted: &BTreeMap<String, Emitted>) -> Vec<Str
 
 fn attempts(task: &FinalTask) -> Attempts<'_> {
     let mut attempts = Attempts::new();
-    for event in &task.events {
+    let of_sessions = task.events.iter().filter(|event| event.job() == v1::JobKind::Session);
+    for event in of_sessions {
         if let Some(body) = event.event.as_ref().and_then(|event| event.body.as_ref()) {
             let key = (event.session.as_str(), event.attempt);
             attempts.entry(key).or_default().push(body);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use kage_agent::Registry;
+use kage_agent::process::Runner;
 use kage_coordinator::Timings;
 use kage_coordinator::ports::Listener;
 use kage_coordinator::store::{Fault, Store, Visit};
@@ -18,12 +19,15 @@ use tokio_util::sync::CancellationToken;
 use turmoil::net::{TcpListener, TcpStream};
 
 use crate::adapter::{SCRIPTED, Scripted};
+use crate::commands::play;
+use crate::forge::REPOSITORY;
+use crate::ground::{SimulatedGround, SimulatedObjects};
 use crate::run::Plant;
 use crate::world::{Dice, World, count};
 
 /// The coordinator's name in the network.
 pub(crate) const COORDINATOR: &str = "coordinator";
-const PORT: u16 = 7443;
+pub(crate) const PORT: u16 = 7443;
 /// Everybody's who is not an agent made of calls; agents of the owner show it as well.
 const TOKEN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 /// The wait of whoever starts daemons again that could not start.
@@ -102,7 +106,7 @@ impl Listener for Door {
 }
 
 /// How long a disk takes: mostly nothing to speak of.
-fn disk(dice: &Dice) -> Duration {
+pub(crate) fn disk(dice: &Dice) -> Duration {
     match dice.below(100) {
         0..70 => dice.millis(0, 1),
         70..97 => dice.millis(1, 15),
@@ -159,6 +163,10 @@ pub(crate) fn coordinator(
             config.listen = SocketAddr::from(([127, 0, 0, 1], PORT));
             config.timings = TIMINGS;
             let (ids, waits) = (dice.clone(), dice.clone());
+            let objects = SimulatedObjects {
+                world: Arc::clone(&world),
+                dice: dice.clone(),
+            };
             let ports = kage_coordinator::Ports {
                 clock: world.clock(COORDINATOR),
                 random: Arc::new(move || ids.bits()),
@@ -170,6 +178,7 @@ pub(crate) fn coordinator(
                     .boxed()
                 }),
                 store: Some(store.clone()),
+                objects: Some(Arc::new(objects)),
                 blocking: kage_coordinator::Blocking::InPlace(Arc::new(move || disk(&waits))),
                 ..kage_coordinator::Ports::system()
             };
@@ -209,13 +218,14 @@ pub(crate) fn agent(world: &Arc<World>, name: &str, bell: &Bell) -> impl Future<
     async move {
         loop {
             world.log(format_args!("{name} starts"));
+            let labels = [("ground".to_owned(), REPOSITORY.to_owned())].into();
             let config = kage_agent::Config {
                 state_dir: world.dir(&name),
                 coordinator_url: url(),
                 credentials: Credentials::bearer(TOKEN),
                 name: name.clone(),
                 slots: 2,
-                labels: Default::default(),
+                labels,
                 limits: kage_agent::Limits {
                     drain: Duration::from_secs(2),
                     stop_grace: Duration::from_secs(2),
@@ -224,11 +234,18 @@ pub(crate) fn agent(world: &Arc<World>, name: &str, bell: &Bell) -> impl Future<
             };
             let (ids, waits) = (dice.clone(), dice.clone());
             let scripted = Arc::new(Scripted(Arc::clone(&world)));
+            let ground = SimulatedGround {
+                world: Arc::clone(&world),
+                host: name.clone(),
+                dice: dice.clone(),
+            };
             let adapters = Registry::from([(SCRIPTED.parse().expect("it is a name"), scripted as _)]);
             let ports = kage_agent::Ports {
                 clock: world.clock(&name),
                 random: Arc::new(move || ids.bits()),
                 dial: dial(),
+                ground: Some(Arc::new(ground)),
+                runner: Runner::Played(play(&world, &dice)),
                 blocking: kage_agent::Blocking::InPlace(Arc::new(move || disk(&waits))),
                 ..kage_agent::Ports::system(adapters)
             };

@@ -2,14 +2,16 @@
 //! which everything follows.
 //!
 //! Real: the dispatcher, the board, every service and the store's commands on the model; the
-//! agent's control session, leases, outbox (on SQLite), ledger, delivery, recorder and attempts;
-//! tonic, hyper and h2 between them. Simulated: the network (turmoil), time, the clocks on the
-//! wall, randomness, the disk under the store, the adapter. Files of output, state directories
-//! and outboxes are real files, worked on in place, and survive a crash as after kill -9.
+//! agent's control session, leases, outbox (on SQLite), ledger, delivery, recorder and attempts,
+//! with their checkpoints, results and verify jobs; tonic, hyper and h2 between them. Simulated: the
+//! network (turmoil), time, the clocks on the wall, randomness, the disk under the store, the
+//! adapter, set-up and verify commands, and what git and blobs would hold (`forge`): trees and
+//! packs in memory, which agents reach when they reach the coordinator. Files of output, state
+//! directories and outboxes are real files, worked on in place, and survive a crash as after kill -9.
 //!
-//! Left out: git, blobs and everything over plain HTTP, so tasks have no repository and no base
-//! context, and nothing is verified or saved as a checkpoint; TLS; the SQLite of the coordinator,
-//! which the store's conformance suite compares with the model used here.
+//! Left out: git itself and everything over plain HTTP, so tasks have no base context; restores
+//! that people ask for; TLS; the SQLite of the coordinator, which the store's conformance suite
+//! compares with the model used here.
 //!
 //! Each world is a process of its own: what tokio numbers is then numbered the same each time.
 //! A seed that failed: `KAGE_SEED=7 cargo test -p kage-tests --test simulation seeds -- --nocapture`
@@ -17,12 +19,16 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod forge;
 mod world;
 mod adapter;
+mod commands;
+mod ground;
 mod hosts;
 mod faults;
 mod people;
 mod checks;
+mod trees;
 mod run;
 mod processes;
 
@@ -80,8 +86,14 @@ fn a_seed_goes_the_same_way_twice() {
 /// Each of these worlds has a planted defect: a check that misses it finds nothing.
 #[test]
 fn what_is_planted_is_found() {
-    for plant in [Plant::LyingStore, Plant::RottenSpool] {
-        let outcomes = worlds(0..16, plant);
+    for plant in [
+        Plant::LyingStore,
+        Plant::RottenSpool,
+        Plant::LostResult,
+        Plant::OtherFiles,
+        Plant::WrongPack,
+    ] {
+        let outcomes = worlds(0..10, plant);
         let found = outcomes.iter().filter(|outcome| !outcome.wrong.is_empty()).count();
         let planted: u64 = outcomes.iter().map(|outcome| outcome.figures.planted).sum();
         let worlds = outcomes.len();

@@ -13,6 +13,8 @@ use kage_tests::chaos::scripted_agent::SCRIPTED_AGENT;
 use kage_tests::tasks::{Describe, task};
 
 use crate::adapter::SCRIPTED;
+use crate::commands::{JUDGE, JUDGE_ALOUD, SETUP};
+use crate::forge::REPOSITORY;
 use crate::hosts::client;
 use crate::world::{Dice, World, count};
 
@@ -26,7 +28,7 @@ pub(crate) async fn day(world: Arc<World>, name: String) -> turmoil::Result {
     while turmoil::sim_elapsed().is_some_and(|elapsed| elapsed < world.healed) {
         tokio::time::sleep(dice.millis(0, 6000)).await;
         let request = world.record.draw();
-        let spec = spec(&dice, &request);
+        let spec = spec(&world, &dice, &request);
         let Some(id) = create(&person, &request, &spec).await else {
             continue;
         };
@@ -52,18 +54,49 @@ pub(crate) async fn day(world: Arc<World>, name: String) -> turmoil::Result {
     Ok(())
 }
 
-fn spec(dice: &Dice, request: &str) -> v1::TaskSpec {
+fn spec(world: &World, dice: &Dice, request: &str) -> v1::TaskSpec {
     let mut spec = task(&format!("task of {request}")).policy(|policy| {
         policy.timeout = Some(span(Duration::from_secs(40)));
         policy.idle_timeout = Some(span(Duration::from_secs(8)));
         policy.max_attempts = u32::try_from(1 + dice.below(3)).unwrap();
         policy.priority = i32::try_from(dice.below(3)).unwrap() - 1;
     });
+    let with_files = dice.chance(600);
+    if with_files {
+        spec.repository = Some(v1::Repository {
+            name: REPOSITORY.to_owned(),
+            base_commit: world.bases[usize::try_from(dice.below(world.bases.len() as u64)).unwrap()].to_string(),
+        });
+        spec = spec.policy(|policy| on_files(dice, policy));
+    }
     for n in 0..1 + dice.below(3) {
-        let adapter = if dice.chance(700) { SCRIPTED } else { SCRIPTED_AGENT };
+        // An agent made of calls has no files.
+        let adapter = if with_files || dice.chance(700) {
+            SCRIPTED
+        } else {
+            SCRIPTED_AGENT
+        };
         spec = spec.session(&format!("{adapter}-{n}"), adapter, "");
     }
     spec
+}
+
+/// How work on files is checked.
+fn on_files(dice: &Dice, policy: &mut v1::Policy) {
+    policy.requirements.insert("ground".to_owned(), REPOSITORY.to_owned());
+    policy.max_reworks = dice.pick(&[None, Some(0), Some(2)]);
+    if dice.chance(200) {
+        return;
+    }
+    let verify = policy.verify.get_or_insert_default();
+    verify.timeout = Some(span(Duration::from_secs(15)));
+    // Each verify of a session begins its output anew, so only the verify of one that ends with it
+    // says something.
+    let once = policy.max_reworks == Some(0);
+    verify.verify = if once { JUDGE_ALOUD } else { JUDGE }.to_owned();
+    if dice.chance(300) {
+        verify.setup = SETUP.to_owned();
+    }
 }
 
 /// Asks until there is an answer. `None` when it was refused.

@@ -17,7 +17,7 @@ use turmoil::Sim;
 use crate::faults::{Cast, Plan};
 use crate::hosts::{self, Bell, COORDINATOR};
 use crate::world::{World, notice_panics, take_panics};
-use crate::{checks, people};
+use crate::{checks, people, trees};
 
 /// The step of simulated time.
 const TICK: Duration = Duration::from_millis(20);
@@ -37,6 +37,12 @@ pub(crate) enum Plant {
     LyingStore,
     /// The output that agents spooled is changed after they crashed.
     RottenSpool,
+    /// The coordinator's disk now and then loses a result that it was to keep.
+    LostResult,
+    /// Verify now and then runs in the files of the base.
+    OtherFiles,
+    /// A pack now and then has other files than its commit.
+    WrongPack,
 }
 
 /// The result of a seed.
@@ -60,6 +66,9 @@ pub(crate) struct Figures {
     jumps: u64,
     store_faults: u64,
     repeats: u64,
+    checkpoints: u64,
+    resumed: u64,
+    judged: u64,
     /// Faults that were planted.
     pub(crate) planted: u64,
 }
@@ -87,6 +96,9 @@ impl Figures {
         self.jumps += other.jumps;
         self.store_faults += other.store_faults;
         self.repeats += other.repeats;
+        self.checkpoints += other.checkpoints;
+        self.resumed += other.resumed;
+        self.judged += other.judged;
         self.planted += other.planted;
     }
 
@@ -101,12 +113,16 @@ impl Figures {
             jumps,
             store_faults,
             repeats,
+            checkpoints,
+            resumed,
+            judged,
             planted: _,
         } = self;
         let ratio = simulated.as_secs_f64() / spent.as_secs_f64();
         format!(
             "{:.0} s simulated ({ratio:.0} times as fast), {tasks} tasks, {events} events; {crashes} crashes, \
-             {cuts} cut or held links, {jumps} clock jumps, {store_faults} store errors, {repeats} repeated calls",
+             {cuts} cut or held links, {jumps} clock jumps, {store_faults} store errors, {repeats} repeated calls; {checkpoints} checkpoints, \
+             {resumed} resumed, {judged} verified",
             simulated.as_secs_f64()
         )
     }
@@ -126,7 +142,7 @@ pub(crate) fn speak() {
 pub(crate) fn run(seed: u64, plant: Plant) -> Outcome {
     notice_panics();
     drop(take_panics());
-    let world = World::new(seed);
+    let world = World::new(seed, plant);
     let mut wrong = Vec::new();
     let (end, simulated) = {
         let mut stage = Stage::set(&world, plant);
@@ -134,6 +150,7 @@ pub(crate) fn run(seed: u64, plant: Plant) -> Outcome {
         (end, stage.sim.elapsed())
     };
     wrong.extend(take_panics().into_iter().map(|panic| format!("panic: {panic}")));
+    wrong.extend(world.take_accused());
     let mut trace = world.take_log();
     let history = world.record.history();
     trace.extend(history.entries.iter().map(|entry| format!("{entry:?}")));
@@ -148,6 +165,7 @@ pub(crate) fn run(seed: u64, plant: Plant) -> Outcome {
         let found = found.into_iter();
         wrong.extend(found.map(|violation| format!("{}: {}", violation.invariant, violation.text)));
         wrong.extend(checks::check(&end, &world.emitted.lock().unwrap()));
+        wrong.extend(trees::check(&end, &world.forge.lock().unwrap(), world.whole_steps));
     }
     wrong.truncate(TOLD);
     for text in &mut wrong {
@@ -164,6 +182,9 @@ pub(crate) fn run(seed: u64, plant: Plant) -> Outcome {
         jumps: count(&counts.jumps),
         store_faults: count(&counts.store_faults) + count(&counts.read_faults),
         repeats: count(&counts.repeats),
+        checkpoints: count(&counts.checkpoints),
+        resumed: count(&counts.resumed),
+        judged: count(&counts.judged),
         planted: count(&counts.planted),
     };
     Outcome {

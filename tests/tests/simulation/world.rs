@@ -9,11 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kage_core::event::OutputStream;
+use kage_core::id::Oid;
 use kage_core::time::Timestamp;
 use kage_tests::chaos::record::Record;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tempfile::TempDir;
+
+use crate::forge::{Files, Forge, text};
+use crate::run::Plant;
 
 /// The start time of every world, in milliseconds since 1970.
 const EPOCH: u64 = 1_800_000_000_000;
@@ -97,18 +101,34 @@ pub(crate) struct Counts {
     pub(crate) repeats: AtomicU64,
     /// Faults that no system could survive.
     pub(crate) planted: AtomicU64,
+    /// Checkpoints taken by agents.
+    pub(crate) checkpoints: AtomicU64,
+    /// Workspaces made of a checkpoint.
+    pub(crate) resumed: AtomicU64,
+    /// Verify commands that came to an answer.
+    pub(crate) judged: AtomicU64,
 }
 
 #[derive(Debug)]
 pub(crate) struct World {
     /// All randomness derives from this.
     pub(crate) seed: u64,
+    /// What is wrong on purpose.
+    pub(crate) plant: Plant,
     /// When everything is whole again for good. People create tasks until then.
     pub(crate) healed: Duration,
     /// What clients, watchers and scripted agents saw.
     pub(crate) record: Record,
     /// By attempt.
     pub(crate) emitted: Mutex<BTreeMap<String, Emitted>>,
+    /// Commits, blobs and worktrees.
+    pub(crate) forge: Mutex<Forge>,
+    /// Commits that tasks may start from.
+    pub(crate) bases: Vec<Oid>,
+    /// Whether adapters tell when their tools run.
+    pub(crate) whole_steps: bool,
+    /// What somebody saw that must never be.
+    accused: Mutex<Vec<String>>,
     pub(crate) trouble: AtomicBool,
     /// True once the coordinator's clock was off.
     pub(crate) jumped: AtomicBool,
@@ -122,7 +142,7 @@ pub(crate) struct World {
 
 impl World {
     /// A world before its start.
-    pub(crate) fn new(seed: u64) -> Arc<Self> {
+    pub(crate) fn new(seed: u64, plant: Plant) -> Arc<Self> {
         let ids = Dice::of(seed, "record");
         // In memory if possible: durability is not tested here.
         let memory = Path::new("/dev/shm");
@@ -132,8 +152,16 @@ impl World {
         } else {
             dir.tempdir()
         };
+        let mut forge = Forge::default();
+        let base = |n: u64| Files::from([("a".to_owned(), text(n, n != 2)), ("b".to_owned(), text(n, n != 2))]);
+        let bases = (0..3).map(|n| forge.base(base(n))).collect();
         Arc::new(Self {
             seed,
+            plant,
+            forge: Mutex::new(forge),
+            bases,
+            whole_steps: Dice::of(seed, "steps").chance(700),
+            accused: Mutex::default(),
             healed: Dice::of(seed, "healed").millis(10_000, 40_000),
             record: Record::drawing(Arc::new(move || ids.bits())),
             emitted: Mutex::default(),
@@ -172,6 +200,25 @@ impl World {
     /// Takes the log lines.
     pub(crate) fn take_log(&self) -> Vec<String> {
         std::mem::take(&mut self.log.lock().unwrap())
+    }
+
+    /// Whether this goes wrong now, in a world that is wrong in this way on purpose.
+    pub(crate) fn plants(&self, plant: Plant, dice: &Dice) -> bool {
+        let planted = self.plant == plant && dice.chance(200);
+        if planted {
+            count(&self.counts.planted);
+        }
+        planted
+    }
+
+    /// Notes what must never be.
+    pub(crate) fn accuse(&self, text: String) {
+        self.accused.lock().unwrap().push(text);
+    }
+
+    /// Everything that must never be and was.
+    pub(crate) fn take_accused(&self) -> Vec<String> {
+        std::mem::take(&mut self.accused.lock().unwrap())
     }
 
     /// How far the clock of a host is off, in milliseconds.
