@@ -40,7 +40,7 @@ pub(crate) struct Coordinator {
     /// This run of the coordinator: positions of its topics are good for it alone.
     pub(crate) run: u128,
     pub(crate) fences: Arc<Fences>,
-    pub(crate) prices: PriceTable,
+    pub(crate) prices: Arc<PriceTable>,
     pub(crate) timings: Timings,
     pub(crate) patience: Patience,
     pub(crate) identities: Arc<Identities>,

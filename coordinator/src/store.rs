@@ -19,6 +19,7 @@ use std::thread::JoinHandle;
 use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, StoreId, TaskId};
+use kage_core::price::PriceTable;
 use tokio::sync::{Notify, mpsc};
 
 mod admission;
@@ -92,7 +93,8 @@ enum Engine {
 }
 
 impl Store {
-    /// Opens the database at this path, or makes it. Blocks on the disk: for start-up.
+    /// Opens the database at this path, or makes it. Blocks on the disk: for start-up. Usage that an
+    /// older program stored without its cost is priced by the built-in table.
     ///
     /// # Errors
     /// When this program must not or cannot use it.
@@ -101,12 +103,18 @@ impl Store {
     }
 
     /// Opens the database of a coordinator, or makes it. One without an id is given `fresh`.
-    /// That it was opened once more, and more often than `before`, is durable when this returns.
+    /// That it was opened once more, and more often than `before`, is durable when this returns. Usage
+    /// that an older program stored without its cost is priced by `prices`.
     ///
     /// # Errors
     /// When this program must not or cannot use it.
-    pub(crate) fn begin(path: &Path, fresh: StoreId, before: u64) -> Result<(Self, Opened), OpenError> {
-        let (database, connection) = Database::new(path)?;
+    pub(crate) fn begin(
+        path: &Path,
+        fresh: StoreId,
+        before: u64,
+        prices: &PriceTable,
+    ) -> Result<(Self, Opened), OpenError> {
+        let (database, connection) = Database::new(path, prices)?;
         let opened = database.identify(&connection, fresh, before)?;
         Ok((Self::run(database, connection, Recent::new())?, opened))
     }
@@ -121,7 +129,7 @@ impl Store {
     }
 
     fn open_with(path: &Path, recent: Recent) -> Result<Self, OpenError> {
-        let (database, connection) = Database::new(path)?;
+        let (database, connection) = Database::new(path, PriceTable::builtin())?;
         Self::run(database, connection, recent)
     }
 

@@ -2,15 +2,15 @@
 //!
 //! The table is a TOML file (`core/data/prices.toml` documents the format): a built-in one that a
 //! user's file can override. All arithmetic is in whole pico-dollars. Nothing here knows a cache
-//! multiplier or a model name. `price::file` reads the file; `usage` counts tokens.
+//! multiplier or a model name. `price::file` reads the file; `usage` counts tokens; `session` keeps
+//! what its usage cost when it was accepted.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::LazyLock;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::session::{ModelUsage, Session};
 use crate::time::Timestamp;
 use crate::usage::{Money, PicoUsd, Provenance, Usage};
 
@@ -20,9 +20,23 @@ mod tests;
 
 pub use file::InvalidPrices;
 
+/// The name of a price row: the model, the day from which it holds, and a digest of its prices, so
+/// that a row with other figures has another name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PriceId(String);
+
+impl fmt::Display for PriceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The prices of a model from one day on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PriceRow {
+    /// Its name.
+    pub id: PriceId,
     /// The company that sends the bill.
     pub provider: String,
     /// The start of the row's validity; `None`: always.
@@ -173,27 +187,71 @@ impl PriceTable {
             .or_else(|| self.aliases.get(model).and_then(|name| self.rows.get(name)))
     }
 
-    /// The cost of a model's metered usage: billed, estimated when requests may have exceeded the
-    /// row's long-context limit, or unknown.
+    /// The cost of usage that is accepted now. Metered usage is billed by the row of its model, or
+    /// estimated when it may have exceeded the row's long-context limit. Otherwise a program's own
+    /// report counts, and without one the row gives an estimate.
     #[must_use]
-    pub fn price(&self, model: &str, usage: &Usage, at: Timestamp) -> Money {
-        let Some((row, amount)) = self
-            .find(model, at)
-            .and_then(|row| row.amount(usage).map(|amount| (row, amount)))
-        else {
-            return UNKNOWN;
+    pub fn charge(&self, used: Used<'_>, now: Timestamp) -> Charge {
+        if let (false, Some(amount)) = (used.metered, used.reported) {
+            return Charge {
+                money: Money {
+                    amount: Some(amount),
+                    provenance: Provenance::Reported,
+                },
+                price: None,
+            };
+        }
+        let row = self.find(used.model, now);
+        let Some((row, amount)) = row.and_then(|row| row.amount(used.usage).map(|amount| (row, amount))) else {
+            return Charge::UNKNOWN;
         };
-        let input = usage.total().saturating_sub(usage.output);
-        let provenance = if row.long_context.is_some_and(|limit| input > limit) {
+        let input = used.usage.total().saturating_sub(used.usage.output);
+        let provenance = if !used.metered || row.long_context.is_some_and(|limit| input > limit) {
             Provenance::Estimated
         } else {
             Provenance::Billed
         };
-        Money {
-            amount: Some(amount),
-            provenance,
+        Charge {
+            money: Money {
+                amount: Some(amount),
+                provenance,
+            },
+            price: Some(row.id.clone()),
         }
     }
+}
+
+/// Usage to be priced.
+#[derive(Debug, Clone, Copy)]
+pub struct Used<'a> {
+    /// As the provider names it.
+    pub model: &'a str,
+    /// Tokens.
+    pub usage: &'a Usage,
+    /// The cost that the program reported.
+    pub reported: Option<PicoUsd>,
+    /// True when the tokens come from metered API responses.
+    pub metered: bool,
+}
+
+/// What usage cost, and by which row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Charge {
+    /// The amount.
+    pub money: Money,
+    /// The row that it was computed with; `None`: with none.
+    pub price: Option<PriceId>,
+}
+
+impl Charge {
+    /// Tokens without a price.
+    const UNKNOWN: Self = Self {
+        money: Money {
+            amount: None,
+            provenance: Provenance::Unknown,
+        },
+        price: None,
+    };
 }
 
 impl PriceRow {
@@ -226,81 +284,6 @@ impl PriceRow {
             }
         }
         i64::try_from(sum).ok().map(PicoUsd)
-    }
-}
-
-const UNKNOWN: Money = Money {
-    amount: None,
-    provenance: Provenance::Unknown,
-};
-
-/// The cost of a session: one [`Money`] for each provenance that occurs, in the order of
-/// [`Provenance`]. Usage that is zero and without a reported amount costs nothing and is left out.
-/// Unreported usage makes the sum one of a known and an unknown part; alone it gives no figure.
-#[must_use]
-pub fn session_money(usage: &[ModelUsage], prices: &PriceTable, at: Timestamp) -> Vec<Money> {
-    let mut sums = BTreeMap::<Provenance, Option<PicoUsd>>::new();
-    let mut unknown = false;
-    for entry in usage {
-        if entry.usage.is_zero() && entry.reported.is_none() {
-            continue;
-        }
-        let untold = entry.reported.is_none() && entry.usage.unreported.of_the_bill();
-        unknown |= untold;
-        if untold && entry.usage.total() == 0 {
-            continue;
-        }
-        let money = entry_money(entry, prices, at);
-        let sum = sums.entry(money.provenance).or_insert(money.amount.map(|_| PicoUsd(0)));
-        *sum = sum.zip(money.amount).map(|(a, b)| a.saturating_add(b));
-    }
-    if unknown && !sums.is_empty() {
-        sums.insert(Provenance::Unknown, None);
-    }
-    sums.into_iter()
-        .map(|(provenance, amount)| Money { amount, provenance })
-        .collect()
-}
-
-/// What a session cost.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Costs {
-    /// All of it, one amount per provenance.
-    pub all: Vec<Money>,
-    /// The same for each entry of [`Session::usage`], in its order.
-    pub by_model: Vec<Vec<Money>>,
-}
-
-impl Costs {
-    /// Usage is priced as of the start of the session, so that a later price does not change what
-    /// an earlier session cost.
-    #[must_use]
-    pub fn of(session: &Session, prices: &PriceTable, now: Timestamp) -> Self {
-        let at = session.started_at.unwrap_or(now);
-        let entries = session.usage.iter();
-        Self {
-            all: session_money(&session.usage, prices, at),
-            by_model: entries
-                .map(|entry| session_money(std::slice::from_ref(entry), prices, at))
-                .collect(),
-        }
-    }
-}
-
-fn entry_money(entry: &ModelUsage, prices: &PriceTable, at: Timestamp) -> Money {
-    if let (false, Some(amount)) = (entry.metered, entry.reported) {
-        return Money {
-            amount: Some(amount),
-            provenance: Provenance::Reported,
-        };
-    }
-    let priced = prices.price(&entry.model, &entry.usage, at);
-    match (entry.metered, priced.amount) {
-        (true, _) | (_, None) => priced,
-        (false, amount @ Some(_)) => Money {
-            amount,
-            provenance: Provenance::Estimated,
-        },
     }
 }
 

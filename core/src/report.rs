@@ -12,10 +12,9 @@ use std::time::Duration;
 use crate::checkpoint::Resumption;
 use crate::event::{Verdict, VerdictKind};
 use crate::id::{SessionName, TaskId};
-use crate::price::{Costs, PriceTable};
 use crate::recovery::{Action, Incident};
 use crate::risk::{Assessment, Risk, assess};
-use crate::session::{Session, SessionState};
+use crate::session::{Costs, Session, SessionState};
 use crate::task::Task;
 use crate::time::Timestamp;
 
@@ -113,11 +112,10 @@ pub struct ReportRow {
     pub history: Vec<String>,
 }
 
-/// Compares the sessions of a task. Usage is priced as of the start of each session, so that a
-/// later price does not change the cost of an earlier session.
+/// Compares the sessions of a task.
 #[must_use]
-pub fn rank(task: &Task, sessions: &[Session], prices: &PriceTable, now: Timestamp) -> Report {
-    let mut rows: Vec<ReportRow> = sessions.iter().map(|session| row(task, session, prices, now)).collect();
+pub fn rank(task: &Task, sessions: &[Session], now: Timestamp) -> Report {
+    let mut rows: Vec<ReportRow> = sessions.iter().map(|session| row(task, session, now)).collect();
     rows.sort_by_cached_key(order);
     for (rank, row) in (1..).zip(&mut rows) {
         row.rank = rank;
@@ -141,7 +139,7 @@ fn about_base(verdict: &Verdict) -> Option<String> {
     Some(format!("{what}: {}", verdict.message))
 }
 
-fn row(task: &Task, session: &Session, prices: &PriceTable, now: Timestamp) -> ReportRow {
+fn row(task: &Task, session: &Session, now: Timestamp) -> ReportRow {
     let restored = session.state.verdict().map_or(&[][..], |verdict| &verdict.restored);
     let Assessment { risk, flags } = session
         .state
@@ -152,7 +150,7 @@ fn row(task: &Task, session: &Session, prices: &PriceTable, now: Timestamp) -> R
         rank: 0,
         risk,
         flags,
-        costs: Costs::of(session, prices, now),
+        costs: session.costs(),
         duration: session.worked.until(now),
         history: history(session),
         session: session.clone(),

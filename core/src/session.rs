@@ -20,37 +20,20 @@ use crate::failure::{Failure, FailureKind};
 use crate::fallback::Fallback;
 use crate::id::{AdapterName, SessionId, SessionName, TaskId};
 use crate::labels::Labels;
+use crate::price::{PriceTable, Used};
 use crate::recovery::Incident;
 use crate::rework::Rework;
 use crate::time::Timestamp;
 use crate::tool_uses::ToolUses;
-use crate::usage::{PicoUsd, Usage};
+use crate::usage::Usage;
 
+mod spent;
 mod state;
 mod worked;
 
+pub use spent::{Costs, MAX_MODELS, ModelUsage, OTHER_MODELS};
 pub use state::{SessionState, SessionStateKind};
 pub use worked::Worked;
-
-/// A session's usage of one model, by one way of counting: usage with a reported amount is kept
-/// apart from usage without one, as a run that broke off leaves it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelUsage {
-    /// As the provider names it.
-    pub model: String,
-    /// True when the tokens come from metered API responses.
-    pub metered: bool,
-    /// Tokens.
-    pub usage: Usage,
-    /// The cost that the program reported.
-    pub reported: Option<PicoUsd>,
-}
-
-/// How many models a session's usage is kept apart for. More than a few are names that a program
-/// invented, and the row is written with every event.
-pub const MAX_MODELS: usize = 32;
-/// The name for the usage of models beyond [`MAX_MODELS`]; it has no price.
-pub const OTHER_MODELS: &str = "other models";
 
 /// How many failures a session remembers.
 pub const MAX_INCIDENTS: usize = 16;
@@ -139,7 +122,7 @@ pub struct Session {
     pub attempts: u32,
     /// Its last activity.
     pub activity: Option<(String, Timestamp)>,
-    /// Its usage, by model.
+    /// What it used and cost, by model.
     pub usage: Vec<ModelUsage>,
     /// Tools that it called; `None`: nobody told. An adapter that does not tell adds nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -221,8 +204,14 @@ impl Session {
         total
     }
 
-    /// Records an event of the session, except its end.
-    pub fn record(&mut self, event: &Event, now: Timestamp) {
+    /// What it cost.
+    #[must_use]
+    pub fn costs(&self) -> Costs {
+        Costs::of(&self.usage)
+    }
+
+    /// Records an event of the session, except its end. Its usage is priced as of now.
+    pub fn record(&mut self, event: &Event, prices: &PriceTable, now: Timestamp) {
         match &event.body {
             EventBody::Activity(summary) => self.activity = Some((summary.clone(), now)),
             EventBody::UsageRecorded {
@@ -237,7 +226,13 @@ impl Session {
                 }
                 // A program's own report may cover many calls.
                 self.trail.calls = self.trail.calls.saturating_add(u32::from(*metered));
-                self.add_usage(model, *metered, *usage, *reported);
+                let used = Used {
+                    model,
+                    usage,
+                    reported: *reported,
+                    metered: *metered,
+                };
+                spent::add(&mut self.usage, used, prices, now);
             }
             EventBody::CallRetried { failure, delay, .. } => {
                 self.call_retries = self.call_retries.saturating_add(1);
@@ -394,33 +389,6 @@ impl Session {
         }
         self.incidents.push(incident);
     }
-
-    fn add_usage(&mut self, model: &str, metered: bool, usage: Usage, reported: Option<PicoUsd>) {
-        let known = |model: &str| {
-            let same = |entry: &ModelUsage| {
-                // Usage reported without an amount is not free: it has a price of its own.
-                entry.model == model && entry.metered == metered && entry.reported.is_some() == reported.is_some()
-            };
-            self.usage.iter().position(same)
-        };
-        let (model, index) = match known(model) {
-            None if self.usage.len() >= MAX_MODELS => (OTHER_MODELS, known(OTHER_MODELS)),
-            index => (model, index),
-        };
-        let found = index.and_then(|index| self.usage.get_mut(index));
-        match found {
-            Some(entry) => {
-                entry.usage += usage;
-                entry.reported = entry.reported.zip(reported).map(|(a, b)| a.saturating_add(b));
-            }
-            None => self.usage.push(ModelUsage {
-                model: model.to_owned(),
-                metered,
-                usage,
-                reported,
-            }),
-        }
-    }
 }
 
 /// The start of a failure's message.
@@ -444,21 +412,6 @@ mod tests {
     }
 
     #[test]
-    fn what_was_told_without_an_amount_does_not_hide_in_one() {
-        let mut session = session();
-        let usage = Usage {
-            input: 1,
-            ..Usage::default()
-        };
-        for reported in [None, Some(PicoUsd(5)), None, Some(PicoUsd(7))] {
-            session.add_usage("m", false, usage, reported);
-        }
-        let amounts: Vec<_> = session.usage.iter().map(|entry| entry.reported).collect();
-        assert_eq!(amounts, [None, Some(PicoUsd(12))]);
-        assert!(session.usage.iter().all(|entry| entry.usage.input == 2));
-    }
-
-    #[test]
     fn tools_are_unknown_until_somebody_tells_of_them() {
         let mut session = session();
         let mut tell = |tools: Option<&[&str]>| {
@@ -474,7 +427,7 @@ mod tests {
                 at: Timestamp::from_millis(1),
                 body,
             };
-            session.record(&event, Timestamp::from_millis(1));
+            session.record(&event, PriceTable::builtin(), Timestamp::from_millis(1));
             let told = session.tools.as_ref();
             told.map(|tools| {
                 tools
@@ -488,22 +441,5 @@ mod tests {
         assert_eq!(tell(Some(&["bash", "edit"])).unwrap(), ["bash 1", "edit 1"]);
         assert_eq!(tell(None).unwrap(), ["bash 1", "edit 1"]);
         assert_eq!(tell(Some(&["bash"])).unwrap(), ["bash 2", "edit 1"]);
-    }
-
-    #[test]
-    fn models_that_a_program_makes_up_are_counted_together() {
-        let mut session = session();
-        let usage = Usage {
-            input: 1,
-            ..Usage::default()
-        };
-        for n in 0..100 {
-            session.add_usage(&format!("m{n}"), true, usage, None);
-        }
-        session.add_usage("m0", true, usage, None);
-        assert_eq!(session.usage.len(), MAX_MODELS + 1);
-        assert_eq!(session.usage[0].usage.input, 2);
-        assert_eq!(session.usage[MAX_MODELS].model, OTHER_MODELS);
-        assert_eq!(session.usage[MAX_MODELS].usage.input, 100 - MAX_MODELS as u64);
     }
 }

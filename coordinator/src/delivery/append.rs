@@ -168,6 +168,7 @@ impl AttemptIntake {
             events,
             next_job: JobId::from_random(self.coordinator.random()),
             jitter: Jitter::from_random(self.coordinator.random()),
+            prices: Arc::clone(&self.coordinator.prices),
             now: self.coordinator.now(),
         };
         match self.coordinator.store.apply(command).await.map_err(store_error)? {

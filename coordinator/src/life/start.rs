@@ -262,7 +262,8 @@ impl Locked {
                 let before = custody.and_then(|custody| custody.mark);
                 let fresh = StoreId::from_random(random());
                 let times = before.map_or(0, |mark| mark.opened);
-                let (store, opened) = Store::begin(&data.database(), fresh, times).map_err(RunError::Open)?;
+                let (store, opened) =
+                    Store::begin(&data.database(), fresh, times, &config.prices).map_err(RunError::Open)?;
                 let mark = Mark::next(opened, before, beginning, now);
                 unswept_for = mark.unswept_for(now);
                 data.opened(mark).map_err(RunError::DataDir)?;
@@ -301,7 +302,7 @@ impl Locked {
             topics,
             run: random(),
             fences: Arc::new(Fences::default()),
-            prices: config.prices.clone(),
+            prices: Arc::new(config.prices.clone()),
             timings: config.timings,
             patience: config.patience,
             identities,

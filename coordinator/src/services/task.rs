@@ -206,7 +206,7 @@ impl TaskService for Tasks {
     ) -> Result<Response<v1::GetReportResponse>, Status> {
         let id = find_task(&self.0, &principal(&message), &message.get_ref().task_id).await?;
         let view = stored(&self.0, id).await?;
-        let report = report::rank(&view.task, &view.sessions, &self.0.prices, self.0.now());
+        let report = report::rank(&view.task, &view.sessions, self.0.now());
         Ok(Response::new(v1::GetReportResponse {
             report: Some(report.into()),
         }))

@@ -1,6 +1,7 @@
 //! What may be asked of the store, and what comes back: one type per command, one type per
 //! outcome. How a command is decided is in `apply`; this file only names things.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::attempt::{EndReason, StaleWriter};
@@ -10,6 +11,7 @@ use kage_core::event::{Event, InvalidBatch};
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::job::{Affinity, JobKind, Subject};
+use kage_core::price::PriceTable;
 use kage_core::priority::Priority;
 use kage_core::recovery::Jitter;
 use kage_core::session::{Session, SessionStateKind};
@@ -174,6 +176,8 @@ pub struct AppendEvents {
     pub next_job: JobId,
     /// Fresh randomness, used when the end of the attempt makes its job wait.
     pub jitter: Jitter,
+    /// By which usage is priced.
+    pub prices: Arc<PriceTable>,
     /// The time.
     pub now: Timestamp,
 }

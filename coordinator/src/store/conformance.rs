@@ -102,6 +102,7 @@ conformance!(
     an_agent_that_does_not_act_loses_its_attempt,
     the_time_in_which_nobody_ran_is_not_counted,
     usage_and_activity_add_up,
+    usage_keeps_the_price_of_when_it_was_accepted,
     pages_are_newest_first_and_stay_put,
     pages_are_of_what_a_filter_takes,
     tasks_are_found_by_a_prefix,

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use kage_core::price::PriceTable;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
@@ -39,16 +40,17 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// A database at this path, made when it does not exist.
+    /// A database at this path, made when it does not exist. What an older program stored without its
+    /// cost is priced by these.
     ///
     /// # Errors
     /// When this program must not or cannot use it.
-    pub(super) fn new(path: &Path) -> Result<(Self, Connection), OpenError> {
+    pub(super) fn new(path: &Path, prices: &PriceTable) -> Result<(Self, Connection), OpenError> {
         check_version(rusqlite::version_number(), rusqlite::version())?;
         let database = Self { path: path.to_owned() };
         let mut writer = database.open(OpenFlags::SQLITE_OPEN_CREATE)?;
         database.check_owner(&writer)?;
-        schema::migrate(&mut writer, path)?;
+        schema::migrate(&mut writer, path, prices)?;
         Ok((database, writer))
     }
 
@@ -179,7 +181,7 @@ mod tests {
     use super::*;
 
     fn open_error(path: &Path) -> OpenError {
-        Database::new(path).map(|_| ()).unwrap_err()
+        Database::new(path, PriceTable::builtin()).map(|_| ()).unwrap_err()
     }
 
     #[test]
@@ -193,7 +195,7 @@ mod tests {
     fn refuses_a_newer_schema_and_leaves_it_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kage.db");
-        drop(Database::new(&path).unwrap());
+        drop(Database::new(&path, PriceTable::builtin()).unwrap());
         let newer = schema::KNOWN + 1;
         Connection::open(&path)
             .unwrap()
@@ -226,7 +228,7 @@ mod tests {
     fn a_writer_leaves_nothing_in_the_log_of_an_earlier_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kage.db");
-        let (database, writer) = Database::new(&path).unwrap();
+        let (database, writer) = Database::new(&path, PriceTable::builtin()).unwrap();
         // Somebody else has it open, so that nothing is cleaned up at the end.
         let reader = database.open_reader().unwrap();
         writer.execute_batch("CREATE TABLE mark (n INTEGER)").unwrap();
@@ -242,8 +244,8 @@ mod tests {
     fn migrating_twice_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kage.db");
-        drop(Database::new(&path).unwrap());
-        let (_, connection) = Database::new(&path).unwrap();
+        drop(Database::new(&path, PriceTable::builtin()).unwrap());
+        let (_, connection) = Database::new(&path, PriceTable::builtin()).unwrap();
         let version: u32 = connection
             .pragma_query_value(None, "user_version", |row| row.get(0))
             .unwrap();

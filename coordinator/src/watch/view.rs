@@ -1,9 +1,8 @@
-//! Tasks and agents as clients see them: rows of the store, with money from the price
-//! table and what only the board knows (why a session waits, who is connected).
+//! Tasks and agents as clients see them: rows of the store, and what only the board knows (why a
+//! session waits, who is connected).
 
 use kage_core::fleet::Agent;
 use kage_core::id::AgentId;
-use kage_core::price::Costs;
 use kage_core::session::{Session, SessionStateKind};
 use kage_proto::convert::session::session as shown;
 use kage_proto::convert::task::TaskDetail;
@@ -23,7 +22,6 @@ pub(crate) fn task(coordinator: &Coordinator, view: TaskView, detail: TaskDetail
 /// A session.
 pub(crate) fn session(coordinator: &Coordinator, row: &Session) -> v1::Session {
     let now = coordinator.now();
-    let costs = Costs::of(row, &coordinator.prices, now);
     let waiting = match row.state.kind() {
         SessionStateKind::Queued | SessionStateKind::Claimed => {
             let held = row.incidents.last().and_then(|incident| incident.waiting(now));
@@ -36,7 +34,7 @@ pub(crate) fn session(coordinator: &Coordinator, row: &Session) -> v1::Session {
         | SessionStateKind::Failed
         | SessionStateKind::Cancelled => None,
     };
-    shown(row, costs, waiting, row.worked.until(now))
+    shown(row, waiting, row.worked.until(now))
 }
 
 /// Whether an agent works for a project that the caller sees.

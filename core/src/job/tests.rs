@@ -8,6 +8,7 @@ use super::*;
 use crate::checkpoint::{CheckpointReason, Head, Resumes, TakenCheckpoint, WorktreeChoice};
 use crate::event::{DiffStat, Event, EventBody};
 use crate::fallback::Fallback;
+use crate::price::PriceTable;
 use crate::task::VerifyPolicy;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
@@ -357,7 +358,7 @@ fn record(session: &mut Session, taken: &TakenCheckpoint) {
         at: NOW,
         body: EventBody::CheckpointTaken(taken.clone()),
     };
-    session.record(&event, NOW);
+    session.record(&event, PriceTable::builtin(), NOW);
 }
 
 fn taken() -> TakenCheckpoint {

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use serde::Deserialize;
 
-use super::{Effort, PriceRow, Thinking};
+use super::{Effort, PriceId, PriceRow, Thinking};
+use crate::id::Digest;
 use crate::time::Timestamp;
 use crate::usage::PicoUsd;
 
@@ -104,11 +105,32 @@ struct RowFile {
     source: Option<String>,
 }
 
+/// The day in the name of a row that has none.
+const ALWAYS: &str = "always";
+/// The digits of the digest in a row's name: only the rows of one model and day have to differ.
+const DIGITS: usize = 8;
+
 /// The source of a row without one: a user's file.
 const USER: &str = "user";
 
 impl RowFile {
+    fn id(&self) -> PriceId {
+        let optional = |price: &Option<String>| price.clone().unwrap_or_default();
+        let figures = [
+            self.input.clone(),
+            self.output.clone(),
+            optional(&self.cache_read),
+            optional(&self.cache_write_5m),
+            optional(&self.cache_write_1h),
+            self.long_context.map_or_else(String::new, |limit| limit.to_string()),
+        ];
+        let digest = Digest::of(figures.join(" ").as_bytes());
+        let from = self.from.as_deref().unwrap_or(ALWAYS);
+        PriceId(format!("{}@{from}#{}", self.model, &digest.as_str()[..DIGITS]))
+    }
+
     fn into_row(self) -> Result<(String, PriceRow), InvalidPrices> {
+        let id = self.id();
         let model = self.model;
         let price = |field, text: &str| {
             per_token(text).ok_or_else(|| InvalidPrices::Price {
@@ -118,13 +140,14 @@ impl RowFile {
             })
         };
         let optional = |field, text: Option<&String>| text.map(|text| price(field, text)).transpose();
-        let from = self.from.map(|text| {
-            midnight(&text).ok_or_else(|| InvalidPrices::From {
+        let from = self.from.as_ref().map(|text| {
+            midnight(text).ok_or_else(|| InvalidPrices::From {
                 model: model.clone(),
-                text,
+                text: text.clone(),
             })
         });
         let row = PriceRow {
+            id,
             from: from.transpose()?,
             input: price("input", &self.input)?,
             output: price("output", &self.output)?,

@@ -4,7 +4,6 @@ use proptest::prelude::*;
 
 use super::file::{midnight, per_token};
 use super::*;
-use crate::usage::{Unreported, UsageClass};
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_000_000_000);
 
@@ -81,7 +80,8 @@ fn the_built_in_table_prices_every_class() {
             let mut tokens = [0; 5];
             tokens[class] = 3;
             let [input, output, read, write_5m, write_1h] = tokens;
-            let money = PriceTable::builtin().price(model, &usage(input, output, read, write_5m, write_1h), NOW);
+            let usage = usage(input, output, read, write_5m, write_1h);
+            let money = PriceTable::builtin().charge(metered(model, &usage), NOW).money;
             assert_eq!(money, billed(3 * pico), "{model} class {class}");
         }
     }
@@ -142,6 +142,15 @@ const TABLE: &str = r#"
     source = "test"
 "#;
 
+fn metered<'a>(model: &'a str, usage: &'a Usage) -> Used<'a> {
+    Used {
+        model,
+        usage,
+        reported: None,
+        metered: true,
+    }
+}
+
 fn billed(pico: i64) -> Money {
     Money {
         amount: Some(PicoUsd(pico)),
@@ -197,12 +206,12 @@ fn the_row_of_the_day_holds() {
 fn what_has_no_price_is_unknown_and_never_nothing() {
     let table = PriceTable::parse(TABLE).unwrap();
     let cases = [
-        ("other", usage(1, 0, 0, 0, 0), UNKNOWN),
+        ("other", usage(1, 0, 0, 0, 0), Charge::UNKNOWN.money),
         // The row has no such class.
-        ("fast-1", usage(1, 1, 1, 0, 0), UNKNOWN),
-        ("fast-1", usage(1, 1, 0, 0, 1), UNKNOWN),
+        ("fast-1", usage(1, 1, 1, 0, 0), Charge::UNKNOWN.money),
+        ("fast-1", usage(1, 1, 0, 0, 1), Charge::UNKNOWN.money),
         // Too large to be represented.
-        ("fast-1", usage(u64::MAX, u64::MAX, 0, 0, 0), UNKNOWN),
+        ("fast-1", usage(u64::MAX, u64::MAX, 0, 0, 0), Charge::UNKNOWN.money),
         ("fast-1", usage(1, 1, 0, 0, 0), billed(6_000_000)),
         ("fast-1", usage(1000, 0, 0, 0, 0), billed(2_000_000_000)),
         // Some request may have exceeded the limit above which it costs more.
@@ -216,7 +225,9 @@ fn what_has_no_price_is_unknown_and_never_nothing() {
         ),
     ];
     for (model, usage, expected) in cases {
-        assert_eq!(table.price(model, &usage, NOW), expected, "{model} {usage:?}");
+        let charge = table.charge(metered(model, &usage), NOW);
+        assert_eq!(charge.money, expected, "{model} {usage:?}");
+        assert_eq!(charge.price.is_some(), expected.amount.is_some());
     }
 }
 
@@ -305,98 +316,49 @@ fn a_bad_table_says_what_is_wrong() {
     }
 }
 
-fn entry(model: &str, metered: bool, input: u64, reported: Option<i64>) -> ModelUsage {
-    ModelUsage {
-        model: model.to_owned(),
-        metered,
-        usage: usage(input, 0, 0, 0, 0),
-        reported: reported.map(PicoUsd),
-    }
-}
-
-/// An entry of a program that did not report everything.
-fn untold(mut entry: ModelUsage, unreported: Unreported) -> ModelUsage {
-    entry.usage.unreported = unreported;
-    entry
-}
-
 #[test]
-fn a_sum_of_known_and_unknown_says_so() {
+fn a_program_s_own_report_counts_when_nothing_is_metered() {
     use Provenance as P;
     let table = PriceTable::parse(TABLE).unwrap();
-    let nothing = || untold(entry("", false, 0, None), Unreported::ALL);
-    let output = Unreported::default().with(UsageClass::Output);
-    let reasoning = Unreported::default().with(UsageClass::Reasoning);
-    let (billed, unknown) = ((P::Billed, Some(4_000_000)), (P::Unknown, None));
+    let row = &table.find("fast-1", NOW).unwrap().id;
     let cases = [
-        // No figure at all.
-        (vec![nothing()], vec![]),
-        (vec![nothing(), nothing()], vec![]),
-        (vec![entry("fast-1", true, 2, None), nothing()], vec![billed, unknown]),
-        (
-            vec![untold(entry("fast-1", false, 2, None), output)],
-            vec![(P::Estimated, Some(4_000_000)), unknown],
-        ),
-        // Reasoning is a part of the billed output.
-        (vec![untold(entry("fast-1", true, 2, None), reasoning)], vec![billed]),
-        // The program itself reported the cost.
-        (
-            vec![untold(entry("fast-1", false, 2, Some(9)), output)],
-            vec![(P::Reported, Some(9))],
-        ),
-    ];
-    for (entries, expected) in cases {
-        let money = session_money(&entries, &table, NOW);
-        let money: Vec<_> = money.iter().map(|m| (m.provenance, m.amount.map(|a| a.0))).collect();
-        assert_eq!(money, expected, "{entries:?}");
-    }
-}
-
-#[test]
-fn a_session_has_one_amount_for_each_provenance() {
-    use Provenance as P;
-    let table = PriceTable::parse(TABLE).unwrap();
-    let cases = [
-        (vec![], vec![]),
-        (vec![entry("other", true, 0, None)], vec![]),
-        (vec![entry("fast-1", true, 2, None)], vec![(P::Billed, Some(4_000_000))]),
         // A metered program's own report is ignored.
-        (
-            vec![entry("fast-1", true, 2, Some(1))],
-            vec![(P::Billed, Some(4_000_000))],
-        ),
-        (vec![entry("other", true, 2, Some(1))], vec![(P::Unknown, None)]),
-        (vec![entry("other", false, 2, Some(9))], vec![(P::Reported, Some(9))]),
-        (vec![entry("fast-1", false, 2, Some(9))], vec![(P::Reported, Some(9))]),
-        (vec![entry("other", false, 0, Some(9))], vec![(P::Reported, Some(9))]),
-        (
-            vec![entry("fast-1", false, 2, None)],
-            vec![(P::Estimated, Some(4_000_000))],
-        ),
-        (vec![entry("other", false, 2, None)], vec![(P::Unknown, None)]),
-        (
-            vec![
-                entry("fast-1", true, 1, None),
-                entry("fast-1-20260101", true, 2, None),
-                entry("other", true, 5, None),
-                entry("else", true, 5, None),
-                entry("other", false, 5, Some(7)),
-                entry("else", false, 5, Some(8)),
-                entry("fast-1", false, 5, None),
-            ],
-            vec![
-                (P::Billed, Some(6_000_000)),
-                (P::Reported, Some(15)),
-                (P::Estimated, Some(10_000_000)),
-                (P::Unknown, None),
-            ],
-        ),
+        (("fast-1", true, Some(1)), (P::Billed, Some(4_000_000), Some(row))),
+        (("other", true, Some(1)), (P::Unknown, None, None)),
+        (("other", false, Some(9)), (P::Reported, Some(9), None)),
+        (("fast-1", false, Some(9)), (P::Reported, Some(9), None)),
+        (("fast-1", false, None), (P::Estimated, Some(4_000_000), Some(row))),
+        (("other", false, None), (P::Unknown, None, None)),
     ];
-    for (entries, expected) in cases {
-        let money = session_money(&entries, &table, NOW);
-        let money: Vec<_> = money.iter().map(|m| (m.provenance, m.amount.map(|a| a.0))).collect();
-        assert_eq!(money, expected, "{entries:?}");
+    for ((model, metered, reported), (provenance, amount, price)) in cases {
+        let used = Used {
+            model,
+            usage: &usage(2, 0, 0, 0, 0),
+            reported: reported.map(PicoUsd),
+            metered,
+        };
+        let money = Money {
+            amount: amount.map(PicoUsd),
+            provenance,
+        };
+        let price = price.cloned();
+        assert_eq!(table.charge(used, NOW), Charge { money, price }, "{used:?}");
     }
+}
+
+#[test]
+fn a_row_is_named_after_its_model_its_day_and_its_figures() {
+    let table = PriceTable::parse(TABLE).unwrap();
+    let name = |table: &PriceTable, at| table.find("quick-20260301", at).unwrap().id.to_string();
+    let (dated, always) = (name(&table, NOW), name(&table, Timestamp::from_millis(0)));
+    assert!(dated.starts_with("fast-1@2026-06-01#"), "{dated}");
+    assert!(always.starts_with("fast-1@always#"), "{always}");
+    assert_eq!(dated.len(), "fast-1@2026-06-01#".len() + 8);
+    let again = PriceTable::parse(TABLE).unwrap();
+    assert_eq!(name(&again, NOW), dated, "the same row has the same name");
+    let other = PriceTable::parse(&TABLE.replace("output = \"4\"", "output = \"5\"")).unwrap();
+    assert_ne!(name(&other, NOW), dated, "a corrected price is another row");
+    assert_eq!(name(&other, Timestamp::from_millis(0)), always);
 }
 
 proptest! {

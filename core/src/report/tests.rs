@@ -1,11 +1,12 @@
 //! The winner, the order, and the reasons.
 
 use super::*;
-use crate::event::{DiffStat, ResultCommit};
+use crate::event::{DiffStat, Event, EventBody, ResultCommit};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AttemptId, ProjectId, SessionId};
+use crate::price::PriceTable;
 use crate::recovery::{Confidence, Decision};
-use crate::session::{ModelUsage, Worked};
+use crate::session::Worked;
 use crate::task::{Policy, Selection, TaskSpec, TaskState, VerifyPolicy};
 use crate::usage::{Money, PicoUsd, Provenance, Usage};
 
@@ -84,15 +85,22 @@ fn verified(name: &str, lines: u64, paths: &[&str]) -> Session {
 }
 
 fn spent(mut session: Session, model: &str, output: u64, metered: bool, reported: Option<i64>) -> Session {
-    session.usage.push(ModelUsage {
+    let body = EventBody::UsageRecorded {
         model: model.to_owned(),
-        metered,
         usage: Usage {
             output,
             ..Usage::default()
         },
         reported: reported.map(PicoUsd),
-    });
+        metered,
+        tools: None,
+    };
+    let event = Event {
+        seq: 1,
+        at: START,
+        body,
+    };
+    session.record(&event, PriceTable::builtin(), START);
     session
 }
 
@@ -118,7 +126,7 @@ fn unverified(name: &str, paths: &[&str], verdict: Option<Verdict>) -> Session {
 }
 
 fn ranked(task: &Task, sessions: &[Session]) -> Report {
-    rank(task, sessions, PriceTable::builtin(), START + Duration::from_secs(60))
+    rank(task, sessions, START + Duration::from_secs(60))
 }
 
 fn names(report: &Report) -> Vec<&str> {
@@ -423,18 +431,4 @@ fn time_runs_until_now_while_a_session_does() {
     let durations: Vec<_> = report.rows.iter().map(|row| row.duration.as_secs()).collect();
     assert_eq!(durations, [0, 60]);
     assert_eq!(report.best, Best::Nothing);
-}
-
-/// A price that changes later does not change the cost of an earlier session.
-#[test]
-fn a_session_keeps_the_price_of_its_start() {
-    let text = |from: &str, output: u32| {
-        format!("[[price]]\nmodel='m'\nprovider='p'\nsource='s'\ninput='1'\noutput='{output}'\n{from}\n")
-    };
-    let prices = text("", 2) + &text("from='1970-01-02'", 9);
-    let prices = PriceTable::parse(&prices).unwrap();
-    let sessions = [spent(verified("a", 1, &["src/a"]), "m", 1, true, None)];
-    let next_year = START + Duration::from_secs(365 * 86_400);
-    let report = rank(&task(Some("true")), &sessions, &prices, next_year);
-    assert_eq!(report.rows[0].costs.all[0].amount, Some(PicoUsd(2_000_000)));
 }

@@ -46,7 +46,7 @@ impl From<Report> for v1::Report {
         let best = best(&report);
         let rows = report.rows.into_iter().map(|row| v1::ReportRow {
             rank: row.rank,
-            session: Some(session(&row.session, row.costs, None, row.duration)),
+            session: Some(session(&row.session, None, row.duration)),
             risk: v1::Risk::from(row.risk).into(),
             flags: row.flags,
             history: row.history,

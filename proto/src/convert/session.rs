@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use kage_core::checkpoint::Resumption;
-use kage_core::price::Costs;
 use kage_core::recovery::{Action, Confidence, Incident};
 use kage_core::session::{Session, SessionState};
 use kage_core::usage::Money;
@@ -61,10 +60,10 @@ impl v1::JobKind {
     }
 }
 
-/// A session with what it cost so far, while it is queued why it waits, and how long its attempts
-/// ran.
+/// A session; while it is queued, why it waits; how long its attempts ran.
 #[must_use]
-pub fn session(session: &Session, costs: Costs, waiting: Option<String>, ran: Duration) -> v1::Session {
+pub fn session(session: &Session, waiting: Option<String>, ran: Duration) -> v1::Session {
+    let costs = session.costs();
     let (activity, activity_at) = match &session.activity {
         Some((text, at)) => (text.clone(), Some(*at)),
         None => (String::new(), None),
@@ -119,6 +118,7 @@ fn models(session: &Session, money: Vec<Vec<Money>>) -> Vec<v1::ModelUsage> {
             metered: entry.metered,
             usage: Some(entry.usage.into()),
             money: money.into_iter().map(Into::into).collect(),
+            price: entry.price.as_ref().map(ToString::to_string).unwrap_or_default(),
         })
         .collect()
 }
@@ -203,7 +203,7 @@ mod tests {
             "shell".parse().unwrap(),
             None,
         );
-        let wire = session(&domain, Costs::default(), Some("no agent".into()), Duration::ZERO);
+        let wire = session(&domain, Some("no agent".into()), Duration::ZERO);
         assert_eq!(wire.state(), v1::SessionState::Queued);
         assert_eq!((wire.waiting.as_str(), wire.started_at), ("no agent", None));
         assert_eq!(wire.usage, None, "nobody told of any");
@@ -211,13 +211,13 @@ mod tests {
             attempt: AttemptId::from_random(3),
         };
         assert_eq!(
-            session(&domain, Costs::default(), None, Duration::from_millis(7)).state(),
+            session(&domain, None, Duration::from_millis(7)).state(),
             v1::SessionState::Running
         );
         domain.state = SessionState::Failed {
             failure: Failure::new(FailureKind::Auth, "no key"),
         };
-        let wire = session(&domain, Costs::default(), None, Duration::from_millis(7));
+        let wire = session(&domain, None, Duration::from_millis(7));
         assert_eq!(wire.ran, Some(span(Duration::from_millis(7))));
         assert_eq!(wire.failure.map(|f| f.message), Some("no key".into()));
         let used = |model: &str, input| ModelUsage {
@@ -228,27 +228,24 @@ mod tests {
                 ..Usage::default()
             },
             reported: None,
+            money: Money {
+                amount: Some(PicoUsd(i64::try_from(input).unwrap() * 3)),
+                provenance: Provenance::Billed,
+            },
+            price: None,
         };
         domain.usage = vec![used("large", 5), used("small", 7)];
         domain.trail.calls = 3;
         assert_eq!(wire.tools, None, "nobody told of any");
         domain.tools = Some(["bash", "edit", "bash"].into_iter().collect());
-        let cost = |amount| Money {
-            amount: Some(PicoUsd(amount)),
-            provenance: Provenance::Billed,
-        };
-        let costs = Costs {
-            all: vec![cost(3)],
-            by_model: vec![vec![cost(1)], vec![cost(2)]],
-        };
-        let wire = session(&domain, costs, None, Duration::ZERO);
+        let wire = session(&domain, None, Duration::ZERO);
         let told: Vec<_> = wire
             .models
             .iter()
             .map(|m| (m.model.as_str(), m.usage.map(|usage| usage.input), m.money[0].pico))
             .collect();
-        assert_eq!(told, [("large", Some(5), Some(1)), ("small", Some(7), Some(2))]);
-        assert_eq!((wire.calls, wire.money[0].pico), (3, Some(3)));
+        assert_eq!(told, [("large", Some(5), Some(15)), ("small", Some(7), Some(21))]);
+        assert_eq!((wire.calls, wire.money[0].pico), (3, Some(36)));
         let tools = wire.tools.unwrap().uses;
         let tools: Vec<_> = tools.iter().map(|used| (used.tool.as_str(), used.calls)).collect();
         assert_eq!(tools, [("bash", 2), ("edit", 1)]);

@@ -72,7 +72,7 @@ impl Command for AppendEvents {
             head.last_event += 1;
             rows.insert_event(head.id, head.last_event, attempt.id, event)?;
             if row.job.subject != Subject::Base {
-                session.record(event, self.now);
+                session.record(event, &self.prices, self.now);
             }
             checkpoint(rows, &head, &session, event, self.now)?;
             attempt.acked_seq = event.seq;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kage_core::id::JobId;
+use kage_core::price::PriceTable;
 use rusqlite::Connection;
 
 use super::fixture::{
@@ -100,7 +101,7 @@ fn a_database_from_before_incidents_is_opened_as_it_is() {
 fn callers_of_one_commit_each_get_their_own_answer() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
-        let (_, connection) = Database::new(&dir.path().join("kage.db")).unwrap();
+        let (_, connection) = Database::new(&dir.path().join("kage.db"), PriceTable::builtin()).unwrap();
         let mut clash = create(2, spec(2, None), at(1));
         clash.sessions[1].1 = clash.sessions[0].1;
         let cancel = |task, n| CancelTask {
@@ -161,7 +162,7 @@ fn a_transaction_that_the_engine_gives_up_is_refused_whole() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kage.db");
-        let (_, connection) = Database::new(&path).unwrap();
+        let (_, connection) = Database::new(&path, PriceTable::builtin()).unwrap();
         meddle(
             &path,
             "CREATE TRIGGER trouble AFTER INSERT ON requests WHEN new.id = 'request-2' \

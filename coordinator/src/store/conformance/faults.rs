@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use kage_core::price::PriceTable;
 use proptest::prelude::*;
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -89,7 +90,7 @@ pub(super) struct Faulty {
 impl Faulty {
     pub(super) fn open(faults: Vec<Fault>, recent: Recent) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (database, connection) = Database::new(&dir.path().join("kage.db")).unwrap();
+        let (database, connection) = Database::new(&dir.path().join("kage.db"), PriceTable::builtin()).unwrap();
         let readers = Arc::new(Readers::new(database.clone()).unwrap());
         let plan = Arc::new(Plan::new(faults));
         let (writer, messages) = mpsc::channel(writer::WAITING);
@@ -252,7 +253,7 @@ fn a_commit_of_unknown_outcome_is_answered_as_such_and_repeated_with_one_effect(
 #[test]
 fn a_full_disk_is_known_as_one_and_left_when_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
-    let (_, connection) = Database::new(&dir.path().join("kage.db")).unwrap();
+    let (_, connection) = Database::new(&dir.path().join("kage.db"), PriceTable::builtin()).unwrap();
     let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
     let large = |n| {
         let mut command = create(n, spec(1, None), at(1));

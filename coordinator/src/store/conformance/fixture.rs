@@ -1,5 +1,6 @@
 //! Words for stories: tasks, agents and events with small numbers for ids.
 
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use kage_core::attempt::EndReason;
@@ -9,6 +10,7 @@ use kage_core::event::{AttemptOutcome, DiffStat, Event, EventBody, ResultCommit,
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::fleet::{AdapterInfo, Agent};
 use kage_core::id::{AgentId, AttemptId, AttemptToken, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::price::PriceTable;
 use kage_core::recovery::Jitter;
 use kage_core::task::{Assignment, Labels, Policy, RepositoryRef, TaskSpec, VerifyPolicy};
 use kage_core::time::Timestamp;
@@ -226,6 +228,8 @@ pub(super) fn verdict(seq: u64, kind: VerdictKind) -> Event {
     event(seq, EventBody::Finished(AttemptOutcome::Verdict(verdict)))
 }
 
+static PRICES: LazyLock<Arc<PriceTable>> = LazyLock::new(|| Arc::new(PriceTable::builtin().clone()));
+
 pub(super) fn append(attempt: u128, agent: u128, events: Vec<Event>) -> AppendEvents {
     AppendEvents {
         claim: Claim {
@@ -236,6 +240,7 @@ pub(super) fn append(attempt: u128, agent: u128, events: Vec<Event>) -> AppendEv
         events,
         next_job: JobId::from_random((1 << 100) + attempt),
         jitter: Jitter::from_random(attempt),
+        prices: Arc::clone(&PRICES),
         now: at(10_000 + attempt as u64),
     }
 }

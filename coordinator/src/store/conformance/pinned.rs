@@ -12,10 +12,12 @@ use std::path::{Path, PathBuf};
 use kage_core::attempt::Attempt;
 use kage_core::checkpoint::Checkpoint;
 use kage_core::event::{AttemptOutcome, Event, EventBody, VerdictKind};
-use kage_core::id::{Digest, ProjectId};
+use kage_core::id::{Digest, ProjectId, StoreId};
 use kage_core::job::JobKind;
+use kage_core::price::PriceTable;
 use kage_core::session::Session;
 use kage_core::task::TaskSpec;
+use kage_core::usage::Provenance;
 use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,7 +33,7 @@ use crate::store::{CancelTask, Store};
 mod story;
 
 /// The schemas whose files are committed, the newest last.
-const FORMS: [u32; 2] = [11, 12];
+const FORMS: [u32; 3] = [11, 12, 13];
 
 pub(super) fn file(schema: u32) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/conformance/pinned");
@@ -57,10 +59,11 @@ fn write_the_database() {
     });
 }
 
-/// Everything that can be asked about a store, as text.
+/// Everything that can be asked about a store, as text, without the reasons of decisions: those are in
+/// the words of the program that decided.
 async fn told_of(store: &Store) -> String {
     let project = ProjectId::default();
-    format!(
+    let all = format!(
         "{:#?}",
         (
             check(store, &Seen::default()).await,
@@ -72,7 +75,9 @@ async fn told_of(store: &Store) -> String {
             (store.enrolments().await.unwrap(), store.person_tokens().await.unwrap()),
             store.context_stats(&project, &Digest::of(b"context")).await.unwrap(),
         )
-    )
+    );
+    let lines = all.lines().filter(|line| !line.trim_start().starts_with("reason: \""));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -111,6 +116,47 @@ fn the_database_of_every_form_is_opened_and_goes_on() {
             };
             drop(store.apply(cancel).await.unwrap());
             check(&store, &before).await;
+        }
+    });
+}
+
+/// What a session of the newest form before money was stored had used. The row of its model is that of
+/// the table that it is opened with, at the session's start.
+const USED: &str = r#"[{"model":"m","metered":true,"usage":{"input":3},"reported":null},
+    {"model":"m","metered":false,"usage":{"input":3},"reported":7},
+    {"model":"else","metered":true,"usage":{"input":3},"reported":null}]"#;
+
+#[test]
+fn usage_that_was_stored_without_its_cost_is_priced_once() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        std::fs::copy(file(12), &path).unwrap();
+        let connection = Connection::open(&path).unwrap();
+        let set = "UPDATE sessions SET doc = json_set(doc, '$.usage', json(?1)) WHERE doc ->> '$.name' = 's0'";
+        assert!(connection.execute(set, [USED]).unwrap() > 0);
+        drop(connection);
+        let table = |input: u32| {
+            let row = |more: &str| format!("[[price]]\nmodel='m'\nprovider='p'\noutput='1'\ninput='{input}'\n{more}\n");
+            PriceTable::parse(&(row("") + &row("from='2026-01-01'").replace(&format!("'{input}'"), "'9'"))).unwrap()
+        };
+        for prices in [table(2), table(5)] {
+            let (store, _) = Store::begin(&path, StoreId::from_random(1), 0, &prices).unwrap();
+            let view = store.task(task_id(1)).await.unwrap().unwrap();
+            let money: Vec<_> = (view.sessions[0].usage.iter())
+                .map(|entry| (entry.money.provenance, entry.money.amount.map(|amount| amount.0)))
+                .collect();
+            assert_eq!(
+                money,
+                [
+                    (Provenance::Billed, Some(6_000_000)),
+                    (Provenance::Reported, Some(7)),
+                    (Provenance::Unknown, None),
+                ]
+            );
+            let price = view.sessions[0].usage[0].price.as_ref().unwrap();
+            assert!(price.to_string().starts_with("m@always#"), "{price}");
+            store.close().await;
         }
     });
 }

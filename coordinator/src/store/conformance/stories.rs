@@ -37,6 +37,7 @@ pub(super) use drops::{a_dropped_task_is_gone_and_nothing_else, what_is_not_over
 pub(super) use events::{
     a_batch_that_contradicts_itself_is_refused, a_gap_is_named_and_a_repeat_is_acknowledged, a_stale_token_is_refused,
     another_agent_is_refused, nothing_is_taken_after_the_end, usage_and_activity_add_up,
+    usage_keeps_the_price_of_when_it_was_accepted,
 };
 pub(super) use handover::{
     a_checkpoint_follows_one_that_is_there, an_adapter_that_nobody_has_is_passed_over,

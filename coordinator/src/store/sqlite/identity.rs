@@ -105,6 +105,8 @@ impl Database {
 
 #[cfg(test)]
 mod tests {
+    use kage_core::price::PriceTable;
+
     use super::*;
 
     fn known(found: Found) -> Known {
@@ -122,7 +124,7 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         assert_eq!(look(&path, &[]).unwrap(), Found::Nothing(Absent::Empty));
 
-        let (database, writer) = Database::new(&path).unwrap();
+        let (database, writer) = Database::new(&path, PriceTable::builtin()).unwrap();
         let before = known(look(&path, &[]).unwrap());
         assert_eq!((before.id, before.opened, before.unused), (None, 0, true));
         let one = StoreId::from_random(1);
@@ -148,7 +150,7 @@ mod tests {
     fn a_look_leaves_the_log_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kage.db");
-        let (_database, writer) = Database::new(&path).unwrap();
+        let (_database, writer) = Database::new(&path, PriceTable::builtin()).unwrap();
         writer.execute_batch("CREATE TABLE mark (n INTEGER)").unwrap();
         let crashed = tempfile::tempdir().unwrap();
         for name in ["kage.db", "kage.db-wal"] {

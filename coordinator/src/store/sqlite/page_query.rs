@@ -108,6 +108,7 @@ const fn state_word(state: TaskState) -> &'static str {
 #[cfg(test)]
 mod tests {
     use kage_core::id::Digest;
+    use kage_core::price::PriceTable;
     use rusqlite::params_from_iter;
 
     use super::*;
@@ -116,7 +117,7 @@ mod tests {
     #[test]
     fn a_page_of_one_place_is_found_by_an_index() {
         let dir = tempfile::tempdir().unwrap();
-        let (_, connection) = Database::new(&dir.path().join("kage.db")).unwrap();
+        let (_, connection) = Database::new(&dir.path().join("kage.db"), PriceTable::builtin()).unwrap();
         let digest = || Digest::of(b"place");
         let all = TaskFilter::default();
         let of_repository = TaskFilter {

@@ -7,11 +7,14 @@
 
 use std::path::Path;
 
+use kage_core::price::PriceTable;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::APPLICATION_ID;
 use super::trouble::not_opened;
 use crate::store::error::OpenError;
+
+mod functions;
 
 const STEPS: &[&str] = &[
     "
@@ -271,14 +274,23 @@ UPDATE sessions SET
         WHERE a.task = sessions.task AND a.session = sessions.id AND a.job_kind <> 'baseline' AND a.ended_at IS NULL);
 ",
     include_str!("schema/documents.sql"),
+    include_str!("schema/priced.sql"),
 ];
 
 /// The newest schema that this program knows.
 #[expect(clippy::cast_possible_truncation, reason = "there are a handful of steps")]
 pub(in crate::store) const KNOWN: u32 = STEPS.len() as u32;
 
-/// Takes every step that the file has not taken, each in a transaction of its own.
-pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+/// Takes every step that the file has not taken, each in a transaction of its own. Usage that was
+/// stored without its cost gets it by these prices.
+pub(super) fn migrate(connection: &mut Connection, path: &Path, prices: &PriceTable) -> Result<(), OpenError> {
+    let failed = |source| not_opened(path, source);
+    functions::add(connection, prices).map_err(failed)?;
+    take_steps(connection, path)?;
+    functions::remove(connection).map_err(failed)
+}
+
+fn take_steps(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     let failed = |source| not_opened(path, source);
     loop {
         // The write lock comes first, so that two programs never take one step both.

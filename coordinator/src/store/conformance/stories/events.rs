@@ -1,15 +1,19 @@
 //! What attempts deliver.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use kage_core::attempt::StaleWriter;
 use kage_core::event::{EventBody, InvalidBatch};
+use kage_core::price::PriceTable;
 use kage_core::session::SessionState;
-use kage_core::usage::{PicoUsd, Usage};
+use kage_core::usage::{Money, PicoUsd, Provenance, Usage};
 
 use super::{begin, end, view};
 use crate::store::conformance::fixture::{
     activity, append, at, attempt_id, claimed, event, started, task_id, token, told,
 };
-use crate::store::{Appended, Changes, Store};
+use crate::store::{AppendEvents, Appended, Changes, Store};
 
 pub(in crate::store::conformance) async fn a_stale_token_is_refused(store: Store) {
     let jobs = begin(&store, 1, None).await;
@@ -77,6 +81,41 @@ pub(in crate::store::conformance) async fn a_batch_that_contradicts_itself_is_re
     end(&store).await;
 }
 
+pub(in crate::store::conformance) async fn usage_keeps_the_price_of_when_it_was_accepted(store: Store) {
+    let jobs = begin(&store, 1, None).await;
+    started(&store, &jobs[0], 1, 1, 1).await;
+    for (seq, input) in [(1, 2), (2, 3), (2, 4)] {
+        let row = format!("[[price]]\nmodel='m'\nprovider='p'\ninput='{input}'\noutput='9'");
+        let body = EventBody::UsageRecorded {
+            model: "m".to_owned(),
+            usage: Usage {
+                input: 10,
+                ..Usage::default()
+            },
+            reported: None,
+            metered: true,
+            tools: None,
+        };
+        let append = AppendEvents {
+            prices: Arc::new(PriceTable::parse(&row).unwrap()),
+            ..append(1, 1, vec![event(seq, body)])
+        };
+        drop(store.apply(append).await.unwrap());
+    }
+    let session = view(&store).await.sessions.remove(0);
+    let amounts: Vec<_> = session.usage.iter().map(|entry| entry.money.amount).collect();
+    // The last event was a repeat.
+    assert_eq!(amounts, [Some(PicoUsd(20_000_000)), Some(PicoUsd(30_000_000))]);
+    let prices: BTreeSet<_> = session.usage.iter().map(|entry| entry.price.clone()).collect();
+    assert_eq!(prices.len(), 2, "{prices:?}");
+    let billed = Money {
+        amount: Some(PicoUsd(50_000_000)),
+        provenance: Provenance::Billed,
+    };
+    assert_eq!(session.costs().all, [billed]);
+    end(&store).await;
+}
+
 pub(in crate::store::conformance) async fn usage_and_activity_add_up(store: Store) {
     let jobs = begin(&store, 1, None).await;
     started(&store, &jobs[0], 1, 1, 1).await;
@@ -100,6 +139,7 @@ pub(in crate::store::conformance) async fn usage_and_activity_add_up(store: Stor
     let session = view(&store).await.sessions.remove(0);
     assert_eq!(session.total_usage().input, 15);
     assert_eq!(session.usage[0].reported, Some(PicoUsd(7)));
+    assert_eq!(session.usage[0].money.provenance, Provenance::Unknown);
     assert_eq!(session.activity, Some(("step 2".to_owned(), at(10_001))));
     assert!(matches!(session.state, SessionState::Running { .. }));
     end(&store).await;
