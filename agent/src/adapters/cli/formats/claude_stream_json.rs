@@ -78,7 +78,7 @@ struct Run {
     result: Option<ResultLine>,
     /// When a used-up limit resets, in seconds since 1970.
     resets_at: Option<u64>,
-    /// The reported usage of each model; the program counts from its start.
+    /// The most that was reported of each model; the program counts from its start.
     reported: BTreeMap<String, (Usage, Option<PicoUsd>)>,
     /// Usage by message, for runs that end without a `result` line.
     messages: BTreeMap<String, (String, Usage)>,
@@ -96,6 +96,19 @@ fn minus(all: Usage, before: Usage) -> Usage {
         output: all.output.saturating_sub(before.output),
         reasoning: all.reasoning.saturating_sub(before.reasoning),
         unreported: all.unreported,
+    }
+}
+
+/// The larger count of each class.
+fn largest(one: Usage, other: Usage) -> Usage {
+    Usage {
+        input: one.input.max(other.input),
+        cache_write_5m: one.cache_write_5m.max(other.cache_write_5m),
+        cache_write_1h: one.cache_write_1h.max(other.cache_write_1h),
+        cache_read: one.cache_read.max(other.cache_read),
+        output: one.output.max(other.output),
+        reasoning: one.reasoning.max(other.reasoning),
+        unreported: one.unreported,
     }
 }
 
@@ -197,13 +210,17 @@ impl Run {
         };
         for (model, counted) in &result.model_usage {
             let (usage, cost) = (counted.usage(), counted.cost());
-            let before = self.reported.insert(model.clone(), (usage, cost)).unwrap_or_default();
+            let before = self.reported.get(model).copied().unwrap_or_default();
+            // A total that is corrected downwards stays as it was told: what was recorded is not
+            // taken back, and what follows must not be counted twice.
+            let most = (largest(usage, before.0), cost.max(before.1));
+            self.reported.insert(model.clone(), most);
             let new = minus(usage, before.0);
-            if !new.is_zero() {
+            if !new.is_zero() || cost > before.1 {
                 reports.push(Report::Event(EventBody::UsageRecorded {
                     model: model.clone(),
                     usage: new,
-                    reported: cost.map(|cost| PicoUsd(cost.0.saturating_sub(before.1.unwrap_or_default().0))),
+                    reported: cost.map(|cost| PicoUsd(cost.0.saturating_sub(before.1.unwrap_or_default().0).max(0))),
                     metered: false,
                     tools: Some(std::mem::take(&mut self.tools)),
                 }));

@@ -165,6 +165,39 @@ fn an_interrupted_run_has_no_outcome_and_keeps_the_usage_it_saw() {
 }
 
 #[test]
+fn totals_that_are_told_again_and_corrected_add_up_to_the_largest() {
+    let line = |input: u64, cost: &str| {
+        let tokens = format!(
+            r#""inputTokens":{input},"outputTokens":1,"cacheReadInputTokens":0,"cacheCreationInputTokens":0,"thinkingTokens":0"#
+        );
+        format!(
+            r#"{{"type":"result","subtype":"success","modelUsage":{{"m":{{{tokens},"costUSD":{cost},"costBasis":"list"}}}}}}"#
+        )
+    };
+    let lines = [
+        line(10, "0.5"),
+        line(8, "0.25"),
+        line(8, "0.75"),
+        line(12, "0.75"),
+        line(12, "0.75"),
+    ];
+    let (_, reports) = read(&lines.join("\n"));
+    let told: Vec<_> = events(&reports)
+        .into_iter()
+        .filter_map(|event| match event {
+            EventBody::UsageRecorded { usage, reported, .. } => Some((usage.input, usage.output, *reported)),
+            _ => None,
+        })
+        .collect();
+    let half = PicoUsd(500_000_000_000);
+    let quarter = PicoUsd(250_000_000_000);
+    assert_eq!(
+        told,
+        [(10, 1, Some(half)), (0, 0, Some(quarter)), (2, 0, Some(PicoUsd(0)))]
+    );
+}
+
+#[test]
 fn a_price_counts_when_it_is_the_list_price() {
     let told = |usage: &str| {
         let line = format!(
