@@ -96,6 +96,7 @@ async fn spec(
     let spec = TaskSpec {
         project,
         prompt: sample::PROMPT.to_owned(),
+        prompt_blob: None,
         repository: Some(base.repository),
         context_base: None,
         assignments: workers.iter().map(|w| w.clone().assignment(None)).collect(),

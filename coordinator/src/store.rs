@@ -420,12 +420,12 @@ impl Store {
         self.read(|reads| reads.ended()).await
     }
 
-    /// Everything that rows say is in files. Prompts of more than `long` bytes are blobs.
+    /// Everything that rows say is in files.
     ///
     /// # Errors
     /// When the engine failed.
-    pub async fn in_files(&self, long: usize) -> Result<InFiles, ReadError> {
-        self.read(move |reads| reads.in_files(long)).await
+    pub async fn in_files(&self) -> Result<InFiles, ReadError> {
+        self.read(|reads| reads.in_files()).await
     }
 
     fn recent(&self) -> Option<&Recent> {

@@ -192,6 +192,7 @@ mod tests {
         TaskSpec {
             project: ProjectId::default(),
             prompt: prompt.to_owned(),
+            prompt_blob: None,
             repository: None,
             context_base: None,
             assignments: Vec::new(),

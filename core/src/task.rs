@@ -123,6 +123,10 @@ pub struct TaskSpec {
     pub project: ProjectId,
     /// What to do, in words.
     pub prompt: String,
+    /// The blob of a prompt that is too long for an offer, as it was stored with the task; `None`:
+    /// offers have the prompt itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_blob: Option<Digest>,
     /// `None`: sessions run without a workspace.
     pub repository: Option<RepositoryRef>,
     /// Digest of the base context; `None`: no context.

@@ -47,6 +47,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
     let spec = TaskSpec {
         project,
         prompt,
+        prompt_blob: None,
         repository: Some(base.repository),
         context_base: shared.base,
         assignments: workers

@@ -7,14 +7,14 @@ use std::time::Duration;
 use kage_core::attempt::{AttemptState, EndReason};
 use kage_core::checkpoint::{Checkpoint, Resume};
 use kage_core::context::{Patch, overridden};
-use kage_core::id::{AgentId, AttemptId, AttemptToken, Digest, OfferId};
+use kage_core::id::{AgentId, AttemptId, AttemptToken, OfferId};
 use kage_core::job::{JobKind, JobState};
 use kage_core::protect::left_alone;
 use kage_core::session::Session;
 use kage_core::task::TaskSpec;
 use kage_core::time::Timestamp;
 use kage_proto::convert::agent::{AttemptKey, PromptText, SessionWork, VerifyWork, Work, WorkKind};
-use kage_proto::{MAX_INLINE, v1};
+use kage_proto::v1;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::board::{self, Late, Offered, Pick};
@@ -165,11 +165,9 @@ fn describe(work: store::Work) -> Work {
                 name: session.name,
                 adapter: session.adapter,
                 model: session.model,
-                prompt: if spec.prompt.len() > MAX_INLINE {
-                    PromptText::Blob(Digest::of(spec.prompt.as_bytes()))
-                } else {
-                    PromptText::Inline(spec.prompt)
-                },
+                prompt: spec
+                    .prompt_blob
+                    .map_or(PromptText::Inline(spec.prompt), PromptText::Blob),
                 context_base: spec.context_base,
                 context_delta: delta,
                 overridden,

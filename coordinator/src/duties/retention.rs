@@ -16,11 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::event::EventBody;
-use kage_core::id::{AttemptId, Digest, TaskId};
+use kage_core::id::{AttemptId, TaskId};
 use kage_core::retention::{Ended, Limits, QUARANTINE, is_large, too_many};
 use kage_core::time::Timestamp;
 use kage_git::{GitError, Mirror};
-use kage_proto::MAX_INLINE;
 use tokio::time::Instant;
 
 use crate::coordinator::Coordinator;
@@ -115,7 +114,7 @@ pub(crate) async fn left_by(coordinator: &Coordinator, task: TaskId) -> Result<I
     let Some(view) = store.task(task).await? else {
         return Ok(left);
     };
-    let mut blobs = vec![Digest::of(view.task.spec.prompt.as_bytes())];
+    let mut blobs = Vec::from_iter(view.task.spec.prompt_blob);
     for session in &view.sessions {
         left.sessions.insert(session.id);
         for checkpoint in store.checkpoints(task, session.id).await? {
@@ -187,7 +186,7 @@ async fn sweep(coordinator: &Coordinator, sweeps: bool) -> Result<(), RetentionE
         blobs: coordinator.blobs.list().await?,
         aside: coordinator.quarantine.list().await?,
     };
-    let named = coordinator.store.in_files(MAX_INLINE).await?;
+    let named = coordinator.store.in_files().await?;
     give_back(coordinator, &files, &named).await?;
     let (removed, aside) = put_away(coordinator, &files, &named, &released, sweeps).await?;
     tell(coordinator, &files, &removed, &aside);

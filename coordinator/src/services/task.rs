@@ -43,13 +43,14 @@ impl TaskService for Tasks {
     ) -> Result<Response<v1::CreateTaskResponse>, Status> {
         let caller = principal(&message);
         let message = message.into_inner();
-        let (spec, origin) = asked(&caller, message.spec, message.origin)?;
+        let (mut spec, origin) = asked(&caller, message.spec, message.origin)?;
         let request = request(&self.0, &caller, &message.request_id, &spec)?;
         self.check(&spec).await?;
         if spec.prompt.len() > MAX_INLINE {
             let prompt = Bytes::copy_from_slice(spec.prompt.as_bytes());
             let stored = self.0.blobs.put_bytes(&spec.project, prompt).await;
-            stored.map_err(|error| internal("the prompt could not be stored", &error))?;
+            let (digest, _) = stored.map_err(|error| internal("the prompt could not be stored", &error))?;
+            spec.prompt_blob = Some(digest);
         }
         let fresh = || {
             (

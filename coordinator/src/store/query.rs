@@ -406,6 +406,5 @@ pub(super) trait Reads {
     fn counts(&self) -> Result<Counts, EngineError>;
     /// The one that ended first, first.
     fn ended(&self) -> Result<Vec<EndedTask>, EngineError>;
-    /// `long` = the length in bytes above which a prompt is a blob.
-    fn in_files(&self, long: usize) -> Result<InFiles, EngineError>;
+    fn in_files(&self) -> Result<InFiles, EngineError>;
 }

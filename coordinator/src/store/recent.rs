@@ -365,6 +365,7 @@ mod tests {
         let spec = TaskSpec {
             project: "default".parse().unwrap(),
             prompt: String::new(),
+            prompt_blob: None,
             repository: None,
             context_base: None,
             assignments: Vec::new(),

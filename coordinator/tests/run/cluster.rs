@@ -181,6 +181,7 @@ pub(crate) fn spec(sessions: &[&str]) -> TaskSpec {
     TaskSpec {
         project: Default::default(),
         prompt: "do it".into(),
+        prompt_blob: None,
         repository: None,
         context_base: None,
         assignments: sessions

@@ -18,6 +18,7 @@ fn task(verify: Option<&str>) -> Task {
         spec: TaskSpec {
             project: ProjectId::default(),
             prompt: "make the sum right".to_owned(),
+            prompt_blob: None,
             repository: None,
             context_base: None,
             assignments: Vec::new(),

@@ -246,6 +246,7 @@ mod tests {
         let spec = |base: Option<&[u8]>, delta: &str| TaskSpec {
             project: ProjectId::default(),
             prompt: "do it".to_owned(),
+            prompt_blob: None,
             repository: None,
             context_base: base.map(Digest::of),
             assignments: vec![Assignment {
@@ -296,6 +297,7 @@ mod tests {
         let good = TaskSpec {
             project: ProjectId::default(),
             prompt: "do it".to_owned(),
+            prompt_blob: None,
             repository: Some(RepositoryRef {
                 name: "repo".parse().unwrap(),
                 base: "a".repeat(40).parse().unwrap(),
@@ -391,6 +393,7 @@ mod tests {
         let good = TaskSpec {
             project: ProjectId::default(),
             prompt: "do it".to_owned(),
+            prompt_blob: None,
             repository: None,
             context_base: None,
             assignments: vec![assignment("a"), assignment("b")],
@@ -446,6 +449,7 @@ mod tests {
         let spec = TaskSpec {
             project: ProjectId::default(),
             prompt: String::new(),
+            prompt_blob: None,
             repository: None,
             context_base: None,
             assignments: vec![assignment("a", 1), assignment("a", MAX_MODEL_BYTES + 1)],

@@ -187,7 +187,7 @@ pub fn attempt_keys(keys: Vec<v1::AttemptKey>) -> Result<Vec<AttemptKey>, Invali
 pub enum PromptText {
     /// In the message.
     Inline(String),
-    /// On the blob plane: it is longer than [`crate::MAX_INLINE`].
+    /// On the blob plane, because it is long.
     Blob(Digest),
 }
 

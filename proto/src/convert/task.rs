@@ -207,6 +207,7 @@ fn read_spec(spec: v1::TaskSpec, wrong: &mut Wrong) -> TaskSpec {
     TaskSpec {
         project: wrong.or_default(project("project", &spec.project)),
         prompt: spec.prompt,
+        prompt_blob: None,
         repository: spec
             .repository
             .map(|repository| wrong.within("repository", |wrong| read_repository(&repository, wrong))),

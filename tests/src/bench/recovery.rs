@@ -211,6 +211,7 @@ async fn fill(store: &Store, sessions: u32) -> anyhow::Result<()> {
             spec: TaskSpec {
                 project: ProjectId::default(),
                 prompt: "stored".to_owned(),
+                prompt_blob: None,
                 repository: None,
                 context_base: None,
                 assignments: assignments.collect::<anyhow::Result<_>>()?,

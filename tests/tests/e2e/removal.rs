@@ -114,7 +114,7 @@ async fn a_removed_task_leaves_nothing_behind_and_takes_nothing_else_along() {
     assert!(store.task(id).await.unwrap().is_none());
     assert_eq!(store.attempts_of(id).await.unwrap().len(), 0);
     assert_eq!(store.events(id, 0, 100).await.unwrap().len(), 0);
-    let named = store.in_files(0).await.unwrap();
+    let named = store.in_files().await.unwrap();
     assert_eq!(
         (named.attempts.len(), named.sessions.len()),
         (1, 1),

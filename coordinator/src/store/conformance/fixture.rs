@@ -67,6 +67,7 @@ pub(super) fn spec(sessions: usize, verify: Option<&str>) -> TaskSpec {
     TaskSpec {
         project: ProjectId::default(),
         prompt: "do it".to_owned(),
+        prompt_blob: None,
         repository: Some(RepositoryRef {
             name: "repo".parse().unwrap(),
             base: "b".repeat(40).parse().unwrap(),

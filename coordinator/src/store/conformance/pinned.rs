@@ -33,7 +33,7 @@ use crate::store::{CancelTask, Store};
 mod story;
 
 /// The schemas whose files are committed, the newest last.
-const FORMS: [u32; 3] = [11, 12, 13];
+const FORMS: [u32; 4] = [11, 12, 13, 14];
 
 pub(super) fn file(schema: u32) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/conformance/pinned");
@@ -70,7 +70,7 @@ async fn told_of(store: &Store) -> String {
             store.queued_jobs().await.unwrap(),
             store.live_attempts(None).await.unwrap(),
             store.counts().await.unwrap(),
-            (store.ended().await.unwrap(), store.in_files(1).await.unwrap()),
+            (store.ended().await.unwrap(), store.in_files().await.unwrap()),
             store.agents().await.unwrap(),
             (store.enrolments().await.unwrap(), store.person_tokens().await.unwrap()),
             store.context_stats(&project, &Digest::of(b"context")).await.unwrap(),
@@ -158,6 +158,32 @@ fn usage_that_was_stored_without_its_cost_is_priced_once() {
             assert!(price.to_string().starts_with("m@always#"), "{price}");
             store.close().await;
         }
+    });
+}
+
+#[test]
+fn a_long_prompt_of_before_is_named_by_its_digest() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        std::fs::copy(file(13), &path).unwrap();
+        let connection = Connection::open(&path).unwrap();
+        let lengths = [65_536, 65_537];
+        for (n, length) in (1..).zip(lengths) {
+            let prompt = "ä".repeat(length / 2) + if length % 2 == 1 { "x" } else { "" };
+            assert_eq!(prompt.len(), length);
+            let set = "UPDATE specs SET spec = json_set(spec, '$.prompt', ?2) WHERE task = ?1";
+            assert_eq!(connection.execute(set, (n, prompt)).unwrap(), 1);
+        }
+        drop(connection);
+        let store = Store::open(&path).unwrap();
+        let long = Digest::of(("ä".repeat(32_768) + "x").as_bytes());
+        let short = Digest::of("ä".repeat(32_768).as_bytes());
+        let files = store.in_files().await.unwrap();
+        let named = |digest: &Digest| files.blobs.contains(&(ProjectId::default(), digest.clone()));
+        assert_eq!((named(&long), named(&short)), (true, false));
+        let blob = async |n| store.task(task_id(n)).await.unwrap().unwrap().task.spec.prompt_blob;
+        assert_eq!((blob(1).await, blob(2).await), (None, Some(long)));
     });
 }
 

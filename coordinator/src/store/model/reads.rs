@@ -230,7 +230,7 @@ impl Reads for Model {
         Ok(ended)
     }
 
-    fn in_files(&self, long: usize) -> Result<InFiles, EngineError> {
+    fn in_files(&self) -> Result<InFiles, EngineError> {
         let mut files = InFiles {
             attempts: self.attempts.rows.keys().copied().collect(),
             sessions: self.sessions.rows.keys().map(|(_, session)| *session).collect(),
@@ -238,9 +238,10 @@ impl Reads for Model {
         };
         for row in self.tasks.rows.values() {
             let spec = &row.spec;
-            let prompt = (spec.prompt.len() > long).then(|| Digest::of(spec.prompt.as_bytes()));
-            let kept = self.of_task(row.head.id).flat_map(blobs).cloned().chain(prompt);
-            files.blobs.extend(kept.map(|digest| (spec.project.clone(), digest)));
+            let kept = self.of_task(row.head.id).flat_map(blobs).chain(&spec.prompt_blob);
+            files
+                .blobs
+                .extend(kept.cloned().map(|digest| (spec.project.clone(), digest)));
         }
         Ok(files)
     }

@@ -405,7 +405,7 @@ impl Reads for Connection {
         })
     }
 
-    fn in_files(&self, long: usize) -> Result<InFiles> {
+    fn in_files(&self) -> Result<InFiles> {
         snapshot(self, |snapshot| {
             let attempts = all(snapshot, "SELECT id FROM attempts", params![], |row| get_id(row, 0))?;
             let sessions = all(snapshot, "SELECT id FROM sessions", params![], |row| get_id(row, 0))?;
@@ -417,18 +417,11 @@ impl Reads for Connection {
                 "SELECT DISTINCT t.project, c.segment FROM checkpoints c JOIN tasks t ON t.n = c.task \
                  WHERE c.segment IS NOT NULL",
                 "SELECT project, digest FROM contexts",
+                "SELECT t.project, s.prompt_blob FROM specs s JOIN tasks t ON t.n = s.task \
+                 WHERE s.prompt_blob IS NOT NULL",
             ] {
                 blobs.extend(all(snapshot, sql, params![], blob)?);
             }
-            // A spec is at least as long as its prompt.
-            let specs = all(
-                snapshot,
-                "SELECT spec FROM specs WHERE length(CAST(spec AS BLOB)) > ?1",
-                params![int(long as u64)],
-                |row| get_json::<TaskSpec>(row, 0, "task"),
-            )?;
-            let prompts = specs.into_iter().filter(|spec| spec.prompt.len() > long);
-            blobs.extend(prompts.map(|spec| (spec.project, Digest::of(spec.prompt.as_bytes()))));
             Ok(InFiles {
                 attempts: BTreeSet::from_iter(attempts),
                 sessions: BTreeSet::from_iter(sessions),

@@ -10,6 +10,7 @@ fn spec() -> TaskSpec {
     TaskSpec {
         project: "p1".parse().unwrap(),
         prompt: "fix it".into(),
+        prompt_blob: None,
         repository: Some(RepositoryRef {
             name: "repo".parse().unwrap(),
             base: "b".repeat(64).parse().unwrap(),

@@ -89,7 +89,7 @@ impl Pair {
         let digest = Digest::of(b"context");
         assert_eq!(a.projects().await.unwrap(), b.projects().await.unwrap());
         assert_eq!(a.ended().await.unwrap(), b.ended().await.unwrap());
-        assert_eq!(a.in_files(1).await.unwrap(), b.in_files(1).await.unwrap());
+        assert_eq!(a.in_files().await.unwrap(), b.in_files().await.unwrap());
         for tree in ["/home", "/linked"] {
             let origin = TaskOrigin::of("machine", Path::new("/home"), Path::new(tree), None);
             let filter = TaskFilter {

@@ -1,6 +1,6 @@
 //! Tasks and their sessions.
 
-use kage_core::id::{SessionId, TaskId};
+use kage_core::id::{Digest, SessionId, TaskId};
 use kage_core::session::Session;
 use kage_core::task::TaskSpec;
 use rusqlite::params;
@@ -30,7 +30,10 @@ impl TaskRows for SqliteRows<'_> {
         )?;
         let n = self.connection.last_insert_rowid();
         self.numbered = Some((head.id, n));
-        self.execute("INSERT INTO specs (task, spec) VALUES (?1, ?2)", params![n, text])?;
+        self.execute(
+            "INSERT INTO specs (task, spec, prompt_blob) VALUES (?1, ?2, ?3)",
+            params![n, text, spec.prompt_blob.as_ref().map(Digest::as_str)],
+        )?;
         self.journal.note(Written::Task {
             head: Box::new(head.clone()),
             spec: Box::new(spec.clone()),

@@ -1,6 +1,7 @@
-//! What a step of the schema needs and SQL does not have: prices. The functions are there while a
+//! What a step of the schema needs and SQL does not have: prices and digests. The functions are there while a
 //! file is brought to the present schema, and only steps call them.
 
+use kage_core::id::Digest;
 use kage_core::price::{PriceTable, Used};
 use kage_core::time::Timestamp;
 use kage_core::usage::{PicoUsd, Usage};
@@ -11,15 +12,22 @@ use serde_json::Value;
 
 /// The function of `priced.sql`.
 const PRICED: &str = "kage_priced";
+/// The function of `prompts.sql`.
+const DIGEST: &str = "kage_digest";
 
 pub(super) fn add(connection: &Connection, prices: &PriceTable) -> Result<()> {
     let prices = prices.clone();
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
-    connection.create_scalar_function(PRICED, 2, flags, move |values| priced(&prices, values))
+    connection.create_scalar_function(PRICED, 2, flags, move |values| priced(&prices, values))?;
+    connection.create_scalar_function(DIGEST, 1, flags, |values| {
+        let text: String = values.get(0)?;
+        Ok(String::from(Digest::of(text.as_bytes())))
+    })
 }
 
 pub(super) fn remove(connection: &Connection) -> Result<()> {
-    connection.remove_function(PRICED, 2)
+    connection.remove_function(PRICED, 2)?;
+    connection.remove_function(DIGEST, 1)
 }
 
 /// An entry of a session's usage before its money was stored.
