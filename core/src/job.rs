@@ -193,7 +193,7 @@ impl Job {
                 session.worked.start(now);
                 session.agent = Some(agent.to_owned());
                 session.attempts = self.started;
-                session.trail.calls_before = session.trail.calls;
+                session.calls.before_attempt = session.calls.answered;
                 session.pending_result = None;
                 session.state = SessionState::Running { attempt };
             }
@@ -222,7 +222,7 @@ impl Job {
                     (Some(result), Some(_)) => {
                         self.state = JobState::Done;
                         let commit = result.commit.clone();
-                        session.trail.rework = None;
+                        session.rework = None;
                         session.state = SessionState::Claimed { result };
                         return Finish::Verify(commit);
                     }
@@ -329,9 +329,9 @@ impl Job {
     ) -> Finish {
         let now = around.now;
         let rejection = Rejection {
-            reworked: session.trail.reworks,
+            reworked: session.reworks,
             max_reworks: around.policy.max_reworks,
-            resumes: around.points.talked && session.trail.resumes.can(0),
+            resumes: around.points.talked && session.resumes.can(0),
             last: around.points.newest.as_ref().map(|head| head.number),
             base_fails: around.base == Safety::Unsafe,
         };
@@ -365,9 +365,9 @@ impl Job {
             settled: own && around.points.settled.is_some(),
             half_done: own && around.points.half_done(),
             safe: own && around.points.safe.is_some(),
-            reworked: session.trail.reworks,
+            reworked: session.reworks,
             max_reworks: around.policy.max_reworks.unwrap_or(0),
-            fallback: self.kind == JobKind::Session && !session.trail.fallbacks.is_empty(),
+            fallback: self.kind == JobKind::Session && !session.fallbacks.is_empty(),
         }
     }
 
@@ -392,7 +392,7 @@ impl Job {
                 result: Some(result),
                 verdict: Some(Verdict::errored(failure.to_string())),
             },
-            (JobKind::Verify { .. } | JobKind::Session, _) => match &session.trail.rework {
+            (JobKind::Verify { .. } | JobKind::Session, _) => match &session.rework {
                 // The result that the session reworked is still there, and was rejected.
                 Some(rework) => SessionState::Rejected {
                     result: rework.result.clone(),
@@ -425,7 +425,7 @@ impl Job {
             if let Some(next) = session.hand_over() {
                 decision.reason = format!("{next} takes over from {before}: {}", decision.reason);
             }
-            session.trail.setback = Some(Setback::HandedOver);
+            session.setback = Some(Setback::HandedOver);
             // Failures so far say nothing about another adapter.
             (self.failed, self.held) = (0, 0);
         }
@@ -442,8 +442,8 @@ impl Job {
                 self.requeue(session, at)
             }
             Action::RollbackLast { at } => {
-                session.trail.head.clone_from(&around.points.settled);
-                session.trail.setback = Some(Setback::Unfinished);
+                session.checkpoints.head.clone_from(&around.points.settled);
+                session.setback = Some(Setback::Unfinished);
                 // This machine may have caused it.
                 if kind == FailureKind::CorruptedState || self.failed > 1 {
                     self.avoid(agent);
@@ -451,9 +451,9 @@ impl Job {
                 self.requeue(session, at)
             }
             Action::RollbackSafe { at } => {
-                session.trail.head.clone_from(&around.points.safe);
-                session.trail.setback = Some(wrong);
-                session.trail.reworks = session.trail.reworks.saturating_add(1);
+                session.checkpoints.head.clone_from(&around.points.safe);
+                session.setback = Some(wrong);
+                session.reworks = session.reworks.saturating_add(1);
                 self.requeue(session, at)
             }
             Action::MoveAgent { at } => {
@@ -484,7 +484,7 @@ impl Job {
     fn over(&mut self, session: &mut Session, state: SessionState, now: Timestamp) -> Moved {
         self.state = JobState::Done;
         session.state = state;
-        session.trail.rework = None;
+        session.rework = None;
         session.ended_at = Some(now);
         Moved::Over
     }

@@ -195,13 +195,13 @@ fn history(session: &Session) -> Vec<String> {
     if session.attempts > 1 {
         lines.push(format!("took {} attempts", session.attempts));
     }
-    match session.call_retries {
+    match session.calls.repeated {
         0 => {}
         1 => lines.push("repeated 1 model call".to_owned()),
         n => lines.push(format!("repeated {n} model calls")),
     }
     lines.extend(session.incidents.iter().map(Incident::words));
-    lines.extend(session.trail.resumptions.iter().map(Resumption::words));
+    lines.extend(session.checkpoints.resumptions.iter().map(Resumption::words));
     if let Some(verdict) = session.state.verdict() {
         let place = match verdict.agent.as_str() {
             "" => String::new(),

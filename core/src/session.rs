@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Checkpoint, Head, Resumes, Resumption, Safety, TakenCheckpoint, WorktreeChoice, talked_since};
+use crate::checkpoint::{Checkpoint, Head, Resumes, Safety, TakenCheckpoint, talked_since};
 use crate::event::{Event, EventBody, ResultCommit, Verdict};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::FailureKind;
 use crate::fallback::Fallback;
 use crate::id::{AdapterName, SessionId, SessionName, TaskId};
 use crate::labels::Labels;
@@ -27,11 +27,15 @@ use crate::time::Timestamp;
 use crate::tool_uses::ToolUses;
 use crate::usage::Usage;
 
+mod checkpoints;
+mod setback;
 mod spent;
 mod state;
 mod worked;
 
-pub use spent::{Costs, MAX_MODELS, ModelUsage, OTHER_MODELS};
+pub use checkpoints::{MAX_RESUMPTIONS, SessionCheckpoints};
+pub use setback::Setback;
+pub use spent::{Costs, MAX_MODELS, ModelCalls, ModelUsage, OTHER_MODELS};
 pub use state::{SessionState, SessionStateKind};
 pub use worked::Worked;
 
@@ -39,62 +43,6 @@ pub use worked::Worked;
 pub const MAX_INCIDENTS: usize = 16;
 /// The stored bytes of a failure's message: sessions are written often.
 const MAX_INCIDENT: usize = 300;
-
-/// How many resumptions a session remembers.
-pub const MAX_RESUMPTIONS: usize = 16;
-
-/// Why a session's model has to be told that its files changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Setback {
-    /// Its files are older than its work, since edits were half done.
-    Unfinished,
-    /// Its files are older, since its later work failed the checks.
-    Wrong {
-        /// The message of the checks.
-        message: String,
-    },
-    /// Another adapter left the files.
-    HandedOver,
-}
-
-impl Setback {
-    /// The setback for work that failed its checks.
-    #[must_use]
-    pub fn wrong(failure: &Failure) -> Self {
-        Self::Wrong {
-            message: remembered(&failure.message).to_owned(),
-        }
-    }
-}
-
-/// The checkpoints and recovery state of a session.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trail {
-    /// Number of checkpoints taken; the last one has this number.
-    pub taken: u32,
-    /// The checkpoint that it stands on; `None`: the base.
-    pub head: Option<Head>,
-    /// The setback that its model has to be told, until it was.
-    pub setback: Option<Setback>,
-    /// Answered model calls, as far as they are reported one by one.
-    pub calls: u32,
-    /// The calls answered before its last attempt.
-    pub calls_before: u32,
-    /// Its last resumptions of checkpoints, oldest first.
-    pub resumptions: Vec<Resumption>,
-    /// How often it reworked a result that failed.
-    pub reworks: u32,
-    /// The failed result that it reworks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rework: Option<Rework>,
-    /// The positions from which the adapter of its last attempt can continue the conversation.
-    #[serde(default)]
-    pub resumes: Resumes,
-    /// Adapters that may still take over, the next one first.
-    #[serde(default)]
-    pub fallbacks: Vec<Fallback>,
-}
 
 /// One adapter working on the task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +57,10 @@ pub struct Session {
     pub adapter: AdapterName,
     /// The requested model.
     pub model: Option<String>,
+    /// Adapters that may still take over, the next one first.
+    pub fallbacks: Vec<Fallback>,
+    /// The positions from which the adapter of its last attempt can continue the conversation.
+    pub resumes: Resumes,
     /// Labels that its agent must have: the task's and its own.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub requirements: Labels,
@@ -127,14 +79,20 @@ pub struct Session {
     /// Tools that it called; `None`: nobody told. An adapter that does not tell adds nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tools: Option<ToolUses>,
-    /// Model calls that were repeated.
-    pub call_retries: u32,
+    /// Its model calls.
+    pub calls: ModelCalls,
     /// Its last failures, oldest first, each with the decision.
     #[serde(default)]
     pub incidents: Vec<Incident>,
-    /// A summary of its checkpoints.
-    #[serde(default)]
-    pub trail: Trail,
+    /// Its checkpoints, in short, and the one that it stands on.
+    pub checkpoints: SessionCheckpoints,
+    /// The setback that its model has to be told, until it was.
+    pub setback: Option<Setback>,
+    /// How often it reworked a result that failed.
+    pub reworks: u32,
+    /// The failed result that it reworks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rework: Option<Rework>,
     /// A result that was sent and not yet claimed.
     pub pending_result: Option<ResultCommit>,
     /// How long its attempts ran.
@@ -162,6 +120,8 @@ impl Session {
             name,
             adapter,
             model,
+            fallbacks: Vec::new(),
+            resumes: Resumes::None,
             requirements: Labels::new(),
             state: SessionState::Queued,
             cancel_requested: false,
@@ -170,20 +130,20 @@ impl Session {
             activity: None,
             usage: Vec::new(),
             tools: None,
-            call_retries: 0,
+            calls: ModelCalls {
+                answered: 0,
+                before_attempt: 0,
+                repeated: 0,
+            },
             incidents: Vec::new(),
-            trail: Trail {
+            checkpoints: SessionCheckpoints {
                 taken: 0,
                 head: None,
-                setback: None,
-                calls: 0,
-                calls_before: 0,
                 resumptions: Vec::new(),
-                reworks: 0,
-                rework: None,
-                resumes: Resumes::None,
-                fallbacks: Vec::new(),
             },
+            setback: None,
+            reworks: 0,
+            rework: None,
             pending_result: None,
             worked: Worked {
                 ended: Duration::ZERO,
@@ -225,7 +185,7 @@ impl Session {
                     self.tools.get_or_insert_default().extend(tools);
                 }
                 // A program's own report may cover many calls.
-                self.trail.calls = self.trail.calls.saturating_add(u32::from(*metered));
+                self.calls.answered = self.calls.answered.saturating_add(u32::from(*metered));
                 let used = Used {
                     model,
                     usage,
@@ -235,7 +195,7 @@ impl Session {
                 spent::add(&mut self.usage, used, prices, now);
             }
             EventBody::CallRetried { failure, delay, .. } => {
-                self.call_retries = self.call_retries.saturating_add(1);
+                self.calls.repeated = self.calls.repeated.saturating_add(1);
                 let text = format!("{failure}; trying again in {:.1} s", delay.as_secs_f64());
                 self.activity = Some((text, now));
             }
@@ -251,15 +211,10 @@ impl Session {
             }
             EventBody::Warning(text) => self.activity = Some((format!("warning: {text}"), now)),
             EventBody::CheckpointTaken(taken) => {
-                self.trail.taken = self.trail.taken.saturating_add(1);
-                self.trail.head = Some(Head {
-                    number: self.trail.taken,
-                    commit: taken.commit.clone(),
-                    worktree: WorktreeChoice::New,
-                });
+                self.checkpoints.take(taken);
                 // The conversation has it by now, and files that changed since are not older.
                 if taken.transcript.is_some() || taken.files_changed > 0 {
-                    self.trail.setback = None;
+                    self.setback = None;
                 }
             }
             EventBody::Resumed {
@@ -267,18 +222,8 @@ impl Session {
                 position,
                 repeated_calls,
             } => {
-                let head = self.trail.head.as_ref().filter(|head| head.commit == *commit);
-                if let Some(number) = head.map(|head| head.number) {
-                    if self.trail.resumptions.len() >= MAX_RESUMPTIONS {
-                        self.trail.resumptions.remove(0);
-                    }
-                    self.trail.resumptions.push(Resumption {
-                        attempt: self.attempts,
-                        number,
-                        commit: commit.clone(),
-                        position: *position,
-                        repeated_calls: *repeated_calls,
-                    });
+                let at = (*position, *repeated_calls);
+                if let Some(number) = self.checkpoints.resume(self.attempts, commit, at) {
                     self.activity = Some((format!("continues from checkpoint {number}"), now));
                 }
             }
@@ -297,14 +242,14 @@ impl Session {
     ) -> Checkpoint {
         Checkpoint {
             session: self.id,
-            number: self.trail.taken,
+            number: self.checkpoints.taken,
             attempt: self.attempts,
             adapter: self.adapter.clone(),
             agent: self.agent.clone().unwrap_or_default(),
             position: taken.transcript.as_ref().map_or(position, |segment| segment.to),
             calls: match taken.calls {
-                Some(calls) => self.trail.calls_before.saturating_add(calls),
-                None => self.trail.calls,
+                Some(calls) => self.calls.before_attempt.saturating_add(calls),
+                None => self.calls.answered,
             },
             taken,
             safety: Safety::Unknown,
@@ -316,27 +261,15 @@ impl Session {
     /// A note for its model when it resumes; empty when it can continue as if nothing had happened.
     #[must_use]
     pub fn note_to_model(&self) -> String {
-        match &self.trail.setback {
-            Some(Setback::Wrong { message }) => format!(
-                "The files are as they were at an earlier point, because what was done since did not pass the \
-                 project's checks: {message}"
-            ),
-            Some(Setback::HandedOver) => {
-                "The files are as another tool left them, which was at the same task and could not go on: do what is \
-                 left of it."
-                    .to_owned()
-            }
-            Some(Setback::Unfinished) => "The files are as they were before the last, unfinished step.".to_owned(),
-            None => String::new(),
-        }
+        self.setback.as_ref().map(Setback::note).unwrap_or_default()
     }
 
     /// Makes the session wait for an attempt that resumes a checkpoint; `None`: the base. An ended
     /// session becomes open again.
     pub fn go_on_from(&mut self, head: Option<Head>) {
-        self.trail.head = head;
-        self.trail.setback = None;
-        self.trail.rework = None;
+        self.checkpoints.head = head;
+        self.setback = None;
+        self.rework = None;
         self.state = SessionState::Queued;
         self.cancel_requested = false;
         self.pending_result = None;
@@ -348,8 +281,8 @@ impl Session {
     pub fn work_on(&mut self, head: Head, result: ResultCommit, verdict: Verdict) {
         let from = head.number;
         self.go_on_from(Some(head));
-        self.trail.reworks = self.trail.reworks.saturating_add(1);
-        self.trail.rework = Some(Rework { from, result, verdict });
+        self.reworks = self.reworks.saturating_add(1);
+        self.rework = Some(Rework { from, result, verdict });
     }
 
     /// The instruction for its model, and whether the conversation that it continues has it
@@ -357,17 +290,17 @@ impl Session {
     /// `command` is the verify command.
     #[must_use]
     pub fn instruction(&self, all: &[Checkpoint], command: &str) -> Option<(String, bool)> {
-        let (rework, head) = (self.trail.rework.as_ref()?, self.trail.head.as_ref()?);
+        let (rework, head) = (self.rework.as_ref()?, self.checkpoints.head.as_ref()?);
         let known = talked_since(head, rework.from, all, &self.adapter);
         Some((rework.instruction(command), known))
     }
 
     /// Lets the next adapter take over, with its own model. `None` when there is none left.
     pub fn hand_over(&mut self) -> Option<&AdapterName> {
-        if self.trail.fallbacks.is_empty() {
+        if self.fallbacks.is_empty() {
             return None;
         }
-        let next = self.trail.fallbacks.remove(0);
+        let next = self.fallbacks.remove(0);
         self.adapter = next.adapter;
         self.model = next.model;
         Some(&self.adapter)

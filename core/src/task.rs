@@ -157,7 +157,7 @@ impl TaskSpec {
         let (name, adapter) = (assignment.name.clone(), assignment.adapter.clone());
         let mut session = Session::new(id, task, name, adapter, assignment.model.clone());
         session.requirements = self.requirements(assignment);
-        session.trail.fallbacks.clone_from(&assignment.fallbacks);
+        session.fallbacks.clone_from(&assignment.fallbacks);
         for _ in 0..unavailable {
             session.hand_over();
         }

@@ -193,8 +193,8 @@ fn describe(work: store::Work) -> Work {
 }
 
 fn resume(spec: &TaskSpec, session: &Session, checkpoints: &[Checkpoint]) -> Option<Resume> {
-    let (head, repository) = (session.trail.head.as_ref()?, spec.repository.as_ref()?);
-    let calls = session.trail.calls;
+    let (head, repository) = (session.checkpoints.head.as_ref()?, spec.repository.as_ref()?);
+    let calls = session.calls.answered;
     match Resume::of(head, checkpoints, &repository.base, &session.adapter, calls) {
         Ok(resume) => {
             let command = spec.policy.verify.verify.as_deref().unwrap_or_default();

@@ -114,7 +114,7 @@ impl CheckpointService for Checkpoints {
         if let Some(once) = once.clone().filter(|_| !message.discard) {
             saved = self.save(&mut subject, once).await?;
         }
-        let head = subject.session.trail.head.as_ref();
+        let head = subject.session.checkpoints.head.as_ref();
         let newest = subject
             .all
             .iter()
@@ -125,7 +125,7 @@ impl CheckpointService for Checkpoints {
         };
         let needed: Vec<_> = newest.into_iter().chain([&target]).collect();
         let plan = self.changes(&subject, &from, &target.taken.commit, &needed).await?;
-        let repeated_calls = subject.session.trail.calls.saturating_sub(target.calls);
+        let repeated_calls = subject.session.calls.answered.saturating_sub(target.calls);
         let mut session = subject.session.clone();
         if let Some(once) = once {
             let command = RestoreSession {
@@ -231,7 +231,7 @@ impl Checkpoints {
             Waited::Late => "took no checkpoint in time",
         };
         let agent = subject.session.agent.as_deref().unwrap_or_default();
-        let since = match &subject.session.trail.head {
+        let since = match &subject.session.checkpoints.head {
             Some(head) => format!("checkpoint {}", head.number),
             None => "its beginning".to_owned(),
         };

@@ -155,7 +155,7 @@ fn side<'a>(
             })?;
             return Ok((result.commit.clone(), None));
         }
-        "head" => match &session.trail.head {
+        "head" => match &session.checkpoints.head {
             None => return Ok((base.clone(), None)),
             Some(head) => subject.checkpoint(&head.number.to_string())?,
         },

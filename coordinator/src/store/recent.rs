@@ -173,7 +173,7 @@ impl Recent {
             Subject::Session(id) => whole.sessions.iter().find(|session| session.id == id)?,
             Subject::Base => whole.sessions.first()?,
         };
-        if session.trail.head.is_some() {
+        if session.checkpoints.head.is_some() {
             // Checkpoints are not here.
             return None;
         }

@@ -272,7 +272,7 @@ impl<'a> Unit<'a> {
             let Some((head, row, session)) = self.with_session(attempt.task, attempt.job)? else {
                 continue;
             };
-            if let Some(session) = session.filter(|session| session.trail.head.is_some()) {
+            if let Some(session) = session.filter(|session| session.checkpoints.head.is_some()) {
                 self.checkpoints(attempt.task, session.id)?;
             }
             if let (Subject::Base, Some(base)) = (row.job.subject, &head.base) {

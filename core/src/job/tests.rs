@@ -234,18 +234,22 @@ fn a_check_that_cannot_be_made_is_not_the_sessions_fault() {
 fn another_adapter_takes_over_with_counts_of_its_own() {
     let (mut session, mut job) = (session(), job(JobKind::Session));
     session.model = Some("large".to_owned());
-    session.trail.fallbacks = vec![Fallback {
+    session.fallbacks = vec![Fallback {
         adapter: "other".parse().unwrap(),
         model: None,
     }];
-    session.trail.head = Some(head(5));
+    session.checkpoints.head = Some(head(5));
     let refused = AttemptOutcome::Failed(Failure::new(FailureKind::Auth, "the key is refused"));
     job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
     let moved = job.finish(&mut session, &refused, around(&checked(), &points()));
     assert_eq!(moved, Finish::Moved(Moved::Requeued));
     assert_eq!((session.adapter.as_str(), &session.model), ("other", &None));
     assert_eq!((job.started, job.failed), (1, 0));
-    assert_eq!(session.trail.head, Some(head(5)), "its files are those that are there");
+    assert_eq!(
+        session.checkpoints.head,
+        Some(head(5)),
+        "its files are those that are there"
+    );
     let told = session.incidents[0].words();
     assert!(
         told.contains("again at once, with another adapter: other takes over from adapter"),
@@ -291,12 +295,12 @@ fn a_failure_decides_which_checkpoint_follows() {
         (LogicError, 2, None),
     ] {
         let (mut session, mut job) = (session(), job(JobKind::Session));
-        session.trail.head = Some(head(5));
+        session.checkpoints.head = Some(head(5));
         job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
         let failed = AttemptOutcome::Failed(Failure::new(kind, "x"));
         let moved = job.finish(&mut session, &failed, around(&policy, &points()));
         assert_eq!(moved, Finish::Moved(Moved::Requeued), "{kind}");
-        assert_eq!(session.trail.head, Some(head(number)), "{kind}");
+        assert_eq!(session.checkpoints.head, Some(head(number)), "{kind}");
         assert_eq!(job.affinity.avoid, avoid, "{kind}");
     }
 }
@@ -315,11 +319,11 @@ fn a_check_whose_workspace_is_broken_leaves_the_session_where_it_stands() {
         let commit = result().commit;
         let (mut session, mut job) = (session(), job(JobKind::Verify { commit }));
         session.state = SessionState::Claimed { result: result() };
-        session.trail.head = Some(head(5));
+        session.checkpoints.head = Some(head(5));
         job.start(AttemptId::from_random(4), &mut session, "b", NOW).unwrap();
         let failed = AttemptOutcome::Failed(Failure::new(kind, "x"));
         let _moved = job.finish(&mut session, &failed, around(&policy, &points()));
-        assert_eq!(session.trail.head, Some(head(5)), "{kind}");
+        assert_eq!(session.checkpoints.head, Some(head(5)), "{kind}");
         assert_eq!(session.note_to_model(), "", "{kind}");
     }
 }
@@ -394,8 +398,8 @@ fn rejected(session: &mut Session, policy: &Policy, points: &Points) -> Finish {
 fn resuming() -> Session {
     let mut session = session();
     session.attempts = 3;
-    session.trail.head = Some(head(5));
-    session.trail.resumes = Resumes::Position;
+    session.checkpoints.head = Some(head(5));
+    session.resumes = Resumes::Position;
     session
 }
 
@@ -410,7 +414,7 @@ fn rejected_work_goes_on_from_its_own_checkpoint_as_often_as_it_may() {
         ..points()
     };
     let mut mute = resuming();
-    mute.trail.resumes = Resumes::None;
+    mute.resumes = Resumes::None;
     let cases = [
         (resuming(), asked(None), points(), 1),
         (resuming(), asked(Some(0)), points(), 0),
@@ -425,10 +429,10 @@ fn rejected_work_goes_on_from_its_own_checkpoint_as_often_as_it_may() {
         for time in 0..times {
             assert_eq!(rejected(&mut session, &policy, &points), Finish::Rework(NOW));
             assert_eq!(
-                (&session.state, &session.trail.head),
+                (&session.state, &session.checkpoints.head),
                 (&SessionState::Queued, &Some(head(5)))
             );
-            assert_eq!(session.trail.reworks, time + 1);
+            assert_eq!(session.reworks, time + 1);
         }
         assert_eq!(rejected(&mut session, &policy, &points), Finish::Moved(Moved::Over));
         let SessionState::Rejected { verdict, .. } = &session.state else {
@@ -496,7 +500,7 @@ fn a_rework_that_ends_badly_leaves_the_result_what_it_was() {
         };
         assert_eq!((kept, verdict.exit_code), (&result(), Some(7)), "{kind}");
         assert!(session.incidents.last().unwrap().words().contains("given up"), "{kind}");
-        assert_eq!(session.trail.rework, None);
+        assert_eq!(session.rework, None);
     }
     // A person who stops the session wants it stopped.
     let mut session = resuming();
@@ -522,6 +526,6 @@ fn an_errored_verdict_is_no_reason_to_work_on() {
         let finish = job.finish(&mut session, &verdict(VerdictKind::Errored), around(&policy, &points()));
         assert!(matches!(finish, Finish::Moved(_)), "{finish:?}");
     }
-    assert_eq!(session.trail.reworks, 0);
+    assert_eq!(session.reworks, 0);
     assert!(matches!(session.state, SessionState::Unverified { .. }));
 }

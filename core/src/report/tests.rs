@@ -356,7 +356,7 @@ fn what_verify_took_from_the_base_proves_nothing_and_spoils_nothing() {
 fn a_row_holds_every_input_of_the_order() {
     let mut cheat = spent(verified("cheat", 7, &["tests/a"]), "claude-sonnet-5-5", 3, true, None);
     cheat.attempts = 2;
-    cheat.call_retries = 1;
+    cheat.calls.repeated = 1;
     cheat.note(Incident {
         at: START,
         verify: false,

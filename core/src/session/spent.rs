@@ -28,6 +28,17 @@ pub struct ModelUsage {
     pub price: Option<PriceId>,
 }
 
+/// A session's model calls.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelCalls {
+    /// Those that were answered, as far as they are reported one by one.
+    pub answered: u32,
+    /// Those of them that were answered before its last attempt.
+    pub before_attempt: u32,
+    /// Those that failed and were made again.
+    pub repeated: u32,
+}
+
 /// How many entries a session's usage is kept in. More than a few are models that a program
 /// invented, and the row is written with every event.
 pub const MAX_MODELS: usize = 32;

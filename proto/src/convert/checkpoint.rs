@@ -82,7 +82,7 @@ impl From<Safety> for v1::Safety {
 #[must_use]
 pub fn checkpoint(checkpoint: &Checkpoint, session: &Session, all: &[Checkpoint]) -> v1::Checkpoint {
     let taken = &checkpoint.taken;
-    let resumptions = session.trail.resumptions.iter();
+    let resumptions = session.checkpoints.resumptions.iter();
     v1::Checkpoint {
         session_id: checkpoint.session.to_string(),
         session: session.name.to_string(),
@@ -103,7 +103,7 @@ pub fn checkpoint(checkpoint: &Checkpoint, session: &Session, all: &[Checkpoint]
         taken_at: Some(stamp(checkpoint.taken_at)),
         stored_at: Some(stamp(checkpoint.stored_at)),
         head: session
-            .trail
+            .checkpoints
             .head
             .as_ref()
             .is_some_and(|head| head.number == checkpoint.number),

@@ -92,7 +92,7 @@ pub fn session(session: &Session, waiting: Option<String>, ran: Duration) -> v1:
         usage: (!session.usage.is_empty()).then(|| session.total_usage().into()),
         money: costs.all.into_iter().map(Into::into).collect(),
         models: models(session, costs.by_model),
-        calls: session.trail.calls,
+        calls: session.calls.answered,
         tools: session.tools.clone().map(Into::into),
         result: session.state.result().cloned().map(Into::into),
         verdict: session.state.verdict().cloned().map(Into::into),
@@ -100,12 +100,12 @@ pub fn session(session: &Session, waiting: Option<String>, ran: Duration) -> v1:
         waiting: waiting.unwrap_or_default(),
         started_at: session.started_at.map(stamp),
         ended_at: session.ended_at.map(stamp),
-        call_retries: session.call_retries,
+        call_retries: session.calls.repeated,
         incidents: session.incidents.iter().map(Into::into).collect(),
-        checkpoints: session.trail.taken,
-        head: session.trail.head.as_ref().map_or(0, |head| head.number),
-        resumptions: session.trail.resumptions.iter().map(Into::into).collect(),
-        reworks: session.trail.reworks,
+        checkpoints: session.checkpoints.taken,
+        head: session.checkpoints.head.as_ref().map_or(0, |head| head.number),
+        resumptions: session.checkpoints.resumptions.iter().map(Into::into).collect(),
+        reworks: session.reworks,
         ran: Some(span(ran)),
     }
 }
@@ -235,7 +235,7 @@ mod tests {
             price: None,
         };
         domain.usage = vec![used("large", 5), used("small", 7)];
-        domain.trail.calls = 3;
+        domain.calls.answered = 3;
         assert_eq!(wire.tools, None, "nobody told of any");
         domain.tools = Some(["bash", "edit", "bash"].into_iter().collect());
         let wire = session(&domain, None, Duration::ZERO);

@@ -49,7 +49,7 @@ impl Command for StartAttempt {
         }
         let allowed = self.slack.allowed(&row.job.kind, &head.policy);
         if row.job.kind == JobKind::Session {
-            session.trail.resumes = self.resumes;
+            session.resumes = self.resumes;
         }
         let attempt = Attempt {
             id: self.attempt,

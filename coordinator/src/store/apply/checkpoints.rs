@@ -156,7 +156,7 @@ fn last_checkpoint(
         });
     }
     let found = rows.session(task, session)?;
-    let last = found.ok_or_else(|| not_found("session", session))?.trail.taken;
+    let last = found.ok_or_else(|| not_found("session", session))?.checkpoints.taken;
     remember(rows, method, request, last.to_string(), now)?;
     Ok(last)
 }

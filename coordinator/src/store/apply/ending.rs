@@ -111,12 +111,12 @@ impl End<'_> {
 
     /// The checkpoints that the session can go back to.
     fn points(&self, rows: &mut dyn Rows) -> Result<Points, Failed> {
-        let trail = &self.session.trail;
-        if trail.head.is_none() {
+        let head = self.session.checkpoints.head.as_ref();
+        if head.is_none() {
             return Ok(Points::default());
         }
         let all = rows.checkpoints(self.head.id, self.session.id)?;
-        Ok(Points::of(trail.head.as_ref(), &all))
+        Ok(Points::of(head, &all))
     }
 
     /// Ends the attempt because its agent lost its authority.

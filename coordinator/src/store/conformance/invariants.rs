@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kage_core::attempt::AttemptState;
+use kage_core::checkpoint::Resumes;
 use kage_core::id::{AttemptId, JobId, SessionId, TaskId};
 use kage_core::job::{JobType, Subject};
-use kage_core::session::{Session, SessionState, Trail};
+use kage_core::session::{Session, SessionCheckpoints, SessionState};
 use kage_core::task::{Task, TaskState};
 
 use crate::store::{AttemptView, MAX_PAGE, QueuedJob, Store, TaskEvent, TaskFilter, TaskView};
@@ -40,10 +41,10 @@ pub(super) async fn check(store: &Store, before: &Seen) -> Seen {
             let numbers: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.number).collect();
             assert_eq!(
                 numbers,
-                (1..=session.trail.taken).collect::<Vec<_>>(),
+                (1..=session.checkpoints.taken).collect::<Vec<_>>(),
                 "checkpoints have no gap"
             );
-            if let Some(head) = &session.trail.head {
+            if let Some(head) = &session.checkpoints.head {
                 let commit = checkpoints
                     .get(head.number as usize - 1)
                     .map(|found| &found.taken.commit);
@@ -103,7 +104,8 @@ impl Seen {
         for (view, _, _) in self.tasks.values_mut() {
             view.task.created_by = None;
             for session in &mut view.sessions {
-                session.trail = Trail::default();
+                session.checkpoints = SessionCheckpoints::default();
+                session.resumes = Resumes::None;
             }
         }
     }

@@ -66,7 +66,7 @@ impl Reads for Model {
             .get(&key)
             .ok_or(EngineError::Dangling { job, what: "session" })?;
         Ok(Some(Work {
-            checkpoints: if session.trail.head.is_some() {
+            checkpoints: if session.checkpoints.head.is_some() {
                 self.checkpoints_of(key.0, key.1).cloned().collect()
             } else {
                 Vec::new()

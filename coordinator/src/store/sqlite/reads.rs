@@ -175,7 +175,7 @@ impl Reads for Connection {
                 |row| get_json(row, 0, "session"),
             )?
             .ok_or(EngineError::Dangling { job, what: "session" })?;
-            let checkpoints = match session.trail.head {
+            let checkpoints = match session.checkpoints.head {
                 Some(_) => snapshot.checkpoints(task, session.id)?,
                 None => Vec::new(),
             };

@@ -276,6 +276,7 @@ UPDATE sessions SET
     include_str!("schema/documents.sql"),
     include_str!("schema/priced.sql"),
     include_str!("schema/prompts.sql"),
+    include_str!("schema/trail.sql"),
 ];
 
 /// The newest schema that this program knows.

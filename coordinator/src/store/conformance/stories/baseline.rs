@@ -88,7 +88,10 @@ pub(in crate::store::conformance) async fn the_base_is_checked_beside_the_sessio
         .await
         .queued;
     assert_eq!(again[0].kind, JobKind::Session);
-    assert_eq!(view(&store).await.sessions[0].trail.head.as_ref().unwrap().number, 2);
+    assert_eq!(
+        view(&store).await.sessions[0].checkpoints.head.as_ref().unwrap().number,
+        2
+    );
     let kinds: Vec<_> = store.events(task_id(1), 0, 100).await.unwrap();
     let kinds: Vec<_> = kinds.iter().map(|event| (event.job.as_str(), event.number)).collect();
     assert!(kinds.contains(&("baseline", 1)), "{kinds:?}");

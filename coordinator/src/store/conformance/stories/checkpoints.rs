@@ -82,8 +82,15 @@ async fn numbers(store: &Store, session: &Session) -> Vec<u32> {
 pub(super) async fn resume(store: &Store, job: &QueuedJob) -> Resume {
     let work = store.work(job.task, job.job).await.unwrap().unwrap();
     let session = &work.session;
-    let head = session.trail.head.as_ref().unwrap();
-    Resume::of(head, &work.checkpoints, &base(), &session.adapter, session.trail.calls).unwrap()
+    let head = session.checkpoints.head.as_ref().unwrap();
+    Resume::of(
+        head,
+        &work.checkpoints,
+        &base(),
+        &session.adapter,
+        session.calls.answered,
+    )
+    .unwrap()
 }
 
 pub(in crate::store::conformance) async fn a_lost_session_goes_on_from_its_last_checkpoint(store: Store) {
@@ -132,8 +139,8 @@ pub(in crate::store::conformance) async fn a_lost_session_goes_on_from_its_last_
     )
     .await;
     let after = session(&store, 0).await;
-    assert_eq!(after.trail.resumptions.len(), 1);
-    assert_eq!(after.trail.resumptions[0].number, 2);
+    assert_eq!(after.checkpoints.resumptions.len(), 1);
+    assert_eq!(after.checkpoints.resumptions[0].number, 2);
     let all = store.checkpoints(task_id(1), after.id).await.unwrap();
     assert_eq!((all[2].number, all[2].attempt, all[2].position), (3, 2, 5));
     assert_eq!(all[2].calls, 3 + 4, "those of the attempt before, and its own");

@@ -122,7 +122,7 @@ pub(in crate::store::conformance) async fn a_checkpoint_follows_one_that_is_ther
     assert_eq!(refused, Appended::Invalid(InvalidBatch::UnknownParent(4)));
     let session = view(&store).await.sessions.remove(0);
     assert_eq!(
-        (session.trail.taken, session.usage.len()),
+        (session.checkpoints.taken, session.usage.len()),
         (2, 0),
         "nothing of it is kept"
     );
