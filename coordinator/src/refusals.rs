@@ -46,8 +46,8 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
         StoreError::RequestConflict { .. } => ApiError::Conflict {
             message: error.to_string(),
         },
-        StoreError::NoAgent { lacking } => ApiError::NoAgent {
-            message: lacking.clone(),
+        StoreError::NoAgent(nobody) => ApiError::NoAgent {
+            message: nobody.to_string(),
         },
         StoreError::TaskOpen { .. } | StoreError::NoResult { .. } => ApiError::FailedPrecondition {
             message: error.to_string(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Verdict;
-use crate::fallback::Fallback;
+use crate::fallback::{AdapterLacks, Fallback, NobodyCan};
 use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionId, SessionName, TaskId};
 use crate::priority::Priority;
 use crate::session::{Session, SessionStateKind};
@@ -150,18 +150,30 @@ impl TaskSpec {
         labels
     }
 
-    /// The session with which an assignment begins. Its first `unavailable` adapters are skipped: no
-    /// agent has them.
+    /// The session with which an assignment begins: with the first of its adapters that some agent
+    /// could run, if there is one.
     #[must_use]
-    pub fn session(&self, assignment: &Assignment, id: SessionId, task: TaskId, unavailable: usize) -> Session {
+    pub fn session(&self, assignment: &Assignment, id: SessionId, task: TaskId, lacks: &AdapterLacks) -> Session {
         let (name, adapter) = (assignment.name.clone(), assignment.adapter.clone());
         let mut session = Session::new(id, task, name, adapter, assignment.model.clone());
         session.requirements = self.requirements(assignment);
         session.fallbacks.clone_from(&assignment.fallbacks);
-        for _ in 0..unavailable {
+        for _ in 0..lacks.passed_over() {
             session.hand_over();
         }
         session
+    }
+
+    /// The first session that no agent could run with any of its adapters; `lacks` has an entry for
+    /// each assignment that was looked at, in their order.
+    #[must_use]
+    pub fn nobody_can(&self, lacks: &[AdapterLacks]) -> Option<NobodyCan> {
+        let mut sessions = self.assignments.iter().zip(lacks);
+        sessions.find_map(|(assignment, lacks)| {
+            let lacks = lacks.of_all()?.to_owned();
+            let session = assignment.name.clone();
+            Some(NobodyCan { session, lacks })
+        })
     }
 
     /// The assignment with this name.

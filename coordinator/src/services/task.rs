@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kage_core::fallback::AdapterLacks;
 use kage_core::id::{Digest, JobId, SessionId, TaskId};
 use kage_core::report;
 use kage_core::task::{Assignment, TaskOrigin, TaskSpec};
@@ -58,14 +59,13 @@ impl TaskService for Tasks {
                 JobId::from_random(self.0.random()),
             )
         };
-        let (unavailable, lacking) = self.able(&spec);
         let command = CreateTask {
             request,
             task: TaskId::from_random(self.0.random()),
             sessions: spec.assignments.iter().map(|_| fresh()).collect(),
             baseline: spec.checked_base().map(|_| JobId::from_random(self.0.random())),
-            lacking: lacking.filter(|_| !message.wait_for_agent),
-            unavailable,
+            lacks: self.lacks(&spec),
+            waits_for_agent: message.wait_for_agent,
             spec,
             origin,
             now: self.0.now(),
@@ -266,28 +266,25 @@ impl Tasks {
         Ok(())
     }
 
-    /// How many adapters of each session no agent has, and why the first session without any usable
-    /// adapter would wait forever.
-    fn able(&self, spec: &TaskSpec) -> (Vec<usize>, Option<String>) {
+    /// What the known agents lack for each session, by adapter.
+    fn lacks(&self, spec: &TaskSpec) -> Vec<AdapterLacks> {
         let board = self.0.board();
         let now = Instant::now();
-        let mut lacks = None;
-        let unavailable = spec.assignments.iter().map(|session| {
-            let own = board.nobody_can(spec, session, now)?;
-            let other = session.fallbacks.iter().position(|fallback| {
+        let lacks = spec.assignments.iter().map(|session| {
+            let mut lacks = vec![board.nobody_can(spec, session, now)];
+            for fallback in &session.fallbacks {
+                if lacks.last().is_some_and(Option::is_none) {
+                    break;
+                }
                 let instead = Assignment {
                     adapter: fallback.adapter.clone(),
                     ..session.clone()
                 };
-                board.nobody_can(spec, &instead, now).is_none()
-            });
-            if other.is_none() {
-                lacks.get_or_insert_with(|| format!("no agent can run the session {}: {own}", session.name));
+                lacks.push(board.nobody_can(spec, &instead, now));
             }
-            other.map(|position| position + 1)
+            AdapterLacks(lacks)
         });
-        let unavailable = unavailable.map(Option::unwrap_or_default).collect();
-        (unavailable, lacks)
+        lacks.collect()
     }
 
     async fn check_context(&self, spec: &TaskSpec, base: &Digest) -> Result<(), ApiError> {

@@ -8,6 +8,7 @@ use kage_core::attempt::{EndReason, StaleWriter};
 use kage_core::checkpoint::Resumes;
 use kage_core::deadline::Slack;
 use kage_core::event::{Event, InvalidBatch};
+use kage_core::fallback::AdapterLacks;
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::job::{Affinity, JobKind, Subject};
@@ -45,11 +46,11 @@ pub struct CreateTask {
     pub sessions: Vec<(SessionId, JobId)>,
     /// A fresh id for the job that checks the base, when that is wanted and it can be.
     pub baseline: Option<JobId>,
-    /// How many adapters of each assignment to skip, because no agent has them; zero where it is
-    /// shorter.
-    pub unavailable: Vec<usize>,
-    /// What no agent has: the reason to refuse the task, unless an earlier call stored it.
-    pub lacking: Option<String>,
+    /// What the agents lack for each assignment, in their order; nothing where it is shorter.
+    pub lacks: Vec<AdapterLacks>,
+    /// True when a task that no agent can do waits for one. Otherwise it is refused, unless an earlier
+    /// call stored it.
+    pub waits_for_agent: bool,
     pub now: Timestamp,
 }
 
@@ -58,8 +59,9 @@ impl CreateTask {
     pub(crate) fn begun(&self) -> Vec<Session> {
         let assignments = self.spec.assignments.iter().zip(&self.sessions).enumerate();
         let begun = assignments.map(|(position, (assignment, (session, _)))| {
-            let unavailable = self.unavailable.get(position).copied().unwrap_or_default();
-            self.spec.session(assignment, *session, self.task, unavailable)
+            let nothing = AdapterLacks::default();
+            let lacks = self.lacks.get(position).unwrap_or(&nothing);
+            self.spec.session(assignment, *session, self.task, lacks)
         });
         begun.collect()
     }

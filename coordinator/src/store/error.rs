@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use kage_core::fallback::NobodyCan;
 use kage_core::id::{JobId, SessionName, TaskId};
 
 /// Why a command was not carried out.
@@ -45,8 +46,8 @@ pub enum StoreError {
         state: &'static str,
     },
     /// No agent that is known could do what is asked for.
-    #[error("{lacking}")]
-    NoAgent { lacking: String },
+    #[error(transparent)]
+    NoAgent(NobodyCan),
     /// The commit ended with an error: the command may have been carried out or not. Read, or
     /// repeat the call with the same request id.
     #[error("the outcome of the commit is not known")]

@@ -221,8 +221,8 @@ async fn fill(store: &Store, sessions: u32) -> anyhow::Result<()> {
             origin: None,
             sessions: ids.collect(),
             baseline: None,
-            unavailable: Vec::new(),
-            lacking: None,
+            lacks: Vec::new(),
+            waits_for_agent: false,
             now,
         };
         let cancel = (!n.is_multiple_of(WAITS)).then(|| CancelTask {

@@ -34,8 +34,8 @@ impl Command for CreateTask {
             origin: _,
             sessions: ids,
             baseline,
-            unavailable: _,
-            lacking,
+            lacks,
+            waits_for_agent,
             now,
         } = self;
         if let Some(reply) = earlier_reply(rows, CREATE_TASK, &request)? {
@@ -49,8 +49,8 @@ impl Command for CreateTask {
                 changes: Changes::default(),
             });
         }
-        if let Some(lacking) = lacking {
-            return Err(Failed::Refused(StoreError::NoAgent { lacking }));
+        if let (Some(nobody), false) = (task.spec.nobody_can(&lacks), waits_for_agent) {
+            return Err(Failed::Refused(StoreError::NoAgent(nobody)));
         }
         let (Some(first), true) = (sessions.first(), ids.len() == task.spec.assignments.len()) else {
             return Err(Failed::Refused(StoreError::SessionCount {

@@ -98,8 +98,8 @@ pub(super) fn create(n: u128, spec: TaskSpec, now: Timestamp) -> CreateTask {
         origin: None,
         sessions,
         baseline: None,
-        unavailable: Vec::new(),
-        lacking: None,
+        lacks: Vec::new(),
+        waits_for_agent: false,
         now,
     }
 }

@@ -3,7 +3,7 @@
 use kage_core::checkpoint::{CheckpointReason, TakenCheckpoint, TranscriptSegment};
 use kage_core::event::{AttemptOutcome, Event, EventBody, InvalidBatch};
 use kage_core::failure::{Failure, FailureKind};
-use kage_core::fallback::Fallback;
+use kage_core::fallback::{AdapterLacks, Fallback};
 use kage_core::id::{Digest, Oid};
 use kage_core::recovery::Action;
 use kage_core::session::SessionStateKind;
@@ -52,8 +52,8 @@ fn refused(seq: u64) -> Event {
     event(seq, EventBody::Finished(AttemptOutcome::Failed(failure)))
 }
 
-/// A task whose session may be taken over. The first `unavailable` adapters are skipped.
-async fn begin(store: &Store, unavailable: usize) -> QueuedJob {
+/// A task whose session may be taken over. No agent has the first `absent` adapters.
+async fn begin(store: &Store, absent: usize) -> QueuedJob {
     two_agents(store).await;
     let mut spec = spec(1, None);
     spec.assignments[0].fallbacks = vec![Fallback {
@@ -61,7 +61,8 @@ async fn begin(store: &Store, unavailable: usize) -> QueuedJob {
         model: Some("small".to_owned()),
     }];
     let mut command = create(1, spec, at(1));
-    command.unavailable = vec![unavailable];
+    let lacks = (0..2).map(|n| (n < absent).then(|| "no agent has it".to_owned()));
+    command.lacks = vec![AdapterLacks(lacks.collect())];
     store.apply(command).await.unwrap().changes.queued.remove(0)
 }
 

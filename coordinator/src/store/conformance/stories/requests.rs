@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kage_core::fallback::AdapterLacks;
 use kage_core::id::{JobId, SessionId};
 use kage_core::priority::Priority;
 
@@ -90,12 +91,20 @@ pub(in crate::store::conformance) async fn a_task_that_nobody_can_run_is_refused
     let mut spec = spec(1, None);
     spec.policy.priority = Priority::HIGH;
     let refused = CreateTask {
-        lacking: Some("no agent has the adapter scripted".to_owned()),
+        lacks: vec![AdapterLacks(vec![Some("no agent has the adapter scripted".to_owned())])],
         ..create(1, spec.clone(), at(1))
     };
     let error = store.apply(refused.clone()).await.unwrap_err();
-    assert!(matches!(error, StoreError::NoAgent { .. }), "{error}");
-    let created = store.apply(create(1, spec, at(1))).await.unwrap();
+    let words = "no agent can run the session s0: no agent has the adapter scripted";
+    assert!(
+        matches!(error, StoreError::NoAgent(_)) && error.to_string() == words,
+        "{error}"
+    );
+    let waits = CreateTask {
+        waits_for_agent: true,
+        ..refused.clone()
+    };
+    let created = store.apply(waits).await.unwrap();
     assert_eq!(created.changes.queued[0].priority, Priority::HIGH);
     assert_eq!(store.queued_jobs().await.unwrap(), created.changes.queued);
     // The fleet may have changed since: what is stored stays stored.
