@@ -4,65 +4,25 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 use crate::id::{AgentId, Digest, InvalidId, TokenId};
+use crate::words::words;
 
-/// A caller's role on a coordinator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Holds the token file of the coordinator itself: all rights.
-    Owner,
-    /// Manages agents and tokens, and has the rights of `Submit`.
-    Admin,
-    /// Creates and stops tasks, and has the rights of `View`.
-    Submit,
-    /// Reads.
-    View,
-    /// Works on tasks.
-    Agent,
-    /// Shows no credentials: may enrol, and nothing else.
-    Stranger,
-}
-
-impl Role {
-    /// Every role.
-    pub const ALL: [Self; 6] = [
-        Self::Owner,
-        Self::Admin,
-        Self::Submit,
-        Self::View,
-        Self::Agent,
-        Self::Stranger,
-    ];
-
-    /// The role's name.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Owner => "owner",
-            Self::Admin => "admin",
-            Self::Submit => "submit",
-            Self::View => "view",
-            Self::Agent => "agent",
-            Self::Stranger => "stranger",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Role {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let found = Self::ALL.into_iter().find(|role| role.as_str() == text);
-        found.ok_or_else(|| invalid(text, "a role"))
+words! {
+    /// A caller's role on a coordinator.
+    #[derive(PartialOrd, Ord)]
+    pub enum Role: "a role" {
+        /// Holds the token file of the coordinator itself: all rights.
+        Owner = "owner",
+        /// Manages agents and tokens, and has the rights of `Submit`.
+        Admin = "admin",
+        /// Creates and stops tasks, and has the rights of `View`.
+        Submit = "submit",
+        /// Reads.
+        View = "view",
+        /// Works on tasks.
+        Agent = "agent",
+        /// Shows no credentials: may enrol, and nothing else.
+        Stranger = "stranger",
     }
 }
 

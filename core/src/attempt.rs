@@ -4,51 +4,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, AttemptId, BootId, Digest, JobId, SessionId, TaskId};
 use crate::time::Timestamp;
+use crate::words::words;
 
-/// Why an attempt lost its authority.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EndReason {
-    /// Its last event was accepted.
-    Finished,
-    /// Its agent's daemon restarted.
-    AgentRestarted,
-    /// Its agent closed the connection and did not return in time.
-    AgentGone,
-    /// Its agent was silent for too long.
-    AgentSilent,
-    /// A person sent the session back to a checkpoint.
-    Restored,
-    /// Its agent did not end it, although its time limit had long passed.
-    Overdue,
-    /// Its agent did not stop it, although it was told to.
-    StopUnanswered,
-}
-
-impl EndReason {
-    /// Every reason.
-    pub const ALL: [Self; 7] = [
-        Self::Finished,
-        Self::AgentRestarted,
-        Self::AgentGone,
-        Self::AgentSilent,
-        Self::Restored,
-        Self::Overdue,
-        Self::StopUnanswered,
-    ];
-
-    /// The name used in rows and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::AgentRestarted => "agent_restarted",
-            Self::AgentGone => "agent_gone",
-            Self::AgentSilent => "agent_silent",
-            Self::Restored => "restored",
-            Self::Overdue => "overdue",
-            Self::StopUnanswered => "stop_unanswered",
-        }
+words! {
+    /// Why an attempt lost its authority.
+    pub enum EndReason: "a reason why an attempt ended" {
+        /// Its last event was accepted.
+        Finished = "finished",
+        /// Its agent's daemon restarted.
+        AgentRestarted = "agent_restarted",
+        /// Its agent closed the connection and did not return in time.
+        AgentGone = "agent_gone",
+        /// Its agent was silent for too long.
+        AgentSilent = "agent_silent",
+        /// A person sent the session back to a checkpoint.
+        Restored = "restored",
+        /// Its agent did not end it, although its time limit had long passed.
+        Overdue = "overdue",
+        /// Its agent did not stop it, although it was told to.
+        StopUnanswered = "stop_unanswered",
     }
 }
 

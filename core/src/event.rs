@@ -10,35 +10,36 @@ use crate::id::{Digest, Oid};
 use crate::time::Timestamp;
 use crate::tool_uses::ToolUses;
 use crate::usage::{PicoUsd, Usage};
+use crate::words::words;
 
-/// The part of its work that an attempt is at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Fetching the base and preparing the workspace.
-    Preparing,
-    /// Running the task's set-up command.
-    Setup,
-    /// The adapter works.
-    Working,
-    /// The verify command runs.
-    Verifying,
-    /// The result is committed and sent.
-    Uploading,
+words! {
+    /// The part of its work that an attempt is at.
+    pub enum Phase: "a phase of an attempt" {
+        /// Fetching the base and preparing the workspace.
+        Preparing = "preparing",
+        /// Running the task's set-up command.
+        Setup = "setup",
+        /// The adapter works.
+        Working = "working",
+        /// The verify command runs.
+        Verifying = "verifying",
+        /// The result is committed and sent.
+        Uploading = "uploading",
+    }
 }
 
-/// How a file differs from the base commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ChangeKind {
-    /// Not in the base.
-    Added,
-    /// Other content, mode or type.
-    Modified,
-    /// Deleted from the worktree.
-    Deleted,
-    /// As in the base again, after it was reported as changed.
-    Reverted,
+words! {
+    /// How a file differs from the base commit.
+    pub enum ChangeKind: "a kind of change" {
+        /// Not in the base.
+        Added = "added",
+        /// Other content, mode or type.
+        Modified = "modified",
+        /// Deleted from the worktree.
+        Deleted = "deleted",
+        /// As in the base again, after it was reported as changed.
+        Reverted = "reverted",
+    }
 }
 
 /// One changed file.
@@ -88,16 +89,16 @@ pub struct ResultCommit {
     pub deleted: Vec<String>,
 }
 
-/// The decision of verify.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum VerdictKind {
-    /// The command ended with 0.
-    Passed,
-    /// The command ended with another code: the session's fault.
-    Failed,
-    /// The command could not run: not the session's fault.
-    Errored,
+words! {
+    /// The decision of verify.
+    pub enum VerdictKind: "a verdict" {
+        /// The command ended with 0.
+        Passed = "passed",
+        /// The command ended with another code: the session's fault.
+        Failed = "failed",
+        /// The command could not run: not the session's fault.
+        Errored = "errored",
+    }
 }
 
 impl VerdictKind {
@@ -163,30 +164,16 @@ impl Verdict {
     }
 }
 
-/// The output streams of an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OutputStream {
-    /// What the program wrote to standard output.
-    Stdout,
-    /// What the program wrote to standard error.
-    Stderr,
-    /// The provider's raw messages, a JSON object per line.
-    Transcript,
-}
-
-impl OutputStream {
-    /// Every stream.
-    pub const ALL: [Self; 3] = [Self::Stdout, Self::Stderr, Self::Transcript];
-
-    /// The name in paths and on the command line.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-            Self::Transcript => "transcript",
-        }
+words! {
+    /// The output streams of an attempt.
+    #[derive(PartialOrd, Ord)]
+    pub enum OutputStream: "a stream of output" {
+        /// What the program wrote to standard output.
+        Stdout = "stdout",
+        /// What the program wrote to standard error.
+        Stderr = "stderr",
+        /// The provider's raw messages, a JSON object per line.
+        Transcript = "transcript",
     }
 }
 

@@ -7,77 +7,52 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The classes of failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureKind {
-    /// The provider asked to slow down (HTTP 429).
-    RateLimited,
-    /// The provider has no capacity now (HTTP 529, 503).
-    Overloaded,
-    /// The connection failed or was cut.
-    Network,
-    /// A time limit passed: of the attempt, or without any output.
-    Timeout,
-    /// The limit of a plan or an account is used up until it resets.
-    QuotaExhausted,
-    /// The key or login is missing or refused.
-    Auth,
-    /// The provider rejects the request itself.
-    InvalidRequest,
-    /// The conversation no longer fits the model.
-    ContextOverflow,
-    /// The task's context was not available.
-    ContextUnavailable,
-    /// The repository or worktree is damaged.
-    CorruptedState,
-    /// The work itself is wrong: verify failed.
-    LogicError,
-    /// It reached the turn limit of an attempt before it was done, which says nothing about the
-    /// work.
-    TurnLimit,
-    /// The adapter reported success, but nothing had changed.
-    NoChange,
-    /// The adapter's program ended unexpectedly.
-    AdapterCrash,
-    /// The adapter cannot be started on this agent.
-    AdapterUnavailable,
-    /// The agent's machine has no free space on a disk.
-    DiskFull,
-    /// The agent was lost, restarted or drained.
-    AgentLost,
-    /// The money or token limit is reached.
-    BudgetExceeded,
-    /// A person asked for it to stop.
-    Cancelled,
-    /// None of the above.
-    Unknown,
-}
+use crate::words::words;
 
-impl fmt::Display for FailureKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::RateLimited => "rate limited",
-            Self::Overloaded => "provider overloaded",
-            Self::Network => "network",
-            Self::Timeout => "time-out",
-            Self::QuotaExhausted => "quota exhausted",
-            Self::Auth => "not authorised",
-            Self::InvalidRequest => "invalid request",
-            Self::ContextOverflow => "context overflow",
-            Self::ContextUnavailable => "context unavailable",
-            Self::CorruptedState => "corrupted state",
-            Self::LogicError => "logic error",
-            Self::TurnLimit => "turn limit",
-            Self::NoChange => "no change",
-            Self::AdapterCrash => "adapter crashed",
-            Self::AdapterUnavailable => "adapter unavailable",
-            Self::DiskFull => "disk full",
-            Self::AgentLost => "agent lost",
-            Self::BudgetExceeded => "budget exceeded",
-            Self::Cancelled => "cancelled",
-            Self::Unknown => "unknown",
-        })
+words! {
+    /// The classes of failure.
+    pub enum FailureKind: "a kind of failure" {
+        /// The provider asked to slow down (HTTP 429).
+        RateLimited = "rate_limited" ("rate limited"),
+        /// The provider has no capacity now (HTTP 529, 503).
+        Overloaded = "overloaded" ("provider overloaded"),
+        /// The connection failed or was cut.
+        Network = "network",
+        /// A time limit passed: of the attempt, or without any output.
+        Timeout = "timeout" ("time-out"),
+        /// The limit of a plan or an account is used up until it resets.
+        QuotaExhausted = "quota_exhausted" ("quota exhausted"),
+        /// The key or login is missing or refused.
+        Auth = "auth" ("not authorised"),
+        /// The provider rejects the request itself.
+        InvalidRequest = "invalid_request" ("invalid request"),
+        /// The conversation no longer fits the model.
+        ContextOverflow = "context_overflow" ("context overflow"),
+        /// The task's context was not available.
+        ContextUnavailable = "context_unavailable" ("context unavailable"),
+        /// The repository or worktree is damaged.
+        CorruptedState = "corrupted_state" ("corrupted state"),
+        /// The work itself is wrong: verify failed.
+        LogicError = "logic_error" ("logic error"),
+        /// It reached the turn limit of an attempt before it was done, which says nothing about the
+        /// work.
+        TurnLimit = "turn_limit" ("turn limit"),
+        /// The adapter reported success, but nothing had changed.
+        NoChange = "no_change" ("no change"),
+        /// The adapter's program ended unexpectedly.
+        AdapterCrash = "adapter_crash" ("adapter crashed"),
+        /// The adapter cannot be started on this agent.
+        AdapterUnavailable = "adapter_unavailable" ("adapter unavailable"),
+        /// The agent's machine has no free space on a disk.
+        DiskFull = "disk_full" ("disk full"),
+        /// The agent was lost, restarted or drained.
+        AgentLost = "agent_lost" ("agent lost"),
+        /// The money or token limit is reached.
+        BudgetExceeded = "budget_exceeded" ("budget exceeded"),
+        /// A person asked for it to stop.
+        Cancelled = "cancelled",
+        /// None of the above.
+        Unknown = "unknown",
     }
 }
 

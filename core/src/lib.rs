@@ -7,6 +7,7 @@
 
 pub mod cause;
 pub mod id;
+mod words;
 pub mod time;
 pub mod labels;
 pub mod access;

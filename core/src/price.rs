@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 use crate::usage::{Money, PicoUsd, Provenance, Usage};
+use crate::words::words;
 
 mod file;
 #[cfg(test)]
@@ -76,54 +77,20 @@ pub enum Thinking {
     Adaptive,
 }
 
-/// How much a model does for an answer: thoughts, calls of tools, words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
-pub enum Effort {
-    /// The least.
-    Low,
-    /// Between the least and the usual default of models.
-    Medium,
-    /// The usual default of models.
-    High,
-    /// More than that.
-    Xhigh,
-    /// As much as it can.
-    Max,
-}
-
-impl Effort {
-    /// The name in settings, tables and requests.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
-            Self::Xhigh => "xhigh",
-            Self::Max => "max",
-        }
-    }
-}
-
-/// Why a text is no effort.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an effort; use low, medium, high, xhigh or max")]
-pub struct InvalidEffort(String);
-
-impl TryFrom<String> for Effort {
-    type Error = InvalidEffort;
-
-    fn try_from(text: String) -> Result<Self, InvalidEffort> {
-        let all = [Self::Low, Self::Medium, Self::High, Self::Xhigh, Self::Max];
-        let found = all.into_iter().find(|effort| effort.as_str() == text);
-        found.ok_or(InvalidEffort(text))
-    }
-}
-
-impl fmt::Display for Effort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+words! {
+    /// How much a model does for an answer: thoughts, calls of tools, words.
+    #[derive(PartialOrd, Ord)]
+    pub enum Effort: "an effort; use low, medium, high, xhigh or max" {
+        /// The least.
+        Low = "low",
+        /// Between the least and the usual default of models.
+        Medium = "medium",
+        /// The usual default of models.
+        High = "high",
+        /// More than that.
+        Xhigh = "xhigh",
+        /// As much as it can.
+        Max = "max",
     }
 }
 

@@ -15,13 +15,13 @@
 //!
 //! It decides about attempts. Adapters repeat single model calls a few times.
 
-use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, FailureKind};
 use crate::time::{Timestamp, in_words};
+use crate::words::words;
 
 mod again;
 #[cfg(test)]
@@ -138,25 +138,16 @@ impl Action {
     }
 }
 
-/// The likelihood that a decision is right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Confidence {
-    /// The failure is not understood; this is the cheapest attempt at a cure.
-    Low,
-    /// It usually helps.
-    Medium,
-    /// The failure itself says what to do.
-    High,
-}
-
-impl fmt::Display for Confidence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
-        })
+words! {
+    /// The likelihood that a decision is right.
+    #[derive(PartialOrd, Ord)]
+    pub enum Confidence: "a word for how sure a decision is" {
+        /// The failure is not understood; this is the cheapest attempt at a cure.
+        Low = "low",
+        /// It usually helps.
+        Medium = "medium",
+        /// The failure itself says what to do.
+        High = "high",
     }
 }
 

@@ -10,6 +10,7 @@ use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionId, 
 use crate::priority::Priority;
 use crate::session::{Session, SessionStateKind};
 use crate::time::Timestamp;
+use crate::words::words;
 
 mod bounds;
 mod origin;
@@ -183,18 +184,18 @@ impl TaskSpec {
     }
 }
 
-/// The state of a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TaskState {
-    /// A session has not ended.
-    Running,
-    /// A result may be landed.
-    Succeeded,
-    /// Every session ended and no result may be landed.
-    Failed,
-    /// It was stopped before any result could be landed.
-    Cancelled,
+words! {
+    /// The state of a task.
+    pub enum TaskState: "a state of tasks" {
+        /// A session has not ended.
+        Running = "running",
+        /// A result may be landed.
+        Succeeded = "succeeded",
+        /// Every session ended and no result may be landed.
+        Failed = "failed",
+        /// It was stopped before any result could be landed.
+        Cancelled = "cancelled",
+    }
 }
 
 impl TaskState {

@@ -7,6 +7,8 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
+use crate::words::words;
+
 /// A class of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum UsageClass {
@@ -199,18 +201,19 @@ impl fmt::Display for PicoUsd {
     }
 }
 
-/// The source of an amount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Provenance {
-    /// Metered API usage times a row of the price table.
-    Billed,
-    /// Reported by the program that made the calls.
-    Reported,
-    /// Computed from something less exact than a meter.
-    Estimated,
-    /// Tokens were used and their price is unknown.
-    Unknown,
+words! {
+    /// The source of an amount.
+    #[derive(PartialOrd, Ord)]
+    pub enum Provenance: "a source of an amount" {
+        /// Metered API usage times a row of the price table.
+        Billed = "billed",
+        /// Reported by the program that made the calls.
+        Reported = "reported",
+        /// Computed from something less exact than a meter.
+        Estimated = "estimated",
+        /// Tokens were used and their price is unknown.
+        Unknown = "unknown",
+    }
 }
 
 /// An amount of one provenance. Amounts of different provenance are never summed.

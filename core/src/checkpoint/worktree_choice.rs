@@ -1,27 +1,23 @@
 //! The worktree in which an attempt resumes a checkpoint.
 
-use serde::{Deserialize, Serialize};
+use crate::words::words;
 
-/// The worktree in which an attempt resumes a checkpoint. A preference: where the previous one is
-/// not available, a new one is made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum WorktreeChoice {
-    /// A new one, with the files of the checkpoint and no others.
-    #[default]
-    #[serde(rename = "anew")]
-    New,
-    /// The one of the attempt before: only files that differ are touched, and ignored ones stay.
-    #[serde(rename = "left")]
-    Previous,
-    /// The same, without ignored files that did not exist when the checkpoint was taken.
-    #[serde(rename = "left_complete")]
-    PreviousCleaned,
+words! {
+    /// The worktree in which an attempt resumes a checkpoint. A preference: where the previous one is
+    /// not available, a new one is made.
+    #[derive(Default)]
+    pub enum WorktreeChoice: "a choice of worktree" {
+        /// A new one, with the files of the checkpoint and no others.
+        #[default]
+        New = "anew",
+        /// The one of the attempt before: only files that differ are touched, and ignored ones stay.
+        Previous = "left",
+        /// The same, without ignored files that did not exist when the checkpoint was taken.
+        PreviousCleaned = "left_complete",
+    }
 }
 
 impl WorktreeChoice {
-    /// Every value.
-    pub const ALL: [Self; 3] = [Self::New, Self::Previous, Self::PreviousCleaned];
-
     /// True for a new worktree.
     #[must_use]
     pub const fn is_new(&self) -> bool {

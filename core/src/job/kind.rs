@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, Oid, SessionId};
+use crate::words::words;
 
 /// The subject of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -38,16 +39,17 @@ pub enum JobKind {
     },
 }
 
-/// Work and subject of a job in one word, for lists and counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobType {
-    /// An adapter works on the task.
-    Session,
-    /// A result is checked.
-    Verify,
-    /// The base is checked, once per task.
-    Baseline,
+words! {
+    /// Work and subject of a job in one word, for lists and counts.
+    #[derive(PartialOrd, Ord)]
+    pub enum JobType: "a type of job" {
+        /// An adapter works on the task.
+        Session = "session",
+        /// A result is checked.
+        Verify = "verify",
+        /// The base is checked, once per task.
+        Baseline = "baseline",
+    }
 }
 
 impl JobType {
@@ -58,16 +60,6 @@ impl JobType {
             (_, JobKind::Session) => Self::Session,
             (Subject::Session(_), JobKind::Verify { .. }) => Self::Verify,
             (Subject::Base, JobKind::Verify { .. }) => Self::Baseline,
-        }
-    }
-
-    /// The name used on the wire and in metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Session => "session",
-            Self::Verify => "verify",
-            Self::Baseline => "baseline",
         }
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{ResultCommit, Verdict};
 use crate::failure::Failure;
 use crate::id::AttemptId;
+use crate::words::words;
 
 /// The state of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,60 +60,32 @@ pub enum SessionState {
     Cancelled,
 }
 
-/// A [`SessionState`] without its data, for counts and lists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SessionStateKind {
-    /// See [`SessionState::Queued`].
-    Queued,
-    /// See [`SessionState::Running`].
-    Running,
-    /// See [`SessionState::Claimed`].
-    Claimed,
-    /// See [`SessionState::Verifying`].
-    Verifying,
-    /// See [`SessionState::Verified`].
-    Verified,
-    /// See [`SessionState::Rejected`].
-    Rejected,
-    /// See [`SessionState::Unverified`].
-    Unverified,
-    /// See [`SessionState::Failed`].
-    Failed,
-    /// See [`SessionState::Cancelled`].
-    Cancelled,
+words! {
+    /// A [`SessionState`] without its data, for counts and lists.
+    #[derive(PartialOrd, Ord)]
+    pub enum SessionStateKind: "a state of sessions" {
+        /// See [`SessionState::Queued`].
+        Queued = "queued",
+        /// See [`SessionState::Running`].
+        Running = "running",
+        /// See [`SessionState::Claimed`].
+        Claimed = "claimed",
+        /// See [`SessionState::Verifying`].
+        Verifying = "verifying",
+        /// See [`SessionState::Verified`].
+        Verified = "verified",
+        /// See [`SessionState::Rejected`].
+        Rejected = "rejected",
+        /// See [`SessionState::Unverified`].
+        Unverified = "unverified",
+        /// See [`SessionState::Failed`].
+        Failed = "failed",
+        /// See [`SessionState::Cancelled`].
+        Cancelled = "cancelled",
+    }
 }
 
 impl SessionStateKind {
-    /// Every kind.
-    pub const ALL: [Self; 9] = [
-        Self::Queued,
-        Self::Running,
-        Self::Claimed,
-        Self::Verifying,
-        Self::Verified,
-        Self::Rejected,
-        Self::Unverified,
-        Self::Failed,
-        Self::Cancelled,
-    ];
-
-    /// The name in rows and for people.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Claimed => "claimed",
-            Self::Verifying => "verifying",
-            Self::Verified => "verified",
-            Self::Rejected => "rejected",
-            Self::Unverified => "unverified",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
     /// True when the state is final.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
