@@ -1,7 +1,6 @@
 //! The query for a page of tasks: the filter as conditions that an index answers.
 
 use kage_core::id::{RepositoryId, RepositoryName, WorktreeId};
-use kage_core::task::TaskState;
 use rusqlite::types::Value;
 
 use super::value::int;
@@ -47,7 +46,7 @@ impl PageQuery {
             query
                 .conditions
                 .push(format!("json_extract(t.doc, '$.state') IN ({places})"));
-            let words = states.iter().map(|state| Value::Text(state_word(*state).to_owned()));
+            let words = states.iter().map(|state| Value::Text(state.as_str().to_owned()));
             query.values.extend(words);
         }
         for (key, value) in &filter.labels {
@@ -92,16 +91,6 @@ impl PageQuery {
     /// The values of all its parameters, in their order.
     pub(super) fn values(&self) -> impl Iterator<Item = &Value> {
         self.values.iter()
-    }
-}
-
-/// The state's word in the documents of tasks.
-const fn state_word(state: TaskState) -> &'static str {
-    match state {
-        TaskState::Running => "running",
-        TaskState::Succeeded => "succeeded",
-        TaskState::Failed => "failed",
-        TaskState::Cancelled => "cancelled",
     }
 }
 
