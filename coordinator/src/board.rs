@@ -17,7 +17,7 @@ use std::time::Duration;
 use kage_core::attempt::EndReason;
 use kage_core::deadline::STOP_ANSWER;
 use kage_core::fleet::Agent;
-use kage_core::id::{AdapterName, AgentId, AttemptId, Digest, JobId, OfferId, ProjectId, SessionId, TaskId};
+use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, OfferId, ProjectId, SessionId, TaskId};
 use kage_core::job::Subject;
 use kage_core::placement::{AgentView, Availability, Refusal};
 use kage_core::time::Timestamp;
@@ -145,6 +145,8 @@ struct Member {
     placed: u64,
     /// It was revoked, and never comes back.
     shut_out: bool,
+    /// Whether it is stored as draining, and which start of it that is of.
+    stored_draining: (BootId, bool),
 }
 
 struct Running {
@@ -247,9 +249,6 @@ pub(crate) struct Board {
     /// Deadlines of live attempts.
     terms: Terms,
     stop_answer: Duration,
-    /// How often an agent was drained, cordoned or the reverse. A joining agent whose row was read
-    /// before the last change has to be read again.
-    orders: u64,
     counter: u64,
 }
 
@@ -268,7 +267,6 @@ impl Board {
             stopping: HashSet::new(),
             terms: Terms::default(),
             stop_answer: STOP_ANSWER,
-            orders: 0,
             counter: 0,
         }
     }
@@ -333,6 +331,16 @@ impl Board {
                 }
             }
         });
+    }
+
+    /// True when its agent was told to stop the attempt, or will be.
+    pub(crate) fn is_stopping(&self, attempt: AttemptId) -> bool {
+        self.stopping.contains(&attempt)
+    }
+
+    /// True when the time of the attempt is limited.
+    pub(crate) fn is_limited(&self, attempt: AttemptId) -> bool {
+        self.terms.has(attempt)
     }
 
     /// Limits how long an attempt may be live.
@@ -403,6 +411,13 @@ pub(crate) fn stop_message(attempt: AttemptId, reason: &str) -> v1::ConnectRespo
             reason: reason.to_owned(),
             keep_worktree: false,
         })),
+    }
+}
+
+/// The message that asks an agent to take no more work.
+pub(crate) fn drain_message() -> v1::ConnectResponse {
+    v1::ConnectResponse {
+        message: Some(v1::connect_response::Message::Drain(v1::Drain {})),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The state that all services share: the store and everything that depends on it, and the one
-//! place that reacts to the changes of a command.
+//! The state that all services share: the store and everything that depends on it. How that
+//! follows the store is in `following`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,6 @@ use kage_core::id::AttemptId;
 use kage_core::price::PriceTable;
 use kage_core::time::Timestamp;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,13 +22,18 @@ use crate::data::secrets::Secrets;
 use crate::door::identities::Identities;
 use crate::output::Outputs;
 use crate::ports::{Clock, Objects, Random};
-use crate::store::{Changes, InFiles, Store};
-use crate::telemetry;
+use crate::store::{InFiles, Store};
 use crate::topics::Topics;
+
+pub(crate) mod following;
+
+use following::Following;
 
 /// The parts that the services share.
 pub(crate) struct Coordinator {
+    /// Read here; commands go through [`Coordinator::apply`].
     pub(crate) store: Store,
+    pub(crate) following: Following,
     pub(crate) blobs: Arc<Blobs>,
     pub(crate) repositories: Arc<Repositories>,
     /// What agents deliver goes into these, and tasks rest on them.
@@ -84,56 +88,6 @@ impl Coordinator {
     pub(crate) fn released(&self) -> MutexGuard<'_, InFiles> {
         // A missing entry is only removed later.
         self.released.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Wakes and informs everybody that committed changes concern.
-    pub(crate) fn follow(&self, changes: Changes) {
-        let Changes {
-            queued,
-            withdrawn,
-            begun,
-            stop,
-            ended,
-            over,
-            tasks,
-        } = changes;
-        let placeable = !queued.is_empty() || !ended.is_empty();
-        {
-            let now = Instant::now();
-            let mut board = self.board();
-            for job in queued {
-                board.enqueue(job);
-            }
-            for job in withdrawn {
-                board.withdraw(job);
-            }
-            for begun in begun {
-                board.allow(begun.agent, begun.attempt, begun.allowed, now);
-            }
-            for stop in stop {
-                if stop.keep_worktree {
-                    board.send_back(stop.agent, stop.attempt);
-                } else {
-                    board.stop(stop.agent, stop.attempt, now);
-                }
-            }
-            for end in &ended {
-                board.ended(end.agent, end.attempt);
-            }
-        }
-        for end in ended {
-            telemetry::attempt_ended(end.reason);
-            self.fences.close(end.attempt);
-        }
-        for state in over {
-            telemetry::session_ended(state);
-        }
-        for task in tasks {
-            self.topics.rows_changed(task);
-        }
-        if placeable {
-            self.placeable.notify_one();
-        }
     }
 }
 

@@ -1,6 +1,6 @@
-//! Work that the coordinator does on its own: placing jobs, freeing disk space, and finding out the
-//! result of a commit with an unknown outcome.
+//! Work that the coordinator does on its own: placing jobs, freeing disk space, and following what
+//! others committed.
 
 pub(crate) mod dispatch;
-pub(crate) mod unknown_outcome;
+pub(crate) mod gaps;
 pub(crate) mod retention;

@@ -9,6 +9,9 @@
 //!   Store --apply--> writer thread -> apply (written once) -> Rows: SQLite | model
 //!         |                                |
 //!         |                     committed  v
+//!         |                               feed --> everything in memory that follows it
+//!         |                                |
+//!         |                                v
 //!         \--reads--> recent tasks in memory --(others)--> Reads: SQLite | model
 //! ```
 
@@ -20,15 +23,17 @@ use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, StoreId, TaskId};
 use kage_core::price::PriceTable;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 mod admission;
 mod apply;
 mod call;
+mod change;
 mod command;
 #[cfg(test)]
 mod conformance;
 mod error;
+mod feed;
 mod identity;
 mod journal;
 mod model;
@@ -46,13 +51,15 @@ pub use admission::{
     RevokePersonToken,
 };
 pub use apply::Command;
+pub(crate) use change::Change;
 pub use command::{
-    AppendEvents, Appended, BegunAttempt, CancelTask, Changes, Claim, ContextPut, CreateTask, Created, DropTask,
-    EndAttempts, EndedAttempt, Ending, ExtendAllLeases, PrepareRestore, PutContext, QueuedJob, REQUEST_LIFETIME,
-    RecordAgent, RecordContextSent, RenewLeases, Renewed, Request, RequestCheckpoint, RestorePrepared, RestoreSession,
-    SelectResult, SetCordoned, SetDraining, Start, StartAttempt, StopAttempt,
+    AppendEvents, Appended, CancelTask, Claim, ContextPut, CreateTask, Created, DropTask, EndAttempts, Ending,
+    ExtendAllLeases, PrepareRestore, PutContext, QueuedJob, REQUEST_LIFETIME, RecordAgent, RecordContextSent,
+    RenewLeases, Renewed, Request, RequestCheckpoint, RestorePrepared, RestoreSession, SelectResult, SetCordoned,
+    SetDraining, Start, StartAttempt,
 };
 pub use error::{EngineError, EngineTrouble, OpenError, ReadError, StoreError};
+pub(crate) use feed::{Arrivals, Follower, News as FeedNews};
 pub(crate) use identity::{Absent, Found, Known, Opened};
 pub use played::{Disk, Fault, Visit};
 pub use query::{
@@ -62,6 +69,7 @@ pub use query::{
 };
 
 use call::Pending;
+use feed::Feed;
 use journal::Journal;
 use played::Memory;
 use query::Reads;
@@ -77,8 +85,7 @@ pub const MAX_PAGE: u32 = 1000;
 #[derive(Debug, Clone)]
 pub struct Store {
     engine: Engine,
-    /// Told when nobody knows what a commit did. One permit is enough.
-    doubt: Arc<Notify>,
+    feed: Arc<Feed>,
 }
 
 #[derive(Debug, Clone)]
@@ -99,7 +106,7 @@ impl Store {
     /// # Errors
     /// When this program must not or cannot use it.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Self::open_with(path, Recent::new())
+        Self::open_with(path, Recent::new)
     }
 
     /// Opens the database of a coordinator, or makes it. One without an id is given `fresh`.
@@ -116,7 +123,7 @@ impl Store {
     ) -> Result<(Self, Opened), OpenError> {
         let (database, connection) = Database::new(path, prices)?;
         let opened = database.identify(&connection, fresh, before)?;
-        Ok((Self::run(database, connection, Recent::new())?, opened))
+        Ok((Self::run(database, connection, Recent::new)?, opened))
     }
 
     /// What the file at this path is, and which of these attempts it does not know. Nothing is
@@ -128,45 +135,50 @@ impl Store {
         sqlite::look(path, attempts)
     }
 
-    fn open_with(path: &Path, recent: Recent) -> Result<Self, OpenError> {
+    fn open_with(path: &Path, recent: fn(&Arc<Feed>) -> Recent) -> Result<Self, OpenError> {
         let (database, connection) = Database::new(path, PriceTable::builtin())?;
         Self::run(database, connection, recent)
     }
 
-    fn run(database: Database, connection: rusqlite::Connection, recent: Recent) -> Result<Self, OpenError> {
+    fn run(
+        database: Database,
+        connection: rusqlite::Connection,
+        recent: fn(&Arc<Feed>) -> Recent,
+    ) -> Result<Self, OpenError> {
         let readers = Arc::new(Readers::new(database.clone())?);
-        let recent = Arc::new(recent);
-        let journal = Journal::new(Arc::clone(&recent));
+        let feed = Arc::new(Feed::default());
+        let recent = Arc::new(recent(&feed));
+        let journal = Journal::new(Arc::clone(&feed), Arc::clone(&recent));
         let (writer, messages) = mpsc::channel(writer::WAITING);
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || Writer::new(database, connection, messages, journal).run())
             .map_err(OpenError::Thread)?;
-        Ok(Self::over(Engine::Sqlite {
+        let engine = Engine::Sqlite {
             writer,
             thread: Arc::new(Mutex::new(Some(thread))),
             readers,
             recent,
-        }))
-    }
-
-    fn over(engine: Engine) -> Self {
-        Self {
-            engine,
-            doubt: Arc::default(),
-        }
+        };
+        Ok(Self { engine, feed })
     }
 
     /// A store that forgets everything when its last handle is dropped.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self::over(Engine::Memory(Arc::default()))
+        Self::of_memory(None)
     }
 
     /// The same by way of a disk that is slow and fails as it is told.
     #[must_use]
     pub fn in_memory_on(disk: Disk) -> Self {
-        Self::over(Engine::Memory(Arc::new(Memory::on(disk))))
+        Self::of_memory(Some(disk))
+    }
+
+    fn of_memory(disk: Option<Disk>) -> Self {
+        let feed = Arc::new(Feed::default());
+        let engine = Engine::Memory(Arc::new(Memory::new(disk, Arc::clone(&feed))));
+        Self { engine, feed }
     }
 
     /// Carries out a command. When it returns `Ok`, its effects are durable.
@@ -181,19 +193,23 @@ impl Store {
             Engine::Memory(memory) => memory.apply(std::any::type_name::<C>(), pending).await,
         }
         // Without an answer the writer's thread died, at a moment nobody knows.
-        let unknown = |_| StoreError::Unknown {
-            source: Arc::new(EngineError::NoAnswer),
-        };
-        let answer = answer.await.unwrap_or_else(|gone| Err(unknown(gone)));
-        if let Err(StoreError::Unknown { .. }) = &answer {
-            self.doubt.notify_one();
-        }
-        answer
+        answer.await.unwrap_or_else(|_gone| {
+            self.feed.unknown();
+            Err(StoreError::Unknown {
+                source: Arc::new(EngineError::NoAnswer),
+            })
+        })
     }
 
-    /// Waits for a command of unknown outcome: what follows it was told to nobody.
-    pub(crate) async fn doubted(&self) {
-        self.doubt.notified().await;
+    /// What every commit from now on changes, in order. It is told before the caller of the command
+    /// is answered.
+    pub(crate) fn changes(&self) -> Follower {
+        Follower::new(Arc::clone(&self.feed))
+    }
+
+    /// Says when there is something new in the feed, to one who waits for it.
+    pub(crate) fn arrivals(&self) -> Arrivals {
+        Arrivals(Arc::clone(&self.feed))
     }
 
     /// Carries out what waits, refuses what comes later, and lets go of the database.

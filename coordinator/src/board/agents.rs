@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{AgentLink, Board, Joined, Member, Outbox, Presence, Presently, Pulse, Running, Serial};
+use super::{AgentLink, Board, Joined, Member, Outbox, Presence, Presently, Pulse, Running, Serial, drain_message};
 use crate::store::LiveAttempt;
 
 /// A connection that another start of the same agent wants to replace. It was sent a ping.
@@ -48,20 +48,32 @@ impl Board {
                 (live.attempt, running)
             })
             .collect();
-        self.members.insert(Member {
-            usable: usable(&agent),
-            project: None,
-            agent,
-            presently,
-            running,
-            pending: 0,
-            placed: 0,
-            shut_out: false,
+        let member = Member::new(agent, presently);
+        self.members.insert(Member { running, ..member });
+    }
+
+    /// Follows what is stored of an agent. One that is not known yet is not connected.
+    pub(crate) fn stored(&mut self, agent: &Agent, project: Option<ProjectId>, now: Instant) {
+        if self.members.get(agent.id).is_none() {
+            let member = Member::new(agent.clone(), Presently::Lost { since: now });
+            return self.members.insert(Member { project, ..member });
+        }
+        let told = self.members.change(agent.id, |member| {
+            member.stored_draining = (agent.boot, agent.draining);
+            member.agent.cordoned = agent.cordoned;
+            let told = member.agent.boot == agent.boot && agent.draining && !member.agent.draining;
+            if member.agent.boot == agent.boot {
+                member.agent.draining = agent.draining;
+            }
+            told
         });
+        if told == Some(true) {
+            self.tell(agent.id, drain_message());
+        }
     }
 
     /// Registers the newest connection of an agent. An older one is cut, and its offers are
-    /// withdrawn.
+    /// withdrawn. Whether it is drained or cordoned is as it was stored last.
     pub(crate) fn join(&mut self, agent: Agent, outbox: Outbox, claimed: &[AttemptId], now: Instant) -> Joined {
         let serial = Serial(self.next());
         let cut = CancellationToken::new();
@@ -88,20 +100,20 @@ impl Board {
                 let lost = member.running.extract_if(.., |attempt, _| !claimed.contains(attempt));
                 forgotten.extend(lost);
                 member.usable = usable(&agent);
-                member.agent = agent;
+                let cordoned = member.agent.cordoned;
+                let draining = match member.stored_draining {
+                    (boot, draining) if boot == agent.boot => draining,
+                    _ => agent.draining,
+                };
+                member.agent = Agent {
+                    cordoned,
+                    draining,
+                    ..agent
+                };
                 member.presently = Presently::Connected(link);
             });
         } else {
-            self.members.insert(Member {
-                usable: usable(&agent),
-                project: None,
-                agent,
-                presently: Presently::Connected(link),
-                running: BTreeMap::new(),
-                pending: 0,
-                placed: 0,
-                shut_out: false,
-            });
+            self.members.insert(Member::new(agent, Presently::Connected(link)));
         }
         for (attempt, running) in &forgotten {
             self.terms.forget(*attempt);
@@ -196,11 +208,6 @@ impl Board {
         Some((member, member.link()?))
     }
 
-    /// Changes with each call of [`Board::set_draining`] and [`Board::set_cordoned`].
-    pub(crate) const fn orders(&self) -> u64 {
-        self.orders
-    }
-
     /// Sets or clears the hindrance that the agent reported.
     pub(crate) fn hindered(&mut self, agent: AgentId, serial: Serial, hindrance: Option<String>) {
         let link = self.members.get(agent).and_then(Member::link);
@@ -222,16 +229,9 @@ impl Board {
         })
     }
 
-    /// Whether the agent asks for no new work.
-    pub(crate) fn set_draining(&mut self, agent: AgentId, draining: bool) {
-        self.orders += 1;
-        self.members.change(agent, |member| member.agent.draining = draining);
-    }
-
-    /// Whether a person excluded the agent from new work.
-    pub(crate) fn set_cordoned(&mut self, agent: AgentId, cordoned: bool) {
-        self.orders += 1;
-        self.members.change(agent, |member| member.agent.cordoned = cordoned);
+    /// The agent asks for no new work, which is not stored yet.
+    pub(crate) fn drains(&mut self, agent: AgentId) {
+        self.members.change(agent, |member| member.agent.draining = true);
     }
 
     /// The agent was revoked: nothing waits for it.
@@ -284,6 +284,22 @@ impl Board {
 
     pub(crate) fn connected(&self) -> usize {
         self.members.iter().filter(|member| member.link().is_some()).count()
+    }
+}
+
+impl Member {
+    fn new(agent: Agent, presently: Presently) -> Self {
+        Self {
+            usable: usable(&agent),
+            project: None,
+            stored_draining: (agent.boot, agent.draining),
+            agent,
+            presently,
+            running: BTreeMap::new(),
+            pending: 0,
+            placed: 0,
+            shut_out: false,
+        }
     }
 }
 

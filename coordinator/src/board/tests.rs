@@ -72,6 +72,14 @@ fn offered(n: u128) -> Offered {
 type Inbox = mpsc::Receiver<Result<v1::ConnectResponse, tonic::Status>>;
 
 impl Table {
+    fn cordon(&mut self, n: u128, cordoned: bool) {
+        let stored = Agent {
+            cordoned,
+            ..agent(n, 1)
+        };
+        self.board.stored(&stored, None, self.start);
+    }
+
     fn join(&mut self, agent: Agent, claimed: &[AttemptId]) -> (Joined, Inbox) {
         let (outbox, inbox) = mpsc::channel(8);
         (self.board.join(agent, outbox, claimed, self.start), inbox)
@@ -306,7 +314,7 @@ fn a_cordoned_agent_keeps_what_it_runs_and_gets_no_more() {
     let me = AgentId::from_random(1);
     let pick = t.place().remove(0);
     let attempt = t.run(1, pick);
-    t.board.set_cordoned(me, true);
+    t.cordon(1, true);
     t.board.ended(me, attempt);
     assert!(t.place().is_empty());
     assert_eq!(
@@ -314,7 +322,7 @@ fn a_cordoned_agent_keeps_what_it_runs_and_gets_no_more() {
         Some("waits for an agent with shell; only agent-1 has it, and is cordoned")
     );
     assert_eq!(t.board.presence(me).state, v1::AgentState::Connected);
-    t.board.set_cordoned(me, false);
+    t.cordon(1, false);
     assert_eq!(t.place().len(), 1);
 }
 

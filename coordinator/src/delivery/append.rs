@@ -171,10 +171,9 @@ impl AttemptIntake {
             prices: Arc::clone(&self.coordinator.prices),
             now: self.coordinator.now(),
         };
-        match self.coordinator.store.apply(command).await.map_err(store_error)? {
-            Appended::Acked { seq, changes } => {
+        match self.coordinator.apply(command).await.map_err(store_error)? {
+            Appended::Acked { seq } => {
                 telemetry::events(count);
-                self.coordinator.follow(changes);
                 self.respond(append_response::Result::AckedSeq(seq), responses).await;
                 Ok(if finished { After::Finished } else { After::More })
             }

@@ -383,19 +383,20 @@ mod tests {
         };
         let later = Timestamp::from_millis(NOW.as_millis() + 1);
         assert!(role(peer(later)).unwrap_err().contains("does not know"));
-        identities.agent(&Enrolment {
+        let joined = |revoked_at| Enrolment {
             agent,
             project: ProjectId::default(),
             labels: Labels::new(),
             enrolled_at: NOW,
-            revoked_at: None,
-        });
+            revoked_at,
+        };
+        identities.agent(&joined(None));
         assert_eq!(role(peer(later)), Ok(Role::Agent));
         assert!(role(peer(NOW)).unwrap_err().contains("expired"));
         // A caller with a token is identified by the token.
         let shown = door.recognise(&headers(Some("Bearer wrong")), peer(later));
         assert!(matches!(shown.err(), Some(ApiError::Unauthenticated)));
-        identities.revoke_agent(agent);
+        identities.agent(&joined(Some(NOW)));
         assert!(role(peer(later)).unwrap_err().contains("revoked"));
     }
 

@@ -1,6 +1,6 @@
 //! The known callers in memory: people's tokens and agents that joined, so that calls are checked
 //! without reading the store. The store is the source; this is filled from it at the start, and
-//! after each command that changes it.
+//! then follows its feed.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -67,13 +67,6 @@ impl Identities {
             revoked: CancellationToken::new(),
         });
         if enrolment.revoked_at.is_some() {
-            agent.revoked.cancel();
-        }
-    }
-
-    /// Shuts an agent out: its connections end.
-    pub(crate) fn revoke_agent(&self, agent: AgentId) {
-        if let Some(agent) = self.read().agents.get(&agent) {
             agent.revoked.cancel();
         }
     }

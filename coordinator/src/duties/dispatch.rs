@@ -80,8 +80,8 @@ pub(crate) async fn end(coordinator: Arc<Coordinator>, which: Ending, reason: En
             reason,
             now: coordinator.now(),
         };
-        match coordinator.store.apply(command).await {
-            Ok(changes) => return coordinator.follow(changes),
+        match coordinator.apply(command).await {
+            Ok(()) => return,
             Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cannot end attempts"),
         }
         tokio::select! {

@@ -93,11 +93,10 @@ async fn drop_old(coordinator: &Coordinator, limits: Limits) -> Result<(), Reten
             task,
             now: coordinator.now(),
         };
-        match coordinator.store.apply(command).await {
-            Ok(changes) => {
+        match coordinator.apply(command).await {
+            Ok(()) => {
                 tracing::info!(%task, "task dropped: it ended long ago, or space is needed");
                 release(coordinator, left);
-                coordinator.follow(changes);
             }
             // It is open again, or already dropped.
             Err(StoreError::TaskOpen { .. } | StoreError::NotFound { .. }) => {}

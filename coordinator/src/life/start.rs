@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::board::Board;
 use crate::config::{Config, InvalidConfig};
+use crate::coordinator::following::Following;
 use crate::coordinator::{Coordinator, Fences};
 use crate::data::authority::{self, Authority, AuthorityError};
 use crate::data::blobs::{BlobError, Blobs};
@@ -36,7 +37,7 @@ use crate::door::auth::Door;
 use crate::door::connections::{self, Served, Stopping};
 use crate::door::identities::Identities;
 use crate::door::lobby::{Caps, Lobby};
-use crate::duties::{dispatch, retention, unknown_outcome};
+use crate::duties::{dispatch, gaps, retention};
 use crate::life::files;
 use crate::life::listeners::{self, Process};
 use crate::life::server::{self, ReflectionError};
@@ -280,6 +281,8 @@ impl Locked {
             on_open.send(store.clone()).ok();
         }
         let makes_room = matches!(ports.blocking, Blocking::Threads);
+        // Before the store is read: what is committed from here on is told.
+        let following = Following::new(&store);
         let board = fill_board(&store, config, now).await?;
         let identities = Arc::new(fill_identities(&store).await?);
         let door = Door::new(&token, Arc::clone(&identities), Arc::clone(&clock));
@@ -294,6 +297,7 @@ impl Locked {
         });
         let coordinator = Arc::new(Coordinator {
             store,
+            following,
             blobs,
             repositories,
             objects,
@@ -383,7 +387,7 @@ async fn fill_board(store: &Store, config: &Config, clock: Timestamp) -> Result<
         }
     }
     board.resume(&live, clock, now);
-    for (agent, attempt) in unknown_outcome::stopped(&live) {
+    for (agent, attempt) in gaps::stopped(&live) {
         board.stop(agent, attempt, now);
     }
     Ok(board)
@@ -409,7 +413,7 @@ impl Filled {
             now: CancellationToken::new(),
         };
         coordinator.tasks.spawn(dispatch::run(Arc::clone(&coordinator)));
-        coordinator.tasks.spawn(unknown_outcome::run(Arc::clone(&coordinator)));
+        coordinator.tasks.spawn(gaps::run(Arc::clone(&coordinator)));
         if makes_room {
             let making_room = retention::run(Arc::clone(&coordinator), config.retention, unswept_for);
             coordinator.tasks.spawn(making_room);

@@ -50,7 +50,6 @@ impl AccessService for Access {
         let id = TokenId::from_random(self.0.random());
         let token = self
             .0
-            .store
             .apply(CreatePersonToken {
                 request: request(&self.0, &caller, &message.request_id, &(role, &message.name, &project))?,
                 id,
@@ -66,7 +65,7 @@ impl AccessService for Access {
         if Digest::of(bearer.as_bytes()) != token.hash {
             return Err(super::not_repeatable().into());
         }
-        self.0.identities.person(&token);
+        self.0.settled().await;
         Ok(Response::new(v1::CreateTokenResponse {
             token: Some(view(&token)),
             bearer,
@@ -110,8 +109,8 @@ impl AccessService for Access {
             id,
             now: self.0.now(),
         };
-        let token = self.0.store.apply(command).await.map_err(store_error)?;
-        self.0.identities.person(&token);
+        let token = self.0.apply(command).await.map_err(store_error)?;
+        self.0.settled().await;
         Ok(Response::new(v1::RevokeTokenResponse {
             token: Some(view(&token)),
         }))

@@ -25,9 +25,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use self::incumbent::{Turns, make_way};
 use self::introduction::{agreed_protocol, labels};
-use super::fleet::drain_message;
 use super::principal;
-use crate::board::{Board, Joined, Outbox, Serial, stop_message};
+use crate::board::{Board, Joined, Outbox, Serial, drain_message, stop_message};
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
 use crate::duties::dispatch;
@@ -174,18 +173,17 @@ impl Session {
             cordoned: false,
             seen_at: coordinator.now(),
         };
-        let store = &coordinator.store;
-        let mut orders = coordinator.board().orders();
-        let record = RecordAgent { agent: said.clone() };
-        let mut agent = store.apply(record).await.map_err(store_error)?;
+        let agent = coordinator
+            .apply(RecordAgent { agent: said })
+            .await
+            .map_err(store_error)?;
         let older = EndAttempts {
             which: Ending::OtherBoots { agent: id, boot },
             reason: EndReason::AgentRestarted,
             now: coordinator.now(),
         };
-        let changes = store.apply(older).await.map_err(store_error)?;
-        coordinator.follow(changes);
-        let renewed = store
+        coordinator.apply(older).await.map_err(store_error)?;
+        let renewed = coordinator
             .apply(renewal(&coordinator, id, boot, hello.running))
             .await
             .map_err(store_error)?;
@@ -197,21 +195,13 @@ impl Session {
             stop: renewed.refused.iter().map(ToString::to_string).collect(),
         };
         send(&outbox, ToAgent::Welcome(welcome))?;
-        let joined = loop {
-            {
-                let mut board = coordinator.board();
-                if board.orders() == orders {
-                    let joined = enter(&mut board, caller, agent, outbox.clone(), &renewed.renewed);
-                    if answers_pings {
-                        board.answers_pings(id, joined.serial);
-                    }
-                    break joined;
-                }
-                orders = board.orders();
+        let joined = {
+            let mut board = coordinator.board();
+            let joined = enter(&mut board, caller, agent, outbox.clone(), &renewed.renewed);
+            if answers_pings {
+                board.answers_pings(id, joined.serial);
             }
-            // Somebody may have cordoned it since it was read.
-            let record = RecordAgent { agent: said.clone() };
-            agent = store.apply(record).await.map_err(store_error)?;
+            joined
         };
         if !joined.forgotten.is_empty() {
             let which = Ending::These(joined.forgotten.clone());
@@ -325,13 +315,12 @@ impl Session {
                 slack: coordinator.patience.slack,
                 now,
             };
-            match coordinator.store.apply(command).await {
-                Ok(Start::Started(changes)) => {
+            match coordinator.apply(command).await {
+                Ok(Start::Started) => {
                     telemetry::attempt_started(JobType::of(job.subject, &job.kind));
                     let begins = coordinator
                         .board()
                         .started(agent, serial, &job, attempt, Instant::now());
-                    coordinator.follow(changes);
                     if !begins {
                         let which = Ending::These(vec![attempt]);
                         dispatch::end(coordinator, which, EndReason::AgentGone).await;
@@ -356,7 +345,7 @@ impl Session {
             Renewed::default()
         } else {
             let command = renewal(&self.coordinator, self.agent, self.boot, running);
-            let outcome = self.coordinator.store.apply(command).await.map_err(store_error)?;
+            let outcome = self.coordinator.apply(command).await.map_err(store_error)?;
             self.seen_stored = Instant::now();
             outcome
         };
@@ -380,14 +369,15 @@ impl Session {
     }
 
     async fn draining(&mut self) -> Result<(), ApiError> {
-        self.coordinator.board().set_draining(self.agent, true);
+        // Nothing is offered to it while that is stored.
+        self.coordinator.board().drains(self.agent);
         let command = SetDraining {
             request: None,
             agent: self.agent,
             draining: true,
             now: self.coordinator.now(),
         };
-        self.coordinator.store.apply(command).await.map_err(store_error)?;
+        self.coordinator.apply(command).await.map_err(store_error)?;
         Ok(())
     }
 
@@ -399,7 +389,7 @@ impl Session {
 /// Puts an agent on the board, and tells it what it did not hear while it was away.
 fn enter(board: &mut Board, caller: &Principal, agent: Agent, outbox: Outbox, renewed: &[AttemptId]) -> Joined {
     let now = Instant::now();
-    let (id, draining) = (agent.id, agent.draining);
+    let id = agent.id;
     let joined = board.join(agent, outbox, renewed, now);
     let project = match caller {
         Principal::Agent { project, .. } => Some(project.clone()),
@@ -410,7 +400,7 @@ fn enter(board: &mut Board, caller: &Principal, agent: Agent, outbox: Outbox, re
     for attempt in board.to_stop(renewed) {
         board.tell(id, stop_message(attempt, "the session was cancelled"));
     }
-    if draining {
+    if board.agent(id).is_some_and(|agent| agent.draining) {
         board.tell(id, drain_message());
     }
     joined

@@ -137,8 +137,7 @@ impl CheckpointService for Checkpoints {
                 next_job: JobId::from_random(self.0.random()),
                 now: self.0.now(),
             };
-            let changes = self.0.store.apply(command).await.map_err(store_error)?;
-            self.0.follow(changes);
+            self.0.apply(command).await.map_err(store_error)?;
             let view = stored(&self.0, subject.view.task.id).await?;
             session = named(&view, session.name.as_str())?.clone();
         }
@@ -167,7 +166,7 @@ impl CheckpointService for Checkpoints {
             now: self.0.now(),
         };
         let wanted = Wanted {
-            after: self.0.store.apply(command).await.map_err(store_error)?,
+            after: self.0.apply(command).await.map_err(store_error)?,
             reason: CheckpointReason::Requested,
             note,
             away: PATIENCE,
@@ -207,7 +206,7 @@ impl Checkpoints {
             session,
             now: self.0.now(),
         };
-        let after = match self.0.store.apply(command).await.map_err(store_error)? {
+        let after = match self.0.apply(command).await.map_err(store_error)? {
             RestorePrepared::Done => return Ok(None),
             RestorePrepared::Saves { after } => after,
         };

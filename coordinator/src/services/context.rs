@@ -46,7 +46,7 @@ impl ContextService for Contexts {
             size,
             now: self.0.now(),
         };
-        let put = self.0.store.apply(command).await.map_err(store_error)?;
+        let put = self.0.apply(command).await.map_err(store_error)?;
         Ok(Response::new(v1::PutContextResponse {
             digest: digest.into(),
             created: put.created,

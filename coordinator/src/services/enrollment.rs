@@ -43,7 +43,7 @@ impl EnrollmentService for Enrollment {
             agent: AgentId::from_random(self.0.random()),
             now,
         };
-        let enrolment = match self.0.store.apply(command).await.map_err(store_error)? {
+        let enrolment = match self.0.apply(command).await.map_err(store_error)? {
             Enrolled::Joined(enrolment) => enrolment,
             Enrolled::Refused(refusal) => {
                 tracing::warn!(%token, %refusal, "an agent was refused");
@@ -51,7 +51,7 @@ impl EnrollmentService for Enrollment {
             }
         };
         let (certificate, until) = self.issue(authority, &checked, enrolment.agent, now)?;
-        self.0.identities.agent(&enrolment);
+        self.0.settled().await;
         tracing::info!(agent = %enrolment.agent, %token, "agent joined");
         Ok(Response::new(v1::EnrollResponse {
             agent_id: enrolment.agent.to_string(),

@@ -65,12 +65,7 @@ impl FleetService for Fleet {
             draining: true,
             now: self.0.now(),
         };
-        let agent = self.0.store.apply(command).await.map_err(store_error)?;
-        if agent.draining {
-            let mut board = self.0.board();
-            board.set_draining(agent.id, true);
-            board.tell(agent.id, drain_message());
-        }
+        let agent = self.0.apply(command).await.map_err(store_error)?;
         Ok(Response::new(v1::DrainAgentResponse {
             agent: Some(view::agent(&self.0, agent)),
         }))
@@ -121,7 +116,7 @@ impl FleetService for Fleet {
             expires_at: now + JOIN_TOKEN_LIFETIME,
             now,
         };
-        let (id, stored) = self.0.store.apply(command).await.map_err(store_error)?;
+        let (id, stored) = self.0.apply(command).await.map_err(store_error)?;
         let secret = secret(id);
         if Digest::of(secret.as_bytes()) != stored.secret {
             return Err(not_repeatable().into());
@@ -171,9 +166,8 @@ impl FleetService for Fleet {
             agent,
             now: self.0.now(),
         };
-        self.0.store.apply(command).await.map_err(store_error)?;
-        self.0.identities.revoke_agent(agent);
-        self.0.board().shut_out(agent);
+        self.0.apply(command).await.map_err(store_error)?;
+        self.0.settled().await;
         tracing::info!(%agent, "agent revoked");
         // Nobody waits for it to come back: what it ran is done by others now.
         let live = self.0.store.live_attempts(Some(agent)).await.map_err(read_error)?;
@@ -219,17 +213,8 @@ impl Fleet {
             cordoned,
             now: self.0.now(),
         };
-        let agent = self.0.store.apply(command).await.map_err(store_error)?;
-        self.0.board().set_cordoned(agent.id, agent.cordoned);
-        self.0.placeable.notify_one();
+        let agent = self.0.apply(command).await.map_err(store_error)?;
         Ok(view::agent(&self.0, agent))
-    }
-}
-
-/// The message that asks an agent to take no more work.
-pub(crate) fn drain_message() -> v1::ConnectResponse {
-    v1::ConnectResponse {
-        message: Some(v1::connect_response::Message::Drain(v1::Drain {})),
     }
 }
 

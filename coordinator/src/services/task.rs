@@ -71,8 +71,7 @@ impl TaskService for Tasks {
             now: self.0.now(),
         };
         let new = as_created(&command);
-        let created = self.0.store.apply(command).await.map_err(store_error)?;
-        self.0.follow(created.changes);
+        let created = self.0.apply(command).await.map_err(store_error)?;
         let task = if created.repeated {
             self.shown(created.task, TaskDetail::Basic).await?
         } else {
@@ -127,8 +126,7 @@ impl TaskService for Tasks {
             task,
             now: self.0.now(),
         };
-        let changes = self.0.store.apply(command).await.map_err(store_error)?;
-        self.0.follow(changes);
+        self.0.apply(command).await.map_err(store_error)?;
         let task = self.shown(task, TaskDetail::Basic).await?;
         Ok(Response::new(v1::CancelTaskResponse { task: Some(task) }))
     }
@@ -146,9 +144,8 @@ impl TaskService for Tasks {
             now: self.0.now(),
         };
         let left = retention::left_by(&self.0, task).await.map_err(read_error)?;
-        let changes = self.0.store.apply(command).await.map_err(store_error)?;
+        self.0.apply(command).await.map_err(store_error)?;
         retention::release(&self.0, left);
-        self.0.follow(changes);
         self.0.dropped.notify_one();
         Ok(Response::new(v1::RemoveTaskResponse {}))
     }
@@ -230,8 +227,7 @@ impl TaskService for Tasks {
             session,
             now: self.0.now(),
         };
-        let changes = self.0.store.apply(command).await.map_err(store_error)?;
-        self.0.follow(changes);
+        self.0.apply(command).await.map_err(store_error)?;
         let task = self.shown(task, TaskDetail::Basic).await?;
         Ok(Response::new(v1::SelectResultResponse { task: Some(task) }))
     }

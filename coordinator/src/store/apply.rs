@@ -1,4 +1,4 @@
-//! How each command is carried out: load rows, let core decide, save rows, say what followed.
+//! How each command is carried out: load rows, let core decide, save rows.
 //! Written once; the engines differ only in their rows. What commands of several kinds need is
 //! here, the commands are in the modules below this one.
 
@@ -9,7 +9,7 @@ use kage_core::session::Session;
 use kage_core::task::{self, TaskState};
 use kage_core::time::Timestamp;
 
-use super::command::{Changes, QueuedJob, StopAttempt};
+use super::command::QueuedJob;
 use super::error::{EngineError, StoreError};
 use super::rows::{Failed, JobRow, Rows, TaskHead};
 use super::unit::Key;
@@ -47,7 +47,7 @@ pub trait Command: Send + 'static {
 ///
 /// The check of its base ends with it, unless the task failed: then it tells whether the work
 /// was to blame.
-fn settle(rows: &mut dyn Rows, head: &mut TaskHead, now: Timestamp, changes: &mut Changes) -> Result<bool, Failed> {
+fn settle(rows: &mut dyn Rows, head: &mut TaskHead, now: Timestamp) -> Result<bool, Failed> {
     if head.state.is_terminal() {
         return Ok(false);
     }
@@ -58,23 +58,22 @@ fn settle(rows: &mut dyn Rows, head: &mut TaskHead, now: Timestamp, changes: &mu
     head.state = state;
     head.ended_at = Some(now);
     match state {
-        TaskState::Succeeded | TaskState::Cancelled => drop_baseline(rows, head.id, now, changes)?,
+        TaskState::Succeeded | TaskState::Cancelled => drop_baseline(rows, head.id, now)?,
         TaskState::Failed | TaskState::Running => {}
     }
     Ok(true)
 }
 
 /// Ends the check of a task's base if it waits, and stops it if it runs.
-fn drop_baseline(rows: &mut dyn Rows, task: TaskId, now: Timestamp, changes: &mut Changes) -> Result<(), Failed> {
+fn drop_baseline(rows: &mut dyn Rows, task: TaskId, now: Timestamp) -> Result<(), Failed> {
     let open = rows.open_jobs(task)?;
     for mut row in open.into_iter().filter(|row| row.job.subject == Subject::Base) {
         match row.job.state {
             JobState::Queued { .. } => {
                 row.job.replace();
                 rows.save_job(&row)?;
-                changes.withdrawn.push(row.job.id);
             }
-            JobState::Leased { attempt } => stop(rows, attempt, &row.job, now, changes)?,
+            JobState::Leased { attempt } => stop(rows, attempt, &row.job, now)?,
             JobState::Done => {}
         }
     }
@@ -82,22 +81,10 @@ fn drop_baseline(rows: &mut dyn Rows, task: TaskId, now: Timestamp, changes: &mu
 }
 
 /// Has the agent of a live attempt told to stop it.
-fn stop(
-    rows: &mut dyn Rows,
-    attempt: AttemptId,
-    job: &Job,
-    now: Timestamp,
-    changes: &mut Changes,
-) -> Result<(), Failed> {
+fn stop(rows: &mut dyn Rows, attempt: AttemptId, job: &Job, now: Timestamp) -> Result<(), Failed> {
     let mut attempt = attempt_of(rows, attempt, job)?;
     attempt.ask_to_stop(now);
-    rows.save_attempt(&attempt)?;
-    changes.stop.push(StopAttempt {
-        attempt: attempt.id,
-        agent: attempt.agent,
-        keep_worktree: false,
-    });
-    Ok(())
+    rows.save_attempt(&attempt)
 }
 
 /// The job as the dispatcher sees it, while it waits.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::apply::Command;
+use super::change::Change;
 use super::error::{EngineError, StoreError};
 use super::rows::{Failed, Rows};
 use super::unit::Unit;
@@ -24,8 +25,8 @@ pub(super) enum Fate {
 #[derive(Debug)]
 #[must_use]
 pub(super) enum Verdict {
-    /// It is.
-    Keep,
+    /// It is: this is what it changed.
+    Keep(Vec<Change>),
     /// It is not: the command was refused.
     TakeBack,
     /// It is not: the engine failed.
@@ -63,15 +64,14 @@ impl<C: Command> Pending<C> {
 }
 
 /// Fetches what a command reads, lets it decide, and writes what it changed.
-fn carry_out<C: Command>(command: C, engine: &mut dyn Rows) -> Result<C::Outcome, Failed> {
+fn carry_out<C: Command>(command: C, engine: &mut dyn Rows) -> Result<(C::Outcome, Vec<Change>), Failed> {
     let mut unit = Unit::prefetch(engine, &command.reads())?;
     let outcome = command.apply(&mut unit);
     let fetches = unit.fetches();
     debug_assert_eq!(fetches, 0, "{} reads what it does not name", std::any::type_name::<C>());
     telemetry::fetched_late(fetches);
     let outcome = outcome?;
-    unit.flush()?;
-    Ok(outcome)
+    Ok((outcome, unit.flush()?))
 }
 
 impl<C: Command> Call for Pending<C> {
@@ -80,7 +80,7 @@ impl<C: Command> Call for Pending<C> {
             return Verdict::TakeBack;
         };
         let (outcome, verdict) = match carry_out(command, rows) {
-            Ok(outcome) => (Ok(outcome), Verdict::Keep),
+            Ok((outcome, changes)) => (Ok(outcome), Verdict::Keep(changes)),
             Err(Failed::Refused(error)) => (Err(error), Verdict::TakeBack),
             Err(Failed::Engine(error)) => {
                 let source = Arc::new(error);

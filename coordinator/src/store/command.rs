@@ -15,7 +15,7 @@ use kage_core::job::{Affinity, JobKind, Subject};
 use kage_core::price::PriceTable;
 use kage_core::priority::Priority;
 use kage_core::recovery::Jitter;
-use kage_core::session::{Session, SessionStateKind};
+use kage_core::session::Session;
 use kage_core::task::{Labels, Task, TaskOrigin, TaskSpec};
 use kage_core::time::Timestamp;
 
@@ -79,8 +79,6 @@ pub struct Created {
     pub task: TaskId,
     /// True when this call repeats an earlier one, and nothing changed.
     pub repeated: bool,
-    /// What followed.
-    pub changes: Changes,
 }
 
 /// Stops every session of a task that has not ended.
@@ -132,7 +130,7 @@ pub struct StartAttempt {
 #[must_use]
 pub enum Start {
     /// It is live: work may begin.
-    Started(Changes),
+    Started,
     /// The job moved on since it was offered, or the agent was started anew. Its agent is
     /// told to stop; the job may still wait.
     NotStartable,
@@ -192,8 +190,6 @@ pub enum Appended {
     Acked {
         /// The last stored event.
         seq: u64,
-        /// What followed.
-        changes: Changes,
     },
     /// Events before the batch are missing: the sender starts again after `acked_seq`.
     Gap {
@@ -352,39 +348,6 @@ pub struct DropTask {
 /// How long a request can be repeated, at least: 7 days.
 pub const REQUEST_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// What followed from a command: whom to wake, whom to tell.
-///
-/// It is handed out after the commit. Two callers may get theirs in another order than
-/// their commands were committed, so it is a reason to look, not a log.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[must_use]
-pub struct Changes {
-    /// Jobs that wait now.
-    pub queued: Vec<QueuedJob>,
-    /// Jobs that waited and do no longer, because they were cancelled.
-    pub withdrawn: Vec<JobId>,
-    /// Attempts that are live now.
-    pub begun: Vec<BegunAttempt>,
-    /// Attempts whose agent is to be told to stop. They keep their authority until it did.
-    pub stop: Vec<StopAttempt>,
-    /// Attempts that lost their authority.
-    pub ended: Vec<EndedAttempt>,
-    /// What sessions came to that have ended now.
-    pub over: Vec<SessionStateKind>,
-    /// Tasks that have something new to show: events, or a state.
-    pub tasks: Vec<TaskId>,
-}
-
-impl Changes {
-    /// Notes whether a session that had this state has ended by what was done to it.
-    pub(super) fn note_end(&mut self, before: SessionStateKind, session: &Session) {
-        let now = session.state.kind();
-        if now.is_terminal() && !before.is_terminal() {
-            self.over.push(now);
-        }
-    }
-}
-
 /// A job that may be offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueuedJob {
@@ -403,37 +366,4 @@ pub struct QueuedJob {
     pub queued_at: Timestamp,
     /// Where it had best be.
     pub affinity: Affinity,
-}
-
-/// An attempt that began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BegunAttempt {
-    /// Which.
-    pub attempt: AttemptId,
-    /// Who has it.
-    pub agent: AgentId,
-    /// How long it may be live.
-    pub allowed: Duration,
-}
-
-/// An attempt that is to be stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StopAttempt {
-    /// Which.
-    pub attempt: AttemptId,
-    /// Who has it.
-    pub agent: AgentId,
-    /// Whether the session's next attempt goes on in its worktree.
-    pub keep_worktree: bool,
-}
-
-/// An attempt that ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EndedAttempt {
-    /// Which.
-    pub attempt: AttemptId,
-    /// Who had it.
-    pub agent: AgentId,
-    /// Why.
-    pub reason: EndReason,
 }

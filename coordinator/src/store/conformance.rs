@@ -10,6 +10,7 @@ mod admission;
 mod durable;
 mod faults;
 mod fixture;
+mod followed;
 mod invariants;
 mod pinned;
 mod played;
@@ -31,7 +32,7 @@ fn sqlite() -> Opened {
 /// One that keeps nothing in memory, so that every answer is read from its file.
 fn forgetful() -> Opened {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open_with(&dir.path().join("kage.db"), Recent::nothing()).unwrap();
+    let store = Store::open_with(&dir.path().join("kage.db"), Recent::nothing).unwrap();
     Opened { store, _dir: Some(dir) }
 }
 
@@ -131,4 +132,7 @@ conformance!(
     an_adapter_that_nobody_has_is_passed_over,
     a_checkpoint_follows_one_that_is_there,
     a_result_is_selected_until_it_is_none_any_more,
+    commits_are_told_in_order_and_before_their_answers,
+    what_changed_nothing_is_not_told,
+    rows_are_told_in_their_new_form,
 );

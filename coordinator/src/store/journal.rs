@@ -1,47 +1,57 @@
-//! What the present transaction wrote about tasks, in order, until it is known whether it was
-//! committed. Tasks that it did not write to are as [`Recent`] knows them, so that most of what
+//! What the present transaction changed, until it is known whether it was committed: then the feed
+//! is told. Tasks that it did not write to are as [`Recent`] knows them, so that most of what
 //! a command loads costs no statement.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kage_core::id::TaskId;
 
-use super::recent::{Recent, Written};
+use super::change::Change;
+use super::feed::Feed;
+use super::recent::Recent;
+
+/// Tasks whose number is remembered: more than are worked on at once.
+const NUMBERS: usize = 8192;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Journal {
+    feed: Arc<Feed>,
     recent: Arc<Recent>,
-    written: Vec<Written>,
+    changes: Vec<Change>,
     /// Tasks that were written to; also by commands that were taken back.
     touched: HashSet<TaskId>,
+    /// The numbers of tasks' rows, which everything of a task is stored by.
+    numbers: HashMap<TaskId, i64>,
 }
 
 impl Journal {
     /// Nothing is written yet.
-    pub(super) fn new(recent: Arc<Recent>) -> Self {
+    pub(super) fn new(feed: Arc<Feed>, recent: Arc<Recent>) -> Self {
         Self {
+            feed,
             recent,
-            written: Vec::new(),
+            changes: Vec::new(),
             touched: HashSet::new(),
+            numbers: HashMap::new(),
         }
     }
 
-    /// Notes what was written.
-    pub(super) fn note(&mut self, written: Written) {
-        self.touched.insert(written.task());
-        self.written.push(written);
+    /// Something of the task is written.
+    pub(super) fn touch(&mut self, task: TaskId) {
+        self.touched.insert(task);
     }
 
-    /// How much is noted.
-    pub(super) const fn mark(&self) -> usize {
-        self.written.len()
+    /// A command of the transaction is done: this is what it changed.
+    pub(super) fn keep(&mut self, changes: Vec<Change>) {
+        self.changes.extend(changes);
     }
 
-    /// What was noted after this mark was not kept.
-    pub(super) fn take_back(&mut self, mark: usize) {
-        self.written.truncate(mark);
+    /// A command of the transaction was taken back.
+    pub(super) fn take_back(&mut self) {
+        // It may have been the one that stored a task.
+        self.numbers.clear();
     }
 
     /// Where to ask about a task; `None` when only the database knows how it is now.
@@ -54,21 +64,40 @@ impl Journal {
         &self.recent
     }
 
+    /// The number of a task's row, if it is remembered.
+    pub(super) fn number(&self, task: TaskId) -> Option<i64> {
+        self.numbers.get(&task).copied()
+    }
+
+    /// Remembers the number of a task's row.
+    pub(super) fn numbered(&mut self, task: TaskId, n: i64) {
+        if self.numbers.len() >= NUMBERS {
+            self.numbers.clear();
+        }
+        self.numbers.insert(task, n);
+    }
+
+    /// The task is gone.
+    pub(super) fn gone(&mut self, task: TaskId) {
+        self.numbers.remove(&task);
+    }
+
     /// It was committed.
     pub(super) fn committed(&mut self) {
         self.touched.clear();
-        self.recent.commit(self.written.drain(..));
+        self.feed.committed(std::mem::take(&mut self.changes));
     }
 
     /// None of it was stored.
     pub(super) fn broken_off(&mut self) {
         self.touched.clear();
-        self.written.clear();
+        self.changes.clear();
+        self.numbers.clear();
     }
 
-    /// It may be stored or not: nothing that is remembered can be trusted.
+    /// It may be stored or not.
     pub(super) fn unknown(&mut self) {
         self.broken_off();
-        self.recent.forget_all();
+        self.feed.unknown();
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::call::{Call, Fate, Verdict};
 use super::error::{EngineError, ReadError};
+use super::feed::Feed;
 use super::lock;
 use super::model::Model;
 use super::query::Reads;
@@ -37,17 +38,18 @@ pub struct Visit {
 pub type Disk = Arc<dyn Fn(Option<&'static str>) -> Visit + Send + Sync>;
 
 /// Rows in memory.
-#[derive(Default)]
 pub(super) struct Memory {
     model: Mutex<Model>,
     disk: Option<Disk>,
+    feed: Arc<Feed>,
 }
 
 impl Memory {
-    pub(super) fn on(disk: Disk) -> Self {
+    pub(super) fn new(disk: Option<Disk>, feed: Arc<Feed>) -> Self {
         Self {
-            disk: Some(disk),
-            ..Self::default()
+            model: Mutex::default(),
+            disk,
+            feed,
         }
     }
 
@@ -55,16 +57,28 @@ impl Memory {
         let visit = self.begin(Some(name)).await;
         let fate = {
             let mut model = lock(&self.model);
-            let verdict = call.apply(&mut *model);
-            match (verdict, visit.fault) {
-                (Verdict::Keep, None | Some(Fault::Unanswered)) => model.keep(),
-                (Verdict::Keep, Some(Fault::Refused | Fault::Unstored | Fault::Lied))
-                | (Verdict::TakeBack | Verdict::EngineFailed(_), _) => model.take_back(),
-            }
+            let changes = match call.apply(&mut *model) {
+                Verdict::Keep(changes) => changes,
+                Verdict::TakeBack | Verdict::EngineFailed(_) => {
+                    model.take_back();
+                    Vec::new()
+                }
+            };
             match visit.fault {
-                None | Some(Fault::Lied) => Fate::Committed,
+                None | Some(Fault::Unanswered) => model.keep(),
+                Some(Fault::Refused | Fault::Unstored | Fault::Lied) => model.take_back(),
+            }
+            // While nobody else writes: the feed has the order of the commits.
+            match visit.fault {
+                None | Some(Fault::Lied) => {
+                    self.feed.committed(changes);
+                    Fate::Committed
+                }
                 Some(Fault::Refused) => Fate::BrokenOff(Arc::new(EngineError::BrokenOff)),
-                Some(Fault::Unstored | Fault::Unanswered) => Fate::Unknown(Arc::new(EngineError::NoAnswer)),
+                Some(Fault::Unstored | Fault::Unanswered) => {
+                    self.feed.unknown();
+                    Fate::Unknown(Arc::new(EngineError::NoAnswer))
+                }
             }
         };
         end(visit).await;

@@ -1,25 +1,22 @@
 //! Recent tasks in memory, as they were committed. Whoever offers a job or watches a task asks
 //! about it again and again while it is new; here the answer costs neither a statement nor a
 //! change of threads. A task is here whole, from its creation on, or not at all: then SQLite
-//! is asked. What is here was written by [`Recent::commit`] only, in the order of commits.
-//!
-//! ```text
-//!   command -> rows -> Written --COMMIT ok--> commit -> here
-//!                             \--failed-----> forget_all
-//! ```
+//! is asked. It follows the committed feed like everybody else, and catches up whenever it is
+//! asked; after a gap it knows nothing any more.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kage_core::attempt::Attempt;
-use kage_core::event::Event;
+use kage_core::attempt::{Attempt, AttemptState};
 use kage_core::id::{AttemptId, JobId, SessionId, TaskId};
 use kage_core::job::Subject;
 use kage_core::session::Session;
 use kage_core::task::TaskSpec;
 
+use super::change::{Change, EACH};
+use super::feed::{Feed, Follower, News as Told};
 use super::query::{AttemptView, News, TaskEvent, TaskView, Watched, Work};
-use super::rows::{AttemptNote, JobRow, TaskHead};
+use super::rows::{JobRow, TaskHead};
 
 /// What all of them may weigh, in bytes of the text that is stored of them.
 const MOST: usize = 32 << 20;
@@ -27,54 +24,6 @@ const MOST: usize = 32 << 20;
 const MOST_OF_ONE: usize = 256 << 10;
 /// A task with a longer spec is not kept: each look at it would copy that much.
 const LONGEST_SPEC: usize = 32 << 10;
-/// What a task weighs besides its texts, and each session, job and attempt of it.
-const EACH: usize = 1 << 10;
-
-/// Something that a command wrote about a task.
-#[derive(Debug)]
-pub(super) enum Written {
-    /// A task that begins; with its row's number and the length of its spec.
-    Task {
-        head: Box<TaskHead>,
-        spec: Box<TaskSpec>,
-        n: i64,
-        length: usize,
-    },
-    /// A task that changed.
-    Head(Box<TaskHead>),
-    /// A session, new or changed.
-    Session(Box<Session>),
-    /// A job, new or changed.
-    Job(Box<JobRow>),
-    /// An attempt that begins.
-    Started(Box<Attempt>, AttemptNote),
-    /// An attempt that changed.
-    Attempt(Box<Attempt>),
-    /// An event; with the length of its text.
-    Event {
-        task: TaskId,
-        pos: u64,
-        attempt: AttemptId,
-        event: Box<Event>,
-        length: usize,
-    },
-    /// A task that was dropped.
-    Gone(TaskId),
-}
-
-impl Written {
-    /// The one task that it is about.
-    pub(super) fn task(&self) -> TaskId {
-        match self {
-            Self::Task { head, .. } | Self::Head(head) => head.id,
-            Self::Event { task, .. } | Self::Gone(task) => *task,
-            Self::Session(session) => session.task,
-            Self::Job(row) => row.job.task,
-            Self::Started(attempt, _) | Self::Attempt(attempt) => attempt.task,
-        }
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Recent {
@@ -82,11 +31,13 @@ pub(super) struct Recent {
     kept: Mutex<Kept>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
+    follower: Follower,
     tasks: HashMap<TaskId, Whole>,
-    /// By the number of its row: in the order of creation.
-    order: BTreeMap<i64, TaskId>,
+    /// In the order of creation.
+    order: BTreeMap<u64, TaskId>,
+    begun: u64,
     attempts: HashMap<AttemptId, TaskId>,
     weight: usize,
 }
@@ -94,12 +45,12 @@ struct Kept {
 /// Everything about a task.
 #[derive(Debug)]
 struct Whole {
-    /// The number of its row.
-    n: i64,
-    head: TaskHead,
-    spec: TaskSpec,
-    sessions: Vec<Session>,
-    jobs: Vec<JobRow>,
+    /// Its place in the order of creation.
+    place: u64,
+    head: Arc<TaskHead>,
+    spec: Arc<TaskSpec>,
+    sessions: Vec<Arc<Session>>,
+    jobs: Vec<Arc<JobRow>>,
     /// In the order they were started.
     attempts: Vec<AttemptView>,
     /// All of them: the one at index `i` has position `i + 1`.
@@ -108,40 +59,30 @@ struct Whole {
 }
 
 impl Recent {
-    /// Keeps nothing yet.
-    pub(super) fn new() -> Self {
-        Self {
-            most: MOST,
-            kept: Mutex::default(),
-        }
+    /// Keeps what is committed from now on.
+    pub(super) fn new(feed: &Arc<Feed>) -> Self {
+        Self::with_most(feed, MOST)
     }
 
     /// Never keeps anything, so that every question goes to SQLite.
     #[cfg(test)]
-    pub(super) fn nothing() -> Self {
+    pub(super) fn nothing(feed: &Arc<Feed>) -> Self {
+        Self::with_most(feed, 0)
+    }
+
+    fn with_most(feed: &Arc<Feed>, most: usize) -> Self {
+        let kept = Kept {
+            follower: Follower::new(Arc::clone(feed)),
+            tasks: HashMap::new(),
+            order: BTreeMap::new(),
+            begun: 0,
+            attempts: HashMap::new(),
+            weight: 0,
+        };
         Self {
-            most: 0,
-            kept: Mutex::default(),
+            most,
+            kept: Mutex::new(kept),
         }
-    }
-
-    /// Takes over what was committed. Called by the writer alone, before it answers.
-    pub(super) fn commit(&self, written: impl IntoIterator<Item = Written>) {
-        let mut kept = self.lock();
-        for written in written {
-            kept.take(written);
-        }
-        while kept.weight > self.most {
-            let Some((_, oldest)) = kept.order.pop_first() else {
-                break;
-            };
-            kept.forget(oldest);
-        }
-    }
-
-    /// Forgets everything: what is stored is not known any more.
-    pub(super) fn forget_all(&self) {
-        *self.lock() = Kept::default();
     }
 
     /// A task with its sessions.
@@ -178,8 +119,8 @@ impl Recent {
             return None;
         }
         Some(Some(Work {
-            spec: whole.spec.clone(),
-            session: session.clone(),
+            spec: TaskSpec::clone(&whole.spec),
+            session: Session::clone(session),
             job: row.job.clone(),
             number: row.job.started + 1,
             checkpoints: Vec::new(),
@@ -202,86 +143,161 @@ impl Recent {
         self.whole(task, |whole| whole.events(after, limit))
     }
 
-    /// The number of a task's row.
-    pub(super) fn number(&self, task: TaskId) -> Option<i64> {
-        self.whole(task, |whole| whole.n)
-    }
-
     /// The part of a task that changes.
     pub(super) fn head(&self, task: TaskId) -> Option<TaskHead> {
-        self.whole(task, |whole| whole.head.clone())
+        self.whole(task, |whole| TaskHead::clone(&whole.head))
     }
 
     /// A session. `Some(None)` when there is no such session.
     pub(super) fn session(&self, task: TaskId, id: SessionId) -> Option<Option<Session>> {
         self.whole(task, |whole| {
-            whole.sessions.iter().find(|session| session.id == id).cloned()
+            let found = whole.sessions.iter().find(|session| session.id == id);
+            found.map(|session| Session::clone(session))
         })
     }
 
     /// A job. `Some(None)` when there is no such job.
     pub(super) fn job(&self, task: TaskId, id: JobId) -> Option<Option<JobRow>> {
-        self.whole(task, |whole| whole.jobs.iter().find(|row| row.job.id == id).cloned())
+        self.whole(task, |whole| {
+            let found = whole.jobs.iter().find(|row| row.job.id == id);
+            found.map(|row| JobRow::clone(row))
+        })
     }
 
     fn whole<T>(&self, id: TaskId, read: impl FnOnce(&Whole) -> T) -> Option<T> {
         self.lock().tasks.get(&id).map(read)
     }
 
+    /// Everything that was committed so far is taken over before somebody looks.
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(|broken| {
+        let mut kept = self.kept.lock().unwrap_or_else(|broken| {
             // A panic may have left a task half changed. SQLite has them all.
             let mut kept = PoisonError::into_inner(broken);
-            *kept = Kept::default();
+            kept.forget_all();
             self.kept.clear_poison();
             kept
-        })
+        });
+        while let Some(told) = kept.follower.next() {
+            match told {
+                Told::Commit(commit) => commit.changes.iter().for_each(|change| kept.take(change)),
+                Told::Gap => kept.forget_all(),
+            }
+        }
+        while kept.weight > self.most {
+            let Some((_, oldest)) = kept.order.pop_first() else {
+                break;
+            };
+            kept.forget(oldest);
+        }
+        kept
     }
 }
 
 impl Kept {
-    fn take(&mut self, written: Written) {
-        let id = written.task();
-        if let Written::Gone(_) = written {
+    fn take(&mut self, change: &Change) {
+        match change {
+            Change::Created { head, spec, size } => {
+                if *size <= LONGEST_SPEC {
+                    self.begun += 1;
+                    let whole = Whole::new(Arc::clone(head), Arc::clone(spec), self.begun, EACH + size);
+                    self.order.insert(whole.place, head.id);
+                    self.weight += whole.weight;
+                    self.tasks.insert(head.id, whole);
+                }
+            }
+            Change::Dropped { task, .. } => self.forget(*task),
+            Change::Task(head) => self.change(head.id, |whole| {
+                whole.head = Arc::clone(head);
+                true
+            }),
+            Change::Session { session, .. } => self.change(session.task, |whole| {
+                whole.session(session);
+                true
+            }),
+            Change::Job { row, .. } => self.change(row.job.task, |whole| {
+                whole.job(row);
+                true
+            }),
+            Change::Started { attempt, note } => {
+                self.change(attempt.task, |whole| {
+                    whole.weight += EACH;
+                    let (attempt, note) = (Attempt::clone(attempt), note.as_ref().clone());
+                    whole.attempts.push(AttemptView::of(attempt, note));
+                    true
+                });
+                if self.tasks.contains_key(&attempt.task) {
+                    self.attempts.insert(attempt.id, attempt.task);
+                }
+            }
+            Change::Attempt(attempt) => self.change(attempt.task, |whole| {
+                let known = whole.attempts.iter_mut().find(|view| view.attempt.id == attempt.id);
+                known.is_some_and(|known| {
+                    known.attempt = Attempt::clone(attempt);
+                    true
+                })
+            }),
+            Change::LeasesExtended { until, now } => {
+                let attempts = self.tasks.values_mut().flat_map(|whole| &mut whole.attempts);
+                for view in attempts.filter(|view| view.attempt.state == AttemptState::Live) {
+                    view.attempt.renew(*until, *now);
+                }
+            }
+            Change::Event {
+                task,
+                pos,
+                attempt,
+                event,
+                size,
+            } => self.change(*task, |whole| {
+                let by = whole.attempts.iter().find(|view| view.attempt.id == *attempt);
+                let (Some(by), true) = (by, *pos == whole.events.len() as u64 + 1) else {
+                    return false;
+                };
+                whole.events.push(TaskEvent::of(*pos, event.as_ref().clone(), by));
+                whole.weight += size;
+                true
+            }),
+            Change::Agent(_) | Change::AgentSeen(..) | Change::Enrolment(_) | Change::PersonToken(_) => {}
+        }
+    }
+
+    /// Changes a task, if it is here. It is forgotten when that says that the change does not
+    /// continue what is here, or when it weighs too much.
+    fn change(&mut self, id: TaskId, change: impl FnOnce(&mut Whole) -> bool) {
+        let Some(whole) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let before = whole.weight;
+        let continues = change(whole);
+        self.weight += whole.weight - before;
+        if !continues || whole.weight > MOST_OF_ONE {
             self.forget(id);
-        } else if let Written::Task { head, spec, n, length } = written {
-            if length <= LONGEST_SPEC {
-                self.order.insert(n, id);
-                self.weight += EACH + length;
-                self.tasks.insert(id, Whole::new(*head, *spec, n, EACH + length));
-            }
-        } else if let Some(whole) = self.tasks.get_mut(&id) {
-            let before = whole.weight;
-            let started = if let Written::Started(attempt, _) = &written {
-                Some(attempt.id)
-            } else {
-                None
-            };
-            let continues = whole.take(written);
-            self.weight += whole.weight - before;
-            if !continues || whole.weight > MOST_OF_ONE {
-                self.forget(id);
-            } else {
-                self.attempts.extend(started.map(|attempt| (attempt, id)));
-            }
         }
     }
 
     fn forget(&mut self, id: TaskId) {
         if let Some(whole) = self.tasks.remove(&id) {
             self.weight -= whole.weight;
-            self.order.remove(&whole.n);
+            self.order.remove(&whole.place);
             for view in &whole.attempts {
                 self.attempts.remove(&view.attempt.id);
             }
         }
     }
+
+    /// What is stored is not known any more.
+    fn forget_all(&mut self) {
+        self.tasks.clear();
+        self.order.clear();
+        self.attempts.clear();
+        self.weight = 0;
+    }
 }
 
 impl Whole {
-    const fn new(head: TaskHead, spec: TaskSpec, n: i64, weight: usize) -> Self {
+    const fn new(head: Arc<TaskHead>, spec: Arc<TaskSpec>, place: u64, weight: usize) -> Self {
         Self {
-            n,
+            place,
             head,
             spec,
             sessions: Vec::new(),
@@ -294,56 +310,30 @@ impl Whole {
 
     fn view(&self) -> TaskView {
         TaskView {
-            task: self.head.with(self.spec.clone()),
-            sessions: self.sessions.clone(),
+            task: self.head.with(TaskSpec::clone(&self.spec)),
+            sessions: self.sessions.iter().map(|session| Session::clone(session)).collect(),
             last_event: self.head.last_event,
         }
     }
 
-    /// False when it does not continue what is here.
-    fn take(&mut self, written: Written) -> bool {
-        match written {
-            Written::Task { .. } | Written::Gone(_) => return false,
-            Written::Head(head) => self.head = *head,
-            Written::Session(new) => match self.sessions.iter_mut().find(|old| old.id == new.id) {
-                Some(old) => *old = *new,
-                None => {
-                    self.weight += EACH;
-                    self.sessions.push(*new);
-                }
-            },
-            Written::Job(new) => match self.jobs.iter_mut().find(|old| old.job.id == new.job.id) {
-                Some(old) => *old = *new,
-                None => {
-                    self.weight += EACH;
-                    self.jobs.push(*new);
-                }
-            },
-            Written::Started(attempt, note) => {
+    fn session(&mut self, new: &Arc<Session>) {
+        match self.sessions.iter_mut().find(|old| old.id == new.id) {
+            Some(old) => *old = Arc::clone(new),
+            None => {
                 self.weight += EACH;
-                self.attempts.push(AttemptView::of(*attempt, note));
-            }
-            Written::Attempt(new) => {
-                let old = self.attempts.iter_mut().find(|old| old.attempt.id == new.id);
-                let Some(old) = old else { return false };
-                old.attempt = *new;
-            }
-            Written::Event {
-                pos,
-                attempt,
-                event,
-                length,
-                ..
-            } => {
-                let by = self.attempts.iter().find(|view| view.attempt.id == attempt);
-                let (Some(by), true) = (by, pos == self.events.len() as u64 + 1) else {
-                    return false;
-                };
-                self.weight += length;
-                self.events.push(TaskEvent::of(pos, *event, by));
+                self.sessions.push(Arc::clone(new));
             }
         }
-        true
+    }
+
+    fn job(&mut self, new: &Arc<JobRow>) {
+        match self.jobs.iter_mut().find(|old| old.job.id == new.job.id) {
+            Some(old) => *old = Arc::clone(new),
+            None => {
+                self.weight += EACH;
+                self.jobs.push(Arc::clone(new));
+            }
+        }
     }
 
     fn events(&self, after: u64, limit: u32) -> Vec<TaskEvent> {
@@ -355,7 +345,7 @@ impl Whole {
 
 #[cfg(test)]
 mod tests {
-    use kage_core::event::EventBody;
+    use kage_core::event::{Event, EventBody};
     use kage_core::task::{Policy, Task, TaskState};
     use kage_core::time::Timestamp;
 
@@ -379,59 +369,57 @@ mod tests {
         TaskHead::new(&task(n), SessionId::from_random(n), &[])
     }
 
-    fn begin(recent: &Recent, n: u8, length: usize) {
-        recent.commit([Written::Task {
-            head: Box::new(head(n.into())),
-            spec: Box::new(task(n.into()).spec),
-            n: n.into(),
-            length,
+    fn begin(feed: &Feed, n: u8, size: usize) {
+        feed.committed(vec![Change::Created {
+            head: Arc::new(head(n.into())),
+            spec: Arc::new(task(n.into()).spec),
+            size,
         }]);
     }
 
     #[test]
     fn the_oldest_is_forgotten_first_and_a_large_one_is_not_kept() {
-        let recent = Recent {
-            most: 3 * EACH,
-            kept: Mutex::default(),
-        };
+        let feed = Arc::new(Feed::default());
+        let recent = Recent::with_most(&feed, 3 * EACH);
         let known = |n| recent.task(TaskId::from_random(n)).is_some();
-        begin(&recent, 1, 0);
-        begin(&recent, 2, LONGEST_SPEC + 1);
-        begin(&recent, 3, 0);
+        begin(&feed, 1, 0);
+        begin(&feed, 2, LONGEST_SPEC + 1);
+        begin(&feed, 3, 0);
         assert!(known(1) && !known(2) && known(3));
-        begin(&recent, 4, EACH);
+        begin(&feed, 4, EACH);
         assert!(!known(1) && known(3) && known(4));
-        recent.forget_all();
+        feed.unknown();
         assert!(!known(3) && !known(4));
         assert_eq!(recent.lock().weight, 0);
     }
 
     #[test]
     fn a_task_that_is_not_known_whole_is_not_known() {
-        let recent = Recent::new();
+        let feed = Arc::new(Feed::default());
+        let recent = Recent::new(&feed);
         let id = TaskId::from_random(1);
         let failed = || {
-            Written::Head(Box::new(TaskHead {
+            vec![Change::Task(Arc::new(TaskHead {
                 state: TaskState::Failed,
                 ..head(1)
-            }))
+            }))]
         };
-        recent.commit([failed()]);
+        feed.committed(failed());
         assert!(recent.task(id).is_none());
-        begin(&recent, 1, 0);
-        recent.commit([failed()]);
+        begin(&feed, 1, 0);
+        feed.committed(failed());
         assert_eq!(recent.task(id).unwrap().task.state, TaskState::Failed);
         // An event of an attempt that was never heard of.
-        recent.commit([Written::Event {
+        feed.committed(vec![Change::Event {
             task: id,
             pos: 1,
             attempt: AttemptId::from_random(1),
-            event: Box::new(Event {
+            event: Arc::new(Event {
                 seq: 1,
                 at: Timestamp::from_millis(1),
                 body: EventBody::Warning(String::new()),
             }),
-            length: 1,
+            size: 1,
         }]);
         assert!(recent.task(id).is_none());
         assert_eq!(recent.lock().weight, 0);

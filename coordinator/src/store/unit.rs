@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   reads() --prefetch--> Unit <--load, save-- apply
-//!                          \--flush--> Rows: SQLite | model
+//!                          \--flush--> Rows: SQLite | model, and what changed
 //! ```
 
 use std::collections::{BTreeSet, HashMap};
@@ -17,7 +17,7 @@ use kage_core::id::{
     AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, TaskId, TokenId,
 };
 use kage_core::job::{JobState, Subject};
-use kage_core::session::Session;
+use kage_core::session::{Session, SessionStateKind};
 use kage_core::task::TaskSpec;
 use kage_core::time::Timestamp;
 
@@ -28,6 +28,7 @@ use super::rows::{
     JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
 };
 
+mod flush;
 mod rows;
 
 /// What a command reads: the key of a row, or one of a closed set of questions.
@@ -130,6 +131,8 @@ pub(super) struct Unit<'a> {
     contexts: HashMap<(ProjectId, Digest), Option<ContextRow>>,
     writes: Vec<Write>,
     changed: BTreeSet<Changed>,
+    /// Where sessions stood that were saved since.
+    stood: HashMap<SessionId, SessionStateKind>,
     deciding: bool,
     fetches: u32,
 }
@@ -158,6 +161,7 @@ impl<'a> Unit<'a> {
             contexts: HashMap::new(),
             writes: Vec::new(),
             changed: BTreeSet::new(),
+            stood: HashMap::new(),
             deciding: false,
             fetches: 0,
         };
@@ -292,56 +296,6 @@ impl<'a> Unit<'a> {
         }
         Ok(())
     }
-
-    /// Writes everything that the command changed.
-    pub(super) fn flush(self) -> Result<(), Failed> {
-        let engine = self.engine;
-        for write in self.writes {
-            match write {
-                Write::Request(key, row) => engine.insert_request(&key, &row)?,
-                Write::ForgetRequests(before, limit) => engine.forget_requests(before, limit)?,
-                Write::Task(head, spec) => engine.insert_task(&head, &spec)?,
-                Write::RemoveTask(task) => engine.remove_task(task)?,
-                Write::Session(session, position) => engine.insert_session(&session, position)?,
-                Write::Job(row) => engine.insert_job(&row)?,
-                Write::Attempt(attempt, note) => engine.insert_attempt(&attempt, &note)?,
-                Write::ExtendLeases(until, now) => engine.extend_leases(until, now)?,
-                Write::Event(task, pos, attempt, event) => engine.insert_event(task, pos, attempt, &event)?,
-                Write::Checkpoint(task, checkpoint) => engine.insert_checkpoint(task, &checkpoint)?,
-                Write::Safety(task, tree, safety) => engine.save_safety(task, &tree, safety)?,
-                Write::Agent(agent) => engine.put_agent(&agent)?,
-                Write::AgentSeen(agent, at) => engine.save_agent_seen(agent, at)?,
-                Write::JoinToken(token, row) => engine.put_join_token(token, &row)?,
-                Write::ForgetJoinTokens(before) => engine.forget_join_tokens(before)?,
-                Write::Enrolment(enrolment) => engine.put_enrolment(&enrolment)?,
-                Write::PersonToken(token) => engine.put_person_token(&token)?,
-                Write::Context(project, digest, row) => engine.put_context(&project, &digest, &row)?,
-                Write::ContextSent(project, digest, agent, bytes) => {
-                    engine.add_context_sent(&project, &digest, agent, bytes)?;
-                }
-            }
-        }
-        for changed in self.changed {
-            match changed {
-                Changed::Task(task) => saved(self.tasks.get(&task), |head| engine.save_task(head))?,
-                Changed::Session(task, session) => {
-                    saved(self.sessions.get(&(task, session)), |session| {
-                        engine.save_session(session)
-                    })?;
-                }
-                Changed::Job(task, job) => saved(self.jobs.get(&(task, job)), |row| engine.save_job(row))?,
-                Changed::Attempt(attempt) => {
-                    saved(self.attempts.get(&attempt), |attempt| engine.save_attempt(attempt))?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Saves a row that is there.
-fn saved<T>(known: Option<&Option<T>>, save: impl FnOnce(&T) -> Result<(), Failed>) -> Result<(), Failed> {
-    known.and_then(Option::as_ref).map_or(Ok(()), save)
 }
 
 #[cfg(test)]

@@ -125,14 +125,13 @@ pub(super) fn transaction(connection: &Connection, journal: &mut Journal, group:
     }
     for call in group.iter_mut() {
         let released = run("SAVEPOINT command").map_err(Arc::new).and_then(|_| {
-            let mark = journal.mark();
             match call.apply(&mut SqliteRows::new(connection, journal)) {
-                Verdict::Keep => {}
+                Verdict::Keep(changes) => journal.keep(changes),
                 // A full disk or a failed read makes SQLite give up the whole transaction, and
                 // its savepoints with it: what is left to say is why.
                 Verdict::EngineFailed(error) if connection.is_autocommit() => return Err(error),
                 Verdict::TakeBack | Verdict::EngineFailed(_) => {
-                    journal.take_back(mark);
+                    journal.take_back();
                     run("ROLLBACK TO command").map_err(Arc::new)?;
                 }
             }

@@ -147,7 +147,7 @@ async fn a_dropped_task_leaves_nothing_also_after_a_crash_in_between() {
         task: second.task.parse().unwrap(),
         now: Timestamp::from_millis(1),
     };
-    drop(store.apply(dropping).await.unwrap());
+    store.apply(dropping).await.unwrap();
     store.close().await;
     assert_eq!(second.is_there(), (true, true));
     let cluster = start_after(&dir, 8).await;

@@ -11,8 +11,8 @@ enum Step {
     Join(u128, u32),
     Scope(u128, bool),
     Leave(usize),
-    Drain(u128, bool),
-    Cordon(u128, bool),
+    Drain(u128),
+    Stored(u128, bool, bool),
     ShutOut(u128),
     Enqueue(u128),
     Withdraw(u128),
@@ -34,8 +34,9 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (agent(), 0..4_u32).prop_map(|(agent, slots)| Step::Join(agent, slots)),
         1 => (agent(), any::<bool>()).prop_map(|(agent, bound)| Step::Scope(agent, bound)),
         1 => any_of().prop_map(Step::Leave),
-        1 => (agent(), any::<bool>()).prop_map(|(agent, draining)| Step::Drain(agent, draining)),
-        1 => (agent(), any::<bool>()).prop_map(|(agent, cordoned)| Step::Cordon(agent, cordoned)),
+        1 => agent().prop_map(Step::Drain),
+        2 => (agent(), any::<bool>(), any::<bool>())
+            .prop_map(|(agent, draining, cordoned)| Step::Stored(agent, draining, cordoned)),
         1 => agent().prop_map(Step::ShutOut),
         1 => (0..20_000_u64).prop_map(Step::Pass),
     ];
@@ -103,8 +104,15 @@ impl Driver {
                     board.leave(agent, serial, t.start);
                 }
             }
-            Step::Drain(n, draining) => board.set_draining(id(n), draining),
-            Step::Cordon(n, cordoned) => board.set_cordoned(id(n), cordoned),
+            Step::Drain(n) => board.drains(id(n)),
+            Step::Stored(n, draining, cordoned) => {
+                let stored = Agent {
+                    draining,
+                    cordoned,
+                    ..agent(n, 2)
+                };
+                board.stored(&stored, None, t.start);
+            }
             Step::ShutOut(n) => board.shut_out(id(n)),
             Step::Enqueue(n) => board.enqueue(job(n)),
             Step::Withdraw(n) => board.withdraw(JobId::from_random(n)),

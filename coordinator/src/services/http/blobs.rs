@@ -151,9 +151,9 @@ fn counted(coordinator: Arc<Coordinator>, blob: Blob, sent: RecordContextSent) -
             && count > 0
             && let Some(sent) = pending.take()
         {
-            let store = coordinator.store.clone();
+            let follows = Arc::clone(&coordinator);
             coordinator.tasks.spawn(async move {
-                match store.apply(sent).await {
+                match follows.apply(sent).await {
                     // Any other blob than a context is not counted.
                     Ok(()) | Err(StoreError::NotFound { .. }) => {}
                     Err(error) => {

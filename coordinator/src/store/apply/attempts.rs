@@ -8,9 +8,7 @@ use kage_core::job::JobKind;
 
 use super::ending::End;
 use super::{Command, job_of, session_of, task_of};
-use crate::store::command::{
-    BegunAttempt, Changes, EndAttempts, Ending, ExtendAllLeases, RenewLeases, Renewed, Start, StartAttempt,
-};
+use crate::store::command::{EndAttempts, Ending, ExtendAllLeases, RenewLeases, Renewed, Start, StartAttempt};
 use crate::store::error::EngineError;
 use crate::store::rows::{AttemptNote, Failed, Rows};
 use crate::store::unit::Key;
@@ -79,15 +77,7 @@ impl Command for StartAttempt {
         if head.session_moved(before, session.state.kind()) {
             rows.save_task(&head)?;
         }
-        Ok(Start::Started(Changes {
-            tasks: vec![self.task],
-            begun: vec![BegunAttempt {
-                attempt: self.attempt,
-                agent: self.agent,
-                allowed,
-            }],
-            ..Changes::default()
-        }))
+        Ok(Start::Started)
     }
 }
 
@@ -124,7 +114,7 @@ impl Command for RenewLeases {
 }
 
 impl Command for EndAttempts {
-    type Outcome = Changes;
+    type Outcome = ();
 
     fn reads(&self) -> Vec<Key> {
         vec![match &self.which {
@@ -133,7 +123,7 @@ impl Command for EndAttempts {
         }]
     }
 
-    fn apply(self, rows: &mut dyn Rows) -> Result<Changes, Failed> {
+    fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
         let attempts = match &self.which {
             Ending::OtherBoots { agent, boot } => {
                 let mut live = rows.live_attempts(*agent)?;
@@ -152,8 +142,6 @@ impl Command for EndAttempts {
                 expired
             }
         };
-        let mut changes = Changes::default();
-        let mut tasks = BTreeSet::new();
         for mut attempt in attempts {
             if !attempt.end(self.reason, self.now) {
                 continue;
@@ -169,14 +157,11 @@ impl Command for EndAttempts {
                 before,
                 head: &mut head,
             };
-            ended.lose(rows, self.reason, self.now, &mut changes)?;
+            ended.lose(rows, self.reason, self.now)?;
             rows.save_attempt(&attempt)?;
             rows.save_task(&head)?;
-            changes.note_end(before, &session);
-            tasks.insert(attempt.task);
         }
-        changes.tasks.extend(tasks);
-        Ok(changes)
+        Ok(())
     }
 }
 

@@ -7,10 +7,8 @@ use kage_core::job::{Job, JobState, Subject};
 use kage_core::task::TaskState;
 use kage_core::time::Timestamp;
 
-use super::{Command, attempt_of, earlier_reply, not_found, remember, waiting};
-use crate::store::command::{
-    Changes, EndedAttempt, PrepareRestore, Request, RequestCheckpoint, RestorePrepared, RestoreSession, StopAttempt,
-};
+use super::{Command, attempt_of, earlier_reply, not_found, remember};
+use crate::store::command::{PrepareRestore, Request, RequestCheckpoint, RestorePrepared, RestoreSession};
 use crate::store::error::EngineError;
 use crate::store::rows::{Failed, JobRow, Rows};
 use crate::store::unit::Key;
@@ -20,7 +18,7 @@ const PREPARE_RESTORE: &str = "prepare_restore";
 const CREATE_CHECKPOINT: &str = "create_checkpoint";
 
 impl Command for RestoreSession {
-    type Outcome = Changes;
+    type Outcome = ();
 
     fn reads(&self) -> Vec<Key> {
         vec![
@@ -31,10 +29,9 @@ impl Command for RestoreSession {
         ]
     }
 
-    fn apply(self, rows: &mut dyn Rows) -> Result<Changes, Failed> {
-        let mut changes = Changes::default();
+    fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
         if earlier_reply(rows, RESTORE_SESSION, &self.request)?.is_some() {
-            return Ok(changes);
+            return Ok(());
         }
         let mut head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
         let session = rows.session(self.task, self.session)?;
@@ -49,17 +46,12 @@ impl Command for RestoreSession {
                 continue;
             }
             match row.job.state {
-                JobState::Queued { .. } => changes.withdrawn.push(row.job.id),
+                JobState::Queued { .. } | JobState::Done => {}
                 JobState::Leased { attempt } => {
                     let mut attempt = attempt_of(rows, attempt, &row.job)?;
                     attempt.end(EndReason::Restored, self.now);
                     session.worked.stop(attempt.ran_until(None, self.now));
                     rows.save_attempt(&attempt)?;
-                    changes.stop.push(StopAttempt {
-                        attempt: attempt.id,
-                        agent: attempt.agent,
-                        keep_worktree: true,
-                    });
                     // Its worktree is there.
                     prefer = Some(attempt.agent);
                     target.worktree = if self.complete {
@@ -67,13 +59,7 @@ impl Command for RestoreSession {
                     } else {
                         WorktreeChoice::Previous
                     };
-                    changes.ended.push(EndedAttempt {
-                        attempt: attempt.id,
-                        agent: attempt.agent,
-                        reason: EndReason::Restored,
-                    });
                 }
-                JobState::Done => {}
             }
             row.job.replace();
             rows.save_job(&row)?;
@@ -91,10 +77,7 @@ impl Command for RestoreSession {
         // What was selected is no result of it any more.
         head.selection.take_if(|selection| selection.session == self.session);
         rows.save_task(&head)?;
-        changes.queued.extend(waiting(&next, &head.project));
-        changes.tasks.push(self.task);
-        remember(rows, RESTORE_SESSION, self.request, String::new(), self.now)?;
-        Ok(changes)
+        remember(rows, RESTORE_SESSION, self.request, String::new(), self.now)
     }
 }
 

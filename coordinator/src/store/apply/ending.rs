@@ -9,8 +9,7 @@ use kage_core::recovery::Jitter;
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::time::Timestamp;
 
-use super::{settle, waiting};
-use crate::store::command::{Changes, EndedAttempt};
+use super::settle;
 use crate::store::rows::{Failed, JobRow, Rows, TaskHead};
 
 /// The rows that the end of an attempt concerns.
@@ -32,7 +31,6 @@ impl End<'_> {
         next_job: JobId,
         jitter: Jitter,
         now: Timestamp,
-        changes: &mut Changes,
     ) -> Result<(), Failed> {
         self.attempt.end(EndReason::Finished, now);
         self.stop_clock(Some(said), now);
@@ -48,7 +46,7 @@ impl End<'_> {
             now,
         };
         let next = match self.row.job.finish(self.session, outcome, around) {
-            Finish::Moved(moved) => return self.moved(rows, moved, EndReason::Finished, now, changes),
+            Finish::Moved(moved) => return self.moved(rows, moved, now),
             Finish::Verify(commit) => {
                 let kind = JobKind::Verify { commit };
                 let mut job = Job::new(next_job, self.head.id, Subject::Session(self.session.id), kind, now);
@@ -62,13 +60,12 @@ impl End<'_> {
             Finish::Rework(at) => Job::again(next_job, self.session, at),
             Finish::Base(verdict) => {
                 self.judge_base(rows, verdict)?;
-                return self.moved(rows, Moved::Over, EndReason::Finished, now, changes);
+                return self.moved(rows, Moved::Over, now);
             }
         };
         let next = JobRow::of(next, self.session, &self.head.policy, now);
         rows.insert_job(&next)?;
-        changes.queued.extend(waiting(&next, &self.head.project));
-        self.moved(rows, Moved::Over, EndReason::Finished, now, changes)
+        self.moved(rows, Moved::Over, now)
     }
 
     /// True when the job is about the session, which otherwise is none of its business.
@@ -120,13 +117,7 @@ impl End<'_> {
     }
 
     /// Ends the attempt because its agent lost its authority.
-    pub(super) fn lose(
-        mut self,
-        rows: &mut dyn Rows,
-        reason: EndReason,
-        now: Timestamp,
-        changes: &mut Changes,
-    ) -> Result<(), Failed> {
+    pub(super) fn lose(mut self, rows: &mut dyn Rows, reason: EndReason, now: Timestamp) -> Result<(), Failed> {
         self.stop_clock(None, now);
         let points = self.points(rows)?;
         let around = Circumstances {
@@ -139,29 +130,16 @@ impl End<'_> {
             now,
         };
         let moved = self.row.job.lose(self.session, reason, around);
-        self.moved(rows, moved, reason, now, changes)
+        self.moved(rows, moved, now)
     }
 
-    fn moved(
-        &mut self,
-        rows: &mut dyn Rows,
-        moved: Moved,
-        reason: EndReason,
-        now: Timestamp,
-        changes: &mut Changes,
-    ) -> Result<(), Failed> {
-        changes.ended.push(EndedAttempt {
-            attempt: self.attempt.id,
-            agent: self.attempt.agent,
-            reason,
-        });
+    fn moved(&mut self, rows: &mut dyn Rows, moved: Moved, now: Timestamp) -> Result<(), Failed> {
         if moved == Moved::Requeued {
             if self.of_session() {
                 // Another one may have taken over.
                 self.row.adapter.clone_from(&self.session.adapter);
             }
             self.row.queued_at = now;
-            changes.queued.extend(waiting(self.row, &self.head.project));
         }
         rows.save_job(self.row)?;
         if !self.of_session() {
@@ -170,7 +148,7 @@ impl End<'_> {
         rows.save_session(self.session)?;
         self.head.session_moved(self.before, self.session.state.kind());
         if self.session.state.is_terminal() {
-            settle(rows, self.head, now, changes)?;
+            settle(rows, self.head, now)?;
         }
         Ok(())
     }

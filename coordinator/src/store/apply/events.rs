@@ -10,7 +10,7 @@ use kage_core::time::Timestamp;
 
 use super::ending::End;
 use super::{Command, job_of, session_of, task_of};
-use crate::store::command::{AppendEvents, Appended, Changes};
+use crate::store::command::{AppendEvents, Appended};
 use crate::store::rows::{Failed, Rows, TaskHead};
 use crate::store::unit::Key;
 
@@ -46,15 +46,8 @@ impl Command for AppendEvents {
             Admission::Stale(stale) => return Ok(Appended::Stale(stale)),
         };
         if fresh.is_empty() {
-            return Ok(Appended::Acked {
-                seq: attempt.acked_seq,
-                changes: Changes::default(),
-            });
+            return Ok(Appended::Acked { seq: attempt.acked_seq });
         }
-        let mut changes = Changes {
-            tasks: vec![attempt.task],
-            ..Changes::default()
-        };
         let mut head = task_of(rows, &attempt)?;
         let mut row = job_of(rows, &attempt)?;
         if row.job.kind != JobKind::Session
@@ -88,18 +81,14 @@ impl Command for AppendEvents {
                 before: before.state.kind(),
                 head: &mut head,
             };
-            ended.finish(rows, outcome, self.next_job, self.jitter, self.now, &mut changes)?;
+            ended.finish(rows, outcome, self.next_job, self.jitter, self.now)?;
         } else if session != before {
             rows.save_session(&session)?;
         }
         attempt.hear(self.now);
-        changes.note_end(before.state.kind(), &session);
         rows.save_attempt(&attempt)?;
         rows.save_task(&head)?;
-        Ok(Appended::Acked {
-            seq: attempt.acked_seq,
-            changes,
-        })
+        Ok(Appended::Acked { seq: attempt.acked_seq })
     }
 }
 

@@ -3,8 +3,8 @@
 use kage_core::job::{Job, JobKind, JobState, Subject};
 use kage_core::task::Selection;
 
-use super::{Command, contexts, drop_baseline, earlier_reply, not_found, remember, session_of, settle, stop, waiting};
-use crate::store::command::{CancelTask, Changes, CreateTask, Created, DropTask, SelectResult};
+use super::{Command, contexts, drop_baseline, earlier_reply, not_found, remember, session_of, settle, stop};
+use crate::store::command::{CancelTask, CreateTask, Created, DropTask, SelectResult};
 use crate::store::error::{EngineError, StoreError};
 use crate::store::rows::{Failed, JobRow, Rows, TaskHead};
 use crate::store::unit::Key;
@@ -43,11 +43,7 @@ impl Command for CreateTask {
                 what: "reply",
                 source: Box::new(source),
             })?;
-            return Ok(Created {
-                task,
-                repeated: true,
-                changes: Changes::default(),
-            });
+            return Ok(Created { task, repeated: true });
         }
         if let (Some(nobody), false) = (task.spec.nobody_can(&lacks), waits_for_agent) {
             return Err(Failed::Refused(StoreError::NoAgent(nobody)));
@@ -61,46 +57,38 @@ impl Command for CreateTask {
         };
         rows.insert_task(&TaskHead::new(&task, first.id, &sessions), &task.spec)?;
         contexts::count_use(rows, &task)?;
-        let mut changes = Changes {
-            tasks: vec![id],
-            ..Changes::default()
-        };
         for (position, (session, (_, job))) in sessions.iter().zip(ids).enumerate() {
             rows.insert_session(session, position)?;
             let work = Job::new(job, id, Subject::Session(session.id), JobKind::Session, now);
             let row = JobRow::of(work, session, &task.spec.policy, now);
             rows.insert_job(&row)?;
-            changes.queued.extend(waiting(&row, &task.spec.project));
         }
         if let (Some(job), Some(commit)) = (baseline, task.spec.checked_base().cloned()) {
             let check = Job::new(job, id, Subject::Base, JobKind::Verify { commit }, now);
             let row = JobRow::of(check, first, &task.spec.policy, now);
             rows.insert_job(&row)?;
-            changes.queued.extend(waiting(&row, &task.spec.project));
         }
         remember(rows, CREATE_TASK, request, id.to_string(), now)?;
         Ok(Created {
             task: id,
             repeated: false,
-            changes,
         })
     }
 }
 
 impl Command for DropTask {
-    type Outcome = Changes;
+    type Outcome = ();
 
     fn reads(&self) -> Vec<Key> {
         let request = self.request.iter().map(|request| Key::request(DROP_TASK, request));
         request.chain([Key::OpenJobs(self.task)]).collect()
     }
 
-    fn apply(self, rows: &mut dyn Rows) -> Result<Changes, Failed> {
-        let mut changes = Changes::default();
+    fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
         if let Some(request) = &self.request
             && earlier_reply(rows, DROP_TASK, request)?.is_some()
         {
-            return Ok(changes);
+            return Ok(());
         }
         let head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
         let open = rows.open_jobs(self.task)?;
@@ -111,29 +99,26 @@ impl Command for DropTask {
             return Err(Failed::Refused(StoreError::TaskOpen { task: self.task }));
         }
         rows.remove_task(self.task)?;
-        changes.withdrawn.extend(open.iter().map(|row| row.job.id));
-        changes.tasks.push(self.task);
         if let Some(request) = self.request {
             remember(rows, DROP_TASK, request, String::new(), self.now)?;
         }
-        Ok(changes)
+        Ok(())
     }
 }
 
 impl Command for CancelTask {
-    type Outcome = Changes;
+    type Outcome = ();
 
     fn reads(&self) -> Vec<Key> {
         vec![Key::request(CANCEL_TASK, &self.request), Key::OpenJobs(self.task)]
     }
 
-    fn apply(self, rows: &mut dyn Rows) -> Result<Changes, Failed> {
-        let mut changes = Changes::default();
+    fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
         if earlier_reply(rows, CANCEL_TASK, &self.request)?.is_some() {
-            return Ok(changes);
+            return Ok(());
         }
         let mut head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
-        let (mut changed, mut moved) = (false, false);
+        let mut moved = false;
         for mut row in rows.open_jobs(self.task)? {
             if row.job.subject == Subject::Base {
                 continue;
@@ -142,35 +127,28 @@ impl Command for CancelTask {
             let before = session.state.kind();
             if row.job.cancel(&mut session, self.now) {
                 rows.save_job(&row)?;
-                changes.withdrawn.push(row.job.id);
             } else {
                 session.cancel_requested = true;
                 if let JobState::Leased { attempt } = row.job.state {
-                    stop(rows, attempt, &row.job, self.now, &mut changes)?;
+                    stop(rows, attempt, &row.job, self.now)?;
                 }
             }
             rows.save_session(&session)?;
             moved |= head.session_moved(before, session.state.kind());
-            changed = true;
-            changes.note_end(before, &session);
         }
-        let settled = settle(rows, &mut head, self.now, &mut changes)?;
+        let settled = settle(rows, &mut head, self.now)?;
         if !settled {
-            drop_baseline(rows, self.task, self.now, &mut changes)?;
+            drop_baseline(rows, self.task, self.now)?;
         }
         if settled || moved {
             rows.save_task(&head)?;
         }
-        if changed {
-            changes.tasks.push(self.task);
-        }
-        remember(rows, CANCEL_TASK, self.request, String::new(), self.now)?;
-        Ok(changes)
+        remember(rows, CANCEL_TASK, self.request, String::new(), self.now)
     }
 }
 
 impl Command for SelectResult {
-    type Outcome = Changes;
+    type Outcome = ();
 
     fn reads(&self) -> Vec<Key> {
         let session = self.session.map(|session| Key::Session(self.task, session));
@@ -178,10 +156,9 @@ impl Command for SelectResult {
         [request, Key::Task(self.task)].into_iter().chain(session).collect()
     }
 
-    fn apply(self, rows: &mut dyn Rows) -> Result<Changes, Failed> {
-        let mut changes = Changes::default();
+    fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
         if earlier_reply(rows, SELECT_RESULT, &self.request)?.is_some() {
-            return Ok(changes);
+            return Ok(());
         }
         let mut head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
         let mut selection = None;
@@ -204,9 +181,7 @@ impl Command for SelectResult {
         if word(&head.selection) != word(&selection) {
             head.selection = selection;
             rows.save_task(&head)?;
-            changes.tasks.push(self.task);
         }
-        remember(rows, SELECT_RESULT, self.request, String::new(), self.now)?;
-        Ok(changes)
+        remember(rows, SELECT_RESULT, self.request, String::new(), self.now)
     }
 }

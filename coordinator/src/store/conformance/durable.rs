@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use kage_core::id::JobId;
 use kage_core::price::PriceTable;
 use rusqlite::Connection;
@@ -15,14 +16,17 @@ use super::invariants::{Seen, check};
 use super::pinned::file;
 use super::run;
 use crate::store::call::{Call, Fate, Pending};
+use crate::store::conformance::followed::{Changes, Followed as _, told};
+use crate::store::feed::Feed;
 use crate::store::journal::Journal;
 use crate::store::recent::Recent;
 use crate::store::sqlite::Database;
 use crate::store::writer::transaction;
-use crate::store::{CancelTask, QueuedJob, Store, StoreError};
+use crate::store::{CancelTask, Change, FeedNews, Follower, QueuedJob, Store, StoreError};
 
-fn journal() -> Journal {
-    Journal::new(Arc::new(Recent::new()))
+fn journal(feed: Arc<Feed>) -> Journal {
+    let recent = Arc::new(Recent::new(&feed));
+    Journal::new(feed, recent)
 }
 
 /// Does something to the file that no program of ours does.
@@ -37,12 +41,7 @@ fn a_closed_store_is_the_same_when_it_is_opened_again() {
         let path = dir.path().join("kage.db");
         let store = Store::open(&path).unwrap();
         two_agents(&store).await;
-        let jobs = store
-            .apply(create(1, spec(3, Some("true")), at(1)))
-            .await
-            .unwrap()
-            .changes
-            .queued;
+        let jobs = store.followed(create(1, spec(3, Some("true")), at(1))).await.queued;
         started(&store, &jobs[0], 1, 1, 1).await;
         started(&store, &jobs[1], 2, 1, 2).await;
         let changes = appended(&store, 1, 1, vec![activity(1), committed(2), claimed(3)]).await;
@@ -66,15 +65,15 @@ fn a_closed_store_is_the_same_when_it_is_opened_again() {
 /// The story of the committed file of the first schema.
 async fn as_long_ago(store: &Store) -> QueuedJob {
     two_agents(store).await;
-    let mut created = store.apply(create(1, spec(1, None), at(1))).await.unwrap();
+    let mut created = store.followed(create(1, spec(1, None), at(1))).await;
     // One that ran, and one that runs.
-    let other = store.apply(create(2, spec(2, None), at(1))).await.unwrap();
-    started(store, &other.changes.queued[0], 20, 1, 2).await;
-    started(store, &other.changes.queued[1], 21, 1, 2).await;
+    let other = store.followed(create(2, spec(2, None), at(1))).await;
+    started(store, &other.queued[0], 20, 1, 2).await;
+    started(store, &other.queued[1], 21, 1, 2).await;
     let mut ended = claimed(1);
     ended.at = at(20_000);
     drop(appended(store, 20, 2, vec![ended]).await);
-    created.changes.queued.remove(0)
+    created.queued.remove(0)
 }
 
 #[test]
@@ -114,8 +113,13 @@ fn callers_of_one_commit_each_get_their_own_answer() {
         let (third, third_answer) = Pending::new(cancel(2, 50));
         let (fourth, fourth_answer) = Pending::new(cancel(1, 51));
         let mut group: Vec<Box<dyn Call>> = vec![Box::new(first), Box::new(second), Box::new(third), Box::new(fourth)];
-        let fate = transaction(&connection, &mut journal(), &mut group);
+        let feed = Arc::default();
+        let mut follower = Follower::new(Arc::clone(&feed));
+        let mut journal = journal(feed);
+        let fate = transaction(&connection, &mut journal, &mut group);
         assert!(matches!(fate, Fate::Committed), "{fate:?}");
+        assert!(follower.next().is_none(), "the writer says when it is committed");
+        journal.committed();
         for call in group {
             call.answer(&fate);
         }
@@ -127,10 +131,10 @@ fn callers_of_one_commit_each_get_their_own_answer() {
             matches!(third, Err(StoreError::NotFound { .. })),
             "nothing of task 2 was left: {third:?}"
         );
-        assert_eq!(
-            fourth_answer.await.unwrap().unwrap().withdrawn,
-            [JobId::from_random(1000)]
-        );
+        fourth_answer.await.unwrap().unwrap();
+        let followed = Changes::of(&told(&mut follower));
+        assert_eq!(followed.withdrawn, [JobId::from_random(1000)], "all in one commit");
+        assert_eq!(followed.tasks, [task_id(1)]);
     });
 }
 
@@ -171,7 +175,7 @@ fn a_transaction_that_the_engine_gives_up_is_refused_whole() {
         let (first, first_answer) = Pending::new(create(1, spec(1, None), at(1)));
         let (second, second_answer) = Pending::new(create(2, spec(1, None), at(1)));
         let mut group: Vec<Box<dyn Call>> = vec![Box::new(first), Box::new(second)];
-        let fate = transaction(&connection, &mut journal(), &mut group);
+        let fate = transaction(&connection, &mut journal(Arc::default()), &mut group);
         for call in group {
             call.answer(&fate);
         }
@@ -230,4 +234,34 @@ fn many_callers_at_once_are_all_answered() {
         assert_eq!(created, expected);
         assert_eq!(store.counts().await.unwrap().sessions.queued, 200);
     });
+}
+
+/// Whoever reads the file beside the store finds everything that was told.
+#[test]
+fn what_is_told_is_in_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kage.db");
+    let store = Store::open(&path).unwrap();
+    let mut follower = store.changes();
+    let file = Connection::open(&path).unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut seen = 0;
+        while seen < 40 {
+            let Some(FeedNews::Commit(commit)) = follower.next() else {
+                std::thread::yield_now();
+                continue;
+            };
+            for change in &commit.changes {
+                let Change::Created { head, .. } = change else { continue };
+                let id = head.id.as_bits().to_be_bytes();
+                let found: i64 = file
+                    .query_row("SELECT count(*) FROM tasks WHERE id = ?1", [id], |row| row.get(0))
+                    .unwrap();
+                assert_eq!(found, 1);
+                seen += 1;
+            }
+        }
+    });
+    run(join_all((1..=40).map(|n| store.apply(create(n, spec(1, None), at(1))))));
+    reading.join().unwrap();
 }

@@ -18,12 +18,13 @@ use super::invariants::{Seen, check};
 use super::run;
 use crate::store::call::{Call, Fate, Pending};
 use crate::store::error::{EngineError, EngineTrouble};
+use crate::store::feed::Feed;
 use crate::store::journal::Journal;
 use crate::store::readers::Readers;
 use crate::store::recent::Recent;
 use crate::store::sqlite::Database;
 use crate::store::writer::{self, Message, transaction};
-use crate::store::{CancelTask, Engine, MAX_PAGE, ReadError, Store, StoreError};
+use crate::store::{CancelTask, Engine, FeedNews, MAX_PAGE, ReadError, Store, StoreError};
 
 /// What happens to the transaction of one command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,15 +89,16 @@ pub(super) struct Faulty {
 }
 
 impl Faulty {
-    pub(super) fn open(faults: Vec<Fault>, recent: Recent) -> Self {
+    pub(super) fn open(faults: Vec<Fault>, recent: fn(&Arc<Feed>) -> Recent) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (database, connection) = Database::new(&dir.path().join("kage.db"), PriceTable::builtin()).unwrap();
         let readers = Arc::new(Readers::new(database.clone()).unwrap());
         let plan = Arc::new(Plan::new(faults));
         let (writer, messages) = mpsc::channel(writer::WAITING);
         let faults = Arc::clone(&plan);
-        let recent = Arc::new(recent);
-        let journal = Journal::new(Arc::clone(&recent));
+        let feed = Arc::new(Feed::default());
+        let recent = Arc::new(recent(&feed));
+        let journal = Journal::new(Arc::clone(&feed), Arc::clone(&recent));
         let thread = std::thread::spawn(move || serve(&database, connection, messages, journal, &faults));
         let engine = Engine::Sqlite {
             writer,
@@ -105,7 +107,7 @@ impl Faulty {
             recent,
         };
         Self {
-            store: Store::over(engine),
+            store: Store { engine, feed },
             plan,
             dir,
         }
@@ -197,16 +199,18 @@ fn nothing_is_there_of_a_command_that_failed_at_any_row() {
         let mut rows = 0;
         loop {
             rows += 1;
-            let faulty = Faulty::open(vec![Fault::None, Fault::None, fault(rows)], Recent::new());
+            let faulty = Faulty::open(vec![Fault::None, Fault::None, fault(rows)], Recent::new);
             let done = run(async {
                 two_agents(&faulty.store).await;
                 let before = check(&faulty.store, &Seen::default()).await;
+                let mut follower = faulty.store.changes();
                 let created = faulty.store.apply(create(1, spec(2, None), at(1))).await;
                 match created {
                     Ok(_) => return true,
                     Err(StoreError::Engine { .. }) => {}
                     Err(other) => panic!("row {rows}: {other:?}"),
                 }
+                assert!(follower.next().is_none(), "nothing of it is told");
                 assert_eq!(check(&faulty.store, &before).await, before);
                 assert_eq!(faulty.store.queued_jobs().await.unwrap(), []);
                 false
@@ -222,12 +226,14 @@ fn nothing_is_there_of_a_command_that_failed_at_any_row() {
 #[test]
 fn a_commit_of_unknown_outcome_is_answered_as_such_and_repeated_with_one_effect() {
     for fault in [Fault::CommitFails, Fault::AnswerLost] {
-        let faulty = Faulty::open(vec![Fault::None, Fault::None, fault, Fault::None], Recent::new());
+        let faulty = Faulty::open(vec![Fault::None, Fault::None, fault, Fault::None], Recent::new);
         run(async {
             let store = &faulty.store;
             two_agents(store).await;
+            let mut follower = store.changes();
             let first = store.apply(create(1, spec(2, None), at(1))).await;
             assert!(matches!(first, Err(StoreError::Unknown { .. })), "{first:?}");
+            assert!(matches!(follower.next(), Some(FeedNews::Gap)));
             let stored = store.task(task_id(1)).await.unwrap();
             assert_eq!(stored.is_some(), fault == Fault::AnswerLost, "the file is the truth");
             let again = store.apply(create(1, spec(2, None), at(2))).await.unwrap();
@@ -264,7 +270,9 @@ fn a_full_disk_is_known_as_one_and_left_when_there_is_room() {
         connection.pragma_update(None, "max_page_count", limit).unwrap();
         let (call, answer) = Pending::new(large(1));
         let mut group: Vec<Box<dyn Call>> = vec![Box::new(call)];
-        let mut journal = Journal::new(Arc::new(Recent::new()));
+        let feed = Arc::default();
+        let recent = Arc::new(Recent::new(&feed));
+        let mut journal = Journal::new(feed, recent);
         let fate = transaction(&connection, &mut journal, &mut group);
         for call in group {
             call.answer(&fate);
@@ -287,7 +295,7 @@ fn meddle(path: &Path, sql: &str) {
 
 #[test]
 fn a_row_that_cannot_be_read_is_an_error_and_stays_the_only_one() {
-    let faulty = Faulty::open(vec![Fault::None], Recent::nothing());
+    let faulty = Faulty::open(vec![Fault::None], Recent::nothing);
     run(async {
         let store = &faulty.store;
         for n in [1, 2] {
@@ -308,6 +316,6 @@ fn a_row_that_cannot_be_read_is_an_error_and_stays_the_only_one() {
         };
         let refused = store.apply(cancel(2, 50)).await;
         assert!(matches!(refused, Err(StoreError::Engine { .. })), "{refused:?}");
-        drop(store.apply(cancel(1, 51)).await.unwrap());
+        store.apply(cancel(1, 51)).await.unwrap();
     });
 }

@@ -15,8 +15,9 @@ use kage_core::recovery::Jitter;
 use kage_core::task::{Assignment, Labels, Policy, RepositoryRef, TaskSpec, VerifyPolicy};
 use kage_core::time::Timestamp;
 
+use super::followed::{Changes, followed};
 use crate::store::{
-    AppendEvents, Appended, Changes, Claim, CreateTask, EndAttempts, Ending, QueuedJob, RecordAgent, Request, Start,
+    AppendEvents, Appended, Claim, CreateTask, EndAttempts, Ending, QueuedJob, RecordAgent, Request, Start,
     StartAttempt, Store,
 };
 
@@ -154,7 +155,7 @@ pub(super) async fn started(store: &Store, job: &QueuedJob, attempt: u128, numbe
     let outcome = store
         .apply(start(job, attempt, number, agent, at(attempt as u64)))
         .await;
-    assert!(matches!(outcome, Ok(Start::Started(_))), "{outcome:?}");
+    assert!(matches!(outcome, Ok(Start::Started)), "{outcome:?}");
 }
 
 /// The end of what an agent's first boot had: it closed its connection.
@@ -249,13 +250,12 @@ pub(super) fn append(attempt: u128, agent: u128, events: Vec<Event>) -> AppendEv
 /// Appends events that are taken, and says what followed.
 pub(super) async fn appended(store: &Store, attempt: u128, agent: u128, events: Vec<Event>) -> Changes {
     let last = events.last().map(|event| event.seq);
-    match store.apply(append(attempt, agent, events)).await.unwrap() {
-        Appended::Acked { seq, changes } => {
-            assert_eq!(Some(seq), last);
-            changes
-        }
+    let (outcome, changes) = followed(store, append(attempt, agent, events)).await.unwrap();
+    match outcome {
+        Appended::Acked { seq } => assert_eq!(Some(seq), last),
         other => panic!("{other:?}"),
     }
+    changes
 }
 
 /// Appends events that are taken.

@@ -114,7 +114,7 @@ fn the_database_of_every_form_is_opened_and_goes_on() {
                 task: task_id(6),
                 now: at(50_000),
             };
-            drop(store.apply(cancel).await.unwrap());
+            store.apply(cancel).await.unwrap();
             check(&store, &before).await;
         }
     });

@@ -22,8 +22,8 @@ use super::stories::taken;
 use super::{forgetful, run, sqlite};
 use crate::store::recent::Recent;
 use crate::store::{
-    Appended, CancelTask, Claim, DropTask, EndAttempts, Ending, ExtendAllLeases, PrepareRestore, PutContext,
-    RecordAgent, RecordContextSent, RenewLeases, Request, RequestCheckpoint, RestoreSession, SetDraining, Start,
+    CancelTask, Claim, DropTask, EndAttempts, Ending, ExtendAllLeases, PrepareRestore, PutContext, RecordAgent,
+    RecordContextSent, RenewLeases, Request, RequestCheckpoint, RestoreSession, SetDraining,
 };
 
 mod admission;
@@ -196,9 +196,7 @@ impl Pair {
                     command.spec.assignments[0].context_delta = Some("{}".to_owned());
                 }
                 command.request.payload = Digest::of(format!("{task} {:?}", command.spec).as_bytes());
-                if let Some(created) = self.apply(command).await {
-                    self.learn(created.changes);
-                }
+                self.apply(command).await;
             }
             Step::Cancel { task, request: key } => {
                 let mut command = CancelTask {
@@ -207,9 +205,7 @@ impl Pair {
                     now,
                 };
                 command.request.payload = Digest::of(&task.to_be_bytes());
-                if let Some(changes) = self.apply(command).await {
-                    self.learn(changes);
-                }
+                self.apply(command).await;
             }
             Step::Start { job, agent, boot, late } => self.start(job, agent, boot, late).await,
             Step::Append {
@@ -327,9 +323,8 @@ impl Pair {
                     now,
                 };
                 self.apply(prepare).await;
-                if let Some(changes) = self.apply(command).await {
+                if self.apply(command).await.is_some() {
                     self.seen.reopened(task_id(task));
-                    self.learn(changes);
                 }
             }
             Step::Ask {
@@ -375,11 +370,8 @@ impl Pair {
         self.attempts += 1;
         let mut command = start(&job, self.attempts, number, agent, self.now);
         command.boot = boot_id(boot);
-        match self.apply(command).await {
-            Some(Start::Started(changes)) => self.learn(changes),
-            // An attempt that was never started is written to as well.
-            Some(Start::NotStartable) | None => {}
-        }
+        // An attempt that was never started is written to as well.
+        self.apply(command).await;
     }
 
     async fn append(&mut self, attempt: u128, offset: i64, count: u64, last: Last, stranger: bool) {
@@ -409,9 +401,7 @@ impl Pair {
         self.next_job += 1;
         command.next_job = kage_core::id::JobId::from_random((1 << 100) + self.next_job);
         command.now = self.now;
-        if let Some(Appended::Acked { changes, .. }) = self.apply(command).await {
-            self.learn(changes);
-        }
+        self.apply(command).await;
     }
 
     async fn end(&mut self, which: Ending, reason: EndReason) {
@@ -420,9 +410,7 @@ impl Pair {
             reason,
             now: self.now,
         };
-        if let Some(changes) = self.apply(command).await {
-            self.learn(changes);
-        }
+        self.apply(command).await;
     }
 }
 
@@ -468,7 +456,7 @@ proptest! {
     ) {
         // Whoever repeats a call gets through in the end.
         faults.push(Fault::None);
-        let faulty = Faulty::open(faults, if forgets { Recent::nothing() } else { Recent::new() });
+        let faulty = Faulty::open(faults, if forgets { Recent::nothing } else { Recent::new });
         run(Pair::new(faulty.store.clone(), Some(Arc::clone(&faulty.plan))).take(steps));
     }
 }

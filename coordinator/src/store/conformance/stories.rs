@@ -8,12 +8,14 @@ pub(super) use super::admission::{
 };
 use super::fixture::{activity, appended, at, claimed, committed, create, spec, started, task_id, two_agents};
 use super::invariants::{Seen, check};
+use crate::store::conformance::followed::Followed as _;
 use crate::store::{QueuedJob, Store, TaskView};
 
 mod baseline;
 mod checkpoints;
 mod drops;
 mod events;
+mod feed;
 mod handover;
 mod leases;
 mod lists;
@@ -38,6 +40,10 @@ pub(super) use events::{
     a_batch_that_contradicts_itself_is_refused, a_gap_is_named_and_a_repeat_is_acknowledged, a_stale_token_is_refused,
     another_agent_is_refused, nothing_is_taken_after_the_end, usage_and_activity_add_up,
     usage_keeps_the_price_of_when_it_was_accepted,
+};
+pub(super) use feed::{
+    commits_are_told_in_order_and_before_their_answers, rows_are_told_in_their_new_form,
+    what_changed_nothing_is_not_told,
 };
 pub(super) use handover::{
     a_checkpoint_follows_one_that_is_there, an_adapter_that_nobody_has_is_passed_over,
@@ -71,8 +77,8 @@ const CHECKED: Option<&str> = Some("true");
 /// Two agents, and a task whose sessions wait.
 async fn begin(store: &Store, sessions: usize, verify: Option<&str>) -> Vec<QueuedJob> {
     two_agents(store).await;
-    let created = store.apply(create(1, spec(sessions, verify), at(1))).await.unwrap();
-    created.changes.queued
+    let created = store.followed(create(1, spec(sessions, verify), at(1))).await;
+    created.queued
 }
 
 async fn view(store: &Store) -> TaskView {

@@ -24,37 +24,30 @@ mod tasks;
 #[derive(Debug)]
 pub(in crate::store) struct SqliteRows<'a> {
     connection: &'a Connection,
-    /// Everything that is written about a task, its sessions, jobs, attempts and events is
-    /// noted here, or [`Recent`](crate::store::recent::Recent) would go on with what was before.
     journal: &'a mut Journal,
-    /// The task that was written to last, and the number of its row.
-    numbered: Option<(TaskId, i64)>,
 }
 
 impl<'a> SqliteRows<'a> {
     /// Rows behind this connection, in the transaction of this journal.
     pub(in crate::store) const fn new(connection: &'a Connection, journal: &'a mut Journal) -> Self {
-        Self {
-            connection,
-            journal,
-            numbered: None,
-        }
+        Self { connection, journal }
     }
 
-    /// The number of a task's row, which everything of the task is stored by.
+    /// The number of a task's row, of which something is written: [`Recent`] does not know it
+    /// until it is committed.
+    ///
+    /// [`Recent`]: crate::store::recent::Recent
     fn number(&mut self, task: TaskId) -> Result<i64, Failed> {
-        if let Some((_, n)) = self.numbered.filter(|(numbered, _)| *numbered == task) {
+        self.journal.touch(task);
+        if let Some(n) = self.journal.number(task) {
             return Ok(n);
         }
-        let n = match self.journal.ever().number(task) {
-            Some(n) => n,
-            None => self
-                .one("SELECT n FROM tasks WHERE id = ?1", params![id(task)], |row| {
-                    get(row, 0)
-                })?
-                .ok_or_else(|| corrupt("task")(format!("task {task} has no row")))?,
-        };
-        self.numbered = Some((task, n));
+        let n = self
+            .one("SELECT n FROM tasks WHERE id = ?1", params![id(task)], |row| {
+                get(row, 0)
+            })?
+            .ok_or_else(|| corrupt("task")(format!("task {task} has no row")))?;
+        self.journal.numbered(task, n);
         Ok(n)
     }
 

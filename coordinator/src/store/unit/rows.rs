@@ -87,8 +87,12 @@ impl TaskRows for Unit<'_> {
     }
 
     fn save_session(&mut self, session: &Session) -> Result<(), Failed> {
-        self.sessions.insert((session.task, session.id), Some(session.clone()));
-        self.changed.insert(Changed::Session(session.task, session.id));
+        let known = self.sessions.insert((session.task, session.id), Some(session.clone()));
+        if self.changed.insert(Changed::Session(session.task, session.id))
+            && let Some(before) = known.flatten()
+        {
+            self.stood.insert(session.id, before.state.kind());
+        }
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ use crate::store::conformance::fixture::{
     activity, agent_id, appended, at, claimed, committed, crashed, create, event, exhausted, gone, request, spec,
     started, task_id, told, two_agents, verdict,
 };
+use crate::store::conformance::followed::Followed as _;
 use crate::store::conformance::stories::taken;
 use crate::store::{
     CancelTask, CreateJoinToken, CreatePersonToken, EnrolAgent, PutContext, RecordContextSent, RestoreSession,
@@ -165,7 +166,7 @@ async fn works(store: &Store) {
         Some("d".repeat(40).parse().unwrap()),
     ));
     command.baseline = Some(JobId::from_random(500));
-    let jobs = store.apply(command).await.unwrap().changes.queued;
+    let jobs = store.followed(command).await.queued;
     started(store, &jobs[0], 1, 1, 1).await;
     tells(store, 1, 1, 0, bodies()).await;
     let changes = appended(store, 1, 1, vec![committed(10), claimed(11)]).await;
@@ -175,7 +176,7 @@ async fn works(store: &Store) {
     told(store, 3, 2, vec![verdict(1, VerdictKind::Failed)]).await;
     started(store, &jobs[1], 4, 1, 1).await;
     tells(store, 4, 1, 0, bodies()).await;
-    drop(store.apply(gone(1, at(20_000))).await.unwrap());
+    store.apply(gone(1, at(20_000))).await.unwrap();
     let again = store.queued_jobs().await.unwrap();
     let again = again.into_iter().find(|job| job.job == jobs[1].job).unwrap();
     started(store, &again, 5, 2, 2).await;
@@ -201,21 +202,21 @@ async fn ends(store: &Store) {
         task: task_id(2),
         now: at(30_001),
     };
-    drop(store.apply(cancel).await.unwrap());
+    store.apply(cancel).await.unwrap();
     let mut bare = spec(1, None);
     (bare.repository, bare.policy.max_attempts) = (None, 1);
-    let created = store.apply(create(3, bare, at(30_002))).await.unwrap();
-    started(store, &created.changes.queued[0], 30, 1, 1).await;
+    let created = store.followed(create(3, bare, at(30_002))).await;
+    started(store, &created.queued[0], 30, 1, 1).await;
     told(store, 30, 1, vec![crashed(1)]).await;
     let mut once = spec(1, Some("true"));
     once.policy.max_reworks = Some(0);
-    let created = store.apply(create(4, once, at(30_003))).await.unwrap();
-    started(store, &created.changes.queued[0], 40, 1, 1).await;
+    let created = store.followed(create(4, once, at(30_003))).await;
+    started(store, &created.queued[0], 40, 1, 1).await;
     let changes = appended(store, 40, 1, vec![committed(1), claimed(2)]).await;
     started(store, &changes.queued[0], 41, 1, 2).await;
     told(store, 41, 2, vec![verdict(1, VerdictKind::Failed)]).await;
-    let created = store.apply(create(5, spec(1, Some("true")), at(30_004))).await.unwrap();
-    started(store, &created.changes.queued[0], 50, 1, 1).await;
+    let created = store.followed(create(5, spec(1, Some("true")), at(30_004))).await;
+    started(store, &created.queued[0], 50, 1, 1).await;
     drop(appended(store, 50, 1, vec![committed(1), claimed(2)]).await);
 }
 
@@ -223,20 +224,20 @@ async fn ends(store: &Store) {
 async fn goes_back(store: &Store) {
     let mut again = spec(2, Some("true"));
     again.policy.max_reworks = Some(2);
-    let created = store.apply(create(6, again, at(40_000))).await.unwrap();
-    started(store, &created.changes.queued[0], 60, 1, 1).await;
+    let created = store.followed(create(6, again, at(40_000))).await;
+    started(store, &created.queued[0], 60, 1, 1).await;
     tells(store, 60, 1, 0, bodies()).await;
     let restore = RestoreSession {
         request: request(80),
-        task: created.task,
-        session: store.task(created.task).await.unwrap().unwrap().sessions[0].id,
+        task: task_id(6),
+        session: store.task(task_id(6)).await.unwrap().unwrap().sessions[0].id,
         checkpoint: 1,
         complete: true,
         next_job: JobId::from_random(600),
         now: at(40_001),
     };
-    drop(store.apply(restore).await.unwrap());
-    started(store, &created.changes.queued[1], 61, 1, 2).await;
+    store.apply(restore).await.unwrap();
+    started(store, &created.queued[1], 61, 1, 2).await;
     tells(store, 61, 2, 0, bodies()).await;
     let changes = appended(store, 61, 2, vec![committed(10), claimed(11)]).await;
     started(store, &changes.queued[0], 62, 1, 1).await;

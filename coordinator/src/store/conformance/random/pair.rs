@@ -11,9 +11,10 @@ use kage_core::time::Timestamp;
 use super::admission::ShutOut;
 use crate::store::conformance::faults::Plan;
 use crate::store::conformance::fixture::{agent_id, at, attempt_id, task_id};
+use crate::store::conformance::followed::{Changes, told};
 use crate::store::conformance::invariants::{Seen, check};
 use crate::store::conformance::memory;
-use crate::store::{Changes, Command, MAX_PAGE, QueuedJob, Store, StoreError, TaskFilter};
+use crate::store::{Command, Follower, MAX_PAGE, QueuedJob, Store, StoreError, TaskFilter};
 
 /// Both engines, and what the steps refer to by number.
 pub(super) struct Pair {
@@ -27,13 +28,17 @@ pub(super) struct Pair {
     pub(super) next_job: u128,
     pub(super) seen: Seen,
     pub(super) shut_out: ShutOut,
+    /// What each of them tells that it changed.
+    told: (Follower, Follower),
 }
 
 impl Pair {
     pub(super) fn new(sqlite: Store, faults: Option<Arc<Plan>>) -> Self {
+        let memory = memory().store;
         Self {
+            told: (sqlite.changes(), memory.changes()),
             sqlite,
-            memory: memory().store,
+            memory,
             faults,
             now: at(0),
             jobs: Vec::new(),
@@ -44,7 +49,7 @@ impl Pair {
         }
     }
 
-    pub(super) async fn apply<C: Command<Outcome: Debug> + Clone>(&self, command: C) -> Option<C::Outcome> {
+    pub(super) async fn apply<C: Command<Outcome: Debug> + Clone>(&mut self, command: C) -> Option<C::Outcome> {
         let mut first = None;
         let on_sqlite = loop {
             match (self.sqlite.apply(command.clone()).await, &self.faults) {
@@ -62,11 +67,18 @@ impl Pair {
         };
         let in_memory = self.memory.apply(command).await;
         assert_eq!(format!("{on_sqlite:?}"), format!("{in_memory:?}"));
+        let changes = told(&mut self.told.1);
+        match self.faults {
+            None => assert_eq!(told(&mut self.told.0), changes),
+            // Then there are gaps.
+            Some(_) => while self.told.0.next().is_some() {},
+        }
+        self.learn(Changes::of(&changes));
         // What was decided the first time is what happened.
         first.unwrap_or(on_sqlite).ok()
     }
 
-    pub(super) fn learn(&mut self, changes: Changes) {
+    fn learn(&mut self, changes: Changes) {
         for job in changes.queued {
             self.jobs.retain(|known| known.job != job.job);
             self.jobs.push(job);

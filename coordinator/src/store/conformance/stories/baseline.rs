@@ -14,7 +14,8 @@ use crate::store::conformance::fixture::{
     activity, agent_id, append, appended, at, attempt_id, claimed, committed, crashed, create, event, gone, request,
     spec, started, task_id, told, two_agents, verdict,
 };
-use crate::store::{Appended, CancelTask, QueuedJob, StopAttempt, Store};
+use crate::store::conformance::followed::{Followed as _, StopAttempt};
+use crate::store::{Appended, CancelTask, QueuedJob, Store};
 
 const BASELINE: u128 = 500;
 
@@ -26,7 +27,7 @@ async fn begin(store: &Store, sessions: usize, max_reworks: u32) -> (Vec<QueuedJ
     spec.policy.max_reworks = Some(max_reworks);
     let mut command = create(1, spec, at(1));
     command.baseline = Some(JobId::from_random(BASELINE));
-    let mut jobs = store.apply(command).await.unwrap().changes.queued;
+    let mut jobs = store.followed(command).await.queued;
     let baseline = jobs.pop().unwrap();
     (jobs, baseline)
 }
@@ -145,7 +146,7 @@ pub(in crate::store::conformance) async fn a_base_that_fails_says_nothing_about_
 pub(in crate::store::conformance) async fn a_check_of_the_base_is_repeated_within_limits(store: Store) {
     let (_, baseline) = begin(&store, 1, 0).await;
     started(&store, &baseline, 1, 1, 1).await;
-    let again = store.apply(gone(1, at(20_000))).await.unwrap().queued.remove(0);
+    let again = store.followed(gone(1, at(20_000))).await.queued.remove(0);
     assert_eq!((again.job, again.affinity.prefer), (baseline.job, Some(agent_id(1))));
     started(&store, &again, 2, 2, 1).await;
     let again = appended(&store, 2, 1, vec![verdict(1, VerdictKind::Errored)])
@@ -172,7 +173,7 @@ pub(in crate::store::conformance) async fn a_check_of_the_base_ends_with_its_tas
     // A checkpoint is of sessions, also here.
     let stray = append(1, 1, vec![first(1)]);
     assert!(matches!(store.apply(stray).await.unwrap(), Appended::Invalid(_)));
-    let changes = store.apply(cancel(90)).await.unwrap();
+    let changes = store.followed(cancel(90)).await;
     assert_eq!(changes.withdrawn, [jobs[0].job]);
     let stop = StopAttempt {
         attempt: attempt_id(1),
@@ -187,7 +188,7 @@ pub(in crate::store::conformance) async fn a_check_of_the_base_ends_with_its_tas
     // One that only waits is not begun any more once a session passed.
     let mut command = create(2, spec(1, CHECKED), at(60));
     command.baseline = Some(JobId::from_random(BASELINE + 1));
-    let jobs = store.apply(command).await.unwrap().changes.queued;
+    let jobs = store.followed(command).await.queued;
     started(&store, &jobs[0], 2, 1, 1).await;
     let verify = appended(&store, 2, 1, vec![committed(1), claimed(2)])
         .await

@@ -15,10 +15,10 @@ use crate::store::conformance::fixture::{
     agent_id, append, appended, at, attempt_id, claimed, committed, crashed, create, event, gone, request, result,
     spec, started, task_id, told, two_agents, verdict,
 };
+use crate::store::conformance::followed::{Changes, Followed as _, StopAttempt};
 use crate::store::conformance::invariants::{Seen, check};
 use crate::store::{
-    Appended, PrepareRestore, QueuedJob, RequestCheckpoint, RestorePrepared, RestoreSession, StopAttempt, Store,
-    StoreError,
+    Appended, PrepareRestore, QueuedJob, RequestCheckpoint, RestorePrepared, RestoreSession, Store, StoreError,
 };
 
 fn oid(n: u32) -> Oid {
@@ -115,7 +115,7 @@ pub(in crate::store::conformance) async fn a_lost_session_goes_on_from_its_last_
     assert_eq!((second.taken_at, second.stored_at), (at(4), at(10_001)));
     assert_eq!(second.taken.note, "$(note)\n");
 
-    let changes = store.apply(gone(1, at(20_000))).await.unwrap();
+    let changes = store.followed(gone(1, at(20_000))).await;
     // What the lost one still sends counts for nothing.
     let late = append(1, 1, numbered(6, vec![files_changed(3, &oid(2), None)]));
     assert!(matches!(store.apply(late).await.unwrap(), Appended::Stale(_)));
@@ -165,7 +165,7 @@ pub(in crate::store::conformance) async fn rejected_work_goes_on_from_its_own_ch
     two_agents(&store).await;
     let mut spec = spec(2, CHECKED);
     spec.policy.max_reworks = Some(1);
-    let jobs = store.apply(create(1, spec, at(1))).await.unwrap().changes.queued;
+    let jobs = store.followed(create(1, spec, at(1))).await.queued;
     let commits = |tree: u32| {
         let mut result = result();
         result.tree = Some(oid(tree));
@@ -235,12 +235,7 @@ pub(in crate::store::conformance) async fn rejected_work_goes_on_from_its_own_ch
 /// Nobody said how often: it follows from what the agent says of its adapter.
 pub(in crate::store::conformance) async fn a_rework_that_ends_badly_is_rejected_still(store: Store) {
     two_agents(&store).await;
-    let jobs = store
-        .apply(create(1, spec(1, CHECKED), at(1)))
-        .await
-        .unwrap()
-        .changes
-        .queued;
+    let jobs = store.followed(create(1, spec(1, CHECKED), at(1))).await.queued;
     started(&store, &jobs[0], 1, 1, 1).await;
     let mut events = numbered(1, vec![files_changed(1, &base(), Some((0, 3)))]);
     events.extend([committed(2), claimed(3)]);
@@ -253,7 +248,7 @@ pub(in crate::store::conformance) async fn a_rework_that_ends_badly_is_rejected_
     // An attempt is lost; the next one knows as much.
     let mut again = changes.queued[0].clone();
     started(&store, &again, 3, 2, 1).await;
-    again = store.apply(gone(1, at(20_000))).await.unwrap().queued.remove(0);
+    again = store.followed(gone(1, at(20_000))).await.queued.remove(0);
     let waiting = session(&store, 0).await;
     let all = store.checkpoints(task_id(1), waiting.id).await.unwrap();
     assert!(!waiting.instruction(&all, "true").unwrap().1);
@@ -296,7 +291,7 @@ pub(in crate::store::conformance) async fn a_session_goes_back_when_somebody_ask
     let id = session(&store, 0).await;
 
     // What runs is stopped, and has no authority any more.
-    let changes = store.apply(restore(60, &id, 1)).await.unwrap();
+    let changes = store.followed(restore(60, &id, 1)).await;
     let stop = StopAttempt {
         attempt: attempt_id(1),
         agent: agent_id(1),
@@ -313,8 +308,7 @@ pub(in crate::store::conformance) async fn a_session_goes_back_when_somebody_ask
     assert_eq!((going.number, going.worktree), (1, WorktreeChoice::PreviousCleaned));
     assert_eq!(again.affinity.prefer, Some(agent_id(1)), "the worktree is there");
     // The same call again does nothing.
-    let repeated = store.apply(restore(60, &id, 1)).await.unwrap();
-    assert!(repeated.queued.is_empty() && repeated.stop.is_empty());
+    assert_eq!(store.followed(restore(60, &id, 1)).await, Changes::default());
     let seen = check(&store, &Seen::default()).await;
 
     started(&store, &again, 2, 2, 2).await;
@@ -323,7 +317,7 @@ pub(in crate::store::conformance) async fn a_session_goes_back_when_somebody_ask
     check(&store, &seen).await;
 
     // What is over begins anew.
-    let changes = store.apply(restore(61, &id, 2)).await.unwrap();
+    let changes = store.followed(restore(61, &id, 2)).await;
     let going = resume(&store, &changes.queued[0]).await;
     assert_eq!(
         (going.number, going.worktree),
@@ -335,7 +329,7 @@ pub(in crate::store::conformance) async fn a_session_goes_back_when_somebody_ask
     assert_eq!(now.sessions[0].state.kind(), SessionStateKind::Queued);
     // And what only waits is replaced.
     let waiting = changes.queued[0].job;
-    let changes = store.apply(restore(62, &id, 1)).await.unwrap();
+    let changes = store.followed(restore(62, &id, 1)).await;
     assert_eq!(changes.withdrawn, [waiting]);
     assert_eq!(store.queued_jobs().await.unwrap().len(), 1);
 
@@ -374,7 +368,7 @@ pub(in crate::store::conformance) async fn a_checkpoint_is_asked_for_once_per_re
     told(&store, 1, 1, numbered(2, vec![files_changed(2, &oid(1), None)])).await;
     assert_eq!(store.apply(prepare(72)).await.unwrap(), saves);
     let running = session(&store, 0).await;
-    let changes = store.apply(restore(72, &running, 1)).await.unwrap();
+    let changes = store.followed(restore(72, &running, 1)).await;
     assert_eq!(changes.queued.len(), 1);
     assert_eq!(store.apply(prepare(72)).await.unwrap(), RestorePrepared::Done);
     end(&store).await;

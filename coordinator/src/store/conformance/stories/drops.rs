@@ -10,6 +10,7 @@ use crate::store::conformance::fixture::{
     append, at, attempt_id, claimed, committed, create, event, request, spec, started, task_id, told, two_agents,
     verdict,
 };
+use crate::store::conformance::followed::Followed as _;
 use crate::store::{Appended, DropTask, MAX_PAGE, Named, Store, StoreError};
 
 /// A prompt that is a blob.
@@ -30,7 +31,7 @@ async fn ended(store: &Store, n: u128, prompt: &str) {
     spec.prompt_blob = (prompt == LONG).then(|| Digest::of(prompt.as_bytes()));
     let mut command = create(n, spec, at(n as u64));
     command.request = request(n + 1000 * prompt.len() as u128);
-    let jobs = store.apply(command).await.unwrap().changes.queued;
+    let jobs = store.followed(command).await.queued;
     started(store, &jobs[0], n, 1, 1).await;
     let mut taken = taken(n as u32, &base(), CheckpointReason::FilesChanged);
     taken.transcript = Some(TranscriptSegment {
@@ -67,7 +68,7 @@ pub(in crate::store::conformance) async fn a_dropped_task_is_gone_and_nothing_el
 
     // The same call again is that call.
     for _ in 0..2 {
-        let changes = store.apply(dropping(1, Some(60))).await.unwrap();
+        let changes = store.followed(dropping(1, Some(60))).await;
         assert_eq!(changes.queued, []);
     }
     assert_eq!(store.task(task_id(1)).await.unwrap(), None);
@@ -119,7 +120,7 @@ pub(in crate::store::conformance) async fn what_is_not_over_is_not_dropped(store
     for (n, runs) in [(2, false), (3, true)] {
         let mut command = create(n, spec(1, CHECKED), at(60));
         command.baseline = Some(JobId::from_random(500 + n));
-        let jobs = store.apply(command).await.unwrap().changes.queued;
+        let jobs = store.followed(command).await.queued;
         started(&store, &jobs[0], 10 * n, 1, 1).await;
         told(&store, 10 * n, 1, vec![committed(1), claimed(2)]).await;
         let verify = store.queued_jobs().await.unwrap();
@@ -135,7 +136,7 @@ pub(in crate::store::conformance) async fn what_is_not_over_is_not_dropped(store
             assert!(matches!(refused, StoreError::TaskOpen { .. }), "{refused}");
             told(&store, 10 * n + 2, 2, vec![verdict(1, VerdictKind::Failed)]).await;
         }
-        let changes = store.apply(dropping(n, None)).await.unwrap();
+        let changes = store.followed(dropping(n, None)).await;
         assert_eq!(changes.withdrawn, if runs { vec![] } else { vec![jobs[1].job] });
     }
     assert_eq!(view(&store).await.task.id, task_id(1));

@@ -14,6 +14,7 @@ use super::{end, state, view};
 use crate::store::conformance::fixture::{
     append, appended, at, claimed, create, event, spec, started, task_id, told, two_agents,
 };
+use crate::store::conformance::followed::Followed as _;
 use crate::store::{Appended, QueuedJob, Store};
 
 fn checkpoint(seq: u64, n: u32, parent: &Oid, said: Option<(u64, u64)>) -> Event {
@@ -63,7 +64,7 @@ async fn begin(store: &Store, absent: usize) -> QueuedJob {
     let mut command = create(1, spec, at(1));
     let lacks = (0..2).map(|n| (n < absent).then(|| "no agent has it".to_owned()));
     command.lacks = vec![AdapterLacks(lacks.collect())];
-    store.apply(command).await.unwrap().changes.queued.remove(0)
+    store.followed(command).await.queued.remove(0)
 }
 
 pub(in crate::store::conformance) async fn another_adapter_takes_over_the_files(store: Store) {

@@ -14,9 +14,9 @@ use crate::store::conformance::fixture::{
     activity, agent, agent_id, append, at, attempt_id, boot_id, claimed, gone, request, spec, start, started, task_id,
     token, told,
 };
+use crate::store::conformance::followed::{BegunAttempt, Changes, EndedAttempt, Followed as _};
 use crate::store::{
-    Appended, BegunAttempt, CancelTask, Changes, Claim, EndAttempts, EndedAttempt, Ending, ExtendAllLeases,
-    RecordAgent, RenewLeases, Start, Store,
+    Appended, CancelTask, Claim, EndAttempts, Ending, ExtendAllLeases, RecordAgent, RenewLeases, Start, Store,
 };
 
 pub(in crate::store::conformance) async fn a_new_start_of_an_agent_ends_the_older_ones_attempts(store: Store) {
@@ -32,7 +32,7 @@ pub(in crate::store::conformance) async fn a_new_start_of_an_agent_ends_the_olde
         reason: EndReason::AgentRestarted,
         now: at(500),
     };
-    let changes = store.apply(restart.clone()).await.unwrap();
+    let changes = store.followed(restart.clone()).await;
     let ended = EndedAttempt {
         attempt: attempt_id(1),
         agent: agent_id(1),
@@ -40,7 +40,7 @@ pub(in crate::store::conformance) async fn a_new_start_of_an_agent_ends_the_olde
     };
     assert_eq!(changes.ended, [ended], "agent 2 is not concerned");
     assert_eq!(changes.queued[0].affinity.prefer, Some(agent_id(1)));
-    assert_eq!(store.apply(restart).await.unwrap(), Changes::default());
+    assert_eq!(store.followed(restart).await, Changes::default());
     let late = store.apply(append(1, 1, vec![activity(1)])).await.unwrap();
     assert_eq!(late, Appended::Stale(StaleWriter::Ended));
     let live = store.live_attempts(Some(agent_id(2))).await.unwrap();
@@ -124,7 +124,7 @@ pub(in crate::store::conformance) async fn an_expired_lease_ends_unless_it_was_r
         reason: EndReason::AgentSilent,
         now: late,
     };
-    let changes = store.apply(expire).await.unwrap();
+    let changes = store.followed(expire).await;
     assert_eq!(changes.ended.len(), 1);
     assert_eq!(changes.ended[0].attempt, attempt_id(1));
 
@@ -132,26 +132,19 @@ pub(in crate::store::conformance) async fn an_expired_lease_ends_unless_it_was_r
     let extend = ExtendAllLeases { lease_until, now: late };
     store.apply(extend).await.unwrap();
     assert_eq!(store.live_attempts(None).await.unwrap()[0].lease_until, lease_until);
-    assert_eq!(store.apply(gone(2, late)).await.unwrap().ended.len(), 1);
+    assert_eq!(store.followed(gone(2, late)).await.ended.len(), 1);
     let these = EndAttempts {
         which: Ending::These(ids),
         reason: EndReason::AgentGone,
         now: late,
     };
-    assert_eq!(
-        store.apply(these).await.unwrap(),
-        Changes::default(),
-        "they ended before"
-    );
+    assert_eq!(store.followed(these).await, Changes::default(), "they ended before");
     end(&store).await;
 }
 
 pub(in crate::store::conformance) async fn an_agent_that_does_not_act_loses_its_attempt(store: Store) {
     let jobs = begin(&store, 2, Some("true")).await;
-    let begun = match store.apply(start(&jobs[0], 1, 1, 1, at(0))).await.unwrap() {
-        Start::Started(changes) => changes.begun,
-        Start::NotStartable => panic!("it can be started"),
-    };
+    let begun = store.followed(start(&jobs[0], 1, 1, 1, at(0))).await.begun;
     let allowed = Slack::default().allowed(&jobs[0].kind, &spec(1, None).policy);
     let first = BegunAttempt {
         attempt: attempt_id(1),
@@ -203,7 +196,7 @@ pub(in crate::store::conformance) async fn an_agent_that_does_not_act_loses_its_
         reason: EndReason::Overdue,
         now: longest.ends_by,
     };
-    let changes = store.apply(overdue).await.unwrap();
+    let changes = store.followed(overdue).await;
     assert_eq!(changes.ended[0].reason, EndReason::Overdue);
     assert_eq!(changes.queued[0].affinity.avoid, Some(agent_id(1)), "others first");
     let late = store.apply(append(1, 1, vec![activity(1)])).await.unwrap();
@@ -217,7 +210,7 @@ pub(in crate::store::conformance) async fn an_agent_that_does_not_act_loses_its_
             task: task_id(1),
             now: at(when),
         };
-        let changes = store.apply(cancel).await.unwrap();
+        let changes = store.followed(cancel).await;
         assert_eq!(changes.stop[0].attempt, attempt_id(2));
         assert_eq!(
             terms(store.clone()).await[0].stop_asked,
@@ -230,7 +223,7 @@ pub(in crate::store::conformance) async fn an_agent_that_does_not_act_loses_its_
         reason: EndReason::StopUnanswered,
         now: at(60_050),
     };
-    let changes = store.apply(unanswered).await.unwrap();
+    let changes = store.followed(unanswered).await;
     assert_eq!(changes.over, [SessionStateKind::Cancelled]);
     assert_eq!(view(&store).await.task.state, TaskState::Cancelled);
     end(&store).await;

@@ -82,7 +82,7 @@ pub(in crate::store::conformance) async fn pages_are_of_what_a_filter_takes(stor
         task: task_id(3),
         now: at(9),
     };
-    drop(store.apply(cancel).await.unwrap());
+    store.apply(cancel).await.unwrap();
     let projects = store.projects().await.unwrap();
     let projects: Vec<_> = projects.iter().map(|p| (p.project.as_str(), p.tasks, p.open)).collect();
     assert_eq!(projects, [("default", 5, 4), ("other", 1, 1)]);

@@ -13,7 +13,8 @@ use crate::store::conformance::fixture::{
     activity, agent_id, append, appended, at, attempt_id, claimed, committed, crashed, exhausted, request, result,
     spec, started, task_id, told, verdict,
 };
-use crate::store::{Appended, CancelTask, JobCounts, StopAttempt, Store, StoreError};
+use crate::store::conformance::followed::{Followed as _, StopAttempt};
+use crate::store::{CancelTask, JobCounts, Store, StoreError};
 
 pub(in crate::store::conformance) async fn a_task_goes_from_queued_to_verified(store: Store) {
     let jobs = begin(&store, 1, CHECKED).await;
@@ -105,9 +106,7 @@ pub(in crate::store::conformance) async fn a_used_up_limit_holds_the_session_unt
         let mut command = append(attempt, 1, vec![exhausted(1)]);
         command.jitter = Jitter::MOST;
         let now = command.now;
-        let Appended::Acked { changes, .. } = store.apply(command).await.unwrap() else {
-            panic!("the end is taken");
-        };
+        let changes = store.followed(command).await;
         job = changes.queued[0].clone();
         assert_eq!(job.not_before, now + Duration::from_secs(125), "the reset and jitter");
         assert_eq!(store.queued_jobs().await.unwrap(), [job.clone()]);
@@ -153,7 +152,7 @@ pub(in crate::store::conformance) async fn cancelling_ends_what_waits_and_stops_
         task: task_id(1),
         now: at(100),
     };
-    let changes = store.apply(cancel).await.unwrap();
+    let changes = store.followed(cancel).await;
     assert_eq!(changes.withdrawn, [jobs[1].job]);
     let stop = StopAttempt {
         attempt: attempt_id(1),

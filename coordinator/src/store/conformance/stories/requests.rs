@@ -8,16 +8,17 @@ use kage_core::priority::Priority;
 
 use super::end;
 use crate::store::conformance::fixture::{at, create, request, spec, task_id};
-use crate::store::{CancelTask, Changes, CreateTask, REQUEST_LIFETIME, Store, StoreError};
+use crate::store::conformance::followed::{Changes, Followed as _, followed};
+use crate::store::{CancelTask, CreateTask, REQUEST_LIFETIME, Store, StoreError};
 
 pub(in crate::store::conformance) async fn creating_twice_is_creating_once(store: Store) {
     let first = store.apply(create(1, spec(2, None), at(1))).await.unwrap();
     assert_eq!((first.task, first.repeated), (task_id(1), false));
     let mut again = create(2, spec(2, None), at(2));
     again.request = request(1);
-    let second = store.apply(again).await.unwrap();
+    let (second, changes) = followed(&store, again).await.unwrap();
     assert_eq!((second.task, second.repeated), (task_id(1), true), "I6");
-    assert_eq!(second.changes, Changes::default());
+    assert_eq!(changes, Changes::default());
     assert_eq!(store.queued_jobs().await.unwrap().len(), 2);
     assert_eq!(store.task(task_id(2)).await.unwrap(), None);
 
@@ -31,9 +32,9 @@ pub(in crate::store::conformance) async fn creating_twice_is_creating_once(store
         task: task_id(1),
         now: at(4),
     };
-    let changes = store.apply(cancel.clone()).await.unwrap();
+    let changes = store.followed(cancel.clone()).await;
     assert_eq!(changes.withdrawn.len(), 2);
-    assert_eq!(store.apply(cancel).await.unwrap(), Changes::default());
+    assert_eq!(store.followed(cancel).await, Changes::default());
     end(&store).await;
 }
 
@@ -104,9 +105,9 @@ pub(in crate::store::conformance) async fn a_task_that_nobody_can_run_is_refused
         waits_for_agent: true,
         ..refused.clone()
     };
-    let created = store.apply(waits).await.unwrap();
-    assert_eq!(created.changes.queued[0].priority, Priority::HIGH);
-    assert_eq!(store.queued_jobs().await.unwrap(), created.changes.queued);
+    let created = store.followed(waits).await;
+    assert_eq!(created.queued[0].priority, Priority::HIGH);
+    assert_eq!(store.queued_jobs().await.unwrap(), created.queued);
     // The fleet may have changed since: what is stored stays stored.
     assert!(store.apply(refused).await.unwrap().repeated);
 }

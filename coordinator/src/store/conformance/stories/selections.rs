@@ -7,7 +7,8 @@ use kage_core::id::{JobId, SessionId};
 use super::checkpoints::{base, taken};
 use super::{begin, end, view};
 use crate::store::conformance::fixture::{appended, at, claimed, committed, crashed, event, request, started, task_id};
-use crate::store::{Changes, RestoreSession, SelectResult, Store, StoreError};
+use crate::store::conformance::followed::{Changes, Followed as _};
+use crate::store::{RestoreSession, SelectResult, Store, StoreError};
 
 fn select(n: u128, by: &str, session: Option<SessionId>) -> SelectResult {
     let mut request = request(n);
@@ -21,7 +22,7 @@ fn select(n: u128, by: &str, session: Option<SessionId>) -> SelectResult {
 }
 
 async fn done(store: &Store, command: SelectResult) {
-    assert_eq!(store.apply(command).await.unwrap().tasks, [task_id(1)]);
+    assert_eq!(store.followed(command).await.tasks, [task_id(1)]);
 }
 
 pub(in crate::store::conformance) async fn a_result_is_selected_until_it_is_none_any_more(store: Store) {
@@ -39,13 +40,13 @@ pub(in crate::store::conformance) async fn a_result_is_selected_until_it_is_none
     assert_eq!(changes.over.len(), 1);
 
     // The other one still works, and has nothing.
-    let selected = store.apply(select(2, "a", Some(first))).await.unwrap();
+    let selected = store.followed(select(2, "a", Some(first))).await;
     assert_eq!(selected.tasks, [task_id(1)]);
     let selection = view(&store).await.task.selection.unwrap();
     assert_eq!((selection.session, selection.by.as_str()), (first, "a"));
     assert_eq!((selection.name.as_str(), selection.at), ("s0", at(80_002)));
     for again in [2, 3] {
-        let changes = store.apply(select(again, "a", Some(first))).await.unwrap();
+        let changes = store.followed(select(again, "a", Some(first))).await;
         assert_eq!(changes, Changes::default(), "nothing new was said");
     }
     assert_eq!(view(&store).await.task.selection.unwrap().at, at(80_002));
@@ -80,7 +81,7 @@ pub(in crate::store::conformance) async fn a_result_is_selected_until_it_is_none
         next_job: JobId::from_random(77),
         now: at(90_000),
     };
-    let changes = store.apply(restore).await.unwrap();
+    let changes = store.followed(restore).await;
     assert_eq!(changes.queued.len(), 1);
     assert_eq!(view(&store).await.task.selection, None);
     end(&store).await;

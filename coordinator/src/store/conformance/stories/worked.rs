@@ -8,14 +8,15 @@ use super::{begin, end};
 use crate::store::conformance::fixture::{
     agent_id, append, at, attempt_id, boot_id, claimed, committed, gone, start, token, verdict,
 };
-use crate::store::{AppendEvents, Appended, Claim, ExtendAllLeases, RenewLeases, Start, Store};
+use crate::store::conformance::followed::Followed as _;
+use crate::store::{AppendEvents, Claim, ExtendAllLeases, RenewLeases, Start, Store};
 
 pub(in crate::store::conformance) async fn the_time_in_which_nobody_ran_is_not_counted(store: Store) {
     let jobs = begin(&store, 1, Some("true")).await;
     let worked = async || store.task(jobs[0].task).await.unwrap().unwrap().sessions[0].worked;
     let start_at = async |job, attempt, number, agent, now| {
         let outcome = store.apply(start(job, attempt, number, agent, at(now))).await.unwrap();
-        assert!(matches!(outcome, Start::Started(_)), "{outcome:?}");
+        assert!(matches!(outcome, Start::Started), "{outcome:?}");
     };
     start_at(&jobs[0], 1, 1, 1, 1_000).await;
     assert_eq!(worked().await.until(at(1_500)), Duration::from_millis(500));
@@ -34,7 +35,7 @@ pub(in crate::store::conformance) async fn the_time_in_which_nobody_ran_is_not_c
     let lease_until = at(64_000);
     let now = at(34_000);
     store.apply(ExtendAllLeases { lease_until, now }).await.unwrap();
-    let lost = store.apply(gone(1, at(34_500))).await.unwrap();
+    let lost = store.followed(gone(1, at(34_500))).await;
     assert_eq!(worked().await.ended, Duration::from_secs(3));
     assert_eq!(worked().await.until(at(99_000)), Duration::from_secs(3), "it waits");
 
@@ -46,10 +47,7 @@ pub(in crate::store::conformance) async fn the_time_in_which_nobody_ran_is_not_c
             now: at(now + 50),
             ..append(attempt, agent, events)
         };
-        match store.apply(append).await.unwrap() {
-            Appended::Acked { changes, .. } => changes,
-            other => panic!("{other:?}"),
-        }
+        store.followed(append).await
     };
     start_at(&lost.queued[0], 2, 2, 2, 36_000).await;
     let done = finish(2, 2, 38_000, vec![committed(1), claimed(2)]).await;

@@ -7,7 +7,6 @@ use kage_core::time::Timestamp;
 use rusqlite::params;
 
 use super::SqliteRows;
-use crate::store::recent::Written;
 use crate::store::rows::{AttemptNote, AttemptRows, Failed};
 use crate::store::sqlite::value::{get_json, id, int, json};
 
@@ -28,10 +27,7 @@ impl AttemptRows for SqliteRows<'_> {
                 json("attempt", note)?,
                 json("attempt", attempt)?,
             ],
-        )?;
-        self.journal
-            .note(Written::Started(Box::new(attempt.clone()), note.clone()));
-        Ok(())
+        )
     }
 
     fn attempt(&mut self, attempt: AttemptId) -> Result<Option<Attempt>, Failed> {
@@ -47,12 +43,11 @@ impl AttemptRows for SqliteRows<'_> {
 
     fn save_attempt(&mut self, attempt: &Attempt) -> Result<(), Failed> {
         let live = attempt.state == AttemptState::Live;
+        self.journal.touch(attempt.task);
         self.execute(
             "UPDATE attempts SET live = ?2, doc = ?3 WHERE id = ?1",
             params![id(attempt.id), live, json("attempt", attempt)?],
-        )?;
-        self.journal.note(Written::Attempt(Box::new(attempt.clone())));
-        Ok(())
+        )
     }
 
     fn live_attempts(&mut self, agent: AgentId) -> Result<Vec<Attempt>, Failed> {
@@ -82,14 +77,6 @@ impl AttemptRows for SqliteRows<'_> {
             "INSERT INTO events (task, pos, attempt, event) \
              VALUES (?1, ?2, (SELECT n FROM attempts WHERE id = ?3), ?4)",
             params![n, int(pos), id(attempt), text],
-        )?;
-        self.journal.note(Written::Event {
-            task,
-            pos,
-            attempt,
-            event: Box::new(event.clone()),
-            length: text.len(),
-        });
-        Ok(())
+        )
     }
 }

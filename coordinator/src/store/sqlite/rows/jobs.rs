@@ -5,7 +5,6 @@ use kage_core::job::JobState;
 use rusqlite::params;
 
 use super::SqliteRows;
-use crate::store::recent::Written;
 use crate::store::rows::{Failed, JobRow, JobRows};
 use crate::store::sqlite::value::{get_json, id, json, word};
 
@@ -22,9 +21,7 @@ impl JobRows for SqliteRows<'_> {
                 word("type of job", &row.job.type_of())?,
                 json("job", row)?,
             ],
-        )?;
-        self.journal.note(Written::Job(Box::new(row.clone())));
-        Ok(())
+        )
     }
 
     fn job(&mut self, task: TaskId, job: JobId) -> Result<Option<JobRow>, Failed> {
@@ -43,9 +40,7 @@ impl JobRows for SqliteRows<'_> {
         self.execute(
             "UPDATE jobs SET state = ?3, doc = ?4 WHERE task = ?1 AND id = ?2",
             params![n, id(row.job.id), state(row.job.state), json("job", row)?],
-        )?;
-        self.journal.note(Written::Job(Box::new(row.clone())));
-        Ok(())
+        )
     }
 
     fn open_jobs(&mut self, task: TaskId) -> Result<Vec<JobRow>, Failed> {

@@ -6,7 +6,6 @@ use kage_core::task::TaskSpec;
 use rusqlite::params;
 
 use super::SqliteRows;
-use crate::store::recent::Written;
 use crate::store::rows::{Failed, TaskHead, TaskRows};
 use crate::store::sqlite::value::{get_json, id, int, json, time};
 
@@ -30,17 +29,12 @@ impl TaskRows for SqliteRows<'_> {
         )?;
         let n = self.connection.last_insert_rowid();
         self.numbered = Some((head.id, n));
+        self.journal.touch(head.id);
+        self.journal.numbered(head.id, n);
         self.execute(
             "INSERT INTO specs (task, spec, prompt_blob) VALUES (?1, ?2, ?3)",
             params![n, text, spec.prompt_blob.as_ref().map(Digest::as_str)],
-        )?;
-        self.journal.note(Written::Task {
-            head: Box::new(head.clone()),
-            spec: Box::new(spec.clone()),
-            n,
-            length: text.len(),
-        });
-        Ok(())
+        )
     }
 
     fn task(&mut self, task: TaskId) -> Result<Option<TaskHead>, Failed> {
@@ -57,9 +51,7 @@ impl TaskRows for SqliteRows<'_> {
         self.execute(
             "UPDATE tasks SET ended_at = ?2, doc = ?3 WHERE n = ?1",
             params![n, head.ended_at.map(time), json("task", head)?],
-        )?;
-        self.journal.note(Written::Head(Box::new(head.clone())));
-        Ok(())
+        )
     }
 
     fn remove_task(&mut self, task: TaskId) -> Result<(), Failed> {
@@ -76,8 +68,7 @@ impl TaskRows for SqliteRows<'_> {
         ] {
             self.execute(sql, params![n])?;
         }
-        self.numbered = None;
-        self.journal.note(Written::Gone(task));
+        self.journal.gone(task);
         Ok(())
     }
 
@@ -87,9 +78,7 @@ impl TaskRows for SqliteRows<'_> {
             "session",
             "INSERT INTO sessions (task, id, position, doc) VALUES (?1, ?2, ?3, ?4)",
             params![n, id(session.id), int(position as u64), json("session", session)?],
-        )?;
-        self.journal.note(Written::Session(Box::new(session.clone())));
-        Ok(())
+        )
     }
 
     fn session(&mut self, task: TaskId, session: SessionId) -> Result<Option<Session>, Failed> {
@@ -112,8 +101,6 @@ impl TaskRows for SqliteRows<'_> {
         self.execute(
             "UPDATE sessions SET doc = ?3 WHERE task = ?1 AND id = ?2",
             params![n, id(session.id), json("session", session)?],
-        )?;
-        self.journal.note(Written::Session(Box::new(session.clone())));
-        Ok(())
+        )
     }
 }
