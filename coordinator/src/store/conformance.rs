@@ -12,6 +12,7 @@ mod faults;
 mod fixture;
 mod followed;
 mod invariants;
+mod measured;
 mod pinned;
 mod played;
 mod random;
