@@ -25,6 +25,7 @@ use crate::ports::{Clock, Objects, Random};
 use crate::store::{InFiles, Store};
 use crate::topics::Topics;
 
+pub(crate) mod deletion;
 pub(crate) mod following;
 
 use following::Following;

@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use kage_proto::status::ApiError;
 
+use crate::data::repositories::Busy;
 use crate::store::{EngineError, EngineTrouble, ReadError, StoreError};
 
+/// How soon a call may be repeated that found its repository in use.
+const BUSY_REPOSITORY: Duration = Duration::from_secs(1);
 /// How soon a call that a full disk refused may be repeated.
 const FULL_DISK: Duration = Duration::from_secs(5);
 
@@ -49,9 +52,11 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
         StoreError::NoAgent(nobody) => ApiError::NoAgent {
             message: nobody.to_string(),
         },
-        StoreError::TaskOpen { .. } | StoreError::NoResult { .. } => ApiError::FailedPrecondition {
-            message: error.to_string(),
-        },
+        StoreError::TaskOpen { .. } | StoreError::NoResult { .. } | StoreError::RepositoryInUse { .. } => {
+            ApiError::FailedPrecondition {
+                message: error.to_string(),
+            }
+        }
         StoreError::NotFound { what, id } => ApiError::NotFound {
             what: format!("{what} {id}"),
         },
@@ -73,6 +78,14 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
         StoreError::Engine { .. } | StoreError::IdTaken { .. } | StoreError::SessionCount { .. } => {
             internal("the store failed", &error)
         }
+    }
+}
+
+/// A repository that somebody uses or deletes is free a little later.
+pub(crate) fn busy(busy: Busy) -> ApiError {
+    ApiError::Unavailable {
+        message: format!("{busy}; try again"),
+        retry: Some(BUSY_REPOSITORY),
     }
 }
 

@@ -26,7 +26,7 @@ pub fn message(bytes: &[u8]) {
 type Kind = (fn() -> &'static str, fn(&[u8]));
 
 /// What is converted into the domain from any message, and every request.
-const KINDS: [Kind; 41] = [
+const KINDS: [Kind; 42] = [
     converted::<v1::TaskSpec, TaskSpec>(),
     converted::<v1::Hello, Hello>(),
     converted::<v1::AttemptKey, AttemptKey>(),
@@ -68,6 +68,7 @@ const KINDS: [Kind; 41] = [
     decoded::<v1::GetServerInfoRequest>(),
     decoded::<v1::ListProjectsRequest>(),
     decoded::<v1::ListRepositoriesRequest>(),
+    decoded::<v1::DeleteRepositoryRequest>(),
 ];
 
 const fn decoded<W: Message + Default + PartialEq>() -> Kind {

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kage_core::id::{AttemptId, Digest, ProjectId};
+use kage_core::id::{AttemptId, Digest, ProjectId, RepositoryName};
 use kage_core::retention::QUARANTINE;
 use kage_core::time::Timestamp;
 
@@ -50,6 +50,14 @@ impl Quarantine {
     /// The path for something that is put aside at this time.
     pub(crate) fn place(&self, at: Timestamp, thing: &QuarantinedData) -> PathBuf {
         self.batch(at).join(inside(thing))
+    }
+
+    /// The path for a repository that a person deletes at this time. A person can bring it back.
+    pub(crate) fn place_of_repository(&self, at: Timestamp, project: &ProjectId, name: &RepositoryName) -> PathBuf {
+        self.batch(at)
+            .join("repos")
+            .join(project.as_str())
+            .join(format!("{name}.git"))
     }
 
     fn batch(&self, at: Timestamp) -> PathBuf {

@@ -55,6 +55,7 @@ pub const TABLE: &[Row] = &[
     ("/kage.v1.EnrollmentService/Renew", AGENTS),
     ("/kage.v1.ProjectService/ListProjects", READERS),
     ("/kage.v1.ProjectService/ListRepositories", READERS),
+    ("/kage.v1.ProjectService/DeleteRepository", ADMINS),
     ("/kage.v1.ServerService/GetServerInfo", KNOWN),
     ("/grpc.health.v1.Health/Check", KNOWN),
     ("/grpc.health.v1.Health/List", KNOWN),

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kage_core::id::ProjectId;
+use kage_core::id::{ProjectId, RepositoryName};
+use kage_proto::convert::parse;
+use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::project_service_server::ProjectService;
 use tonic::{Request, Response, Status};
 
 use super::page::{OfName, page};
-use super::principal;
+use super::{principal, request};
 use crate::coordinator::Coordinator;
-use crate::refusals::{internal, read_error};
+use crate::coordinator::deletion::DeletionError;
+use crate::refusals::{busy, internal, read_error, store_error};
 
 #[derive(Debug)]
 pub(crate) struct Projects(pub(crate) Arc<Coordinator>);
@@ -68,6 +71,24 @@ impl ProjectService for Projects {
             repositories: repositories.collect(),
             next_page_token,
         }))
+    }
+
+    async fn delete_repository(
+        &self,
+        message: Request<v1::DeleteRepositoryRequest>,
+    ) -> Result<Response<v1::DeleteRepositoryResponse>, Status> {
+        let caller = principal(&message);
+        let message = message.into_inner();
+        let project = caller.project("project", &message.project)?;
+        let name: RepositoryName = parse("name", &message.name).map_err(ApiError::from)?;
+        let once = request(&self.0, &caller, &message.request_id, &(&project, &name))?;
+        let deleted = self.0.delete_repository(once, &project, &name).await;
+        deleted.map_err(|error| match error {
+            DeletionError::Busy(reason) => busy(reason),
+            DeletionError::Store(error) => store_error(error),
+            DeletionError::Io(error) => internal("the repository could not be deleted", &error),
+        })?;
+        Ok(Response::new(v1::DeleteRepositoryResponse {}))
     }
 }
 

@@ -23,7 +23,7 @@ use super::{diff, find_task, listing, principal, request, stored};
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
 use crate::duties::retention;
-use crate::refusals::{internal, read_error, store_error};
+use crate::refusals::{busy, internal, read_error, store_error};
 use crate::store::{CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken, SelectResult, TaskView};
 use crate::telemetry;
 use crate::watch::cursor::Cursor;
@@ -46,6 +46,16 @@ impl TaskService for Tasks {
         let message = message.into_inner();
         let (mut spec, origin) = asked(&caller, message.spec, message.origin)?;
         let request = request(&self.0, &caller, &message.request_id, &spec)?;
+        // Until the task is stored its repository stays.
+        let held = match &spec.repository {
+            Some(repository) => Some(
+                self.0
+                    .repositories
+                    .hold(&spec.project, &repository.name)
+                    .map_err(busy)?,
+            ),
+            None => None,
+        };
         self.check(&spec).await?;
         if spec.prompt.len() > MAX_INLINE {
             let prompt = Bytes::copy_from_slice(spec.prompt.as_bytes());
@@ -72,6 +82,7 @@ impl TaskService for Tasks {
         };
         let new = as_created(&command);
         let created = self.0.apply(command).await.map_err(store_error)?;
+        drop(held);
         let task = if created.repeated {
             self.shown(created.task, TaskDetail::Basic).await?
         } else {

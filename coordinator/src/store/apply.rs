@@ -21,6 +21,7 @@ mod contexts;
 mod ending;
 mod events;
 mod fleet;
+mod repositories;
 mod requests;
 mod tasks;
 

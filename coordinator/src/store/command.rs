@@ -10,7 +10,9 @@ use kage_core::deadline::Slack;
 use kage_core::event::{Event, InvalidBatch};
 use kage_core::fallback::AdapterLacks;
 use kage_core::fleet::Agent;
-use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::id::{
+    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, RepositoryName, SessionId, TaskId,
+};
 use kage_core::job::{Affinity, JobKind, Subject};
 use kage_core::price::PriceTable;
 use kage_core::priority::Priority;
@@ -343,6 +345,33 @@ pub struct DropTask {
     pub request: Option<Request>,
     pub task: TaskId,
     pub now: Timestamp,
+}
+
+/// Decides that a repository may go, because no task that is kept works on it, or did.
+///
+/// It is taken away by the caller, who keeps new tasks and pushes from it until it is gone.
+#[derive(Debug, Clone)]
+pub struct DeleteRepository {
+    /// Makes it one call.
+    pub request: Request,
+    /// Its project.
+    pub project: ProjectId,
+    /// Its name.
+    pub repository: RepositoryName,
+    /// Whether there is one.
+    pub present: bool,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// What is to become of a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum RepositoryFate {
+    /// It goes.
+    Goes,
+    /// An earlier call has done it; tasks work on one of the same name that was pushed since.
+    Stays,
 }
 
 /// How long a request can be repeated, at least: 7 days.

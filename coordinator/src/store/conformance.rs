@@ -130,6 +130,7 @@ conformance!(
     another_adapter_takes_over_the_files,
     a_dropped_task_is_gone_and_nothing_else,
     what_is_not_over_is_not_dropped,
+    a_repository_goes_when_no_task_is_of_it,
     an_adapter_that_nobody_has_is_passed_over,
     a_checkpoint_follows_one_that_is_there,
     a_result_is_selected_until_it_is_none_any_more,

@@ -45,6 +45,12 @@ pub enum StoreError {
         /// Where it stands.
         state: &'static str,
     },
+    /// A task that is kept works on the repository, or did.
+    #[error("task {task} is of this repository; remove the tasks of a repository before it")]
+    RepositoryInUse {
+        /// One of its tasks.
+        task: TaskId,
+    },
     /// No agent that is known could do what is asked for.
     #[error(transparent)]
     NoAgent(NobodyCan),

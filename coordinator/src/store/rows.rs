@@ -8,7 +8,8 @@ use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::{Event, Verdict};
 use kage_core::fleet::Agent;
 use kage_core::id::{
-    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, SessionName, TaskId, TokenId,
+    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, SessionName,
+    TaskId, TokenId,
 };
 use kage_core::job::{Job, JobType, Subject};
 use kage_core::priority::Priority;
@@ -243,6 +244,8 @@ pub trait TaskRows {
     fn insert_task(&mut self, head: &TaskHead, spec: &TaskSpec) -> Result<(), Failed>;
     /// A task without its spec.
     fn task(&mut self, id: TaskId) -> Result<Option<TaskHead>, Failed>;
+    /// One of the tasks whose repository is this one.
+    fn task_on(&mut self, project: &ProjectId, repository: &RepositoryName) -> Result<Option<TaskId>, Failed>;
     /// Saves everything that changes.
     fn save_task(&mut self, task: &TaskHead) -> Result<(), Failed>;
     /// Forgets a task with its sessions, jobs, attempts, events and checkpoints.

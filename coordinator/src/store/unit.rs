@@ -14,7 +14,7 @@ use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
 use kage_core::id::{
-    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, TaskId, TokenId,
+    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, TaskId, TokenId,
 };
 use kage_core::job::{JobState, Subject};
 use kage_core::session::{Session, SessionStateKind};
@@ -41,6 +41,8 @@ pub enum Key {
     /// A call made before, and the token that it made.
     PersonTokenOf(RequestKey),
     Task(TaskId),
+    /// Whether a task works on a repository.
+    TaskOn(ProjectId, RepositoryName),
     Session(TaskId, SessionId),
     /// A job with its task and its session.
     Job(TaskId, JobId),
@@ -113,6 +115,7 @@ pub(super) struct Unit<'a> {
     engine: &'a mut dyn Rows,
     requests: HashMap<RequestKey, Option<RequestRow>>,
     tasks: HashMap<TaskId, Option<TaskHead>>,
+    tasks_on: HashMap<(ProjectId, RepositoryName), Option<TaskId>>,
     sessions: HashMap<(TaskId, SessionId), Option<Session>>,
     jobs: HashMap<(TaskId, JobId), Option<JobRow>>,
     /// The jobs that were open when they were fetched, and new ones.
@@ -144,6 +147,7 @@ impl<'a> Unit<'a> {
             engine,
             requests: HashMap::new(),
             tasks: HashMap::new(),
+            tasks_on: HashMap::new(),
             sessions: HashMap::new(),
             jobs: HashMap::new(),
             open_jobs: HashMap::new(),
@@ -194,6 +198,9 @@ impl<'a> Unit<'a> {
                 }
             }
             Key::Task(task) => drop(self.task(*task)?),
+            Key::TaskOn(project, repository) => {
+                self.task_on(project, repository)?;
+            }
             Key::Session(task, session) => drop(self.session(*task, *session)?),
             Key::Job(task, job) => drop(self.with_session(*task, *job)?),
             Key::OpenJobs(task) => {

@@ -16,6 +16,7 @@ mod lists;
 mod origins;
 mod planes;
 mod projects;
+mod repositories;
 mod results;
 mod retention;
 mod rights;

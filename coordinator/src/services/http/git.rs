@@ -10,7 +10,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use kage_core::id::{InvalidId, ProjectId, RepositoryName};
@@ -21,6 +21,7 @@ use tokio_util::io::StreamReader;
 
 use super::{failed, forbidden};
 use crate::coordinator::Coordinator;
+use crate::data::repositories::RepositoryHold;
 use crate::door::auth::Principal;
 
 pub(super) fn routes() -> Router<Arc<Coordinator>> {
@@ -44,7 +45,7 @@ async fn references(
     let Some(service) = asked.service.as_deref().and_then(Service::from_name) else {
         return (StatusCode::FORBIDDEN, "only git's smart protocol is served\n").into_response();
     };
-    let mirror = match mirror(&coordinator, &caller, &project, &repository, service).await {
+    let (mirror, _held) = match mirror(&coordinator, &caller, &project, &repository, service).await {
         Ok(mirror) => mirror,
         Err(refusal) => return *refusal,
     };
@@ -80,7 +81,7 @@ async fn exchange(
         Some(b"gzip" | b"x-gzip") => true,
         Some(_) => return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "only gzip is understood\n").into_response(),
     };
-    let mirror = match mirror(&coordinator, &caller, &project, &repository, service).await {
+    let (mirror, held) = match mirror(&coordinator, &caller, &project, &repository, service).await {
         Ok(mirror) => mirror,
         Err(refusal) => return *refusal,
     };
@@ -88,30 +89,41 @@ async fn exchange(
     match serve(&mirror, service, protocol(&headers), gzip, body).await {
         Ok(reply) => {
             let headers = [(CONTENT_TYPE, service.result_type()), (CACHE_CONTROL, "no-cache")];
+            // git may be at work until the end of its answer.
+            let reply = reply.inspect(move |_| {
+                let _held = &held;
+            });
             (headers, Body::from_stream(reply)).into_response()
         }
         Err(error) => problem(&mirror, &error),
     }
 }
 
-/// The repository that the path names. A push makes it, a fetch does not.
+/// The repository that the path names. A push makes it, and holds it; a fetch does neither.
 async fn mirror(
     coordinator: &Coordinator,
     caller: &Principal,
     project: &str,
     repository: &str,
     service: Service,
-) -> Result<Mirror, Box<Response>> {
+) -> Result<(Mirror, Option<RepositoryHold>), Box<Response>> {
     let refuse = |error: InvalidId| Box::new((StatusCode::BAD_REQUEST, format!("{error}\n")).into_response());
     let project: ProjectId = project.parse().map_err(refuse)?;
     let name: RepositoryName = repository.parse().map_err(refuse)?;
     caller.may_use(&project).map_err(|error| forbidden(&error))?;
+    let held = match service {
+        Service::ReceivePack => Some(coordinator.repositories.hold(&project, &name).map_err(|busy| {
+            let text = format!("{busy}; try again\n");
+            Box::new((StatusCode::SERVICE_UNAVAILABLE, text).into_response())
+        })?),
+        Service::UploadPack => None,
+    };
     let opened = match service {
         Service::ReceivePack => coordinator.repositories.open_or_init(&project, &name).await.map(Some),
         Service::UploadPack => coordinator.repositories.open(&project, &name).await,
     };
     match opened {
-        Ok(Some(mirror)) => Ok(mirror),
+        Ok(Some(mirror)) => Ok((mirror, held)),
         Ok(None) => {
             let text = format!("nothing was pushed to repository {name} yet\n");
             Err(Box::new((StatusCode::NOT_FOUND, text).into_response()))

@@ -35,7 +35,9 @@ pub(super) use checkpoints::{
     a_session_goes_back_when_somebody_asks, only_work_on_a_session_has_checkpoints_and_results,
     rejected_work_goes_on_from_its_own_checkpoint, taken,
 };
-pub(super) use drops::{a_dropped_task_is_gone_and_nothing_else, what_is_not_over_is_not_dropped};
+pub(super) use drops::{
+    a_dropped_task_is_gone_and_nothing_else, a_repository_goes_when_no_task_is_of_it, what_is_not_over_is_not_dropped,
+};
 pub(super) use events::{
     a_batch_that_contradicts_itself_is_refused, a_gap_is_named_and_a_repeat_is_acknowledged, a_stale_token_is_refused,
     another_agent_is_refused, nothing_is_taken_after_the_end, usage_and_activity_add_up,

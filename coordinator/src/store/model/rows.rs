@@ -7,7 +7,7 @@ use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
 use kage_core::id::{
-    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, TaskId, TokenId,
+    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, TaskId, TokenId,
 };
 use kage_core::job::JobState;
 use kage_core::session::Session;
@@ -68,6 +68,13 @@ impl TaskRows for Model {
 
     fn task(&mut self, id: TaskId) -> Result<Option<TaskHead>, Failed> {
         Ok(self.tasks.get(&id).map(|row| row.head.clone()))
+    }
+
+    fn task_on(&mut self, project: &ProjectId, repository: &RepositoryName) -> Result<Option<TaskId>, Failed> {
+        let tasks = self.task_order.rows.values().filter_map(|id| self.tasks.get(id));
+        let on = tasks.filter(|row| row.head.project == *project);
+        let mut on = on.filter(|row| row.spec.repository.as_ref().is_some_and(|of| of.name == *repository));
+        Ok(on.next().map(|row| row.head.id))
     }
 
     fn save_task(&mut self, head: &TaskHead) -> Result<(), Failed> {

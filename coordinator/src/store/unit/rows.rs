@@ -5,7 +5,7 @@ use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
 use kage_core::id::{
-    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, SessionId, TaskId, TokenId,
+    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, TaskId, TokenId,
 };
 use kage_core::job::JobState;
 use kage_core::session::Session;
@@ -62,6 +62,13 @@ impl TaskRows for Unit<'_> {
 
     fn task(&mut self, id: TaskId) -> Result<Option<TaskHead>, Failed> {
         known!(self.tasks[id], self.engine.task(id))
+    }
+
+    fn task_on(&mut self, project: &ProjectId, repository: &RepositoryName) -> Result<Option<TaskId>, Failed> {
+        known!(
+            self.tasks_on[(project.clone(), repository.clone())],
+            self.engine.task_on(project, repository)
+        )
     }
 
     fn save_task(&mut self, task: &TaskHead) -> Result<(), Failed> {

@@ -2,7 +2,7 @@
 
 use kage_core::checkpoint::{CheckpointReason, TranscriptSegment};
 use kage_core::event::{EventBody, VerdictKind};
-use kage_core::id::{AttemptId, Digest, JobId};
+use kage_core::id::{AttemptId, Digest, JobId, ProjectId};
 
 use super::checkpoints::{base, taken};
 use super::{CHECKED, begin, end, view};
@@ -11,7 +11,7 @@ use crate::store::conformance::fixture::{
     verdict,
 };
 use crate::store::conformance::followed::Followed as _;
-use crate::store::{Appended, DropTask, MAX_PAGE, Named, Store, StoreError};
+use crate::store::{Appended, DeleteRepository, DropTask, MAX_PAGE, Named, RepositoryFate, Store, StoreError};
 
 /// A prompt that is a blob.
 const LONG: &str = "long";
@@ -22,6 +22,47 @@ fn dropping(task: u128, n: Option<u128>) -> DropTask {
         task: task_id(task),
         now: at(90_000),
     }
+}
+
+pub(in crate::store::conformance) async fn a_repository_goes_when_no_task_is_of_it(store: Store) {
+    let delete = |n, name: &str, present| DeleteRepository {
+        request: request(n),
+        project: ProjectId::default(),
+        repository: name.parse().unwrap(),
+        present,
+        now: at(90_000),
+    };
+    let goes = |outcome: Result<RepositoryFate, StoreError>| outcome.unwrap() == RepositoryFate::Goes;
+    two_agents(&store).await;
+    ended(&store, 1, "it").await;
+    let in_use = store.apply(delete(70, "repo", true)).await;
+    assert!(
+        matches!(in_use, Err(StoreError::RepositoryInUse { task }) if task == task_id(1)),
+        "one that ended and is kept: {in_use:?}"
+    );
+    assert!(goes(store.apply(delete(71, "other", true)).await));
+    let elsewhere = DeleteRepository {
+        project: "elsewhere".parse().unwrap(),
+        ..delete(72, "repo", true)
+    };
+    assert!(goes(store.apply(elsewhere).await));
+    let absent = store.apply(delete(73, "other", false)).await;
+    assert!(matches!(absent, Err(StoreError::NotFound { .. })), "{absent:?}");
+
+    store.apply(dropping(1, None)).await.unwrap();
+    assert!(
+        goes(store.apply(delete(70, "repo", true)).await),
+        "what was refused is asked anew"
+    );
+    assert!(
+        goes(store.apply(delete(70, "repo", false)).await),
+        "the same call again"
+    );
+    let again = create(2, spec(1, None), at(91_000));
+    store.apply(again).await.unwrap();
+    let repeated = store.apply(delete(70, "repo", true)).await.unwrap();
+    assert_eq!(repeated, RepositoryFate::Stays, "it was pushed again since");
+    end(&store).await;
 }
 
 /// Task `n` works, takes a checkpoint in attempt `n`, and ends.

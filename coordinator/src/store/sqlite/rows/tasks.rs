@@ -1,13 +1,13 @@
 //! Tasks and their sessions.
 
-use kage_core::id::{Digest, SessionId, TaskId};
+use kage_core::id::{Digest, ProjectId, RepositoryName, SessionId, TaskId};
 use kage_core::session::Session;
 use kage_core::task::TaskSpec;
 use rusqlite::params;
 
 use super::SqliteRows;
 use crate::store::rows::{Failed, TaskHead, TaskRows};
-use crate::store::sqlite::value::{get_json, id, int, json, time};
+use crate::store::sqlite::value::{get_id, get_json, id, int, json, time};
 
 impl TaskRows for SqliteRows<'_> {
     fn insert_task(&mut self, head: &TaskHead, spec: &TaskSpec) -> Result<(), Failed> {
@@ -44,6 +44,15 @@ impl TaskRows for SqliteRows<'_> {
         self.one("SELECT doc FROM tasks WHERE id = ?1", params![id(task)], |row| {
             get_json(row, 0, "task")
         })
+    }
+
+    fn task_on(&mut self, project: &ProjectId, repository: &RepositoryName) -> Result<Option<TaskId>, Failed> {
+        self.one(
+            "SELECT t.id FROM tasks t JOIN specs p ON p.task = t.n \
+             WHERE t.project = ?1 AND json_extract(p.spec, '$.repository.name') = ?2 ORDER BY t.n LIMIT 1",
+            params![project.as_str(), repository.as_str()],
+            |row| get_id(row, 0),
+        )
     }
 
     fn save_task(&mut self, head: &TaskHead) -> Result<(), Failed> {
