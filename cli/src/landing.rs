@@ -32,12 +32,12 @@ struct LandedJson<'a> {
     done: bool,
     /// The commit on the branch, if one was made.
     merge_commit: Option<String>,
-    paths: Vec<PathJson<'a>>,
+    paths: Vec<PathJson>,
 }
 
 #[derive(Debug, Serialize)]
-struct PathJson<'a> {
-    path: &'a str,
+struct PathJson {
+    path: String,
     action: &'static str,
 }
 
@@ -157,7 +157,7 @@ pub fn tell(
         paths: paths
             .iter()
             .map(|p| PathJson {
-                path: &p.path,
+                path: p.shown(),
                 action: p.landed_as.word(),
             })
             .collect(),
@@ -172,7 +172,7 @@ pub fn landed(fetched: &FetchedResult, paths: &[PlannedPath], done: bool, merge_
     let verb = if done { "landed" } else { "would land" };
     let mut text = format!("{verb} the result of {}:\n", fetched.session.name);
     for path in paths {
-        text += &format!("  {:<10} {}\n", path.landed_as.word(), view::printable(&path.path));
+        text += &format!("  {:<10} {}\n", path.landed_as.word(), view::printable(&path.shown()));
     }
     if let Some(commit) = merge_commit {
         text += &format!("commit {commit}\n");

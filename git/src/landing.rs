@@ -74,9 +74,17 @@ impl LandedAs {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedPath {
-    /// Relative to the repository's top; bytes that are not UTF-8 are shown as U+FFFD.
-    pub path: String,
+    /// Relative to the repository's top.
+    pub path: PathBuf,
     pub landed_as: LandedAs,
+}
+
+impl PlannedPath {
+    /// The path for people: bytes that are not UTF-8 are U+FFFD.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        shown(&self.path)
+    }
 }
 
 /// A path that blocks the landing, and why.

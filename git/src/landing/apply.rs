@@ -220,7 +220,7 @@ impl View {
         for path in paths {
             let landed_as = self.landed_as(path);
             plan.paths.push(PlannedPath {
-                path: shown(path),
+                path: path.clone(),
                 landed_as,
             });
             if landed_as != LandedAs::Unchanged {

@@ -9,7 +9,7 @@ use kage_core::id::Oid;
 
 use super::merge_tree::Landed;
 use super::tree::{Changed, difference, tree_of};
-use super::{LandedAs, PlannedPath, shown};
+use super::{LandedAs, PlannedPath};
 use crate::command::GitCommand;
 use crate::error::{GitError, blocking};
 use crate::shadow::IDENTITY;
@@ -49,7 +49,7 @@ impl LandingMessage {
 fn listed(paths: &[PlannedPath]) -> String {
     let mut text = String::new();
     for path in paths.iter().take(LISTED_PATHS) {
-        let name: String = path.path.replace(char::is_control, "\u{fffd}");
+        let name: String = path.shown().replace(char::is_control, "\u{fffd}");
         // A committed path is a resolved one.
         let landed_as = match path.landed_as {
             LandedAs::Conflicted => LandedAs::Merged,
@@ -150,7 +150,7 @@ async fn change_on_base(store: &UserShadow, landed: &Landed, message: &LandingMe
     let paths: Vec<PlannedPath> = changed
         .iter()
         .map(|(path, change)| PlannedPath {
-            path: shown(path),
+            path: path.clone(),
             landed_as: LandedAs::of(change.before.is_some(), change.after.is_some()),
         })
         .collect();
@@ -194,7 +194,7 @@ mod tests {
             body: "by one\n".to_owned(),
         };
         let path = |number: usize| PlannedPath {
-            path: format!("file\n{number}"),
+            path: format!("file\n{number}").into(),
             landed_as: LandedAs::Updated,
         };
         let one = message.of_change(&[path(1)]);

@@ -17,7 +17,7 @@ use super::merge_tree::Landed;
 use super::present::{IndexEntries, Present, present};
 use super::three_way::{Outcome, compute};
 use super::tree::{Change, Entry, check_paths, rendered, same};
-use super::{LandedAs, LandingError, PlannedPath, Strategy, shown};
+use super::{LandedAs, LandingError, PlannedPath, Strategy};
 use crate::beneath::Beneath;
 use crate::error::{GitError, blocking};
 use crate::mirror::Mirror;
@@ -233,7 +233,7 @@ impl MergePlan {
             None => LandedAs::of(change.before.is_some(), change.after.is_some()),
         };
         let planned = outcome.changed.iter().map(|(path, change)| PlannedPath {
-            path: shown(path),
+            path: path.clone(),
             landed_as: landed_as(path, change),
         });
         let places = outcome
@@ -241,12 +241,11 @@ impl MergePlan {
             .keys()
             .filter(|path| !outcome.changed.contains_key(*path));
         let places = places.map(|path| PlannedPath {
-            path: shown(path),
+            path: path.clone(),
             landed_as: LandedAs::Conflicted,
         });
         self.paths = planned.chain(places).collect();
-        self.paths
-            .sort_by(|one, other| Path::new(&one.path).cmp(Path::new(&other.path)));
+        self.paths.sort_by(|one, other| one.path.cmp(&other.path));
         let (repository, store) = (&self.repository, &self.store);
         self.prepared = Prepared::new(repository, store, landed, message, &self.paths).await?;
         self.end = match outcome.tree {

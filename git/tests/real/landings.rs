@@ -104,7 +104,11 @@ async fn apply_merges_into_edited_files_and_touches_nothing_else() {
     let before = fingerprint(&story.source);
     let plan = story.plan().await.unwrap();
     assert_eq!(fingerprint(&story.source), before, "a plan changes nothing");
-    let paths: Vec<_> = plan.paths().iter().map(|it| (it.path.as_str(), it.landed_as)).collect();
+    let paths: Vec<_> = plan
+        .paths()
+        .iter()
+        .map(|it| (it.path.to_str().unwrap(), it.landed_as))
+        .collect();
     let expected = [
         ("binary", LandedAs::Created),
         ("folder", LandedAs::Created),

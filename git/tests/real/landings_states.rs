@@ -78,7 +78,7 @@ impl Story {
     async fn apply(&self) -> Result<Vec<(String, LandedAs)>, LandingError> {
         let repository = UserRepo::discover(&self.source).await.unwrap();
         let plan = plan_apply(&repository, &self.mirror, &self.base, &self.result).await?;
-        let paths = plan.paths().iter().map(|it| (it.path.clone(), it.landed_as)).collect();
+        let paths = plan.paths().iter().map(|it| (it.shown(), it.landed_as)).collect();
         plan.execute().await?;
         Ok(paths)
     }

@@ -143,7 +143,7 @@ async fn a_conflict_without_content_is_left_to_the_person_as_git_leaves_it() {
         let plan = plan_merge(&repository, &story.mirror, base, result, Strategy::Manual, &message);
         let plan = plan.await.unwrap();
         let conflicted = plan.paths().iter().filter(|it| it.landed_as == LandedAs::Conflicted);
-        let conflicted: Vec<_> = conflicted.map(|it| it.path.as_str()).collect();
+        let conflicted: Vec<_> = conflicted.map(|it| it.path.to_str().unwrap()).collect();
         assert_eq!(conflicted, places, "{name}");
         assert_eq!(plan.execute().await.unwrap(), Merged::LeftConflicts, "{name}");
         assert_eq!(story.sandbox.head(&story.source), head, "{name}");
