@@ -24,6 +24,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(FILES, ["."])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("kage.v1.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    // By its name a message's descriptor is found, for JSON.
+    let mut names = tonic_prost_build::Config::new();
+    names.enable_type_names();
     tonic_prost_build::configure()
         // Its `connect` would clash with `AgentService.Connect`; clients are made from a channel.
         .build_transport(false)
@@ -38,6 +41,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".kage.v1.OutputChunk.data")
         .bytes(".kage.v1.PutContextRequest.content")
         .bytes(".kage.v1.GetContextResponse.content")
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, names)?;
     Ok(())
 }

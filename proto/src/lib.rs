@@ -23,6 +23,7 @@ pub mod client;
 pub mod codec;
 pub mod convert;
 pub mod stored;
+pub mod json;
 pub mod status;
 
 pub mod decoders;
