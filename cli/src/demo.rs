@@ -2,6 +2,7 @@
 //! are real processes; only the model's answers are scripted, and the output says so.
 
 mod fleet;
+mod line;
 mod model;
 mod sample;
 
@@ -82,7 +83,7 @@ async fn run_task(invocation: &Invocation, access: &Access, repository: &kage_gi
     let (status, after) = sample::test(repository.root()).await?;
     note("The sample's test now:");
     note(&indented(&after));
-    invocation.out.result(&view::TaskJson::of_report(&task, &report))?;
+    invocation.out.result("demo", &line::line(&task, &report))?;
     Ok(if status.success() { Exit::Done } else { Exit::TaskFailed })
 }
 

@@ -3,27 +3,18 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
+use kage_proto::json::JsonMessage;
 use kage_proto::v1;
 use kage_proto::v1::watch_task_response::Item;
-use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::connect::Access;
 use crate::hold::{self, now};
 use crate::output::{Output, note};
-use crate::progress::{self, Progress};
+use crate::progress::Progress;
 use crate::tasks;
-use crate::view::{self, TaskJson};
+use crate::view::{self, OfTaskJson};
 use crate::watch::{Request, Watch};
-
-#[derive(Debug, Serialize)]
-struct HappeningJson<'a> {
-    session: &'a str,
-    job: &'a str,
-    attempt: u32,
-    at_ms: u64,
-    text: String,
-}
 
 /// How following a task came to its end.
 #[derive(Debug)]
@@ -70,7 +61,7 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task, max_hold: Dura
         match item {
             Some(Item::Task(task)) => {
                 progress.task(&task);
-                out.happening(&TaskJson::of_task(&task))?;
+                out.happening("task", &JsonMessage::of(&task))?;
                 if let Some(why) = hold::held(&task, now(), max_hold) {
                     progress.finish();
                     return Ok(Followed::Held { task, why });
@@ -79,16 +70,7 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task, max_hold: Dura
             }
             Some(Item::Event(event)) => {
                 progress.event(&event);
-                let inner = event.event.as_ref();
-                if let Some(text) = inner.and_then(|e| e.body.as_ref()).and_then(progress::describe) {
-                    out.happening(&HappeningJson {
-                        session: &event.session,
-                        job: event.job().as_str(),
-                        attempt: event.attempt,
-                        at_ms: view::millis(inner.and_then(|e| e.at)),
-                        text,
-                    })?;
-                }
+                out.happening("event", &OfTaskJson::of(&last.id, &event))?;
             }
             Some(Item::Output(_)) => {}
             None => break,

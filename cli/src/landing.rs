@@ -3,6 +3,8 @@
 
 use std::pin::pin;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use kage_git::UserRepo;
 use kage_git::landing::{self, ApplyPlan, LandingMessage, MergePlan, PlannedPath, Strategy};
 use kage_proto::v1;
@@ -24,21 +26,34 @@ const PROMPT_LINE: usize = 500;
 
 /// The landing that was done, or would be done.
 #[derive(Debug, Serialize)]
-struct LandedJson<'a> {
-    task: &'a str,
+struct LandingJson<'a> {
+    task_id: &'a str,
     session: &'a str,
     commit: &'a str,
     /// False for a dry run.
     done: bool,
     /// The commit on the branch, if one was made.
-    merge_commit: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    merge_commit: Option<&'a str>,
     paths: Vec<PathJson>,
 }
 
-#[derive(Debug, Serialize)]
+/// A path, in the two forms that messages of the API have.
+#[derive(Debug, PartialEq, Eq, Serialize)]
 struct PathJson {
     path: String,
+    display_path: String,
     action: &'static str,
+}
+
+impl PathJson {
+    fn of(planned: &PlannedPath) -> Self {
+        Self {
+            path: BASE64.encode(planned.path.as_os_str().as_encoded_bytes()),
+            display_path: planned.shown(),
+            action: planned.landed_as.word(),
+        }
+    }
 }
 
 /// Puts a fetched result into the working tree, and reports it.
@@ -148,20 +163,15 @@ pub fn tell(
     done: bool,
     merge_commit: Option<String>,
 ) -> anyhow::Result<()> {
-    out.result(&LandedJson {
-        task: &task.id,
+    let landing = LandingJson {
+        task_id: &task.id,
         session: &fetched.session.name,
         commit: fetched.commit.as_str(),
         done,
-        merge_commit: merge_commit.clone(),
-        paths: paths
-            .iter()
-            .map(|p| PathJson {
-                path: p.shown(),
-                action: p.landed_as.word(),
-            })
-            .collect(),
-    })?;
+        merge_commit: merge_commit.as_deref(),
+        paths: paths.iter().map(PathJson::of).collect(),
+    };
+    out.result("landing", &landing)?;
     out.text(&landed(fetched, paths, done, merge_commit.as_deref()))?;
     Ok(())
 }
@@ -182,14 +192,29 @@ pub fn landed(fetched: &FetchedResult, paths: &[PlannedPath], done: bool, merge_
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::path::PathBuf;
     use std::time::Duration;
 
+    use kage_git::landing::LandedAs;
     use rustix::process::{Signal, getpid, kill_process};
 
     use super::*;
 
     fn send(signal: Signal) {
         kill_process(getpid(), signal).unwrap();
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf8_has_its_bytes() {
+        let planned = PlannedPath {
+            path: PathBuf::from(OsStr::from_bytes(b"a\xff")),
+            landed_as: LandedAs::Created,
+        };
+        let json = serde_json::to_value(PathJson::of(&planned)).unwrap();
+        let expected = serde_json::json!({ "path": "Yf8=", "display_path": "a\u{fffd}", "action": "created" });
+        assert_eq!(json, expected);
     }
 
     #[tokio::test]

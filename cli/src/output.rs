@@ -1,7 +1,10 @@
 //! Standard output: the one place that prints results. Everything else goes to standard error.
+//! What each command prints as JSON, and how a line of `jsonl` is told by its `type`, is in `docs/json.md`.
 
 use std::io::Write as _;
 
+use kage_proto::json::JsonMessage;
+use prost::{Message, Name};
 use serde::Serialize;
 
 use crate::args::Format;
@@ -10,6 +13,14 @@ use crate::args::Format;
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     format: Format,
+}
+
+/// A JSON object that says what it is.
+#[derive(Serialize)]
+struct TypedJson<'a, T> {
+    r#type: &'a str,
+    #[serde(flatten)]
+    value: &'a T,
 }
 
 impl Output {
@@ -23,12 +34,6 @@ impl Output {
         self.format
     }
 
-    /// True when text for people is wanted.
-    #[must_use]
-    pub fn is_human(self) -> bool {
-        self.format == Format::Human
-    }
-
     /// Prints text as it is, with a line end, when text for people is wanted.
     ///
     /// # Errors
@@ -40,14 +45,41 @@ impl Output {
         }
     }
 
-    /// Prints the result of a command, when JSON of either kind is wanted.
+    /// Prints the result of a command, an object, when JSON of either kind is wanted.
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn result(self, value: &impl Serialize) -> std::io::Result<()> {
+    pub fn result(self, kind: &str, value: &impl Serialize) -> std::io::Result<()> {
+        self.document(value)?;
+        self.happening(kind, value)
+    }
+
+    /// Prints a message that is the result of a command, when JSON of either kind is wanted.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn message<M: Message + Name>(self, kind: &str, message: &M) -> std::io::Result<()> {
+        self.result(kind, &JsonMessage::of(message))
+    }
+
+    /// Prints messages that are the result of a command: an array, or a line for each.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn messages<M: Message + Name>(self, kind: &str, messages: &[M]) -> std::io::Result<()> {
+        let messages: Vec<_> = messages.iter().map(JsonMessage::of).collect();
+        self.document(&messages)?;
+        messages.iter().try_for_each(|message| self.happening(kind, message))
+    }
+
+    /// Prints the result of a command when one document is wanted.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn document(self, value: &impl Serialize) -> std::io::Result<()> {
         match self.format {
-            Format::Human => Ok(()),
-            Format::Json | Format::Jsonl => line(&serde_json::to_vec(value)?),
+            Format::Json => line(&serde_json::to_vec(value)?),
+            Format::Human | Format::Jsonl => Ok(()),
         }
     }
 
@@ -55,28 +87,38 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn happening(self, value: &impl Serialize) -> std::io::Result<()> {
+    pub fn happening(self, kind: &str, value: &impl Serialize) -> std::io::Result<()> {
         match self.format {
-            Format::Jsonl => line(&serde_json::to_vec(value)?),
+            Format::Jsonl => typed(kind, value),
             Format::Human | Format::Json => Ok(()),
         }
     }
 
-    /// Writes bytes unchanged in every format: output of programs, patches.
+    /// Writes bytes unchanged, when text for people is wanted: output of programs, patches.
     ///
     /// # Errors
     /// When standard output is closed.
     pub fn raw(self, bytes: &[u8]) -> std::io::Result<()> {
-        let mut out = std::io::stdout().lock();
-        out.write_all(bytes)?;
-        out.flush()
+        match self.format {
+            Format::Human => write(&[bytes]),
+            Format::Json | Format::Jsonl => Ok(()),
+        }
     }
 }
 
+fn typed(kind: &str, value: &impl Serialize) -> std::io::Result<()> {
+    line(&serde_json::to_vec(&TypedJson { r#type: kind, value })?)
+}
+
 fn line(bytes: &[u8]) -> std::io::Result<()> {
+    write(&[bytes, b"\n"])
+}
+
+fn write(parts: &[&[u8]]) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(bytes)?;
-    out.write_all(b"\n")?;
+    for part in parts {
+        out.write_all(part)?;
+    }
     out.flush()
 }
 
@@ -84,4 +126,57 @@ fn line(bytes: &[u8]) -> std::io::Result<()> {
 pub fn note(text: &str) {
     // There is no reader when standard error is closed.
     drop(writeln!(std::io::stderr().lock(), "{text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use kage_proto::v1;
+
+    use super::*;
+    use crate::args::Cli;
+
+    /// Every command as it is typed, without `kage`.
+    fn commands(of: &clap::Command, before: &str) -> Vec<String> {
+        let mut all = Vec::new();
+        for command in of.get_subcommands() {
+            let name = format!("{before}{}", command.get_name());
+            match command.has_subcommands() {
+                true => all.extend(commands(command, &format!("{name} "))),
+                false => all.push(name),
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn the_page_about_json_has_every_command() {
+        let page = include_str!("../../docs/json.md");
+        let all = commands(&Cli::command(), "");
+        assert!(all.len() > 25, "{all:?}");
+        let rows: String = page.lines().filter(|line| line.starts_with("| `")).collect();
+        for command in all {
+            assert!(
+                rows.contains(&format!("`{command}`")),
+                "docs/json.md does not have {command}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_says_first_what_it_is() {
+        let task = v1::Task {
+            id: "0123".into(),
+            prompt_size: 1 << 53,
+            ..v1::Task::default()
+        };
+        let typed = TypedJson {
+            r#type: "task",
+            value: &JsonMessage::of(&task),
+        };
+        assert_eq!(
+            serde_json::to_string(&typed).unwrap(),
+            r#"{"type":"task","id":"0123","prompt_size":9007199254740992}"#
+        );
+    }
 }

@@ -1,24 +1,54 @@
-//! Tasks and reports as they are shown: the words and numbers that tables use. The JSON that
-//! scripts read is in `json`. No printing.
+//! Tasks and reports as they are shown: the words and numbers that tables use. No printing.
 
 use comfy_table::{ContentArrangement, Table, presets};
-use kage_proto::convert::time::{Span, Stamp, duration, time};
+use kage_proto::convert::time::{Span, duration};
+use kage_proto::json::JsonMessage;
 use kage_proto::v1;
+use prost::{Message, Name};
+use serde::Serialize;
 
-mod json;
+/// A task with the comparison of its sessions, as JSON has them.
+#[derive(Debug, Serialize)]
+pub struct ComparedJson {
+    #[serde(flatten)]
+    task: JsonMessage,
+    report: JsonMessage,
+}
 
-pub use json::TaskJson;
+impl ComparedJson {
+    /// Both, as they are now.
+    #[must_use]
+    pub fn of(task: &v1::Task, report: &v1::Report) -> Self {
+        Self {
+            task: JsonMessage::of(task),
+            report: JsonMessage::of(report),
+        }
+    }
+}
+
+/// A message about a session, as JSON has it: with the task that the session is of.
+#[derive(Debug, Serialize)]
+pub struct OfTaskJson<'a> {
+    task_id: &'a str,
+    #[serde(flatten)]
+    message: JsonMessage,
+}
+
+impl<'a> OfTaskJson<'a> {
+    /// The message, of this task.
+    #[must_use]
+    pub fn of<M: Message + Name>(task_id: &'a str, message: &M) -> Self {
+        Self {
+            task_id,
+            message: JsonMessage::of(message),
+        }
+    }
+}
 
 /// How long the session's attempts ran; `None` when none was started.
 #[must_use]
 pub fn duration_ms(session: &v1::Session) -> Option<u64> {
     session.started_at.map(|_| span_millis(session.ran))
-}
-
-/// Milliseconds since the epoch, as JSON has times; 0 when the time is not known.
-#[must_use]
-pub fn millis(at: Option<Stamp>) -> u64 {
-    at.map_or(0, |at| time(at).as_millis())
 }
 
 /// Whole milliseconds of a duration; 0 when it is not known.
@@ -223,13 +253,6 @@ pub fn counted(number: usize, noun: &str) -> String {
     format!("{number} {noun}{plural}")
 }
 
-/// The name of a checkpoint's reason, as programs read it.
-#[must_use]
-pub fn checkpoint_reason(reason: v1::CheckpointReason) -> &'static str {
-    kage_proto::convert::checkpoint::checkpoint_reason("reason", reason.into())
-        .map_or("unknown", kage_core::checkpoint::CheckpointReason::as_str)
-}
-
 /// The word for what is known of a checkpoint's files.
 #[must_use]
 pub const fn safety(safety: v1::Safety) -> &'static str {
@@ -290,7 +313,9 @@ pub const fn verdict(kind: v1::VerdictKind) -> &'static str {
     }
 }
 
-const fn best_reason(reason: v1::BestReason) -> &'static str {
+/// Why a result is best, or why none is, in a word.
+#[must_use]
+pub const fn best_reason(reason: v1::BestReason) -> &'static str {
     match reason {
         v1::BestReason::Unspecified => "unknown",
         v1::BestReason::Verified => "verified",
@@ -301,7 +326,9 @@ const fn best_reason(reason: v1::BestReason) -> &'static str {
     }
 }
 
-const fn risk(risk: v1::Risk) -> &'static str {
+/// The word for a risk.
+#[must_use]
+pub const fn risk(risk: v1::Risk) -> &'static str {
     match risk {
         v1::Risk::Unspecified => "unknown",
         v1::Risk::None => "none",
@@ -310,7 +337,9 @@ const fn risk(risk: v1::Risk) -> &'static str {
     }
 }
 
-const fn provenance(provenance: v1::Provenance) -> &'static str {
+/// The word for where an amount comes from.
+#[must_use]
+pub const fn provenance(provenance: v1::Provenance) -> &'static str {
     match provenance {
         v1::Provenance::Billed => "billed",
         v1::Provenance::Reported => "reported",

@@ -10,7 +10,6 @@ use kage_core::task::Labels;
 use kage_proto::client::{Client, Credentials, PemFile};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
-use serde::Serialize;
 
 use crate::args::{AgentOptions, AgentRun};
 use crate::assignments;
@@ -21,28 +20,6 @@ use crate::invocation::Invocation;
 use crate::output::note;
 use crate::tasks;
 use crate::view;
-
-#[derive(Debug, Serialize)]
-struct AgentJson<'a> {
-    id: &'a str,
-    name: &'a str,
-    state: &'static str,
-    pid: u32,
-    slots: u32,
-    busy: u32,
-    labels: std::collections::BTreeMap<&'a str, &'a str>,
-    adapters: Vec<AdapterJson<'a>>,
-    version: &'a str,
-    last_seen_ms: u64,
-    cordoned: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct AdapterJson<'a> {
-    name: &'a str,
-    version: &'a str,
-    unavailable: Option<&'a str>,
-}
 
 pub(super) async fn run(invocation: Invocation, args: AgentRun) -> anyhow::Result<Exit> {
     let options = args.options.or(config_file::read(args.config.as_deref())?);
@@ -130,19 +107,18 @@ pub(super) async fn revoke(invocation: &Invocation, agent: String) -> anyhow::Re
         agent: agent.clone(),
     };
     let response = access.client.fleet().revoke_agent(request).await;
-    let id = response.map_err(ApiError::from)?.into_inner().agent_id;
-    invocation.out.result(&serde_json::json!({ "id": id }))?;
+    let revoked = response.map_err(ApiError::from)?.into_inner();
+    invocation.out.message("revoked_agent", &revoked)?;
     invocation
         .out
-        .text(&format!("{agent} ({}) is shut out", view::short_id(&id)))?;
+        .text(&format!("{agent} ({}) is shut out", view::short_id(&revoked.agent_id)))?;
     Ok(Exit::Done)
 }
 
 pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let agents = all(&access.client).await?;
-    let json: Vec<_> = agents.iter().map(agent_json).collect();
-    invocation.out.result(&json)?;
+    invocation.out.messages("agent", &agents)?;
     invocation.out.text(&view::table(
         &["agent", "name", "state", "pid", "busy", "labels", "adapters"],
         agents.iter().map(row),
@@ -190,7 +166,7 @@ pub(super) async fn drain(invocation: &Invocation, agent: String) -> anyhow::Res
         .await
         .map_err(ApiError::from)?;
     let agent = response.into_inner().agent.unwrap_or_default();
-    invocation.out.result(&agent_json(&agent))?;
+    invocation.out.message("agent", &agent)?;
     invocation.out.text(&format!(
         "{} takes no more work and ends when its running sessions are finished; it still runs {}",
         called(&agent),
@@ -207,7 +183,7 @@ pub(super) async fn cordon(invocation: &Invocation, agent: String) -> anyhow::Re
     };
     let response = access.client.fleet().cordon_agent(request).await;
     let agent = response.map_err(ApiError::from)?.into_inner().agent.unwrap_or_default();
-    invocation.out.result(&agent_json(&agent))?;
+    invocation.out.message("agent", &agent)?;
     invocation.out.text(&format!(
         "{} gets no new work until `kage agent uncordon {}`; it still runs {}",
         called(&agent),
@@ -225,7 +201,7 @@ pub(super) async fn uncordon(invocation: &Invocation, agent: String) -> anyhow::
     };
     let response = access.client.fleet().uncordon_agent(request).await;
     let agent = response.map_err(ApiError::from)?.into_inner().agent.unwrap_or_default();
-    invocation.out.result(&agent_json(&agent))?;
+    invocation.out.message("agent", &agent)?;
     invocation.out.text(&format!("{} gets work again", called(&agent)))?;
     Ok(Exit::Done)
 }
@@ -233,30 +209,6 @@ pub(super) async fn uncordon(invocation: &Invocation, agent: String) -> anyhow::
 /// The agent's name, which is not unique, and its id.
 fn called(agent: &v1::Agent) -> String {
     format!("{} ({})", agent.name, view::short_id(&agent.id))
-}
-
-fn agent_json(agent: &v1::Agent) -> AgentJson<'_> {
-    AgentJson {
-        id: &agent.id,
-        name: &agent.name,
-        state: state(agent.state()),
-        pid: agent.pid,
-        slots: agent.slots,
-        busy: agent.busy,
-        labels: agent.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
-        adapters: agent
-            .adapters
-            .iter()
-            .map(|a| AdapterJson {
-                name: &a.name,
-                version: &a.version,
-                unavailable: (!a.unavailable.is_empty()).then_some(a.unavailable.as_str()),
-            })
-            .collect(),
-        version: &agent.version,
-        last_seen_ms: view::millis(agent.last_seen_at),
-        cordoned: agent.cordoned,
-    }
 }
 
 fn row(agent: &v1::Agent) -> Vec<String> {

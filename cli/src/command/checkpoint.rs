@@ -5,7 +5,6 @@ use anyhow::Context as _;
 use kage_proto::convert::checkpoint::checkpoint_reason;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
-use serde::Serialize;
 
 use crate::args::{CheckpointArg, CheckpointCreate, CheckpointRestore, Checkpoints};
 use crate::connect::Access;
@@ -19,8 +18,7 @@ mod graph;
 pub(super) async fn ls(invocation: &Invocation, args: Checkpoints) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let listed = list(&access, args).await?;
-    let json: Vec<_> = listed.checkpoints.iter().map(CheckpointJson::of).collect();
-    invocation.out.result(&json)?;
+    invocation.out.messages("checkpoint", &listed.checkpoints)?;
     if listed.checkpoints.is_empty() {
         invocation.out.text("no checkpoint was taken yet")?;
     } else {
@@ -37,8 +35,7 @@ pub(super) async fn ls(invocation: &Invocation, args: Checkpoints) -> anyhow::Re
 pub(super) async fn graph(invocation: &Invocation, args: Checkpoints) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let listed = list(&access, args).await?;
-    let json: Vec<_> = listed.checkpoints.iter().map(CheckpointJson::of).collect();
-    invocation.out.result(&json)?;
+    invocation.out.messages("checkpoint", &listed.checkpoints)?;
     let mut text = String::new();
     for session in &listed.sessions {
         let mine: Vec<_> = listed
@@ -62,11 +59,8 @@ pub(super) async fn show(invocation: &Invocation, args: CheckpointArg) -> anyhow
     };
     let response = access.client.checkpoints().get_checkpoint(request).await;
     let response = response.map_err(ApiError::from)?.into_inner();
+    invocation.out.message("checkpoint_changes", &response)?;
     let checkpoint = response.checkpoint.context("the coordinator sent no checkpoint")?;
-    invocation.out.result(&ShownJson {
-        checkpoint: CheckpointJson::of(&checkpoint),
-        changes: response.changes.iter().map(PathJson::of).collect(),
-    })?;
     invocation.out.text(&details(&checkpoint))?;
     invocation.out.text(&paths(&response.changes))?;
     Ok(Exit::Done)
@@ -84,7 +78,7 @@ pub(super) async fn create(invocation: &Invocation, args: CheckpointCreate) -> a
     let response = access.client.checkpoints().create_checkpoint(request).await;
     let checkpoint = response.map_err(ApiError::from)?.into_inner().checkpoint;
     let checkpoint = checkpoint.context("the coordinator sent no checkpoint")?;
-    invocation.out.result(&CheckpointJson::of(&checkpoint))?;
+    invocation.out.message("checkpoint", &checkpoint)?;
     invocation.out.text(&format!(
         "checkpoint {} of {} ({})",
         checkpoint.number,
@@ -108,15 +102,9 @@ pub(super) async fn restore(invocation: &Invocation, args: CheckpointRestore) ->
     };
     let response = access.client.checkpoints().restore_session(request).await;
     let response = response.map_err(ApiError::from)?.into_inner();
+    invocation.out.message("restore", &response)?;
     let checkpoint = response.checkpoint.clone();
     let checkpoint = checkpoint.context("the coordinator sent no checkpoint")?;
-    invocation.out.result(&RestoreJson {
-        dry_run: args.dry_run,
-        checkpoint: CheckpointJson::of(&checkpoint),
-        repeated_calls: response.repeated_calls,
-        saved: response.saved.as_ref().map(|saved| saved.number),
-        plan: response.plan.iter().map(PathJson::of).collect(),
-    })?;
     invocation.out.text(&told(&args, &checkpoint, &response))?;
     Ok(Exit::Done)
 }
@@ -270,111 +258,6 @@ fn kind(change: &v1::PathPlan) -> &'static str {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct CheckpointJson<'a> {
-    session: &'a str,
-    number: u32,
-    parent_number: u32,
-    attempt: u32,
-    adapter: &'a str,
-    agent: &'a str,
-    commit: &'a str,
-    parent: &'a str,
-    tree: &'a str,
-    reason: &'static str,
-    note: &'a str,
-    files_changed: u64,
-    position: u64,
-    calls: u32,
-    safety: &'static str,
-    head: bool,
-    taken_at_ms: u64,
-    stored_at_ms: u64,
-    resumptions: Vec<ResumptionJson>,
-}
-
-#[derive(Debug, Serialize)]
-struct ResumptionJson {
-    attempt: u32,
-    position: u64,
-    repeated_calls: u32,
-}
-
-impl<'a> CheckpointJson<'a> {
-    fn of(checkpoint: &'a v1::Checkpoint) -> Self {
-        let resumption = |resumption: &v1::Resumption| ResumptionJson {
-            attempt: resumption.attempt,
-            position: resumption.position,
-            repeated_calls: resumption.repeated_calls,
-        };
-        Self {
-            session: &checkpoint.session,
-            number: checkpoint.number,
-            parent_number: checkpoint.parent_number,
-            attempt: checkpoint.attempt,
-            adapter: &checkpoint.adapter,
-            agent: &checkpoint.agent,
-            commit: &checkpoint.commit,
-            parent: &checkpoint.parent,
-            tree: &checkpoint.tree,
-            reason: view::checkpoint_reason(checkpoint.reason()),
-            note: &checkpoint.note,
-            files_changed: checkpoint.files_changed,
-            position: checkpoint.position,
-            calls: checkpoint.calls,
-            safety: view::safety(checkpoint.safety()),
-            head: checkpoint.head,
-            taken_at_ms: view::millis(checkpoint.taken_at),
-            stored_at_ms: view::millis(checkpoint.stored_at),
-            resumptions: checkpoint.resumptions.iter().map(resumption).collect(),
-        }
-    }
-}
-
-/// A path and its change. A path that is not UTF-8 also has its bytes.
-#[derive(Debug, Serialize)]
-struct PathJson<'a> {
-    path: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_bytes: Option<&'a [u8]>,
-    action: &'static str,
-    old_mode: u32,
-    old_id: &'a str,
-    new_mode: u32,
-    new_id: &'a str,
-}
-
-impl<'a> PathJson<'a> {
-    fn of(plan: &'a v1::PathPlan) -> Self {
-        Self {
-            path: String::from_utf8_lossy(&plan.path).into_owned(),
-            path_bytes: str::from_utf8(&plan.path).is_err().then_some(plan.path.as_slice()),
-            action: action(plan.action()),
-            old_mode: plan.old_mode,
-            old_id: &plan.old_id,
-            new_mode: plan.new_mode,
-            new_id: &plan.new_id,
-        }
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct ShownJson<'a> {
-    #[serde(flatten)]
-    checkpoint: CheckpointJson<'a>,
-    changes: Vec<PathJson<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct RestoreJson<'a> {
-    dry_run: bool,
-    checkpoint: CheckpointJson<'a>,
-    repeated_calls: u32,
-    /// Number of the checkpoint with the session's work until it was stopped.
-    saved: Option<u32>,
-    plan: Vec<PathJson<'a>>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -452,7 +335,5 @@ mod tests {
         create   link (symbolic link)
         delete   old�[2J�
         ");
-        assert_eq!(PathJson::of(&changes[0]).path_bytes, None);
-        assert_eq!(PathJson::of(&changes[3]).path_bytes, Some(b"old\x1b[2J\xff".as_slice()));
     }
 }

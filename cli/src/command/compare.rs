@@ -5,14 +5,14 @@ use crate::exit::Exit;
 use crate::invocation::Invocation;
 use crate::output::note;
 use crate::tasks;
-use crate::view::{self, TaskJson};
+use crate::view::{self, ComparedJson};
 
 pub(super) async fn run(invocation: &Invocation, args: Compare) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let task = tasks::find(&access, args.task).await?;
     let response = tasks::report(&access, &task.id).await?;
     let report = response.report.unwrap_or_default();
-    invocation.out.result(&TaskJson::of_report(&task, &report))?;
+    invocation.out.result("task", &ComparedJson::of(&task, &report))?;
     if args.markdown {
         invocation.out.text(&markdown(&view::report_rows(&report)))?;
         for sentence in &report.notes {

@@ -3,9 +3,11 @@
 use anyhow::Context as _;
 use kage_core::id::{Digest, ProjectId};
 use kage_proto::blob;
+use kage_proto::json::JsonMessage;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::connect::Access;
 use crate::exit::{Exit, Refusal};
@@ -14,20 +16,17 @@ use crate::tasks;
 use crate::view;
 
 #[derive(Debug, Serialize)]
-struct StatsJson {
-    digest: String,
-    size: u64,
-    times_put: u64,
-    sessions: u64,
-    delta_bytes: u64,
-    sent: Vec<SentJson>,
+struct ContextJson<'a> {
+    digest: &'a str,
+    /// As it was stored: numbers are not rounded.
+    content: &'a RawValue,
 }
 
 #[derive(Debug, Serialize)]
-struct SentJson {
-    agent: String,
-    times: u64,
-    bytes: u64,
+struct StatsJson<'a> {
+    digest: &'a str,
+    #[serde(flatten)]
+    stats: JsonMessage,
 }
 
 pub(super) async fn show(invocation: &Invocation, asked: Option<String>) -> anyhow::Result<Exit> {
@@ -49,6 +48,11 @@ pub(super) async fn show(invocation: &Invocation, asked: Option<String>) -> anyh
     } else {
         response.content.to_vec()
     };
+    let json = ContextJson {
+        digest: digest.as_str(),
+        content: serde_json::from_slice(&content)?,
+    };
+    invocation.out.result("context", &json)?;
     content.push(b'\n');
     invocation.out.raw(&content)?;
     Ok(Exit::Done)
@@ -64,32 +68,20 @@ pub(super) async fn stats(invocation: &Invocation, asked: Option<String>) -> any
     let response = access.client.contexts().get_context_stats(request).await;
     let stats = response.map_err(ApiError::from)?.into_inner();
     let json = StatsJson {
-        digest: digest.to_string(),
-        size: stats.size,
-        times_put: stats.times_put,
-        sessions: stats.sessions,
-        delta_bytes: stats.delta_bytes,
-        sent: stats
-            .sent
-            .into_iter()
-            .map(|s| SentJson {
-                agent: s.agent,
-                times: s.times,
-                bytes: s.bytes,
-            })
-            .collect(),
+        digest: digest.as_str(),
+        stats: JsonMessage::of(&stats),
     };
-    invocation.out.result(&json)?;
-    let sent: u64 = json.sent.iter().map(|s| s.bytes).sum();
+    invocation.out.result("context_stats", &json)?;
+    let sent: u64 = stats.sent.iter().map(|s| s.bytes).sum();
     let mut text = format!(
         "base {}: {} bytes, used by {} sessions whose deltas have {} bytes\nsent: {sent} bytes in all; one copy per session would be {} bytes\n",
-        view::short_id(&json.digest),
-        json.size,
-        json.sessions,
-        json.delta_bytes,
-        json.size.saturating_mul(json.sessions),
+        view::short_id(digest.as_str()),
+        stats.size,
+        stats.sessions,
+        stats.delta_bytes,
+        stats.size.saturating_mul(stats.sessions),
     );
-    for row in &json.sent {
+    for row in &stats.sent {
         text += &format!("  {}: {} times, {} bytes\n", row.agent, row.times, row.bytes);
     }
     invocation.out.text(&text)?;

@@ -53,7 +53,7 @@ const LOW_DISK: u64 = 2 << 30;
 
 pub(super) async fn run(invocation: &Invocation, args: Doctor) -> anyhow::Result<Exit> {
     let diagnosis = diagnose(invocation, args).await;
-    invocation.out.result(&diagnosis)?;
+    invocation.out.result("diagnosis", &diagnosis)?;
     invocation.out.text(&words(&diagnosis))?;
     Ok(if diagnosis.problems.is_empty() {
         Exit::Done

@@ -27,7 +27,9 @@ pub(super) async fn run(invocation: &Invocation, args: &Down) -> anyhow::Result<
     let lock = invocation.state.daemon_lock();
     let holder = running::holder(&invocation.state).with_context(|| format!("cannot read {}", lock.display()))?;
     let Some(holder) = holder else {
-        invocation.out.result(&serde_json::json!({ "stopped": false }))?;
+        invocation
+            .out
+            .result("down", &serde_json::json!({ "stopped": false }))?;
         invocation.out.text("nothing to stop: no `kage up` runs here")?;
         return Ok(Exit::Done);
     };
@@ -35,7 +37,7 @@ pub(super) async fn run(invocation: &Invocation, args: &Down) -> anyhow::Result<
         refuse_while_busy(invocation).await?;
     }
     stop(&holder, args.force).await?;
-    invocation.out.result(&serde_json::json!({ "stopped": true }))?;
+    invocation.out.result("down", &serde_json::json!({ "stopped": true }))?;
     invocation.out.text("stopped; stored data is safe")?;
     Ok(Exit::Done)
 }

@@ -2,15 +2,15 @@
 //! task. Core and the coordinator decide; this only shows it.
 
 use std::io::Read as _;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::FailureTable;
-use kage_core::recovery::{Decision, History, Jitter, MAX_HOLDS, MAX_LOST, decide};
+use kage_core::recovery::{Decision, History, Incident, Jitter, MAX_HOLDS, MAX_LOST, decide};
 use kage_core::task::Policy;
 use kage_core::time::{LocalTime, Timestamp};
 use kage_proto::convert::time::time;
+use kage_proto::json::JsonMessage;
 use kage_proto::v1;
 use serde::Serialize;
 
@@ -45,7 +45,7 @@ pub(super) async fn run(invocation: &Invocation, args: Explain) -> anyhow::Resul
         utc_offset_seconds: here.offset().seconds(),
     };
     let answer = Answer::new(&table, args.adapter.as_deref().unwrap_or_default(), &words, heard);
-    invocation.out.result(&answer)?;
+    invocation.out.result("explanation", &answer.json(heard.now))?;
     invocation.out.text(&answer.words(heard.now))?;
     Ok(Exit::Done)
 }
@@ -55,73 +55,29 @@ fn is_id(text: &str) -> bool {
 }
 
 /// The decision about an error.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 struct Answer {
-    kind: FailureKind,
     /// False when no rule knows the words.
     known: bool,
-    message: String,
-    /// How long the words ask to wait.
-    retry_after_ms: Option<u64>,
+    failure: Failure,
     max_attempts: u32,
     /// After the first failure of a session.
-    #[serde(serialize_with = "decision_json")]
     first: Decision,
     /// The decision in the middle of a step, with safe checkpoints and `--rework`, if it differs.
-    #[serde(serialize_with = "optional_decision_json", skip_serializing_if = "Option::is_none")]
     with_checkpoints: Option<Decision>,
     /// The decision after the last allowed attempt.
-    #[serde(serialize_with = "decision_json")]
     last: Decision,
 }
 
-/// A decision, with the names that incidents have on the wire.
+/// An answer, with its decisions as the incidents of sessions.
 #[derive(Debug, Serialize)]
-struct DecisionJson<'a> {
-    action: &'static str,
-    next_attempt_at_ms: Option<u64>,
-    reason: &'a str,
-    confidence: &'static str,
-}
-
-fn decision_json<S: serde::Serializer>(decision: &Decision, serializer: S) -> Result<S::Ok, S::Error> {
-    let json = DecisionJson {
-        action: action(decision.action.into()),
-        next_attempt_at_ms: decision.action.next_attempt().map(Timestamp::as_millis),
-        reason: &decision.reason,
-        confidence: confidence(decision.confidence.into()),
-    };
-    json.serialize(serializer)
-}
-
-fn optional_decision_json<S: serde::Serializer>(decision: &Option<Decision>, serializer: S) -> Result<S::Ok, S::Error> {
-    match decision {
-        Some(decision) => decision_json(decision, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
-const fn action(action: v1::RecoveryAction) -> &'static str {
-    match action {
-        v1::RecoveryAction::Unspecified => "unknown",
-        v1::RecoveryAction::RetryCurrent => "retry_current",
-        v1::RecoveryAction::RollbackLast => "rollback_last",
-        v1::RecoveryAction::RollbackSafe => "rollback_safe",
-        v1::RecoveryAction::Rework => "rework",
-        v1::RecoveryAction::MoveAgent => "move_agent",
-        v1::RecoveryAction::SwitchAdapter => "switch_adapter",
-        v1::RecoveryAction::HoldUntil => "hold_until",
-        v1::RecoveryAction::Escalate => "escalate",
-    }
-}
-
-const fn confidence(confidence: v1::Confidence) -> &'static str {
-    match confidence {
-        v1::Confidence::Unspecified => "unknown",
-        v1::Confidence::Low => "low",
-        v1::Confidence::Medium => "medium",
-        v1::Confidence::High => "high",
-    }
+struct ExplanationJson {
+    known: bool,
+    max_attempts: u32,
+    first: JsonMessage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    with_checkpoints: Option<JsonMessage>,
+    last: JsonMessage,
 }
 
 impl Answer {
@@ -161,19 +117,38 @@ impl Answer {
         let plain = decide(first, &failure, Jitter::NONE, now);
         let amid = decide(amid, &failure, Jitter::NONE, now);
         Self {
-            kind: failure.kind,
             known,
-            retry_after_ms: failure.retry_after.map(millis),
             max_attempts,
             with_checkpoints: Some(amid).filter(|amid| *amid != plain),
             first: plain,
             last: decide(last, &failure, Jitter::NONE, now),
-            message: failure.message,
+            failure,
+        }
+    }
+
+    fn json(&self, now: Timestamp) -> ExplanationJson {
+        let incident = |attempt, decision: &Decision| {
+            let incident = Incident {
+                at: now,
+                verify: false,
+                attempt,
+                agent: None,
+                failure: self.failure.clone(),
+                decision: decision.clone(),
+            };
+            JsonMessage::of(&v1::Incident::from(&incident))
+        };
+        ExplanationJson {
+            known: self.known,
+            max_attempts: self.max_attempts,
+            first: incident(1, &self.first),
+            with_checkpoints: self.with_checkpoints.as_ref().map(|decision| incident(1, decision)),
+            last: incident(self.max_attempts, &self.last),
         }
     }
 
     fn words(&self, now: Timestamp) -> String {
-        let mut text = format!("kind      {}\nbecause   {}\n", self.kind, self.message);
+        let mut text = format!("kind      {}\nbecause   {}\n", self.failure.kind, self.failure.message);
         if !self.known {
             text += "          no rule knows these words: a program that ends with them has crashed;\n          \
                      rules of your own go into failures.toml beside config.toml\n";
@@ -193,53 +168,10 @@ impl Answer {
     }
 }
 
-fn millis(wait: Duration) -> u64 {
-    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The incidents of a task's sessions.
-#[derive(Debug, Serialize)]
-struct TaskAnswer<'a> {
-    task: &'a str,
-    state: &'static str,
-    sessions: Vec<SessionAnswer<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct SessionAnswer<'a> {
-    name: &'a str,
-    state: &'static str,
-    waiting: Option<&'a str>,
-    incidents: Vec<IncidentJson<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct IncidentJson<'a> {
-    at_ms: u64,
-    job: &'a str,
-    attempt: u32,
-    agent: Option<&'a str>,
-    kind: FailureKind,
-    message: String,
-    #[serde(flatten)]
-    decision: DecisionJson<'a>,
-}
-
 async fn of_task(invocation: &Invocation, asked: Option<String>) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let task = tasks::find(&access, asked).await?;
-    let sessions = task.sessions.iter().map(|session| SessionAnswer {
-        name: &session.name,
-        state: view::session_state(session.state()),
-        waiting: (!session.waiting.is_empty()).then_some(session.waiting.as_str()),
-        incidents: session.incidents.iter().map(incident).collect(),
-    });
-    let answer = TaskAnswer {
-        task: &task.id,
-        state: view::task_state(task.state()),
-        sessions: sessions.collect(),
-    };
-    invocation.out.result(&answer)?;
+    invocation.out.message("task", &task)?;
     invocation.out.text(&task_words(&task))?;
     Ok(Exit::Done)
 }
@@ -267,24 +199,6 @@ fn task_words(task: &v1::Task) -> String {
         }
     }
     text
-}
-
-fn incident(incident: &v1::Incident) -> IncidentJson<'_> {
-    let failure: Failure = incident.failure.clone().unwrap_or_default().into();
-    IncidentJson {
-        at_ms: view::millis(incident.at),
-        job: incident.job().as_str(),
-        attempt: incident.attempt,
-        agent: (!incident.agent.is_empty()).then_some(incident.agent.as_str()),
-        kind: failure.kind,
-        message: failure.message,
-        decision: DecisionJson {
-            action: action(incident.action()),
-            next_attempt_at_ms: incident.next_attempt_at.map(|at| time(at).as_millis()),
-            reason: &incident.reason,
-            confidence: confidence(incident.confidence()),
-        },
-    }
 }
 
 #[cfg(test)]
@@ -337,24 +251,36 @@ mod tests {
             "git: No space left on device",
             LocalTime::utc(NOW),
         );
-        insta::assert_snapshot!(serde_json::to_string_pretty(&answer).unwrap(), @r#"
+        insta::assert_snapshot!(serde_json::to_string_pretty(&answer.json(NOW)).unwrap(), @r#"
         {
-          "kind": "disk_full",
           "known": true,
-          "message": "git: No space left on device",
-          "retry_after_ms": null,
           "max_attempts": 2,
           "first": {
-            "action": "move_agent",
-            "next_attempt_at_ms": 2000,
+            "at": "1970-01-01T00:00:00Z",
+            "job": "JOB_KIND_SESSION",
+            "attempt": 1,
+            "failure": {
+              "kind": "FAILURE_KIND_DISK_FULL",
+              "message": "git: No space left on device"
+            },
+            "action": "RECOVERY_ACTION_MOVE_AGENT",
+            "next_attempt_at": "1970-01-01T00:00:02Z",
             "reason": "another machine may have free disk space, or this one may get some",
-            "confidence": "high"
+            "confidence": "CONFIDENCE_HIGH",
+            "summary": "attempt 1: disk full: git: No space left on device; again after 2 s, on another agent if one fits: another machine may have free disk space, or this one may get some"
           },
           "last": {
-            "action": "escalate",
-            "next_attempt_at_ms": null,
+            "at": "1970-01-01T00:00:00Z",
+            "job": "JOB_KIND_SESSION",
+            "attempt": 2,
+            "failure": {
+              "kind": "FAILURE_KIND_DISK_FULL",
+              "message": "git: No space left on device"
+            },
+            "action": "RECOVERY_ACTION_ESCALATE",
             "reason": "2 attempts failed; free disk space on the agent's machine",
-            "confidence": "medium"
+            "confidence": "CONFIDENCE_MEDIUM",
+            "summary": "attempt 2: disk full: git: No space left on device; given up: 2 attempts failed; free disk space on the agent's machine"
           }
         }
         "#);

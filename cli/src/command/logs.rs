@@ -11,20 +11,31 @@ use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
 use crate::output::note;
 use crate::tasks;
+use crate::view::OfTaskJson;
 use crate::watch::{Request, Watch};
 
-/// A piece of output. Bytes that are not UTF-8 are replaced; offsets count the original bytes.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct ChunkJson {
-    session: String,
-    job: &'static str,
-    attempt: u32,
-    stream: &'static str,
-    offset: u64,
+/// A piece of output: the message, with its text instead of its bytes if the text has all of them.
+#[derive(Debug, Serialize)]
+struct OutputJson<'a> {
+    #[serde(flatten)]
+    chunk: OfTaskJson<'a>,
     text: String,
 }
 
-/// Decodes pieces that may end in the middle of a character: its first bytes are kept until the
+impl<'a> OutputJson<'a> {
+    fn of(task_id: &'a str, mut chunk: v1::OutputChunk) -> Self {
+        let text = String::from_utf8_lossy(&chunk.data).into_owned();
+        if text.as_bytes() == chunk.data {
+            chunk.data.clear();
+        }
+        Self {
+            chunk: OfTaskJson::of(task_id, &chunk),
+            text,
+        }
+    }
+}
+
+/// Completes pieces that may end in the middle of a character: its first bytes are kept until the
 /// rest arrives.
 #[derive(Debug, Default)]
 struct Texts {
@@ -32,8 +43,8 @@ struct Texts {
 }
 
 impl Texts {
-    /// The text of a piece, with the bytes kept of the previous one.
-    fn take(&mut self, mut chunk: v1::OutputChunk) -> Option<ChunkJson> {
+    /// The piece with the bytes kept of the previous one, up to its last whole character.
+    fn take(&mut self, mut chunk: v1::OutputChunk) -> Option<v1::OutputChunk> {
         let source = (chunk.session.clone(), chunk.job, chunk.attempt, chunk.stream);
         if let Some(begun) = self.begun.remove(&source) {
             chunk.offset = begun.offset;
@@ -48,12 +59,12 @@ impl Texts {
             };
             self.begun.insert(source, begun);
         }
-        (!chunk.data.is_empty()).then(|| json(chunk))
+        (!chunk.data.is_empty()).then_some(chunk)
     }
 
     /// The remains of incomplete characters.
-    fn finish(self) -> impl Iterator<Item = ChunkJson> {
-        self.begun.into_values().map(json)
+    fn finish(self) -> impl Iterator<Item = v1::OutputChunk> {
+        self.begun.into_values()
     }
 }
 
@@ -64,17 +75,6 @@ fn begun_at(bytes: &[u8]) -> usize {
     match begun.map(|at| tail + at) {
         Some(at) if matches!(std::str::from_utf8(&bytes[at..]), Err(error) if error.error_len().is_none()) => at,
         Some(_) | None => bytes.len(),
-    }
-}
-
-fn json(chunk: v1::OutputChunk) -> ChunkJson {
-    ChunkJson {
-        stream: stream(chunk.stream()),
-        job: chunk.job().as_str(),
-        text: String::from_utf8_lossy(&chunk.data).into_owned(),
-        session: chunk.session,
-        attempt: chunk.attempt,
-        offset: chunk.offset,
     }
 }
 
@@ -97,7 +97,7 @@ pub(super) async fn run(invocation: &Invocation, args: Logs) -> anyhow::Result<E
     let mut watch = Watch::new(
         access.client,
         Request {
-            task: task.id,
+            task: task.id.clone(),
             output,
             session: args.session,
             follow: args.follow,
@@ -105,6 +105,7 @@ pub(super) async fn run(invocation: &Invocation, args: Logs) -> anyhow::Result<E
     );
     let mut source = String::new();
     let mut texts = Texts::default();
+    let mut all = Vec::new();
     while let Some(item) = watch.next().await? {
         let Item::Output(chunk) = item else { continue };
         if (chunk.job() == v1::JobKind::Baseline) != args.base {
@@ -125,26 +126,21 @@ pub(super) async fn run(invocation: &Invocation, args: Logs) -> anyhow::Result<E
                 }
                 invocation.out.raw(&chunk.data)?;
             }
-            Format::Json | Format::Jsonl => {
-                if let Some(text) = texts.take(chunk) {
-                    invocation.out.result(&text)?;
+            Format::Json => all.extend(texts.take(chunk).map(|chunk| OutputJson::of(&task.id, chunk))),
+            Format::Jsonl => {
+                if let Some(chunk) = texts.take(chunk) {
+                    invocation.out.happening("output", &OutputJson::of(&task.id, chunk))?;
                 }
             }
         }
     }
-    for text in texts.finish() {
-        invocation.out.result(&text)?;
+    for chunk in texts.finish() {
+        let last = OutputJson::of(&task.id, chunk);
+        invocation.out.happening("output", &last)?;
+        all.push(last);
     }
+    invocation.out.document(&all)?;
     Ok(Exit::Done)
-}
-
-const fn stream(stream: v1::OutputStream) -> &'static str {
-    match stream {
-        v1::OutputStream::Unspecified => "unknown",
-        v1::OutputStream::Stdout => "stdout",
-        v1::OutputStream::Stderr => "stderr",
-        v1::OutputStream::Transcript => "transcript",
-    }
 }
 
 #[cfg(test)]
@@ -168,22 +164,33 @@ mod tests {
             let mut texts = Texts::default();
             let pieces = [chunk(0, &text[..cut]), chunk(cut as u64, &text[cut..])];
             let told: Vec<_> = pieces.into_iter().filter_map(|piece| texts.take(piece)).collect();
-            assert_eq!(told.iter().map(|json| json.text.as_str()).collect::<String>(), "aé→𝄞z");
+            let whole: Vec<_> = told.iter().map(|chunk| str::from_utf8(&chunk.data).unwrap()).collect();
+            assert_eq!(whole.concat(), "aé→𝄞z");
             let mut offset = 0;
-            for json in &told {
-                assert_eq!(json.offset, offset, "cut at {cut}");
-                offset += json.text.len() as u64;
+            for chunk in &told {
+                assert_eq!(chunk.offset, offset, "cut at {cut}");
+                offset += chunk.data.len() as u64;
             }
             assert_eq!(texts.finish().count(), 0);
         }
     }
 
     #[test]
-    fn what_is_no_text_is_replaced_and_not_kept() {
+    fn what_is_no_text_is_replaced_and_has_its_bytes() {
+        let json = |chunk| serde_json::to_value(OutputJson::of("0123", chunk)).unwrap();
         let mut texts = Texts::default();
-        assert_eq!(texts.take(chunk(0, b"\xff\x80a")).unwrap().text, "\u{fffd}\u{fffd}a");
+        let replaced = json(texts.take(chunk(0, b"\xff\x80a")).unwrap());
+        assert_eq!(
+            replaced,
+            serde_json::json!({
+                "task_id": "0123", "session": "one", "stream": "OUTPUT_STREAM_STDOUT", "data": "/4Bh",
+                "text": "\u{fffd}\u{fffd}a",
+            })
+        );
         assert!(texts.take(chunk(3, b"\xe2\x86")).is_none());
-        let last: Vec<_> = texts.finish().collect();
-        assert_eq!((last[0].offset, last[0].text.as_str()), (3, "\u{fffd}"));
+        let last: Vec<_> = texts.finish().map(json).collect();
+        assert_eq!((&last[0]["offset"], &last[0]["text"]), (&3.into(), &"\u{fffd}".into()));
+        let whole = json(chunk(7, b"a\n"));
+        assert_eq!((whole.get("data"), &whole["text"]), (None, &"a\n".into()));
     }
 }

@@ -4,10 +4,10 @@ use kage_proto::convert::time::time;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 
-use crate::args::{Format, Ls};
+use crate::args::Ls;
 use crate::exit::Exit;
 use crate::invocation::Invocation;
-use crate::view::{self, TaskJson};
+use crate::view;
 
 pub(super) async fn run(invocation: &Invocation, args: &Ls) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
@@ -39,21 +39,14 @@ pub(super) async fn run(invocation: &Invocation, args: &Ls) -> anyhow::Result<Ex
             break;
         }
     }
-    match invocation.out.format() {
-        Format::Human if tasks.is_empty() => invocation.out.text("no tasks yet; start one with `kage run`")?,
-        Format::Human => invocation.out.text(&view::table(
+    invocation.out.messages("task", &tasks)?;
+    if tasks.is_empty() {
+        invocation.out.text("no tasks yet; start one with `kage run`")?;
+    } else {
+        invocation.out.text(&view::table(
             &["task", "repository", "state", "sessions", "created", "prompt", "waits"],
             tasks.iter().map(row),
-        ))?,
-        Format::Json => {
-            let tasks: Vec<_> = tasks.iter().map(TaskJson::of_task).collect();
-            invocation.out.result(&tasks)?;
-        }
-        Format::Jsonl => {
-            for task in &tasks {
-                invocation.out.happening(&TaskJson::of_task(task))?;
-            }
-        }
+        ))?;
     }
     Ok(Exit::Done)
 }

@@ -24,6 +24,6 @@ pub(super) async fn run(invocation: &Invocation, args: Remove) -> anyhow::Result
             .text(&format!("task {} is removed", view::short_id(&id)))?;
         removed.push(id);
     }
-    invocation.out.result(&RemovedJson { removed })?;
+    invocation.out.result("removed", &RemovedJson { removed })?;
     Ok(Exit::Done)
 }

@@ -23,7 +23,7 @@ use crate::output::note;
 use crate::result;
 use crate::settings::{self, RunSettings};
 use crate::tasks;
-use crate::view::{self, TaskJson};
+use crate::view::{self, ComparedJson};
 
 pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result<Exit> {
     let repository = UserRepo::discover(&args.repo).await?;
@@ -64,7 +64,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
     }
     let task = tasks::create(&access, spec, base.origin, args.wait_for_agent).await?;
     if args.detach {
-        invocation.out.result(&TaskJson::of_task(&task))?;
+        invocation.out.message("task", &task)?;
         invocation.out.text(&task.id)?;
         return Ok(Exit::Done);
     }
@@ -73,7 +73,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
         Followed::Ended(task) => task,
         Followed::Detached => return Ok(Exit::Done),
         Followed::Held { task, why } => {
-            invocation.out.result(&TaskJson::of_task(&task))?;
+            invocation.out.message("task", &task)?;
             hold::tell(&task, &why);
             return Ok(Exit::Held);
         }
@@ -81,7 +81,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
     let report = tasks::report(&access, &task.id).await?.report.unwrap_or_default();
     invocation.out.text(&view::report_text(&report))?;
     // Before anything that may fail: the result is there, whether it can be applied or not.
-    invocation.out.result(&TaskJson::of_report(&task, &report))?;
+    invocation.out.result("task", &ComparedJson::of(&task, &report))?;
     let best = report.best.clone().unwrap_or_default();
     let accepted = args.accept_risk && !best.candidate.is_empty();
     if args.apply && (accepted || !best.session.is_empty()) {

@@ -4,13 +4,13 @@ use crate::args::Select;
 use crate::exit::Exit;
 use crate::invocation::Invocation;
 use crate::tasks;
-use crate::view::{self, TaskJson};
+use crate::view;
 
 pub(super) async fn run(invocation: &Invocation, args: Select) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let task = tasks::find(&access, args.task).await?;
     let task = tasks::select(&access, &task.id, args.session.unwrap_or_default()).await?;
-    invocation.out.result(&TaskJson::of_task(&task))?;
+    invocation.out.message("task", &task)?;
     let id = view::short_id(&task.id);
     invocation.out.text(&match &task.selection {
         Some(selection) => format!(

@@ -6,12 +6,12 @@ use kage_proto::v1;
 use crate::exit::Exit;
 use crate::invocation::Invocation;
 use crate::tasks;
-use crate::view::{self, TaskJson};
+use crate::view;
 
 pub(super) async fn run(invocation: &Invocation, asked: Option<String>) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let task = tasks::find(&access, asked).await?;
-    invocation.out.result(&TaskJson::of_task(&task))?;
+    invocation.out.message("task", &task)?;
     invocation.out.text(&heading(&task))?;
     invocation.out.text(&view::table(
         &[

@@ -3,13 +3,13 @@
 use crate::exit::Exit;
 use crate::invocation::Invocation;
 use crate::tasks;
-use crate::view::{self, TaskJson};
+use crate::view;
 
 pub(super) async fn run(invocation: &Invocation, asked: Option<String>) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let task = tasks::find(&access, asked).await?;
     let task = tasks::cancel(&access, &task.id).await?;
-    invocation.out.result(&TaskJson::of_task(&task))?;
+    invocation.out.message("task", &task)?;
     let open = task.sessions.iter().filter(|s| !s.state().is_ended()).count();
     invocation.out.text(&match open {
         0 => format!(

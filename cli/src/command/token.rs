@@ -4,7 +4,6 @@ use kage_core::task::Labels;
 use kage_proto::client::Client;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
-use serde::Serialize;
 
 use crate::args::{TokenCreate, TokenRole};
 use crate::assignments;
@@ -13,16 +12,6 @@ use crate::invocation::Invocation;
 use crate::output::note;
 use crate::tasks;
 use crate::view;
-
-#[derive(Debug, Serialize)]
-struct TokenJson<'a> {
-    id: &'a str,
-    role: &'static str,
-    name: &'a str,
-    project: Option<&'a str>,
-    created_ms: u64,
-    revoked_ms: Option<u64>,
-}
 
 pub(super) async fn create(invocation: &Invocation, args: TokenCreate) -> anyhow::Result<Exit> {
     let role = match args.role {
@@ -43,11 +32,9 @@ pub(super) async fn create(invocation: &Invocation, args: TokenCreate) -> anyhow
     };
     let response = access.client.access().create_token(request).await;
     let response = response.map_err(ApiError::from)?.into_inner();
-    let token = response.token.unwrap_or_default();
-    invocation
-        .out
-        .result(&serde_json::json!({ "id": token.id, "token": response.bearer }))?;
+    invocation.out.message("new_token", &response)?;
     invocation.out.text(&response.bearer)?;
+    let token = response.token.unwrap_or_default();
     note(&format!(
         "put it into a file that only you can read, and name that in coordinator.token_file; `kage token revoke {}` \
          takes it back",
@@ -66,10 +53,7 @@ async fn create_join_token(invocation: &Invocation, args: TokenCreate) -> anyhow
     };
     let response = access.client.fleet().create_join_token(request).await;
     let response = response.map_err(ApiError::from)?.into_inner();
-    invocation.out.result(&serde_json::json!({
-        "token": response.join_token,
-        "expires_ms": view::millis(response.expires_at),
-    }))?;
+    invocation.out.message("join_token", &response)?;
     invocation.out.text(&response.join_token)?;
     note("good for one agent, within ten minutes: kage agent run --join TOKEN HOST:PORT");
     Ok(Exit::Done)
@@ -78,8 +62,7 @@ async fn create_join_token(invocation: &Invocation, args: TokenCreate) -> anyhow
 pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let tokens = all(&access.client).await?;
-    let json: Vec<_> = tokens.iter().map(token_json).collect();
-    invocation.out.result(&json)?;
+    invocation.out.messages("token", &tokens)?;
     invocation.out.text(&view::table(
         &["token", "role", "name", "project", "state"],
         tokens.iter().map(|token| {
@@ -125,20 +108,9 @@ pub(super) async fn revoke(invocation: &Invocation, token_id: String) -> anyhow:
     };
     let response = access.client.access().revoke_token(request).await;
     let token = response.map_err(ApiError::from)?.into_inner().token.unwrap_or_default();
-    invocation.out.result(&token_json(&token))?;
+    invocation.out.message("token", &token)?;
     invocation.out.text(&format!("token {} is revoked", token.id))?;
     Ok(Exit::Done)
-}
-
-fn token_json(token: &v1::Token) -> TokenJson<'_> {
-    TokenJson {
-        id: &token.id,
-        role: role(token.role()),
-        name: &token.name,
-        project: (!token.project.is_empty()).then_some(token.project.as_str()),
-        created_ms: view::millis(token.created_at),
-        revoked_ms: token.revoked_at.map(|at| view::millis(Some(at))),
-    }
 }
 
 const fn role(role: v1::Role) -> &'static str {

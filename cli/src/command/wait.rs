@@ -11,7 +11,7 @@ use crate::exit::{Exit, Refusal};
 use crate::hold;
 use crate::invocation::Invocation;
 use crate::tasks;
-use crate::view::{self, TaskJson};
+use crate::view::{self, ComparedJson};
 use crate::watch::{Request, Watch};
 
 pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<Exit> {
@@ -34,13 +34,13 @@ pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<E
     let ended = match ended {
         End::Over(task) => task,
         End::Held { task, why } => {
-            invocation.out.result(&TaskJson::of_task(&task))?;
+            invocation.out.message("task", &task)?;
             hold::tell(&task, &why);
             return Ok(Exit::Held);
         }
     };
     let report = tasks::report(&access, &ended.id).await?.report.unwrap_or_default();
-    invocation.out.result(&TaskJson::of_report(&ended, &report))?;
+    invocation.out.result("task", &ComparedJson::of(&ended, &report))?;
     invocation.out.text(&format!(
         "task {} {}",
         view::short_id(&ended.id),

@@ -189,12 +189,15 @@ async fn a_running_session_is_sent_back_in_its_worktree_and_nothing_is_lost() {
     // What it did since is in one that was taken for this, and the ignored files are there.
     let restored = kage(&["checkpoint", "restore", &number]).await;
     let plan: Vec<_> = restored["plan"].as_array().unwrap().iter().collect();
-    let paths: Vec<_> = plan.iter().map(|path| (&path["path"], &path["action"])).collect();
+    let paths: Vec<_> = plan
+        .iter()
+        .map(|path| (&path["display_path"], &path["action"]))
+        .collect();
     assert_eq!(
         paths,
         [
-            (&json!("late.txt"), &json!("delete")),
-            (&json!("notes.txt"), &json!("replace"))
+            (&json!("late.txt"), &json!("PATH_ACTION_DELETE")),
+            (&json!("notes.txt"), &json!("PATH_ACTION_REPLACE"))
         ]
     );
     let all = kage(&["checkpoint", "ls"]).await;
@@ -202,8 +205,8 @@ async fn a_running_session_is_sent_back_in_its_worktree_and_nothing_is_lost() {
         .as_array()
         .unwrap()
         .iter()
-        .find(|one| one["number"] == restored["saved"]);
-    assert_eq!(saved.unwrap()["reason"], "before_restore", "{all:#}");
+        .find(|one| one["number"] == restored["saved"]["number"]);
+    assert_eq!(saved.unwrap()["reason"], "CHECKPOINT_REASON_BEFORE_RESTORE", "{all:#}");
     assert_eq!(
         there("seen.2").await,
         "add.sh\nnew.cache\nnotes.txt\nold.cache\ntest.sh\nkept\n"

@@ -35,7 +35,7 @@ async fn two_runs_share_a_daemon_and_a_third_shell_looks_on() {
     assert_eq!(fixed.code, 0, "{fixed:#?}");
     assert!(fixed.out.contains("verified"), "{fixed:#?}");
     assert_eq!(asleep.code, 0, "{asleep:#?}");
-    let task = asleep.json()["task"].as_str().unwrap().to_owned();
+    let task = asleep.json()["id"].as_str().unwrap().to_owned();
 
     let listed = person.kage(repo.path(), &["ls", "--format", "json"]).await.json();
     assert_eq!(listed.as_array().unwrap().len(), 2, "{listed:#}");
@@ -49,7 +49,7 @@ async fn two_runs_share_a_daemon_and_a_third_shell_looks_on() {
     let following = person.command(repo.path(), &["logs", "-f", &task]).spawn().unwrap();
     wait_for("the sleeper runs", async || {
         let task = shown(&person, &repo, &task).await;
-        (task["sessions"][0]["state"] == "running").then_some(())
+        (task["sessions"][0]["state"] == "SESSION_STATE_RUNNING").then_some(())
     })
     .await;
     let stopped = person.kage(repo.path(), &["stop", &task[..8]]).await;
@@ -84,17 +84,17 @@ async fn a_result_is_compared_shown_and_landed() {
         .await;
     assert_eq!(run.code, 0, "{run:#?}");
     let report = run.json();
-    assert_eq!(report["winner"], "fixer", "{report:#}");
-    let states: Vec<_> = report["sessions"]
+    assert_eq!(report["report"]["best"]["session"], "fixer", "{report:#}");
+    let states: Vec<_> = report["report"]["rows"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|s| &s["state"])
+        .map(|row| &row["session"]["state"])
         .collect();
-    assert_eq!(states, ["verified", "failed"], "{report:#}");
+    assert_eq!(states, ["SESSION_STATE_VERIFIED", "SESSION_STATE_FAILED"], "{report:#}");
     let shown = person.kage(repo.path(), &["show", "--format", "json"]).await.json();
-    assert_eq!(shown["state"], "succeeded", "{shown:#}");
-    assert!(shown.get("winner").is_none(), "nobody compared the sessions: {shown:#}");
+    assert_eq!(shown["state"], "TASK_STATE_SUCCEEDED", "{shown:#}");
+    assert!(shown.get("report").is_none(), "nobody compared the sessions: {shown:#}");
 
     let idle = person.kage(repo.path(), &["apply", "--session", "idler"]).await;
     assert_eq!(
@@ -134,10 +134,10 @@ async fn down_ends_the_daemon_and_refuses_while_a_task_runs() {
 
     let sleep = ["run", "sleep", "--with", "sleeper", "-d", "--format", "json"];
     let asleep = person.kage(repo.path(), &sleep).await;
-    let task = asleep.json()["task"].as_str().unwrap().to_owned();
+    let task = asleep.json()["id"].as_str().unwrap().to_owned();
     wait_for("the sleeper runs", async || {
         let task = shown(&person, &repo, &task).await;
-        (task["sessions"][0]["state"] == "running").then_some(())
+        (task["sessions"][0]["state"] == "SESSION_STATE_RUNNING").then_some(())
     })
     .await;
     let busy = down(&[]).await;
@@ -151,10 +151,10 @@ async fn down_ends_the_daemon_and_refuses_while_a_task_runs() {
     assert_eq!(again.code, 0, "{again:#?}");
     wait_for("the sleeper runs again", async || {
         let task = shown(&person, &repo, &task).await;
-        (task["sessions"][0]["state"] == "running").then_some(())
+        (task["sessions"][0]["state"] == "SESSION_STATE_RUNNING").then_some(())
     })
     .await;
-    for task in [task.as_str(), again.json()["task"].as_str().unwrap()] {
+    for task in [task.as_str(), again.json()["id"].as_str().unwrap()] {
         assert_eq!(person.kage(repo.path(), &["stop", task]).await.code, 0);
         assert_eq!(person.kage(repo.path(), &["wait", task]).await.code, 130);
     }

@@ -44,7 +44,7 @@ fn shared(repository: &str) -> (Arc<Person>, Repo) {
 
 /// The task that a command with `--format json` made.
 fn made(said: &Said) -> String {
-    said.json()["task"].as_str().unwrap().to_owned()
+    said.json()["id"].as_str().unwrap().to_owned()
 }
 
 #[track_caller]
@@ -215,8 +215,8 @@ async fn a_verify_command_that_does_not_exist_is_no_verdict_on_the_session() {
     let report = run.json();
     let session = &report["sessions"][0];
     assert_eq!(
-        (&session["state"], &session["verdict"]),
-        (&"unverified".into(), &"errored".into())
+        (&session["state"], &session["verdict"]["kind"]),
+        (&"SESSION_STATE_UNVERIFIED".into(), &"VERDICT_KIND_ERRORED".into())
     );
     let shown = person.kage(repo.path(), &["show", &made(&run)]).await;
     assert!(shown.out.contains("no-such-command"), "{shown:#?}");
@@ -354,7 +354,7 @@ async fn a_task_that_is_held_on_a_used_up_limit_ends_the_command_and_goes_on() {
         .json();
     assert_eq!(
         (&shown["state"], &shown["sessions"][0]["attempts"]),
-        (&"running".into(), &1.into())
+        (&"TASK_STATE_RUNNING".into(), &1.into())
     );
     check(&person.kage(repo.path(), &["stop", &task]).await, 0, &[]);
 }

@@ -112,7 +112,7 @@ impl Machines {
             serde_json::from_str(&self.done(machine, more, arguments)).unwrap()
         };
         let listed = json(&["ls", "--format", "json"]);
-        json(&["show", listed[0]["task"].as_str().unwrap(), "--format", "json"])
+        json(&["show", listed[0]["id"].as_str().unwrap(), "--format", "json"])
     }
 
     /// Waits until a coordinator listens, and returns the address that it says it has.

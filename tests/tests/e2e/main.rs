@@ -20,6 +20,7 @@ mod crash;
 mod deploy;
 mod errors;
 mod in_the_way;
+mod json;
 mod long_prompt;
 mod mirrors;
 mod namespaces;

@@ -57,7 +57,7 @@ async fn four_machines_on_a_network_of_their_own() {
         ("KAGE__COORDINATOR__TOKEN_FILE", token.as_path()),
         ("KAGE__COORDINATOR__CA_FILE", ca.as_path()),
     ];
-    let connected = [("one", "connected"), ("two", "connected")];
+    let connected = [("one", "AGENT_STATE_CONNECTED"), ("two", "AGENT_STATE_CONNECTED")];
     machines.agents("client", &settings, &connected).await;
 
     // Two sessions and two agents with one slot each: both have to work.
@@ -79,7 +79,9 @@ async fn four_machines_on_a_network_of_their_own() {
     let shown = machines.newest("client", &settings);
     let sessions = shown["sessions"].as_array().unwrap();
     assert!(
-        sessions.iter().all(|session| session["state"] == "verified"),
+        sessions
+            .iter()
+            .all(|session| session["state"] == "SESSION_STATE_VERIFIED"),
         "{shown:#}"
     );
     machines.done("client", &settings, &["apply", "--repo", path]);

@@ -18,14 +18,14 @@ async fn run(person: &Person, repo: &Repo) -> String {
     let run = ["run", "make it", "--with", "maker", "--format", "json"];
     let run = person.kage(repo.path(), &run).await;
     assert_eq!(run.code, 0, "{run:#?}");
-    run.json()["task"].as_str().unwrap().to_owned()
+    run.json()["id"].as_str().unwrap().to_owned()
 }
 
 /// The task that a command means when none is named.
 async fn meant(person: &Person, folder: &Path) -> Result<String, Said> {
     let shown = person.kage(folder, &["show", "--format", "json"]).await;
     match shown.code {
-        0 => Ok(shown.json()["task"].as_str().unwrap().to_owned()),
+        0 => Ok(shown.json()["id"].as_str().unwrap().to_owned()),
         _ => Err(shown),
     }
 }
@@ -93,7 +93,7 @@ async fn a_task_is_of_its_repository_and_lands_nowhere_else() {
     assert_eq!(meant(&person, one.path()).await.unwrap(), task);
     assert_eq!(meant(&person, other.path()).await.unwrap(), newer);
     let listed = person.kage(other.path(), &["ls", "--format", "json"]).await.json();
-    let names = [0, 1].map(|n| listed[n]["repository"].as_str().unwrap().to_owned());
+    let names = [0, 1].map(|n| listed[n]["spec"]["repository"]["name"].as_str().unwrap().to_owned());
     assert!(
         names[0].starts_with("other-") && names[1].starts_with("one-"),
         "{names:?}"
@@ -155,11 +155,12 @@ async fn subfolders_links_and_working_trees_are_one_repository_and_a_clone_is_an
     // A working tree's own task comes before a newer one of its repository.
     let run_linked = ["run", "make it", "--with", "maker", "--format", "json"];
     let side = person.kage(&linked, &run_linked).await.json();
-    let side = side["task"].as_str().unwrap();
+    let side = side["id"].as_str().unwrap();
     assert_eq!(meant(&person, &linked).await.unwrap(), side);
     assert_eq!(meant(&person, repo.path()).await.unwrap(), task);
     let listed = person.kage(repo.path(), &["ls", "--format", "json"]).await.json();
-    assert_eq!(listed[0]["repository"], listed[1]["repository"], "{listed:#}");
+    let of = |n: usize| &listed[n]["spec"]["repository"]["name"];
+    assert!(of(0).is_string() && of(0) == of(1), "{listed:#}");
     for folder in [&clone, &linked] {
         let applied = person.kage(folder, &["apply", &task]).await;
         assert_eq!(applied.code, 0, "its base is known there: {applied:#?}");
@@ -186,13 +187,13 @@ async fn ones_own_task_comes_before_a_newer_one_of_somebody_else() {
         said(command.output().await.unwrap())
     };
     let shown = bob(&["show", "--format", "json"]).await;
-    assert_eq!(shown.json()["task"], own.as_str(), "{shown:#?}");
+    assert_eq!(shown.json()["id"], own.as_str(), "{shown:#?}");
     assert!(shown.err.contains("somebody else's"), "{shown:#?}");
     let ran = bob(&["run", "make it", "--with", "maker", "--format", "json"]).await;
     assert_eq!(ran.code, 0, "{ran:#?}");
-    let his = ran.json()["task"].as_str().unwrap().to_owned();
+    let his = ran.json()["id"].as_str().unwrap().to_owned();
 
-    assert_eq!(bob(&["show", "--format", "json"]).await.json()["task"], his.as_str());
+    assert_eq!(bob(&["show", "--format", "json"]).await.json()["id"], his.as_str());
     assert_eq!(meant(&person, repo.path()).await.unwrap(), own);
     let listed = person.kage(repo.path(), &["ls", "--format", "json"]).await.json();
     assert_eq!(listed[1]["created_by"], "owner", "{listed:#}");

@@ -113,7 +113,10 @@ async fn the_commands_of_the_readme_do_what_it_says() {
     }
     let compared = shell("kage compare --format json").await.json();
     let sessions = compared["sessions"].as_array().unwrap();
-    let passed = sessions.iter().filter(|session| session["verdict"] == "passed").count();
+    let passed = sessions
+        .iter()
+        .filter(|session| session["verdict"]["kind"] == "VERDICT_KIND_PASSED")
+        .count();
     assert_eq!(passed, 4, "{compared:#}");
     let after = shell("cargo test").await;
     assert_eq!((after.code, after.out.as_str()), (0, "2026-W48-7\n"), "{after:#?}");

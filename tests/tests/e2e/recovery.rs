@@ -86,19 +86,23 @@ async fn a_session_whose_adapter_cannot_go_on_is_solved_by_one_it_falls_back_to(
     let run = person.kage(repo.path(), &run).await;
     assert_eq!(run.code, 0, "{run:#?}");
     let report = run.json();
-    let [session] = report["sessions"].as_array().unwrap().as_slice() else {
+    let [row] = report["report"]["rows"].as_array().unwrap().as_slice() else {
         panic!("one session: {report:#}");
     };
-    assert_eq!(report["winner"], "expired", "its name stays: {report:#}");
+    let session = &row["session"];
+    assert_eq!(
+        report["report"]["best"]["session"], "expired",
+        "its name stays: {report:#}"
+    );
     assert_eq!(
         (&session["adapter"], &session["state"], &session["attempts"]),
-        (&"successor".into(), &"verified".into(), &3.into()),
+        (&"successor".into(), &"SESSION_STATE_VERIFIED".into(), &3.into()),
         "{report:#}"
     );
     let takes_over = ["spent takes over from expired", "successor takes over from spent"];
     let compared = person.kage(repo.path(), &["compare"]).await;
     for words in takes_over {
-        let history = session["history"].as_array().unwrap().iter();
+        let history = row["history"].as_array().unwrap().iter();
         let told = history
             .filter_map(|line| line.as_str())
             .filter(|line| line.contains(words));
@@ -159,7 +163,7 @@ async fn a_limit_of_turns_is_a_setting_and_goes_on_once_from_where_it_stopped() 
     let session = &report["sessions"][0];
     assert_eq!(
         (&session["state"], &session["attempts"]),
-        (&"verified".into(), &2.into()),
+        (&"SESSION_STATE_VERIFIED".into(), &2.into()),
         "{report:#}"
     );
     assert_eq!(server.requests_of("solved").len(), 4, "no turn is made again");
@@ -172,7 +176,7 @@ async fn a_limit_of_turns_is_a_setting_and_goes_on_once_from_where_it_stopped() 
     let session = &report["sessions"][0];
     assert_eq!(
         (&session["state"], &session["attempts"]),
-        (&"failed".into(), &2.into()),
+        (&"SESSION_STATE_FAILED".into(), &2.into()),
         "{report:#}"
     );
     assert_eq!(
@@ -180,7 +184,7 @@ async fn a_limit_of_turns_is_a_setting_and_goes_on_once_from_where_it_stopped() 
         4,
         "twice two turns, the second after the first"
     );
-    let history = session["history"].to_string();
+    let history = report["report"]["rows"][0]["history"].to_string();
     assert!(
         history.contains("turn limit: the model was not done after 2 turns"),
         "{history}"

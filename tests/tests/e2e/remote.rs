@@ -73,7 +73,7 @@ async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
         ("KAGE__COORDINATOR__CA_FILE", ca.as_path()),
     ];
     let agents = async |wanted: &[(&str, &str)]| machines.agents("a", &settings, wanted).await;
-    let listed = agents(&[("c", "connected"), ("d", "connected")]).await;
+    let listed = agents(&[("c", "AGENT_STATE_CONNECTED"), ("d", "AGENT_STATE_CONNECTED")]).await;
     let labels = |name: &str| {
         let mut listed = listed.as_array().unwrap().iter();
         listed.find(|agent| agent["name"] == name).unwrap()["labels"].clone()
@@ -137,7 +137,7 @@ async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
     let key = machines.dir("c").join("state/agent/tls/agent.key");
     assert_eq!(std::fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(c.stop().await.success());
-    agents(&[("c", "disconnected")]).await;
+    agents(&[("c", "AGENT_STATE_DISCONNECTED")]).await;
     let arguments = [
         "agent",
         "run",
@@ -149,10 +149,10 @@ async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
         "c",
     ];
     let _c = machines.daemon("c", &arguments);
-    agents(&[("c", "connected")]).await;
+    agents(&[("c", "AGENT_STATE_CONNECTED")]).await;
 
     machines.done("b", &[], &["agent", "revoke", "d"]);
-    agents(&[("c", "connected"), ("d", "disconnected")]).await;
+    agents(&[("c", "AGENT_STATE_CONNECTED"), ("d", "AGENT_STATE_DISCONNECTED")]).await;
     let outcast = diagnosis("d", &["--coordinator", url]);
     assert_eq!(outcast["connection"]["reached"], false, "{outcast:#}");
     assert!(outcast["problems"].to_string().contains("revoked"), "{outcast:#}");

@@ -53,8 +53,8 @@ async fn a_removed_task_leaves_nothing_behind_and_takes_nothing_else_along() {
     let fixed = kage(&run).await;
     assert_eq!(fixed.code, 0, "{fixed:#?}");
     let fixed = kage(&["show", "--format", "json"]).await.json();
-    let task = fixed["task"].as_str().unwrap();
-    let commit = fixed["sessions"][0]["commit"].as_str().unwrap();
+    let task = fixed["id"].as_str().unwrap();
+    let commit = fixed["sessions"][0]["result"]["commit"].as_str().unwrap();
     let checkpoints = kage(&["checkpoint", "ls", task, "--format", "json"]).await.json();
     assert_ne!(checkpoints.as_array().unwrap().len(), 0);
 
@@ -62,7 +62,7 @@ async fn a_removed_task_leaves_nothing_behind_and_takes_nothing_else_along() {
     let (blobs, output) = (files(&data.join("blobs")), files(&data.join("output")));
     assert!(!blobs.is_empty() && !output.is_empty(), "{blobs:#?} {output:#?}");
     let asleep = kage(&["run", "sleep", "--with", "sleeper", "-d", "--format", "json"]).await;
-    let other = asleep.json()["task"].as_str().unwrap().to_owned();
+    let other = asleep.json()["id"].as_str().unwrap().to_owned();
     wait_for("the sleeper speaks", async || {
         kage(&["logs", &other]).await.out.contains("asleep").then_some(())
     })
@@ -100,8 +100,8 @@ async fn a_removed_task_leaves_nothing_behind_and_takes_nothing_else_along() {
         panic!("one task is left: {listed:#}");
     };
     assert_eq!(
-        (&only["task"], &only["state"]),
-        (&other.as_str().into(), &"running".into())
+        (&only["id"], &only["state"]),
+        (&other.as_str().into(), &"TASK_STATE_RUNNING".into())
     );
     assert!(kage(&["logs", &other]).await.out.contains("asleep"));
     assert_eq!(kage(&["stop", &other]).await.code, 0);

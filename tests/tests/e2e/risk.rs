@@ -30,9 +30,12 @@ async fn a_test_that_a_session_emptied_proves_nothing_and_is_not_landed() {
     let run = person.kage(repo.path(), &arguments).await;
     assert_eq!(run.code, 1, "{run:#?}");
     let report = run.json();
-    assert_eq!(report["sessions"][0]["state"], "rejected", "{report:#}");
-    assert_eq!(report["sessions"][0]["restored"][0], "test.sh", "{report:#}");
-    assert_eq!(report["best"]["reason"], "no_result", "{report:#}");
+    assert_eq!(report["sessions"][0]["state"], "SESSION_STATE_REJECTED", "{report:#}");
+    assert_eq!(report["sessions"][0]["verdict"]["restored"][0], "test.sh", "{report:#}");
+    assert_eq!(
+        report["report"]["best"]["reason"], "BEST_REASON_NO_RESULT",
+        "{report:#}"
+    );
     assert!(
         run.err.contains("verify ran with the base's version of test.sh"),
         "{run:#?}"
@@ -58,10 +61,11 @@ async fn a_result_of_high_risk_lands_when_somebody_says_so() {
     let run = person.kage(repo.path(), &arguments).await;
     assert_eq!(run.code, 1, "{run:#?}");
     let report = run.json();
-    assert_eq!(report["winner"], serde_json::Value::Null, "{report:#}");
-    assert_eq!(report["best"]["reason"], "high_risk", "{report:#}");
-    assert_eq!(report["best"]["candidate"], "cheat", "{report:#}");
-    let task = &report["task"].as_str().unwrap()[..8];
+    let best = &report["report"]["best"];
+    assert_eq!(best.get("session"), None, "{report:#}");
+    assert_eq!(best["reason"], "BEST_REASON_HIGH_RISK", "{report:#}");
+    assert_eq!(best["candidate"], "cheat", "{report:#}");
+    let task = &report["id"].as_str().unwrap()[..8];
     let by_name = format!("`kage apply {task} --session cheat`");
     for said in [by_name.as_str(), "--accept-risk`", "test.sh"] {
         assert!(run.err.contains(said), "{said}: {run:#?}");
@@ -118,8 +122,8 @@ async fn what_verify_did_not_see_does_not_land_by_itself_and_is_named_when_it_la
     let run = person.kage(repo.path(), &arguments).await;
     assert_eq!(run.code, 1, "the base's test passes on it, and nothing lands: {run:#?}");
     let report = run.json();
-    assert_eq!(report["winner"], "both", "{report:#}");
-    let task = &report["task"].as_str().unwrap()[..8];
+    assert_eq!(report["report"]["best"]["session"], "both", "{report:#}");
+    let task = &report["id"].as_str().unwrap()[..8];
     for said in [
         "nothing was landed",
         "test.sh",

@@ -2,8 +2,13 @@
 
 use kage_tests::command::Person;
 use kage_tests::repo::{Repo, VERIFY};
+use serde_json::Value;
 
 const SMALL: &str = "cat >/dev/null; echo 'add() { echo $(($1 + $2)); }' > add.sh";
+
+fn best(report: &Value) -> &Value {
+    &report["report"]["best"]
+}
 
 #[tokio::test]
 async fn what_was_selected_is_what_lands() {
@@ -29,9 +34,9 @@ async fn what_was_selected_is_what_lands() {
         VERIFY,
     ];
     let report = kage(&arguments).await;
-    assert_eq!(report["best"]["reason"], "verified", "{report:#}");
-    assert_eq!(report["winner"], "small", "{report:#}");
-    let task = report["task"].as_str().unwrap();
+    assert_eq!(best(&report)["reason"], "BEST_REASON_VERIFIED", "{report:#}");
+    assert_eq!(best(&report)["session"], "small", "{report:#}");
+    let task = report["id"].as_str().unwrap();
 
     let unknown = person.kage(repo.path(), &["select", task, "--session", "none"]).await;
     assert!(
@@ -40,13 +45,14 @@ async fn what_was_selected_is_what_lands() {
     );
     kage(&["select", task, "--session", "large"]).await;
     let report = kage(&["compare", task]).await;
-    assert_eq!(report["best"]["reason"], "selected", "{report:#}");
-    assert_eq!(report["winner"], "large", "{report:#}");
-    assert_eq!(report["sessions"][0]["name"], "small", "the order stays: {report:#}");
+    assert_eq!(best(&report)["reason"], "BEST_REASON_SELECTED", "{report:#}");
+    assert_eq!(best(&report)["session"], "large", "{report:#}");
+    let first = &report["report"]["rows"][0]["session"]["name"];
+    assert_eq!(first, "small", "the order stays: {report:#}");
     kage(&["apply", task]).await;
     assert!(repo.path().join("notes.txt").exists());
 
     kage(&["select", task, "--clear"]).await;
     let report = kage(&["compare", task]).await;
-    assert_eq!(report["winner"], "small", "{report:#}");
+    assert_eq!(best(&report)["session"], "small", "{report:#}");
 }
