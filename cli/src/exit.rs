@@ -1,4 +1,4 @@
-//! Exit codes, and the one place that turns errors into text for people.
+//! Exit codes, and the one place that turns errors into text for people and JSON for programs.
 
 use std::process::ExitCode;
 
@@ -10,16 +10,19 @@ use kage_git::GitError;
 use kage_git::snapshot::SnapshotError;
 use kage_git::user_repo::DiscoverError;
 use kage_proto::client::ConnectError;
+use kage_proto::convert::InvalidField;
 use kage_proto::status::ApiError;
+use serde::Serialize;
 
 use crate::assignments::{InvalidLabel, InvalidWorker};
 use crate::config_file::ConfigFileError;
 use crate::connect::AccessError;
-use crate::output::note;
+use crate::output::{Output, note};
 use crate::settings::SettingsError;
 
 /// How the process ends. The numbers are public: scripts rely on them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Exit {
     /// Done.
@@ -57,37 +60,110 @@ pub struct Refusal {
     pub exit: Exit,
     /// The reason, and what to do.
     pub message: String,
+    /// The parts of the reason, for programs.
+    pub details: Vec<Detail>,
+}
+
+/// One of several things that are wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Detail {
+    /// A field of a message of the API.
+    Field(InvalidField),
+    /// A path of the person's repository that blocks a landing.
+    Path {
+        /// Within the repository; what of it is not UTF-8 is U+FFFD.
+        path: String,
+        /// Why it does.
+        problem: &'static str,
+    },
 }
 
 impl Refusal {
-    /// A refusal because of wrong usage or the present state.
-    pub fn usage(message: impl Into<String>) -> Self {
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self {
-            exit: Exit::Usage,
+            exit,
             message: message.into(),
+            details: Vec::new(),
         }
     }
 
+    /// A refusal because of wrong usage or the present state.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
     pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Exit::NotFound, message)
+    }
+}
+
+/// Why there is no result. Programs read it: `docs/json.md`.
+#[derive(Debug, Serialize)]
+struct ErrorJson {
+    kind: Exit,
+    code: u8,
+    /// The ErrorInfo reason of the coordinator's refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    details: Vec<Detail>,
+}
+
+impl ErrorJson {
+    fn of(error: &anyhow::Error, exit: Exit, hint: Option<&'static str>) -> Self {
+        let api = error.chain().find_map(|cause| cause.downcast_ref::<ApiError>());
+        let refusal = error.chain().find_map(|cause| cause.downcast_ref::<Refusal>());
+        let details = match (refusal, api) {
+            (Some(refusal), _) => refusal.details.clone(),
+            (None, Some(ApiError::InvalidArgument { violations })) => {
+                violations.iter().cloned().map(Detail::Field).collect()
+            }
+            (None, _) => Vec::new(),
+        };
         Self {
-            exit: Exit::NotFound,
-            message: message.into(),
+            kind: exit,
+            code: exit as u8,
+            reason: api.map(ApiError::reason),
+            message: format!("{error:#}"),
+            hint,
+            details,
         }
     }
 }
 
-/// Prints the error, and returns the exit code.
-pub fn report(error: &anyhow::Error) -> Exit {
+/// Prints the error for people, and for the program that asked for JSON; returns the exit code.
+pub fn report(error: &anyhow::Error, out: Output) -> Exit {
     // `kage ls | head` is not a failure.
     if is_closed_pipe(error) {
         return Exit::Done;
     }
-    note(&format!("error: {error:#}"));
     let (exit, hint) = classify(error);
+    // For people in any case: who reads the JSON may not show it.
+    note(&format!("error: {error:#}"));
     if let Some(hint) = hint {
         note(&format!("hint: {hint}"));
     }
+    // When nobody reads the results, the words are left.
+    drop(out.error(&ErrorJson::of(error, exit, hint)));
     exit
+}
+
+/// The same for a command line that cannot be parsed. Help and version, when asked for, are no errors.
+pub fn mistyped(error: &clap::Error, out: Output) -> Exit {
+    // As in `note`.
+    drop(error.print());
+    if !error.use_stderr() {
+        return Exit::Done;
+    }
+    let text = error.render().to_string();
+    let message = text.split("\n\nUsage:").next().unwrap_or_default().trim();
+    let refusal = Refusal::usage(message.strip_prefix("error: ").unwrap_or(message));
+    drop(out.error(&ErrorJson::of(&refusal.into(), Exit::Usage, None)));
+    Exit::Usage
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
@@ -212,6 +288,34 @@ mod tests {
     use anyhow::Context as _;
 
     use super::*;
+
+    fn json(error: &anyhow::Error) -> String {
+        let (exit, hint) = classify(error);
+        serde_json::to_string(&ErrorJson::of(error, exit, hint)).unwrap()
+    }
+
+    #[test]
+    fn programs_read_the_name_of_the_code_and_everything_that_is_wrong() {
+        let violations = vec![
+            InvalidField::new("spec.prompt", "is empty"),
+            InvalidField::new("spec.policy.max_attempts", "must be at most 100"),
+        ];
+        let refused = anyhow::Error::from(ApiError::InvalidArgument { violations }).context("the task");
+        insta::assert_snapshot!(json(&refused), @r#"{"kind":"usage","code":2,"reason":"INVALID_ARGUMENT","message":"the task: spec.prompt: is empty; spec.policy.max_attempts: must be at most 100","details":[{"field":"spec.prompt","problem":"is empty"},{"field":"spec.policy.max_attempts","problem":"must be at most 100"}]}"#);
+        let missing = ApiError::NotFound {
+            what: "task 0123".into(),
+        };
+        insta::assert_snapshot!(json(&missing.into()), @r#"{"kind":"not_found","code":4,"reason":"NOT_FOUND","message":"task 0123 was not found","hint":"`kage ls` lists tasks, `kage agent ls` agents"}"#);
+        let dirty = Refusal {
+            details: vec![Detail::Path {
+                path: "a.txt".into(),
+                problem: "it has uncommitted changes",
+            }],
+            ..Refusal::usage("paths of the result have uncommitted changes")
+        };
+        insta::assert_snapshot!(json(&dirty.into()), @r#"{"kind":"usage","code":2,"message":"paths of the result have uncommitted changes","details":[{"path":"a.txt","problem":"it has uncommitted changes"}]}"#);
+        insta::assert_snapshot!(json(&anyhow::anyhow!("a defect")), @r#"{"kind":"internal","code":70,"message":"a defect"}"#);
+    }
 
     #[test]
     fn a_damaged_repository_of_the_coordinator_is_no_defect_and_says_what_to_do() {

@@ -93,11 +93,7 @@ pub async fn to_the_end<T>(executing: impl Future<Output = T>) -> anyhow::Result
         }
         note("finishing the current step; a second Ctrl-C leaves it half done");
     }
-    Err(Refusal {
-        exit: Exit::Interrupted,
-        message: "interrupted; files may be half written".to_owned(),
-    }
-    .into())
+    Err(Refusal::new(Exit::Interrupted, "interrupted; files may be half written").into())
 }
 
 /// Plans to put a fetched result into the working tree.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use kage::args::Cli;
+use kage::output::Output;
 use kage::{command, exit};
 use tracing_subscriber::EnvFilter;
 
@@ -14,7 +15,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // An agent starts this program again as the warden of a session's program.
     kage_agent::process::warden_main_if_asked();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::mistyped(&error, Output::asked_for(std::env::args())).into(),
+    };
+    let out = Output::new(cli.global.format);
     let level = match cli.global.verbose {
         0 => "warn",
         1 => "info",
@@ -27,11 +32,11 @@ fn main() -> ExitCode {
         .init();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return exit::report(&error.into()).into(),
+        Err(error) => return exit::report(&error.into(), out).into(),
     };
     let exit = runtime
         .block_on(command::dispatch(cli))
-        .unwrap_or_else(|error| exit::report(&error));
+        .unwrap_or_else(|error| exit::report(&error, out));
     // An unanswered question still reads standard input; it is not awaited.
     runtime.shutdown_background();
     exit.into()

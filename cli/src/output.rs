@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 
+use clap::ValueEnum as _;
 use kage_proto::json::JsonMessage;
 use prost::{Message, Name};
 use serde::Serialize;
@@ -27,6 +28,17 @@ impl Output {
     #[must_use]
     pub const fn new(format: Format) -> Self {
         Self { format }
+    }
+
+    /// The format of a command line that cannot be parsed.
+    pub fn asked_for(arguments: impl Iterator<Item = String>) -> Self {
+        let read = arguments.take_while(|argument| argument != "--");
+        let words: Vec<String> = read
+            .flat_map(|a| a.split('=').map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        let mut pairs = words.windows(2).filter(|pair| pair[0] == "--format");
+        let format = pairs.find_map(|pair| Format::from_str(&pair[1], false).ok());
+        Self::new(format.unwrap_or(Format::Human))
     }
 
     #[must_use]
@@ -94,6 +106,17 @@ impl Output {
         }
     }
 
+    /// Prints why there is no result, when JSON of either kind is wanted.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn error(self, value: &impl Serialize) -> std::io::Result<()> {
+        match self.format {
+            Format::Human => Ok(()),
+            Format::Json | Format::Jsonl => typed("error", value),
+        }
+    }
+
     /// Writes bytes unchanged, when text for people is wanted: output of programs, patches.
     ///
     /// # Errors
@@ -135,6 +158,15 @@ mod tests {
 
     use super::*;
     use crate::args::Cli;
+
+    #[test]
+    fn arguments_that_cannot_be_read_still_say_how_to_answer() {
+        let format = |line: &str| Output::asked_for(line.split(' ').map(str::to_owned)).format();
+        assert_eq!(format("kage ls --format json --nonsense"), Format::Json);
+        assert_eq!(format("kage --format=jsonl ls --nonsense"), Format::Jsonl);
+        assert_eq!(format("kage ls --format yaml"), Format::Human);
+        assert_eq!(format("kage run -- --format json"), Format::Human);
+    }
 
     /// Every command as it is typed, without `kage`.
     fn commands(of: &clap::Command, before: &str) -> Vec<String> {

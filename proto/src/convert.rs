@@ -16,7 +16,7 @@ pub mod time;
 pub mod value;
 
 /// A field of a message that cannot be what it says.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize)]
 #[error("{field}: {problem}")]
 pub struct InvalidField {
     /// Its path within the message, as in `policy.verify.protect[2]`.

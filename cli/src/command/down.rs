@@ -51,25 +51,21 @@ async fn stop(holder: &Holder, force: bool) -> anyhow::Result<()> {
     }
     match holder.ended(PATIENCE).await? {
         true => Ok(()),
-        false => Err(Refusal {
-            exit: Exit::Timeout,
-            message: format!(
+        false => {
+            let message = format!(
                 "it is still shutting down after {} s; `kage down --force` hands back its running sessions",
                 PATIENCE.as_secs()
-            ),
+            );
+            Err(Refusal::new(Exit::Timeout, message).into())
         }
-        .into()),
     }
 }
 
 /// Refuses with the tasks that have not ended.
 async fn refuse_while_busy(invocation: &Invocation) -> anyhow::Result<()> {
     let Some(access) = connect::running(&invocation.state).await? else {
-        return Err(Refusal {
-            exit: Exit::Unavailable,
-            message: "the daemon of this machine does not answer; `kage down --force` stops it anyway".to_owned(),
-        }
-        .into());
+        let message = "the daemon of this machine does not answer; `kage down --force` stops it anyway";
+        return Err(Refusal::new(Exit::Unavailable, message).into());
     };
     let project = invocation.settings.coordinator.project.clone().unwrap_or_default();
     let open = open_tasks(&access.client, &project).await?;

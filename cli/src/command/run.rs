@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::io::Read as _;
 
 use kage_agent::identity::state::not_ones_own;
-use kage_core::task::{Policy, TaskSpec, VerifyPolicy};
+use kage_core::task::{InvalidPart, Policy, TaskSpec, VerifyPolicy};
 use kage_git::UserRepo;
 use kage_git::snapshot::SnapshotOptions;
+use kage_proto::convert::InvalidField;
 use kage_proto::v1;
 
 use super::wait;
@@ -14,7 +15,7 @@ use crate::args::Run;
 use crate::assignments::{self, InvalidLabel};
 use crate::base;
 use crate::contexts;
-use crate::exit::{Exit, Refusal};
+use crate::exit::{Detail, Exit, Refusal};
 use crate::follow::{self, Followed};
 use crate::hold;
 use crate::invocation::Invocation;
@@ -58,10 +59,7 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
         policy,
         labels: kage_core::task::Labels::new(),
     };
-    let problems: Vec<_> = spec.problems().iter().map(|part| part.problem.to_string()).collect();
-    if !problems.is_empty() {
-        return Err(Refusal::usage(problems.join("; ")).into());
-    }
+    refuse_invalid(&spec)?;
     let task = tasks::create(&access, spec, base.origin, args.wait_for_agent).await?;
     if args.detach {
         invocation.out.message("task", &task)?;
@@ -106,6 +104,19 @@ pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result
         v1::BestReason::NoResult | v1::BestReason::Unspecified => tell_undone(&report),
     }
     Ok(wait::outcome(task.state(), &report))
+}
+
+fn refuse_invalid(spec: &TaskSpec) -> Result<(), Refusal> {
+    let problems = spec.problems();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let words: Vec<_> = problems.iter().map(|part| part.problem.to_string()).collect();
+    let field = |part: &InvalidPart| Detail::Field(InvalidField::new(&part.field, &part.problem).within("spec"));
+    Err(Refusal {
+        details: problems.iter().map(field).collect(),
+        ..Refusal::usage(words.join("; "))
+    })
 }
 
 /// Why the best result is not applied automatically: verify did not see a part of it.

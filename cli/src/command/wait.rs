@@ -23,11 +23,8 @@ pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<E
         Some(limit) => match tokio::time::timeout(limit, end).await {
             Ok(ended) => ended?,
             Err(_) => {
-                return Err(Refusal {
-                    exit: Exit::Timeout,
-                    message: format!("the task has not ended after {} s; it continues", limit.as_secs()),
-                }
-                .into());
+                let message = format!("the task has not ended after {} s; it continues", limit.as_secs());
+                return Err(Refusal::new(Exit::Timeout, message).into());
             }
         },
     };

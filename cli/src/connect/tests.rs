@@ -3,7 +3,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::args::Format;
 use crate::exit::Exit;
+use crate::output::Output;
 
 /// A state directory in which a coordinator said that it listens at this port, and was killed.
 fn left_behind(port: u16) -> (tempfile::TempDir, StateDir) {
@@ -101,7 +103,11 @@ async fn a_token_a_version_and_a_stranger_are_told_apart() {
         };
         let error = anyhow::Error::from(found.err().unwrap());
         assert!(format!("{error:#}").contains(words), "{error:#}");
-        assert_eq!(crate::exit::report(&error), exit, "{error:#}");
+        assert_eq!(
+            crate::exit::report(&error, Output::new(Format::Human)),
+            exit,
+            "{error:#}"
+        );
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use kage_git::UserRepo;
 use kage_git::landing::{self, LandingError, Merged, Obstacle, ObstacleKind, Strategy};
 
-use crate::exit::Refusal;
+use crate::exit::{Detail, Refusal};
 use crate::result::FetchedResult;
 use crate::view;
 
@@ -40,9 +40,32 @@ pub(crate) async fn told<T>(
         here: env::current_dir().and_then(fs::canonicalize).unwrap_or_default(),
     };
     match way.refusal(asked, &error).await? {
-        Some(message) => Err(Refusal::usage(message).into()),
+        Some(message) => Err(Refusal {
+            details: details(&error),
+            ..Refusal::usage(message)
+        }
+        .into()),
         None => Err(error.into()),
     }
+}
+
+/// The paths that stand in the way.
+fn details(error: &LandingError) -> Vec<Detail> {
+    let paths = match error {
+        LandingError::Conflicts { conflicts } => conflicts,
+        LandingError::Dirty { paths, .. } | LandingError::Unsupported { paths } => paths,
+        LandingError::ChangedMeanwhile { .. }
+        | LandingError::NotOnABranch
+        | LandingError::NoCommits
+        | LandingError::InProgress { .. }
+        | LandingError::Locked { .. }
+        | LandingError::Git(_) => return Vec::new(),
+    };
+    let detail = |it: &Obstacle| Detail::Path {
+        path: it.path.clone(),
+        problem: it.reason,
+    };
+    paths.iter().map(detail).collect()
 }
 
 /// Looks for a command that works.

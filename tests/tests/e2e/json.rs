@@ -1,4 +1,4 @@
-//! What `docs/json.md` shows: its examples, run in order, and the form of lines.
+//! What `docs/json.md` shows: its examples, run in order, and the form of lines and errors.
 
 use std::process::Stdio;
 
@@ -85,4 +85,46 @@ async fn every_line_says_what_it_is_and_the_last_has_the_report() {
     assert_eq!((told("result_committed"), told("finished")), (1, 3), "{lines:#?}");
     let files = before.iter().find_map(|line| line["event"].get("files_changed"));
     assert_eq!(files.unwrap()["files"][0]["path"], "add.sh");
+}
+
+#[tokio::test]
+async fn an_error_is_one_object_on_standard_output_and_words_beside() {
+    let (person, repo) = prepared();
+    let cases: [(&[&str], &str, u64); 4] = [
+        (&["run", "x", "--with", "Not A Name"], "usage", 2),
+        (&["ls", "--no-such-flag"], "usage", 2),
+        (&["run", "x", "--with", "no-such-adapter"], "usage", 2),
+        // The daemon runs since then.
+        (&["show"], "not_found", 4),
+    ];
+    for (arguments, kind, code) in cases {
+        for format in ["json", "jsonl"] {
+            let failed = person
+                .kage(repo.path(), &[arguments, &["--format", format]].concat())
+                .await;
+            assert_eq!(failed.code, i32::try_from(code).unwrap(), "{failed:#?}");
+            let error: Value = serde_json::from_str(&failed.out).unwrap();
+            assert_eq!(
+                (&error["type"], &error["kind"], &error["code"]),
+                (&"error".into(), &kind.into(), &code.into()),
+                "{failed:#?}"
+            );
+            let message = error["message"].as_str().unwrap();
+            assert!(failed.err.contains(message), "{failed:#?}");
+        }
+    }
+    let refused = person
+        .kage(
+            repo.path(),
+            &["run", "x", "--with", "no-such-adapter", "--format", "json"],
+        )
+        .await;
+    let error = refused.json();
+    assert_eq!(error["reason"], "NO_AGENT", "{error:#}");
+    assert!(
+        error["hint"].as_str().unwrap().contains("--wait-for-agent"),
+        "{error:#}"
+    );
+    let help = person.kage(repo.path(), &["ls", "--help", "--format", "json"]).await;
+    assert!(help.code == 0 && help.out.contains("Usage:"), "{help:#?}");
 }
