@@ -28,7 +28,6 @@ impl TaskRows for SqliteRows<'_> {
             ],
         )?;
         let n = self.connection.last_insert_rowid();
-        self.numbered = Some((head.id, n));
         self.journal.touch(head.id);
         self.journal.numbered(head.id, n);
         self.execute(
