@@ -157,13 +157,15 @@ async fn a_loop_over_an_api_ends_at_the_limits_of_its_task() {
     );
     let place = Place::new([Answer::Stream(message(&[bash], "tool_use"))]).await;
     let timeout = SessionLimits {
-        timeout: 4 * short,
-        idle: 3 * short,
+        timeout: 10 * short,
+        ..minute
     };
     assert_eq!(timed_out(watch_loop(&place, timeout).await), "it took longer");
-    let pid = std::fs::read_to_string(place.folder.path().join("tree/pid")).unwrap();
-    let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
-    assert!(rustix::process::test_kill_process(pid).is_err(), "its tool is ended");
+    // On a machine that is busy it may not have begun.
+    if let Ok(pid) = std::fs::read_to_string(place.folder.path().join("tree/pid")) {
+        let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        assert!(rustix::process::test_kill_process(pid).is_err(), "its tool is ended");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
