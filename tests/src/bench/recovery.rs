@@ -234,7 +234,7 @@ async fn fill(store: &Store, sessions: u32) -> anyhow::Result<()> {
         done.spawn(async move {
             store.apply(command).await?;
             if let Some(cancel) = cancel {
-                drop(store.apply(cancel).await?);
+                store.apply(cancel).await?;
             }
             anyhow::Ok(())
         });
