@@ -37,21 +37,22 @@ impl Coordinator {
     ) -> Result<(), DeletionError> {
         let _closed = self.repositories.close_off(project, name)?;
         let now = self.now();
+        let present = self.repositories.is_there(project, name).await?;
         let command = DeleteRepository {
             request,
             project: project.clone(),
             repository: name.clone(),
-            present: self.repositories.is_there(project, name).await?,
+            present,
             now,
         };
         match self.apply(command).await.map_err(DeletionError::Store)? {
-            RepositoryFate::Stays => {}
-            RepositoryFate::Goes => {
+            RepositoryFate::Goes if present => {
                 let place = self.quarantine.place_of_repository(now, project, name);
                 self.quarantine.begin(now).await?;
                 self.repositories.take_away(project, name, place).await?;
                 tracing::info!(%project, repository = %name, "repository deleted");
             }
+            RepositoryFate::Stays | RepositoryFate::Goes => {}
         }
         Ok(())
     }

@@ -58,13 +58,7 @@ fn multiply(path: &Path) {
         ))
         .unwrap();
     for (table, changed) in TABLES {
-        let columns: Vec<String> = {
-            let mut statement = large
-                .prepare(&format!("SELECT name FROM pragma_table_info('{table}')"))
-                .unwrap();
-            let names = statement.query_map([], |row| row.get(0)).unwrap();
-            names.map(Result::unwrap).collect()
-        };
+        let columns = texts(&large, &format!("SELECT name FROM pragma_table_info('{table}')"));
         let values = columns.iter().map(|column| {
             let changed = changed.iter().find(|(name, _)| name == column);
             changed.map_or(column.as_str(), |(_, value)| value)
@@ -80,19 +74,36 @@ fn multiply(path: &Path) {
     large.execute_batch("COMMIT").unwrap();
 }
 
-/// Its schema, and a digest of everything that is stored in it.
-fn content(path: &Path) -> (u32, u64) {
+fn texts(connection: &Connection, sql: &str) -> Vec<String> {
+    let mut statement = connection.prepare(sql).unwrap();
+    let texts = statement.query_map([], |row| row.get(0)).unwrap();
+    texts.map(Result::unwrap).collect()
+}
+
+const TABLE_NAMES: &str =
+    "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name";
+
+/// The schema of a database, and how many rows and bytes each column of each table has.
+fn shape(path: &Path) -> (u32, Vec<String>) {
     let connection = Connection::open(path).unwrap();
     let version = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .unwrap();
-    let tables: Vec<String> = {
-        let mut statement = connection
-            .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name")
-            .unwrap();
-        let names = statement.query_map([], |row| row.get(0)).unwrap();
-        names.map(Result::unwrap).collect()
-    };
+    let mut shape = texts(&connection, "SELECT coalesce(sql, '') FROM sqlite_schema ORDER BY name");
+    for table in texts(&connection, TABLE_NAMES) {
+        let columns = texts(&connection, &format!("SELECT name FROM pragma_table_info('{table}')"));
+        let sums = columns.iter().map(|column| format!("total(length(\"{column}\"))"));
+        let sums = sums.collect::<Vec<_>>().join(" || ' ' || ");
+        let sql = format!("SELECT '{table} ' || count(*) || ' ' || {sums} FROM \"{table}\"");
+        shape.extend(texts(&connection, &sql));
+    }
+    (version, shape)
+}
+
+/// A digest of everything that is stored in a database.
+fn content(path: &Path) -> u64 {
+    let connection = Connection::open(path).unwrap();
+    let tables = texts(&connection, TABLE_NAMES);
     let mut digest = DefaultHasher::new();
     for table in tables {
         table.hash(&mut digest);
@@ -110,7 +121,7 @@ fn content(path: &Path) -> (u32, u64) {
             }
         }
     }
-    (version, digest.finish())
+    digest.finish()
 }
 
 /// Another process that opens the database, and so migrates it.
@@ -150,7 +161,7 @@ fn a_large_database_is_migrated_although_whoever_does_it_is_killed_at_twenty_poi
     let begun = Instant::now();
     assert!(opening(&whole).wait().unwrap().success());
     let takes = begun.elapsed();
-    let (before, after) = (content(&old), content(&whole));
+    let (before, after) = (shape(&old), shape(&whole));
     assert_eq!((before.0, after.0), (OLD, KNOWN));
 
     let mut undone = 0;
@@ -159,13 +170,18 @@ fn a_large_database_is_migrated_although_whoever_does_it_is_killed_at_twenty_poi
         std::thread::sleep(takes * n / (KILLS + 1));
         process.kill().unwrap();
         process.wait().unwrap();
-        let now = content(&path);
-        undone += u32::from(now == before);
-        assert!(now == before || now == after, "kill {n} left something in between");
+        let now = shape(&path);
+        if now == before {
+            undone += 1;
+        } else {
+            assert!(now == after, "kill {n} left something in between");
+            // It was quicker than the first: the next one begins anew.
+            std::fs::copy(&old, &path).unwrap();
+        }
     }
-    assert!(undone >= KILLS / 2, "most kills came before the end: {undone}");
+    assert!(undone >= KILLS / 4, "kills come before the end: {undone}");
     assert!(opening(&path).wait().unwrap().success());
-    assert_eq!(content(&path), after, "whatever became of it before");
+    assert_eq!(content(&path), content(&whole), "whatever became of it before");
     goes_on(&path);
     println!("migrating {SESSIONS} sessions takes {takes:?}; {undone} of {KILLS} kills undid it");
 }
