@@ -148,7 +148,7 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
     let mut workspace = None;
     let worked = match &attempt.work.kind {
         WorkKind::Session(work) => session::run(&attempt, work, grant.asks, &mut workspace).await,
-        WorkKind::Verify(work) => verify::run(&attempt, work).await,
+        WorkKind::Verify(work) => verify::run(&attempt, work, &mut workspace).await,
     };
     drop(grant.slot);
     let outcome = match worked {
@@ -256,12 +256,15 @@ impl Attempt {
         // Last, since the next attempt of the session may wait for it.
         if let Some(workspace) = workspace {
             let path = workspace.path().to_owned();
+            let usable = self.presence.as_ref().is_none_or(Presence::is_usable);
             let parked = match self.presence {
                 Some(presence) => presence.park(workspace, &path),
                 None => Err(workspace),
             };
-            if let Err(unwanted) = parked {
-                unwanted.remove().await;
+            match parked {
+                Ok(()) => {}
+                Err(unwanted) if usable => unwanted.retire().await,
+                Err(unwanted) => unwanted.remove().await,
             }
         }
     }

@@ -6,5 +6,6 @@ pub mod port;
 pub(crate) mod uses;
 pub(crate) mod contexts;
 pub(crate) mod parking;
+pub(crate) mod pool;
 pub(crate) mod workspace;
 pub mod disk;

@@ -27,6 +27,7 @@ use crate::ground::blobs::Blobs;
 use crate::ground::contexts::Contexts;
 use crate::ground::disk::{Disk, Worktrees};
 use crate::ground::parking::Parking;
+use crate::ground::pool::Pool;
 use crate::ground::port::Ground;
 use crate::ground::uses::Uses;
 use crate::ground::workspace::MirrorGround;
@@ -248,6 +249,7 @@ impl Stored {
         };
         tasks.spawn(renewal.run(end_delivery.clone()));
         let (uses, worktrees, parking) = (Uses::default(), Worktrees::default(), Parking::default());
+        let pool = Pool::new(paths.clone(), Arc::clone(&ports.random));
         let disk = Disk::new(
             paths.clone(),
             config.limits,
@@ -255,6 +257,7 @@ impl Stored {
             uses.clone(),
             worktrees.clone(),
             parking.clone(),
+            pool.clone(),
             ports.blocking.clone(),
         );
         let contexts = Contexts::new(paths.clone(), blobs.clone(), uses.clone());
@@ -265,6 +268,7 @@ impl Stored {
                 &config.credentials,
                 blobs,
                 uses,
+                pool,
                 Arc::clone(&ports.random),
             ))
         });
@@ -353,7 +357,7 @@ impl Delivering {
             drop(tokio::time::timeout(LAST_DELIVERY, rest).await);
         }
         while let Some(left) = self.resources.parking.oldest() {
-            left.remove().await;
+            left.retire().await;
         }
         self.end_delivery.cancel();
         self.tasks.close();

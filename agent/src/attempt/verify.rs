@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use kage_core::cause::chain;
 use kage_core::event::{AttemptOutcome, EventBody, MAX_RESTORED, OutputStream, Phase, Verdict, VerdictKind};
@@ -70,7 +71,12 @@ impl Decided {
     }
 }
 
-pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptOutcome, AttemptEnded> {
+/// Decides. `place` gets the workspace when no program can be left in it.
+pub(super) async fn run(
+    attempt: &Attempt,
+    work: &VerifyWork,
+    place: &mut Option<Arc<dyn Workspace>>,
+) -> Result<AttemptOutcome, AttemptEnded> {
     attempt.phase(Phase::Preparing).await?;
     let Some(repository) = attempt.repository() else {
         let text = "a verify job without a repository cannot be run";
@@ -98,6 +104,9 @@ pub(super) async fn run(attempt: &Attempt, work: &VerifyWork) -> Result<AttemptO
     let mut shell = Shell::new(attempt, path, environment, work);
     let verdict = decide(attempt, work, &mut yardstick, &mut shell).await;
     shell.finish().await?;
+    if shell.alone {
+        *place = Some(Arc::clone(&workspace));
+    }
     let Decided {
         kind,
         exit_code,
@@ -284,6 +293,8 @@ struct Shell<'a> {
     tail: VecDeque<u8>,
     /// Both ends of the output.
     wrote: OutputEnds,
+    /// No program of these commands is left.
+    alone: bool,
 }
 
 /// Both ends of a command's output, masked before anything is left out: half a secret would not be
@@ -338,6 +349,7 @@ impl<'a> Shell<'a> {
             recorder,
             tail: VecDeque::new(),
             wrote: OutputEnds::new(&attempt.resources.masker),
+            alone: true,
         }
     }
 
@@ -392,6 +404,7 @@ impl<'a> Shell<'a> {
             wrote.finish();
         };
         let (ended, ()) = tokio::join!(running, forwarding);
+        self.alone &= ended.as_ref().is_ok_and(|ended| ended.survivors == 0);
         match ended {
             Ok(ended) => match ended.cause {
                 Cause::Itself => Ran::Ended(ended.status),

@@ -1,8 +1,8 @@
 //! What an agent stores on its disk, and what is removed first when that is too much: checkpoints
 //! of removed worktrees, oldest first, then the parts set aside of damaged mirrors, then
 //! unreferenced objects, then whole mirrors and base contexts, which are caches. Undelivered data
-//! of an attempt stays. Worktrees that wait for an attempt are removed when they take too much, or
-//! when the attempt does not come. Undelivered output and events have limits of their own, in the
+//! of an attempt stays. Checkouts that wait for any attempt are removed when they take too much or
+//! nobody uses them, then worktrees that wait for the next attempt of their session. Undelivered output and events have limits of their own, in the
 //! outbox.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Limits;
 use crate::delivery::live::Live;
 use crate::ground::parking::Parking;
+use crate::ground::pool::Pool;
 use crate::ground::port::Workspace;
 use crate::ground::uses::Uses;
 use crate::ground::workspace::{folders, remove_folder};
@@ -44,6 +45,7 @@ pub struct Usage {
     pub mirrors: u64,
     /// Checkpoints in the mirrors.
     pub checkpoints: u64,
+    /// Worktrees of attempts, and checkouts that wait for an attempt.
     pub worktrees: u64,
     /// HOME and TMPDIR of attempts.
     pub scratch: u64,
@@ -59,7 +61,7 @@ impl Usage {
             outbox: bytes(paths.output()).await,
             mirrors: bytes(paths.mirrors()).await,
             checkpoints: 0,
-            worktrees: bytes(paths.worktrees()).await,
+            worktrees: bytes(paths.worktrees()).await + bytes(paths.pool()).await,
             scratch: bytes(paths.scratches()).await,
             contexts: bytes(paths.contexts()).await,
         };
@@ -155,6 +157,7 @@ pub(crate) struct Disk {
     uses: Uses,
     worktrees: Worktrees,
     parking: Parking<Arc<dyn Workspace>>,
+    pool: Pool,
     blocking: Blocking,
     /// Sizes of checkpoints, which change only when one is added.
     sizes: HashMap<String, (SystemTime, u64)>,
@@ -178,6 +181,7 @@ impl Disk {
         uses: Uses,
         worktrees: Worktrees,
         parking: Parking<Arc<dyn Workspace>>,
+        pool: Pool,
         blocking: Blocking,
     ) -> Self {
         Self {
@@ -188,6 +192,7 @@ impl Disk {
             uses,
             worktrees,
             parking,
+            pool,
             sizes: HashMap::new(),
             forgotten: BTreeSet::new(),
             collected: BTreeMap::new(),
@@ -229,17 +234,46 @@ impl Disk {
     /// Measures the worktrees, after removing those that waited too long or take too much.
     async fn count_worktrees(&self) {
         for late in self.parking.overdue(Instant::now()) {
-            late.remove().await;
+            late.retire().await;
+        }
+        self.pool.discard_unused(SystemTime::now());
+        for folder in self.pool.unmeasured() {
+            let bytes = bytes_in(&self.blocking, folder.clone()).await;
+            self.pool.measured(&folder, bytes);
         }
         loop {
-            let bytes = bytes_in(&self.blocking, self.paths.worktrees()).await;
+            let bytes = bytes_in(&self.blocking, self.paths.worktrees()).await + self.pool.bytes();
             self.worktrees.0.store(bytes, Ordering::Relaxed);
             if bytes <= self.limits.worktrees {
-                return;
+                break;
+            }
+            if self.pool.discard_oldest() {
+                continue;
             }
             match self.parking.oldest() {
                 Some(oldest) => oldest.remove().await,
-                None => return,
+                None => break,
+            }
+        }
+        self.remove_discarded().await;
+    }
+
+    /// Removes checkouts that are not used again, and what is left of some. What cannot be removed
+    /// is tried again at the next look.
+    async fn remove_discarded(&self) {
+        for folder in self.pool.discarded() {
+            let removed = folder.clone();
+            let removing = self.blocking.run(move || kage_git::removal::remove_folder(&removed));
+            match removing.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(error = chain(&error), "a checkout is not removed");
+                    self.pool.discard(folder);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the agent ends");
+                    self.pool.discard(folder);
+                }
             }
         }
     }

@@ -178,6 +178,12 @@ impl<W> Presence<W> {
         }
     }
 
+    /// Whether no program outlives the attempt in its worktree.
+    pub(crate) fn is_usable(&self) -> bool {
+        let state = self.parking.lock();
+        state.working.get(&self.attempt).is_none_or(|me| !me.unusable)
+    }
+
     /// Leaves the worktree at `path` to the next attempt, if that is wanted; otherwise returns it.
     pub(crate) fn park(self, worktree: W, path: &Path) -> Result<(), W> {
         let mut state = self.parking.lock();
@@ -255,7 +261,9 @@ mod tests {
         assert_eq!(unasked.park("tree", Path::new("/1")), Err("tree"));
         let abandoned = parking.begin(session(1), attempt(2));
         parking.leave(attempt(2));
+        assert!(abandoned.is_usable());
         abandoned.mark_unusable();
+        assert!(!abandoned.is_usable());
         assert_eq!(abandoned.park("tree", Path::new("/2")), Err("tree"));
         // An interrupted attempt makes no other wait.
         let cut = parking.begin(session(1), attempt(3));

@@ -158,6 +158,10 @@ pub trait Workspace: fmt::Debug + Send + Sync {
     /// The paths that differ between the base and a checkpoint; none when they cannot be told.
     fn paths_since_base<'a>(&'a self, checkpoint: &'a Oid) -> BoxFuture<'a, Vec<String>>;
 
-    /// Removes the files. What cannot be removed is swept at the next start.
+    /// Gives the files up to whoever needs a workspace next: no program uses them any more.
+    fn retire(&self) -> BoxFuture<'_, ()>;
+
+    /// Removes the files, which a program may still use. What cannot be removed is swept at the next
+    /// start.
     fn remove(&self) -> BoxFuture<'_, ()>;
 }

@@ -1,5 +1,5 @@
 //! Worktrees for attempts: a bare mirror per repository, filled from the coordinator, and a
-//! worktree per attempt, removed when the attempt is over. `kage-git` runs all git.
+//! worktree per attempt, which becomes the next one when the attempt is over (`pool`). `kage-git` runs all git.
 //!
 //! A mirror is a cache. A damaged mirror is healed once, in place (`workspace::healing`), and the
 //! operation is repeated; that does not count as a failure. When it fails again straight after, the
@@ -24,6 +24,7 @@ use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::backoff::Backoff;
 use crate::ground::blobs::{BlobError, Blobs, TRIES};
+use crate::ground::pool::Pool;
 use crate::ground::port::{Ground, GroundAttempt, Grounded, Making, Workspace};
 use crate::ground::uses::Uses;
 use crate::identity::state::Paths;
@@ -116,6 +117,7 @@ pub(crate) struct MirrorGround {
     auth: Auth,
     blobs: Blobs,
     uses: Uses,
+    pool: Pool,
     random: Random,
 }
 
@@ -126,6 +128,7 @@ impl MirrorGround {
         credentials: &Credentials,
         blobs: Blobs,
         uses: Uses,
+        pool: Pool,
         random: Random,
     ) -> Self {
         Self {
@@ -133,6 +136,7 @@ impl MirrorGround {
             paths,
             blobs,
             uses,
+            pool,
             coordinator_url: coordinator_url.trim_end_matches('/').to_owned(),
             auth: git_auth(credentials),
         }
@@ -161,16 +165,15 @@ impl MirrorGround {
         let (mirror, in_use) = self.mirror(source).await?;
         self.fetch_all(&mirror, source).await?;
         let (path, base) = (self.paths.worktree(of.attempt), &of.repository.base);
-        let tree = match resume {
-            None => Worktree::create(&mirror, path, base)
-                .await
-                .map_err(WorkspaceError::Create)?,
-            Some(resume) => {
-                assemble(&mirror, &self.blobs, source.project, resume, anew).await?;
-                let tree = Worktree::rebuild(&mirror, path, base, &resume.commit).await;
-                tree.map_err(WorkspaceError::Restore)?
-            }
-        };
+        if let Some(resume) = resume {
+            assemble(&mirror, &self.blobs, source.project, resume, anew).await?;
+        }
+        let tree = self.pool.worktree(&mirror, &path, base).await;
+        let tree = tree.map_err(WorkspaceError::Create)?;
+        if let Some(resume) = resume {
+            let restored = tree.go_back(&resume.commit, false).await;
+            restored.map_err(WorkspaceError::Restore)?;
+        }
         Ok(self.checkout(mirror, tree, source, in_use))
     }
 
@@ -187,6 +190,7 @@ impl MirrorGround {
             healer: source.healer.clone(),
             blobs: self.blobs.clone(),
             project: source.project.clone(),
+            pool: self.pool.clone(),
             _use: in_use,
         }
     }
@@ -224,7 +228,7 @@ impl MirrorGround {
             .await;
         hashed.map_err(WorkspaceError::Mirror)?;
         let path = self.paths.worktree(of.attempt);
-        let tree = Worktree::create(&mirror, path, result).await;
+        let tree = self.pool.worktree(&mirror, &path, result).await;
         let tree = tree.map_err(WorkspaceError::Create)?;
         Ok(self.checkout(mirror, tree, source, in_use))
     }
@@ -325,8 +329,13 @@ impl MirrorGround {
         removed(&path, done);
     }
 
-    /// Removes worktrees of earlier starts, and those that a crash left unfinished.
+    /// Removes worktrees of earlier starts, and those that a crash left unfinished. Checkouts that
+    /// wait for an attempt stay.
     async fn sweep_worktrees(&self) {
+        let pool = self.pool.clone();
+        if tokio::task::spawn_blocking(move || pool.recover()).await.is_err() {
+            tracing::debug!("the agent ends; the next start finds its checkouts");
+        }
         for project in folders(&self.paths.mirrors()) {
             for path in folders(&project) {
                 let swept = match Mirror::open_or_init(path).await {

@@ -194,6 +194,12 @@ impl Paths {
         self.worktrees().join(attempt.to_string())
     }
 
+    /// Checkouts that wait for an attempt.
+    #[must_use]
+    pub fn pool(&self) -> PathBuf {
+        self.root.join("pool")
+    }
+
     /// Scratch folders, one per attempt.
     #[must_use]
     pub fn scratches(&self) -> PathBuf {

@@ -50,6 +50,12 @@ impl SetAside {
         })
     }
 
+    /// What was checked out.
+    #[must_use]
+    pub fn commit(&self) -> &Oid {
+        &self.commit
+    }
+
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -349,6 +349,10 @@ impl Workspace for SimulatedWorkspace {
         .boxed()
     }
 
+    fn retire(&self) -> BoxFuture<'_, ()> {
+        self.remove()
+    }
+
     fn remove(&self) -> BoxFuture<'_, ()> {
         async move {
             self.ground.forge(|forge| forge.remove(&self.path));

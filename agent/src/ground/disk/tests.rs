@@ -18,13 +18,16 @@ struct Place {
     live: Live,
     uses: Uses,
     parking: Parking<Arc<dyn Workspace>>,
+    pool: Pool,
 }
 
 impl Place {
     fn new() -> Self {
         let state = tempfile::tempdir().unwrap();
+        let paths = Paths::at(state.path());
         Self {
-            paths: Paths::at(state.path()),
+            pool: Pool::new(paths.clone(), Arc::new(rand::random::<u128>)),
+            paths,
             live: Live::default(),
             uses: Uses::default(),
             parking: Parking::default(),
@@ -69,6 +72,7 @@ impl Place {
             self.uses.clone(),
             Worktrees::default(),
             self.parking.clone(),
+            self.pool.clone(),
             Blocking::Threads,
         )
     }
@@ -166,6 +170,7 @@ async fn a_worktree_that_waits_keeps_its_checkpoints_and_goes_when_it_is_too_muc
         healer,
         blobs: Blobs::new("http://nowhere", keyring, AgentId::from_random(1), Arc::new(|| 0)),
         project: ProjectId::default(),
+        pool: place.pool.clone(),
         _use: in_use,
     };
     let parked = presence.park(Arc::new(checkout), &path);
@@ -248,4 +253,31 @@ async fn the_base_contexts_go_that_were_not_used_for_longest_but_none_in_use() {
         place.disk(limits).look().await;
         assert_eq!(there(), left, "{contexts}");
     }
+}
+
+#[tokio::test]
+async fn checkouts_that_wait_are_counted_and_go_before_work_is_refused() {
+    let place = Place::new();
+    let (mirror, base) = place.mirror("repo.git").await;
+    let mut folders = Vec::new();
+    for n in [1, 2] {
+        let path = place.paths.worktree(AttemptId::from_random(n));
+        let tree = place.pool.worktree(&mirror, &path, &base).await.unwrap();
+        if n == 2 {
+            place.pool.keep(&mirror, &tree).await;
+        }
+        folders.extend(place.pool.unmeasured());
+    }
+    let [folder] = folders.as_slice() else {
+        panic!("one waits: {folders:?}")
+    };
+    let mut limits = Limits::default();
+    let mut disk = place.disk(limits);
+    disk.look().await;
+    assert!(disk.worktrees.bytes() > place.pool.bytes() && place.pool.bytes() > 0);
+    assert!(folder.exists());
+    limits.worktrees = place.pool.bytes();
+    place.disk(limits).look().await;
+    assert!(!folder.exists(), "the worktree that is in use takes as much");
+    assert!(place.paths.worktree(AttemptId::from_random(1)).exists());
 }

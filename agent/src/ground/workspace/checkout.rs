@@ -18,6 +18,7 @@ use tokio::sync::OwnedRwLockReadGuard;
 
 use super::{Healer, WorkspaceError, assemble, removed};
 use crate::ground::blobs::Blobs;
+use crate::ground::pool::Pool;
 use crate::ground::port::{Grounded, TakeWhen, TakenTree, Warnings, WentBack, Workspace};
 
 /// The files of one attempt in a worktree of a mirror.
@@ -28,6 +29,7 @@ pub(crate) struct Checkout {
     pub(crate) healer: Healer,
     pub(crate) blobs: Blobs,
     pub(crate) project: ProjectId,
+    pub(crate) pool: Pool,
     /// While it is held, nothing is collected in the mirror.
     pub(crate) _use: OwnedRwLockReadGuard<()>,
 }
@@ -129,6 +131,10 @@ impl Workspace for Checkout {
             }
         }
         .boxed()
+    }
+
+    fn retire(&self) -> BoxFuture<'_, ()> {
+        self.pool.keep(&self.mirror, &self.tree).boxed()
     }
 
     fn remove(&self) -> BoxFuture<'_, ()> {
