@@ -25,7 +25,7 @@ use crate::delivery::outbox::{self, Opened, OutboxError, OutboxWriter};
 use crate::delivery::sender::{self, Backlog, Delivery};
 use crate::ground::blobs::Blobs;
 use crate::ground::contexts::Contexts;
-use crate::ground::disk::{Disk, Worktrees};
+use crate::ground::disk::{Checkouts, Disk, Worktrees};
 use crate::ground::parking::Parking;
 use crate::ground::pool::Pool;
 use crate::ground::port::Ground;
@@ -255,9 +255,11 @@ impl Stored {
             config.limits,
             live.clone(),
             uses.clone(),
-            worktrees.clone(),
-            parking.clone(),
-            pool.clone(),
+            Checkouts {
+                worktrees: worktrees.clone(),
+                parking: parking.clone(),
+                pool: pool.clone(),
+            },
             ports.blocking.clone(),
         );
         let contexts = Contexts::new(paths.clone(), blobs.clone(), uses.clone());

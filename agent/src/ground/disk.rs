@@ -149,6 +149,13 @@ impl Worktrees {
     }
 }
 
+/// Checkouts on the disk: how much those of attempts take, and those that wait for one.
+pub(crate) struct Checkouts {
+    pub(crate) worktrees: Worktrees,
+    pub(crate) parking: Parking<Arc<dyn Workspace>>,
+    pub(crate) pool: Pool,
+}
+
 /// Keeps an agent's disk within its limits.
 pub(crate) struct Disk {
     paths: Paths,
@@ -179,11 +186,14 @@ impl Disk {
         limits: Limits,
         live: Live,
         uses: Uses,
-        worktrees: Worktrees,
-        parking: Parking<Arc<dyn Workspace>>,
-        pool: Pool,
+        checkouts: Checkouts,
         blocking: Blocking,
     ) -> Self {
+        let Checkouts {
+            worktrees,
+            parking,
+            pool,
+        } = checkouts;
         Self {
             blocking,
             paths,

@@ -70,9 +70,11 @@ impl Place {
             limits,
             self.live.clone(),
             self.uses.clone(),
-            Worktrees::default(),
-            self.parking.clone(),
-            self.pool.clone(),
+            Checkouts {
+                worktrees: Worktrees::default(),
+                parking: self.parking.clone(),
+                pool: self.pool.clone(),
+            },
             Blocking::Threads,
         )
     }
