@@ -218,7 +218,7 @@ mod tests {
             ("max_turns = -1", &["max_turns", "nonzero"]),
             ("max_turns = 'many'", &["max_turns", "nonzero"]),
             ("max_turnz = 5", &["max_turnz", "`max_turns`", "`effort`", "`models`"]),
-            ("effort = 'huge'", &["effort", "low, medium, high, xhigh, max"]),
+            ("effort = 'huge'", &["effort", "low, medium, high, xhigh or max"]),
             ("base_url = 'gateway'", &["base_url", "http://", "https://"]),
             ("base_url = 'ftp://gateway'", &["base_url", "http://", "https://"]),
             ("base_url = 'https://gateway?key=1'", &["base_url", "without a query"]),
