@@ -300,7 +300,7 @@ mod tests {
         let wrong = ("KAGE__ADAPTER__CLAUDE_API__EFFORT", "huge");
         let said = read("", &[wrong]).unwrap_err().to_string();
         assert!(
-            said.contains("effort") && said.contains("low, medium, high, xhigh, max"),
+            said.contains("effort") && said.contains("low, medium, high, xhigh or max"),
             "{said}"
         );
     }

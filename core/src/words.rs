@@ -1,8 +1,17 @@
 //! The words of enums without data, each in one place: a variant stands beside the word that is
 //! stored, sent and typed for it, and beside the words for people where those differ.
 
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+
+use serde::Deserializer;
+use serde::de::{self, Visitor};
+
+use crate::id::InvalidId;
+
 /// Defines an enum with its words: `ALL`, `as_str` and `FromStr` by the stored word, which serde writes
-/// as well, and `Display` in words for people.
+/// and reads as well, and `Display` in words for people.
 ///
 /// ```text
 /// words! {
@@ -24,7 +33,7 @@ macro_rules! words {
         }
     ) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ::serde::Serialize, ::serde::Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ::serde::Serialize)]
         pub enum $name {
             $($(#[$attribute])* #[serde(rename = $word)] $variant,)+
         }
@@ -50,6 +59,12 @@ macro_rules! words {
             }
         }
 
+        impl<'de> ::serde::Deserialize<'de> for $name {
+            fn deserialize<D: ::serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                $crate::words::read(from, $expected)
+            }
+        }
+
         impl ::std::str::FromStr for $name {
             type Err = $crate::id::InvalidId;
 
@@ -67,6 +82,27 @@ macro_rules! words {
 }
 
 pub(crate) use words;
+
+/// Reads a word, with the message of `FromStr` for one that there is not.
+pub(crate) fn read<'de, T, D>(from: D, expected: &'static str) -> Result<T, D::Error>
+where
+    T: FromStr<Err = InvalidId>,
+    D: Deserializer<'de>,
+{
+    struct Word<T>(&'static str, PhantomData<T>);
+    impl<T: FromStr<Err = InvalidId>> Visitor<'_> for Word<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+
+        fn visit_str<E: de::Error>(self, word: &str) -> Result<T, E> {
+            word.parse().map_err(E::custom)
+        }
+    }
+    from.deserialize_str(Word(expected, PhantomData))
+}
 
 #[cfg(test)]
 mod tests {
