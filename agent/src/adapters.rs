@@ -10,6 +10,7 @@ pub mod port;
 mod tools;
 mod settings;
 pub mod api;
+mod sections;
 pub mod cli;
 
 use std::ffi::OsStr;
@@ -29,7 +30,8 @@ use api::{ApiAdapter, CallRules, PROVIDERS};
 use cli::CliAdapter;
 use cli::manifest::{self, Manifest, ManifestError};
 
-pub use settings::{AdapterSettings, ApiSettings, InvalidSetting};
+pub use sections::{AdapterSettings, UnknownAdapter};
+pub use settings::{ApiSettings, InvalidSetting};
 
 /// The manifests that come with the program.
 const BUILTIN: &[(&str, &str)] = &[("claude-code.toml", include_str!("../data/claude-code.toml"))];

@@ -4,6 +4,7 @@
 pub(crate) mod blobs;
 pub mod port;
 pub(crate) mod uses;
+pub(crate) mod folders;
 pub(crate) mod contexts;
 pub(crate) mod parking;
 pub(crate) mod pool;

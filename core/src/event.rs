@@ -253,6 +253,23 @@ pub enum EventBody {
     Finished(AttemptOutcome),
 }
 
+impl EventBody {
+    /// Whether nothing follows it in its attempt.
+    #[must_use]
+    pub const fn is_last(&self) -> bool {
+        matches!(self, Self::Finished(_))
+    }
+
+    /// Whether only an attempt on the task may report it, and none that verifies.
+    #[must_use]
+    pub const fn is_of_sessions(&self) -> bool {
+        matches!(
+            self,
+            Self::CheckpointTaken(_) | Self::Resumed { .. } | Self::ResultCommitted { .. }
+        )
+    }
+}
+
 /// One numbered event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -297,7 +314,7 @@ pub fn check_batch(events: &[Event]) -> Result<(), InvalidBatch> {
         if before.seq.checked_add(1) != Some(event.seq) {
             return Err(InvalidBatch::NotConsecutive(event.seq));
         }
-        if matches!(before.body, EventBody::Finished(_)) {
+        if before.body.is_last() {
             return Err(InvalidBatch::AfterEnd(event.seq));
         }
     }

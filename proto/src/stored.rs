@@ -69,34 +69,19 @@ struct FailureInMillis {
 impl EventInMillis {
     fn fill(self, event: &mut v1::Event) {
         event.at = Some(stamp(Timestamp::from_millis(self.at)));
-        match &mut event.body {
-            Some(Body::CallRetried(retried)) => {
-                let old = self.call_retried.unwrap_or_default();
-                retried.delay = Some(millis(old.delay));
-                FailureInMillis::fill(old.failure, retried.failure.as_mut());
-            }
-            Some(Body::Finished(v1::Finished { outcome })) => {
-                let old = self.finished.unwrap_or_default();
-                match outcome {
-                    Some(Outcome::Verdict(verdict)) => {
-                        verdict.duration = Some(millis(old.verdict.unwrap_or_default().duration));
-                    }
-                    Some(Outcome::Failure(failure)) => FailureInMillis::fill(old.failure, Some(failure)),
-                    Some(Outcome::Claimed(_)) | None => {}
+        if let Some(Body::CallRetried(retried)) = &mut event.body {
+            let old = self.call_retried.unwrap_or_default();
+            retried.delay = Some(millis(old.delay));
+            FailureInMillis::fill(old.failure, retried.failure.as_mut());
+        } else if let Some(Body::Finished(v1::Finished { outcome })) = &mut event.body {
+            let old = self.finished.unwrap_or_default();
+            match outcome {
+                Some(Outcome::Verdict(verdict)) => {
+                    verdict.duration = Some(millis(old.verdict.unwrap_or_default().duration));
                 }
+                Some(Outcome::Failure(failure)) => FailureInMillis::fill(old.failure, Some(failure)),
+                Some(Outcome::Claimed(_)) | None => {}
             }
-            Some(
-                Body::PhaseChanged(_)
-                | Body::Activity(_)
-                | Body::UsageRecorded(_)
-                | Body::FilesChanged(_)
-                | Body::OutputTruncated(_)
-                | Body::Warning(_)
-                | Body::ResultCommitted(_)
-                | Body::CheckpointTaken(_)
-                | Body::Resumed(_),
-            )
-            | None => {}
         }
     }
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kage_core::event::{AttemptOutcome, EventBody, OutputStream};
+use kage_core::event::{EventBody, OutputStream};
 use kage_core::id::AttemptId;
 use kage_core::time::Timestamp;
 use kage_proto::convert::agent::AttemptKey;
@@ -305,21 +305,7 @@ impl Outbox {
     /// Adds an event; its number is assigned in the order of calls. Waits while there is no space.
     /// Events after `Finished` or of a forgotten attempt are dropped.
     pub(crate) async fn post(&self, attempt: AttemptId, at: Timestamp, body: EventBody) -> Result<(), OutboxClosed> {
-        let last = match &body {
-            EventBody::Finished(AttemptOutcome::Claimed | AttemptOutcome::Verdict(_) | AttemptOutcome::Failed(_)) => {
-                true
-            }
-            EventBody::PhaseChanged(_)
-            | EventBody::Activity(_)
-            | EventBody::UsageRecorded { .. }
-            | EventBody::CallRetried { .. }
-            | EventBody::FilesChanged(_)
-            | EventBody::OutputTruncated { .. }
-            | EventBody::Warning(_)
-            | EventBody::ResultCommitted { .. }
-            | EventBody::CheckpointTaken(_)
-            | EventBody::Resumed { .. } => false,
-        };
+        let last = body.is_last();
         let event = v1::Event {
             seq: 0,
             at: Some(stamp(at)),

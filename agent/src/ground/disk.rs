@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Limits;
 use crate::delivery::live::Live;
+use crate::ground::folders::{folders, remove_folder};
 use crate::ground::parking::Parking;
 use crate::ground::pool::Pool;
 use crate::ground::port::Workspace;
 use crate::ground::uses::Uses;
-use crate::ground::workspace::{folders, remove_folder};
 use crate::identity::state::Paths;
 use crate::ports::Blocking;
 

@@ -20,7 +20,7 @@ use kage_core::cause::chain;
 use kage_core::id::Oid;
 use kage_git::{GitError, Mirror, SetAside, Worktree};
 
-use crate::ground::workspace::folders;
+use crate::ground::folders::folders;
 use crate::identity::state::Paths;
 use crate::ports::Random;
 

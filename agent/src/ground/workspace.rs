@@ -5,7 +5,7 @@
 //! operation is repeated; that does not count as a failure. When it fails again straight after, the
 //! attempt fails.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::backoff::Backoff;
 use crate::ground::blobs::{BlobError, Blobs, TRIES};
+use crate::ground::folders::{folders, remove_folder};
 use crate::ground::pool::Pool;
 use crate::ground::port::{Ground, GroundAttempt, Grounded, Making, Workspace};
 use crate::ground::uses::Uses;
@@ -434,32 +435,5 @@ async fn assemble(
             expected: resume.tree.clone(),
         }),
         None => Err(WorkspaceError::Missing { commit: commit.clone() }),
-    }
-}
-
-/// The folders directly in `dir`; empty when it does not exist.
-pub(crate) fn folders(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(dir) else {
-        return Vec::new();
-    };
-    entries
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .filter(|path| path.is_dir())
-        .collect()
-}
-
-/// Removes a folder with all its content; it may be gone already.
-pub(crate) async fn remove_folder(path: PathBuf) {
-    let removing = tokio::task::spawn_blocking(move || remove_folder_now(&path));
-    if let Err(error) = removing.await {
-        tracing::warn!(%error, "folder was not removed");
-    }
-}
-
-/// The same, blocking.
-pub(crate) fn remove_folder_now(path: &Path) {
-    if let Err(error) = kage_git::removal::remove_folder(path) {
-        tracing::warn!(error = chain(&error), "folder was not removed");
     }
 }

@@ -130,29 +130,19 @@ impl AttemptIntake {
         };
         let mut finished = false;
         for event in &events {
-            match &event.body {
-                EventBody::ResultCommitted { result, pack } => {
-                    if let Err(reason) = self.result(result, pack).await? {
-                        return self.give_up(reason, responses).await;
-                    }
-                }
-                EventBody::CheckpointTaken(taken) => {
-                    if let Err(reason) = self.checkpoint(taken).await? {
-                        return self.give_up(reason, responses).await;
-                    }
-                }
-                EventBody::Finished(_) => {
-                    finished = true;
-                    self.before_end().await?;
-                }
-                EventBody::PhaseChanged(_)
-                | EventBody::Activity(_)
-                | EventBody::UsageRecorded { .. }
-                | EventBody::CallRetried { .. }
-                | EventBody::FilesChanged(_)
-                | EventBody::OutputTruncated { .. }
-                | EventBody::Warning(_)
-                | EventBody::Resumed { .. } => {}
+            if let EventBody::ResultCommitted { result, pack } = &event.body
+                && let Err(reason) = self.result(result, pack).await?
+            {
+                return self.give_up(reason, responses).await;
+            }
+            if let EventBody::CheckpointTaken(taken) = &event.body
+                && let Err(reason) = self.checkpoint(taken).await?
+            {
+                return self.give_up(reason, responses).await;
+            }
+            if event.body.is_last() {
+                finished = true;
+                self.before_end().await?;
             }
         }
         let Some(agent) = self.speaker().await? else {

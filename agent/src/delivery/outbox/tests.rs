@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kage_core::event::AttemptOutcome;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::id::AttemptToken;
 

@@ -27,7 +27,7 @@ impl Command for AppendEvents {
         vec![Key::Reporting {
             attempt: self.claim.attempt,
             checkpoints,
-            ends: (self.events.iter()).any(|event| matches!(event.body, EventBody::Finished(_))),
+            ends: self.events.iter().any(|event| event.body.is_last()),
         }]
     }
 
@@ -51,7 +51,7 @@ impl Command for AppendEvents {
         let mut head = task_of(rows, &attempt)?;
         let mut row = job_of(rows, &attempt)?;
         if row.job.kind != JobKind::Session
-            && let Some(event) = fresh.iter().find(|event| is_of_sessions(&event.body))
+            && let Some(event) = fresh.iter().find(|event| event.body.is_of_sessions())
         {
             return Ok(Appended::Invalid(InvalidBatch::NotOfThisJob(event.seq)));
         }
@@ -138,19 +138,4 @@ fn checkpoint(
         checkpoint.safety = head.base_safety();
     }
     rows.insert_checkpoint(session.task, &checkpoint)
-}
-
-/// True for events that only an attempt on the task may report.
-const fn is_of_sessions(body: &EventBody) -> bool {
-    match body {
-        EventBody::CheckpointTaken(_) | EventBody::Resumed { .. } | EventBody::ResultCommitted { .. } => true,
-        EventBody::PhaseChanged(_)
-        | EventBody::Activity(_)
-        | EventBody::UsageRecorded { .. }
-        | EventBody::CallRetried { .. }
-        | EventBody::FilesChanged(_)
-        | EventBody::OutputTruncated { .. }
-        | EventBody::Warning(_)
-        | EventBody::Finished(_) => false,
-    }
 }
