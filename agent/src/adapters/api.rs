@@ -11,11 +11,13 @@
 
 mod answer;
 mod asked;
-mod caller;
-pub(super) mod messages;
-mod session;
-mod turns;
+mod halt;
+mod turn;
 mod wire;
+mod turns;
+pub(super) mod messages;
+mod caller;
+mod session;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -36,7 +38,8 @@ use crate::adapters::tools::{self, Toolbox};
 use crate::process::{AgentEnvironment, Control, Environment, EnvironmentParts, Places, Runner};
 use asked::Asked;
 use caller::Caller;
-use session::{Halt, Session};
+use halt::Halt;
+use session::Session;
 use turns::Conversation;
 use wire::Wire;
 

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::CallRules;
 use super::answer::{Answer, Draft, Progress};
-use super::session::{Halt, thawed};
+use super::halt::{Halt, thawed};
 use super::wire::{Refusal, Wire};
 use crate::adapters::local_time;
 use crate::adapters::port::{Reporter, ReporterClosed};

@@ -17,7 +17,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::Provider;
 use super::answer::{Item, Stop};
-use super::turns::Turn;
+use super::turn::Turn;
 use super::wire::{Refusal, Request, Wire};
 use crate::adapters::tools::ToolDefinition;
 

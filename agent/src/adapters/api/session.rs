@@ -12,31 +12,19 @@ use bytes::Bytes;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use serde_json::value::RawValue;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, Stop};
 use super::asked::Asked;
 use super::caller::Caller;
-use super::turns::{Conversation, ToolAnswer};
+use super::halt::{Halt, thawed};
+use super::turn::ToolAnswer;
+use super::turns::Conversation;
 use super::wire::Request;
 use crate::adapters::port::{Reporter, ReporterClosed};
 use crate::adapters::steps::Steps;
 use crate::adapters::tools::{ToolResult, Toolbox, describe};
 use crate::process::Control;
 use crate::process::excerpt::HeadTail;
-
-/// Why the loop ended early.
-pub(super) enum Halt {
-    Failed(Failure),
-    Stopped,
-}
-
-impl From<ReporterClosed> for Halt {
-    fn from(_: ReporterClosed) -> Self {
-        Self::Stopped
-    }
-}
 
 /// Bytes of a tool's answer, from either end, that people are shown.
 const SHOWN: usize = 2048;
@@ -244,15 +232,5 @@ impl Session {
         self.steps.message(line.clone());
         line.push('\n');
         self.reporter.output(OutputStream::Transcript, Bytes::from(line)).await
-    }
-}
-
-/// Waits until the attempt may work.
-pub(super) async fn thawed(frozen: &mut watch::Receiver<bool>, stop: &CancellationToken) -> Result<(), Halt> {
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => Err(Halt::Stopped),
-        // An error means that the sender is gone; then the session counts as not frozen.
-        _thawed_or_nobody = frozen.wait_for(|frozen| !frozen) => Ok(()),
     }
 }

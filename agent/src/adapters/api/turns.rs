@@ -8,38 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::answer::{Answer, Item, Stop};
+use super::turn::{Told, ToolAnswer, Turn};
 use super::wire::Wire;
 
 /// The message for a model that had ended its turn.
 const GO_ON: &str = "The session was interrupted here. Go on with the task.";
-
-/// One part of a user message, in the form of the transcript.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Told {
-    Text { text: String },
-    ToolResult(ToolAnswer),
-}
-
-/// The result of one tool call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ToolAnswer {
-    /// Id of the tool call.
-    #[serde(rename = "tool_use_id")]
-    pub(super) id: String,
-    #[serde(rename = "content")]
-    pub(super) text: String,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(super) is_error: bool,
-}
-
-/// All messages of one side until the other side's next one.
-#[derive(Debug, Clone)]
-pub(super) enum Turn {
-    User(Vec<Told>),
-    /// The model's own items, as they came.
-    Model(Vec<Item>),
-}
 
 #[derive(Debug, Clone)]
 pub(super) struct Conversation {

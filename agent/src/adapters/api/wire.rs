@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::answer::{Answer, Draft, Item, Progress, Stop};
 use super::asked::Asked;
-use super::turns::Turn;
+use super::turn::Turn;
 use crate::adapters::tools::ToolDefinition;
 
 /// The requests and answers of one API dialect.

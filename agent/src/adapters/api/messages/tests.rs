@@ -7,7 +7,8 @@ use kage_core::price::Effort;
 use serde_json::json;
 
 use super::super::asked::Asked;
-use super::super::turns::{Conversation, ToolAnswer};
+use super::super::turn::ToolAnswer;
+use super::super::turns::Conversation;
 use super::*;
 use crate::adapters::tools;
 
