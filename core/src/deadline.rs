@@ -59,10 +59,7 @@ impl Slack {
     /// How long an attempt at a job of this kind may be live.
     #[must_use]
     pub fn allowed(self, kind: &JobKind, policy: &Policy) -> Duration {
-        let limit = match kind {
-            JobKind::Session => policy.timeout,
-            JobKind::Verify { .. } => policy.verify.timeout,
-        };
+        let limit = kind.limit(policy);
         limit.saturating_add(limit.min(self.most).max(self.least)).min(LONGEST)
     }
 }

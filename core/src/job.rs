@@ -290,10 +290,7 @@ impl Job {
             }
             EndReason::Overdue => {
                 self.avoid(around.agent);
-                let limit = in_words(match self.kind {
-                    JobKind::Session => around.policy.timeout,
-                    JobKind::Verify { .. } => around.policy.verify.timeout,
-                });
+                let limit = in_words(self.kind.limit(around.policy));
                 let why = format!("its time limit of {limit} passed, and the agent did not end it");
                 Failure::new(FailureKind::Timeout, why)
             }

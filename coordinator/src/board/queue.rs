@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use kage_core::id::{AgentId, JobId, ProjectId, SessionId, TaskId};
-use kage_core::job::{Affinity, JobKind, Subject};
+use kage_core::job::{Affinity, Subject};
 use kage_core::placement::{AgentView, Refusal, Waiting, nobody_can, why_waiting};
 use kage_core::task::{Assignment, TaskSpec};
 use kage_core::time::Timestamp;
@@ -177,10 +177,7 @@ fn waiting_view<'a>(job: &'a QueuedJob, held: &HashMap<TaskId, u32>) -> Waiting<
         project: &job.project,
         priority: job.priority,
         held: held.get(&job.task).copied().unwrap_or(0),
-        adapter: match job.kind {
-            JobKind::Session => Some(&job.adapter),
-            JobKind::Verify { .. } => None,
-        },
+        adapter: job.kind.is_of_adapter().then_some(&job.adapter),
         requirements: &job.requirements,
         not_before: job.not_before,
         queued_at: job.queued_at,

@@ -9,6 +9,7 @@ use axum::routing::get;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
+use kage_core::job::JobType;
 use kage_proto::status::ApiError;
 
 use crate::coordinator::Coordinator;
@@ -33,16 +34,17 @@ async fn metrics(State(coordinator): State<Arc<Coordinator>>) -> Response {
         Ok(counts) => counts,
         Err(error) => return failed(&error),
     };
+    let [sessions, verifies, bases] = [JobType::Session, JobType::Verify, JobType::Baseline].map(|job| counts.of(job));
     let agents_connected = coordinator.board().connected();
     telemetry::levels(Levels {
         agents_connected,
         // Every session that has not ended has one of these jobs, which gives its state.
-        queued: counts.sessions.queued,
-        running: counts.sessions.leased,
-        claimed: counts.verifies.queued,
-        verifying: counts.verifies.leased,
-        bases_waiting: counts.bases.queued,
-        bases_checked: counts.bases.leased,
+        queued: sessions.queued,
+        running: sessions.leased,
+        claimed: verifies.queued,
+        verifying: verifies.leased,
+        bases_waiting: bases.queued,
+        bases_checked: bases.leased,
     });
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()).into_response()
 }

@@ -326,27 +326,24 @@ pub struct ContextSent {
     pub bytes: u64,
 }
 
-/// The present numbers, for metrics.
+/// The present numbers of jobs by type, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Of jobs that do a session's work.
-    pub sessions: JobCounts,
-    /// Of jobs that verify a result.
-    pub verifies: JobCounts,
-    /// Of jobs that verify a base.
-    pub bases: JobCounts,
-}
+pub struct Counts([JobCounts; JobType::ALL.len()]);
 
 impl Counts {
-    /// The number of open jobs of all kinds.
     #[must_use]
-    pub const fn open(&self) -> u64 {
-        let Self {
-            sessions,
-            verifies,
-            bases,
-        } = self;
-        sessions.queued + sessions.leased + verifies.queued + verifies.leased + bases.queued + bases.leased
+    pub const fn of(&self, job: JobType) -> JobCounts {
+        self.0[job as usize]
+    }
+
+    pub const fn of_mut(&mut self, job: JobType) -> &mut JobCounts {
+        &mut self.0[job as usize]
+    }
+
+    /// The number of open jobs of all types.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self.0.iter().map(|counts| counts.queued + counts.leased).sum()
     }
 }
 

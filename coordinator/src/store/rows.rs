@@ -178,10 +178,7 @@ impl AttemptNote {
     /// The subject of the attempt, given the session that it is listed with.
     #[must_use]
     pub const fn subject(&self, session: SessionId) -> Subject {
-        match self.job {
-            JobType::Session | JobType::Verify => Subject::Session(session),
-            JobType::Baseline => Subject::Base,
-        }
+        self.job.subject(session)
     }
 }
 

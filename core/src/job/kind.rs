@@ -1,8 +1,11 @@
 //! What jobs are about, what is done in them (both also in one word), and which agents they prefer.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, Oid, SessionId};
+use crate::task::Policy;
 use crate::words::words;
 
 /// The subject of a job.
@@ -39,6 +42,23 @@ pub enum JobKind {
     },
 }
 
+impl JobKind {
+    /// The limit of one attempt.
+    #[must_use]
+    pub const fn limit(&self, policy: &Policy) -> Duration {
+        match self {
+            Self::Session => policy.timeout,
+            Self::Verify { .. } => policy.verify.timeout,
+        }
+    }
+
+    /// Whether the session's adapter does it; a command does the others.
+    #[must_use]
+    pub const fn is_of_adapter(&self) -> bool {
+        matches!(self, Self::Session)
+    }
+}
+
 words! {
     /// Work and subject of a job in one word, for lists and counts.
     #[derive(PartialOrd, Ord)]
@@ -60,6 +80,15 @@ impl JobType {
             (_, JobKind::Session) => Self::Session,
             (Subject::Session(_), JobKind::Verify { .. }) => Self::Verify,
             (Subject::Base, JobKind::Verify { .. }) => Self::Baseline,
+        }
+    }
+
+    /// The subject of a job of this type, which is listed with this session.
+    #[must_use]
+    pub const fn subject(self, session: SessionId) -> Subject {
+        match self {
+            Self::Session | Self::Verify => Subject::Session(session),
+            Self::Baseline => Subject::Base,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use kage_core::id::JobId;
+use kage_core::job::JobType;
 use kage_core::price::PriceTable;
 use rusqlite::Connection;
 
@@ -232,7 +233,7 @@ fn many_callers_at_once_are_all_answered() {
         created.sort();
         let expected: Vec<_> = (1..=200).map(task_id).collect();
         assert_eq!(created, expected);
-        assert_eq!(store.counts().await.unwrap().sessions.queued, 200);
+        assert_eq!(store.counts().await.unwrap().of(JobType::Session).queued, 200);
     });
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
-use kage_core::job::{JobState, JobType};
+use kage_core::job::JobState;
 
 use super::{AttemptRow, Model};
 use crate::store::admission::{Enrolment, PersonToken};
@@ -197,11 +197,7 @@ impl Reads for Model {
     fn counts(&self) -> Result<Counts, EngineError> {
         let mut counts = Counts::default();
         for row in self.jobs.rows.values() {
-            let of_type = match row.job.type_of() {
-                JobType::Session => &mut counts.sessions,
-                JobType::Verify => &mut counts.verifies,
-                JobType::Baseline => &mut counts.bases,
-            };
+            let of_type = counts.of_mut(row.job.type_of());
             match row.job.state {
                 JobState::Queued { .. } => of_type.queued += 1,
                 JobState::Leased { .. } => of_type.leased += 1,

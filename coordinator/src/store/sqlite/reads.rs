@@ -441,11 +441,7 @@ impl Reads for Connection {
         )?;
         let mut counts = Counts::default();
         for (job, leased, count) in open {
-            let of_type = match job {
-                JobType::Session => &mut counts.sessions,
-                JobType::Verify => &mut counts.verifies,
-                JobType::Baseline => &mut counts.bases,
-            };
+            let of_type = counts.of_mut(job);
             if leased {
                 of_type.leased = count;
             } else {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kage_core::event::VerdictKind;
-use kage_core::job::JobKind;
+use kage_core::job::{JobKind, JobType};
 use kage_core::recovery::{Action, Jitter};
 use kage_core::session::SessionStateKind;
 use kage_core::task::TaskState;
@@ -28,8 +28,9 @@ pub(in crate::store::conformance) async fn a_task_goes_from_queued_to_verified(s
     assert_eq!(state(&store, 0).await, SessionStateKind::Running);
     assert_eq!(store.queued_jobs().await.unwrap(), vec![]);
     let counts = store.counts().await.unwrap();
-    assert_eq!((counts.sessions.queued, counts.sessions.leased), (0, 1));
-    assert_eq!(counts.verifies, JobCounts::default());
+    let leased = JobCounts { queued: 0, leased: 1 };
+    assert_eq!(counts.of(JobType::Session), leased);
+    assert_eq!(counts.of(JobType::Verify), JobCounts::default());
 
     let changes = appended(&store, 1, 1, vec![activity(1), committed(2), claimed(3)]).await;
     assert_eq!(state(&store, 0).await, SessionStateKind::Claimed);
@@ -39,8 +40,9 @@ pub(in crate::store::conformance) async fn a_task_goes_from_queued_to_verified(s
     assert_eq!(verify.affinity.avoid, Some(agent_id(1)), "another one judges");
     assert_eq!(verify.requirements, job.requirements);
     let counts = store.counts().await.unwrap();
-    assert_eq!(counts.sessions, JobCounts::default());
-    assert_eq!((counts.verifies.queued, counts.verifies.leased), (1, 0));
+    assert_eq!(counts.of(JobType::Session), JobCounts::default());
+    let queued = JobCounts { queued: 1, leased: 0 };
+    assert_eq!(counts.of(JobType::Verify), queued);
 
     started(&store, verify, 2, 1, 2).await;
     assert_eq!(state(&store, 0).await, SessionStateKind::Verifying);
