@@ -80,7 +80,7 @@ pub enum Thinking {
 words! {
     /// How much a model does for an answer: thoughts, calls of tools, words.
     #[derive(PartialOrd, Ord)]
-    pub enum Effort: "an effort; use low, medium, high, xhigh or max" {
+    pub enum Effort: "an effort" {
         /// The least.
         Low = "low",
         /// Between the least and the usual default of models.

@@ -61,7 +61,7 @@ macro_rules! words {
 
         impl<'de> ::serde::Deserialize<'de> for $name {
             fn deserialize<D: ::serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                $crate::words::read(from, $expected)
+                $crate::words::read(from, $expected, &[$($word),+])
             }
         }
 
@@ -83,13 +83,13 @@ macro_rules! words {
 
 pub(crate) use words;
 
-/// Reads a word, with the message of `FromStr` for one that there is not.
-pub(crate) fn read<'de, T, D>(from: D, expected: &'static str) -> Result<T, D::Error>
+/// Reads a word. One that there is not is refused with those that there are.
+pub(crate) fn read<'de, T, D>(from: D, expected: &'static str, words: &'static [&'static str]) -> Result<T, D::Error>
 where
     T: FromStr<Err = InvalidId>,
     D: Deserializer<'de>,
 {
-    struct Word<T>(&'static str, PhantomData<T>);
+    struct Word<T>(&'static str, &'static [&'static str], PhantomData<T>);
     impl<T: FromStr<Err = InvalidId>> Visitor<'_> for Word<T> {
         type Value = T;
 
@@ -98,10 +98,13 @@ where
         }
 
         fn visit_str<E: de::Error>(self, word: &str) -> Result<T, E> {
-            word.parse().map_err(E::custom)
+            word.parse().map_err(|invalid| {
+                let (last, others) = self.1.split_last().unwrap_or((&"", &[]));
+                E::custom(format_args!("{invalid}; use {} or {last}", others.join(", ")))
+            })
         }
     }
-    from.deserialize_str(Word(expected, PhantomData))
+    from.deserialize_str(Word(expected, words, PhantomData))
 }
 
 #[cfg(test)]

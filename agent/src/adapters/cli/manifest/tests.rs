@@ -47,7 +47,7 @@ fn what_is_wrong_is_said_with_the_path() {
         ),
         (
             "name = 'x'\ncommand = 'x'\n[[failure]]\nexit_code = 1\nkind = 'sad'",
-            "unknown variant `sad`",
+            "\"sad\" is not a kind of failure; use ",
         ),
         ("name = 'x'\ncommand = 'x'\n[watchdog]\nidle_seconds = 0", "0 seconds"),
         (
