@@ -234,7 +234,8 @@ pub fn describe(body: &Body) -> Option<String> {
             view::short_id(&resumed.commit),
             view::counted(resumed.repeated_calls as usize, "model call")
         )),
-        Body::PhaseChanged(_) | Body::UsageRecorded(_) | Body::Finished(_) => None,
+        // The table shows phases, tokens and ends; a kind that says nothing to people has no line.
+        _ => None,
     }
 }
 
