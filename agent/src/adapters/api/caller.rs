@@ -28,6 +28,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// The most bytes of an error's body that are read.
 const ERROR_BODY: usize = 64 << 10;
+/// How long the next bytes of an error's body are waited for; its status says enough without them.
+const ERROR_WAIT: Duration = Duration::from_secs(10);
 /// The number of idle limits in a row in which pings alone are accepted. A model may think for
 /// longer than one limit without sending anything. But pings show only that the connection works,
 /// and they never end when the model behind it hangs.
@@ -48,48 +50,13 @@ pub(super) fn client() -> reqwest::Result<reqwest::Client> {
         .build()
 }
 
-/// How long the provider has been silent.
-struct Silence {
-    idle: Duration,
-    /// The time of the last byte.
-    heard_at: Instant,
-    /// When something came that is part of an answer.
-    said_at: Instant,
-}
-
-impl Silence {
-    const fn begins(idle: Duration, now: Instant) -> Self {
-        Self {
-            idle,
-            heard_at: now,
-            said_at: now,
-        }
-    }
-
-    fn heard(&mut self, progress: &Progress, now: Instant) {
-        self.heard_at = now;
-        if *progress != Progress::Ping {
-            self.said_at = now;
-        }
-    }
-
-    /// When it has lasted too long.
-    fn ends(&self) -> Instant {
-        let pings = self.idle.saturating_mul(PINGS);
-        (self.heard_at + self.idle).min(self.said_at + pings)
-    }
-
-    fn has_pings(&self) -> bool {
-        self.heard_at > self.said_at
-    }
-}
-
 pub(super) struct Caller {
     pub(super) client: reqwest::Client,
     pub(super) wire: &'static Wire,
     pub(super) url: String,
     pub(super) key: String,
-    /// The longest silence of the provider.
+    /// The session's idle limit, which the watchdog keeps: a provider that sends nothing at all is
+    /// its business. Pings are life to the watchdog, so their limit is a multiple of this.
     pub(super) idle: Duration,
     pub(super) rules: CallRules,
 }
@@ -174,10 +141,9 @@ impl Caller {
             request = request.header(name, value);
         }
         let request = request.body(body);
-        let response = match tokio::time::timeout(self.idle, request.send()).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Ok(Some(network(&error))),
-            Err(_) => return Ok(Some(self.silent())),
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return Ok(Some(network(&error))),
         };
         if !response.status().is_success() {
             return Ok(Some(self.refusal(response).await));
@@ -199,23 +165,25 @@ impl Caller {
     {
         let mut events = SseStream::from_bytes_stream(bytes);
         let mut mid_line = false;
-        let mut silence = Silence::begins(self.idle, Instant::now());
+        let pings = self.idle.saturating_mul(PINGS);
+        let mut said_at = Instant::now();
         let failure = loop {
-            let event = match tokio::time::timeout_at(silence.ends(), events.next()).await {
+            let event = match tokio::time::timeout_at(said_at + pings, events.next()).await {
                 Ok(Some(Ok(event))) => event,
                 Ok(Some(Err(error))) => {
                     break Failure::new(FailureKind::Network, format!("the stream was cut: {error}"));
                 }
                 Ok(None) => break Failure::new(FailureKind::Network, "the stream ended before the message did"),
                 // A repetition would take as long.
-                Err(_) if silence.has_pings() => return Err(Halt::Failed(self.only_pings())),
-                Err(_) => break self.silent(),
+                Err(_) => return Err(Halt::Failed(only_pings(pings))),
             };
             reporter.alive();
             let progress = event
                 .data
                 .map_or(Progress::Ping, |data| draft.event(self.wire.event, &data));
-            silence.heard(&progress, Instant::now());
+            if progress != Progress::Ping {
+                said_at = Instant::now();
+            }
             match progress {
                 Progress::None | Progress::Ping => {}
                 Progress::Text(text) if text.is_empty() => {}
@@ -240,17 +208,6 @@ impl Caller {
         Ok(Some(failure))
     }
 
-    fn silent(&self) -> Failure {
-        let message = format!("the provider said nothing for {} seconds", self.idle.as_secs());
-        Failure::new(FailureKind::Timeout, message)
-    }
-
-    fn only_pings(&self) -> Failure {
-        let silence = self.idle.saturating_mul(PINGS).as_secs();
-        let message = format!("the provider sent nothing but pings for {silence} seconds");
-        Failure::new(FailureKind::Timeout, message)
-    }
-
     /// Classifies an error response.
     async fn refusal(&self, mut response: reqwest::Response) -> Failure {
         let status = response.status().as_u16();
@@ -261,7 +218,7 @@ impl Caller {
             .and_then(|value| value.to_str().ok());
         let asked = asked.and_then(|value| parse_retry_after(value, heard.now));
         let mut body = Vec::new();
-        while let Ok(Ok(Some(chunk))) = tokio::time::timeout(self.idle, response.chunk()).await {
+        while let Ok(Ok(Some(chunk))) = tokio::time::timeout(ERROR_WAIT, response.chunk()).await {
             body.extend_from_slice(&chunk);
             if body.len() > ERROR_BODY {
                 break;
@@ -291,6 +248,12 @@ async fn bill(draft: &Draft, whole: bool, reporter: &Reporter) -> Result<(), Rep
         tools: Some(calls.map(|call| call.name.as_str()).collect()),
     };
     reporter.event(usage).await
+}
+
+fn only_pings(silence: Duration) -> Failure {
+    let silence = silence.as_secs();
+    let message = format!("the provider sent nothing but pings for {silence} seconds");
+    Failure::new(FailureKind::Timeout, message)
 }
 
 /// A failure before there was an answer. The URL is left out: it is in the configuration.
@@ -330,29 +293,5 @@ mod tests {
                 "{asked:?} {attempt} {random}"
             );
         }
-    }
-
-    #[test]
-    fn pings_are_life_for_a_while_and_not_for_ever() {
-        let idle = Duration::from_secs(600);
-        let begin = Instant::now();
-        let at = |minutes: u64| begin + Duration::from_secs(60 * minutes);
-        let heard = |heard: &[(u64, Progress)]| {
-            let mut silence = Silence::begins(idle, begin);
-            for (minutes, progress) in heard {
-                assert!(at(*minutes) <= silence.ends(), "over at {minutes}");
-                silence.heard(progress, at(*minutes));
-            }
-            (silence.ends(), silence.has_pings())
-        };
-        let ping = |minutes| (minutes, Progress::Ping);
-        assert_eq!(heard(&[]), (at(10), false));
-        assert_eq!(heard(&[ping(9)]), (at(19), true));
-        assert_eq!(heard(&[ping(9), ping(18), ping(27)]), (at(30), true));
-        // A thought or a part of a tool's input restarts the count.
-        assert_eq!(heard(&[ping(9), (18, Progress::None)]), (at(28), false));
-        assert_eq!(heard(&[ping(9), (18, Progress::None), ping(28)]), (at(38), true));
-        let thinks: Vec<_> = (1..100).map(|n| (9 * n, Progress::None)).collect();
-        assert_eq!(heard(&thinks), (at(9 * 99 + 10), false));
     }
 }

@@ -149,12 +149,8 @@ async fn a_loop_over_an_api_ends_at_the_limits_of_its_task() {
     let idle = SessionLimits { idle: short, ..minute };
     assert_eq!(timed_out(watch_loop(&place, idle).await), "it printed nothing");
 
-    // A tool prints for ever: that is life, and takes too long.
-    let bash = tool(
-        "t",
-        "bash",
-        json!({"command": "echo $$ > pid; while :; do echo x; sleep 0.01; done"}),
-    );
+    // A tool works for ever. It starts no further program, which a busy system may refuse.
+    let bash = tool("t", "bash", json!({"command": "echo $$ > pid; exec sleep 600"}));
     let place = Place::new([Answer::Stream(message(&[bash], "tool_use"))]).await;
     let timeout = SessionLimits {
         timeout: 10 * short,

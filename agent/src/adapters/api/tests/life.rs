@@ -5,9 +5,11 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use kage_core::event::OutputStream;
+use kage_core::failure::{Failure, FailureKind};
 use serde_json::{Value, json};
 
 use super::super::answer::Draft;
+use super::super::halt::Halt;
 use super::super::*;
 use super::provider::{Answer, Place, message, says, tool};
 use crate::adapters::port::Report;
@@ -28,30 +30,35 @@ fn thought(part: &Value, parts: usize) -> Vec<String> {
     all
 }
 
-/// Reads an answer, and counts what is told meanwhile.
-async fn told(parts: Vec<String>) -> usize {
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Reads an answer of which one part comes each so many minutes, and counts what is told
+/// meanwhile. The idle limit is ten minutes.
+async fn told(parts: Vec<String>, minutes: u32) -> (Result<Option<Failure>, Halt>, usize) {
     let caller = Caller {
         client: caller::client().unwrap(),
         wire: messages::CLAUDE.wire,
         url: String::new(),
         key: String::new(),
-        idle: Duration::from_secs(600),
+        idle: 10 * MINUTE,
         rules: CallRules {
             max_calls: 1,
             backoff: Duration::ZERO,
         },
     };
-    let bytes = futures_util::stream::iter(parts).map(|part| Ok::<_, Infallible>(Bytes::from(part)));
+    let bytes = futures_util::stream::iter(parts).then(async |part| {
+        tokio::time::sleep(minutes * MINUTE).await;
+        Ok::<_, Infallible>(Bytes::from(part))
+    });
     let (reporter, mut reports) = Reporter::channel(1000);
     let mut draft = Draft::default();
-    let end = caller.read(bytes, &mut draft, &reporter).await;
-    assert!(matches!(end, Ok(None)));
+    let end = caller.read(Box::pin(bytes), &mut draft, &reporter).await;
     drop(reporter);
     let mut told = 0;
     while reports.recv().await.is_some() {
         told += 1;
     }
-    told
+    (end, told)
 }
 
 #[tokio::test]
@@ -62,12 +69,31 @@ async fn every_part_of_an_answer_is_life_though_nobody_sees_it() {
         delta(json!({"type": "input_json_delta", "partial_json": "{"})),
         delta(json!({"type": "signature_delta", "signature": "x"})),
         delta(json!({"type": "something_delta"})),
-        // For as long as the call goes on, which pings alone do not do for ever.
         json!({"type": "ping"}),
     ] {
-        let (few, many) = (told(thought(&part, 1)).await, told(thought(&part, 51)).await);
-        assert_eq!(many - few, 50, "{part}");
+        let (few, many) = (told(thought(&part, 1), 0).await, told(thought(&part, 51), 0).await);
+        assert!(matches!((few.0, many.0), (Ok(None), Ok(None))));
+        assert_eq!(many.1 - few.1, 50, "{part}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thought_may_take_for_ever_and_pings_alone_end_the_attempt() {
+    let thinks =
+        json!({"type": "content_block_delta", "index": 9, "delta": {"type": "thinking_delta", "thinking": "hm"}});
+    assert!(matches!(told(thought(&thinks, 100), 9).await.0, Ok(None)));
+
+    let ping = json!({"type": "ping"});
+    assert!(
+        matches!(told(thought(&ping, 2), 9).await.0, Ok(None)),
+        "27 minutes of pings"
+    );
+    let Err(Halt::Failed(failure)) = told(thought(&ping, 3), 9).await.0 else {
+        panic!("36 minutes of pings");
+    };
+    // A repetition of the call would take as long.
+    assert_eq!(failure.kind, FailureKind::Timeout);
+    assert_eq!(failure.message, "the provider sent nothing but pings for 1800 seconds");
 }
 
 #[tokio::test]
