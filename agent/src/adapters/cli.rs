@@ -171,10 +171,11 @@ impl CliAdapter {
                 return AdapterEnd::Failed(local_failure(FailureKind::AdapterCrash, problem));
             }
         };
-        let mut run = Run::new(self, reporter);
+        let mut run = Run::new(self, reporter.clone());
         // Full while the attempt's outbox is: then the program's pipes are not read.
         let (sender, chunks) = mpsc::channel(4);
         let (ended, told) = tokio::join!(self.runner.run(command, limits, control, sender), run.take(chunks));
+        reporter.program_ended(&ended);
         match (ended, told) {
             (Err(error), _) => AdapterEnd::Failed(start_failure(&error)),
             (Ok(_), Err(ReporterClosed)) => AdapterEnd::Stopped,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapters::session_file::SessionFile;
 use crate::adapters::steps::Steps;
-use crate::process::WorkNames;
+use crate::process::{Ended, RunError, WorkNames};
 
 /// The adapters of an agent by name.
 pub type Registry = BTreeMap<AdapterName, Arc<dyn Adapter>>;
@@ -153,6 +154,7 @@ pub enum Report {
 #[derive(Debug, Clone)]
 pub struct Reporter {
     reports: mpsc::Sender<Report>,
+    survived: Arc<AtomicBool>,
 }
 
 /// The attempt no longer listens: it lost its authority. The adapter stops.
@@ -165,7 +167,22 @@ impl Reporter {
     #[must_use]
     pub fn channel(capacity: usize) -> (Self, mpsc::Receiver<Report>) {
         let (reports, receiver) = mpsc::channel(capacity);
-        (Self { reports }, receiver)
+        let survived = Arc::default();
+        (Self { reports, survived }, receiver)
+    }
+
+    /// Tells how a program of the session ended: nobody else gets the files of one that may still
+    /// run.
+    pub fn program_ended(&self, ended: &Result<Ended, RunError>) {
+        if ended.as_ref().map_or(true, |ended| ended.survivors > 0) {
+            self.survived.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a program survived; it may be asked after the reporter is gone.
+    #[must_use]
+    pub fn survival(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.survived)
     }
 
     /// Reports an event.
@@ -230,4 +247,27 @@ pub trait Adapter: Send + Sync {
 
     /// Works until it is done, fails, or `stop` is cancelled; nothing it started is left.
     fn run(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{Cause, Status};
+
+    #[test]
+    fn a_survivor_is_known_when_every_reporter_is_gone() {
+        let (reporter, _reports) = Reporter::channel(1);
+        let (survival, other) = (reporter.survival(), reporter.clone());
+        drop(reporter);
+        let with = |survivors| Ended {
+            cause: Cause::Itself,
+            status: Status::Code(0),
+            survivors,
+        };
+        other.program_ended(&Ok(with(0)));
+        assert!(!survival.load(Ordering::Relaxed));
+        other.program_ended(&Ok(with(1)));
+        drop(other);
+        assert!(survival.load(Ordering::Relaxed));
+    }
 }

@@ -8,6 +8,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use kage_core::checkpoint::{CheckpointReason, Resume, WorktreeChoice};
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
@@ -189,6 +190,7 @@ async fn work_on(
     input: SessionInput,
 ) -> Result<AdapterEnd, AttemptEnded> {
     let (reporter, reports) = Reporter::channel(REPORTS);
+    let survival = reporter.survival();
     let (active, last_active) = watch::channel(Instant::now());
     // Aborted when this future is dropped, so neither outlives the attempt.
     let mut recorder = JoinSet::new();
@@ -196,7 +198,8 @@ async fn work_on(
     let stopped = attempt.stop.token();
     let grace = attempt.resources.limits.stop_grace;
     let Watched { end, abandoned } = watch_over(adapter, input, reporter, last_active, stopped, grace + ABANDON).await;
-    if abandoned && let Some(presence) = &attempt.presence {
+    let in_use = abandoned || survival.load(Ordering::Relaxed);
+    if in_use && let Some(presence) = &attempt.presence {
         presence.mark_unusable();
     }
     let recorded = async {

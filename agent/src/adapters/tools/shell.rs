@@ -46,6 +46,7 @@ pub(super) async fn run(
         output.text()
     };
     let (ended, mut text) = tokio::join!(toolbox.runner.run(command, limits, control.clone(), sender), gather);
+    reporter.program_ended(&ended);
     let ended = ended.map_err(|error| Refused::new(format!("the shell cannot be run: {error}")))?;
     let mark = match ended.cause {
         Cause::Itself if ended.status.success() && text.is_empty() => return Ok("[no output]".to_owned()),
