@@ -5,11 +5,9 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use kage_core::event::OutputStream;
-use kage_core::failure::{Failure, FailureKind};
 use serde_json::{Value, json};
 
 use super::super::answer::Draft;
-use super::super::halt::Halt;
 use super::super::*;
 use super::provider::{Answer, Place, message, says, tool};
 use crate::adapters::port::Report;
