@@ -123,10 +123,11 @@ pub async fn plan_merge(
 /// The message of a landing's commits: the task and the author.
 #[must_use]
 pub fn message(task: &v1::Task, fetched: &FetchedResult) -> LandingMessage {
-    message_of(task, &fetched.session.name)
+    message_of(task, &fetched.session)
 }
 
-fn message_of(task: &v1::Task, name: &str) -> LandingMessage {
+fn message_of(task: &v1::Task, session: &v1::Session) -> LandingMessage {
+    let name = &session.name;
     let prompt = task.spec.as_ref().map_or("", |spec| spec.prompt.as_str());
     // git removes lines that begin with # from a message that a person commits.
     let asked = prompt.trim_start_matches(|c: char| c == '#' || c.is_whitespace());
@@ -139,12 +140,27 @@ fn message_of(task: &v1::Task, name: &str) -> LandingMessage {
         body += format!("    {}\n", view::one_line(line, PROMPT_LINE)).trim_end();
         body.push('\n');
     }
-    body += &format!("\nBy session {name} of task {}.\n", view::short_id(&task.id));
+    body += &format!("\nKage-Task: {}\nKage-Session: {name}\n", task.id);
+    for model in models(session) {
+        body += &format!("Kage-Model: {}\n", view::one_line(model, PROMPT_LINE));
+    }
     LandingMessage {
         merge_subject: format!("Merge result of {name}: {}", view::one_line(&subject, 50)),
         subject,
         body,
     }
+}
+
+/// The models that answered; where nobody told, the one that was asked for.
+fn models(session: &v1::Session) -> Vec<&str> {
+    let told = session.models.iter().map(|usage| usage.model.as_str());
+    let mut models: Vec<&str> = told.filter(|model| !model.is_empty()).collect();
+    models.sort_unstable();
+    models.dedup();
+    if models.is_empty() && !session.model.is_empty() {
+        models.push(&session.model);
+    }
+    models
 }
 
 /// Reports what was done, or would be done.
@@ -191,15 +207,20 @@ mod tests {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt as _;
     use std::path::PathBuf;
-    use std::time::Duration;
 
     use kage_git::landing::LandedAs;
     use rustix::process::{Signal, getpid, kill_process};
 
     use super::*;
 
-    fn send(signal: Signal) {
-        kill_process(getpid(), signal).unwrap();
+    /// Sends this process a signal, and returns when its receivers have been told.
+    async fn send(number: Signal) {
+        let kind = SignalKind::from_raw(number.as_raw());
+        let mut arrived = signal(kind).unwrap();
+        kill_process(getpid(), number).unwrap();
+        arrived.recv().await;
+        // Whoever waits for it beside this goes first.
+        tokio::task::yield_now().await;
     }
 
     #[test]
@@ -223,9 +244,7 @@ mod tests {
         ] {
             let once = to_the_end(async {
                 for signal in signals {
-                    send(*signal);
-                    // A waiting receiver runs before this continues.
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    send(*signal).await;
                 }
                 7
             });
@@ -234,8 +253,7 @@ mod tests {
         for signal in [Signal::INT, Signal::TERM] {
             let twice = to_the_end::<()>(async {
                 loop {
-                    send(signal);
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    send(signal).await;
                 }
             });
             let refused = twice.await.unwrap_err();

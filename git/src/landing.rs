@@ -21,6 +21,8 @@ mod theirs;
 
 mod three_way;
 
+mod person;
+
 mod commits;
 mod dirty;
 
@@ -31,7 +33,7 @@ use std::path::{Path, PathBuf};
 
 pub use apply::{ApplyPlan, plan_apply};
 pub use commits::LandingMessage;
-pub use merge::{MergePlan, Merged, plan_merge, probe_merge};
+pub use merge::{MergeEnd, MergePlan, Merged, plan_merge, probe_merge};
 
 use crate::error::GitError;
 
@@ -148,6 +150,12 @@ pub enum LandingError {
     /// There is no commit to put a commit on.
     #[error("the branch has no commit yet")]
     NoCommits,
+    /// The person's git makes no commit, for example because it cannot sign it.
+    #[error("git makes no commit here: {said}")]
+    NoCommit {
+        /// What git wrote.
+        said: String,
+    },
     /// Another operation, such as a rebase, is not finished.
     #[error("a {operation} is in progress")]
     InProgress {

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::command::{ConfigFiles, GitCommand, parse_oid};
 use crate::error::{GitError, blocking};
 use crate::program::{self, ProgramError};
-use crate::shadow::{IDENTITY, Shadow};
+use crate::shadow::Shadow;
 use crate::staging::{copy_index, split};
 
 /// The settings that are used, as git lists them.
@@ -45,8 +45,10 @@ struct Settings {
     /// Names of configured filters that would change the stored content.
     filters: HashSet<String>,
     partial: bool,
-    name: Option<String>,
-    email: Option<String>,
+    /// Every commit is signed.
+    signs: bool,
+    /// Commits are refused without a configured identity.
+    wants_identity: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -228,12 +230,22 @@ impl UserRepo {
             .is_none_or(|(_, value)| value != "false")
     }
 
-    /// The person's git identity; Kage's own when none is configured.
-    pub(crate) fn identity(&self) -> (&str, &str) {
-        match (&self.settings.name, &self.settings.email) {
-            (Some(name), Some(email)) => (name, email),
-            (None, _) | (_, None) => IDENTITY,
-        }
+    /// git as the person runs it in this repository: with their environment and configuration.
+    pub(crate) fn git_of_person(&self, operation: &'static str) -> GitCommand {
+        GitCommand::of_person(operation)
+            .git_dir(&self.git_dir)
+            .env("GIT_WORK_TREE", &self.root)
+            .current_dir(&self.root)
+    }
+
+    /// Whether the person's git signs every commit.
+    pub(crate) fn signs_commits(&self) -> bool {
+        self.settings.signs
+    }
+
+    /// Whether the person's git refuses a commit when nobody is configured.
+    pub(crate) fn wants_identity(&self) -> bool {
+        self.settings.wants_identity
     }
 
     /// A private git directory over the person's files, with a copy of their index. It can read
@@ -299,8 +311,8 @@ impl Settings {
         match key {
             "core.excludesfile" => self.excludes_file = Some(expand(root, value)),
             "core.attributesfile" => self.attributes_file = Some(expand(root, value)),
-            "user.name" => self.name = Some(value.to_owned()),
-            "user.email" => self.email = Some(value.to_owned()),
+            "commit.gpgsign" => self.signs = is_true(value),
+            "user.useconfigonly" => self.wants_identity = is_true(value),
             "extensions.partialclone" => self.partial = true,
             key if HONOURED.contains(&key) => self.honoured.push((key.to_owned(), value.to_owned())),
             key => {
@@ -332,6 +344,14 @@ impl Settings {
             }
         }
         text
+    }
+}
+
+/// A boolean as git reads it; numbers but 0 are true.
+fn is_true(value: &str) -> bool {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" => true,
+        other => other.parse::<i64>().is_ok_and(|number| number != 0),
     }
 }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kage_git::UserRepo;
-use kage_git::landing::{self, LandingError, Merged, Obstacle, ObstacleKind, Strategy};
+use kage_git::landing::{self, LandingError, MergeEnd, Obstacle, ObstacleKind, Strategy};
 
 use crate::exit::{Detail, Refusal};
 use crate::result::FetchedResult;
@@ -57,6 +57,7 @@ fn details(error: &LandingError) -> Vec<Detail> {
         LandingError::ChangedMeanwhile { .. }
         | LandingError::NotOnABranch
         | LandingError::NoCommits
+        | LandingError::NoCommit { .. }
         | LandingError::InProgress { .. }
         | LandingError::Locked { .. }
         | LandingError::Git(_) => return Vec::new(),
@@ -105,6 +106,15 @@ impl Way<'_> {
             LandingError::NoCommits => {
                 let start = self.git("commit --allow-empty -m 'first commit'");
                 format!("{error}; make one: {}", quoted(&[start, again]))
+            }
+            LandingError::NoCommit { .. } => {
+                let (base, result) = (&self.fetched.base, &self.fetched.commit);
+                let applied = landing::plan_apply(self.repository, &self.fetched.mirror, base, result).await;
+                let apply = match applied {
+                    Ok(_) => format!(";\n{} changes your files only", quoted(&[self.kage(Asked::Apply)])),
+                    Err(_) => String::new(),
+                };
+                format!("{error}\nmend that, then {}{apply}", quoted(&[again]))
             }
             LandingError::InProgress { operation } => {
                 let end = match *operation {
@@ -221,7 +231,7 @@ impl Way<'_> {
         Ok(text)
     }
 
-    async fn probe(&self, strategy: Strategy) -> Result<Merged, LandingError> {
+    async fn probe(&self, strategy: Strategy) -> Result<MergeEnd, LandingError> {
         let (base, result) = (&self.fetched.base, &self.fetched.commit);
         landing::probe_merge(self.repository, &self.fetched.mirror, base, result, strategy).await
     }

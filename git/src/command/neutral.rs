@@ -68,3 +68,17 @@ pub(super) const TOLERATED_FLAWS: &[&str] = &[
 /// gRPC reaches directly too, and a proxy would see its token. PATH is built from the folders in
 /// which git itself was searched.
 pub(super) const INHERITED: &[&str] = &["TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+
+/// Variables that name the parts of a repository (git's `local_repo_env`, without the settings).
+pub(super) const PLACES: &[&str] = &[
+    "GIT_DIR",
+    "GIT_COMMON_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_GRAFT_FILE",
+    "GIT_SHALLOW_FILE",
+    "GIT_PREFIX",
+    "GIT_NAMESPACE",
+];

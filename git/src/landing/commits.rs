@@ -1,6 +1,7 @@
 //! The commits of a landing, and their messages. If the history of HEAD contains the base, the
 //! session's change is a commit on the base that is merged with HEAD; otherwise it is one commit on
-//! HEAD. A session's commits and its base never become parents by landing.
+//! HEAD. A session's commits and its base never become parents by landing. [`super::person`] makes
+//! them.
 
 use std::path::Path;
 
@@ -8,11 +9,10 @@ use git2::{Oid as Id, Repository};
 use kage_core::id::Oid;
 
 use super::merge_tree::Landed;
+use super::person::{Content, Person};
 use super::tree::{Changed, difference, tree_of};
-use super::{LandedAs, PlannedPath};
-use crate::command::GitCommand;
+use super::{LandedAs, LandingError, PlannedPath};
 use crate::error::{GitError, blocking};
-use crate::shadow::IDENTITY;
 use crate::user_repo::{UserRepo, UserShadow};
 
 /// The end of the year 2099: every git accepts dates until then.
@@ -68,12 +68,21 @@ fn listed(paths: &[PlannedPath]) -> String {
 pub(super) struct Prepared {
     /// The session's change as a commit on the base, to be merged with HEAD; `None`: one commit on
     /// HEAD.
-    pub(super) change: Option<Oid>,
+    change: Option<ChangeOnBase>,
     pub(super) message: String,
 }
 
+/// The session's change, with the time of the result.
+#[derive(Debug)]
+struct ChangeOnBase {
+    base: Oid,
+    tree: Id,
+    written_at: i64,
+    message: String,
+}
+
 impl Prepared {
-    /// Decides on the commits, and makes the one on the base.
+    /// Decides on the commits.
     pub(super) async fn new(
         repository: &UserRepo,
         store: &UserShadow,
@@ -85,8 +94,8 @@ impl Prepared {
             let change = change_on_base(store, landed, message).await?;
             // The change landed before and was undone since, at least partly: merging it again
             // would change nothing.
-            let known = is_in_history(repository, &change, &landed.head).await?;
-            (!known).then_some(change)
+            let landed_before = has_change(repository, &change, &landed.head).await?;
+            (!landed_before).then_some(change)
         } else {
             None
         };
@@ -97,25 +106,56 @@ impl Prepared {
         Ok(Self { change, message })
     }
 
-    /// The commit for HEAD, by the person.
+    /// Makes the commit on the base, if there will be one.
+    pub(super) async fn commit_change(
+        &self,
+        person: &Person<'_>,
+        store: &UserShadow,
+    ) -> Result<Option<Oid>, LandingError> {
+        let Some(change) = &self.change else {
+            return Ok(None);
+        };
+        let content = Content {
+            tree: change.tree,
+            parents: &[&change.base],
+            message: &change.message,
+            written_at: Some(change.written_at),
+        };
+        person.commit(store, &content).await.map(Some)
+    }
+
+    /// Makes the commit for HEAD.
     pub(super) async fn commit(
         &self,
-        repository: &UserRepo,
+        person: &Person<'_>,
         store: &UserShadow,
         head: &Oid,
         tree: Id,
-    ) -> Result<Oid, GitError> {
-        let (name, email) = repository.identity();
-        let mut command = store.shadow.git("commit-tree").args(["-p", head.as_str()]);
-        if let Some(change) = &self.change {
-            command = command.args(["-p", change.as_str()]);
-        }
-        signed(command, name, email)
-            .arg(tree.to_string())
-            .stdin(self.message.as_str())
-            .run_for_oid()
-            .await
+    ) -> Result<Oid, LandingError> {
+        let change = self.commit_change(person, store).await?;
+        let parents: Vec<&Oid> = [head].into_iter().chain(&change).collect();
+        let content = Content {
+            tree,
+            parents: &parents,
+            message: &self.message,
+            written_at: None,
+        };
+        person.commit(store, &content).await
     }
+}
+
+/// Whether the same change on the same base is in the history of `head`, whoever made that commit.
+async fn has_change(repository: &UserRepo, change: &ChangeOnBase, head: &Oid) -> Result<bool, GitError> {
+    let since_base = repository
+        .git("rev-list")
+        .args(["--no-commit-header", "--format=%T %P", head.as_str()])
+        .args(["--not", change.base.as_str()])
+        .run()
+        .await?;
+    let wanted = format!("{} {}", change.tree, change.base);
+    Ok(since_base
+        .split(|byte| *byte == b'\n')
+        .any(|line| line == wanted.as_bytes()))
 }
 
 /// Whether `head`'s history in the person's own repository has `commit`.
@@ -136,14 +176,16 @@ pub(super) async fn is_in_history(repository: &UserRepo, commit: &Oid, head: &Oi
     Ok(answer.is_some())
 }
 
-/// The session's change as a commit on the base, with the time of the result, so that it is always
-/// the same commit.
-async fn change_on_base(store: &UserShadow, landed: &Landed, message: &LandingMessage) -> Result<Oid, GitError> {
+async fn change_on_base(
+    store: &UserShadow,
+    landed: &Landed,
+    message: &LandingMessage,
+) -> Result<ChangeOnBase, GitError> {
     let (git_dir, (base, result)) = (
         store.shadow.git_dir().to_owned(),
         (landed.base.clone(), landed.result.clone()),
     );
-    let (tree, seconds, changed) = blocking("looking at a result", move || {
+    let (tree, written_at, changed) = blocking("looking at a result", move || {
         look(&git_dir, &base, &result).map_err(GitError::library("look at a result"))
     })
     .await?;
@@ -154,15 +196,12 @@ async fn change_on_base(store: &UserShadow, landed: &Landed, message: &LandingMe
             landed_as: LandedAs::of(change.before.is_some(), change.after.is_some()),
         })
         .collect();
-    let date = format!("@{seconds} +0000");
-    let command = store.shadow.git("commit-tree").args(["-p", landed.base.as_str()]);
-    signed(command, IDENTITY.0, IDENTITY.1)
-        .env("GIT_AUTHOR_DATE", &date)
-        .env("GIT_COMMITTER_DATE", &date)
-        .arg(tree.to_string())
-        .stdin(message.of_change(&paths))
-        .run_for_oid()
-        .await
+    Ok(ChangeOnBase {
+        base: landed.base.clone(),
+        tree,
+        written_at,
+        message: message.of_change(&paths),
+    })
 }
 
 fn look(git_dir: &Path, base: &Oid, result: &Oid) -> Result<(Id, i64, Changed), git2::Error> {
@@ -172,14 +211,6 @@ fn look(git_dir: &Path, base: &Oid, result: &Oid) -> Result<(Id, i64, Changed), 
     // A time that an agent wrote may have any value.
     let seconds = commit.time().seconds().clamp(0, LAST_SECOND);
     Ok((commit.tree_id(), seconds, changed))
-}
-
-fn signed(command: GitCommand, name: &str, email: &str) -> GitCommand {
-    command
-        .env("GIT_AUTHOR_NAME", name)
-        .env("GIT_AUTHOR_EMAIL", email)
-        .env("GIT_COMMITTER_NAME", name)
-        .env("GIT_COMMITTER_EMAIL", email)
 }
 
 #[cfg(test)]

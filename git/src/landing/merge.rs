@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use git2::Oid as Id;
 use kage_core::id::Oid;
 
 use super::commits::{LandingMessage, Prepared, is_in_history};
@@ -14,6 +15,7 @@ use super::dirty::refuse_dirty;
 use super::files::{Seen, Step, Target};
 use super::index::{IndexLock, read_index, replace};
 use super::merge_tree::Landed;
+use super::person::Person;
 use super::present::{IndexEntries, Present, present};
 use super::three_way::{Outcome, compute};
 use super::tree::{Change, Entry, check_paths, rendered, same};
@@ -42,7 +44,18 @@ pub struct MergePlan {
     new_index: Vec<u8>,
     /// Objects that the repository needs, with their dependencies.
     needed: Vec<String>,
-    end: Merged,
+    end: MergeEnd,
+}
+
+/// How a plan ends, if nothing changes until then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MergeEnd {
+    /// A commit with this tree is made.
+    Commit(Id),
+    /// Conflicts are left for the person to resolve and commit.
+    LeaveConflicts,
+    /// The branch has the result already.
+    AlreadyThere,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,21 +77,34 @@ impl MergePlan {
 
     /// How it will end, if nothing changes until then.
     #[must_use]
-    pub fn end(&self) -> &Merged {
-        &self.end
+    pub const fn end(&self) -> MergeEnd {
+        self.end
     }
 
-    /// Executes the plan: objects, files, index, branch. When a step fails, files and index are
+    /// Executes the plan: commits, objects, files, index, branch. When a step fails, files and index are
     /// restored; unreferenced objects stay, which is harmless. The index is locked from before the
     /// first file until the end, so nobody else can stage anything.
     ///
     /// # Errors
     /// When something changed since the plan, another process holds the index, or the file system
     /// refuses.
-    pub async fn execute(self) -> Result<Merged, LandingError> {
-        if self.end == Merged::AlreadyThere {
-            return Ok(self.end);
-        }
+    pub async fn execute(mut self) -> Result<Merged, LandingError> {
+        let repository = self.repository.clone();
+        let person = Person::of(&repository).await?;
+        // The person's git may ask them something, so nothing is locked yet.
+        let (end, merge_head) = match self.end {
+            MergeEnd::AlreadyThere => return Ok(Merged::AlreadyThere),
+            MergeEnd::Commit(tree) => {
+                let commit = self.prepared.commit(&person, &self.store, &self.head, tree).await?;
+                self.needed.push(commit.to_string());
+                (Merged::Committed(commit), None)
+            }
+            MergeEnd::LeaveConflicts => {
+                let change = self.prepared.commit_change(&person, &self.store).await?;
+                self.needed.extend(change.as_ref().map(Oid::to_string));
+                (Merged::LeftConflicts, change)
+            }
+        };
         self.send_objects().await?;
         let index = IndexLock::take(self.repository.git_dir())?;
         let changed = |what: &str| LandingError::ChangedMeanwhile { path: what.to_owned() };
@@ -99,14 +125,16 @@ impl MergePlan {
         .await?;
         let finish = Finish {
             repository: &self.repository,
+            person: &person,
             head: &self.head,
-            prepared: &self.prepared,
+            message: &self.prepared.message,
+            merge_head: merge_head.as_ref(),
             old_index: self.index.as_deref(),
             new_index: &self.new_index,
-            end: &self.end,
+            end: &end,
         };
         let Err(error) = finish.run(&index).await else {
-            return Ok(self.end);
+            return Ok(end);
         };
         blocking("undoing a merge", move || {
             beneath.undo(undo);
@@ -167,7 +195,7 @@ pub async fn probe_merge(
     base: &Oid,
     result: &Oid,
     strategy: Strategy,
-) -> Result<Merged, LandingError> {
+) -> Result<MergeEnd, LandingError> {
     let message = LandingMessage::default();
     let branch = Vec::new();
     let plan = plan_on(repository, branch, mirror, (base, result), strategy, &message).await?;
@@ -205,7 +233,7 @@ async fn plan_on(
         not_on_disk: Vec::new(),
         new_index: Vec::new(),
         needed: Vec::new(),
-        end: Merged::AlreadyThere,
+        end: MergeEnd::AlreadyThere,
     };
     let Some(outcome) = outcome else {
         return Ok(plan);
@@ -248,17 +276,7 @@ impl MergePlan {
         self.paths.sort_by(|one, other| one.path.cmp(&other.path));
         let (repository, store) = (&self.repository, &self.store);
         self.prepared = Prepared::new(repository, store, landed, message, &self.paths).await?;
-        self.end = match outcome.tree {
-            Some(tree) => {
-                let commit = self.prepared.commit(repository, store, &self.head, tree).await?;
-                self.needed.push(commit.to_string());
-                Merged::Committed(commit)
-            }
-            None => {
-                self.needed.extend(self.prepared.change.as_ref().map(Oid::to_string));
-                Merged::LeftConflicts
-            }
-        };
+        self.end = outcome.tree.map_or(MergeEnd::LeaveConflicts, MergeEnd::Commit);
         self.write_files(&outcome, present).await?;
         for (path, change) in &outcome.changed {
             if change.after.is_some() && stays_off_disk(&outcome, present, path) {
@@ -332,7 +350,7 @@ impl MergePlan {
     fn stage(&mut self, path: &Path, stage: u8, entry: Option<Entry>) {
         let line = match entry {
             Some(entry) => {
-                if self.end == Merged::LeftConflicts {
+                if self.end == MergeEnd::LeaveConflicts {
                     self.needed.push(entry.id.to_string());
                 }
                 format!("{:06o} {} {stage}\t", entry.mode, entry.id)
@@ -359,8 +377,11 @@ fn stays_off_disk(outcome: &Outcome, present: &HashMap<PathBuf, Present>, path: 
 /// The steps after the files are written.
 struct Finish<'a> {
     repository: &'a UserRepo,
+    person: &'a Person<'a>,
     head: &'a Oid,
-    prepared: &'a Prepared,
+    message: &'a str,
+    /// The other parent of the commit that the person will make.
+    merge_head: Option<&'a Oid>,
     old_index: Option<&'a [u8]>,
     new_index: &'a [u8],
     end: &'a Merged,
@@ -380,19 +401,13 @@ impl Finish<'_> {
         let git_dir = self.repository.git_dir();
         match self.end {
             Merged::Committed(commit) => {
-                let (name, email) = self.repository.identity();
-                self.repository
-                    .git("update-ref")
-                    .args(["-m", "kage merge", "HEAD", commit.as_str(), self.head.as_str()])
-                    .env("GIT_COMMITTER_NAME", name)
-                    .env("GIT_COMMITTER_EMAIL", email)
-                    .run()
-                    .await
-                    .map(drop)
+                let update = self.repository.git("update-ref");
+                let update = update.args(["-m", "kage merge", "HEAD", commit.as_str(), self.head.as_str()]);
+                self.person.logs(update).run().await.map(drop)
             }
             Merged::LeftConflicts => {
-                let head = self.prepared.change.as_ref().map(|change| format!("{change}\n"));
-                let mut files = vec![("MERGE_MSG", self.prepared.message.as_bytes())];
+                let head = self.merge_head.map(|change| format!("{change}\n"));
+                let mut files = vec![("MERGE_MSG", self.message.as_bytes())];
                 // Otherwise the person's commit would have HEAD as its only parent.
                 if let Some(head) = &head {
                     files.extend([("MERGE_MODE", &b""[..]), ("MERGE_HEAD", head.as_bytes())]);

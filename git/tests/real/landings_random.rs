@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use git2::{Repository, Signature, Time};
 use kage_core::id::Oid;
-use kage_git::landing::{LandingError, Merged, Strategy as Landing, plan_apply, plan_merge};
+use kage_git::landing::{LandingError, MergeEnd, Merged, Strategy as Landing, plan_apply, plan_merge};
 use kage_git::{Mirror, UserRepo};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -379,7 +379,7 @@ impl World {
             return;
         };
         if tree == ours {
-            assert_eq!(planned.unwrap().end(), &Merged::AlreadyThere);
+            assert_eq!(planned.unwrap().end(), MergeEnd::AlreadyThere);
             return;
         }
         let (old, new) = (self.files(&ours), self.files(&tree));

@@ -428,11 +428,26 @@ fn what_a_message_says_survives_being_committed_by_hand() {
         }),
         ..v1::Task::default()
     };
-    let message = crate::landing::message_of(&task, "w-1");
+    let used = |model: &str| v1::ModelUsage {
+        model: model.to_owned(),
+        ..v1::ModelUsage::default()
+    };
+    let session = |models: &[&str]| v1::Session {
+        name: "w-1".to_owned(),
+        model: "asked-for".to_owned(),
+        models: models.iter().copied().map(used).collect(),
+        ..v1::Session::default()
+    };
+    let message = crate::landing::message_of(&task, &session(&["large", "", "large", "fast"]));
     assert_eq!(message.subject, "Mend the *parser*");
     assert_eq!(message.merge_subject, "Merge result of w-1: Mend the *parser*");
-    let expected = "Asked for:\n\n    ## Mend the *parser*\n    # and its tests\n\nBy session w-1 of task 01234567.\n";
+    let expected = format!(
+        "Asked for:\n\n    ## Mend the *parser*\n    # and its tests\n\n\
+         Kage-Task: {}\nKage-Session: w-1\nKage-Model: fast\nKage-Model: large\n",
+        task.id
+    );
     assert_eq!(message.body, expected);
-    let unasked = crate::landing::message_of(&v1::Task::default(), "w-1");
+    let unasked = crate::landing::message_of(&v1::Task::default(), &session(&[]));
     assert_eq!(unasked.subject, "Result of w-1");
+    assert!(unasked.body.ends_with("\nKage-Model: asked-for\n"));
 }
