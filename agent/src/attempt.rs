@@ -47,7 +47,6 @@ pub(crate) struct Resources {
     pub(crate) adapters: Registry,
     pub(crate) runner: Runner,
     pub(crate) programs: Programs,
-    /// The agent's own environment.
     pub(crate) environment: AgentEnvironment,
     pub(crate) clock: Clock,
     pub(crate) blocking: Blocking,

@@ -71,7 +71,6 @@ pub struct Command {
     pub args: Vec<OsString>,
     /// The whole environment; nothing is inherited.
     pub env: Environment,
-    /// Working directory.
     pub cwd: PathBuf,
     pub stdin: Stdin,
 }

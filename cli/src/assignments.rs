@@ -1,4 +1,4 @@
-//! From `--with`, `--repeat` and labels to the sessions of a task.
+//! Makes the sessions of a task from `--with`, `--repeat` and labels.
 
 use std::collections::BTreeMap;
 

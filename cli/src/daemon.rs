@@ -1,5 +1,4 @@
-//! Running a coordinator, an agent, or both in this process, until a signal or idleness
-//! ends them.
+//! Runs a coordinator, an agent, or both in this process, until a signal or idleness ends them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

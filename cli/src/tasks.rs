@@ -1,4 +1,5 @@
-//! Tasks on the coordinator: found, created, reported on.
+//! Finds, creates, selects results of, cancels and removes tasks on the coordinator, and reads
+//! their reports.
 
 use std::path::Path;
 

@@ -211,7 +211,6 @@ pub fn report_rows(report: &v1::Report) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The header of [`report_rows`].
 pub const REPORT_HEADER: [&str; 9] = [
     "#", "session", "state", "change", "risk", "tokens", "money", "time", "notes",
 ];

@@ -115,7 +115,6 @@ struct AgentLink {
     serial: Serial,
     /// Receivers learn of the end of the connection too.
     pulse: watch::Sender<Pulse>,
-    /// The agent supports pings.
     answers_pings: bool,
     outbox: Outbox,
     cut: CancellationToken,

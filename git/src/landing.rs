@@ -99,7 +99,6 @@ pub struct Obstacle {
     pub kind: ObstacleKind,
 }
 
-/// The kinds of obstacles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ObstacleKind {
     /// Its content; committing it or moving it away changes nothing about that.

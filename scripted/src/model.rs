@@ -36,7 +36,6 @@ pub enum Answer {
     Count(u64),
     /// An error of a script, or because a rule was broken.
     Error(ApiError),
-    /// No response, ever.
     Hang,
 }
 

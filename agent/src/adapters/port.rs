@@ -41,7 +41,6 @@ pub struct SessionInput {
     /// The task's base context as a file, for `KAGE_BASE_CONTEXT`. Shared: read it only.
     pub base_context: Option<PathBuf>,
     pub beginning: Beginning,
-    /// Receives each step.
     pub steps: Steps,
     /// Where to work; `None` for a task without a repository.
     pub worktree: Option<PathBuf>,

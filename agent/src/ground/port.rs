@@ -46,7 +46,6 @@ impl fmt::Debug for Warnings {
 /// An attempt that needs a workspace.
 #[derive(Debug, Clone)]
 pub struct GroundAttempt {
-    /// The attempt.
     pub attempt: AttemptId,
     /// The project of its task.
     pub project: ProjectId,
@@ -61,7 +60,6 @@ pub struct GroundAttempt {
 pub struct TakenTree {
     /// The commit; the parent, when nothing had changed.
     pub commit: Oid,
-    /// Its tree.
     pub tree: Oid,
     /// How many paths differ from the parent.
     pub files_changed: u64,
@@ -72,7 +70,6 @@ pub struct TakenTree {
 pub enum TakeWhen {
     /// Also when no file changed.
     Anyway,
-    /// When files changed.
     Changed,
 }
 
@@ -118,7 +115,6 @@ pub trait Ground: Send + Sync {
 
 /// The files of one attempt.
 pub trait Workspace: fmt::Debug + Send + Sync {
-    /// Where the files are.
     fn path(&self) -> &Path;
 
     /// The commit that changes are told against: the base, or what is verified.

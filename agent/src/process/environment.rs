@@ -46,9 +46,7 @@ pub enum VariableSource {
 /// A variable's value, and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variable {
-    /// The value.
     pub value: OsString,
-    /// Where it comes from.
     pub source: VariableSource,
 }
 
@@ -84,7 +82,6 @@ impl Places {
 /// What an adapter's manifest says of its program's environment, with every placeholder filled in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ManifestVariables {
-    /// Values to set.
     pub set: BTreeMap<String, String>,
     /// Values to set where the agent runs as root.
     pub as_root: BTreeMap<String, String>,
@@ -95,7 +92,6 @@ pub struct ManifestVariables {
 /// What a program is told that it works on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkNames {
-    /// The task.
     pub task: TaskId,
     /// The session whose program, or result, it is.
     pub session: SessionId,
@@ -106,9 +102,7 @@ pub struct WorkNames {
 /// Everything that an environment follows from.
 #[derive(Debug, Clone, Copy)]
 pub struct EnvironmentParts<'a> {
-    /// The agent's own environment.
     pub agent: &'a AgentEnvironment,
-    /// The attempt's folders.
     pub places: &'a Places,
     /// What the adapter wants, for a program of an adapter.
     pub manifest: Option<&'a ManifestVariables>,

@@ -164,7 +164,6 @@ pub(super) struct Trees<R> {
     roots: R,
 }
 
-/// The result of killing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Killed {
     /// Processes found.

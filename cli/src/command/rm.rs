@@ -1,4 +1,4 @@
-//! `kage rm`: tasks that are over are forgotten, with everything that is kept of them.
+//! `kage rm`: removes tasks that are over, with everything that is kept of them.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! `kage stop`: every session of a task that has not ended is stopped.
+//! `kage stop`: stops every session of a task that has not ended.
 
 use crate::exit::Exit;
 use crate::invocation::Invocation;

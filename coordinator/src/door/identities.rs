@@ -23,7 +23,6 @@ pub(crate) struct Person {
     pub(crate) revoked: CancellationToken,
 }
 
-/// An agent that joined.
 #[derive(Debug, Clone)]
 pub(crate) struct EnrolledAgent {
     pub(crate) id: AgentId,

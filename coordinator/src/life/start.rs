@@ -63,7 +63,6 @@ pub enum RunError {
     /// The check whether they belong together failed.
     #[error("the data cannot be inspected")]
     Look(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// TLS is not available.
     #[error("TLS cannot be set up")]
     Tls(#[source] AuthorityError),
     #[error("the store cannot be opened")]

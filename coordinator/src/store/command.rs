@@ -88,7 +88,6 @@ pub struct Created {
 pub struct CancelTask {
     pub request: Request,
     pub task: TaskId,
-    /// The time.
     pub now: Timestamp,
 }
 
@@ -97,11 +96,9 @@ pub struct CancelTask {
 pub struct SelectResult {
     /// Makes it one call; it is this caller's word.
     pub request: Request,
-    /// Which task.
     pub task: TaskId,
     /// Whose result; `None` = nobody's word counts any more.
     pub session: Option<SessionId>,
-    /// The time.
     pub now: Timestamp,
 }
 
@@ -180,7 +177,6 @@ pub struct AppendEvents {
     pub jitter: Jitter,
     /// By which usage is priced.
     pub prices: Arc<PriceTable>,
-    /// The time.
     pub now: Timestamp,
 }
 
@@ -354,13 +350,10 @@ pub struct DropTask {
 pub struct DeleteRepository {
     /// Makes it one call.
     pub request: Request,
-    /// Its project.
     pub project: ProjectId,
-    /// Its name.
     pub repository: RepositoryName,
     /// Whether there is one.
     pub present: bool,
-    /// The time.
     pub now: Timestamp,
 }
 
@@ -368,7 +361,6 @@ pub struct DeleteRepository {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum RepositoryFate {
-    /// It goes.
     Goes,
     /// An earlier call has done it; tasks work on one of the same name that was pushed since.
     Stays,

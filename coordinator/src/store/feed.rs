@@ -20,7 +20,6 @@ use super::change::{Change, EACH};
 /// What entries may weigh together until a slow follower loses the oldest.
 const MOST: usize = 64 << 20;
 
-/// One commit.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Commit {
     /// Consecutive, from 1, while this process lives; commits of unknown outcome count too.
@@ -32,13 +31,11 @@ pub(crate) struct Commit {
 /// What a follower reads.
 #[derive(Debug, Clone)]
 pub(crate) enum News {
-    /// The next commit.
     Commit(Arc<Commit>),
     /// Something is missing here: the store is to be read again.
     Gap,
 }
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Feed {
     most: usize,

@@ -14,7 +14,6 @@ use super::recent::Recent;
 /// Tasks whose number is remembered: more than are worked on at once.
 const NUMBERS: usize = 8192;
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Journal {
     feed: Arc<Feed>,
@@ -77,12 +76,10 @@ impl Journal {
         self.numbers.insert(task, n);
     }
 
-    /// The task is gone.
     pub(super) fn gone(&mut self, task: TaskId) {
         self.numbers.remove(&task);
     }
 
-    /// It was committed.
     pub(super) fn committed(&mut self) {
         self.touched.clear();
         self.feed.committed(std::mem::take(&mut self.changes));

@@ -24,7 +24,6 @@ const MOST: usize = 32 << 20;
 const MOST_OF_ONE: usize = 256 << 10;
 /// A task with a longer spec is not kept: each look at it would copy that much.
 const LONGEST_SPEC: usize = 32 << 10;
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Recent {
     most: usize,

@@ -19,7 +19,6 @@ pub(crate) fn task(coordinator: &Coordinator, view: TaskView, detail: TaskDetail
     convert::task::task(view.task, sessions, detail)
 }
 
-/// A session.
 pub(crate) fn session(coordinator: &Coordinator, row: &Session) -> v1::Session {
     let now = coordinator.now();
     let waiting = match row.state.kind() {

@@ -34,7 +34,6 @@ pub struct DiffScope {
 /// What became of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileStatus {
-    /// It was not there.
     Added,
     /// It has other content or another mode.
     Modified,
@@ -49,12 +48,9 @@ pub enum FileStatus {
 pub enum FileLines {
     /// So many were added and removed.
     Counted {
-        /// Added.
         added: u64,
-        /// Removed.
         removed: u64,
     },
-    /// It is not text.
     Binary,
     /// One of its versions has more than [`MAX_COMPARED`] bytes or [`MAX_LINES`] lines.
     TooLarge,
@@ -67,13 +63,11 @@ pub struct FileDiff {
     pub path: Vec<u8>,
     /// Of a renamed one: where it was.
     pub old_path: Option<Vec<u8>>,
-    /// What became of it.
     pub status: FileStatus,
     /// Its version before; `None`: it was not there.
     pub before: Option<PathEntry>,
     /// Its version after; `None`: it is not there any more.
     pub after: Option<PathEntry>,
-    /// Its lines.
     pub lines: FileLines,
     /// The beginning of its patch for `git apply`, whole lines of it.
     pub patch: Vec<u8>,

@@ -29,7 +29,6 @@ mod trees;
 /// repository, `{folder}` its folder, `{hooks}` another folder there.
 struct Trap {
     name: &'static str,
-    /// Settings of the repository.
     config: &'static [(&'static str, &'static str)],
     /// The kind of hook that the marker is, in the repository's own folder and in `{hooks}`.
     hook: Option<&'static str>,

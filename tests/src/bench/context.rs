@@ -1,5 +1,5 @@
 //! `context`: bytes on the wire from the coordinator to its agents when many sessions share a
-//! large base: counted by a proxy between them, so the overhead of every protocol is included.
+//! large base. They are counted by a proxy between them, so the overhead of every protocol is included.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

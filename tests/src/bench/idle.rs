@@ -1,4 +1,4 @@
-//! `fleet`: the cost of connected agents without work: memory and processor time of the
+//! `fleet`: the cost of connected agents without work, as memory and processor time of the
 //! coordinator, and the throughput of `dispatch` beside them.
 //!
 //! An idle agent behaves as a real one without work: a connection through the client that agents

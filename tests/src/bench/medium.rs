@@ -1,6 +1,6 @@
 //! The file systems that figures are measured on: where temporary files are, or an image that is
 //! made, mounted on a loop device and removed again. A bench runs on a medium because its TMPDIR is
-//! there; it knows nothing of it.
+//! there; its own code does not depend on the medium.
 
 use std::fmt;
 use std::fs::File;

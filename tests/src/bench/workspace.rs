@@ -1,5 +1,5 @@
 //! `workspace`: a worktree for a session from a checkout that was set aside, on a base that moved
-//! by one file, beside `git worktree add`. One at a time, and many side by side. Worktrees of git
+//! by one file, beside `git worktree add`; one at a time, and many side by side. Worktrees of git
 //! stay, so that neither way pays for the inodes that the other freed.
 
 use std::path::{Path, PathBuf};

@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use crate::forge::{Judged, is_good, tree_of};
 use crate::world::{Dice, World, count};
 
-/// Prepares.
 pub(crate) const SETUP: &str = "prepare";
 /// Judges without a word.
 pub(crate) const JUDGE: &str = "judge";

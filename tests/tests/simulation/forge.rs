@@ -168,14 +168,12 @@ impl Forge {
         Some(digest)
     }
 
-    /// Stores bytes.
     pub(crate) fn put(&mut self, bytes: Bytes) -> Digest {
         let digest = Digest::of(&bytes);
         self.blobs.insert(digest.clone(), Blob::Bytes(bytes));
         digest
     }
 
-    /// Stored bytes.
     pub(crate) fn get(&self, digest: &Digest) -> Option<Bytes> {
         match self.blobs.get(digest)? {
             Blob::Bytes(bytes) => Some(bytes.clone()),

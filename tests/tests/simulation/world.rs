@@ -40,7 +40,6 @@ impl Dice {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// 128 bits.
     pub(crate) fn bits(&self) -> u128 {
         self.lock().random()
     }
@@ -101,7 +100,6 @@ pub(crate) struct Counts {
     pub(crate) repeats: AtomicU64,
     /// Faults that no system could survive.
     pub(crate) planted: AtomicU64,
-    /// Checkpoints taken by agents.
     pub(crate) checkpoints: AtomicU64,
     /// Workspaces made of a checkpoint.
     pub(crate) resumed: AtomicU64,
@@ -197,7 +195,6 @@ impl World {
         self.log.lock().unwrap().push(line);
     }
 
-    /// Takes the log lines.
     pub(crate) fn take_log(&self) -> Vec<String> {
         std::mem::take(&mut self.log.lock().unwrap())
     }
@@ -255,7 +252,6 @@ impl World {
     }
 }
 
-/// Increments a counter.
 pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }

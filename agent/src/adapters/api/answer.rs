@@ -24,7 +24,6 @@ pub(super) enum Stop {
     Cut,
     /// The provider paused a long answer; sending it back continues it.
     Paused,
-    /// Refuses to answer.
     Refused,
     /// The conversation no longer fits.
     NoRoom,
@@ -118,11 +117,9 @@ impl Answer {
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub(super) enum Progress {
-    /// Nothing to report.
     None,
     /// A ping or an unknown event: the connection works, and nothing else is known.
     Ping,
-    /// Text of the answer.
     Text(String),
     Complete,
     /// The stream ended in an error.

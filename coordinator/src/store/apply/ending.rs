@@ -17,7 +17,6 @@ pub(super) struct End<'a> {
     pub(super) attempt: &'a mut Attempt,
     pub(super) row: &'a mut JobRow,
     pub(super) session: &'a mut Session,
-    /// The session's state before.
     pub(super) before: SessionStateKind,
     pub(super) head: &'a mut TaskHead,
 }

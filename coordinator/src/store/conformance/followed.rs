@@ -13,7 +13,6 @@ use crate::store::{Change, Command, FeedNews, Follower, QueuedJob, Store, StoreE
 /// What followed from a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Changes {
-    /// Jobs that wait now.
     pub(super) queued: Vec<QueuedJob>,
     /// Jobs that are over without an attempt of theirs that ended now.
     pub(super) withdrawn: Vec<JobId>,
