@@ -1,13 +1,16 @@
 //! Random states of a person's repository and random results, compared with git itself: a
 //! cherry-pick of the result, which merges the same three trees, in another repository. If that is
 //! clean and no uncommitted work is in the way, exactly its tree is landed, in commits of HEAD and
-//! ours only. Otherwise nothing changes, and the paths are named. A case needs some 40 processes,
-//! so a quarter of `PROPTEST_CASES` is run.
+//! ours only, and what was staged stays staged. Otherwise nothing changes, and the paths are named.
+//! What git itself would land in the person's folder is refused in one case only: where it would
+//! write a file again that the person removed. A case needs some 40 processes, so a quarter of
+//! `PROPTEST_CASES` is run.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use git2::{Repository, Signature, Time};
 use kage_core::id::Oid;
@@ -150,21 +153,39 @@ struct Case {
     amended: bool,
     /// Uncommitted work when it lands.
     dirty: Vec<Edit>,
+    /// Paths of which the index has what is on the disk.
+    staged: Vec<usize>,
+    /// Paths that git is told to ignore.
+    ignored: Vec<usize>,
 }
 
 fn case() -> impl Strategy<Value = Case> {
     let since = prop_oneof![Just(Since::Kept), Just(Since::Committed), Just(Since::Gone)];
     let few = |most| prop_oneof![Just(Vec::new()), vec(edit(), 0..most)];
-    (few(4), vec(edit(), 0..5), since, few(4), any::<bool>(), few(3)).prop_map(
-        |(uncommitted, session, since, mine, amended, dirty)| Case {
-            uncommitted,
-            session,
-            since,
-            mine,
-            amended,
-            dirty,
-        },
+    let paths = || vec(0..PATHS.len(), 0..3);
+    let of_session = vec(edit(), 0..5);
+    (
+        few(4),
+        of_session,
+        since,
+        few(4),
+        any::<bool>(),
+        few(3),
+        paths(),
+        paths(),
     )
+        .prop_map(
+            |(uncommitted, session, since, mine, amended, dirty, staged, ignored)| Case {
+                uncommitted,
+                session,
+                since,
+                mine,
+                amended,
+                dirty,
+                staged,
+                ignored,
+            },
+        )
 }
 
 /// A repository of the person's, the mirror with the result, and the judge.
@@ -298,6 +319,14 @@ impl World {
                 }
             }
         }
+        let ignored: String = case.ignored.iter().map(|path| format!("/{}\n", PATHS[*path])).collect();
+        write(&person.join(".git/info/exclude"), ignored);
+        for path in &case.staged {
+            // A path that is nowhere is refused.
+            self.sandbox
+                .try_git(person, &["add", "-A", "-f", "--", PATHS[*path]])
+                .ok();
+        }
         Scene {
             base,
             result,
@@ -320,6 +349,29 @@ impl World {
             .sandbox
             .try_git(&self.judge, &["cherry-pick", "-n", scene.result.as_str()]);
         picked.is_ok().then(|| self.sandbox.git(&self.judge, &["write-tree"]))
+    }
+
+    /// Whether git itself goes from HEAD to this tree in the person's folder, as it is.
+    fn git_would(&self, tree: &str) -> bool {
+        let copy = self.sandbox.path("copy");
+        if copy.exists() {
+            fs::remove_dir_all(&copy).unwrap();
+        }
+        let copied = Command::new("cp")
+            .arg("-a")
+            .args([&self.person, &copy])
+            .status()
+            .unwrap();
+        assert!(copied.success());
+        let store = copy.join(".git/objects/info/alternates");
+        fs::copy(self.judge.join(".git/objects/info/alternates"), &store).unwrap();
+        let objects = self.judge.join(".git/objects");
+        let text = fs::read_to_string(&store).unwrap() + &format!("{}\n", objects.display());
+        fs::write(&store, text).unwrap();
+        self.sandbox.try_git(&copy, &["update-index", "-q", "--refresh"]).ok();
+        self.sandbox
+            .try_git(&copy, &["read-tree", "-m", "-u", "HEAD", tree])
+            .is_ok()
     }
 
     /// The files of a tree of the judge.
@@ -400,15 +452,31 @@ impl World {
         let near = touched
             .iter()
             .any(|path| dirty.iter().any(|other| beside(path, other) || beside(other, path)));
+        let staged = || {
+            self.sandbox.git(
+                &self.person,
+                &["diff", "--cached", "--no-renames", "--raw", "--abbrev=40"],
+            )
+        };
+        let staged_before = staged();
+        let in_the_index = touched
+            .iter()
+            .any(|path| staged_before.lines().any(|line| line.ends_with(path.as_str())));
         let plan = match planned {
             Err(LandingError::Dirty { paths, .. }) => {
-                assert!(near || !in_the_way.is_empty(), "{paths:?}");
+                assert!(near || in_the_index || !in_the_way.is_empty(), "{paths:?}");
                 let named: Vec<&str> = paths.iter().map(|it| it.path.as_str()).collect();
                 assert!(
                     in_the_way.iter().all(|path| named.contains(&path.as_str())),
                     "{named:?} {in_the_way:?}"
                 );
                 assert_eq!(fingerprint(&self.person), before.0);
+                // git would write files again that the person removed without telling it.
+                let removed = |path: &str| scene.head_files.contains_key(path) && !scene.disk.contains_key(path);
+                assert!(
+                    named.iter().any(|path| removed(path)) || !self.git_would(&tree),
+                    "git lands it: {named:?}"
+                );
                 return;
             }
             other => other.unwrap(),
@@ -442,6 +510,14 @@ impl World {
                 assert_eq!(of_change, scene.base.as_str());
             }
             more => panic!("{more:?}"),
+        }
+        let left = staged();
+        for line in staged_before.lines() {
+            let lands = touched.iter().any(|path| line.ends_with(path.as_str()));
+            assert!(
+                lands || left.lines().any(|it| it == line),
+                "{line} is no longer staged: {left}"
+            );
         }
         let after = self.disk();
         for path in dirty {
