@@ -13,9 +13,11 @@ use crate::time::Timestamp;
 use crate::words::words;
 
 mod bounds;
+mod lineage;
 mod origin;
 
 pub use crate::labels::Labels;
+pub use lineage::{Lineage, LineageId, RemoteUrl};
 pub use origin::TaskOrigin;
 
 pub use bounds::{

@@ -18,6 +18,8 @@ use crate::program::{self, ProgramError};
 use crate::shadow::Shadow;
 use crate::staging::{copy_index, split};
 
+mod lineage;
+
 /// The settings that are used, as git lists them.
 const HONOURED: &[&str] = &[
     "core.autocrlf",
@@ -49,6 +51,8 @@ struct Settings {
     signs: bool,
     /// Commits are refused without a configured identity.
     wants_identity: bool,
+    /// The URLs of remotes, with the remotes' names, in the order of the configuration.
+    remotes: Vec<(String, String)>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -320,7 +324,11 @@ impl Settings {
                 if let Some((name, "clean" | "smudge" | "process")) = filter {
                     self.filters.insert(name.to_owned());
                 }
-                self.partial |= key.starts_with("remote.") && key.ends_with(".promisor") && value == "true";
+                match key.strip_prefix("remote.").and_then(|rest| rest.rsplit_once('.')) {
+                    Some((name, "url")) => self.remotes.push((name.to_owned(), value.to_owned())),
+                    Some((_, "promisor")) => self.partial |= value == "true",
+                    Some(_) | None => {}
+                }
             }
         }
     }

@@ -19,6 +19,7 @@ mod landings;
 mod landings_random;
 mod landings_states;
 mod leftovers;
+mod lineage;
 mod packs;
 mod planted;
 mod restores;
