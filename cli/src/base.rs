@@ -5,11 +5,11 @@ use kage_agent::identity::trust::git_auth;
 use kage_core::id::ProjectId;
 use kage_core::task::{RepositoryRef, TaskOrigin};
 use kage_git::UserRepo;
-use kage_git::snapshot::{LeftOut, LeftOutReason, Snapshot, SnapshotOptions, Warning};
+use kage_git::snapshot::{LeftOut, LeftOutReason, Receiver, Snapshot, SnapshotOptions, Warning};
 use kage_proto::blob;
 
 use crate::connect::Access;
-use crate::here::Here;
+use crate::here::{Here, StoredName};
 use crate::output::note;
 
 /// The base that was sent, and its origin.
@@ -39,10 +39,15 @@ pub async fn send(
         note(&warn(warning));
     }
     let here = Here::new(repository, &access.machine);
-    let name = here.name()?;
+    let stored = here.settled_name(access).await?;
+    let receiver = match &stored {
+        StoredName::Known(_) => Receiver::HasHistory,
+        StoredName::New(_) => Receiver::New,
+    };
+    let name = stored.into_name();
     let url = format!("{}{}", access.url, blob::repository_path(project, &name));
     snapshot
-        .push(&url, &git_auth(&access.credentials))
+        .push(&url, &git_auth(&access.credentials), receiver)
         .await
         .context("cannot send the repository to the coordinator")?;
     let origin = TaskOrigin {

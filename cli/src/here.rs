@@ -1,26 +1,34 @@
 //! The repository that a command is typed in: its name on the coordinator, the identity that its
-//! tasks carry, and whether a task belongs to it. Nothing is written in the repository for that.
+//! tasks carry, and whether a task belongs to it.
 //!
-//! | | same repository | same working tree |
-//! |---|---|---|
-//! | a subfolder, a path through symbolic links | yes | yes |
-//! | a linked working tree (`git worktree add`) | yes | no |
-//! | another clone, the same folder on another machine | no | no |
-//! | a folder that was moved | no, until a task is run there | no |
+//! | | same stored repository | same clone | same working tree |
+//! |---|---|---|---|
+//! | a subfolder, a path through symbolic links | yes | yes | yes |
+//! | a linked working tree (`git worktree add`) | yes | yes | no |
+//! | a folder that was moved | yes | no, until a task is run there | no |
+//! | another clone, here or on another machine | yes | no | no |
 //!
-//! Elsewhere a task can still be named by its id, and landed wherever its base is known: see
-//! [`Here::takes`].
+//! Objects are kept once for a stored repository, by its lineage ([`kage_core::task::Lineage`]). Clone
+//! and working tree say whose newest task a command means. A task can be landed wherever its base is
+//! known: see [`Here::takes`].
+//!
+//! Tasks of earlier versions are of repositories that were named after a folder's path. They are found
+//! by their clone, and fetched by the name that they have.
 
-use std::path::Path;
-
-use kage_core::id::{Digest, InvalidId, Oid, RepositoryName};
-use kage_core::task::TaskOrigin;
+use anyhow::Context as _;
+use kage_core::id::{Oid, RepositoryName};
+use kage_core::task::{LineageId, TaskOrigin};
 use kage_git::UserRepo;
 use kage_git::error::GitError;
 use kage_proto::v1;
 
+use crate::connect::Access;
 use crate::exit::Refusal;
 use crate::view;
+
+mod stored;
+
+pub use stored::StoredName;
 
 /// A repository of this machine, seen from one of its working trees.
 #[derive(Debug)]
@@ -39,19 +47,45 @@ impl<'a> Here<'a> {
         }
     }
 
-    /// The identities of repository and working tree.
+    /// The identities of clone and working tree.
     #[must_use]
     pub fn origin(&self) -> &TaskOrigin {
         &self.origin
     }
 
-    /// The name of the repository on the coordinator: that of its folder, made unique by where
-    /// it is.
+    /// The name of the repository on the coordinator, for sending it. A repository that nothing
+    /// tells from others keeps an id from now on.
     ///
     /// # Errors
-    /// Never: every folder makes a name.
-    pub fn name(&self) -> Result<RepositoryName, InvalidId> {
-        name(self.repository.home())
+    /// When git fails, or the coordinator cannot be asked.
+    pub async fn settled_name(&self, access: &Access) -> anyhow::Result<StoredName> {
+        let fresh = LineageId::from_random(rand::random());
+        let lineage = self.repository.settled_lineage(fresh).await;
+        let lineage = lineage.context("cannot tell which repository this is")?;
+        Ok(stored::find(access, &lineage, &self.folder()).await?)
+    }
+
+    /// The name of the repository on the coordinator. `None` when nothing tells it from others: it
+    /// was never sent.
+    ///
+    /// # Errors
+    /// When git fails, or the coordinator cannot be asked.
+    pub async fn name(&self, access: &Access) -> anyhow::Result<Option<RepositoryName>> {
+        let lineage = self.repository.lineage().await;
+        let Some(lineage) = lineage.context("cannot tell which repository this is")? else {
+            return Ok(None);
+        };
+        let stored = stored::find(access, &lineage, &self.folder()).await?;
+        Ok(Some(stored.into_name()))
+    }
+
+    /// The repository as it is named in messages.
+    ///
+    /// # Errors
+    /// When git fails, or the coordinator cannot be asked.
+    pub async fn shown(&self, access: &Access) -> anyhow::Result<String> {
+        let name = self.name(access).await?;
+        Ok(name.map_or_else(|| self.folder(), String::from))
     }
 
     /// True if this repository has the task's base commit, or the commit beneath its uncommitted
@@ -68,41 +102,50 @@ impl<'a> Here<'a> {
         Ok(false)
     }
 
-    /// Checks that a task's result may be landed here: the task came from this repository, or this
-    /// repository has its base.
+    /// True if the task was run in this clone, or in one of its working trees.
+    #[must_use]
+    pub fn is_same_clone(&self, task: &v1::Task) -> bool {
+        let of = task.origin.as_ref();
+        of.is_some_and(|of| of.repository == self.origin.repository.as_str())
+    }
+
+    /// Checks that a task's result may be landed here: the task came from this clone, or this
+    /// clone has its base.
     ///
     /// # Errors
-    /// When it is of another repository, naming both.
-    pub async fn takes(&self, task: &v1::Task) -> anyhow::Result<()> {
+    /// When it is of another repository, naming both, or its base is not here.
+    pub async fn takes(&self, access: &Access, task: &v1::Task) -> anyhow::Result<()> {
         let of = task.spec.as_ref().and_then(|spec| spec.repository.as_ref());
         // Fetching reports that there is no result.
         let Some(of) = of else { return Ok(()) };
-        let name = self.name()?;
-        if self.is_same(task, &name) || self.has_base_of(task).await? {
+        if self.is_same_clone(task) || self.has_base_of(task).await? {
             return Ok(());
         }
-        let message = format!(
-            "task {} is of the repository {}, and this is {name} ({}), which does not have the commit {} that the \
-             task stands on, so nothing was changed; do this in {}, or name its folder with --repo; `kage ls` says \
-             which tasks are of which repository",
-            view::short_id(&task.id),
-            of.name,
-            self.repository.root().display(),
-            view::short_id(&of.base_commit),
-            of.name,
-        );
+        let (id, name) = (view::short_id(&task.id), self.shown(access).await?);
+        let place = self.repository.root().display();
+        let base = view::short_id(&of.base_commit);
+        let message = if of.name == name {
+            let head = commits(task).next().map(String::from).unwrap_or_default();
+            format!(
+                "task {id} was run in another clone of {name}, and this one ({place}) does not have the commit {} that \
+                 the task stands on, so nothing was changed; `git fetch` it, or do this in the other clone",
+                view::short_id(&head),
+            )
+        } else {
+            format!(
+                "task {id} is of the repository {}, and this is {name} ({place}), which does not have the commit {base} \
+                 that the task stands on, so nothing was changed; do this in {}, or name its folder with --repo; `kage \
+                 ls` says which tasks are of which repository",
+                of.name, of.name,
+            )
+        };
         Err(Refusal::usage(message).into())
     }
 
-    /// By identity, or by name if the client of the task sent no identity.
-    fn is_same(&self, task: &v1::Task, name: &RepositoryName) -> bool {
-        match &task.origin {
-            Some(origin) => origin.repository == self.origin.repository.as_str(),
-            None => {
-                let of = task.spec.as_ref().and_then(|spec| spec.repository.as_ref());
-                of.is_some_and(|of| of.name == name.as_str())
-            }
-        }
+    /// The name of the folder that stands for the repository.
+    fn folder(&self) -> String {
+        let folder = self.repository.home().file_name().unwrap_or_default();
+        folder.to_string_lossy().into_owned()
     }
 }
 
@@ -113,45 +156,4 @@ fn commits(task: &v1::Task) -> impl Iterator<Item = Oid> {
     let head = task.origin.as_ref().map(|origin| origin.head.as_str());
     let commits = [head, base].into_iter().flatten();
     commits.filter_map(|commit| commit.parse().ok())
-}
-
-fn name(home: &Path) -> Result<RepositoryName, InvalidId> {
-    let folder = home.file_name().unwrap_or_default().to_string_lossy();
-    // The place of a repository whose git folder is not beside its files.
-    let plain: String = folder
-        .trim_end_matches(".git")
-        .to_lowercase()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .take(80)
-        .collect();
-    let plain = plain.trim_matches('-');
-    let digest = Digest::of(home.as_os_str().as_encoded_bytes());
-    let unique = digest.as_str().get(..8).unwrap_or_default();
-    if plain.is_empty() {
-        format!("repository-{unique}").parse()
-    } else {
-        format!("{plain}-{unique}").parse()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_folder_makes_a_name_and_no_two_make_the_same() {
-        let of = |path: &str| name(Path::new(path)).unwrap().to_string();
-        assert!(
-            of("/a/My Project").starts_with("my-project-"),
-            "{}",
-            of("/a/My Project")
-        );
-        assert!(of("/a/ü").starts_with("repository-"), "{}", of("/a/ü"));
-        assert!(of("/").starts_with("repository-"), "{}", of("/"));
-        assert!(of("/a/kept.git").starts_with("kept-"), "{}", of("/a/kept.git"));
-        assert_ne!(of("/a/project"), of("/b/project"));
-        assert_eq!(of("/a/project"), of("/a/project"));
-        assert!(of(&format!("/{}", "x".repeat(300))).len() <= 100);
-    }
 }

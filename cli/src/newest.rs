@@ -2,13 +2,16 @@
 //! command runs in, and never one of another repository.
 //!
 //! ```text
-//!   mine, of this working tree -> mine, of this repository -> anybody's, of this repository -> refused
+//!   mine:      of this working tree -> of this clone -> of this repository
+//!   anybody's:                         of this clone -> of this repository -> refused
 //! ```
-//! A folder may contain another repository than before, so only a task with a known base counts.
+//! A folder may contain another repository than before, and another clone may have commits that
+//! this one does not have, so only a task with a known base counts.
 
 use std::path::Path;
 
 use anyhow::Context as _;
+use kage_core::id::RepositoryName;
 use kage_core::task::TaskOrigin;
 use kage_git::UserRepo;
 use kage_proto::status::ApiError;
@@ -24,36 +27,55 @@ use crate::view;
 const LOOKED_AT: u32 = 10;
 
 /// The tasks among which the newest is looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scope {
-    MineOfThisTree,
-    MineOfThisRepository,
-    AnybodysOfThisRepository,
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Scope {
+    mine: bool,
+    place: Place,
+}
+
+/// Where its tasks were run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Tree,
+    /// All working trees of the clone.
+    Clone,
+    /// All clones whose objects are kept under this name.
+    Repository(RepositoryName),
 }
 
 impl Scope {
-    /// The nearest first.
-    const ORDER: [Self; 3] = [
-        Self::MineOfThisTree,
-        Self::MineOfThisRepository,
-        Self::AnybodysOfThisRepository,
-    ];
+    /// What is asked for before the repository's name is known, the nearest first.
+    const NEAR: [Self; 2] = [Self::mine(Place::Tree), Self::mine(Place::Clone)];
 
-    fn filter(self, origin: &TaskOrigin) -> v1::TaskFilter {
-        let of_tree = self == Self::MineOfThisTree;
-        v1::TaskFilter {
-            origin_repository: origin.repository.to_string(),
-            origin_worktree: if of_tree {
-                origin.worktree.to_string()
-            } else {
-                String::new()
-            },
-            mine: match self {
-                Self::MineOfThisTree | Self::MineOfThisRepository => true,
-                Self::AnybodysOfThisRepository => false,
-            },
+    /// The rest, the nearest first. Without a name there are no other clones.
+    fn far(name: Option<RepositoryName>) -> Vec<Self> {
+        let repository = name.map(Place::Repository);
+        let mine = repository.clone().map(Self::mine);
+        let anybodys = [Some(Place::Clone), repository];
+        let anybodys = anybodys.into_iter().flatten();
+        mine.into_iter()
+            .chain(anybodys.map(|place| Self { mine: false, place }))
+            .collect()
+    }
+
+    const fn mine(place: Place) -> Self {
+        Self { mine: true, place }
+    }
+
+    fn filter(&self, origin: &TaskOrigin) -> v1::TaskFilter {
+        let mut filter = v1::TaskFilter {
+            mine: self.mine,
             ..v1::TaskFilter::default()
+        };
+        match &self.place {
+            Place::Tree => {
+                filter.origin_repository = origin.repository.to_string();
+                filter.origin_worktree = origin.worktree.to_string();
+            }
+            Place::Clone => filter.origin_repository = origin.repository.to_string(),
+            Place::Repository(name) => filter.repository = name.to_string(),
         }
+        filter
     }
 }
 
@@ -70,15 +92,16 @@ pub async fn newest(access: &Access, place: &Path) -> anyhow::Result<v1::Task> {
         ))
     })?;
     let here = Here::new(&repository, &access.machine);
-    for scope in Scope::ORDER {
-        let Some(task) = of(access, &here, scope).await? else {
-            continue;
-        };
-        if scope == Scope::AnybodysOfThisRepository {
-            let id = view::short_id(&task.id);
-            note(&format!("task {id}, the newest of this repository, is somebody else's"));
+    for scope in Scope::NEAR {
+        if let Some(task) = of(access, &here, &scope).await? {
+            return Ok(task);
         }
-        return Ok(task);
+    }
+    for scope in Scope::far(here.name(access).await?) {
+        if let Some(task) = of(access, &here, &scope).await? {
+            tell_far(&here, &scope, &task);
+            return Ok(task);
+        }
     }
     let elsewhere = newest_of_all(access).await?.map_or_else(String::new, |task| {
         let of = view::repository(&task).unwrap_or("none");
@@ -87,10 +110,23 @@ pub async fn newest(access: &Access, place: &Path) -> anyhow::Result<v1::Task> {
     Err(Refusal::not_found(format!(
         "there is no task of this repository, {} in {}; start one with `kage run`, or name one of another by its id, \
          which `kage ls` lists{elsewhere}",
-        here.name()?,
+        here.shown(access).await?,
         repository.root().display()
     ))
     .into())
+}
+
+/// Says what a person may not expect of the task that was found.
+fn tell_far(here: &Here<'_>, scope: &Scope, task: &v1::Task) {
+    let id = view::short_id(&task.id);
+    let whose = if scope.mine { "yours" } else { "somebody else's" };
+    if here.is_same_clone(task) {
+        note(&format!("task {id}, the newest of this repository, is {whose}"));
+    } else {
+        note(&format!(
+            "task {id}, the newest of this repository, is {whose}, from another clone"
+        ));
+    }
 }
 
 /// The newest task of any repository, for a message only.
@@ -104,7 +140,7 @@ async fn newest_of_all(access: &Access) -> Result<Option<v1::Task>, ApiError> {
     Ok(listed.into_inner().tasks.into_iter().next())
 }
 
-async fn of(access: &Access, here: &Here<'_>, scope: Scope) -> anyhow::Result<Option<v1::Task>> {
+async fn of(access: &Access, here: &Here<'_>, scope: &Scope) -> anyhow::Result<Option<v1::Task>> {
     let filter = scope.filter(here.origin());
     let request = v1::ListTasksRequest {
         project: access.project.to_string(),
@@ -131,12 +167,15 @@ async fn of(access: &Access, here: &Here<'_>, scope: Scope) -> anyhow::Result<Op
     Ok(None)
 }
 
-/// True if a task has the origin of the filter. A coordinator of an older version lists all tasks.
+/// True if a task is what the filter asks for. A coordinator of an older version lists all tasks.
 fn fits(filter: &v1::TaskFilter, task: &v1::Task) -> bool {
-    task.origin.as_ref().is_some_and(|origin| {
-        origin.repository == filter.origin_repository
-            && (filter.origin_worktree.is_empty() || origin.worktree == filter.origin_worktree)
-    })
+    let is = |asked: &str, found: Option<&str>| asked.is_empty() || found == Some(asked);
+    let origin = task.origin.as_ref();
+    is(
+        &filter.origin_repository,
+        origin.map(|origin| origin.repository.as_str()),
+    ) && is(&filter.origin_worktree, origin.map(|origin| origin.worktree.as_str()))
+        && is(&filter.repository, view::repository(task))
 }
 
 #[cfg(test)]
@@ -147,34 +186,69 @@ mod tests {
         TaskOrigin::of("machine", Path::new("/home"), Path::new(root), None)
     }
 
+    fn all(name: &str) -> Vec<Scope> {
+        let far = Scope::far(Some(name.parse().unwrap()));
+        Scope::NEAR.into_iter().chain(far).collect()
+    }
+
     #[test]
     fn what_is_asked_for_goes_from_near_to_far_and_never_beyond_the_repository() {
         let here = origin("/home");
-        let asked = Scope::ORDER.map(|scope| scope.filter(&here));
-        let of = |filter: &v1::TaskFilter| (filter.mine, !filter.origin_worktree.is_empty());
-        assert_eq!(asked.each_ref().map(of), [(true, true), (true, false), (false, false)]);
-        assert!(
-            asked
-                .iter()
-                .all(|filter| filter.origin_repository == here.repository.as_str())
+        let asked: Vec<_> = all("home-1").iter().map(|scope| scope.filter(&here)).collect();
+        let of = |filter: &v1::TaskFilter| {
+            (
+                filter.mine,
+                filter.origin_worktree == here.worktree.as_str(),
+                filter.origin_repository == here.repository.as_str(),
+                filter.repository == "home-1",
+            )
+        };
+        assert_eq!(
+            asked.iter().map(of).collect::<Vec<_>>(),
+            [
+                (true, true, true, false),
+                (true, false, true, false),
+                (true, false, false, true),
+                (false, false, true, false),
+                (false, false, false, true),
+            ]
+        );
+        let alone = Scope::far(None);
+        assert_eq!(
+            alone,
+            [Scope {
+                mine: false,
+                place: Place::Clone
+            }],
+            "no other clone is known"
         );
     }
 
     #[test]
     fn an_answer_to_another_question_is_not_taken() {
-        let task = |origin: Option<TaskOrigin>| v1::Task {
+        let task = |origin: Option<TaskOrigin>, name: &str| v1::Task {
             origin: origin.map(Into::into),
+            spec: Some(v1::TaskSpec {
+                repository: Some(v1::Repository {
+                    name: name.to_owned(),
+                    ..v1::Repository::default()
+                }),
+                ..v1::TaskSpec::default()
+            }),
             ..v1::Task::default()
         };
         let here = origin("/home");
         let elsewhere = TaskOrigin::of("machine", Path::new("/other"), Path::new("/other"), None);
-        for scope in Scope::ORDER {
+        for scope in all("home-1") {
             let filter = scope.filter(&here);
-            assert!(fits(&filter, &task(Some(here.clone()))), "{scope:?}");
-            assert!(!fits(&filter, &task(Some(elsewhere.clone()))), "{scope:?}");
-            assert!(!fits(&filter, &task(None)), "{scope:?}");
-            let linked = fits(&filter, &task(Some(origin("/linked"))));
-            assert_eq!(linked, scope != Scope::MineOfThisTree, "{scope:?}");
+            let fits = |origin: Option<&TaskOrigin>, name| fits(&filter, &task(origin.cloned(), name));
+            let (by_tree, by_name) = (scope.place == Place::Tree, matches!(scope.place, Place::Repository(_)));
+            assert!(fits(Some(&here), "home-1"), "{scope:?}");
+            assert!(!fits(Some(&elsewhere), "other-1"), "{scope:?}");
+            assert!(!fits(None, "other-1"), "{scope:?}");
+            assert_eq!(fits(Some(&origin("/linked")), "home-1"), !by_tree, "{scope:?}");
+            assert_eq!(fits(Some(&elsewhere), "home-1"), by_name, "{scope:?}");
+            assert_eq!(fits(Some(&here), "home-of-an-earlier-version"), !by_name, "{scope:?}");
         }
     }
 }

@@ -280,8 +280,8 @@ text!(
 );
 
 text!(
-    /// A repository on one machine, with all its working trees: a digest of facts that only that
-    /// machine knows.
+    /// A clone on one machine, with all its working trees: a digest of facts that only that machine
+    /// knows. Other clones of its repository have other ids; see [`crate::task::Lineage`].
     RepositoryId,
     |text| is_hex(text, &[64]),
     "the identity of a repository of 64 lower-case hex digits"

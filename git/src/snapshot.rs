@@ -59,6 +59,17 @@ pub enum Warning {
     LargeFilePointers { count: usize },
 }
 
+/// What is known of the repository that gets a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receiver {
+    /// Nothing is there so far.
+    New,
+    /// It has bases of the same history, maybe of other clones: commits on a branch that this one
+    /// does not have, uncommitted work. Both sides find out what they have in common, which a push
+    /// by itself does only for the tips that are shown.
+    HasHistory,
+}
+
 /// A base, and the objects it needs.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -267,9 +278,16 @@ impl Snapshot {
     }
 
     /// Sends the base to `url` as `refs/kage/bases/<base>`. Does nothing if it is there already.
-    pub async fn push(&self, url: &str, auth: &Auth) -> Result<(), GitError> {
+    pub async fn push(&self, url: &str, auth: &Auth, receiver: Receiver) -> Result<(), GitError> {
         let name = format!("refs/kage/bases/{}", self.base);
-        let git = |operation| self.store.shadow.git(operation).auth(auth);
+        let negotiate = match receiver {
+            Receiver::New => "false",
+            Receiver::HasHistory => "true",
+        };
+        let git = |operation| {
+            let command = self.store.shadow.git(operation).auth(auth);
+            command.config("push.negotiate", negotiate)
+        };
         let pushed = git("push")
             .args(["--quiet", "--no-verify", "--no-follow-tags", "--end-of-options", url])
             .arg(format!("{}:{name}", self.base))

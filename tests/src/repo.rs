@@ -40,6 +40,12 @@ impl Repo {
         repo
     }
 
+    /// A repository that is there already, such as a clone.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

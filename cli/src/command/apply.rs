@@ -19,7 +19,7 @@ pub(super) async fn run(invocation: &Invocation, args: Apply) -> anyhow::Result<
     let access = invocation.existing().await?;
     let task = tasks::find_in(&access, args.pick.task.clone(), &args.repo).await?;
     let repository = UserRepo::discover(&args.repo).await?;
-    Here::new(&repository, &access.machine).takes(&task).await?;
+    Here::new(&repository, &access.machine).takes(&access, &task).await?;
     let fetched = pick(invocation, &access, &task, &args, "apply").await?;
     let paths = if args.dry_run {
         landing::plan(&repository, &fetched).await?.paths().to_vec()

@@ -17,7 +17,7 @@ pub(super) async fn run(invocation: &Invocation, args: Merge) -> anyhow::Result<
     let access = invocation.existing().await?;
     let task = tasks::find_in(&access, args.apply.pick.task.clone(), &args.apply.repo).await?;
     let repository = UserRepo::discover(&args.apply.repo).await?;
-    Here::new(&repository, &access.machine).takes(&task).await?;
+    Here::new(&repository, &access.machine).takes(&access, &task).await?;
     let fetched = pick(invocation, &access, &task, &args.apply, "merge").await?;
     let strategy = match args.strategy {
         Strategy::Auto => landing::Strategy::Auto,

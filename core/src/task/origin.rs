@@ -11,7 +11,7 @@ use crate::id::{Digest, Oid, RepositoryId, WorktreeId};
 /// The origin of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskOrigin {
-    /// The repository, the same for all its working trees.
+    /// The clone, the same for all its working trees.
     pub repository: RepositoryId,
     /// The working tree.
     pub worktree: WorktreeId,
@@ -33,7 +33,7 @@ impl TaskOrigin {
         }
     }
 
-    /// Whether both are working trees of one repository.
+    /// Whether both are working trees of one clone.
     #[must_use]
     pub fn is_same_repository(&self, other: &Self) -> bool {
         self.repository == other.repository

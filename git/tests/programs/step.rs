@@ -20,7 +20,7 @@ use kage_core::protect::Protection;
 use kage_core::task::VerifyPolicy;
 use kage_git::landing::{LandingMessage, Strategy, plan_apply, plan_merge};
 use kage_git::restore::{Foreign, RestoreOptions};
-use kage_git::snapshot::{Snapshot, SnapshotOptions};
+use kage_git::snapshot::{Receiver, Snapshot, SnapshotOptions};
 use kage_git::{Auth, Mirror, UserRepo, Worktree};
 
 fn main() -> ExitCode {
@@ -101,7 +101,7 @@ async fn session(repository: &Path, folder: &Path) -> Result<(), Box<dyn Error>>
     let snapshot = Snapshot::take(&repository, &SnapshotOptions::default()).await?;
     let mirror = Mirror::open_or_init(folder.join("m.git")).await?;
     let url = format!("file://{}", mirror.path().display());
-    snapshot.push(&url, &Auth::None).await?;
+    snapshot.push(&url, &Auth::None, Receiver::New).await?;
     let other = Mirror::open_or_init(folder.join("other.git")).await?;
     let spec = format!("refs/kage/bases/{0}:refs/kage/bases/{0}", snapshot.base);
     other.fetch(&url, &Auth::None, &[&spec]).await?;

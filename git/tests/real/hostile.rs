@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use kage_git::landing::{Strategy, plan_apply, plan_merge};
 use kage_git::restore::RestoreOptions;
-use kage_git::snapshot::{Snapshot, SnapshotOptions};
+use kage_git::snapshot::{Receiver, Snapshot, SnapshotOptions};
 use kage_git::{Auth, Mirror, UserRepo, Worktree};
 
 use crate::sandbox::{Sandbox, copy_folder, message, protecting, url, write};
@@ -214,7 +214,7 @@ impl Ground<'_> {
         let repository = UserRepo::discover(&self.repo()).await?;
         let snapshot = Snapshot::take(&repository, &SnapshotOptions::default()).await?;
         let mirror = Mirror::open_or_init(self.folder.join("m.git")).await?;
-        snapshot.push(&url(mirror.path()), &Auth::None).await?;
+        snapshot.push(&url(mirror.path()), &Auth::None, Receiver::New).await?;
         let worktree = Worktree::create(&mirror, self.folder.join("w"), &snapshot.base).await?;
         self.set(trap, worktree.path());
         self.disarm();

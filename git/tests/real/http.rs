@@ -1,6 +1,6 @@
 //! Smart HTTP: plain git against it, over a real server on loopback.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use axum::Router;
 use axum::body::Body;
@@ -11,7 +11,8 @@ use axum::routing::{get, post};
 use futures_util::TryStreamExt as _;
 use kage_core::id::Oid;
 use kage_git::smart_http::{ServeError, Service, advertise, serve};
-use kage_git::{Auth, Expected, Mirror};
+use kage_git::snapshot::{Receiver, Snapshot, SnapshotOptions};
+use kage_git::{Auth, Expected, Mirror, UserRepo};
 use tokio::task::JoinSet;
 use tokio_util::io::StreamReader;
 
@@ -232,4 +233,54 @@ async fn other_references_are_neither_written_nor_shown() {
     assert!(deleted.is_err());
     assert!(!mirror.has_commit(&new).await.unwrap());
     assert_eq!(mirror.resolve(&base(&head)).await.unwrap(), Some(head));
+}
+
+/// Sends the base of a clone as a command does.
+async fn send(path: &Path, url: &str, receiver: Receiver) -> Snapshot {
+    let repository = UserRepo::discover(path).await.unwrap();
+    let snapshot = Snapshot::take(&repository, &SnapshotOptions::default()).await.unwrap();
+    let auth = Auth::Bearer(TOKEN.to_owned());
+    snapshot.push(url, &auth, receiver).await.unwrap();
+    snapshot
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_clone_sends_only_what_the_first_did_not() {
+    let sandbox = Sandbox::new();
+    let first = sandbox.repository("first", &[("a", "a\n")]);
+    for number in 0..150 {
+        sandbox.git(&first, &["commit", "-q", "--allow-empty", "-m", &number.to_string()]);
+    }
+    let second = sandbox.path("second");
+    sandbox.git(&sandbox.path(""), &["clone", "-q", first.to_str().unwrap(), "second"]);
+    for (path, more) in [(&first, 4), (&second, 20)] {
+        for number in 0..more {
+            let message = format!("{} {number}", path.display());
+            sandbox.git(path, &["commit", "-q", "--allow-empty", "-m", &message]);
+        }
+        write(&path.join("a"), format!("work of {}\n", path.display()));
+    }
+    let mut stored = Vec::new();
+    for receiver in [Receiver::HasHistory, Receiver::New] {
+        let mirror = Mirror::open_or_init(sandbox.path(&format!("{receiver:?}.git")))
+            .await
+            .unwrap();
+        let server = Server::start(mirror.clone()).await;
+        let one = send(&first, &server.url, Receiver::New).await;
+        // Neither clone has the tip of the other, which is uncommitted work over commits of its own.
+        let other = send(&second, &server.url, receiver).await;
+        for snapshot in [&one, &other] {
+            mirror
+                .check_files_of(std::slice::from_ref(&snapshot.base))
+                .await
+                .unwrap();
+        }
+        // Sent again, it is there already.
+        send(&second, &server.url, Receiver::HasHistory).await;
+        let counted = sandbox.git(mirror.path(), &["count-objects", "-v"]);
+        let packed = counted.lines().find_map(|line| line.strip_prefix("in-pack: "));
+        stored.push(packed.unwrap().parse::<u32>().unwrap());
+    }
+    assert!(stored[0] < 200, "the common history is stored once: {stored:?}");
+    assert!(stored[1] > 300, "it is not found by a plain push: {stored:?}");
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use kage_core::id::Oid;
 use kage_git::landing::{LandedAs, LandingError, Merged, ObstacleKind, Strategy, plan_apply, plan_merge};
-use kage_git::snapshot::{Snapshot, SnapshotOptions};
+use kage_git::snapshot::{Receiver, Snapshot, SnapshotOptions};
 use kage_git::{Auth, Mirror, UserRepo, Worktree};
 
 use crate::sandbox::{Sandbox, fingerprint, message, url, write};
@@ -50,7 +50,10 @@ impl Story {
         let repository = UserRepo::discover(&source).await.unwrap();
         let snapshot = Snapshot::take(&repository, &SnapshotOptions::default()).await.unwrap();
         let mirror = Mirror::open_or_init(sandbox.path("m.git")).await.unwrap();
-        snapshot.push(&url(mirror.path()), &Auth::None).await.unwrap();
+        snapshot
+            .push(&url(mirror.path()), &Auth::None, Receiver::New)
+            .await
+            .unwrap();
         let base = snapshot.base.clone();
         let worktree = Worktree::create(&mirror, sandbox.path("w"), &base).await.unwrap();
         session(worktree.path());

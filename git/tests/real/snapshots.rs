@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
-use kage_git::snapshot::{LeftOutReason, Snapshot, SnapshotError, SnapshotOptions, Warning};
+use kage_git::snapshot::{LeftOutReason, Receiver, Snapshot, SnapshotError, SnapshotOptions, Warning};
 use kage_git::user_repo::DiscoverError;
 use kage_git::{Auth, Mirror, UserRepo};
 
@@ -18,8 +18,14 @@ async fn take(repository: &Path, options: &SnapshotOptions) -> Result<Snapshot, 
 /// The content of the snapshot's base, read from the repository that it was pushed to.
 async fn pushed(sandbox: &Sandbox, snapshot: &Snapshot) -> Vec<String> {
     let mirror = Mirror::open_or_init(sandbox.path("pushed.git")).await.unwrap();
-    snapshot.push(&url(mirror.path()), &Auth::None).await.unwrap();
-    snapshot.push(&url(mirror.path()), &Auth::None).await.unwrap();
+    snapshot
+        .push(&url(mirror.path()), &Auth::None, Receiver::New)
+        .await
+        .unwrap();
+    snapshot
+        .push(&url(mirror.path()), &Auth::None, Receiver::New)
+        .await
+        .unwrap();
     let name = format!("refs/kage/bases/{}", snapshot.base);
     assert_eq!(mirror.resolve(&name).await.unwrap(), Some(snapshot.base.clone()));
     sandbox.git(mirror.path(), &["fsck", "--strict"]);

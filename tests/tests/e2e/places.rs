@@ -109,16 +109,15 @@ async fn a_task_is_of_its_repository_and_lands_nowhere_else() {
     // Another repository is now at the path of the first.
     std::fs::rename(one.path(), person.path("moved")).unwrap();
     std::fs::rename(other.path(), one.path()).unwrap();
-    let swapped = meant(&person, one.path()).await.unwrap_err();
-    refused(&swapped, 4, &["no task of this repository"]);
+    assert_eq!(meant(&person, one.path()).await.unwrap(), newer);
     let moved = person.path("moved");
-    assert!(meant(&person, &moved).await.is_err(), "its folder is another one");
+    assert_eq!(meant(&person, &moved).await.unwrap(), task, "its folder is another one");
     let named = person.kage(&moved, &["apply", &task, "--dry-run"]).await;
     assert_eq!(named.code, 0, "its base is there: {named:#?}");
 }
 
 #[tokio::test]
-async fn subfolders_links_and_working_trees_are_one_repository_and_a_clone_is_another() {
+async fn subfolders_links_working_trees_and_clones_are_one_repository_and_the_nearest_task_is_meant() {
     let person = person();
     let repo = Repo::sample(&person.path("repo"));
     repo.write("deep/er/file", "deep\n");
@@ -140,11 +139,9 @@ async fn subfolders_links_and_working_trees_are_one_repository_and_a_clone_is_an
     ] {
         assert_eq!(meant(&person, &folder).await.unwrap(), task, "{folder:?}");
     }
-    refused(
-        &meant(&person, &clone).await.unwrap_err(),
-        4,
-        &["no task of this repository"],
-    );
+    let from_clone = person.kage(&clone, &["show", "--format", "json"]).await;
+    assert_eq!(from_clone.json()["id"], task.as_str(), "{from_clone:#?}");
+    assert!(from_clone.err.contains("from another clone"), "{from_clone:#?}");
     let elsewhere = ["apply", "--dry-run", "--repo", repo.path().to_str().unwrap()];
     let elsewhere = person.kage(&person.path("config"), &elsewhere).await;
     assert_eq!(
@@ -166,6 +163,74 @@ async fn subfolders_links_and_working_trees_are_one_repository_and_a_clone_is_an
         assert_eq!(applied.code, 0, "its base is known there: {applied:#?}");
         assert!(folder.join("made.txt").exists());
     }
+}
+
+/// How many objects the packs hold in all bare repositories below a folder, by repository.
+fn stored(repo: &Repo, folder: &Path) -> Vec<(String, u32)> {
+    let mut stored = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.join("HEAD").is_file() {
+            continue;
+        }
+        let counted = repo.git(&["--git-dir", path.to_str().unwrap(), "count-objects", "-v"]);
+        let packed = counted.lines().find_map(|line| line.strip_prefix("in-pack: "));
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        stored.push((name, packed.unwrap().parse().unwrap()));
+    }
+    stored
+}
+
+#[tokio::test]
+async fn a_second_clone_sends_what_is_missing_and_both_land_what_either_ran() {
+    let person = person();
+    let first = Repo::sample(&person.path("first"));
+    for number in 0..150 {
+        first.git(&["commit", "-q", "--allow-empty", "-m", &number.to_string()]);
+    }
+    let path = person.path("second");
+    first.git(&["clone", "-q", ".", path.to_str().unwrap()]);
+    let second = Repo::at(&path);
+    // The base of each is uncommitted work, which the other one does not have.
+    first.write("mine.txt", "mine\n");
+    second.write("theirs.txt", "theirs\n");
+    let one = run(&person, &first).await;
+    let places = ["coordinator/repositories/default", "agent/mirrors/default"].map(|p| person.path("state").join(p));
+    let before = places.each_ref().map(|place| stored(&first, place));
+    let other = run(&person, &second).await;
+    for (place, before) in places.iter().zip(before) {
+        let after = stored(&first, place);
+        let [(name, objects)] = &after[..] else {
+            panic!("one repository in {place:?}: {after:?}");
+        };
+        assert!(name.starts_with("first-"), "{name}");
+        assert_eq!(before[0].0, *name);
+        assert!(before[0].1 > 150, "the whole history: {before:?}");
+        assert!(objects - before[0].1 < 50, "only what is new: {before:?} {after:?}");
+    }
+    for (repo, own, foreign) in [(&first, &one, &other), (&second, &other, &one)] {
+        assert_eq!(meant(&person, repo.path()).await.unwrap(), *own, "its own comes first");
+        let landed = person.kage(repo.path(), &["apply", foreign]).await;
+        assert_eq!(landed.code, 0, "its base is known here: {landed:#?}");
+        assert!(repo.path().join("made.txt").exists());
+    }
+
+    // A commit that only the second clone has is no place for its result to stand on elsewhere.
+    for repo in [&first, &second] {
+        std::fs::remove_file(repo.path().join("made.txt")).unwrap();
+    }
+    second.commit("of the second clone only");
+    let newest = run(&person, &second).await;
+    assert_eq!(meant(&person, first.path()).await.unwrap(), one);
+    let refusal = person.kage(first.path(), &["apply", &newest]).await;
+    refused(
+        &refusal,
+        2,
+        &["another clone of first-", "does not have the commit", "git fetch"],
+    );
+    first.git(&["fetch", "-q", path.to_str().unwrap(), "HEAD"]);
+    let fetched = person.kage(first.path(), &["apply", &newest, "--dry-run"]).await;
+    assert_eq!(fetched.code, 0, "{fetched:#?}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use clap::Parser as _;
-use kage_git::snapshot::{Snapshot, SnapshotOptions};
+use kage_git::snapshot::{Receiver, Snapshot, SnapshotOptions};
 use kage_git::{Auth, Mirror, Worktree};
 use kage_proto::v1;
 use tempfile::TempDir;
@@ -56,7 +56,7 @@ impl Story {
         let snapshot = Snapshot::take(&repository, &SnapshotOptions::default()).await.unwrap();
         let mirror = Mirror::open_or_init(top.join("m.git")).await.unwrap();
         let url = format!("file://{}", mirror.path().display());
-        snapshot.push(&url, &Auth::None).await.unwrap();
+        snapshot.push(&url, &Auth::None, Receiver::New).await.unwrap();
         let worktree = Worktree::create(&mirror, top.join("w"), &snapshot.base).await.unwrap();
         assert!(sh(worktree.path(), session));
         let result = worktree.commit_result("result\n").await.unwrap().unwrap();

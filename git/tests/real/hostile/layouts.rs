@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 
 use kage_core::id::Oid;
 use kage_git::restore::RestoreOptions;
-use kage_git::snapshot::{Snapshot, SnapshotOptions};
+use kage_git::snapshot::{Receiver, Snapshot, SnapshotOptions};
 use kage_git::user_repo::DiscoverError;
 use kage_git::{Mirror, UserRepo, Worktree};
 
@@ -168,7 +168,11 @@ async fn a_replaced_history_is_not_believed() {
         assert_eq!(snapshot.base, head, "nothing differs from the real commit");
         let mirror = Mirror::open_or_init(ground.folder.join("m.git")).await.unwrap();
         snapshot
-            .push(&crate::sandbox::url(mirror.path()), &kage_git::Auth::None)
+            .push(
+                &crate::sandbox::url(mirror.path()),
+                &kage_git::Auth::None,
+                Receiver::New,
+            )
             .await
             .unwrap();
         let sent = field.sandbox.git(mirror.path(), &["log", "--format=%s", head.as_str()]);

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
-use kage_git::snapshot::{Snapshot, SnapshotOptions};
+use kage_git::snapshot::{Receiver, Snapshot, SnapshotOptions};
 use kage_git::{Auth, Mirror, UserRepo};
 
 use super::{Field, PLAIN, Trap};
@@ -42,7 +42,7 @@ async fn no_address_runs_a_program() {
         assert!(fetched.is_err(), "{address}: {fetched:?}");
         let repository = UserRepo::discover(&ground.repo()).await.unwrap();
         let snapshot = Snapshot::take(&repository, &SnapshotOptions::default()).await.unwrap();
-        let pushed = snapshot.push(&address, &Auth::None).await;
+        let pushed = snapshot.push(&address, &Auth::None, Receiver::New).await;
         assert!(pushed.is_err(), "{address}: {pushed:?}");
         assert!(!ground.has_sprung(), "{address}: it ran");
         ground.walk(&[&["fetch", &address, spec]]);
@@ -92,7 +92,7 @@ async fn no_program_is_asked_for_a_password() {
         let repository = UserRepo::discover(&ground.repo()).await.unwrap();
         let snapshot = Snapshot::take(&repository, &SnapshotOptions::default()).await.unwrap();
         for auth in [Auth::None, Auth::Bearer("wrong".to_owned())] {
-            let pushed = snapshot.push(&url, &auth).await;
+            let pushed = snapshot.push(&url, &auth, Receiver::New).await;
             assert!(pushed.is_err(), "{}: {pushed:?}", trap.name);
         }
         let mirror = Mirror::open_or_init(ground.folder.join("m.git")).await.unwrap();

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use kage_core::id::Oid;
 use kage_git::landing::{LandingError, plan_apply};
 use kage_git::restore::{Foreign, RestoreOptions};
-use kage_git::snapshot::{Snapshot, SnapshotOptions};
+use kage_git::snapshot::{Receiver, Snapshot, SnapshotOptions};
 use kage_git::{Auth, Mirror, UserRepo, Worktree};
 
 use super::Field;
@@ -108,7 +108,10 @@ async fn a_result_is_not_written_through_a_link() {
     let repository = UserRepo::discover(&ground.repo()).await.unwrap();
     let snapshot = Snapshot::take(&repository, &SnapshotOptions::default()).await.unwrap();
     let mirror = Mirror::open_or_init(ground.folder.join("m.git")).await.unwrap();
-    snapshot.push(&url(mirror.path()), &Auth::None).await.unwrap();
+    snapshot
+        .push(&url(mirror.path()), &Auth::None, Receiver::New)
+        .await
+        .unwrap();
     let worktree = Worktree::create(&mirror, ground.folder.join("w"), &snapshot.base)
         .await
         .unwrap();
