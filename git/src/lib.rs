@@ -42,6 +42,7 @@ pub mod worktree;
 pub mod checkpoint;
 pub mod restore;
 mod rebuild;
+mod unfinished;
 pub mod upkeep;
 
 pub mod decoders;

@@ -45,7 +45,7 @@ mod reuse;
 
 pub use reuse::SetAside;
 
-const KAGE_CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n";
+pub(crate) const KAGE_CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n";
 
 /// Lines of larger untracked files are not counted.
 const MAX_COUNTED_BYTES: u64 = 8 << 20;

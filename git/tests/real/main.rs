@@ -27,5 +27,6 @@ mod restores_many;
 mod restores_random;
 mod reused;
 mod snapshots;
+mod unfinished;
 mod upkeep;
 mod worktrees;
