@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{Exit, Refusal};
 use crate::output::{Output, note};
-use crate::result::FetchedResult;
+use crate::result::{FetchedResult, unfinished};
 use crate::view;
 
 pub(crate) mod remedy;
@@ -30,6 +30,9 @@ struct LandingJson<'a> {
     task_id: &'a str,
     session: &'a str,
     commit: &'a str,
+    /// True: what the session had done when it ended without a claim.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_unfinished: bool,
     /// False for a dry run.
     done: bool,
     /// The commit on the branch, if one was made.
@@ -140,6 +143,9 @@ fn message_of(task: &v1::Task, session: &v1::Session) -> LandingMessage {
         body += format!("    {}\n", view::one_line(line, PROMPT_LINE)).trim_end();
         body.push('\n');
     }
+    if let Some(why) = unfinished(session) {
+        body += &format!("\nIt is unfinished: {why}.\n");
+    }
     body += &format!("\nKage-Task: {}\nKage-Session: {name}\n", task.id);
     for model in models(session) {
         body += &format!("Kage-Model: {}\n", view::one_line(model, PROMPT_LINE));
@@ -179,6 +185,7 @@ pub fn tell(
         task_id: &task.id,
         session: &fetched.session.name,
         commit: fetched.commit.as_str(),
+        is_unfinished: fetched.session.is_unfinished,
         done,
         merge_commit: merge_commit.as_deref(),
         paths: paths.iter().map(PathJson::of).collect(),
@@ -192,7 +199,12 @@ pub fn tell(
 #[must_use]
 pub fn landed(fetched: &FetchedResult, paths: &[PlannedPath], done: bool, merge_commit: Option<&str>) -> String {
     let verb = if done { "landed" } else { "would land" };
-    let mut text = format!("{verb} the result of {}:\n", fetched.session.name);
+    let result = if fetched.session.is_unfinished {
+        "unfinished result"
+    } else {
+        "result"
+    };
+    let mut text = format!("{verb} the {result} of {}:\n", fetched.session.name);
     for path in paths {
         text += &format!("  {:<10} {}\n", path.landed_as.word(), view::printable(&path.shown()));
     }

@@ -102,6 +102,30 @@ pub fn tell_unseen(session: &v1::Session) {
     }
 }
 
+/// Reports that a landed result, or one that would be landed, is unfinished.
+pub fn tell_unfinished(session: &v1::Session) {
+    if let Some(why) = unfinished(session) {
+        note(&format!(
+            "the result of {} is unfinished: {why}",
+            view::printable(&session.name)
+        ));
+    }
+}
+
+/// Why a session's result is unfinished, and what that means; `None` when it is not.
+#[must_use]
+pub fn unfinished(session: &v1::Session) -> Option<String> {
+    let why = session.is_unfinished.then_some(session.failure.as_ref())?;
+    let ended = why.map_or_else(
+        || "was cancelled".to_owned(),
+        |failure| format!("failed ({})", view::one_line(&failure.message, 200)),
+    );
+    Some(format!(
+        "the session {ended}; these are the files of checkpoint {}, and nothing verified them",
+        session.head
+    ))
+}
+
 /// Fetches a session's result.
 ///
 /// # Errors
@@ -113,7 +137,7 @@ pub async fn fetch(
     session: v1::Session,
 ) -> anyhow::Result<FetchedResult> {
     let Some(result) = &session.result else {
-        let state = view::session_state(session.state());
+        let state = view::state_of(&session);
         return Err(Refusal::not_found(format!("session {} has no result: it is {state}", session.name)).into());
     };
     let spec = task

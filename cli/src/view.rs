@@ -196,7 +196,7 @@ pub fn report_rows(report: &v1::Report) -> Vec<Vec<String>> {
             vec![
                 format!("{}{mark}", row.rank),
                 session.name.clone(),
-                session_state(session.state()).to_owned(),
+                state_of(session),
                 session.result.as_ref().and_then(|r| r.diff.as_ref()).map_or_else(
                     || "-".to_owned(),
                     |d| format!("{} +{} -{}", counted(d.files as usize, "file"), d.added, d.removed),
@@ -274,6 +274,17 @@ pub const fn task_state(state: v1::TaskState) -> &'static str {
     }
 }
 
+/// The state of a session for a table: also that its result is unfinished.
+#[must_use]
+pub fn state_of(session: &v1::Session) -> String {
+    let state = session_state(session.state());
+    if session.is_unfinished {
+        format!("{state}, unfinished")
+    } else {
+        state.to_owned()
+    }
+}
+
 /// The word for a session's state.
 #[must_use]
 pub const fn session_state(state: v1::SessionState) -> &'static str {
@@ -288,6 +299,7 @@ pub const fn session_state(state: v1::SessionState) -> &'static str {
         v1::SessionState::Unverified => "unverified",
         v1::SessionState::Failed => "failed",
         v1::SessionState::Cancelled => "cancelled",
+        v1::SessionState::Saving => "saving",
     }
 }
 

@@ -20,6 +20,7 @@ use crate::data::quarantine::Quarantine;
 use crate::data::repositories::Repositories;
 use crate::data::secrets::Secrets;
 use crate::door::identities::Identities;
+use crate::duties::saving::Unsaved;
 use crate::output::Outputs;
 use crate::ports::{Clock, Objects, Random};
 use crate::store::{InFiles, Store};
@@ -59,6 +60,8 @@ pub(crate) struct Coordinator {
     pub(crate) placeable: Notify,
     /// Notified when a person dropped a task, so that its files may be removed.
     pub(crate) dropped: Notify,
+    /// Sessions whose work is to be saved.
+    pub(crate) unsaved: Unsaved,
     /// Permits to compare commits for clients.
     pub(crate) comparing: Arc<Semaphore>,
     /// Files of dropped tasks that may still exist.

@@ -1,6 +1,7 @@
-//! Work that the coordinator does on its own: placing jobs, freeing disk space, and following what
-//! others committed.
+//! Work that the coordinator does on its own: placing jobs, freeing disk space, making results
+//! of what nobody claimed, and following what others committed.
 
 pub(crate) mod dispatch;
+pub(crate) mod saving;
 pub(crate) mod gaps;
 pub(crate) mod retention;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use kage_core::checkpoint::Work;
 use kage_core::event::ResultCommit;
 use kage_core::id::{Digest, Oid, ProjectId, RepositoryName, SessionId};
 use kage_core::task::RepositoryRef;
@@ -121,6 +122,21 @@ pub trait Objects: Send + Sync {
     /// Takes a result into its task's repository, so that it can be fetched there. Taking it twice
     /// does no harm.
     fn take_in<'a>(&'a self, arrived: ArrivedResult<'a>) -> BoxFuture<'a, Result<(), ResultNotTaken>>;
+
+    /// Makes a result of work that nobody claimed, so that it can be fetched from its task's
+    /// repository: `None` when the work comes to nothing. Making it twice does no harm.
+    fn save<'a>(&'a self, unclaimed: UnclaimedWork<'a>) -> BoxFuture<'a, Result<Option<ResultCommit>, ResultNotTaken>>;
+}
+
+/// The work of a session that ended without a claim.
+#[derive(Debug, Clone, Copy)]
+pub struct UnclaimedWork<'a> {
+    pub project: &'a ProjectId,
+    pub repository: &'a RepositoryRef,
+    pub session: SessionId,
+    pub work: &'a Work,
+    /// The message of the result's commit.
+    pub message: &'a str,
 }
 
 /// A session's result that an agent sent.

@@ -56,7 +56,7 @@ pub use command::{
     AppendEvents, Appended, CancelTask, Claim, ContextPut, CreateTask, Created, DeleteRepository, DropTask,
     EndAttempts, Ending, ExtendAllLeases, PrepareRestore, PutContext, QueuedJob, REQUEST_LIFETIME, RecordAgent,
     RecordContextSent, RenewLeases, Renewed, RepositoryFate, Request, RequestCheckpoint, RestorePrepared,
-    RestoreSession, SelectResult, SetCordoned, SetDraining, Start, StartAttempt,
+    RestoreSession, SaveWork, SelectResult, SetCordoned, SetDraining, Start, StartAttempt,
 };
 pub use error::{EngineError, EngineTrouble, OpenError, ReadError, StoreError};
 pub(crate) use feed::{Arrivals, Follower, News as FeedNews};

@@ -206,6 +206,8 @@ pub struct Points {
     pub settled: Option<Head>,
     /// The newest one whose files passed verify.
     pub safe: Option<Head>,
+    /// True when the files of the newest are not those that the session began with.
+    pub changed: bool,
 }
 
 impl Points {
@@ -223,6 +225,7 @@ impl Points {
             talked: newest.position > 0,
             settled: first(|checkpoint| checkpoint.taken.reason.is_settled()).map(|found| Head::of(found)),
             safe: first(|checkpoint| checkpoint.safety == Safety::Safe).map(|found| Head::of(found)),
+            changed: first_files(&line).is_none_or(|first| first.taken.tree != newest.taken.tree),
         }
     }
 
@@ -368,6 +371,45 @@ pub fn talked_since(head: &Head, from: u32, all: &[Checkpoint], adapter: &Adapte
             .iter()
             .take_while(|checkpoint| checkpoint.adapter == *adapter)
             .any(|checkpoint| checkpoint.number > from && checkpoint.taken.transcript.is_some())
+}
+
+/// The checkpoint of the files that the session began with, which a disk may have with other line
+/// endings than the base; `None` when none was taken. `line` is newest first.
+fn first_files<'a>(line: &[&'a Checkpoint]) -> Option<&'a Checkpoint> {
+    let first = line.last().copied()?;
+    (first.taken.reason == CheckpointReason::Baseline || first.taken.commit == first.taken.parent).then_some(first)
+}
+
+/// What a result is made of that nobody claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work {
+    /// The files that the session began with: a checkpoint, or the base.
+    pub from: Oid,
+    /// The checkpoint that it stands on.
+    pub to: Oid,
+    /// Packs to apply over the base, in this order, for both to be there.
+    pub packs: Vec<Digest>,
+}
+
+impl Work {
+    /// The work of a session that stands on `head`; `all` are its checkpoints. `None` without a
+    /// checkpoint.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be assembled.
+    pub fn of(head: Option<&Head>, all: &[Checkpoint], base: &Oid) -> Result<Option<Self>, BrokenChain> {
+        let Some(head) = head else { return Ok(None) };
+        let newest = all
+            .iter()
+            .find(|checkpoint| checkpoint.number == head.number)
+            .ok_or(BrokenChain::Unknown(head.number))?;
+        let from = first_files(&line(newest, all)).map_or(base, |first| &first.taken.commit);
+        Ok(Some(Self {
+            from: from.clone(),
+            to: newest.taken.commit.clone(),
+            packs: Chain::of(newest, all, base)?.packs,
+        }))
+    }
 }
 
 /// `from` and its ancestors, newest first.

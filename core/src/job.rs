@@ -14,7 +14,7 @@ use crate::event::{AttemptOutcome, ResultCommit, Verdict, VerdictKind};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AgentId, AttemptId, JobId, Oid, TaskId};
 use crate::recovery::{self, Action, Decision, History, Incident, Jitter, Rejection};
-use crate::session::{Session, SessionState, Setback};
+use crate::session::{Session, SessionState, Setback, Unclaimed};
 use crate::task::Policy;
 use crate::time::{Timestamp, in_words};
 
@@ -216,7 +216,7 @@ impl Job {
         }
         let moved = match (outcome, &self.kind) {
             (AttemptOutcome::Failed(failure), _) => self.fail(session, failure, around),
-            _ if session.cancel_requested => self.over(session, SessionState::Cancelled, now),
+            _ if session.cancel_requested => self.end(session, Unclaimed::Cancelled, around.points, now),
             (AttemptOutcome::Claimed, JobKind::Session) => {
                 match (session.pending_result.take(), &around.policy.verify.verify) {
                     (Some(result), Some(_)) => {
@@ -299,14 +299,14 @@ impl Job {
     }
 
     /// Stops a session's job without a live attempt. False when there is one: its agent has to be
-    /// told.
-    pub fn cancel(&mut self, session: &mut Session, now: Timestamp) -> bool {
+    /// told. `points` are those of the session.
+    pub fn cancel(&mut self, session: &mut Session, points: &Points, now: Timestamp) -> bool {
         let waits = match self.state {
             JobState::Queued { .. } => true,
             JobState::Leased { .. } | JobState::Done => false,
         };
         if waits {
-            let (Moved::Over | Moved::Requeued) = self.over(session, SessionState::Cancelled, now);
+            let (Moved::Over | Moved::Requeued) = self.end(session, Unclaimed::Cancelled, points, now);
         }
         waits
     }
@@ -371,7 +371,7 @@ impl Job {
     fn fail(&mut self, session: &mut Session, failure: &Failure, around: Circumstances<'_>) -> Moved {
         let Circumstances { jitter, now, .. } = around;
         if session.cancel_requested || failure.kind == FailureKind::Cancelled {
-            return self.over(session, SessionState::Cancelled, now);
+            return self.end(session, Unclaimed::Cancelled, around.points, now);
         }
         // The first two say nothing about the work.
         let counter = if failure.kind == FailureKind::AgentLost {
@@ -395,9 +395,12 @@ impl Job {
                     result: rework.result.clone(),
                     verdict: rework.verdict.clone().without_output(),
                 },
-                None => SessionState::Failed {
-                    failure: failure.clone(),
-                },
+                None => unclaimed(
+                    Unclaimed::Failed {
+                        failure: failure.clone(),
+                    },
+                    around.points,
+                ),
             },
         };
         self.follow(session, failure.clone(), decision, given_up, around)
@@ -478,11 +481,25 @@ impl Job {
         Moved::Requeued
     }
 
+    /// Ends a session that claims nothing.
+    fn end(&mut self, session: &mut Session, end: Unclaimed, points: &Points, now: Timestamp) -> Moved {
+        self.over(session, unclaimed(end, points), now)
+    }
+
     fn over(&mut self, session: &mut Session, state: SessionState, now: Timestamp) -> Moved {
         self.state = JobState::Done;
         session.state = state;
         session.rework = None;
-        session.ended_at = Some(now);
+        session.ended_at = session.state.is_terminal().then_some(now);
         Moved::Over
+    }
+}
+
+/// The state of a session that claims nothing any more: its work is saved first, if there is any.
+fn unclaimed(end: Unclaimed, points: &Points) -> SessionState {
+    if points.changed {
+        SessionState::Saving { end }
+    } else {
+        end.with(None)
     }
 }

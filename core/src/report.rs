@@ -5,7 +5,9 @@
 //! A verified session that changed what verify depends on has [`Risk::High`], and so ranks below
 //! every clean pass and above everything that did not pass. It does not win: a result of high risk
 //! lands only when a person picks it or accepts the risk. A result that a person selected wins
-//! without changing the order.
+//! without changing the order. A session that failed or was cancelled may have an unfinished
+//! result: it ranks before others of its standing, below every claimed result, and never wins by
+//! itself.
 
 use std::time::Duration;
 
@@ -213,8 +215,14 @@ fn history(session: &Session) -> Vec<String> {
         .incidents
         .last()
         .is_some_and(|incident| incident.decision.action == Action::Escalate);
-    if let (SessionState::Failed { failure }, false) = (&session.state, told) {
+    if let (SessionState::Failed { failure, .. }, false) = (&session.state, told) {
         lines.push(format!("failed: {failure}"));
+    }
+    if session.state.is_unfinished() {
+        let from = session.checkpoints.head.as_ref().map_or(0, |head| head.number);
+        lines.push(format!(
+            "its result is unfinished: the files of checkpoint {from}, which nothing checked"
+        ));
     }
     lines
 }

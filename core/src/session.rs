@@ -5,6 +5,8 @@
 //!   ^  ^        |   \____________________________/
 //!   |  \-retry--/ \--> Failed                   |   (any state before the last) -> Cancelled
 //!   \------------------ rework -----------------/
+//!
+//!  on the way to Failed or Cancelled, when a checkpoint has changed files: -> Saving
 //! ```
 //! A session without a verify command goes from Running to Unverified; one whose rework fails goes
 //! from Running to Rejected, as its result was. `job` makes the transitions, because jobs are what
@@ -36,7 +38,7 @@ mod worked;
 pub use checkpoints::{MAX_RESUMPTIONS, SessionCheckpoints};
 pub use setback::Setback;
 pub use spent::{Costs, MAX_MODELS, ModelCalls, ModelUsage, OTHER_MODELS};
-pub use state::{SessionState, SessionStateKind};
+pub use state::{SessionState, SessionStateKind, Unclaimed};
 pub use worked::Worked;
 
 /// How many failures a session remembers.
@@ -274,6 +276,17 @@ impl Session {
         self.cancel_requested = false;
         self.pending_result = None;
         self.ended_at = None;
+    }
+
+    /// Ends a session whose work was [being saved](SessionState::Saving), with the result that was
+    /// made of it. False when nothing was being saved.
+    pub fn saved(&mut self, unfinished: Option<ResultCommit>, now: Timestamp) -> bool {
+        let SessionState::Saving { end } = &self.state else {
+            return false;
+        };
+        self.state = end.clone().with(unfinished);
+        self.ended_at = Some(now);
+        true
     }
 
     /// Makes the session wait for an attempt that continues from `head`, where its result failed

@@ -292,7 +292,8 @@ pub fn settle(policy: &Policy, sessions: impl IntoIterator<Item = SessionStateKi
             SessionStateKind::Queued
             | SessionStateKind::Running
             | SessionStateKind::Claimed
-            | SessionStateKind::Verifying => return None,
+            | SessionStateKind::Verifying
+            | SessionStateKind::Saving => return None,
             SessionStateKind::Verified => landable = true,
             // Without a verify command nothing better than a claim exists.
             SessionStateKind::Unverified => landable |= policy.verify.verify.is_none(),
@@ -322,7 +323,8 @@ mod tests {
             ..Policy::default()
         };
         let unchecked = Policy::default();
-        let cases: [(&Policy, &[SessionStateKind], Option<TaskState>); 9] = [
+        let cases: [(&Policy, &[SessionStateKind], Option<TaskState>); 10] = [
+            (&checked, &[S::Verified, S::Saving], None),
             (&checked, &[S::Verified, S::Running], None),
             (&checked, &[S::Queued], None),
             (&checked, &[S::Failed, S::Claimed], None),

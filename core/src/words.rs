@@ -174,7 +174,7 @@ mod tests {
             (of!(OutputStream), "stdout stderr transcript"),
             (
                 of!(SessionStateKind),
-                "queued running claimed verifying verified rejected unverified failed cancelled",
+                "queued running claimed verifying verified rejected unverified failed cancelled saving",
             ),
             (of!(TaskState), "running succeeded failed cancelled"),
             (

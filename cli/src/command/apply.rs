@@ -51,15 +51,18 @@ pub(super) async fn pick(
         .and_then(|s| s.policy.as_ref())
         .and_then(|p| p.verify.as_ref())
         .is_some_and(|v| !v.verify.is_empty());
-    if has_verify && chosen.state() != v1::SessionState::Verified && !args.unverified {
+    // Who names a session that claimed nothing knows that nothing checked it, and is told again.
+    let named = chosen.is_unfinished && args.pick.session.is_some();
+    if has_verify && chosen.state() != v1::SessionState::Verified && !args.unverified && !named {
         let message = format!(
             "session {} is {}, not verified; --unverified lands it anyway",
             chosen.name,
-            view::session_state(chosen.state())
+            view::state_of(&chosen)
         );
         return Err(Refusal::usage(message).into());
     }
     result::tell_unseen(&chosen);
+    result::tell_unfinished(&chosen);
     let mut fetched = result::fetch(access, &invocation.state, task, chosen).await?;
     if args.unverified {
         fetched.flags.push("--unverified");

@@ -53,6 +53,11 @@ pub(super) async fn run(invocation: &Invocation, args: &Ls) -> anyhow::Result<Ex
 
 fn row(task: &v1::Task) -> Vec<String> {
     let ended = task.sessions.iter().filter(|s| s.state().is_ended()).count();
+    let mut sessions = format!("{ended}/{} ended", task.sessions.len());
+    let unfinished = task.sessions.iter().filter(|session| session.is_unfinished).count();
+    if unfinished > 0 {
+        sessions += &format!(", {unfinished} unfinished");
+    }
     let waits = task
         .sessions
         .iter()
@@ -63,7 +68,7 @@ fn row(task: &v1::Task) -> Vec<String> {
         view::short_id(&task.id).to_owned(),
         view::repository(task).unwrap_or("-").to_owned(),
         view::task_state(task.state()).to_owned(),
-        format!("{ended}/{} ended", task.sessions.len()),
+        sessions,
         time(task.created_at.unwrap_or_default()).to_string(),
         view::one_line(&task.prompt_excerpt, 60),
         view::one_line(waits, 80),

@@ -23,6 +23,9 @@ pub(super) async fn run(invocation: &Invocation, asked: Option<String>) -> anyho
     for session in task.sessions.iter().filter(|session| !session.waiting.is_empty()) {
         invocation.out.text(&format!("{}: {}", session.name, session.waiting))?;
     }
+    for session in task.sessions.iter().filter(|session| session.is_unfinished) {
+        invocation.out.text(&unfinished(&task, session))?;
+    }
     for session in task.sessions.iter().filter(|session| session.checkpoints > 0) {
         invocation.out.text(&checkpoints(session))?;
     }
@@ -59,6 +62,21 @@ fn heading(task: &v1::Task) -> String {
         text += &format!("verify: {}\n", view::one_line(&verify.verify, 200));
     }
     text
+}
+
+/// What is there of a session that claimed nothing, and how to look at it.
+fn unfinished(task: &v1::Task, session: &v1::Session) -> String {
+    let stat = session.result.as_ref().and_then(|result| result.diff.as_ref());
+    let stat = stat.copied().unwrap_or_default();
+    format!(
+        "{name}: unfinished result from checkpoint {}, {} +{} -{}; `kage diff {} --session {name}` shows it\n",
+        session.head,
+        view::counted(stat.files as usize, "file"),
+        stat.added,
+        stat.removed,
+        view::short_id(&task.id),
+        name = view::printable(&session.name),
+    )
 }
 
 /// The number of checkpoints, and which attempt continued from which.
@@ -98,7 +116,7 @@ fn row(session: &v1::Session) -> Vec<String> {
     vec![
         session.name.clone(),
         adapter,
-        view::session_state(session.state()).to_owned(),
+        view::state_of(session),
         session.agent.clone(),
         session.attempts.to_string(),
         view::tokens(session.usage.as_ref()),

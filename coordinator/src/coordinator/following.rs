@@ -145,6 +145,10 @@ impl Coordinator {
             match change {
                 Change::Attempt(attempt) if attempt.state != AttemptState::Live => self.fences.close(attempt.id),
                 Change::PersonToken(token) => self.identities.person(token),
+                Change::Session { session, .. } => {
+                    self.unsaved.note(session);
+                    shown.extend(is_shown(change));
+                }
                 _ => shown.extend(is_shown(change)),
             }
         }

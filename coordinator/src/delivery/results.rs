@@ -1,18 +1,21 @@
 //! Results of sessions: the uploaded thin pack goes into the task's repository and gets its
 //! reference before the event that reports it is stored. So a verify job never waits for objects.
+//! Also results that are made here, of the checkpoints of sessions that claimed none.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use kage_core::cause::chain;
+use kage_core::event::ResultCommit;
 use kage_core::id::{Digest, Oid, ProjectId, RepositoryName};
 use kage_git::{Expected, GitError};
 
 use crate::data::blobs::{BlobError, Blobs};
 use crate::data::repositories::{Repositories, result_ref};
-use crate::ports::{ArrivedResult, Objects, ResultNotTaken};
+use crate::ports::{ArrivedResult, Objects, ResultNotTaken, UnclaimedWork};
 
 /// Why a result was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -88,9 +91,64 @@ impl Objects for StoredObjects {
         }
         .boxed()
     }
+
+    fn save<'a>(&'a self, unclaimed: UnclaimedWork<'a>) -> BoxFuture<'a, Result<Option<ResultCommit>, ResultNotTaken>> {
+        async move {
+            self.made_of(unclaimed).await.map_err(|error| {
+                tracing::warn!(?unclaimed, error = chain(&error), "unfinished work not saved");
+                match error.is_transient() {
+                    true => ResultNotTaken::Later(chain(&error)),
+                    false => ResultNotTaken::Never(chain(&error)),
+                }
+            })
+        }
+        .boxed()
+    }
 }
 
 impl StoredObjects {
+    /// The result of work that nobody claimed, after it got its reference.
+    async fn made_of(&self, unclaimed: UnclaimedWork<'_>) -> Result<Option<ResultCommit>, ResultError> {
+        let UnclaimedWork {
+            project,
+            repository,
+            session,
+            work,
+            message,
+        } = unclaimed;
+        let opened = self.repositories.open(project, &repository.name).await;
+        let mirror = opened.map_err(ResultError::Git)?.ok_or(ResultError::RepositoryGone)?;
+        let reference = result_ref(session);
+        // A result that comes meanwhile is newer, and stays.
+        let before = mirror.resolve(&reference).await.map_err(ResultError::Git)?;
+        if !mirror.has_commit(&work.to).await.map_err(ResultError::Git)? {
+            let incoming = mirror.incoming().map_err(ResultError::Git)?;
+            for pack in &work.packs {
+                let file = self.pack(project, pack).await?;
+                incoming.add(file).await.map_err(ResultError::Git)?;
+            }
+            incoming.admit(&work.to).await.map_err(ResultError::Git)?;
+        }
+        let made = mirror
+            .commit_unfinished(&repository.base, &work.from, &work.to, message)
+            .await;
+        let made = made.map_err(ResultError::Git)?;
+        if let Some(result) = &made {
+            let expected = before.map_or(Expected::Absent, Expected::At);
+            let updated = mirror.update_ref(&reference, &result.commit, &expected).await;
+            updated.map_err(ResultError::Git)?;
+        }
+        Ok(made)
+    }
+
+    async fn pack(&self, project: &ProjectId, pack: &Digest) -> Result<File, ResultError> {
+        let file = self.blobs.file(project, pack).await;
+        file.map_err(|error| match error {
+            BlobError::NotFound(_) => ResultError::NoPack(error),
+            error => ResultError::Blob(error),
+        })
+    }
+
     async fn take(&self, arrived: &ArrivedResult<'_>) -> Result<(), ResultError> {
         let (project, commit) = (arrived.project, &arrived.result.commit);
         let mirror = self
@@ -104,14 +162,7 @@ impl StoredObjects {
         if before.as_ref() == Some(commit) {
             return Ok(());
         }
-        let file = self
-            .blobs
-            .file(project, arrived.pack)
-            .await
-            .map_err(|error| match error {
-                BlobError::NotFound(_) => ResultError::NoPack(error),
-                error => ResultError::Blob(error),
-            })?;
+        let file = self.pack(project, arrived.pack).await?;
         mirror.ingest_pack(file, commit).await.map_err(ResultError::Git)?;
         // A slow older attempt must not overwrite the result of a newer one: it was ended before the
         // newer one began, and the reference moved meanwhile.

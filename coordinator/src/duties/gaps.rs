@@ -11,6 +11,7 @@ use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId};
 use tokio::time::Instant;
 
+use super::saving;
 use crate::coordinator::Coordinator;
 use crate::store::{Enrolment, LiveAttempt, PersonToken, QueuedJob, ReadError};
 
@@ -31,7 +32,10 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
         coordinator.follow();
         while let Some(gaps) = coordinator.following.open_gaps() {
             match read_again(&coordinator).await {
-                Ok(()) => coordinator.following.closed(gaps),
+                Ok(()) => {
+                    coordinator.following.closed(gaps);
+                    saving::find(&coordinator).await;
+                }
                 Err(error) => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,

@@ -37,6 +37,7 @@ use crate::door::auth::Door;
 use crate::door::connections::{self, Served, Stopping};
 use crate::door::identities::Identities;
 use crate::door::lobby::{Caps, Lobby};
+use crate::duties::saving::{self, Unsaved};
 use crate::duties::{dispatch, gaps, retention};
 use crate::life::files;
 use crate::life::listeners::{self, Process};
@@ -315,6 +316,7 @@ impl Locked {
             random,
             placeable: Notify::new(),
             dropped: Notify::new(),
+            unsaved: Unsaved::default(),
             comparing: Arc::new(Semaphore::new(diff::AT_ONCE)),
             released: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -413,6 +415,7 @@ impl Filled {
         };
         coordinator.tasks.spawn(dispatch::run(Arc::clone(&coordinator)));
         coordinator.tasks.spawn(gaps::run(Arc::clone(&coordinator)));
+        coordinator.tasks.spawn(saving::run(Arc::clone(&coordinator)));
         if makes_room {
             let making_room = retention::run(Arc::clone(&coordinator), config.retention, unswept_for);
             coordinator.tasks.spawn(making_room);

@@ -3,6 +3,7 @@
 //! here, the commands are in the modules below this one.
 
 use kage_core::attempt::Attempt;
+use kage_core::checkpoint::Points;
 use kage_core::id::{AttemptId, TaskId};
 use kage_core::job::{Job, JobState, Subject};
 use kage_core::session::Session;
@@ -132,6 +133,16 @@ fn session_of(rows: &mut dyn Rows, head: &TaskHead, job: &Job) -> Result<Session
     };
     let session = job.subject.session().unwrap_or(head.first);
     rows.session(job.task, session)?.ok_or(Failed::Engine(dangling))
+}
+
+/// The checkpoints that a session can go back to.
+fn points_of(rows: &mut dyn Rows, session: &Session) -> Result<Points, Failed> {
+    let head = session.checkpoints.head.as_ref();
+    if head.is_none() {
+        return Ok(Points::default());
+    }
+    let all = rows.checkpoints(session.task, session.id)?;
+    Ok(Points::of(head, &all))
 }
 
 fn attempt_of(rows: &mut dyn Rows, attempt: AttemptId, job: &Job) -> Result<Attempt, Failed> {

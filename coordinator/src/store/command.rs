@@ -7,11 +7,11 @@ use std::time::Duration;
 use kage_core::attempt::{EndReason, StaleWriter};
 use kage_core::checkpoint::Resumes;
 use kage_core::deadline::Slack;
-use kage_core::event::{Event, InvalidBatch};
+use kage_core::event::{Event, InvalidBatch, ResultCommit};
 use kage_core::fallback::AdapterLacks;
 use kage_core::fleet::Agent;
 use kage_core::id::{
-    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, RepositoryName, SessionId, TaskId,
+    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, TaskId,
 };
 use kage_core::job::{Affinity, JobKind, Subject};
 use kage_core::price::PriceTable;
@@ -88,6 +88,21 @@ pub struct Created {
 pub struct CancelTask {
     pub request: Request,
     pub task: TaskId,
+    pub now: Timestamp,
+}
+
+/// Ends a session whose work is being saved.
+#[derive(Debug, Clone)]
+pub struct SaveWork {
+    /// Which task.
+    pub task: TaskId,
+    /// Which session of it.
+    pub session: SessionId,
+    /// The checkpoint that the result was made of.
+    pub of: Oid,
+    /// The result, which can be fetched, or `None` when the work comes to nothing; why there is none.
+    pub made: Result<Option<ResultCommit>, String>,
+    /// The time.
     pub now: Timestamp,
 }
 

@@ -134,6 +134,8 @@ conformance!(
     an_adapter_that_nobody_has_is_passed_over,
     a_checkpoint_follows_one_that_is_there,
     a_result_is_selected_until_it_is_none_any_more,
+    unclaimed_work_is_saved_before_the_end,
+    what_cannot_be_saved_is_told_and_holds_nothing_up,
     commits_are_told_in_order_and_before_their_answers,
     what_changed_nothing_is_not_told,
     rows_are_told_in_their_new_form,

@@ -46,7 +46,8 @@ pub enum Key {
     Session(TaskId, SessionId),
     /// A job with its task and its session.
     Job(TaskId, JobId),
-    /// A task with its open jobs, and their sessions and live attempts.
+    /// A task with its open jobs, and their sessions and live attempts, and the checkpoints of those
+    /// sessions that wait.
     OpenJobs(TaskId),
     Attempt(AttemptId),
     /// An attempt with its job, session and task, and the parents and trees of these checkpoints.
@@ -206,11 +207,17 @@ impl<'a> Unit<'a> {
             Key::OpenJobs(task) => {
                 self.task(*task)?;
                 for row in self.open_jobs(*task)? {
-                    if let Subject::Session(session) = row.job.subject {
-                        self.session(*task, session)?;
-                    }
-                    if let JobState::Leased { attempt } = row.job.state {
-                        self.attempt(attempt)?;
+                    let session = match row.job.subject {
+                        Subject::Session(session) => self.session(*task, session)?,
+                        Subject::Base => None,
+                    };
+                    match row.job.state {
+                        JobState::Leased { attempt } => drop(self.attempt(attempt)?),
+                        JobState::Queued { .. } | JobState::Done => {
+                            if let Some(session) = session.filter(|session| session.checkpoints.head.is_some()) {
+                                self.checkpoints(*task, session.id)?;
+                            }
+                        }
                     }
                 }
             }

@@ -27,6 +27,7 @@ pub(crate) fn session(coordinator: &Coordinator, row: &Session) -> v1::Session {
             held.or_else(|| coordinator.board().why_waiting(row.id, now, Instant::now()))
         }
         SessionStateKind::Running | SessionStateKind::Verifying => coordinator.board().why_not_going_on(row.id),
+        SessionStateKind::Saving => Some("what it had done is being saved".to_owned()),
         SessionStateKind::Verified
         | SessionStateKind::Rejected
         | SessionStateKind::Unverified

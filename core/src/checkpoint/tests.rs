@@ -252,3 +252,23 @@ fn one_adapter_does_not_go_on_with_what_another_one_said() {
     assert_eq!(resume(3, "two"), (3, 2));
     assert_eq!(resume(3, "one"), (3, 0));
 }
+
+#[test]
+fn work_is_what_changed_since_the_files_that_the_session_began_with() {
+    use CheckpointReason::{Baseline, FilesChanged};
+    let first = with(checkpoint(1, BASE, None), Baseline, Safety::Unknown);
+    let second = with(checkpoint(2, 1, None), FilesChanged, Safety::Unknown);
+    let mut back = with(checkpoint(3, 2, None), FilesChanged, Safety::Unknown);
+    back.taken.tree = first.taken.tree.clone();
+    let no_first = with(checkpoint(4, BASE, None), FilesChanged, Safety::Unknown);
+    let all = [first, second, back, no_first];
+    let head = |n: u32| Head::of(&all[n as usize - 1]);
+    for (number, from, changed) in [(1, 1, false), (2, 1, true), (3, 1, false), (4, BASE, true)] {
+        let head = head(number);
+        assert_eq!(Points::of(Some(&head), &all).changed, changed, "{number}");
+        let work = Work::of(Some(&head), &all, &oid(BASE)).unwrap().unwrap();
+        assert_eq!((work.from, work.to), (oid(from), head.commit), "{number}");
+    }
+    assert_eq!(Work::of(None, &all, &oid(BASE)), Ok(None));
+    assert!(!Points::default().changed);
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::id::SessionId;
+use crate::session::SessionStateKind;
 
 use super::*;
 use crate::checkpoint::{CheckpointReason, Head, Resumes, TakenCheckpoint, WorktreeChoice};
@@ -171,14 +172,17 @@ fn what_was_decided_is_done_and_kept() {
 fn a_cancelled_session_is_not_repeated() {
     let (mut session, mut job) = (session(), job(JobKind::Session));
     job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
-    assert!(!job.cancel(&mut session, NOW));
+    assert!(!job.cancel(&mut session, &Points::default(), NOW));
     session.cancel_requested = true;
     let moved = job.lose(
         &mut session,
         EndReason::AgentGone,
         around(&checked(), &Points::default()),
     );
-    assert_eq!((moved, &session.state), (Moved::Over, &SessionState::Cancelled));
+    assert_eq!(
+        (moved, &session.state),
+        (Moved::Over, &SessionState::Cancelled { unfinished: None })
+    );
 }
 
 #[test]
@@ -277,6 +281,7 @@ fn points() -> Points {
         talked: true,
         settled: Some(head(4)),
         safe: Some(head(2)),
+        changed: false,
     }
 }
 
@@ -506,8 +511,8 @@ fn a_rework_that_ends_badly_leaves_the_result_what_it_was() {
     let mut session = resuming();
     assert_eq!(rejected(&mut session, &checked(), &points()), Finish::Rework(NOW));
     let mut again = Job::again(JobId::from_random(8), &session, NOW);
-    assert!(again.cancel(&mut session, NOW));
-    assert_eq!(session.state, SessionState::Cancelled);
+    assert!(again.cancel(&mut session, &Points::default(), NOW));
+    assert_eq!(session.state, SessionState::Cancelled { unfinished: None });
 }
 
 #[test]
@@ -528,4 +533,99 @@ fn an_errored_verdict_is_no_reason_to_work_on() {
     }
     assert_eq!(session.reworks, 0);
     assert!(matches!(session.state, SessionState::Unverified { .. }));
+}
+
+#[test]
+fn a_session_that_claims_nothing_has_its_work_saved_when_it_changed_files() {
+    use FailureKind::{AdapterCrash, Auth, Cancelled, Timeout, Unknown};
+    let policy = checked();
+    let failure = |kind| AttemptOutcome::Failed(Failure::new(kind, "x"));
+    let changed = |changed| Points { changed, ..points() };
+    // What ends it, after how many failures, and whether it was asked to stop.
+    let endings = [
+        (failure(Timeout), policy.max_attempts, false),
+        (failure(Unknown), policy.max_attempts, false),
+        (failure(Auth), 0, false),
+        (failure(AdapterCrash), policy.max_attempts, false),
+        (failure(Cancelled), 0, false),
+        (failure(Timeout), 0, true),
+        (AttemptOutcome::Claimed, 0, true),
+    ];
+    for (outcome, failed, cancel) in &endings {
+        for points in [changed(true), changed(false), Points::default()] {
+            let (mut session, mut job) = (session(), job(JobKind::Session));
+            session.checkpoints.head = points.newest.clone();
+            job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
+            (job.failed, session.cancel_requested) = (*failed, *cancel);
+            let moved = job.finish(&mut session, outcome, around(&policy, &points));
+            assert_eq!(moved, Finish::Moved(Moved::Over), "{outcome:?}");
+            assert_eq!(job.state, JobState::Done);
+            let saves = matches!(session.state, SessionState::Saving { .. });
+            assert_eq!(saves, points.changed, "{outcome:?} {points:?}");
+            assert_eq!(session.ended_at.is_none(), saves);
+            let was_saved = session.saved(Some(result()), NOW);
+            assert_eq!(was_saved, saves, "only once, and only what was being saved");
+            assert!(!session.saved(None, NOW));
+            assert_eq!(session.state.is_unfinished(), saves);
+            assert_eq!(session.state.result().is_some(), saves);
+            assert_eq!(session.ended_at, Some(NOW));
+            let kind = session.state.kind();
+            let stopped = *cancel || *outcome == failure(Cancelled);
+            let expected = if stopped {
+                SessionStateKind::Cancelled
+            } else {
+                SessionStateKind::Failed
+            };
+            assert_eq!(kind, expected, "{outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn work_of_a_lost_agent_and_of_a_session_that_waits_is_saved_too() {
+    let policy = checked();
+    let points = Points {
+        changed: true,
+        ..points()
+    };
+    let (mut lost, mut of_lost) = (session(), job(JobKind::Session));
+    of_lost.start(AttemptId::from_random(4), &mut lost, "a", NOW).unwrap();
+    of_lost.lost = 99;
+    assert_eq!(
+        of_lost.lose(&mut lost, EndReason::AgentGone, around(&policy, &points)),
+        Moved::Over
+    );
+    let SessionState::Saving {
+        end: Unclaimed::Failed { failure },
+    } = &lost.state
+    else {
+        panic!("{:?}", lost.state);
+    };
+    assert_eq!(failure.kind, FailureKind::AgentLost);
+    let (mut waiting, mut of_waiting) = (session(), job(JobKind::Session));
+    assert!(of_waiting.cancel(&mut waiting, &points, NOW));
+    assert_eq!(
+        waiting.state,
+        SessionState::Saving {
+            end: Unclaimed::Cancelled
+        }
+    );
+    assert!(waiting.saved(None, NOW));
+    assert_eq!(
+        waiting.state,
+        SessionState::Cancelled { unfinished: None },
+        "it came to nothing"
+    );
+    // What failed verify before is still there.
+    let (mut reworking, mut of_rework) = (session(), job(JobKind::Session));
+    let AttemptOutcome::Verdict(rejected) = verdict(VerdictKind::Failed) else {
+        panic!()
+    };
+    reworking.work_on(head(5), result(), rejected);
+    of_rework
+        .start(AttemptId::from_random(4), &mut reworking, "a", NOW)
+        .unwrap();
+    let refused = AttemptOutcome::Failed(Failure::new(FailureKind::Auth, "x"));
+    let _over = of_rework.finish(&mut reworking, &refused, around(&policy, &points));
+    assert_eq!(reworking.state.kind(), SessionStateKind::Rejected);
 }

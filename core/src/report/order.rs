@@ -27,7 +27,8 @@ pub(super) const fn standing(state: &SessionState) -> Standing {
         SessionStateKind::Queued
         | SessionStateKind::Running
         | SessionStateKind::Claimed
-        | SessionStateKind::Verifying => Standing::Open,
+        | SessionStateKind::Verifying
+        | SessionStateKind::Saving => Standing::Open,
         SessionStateKind::Rejected => Standing::Rejected,
         SessionStateKind::Failed => Standing::Failed,
         SessionStateKind::Cancelled => Standing::Cancelled,

@@ -107,7 +107,21 @@ fn spent(mut session: Session, model: &str, output: u64, metered: bool, reported
 
 fn failed(name: &str) -> Session {
     let failure = Failure::new(FailureKind::Auth, "the key is refused");
-    session(name, SessionState::Failed { failure })
+    session(
+        name,
+        SessionState::Failed {
+            failure,
+            unfinished: None,
+        },
+    )
+}
+
+fn unfinished(name: &str) -> Session {
+    let state = SessionState::Failed {
+        failure: Failure::new(FailureKind::Timeout, "it took too long"),
+        unfinished: Some(result(1, &["src/a"])),
+    };
+    session(name, state)
 }
 
 fn rejected(name: &str) -> Session {
@@ -180,8 +194,9 @@ fn each_part_of_the_order_decides_in_its_turn() {
             },
         ),
         rejected("rejected"),
+        unfinished("unfinished"),
         failed("failed"),
-        session("cancelled", SessionState::Cancelled),
+        session("cancelled", SessionState::Cancelled { unfinished: None }),
     ];
     let expected: Vec<_> = in_order.iter().map(|session| session.name.as_str()).collect();
     let task = task(Some("true"));
@@ -192,7 +207,7 @@ fn each_part_of_the_order_decides_in_its_turn() {
         assert_eq!(names(&report), expected);
         assert_eq!(report.best.winner().unwrap().as_str(), "lines-few");
         assert!(report.provisional);
-        assert!(report.rows.iter().map(|row| row.rank).eq(1..=15));
+        assert!(report.rows.iter().map(|row| row.rank).eq(1..=16));
     }
 }
 
@@ -203,6 +218,8 @@ fn the_winner_is_the_best_that_may_be_landed() {
     let cases = [
         (checked, vec![], None),
         (checked, vec![failed("a"), rejected("b")], None),
+        (checked, vec![unfinished("a")], None),
+        (unchecked, vec![unfinished("a"), failed("b")], None),
         (checked, vec![unverified("a", &["src/a"], errored())], None),
         // An edited test never wins by itself.
         (
@@ -432,4 +449,34 @@ fn time_runs_until_now_while_a_session_does() {
     let durations: Vec<_> = report.rows.iter().map(|row| row.duration.as_secs()).collect();
     assert_eq!(durations, [0, 60]);
     assert_eq!(report.best, Best::Nothing);
+}
+
+#[test]
+fn an_unfinished_result_is_told_with_its_reason() {
+    let report = ranked(&task(None), &[unfinished("a")]);
+    let history = &report.rows[0].history;
+    assert_eq!(
+        history[..],
+        [
+            "failed: time-out: it took too long",
+            "its result is unfinished: the files of checkpoint 0, which nothing checked",
+        ]
+    );
+    assert_eq!(report.best, Best::Nothing);
+    let words = Selection {
+        session: report.rows[0].session.id,
+        name: report.rows[0].session.name.clone(),
+        by: "owner".to_owned(),
+        at: START,
+    };
+    let selected = Task {
+        selection: Some(words),
+        ..task(None)
+    };
+    let report = ranked(&selected, &[unfinished("a")]);
+    assert_eq!(
+        report.best.winner().map(SessionName::as_str),
+        Some("a"),
+        "a person may decide so"
+    );
 }

@@ -51,6 +51,32 @@ pub enum SessionState {
         /// Why verify could not decide; `None` when there is no verify command.
         verdict: Option<Verdict>,
     },
+    /// It ended without a claim, and its last checkpoint differs from the base: a result is being
+    /// made of that.
+    Saving {
+        /// How it ended.
+        end: Unclaimed,
+    },
+    /// It failed for good.
+    Failed {
+        /// The failure.
+        failure: Failure,
+        /// What it had done until then, if it had changed files.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unfinished: Option<ResultCommit>,
+    },
+    /// It was stopped.
+    Cancelled {
+        /// What it had done until then, if it had changed files.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unfinished: Option<ResultCommit>,
+    },
+}
+
+/// How a session ended that claimed no result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum Unclaimed {
     /// It failed for good.
     Failed {
         /// The failure.
@@ -58,6 +84,17 @@ pub enum SessionState {
     },
     /// It was stopped.
     Cancelled,
+}
+
+impl Unclaimed {
+    /// The final state; `unfinished` is what was made of its work.
+    #[must_use]
+    pub fn with(self, unfinished: Option<ResultCommit>) -> SessionState {
+        match self {
+            Self::Failed { failure } => SessionState::Failed { failure, unfinished },
+            Self::Cancelled => SessionState::Cancelled { unfinished },
+        }
+    }
 }
 
 words! {
@@ -82,6 +119,8 @@ words! {
         Failed = "failed",
         /// See [`SessionState::Cancelled`].
         Cancelled = "cancelled",
+        /// See [`SessionState::Saving`].
+        Saving = "saving",
     }
 }
 
@@ -90,7 +129,7 @@ impl SessionStateKind {
     #[must_use]
     pub const fn is_terminal(self) -> bool {
         match self {
-            Self::Queued | Self::Running | Self::Claimed | Self::Verifying => false,
+            Self::Queued | Self::Running | Self::Claimed | Self::Verifying | Self::Saving => false,
             Self::Verified | Self::Rejected | Self::Unverified | Self::Failed | Self::Cancelled => true,
         }
     }
@@ -109,7 +148,8 @@ impl SessionState {
             Self::Rejected { .. } => SessionStateKind::Rejected,
             Self::Unverified { .. } => SessionStateKind::Unverified,
             Self::Failed { .. } => SessionStateKind::Failed,
-            Self::Cancelled => SessionStateKind::Cancelled,
+            Self::Cancelled { .. } => SessionStateKind::Cancelled,
+            Self::Saving { .. } => SessionStateKind::Saving,
         }
     }
 
@@ -119,7 +159,7 @@ impl SessionState {
         self.kind().is_terminal()
     }
 
-    /// The result to land, if it got that far.
+    /// The result to land, if it got that far. It may be [unfinished](Self::is_unfinished).
     #[must_use]
     pub const fn result(&self) -> Option<&ResultCommit> {
         match self {
@@ -128,7 +168,25 @@ impl SessionState {
             | Self::Verified { result, .. }
             | Self::Rejected { result, .. } => Some(result),
             Self::Unverified { result, .. } => result.as_ref(),
-            Self::Queued | Self::Running { .. } | Self::Failed { .. } | Self::Cancelled => None,
+            Self::Failed { unfinished, .. } | Self::Cancelled { unfinished } => unfinished.as_ref(),
+            Self::Queued | Self::Running { .. } | Self::Saving { .. } => None,
+        }
+    }
+
+    /// True when its result is what it had done when it ended without a claim: nobody said that it
+    /// is done, and nothing checked it.
+    #[must_use]
+    pub const fn is_unfinished(&self) -> bool {
+        match self {
+            Self::Failed { unfinished, .. } | Self::Cancelled { unfinished } => unfinished.is_some(),
+            Self::Queued
+            | Self::Running { .. }
+            | Self::Claimed { .. }
+            | Self::Verifying { .. }
+            | Self::Verified { .. }
+            | Self::Rejected { .. }
+            | Self::Unverified { .. }
+            | Self::Saving { .. } => false,
         }
     }
 
@@ -142,8 +200,9 @@ impl SessionState {
             | Self::Running { .. }
             | Self::Claimed { .. }
             | Self::Verifying { .. }
+            | Self::Saving { .. }
             | Self::Failed { .. }
-            | Self::Cancelled => None,
+            | Self::Cancelled { .. } => None,
         }
     }
 
@@ -157,8 +216,9 @@ impl SessionState {
             | Self::Verified { .. }
             | Self::Rejected { .. }
             | Self::Unverified { .. }
+            | Self::Saving { .. }
             | Self::Failed { .. }
-            | Self::Cancelled => None,
+            | Self::Cancelled { .. } => None,
         }
     }
 }

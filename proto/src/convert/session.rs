@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kage_core::checkpoint::Resumption;
 use kage_core::recovery::{Action, Confidence, Incident};
-use kage_core::session::{Session, SessionState};
+use kage_core::session::{Session, SessionState, Unclaimed};
 use kage_core::usage::Money;
 
 use super::time::{span, stamp};
@@ -22,7 +22,8 @@ impl From<&SessionState> for v1::SessionState {
             SessionState::Rejected { .. } => Self::Rejected,
             SessionState::Unverified { .. } => Self::Unverified,
             SessionState::Failed { .. } => Self::Failed,
-            SessionState::Cancelled => Self::Cancelled,
+            SessionState::Cancelled { .. } => Self::Cancelled,
+            SessionState::Saving { .. } => Self::Saving,
         }
     }
 }
@@ -32,7 +33,7 @@ impl v1::SessionState {
     #[must_use]
     pub const fn is_ended(self) -> bool {
         match self {
-            Self::Unspecified | Self::Queued | Self::Running | Self::Claimed | Self::Verifying => false,
+            Self::Unspecified | Self::Queued | Self::Running | Self::Claimed | Self::Verifying | Self::Saving => false,
             Self::Verified | Self::Rejected | Self::Unverified | Self::Failed | Self::Cancelled => true,
         }
     }
@@ -69,7 +70,10 @@ pub fn session(session: &Session, waiting: Option<String>, ran: Duration) -> v1:
         None => (String::new(), None),
     };
     let failure = match &session.state {
-        SessionState::Failed { failure } => Some(failure.clone().into()),
+        SessionState::Failed { failure, .. }
+        | SessionState::Saving {
+            end: Unclaimed::Failed { failure },
+        } => Some(failure.clone().into()),
         SessionState::Queued
         | SessionState::Running { .. }
         | SessionState::Claimed { .. }
@@ -77,7 +81,10 @@ pub fn session(session: &Session, waiting: Option<String>, ran: Duration) -> v1:
         | SessionState::Verified { .. }
         | SessionState::Rejected { .. }
         | SessionState::Unverified { .. }
-        | SessionState::Cancelled => None,
+        | SessionState::Saving {
+            end: Unclaimed::Cancelled,
+        }
+        | SessionState::Cancelled { .. } => None,
     };
     v1::Session {
         id: session.id.to_string(),
@@ -107,6 +114,7 @@ pub fn session(session: &Session, waiting: Option<String>, ran: Duration) -> v1:
         resumptions: session.checkpoints.resumptions.iter().map(Into::into).collect(),
         reworks: session.reworks,
         ran: Some(span(ran)),
+        is_unfinished: session.state.is_unfinished(),
     }
 }
 
@@ -216,6 +224,7 @@ mod tests {
         );
         domain.state = SessionState::Failed {
             failure: Failure::new(FailureKind::Auth, "no key"),
+            unfinished: None,
         };
         let wire = session(&domain, None, Duration::from_millis(7));
         assert_eq!(wire.ran, Some(span(Duration::from_millis(7))));

@@ -145,6 +145,12 @@ fn results(task: &FinalTask, session: &v1::Session, found: &mut Vec<Violation>) 
             violation(found, "I3", text);
         }
         (None, _) => {}
+        // Nobody claimed it.
+        (Some(_), _) if session.is_unfinished => {
+            if is_kept(session.state()) {
+                violation(found, "I3", format!("the result of {name} is claimed and unfinished"));
+            }
+        }
         (Some(commit), Some(Some(accepted))) if commit == accepted => {}
         (Some(commit), _) => {
             let text = format!("the result {commit} of {name} is not what its last claim said: {claimed:?}");
@@ -164,6 +170,7 @@ const fn is_kept(state: v1::SessionState) -> bool {
         v1::SessionState::Unspecified
         | v1::SessionState::Queued
         | v1::SessionState::Running
+        | v1::SessionState::Saving
         | v1::SessionState::Failed
         | v1::SessionState::Cancelled => false,
     }

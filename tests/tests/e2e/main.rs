@@ -34,6 +34,7 @@ mod rework;
 mod risk;
 mod selected;
 mod three_agents;
+mod unfinished;
 mod upgrade;
 mod verdicts;
 mod watching;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use kage_core::checkpoint::Work;
 use kage_core::event::{ChangeKind, DiffStat, FileChange, ResultCommit};
 use kage_core::id::{Digest, Oid, SessionId};
 
@@ -220,6 +221,47 @@ impl Forge {
             }
             Some(Blob::Pack(..) | Blob::Bytes(_)) | None => false,
         }
+    }
+
+    /// Makes a result of what a session had done, and takes it into the coordinator's repository.
+    pub(crate) fn save(
+        &mut self,
+        session: SessionId,
+        base: &Oid,
+        work: &Work,
+        message: &str,
+    ) -> Result<Option<ResultCommit>, String> {
+        let mut there = self.taken.clone();
+        for pack in &work.packs {
+            let Some(Blob::Pack(commit, content)) = self.blobs.get(pack) else {
+                return Err(format!("pack {pack} is not there"));
+            };
+            there.insert(commit.clone(), content.clone());
+        }
+        let files = |commit: &Oid| {
+            let found = there.get(commit).map(|commit| commit.files.clone());
+            found.ok_or_else(|| format!("{commit} is in none of its packs"))
+        };
+        let (base_files, from, to) = (files(base)?, files(&work.from)?, files(&work.to)?);
+        let mut made = base_files.clone();
+        for change in changes(&from, &to) {
+            match to.get(&change.path) {
+                Some(text) => made.insert(change.path, text.clone()),
+                None => made.remove(&change.path),
+            };
+        }
+        if made == base_files {
+            return Ok(None);
+        }
+        let commit = oid(&format!("commit {made:?} {base} {message}"));
+        let result = Self::result(commit.clone(), &base_files, &made);
+        let content = Commit {
+            files: made,
+            parent: Some(base.clone()),
+        };
+        self.taken.insert(commit.clone(), content);
+        self.results.insert(session, commit);
+        Ok(Some(result))
     }
 
     /// The reference of a session's result.

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use kage_agent::ground::port::{
     Ground, GroundAttempt, Grounded, Making, TakeWhen, TakenTree, Warnings, WentBack, Workspace,
 };
-use kage_coordinator::ports::{ArrivedResult, Objects, ResultNotTaken};
+use kage_coordinator::ports::{ArrivedResult, Objects, ResultNotTaken, UnclaimedWork};
 use kage_core::checkpoint::Resume;
 use kage_core::event::{FileChange, ResultCommit};
 use kage_core::failure::{Failure, FailureKind};
@@ -408,6 +408,30 @@ impl Objects for SimulatedObjects {
                 return Err(ResultNotTaken::Never("its pack is not here".to_owned()));
             }
             Ok(())
+        }
+        .boxed()
+    }
+
+    fn save<'a>(&'a self, unclaimed: UnclaimedWork<'a>) -> BoxFuture<'a, Result<Option<ResultCommit>, ResultNotTaken>> {
+        async move {
+            tokio::time::sleep(disk(&self.dice)).await;
+            if self.dice.chance(30) {
+                return Err(ResultNotTaken::Later("as the seed has it".to_owned()));
+            }
+            let UnclaimedWork {
+                repository,
+                session,
+                work,
+                message,
+                ..
+            } = unclaimed;
+            let saved = self
+                .ask(|forge| forge.save(session, &repository.base, work, message))
+                .await;
+            saved.map_err(|why| {
+                self.world.accuse(format!("unfinished work of {session}: {why}"));
+                ResultNotTaken::Never(why)
+            })
         }
         .boxed()
     }

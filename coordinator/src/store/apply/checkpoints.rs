@@ -1,4 +1,4 @@
-//! Checkpoints: going back to one, and requesting one.
+//! Checkpoints: going back to one, requesting one, and the result that is made of the last one.
 
 use kage_core::attempt::EndReason;
 use kage_core::checkpoint::{Head, WorktreeChoice};
@@ -7,8 +7,8 @@ use kage_core::job::{Job, JobState, Subject};
 use kage_core::task::TaskState;
 use kage_core::time::Timestamp;
 
-use super::{Command, attempt_of, earlier_reply, not_found, remember};
-use crate::store::command::{PrepareRestore, Request, RequestCheckpoint, RestorePrepared, RestoreSession};
+use super::{Command, attempt_of, earlier_reply, not_found, remember, settle};
+use crate::store::command::{PrepareRestore, Request, RequestCheckpoint, RestorePrepared, RestoreSession, SaveWork};
 use crate::store::error::EngineError;
 use crate::store::rows::{Failed, JobRow, Rows};
 use crate::store::unit::Key;
@@ -78,6 +78,41 @@ impl Command for RestoreSession {
         head.selection.take_if(|selection| selection.session == self.session);
         rows.save_task(&head)?;
         remember(rows, RESTORE_SESSION, self.request, String::new(), self.now)
+    }
+}
+
+impl Command for SaveWork {
+    type Outcome = ();
+
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::Session(self.task, self.session), Key::OpenJobs(self.task)]
+    }
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<(), Failed> {
+        let (Some(mut head), Some(mut session)) = (rows.task(self.task)?, rows.session(self.task, self.session)?)
+        else {
+            return Ok(());
+        };
+        let (before, stands) = (session.state.kind(), session.checkpoints.head.as_ref());
+        // It was sent back meanwhile, and may even have ended again since.
+        if stands.map(|stands| &stands.commit) != Some(&self.of) {
+            return Ok(());
+        }
+        let unfinished = match self.made {
+            Ok(unfinished) => unfinished,
+            Err(why) => {
+                let text = format!("warning: no result could be made of its unfinished work: {why}");
+                session.activity = Some((text, self.now));
+                None
+            }
+        };
+        if !session.saved(unfinished, self.now) {
+            return Ok(());
+        }
+        rows.save_session(&session)?;
+        head.session_moved(before, session.state.kind());
+        settle(rows, &mut head, self.now)?;
+        rows.save_task(&head)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The consequences of an attempt's end for its job, its session and its task.
 
 use kage_core::attempt::{Attempt, EndReason};
-use kage_core::checkpoint::{Points, Safety};
+use kage_core::checkpoint::Safety;
 use kage_core::event::{AttemptOutcome, Verdict, VerdictKind};
 use kage_core::id::JobId;
 use kage_core::job::{Affinity, Circumstances, Finish, Job, JobKind, Moved, Subject};
@@ -9,7 +9,7 @@ use kage_core::recovery::Jitter;
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::time::Timestamp;
 
-use super::settle;
+use super::{points_of, settle};
 use crate::store::rows::{Failed, JobRow, Rows, TaskHead};
 
 /// The rows that the end of an attempt concerns.
@@ -35,7 +35,7 @@ impl End<'_> {
         self.stop_clock(Some(said), now);
         let agent = self.attempt.agent;
         self.judge(rows, outcome)?;
-        let points = self.points(rows)?;
+        let points = points_of(rows, self.session)?;
         let around = Circumstances {
             policy: &self.head.policy,
             points: &points,
@@ -105,20 +105,10 @@ impl End<'_> {
         Ok(())
     }
 
-    /// The checkpoints that the session can go back to.
-    fn points(&self, rows: &mut dyn Rows) -> Result<Points, Failed> {
-        let head = self.session.checkpoints.head.as_ref();
-        if head.is_none() {
-            return Ok(Points::default());
-        }
-        let all = rows.checkpoints(self.head.id, self.session.id)?;
-        Ok(Points::of(head, &all))
-    }
-
     /// Ends the attempt because its agent lost its authority.
     pub(super) fn lose(mut self, rows: &mut dyn Rows, reason: EndReason, now: Timestamp) -> Result<(), Failed> {
         self.stop_clock(None, now);
-        let points = self.points(rows)?;
+        let points = points_of(rows, self.session)?;
         let around = Circumstances {
             policy: &self.head.policy,
             points: &points,

@@ -1,9 +1,12 @@
 //! Tasks: created with their sessions and jobs, and cancelled.
 
+use kage_core::checkpoint::Points;
 use kage_core::job::{Job, JobKind, JobState, Subject};
 use kage_core::task::Selection;
 
-use super::{Command, contexts, drop_baseline, earlier_reply, not_found, remember, session_of, settle, stop};
+use super::{
+    Command, contexts, drop_baseline, earlier_reply, not_found, points_of, remember, session_of, settle, stop,
+};
 use crate::store::command::{CancelTask, CreateTask, Created, DropTask, SelectResult};
 use crate::store::error::{EngineError, StoreError};
 use crate::store::rows::{Failed, JobRow, Rows, TaskHead};
@@ -125,7 +128,11 @@ impl Command for CancelTask {
             }
             let mut session = session_of(rows, &head, &row.job)?;
             let before = session.state.kind();
-            if row.job.cancel(&mut session, self.now) {
+            let points = match row.job.state {
+                JobState::Queued { .. } => points_of(rows, &session)?,
+                JobState::Leased { .. } | JobState::Done => Points::default(),
+            };
+            if row.job.cancel(&mut session, &points, self.now) {
                 rows.save_job(&row)?;
             } else {
                 session.cancel_requested = true;

@@ -6,7 +6,7 @@ use kage_core::attempt::AttemptState;
 use kage_core::checkpoint::Resumes;
 use kage_core::id::{AttemptId, JobId, SessionId, TaskId};
 use kage_core::job::{JobType, Subject};
-use kage_core::session::{Session, SessionCheckpoints, SessionState};
+use kage_core::session::{Session, SessionCheckpoints, SessionState, SessionStateKind};
 use kage_core::task::{Task, TaskState};
 
 use crate::store::{AttemptView, MAX_PAGE, QueuedJob, Store, TaskEvent, TaskFilter, TaskView};
@@ -61,7 +61,9 @@ pub(super) async fn check(store: &Store, before: &Seen) -> Seen {
             let own = |job: &&QueuedJob| job.subject == Subject::Session(session.id);
             let waits = queued.iter().filter(own).count();
             let works = attempts.iter().filter(|view| of_session(view, session)).count();
-            let open = usize::from(!session.state.is_terminal());
+            // The coordinator itself does what is left.
+            let saving = session.state.kind() == SessionStateKind::Saving;
+            let open = usize::from(!session.state.is_terminal() && !saving);
             assert_eq!(waits + works, open, "an open session has one open job: {session:?}");
         }
         let open = view.sessions.iter().any(|session| !session.state.is_terminal());

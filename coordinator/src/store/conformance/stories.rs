@@ -21,6 +21,7 @@ mod leases;
 mod lists;
 mod outcomes;
 mod requests;
+mod saving;
 mod selections;
 mod worked;
 
@@ -71,6 +72,7 @@ pub(super) use requests::{
     a_request_id_is_good_for_one_payload, a_task_that_nobody_can_run_is_refused_unless_it_is_stored,
     creating_twice_is_creating_once,
 };
+pub(super) use saving::{unclaimed_work_is_saved_before_the_end, what_cannot_be_saved_is_told_and_holds_nothing_up};
 pub(super) use selections::a_result_is_selected_until_it_is_none_any_more;
 pub(super) use worked::the_time_in_which_nobody_ran_is_not_counted;
 
