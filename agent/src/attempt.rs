@@ -2,13 +2,14 @@
 //! shares: it is opened in the outbox, raced against the order to stop, ended by exactly one
 //! `Finished`, and cleaned up. The folder has the work in between.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
+use kage_core::folder::Folder;
 use kage_core::id::AttemptId;
 use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
@@ -27,6 +28,7 @@ use crate::ground::disk::Worktrees;
 use crate::ground::folders::remove_folder_now;
 use crate::ground::parking::{Parking, Presence};
 use crate::ground::port::{Ground, GroundAttempt, Warnings, Workspace};
+use crate::ground::work_folder::{self, NoFolder};
 use crate::identity::state::Paths;
 use crate::ports::{Blocking, Clock};
 use crate::process::programs::Programs;
@@ -203,6 +205,22 @@ impl Attempt {
             repository: repository.clone(),
             warnings: self.warnings(),
         }
+    }
+
+    /// The folder of a worktree in which its programs start.
+    async fn enter(&self, worktree: &Path, folder: Option<&Folder>) -> Result<PathBuf, NoFolder> {
+        let Some(folder) = folder else {
+            return Ok(worktree.to_owned());
+        };
+        let (worktree, path, folder) = (worktree.to_owned(), folder.to_string(), folder.clone());
+        let entering = self
+            .resources
+            .blocking
+            .run(move || work_folder::enter(&worktree, Some(&folder)));
+        entering.await.unwrap_or_else(|error| {
+            let source = std::io::Error::other(error);
+            Err(NoFolder::Io { path, source })
+        })
     }
 
     fn warnings(&self) -> Warnings {

@@ -57,6 +57,7 @@ pub async fn send(
     let repository = RepositoryRef {
         name,
         base: snapshot.base,
+        folder: None,
     };
     Ok(Base { repository, origin })
 }

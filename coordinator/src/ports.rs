@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use kage_core::checkpoint::Work;
 use kage_core::event::ResultCommit;
+use kage_core::folder::Folder;
 use kage_core::id::{Digest, Oid, ProjectId, RepositoryName, SessionId};
 use kage_core::task::RepositoryRef;
 use kage_core::time::Timestamp;
@@ -114,6 +115,14 @@ pub trait Objects: Send + Sync {
         project: &'a ProjectId,
         repository: &'a RepositoryName,
         commit: &'a Oid,
+    ) -> BoxFuture<'a, io::Result<bool>>;
+
+    /// True when a commit, which a repository has, has this folder.
+    fn has_folder<'a>(
+        &'a self,
+        project: &'a ProjectId,
+        repository: &'a RepositoryRef,
+        folder: &'a Folder,
     ) -> BoxFuture<'a, io::Result<bool>>;
 
     /// True when a blob was stored.

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
+use crate::folder::Folder;
+
 /// The files that some shell commands name.
 #[derive(Debug, Clone)]
 pub struct CommandFiles {
@@ -17,16 +19,22 @@ pub struct CommandFiles {
 }
 
 impl CommandFiles {
-    /// The files that these commands name.
+    /// The files that these commands name, each in the folder in which it runs. A word counts as a
+    /// path from that folder and as one from the repository's top, because commands change folders.
     #[must_use]
-    pub fn of<'a>(commands: impl IntoIterator<Item = &'a String>) -> Self {
+    pub fn of<'a>(commands: impl IntoIterator<Item = (&'a String, Option<&'a Folder>)>) -> Self {
         let (mut found, mut paths) = (BTreeSet::new(), BTreeSet::new());
-        for word in commands.into_iter().flat_map(|it| words(it).chain(quoted(it))) {
-            let plain = plain(word);
-            if word.contains('/') {
-                paths.insert(plain.clone());
+        for (command, folder) in commands {
+            for word in words(command).chain(quoted(command)).filter(|word| !word.is_empty()) {
+                let plain_word = plain(word);
+                if word.contains('/') {
+                    paths.insert(plain_word.clone());
+                }
+                found.insert(plain_word);
+                if let Some(folder) = folder {
+                    found.insert(plain(&format!("{}/{word}", escaped_for(folder, word))));
+                }
             }
-            found.insert(plain);
         }
         found.remove("");
         Self {
@@ -112,6 +120,15 @@ fn plain(word: &str) -> String {
     parts.join("/")
 }
 
+/// The folder, as a part of a pattern if the word is one.
+fn escaped_for(folder: &Folder, word: &str) -> String {
+    if is_pattern(word) {
+        globset::escape(folder.as_str())
+    } else {
+        folder.to_string()
+    }
+}
+
 fn is_pattern(word: &str) -> bool {
     word.contains(['*', '?', '['])
 }
@@ -161,14 +178,14 @@ mod tests {
             ("sh 'all checks.sh' && sh \"two words\"", "two words", true),
         ];
         for (command, path, expected) in cases {
-            let files = CommandFiles::of([&command.to_owned()]);
+            let files = CommandFiles::of([(&command.to_owned(), None)]);
             assert_eq!(files.name(path), expected, "{command}: {path}");
         }
     }
 
     #[test]
     fn a_word_that_is_a_whole_path_is_no_other_path() {
-        let files = CommandFiles::of([&"python3 main.py && cd sub && sh check.sh".to_owned()]);
+        let files = CommandFiles::of([(&"python3 main.py && cd sub && sh check.sh".to_owned(), None)]);
         let base = ["main.py", "other/main.py", "sub/check.sh", "src/a.py"];
         assert!(
             files
@@ -178,5 +195,35 @@ mod tests {
         );
         let elsewhere = ["other/main.py"];
         assert!(files.among(elsewhere.into_iter()).into_iter().eq(elsewhere));
+    }
+
+    #[test]
+    fn words_are_paths_from_the_folder_in_which_a_command_runs() {
+        let web: Folder = "packages/web".parse().unwrap();
+        let cases = [
+            ("sh check", "packages/web/check", true),
+            ("sh check", "packages/other/check", false),
+            ("sh ./check.sh", "packages/web/check.sh", true),
+            ("sh \"$PWD/check.sh\"", "packages/web/check.sh", true),
+            ("sh ../../ci/run", "ci/run", true),
+            ("sh ../ci/run", "packages/ci/run", true),
+            ("cd ../.. && sh tools/run", "tools/run", true),
+            ("node checks/*.js", "packages/web/checks/a.js", true),
+            ("node checks/*.js", "packages/web/checks/deep/a.js", false),
+            ("npm test", "packages/web/package.json", false),
+        ];
+        for (command, path, expected) in cases {
+            let files = CommandFiles::of([(&command.to_owned(), Some(&web))]);
+            assert_eq!(files.name(path), expected, "{command}: {path}");
+        }
+        // Both could be meant: `cd` is not followed.
+        let files = CommandFiles::of([(&"sh check.sh".to_owned(), Some(&web))]);
+        let base = ["check.sh", "packages/web/check.sh", "packages/other/check.sh"];
+        assert!(
+            files
+                .among(base.into_iter())
+                .into_iter()
+                .eq(["check.sh", "packages/web/check.sh"])
+        );
     }
 }

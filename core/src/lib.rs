@@ -12,6 +12,7 @@ pub mod time;
 pub mod labels;
 pub mod access;
 pub mod json;
+pub mod folder;
 pub mod pattern;
 pub mod mentions;
 pub mod command_files;

@@ -8,6 +8,8 @@ use std::path::Path;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
+use crate::folder::Folder;
+
 /// A pattern is not a glob.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{pattern:?} is not a path pattern")]
@@ -68,9 +70,84 @@ impl Patterns {
     }
 }
 
+/// A pattern that was written in this folder, as a pattern from the repository's top: a name matches
+/// at any depth below the folder, a path from the folder, and a leading `../` is the folder above.
+/// `None` when it leads out of the repository.
+#[must_use]
+pub fn within(folder: Option<&Folder>, pattern: &str) -> Option<String> {
+    let Some(folder) = folder.filter(|_| !pattern.is_empty()) else {
+        let leads_out = pattern == ".." || pattern.trim_start_matches("./").starts_with("../");
+        return (!leads_out).then(|| pattern.to_owned());
+    };
+    let mut names: Vec<String> = folder.names().map(globset::escape).collect();
+    let mut rest = pattern.trim_end_matches('/');
+    let anchored = rest.contains('/') || pattern.starts_with('/') || matches!(rest, "." | "..");
+    rest = rest.trim_start_matches('/');
+    loop {
+        let (first, after) = rest.split_once('/').unwrap_or((rest, ""));
+        match first {
+            "." => {}
+            ".." => drop(names.pop()?),
+            _ => break,
+        }
+        rest = after;
+    }
+    if !anchored {
+        names.push("**".to_owned());
+    }
+    names.extend((!rest.is_empty()).then(|| rest.to_owned()));
+    Some(match names.as_slice() {
+        [] => ".".to_owned(),
+        names => format!("/{}", names.join("/")),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patterns_of_a_folder_match_below_it() {
+        let web: Folder = "packages/[web]".parse().unwrap();
+        for (pattern, path, expected) in [
+            ("tests", "packages/[web]/tests/a.js", true),
+            ("tests/", "packages/[web]/src/tests/a.js", true),
+            ("*.lock", "packages/[web]/a.lock", true),
+            ("*.lock", "a.lock", false),
+            ("*.lock", "packages/w/a.lock", false),
+            ("src/*.js", "packages/[web]/src/a.js", true),
+            ("src/*.js", "packages/[web]/deep/src/a.js", false),
+            ("src/*.js", "src/a.js", false),
+            ("/src", "packages/[web]/src/a.js", true),
+            ("/src", "packages/[web]/deep/src/a.js", false),
+            ("./a", "packages/[web]/a", true),
+            ("./a", "packages/[web]/b/a", false),
+            (".", "packages/[web]/b/a", true),
+            (".", "packages/b", false),
+            ("/", "packages/[web]/b/a", true),
+            ("..", "packages/b", true),
+            ("..", "b", false),
+            ("../../ci", "ci/run", true),
+            ("../../ci", "packages/ci/run", false),
+            ("../..", "b", true),
+            ("", "packages/[web]/a", false),
+        ] {
+            let whole = within(Some(&web), pattern).unwrap();
+            let patterns = Patterns::new(std::slice::from_ref(&whole)).unwrap();
+            assert_eq!(
+                patterns.matches(Path::new(path)),
+                expected,
+                "{pattern} ({whole}) on {path}"
+            );
+        }
+        for pattern in ["../../..", "../../../x"] {
+            assert_eq!(within(Some(&web), pattern), None, "{pattern}");
+        }
+        assert_eq!(within(None, "./tests/").as_deref(), Some("./tests/"));
+        for pattern in ["..", "../x", "./../x"] {
+            assert_eq!(within(None, pattern), None, "{pattern}");
+        }
+    }
 
     #[test]
     fn names_match_anywhere_and_paths_from_the_top() {

@@ -71,7 +71,9 @@ impl Protection {
 /// The files that a policy's commands name.
 #[must_use]
 pub fn commands(policy: &VerifyPolicy) -> CommandFiles {
-    CommandFiles::of([&policy.setup, &policy.verify].into_iter().flatten())
+    let setup = policy.setup.iter().map(|text| (text, policy.setup_folder.as_ref()));
+    let verify = policy.verify.iter().map(|text| (text, policy.verify_folder.as_ref()));
+    CommandFiles::of(setup.chain(verify))
 }
 
 /// Words of the prompt for files that the setup or verify command may name as well: the task is

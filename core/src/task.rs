@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Verdict;
 use crate::fallback::{AdapterLacks, Fallback, NobodyCan};
+use crate::folder::Folder;
 use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionId, SessionName, TaskId};
 use crate::priority::Priority;
 use crate::session::{Session, SessionStateKind};
@@ -32,6 +33,9 @@ pub struct RepositoryRef {
     pub name: RepositoryName,
     /// The commit that every session starts from.
     pub base: Oid,
+    /// The folder of it in which sessions work; `None`: its top.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<Folder>,
 }
 
 /// One session to run.
@@ -57,8 +61,14 @@ pub struct Assignment {
 pub struct VerifyPolicy {
     /// Shell command that prepares a clean checkout.
     pub setup: Option<String>,
+    /// The folder of the checkout in which `setup` runs; `None`: its top.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup_folder: Option<Folder>,
     /// Shell command that decides. `None`: nothing is checked.
     pub verify: Option<String>,
+    /// The folder of the checkout in which `verify` runs; `None`: its top.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify_folder: Option<Folder>,
     /// Globs of paths that are restored from the base before verify runs.
     pub protect: Vec<String>,
     /// Leaves the files that setup and verify name as the result has them; otherwise the base's
@@ -73,7 +83,9 @@ impl Default for VerifyPolicy {
     fn default() -> Self {
         Self {
             setup: None,
+            setup_folder: None,
             verify: None,
+            verify_folder: None,
             protect: Vec::new(),
             leave_named: false,
             timeout: Duration::from_secs(30 * 60),
@@ -275,6 +287,38 @@ impl Task {
 }
 
 impl TaskSpec {
+    /// The folders of the base that it names, each with the place of its name in the spec.
+    pub fn folders(&self) -> impl Iterator<Item = (&'static str, &Folder)> {
+        let checks = &self.policy.verify;
+        let works = self
+            .repository
+            .as_ref()
+            .and_then(|repository| repository.folder.as_ref());
+        let named = [
+            ("repository.folder", works),
+            ("policy.verify.setup_folder", checks.setup_folder.as_ref()),
+            ("policy.verify.verify_folder", checks.verify_folder.as_ref()),
+        ];
+        named.into_iter().filter_map(|(field, folder)| Some((field, folder?)))
+    }
+
+    /// The verify command as a session would run it where it works.
+    #[must_use]
+    pub fn verify_in_session(&self) -> Option<String> {
+        let checks = &self.policy.verify;
+        let (verify, at) = (checks.verify.as_ref()?, checks.verify_folder.as_ref());
+        let works = self
+            .repository
+            .as_ref()
+            .and_then(|repository| repository.folder.as_ref());
+        if at == works {
+            return Some(verify.clone());
+        }
+        let up = works.map(Folder::to_top).into_iter();
+        let way = up.chain(at.map(Folder::to_string)).collect::<Vec<_>>().join("/");
+        Some(format!("cd '{}' && {verify}", way.replace('\'', "'\\''")))
+    }
+
     /// The base to run verify on; `None`: nothing is checked.
     #[must_use]
     pub fn checked_base(&self) -> Option<&Oid> {
@@ -311,6 +355,40 @@ pub fn settle(policy: &Policy, sessions: impl IntoIterator<Item = SessionStateKi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_is_told_verify_from_its_own_folder() {
+        let folder = |text: &str| (!text.is_empty()).then(|| text.parse().unwrap());
+        for (works, at, expected) in [
+            ("", "", "make test"),
+            ("packages/web", "packages/web", "make test"),
+            ("packages/web", "", "cd '../..' && make test"),
+            ("", "packages/it's", "cd 'packages/it'\\''s' && make test"),
+            ("packages/web", "packages/api", "cd '../../packages/api' && make test"),
+        ] {
+            let mut spec = TaskSpec {
+                project: ProjectId::default(),
+                prompt: "x".to_owned(),
+                prompt_blob: None,
+                repository: Some(RepositoryRef {
+                    name: "repo".parse().unwrap(),
+                    base: "a".repeat(40).parse().unwrap(),
+                    folder: folder(works),
+                }),
+                context_base: None,
+                assignments: Vec::new(),
+                policy: Policy::default(),
+                labels: Labels::new(),
+            };
+            assert_eq!(spec.verify_in_session(), None);
+            spec.policy.verify.verify = Some("make test".to_owned());
+            spec.policy.verify.verify_folder = folder(at);
+            assert_eq!(spec.verify_in_session().as_deref(), Some(expected));
+            let named: Vec<_> = spec.folders().map(|(_, folder)| folder.as_str()).collect();
+            let there: Vec<_> = [works, at].into_iter().filter(|folder| !folder.is_empty()).collect();
+            assert_eq!(named, there);
+        }
+    }
 
     #[test]
     fn settles_when_every_session_has_ended() {

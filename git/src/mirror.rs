@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kage_core::folder::Folder;
 use kage_core::id::Oid;
 use tempfile::NamedTempFile;
 
@@ -143,6 +144,14 @@ impl Mirror {
         let name = format!("{commit}^{{commit}}");
         let found = self.git("cat-file").args(["-e", name.as_str()]).run_to_status().await?;
         Ok(found)
+    }
+
+    /// True if the commit is here and has this folder.
+    ///
+    /// # Errors
+    /// When git cannot run.
+    pub async fn has_folder(&self, commit: &Oid, folder: &Folder) -> Result<bool, GitError> {
+        has_folder(self.git("ls-tree"), commit, folder).await
     }
 
     /// Reads and hashes all files of these commits. A checkout does not: it writes an object's
@@ -324,6 +333,16 @@ impl Mirror {
         })
         .await
     }
+}
+
+/// Whether a commit has a folder, which a submodule is not; `ls_tree` is git in a repository.
+pub(crate) async fn has_folder(ls_tree: GitCommand, commit: &Oid, folder: &Folder) -> Result<bool, GitError> {
+    let found = ls_tree
+        .env("GIT_LITERAL_PATHSPECS", "1")
+        .args(["-d", "-z", "--full-tree", commit.as_str(), "--", folder.as_str()])
+        .run()
+        .await?;
+    Ok(found.starts_with(b"040000 tree"))
 }
 
 /// git accepts longer names than a file system, and leaves folders behind when it fails.

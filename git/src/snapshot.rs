@@ -9,10 +9,12 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use kage_core::folder::Folder;
 use kage_core::id::Oid;
 
 use crate::command::{Auth, GitCommand};
 use crate::error::GitError;
+use crate::mirror;
 use crate::patterns::Patterns;
 use crate::shadow::Shadow;
 use crate::staging::{Changes, lines, split};
@@ -275,6 +277,14 @@ impl Snapshot {
             }
         }
         Ok(taken)
+    }
+
+    /// True if the base has this folder.
+    ///
+    /// # Errors
+    /// When git cannot run.
+    pub async fn has_folder(&self, folder: &Folder) -> Result<bool, GitError> {
+        mirror::has_folder(self.store.shadow.git("ls-tree"), &self.base, folder).await
     }
 
     /// Sends the base to `url` as `refs/kage/bases/<base>`. Does nothing if it is there already.

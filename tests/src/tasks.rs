@@ -65,6 +65,7 @@ impl Describe for v1::TaskSpec {
         self.repository = Some(v1::Repository {
             name: REPOSITORY.to_owned(),
             base_commit: repo.head(),
+            ..v1::Repository::default()
         });
         self
     }

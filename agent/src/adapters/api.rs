@@ -27,6 +27,7 @@ use kage_core::event::EventBody;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::fleet::AdapterInfo;
+use kage_core::folder::Folder;
 use kage_core::id::AdapterName;
 use kage_core::price::PriceTable;
 use tokio_util::sync::CancellationToken;
@@ -60,11 +61,20 @@ pub(super) struct Provider {
 
 pub(super) static PROVIDERS: &[Provider] = &[messages::CLAUDE];
 
-/// The first system text. It is the same for every session, so it names no path, model or session.
-const SYSTEM: &str = "You are a software engineer working alone on one task in a git worktree. \
-Use the tools to look at the code, change it and check your change; all paths are relative to the root of the worktree. \
-Nobody can answer questions, so decide sensibly yourself. Change only what the task needs, do not commit, \
-and do not weaken tests to make them pass. When the task is done, say in one or two sentences what you did.";
+/// The first system text. It is the same for every session of a task, so it names no model, session
+/// or machine.
+fn system(folder: Option<&Folder>) -> String {
+    let place = match folder {
+        None => "is the root of the worktree".to_owned(),
+        Some(folder) => format!("is {folder} in the worktree, whose root is {}", folder.to_top()),
+    };
+    format!(
+        "You are a software engineer working alone on one task in a git worktree. Use the tools to look at the code, \
+         change it and check your change; all paths are relative to the working folder, which {place}. Nobody can \
+         answer questions, so decide sensibly yourself. Change only what the task needs, do not commit, and do not \
+         weaken tests to make them pass. When the task is done, say in one or two sentences what you did."
+    )
+}
 
 /// How failed calls are repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,7 +188,7 @@ impl ApiAdapter {
                 local_failure(FailureKind::CorruptedState, problem)
             })?,
         };
-        let mut system = vec![SYSTEM.to_owned()];
+        let mut system = vec![system(input.folder.as_ref())];
         system.extend(Some(input.prompt.shared).filter(|shared| !shared.trim().is_empty()));
         Ok(Session {
             name: self.provider.name,
@@ -232,6 +242,7 @@ impl ApiAdapter {
             work: Some(&input.work_names()),
         });
         let (runner, worktree, scratch) = (self.runner.clone(), input.worktree.clone(), input.scratch.clone());
+        let within = input.folder.clone();
         let tools = tokio::task::spawn_blocking(move || {
             places.make()?;
             let folder = match worktree {
@@ -242,7 +253,7 @@ impl ApiAdapter {
                     work
                 }
             };
-            Toolbox::open(&folder, env, runner)
+            Toolbox::open(&folder, within.as_ref(), env, runner)
         });
         let opened = tools.await.map_err(std::io::Error::other).and_then(|opened| opened);
         opened.map_err(|error| {

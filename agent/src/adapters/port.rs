@@ -13,6 +13,7 @@ pub use kage_core::checkpoint::Resumes;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::Failure;
 use kage_core::fleet::AdapterInfo;
+use kage_core::folder::Folder;
 use kage_core::id::{AdapterName, AttemptId, SessionId, SessionName, TaskId};
 use kage_core::prompt::Prompt;
 use tokio::sync::{mpsc, watch};
@@ -44,6 +45,8 @@ pub struct SessionInput {
     pub steps: Steps,
     /// Where to work; `None` for a task without a repository.
     pub worktree: Option<PathBuf>,
+    /// The folder of the worktree in which its programs start; `None`: its top.
+    pub folder: Option<Folder>,
     /// A folder of the attempt's own for HOME, TMPDIR and prompt files. Removed afterwards.
     pub scratch: PathBuf,
     /// Time limits. The attempt enforces them, by stopping the adapter.
@@ -54,6 +57,14 @@ pub struct SessionInput {
 }
 
 impl SessionInput {
+    /// Where its programs start; `None` for a task without a repository.
+    #[must_use]
+    pub fn start(&self) -> Option<PathBuf> {
+        let worktree = self.worktree.as_ref()?;
+        let folder = self.folder.as_ref();
+        Some(folder.map_or_else(|| worktree.clone(), |folder| worktree.join(folder.as_str())))
+    }
+
     /// What the session's programs are told that they work on.
     #[must_use]
     pub fn work_names(&self) -> WorkNames {
@@ -83,6 +94,7 @@ impl SessionInput {
             beginning: Beginning::New,
             steps: Steps::unheard(),
             worktree: None,
+            folder: None,
             scratch,
             limits: SessionLimits {
                 timeout: Duration::from_secs(60),

@@ -13,6 +13,7 @@ mod shell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kage_core::folder::Folder;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -160,7 +161,7 @@ pub(crate) struct ToolDefinition {
 /// All tools, always in the same order.
 #[must_use]
 pub(crate) fn definitions() -> Vec<ToolDefinition> {
-    let path = || json!({"type": "string", "description": "Relative to the root of the worktree."});
+    let path = || json!({"type": "string", "description": "Relative to the working folder."});
     let tool = |name, description, properties: Value, required: &[&str]| ToolDefinition {
         name,
         description,
@@ -221,7 +222,7 @@ pub(crate) fn definitions() -> Vec<ToolDefinition> {
         ),
         tool(
             "bash",
-            "Runs a command with sh in the root of the worktree and returns its output. \
+            "Runs a command with sh in the working folder and returns its output. \
              What it leaves running is ended with it.",
             json!({
                 "command": {"type": "string"},
@@ -248,14 +249,22 @@ pub(crate) fn describe(name: &str, text: &str) -> String {
 }
 
 impl Toolbox {
-    /// Tools for this folder. `env` is the environment of the shell.
+    /// Tools for the files of this worktree. Paths count from `folder` in it, where commands run;
+    /// `None`: from its top. `env` is the environment of the shell.
     ///
     /// # Errors
-    /// When the folder cannot be opened.
-    pub(crate) fn open(folder: &Path, env: Environment, runner: Runner) -> std::io::Result<Self> {
+    /// When the worktree cannot be opened.
+    pub(crate) fn open(
+        worktree: &Path,
+        folder: Option<&Folder>,
+        env: Environment,
+        runner: Runner,
+    ) -> std::io::Result<Self> {
+        let start = folder.map_or("", Folder::as_str);
         Ok(Self {
-            root: Arc::new(Root::open(folder)?),
-            folder: folder.to_owned(),
+            root: Arc::new(Root::open(worktree, start)?),
+            // Without a slash at its end when it is the top.
+            folder: folder.map_or_else(|| worktree.to_owned(), |folder| worktree.join(folder.as_str())),
             env,
             runner,
         })

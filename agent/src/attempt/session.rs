@@ -10,9 +10,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use kage_core::cause::chain;
 use kage_core::checkpoint::{CheckpointReason, Resume, WorktreeChoice};
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::local_failure;
 use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::SessionWork;
 use tokio::sync::{mpsc, watch};
@@ -55,6 +57,10 @@ pub(super) async fn run(
         .await?;
     if let Some(repository) = attempt.repository() {
         workspace(attempt, work, repository, place).await?;
+        if let (Some(place), Some(folder)) = (place.as_ref(), &repository.folder) {
+            let entered = attempt.enter(place.path(), Some(folder)).await;
+            entered.map_err(|error| local_failure(FailureKind::CorruptedState, chain(&error)))?;
+        }
     }
     let workspace = place.as_ref();
     let scratch = if adapter.uses_scratch() {
@@ -73,6 +79,7 @@ pub(super) async fn run(
         beginning: Beginning::New,
         steps: Steps::unheard(),
         worktree: workspace.map(|workspace| workspace.path().to_owned()),
+        folder: attempt.repository().and_then(|repository| repository.folder.clone()),
         scratch,
         limits: SessionLimits {
             timeout: work.timeout,

@@ -25,6 +25,7 @@ use super::{Attempt, AttemptEnded};
 use crate::adapters::port::Reporter;
 use crate::delivery::mask::{Masker, StreamMasker};
 use crate::ground::port::Workspace;
+use crate::ground::work_folder::NoFolder;
 use crate::process::excerpt::HeadTail;
 use crate::process::programs::Planted;
 use crate::process::{
@@ -61,6 +62,20 @@ struct Decided {
 }
 
 impl Decided {
+    /// The result has something else in place of a folder in which a command runs.
+    fn nowhere(error: &NoFolder) -> Self {
+        let message = chain(error);
+        match error {
+            NoFolder::Taken { .. } => Self {
+                kind: VerdictKind::Failed,
+                exit_code: None,
+                output: message.clone(),
+                message,
+            },
+            NoFolder::Io { .. } => Self::errored(None, message),
+        }
+    }
+
     const fn errored(exit_code: Option<i32>, message: String) -> Self {
         Self {
             kind: VerdictKind::Errored,
@@ -233,7 +248,11 @@ async fn decide(
 ) -> Result<Decided, AttemptEnded> {
     if let Some(setup) = &work.policy.setup {
         attempt.phase(Phase::Setup).await?;
-        match shell.run(setup).await {
+        let folder = match attempt.enter(&shell.worktree, work.policy.setup_folder.as_ref()).await {
+            Ok(folder) => folder,
+            Err(error) => return Ok(Decided::nowhere(&error)),
+        };
+        match shell.run(setup, folder).await {
             Ran::Ended(status) if status.success() => {
                 yardstick.restore().await?;
                 shell.environment = yardstick.environment().await?;
@@ -249,7 +268,11 @@ async fn decide(
     let Some(verify) = &work.policy.verify else {
         return Ok(Decided::errored(None, "there is no verify command".to_owned()));
     };
-    let ran = shell.run(verify).await;
+    let folder = match attempt.enter(&shell.worktree, work.policy.verify_folder.as_ref()).await {
+        Ok(folder) => folder,
+        Err(error) => return Ok(Decided::nowhere(&error)),
+    };
+    let ran = shell.run(verify, folder).await;
     if let Some(planted) = yardstick.planted_meanwhile().await? {
         let text = format!(
             "{} was put in front of {} while verify ran, so its verdict does not count",
@@ -353,8 +376,8 @@ impl<'a> Shell<'a> {
         }
     }
 
-    /// Runs one command in a shell.
-    async fn run(&mut self, command: &str) -> Ran {
+    /// Runs one command in a shell, in this folder.
+    async fn run(&mut self, command: &str, folder: PathBuf) -> Ran {
         self.tail.clear();
         self.wrote = OutputEnds::new(&self.attempt.resources.masker);
         let left = self.deadline.saturating_duration_since(Instant::now());
@@ -366,7 +389,7 @@ impl<'a> Shell<'a> {
             program: shell.into(),
             args: vec!["-c".into(), command.into()],
             env: self.environment.clone(),
-            cwd: self.worktree.clone(),
+            cwd: folder,
             stdin: Stdin::Null,
         };
         let limits = Limits {

@@ -35,6 +35,7 @@ impl Source {
         let repository = RepositoryRef {
             name: "repo".parse().unwrap(),
             base: base.clone(),
+            folder: None,
         };
         served.coordinator.with(|kept| kept.repository = Some(repository));
         Self { folder, base }

@@ -171,6 +171,8 @@ fn policy(args: &Run, defaults: &RunSettings) -> Result<Policy, InvalidLabel> {
     };
     Ok(Policy {
         verify: VerifyPolicy {
+            setup_folder: None,
+            verify_folder: None,
             setup: args.setup.clone().or_else(|| defaults.setup.clone()),
             verify: args.verify.clone().or_else(|| defaults.verify.clone()),
             protect,

@@ -10,7 +10,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use kage_core::cause::chain;
 use kage_core::event::ResultCommit;
+use kage_core::folder::Folder;
 use kage_core::id::{Digest, Oid, ProjectId, RepositoryName};
+use kage_core::task::RepositoryRef;
 use kage_git::{Expected, GitError};
 
 use crate::data::blobs::{BlobError, Blobs};
@@ -64,6 +66,25 @@ impl Objects for StoredObjects {
             match opened.map_err(io::Error::other)? {
                 None => Ok(false),
                 Some(mirror) => mirror.has_commit(commit).await.map_err(io::Error::other),
+            }
+        }
+        .boxed()
+    }
+
+    fn has_folder<'a>(
+        &'a self,
+        project: &'a ProjectId,
+        repository: &'a RepositoryRef,
+        folder: &'a Folder,
+    ) -> BoxFuture<'a, io::Result<bool>> {
+        async move {
+            let opened = self.repositories.open(project, &repository.name).await;
+            match opened.map_err(io::Error::other)? {
+                None => Ok(false),
+                Some(mirror) => {
+                    let found = mirror.has_folder(&repository.base, folder).await;
+                    found.map_err(io::Error::other)
+                }
             }
         }
         .boxed()

@@ -197,8 +197,8 @@ fn resume(spec: &TaskSpec, session: &Session, checkpoints: &[Checkpoint]) -> Opt
     let calls = session.calls.answered;
     match Resume::of(head, checkpoints, &repository.base, &session.adapter, calls) {
         Ok(resume) => {
-            let command = spec.policy.verify.verify.as_deref().unwrap_or_default();
-            let (instruction, known) = session.instruction(checkpoints, command).unwrap_or_default();
+            let command = spec.verify_in_session().unwrap_or_default();
+            let (instruction, known) = session.instruction(checkpoints, &command).unwrap_or_default();
             Some(Resume {
                 note: session.note_to_model(),
                 instruction,

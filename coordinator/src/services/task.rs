@@ -269,6 +269,13 @@ impl Tasks {
                     message: format!("commit {base} is not in repository {name}; push it as refs/kage/bases/{base}"),
                 });
             }
+            for (field, folder) in spec.folders() {
+                let there = self.0.objects.has_folder(&spec.project, repository, folder).await;
+                if !there.map_err(|error| internal("the repository could not be read", &error))? {
+                    let text = format!("commit {base} has no folder {folder}; name one that it has, or none");
+                    return Err(ApiError::invalid(&format!("spec.{field}"), text));
+                }
+            }
         }
         Ok(())
     }

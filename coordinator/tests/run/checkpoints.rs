@@ -92,6 +92,7 @@ pub(crate) async fn start(cluster: &Cluster, repo: &Repo) -> v1::Task {
     spec.repository = Some(RepositoryRef {
         name: "repo".parse().unwrap(),
         base: repo.base.clone(),
+        folder: None,
     });
     cluster.create(spec).await
 }

@@ -181,6 +181,7 @@ async fn a_result_is_taken_in_before_it_is_verified() {
     checked.repository = Some(RepositoryRef {
         name: "repo".parse().unwrap(),
         base: base.clone(),
+        folder: None,
     });
     checked.policy.verify.verify = Some("true".into());
     let request = v1::CreateTaskRequest {

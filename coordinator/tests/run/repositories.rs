@@ -13,6 +13,7 @@ async fn create(cluster: &Cluster, base: &str) -> Result<String, ApiError> {
     spec.repository = Some(v1::Repository {
         name: "repo".to_owned(),
         base_commit: base.to_owned(),
+        ..v1::Repository::default()
     });
     let request = v1::CreateTaskRequest {
         spec: Some(spec),
@@ -133,4 +134,51 @@ async fn admins_of_its_project_delete_it_and_nobody_else() {
         assert_eq!(ApiError::from(refused).reason(), expected, "{role:?} of {project}");
     }
     cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_works_only_in_folders_that_its_base_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(&dir.path().join("coordinator")).await;
+    let repo = dir.path().join("repo");
+    std::fs::create_dir_all(repo.join("packages/web")).unwrap();
+    std::fs::write(repo.join("packages/web/a"), "a").unwrap();
+    let (base, _) = pushed(&cluster, &repo).await;
+    let mut refused = Vec::new();
+    for folder in ["packages/web", "packages/api", "packages/web/a"] {
+        for field in [
+            "repository.folder",
+            "policy.verify.setup_folder",
+            "policy.verify.verify_folder",
+        ] {
+            let mut spec = v1::TaskSpec::from(spec(&["one"]));
+            let mut repository = v1::Repository {
+                name: "repo".to_owned(),
+                base_commit: base.to_string(),
+                ..v1::Repository::default()
+            };
+            let checks = spec.policy.get_or_insert_default().verify.get_or_insert_default();
+            match field {
+                "repository.folder" => folder.clone_into(&mut repository.folder),
+                "policy.verify.setup_folder" => folder.clone_into(&mut checks.setup_folder),
+                _ => folder.clone_into(&mut checks.verify_folder),
+            }
+            spec.repository = Some(repository);
+            let request = v1::CreateTaskRequest {
+                spec: Some(spec),
+                wait_for_agent: true,
+                ..Default::default()
+            };
+            match cluster.client.tasks().create_task(request).await {
+                Ok(_) => assert_eq!(folder, "packages/web"),
+                Err(status) => {
+                    let text = format!("no folder {folder};");
+                    assert!(status.message().contains(&text), "{status}");
+                    assert!(status.message().contains(field), "{status}");
+                    refused.push((folder, field));
+                }
+            }
+        }
+    }
+    assert_eq!(refused.len(), 6);
 }

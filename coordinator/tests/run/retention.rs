@@ -21,10 +21,11 @@ use crate::planes::git;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A repository with a base that is pushed.
+/// A repository with a base that is pushed: of the files that are there.
 pub(crate) async fn pushed(cluster: &Cluster, path: &Path) -> (Oid, Oid) {
-    std::fs::create_dir(path).unwrap();
+    std::fs::create_dir_all(path).unwrap();
     git(path, &["init", "-q", "-b", "main"], None).await;
+    git(path, &["add", "--all"], None).await;
     git(path, &["commit", "-q", "--allow-empty", "-m", "base"], None).await;
     let base: Oid = git(path, &["rev-parse", "HEAD"], None).await.parse().unwrap();
     let tree = git(path, &["rev-parse", "HEAD^{tree}"], None).await.parse().unwrap();
@@ -59,6 +60,7 @@ pub(crate) async fn ended(
     spec.repository = Some(RepositoryRef {
         name: "repo".parse().unwrap(),
         base: repo.0.clone(),
+        folder: None,
     });
     let task = cluster.create(spec).await.id;
     let granted = agent.take().await;

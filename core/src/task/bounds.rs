@@ -301,6 +301,7 @@ mod tests {
             repository: Some(RepositoryRef {
                 name: "repo".parse().unwrap(),
                 base: "a".repeat(40).parse().unwrap(),
+                folder: None,
             }),
             context_base: Some(Digest::of(b"{}")),
             assignments: (0..40)

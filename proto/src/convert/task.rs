@@ -24,6 +24,7 @@ impl From<RepositoryRef> for v1::Repository {
         Self {
             name: repository.name.into(),
             base_commit: repository.base.into(),
+            folder: repository.folder.map(Into::into).unwrap_or_default(),
         }
     }
 }
@@ -34,6 +35,7 @@ fn read_repository(repository: &v1::Repository, wrong: &mut Wrong) -> Repository
         base: wrong.or(parse("base_commit", &repository.base_commit), || {
             stand_in(&"0".repeat(40))
         }),
+        folder: wrong.or_default(parse_optional("folder", &repository.folder)),
     }
 }
 
@@ -125,6 +127,8 @@ impl From<VerifyPolicy> for v1::VerifyPolicy {
             verify: policy.verify.unwrap_or_default(),
             protect: policy.protect,
             leave_named: policy.leave_named,
+            setup_folder: policy.setup_folder.map(Into::into).unwrap_or_default(),
+            verify_folder: policy.verify_folder.map(Into::into).unwrap_or_default(),
             timeout: Some(span(policy.timeout)),
         }
     }
@@ -134,6 +138,8 @@ fn read_verify(policy: v1::VerifyPolicy, wrong: &mut Wrong) -> VerifyPolicy {
     let default = VerifyPolicy::default();
     VerifyPolicy {
         setup: non_empty(policy.setup),
+        setup_folder: wrong.or_default(parse_optional("setup_folder", &policy.setup_folder)),
+        verify_folder: wrong.or_default(parse_optional("verify_folder", &policy.verify_folder)),
         verify: non_empty(policy.verify),
         protect: policy.protect,
         leave_named: policy.leave_named,

@@ -16,8 +16,10 @@ use kage_coordinator::ports::{ArrivedResult, Objects, ResultNotTaken, UnclaimedW
 use kage_core::checkpoint::Resume;
 use kage_core::event::{FileChange, ResultCommit};
 use kage_core::failure::{Failure, FailureKind};
+use kage_core::folder::Folder;
 use kage_core::id::{AttemptId, Digest, Oid, ProjectId, RepositoryName, SessionId};
 use kage_core::protect::Protection;
+use kage_core::task::RepositoryRef;
 use turmoil::net::TcpStream;
 
 use crate::forge::{Files, Forge, changes, tree_of};
@@ -384,6 +386,23 @@ impl Objects for SimulatedObjects {
         commit: &'a Oid,
     ) -> BoxFuture<'a, io::Result<bool>> {
         async move { Ok(self.ask(|forge| forge.taken(commit).is_some()).await) }.boxed()
+    }
+
+    fn has_folder<'a>(
+        &'a self,
+        _: &'a ProjectId,
+        repository: &'a RepositoryRef,
+        folder: &'a Folder,
+    ) -> BoxFuture<'a, io::Result<bool>> {
+        let inside = format!("{folder}/");
+        async move {
+            let has = |forge: &mut Forge| {
+                let base = forge.taken(&repository.base);
+                base.is_some_and(|base| base.files.keys().any(|path| path.starts_with(&inside)))
+            };
+            Ok(self.ask(has).await)
+        }
+        .boxed()
     }
 
     fn has_blob<'a>(&'a self, _: &'a ProjectId, digest: &'a Digest) -> BoxFuture<'a, io::Result<bool>> {

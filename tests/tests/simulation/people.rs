@@ -66,6 +66,7 @@ fn spec(world: &World, dice: &Dice, request: &str) -> v1::TaskSpec {
         spec.repository = Some(v1::Repository {
             name: REPOSITORY.to_owned(),
             base_commit: world.bases[usize::try_from(dice.below(world.bases.len() as u64)).unwrap()].to_string(),
+            ..v1::Repository::default()
         });
         spec = spec.policy(|policy| on_files(dice, policy));
     }

@@ -32,8 +32,8 @@ pub(super) struct Place<'a> {
 pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_>) -> io::Result<Command> {
     let scratch = &input.scratch;
     Places::within(scratch).make()?;
-    let cwd = match &input.worktree {
-        Some(worktree) => worktree.clone(),
+    let cwd = match input.start() {
+        Some(start) => start,
         None => {
             let work = scratch.join("work");
             std::fs::create_dir_all(&work)?;
@@ -134,7 +134,7 @@ pub(super) fn session_file(
     root: bool,
 ) -> Option<SessionFile> {
     let rule = manifest.session.as_ref()?;
-    let values = values(manifest, input, input.worktree.as_ref()?).ok()?;
+    let values = values(manifest, input, &input.start()?).ok()?;
     let env = environment(manifest, input, agent, root, &values);
     let folder = &env.get(&rule.folder)?.value;
     let names = [
@@ -144,9 +144,14 @@ pub(super) fn session_file(
         ("session_id", "{kage:session}"),
     ];
     let names = names.map(|(value, anywhere)| (in_json(&values[value]), anywhere.to_owned()));
+    let mut names = Vec::from(names);
+    if input.folder.is_some() {
+        let top = utf8(input.worktree.as_ref()?).ok()?;
+        names.push((in_json(&top), "{kage:top}".to_owned()));
+    }
     Some(SessionFile {
         path: Path::new(folder).join(fill(&rule.file, &values)),
-        names: names.into(),
+        names,
     })
 }
 

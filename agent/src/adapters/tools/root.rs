@@ -21,6 +21,8 @@ use super::Refused;
 #[derive(Debug)]
 pub(super) struct Root {
     fd: OwnedFd,
+    /// The folder in it from which paths count.
+    start: PathBuf,
 }
 
 /// A path that was checked as text: relative, and without a name that is out of bounds.
@@ -44,7 +46,7 @@ impl Relative {
                 Component::ParentDir => path.push(".."),
                 Component::RootDir | Component::Prefix(_) => {
                     return Err(Refused::new(format!(
-                        "{text}: paths are relative to the root of the worktree"
+                        "{text}: paths are relative to the working folder"
                     )));
                 }
             }
@@ -88,15 +90,23 @@ fn refused(path: &Path, error: Errno) -> Refused {
 }
 
 impl Root {
-    pub(super) fn open(folder: &Path) -> std::io::Result<Self> {
+    /// `start` is a relative path in the folder, or empty.
+    pub(super) fn open(folder: &Path, start: &str) -> std::io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self {
             fd: rustix::fs::open(folder, flags, Mode::empty())?,
+            start: PathBuf::from(start),
         })
     }
 
+    fn open_from_start(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        open_beneath(self.fd.as_fd(), &self.start.join(path), flags)
+    }
+
     fn beneath(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Refused> {
-        let fd = open_beneath(self.fd.as_fd(), path, flags).map_err(|error| refused(path, error))?;
+        let fd = self
+            .open_from_start(path, flags)
+            .map_err(|error| refused(path, error))?;
         if self.leads_to_git(&fd) {
             return Err(Refused::new(format!(
                 "{}: git's own files are out of bounds",
@@ -192,7 +202,7 @@ impl Root {
         let mut folder = self.beneath(&done, flags)?;
         for part in path.components() {
             done.push(part);
-            folder = match open_beneath(self.fd.as_fd(), &done, flags) {
+            folder = match self.open_from_start(&done, flags) {
                 Ok(_) => self.beneath(&done, flags)?,
                 Err(Errno::NOENT) => {
                     match mkdirat(&folder, part.as_os_str(), Mode::from_raw_mode(0o777)) {

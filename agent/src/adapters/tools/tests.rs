@@ -14,10 +14,16 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
+        Self::within("")
+    }
+
+    /// With tools that start in this folder of the tree, if it has a name.
+    fn within(start: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("tree")).unwrap();
+        fs::create_dir_all(folder.path().join("tree").join(start)).unwrap();
+        let start: Option<Folder> = start.parse().ok();
         let env = Environment::from_iter([("PATH", "/usr/local/bin:/usr/bin:/bin")]);
-        let tools = Toolbox::open(&folder.path().join("tree"), env, Runner::default()).unwrap();
+        let tools = Toolbox::open(&folder.path().join("tree"), start.as_ref(), env, Runner::default()).unwrap();
         Self { folder, tools }
     }
 
@@ -337,4 +343,29 @@ fn definitions_are_valid_and_stable() {
     }
     assert_eq!(describe("bash", r#"{"command":"a\nb"}"#), "bash a b");
     assert_eq!(describe("fly", ""), "fly");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn paths_and_commands_start_in_the_folder_of_the_task() {
+    let place = Place::within("packages/web");
+    fs::write(place.path("top"), "the top").unwrap();
+    place
+        .ok("write_file", json!({"path": "src/deep/a", "content": "needle"}))
+        .await;
+    let written = fs::read_to_string(place.path("packages/web/src/deep/a")).unwrap();
+    assert_eq!(written, "needle");
+    assert_eq!(place.ok("read_file", json!({"path": "../../top"})).await, "the top");
+    assert_eq!(
+        place.ok("search", json!({"pattern": "needle"})).await,
+        "src/deep/a:1: needle"
+    );
+    assert_eq!(place.ok("list", json!({})).await, "src/");
+    let pwd = place.ok("bash", json!({"command": "pwd"})).await;
+    assert!(pwd.trim_end().ends_with("/tree/packages/web"), "{pwd}");
+    fs::write(place.folder.path().join("outside"), "secret").unwrap();
+    let out = place.refused("read_file", json!({"path": "../../../outside"})).await;
+    assert!(out.contains("leads out of the worktree"), "{out}");
+    let missing = place.refused("read_file", json!({"path": "none"})).await;
+    assert!(missing.starts_with("none: "), "{missing}");
 }

@@ -72,6 +72,7 @@ pub(super) fn spec(sessions: usize, verify: Option<&str>) -> TaskSpec {
         repository: Some(RepositoryRef {
             name: "repo".parse().unwrap(),
             base: "b".repeat(40).parse().unwrap(),
+            folder: None,
         }),
         context_base: None,
         assignments: assignments.collect(),

@@ -14,6 +14,7 @@ fn spec() -> TaskSpec {
         repository: Some(RepositoryRef {
             name: "repo".parse().unwrap(),
             base: "b".repeat(64).parse().unwrap(),
+            folder: Some("packages/web".parse().unwrap()),
         }),
         context_base: Some(Digest::of(b"{}")),
         assignments: vec![
@@ -40,7 +41,9 @@ fn spec() -> TaskSpec {
         policy: Policy {
             verify: VerifyPolicy {
                 setup: Some("make".into()),
+                setup_folder: Some("packages".parse().unwrap()),
                 verify: Some("make test".into()),
+                verify_folder: Some("packages/api".parse().unwrap()),
                 protect: vec!["tests/**".into()],
                 leave_named: true,
                 timeout: Duration::from_secs(3),
@@ -159,12 +162,14 @@ fn names_every_field_that_is_wrong() {
     });
     wire.repository = wire.repository.map(|repository| v1::Repository {
         base_commit: "HEAD".into(),
+        folder: "../up".into(),
         ..repository
     });
     let told = |wrong: InvalidFields| -> Vec<String> { wrong.0.into_iter().map(|wrong| wrong.field).collect() };
     let unreadable = [
         "project",
         "repository.base_commit",
+        "repository.folder",
         "context_base",
         "assignments[0].name",
         "assignments[0].fallbacks[0].adapter",
@@ -176,7 +181,7 @@ fn names_every_field_that_is_wrong() {
     // What stands in for them is within all bounds, so what is told besides is the person's.
     let all = told(checked_spec(wire).unwrap_err());
     assert_eq!(
-        (&all[..8], &all[8..]),
+        (&all[..9], &all[9..]),
         (&unreadable.map(str::to_owned)[..], &["prompt".to_owned()][..])
     );
 }
