@@ -134,9 +134,13 @@ pub struct Run {
     /// Do not restore the files that --setup and --verify name: use them as each result has them.
     #[arg(long)]
     pub no_protect: bool,
-    /// The repository.
+    /// The repository, or a folder of it to work in: sessions, and the commands of flags, start there.
+    /// The nearest kage.toml counts, from there up to the repository's top.
     #[arg(long, default_value = ".", value_name = "DIR")]
     pub repo: PathBuf,
+    /// Work at the top of the repository instead of in the present folder.
+    #[arg(long)]
+    pub root: bool,
     /// Start from HEAD, without uncommitted work.
     #[arg(long)]
     pub committed: bool,

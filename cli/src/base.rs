@@ -2,13 +2,15 @@
 
 use anyhow::Context as _;
 use kage_agent::identity::trust::git_auth;
+use kage_core::folder::Folder;
 use kage_core::id::ProjectId;
-use kage_core::task::{RepositoryRef, TaskOrigin};
+use kage_core::task::{RepositoryRef, TaskOrigin, VerifyPolicy};
 use kage_git::UserRepo;
 use kage_git::snapshot::{LeftOut, LeftOutReason, Receiver, Snapshot, SnapshotOptions, Warning};
 use kage_proto::blob;
 
 use crate::connect::Access;
+use crate::exit::Refusal;
 use crate::here::{Here, StoredName};
 use crate::output::note;
 
@@ -30,10 +32,23 @@ pub async fn send(
     project: &ProjectId,
     repository: &UserRepo,
     options: &SnapshotOptions,
+    folder: Option<&Folder>,
+    checks: &VerifyPolicy,
 ) -> anyhow::Result<Base> {
     let snapshot = Snapshot::take(repository, options).await?;
+    for named in [folder, checks.setup_folder.as_ref(), checks.verify_folder.as_ref()] {
+        if let Some(named) = named
+            && !snapshot.has_folder(named).await?
+        {
+            return Err(Refusal::usage(format!(
+                "nothing in {named} is part of what sessions get (git keeps no empty folders, and ignored files stay \
+                 here): add a file to it, or use --root"
+            ))
+            .into());
+        }
+    }
     for file in &snapshot.left_out {
-        note(&left_out(file));
+        note(&left_out(file, folder));
     }
     for warning in &snapshot.warnings {
         note(&warn(warning));
@@ -57,21 +72,19 @@ pub async fn send(
     let repository = RepositoryRef {
         name,
         base: snapshot.base,
-        folder: None,
+        folder: folder.cloned(),
     };
     Ok(Base { repository, origin })
 }
 
-fn left_out(file: &LeftOut) -> String {
+fn left_out(file: &LeftOut, folder: Option<&Folder>) -> String {
     let why = match file.reason {
         LeftOutReason::Large { size } => format!("it has {size} bytes"),
         LeftOutReason::SecretName => "its name says that it may hold a secret".to_owned(),
         LeftOutReason::NestedRepository => "it is in another repository".to_owned(),
     };
-    format!(
-        "left out: {} ({why}); --include {:?} takes it along",
-        file.path, file.path
-    )
+    let path = folder.map_or_else(|| file.path.clone(), |folder| folder.path_to(&file.path));
+    format!("left out: {path} ({why}); --include {path:?} takes it along")
 }
 
 fn warn(warning: &Warning) -> String {

@@ -36,7 +36,7 @@ mod wait;
 /// Anything; [`crate::exit::report`] makes words and a number of it.
 pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let invocation = Invocation {
-        settings: settings::load(None)?,
+        settings: settings::load()?,
         state: StateDir::resolve(cli.global.state_dir.as_deref())?,
         out: Output::new(cli.global.format),
     };

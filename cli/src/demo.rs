@@ -93,7 +93,11 @@ async fn spec(
     workers: &[Worker],
 ) -> anyhow::Result<(TaskSpec, TaskOrigin)> {
     let project = kage_core::id::ProjectId::default();
-    let base = base::send(access, &project, repository, &SnapshotOptions::default()).await?;
+    let verify = VerifyPolicy {
+        verify: Some(sample::VERIFY.to_owned()),
+        ..VerifyPolicy::default()
+    };
+    let base = base::send(access, &project, repository, &SnapshotOptions::default(), None, &verify).await?;
     let spec = TaskSpec {
         project,
         prompt: sample::PROMPT.to_owned(),
@@ -102,10 +106,7 @@ async fn spec(
         context_base: None,
         assignments: workers.iter().map(|w| w.clone().assignment(None)).collect(),
         policy: Policy {
-            verify: VerifyPolicy {
-                verify: Some(sample::VERIFY.to_owned()),
-                ..VerifyPolicy::default()
-            },
+            verify,
             requirements: Labels::new(),
             ..Policy::default()
         },

@@ -25,6 +25,7 @@ pub mod tasks;
 pub mod hold;
 pub mod follow;
 pub mod contexts;
+pub mod work_folder;
 pub mod base;
 pub mod result;
 pub mod landing;

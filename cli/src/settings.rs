@@ -209,13 +209,16 @@ pub fn prices(file: Option<&Path>) -> Result<PriceTable, UnusablePrices> {
     file.map_or_else(|| Ok(PriceTable::builtin().clone()), |file| prices_with(&file))
 }
 
-/// Reads all sources. `project` is the top of the repository, for commands that need one.
+/// The name of a project's file.
+pub const PROJECT_FILE: &str = "kage.toml";
+
+/// Reads the user's file and the environment.
 ///
 /// # Errors
 /// Names the wrong file, and the place in it.
-pub fn load(project: Option<&Path>) -> Result<Settings, SettingsError> {
+pub fn load() -> Result<Settings, SettingsError> {
     let user_file = user_dir().unwrap_or_default().join("config.toml");
-    let mut settings: Settings = config::Config::builder()
+    config::Config::builder()
         .add_source(File::from(user_file.clone()).format(FileFormat::Toml).required(false))
         .add_source(variables(from_environment()))
         .build()
@@ -223,22 +226,23 @@ pub fn load(project: Option<&Path>) -> Result<Settings, SettingsError> {
         .map_err(|source| SettingsError::User {
             path: user_file,
             source,
+        })
+}
+
+/// Reads a project's file.
+///
+/// # Errors
+/// Names the file, and the place in it.
+pub fn project(file: &Path) -> Result<RunSettings, SettingsError> {
+    let project: ProjectSettings = config::Config::builder()
+        .add_source(File::from(file.to_owned()).format(FileFormat::Toml))
+        .build()
+        .and_then(config::Config::try_deserialize)
+        .map_err(|source| SettingsError::Project {
+            path: file.to_owned(),
+            source,
         })?;
-    if let Some(top) = project {
-        let path = top.join("kage.toml");
-        let project: ProjectSettings = config::Config::builder()
-            .add_source(File::from(path.clone()).format(FileFormat::Toml).required(false))
-            .build()
-            .and_then(config::Config::try_deserialize)
-            .map_err(|source| SettingsError::Project { path, source })?;
-        settings.run.verify = settings.run.verify.or(project.run.verify);
-        settings.run.setup = settings.run.setup.or(project.run.setup);
-        settings.run.rework = settings.run.rework.or(project.run.rework);
-        if settings.run.protect.is_empty() {
-            settings.run.protect = project.run.protect;
-        }
-    }
-    Ok(settings)
+    Ok(project.run)
 }
 
 #[cfg(test)]
@@ -310,10 +314,10 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let file = top.path().join("kage.toml");
         std::fs::write(&file, "[run]\nverify = \"make test\"\nrework = 0\n").unwrap();
-        let run = load(Some(top.path())).unwrap().run;
+        let run = project(&file).unwrap();
         assert_eq!((run.verify.as_deref(), run.rework), (Some("make test"), Some(0)));
 
         std::fs::write(&file, "[coordinator]\nurl = \"http://elsewhere\"\n").unwrap();
-        assert!(matches!(load(Some(top.path())), Err(SettingsError::Project { .. })));
+        assert!(matches!(project(&file), Err(SettingsError::Project { .. })));
     }
 }

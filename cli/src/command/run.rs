@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read as _;
 
 use kage_agent::identity::state::not_ones_own;
-use kage_core::task::{InvalidPart, Policy, TaskSpec, VerifyPolicy};
+use kage_core::task::{InvalidPart, Policy, TaskSpec};
 use kage_git::UserRepo;
 use kage_git::snapshot::SnapshotOptions;
 use kage_proto::convert::InvalidField;
@@ -12,7 +12,7 @@ use kage_proto::v1;
 
 use super::wait;
 use crate::args::Run;
-use crate::assignments::{self, InvalidLabel};
+use crate::assignments;
 use crate::base;
 use crate::contexts;
 use crate::exit::{Detail, Exit, Refusal};
@@ -22,29 +22,39 @@ use crate::invocation::Invocation;
 use crate::landing;
 use crate::output::note;
 use crate::result;
-use crate::settings::{self, RunSettings};
+use crate::settings::RunSettings;
 use crate::tasks;
 use crate::view::{self, ComparedJson};
+use crate::work_folder::WorkFolder;
 
-pub(super) async fn run(mut invocation: Invocation, args: Run) -> anyhow::Result<Exit> {
+pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exit> {
     let repository = UserRepo::discover(&args.repo).await?;
     if let Some(what) = not_ones_own(repository.root()) {
         let path = repository.root().display();
         let text = format!("the repository {path} is {what}, and all of it would be sent; name another with --repo");
         return Err(Refusal::usage(text).into());
     }
-    invocation.settings = settings::load(Some(repository.root()))?;
+    let place = WorkFolder::find(&repository, &args.repo, args.root)?;
     let workers = assignments::workers(&args.with, args.repeat, &args.fallback)?;
-    let policy = policy(&args, &invocation.settings.run)?;
+    let policy = policy(&args, &invocation.settings.run, &place)?;
+    place.tell();
     let prompt = prompt(&args)?;
     let access = invocation.started().await?;
     let project = access.project.clone();
     let options = SnapshotOptions {
         committed: args.committed,
-        include: args.include.clone(),
+        include: place.patterns(&args.include)?,
     };
     let shared = contexts::put(&access, &project, &args.context, &workers).await?;
-    let base = base::send(&access, &project, &repository, &options).await?;
+    let base = base::send(
+        &access,
+        &project,
+        &repository,
+        &options,
+        place.folder.as_ref(),
+        &policy.verify,
+    )
+    .await?;
     let spec = TaskSpec {
         project,
         prompt,
@@ -163,26 +173,13 @@ fn prompt(args: &Run) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn policy(args: &Run, defaults: &RunSettings) -> Result<Policy, InvalidLabel> {
-    let protect = if args.protect.is_empty() {
-        defaults.protect.clone()
-    } else {
-        args.protect.clone()
-    };
+fn policy(args: &Run, user: &RunSettings, place: &WorkFolder) -> anyhow::Result<Policy> {
     Ok(Policy {
-        verify: VerifyPolicy {
-            setup_folder: None,
-            verify_folder: None,
-            setup: args.setup.clone().or_else(|| defaults.setup.clone()),
-            verify: args.verify.clone().or_else(|| defaults.verify.clone()),
-            protect,
-            leave_named: args.no_protect,
-            timeout: args.verify_timeout,
-        },
+        verify: place.checks(args, user)?,
         timeout: args.timeout,
         idle_timeout: args.idle_timeout,
         max_attempts: args.max_attempts,
-        max_reworks: args.rework.or(defaults.rework),
+        max_reworks: args.rework.or(user.rework).or(place.rework()),
         requirements: assignments::labels("--agents", &args.agents)?,
         priority: args.priority,
     })

@@ -38,4 +38,5 @@ mod unfinished;
 mod upgrade;
 mod verdicts;
 mod watching;
+mod work_folder;
 mod worktree;

@@ -1,0 +1,233 @@
+//! Where a run works, and which checks count there: the folder in which a person stands, the nearest
+//! `kage.toml` from there up to the repository's top, and whose word wins.
+//!
+//! | said by | its commands run, and its paths count from |
+//! |---|---|
+//! | flags, the user's settings | the working folder |
+//! | a `kage.toml` | the folder of that file |
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use kage_core::folder::Folder;
+use kage_core::pattern::within;
+use kage_core::task::VerifyPolicy;
+use kage_git::UserRepo;
+
+use crate::args::Run;
+use crate::exit::Refusal;
+use crate::output::note;
+use crate::settings::{self, RunSettings};
+use crate::view;
+
+/// The place of a run in its repository.
+#[derive(Debug, Default)]
+pub struct WorkFolder {
+    /// The folder in which sessions work; `None`: the repository's top.
+    pub folder: Option<Folder>,
+    project: Option<ProjectFile>,
+}
+
+/// The project's settings that count.
+#[derive(Debug)]
+struct ProjectFile {
+    /// Its folder; `None`: the repository's top.
+    folder: Option<Folder>,
+    run: RunSettings,
+}
+
+impl WorkFolder {
+    /// The place of `start`, a folder in the repository; `at_root`: of the repository's top.
+    ///
+    /// # Errors
+    /// When the folder cannot be named, or its `kage.toml` is wrong.
+    pub fn find(repository: &UserRepo, start: &Path, at_root: bool) -> anyhow::Result<Self> {
+        let root = repository.root();
+        let start = std::fs::canonicalize(start).with_context(|| format!("cannot resolve {}", start.display()))?;
+        let start = if at_root { root } else { start.as_path() };
+        let mut nearest = start.ancestors().take_while(|above| above.starts_with(root));
+        let project = nearest.find(|above| above.join(settings::PROJECT_FILE).symlink_metadata().is_ok());
+        let project = project.map(|above| {
+            Ok::<_, anyhow::Error>(ProjectFile {
+                folder: folder_of(root, above)?,
+                run: settings::project(&above.join(settings::PROJECT_FILE))?,
+            })
+        });
+        Ok(Self {
+            folder: folder_of(root, start)?,
+            project: project.transpose()?,
+        })
+    }
+
+    /// Tells where the work is done, and what was read.
+    pub fn tell(&self) {
+        if let Some(folder) = &self.folder {
+            note(&format!(
+                "working in {} (--root works at the top of the repository)",
+                view::printable(folder.as_str())
+            ));
+        }
+        if let Some(project) = &self.project {
+            note(&project.shown());
+        }
+    }
+
+    /// The checks of a run, from flags, the user's settings and `kage.toml`.
+    ///
+    /// # Errors
+    /// When a path leads out of the repository.
+    pub fn checks(&self, args: &Run, user: &RunSettings) -> Result<VerifyPolicy, Refusal> {
+        let nothing = RunSettings::default();
+        let (project, its_folder) = match &self.project {
+            Some(file) => (&file.run, file.folder.as_ref()),
+            None => (&nothing, None),
+        };
+        let here = self.folder.as_ref();
+        let command = |flag: &Option<String>, user: &Option<String>, project: &Option<String>| {
+            let typed = flag.as_ref().or(user.as_ref()).map(|text| (text, here));
+            let (text, folder) = typed
+                .or_else(|| project.as_ref().map(|text| (text, its_folder)))
+                .unzip();
+            (text.cloned(), folder.flatten().cloned())
+        };
+        let (setup, setup_folder) = command(&args.setup, &user.setup, &project.setup);
+        let (verify, verify_folder) = command(&args.verify, &user.verify, &project.verify);
+        let paths = [
+            (&args.protect, here),
+            (&user.protect, here),
+            (&project.protect, its_folder),
+        ];
+        let (protect, counted) = paths
+            .into_iter()
+            .find(|(paths, _)| !paths.is_empty())
+            .unwrap_or((&args.protect, here));
+        Ok(VerifyPolicy {
+            setup,
+            setup_folder,
+            verify,
+            verify_folder,
+            protect: from_top(counted, protect)?,
+            leave_named: args.no_protect,
+            timeout: args.verify_timeout,
+        })
+    }
+
+    /// Patterns that were typed here, as patterns from the repository's top.
+    ///
+    /// # Errors
+    /// When one leads out of the repository.
+    pub fn patterns(&self, typed: &[String]) -> Result<Vec<String>, Refusal> {
+        from_top(self.folder.as_ref(), typed)
+    }
+
+    /// How often a session is sent back, as far as the project says it.
+    #[must_use]
+    pub fn rework(&self) -> Option<u32> {
+        self.project.as_ref()?.run.rework
+    }
+}
+
+impl ProjectFile {
+    fn shown(&self) -> String {
+        let run = &self.run;
+        let mut said = Vec::new();
+        for (key, text) in [("setup", &run.setup), ("verify", &run.verify)] {
+            said.extend(text.as_ref().map(|text| format!("{key} `{}`", view::printable(text))));
+        }
+        said.extend((!run.protect.is_empty()).then(|| format!("protect {}", view::printable(&run.protect.join(", ")))));
+        said.extend(run.rework.map(|times| format!("rework {times}")));
+        let said = if said.is_empty() {
+            "nothing".to_owned()
+        } else {
+            said.join(", ")
+        };
+        let path: PathBuf = self
+            .folder
+            .iter()
+            .map(Folder::as_str)
+            .chain([settings::PROJECT_FILE])
+            .collect();
+        format!("{} says: {said}", view::printable(&path.to_string_lossy()))
+    }
+}
+
+fn folder_of(root: &Path, path: &Path) -> anyhow::Result<Option<Folder>> {
+    let unusable = || Refusal::usage(format!("sessions cannot work in {}; use --root", path.display()));
+    let relative = path.strip_prefix(root).map_err(|_| unusable())?;
+    if relative.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let text = relative.to_str().ok_or_else(unusable)?;
+    Ok(Some(text.parse().map_err(|_| unusable())?))
+}
+
+fn from_top(folder: Option<&Folder>, patterns: &[String]) -> Result<Vec<String>, Refusal> {
+    let whole = |pattern: &String| {
+        let refused = || Refusal::usage(format!("the path {pattern:?} leads out of the repository"));
+        within(folder, pattern).ok_or_else(refused)
+    };
+    patterns.iter().map(whole).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn run(flags: &[&str]) -> Run {
+        let words = ["kage", "run", "x", "--with", "a"];
+        let parsed = Cli::try_parse_from(words.iter().chain(flags)).unwrap();
+        match parsed.command {
+            Command::Run(run) => run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_command_runs_where_it_was_written() {
+        let web: Option<Folder> = Some("packages/web".parse().unwrap());
+        let place = WorkFolder {
+            folder: web.clone(),
+            project: Some(ProjectFile {
+                folder: Some("packages".parse().unwrap()),
+                run: RunSettings {
+                    verify: Some("file".to_owned()),
+                    setup: Some("prepare".to_owned()),
+                    protect: vec!["tests".to_owned(), "../ci".to_owned()],
+                    rework: None,
+                },
+            }),
+        };
+        let packages: Option<Folder> = Some("packages".parse().unwrap());
+        let checks = place.checks(&run(&[]), &RunSettings::default()).unwrap();
+        assert_eq!(
+            (checks.setup.as_deref(), &checks.setup_folder),
+            (Some("prepare"), &packages)
+        );
+        assert_eq!(
+            (checks.verify.as_deref(), &checks.verify_folder),
+            (Some("file"), &packages)
+        );
+        assert_eq!(checks.protect, ["/packages/**/tests", "/ci"]);
+
+        let user = RunSettings {
+            setup: Some("mine".to_owned()),
+            ..RunSettings::default()
+        };
+        let flags = ["--verify", "typed", "--protect", "a/b"];
+        let checks = place.checks(&run(&flags), &user).unwrap();
+        assert_eq!((checks.setup.as_deref(), &checks.setup_folder), (Some("mine"), &web));
+        assert_eq!((checks.verify.as_deref(), &checks.verify_folder), (Some("typed"), &web));
+        assert_eq!(checks.protect, ["/packages/web/a/b"]);
+
+        let out = place.checks(&run(&["--protect", "../../../x"]), &user).unwrap_err();
+        assert!(out.message.contains("leads out of the repository"), "{}", out.message);
+        let said = place.project.as_ref().unwrap().shown();
+        assert_eq!(
+            said,
+            "packages/kage.toml says: setup `prepare`, verify `file`, protect tests, ../ci"
+        );
+    }
+}
