@@ -5,14 +5,15 @@ use kage_agent::identity::trust::git_auth;
 use kage_core::folder::Folder;
 use kage_core::id::ProjectId;
 use kage_core::task::{RepositoryRef, TaskOrigin, VerifyPolicy};
-use kage_git::UserRepo;
 use kage_git::snapshot::{LeftOut, LeftOutReason, Receiver, Snapshot, SnapshotOptions, Warning};
+use kage_git::{RefusedObject, UserRepo};
 use kage_proto::blob;
 
 use crate::connect::Access;
 use crate::exit::Refusal;
 use crate::here::{Here, StoredName};
 use crate::output::note;
+use crate::view;
 
 /// The base that was sent, and its origin.
 #[derive(Debug)]
@@ -61,10 +62,12 @@ pub async fn send(
     };
     let name = stored.into_name();
     let url = format!("{}{}", access.url, blob::repository_path(project, &name));
-    snapshot
-        .push(&url, &git_auth(&access.credentials), receiver)
-        .await
-        .context("cannot send the repository to the coordinator")?;
+    if let Err(error) = snapshot.push(&url, &git_auth(&access.credentials), receiver).await {
+        if let Some(refused) = error.refused_object() {
+            return Err(Refusal::usage(flawed(&refused)).into());
+        }
+        return Err(error).context("cannot send the repository to the coordinator");
+    }
     let origin = TaskOrigin {
         head: Some(snapshot.head),
         ..here.origin().clone()
@@ -75,6 +78,17 @@ pub async fn send(
         folder: folder.cloned(),
     };
     Ok(Base { repository, origin })
+}
+
+/// Why the history is not taken, and what to do.
+fn flawed(refused: &RefusedObject) -> String {
+    let RefusedObject { object, flaw, words } = refused;
+    let words = view::printable(words);
+    format!(
+        "the history has an object that git programs can be attacked with, so it is not sent: {object} ({flaw}: \
+         {words}). `git log --all --oneline --find-object={object}` shows where it is, `git cat-file -p {object}` what \
+         it has; rewrite the history without it, or start from a commit that does not have it"
+    )
 }
 
 fn left_out(file: &LeftOut, folder: Option<&Folder>) -> String {

@@ -4,6 +4,18 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kage_core::id::Oid;
+
+/// An object that is not taken, because somebody could be attacked with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedObject {
+    pub object: Oid,
+    /// git's name of the flaw, such as `hasDotgit`.
+    pub flaw: String,
+    /// git's words for it.
+    pub words: String,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
     #[error("git {operation} could not be started; is git installed and on PATH?")]
@@ -261,6 +273,26 @@ impl GitError {
             | Self::UnsafePath { .. }
             | Self::ReferenceName { .. } => false,
         }
+    }
+
+    /// The object that the other side of a push did not take, if that is why it failed.
+    #[must_use]
+    pub fn refused_object(&self) -> Option<RefusedObject> {
+        let Self::Failed { stderr, .. } = self else {
+            return None;
+        };
+        let object = |line: &str| {
+            let rest = line.strip_prefix("remote:")?.trim_start();
+            let rest = rest.strip_prefix("error: ").or_else(|| rest.strip_prefix("fatal: "))?;
+            let (object, said) = rest.strip_prefix("object ")?.split_once(": ")?;
+            let (flaw, words) = said.split_once(": ")?;
+            Some(RefusedObject {
+                object: object.parse().ok()?,
+                flaw: flaw.to_owned(),
+                words: words.trim().to_owned(),
+            })
+        };
+        stderr.lines().find_map(object)
     }
 
     /// True when a fetch or push failed because the other side's repository is damaged.

@@ -49,7 +49,7 @@ pub mod decoders;
 
 pub use checkpoint::Checkpoint;
 pub use command::{Auth, TlsAuth};
-pub use error::{FetchProblem, GitError};
+pub use error::{FetchProblem, GitError, RefusedObject};
 pub use mirror::{Expected, Incident, Incoming, Mirror, Origin, Wanted};
 pub use user_repo::UserRepo;
 pub use worktree::{SetAside, Worktree};

@@ -55,13 +55,27 @@ pub(super) const NEUTRAL: &[(&str, &str)] = &[
     ("advice.graftFileDeprecated", "false"),
 ];
 
-/// Flaws of old but honest histories that would fail a check of every object.
+/// Flaws of old but honest histories that would fail a check of every object. git reads all of them,
+/// and none makes a checkout write elsewhere or run anything.
 pub(super) const TOLERATED_FLAWS: &[&str] = &[
+    // Who and when, as importers and old programs wrote it.
+    "badDate",
+    "badDateOverflow",
+    "badEmail",
+    "badName",
     "badTimezone",
-    "missingSpaceBeforeDate",
     "missingEmail",
+    "missingNameBeforeEmail",
+    "missingSpaceBeforeDate",
+    "missingSpaceBeforeEmail",
+    "multipleAuthors",
+    "nulInCommit",
     "zeroPaddedDate",
+    // Trees: the same name twice checks out as one of the two.
+    "duplicateEntries",
     "zeroPaddedFilemode",
+    // Nobody here clones submodules, so an address is only text.
+    "gitmodulesUrl",
 ];
 
 /// The environment variables that git inherits. No proxies: the only peer is the coordinator, which

@@ -18,7 +18,7 @@ use tokio_util::io::StreamReader;
 
 use crate::sandbox::{Sandbox, write};
 
-const TOKEN: &str = "test-token";
+pub(crate) const TOKEN: &str = "test-token";
 
 /// A server for one mirror; stops when dropped.
 pub(crate) struct Server {

@@ -10,6 +10,7 @@ mod checkpoints;
 mod concurrent;
 mod crashes;
 mod differences;
+mod flawed;
 mod healing;
 mod hostile;
 mod http;

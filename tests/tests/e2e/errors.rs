@@ -497,3 +497,50 @@ fn the_page_of_errors_and_its_tests_are_the_same() {
         );
     }
 }
+
+#[tokio::test]
+async fn an_old_flawed_history_is_taken_and_a_dangerous_one_is_refused() {
+    let person = Person::new();
+    person.adapter("fixer", "cat >/dev/null; echo 'add() { echo $(($1 + $2)); }' > add.sh");
+    let repo = Repo::sample(&person.path("repo"));
+    let object = |kind: &str, bytes: &[u8]| {
+        let file = person.path("object");
+        std::fs::write(&file, bytes).unwrap();
+        let made = repo.git(&["hash-object", "-t", kind, "-w", "--literally", file.to_str().unwrap()]);
+        made.trim().to_owned()
+    };
+    // The files stay as they are; the commit is one of the past.
+    let into_history = |flawed: &str| {
+        let now = repo.git(&["commit-tree", "HEAD^{tree}", "-p", flawed, "-m", "now"]);
+        repo.git(&["update-ref", "HEAD", now.trim()]);
+    };
+    let tree = repo.git(&["rev-parse", "HEAD^{tree}"]);
+    let old = format!(
+        "tree {}\nparent {}\nauthor A <a@b> 1 +0000\nauthor B<b@b> 1 +0000\ncommitter A <a@b> never +0000\n\nold\n",
+        tree.trim(),
+        repo.head()
+    );
+    into_history(&object("commit", old.as_bytes()));
+    let run = ["run", "mend add.sh", "--with", "fixer", "--verify", "sh test.sh"];
+    let ran = person.kage(repo.path(), &run).await;
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    assert!(ran.out.contains("verified"), "{ran:#?}");
+
+    let blob = object("blob", b"gitdir: /elsewhere\n");
+    let raw = (0..40)
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&blob[at..at + 2], 16).unwrap());
+    let evil = object(
+        "tree",
+        &[b"100644 .git\0".as_slice(), &raw.collect::<Vec<_>>()].concat(),
+    );
+    let commit = repo.git(&["commit-tree", &evil, "-p", "HEAD", "-m", "evil"]);
+    into_history(commit.trim());
+    let ran = person.kage(repo.path(), &run).await;
+    assert_eq!(ran.code, 2, "{ran:#?}");
+    let named = format!("{evil} (hasDotgit: ");
+    assert!(
+        ran.err.contains(&named) && ran.err.contains("rewrite the history"),
+        "{ran:#?}"
+    );
+}

@@ -35,7 +35,6 @@ const ENTRIES: &[(&str, &str, &str)] = &[
     (LINK, ".git", "/elsewhere"),
     (LINK, ".gitmodules", "/elsewhere"),
     (FILE, ".gitmodules", "[submodule \"../x\"]\n\tpath = x\n\turl = y\n"),
-    (FILE, ".gitmodules", "[submodule \"x\"]\n\tpath = x\n\turl = -u./evil\n"),
     (FILE, ".gitmodules", "[submodule \"x\"]\n\tpath = -x\n\turl = y\n"),
     (
         FILE,
