@@ -74,6 +74,9 @@ pub enum DiscoverError {
         /// The home folder, or the top of the file system.
         root: PathBuf,
     },
+    /// git answers in lines, in which such a path cannot be told from two.
+    #[error("the path {path:?} has a line break in it, which git cannot tell exactly; rename the folder")]
+    LineBreak { path: PathBuf },
     /// Kage supports SHA-1 repositories only.
     #[error("the repository uses the object format {format}; only sha1 is supported")]
     ObjectFormat { format: String },
@@ -130,6 +133,12 @@ impl UserRepo {
         let [git_dir, common_dir, format, shallow, root] = parts.as_slice() else {
             return Err(GitError::unexpected("rev-parse", &answers).into());
         };
+        if !matches!(*format, b"sha1" | b"sha256")
+            && let Ok(path) = fs::canonicalize(path)
+            && path.as_os_str().as_bytes().contains(&b'\n')
+        {
+            return Err(DiscoverError::LineBreak { path });
+        }
         if *format != b"sha1" {
             let format = String::from_utf8_lossy(format).into_owned();
             return Err(DiscoverError::ObjectFormat { format });

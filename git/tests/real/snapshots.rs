@@ -254,3 +254,12 @@ async fn filters_are_not_run_and_submodules_are_told() {
     };
     assert!(take(&source, &committed).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_line_break_in_the_path_of_a_repository_is_what_is_complained_about() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository("new\nline", &[("a", "a\n")]);
+    let refused = UserRepo::discover(&source).await.unwrap_err();
+    assert!(matches!(refused, DiscoverError::LineBreak { .. }), "{refused:?}");
+    assert!(refused.to_string().contains(r"new\nline"), "{refused}");
+}
