@@ -13,7 +13,7 @@ use kage_core::folder::Folder;
 use kage_core::id::Oid;
 use tempfile::NamedTempFile;
 
-use crate::command::{Auth, GitCommand, parse_oid};
+use crate::command::{Auth, GitCommand};
 use crate::error::{GitError, blocking};
 use crate::lock;
 
@@ -23,6 +23,7 @@ mod damage;
 mod heal;
 mod incoming;
 mod leftovers;
+mod lookup;
 
 pub use heal::{Incident, Origin, Wanted, discard_damaged, incidents};
 pub use incoming::Incoming;
@@ -116,6 +117,24 @@ impl Mirror {
     /// When the remote refuses, cannot be reached or lacks a reference.
     pub async fn fetch(&self, url: &str, auth: &Auth, refspecs: &[&str]) -> Result<(), GitError> {
         let _lock = lock::acquire(&self.path).await?;
+        self.fetch_locked(url, auth, refspecs).await
+    }
+
+    /// Fetches a commit by its reference, unless it is here: another attempt may have fetched it
+    /// while this one waited for its turn.
+    ///
+    /// # Errors
+    /// As [`Mirror::fetch`].
+    pub async fn fetch_missing(&self, origin: &Origin, wanted: &Wanted) -> Result<(), GitError> {
+        let _lock = lock::acquire(&self.path).await?;
+        if self.has_commit(&wanted.commit).await? {
+            return Ok(());
+        }
+        let refspec = format!("+{0}:{0}", wanted.reference);
+        self.fetch_locked(&origin.url, &origin.auth, &[&refspec]).await
+    }
+
+    async fn fetch_locked(&self, url: &str, auth: &Auth, refspecs: &[&str]) -> Result<(), GitError> {
         self.git("fetch")
             .auth(auth)
             .args([
@@ -133,17 +152,6 @@ impl Mirror {
         let targets = refspecs.iter().filter_map(|spec| spec.split_once(':'));
         let names = targets.map(|(_, name)| name.to_owned()).collect();
         self.flush(names).await
-    }
-
-    /// True if the commit is here. Incoming objects are checked to be complete, so its dependencies
-    /// are here too.
-    ///
-    /// # Errors
-    /// When git cannot run.
-    pub async fn has_commit(&self, commit: &Oid) -> Result<bool, GitError> {
-        let name = format!("{commit}^{{commit}}");
-        let found = self.git("cat-file").args(["-e", name.as_str()]).run_to_status().await?;
-        Ok(found)
     }
 
     /// True if the commit is here and has this folder.
@@ -173,19 +181,6 @@ impl Mirror {
             .run_quietly()
             .await
             .map(drop)
-    }
-
-    /// The target of a reference.
-    ///
-    /// # Errors
-    /// When git cannot run.
-    pub async fn resolve(&self, reference: &str) -> Result<Option<Oid>, GitError> {
-        let found = self
-            .git("rev-parse")
-            .args(["--quiet", "--verify", "--end-of-options", reference])
-            .run_or_no()
-            .await?;
-        found.map(|output| parse_oid("rev-parse", &output)).transpose()
     }
 
     /// Points `name` at `new` if the present target is as expected. Durable when it returns.

@@ -292,13 +292,12 @@ impl MirrorGround {
     }
 
     async fn fetch(&self, mirror: &Mirror, origin: &Origin, wanted: &Wanted) -> Result<(), WorkspaceError> {
-        let Wanted { reference, commit } = wanted;
+        let commit = &wanted.commit;
         if mirror.has_commit(commit).await.map_err(WorkspaceError::Mirror)? {
             return Ok(());
         }
-        let refspec = format!("+{reference}:{reference}");
         let (mut backoff, mut broken_off) = (Backoff::default(), 0);
-        while let Err(source) = mirror.fetch(&origin.url, &origin.auth, &[&refspec]).await {
+        while let Err(source) = mirror.fetch_missing(origin, wanted).await {
             match source.fetch_problem() {
                 // An unreachable coordinator is waited for; the caller ends the wait.
                 FetchProblem::Away => {}
@@ -426,8 +425,7 @@ async fn assemble(
         }
         incoming.admit(commit).await.map_err(failed)?;
     }
-    let tree = mirror.resolve(&format!("{commit}^{{tree}}")).await.map_err(failed)?;
-    match tree {
+    match mirror.tree_of(commit).await.map_err(failed)? {
         Some(tree) if tree == resume.tree => Ok(()),
         Some(found) => Err(WorkspaceError::OtherTree {
             commit: commit.clone(),
