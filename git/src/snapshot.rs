@@ -3,22 +3,31 @@
 //! commit is made with a copy of the index, and its objects live in a temporary folder that borrows
 //! the person's.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use git2::{Index, Repository};
 use kage_core::folder::Folder;
 use kage_core::id::Oid;
 
 use crate::command::{Auth, GitCommand};
-use crate::error::GitError;
+use crate::error::{GitError, blocking};
 use crate::mirror;
+use crate::objects::{id_of, mode, oid_of};
 use crate::patterns::Patterns;
 use crate::shadow::Shadow;
-use crate::staging::{Changes, lines, split};
+use crate::staging::split;
 use crate::user_repo::{UserRepo, UserShadow};
+
+mod filters;
+mod scan;
+
+pub(crate) use filters::filters_of;
+use filters::{AttributeFiles, Filters};
+use scan::Scanned;
 
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotOptions {
@@ -160,7 +169,8 @@ impl Snapshot {
         if options.committed || !store.shadow.index().exists() {
             git("read-tree").args(["--end-of-options", head.as_str()]).run().await?;
         }
-        let (filters, warnings) = look_at_tracked(&store.shadow).await?;
+        let attributes = AttributeFiles::new(repository.root(), &store.shadow, repository.attributes_file());
+        let (filters, warnings) = look_at_tracked(&store.shadow, &attributes).await?;
         let mut snapshot = Self {
             base: head.clone(),
             head,
@@ -169,7 +179,9 @@ impl Snapshot {
             store,
         };
         if !options.committed {
-            snapshot.take_uncommitted(repository, options, &filters).await?;
+            snapshot
+                .take_uncommitted(repository, options, &filters, &attributes)
+                .await?;
         }
         Ok(snapshot)
     }
@@ -178,32 +190,22 @@ impl Snapshot {
         &mut self,
         repository: &UserRepo,
         options: &SnapshotOptions,
-        filters: &HashMap<Vec<u8>, String>,
+        filters: &Filters,
+        attributes: &AttributeFiles,
     ) -> Result<(), SnapshotError> {
         let shadow = self.store.shadow.clone();
         let git = |operation| shadow.git(operation);
-        // The exit code says that something differs; the next command says what.
-        git("update-index")
-            .args(["-q", "--refresh", "--ignore-submodules"])
-            .run_to_status()
-            .await?;
-        let unmerged = git("diff")
-            .args([
-                "--name-only",
-                "--diff-filter=U",
-                "-z",
-                "--no-ext-diff",
-                "--ignore-submodules",
-            ])
-            .run()
-            .await?;
-        let paths: BTreeSet<String> = split(&unmerged).map(shown).collect();
-        if !paths.is_empty() {
+        let Scanned {
+            unmerged,
+            mut changes,
+            staged,
+        } = Scanned::of(&shadow).await?;
+        if !unmerged.is_empty() {
+            let paths: BTreeSet<String> = unmerged.iter().map(|path| shown(path)).collect();
             return Err(SnapshotError::Unmerged {
                 paths: paths.into_iter().collect(),
             });
         }
-        let mut changes = Changes::tracked(git).await?;
         for path in &changes.modified {
             if let Some(filter) = filters.get(path).filter(|name| repository.has_filter(name)) {
                 return Err(SnapshotError::FilteredPath {
@@ -212,8 +214,8 @@ impl Snapshot {
                 });
             }
         }
-        changes.untracked = self.choose_untracked(repository.root(), git, options).await?;
-        let new_filters = filters_of(git, &changes.untracked).await?;
+        changes.untracked = self.choose_untracked(repository.root(), &changes.untracked, options)?;
+        let new_filters = attributes.filters(git, &changes.untracked).await?;
         for (path, filter) in &new_filters {
             if repository.has_filter(filter) {
                 return Err(SnapshotError::FilteredPath {
@@ -222,13 +224,12 @@ impl Snapshot {
                 });
             }
         }
+        if !staged && changes.is_empty() {
+            return Ok(());
+        }
         changes.stage(repository.root(), git).await?;
         let tree = git("write-tree").run_for_oid().await?;
-        let committed = git("rev-parse")
-            .args(["--verify", "--end-of-options"])
-            .arg(format!("{}^{{tree}}", self.head))
-            .run_for_oid()
-            .await?;
+        let committed = tree_of(&shadow, &self.head).await?;
         if tree != committed {
             let message = "Uncommitted work\n\nTaken by kage run as the base of a task.\n";
             self.base = shadow.commit_tree(&tree, &[&self.head], message).await?;
@@ -237,21 +238,17 @@ impl Snapshot {
     }
 
     /// The untracked files to include; the others are listed as left out.
-    async fn choose_untracked(
+    fn choose_untracked(
         &mut self,
         root: &Path,
-        git: impl Fn(&'static str) -> GitCommand,
+        untracked: &[Vec<u8>],
         options: &SnapshotOptions,
     ) -> Result<Vec<Vec<u8>>, GitError> {
         let wanted = Patterns::new(&options.include)?;
         let names: Vec<String> = SECRET_NAMES.iter().map(|name| (*name).to_owned()).collect();
         let secret = Patterns::new(&names)?;
-        let listed = git("ls-files")
-            .args(["--others", "--exclude-standard", "-z"])
-            .run()
-            .await?;
         let mut taken = Vec::new();
-        for path in split(&listed) {
+        for path in untracked {
             let relative = Path::new(OsStr::from_bytes(path));
             // It vanished since it was listed.
             let Ok(meta) = fs::symlink_metadata(root.join(relative)) else {
@@ -319,20 +316,12 @@ impl Snapshot {
 }
 
 /// The filters of tracked paths, and the warnings.
-async fn look_at_tracked(shadow: &Shadow) -> Result<(HashMap<Vec<u8>, String>, Vec<Warning>), GitError> {
-    let git = |operation| shadow.git(operation);
-    let listed = git("ls-files").args(["--stage", "-z"]).run().await?;
-    let (mut paths, mut submodules) = (Vec::new(), Vec::new());
-    for entry in split(&listed) {
-        // "mode id stage TAB path"
-        let tab = entry.iter().position(|byte| *byte == b'\t');
-        let (_, path) = entry.split_at(tab.ok_or_else(|| GitError::unexpected("ls-files", entry))? + 1);
-        if entry.starts_with(b"160000") {
-            submodules.push(shown(path));
-        }
-        paths.push(path.to_owned());
-    }
-    let filters = filters_of(git, &paths).await?;
+async fn look_at_tracked(shadow: &Shadow, attributes: &AttributeFiles) -> Result<(Filters, Vec<Warning>), GitError> {
+    let tracked = Tracked::of(shadow).await?;
+    let filters = attributes
+        .filters(|operation| shadow.git(operation), &tracked.paths)
+        .await?;
+    let submodules = tracked.submodules;
     let mut warnings = Vec::new();
     if !submodules.is_empty() {
         warnings.push(Warning::Submodules { paths: submodules });
@@ -344,24 +333,57 @@ async fn look_at_tracked(shadow: &Shadow) -> Result<(HashMap<Vec<u8>, String>, V
     Ok((filters, warnings))
 }
 
-/// The filter that .gitattributes names, for those paths that have one.
-pub(crate) async fn filters_of(
-    git: impl Fn(&'static str) -> GitCommand,
-    paths: &[Vec<u8>],
-) -> Result<HashMap<Vec<u8>, String>, GitError> {
-    let output = git("check-attr")
-        .args(["-z", "--stdin", "filter"])
-        .stdin(lines(paths))
-        .run()
-        .await?;
-    let mut filters = HashMap::new();
-    let mut parts = split(&output);
-    while let (Some(path), Some(_), Some(value)) = (parts.next(), parts.next(), parts.next()) {
-        if !matches!(value, b"unspecified" | b"unset" | b"set") {
-            filters.insert(path.to_owned(), shown(value));
+/// What the index names.
+#[derive(Debug, Default)]
+struct Tracked {
+    paths: Vec<Vec<u8>>,
+    submodules: Vec<String>,
+}
+
+impl Tracked {
+    async fn of(shadow: &Shadow) -> Result<Self, GitError> {
+        let index = shadow.index();
+        let read = blocking("reading an index", move || {
+            let mut tracked = Self::default();
+            for entry in Index::open(&index).map_err(GitError::library("read an index"))?.iter() {
+                tracked.add(&entry.path, entry.mode == mode::SUBMODULE);
+            }
+            Ok::<_, GitError>(tracked)
+        });
+        match read.await {
+            Ok(tracked) => Ok(tracked),
+            // Only git knows a split index, a sparse one, and what comes after them.
+            Err(_) => Self::listed(shadow).await,
         }
     }
-    Ok(filters)
+
+    async fn listed(shadow: &Shadow) -> Result<Self, GitError> {
+        let listed = shadow.git("ls-files").args(["--stage", "-z"]).run().await?;
+        let mut tracked = Self::default();
+        for entry in split(&listed) {
+            // "mode id stage TAB path"
+            let tab = entry.iter().position(|byte| *byte == b'\t');
+            let (_, path) = entry.split_at(tab.ok_or_else(|| GitError::unexpected("ls-files", entry))? + 1);
+            tracked.add(path, entry.starts_with(b"160000"));
+        }
+        Ok(tracked)
+    }
+
+    fn add(&mut self, path: &[u8], is_submodule: bool) {
+        if is_submodule {
+            self.submodules.push(shown(path));
+        }
+        self.paths.push(path.to_owned());
+    }
+}
+
+async fn tree_of(shadow: &Shadow, commit: &Oid) -> Result<Oid, GitError> {
+    let (git_dir, id) = (shadow.git_dir().to_owned(), id_of(commit)?);
+    let read = blocking("reading a commit", move || {
+        let tree = Repository::open_bare(&git_dir).and_then(|repository| Ok(repository.find_commit(id)?.tree_id()));
+        tree.map_err(GitError::library("read a commit"))
+    });
+    oid_of(read.await?)
 }
 
 /// `.env.example` and the like are meant to be shared.

@@ -52,6 +52,10 @@ impl Changes {
         Ok(changes)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.gone.is_empty() && self.modified.is_empty() && self.untracked.is_empty()
+    }
+
     /// Puts all changes into the index; a partial result is an error.
     pub(crate) async fn stage(&self, root: &Path, git: impl Fn(&'static str) -> GitCommand) -> Result<(), GitError> {
         if !self.gone.is_empty() {
@@ -63,11 +67,16 @@ impl Changes {
                 .await?;
         }
         let present = [lines(&self.modified), lines(&self.untracked)].concat();
-        git("update-index")
-            .args(["--add", "--remove", "--replace", "-z", "--stdin"])
-            .stdin(present)
-            .run()
-            .await?;
+        if !present.is_empty() {
+            git("update-index")
+                .args(["--add", "--remove", "--replace", "-z", "--stdin"])
+                .stdin(present)
+                .run()
+                .await?;
+        }
+        if self.untracked.is_empty() {
+            return Ok(());
+        }
         // git skips names that it never stores (`git~1`) and still ends with 0.
         let taken = git("ls-files").arg("-z").run().await?;
         let taken: HashSet<&[u8]> = split(&taken).collect();

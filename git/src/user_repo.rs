@@ -9,11 +9,13 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use git2::Repository;
 use kage_core::id::Oid;
 use tempfile::TempDir;
 
 use crate::command::{ConfigFiles, GitCommand, parse_oid};
 use crate::error::{GitError, blocking};
+use crate::objects::oid_of;
 use crate::program::{self, ProgramError};
 use crate::shadow::Shadow;
 use crate::staging::{copy_index, split};
@@ -196,6 +198,16 @@ impl UserRepo {
 
     /// The commit of HEAD; `None` before the first commit.
     pub async fn head(&self) -> Result<Option<Oid>, GitError> {
+        let git_dir = self.git_dir.clone();
+        let read = blocking("reading HEAD", move || {
+            let repository = Repository::open(&git_dir).map_err(GitError::library("open a repository"))?;
+            let head = repository.head().and_then(|head| head.peel_to_commit());
+            head.map(|commit| commit.id()).map_err(GitError::library("read HEAD"))
+        });
+        if let Ok(id) = read.await {
+            return oid_of(id).map(Some);
+        }
+        // Before the first commit, and in a repository of a kind that only git knows.
         let found = self
             .git("rev-parse")
             .args(["--quiet", "--verify", "--end-of-options", "HEAD^{commit}"])
@@ -233,6 +245,11 @@ impl UserRepo {
     /// Whether the person's git would run a filter of that name on a file's content.
     pub(crate) fn has_filter(&self, name: &str) -> bool {
         self.settings.filters.contains(name)
+    }
+
+    /// The person's own file of attributes, which may not exist.
+    pub(crate) fn attributes_file(&self) -> Option<&Path> {
+        self.settings.attributes_file.as_deref()
     }
 
     /// Whether the executable bit means something here.

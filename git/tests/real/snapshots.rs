@@ -263,3 +263,30 @@ async fn a_line_break_in_the_path_of_a_repository_is_what_is_complained_about() 
     assert!(matches!(refused, DiscoverError::LineBreak { .. }), "{refused:?}");
     assert!(refused.to_string().contains(r"new\nline"), "{refused}");
 }
+
+#[tokio::test]
+async fn an_index_in_two_files_is_read_as_one_in_one() {
+    let sandbox = Sandbox::new();
+    let attributes = ("inner/.gitattributes", "*.bin filter=lfs\n");
+    let source = sandbox.repository("source", &[("a", "a\n"), ("inner/big.bin", "pointer\n"), attributes]);
+    sandbox.git(&source, &["update-index", "--split-index"]);
+    write(&source.join("staged"), "s\n");
+    sandbox.git(&source, &["add", "staged"]);
+    write(&source.join("a"), "edited\n");
+    let before = fingerprint(&source);
+    let snapshot = take(&source, &SnapshotOptions::default()).await.unwrap();
+    assert_eq!(fingerprint(&source), before);
+    assert_eq!(snapshot.warnings, [Warning::LargeFilePointers { count: 1 }]);
+    let tree = pushed(&sandbox, &snapshot).await;
+    assert_eq!(
+        tree,
+        [
+            "100644 a",
+            "100644 inner/.gitattributes",
+            "100644 inner/big.bin",
+            "100644 staged"
+        ]
+    );
+    let edited = sandbox.git(&sandbox.path("pushed.git"), &["show", &format!("{}:a", snapshot.base)]);
+    assert_eq!(edited, "edited");
+}
