@@ -187,7 +187,7 @@ impl LockedWorktree {
     }
 
     /// The ones of `paths` that git ignores, as git itself decides.
-    fn ignored(&self, paths: &[PathBuf]) -> Result<HashSet<PathBuf>, GitError> {
+    pub(crate) fn ignored(&self, paths: &[PathBuf]) -> Result<HashSet<PathBuf>, GitError> {
         let list: Vec<&[u8]> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
         let ignored = self.runtime.block_on(ignored(&self.shadow, &self.root, &list))?;
         let path = |bytes| PathBuf::from(OsString::from_vec(bytes));

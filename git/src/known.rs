@@ -167,6 +167,14 @@ impl KnownFolder {
         Some(node)
     }
 
+    /// Whether an entry, at any depth, is as wanted.
+    pub(crate) fn has(&self, wanted: &impl Fn(&OsStr, &KnownEntry) -> bool) -> bool {
+        self.nodes.iter().any(|(name, node)| match node {
+            Node::Entry(entry) => wanted(name, entry),
+            Node::Folder(folder) => folder.has(wanted),
+        })
+    }
+
     /// Puts an entry at a path, replacing whatever is known there or above it.
     pub(crate) fn insert(&mut self, path: &Path, entry: KnownEntry) {
         let mut names: Vec<&OsStr> = path.iter().collect();

@@ -24,13 +24,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use kage_core::event::{ChangeKind, FileChange, ResultCommit};
+use kage_core::event::{ChangeKind, FileChange};
 use kage_core::id::{Digest, Oid};
 use kage_core::pattern::Patterns;
 use kage_core::protect::Protection;
 use tempfile::TempPath;
 
-use crate::diff;
 use crate::error::{GitError, blocking};
 use crate::ignored::{ignored, own_exclude};
 use crate::known::KnownFiles;
@@ -38,9 +37,10 @@ use crate::lock;
 use crate::mirror::Mirror;
 use crate::removal::remove_folder;
 use crate::shadow::{IDENTITY, Shadow, make_repository};
-use crate::staging::{Changes, DIFF, copy_index, split};
+use crate::staging::{DIFF, copy_index, split};
 
 mod extras;
+mod result;
 mod reuse;
 
 pub use reuse::SetAside;
@@ -170,39 +170,6 @@ impl Worktree {
         changes.extend(added);
         changes.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(changes)
-    }
-
-    /// Commits all files (untracked ones too, ignored ones not) to the mirror with the base as the
-    /// only parent, whatever the session did with its own index and branches; `None` when nothing
-    /// differs. Files of nested repositories are included as plain files; of a submodule only its
-    /// commit id.
-    /// # Errors
-    /// When any file could not be taken; there is no partial result.
-    pub async fn commit_result(&self, message: &str) -> Result<Option<ResultCommit>, GitError> {
-        let index = self.index_copy().await?;
-        let git = |operation| self.shadow.git(operation).env("GIT_INDEX_FILE", &*index);
-        let mut changes = Changes::tracked(git).await?;
-        changes.untracked = self.untracked().await?;
-        changes.stage(&self.path, git).await?;
-        let tree = git("write-tree").run_for_oid().await?;
-        let base_tree = git("rev-parse")
-            .args(["--verify", "--end-of-options"])
-            .arg(format!("{}^{{tree}}", self.base))
-            .run_for_oid()
-            .await?;
-        if tree == base_tree {
-            return Ok(None);
-        }
-        let commit = self.shadow.commit_tree(&tree, &[&self.base], message).await?;
-        let (repository, base) = (self.mirror.path().to_owned(), self.base.clone());
-        blocking("comparing a result", move || {
-            let difference = diff::between(&repository, &base, &commit)?;
-            Ok(Some(ResultCommit {
-                tree: Some(tree),
-                ..difference.describe(commit)
-            }))
-        })
-        .await
     }
 
     /// Makes every protected path equal to `base`: changed content is replaced, missing files come

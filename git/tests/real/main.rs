@@ -26,6 +26,7 @@ mod planted;
 mod restores;
 mod restores_many;
 mod restores_random;
+mod results_random;
 mod reused;
 mod snapshots;
 mod unfinished;
