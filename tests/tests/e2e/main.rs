@@ -19,6 +19,7 @@ mod claude_code_moves;
 mod crash;
 mod deploy;
 mod errors;
+mod git_processes;
 mod in_the_way;
 mod json;
 mod long_prompt;
