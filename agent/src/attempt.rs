@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kage_core::cause::chain;
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
@@ -227,13 +228,20 @@ impl Attempt {
         Warnings::new(self.recording.clone())
     }
 
-    /// Creates the folder for HOME and TMPDIR.
-    async fn scratch(&self) -> Result<PathBuf, Failure> {
+    /// Creates HOME, in the scratch folder, and TMPDIR, which is there only where it cannot be where
+    /// its path is short.
+    async fn places(&self) -> Result<Places, Failure> {
         let scratch = self.resources.paths.scratch(self.id);
-        let places = Places::within(&scratch);
-        let making = self.resources.blocking.run(move || places.make());
+        let (mut places, short, id) = (Places::within(&scratch), self.resources.paths.short_tmp(), self.id);
+        let making = self.resources.blocking.run(move || {
+            match short.make(id) {
+                Ok(tmp) => places.tmp = tmp,
+                Err(error) => tracing::warn!(error = chain(&error), "TMPDIR has a long path"),
+            }
+            places.make().map(|()| places)
+        });
         match making.await.map_err(std::io::Error::other).and_then(|made| made) {
-            Ok(()) => Ok(scratch),
+            Ok(places) => Ok(places),
             Err(error) => {
                 let message = format!("cannot make the folders in {}: {error}", scratch.display());
                 Err(local_failure(FailureKind::CorruptedState, message))
@@ -256,8 +264,12 @@ impl Attempt {
             WorkKind::Verify(_) => true,
         };
         if scratch {
-            let scratch = self.resources.paths.scratch(self.id);
-            let removing = self.resources.blocking.run(move || remove_folder_now(&scratch));
+            let (scratch, id) = (self.resources.paths.scratch(self.id), self.id);
+            let short = self.resources.paths.short_tmp();
+            let removing = self.resources.blocking.run(move || {
+                remove_folder_now(&scratch);
+                short.remove(id);
+            });
             if removing.await.is_err() {
                 tracing::debug!("the agent ends; the next start removes the folder");
             }

@@ -18,6 +18,7 @@ mod drive;
 mod environment;
 pub(crate) mod excerpt;
 pub(crate) mod programs;
+pub(crate) mod short_tmp;
 #[cfg(target_os = "linux")]
 mod departing;
 #[cfg(target_os = "linux")]

@@ -13,7 +13,7 @@ use git2::{Index, Repository};
 use kage_core::folder::Folder;
 use kage_core::id::Oid;
 
-use crate::command::{Auth, GitCommand};
+use crate::command::Auth;
 use crate::error::{GitError, blocking};
 use crate::mirror;
 use crate::objects::{id_of, mode, oid_of};

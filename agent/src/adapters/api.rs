@@ -36,7 +36,7 @@ use super::settings::{ApiSettings, BaseUrl, Models};
 use super::{AdapterConfig, LoadError, local_time};
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Reporter, Resumes, SessionInput, next_message};
 use crate::adapters::tools::{self, Toolbox};
-use crate::process::{AgentEnvironment, Control, Environment, EnvironmentParts, Places, Runner};
+use crate::process::{AgentEnvironment, Control, Environment, EnvironmentParts, Runner};
 use asked::Asked;
 use caller::Caller;
 use halt::Halt;
@@ -232,7 +232,7 @@ impl ApiAdapter {
 
     /// The tools of a session, and its folders.
     async fn tools(&self, input: &SessionInput) -> Result<Toolbox, Failure> {
-        let places = Places::within(&input.scratch);
+        let places = input.places.clone();
         let env = Environment::of(&EnvironmentParts {
             agent: &self.agent,
             places: &places,

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapters::session_file::SessionFile;
 use crate::adapters::steps::Steps;
-use crate::process::{Ended, RunError, WorkNames};
+use crate::process::{Ended, Places, RunError, WorkNames};
 
 /// The adapters of an agent by name.
 pub type Registry = BTreeMap<AdapterName, Arc<dyn Adapter>>;
@@ -47,8 +47,10 @@ pub struct SessionInput {
     pub worktree: Option<PathBuf>,
     /// The folder of the worktree in which its programs start; `None`: its top.
     pub folder: Option<Folder>,
-    /// A folder of the attempt's own for HOME, TMPDIR and prompt files. Removed afterwards.
+    /// A folder of the attempt's own for prompt files. Removed afterwards.
     pub scratch: PathBuf,
+    /// HOME and TMPDIR, removed afterwards as well.
+    pub places: Places,
     /// Time limits. The attempt enforces them, by stopping the adapter.
     pub limits: SessionLimits,
     /// True while the attempt's lease is in doubt: the program is stopped, and no model
@@ -95,6 +97,7 @@ impl SessionInput {
             steps: Steps::unheard(),
             worktree: None,
             folder: None,
+            places: Places::within(&scratch),
             scratch,
             limits: SessionLimits {
                 timeout: Duration::from_secs(60),

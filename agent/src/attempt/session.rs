@@ -29,6 +29,7 @@ use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Report, Reporter, Se
 use crate::adapters::steps::{CheckpointRequest, Steps};
 use crate::delivery::outbox::OutboxClosed;
 use crate::ground::port::{WentBack, Workspace};
+use crate::process::Places;
 
 /// Reports waiting for the recorder. When full, the adapter waits.
 const REPORTS: usize = 32;
@@ -63,10 +64,11 @@ pub(super) async fn run(
         }
     }
     let workspace = place.as_ref();
-    let scratch = if adapter.uses_scratch() {
-        attempt.scratch().await?
+    let scratch = attempt.resources.paths.scratch(attempt.id);
+    let places = if adapter.uses_scratch() {
+        attempt.places().await?
     } else {
-        attempt.resources.paths.scratch(attempt.id)
+        Places::within(&scratch)
     };
     let mut input = SessionInput {
         task: attempt.work.task,
@@ -81,6 +83,7 @@ pub(super) async fn run(
         worktree: workspace.map(|workspace| workspace.path().to_owned()),
         folder: attempt.repository().and_then(|repository| repository.folder.clone()),
         scratch,
+        places,
         limits: SessionLimits {
             timeout: work.timeout,
             idle: work.idle_timeout,

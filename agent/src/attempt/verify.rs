@@ -111,7 +111,8 @@ pub(super) async fn run(
         workspace: &*workspace,
         base,
         restored: BTreeSet::new(),
-        scratch: attempt.scratch().await?,
+        scratch: attempt.resources.paths.scratch(attempt.id),
+        places: attempt.places().await?,
         planted: BTreeSet::new(),
     };
     yardstick.restore().await?;
@@ -153,6 +154,7 @@ struct Yardstick<'a> {
     /// The files that were restored so far.
     restored: BTreeSet<String>,
     scratch: PathBuf,
+    places: Places,
     /// The planted programs that were found so far.
     planted: BTreeSet<PathBuf>,
 }
@@ -196,7 +198,7 @@ impl Yardstick<'_> {
         self.found(planted).await?;
         Ok(Environment::of(&EnvironmentParts {
             agent: &attempt.resources.environment,
-            places: &Places::within(&self.scratch),
+            places: &self.places,
             manifest: None,
             root: false,
             path: Some(&path),

@@ -62,7 +62,7 @@ impl Usage {
             mirrors: bytes(paths.mirrors()).await,
             checkpoints: 0,
             worktrees: bytes(paths.worktrees()).await + bytes(paths.pool()).await,
-            scratch: bytes(paths.scratches()).await,
+            scratch: bytes(paths.scratches()).await + bytes(paths.short_tmp().folder().to_owned()).await,
             contexts: bytes(paths.contexts()).await,
         };
         for part in ["", "-wal", "-shm"] {

@@ -352,6 +352,10 @@ impl MirrorGround {
                 remove_folder(left).await;
             }
         }
+        let short = self.paths.short_tmp();
+        if tokio::task::spawn_blocking(move || short.sweep()).await.is_err() {
+            tracing::debug!("the agent ends; the next start removes its temporary folders");
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use kage_git::lock_file::{self, LockFile};
 use kage_git::private::make_private;
 
 use crate::ports::Random;
+use crate::process::short_tmp::ShortTmp;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -209,6 +210,12 @@ impl Paths {
     #[must_use]
     pub fn scratch(&self, attempt: AttemptId) -> PathBuf {
         self.scratches().join(attempt.to_string())
+    }
+
+    /// TMPDIRs of attempts, which are not in the state directory: their paths are short.
+    #[must_use]
+    pub(crate) fn short_tmp(&self) -> ShortTmp {
+        ShortTmp::of(&self.root)
     }
 
     /// Base contexts by digest.

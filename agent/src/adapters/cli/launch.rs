@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::manifest::{BasePass, LONG, Manifest, Pass, fill};
 use crate::adapters::port::{Beginning, SessionInput, next_message};
 use crate::adapters::session_file::SessionFile;
-use crate::process::{AgentEnvironment, Command, Environment, EnvironmentParts, ManifestVariables, Places, Stdin};
+use crate::process::{AgentEnvironment, Command, Environment, EnvironmentParts, ManifestVariables, Stdin};
 
 /// The message for a program that resumes a session.
 const GO_ON: &str = "The session was interrupted. The files are as they were after the last step that you \
@@ -31,7 +31,7 @@ pub(super) struct Place<'a> {
 /// Blocking: it writes files.
 pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_>) -> io::Result<Command> {
     let scratch = &input.scratch;
-    Places::within(scratch).make()?;
+    input.places.make()?;
     let cwd = match input.start() {
         Some(start) => start,
         None => {
@@ -144,7 +144,9 @@ pub(super) fn session_file(
         ("session_id", "{kage:session}"),
     ];
     let names = names.map(|(value, anywhere)| (in_json(&values[value]), anywhere.to_owned()));
+    let tmp = in_json(input.places.tmp.to_str()?);
     let mut names = Vec::from(names);
+    names.push((tmp, "{kage:tmp}".to_owned()));
     if input.folder.is_some() {
         let top = utf8(input.worktree.as_ref()?).ok()?;
         names.push((in_json(&top), "{kage:top}".to_owned()));
@@ -176,7 +178,7 @@ fn environment(
     let named = rule.inherit.iter().chain(&rule.secret).chain(&rule.require);
     Environment::of(&EnvironmentParts {
         agent,
-        places: &Places::within(&input.scratch),
+        places: &input.places,
         manifest: Some(&ManifestVariables {
             set: filled(&rule.set),
             as_root: filled(&rule.as_root),

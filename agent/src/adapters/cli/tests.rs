@@ -141,7 +141,7 @@ env.set.STORE = "{scratch}/store"
     let elsewhere = file.portable(kept.clone().into());
     assert_eq!(
         elsewhere,
-        br#"{"cwd":"{kage:worktree}","id":"{kage:session}","tmp":"{kage:scratch}/tmp"}"#
+        br#"{"cwd":"{kage:worktree}","id":"{kage:session}","tmp":"{kage:tmp}"}"#
     );
     input.beginning = Beginning::GoOn {
         said: file.local(elsewhere).into(),
