@@ -33,11 +33,12 @@ use crate::ground::work_folder::{self, NoFolder};
 use crate::identity::state::Paths;
 use crate::ports::{Blocking, Clock};
 use crate::process::programs::Programs;
-use crate::process::{AgentEnvironment, Places, Runner};
+use crate::process::{AgentEnvironment, Places, Runner, TaskVariables};
 
 mod transcript;
 mod checkpoints;
 mod changes;
+mod surroundings;
 mod resumed;
 mod session_files;
 mod watchdog;
@@ -83,6 +84,8 @@ struct Attempt {
     stop: Stop,
     frozen: watch::Receiver<bool>,
     recording: Recording,
+    /// What its programs get because the task asks for it.
+    variables: TaskVariables,
     /// The presence of a session's attempt: the session's later attempts wait until it is gone.
     presence: Option<Presence<Arc<dyn Workspace>>>,
 }
@@ -119,6 +122,23 @@ impl Resources {
         }
     }
 
+    /// The variables that the task of this work asks for.
+    async fn variables(&self, work: &Work) -> Result<TaskVariables, Failure> {
+        let (environment, task) = (work.environment.clone(), work.task);
+        if environment.is_empty() {
+            return Ok(TaskVariables::default());
+        }
+        let (agent, handed) = (self.environment.clone(), self.paths.handed());
+        let looking = self
+            .blocking
+            .run(move || surroundings::variables(&environment, task, &agent, &handed));
+        let found = looking.await.map_err(std::io::Error::other).and_then(|found| found);
+        found.map_err(|error| {
+            let text = format!("cannot read the values of the task's variables: {error}");
+            local_failure(FailureKind::CorruptedState, text)
+        })
+    }
+
     /// Ends an attempt whose own task panicked.
     pub(crate) async fn crashed(&self, attempt: AttemptId, why: &str) {
         let failure = Failure::new(FailureKind::AdapterCrash, format!("the attempt crashed: {why}"));
@@ -138,8 +158,16 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
     if resources.outbox.open_attempt(grant.key).await.is_err() {
         return;
     }
+    let found = resources.variables(&grant.work).await;
+    let (variables, unknown) = match found {
+        Ok(variables) => (variables, None),
+        Err(failure) => (TaskVariables::default(), Some(failure)),
+    };
+    let mut recording = resources.recording(id);
+    recording.masker = recording.masker.and(&variables.secrets());
     let attempt = Attempt {
-        recording: resources.recording(id),
+        recording,
+        variables,
         presence,
         id,
         work: grant.work,
@@ -148,9 +176,10 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
         resources,
     };
     let mut workspace = None;
-    let worked = match &attempt.work.kind {
-        WorkKind::Session(work) => session::run(&attempt, work, grant.asks, &mut workspace).await,
-        WorkKind::Verify(work) => verify::run(&attempt, work, &mut workspace).await,
+    let worked = match (unknown, &attempt.work.kind) {
+        (Some(failure), _) => Err(failure.into()),
+        (None, WorkKind::Session(work)) => session::run(&attempt, work, grant.asks, &mut workspace).await,
+        (None, WorkKind::Verify(work)) => verify::run(&attempt, work, &mut workspace).await,
     };
     drop(grant.slot);
     let outcome = match worked {
@@ -228,9 +257,55 @@ impl Attempt {
         Warnings::new(self.recording.clone())
     }
 
+    /// A sentence about a program's end, with the variables that it did not get.
+    fn with_missing(&self, message: String) -> String {
+        if self.variables.missing.is_empty() {
+            return message;
+        }
+        let names = self.variables.missing.join(", ");
+        format!("not set here: {names}; {message}")
+    }
+
+    /// Copies what the task wants of the home folder, and says what cannot be.
+    async fn furnish(&self, places: &Places) -> Result<(), AttemptEnded> {
+        let mut unsaid = Vec::new();
+        if !self.variables.missing.is_empty() {
+            let names = self.variables.missing.join(", ");
+            unsaid.push(format!(
+                "variables that the task passes and that are not set here: {names}"
+            ));
+        }
+        let files = self.work.environment.home.clone();
+        if !files.is_empty() {
+            let (from, to) = (
+                self.resources.environment.get("HOME").map(PathBuf::from),
+                places.home.clone(),
+            );
+            let copying = self.resources.blocking.run(move || {
+                let from = from.unwrap_or_default();
+                let copied = files.iter().map(|path| surroundings::copy(path, &from, &to));
+                copied.filter_map(Result::err).collect::<Vec<_>>()
+            });
+            match copying.await {
+                Ok(refused) => unsaid.extend(refused),
+                Err(error) => unsaid.push(format!("the home folder was not copied from: {error}")),
+            }
+        }
+        for text in unsaid {
+            self.recording.post(EventBody::Warning(text)).await?;
+        }
+        Ok(())
+    }
+
     /// Creates HOME, in the scratch folder, and TMPDIR, which is there only where it cannot be where
     /// its path is short.
-    async fn places(&self) -> Result<Places, Failure> {
+    async fn places(&self) -> Result<Places, AttemptEnded> {
+        let places = self.made_places().await?;
+        self.furnish(&places).await?;
+        Ok(places)
+    }
+
+    async fn made_places(&self) -> Result<Places, Failure> {
         let scratch = self.resources.paths.scratch(self.id);
         let (mut places, short, id) = (Places::within(&scratch), self.resources.paths.short_tmp(), self.id);
         let making = self.resources.blocking.run(move || {

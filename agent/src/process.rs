@@ -17,6 +17,7 @@ mod child;
 mod drive;
 mod environment;
 pub(crate) mod excerpt;
+pub mod handed;
 pub(crate) mod programs;
 pub(crate) mod short_tmp;
 #[cfg(target_os = "linux")]
@@ -43,7 +44,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use environment::{
-    AgentEnvironment, Environment, EnvironmentParts, ManifestVariables, Places, Variable, VariableSource, WorkNames,
+    AgentEnvironment, Environment, EnvironmentParts, ManifestVariables, Places, TaskVariables, Variable,
+    VariableSource, WorkNames,
 };
 
 /// The hidden first argument that turns this executable into a warden.

@@ -147,6 +147,10 @@ pub struct Run {
     /// Include these untracked files although they are large or look like secrets.
     #[arg(long, value_name = "GLOB")]
     pub include: Vec<String>,
+    /// Variable for sessions, setup and verify: NAME gives them the value that this shell has (and that
+    /// each other machine's agent has), NAME=VALUE sets one.
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
     /// JSON file with context for all sessions, or ADAPTER=FILE for those of one adapter.
     #[arg(long, value_name = "[ADAPTER=]FILE")]
     pub context: Vec<String>,

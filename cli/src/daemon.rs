@@ -1,12 +1,13 @@
 //! Runs a coordinator, an agent, or both in this process, until a signal or idleness ends them.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use kage_agent::Registry;
 use kage_agent::adapters::{self, AdapterConfig};
 use kage_agent::config::slots;
+use kage_agent::process::handed::Handed;
 use kage_agent::process::{AgentEnvironment, Runner};
 use kage_coordinator::store::{ReadError, Store};
 use kage_core::task::Labels;
@@ -32,6 +33,10 @@ const PATIENCE: Patience = Patience {
     limit: Duration::from_secs(15 * 60),
     poll: Duration::from_secs(20),
 };
+/// How often a daemon looks whether tasks with values of variables are over.
+const DROP_VALUES: Duration = Duration::from_secs(2);
+/// How old values are that no task has: their client ended before it made one.
+const UNCLAIMED: Duration = Duration::from_secs(60 * 60);
 /// How long a daemon that was told to end waits for commands that use it.
 const LAST_CALLS: Duration = Duration::from_secs(1);
 
@@ -208,6 +213,7 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
         options,
     };
     let agent = run_agent(invocation, start, registry, &shutdown);
+    let handed = Handed::within(&invocation.state.agent());
     // While the daemon ends, no command uses it.
     let mut ending = None;
     let idle = async {
@@ -221,6 +227,7 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     let result = tokio::select! {
         result = agent => result,
         () = idle => Ok(()),
+        () = drop_values(&store, &handed, DROP_VALUES) => Ok(()),
         Some(ended) = coordinator.join_next() => {
             ended??;
             Err(anyhow::anyhow!("the coordinator ended"))
@@ -275,6 +282,25 @@ async fn until_idle(store: &Store, state: &StateDir, patience: Patience) -> InUs
             return taken;
         }
         quiet_since = Instant::now();
+    }
+}
+
+/// Removes the values of variables that clients left for tasks which are over by now. Never returns.
+async fn drop_values(store: &Store, handed: &Handed, poll: Duration) {
+    loop {
+        let (looked, now) = (handed.clone(), SystemTime::now());
+        let looking = tokio::task::spawn_blocking(move || {
+            looked.drop_unclaimed(UNCLAIMED, now);
+            looked.tasks()
+        });
+        for task in looking.await.unwrap_or_default() {
+            match store.task(task).await {
+                Ok(Some(view)) if !view.task.state.is_terminal() => {}
+                Ok(Some(_) | None) => handed.forget(task),
+                Err(error) => tracing::warn!(%task, %error, "cannot tell whether a task is over"),
+            }
+        }
+        sleep(poll).await;
     }
 }
 

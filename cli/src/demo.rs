@@ -111,6 +111,7 @@ async fn spec(
             ..Policy::default()
         },
         labels: kage_core::task::Labels::new(),
+        environment: kage_core::task::TaskEnvironment::default(),
     };
     Ok((spec, base.origin))
 }

@@ -27,6 +27,7 @@ pub mod follow;
 pub mod contexts;
 pub mod work_folder;
 pub mod base;
+mod environment;
 pub mod result;
 pub mod landing;
 mod daemon;

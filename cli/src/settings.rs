@@ -1,8 +1,8 @@
 //! Settings from files and the environment, read once into types.
 //!
 //! Later sources win: `kage.toml` of the project, `config.toml` of the user, `KAGE__SECTION__KEY`,
-//! flags. A project's file may only have `[run]`: it comes with the repository, and must not decide
-//! where tokens are sent.
+//! flags. A project's file may only have `[run]`, `[env]` and `[home]`: it comes with the repository, and
+//! must not decide where tokens are sent.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,14 @@ use kage_coordinator::config::{UnusablePrices, prices_with};
 use kage_core::failure_table::FailureTable;
 use kage_core::id::ProjectId;
 use kage_core::price::PriceTable;
+use kage_core::task::TaskEnvironment;
 use serde::Deserialize;
 
 use crate::config_file::meant;
+
+mod environment;
+
+pub use environment::{EnvironmentSettings, HomeSettings};
 
 /// Everything that can be set outside the command line.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -27,6 +32,10 @@ pub struct Settings {
     /// Defaults of `kage run`.
     pub run: RunSettings,
     pub agent: AgentSettings,
+    /// Variables of the programs of every task.
+    pub env: EnvironmentSettings,
+    /// Files of the home folder for the programs of every task.
+    pub home: HomeSettings,
     /// Limits of the adapters of that agent.
     pub adapter: AdapterSettings,
 }
@@ -118,14 +127,25 @@ impl DiskSettings {
 /// The sections that a project's file may have.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct ProjectSettings {
-    run: RunSettings,
+pub struct ProjectSettings {
+    pub run: RunSettings,
+    pub env: EnvironmentSettings,
+    pub home: HomeSettings,
+}
+
+impl Settings {
+    /// `[env]` and `[home]` of a project's file and of the person together.
+    #[must_use]
+    pub fn environment(&self, project: Option<&ProjectSettings>) -> TaskEnvironment {
+        let project = project.map(|project| (&project.env, &project.home));
+        environment::together(project.into_iter().chain([(&self.env, &self.home)]))
+    }
 }
 
 /// Why settings could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    #[error("the project's settings in {path} are wrong (only a [run] section is allowed there){hint}", hint = meant(.source))]
+    #[error("the project's settings in {path} are wrong (only the sections [run], [env] and [home] are allowed there){hint}", hint = meant(.source))]
     Project {
         path: PathBuf,
         #[source]
@@ -186,6 +206,8 @@ fn variables(all: impl IntoIterator<Item = (String, String)>) -> Environment {
         .try_parsing(true)
         .list_separator("\n")
         .with_list_parse_key("run.protect")
+        .with_list_parse_key("env.pass")
+        .with_list_parse_key("home.copy")
         .with_list_parse_key("agent.adapters");
     AdapterSettings::list_keys().fold(environment, |environment, key| {
         environment.with_list_parse_key(&format!("adapter.{key}"))
@@ -233,16 +255,15 @@ pub fn load() -> Result<Settings, SettingsError> {
 ///
 /// # Errors
 /// Names the file, and the place in it.
-pub fn project(file: &Path) -> Result<RunSettings, SettingsError> {
-    let project: ProjectSettings = config::Config::builder()
+pub fn project(file: &Path) -> Result<ProjectSettings, SettingsError> {
+    config::Config::builder()
         .add_source(File::from(file.to_owned()).format(FileFormat::Toml))
         .build()
         .and_then(config::Config::try_deserialize)
         .map_err(|source| SettingsError::Project {
             path: file.to_owned(),
             source,
-        })?;
-    Ok(project.run)
+        })
 }
 
 #[cfg(test)]
@@ -314,8 +335,14 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let file = top.path().join("kage.toml");
         std::fs::write(&file, "[run]\nverify = \"make test\"\nrework = 0\n").unwrap();
-        let run = project(&file).unwrap();
+        let run = project(&file).unwrap().run;
         assert_eq!((run.verify.as_deref(), run.rework), (Some("make test"), Some(0)));
+
+        let more = "[env]\npass = [\"DATABASE_URL\"]\nset = { RUST_LOG = \"debug\" }\n[home]\ncopy = [\".npmrc\"]\n";
+        std::fs::write(&file, more).unwrap();
+        let environment = Settings::default().environment(Some(&project(&file).unwrap()));
+        assert_eq!(environment.set.get("RUST_LOG").map(String::as_str), Some("debug"));
+        assert!(environment.pass.contains("DATABASE_URL") && environment.home.contains(".npmrc"));
 
         std::fs::write(&file, "[coordinator]\nurl = \"http://elsewhere\"\n").unwrap();
         assert!(matches!(project(&file), Err(SettingsError::Project { .. })));

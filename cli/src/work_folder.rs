@@ -17,7 +17,7 @@ use kage_git::UserRepo;
 use crate::args::Run;
 use crate::exit::Refusal;
 use crate::output::note;
-use crate::settings::{self, RunSettings};
+use crate::settings::{self, ProjectSettings, RunSettings};
 use crate::view;
 
 /// The place of a run in its repository.
@@ -33,7 +33,7 @@ pub struct WorkFolder {
 struct ProjectFile {
     /// Its folder; `None`: the repository's top.
     folder: Option<Folder>,
-    run: RunSettings,
+    settings: ProjectSettings,
 }
 
 impl WorkFolder {
@@ -50,7 +50,7 @@ impl WorkFolder {
         let project = project.map(|above| {
             Ok::<_, anyhow::Error>(ProjectFile {
                 folder: folder_of(root, above)?,
-                run: settings::project(&above.join(settings::PROJECT_FILE))?,
+                settings: settings::project(&above.join(settings::PROJECT_FILE))?,
             })
         });
         Ok(Self {
@@ -79,7 +79,7 @@ impl WorkFolder {
     pub fn checks(&self, args: &Run, user: &RunSettings) -> Result<VerifyPolicy, Refusal> {
         let nothing = RunSettings::default();
         let (project, its_folder) = match &self.project {
-            Some(file) => (&file.run, file.folder.as_ref()),
+            Some(file) => (&file.settings.run, file.folder.as_ref()),
             None => (&nothing, None),
         };
         let here = self.folder.as_ref();
@@ -120,16 +120,22 @@ impl WorkFolder {
         from_top(self.folder.as_ref(), typed)
     }
 
+    /// The project's settings that count here.
+    #[must_use]
+    pub fn project(&self) -> Option<&ProjectSettings> {
+        self.project.as_ref().map(|file| &file.settings)
+    }
+
     /// How often a session is sent back, as far as the project says it.
     #[must_use]
     pub fn rework(&self) -> Option<u32> {
-        self.project.as_ref()?.run.rework
+        self.project()?.run.rework
     }
 }
 
 impl ProjectFile {
     fn shown(&self) -> String {
-        let run = &self.run;
+        let run = &self.settings.run;
         let mut said = Vec::new();
         for (key, text) in [("setup", &run.setup), ("verify", &run.verify)] {
             said.extend(text.as_ref().map(|text| format!("{key} `{}`", view::printable(text))));
@@ -192,11 +198,14 @@ mod tests {
             folder: web.clone(),
             project: Some(ProjectFile {
                 folder: Some("packages".parse().unwrap()),
-                run: RunSettings {
-                    verify: Some("file".to_owned()),
-                    setup: Some("prepare".to_owned()),
-                    protect: vec!["tests".to_owned(), "../ci".to_owned()],
-                    rework: None,
+                settings: ProjectSettings {
+                    run: RunSettings {
+                        verify: Some("file".to_owned()),
+                        setup: Some("prepare".to_owned()),
+                        protect: vec!["tests".to_owned(), "../ci".to_owned()],
+                        rework: None,
+                    },
+                    ..ProjectSettings::default()
                 },
             }),
         };

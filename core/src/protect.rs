@@ -114,6 +114,7 @@ mod tests {
                 ..Policy::default()
             },
             labels: Default::default(),
+            environment: Default::default(),
         }
     }
 

@@ -206,6 +206,7 @@ mod tests {
                 ..Policy::default()
             },
             labels: Default::default(),
+            environment: Default::default(),
         }
     }
 

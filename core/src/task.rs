@@ -14,10 +14,12 @@ use crate::time::Timestamp;
 use crate::words::words;
 
 mod bounds;
+mod environment;
 mod lineage;
 mod origin;
 
 pub use crate::labels::Labels;
+pub use environment::{InvalidEnvironment, MAX_ENVIRONMENT_BYTES, TaskEnvironment};
 pub use lineage::{Lineage, LineageId, RemoteUrl};
 pub use origin::TaskOrigin;
 
@@ -153,6 +155,9 @@ pub struct TaskSpec {
     /// What the person put on it to find it again by; agents are not told.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
+    /// What its programs get besides what every program gets.
+    #[serde(default, skip_serializing_if = "TaskEnvironment::is_empty")]
+    pub environment: TaskEnvironment,
 }
 
 impl TaskSpec {
@@ -379,6 +384,7 @@ mod tests {
                 assignments: Vec::new(),
                 policy: Policy::default(),
                 labels: Labels::new(),
+                environment: TaskEnvironment::default(),
             };
             assert_eq!(spec.verify_in_session(), None);
             spec.policy.verify.verify = Some("make test".to_owned());

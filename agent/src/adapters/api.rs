@@ -238,6 +238,7 @@ impl ApiAdapter {
             places: &places,
             manifest: None,
             root: false,
+            task: Some(&input.variables),
             path: None,
             work: Some(&input.work_names()),
         });

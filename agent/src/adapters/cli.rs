@@ -96,6 +96,7 @@ impl CliAdapter {
             places: &places,
             manifest: None,
             root: false,
+            task: None,
             path: None,
             work: None,
         });

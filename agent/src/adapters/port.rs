@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapters::session_file::SessionFile;
 use crate::adapters::steps::Steps;
-use crate::process::{Ended, Places, RunError, WorkNames};
+use crate::process::{Ended, Places, RunError, TaskVariables, WorkNames};
 
 /// The adapters of an agent by name.
 pub type Registry = BTreeMap<AdapterName, Arc<dyn Adapter>>;
@@ -51,6 +51,8 @@ pub struct SessionInput {
     pub scratch: PathBuf,
     /// HOME and TMPDIR, removed afterwards as well.
     pub places: Places,
+    /// What its programs get because the task asks for it.
+    pub variables: TaskVariables,
     /// Time limits. The attempt enforces them, by stopping the adapter.
     pub limits: SessionLimits,
     /// True while the attempt's lease is in doubt: the program is stopped, and no model
@@ -98,6 +100,7 @@ impl SessionInput {
             worktree: None,
             folder: None,
             places: Places::within(&scratch),
+            variables: TaskVariables::default(),
             scratch,
             limits: SessionLimits {
                 timeout: Duration::from_secs(60),

@@ -84,6 +84,7 @@ pub(super) async fn run(
         folder: attempt.repository().and_then(|repository| repository.folder.clone()),
         scratch,
         places,
+        variables: attempt.variables.clone(),
         limits: SessionLimits {
             timeout: work.timeout,
             idle: work.idle_timeout,

@@ -55,7 +55,7 @@ impl SessionFiles {
             workspace: Arc::clone(workspace),
             ground: Arc::clone(&attempt.resources.ground),
             warnings: attempt.warnings(),
-            masker: attempt.resources.masker.clone(),
+            masker: attempt.recording.masker.clone(),
             recording: attempt.recording.clone(),
             title: format!("checkpoint of session {} of task {}", work.name, attempt.work.task),
         };

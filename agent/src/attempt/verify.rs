@@ -135,7 +135,10 @@ pub(super) async fn run(
     Ok(AttemptOutcome::Verdict(Verdict {
         kind,
         exit_code,
-        message,
+        message: match kind {
+            VerdictKind::Passed => message,
+            VerdictKind::Failed | VerdictKind::Errored => attempt.with_missing(message),
+        },
         duration: shell.began.elapsed(),
         agent: attempt.resources.name.clone(),
         environment: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
@@ -201,6 +204,7 @@ impl Yardstick<'_> {
             places: &self.places,
             manifest: None,
             root: false,
+            task: Some(&attempt.variables),
             path: Some(&path),
             work: Some(&WorkNames {
                 task: attempt.work.task,
@@ -373,7 +377,7 @@ impl<'a> Shell<'a> {
             reporter: Some(reporter),
             recorder,
             tail: VecDeque::new(),
-            wrote: OutputEnds::new(&attempt.resources.masker),
+            wrote: OutputEnds::new(&attempt.recording.masker),
             alone: true,
         }
     }
@@ -381,7 +385,7 @@ impl<'a> Shell<'a> {
     /// Runs one command in a shell, in this folder.
     async fn run(&mut self, command: &str, folder: PathBuf) -> Ran {
         self.tail.clear();
-        self.wrote = OutputEnds::new(&self.attempt.resources.masker);
+        self.wrote = OutputEnds::new(&self.attempt.recording.masker);
         let left = self.deadline.saturating_duration_since(Instant::now());
         let shell = match self.attempt.resources.programs.shell() {
             Ok(shell) => shell,

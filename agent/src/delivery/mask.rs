@@ -33,12 +33,19 @@ struct Patterns {
 
 impl Masker {
     pub(crate) fn new(secrets: &[String]) -> Self {
-        let mut forms: Vec<Vec<u8>> = secrets
-            .iter()
-            .map(|secret| secret.trim())
-            .filter(|secret| secret.len() >= SHORTEST)
-            .flat_map(forms)
-            .collect();
+        Self::of(forms_of(secrets).collect())
+    }
+
+    /// Masks these secrets, too.
+    pub(crate) fn and(&self, secrets: &[String]) -> Self {
+        if secrets.is_empty() {
+            return self.clone();
+        }
+        let known = self.0.iter().flat_map(|patterns| patterns.forms.iter().cloned());
+        Self::of(known.chain(forms_of(secrets)).collect())
+    }
+
+    fn of(mut forms: Vec<Vec<u8>>) -> Self {
         forms.sort_unstable();
         forms.dedup();
         let longest = forms.iter().map(Vec::len).max().unwrap_or(0);
@@ -190,6 +197,12 @@ impl StreamMasker {
     }
 }
 
+/// Every form of the secrets that are long enough.
+fn forms_of(secrets: &[String]) -> impl Iterator<Item = Vec<u8>> {
+    let secrets = secrets.iter().map(|secret| secret.trim());
+    secrets.filter(|secret| secret.len() >= SHORTEST).flat_map(forms)
+}
+
 /// A value and its forms in common encodings.
 fn forms(secret: &str) -> Vec<Vec<u8>> {
     let mut forms = vec![secret.as_bytes().to_vec()];
@@ -267,6 +280,20 @@ mod tests {
             assert!(masker.text(text.clone()).contains(MASK), "{text}");
         }
         assert_eq!(masker.text("nothing".into()), "nothing");
+    }
+
+    #[test]
+    fn more_secrets_are_masked_besides_those_before() {
+        let masker = Masker::new(&["first-key".to_owned()]);
+        let both = masker.and(&["second-key".to_owned(), "short".to_owned()]);
+        assert_eq!(both.text("first-key second-key short".into()), "*** *** short");
+        assert_eq!(masker.text("second-key".into()), "second-key");
+        assert_eq!(
+            Masker::new(&[])
+                .and(&["second-key".to_owned()])
+                .text("second-key".into()),
+            MASK
+        );
     }
 
     #[test]

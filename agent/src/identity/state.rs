@@ -9,6 +9,7 @@ use kage_git::lock_file::{self, LockFile};
 use kage_git::private::make_private;
 
 use crate::ports::Random;
+use crate::process::handed::Handed;
 use crate::process::short_tmp::ShortTmp;
 
 #[derive(Debug, thiserror::Error)]
@@ -216,6 +217,12 @@ impl Paths {
     #[must_use]
     pub(crate) fn short_tmp(&self) -> ShortTmp {
         ShortTmp::of(&self.root)
+    }
+
+    /// Values of variables that clients of this machine left.
+    #[must_use]
+    pub(crate) fn handed(&self) -> Handed {
+        Handed::within(&self.root)
     }
 
     /// Base contexts by digest.

@@ -5,7 +5,7 @@
 //! A later source wins over an earlier one:
 //!
 //! ```text
-//!   the agent's, by the list ◀ its home's tools ◀ places ◀ set ◀ set for root ◀ the agent's, named ◀ PATH ◀ the task
+//!   the agent's, by the list ◀ its home's tools ◀ of the task ◀ places ◀ set ◀ set for root ◀ the agent's, named ◀ PATH ◀ the work
 //! ```
 
 use std::collections::BTreeMap;
@@ -27,6 +27,8 @@ pub enum VariableSource {
     Agent,
     /// A tool's folder in the agent's home.
     AgentHome,
+    /// What the task asks for.
+    Task,
     /// The same for every program.
     Constant,
     /// A folder of the attempt.
@@ -89,6 +91,38 @@ pub struct ManifestVariables {
     pub named: Vec<String>,
 }
 
+/// What a task adds to the environment of its programs, with the values that they get here.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct TaskVariables {
+    /// Variables that the task has with their values.
+    pub set: BTreeMap<String, String>,
+    /// Variables that the task has by name: secrets, for all that is known.
+    pub passed: BTreeMap<String, OsString>,
+    /// The names that have no value here.
+    pub missing: Vec<String>,
+}
+
+impl TaskVariables {
+    /// The values that may not be shown.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        let values = self.passed.values();
+        values.map(|value| value.to_string_lossy().into_owned()).collect()
+    }
+}
+
+/// Without values: they are nobody's to read.
+impl std::fmt::Debug for TaskVariables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (set, passed) = (self.set.keys(), self.passed.keys());
+        let names: Vec<_> = set.chain(passed).collect();
+        f.debug_struct("TaskVariables")
+            .field("names", &names)
+            .field("missing", &self.missing)
+            .finish()
+    }
+}
+
 /// What a program is told that it works on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkNames {
@@ -108,6 +142,8 @@ pub struct EnvironmentParts<'a> {
     pub manifest: Option<&'a ManifestVariables>,
     /// True where the agent runs as root.
     pub root: bool,
+    /// What the task asks for; `None` for a program of no task.
+    pub task: Option<&'a TaskVariables>,
     /// Another PATH than the agent's.
     pub path: Option<&'a OsStr>,
     /// The attempt's work; `None` for a program that is only asked what it is.
@@ -130,6 +166,14 @@ impl Environment {
                 value: folder.into(),
                 source: VariableSource::AgentHome,
             });
+        }
+        if let Some(task) = parts.task {
+            for (name, value) in &task.set {
+                all.set(VariableSource::Task, name, value);
+            }
+            for (name, value) in &task.passed {
+                all.set(VariableSource::Task, name, value);
+            }
         }
         all.set(VariableSource::Places, "HOME", &parts.places.home);
         all.set(VariableSource::Places, "TMPDIR", &parts.places.tmp);
@@ -193,13 +237,14 @@ impl Environment {
     }
 
     /// A digest of what an attempt's programs have in common with those of other attempts at this
-    /// agent: the folders and names of the attempt itself do not count. Values are in it only as a
+    /// agent: the folders and names of the attempt itself do not count, and what its task asks for
+    /// neither. Values are in it only as a
     /// part of the digest.
     #[must_use]
     pub fn digest(&self) -> Digest {
         let mut bytes = Vec::new();
         let common = self.iter().filter(|(_, variable)| match variable.source {
-            VariableSource::Places | VariableSource::Work => false,
+            VariableSource::Places | VariableSource::Task | VariableSource::Work => false,
             VariableSource::Agent
             | VariableSource::AgentHome
             | VariableSource::Constant

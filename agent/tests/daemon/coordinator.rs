@@ -161,6 +161,7 @@ impl Coordinator {
             attempt: 1,
             project: kage_core::id::ProjectId::default(),
             repository: self.with(|kept| kept.repository.clone()),
+            environment: kage_core::task::TaskEnvironment::default(),
             kind,
         };
         let key = AttemptKey {

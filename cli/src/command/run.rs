@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read as _;
 
 use kage_agent::identity::state::not_ones_own;
-use kage_core::task::{InvalidPart, Policy, TaskSpec};
+use kage_core::task::{InvalidPart, Policy, TaskEnvironment, TaskSpec};
 use kage_git::UserRepo;
 use kage_git::snapshot::SnapshotOptions;
 use kage_proto::convert::InvalidField;
@@ -15,6 +15,7 @@ use crate::args::Run;
 use crate::assignments;
 use crate::base;
 use crate::contexts;
+use crate::environment::{self, LeftValues};
 use crate::exit::{Detail, Exit, Refusal};
 use crate::follow::{self, Followed};
 use crate::hold;
@@ -22,7 +23,7 @@ use crate::invocation::Invocation;
 use crate::landing;
 use crate::output::note;
 use crate::result;
-use crate::settings::RunSettings;
+use crate::settings::{RunSettings, Settings};
 use crate::tasks;
 use crate::view::{self, ComparedJson};
 use crate::work_folder::WorkFolder;
@@ -37,6 +38,7 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
     let place = WorkFolder::find(&repository, &args.repo, args.root)?;
     let workers = assignments::workers(&args.with, args.repeat, &args.fallback)?;
     let policy = policy(&args, &invocation.settings.run, &place)?;
+    let environment = environment(&args, &invocation.settings, &place)?;
     place.tell();
     let prompt = prompt(&args)?;
     let access = invocation.started().await?;
@@ -55,7 +57,7 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
         &policy.verify,
     )
     .await?;
-    let spec = TaskSpec {
+    let mut spec = TaskSpec {
         project,
         prompt,
         prompt_blob: None,
@@ -68,9 +70,18 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
             .collect(),
         policy,
         labels: kage_core::task::Labels::new(),
+        environment,
     };
     refuse_invalid(&spec)?;
-    let task = tasks::create(&access, spec, base.origin, args.wait_for_agent).await?;
+    // Only the daemon of this machine, which no URL names, has its agent's state here.
+    let own_daemon = invocation.settings.coordinator.url.is_none() && !spec.environment.pass.is_empty();
+    let left = own_daemon.then(|| LeftValues::leave(&mut spec.environment, &invocation.state.agent()));
+    let left = left.transpose()?;
+    let created = tasks::create(&access, spec, base.origin, args.wait_for_agent).await;
+    if let Some(left) = &left {
+        left.settle(created.as_ref().ok());
+    }
+    let task = created?;
     if args.detach {
         invocation.out.message("task", &task)?;
         invocation.out.text(&task.id)?;
@@ -152,6 +163,35 @@ fn tell_undone(report: &v1::Report) {
              use --no-protect"
         ));
     }
+}
+
+/// What the task's programs get besides what every program gets. A project's file may name files and
+/// variables of the person, so what it names is told.
+fn environment(args: &Run, settings: &Settings, place: &WorkFolder) -> Result<TaskEnvironment, Refusal> {
+    let mut environment = settings.environment(place.project());
+    environment::add(&mut environment, &args.env);
+    let problems: Vec<_> = environment
+        .problems()
+        .into_iter()
+        .map(|(_, problem)| problem.to_string())
+        .collect();
+    if !problems.is_empty() {
+        return Err(Refusal::usage(problems.join("; ")));
+    }
+    let told = [
+        (
+            "passed to the task's programs",
+            environment.pass.iter().cloned().collect::<Vec<_>>(),
+        ),
+        (
+            "copied to the task's programs",
+            environment.home.iter().map(|path| format!("~/{path}")).collect(),
+        ),
+    ];
+    for (what, names) in told.into_iter().filter(|(_, names)| !names.is_empty()) {
+        note(&format!("{what}: {}", names.join(", ")));
+    }
+    Ok(environment)
 }
 
 fn prompt(args: &Run) -> anyhow::Result<String> {

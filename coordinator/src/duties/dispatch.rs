@@ -188,6 +188,7 @@ fn describe(work: store::Work) -> Work {
         attempt: number,
         project: spec.project,
         repository: spec.repository,
+        environment: spec.environment,
         kind,
     }
 }

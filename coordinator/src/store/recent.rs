@@ -360,6 +360,7 @@ mod tests {
             assignments: Vec::new(),
             policy: Policy::default(),
             labels: kage_core::task::Labels::new(),
+            environment: kage_core::task::TaskEnvironment::default(),
         };
         Task::new(TaskId::from_random(n), spec, Timestamp::from_millis(1))
     }

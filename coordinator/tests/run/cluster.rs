@@ -197,6 +197,7 @@ pub(crate) fn spec(sessions: &[&str]) -> TaskSpec {
             .collect(),
         policy: Default::default(),
         labels: kage_core::task::Labels::new(),
+        environment: kage_core::task::TaskEnvironment::default(),
     }
 }
 

@@ -30,6 +30,7 @@ fn task(verify: Option<&str>) -> Task {
                 ..Policy::default()
             },
             labels: Default::default(),
+            environment: Default::default(),
         },
         state: TaskState::Running,
         created_at: START,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Labels, TaskSpec};
+use super::{InvalidEnvironment, Labels, MAX_ENVIRONMENT_BYTES, TaskSpec};
 use crate::context::{InvalidContext, Patch, overridden};
 use crate::fallback::MAX_FALLBACKS;
 use crate::id::SessionName;
@@ -60,6 +60,9 @@ pub enum InvalidSpec {
         /// The limit.
         most: usize,
     },
+    /// The environment of its programs cannot be given to them.
+    #[error("the environment cannot be used: {0}")]
+    Environment(InvalidEnvironment),
     /// A limit of zero would end every attempt at once.
     #[error("{0} must be more than zero")]
     ZeroLimit(&'static str),
@@ -118,6 +121,12 @@ impl TaskSpec {
         }
         let bytes = self.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
         found.at_most("labels", "the list of labels", bytes, MAX_LABEL_BYTES);
+        let problems = self.environment.problems().into_iter();
+        for (part, problem) in problems {
+            found.add(format!("environment.{part}"), InvalidSpec::Environment(problem));
+        }
+        let bytes = self.environment.bytes();
+        found.at_most("environment", "the environment", bytes, MAX_ENVIRONMENT_BYTES);
         if self.policy.verify.verify.is_some() && self.repository.is_none() {
             found.add("repository", InvalidSpec::VerifyWithoutRepository);
         }
@@ -259,6 +268,7 @@ mod tests {
             }],
             policy: Policy::default(),
             labels: Labels::new(),
+            environment: Default::default(),
         };
         let session: SessionName = "one".parse().unwrap();
         let invalid = |problem| {
@@ -323,6 +333,7 @@ mod tests {
                 ..Policy::default()
             },
             labels: Labels::new(),
+            environment: Default::default(),
         };
         assert_eq!(good.problems(), []);
         let cases: [(Change, &str); 9] = [
@@ -400,6 +411,7 @@ mod tests {
             assignments: vec![assignment("a"), assignment("b")],
             policy: Policy::default(),
             labels: Labels::new(),
+            environment: Default::default(),
         };
         let cases: [(Change, Result<(), InvalidSpec>); 9] = [
             (|_| {}, Ok(())),
@@ -465,6 +477,7 @@ mod tests {
                 ..Policy::default()
             },
             labels: Labels::new(),
+            environment: Default::default(),
         };
         let problems = spec.problems();
         let fields: Vec<_> = problems.iter().map(|part| part.field.as_str()).collect();

@@ -9,7 +9,7 @@ use kage_core::fleet::AdapterInfo;
 use kage_core::id::{
     AdapterName, AgentId, AttemptId, AttemptToken, BootId, Digest, Oid, ProjectId, SessionId, SessionName, TaskId,
 };
-use kage_core::task::{Labels, RepositoryRef, VerifyPolicy};
+use kage_core::task::{Labels, RepositoryRef, TaskEnvironment, VerifyPolicy};
 
 use super::time::{duration, span};
 use super::{InvalidField, non_empty, parse, parse_optional, required};
@@ -249,6 +249,8 @@ pub struct Work {
     pub project: ProjectId,
     /// `None` = no workspace.
     pub repository: Option<RepositoryRef>,
+    /// What the task's programs get besides what every program gets.
+    pub environment: TaskEnvironment,
     /// The work itself.
     pub kind: WorkKind,
 }
@@ -334,6 +336,7 @@ impl From<Work> for v1::Work {
             attempt: work.attempt,
             project: work.project.into(),
             repository: work.repository.map(Into::into),
+            environment: super::task::environment(work.environment),
             kind: Some(match work.kind {
                 WorkKind::Session(session) => Kind::Session(session.into()),
                 WorkKind::Verify(verify) => Kind::Verify(verify.into()),
@@ -357,6 +360,8 @@ impl TryFrom<v1::Work> for Work {
                 .map(RepositoryRef::try_from)
                 .transpose()
                 .map_err(|e| e.within("repository"))?,
+            environment: super::task::read_environment(work.environment.unwrap_or_default())
+                .map_err(|e| e.within("environment"))?,
             kind: match required("kind", work.kind)? {
                 Kind::Session(session) => {
                     WorkKind::Session(session.try_into().map_err(|e: InvalidField| e.within("session"))?)
@@ -419,6 +424,10 @@ mod tests {
                 attempt: 3,
                 project: ProjectId::default(),
                 repository: None,
+                environment: TaskEnvironment {
+                    pass: ["DATABASE_URL".to_owned()].into(),
+                    ..TaskEnvironment::default()
+                },
                 kind,
             };
             assert_eq!(Work::try_from(v1::Work::from(work.clone())), Ok(work));

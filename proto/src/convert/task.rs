@@ -4,7 +4,7 @@ use kage_core::cause::chain;
 use kage_core::fallback::Fallback;
 use kage_core::id::{Digest, ProjectId};
 use kage_core::task::{
-    Assignment, Policy, RepositoryRef, Selection, Task, TaskOrigin, TaskSpec, TaskState, VerifyPolicy,
+    Assignment, Policy, RepositoryRef, Selection, Task, TaskEnvironment, TaskOrigin, TaskSpec, TaskState, VerifyPolicy,
 };
 
 use super::time::{limit, span, stamp};
@@ -204,8 +204,30 @@ impl From<TaskSpec> for v1::TaskSpec {
             assignments: spec.assignments.into_iter().map(Into::into).collect(),
             policy: Some(spec.policy.into()),
             labels: spec.labels.into_iter().collect(),
+            environment: environment(spec.environment),
         }
     }
+}
+
+/// An environment as it is sent; an empty one is not.
+pub(super) fn environment(environment: TaskEnvironment) -> Option<v1::TaskEnvironment> {
+    let given = !environment.is_empty();
+    given.then(|| v1::TaskEnvironment {
+        pass: environment.pass.into_iter().collect(),
+        set: environment.set.into_iter().collect(),
+        home: environment.home.into_iter().collect(),
+        handed: environment.handed.map(Into::into).unwrap_or_default(),
+    })
+}
+
+/// The environment that was sent.
+pub(super) fn read_environment(environment: v1::TaskEnvironment) -> Result<TaskEnvironment, InvalidField> {
+    Ok(TaskEnvironment {
+        pass: environment.pass.into_iter().collect(),
+        set: environment.set.into_iter().collect(),
+        home: environment.home.into_iter().collect(),
+        handed: parse_optional("handed", &environment.handed)?,
+    })
 }
 
 fn read_spec(spec: v1::TaskSpec, wrong: &mut Wrong) -> TaskSpec {
@@ -233,6 +255,9 @@ fn read_spec(spec: v1::TaskSpec, wrong: &mut Wrong) -> TaskSpec {
             .collect(),
         policy: wrong.within("policy", |wrong| read_policy(spec.policy.unwrap_or_default(), wrong)),
         labels: spec.labels.into_iter().collect(),
+        environment: wrong.within("environment", |wrong| {
+            wrong.or_default(read_environment(spec.environment.unwrap_or_default()))
+        }),
     }
 }
 

@@ -217,6 +217,7 @@ async fn fill(store: &Store, sessions: u32) -> anyhow::Result<()> {
                 assignments: assignments.collect::<anyhow::Result<_>>()?,
                 policy: Policy::default(),
                 labels: kage_core::task::Labels::new(),
+                environment: kage_core::task::TaskEnvironment::default(),
             },
             origin: None,
             sessions: ids.collect(),

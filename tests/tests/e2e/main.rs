@@ -18,6 +18,7 @@ mod claude_code;
 mod claude_code_moves;
 mod crash;
 mod deploy;
+mod environment;
 mod errors;
 mod git_processes;
 mod in_the_way;

@@ -185,6 +185,7 @@ fn environment(
             named: named.cloned().collect(),
         }),
         root,
+        task: Some(&input.variables),
         path: None,
         work: Some(&input.work_names()),
     })

@@ -59,6 +59,7 @@ fn sessions_setup_and_verify_get_what_is_theirs() {
         places: &places,
         manifest: Some(&manifest),
         root: true,
+        task: None,
         path: None,
         work: Some(&names),
     };
@@ -122,6 +123,57 @@ fn sessions_setup_and_verify_get_what_is_theirs() {
 }
 
 #[test]
+fn a_task_adds_to_what_the_agent_gives_and_takes_nothing_from_an_adapter() {
+    let (_home, agent) = agent();
+    let (places, manifest) = (Places::within(Path::new("/scratch")), manifest());
+    let set = [("LANG", "C.UTF-8"), ("GOPATH", "/go"), ("HOME", "/root")];
+    let task = TaskVariables {
+        set: set.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        passed: [("DATABASE_URL".to_owned(), "postgres://me:hidden@db".into())].into(),
+        missing: vec!["NPM_TOKEN".to_owned()],
+    };
+    let in_verify = EnvironmentParts {
+        agent: &agent,
+        places: &places,
+        manifest: None,
+        root: false,
+        task: Some(&task),
+        path: None,
+        work: None,
+    };
+    let verify = Environment::of(&in_verify);
+    let value = |environment: &Environment, name| Some(environment.get(name)?.value.clone().into_string().unwrap());
+    let of = |name| value(&verify, name);
+    assert_eq!(of("DATABASE_URL").as_deref(), Some("postgres://me:hidden@db"));
+    assert_eq!(verify.get("DATABASE_URL").unwrap().source, From::Task);
+    assert_eq!(
+        (of("LANG").as_deref(), of("GOPATH").as_deref()),
+        (Some("C.UTF-8"), Some("/go"))
+    );
+    assert_eq!((of("HOME").as_deref(), of("NPM_TOKEN")), (Some("/scratch/home"), None));
+    let others = TaskVariables {
+        passed: [("DATABASE_URL".to_owned(), "another".into())].into(),
+        ..task.clone()
+    };
+    let other = EnvironmentParts {
+        task: Some(&others),
+        ..in_verify
+    };
+    assert_eq!(
+        verify.digest(),
+        Environment::of(&other).digest(),
+        "a digest of a short secret would tell it"
+    );
+    let in_session = EnvironmentParts {
+        manifest: Some(&manifest),
+        ..in_verify
+    };
+    assert_eq!(value(&Environment::of(&in_session), "LANG").as_deref(), Some("de_DE"));
+    let shown = format!("{task:?}");
+    assert!(shown.contains("DATABASE_URL") && !shown.contains("hidden"), "{shown}");
+}
+
+#[test]
 fn the_digest_is_that_of_the_machine_and_not_of_the_attempt() {
     let (_home, agent) = agent();
     let (names, others) = (work(), work());
@@ -135,6 +187,7 @@ fn the_digest_is_that_of_the_machine_and_not_of_the_attempt() {
         places: &here,
         manifest: None,
         root: false,
+        task: None,
         path: None,
         work: Some(&names),
     };

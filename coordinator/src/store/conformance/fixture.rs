@@ -85,6 +85,7 @@ pub(super) fn spec(sessions: usize, verify: Option<&str>) -> TaskSpec {
             ..Policy::default()
         },
         labels: kage_core::task::Labels::new(),
+        environment: kage_core::task::TaskEnvironment::default(),
     }
 }
 

@@ -56,6 +56,12 @@ fn spec() -> TaskSpec {
             priority: Priority::HIGH,
         },
         labels: labels("team"),
+        environment: TaskEnvironment {
+            pass: ["DATABASE_URL".to_owned()].into(),
+            set: [("RUST_LOG".to_owned(), "debug".to_owned())].into(),
+            home: [".npmrc".to_owned()].into(),
+            handed: Some(Digest::of(b"one")),
+        },
     }
 }
 

@@ -1,0 +1,97 @@
+//! The environment that a person asks for a task's programs: what `--env` adds to the settings, and
+//! the values in this shell, which are left for the agent of this machine.
+
+use std::path::Path;
+
+use kage_agent::process::handed::{Handed, Values};
+use kage_core::id::Digest;
+use kage_core::task::TaskEnvironment;
+use kage_proto::v1;
+
+use crate::exit::Refusal;
+use crate::output::note;
+
+/// Adds what `--env` says: `NAME` passes, `NAME=VALUE` sets. The last one counts.
+pub(crate) fn add(environment: &mut TaskEnvironment, arguments: &[String]) {
+    for argument in arguments {
+        match argument.split_once('=') {
+            Some((name, value)) => {
+                environment.pass.remove(name);
+                environment.set.insert(name.to_owned(), value.to_owned());
+            }
+            None => {
+                environment.set.remove(argument);
+                environment.pass.insert(argument.clone());
+            }
+        }
+    }
+}
+
+/// The values in this shell of the variables that a task passes, left for the agent of this machine
+/// until the task is over.
+#[derive(Debug)]
+pub(crate) struct LeftValues {
+    handed: Handed,
+    name: Digest,
+}
+
+impl LeftValues {
+    /// Leaves them, names them in the environment, and says what has no value.
+    ///
+    /// # Errors
+    /// When a value is no text, or they cannot be written.
+    pub(crate) fn leave(environment: &mut TaskEnvironment, agent_state: &Path) -> anyhow::Result<Self> {
+        let (mut values, mut unset) = (Values::new(), Vec::new());
+        for name in &environment.pass {
+            match std::env::var(name) {
+                Ok(value) => drop(values.insert(name.clone(), value)),
+                Err(std::env::VarError::NotPresent) => unset.push(name.as_str()),
+                Err(std::env::VarError::NotUnicode(_)) => {
+                    return Err(
+                        Refusal::usage(format!("the value of {name} is not UTF-8, and cannot be passed")).into(),
+                    );
+                }
+            }
+        }
+        if !unset.is_empty() {
+            note(&format!(
+                "not set in this shell, so programs do not get it: {}",
+                unset.join(", ")
+            ));
+        }
+        let (handed, name) = (Handed::within(agent_state), Digest::from_raw(rand::random()));
+        handed.leave(&name, &values)?;
+        environment.handed = Some(name.clone());
+        Ok(Self { handed, name })
+    }
+
+    /// They are the task's own from now on; without a task they are nobody's. The daemon removes them
+    /// when the task is over.
+    pub(crate) fn settle(&self, task: Option<&v1::Task>) {
+        match task.and_then(|task| task.id.parse().ok()) {
+            Some(task) => self.handed.claim(&self.name, task),
+            None => self.handed.withdraw(&self.name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_word_about_a_variable_counts() {
+        let mut all = TaskEnvironment {
+            pass: ["MODE".to_owned()].into(),
+            set: [("RUST_LOG".to_owned(), "debug".to_owned())].into(),
+            ..TaskEnvironment::default()
+        };
+        add(&mut all, &["RUST_LOG", "MODE=a=b", "EMPTY="].map(str::to_owned));
+        assert_eq!(all.pass, ["RUST_LOG".to_owned()].into());
+        let set = |name: &str| all.set.get(name).map(String::as_str);
+        assert_eq!(
+            (set("MODE"), set("EMPTY"), set("RUST_LOG")),
+            (Some("a=b"), Some(""), None)
+        );
+    }
+}
