@@ -39,6 +39,7 @@ mod transcript;
 mod checkpoints;
 mod changes;
 mod surroundings;
+mod shell;
 mod resumed;
 mod session_files;
 mod watchdog;
