@@ -127,6 +127,10 @@ pub struct Run {
     /// Command that prepares a clean checkout for verify.
     #[arg(long, value_name = "CMD")]
     pub setup: Option<String>,
+    /// Command that prepares the worktree of a session before its program starts; '' for none
+    /// [default: as --setup].
+    #[arg(long, value_name = "CMD")]
+    pub session_setup: Option<String>,
     /// Paths that are restored from the base before verify runs, besides the files that --setup and
     /// --verify name and the prompt does not.
     #[arg(long, value_name = "GLOB")]

@@ -61,6 +61,8 @@ pub struct RunSettings {
     pub verify: Option<String>,
     /// As `--setup`.
     pub setup: Option<String>,
+    /// As `--session-setup`.
+    pub session_setup: Option<String>,
     /// As `--protect`.
     pub protect: Vec<String>,
     /// As `--rework`.

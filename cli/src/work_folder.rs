@@ -77,28 +77,17 @@ impl WorkFolder {
     /// # Errors
     /// When a path leads out of the repository.
     pub fn checks(&self, args: &Run, user: &RunSettings) -> Result<VerifyPolicy, Refusal> {
-        let nothing = RunSettings::default();
-        let (project, its_folder) = match &self.project {
-            Some(file) => (&file.settings.run, file.folder.as_ref()),
-            None => (&nothing, None),
-        };
+        let (setup, setup_folder) = self.command(&args.setup, &user.setup, |run| &run.setup);
+        let (verify, verify_folder) = self.command(&args.verify, &user.verify, |run| &run.verify);
         let here = self.folder.as_ref();
-        let command = |flag: &Option<String>, user: &Option<String>, project: &Option<String>| {
-            let typed = flag.as_ref().or(user.as_ref()).map(|text| (text, here));
-            let (text, folder) = typed
-                .or_else(|| project.as_ref().map(|text| (text, its_folder)))
-                .unzip();
-            (text.cloned(), folder.flatten().cloned())
-        };
-        let (setup, setup_folder) = command(&args.setup, &user.setup, &project.setup);
-        let (verify, verify_folder) = command(&args.verify, &user.verify, &project.verify);
-        let paths = [
-            (&args.protect, here),
-            (&user.protect, here),
-            (&project.protect, its_folder),
-        ];
-        let (protect, counted) = paths
+        let of_project = self
+            .project
+            .as_ref()
+            .map(|file| (&file.settings.run.protect, file.folder.as_ref()));
+        let mut paths = [(&args.protect, here), (&user.protect, here)]
             .into_iter()
+            .chain(of_project);
+        let (protect, counted) = paths
             .find(|(paths, _)| !paths.is_empty())
             .unwrap_or((&args.protect, here));
         Ok(VerifyPolicy {
@@ -110,6 +99,39 @@ impl WorkFolder {
             leave_named: args.no_protect,
             timeout: args.verify_timeout,
         })
+    }
+
+    /// The command that prepares a session's worktree, and its folder: what is said for sessions,
+    /// which may be nothing, or else the set-up command of verify.
+    #[must_use]
+    pub fn session_setup(&self, args: &Run, user: &RunSettings) -> (Option<String>, Option<Folder>) {
+        let (said, folder) = self.command(&args.session_setup, &user.session_setup, |run| &run.session_setup);
+        let (command, folder) = match said {
+            Some(said) => (Some(said), folder),
+            None => self.command(&args.setup, &user.setup, |run| &run.setup),
+        };
+        let command = command.filter(|command| !command.trim().is_empty());
+        let folder = folder.filter(|_| command.is_some());
+        (command, folder)
+    }
+
+    /// The command that counts, and the folder in which it runs.
+    fn command(
+        &self,
+        flag: &Option<String>,
+        user: &Option<String>,
+        of_project: impl Fn(&RunSettings) -> &Option<String>,
+    ) -> (Option<String>, Option<Folder>) {
+        if let Some(typed) = flag.as_ref().or(user.as_ref()) {
+            return (Some(typed.clone()), self.folder.clone());
+        }
+        let Some(file) = &self.project else {
+            return (None, None);
+        };
+        match of_project(&file.settings.run) {
+            Some(command) => (Some(command.clone()), file.folder.clone()),
+            None => (None, None),
+        }
     }
 
     /// Patterns that were typed here, as patterns from the repository's top.
@@ -137,7 +159,12 @@ impl ProjectFile {
     fn shown(&self) -> String {
         let run = &self.settings.run;
         let mut said = Vec::new();
-        for (key, text) in [("setup", &run.setup), ("verify", &run.verify)] {
+        let commands = [
+            ("setup", &run.setup),
+            ("session_setup", &run.session_setup),
+            ("verify", &run.verify),
+        ];
+        for (key, text) in commands {
             said.extend(text.as_ref().map(|text| format!("{key} `{}`", view::printable(text))));
         }
         said.extend((!run.protect.is_empty()).then(|| format!("protect {}", view::printable(&run.protect.join(", ")))));
@@ -202,6 +229,7 @@ mod tests {
                     run: RunSettings {
                         verify: Some("file".to_owned()),
                         setup: Some("prepare".to_owned()),
+                        session_setup: None,
                         protect: vec!["tests".to_owned(), "../ci".to_owned()],
                         rework: None,
                     },
@@ -220,6 +248,13 @@ mod tests {
             (Some("file"), &packages)
         );
         assert_eq!(checks.protect, ["/packages/**/tests", "/ci"]);
+        let prepares = |flags: &[&str]| place.session_setup(&run(flags), &RunSettings::default());
+        assert_eq!(prepares(&[]), (Some("prepare".to_owned()), packages));
+        assert_eq!(
+            prepares(&["--session-setup", "own"]),
+            (Some("own".to_owned()), web.clone())
+        );
+        assert_eq!(prepares(&["--session-setup", ""]), (None, None));
 
         let user = RunSettings {
             setup: Some("mine".to_owned()),

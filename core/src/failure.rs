@@ -45,6 +45,8 @@ words! {
         AdapterUnavailable = "adapter_unavailable" ("adapter unavailable"),
         /// The agent's machine has no free space on a disk.
         DiskFull = "disk_full" ("disk full"),
+        /// The command that prepares a session's worktree failed, before the session's work.
+        SetupFailed = "setup_failed" ("setup failed"),
         /// The agent was lost, restarted or drained.
         AgentLost = "agent_lost" ("agent lost"),
         /// The money or token limit is reached.

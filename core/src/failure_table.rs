@@ -271,6 +271,7 @@ const fn passes(kind: FailureKind) -> bool {
         | FailureKind::AdapterCrash
         | FailureKind::AdapterUnavailable
         | FailureKind::DiskFull
+        | FailureKind::SetupFailed
         | FailureKind::AgentLost
         | FailureKind::BudgetExceeded
         | FailureKind::Cancelled

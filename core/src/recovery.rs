@@ -351,6 +351,11 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
             "another machine may have free disk space, or this one may get some",
             "free disk space on the agent's machine",
         ),
+        Kind::SetupFailed => again.elsewhere(
+            Medium,
+            "the set-up command may work on another machine",
+            "read the set-up command's output: kage logs; then mend it, or what it needs on the agent's machine",
+        ),
         Kind::Unknown => again.once().elsewhere(
             Low,
             "unknown failure: trying once more on another agent",

@@ -117,6 +117,12 @@ pub struct Policy {
     /// continue the conversation, else never.
     #[serde(default)]
     pub max_reworks: Option<u32>,
+    /// Shell command that prepares the worktree of a session before its program starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_setup: Option<String>,
+    /// The folder of the worktree in which `session_setup` runs; `None`: its top.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_setup_folder: Option<Folder>,
 }
 
 impl Default for Policy {
@@ -129,6 +135,8 @@ impl Default for Policy {
             requirements: Labels::new(),
             priority: Priority::NORMAL,
             max_reworks: None,
+            session_setup: None,
+            session_setup_folder: None,
         }
     }
 }
@@ -301,6 +309,7 @@ impl TaskSpec {
             .and_then(|repository| repository.folder.as_ref());
         let named = [
             ("repository.folder", works),
+            ("policy.session_setup_folder", self.policy.session_setup_folder.as_ref()),
             ("policy.verify.setup_folder", checks.setup_folder.as_ref()),
             ("policy.verify.verify_folder", checks.verify_folder.as_ref()),
         ];

@@ -159,7 +159,7 @@ mod tests {
                 of!(FailureKind),
                 "rate_limited overloaded network timeout quota_exhausted auth invalid_request context_overflow \
                  context_unavailable corrupted_state logic_error turn_limit no_change adapter_crash \
-                 adapter_unavailable disk_full agent_lost budget_exceeded cancelled unknown",
+                 adapter_unavailable disk_full setup_failed agent_lost budget_exceeded cancelled unknown",
             ),
             (of!(Confidence), "low medium high"),
             (

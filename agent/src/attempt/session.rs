@@ -2,13 +2,14 @@
 //! sends the result.
 //!
 //! ```text
-//!   Preparing --> Working --> Uploading --> claimed
-//!   (base, or a   (checkpoints)  (with a repository; no change = failed)
-//!    checkpoint)
+//!   Preparing --> Setup ------> Working --> Uploading --> claimed
+//!   (base, or a   (in a new     (checkpoints)  (with a repository; no change = failed)
+//!    checkpoint)   worktree)
 //! ```
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use kage_core::cause::chain;
 use kage_core::checkpoint::{CheckpointReason, Resume, WorktreeChoice};
@@ -23,18 +24,31 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::session_files::SessionFiles;
+use super::shell::{Ran, Shell};
 use super::watchdog::{Watched, crash, watch_over};
 use super::{ABANDON, Attempt, AttemptEnded};
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput, SessionLimits};
 use crate::adapters::steps::{CheckpointRequest, Steps};
 use crate::delivery::outbox::OutboxClosed;
 use crate::ground::port::{WentBack, Workspace};
-use crate::process::Places;
+use crate::process::{Environment, EnvironmentParts, Places, WorkNames};
 
 /// Reports waiting for the recorder. When full, the adapter waits.
 const REPORTS: usize = 32;
 /// The longest part of a summary that becomes an activity.
 const SUMMARY: usize = 500;
+
+/// How many files that setup changed are named.
+const SHOWN: usize = 10;
+
+/// Whose the files of a worktree are.
+#[derive(Clone, Copy)]
+enum WorktreeOrigin {
+    /// It was made for this attempt.
+    Made,
+    /// An earlier attempt of the session left it, set up.
+    Left,
+}
 
 /// Works on a session. `asks` receives checkpoint requests from people; `place` gets the workspace,
 /// which the caller removes.
@@ -56,8 +70,9 @@ pub(super) async fn run(
             prepared.map_err(|error| error.failure())
         })
         .await?;
+    let mut origin = WorktreeOrigin::Left;
     if let Some(repository) = attempt.repository() {
-        workspace(attempt, work, repository, place).await?;
+        origin = workspace(attempt, work, repository, place).await?;
         if let (Some(place), Some(folder)) = (place.as_ref(), &repository.folder) {
             let entered = attempt.enter(place.path(), Some(folder)).await;
             entered.map_err(|error| local_failure(FailureKind::CorruptedState, chain(&error)))?;
@@ -97,6 +112,10 @@ pub(super) async fn run(
         tell(attempt, end).await?;
         return Ok(AttemptOutcome::Claimed);
     };
+    if let (WorktreeOrigin::Made, Some(command)) = (origin, &work.setup) {
+        let took = set_up(attempt, work, command, &**workspace, &input.places).await?;
+        input.limits.timeout = work.timeout.saturating_sub(took);
+    }
     let mut kept = SessionFiles::begin(attempt, work, &*adapter, workspace, &mut input, asks).await?;
     let workspace = &**workspace;
     attempt.phase(Phase::Working).await?;
@@ -126,17 +145,77 @@ async fn workspace(
     work: &SessionWork,
     repository: &RepositoryRef,
     place: &mut Option<Arc<dyn Workspace>>,
-) -> Result<(), AttemptEnded> {
+) -> Result<WorktreeOrigin, AttemptEnded> {
     if let Some(resume) = &work.resume {
         adopt(attempt, resume, place).await?;
     }
     if place.is_some() {
-        return Ok(());
+        return Ok(WorktreeOrigin::Left);
     }
     let on = attempt.on(repository);
     let making = attempt.resources.ground.for_session(&on, work.resume.as_deref());
     *place = Some(attempt.unless_stopped(making).await?);
-    Ok(())
+    Ok(WorktreeOrigin::Made)
+}
+
+/// Runs the set-up command in a new worktree, and returns how long it took. What it makes is like
+/// what a session makes: a part of the result, unless git ignores it.
+async fn set_up(
+    attempt: &Attempt,
+    work: &SessionWork,
+    command: &str,
+    workspace: &dyn Workspace,
+    places: &Places,
+) -> Result<Duration, AttemptEnded> {
+    attempt.phase(Phase::Setup).await?;
+    let environment = Environment::of(&EnvironmentParts {
+        agent: &attempt.resources.environment,
+        places,
+        manifest: None,
+        root: false,
+        task: Some(&attempt.variables),
+        path: None,
+        work: Some(&WorkNames {
+            task: attempt.work.task,
+            session: attempt.work.session,
+            base_context: None,
+        }),
+    });
+    let mut shell = Shell::new(attempt, workspace.path().to_owned(), environment, work.timeout);
+    let entered = attempt.enter(workspace.path(), work.setup_folder.as_ref()).await;
+    let folder = entered.map_err(|error| local_failure(FailureKind::CorruptedState, chain(&error)))?;
+    let ran = shell.run(command, folder).await;
+    shell.finish().await?;
+    if !shell.alone
+        && let Some(presence) = &attempt.presence
+    {
+        presence.mark_unusable();
+    }
+    if attempt.stop.reason().is_some() {
+        return Err(attempt.stopped().into());
+    }
+    let problem = match ran {
+        Ran::Ended(status) if status.success() => None,
+        Ran::Ended(status) => Some(shell.message(&format!("setup failed with {status}"))),
+        Ran::Not(why) => Some(format!("setup: {why}")),
+    };
+    if let Some(problem) = problem {
+        let text = attempt.with_missing(problem);
+        return Err(Failure::new(FailureKind::SetupFailed, text).into());
+    }
+    if work.resume.is_none() {
+        let changes = attempt.unless_stopped(workspace.changes()).await?;
+        let paths: Vec<_> = changes.iter().take(SHOWN).map(|change| change.path.as_str()).collect();
+        if !paths.is_empty() {
+            let more = if changes.len() > SHOWN { " and more" } else { "" };
+            let text = format!(
+                "setup changed files that git does not ignore, so they are a part of the result: {}{more}",
+                paths.join(", ")
+            );
+            attempt.recording.post(EventBody::Warning(text)).await?;
+        }
+    }
+    Ok(shell.began.elapsed())
 }
 
 /// Continues in the worktree of the attempt before, if that is wanted and possible. Otherwise

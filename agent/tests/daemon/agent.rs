@@ -41,6 +41,8 @@ pub(crate) fn work(task: &str) -> WorkKind {
         timeout: Duration::from_secs(60),
         idle_timeout: Duration::from_secs(60),
         resume: None,
+        setup: None,
+        setup_folder: None,
     })
 }
 

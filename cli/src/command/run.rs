@@ -214,7 +214,10 @@ fn prompt(args: &Run) -> anyhow::Result<String> {
 }
 
 fn policy(args: &Run, user: &RunSettings, place: &WorkFolder) -> anyhow::Result<Policy> {
+    let (session_setup, session_setup_folder) = place.session_setup(args, user);
     Ok(Policy {
+        session_setup,
+        session_setup_folder,
         verify: place.checks(args, user)?,
         timeout: args.timeout,
         idle_timeout: args.idle_timeout,

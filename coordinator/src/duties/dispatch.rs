@@ -174,6 +174,8 @@ fn describe(work: store::Work) -> Work {
                 resume: resume.map(Box::new),
                 timeout: spec.policy.timeout,
                 idle_timeout: spec.policy.idle_timeout,
+                setup: spec.policy.session_setup,
+                setup_folder: spec.policy.session_setup_folder,
             })
         }
         JobKind::Verify { commit } => WorkKind::Verify(VerifyWork {

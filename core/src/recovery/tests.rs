@@ -97,6 +97,7 @@ fn each_failure_has_its_decision() {
         ("disk full", words("git: No space left on device"), moved, High),
         ("index.lock", words("Unable to create 'x/index.lock'"), moved, Medium),
         ("no program", plain(FailureKind::AdapterUnavailable), moved, High),
+        ("setup", plain(FailureKind::SetupFailed), moved, Medium),
         ("no context", plain(FailureKind::ContextUnavailable), again(2), Medium),
         (
             "quota, reset",

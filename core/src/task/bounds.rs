@@ -138,6 +138,9 @@ impl TaskSpec {
         let (setup, verify) = (length(&checks.setup), length(&checks.verify));
         found.at_most("policy.verify.setup", "the set-up command", setup, MAX_COMMAND_BYTES);
         found.at_most("policy.verify.verify", "the verify command", verify, MAX_COMMAND_BYTES);
+        let session = length(&policy.session_setup);
+        let what = "the set-up command of sessions";
+        found.at_most("policy.session_setup", what, session, MAX_COMMAND_BYTES);
         let protected = checks.protect.iter().map(String::len).sum();
         found.at_most(
             "policy.verify.protect",

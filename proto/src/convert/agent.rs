@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kage_core::checkpoint::{Resume, Resumes};
 use kage_core::fleet::AdapterInfo;
+use kage_core::folder::Folder;
 use kage_core::id::{
     AdapterName, AgentId, AttemptId, AttemptToken, BootId, Digest, Oid, ProjectId, SessionId, SessionName, TaskId,
 };
@@ -214,6 +215,10 @@ pub struct SessionWork {
     pub idle_timeout: Duration,
     /// Where another attempt stopped; `None` = it begins at the base.
     pub resume: Option<Box<Resume>>,
+    /// Prepares a new worktree before the adapter starts.
+    pub setup: Option<String>,
+    /// The folder of the worktree in which that runs; `None`: its top.
+    pub setup_folder: Option<Folder>,
 }
 
 /// The work of a verify attempt.
@@ -273,6 +278,8 @@ impl From<SessionWork> for v1::SessionWork {
             timeout: Some(span(work.timeout)),
             idle_timeout: Some(span(work.idle_timeout)),
             resume: work.resume.map(|resume| Box::new((*resume).into())),
+            setup: work.setup.unwrap_or_default(),
+            setup_folder: work.setup_folder.map(Into::into).unwrap_or_default(),
         }
     }
 }
@@ -300,6 +307,8 @@ impl TryFrom<v1::SessionWork> for SessionWork {
                 .transpose()
                 .map_err(|e| e.within("resume"))?
                 .map(Box::new),
+            setup: non_empty(work.setup),
+            setup_folder: parse_optional("setup_folder", &work.setup_folder)?,
         })
     }
 }
@@ -403,6 +412,8 @@ mod tests {
                 instruction_known: false,
                 worktree: WorktreeChoice::New,
             })),
+            setup: Some("make deps".into()),
+            setup_folder: Some("packages/web".parse().unwrap()),
         })
     }
 

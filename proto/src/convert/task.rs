@@ -169,6 +169,8 @@ impl From<Policy> for v1::Policy {
             requirements: policy.requirements.into_iter().collect(),
             max_reworks: policy.max_reworks,
             priority: policy.priority.as_i32(),
+            session_setup: policy.session_setup.unwrap_or_default(),
+            session_setup_folder: policy.session_setup_folder.map(Into::into).unwrap_or_default(),
         }
     }
 }
@@ -190,6 +192,8 @@ fn read_policy(policy: v1::Policy, wrong: &mut Wrong) -> Policy {
         },
         requirements: policy.requirements.into_iter().collect(),
         max_reworks: policy.max_reworks,
+        session_setup: non_empty(policy.session_setup),
+        session_setup_folder: wrong.or_default(parse_optional("session_setup_folder", &policy.session_setup_folder)),
         priority: wrong.or_default(priority.map_err(|invalid| InvalidField::new("priority", invalid))),
     }
 }

@@ -162,3 +162,45 @@ async fn a_base_that_fails_for_want_of_a_variable_names_it_and_keys_are_refused(
         assert!(refused.err.contains(why), "{why}: {refused:#?}");
     }
 }
+
+#[tokio::test]
+async fn setup_prepares_the_worktree_of_a_session_and_its_failure_is_not_the_models() {
+    let person = Person::new();
+    person.adapter("maker", "cat >/dev/null; cat ready.cache > made.txt");
+    let repo = Repo::sample(&person.path("repo"));
+    let setup = ["--setup", "echo ready > ready.cache; echo is set up"];
+    let run = [
+        "run",
+        "make it",
+        "--with",
+        "maker",
+        "--verify",
+        "test -f ready.cache && ls | grep -q made",
+        "--format",
+        "json",
+    ];
+    let ready = person
+        .kage(repo.path(), &[&run[..], &setup[..], &["--apply"]].concat())
+        .await;
+    assert_eq!(ready.code, 0, "{ready:#?}");
+    assert!(repo.path().join("made.txt").exists() && !repo.path().join("ready.cache").exists());
+    let logs = person.kage(repo.path(), &["logs"]).await;
+    assert!(logs.out.contains("is set up"), "{logs:#?}");
+
+    let failing = [
+        "--session-setup",
+        "echo no database here; exit 7",
+        "--max-attempts",
+        "1",
+    ];
+    let failed = person
+        .kage(repo.path(), &[&run[..], &setup[..], &failing[..]].concat())
+        .await;
+    assert_eq!(failed.code, 1, "{failed:#?}");
+    let shown = person.kage(repo.path(), &["show", "--format", "json"]).await;
+    assert!(
+        shown.out.contains("setup failed with exit code 7: no database here"),
+        "{shown:#?}"
+    );
+    assert!(shown.out.contains("SETUP_FAILED"), "{shown:#?}");
+}

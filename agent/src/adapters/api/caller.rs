@@ -77,6 +77,7 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::AdapterCrash
         | FailureKind::AdapterUnavailable
         | FailureKind::DiskFull
+        | FailureKind::SetupFailed
         | FailureKind::AgentLost
         | FailureKind::BudgetExceeded
         | FailureKind::Cancelled

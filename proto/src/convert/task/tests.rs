@@ -52,6 +52,8 @@ fn spec() -> TaskSpec {
             idle_timeout: Duration::from_secs(5),
             max_attempts: 6,
             max_reworks: Some(7),
+            session_setup: Some("make deps".into()),
+            session_setup_folder: Some("packages".parse().unwrap()),
             requirements: labels("os"),
             priority: Priority::HIGH,
         },
