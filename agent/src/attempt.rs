@@ -234,6 +234,7 @@ impl Attempt {
             attempt: self.id,
             project: self.work.project.clone(),
             repository: repository.clone(),
+            files: self.work.environment.files.clone(),
             warnings: self.warnings(),
         }
     }

@@ -148,7 +148,8 @@ pub struct Run {
     /// Start from HEAD, without uncommitted work.
     #[arg(long)]
     pub committed: bool,
-    /// Include these untracked files although they are large or look like secrets.
+    /// Include these untracked files although they are large, look like secrets, or are ignored. Ignored
+    /// ones are put into worktrees and never come into a result.
     #[arg(long, value_name = "GLOB")]
     pub include: Vec<String>,
     /// Variable for sessions, setup and verify: NAME gives them the value that this shell has (and that

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use kage_agent::identity::trust::git_auth;
 use kage_core::folder::Folder;
-use kage_core::id::ProjectId;
+use kage_core::id::{Oid, ProjectId};
 use kage_core::task::{RepositoryRef, TaskOrigin, VerifyPolicy};
 use kage_git::snapshot::{LeftOut, LeftOutReason, Receiver, Snapshot, SnapshotOptions, Warning};
 use kage_git::{RefusedObject, UserRepo};
@@ -15,6 +15,9 @@ use crate::here::{Here, StoredName};
 use crate::output::note;
 use crate::view;
 
+/// How many included files are named.
+const SHOWN: usize = 10;
+
 /// The base that was sent, and its origin.
 #[derive(Debug)]
 pub struct Base {
@@ -22,6 +25,8 @@ pub struct Base {
     pub repository: RepositoryRef,
     /// The working tree of the snapshot.
     pub origin: TaskOrigin,
+    /// The commit with the ignored files that go with it.
+    pub files: Option<Oid>,
 }
 
 /// Takes a snapshot of the repository, reports what it leaves out, and sends it.
@@ -54,6 +59,19 @@ pub async fn send(
     for warning in &snapshot.warnings {
         note(&warn(warning));
     }
+    if let Some(included) = &snapshot.included {
+        let paths = included
+            .paths
+            .iter()
+            .take(SHOWN)
+            .map(String::as_str)
+            .collect::<Vec<_>>();
+        let more = if included.paths.len() > SHOWN { " and more" } else { "" };
+        note(&format!(
+            "included although git ignores them: {}{more}",
+            paths.join(", ")
+        ));
+    }
     let here = Here::new(repository, &access.machine);
     let stored = here.settled_name(access).await?;
     let receiver = match &stored {
@@ -77,7 +95,12 @@ pub async fn send(
         base: snapshot.base,
         folder: folder.cloned(),
     };
-    Ok(Base { repository, origin })
+    let files = snapshot.included.map(|included| included.commit);
+    Ok(Base {
+        repository,
+        origin,
+        files,
+    })
 }
 
 /// Why the history is not taken, and what to do.

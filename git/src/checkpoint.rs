@@ -30,6 +30,7 @@ use crate::beneath::Beneath;
 use crate::durable::{Prepared, flush_all};
 use crate::error::{GitError, blocking};
 use crate::ignored::ignored;
+use crate::included;
 use crate::known::scan::Scan;
 use crate::known::{KnownFiles, KnownFolder, Stats, stats_of_index};
 use crate::lock::{self, RepositoryLock};
@@ -191,7 +192,9 @@ impl LockedWorktree {
         let list: Vec<&[u8]> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
         let ignored = self.runtime.block_on(ignored(&self.shadow, &self.root, &list))?;
         let path = |bytes| PathBuf::from(OsString::from_vec(bytes));
-        Ok(ignored.into_iter().map(path).collect())
+        // A session may have changed what is ignored.
+        let included = included::names(&self.shadow)?;
+        Ok(ignored.into_iter().map(path).chain(included).collect())
     }
 
     fn record_of_ignored(&self, commit: Id) -> PathBuf {

@@ -35,6 +35,7 @@ pub mod diff;
 pub mod mirror;
 pub mod smart_http;
 pub mod user_repo;
+pub mod included;
 pub mod snapshot;
 pub mod landing;
 

@@ -15,6 +15,7 @@ use kage_core::id::Oid;
 
 use crate::command::Auth;
 use crate::error::{GitError, blocking};
+use crate::included::{self, IncludeError, Included};
 use crate::mirror;
 use crate::objects::{id_of, mode, oid_of};
 use crate::patterns::Patterns;
@@ -33,7 +34,8 @@ use scan::Scanned;
 pub struct SnapshotOptions {
     /// Take only HEAD, without uncommitted work.
     pub committed: bool,
-    /// Patterns of untracked files to take even when large or secret-looking.
+    /// Patterns of untracked files to take even when large or secret-looking; ignored ones are
+    /// included beside the base.
     pub include: Vec<String>,
 }
 
@@ -91,6 +93,8 @@ pub struct Snapshot {
     /// Untracked files that are not in the snapshot.
     pub left_out: Vec<LeftOut>,
     pub warnings: Vec<Warning>,
+    /// Ignored files that go with it.
+    pub included: Option<Included>,
     store: UserShadow,
 }
 
@@ -148,6 +152,8 @@ pub enum SnapshotError {
         /// The filter's name in .gitattributes.
         filter: String,
     },
+    #[error(transparent)]
+    Include(#[from] IncludeError),
     #[error("could not take a snapshot of the repository")]
     Git(#[from] GitError),
 }
@@ -176,6 +182,7 @@ impl Snapshot {
             head,
             left_out: Vec::new(),
             warnings,
+            included: None,
             store,
         };
         if !options.committed {
@@ -183,6 +190,8 @@ impl Snapshot {
                 .take_uncommitted(repository, options, &filters, &attributes)
                 .await?;
         }
+        let chosen = included::choose(&snapshot.store.shadow, repository.root(), &options.include);
+        snapshot.included = chosen.await?;
         Ok(snapshot)
     }
 
@@ -284,9 +293,21 @@ impl Snapshot {
         mirror::has_folder(self.store.shadow.git("ls-tree"), &self.base, folder).await
     }
 
-    /// Sends the base to `url` as `refs/kage/bases/<base>`. Does nothing if it is there already.
+    /// Sends the base to `url` as `refs/kage/bases/<base>`, and what is included likewise. Does nothing
+    /// for what is there already.
     pub async fn push(&self, url: &str, auth: &Auth, receiver: Receiver) -> Result<(), GitError> {
-        let name = format!("refs/kage/bases/{}", self.base);
+        self.push_commit(&self.base, url, auth, receiver).await?;
+        match &self.included {
+            Some(included) => {
+                self.push_commit(&included.commit, url, auth, Receiver::HasHistory)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn push_commit(&self, commit: &Oid, url: &str, auth: &Auth, receiver: Receiver) -> Result<(), GitError> {
+        let name = format!("refs/kage/bases/{commit}");
         let negotiate = match receiver {
             Receiver::New => "false",
             Receiver::HasHistory => "true",
@@ -297,7 +318,7 @@ impl Snapshot {
         };
         let pushed = git("push")
             .args(["--quiet", "--no-verify", "--no-follow-tags", "--end-of-options", url])
-            .arg(format!("{}:{name}", self.base))
+            .arg(format!("{commit}:{name}"))
             .run()
             .await;
         let Err(error) = pushed else {
@@ -309,7 +330,7 @@ impl Snapshot {
             .run()
             .await;
         match there {
-            Ok(found) if found.starts_with(self.base.as_str().as_bytes()) => Ok(()),
+            Ok(found) if found.starts_with(commit.as_str().as_bytes()) => Ok(()),
             Ok(_) | Err(_) => Err(error),
         }
     }

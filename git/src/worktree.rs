@@ -32,6 +32,7 @@ use tempfile::TempPath;
 
 use crate::error::{GitError, blocking};
 use crate::ignored::{ignored, own_exclude};
+use crate::included;
 use crate::known::KnownFiles;
 use crate::lock;
 use crate::mirror::Mirror;
@@ -40,6 +41,7 @@ use crate::shadow::{IDENTITY, Shadow, make_repository};
 use crate::staging::{DIFF, copy_index, split};
 
 mod extras;
+mod include;
 mod result;
 mod reuse;
 
@@ -191,8 +193,9 @@ impl Worktree {
         let is_named = |path: &Path| path.to_str().is_some_and(|path| named.contains(path));
         differing.retain(|path| protection.patterns().matches(path) || is_named(path));
         let (root, patterns) = (self.path.clone(), protection.patterns().clone());
+        let included = included::names(&self.shadow)?;
         let mut changed = blocking("restoring protected paths", move || {
-            let kept = kept.into_iter().collect();
+            let kept = kept.into_iter().chain(included).collect();
             delete_unknown(&root, &patterns, &kept)
         })
         .await?;
@@ -291,6 +294,8 @@ impl Worktree {
             let ignored = ignored(&self.shadow, &self.path, &nested).await?;
             found.extend(nested.into_iter().filter(|path| !ignored.contains(path)));
         }
+        let included = included::names(&self.shadow)?;
+        found.retain(|path| !included.contains(Path::new(OsStr::from_bytes(path))));
         Ok(found)
     }
 }

@@ -51,6 +51,8 @@ pub struct GroundAttempt {
     pub project: ProjectId,
     /// The repository and the base commit of its task.
     pub repository: RepositoryRef,
+    /// The commit with the ignored files of its worktree.
+    pub files: Option<Oid>,
     /// For what its people should know.
     pub warnings: Warnings,
 }

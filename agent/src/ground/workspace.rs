@@ -145,7 +145,8 @@ impl MirrorGround {
 
     /// A worktree of the base commit, or with the files of a checkpoint.
     async fn session(&self, of: &GroundAttempt, resume: Option<&Resume>) -> Result<Checkout, WorkspaceError> {
-        let source = self.source(of, vec![Wanted::base(&of.repository.base)]);
+        let wanted = [Some(&of.repository.base), of.files.as_ref()].into_iter().flatten();
+        let source = self.source(of, wanted.map(Wanted::base).collect());
         let mut healed = false;
         loop {
             match Box::pin(self.try_session(&source, of, resume, healed)).await {
@@ -175,6 +176,7 @@ impl MirrorGround {
             let restored = tree.go_back(&resume.commit, false).await;
             restored.map_err(WorkspaceError::Restore)?;
         }
+        include(&tree, of).await?;
         Ok(self.checkout(mirror, tree, source, in_use))
     }
 
@@ -203,6 +205,7 @@ impl MirrorGround {
         let commit = result.clone();
         let base = &of.repository.base;
         let mut wanted = vec![Wanted::base(base)];
+        wanted.extend(of.files.as_ref().map(Wanted::base));
         if result != base {
             wanted.push(Wanted { reference, commit });
         }
@@ -224,13 +227,14 @@ impl MirrorGround {
     ) -> Result<Checkout, WorkspaceError> {
         let (mirror, in_use) = self.mirror(source).await?;
         self.fetch_all(&mirror, source).await?;
-        let hashed = mirror
-            .check_files_of(&[result.clone(), of.repository.base.clone()])
-            .await;
+        let commits = [Some(result), Some(&of.repository.base), of.files.as_ref()];
+        let commits: Vec<Oid> = commits.into_iter().flatten().cloned().collect();
+        let hashed = mirror.check_files_of(&commits).await;
         hashed.map_err(WorkspaceError::Mirror)?;
         let path = self.paths.worktree(of.attempt);
         let tree = self.pool.worktree(&mirror, &path, result).await;
         let tree = tree.map_err(WorkspaceError::Create)?;
+        include(&tree, of).await?;
         Ok(self.checkout(mirror, tree, source, in_use))
     }
 
@@ -395,6 +399,14 @@ impl Ground for MirrorGround {
             got.map_err(|error| error.failure("the bytes could not be fetched"))
         }
         .boxed()
+    }
+}
+
+/// Puts the task's ignored files into a worktree, which is as its commit or its checkpoint has it.
+async fn include(tree: &Worktree, of: &GroundAttempt) -> Result<(), WorkspaceError> {
+    match &of.files {
+        Some(files) => tree.include(files).await.map_err(WorkspaceError::Create),
+        None => Ok(()),
     }
 }
 

@@ -70,7 +70,10 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
             .collect(),
         policy,
         labels: kage_core::task::Labels::new(),
-        environment,
+        environment: TaskEnvironment {
+            files: base.files,
+            ..environment
+        },
     };
     refuse_invalid(&spec)?;
     // Only the daemon of this machine, which no URL names, has its agent's state here.

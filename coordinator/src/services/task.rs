@@ -262,16 +262,24 @@ impl Tasks {
             self.check_context(spec, base).await?;
         }
         if let Some(repository) = &spec.repository {
-            let (name, base) = (&repository.name, &repository.base);
-            let present = self.0.objects.has_commit(&spec.project, name, base).await;
-            if !present.map_err(|error| internal("the repository could not be read", &error))? {
-                return Err(ApiError::FailedPrecondition {
-                    message: format!("commit {base} is not in repository {name}; push it as refs/kage/bases/{base}"),
-                });
+            let name = &repository.name;
+            for commit in [Some(&repository.base), spec.environment.files.as_ref()]
+                .into_iter()
+                .flatten()
+            {
+                let present = self.0.objects.has_commit(&spec.project, name, commit).await;
+                if !present.map_err(|error| internal("the repository could not be read", &error))? {
+                    return Err(ApiError::FailedPrecondition {
+                        message: format!(
+                            "commit {commit} is not in repository {name}; push it as refs/kage/bases/{commit}"
+                        ),
+                    });
+                }
             }
             for (field, folder) in spec.folders() {
                 let there = self.0.objects.has_folder(&spec.project, repository, folder).await;
                 if !there.map_err(|error| internal("the repository could not be read", &error))? {
+                    let base = &repository.base;
                     let text = format!("commit {base} has no folder {folder}; name one that it has, or none");
                     return Err(ApiError::invalid(&format!("spec.{field}"), text));
                 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::Digest;
+use crate::id::{Digest, Oid};
 
 /// The most bytes of all names, values and paths of a task's environment together.
 pub const MAX_ENVIRONMENT_BYTES: usize = 64 << 10;
@@ -25,6 +25,10 @@ pub struct TaskEnvironment {
     /// Files of the home folder that are copied into the HOME of programs, as relative paths.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub home: BTreeSet<String>,
+    /// The commit with the ignored files that are put into every worktree; the coordinator's repository
+    /// has it as it has bases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<Oid>,
     /// Under which name the client left the values of `pass` for the agent of its own machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handed: Option<Digest>,
@@ -306,6 +310,7 @@ mod tests {
             pass: ["A".to_owned(), "PATH".to_owned()].into(),
             set: [("A".to_owned(), "\0".to_owned())].into(),
             home: ["..".to_owned()].into(),
+            files: None,
             handed: None,
         };
         let fields: Vec<_> = environment.problems().into_iter().map(|(field, _)| field).collect();

@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use kage_core::event::{ChangeKind, DiffStat};
 use kage_core::protect::Protection;
 use kage_core::task::VerifyPolicy;
+use kage_git::snapshot::{Receiver, Snapshot, SnapshotOptions};
 use kage_git::{Auth, GitError, Worktree};
 use tokio::task::JoinSet;
 
@@ -376,5 +377,107 @@ async fn a_result_and_a_checkpoint_leave_out_the_same_files() {
     assert_eq!(
         listed.lines().collect::<Vec<_>>(),
         [".gitignore", "a", "kept", "nested/kept"]
+    );
+}
+
+#[tokio::test]
+async fn ignored_files_that_are_included_are_put_into_worktrees_and_never_taken_from_one() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository("source", &[(".gitignore", ".env\ndata/\n*.log\n"), ("a", "1\n")]);
+    write(&source.join(".worktreeinclude"), "/.env\ndata/*.db\n*.txt\n");
+    write(&source.join(".env"), "KEY=secret\r\n");
+    write(&source.join("data/one.db"), "db");
+    write(&source.join("data/other"), "not named");
+    write(&source.join("of-base.txt"), "named, and not ignored");
+    write(&source.join("x.log"), "by a pattern");
+    let repository = kage_git::UserRepo::discover(&source).await.unwrap();
+    let options = SnapshotOptions {
+        include: vec!["x.log".to_owned()],
+        ..SnapshotOptions::default()
+    };
+    let snapshot = Snapshot::take(&repository, &options).await.unwrap();
+    let included = snapshot.included.clone().unwrap();
+    assert_eq!(included.paths, [".env", "data/one.db", "x.log"]);
+    let again = Snapshot::take(&repository, &options).await.unwrap();
+    assert_eq!(again.included, Some(included.clone()), "it is the same commit");
+    let mirror = kage_git::Mirror::open_or_init(sandbox.path("m.git")).await.unwrap();
+    snapshot
+        .push(&url(mirror.path()), &Auth::None, Receiver::New)
+        .await
+        .unwrap();
+
+    let worktree = Worktree::create(&mirror, sandbox.path("w"), &snapshot.base)
+        .await
+        .unwrap();
+    worktree.include(&included.commit).await.unwrap();
+    let file = |name: &str| worktree.path().join(name);
+    assert_eq!(fs::read_to_string(file(".env")).unwrap(), "KEY=secret\r\n");
+    assert_eq!(fs::metadata(file(".env")).unwrap().mode() & 0o777, 0o600);
+    assert!(file("data/one.db").exists() && file("x.log").exists() && !file("data/other").exists());
+    assert!(worktree.commit_result("nothing").await.unwrap().is_none());
+
+    // The session ignores nothing any more, and changes one of them.
+    write(&file(".gitignore"), "");
+    write(&file(".env"), "KEY=another\n");
+    write(&file("data/new"), "the session's own");
+    let changes = worktree.changes().await.unwrap();
+    let changed: Vec<_> = changes.iter().map(|change| change.path.as_str()).collect();
+    assert_eq!(changed, [".gitignore", "data/new"]);
+    let checkpoint = worktree.checkpoint(&snapshot.base, "checkpoint").await.unwrap();
+    let result = worktree.commit_result("result").await.unwrap().unwrap();
+    for commit in [&checkpoint.commit, &result.commit] {
+        let tree = sandbox.git(mirror.path(), &["ls-tree", "-r", "--name-only", commit.as_str()]);
+        assert_eq!(
+            tree.lines().collect::<Vec<_>>(),
+            [".gitignore", ".worktreeinclude", "a", "data/new", "of-base.txt"]
+        );
+    }
+    // Verify has them, also where protected paths are restored.
+    let verify = Worktree::create(&mirror, sandbox.path("v"), &result.commit)
+        .await
+        .unwrap();
+    verify.include(&included.commit).await.unwrap();
+    verify
+        .restore_paths(&snapshot.base, &protecting(&["data/**"]))
+        .await
+        .unwrap();
+    assert!(verify.path().join("data/one.db").exists() && !verify.path().join("data/new").exists());
+    assert_eq!(
+        fs::read_to_string(verify.path().join(".env")).unwrap(),
+        "KEY=secret\r\n"
+    );
+}
+
+#[tokio::test]
+async fn what_a_base_has_at_the_path_of_an_included_file_stays_and_too_much_is_refused() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository("source", &[(".gitignore", "*.db\n"), ("a", "1\n")]);
+    write(&source.join("one.db"), "included");
+    let options = SnapshotOptions {
+        include: vec!["*.db".to_owned()],
+        ..SnapshotOptions::default()
+    };
+    let repository = kage_git::UserRepo::discover(&source).await.unwrap();
+    let snapshot = Snapshot::take(&repository, &options).await.unwrap();
+    let (mirror, _) = sandbox.mirror("m.git", &source).await;
+    snapshot
+        .push(&url(mirror.path()), &Auth::None, Receiver::New)
+        .await
+        .unwrap();
+    let worktree = Worktree::create(&mirror, sandbox.path("w"), &snapshot.base)
+        .await
+        .unwrap();
+    let link = worktree.path().join("one.db");
+    symlink("../outside", &link).unwrap();
+    let included = snapshot.included.clone().unwrap();
+    worktree.include(&included.commit).await.unwrap();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink() && !sandbox.path("outside").exists());
+
+    let large = fs::File::create(source.join("large.db")).unwrap();
+    large.set_len(kage_git::included::MAX_INCLUDED_BYTES).unwrap();
+    let refused = Snapshot::take(&repository, &options).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("the largest is large.db with 16777216 bytes"),
+        "{refused}"
     );
 }

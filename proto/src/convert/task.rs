@@ -221,6 +221,7 @@ pub(super) fn environment(environment: TaskEnvironment) -> Option<v1::TaskEnviro
         set: environment.set.into_iter().collect(),
         home: environment.home.into_iter().collect(),
         handed: environment.handed.map(Into::into).unwrap_or_default(),
+        files_commit: environment.files.map(Into::into).unwrap_or_default(),
     })
 }
 
@@ -231,6 +232,7 @@ pub(super) fn read_environment(environment: v1::TaskEnvironment) -> Result<TaskE
         set: environment.set.into_iter().collect(),
         home: environment.home.into_iter().collect(),
         handed: parse_optional("handed", &environment.handed)?,
+        files: parse_optional("files_commit", &environment.files_commit)?,
     })
 }
 

@@ -204,3 +204,37 @@ async fn setup_prepares_the_worktree_of_a_session_and_its_failure_is_not_the_mod
     );
     assert!(shown.out.contains("SETUP_FAILED"), "{shown:#?}");
 }
+
+#[tokio::test]
+async fn ignored_files_that_are_included_are_in_every_worktree_and_in_no_result() {
+    let person = Person::new();
+    // It tries to take it along, too.
+    person.adapter(
+        "maker",
+        "cat >/dev/null; grep -q canary .env || exit 3; : > .gitignore; git add -f .env; echo made > made.txt",
+    );
+    let repo = Repo::sample(&person.path("repo"));
+    repo.write(".gitignore", "*.cache\n.env\n");
+    repo.write(".worktreeinclude", ".env\n");
+    repo.write(".env", "KEY=canary\n");
+    repo.commit("what the tests need");
+    let run = [
+        "run",
+        "make it",
+        "--with",
+        "maker",
+        "--verify",
+        "grep -q canary .env",
+        "--format",
+        "json",
+    ];
+    let run = person.kage(repo.path(), &run).await;
+    assert_eq!(run.code, 0, "{run:#?}");
+    assert!(run.err.contains("included although git ignores them: .env"), "{run:#?}");
+    let diff = person.kage(repo.path(), &["diff"]).await;
+    assert!(
+        diff.out.contains("made.txt") && !diff.out.contains(".env\n+KEY"),
+        "{diff:#?}"
+    );
+    assert!(!diff.out.contains("canary"), "{diff:#?}");
+}

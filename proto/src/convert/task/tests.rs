@@ -63,6 +63,7 @@ fn spec() -> TaskSpec {
             set: [("RUST_LOG".to_owned(), "debug".to_owned())].into(),
             home: [".npmrc".to_owned()].into(),
             handed: Some(Digest::of(b"one")),
+            files: Some("f".repeat(40).parse().unwrap()),
         },
     }
 }
