@@ -19,6 +19,7 @@ mod environment;
 pub(crate) mod excerpt;
 pub mod handed;
 pub(crate) mod programs;
+pub(crate) mod machine;
 pub(crate) mod short_tmp;
 #[cfg(target_os = "linux")]
 mod departing;

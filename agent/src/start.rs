@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::fleet::AdapterInfo;
-use kage_core::id::BootId;
+use kage_core::id::{BootId, Digest};
 use kage_core::time::Timestamp;
 use kage_git::program::{self, ProgramError};
 use kage_proto::client::Dial;
@@ -36,6 +36,7 @@ use crate::identity::renewal::Renewal;
 use crate::identity::state::{StateDir, StateError};
 use crate::identity::trust::Keyring;
 use crate::ports::{Blocking, Clock, Random};
+use crate::process::machine::brought_by;
 use crate::process::programs::Programs;
 use crate::process::{self, AgentEnvironment, Runner};
 
@@ -330,13 +331,27 @@ impl Delivering {
         self.ports.adapters.values().map(|adapter| adapter.info()).collect()
     }
 
+    /// What the machine brings to a check of a base.
+    async fn machine(&self) -> Option<Digest> {
+        let (environment, programs) = (self.ports.environment.clone(), self.resources.programs.clone());
+        let looking = self.ports.blocking.run(move || brought_by(&environment, &programs));
+        match looking.await {
+            Ok(Ok(machine)) => Some(machine),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "verify has no PATH here, so no earlier verdict fits this machine");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
     /// Last phase: takes work until it is told to end, then delivers the rest.
     async fn work(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
         let delivered = self.backlog.wait_for(|backlog| !backlog.leftovers);
         let first = async { drop(tokio::time::timeout(LEFTOVERS_FIRST, delivered).await) };
         shutdown.run_until_cancelled(first).await;
         tracing::info!(agent = %self.state.agent(), name = %self.config.name, "agent started");
-        let adapters = self.adapters();
+        let (adapters, machine) = (self.adapters(), self.machine().await);
         let (way_back, state_dir) = (way_back(&self.config), self.config.state_dir.clone());
         self.tasks.spawn(self.disk.keep(self.end_delivery.clone()));
         let ended = Connection::new(connection::ControlParts {
@@ -346,6 +361,7 @@ impl Delivering {
             slots: self.config.slots,
             labels: self.config.labels,
             adapters,
+            machine,
             coordinator_url: self.config.coordinator_url,
             keyring: self.keyring,
             random: self.ports.random,

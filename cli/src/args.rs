@@ -138,6 +138,9 @@ pub struct Run {
     /// Do not restore the files that --setup and --verify name: use them as each result has them.
     #[arg(long)]
     pub no_protect: bool,
+    /// Run verify on the base even if its verdict is known from an earlier task.
+    #[arg(long)]
+    pub fresh_baseline: bool,
     /// The repository, or a folder of it to work in: sessions, and the commands of flags, start there.
     /// The nearest kage.toml counts, from there up to the repository's top.
     #[arg(long, default_value = ".", value_name = "DIR")]

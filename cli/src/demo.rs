@@ -110,6 +110,7 @@ async fn spec(
             requirements: Labels::new(),
             ..Policy::default()
         },
+        fresh_baseline: false,
         labels: kage_core::task::Labels::new(),
         environment: kage_core::task::TaskEnvironment::default(),
     };

@@ -166,9 +166,9 @@ impl Rows {
 
 impl Lines {
     fn task(&mut self, task: &v1::Task) {
-        if let (Some(verdict), false) = (&task.baseline, self.base) {
+        if let (Some(baseline), false) = (view::baseline(task), self.base) {
             self.base = true;
-            note(&format!("base: {}", view::baseline(verdict)));
+            note(&format!("base: {baseline}"));
         }
         for session in &task.sessions {
             let state = session.state();

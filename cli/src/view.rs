@@ -1,7 +1,8 @@
 //! Tasks and reports as they are shown: the words and numbers that tables use. No printing.
 
 use comfy_table::{ContentArrangement, Table, presets};
-use kage_proto::convert::time::{Span, duration};
+use kage_core::report::checked_before;
+use kage_proto::convert::time::{Span, duration, time};
 use kage_proto::json::JsonMessage;
 use kage_proto::v1;
 use prost::{Message, Name};
@@ -305,13 +306,18 @@ pub const fn session_state(state: v1::SessionState) -> &'static str {
 
 /// The result of verify on the base of a task.
 #[must_use]
-pub fn baseline(verdict: &v1::Verdict) -> String {
+pub fn baseline(task: &v1::Task) -> Option<String> {
+    let verdict = task.baseline.as_ref()?;
     let message = one_line(&verdict.message, 200);
-    match verdict.kind() {
+    let what = match verdict.kind() {
         v1::VerdictKind::Passed => "verify passed on it".to_owned(),
         v1::VerdictKind::Failed => format!("verify already fails on it: {message}"),
         v1::VerdictKind::Unspecified | v1::VerdictKind::Errored => format!("verify cannot be run on it: {message}"),
-    }
+    };
+    Some(match task.baseline_kept_since {
+        None => what,
+        Some(at) => format!("{what} ({})", checked_before(time(at), &verdict.agent)),
+    })
 }
 
 #[must_use]

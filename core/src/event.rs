@@ -128,6 +128,10 @@ pub struct Verdict {
     pub agent: String,
     /// Operating system and architecture of that machine.
     pub environment: String,
+    /// A digest of what that machine brought to the check: the environment of its commands and the
+    /// programs in its PATH. Only a check of the base has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Digest>,
     /// Paths that were restored from the base before the commands ran because the result changed
     /// them, sorted, [`MAX_RESTORED`] at most: the result's changes to them were not checked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -158,6 +162,7 @@ impl Verdict {
             duration: Duration::ZERO,
             agent: String::new(),
             environment: String::new(),
+            machine: None,
             restored: Vec::new(),
             output: String::new(),
         }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Resumes;
-use crate::id::{AdapterName, AgentId, BootId};
+use crate::id::{AdapterName, AgentId, BootId, Digest};
 use crate::task::Labels;
 use crate::time::Timestamp;
 
@@ -45,6 +45,11 @@ pub struct Agent {
     pub draining: bool,
     /// True when a person excluded it from new work until further notice.
     pub cordoned: bool,
+    /// What its machine brings to a check of a base, as [`Verdict::machine`] has it; `None`: it did
+    /// not say.
+    ///
+    /// [`Verdict::machine`]: crate::event::Verdict::machine
+    pub machine: Option<Digest>,
     /// When its last message came.
     pub seen_at: Timestamp,
 }

@@ -32,6 +32,7 @@ pub mod priority;
 pub mod task;
 pub mod attempt;
 pub mod job;
+pub mod base_verdict;
 pub mod deadline;
 pub mod fleet;
 pub mod placement;

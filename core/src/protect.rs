@@ -113,6 +113,7 @@ mod tests {
                 },
                 ..Policy::default()
             },
+            fresh_baseline: false,
             labels: Default::default(),
             environment: Default::default(),
         }

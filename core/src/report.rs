@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use crate::checkpoint::Resumption;
-use crate::event::{Verdict, VerdictKind};
+use crate::event::VerdictKind;
 use crate::id::{SessionName, TaskId};
 use crate::recovery::{Action, Incident};
 use crate::risk::{Assessment, Risk, assess};
@@ -126,19 +126,37 @@ pub fn rank(task: &Task, sessions: &[Session], now: Timestamp) -> Report {
         task: task.id,
         best: best(task, &rows),
         provisional: rows.iter().any(|row| !row.session.state.is_terminal()),
-        notes: task.baseline.as_ref().and_then(about_base).into_iter().collect(),
+        notes: about_base(task).into_iter().collect(),
         rows,
     }
 }
 
 /// A note about the base for people: `None` when it passed.
-fn about_base(verdict: &Verdict) -> Option<String> {
+fn about_base(task: &Task) -> Option<String> {
+    let verdict = task.baseline.as_ref()?;
     let what = match verdict.kind {
-        VerdictKind::Passed => return None,
-        VerdictKind::Failed => "verify already fails on the base",
-        VerdictKind::Errored => "verify cannot be run on the base",
+        VerdictKind::Passed => None,
+        VerdictKind::Failed => Some("verify already fails on the base"),
+        VerdictKind::Errored => Some("verify cannot be run on the base"),
     };
-    Some(format!("{what}: {}", verdict.message))
+    let what = what.map(|what| format!("{what}: {}", verdict.message));
+    let Some(at) = task.baseline_kept_since else {
+        return what;
+    };
+    let kept = checked_before(at, &verdict.agent);
+    Some(match what {
+        None => format!("base {kept}"),
+        Some(what) => format!("{what} (base {kept})"),
+    })
+}
+
+/// That a verdict on the base is one of an earlier task, in the same words wherever it is shown.
+#[must_use]
+pub fn checked_before(at: Timestamp, agent: &str) -> String {
+    format!(
+        "verified on {} by {agent}, for an earlier task",
+        at.to_date_and_minute()
+    )
 }
 
 fn row(task: &Task, session: &Session, now: Timestamp) -> ReportRow {

@@ -205,6 +205,7 @@ mod tests {
                 },
                 ..Policy::default()
             },
+            fresh_baseline: false,
             labels: Default::default(),
             environment: Default::default(),
         }

@@ -160,6 +160,9 @@ pub struct TaskSpec {
     pub assignments: Vec<Assignment>,
     /// Limits and rules.
     pub policy: Policy,
+    /// True when verify runs on the base even if an earlier task's verdict on it is kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh_baseline: bool,
     /// What the person put on it to find it again by; agents are not told.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
@@ -261,6 +264,8 @@ pub struct Task {
     pub ended_at: Option<Timestamp>,
     /// Verify's verdict on the base; `None`: none, or not yet.
     pub baseline: Option<Verdict>,
+    /// When that was decided, if it was for an earlier task with the same check.
+    pub baseline_kept_since: Option<Timestamp>,
     /// The caller that created it, as the coordinator knew it; `None` for tasks stored before that
     /// was recorded.
     pub created_by: Option<String>,
@@ -282,6 +287,7 @@ impl Task {
             created_at: now,
             ended_at: None,
             baseline: None,
+            baseline_kept_since: None,
             created_by: None,
             origin: None,
             selection: None,
@@ -394,6 +400,7 @@ mod tests {
                 policy: Policy::default(),
                 labels: Labels::new(),
                 environment: TaskEnvironment::default(),
+                fresh_baseline: false,
             };
             assert_eq!(spec.verify_in_session(), None);
             spec.policy.verify.verify = Some("make test".to_owned());

@@ -32,18 +32,25 @@ impl Timestamp {
     /// The minute, for people: "14:05 UTC", with its date when that is not the one of `now`.
     #[must_use]
     pub fn to_minute(self, now: Self) -> String {
-        let utc = |time: Self| {
-            let millis = i64::try_from(time.0).unwrap_or(i64::MAX);
-            let at = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
-            at.to_zoned(jiff::tz::TimeZone::UTC)
-        };
-        let (at, now) = (utc(self), utc(now));
-        let clock = format!("{:02}:{:02} UTC", at.hour(), at.minute());
+        let (at, now) = (self.utc(), now.utc());
         if at.date() == now.date() {
-            clock
+            format!("{:02}:{:02} UTC", at.hour(), at.minute())
         } else {
-            format!("{} {clock}", at.date())
+            self.to_date_and_minute()
         }
+    }
+
+    /// The minute with its date, for people: "2026-11-30 14:05 UTC".
+    #[must_use]
+    pub fn to_date_and_minute(self) -> String {
+        let at = self.utc();
+        format!("{} {:02}:{:02} UTC", at.date(), at.hour(), at.minute())
+    }
+
+    fn utc(self) -> jiff::Zoned {
+        let millis = i64::try_from(self.0).unwrap_or(i64::MAX);
+        let at = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
+        at.to_zoned(jiff::tz::TimeZone::UTC)
     }
 }
 

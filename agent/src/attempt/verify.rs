@@ -12,15 +12,17 @@ use kage_core::cause::chain;
 use kage_core::event::{AttemptOutcome, EventBody, MAX_RESTORED, Phase, Verdict, VerdictKind};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
-use kage_core::id::Oid;
+use kage_core::id::{Digest, Oid};
 use kage_core::protect::Protection;
 use kage_core::rework::excerpt;
+use kage_core::task::TaskEnvironment;
 use kage_proto::convert::agent::VerifyWork;
 
 use super::shell::{Ran, Shell};
 use super::{Attempt, AttemptEnded};
 use crate::ground::port::Workspace;
 use crate::ground::work_folder::NoFolder;
+use crate::process::machine::brought;
 use crate::process::programs::Planted;
 use crate::process::{Environment, EnvironmentParts, Places, WorkNames};
 
@@ -94,6 +96,7 @@ pub(super) async fn run(
     };
     yardstick.restore().await?;
     let environment = yardstick.environment().await?;
+    let machine = yardstick.machine(&environment).await;
     let mut shell = Shell::new(attempt, path, environment, work.policy.timeout);
     let verdict = decide(attempt, work, &mut yardstick, &mut shell).await;
     shell.finish().await?;
@@ -119,6 +122,7 @@ pub(super) async fn run(
         duration: shell.began.elapsed(),
         agent: attempt.resources.name.clone(),
         environment: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        machine,
         restored: yardstick.restored.into_iter().take(MAX_RESTORED).collect(),
         output,
     }))
@@ -189,6 +193,22 @@ impl Yardstick<'_> {
                 base_context: None,
             }),
         }))
+    }
+
+    /// What the machine brings to a check of the base, before its commands change anything.
+    async fn machine(&self, environment: &Environment) -> Option<Digest> {
+        // What the task's own environment brings is not a part of the machine.
+        if self.work.commit != *self.base || self.attempt.work.environment != TaskEnvironment::default() {
+            return None;
+        }
+        let (environment, programs) = (environment.clone(), self.attempt.resources.programs.clone());
+        let looking = self
+            .attempt
+            .resources
+            .blocking
+            .run(move || brought(&environment, &programs));
+        // Without it the verdict is good for this task alone.
+        looking.await.ok()
     }
 
     /// A program that was put in front of another since the environment was made, as by a session

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::fleet::AdapterInfo;
-use kage_core::id::{AgentId, AttemptId, BootId};
+use kage_core::id::{AgentId, AttemptId, BootId, Digest};
 use kage_core::task::Labels;
 use kage_proto::convert::agent::Hello;
 use kage_proto::convert::checkpoint::asked_reason;
@@ -53,6 +53,8 @@ pub(crate) struct ControlParts {
     pub(crate) slots: u32,
     pub(crate) labels: Labels,
     pub(crate) adapters: Vec<AdapterInfo>,
+    /// What the machine brings to a check of a base; `None`: it is not known.
+    pub(crate) machine: Option<Digest>,
     pub(crate) coordinator_url: String,
     pub(crate) keyring: Keyring,
     pub(crate) random: Random,
@@ -213,6 +215,7 @@ impl Connection {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             answers_pings: true,
+            machine: self.parts.machine.clone(),
         };
         link::connect(url, keyring, hello)
     }

@@ -17,9 +17,10 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use kage_core::id::Digest;
 use kage_git::executable::{Changed, Executable, is_executable, is_ours, search_folders};
 
 /// The shell of verify and setup.
@@ -30,6 +31,8 @@ const SHELL: &str = "/bin/sh";
 pub(crate) struct Programs {
     folders: Vec<Folder>,
     shell: Option<Executable>,
+    /// False when no folder was read, and none is.
+    surveyed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -70,6 +73,7 @@ impl Programs {
         Self {
             folders: folders.map(Folder::new).collect(),
             shell: Executable::at(Path::new(SHELL)),
+            surveyed: true,
         }
     }
 
@@ -134,7 +138,29 @@ impl Programs {
         Self {
             folders: folders.map(|path| Folder { path, had: None }).collect(),
             shell: None,
+            surveyed: false,
         }
+    }
+
+    /// A digest of the programs that are in the folders now: their paths, sizes and times of change.
+    /// Blocking.
+    pub(crate) fn digest(&self) -> Digest {
+        let mut bytes = Vec::new();
+        for folder in self.folders.iter().filter(|_| self.surveyed) {
+            for name in names(&folder.path) {
+                let path = folder.path.join(name);
+                // One that went meanwhile has no size; the next digest does not have it.
+                let facts = fs::metadata(&path);
+                let facts = facts.map(|facts| (facts.len(), facts.mtime(), facts.mtime_nsec()));
+                let (size, seconds, nanos) = facts.unwrap_or_default();
+                bytes.extend_from_slice(path.as_os_str().as_bytes());
+                bytes.push(0);
+                bytes.extend_from_slice(&size.to_be_bytes());
+                bytes.extend_from_slice(&seconds.to_be_bytes());
+                bytes.extend_from_slice(&nanos.to_be_bytes());
+            }
+        }
+        Digest::of(&bytes)
     }
 
     /// The shell, unless it was changed.
@@ -370,6 +396,7 @@ mod tests {
         let none = Programs {
             folders: Vec::new(),
             shell: None,
+            surveyed: true,
         };
         assert!(none.path(&BTreeMap::new(), &place.path().join("right")).is_err());
     }

@@ -69,6 +69,7 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
             .map(|(worker, delta)| worker.assignment(delta))
             .collect(),
         policy,
+        fresh_baseline: args.fresh_baseline,
         labels: kage_core::task::Labels::new(),
         environment: TaskEnvironment {
             files: base.files,

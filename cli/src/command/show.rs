@@ -46,8 +46,8 @@ fn heading(task: &v1::Task) -> String {
             view::short_id(&repository.base_commit),
             repository.name
         );
-        if let Some(verdict) = &task.baseline {
-            text.insert_str(text.len() - 1, &format!(", {}", view::baseline(verdict)));
+        if let Some(baseline) = view::baseline(task) {
+            text.insert_str(text.len() - 1, &format!(", {baseline}"));
         }
     }
     if let Some(policy) = spec.and_then(|s| s.policy.as_ref())

@@ -1,11 +1,11 @@
 //! The queue: the waiting jobs in their order, and the choice of jobs for agents.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use kage_core::id::{AgentId, JobId, ProjectId, SessionId, TaskId};
+use kage_core::id::{AdapterName, AgentId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::job::{Affinity, Subject};
-use kage_core::placement::{AgentView, Refusal, Waiting, nobody_can, why_waiting};
-use kage_core::task::{Assignment, TaskSpec};
+use kage_core::placement::{AgentView, Availability, Refusal, Waiting, nobody_can, why_waiting};
+use kage_core::task::{Assignment, Labels, TaskSpec};
 use kage_core::time::Timestamp;
 use tokio::time::Instant;
 
@@ -131,21 +131,21 @@ impl Board {
 
     /// What every known agent lacks for a session; `None` when one could run it.
     pub(crate) fn nobody_can(&self, spec: &TaskSpec, session: &Assignment, instant: Instant) -> Option<String> {
-        let nobody = Waiting {
-            job: JobId::from_random(0),
-            task: TaskId::from_random(0),
-            project: &spec.project,
-            priority: spec.policy.priority,
-            held: 0,
-            adapter: Some(&session.adapter),
-            requirements: &spec.requirements(session),
-            not_before: Timestamp::from_millis(0),
-            queued_at: Timestamp::from_millis(0),
-            spare: false,
-            affinity: Affinity::default(),
-            refusals: &[],
-        };
+        let requirements = spec.requirements(session);
+        let nobody = asked(spec, Some(&session.adapter), &requirements);
         nobody_can(&nobody, &self.concerned(&nobody, instant))
+    }
+
+    /// What the machines bring whose agents could be offered the check of a task's base now, each
+    /// once. Agents that do not say are left out.
+    pub(crate) fn machines(&self, spec: &TaskSpec) -> Vec<Digest> {
+        let check = asked(spec, None, &spec.policy.requirements);
+        let open = self.members.candidates(&check).filter(|member| {
+            let view = member.view();
+            view.availability == Availability::Open && view.could_do(&check)
+        });
+        let machines: BTreeSet<_> = open.filter_map(|member| member.agent.machine.as_ref()).collect();
+        machines.into_iter().cloned().collect()
     }
 
     /// The agents that explain why a job waits: the first that could do it now, if there is one;
@@ -167,6 +167,24 @@ impl Board {
             able.extend(self.members.iter().filter(counts).map(Member::view));
         }
         able
+    }
+}
+
+/// A job of a task that is not stored yet, for asking who could do it.
+fn asked<'a>(spec: &'a TaskSpec, adapter: Option<&'a AdapterName>, requirements: &'a Labels) -> Waiting<'a> {
+    Waiting {
+        job: JobId::from_random(0),
+        task: TaskId::from_random(0),
+        project: &spec.project,
+        priority: spec.policy.priority,
+        held: 0,
+        adapter,
+        requirements,
+        not_before: Timestamp::from_millis(0),
+        queued_at: Timestamp::from_millis(0),
+        spare: false,
+        affinity: Affinity::default(),
+        refusals: &[],
     }
 }
 

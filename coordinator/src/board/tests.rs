@@ -41,6 +41,7 @@ fn agent(n: u128, slots: u32) -> Agent {
         version: String::new(),
         draining: false,
         cordoned: false,
+        machine: None,
         seen_at: NOW,
     }
 }
@@ -438,4 +439,62 @@ fn an_agent_that_does_not_answer_is_asked_after_the_others() {
     let later = t.start + Timings::default().offer;
     assert!(t.board.due(later).requeued);
     assert_eq!(t.place().remove(0).agent, AgentId::from_random(2));
+}
+
+#[test]
+fn machines_are_those_on_which_a_base_could_be_checked_now() {
+    let mut table = table();
+    let spec = |requirement: &[(&str, &str)]| {
+        let mut spec = kage_core::task::TaskSpec {
+            project: ProjectId::default(),
+            prompt: "do it".to_owned(),
+            prompt_blob: None,
+            repository: None,
+            context_base: None,
+            assignments: Vec::new(),
+            policy: kage_core::task::Policy::default(),
+            environment: kage_core::task::TaskEnvironment::default(),
+            fresh_baseline: false,
+            labels: Labels::new(),
+        };
+        let labels = requirement
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        spec.policy.requirements = labels.collect();
+        spec
+    };
+    let machine = |n: u8| Digest::of(&[n]);
+    let on = |n: u128, brings: Option<u8>, os: &str| Agent {
+        machine: brings.map(machine),
+        labels: Labels::from([("os".to_owned(), os.to_owned())]),
+        ..agent(n, 1)
+    };
+    let mut inboxes = Vec::new();
+    for agent in [
+        on(1, Some(1), "linux"),
+        on(2, Some(1), "linux"),
+        on(3, Some(2), "macos"),
+        on(4, None, "linux"),
+    ] {
+        inboxes.push(table.join(agent, &[]));
+    }
+    let sorted = |numbers: &[u8]| {
+        let mut all: Vec<_> = numbers.iter().map(|n| machine(*n)).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(table.board.machines(&spec(&[])), sorted(&[1, 2]));
+    assert_eq!(table.board.machines(&spec(&[("os", "macos")])), sorted(&[2]));
+    assert_eq!(table.board.machines(&spec(&[("os", "plan9")])), sorted(&[]));
+    // One that takes no work, and one that is away.
+    let cordoned = Agent {
+        cordoned: true,
+        ..on(3, Some(2), "macos")
+    };
+    table.board.stored(&cordoned, None, table.start);
+    assert_eq!(table.board.machines(&spec(&[])), sorted(&[1]));
+    for (n, (joined, _)) in (1..).zip(&inboxes[..2]) {
+        table.board.leave(AgentId::from_random(n), joined.serial, table.start);
+    }
+    assert_eq!(table.board.machines(&spec(&[])), sorted(&[]));
 }

@@ -171,6 +171,7 @@ impl Session {
             version: hello.version,
             draining: false,
             cordoned: false,
+            machine: hello.machine,
             seen_at: coordinator.now(),
         };
         let agent = coordinator

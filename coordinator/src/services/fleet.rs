@@ -272,6 +272,7 @@ mod tests {
             version: String::new(),
             draining: false,
             cordoned: false,
+            machine: None,
             seen_at: Timestamp::from_millis(1),
         }
     }

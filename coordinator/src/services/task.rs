@@ -74,19 +74,23 @@ impl TaskService for Tasks {
             task: TaskId::from_random(self.0.random()),
             sessions: spec.assignments.iter().map(|_| fresh()).collect(),
             baseline: spec.checked_base().map(|_| JobId::from_random(self.0.random())),
+            machines: self.machines(&spec),
             lacks: self.lacks(&spec),
             waits_for_agent: message.wait_for_agent,
             spec,
             origin,
             now: self.0.now(),
         };
-        let new = as_created(&command);
+        let mut new = as_created(&command);
         let created = self.0.apply(command).await.map_err(store_error)?;
         drop(held);
         let task = if created.repeated {
             self.shown(created.task, TaskDetail::Basic).await?
         } else {
             telemetry::task_created();
+            if let Some(kept) = &created.baseline {
+                kept.take(&mut new.task);
+            }
             view::task(&self.0, new, TaskDetail::Basic)
         };
         Ok(Response::new(v1::CreateTaskResponse { task: Some(task) }))
@@ -286,6 +290,14 @@ impl Tasks {
             }
         }
         Ok(())
+    }
+
+    /// The machines on which verify could run on the base now.
+    fn machines(&self, spec: &TaskSpec) -> Vec<Digest> {
+        if spec.checked_base().is_none() || spec.fresh_baseline {
+            return Vec::new();
+        }
+        self.0.board().machines(spec)
     }
 
     /// What the known agents lack for each session, by adapter.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::attempt::{EndReason, StaleWriter};
+use kage_core::base_verdict::{BaseKey, KeptVerdict};
 use kage_core::checkpoint::Resumes;
 use kage_core::deadline::Slack;
 use kage_core::event::{Event, InvalidBatch, ResultCommit};
@@ -18,7 +19,7 @@ use kage_core::price::PriceTable;
 use kage_core::priority::Priority;
 use kage_core::recovery::Jitter;
 use kage_core::session::Session;
-use kage_core::task::{Labels, Task, TaskOrigin, TaskSpec};
+use kage_core::task::{Labels, Task, TaskEnvironment, TaskOrigin, TaskSpec};
 use kage_core::time::Timestamp;
 
 /// Identifies a client's call, however often it is sent.
@@ -48,6 +49,9 @@ pub struct CreateTask {
     pub sessions: Vec<(SessionId, JobId)>,
     /// A fresh id for the job that checks the base, when that is wanted and it can be.
     pub baseline: Option<JobId>,
+    /// What the machines bring on which that job could run now, as their agents say
+    /// ([`Agent::machine`]).
+    pub machines: Vec<Digest>,
     /// What the agents lack for each assignment, in their order; nothing where it is shorter.
     pub lacks: Vec<AdapterLacks>,
     /// True when a task that no agent can do waits for one. Otherwise it is refused, unless an earlier
@@ -57,6 +61,17 @@ pub struct CreateTask {
 }
 
 impl CreateTask {
+    /// By which a verdict on the base is kept, if one may be taken instead of the job that checks
+    /// it.
+    pub(super) fn base_key(&self) -> Option<BaseKey> {
+        let base = self.spec.checked_base()?;
+        let asked = self.baseline.is_some()
+            && !self.spec.fresh_baseline
+            && !self.machines.is_empty()
+            && self.spec.environment == TaskEnvironment::default();
+        asked.then(|| BaseKey::of(&self.spec.project, base, &self.spec.policy.verify))
+    }
+
     /// The sessions as they begin, in the order of the assignments.
     pub(crate) fn begun(&self) -> Vec<Session> {
         let assignments = self.spec.assignments.iter().zip(&self.sessions).enumerate();
@@ -81,6 +96,8 @@ pub struct Created {
     pub task: TaskId,
     /// True when this call repeats an earlier one, and nothing changed.
     pub repeated: bool,
+    /// The verdict on its base that it took from an earlier task, instead of a job.
+    pub baseline: Option<KeptVerdict>,
 }
 
 /// Stops every session of a task that has not ended.

@@ -2,6 +2,7 @@
 //! everything when dropped. `rows` has the loads and saves of commands, `reads` the reads.
 
 use kage_core::attempt::{Attempt, AttemptState};
+use kage_core::base_verdict::{BaseKey, KeptVerdict};
 use kage_core::checkpoint::Checkpoint;
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
@@ -43,6 +44,7 @@ pub(super) struct Model {
     attempts: Table<AttemptId, AttemptRow>,
     events: Table<(TaskId, u64), (AttemptId, Event)>,
     checkpoints: Table<(TaskId, SessionId, u32), Checkpoint>,
+    base_verdicts: Table<(BaseKey, Digest), KeptVerdict>,
     agents: Table<AgentId, Agent>,
     join_tokens: Table<TokenId, JoinTokenRow>,
     enrolments: Table<AgentId, Enrolment>,
@@ -62,6 +64,7 @@ macro_rules! each_table {
         $model.attempts.$action();
         $model.events.$action();
         $model.checkpoints.$action();
+        $model.base_verdicts.$action();
         $model.agents.$action();
         $model.join_tokens.$action();
         $model.enrolments.$action();

@@ -359,6 +359,7 @@ mod tests {
             context_base: None,
             assignments: Vec::new(),
             policy: Policy::default(),
+            fresh_baseline: false,
             labels: kage_core::task::Labels::new(),
             environment: kage_core::task::TaskEnvironment::default(),
         };

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use kage_core::attempt::Attempt;
+use kage_core::base_verdict::{BaseKey, KeptVerdict};
 use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::{Event, Verdict};
 use kage_core::fleet::Agent;
@@ -54,6 +55,9 @@ pub struct TaskHead {
     pub base: Option<Oid>,
     /// The verdict of verify on the base; `None`: none yet.
     pub baseline: Option<Verdict>,
+    /// When that was decided, if it was for an earlier task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline_kept_since: Option<Timestamp>,
     /// Its first session, which the check of that commit is listed with.
     pub first: SessionId,
     /// How many of its sessions stand where; those that are many do not have to be looked at.
@@ -79,6 +83,7 @@ impl TaskHead {
             last_event: 0,
             base: (task.spec.repository.as_ref()).map(|repository| repository.base.clone()),
             baseline: task.baseline.clone(),
+            baseline_kept_since: task.baseline_kept_since,
             first,
             standing: BTreeMap::new(),
             selection: task.selection.clone(),
@@ -98,6 +103,7 @@ impl TaskHead {
             created_at: self.created_at,
             ended_at: self.ended_at,
             baseline: self.baseline.clone(),
+            baseline_kept_since: self.baseline_kept_since,
             created_by: self.created_by.clone(),
             origin: self.origin.clone(),
             selection: self.selection.clone(),
@@ -226,7 +232,15 @@ pub struct ContextRow {
 ///
 /// `insert_*` refuses an id that is in use; `save_*` replaces a row that was loaded before.
 pub trait Rows:
-    RequestRows + TaskRows + JobRows + AttemptRows + CheckpointRows + AgentRows + AdmissionRows + ContextRows
+    RequestRows
+    + TaskRows
+    + JobRows
+    + AttemptRows
+    + CheckpointRows
+    + BaseVerdictRows
+    + AgentRows
+    + AdmissionRows
+    + ContextRows
 {
 }
 
@@ -296,6 +310,16 @@ pub trait CheckpointRows {
     fn safety(&mut self, task: TaskId, tree: &Oid) -> Result<Safety, Failed>;
     /// Saves that with every checkpoint of the task that has these files.
     fn save_safety(&mut self, task: TaskId, tree: &Oid, safety: Safety) -> Result<(), Failed>;
+}
+
+/// Verdicts on bases, kept for later tasks.
+pub trait BaseVerdictRows {
+    /// Those of a check, one of each kind of machine, by machine.
+    fn base_verdicts(&mut self, key: &BaseKey) -> Result<Vec<KeptVerdict>, Failed>;
+    /// Stores one, in place of an older one of its key and machine.
+    fn put_base_verdict(&mut self, kept: &KeptVerdict) -> Result<(), Failed>;
+    /// Forgets those that were decided before.
+    fn forget_base_verdicts(&mut self, before: Timestamp) -> Result<(), Failed>;
 }
 
 pub trait AgentRows {

@@ -10,6 +10,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use kage_core::attempt::Attempt;
+use kage_core::base_verdict::{BaseKey, KeptVerdict};
 use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
@@ -24,8 +25,8 @@ use kage_core::time::Timestamp;
 use super::admission::{Enrolment, JoinTokenRow, PersonToken};
 use super::command::Request;
 use super::rows::{
-    AdmissionRows, AgentRows, AttemptNote, AttemptRows, CheckpointRows, ContextRow, ContextRows, Failed, JobRow,
-    JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
+    AdmissionRows, AgentRows, AttemptNote, AttemptRows, BaseVerdictRows, CheckpointRows, ContextRow, ContextRows,
+    Failed, JobRow, JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
 };
 
 mod flush;
@@ -62,6 +63,8 @@ pub enum Key {
     /// The live attempts of an agent with everything that their end concerns.
     EndingOf(AgentId),
     Checkpoints(TaskId, SessionId),
+    /// The kept verdicts of a check of a base, and whether their agents are shut out.
+    BaseVerdicts(BaseKey),
     /// The present start of an agent.
     Boot(AgentId),
     Agent(AgentId),
@@ -102,6 +105,8 @@ enum Write {
     Event(TaskId, u64, AttemptId, Box<Event>),
     Checkpoint(TaskId, Box<Checkpoint>),
     Safety(TaskId, Oid, Safety),
+    BaseVerdict(Box<KeptVerdict>),
+    ForgetBaseVerdicts(Timestamp),
     Agent(Box<Agent>),
     AgentSeen(AgentId, Timestamp),
     JoinToken(TokenId, JoinTokenRow),
@@ -127,6 +132,7 @@ pub(super) struct Unit<'a> {
     positions: HashMap<(TaskId, SessionId, Oid), Option<(u64, AdapterName)>>,
     base_trees: HashMap<(TaskId, Oid), Vec<Oid>>,
     safeties: HashMap<(TaskId, Oid), Safety>,
+    base_verdicts: HashMap<BaseKey, Vec<KeptVerdict>>,
     boots: HashMap<AgentId, Option<BootId>>,
     agents: HashMap<AgentId, Option<Agent>>,
     join_tokens: HashMap<TokenId, Option<JoinTokenRow>>,
@@ -158,6 +164,7 @@ impl<'a> Unit<'a> {
             positions: HashMap::new(),
             base_trees: HashMap::new(),
             safeties: HashMap::new(),
+            base_verdicts: HashMap::new(),
             boots: HashMap::new(),
             agents: HashMap::new(),
             join_tokens: HashMap::new(),
@@ -234,6 +241,11 @@ impl<'a> Unit<'a> {
                 self.fetch_ending(&ids)?;
             }
             Key::Checkpoints(task, session) => drop(self.checkpoints(*task, *session)?),
+            Key::BaseVerdicts(key) => {
+                for kept in self.base_verdicts(key)? {
+                    self.enrolment(kept.agent)?;
+                }
+            }
             Key::Boot(agent) => drop(self.agent_boot(*agent)?),
             Key::Agent(agent) => drop(self.agent(*agent)?),
             Key::JoinToken(token) => {

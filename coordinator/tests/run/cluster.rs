@@ -196,6 +196,7 @@ pub(crate) fn spec(sessions: &[&str]) -> TaskSpec {
             })
             .collect(),
         policy: Default::default(),
+        fresh_baseline: false,
         labels: kage_core::task::Labels::new(),
         environment: kage_core::task::TaskEnvironment::default(),
     }
@@ -231,6 +232,7 @@ pub(crate) fn hello(n: u128, slots: u32) -> Hello {
         pid: 1,
         version: "test".into(),
         answers_pings: false,
+        machine: None,
     }
 }
 

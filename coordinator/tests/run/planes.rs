@@ -260,6 +260,7 @@ async fn a_result_is_taken_in_before_it_is_verified() {
         duration: Duration::from_millis(5),
         agent: "fake-1".into(),
         environment: "linux".into(),
+        machine: None,
         restored: Vec::new(),
         output: String::new(),
     };

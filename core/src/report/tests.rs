@@ -1,7 +1,7 @@
 //! The winner, the order, and the reasons.
 
 use super::*;
-use crate::event::{DiffStat, Event, EventBody, ResultCommit};
+use crate::event::{DiffStat, Event, EventBody, ResultCommit, Verdict};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AttemptId, ProjectId, SessionId};
 use crate::price::PriceTable;
@@ -29,6 +29,7 @@ fn task(verify: Option<&str>) -> Task {
                 },
                 ..Policy::default()
             },
+            fresh_baseline: false,
             labels: Default::default(),
             environment: Default::default(),
         },
@@ -36,6 +37,7 @@ fn task(verify: Option<&str>) -> Task {
         created_at: START,
         ended_at: None,
         baseline: None,
+        baseline_kept_since: None,
         created_by: None,
         origin: None,
         selection: None,
@@ -432,6 +434,24 @@ fn a_base_that_fails_by_itself_is_told() {
         let mut task = task(Some("true"));
         task.baseline = Some(verdict(kind));
         assert_eq!(ranked(&task, &[]).notes, Vec::from_iter(expected));
+    }
+    // One that an earlier task left is told, whatever it is, with its time and its agent.
+    let before = "base verified on 1970-01-01 00:01 UTC by builder, for an earlier task";
+    let cases = [
+        (VerdictKind::Passed, before.to_owned()),
+        (
+            VerdictKind::Failed,
+            format!("verify already fails on the base: it says so ({before})"),
+        ),
+    ];
+    for (kind, expected) in cases {
+        let mut task = task(Some("true"));
+        task.baseline = Some(Verdict {
+            agent: "builder".to_owned(),
+            ..verdict(kind)
+        });
+        task.baseline_kept_since = Some(Timestamp::from_millis(60_000));
+        assert_eq!(ranked(&task, &[]).notes, [expected]);
     }
 }
 

@@ -270,6 +270,7 @@ mod tests {
                 fallbacks: Vec::new(),
             }],
             policy: Policy::default(),
+            fresh_baseline: false,
             labels: Labels::new(),
             environment: Default::default(),
         };
@@ -335,6 +336,7 @@ mod tests {
                 },
                 ..Policy::default()
             },
+            fresh_baseline: false,
             labels: Labels::new(),
             environment: Default::default(),
         };
@@ -413,6 +415,7 @@ mod tests {
             context_base: None,
             assignments: vec![assignment("a"), assignment("b")],
             policy: Policy::default(),
+            fresh_baseline: false,
             labels: Labels::new(),
             environment: Default::default(),
         };
@@ -479,6 +482,7 @@ mod tests {
                 },
                 ..Policy::default()
             },
+            fresh_baseline: false,
             labels: Labels::new(),
             environment: Default::default(),
         };

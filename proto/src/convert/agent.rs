@@ -114,6 +114,8 @@ pub struct Hello {
     pub version: String,
     /// True when it answers pings.
     pub answers_pings: bool,
+    /// What its machine brings to a check of a base, if it says so.
+    pub machine: Option<Digest>,
 }
 
 impl From<Hello> for v1::Hello {
@@ -131,6 +133,7 @@ impl From<Hello> for v1::Hello {
             pid: hello.pid,
             version: hello.version,
             answers_pings: hello.answers_pings,
+            machine: hello.machine.map(Into::into).unwrap_or_default(),
         }
     }
 }
@@ -165,6 +168,7 @@ impl TryFrom<v1::Hello> for Hello {
             pid: hello.pid,
             version: hello.version,
             answers_pings: hello.answers_pings,
+            machine: parse_optional("machine", &hello.machine)?,
         })
     }
 }
@@ -477,6 +481,7 @@ mod tests {
             pid: 77,
             version: "0.1.0".into(),
             answers_pings: true,
+            machine: Some(Digest::of(b"machine")),
         };
         assert_eq!(Hello::try_from(v1::Hello::from(hello.clone())), Ok(hello.clone()));
         let mut nameless = v1::Hello::from(hello);

@@ -358,6 +358,7 @@ mod tests {
                 duration: Duration::from_millis(5),
                 agent: "a1".into(),
                 environment: "e".into(),
+                machine: None,
                 restored: Vec::new(),
                 output: String::new(),
             })),

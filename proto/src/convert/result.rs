@@ -52,6 +52,7 @@ impl From<Verdict> for v1::Verdict {
             duration: Some(span(verdict.duration)),
             agent: verdict.agent,
             environment: verdict.environment,
+            machine: verdict.machine.map(Into::into).unwrap_or_default(),
             restored: verdict.restored,
             output: verdict.output,
         }
@@ -75,6 +76,7 @@ impl TryFrom<v1::Verdict> for Verdict {
             duration: duration(verdict.duration.unwrap_or_default()),
             agent: verdict.agent,
             environment: verdict.environment,
+            machine: parse_optional("machine", &verdict.machine)?,
             restored: verdict.restored.into_iter().take(MAX_RESTORED).collect(),
             output: excerpt(&verdict.output),
         })
@@ -85,6 +87,7 @@ impl TryFrom<v1::Verdict> for Verdict {
 mod tests {
     use std::time::Duration;
 
+    use kage_core::id::Digest;
     use kage_core::rework::MAX_EXCERPT;
 
     use super::*;
@@ -103,6 +106,7 @@ mod tests {
                 duration: Duration::from_millis(77),
                 agent: "a".into(),
                 environment: "linux x86_64".into(),
+                machine: exit_code.map(|_| Digest::of(b"machine")),
                 restored: vec!["test.sh".into()],
                 output: "it wrote\n\tthis".into(),
             };

@@ -209,6 +209,7 @@ impl From<TaskSpec> for v1::TaskSpec {
             policy: Some(spec.policy.into()),
             labels: spec.labels.into_iter().collect(),
             environment: environment(spec.environment),
+            fresh_baseline: spec.fresh_baseline,
         }
     }
 }
@@ -260,6 +261,7 @@ fn read_spec(spec: v1::TaskSpec, wrong: &mut Wrong) -> TaskSpec {
             })
             .collect(),
         policy: wrong.within("policy", |wrong| read_policy(spec.policy.unwrap_or_default(), wrong)),
+        fresh_baseline: spec.fresh_baseline,
         labels: spec.labels.into_iter().collect(),
         environment: wrong.within("environment", |wrong| {
             wrong.or_default(read_environment(spec.environment.unwrap_or_default()))
@@ -377,6 +379,7 @@ pub fn task(mut task: Task, sessions: impl IntoIterator<Item = v1::Session>, det
         created_at: Some(stamp(task.created_at)),
         ended_at: task.ended_at.map(stamp),
         baseline: task.baseline.map(Into::into),
+        baseline_kept_since: task.baseline_kept_since.map(stamp),
         created_by: task.created_by.unwrap_or_default(),
         origin: task.origin.map(Into::into),
         selection: task.selection.map(Into::into),

@@ -311,6 +311,7 @@ impl Idle {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             answers_pings: false,
+            machine: None,
         })
     }
 }

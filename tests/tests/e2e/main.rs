@@ -23,6 +23,7 @@ mod errors;
 mod git_processes;
 mod in_the_way;
 mod json;
+mod kept_verdicts;
 mod long_prompt;
 mod mirrors;
 mod namespaces;

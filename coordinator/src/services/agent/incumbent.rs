@@ -183,6 +183,7 @@ mod tests {
             version: String::new(),
             draining: false,
             cordoned: false,
+            machine: None,
             seen_at: NOW,
         };
         let mut board = Board::new(Timings::default());

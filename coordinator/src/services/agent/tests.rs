@@ -35,6 +35,7 @@ fn the_newest_common_protocol_is_agreed() {
         pid: 1,
         version: String::new(),
         answers_pings: false,
+        machine: None,
     };
     let agreed = |protocols| agreed_protocol(&hello(protocols)).ok();
     assert_eq!(agreed(1..=1), Some(1));

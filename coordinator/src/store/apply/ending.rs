@@ -1,6 +1,7 @@
 //! The consequences of an attempt's end for its job, its session and its task.
 
 use kage_core::attempt::{Attempt, EndReason};
+use kage_core::base_verdict::{self, BaseKey, KeptVerdict};
 use kage_core::checkpoint::Safety;
 use kage_core::event::{AttemptOutcome, Verdict, VerdictKind};
 use kage_core::id::JobId;
@@ -58,7 +59,7 @@ impl End<'_> {
             }
             Finish::Rework(at) => Job::again(next_job, self.session, at),
             Finish::Base(verdict) => {
-                self.judge_base(rows, verdict)?;
+                self.judge_base(rows, verdict, now)?;
                 return self.moved(rows, Moved::Over, now);
             }
         };
@@ -92,9 +93,17 @@ impl End<'_> {
         Ok(())
     }
 
-    /// Saves the verdict on the base, also with the checkpoints that have its files.
-    fn judge_base(&mut self, rows: &mut dyn Rows, verdict: Verdict) -> Result<(), Failed> {
+    /// Saves the verdict on the base, also with the checkpoints that have its files, and for later
+    /// tasks.
+    fn judge_base(&mut self, rows: &mut dyn Rows, verdict: Verdict, now: Timestamp) -> Result<(), Failed> {
         let safety = verdict.kind.safety();
+        if let Some(base) = &self.head.base {
+            let key = BaseKey::of(&self.head.project, base, &self.head.policy.verify);
+            if let Some(kept) = KeptVerdict::of(key, self.attempt.agent, &verdict, now) {
+                rows.put_base_verdict(&kept)?;
+                rows.forget_base_verdicts(base_verdict::useless_before(now))?;
+            }
+        }
         self.head.baseline = Some(verdict);
         let Some(base) = self.head.base.as_ref().filter(|_| safety != Safety::Unknown) else {
             return Ok(());

@@ -1,8 +1,11 @@
 //! Tasks: created with their sessions and jobs, and cancelled.
 
+use kage_core::base_verdict::{self, BaseKey, KeptVerdict};
 use kage_core::checkpoint::Points;
+use kage_core::id::Digest;
 use kage_core::job::{Job, JobKind, JobState, Subject};
 use kage_core::task::Selection;
+use kage_core::time::Timestamp;
 
 use super::{
     Command, contexts, drop_baseline, earlier_reply, not_found, points_of, remember, session_of, settle, stop,
@@ -24,12 +27,14 @@ impl Command for CreateTask {
         let context = self.spec.context_base.clone();
         let context = context.map(|digest| Key::Context(self.spec.project.clone(), digest));
         let request = Key::request(CREATE_TASK, &self.request);
-        context.into_iter().chain([request]).collect()
+        let kept = self.base_key().map(Key::BaseVerdicts);
+        context.into_iter().chain(kept).chain([request]).collect()
     }
 
     fn apply(self, rows: &mut dyn Rows) -> Result<Created, Failed> {
         let sessions = self.begun();
-        let task = self.new_task();
+        let mut task = self.new_task();
+        let base_key = self.base_key();
         let Self {
             request,
             task: id,
@@ -37,6 +42,7 @@ impl Command for CreateTask {
             origin: _,
             sessions: ids,
             baseline,
+            machines,
             lacks,
             waits_for_agent,
             now,
@@ -46,7 +52,11 @@ impl Command for CreateTask {
                 what: "reply",
                 source: Box::new(source),
             })?;
-            return Ok(Created { task, repeated: true });
+            return Ok(Created {
+                task,
+                repeated: true,
+                baseline: None,
+            });
         }
         if let (Some(nobody), false) = (task.spec.nobody_can(&lacks), waits_for_agent) {
             return Err(Failed::Refused(StoreError::NoAgent(nobody)));
@@ -58,6 +68,13 @@ impl Command for CreateTask {
                 sessions: ids.len(),
             }));
         };
+        let kept = match &base_key {
+            Some(key) => kept_verdict(rows, key, &machines, now)?,
+            None => None,
+        };
+        if let Some(kept) = &kept {
+            kept.take(&mut task);
+        }
         rows.insert_task(&TaskHead::new(&task, first.id, &sessions), &task.spec)?;
         contexts::count_use(rows, &task)?;
         for (position, (session, (_, job))) in sessions.iter().zip(ids).enumerate() {
@@ -66,7 +83,8 @@ impl Command for CreateTask {
             let row = JobRow::of(work, session, &task.spec.policy, now);
             rows.insert_job(&row)?;
         }
-        if let (Some(job), Some(commit)) = (baseline, task.spec.checked_base().cloned()) {
+        let check = baseline.filter(|_| kept.is_none());
+        if let (Some(job), Some(commit)) = (check, task.spec.checked_base().cloned()) {
             let check = Job::new(job, id, Subject::Base, JobKind::Verify { commit }, now);
             let row = JobRow::of(check, first, &task.spec.policy, now);
             rows.insert_job(&row)?;
@@ -75,8 +93,27 @@ impl Command for CreateTask {
         Ok(Created {
             task: id,
             repeated: false,
+            baseline: kept,
         })
     }
+}
+
+/// The verdict on a base that a new task takes. What an agent said that is shut out now is not
+/// believed.
+fn kept_verdict(
+    rows: &mut dyn Rows,
+    key: &BaseKey,
+    machines: &[Digest],
+    now: Timestamp,
+) -> Result<Option<KeptVerdict>, Failed> {
+    let mut believed = Vec::new();
+    for kept in rows.base_verdicts(key)? {
+        let enrolment = rows.enrolment(kept.agent)?;
+        if enrolment.is_none_or(|agent| agent.revoked_at.is_none()) {
+            believed.push(kept);
+        }
+    }
+    Ok(base_verdict::usable(believed, machines, now))
 }
 
 impl Command for DropTask {

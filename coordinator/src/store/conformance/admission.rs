@@ -113,6 +113,22 @@ pub(super) async fn a_join_token_lets_one_agent_in_in_time(store: Store) {
     assert_eq!(forgotten, Enrolled::Refused(JoinRefusal::Unknown));
 }
 
+/// Agent 1 joins.
+pub(super) async fn enrol_first(store: &Store) {
+    store.apply(create(1, 0)).await.unwrap();
+    assert!(matches!(store.apply(enrol(1, 1)).await.unwrap(), Enrolled::Joined(_)));
+}
+
+/// Agent 1 is shut out.
+pub(super) async fn revoke_first(store: &Store) {
+    let revoke = RevokeAgent {
+        request: request(900),
+        agent: agent_id(1),
+        now: at(3),
+    };
+    store.apply(revoke).await.unwrap();
+}
+
 pub(super) async fn a_revoked_agent_stays_out(store: Store) {
     store.apply(create(1, 0)).await.unwrap();
     let revoke = |n: u128, agent, now| RevokeAgent {

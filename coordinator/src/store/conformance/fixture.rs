@@ -84,6 +84,7 @@ pub(super) fn spec(sessions: usize, verify: Option<&str>) -> TaskSpec {
             requirements: Labels::from([("gpu".to_owned(), "no".to_owned())]),
             ..Policy::default()
         },
+        fresh_baseline: false,
         labels: kage_core::task::Labels::new(),
         environment: kage_core::task::TaskEnvironment::default(),
     }
@@ -101,6 +102,7 @@ pub(super) fn create(n: u128, spec: TaskSpec, now: Timestamp) -> CreateTask {
         origin: None,
         sessions,
         baseline: None,
+        machines: Vec::new(),
         lacks: Vec::new(),
         waits_for_agent: false,
         now,
@@ -124,6 +126,7 @@ pub(super) fn agent(n: u128, boot: u128) -> Agent {
         version: "0.1.0".to_owned(),
         draining: false,
         cordoned: false,
+        machine: None,
         seen_at: at(0),
     }
 }
@@ -226,6 +229,7 @@ pub(super) fn verdict(seq: u64, kind: VerdictKind) -> Event {
         duration: Duration::from_millis(5),
         agent: "agent-2".to_owned(),
         environment: "linux x86_64".to_owned(),
+        machine: None,
         restored: Vec::new(),
         output: String::new(),
     };

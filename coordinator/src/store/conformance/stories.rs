@@ -11,6 +11,7 @@ use super::invariants::{Seen, check};
 use crate::store::conformance::followed::Followed as _;
 use crate::store::{QueuedJob, Store, TaskView};
 
+mod base_verdicts;
 mod baseline;
 mod checkpoints;
 mod drops;
@@ -25,6 +26,11 @@ mod saving;
 mod selections;
 mod worked;
 
+pub(super) use base_verdicts::{
+    a_verdict_on_a_base_is_kept_for_a_while, a_verdict_on_a_base_is_of_one_check_on_one_machine,
+    a_verdict_on_a_base_is_taken_by_later_tasks, what_a_revoked_agent_said_of_a_base_is_not_taken,
+    what_decides_nothing_about_a_base_is_not_kept,
+};
 pub(super) use baseline::{
     a_base_that_fails_is_known_also_after_the_end, a_base_that_fails_says_nothing_about_a_result,
     a_check_of_the_base_ends_with_its_task, a_check_of_the_base_is_repeated_within_limits,

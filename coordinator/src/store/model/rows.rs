@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kage_core::attempt::Attempt;
+use kage_core::base_verdict::{BaseKey, KeptVerdict};
 use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
@@ -17,8 +18,8 @@ use kage_core::time::Timestamp;
 use super::{AttemptRow, Model, TaskRow};
 use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
 use crate::store::rows::{
-    AdmissionRows, AgentRows, AttemptNote, AttemptRows, CheckpointRows, ContextRow, ContextRows, Failed, JobRow,
-    JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
+    AdmissionRows, AgentRows, AttemptNote, AttemptRows, BaseVerdictRows, CheckpointRows, ContextRow, ContextRows,
+    Failed, JobRow, JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
 };
 
 impl Rows for Model {}
@@ -245,6 +246,24 @@ impl Model {
     fn with_tree(&self, task: TaskId, tree: &Oid) -> impl Iterator<Item = &Checkpoint> {
         self.of_task(task)
             .filter(move |checkpoint| checkpoint.taken.tree == *tree)
+    }
+}
+
+impl BaseVerdictRows for Model {
+    fn base_verdicts(&mut self, key: &BaseKey) -> Result<Vec<KeptVerdict>, Failed> {
+        let all = self.base_verdicts.rows.values();
+        Ok(all.filter(|kept| kept.key == *key).cloned().collect())
+    }
+
+    fn put_base_verdict(&mut self, kept: &KeptVerdict) -> Result<(), Failed> {
+        let key = (kept.key.clone(), kept.machine.clone());
+        self.base_verdicts.put(key, kept.clone());
+        Ok(())
+    }
+
+    fn forget_base_verdicts(&mut self, before: Timestamp) -> Result<(), Failed> {
+        self.base_verdicts.remove_where(|_, kept| kept.decided_at < before);
+        Ok(())
     }
 }
 

@@ -70,7 +70,7 @@ pub(super) fn person_token(row: &Row<'_>) -> Result<PersonToken, EngineError> {
 /// Columns of `agents`, for [`agent`].
 macro_rules! agent_columns {
     () => {
-        "id, name, boot, labels, adapters, slots, pid, version, draining, seen_at, cordoned"
+        "id, name, boot, labels, adapters, slots, pid, version, draining, seen_at, cordoned, machine"
     };
 }
 pub(super) use agent_columns;
@@ -88,5 +88,6 @@ pub(super) fn agent(row: &Row<'_>) -> Result<Agent, EngineError> {
         draining: get(row, 8)?,
         seen_at: get_time(row, 9)?,
         cordoned: get(row, 10)?,
+        machine: get_optional_parsed(row, 11, "digest")?,
     })
 }

@@ -14,6 +14,7 @@ use crate::store::rows::{Failed, Rows};
 mod admission;
 mod agents;
 mod attempts;
+mod base_verdicts;
 mod checkpoints;
 mod contexts;
 mod jobs;

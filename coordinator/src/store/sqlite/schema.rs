@@ -277,6 +277,7 @@ UPDATE sessions SET
     include_str!("schema/priced.sql"),
     include_str!("schema/prompts.sql"),
     include_str!("schema/trail.sql"),
+    include_str!("schema/base_verdicts.sql"),
 ];
 
 /// The newest schema that this program knows.

@@ -75,6 +75,8 @@ impl Unit<'_> {
             }
             Write::Checkpoint(task, checkpoint) => nobody_follows(engine.insert_checkpoint(task, &checkpoint))?,
             Write::Safety(task, tree, safety) => nobody_follows(engine.save_safety(task, &tree, safety))?,
+            Write::BaseVerdict(kept) => nobody_follows(engine.put_base_verdict(&kept))?,
+            Write::ForgetBaseVerdicts(before) => nobody_follows(engine.forget_base_verdicts(before))?,
             Write::Agent(agent) => {
                 engine.put_agent(&agent)?;
                 Some(Change::Agent(Arc::from(agent)))

@@ -1,6 +1,7 @@
 //! The loads and saves of a command on its unit.
 
 use kage_core::attempt::Attempt;
+use kage_core::base_verdict::{BaseKey, KeptVerdict};
 use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
@@ -15,8 +16,8 @@ use kage_core::time::Timestamp;
 use super::{Changed, Unit, Write};
 use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
 use crate::store::rows::{
-    AdmissionRows, AgentRows, AttemptNote, AttemptRows, CheckpointRows, ContextRow, ContextRows, Failed, JobRow,
-    JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
+    AdmissionRows, AgentRows, AttemptNote, AttemptRows, BaseVerdictRows, CheckpointRows, ContextRow, ContextRows,
+    Failed, JobRow, JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
 };
 
 /// The value of a key; otherwise it is fetched, and counted once the command decides.
@@ -246,6 +247,24 @@ impl CheckpointRows for Unit<'_> {
             }
         }
         self.writes.push(Write::Safety(task, tree.clone(), safety));
+        Ok(())
+    }
+}
+
+impl BaseVerdictRows for Unit<'_> {
+    fn base_verdicts(&mut self, key: &BaseKey) -> Result<Vec<KeptVerdict>, Failed> {
+        known!(self.base_verdicts[key.clone()], self.engine.base_verdicts(key))
+    }
+
+    fn put_base_verdict(&mut self, kept: &KeptVerdict) -> Result<(), Failed> {
+        // Whoever asks for them again in this command gets what the engine has by then.
+        self.base_verdicts.remove(&kept.key);
+        self.writes.push(Write::BaseVerdict(Box::new(kept.clone())));
+        Ok(())
+    }
+
+    fn forget_base_verdicts(&mut self, before: Timestamp) -> Result<(), Failed> {
+        self.writes.push(Write::ForgetBaseVerdicts(before));
         Ok(())
     }
 }

@@ -57,6 +57,7 @@ fn spec() -> TaskSpec {
             requirements: labels("os"),
             priority: Priority::HIGH,
         },
+        fresh_baseline: true,
         labels: labels("team"),
         environment: TaskEnvironment {
             pass: ["DATABASE_URL".to_owned()].into(),

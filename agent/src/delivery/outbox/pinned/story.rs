@@ -125,6 +125,7 @@ pub(super) fn events() -> [(AttemptKey, Vec<EventBody>); 3] {
         duration: Duration::from_millis(61_250),
         agent: "a-machine".to_owned(),
         environment: "linux x86_64".to_owned(),
+        machine: None,
         restored: vec!["test.sh".to_owned()],
         output: "1 of 2".to_owned(),
     }))];

@@ -1,7 +1,7 @@
 //! The fleet.
 
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, BootId};
+use kage_core::id::{AgentId, BootId, Digest};
 use kage_core::time::Timestamp;
 use rusqlite::params;
 
@@ -30,7 +30,7 @@ impl AgentRows for SqliteRows<'_> {
             concat!(
                 "INSERT OR REPLACE INTO agents (",
                 agent_columns!(),
-                ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+                ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
             ),
             params![
                 id(agent.id),
@@ -44,6 +44,7 @@ impl AgentRows for SqliteRows<'_> {
                 agent.draining,
                 time(agent.seen_at),
                 agent.cordoned,
+                agent.machine.as_ref().map(Digest::as_str),
             ],
         )
     }
