@@ -41,7 +41,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         out: Output::new(cli.global.format),
     };
     match cli.command {
-        Command::Run(args) => run::run(invocation, args).await,
+        Command::Run(args) => Box::pin(run::run(invocation, args)).await,
         Command::Ls(args) => ls::run(&invocation, &args).await,
         Command::Show(args) => show::run(&invocation, args.task).await,
         Command::Logs(args) => logs::run(&invocation, args).await,

@@ -1,5 +1,6 @@
 //! Runs a coordinator, an agent, or both in this process, until a signal or idleness ends them.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -227,7 +228,7 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     let result = tokio::select! {
         result = agent => result,
         () = idle => Ok(()),
-        () = drop_values(&store, &handed, DROP_VALUES) => Ok(()),
+        never = drop_values(&store, &handed, &shutdown.finish) => match never {},
         Some(ended) = coordinator.join_next() => {
             ended??;
             Err(anyhow::anyhow!("the coordinator ended"))
@@ -285,9 +286,9 @@ async fn until_idle(store: &Store, state: &StateDir, patience: Patience) -> InUs
     }
 }
 
-/// Removes the values of variables that clients left for tasks which are over by now. Never returns.
-async fn drop_values(store: &Store, handed: &Handed, poll: Duration) {
-    loop {
+/// Removes the values of variables that clients left for tasks which are over by now.
+async fn drop_values(store: &Store, handed: &Handed, end: &CancellationToken) -> Infallible {
+    while end.run_until_cancelled(sleep(DROP_VALUES)).await.is_some() {
         let (looked, now) = (handed.clone(), SystemTime::now());
         let looking = tokio::task::spawn_blocking(move || {
             looked.drop_unclaimed(UNCLAIMED, now);
@@ -300,8 +301,8 @@ async fn drop_values(store: &Store, handed: &Handed, poll: Duration) {
                 Err(error) => tracing::warn!(%task, %error, "cannot tell whether a task is over"),
             }
         }
-        sleep(poll).await;
     }
+    std::future::pending().await
 }
 
 /// True when any project has waiting or running work. A coordinator's API shows one project at a

@@ -96,7 +96,7 @@ pub enum Write {
 pub enum Sight {
     /// A task in its state at the time.
     Task(Box<v1::Task>),
-    Event(v1::SessionEvent),
+    Event(Box<v1::SessionEvent>),
     Output(v1::OutputChunk),
 }
 

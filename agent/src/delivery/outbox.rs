@@ -57,6 +57,7 @@ fn size_of(event: &v1::Event) -> u32 {
 
 /// A change that delivery needs to know. The channel keeps their order.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are events")]
 pub(crate) enum OutboxChange {
     /// The attempt may produce data from now on.
     Opened(AttemptKey),
@@ -120,6 +121,7 @@ impl Settled {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are events")]
 enum OutboxCommand {
     Open(AttemptKey),
     Post {

@@ -285,7 +285,7 @@ impl Tasks {
                 if !there.map_err(|error| internal("the repository could not be read", &error))? {
                     let base = &repository.base;
                     let text = format!("commit {base} has no folder {folder}; name one that it has, or none");
-                    return Err(ApiError::invalid(&format!("spec.{field}"), text));
+                    return Err(ApiError::invalid(format!("spec.{field}"), text));
                 }
             }
         }

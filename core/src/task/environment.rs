@@ -207,7 +207,7 @@ fn refused_file(path: &str) -> Option<InvalidEnvironment> {
         |login: &&str| lower == **login || lower.strip_prefix(*login).is_some_and(|rest| rest.starts_with('/'));
     LOGINS
         .iter()
-        .any(|login| within(&login))
+        .any(within)
         .then(|| InvalidEnvironment::Login(path.to_owned()))
 }
 

@@ -207,7 +207,7 @@ pub fn all_streams() -> Vec<i32> {
 fn sight(item: Item) -> Sight {
     match item {
         Item::Task(task) => Sight::Task(Box::new(task)),
-        Item::Event(event) => Sight::Event(event),
+        Item::Event(event) => Sight::Event(Box::new(event)),
         Item::Output(chunk) => Sight::Output(chunk),
     }
 }

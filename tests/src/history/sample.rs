@@ -133,7 +133,10 @@ pub(super) fn sample() -> (History, Final) {
     history.add("client", What::Answered(3, Answer::Done("t".to_owned())));
     history.add("watcher", What::Saw("t".to_owned(), Sight::Task(Box::new(running))));
     for event in &events {
-        history.add("watcher", What::Saw("t".to_owned(), Sight::Event(event.clone())));
+        history.add(
+            "watcher",
+            What::Saw("t".to_owned(), Sight::Event(Box::new(event.clone()))),
+        );
     }
     history.add("watcher", What::Saw("t".to_owned(), Sight::Output(chunk)));
     history.add(

@@ -61,7 +61,7 @@ fn watchers(history: &History, end: &Final, found: &mut Vec<Violation>) {
             Sight::Task(_) => {}
             Sight::Event(event) => {
                 let at = events.entry((who, id)).or_default();
-                if task.events.get(*at) != Some(event) {
+                if task.events.get(*at) != Some(&**event) {
                     let text = format!(
                         "{who} saw as event {at} of {id}: {event:?}; there is {:?}",
                         task.events.get(*at)
