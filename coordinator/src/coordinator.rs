@@ -20,7 +20,6 @@ use crate::data::quarantine::Quarantine;
 use crate::data::repositories::Repositories;
 use crate::data::secrets::Secrets;
 use crate::door::identities::Identities;
-use crate::duties::saving::Unsaved;
 use crate::output::Outputs;
 use crate::ports::{Clock, Objects, Random};
 use crate::store::{InFiles, Store};
@@ -28,8 +27,10 @@ use crate::topics::Topics;
 
 pub(crate) mod deletion;
 pub(crate) mod following;
+pub(crate) mod unsaved;
 
 use following::Following;
+use unsaved::Unsaved;
 
 /// The parts that the services share.
 pub(crate) struct Coordinator {

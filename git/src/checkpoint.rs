@@ -40,6 +40,8 @@ use crate::shadow::Shadow;
 use crate::staging::{lines, split};
 use crate::worktree::Worktree;
 
+mod result;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
     pub commit: Oid,

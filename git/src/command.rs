@@ -31,7 +31,7 @@ mod process;
 pub use auth::{Auth, TlsAuth};
 pub(crate) use found::found;
 pub(crate) use neutral::ConfigFiles;
-use neutral::{INHERITED, NEUTRAL, PLACES, TOLERATED_FLAWS};
+use neutral::{INHERITED, NEUTRAL, OF_CONFIG, OF_PERSON, TOLERATED_FLAWS};
 use process::Done;
 pub(crate) use process::{Bounded, ProcessGroup, failure, read_bounded};
 
@@ -63,9 +63,12 @@ impl GitCommand {
     }
 
     pub(crate) fn with_config(operation: &'static str, files: ConfigFiles) -> Self {
-        let mut this = Self::bare(operation);
-        let command = &mut this.command;
-        command.env_clear().env("PATH", found().1);
+        let (found, path) = found();
+        // A missing or changed git is reported when the command is started.
+        let git = found.as_ref().map(Executable::to_run);
+        let program = git.as_ref().and_then(|git| git.as_ref().ok());
+        let mut command = Command::new(program.copied().unwrap_or(Path::new("git")));
+        command.env_clear().env("PATH", path);
         for name in INHERITED {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
@@ -89,48 +92,26 @@ impl GitCommand {
                     .env("GIT_ATTR_NOSYSTEM", "1")
                     .env("GIT_CONFIG_GLOBAL", "/dev/null");
             }
-            ConfigFiles::User => {
-                for name in ["HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM"] {
+            ConfigFiles::User | ConfigFiles::Person => {
+                let who = if files == ConfigFiles::Person { OF_PERSON } else { &[] };
+                for name in OF_CONFIG.iter().chain(who) {
                     if let Some(value) = std::env::var_os(name) {
                         command.env(name, value);
                     }
                 }
             }
         }
-        command.arg(operation).process_group(0);
-        let config = &mut this.config;
+        if files != ConfigFiles::Person {
+            // A program that signs may ask at the terminal, which only the foreground can.
+            command.process_group(0);
+        }
+        command.arg(operation).kill_on_drop(true);
+        let mut config: Vec<(String, String)> = Vec::with_capacity(NEUTRAL.len() + 16);
         config.extend(NEUTRAL.iter().map(|(key, value)| ((*key).into(), (*value).into())));
         for flaw in TOLERATED_FLAWS {
             config.push((format!("receive.fsck.{flaw}"), "ignore".into()));
             config.push((format!("fetch.fsck.{flaw}"), "ignore".into()));
         }
-        this
-    }
-
-    /// `git <operation>` as the person runs it who started this process: with their environment,
-    /// their configuration and the programs that it names, which may ask at the terminal. Only for
-    /// what is done in their name. Messages are UTF-8, and what is written is durable.
-    pub(crate) fn of_person(operation: &'static str) -> Self {
-        let mut this = Self::bare(operation);
-        let command = &mut this.command;
-        // Another repository's, when this runs in a hook of it.
-        for name in PLACES {
-            command.env_remove(name);
-        }
-        command
-            .args(["-c", "core.fsync=all", "-c", "core.fsyncMethod=batch"])
-            .args(["-c", "i18n.commitEncoding=UTF-8"])
-            .arg(operation);
-        this
-    }
-
-    /// git without any argument yet.
-    fn bare(operation: &'static str) -> Self {
-        // A missing or changed git is reported when the command is started.
-        let git = found().0.as_ref().map(Executable::to_run);
-        let program = git.as_ref().and_then(|git| git.as_ref().ok());
-        let mut command = Command::new(program.copied().unwrap_or(Path::new("git")));
-        command.kill_on_drop(true);
         Self {
             operation,
             command,
@@ -139,7 +120,7 @@ impl GitCommand {
                 Some(Err(changed)) => Some(changed.into_io()),
                 None => Some(io::Error::new(io::ErrorKind::NotFound, "git is in no folder of PATH")),
             },
-            config: Vec::new(),
+            config,
             input: GitInput::Nothing,
             output: None,
         }
@@ -343,9 +324,7 @@ impl GitCommand {
     }
 
     fn start(mut self) -> Result<ProcessGroup, GitError> {
-        if !self.config.is_empty() {
-            self.command.env("GIT_CONFIG_COUNT", self.config.len().to_string());
-        }
+        self.command.env("GIT_CONFIG_COUNT", self.config.len().to_string());
         for (number, (key, value)) in self.config.iter().enumerate() {
             self.command.env(format!("GIT_CONFIG_KEY_{number}"), key);
             self.command.env(format!("GIT_CONFIG_VALUE_{number}"), value);

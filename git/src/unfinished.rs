@@ -59,7 +59,7 @@ impl Mirror {
             index_info.stdin(laid_out.submodules.clone()).run().await?;
         }
         let tree = shadow.git("write-tree").run_for_oid().await?;
-        let of_base = self.resolve(&format!("{base}^{{tree}}")).await?;
+        let of_base = self.tree_of(base).await?;
         if of_base.as_ref() == Some(&tree) {
             return Ok(None);
         }

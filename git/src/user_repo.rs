@@ -32,6 +32,15 @@ const HONOURED: &[&str] = &[
     "core.precomposeunicode",
 ];
 
+/// The settings that name a program for signing, those of one kind together, and what git runs
+/// without them.
+const SIGNERS: &[(&[&str], &str)] = &[
+    (&["gpg.program", "gpg.openpgp.program"], "gpg"),
+    (&["gpg.x509.program"], "gpgsm"),
+    (&["gpg.ssh.program"], "ssh-keygen"),
+    (&["gpg.ssh.defaultkeycommand"], "false"),
+];
+
 #[derive(Debug, Clone)]
 pub struct UserRepo {
     root: PathBuf,
@@ -51,6 +60,8 @@ struct Settings {
     partial: bool,
     /// Every commit is signed.
     signs: bool,
+    /// Programs for signing, as the person set them outside of this repository.
+    signers: Vec<(String, String)>,
     /// Commits are refused without a configured identity.
     wants_identity: bool,
     /// The URLs of remotes, with the remotes' names, in the order of the configuration.
@@ -260,12 +271,24 @@ impl UserRepo {
             .is_none_or(|(_, value)| value != "false")
     }
 
-    /// git as the person runs it in this repository: with their environment and configuration.
+    /// git in the person's name: with who they are by their configuration and environment, and the
+    /// programs for signing that they chose. A repository of unknown origin may say that commits are
+    /// signed, and with which key, but names no program.
     pub(crate) fn git_of_person(&self, operation: &'static str) -> GitCommand {
-        GitCommand::of_person(operation)
+        let command = GitCommand::with_config(operation, ConfigFiles::Person)
             .git_dir(&self.git_dir)
             .env("GIT_WORK_TREE", &self.root)
             .current_dir(&self.root)
+            // Messages are.
+            .config("i18n.commitEncoding", "UTF-8");
+        SIGNERS.iter().fold(command, |command, (keys, usual)| {
+            let chosen = self.settings.signers.iter().rev();
+            let chosen = chosen
+                .filter(|(key, _)| keys.contains(&key.as_str()))
+                .map(|(_, value)| value);
+            let program = chosen.map(String::as_str).next().unwrap_or(usual);
+            keys.iter().fold(command, |command, key| command.config(key, program))
+        })
     }
 
     /// Whether the person's git signs every commit.
@@ -332,6 +355,10 @@ impl Settings {
             // Settings that this crate itself passes are not the person's.
             if scope != b"command" {
                 settings.take(root, key, value);
+            }
+            let is_signer = SIGNERS.iter().any(|(keys, _)| keys.contains(&key));
+            if is_signer && matches!(scope, b"system" | b"global") {
+                settings.signers.push((key.to_owned(), value.to_owned()));
             }
         }
         Ok(settings)

@@ -42,7 +42,6 @@ use crate::staging::{DIFF, copy_index, split};
 
 mod extras;
 mod include;
-mod result;
 mod reuse;
 
 pub use reuse::SetAside;
@@ -247,7 +246,7 @@ impl Worktree {
     }
 
     /// A temporary copy of the index to work on; the original keeps describing the base.
-    async fn index_copy(&self) -> Result<TempPath, GitError> {
+    pub(crate) async fn index_copy(&self) -> Result<TempPath, GitError> {
         let (from, folder) = (self.shadow.index(), self.shadow.git_dir().to_owned());
         blocking("copying an index", move || {
             let copy = tempfile::Builder::new()
@@ -262,7 +261,7 @@ impl Worktree {
     }
 
     /// Files that the base does not have and that are not ignored, as bytes.
-    async fn untracked(&self) -> Result<Vec<Vec<u8>>, GitError> {
+    pub(crate) async fn untracked(&self) -> Result<Vec<Vec<u8>>, GitError> {
         let mut found = Vec::new();
         // Relative to the worktree; empty or ending in a slash.
         let mut folders: Vec<Vec<u8>> = vec![Vec::new()];

@@ -2,17 +2,15 @@
 //! ones is in the store ([`SessionState::Saving`]), so that another start of the coordinator goes
 //! on; the list in memory follows the feed.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::cause::chain;
 use kage_core::checkpoint::Work;
 use kage_core::event::ResultCommit;
 use kage_core::id::{Oid, SessionId, TaskId};
-use kage_core::session::{Session, SessionState, SessionStateKind};
+use kage_core::session::{Session, SessionState};
 use kage_core::task::TaskState;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::coordinator::Coordinator;
@@ -25,31 +23,6 @@ const AT_ONCE: usize = 4;
 const TRIES: u32 = 5;
 /// The wait before a failed step is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// The sessions whose work is to be saved.
-#[derive(Debug, Default)]
-pub(crate) struct Unsaved {
-    sessions: Mutex<BTreeSet<(TaskId, SessionId)>>,
-    more: Notify,
-}
-
-impl Unsaved {
-    /// Notes the session when its work is to be saved. A second time does no harm.
-    pub(crate) fn note(&self, session: &Session) {
-        if session.state.kind() == SessionStateKind::Saving {
-            self.lock().insert((session.task, session.id));
-            self.more.notify_one();
-        }
-    }
-
-    fn next(&self) -> Option<(TaskId, SessionId)> {
-        self.lock().pop_first()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<(TaskId, SessionId)>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Saves work until a shutdown begins.
 pub(crate) async fn run(coordinator: Arc<Coordinator>) {
@@ -73,7 +46,7 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
                     tracing::error!(%error, "saving unfinished work crashed; it is tried again at the next start");
                 }
             }
-            () = coordinator.unsaved.more.notified() => {}
+            () = coordinator.unsaved.more() => {}
         }
     }
 }

@@ -7,6 +7,8 @@ pub(crate) enum ConfigFiles {
     None,
     /// The user's files, for reading values. The overrides below still win.
     User,
+    /// The same, and variables that say who the person is: for what is done in their name.
+    Person,
 }
 
 /// Settings that win over anything a repository says.
@@ -83,16 +85,28 @@ pub(super) const TOLERATED_FLAWS: &[&str] = &[
 /// which git itself was searched.
 pub(super) const INHERITED: &[&str] = &["TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"];
 
-/// Variables that name the parts of a repository (git's `local_repo_env`, without the settings).
-pub(super) const PLACES: &[&str] = &[
-    "GIT_DIR",
-    "GIT_COMMON_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_GRAFT_FILE",
-    "GIT_SHALLOW_FILE",
-    "GIT_PREFIX",
-    "GIT_NAMESPACE",
+/// The environment variables that say where the user's files are.
+pub(super) const OF_CONFIG: &[&str] = &["HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM"];
+
+/// The environment variables besides by which git and the programs that sign for it know a person,
+/// and can ask them.
+pub(super) const OF_PERSON: &[&str] = &[
+    "GIT_AUTHOR_NAME",
+    "GIT_AUTHOR_EMAIL",
+    "GIT_AUTHOR_DATE",
+    "GIT_COMMITTER_NAME",
+    "GIT_COMMITTER_EMAIL",
+    "GIT_COMMITTER_DATE",
+    "EMAIL",
+    "USER",
+    "LOGNAME",
+    "GNUPGHOME",
+    "GPG_TTY",
+    "SSH_AUTH_SOCK",
+    "TERM",
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "XAUTHORITY",
+    "XDG_RUNTIME_DIR",
+    "DBUS_SESSION_BUS_ADDRESS",
 ];

@@ -1,5 +1,5 @@
-//! Who makes the commits of a landing: the person, with their git. Their configuration and
-//! environment say who they are, and whether and how commits are signed. Hooks are not run here.
+//! Who makes the commits of a landing: the person. Their configuration and environment say who they
+//! are, and whether and how commits are signed. Hooks are not run here.
 
 use git2::Oid as Id;
 use kage_core::id::Oid;

@@ -314,7 +314,8 @@ async fn heals(name: &str, spares: Spares, damage: fn(&Place<'_>)) {
     sandbox.git(other.path(), &["fsck", "--no-dangling"]);
     assert_eq!(sandbox.git(other.path(), &["status", "--short"]), " M a", "{name}");
     let result = other.commit_result("result").await;
-    assert!(result.is_ok_and(|result| result.is_some()), "{name}");
+    let result = result.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    assert!(result.is_some(), "{name}");
     if spares == Spares::All {
         write(&other.path().join("a"), "changed again\n");
         let next = other.checkpoint(&first.commit, "next").await;

@@ -104,7 +104,7 @@ impl Started {
 
 /// How many processes Kage may start, with those that git starts in turn, by the state in which the
 /// task finds the person's files.
-const LIMITS: [(&str, usize, usize); 2] = [("committed", 27, 38), ("uncommitted", 30, 41)];
+const LIMITS: [(&str, usize, usize); 2] = [("committed", 30, 44), ("uncommitted", 33, 47)];
 
 #[tokio::test]
 async fn a_task_of_one_session_starts_few_git_processes() {

@@ -195,7 +195,7 @@ async fn a_second_clone_sends_what_is_missing_and_both_land_what_either_ran() {
     first.write("mine.txt", "mine\n");
     second.write("theirs.txt", "theirs\n");
     let one = run(&person, &first).await;
-    let places = ["coordinator/repositories/default", "agent/mirrors/default"].map(|p| person.path("state").join(p));
+    let places = ["coordinator/repos/default", "agent/mirrors/default"].map(|p| person.path("state").join(p));
     let before = places.each_ref().map(|place| stored(&first, place));
     let other = run(&person, &second).await;
     for (place, before) in places.iter().zip(before) {

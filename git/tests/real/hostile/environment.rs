@@ -171,14 +171,6 @@ const VARIABLES: &[Variable] = &[
         ],
         CLONE,
     ),
-    at_home(
-        "~/.gitconfig: signing",
-        &[(
-            "{folder}/home/.gitconfig",
-            "[commit]\n\tgpgSign = true\n[gpg]\n\tprogram = {marker}\n",
-        )],
-        &[&["commit", "-q", "--allow-empty", "-m", "x"]],
-    ),
 ];
 
 impl Ground<'_> {

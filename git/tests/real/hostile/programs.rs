@@ -149,6 +149,7 @@ const BESIDE_FILES: &[Trap] = &[
         name: "gpg.program",
         config: &[("commit.gpgSign", "true"), ("gpg.program", "{marker}")],
         control: &[&["commit", "-q", "-m", "signed", "--allow-empty"]],
+        refused: Some("git makes no commit here"),
         ..PLAIN
     },
     Trap {
@@ -160,6 +161,7 @@ const BESIDE_FILES: &[Trap] = &[
             ("gpg.ssh.program", "{marker}"),
         ],
         control: &[&["commit", "-q", "-m", "signed", "--allow-empty"]],
+        refused: Some("git makes no commit here"),
         ..PLAIN
     },
     Trap {
@@ -170,6 +172,7 @@ const BESIDE_FILES: &[Trap] = &[
             ("gpg.ssh.defaultKeyCommand", "{marker}"),
         ],
         control: &[&["commit", "-q", "-m", "signed", "--allow-empty"]],
+        refused: Some("git makes no commit here"),
         ..PLAIN
     },
     Trap {

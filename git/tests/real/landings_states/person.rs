@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kage_git::UserRepo;
 use kage_git::landing::{LandingError, MergeEnd, Merged, Strategy, plan_merge};
@@ -15,67 +15,57 @@ use crate::sandbox::{Sandbox, fingerprint, message, write};
 const SIGNS: &str = "#!/bin/sh\ncat > /dev/null\necho \"$@\" >> \"$0.asked\"\n\
                      echo '[GNUPG:] SIG_CREATED ' >&2\nprintf '%s\\n' '-----BEGIN PGP SIGNATURE-----' \
                      'by hand' '-----END PGP SIGNATURE-----'\n";
-const FAILS: &str = "#!/bin/sh\ncat > /dev/null\necho 'gpg: no secret key' >&2\nexit 2\n";
-
-fn program(sandbox: &Sandbox, text: &str) -> String {
-    let path = sandbox.path("gpg");
-    write(&path, text);
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
-/// A story of a person whose commits are signed by this program.
-async fn signing(text: &'static str) -> Story {
-    let story = Story::new(|_, _| {}, adds).await;
-    let program = program(&story.sandbox, text);
-    for (key, value) in [
-        ("commit.gpgSign", "on"),
-        ("gpg.program", program.as_str()),
-        ("user.signingKey", "KEY"),
-    ] {
-        story.git(&["config", key, value]);
-    }
-    story
-}
-
-fn asked(story: &Story) -> String {
-    fs::read_to_string(story.sandbox.path("gpg.asked")).unwrap_or_default()
-}
 
 #[tokio::test]
-async fn commits_are_signed_where_the_person_signs_them() {
-    let story = signing(SIGNS).await;
-    // Ahead, so that there is a commit on the base and a merge.
-    write(&story.source.join("ahead"), "a\n");
-    story.sandbox.commit(&story.source, "ahead");
-    let before = asked(&story);
-    let repository = UserRepo::discover(&story.source).await.unwrap();
-    let (base, result) = (&story.base, &story.result);
-    let plan = plan_merge(&repository, &story.mirror, base, result, Strategy::Auto, &message()).await;
-    let plan = plan.unwrap();
-    assert!(matches!(plan.end(), MergeEnd::Commit(_)));
-    assert_eq!(asked(&story), before, "a plan asks nobody for a signature");
-    assert!(matches!(plan.execute().await, Ok(Merged::Committed(_))));
+async fn commits_are_signed_by_the_program_of_the_persons_own_settings() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository("source", &[("text", "t\n")]);
+    let home = sandbox.path("home-of-ann");
+    let gpg = home.join("gpg");
+    write(&gpg, SIGNS);
+    fs::set_permissions(&gpg, fs::Permissions::from_mode(0o755)).unwrap();
+    let settings = format!("[gpg]\n\tprogram = {}\n[user]\n\tsigningKey = KEY\n", gpg.display());
+    write(&home.join(".gitconfig"), settings);
+    // That commits are signed may be said for one repository.
+    sandbox.git(&source, &["config", "commit.gpgSign", "on"]);
+    let done = sandbox
+        .program(env!("CARGO_BIN_EXE_kage-git-step"), &source)
+        .env("HOME", &home)
+        .args(["session".as_ref(), source.as_os_str(), sandbox.path("").as_os_str()])
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    // The change on the base, and the merge.
     for commit in ["HEAD", "HEAD^2"] {
-        let text = story.git(&["cat-file", "commit", commit]);
+        let text = sandbox.git(&source, &["cat-file", "commit", commit]);
         assert!(
             text.contains("gpgsig -----BEGIN PGP SIGNATURE-----"),
             "{commit}: {text}"
         );
     }
-    assert_eq!(asked(&story), before + &"--status-fd=2 -bsau KEY\n".repeat(2));
-    story.git(&["fsck", "--strict"]);
-    assert_eq!(story.merge(Strategy::Auto).await.unwrap(), Merged::AlreadyThere);
+    let asked = fs::read_to_string(home.join("gpg.asked")).unwrap();
+    assert_eq!(asked, "--status-fd=2 -bsau KEY\n".repeat(2), "plans ask nobody");
+    sandbox.git(&source, &["fsck", "--strict"]);
 }
 
 #[tokio::test]
-async fn a_merge_that_was_undone_comes_back_though_signatures_differ() {
-    let story = signing(SIGNS).await;
+async fn a_plan_makes_no_commit() {
+    let story = Story::new(|_, _| {}, adds).await;
+    story.git(&["config", "commit.gpgSign", "true"]);
+    let repository = UserRepo::discover(&story.source).await.unwrap();
+    let (base, result) = (&story.base, &story.result);
+    let plan = plan_merge(&repository, &story.mirror, base, result, Strategy::Auto, &message()).await;
+    assert!(matches!(plan.unwrap().end(), MergeEnd::Commit(_)));
+}
+
+#[tokio::test]
+async fn a_merge_that_was_undone_comes_back_whoever_made_it() {
+    let story = Story::new(|_, _| {}, adds).await;
     write(&story.source.join("ahead"), "a\n");
     story.sandbox.commit(&story.source, "ahead");
     assert!(matches!(story.merge(Strategy::Auto).await, Ok(Merged::Committed(_))));
-    story.git(&["-c", "commit.gpgSign=false", "revert", "--no-edit", "-m", "1", "HEAD"]);
-    story.git(&["config", "commit.gpgSign", "false"]);
+    story.git(&["revert", "--no-edit", "-m", "1", "HEAD"]);
+    story.git(&["config", "user.name", "Bea"]);
     let head = story.sandbox.head(&story.source);
     assert!(matches!(story.merge(Strategy::Auto).await, Ok(Merged::Committed(_))));
     assert_eq!(story.git(&["log", "-1", "--format=%P"]), head.as_str());
@@ -84,17 +74,22 @@ async fn a_merge_that_was_undone_comes_back_though_signatures_differ() {
 
 #[tokio::test]
 async fn without_a_signature_or_a_name_nothing_is_done_and_git_says_why() {
-    let unnamed: fn(&Story) = |story| {
-        for (key, value) in [("user.useConfigOnly", "true"), ("user.name", "")] {
+    for (name, settings, why) in [
+        (
+            "no key",
+            [("commit.gpgSign", "true"), ("user.signingKey", "none")],
+            "sign the data",
+        ),
+        (
+            "no name",
+            [("user.useConfigOnly", "true"), ("user.name", "")],
+            "empty ident name",
+        ),
+    ] {
+        let story = Story::new(|_, _| {}, adds).await;
+        for (key, value) in settings {
             story.git(&["config", key, value]);
         }
-    };
-    for (name, text, set_up, why) in [
-        ("no key", FAILS, (|_| {}) as fn(&Story), "no secret key"),
-        ("no name", SIGNS, unnamed, "empty ident name"),
-    ] {
-        let story = signing(text).await;
-        set_up(&story);
         let before = fingerprint(&story.source);
         for strategy in [Strategy::Auto, Strategy::Theirs] {
             let Err(LandingError::NoCommit { said }) = story.merge(strategy).await else {
@@ -126,6 +121,6 @@ async fn author_and_committer_are_those_of_the_persons_settings() {
     assert_eq!(log, "Ann c@example.com kage merge");
 }
 
-fn real(path: &Path) -> std::path::PathBuf {
+fn real(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap()
 }

@@ -12,12 +12,12 @@ use kage_core::cause::chain;
 use kage_core::event::ResultCommit;
 use kage_core::id::Oid;
 
-use super::Worktree;
-use crate::checkpoint::{LockedWorktree, Look};
+use super::{LockedWorktree, Look};
 use crate::diff;
 use crate::error::{GitError, blocking};
 use crate::objects::{Objects, Unflushed, id_of, mode, oid_of};
 use crate::staging::Changes;
+use crate::worktree::Worktree;
 
 const ATTRIBUTES: &str = ".gitattributes";
 
@@ -38,6 +38,7 @@ impl Worktree {
     /// only parent, whatever the session did with its own index and branches; `None` when nothing
     /// differs. Files of nested repositories are included as plain files; of a submodule only its
     /// commit id.
+    ///
     /// # Errors
     /// When any file could not be taken; there is no partial result.
     pub async fn commit_result(&self, message: &str) -> Result<Option<ResultCommit>, GitError> {
@@ -49,14 +50,24 @@ impl Worktree {
             look.keep(worktree);
             Ok::<_, GitError>(committed)
         });
-        let committed = match committed.await {
-            Ok(Committed::AskGit) => self.commit_by_git(message).await?,
-            Ok(committed) => committed,
-            Err(error) => {
-                tracing::debug!(error = chain(&error), "git takes the result");
-                self.commit_by_git(message).await?
-            }
+        let found = match committed.await {
+            Ok(Committed::AskGit) => None,
+            Ok(committed) => Some(self.described(committed).await),
+            Err(error) => Some(Err(error)),
         };
+        match found {
+            Some(Ok(result)) => Ok(result),
+            // What the scan takes for stored may be lost with a damaged mirror; git looks again.
+            Some(Err(error)) => {
+                tracing::debug!(error = chain(&error), "git takes the result");
+                self.described(self.commit_by_git(message).await?).await
+            }
+            None => self.described(self.commit_by_git(message).await?).await,
+        }
+    }
+
+    /// What a commit changed, which also shows that its objects are there.
+    async fn described(&self, committed: Committed) -> Result<Option<ResultCommit>, GitError> {
         let Committed::As { commit, tree } = committed else {
             return Ok(None);
         };
