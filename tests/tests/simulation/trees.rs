@@ -108,7 +108,7 @@ fn of_task(task: &FinalTask, base: &str, forge: &Forge, whole_steps: bool, accus
     }
     for session in &task.task.sessions {
         let known = sessions.remove(session.name.as_str()).unwrap_or_default();
-        at_the_end(task, session, &known, &mut |text| {
+        at_the_end(task, session, &known, forge, &mut |text| {
             accuse(format!("{}: {text}", session.name))
         });
     }
@@ -183,7 +183,13 @@ fn judged(session: &str, commit: &str, tree: &str, passed: bool, forge: &Forge, 
     }
 }
 
-fn at_the_end(task: &FinalTask, session: &v1::Session, known: &SessionTrees, accuse: &mut dyn FnMut(String)) {
+fn at_the_end(
+    task: &FinalTask,
+    session: &v1::Session,
+    known: &SessionTrees,
+    forge: &Forge,
+    accuse: &mut dyn FnMut(String),
+) {
     let result = session.result.as_ref().map(|result| result.commit.as_str());
     let verdict = known
         .verdict
@@ -198,13 +204,22 @@ fn at_the_end(task: &FinalTask, session: &v1::Session, known: &SessionTrees, acc
         accuse(format!("rejected after verdict {verdict:?}"));
     }
     let delivered = known.delivered.as_ref().map(|(commit, _)| commit.as_str());
-    if result.is_some() && result != delivered {
+    let mut checkpoints = task.checkpoints.iter();
+    let head = checkpoints.find(|checkpoint| checkpoint.session == session.name && checkpoint.number == session.head);
+    if session.is_unfinished {
+        // It has the files of the checkpoint with which the session ended.
+        let stored = result.and_then(oid).and_then(|commit| forge.taken(&commit));
+        let tree = stored.map(|commit| tree_of(&commit.files).to_string());
+        let expected = head.map(|checkpoint| checkpoint.tree.clone());
+        if tree.is_none() || tree != expected {
+            accuse(format!(
+                "its unfinished result {result:?} has tree {tree:?}, not {expected:?}"
+            ));
+        }
+    } else if result.is_some() && result != delivered {
         accuse(format!("its result is {result:?}, and it delivered {delivered:?}"));
     }
-    let mut numbers = task.checkpoints.iter();
-    let there = session.head == 0
-        || numbers.any(|checkpoint| checkpoint.session == session.name && checkpoint.number == session.head);
-    if !there {
+    if session.head != 0 && head.is_none() {
         accuse(format!("its head {} is no checkpoint", session.head));
     }
 }
