@@ -1,6 +1,7 @@
 //! A coordinator in this process and agents written against the generated client.
 
 use std::collections::VecDeque;
+use std::mem::{Discriminant, discriminant};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -175,6 +176,12 @@ fn config(dir: &Path) -> Config {
     config.timings.refusal = Duration::from_millis(200);
     config.timings.drain = Duration::from_millis(500);
     config
+}
+
+/// Which job an offer is of.
+fn job_of(offer: &v1::Offer) -> Option<(&str, &str, Discriminant<v1::work::Kind>)> {
+    let work = offer.work.as_ref()?;
+    Some((&work.task_id, &work.session_id, discriminant(work.kind.as_ref()?)))
 }
 
 pub(crate) fn spec(sessions: &[&str]) -> TaskSpec {
@@ -355,21 +362,32 @@ impl FakeAgent {
         self.control.send(from_agent(message)).await.unwrap();
     }
 
+    /// Accepts the next offer. One that is withdrawn meanwhile is replaced by another of the same job.
     pub(crate) async fn take(&mut self) -> Granted {
-        let offer = self.offer().await;
-        self.say(FromAgent::Accept(v1::Accept {
-            offer_id: offer.offer_id,
-        }))
-        .await;
-        let key = AttemptKey::try_from(offer.key.unwrap()).unwrap();
-        let attempt = key.attempt.to_string();
-        self.first(|message| match message {
-            ToAgent::Granted(granted) if granted.attempt_id == attempt => Some(()),
-            _ => None,
-        })
-        .await;
-        let work = Work::try_from(offer.work.unwrap()).unwrap();
-        Granted { key, work }
+        let mut offer = self.offer().await;
+        loop {
+            self.say(FromAgent::Accept(v1::Accept {
+                offer_id: offer.offer_id.clone(),
+            }))
+            .await;
+            let key = AttemptKey::try_from(offer.key.clone().unwrap()).unwrap();
+            let attempt = key.attempt.to_string();
+            let job = job_of(&offer);
+            let instead = self
+                .first(|message| match message {
+                    ToAgent::Granted(granted) if granted.attempt_id == attempt => Some(None),
+                    ToAgent::Offer(other) if job_of(other) == job => Some(Some(v1::Offer::clone(other))),
+                    _ => None,
+                })
+                .await;
+            match instead {
+                Some(other) => offer = other,
+                None => {
+                    let work = Work::try_from(offer.work.unwrap()).unwrap();
+                    return Granted { key, work };
+                }
+            }
+        }
     }
 
     pub(crate) async fn send_events(&self, key: &AttemptKey, first: u64, bodies: Vec<EventBody>) {

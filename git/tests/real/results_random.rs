@@ -35,7 +35,6 @@ const PLACES: &[&str] = &[
     "built/x",
     ".gitignore",
     ".gitattributes",
-    "folder/.gitattributes",
 ];
 
 #[derive(Debug, Clone)]
@@ -68,7 +67,9 @@ fn deed() -> impl Strategy<Value = (usize, Deed)> {
         1 => prop_oneof![Just(0o644), Just(0o755)].prop_map(Deed::Chmod),
         1 => Just(Deed::Checkpoint),
     ];
-    (0..PLACES.len(), kind)
+    // Not the attributes: whether git stores an unchanged file anew after they changed depends on
+    // whether its time is that of the index.
+    (0..PLACES.len() - 1, kind)
 }
 
 fn perform(top: &Path, place: &str, deed: &Deed) {
