@@ -7,7 +7,7 @@ use crate::session::SessionStateKind;
 
 use super::*;
 use crate::checkpoint::{CheckpointReason, Head, Resumes, TakenCheckpoint, WorktreeChoice};
-use crate::event::{DiffStat, Event, EventBody};
+use crate::event::{DiffStat, Event, EventBody, ResultCommit};
 use crate::fallback::Fallback;
 use crate::price::PriceTable;
 use crate::task::VerifyPolicy;

@@ -89,17 +89,21 @@ impl MergePlan {
     /// When something changed since the plan, another process holds the index, or the file system
     /// refuses.
     pub async fn execute(mut self) -> Result<Merged, LandingError> {
+        let tree = match self.end {
+            MergeEnd::AlreadyThere => return Ok(Merged::AlreadyThere),
+            MergeEnd::Commit(tree) => Some(tree),
+            MergeEnd::LeaveConflicts => None,
+        };
         let repository = self.repository.clone();
         let person = Person::of(&repository).await?;
         // The person's git may ask them something, so nothing is locked yet.
-        let (end, merge_head) = match self.end {
-            MergeEnd::AlreadyThere => return Ok(Merged::AlreadyThere),
-            MergeEnd::Commit(tree) => {
+        let (end, merge_head) = match tree {
+            Some(tree) => {
                 let commit = self.prepared.commit(&person, &self.store, &self.head, tree).await?;
                 self.needed.push(commit.to_string());
                 (Merged::Committed(commit), None)
             }
-            MergeEnd::LeaveConflicts => {
+            None => {
                 let change = self.prepared.commit_change(&person, &self.store).await?;
                 self.needed.extend(change.as_ref().map(Oid::to_string));
                 (Merged::LeftConflicts, change)

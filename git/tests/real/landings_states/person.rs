@@ -99,6 +99,23 @@ async fn without_a_signature_or_a_name_nothing_is_done_and_git_says_why() {
         }
         assert_eq!(fingerprint(&story.source), before, "{name}");
         story.apply().await.unwrap();
+        // Where no commit is needed nobody is asked for one.
+        story.git(&["add", "-A"]);
+        let unsigned = [
+            "-c",
+            "commit.gpgSign=false",
+            "-c",
+            "user.name=Ann",
+            "commit",
+            "-qm",
+            "by hand",
+        ];
+        story.git(&unsigned);
+        assert_eq!(
+            story.merge(Strategy::Auto).await.unwrap(),
+            Merged::AlreadyThere,
+            "{name}"
+        );
     }
 }
 
