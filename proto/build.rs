@@ -35,6 +35,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .btree_map(".")
         // The largest message by far, which queues of the small ones must not make room for.
         .boxed(".kage.v1.ConnectResponse.message.offer")
+        // Likewise: a queue has room for 32, and every watch has one.
+        .boxed(".kage.v1.WatchTaskResponse.item.task")
+        .boxed(".kage.v1.WatchTaskResponse.item.event")
+        .boxed(".kage.v1.WatchTasksResponse.item.task")
+        .boxed(".kage.v1.WatchTasksResponse.item.agent")
         // Most work begins at the base, and messages are as large as their largest part.
         .boxed(".kage.v1.SessionWork.resume")
         .bytes(".kage.v1.OutputBatch.data")

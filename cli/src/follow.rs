@@ -60,6 +60,7 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task, max_hold: Dura
         };
         match item {
             Some(Item::Task(task)) => {
+                let task = *task;
                 progress.task(&task);
                 out.happening("task", &JsonMessage::of(&task))?;
                 if let Some(why) = hold::held(&task, now(), max_hold) {
@@ -70,7 +71,7 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task, max_hold: Dura
             }
             Some(Item::Event(event)) => {
                 progress.event(&event);
-                out.happening("event", &OfTaskJson::of(&last.id, &event))?;
+                out.happening("event", &OfTaskJson::of(&last.id, &*event))?;
             }
             Some(Item::Output(_)) => {}
             None => break,

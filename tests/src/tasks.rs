@@ -208,8 +208,8 @@ impl Seen {
     pub fn add(&mut self, response: v1::WatchTaskResponse) {
         self.cursor = response.cursor;
         match response.item {
-            Some(Item::Task(task)) => self.task = Some(task),
-            Some(Item::Event(event)) => self.events.push(event),
+            Some(Item::Task(task)) => self.task = Some(*task),
+            Some(Item::Event(event)) => self.events.push(*event),
             Some(Item::Output(chunk)) => {
                 let key = |entry: &&mut (String, v1::JobKind, i32, Vec<u8>)| {
                     entry.0 == chunk.session && entry.1 == chunk.job() && entry.2 == chunk.stream

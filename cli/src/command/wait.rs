@@ -63,6 +63,7 @@ async fn end_of(access: &Access, task: v1::Task, max_hold: Duration) -> anyhow::
     );
     while let Some(item) = watch.next().await? {
         if let Item::Task(task) = item {
+            let task = *task;
             if let Some(why) = hold::held(&task, hold::now(), max_hold) {
                 return Ok(End::Held { task, why });
             }

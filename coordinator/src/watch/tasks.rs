@@ -163,8 +163,10 @@ impl Watcher<'_> {
         self.push(Item::Reset(v1::WatchReset {})).await?;
         // Before reading: what changes meanwhile is sent again.
         let now = self.coordinator.topics.changes.position();
-        self.every_task(|coordinator, view| Some(Item::Task(view::task(coordinator, view, TaskDetail::Basic))))
-            .await?;
+        self.every_task(|coordinator, view| {
+            Some(Item::Task(Box::new(view::task(coordinator, view, TaskDetail::Basic))))
+        })
+        .await?;
         self.caught_up(now).await
     }
 
@@ -237,7 +239,7 @@ impl Watcher<'_> {
 
     async fn task(&mut self, view: TaskView) -> Result<(), Stopped> {
         let task = view::task(self.coordinator, view, TaskDetail::Basic);
-        self.push(Item::Task(task)).await
+        self.push(Item::Task(Box::new(task))).await
     }
 
     async fn gone(&mut self, id: TaskId) -> Result<(), Stopped> {

@@ -196,7 +196,7 @@ impl Watcher<'_> {
     async fn snapshot(&mut self, view: TaskView, shown: Shown) -> Result<(), Stopped> {
         let task = view::task(self.coordinator, view, TaskDetail::Basic);
         self.shown = Some(shown);
-        self.send(Item::Task(task)).await
+        self.send(Item::Task(Box::new(task))).await
     }
 
     async fn event(&mut self, event: TaskEvent) -> Result<(), Stopped> {
@@ -204,14 +204,14 @@ impl Watcher<'_> {
         if self.watch.session.as_ref().is_some_and(|s| *s != event.session_name) {
             return Ok(());
         }
-        self.send(Item::Event(v1::SessionEvent {
+        self.send(Item::Event(Box::new(v1::SessionEvent {
             session_id: event.session.to_string(),
             session: event.session_name.into(),
             job: v1::JobKind::of_word(event.job.as_str()).into(),
             attempt: event.number,
             agent: event.agent_name,
             event: Some(event.event.into()),
-        }))
+        })))
         .await
     }
 

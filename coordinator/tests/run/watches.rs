@@ -47,7 +47,7 @@ impl Watcher {
             Some(Item::Task(task)) => {
                 assert_eq!(task.view(), v1::TaskView::Basic);
                 self.told.push(task.id.clone());
-                self.tasks.insert(task.id.clone(), task);
+                self.tasks.insert(task.id.clone(), *task);
             }
             Some(Item::Gone(gone)) => {
                 self.told.push(format!("-{}", gone.task_id));
@@ -58,7 +58,7 @@ impl Watcher {
                 self.tasks.clear();
             }
             Some(Item::CaughtUp(_)) => self.caught_up = true,
-            Some(Item::Agent(agent)) => drop(self.agents.insert(agent.name.clone(), agent)),
+            Some(Item::Agent(agent)) => drop(self.agents.insert(agent.name.clone(), *agent)),
             Some(Item::Hold(hold)) => drop(match hold.waiting.as_str() {
                 "" => self.holds.remove(&hold.session_id),
                 _ => self.holds.insert(hold.session_id.clone(), hold),

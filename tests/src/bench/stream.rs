@@ -145,7 +145,7 @@ async fn watch(
     while let Some(response) = responses.message().await? {
         match response.item {
             Some(Item::Output(chunk)) => output(chunk)?,
-            Some(Item::Task(task)) => last = Some(task),
+            Some(Item::Task(task)) => last = Some(*task),
             Some(Item::Event(_)) | None => {}
         }
     }

@@ -155,7 +155,7 @@ impl Person {
                             Ok(Some(response)) => {
                                 cursor = response.cursor;
                                 if let Some(Item::Task(task)) = &response.item {
-                                    last = Some(task.clone());
+                                    last = Some((**task).clone());
                                 }
                                 if let Some(item) = response.item {
                                     self.record.add(&who, What::Saw(task.to_owned(), sight(item)));
@@ -206,8 +206,8 @@ pub fn all_streams() -> Vec<i32> {
 
 fn sight(item: Item) -> Sight {
     match item {
-        Item::Task(task) => Sight::Task(Box::new(task)),
-        Item::Event(event) => Sight::Event(Box::new(event)),
+        Item::Task(task) => Sight::Task(task),
+        Item::Event(event) => Sight::Event(event),
         Item::Output(chunk) => Sight::Output(chunk),
     }
 }

@@ -62,7 +62,7 @@ async fn one(client: &Client, id: &str) -> FinalTask {
         match response.item {
             // Its prompt may be shortened.
             Some(Item::Task(_)) | None => {}
-            Some(Item::Event(event)) => end.events.push(event),
+            Some(Item::Event(event)) => end.events.push(*event),
             Some(Item::Output(chunk)) => {
                 let bytes = end.output.entry(stream_key(id, &chunk)).or_default();
                 assert_eq!(bytes.len() as u64, chunk.offset, "output without a gap or a repeat");

@@ -73,7 +73,7 @@ impl Surroundings {
                 };
                 if sent.get(&id) != Some(&shown) {
                     sent.insert(id, shown);
-                    items.push(Item::Agent(agent));
+                    items.push(Item::Agent(Box::new(agent)));
                 }
             }
         }
