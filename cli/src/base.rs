@@ -94,6 +94,7 @@ pub async fn send(
         name,
         base: snapshot.base,
         folder: folder.cloned(),
+        names: snapshot.names,
     };
     let files = snapshot.included.map(|included| included.commit);
     Ok(Base {
@@ -126,15 +127,31 @@ fn left_out(file: &LeftOut, folder: Option<&Folder>) -> String {
 
 fn warn(warning: &Warning) -> String {
     match warning {
-        Warning::Submodules { paths } => {
-            format!(
-                "warning: sessions see empty folders in place of the submodules {}; what is in them, committed or not, stays \
-                 here",
-                paths.join(", ")
-            )
-        }
+        Warning::Submodules { paths } => format!(
+            "sessions see the submodules {} at their recorded commits; what is not committed in them stays here, and \
+             what sessions change in them is no part of a result",
+            paths.join(", ")
+        ),
+        Warning::EmptySubmodules { paths } => format!(
+            "warning: sessions see empty folders in place of the submodules {}, whose recorded commits are not on this \
+             machine; `git submodule update --init --recursive` gets them",
+            paths.join(", ")
+        ),
         Warning::LargeFilePointers { count } => {
             format!("warning: sessions see pointer files in place of {count} large files (git-lfs)")
+        }
+        Warning::NamesLeftOut { count } => {
+            format!(
+                "warning: sessions do not see {count} of the tags and branches, which are too many, too large or tags \
+                 of tags; those that they see are the newest"
+            )
+        }
+        Warning::NoNames { why } => {
+            format!(
+                "warning: sessions see no tags and branches, because git cannot read those of this repository: {}; \
+                 `git for-each-ref` and `git fsck` say more",
+                view::printable(why)
+            )
         }
     }
 }

@@ -25,9 +25,10 @@ pub const FAILED_HOLDS: Duration = Duration::from_secs(60 * 60);
 pub struct BaseKey(Digest);
 
 impl BaseKey {
-    /// The key of a check of this commit.
+    /// The key of a check of this commit in a repository with these names and submodules: commands
+    /// such as `git describe` read them.
     #[must_use]
-    pub fn of(project: &ProjectId, base: &Oid, policy: &VerifyPolicy) -> Self {
+    pub fn of(project: &ProjectId, base: &Oid, names: Option<&Oid>, policy: &VerifyPolicy) -> Self {
         // Named one by one, so that a new part of the policy has to be looked at here.
         let VerifyPolicy {
             setup,
@@ -45,6 +46,10 @@ impl BaseKey {
         };
         part(project.as_str().as_bytes());
         part(base.as_str().as_bytes());
+        // No other part here is as long; without names it is the key of earlier versions.
+        if let Some(names) = names {
+            part(names.as_str().as_bytes());
+        }
         for command in [setup, verify] {
             part(&[u8::from(command.is_some())]);
             part(command.as_deref().unwrap_or_default().as_bytes());
@@ -159,12 +164,16 @@ mod tests {
         }
     }
 
+    fn oid(digit: &str) -> Oid {
+        digit.repeat(40).parse().unwrap()
+    }
+
     fn base() -> Oid {
-        "b".repeat(40).parse().unwrap()
+        oid("b")
     }
 
     fn key() -> BaseKey {
-        BaseKey::of(&ProjectId::default(), &base(), &policy())
+        BaseKey::of(&ProjectId::default(), &base(), None, &policy())
     }
 
     fn verdict(kind: VerdictKind) -> Verdict {
@@ -193,11 +202,13 @@ mod tests {
         let of = |change: &dyn Fn(&mut VerifyPolicy)| {
             let mut policy = policy();
             change(&mut policy);
-            BaseKey::of(&ProjectId::default(), &base(), &policy)
+            BaseKey::of(&ProjectId::default(), &base(), None, &policy)
         };
         let others = [
-            BaseKey::of(&"other".parse().unwrap(), &base(), &policy()),
-            BaseKey::of(&ProjectId::default(), &"c".repeat(40).parse().unwrap(), &policy()),
+            BaseKey::of(&"other".parse().unwrap(), &base(), None, &policy()),
+            BaseKey::of(&ProjectId::default(), &oid("c"), None, &policy()),
+            BaseKey::of(&ProjectId::default(), &base(), Some(&oid("c")), &policy()),
+            BaseKey::of(&ProjectId::default(), &base(), Some(&oid("d")), &policy()),
             of(&|policy| policy.setup = None),
             of(&|policy| policy.setup = Some(String::new())),
             of(&|policy| policy.setup = Some("make dep".to_owned())),

@@ -38,6 +38,10 @@ pub struct RepositoryRef {
     /// The folder of it in which sessions work; `None`: its top.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<Folder>,
+    /// The commit with the tags, branches and submodules of its worktrees, beside the base in the
+    /// repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<Oid>,
 }
 
 /// One session to run.
@@ -339,6 +343,12 @@ impl TaskSpec {
         Some(format!("cd '{}' && {verify}", way.replace('\'', "'\\''")))
     }
 
+    /// The commit with the names and submodules that go with the base.
+    #[must_use]
+    pub fn names(&self) -> Option<&Oid> {
+        self.repository.as_ref()?.names.as_ref()
+    }
+
     /// The base to run verify on; `None`: nothing is checked.
     #[must_use]
     pub fn checked_base(&self) -> Option<&Oid> {
@@ -394,6 +404,7 @@ mod tests {
                     name: "repo".parse().unwrap(),
                     base: "a".repeat(40).parse().unwrap(),
                     folder: folder(works),
+                    names: None,
                 }),
                 context_base: None,
                 assignments: Vec::new(),

@@ -38,6 +38,7 @@ use crate::mirror::Mirror;
 use crate::objects::{Objects, Unflushed, id_of, oid_of};
 use crate::shadow::Shadow;
 use crate::staging::{lines, split};
+use crate::submodules;
 use crate::worktree::Worktree;
 
 mod result;
@@ -171,7 +172,8 @@ impl LockedWorktree {
             ignored: Vec::new(),
             beneath: Beneath::open(&self.root).map_err(GitError::io("open", &self.root))?,
         };
-        let scan = Scan::new(&mut look.objects, &self.root, &look.beneath);
+        let filled = submodules::filled(&self.shadow)?;
+        let scan = Scan::new(&mut look.objects, &self.root, &look.beneath, &filled);
         look.ignored = scan.run(&mut look.top, |paths| self.ignored(paths))?;
         look.top.write(&mut look.objects)?;
         Ok(look)
@@ -288,7 +290,8 @@ impl Look {
     /// Takes a path into the checkpoint, whether it is known, ignored or neither; false when
     /// nothing storable is there.
     pub(crate) fn take(&mut self, root: &Path, path: &Path) -> Result<bool, GitError> {
-        let taken = Scan::new(&mut self.objects, root, &self.beneath).take_path(path)?;
+        let nothing = HashSet::new();
+        let taken = Scan::new(&mut self.objects, root, &self.beneath, &nothing).take_path(path)?;
         let Some(entry) = taken else { return Ok(false) };
         self.top.insert(path, entry);
         Ok(true)

@@ -1,9 +1,15 @@
-//! Decoders of pushes at the edge, with the properties that hold for any input: no panic, and only
-//! names of bases pass. The tests below and the fuzz target in `fuzz/` call it.
+//! Decoders of pushes at the edge, and of what goes along with a base, with the properties that hold
+//! for any input: no panic, and only names of bases pass; only names that are usable together, tags
+//! that are what their ids say, and paths without a way out. The tests below and the fuzz targets in
+//! `fuzz/` call them.
+
+use std::path::Component;
 
 use kage_core::id::Oid;
 
+use crate::names::{Names, is_usable, print_tags, tag_objects};
 use crate::smart_http::allowed_references;
+use crate::submodules;
 
 pub fn push(bytes: &[u8]) {
     if let Ok(Some(references)) = allowed_references(bytes) {
@@ -13,6 +19,21 @@ pub fn push(bytes: &[u8]) {
                 .expect("only bases are pushed");
             assert!(commit.parse::<Oid>().is_ok(), "{reference}");
         }
+    }
+}
+
+/// The names, tag objects and submodules of a commit of names.
+pub fn names(bytes: &[u8]) {
+    let names = Names::read(bytes);
+    assert_eq!(Names::read(names.to_text().as_bytes()), names);
+    for (name, _) in names.targets() {
+        assert!(is_usable(name) && names.on() != Some(name), "{name}");
+    }
+    let tags = tag_objects(bytes);
+    assert_eq!(tag_objects(&print_tags(&tags)), tags);
+    for (_, path) in submodules::read(bytes) {
+        let mut parts = path.iter().flat_map(|path| path.components());
+        assert!(parts.all(|part| matches!(part, Component::Normal(_))), "{path:?}");
     }
 }
 
@@ -27,6 +48,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn whatever_names_a_base_brings_they_are_read_or_left_out(
+            bytes: Vec<u8>,
+            lines in prop::collection::vec(
+                "(on |@ |[0-9a-f]{40} )?(refs/(heads|tags|remotes)/)?[a-c./\\-]{0,6}(HEAD)?( [0-9a-f]{40}| refs/remotes/[a/]{3})?",
+                0..8,
+            ),
+            paths in prop::collection::vec("[0-9a-f]{38,40}\0[a./]{0,5}(\\.git)?\0", 0..4),
+        ) {
+            names(&bytes);
+            names(lines.join("\n").as_bytes());
+            names(paths.concat().as_bytes());
+        }
+
         #[test]
         fn whatever_is_pushed_is_read_or_refused(
             bytes: Vec<u8>,

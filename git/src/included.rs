@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! <person's>/.worktreeinclude     what is included, in the syntax of .gitignore
-//! refs/kage/bases/<commit>        the files, byte for byte; the commit has no parent
+//! refs/kage/bases/<commit>        the files, byte for byte; its parent is the person's HEAD, so that a
+//!                                 push finds out for all of its commits at once what is there
 //! <private>/included              their paths in a worktree, whatever git ignores there by now
 //! ```
 
@@ -61,6 +62,7 @@ pub enum IncludeError {
 pub(crate) async fn choose(
     shadow: &Shadow,
     root: &Path,
+    head: &Oid,
     patterns: &[String],
 ) -> Result<Option<Included>, IncludeError> {
     let by_file = fs::symlink_metadata(root.join(INCLUDE_FILE)).is_ok_and(|found| found.is_file());
@@ -101,13 +103,13 @@ pub(crate) async fn choose(
             size: found.len(),
         });
     }
-    let commit = commit(shadow, &files).await?;
+    let commit = commit(shadow, head, &files).await?;
     let paths = files.iter().map(|(path, _)| shown(path)).collect();
     Ok(Some(Included { commit, paths }))
 }
 
-/// The same files have the same commit, at any time.
-async fn commit(shadow: &Shadow, files: &[(Vec<u8>, fs::Metadata)]) -> Result<Oid, GitError> {
+/// The same files have the same commit at the same HEAD, at any time.
+async fn commit(shadow: &Shadow, head: &Oid, files: &[(Vec<u8>, fs::Metadata)]) -> Result<Oid, GitError> {
     let paths: Vec<u8> = files
         .iter()
         .flat_map(|(path, _)| [path.as_slice(), &b"\n"[..]].concat())
@@ -139,7 +141,7 @@ async fn commit(shadow: &Shadow, files: &[(Vec<u8>, fs::Metadata)]) -> Result<Oi
     let (name, email) = IDENTITY;
     shadow
         .git("commit-tree")
-        .arg(tree.as_str())
+        .args(["-p", head.as_str(), tree.as_str()])
         .env("GIT_AUTHOR_NAME", name)
         .env("GIT_AUTHOR_EMAIL", email)
         .env("GIT_AUTHOR_DATE", "@0 +0000")

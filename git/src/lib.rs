@@ -35,6 +35,8 @@ pub mod diff;
 pub mod mirror;
 pub mod smart_http;
 pub mod user_repo;
+mod names;
+mod submodules;
 pub mod included;
 pub mod snapshot;
 pub mod landing;

@@ -40,6 +40,9 @@ const MAX_REFERENCE_BYTES: usize = 1024;
 /// Bytes between two slashes of it: a file's name, with room for git's `.lock`.
 const MAX_PART_BYTES: usize = 240;
 
+/// The first parent of a commit of names that has something of it; the one before is the person's HEAD.
+pub(crate) const FIRST_BESIDE: usize = 1;
+
 /// A bare repository of Kage's. While any process has one of these, unfinished work of others in
 /// the mirror is not swept.
 #[derive(Debug, Clone)]
@@ -120,18 +123,36 @@ impl Mirror {
         self.fetch_locked(url, auth, refspecs).await
     }
 
-    /// Fetches a commit by its reference, unless it is here: another attempt may have fetched it
-    /// while this one waited for its turn.
+    /// Fetches commits by their references, all at once, unless they are here: another attempt may
+    /// have fetched them while this one waited for its turn.
     ///
     /// # Errors
     /// As [`Mirror::fetch`].
-    pub async fn fetch_missing(&self, origin: &Origin, wanted: &Wanted) -> Result<(), GitError> {
+    pub async fn fetch_missing(&self, origin: &Origin, wanted: &[Wanted]) -> Result<(), GitError> {
         let _lock = lock::acquire(&self.path).await?;
-        if self.has_commit(&wanted.commit).await? {
+        let mut refspecs = Vec::new();
+        for wanted in self.missing(wanted).await? {
+            refspecs.push(format!("+{0}:{0}", wanted.reference));
+        }
+        if refspecs.is_empty() {
             return Ok(());
         }
-        let refspec = format!("+{0}:{0}", wanted.reference);
-        self.fetch_locked(&origin.url, &origin.auth, &[&refspec]).await
+        let refspecs: Vec<&str> = refspecs.iter().map(String::as_str).collect();
+        self.fetch_locked(&origin.url, &origin.auth, &refspecs).await
+    }
+
+    /// Those of the commits that are not here.
+    ///
+    /// # Errors
+    /// As [`Mirror::has_commit`].
+    pub async fn missing<'a>(&self, wanted: &'a [Wanted]) -> Result<Vec<&'a Wanted>, GitError> {
+        let mut missing = Vec::new();
+        for wanted in wanted {
+            if !self.has_commit(&wanted.commit).await? {
+                missing.push(wanted);
+            }
+        }
+        Ok(missing)
     }
 
     async fn fetch_locked(&self, url: &str, auth: &Auth, refspecs: &[&str]) -> Result<(), GitError> {
@@ -340,10 +361,15 @@ pub(crate) async fn has_folder(ls_tree: GitCommand, commit: &Oid, folder: &Folde
     Ok(found.starts_with(b"040000 tree"))
 }
 
-/// git accepts longer names than a file system, and leaves folders behind when it fails.
-fn check_reference(name: &str) -> Result<(), GitError> {
+/// Whether it can be a reference. git accepts longer names than a file system, and leaves folders
+/// behind when it fails.
+pub(crate) fn is_reference(name: &str) -> bool {
     let fits = name.len() <= MAX_REFERENCE_BYTES && name.split('/').all(|part| part.len() <= MAX_PART_BYTES);
-    if fits && name.starts_with("refs/") && git2::Reference::is_valid_name(name) {
+    fits && name.starts_with("refs/") && git2::Reference::is_valid_name(name)
+}
+
+fn check_reference(name: &str) -> Result<(), GitError> {
+    if is_reference(name) {
         return Ok(());
     }
     let name = name.chars().take(100).collect();

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use git2::{Index, Repository};
+use kage_core::cause::chain;
 use kage_core::folder::Folder;
 use kage_core::id::Oid;
 
@@ -25,10 +26,13 @@ use crate::user_repo::{UserRepo, UserShadow};
 
 mod filters;
 mod scan;
+mod submodules;
+mod names;
 
 pub(crate) use filters::filters_of;
 use filters::{AttributeFiles, Filters};
 use scan::Scanned;
+use submodules::{FoundSubmodule, FoundSubmodules};
 
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotOptions {
@@ -66,10 +70,17 @@ pub const MAX_UNTRACKED_BYTES: u64 = 5 << 20;
 /// What a person should know about a snapshot that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
-    /// Sessions see empty folders in place of submodules.
+    /// Sessions see the files of these submodules at their recorded commits.
     Submodules { paths: Vec<String> },
+    /// Sessions see empty folders in place of these: their recorded commits are not on this machine.
+    EmptySubmodules { paths: Vec<String> },
     /// Sessions see pointer files in place of large files.
     LargeFilePointers { count: usize },
+    /// Tags and branches that sessions do not see, because they are too many, too large, or tags of
+    /// tags.
+    NamesLeftOut { count: usize },
+    /// Sessions see no tag and no branch.
+    NoNames { why: String },
 }
 
 /// What is known of the repository that gets a base.
@@ -95,6 +106,8 @@ pub struct Snapshot {
     pub warnings: Vec<Warning>,
     /// Ignored files that go with it.
     pub included: Option<Included>,
+    /// The commit with the tags, branches and submodules that go with it.
+    pub names: Option<Oid>,
     store: UserShadow,
 }
 
@@ -160,8 +173,8 @@ pub enum SnapshotError {
 
 impl Snapshot {
     /// Takes a snapshot; refused when it cannot be complete. Nothing in the repository changes.
-    /// Submodules and files behind Git LFS are included as git stores them (a commit id, a
-    /// pointer), with a warning.
+    /// Submodules go along where this machine has their recorded commits; files behind Git LFS are
+    /// included as git stores them, as pointers. Both with a warning.
     pub async fn take(repository: &UserRepo, options: &SnapshotOptions) -> Result<Self, SnapshotError> {
         if repository.is_shallow() {
             return Err(SnapshotError::Shallow);
@@ -176,13 +189,16 @@ impl Snapshot {
             git("read-tree").args(["--end-of-options", head.as_str()]).run().await?;
         }
         let attributes = AttributeFiles::new(repository.root(), &store.shadow, repository.attributes_file());
-        let (filters, warnings) = look_at_tracked(&store.shadow, &attributes).await?;
+        let tracked = Tracked::of(&store.shadow).await?;
+        let (filters, warnings) = look_at_tracked(&tracked, &store.shadow, &attributes).await?;
+        let has_submodules = tracked.has_submodules;
         let mut snapshot = Self {
             base: head.clone(),
             head,
             left_out: Vec::new(),
             warnings,
             included: None,
+            names: None,
             store,
         };
         if !options.committed {
@@ -190,9 +206,50 @@ impl Snapshot {
                 .take_uncommitted(repository, options, &filters, &attributes)
                 .await?;
         }
-        let chosen = included::choose(&snapshot.store.shadow, repository.root(), &options.include);
+        let chosen = included::choose(
+            &snapshot.store.shadow,
+            repository.root(),
+            &snapshot.head,
+            &options.include,
+        );
         snapshot.included = chosen.await?;
+        let submodules = match has_submodules {
+            true => snapshot.take_submodules(repository).await?,
+            false => Vec::new(),
+        };
+        snapshot.take_names(repository, submodules).await?;
         Ok(snapshot)
+    }
+
+    /// The submodules of the base that this machine has.
+    async fn take_submodules(&mut self, repository: &UserRepo) -> Result<Vec<FoundSubmodule>, GitError> {
+        let FoundSubmodules { found, missing } = submodules::find(repository, &self.store.shadow, &self.base).await?;
+        if !found.is_empty() {
+            let paths = found.iter().map(|submodule| submodule.path.clone()).collect();
+            self.warnings.push(Warning::Submodules { paths });
+        }
+        if !missing.is_empty() {
+            self.warnings.push(Warning::EmptySubmodules { paths: missing });
+        }
+        Ok(found)
+    }
+
+    /// A repository with names that cannot be read has files that can be worked on.
+    async fn take_names(&mut self, repository: &UserRepo, submodules: Vec<FoundSubmodule>) -> Result<(), GitError> {
+        let shadow = &self.store.shadow;
+        let listed = match names::list(repository, &self.head).await {
+            Ok(listed) => listed,
+            Err(error) => {
+                self.warnings.push(Warning::NoNames { why: chain(&error) });
+                names::ListedNames::default()
+            }
+        };
+        if listed.left_out > 0 {
+            let count = listed.left_out;
+            self.warnings.push(Warning::NamesLeftOut { count });
+        }
+        self.names = names::keep(shadow, &self.head, listed, submodules).await?;
+        Ok(())
     }
 
     async fn take_uncommitted(
@@ -293,21 +350,18 @@ impl Snapshot {
         mirror::has_folder(self.store.shadow.git("ls-tree"), &self.base, folder).await
     }
 
-    /// Sends the base to `url` as `refs/kage/bases/<base>`, and what is included likewise. Does nothing
-    /// for what is there already.
+    /// Sends the base to `url` as `refs/kage/bases/<base>`, and what goes with it likewise. Does
+    /// nothing for what is there already.
+    ///
+    /// # Errors
+    /// When the other side cannot be reached or refuses. It has got all or nothing.
     pub async fn push(&self, url: &str, auth: &Auth, receiver: Receiver) -> Result<(), GitError> {
-        self.push_commit(&self.base, url, auth, receiver).await?;
-        match &self.included {
-            Some(included) => {
-                self.push_commit(&included.commit, url, auth, Receiver::HasHistory)
-                    .await
-            }
-            None => Ok(()),
-        }
-    }
-
-    async fn push_commit(&self, commit: &Oid, url: &str, auth: &Auth, receiver: Receiver) -> Result<(), GitError> {
-        let name = format!("refs/kage/bases/{commit}");
+        let included = self.included.as_ref().map(|included| &included.commit);
+        let commits: BTreeSet<&Oid> = [Some(&self.base), included, self.names.as_ref()]
+            .into_iter()
+            .flatten()
+            .collect();
+        let name = |commit: &Oid| format!("refs/kage/bases/{commit}");
         let negotiate = match receiver {
             Receiver::New => "false",
             Receiver::HasHistory => "true",
@@ -316,37 +370,51 @@ impl Snapshot {
             let command = self.store.shadow.git(operation).auth(auth);
             command.config("push.negotiate", negotiate)
         };
-        let pushed = git("push")
-            .args(["--quiet", "--no-verify", "--no-follow-tags", "--end-of-options", url])
-            .arg(format!("{commit}:{name}"))
-            .run()
-            .await;
-        let Err(error) = pushed else {
-            return Ok(());
-        };
-        // Another client may have sent the same base at the same time.
-        let there = git("ls-remote")
-            .args(["--end-of-options", url, name.as_str()])
-            .run()
-            .await;
-        match there {
-            Ok(found) if found.starts_with(commit.as_str().as_bytes()) => Ok(()),
-            Ok(_) | Err(_) => Err(error),
+        let mut left: Vec<&Oid> = commits.into_iter().collect();
+        while !left.is_empty() {
+            let pushed = git("push")
+                .args([
+                    "--quiet",
+                    "--no-verify",
+                    "--no-follow-tags",
+                    "--atomic",
+                    "--end-of-options",
+                    url,
+                ])
+                .args(left.iter().map(|commit| format!("{commit}:{}", name(commit))))
+                .run()
+                .await;
+            let Err(error) = pushed else {
+                return Ok(());
+            };
+            // Another client may have sent some of it at the same time.
+            let there = git("ls-remote")
+                .args(["--end-of-options", url])
+                .args(left.iter().map(|commit| name(commit)))
+                .run()
+                .await
+                .unwrap_or_default();
+            let there = String::from_utf8_lossy(&there);
+            let before = left.len();
+            left.retain(|commit| !there.lines().any(|line| line == format!("{commit}\t{}", name(commit))));
+            if left.len() == before {
+                return Err(error);
+            }
         }
+        Ok(())
     }
 }
 
 /// The filters of tracked paths, and the warnings.
-async fn look_at_tracked(shadow: &Shadow, attributes: &AttributeFiles) -> Result<(Filters, Vec<Warning>), GitError> {
-    let tracked = Tracked::of(shadow).await?;
+async fn look_at_tracked(
+    tracked: &Tracked,
+    shadow: &Shadow,
+    attributes: &AttributeFiles,
+) -> Result<(Filters, Vec<Warning>), GitError> {
     let filters = attributes
         .filters(|operation| shadow.git(operation), &tracked.paths)
         .await?;
-    let submodules = tracked.submodules;
     let mut warnings = Vec::new();
-    if !submodules.is_empty() {
-        warnings.push(Warning::Submodules { paths: submodules });
-    }
     let count = filters.values().filter(|name| *name == "lfs").count();
     if count > 0 {
         warnings.push(Warning::LargeFilePointers { count });
@@ -358,7 +426,7 @@ async fn look_at_tracked(shadow: &Shadow, attributes: &AttributeFiles) -> Result
 #[derive(Debug, Default)]
 struct Tracked {
     paths: Vec<Vec<u8>>,
-    submodules: Vec<String>,
+    has_submodules: bool,
 }
 
 impl Tracked {
@@ -391,9 +459,7 @@ impl Tracked {
     }
 
     fn add(&mut self, path: &[u8], is_submodule: bool) {
-        if is_submodule {
-            self.submodules.push(shown(path));
-        }
+        self.has_submodules |= is_submodule;
         self.paths.push(path.to_owned());
     }
 }

@@ -245,6 +245,13 @@ impl UserRepo {
         &self.git_dir
     }
 
+    /// The folders that are the repository's: its working tree, and its git directories.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = &Path> {
+        [&self.root, &self.git_dir, &self.common_dir]
+            .into_iter()
+            .map(PathBuf::as_path)
+    }
+
     pub(crate) fn is_shallow(&self) -> bool {
         self.shallow
     }

@@ -39,10 +39,13 @@ use crate::mirror::Mirror;
 use crate::removal::remove_folder;
 use crate::shadow::{IDENTITY, Shadow, make_repository};
 use crate::staging::{DIFF, copy_index, split};
+use crate::submodules as filled_submodules;
 
 mod extras;
 mod include;
+mod names;
 mod reuse;
+mod submodules;
 
 pub use reuse::SetAside;
 
@@ -192,10 +195,10 @@ impl Worktree {
         let is_named = |path: &Path| path.to_str().is_some_and(|path| named.contains(path));
         differing.retain(|path| protection.patterns().matches(path) || is_named(path));
         let (root, patterns) = (self.path.clone(), protection.patterns().clone());
-        let included = included::names(&self.shadow)?;
+        let (included, filled) = (included::names(&self.shadow)?, filled_submodules::filled(&self.shadow)?);
         let mut changed = blocking("restoring protected paths", move || {
             let kept = kept.into_iter().chain(included).collect();
-            delete_unknown(&root, &patterns, &kept)
+            delete_unknown(&root, &patterns, &kept, &filled)
         })
         .await?;
         let mut list = Vec::new();
@@ -405,8 +408,13 @@ fn count_lines(path: &Path, meta: &Metadata) -> io::Result<u64> {
     Ok(ended + u64::from(bytes.last().is_some_and(|byte| *byte != b'\n')))
 }
 
-/// Deletes matching files that are not in `kept`, and returns them.
-fn delete_unknown(root: &Path, patterns: &Patterns, kept: &HashSet<PathBuf>) -> Result<Vec<PathBuf>, GitError> {
+/// Deletes matching files that are not in `kept` or below `apart`, and returns them.
+fn delete_unknown(
+    root: &Path,
+    patterns: &Patterns,
+    kept: &HashSet<PathBuf>,
+    apart: &HashSet<PathBuf>,
+) -> Result<Vec<PathBuf>, GitError> {
     let mut deleted = Vec::new();
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
@@ -419,7 +427,7 @@ fn delete_unknown(root: &Path, patterns: &Patterns, kept: &HashSet<PathBuf>) -> 
             );
             let path = folder.join(&name);
             if kind.is_dir() {
-                if name != ".git" {
+                if name != ".git" && !apart.contains(&path) {
                     folders.push(path);
                 }
             } else if patterns.matches(&path) && !kept.contains(&path) {

@@ -19,7 +19,8 @@ const LONGEST: usize = 4096;
 /// The name of a target, and its function.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 13] = [
+const TARGETS: [Target; 14] = [
+    ("base_names", kage_git::decoders::names),
     ("claude_stream", kage_agent::decoders::claude_stream),
     ("context", kage_core::decoders::context),
     ("cursor", kage_coordinator::decoders::cursor),

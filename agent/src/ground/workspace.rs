@@ -145,8 +145,7 @@ impl MirrorGround {
 
     /// A worktree of the base commit, or with the files of a checkpoint.
     async fn session(&self, of: &GroundAttempt, resume: Option<&Resume>) -> Result<Checkout, WorkspaceError> {
-        let wanted = [Some(&of.repository.base), of.files.as_ref()].into_iter().flatten();
-        let source = self.source(of, wanted.map(Wanted::base).collect());
+        let source = self.source(of, sent(of).map(Wanted::base).collect());
         let mut healed = false;
         loop {
             match Box::pin(self.try_session(&source, of, resume, healed)).await {
@@ -176,7 +175,7 @@ impl MirrorGround {
             let restored = tree.go_back(&resume.commit, false).await;
             restored.map_err(WorkspaceError::Restore)?;
         }
-        include(&tree, of).await?;
+        complete(&tree, of).await?;
         Ok(self.checkout(mirror, tree, source, in_use))
     }
 
@@ -203,10 +202,8 @@ impl MirrorGround {
     async fn verify(&self, of: &GroundAttempt, session: SessionId, result: &Oid) -> Result<Checkout, WorkspaceError> {
         let reference = format!("refs/kage/results/{session}");
         let commit = result.clone();
-        let base = &of.repository.base;
-        let mut wanted = vec![Wanted::base(base)];
-        wanted.extend(of.files.as_ref().map(Wanted::base));
-        if result != base {
+        let mut wanted: Vec<Wanted> = sent(of).map(Wanted::base).collect();
+        if *result != of.repository.base {
             wanted.push(Wanted { reference, commit });
         }
         let source = self.source(of, wanted);
@@ -227,14 +224,17 @@ impl MirrorGround {
     ) -> Result<Checkout, WorkspaceError> {
         let (mirror, in_use) = self.mirror(source).await?;
         self.fetch_all(&mirror, source).await?;
-        let commits = [Some(result), Some(&of.repository.base), of.files.as_ref()];
-        let commits: Vec<Oid> = commits.into_iter().flatten().cloned().collect();
+        let mut commits: Vec<Oid> = sent(of).chain([result]).cloned().collect();
+        if let Some(names) = &of.repository.names {
+            let beside = mirror.beside(names).await;
+            commits.extend(beside.map_err(WorkspaceError::Mirror)?);
+        }
         let hashed = mirror.check_files_of(&commits).await;
         hashed.map_err(WorkspaceError::Mirror)?;
         let path = self.paths.worktree(of.attempt);
         let tree = self.pool.worktree(&mirror, &path, result).await;
         let tree = tree.map_err(WorkspaceError::Create)?;
-        include(&tree, of).await?;
+        complete(&tree, of).await?;
         Ok(self.checkout(mirror, tree, source, in_use))
     }
 
@@ -289,36 +289,33 @@ impl MirrorGround {
 
     /// Fetches the wanted commits that are missing.
     async fn fetch_all(&self, mirror: &Mirror, source: &Source<'_>) -> Result<(), WorkspaceError> {
-        for wanted in &source.wanted {
-            self.fetch(mirror, &source.origin, wanted).await?;
-        }
-        Ok(())
-    }
-
-    async fn fetch(&self, mirror: &Mirror, origin: &Origin, wanted: &Wanted) -> Result<(), WorkspaceError> {
-        let commit = &wanted.commit;
-        if mirror.has_commit(commit).await.map_err(WorkspaceError::Mirror)? {
+        let missing = async || mirror.missing(&source.wanted).await.map_err(WorkspaceError::Mirror);
+        let asked: Vec<Wanted> = missing().await?.into_iter().cloned().collect();
+        let Some(first) = asked.first() else {
             return Ok(());
-        }
+        };
         let (mut backoff, mut broken_off) = (Backoff::default(), 0);
-        while let Err(source) = mirror.fetch_missing(origin, wanted).await {
-            match source.fetch_problem() {
+        while let Err(error) = mirror.fetch_missing(&source.origin, &asked).await {
+            match error.fetch_problem() {
                 // An unreachable coordinator is waited for; the caller ends the wait.
                 FetchProblem::Away => {}
                 FetchProblem::BrokenOff if broken_off < TRIES => broken_off += 1,
-                FetchProblem::NoReference => return Err(WorkspaceError::Missing { commit: commit.clone() }),
+                // One of them, or more.
+                FetchProblem::NoReference => break,
                 FetchProblem::BrokenOff | FetchProblem::Other => {
-                    let commit = commit.clone();
-                    return Err(WorkspaceError::Fetch { commit, source });
+                    let commit = first.commit.clone();
+                    return Err(WorkspaceError::Fetch { commit, source: error });
                 }
             }
-            tracing::debug!(error = chain(&source), "fetch failed");
+            tracing::debug!(error = chain(&error), "fetch failed");
             tokio::time::sleep(backoff.next(&self.random)).await;
         }
-        if mirror.has_commit(commit).await.map_err(WorkspaceError::Mirror)? {
-            Ok(())
-        } else {
-            Err(WorkspaceError::Missing { commit: commit.clone() })
+        match missing().await?.first() {
+            None => Ok(()),
+            Some(missing) => {
+                let commit = missing.commit.clone();
+                Err(WorkspaceError::Missing { commit })
+            }
         }
     }
 
@@ -402,8 +399,19 @@ impl Ground for MirrorGround {
     }
 }
 
-/// Puts the task's ignored files into a worktree, which is as its commit or its checkpoint has it.
-async fn include(tree: &Worktree, of: &GroundAttempt) -> Result<(), WorkspaceError> {
+/// The commits that the person sent for the task: its base, and what goes with it.
+fn sent(of: &GroundAttempt) -> impl Iterator<Item = &Oid> {
+    let beside = [of.files.as_ref(), of.repository.names.as_ref()];
+    [&of.repository.base].into_iter().chain(beside.into_iter().flatten())
+}
+
+/// Puts the task's names, submodules and ignored files into a worktree, which is as its commit or its checkpoint
+/// has it.
+async fn complete(tree: &Worktree, of: &GroundAttempt) -> Result<(), WorkspaceError> {
+    if let Some(names) = &of.repository.names {
+        tree.give_names(names).await.map_err(WorkspaceError::Create)?;
+        tree.fill_submodules(names).await.map_err(WorkspaceError::Create)?;
+    }
     match &of.files {
         Some(files) => tree.include(files).await.map_err(WorkspaceError::Create),
         None => Ok(()),

@@ -36,6 +36,7 @@ impl Source {
             name: "repo".parse().unwrap(),
             base: base.clone(),
             folder: None,
+            names: None,
         };
         served.coordinator.with(|kept| kept.repository = Some(repository));
         Self { folder, base }

@@ -267,10 +267,8 @@ impl Tasks {
         }
         if let Some(repository) = &spec.repository {
             let name = &repository.name;
-            for commit in [Some(&repository.base), spec.environment.files.as_ref()]
-                .into_iter()
-                .flatten()
-            {
+            let beside = [spec.environment.files.as_ref(), spec.names()];
+            for commit in [&repository.base].into_iter().chain(beside.into_iter().flatten()) {
                 let present = self.0.objects.has_commit(&spec.project, name, commit).await;
                 if !present.map_err(|error| internal("the repository could not be read", &error))? {
                     return Err(ApiError::FailedPrecondition {

@@ -64,12 +64,12 @@ impl CreateTask {
     /// By which a verdict on the base is kept, if one may be taken instead of the job that checks
     /// it.
     pub(super) fn base_key(&self) -> Option<BaseKey> {
-        let base = self.spec.checked_base()?;
+        let (base, names) = (self.spec.checked_base()?, self.spec.names());
         let asked = self.baseline.is_some()
             && !self.spec.fresh_baseline
             && !self.machines.is_empty()
             && self.spec.environment == TaskEnvironment::default();
-        asked.then(|| BaseKey::of(&self.spec.project, base, &self.spec.policy.verify))
+        asked.then(|| BaseKey::of(&self.spec.project, base, names, &self.spec.policy.verify))
     }
 
     /// The sessions as they begin, in the order of the assignments.

@@ -53,6 +53,9 @@ pub struct TaskHead {
     pub last_event: u64,
     /// The commit that its sessions start from; `None` = no repository.
     pub base: Option<Oid>,
+    /// The commit with the names that go with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<Oid>,
     /// The verdict of verify on the base; `None`: none yet.
     pub baseline: Option<Verdict>,
     /// When that was decided, if it was for an earlier task.
@@ -82,6 +85,7 @@ impl TaskHead {
             origin: task.origin.clone(),
             last_event: 0,
             base: (task.spec.repository.as_ref()).map(|repository| repository.base.clone()),
+            names: task.spec.names().cloned(),
             baseline: task.baseline.clone(),
             baseline_kept_since: task.baseline_kept_since,
             first,

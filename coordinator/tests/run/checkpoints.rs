@@ -93,6 +93,7 @@ pub(crate) async fn start(cluster: &Cluster, repo: &Repo) -> v1::Task {
         name: "repo".parse().unwrap(),
         base: repo.base.clone(),
         folder: None,
+        names: None,
     });
     cluster.create(spec).await
 }

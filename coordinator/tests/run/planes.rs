@@ -182,6 +182,7 @@ async fn a_result_is_taken_in_before_it_is_verified() {
         name: "repo".parse().unwrap(),
         base: base.clone(),
         folder: None,
+        names: None,
     });
     checked.policy.verify.verify = Some("true".into());
     let request = v1::CreateTaskRequest {

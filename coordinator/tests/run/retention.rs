@@ -61,6 +61,7 @@ pub(crate) async fn ended(
         name: "repo".parse().unwrap(),
         base: repo.0.clone(),
         folder: None,
+        names: None,
     });
     let task = cluster.create(spec).await.id;
     let granted = agent.take().await;

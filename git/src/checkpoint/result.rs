@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use git2::Oid as Id;
@@ -17,6 +18,7 @@ use crate::diff;
 use crate::error::{GitError, blocking};
 use crate::objects::{Objects, Unflushed, id_of, mode, oid_of};
 use crate::staging::Changes;
+use crate::submodules;
 use crate::worktree::Worktree;
 
 const ATTRIBUTES: &str = ".gitattributes";
@@ -37,7 +39,7 @@ impl Worktree {
     /// Commits all files (untracked ones too, ignored ones not) to the mirror with the base as the
     /// only parent, whatever the session did with its own index and branches; `None` when nothing
     /// differs. Files of nested repositories are included as plain files; of a submodule only its
-    /// commit id.
+    /// commit id, and of one that was filled the base's.
     ///
     /// # Errors
     /// When any file could not be taken; there is no partial result.
@@ -88,6 +90,10 @@ impl Worktree {
         let git = |operation| self.shadow.git(operation).env("GIT_INDEX_FILE", &*index);
         let mut changes = Changes::tracked(git).await?;
         changes.untracked = self.untracked().await?;
+        // Nobody else has the commits that a session made in a submodule.
+        let filled = submodules::filled(&self.shadow)?;
+        let is_filled = |path: &Vec<u8>| filled.contains(Path::new(OsStr::from_bytes(path)));
+        changes.modified.retain(|path| !is_filled(path));
         changes.stage(&self.path, git).await?;
         let tree: Oid = git("write-tree").run_for_oid().await?;
         let (mirror, base, message) = (self.mirror.clone(), id_of(&self.base)?, message.to_owned());

@@ -79,6 +79,8 @@ pub(crate) struct Scan<'a> {
     root: &'a Path,
     beneath: &'a Beneath,
     started: SystemTime,
+    /// The folders of submodules that have their files, which are not looked into.
+    filled: &'a HashSet<PathBuf>,
     /// The known folders that changed; `None`: any may have changed.
     suspects: Option<BTreeSet<PathBuf>>,
     /// Unknown names and their file types.
@@ -86,12 +88,18 @@ pub(crate) struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    pub(crate) fn new(objects: &'a mut Objects, root: &'a Path, beneath: &'a Beneath) -> Self {
+    pub(crate) fn new(
+        objects: &'a mut Objects,
+        root: &'a Path,
+        beneath: &'a Beneath,
+        filled: &'a HashSet<PathBuf>,
+    ) -> Self {
         Self {
             objects,
             root,
             beneath,
             started: SystemTime::now(),
+            filled,
             suspects: None,
             unknown: Vec::new(),
         }
@@ -271,7 +279,10 @@ impl<'a> Scan<'a> {
                     return Ok(Found::Same);
                 }
                 let kind = FileType::from_raw_mode(stat.st_mode);
-                if entry.mode == mode::SUBMODULE && kind == FileType::Directory && self.is_bare(here, name, folder)? {
+                if entry.mode == mode::SUBMODULE
+                    && kind == FileType::Directory
+                    && (self.filled.contains(&path()) || self.is_bare(here, name, folder)?)
+                {
                     return Ok(Found::Same);
                 }
                 let known = (entry.mode != mode::SUBMODULE).then_some(*entry);

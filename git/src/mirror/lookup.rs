@@ -5,7 +5,7 @@
 use git2::{ErrorCode, Repository};
 use kage_core::id::Oid;
 
-use super::Mirror;
+use super::{FIRST_BESIDE, Mirror};
 use crate::error::{GitError, blocking};
 use crate::objects::{id_of, oid_of};
 
@@ -30,6 +30,25 @@ impl Mirror {
             tree.ok().map(oid_of).transpose()
         })
         .await
+    }
+
+    /// The commits with tags and the files of submodules, of a commit of names.
+    ///
+    /// # Errors
+    /// When the commit is not here.
+    pub async fn beside(&self, commit: &Oid) -> Result<Vec<Oid>, GitError> {
+        let (path, id) = (self.path.clone(), id_of(commit)?);
+        let found = blocking("reading a commit", move || {
+            let parents = Repository::open_bare(&path).and_then(|mirror| {
+                Ok(mirror
+                    .find_commit(id)?
+                    .parent_ids()
+                    .skip(FIRST_BESIDE)
+                    .collect::<Vec<_>>())
+            });
+            parents.map_err(GitError::library("read a commit"))
+        });
+        found.await?.into_iter().map(oid_of).collect()
     }
 
     /// The target of a reference.

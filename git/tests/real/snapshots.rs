@@ -233,10 +233,10 @@ async fn filters_are_not_run_and_submodules_are_told() {
     assert_eq!(
         snapshot.warnings,
         [
+            Warning::LargeFilePointers { count: 1 },
             Warning::Submodules {
                 paths: vec!["sub".to_owned()]
             },
-            Warning::LargeFilePointers { count: 1 },
         ]
     );
     let tree = pushed(&sandbox, &snapshot).await;

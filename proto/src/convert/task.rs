@@ -25,6 +25,7 @@ impl From<RepositoryRef> for v1::Repository {
             name: repository.name.into(),
             base_commit: repository.base.into(),
             folder: repository.folder.map(Into::into).unwrap_or_default(),
+            names_commit: repository.names.map(Into::into).unwrap_or_default(),
         }
     }
 }
@@ -36,6 +37,7 @@ fn read_repository(repository: &v1::Repository, wrong: &mut Wrong) -> Repository
             stand_in(&"0".repeat(40))
         }),
         folder: wrong.or_default(parse_optional("folder", &repository.folder)),
+        names: wrong.or_default(parse_optional("names_commit", &repository.names_commit)),
     }
 }
 

@@ -137,10 +137,24 @@ async fn a_dirty_submodule_is_named_and_left_alone() {
     check(
         &run,
         0,
-        &["empty folders in place of the submodules part", "stays here"],
+        &[
+            "sessions see the submodules part at their recorded commits",
+            "stays here",
+        ],
     );
     let changed = std::fs::read_to_string(repo.path().join("part/add.sh")).unwrap();
     assert_eq!(changed, "changed in the submodule\n");
+    // Its git directory is gone, and with it the recorded commit.
+    repo.git(&["submodule", "deinit", "--quiet", "--force", "part"]);
+    std::fs::remove_dir_all(repo.path().join(".git/modules/part")).unwrap();
+    let run = person
+        .kage(repo.path(), &["run", "x", "--with", "fixer", "--verify", VERIFY])
+        .await;
+    check(
+        &run,
+        0,
+        &["empty folders in place of the submodules part", "git submodule update"],
+    );
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ mod kept_verdicts;
 mod long_prompt;
 mod mirrors;
 mod namespaces;
+mod names;
 mod places;
 mod readme;
 mod recovery;

@@ -98,7 +98,12 @@ impl End<'_> {
     fn judge_base(&mut self, rows: &mut dyn Rows, verdict: Verdict, now: Timestamp) -> Result<(), Failed> {
         let safety = verdict.kind.safety();
         if let Some(base) = &self.head.base {
-            let key = BaseKey::of(&self.head.project, base, &self.head.policy.verify);
+            let key = BaseKey::of(
+                &self.head.project,
+                base,
+                self.head.names.as_ref(),
+                &self.head.policy.verify,
+            );
             if let Some(kept) = KeptVerdict::of(key, self.attempt.agent, &verdict, now) {
                 rows.put_base_verdict(&kept)?;
                 rows.forget_base_verdicts(base_verdict::useless_before(now))?;

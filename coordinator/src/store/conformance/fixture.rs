@@ -73,6 +73,7 @@ pub(super) fn spec(sessions: usize, verify: Option<&str>) -> TaskSpec {
             name: "repo".parse().unwrap(),
             base: "b".repeat(40).parse().unwrap(),
             folder: None,
+            names: None,
         }),
         context_base: None,
         assignments: assignments.collect(),

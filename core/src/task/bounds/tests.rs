@@ -78,6 +78,7 @@ fn a_spec_fits_into_the_offers_of_its_sessions() {
             name: "repo".parse().unwrap(),
             base: "a".repeat(40).parse().unwrap(),
             folder: None,
+            names: None,
         }),
         context_base: Some(Digest::of(b"{}")),
         assignments: (0..40)

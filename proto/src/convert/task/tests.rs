@@ -15,6 +15,7 @@ fn spec() -> TaskSpec {
             name: "repo".parse().unwrap(),
             base: "b".repeat(64).parse().unwrap(),
             folder: Some("packages/web".parse().unwrap()),
+            names: Some("d".repeat(40).parse().unwrap()),
         }),
         context_base: Some(Digest::of(b"{}")),
         assignments: vec![
@@ -173,6 +174,7 @@ fn names_every_field_that_is_wrong() {
     wire.repository = wire.repository.map(|repository| v1::Repository {
         base_commit: "HEAD".into(),
         folder: "../up".into(),
+        names_commit: "HEAD".into(),
         ..repository
     });
     let told = |wrong: InvalidFields| -> Vec<String> { wrong.0.into_iter().map(|wrong| wrong.field).collect() };
@@ -180,6 +182,7 @@ fn names_every_field_that_is_wrong() {
         "project",
         "repository.base_commit",
         "repository.folder",
+        "repository.names_commit",
         "context_base",
         "assignments[0].name",
         "assignments[0].fallbacks[0].adapter",
@@ -191,7 +194,7 @@ fn names_every_field_that_is_wrong() {
     // What stands in for them is within all bounds, so what is told besides is the person's.
     let all = told(checked_spec(wire).unwrap_err());
     assert_eq!(
-        (&all[..9], &all[9..]),
+        (&all[..unreadable.len()], &all[unreadable.len()..]),
         (&unreadable.map(str::to_owned)[..], &["prompt".to_owned()][..])
     );
 }

@@ -120,6 +120,7 @@ pub(in crate::store::conformance) async fn a_verdict_on_a_base_is_of_one_check_o
     let others = [
         changed(|spec| spec.project = "other".parse().unwrap()),
         changed(|spec| spec.repository.as_mut().unwrap().base = "d".repeat(40).parse().unwrap()),
+        changed(|spec| spec.repository.as_mut().unwrap().names = Some("d".repeat(40).parse().unwrap())),
         policy(|verify| verify.setup = Some("make".to_owned())),
         policy(|verify| verify.verify = Some("false".to_owned())),
         policy(|verify| verify.protect = vec!["tests/**".to_owned()]),
