@@ -6,11 +6,11 @@ use kage_core::folder::Folder;
 use kage_core::id::{Oid, ProjectId};
 use kage_core::task::{RepositoryRef, TaskOrigin, VerifyPolicy};
 use kage_git::snapshot::{LeftOut, LeftOutReason, Receiver, Snapshot, SnapshotOptions, Warning};
-use kage_git::{RefusedObject, UserRepo};
+use kage_git::{RefusedObject, RefusedPush, UserRepo};
 use kage_proto::blob;
 
 use crate::connect::Access;
-use crate::exit::Refusal;
+use crate::exit::{Exit, Refusal};
 use crate::here::{Here, StoredName};
 use crate::output::note;
 use crate::view;
@@ -84,6 +84,9 @@ pub async fn send(
         if let Some(refused) = error.refused_object() {
             return Err(Refusal::usage(flawed(&refused)).into());
         }
+        if let Some(refused) = error.refused_push() {
+            return Err(not_taken(&refused).into());
+        }
         return Err(error).context("cannot send the repository to the coordinator");
     }
     let origin = TaskOrigin {
@@ -113,6 +116,32 @@ fn flawed(refused: &RefusedObject) -> String {
          {words}). `git log --all --oneline --find-object={object}` shows where it is, `git cat-file -p {object}` what \
          it has; rewrite the history without it, or start from a commit that does not have it"
     )
+}
+
+/// Why the coordinator did not take the base.
+fn not_taken(refused: &RefusedPush) -> Refusal {
+    let RefusedPush {
+        reason,
+        words,
+        by_machine,
+    } = refused;
+    let said = if words.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", view::printable(&words.join("; ")))
+    };
+    let reason = view::printable(reason);
+    let (exit, remedy) = match by_machine {
+        true => (Exit::Unavailable, "make room on its machine, and run again"),
+        false => (
+            Exit::Usage,
+            "`git fsck` says whether the repository is sound here, the coordinator's log what is wrong there",
+        ),
+    };
+    let text = format!(
+        "the coordinator did not take the base ({reason}{said}); nothing was sent, and no task was made; {remedy}"
+    );
+    Refusal::new(exit, text)
 }
 
 fn left_out(file: &LeftOut, folder: Option<&Folder>) -> String {

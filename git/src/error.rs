@@ -16,6 +16,17 @@ pub struct RefusedObject {
     pub words: String,
 }
 
+/// A push of which the other side took nothing, and said why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedPush {
+    /// The reason that git's protocol has for a reference: `ng REFERENCE REASON`.
+    pub reason: String,
+    /// The errors that the other side printed. Empty = none.
+    pub words: Vec<String>,
+    /// The machine of the other side is at fault: the same push may be taken later.
+    pub by_machine: bool,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
     #[error("git {operation} could not be started; is git installed and on PATH?")]
@@ -275,14 +286,43 @@ impl GitError {
         }
     }
 
-    /// The object that the other side of a push did not take, if that is why it failed.
+    /// Why the other side of a push did not take it, if it said so and its repository is sound.
+    #[must_use]
+    pub fn refused_push(&self) -> Option<RefusedPush> {
+        let Self::Failed { stderr, .. } = self else {
+            return None;
+        };
+        // ` ! [remote rejected] FROM -> TO (REASON)`; git calls it another word for some reasons.
+        let reason = |line: &str| {
+            let rejected = line.trim_start().strip_prefix("! [")?;
+            let (_, reason) = rejected.strip_suffix(')')?.split_once(" (")?;
+            (rejected.starts_with("remote") || rejected.starts_with("rejected")).then(|| reason.to_owned())
+        };
+        let words = |line: &str| {
+            let said = line.strip_prefix("remote:")?.trim();
+            let said = said.strip_prefix("error: ").or_else(|| said.strip_prefix("fatal: "))?;
+            // A program that Kage turns off there.
+            (!said.starts_with("cannot run :")).then(|| without_folders(said))
+        };
+        if self.suggests_damage_there() {
+            return None;
+        }
+        Some(RefusedPush {
+            reason: stderr.lines().find_map(reason)?,
+            words: stderr.lines().filter_map(words).collect(),
+            by_machine: MACHINE.iter().any(|words| stderr.contains(words)),
+        })
+    }
+
+    /// The object that was not taken from a pack, here or by the other side of a push, if that is
+    /// why it failed.
     #[must_use]
     pub fn refused_object(&self) -> Option<RefusedObject> {
         let Self::Failed { stderr, .. } = self else {
             return None;
         };
         let object = |line: &str| {
-            let rest = line.strip_prefix("remote:")?.trim_start();
+            let rest = line.strip_prefix("remote:").unwrap_or(line).trim_start();
             let rest = rest.strip_prefix("error: ").or_else(|| rest.strip_prefix("fatal: "))?;
             let (object, said) = rest.strip_prefix("object ")?.split_once(": ")?;
             let (flaw, words) = said.split_once(": ")?;
@@ -325,6 +365,17 @@ impl GitError {
             output: String::from_utf8_lossy(shown).into_owned(),
         }
     }
+}
+
+/// A line of git's with the names of quoted files, and not the folders that they are in, which are
+/// nobody's matter on another machine.
+fn without_folders(line: &str) -> String {
+    let shortened = |(number, part): (usize, &str)| match part.rsplit_once('/') {
+        Some((_, name)) if number % 2 == 1 && part.starts_with('/') => name.to_owned(),
+        Some(_) | None => part.to_owned(),
+    };
+    let parts: Vec<String> = line.split('\'').enumerate().map(shortened).collect();
+    parts.join("'")
 }
 
 /// Whether a line of git's output came from the other side of a fetch or push.

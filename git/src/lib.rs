@@ -52,7 +52,7 @@ pub mod decoders;
 
 pub use checkpoint::Checkpoint;
 pub use command::{Auth, TlsAuth};
-pub use error::{FetchProblem, GitError, RefusedObject};
+pub use error::{FetchProblem, GitError, RefusedObject, RefusedPush};
 pub use mirror::{Expected, Incident, Incoming, Mirror, Origin, Wanted};
 pub use user_repo::UserRepo;
 pub use worktree::{SetAside, Worktree};

@@ -354,7 +354,8 @@ impl Snapshot {
     /// nothing for what is there already.
     ///
     /// # Errors
-    /// When the other side cannot be reached or refuses. It has got all or nothing.
+    /// When the other side cannot be reached or refuses; [`GitError::refused_object`] and
+    /// [`GitError::refused_push`] say why then. It has got all or nothing.
     pub async fn push(&self, url: &str, auth: &Auth, receiver: Receiver) -> Result<(), GitError> {
         let included = self.included.as_ref().map(|included| &included.commit);
         let commits: BTreeSet<&Oid> = [Some(&self.base), included, self.names.as_ref()]

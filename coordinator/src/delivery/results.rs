@@ -13,7 +13,7 @@ use kage_core::event::ResultCommit;
 use kage_core::folder::Folder;
 use kage_core::id::{Digest, Oid, ProjectId, RepositoryName};
 use kage_core::task::RepositoryRef;
-use kage_git::{Expected, GitError};
+use kage_git::{Expected, GitError, RefusedObject};
 
 use crate::data::blobs::{BlobError, Blobs};
 use crate::data::repositories::{Repositories, result_ref};
@@ -38,6 +38,21 @@ enum ResultError {
 }
 
 impl ResultError {
+    /// What a person is told.
+    fn words(&self) -> String {
+        let refused = match self {
+            Self::Git(error) => error.refused_object(),
+            Self::RepositoryGone | Self::NoPack(_) | Self::Blob(_) | Self::Ended => None,
+        };
+        match refused {
+            Some(RefusedObject { object, flaw, words }) => format!(
+                "the result has an object that git programs can be attacked with, so it is not taken: {object} \
+                 ({flaw}: {words})"
+            ),
+            None => chain(self),
+        }
+    }
+
     /// True if the same result may be accepted later.
     fn is_transient(&self) -> bool {
         match self {
@@ -107,7 +122,7 @@ impl Objects for StoredObjects {
             Err(match &error {
                 ResultError::Ended => ResultNotTaken::Ended,
                 error if error.is_transient() => ResultNotTaken::Later(error.to_string()),
-                error => ResultNotTaken::Never(error.to_string()),
+                error => ResultNotTaken::Never(error.words()),
             })
         }
         .boxed()
@@ -119,7 +134,7 @@ impl Objects for StoredObjects {
                 tracing::warn!(?unclaimed, error = chain(&error), "unfinished work not saved");
                 match error.is_transient() {
                     true => ResultNotTaken::Later(chain(&error)),
-                    false => ResultNotTaken::Never(chain(&error)),
+                    false => ResultNotTaken::Never(error.words()),
                 }
             })
         }

@@ -164,18 +164,90 @@ pub(crate) async fn git(dir: &std::path::Path, arguments: &[&str], bearer: Optio
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// The objects of a commit that its base lacks.
+fn thin_pack(repo: &std::path::Path, commit: &Oid, base: &Oid) -> Vec<u8> {
+    let list = repo.join(".git/revs");
+    std::fs::write(&list, format!("{commit}\n^{base}\n")).unwrap();
+    let output = std::process::Command::new("git")
+        .args(["pack-objects", "--revs", "--thin", "--stdout", "-q"])
+        .stdin(std::fs::File::open(&list).unwrap())
+        .current_dir(repo)
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    output.stdout
+}
+
+/// A repository with one commit.
+async fn repository(repo: &std::path::Path) -> Oid {
+    std::fs::create_dir(repo).unwrap();
+    git(repo, &["init", "-q", "-b", "main"], None).await;
+    std::fs::write(repo.join("a.txt"), "base\n").unwrap();
+    git(repo, &["add", "."], None).await;
+    git(repo, &["commit", "-q", "-m", "base"], None).await;
+    git(repo, &["rev-parse", "HEAD"], None).await.parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_git_refuses_ends_the_attempt_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(&dir.path().join("coordinator")).await;
+    let bearer = cluster.bearer();
+    let repo = dir.path().join("repo");
+    let base = repository(&repo).await;
+    let mut of_repo = spec(&["one"]);
+    of_repo.repository = Some(RepositoryRef {
+        name: "repo".parse().unwrap(),
+        base: base.clone(),
+        folder: None,
+        names: None,
+    });
+    let url = format!("http://{}/git/default/repo", cluster.address);
+    let refspec = format!("HEAD:refs/kage/bases/{base}");
+    git(&repo, &["push", "-q", &url, &refspec], Some(&bearer)).await;
+    cluster.create(of_repo).await;
+    let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
+    let granted = agent.take().await;
+    let modules = "[submodule \"x\"]\n\tpath = x\n\turl = -u./evil\n";
+    std::fs::write(repo.join(".gitmodules"), modules).unwrap();
+    git(&repo, &["add", "."], None).await;
+    git(&repo, &["commit", "-q", "-m", "result"], None).await;
+    let commit: Oid = git(&repo, &["rev-parse", "HEAD"], None).await.parse().unwrap();
+    let blob = git(&repo, &["rev-parse", "HEAD:.gitmodules"], None).await;
+    let packed = thin_pack(&repo, &commit, &base);
+    let pack = Digest::of(&packed);
+    let path = format!("PUT /v1/blobs/default/{pack}");
+    let door = ("authorization", bearer.as_str());
+    assert_eq!(cluster.http(&path, &[door], &packed).await.0, 201);
+    let result = ResultCommit {
+        commit,
+        tree: None,
+        diff: DiffStat::default(),
+        paths: Vec::new(),
+        deleted: Vec::new(),
+    };
+    agent
+        .send_events(&granted.key, 1, vec![EventBody::ResultCommitted { result, pack }])
+        .await;
+    let told = agent.rejected().await;
+    assert!(told.contains(&blob) && told.contains("gitmodulesUrl"), "{told}");
+    let reference = format!("refs/kage/results/{}", granted.work.session);
+    assert_eq!(git(&repo, &["ls-remote", &url, &reference], Some(&bearer)).await, "");
+    let objects = dir.path().join("coordinator/repos/default/repo.git/objects");
+    for entry in std::fs::read_dir(objects).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(!name.contains("incoming"), "{name}");
+    }
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_is_taken_in_before_it_is_verified() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(&dir.path().join("coordinator")).await;
     let bearer = cluster.bearer();
     let repo = dir.path().join("repo");
-    std::fs::create_dir(&repo).unwrap();
-    git(&repo, &["init", "-q", "-b", "main"], None).await;
-    std::fs::write(repo.join("a.txt"), "base\n").unwrap();
-    git(&repo, &["add", "."], None).await;
-    git(&repo, &["commit", "-q", "-m", "base"], None).await;
-    let base: Oid = git(&repo, &["rev-parse", "HEAD"], None).await.parse().unwrap();
+    let base = repository(&repo).await;
 
     let mut checked = spec(&["one"]);
     checked.repository = Some(RepositoryRef {
@@ -212,18 +284,7 @@ async fn a_result_is_taken_in_before_it_is_verified() {
     std::fs::write(repo.join("a.txt"), "solved\n").unwrap();
     git(&repo, &["commit", "-q", "-a", "-m", "result"], None).await;
     let commit: Oid = git(&repo, &["rev-parse", "HEAD"], None).await.parse().unwrap();
-    let pack = {
-        let list = dir.path().join("revs");
-        std::fs::write(&list, format!("{commit}\n^{base}\n")).unwrap();
-        let output = std::process::Command::new("git")
-            .args(["pack-objects", "--revs", "--thin", "--stdout", "-q"])
-            .stdin(std::fs::File::open(&list).unwrap())
-            .current_dir(&repo)
-            .output()
-            .unwrap();
-        assert!(output.status.success());
-        output.stdout
-    };
+    let pack = thin_pack(&repo, &commit, &base);
     let digest = Digest::of(&pack);
     let path = format!("PUT /v1/blobs/default/{digest}");
     let door = ("authorization", bearer.as_str());

@@ -133,3 +133,68 @@ async fn a_fetch_tells_who_was_not_there_from_what_was_not_there() {
         assert_eq!(error.fetch_problem(), problem, "{error}");
     }
 }
+
+#[test]
+fn a_push_that_is_refused_has_the_reason_of_the_reference_and_what_was_printed() {
+    let failed = |stderr: &str| GitError::Failed {
+        operation: "push",
+        exit: "exit status: 1".to_owned(),
+        stderr: stderr.to_owned(),
+    };
+    let told = |reason: &str, words: &[&str], by_machine| {
+        Some(RefusedPush {
+            reason: reason.to_owned(),
+            words: words.iter().map(|line| (*line).to_owned()).collect(),
+            by_machine,
+        })
+    };
+    for (stderr, expected) in [
+        (
+            "remote: error: cannot run :: No such file\nremote: error: cannot lock ref 'refs/kage/bases/1': Unable to \
+             create '/data/r.git/refs/1.lock': File exists.\nremote: \nremote: Another git process\nTo http://x/\n ! [remote rejected] 1 -> \
+             refs/kage/bases/1 (failed to update ref)\nerror: failed to push some refs to 'http://x/'",
+            told(
+                "failed to update ref",
+                &["cannot lock ref 'refs/kage/bases/1': Unable to create '1.lock': File exists."],
+                false,
+            ),
+        ),
+        // Trimmed, as an error of git is.
+        (
+            "! [remote rejected] 1 -> refs/kage/bases/1 (shallow update not allowed)",
+            told("shallow update not allowed", &[], false),
+        ),
+        (
+            "remote: fatal: write error: No space left on device        \nerror: remote unpack failed: unpack-objects \
+             abnormal exit\n ! [remote rejected] 1 -> refs/kage/bases/1 (unpacker error)",
+            told("unpacker error", &["write error: No space left on device"], true),
+        ),
+        // The other side's repository is damaged, which is said elsewhere.
+        (
+            "remote: fatal: unresolved deltas left after unpacking\n ! [remote rejected] 1 -> refs/x (unpacker error)",
+            None,
+        ),
+        ("fatal: unable to access 'http://x/': Could not resolve host: x", None),
+        ("remote: nobody said (anything)", None),
+    ] {
+        assert_eq!(failed(stderr).refused_push(), expected, "{stderr}");
+    }
+}
+
+#[test]
+fn an_object_is_named_whoever_refused_it() {
+    let object = "3".repeat(40);
+    for from in ["remote: error: ", "error: ", "fatal: "] {
+        let error = GitError::Failed {
+            operation: "index-pack",
+            exit: "exit status: 128".to_owned(),
+            stderr: format!("{from}object {object}: hasDotgit: contains '.git'\nfatal: fsck error in packed object"),
+        };
+        let refused = error.refused_object().unwrap();
+        assert_eq!(
+            (refused.object.as_str(), refused.flaw.as_str()),
+            (object.as_str(), "hasDotgit")
+        );
+        assert_eq!(refused.words, "contains '.git'");
+    }
+}

@@ -358,3 +358,45 @@ async fn a_healed_mirror_has_the_names_again() {
     assert_eq!(names_in(&sandbox, worktree.path()), expected);
     assert!(sandbox.git(worktree.path(), &["describe"]).starts_with("v1.0-1-g"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_is_not_taken_says_why_and_leaves_no_reference() {
+    let sandbox = Sandbox::new();
+    let source = project(&sandbox);
+    let machines = Machines::new(&sandbox).await;
+    let taken = snapshot(&source).await;
+    // Another process of the coordinator's seems to write the reference.
+    let lock = machines
+        .there
+        .path()
+        .join(format!("refs/kage/bases/{}.lock", taken.base));
+    write(&lock, "");
+    let error = taken
+        .push(&machines.server.url, &auth(), Receiver::New)
+        .await
+        .unwrap_err();
+    let refused = error.refused_push().unwrap_or_else(|| panic!("{error}"));
+    assert!(!refused.by_machine && !refused.reason.is_empty(), "{refused:?}");
+    assert!(
+        refused.words.iter().any(|line| line.contains("cannot lock ref")),
+        "{refused:?}"
+    );
+    assert_eq!(machines.there.refs_under("refs/").await.unwrap(), Vec::<String>::new());
+    for entry in std::fs::read_dir(machines.there.path().join("objects")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(!name.contains("incoming"), "no quarantine is left: {name}");
+    }
+
+    // What somebody else has sent meanwhile is no reason to refuse.
+    std::fs::remove_file(&lock).unwrap();
+    taken.push(&machines.server.url, &auth(), Receiver::New).await.unwrap();
+    let names = format!("refs/kage/bases/{}", taken.names.as_ref().unwrap());
+    let there = machines.there.resolve(&names).await.unwrap();
+    assert_eq!(there, taken.names);
+    machines.there.delete_refs(&[names.clone()]).await.unwrap();
+    taken
+        .push(&machines.server.url, &auth(), Receiver::HasHistory)
+        .await
+        .unwrap();
+    assert_eq!(machines.there.resolve(&names).await.unwrap(), taken.names);
+}
