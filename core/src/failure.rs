@@ -24,6 +24,8 @@ words! {
         QuotaExhausted = "quota_exhausted" ("quota exhausted"),
         /// The key or login is missing or refused.
         Auth = "auth" ("not authorised"),
+        /// The access token that the session was given ended while it ran; the login itself is fine.
+        TokenExpired = "token_expired" ("access token expired"),
         /// The provider rejects the request itself.
         InvalidRequest = "invalid_request" ("invalid request"),
         /// The conversation no longer fits the model.

@@ -261,6 +261,7 @@ const fn passes(kind: FailureKind) -> bool {
         FailureKind::Network
         | FailureKind::Timeout
         | FailureKind::Auth
+        | FailureKind::TokenExpired
         | FailureKind::InvalidRequest
         | FailureKind::ContextOverflow
         | FailureKind::ContextUnavailable

@@ -66,8 +66,16 @@ pub struct Job {
     /// Attempts that reached a used-up limit.
     #[serde(default)]
     pub held: u32,
+    /// Attempts whose access token ended while they ran.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub expired: u32,
     /// Preferences for the next attempt's agent.
     pub affinity: Affinity,
+}
+
+/// Whether there were none, so that rows of most jobs stay as they are.
+const fn is_none_yet(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Why a job cannot be started now.
@@ -146,6 +154,7 @@ impl Job {
             failed: 0,
             lost: 0,
             held: 0,
+            expired: 0,
             affinity: Affinity {
                 prefer: None,
                 avoid: None,

@@ -38,6 +38,8 @@ pub struct History {
     pub lost: u32,
     /// Attempts that ended because a limit was used up.
     pub held: u32,
+    /// Attempts that ended because their access token did.
+    pub expired: u32,
     /// How many attempts may fail.
     pub max_attempts: u32,
     /// Earlier attempts that ended because they reached the turn limit.
@@ -236,6 +238,9 @@ impl Incident {
 
 /// Lost attempts that are replaced before the job itself is suspected to kill agents.
 pub const MAX_LOST: u32 = 5;
+/// Attempts of one job whose access token may end while they run. Tokens live for hours, so that more
+/// say that something else is wrong.
+pub const MAX_EXPIRED: u32 = 16;
 /// Holds of one job before a person has to look.
 pub const MAX_HOLDS: u32 = 32;
 /// The interval of retries of a used-up limit with an unknown reset.
@@ -258,7 +263,8 @@ pub const MOST_JITTER: Duration = Duration::from_secs(60);
 
 /// Decides what to do about `failure`, which `history` already counts.
 ///
-/// A lost agent and a used-up limit have limits of their own: they say nothing about the work.
+/// A lost agent, an access token that ended and a used-up limit have limits of their own: they say
+/// nothing about the work.
 /// Failures that a retry cannot cure (a refused key, an invalid request, wrong work) are never
 /// retried.
 pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestamp) -> Decision {
@@ -382,6 +388,21 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
                 )
             },
         ),
+        Kind::TokenExpired if history.expired <= MAX_EXPIRED => Decision {
+            action: Action::RetryCurrent { at: now },
+            reason: "an access token that ended says nothing about the work; the next attempt gets a new one"
+                .to_owned(),
+            confidence: High,
+        },
+        Kind::TokenExpired => {
+            let expired = history.expired;
+            escalate(
+                format!(
+                    "{expired} access tokens ended while it ran; check the clock of the agent's machine, and log in again"
+                ),
+                Medium,
+            )
+        }
         Kind::InvalidRequest => escalate(
             "the same request would be refused again; check model, settings and prompt",
             High,

@@ -51,6 +51,7 @@ impl Job {
             failed: self.failed,
             lost: self.lost,
             held: self.held,
+            expired: self.expired,
             max_attempts: around.policy.max_attempts,
             turn_limits: session.turn_limits(),
             settled: own && around.points.settled.is_some(),
@@ -67,11 +68,13 @@ impl Job {
         if session.cancel_requested || failure.kind == FailureKind::Cancelled {
             return self.end(session, Unclaimed::Cancelled, around.points, now);
         }
-        // The first two say nothing about the work.
+        // The first three say nothing about the work.
         let counter = if failure.kind == FailureKind::AgentLost {
             &mut self.lost
         } else if failure.kind == FailureKind::QuotaExhausted {
             &mut self.held
+        } else if failure.kind == FailureKind::TokenExpired {
+            &mut self.expired
         } else {
             &mut self.failed
         };
@@ -121,7 +124,7 @@ impl Job {
             }
             session.setback = Some(Setback::HandedOver);
             // Failures so far say nothing about another adapter.
-            (self.failed, self.held) = (0, 0);
+            (self.failed, self.held, self.expired) = (0, 0, 0);
         }
         session.note(Incident {
             at: now,

@@ -16,6 +16,7 @@ fn first(failure: &Failure) -> Decision {
         failed: 1,
         lost: 1,
         held: 1,
+        expired: 1,
         max_attempts: 3,
         ..History::default()
     };
@@ -28,6 +29,7 @@ fn last(failure: &Failure) -> Decision {
         failed: 3,
         lost: MAX_LOST + 1,
         held: MAX_HOLDS + 1,
+        expired: MAX_EXPIRED + 1,
         max_attempts: 3,
         ..History::default()
     };
@@ -87,6 +89,7 @@ fn each_failure_has_its_decision() {
         ("connection cut", words("read ECONNRESET"), again(2), Medium),
         ("time-out", plain(FailureKind::Timeout), again(2), Low),
         ("401", answer(401, "no", None), Escalate, High),
+        ("token ended", plain(FailureKind::TokenExpired), again(0), High),
         ("400", answer(400, "bad", None), Escalate, High),
         ("too long", answer(400, "prompt is too long", None), Escalate, High),
         ("signal", plain(FailureKind::AdapterCrash), again(2), Medium),

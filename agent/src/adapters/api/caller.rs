@@ -37,7 +37,7 @@ const PINGS: u32 = 3;
 const CONNECT: Duration = Duration::from_secs(20);
 
 /// The client for all calls. Redirects are refused, because they would send the key elsewhere.
-pub(super) fn client() -> reqwest::Result<reqwest::Client> {
+pub(in crate::adapters) fn client() -> reqwest::Result<reqwest::Client> {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         // An error means that a provider is installed already, which is fine.
@@ -67,6 +67,7 @@ fn passes(kind: FailureKind) -> bool {
         FailureKind::RateLimited | FailureKind::Overloaded | FailureKind::Network | FailureKind::Timeout => true,
         FailureKind::QuotaExhausted
         | FailureKind::Auth
+        | FailureKind::TokenExpired
         | FailureKind::InvalidRequest
         | FailureKind::ContextOverflow
         | FailureKind::ContextUnavailable
