@@ -10,6 +10,7 @@ pub mod config;
 pub mod ports;
 mod backoff;
 pub mod process;
+pub mod logins;
 pub mod adapters;
 pub mod identity;
 pub mod delivery;

@@ -16,6 +16,7 @@ pub mod folder;
 pub mod pattern;
 pub mod mentions;
 pub mod command_files;
+pub mod login;
 pub mod usage;
 pub mod tool_uses;
 pub mod price;
