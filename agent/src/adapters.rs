@@ -25,6 +25,7 @@ use kage_core::time::{LocalTime, Timestamp};
 use kage_git::executable::{Executable, search_folders};
 
 use crate::adapters::port::{Adapter, Registry};
+use crate::logins::{LoginParts, Logins};
 use crate::process::{AgentEnvironment, Runner};
 use api::{ApiAdapter, CallRules, PROVIDERS};
 use cli::CliAdapter;
@@ -161,6 +162,14 @@ fn local_time() -> LocalTime {
     }
 }
 
+/// The logins of this machine, none of which is known yet.
+pub(crate) fn logins() -> Result<Logins, LoadError> {
+    Ok(Logins::new(LoginParts {
+        client: api::client().map_err(LoadError::Http)?,
+        clock: Arc::new(|| local_time().now),
+    }))
+}
+
 /// Makes every adapter. Programs are asked for their versions, all at the same time.
 ///
 /// # Errors
@@ -180,8 +189,14 @@ pub async fn load(mut config: AdapterConfig) -> Result<Registry, LoadError> {
         let api = ApiAdapter::new(provider, &config)?;
         registry.insert(api.info().name, Arc::new(api));
     }
+    let logins = logins()?;
     let sources: Vec<String> = manifests.iter().map(|m| m.source.display().to_string()).collect();
-    let adapters = join_all(manifests.into_iter().map(|manifest| CliAdapter::new(manifest, &config))).await;
+    let adapters = join_all(
+        manifests
+            .into_iter()
+            .map(|manifest| CliAdapter::new(manifest, &config, &logins)),
+    )
+    .await;
     for (adapter, source_name) in adapters.into_iter().zip(sources) {
         let name = adapter.info().name;
         if registry.insert(name.clone(), Arc::new(adapter)).is_some() {

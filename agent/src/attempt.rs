@@ -10,13 +10,14 @@ use kage_core::cause::chain;
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
+use kage_core::fleet::AdapterInfo;
 use kage_core::folder::Folder;
 use kage_core::id::AttemptId;
 use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
-use crate::adapters::port::Registry;
+use crate::adapters::port::{Admission, Registry};
 use crate::adapters::steps::CheckpointRequest;
 use crate::config::Limits;
 use crate::delivery::live::{Live, Stop, StopReason};
@@ -73,9 +74,9 @@ pub(crate) struct Grant {
     pub(crate) frozen: watch::Receiver<bool>,
     /// Checkpoints that people ask for. The buffer is small; further requests are refused.
     pub(crate) asks: mpsc::Receiver<CheckpointRequest>,
-    /// Released before the end is reported, so that the coordinator never learns of a free slot
-    /// before this agent has it.
-    pub(crate) slot: OwnedSemaphorePermit,
+    /// Its slot, and what else it has for itself. Released before the end is reported, so that the
+    /// coordinator never learns of a free slot before this agent has it.
+    pub(crate) places: Vec<OwnedSemaphorePermit>,
 }
 
 struct Attempt {
@@ -87,6 +88,8 @@ struct Attempt {
     recording: Recording,
     /// What its programs get because the task asks for it.
     variables: TaskVariables,
+    /// What lets a session's program in at its provider.
+    admission: Admission,
     /// The presence of a session's attempt: the session's later attempts wait until it is gone.
     presence: Option<Presence<Arc<dyn Workspace>>>,
 }
@@ -111,6 +114,11 @@ impl From<Failure> for AttemptEnded {
 }
 
 impl Resources {
+    /// The adapters as they are now.
+    pub(crate) fn adapter_infos(&self) -> Vec<AdapterInfo> {
+        self.adapters.values().map(|adapter| adapter.info()).collect()
+    }
+
     fn recording(&self, attempt: AttemptId) -> Recording {
         Recording {
             attempt,
@@ -140,6 +148,19 @@ impl Resources {
         })
     }
 
+    /// What lets the session of this work in at its provider.
+    async fn admitted(&self, work: &Work, stop: &Stop) -> Result<Admission, Failure> {
+        let WorkKind::Session(session) = &work.kind else {
+            return Ok(Admission::default());
+        };
+        // A missing adapter is told when the session begins.
+        let Some(adapter) = self.adapters.get(&session.adapter) else {
+            return Ok(Admission::default());
+        };
+        let admitting = stop.token().run_until_cancelled(adapter.admit(session.timeout));
+        admitting.await.unwrap_or_else(|| Err(stopped(stop)))
+    }
+
     /// Ends an attempt whose own task panicked.
     pub(crate) async fn crashed(&self, attempt: AttemptId, why: &str) {
         let failure = Failure::new(FailureKind::AdapterCrash, format!("the attempt crashed: {why}"));
@@ -159,16 +180,22 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
     if resources.outbox.open_attempt(grant.key).await.is_err() {
         return;
     }
-    let found = resources.variables(&grant.work).await;
-    let (variables, unknown) = match found {
-        Ok(variables) => (variables, None),
-        Err(failure) => (TaskVariables::default(), Some(failure)),
+    let found = async {
+        let variables = resources.variables(&grant.work).await?;
+        Ok::<_, Failure>((variables, resources.admitted(&grant.work, &grant.stop).await?))
+    };
+    let (variables, admission, refused) = match found.await {
+        Ok((variables, admission)) => (variables, admission, None),
+        Err(failure) => (TaskVariables::default(), Admission::default(), Some(failure)),
     };
     let mut recording = resources.recording(id);
-    recording.masker = recording.masker.and(&variables.secrets());
+    recording.masker = recording
+        .masker
+        .and(&[variables.secrets(), admission.secrets()].concat());
     let attempt = Attempt {
         recording,
         variables,
+        admission,
         presence,
         id,
         work: grant.work,
@@ -177,12 +204,12 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
         resources,
     };
     let mut workspace = None;
-    let worked = match (unknown, &attempt.work.kind) {
+    let worked = match (refused, &attempt.work.kind) {
         (Some(failure), _) => Err(failure.into()),
         (None, WorkKind::Session(work)) => session::run(&attempt, work, grant.asks, &mut workspace).await,
         (None, WorkKind::Verify(work)) => verify::run(&attempt, work, &mut workspace).await,
     };
-    drop(grant.slot);
+    drop(grant.places);
     let outcome = match worked {
         Ok(outcome) => outcome,
         Err(AttemptEnded::Failed(failure)) => AttemptOutcome::Failed(failure),
@@ -193,6 +220,14 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
         tracing::debug!("the end is not reported");
     }
     attempt.clean(workspace).await;
+}
+
+/// The failure that reports an ordered stop.
+fn stopped(stop: &Stop) -> Failure {
+    match stop.reason() {
+        Some(reason) => reason.failure(),
+        None => StopReason::Ordered(String::new()).failure(),
+    }
 }
 
 const fn outcome_name(outcome: &AttemptOutcome) -> &'static str {
@@ -214,10 +249,7 @@ impl Attempt {
 
     /// The failure that reports an ordered stop.
     fn stopped(&self) -> Failure {
-        match self.stop.reason() {
-            Some(reason) => reason.failure(),
-            None => StopReason::Ordered(String::new()).failure(),
-        }
+        stopped(&self.stop)
     }
 
     async fn phase(&self, phase: Phase) -> Result<(), OutboxClosed> {

@@ -45,7 +45,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use environment::{
-    AgentEnvironment, Environment, EnvironmentParts, ManifestVariables, Places, TaskVariables, Variable,
+    AgentEnvironment, Environment, EnvironmentParts, LoginVariable, ManifestVariables, Places, TaskVariables, Variable,
     VariableSource, WorkNames,
 };
 

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kage_core::fleet::AdapterInfo;
 use kage_core::id::{BootId, Digest};
 use kage_core::time::Timestamp;
 use kage_git::program::{self, ProgramError};
@@ -327,10 +326,6 @@ impl Delivering {
         self.resources.ground.sweep().await;
     }
 
-    fn adapters(&self) -> Vec<AdapterInfo> {
-        self.ports.adapters.values().map(|adapter| adapter.info()).collect()
-    }
-
     /// What the machine brings to a check of a base.
     async fn machine(&self) -> Option<Digest> {
         let (environment, programs) = (self.ports.environment.clone(), self.resources.programs.clone());
@@ -351,7 +346,7 @@ impl Delivering {
         let first = async { drop(tokio::time::timeout(LEFTOVERS_FIRST, delivered).await) };
         shutdown.run_until_cancelled(first).await;
         tracing::info!(agent = %self.state.agent(), name = %self.config.name, "agent started");
-        let (adapters, machine) = (self.adapters(), self.machine().await);
+        let machine = self.machine().await;
         let (way_back, state_dir) = (way_back(&self.config), self.config.state_dir.clone());
         self.tasks.spawn(self.disk.keep(self.end_delivery.clone()));
         let ended = Connection::new(connection::ControlParts {
@@ -360,7 +355,6 @@ impl Delivering {
             boot: BootId::from_random((self.ports.random)()),
             slots: self.config.slots,
             labels: self.config.labels,
-            adapters,
             machine,
             coordinator_url: self.config.coordinator_url,
             keyring: self.keyring,
@@ -376,6 +370,9 @@ impl Delivering {
         }
         while let Some(left) = self.resources.parking.oldest() {
             left.retire().await;
+        }
+        for adapter in self.resources.adapters.values() {
+            adapter.settled().await;
         }
         self.end_delivery.cancel();
         self.tasks.close();

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Resumes;
 use crate::id::{AdapterName, AgentId, BootId, Digest};
+use crate::login::LoginState;
 use crate::task::Labels;
 use crate::time::Timestamp;
 
@@ -20,6 +21,33 @@ pub struct AdapterInfo {
     /// Whether it can continue a session's conversation.
     #[serde(default)]
     pub resumes: Resumes,
+    /// What lets its program in at its provider; `None`: it says nothing about that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<AdapterAccess>,
+}
+
+/// What lets an adapter's program in at its provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum AdapterAccess {
+    /// A variable of the agent's environment, such as a key. It wins over a login.
+    Variable {
+        /// Its name.
+        name: String,
+    },
+    /// A login that a person made with the program.
+    Login(LoginState),
+}
+
+impl AdapterAccess {
+    /// "by `ANTHROPIC_API_KEY`", or the login's words.
+    #[must_use]
+    pub fn words(&self, now: Timestamp) -> String {
+        match self {
+            Self::Variable { name } => format!("by {name}"),
+            Self::Login(state) => state.words(now),
+        }
+    }
 }
 
 /// One worker machine's daemon.

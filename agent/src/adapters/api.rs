@@ -19,6 +19,8 @@ pub(super) mod messages;
 mod caller;
 mod session;
 
+pub(in crate::adapters) use caller::client;
+
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -272,6 +274,7 @@ impl Adapter for ApiAdapter {
             version: String::new(),
             unavailable: self.key.is_none().then(|| self.no_key()),
             resumes: self.resumes(),
+            access: None,
         }
     }
 

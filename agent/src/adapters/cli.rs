@@ -6,6 +6,7 @@
 mod lines;
 mod formats;
 pub mod manifest;
+mod entry;
 pub mod decoders;
 mod launch;
 mod own_words;
@@ -22,17 +23,21 @@ use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::{FailureTable, local_failure};
 use kage_core::fleet::AdapterInfo;
 use kage_git::executable::Executable;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::AdapterConfig;
-use crate::adapters::port::{Adapter, AdapterEnd, Reporter, ReporterClosed, Resumes, SessionInput, SessionLimits};
+use crate::adapters::port::{
+    Adapter, AdapterEnd, Admission, Reporter, ReporterClosed, Resumes, SessionInput, SessionLimits,
+};
 use crate::adapters::session_file::SessionFile;
+use crate::logins::{Login, Logins};
 use crate::process::excerpt::{HeadTail, one_line};
 use crate::process::{
     AgentEnvironment, Chunk, Command, Control, Environment, EnvironmentParts, Limits, Pipe, Places, RunError, Runner,
     Stdin,
 };
+use entry::Entry;
 use manifest::{Manifest, Version, fill};
 use run::Run;
 
@@ -48,6 +53,8 @@ pub struct CliAdapter {
     /// The program, or why it cannot be used.
     program: Result<Executable, String>,
     version: String,
+    /// What lets it in at its provider.
+    entry: Entry,
     agent: AgentEnvironment,
     runner: Runner,
     failures: FailureTable,
@@ -55,12 +62,13 @@ pub struct CliAdapter {
 
 impl CliAdapter {
     /// Looks for the program and asks for its version.
-    pub async fn new(manifest: Manifest, config: &AdapterConfig) -> Self {
+    pub async fn new(manifest: Manifest, config: &AdapterConfig, logins: &Logins) -> Self {
         let dir = manifest.source.parent().unwrap_or(Path::new("")).display().to_string();
         let command = fill(&manifest.command, &BTreeMap::from([("manifest_dir", dir)]));
         let mut adapter = Self {
             program: config.program(&command),
             version: String::new(),
+            entry: Entry::find(&manifest, &config.agent, logins),
             manifest,
             agent: config.agent.clone(),
             runner: config.runner.clone(),
@@ -71,13 +79,6 @@ impl CliAdapter {
                 Ok(version) => adapter.version = version,
                 Err(problem) => adapter.program = Err(problem),
             }
-        }
-        let require = &adapter.manifest.env.require;
-        if adapter.program.is_ok()
-            && !require.is_empty()
-            && !require.iter().any(|name| config.agent.text(name).is_some())
-        {
-            adapter.program = Err(format!("set {} in the agent's environment", require.join(" or ")));
         }
         adapter
     }
@@ -140,9 +141,9 @@ impl CliAdapter {
     }
 
     async fn work(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> AdapterEnd {
-        let program: Result<PathBuf, String> = match &self.program {
+        let program: Result<PathBuf, String> = match self.program() {
             Ok(program) => program.to_run().map(Into::into).map_err(|changed| changed.to_string()),
-            Err(problem) => Err(problem.clone()),
+            Err(problem) => Err(problem),
         };
         let program = match program {
             Ok(program) => program,
@@ -156,11 +157,13 @@ impl CliAdapter {
             stop,
             frozen: input.frozen.clone(),
         };
-        let (manifest, agent) = (self.manifest.clone(), self.agent.clone());
+        let (manifest, agent, login) = (self.manifest.clone(), self.agent.clone(), self.entry.login().cloned());
+        let lent = input.admission.lent.clone();
         let command = tokio::task::spawn_blocking(move || {
             let place = launch::Place {
                 program: &program,
                 agent: &agent,
+                login: login.as_ref(),
                 root: rustix::process::geteuid().is_root(),
             };
             launch::command(&manifest, &input, place)
@@ -180,8 +183,17 @@ impl CliAdapter {
         match (ended, told) {
             (Err(error), _) => AdapterEnd::Failed(start_failure(&error)),
             (Ok(_), Err(ReporterClosed)) => AdapterEnd::Stopped,
-            (Ok(ended), Ok(())) => run.end(ended).await,
+            (Ok(ended), Ok(())) => {
+                let end = run.end(ended).await;
+                self.entry.judged(lent.as_ref(), end).await
+            }
         }
+    }
+
+    /// The program, unless something is missing without which it is of no use.
+    fn program(&self) -> Result<&Executable, String> {
+        let program = self.program.as_ref().map_err(Clone::clone)?;
+        self.entry.access().map(|_| program)
     }
 }
 
@@ -198,8 +210,9 @@ impl Adapter for CliAdapter {
         AdapterInfo {
             name: self.manifest.name.clone(),
             version: self.version.clone(),
-            unavailable: self.program.as_ref().err().cloned(),
+            unavailable: self.program().err(),
             resumes: self.resumes(),
+            access: self.entry.access().ok().flatten(),
         }
     }
 
@@ -212,13 +225,34 @@ impl Adapter for CliAdapter {
             .collect()
     }
 
+    fn reserve(&self) -> Result<Option<OwnedSemaphorePermit>, String> {
+        self.entry.login().map_or(Ok(None), Login::reserve)
+    }
+
+    fn admit(&self, limit: Duration) -> BoxFuture<'_, Result<Admission, Failure>> {
+        Box::pin(self.entry.admit(limit))
+    }
+
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if let Some(login) = self.entry.login() {
+                login.owner().settled().await;
+            }
+        })
+    }
+
     fn resumes(&self) -> Resumes {
         self.manifest.resume
     }
 
     fn session_file(&self, input: &SessionInput) -> Option<SessionFile> {
-        let root = rustix::process::geteuid().is_root();
-        launch::session_file(&self.manifest, input, &self.agent, root)
+        let place = launch::Place {
+            program: Path::new(""),
+            agent: &self.agent,
+            login: self.entry.login(),
+            root: rustix::process::geteuid().is_root(),
+        };
+        launch::session_file(&self.manifest, input, place)
     }
 
     fn limits(&self, asked: SessionLimits) -> SessionLimits {

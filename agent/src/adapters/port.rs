@@ -16,11 +16,12 @@ use kage_core::fleet::AdapterInfo;
 use kage_core::folder::Folder;
 use kage_core::id::{AdapterName, AttemptId, SessionId, SessionName, TaskId};
 use kage_core::prompt::Prompt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::session_file::SessionFile;
 use crate::adapters::steps::Steps;
+use crate::logins::{Lent, Token};
 use crate::process::{Ended, Places, RunError, TaskVariables, WorkNames};
 
 /// The adapters of an agent by name.
@@ -53,6 +54,8 @@ pub struct SessionInput {
     pub places: Places,
     /// What its programs get because the task asks for it.
     pub variables: TaskVariables,
+    /// What lets its program in at its provider.
+    pub admission: Admission,
     /// Time limits. The attempt enforces them, by stopping the adapter.
     pub limits: SessionLimits,
     /// True while the attempt's lease is in doubt: the program is stopped, and no model
@@ -101,6 +104,7 @@ impl SessionInput {
             folder: None,
             places: Places::within(&scratch),
             variables: TaskVariables::default(),
+            admission: Admission::default(),
             scratch,
             limits: SessionLimits {
                 timeout: Duration::from_secs(60),
@@ -118,6 +122,27 @@ pub struct SessionLimits {
     pub timeout: Duration,
     /// Without any output, event or other sign of life.
     pub idle: Duration,
+}
+
+/// What lets a session's program in at its provider, from the login of a person. Empty for an adapter
+/// that needs none, or has a key.
+#[derive(Debug, Clone, Default)]
+pub struct Admission {
+    /// An access token.
+    pub lent: Option<Lent>,
+    /// Tokens that the program can read.
+    pub readable: Vec<Token>,
+}
+
+impl Admission {
+    /// The values that may not be shown.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        let lent = self.lent.iter().map(|lent| &lent.token);
+        lent.chain(&self.readable)
+            .map(|token| token.reveal().to_owned())
+            .collect()
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -235,6 +260,25 @@ pub trait Adapter: Send + Sync {
 
     /// Values that must never appear in output: keys and tokens it holds.
     fn secrets(&self) -> Vec<String>;
+
+    /// Takes what only one session at a time may have, for the session of an offer. `None`: there is
+    /// nothing like that.
+    ///
+    /// # Errors
+    /// When another session has it: the reason for people.
+    fn reserve(&self) -> Result<Option<OwnedSemaphorePermit>, String> {
+        Ok(None)
+    }
+
+    /// Gets what lets a session with this time limit in at the provider, before its work begins.
+    fn admit(&self, _limit: Duration) -> BoxFuture<'_, Result<Admission, Failure>> {
+        Box::pin(async { Ok(Admission::default()) })
+    }
+
+    /// Returns when nothing of a login is half written.
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 
     /// From which points it can resume a conversation.
     fn resumes(&self) -> Resumes {

@@ -100,6 +100,7 @@ pub(super) async fn run(
         scratch,
         places,
         variables: attempt.variables.clone(),
+        admission: attempt.admission.clone(),
         limits: SessionLimits {
             timeout: work.timeout,
             idle: work.idle_timeout,

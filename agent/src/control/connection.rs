@@ -52,7 +52,6 @@ pub(crate) struct ControlParts {
     pub(crate) boot: BootId,
     pub(crate) slots: u32,
     pub(crate) labels: Labels,
-    pub(crate) adapters: Vec<AdapterInfo>,
     /// What the machine brings to a check of a base; `None`: it is not known.
     pub(crate) machine: Option<Digest>,
     pub(crate) coordinator_url: String,
@@ -105,6 +104,8 @@ pub(crate) struct Connection {
     frozen: HashMap<AttemptId, watch::Sender<bool>>,
     /// Why the coordinator rejects this agent, for good or for now.
     denied: Option<ApiError>,
+    /// The adapters as the last Hello had them.
+    told: Vec<AdapterInfo>,
 }
 
 impl Connection {
@@ -121,6 +122,7 @@ impl Connection {
             attempts: HashMap::new(),
             frozen: HashMap::new(),
             denied: None,
+            told: Vec::new(),
         }
     }
 
@@ -200,9 +202,10 @@ impl Connection {
         }
     }
 
-    fn connect(&self) -> impl Future<Output = Result<Box<Connected>, ControlLinkError>> + Send + 'static {
+    fn connect(&mut self) -> impl Future<Output = Result<Box<Connected>, ControlLinkError>> + Send + 'static {
         let url = self.parts.coordinator_url.clone();
         let keyring = self.parts.keyring.clone();
+        self.told = self.parts.resources.adapter_infos();
         let hello = Hello {
             agent: self.parts.agent,
             boot: self.parts.boot,
@@ -210,7 +213,7 @@ impl Connection {
             name: self.parts.resources.name.clone(),
             slots: self.parts.slots,
             labels: self.parts.labels.clone(),
-            adapters: self.parts.adapters.clone(),
+            adapters: self.told.clone(),
             running: self.parts.resources.live.keys(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -350,7 +353,23 @@ impl Connection {
         }
     }
 
+    /// Connects again when an adapter became usable, or is not any more: a person logged in or out. The
+    /// attempts continue, as in any disconnect.
+    fn introduce_again(&mut self) -> bool {
+        let usable = |infos: &[AdapterInfo]| infos.iter().map(|info| info.unavailable.is_none()).collect::<Vec<_>>();
+        let changed = usable(&self.told) != usable(&self.parts.resources.adapter_infos());
+        if changed {
+            tracing::info!("other adapters can be used now: connecting again");
+            self.accepted.clear();
+            self.link = ControlLink::Down { until: Instant::now() };
+        }
+        changed
+    }
+
     fn heartbeat(&mut self) {
+        if self.introduce_again() {
+            return;
+        }
         let resources = &self.parts.resources;
         let running = resources.live.keys().into_iter().map(Into::into).collect();
         let hindrance = resources.outbox.hindrances().now().unwrap_or_default();

@@ -5,7 +5,7 @@
 //! A later source wins over an earlier one:
 //!
 //! ```text
-//!   the agent's, by the list ◀ its home's tools ◀ of the task ◀ places ◀ set ◀ set for root ◀ the agent's, named ◀ PATH ◀ the work
+//!   the agent's, by the list ◀ its home's tools ◀ of the task ◀ places ◀ set ◀ set for root ◀ the agent's, named ◀ the login ◀ PATH ◀ the work
 //! ```
 
 use std::collections::BTreeMap;
@@ -39,6 +39,8 @@ pub enum VariableSource {
     ManifestAsRoot,
     /// The agent's environment, because the manifest names it; a key, for example.
     ManifestNamed,
+    /// The login of a person.
+    Login,
     /// The programs that verify may use.
     Programs,
     /// What the attempt works on.
@@ -89,6 +91,24 @@ pub struct ManifestVariables {
     pub as_root: BTreeMap<String, String>,
     /// Variables of the agent to hand on.
     pub named: Vec<String>,
+    /// What lets the program in by the login of a person.
+    pub login: Option<LoginVariable>,
+}
+
+/// A variable that lets a program in: an access token, or the folder of a login.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LoginVariable {
+    pub name: String,
+    pub value: OsString,
+}
+
+/// Without the value.
+impl std::fmt::Debug for LoginVariable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoginVariable")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a task adds to the environment of its programs, with the values that they get here.
@@ -187,6 +207,9 @@ impl Environment {
             }
             let named = manifest.named.iter().map(String::as_str);
             all.hand_on(VariableSource::ManifestNamed, agent, named);
+            if let Some(LoginVariable { name, value }) = &manifest.login {
+                all.set(VariableSource::Login, name, value);
+            }
         }
         if let Some(path) = parts.path {
             all.set(VariableSource::Programs, "PATH", path);
@@ -244,7 +267,7 @@ impl Environment {
     pub fn digest(&self) -> Digest {
         let mut bytes = Vec::new();
         let common = self.iter().filter(|(_, variable)| match variable.source {
-            VariableSource::Places | VariableSource::Task | VariableSource::Work => false,
+            VariableSource::Places | VariableSource::Task | VariableSource::Work | VariableSource::Login => false,
             VariableSource::Agent
             | VariableSource::AgentHome
             | VariableSource::Constant

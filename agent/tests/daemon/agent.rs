@@ -71,6 +71,7 @@ impl Adapter for Scripted {
             version: "1".to_owned(),
             unavailable: None,
             resumes: self.resumes(),
+            access: None,
         }
     }
 

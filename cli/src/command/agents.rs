@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use kage_agent::identity::enrolment;
 use kage_core::access::JoinToken;
 use kage_core::task::Labels;
+use kage_core::time::Timestamp;
 use kage_proto::client::{Client, Credentials, PemFile};
+use kage_proto::convert::agent::access as adapter_access;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 
@@ -123,7 +125,15 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
         &["agent", "name", "state", "pid", "busy", "labels", "adapters"],
         agents.iter().map(row),
     ))?;
+    let now = Timestamp::from_millis(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default());
     for agent in &agents {
+        for adapter in agent.adapters.iter().filter(|a| a.unavailable.is_empty()) {
+            if let Some(access) = adapter.access.clone().and_then(adapter_access) {
+                invocation
+                    .out
+                    .text(&format!("{}: {}: {}", called(agent), adapter.name, access.words(now)))?;
+            }
+        }
         for adapter in agent.adapters.iter().filter(|a| !a.unavailable.is_empty()) {
             invocation.out.text(&format!(
                 "{}: {} cannot be used: {}",

@@ -3,6 +3,7 @@
 
 use kage_agent::ground::disk::{HealedMirror, Usage};
 use kage_agent::process::Runner;
+use kage_core::time::Timestamp;
 use serde::Serialize;
 
 use crate::args::{AgentOptions, Doctor};
@@ -46,6 +47,8 @@ struct Adapter {
     name: String,
     version: String,
     unavailable: Option<String>,
+    /// What lets it in at its provider, in words.
+    access: Option<String>,
 }
 
 /// Below this, in bytes, the disk counts as full: a mirror and a few worktrees must fit.
@@ -76,6 +79,7 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
             invocation.state.path().display()
         ));
     }
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
     let adapters = match daemon::registry(invocation, &AgentOptions::default(), &invocation.state.agent()).await {
         Ok(registry) => registry
             .values()
@@ -85,6 +89,7 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
                     name: info.name.to_string(),
                     version: info.version,
                     unavailable: info.unavailable,
+                    access: info.access.map(|access| access.words(Timestamp::from_millis(now))),
                 }
             })
             .collect(),
@@ -97,7 +102,6 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
         problems.push("no adapter can be used here; see the reasons above".to_owned());
     }
     let connection = connection::check(invocation, args.coordinator, &mut problems).await;
-    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
     let coordinator_data = data::check(&invocation.state.coordinator(), now, &mut problems);
     Diagnosis {
         version: env!("CARGO_PKG_VERSION"),
@@ -215,11 +219,12 @@ fn words(diagnosis: &Diagnosis) -> String {
     text += &healed(&diagnosis.healed_mirrors);
     text.push('\n');
     text += &view::table(
-        &["adapter", "version", "usable"],
+        &["adapter", "version", "access", "usable"],
         diagnosis.adapters.iter().map(|a| {
             vec![
                 a.name.clone(),
                 a.version.clone(),
+                a.access.clone().unwrap_or_default(),
                 a.unavailable.clone().unwrap_or_else(|| "yes".to_owned()),
             ]
         }),

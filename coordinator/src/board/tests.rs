@@ -35,6 +35,7 @@ fn agent(n: u128, slots: u32) -> Agent {
             version: String::new(),
             unavailable: None,
             resumes: Resumes::None,
+            access: None,
         }],
         slots,
         pid: 1,

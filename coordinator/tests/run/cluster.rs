@@ -234,6 +234,7 @@ pub(crate) fn hello(n: u128, slots: u32) -> Hello {
             version: String::new(),
             unavailable: None,
             resumes: Resumes::None,
+            access: None,
         }],
         running: Vec::new(),
         pid: 1,

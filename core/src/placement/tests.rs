@@ -246,6 +246,7 @@ fn waiting_is_explained_honestly() {
         version: String::new(),
         unavailable: Some("there is no program codex".to_owned()),
         resumes: crate::checkpoint::Resumes::None,
+        access: None,
     }];
     let carries = |labels, agent| AgentView { labels, ..agent };
     let gpu = Labels::from([("gpu".to_owned(), "true".to_owned())]);

@@ -5,16 +5,18 @@
 use std::time::Duration;
 
 use kage_core::checkpoint::{Resume, Resumes};
-use kage_core::fleet::AdapterInfo;
+use kage_core::fleet::{AdapterAccess, AdapterInfo};
 use kage_core::folder::Folder;
 use kage_core::id::{
     AdapterName, AgentId, AttemptId, AttemptToken, BootId, Digest, Oid, ProjectId, SessionId, SessionName, TaskId,
 };
+use kage_core::login::LoginState;
 use kage_core::task::{Labels, RepositoryRef, TaskEnvironment, VerifyPolicy};
 
-use super::time::{duration, span};
+use super::time::{duration, span, stamp, time};
 use super::{InvalidField, non_empty, parse, parse_optional, required};
 use crate::v1;
+use crate::v1::adapter_access::By;
 use crate::v1::work::Kind;
 
 /// Names an attempt and proves the right to speak for it.
@@ -53,6 +55,7 @@ impl From<AdapterInfo> for v1::AdapterInfo {
             version: adapter.version,
             unavailable: adapter.unavailable.unwrap_or_default(),
             resumes: v1::Resumes::from(adapter.resumes).into(),
+            access: adapter.access.map(Into::into),
         }
     }
 }
@@ -66,8 +69,38 @@ impl TryFrom<v1::AdapterInfo> for AdapterInfo {
             version: adapter.version,
             unavailable: non_empty(adapter.unavailable),
             resumes: resumes(adapter.resumes),
+            access: adapter.access.and_then(access),
         })
     }
+}
+
+impl From<AdapterAccess> for v1::AdapterAccess {
+    fn from(access: AdapterAccess) -> Self {
+        let by = match access {
+            AdapterAccess::Variable { name } => By::Variable(name),
+            AdapterAccess::Login(login) => By::Login(v1::AdapterLogin {
+                account: login.account.unwrap_or_default(),
+                until: login.until.map(stamp),
+                renewable: login.renewable,
+                exclusive: login.exclusive,
+            }),
+        };
+        Self { by: Some(by) }
+    }
+}
+
+/// A way that this build does not know says nothing.
+#[must_use]
+pub fn access(access: v1::AdapterAccess) -> Option<AdapterAccess> {
+    Some(match access.by? {
+        By::Variable(name) => AdapterAccess::Variable { name },
+        By::Login(login) => AdapterAccess::Login(LoginState {
+            account: non_empty(login.account),
+            until: login.until.map(time),
+            renewable: login.renewable,
+            exclusive: login.exclusive,
+        }),
+    })
 }
 
 impl From<Resumes> for v1::Resumes {
@@ -473,6 +506,12 @@ mod tests {
                 version: "1".into(),
                 unavailable: Some("no sh".into()),
                 resumes: Resumes::Position,
+                access: Some(AdapterAccess::Login(LoginState {
+                    account: Some("max".into()),
+                    until: Some(kage_core::time::Timestamp::from_millis(1_764_000_000_000)),
+                    renewable: true,
+                    exclusive: false,
+                })),
             }],
             running: vec![AttemptKey {
                 attempt: AttemptId::from_random(3),

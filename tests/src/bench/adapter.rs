@@ -108,6 +108,7 @@ impl Adapter for BenchAdapter {
             version: String::new(),
             unavailable: None,
             resumes: self.resumes(),
+            access: None,
         }
     }
 

@@ -306,6 +306,7 @@ impl Idle {
                 version: "1".to_owned(),
                 unavailable: None,
                 resumes: Resumes::None,
+                access: None,
             }],
             running: Vec::new(),
             pid: std::process::id(),

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -12,7 +13,11 @@ use uuid::Uuid;
 use super::manifest::{BasePass, LONG, Manifest, Pass, fill};
 use crate::adapters::port::{Beginning, SessionInput, next_message};
 use crate::adapters::session_file::SessionFile;
-use crate::process::{AgentEnvironment, Command, Environment, EnvironmentParts, ManifestVariables, Stdin};
+use crate::logins::Login;
+use crate::logins::rule::{TOKEN_PLACEHOLDER, TokenPass};
+use crate::process::{
+    AgentEnvironment, Command, Environment, EnvironmentParts, LoginVariable, ManifestVariables, Stdin,
+};
 
 /// The message for a program that resumes a session.
 const GO_ON: &str = "The session was interrupted. The files are as they were after the last step that you \
@@ -23,6 +28,8 @@ know of; what you did after it is undone. Go on with the task.";
 pub(super) struct Place<'a> {
     pub(super) program: &'a Path,
     pub(super) agent: &'a AgentEnvironment,
+    /// The login that lets it in, if that is what does.
+    pub(super) login: Option<&'a Login>,
     pub(super) root: bool,
 }
 
@@ -72,7 +79,7 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
             note,
             instruction,
         } => {
-            if let Some(file) = session_file(manifest, input, place.agent, place.root) {
+            if let Some(file) = session_file(manifest, input, place) {
                 std::fs::create_dir_all(file.path.parent().unwrap_or(scratch))?;
                 std::fs::write(&file.path, said)?;
             }
@@ -80,6 +87,20 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
             let begins = if instruction.is_empty() { GO_ON } else { "" };
             prompt.push_str(&next_message(&next_message(begins, note), instruction));
         }
+    }
+
+    let pass = place.login.and_then(|login| login.rule().pass.as_ref());
+    if let (
+        Some(TokenPass {
+            file: Some(file),
+            content,
+            ..
+        }),
+        Some(lent),
+    ) = (pass, &input.admission.lent)
+    {
+        let content = content.replace(TOKEN_PLACEHOLDER, lent.token.reveal());
+        write_private(Path::new(&fill(file, &values)), &content)?;
     }
 
     let mut stdin = Stdin::Null;
@@ -100,7 +121,7 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
     Ok(Command {
         program: place.program.into(),
         args: manifest.arguments(&values).into_iter().map(OsString::from).collect(),
-        env: environment(manifest, input, place.agent, place.root, &values),
+        env: environment(manifest, input, place, &values),
         cwd,
         stdin,
     })
@@ -127,15 +148,10 @@ fn session_id(input: &SessionInput) -> io::Result<String> {
 }
 
 /// The program's session file; `None` when the manifest names none, or its path is not UTF-8.
-pub(super) fn session_file(
-    manifest: &Manifest,
-    input: &SessionInput,
-    agent: &AgentEnvironment,
-    root: bool,
-) -> Option<SessionFile> {
+pub(super) fn session_file(manifest: &Manifest, input: &SessionInput, place: Place<'_>) -> Option<SessionFile> {
     let rule = manifest.session.as_ref()?;
     let values = values(manifest, input, &input.start()?).ok()?;
-    let env = environment(manifest, input, agent, root, &values);
+    let env = environment(manifest, input, place, &values);
     let folder = &env.get(&rule.folder)?.value;
     let names = [
         ("worktree", "{kage:worktree}"),
@@ -166,8 +182,7 @@ fn in_json(text: &str) -> String {
 fn environment(
     manifest: &Manifest,
     input: &SessionInput,
-    agent: &AgentEnvironment,
-    root: bool,
+    place: Place<'_>,
     values: &BTreeMap<&str, String>,
 ) -> Environment {
     let rule = &manifest.env;
@@ -175,20 +190,51 @@ fn environment(
         let filled = texts.iter().map(|(name, text)| (name.clone(), fill(text, values)));
         filled.collect()
     };
+    // A session that is let in by a token does not need the folder in which the login is.
+    let folder = place.login.and_then(|login| login.rule().folder.as_ref());
     let named = rule.inherit.iter().chain(&rule.secret).chain(&rule.require);
+    let named = named.filter(|name| Some(*name) != folder);
     Environment::of(&EnvironmentParts {
-        agent,
+        agent: place.agent,
         places: &input.places,
         manifest: Some(&ManifestVariables {
             set: filled(&rule.set),
             as_root: filled(&rule.as_root),
             named: named.cloned().collect(),
+            login: place.login.and_then(|login| login_variable(login, input)),
         }),
-        root,
+        root: place.root,
         task: Some(&input.variables),
         path: None,
         work: Some(&input.work_names()),
     })
+}
+
+/// The variable by which the login lets the program in: an access token or, where the program has to own
+/// its login, the login's folder.
+fn login_variable(login: &Login, input: &SessionInput) -> Option<LoginVariable> {
+    let rule = login.rule();
+    if login.is_exclusive() {
+        return Some(LoginVariable {
+            name: rule.folder.clone()?,
+            value: login.path().parent()?.into(),
+        });
+    }
+    let lent = input.admission.lent.as_ref()?;
+    Some(LoginVariable {
+        name: rule.pass.as_ref()?.env.clone()?,
+        value: lent.token.reveal().into(),
+    })
+}
+
+/// Writes a file that only the agent's user can read.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
 }
 
 fn write(scratch: &Path, name: &str, text: &str) -> io::Result<String> {

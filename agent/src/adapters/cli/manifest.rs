@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::formats::FormatName;
 use crate::adapters::port::Resumes;
+use crate::logins::rule::LoginRule;
 
 mod placeholders;
 
@@ -55,6 +56,9 @@ pub struct Manifest {
     /// Where it keeps its session; needed for `resume`.
     #[serde(default)]
     pub session: Option<SessionRule>,
+    /// How it keeps the login of a person, who needs no key then.
+    #[serde(default)]
+    pub login: Option<LoginRule>,
     /// How to find its version.
     #[serde(default)]
     pub version: Option<VersionRule>,
@@ -312,8 +316,10 @@ impl Manifest {
         });
         let values = self.env.set.values().chain(self.env.as_root.values());
         let file = self.session.iter().map(|session| &session.file);
+        let token = self.login.iter().filter_map(|login| login.pass.as_ref()?.file.as_ref());
         args.chain(values)
             .chain(file)
+            .chain(token)
             .map(String::as_str)
             .chain([self.command.as_str()])
     }
@@ -357,6 +363,9 @@ impl Manifest {
         }
         if self.resume != Resumes::None && (self.session.is_none() || !uses("old_session")) {
             return Err("`resume` needs [session], and {old_session} somewhere in `args`".to_owned());
+        }
+        if let Some(login) = &self.login {
+            login.check()?;
         }
         if let Some(rule) = self
             .failures

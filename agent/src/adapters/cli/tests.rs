@@ -15,6 +15,7 @@ use crate::adapters::port::{Beginning, Report};
 
 mod claude;
 mod failures;
+mod logins;
 mod programs;
 
 struct Place {
@@ -55,11 +56,8 @@ impl Place {
 
     async fn adapter(&self, manifest: &str) -> CliAdapter {
         let manifest = Manifest::parse(manifest, &self.path("x.toml")).unwrap();
-        CliAdapter::new(
-            manifest,
-            &AdapterConfig::new(AgentEnvironment::new(self.env.clone()), Runner::default()),
-        )
-        .await
+        let config = AdapterConfig::new(AgentEnvironment::new(self.env.clone()), Runner::default());
+        CliAdapter::new(manifest, &config, &crate::adapters::logins().unwrap()).await
     }
 
     fn input(&self, shared: &str, own: &str) -> SessionInput {

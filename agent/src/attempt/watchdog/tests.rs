@@ -31,6 +31,7 @@ impl Adapter for Still {
             version: String::new(),
             unavailable: None,
             resumes: self.resumes(),
+            access: None,
         }
     }
 
@@ -196,6 +197,7 @@ async fn watch_program(script: &str, manifest: &str, asked: SessionLimits) -> Wa
     let adapter = CliAdapter::new(
         manifest,
         &AdapterConfig::new(AgentEnvironment::new(env), Runner::default()),
+        &crate::adapters::logins().unwrap(),
     )
     .await;
     let (reporter, mut reports) = Reporter::channel(8);

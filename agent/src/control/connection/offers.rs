@@ -17,11 +17,12 @@ use crate::delivery::live::Stop;
 /// Pending checkpoint requests of one attempt. When full, further ones are refused.
 const ASKS: usize = 4;
 
-/// An accepted offer that is not granted yet. It holds its slot.
+/// An accepted offer that is not granted yet. It holds its places.
 pub(super) struct Accepted {
     key: AttemptKey,
     work: Work,
-    slot: OwnedSemaphorePermit,
+    /// Its slot, and what else only one attempt may have.
+    places: Vec<OwnedSemaphorePermit>,
     pub(super) at: Instant,
 }
 
@@ -64,25 +65,28 @@ impl Connection {
         let key = AttemptKey::try_from(key).map_err(|error| format!("the key cannot be read: {error}"))?;
         let work = offer.work.ok_or("the offer has no work")?;
         let work = Work::try_from(work).map_err(|error| format!("the work cannot be read: {error}"))?;
-        if let WorkKind::Session(session) = &work.kind
-            && !self.parts.resources.adapters.contains_key(&session.adapter)
-        {
-            return Err(format!("the agent has no adapter {}", session.adapter));
+        let mut places = Vec::new();
+        if let WorkKind::Session(session) = &work.kind {
+            let adapter = self.parts.resources.adapters.get(&session.adapter);
+            let adapter = adapter.ok_or_else(|| format!("the agent has no adapter {}", session.adapter))?;
+            places.extend(adapter.reserve()?);
         }
         let slot = Arc::clone(&self.slots)
             .try_acquire_owned()
             .map_err(|_| "every slot is taken".to_owned())?;
+        places.push(slot);
         Ok(Accepted {
             key,
             work,
-            slot,
+            places,
             at: Instant::now(),
         })
     }
 
     /// The lease is durable: the attempt starts.
     pub(super) fn granted(&mut self, attempt_id: &str) {
-        let Some(Accepted { key, work, slot, at }) = parse(attempt_id).and_then(|id| self.accepted.remove(&id)) else {
+        let accepted = parse(attempt_id).and_then(|id| self.accepted.remove(&id));
+        let Some(Accepted { key, work, places, at }) = accepted else {
             tracing::warn!(attempt = attempt_id, "granted an attempt that was not accepted");
             return;
         };
@@ -104,7 +108,7 @@ impl Connection {
             stop,
             frozen,
             asks,
-            slot,
+            places,
         };
         let running = attempt::run(Arc::clone(&self.parts.resources), grant).instrument(span);
         let handle = self.running.spawn(running);

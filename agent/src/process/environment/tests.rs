@@ -23,6 +23,7 @@ fn manifest() -> ManifestVariables {
         set,
         as_root: one("AS_ROOT", "1"),
         named: vec!["A_KEY".to_owned(), "ABSENT".to_owned()],
+        login: None,
     }
 }
 

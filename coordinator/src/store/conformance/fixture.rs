@@ -121,6 +121,7 @@ pub(super) fn agent(n: u128, boot: u128) -> Agent {
             version: "1".to_owned(),
             unavailable: None,
             resumes: Resumes::Position,
+            access: None,
         }],
         slots: 4,
         pid: 100,

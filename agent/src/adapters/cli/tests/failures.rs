@@ -144,7 +144,7 @@ async fn what_the_user_knows_comes_before_what_the_program_knows() {
     let mut config = AdapterConfig::new(AgentEnvironment::new(place.env.clone()), Runner::default());
     config.failures = FailureTable::parse("[[rule]]\npattern = 'hamsters'\nkind = 'auth'\n").unwrap();
     let manifest = Manifest::parse(manifest, &place.path("x.toml")).unwrap();
-    let adapter = Arc::new(CliAdapter::new(manifest, &config).await);
+    let adapter = Arc::new(CliAdapter::new(manifest, &config, &crate::adapters::logins().unwrap()).await);
     let told = run(adapter, place.input("", ""), CancellationToken::new()).await;
     assert_eq!(kind(&told.end), Some(FailureKind::Auth));
 }

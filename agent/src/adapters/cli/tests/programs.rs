@@ -95,6 +95,7 @@ async fn a_program_that_was_changed_since_is_not_run_and_one_in_the_way_is_not_e
         CliAdapter::new(
             manifest,
             &AdapterConfig::new(AgentEnvironment::new(env), Runner::default()),
+            &crate::adapters::logins().unwrap(),
         )
         .await,
     );
@@ -128,11 +129,11 @@ async fn a_program_where_sessions_write_is_not_taken() {
     let mut config = AdapterConfig::new(AgentEnvironment::new(place.env.clone()), Runner::default());
     config.kept_out.push(place.path("bin"));
     let by_name = Manifest::parse("name = 'x'\ncommand = 'x'\n", &place.path("x.toml")).unwrap();
-    let adapter = CliAdapter::new(by_name, &config).await;
+    let adapter = CliAdapter::new(by_name, &config, &crate::adapters::logins().unwrap()).await;
     let unavailable = adapter.info().unavailable.unwrap();
     assert!(unavailable.contains("not installed"), "{unavailable}");
     let by_path = Manifest::parse("name = 'x'\ncommand = '{manifest_dir}/bin/x'\n", &place.path("x.toml")).unwrap();
-    let adapter = CliAdapter::new(by_path, &config).await;
+    let adapter = CliAdapter::new(by_path, &config, &crate::adapters::logins().unwrap()).await;
     let unavailable = adapter.info().unavailable.unwrap();
     assert!(unavailable.contains("where sessions write"), "{unavailable}");
 }
