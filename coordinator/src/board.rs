@@ -363,6 +363,7 @@ impl Board {
                 | EndReason::AgentRestarted
                 | EndReason::AgentGone
                 | EndReason::AgentSilent
+                | EndReason::Superseded
                 | EndReason::Restored => self.terms.allow(live.agent, live.attempt, left, now),
             }
         }
@@ -390,6 +391,15 @@ impl Board {
         };
         let message = Some(v1::connect_response::Message::Stop(stop));
         self.tell(agent, v1::ConnectResponse { message });
+    }
+}
+
+impl Board {
+    /// Tells the agent of an attempt whose check nobody needs any more to stop it.
+    pub(crate) fn supersede(&mut self, agent: AgentId, attempt: AttemptId) {
+        self.stopping.insert(attempt);
+        let why = "a message made the session go on, so this result is not checked";
+        self.tell(agent, stop_message(attempt, why));
     }
 }
 

@@ -52,11 +52,18 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
         StoreError::NoAgent(nobody) => ApiError::NoAgent {
             message: nobody.to_string(),
         },
-        StoreError::TaskOpen { .. } | StoreError::NoResult { .. } | StoreError::RepositoryInUse { .. } => {
-            ApiError::FailedPrecondition {
-                message: error.to_string(),
-            }
-        }
+        StoreError::TaskOpen { .. }
+        | StoreError::NoResult { .. }
+        | StoreError::CannotSend(_)
+        | StoreError::NothingToForkFrom { .. }
+        | StoreError::TooManySessions { .. }
+        | StoreError::RepositoryInUse { .. } => ApiError::FailedPrecondition {
+            message: error.to_string(),
+        },
+        StoreError::SessionsChanged { .. } => ApiError::Unavailable {
+            message: error.to_string(),
+            retry: None,
+        },
         StoreError::NotFound { what, id } => ApiError::NotFound {
             what: format!("{what} {id}"),
         },

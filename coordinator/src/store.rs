@@ -54,9 +54,9 @@ pub use apply::Command;
 pub(crate) use change::Change;
 pub use command::{
     AppendEvents, Appended, CancelTask, Claim, ContextPut, CreateTask, Created, DeleteRepository, DropTask,
-    EndAttempts, Ending, ExtendAllLeases, PrepareRestore, PutContext, QueuedJob, REQUEST_LIFETIME, RecordAgent,
-    RecordContextSent, RenewLeases, Renewed, RepositoryFate, Request, RequestCheckpoint, RestorePrepared,
-    RestoreSession, SaveWork, SelectResult, SetCordoned, SetDraining, Start, StartAttempt,
+    EndAttempts, Ending, ExtendAllLeases, ForkSession, PrepareRestore, PutContext, QueuedJob, REQUEST_LIFETIME,
+    RecordAgent, RecordContextSent, RenewLeases, Renewed, RepositoryFate, Request, RequestCheckpoint, RestorePrepared,
+    RestoreSession, SaveWork, SelectResult, SendMessage, SetCordoned, SetDraining, Start, StartAttempt,
 };
 pub use error::{EngineError, EngineTrouble, OpenError, ReadError, StoreError};
 pub(crate) use feed::{Arrivals, Follower, News as FeedNews};

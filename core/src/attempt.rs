@@ -19,6 +19,8 @@ words! {
         AgentSilent = "agent_silent",
         /// A person sent the session back to a checkpoint.
         Restored = "restored",
+        /// A person's message made the session go on: what it checked is not the result any more.
+        Superseded = "superseded",
         /// Its agent did not end it, although its time limit had long passed.
         Overdue = "overdue",
         /// Its agent did not stop it, although it was told to.
@@ -32,6 +34,7 @@ words! {
 ///   Live --Finished event--------------> Ended
 ///     \---agent restarted/gone/silent--> Ended
 ///     \---session restored-------------> Ended
+///     \---message during verify--------> Ended
 ///     \---too late, or not stopped-----> Ended
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -129,6 +129,9 @@ pub struct Resume {
     /// True when the conversation up to `position` has the instruction already; it is sent only if
     /// it does not.
     pub instruction_known: bool,
+    /// The instruction for a new conversation, with what the one up to `position` has already; empty:
+    /// the same.
+    pub instruction_anew: String,
     /// The worktree to resume in.
     #[serde(rename = "footing")]
     pub worktree: WorktreeChoice,
@@ -354,6 +357,7 @@ impl Resume {
             note: String::new(),
             instruction: String::new(),
             instruction_known: false,
+            instruction_anew: String::new(),
             worktree: head.worktree,
         })
     }
@@ -413,7 +417,7 @@ impl Work {
 }
 
 /// `from` and its ancestors, newest first.
-fn line<'a>(from: &'a Checkpoint, all: &'a [Checkpoint]) -> Vec<&'a Checkpoint> {
+pub(crate) fn line<'a>(from: &'a Checkpoint, all: &'a [Checkpoint]) -> Vec<&'a Checkpoint> {
     let mut line = vec![from];
     let mut at = from;
     // Numbers fall from one to the next, so this ends. Checkpoints that share a commit, because

@@ -205,6 +205,8 @@ impl Job {
                 session.attempts = self.started;
                 session.calls.before_attempt = session.calls.answered;
                 session.pending_result = None;
+                let from = session.checkpoints.head.as_ref().map_or(0, |head| head.number);
+                session.messages.give(self.started, from);
                 session.state = SessionState::Running { attempt };
             }
             (Subject::Session(_), JobKind::Verify { .. }) => {
@@ -226,14 +228,20 @@ impl Job {
         }
         let moved = match (outcome, &self.kind) {
             (AttemptOutcome::Failed(failure), _) => self.fail(session, failure, around),
-            _ if session.cancel_requested => self.end(session, Unclaimed::Cancelled, around.points, now),
+            _ if session.cancel_requested => self.cancelled(session, around.points, now),
             (AttemptOutcome::Claimed, JobKind::Session) => {
                 match (session.pending_result.take(), &around.policy.verify.verify) {
                     (Some(result), Some(_)) => {
-                        self.state = JobState::Done;
                         let commit = result.commit.clone();
+                        session.messages.follow();
                         session.rework = None;
+                        session.stands = None;
                         session.state = SessionState::Claimed { result };
+                        if session.messages.waits() {
+                            self.affinity.prefer = Some(around.agent);
+                            return Finish::Moved(self.go_on(session, now));
+                        }
+                        self.state = JobState::Done;
                         return Finish::Verify(commit);
                     }
                     (None, Some(_)) => {
@@ -243,7 +251,10 @@ impl Job {
                         );
                         self.fail(session, &failure, around)
                     }
-                    (result, None) => self.over(session, SessionState::Unverified { result, verdict: None }, now),
+                    (result, None) => {
+                        session.messages.follow();
+                        self.over(session, SessionState::Unverified { result, verdict: None }, now)
+                    }
                 }
             }
             (AttemptOutcome::Verdict(verdict), JobKind::Verify { .. }) => {
@@ -293,6 +304,7 @@ impl Job {
             EndReason::AgentGone => lost("the agent closed its connection and did not come back"),
             EndReason::AgentSilent => lost("the agent was silent for too long"),
             EndReason::Restored => lost("the session was sent back to a checkpoint"),
+            EndReason::Superseded => lost("a message made the session go on"),
             EndReason::Finished => lost("the attempt ended"),
             EndReason::StopUnanswered => {
                 self.avoid(around.agent);
@@ -316,7 +328,7 @@ impl Job {
             JobState::Leased { .. } | JobState::Done => false,
         };
         if waits {
-            let (Moved::Over | Moved::Requeued) = self.end(session, Unclaimed::Cancelled, points, now);
+            let (Moved::Over | Moved::Requeued) = self.cancelled(session, points, now);
         }
         waits
     }
@@ -335,23 +347,46 @@ impl Job {
         Moved::Requeued
     }
 
-    /// Ends a session that claims nothing.
-    fn end(&mut self, session: &mut Session, end: Unclaimed, points: &Points, now: Timestamp) -> Moved {
-        self.over(session, unclaimed(end, points), now)
+    /// The job waits again, because its session goes on with what a person said meanwhile. Failures so
+    /// far say nothing about that.
+    fn go_on(&mut self, session: &mut Session, now: Timestamp) -> Moved {
+        session.go_on();
+        self.state = JobState::Queued { not_before: now };
+        (self.failed, self.lost, self.held) = (0, 0, 0);
+        Moved::Requeued
     }
 
+    /// Ends a session that was stopped.
+    fn cancelled(&mut self, session: &mut Session, points: &Points, now: Timestamp) -> Moved {
+        let state = unclaimed(session, Unclaimed::Cancelled, points);
+        self.close(session, state, now)
+    }
+
+    /// Ends the session, unless a person said something that it has not been told.
     fn over(&mut self, session: &mut Session, state: SessionState, now: Timestamp) -> Moved {
+        if self.kind == JobKind::Session && session.messages.waits() {
+            session.state = state;
+            return self.go_on(session, now);
+        }
+        self.close(session, state, now)
+    }
+
+    fn close(&mut self, session: &mut Session, state: SessionState, now: Timestamp) -> Moved {
         self.state = JobState::Done;
         session.state = state;
         session.rework = None;
+        session.stands = None;
         session.ended_at = session.state.is_terminal().then_some(now);
         Moved::Over
     }
 }
 
-/// The state of a session that claims nothing any more: its work is saved first, if there is any.
-fn unclaimed(end: Unclaimed, points: &Points) -> SessionState {
-    if points.changed {
+/// The state of a session that claims nothing any more: that which stands, or else its work is saved
+/// first, if there is any.
+fn unclaimed(session: &Session, end: Unclaimed, points: &Points) -> SessionState {
+    if let Some(stands) = &session.stands {
+        (**stands).clone()
+    } else if points.changed {
         SessionState::Saving { end }
     } else {
         end.with(None)

@@ -16,7 +16,7 @@ use crate::event::VerdictKind;
 use crate::id::{SessionName, TaskId};
 use crate::recovery::{Action, Incident};
 use crate::risk::{Assessment, Risk, assess};
-use crate::session::{Costs, Session, SessionState};
+use crate::session::{Costs, Fork, Session, SessionMessage, SessionState};
 use crate::task::Task;
 use crate::time::Timestamp;
 
@@ -220,6 +220,8 @@ fn history(session: &Session) -> Vec<String> {
         1 => lines.push("repeated 1 model call".to_owned()),
         n => lines.push(format!("repeated {n} model calls")),
     }
+    lines.extend(session.fork.iter().map(Fork::words));
+    lines.extend(session.messages.kept.iter().map(SessionMessage::words));
     lines.extend(session.incidents.iter().map(Incident::words));
     lines.extend(session.checkpoints.resumptions.iter().map(Resumption::words));
     if let Some(verdict) = session.state.verdict() {

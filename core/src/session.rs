@@ -6,6 +6,8 @@
 //!   |  \-retry--/ \--> Failed                   |   (any state before the last) -> Cancelled
 //!   \------------------ rework -----------------/
 //!
+//!  from every state but Queued and Running -- a person's message --> Queued (`sending`)
+//!
 //!  on the way to Failed or Cancelled, when a checkpoint has changed files: -> Saving
 //! ```
 //! A session without a verify command goes from Running to Unverified; one whose rework fails goes
@@ -16,7 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Checkpoint, Head, Resumes, Safety, TakenCheckpoint, talked_since};
+use crate::checkpoint::{Checkpoint, Head, Resumes, Safety, TakenCheckpoint};
 use crate::event::{Event, EventBody, ResultCommit, Verdict};
 use crate::failure::FailureKind;
 use crate::fallback::Fallback;
@@ -30,12 +32,23 @@ use crate::tool_uses::ToolUses;
 use crate::usage::Usage;
 
 mod checkpoints;
+mod message;
+mod state;
 mod setback;
 mod spent;
-mod state;
 mod worked;
+mod instruction;
+mod sending;
+mod fork;
 
 pub use checkpoints::{MAX_RESUMPTIONS, SessionCheckpoints};
+pub use fork::{Fork, Successor, fork_name};
+pub use instruction::Instruction;
+pub use message::{
+    InvalidMessage, MAX_MESSAGE_BYTES, MAX_MESSAGES, MAX_WAITING, MessageState, Messages, SessionMessage,
+    checked as checked_message,
+};
+pub use sending::{CannotSend, Sent};
 pub use setback::Setback;
 pub use spent::{Costs, MAX_MODELS, ModelCalls, ModelUsage, OTHER_MODELS};
 pub use state::{SessionState, SessionStateKind, Unclaimed};
@@ -95,6 +108,16 @@ pub struct Session {
     /// The failed result that it reworks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rework: Option<Rework>,
+    /// What people said to it since its task began.
+    #[serde(default = "Messages::none", skip_serializing_if = "Messages::is_empty")]
+    pub messages: Messages,
+    /// The end that it had when a message made it go on, with its result: it has that again when it
+    /// comes to no newer result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stands: Option<Box<SessionState>>,
+    /// The session from whose files it goes on; `None`: it began at the base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fork: Option<Fork>,
     /// A result that was sent and not yet claimed.
     pub pending_result: Option<ResultCommit>,
     /// How long its attempts ran.
@@ -146,6 +169,9 @@ impl Session {
             setback: None,
             reworks: 0,
             rework: None,
+            messages: Messages::none(),
+            stands: None,
+            fork: None,
             pending_result: None,
             worked: Worked {
                 ended: Duration::ZERO,
@@ -272,6 +298,7 @@ impl Session {
         self.checkpoints.head = head;
         self.setback = None;
         self.rework = None;
+        self.stands = None;
         self.state = SessionState::Queued;
         self.cancel_requested = false;
         self.pending_result = None;
@@ -298,14 +325,10 @@ impl Session {
         self.rework = Some(Rework { from, result, verdict });
     }
 
-    /// The instruction for its model, and whether the conversation that it continues has it
-    /// already; `None` when it is only to continue. `all` are the session's checkpoints, and
-    /// `command` is the verify command.
-    #[must_use]
-    pub fn instruction(&self, all: &[Checkpoint], command: &str) -> Option<(String, bool)> {
-        let (rework, head) = (self.rework.as_ref()?, self.checkpoints.head.as_ref()?);
-        let known = talked_since(head, rework.from, all, &self.adapter);
-        Some((rework.instruction(command), known))
+    /// Sends it back to one of its checkpoints, because a person said so.
+    pub fn send_back(&mut self, head: Head) {
+        self.messages.take_back(head.number);
+        self.go_on_from(Some(head));
     }
 
     /// Lets the next adapter take over, with its own model. `None` when there is none left.

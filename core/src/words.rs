@@ -179,7 +179,7 @@ mod tests {
             (of!(TaskState), "running succeeded failed cancelled"),
             (
                 of!(EndReason),
-                "finished agent_restarted agent_gone agent_silent restored overdue stop_unanswered",
+                "finished agent_restarted agent_gone agent_silent restored superseded overdue stop_unanswered",
             ),
             (of!(JobType), "session verify baseline"),
         ];

@@ -26,7 +26,7 @@ pub fn message(bytes: &[u8]) {
 type Kind = (fn() -> &'static str, fn(&[u8]));
 
 /// What is converted into the domain from any message, and every request.
-const KINDS: [Kind; 42] = [
+const KINDS: [Kind; 44] = [
     converted::<v1::TaskSpec, TaskSpec>(),
     converted::<v1::Hello, Hello>(),
     converted::<v1::AttemptKey, AttemptKey>(),
@@ -55,6 +55,8 @@ const KINDS: [Kind; 42] = [
     decoded::<v1::GetReportRequest>(),
     decoded::<v1::GetDiffRequest>(),
     decoded::<v1::SelectResultRequest>(),
+    decoded::<v1::SendMessageRequest>(),
+    decoded::<v1::ForkSessionRequest>(),
     decoded::<v1::EnrollRequest>(),
     decoded::<v1::RenewRequest>(),
     decoded::<v1::ListAgentsRequest>(),

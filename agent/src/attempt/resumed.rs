@@ -75,7 +75,11 @@ async fn lost(attempt: &Attempt, why: &str) -> Result<Begun, AttemptEnded> {
 /// Summarises the work done so far for a new conversation.
 pub(super) async fn summary(workspace: &dyn Workspace, resume: &Resume) -> String {
     let paths = workspace.paths_since_base(&resume.commit).await;
-    summary_of(&paths, &resume.note, &resume.instruction)
+    let instruction = match resume.instruction_anew.as_str() {
+        "" => &resume.instruction,
+        anew => anew,
+    };
+    summary_of(&paths, &resume.note, instruction)
 }
 
 fn summary_of(paths: &[String], note: &str, instruction: &str) -> String {

@@ -85,13 +85,18 @@ pub(super) async fn run(
     } else {
         Places::within(&scratch)
     };
+    let mut prompt = prepared.prompt;
+    if !work.instruction.is_empty() {
+        prompt.own.push_str("\n\n");
+        prompt.own.push_str(&work.instruction);
+    }
     let mut input = SessionInput {
         task: attempt.work.task,
         session: attempt.work.session,
         attempt: attempt.id,
         name: work.name.clone(),
         model: work.model.clone(),
-        prompt: prepared.prompt,
+        prompt,
         base_context: prepared.base.as_ref().map(|base| base.path.clone()),
         beginning: Beginning::New,
         steps: Steps::unheard(),

@@ -43,6 +43,7 @@ pub(crate) fn work(task: &str) -> WorkKind {
         resume: None,
         setup: None,
         setup_folder: None,
+        instruction: String::new(),
     })
 }
 

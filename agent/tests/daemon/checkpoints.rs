@@ -126,6 +126,7 @@ fn resume(taken: &[TakenCheckpoint], note: &str, repeated_calls: u32) -> Resume 
         note: note.to_owned(),
         instruction: String::new(),
         instruction_known: false,
+        instruction_anew: String::new(),
         worktree: WorktreeChoice::New,
     }
 }
@@ -254,6 +255,7 @@ async fn a_session_that_works_on_is_told_what_verify_said_once() {
         let told = |known| Resume {
             instruction: "# Verify failed\n\nFix it.".to_owned(),
             instruction_known: known,
+            instruction_anew: String::new(),
             ..resume(&checkpoints, "", 0)
         };
         let talks = resumes == Resumes::Position;

@@ -188,6 +188,8 @@ impl Coordinator {
                 AttemptState::Ended { reason, .. } => {
                     if reason == EndReason::Restored {
                         board.send_back(attempt.agent, attempt.id);
+                    } else if reason == EndReason::Superseded {
+                        board.supersede(attempt.agent, attempt.id);
                     }
                     board.ended(attempt.agent, attempt.id);
                     return true;

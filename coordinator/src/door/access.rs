@@ -33,6 +33,8 @@ pub const TABLE: &[Row] = &[
     ("/kage.v1.TaskService/GetReport", READERS),
     ("/kage.v1.TaskService/GetDiff", READERS),
     ("/kage.v1.TaskService/SelectResult", SUBMITTERS),
+    ("/kage.v1.TaskService/SendMessage", SUBMITTERS),
+    ("/kage.v1.TaskService/ForkSession", SUBMITTERS),
     ("/kage.v1.CheckpointService/ListCheckpoints", READERS),
     ("/kage.v1.CheckpointService/GetCheckpoint", READERS),
     ("/kage.v1.CheckpointService/RestoreSession", SUBMITTERS),

@@ -160,7 +160,14 @@ fn describe(work: store::Work) -> Work {
         JobKind::Session => {
             let overridden = overridden_members(&spec);
             let resume = resume(&spec, &session, &checkpoints);
-            let delta = spec.assignment(&session.name).and_then(|a| a.context_delta.clone());
+            let delta = spec
+                .assignment(session.assignment())
+                .and_then(|a| a.context_delta.clone());
+            // What was said is told all the same where no checkpoint can be resumed.
+            let instruction = match &resume {
+                Some(_) => None,
+                None => session.instruction(&[], ""),
+            };
             WorkKind::Session(SessionWork {
                 name: session.name,
                 adapter: session.adapter,
@@ -176,6 +183,7 @@ fn describe(work: store::Work) -> Work {
                 idle_timeout: spec.policy.idle_timeout,
                 setup: spec.policy.session_setup,
                 setup_folder: spec.policy.session_setup_folder,
+                instruction: instruction.map_or_else(String::new, |told| told.for_new_conversation().to_owned()),
             })
         }
         JobKind::Verify { commit } => WorkKind::Verify(VerifyWork {
@@ -201,13 +209,16 @@ fn resume(spec: &TaskSpec, session: &Session, checkpoints: &[Checkpoint]) -> Opt
     match Resume::of(head, checkpoints, &repository.base, &session.adapter, calls) {
         Ok(resume) => {
             let command = spec.verify_in_session().unwrap_or_default();
-            let (instruction, known) = session.instruction(checkpoints, &command).unwrap_or_default();
-            Some(Resume {
+            let mut resume = Resume {
                 note: session.note_to_model(),
-                instruction,
-                instruction_known: known,
                 ..resume
-            })
+            };
+            if let Some(told) = session.instruction(checkpoints, &command) {
+                resume.instruction = told.text;
+                resume.instruction_known = told.known;
+                resume.instruction_anew = told.anew;
+            }
+            Some(resume)
         }
         Err(broken) => {
             let (session, error) = (session.id, &broken as &dyn std::error::Error);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kage_core::fallback::AdapterLacks;
 use kage_core::id::{Digest, JobId, SessionId, TaskId};
 use kage_core::report;
-use kage_core::task::{Assignment, TaskOrigin, TaskSpec};
+use kage_core::task::{TaskOrigin, TaskSpec};
 use kage_proto::convert::event::output_stream;
 use kage_proto::convert::task::{TaskDetail, checked_spec};
 use kage_proto::convert::{self, InvalidField, Wrong};
@@ -14,7 +14,6 @@ use kage_proto::status::ApiError;
 use kage_proto::v1::task_service_server::TaskService;
 use kage_proto::{MAX_INLINE, v1};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -29,6 +28,8 @@ use crate::telemetry;
 use crate::watch::cursor::Cursor;
 use crate::watch::watching::{self, Watch};
 use crate::watch::{tasks, view};
+
+mod sending;
 
 const PAGE_SIZE: u32 = 20;
 const MAX_PAGE_SIZE: u32 = 100;
@@ -182,7 +183,7 @@ impl TaskService for Tasks {
         let session = convert::parse_optional("session", &message.session).map_err(ApiError::from)?;
         if let Some(session) = &session {
             let view = stored(&self.0, task).await?;
-            if view.task.spec.assignment(session).is_none() {
+            if view.sessions.iter().all(|one| one.name != *session) {
                 return Err(ApiError::NotFound {
                     what: format!("session {session}"),
                 }
@@ -247,6 +248,24 @@ impl TaskService for Tasks {
         Ok(Response::new(v1::SelectResultResponse { task: Some(task) }))
     }
 
+    async fn send_message(
+        &self,
+        message: Request<v1::SendMessageRequest>,
+    ) -> Result<Response<v1::SendMessageResponse>, Status> {
+        let caller = principal(&message);
+        let sent = sending::send(&self.0, &caller, message.into_inner()).await?;
+        Ok(Response::new(sent))
+    }
+
+    async fn fork_session(
+        &self,
+        message: Request<v1::ForkSessionRequest>,
+    ) -> Result<Response<v1::ForkSessionResponse>, Status> {
+        let caller = principal(&message);
+        let forked = sending::fork(&self.0, &caller, message.into_inner()).await?;
+        Ok(Response::new(forked))
+    }
+
     type GetDiffStream = diff::Responses;
 
     async fn get_diff(&self, message: Request<v1::GetDiffRequest>) -> Result<Response<Self::GetDiffStream>, Status> {
@@ -300,23 +319,8 @@ impl Tasks {
 
     /// What the known agents lack for each session, by adapter.
     fn lacks(&self, spec: &TaskSpec) -> Vec<AdapterLacks> {
-        let board = self.0.board();
-        let now = Instant::now();
-        let lacks = spec.assignments.iter().map(|session| {
-            let mut lacks = vec![board.nobody_can(spec, session, now)];
-            for fallback in &session.fallbacks {
-                if lacks.last().is_some_and(Option::is_none) {
-                    break;
-                }
-                let instead = Assignment {
-                    adapter: fallback.adapter.clone(),
-                    ..session.clone()
-                };
-                lacks.push(board.nobody_can(spec, &instead, now));
-            }
-            AdapterLacks(lacks)
-        });
-        lacks.collect()
+        let sessions = spec.assignments.iter();
+        sessions.map(|session| sending::lacks(&self.0, spec, session)).collect()
     }
 
     async fn check_context(&self, spec: &TaskSpec, base: &Digest) -> Result<(), ApiError> {

@@ -24,6 +24,7 @@ mod events;
 mod fleet;
 mod repositories;
 mod requests;
+mod sending;
 mod tasks;
 
 pub(super) use requests::{earlier_reply, remember};

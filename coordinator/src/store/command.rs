@@ -18,7 +18,7 @@ use kage_core::job::{Affinity, JobKind, Subject};
 use kage_core::price::PriceTable;
 use kage_core::priority::Priority;
 use kage_core::recovery::Jitter;
-use kage_core::session::Session;
+use kage_core::session::{Session, Successor};
 use kage_core::task::{Labels, Task, TaskEnvironment, TaskOrigin, TaskSpec};
 use kage_core::time::Timestamp;
 
@@ -326,6 +326,44 @@ pub struct RestoreSession {
     pub checkpoint: u32,
     /// Whether ignored files that were made since go, too.
     pub complete: bool,
+    pub next_job: JobId,
+    pub now: Timestamp,
+}
+
+/// Says to a session what to do next. One that does not run waits for an attempt afterwards, even if it
+/// or its task had ended.
+#[derive(Debug, Clone)]
+pub struct SendMessage {
+    /// Makes it one call; it is this caller's word.
+    pub request: Request,
+    pub task: TaskId,
+    pub session: SessionId,
+    /// The words, checked.
+    pub text: String,
+    pub next_job: JobId,
+    pub now: Timestamp,
+}
+
+/// Adds a session to a task that goes on from a checkpoint of another one.
+#[derive(Debug, Clone)]
+pub struct ForkSession {
+    /// Makes it one call; the fork is this caller's wish.
+    pub request: Request,
+    pub task: TaskId,
+    /// The session whose files they are.
+    pub session: SessionId,
+    /// Number of the checkpoint; `None`: the one that it stands on.
+    pub checkpoint: Option<u32>,
+    /// The new session.
+    pub next: Successor,
+    /// What it is told, checked; `None`: nothing more than the other one.
+    pub text: Option<String>,
+    /// How many sessions the task has, as the caller knew when it chose the name.
+    pub beside: usize,
+    /// What the agents lack for its adapters.
+    pub lacks: AdapterLacks,
+    /// True when a session that no agent can do waits for one.
+    pub waits_for_agent: bool,
     pub next_job: JobId,
     pub now: Timestamp,
 }

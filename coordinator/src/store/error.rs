@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use kage_core::fallback::NobodyCan;
 use kage_core::id::{JobId, SessionName, TaskId};
+use kage_core::session::CannotSend;
+use kage_core::task::MAX_SESSIONS;
 
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,27 @@ pub enum StoreError {
         session: SessionName,
         /// Where it stands.
         state: &'static str,
+    },
+    /// A session takes no message now.
+    #[error(transparent)]
+    CannotSend(CannotSend),
+    /// A session has no files that another one could go on from.
+    #[error("session {session} has no checkpoint yet; wait until it has worked, or run the task again")]
+    NothingToForkFrom {
+        /// The session.
+        session: SessionName,
+    },
+    /// A task has as many sessions as a task may have.
+    #[error("task {task} has {MAX_SESSIONS} sessions, and takes no more; run it again")]
+    TooManySessions {
+        /// The task.
+        task: TaskId,
+    },
+    /// Somebody else added a session to the task meanwhile: the caller looks again.
+    #[error("another session was added to task {task}; try again")]
+    SessionsChanged {
+        /// The task.
+        task: TaskId,
     },
     /// A task that is kept works on the repository, or did.
     #[error("task {task} is of this repository; remove the tasks of a repository before it")]

@@ -59,7 +59,8 @@ impl From<ApiError> for Stopped {
 #[derive(Debug, PartialEq, Eq)]
 struct Shown {
     task: TaskState,
-    sessions: Vec<(SessionStateKind, u32, Option<String>)>,
+    /// Where each stands, how often it was tried and where, and what was said to it.
+    sessions: Vec<(SessionStateKind, u32, Option<String>, u32)>,
     base: Option<VerdictKind>,
     selected: Option<SessionId>,
 }
@@ -70,7 +71,7 @@ impl Shown {
         Self {
             task: view.task.state,
             sessions: sessions
-                .map(|s| (s.state.kind(), s.attempts, s.agent.clone()))
+                .map(|s| (s.state.kind(), s.attempts, s.agent.clone(), s.messages.sent))
                 .collect(),
             base: view.task.baseline.as_ref().map(|verdict| verdict.kind),
             selected: view.task.selection.as_ref().map(|selection| selection.session),

@@ -56,6 +56,7 @@ impl Job {
             | EndReason::AgentGone
             | EndReason::AgentSilent
             | EndReason::Restored
+            | EndReason::Superseded
             | EndReason::Finished => {
                 self.lost += 1;
                 self.lost <= MAX_LOST

@@ -20,7 +20,7 @@ impl Job {
     ) -> Finish {
         let now = around.now;
         let rejection = Rejection {
-            reworked: session.reworks,
+            reworked: session.reworked(),
             max_reworks: around.policy.max_reworks,
             resumes: around.points.talked && session.resumes.can(0),
             last: around.points.newest.as_ref().map(|head| head.number),
@@ -57,7 +57,7 @@ impl Job {
             settled: own && around.points.settled.is_some(),
             half_done: own && around.points.half_done(),
             safe: own && around.points.safe.is_some(),
-            reworked: session.reworks,
+            reworked: session.reworked(),
             max_reworks: around.policy.max_reworks.unwrap_or(0),
             fallback: self.kind == JobKind::Session && !session.fallbacks.is_empty(),
         }
@@ -66,7 +66,7 @@ impl Job {
     pub(super) fn fail(&mut self, session: &mut Session, failure: &Failure, around: Circumstances<'_>) -> Moved {
         let Circumstances { jitter, now, .. } = around;
         if session.cancel_requested || failure.kind == FailureKind::Cancelled {
-            return self.end(session, Unclaimed::Cancelled, around.points, now);
+            return self.cancelled(session, around.points, now);
         }
         // The first three say nothing about the work.
         let counter = if failure.kind == FailureKind::AgentLost {
@@ -92,12 +92,12 @@ impl Job {
                     result: rework.result.clone(),
                     verdict: rework.verdict.clone().without_output(),
                 },
-                None => unclaimed(
-                    Unclaimed::Failed {
+                None => {
+                    let end = Unclaimed::Failed {
                         failure: failure.clone(),
-                    },
-                    around.points,
-                ),
+                    };
+                    unclaimed(session, end, around.points)
+                }
             },
         };
         self.follow(session, failure.clone(), decision, given_up, around)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::id::SessionId;
-use crate::session::SessionStateKind;
+use crate::session::{Instruction, SessionStateKind};
 
 use super::*;
 use crate::checkpoint::{CheckpointReason, Head, Resumes, TakenCheckpoint, WorktreeChoice};
@@ -11,6 +11,8 @@ use crate::event::{DiffStat, Event, EventBody, ResultCommit};
 use crate::fallback::Fallback;
 use crate::price::PriceTable;
 use crate::task::VerifyPolicy;
+
+mod messages;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
 
@@ -458,7 +460,11 @@ fn what_verify_said_is_kept_until_the_session_has_a_newer_result() {
         "verify attempt 1: logic error: verify failed with exit code 7: add 2 3 is 6; continues from checkpoint 5 with \
          verify's output: knowing what failed, the session may fix it"
     );
-    let (instruction, known) = session.instruction(&[], "sh test.sh").unwrap();
+    let Instruction {
+        text: instruction,
+        known,
+        ..
+    } = session.instruction(&[], "sh test.sh").unwrap();
     for part in ["sh test.sh", "exit code 7", "add 2 3 is 6"] {
         assert!(instruction.contains(part), "{part}: {instruction}");
     }
@@ -471,7 +477,7 @@ fn what_verify_said_is_kept_until_the_session_has_a_newer_result() {
     assert_eq!(again.started, 4);
     let lost = again.lose(&mut session, EndReason::AgentGone, around(&checked(), &points()));
     assert_eq!(lost, Moved::Requeued);
-    assert_eq!(session.instruction(&[], "sh test.sh").unwrap().0, instruction);
+    assert_eq!(session.instruction(&[], "sh test.sh").unwrap().text, instruction);
 
     again.start(AttemptId::from_random(6), &mut session, "a", NOW).unwrap();
     session.pending_result = Some(result());

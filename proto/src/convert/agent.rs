@@ -256,6 +256,8 @@ pub struct SessionWork {
     pub setup: Option<String>,
     /// The folder of the worktree in which that runs; `None`: its top.
     pub setup_folder: Option<Folder>,
+    /// What people said since, without a [`resume`](Self::resume); empty: nothing.
+    pub instruction: String,
 }
 
 /// The work of a verify attempt.
@@ -317,6 +319,7 @@ impl From<SessionWork> for v1::SessionWork {
             resume: work.resume.map(|resume| Box::new((*resume).into())),
             setup: work.setup.unwrap_or_default(),
             setup_folder: work.setup_folder.map(Into::into).unwrap_or_default(),
+            instruction: work.instruction,
         }
     }
 }
@@ -346,6 +349,7 @@ impl TryFrom<v1::SessionWork> for SessionWork {
                 .map(Box::new),
             setup: non_empty(work.setup),
             setup_folder: parse_optional("setup_folder", &work.setup_folder)?,
+            instruction: work.instruction,
         })
     }
 }
@@ -447,10 +451,12 @@ mod tests {
                 note: String::new(),
                 instruction: "fix it".into(),
                 instruction_known: false,
+                instruction_anew: String::new(),
                 worktree: WorktreeChoice::New,
             })),
             setup: Some("make deps".into()),
             setup_folder: Some("packages/web".parse().unwrap()),
+            instruction: "and the docs".into(),
         })
     }
 

@@ -194,6 +194,7 @@ impl From<Resume> for v1::Resume {
             note: resume.note,
             instruction: resume.instruction,
             instruction_known: resume.instruction_known,
+            instruction_anew: resume.instruction_anew,
             footing: v1::Footing::from(resume.worktree).into(),
         }
     }
@@ -253,6 +254,7 @@ impl TryFrom<v1::Resume> for Resume {
             note: resume.note,
             instruction: resume.instruction,
             instruction_known: resume.instruction_known,
+            instruction_anew: resume.instruction_anew,
             worktree: worktree(resume.footing),
         })
     }
@@ -357,6 +359,7 @@ mod tests {
             note: "older files".into(),
             instruction: "fix it".into(),
             instruction_known: true,
+            instruction_anew: "build it, then fix it".into(),
             worktree: WorktreeChoice::PreviousCleaned,
         };
         for worktree in WorktreeChoice::ALL {

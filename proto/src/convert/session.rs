@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kage_core::checkpoint::Resumption;
 use kage_core::recovery::{Action, Confidence, Incident};
-use kage_core::session::{Session, SessionState, Unclaimed};
+use kage_core::session::{Fork, MessageState, Session, SessionMessage, SessionState, Unclaimed};
 use kage_core::usage::Money;
 
 use super::time::{span, stamp};
@@ -115,6 +115,40 @@ pub fn session(session: &Session, waiting: Option<String>, ran: Duration) -> v1:
         reworks: session.reworks,
         ran: Some(span(ran)),
         is_unfinished: session.state.is_unfinished(),
+        messages: session.messages.kept.iter().map(Into::into).collect(),
+        fork: session.fork.as_ref().map(Into::into),
+    }
+}
+
+impl From<&SessionMessage> for v1::SessionMessage {
+    fn from(message: &SessionMessage) -> Self {
+        let (state, attempt) = match message.state {
+            MessageState::Waiting => (v1::MessageState::Waiting, 0),
+            MessageState::Given { attempt, .. } => (v1::MessageState::Given, attempt),
+            MessageState::Followed { attempt, .. } => (v1::MessageState::Followed, attempt),
+            MessageState::TakenBack => (v1::MessageState::TakenBack, 0),
+        };
+        Self {
+            number: message.number,
+            text: message.text.clone(),
+            sent_by: message.by.clone(),
+            sent_at: Some(stamp(message.at)),
+            state: state.into(),
+            attempt,
+            summary: message.words(),
+        }
+    }
+}
+
+impl From<&Fork> for v1::SessionFork {
+    fn from(fork: &Fork) -> Self {
+        Self {
+            session: fork.from.to_string(),
+            checkpoint: fork.checkpoint,
+            forked_by: fork.by.clone(),
+            forked_at: Some(stamp(fork.at)),
+            summary: fork.words(),
+        }
     }
 }
 

@@ -85,6 +85,17 @@ impl From<Fallback> for v1::Fallback {
     }
 }
 
+/// An adapter that may take over.
+///
+/// # Errors
+/// When its name is none.
+pub fn fallback(field: &str, fallback: v1::Fallback) -> Result<Fallback, InvalidField> {
+    Ok(Fallback {
+        adapter: parse(&format!("{field}.adapter"), &fallback.adapter)?,
+        model: non_empty(fallback.model),
+    })
+}
+
 fn read_fallback(fallback: v1::Fallback, wrong: &mut Wrong) -> Fallback {
     Fallback {
         adapter: wrong.or(parse("adapter", &fallback.adapter), || stand_in("unknown")),
@@ -307,6 +318,8 @@ impl From<TaskState> for v1::TaskState {
 
 /// The most bytes of `Task.prompt_excerpt`.
 const MAX_EXCERPT: usize = 1024;
+/// The most bytes of a message's text in the view BASIC: a task may have 256 sessions with 32 each.
+const MAX_MESSAGE_EXCERPT: usize = 200;
 
 /// How much of a task is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -335,6 +348,12 @@ impl TaskDetail {
         if let (Self::Basic, Some(result)) = (self, &mut session.result) {
             result.paths.clear();
             result.deleted.clear();
+        }
+        if self == Self::Basic {
+            for message in &mut session.messages {
+                let end = message.text.floor_char_boundary(MAX_MESSAGE_EXCERPT);
+                message.text.truncate(end);
+            }
         }
         session
     }

@@ -65,7 +65,7 @@ impl Command for RestoreSession {
             rows.save_job(&row)?;
         }
         let before = session.state.kind();
-        session.go_on_from(Some(target));
+        session.send_back(target);
         let mut job = Job::again(self.next_job, &session, self.now);
         job.affinity.prefer = prefer;
         let next = JobRow::of(job, &session, &head.policy, self.now);

@@ -94,6 +94,9 @@ impl Changes {
                         AttemptState::Ended { reason, .. } => {
                             worked.push(attempt.job);
                             changes.stop.extend((reason == EndReason::Restored).then(|| stop(true)));
+                            changes
+                                .stop
+                                .extend((reason == EndReason::Superseded).then(|| stop(false)));
                             changes.ended.push(EndedAttempt {
                                 attempt: id,
                                 agent,

@@ -28,9 +28,11 @@ use crate::store::{
 
 mod admission;
 mod pair;
+mod sending;
 
 use admission::{Admit, admit};
 use pair::Pair;
+use sending::{Steer, steer};
 
 /// How an attempt's batch of events ends.
 #[derive(Debug, Clone, Copy)]
@@ -123,6 +125,7 @@ enum Step {
         millis: u64,
     },
     Admit(Admit),
+    Steer(Steer),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -166,6 +169,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..7u128, prop::option::of(1..9u128)).prop_map(|(task, request)| Step::Drop { task, request }),
         1 => (1..100_000u64).prop_map(|millis| Step::Wait { millis }),
         4 => admit().prop_map(Step::Admit),
+        4 => steer().prop_map(Step::Steer),
     ]
 }
 
@@ -296,6 +300,7 @@ impl Pair {
                 self.apply(command).await;
             }
             Step::Admit(step) => self.admit(step).await,
+            Step::Steer(step) => self.steer(step).await,
             Step::Restore {
                 task,
                 session,

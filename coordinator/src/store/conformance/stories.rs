@@ -24,6 +24,7 @@ mod outcomes;
 mod requests;
 mod saving;
 mod selections;
+mod sending;
 mod worked;
 
 pub(super) use base_verdicts::{
@@ -80,6 +81,10 @@ pub(super) use requests::{
 };
 pub(super) use saving::{unclaimed_work_is_saved_before_the_end, what_cannot_be_saved_is_told_and_holds_nothing_up};
 pub(super) use selections::a_result_is_selected_until_it_is_none_any_more;
+pub(super) use sending::{
+    a_message_takes_the_place_of_a_verify_that_waits, a_session_that_is_over_goes_on_with_what_it_is_told,
+    another_adapter_goes_on_beside_from_the_same_files, what_is_said_meanwhile_comes_before_verify,
+};
 pub(super) use worked::the_time_in_which_nobody_ran_is_not_counted;
 
 const CHECKED: Option<&str> = Some("true");

@@ -6,7 +6,7 @@ use kage_core::event::{Event, EventBody, InvalidBatch, VerdictKind};
 use kage_core::id::{Digest, JobId, Oid};
 use kage_core::job::JobKind;
 use kage_core::recovery::Action;
-use kage_core::session::{Session, SessionState, SessionStateKind};
+use kage_core::session::{Instruction, Session, SessionState, SessionStateKind};
 use kage_core::task::TaskState;
 use kage_core::usage::Usage;
 
@@ -206,11 +206,8 @@ pub(in crate::store::conformance) async fn rejected_work_goes_on_from_its_own_ch
     );
     let all = store.checkpoints(task_id(1), waiting.id).await.unwrap();
     assert_eq!([all[0].safety, all[1].safety], [Safety::Safe, Safety::Unsafe]);
-    let (instruction, known) = session(&store, 1).await.instruction(&all, "make test").unwrap();
-    assert!(
-        instruction.contains("exit code 1") && instruction.contains("make test"),
-        "{instruction}"
-    );
+    let Instruction { text, known, .. } = session(&store, 1).await.instruction(&all, "make test").unwrap();
+    assert!(text.contains("exit code 1") && text.contains("make test"), "{text}");
     assert!(!known);
 
     // Attempts are counted on; the same files again are known to be wrong at once.
@@ -251,14 +248,14 @@ pub(in crate::store::conformance) async fn a_rework_that_ends_badly_is_rejected_
     again = store.followed(gone(1, at(20_000))).await.queued.remove(0);
     let waiting = session(&store, 0).await;
     let all = store.checkpoints(task_id(1), waiting.id).await.unwrap();
-    assert!(!waiting.instruction(&all, "true").unwrap().1);
+    assert!(!waiting.instruction(&all, "true").unwrap().known);
     // One that said something tells it on, but not to a conversation that has it.
     started(&store, &again, 4, 3, 2).await;
     let more = numbered(1, vec![files_changed(2, &oid(1), Some((3, 5)))]);
     told(&store, 4, 2, more).await;
     let working = session(&store, 0).await;
     let all = store.checkpoints(task_id(1), working.id).await.unwrap();
-    assert!(working.instruction(&all, "true").unwrap().1);
+    assert!(working.instruction(&all, "true").unwrap().known);
     again = appended(&store, 4, 2, vec![crashed(2)]).await.queued.remove(0);
     started(&store, &again, 5, 4, 2).await;
     told(&store, 5, 2, vec![crashed(1)]).await;
