@@ -10,12 +10,14 @@ mod time;
 mod checkpoint;
 mod daemons;
 mod fleet;
+mod steering;
 
 pub use checkpoint::{
     CheckpointArg, CheckpointCommand, CheckpointCreate, CheckpointRestore, CheckpointSubcommand, Checkpoints,
 };
 pub use daemons::{AgentOptions, AgentRun, Coordinator, CoordinatorOptions};
 pub use fleet::{AgentCommand, AgentSubcommand, Down, TokenCommand, TokenCreate, TokenRole, TokenSubcommand, Up};
+pub use steering::{Fork, Send, SessionArg, Waiting};
 
 /// Run one coding task as many parallel sessions of different AI tools, check every
 /// result with the project's own command, and land the best as a git commit.
@@ -76,6 +78,10 @@ pub enum Command {
     Merge(Merge),
     /// Choose the session whose result `kage apply` and `kage merge` take.
     Select(Select),
+    /// Say to a session what to do next, also when it is over: it goes on in its conversation.
+    Send(Send),
+    /// Let another adapter or model go on from a session's files, as another session of its task.
+    Fork(Fork),
     /// Stop the sessions of a task.
     Stop(TaskArg),
     /// Delete ended tasks with their output, checkpoints and results.
@@ -102,20 +108,47 @@ pub enum Command {
     Demo(Demo),
 }
 
+/// What a task that is run again takes from the earlier one.
+const SAME_AGAIN: [&str; 16] = [
+    "prompt",
+    "prompt_file",
+    "verify",
+    "setup",
+    "session_setup",
+    "protect",
+    "no_protect",
+    "root",
+    "env",
+    "context",
+    "agents",
+    "timeout",
+    "idle_timeout",
+    "verify_timeout",
+    "max_attempts",
+    "rework",
+];
+
 #[derive(Debug, Args)]
 pub struct Run {
     /// The task in words; `-` reads it from standard input.
-    #[arg(required_unless_present = "prompt_file")]
+    #[arg(required_unless_present_any = ["prompt_file", "again"])]
     pub prompt: Option<String>,
     /// Read the prompt from a file.
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     pub prompt_file: Option<PathBuf>,
+    /// Run an earlier task again: its prompt, base, contexts, verify, setup and environment, with its
+    /// sessions or those of --with.
+    #[arg(long, value_name = "TASK", conflicts_with_all = SAME_AGAIN)]
+    pub again: Option<String>,
+    /// With --again: start from the repository as it is now, instead of from the base of that task.
+    #[arg(long, requires = "again")]
+    pub present: bool,
     /// Adapters that work on the task, each with an optional model (`claude-api:claude-opus-5-5`).
     #[arg(
         long = "with",
         value_name = "ADAPTER[:MODEL],...",
         value_delimiter = ',',
-        required = true
+        required_unless_present = "again"
     )]
     pub with: Vec<String>,
     /// Adapters that take over a session when its own cannot continue: its quota is used up for a

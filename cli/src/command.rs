@@ -18,12 +18,14 @@ mod diff;
 mod doctor;
 mod down;
 mod explain;
+mod fork;
 mod logs;
 mod ls;
 mod merge;
 mod rm;
 mod run;
 mod select;
+mod send;
 mod show;
 mod stop;
 mod token;
@@ -51,6 +53,8 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Apply(args) => apply::run(&invocation, args).await,
         Command::Merge(args) => merge::run(&invocation, args).await,
         Command::Select(args) => select::run(&invocation, args).await,
+        Command::Send(args) => send::run(&invocation, args).await,
+        Command::Fork(args) => fork::run(&invocation, args).await,
         Command::Stop(args) => stop::run(&invocation, args.task).await,
         Command::Rm(args) => rm::run(&invocation, args).await,
         Command::Wait(args) => wait::run(&invocation, args).await,

@@ -1,10 +1,10 @@
-//! Finds, creates, selects results of, cancels and removes tasks on the coordinator, and reads
+//! Finds, creates, steers, selects results of, cancels and removes tasks on the coordinator, and reads
 //! their reports.
 
 use std::path::Path;
 
 use anyhow::Context as _;
-use kage_core::task::{TaskOrigin, TaskSpec};
+use kage_core::task::TaskSpec;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 
@@ -67,24 +67,71 @@ pub fn request_id() -> String {
 pub async fn create(
     access: &Access,
     spec: TaskSpec,
-    origin: TaskOrigin,
+    origin: Option<v1::TaskOrigin>,
     wait_for_agent: bool,
 ) -> anyhow::Result<v1::Task> {
     let request = v1::CreateTaskRequest {
         request_id: request_id(),
         spec: Some(spec.into()),
         wait_for_agent,
-        origin: Some(origin.into()),
+        origin,
     };
-    let send = async || {
+    let response = twice(async || {
         let response = access.client.tasks().create_task(request.clone()).await;
         response.map_err(ApiError::from)
+    });
+    response
+        .await?
+        .into_inner()
+        .task
+        .context("the coordinator sent no task")
+}
+
+/// Makes a call that has a request id, and once more when its reply was lost.
+async fn twice<T>(call: impl AsyncFn() -> Result<T, ApiError>) -> Result<T, ApiError> {
+    match call().await {
+        Err(error) if error.is_transient() => call().await,
+        answered => answered,
+    }
+}
+
+/// Says to a session what to do next.
+///
+/// # Errors
+/// When the session takes no message, or the coordinator cannot be reached.
+pub async fn send(
+    access: &Access,
+    task_id: &str,
+    session: &str,
+    text: String,
+) -> anyhow::Result<v1::SendMessageResponse> {
+    let request = v1::SendMessageRequest {
+        request_id: request_id(),
+        task_id: task_id.to_owned(),
+        session: session.to_owned(),
+        text,
     };
-    let response = match send().await {
-        Err(error) if error.is_transient() => send().await?,
-        sent => sent?,
+    let response = twice(async || {
+        let response = access.client.tasks().send_message(request.clone()).await;
+        response.map_err(ApiError::from)
+    });
+    Ok(response.await?.into_inner())
+}
+
+/// Adds a session that goes on from the files of another one. The request gets an id.
+///
+/// # Errors
+/// When there are no such files, no agent can run the session, or the coordinator cannot be reached.
+pub async fn fork(access: &Access, request: v1::ForkSessionRequest) -> anyhow::Result<v1::ForkSessionResponse> {
+    let request = v1::ForkSessionRequest {
+        request_id: request_id(),
+        ..request
     };
-    response.into_inner().task.context("the coordinator sent no task")
+    let response = twice(async || {
+        let response = access.client.tasks().fork_session(request.clone()).await;
+        response.map_err(ApiError::from)
+    });
+    Ok(response.await?.into_inner())
 }
 
 /// Forgets a task that is over.

@@ -246,6 +246,17 @@ fn notes(row: &v1::ReportRow) -> String {
         .join("; ")
 }
 
+/// What was said to a session, and from whose files it goes on: a line each.
+#[must_use]
+pub fn steering(session: &v1::Session) -> Vec<String> {
+    let name = printable(&session.name);
+    let said = session.messages.iter().map(|message| &message.summary);
+    let lines = session.fork.iter().map(|fork| &fork.summary).chain(said);
+    lines
+        .map(|line| format!("{name}: {}\n", one_line(line, NOTE)))
+        .collect()
+}
+
 /// A number and its noun: `1 file`, `2 files`.
 #[must_use]
 pub fn counted(number: usize, noun: &str) -> String {

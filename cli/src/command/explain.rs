@@ -184,9 +184,20 @@ fn task_words(task: &v1::Task) -> String {
     );
     for session in &task.sessions {
         text += &format!("{} ({})\n", session.name, view::session_state(session.state()));
-        for incident in &session.incidents {
-            let at = time(incident.at.unwrap_or_default());
-            text += &format!("  {}  {}\n", at.to_minute(at), view::one_line(&incident.summary, 600));
+        let failed = session
+            .incidents
+            .iter()
+            .map(|incident| (incident.at, &incident.summary));
+        let said = session
+            .messages
+            .iter()
+            .map(|message| (message.sent_at, &message.summary));
+        let forked = session.fork.iter().map(|fork| (fork.forked_at, &fork.summary));
+        let mut happened: Vec<_> = forked.chain(said).chain(failed).collect();
+        happened.sort_by_key(|(at, _)| time(at.unwrap_or_default()));
+        for (at, words) in happened {
+            let at = time(at.unwrap_or_default());
+            text += &format!("  {}  {}\n", at.to_minute(at), view::one_line(words, 600));
         }
         if !session.waiting.is_empty() {
             text += &format!("  now: {}\n", session.waiting);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
+use std::path::Path;
 
 use kage_agent::identity::state::not_ones_own;
 use kage_core::task::{InvalidPart, Policy, TaskEnvironment, TaskSpec};
@@ -11,9 +12,11 @@ use kage_proto::convert::InvalidField;
 use kage_proto::v1;
 
 use super::wait;
+use crate::again::{self, Again};
 use crate::args::Run;
 use crate::assignments;
 use crate::base;
+use crate::connect::Access;
 use crate::contexts;
 use crate::environment::{self, LeftValues};
 use crate::exit::{Detail, Exit, Refusal};
@@ -30,58 +33,27 @@ use crate::work_folder::WorkFolder;
 
 pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exit> {
     let repository = UserRepo::discover(&args.repo).await?;
-    if let Some(what) = not_ones_own(repository.root()) {
+    if (args.again.is_none() || args.present)
+        && let Some(what) = not_ones_own(repository.root())
+    {
         let path = repository.root().display();
         let text = format!("the repository {path} is {what}, and all of it would be sent; name another with --repo");
         return Err(Refusal::usage(text).into());
     }
-    let place = WorkFolder::find(&repository, &args.repo, args.root)?;
-    let workers = assignments::workers(&args.with, args.repeat, &args.fallback)?;
-    let policy = policy(&args, &invocation.settings.run, &place)?;
-    let environment = environment(&args, &invocation.settings, &place)?;
-    place.tell();
-    let prompt = prompt(&args)?;
-    let access = invocation.started().await?;
-    let project = access.project.clone();
-    let options = SnapshotOptions {
-        committed: args.committed,
-        include: place.patterns(&args.include)?,
-    };
-    let shared = contexts::put(&access, &project, &args.context, &workers).await?;
-    let base = base::send(
-        &access,
-        &project,
-        &repository,
-        &options,
-        place.folder.as_ref(),
-        &policy.verify,
-    )
-    .await?;
-    let mut spec = TaskSpec {
-        project,
-        prompt,
-        prompt_blob: None,
-        repository: Some(base.repository),
-        context_base: shared.base,
-        assignments: workers
-            .into_iter()
-            .zip(shared.deltas)
-            .map(|(worker, delta)| worker.assignment(delta))
-            .collect(),
-        policy,
-        fresh_baseline: args.fresh_baseline,
-        labels: kage_core::task::Labels::new(),
-        environment: TaskEnvironment {
-            files: base.files,
-            ..environment
-        },
+    let (access, mut spec, origin) = match args.again.clone() {
+        None => new_task(&invocation, &args, &repository).await?,
+        Some(task) => {
+            let access = invocation.existing().await?;
+            let Again { spec, origin } = again::of(&access, &repository, &args, task).await?;
+            (access, spec, origin)
+        }
     };
     refuse_invalid(&spec)?;
     // Only the daemon of this machine, which no URL names, has its agent's state here.
     let own_daemon = invocation.settings.coordinator.url.is_none() && !spec.environment.pass.is_empty();
     let left = own_daemon.then(|| LeftValues::leave(&mut spec.environment, &invocation.state.agent()));
     let left = left.transpose()?;
-    let created = tasks::create(&access, spec, base.origin, args.wait_for_agent).await;
+    let created = tasks::create(&access, spec, origin, args.wait_for_agent).await;
     if let Some(left) = &left {
         left.settle(created.as_ref().ok());
     }
@@ -129,6 +101,56 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
         v1::BestReason::NoResult | v1::BestReason::Unspecified => tell_undone(&report),
     }
     Ok(wait::outcome(task.state(), &report))
+}
+
+/// The coordinator, and the task as its flags and the settings say it; its base is sent.
+async fn new_task(
+    invocation: &Invocation,
+    args: &Run,
+    repository: &UserRepo,
+) -> anyhow::Result<(Access, TaskSpec, Option<v1::TaskOrigin>)> {
+    let place = WorkFolder::find(repository, &args.repo, args.root)?;
+    let workers = assignments::workers(&args.with, args.repeat, &args.fallback)?;
+    let policy = policy(args, &invocation.settings.run, &place)?;
+    let environment = environment(args, &invocation.settings, &place)?;
+    place.tell();
+    let prompt = prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?;
+    let access = invocation.started().await?;
+    let project = access.project.clone();
+    let options = SnapshotOptions {
+        committed: args.committed,
+        include: place.patterns(&args.include)?,
+    };
+    let shared = contexts::put(&access, &project, &args.context, &workers).await?;
+    let base = base::send(
+        &access,
+        &project,
+        repository,
+        &options,
+        place.folder.as_ref(),
+        &policy.verify,
+    )
+    .await?;
+    let spec = TaskSpec {
+        project,
+        prompt,
+        prompt_blob: None,
+        repository: Some(base.repository),
+        context_base: shared.base,
+        assignments: workers
+            .into_iter()
+            .zip(shared.deltas)
+            .map(|(worker, delta)| worker.assignment(delta))
+            .collect(),
+        policy,
+        fresh_baseline: args.fresh_baseline,
+        labels: kage_core::task::Labels::new(),
+        environment: TaskEnvironment {
+            files: base.files,
+            ..environment
+        },
+    };
+    Ok((access, spec, Some(base.origin.into())))
 }
 
 fn refuse_invalid(spec: &TaskSpec) -> Result<(), Refusal> {
@@ -198,20 +220,21 @@ fn environment(args: &Run, settings: &Settings, place: &WorkFolder) -> Result<Ta
     Ok(environment)
 }
 
-fn prompt(args: &Run) -> anyhow::Result<String> {
-    let text = match (&args.prompt, &args.prompt_file) {
+/// A person's words: as they were typed, of a file, or from standard input; none is empty.
+pub(super) fn prompt(typed: Option<&str>, file: Option<&Path>) -> anyhow::Result<String> {
+    let text = match (typed, file) {
         (_, Some(file)) => {
             let unreadable = |error| Refusal::usage(format!("cannot read the prompt from {}: {error}", file.display()));
             std::fs::read_to_string(file).map_err(unreadable)?
         }
-        (Some(dash), None) if dash == "-" => {
+        (Some("-"), None) => {
             let mut text = String::new();
             std::io::stdin()
                 .read_to_string(&mut text)
                 .map_err(|error| Refusal::usage(format!("cannot read the prompt from standard input: {error}")))?;
             text
         }
-        (Some(text), None) => text.clone(),
+        (Some(text), None) => text.to_owned(),
         (None, None) => String::new(),
     };
     Ok(text)

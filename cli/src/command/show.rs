@@ -29,6 +29,9 @@ pub(super) async fn run(invocation: &Invocation, asked: Option<String>) -> anyho
     for session in task.sessions.iter().filter(|session| session.checkpoints > 0) {
         invocation.out.text(&checkpoints(session))?;
     }
+    for session in &task.sessions {
+        invocation.out.text(&view::steering(session).concat())?;
+    }
     Ok(Exit::Done)
 }
 

@@ -38,6 +38,7 @@ mod renewal;
 mod rework;
 mod risk;
 mod selected;
+mod steering;
 mod three_agents;
 mod unfinished;
 mod upgrade;
