@@ -13,7 +13,7 @@ use kage_core::failure_table::local_failure;
 use kage_core::fleet::AdapterInfo;
 use kage_core::folder::Folder;
 use kage_core::id::AttemptId;
-use kage_core::task::RepositoryRef;
+use kage_core::task::{RepositoryRef, ResultRules};
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
@@ -267,6 +267,11 @@ impl Attempt {
             project: self.work.project.clone(),
             repository: repository.clone(),
             files: self.work.environment.files.clone(),
+            results: match &self.work.kind {
+                WorkKind::Session(work) => work.results.clone(),
+                // Verify commits nothing.
+                WorkKind::Verify(_) => ResultRules::default(),
+            },
             warnings: self.warnings(),
         }
     }

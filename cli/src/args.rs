@@ -229,6 +229,16 @@ pub struct Run {
     /// as its next message [default: 1 if its adapter can resume a conversation, else 0].
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(0..=20))]
     pub rework: Option<u32>,
+    /// Largest new file that may become a part of a result, in MiB; a larger one is left out, and named
+    /// [default: 25].
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub max_file: Option<u64>,
+    /// Most MiB of all new files of a result together; more is no result [default: 200].
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=65536))]
+    pub max_new: Option<u64>,
+    /// Most new files of a result; more is no result [default: 20000].
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub max_new_files: Option<u64>,
     /// Return as soon as the task is stored; do not wait for results.
     #[arg(short, long)]
     pub detach: bool,

@@ -67,6 +67,12 @@ pub struct RunSettings {
     pub protect: Vec<String>,
     /// As `--rework`.
     pub rework: Option<u32>,
+    /// As `--max-file`.
+    pub max_file_mib: Option<u64>,
+    /// As `--max-new`.
+    pub max_new_mib: Option<u64>,
+    /// As `--max-new-files`.
+    pub max_new_files: Option<u64>,
 }
 
 /// `[agent]`

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use kage_core::folder::Folder;
 use kage_core::pattern::within;
-use kage_core::task::VerifyPolicy;
+use kage_core::task::{ResultRules, VerifyPolicy};
 use kage_git::UserRepo;
 
 use crate::args::Run;
@@ -148,6 +148,23 @@ impl WorkFolder {
         self.project.as_ref().map(|file| &file.settings)
     }
 
+    /// What becomes a part of results: limits from flags, the user's settings and `kage.toml`, and what
+    /// the person's git ignores.
+    #[must_use]
+    pub fn results(&self, args: &Run, user: &RunSettings, excludes: String) -> ResultRules {
+        let usual = ResultRules::default();
+        let nothing = RunSettings::default();
+        let project = self.project().map_or(&nothing, |project| &project.run);
+        let chosen = |flag: Option<u64>, of: fn(&RunSettings) -> Option<u64>| flag.or(of(user)).or(of(project));
+        let bytes = |mib: Option<u64>, usual: u64| mib.map_or(usual, |mib| mib.saturating_mul(1 << 20));
+        ResultRules {
+            excludes,
+            max_file_bytes: bytes(chosen(args.max_file, |run| run.max_file_mib), usual.max_file_bytes),
+            max_new_bytes: bytes(chosen(args.max_new, |run| run.max_new_mib), usual.max_new_bytes),
+            max_new_files: chosen(args.max_new_files, |run| run.max_new_files).unwrap_or(usual.max_new_files),
+        }
+    }
+
     /// How often a session is sent back, as far as the project says it.
     #[must_use]
     pub fn rework(&self) -> Option<u32> {
@@ -169,6 +186,16 @@ impl ProjectFile {
         }
         said.extend((!run.protect.is_empty()).then(|| format!("protect {}", view::printable(&run.protect.join(", ")))));
         said.extend(run.rework.map(|times| format!("rework {times}")));
+        let limits = [
+            ("max_file_mib", run.max_file_mib),
+            ("max_new_mib", run.max_new_mib),
+            ("max_new_files", run.max_new_files),
+        ];
+        said.extend(
+            limits
+                .iter()
+                .filter_map(|(key, limit)| Some(format!("{key} {}", (*limit)?))),
+        );
         let said = if said.is_empty() {
             "nothing".to_owned()
         } else {
@@ -231,7 +258,7 @@ mod tests {
                         setup: Some("prepare".to_owned()),
                         session_setup: None,
                         protect: vec!["tests".to_owned(), "../ci".to_owned()],
-                        rework: None,
+                        ..RunSettings::default()
                     },
                     ..ProjectSettings::default()
                 },

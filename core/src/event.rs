@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{Safety, TakenCheckpoint};
 use crate::failure::Failure;
 use crate::id::{Digest, Oid};
+use crate::left_out::LeftOut;
 use crate::time::Timestamp;
 use crate::tool_uses::ToolUses;
 use crate::usage::{PicoUsd, Usage};
@@ -87,7 +88,30 @@ pub struct ResultCommit {
     pub paths: Vec<String>,
     /// The deleted ones of `paths`.
     pub deleted: Vec<String>,
+    /// The largest files that it adds or changes, from [`LARGE_BYTES`] on, the largest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub large: Vec<LargeFile>,
+    /// What the session's worktree had and the result leaves out, as far as it could be missed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
 }
+
+/// A file of a result, with its size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LargeFile {
+    /// Its path.
+    pub path: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// A file from this size on is worth a look before it becomes a part of a history: a person's own
+/// untracked files of more are not sent either.
+pub const LARGE_BYTES: u64 = 5 << 20;
+
+/// The most files that a [`ResultCommit`] names as large, and as left out: each is read whenever its
+/// session is.
+pub const MAX_ODD_FILES: usize = 20;
 
 words! {
     /// The decision of verify.

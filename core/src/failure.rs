@@ -41,6 +41,8 @@ words! {
         TurnLimit = "turn_limit" ("turn limit"),
         /// The adapter reported success, but nothing had changed.
         NoChange = "no_change" ("no change"),
+        /// The files that it made are more than a result may have.
+        ResultTooLarge = "result_too_large" ("result too large"),
         /// The adapter's program ended unexpectedly.
         AdapterCrash = "adapter_crash" ("adapter crashed"),
         /// The adapter cannot be started on this agent.

@@ -269,6 +269,7 @@ const fn passes(kind: FailureKind) -> bool {
         | FailureKind::LogicError
         | FailureKind::TurnLimit
         | FailureKind::NoChange
+        | FailureKind::ResultTooLarge
         | FailureKind::AdapterCrash
         | FailureKind::AdapterUnavailable
         | FailureKind::DiskFull

@@ -25,6 +25,7 @@ pub mod failure;
 pub mod failure_table;
 pub mod recovery;
 pub mod checkpoint;
+pub mod left_out;
 pub mod event;
 pub mod rework;
 pub mod session;

@@ -417,6 +417,11 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
             "it changed nothing and reported success; read its output (kage logs), and make the prompt more specific",
             Medium,
         ),
+        Kind::ResultTooLarge => escalate(
+            "another attempt would make the same files; ignore them (.gitignore), or raise the limits \
+             (max_new_mib, max_new_files)",
+            High,
+        ),
         Kind::BudgetExceeded => escalate("the budget is spent; raise the limit and run again", High),
         Kind::Cancelled => escalate("it was asked to stop", High),
     }

@@ -162,6 +162,8 @@ mod tests {
                 diff: DiffStat::default(),
                 paths: Vec::new(),
                 deleted: Vec::new(),
+                large: Vec::new(),
+                left_out: Vec::new(),
             },
             verdict: Verdict {
                 kind: VerdictKind::Failed,

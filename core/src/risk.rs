@@ -1,5 +1,5 @@
-//! The risk of landing a result, judged by the paths it changes. Content is not read: verify and
-//! people do that. `core/data/risk.toml` lists the paths that matter.
+//! The risk of landing a result, judged by the paths it changes, the sizes of its files, and what it
+//! leaves out. Content is not read: verify and people do that. `core/data/risk.toml` lists the paths that matter.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -8,6 +8,7 @@ use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::event::ResultCommit;
+use crate::left_out::in_units;
 use crate::mentions::Mentions;
 use crate::pattern::Patterns;
 use crate::protect;
@@ -20,8 +21,8 @@ pub enum Risk {
     /// No objection.
     #[default]
     None,
-    /// Worth a look: it deletes files, changes CI or lock files or protected paths, or changes
-    /// files outside the paths that the prompt names.
+    /// Worth a look: it deletes files, changes CI or lock files or protected paths, has large files or
+    /// leaves some out, or changes files outside the paths that the prompt names.
     Low,
     /// It changes what verify depends on, so that verify proves less than it seems to.
     High,
@@ -57,6 +58,17 @@ pub fn assess(result: &ResultCommit, spec: &TaskSpec, restored: &[String]) -> As
     let commands = protect::commands(policy);
     let mentions = Mentions::of(&spec.prompt);
 
+    let large: Vec<String> = result
+        .large
+        .iter()
+        .map(|file| format!("{} ({})", file.path, in_units(file.bytes)))
+        .collect();
+    let left_out: Vec<String> = result
+        .left_out
+        .iter()
+        .map(|file| format!("{} ({})", file.path, file.reason.words()))
+        .collect();
+
     let mut high = Findings::default();
     let mut low = Findings::default();
     for path in &result.paths {
@@ -80,6 +92,12 @@ pub fn assess(result: &ResultCommit, spec: &TaskSpec, restored: &[String]) -> As
     }
     for path in &result.deleted {
         low.add("deletes files", path);
+    }
+    for file in &large {
+        low.add("has large files", file);
+    }
+    for file in &left_out {
+        low.add("leaves out what the session's worktree had", file);
     }
     for path in mentions.outside(&result.paths) {
         low.add("leaves the paths that the prompt names", path);
@@ -184,8 +202,9 @@ struct GroupFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::DiffStat;
+    use crate::event::{DiffStat, LargeFile};
     use crate::id::ProjectId;
+    use crate::left_out::{LeftOut, LeftOutReason};
     use crate::task::{Policy, VerifyPolicy};
 
     fn spec(prompt: &str, setup: &str, verify: &str, protect: &[&str]) -> TaskSpec {
@@ -222,6 +241,8 @@ mod tests {
             },
             paths: paths.iter().map(ToString::to_string).collect(),
             deleted: deleted.iter().map(ToString::to_string).collect(),
+            large: Vec::new(),
+            left_out: Vec::new(),
         }
     }
 
@@ -331,6 +352,29 @@ mod tests {
                 "deletes files: old.rs",
             ]
         );
+    }
+
+    #[test]
+    fn large_files_and_those_that_are_left_out_are_worth_a_look() {
+        let spec = spec("do it", "true", "true", &[]);
+        let mut result = result(&["a.rs", "assets/core"], &[]);
+        assert_eq!(assess(&result, &spec, &[]).risk, Risk::None);
+        result.large = vec![LargeFile {
+            path: "assets/core".to_owned(),
+            bytes: 52_428_800,
+        }];
+        let found = assess(&result, &spec, &[]);
+        assert_eq!(found.risk, Risk::Low);
+        assert_eq!(found.flags, ["has large files: assets/core (52.4 MB)"]);
+        result.large.clear();
+        result.left_out = vec![LeftOut {
+            path: "dump".to_owned(),
+            reason: LeftOutReason::Large { size: 400_000_000 },
+        }];
+        let found = assess(&result, &spec, &[]);
+        assert_eq!(found.risk, Risk::Low);
+        let flag = "leaves out what the session's worktree had: dump (it has 400.0 MB)";
+        assert_eq!(found.flags, [flag]);
     }
 
     #[test]

@@ -17,11 +17,13 @@ mod bounds;
 mod environment;
 mod lineage;
 mod origin;
+mod results;
 
 pub use crate::labels::Labels;
 pub use environment::{InvalidEnvironment, MAX_ENVIRONMENT_BYTES, TaskEnvironment};
 pub use lineage::{Lineage, LineageId, RemoteUrl};
 pub use origin::TaskOrigin;
+pub use results::{MAX_EXCLUDES_BYTES, ResultRules, joined_excludes};
 
 pub use bounds::{
     InvalidPart, InvalidSpec, MAX_COMMAND_BYTES, MAX_DELTA_BYTES, MAX_LABEL_BYTES, MAX_MODEL_BYTES,
@@ -127,6 +129,9 @@ pub struct Policy {
     /// The folder of the worktree in which `session_setup` runs; `None`: its top.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_setup_folder: Option<Folder>,
+    /// What of a session's files becomes a part of its result.
+    #[serde(default, skip_serializing_if = "ResultRules::is_default")]
+    pub results: ResultRules,
 }
 
 impl Default for Policy {
@@ -141,6 +146,7 @@ impl Default for Policy {
             max_reworks: None,
             session_setup: None,
             session_setup_folder: None,
+            results: ResultRules::default(),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Checkpoints of a worktree: all of its files as a commit, byte for byte. Nothing of the session's
 //! own repository is read or changed, except its exclude file, which is read.
 //!
-//! What is taken: files that the checkpoint before had, and those that are not ignored;
-//! nested repositories as plain files. A submodule stays a commit id while its folder holds
+//! What is taken: files that the base or the checkpoint before had, and those that are not ignored;
+//! nested repositories as plain files. What cannot or must not be taken is left out and named
+//! ([`crate::left_out`]). A submodule stays a commit id while its folder holds
 //! no files. Line endings and filters are not applied, since a restore must give back the
 //! bytes that were there. Not kept: empty folders, permissions other than the executable
 //! bit, owners, and `.git` folders.
@@ -24,6 +25,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use git2::Oid as Id;
 use kage_core::id::{Digest, Oid};
+use kage_core::left_out::LeftOut;
+use kage_core::task::ResultRules;
 use tokio::runtime::Handle;
 
 use crate::beneath::Beneath;
@@ -31,8 +34,9 @@ use crate::durable::{Prepared, flush_all};
 use crate::error::{GitError, blocking};
 use crate::ignored::ignored;
 use crate::included;
-use crate::known::scan::Scan;
+use crate::known::scan::{Judged, Scan};
 use crate::known::{KnownFiles, KnownFolder, Stats, stats_of_index};
+use crate::left_out::{NotTaken, entry_in};
 use crate::lock::{self, RepositoryLock};
 use crate::mirror::Mirror;
 use crate::objects::{Objects, Unflushed, id_of, oid_of};
@@ -58,7 +62,8 @@ impl Worktree {
     /// keeps it. An interrupted restore is finished first.
     ///
     /// # Errors
-    /// When any file could not be taken, or flushed; there is no partial checkpoint.
+    /// When the file system refuses, or there are more new files than the rules allow; there is no
+    /// partial checkpoint but for what [`Worktree::left_out`] names.
     pub async fn checkpoint(&self, parent: &Oid, message: impl Into<String>) -> Result<Checkpoint, GitError> {
         let (parent, message) = (parent.clone(), message.into());
         self.owned("taking a checkpoint", move |worktree| {
@@ -109,6 +114,8 @@ impl Worktree {
             base: id_of(&self.base)?,
             shadow: self.shadow.clone(),
             known: Arc::clone(&self.known),
+            rules: self.rules.clone(),
+            left_out: Arc::clone(&self.left_out),
             runtime: Handle::current(),
             _lock: lock,
         };
@@ -123,6 +130,8 @@ pub(crate) struct LockedWorktree {
     pub(crate) base: Id,
     shadow: Shadow,
     known: Arc<Mutex<Option<KnownFiles>>>,
+    pub(crate) rules: ResultRules,
+    left_out: Arc<Mutex<Vec<LeftOut>>>,
     runtime: Handle,
     _lock: RepositoryLock,
 }
@@ -134,6 +143,9 @@ pub(crate) struct Look {
     pub(crate) top: KnownFolder,
     pub(crate) ignored: Vec<PathBuf>,
     pub(crate) beneath: Beneath,
+    rules: ResultRules,
+    /// The tree of the base.
+    base: Id,
 }
 
 impl LockedWorktree {
@@ -165,16 +177,28 @@ impl LockedWorktree {
             Some(seen) => seen,
             None => self.load(last)?,
         };
+        let objects = Objects::open(self.mirror.path(), seen.unflushed)?;
+        let base = objects.tree_of(self.base).map_err(GitError::library("read the base"))?;
+        let mut not_taken = NotTaken::default();
         let mut look = Look {
-            objects: Objects::open(self.mirror.path(), seen.unflushed)?,
+            objects,
+            base,
+            rules: self.rules.clone(),
             last,
             top: seen.top,
             ignored: Vec::new(),
             beneath: Beneath::open(&self.root).map_err(GitError::io("open", &self.root))?,
         };
         let filled = submodules::filled(&self.shadow)?;
-        let scan = Scan::new(&mut look.objects, &self.root, &look.beneath, &filled);
-        look.ignored = scan.run(&mut look.top, |paths| self.ignored(paths))?;
+        let judged = Judged {
+            rules: &self.rules,
+            base,
+            filled: &filled,
+            not_taken: &mut not_taken,
+        };
+        let scan = Scan::new(&mut look.objects, &self.root, &look.beneath, judged);
+        look.ignored = scan.run(&mut look.top, |paths| self.ignored(paths, base))?;
+        self.tell(not_taken);
         look.top.write(&mut look.objects)?;
         Ok(look)
     }
@@ -191,14 +215,25 @@ impl LockedWorktree {
         })
     }
 
-    /// The ones of `paths` that git ignores, as git itself decides.
-    pub(crate) fn ignored(&self, paths: &[PathBuf]) -> Result<HashSet<PathBuf>, GitError> {
+    /// Puts on record what a look left out.
+    pub(crate) fn tell(&self, not_taken: NotTaken) {
+        *self.left_out.lock().unwrap_or_else(PoisonError::into_inner) = not_taken.into_list();
+    }
+
+    /// The ones of `paths` that git ignores, as git itself decides: nothing that the base, which has
+    /// the tree `base`, has at that path.
+    pub(crate) fn ignored(&self, paths: &[PathBuf], base: Id) -> Result<HashSet<PathBuf>, GitError> {
         let list: Vec<&[u8]> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
         let ignored = self.runtime.block_on(ignored(&self.shadow, &self.root, &list))?;
         let path = |bytes| PathBuf::from(OsString::from_vec(bytes));
+        let mut ignored: HashSet<PathBuf> = ignored.into_iter().map(path).collect();
+        if !ignored.is_empty() {
+            let objects = Objects::open(self.mirror.path(), Unflushed::default())?;
+            ignored.retain(|path| entry_in(objects.repository(), base, path).is_none());
+        }
         // A session may have changed what is ignored.
-        let included = included::names(&self.shadow)?;
-        Ok(ignored.into_iter().map(path).chain(included).collect())
+        ignored.extend(included::names(&self.shadow)?);
+        Ok(ignored)
     }
 
     fn record_of_ignored(&self, commit: Id) -> PathBuf {
@@ -291,7 +326,14 @@ impl Look {
     /// nothing storable is there.
     pub(crate) fn take(&mut self, root: &Path, path: &Path) -> Result<bool, GitError> {
         let nothing = HashSet::new();
-        let taken = Scan::new(&mut self.objects, root, &self.beneath, &nothing).take_path(path)?;
+        let mut not_taken = NotTaken::default();
+        let judged = Judged {
+            rules: &self.rules,
+            base: self.base,
+            filled: &nothing,
+            not_taken: &mut not_taken,
+        };
+        let taken = Scan::new(&mut self.objects, root, &self.beneath, judged).take_path(path)?;
         let Some(entry) = taken else { return Ok(false) };
         self.top.insert(path, entry);
         Ok(true)

@@ -6,21 +6,28 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use git2::{Delta, DiffFormat, DiffOptions, Repository};
-use kage_core::event::{ChangeKind, DiffStat, FileChange, MAX_RESULT_PATHS, ResultCommit};
+use kage_core::event::{
+    ChangeKind, DiffStat, FileChange, LARGE_BYTES, LargeFile, MAX_ODD_FILES, MAX_RESULT_PATHS, ResultCommit,
+};
 use kage_core::id::Oid;
 
 use crate::error::GitError;
-use crate::objects::oid_of;
+use crate::objects::{mode, oid_of};
 
 mod by_file;
 
 pub use by_file::{DiffScope, FileDiff, FileLines, FileStatus, MAX_COMPARED, MAX_LINES, by_file};
+
+/// Lines of larger files are not counted.
+const MAX_COUNTED: u64 = 16 << 20;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Difference {
     pub stat: DiffStat,
     /// Every changed path with its counts, in git's order. Renames are a deletion and an addition.
     pub files: Vec<FileChange>,
+    /// The added and changed ones from [`LARGE_BYTES`] on, the largest first; the first of many.
+    pub large: Vec<LargeFile>,
 }
 
 impl Difference {
@@ -35,13 +42,15 @@ impl Difference {
             diff: self.stat,
             paths: listed.iter().map(|file| file.path.clone()).collect(),
             deleted: gone.map(|file| file.path.clone()).collect(),
+            large: self.large.clone(),
+            left_out: Vec::new(),
         }
     }
 }
 
 /// The changes from `base` to `commit` in the repository at `repository`.
 pub fn between(repository: &Path, base: &Oid, commit: &Oid) -> Result<Difference, GitError> {
-    with_diff(repository, base, commit, |diff| {
+    with_diff(repository, base, commit, |repository, diff| {
         let mut difference = Difference::default();
         let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
         for (number, delta) in diff.deltas().enumerate() {
@@ -51,8 +60,18 @@ pub fn between(repository: &Path, base: &Oid, commit: &Oid) -> Result<Difference
                 _ => ChangeKind::Modified,
             };
             let path = path_of(&delta);
+            let size = large(repository, &delta);
+            if let Some(bytes) = size {
+                let path = String::from_utf8_lossy(path).into_owned();
+                difference.large.push(LargeFile { path, bytes });
+            }
+            let patch = match size {
+                // Comparing such files line by line takes longer than everything else.
+                Some(bytes) if bytes > MAX_COUNTED => None,
+                Some(_) | None => git2::Patch::from_diff(diff, number)?,
+            };
             // No patch: binary or a submodule, so there are no lines to count.
-            let (_, added, removed) = match git2::Patch::from_diff(diff, number)? {
+            let (_, added, removed) = match patch {
                 Some(patch) => patch.line_stats()?,
                 None => (0, 0, 0),
             };
@@ -76,13 +95,17 @@ pub fn between(repository: &Path, base: &Oid, commit: &Oid) -> Result<Difference
                 removed,
             });
         }
+        difference
+            .large
+            .sort_by(|a, b| (b.bytes, &a.path).cmp(&(a.bytes, &b.path)));
+        difference.large.truncate(MAX_ODD_FILES);
         Ok(difference)
     })
 }
 
 /// The same as a unified patch for `git apply`.
 pub fn patch(repository: &Path, base: &Oid, commit: &Oid) -> Result<Vec<u8>, GitError> {
-    with_diff(repository, base, commit, |diff| {
+    with_diff(repository, base, commit, |_, diff| {
         let mut text = Vec::new();
         diff.print(DiffFormat::Patch, |_, _, line| {
             push_line(&mut text, &line);
@@ -122,7 +145,7 @@ type Side = Option<(u32, git2::Oid)>;
 /// Every path that differs from `before` to `after` in the repository at `repository`, in byte
 /// order.
 pub fn paths(repository: &Path, before: &Oid, after: &Oid) -> Result<Vec<PathChange>, GitError> {
-    let sides = with_diff(repository, before, after, |diff| {
+    let sides = with_diff(repository, before, after, |_, diff| {
         let side = |file: git2::DiffFile<'_>| file.exists().then(|| (u32::from(file.mode()), file.id()));
         let mut sides: BTreeMap<Vec<u8>, (Side, Side)> = BTreeMap::new();
         for delta in diff.deltas() {
@@ -152,11 +175,21 @@ fn path_of<'a>(delta: &git2::DiffDelta<'a>) -> &'a [u8] {
     path.unwrap_or_default()
 }
 
+/// The size of the file after a change, when it is large.
+fn large(repository: &Repository, delta: &git2::DiffDelta<'_>) -> Option<u64> {
+    let file = delta.new_file();
+    if !file.exists() || u32::from(file.mode()) == mode::SUBMODULE {
+        return None;
+    }
+    let (size, _) = repository.odb().ok()?.read_header(file.id()).ok()?;
+    (size as u64 >= LARGE_BYTES).then_some(size as u64)
+}
+
 fn with_diff<T>(
     repository: &Path,
     base: &Oid,
     commit: &Oid,
-    read: impl FnOnce(&git2::Diff<'_>) -> Result<T, git2::Error>,
+    read: impl FnOnce(&Repository, &git2::Diff<'_>) -> Result<T, git2::Error>,
 ) -> Result<T, GitError> {
     let compare = || {
         let repository = Repository::open_bare(repository)?;
@@ -165,7 +198,7 @@ fn with_diff<T>(
         let mut options = DiffOptions::new();
         options.show_binary(true).id_abbrev(40);
         let diff = repository.diff_tree_to_tree(Some(&old), Some(&new), Some(&mut options))?;
-        read(&diff)
+        read(&repository, &diff)
     };
     compare().map_err(GitError::library("compare two commits"))
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use kage_core::id::Oid;
+use kage_core::left_out::in_units;
 
 /// An object that is not taken, because somebody could be attacked with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +79,18 @@ pub enum GitError {
     /// git left a file out without reporting a failure.
     #[error("git did not take {path:?}: it cannot store a file of that name")]
     NotTaken { path: String },
+    /// The files that a session made are too many, or too large together.
+    #[error(
+        "the worktree has more new files than a result may have (at most {most_files} files of {} together), most of \
+         them in {mostly}",
+        in_units(*most_bytes)
+    )]
+    TooMuch {
+        most_files: u64,
+        most_bytes: u64,
+        /// The name at the top that has most of them.
+        mostly: String,
+    },
     /// A path in a tree that must not be written to a disk.
     #[error("the path {path:?} is not safe to write")]
     UnsafePath { path: String },
@@ -240,6 +253,7 @@ impl GitError {
             | Self::Unexpected { .. }
             | Self::Pattern { .. }
             | Self::NotTaken { .. }
+            | Self::TooMuch { .. }
             | Self::UnsafePath { .. }
             | Self::ReferenceName { .. } => false,
         }
@@ -282,6 +296,7 @@ impl GitError {
             | Self::Pattern { .. }
             | Self::NotTaken { .. }
             | Self::UnsafePath { .. }
+            | Self::TooMuch { .. }
             | Self::ReferenceName { .. } => false,
         }
     }

@@ -1,5 +1,6 @@
-//! Which paths of a worktree git ignores, as git itself decides. Results and checkpoints both use
-//! this, so that they hold the same files.
+//! Which paths of a worktree git ignores, as git itself decides: by .gitignore files, by the person's
+//! excludes, which are those of the private git directory (info/exclude), and by the session's own.
+//! Results and checkpoints both use this, so that they hold the same files.
 
 use std::collections::HashSet;
 use std::fs;

@@ -13,11 +13,12 @@ use git2::{Index, ObjectType, Oid as Id, Repository};
 use crate::error::GitError;
 use crate::objects::{Objects, Unflushed, mode};
 
-pub(crate) mod scan;
-
+mod stat;
 mod survey;
 
-pub(crate) use scan::Stat;
+pub(crate) mod scan;
+
+pub(crate) use stat::Stat;
 
 /// The cached state of a worktree's files.
 #[derive(Debug)]

@@ -40,6 +40,9 @@ pub(crate) mod mode {
 /// Larger files are streamed instead of read into memory.
 const STREAMED_BYTES: u64 = 16 << 20;
 
+/// How much more than its size is read of a file that grows meanwhile.
+const GROWTH: u64 = 1 << 20;
+
 /// A file of at most this size is read whole to hash it.
 const READ_AT_ONCE: usize = 1 << 20;
 
@@ -189,13 +192,15 @@ impl Objects {
     }
 
     /// Takes an open file; nothing is written when its id is `known`, which is in the store
-    /// already.
+    /// already. Of a file that grows while it is read, the beginning is taken, which is what it was at
+    /// some time; a later look takes more.
     pub(crate) fn write_file(&mut self, file: File, size: u64, known: Option<Id>, path: &Path) -> Result<Id, GitError> {
         if size > STREAMED_BYTES {
-            return self.write_stream(file, known, path);
+            return self.write_stream(file, size, known, path);
         }
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
-        (&file).read_to_end(&mut bytes).map_err(GitError::io("read", path))?;
+        let mut content = (&file).take(size.saturating_add(GROWTH));
+        content.read_to_end(&mut bytes).map_err(GitError::io("read", path))?;
         let id = Id::hash_object(ObjectType::Blob, &bytes).map_err(GitError::library("hash a file"))?;
         if known != Some(id) {
             self.write_as(id, ObjectType::Blob, bytes)?;
@@ -203,16 +208,16 @@ impl Objects {
         Ok(id)
     }
 
-    fn write_stream(&mut self, mut file: File, known: Option<Id>, path: &Path) -> Result<Id, GitError> {
+    fn write_stream(&mut self, file: File, size: u64, known: Option<Id>, path: &Path) -> Result<Id, GitError> {
         if let Some(known) = known
             && hash_open_file(&file).map_err(GitError::io("read", path))? == known
         {
             return Ok(known);
         }
         // A copy does not change between hashing and packing it.
-        let mut copy = || {
+        let copy = || {
             let mut copy = tempfile::tempfile_in(&self.store)?;
-            let size = io::copy(&mut file, &mut copy)?;
+            let size = io::copy(&mut (&file).take(size.saturating_add(GROWTH)), &mut copy)?;
             copy.rewind()?;
             Ok((copy, size))
         };
@@ -348,6 +353,11 @@ pub(crate) fn oid_of(id: Id) -> Result<Oid, GitError> {
 
 /// Whether git stores a file of that name, and other gits accept it.
 pub(crate) fn is_storable(name: &OsStr, is_link: bool) -> bool {
+    // macOS takes a name with such characters for the name without them.
+    let seen = name.to_str().filter(|name| name.contains(is_invisible));
+    if let Some(seen) = seen.map(|name| name.replace(is_invisible, "")) {
+        return is_storable(OsStr::new(&seen), is_link);
+    }
     let bytes = name.as_bytes();
     let stem = bytes.split(|byte| matches!(byte, b':' | b'\\')).next().unwrap_or(bytes);
     let end = stem
@@ -360,4 +370,12 @@ pub(crate) fn is_storable(name: &OsStr, is_link: bool) -> bool {
         b".gitmodules" => !is_link,
         _ => true,
     }
+}
+
+/// Characters that file systems of macOS leave out when they compare names.
+const fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}'
+    )
 }

@@ -20,7 +20,10 @@ use crate::program::{self, ProgramError};
 use crate::shadow::Shadow;
 use crate::staging::{copy_index, split};
 
+mod excludes;
 mod lineage;
+
+pub use excludes::{Excludes, UnusedExcludes};
 
 /// The settings that are used, as git lists them.
 const HONOURED: &[&str] = &[
@@ -54,6 +57,8 @@ pub struct UserRepo {
 struct Settings {
     honoured: Vec<(String, String)>,
     excludes_file: Option<PathBuf>,
+    /// The same, as the person set it outside of this repository.
+    own_excludes_file: Option<PathBuf>,
     attributes_file: Option<PathBuf>,
     /// Names of configured filters that would change the stored content.
     filters: HashSet<String>,
@@ -351,6 +356,7 @@ impl Settings {
             .await?;
         let mut settings = Self {
             excludes_file: in_config_home("ignore"),
+            own_excludes_file: in_config_home("ignore"),
             attributes_file: in_config_home("attributes"),
             ..Self::default()
         };
@@ -362,6 +368,9 @@ impl Settings {
             // Settings that this crate itself passes are not the person's.
             if scope != b"command" {
                 settings.take(root, key, value);
+            }
+            if key == "core.excludesfile" && matches!(scope, b"system" | b"global") {
+                settings.own_excludes_file = Some(expand(root, value));
             }
             let is_signer = SIGNERS.iter().any(|(keys, _)| keys.contains(&key));
             if is_signer && matches!(scope, b"system" | b"global") {

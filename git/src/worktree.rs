@@ -26,8 +26,10 @@ use std::time::SystemTime;
 
 use kage_core::event::{ChangeKind, FileChange};
 use kage_core::id::{Digest, Oid};
+use kage_core::left_out::LeftOut;
 use kage_core::pattern::Patterns;
 use kage_core::protect::Protection;
+use kage_core::task::ResultRules;
 use tempfile::TempPath;
 
 use crate::error::{GitError, blocking};
@@ -45,6 +47,7 @@ mod extras;
 mod include;
 mod names;
 mod reuse;
+mod rules;
 mod submodules;
 
 pub use reuse::SetAside;
@@ -63,6 +66,10 @@ pub struct Worktree {
     pub(crate) shadow: Shadow,
     /// The cached state of the files since the last scan for a checkpoint.
     pub(crate) known: Arc<Mutex<Option<KnownFiles>>>,
+    /// What of it becomes a part of checkpoints and results.
+    pub(crate) rules: ResultRules,
+    /// What the last look at the files left out.
+    pub(crate) left_out: Arc<Mutex<Vec<LeftOut>>>,
     /// Cached line counts of untracked files, so that asking every second stays cheap.
     counted: Arc<Mutex<HashMap<PathBuf, Counted>>>,
 }
@@ -103,6 +110,8 @@ impl Worktree {
             base,
             shadow,
             known: Arc::default(),
+            rules: ResultRules::default(),
+            left_out: Arc::default(),
             counted: Arc::default(),
         }
     }
@@ -275,7 +284,7 @@ impl Worktree {
             let mut list = shadow.git("ls-files").args(["--others", "--exclude-standard", "-z"]);
             if inside {
                 if let Some(own) = own_exclude(&self.path) {
-                    list = list.arg("--exclude-from").arg(own);
+                    list = list.config("core.excludesFile", own);
                 }
             } else {
                 // The folder as a repository of its own, in which nothing is tracked.

@@ -9,7 +9,7 @@
 //! Only committing keeps the session's tools waiting; sending goes on beside them. A
 //! checkpoint that cannot be taken or sent is a warning, and the session continues.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -46,6 +46,8 @@ pub(super) struct CheckpointParts {
     pub(super) warnings: Warnings,
     pub(super) masker: Masker,
     pub(super) recording: Recording,
+    /// The last warning about a checkpoint: the same again and again tells nothing.
+    pub(super) told: Arc<Mutex<String>>,
     /// The message of every checkpoint's commit.
     pub(super) title: String,
 }
@@ -318,7 +320,10 @@ fn not_sent(failure: Failure) -> CheckpointError {
 /// The result; a failure is reported to people as a warning.
 async fn told_or_none<T>(parts: &CheckpointParts, done: Result<T, CheckpointError>) -> Option<T> {
     let error = match done {
-        Ok(done) => return Some(done),
+        Ok(done) => {
+            parts.told.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            return Some(done);
+        }
         Err(error) => error,
     };
     let why = chain(&error);
@@ -326,7 +331,15 @@ async fn told_or_none<T>(parts: &CheckpointParts, done: Result<T, CheckpointErro
     match error {
         CheckpointError::Closed => {}
         CheckpointError::Take(_) | CheckpointError::Transcript(_) | CheckpointError::Send(_) => {
-            let warning = EventBody::Warning(format!("no checkpoint: {why}"));
+            let text = format!("no checkpoint: {why}");
+            let before = std::mem::replace(
+                &mut *parts.told.lock().unwrap_or_else(PoisonError::into_inner),
+                text.clone(),
+            );
+            if before == text {
+                return None;
+            }
+            let warning = EventBody::Warning(text);
             if parts.recording.post(warning).await.is_err() {
                 tracing::debug!("the agent ends");
             }

@@ -57,6 +57,7 @@ impl SessionFiles {
             warnings: attempt.warnings(),
             masker: attempt.recording.masker.clone(),
             recording: attempt.recording.clone(),
+            told: Arc::default(),
             title: format!("checkpoint of session {} of task {}", work.name, attempt.work.task),
         };
         let transcript = adapter.session_file(input).map_or(Transcript::Told, Transcript::File);

@@ -16,7 +16,7 @@ use kage_core::event::{EventBody, FileChange, ResultCommit};
 use kage_core::failure::Failure;
 use kage_core::id::{AttemptId, Digest, Oid, ProjectId, RepositoryName, SessionId};
 use kage_core::protect::Protection;
-use kage_core::task::RepositoryRef;
+use kage_core::task::{RepositoryRef, ResultRules};
 
 use crate::delivery::recorder::Recording;
 
@@ -53,6 +53,8 @@ pub struct GroundAttempt {
     pub repository: RepositoryRef,
     /// The commit with the ignored files of its worktree.
     pub files: Option<Oid>,
+    /// What of a session's files becomes a part of checkpoints and the result.
+    pub results: ResultRules,
     /// For what its people should know.
     pub warnings: Warnings,
 }

@@ -32,11 +32,13 @@ use crate::identity::state::Paths;
 use crate::identity::trust::git_auth;
 use crate::ports::Random;
 
+mod left_out;
 mod checkout;
 mod healing;
 
 pub(crate) use checkout::Checkout;
 pub(crate) use healing::Healer;
+pub(crate) use left_out::ToldFiles;
 
 /// Why a workspace could not be provided.
 #[derive(Debug, thiserror::Error)]
@@ -170,7 +172,9 @@ impl MirrorGround {
             assemble(&mirror, &self.blobs, source.project, resume, anew).await?;
         }
         let tree = self.pool.worktree(&mirror, &path, base).await;
-        let tree = tree.map_err(WorkspaceError::Create)?;
+        let mut tree = tree.map_err(WorkspaceError::Create)?;
+        let ruled = tree.set_rules(of.results.clone()).await;
+        ruled.map_err(WorkspaceError::Create)?;
         if let Some(resume) = resume {
             let restored = tree.go_back(&resume.commit, false).await;
             restored.map_err(WorkspaceError::Restore)?;
@@ -193,6 +197,7 @@ impl MirrorGround {
             blobs: self.blobs.clone(),
             project: source.project.clone(),
             pool: self.pool.clone(),
+            told: ToldFiles::default(),
             _use: in_use,
         }
     }

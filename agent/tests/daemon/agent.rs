@@ -44,6 +44,7 @@ pub(crate) fn work(task: &str) -> WorkKind {
         setup: None,
         setup_folder: None,
         instruction: String::new(),
+        results: Default::default(),
     })
 }
 

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use kage_agent::identity::state::not_ones_own;
-use kage_core::task::{InvalidPart, Policy, TaskEnvironment, TaskSpec};
+use kage_core::task::{InvalidPart, Policy, ResultRules, TaskEnvironment, TaskSpec};
 use kage_git::UserRepo;
 use kage_git::snapshot::SnapshotOptions;
 use kage_proto::convert::InvalidField;
@@ -111,7 +111,8 @@ async fn new_task(
 ) -> anyhow::Result<(Access, TaskSpec, Option<v1::TaskOrigin>)> {
     let place = WorkFolder::find(repository, &args.repo, args.root)?;
     let workers = assignments::workers(&args.with, args.repeat, &args.fallback)?;
-    let policy = policy(args, &invocation.settings.run, &place)?;
+    let mut policy = policy(args, &invocation.settings.run, &place)?;
+    policy.results = place.results(args, &invocation.settings.run, excludes(repository).await?);
     let environment = environment(args, &invocation.settings, &place)?;
     place.tell();
     let prompt = prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?;
@@ -220,6 +221,18 @@ fn environment(args: &Run, settings: &Settings, place: &WorkFolder) -> Result<Ta
     Ok(environment)
 }
 
+/// What the person's git ignores by files of theirs, for the task.
+async fn excludes(repository: &UserRepo) -> anyhow::Result<String> {
+    let excludes = repository.excludes().await?;
+    for (path, why) in &excludes.unused {
+        note(&format!(
+            "what {} ignores is ignored here only, and may become a part of results: {why}",
+            view::printable(&path.to_string_lossy())
+        ));
+    }
+    Ok(excludes.patterns)
+}
+
 /// A person's words: as they were typed, of a file, or from standard input; none is empty.
 pub(super) fn prompt(typed: Option<&str>, file: Option<&Path>) -> anyhow::Result<String> {
     let text = match (typed, file) {
@@ -252,5 +265,6 @@ fn policy(args: &Run, user: &RunSettings, place: &WorkFolder) -> anyhow::Result<
         max_reworks: args.rework.or(user.rework).or(place.rework()),
         requirements: assignments::labels("--agents", &args.agents)?,
         priority: args.priority,
+        results: ResultRules::default(),
     })
 }

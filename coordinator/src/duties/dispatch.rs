@@ -184,6 +184,7 @@ fn describe(work: store::Work) -> Work {
                 setup: spec.policy.session_setup,
                 setup_folder: spec.policy.session_setup_folder,
                 instruction: instruction.map_or_else(String::new, |told| told.for_new_conversation().to_owned()),
+                results: spec.policy.results,
             })
         }
         JobKind::Verify { commit } => WorkKind::Verify(VerifyWork {

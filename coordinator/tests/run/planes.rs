@@ -299,6 +299,8 @@ async fn a_result_is_taken_in_before_it_is_verified() {
         },
         paths: vec!["a.txt".into()],
         deleted: Vec::new(),
+        large: Vec::new(),
+        left_out: Vec::new(),
     };
     let claim = vec![
         EventBody::ResultCommitted { result, pack: digest },
@@ -354,6 +356,8 @@ async fn a_result_without_its_pack_ends_the_attempt() {
         diff: DiffStat::default(),
         paths: Vec::new(),
         deleted: Vec::new(),
+        large: Vec::new(),
+        left_out: Vec::new(),
     };
     let pack = Digest::of(b"never uploaded");
     agent

@@ -101,6 +101,8 @@ async fn a_difference_is_streamed_file_by_file_and_a_result_is_selected() {
         diff: DiffStat::default(),
         paths: Vec::new(),
         deleted: Vec::new(),
+        large: Vec::new(),
+        left_out: Vec::new(),
     };
     let told = vec![
         EventBody::CheckpointTaken(first.clone()),

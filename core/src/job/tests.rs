@@ -53,6 +53,8 @@ fn result() -> ResultCommit {
         diff: DiffStat::default(),
         paths: vec!["a".to_owned()],
         deleted: vec![],
+        large: vec![],
+        left_out: vec![],
     }
 }
 

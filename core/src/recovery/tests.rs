@@ -94,6 +94,12 @@ fn each_failure_has_its_decision() {
         ("too long", answer(400, "prompt is too long", None), Escalate, High),
         ("signal", plain(FailureKind::AdapterCrash), again(2), Medium),
         ("exit 0, no change", plain(FailureKind::NoChange), Escalate, Medium),
+        (
+            "400 MB of new files",
+            plain(FailureKind::ResultTooLarge),
+            Escalate,
+            High,
+        ),
         ("verify failed", plain(FailureKind::LogicError), Escalate, Medium),
         ("turns, no checkpoint", plain(FailureKind::TurnLimit), Escalate, High),
         ("agent lost", plain(FailureKind::AgentLost), again(0), High),

@@ -55,6 +55,8 @@ fn result(lines: u64, paths: &[&str]) -> ResultCommit {
         },
         paths: paths.iter().map(ToString::to_string).collect(),
         deleted: Vec::new(),
+        large: Vec::new(),
+        left_out: Vec::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{InvalidEnvironment, Labels, MAX_ENVIRONMENT_BYTES, TaskSpec};
+use super::{InvalidEnvironment, Labels, MAX_ENVIRONMENT_BYTES, MAX_EXCLUDES_BYTES, TaskSpec};
 use crate::context::{InvalidContext, Patch, overridden};
 use crate::fallback::MAX_FALLBACKS;
 use crate::id::SessionName;
@@ -141,6 +141,8 @@ impl TaskSpec {
         let session = length(&policy.session_setup);
         let what = "the set-up command of sessions";
         found.at_most("policy.session_setup", what, session, MAX_COMMAND_BYTES);
+        let (field, what) = ("policy.results.excludes", "the list of ignored patterns");
+        found.at_most(field, what, policy.results.excludes.len(), MAX_EXCLUDES_BYTES);
         let protected = checks.protect.iter().map(String::len).sum();
         found.at_most(
             "policy.verify.protect",

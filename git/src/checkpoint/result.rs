@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 use git2::Oid as Id;
 use kage_core::cause::chain;
-use kage_core::event::ResultCommit;
+use kage_core::event::{MAX_ODD_FILES, ResultCommit};
 use kage_core::id::Oid;
 
 use super::{LockedWorktree, Look};
 use crate::diff;
 use crate::error::{GitError, blocking};
+use crate::left_out::{NewFiles, NotTaken, really_gone, takeable};
 use crate::objects::{Objects, Unflushed, id_of, mode, oid_of};
 use crate::staging::Changes;
 use crate::submodules;
@@ -42,7 +43,8 @@ impl Worktree {
     /// commit id, and of one that was filled the base's.
     ///
     /// # Errors
-    /// When any file could not be taken; there is no partial result.
+    /// When the file system refuses, or there are more new files than the rules allow; there is no
+    /// partial result but for what [`Worktree::left_out`] names.
     pub async fn commit_result(&self, message: &str) -> Result<Option<ResultCommit>, GitError> {
         let text = message.to_owned();
         let committed = self.owned("committing a result", move |worktree| {
@@ -59,6 +61,7 @@ impl Worktree {
         };
         match found {
             Some(Ok(result)) => Ok(result),
+            Some(Err(error @ GitError::TooMuch { .. })) => Err(error),
             // What the scan takes for stored may be lost with a damaged mirror; git looks again.
             Some(Err(error)) => {
                 tracing::debug!(error = chain(&error), "git takes the result");
@@ -74,11 +77,15 @@ impl Worktree {
             return Ok(None);
         };
         let (repository, base) = (self.mirror.path().to_owned(), self.base.clone());
+        let mut left_out = self.left_out();
+        left_out.retain(|file| file.reason.may_be_missed());
+        left_out.truncate(MAX_ODD_FILES);
         blocking("comparing a result", move || {
             let (commit, tree) = (oid_of(commit)?, oid_of(tree)?);
             let difference = diff::between(&repository, &base, &commit)?;
             Ok(Some(ResultCommit {
                 tree: Some(tree),
+                left_out,
                 ..difference.describe(commit)
             }))
         })
@@ -94,6 +101,7 @@ impl Worktree {
         let filled = submodules::filled(&self.shadow)?;
         let is_filled = |path: &Vec<u8>| filled.contains(Path::new(OsStr::from_bytes(path)));
         changes.modified.retain(|path| !is_filled(path));
+        let changes = self.without_left_out(changes).await?;
         changes.stage(&self.path, git).await?;
         let tree: Oid = git("write-tree").run_for_oid().await?;
         let (mirror, base, message) = (self.mirror.clone(), id_of(&self.base)?, message.to_owned());
@@ -105,13 +113,56 @@ impl Worktree {
     }
 }
 
+impl Worktree {
+    /// The changes that git can take and may have.
+    async fn without_left_out(&self, changes: Changes) -> Result<Changes, GitError> {
+        self.owned("looking at changed files", move |worktree| {
+            let objects = Objects::open(worktree.mirror.path(), Unflushed::default())?;
+            let base = objects
+                .tree_of(worktree.base)
+                .map_err(GitError::library("read the base"))?;
+            let mut not_taken = NotTaken::default();
+            let mut sort = |paths: &[Vec<u8>]| {
+                let repository = objects.repository();
+                takeable(repository, base, &worktree.rules, &worktree.root, paths, &mut not_taken)
+            };
+            let modified = sort(&changes.modified)?;
+            let untracked = sort(&changes.untracked)?;
+            let gone = really_gone(&worktree.root, changes.gone, &mut not_taken);
+            worktree.tell(not_taken);
+            Ok(Changes {
+                gone,
+                modified,
+                untracked,
+            })
+        })
+        .await
+    }
+}
+
 impl Look {
     fn result(&mut self, worktree: &LockedWorktree, message: &str) -> Result<Committed, GitError> {
         if !self.is_as_git_stores_it(worktree)? {
             return Ok(Committed::AskGit);
         }
+        self.check_new_files(worktree)?;
         let tree = self.top.write(&mut self.objects)?;
         commit(&mut self.objects, worktree.base, tree, message)
+    }
+
+    /// Refuses more new files than the rules allow, also when they came one by one.
+    fn check_new_files(&self, worktree: &LockedWorktree) -> Result<(), GitError> {
+        let failed = "compare the files with the base";
+        let base = self.objects.tree_of(worktree.base).map_err(GitError::library(failed))?;
+        let differences = self.top.differences(self.objects.repository(), base);
+        let mut new = NewFiles::default();
+        for (path, difference) in differences.map_err(GitError::library(failed))? {
+            if let (Some(_), None) = (difference.before, difference.after) {
+                let found = fs::symlink_metadata(worktree.root.join(&path));
+                new.add(&worktree.rules, &path, found.map_or(0, |found| found.len()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether git's result would hold the files that were found, with the content they have.
@@ -129,7 +180,7 @@ impl Look {
         for (path, difference) in differences.map_err(GitError::library(failed))? {
             match (difference.before, difference.after) {
                 (_, Some(before)) if is_attributes(&path) || before.mode == mode::SUBMODULE => return Ok(false),
-                // Ignored, or nothing that is stored: git still has it in its index.
+                // Nothing that is stored, or left out: git still has it in its index.
                 (None, Some(_)) if fs::symlink_metadata(worktree.root.join(&path)).is_ok_and(|meta| !meta.is_dir()) => {
                     return Ok(false);
                 }
@@ -138,7 +189,7 @@ impl Look {
                 (Some(_) | None, Some(_)) | (None, None) => {}
             }
         }
-        Ok(added.is_empty() || worktree.ignored(&added)?.is_empty())
+        Ok(added.is_empty() || worktree.ignored(&added, base)?.is_empty())
     }
 }
 

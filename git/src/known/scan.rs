@@ -1,7 +1,9 @@
 //! Brings the known state of a worktree up to date with the disk: one walk over the folders that a
 //! survey found changed, then a question to git whether it ignores the unknown names. Files are
-//! opened only when their stat differs. Nothing is written but objects, no link is followed out of
-//! the worktree, and a file that cannot be taken fails the whole scan.
+//! opened only when their stat differs. Nothing is written but objects, and no link is followed out
+//! of the worktree. A file that cannot or must not be taken costs that file, and is named
+//! ([`crate::left_out`]): of one that cannot be read, what is known of it stays; of one that is too
+//! large, what the base has.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -10,69 +12,20 @@ use std::ops::Bound;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use git2::{IndexEntry, IndexTime, ObjectType};
+use git2::{ObjectType, Oid as Id};
+use kage_core::left_out::LeftOutReason;
+use kage_core::task::ResultRules;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::survey::survey;
-use super::{KnownEntry, KnownFolder, Node};
+use super::{KnownEntry, KnownFolder, Node, Stat};
 use crate::beneath::{Beneath, Parent};
 use crate::error::GitError;
+use crate::left_out::{NewFiles, NotTaken, by_path, by_size, entry_in};
 use crate::objects::{Objects, is_storable, mode, open_file};
-
-/// Two changes within a tick of the file system's clock have the same time.
-const TICK: Duration = Duration::from_millis(20);
-
-/// The tick on file systems whose times have no fraction.
-const COARSE_TICK: Duration = Duration::from_secs(2);
-
-/// The stat of a file, in the precision of git's index. Equal stats mean an unchanged file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stat {
-    modified: (u32, u32),
-    changed: (u32, u32),
-    inode: u32,
-    size: u32,
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "only compared for equality, in the precision of git's index"
-)]
-impl Stat {
-    pub(super) fn of(stat: &rustix::fs::Stat) -> Self {
-        Self {
-            modified: (stat.st_mtime as u32, stat.st_mtime_nsec as u32),
-            changed: (stat.st_ctime as u32, stat.st_ctime_nsec as u32),
-            inode: stat.st_ino as u32,
-            size: stat.st_size as u32,
-        }
-    }
-
-    pub(super) fn of_index(item: &IndexEntry) -> Self {
-        let time = |time: &IndexTime| (time.seconds() as u32, time.nanoseconds());
-        Self {
-            modified: time(&item.mtime),
-            changed: time(&item.ctime),
-            inode: item.ino,
-            size: item.file_size,
-        }
-    }
-
-    /// Whether any change at or after `moment` would give another stat.
-    pub(super) fn is_before(self, moment: SystemTime) -> bool {
-        let Ok(moment) = moment.duration_since(SystemTime::UNIX_EPOCH) else {
-            return false;
-        };
-        let time = |(seconds, fraction): (u32, u32)| Duration::new(seconds.into(), fraction);
-        let coarse = self.modified.1 == 0 && self.changed.1 == 0;
-        let tick = if coarse { COARSE_TICK } else { TICK };
-        time(self.modified).max(time(self.changed)) + tick < moment
-    }
-}
 
 pub(crate) struct Scan<'a> {
     objects: &'a mut Objects,
@@ -85,16 +38,35 @@ pub(crate) struct Scan<'a> {
     suspects: Option<BTreeSet<PathBuf>>,
     /// Unknown names and their file types.
     unknown: Vec<(PathBuf, FileType)>,
+    rules: &'a ResultRules,
+    /// The tree of the base.
+    base: Id,
+    not_taken: &'a mut NotTaken,
+}
+
+/// What a scan judges files by.
+pub(crate) struct Judged<'a> {
+    pub(crate) rules: &'a ResultRules,
+    /// The tree of the base.
+    pub(crate) base: Id,
+    /// The folders of submodules that have their files, which are not looked into.
+    pub(crate) filled: &'a HashSet<PathBuf>,
+    /// Gets what is not taken.
+    pub(crate) not_taken: &'a mut NotTaken,
 }
 
 impl<'a> Scan<'a> {
-    pub(crate) fn new(
-        objects: &'a mut Objects,
-        root: &'a Path,
-        beneath: &'a Beneath,
-        filled: &'a HashSet<PathBuf>,
-    ) -> Self {
+    pub(crate) fn new(objects: &'a mut Objects, root: &'a Path, beneath: &'a Beneath, judged: Judged<'a>) -> Self {
+        let Judged {
+            rules,
+            base,
+            filled,
+            not_taken,
+        } = judged;
         Self {
+            rules,
+            base,
+            not_taken,
             objects,
             root,
             beneath,
@@ -116,6 +88,8 @@ impl<'a> Scan<'a> {
         let here = self.open_folder(Path::new(""))?.ok_or_else(|| self.gone())?;
         self.folder(here, Path::new(""), top)?;
         let mut left_out = Vec::new();
+        let mut new = Vec::new();
+        let mut counted = NewFiles::default();
         while !self.unknown.is_empty() {
             let batch = std::mem::take(&mut self.unknown);
             let paths: Vec<PathBuf> = batch.iter().map(|(path, _)| path.clone()).collect();
@@ -123,13 +97,26 @@ impl<'a> Scan<'a> {
             for (path, kind) in batch {
                 if ignored.contains(&path) {
                     left_out.push(path);
+                } else if let Some(reason) = by_path(&path) {
+                    self.not_taken.add(&path, reason);
                 } else if kind == FileType::Directory {
                     if let Some(folder) = self.open_folder(&path)? {
                         self.folder(folder, &path, &mut KnownFolder::default())?;
                     }
-                } else if let Some(entry) = self.take_path(&path)? {
-                    top.insert(&path, entry);
+                } else if matches!(kind, FileType::RegularFile | FileType::Symlink) {
+                    let size = self.size_of_new(&path)?;
+                    counted.add(self.rules, &path, size)?;
+                    new.push(path);
+                } else {
+                    // A tree cannot hold devices, pipes and sockets.
+                    self.not_taken.add(&path, LeftOutReason::NotAFile);
                 }
+            }
+        }
+        // Only now: of too many, none is read.
+        for path in new {
+            if let Some(entry) = self.take_path(&path)? {
+                top.insert(&path, entry);
             }
         }
         left_out.sort();
@@ -139,15 +126,44 @@ impl<'a> Scan<'a> {
     /// The current entry at a path, whether ignored or not. `None` for nothing and for what git
     /// does not store.
     pub(crate) fn take_path(&mut self, path: &Path) -> Result<Option<KnownEntry>, GitError> {
-        let parent = self.beneath.parent(path, false);
-        match parent.map_err(GitError::io("open", &self.root.join(path)))? {
-            Parent::Open(parent, name) => {
-                let Some(stat) = self.stat(&parent, name, path)? else {
-                    return Ok(None);
-                };
-                self.take(&parent, name, path, &stat, None)
+        match self.parent(path)? {
+            Some((parent, name)) => match self.stat(&parent, name, path)? {
+                Found::Here(stat) => self.take(&parent, name, path, &stat, None),
+                Found::Nothing | Found::Closed => Ok(None),
+            },
+            None => Ok(None),
+        }
+    }
+
+    /// The size of a file that will be taken; 0 for anything else.
+    fn size_of_new(&mut self, path: &Path) -> Result<u64, GitError> {
+        let Some((parent, name)) = self.parent(path)? else {
+            return Ok(0);
+        };
+        let Found::Here(stat) = self.stat(&parent, name, path)? else {
+            return Ok(0);
+        };
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let is_taken = is_file && self.too_large(path, size).is_none();
+        Ok(if is_taken { size } else { 0 })
+    }
+
+    fn too_large(&self, path: &Path, size: u64) -> Option<LeftOutReason> {
+        let repository = self.objects.repository();
+        by_size(self.rules, repository, || entry_in(repository, self.base, path), size)
+    }
+
+    /// The folder that a path is in; `None`: it is not there, or cannot be entered.
+    fn parent<'p>(&mut self, path: &'p Path) -> Result<Option<(OwnedFd, &'p OsStr)>, GitError> {
+        match self.beneath.parent(path, false) {
+            Ok(Parent::Open(parent, name)) => Ok(Some((parent, name))),
+            Ok(Parent::Absent | Parent::Blocked(_)) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                self.not_taken.add(path, LeftOutReason::Unreadable);
+                Ok(None)
             }
-            Parent::Absent | Parent::Blocked(_) => Ok(None),
+            Err(error) => Err(GitError::io("open", &self.root.join(path))(error)),
         }
     }
 
@@ -163,7 +179,7 @@ impl<'a> Scan<'a> {
         GitError::io("open", self.root)(io::Error::from(io::ErrorKind::NotFound))
     }
 
-    fn open_folder(&self, path: &Path) -> Result<Option<OwnedFd>, GitError> {
+    fn open_folder(&mut self, path: &Path) -> Result<Option<OwnedFd>, GitError> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         if path == Path::new("") {
             let opened = rustix::fs::open(self.root, flags, Mode::empty());
@@ -171,35 +187,53 @@ impl<'a> Scan<'a> {
                 .map(Some)
                 .map_err(|error| GitError::io("open", self.root)(error.into()));
         }
-        let failed = |error| GitError::io("open", &self.root.join(path))(error);
-        match self.beneath.parent(path, false).map_err(failed)? {
-            Parent::Open(parent, name) => match rustix::fs::openat(&parent, name, flags, Mode::empty()) {
-                Ok(folder) => Ok(Some(folder)),
-                // It vanished or became something else, which a later scan will see.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-                Err(error) => Err(failed(error.into())),
-            },
-            Parent::Absent | Parent::Blocked(_) => Ok(None),
+        let Some((parent, name)) = self.parent(path)? else {
+            return Ok(None);
+        };
+        match rustix::fs::openat(&parent, name, flags, Mode::empty()) {
+            Ok(folder) => Ok(Some(folder)),
+            // It vanished or became something else, which a later scan will see.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(Errno::ACCESS | Errno::PERM) => {
+                self.not_taken.add(path, LeftOutReason::Unreadable);
+                Ok(None)
+            }
+            Err(error) => Err(GitError::io("open", &self.root.join(path))(error.into())),
         }
     }
 
-    /// `None`: the file does not exist.
-    fn stat(&self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<Option<rustix::fs::Stat>, GitError> {
+    fn stat(&mut self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<Found<rustix::fs::Stat>, GitError> {
         match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(stat)),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Ok(stat) => Ok(Found::Here(stat)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(Found::Nothing),
+            Err(Errno::ACCESS | Errno::PERM) => {
+                self.not_taken.add(path, LeftOutReason::Unreadable);
+                Ok(Found::Closed)
+            }
             Err(error) => Err(GitError::io("look at", &self.root.join(path))(error.into())),
         }
     }
 
     fn folder(&mut self, here: OwnedFd, path: &Path, folder: &mut KnownFolder) -> Result<(), GitError> {
-        let failed = |error: Errno| GitError::io("list", &self.root.join(path))(error.into());
         let mut names = Vec::with_capacity(folder.nodes.len());
-        for item in Dir::read_from(&here).map_err(failed)? {
+        let items = match Dir::read_from(&here) {
+            Ok(items) => items,
+            // It can be opened and not entered: what is known of it stays.
+            Err(Errno::ACCESS | Errno::PERM) => {
+                self.not_taken.add(path, LeftOutReason::Unreadable);
+                return Ok(());
+            }
+            Err(error) => return Err(GitError::io("list", &self.root.join(path))(error.into())),
+        };
+        let top = self.root;
+        let failed = |error: Errno| GitError::io("list", &top.join(path))(error.into());
+        for item in items {
             let item = item.map_err(failed)?;
             let name = item.file_name().to_bytes();
             // A repository's own files are never content of a worktree, at any depth.
-            if !matches!(name, b"." | b".." | b".git") {
+            if name == b".git" {
+                self.note_nested(path);
+            } else if !matches!(name, b"." | b"..") {
                 names.push((OsString::from_vec(name.to_vec()), item.file_type()));
             }
         }
@@ -210,12 +244,12 @@ impl<'a> Scan<'a> {
                 continue;
             };
             match self.node(&here, name, path, node)? {
-                Found::Same => still_there += 1,
-                Found::Changed => {
+                Now::Same => still_there += 1,
+                Now::Changed => {
                     still_there += 1;
                     folder.tree = None;
                 }
-                Found::Gone => {
+                Now::Gone => {
                     folder.nodes.remove(name);
                     folder.tree = None;
                 }
@@ -232,23 +266,31 @@ impl<'a> Scan<'a> {
     fn note_unknown(&mut self, here: &OwnedFd, name: &OsStr, path: PathBuf, kind: FileType) -> Result<(), GitError> {
         let kind = if kind == FileType::Unknown {
             match self.stat(here, name, &path)? {
-                Some(stat) => FileType::from_raw_mode(stat.st_mode),
-                None => return Ok(()),
+                Found::Here(stat) => FileType::from_raw_mode(stat.st_mode),
+                Found::Nothing | Found::Closed => return Ok(()),
             }
         } else {
             kind
         };
-        // A tree cannot hold devices, pipes and sockets.
-        if matches!(kind, FileType::RegularFile | FileType::Symlink | FileType::Directory) {
-            self.unknown.push((path, kind));
-        }
+        self.unknown.push((path, kind));
         Ok(())
     }
 
-    fn node(&mut self, here: &OwnedFd, name: &OsStr, folder: &Path, node: &mut Node) -> Result<Found, GitError> {
+    /// Notes that a folder is the top of a repository of its own, and no submodule of the base's.
+    fn note_nested(&mut self, folder: &Path) {
+        if folder == Path::new("") {
+            return;
+        }
+        let in_base = entry_in(self.objects.repository(), self.base, folder);
+        if in_base.is_none_or(|(kind, _)| kind != mode::SUBMODULE) {
+            self.not_taken.add(&folder.join(".git"), LeftOutReason::NestedHistory);
+        }
+    }
+
+    fn node(&mut self, here: &OwnedFd, name: &OsStr, folder: &Path, node: &mut Node) -> Result<Now, GitError> {
         let path = || folder.join(name);
         match node {
-            Node::Folder(_) if !self.is_suspect(&path()) => Ok(Found::Same),
+            Node::Folder(_) if !self.is_suspect(&path()) => Ok(Now::Same),
             Node::Folder(inner) => {
                 let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
                 match rustix::fs::openat(here, name, flags, Mode::empty()) {
@@ -256,43 +298,50 @@ impl<'a> Scan<'a> {
                         let before = inner.tree;
                         self.folder(opened, &path(), inner)?;
                         if inner.nodes.is_empty() {
-                            return Ok(Found::Gone);
+                            return Ok(Now::Gone);
                         }
                         return Ok(if before.is_some() && inner.tree == before {
-                            Found::Same
+                            Now::Same
                         } else {
-                            Found::Changed
+                            Now::Changed
                         });
                     }
-                    Err(Errno::NOENT) => return Ok(Found::Gone),
+                    Err(Errno::NOENT) => return Ok(Now::Gone),
                     Err(Errno::NOTDIR | Errno::LOOP) => {}
+                    // What is in it is not known to have changed.
+                    Err(Errno::ACCESS | Errno::PERM) => {
+                        self.not_taken.add(&path(), LeftOutReason::Unreadable);
+                        return Ok(Now::Same);
+                    }
                     Err(error) => return Err(GitError::io("open", &self.root.join(path()))(error.into())),
                 }
                 self.note_unknown(here, name, path(), FileType::Unknown)?;
-                Ok(Found::Gone)
+                Ok(Now::Gone)
             }
             Node::Entry(entry) => {
-                let Some(stat) = self.stat(here, name, folder)? else {
-                    return Ok(Found::Gone);
+                let stat = match self.stat(here, name, &path())? {
+                    Found::Here(stat) => stat,
+                    Found::Closed => return Ok(Now::Same),
+                    Found::Nothing => return Ok(Now::Gone),
                 };
                 if entry.stat == Some(Stat::of(&stat)) {
-                    return Ok(Found::Same);
+                    return Ok(Now::Same);
                 }
                 let kind = FileType::from_raw_mode(stat.st_mode);
                 if entry.mode == mode::SUBMODULE
                     && kind == FileType::Directory
                     && (self.filled.contains(&path()) || self.is_bare(here, name, folder)?)
                 {
-                    return Ok(Found::Same);
+                    return Ok(Now::Same);
                 }
                 let known = (entry.mode != mode::SUBMODULE).then_some(*entry);
                 let Some(taken) = self.take(here, name, &path(), &stat, known)? else {
                     self.note_unknown(here, name, path(), kind)?;
-                    return Ok(Found::Gone);
+                    return Ok(Now::Gone);
                 };
                 let same = entry.is_same(&taken);
                 *entry = taken;
-                Ok(if same { Found::Same } else { Found::Changed })
+                Ok(if same { Now::Same } else { Now::Changed })
             }
         }
     }
@@ -301,8 +350,17 @@ impl<'a> Scan<'a> {
     fn is_bare(&self, here: &OwnedFd, name: &OsStr, folder: &Path) -> Result<bool, GitError> {
         let failed = |error: Errno| GitError::io("list", &self.root.join(folder).join(name))(error.into());
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
-        let opened = rustix::fs::openat(here, name, flags, Mode::empty()).map_err(failed)?;
-        for item in Dir::read_from(&opened).map_err(failed)? {
+        let opened = match rustix::fs::openat(here, name, flags, Mode::empty()) {
+            Ok(opened) => opened,
+            Err(Errno::ACCESS | Errno::PERM) => return Ok(true),
+            Err(error) => return Err(failed(error)),
+        };
+        let items = match Dir::read_from(&opened) {
+            Ok(items) => items,
+            Err(Errno::ACCESS | Errno::PERM) => return Ok(true),
+            Err(error) => return Err(failed(error)),
+        };
+        for item in items {
             if !matches!(item.map_err(failed)?.file_name().to_bytes(), b"." | b".." | b".git") {
                 return Ok(false);
             }
@@ -310,7 +368,7 @@ impl<'a> Scan<'a> {
         Ok(true)
     }
 
-    /// Takes a file or link; `None` for anything else, and for what vanished.
+    /// Takes a file or link; `None` for anything else, for what vanished, and for what is left out.
     fn take(
         &mut self,
         parent: &OwnedFd,
@@ -323,10 +381,11 @@ impl<'a> Scan<'a> {
         if !matches!(kind, FileType::RegularFile | FileType::Symlink) {
             return Ok(None);
         }
-        if path.iter().any(|part| !is_storable(part, false)) || !is_storable(name, kind == FileType::Symlink) {
-            return Err(GitError::NotTaken {
-                path: path.to_string_lossy().into_owned(),
-            });
+        let named = by_path(path);
+        let named = named.or((!is_storable(name, kind == FileType::Symlink)).then_some(LeftOutReason::Name));
+        if let Some(reason) = named {
+            self.not_taken.add(path, reason);
+            return Ok(None);
         }
         let full = self.root.join(path);
         let (mode, id) = if kind == FileType::Symlink {
@@ -337,12 +396,25 @@ impl<'a> Scan<'a> {
             };
             (mode::LINK, self.objects.write(ObjectType::Blob, target.into_bytes())?)
         } else {
+            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            if let Some(reason) = self.too_large(path, size) {
+                self.not_taken.add(path, reason);
+                let before = entry_in(self.objects.repository(), self.base, path);
+                return Ok(before.map(|(mode, id)| KnownEntry::new(mode, id)));
+            }
             let file = match open_file(parent, name) {
                 Ok(file) => file,
                 Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+                Err(Errno::ACCESS | Errno::PERM) => {
+                    self.not_taken.add(path, LeftOutReason::Unreadable);
+                    return Ok(known.map(|known| KnownEntry { stat: None, ..known }));
+                }
                 Err(error) => return Err(GitError::io("open", &full)(error.into())),
             };
-            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            // Another thing may have taken its place since.
+            if !file.metadata().is_ok_and(|found| found.is_file()) {
+                return Ok(None);
+            }
             let id = self
                 .objects
                 .write_file(file, size, known.map(|entry| entry.id), &full)?;
@@ -355,39 +427,16 @@ impl<'a> Scan<'a> {
     }
 }
 
-enum Found {
+/// How a known name is now.
+enum Now {
     Same,
     Changed,
     Gone,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stat_vouches_only_for_what_is_older_than_a_tick() {
-        let stat = |modified, changed| Stat {
-            modified,
-            changed,
-            inode: 1,
-            size: 1,
-        };
-        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
-        let ms = |millis: u32| (millis / 1000, millis % 1000 * 1_000_000);
-        for (modified, changed, looked_at, trusted) in [
-            (ms(5_001), ms(5_001), 5_050, true),
-            (ms(5_001), ms(5_001), 5_015, false),
-            (ms(5_001), ms(5_001), 5_001, false),
-            // Somebody set the modification time back; the change time cannot be set.
-            (ms(1_001), ms(5_001), 5_010, false),
-            (ms(9_001), ms(5_001), 5_050, false),
-            // Whole seconds: possibly a file system without fractions.
-            (ms(5_000), ms(5_000), 6_999, false),
-            (ms(5_000), ms(5_000), 7_001, true),
-        ] {
-            let stat = stat(modified, changed);
-            assert_eq!(stat.is_before(at(looked_at)), trusted, "{stat:?} looked at {looked_at}");
-        }
-    }
+enum Found<T> {
+    Here(T),
+    Nothing,
+    /// Its folder does not allow to look.
+    Closed,
 }

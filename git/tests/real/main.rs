@@ -22,6 +22,7 @@ mod landings_states;
 mod leftovers;
 mod lineage;
 mod names;
+mod odd;
 mod packs;
 mod planted;
 mod restores;

@@ -9,7 +9,7 @@ use kage_core::event::{ChangeKind, DiffStat};
 use kage_core::protect::Protection;
 use kage_core::task::VerifyPolicy;
 use kage_git::snapshot::{Receiver, Snapshot, SnapshotOptions};
-use kage_git::{Auth, GitError, Worktree};
+use kage_git::{Auth, Worktree};
 use tokio::task::JoinSet;
 
 use crate::sandbox::{Sandbox, next_second, protecting, url, write};
@@ -192,22 +192,6 @@ async fn a_session_that_wrecks_its_git_directory_loses_nothing() {
     write(&worktree.path().join("b"), "b\n");
     let result = worktree.commit_result("b").await.unwrap().unwrap();
     assert_eq!(result.paths, ["b"]);
-}
-
-#[tokio::test]
-async fn a_file_that_cannot_be_taken_is_an_error_not_a_smaller_result() {
-    let sandbox = Sandbox::new();
-    let source = sandbox.repository("source", &[("a", "a\n")]);
-    let (mirror, base) = sandbox.mirror("m.git", &source).await;
-    let worktree = Worktree::create(&mirror, sandbox.path("w"), &base).await.unwrap();
-    write(&worktree.path().join("b"), "b\n");
-    // Some systems take this name for ".git", so git stores it nowhere.
-    write(&worktree.path().join("git~1"), "c\n");
-    let refused = worktree.commit_result("b").await;
-    assert!(
-        matches!(&refused, Err(GitError::NotTaken { path }) if path == "git~1"),
-        "{refused:?}"
-    );
 }
 
 #[tokio::test]

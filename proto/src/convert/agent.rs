@@ -11,7 +11,7 @@ use kage_core::id::{
     AdapterName, AgentId, AttemptId, AttemptToken, BootId, Digest, Oid, ProjectId, SessionId, SessionName, TaskId,
 };
 use kage_core::login::LoginState;
-use kage_core::task::{Labels, RepositoryRef, TaskEnvironment, VerifyPolicy};
+use kage_core::task::{Labels, RepositoryRef, ResultRules, TaskEnvironment, VerifyPolicy};
 
 use super::time::{duration, span, stamp, time};
 use super::{InvalidField, non_empty, parse, parse_optional, required};
@@ -258,6 +258,8 @@ pub struct SessionWork {
     pub setup_folder: Option<Folder>,
     /// What people said since, without a [`resume`](Self::resume); empty: nothing.
     pub instruction: String,
+    /// What of the worktree becomes a part of checkpoints and the result.
+    pub results: ResultRules,
 }
 
 /// The work of a verify attempt.
@@ -320,6 +322,7 @@ impl From<SessionWork> for v1::SessionWork {
             setup: work.setup.unwrap_or_default(),
             setup_folder: work.setup_folder.map(Into::into).unwrap_or_default(),
             instruction: work.instruction,
+            results: (!work.results.is_default()).then(|| work.results.into()),
         }
     }
 }
@@ -350,6 +353,7 @@ impl TryFrom<v1::SessionWork> for SessionWork {
             setup: non_empty(work.setup),
             setup_folder: parse_optional("setup_folder", &work.setup_folder)?,
             instruction: work.instruction,
+            results: work.results.unwrap_or_default().into(),
         })
     }
 }
@@ -457,6 +461,11 @@ mod tests {
             setup: Some("make deps".into()),
             setup_folder: Some("packages/web".parse().unwrap()),
             instruction: "and the docs".into(),
+            results: ResultRules {
+                excludes: ".idea/\n".into(),
+                max_new_files: 7,
+                ..ResultRules::default()
+            },
         })
     }
 

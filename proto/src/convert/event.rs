@@ -260,13 +260,26 @@ mod tests {
     use std::time::Duration;
 
     use kage_core::checkpoint::{CheckpointReason, TakenCheckpoint};
-    use kage_core::event::{DiffStat, ResultCommit, Verdict, VerdictKind};
+    use kage_core::event::{DiffStat, LargeFile, ResultCommit, Verdict, VerdictKind};
     use kage_core::failure::{Failure, FailureKind};
     use kage_core::id::Digest;
+    use kage_core::left_out::{LeftOut, LeftOutReason};
     use kage_core::time::Timestamp;
     use kage_core::usage::{Unreported, Usage};
 
     use super::*;
+
+    const LEFT_OUT: [LeftOutReason; 9] = [
+        LeftOutReason::Large { size: 9 },
+        LeftOutReason::SecretName,
+        LeftOutReason::NestedRepository,
+        LeftOutReason::NestedHistory,
+        LeftOutReason::Unreadable,
+        LeftOutReason::Name,
+        LeftOutReason::LongPath,
+        LeftOutReason::NotAFile,
+        LeftOutReason::Link,
+    ];
 
     fn bodies() -> Vec<EventBody> {
         let change = |kind| FileChange {
@@ -330,6 +343,16 @@ mod tests {
                     },
                     paths: vec!["a".into()],
                     deleted: vec!["b".into()],
+                    large: vec![LargeFile {
+                        path: "a".into(),
+                        bytes: 7,
+                    }],
+                    left_out: LEFT_OUT
+                        .map(|reason| LeftOut {
+                            path: "c".into(),
+                            reason,
+                        })
+                        .into(),
                 },
                 pack: Digest::of(b"pack"),
             },

@@ -1,6 +1,7 @@
 //! A session's result, and the verdict of verify on it.
 
-use kage_core::event::{MAX_RESTORED, ResultCommit, Verdict, VerdictKind};
+use kage_core::event::{LargeFile, MAX_ODD_FILES, MAX_RESTORED, ResultCommit, Verdict, VerdictKind};
+use kage_core::left_out::{LeftOut, LeftOutReason};
 use kage_core::rework::excerpt;
 
 use super::time::{duration, span};
@@ -15,6 +16,8 @@ impl From<ResultCommit> for v1::ResultCommit {
             diff: Some(result.diff.into()),
             paths: result.paths,
             deleted: result.deleted,
+            large: result.large.into_iter().map(Into::into).collect(),
+            left_out: result.left_out.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -29,7 +32,72 @@ impl TryFrom<v1::ResultCommit> for ResultCommit {
             diff: required("diff", result.diff)?.into(),
             paths: result.paths,
             deleted: result.deleted,
+            large: result.large.into_iter().take(MAX_ODD_FILES).map(Into::into).collect(),
+            left_out: result
+                .left_out
+                .into_iter()
+                .take(MAX_ODD_FILES)
+                .map(Into::into)
+                .collect(),
         })
+    }
+}
+
+impl From<LargeFile> for v1::LargeFile {
+    fn from(LargeFile { path, bytes }: LargeFile) -> Self {
+        Self { path, bytes }
+    }
+}
+
+impl From<v1::LargeFile> for LargeFile {
+    fn from(v1::LargeFile { path, bytes }: v1::LargeFile) -> Self {
+        Self { path, bytes }
+    }
+}
+
+impl From<LeftOut> for v1::LeftOut {
+    fn from(left_out: LeftOut) -> Self {
+        let mut bytes = 0;
+        let reason = match left_out.reason {
+            LeftOutReason::Large { size } => {
+                bytes = size;
+                v1::LeftOutReason::Large
+            }
+            LeftOutReason::SecretName => v1::LeftOutReason::SecretName,
+            LeftOutReason::NestedRepository => v1::LeftOutReason::NestedRepository,
+            LeftOutReason::NestedHistory => v1::LeftOutReason::NestedHistory,
+            LeftOutReason::Unreadable => v1::LeftOutReason::Unreadable,
+            LeftOutReason::Name => v1::LeftOutReason::Name,
+            LeftOutReason::LongPath => v1::LeftOutReason::LongPath,
+            LeftOutReason::NotAFile => v1::LeftOutReason::NotAFile,
+            LeftOutReason::Link => v1::LeftOutReason::Link,
+        };
+        Self {
+            path: left_out.path,
+            reason: reason.into(),
+            bytes,
+        }
+    }
+}
+
+impl From<v1::LeftOut> for LeftOut {
+    /// A reason that this build does not know is that it cannot be read: an agent may be newer.
+    fn from(left_out: v1::LeftOut) -> Self {
+        let reason = match left_out.reason() {
+            v1::LeftOutReason::Large => LeftOutReason::Large { size: left_out.bytes },
+            v1::LeftOutReason::SecretName => LeftOutReason::SecretName,
+            v1::LeftOutReason::NestedRepository => LeftOutReason::NestedRepository,
+            v1::LeftOutReason::NestedHistory => LeftOutReason::NestedHistory,
+            v1::LeftOutReason::Name => LeftOutReason::Name,
+            v1::LeftOutReason::LongPath => LeftOutReason::LongPath,
+            v1::LeftOutReason::NotAFile => LeftOutReason::NotAFile,
+            v1::LeftOutReason::Link => LeftOutReason::Link,
+            v1::LeftOutReason::Unreadable | v1::LeftOutReason::Unspecified => LeftOutReason::Unreadable,
+        };
+        Self {
+            path: left_out.path,
+            reason,
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use kage_core::cause::chain;
 use kage_core::fallback::Fallback;
 use kage_core::id::{Digest, ProjectId};
 use kage_core::task::{
-    Assignment, Policy, RepositoryRef, Selection, Task, TaskEnvironment, TaskOrigin, TaskSpec, TaskState, VerifyPolicy,
+    Assignment, Policy, RepositoryRef, ResultRules, Selection, Task, TaskEnvironment, TaskOrigin, TaskSpec, TaskState,
+    VerifyPolicy,
 };
 
 use super::time::{limit, span, stamp};
@@ -184,6 +185,31 @@ impl From<Policy> for v1::Policy {
             priority: policy.priority.as_i32(),
             session_setup: policy.session_setup.unwrap_or_default(),
             session_setup_folder: policy.session_setup_folder.map(Into::into).unwrap_or_default(),
+            results: (!policy.results.is_default()).then(|| policy.results.into()),
+        }
+    }
+}
+
+impl From<ResultRules> for v1::ResultRules {
+    fn from(rules: ResultRules) -> Self {
+        Self {
+            excludes: rules.excludes,
+            max_file_bytes: rules.max_file_bytes,
+            max_new_bytes: rules.max_new_bytes,
+            max_new_files: rules.max_new_files,
+        }
+    }
+}
+
+impl From<v1::ResultRules> for ResultRules {
+    fn from(rules: v1::ResultRules) -> Self {
+        let default = Self::default();
+        let given = |number, default| if number == 0 { default } else { number };
+        Self {
+            excludes: rules.excludes,
+            max_file_bytes: given(rules.max_file_bytes, default.max_file_bytes),
+            max_new_bytes: given(rules.max_new_bytes, default.max_new_bytes),
+            max_new_files: given(rules.max_new_files, default.max_new_files),
         }
     }
 }
@@ -207,6 +233,7 @@ fn read_policy(policy: v1::Policy, wrong: &mut Wrong) -> Policy {
         max_reworks: policy.max_reworks,
         session_setup: non_empty(policy.session_setup),
         session_setup_folder: wrong.or_default(parse_optional("session_setup_folder", &policy.session_setup_folder)),
+        results: policy.results.unwrap_or_default().into(),
         priority: wrong.or_default(priority.map_err(|invalid| InvalidField::new("priority", invalid))),
     }
 }

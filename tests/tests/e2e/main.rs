@@ -29,6 +29,7 @@ mod long_prompt;
 mod mirrors;
 mod namespaces;
 mod names;
+mod odd_files;
 mod places;
 mod readme;
 mod recovery;

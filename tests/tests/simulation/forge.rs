@@ -155,6 +155,8 @@ impl Forge {
             },
             deleted: deleted.map(|change| change.path.clone()).collect(),
             paths: changes.into_iter().map(|change| change.path).collect(),
+            large: Vec::new(),
+            left_out: Vec::new(),
         }
     }
 

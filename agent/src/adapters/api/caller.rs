@@ -75,6 +75,7 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::LogicError
         | FailureKind::TurnLimit
         | FailureKind::NoChange
+        | FailureKind::ResultTooLarge
         | FailureKind::AdapterCrash
         | FailureKind::AdapterUnavailable
         | FailureKind::DiskFull

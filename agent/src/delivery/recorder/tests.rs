@@ -237,6 +237,8 @@ fn a_list_of_paths_that_is_too_long_ends_early_and_the_count_says_so() {
             removed: 0,
         },
         deleted: vec![paths[0].clone(), paths[99].clone()],
+        large: Vec::new(),
+        left_out: Vec::new(),
         paths,
     };
     listed(&mut result);

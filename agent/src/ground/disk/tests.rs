@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::delivery::live::Stop;
 use crate::ground::blobs::Blobs;
-use crate::ground::workspace::{Checkout, Healer};
+use crate::ground::workspace::{Checkout, Healer, ToldFiles};
 use crate::identity::trust::Keyring;
 
 struct Place {
@@ -173,6 +173,7 @@ async fn a_worktree_that_waits_keeps_its_checkpoints_and_goes_when_it_is_too_muc
         blobs: Blobs::new("http://nowhere", keyring, AgentId::from_random(1), Arc::new(|| 0)),
         project: ProjectId::default(),
         pool: place.pool.clone(),
+        told: ToldFiles::default(),
         _use: in_use,
     };
     let parked = presence.park(Arc::new(checkout), &path);

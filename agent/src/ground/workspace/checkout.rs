@@ -16,6 +16,7 @@ use kage_git::restore::{Becomes, Restored};
 use kage_git::{GitError, Mirror, Worktree, diff};
 use tokio::sync::OwnedRwLockReadGuard;
 
+use super::left_out::ToldFiles;
 use super::{Healer, WorkspaceError, assemble, removed};
 use crate::ground::blobs::Blobs;
 use crate::ground::pool::Pool;
@@ -30,12 +31,25 @@ pub(crate) struct Checkout {
     pub(crate) blobs: Blobs,
     pub(crate) project: ProjectId,
     pub(crate) pool: Pool,
+    pub(crate) told: ToldFiles,
     /// While it is held, nothing is collected in the mirror.
     pub(crate) _use: OwnedRwLockReadGuard<()>,
 }
 
 fn failed(error: &GitError) -> Failure {
-    local_failure(FailureKind::CorruptedState, chain(error))
+    match error {
+        GitError::TooMuch { .. } => Failure::new(FailureKind::ResultTooLarge, chain(error)),
+        error => local_failure(FailureKind::CorruptedState, chain(error)),
+    }
+}
+
+impl Checkout {
+    /// Tells which files were left out, each once.
+    async fn tell_left_out(&self, warnings: &Warnings) {
+        for text in self.told.news(self.tree.left_out(), self.tree.rules()) {
+            warnings.tell(text).await;
+        }
+    }
 }
 
 impl Workspace for Checkout {
@@ -65,6 +79,7 @@ impl Workspace for Checkout {
             };
             let taken = self.healer.steady(warnings, taking).await;
             let taken = taken.map_err(|error| failed(&error))?;
+            self.tell_left_out(warnings).await;
             Ok(TakenTree {
                 commit: taken.commit,
                 tree: taken.tree,
@@ -77,7 +92,9 @@ impl Workspace for Checkout {
     fn result<'a>(&'a self, warnings: &'a Warnings, message: &'a str) -> Grounded<'a, Option<ResultCommit>> {
         async move {
             let committed = self.healer.steady(warnings, || self.tree.commit_result(message)).await;
-            committed.map_err(|error| failed(&error))
+            let committed = committed.map_err(|error| failed(&error))?;
+            self.tell_left_out(warnings).await;
+            Ok(committed)
         }
         .boxed()
     }

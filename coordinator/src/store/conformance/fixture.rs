@@ -196,6 +196,8 @@ pub(super) fn result() -> ResultCommit {
         },
         paths: vec!["a.txt".to_owned()],
         deleted: vec![],
+        large: Vec::new(),
+        left_out: Vec::new(),
     }
 }
 

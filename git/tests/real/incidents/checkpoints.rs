@@ -3,8 +3,9 @@ use std::fs;
 use std::path::Path;
 
 use kage_core::id::Oid;
+use kage_core::left_out::LeftOutReason;
 use kage_git::restore::RestoreOptions;
-use kage_git::{Auth, GitError, Worktree};
+use kage_git::{Auth, Worktree};
 use tokio::task::JoinSet;
 
 use crate::checkpoints::{listed, worktree};
@@ -67,7 +68,8 @@ async fn incident_6_the_store_does_not_grow_without_new_content() {
             .unwrap();
         // A file that cannot be in a checkpoint.
         write(&worktree.path().join("z/.git. "), "x");
-        assert!(worktree.checkpoint(&last.commit, "no").await.is_err());
+        let without = worktree.checkpoint_changes(&last.commit, "without it").await.unwrap();
+        assert_eq!(without.commit, last.commit);
         fs::remove_dir_all(worktree.path().join("z")).unwrap();
     }
     let grown = size(mirror.path()) - before;
@@ -135,7 +137,7 @@ async fn incident_12_worktrees_are_made_while_others_fetch() {
 
 /// Incidents 3 and 4: an unborn nested repository must not make a checkpoint of the past.
 #[tokio::test]
-async fn incident_4_a_file_that_cannot_be_taken_fails_the_checkpoint() {
+async fn incident_4_a_file_that_cannot_be_taken_is_told_and_costs_only_itself() {
     let sandbox = Sandbox::new();
     let (mirror, worktree) = worktree(&sandbox, &[("a", "a\n")]).await;
     let top = worktree.path();
@@ -146,15 +148,15 @@ async fn incident_4_a_file_that_cannot_be_taken_fails_the_checkpoint() {
         listed(&sandbox, &mirror, &taken.commit),
         ["100644 a", "100644 nested/file"]
     );
-    let refs = fingerprint(&mirror.path().join("refs"));
     for name in ["git~1", ".GIT", "deep/.git. /x"] {
         write(&top.join(name), "x\n");
-        let refused = worktree.checkpoint(&taken.commit, "no").await;
+        let without = worktree.checkpoint(&taken.commit, "without it").await.unwrap();
+        assert_eq!(without.tree, taken.tree, "{name}");
+        let told = worktree.left_out();
         assert!(
-            matches!(&refused, Err(GitError::NotTaken { .. })),
-            "{name}: {refused:?}"
+            told.iter().any(|file| file.reason == LeftOutReason::Name),
+            "{name}: {told:?}"
         );
-        assert_eq!(fingerprint(&mirror.path().join("refs")), refs, "nothing was kept");
         let first = Path::new(name).iter().next().unwrap();
         let path = top.join(first);
         if path.is_dir() {

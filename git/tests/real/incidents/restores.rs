@@ -92,8 +92,9 @@ async fn incident_5_a_session_in_a_subfolder_reverts_only_what_differs() {
 #[tokio::test]
 async fn incident_8_ignored_files_in_the_way_are_saved_first() {
     let sandbox = Sandbox::new();
-    let (_mirror, worktree) = worktree(&sandbox, &[("a", "a\n"), ("config", "base\n")]).await;
+    let (_mirror, worktree) = worktree(&sandbox, &[("a", "a\n")]).await;
     let top = worktree.path();
+    write(&top.join("config"), "base\n");
     write(&top.join("folder/file"), "f\n");
     let first = worktree.checkpoint(worktree.base(), "first").await.unwrap();
     // It goes from the checkpoints and comes back as something ignored.

@@ -55,6 +55,11 @@ fn spec() -> TaskSpec {
             max_reworks: Some(7),
             session_setup: Some("make deps".into()),
             session_setup_folder: Some("packages".parse().unwrap()),
+            results: ResultRules {
+                excludes: ".idea/\n".into(),
+                max_file_bytes: 1,
+                ..ResultRules::default()
+            },
             requirements: labels("os"),
             priority: Priority::HIGH,
         },

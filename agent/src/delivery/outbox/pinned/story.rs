@@ -54,6 +54,8 @@ pub(super) fn events() -> [(AttemptKey, Vec<EventBody>); 3] {
         },
         paths: vec!["gone".to_owned(), "src/main.rs".to_owned()],
         deleted: vec!["gone".to_owned()],
+        large: Vec::new(),
+        left_out: Vec::new(),
     };
     let taken = TakenCheckpoint {
         commit: commit('b'),
