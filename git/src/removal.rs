@@ -3,7 +3,6 @@
 //! in order to stay. Links are removed, never followed.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -19,23 +18,28 @@ const FOLDER: OFlags = OFlags::DIRECTORY
     .union(OFlags::CLOEXEC)
     .union(OFlags::RDONLY);
 
+/// A deeper folder is moved to the top of what is removed first. A folder is open on each level, and a
+/// program can nest more of them than this process can have open files, or frames on its stack.
+const DEEPEST: u32 = 100;
+
 /// Removes a folder; it may be gone already.
 ///
 /// # Errors
 /// Names the first path that cannot be removed. Everything else is.
 pub fn remove_folder(path: &Path) -> Result<(), GitError> {
-    // The usual case, in the fewest calls.
-    match fs::remove_dir_all(path) {
-        Ok(()) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(_) => {}
-    }
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(GitError::io("delete", path)(io::ErrorKind::InvalidInput.into()));
     };
-    let parent = rustix::fs::open(parent, FOLDER & !OFlags::NOFOLLOW, Mode::empty());
-    let parent = parent.map_err(|error| GitError::io("delete", path)(error.into()))?;
-    remove(parent.as_fd(), name, path)
+    let parent = if parent == Path::new("") {
+        Path::new(".")
+    } else {
+        parent
+    };
+    match rustix::fs::open(parent, FOLDER & !OFlags::NOFOLLOW, Mode::empty()) {
+        Ok(parent) => remove(parent.as_fd(), name, path),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(GitError::io("delete", path)(error.into())),
+    }
 }
 
 /// Removes `name` in a folder, whatever it is. `path` is only for the error.
@@ -47,16 +51,82 @@ pub(crate) fn remove(parent: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Resul
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(error) => return Err(failed(error)),
     }
-    let folder = open_folder(parent, name).map_err(failed)?;
-    let mut left = Ok(());
-    for inner in names(&folder).map_err(failed)? {
-        let removed = remove(folder.as_fd(), &inner, &path.join(&inner));
-        left = left.and(removed);
+    let top = open_folder(parent, name).map_err(failed)?;
+    let mut removal = Removal { top: &top, moved: 0 };
+    loop {
+        let before = removal.moved;
+        removal.empty(&top, path, 1)?;
+        if removal.moved == before {
+            break;
+        }
     }
-    left?;
     match unlink(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(failed(error)),
+    }
+}
+
+struct Removal<'a> {
+    top: &'a OwnedFd,
+    /// How many deep folders were moved to the top.
+    moved: u32,
+}
+
+impl Removal<'_> {
+    /// Removes what is in a folder, as far as it can be.
+    fn empty(&mut self, folder: &OwnedFd, path: &Path, depth: u32) -> Result<(), GitError> {
+        let mut left = Ok(());
+        let inner = entries(folder).map_err(|error| GitError::io("delete", path)(error.into()))?;
+        for (name, kind) in inner {
+            let path = path.join(&name);
+            let removed = if kind == FileType::Directory {
+                self.folder(folder, &name, &path, depth)
+            } else {
+                match unlink(folder.as_fd(), &name, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => Ok(()),
+                    Err(error) => Err(GitError::io("delete", &path)(error.into())),
+                }
+            };
+            left = left.and(removed);
+        }
+        left
+    }
+
+    fn folder(&mut self, parent: &OwnedFd, name: &OsStr, path: &Path, depth: u32) -> Result<(), GitError> {
+        let failed = |error: Errno| GitError::io("delete", path)(error.into());
+        if depth >= DEEPEST {
+            return self.lift(parent, name).map_err(failed);
+        }
+        let opened = match open_folder(parent.as_fd(), name) {
+            Ok(opened) => opened,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        };
+        self.empty(&opened, path, depth + 1)?;
+        match unlink(parent.as_fd(), name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Moves a folder to the top, where a later round removes it.
+    fn lift(&mut self, parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
+        let mut permitted = false;
+        loop {
+            self.moved += 1;
+            let place = format!(".removed-{}", self.moved);
+            match rustix::fs::renameat(parent, name, self.top, place) {
+                Ok(()) | Err(Errno::NOENT) => return Ok(()),
+                // A program may have made one of that name.
+                Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {}
+                Err(Errno::ACCESS) if !permitted => {
+                    permitted = true;
+                    rustix::fs::fchmod(parent, Mode::RWXU)?;
+                    rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -108,12 +178,9 @@ pub(crate) fn entries(folder: &OwnedFd) -> rustix::io::Result<Vec<(OsString, Fil
     Ok(found)
 }
 
-fn names(folder: &OwnedFd) -> rustix::io::Result<Vec<OsString>> {
-    Ok(entries(folder)?.into_iter().map(|(name, _)| name).collect())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
@@ -139,5 +206,23 @@ mod tests {
         remove_folder(&doomed).unwrap();
         assert!(!doomed.exists() && other.join("kept").exists());
         remove_folder(&doomed).unwrap();
+    }
+
+    #[test]
+    fn folders_deeper_than_a_path_can_be_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let doomed = folder.path().join("doomed");
+        fs::create_dir(&doomed).unwrap();
+        // Named as those that are moved, and deeper than open files and paths go.
+        fs::create_dir_all(doomed.join(".removed-1/kept")).unwrap();
+        let mut here = rustix::fs::open(&doomed, FOLDER, Mode::empty()).unwrap();
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&here, "d", Mode::RWXU).unwrap();
+            here = rustix::fs::openat(&here, "d", FOLDER, Mode::empty()).unwrap();
+        }
+        rustix::fs::openat(&here, "file", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap();
+        rustix::fs::fchmod(&here, Mode::empty()).unwrap();
+        remove_folder(&doomed).unwrap();
+        assert!(!doomed.exists());
     }
 }
