@@ -10,6 +10,7 @@ mod time;
 mod checkpoint;
 mod daemons;
 mod fleet;
+mod results;
 mod steering;
 
 pub use checkpoint::{
@@ -17,6 +18,7 @@ pub use checkpoint::{
 };
 pub use daemons::{AgentOptions, AgentRun, Coordinator, CoordinatorOptions};
 pub use fleet::{AgentCommand, AgentSubcommand, Down, TokenCommand, TokenCreate, TokenRole, TokenSubcommand, Up};
+pub use results::{Select, Verify};
 pub use steering::{Fork, Send, SessionArg, Waiting};
 
 /// Run one coding task as many parallel sessions of different AI tools, check every
@@ -82,6 +84,8 @@ pub enum Command {
     Send(Send),
     /// Let another adapter or model go on from a session's files, as another session of its task.
     Fork(Fork),
+    /// Run verify on a result that nothing checked, as an unfinished one.
+    Verify(Verify),
     /// Stop the sessions of a task.
     Stop(TaskArg),
     /// Delete ended tasks with their output, checkpoints and results.
@@ -291,18 +295,6 @@ pub struct Pick {
     /// Which session [default: the winner].
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct Select {
-    /// Id of the task, or its first characters [default: your newest of this repository].
-    pub task: Option<String>,
-    /// Whose result.
-    #[arg(long, value_name = "NAME", required_unless_present = "clear")]
-    pub session: Option<String>,
-    /// Undo the choice: the ranking decides again.
-    #[arg(long, conflicts_with = "session")]
-    pub clear: bool,
 }
 
 #[derive(Debug, Args)]

@@ -30,6 +30,7 @@ mod show;
 mod stop;
 mod token;
 mod up;
+mod verify;
 mod wait;
 
 /// Runs the command.
@@ -55,6 +56,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Select(args) => select::run(&invocation, args).await,
         Command::Send(args) => send::run(&invocation, args).await,
         Command::Fork(args) => fork::run(&invocation, args).await,
+        Command::Verify(args) => verify::run(&invocation, args).await,
         Command::Stop(args) => stop::run(&invocation, args.task).await,
         Command::Rm(args) => rm::run(&invocation, args).await,
         Command::Wait(args) => wait::run(&invocation, args).await,

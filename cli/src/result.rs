@@ -120,8 +120,12 @@ pub fn unfinished(session: &v1::Session) -> Option<String> {
         || "was cancelled".to_owned(),
         |failure| format!("failed ({})", view::one_line(&failure.message, 200)),
     );
+    let checked = match session.verdict.as_ref() {
+        None => "nothing verified them".to_owned(),
+        Some(verdict) => view::one_line(&verdict.message, 200),
+    };
     Some(format!(
-        "the session {ended}; these are the files of checkpoint {}, and nothing verified them",
+        "the session {ended}; these are the files of checkpoint {}, and {checked}",
         session.head
     ))
 }

@@ -163,6 +163,22 @@ pub async fn select(access: &Access, task_id: &str, session: String) -> anyhow::
     response.into_inner().task.context("the coordinator sent no task")
 }
 
+/// Asks for verify of a session's result that nothing checked.
+///
+/// # Errors
+/// When there is no such task, session or result, the task has no verify command, or the coordinator
+/// cannot be reached.
+pub async fn verify(access: &Access, task_id: &str, session: String) -> anyhow::Result<v1::Task> {
+    let request = v1::VerifyResultRequest {
+        request_id: request_id(),
+        task_id: task_id.to_owned(),
+        session,
+    };
+    let response = access.client.tasks().verify_result(request).await;
+    let response = response.map_err(ApiError::from)?;
+    response.into_inner().task.context("the coordinator sent no task")
+}
+
 /// Asks for every session of a task to stop.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kage_core::cause::chain;
 use kage_proto::status::ApiError;
 
 use crate::data::repositories::Busy;
@@ -57,9 +58,9 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
         | StoreError::CannotSend(_)
         | StoreError::NothingToForkFrom { .. }
         | StoreError::TooManySessions { .. }
-        | StoreError::RepositoryInUse { .. } => ApiError::FailedPrecondition {
-            message: error.to_string(),
-        },
+        | StoreError::CannotVerify { .. }
+        | StoreError::NoVerify { .. }
+        | StoreError::RepositoryInUse { .. } => ApiError::FailedPrecondition { message: chain(&error) },
         StoreError::SessionsChanged { .. } => ApiError::Unavailable {
             message: error.to_string(),
             retry: None,

@@ -57,6 +57,7 @@ pub use command::{
     EndAttempts, Ending, ExtendAllLeases, ForkSession, PrepareRestore, PutContext, QueuedJob, REQUEST_LIFETIME,
     RecordAgent, RecordContextSent, RenewLeases, Renewed, RepositoryFate, Request, RequestCheckpoint, RestorePrepared,
     RestoreSession, SaveWork, SelectResult, SendMessage, SetCordoned, SetDraining, Start, StartAttempt,
+    VerifyResult,
 };
 pub use error::{EngineError, EngineTrouble, OpenError, ReadError, StoreError};
 pub(crate) use feed::{Arrivals, Follower, News as FeedNews};

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attempt::EndReason;
 use crate::checkpoint::{Points, Safety};
-use crate::event::{AttemptOutcome, Verdict, VerdictKind};
+use crate::event::{AttemptOutcome, ResultCommit, Verdict, VerdictKind};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AgentId, AttemptId, JobId, Oid, TaskId};
 use crate::recovery::{self, Jitter};
@@ -262,6 +262,10 @@ impl Job {
                     return Finish::Moved(self.over(session, session.state.clone(), now));
                 };
                 let verdict = verdict.clone();
+                if let (Some(end), true) = (session.ended_as.clone(), verdict.kind != VerdictKind::Errored) {
+                    let state = end.with(Some(result), Some(verdict.without_output()));
+                    return Finish::Moved(self.over(session, state, now));
+                }
                 match verdict.kind {
                     VerdictKind::Passed => {
                         let verdict = verdict.without_output();
@@ -273,11 +277,8 @@ impl Job {
                         let words = format!("verify came to no decision: {}", verdict.message);
                         let failure = Failure::new(FailureKind::Unknown, words);
                         let decision = recovery::decide_errored(self.failed, now);
-                        let unverified = SessionState::Unverified {
-                            result: Some(result),
-                            verdict: Some(verdict.without_output()),
-                        };
-                        self.follow(session, failure, decision, unverified, around)
+                        let undecided = undecided(session, result, verdict.without_output());
+                        self.follow(session, failure, decision, undecided, around)
                     }
                 }
             }
@@ -376,19 +377,34 @@ impl Job {
         session.state = state;
         session.rework = None;
         session.stands = None;
+        session.ended_as = None;
         session.ended_at = session.state.is_terminal().then_some(now);
         Moved::Over
     }
 }
 
 /// The state of a session that claims nothing any more: that which stands, or else its work is saved
-/// first, if there is any.
+/// first, if there is any. What stops of one that had ended before is only the verify that was asked
+/// for.
 fn unclaimed(session: &Session, end: Unclaimed, points: &Points) -> SessionState {
     if let Some(stands) = &session.stands {
         (**stands).clone()
+    } else if let (Some(before), Some(result)) = (&session.ended_as, session.state.result()) {
+        before.clone().with(Some(result.clone()), None)
     } else if points.changed {
         SessionState::Saving { end }
     } else {
-        end.with(None)
+        end.with(None, None)
+    }
+}
+
+/// The state of a session whose result verify could not decide about.
+fn undecided(session: &Session, result: ResultCommit, verdict: Verdict) -> SessionState {
+    match session.ended_as.clone() {
+        Some(end) => end.with(Some(result), Some(verdict)),
+        None => SessionState::Unverified {
+            result: Some(result),
+            verdict: Some(verdict),
+        },
     }
 }

@@ -6,8 +6,8 @@
 //! every clean pass and above everything that did not pass. It does not win: a result of high risk
 //! lands only when a person picks it or accepts the risk. A result that a person selected wins
 //! without changing the order. A session that failed or was cancelled may have an unfinished
-//! result: it ranks before others of its standing, below every claimed result, and never wins by
-//! itself.
+//! result: it ranks before others of its standing, first of all when verify passed it, below every
+//! claimed result, and never wins by itself.
 
 use std::time::Duration;
 
@@ -241,7 +241,11 @@ fn history(session: &Session) -> Vec<String> {
     if session.state.is_unfinished() {
         let from = session.checkpoints.head.as_ref().map_or(0, |head| head.number);
         lines.push(format!(
-            "its result is unfinished: the files of checkpoint {from}, which nothing checked"
+            "its result is unfinished: the files of checkpoint {from}{}",
+            match session.state.verdict() {
+                None => ", which nothing checked",
+                Some(_) => "",
+            }
         ));
     }
     lines

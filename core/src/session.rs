@@ -31,6 +31,7 @@ use crate::time::Timestamp;
 use crate::tool_uses::ToolUses;
 use crate::usage::Usage;
 
+mod asked;
 mod checkpoints;
 mod message;
 mod state;
@@ -41,6 +42,7 @@ mod instruction;
 mod sending;
 mod fork;
 
+pub use asked::CannotVerify;
 pub use checkpoints::{MAX_RESUMPTIONS, SessionCheckpoints};
 pub use fork::{Fork, Successor, fork_name};
 pub use instruction::Instruction;
@@ -118,6 +120,9 @@ pub struct Session {
     /// The session from whose files it goes on; `None`: it began at the base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fork: Option<Fork>,
+    /// How it had ended, while verify looks at its unfinished result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_as: Option<Unclaimed>,
     /// A result that was sent and not yet claimed.
     pub pending_result: Option<ResultCommit>,
     /// How long its attempts ran.
@@ -172,6 +177,7 @@ impl Session {
             messages: Messages::none(),
             stands: None,
             fork: None,
+            ended_as: None,
             pending_result: None,
             worked: Worked {
                 ended: Duration::ZERO,
@@ -299,6 +305,7 @@ impl Session {
         self.setback = None;
         self.rework = None;
         self.stands = None;
+        self.ended_as = None;
         self.state = SessionState::Queued;
         self.cancel_requested = false;
         self.pending_result = None;
@@ -311,7 +318,7 @@ impl Session {
         let SessionState::Saving { end } = &self.state else {
             return false;
         };
-        self.state = end.clone().with(unfinished);
+        self.state = end.clone().with(unfinished, None);
         self.ended_at = Some(now);
         true
     }

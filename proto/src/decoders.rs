@@ -26,7 +26,7 @@ pub fn message(bytes: &[u8]) {
 type Kind = (fn() -> &'static str, fn(&[u8]));
 
 /// What is converted into the domain from any message, and every request.
-const KINDS: [Kind; 44] = [
+const KINDS: [Kind; 45] = [
     converted::<v1::TaskSpec, TaskSpec>(),
     converted::<v1::Hello, Hello>(),
     converted::<v1::AttemptKey, AttemptKey>(),
@@ -71,6 +71,7 @@ const KINDS: [Kind; 44] = [
     decoded::<v1::ListProjectsRequest>(),
     decoded::<v1::ListRepositoriesRequest>(),
     decoded::<v1::DeleteRepositoryRequest>(),
+    decoded::<v1::VerifyResultRequest>(),
 ];
 
 const fn decoded<W: Message + Default + PartialEq>() -> Kind {

@@ -28,6 +28,7 @@ pub(super) async fn run(invocation: &Invocation, args: Pick) -> anyhow::Result<E
     let task = tasks::find(&access, args.task).await?;
     let report = tasks::report(&access, &task.id).await?.report.unwrap_or_default();
     let chosen = result::choose(&report, args.session.as_deref(), false, "diff")?;
+    result::tell_unfinished(&chosen);
     let fetched = result::fetch(&access, &invocation.state, &task, chosen).await?;
     let (mirror, base, commit) = (fetched.mirror, fetched.base.clone(), fetched.commit.clone());
     let patch = tokio::task::spawn_blocking(move || kage_git::diff::patch(mirror.path(), &base, &commit)).await??;

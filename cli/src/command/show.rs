@@ -71,14 +71,17 @@ fn heading(task: &v1::Task) -> String {
 fn unfinished(task: &v1::Task, session: &v1::Session) -> String {
     let stat = session.result.as_ref().and_then(|result| result.diff.as_ref());
     let stat = stat.copied().unwrap_or_default();
+    let (id, name) = (view::short_id(&task.id), view::printable(&session.name));
+    let checked = match &session.verdict {
+        None => format!("`kage verify {id} --session {name}` checks it"),
+        Some(verdict) => view::one_line(&verdict.message, 200),
+    };
     format!(
-        "{name}: unfinished result from checkpoint {}, {} +{} -{}; `kage diff {} --session {name}` shows it\n",
+        "{name}: unfinished result from checkpoint {}, {} +{} -{}; `kage diff {id} --session {name}` shows it; {checked}\n",
         session.head,
         view::counted(stat.files as usize, "file"),
         stat.added,
         stat.removed,
-        view::short_id(&task.id),
-        name = view::printable(&session.name),
     )
 }
 

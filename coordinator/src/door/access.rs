@@ -35,6 +35,7 @@ pub const TABLE: &[Row] = &[
     ("/kage.v1.TaskService/SelectResult", SUBMITTERS),
     ("/kage.v1.TaskService/SendMessage", SUBMITTERS),
     ("/kage.v1.TaskService/ForkSession", SUBMITTERS),
+    ("/kage.v1.TaskService/VerifyResult", SUBMITTERS),
     ("/kage.v1.CheckpointService/ListCheckpoints", READERS),
     ("/kage.v1.CheckpointService/GetCheckpoint", READERS),
     ("/kage.v1.CheckpointService/RestoreSession", SUBMITTERS),

@@ -23,7 +23,9 @@ use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
 use crate::duties::retention;
 use crate::refusals::{busy, internal, read_error, store_error};
-use crate::store::{CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken, SelectResult, TaskView};
+use crate::store::{
+    CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken, SelectResult, TaskView, VerifyResult,
+};
 use crate::telemetry;
 use crate::watch::cursor::Cursor;
 use crate::watch::watching::{self, Watch};
@@ -264,6 +266,26 @@ impl TaskService for Tasks {
         let caller = principal(&message);
         let forked = sending::fork(&self.0, &caller, message.into_inner()).await?;
         Ok(Response::new(forked))
+    }
+
+    async fn verify_result(
+        &self,
+        message: Request<v1::VerifyResultRequest>,
+    ) -> Result<Response<v1::VerifyResultResponse>, Status> {
+        let caller = principal(&message);
+        let message = message.into_inner();
+        let task = find_task(&self.0, &caller, &message.task_id).await?;
+        let session = named(&stored(&self.0, task).await?, &message.session)?.id;
+        let command = VerifyResult {
+            request: request(&self.0, &caller, &message.request_id, &(task, session))?,
+            task,
+            session,
+            next_job: JobId::from_random(self.0.random()),
+            now: self.0.now(),
+        };
+        self.0.apply(command).await.map_err(store_error)?;
+        let task = self.shown(task, TaskDetail::Basic).await?;
+        Ok(Response::new(v1::VerifyResultResponse { task: Some(task) }))
     }
 
     type GetDiffStream = diff::Responses;

@@ -26,6 +26,7 @@ mod repositories;
 mod requests;
 mod sending;
 mod tasks;
+mod verify;
 
 pub(super) use requests::{earlier_reply, remember};
 

@@ -134,6 +134,21 @@ pub struct SelectResult {
     pub now: Timestamp,
 }
 
+/// Asks for verify of a result that nothing checked.
+#[derive(Debug, Clone)]
+pub struct VerifyResult {
+    /// Makes it one call.
+    pub request: Request,
+    /// Which task.
+    pub task: TaskId,
+    /// Whose result.
+    pub session: SessionId,
+    /// The id of the verify job.
+    pub next_job: JobId,
+    /// The time.
+    pub now: Timestamp,
+}
+
 /// Gives a waiting job to an agent that accepted it.
 #[derive(Debug, Clone)]
 pub struct StartAttempt {

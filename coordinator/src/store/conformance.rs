@@ -145,6 +145,8 @@ conformance!(
     what_is_said_meanwhile_comes_before_verify,
     a_message_takes_the_place_of_a_verify_that_waits,
     another_adapter_goes_on_beside_from_the_same_files,
+    an_unfinished_result_is_verified_when_asked,
+    without_a_command_nothing_is_verified,
     commits_are_told_in_order_and_before_their_answers,
     what_changed_nothing_is_not_told,
     rows_are_told_in_their_new_form,

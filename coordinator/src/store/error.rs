@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use kage_core::fallback::NobodyCan;
 use kage_core::id::{JobId, SessionName, TaskId};
-use kage_core::session::CannotSend;
+use kage_core::session::{CannotSend, CannotVerify};
 use kage_core::task::MAX_SESSIONS;
 
 /// Why a command was not carried out.
@@ -65,6 +65,20 @@ pub enum StoreError {
     /// Somebody else added a session to the task meanwhile: the caller looks again.
     #[error("another session was added to task {task}; try again")]
     SessionsChanged {
+        /// The task.
+        task: TaskId,
+    },
+    /// A session's result cannot be verified now.
+    #[error("session {session} cannot be verified")]
+    CannotVerify {
+        /// The session.
+        session: SessionName,
+        #[source]
+        why: CannotVerify,
+    },
+    /// There is no command to verify a result with.
+    #[error("task {task} has no verify command; run it again with one")]
+    NoVerify {
         /// The task.
         task: TaskId,
     },

@@ -1,7 +1,7 @@
 //! What a failure, or a result that failed verify, does to a job and its session: the decision of
 //! recovery is carried out, and put on record.
 
-use super::{Affinity, Circumstances, Finish, Job, JobKind, JobState, Moved, failed, unclaimed};
+use super::{Affinity, Circumstances, Finish, Job, JobKind, JobState, Moved, failed, unclaimed, undecided};
 use crate::checkpoint::Safety;
 use crate::event::{ResultCommit, Verdict};
 use crate::failure::{Failure, FailureKind};
@@ -82,10 +82,7 @@ impl Job {
         let decision = recovery::decide(self.history(session, around), failure, jitter, now);
         let given_up = match (&self.kind, session.state.result().cloned()) {
             // A check that never ran says nothing about the work.
-            (JobKind::Verify { .. }, Some(result)) => SessionState::Unverified {
-                result: Some(result),
-                verdict: Some(Verdict::errored(failure.to_string())),
-            },
+            (JobKind::Verify { .. }, Some(result)) => undecided(session, result, Verdict::errored(failure.to_string())),
             (JobKind::Verify { .. } | JobKind::Session, _) => match &session.rework {
                 // The result that the session reworked is still there, and was rejected.
                 Some(rework) => SessionState::Rejected {

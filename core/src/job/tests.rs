@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::id::SessionId;
-use crate::session::{Instruction, SessionStateKind};
+use crate::session::{CannotVerify, Instruction, SessionStateKind};
 
 use super::*;
 use crate::checkpoint::{CheckpointReason, Head, Resumes, TakenCheckpoint, WorktreeChoice};
-use crate::event::{DiffStat, Event, EventBody, ResultCommit};
+use crate::event::{DiffStat, Event, EventBody};
 use crate::fallback::Fallback;
 use crate::price::PriceTable;
 use crate::task::VerifyPolicy;
@@ -185,7 +185,13 @@ fn a_cancelled_session_is_not_repeated() {
     );
     assert_eq!(
         (moved, &session.state),
-        (Moved::Over, &SessionState::Cancelled { unfinished: None })
+        (
+            Moved::Over,
+            &SessionState::Cancelled {
+                unfinished: None,
+                verdict: None
+            }
+        )
     );
 }
 
@@ -520,7 +526,13 @@ fn a_rework_that_ends_badly_leaves_the_result_what_it_was() {
     assert_eq!(rejected(&mut session, &checked(), &points()), Finish::Rework(NOW));
     let mut again = Job::again(JobId::from_random(8), &session, NOW);
     assert!(again.cancel(&mut session, &Points::default(), NOW));
-    assert_eq!(session.state, SessionState::Cancelled { unfinished: None });
+    assert_eq!(
+        session.state,
+        SessionState::Cancelled {
+            unfinished: None,
+            verdict: None
+        }
+    );
 }
 
 #[test]
@@ -621,7 +633,10 @@ fn work_of_a_lost_agent_and_of_a_session_that_waits_is_saved_too() {
     assert!(waiting.saved(None, NOW));
     assert_eq!(
         waiting.state,
-        SessionState::Cancelled { unfinished: None },
+        SessionState::Cancelled {
+            unfinished: None,
+            verdict: None
+        },
         "it came to nothing"
     );
     // What failed verify before is still there.
@@ -636,4 +651,116 @@ fn work_of_a_lost_agent_and_of_a_session_that_waits_is_saved_too() {
     let refused = AttemptOutcome::Failed(Failure::new(FailureKind::Auth, "x"));
     let _over = of_rework.finish(&mut reworking, &refused, around(&policy, &points));
     assert_eq!(reworking.state.kind(), SessionStateKind::Rejected);
+}
+
+#[test]
+fn an_unfinished_result_is_verified_when_asked_and_stays_unfinished() {
+    let policy = checked();
+    let points = Points::default();
+    let failure = Failure::new(FailureKind::Timeout, "too long");
+    let ends = [Unclaimed::Failed { failure }, Unclaimed::Cancelled];
+    for (end, kind) in ends.iter().flat_map(|end| VerdictKind::ALL.map(|kind| (end, kind))) {
+        let mut session = session();
+        session.state = end.clone().with(Some(result()), None);
+        session.cancel_requested = true;
+        assert_eq!(session.verify_when_asked(), Ok(result().commit));
+        assert!(session.is_unfinished() && !session.state.is_terminal());
+        assert_eq!(session.verify_when_asked(), Err(CannotVerify::NotOver));
+        let mut job = job(JobKind::Verify {
+            commit: result().commit,
+        });
+        let mut moved = Finish::Moved(Moved::Requeued);
+        while moved == Finish::Moved(Moved::Requeued) {
+            job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
+            assert!(session.is_unfinished(), "{:?}", session.state);
+            moved = job.finish(&mut session, &verdict(kind), around(&policy, &points));
+        }
+        assert_eq!(moved, Finish::Moved(Moved::Over));
+        assert!(session.state.is_unfinished() && session.ended_as.is_none());
+        assert_eq!(session.state.verdict().map(|verdict| verdict.kind), Some(kind));
+        assert_eq!(session.state.result(), Some(&result()));
+        let ended_as = end.clone().with(Some(result()), None).kind();
+        assert_eq!((session.state.kind(), session.ended_at), (ended_as, Some(NOW)));
+        // Somebody may ask again.
+        assert!(session.verify_when_asked().is_ok());
+    }
+}
+
+#[test]
+fn a_verify_that_was_asked_for_and_is_stopped_changes_nothing() {
+    let policy = checked();
+    let points = Points {
+        changed: true,
+        ..points()
+    };
+    let before = Unclaimed::Cancelled.with(Some(result()), None);
+    for waits in [true, false] {
+        let mut session = session();
+        session.state = before.clone();
+        session.verify_when_asked().unwrap();
+        let mut job = job(JobKind::Verify {
+            commit: result().commit,
+        });
+        if waits {
+            assert!(job.cancel(&mut session, &points, NOW));
+        } else {
+            job.start(AttemptId::from_random(4), &mut session, "a", NOW).unwrap();
+            session.cancel_requested = true;
+            let passed = verdict(VerdictKind::Passed);
+            assert_eq!(
+                job.finish(&mut session, &passed, around(&policy, &points)),
+                Finish::Moved(Moved::Over)
+            );
+        }
+        assert_eq!((session.state, session.ended_as), (before.clone(), None));
+    }
+}
+
+#[test]
+fn only_what_nothing_decided_about_is_verified_when_asked() {
+    let AttemptOutcome::Verdict(some) = verdict(VerdictKind::Errored) else {
+        panic!()
+    };
+    let cases = [
+        (
+            SessionState::Unverified {
+                result: Some(result()),
+                verdict: Some(some.clone()),
+            },
+            Ok(result().commit),
+        ),
+        (
+            SessionState::Unverified {
+                result: None,
+                verdict: None,
+            },
+            Err(CannotVerify::NoResult),
+        ),
+        (Unclaimed::Cancelled.with(None, None), Err(CannotVerify::NoResult)),
+        (
+            SessionState::Rejected {
+                result: result(),
+                verdict: some.clone(),
+            },
+            Err(CannotVerify::Decided),
+        ),
+        (
+            SessionState::Verified {
+                result: result(),
+                verdict: some,
+            },
+            Err(CannotVerify::Decided),
+        ),
+        (SessionState::Queued, Err(CannotVerify::NotOver)),
+        (SessionState::Claimed { result: result() }, Err(CannotVerify::NotOver)),
+    ];
+    for (state, expected) in cases {
+        let mut session = session();
+        session.state = state.clone();
+        assert_eq!(session.verify_when_asked(), expected, "{state:?}");
+        assert!(!session.is_unfinished());
+        if expected.is_err() {
+            assert_eq!(session.state, state);
+        }
+    }
 }

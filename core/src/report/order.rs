@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::ReportRow;
-use crate::event::DiffStat;
+use crate::event::{DiffStat, VerdictKind};
 use crate::id::SessionName;
 use crate::risk::Risk;
 use crate::session::{SessionState, SessionStateKind};
@@ -35,8 +35,31 @@ pub(super) const fn standing(state: &SessionState) -> Standing {
     }
 }
 
+/// What verify, when somebody asked for it, said about an unfinished result, best first. Of every
+/// other session its standing says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Checked {
+    Passed,
+    NotAtAll,
+    Failed,
+}
+
+impl Checked {
+    fn of(state: &SessionState) -> Self {
+        match state
+            .verdict()
+            .filter(|_| state.is_unfinished())
+            .map(|verdict| verdict.kind)
+        {
+            Some(VerdictKind::Passed) => Self::Passed,
+            Some(VerdictKind::Errored) | None => Self::NotAtAll,
+            Some(VerdictKind::Failed) => Self::Failed,
+        }
+    }
+}
+
 /// Sorts rows; the smallest is the best.
-pub(super) type Order = (Standing, bool, Risk, u64, u32, Cost, Duration, SessionName);
+pub(super) type Order = (Standing, bool, Checked, Risk, u64, u32, Cost, Duration, SessionName);
 
 pub(super) fn order(row: &ReportRow) -> Order {
     let result = row.session.state.result();
@@ -44,6 +67,7 @@ pub(super) fn order(row: &ReportRow) -> Order {
     (
         standing(&row.session.state),
         result.is_none(),
+        Checked::of(&row.session.state),
         row.risk,
         diff.added.saturating_add(diff.removed),
         diff.files,

@@ -6,7 +6,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::id::{AttemptId, ProjectId, SessionId};
 use crate::price::PriceTable;
 use crate::recovery::{Confidence, Decision};
-use crate::session::Worked;
+use crate::session::{Unclaimed, Worked};
 use crate::task::{Policy, Selection, TaskSpec, TaskState, VerifyPolicy};
 use crate::usage::{Money, PicoUsd, Provenance, Usage};
 
@@ -117,6 +117,7 @@ fn failed(name: &str) -> Session {
         SessionState::Failed {
             failure,
             unfinished: None,
+            verdict: None,
         },
     )
 }
@@ -125,8 +126,19 @@ fn unfinished(name: &str) -> Session {
     let state = SessionState::Failed {
         failure: Failure::new(FailureKind::Timeout, "it took too long"),
         unfinished: Some(result(1, &["src/a"])),
+        verdict: None,
     };
     session(name, state)
+}
+
+/// An unfinished one that verify looked at because somebody asked.
+fn asked(name: &str, kind: VerdictKind) -> Session {
+    let mut session = unfinished(name);
+    session.state = Unclaimed::Failed {
+        failure: Failure::new(FailureKind::Timeout, "it took too long"),
+    }
+    .with(Some(result(1, &["src/a"])), Some(verdict(kind)));
+    session
 }
 
 fn rejected(name: &str) -> Session {
@@ -199,9 +211,18 @@ fn each_part_of_the_order_decides_in_its_turn() {
             },
         ),
         rejected("rejected"),
+        asked("asked-passed", VerdictKind::Passed),
         unfinished("unfinished"),
+        asked("unfinished-errored", VerdictKind::Errored),
+        asked("asked-failed", VerdictKind::Failed),
         failed("failed"),
-        session("cancelled", SessionState::Cancelled { unfinished: None }),
+        session(
+            "cancelled",
+            SessionState::Cancelled {
+                unfinished: None,
+                verdict: None,
+            },
+        ),
     ];
     let expected: Vec<_> = in_order.iter().map(|session| session.name.as_str()).collect();
     let task = task(Some("true"));
@@ -212,7 +233,7 @@ fn each_part_of_the_order_decides_in_its_turn() {
         assert_eq!(names(&report), expected);
         assert_eq!(report.best.winner().unwrap().as_str(), "lines-few");
         assert!(report.provisional);
-        assert!(report.rows.iter().map(|row| row.rank).eq(1..=16));
+        assert!(report.rows.iter().map(|row| row.rank).eq(1..=19));
     }
 }
 
@@ -486,6 +507,10 @@ fn an_unfinished_result_is_told_with_its_reason() {
         ]
     );
     assert_eq!(report.best, Best::Nothing);
+    let report = ranked(&task(Some("true")), &[asked("a", VerdictKind::Passed)]);
+    assert_eq!(report.best, Best::Nothing, "it never wins by itself");
+    let last = "its result is unfinished: the files of checkpoint 0";
+    assert_eq!(report.rows[0].history.last().map(String::as_str), Some(last));
     let words = Selection {
         session: report.rows[0].session.id,
         name: report.rows[0].session.name.clone(),

@@ -78,6 +78,10 @@ impl Session {
     pub(crate) fn go_on(&mut self) {
         let setback = match &self.state {
             SessionState::Rejected { verdict, .. } => Some(Setback::rejected(verdict)),
+            // It had ended without a claim, and verify was only asked for.
+            SessionState::Claimed { .. } | SessionState::Verifying { .. } if self.ended_as.is_some() => {
+                Some(Setback::Interrupted)
+            }
             SessionState::Failed { .. } | SessionState::Cancelled { .. } | SessionState::Saving { .. } => {
                 Some(Setback::Interrupted)
             }
@@ -92,6 +96,7 @@ impl Session {
             SessionState::Verified { .. } | SessionState::Rejected { .. } | SessionState::Unverified { .. } => {
                 Some(self.state.clone())
             }
+            SessionState::Claimed { .. } | SessionState::Verifying { .. } if self.ended_as.is_some() => None,
             SessionState::Claimed { result } | SessionState::Verifying { result, .. } => {
                 Some(SessionState::Unverified {
                     result: Some(result.clone()),

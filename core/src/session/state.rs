@@ -64,12 +64,18 @@ pub enum SessionState {
         /// What it had done until then, if it had changed files.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         unfinished: Option<ResultCommit>,
+        /// What verify said about that, when somebody asked for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        verdict: Option<Verdict>,
     },
     /// It was stopped.
     Cancelled {
         /// What it had done until then, if it had changed files.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         unfinished: Option<ResultCommit>,
+        /// What verify said about that, when somebody asked for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        verdict: Option<Verdict>,
     },
 }
 
@@ -87,12 +93,17 @@ pub enum Unclaimed {
 }
 
 impl Unclaimed {
-    /// The final state; `unfinished` is what was made of its work.
+    /// The final state; `unfinished` is what was made of its work, and `verdict` what verify said about
+    /// that.
     #[must_use]
-    pub fn with(self, unfinished: Option<ResultCommit>) -> SessionState {
+    pub fn with(self, unfinished: Option<ResultCommit>, verdict: Option<Verdict>) -> SessionState {
         match self {
-            Self::Failed { failure } => SessionState::Failed { failure, unfinished },
-            Self::Cancelled => SessionState::Cancelled { unfinished },
+            Self::Failed { failure } => SessionState::Failed {
+                failure,
+                unfinished,
+                verdict,
+            },
+            Self::Cancelled => SessionState::Cancelled { unfinished, verdict },
         }
     }
 }
@@ -168,17 +179,17 @@ impl SessionState {
             | Self::Verified { result, .. }
             | Self::Rejected { result, .. } => Some(result),
             Self::Unverified { result, .. } => result.as_ref(),
-            Self::Failed { unfinished, .. } | Self::Cancelled { unfinished } => unfinished.as_ref(),
+            Self::Failed { unfinished, .. } | Self::Cancelled { unfinished, .. } => unfinished.as_ref(),
             Self::Queued | Self::Running { .. } | Self::Saving { .. } => None,
         }
     }
 
     /// True when its result is what it had done when it ended without a claim: nobody said that it
-    /// is done, and nothing checked it.
+    /// is done.
     #[must_use]
     pub const fn is_unfinished(&self) -> bool {
         match self {
-            Self::Failed { unfinished, .. } | Self::Cancelled { unfinished } => unfinished.is_some(),
+            Self::Failed { unfinished, .. } | Self::Cancelled { unfinished, .. } => unfinished.is_some(),
             Self::Queued
             | Self::Running { .. }
             | Self::Claimed { .. }
@@ -195,14 +206,14 @@ impl SessionState {
     pub const fn verdict(&self) -> Option<&Verdict> {
         match self {
             Self::Verified { verdict, .. } | Self::Rejected { verdict, .. } => Some(verdict),
-            Self::Unverified { verdict, .. } => verdict.as_ref(),
+            Self::Unverified { verdict, .. } | Self::Failed { verdict, .. } | Self::Cancelled { verdict, .. } => {
+                verdict.as_ref()
+            }
             Self::Queued
             | Self::Running { .. }
             | Self::Claimed { .. }
             | Self::Verifying { .. }
-            | Self::Saving { .. }
-            | Self::Failed { .. }
-            | Self::Cancelled { .. } => None,
+            | Self::Saving { .. } => None,
         }
     }
 

@@ -69,6 +69,10 @@ pub fn session(session: &Session, waiting: Option<String>, ran: Duration) -> v1:
         Some((text, at)) => (text.clone(), Some(*at)),
         None => (String::new(), None),
     };
+    let before = match &session.ended_as {
+        Some(Unclaimed::Failed { failure }) => Some(failure.clone().into()),
+        Some(Unclaimed::Cancelled) | None => None,
+    };
     let failure = match &session.state {
         SessionState::Failed { failure, .. }
         | SessionState::Saving {
@@ -84,7 +88,7 @@ pub fn session(session: &Session, waiting: Option<String>, ran: Duration) -> v1:
         | SessionState::Saving {
             end: Unclaimed::Cancelled,
         }
-        | SessionState::Cancelled { .. } => None,
+        | SessionState::Cancelled { .. } => before,
     };
     v1::Session {
         id: session.id.to_string(),
@@ -114,7 +118,7 @@ pub fn session(session: &Session, waiting: Option<String>, ran: Duration) -> v1:
         resumptions: session.checkpoints.resumptions.iter().map(Into::into).collect(),
         reworks: session.reworks,
         ran: Some(span(ran)),
-        is_unfinished: session.state.is_unfinished(),
+        is_unfinished: session.is_unfinished(),
         messages: session.messages.kept.iter().map(Into::into).collect(),
         fork: session.fork.as_ref().map(Into::into),
     }
@@ -259,6 +263,7 @@ mod tests {
         domain.state = SessionState::Failed {
             failure: Failure::new(FailureKind::Auth, "no key"),
             unfinished: None,
+            verdict: None,
         };
         let wire = session(&domain, None, Duration::from_millis(7));
         assert_eq!(wire.ran, Some(span(Duration::from_millis(7))));

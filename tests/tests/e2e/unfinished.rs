@@ -103,6 +103,56 @@ async fn work_of_a_program_that_was_killed_lands_by_name_only() {
     assert_eq!(rows[1]["session"]["is_unfinished"], true, "{both:#}");
 }
 
+/// Verify of an unfinished result, when somebody asks for it.
+#[tokio::test]
+async fn unfinished_work_is_verified_when_asked_and_does_not_win_by_that() {
+    let person = Person::new();
+    person.adapter(
+        "right",
+        "cat >/dev/null; echo 'add() { echo $(($1 + $2)); }' > add.sh; kill -9 $$",
+    );
+    person.adapter("wrong", KILLED);
+    let repo = Repo::sample(&person.path("repo"));
+    let run = ["run", "mend the sum", "--with", "right,wrong", "--verify", VERIFY];
+    let run = person
+        .kage(repo.path(), &[&run[..], &["--format", "json"]].concat())
+        .await;
+    assert_eq!(run.code, 1, "{run:#?}");
+    let task = run.json()["id"].as_str().unwrap().to_owned();
+    let wrong = person.kage(repo.path(), &["verify", &task, "--session", "wrong"]).await;
+    assert_eq!(wrong.code, 1, "{wrong:#?}");
+    assert!(wrong.out.contains("wrong: verify failed with exit code"), "{wrong:#?}");
+    let right = person.kage(repo.path(), &["verify", &task, "--session", "right"]).await;
+    assert_eq!(right.code, 0, "{right:#?}");
+    assert!(
+        right.out.contains("right: verify passed (unfinished result)"),
+        "{right:#?}"
+    );
+
+    let compared = person
+        .kage(repo.path(), &["compare", &task, "--format", "json"])
+        .await
+        .json();
+    let rows = compared["report"]["rows"].as_array().unwrap();
+    let verdicts: Vec<_> = rows.iter().map(|row| &row["session"]).collect();
+    assert_eq!(verdicts[0]["name"], "right", "{compared:#}");
+    assert_eq!(verdicts[0]["state"], "SESSION_STATE_FAILED", "{compared:#}");
+    assert_eq!(verdicts[0]["verdict"]["kind"], "VERDICT_KIND_PASSED", "{compared:#}");
+    assert_eq!(verdicts[1]["verdict"]["kind"], "VERDICT_KIND_FAILED", "{compared:#}");
+    assert_eq!(
+        compared["report"]["best"]["session"].as_str().unwrap_or_default(),
+        "",
+        "{compared:#}"
+    );
+    let diff = person.kage(repo.path(), &["diff", &task, "--session", "right"]).await;
+    assert!(
+        diff.err.contains("is unfinished") && diff.err.contains("verify passed"),
+        "{diff:#?}"
+    );
+    let applied = person.kage(repo.path(), &["apply", &task, "--session", "right"]).await;
+    assert_eq!(applied.code, 0, "{applied:#?}");
+}
+
 #[tokio::test]
 async fn work_of_a_session_that_took_too_long_lands_by_name() {
     let person = Person::new();

@@ -192,6 +192,11 @@ class Client:
         request = task_service_pb2.SelectResultRequest(request_id=_fresh(), task_id=task_id, session=session)
         return self._twice(self._tasks.SelectResult, request).task
 
+    def verify(self, task_id: str, session: str = "") -> Task:
+        """Asks for verify of a session's result that nothing checked, as an unfinished one."""
+        request = task_service_pb2.VerifyResultRequest(request_id=_fresh(), task_id=task_id, session=session)
+        return self._twice(self._tasks.VerifyResult, request).task
+
     def diff(
         self,
         task_id: str,

@@ -79,7 +79,10 @@ pub(super) use requests::{
     a_request_id_is_good_for_one_payload, a_task_that_nobody_can_run_is_refused_unless_it_is_stored,
     creating_twice_is_creating_once,
 };
-pub(super) use saving::{unclaimed_work_is_saved_before_the_end, what_cannot_be_saved_is_told_and_holds_nothing_up};
+pub(super) use saving::{
+    an_unfinished_result_is_verified_when_asked, unclaimed_work_is_saved_before_the_end,
+    what_cannot_be_saved_is_told_and_holds_nothing_up, without_a_command_nothing_is_verified,
+};
 pub(super) use selections::a_result_is_selected_until_it_is_none_any_more;
 pub(super) use sending::{
     a_message_takes_the_place_of_a_verify_that_waits, a_session_that_is_over_goes_on_with_what_it_is_told,

@@ -1,15 +1,18 @@
 //! Work that nobody claimed: it is saved before its session and its task end.
 
 use kage_core::checkpoint::CheckpointReason;
-use kage_core::event::EventBody;
+use kage_core::event::{EventBody, VerdictKind};
+use kage_core::id::{JobId, SessionId};
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::task::TaskState;
 
 use super::checkpoints::base;
 use super::{CHECKED, begin, end, state, taken, view};
-use crate::store::conformance::fixture::{appended, at, crashed, event, request, result, started, task_id, told};
-use crate::store::conformance::followed::Followed as _;
-use crate::store::{CancelTask, SaveWork, Store};
+use crate::store::conformance::fixture::{
+    appended, at, crashed, event, request, result, started, task_id, told, verdict,
+};
+use crate::store::conformance::followed::{Changes, Followed as _};
+use crate::store::{CancelTask, SaveWork, Store, StoreError, VerifyResult};
 
 /// What is saved of the session's work.
 fn saved(session: &Session, n: u64) -> SaveWork {
@@ -92,4 +95,61 @@ pub(in crate::store::conformance) async fn what_cannot_be_saved_is_told_and_hold
     let (activity, _) = now.sessions[0].activity.clone().unwrap();
     assert!(activity.contains("a pack is gone"), "{activity}");
     end(&store).await;
+}
+
+pub(in crate::store::conformance) async fn an_unfinished_result_is_verified_when_asked(store: Store) {
+    let ask = |n: u128| VerifyResult {
+        request: request(n),
+        task: task_id(1),
+        session: SessionId::from_random(1000),
+        next_job: JobId::from_random(7_000 + n),
+        now: at(30_000 + n as u64),
+    };
+    let jobs = begin(&store, 1, CHECKED).await;
+    let refused = store.apply(ask(60)).await;
+    assert!(matches!(refused, Err(StoreError::CannotVerify { .. })), "{refused:?}");
+    started(&store, &jobs[0], 1, 1, 1).await;
+    told(&store, 1, 1, [worked(1), vec![crashed(3)]].concat()).await;
+    let cancel = CancelTask {
+        request: request(50),
+        task: task_id(1),
+        now: at(11_000),
+    };
+    store.followed(cancel).await;
+    let save = saved(&session(&store).await, 1);
+    store.followed(save).await;
+    assert_eq!(view(&store).await.task.state, TaskState::Cancelled);
+
+    for (n, kind) in [(61, VerdictKind::Passed), (62, VerdictKind::Failed)] {
+        let changes = store.followed(ask(n)).await;
+        let [job] = changes.queued.as_slice() else {
+            panic!("{changes:?}")
+        };
+        assert_eq!(store.followed(ask(n)).await, Changes::default(), "it is one call");
+        let now = view(&store).await;
+        assert_eq!((now.task.state, now.task.ended_at), (TaskState::Running, None));
+        assert!(now.sessions[0].is_unfinished());
+        started(&store, job, n, 1, 2).await;
+        let changes = appended(&store, n, 2, vec![verdict(1, kind)]).await;
+        assert_eq!(changes.over, [SessionStateKind::Cancelled]);
+        let now = view(&store).await;
+        assert_eq!(now.task.state, TaskState::Cancelled);
+        assert!(now.sessions[0].state.is_unfinished());
+        assert_eq!(now.sessions[0].state.verdict().map(|verdict| verdict.kind), Some(kind));
+    }
+    end(&store).await;
+}
+
+pub(in crate::store::conformance) async fn without_a_command_nothing_is_verified(store: Store) {
+    let jobs = begin(&store, 1, None).await;
+    started(&store, &jobs[0], 1, 1, 1).await;
+    let ask = VerifyResult {
+        request: request(60),
+        task: task_id(1),
+        session: jobs[0].subject.session().unwrap(),
+        next_job: JobId::from_random(7_000),
+        now: at(30_000),
+    };
+    let refused = store.apply(ask).await;
+    assert!(matches!(refused, Err(StoreError::NoVerify { .. })), "{refused:?}");
 }
