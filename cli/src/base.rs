@@ -145,13 +145,20 @@ fn not_taken(refused: &RefusedPush) -> Refusal {
 }
 
 fn left_out(file: &LeftOut, folder: Option<&Folder>) -> String {
-    let why = match file.reason {
-        LeftOutReason::Large { size } => format!("it has {size} bytes"),
-        LeftOutReason::SecretName => "its name says that it may hold a secret".to_owned(),
-        LeftOutReason::NestedRepository => "it is in another repository".to_owned(),
-    };
+    let why = file.reason.words();
     let path = folder.map_or_else(|| file.path.clone(), |folder| folder.path_to(&file.path));
-    format!("left out: {path} ({why}); --include {path:?} takes it along")
+    let cure = match file.reason {
+        LeftOutReason::Large { .. } | LeftOutReason::SecretName | LeftOutReason::NestedRepository => {
+            format!("--include {path:?} takes it along")
+        }
+        LeftOutReason::Unreadable => {
+            "sessions get what is committed of it, if anything; chmod u+r (a folder: u+rx) takes it along".to_owned()
+        }
+        LeftOutReason::Name | LeftOutReason::LongPath => "another name takes it along".to_owned(),
+        LeftOutReason::Link => "name the file that it leads to".to_owned(),
+        LeftOutReason::NotAFile | LeftOutReason::NestedHistory => "nothing takes it along".to_owned(),
+    };
+    format!("left out: {path} ({why}); {cure}")
 }
 
 fn warn(warning: &Warning) -> String {

@@ -211,6 +211,17 @@ impl GitCommand {
         }
     }
 
+    /// As [`Self::run`], with what git complained about although it succeeded.
+    pub(crate) async fn run_with_complaints(self) -> Result<(Vec<u8>, Vec<u8>), GitError> {
+        let operation = self.operation;
+        let done = self.run_to_end().await?;
+        if done.status.success() {
+            Ok((done.stdout, done.stderr))
+        } else {
+            Err(done.failure(operation))
+        }
+    }
+
     /// Runs git to its end; every exit code but 0 is an error, and so is any output on standard
     /// error.
     pub(crate) async fn run_quietly(self) -> Result<Vec<u8>, GitError> {

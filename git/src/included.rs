@@ -11,14 +11,20 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
+use git2::{Oid as Id, Repository};
 use kage_core::id::Oid;
+use kage_core::left_out::{LeftOut, LeftOutReason, shown};
+use rustix::io::Errno;
 
-use crate::error::GitError;
+use crate::beneath::{Beneath, Parent};
+use crate::error::{GitError, blocking};
+use crate::left_out::by_path;
+use crate::objects::open_file;
 use crate::shadow::{IDENTITY, Shadow};
 use crate::staging::split;
 
@@ -33,7 +39,7 @@ pub const MAX_INCLUDED_BYTES: u64 = 16 << 20;
 pub struct Included {
     /// The commit that has them.
     pub commit: Oid,
-    /// Relative to the repository's top; bytes that are not UTF-8 are shown as U+FFFD.
+    /// Relative to the repository's top, as people can read them.
     pub paths: Vec<String>,
 }
 
@@ -57,24 +63,24 @@ pub enum IncludeError {
     Git(#[from] GitError),
 }
 
-/// Makes the commit of those ignored files below `root` that its include file or `patterns` name.
-/// `None`: there are none. Links and other things than files are left out.
+/// Makes the commit of those ignored files below `root` that its include file or `patterns` name, and
+/// says which of them do not go along. `None`: there are none.
 pub(crate) async fn choose(
     shadow: &Shadow,
     root: &Path,
     head: &Oid,
     patterns: &[String],
-) -> Result<Option<Included>, IncludeError> {
+) -> Result<(Option<Included>, Vec<LeftOut>), IncludeError> {
     let by_file = fs::symlink_metadata(root.join(INCLUDE_FILE)).is_ok_and(|found| found.is_file());
     let patterns: Vec<_> = patterns.iter().filter(|pattern| !pattern.is_empty()).collect();
     if !by_file && patterns.is_empty() {
-        return Ok(None);
+        return Ok((None, Vec::new()));
     }
     let mut list = shadow.git("ls-files").args(["--others", "--ignored", "-z"]);
     if by_file {
         list = list.arg("--exclude-from").arg(INCLUDE_FILE);
     }
-    for pattern in patterns {
+    for pattern in &patterns {
         list = list.arg("--exclude").arg(pattern);
     }
     let all = list.run().await?;
@@ -83,52 +89,128 @@ pub(crate) async fn choose(
     let listed = shadow.git("ls-files").args(["--others", "--exclude-standard", "-z"]);
     let listed = listed.run().await?;
     let of_base: HashSet<&[u8]> = split(&listed).collect();
-    let mut files = Vec::new();
-    for path in named.into_iter().filter(|path| !of_base.contains(path)) {
-        // A newline would end the name in what git is told below.
-        let usual = std::str::from_utf8(path).is_ok_and(|path| !path.contains('\n'));
-        let found = fs::symlink_metadata(root.join(OsStr::from_bytes(path))).ok();
-        if let Some(found) = found.filter(|found| usual && found.is_file()) {
-            files.push((path.to_owned(), found));
+    let named: Vec<Vec<u8>> = named
+        .into_iter()
+        .filter(|path| !of_base.contains(path))
+        .map(<[u8]>::to_owned)
+        .collect();
+    let lines = by_file.then(|| fs::read_to_string(root.join(INCLUDE_FILE)).unwrap_or_default());
+    let mut literal: Vec<String> = lines.iter().flat_map(|text| text.lines()).map(str::to_owned).collect();
+    literal.extend(patterns.into_iter().cloned());
+    let (git_dir, root) = (shadow.git_dir().to_owned(), root.to_owned());
+    let chosen = blocking("reading the ignored files to include", move || {
+        Ok::<_, GitError>(read(&git_dir, &root, named, &literal))
+    });
+    let (files, left_out) = chosen.await??;
+    if files.is_empty() {
+        return Ok((None, left_out));
+    }
+    let commit = commit(shadow, head, &files).await?;
+    let paths = files.iter().map(|file| shown(&file.path)).collect();
+    Ok((Some(Included { commit, paths }), left_out))
+}
+
+/// A file that goes along, whose content is stored.
+struct IncludedFile {
+    path: Vec<u8>,
+    is_program: bool,
+    id: Id,
+}
+
+/// Stores the content of the named files. `literal` are the patterns: a name among them may be that of
+/// something that git does not even list.
+fn read(
+    git_dir: &Path,
+    root: &Path,
+    named: Vec<Vec<u8>>,
+    literal: &[String],
+) -> Result<(Vec<IncludedFile>, Vec<LeftOut>), IncludeError> {
+    let mut left_out = Vec::new();
+    let mut leave_out = |path: &[u8], reason| {
+        let path = shown(path);
+        left_out.push(LeftOut { path, reason });
+    };
+    let mut found = Vec::new();
+    for path in named {
+        let relative = Path::new(OsStr::from_bytes(&path));
+        // It vanished since it was listed, or is an empty repository.
+        let Ok(meta) = fs::symlink_metadata(root.join(relative)) else {
+            continue;
+        };
+        match by_path(relative) {
+            Some(reason) => leave_out(&path, reason),
+            None if meta.is_file() => found.push((path, meta)),
+            None if meta.is_symlink() => leave_out(&path, LeftOutReason::Link),
+            None if meta.is_dir() => leave_out(&path, LeftOutReason::NestedRepository),
+            None => leave_out(&path, LeftOutReason::NotAFile),
         }
     }
-    let bytes: u64 = files.iter().map(|(_, found)| found.len()).sum();
-    let Some((largest, found)) = files.iter().max_by_key(|(_, found)| found.len()) else {
-        return Ok(None);
-    };
-    if bytes > MAX_INCLUDED_BYTES {
+    for name in literal {
+        let name = name.trim_start_matches('/').trim_end();
+        let is_plain = Path::new(name)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        let meta = fs::symlink_metadata(root.join(name));
+        let is_odd = |meta: fs::Metadata| !(meta.is_file() || meta.is_dir() || meta.is_symlink());
+        if is_plain && !name.is_empty() && meta.is_ok_and(is_odd) {
+            leave_out(name.as_bytes(), LeftOutReason::NotAFile);
+        }
+    }
+    let bytes: u64 = found.iter().map(|(_, meta)| meta.len()).sum();
+    let largest = found.iter().max_by_key(|(_, meta)| meta.len());
+    if let Some((largest, meta)) = largest.filter(|_| bytes > MAX_INCLUDED_BYTES) {
         return Err(IncludeError::TooLarge {
             bytes,
             largest: shown(largest),
-            size: found.len(),
+            size: meta.len(),
         });
     }
-    let commit = commit(shadow, head, &files).await?;
-    let paths = files.iter().map(|(path, _)| shown(path)).collect();
-    Ok(Some(Included { commit, paths }))
+    let beneath = Beneath::open(root).map_err(GitError::io("open", root))?;
+    let library = || GitError::library("store an ignored file");
+    let repository = Repository::open_bare(git_dir).map_err(library())?;
+    let mut files = Vec::new();
+    for (path, meta) in found {
+        let relative = Path::new(OsStr::from_bytes(&path));
+        let content = match content(&beneath, relative, meta.len()) {
+            Ok(Some(content)) => content,
+            Ok(None) => continue,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                leave_out(&path, LeftOutReason::Unreadable);
+                continue;
+            }
+            Err(error) => return Err(GitError::io("read", &root.join(relative))(error).into()),
+        };
+        files.push(IncludedFile {
+            id: repository.blob(&content).map_err(library())?,
+            is_program: meta.permissions().mode() & 0o100 != 0,
+            path,
+        });
+    }
+    Ok((files, left_out))
+}
+
+/// The content of a file, as much as it had; `None` when it vanished.
+fn content(beneath: &Beneath, path: &Path, size: u64) -> io::Result<Option<Vec<u8>>> {
+    let Parent::Open(folder, name) = beneath.parent(path, false)? else {
+        return Ok(None);
+    };
+    let file = match open_file(&folder, name) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut content = Vec::new();
+    file.take(size).read_to_end(&mut content)?;
+    Ok(Some(content))
 }
 
 /// The same files have the same commit at the same HEAD, at any time.
-async fn commit(shadow: &Shadow, head: &Oid, files: &[(Vec<u8>, fs::Metadata)]) -> Result<Oid, GitError> {
-    let paths: Vec<u8> = files
-        .iter()
-        .flat_map(|(path, _)| [path.as_slice(), &b"\n"[..]].concat())
-        .collect();
-    let hashed = shadow.git("hash-object").args(["-w", "--no-filters", "--stdin-paths"]);
-    let hashed = hashed.stdin(paths).run().await?;
-    let ids: Vec<&[u8]> = hashed
-        .split(|byte| *byte == b'\n')
-        .filter(|id| !id.is_empty())
-        .collect();
-    if ids.len() != files.len() {
-        return Err(GitError::unexpected("hash-object", &hashed));
-    }
+async fn commit(shadow: &Shadow, head: &Oid, files: &[IncludedFile]) -> Result<Oid, GitError> {
     let mut entries = Vec::new();
-    for ((path, found), id) in files.iter().zip(ids) {
-        let executable = found.permissions().mode() & 0o100 != 0;
-        entries.extend_from_slice(if executable { b"100755 " } else { b"100644 " });
-        entries.extend_from_slice(id);
-        entries.extend_from_slice(&[&b"\t"[..], path.as_slice(), &b"\0"[..]].concat());
+    for file in files {
+        entries.extend_from_slice(if file.is_program { b"100755 " } else { b"100644 " });
+        entries.extend_from_slice(file.id.to_string().as_bytes());
+        entries.extend_from_slice(&[&b"\t"[..], file.path.as_slice(), &b"\0"[..]].concat());
     }
     let index = shadow.git_dir().join("included-index");
     let git = |operation| shadow.git(operation).env("GIT_INDEX_FILE", &index);
@@ -151,10 +233,6 @@ async fn commit(shadow: &Shadow, head: &Oid, files: &[(Vec<u8>, fs::Metadata)]) 
         .stdin("Ignored files\n\nIncluded by kage run beside the base of a task.\n")
         .run_for_oid()
         .await
-}
-
-fn shown(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
 }
 
 /// The file with the paths of the included files of the worktree that `shadow` is of.

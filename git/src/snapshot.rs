@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -13,10 +14,13 @@ use git2::{Index, Repository};
 use kage_core::cause::chain;
 use kage_core::folder::Folder;
 use kage_core::id::Oid;
+use kage_core::left_out::shown;
+pub use kage_core::left_out::{LeftOut, LeftOutReason};
 
 use crate::command::Auth;
 use crate::error::{GitError, blocking};
 use crate::included::{self, IncludeError, Included};
+use crate::left_out::by_path;
 use crate::mirror;
 use crate::objects::{id_of, mode, oid_of};
 use crate::patterns::Patterns;
@@ -41,27 +45,6 @@ pub struct SnapshotOptions {
     /// Patterns of untracked files to take even when large or secret-looking; ignored ones are
     /// included beside the base.
     pub include: Vec<String>,
-}
-
-/// An untracked file that is not in the snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
-    /// Relative to the repository's top; bytes that are not UTF-8 are shown as U+FFFD.
-    pub path: String,
-    pub reason: LeftOutReason,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeftOutReason {
-    /// It is larger than [`MAX_UNTRACKED_BYTES`].
-    Large {
-        /// In bytes.
-        size: u64,
-    },
-    /// Its name suggests a secret.
-    SecretName,
-    /// It is another repository, or in one.
-    NestedRepository,
 }
 
 /// Larger untracked files are left out unless included by a pattern.
@@ -101,7 +84,8 @@ pub struct Snapshot {
     pub base: Oid,
     /// The branch tip under the base. Equal to `base` when nothing uncommitted was taken.
     pub head: Oid,
-    /// Untracked files that are not in the snapshot.
+    /// Files that are not in the snapshot, or not as they are now, and ignored ones that were to go along
+    /// and do not.
     pub left_out: Vec<LeftOut>,
     pub warnings: Vec<Warning>,
     /// Ignored files that go with it.
@@ -212,7 +196,9 @@ impl Snapshot {
             &snapshot.head,
             &options.include,
         );
-        snapshot.included = chosen.await?;
+        let (included, not_included) = chosen.await?;
+        snapshot.included = included;
+        snapshot.left_out.extend(not_included);
         let submodules = match has_submodules {
             true => snapshot.take_submodules(repository).await?,
             false => Vec::new(),
@@ -265,6 +251,7 @@ impl Snapshot {
             unmerged,
             mut changes,
             staged,
+            closed,
         } = Scanned::of(&shadow).await?;
         if !unmerged.is_empty() {
             let paths: BTreeSet<String> = unmerged.iter().map(|path| shown(path)).collect();
@@ -272,6 +259,19 @@ impl Snapshot {
                 paths: paths.into_iter().collect(),
             });
         }
+        for folder in &closed {
+            self.leave_out(folder, LeftOutReason::Unreadable);
+        }
+        let mut readable = Vec::new();
+        for path in changes.modified {
+            if is_unreadable(repository.root(), &path) {
+                // The base has it as the index does.
+                self.leave_out(&path, LeftOutReason::Unreadable);
+            } else {
+                readable.push(path);
+            }
+        }
+        changes.modified = readable;
         for path in &changes.modified {
             if let Some(filter) = filters.get(path).filter(|name| repository.has_filter(name)) {
                 return Err(SnapshotError::FilteredPath {
@@ -303,6 +303,11 @@ impl Snapshot {
         Ok(())
     }
 
+    fn leave_out(&mut self, path: &[u8], reason: LeftOutReason) {
+        let path = shown(path);
+        self.left_out.push(LeftOut { path, reason });
+    }
+
     /// The untracked files to include; the others are listed as left out.
     fn choose_untracked(
         &mut self,
@@ -322,6 +327,10 @@ impl Snapshot {
             };
             let reason = if meta.is_dir() {
                 Some(LeftOutReason::NestedRepository)
+            } else if let Some(reason) = by_path(relative) {
+                Some(reason)
+            } else if is_unreadable(root, path) {
+                Some(LeftOutReason::Unreadable)
             } else if wanted.matches(relative) {
                 None
             } else if secret.matches(relative) && !is_example(relative) {
@@ -333,10 +342,7 @@ impl Snapshot {
             };
             match reason {
                 None => taken.push(path.to_owned()),
-                Some(reason) => self.left_out.push(LeftOut {
-                    path: shown(path),
-                    reason,
-                }),
+                Some(reason) => self.leave_out(path, reason),
             }
         }
         Ok(taken)
@@ -480,6 +486,9 @@ fn is_example(path: &Path) -> bool {
     ending.is_some_and(|ending| matches!(ending, "example" | "sample" | "template" | "dist"))
 }
 
-fn shown(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
+/// True if a file is there whose content this user may not read.
+fn is_unreadable(root: &Path, path: &[u8]) -> bool {
+    let full = root.join(OsStr::from_bytes(path));
+    let is_file = fs::symlink_metadata(&full).is_ok_and(|meta| meta.is_file());
+    is_file && fs::File::open(&full).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }

@@ -14,12 +14,14 @@ pub(super) struct Scanned {
     pub(super) changes: Changes,
     /// Whether the index differs from HEAD.
     pub(super) staged: bool,
+    /// Folders that git could not look into.
+    pub(super) closed: Vec<Vec<u8>>,
 }
 
 impl Scanned {
     /// Looks at all files.
     pub(super) async fn of(shadow: &Shadow) -> Result<Self, GitError> {
-        let status = shadow
+        let (status, complaints) = shadow
             .git("status")
             .args([
                 "--porcelain=v2",
@@ -30,9 +32,11 @@ impl Scanned {
             ])
             // The index is written only when something is put into it.
             .env("GIT_OPTIONAL_LOCKS", "0")
-            .run()
+            .run_with_complaints()
             .await?;
-        Self::parse(&status)
+        let mut scanned = Self::parse(&status)?;
+        scanned.closed = closed_folders(&complaints);
+        Ok(scanned)
     }
 
     /// Reads `? path`, `1 XY <6 fields> path` and `u XY <8 fields> path`, each with a NUL at its end.
@@ -71,9 +75,28 @@ impl Scanned {
     }
 }
 
+/// The folders that git says it could not open: what is in them is not in its list.
+fn closed_folders(complaints: &[u8]) -> Vec<Vec<u8>> {
+    let folder = |line: &[u8]| {
+        let rest = line.strip_prefix(b"warning: could not open directory '")?;
+        // The path may have a quote, what git adds has none.
+        let end = rest.windows(3).rposition(|ending| ending == b"': ")?;
+        Some(rest.get(..end)?.to_owned())
+    };
+    complaints.split(|byte| *byte == b'\n').filter_map(folder).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_that_git_could_not_open_are_told() {
+        let complaints = b"warning: could not open directory 'a's/': Permission denied\nwarning: other\n\
+            warning: could not open directory 'caf\xe9/': Permission denied\n";
+        assert_eq!(closed_folders(complaints), [b"a's/".to_vec(), b"caf\xe9/".to_vec()]);
+        assert!(closed_folders(b"").is_empty());
+    }
 
     #[test]
     fn every_kind_of_line_is_read_and_an_unknown_one_refused() {

@@ -1,11 +1,12 @@
 //! Snapshots of a person's repository: their content, and that the repository does not change.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
 use kage_git::snapshot::{LeftOutReason, Receiver, Snapshot, SnapshotError, SnapshotOptions, Warning};
-use kage_git::user_repo::DiscoverError;
+use kage_git::user_repo::{DiscoverError, UnusedExcludes};
 use kage_git::{Auth, Mirror, UserRepo};
 
 use crate::sandbox::{Sandbox, fingerprint, next_second, url, write};
@@ -289,4 +290,88 @@ async fn an_index_in_two_files_is_read_as_one_in_one() {
     );
     let edited = sandbox.git(&sandbox.path("pushed.git"), &["show", &format!("{}:a", snapshot.base)]);
     assert_eq!(edited, "edited");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_or_stored_is_left_out_and_told() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository(
+        "source",
+        &[("a", "a\n"), ("tracked", "committed\n"), (".gitignore", "*.env\n")],
+    );
+    write(&source.join("git~1"), "x\n");
+    write(&source.join("line\nbreak"), "l\n");
+    write(&source.join("new.env"), "n\n");
+    write(&source.join("odd\n.env"), "o\n");
+    symlink("new.env", source.join("link.env")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, source.join("pipe.env"), 0o600.into()).unwrap();
+    write(&source.join("secret"), "s\n");
+    write(&source.join("closed/file"), "c\n");
+    write(&source.join("tracked"), "changed\n");
+    write(&source.join("shut.env"), "s\n");
+    for name in ["secret", "closed", "tracked", "shut.env"] {
+        fs::set_permissions(source.join(name), fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    let reads_all = fs::File::open(source.join("secret")).is_ok();
+    let options = SnapshotOptions {
+        committed: false,
+        include: vec!["*.env".to_owned(), "pipe.env".to_owned()],
+    };
+    let snapshot = take(&source, &options).await.unwrap();
+    let left_out: BTreeMap<_, _> = snapshot
+        .left_out
+        .iter()
+        .map(|it| (it.path.as_str(), it.reason))
+        .collect();
+    let mut expected = BTreeMap::from([
+        ("git~1", LeftOutReason::Name),
+        ("link.env", LeftOutReason::Link),
+        ("pipe.env", LeftOutReason::NotAFile),
+    ]);
+    let mut included = vec!["new.env", "odd\\n.env"];
+    if reads_all {
+        included.push("shut.env");
+    } else {
+        let shut = ["closed/", "secret", "shut.env", "tracked"];
+        expected.extend(shut.map(|path| (path, LeftOutReason::Unreadable)));
+    }
+    assert_eq!(left_out, expected);
+    assert_eq!(snapshot.included.as_ref().unwrap().paths, included);
+    let tree = pushed(&sandbox, &snapshot).await;
+    assert!(tree.contains(&"100644 \"line\\nbreak\"".to_owned()), "{tree:?}");
+    let committed = sandbox.git(
+        &sandbox.path("pushed.git"),
+        &["show", &format!("{}:tracked", snapshot.base)],
+    );
+    assert_eq!(committed, if reads_all { "changed" } else { "committed" });
+    fs::set_permissions(source.join("closed"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[tokio::test]
+async fn the_persons_excludes_go_along_and_no_file_that_the_repository_names() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository("source", &[("a", "a\n")]);
+    let excludes = async || UserRepo::discover(&source).await.unwrap().excludes().await.unwrap();
+    write(
+        &source.join(".git/info/exclude"),
+        "# git writes this\n\n*.scratch\n!kept.scratch\n",
+    );
+    assert!(excludes().await.patterns.ends_with("*.scratch\n!kept.scratch\n"));
+    // A repository that came from elsewhere would have this file sent.
+    let secret = sandbox.path("secret");
+    write(&secret, "key\n");
+    sandbox.git(&source, &["config", "core.excludesFile", secret.to_str().unwrap()]);
+    assert!(!excludes().await.patterns.contains("key"));
+    fs::remove_file(source.join(".git/info/exclude")).unwrap();
+    symlink(&secret, source.join(".git/info/exclude")).unwrap();
+    assert!(!excludes().await.patterns.contains("key"));
+    fs::remove_file(source.join(".git/info/exclude")).unwrap();
+    for (content, why) in [
+        (vec![b'x'; 40 << 10], UnusedExcludes::TooLarge),
+        (b"caf\xe9\n".to_vec(), UnusedExcludes::NotText),
+    ] {
+        write(&source.join(".git/info/exclude"), content);
+        let found = excludes().await;
+        assert_eq!(found.unused.last().unwrap().1, why);
+    }
 }
