@@ -16,6 +16,7 @@ use crate::connect::Access;
 use crate::exit::Refusal;
 use crate::here::Here;
 use crate::output::note;
+use crate::settings::RunOptions;
 use crate::tasks;
 use crate::view;
 use crate::work_folder::WorkFolder;
@@ -32,13 +33,14 @@ pub(crate) struct Again {
 /// # Errors
 /// When there is no such task, it is of another repository than it must be, or the present files cannot
 /// be sent.
-pub(crate) async fn of(access: &Access, repository: &UserRepo, args: &Run, task: String) -> anyhow::Result<Again> {
-    if !args.present && (args.committed || !args.include.is_empty()) {
+pub(crate) async fn of(access: &Access, repository: &UserRepo, args: &Run, user: &RunOptions, task: String) -> anyhow::Result<Again> {
+    let options = &args.options;
+    if !args.present && (options.committed == Some(true) || !options.include.is_empty()) {
         let text = "--committed and --include are about the present files, and --again takes the base of the earlier \
                     task; add --present to start from the present files";
         return Err(Refusal::usage(text).into());
     }
-    if args.with.is_empty() && (args.repeat != 1 || !args.fallback.is_empty()) {
+    if options.with.is_empty() && (options.repeat.is_some() || !options.fallback.is_empty()) {
         let text = "--repeat and --fallback are about the sessions of --with; without it, the sessions of the earlier \
                     task are run again as they were";
         return Err(Refusal::usage(text).into());
@@ -53,10 +55,10 @@ pub(crate) async fn of(access: &Access, repository: &UserRepo, args: &Run, task:
         let wrong: Vec<_> = wrong.0.iter().map(ToString::to_string).collect();
         Refusal::usage(format!("task {id} cannot be run again as it was: {}", wrong.join("; ")))
     })?;
-    if !args.with.is_empty() {
-        spec.assignments = others(&spec, args)?;
+    if !options.with.is_empty() {
+        spec.assignments = others(&spec, options)?;
     }
-    spec.fresh_baseline = args.fresh_baseline;
+    spec.fresh_baseline = options.fresh_baseline == Some(true);
     // The values of variables are those of this shell.
     spec.environment.handed = None;
     let here = Here::new(repository, &access.machine);
@@ -68,8 +70,8 @@ pub(crate) async fn of(access: &Access, repository: &UserRepo, args: &Run, task:
     if let (true, Some(of)) = (args.present, &spec.repository) {
         let place = WorkFolder::find(repository, &args.repo, true)?;
         let options = SnapshotOptions {
-            committed: args.committed,
-            include: place.patterns(&args.include)?,
+            committed: options.committed == Some(true),
+            include: place.patterns(options, user, |run| &run.include)?,
         };
         let folder = of.folder.clone();
         let checks = spec.policy.verify.clone();
@@ -116,8 +118,8 @@ fn told(id: &str, before: &Oid, now: &Oid, head: Option<&Oid>) -> String {
 }
 
 /// The sessions of `--with`. One whose adapter had a session has the context of that one.
-fn others(spec: &TaskSpec, args: &Run) -> anyhow::Result<Vec<Assignment>> {
-    let workers = assignments::workers(&args.with, args.repeat, &args.fallback)?;
+fn others(spec: &TaskSpec, options: &RunOptions) -> anyhow::Result<Vec<Assignment>> {
+    let workers = assignments::workers(&options.with, options.repeat.unwrap_or(1), &options.fallback)?;
     let assignments = workers.into_iter().map(|worker| {
         let same = spec.assignments.iter().find(|other| other.adapter == worker.adapter);
         if same.is_none() && spec.assignments.iter().any(|other| other.context_delta.is_some()) {

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use kage_core::priority::Priority;
 
-mod time;
+use crate::settings::time;
+
 mod checkpoint;
 mod daemons;
 mod fleet;
 mod results;
+mod run;
 mod steering;
 
 pub use checkpoint::{
@@ -19,6 +20,7 @@ pub use checkpoint::{
 pub use daemons::{AgentOptions, AgentRun, Coordinator, CoordinatorOptions};
 pub use fleet::{AgentCommand, AgentSubcommand, Down, TokenCommand, TokenCreate, TokenRole, TokenSubcommand, Up};
 pub use results::{Select, Verify};
+pub use run::Run;
 pub use steering::{Fork, Send, SessionArg, Waiting};
 
 /// Run one coding task as many parallel sessions of different AI tools, check every
@@ -40,10 +42,16 @@ pub struct Global {
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
     pub format: Format,
     /// Folder of Kage's state [default: $XDG_STATE_HOME/kage or ~/.local/state/kage].
-    #[arg(long, global = true, env = "KAGE_STATE_DIR", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "KAGE_STATE_DIR",
+        value_name = "DIR",
+        hide_short_help = true
+    )]
     pub state_dir: Option<PathBuf>,
     /// Log more to standard error (-v: info, -vv: debug). KAGE_LOG=FILTER replaces it.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, hide_short_help = true)]
     pub verbose: u8,
 }
 
@@ -112,150 +120,6 @@ pub enum Command {
     Demo(Demo),
 }
 
-/// What a task that is run again takes from the earlier one.
-const SAME_AGAIN: [&str; 16] = [
-    "prompt",
-    "prompt_file",
-    "verify",
-    "setup",
-    "session_setup",
-    "protect",
-    "no_protect",
-    "root",
-    "env",
-    "context",
-    "agents",
-    "timeout",
-    "idle_timeout",
-    "verify_timeout",
-    "max_attempts",
-    "rework",
-];
-
-#[derive(Debug, Args)]
-pub struct Run {
-    /// The task in words; `-` reads it from standard input.
-    #[arg(required_unless_present_any = ["prompt_file", "again"])]
-    pub prompt: Option<String>,
-    /// Read the prompt from a file.
-    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
-    pub prompt_file: Option<PathBuf>,
-    /// Run an earlier task again: its prompt, base, contexts, verify, setup and environment, with its
-    /// sessions or those of --with.
-    #[arg(long, value_name = "TASK", conflicts_with_all = SAME_AGAIN)]
-    pub again: Option<String>,
-    /// With --again: start from the repository as it is now, instead of from the base of that task.
-    #[arg(long, requires = "again")]
-    pub present: bool,
-    /// Adapters that work on the task, each with an optional model (`claude-api:claude-opus-5-5`).
-    #[arg(
-        long = "with",
-        value_name = "ADAPTER[:MODEL],...",
-        value_delimiter = ',',
-        required_unless_present = "again"
-    )]
-    pub with: Vec<String>,
-    /// Adapters that take over a session when its own cannot continue: its quota is used up for a
-    /// long time, its login is refused, or no machine can run it. Tried in this order.
-    #[arg(long, value_name = "ADAPTER[:MODEL],...", value_delimiter = ',')]
-    pub fallback: Vec<String>,
-    /// Number of sessions per adapter.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub repeat: u32,
-    /// Command that decides whether a result is good, run in a clean checkout of it.
-    #[arg(long, value_name = "CMD")]
-    pub verify: Option<String>,
-    /// Command that prepares a clean checkout for verify.
-    #[arg(long, value_name = "CMD")]
-    pub setup: Option<String>,
-    /// Command that prepares the worktree of a session before its program starts; '' for none
-    /// [default: as --setup].
-    #[arg(long, value_name = "CMD")]
-    pub session_setup: Option<String>,
-    /// Paths that are restored from the base before verify runs, besides the files that --setup and
-    /// --verify name and the prompt does not.
-    #[arg(long, value_name = "GLOB")]
-    pub protect: Vec<String>,
-    /// Do not restore the files that --setup and --verify name: use them as each result has them.
-    #[arg(long)]
-    pub no_protect: bool,
-    /// Run verify on the base even if its verdict is known from an earlier task.
-    #[arg(long)]
-    pub fresh_baseline: bool,
-    /// The repository, or a folder of it to work in: sessions, and the commands of flags, start there.
-    /// The nearest kage.toml counts, from there up to the repository's top.
-    #[arg(long, default_value = ".", value_name = "DIR")]
-    pub repo: PathBuf,
-    /// Work at the top of the repository instead of in the present folder.
-    #[arg(long)]
-    pub root: bool,
-    /// Start from HEAD, without uncommitted work.
-    #[arg(long)]
-    pub committed: bool,
-    /// Include these untracked files although they are large, look like secrets, or are ignored. Ignored
-    /// ones are put into worktrees and never come into a result.
-    #[arg(long, value_name = "GLOB")]
-    pub include: Vec<String>,
-    /// Variable for sessions, setup and verify: NAME gives them the value that this shell has (and that
-    /// each other machine's agent has), NAME=VALUE sets one.
-    #[arg(long, value_name = "NAME[=VALUE]")]
-    pub env: Vec<String>,
-    /// JSON file with context for all sessions, or ADAPTER=FILE for those of one adapter.
-    #[arg(long, value_name = "[ADAPTER=]FILE")]
-    pub context: Vec<String>,
-    /// Labels that agents must have.
-    #[arg(long, value_name = "KEY=VALUE,...", value_delimiter = ',')]
-    pub agents: Vec<String>,
-    /// Time limit of one attempt.
-    #[arg(long, default_value = "60m", value_name = "TIME", value_parser = time::limit)]
-    pub timeout: Duration,
-    /// Time limit of an attempt without any output.
-    #[arg(long, default_value = "10m", value_name = "TIME", value_parser = time::limit)]
-    pub idle_timeout: Duration,
-    /// Time limit of setup and verify together.
-    #[arg(long, default_value = "30m", value_name = "TIME", value_parser = time::limit)]
-    pub verify_timeout: Duration,
-    /// Number of attempts of a session that may fail. Lost agents and used-up quotas do not count.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
-    pub max_attempts: u32,
-    /// Urgency: low, normal, high, or a number from -10 to 10. Low priority delays a task, but not
-    /// forever.
-    #[arg(long, default_value_t = Priority::NORMAL, value_name = "PRIORITY", allow_negative_numbers = true)]
-    pub priority: Priority,
-    /// Store the task although no agent can run it now, and wait for an agent that can.
-    #[arg(long)]
-    pub wait_for_agent: bool,
-    /// How long this command waits while all remaining sessions are held on a used-up quota. The task
-    /// continues without it.
-    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = time::limit)]
-    pub max_hold: Duration,
-    /// How many times a session may continue after its result failed verify, with the output of verify
-    /// as its next message [default: 1 if its adapter can resume a conversation, else 0].
-    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(0..=20))]
-    pub rework: Option<u32>,
-    /// Largest new file that may become a part of a result, in MiB; a larger one is left out, and named
-    /// [default: 25].
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
-    pub max_file: Option<u64>,
-    /// Most MiB of all new files of a result together; more is no result [default: 200].
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=65536))]
-    pub max_new: Option<u64>,
-    /// Most new files of a result; more is no result [default: 20000].
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    pub max_new_files: Option<u64>,
-    /// Return as soon as the task is stored; do not wait for results.
-    #[arg(short, long)]
-    pub detach: bool,
-    /// Apply the best result to the working tree: a verified result, or, without --verify, an
-    /// unchecked one. A result of high risk is not applied.
-    #[arg(long, conflicts_with = "detach")]
-    pub apply: bool,
-    /// Apply the best result although its risk is high: it changed files that verify depends on.
-    #[arg(long, requires = "apply")]
-    pub accept_risk: bool,
-}
-
-#[derive(Debug, Args)]
 pub struct Ls {
     /// Number of tasks.
     #[arg(short = 'n', long, default_value_t = 20)]
@@ -414,6 +278,28 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_short_help_of_run_is_short_and_the_long_one_has_every_flag() {
+        let mut command = Cli::command();
+        command.build();
+        let run = command.find_subcommand_mut("run").unwrap();
+        let flags = |help: String| -> Vec<String> {
+            // Further lines about a flag stand further in.
+            let begins = |line: &&str| line.trim_start().starts_with('-') && line.find('-') <= Some(6);
+            help.lines().filter(begins).map(str::to_owned).collect()
+        };
+        let short = flags(run.render_help().to_string());
+        assert!((5..=12).contains(&short.len()), "{short:#?}");
+        let long = run.render_long_help().to_string();
+        let all = run.get_arguments().filter_map(clap::Arg::get_long);
+        for flag in all {
+            assert!(long.contains(&format!("--{flag}")), "{flag}");
+        }
+        for heading in ["Who works:", "How results are checked:", "Limits:"] {
+            assert!(long.contains(heading), "{heading}");
+        }
     }
 
     /// The words of each `kage` command in the shell blocks of a document, as a shell reads them.

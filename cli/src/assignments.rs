@@ -1,10 +1,13 @@
 //! Makes the sessions of a task from `--with`, `--repeat` and labels.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use kage_core::fallback::Fallback;
 use kage_core::id::{AdapterName, InvalidId, SessionName};
 use kage_core::task::{Assignment, Labels};
+
+use crate::settings::time;
 
 /// One entry of `--with`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub struct Worker {
     pub name: SessionName,
     /// The adapters that take over, in order, when the adapter cannot continue.
     pub fallbacks: Vec<Fallback>,
+    /// Time limit of one attempt; `None`: the task's.
+    pub timeout: Option<Duration>,
 }
 
 impl Worker {
@@ -28,6 +33,7 @@ impl Worker {
             context_delta,
             requirements: Labels::new(),
             fallbacks: self.fallbacks,
+            timeout: self.timeout,
         }
     }
 }
@@ -49,9 +55,17 @@ pub enum InvalidWorker {
         flag: &'static str,
         entry: String,
     },
+    /// No attempt could have this limit.
+    #[error("{flag} {entry:?}: {why}")]
+    Limit {
+        /// The flag with the entry.
+        flag: &'static str,
+        entry: String,
+        why: String,
+    },
 }
 
-/// Reads `ADAPTER[:MODEL]` entries and names `repeat` sessions for each. Each session gets
+/// Reads `ADAPTER[:MODEL][@TIME]` entries and names `repeat` sessions for each. Each session gets
 /// `fallbacks`, without its own adapter and model.
 ///
 /// A session is called after its adapter; where that would not be unique, a number follows.
@@ -61,19 +75,20 @@ pub enum InvalidWorker {
 pub fn workers(with: &[String], repeat: u32, fallbacks: &[String]) -> Result<Vec<Worker>, InvalidWorker> {
     let mut entries = Vec::new();
     for entry in with {
-        let pair = who("--with", entry)?;
-        entries.extend(std::iter::repeat_n(pair, repeat as usize));
+        let (named, timeout) = limited("--with", entry)?;
+        let (adapter, model) = who("--with", named)?;
+        entries.extend(std::iter::repeat_n((adapter, model, timeout), repeat as usize));
     }
     let others = fallbacks.iter().map(|entry| who("--fallback", entry));
     let others: Vec<(AdapterName, Option<String>)> = others.collect::<Result<_, _>>()?;
     let mut totals: BTreeMap<&AdapterName, u32> = BTreeMap::new();
-    for (adapter, _) in &entries {
+    for (adapter, _, _) in &entries {
         *totals.entry(adapter).or_default() += 1;
     }
     let mut seen: BTreeMap<&AdapterName, u32> = BTreeMap::new();
     entries
         .iter()
-        .map(|(adapter, model)| {
+        .map(|(adapter, model, timeout)| {
             let number = seen.entry(adapter).or_default();
             *number += 1;
             let name = match totals.get(adapter) {
@@ -98,9 +113,34 @@ pub fn workers(with: &[String], repeat: u32, fallbacks: &[String]) -> Result<Vec
                         model: model.clone(),
                     })
                     .collect(),
+                timeout: *timeout,
             })
         })
         .collect()
+}
+
+/// An entry without its time limit, and that. A time has a unit here, because names of models may end
+/// with `@` and a date.
+fn limited<'e>(flag: &'static str, entry: &'e str) -> Result<(&'e str, Option<Duration>), InvalidWorker> {
+    let Some((named, limit)) = entry.rsplit_once('@') else {
+        return Ok((entry, None));
+    };
+    let refused = |why: String| InvalidWorker::Limit {
+        flag,
+        entry: entry.to_owned(),
+        why,
+    };
+    let has_unit = limit.parse::<f64>().is_err();
+    match time::wait(limit) {
+        Ok(Duration::ZERO) if has_unit => Err(refused("the time limit must be more than zero".to_owned())),
+        Ok(limit) if has_unit => Ok((named, Some(limit))),
+        // It belongs to the model.
+        Ok(_) | Err(_) if named.contains(':') => Ok((entry, None)),
+        Ok(_) => Err(refused(format!(
+            "the time limit has no unit; write @{limit}s or @{limit}m"
+        ))),
+        Err(why) => Err(refused(why)),
+    }
 }
 
 fn who(flag: &'static str, entry: &str) -> Result<(AdapterName, Option<String>), InvalidWorker> {
@@ -185,6 +225,40 @@ mod tests {
         };
         assert_eq!(others(&workers[0]), [Some("m".to_owned()), None]);
         assert_eq!(others(&workers[1]), [None]);
+    }
+
+    #[test]
+    fn a_session_may_have_a_time_limit_of_its_own() {
+        let read = |entry: &str| {
+            let worker = workers(&[entry.to_owned()], 2, &[])
+                .map_err(|wrong| wrong.to_string())?
+                .remove(1);
+            Ok::<_, String>((worker.adapter.to_string(), worker.model, worker.timeout))
+        };
+        let of = |adapter: &str, model: Option<&str>, minutes: Option<u64>| {
+            let timeout = minutes.map(|minutes| Duration::from_secs(60 * minutes));
+            Ok((adapter.to_owned(), model.map(str::to_owned), timeout))
+        };
+        for (entry, expected) in [
+            ("codex@20m", of("codex", None, Some(20))),
+            ("codex:m@1h 30m", of("codex", Some("m"), Some(90))),
+            // Names of models may have dates.
+            ("codex:m@20250101", of("codex", Some("m@20250101"), None)),
+            ("codex:m@20250101@2h", of("codex", Some("m@20250101"), Some(120))),
+            ("codex:m@latest", of("codex", Some("m@latest"), None)),
+        ] {
+            assert_eq!(read(entry), expected, "{entry}");
+        }
+        for (entry, why) in [
+            ("codex@20", "write @20s or @20m"),
+            ("codex@0m", "more than zero"),
+            ("codex:m@0m", "more than zero"),
+            ("codex@soon", "not a time"),
+            ("codex@", "not a time"),
+        ] {
+            let said = read(entry).unwrap_err();
+            assert!(said.contains(why), "{entry}: {said}");
+        }
     }
 
     #[test]

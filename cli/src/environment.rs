@@ -1,5 +1,5 @@
-//! The environment that a person asks for a task's programs: what `--env` adds to the settings, and
-//! the values in this shell, which are left for the agent of this machine.
+//! The values in this shell of the variables that a person passes to a task's programs, which are left
+//! for the agent of this machine.
 
 use std::path::Path;
 
@@ -10,22 +10,6 @@ use kage_proto::v1;
 
 use crate::exit::Refusal;
 use crate::output::note;
-
-/// Adds what `--env` says: `NAME` passes, `NAME=VALUE` sets. The last one counts.
-pub(crate) fn add(environment: &mut TaskEnvironment, arguments: &[String]) {
-    for argument in arguments {
-        match argument.split_once('=') {
-            Some((name, value)) => {
-                environment.pass.remove(name);
-                environment.set.insert(name.to_owned(), value.to_owned());
-            }
-            None => {
-                environment.set.remove(argument);
-                environment.pass.insert(argument.clone());
-            }
-        }
-    }
-}
 
 /// The values in this shell of the variables that a task passes, left for the agent of this machine
 /// until the task is over.
@@ -98,25 +82,4 @@ fn present<'a>(names: impl Iterator<Item = &'a str>) -> anyhow::Result<Values> {
         ));
     }
     Ok(values)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_word_about_a_variable_counts() {
-        let mut all = TaskEnvironment {
-            pass: ["MODE".to_owned()].into(),
-            set: [("RUST_LOG".to_owned(), "debug".to_owned())].into(),
-            ..TaskEnvironment::default()
-        };
-        add(&mut all, &["RUST_LOG", "MODE=a=b", "EMPTY="].map(str::to_owned));
-        assert_eq!(all.pass, ["RUST_LOG".to_owned()].into());
-        let set = |name: &str| all.set.get(name).map(String::as_str);
-        assert_eq!(
-            (set("MODE"), set("EMPTY"), set("RUST_LOG")),
-            (Some("a=b"), Some(""), None)
-        );
-    }
 }

@@ -27,6 +27,7 @@ pub mod hold;
 pub mod follow;
 pub mod contexts;
 pub mod work_folder;
+pub mod run_plan;
 pub mod base;
 mod environment;
 mod again;

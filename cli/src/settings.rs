@@ -4,10 +4,11 @@
 //! flags. A project's file may only have `[run]`, `[env]` and `[home]`: it comes with the repository, and
 //! must not decide where tokens are sent.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use config::{Environment, File, FileFormat};
+use config::{Environment, File, FileFormat, ValueKind};
 use kage_agent::Limits;
 use kage_agent::adapters::{self, AdapterSettings, LoadError};
 use kage_coordinator::config::{UnusablePrices, prices_with};
@@ -19,9 +20,13 @@ use serde::Deserialize;
 
 use crate::config_file::meant;
 
+pub(crate) mod time;
+mod run;
 mod environment;
 
 pub use environment::{EnvironmentSettings, HomeSettings};
+pub use run::RunOptions;
+pub(crate) use run::either;
 
 /// Everything that can be set outside the command line.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -29,8 +34,8 @@ pub use environment::{EnvironmentSettings, HomeSettings};
 pub struct Settings {
     /// The coordinator; unset: the daemon of this machine.
     pub coordinator: CoordinatorSettings,
-    /// Defaults of `kage run`.
-    pub run: RunSettings,
+    /// What `kage run` takes as flags.
+    pub run: RunOptions,
     pub agent: AgentSettings,
     /// Variables of the programs of every task.
     pub env: EnvironmentSettings,
@@ -51,28 +56,6 @@ pub struct CoordinatorSettings {
     pub ca_file: Option<PathBuf>,
     /// The project of the tasks; unset: the default project. A token may be for one project only.
     pub project: Option<ProjectId>,
-}
-
-/// `[run]`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RunSettings {
-    /// As `--verify`.
-    pub verify: Option<String>,
-    /// As `--setup`.
-    pub setup: Option<String>,
-    /// As `--session-setup`.
-    pub session_setup: Option<String>,
-    /// As `--protect`.
-    pub protect: Vec<String>,
-    /// As `--rework`.
-    pub rework: Option<u32>,
-    /// As `--max-file`.
-    pub max_file_mib: Option<u64>,
-    /// As `--max-new`.
-    pub max_new_mib: Option<u64>,
-    /// As `--max-new-files`.
-    pub max_new_files: Option<u64>,
 }
 
 /// `[agent]`
@@ -136,17 +119,23 @@ impl DiskSettings {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProjectSettings {
-    pub run: RunSettings,
+    pub run: RunOptions,
     pub env: EnvironmentSettings,
     pub home: HomeSettings,
+    /// The keys of `[run]` that are set there, with their values in words.
+    #[serde(skip)]
+    pub said: BTreeMap<String, String>,
 }
 
 impl Settings {
-    /// `[env]` and `[home]` of a project's file and of the person together.
+    /// What a project's file, the person's settings and flags say of a task's environment together.
     #[must_use]
-    pub fn environment(&self, project: Option<&ProjectSettings>) -> TaskEnvironment {
-        let project = project.map(|project| (&project.env, &project.home));
-        environment::together(project.into_iter().chain([(&self.env, &self.home)]))
+    pub fn environment(&self, project: Option<&ProjectSettings>, flags: &RunOptions) -> TaskEnvironment {
+        let project = project.map(|project| (&project.env, &project.home, project.run.env.as_slice()));
+        let person = (&self.env, &self.home, self.run.env.as_slice());
+        let mut all = environment::together(project.into_iter().chain([person]));
+        environment::add(&mut all, &flags.env);
+        all
     }
 }
 
@@ -213,13 +202,14 @@ fn variables(all: impl IntoIterator<Item = (String, String)>) -> Environment {
         .separator("__")
         .try_parsing(true)
         .list_separator("\n")
-        .with_list_parse_key("run.protect")
         .with_list_parse_key("env.pass")
         .with_list_parse_key("home.copy")
         .with_list_parse_key("agent.adapters");
-    AdapterSettings::list_keys().fold(environment, |environment, key| {
-        environment.with_list_parse_key(&format!("adapter.{key}"))
-    })
+    let of_run = RunOptions::LISTS.iter().map(|key| format!("run.{key}"));
+    let of_adapters = AdapterSettings::list_keys().map(|key| format!("adapter.{key}"));
+    of_run
+        .chain(of_adapters)
+        .fold(environment, |environment, key| environment.with_list_parse_key(&key))
 }
 
 /// The variables of this process, as far as they are text.
@@ -264,14 +254,31 @@ pub fn load() -> Result<Settings, SettingsError> {
 /// # Errors
 /// Names the file, and the place in it.
 pub fn project(file: &Path) -> Result<ProjectSettings, SettingsError> {
-    config::Config::builder()
-        .add_source(File::from(file.to_owned()).format(FileFormat::Toml))
-        .build()
-        .and_then(config::Config::try_deserialize)
-        .map_err(|source| SettingsError::Project {
-            path: file.to_owned(),
-            source,
+    let read = || {
+        let read = config::Config::builder()
+            .add_source(File::from(file.to_owned()).format(FileFormat::Toml))
+            .build()?;
+        let said = read.get_table("run").unwrap_or_default();
+        let settings: ProjectSettings = read.try_deserialize()?;
+        Ok(ProjectSettings {
+            said: said.into_iter().map(|(key, value)| shown(&key, value)).collect(),
+            ..settings
         })
+    };
+    read().map_err(|source| SettingsError::Project {
+        path: file.to_owned(),
+        source,
+    })
+}
+
+/// A key and its value as people are told them; what may be long or run as a command is quoted.
+fn shown(key: &str, value: config::Value) -> (String, String) {
+    let said = match value.kind {
+        ValueKind::Array(list) => list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        ValueKind::String(text) => format!("`{text}`"),
+        other => other.to_string(),
+    };
+    (key.to_owned(), said)
 }
 
 #[cfg(test)]
@@ -348,7 +355,7 @@ mod tests {
 
         let more = "[env]\npass = [\"DATABASE_URL\"]\nset = { RUST_LOG = \"debug\" }\n[home]\ncopy = [\".npmrc\"]\n";
         std::fs::write(&file, more).unwrap();
-        let environment = Settings::default().environment(Some(&project(&file).unwrap()));
+        let environment = Settings::default().environment(Some(&project(&file).unwrap()), &RunOptions::default());
         assert_eq!(environment.set.get("RUST_LOG").map(String::as_str), Some("debug"));
         assert!(environment.pass.contains("DATABASE_URL") && environment.home.contains(".npmrc"));
 

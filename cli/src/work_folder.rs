@@ -14,10 +14,9 @@ use kage_core::pattern::within;
 use kage_core::task::{ResultRules, VerifyPolicy};
 use kage_git::UserRepo;
 
-use crate::args::Run;
 use crate::exit::Refusal;
 use crate::output::note;
-use crate::settings::{self, ProjectSettings, RunSettings};
+use crate::settings::{self, ProjectSettings, RunOptions};
 use crate::view;
 
 /// The place of a run in its repository.
@@ -33,6 +32,8 @@ pub struct WorkFolder {
 struct ProjectFile {
     /// Its folder; `None`: the repository's top.
     folder: Option<Folder>,
+    /// The repository's top, on this machine.
+    top: PathBuf,
     settings: ProjectSettings,
 }
 
@@ -50,6 +51,7 @@ impl WorkFolder {
         let project = project.map(|above| {
             Ok::<_, anyhow::Error>(ProjectFile {
                 folder: folder_of(root, above)?,
+                top: root.to_owned(),
                 settings: settings::project(&above.join(settings::PROJECT_FILE))?,
             })
         });
@@ -57,6 +59,16 @@ impl WorkFolder {
             folder: folder_of(root, start)?,
             project: project.transpose()?,
         })
+    }
+
+    /// The top of a repository with this file.
+    #[cfg(test)]
+    pub(crate) fn at_top(settings: ProjectSettings) -> Self {
+        let (folder, top) = (None, PathBuf::new());
+        Self {
+            folder: None,
+            project: Some(ProjectFile { folder, top, settings }),
+        }
     }
 
     /// Tells where the work is done, and what was read.
@@ -76,39 +88,38 @@ impl WorkFolder {
     ///
     /// # Errors
     /// When a path leads out of the repository.
-    pub fn checks(&self, args: &Run, user: &RunSettings) -> Result<VerifyPolicy, Refusal> {
-        let (setup, setup_folder) = self.command(&args.setup, &user.setup, |run| &run.setup);
-        let (verify, verify_folder) = self.command(&args.verify, &user.verify, |run| &run.verify);
-        let here = self.folder.as_ref();
-        let of_project = self
-            .project
-            .as_ref()
-            .map(|file| (&file.settings.run.protect, file.folder.as_ref()));
-        let mut paths = [(&args.protect, here), (&user.protect, here)]
-            .into_iter()
-            .chain(of_project);
-        let (protect, counted) = paths
-            .find(|(paths, _)| !paths.is_empty())
-            .unwrap_or((&args.protect, here));
+    pub fn checks(&self, flags: &RunOptions, user: &RunOptions) -> Result<VerifyPolicy, Refusal> {
+        let (setup, setup_folder) = self.command(flags, user, |run| &run.setup);
+        let (verify, verify_folder) = self.command(flags, user, |run| &run.verify);
+        let all = self.options(flags, user);
+        let usual = VerifyPolicy::default();
         Ok(VerifyPolicy {
             setup,
             setup_folder,
             verify,
             verify_folder,
-            protect: from_top(counted, protect)?,
-            leave_named: args.no_protect,
-            timeout: args.verify_timeout,
+            protect: self.patterns(flags, user, |run| &run.protect)?,
+            leave_named: all.no_protect.unwrap_or(usual.leave_named),
+            timeout: all.verify_timeout.unwrap_or(usual.timeout),
         })
+    }
+
+    /// What flags, the user's settings and `kage.toml` say together, whatever the folders that it counts
+    /// from.
+    #[must_use]
+    pub fn options(&self, flags: &RunOptions, user: &RunOptions) -> RunOptions {
+        let project = self.project().map(|project| project.run.clone());
+        flags.clone().or(user.clone()).or(project.unwrap_or_default())
     }
 
     /// The command that prepares a session's worktree, and its folder: what is said for sessions,
     /// which may be nothing, or else the set-up command of verify.
     #[must_use]
-    pub fn session_setup(&self, args: &Run, user: &RunSettings) -> (Option<String>, Option<Folder>) {
-        let (said, folder) = self.command(&args.session_setup, &user.session_setup, |run| &run.session_setup);
+    pub fn session_setup(&self, flags: &RunOptions, user: &RunOptions) -> (Option<String>, Option<Folder>) {
+        let (said, folder) = self.command(flags, user, |run| &run.session_setup);
         let (command, folder) = match said {
             Some(said) => (Some(said), folder),
-            None => self.command(&args.setup, &user.setup, |run| &run.setup),
+            None => self.command(flags, user, |run| &run.setup),
         };
         let command = command.filter(|command| !command.trim().is_empty());
         let folder = folder.filter(|_| command.is_some());
@@ -118,28 +129,55 @@ impl WorkFolder {
     /// The command that counts, and the folder in which it runs.
     fn command(
         &self,
-        flag: &Option<String>,
-        user: &Option<String>,
-        of_project: impl Fn(&RunSettings) -> &Option<String>,
+        flags: &RunOptions,
+        user: &RunOptions,
+        of: impl Fn(&RunOptions) -> &Option<String>,
     ) -> (Option<String>, Option<Folder>) {
-        if let Some(typed) = flag.as_ref().or(user.as_ref()) {
+        if let Some(typed) = of(flags).as_ref().or(of(user).as_ref()) {
             return (Some(typed.clone()), self.folder.clone());
         }
-        let Some(file) = &self.project else {
-            return (None, None);
-        };
-        match of_project(&file.settings.run) {
-            Some(command) => (Some(command.clone()), file.folder.clone()),
-            None => (None, None),
-        }
+        let said = self.project.as_ref();
+        let said = said.and_then(|file| Some((of(&file.settings.run).clone()?, file.folder.clone())));
+        said.map_or((None, None), |(command, folder)| (Some(command), folder))
     }
 
-    /// Patterns that were typed here, as patterns from the repository's top.
+    /// The patterns that count, as patterns from the repository's top.
     ///
     /// # Errors
     /// When one leads out of the repository.
-    pub fn patterns(&self, typed: &[String]) -> Result<Vec<String>, Refusal> {
-        from_top(self.folder.as_ref(), typed)
+    pub fn patterns(
+        &self,
+        flags: &RunOptions,
+        user: &RunOptions,
+        of: impl Fn(&RunOptions) -> &Vec<String>,
+    ) -> Result<Vec<String>, Refusal> {
+        let here = self.folder.as_ref();
+        let typed = [of(flags), of(user)].into_iter().find(|paths| !paths.is_empty());
+        match (typed, &self.project) {
+            (Some(typed), _) => from_top(here, typed),
+            (None, Some(file)) => from_top(file.folder.as_ref(), of(&file.settings.run)),
+            (None, None) => Ok(Vec::new()),
+        }
+    }
+
+    /// The files of contexts that count. Those of `kage.toml` are files of the repository: it comes with
+    /// them, and does not say what else of this machine is sent.
+    ///
+    /// # Errors
+    /// When a file of `kage.toml` is outside of the repository.
+    pub fn contexts(&self, flags: &RunOptions, user: &RunOptions) -> Result<Vec<String>, Refusal> {
+        let typed = [flags, user].into_iter().find(|run| !run.context.is_empty());
+        match (typed, &self.project) {
+            (Some(run), _) => Ok(run.context.clone()),
+            (None, Some(file)) => file
+                .settings
+                .run
+                .context
+                .iter()
+                .map(|entry| file.context(entry))
+                .collect(),
+            (None, None) => Ok(Vec::new()),
+        }
     }
 
     /// The project's settings that count here.
@@ -147,60 +185,46 @@ impl WorkFolder {
     pub fn project(&self) -> Option<&ProjectSettings> {
         self.project.as_ref().map(|file| &file.settings)
     }
-
-    /// What becomes a part of results: limits from flags, the user's settings and `kage.toml`, and what
-    /// the person's git ignores.
-    #[must_use]
-    pub fn results(&self, args: &Run, user: &RunSettings, excludes: String) -> ResultRules {
-        let usual = ResultRules::default();
-        let nothing = RunSettings::default();
-        let project = self.project().map_or(&nothing, |project| &project.run);
-        let chosen = |flag: Option<u64>, of: fn(&RunSettings) -> Option<u64>| flag.or(of(user)).or(of(project));
-        let bytes = |mib: Option<u64>, usual: u64| mib.map_or(usual, |mib| mib.saturating_mul(1 << 20));
-        ResultRules {
-            excludes,
-            max_file_bytes: bytes(chosen(args.max_file, |run| run.max_file_mib), usual.max_file_bytes),
-            max_new_bytes: bytes(chosen(args.max_new, |run| run.max_new_mib), usual.max_new_bytes),
-            max_new_files: chosen(args.max_new_files, |run| run.max_new_files).unwrap_or(usual.max_new_files),
-        }
-    }
-
-    /// How often a session is sent back, as far as the project says it.
-    #[must_use]
-    pub fn rework(&self) -> Option<u32> {
-        self.project()?.run.rework
-    }
 }
 
 impl ProjectFile {
-    fn shown(&self) -> String {
-        let run = &self.settings.run;
-        let mut said = Vec::new();
-        let commands = [
-            ("setup", &run.setup),
-            ("session_setup", &run.session_setup),
-            ("verify", &run.verify),
-        ];
-        for (key, text) in commands {
-            said.extend(text.as_ref().map(|text| format!("{key} `{}`", view::printable(text))));
-        }
-        said.extend((!run.protect.is_empty()).then(|| format!("protect {}", view::printable(&run.protect.join(", ")))));
-        said.extend(run.rework.map(|times| format!("rework {times}")));
-        let limits = [
-            ("max_file_mib", run.max_file_mib),
-            ("max_new_mib", run.max_new_mib),
-            ("max_new_files", run.max_new_files),
-        ];
-        said.extend(
-            limits
-                .iter()
-                .filter_map(|(key, limit)| Some(format!("{key} {}", (*limit)?))),
-        );
-        let said = if said.is_empty() {
-            "nothing".to_owned()
-        } else {
-            said.join(", ")
+    /// The entry of a context, `[ADAPTER=]FILE`, with the file's whole path.
+    fn context(&self, entry: &str) -> Result<String, Refusal> {
+        let (adapter, file) = entry.split_once('=').unwrap_or(("", entry));
+        let folder = self.folder.as_ref().map_or("", Folder::as_str);
+        let path = self.top.join(folder).join(file);
+        let unusable = |why: &str| {
+            Refusal::usage(format!(
+                "the context {} of {} {why}",
+                path.display(),
+                settings::PROJECT_FILE
+            ))
         };
+        let found = std::fs::canonicalize(&path).map_err(|error| unusable(&format!("cannot be read: {error}")))?;
+        if !found.starts_with(&self.top) {
+            return Err(unusable("is not in the repository; name it with --context"));
+        }
+        let found = found.to_str().ok_or_else(|| unusable("has a path that is not UTF-8"))?;
+        Ok(if adapter.is_empty() {
+            found.to_owned()
+        } else {
+            format!("{adapter}={found}")
+        })
+    }
+
+    fn shown(&self) -> String {
+        // Checks first: they decide what a result is worth.
+        const FIRST: [&str; 4] = ["setup", "session_setup", "verify", "protect"];
+        let place = |key: &str| FIRST.iter().position(|first| *first == key).unwrap_or(FIRST.len());
+        let mut said: Vec<_> = self.settings.said.iter().collect();
+        said.sort_by_key(|(key, _)| place(key));
+        let said = said
+            .into_iter()
+            .map(|(key, value)| format!("{key} {}", view::printable(value)));
+        let mut said = said.collect::<Vec<_>>().join(", ");
+        if said.is_empty() {
+            said = "nothing".to_owned();
+        }
         let path: PathBuf = self
             .folder
             .iter()
@@ -236,36 +260,38 @@ mod tests {
     use super::*;
     use crate::args::{Cli, Command};
 
-    fn run(flags: &[&str]) -> Run {
-        let words = ["kage", "run", "x", "--with", "a"];
+    fn run(flags: &[&str]) -> RunOptions {
+        let words = ["kage", "run", "x"];
         let parsed = Cli::try_parse_from(words.iter().chain(flags)).unwrap();
         match parsed.command {
-            Command::Run(run) => run,
+            Command::Run(run) => run.options,
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// A repository in which somebody stands in `packages/web`, and `packages/kage.toml` has this.
+    fn place(top: &Path, file: &str) -> WorkFolder {
+        let packages = top.join("packages");
+        std::fs::create_dir_all(packages.join("web")).unwrap();
+        std::fs::write(packages.join("kage.toml"), file).unwrap();
+        WorkFolder {
+            folder: Some("packages/web".parse().unwrap()),
+            project: Some(ProjectFile {
+                folder: Some("packages".parse().unwrap()),
+                top: top.to_owned(),
+                settings: settings::project(&packages.join("kage.toml")).unwrap(),
+            }),
         }
     }
 
     #[test]
     fn every_command_runs_where_it_was_written() {
-        let web: Option<Folder> = Some("packages/web".parse().unwrap());
-        let place = WorkFolder {
-            folder: web.clone(),
-            project: Some(ProjectFile {
-                folder: Some("packages".parse().unwrap()),
-                settings: ProjectSettings {
-                    run: RunSettings {
-                        verify: Some("file".to_owned()),
-                        setup: Some("prepare".to_owned()),
-                        session_setup: None,
-                        protect: vec!["tests".to_owned(), "../ci".to_owned()],
-                        ..RunSettings::default()
-                    },
-                    ..ProjectSettings::default()
-                },
-            }),
-        };
+        let top = tempfile::tempdir().unwrap();
+        let file = "[run]\nverify = 'file'\nsetup = 'prepare'\nprotect = ['tests', '../ci']\ntimeout = 90\n";
+        let place = place(top.path(), file);
+        let (web, none) = (place.folder.clone(), RunOptions::default());
         let packages: Option<Folder> = Some("packages".parse().unwrap());
-        let checks = place.checks(&run(&[]), &RunSettings::default()).unwrap();
+        let checks = place.checks(&run(&[]), &none).unwrap();
         assert_eq!(
             (checks.setup.as_deref(), &checks.setup_folder),
             (Some("prepare"), &packages)
@@ -275,7 +301,7 @@ mod tests {
             (Some("file"), &packages)
         );
         assert_eq!(checks.protect, ["/packages/**/tests", "/ci"]);
-        let prepares = |flags: &[&str]| place.session_setup(&run(flags), &RunSettings::default());
+        let prepares = |flags: &[&str]| place.session_setup(&run(flags), &none);
         assert_eq!(prepares(&[]), (Some("prepare".to_owned()), packages));
         assert_eq!(
             prepares(&["--session-setup", "own"]),
@@ -283,9 +309,9 @@ mod tests {
         );
         assert_eq!(prepares(&["--session-setup", ""]), (None, None));
 
-        let user = RunSettings {
+        let user = RunOptions {
             setup: Some("mine".to_owned()),
-            ..RunSettings::default()
+            ..RunOptions::default()
         };
         let flags = ["--verify", "typed", "--protect", "a/b"];
         let checks = place.checks(&run(&flags), &user).unwrap();
@@ -298,7 +324,32 @@ mod tests {
         let said = place.project.as_ref().unwrap().shown();
         assert_eq!(
             said,
-            "packages/kage.toml says: setup `prepare`, verify `file`, protect tests, ../ci"
+            "packages/kage.toml says: setup `prepare`, verify `file`, protect tests, ../ci, timeout 90"
         );
+    }
+
+    #[test]
+    fn a_project_sends_files_of_its_own_and_no_others() {
+        let top = tempfile::tempdir().unwrap();
+        let (repository, outside) = (top.path().join("repository"), top.path().join("secret.json"));
+        std::fs::write(&outside, "{}").unwrap();
+        let file = "[run]\ncontext = ['../all.json', 'codex=own.json']\n";
+        let here = place(&repository, file);
+        let path = |name: &str| repository.join(name).to_str().unwrap().to_owned();
+        for name in ["all.json", "packages/own.json"] {
+            std::fs::write(path(name), "{}").unwrap();
+        }
+        let none = RunOptions::default();
+        let expected = [path("all.json"), format!("codex={}", path("packages/own.json"))];
+        assert_eq!(here.contexts(&run(&[]), &none).unwrap(), expected);
+        let typed = run(&["--context", "x.json"]);
+        assert_eq!(here.contexts(&typed, &none).unwrap(), ["x.json"]);
+
+        std::os::unix::fs::symlink(&outside, path("packages/link.json")).unwrap();
+        for file in ["../../secret.json", "link.json", outside.to_str().unwrap()] {
+            let here = place(&repository, &format!("[run]\ncontext = ['{file}']\n"));
+            let refused = here.contexts(&run(&[]), &none).unwrap_err();
+            assert!(refused.message.contains("not in the repository"), "{}", refused.message);
+        }
     }
 }

@@ -56,10 +56,10 @@ impl Default for Patience {
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 impl Slack {
-    /// How long an attempt at a job of this kind may be live.
+    /// How long an attempt at a job of this kind may be live; `own` is the limit of its session alone.
     #[must_use]
-    pub fn allowed(self, kind: &JobKind, policy: &Policy) -> Duration {
-        let limit = kind.limit(policy);
+    pub fn allowed(self, kind: &JobKind, policy: &Policy, own: Option<Duration>) -> Duration {
+        let limit = kind.limit(policy, own);
         limit.saturating_add(limit.min(self.most).max(self.least)).min(LONGEST)
     }
 }
@@ -123,10 +123,14 @@ mod tests {
                 ..Policy::default()
             };
             let slack = Slack::default();
-            assert_eq!(slack.allowed(&JobKind::Session, &of(limit, other)), allowed);
+            assert_eq!(slack.allowed(&JobKind::Session, &of(limit, other), None), allowed);
             let commit = commit.clone();
             let verify = JobKind::Verify { commit: commit.clone() };
-            assert_eq!(slack.allowed(&verify, &of(other, limit)), allowed);
+            assert_eq!(slack.allowed(&verify, &of(other, limit), Some(other)), allowed);
+            assert_eq!(
+                slack.allowed(&JobKind::Session, &of(other, other), Some(limit)),
+                allowed
+            );
         }
     }
 

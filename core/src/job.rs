@@ -313,7 +313,7 @@ impl Job {
             }
             EndReason::Overdue => {
                 self.avoid(around.agent);
-                let limit = in_words(self.kind.limit(around.policy));
+                let limit = in_words(self.kind.limit(around.policy, session.timeout));
                 let why = format!("its time limit of {limit} passed, and the agent did not end it");
                 Failure::new(FailureKind::Timeout, why)
             }

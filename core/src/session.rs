@@ -81,6 +81,9 @@ pub struct Session {
     /// Labels that its agent must have: the task's and its own.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub requirements: Labels,
+    /// Its own wall-clock limit of one attempt; `None`: the task's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
     /// Its state.
     pub state: SessionState,
     /// True when a person asked for it to stop; it ends at the next occasion.
@@ -153,6 +156,7 @@ impl Session {
             fallbacks: Vec::new(),
             resumes: Resumes::None,
             requirements: Labels::new(),
+            timeout: None,
             state: SessionState::Queued,
             cancel_requested: false,
             agent: None,

@@ -62,6 +62,9 @@ pub struct Assignment {
     /// The adapters that take over when this one cannot continue, in this order.
     #[serde(default)]
     pub fallbacks: Vec<Fallback>,
+    /// Wall-clock limit of one attempt; `None`: the task's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
 }
 
 /// How a claimed result is checked.
@@ -199,6 +202,7 @@ impl TaskSpec {
         let mut session = Session::new(id, task, name, adapter, assignment.model.clone());
         session.requirements = self.requirements(assignment);
         session.fallbacks.clone_from(&assignment.fallbacks);
+        session.timeout = assignment.timeout;
         for _ in 0..lacks.passed_over() {
             session.hand_over();
         }

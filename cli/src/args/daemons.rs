@@ -10,8 +10,7 @@ use kage_agent::adapters::AdapterSettings;
 use kage_coordinator::Origin;
 use serde::{Deserialize, Deserializer};
 
-use super::time;
-use crate::settings::DiskSettings;
+use crate::settings::{DiskSettings, either, time};
 
 #[derive(Debug, Args)]
 pub struct Coordinator {
@@ -97,11 +96,6 @@ fn origins<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Origin>, D::Error> 
     let texts = Vec::<String>::deserialize(from)?;
     let origins = texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom));
     origins.collect()
-}
-
-/// The list that was given, or else the other one.
-fn either<T>(list: Vec<T>, other: Vec<T>) -> Vec<T> {
-    if list.is_empty() { other } else { list }
 }
 
 impl CoordinatorOptions {

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::Path;
+use std::time::Duration;
 
 use kage_agent::identity::state::not_ones_own;
-use kage_core::task::{InvalidPart, Policy, ResultRules, TaskEnvironment, TaskSpec};
+use kage_core::task::{InvalidPart, TaskEnvironment, TaskSpec};
 use kage_git::UserRepo;
 use kage_git::snapshot::SnapshotOptions;
 use kage_proto::convert::InvalidField;
@@ -14,11 +15,10 @@ use kage_proto::v1;
 use super::wait;
 use crate::again::{self, Again};
 use crate::args::Run;
-use crate::assignments;
 use crate::base;
 use crate::connect::Access;
 use crate::contexts;
-use crate::environment::{self, LeftValues};
+use crate::environment::LeftValues;
 use crate::exit::{Detail, Exit, Refusal};
 use crate::follow::{self, Followed};
 use crate::hold;
@@ -26,7 +26,7 @@ use crate::invocation::Invocation;
 use crate::landing;
 use crate::output::note;
 use crate::result;
-use crate::settings::{RunSettings, Settings};
+use crate::run_plan::{MAX_HOLD, RunPlan};
 use crate::tasks;
 use crate::view::{self, ComparedJson};
 use crate::work_folder::WorkFolder;
@@ -40,20 +40,21 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
         let text = format!("the repository {path} is {what}, and all of it would be sent; name another with --repo");
         return Err(Refusal::usage(text).into());
     }
-    let (access, mut spec, origin) = match args.again.clone() {
+    let Asked {
+        access,
+        mut spec,
+        origin,
+        waits,
+    } = match args.again.clone() {
         None => new_task(&invocation, &args, &repository).await?,
-        Some(task) => {
-            let access = invocation.existing().await?;
-            let Again { spec, origin } = again::of(&access, &repository, &args, task).await?;
-            (access, spec, origin)
-        }
+        Some(task) => again(&invocation, &args, &repository, task).await?,
     };
     refuse_invalid(&spec)?;
     // Only the daemon of this machine, which no URL names, has its agent's state here.
     let own_daemon = invocation.settings.coordinator.url.is_none() && !spec.environment.pass.is_empty();
     let left = own_daemon.then(|| LeftValues::leave(&mut spec.environment, &invocation.state.agent()));
     let left = left.transpose()?;
-    let created = tasks::create(&access, spec, origin, args.wait_for_agent).await;
+    let created = tasks::create(&access, spec, origin, waits.for_agent).await;
     if let Some(left) = &left {
         left.settle(created.as_ref().ok());
     }
@@ -64,7 +65,7 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
         return Ok(Exit::Done);
     }
     note(&format!("task {}", view::short_id(&task.id)));
-    let task = match follow::follow(invocation.out, &access, task, args.max_hold).await? {
+    let task = match follow::follow(invocation.out, &access, task, waits.max_hold).await? {
         Followed::Ended(task) => task,
         Followed::Detached => return Ok(Exit::Done),
         Followed::Held { task, why } => {
@@ -103,33 +104,44 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
     Ok(wait::outcome(task.state(), &report))
 }
 
-/// The coordinator, and the task as its flags and the settings say it; its base is sent.
-async fn new_task(
-    invocation: &Invocation,
-    args: &Run,
-    repository: &UserRepo,
-) -> anyhow::Result<(Access, TaskSpec, Option<v1::TaskOrigin>)> {
+/// A task that is asked for, and the coordinator that gets it.
+struct Asked {
+    access: Access,
+    spec: TaskSpec,
+    origin: Option<v1::TaskOrigin>,
+    waits: Waits,
+}
+
+/// What this command waits for.
+struct Waits {
+    /// The task is stored although no agent can run it now.
+    for_agent: bool,
+    /// How long, while all remaining sessions are held.
+    max_hold: Duration,
+}
+
+/// The task as its flags and the settings say it; its base is sent.
+async fn new_task(invocation: &Invocation, args: &Run, repository: &UserRepo) -> anyhow::Result<Asked> {
     let place = WorkFolder::find(repository, &args.repo, args.root)?;
-    let workers = assignments::workers(&args.with, args.repeat, &args.fallback)?;
-    let mut policy = policy(args, &invocation.settings.run, &place)?;
-    policy.results = place.results(args, &invocation.settings.run, excludes(repository).await?);
-    let environment = environment(args, &invocation.settings, &place)?;
+    let mut plan = RunPlan::of(&args.options, &invocation.settings, &place)?;
+    plan.policy.results.excludes = excludes(repository).await?;
+    tell(&plan.environment);
     place.tell();
     let prompt = prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?;
     let access = invocation.started().await?;
     let project = access.project.clone();
     let options = SnapshotOptions {
-        committed: args.committed,
-        include: place.patterns(&args.include)?,
+        committed: plan.committed,
+        include: plan.include,
     };
-    let shared = contexts::put(&access, &project, &args.context, &workers).await?;
+    let shared = contexts::put(&access, &project, &plan.contexts, &plan.workers).await?;
     let base = base::send(
         &access,
         &project,
         repository,
         &options,
         place.folder.as_ref(),
-        &policy.verify,
+        &plan.policy.verify,
     )
     .await?;
     let spec = TaskSpec {
@@ -138,20 +150,45 @@ async fn new_task(
         prompt_blob: None,
         repository: Some(base.repository),
         context_base: shared.base,
-        assignments: workers
+        assignments: plan
+            .workers
             .into_iter()
             .zip(shared.deltas)
             .map(|(worker, delta)| worker.assignment(delta))
             .collect(),
-        policy,
-        fresh_baseline: args.fresh_baseline,
+        policy: plan.policy,
+        fresh_baseline: plan.fresh_baseline,
         labels: kage_core::task::Labels::new(),
         environment: TaskEnvironment {
             files: base.files,
-            ..environment
+            ..plan.environment
         },
     };
-    Ok((access, spec, Some(base.origin.into())))
+    Ok(Asked {
+        access,
+        spec,
+        origin: Some(base.origin.into()),
+        waits: Waits {
+            for_agent: plan.wait_for_agent,
+            max_hold: plan.max_hold,
+        },
+    })
+}
+
+/// An earlier task once more.
+async fn again(invocation: &Invocation, args: &Run, repository: &UserRepo, task: String) -> anyhow::Result<Asked> {
+    let access = invocation.existing().await?;
+    let options = args.options.clone().or(invocation.settings.run.clone());
+    let Again { spec, origin } = again::of(&access, repository, args, &invocation.settings.run, task).await?;
+    Ok(Asked {
+        access,
+        spec,
+        origin,
+        waits: Waits {
+            for_agent: options.wait_for_agent.unwrap_or(false),
+            max_hold: options.max_hold.unwrap_or(MAX_HOLD),
+        },
+    })
 }
 
 fn refuse_invalid(spec: &TaskSpec) -> Result<(), Refusal> {
@@ -192,19 +229,9 @@ fn tell_undone(report: &v1::Report) {
     }
 }
 
-/// What the task's programs get besides what every program gets. A project's file may name files and
-/// variables of the person, so what it names is told.
-fn environment(args: &Run, settings: &Settings, place: &WorkFolder) -> Result<TaskEnvironment, Refusal> {
-    let mut environment = settings.environment(place.project());
-    environment::add(&mut environment, &args.env);
-    let problems: Vec<_> = environment
-        .problems()
-        .into_iter()
-        .map(|(_, problem)| problem.to_string())
-        .collect();
-    if !problems.is_empty() {
-        return Err(Refusal::usage(problems.join("; ")));
-    }
+/// Tells what the task's programs get besides what every program gets: a project's file may name files
+/// and variables of the person.
+fn tell(environment: &TaskEnvironment) {
     let told = [
         (
             "passed to the task's programs",
@@ -218,7 +245,6 @@ fn environment(args: &Run, settings: &Settings, place: &WorkFolder) -> Result<Ta
     for (what, names) in told.into_iter().filter(|(_, names)| !names.is_empty()) {
         note(&format!("{what}: {}", names.join(", ")));
     }
-    Ok(environment)
 }
 
 /// What the person's git ignores by files of theirs, for the task.
@@ -251,20 +277,4 @@ pub(super) fn prompt(typed: Option<&str>, file: Option<&Path>) -> anyhow::Result
         (None, None) => String::new(),
     };
     Ok(text)
-}
-
-fn policy(args: &Run, user: &RunSettings, place: &WorkFolder) -> anyhow::Result<Policy> {
-    let (session_setup, session_setup_folder) = place.session_setup(args, user);
-    Ok(Policy {
-        session_setup,
-        session_setup_folder,
-        verify: place.checks(args, user)?,
-        timeout: args.timeout,
-        idle_timeout: args.idle_timeout,
-        max_attempts: args.max_attempts,
-        max_reworks: args.rework.or(user.rework).or(place.rework()),
-        requirements: assignments::labels("--agents", &args.agents)?,
-        priority: args.priority,
-        results: ResultRules::default(),
-    })
 }

@@ -24,14 +24,14 @@ pub struct HomeSettings {
     pub copy: Vec<String>,
 }
 
-/// What a project's file and the person's settings name together; the person's count where both
-/// name one variable.
+/// What a project's file and the person's settings name together, each with its `[run] env`; the
+/// person's count where both name one variable.
 #[must_use]
 pub(super) fn together<'a>(
-    sources: impl IntoIterator<Item = (&'a EnvironmentSettings, &'a HomeSettings)>,
+    sources: impl IntoIterator<Item = (&'a EnvironmentSettings, &'a HomeSettings, &'a [String])>,
 ) -> TaskEnvironment {
     let mut all = TaskEnvironment::default();
-    for (env, home) in sources {
+    for (env, home, arguments) in sources {
         for (name, value) in &env.set {
             all.pass.remove(name);
             all.set.insert(name.clone(), value.clone());
@@ -44,8 +44,25 @@ pub(super) fn together<'a>(
             all.pass.insert(name.clone());
         }
         all.home.extend(home.copy.iter().cloned());
+        add(&mut all, arguments);
     }
     all
+}
+
+/// Adds what `--env` says: `NAME` passes, `NAME=VALUE` sets. The last one counts.
+pub(super) fn add(environment: &mut TaskEnvironment, arguments: &[String]) {
+    for argument in arguments {
+        match argument.split_once('=') {
+            Some((name, value)) => {
+                environment.pass.remove(name);
+                environment.set.insert(name.to_owned(), value.to_owned());
+            }
+            None => {
+                environment.set.remove(argument);
+                environment.pass.insert(argument.clone());
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -69,7 +86,7 @@ mod tests {
         };
         let project = settings(&["DATABASE_URL", "TOKEN"], &[("RUST_LOG", "debug"), ("MODE", "ci")]);
         let person = settings(&["MODE"], &[("DATABASE_URL", "mine")]);
-        let all = together([(&project, &home(".npmrc")), (&person, &home(".pypirc"))]);
+        let all = together([(&project, &home(".npmrc"), &[][..]), (&person, &home(".pypirc"), &[])]);
         assert_eq!(all.pass, ["MODE", "TOKEN"].map(str::to_owned).into());
         let set = |name: &str| all.set.get(name).map(String::as_str);
         assert_eq!(
@@ -82,7 +99,23 @@ mod tests {
     #[test]
     fn one_source_that_says_both_is_refused() {
         let (both, home) = (settings(&["A"], &[("A", "1")]), HomeSettings::default());
-        let all = together([(&both, &home), (&settings(&[], &[]), &home)]);
+        let all = together([(&both, &home, &[][..]), (&settings(&[], &[]), &home, &[])]);
         assert_eq!(all.problems().len(), 1);
+    }
+
+    #[test]
+    fn the_last_word_about_a_variable_counts() {
+        let mut all = TaskEnvironment {
+            pass: ["MODE".to_owned()].into(),
+            set: [("RUST_LOG".to_owned(), "debug".to_owned())].into(),
+            ..TaskEnvironment::default()
+        };
+        add(&mut all, &["RUST_LOG", "MODE=a=b", "EMPTY="].map(str::to_owned));
+        assert_eq!(all.pass, ["RUST_LOG".to_owned()].into());
+        let set = |name: &str| all.set.get(name).map(String::as_str);
+        assert_eq!(
+            (set("MODE"), set("EMPTY"), set("RUST_LOG")),
+            (Some("a=b"), Some(""), None)
+        );
     }
 }

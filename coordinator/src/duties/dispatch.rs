@@ -179,7 +179,7 @@ fn describe(work: store::Work) -> Work {
                 context_delta: delta,
                 overridden,
                 resume: resume.map(Box::new),
-                timeout: spec.policy.timeout,
+                timeout: session.timeout.unwrap_or(spec.policy.timeout),
                 idle_timeout: spec.policy.idle_timeout,
                 setup: spec.policy.session_setup,
                 setup_folder: spec.policy.session_setup_folder,

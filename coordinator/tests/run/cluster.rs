@@ -200,6 +200,7 @@ pub(crate) fn spec(sessions: &[&str]) -> TaskSpec {
                 context_delta: None,
                 requirements: Default::default(),
                 fallbacks: Vec::new(),
+                timeout: None,
             })
             .collect(),
         policy: Default::default(),

@@ -43,12 +43,13 @@ pub enum JobKind {
 }
 
 impl JobKind {
-    /// The limit of one attempt.
+    /// The limit of one attempt; `own` is that of the session alone, if it has one.
     #[must_use]
-    pub const fn limit(&self, policy: &Policy) -> Duration {
-        match self {
-            Self::Session => policy.timeout,
-            Self::Verify { .. } => policy.verify.timeout,
+    pub const fn limit(&self, policy: &Policy, own: Option<Duration>) -> Duration {
+        match (self, own) {
+            (Self::Session, Some(own)) => own,
+            (Self::Session, None) => policy.timeout,
+            (Self::Verify { .. }, _) => policy.verify.timeout,
         }
     }
 

@@ -187,6 +187,9 @@ impl TaskSpec {
             if !names.insert(&assignment.name) {
                 found.add(field("name"), InvalidSpec::DuplicateName(assignment.name.clone()));
             }
+            if assignment.timeout.is_some_and(|limit| limit.is_zero()) {
+                found.add(field("timeout"), InvalidSpec::ZeroLimit("the time-out"));
+            }
             let Some(delta) = &assignment.context_delta else {
                 continue;
             };

@@ -113,6 +113,7 @@ impl From<Assignment> for v1::Assignment {
             context_delta: assignment.context_delta.unwrap_or_default(),
             requirements: assignment.requirements.into_iter().collect(),
             fallbacks: assignment.fallbacks.into_iter().map(Into::into).collect(),
+            timeout: assignment.timeout.map(span),
         }
     }
 }
@@ -131,6 +132,7 @@ fn read_assignment(position: usize, assignment: v1::Assignment, wrong: &mut Wron
         fallbacks: fallbacks
             .map(|(n, fallback)| wrong.within(format_args!("fallbacks[{n}]"), |wrong| read_fallback(fallback, wrong)))
             .collect(),
+        timeout: wrong.or_default(limit("timeout", assignment.timeout)),
     }
 }
 

@@ -199,6 +199,7 @@ async fn fill(store: &Store, sessions: u32) -> anyhow::Result<()> {
                 context_delta: None,
                 requirements: Labels::default(),
                 fallbacks: Vec::new(),
+                timeout: None,
             })
         });
         let ids = (0..u128::from(PER_TASK)).map(|i| {

@@ -127,7 +127,7 @@ async fn the_commands_of_the_readme_do_what_it_says() {
 async fn the_files_of_the_pages_for_users_are_read() {
     let person = Person::new();
     let folder = person.path("");
-    assert_eq!(blocks("toml").len(), 5, "each of them is read here");
+    assert_eq!(blocks("toml").len(), 6, "each of them is read here");
     let manifest = block("toml", "command = \"my-tool\"");
     std::fs::write(person.path("config/kage/adapters/my-tool.toml"), manifest).unwrap();
     // The further keys of a program that can resume a session.
@@ -154,7 +154,12 @@ async fn the_files_of_the_pages_for_users_are_read() {
         .await;
     assert!(explained.code == 0 && explained.out.contains("quota"), "{explained:#?}");
 
-    let settings = [block("toml", "[agent.disk]"), block("toml", "[home]")].join("\n");
+    let settings = [
+        block("toml", "[agent.disk]"),
+        block("toml", "max_hold"),
+        block("toml", "[home]"),
+    ]
+    .join("\n");
     std::fs::write(person.path("config/kage/config.toml"), settings).unwrap();
     let read = person.kage(&folder, &["explain", "overloaded"]).await;
     assert_eq!(read.code, 0, "{read:#?}");

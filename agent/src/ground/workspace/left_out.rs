@@ -50,7 +50,7 @@ fn warning(reason: LeftOutReason, names: &BTreeSet<String>, rules: &ResultRules)
     let most = in_units(rules.max_file_bytes);
     match reason {
         LeftOutReason::Large { .. } => format!(
-            "not in checkpoints nor in the result, because a file may have {most} at most: {list}; --max-file MIB, or \
+            "not in checkpoints nor in the result, because a file may have {most} at most: {list}; --max-file-mib N, or \
              max_file_mib in kage.toml, raises the limit"
         ),
         LeftOutReason::Unreadable => format!(
@@ -95,7 +95,7 @@ mod tests {
             news(vec![core(50_000_000), left_out("a\\nb", LeftOutReason::Unreadable)]),
             [
                 "not in checkpoints nor in the result, because a file may have 26.2 MB at most: core (50.0 MB); \
-                 --max-file MIB, or max_file_mib in kage.toml, raises the limit",
+                 --max-file-mib N, or max_file_mib in kage.toml, raises the limit",
                 "not in checkpoints nor in the result as it is now, because its permissions do not allow to read it: \
                  a\\nb",
             ]

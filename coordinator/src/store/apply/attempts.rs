@@ -45,7 +45,7 @@ impl Command for StartAttempt {
         {
             return Ok(Start::NotStartable);
         }
-        let allowed = self.slack.allowed(&row.job.kind, &head.policy);
+        let allowed = self.slack.allowed(&row.job.kind, &head.policy, session.timeout);
         if row.job.kind == JobKind::Session {
             session.resumes = self.resumes;
         }

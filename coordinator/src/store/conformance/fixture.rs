@@ -64,6 +64,7 @@ pub(super) fn spec(sessions: usize, verify: Option<&str>) -> TaskSpec {
         context_delta: None,
         requirements: Labels::from([("os".to_owned(), "linux".to_owned())]),
         fallbacks: Vec::new(),
+        timeout: None,
     });
     TaskSpec {
         project: ProjectId::default(),

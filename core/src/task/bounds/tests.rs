@@ -30,6 +30,7 @@ fn takes_deltas_that_can_be_applied() {
             context_delta: Some(delta.to_owned()),
             requirements: Labels::new(),
             fallbacks: Vec::new(),
+            timeout: None,
         }],
         policy: Policy::default(),
         fresh_baseline: false,
@@ -89,6 +90,7 @@ fn a_spec_fits_into_the_offers_of_its_sessions() {
                 context_delta: (session < 20).then(|| delta(session)),
                 requirements: labels(MAX_LABEL_BYTES),
                 fallbacks: Vec::new(),
+                timeout: None,
             })
             .collect(),
         policy: Policy {
@@ -169,6 +171,7 @@ fn a_spec_is_refused_for_what_no_type_can_rule_out() {
         context_delta: None,
         requirements: Labels::new(),
         fallbacks: Vec::new(),
+        timeout: None,
     };
     let good = TaskSpec {
         project: ProjectId::default(),
@@ -227,6 +230,7 @@ fn all_that_is_wrong_is_told_at_once_with_its_place() {
         context_delta: Some("{}".to_owned()),
         requirements: Labels::new(),
         fallbacks: Vec::new(),
+        timeout: None,
     };
     let spec = TaskSpec {
         project: ProjectId::default(),

@@ -29,6 +29,7 @@ fn spec() -> TaskSpec {
                     adapter: "codex".parse().unwrap(),
                     model: Some("n".into()),
                 }],
+                timeout: Some(Duration::from_secs(8)),
             },
             Assignment {
                 name: "two".parse().unwrap(),
@@ -37,6 +38,7 @@ fn spec() -> TaskSpec {
                 context_delta: None,
                 requirements: Default::default(),
                 fallbacks: Vec::new(),
+                timeout: None,
             },
         ],
         policy: Policy {

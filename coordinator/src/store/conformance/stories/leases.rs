@@ -145,7 +145,7 @@ pub(in crate::store::conformance) async fn an_expired_lease_ends_unless_it_was_r
 pub(in crate::store::conformance) async fn an_agent_that_does_not_act_loses_its_attempt(store: Store) {
     let jobs = begin(&store, 2, Some("true")).await;
     let begun = store.followed(start(&jobs[0], 1, 1, 1, at(0))).await.begun;
-    let allowed = Slack::default().allowed(&jobs[0].kind, &spec(1, None).policy);
+    let allowed = Slack::default().allowed(&jobs[0].kind, &spec(1, None).policy, None);
     let first = BegunAttempt {
         attempt: attempt_id(1),
         agent: agent_id(1),

@@ -30,6 +30,12 @@ pub(crate) fn written<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Durat
     wait(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
+/// A limit in a file.
+pub(crate) fn written_limit<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(from)?;
+    limit(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
