@@ -34,7 +34,7 @@ use crate::ground::work_folder::{self, NoFolder};
 use crate::identity::state::Paths;
 use crate::ports::{Blocking, Clock};
 use crate::process::programs::Programs;
-use crate::process::{AgentEnvironment, Places, Runner, TaskVariables};
+use crate::process::{AgentEnvironment, Places, Runner, TaskVariables, Turns};
 
 mod transcript;
 mod checkpoints;
@@ -54,6 +54,8 @@ pub(crate) struct Resources {
     pub(crate) runner: Runner,
     pub(crate) programs: Programs,
     pub(crate) environment: AgentEnvironment,
+    /// Of programs of sessions that take no slot of the agent.
+    pub(crate) turns: Turns,
     pub(crate) clock: Clock,
     pub(crate) blocking: Blocking,
     pub(crate) limits: Limits,

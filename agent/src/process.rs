@@ -21,6 +21,7 @@ pub mod handed;
 pub(crate) mod programs;
 pub(crate) mod machine;
 pub(crate) mod short_tmp;
+mod turns;
 #[cfg(target_os = "linux")]
 mod departing;
 #[cfg(target_os = "linux")]
@@ -48,6 +49,7 @@ pub use environment::{
     AgentEnvironment, Environment, EnvironmentParts, LoginVariable, ManifestVariables, Places, TaskVariables, Variable,
     VariableSource, WorkNames,
 };
+pub use turns::Turns;
 
 /// The hidden first argument that turns this executable into a warden.
 pub const WARDEN_ARGUMENT: &str = "__warden";

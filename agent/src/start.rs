@@ -37,7 +37,7 @@ use crate::identity::trust::Keyring;
 use crate::ports::{Blocking, Clock, Random};
 use crate::process::machine::brought_by;
 use crate::process::programs::Programs;
-use crate::process::{self, AgentEnvironment, Runner};
+use crate::process::{self, AgentEnvironment, Runner, Turns};
 
 /// What an agent is given from outside.
 #[derive(Clone)]
@@ -280,6 +280,7 @@ impl Stored {
             runner: ports.runner.clone(),
             programs,
             environment: ports.environment.clone(),
+            turns: Turns::new(config.slots),
             clock: Arc::clone(&ports.clock),
             blocking: ports.blocking.clone(),
             limits: config.limits,

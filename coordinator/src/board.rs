@@ -11,7 +11,7 @@
 //!              \---------------hello---------------/
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use kage_core::attempt::EndReason;
@@ -19,7 +19,7 @@ use kage_core::deadline::STOP_ANSWER;
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest, JobId, OfferId, ProjectId, SessionId, TaskId};
 use kage_core::job::Subject;
-use kage_core::placement::{AgentView, Availability, Refusal};
+use kage_core::placement::{AgentView, Availability, Lane, Refusal};
 use kage_core::time::Timestamp;
 use kage_proto::v1;
 use tokio::sync::{mpsc, watch};
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::terms::Late;
 
+use self::lanes::Lanes;
 use self::members::Members;
 use self::terms::Terms;
 use crate::config::Timings;
@@ -35,6 +36,7 @@ use crate::store::{LiveAttempt, QueuedJob};
 
 pub(crate) mod agents;
 mod deadline;
+mod lanes;
 mod members;
 mod offers;
 mod queue;
@@ -85,10 +87,17 @@ pub(crate) struct Waits {
 }
 
 /// An agent's activity, for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Presence {
     pub(crate) state: v1::AgentState,
-    pub(crate) busy: u32,
+    /// How many slots of each lane are taken.
+    pub(crate) busy: BTreeMap<Lane, u32>,
+}
+
+impl Presence {
+    pub(crate) fn busy(&self, lane: Lane) -> u32 {
+        self.busy.get(&lane).copied().unwrap_or_default()
+    }
 }
 
 /// The state that a new connection found.
@@ -133,15 +142,11 @@ enum Presently {
 
 struct Member {
     agent: Agent,
-    usable: BTreeSet<AdapterName>,
+    lanes: Lanes,
     /// The only project it works for, if it is bound to one.
     project: Option<ProjectId>,
     presently: Presently,
     running: BTreeMap<AttemptId, Running>,
-    /// Offers and starts in flight: each occupies a slot.
-    pending: u32,
-    /// Number of offers so far.
-    placed: u64,
     /// It was revoked, and never comes back.
     shut_out: bool,
     /// Whether it is stored as draining, and which start of it that is of.
@@ -150,6 +155,8 @@ struct Member {
 
 struct Running {
     task: TaskId,
+    /// The adapter that works; `None`: a command does.
+    adapter: Option<AdapterName>,
     subject: Subject,
     lease_until: Instant,
 }
@@ -185,9 +192,11 @@ impl Refused {
 }
 
 impl Member {
-    fn busy(&self) -> u32 {
-        let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
-        running.saturating_add(self.pending)
+    /// Removes a running attempt, whose slot becomes free.
+    fn remove_running(&mut self, attempt: AttemptId) -> Option<Running> {
+        let running = self.running.remove(&attempt)?;
+        self.lanes.release(running.adapter.as_ref());
+        Some(running)
     }
 
     fn link(&self) -> Option<&AgentLink> {
@@ -197,18 +206,24 @@ impl Member {
         }
     }
 
-    fn view(&self) -> AgentView<'_> {
-        AgentView {
+    /// The views of its lanes.
+    fn views(&self) -> impl Iterator<Item = AgentView<'_>> {
+        self.lanes.iter().map(|(lane, counted)| AgentView {
             id: self.agent.id,
+            lane,
             name: &self.agent.name,
-            free_slots: self.agent.slots.saturating_sub(self.busy()),
-            placed: self.placed,
+            free_slots: counted.free(),
+            placed: counted.placed,
             labels: &self.agent.labels,
-            adapters: &self.usable,
+            adapters: &counted.usable,
             known: &self.agent.adapters,
             project: self.project.as_ref(),
             availability: self.availability(),
-        }
+        })
+    }
+
+    fn view(&self, lane: Lane) -> Option<AgentView<'_>> {
+        self.views().find(|view| view.lane == lane)
     }
 
     fn availability(&self) -> Availability {
@@ -294,7 +309,7 @@ impl Board {
     pub(crate) fn ended(&mut self, agent: AgentId, attempt: AttemptId) {
         self.stopping.remove(&attempt);
         self.terms.forget(attempt);
-        let running = self.members.change(agent, |member| member.running.remove(&attempt));
+        let running = self.members.change(agent, |member| member.remove_running(attempt));
         if let Some(running) = running.flatten() {
             self.let_go(running.task);
         }

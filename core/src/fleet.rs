@@ -24,6 +24,10 @@ pub struct AdapterInfo {
     /// What lets its program in at its provider; `None`: it says nothing about that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<AdapterAccess>,
+    /// How many sessions of it may run at once beside the agent's slots, because they wait for a
+    /// network; 0: each of them takes one of the agent's slots.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub slots: u32,
 }
 
 /// What lets an adapter's program in at its provider.
@@ -50,6 +54,11 @@ impl AdapterAccess {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(slots: &u32) -> bool {
+    *slots == 0
+}
+
 /// One worker machine's daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
@@ -63,7 +72,7 @@ pub struct Agent {
     pub labels: Labels,
     /// Its adapters.
     pub adapters: Vec<AdapterInfo>,
-    /// Attempts it runs at once.
+    /// Attempts it runs at once, besides those of adapters that have slots of their own.
     pub slots: u32,
     /// Process id on its machine.
     pub pid: u32,

@@ -20,11 +20,13 @@ use crate::priority::Priority;
 use crate::task::Labels;
 use crate::time::Timestamp;
 
+mod lane;
 mod reason;
 mod roster;
 #[cfg(test)]
 mod tests;
 
+pub use lane::{Lane, Seat};
 pub use reason::{nobody_can, why_waiting};
 pub use roster::Roster;
 
@@ -83,11 +85,13 @@ pub enum Availability {
     Away,
 }
 
-/// The view of an agent for placement.
+/// The view of an agent, or rather of one of its lanes, for placement.
 #[derive(Debug, Clone, Copy)]
 pub struct AgentView<'a> {
     /// The agent.
     pub id: AgentId,
+    /// The lane: the other fields about jobs and adapters are of it alone.
+    pub lane: Lane,
     /// Its name for people.
     pub name: &'a str,
     /// Jobs that it could take now.
@@ -117,8 +121,20 @@ pub struct Placement {
 }
 
 impl AgentView<'_> {
+    /// The agent's lane that is viewed.
+    #[must_use]
+    pub const fn seat(&self) -> Seat {
+        Seat {
+            agent: self.id,
+            lane: self.lane,
+        }
+    }
+
     fn has_adapter(&self, job: &Waiting<'_>) -> bool {
-        job.adapter.is_none_or(|adapter| self.adapters.contains(adapter))
+        match job.adapter {
+            Some(adapter) => self.adapters.contains(adapter),
+            None => self.lane == Lane::SLOTS,
+        }
     }
 
     fn has_labels(&self, job: &Waiting<'_>) -> bool {
@@ -155,15 +171,15 @@ impl AgentView<'_> {
 
 /// Places as many jobs as possible, and records the placements in the roster.
 ///
-/// `waiting` is in queue order, oldest first; `view` gives an agent of the roster, whose free slots
-/// are the roster's. The order is that of the module; the next turn goes to the task that would
+/// `waiting` is in queue order, oldest first; `view` gives a lane of an agent of the roster, whose free
+/// slots are the roster's. The order is that of the module; the next turn goes to the task that would
 /// then hold the fewest jobs, and among equals to the job that was queued first. A job goes to the
 /// agent with the most free slots among those that fit. A job that no agent can take now stays in
 /// the queue and delays no other.
 pub fn place<'a>(
     waiting: &[Waiting<'a>],
     roster: &mut Roster,
-    view: impl Fn(AgentId) -> Option<AgentView<'a>>,
+    view: impl Fn(Seat) -> Option<AgentView<'a>>,
     now: Timestamp,
 ) -> Placement {
     let mut placement = Placement::default();
@@ -216,14 +232,14 @@ pub fn place<'a>(
                 break;
             };
             // Urgency decides again once the oldest job has had its turn.
-            let first = match owes_oldest(fleet.roster.placed(agent.id)) {
+            let first = match owes_oldest(fleet.roster.placed(agent.seat())) {
                 true => line.oldest(waiting, &placed, &agent).unwrap_or(index),
                 false => index,
             };
             let Some(agent) = fleet.best(&waiting[first]) else {
                 break;
             };
-            fleet.roster.give(agent.id);
+            fleet.roster.give(agent.seat());
             placed[first] = true;
             placement.assignments.push((waiting[first].job, agent.id));
         }
@@ -266,14 +282,19 @@ struct Fleet<'r, 'a, V> {
 /// The needs of jobs that can go to the same agents.
 type Needs<'a> = (&'a ProjectId, Option<&'a AdapterName>, &'a Labels);
 
-impl<'a, V: Fn(AgentId) -> Option<AgentView<'a>>> Fleet<'_, 'a, V> {
+impl<'a, V: Fn(Seat) -> Option<AgentView<'a>>> Fleet<'_, 'a, V> {
     /// The best agent for a job now.
     fn best(&mut self, job: &Waiting<'a>) -> Option<AgentView<'a>> {
-        let preferred = job.affinity.prefer.filter(|agent| !self.roster.is_full(*agent));
-        let preferred = preferred
-            .and_then(|agent| (self.view)(agent))
-            .filter(|agent| agent.may_take(job));
-        preferred.or_else(|| self.roomiest(job))
+        self.preferred(job).or_else(|| self.roomiest(job))
+    }
+
+    /// The agent that the job prefers, if it can take it now.
+    fn preferred(&self, job: &Waiting<'a>) -> Option<AgentView<'a>> {
+        let mut lanes = self.roster.seats(job.affinity.prefer?);
+        lanes.find_map(|seat| {
+            let agent = (self.view)(seat)?;
+            (!self.roster.is_full(seat) && agent.may_take(job)).then_some(agent)
+        })
     }
 
     /// The agent that fits and has the most free slots; the one to avoid only if it is the only

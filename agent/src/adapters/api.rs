@@ -96,6 +96,9 @@ impl Default for CallRules {
     }
 }
 
+/// The default number of sessions at once: they wait for the provider nearly all the time.
+const SLOTS: u32 = 32;
+
 /// The default maximum of turns of an attempt.
 const TURNS: NonZeroU32 = const { NonZeroU32::new(200).unwrap() };
 
@@ -245,7 +248,7 @@ impl ApiAdapter {
             work: Some(&input.work_names()),
         });
         let (runner, worktree, scratch) = (self.runner.clone(), input.worktree.clone(), input.scratch.clone());
-        let within = input.folder.clone();
+        let (within, turns) = (input.folder.clone(), input.turns.clone());
         let tools = tokio::task::spawn_blocking(move || {
             places.make()?;
             let folder = match worktree {
@@ -256,7 +259,7 @@ impl ApiAdapter {
                     work
                 }
             };
-            Toolbox::open(&folder, within.as_ref(), env, runner)
+            Toolbox::open(&folder, within.as_ref(), env, runner, turns)
         });
         let opened = tools.await.map_err(std::io::Error::other).and_then(|opened| opened);
         opened.map_err(|error| {
@@ -275,6 +278,7 @@ impl Adapter for ApiAdapter {
             unavailable: self.key.is_none().then(|| self.no_key()),
             resumes: self.resumes(),
             access: None,
+            slots: self.settings.slots.unwrap_or(SLOTS),
         }
     }
 

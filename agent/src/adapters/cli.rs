@@ -213,6 +213,7 @@ impl Adapter for CliAdapter {
             unavailable: self.program().err(),
             resumes: self.resumes(),
             access: self.entry.access().ok().flatten(),
+            slots: 0,
         }
     }
 

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::adapters::session_file::SessionFile;
 use crate::adapters::steps::Steps;
 use crate::logins::{Lent, Token};
-use crate::process::{Ended, Places, RunError, TaskVariables, WorkNames};
+use crate::process::{Ended, Places, RunError, TaskVariables, Turns, WorkNames};
 
 /// The adapters of an agent by name.
 pub type Registry = BTreeMap<AdapterName, Arc<dyn Adapter>>;
@@ -56,6 +56,8 @@ pub struct SessionInput {
     pub variables: TaskVariables,
     /// What lets its program in at its provider.
     pub admission: Admission,
+    /// When a program of it may run, for an adapter with slots of its own.
+    pub turns: Turns,
     /// Time limits. The attempt enforces them, by stopping the adapter.
     pub limits: SessionLimits,
     /// True while the attempt's lease is in doubt: the program is stopped, and no model
@@ -105,6 +107,7 @@ impl SessionInput {
             places: Places::within(&scratch),
             variables: TaskVariables::default(),
             admission: Admission::default(),
+            turns: Turns::new(1),
             scratch,
             limits: SessionLimits {
                 timeout: Duration::from_secs(60),

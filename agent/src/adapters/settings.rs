@@ -25,6 +25,9 @@ pub struct ApiSettings {
     /// How much the model does for an answer: `low`, `medium`, `high`, `xhigh` or `max`, as far as
     /// it has the level. Unless set, it is the model's own default.
     pub effort: Option<Effort>,
+    /// Sessions that may run at the same time beside the agent's slots; 32 by default. 0: each takes one
+    /// of the agent's slots.
+    pub slots: Option<u32>,
     /// The models that tasks may name; the first is the default. Unset: any model.
     pub models: Option<Models>,
 }
@@ -38,6 +41,7 @@ impl ApiSettings {
             base_url: self.base_url.or(other.base_url),
             key_file: self.key_file.or(other.key_file),
             effort: self.effort.or(other.effort),
+            slots: self.slots.or(other.slots),
             models: self.models.or(other.models),
         }
     }

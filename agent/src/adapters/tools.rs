@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::adapters::port::Reporter;
-use crate::process::{Control, Environment, Runner};
+use crate::process::{Control, Environment, Runner, Turns};
 use root::Root;
 
 #[derive(Debug, Clone)]
@@ -28,6 +28,7 @@ pub(crate) struct Toolbox {
     folder: PathBuf,
     env: Environment,
     runner: Runner,
+    turns: Turns,
 }
 
 /// The result of a call, for the model.
@@ -250,7 +251,7 @@ pub(crate) fn describe(name: &str, text: &str) -> String {
 
 impl Toolbox {
     /// Tools for the files of this worktree. Paths count from `folder` in it, where commands run;
-    /// `None`: from its top. `env` is the environment of the shell.
+    /// `None`: from its top. `env` is the environment of the shell, whose commands run in `turns`.
     ///
     /// # Errors
     /// When the worktree cannot be opened.
@@ -259,6 +260,7 @@ impl Toolbox {
         folder: Option<&Folder>,
         env: Environment,
         runner: Runner,
+        turns: Turns,
     ) -> std::io::Result<Self> {
         let start = folder.map_or("", Folder::as_str);
         Ok(Self {
@@ -267,6 +269,7 @@ impl Toolbox {
             folder: folder.map_or_else(|| worktree.to_owned(), |folder| worktree.join(folder.as_str())),
             env,
             runner,
+            turns,
         })
     }
 

@@ -9,7 +9,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use kage_core::cause::chain;
 use kage_core::checkpoint::{CheckpointReason, Resume, WorktreeChoice};
@@ -106,6 +105,7 @@ pub(super) async fn run(
         places,
         variables: attempt.variables.clone(),
         admission: attempt.admission.clone(),
+        turns: attempt.resources.turns.clone(),
         limits: SessionLimits {
             timeout: work.timeout,
             idle: work.idle_timeout,
@@ -119,8 +119,17 @@ pub(super) async fn run(
         return Ok(AttemptOutcome::Claimed);
     };
     if let (WorktreeOrigin::Made, Some(command)) = (origin, &work.setup) {
-        let took = set_up(attempt, work, command, &**workspace, &input.places).await?;
-        input.limits.timeout = work.timeout.saturating_sub(took);
+        let began = Instant::now();
+        // A session without a slot of the agent waits for its turn to compute.
+        let turn = if adapter.info().slots > 0 {
+            let next = async { Ok(attempt.resources.turns.next(attempt.stop.token(), || {}).await) };
+            attempt.unless_stopped(next).await?
+        } else {
+            None
+        };
+        set_up(attempt, work, command, &**workspace, &input.places).await?;
+        drop(turn);
+        input.limits.timeout = work.timeout.saturating_sub(began.elapsed());
     }
     let mut kept = SessionFiles::begin(attempt, work, &*adapter, workspace, &mut input, asks).await?;
     let workspace = &**workspace;
@@ -164,15 +173,15 @@ async fn workspace(
     Ok(WorktreeOrigin::Made)
 }
 
-/// Runs the set-up command in a new worktree, and returns how long it took. What it makes is like
-/// what a session makes: a part of the result, unless git ignores it.
+/// Runs the set-up command in a new worktree. What it makes is like what a session makes: a part of the
+/// result, unless git ignores it.
 async fn set_up(
     attempt: &Attempt,
     work: &SessionWork,
     command: &str,
     workspace: &dyn Workspace,
     places: &Places,
-) -> Result<Duration, AttemptEnded> {
+) -> Result<(), AttemptEnded> {
     attempt.phase(Phase::Setup).await?;
     let environment = Environment::of(&EnvironmentParts {
         agent: &attempt.resources.environment,
@@ -221,7 +230,7 @@ async fn set_up(
             attempt.recording.post(EventBody::Warning(text)).await?;
         }
     }
-    Ok(shell.began.elapsed())
+    Ok(())
 }
 
 /// Continues in the worktree of the attempt before, if that is wanted and possible. Otherwise

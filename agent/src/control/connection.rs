@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::fleet::AdapterInfo;
-use kage_core::id::{AgentId, AttemptId, BootId, Digest};
+use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest};
 use kage_core::task::Labels;
 use kage_proto::convert::agent::Hello;
 use kage_proto::convert::checkpoint::asked_reason;
@@ -97,6 +97,8 @@ pub(crate) struct Connection {
     waits: SessionWaits,
     course: Course,
     slots: Arc<Semaphore>,
+    /// The slots of adapters that have their own.
+    own_slots: BTreeMap<AdapterName, Arc<Semaphore>>,
     accepted: HashMap<AttemptId, Accepted>,
     leases: Leases,
     running: JoinSet<()>,
@@ -108,10 +110,17 @@ pub(crate) struct Connection {
     told: Vec<AdapterInfo>,
 }
 
+fn own_slots(adapters: &[AdapterInfo]) -> BTreeMap<AdapterName, Arc<Semaphore>> {
+    let own = adapters.iter().filter(|adapter| adapter.slots > 0);
+    own.map(|adapter| (adapter.name.clone(), Arc::new(Semaphore::new(adapter.slots as usize))))
+        .collect()
+}
+
 impl Connection {
     pub(crate) fn new(parts: ControlParts) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(parts.slots as usize)),
+            own_slots: own_slots(&parts.adapters),
             parts,
             link: ControlLink::Down { until: Instant::now() },
             waits: SessionWaits::new(),

@@ -74,6 +74,7 @@ impl Adapter for Scripted {
             unavailable: None,
             resumes: self.resumes(),
             access: None,
+            slots: 0,
         }
     }
 

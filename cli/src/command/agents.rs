@@ -238,10 +238,23 @@ fn row(agent: &v1::Agent) -> Vec<String> {
             false => state(agent.state()).to_owned(),
         },
         agent.pid.to_string(),
-        format!("{}/{}", agent.busy, agent.slots),
+        slots(agent),
         labels.join(" "),
         adapters.join(" "),
     ]
+}
+
+/// What is taken of the agent's slots, and of those that adapters have of their own.
+fn slots(agent: &v1::Agent) -> String {
+    let mut text = format!("{}/{}", agent.busy, agent.slots);
+    let own = agent
+        .adapters
+        .iter()
+        .filter(|a| a.slots > 0 && a.unavailable.is_empty());
+    for adapter in own {
+        text += &format!(" {} {}/{}", adapter.name, adapter.busy, adapter.slots);
+    }
+    text
 }
 
 const fn state(state: v1::AgentState) -> &'static str {

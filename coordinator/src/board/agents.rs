@@ -1,6 +1,6 @@
 //! Connections of agents, and the messages to them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use kage_core::checkpoint::Resumes;
 use kage_core::fleet::Agent;
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::lanes::Lanes;
 use super::{AgentLink, Board, Joined, Member, Outbox, Presence, Presently, Pulse, Running, Serial, drain_message};
 use crate::store::LiveAttempt;
 
@@ -37,19 +38,23 @@ impl Board {
         } else {
             Presently::Away { until }
         };
-        let running = running
+        let mut member = Member::new(agent, presently);
+        for live in &running {
+            member.lanes.take(live.adapter.as_ref());
+        }
+        member.running = running
             .into_iter()
             .map(|live| {
                 let running = Running {
                     task: live.task,
+                    adapter: live.adapter,
                     subject: live.subject,
                     lease_until: until,
                 };
                 (live.attempt, running)
             })
             .collect();
-        let member = Member::new(agent, presently);
-        self.members.insert(Member { running, ..member });
+        self.members.insert(member);
     }
 
     /// Follows what is stored of an agent. One that is not known yet is not connected.
@@ -98,8 +103,11 @@ impl Board {
                     old.cut.cancel();
                 }
                 let lost = member.running.extract_if(.., |attempt, _| !claimed.contains(attempt));
-                forgotten.extend(lost);
-                member.usable = usable(&agent);
+                for (attempt, running) in lost {
+                    member.lanes.release(running.adapter.as_ref());
+                    forgotten.insert(attempt, running);
+                }
+                member.lanes.describe(&agent);
                 let cordoned = member.agent.cordoned;
                 let draining = match member.stored_draining {
                     (boot, draining) if boot == agent.boot => draining,
@@ -269,7 +277,7 @@ impl Board {
         match self.members.get(id) {
             None => Presence {
                 state: v1::AgentState::Disconnected,
-                busy: 0,
+                busy: BTreeMap::new(),
             },
             Some(member) => Presence {
                 state: match (&member.presently, member.agent.draining) {
@@ -277,7 +285,11 @@ impl Board {
                     (Presently::Connected(_), true) => v1::AgentState::Draining,
                     (Presently::Away { .. } | Presently::Lost { .. }, _) => v1::AgentState::Disconnected,
                 },
-                busy: member.busy(),
+                busy: member
+                    .lanes
+                    .iter()
+                    .map(|(lane, counted)| (lane, counted.busy))
+                    .collect(),
             },
         }
     }
@@ -290,20 +302,13 @@ impl Board {
 impl Member {
     fn new(agent: Agent, presently: Presently) -> Self {
         Self {
-            usable: usable(&agent),
+            lanes: Lanes::of(&agent),
             project: None,
             stored_draining: (agent.boot, agent.draining),
             agent,
             presently,
             running: BTreeMap::new(),
-            pending: 0,
-            placed: 0,
             shut_out: false,
         }
     }
-}
-
-fn usable(agent: &Agent) -> BTreeSet<AdapterName> {
-    let usable = agent.adapters.iter().filter(|adapter| adapter.unavailable.is_none());
-    usable.map(|adapter| adapter.name.clone()).collect()
 }

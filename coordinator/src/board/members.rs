@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use kage_core::id::AgentId;
-use kage_core::placement::{Placement, Roster, Waiting, place};
+use kage_core::placement::{AgentView, Placement, Roster, Seat, Waiting, place};
 use kage_core::time::Timestamp;
 
 use super::Member;
@@ -30,7 +30,7 @@ impl Members {
 
     /// Adds an agent, or replaces its entry.
     pub(super) fn insert(&mut self, member: Member) {
-        self.roster.list(&member.view());
+        self.roster.list(member.agent.id, member.views());
         self.by_id.insert(member.agent.id, member);
     }
 
@@ -39,7 +39,7 @@ impl Members {
     pub(super) fn change<T>(&mut self, agent: AgentId, change: impl FnOnce(&mut Member) -> T) -> Option<T> {
         let member = self.by_id.get_mut(&agent)?;
         let outcome = change(member);
-        self.roster.note(&member.view());
+        member.views().for_each(|lane| self.roster.note(&lane));
         Some(outcome)
     }
 
@@ -47,7 +47,7 @@ impl Members {
     pub(super) fn redescribe<T>(&mut self, agent: AgentId, change: impl FnOnce(&mut Member) -> T) -> Option<T> {
         let member = self.by_id.get_mut(&agent)?;
         let outcome = change(member);
-        self.roster.list(&member.view());
+        self.roster.list(agent, member.views());
         Some(outcome)
     }
 
@@ -59,19 +59,27 @@ impl Members {
     /// Decides which agent gets which job. The caller carries it out with [`Members::change`].
     pub(super) fn place(&mut self, waiting: &[Waiting<'_>], now: Timestamp) -> Placement {
         let by_id = &self.by_id;
-        place(waiting, &mut self.roster, |id| by_id.get(&id).map(Member::view), now)
+        let view = |seat: Seat| by_id.get(&seat.agent)?.view(seat.lane);
+        place(waiting, &mut self.roster, view, now)
     }
 
     /// The candidates for a job, the ones with most free slots first.
-    pub(super) fn candidates<'m>(&'m self, job: &Waiting<'_>) -> impl Iterator<Item = &'m Member> + use<'m> {
-        self.roster.candidates(job).filter_map(|id| self.by_id.get(&id))
+    pub(super) fn candidates<'m>(
+        &'m self,
+        job: &Waiting<'_>,
+    ) -> impl Iterator<Item = (&'m Member, AgentView<'m>)> + use<'m> {
+        self.roster.candidates(job).filter_map(|seat| {
+            let member = self.by_id.get(&seat.agent)?;
+            Some((member, member.view(seat.lane)?))
+        })
     }
 
     /// True when the roster equals a newly built one.
     #[cfg(test)]
     pub(super) fn roster_is_current(&self) -> bool {
         let mut anew = Roster::default();
-        self.iter().for_each(|member| anew.list(&member.view()));
+        self.iter()
+            .for_each(|member| anew.list(member.agent.id, member.views()));
         anew == self.roster
     }
 }

@@ -1,6 +1,6 @@
 //! Offers: prepared, sent, answered or withdrawn, until the attempt is stored.
 
-use kage_core::id::{AgentId, AttemptId, OfferId, TaskId};
+use kage_core::id::{AgentId, AttemptId, OfferId};
 use kage_core::job::Affinity;
 use kage_proto::v1;
 use tokio::time::Instant;
@@ -119,13 +119,13 @@ impl Board {
                 Some(_) | None => false,
             };
         if !begins {
-            self.not_started(agent, job.task);
+            self.not_started(agent, job);
             return false;
         }
         self.members.change(agent, |member| {
-            member.pending = member.pending.saturating_sub(1);
             let running = Running {
                 task: job.task,
+                adapter: job.needs().cloned(),
                 subject: job.subject,
                 lease_until,
             };
@@ -135,15 +135,14 @@ impl Board {
     }
 
     /// Releases the slot of an accepted job that could not be started.
-    pub(crate) fn not_started(&mut self, agent: AgentId, task: TaskId) {
-        self.members
-            .change(agent, |member| member.pending = member.pending.saturating_sub(1));
-        self.let_go(task);
+    pub(crate) fn not_started(&mut self, agent: AgentId, job: &QueuedJob) {
+        self.members.change(agent, |member| member.lanes.release(job.needs()));
+        self.let_go(job.task);
     }
 
     fn release(&mut self, id: OfferId) -> Option<QueuedJob> {
         let offer = self.offers.remove(&id)?;
-        self.not_started(offer.agent, offer.job.task);
+        self.not_started(offer.agent, &offer.job);
         Some(offer.job)
     }
 }

@@ -74,10 +74,11 @@ impl Board {
     }
 
     fn pick(&mut self, job: JobId, agent: AgentId) -> Option<Pick> {
+        let place = self.places.get(&job)?;
+        let needs = self.waiting.get(place)?.needs();
         let given = self.members.change(agent, |member| {
             let serial = member.link()?.serial;
-            member.pending += 1;
-            member.placed = member.placed.wrapping_add(1);
+            member.lanes.place(needs);
             Some(serial)
         });
         let serial = given.flatten()?;
@@ -140,11 +141,11 @@ impl Board {
     /// once. Agents that do not say are left out.
     pub(crate) fn machines(&self, spec: &TaskSpec) -> Vec<Digest> {
         let check = asked(spec, None, &spec.policy.requirements);
-        let open = self.members.candidates(&check).filter(|member| {
-            let view = member.view();
-            view.availability == Availability::Open && view.could_do(&check)
-        });
-        let machines: BTreeSet<_> = open.filter_map(|member| member.agent.machine.as_ref()).collect();
+        let open = self
+            .members
+            .candidates(&check)
+            .filter(|(_, view)| view.availability == Availability::Open && view.could_do(&check));
+        let machines: BTreeSet<_> = open.filter_map(|(member, _)| member.agent.machine.as_ref()).collect();
         machines.into_iter().cloned().collect()
     }
 
@@ -154,7 +155,8 @@ impl Board {
         let patience = self.timings.max_detached;
         let counts = |member: &&Member| member.counts(instant, patience);
         let mut able = Vec::new();
-        for agent in self.members.candidates(job).filter(counts).map(Member::view) {
+        let candidates = self.members.candidates(job).filter(|(member, _)| counts(member));
+        for (_, agent) in candidates {
             if !agent.could_do(job) {
                 continue;
             }
@@ -164,7 +166,7 @@ impl Board {
             }
         }
         if able.is_empty() {
-            able.extend(self.members.iter().filter(counts).map(Member::view));
+            able.extend(self.members.iter().filter(counts).flat_map(Member::views));
         }
         able
     }
@@ -195,7 +197,7 @@ fn waiting_view<'a>(job: &'a QueuedJob, held: &HashMap<TaskId, u32>) -> Waiting<
         project: &job.project,
         priority: job.priority,
         held: held.get(&job.task).copied().unwrap_or(0),
-        adapter: job.kind.is_of_adapter().then_some(&job.adapter),
+        adapter: job.needs(),
         requirements: &job.requirements,
         not_before: job.not_before,
         queued_at: job.queued_at,

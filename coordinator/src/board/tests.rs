@@ -8,6 +8,7 @@ use kage_core::task::Labels;
 use super::deadline::Due;
 use super::*;
 
+mod lanes;
 mod random;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
@@ -36,6 +37,7 @@ fn agent(n: u128, slots: u32) -> Agent {
             unavailable: None,
             resumes: Resumes::None,
             access: None,
+            slots: 0,
         }],
         slots,
         pid: 1,
@@ -186,7 +188,7 @@ fn a_newer_connection_replaces_the_older() {
     let (second, _inbox2) = t.join(agent(1, 2), &[]);
     assert!(first.cut.is_cancelled());
     assert_eq!(second.forgotten, vec![attempt]);
-    assert_eq!(t.board.presence(AgentId::from_random(1)).busy, 0);
+    assert_eq!(t.board.presence(AgentId::from_random(1)).busy(Lane::SLOTS), 0);
     assert!(t.board.accept(id, AgentId::from_random(1), first.serial).is_none());
     t.board.leave(AgentId::from_random(1), first.serial, t.start);
     assert_eq!(t.board.connected(), 1);
@@ -205,7 +207,7 @@ fn a_start_on_a_connection_that_is_gone_does_not_count() {
     let (job, offered) = t.board.accept(id, me, joined.serial).unwrap();
     t.board.leave(me, joined.serial, t.start);
     assert!(!t.board.started(me, joined.serial, &job, offered.attempt, t.start));
-    assert_eq!(t.board.presence(me).busy, 0);
+    assert_eq!(t.board.presence(me).busy(Lane::SLOTS), 0);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::attempt::EndReason;
-use kage_core::fleet::Agent;
+use kage_core::fleet::{AdapterInfo, Agent};
 use kage_core::id::{AgentId, AttemptId, BootId, OfferId};
 use kage_core::job::{JobState, JobType};
 use kage_proto::convert::agent::{AttemptKey, Hello, attempt_keys};
@@ -165,7 +165,7 @@ impl Session {
             name: hello.name.clone(),
             boot,
             labels: labels(caller, hello.labels),
-            adapters: hello.adapters,
+            adapters: hello.adapters.into_iter().map(bounded).collect(),
             slots: hello.slots.min(MAX_SLOTS),
             pid: hello.pid,
             version: hello.version,
@@ -409,10 +409,18 @@ fn enter(board: &mut Board, caller: &Principal, agent: Agent, outbox: Outbox, re
 
 /// An accepted job did not become an attempt. It waits again if the store says so: its agent may
 /// have been restarted meanwhile, which is no fault of the job.
+/// An adapter with no more slots of its own than an agent may have.
+fn bounded(adapter: AdapterInfo) -> AdapterInfo {
+    AdapterInfo {
+        slots: adapter.slots.min(MAX_SLOTS),
+        ..adapter
+    }
+}
+
 async fn not_started(coordinator: &Coordinator, agent: AgentId, attempt: AttemptId, job: QueuedJob) {
     {
         let mut board = coordinator.board();
-        board.not_started(agent, job.task);
+        board.not_started(agent, &job);
         board.tell(agent, stop_message(attempt, "the job moved on before it was started"));
     }
     let waits = match coordinator.store.work(job.task, job.job).await {

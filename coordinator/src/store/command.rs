@@ -473,3 +473,10 @@ pub struct QueuedJob {
     /// Where it had best be.
     pub affinity: Affinity,
 }
+
+impl QueuedJob {
+    /// The adapter that it needs; `None`: it needs none.
+    pub(crate) fn needs(&self) -> Option<&AdapterName> {
+        self.kind.is_of_adapter().then_some(&self.adapter)
+    }
+}

@@ -8,8 +8,8 @@ use kage_core::deadline::Term;
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
 use kage_core::id::{
-    AgentId, AttemptId, BootId, Digest, JobId, ProjectId, RepositoryId, RepositoryName, SessionId, SessionName, TaskId,
-    WorktreeId,
+    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, RepositoryId, RepositoryName, SessionId,
+    SessionName, TaskId, WorktreeId,
 };
 use kage_core::job::{Job, JobType, Subject};
 use kage_core::session::Session;
@@ -276,6 +276,8 @@ pub struct LiveAttempt {
     pub job: JobId,
     pub subject: Subject,
     pub task: TaskId,
+    /// The adapter that works; `None`: a command does.
+    pub adapter: Option<AdapterName>,
     pub agent: AgentId,
     pub boot: BootId,
     pub lease_until: Timestamp,
@@ -285,8 +287,9 @@ pub struct LiveAttempt {
 
 impl LiveAttempt {
     /// A live attempt, shown with this.
-    pub(super) const fn of(attempt: &Attempt, note: &AttemptNote) -> Self {
+    pub(super) fn of(attempt: &Attempt, note: &AttemptNote) -> Self {
         Self {
+            adapter: note.adapter.clone(),
             attempt: attempt.id,
             job: attempt.job,
             subject: note.subject(attempt.session),

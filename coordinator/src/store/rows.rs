@@ -182,6 +182,9 @@ pub struct AttemptNote {
     pub job: JobType,
     pub session_name: SessionName,
     pub started_at: Timestamp,
+    /// The adapter that works; `None`: a command does, or it was not recorded yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterName>,
 }
 
 impl AttemptNote {

@@ -3,6 +3,7 @@
 
 use kage_core::fleet::Agent;
 use kage_core::id::AgentId;
+use kage_core::placement::Lane;
 use kage_core::session::{Session, SessionStateKind};
 use kage_proto::convert::session::session as shown;
 use kage_proto::convert::task::TaskDetail;
@@ -51,14 +52,22 @@ pub(crate) fn agent(coordinator: &Coordinator, stored: Agent) -> v1::Agent {
     let presence = board.presence(stored.id);
     let agent = board.agent(stored.id).cloned().unwrap_or(stored);
     drop(board);
+    let adapters = agent.adapters.iter().map(|adapter| {
+        let lane = Lane::of(Some(&adapter.name), &agent.adapters);
+        v1::AdapterInfo {
+            busy: if lane == Lane::SLOTS { 0 } else { presence.busy(lane) },
+            ..adapter.clone().into()
+        }
+    });
+    let adapters = adapters.collect();
     v1::Agent {
         id: agent.id.to_string(),
         name: agent.name,
         state: presence.state.into(),
         slots: agent.slots,
-        busy: presence.busy,
+        busy: presence.busy(Lane::SLOTS),
         labels: agent.labels.into_iter().collect(),
-        adapters: agent.adapters.into_iter().map(Into::into).collect(),
+        adapters,
         pid: agent.pid,
         version: agent.version,
         last_seen_at: Some(stamp(agent.seen_at)),

@@ -236,6 +236,7 @@ pub(crate) fn hello(n: u128, slots: u32) -> Hello {
             unavailable: None,
             resumes: Resumes::None,
             access: None,
+            slots: 0,
         }],
         running: Vec::new(),
         pid: 1,

@@ -36,6 +36,7 @@ async fn a_task_that_nobody_can_run_is_refused_at_once_unless_it_is_to_wait() {
         unavailable: Some("there is no program broken".to_owned()),
         resumes: Resumes::None,
         access: None,
+        slots: 0,
     });
     let agent = FakeAgent::connect(&cluster, hello).await;
     let cases = [

@@ -1,8 +1,8 @@
 //! The agents, listed by what a job may need, so that placing looks at candidates and not at the
 //! whole fleet. It holds numbers and the order; the caller holds the descriptions of the agents.
 //!
-//! An agent is listed under each of its adapters and labels, and once as itself, for jobs without
-//! needs; each time under the project that it is bound to, if any. A job uses the shortest of the
+//! Each lane of an agent is listed under its adapters and the agent's labels, and its slots once as
+//! itself, for jobs without needs; each time under the project that it is bound to, if any. A job uses the shortest of the
 //! lists that it needs. A list is ordered by free slots, so that agents without free slots are
 //! skipped too.
 
@@ -11,7 +11,7 @@ use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{AgentView, Availability, Waiting};
+use super::{AgentView, Availability, Lane, Seat, Waiting};
 use crate::id::{AdapterName, AgentId, ProjectId};
 
 /// What a job may need and an agent has.
@@ -31,7 +31,7 @@ struct Heading {
 }
 
 /// The most free slots first, then by id.
-type Rank = (Reverse<u32>, AgentId);
+type Rank = (Reverse<u32>, Seat);
 
 #[derive(Debug, PartialEq, Eq)]
 struct RosterEntry {
@@ -42,36 +42,45 @@ struct RosterEntry {
 }
 
 impl RosterEntry {
-    const fn rank(&self, agent: AgentId) -> Rank {
-        (Reverse(self.free_slots), agent)
+    const fn rank(&self, seat: Seat) -> Rank {
+        (Reverse(self.free_slots), seat)
     }
 }
 
 /// The index of agents by what jobs may need.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Roster {
-    entries: HashMap<AgentId, RosterEntry>,
+    entries: HashMap<Seat, RosterEntry>,
     lists: HashMap<Arc<Heading>, BTreeSet<Rank>>,
-    /// Number of agents with free slots.
+    /// Number of lanes with free slots.
     roomy: usize,
 }
 
 impl Roster {
-    /// Lists an agent, or lists it again with other adapters, labels or another project.
-    pub fn list(&mut self, view: &AgentView<'_>) {
-        self.strike(view.id);
+    /// Lists all lanes of an agent, or lists them again with other adapters, labels or another project.
+    pub fn list<'v>(&mut self, agent: AgentId, lanes: impl IntoIterator<Item = AgentView<'v>>) {
+        for seat in self.seats(agent).collect::<Vec<_>>() {
+            self.strike(seat);
+        }
+        for view in lanes {
+            self.list_lane(&view);
+        }
+    }
+
+    fn list_lane(&mut self, view: &AgentView<'_>) {
         let adapters = view.adapters.iter().cloned().map(Asset::Adapter);
         let labels = view
             .labels
             .iter()
             .map(|(key, value)| Asset::Label(key.clone(), value.clone()));
-        let assets = std::iter::once(Asset::Itself).chain(adapters).chain(labels);
+        let itself = (view.lane == Lane::SLOTS).then_some(Asset::Itself);
+        let assets = itself.into_iter().chain(adapters).chain(labels);
         let mut entry = RosterEntry {
             headings: Vec::with_capacity(1 + view.adapters.len() + view.labels.len()),
             free_slots: free_slots(view),
             placed: view.placed,
         };
-        let rank = entry.rank(view.id);
+        let rank = entry.rank(view.seat());
         for asset in assets {
             let heading = Arc::new(Heading {
                 project: view.project.cloned(),
@@ -92,12 +101,19 @@ impl Roster {
             entry.headings.push(heading);
         }
         self.roomy += usize::from(entry.free_slots > 0);
-        self.entries.insert(view.id, entry);
+        self.entries.insert(view.seat(), entry);
     }
 
-    /// Records the free slots and placements of a listed agent.
+    /// Records the free slots and placements of a listed lane.
     pub fn note(&mut self, view: &AgentView<'_>) {
-        self.set(view.id, free_slots(view), view.placed);
+        self.set(view.seat(), free_slots(view), view.placed);
+    }
+
+    /// The listed lanes of an agent.
+    pub(super) fn seats(&self, agent: AgentId) -> impl Iterator<Item = Seat> {
+        let lanes = std::iter::successors(Some(Lane::SLOTS), |lane| Some(lane.next()));
+        let seats = lanes.map(move |lane| Seat { agent, lane });
+        seats.take_while(|seat| self.entries.contains_key(seat))
     }
 
     /// True when some agent could take a job now, whatever its needs.
@@ -106,33 +122,33 @@ impl Roster {
         self.roomy > 0
     }
 
-    /// The candidates for a job: every agent that could do it, those with the most free slots
+    /// The candidates for a job: every lane that could do it, those with the most free slots
     /// first, and some that lack another need of the job.
-    pub fn candidates<'r>(&'r self, job: &Waiting<'_>) -> impl Iterator<Item = AgentId> + use<'r> {
-        self.ranked(job).map(|(_, agent)| agent)
+    pub fn candidates<'r>(&'r self, job: &Waiting<'_>) -> impl Iterator<Item = Seat> + use<'r> {
+        self.ranked(job).map(|(_, seat)| seat)
     }
 
     /// The candidates that have free slots.
-    pub(super) fn with_room<'r>(&'r self, job: &Waiting<'_>) -> impl Iterator<Item = AgentId> + use<'r> {
+    pub(super) fn with_room<'r>(&'r self, job: &Waiting<'_>) -> impl Iterator<Item = Seat> + use<'r> {
         self.ranked(job)
             .take_while(|(Reverse(free_slots), _)| *free_slots > 0)
-            .map(|(_, agent)| agent)
+            .map(|(_, seat)| seat)
     }
 
-    pub(super) fn is_full(&self, agent: AgentId) -> bool {
-        self.entries.get(&agent).is_none_or(|entry| entry.free_slots == 0)
+    pub(super) fn is_full(&self, seat: Seat) -> bool {
+        self.entries.get(&seat).is_none_or(|entry| entry.free_slots == 0)
     }
 
-    /// Jobs that an agent was given so far.
-    pub(super) fn placed(&self, agent: AgentId) -> u64 {
-        self.entries.get(&agent).map_or(0, |entry| entry.placed)
+    /// Jobs that a lane was given so far.
+    pub(super) fn placed(&self, seat: Seat) -> u64 {
+        self.entries.get(&seat).map_or(0, |entry| entry.placed)
     }
 
-    /// Places one more job on an agent with a free slot.
-    pub(super) fn give(&mut self, agent: AgentId) {
-        if let Some(entry) = self.entries.get(&agent) {
+    /// Places one more job on a lane with a free slot.
+    pub(super) fn give(&mut self, seat: Seat) {
+        if let Some(entry) = self.entries.get(&seat) {
             let (free_slots, placed) = (entry.free_slots, entry.placed);
-            self.set(agent, free_slots.saturating_sub(1), placed.wrapping_add(1));
+            self.set(seat, free_slots.saturating_sub(1), placed.wrapping_add(1));
         }
     }
 
@@ -163,34 +179,34 @@ impl Roster {
         })
     }
 
-    fn set(&mut self, agent: AgentId, free_slots: u32, placed: u64) {
-        let Some(entry) = self.entries.get_mut(&agent) else {
+    fn set(&mut self, seat: Seat, free_slots: u32, placed: u64) {
+        let Some(entry) = self.entries.get_mut(&seat) else {
             return;
         };
         entry.placed = placed;
         if entry.free_slots == free_slots {
             return;
         }
-        let old = entry.rank(agent);
+        let old = entry.rank(seat);
         self.roomy -= usize::from(entry.free_slots > 0);
         self.roomy += usize::from(free_slots > 0);
         entry.free_slots = free_slots;
         for heading in &entry.headings {
             if let Some(list) = self.lists.get_mut(heading) {
                 list.remove(&old);
-                list.insert(entry.rank(agent));
+                list.insert(entry.rank(seat));
             }
         }
     }
 
-    fn strike(&mut self, agent: AgentId) {
-        let Some(entry) = self.entries.remove(&agent) else {
+    fn strike(&mut self, seat: Seat) {
+        let Some(entry) = self.entries.remove(&seat) else {
             return;
         };
         self.roomy -= usize::from(entry.free_slots > 0);
         for heading in &entry.headings {
             if let Some(list) = self.lists.get_mut(heading) {
-                list.remove(&entry.rank(agent));
+                list.remove(&entry.rank(seat));
                 if list.is_empty() {
                     self.lists.remove(heading);
                 }

@@ -22,6 +22,7 @@ struct Needs {
     linux: Labels,
     both: BTreeSet<AdapterName>,
     claude: BTreeSet<AdapterName>,
+    only_codex: BTreeSet<AdapterName>,
     no_adapter: BTreeSet<AdapterName>,
 }
 
@@ -35,6 +36,7 @@ impl Needs {
             linux: Labels::from([("os".to_owned(), "linux".to_owned())]),
             both: [name("codex"), name("claude-code")].into(),
             claude: [name("claude-api"), name("claude-code")].into(),
+            only_codex: [name("codex")].into(),
             no_adapter: BTreeSet::new(),
         }
     }
@@ -59,6 +61,7 @@ impl Needs {
     fn agent<'a>(&'a self, n: u128, name: &'a str, free_slots: u32) -> AgentView<'a> {
         AgentView {
             id: agent_id(n),
+            lane: Lane::SLOTS,
             name,
             free_slots,
             placed: 0,
@@ -73,13 +76,21 @@ impl Needs {
 
 /// Places on a roster that is made for the call.
 fn place_on<'a>(waiting: &[Waiting<'a>], agents: &[AgentView<'a>]) -> Placement {
-    let mut roster = Roster::default();
-    agents.iter().for_each(|agent| roster.list(agent));
-    place(waiting, &mut roster, |id| find(agents, id), NOW)
+    let mut roster = roster_of(agents);
+    place(waiting, &mut roster, |seat| find(agents, seat), NOW)
 }
 
-fn find<'a>(agents: &[AgentView<'a>], id: AgentId) -> Option<AgentView<'a>> {
-    agents.iter().copied().find(|agent| agent.id == id)
+/// The roster of agents whose lanes stand beside each other.
+fn roster_of(agents: &[AgentView<'_>]) -> Roster {
+    let mut roster = Roster::default();
+    for lanes in agents.chunk_by(|one, other| one.id == other.id) {
+        roster.list(lanes[0].id, lanes.iter().copied());
+    }
+    roster
+}
+
+fn find<'a>(agents: &[AgentView<'a>], seat: Seat) -> Option<AgentView<'a>> {
+    agents.iter().copied().find(|agent| agent.seat() == seat)
 }
 
 /// The numbers of jobs and agents, in the order of the offers.
@@ -247,6 +258,7 @@ fn waiting_is_explained_honestly() {
         unavailable: Some("there is no program codex".to_owned()),
         resumes: crate::checkpoint::Resumes::None,
         access: None,
+        slots: 0,
     }];
     let carries = |labels, agent| AgentView { labels, ..agent };
     let gpu = Labels::from([("gpu".to_owned(), "true".to_owned())]);
@@ -470,9 +482,9 @@ fn candidates_are_the_shortest_list_with_the_roomiest_first() {
             ..able(6, 2)
         },
     ] {
-        roster.list(&agent);
+        roster.list(agent.id, [agent]);
     }
-    let of = |job: Waiting<'_>| roster.candidates(&job).collect::<Vec<_>>();
+    let of = |job: Waiting<'_>| roster.candidates(&job).map(|seat| seat.agent).collect::<Vec<_>>();
     let ids = |numbers: &[u128]| numbers.iter().copied().map(agent_id).collect::<Vec<_>>();
     let codex = Waiting {
         adapter: Some(&needs.codex),

@@ -56,6 +56,8 @@ impl From<AdapterInfo> for v1::AdapterInfo {
             unavailable: adapter.unavailable.unwrap_or_default(),
             resumes: v1::Resumes::from(adapter.resumes).into(),
             access: adapter.access.map(Into::into),
+            slots: adapter.slots,
+            busy: 0,
         }
     }
 }
@@ -70,6 +72,7 @@ impl TryFrom<v1::AdapterInfo> for AdapterInfo {
             unavailable: non_empty(adapter.unavailable),
             resumes: resumes(adapter.resumes),
             access: adapter.access.and_then(access),
+            slots: adapter.slots,
         })
     }
 }
@@ -527,6 +530,7 @@ mod tests {
                     renewable: true,
                     exclusive: false,
                 })),
+                slots: 0,
             }],
             running: vec![AttemptKey {
                 attempt: AttemptId::from_random(3),

@@ -109,6 +109,7 @@ impl Adapter for BenchAdapter {
             unavailable: None,
             resumes: self.resumes(),
             access: None,
+            slots: 0,
         }
     }
 

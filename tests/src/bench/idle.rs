@@ -307,6 +307,7 @@ impl Idle {
                 unavailable: None,
                 resumes: Resumes::None,
                 access: None,
+                slots: 0,
             }],
             running: Vec::new(),
             pid: std::process::id(),

@@ -35,6 +35,8 @@ pub(super) async fn run(
         timeout: Some(timeout),
         grace: Duration::from_secs(2),
     };
+    let waiting = toolbox.turns.next(&control.stop, || reporter.alive());
+    let _turn = waiting.await.ok_or_else(|| Refused::new("[stopped]"))?;
     // The reader below always reads, so this is full only for moments.
     let (sender, mut chunks) = mpsc::channel::<Chunk>(4);
     let gather = async {

@@ -23,7 +23,14 @@ impl Place {
         fs::create_dir_all(folder.path().join("tree").join(start)).unwrap();
         let start: Option<Folder> = start.parse().ok();
         let env = Environment::from_iter([("PATH", "/usr/local/bin:/usr/bin:/bin")]);
-        let tools = Toolbox::open(&folder.path().join("tree"), start.as_ref(), env, Runner::default()).unwrap();
+        let tools = Toolbox::open(
+            &folder.path().join("tree"),
+            start.as_ref(),
+            env,
+            Runner::default(),
+            Turns::new(1),
+        )
+        .unwrap();
         Self { folder, tools }
     }
 

@@ -32,6 +32,7 @@ impl Adapter for Still {
             unavailable: None,
             resumes: self.resumes(),
             access: None,
+            slots: 0,
         }
     }
 

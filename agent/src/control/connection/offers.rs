@@ -65,13 +65,14 @@ impl Connection {
         let key = AttemptKey::try_from(key).map_err(|error| format!("the key cannot be read: {error}"))?;
         let work = offer.work.ok_or("the offer has no work")?;
         let work = Work::try_from(work).map_err(|error| format!("the work cannot be read: {error}"))?;
-        let mut places = Vec::new();
+        let (mut places, mut slots) = (Vec::new(), &self.slots);
         if let WorkKind::Session(session) = &work.kind {
             let adapter = self.parts.resources.adapters.get(&session.adapter);
             let adapter = adapter.ok_or_else(|| format!("the agent has no adapter {}", session.adapter))?;
             places.extend(adapter.reserve()?);
+            slots = self.own_slots.get(&session.adapter).unwrap_or(slots);
         }
-        let slot = Arc::clone(&self.slots)
+        let slot = Arc::clone(slots)
             .try_acquire_owned()
             .map_err(|_| "every slot is taken".to_owned())?;
         places.push(slot);

@@ -79,6 +79,7 @@ impl Driver {
                     job: JobId::from_random(n),
                     subject: Subject::Session(SessionId::from_random(n)),
                     task: TaskId::from_random(n),
+                    adapter: (n % 2 == 0).then(|| "shell".parse().unwrap()),
                     agent: id(n),
                     boot: BootId::from_random(n),
                     lease_until: NOW,
@@ -152,7 +153,7 @@ impl Driver {
             }
             Step::GiveUp(at) => {
                 if let Some((agent, _, job, _)) = take(&mut self.accepted, at) {
-                    board.not_started(agent, job.task);
+                    board.not_started(agent, &job);
                 }
             }
             Step::End(at) => {

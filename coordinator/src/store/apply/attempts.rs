@@ -70,6 +70,7 @@ impl Command for StartAttempt {
             job: row.job.type_of(),
             session_name: session.name.clone(),
             started_at: self.now,
+            adapter: row.job.kind.is_of_adapter().then(|| session.adapter.clone()),
         };
         rows.insert_attempt(&attempt, &note)?;
         rows.save_job(&row)?;

@@ -123,6 +123,7 @@ pub(super) fn agent(n: u128, boot: u128) -> Agent {
             unavailable: None,
             resumes: Resumes::Position,
             access: None,
+            slots: 0,
         }],
         slots: 4,
         pid: 100,

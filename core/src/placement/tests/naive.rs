@@ -109,6 +109,8 @@ fn drawn_job() -> impl Strategy<Value = DrawnJob> {
 #[derive(Debug, Clone)]
 struct DrawnAgent {
     slots: u32,
+    /// The slots that codex has of its own, and how many jobs it was given in them.
+    own: Option<(u32, u64)>,
     placed: u64,
     codex: bool,
     linux: bool,
@@ -117,9 +119,11 @@ struct DrawnAgent {
 }
 
 fn drawn_agent() -> impl Strategy<Value = DrawnAgent> {
-    (0..5_u32, 0..20_u64, any::<[bool; 3]>(), any::<Option<bool>>()).prop_map(
-        |(slots, placed, [codex, linux, open], bound)| DrawnAgent {
+    let own = prop::option::of((0..4_u32, 0..20_u64));
+    (0..5_u32, own, 0..20_u64, any::<[bool; 3]>(), any::<Option<bool>>()).prop_map(
+        |(slots, own, placed, [codex, linux, open], bound)| DrawnAgent {
             slots,
+            own,
             placed,
             codex,
             linux,
@@ -161,9 +165,11 @@ impl World {
         }
     }
 
-    fn agent<'a>(&'a self, n: u128, drawn: &DrawnAgent) -> AgentView<'a> {
-        AgentView {
-            adapters: if drawn.codex {
+    /// The lanes of an agent.
+    fn agent<'a>(&'a self, n: u128, drawn: &DrawnAgent) -> Vec<AgentView<'a>> {
+        let own = drawn.own.filter(|_| drawn.codex);
+        let slots = AgentView {
+            adapters: if drawn.codex && own.is_none() {
                 &self.needs.both
             } else {
                 &self.needs.claude
@@ -177,7 +183,15 @@ impl World {
             },
             placed: drawn.placed,
             ..self.needs.agent(n, "x", drawn.slots)
-        }
+        };
+        let own = own.map(|(free_slots, placed)| AgentView {
+            lane: Lane::SLOTS.next(),
+            adapters: &self.needs.only_codex,
+            free_slots,
+            placed,
+            ..slots
+        });
+        [slots].into_iter().chain(own).collect()
     }
 
     const fn project(&self, elsewhere: bool) -> &ProjectId {
@@ -205,40 +219,40 @@ proptest! {
         let mut waiting: Vec<_> = jobs.iter().zip(1..).map(|(job, n)| world.job(n, job)).collect();
         waiting.sort_by_key(|job| job.queued_at);
         let views = |fleet: &[DrawnAgent]| -> Vec<_> {
-            fleet.iter().zip(0..).map(|(agent, n)| world.agent(n, agent)).collect()
+            fleet.iter().zip(0..).flat_map(|(agent, n)| world.agent(n, agent)).collect()
         };
-        let listed = |agents: &[AgentView<'_>]| {
-            let mut roster = Roster::default();
-            agents.iter().for_each(|agent| roster.list(agent));
-            roster
-        };
-        let mut roster = listed(&views(&fleet));
+        let mut roster = roster_of(&views(&fleet));
         let inside = |(place, _, _): &Change| *place < fleet.len();
         let changes: Vec<Change> = changes.into_iter().filter(inside).collect();
         for (place, anew, drawn) in changes {
             let (n, agent) = (place as u128, &mut fleet[place]);
             if anew {
                 *agent = drawn;
-                roster.list(&world.agent(n, agent));
+                roster.list(agent_id(n), world.agent(n, agent));
             } else {
                 (agent.slots, agent.placed, agent.open) = (drawn.slots, drawn.placed, drawn.open);
-                roster.note(&world.agent(n, agent));
+                if let (Some(own), Some(drawn)) = (&mut agent.own, drawn.own) {
+                    *own = drawn;
+                }
+                world.agent(n, agent).iter().for_each(|lane| roster.note(lane));
             }
         }
         let mut agents = views(&fleet);
-        prop_assert_eq!(&roster, &listed(&agents));
+        prop_assert_eq!(&roster, &roster_of(&agents));
 
-        let placement = place(&waiting, &mut roster, |id| find(&agents, id), NOW);
+        let placement = place(&waiting, &mut roster, |seat| find(&agents, seat), NOW);
         prop_assert_eq!(&placement.assignments, &naive(&waiting, &agents));
         let later = waiting.iter().any(|job| job.not_before > NOW);
         prop_assert_eq!(placement.next_wakeup.is_some(), later);
 
-        for (_, given) in &placement.assignments {
-            let agent = agents.iter_mut().find(|agent| agent.id == *given).unwrap();
+        for (job, given) in &placement.assignments {
+            let job = waiting.iter().find(|waiting| waiting.job == *job).unwrap();
+            let lane = |agent: &&mut AgentView<'_>| agent.id == *given && agent.could_do(job);
+            let agent = agents.iter_mut().find(lane).unwrap();
             agent.free_slots -= 1;
             agent.placed += 1;
         }
-        prop_assert_eq!(&roster, &listed(&agents));
+        prop_assert_eq!(&roster, &roster_of(&agents));
     }
 
     /// A spare job takes only capacity that no other job would have got.
@@ -288,12 +302,11 @@ proptest! {
         let job = world.job(1, &job);
         let mut roster = Roster::default();
         for (agent, n) in fleet.iter().zip(0..) {
-            roster.list(&world.agent(n, agent));
+            roster.list(agent_id(n), world.agent(n, agent));
         }
         let candidates: Vec<_> = roster.candidates(&job).collect();
-        for (agent, n) in fleet.iter().zip(0..) {
-            let view = world.agent(n, agent);
-            let found = candidates.iter().filter(|id| **id == view.id).count();
+        for view in fleet.iter().zip(0..).flat_map(|(agent, n)| world.agent(n, agent)) {
+            let found = candidates.iter().filter(|seat| **seat == view.seat()).count();
             prop_assert!(found <= 1 && (found == 1 || !view.could_do(&job)), "{view:?}");
         }
     }
