@@ -13,13 +13,14 @@ pub mod api;
 mod sections;
 pub mod cli;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::join_all;
 use kage_core::failure_table::{FailureTable, InvalidRules};
-use kage_core::id::AdapterName;
+use kage_core::id::{AdapterName, Digest};
 use kage_core::price::PriceTable;
 use kage_core::time::{LocalTime, Timestamp};
 use kage_git::executable::{Executable, search_folders};
@@ -55,6 +56,8 @@ pub struct AdapterConfig {
     pub prices: PriceTable,
     /// How calls of APIs are repeated.
     pub calls: CallRules,
+    /// The logins of this machine, which have one owner each; `None`: its own ones.
+    pub logins: Option<Logins>,
 }
 
 impl AdapterConfig {
@@ -70,6 +73,7 @@ impl AdapterConfig {
             settings: AdapterSettings::default(),
             prices: PriceTable::builtin().clone(),
             calls: CallRules::default(),
+            logins: None,
         }
     }
 
@@ -163,11 +167,60 @@ fn local_time() -> LocalTime {
 }
 
 /// The logins of this machine, none of which is known yet.
-pub(crate) fn logins() -> Result<Logins, LoadError> {
+///
+/// # Errors
+/// When no HTTP client can be made.
+pub fn logins() -> Result<Logins, LoadError> {
     Ok(Logins::new(LoginParts {
         client: api::client().map_err(LoadError::Http)?,
         clock: Arc::new(|| local_time().now),
     }))
+}
+
+/// The names of the variables that adapters are given from the agent's environment. Blocks.
+///
+/// # Errors
+/// When a manifest cannot be read or is wrong.
+pub fn variables(config: &AdapterConfig) -> Result<BTreeSet<String>, LoadError> {
+    let of_apis = PROVIDERS.iter().flat_map(api::Provider::variables).map(str::to_owned);
+    let mut names: BTreeSet<String> = of_apis.collect();
+    for manifest in manifests(config)? {
+        let env = manifest.env;
+        names.extend([env.inherit, env.secret, env.require].concat());
+    }
+    Ok(names)
+}
+
+/// A digest of everything that decides which adapters there are and whether they can be used: they come
+/// out the same as long as it is the same. Blocks.
+///
+/// # Errors
+/// When a manifest cannot be read or is wrong.
+pub(crate) fn fingerprint(config: &AdapterConfig) -> Result<Digest, LoadError> {
+    let mut text = format!("{:?}\n{:?}\n{:?}\n", config.settings, config.failures, config.prices);
+    for name in variables(config)?.iter().map(String::as_str).chain(["PATH"]) {
+        text += &format!("{name}={:?}\n", config.agent.get(name));
+    }
+    for provider in PROVIDERS {
+        let key = config.settings.of(provider.name).key_file.map(std::fs::read);
+        text += &format!("{:?}\n", key.and_then(Result::ok));
+    }
+    for manifest in manifests(config)? {
+        text += &format!("{manifest:?}\n{:?}\n", config.program(&manifest.program()));
+    }
+    Ok(Digest::of(text.as_bytes()))
+}
+
+/// The manifests that come with the program, and the user's.
+fn manifests(config: &AdapterConfig) -> Result<Vec<Manifest>, LoadError> {
+    let mut manifests = Vec::new();
+    for (name, text) in BUILTIN {
+        manifests.push(Manifest::parse(text, name.as_ref()).map_err(LoadError::Manifest)?);
+    }
+    for dir in &config.manifest_dirs {
+        manifests.extend(manifest::read_folder(dir).map_err(LoadError::Manifest)?);
+    }
+    Ok(manifests)
 }
 
 /// Makes every adapter. Programs are asked for their versions, all at the same time.
@@ -176,20 +229,14 @@ pub(crate) fn logins() -> Result<Logins, LoadError> {
 /// When a manifest is wrong or names clash. A program that is missing is no error.
 pub async fn load(mut config: AdapterConfig) -> Result<Registry, LoadError> {
     config.clean_path();
-    let mut manifests = Vec::new();
-    for (name, text) in BUILTIN {
-        manifests.push(Manifest::parse(text, name.as_ref()).map_err(LoadError::Manifest)?);
-    }
-    for dir in &config.manifest_dirs {
-        manifests.extend(manifest::read_folder(dir).map_err(LoadError::Manifest)?);
-    }
+    let manifests = manifests(&config)?;
 
     let mut registry = Registry::new();
     for provider in PROVIDERS {
         let api = ApiAdapter::new(provider, &config)?;
         registry.insert(api.info().name, Arc::new(api));
     }
-    let logins = logins()?;
+    let logins = config.logins.clone().map_or_else(logins, Ok)?;
     let sources: Vec<String> = manifests.iter().map(|m| m.source.display().to_string()).collect();
     let adapters = join_all(
         manifests

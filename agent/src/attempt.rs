@@ -10,14 +10,13 @@ use kage_core::cause::chain;
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
-use kage_core::fleet::AdapterInfo;
 use kage_core::folder::Folder;
 use kage_core::id::AttemptId;
 use kage_core::task::{RepositoryRef, ResultRules};
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
-use crate::adapters::port::{Admission, Registry};
+use crate::adapters::port::Admission;
 use crate::adapters::steps::CheckpointRequest;
 use crate::config::Limits;
 use crate::delivery::live::{Live, Stop, StopReason};
@@ -25,6 +24,7 @@ use crate::delivery::mask::Masker;
 use crate::delivery::outbox::{Outbox, OutboxClosed};
 use crate::delivery::output;
 use crate::delivery::recorder::Recording;
+use crate::equipment::{Equipment, Equipments};
 use crate::ground::contexts::Contexts;
 use crate::ground::disk::Worktrees;
 use crate::ground::folders::remove_folder_now;
@@ -33,8 +33,7 @@ use crate::ground::port::{Ground, GroundAttempt, Warnings, Workspace};
 use crate::ground::work_folder::{self, NoFolder};
 use crate::identity::state::Paths;
 use crate::ports::{Blocking, Clock};
-use crate::process::programs::Programs;
-use crate::process::{AgentEnvironment, Places, Runner, TaskVariables, Turns};
+use crate::process::{Places, Runner, TaskVariables, Turns};
 
 mod transcript;
 mod checkpoints;
@@ -50,10 +49,9 @@ mod verify;
 /// Shared by all attempts of an agent.
 pub(crate) struct Resources {
     pub(crate) name: String,
-    pub(crate) adapters: Registry,
     pub(crate) runner: Runner,
-    pub(crate) programs: Programs,
-    pub(crate) environment: AgentEnvironment,
+    /// What attempts work with.
+    pub(crate) equipments: Arc<Equipments>,
     /// Of programs of sessions that take no slot of the agent.
     pub(crate) turns: Turns,
     pub(crate) clock: Clock,
@@ -88,6 +86,8 @@ struct Attempt {
     stop: Stop,
     frozen: watch::Receiver<bool>,
     recording: Recording,
+    /// What it works with.
+    equipment: Arc<Equipment>,
     /// What its programs get because the task asks for it.
     variables: TaskVariables,
     /// What lets a session's program in at its provider.
@@ -116,11 +116,6 @@ impl From<Failure> for AttemptEnded {
 }
 
 impl Resources {
-    /// The adapters as they are now.
-    pub(crate) fn adapter_infos(&self) -> Vec<AdapterInfo> {
-        self.adapters.values().map(|adapter| adapter.info()).collect()
-    }
-
     fn recording(&self, attempt: AttemptId) -> Recording {
         Recording {
             attempt,
@@ -133,13 +128,22 @@ impl Resources {
         }
     }
 
+    /// What the attempts of this work's task work with.
+    async fn equipment(&self, work: &Work) -> Result<Arc<Equipment>, Failure> {
+        let found = self
+            .equipments
+            .of_task(work.environment.handed.as_ref(), work.task)
+            .await;
+        found.map_err(|problem| local_failure(FailureKind::CorruptedState, problem))
+    }
+
     /// The variables that the task of this work asks for.
-    async fn variables(&self, work: &Work) -> Result<TaskVariables, Failure> {
+    async fn variables(&self, work: &Work, equipment: &Equipment) -> Result<TaskVariables, Failure> {
         let (environment, task) = (work.environment.clone(), work.task);
         if environment.is_empty() {
             return Ok(TaskVariables::default());
         }
-        let (agent, handed) = (self.environment.clone(), self.paths.handed());
+        let (agent, handed) = (equipment.environment.clone(), self.paths.handed());
         let looking = self
             .blocking
             .run(move || surroundings::variables(&environment, task, &agent, &handed));
@@ -148,19 +152,6 @@ impl Resources {
             let text = format!("cannot read the values of the task's variables: {error}");
             local_failure(FailureKind::CorruptedState, text)
         })
-    }
-
-    /// What lets the session of this work in at its provider.
-    async fn admitted(&self, work: &Work, stop: &Stop) -> Result<Admission, Failure> {
-        let WorkKind::Session(session) = &work.kind else {
-            return Ok(Admission::default());
-        };
-        // A missing adapter is told when the session begins.
-        let Some(adapter) = self.adapters.get(&session.adapter) else {
-            return Ok(Admission::default());
-        };
-        let admitting = stop.token().run_until_cancelled(adapter.admit(session.timeout));
-        admitting.await.unwrap_or_else(|| Err(stopped(stop)))
     }
 
     /// Ends an attempt whose own task panicked.
@@ -182,20 +173,27 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
     if resources.outbox.open_attempt(grant.key).await.is_err() {
         return;
     }
+    let (equipment, unequipped) = match resources.equipment(&grant.work).await {
+        Ok(equipment) => (equipment, None),
+        Err(failure) => (resources.equipments.start(), Some(failure)),
+    };
     let found = async {
-        let variables = resources.variables(&grant.work).await?;
-        Ok::<_, Failure>((variables, resources.admitted(&grant.work, &grant.stop).await?))
+        if let Some(failure) = unequipped {
+            return Err(failure);
+        }
+        let variables = resources.variables(&grant.work, &equipment).await?;
+        Ok((variables, admitted(&equipment, &grant.work, &grant.stop).await?))
     };
     let (variables, admission, refused) = match found.await {
         Ok((variables, admission)) => (variables, admission, None),
         Err(failure) => (TaskVariables::default(), Admission::default(), Some(failure)),
     };
     let mut recording = resources.recording(id);
-    recording.masker = recording
-        .masker
-        .and(&[variables.secrets(), admission.secrets()].concat());
+    let secrets = [equipment.secrets(), variables.secrets(), admission.secrets()].concat();
+    recording.masker = recording.masker.and(&secrets);
     let attempt = Attempt {
         recording,
+        equipment,
         variables,
         admission,
         presence,
@@ -222,6 +220,19 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
         tracing::debug!("the end is not reported");
     }
     attempt.clean(workspace).await;
+}
+
+/// What lets the session of this work in at its provider.
+async fn admitted(equipment: &Equipment, work: &Work, stop: &Stop) -> Result<Admission, Failure> {
+    let WorkKind::Session(session) = &work.kind else {
+        return Ok(Admission::default());
+    };
+    // A missing adapter is told when the session begins.
+    let Some(adapter) = equipment.adapters.get(&session.adapter) else {
+        return Ok(Admission::default());
+    };
+    let admitting = stop.token().run_until_cancelled(adapter.admit(session.timeout));
+    admitting.await.unwrap_or_else(|| Err(stopped(stop)))
 }
 
 /// The failure that reports an ordered stop.
@@ -319,7 +330,7 @@ impl Attempt {
         let files = self.work.environment.home.clone();
         if !files.is_empty() {
             let (from, to) = (
-                self.resources.environment.get("HOME").map(PathBuf::from),
+                self.equipment.environment.get("HOME").map(PathBuf::from),
                 places.home.clone(),
             );
             let copying = self.resources.blocking.run(move || {
@@ -374,7 +385,7 @@ impl Attempt {
         }
         let scratch = match &self.work.kind {
             WorkKind::Session(work) => {
-                let adapter = self.resources.adapters.get(&work.adapter);
+                let adapter = self.equipment.adapters.get(&work.adapter);
                 adapter.is_some_and(|adapter| adapter.uses_scratch())
             }
             WorkKind::Verify(_) => true,

@@ -12,6 +12,8 @@ mod backoff;
 pub mod process;
 pub mod logins;
 pub mod adapters;
+mod equipment;
+pub mod shell_socket;
 pub mod identity;
 pub mod delivery;
 pub mod ground;
@@ -23,5 +25,6 @@ pub mod decoders;
 
 pub use adapters::port::Registry;
 pub use config::{Config, Limits};
+pub use equipment::MakeAdapterConfig;
 pub use ports::Blocking;
 pub use start::{Ports, RunError, run};

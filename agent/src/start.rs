@@ -22,6 +22,7 @@ use crate::delivery::live::Live;
 use crate::delivery::mask::Masker;
 use crate::delivery::outbox::{self, Opened, OutboxError, OutboxWriter};
 use crate::delivery::sender::{self, Backlog, Delivery};
+use crate::equipment::{Equipment, Equipments, MakeAdapterConfig, ProgramRecord};
 use crate::ground::blobs::Blobs;
 use crate::ground::contexts::Contexts;
 use crate::ground::disk::{Checkouts, Disk, Worktrees};
@@ -53,6 +54,8 @@ pub struct Ports {
     pub dial: Dial,
     /// How it waits for its disk.
     pub blocking: Blocking,
+    /// Makes adapters anew, where commands of this machine hand over the environment of their shell.
+    pub make_adapters: Option<MakeAdapterConfig>,
     /// Replaces the mirrors and worktrees in the state folder.
     pub ground: Option<Arc<dyn Ground>>,
     /// Cancelled when running attempts are to be handed back at once (a second signal).
@@ -75,6 +78,7 @@ impl Ports {
             random: Arc::new(rand::random::<u128>),
             dial: Dial::default(),
             blocking: Blocking::default(),
+            make_adapters: None,
             ground: None,
             hand_back: CancellationToken::new(),
         }
@@ -276,10 +280,22 @@ impl Stored {
         });
         let resources = Arc::new(Resources {
             name: config.name.clone(),
-            adapters: ports.adapters.clone(),
             runner: ports.runner.clone(),
-            programs,
-            environment: ports.environment.clone(),
+            equipments: Arc::new(Equipments::new(
+                Equipment {
+                    environment: ports.environment.clone(),
+                    adapters: ports.adapters.clone(),
+                    programs,
+                    fingerprint: None,
+                },
+                ports.make_adapters.clone(),
+                paths.shells(),
+                ProgramRecord {
+                    record: paths.programs(),
+                    kept_out: vec![config.state_dir.clone()],
+                },
+                ports.blocking.clone(),
+            )),
             turns: Turns::new(config.slots),
             clock: Arc::clone(&ports.clock),
             blocking: ports.blocking.clone(),
@@ -329,8 +345,11 @@ impl Delivering {
 
     /// What the machine brings to a check of a base.
     async fn machine(&self) -> Option<Digest> {
-        let (environment, programs) = (self.ports.environment.clone(), self.resources.programs.clone());
-        let looking = self.ports.blocking.run(move || brought_by(&environment, &programs));
+        let own = self.resources.equipments.start();
+        let looking = self
+            .ports
+            .blocking
+            .run(move || brought_by(&own.environment, &own.programs));
         match looking.await {
             Ok(Ok(machine)) => Some(machine),
             Ok(Err(error)) => {
@@ -350,6 +369,15 @@ impl Delivering {
         let machine = self.machine().await;
         let (way_back, state_dir) = (way_back(&self.config), self.config.state_dir.clone());
         self.tasks.spawn(self.disk.keep(self.end_delivery.clone()));
+        if self.ports.make_adapters.is_some() {
+            let (resources, end) = (Arc::clone(&self.resources), self.end_delivery.clone());
+            let socket = self.resources.paths.shell_socket();
+            self.tasks.spawn(async move {
+                resources.equipments.note_start().await;
+                resources.equipments.restore().await;
+                socket.serve(&resources.equipments, end).await;
+            });
+        }
         let ended = Connection::new(connection::ControlParts {
             resources: Arc::clone(&self.resources),
             agent: self.state.agent(),
@@ -372,9 +400,7 @@ impl Delivering {
         while let Some(left) = self.resources.parking.oldest() {
             left.retire().await;
         }
-        for adapter in self.resources.adapters.values() {
-            adapter.settled().await;
-        }
+        self.resources.equipments.settled().await;
         self.end_delivery.cancel();
         self.tasks.close();
         self.tasks.wait().await;

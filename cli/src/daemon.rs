@@ -2,14 +2,16 @@
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use kage_agent::Registry;
-use kage_agent::adapters::{self, AdapterConfig};
+use kage_agent::adapters::AdapterConfig;
 use kage_agent::config::slots;
+use kage_agent::logins::Logins;
 use kage_agent::process::handed::Handed;
 use kage_agent::process::{AgentEnvironment, Runner};
+use kage_agent::{MakeAdapterConfig, Registry};
 use kage_coordinator::store::{ReadError, Store};
 use kage_core::task::Labels;
 use kage_git::private::make_private;
@@ -20,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::adapters;
 use crate::args::{AgentOptions, Up};
 use crate::exit::Refusal;
 use crate::in_use::{self, InUse};
@@ -110,13 +113,14 @@ pub(crate) async fn agent(invocation: &Invocation, start: AgentStart) -> anyhow:
     let mut tasks = JoinSet::new();
     tasks.spawn(shutdown.clone().by_signals());
     let registry = registry(invocation, &start.options, &start.state_dir).await?;
-    run_agent(invocation, start, registry, &shutdown).await
+    run_agent(invocation, start, registry, None, &shutdown).await
 }
 
 async fn run_agent(
     invocation: &Invocation,
     start: AgentStart,
     registry: Registry,
+    make_adapters: Option<MakeAdapterConfig>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let (options, settings) = (start.options, &invocation.settings.agent);
@@ -134,6 +138,7 @@ async fn run_agent(
         },
     };
     let mut ports = kage_agent::Ports::system(registry);
+    ports.make_adapters = make_adapters;
     // Verify and setup leave nothing behind either.
     ports.runner = Runner::this_executable();
     ports.hand_back = shutdown.hand_back.clone();
@@ -147,21 +152,9 @@ pub(crate) async fn registry(
     options: &AgentOptions,
     state_dir: &Path,
 ) -> anyhow::Result<Registry> {
-    let manifest_dirs = settings::user_adapters()
-        .into_iter()
-        .chain(invocation.settings.agent.adapters.iter().cloned())
-        .chain(options.adapters.iter().cloned())
-        .collect();
-    let mut config = AdapterConfig::new(AgentEnvironment::of_this_process(), Runner::this_executable());
-    config.settings = options.adapter.clone().or(&invocation.settings.adapter);
-    config.prices = settings::prices(None)?;
-    config.manifest_dirs = manifest_dirs;
-    // Sessions write below either.
-    config
-        .kept_out
-        .extend([invocation.state.path(), state_dir].map(Path::to_owned));
-    config.failures = settings::failures(options.failures.as_deref())?;
-    Ok(adapters::load(config).await?)
+    let environment = AgentEnvironment::of_this_process();
+    let config = adapters::config(&invocation.settings, &invocation.state, options, state_dir, environment)?;
+    Ok(kage_agent::adapters::load(config).await?)
 }
 
 /// Runs a coordinator and an agent of the same machine.
@@ -180,7 +173,10 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
         slots: args.slots,
         ..AgentOptions::default()
     };
-    let registry = registry(invocation, &options, &invocation.state.agent()).await?;
+    let logins = kage_agent::adapters::logins()?;
+    let make_adapters = anew(invocation, &options, logins);
+    let config = make_adapters(AgentEnvironment::of_this_process()).map_err(Refusal::usage)?;
+    let registry = kage_agent::adapters::load(config).await?;
     // The coordinator ends after the agent, so that the agent can deliver its events.
     let coordinator_end = CancellationToken::new();
     let mut ports = kage_coordinator::Ports::system();
@@ -213,8 +209,9 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
         state_dir: invocation.state.agent(),
         options,
     };
-    let agent = run_agent(invocation, start, registry, &shutdown);
-    let handed = Handed::within(&invocation.state.agent());
+    let agent = run_agent(invocation, start, registry, Some(make_adapters), &shutdown);
+    let left = invocation.state.agent();
+    let left = [Handed::within(&left), Handed::shells_within(&left)];
     // While the daemon ends, no command uses it.
     let mut ending = None;
     let idle = async {
@@ -228,7 +225,7 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     let result = tokio::select! {
         result = agent => result,
         () = idle => Ok(()),
-        never = drop_values(&store, &handed, &shutdown.finish) => match never {},
+        never = drop_values(&store, &left, &shutdown.finish) => match never {},
         Some(ended) = coordinator.join_next() => {
             ended??;
             Err(anyhow::anyhow!("the coordinator ended"))
@@ -287,22 +284,38 @@ async fn until_idle(store: &Store, state: &StateDir, patience: Patience) -> InUs
 }
 
 /// Removes the values of variables that clients left for tasks which are over by now.
-async fn drop_values(store: &Store, handed: &Handed, end: &CancellationToken) -> Infallible {
+async fn drop_values(store: &Store, left: &[Handed; 2], end: &CancellationToken) -> Infallible {
     while end.run_until_cancelled(sleep(DROP_VALUES)).await.is_some() {
-        let (looked, now) = (handed.clone(), SystemTime::now());
-        let looking = tokio::task::spawn_blocking(move || {
-            looked.drop_unclaimed(UNCLAIMED, now);
-            looked.tasks()
-        });
-        for task in looking.await.unwrap_or_default() {
-            match store.task(task).await {
-                Ok(Some(view)) if !view.task.state.is_terminal() => {}
-                Ok(Some(_) | None) => handed.forget(task),
-                Err(error) => tracing::warn!(%task, %error, "cannot tell whether a task is over"),
+        for handed in left {
+            let (looked, now) = (handed.clone(), SystemTime::now());
+            let looking = tokio::task::spawn_blocking(move || {
+                looked.drop_unclaimed(UNCLAIMED, now);
+                looked.tasks()
+            });
+            for task in looking.await.unwrap_or_default() {
+                match store.task(task).await {
+                    Ok(Some(view)) if !view.task.state.is_terminal() => {}
+                    Ok(Some(_) | None) => handed.forget(task),
+                    Err(error) => tracing::warn!(%task, %error, "cannot tell whether a task is over"),
+                }
             }
         }
     }
     std::future::pending().await
+}
+
+/// Makes the adapters of the daemon anew, with the settings and manifests that there are by then.
+fn anew(invocation: &Invocation, options: &AgentOptions, logins: Logins) -> MakeAdapterConfig {
+    let (state, options) = (invocation.state.clone(), options.clone());
+    Arc::new(move |environment| {
+        let made = settings::load().map_err(anyhow::Error::from);
+        let made = made.and_then(|settings| adapters::config(&settings, &state, &options, &state.agent(), environment));
+        let made = made.map(|config| AdapterConfig {
+            logins: Some(logins.clone()),
+            ..config
+        });
+        made.map_err(|error| format!("{error:#}"))
+    })
 }
 
 /// True when any project has waiting or running work. A coordinator's API shows one project at a

@@ -1,64 +1,135 @@
-//! The values in this shell of the variables that a person passes to a task's programs, which are left
-//! for the agent of this machine.
+//! What the daemon of this machine is told of the shell in which a command is typed: the variables that
+//! every program and every adapter gets, and the values of those that a person passes to a task's
+//! programs. They are left for its agent, and never sent to the coordinator.
 
-use std::path::Path;
-
+use kage_agent::adapters::variables;
+use kage_agent::process::AgentEnvironment;
 use kage_agent::process::handed::{Handed, Values};
+use kage_agent::shell_socket::{ShellAnswer, ShellSocket};
 use kage_core::id::Digest;
 use kage_core::task::TaskEnvironment;
 use kage_proto::v1;
 
+use crate::adapters;
+use crate::args::AgentOptions;
 use crate::exit::Refusal;
+use crate::invocation::Invocation;
 use crate::output::note;
 
-/// The values in this shell of the variables that a task passes, left for the agent of this machine
-/// until the task is over.
+/// The variables of this shell that the daemon of this machine is told, with their values.
+fn of_this_shell(invocation: &Invocation) -> anyhow::Result<Values> {
+    let (settings, state) = (&invocation.settings, &invocation.state);
+    let environment = AgentEnvironment::of_this_process();
+    let config = adapters::config(settings, state, &AgentOptions::default(), &state.agent(), environment)?;
+    Ok(config.agent.handed_over(&variables(&config)?))
+}
+
+/// How this shell differs from the daemon's start. `None`: the daemon does not run, or has another
+/// environment in no way that it could tell.
+///
+/// # Errors
+/// When the adapters' manifests cannot be read, or the daemon does not answer.
+pub(crate) async fn compared(invocation: &Invocation) -> anyhow::Result<Option<ShellAnswer>> {
+    let socket = ShellSocket::within(&invocation.state.agent());
+    Ok(socket.compare(of_this_shell(invocation)?).await?)
+}
+
+/// What was left for the agent of this machine, until the task is over.
 #[derive(Debug)]
 pub(crate) struct LeftValues {
     handed: Handed,
+    shells: Handed,
     name: Digest,
+    /// True when the task works with the environment of this shell.
+    shell: bool,
 }
 
 impl LeftValues {
-    /// Leaves them, names them in the environment, and says what has no value.
+    /// Hands this shell's environment to the daemon, and says how it differs.
+    ///
+    /// # Errors
+    /// When the daemon can make nothing of it, or does not answer.
+    pub(crate) async fn hand_over(invocation: &Invocation) -> anyhow::Result<Self> {
+        Self::hand_over_as(invocation, Digest::from_raw(rand::random())).await
+    }
+
+    async fn hand_over_as(invocation: &Invocation, name: Digest) -> anyhow::Result<Self> {
+        let state = invocation.state.agent();
+        let socket = ShellSocket::within(&state);
+        let answer = socket.take(name.clone(), of_this_shell(invocation)?).await?;
+        let answer = answer.unwrap_or_default();
+        if let Some(problem) = answer.problem {
+            return Err(Refusal::usage(problem).into());
+        }
+        let shell = !answer.differs.is_empty();
+        if shell {
+            note(&format!(
+                "of this shell, because the daemon was started with another: {}",
+                answer.differs.join(", ")
+            ));
+        }
+        Ok(Self {
+            handed: Handed::within(&state),
+            shells: Handed::shells_within(&state),
+            name,
+            shell,
+        })
+    }
+
+    /// Leaves the values of the variables that the task passes, names what was left in its environment,
+    /// and says what has no value.
     ///
     /// # Errors
     /// When a value is no text, or they cannot be written.
-    pub(crate) fn leave(environment: &mut TaskEnvironment, agent_state: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn leave(&self, environment: &mut TaskEnvironment) -> anyhow::Result<()> {
         let values = present(environment.pass.iter().map(String::as_str))?;
-        let (handed, name) = (Handed::within(agent_state), Digest::from_raw(rand::random()));
-        handed.leave(&name, &values)?;
-        environment.handed = Some(name.clone());
-        Ok(Self { handed, name })
+        if !environment.pass.is_empty() {
+            self.handed.leave(&self.name, &values)?;
+        }
+        if self.shell || !environment.pass.is_empty() {
+            environment.handed = Some(self.name.clone());
+        }
+        Ok(())
     }
 
-    /// Leaves them once more for a task that is over and goes on, because they were removed at its end.
-    /// `None`: the task passes none, or has them.
+    /// Hands over and leaves the same once more for a task that is over and goes on, because it was removed
+    /// at its end. `None`: the task has nothing of the shell it was submitted in, or has it still.
     ///
     /// # Errors
-    /// As [`Self::leave`].
-    pub(crate) fn leave_again(task: &v1::Task, agent_state: &Path) -> anyhow::Result<Option<Self>> {
+    /// As [`Self::hand_over`] and [`Self::leave`].
+    pub(crate) async fn leave_again(invocation: &Invocation, task: &v1::Task) -> anyhow::Result<Option<Self>> {
         let environment = task.spec.as_ref().and_then(|spec| spec.environment.as_ref());
         let Some((environment, name)) = environment.and_then(|of| Some((of, of.handed.parse::<Digest>().ok()?))) else {
             return Ok(None);
         };
-        let handed = Handed::within(agent_state);
-        if handed.tasks().iter().any(|has| has.to_string() == task.id) {
+        let state = invocation.state.agent();
+        let all = [Handed::within(&state), Handed::shells_within(&state)];
+        if all
+            .iter()
+            .any(|left| left.tasks().iter().any(|has| has.to_string() == task.id))
+        {
             return Ok(None);
         }
-        let values = present(environment.pass.iter().map(String::as_str))?;
         // Another call may have left some and come to nothing.
-        handed.withdraw(&name);
-        handed.leave(&name, &values)?;
-        Ok(Some(Self { handed, name }))
+        for left in &all {
+            left.withdraw(&name);
+        }
+        let left = Self::hand_over_as(invocation, name).await?;
+        let values = present(environment.pass.iter().map(String::as_str))?;
+        if !environment.pass.is_empty() {
+            left.handed.leave(&left.name, &values)?;
+        }
+        Ok(Some(left))
     }
 
     /// They are the task's own from now on; without a task they are nobody's. The daemon removes them
     /// when the task is over.
     pub(crate) fn settle(&self, task: Option<&v1::Task>) {
-        match task.and_then(|task| task.id.parse().ok()) {
-            Some(task) => self.handed.claim(&self.name, task),
-            None => self.handed.withdraw(&self.name),
+        for left in [&self.handed, &self.shells] {
+            match task.and_then(|task| task.id.parse().ok()) {
+                Some(task) => left.claim(&self.name, task),
+                None => left.withdraw(&self.name),
+            }
         }
     }
 }

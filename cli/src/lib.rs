@@ -29,6 +29,7 @@ pub mod contexts;
 pub mod work_folder;
 pub mod run_plan;
 pub mod base;
+mod adapters;
 mod environment;
 mod again;
 pub mod result;

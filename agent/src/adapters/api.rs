@@ -61,6 +61,13 @@ pub(super) struct Provider {
     wire: &'static Wire,
 }
 
+impl Provider {
+    /// The variables that its adapter reads.
+    pub(super) const fn variables(&self) -> [&'static str; 2] {
+        [self.key_variable, self.base_url_variable]
+    }
+}
+
 pub(super) static PROVIDERS: &[Provider] = &[messages::CLAUDE];
 
 /// The first system text. It is the same for every session of a task, so it names no model, session
@@ -154,7 +161,10 @@ impl ApiAdapter {
     fn no_key(&self) -> String {
         let variable = self.provider.key_variable;
         let name = self.provider.name;
-        format!("set {variable} in the agent's environment, or [adapter.{name}] key_file")
+        format!(
+            "set {variable} in the shell of `kage run` or, on another machine, where its agent starts; or set \
+             [adapter.{name}] key_file"
+        )
     }
 
     async fn work(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> AdapterEnd {

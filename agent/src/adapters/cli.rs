@@ -12,7 +12,6 @@ mod launch;
 mod own_words;
 mod run;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,7 +37,7 @@ use crate::process::{
     Stdin,
 };
 use entry::Entry;
-use manifest::{Manifest, Version, fill};
+use manifest::{Manifest, Version};
 use run::Run;
 
 /// Time limit of asking a program for its version.
@@ -63,8 +62,7 @@ pub struct CliAdapter {
 impl CliAdapter {
     /// Looks for the program and asks for its version.
     pub async fn new(manifest: Manifest, config: &AdapterConfig, logins: &Logins) -> Self {
-        let dir = manifest.source.parent().unwrap_or(Path::new("")).display().to_string();
-        let command = fill(&manifest.command, &BTreeMap::from([("manifest_dir", dir)]));
+        let command = manifest.program();
         let mut adapter = Self {
             program: config.program(&command),
             version: String::new(),

@@ -58,7 +58,7 @@ pub(super) async fn run(
     place: &mut Option<Arc<dyn Workspace>>,
 ) -> Result<AttemptOutcome, AttemptEnded> {
     attempt.phase(Phase::Preparing).await?;
-    let Some(adapter) = attempt.resources.adapters.get(&work.adapter).cloned() else {
+    let Some(adapter) = attempt.equipment.adapters.get(&work.adapter).cloned() else {
         let text = format!("this agent has no adapter {}", work.adapter);
         return Err(Failure::new(FailureKind::AdapterUnavailable, text).into());
     };
@@ -184,7 +184,7 @@ async fn set_up(
 ) -> Result<(), AttemptEnded> {
     attempt.phase(Phase::Setup).await?;
     let environment = Environment::of(&EnvironmentParts {
-        agent: &attempt.resources.environment,
+        agent: &attempt.equipment.environment,
         places,
         manifest: None,
         root: false,

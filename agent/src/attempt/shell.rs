@@ -115,7 +115,7 @@ impl<'a> Shell<'a> {
         self.tail.clear();
         self.wrote = OutputEnds::new(&self.attempt.recording.masker);
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let shell = match self.attempt.resources.programs.shell() {
+        let shell = match self.attempt.equipment.programs.shell() {
             Ok(shell) => shell,
             Err(changed) => return Ran::Not(changed.to_string()),
         };

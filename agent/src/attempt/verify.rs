@@ -166,7 +166,7 @@ impl Yardstick<'_> {
     /// started: a session may have planted it to make its result, or a later one, pass.
     async fn environment(&mut self) -> Result<Environment, AttemptEnded> {
         let attempt = self.attempt;
-        let (programs, right) = (attempt.resources.programs.clone(), self.scratch.join("programs"));
+        let (programs, right) = (attempt.equipment.programs.clone(), self.scratch.join("programs"));
         let looking = attempt.resources.blocking.run(move || {
             let planted = programs.planted();
             programs.path(&planted, &right).map(|path| (path, planted))
@@ -181,7 +181,7 @@ impl Yardstick<'_> {
             })?;
         self.found(planted).await?;
         Ok(Environment::of(&EnvironmentParts {
-            agent: &attempt.resources.environment,
+            agent: &attempt.equipment.environment,
             places: &self.places,
             manifest: None,
             root: false,
@@ -201,7 +201,7 @@ impl Yardstick<'_> {
         if self.work.commit != *self.base || self.attempt.work.environment != TaskEnvironment::default() {
             return None;
         }
-        let (environment, programs) = (environment.clone(), self.attempt.resources.programs.clone());
+        let (environment, programs) = (environment.clone(), self.attempt.equipment.programs.clone());
         let looking = self
             .attempt
             .resources
@@ -214,7 +214,7 @@ impl Yardstick<'_> {
     /// A program that was put in front of another since the environment was made, as by a session
     /// that works beside this verify: what verify said may be that program's word.
     async fn planted_meanwhile(&mut self) -> Result<Option<Planted>, AttemptEnded> {
-        let programs = self.attempt.resources.programs.clone();
+        let programs = self.attempt.equipment.programs.clone();
         let looking = self.attempt.resources.blocking.run(move || programs.planted());
         let planted = looking.await.map_err(|error| {
             let text = format!("cannot look at the programs of verify: {error}");

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kage_core::fleet::AdapterInfo;
 use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest};
 use kage_core::task::Labels;
 use kage_proto::convert::agent::Hello;
@@ -27,6 +26,7 @@ use crate::attempt::Resources;
 use crate::backoff::{SessionEnd, SessionWaits};
 use crate::control::lease::{Effect, Leases, Terms};
 use crate::delivery::live::StopReason;
+use crate::equipment::Announcement;
 use crate::identity::trust::Keyring;
 use crate::ports::Random;
 
@@ -86,6 +86,8 @@ enum ControlInput {
     Link(News),
     LeaseDue,
     AttemptEnded(Result<(Id, ()), JoinError>),
+    /// The coordinator is to know other adapters.
+    Announced,
     Shutdown,
     HandBack,
     CourseDue,
@@ -98,7 +100,10 @@ pub(crate) struct Connection {
     course: Course,
     slots: Arc<Semaphore>,
     /// The slots of adapters that have their own.
-    own_slots: BTreeMap<AdapterName, Arc<Semaphore>>,
+    own_slots: BTreeMap<AdapterName, (u32, Arc<Semaphore>)>,
+    announced: watch::Receiver<Announcement>,
+    /// The version of the announcement in the last Hello.
+    told: u64,
     accepted: HashMap<AttemptId, Accepted>,
     leases: Leases,
     running: JoinSet<()>,
@@ -106,21 +111,15 @@ pub(crate) struct Connection {
     frozen: HashMap<AttemptId, watch::Sender<bool>>,
     /// Why the coordinator rejects this agent, for good or for now.
     denied: Option<ApiError>,
-    /// The adapters as the last Hello had them.
-    told: Vec<AdapterInfo>,
-}
-
-fn own_slots(adapters: &[AdapterInfo]) -> BTreeMap<AdapterName, Arc<Semaphore>> {
-    let own = adapters.iter().filter(|adapter| adapter.slots > 0);
-    own.map(|adapter| (adapter.name.clone(), Arc::new(Semaphore::new(adapter.slots as usize))))
-        .collect()
 }
 
 impl Connection {
     pub(crate) fn new(parts: ControlParts) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(parts.slots as usize)),
-            own_slots: own_slots(&parts.adapters),
+            own_slots: BTreeMap::new(),
+            announced: parts.resources.equipments.announced(),
+            told: 0,
             parts,
             link: ControlLink::Down { until: Instant::now() },
             waits: SessionWaits::new(),
@@ -131,7 +130,6 @@ impl Connection {
             attempts: HashMap::new(),
             frozen: HashMap::new(),
             denied: None,
-            told: Vec::new(),
         }
     }
 
@@ -149,6 +147,7 @@ impl Connection {
                     }
                 }
                 ControlInput::AttemptEnded(joined) => self.attempt_ended(joined),
+                ControlInput::Announced => self.announce(),
                 ControlInput::Shutdown => {
                     tracing::info!("shutting down: no more work is taken");
                     let until = Instant::now() + self.parts.resources.limits.drain;
@@ -207,14 +206,36 @@ impl Connection {
             () = sleep_until(until), if until.is_some() => ControlInput::CourseDue,
             () = sleep_until(lease), if lease.is_some() => ControlInput::LeaseDue,
             Some(joined) = self.running.join_next_with_id() => ControlInput::AttemptEnded(joined),
+            Ok(()) = self.announced.changed() => ControlInput::Announced,
             news = self.link.next() => ControlInput::Link(news),
         }
     }
 
-    fn connect(&mut self) -> impl Future<Output = Result<Box<Connected>, ControlLinkError>> + Send + 'static {
+    /// Says Hello again, which tells the adapters. Attempts go on meanwhile, as when a connection breaks;
+    /// accepted offers return to the coordinator.
+    fn announce(&mut self) {
+        match self.link {
+            ControlLink::Up(_) | ControlLink::Connecting(_) => {
+                self.accepted.clear();
+                self.link = ControlLink::Down { until: Instant::now() };
+            }
+            ControlLink::Down { .. } => {}
+        }
+    }
+
+    fn connect(&mut self) -> impl Future<Output = Result<Box<Connected>, ControlLinkError>> + Send + use<> {
+        self.told = self.announced.borrow_and_update().version;
+        let adapters = self.parts.resources.equipments.infos();
+        for adapter in adapters.iter().filter(|adapter| adapter.slots > 0) {
+            let known = self.own_slots.get(&adapter.name);
+            if known.is_none_or(|(slots, _)| *slots != adapter.slots) {
+                // With another number the sessions that run are not counted.
+                let slots = Arc::new(Semaphore::new(adapter.slots as usize));
+                self.own_slots.insert(adapter.name.clone(), (adapter.slots, slots));
+            }
+        }
         let url = self.parts.coordinator_url.clone();
         let keyring = self.parts.keyring.clone();
-        self.told = self.parts.resources.adapter_infos();
         let hello = Hello {
             agent: self.parts.agent,
             boot: self.parts.boot,
@@ -222,7 +243,7 @@ impl Connection {
             name: self.parts.resources.name.clone(),
             slots: self.parts.slots,
             labels: self.parts.labels.clone(),
-            adapters: self.told.clone(),
+            adapters,
             running: self.parts.resources.live.keys(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -345,6 +366,7 @@ impl Connection {
             asked: BTreeMap::new(),
         });
         self.denied = None;
+        self.parts.resources.equipments.reached(self.told);
         self.leases.set_terms(Terms {
             ttl: told(welcome.lease_ttl).max(SHORTEST),
             max_detached: told(welcome.max_detached),
@@ -362,24 +384,9 @@ impl Connection {
         }
     }
 
-    /// Connects again when an adapter became usable, or is not any more: a person logged in or out. The
-    /// attempts continue, as in any disconnect.
-    fn introduce_again(&mut self) -> bool {
-        let usable = |infos: &[AdapterInfo]| infos.iter().map(|info| info.unavailable.is_none()).collect::<Vec<_>>();
-        let changed = usable(&self.told) != usable(&self.parts.resources.adapter_infos());
-        if changed {
-            tracing::info!("other adapters can be used now: connecting again");
-            self.accepted.clear();
-            self.link = ControlLink::Down { until: Instant::now() };
-        }
-        changed
-    }
-
     fn heartbeat(&mut self) {
-        if self.introduce_again() {
-            return;
-        }
         let resources = &self.parts.resources;
+        resources.equipments.look_again();
         let running = resources.live.keys().into_iter().map(Into::into).collect();
         let hindrance = resources.outbox.hindrances().now().unwrap_or_default();
         let ControlLink::Up(connected) = &mut self.link else {

@@ -11,6 +11,7 @@ use kage_git::private::make_private;
 use crate::ports::Random;
 use crate::process::handed::Handed;
 use crate::process::short_tmp::ShortTmp;
+use crate::shell_socket::ShellSocket;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -223,6 +224,18 @@ impl Paths {
     #[must_use]
     pub(crate) fn handed(&self) -> Handed {
         Handed::within(&self.root)
+    }
+
+    /// Variables of the shells in which commands of this machine were typed.
+    #[must_use]
+    pub(crate) fn shells(&self) -> Handed {
+        Handed::shells_within(&self.root)
+    }
+
+    /// Where commands of this machine hand them over.
+    #[must_use]
+    pub(crate) fn shell_socket(&self) -> ShellSocket {
+        ShellSocket::within(&self.root)
     }
 
     /// Base contexts by digest.

@@ -40,6 +40,14 @@ impl Handed {
         }
     }
 
+    /// Those of whole shells in the state directory of an agent: see [`crate::shell_socket`].
+    #[must_use]
+    pub fn shells_within(state: &Path) -> Self {
+        Self {
+            folder: state.join("shells"),
+        }
+    }
+
     fn new_file(&self, name: &Digest) -> PathBuf {
         self.folder.join(format!("{name}.{NEW}"))
     }
@@ -110,6 +118,12 @@ impl Handed {
         names
             .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
             .collect()
+    }
+
+    /// True when nothing is left here. Blocks.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries().is_empty()
     }
 
     /// Removes what a client left and did not make a task with: files older than this. Blocks.

@@ -58,7 +58,9 @@ mod tests {
         let (turns, stop) = (Turns::new(1), CancellationToken::new());
         let first = turns.next(&stop, || {}).await.unwrap();
         let lives = AtomicU32::new(0);
-        let alive = || drop(lives.fetch_add(1, Ordering::Relaxed));
+        let alive = || {
+            lives.fetch_add(1, Ordering::Relaxed);
+        };
         let mut second = std::pin::pin!(turns.next(&stop, alive));
         assert!(tokio::time::timeout(10 * ALIVE, &mut second).await.is_err());
         assert!(lives.load(Ordering::Relaxed) >= 10);

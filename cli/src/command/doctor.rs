@@ -3,11 +3,13 @@
 
 use kage_agent::ground::disk::{HealedMirror, Usage};
 use kage_agent::process::Runner;
+use kage_core::fleet::AdapterInfo;
 use kage_core::time::Timestamp;
 use serde::Serialize;
 
 use crate::args::{AgentOptions, Doctor};
 use crate::daemon;
+use crate::environment;
 use crate::exit::Exit;
 use crate::invocation::Invocation;
 use crate::view;
@@ -38,8 +40,20 @@ struct Diagnosis {
     connection: Option<Connection>,
     /// The data of a coordinator of this machine.
     coordinator_data: Option<Data>,
+    /// As they are for the shell in which this is typed, which tasks of the daemon here work with.
     adapters: Vec<Adapter>,
+    /// The daemon of this machine, when it runs.
+    daemon: Option<Daemon>,
     problems: Vec<String>,
+}
+
+/// How the daemon of this machine was started.
+#[derive(Debug, Serialize)]
+struct Daemon {
+    /// The names of variables that differ from this shell's.
+    differs: Vec<String>,
+    /// The adapters with the environment of its start.
+    adapters: Vec<Adapter>,
 }
 
 #[derive(Debug, Serialize)]
@@ -79,20 +93,9 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
             invocation.state.path().display()
         ));
     }
-    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
+    let now = now();
     let adapters = match daemon::registry(invocation, &AgentOptions::default(), &invocation.state.agent()).await {
-        Ok(registry) => registry
-            .values()
-            .map(|adapter| {
-                let info = adapter.info();
-                Adapter {
-                    name: info.name.to_string(),
-                    version: info.version,
-                    unavailable: info.unavailable,
-                    access: info.access.map(|access| access.words(Timestamp::from_millis(now))),
-                }
-            })
-            .collect(),
+        Ok(registry) => registry.values().map(|adapter| shown(adapter.info(), now)).collect(),
         Err(error) => {
             problems.push(format!("{error:#}"));
             Vec::new()
@@ -101,6 +104,7 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
     if !adapters.is_empty() && adapters.iter().all(|a: &Adapter| a.unavailable.is_some()) {
         problems.push("no adapter can be used here; see the reasons above".to_owned());
     }
+    let daemon = daemon_here(invocation, &mut problems).await;
     let connection = connection::check(invocation, args.coordinator, &mut problems).await;
     let coordinator_data = data::check(&invocation.state.coordinator(), now, &mut problems);
     Diagnosis {
@@ -116,8 +120,42 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
         connection,
         coordinator_data,
         adapters,
+        daemon,
         problems,
     }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_millis(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default())
+}
+
+fn shown(adapter: AdapterInfo, now: Timestamp) -> Adapter {
+    Adapter {
+        name: adapter.name.to_string(),
+        version: adapter.version,
+        unavailable: adapter.unavailable,
+        access: adapter.access.map(|access| access.words(now)),
+    }
+}
+
+/// The daemon of this machine, if the settings name no other coordinator and it runs.
+async fn daemon_here(invocation: &Invocation, problems: &mut Vec<String>) -> Option<Daemon> {
+    if invocation.settings.coordinator.url.is_some() {
+        return None;
+    }
+    let compared = match environment::compared(invocation).await {
+        Ok(compared) => compared?,
+        Err(error) => {
+            problems.push(format!("the daemon of this machine cannot be asked: {error:#}"));
+            return None;
+        }
+    };
+    problems.extend(compared.problem);
+    let now = now();
+    Some(Daemon {
+        differs: compared.differs,
+        adapters: compared.adapters.into_iter().map(|adapter| shown(adapter, now)).collect(),
+    })
 }
 
 fn free_bytes(path: &std::path::Path) -> Option<u64> {
@@ -181,6 +219,31 @@ fn healed(mirrors: &[HealedMirror]) -> String {
     )
 }
 
+fn usable(adapter: &Adapter) -> String {
+    adapter.unavailable.clone().unwrap_or_else(|| "yes".to_owned())
+}
+
+/// The adapters that are usable in another way with the environment of the daemon's start.
+fn other_in_the_daemon(diagnosis: &Diagnosis) -> String {
+    let here = |name: &str| {
+        diagnosis
+            .adapters
+            .iter()
+            .find(|adapter| adapter.name == name)
+            .map(usable)
+    };
+    let daemon = diagnosis.daemon.iter().flat_map(|daemon| &daemon.adapters);
+    let other = daemon.filter(|adapter| here(&adapter.name) != Some(usable(adapter)));
+    let lines = other.map(|adapter| {
+        format!(
+            "\nwith the environment of the daemon's start, {}: {}\n",
+            adapter.name,
+            usable(adapter)
+        )
+    });
+    lines.collect()
+}
+
 fn words(diagnosis: &Diagnosis) -> String {
     let mut text = format!(
         "kage         {} ({})\nsqlite       {}\ngit          {}\ncontainment  {}\nstate        {} ({})\ncoordinator  {}\n",
@@ -199,6 +262,12 @@ fn words(diagnosis: &Diagnosis) -> String {
             reached
         ),
     );
+    if let Some(daemon) = diagnosis.daemon.as_ref().filter(|daemon| !daemon.differs.is_empty()) {
+        text += &format!(
+            "daemon       started with another {}; a task gets what the shell has in which it is typed\n",
+            daemon.differs.join(", ")
+        );
+    }
     if let Some(data) = &diagnosis.coordinator_data {
         text += &format!("data         {}\n", stands_on(data));
     }
@@ -220,15 +289,16 @@ fn words(diagnosis: &Diagnosis) -> String {
     text.push('\n');
     text += &view::table(
         &["adapter", "version", "access", "usable"],
-        diagnosis.adapters.iter().map(|a| {
+        diagnosis.adapters.iter().map(|adapter| {
             vec![
-                a.name.clone(),
-                a.version.clone(),
-                a.access.clone().unwrap_or_default(),
-                a.unavailable.clone().unwrap_or_else(|| "yes".to_owned()),
+                adapter.name.clone(),
+                adapter.version.clone(),
+                adapter.access.clone().unwrap_or_default(),
+                usable(adapter),
             ]
         }),
     );
+    text += &other_in_the_daemon(diagnosis);
     for problem in &diagnosis.problems {
         text += &format!("\nproblem: {problem}");
     }

@@ -32,7 +32,7 @@ pub(super) async fn run(invocation: &Invocation, args: Fork) -> anyhow::Result<E
         wait_for_agent: args.wait_for_agent,
         ..v1::ForkSessionRequest::default()
     };
-    let left = send::leave_again(invocation, &task)?;
+    let left = send::leave_again(invocation, &task).await?;
     let forked = tasks::fork(&access, request).await;
     if let Some(left) = &left {
         left.settle(forked.is_ok().then_some(&task));

@@ -51,9 +51,14 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
     };
     refuse_invalid(&spec)?;
     // Only the daemon of this machine, which no URL names, has its agent's state here.
-    let own_daemon = invocation.settings.coordinator.url.is_none() && !spec.environment.pass.is_empty();
-    let left = own_daemon.then(|| LeftValues::leave(&mut spec.environment, &invocation.state.agent()));
-    let left = left.transpose()?;
+    let own_daemon = invocation.settings.coordinator.url.is_none();
+    let left = match own_daemon {
+        true => Some(LeftValues::hand_over(&invocation).await?),
+        false => None,
+    };
+    if let Some(left) = &left {
+        left.leave(&mut spec.environment)?;
+    }
     let created = tasks::create(&access, spec, origin, waits.for_agent).await;
     if let Some(left) = &left {
         left.settle(created.as_ref().ok());

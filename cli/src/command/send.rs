@@ -23,7 +23,7 @@ pub(super) async fn run(invocation: &Invocation, args: Send) -> anyhow::Result<E
     let access = invocation.existing().await?;
     let (task, session) = picked::session(&access, args.session.task, &args.session.session).await?;
     let before = state(&task, &session);
-    let left = leave_again(invocation, &task)?;
+    let left = leave_again(invocation, &task).await?;
     let sent = tasks::send(&access, &task.id, &session, text).await;
     if let Some(left) = &left {
         left.settle(sent.is_ok().then_some(&task));
@@ -41,11 +41,11 @@ pub(super) async fn run(invocation: &Invocation, args: Send) -> anyhow::Result<E
 }
 
 /// Leaves the values of variables for the agent of this machine, where it had them from here.
-pub(super) fn leave_again(invocation: &Invocation, task: &v1::Task) -> anyhow::Result<Option<LeftValues>> {
+pub(super) async fn leave_again(invocation: &Invocation, task: &v1::Task) -> anyhow::Result<Option<LeftValues>> {
     if invocation.settings.coordinator.url.is_some() {
         return Ok(None);
     }
-    LeftValues::leave_again(task, &invocation.state.agent())
+    LeftValues::leave_again(invocation, task).await
 }
 
 /// When the session gets the message, by its state before.

@@ -39,6 +39,7 @@ mod renewal;
 mod rework;
 mod risk;
 mod selected;
+mod shells;
 mod slots;
 mod steering;
 mod three_agents;

@@ -35,7 +35,7 @@ async fn a_session_of_an_api_needs_no_slot_of_the_agent_and_one_session_has_less
     assert_eq!(holder.code, 0, "{holder:#?}");
     let slots = async || {
         let listed = kage(&["agent", "ls", "--format", "json"]).await.json();
-        let agent = listed["agents"][0].clone();
+        let agent = listed[0].clone();
         let mut adapters = agent["adapters"].as_array().unwrap().iter();
         let api = adapters
             .find(|adapter| adapter["name"] == "claude-api")

@@ -241,6 +241,7 @@ pub(crate) fn agent(world: &Arc<World>, name: &str, bell: &Bell) -> impl Future<
             };
             let adapters = Registry::from([(SCRIPTED.parse().expect("it is a name"), scripted as _)]);
             let ports = kage_agent::Ports {
+                make_adapters: None,
                 clock: world.clock(&name),
                 random: Arc::new(move || ids.bits()),
                 dial: dial(),

@@ -36,7 +36,10 @@ impl Entry {
         }
         let instead = match keys.is_empty() {
             true => String::new(),
-            false => format!("set {} in the agent's environment", keys.join(" or ")),
+            false => format!(
+                "set {} in the shell of `kage run` or, on another machine, where its agent starts",
+                keys.join(" or ")
+            ),
         };
         let Some(rule) = &manifest.login else {
             return if require.is_empty() {

@@ -291,6 +291,13 @@ pub fn read_folder(folder: &Path) -> Result<Vec<Manifest>, ManifestError> {
 }
 
 impl Manifest {
+    /// The program's name or path, with the manifest's folder filled in.
+    #[must_use]
+    pub fn program(&self) -> String {
+        let dir = self.source.parent().unwrap_or(Path::new("")).display().to_string();
+        fill(&self.command, &BTreeMap::from([("manifest_dir", dir)]))
+    }
+
     /// Reads a manifest. `source` is where the text came from.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Manifests, with small scripts in place of programs.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -67,10 +67,13 @@ impl Connection {
         let work = Work::try_from(work).map_err(|error| format!("the work cannot be read: {error}"))?;
         let (mut places, mut slots) = (Vec::new(), &self.slots);
         if let WorkKind::Session(session) = &work.kind {
-            let adapter = self.parts.resources.adapters.get(&session.adapter);
-            let adapter = adapter.ok_or_else(|| format!("the agent has no adapter {}", session.adapter))?;
-            places.extend(adapter.reserve()?);
-            slots = self.own_slots.get(&session.adapter).unwrap_or(slots);
+            let announced = self.announced.borrow();
+            if !announced.adapters.iter().any(|adapter| adapter.name == session.adapter) {
+                return Err(format!("the agent has no adapter {}", session.adapter));
+            }
+            let handed = work.environment.handed.as_ref();
+            places.extend(self.parts.resources.equipments.reserve(handed, work.task, &session.adapter)?);
+            slots = self.own_slots.get(&session.adapter).map_or(slots, |(_, own)| own);
         }
         let slot = Arc::clone(slots)
             .try_acquire_owned()

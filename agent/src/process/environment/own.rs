@@ -1,6 +1,6 @@
 //! The agent's own environment, read once at its start, and what of it every program gets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -50,6 +50,9 @@ const PROXIES: &[&str] = &[
 /// Tool folders that are looked for under HOME, and the variable that points to each.
 /// HOME itself is another in a session, and without these `cargo` would not be found.
 const HOME_FOLDERS: &[(&str, &str)] = &[("RUSTUP_HOME", ".rustup"), ("CARGO_HOME", ".cargo")];
+
+/// The home folder, which is that of the agent's user.
+const HOME: &str = "HOME";
 
 /// What kind of terminal there is: none.
 pub(super) const TERM: (&str, &str) = ("TERM", "dumb");
@@ -112,6 +115,40 @@ impl AgentEnvironment {
         self
     }
 
+    /// The variables of this environment that a shell hands over to the daemon of its machine: what every
+    /// program gets, and these, which adapters are given. Values that are no text stay here.
+    #[must_use]
+    pub fn handed_over(&self, named: &BTreeSet<String>) -> BTreeMap<String, String> {
+        let named = named.iter().map(String::as_str);
+        let all = ALLOWED.iter().copied().chain(named).filter(|name| *name != HOME);
+        all.filter_map(|name| Some((name.to_owned(), self.get(name)?.to_str()?.to_owned())))
+            .collect()
+    }
+
+    /// This environment as an agent would have it that was started in a shell with these variables, and
+    /// the names of those that differ. What every program gets is as in the shell, also when it is not
+    /// set there; what adapters are given stays where the shell says nothing, so that a key which only
+    /// the agent has can be used. Other variables of the shell do not count.
+    #[must_use]
+    pub fn as_in(&self, shell: &BTreeMap<String, String>, named: &BTreeSet<String>) -> (Self, Vec<String>) {
+        let (mut variables, mut differs) = (self.variables.clone(), Vec::new());
+        let of_adapters = named.iter().map(String::as_str);
+        let of_adapters = of_adapters.filter(|name| *name != HOME && !ALLOWED.contains(name));
+        let of_all = ALLOWED.iter().map(|name| (*name, true));
+        for (name, is_of_all) in of_all.chain(of_adapters.map(|name| (name, false))) {
+            let here = variables.get(OsStr::new(name));
+            match shell.get(name) {
+                Some(there) if here.is_some_and(|here| here == there.as_str()) => continue,
+                Some(there) => drop(variables.insert(name.into(), there.into())),
+                // Without a PATH there are no programs.
+                None if here.is_some() && is_of_all && name != "PATH" => drop(variables.remove(OsStr::new(name))),
+                None => continue,
+            }
+            differs.push(name.to_owned());
+        }
+        (Self::new(variables), differs)
+    }
+
     pub(super) fn tool_folders(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         self.tool_folders.iter().map(|(name, folder)| (*name, folder.as_path()))
     }
@@ -158,6 +195,42 @@ mod tests {
             agent.proxy_secrets(),
             ["me:p@ssword", "p@ssword", "you:secret", "secret"]
         );
+    }
+
+    #[test]
+    fn a_shell_says_what_programs_get_and_adds_what_adapters_are_given() {
+        let agent = AgentEnvironment::from_iter([
+            ("PATH", "/bin"),
+            ("TZ", "UTC"),
+            ("HOME", "/home/me"),
+            ("OLD_KEY", "of the agent"),
+            ("OTHER", "of the agent"),
+        ]);
+        let named = ["NEW_KEY", "OLD_KEY", "HOME"].map(str::to_owned).into();
+        let shell = AgentEnvironment::from_iter([
+            ("PATH", "/bin"),
+            ("LANG", "C"),
+            ("HOME", "/elsewhere"),
+            ("NEW_KEY", "of the shell"),
+            ("OTHER", "of the shell"),
+        ]);
+        let (both, differs) = agent.as_in(&shell.handed_over(&named), &named);
+        assert_eq!(differs, ["LANG", "TZ", "NEW_KEY"]);
+        let value = |name: &str| both.get(name).and_then(OsStr::to_str);
+        assert_eq!((value("TZ"), value("LANG")), (None, Some("C")));
+        assert_eq!(
+            (value("NEW_KEY"), value("OLD_KEY")),
+            (Some("of the shell"), Some("of the agent"))
+        );
+        assert_eq!(
+            (value("HOME"), value("OTHER")),
+            (Some("/home/me"), Some("of the agent"))
+        );
+
+        // A shell that has nothing of its own differs in nothing; PATH is never lost.
+        let (same, differs) = agent.as_in(&agent.handed_over(&named), &named);
+        assert!(differs.is_empty() && same == agent);
+        assert_eq!(agent.as_in(&BTreeMap::new(), &named).0.path(), "/bin");
     }
 
     #[test]
